@@ -1,0 +1,35 @@
+# make demo   a virtual environment, install, and three sample photos explained into out/
+# make test   the tests, those with the pretrained weights included
+# make check  format, lint, types
+# make bench  speed and memory beside the plain forward
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test check bench clean
+
+demo: .venv/demo
+	$(BIN)/python examples/demo.py
+
+test: .venv/test
+	$(BIN)/python -m pytest
+
+check: .venv/check
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/demo
+	$(BIN)/python benchmarks/extraction.py
+
+clean:
+	rm -rf .venv out
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+	$(PIP) install --quiet --upgrade 'pip>=25.1'
+
+.venv/demo .venv/test .venv/check: .venv/%: pyproject.toml | .venv/bin/python
+	$(PIP) install --quiet --editable . --group $*
+	@touch $@

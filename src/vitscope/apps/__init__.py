@@ -1,0 +1,1 @@
+"""What people start: leaves of the tree, imported by nothing."""

@@ -1,0 +1,70 @@
+"""The `vitscope` command: its parts put together, and every mistake of a user turned into one line."""
+
+import io
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from vitscope._version import __version__
+from vitscope.apps.commands.about import inspect, methods, models
+from vitscope.apps.commands.explain import explain
+from vitscope.apps.commands.sheets import compare, heads
+from vitscope.apps.terminal import exit_code, trouble
+from vitscope.errors import VitscopeError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="See where a Vision Transformer looks, and how far to believe the picture.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (explain, heads, compare, models, methods, inspect):
+    app.command()(command)
+
+# Typer carries its own copy of click, or uses the installed one, by its version: the root is found, not imported
+_WrongUsage: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+
+def main() -> None:
+    """Run the command line; exit codes are 0 done, 1 some inputs failed, 2 wrong usage, 130 interrupted."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file name may hold bytes that are no text
+    try:
+        code = app(standalone_mode=False)
+    except VitscopeError as error:
+        trouble(error)
+        code = exit_code(error)
+    except _WrongUsage as error:
+        context = getattr(error, "ctx", None)
+        if said := error.format_message():  # nothing where the help was printed for want of arguments
+            trouble(VitscopeError(said, f"{context.command_path if context else 'vitscope'} --help"))
+        code = 2
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("vitscope: interrupted; finished results are complete, nothing half-written is left\n")
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except OSError as error:  # a full disk, a path that is too long
+        trouble(VitscopeError(f"{error.filename or 'the system'}: {error.strerror or error}"))
+        code = 1
+    sys.exit(code or 0)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"vitscope {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """See where a Vision Transformer looks, and how far to believe the picture."""

@@ -1,0 +1,1 @@
+"""The commands, thin: each reads flags, calls the library, and prints."""

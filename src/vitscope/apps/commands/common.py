@@ -1,0 +1,101 @@
+"""Flags that several commands share, and what is done with them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vitscope._version import __version__
+from vitscope.errors import ResultError, UsageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vitscope.pipeline import Scope
+
+DEFAULT_MODEL = "embedded:dinov2-small"  # as in loading.py, which loads torch
+Images = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Photos to look at.")]
+Photo = Annotated[str, typer.Argument(metavar="IMAGE", help="A photo to look at.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="Model reference; `vitscope models` lists the forms.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, mps.")]
+Dtype = Annotated[str, typer.Option(help="float32, float64, bfloat16, float16.")]
+Size = Annotated[int | None, typer.Option(help="Input size; keeps the photo's shape and crops nothing.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Where results go.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace results that are already there.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Cmap = Annotated[str, typer.Option(help="A colour map of matplotlib.")]
+Norm = Annotated[str, typer.Option(help="minmax, or robust (1st to 99th percentile).")]
+
+
+def load(model: str, revision: str | None = None, device: str = "auto", dtype: str = "float32") -> "Scope":
+    """The model, with a progress bar where weights are fetched."""
+    from transformers.utils import logging
+
+    from vitscope import pipeline
+    from vitscope.apps import terminal
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of weights read from disk; our own shows what is fetched
+    with terminal.fetching() as progress:
+        return pipeline.load(model, revision=revision, device=device, dtype=dtype, progress=progress)
+
+
+def pair(text: str) -> tuple[str, Any]:
+    """`NAME=VALUE` as a name and a value."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"'{text}' is not an option", "write NAME=VALUE, such as alpha=0.3")
+    return name.strip(), parsed(value.strip())
+
+
+def parsed(text: str) -> Any:
+    """A number, true, false, none, or the text itself."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return {"true": True, "false": False, "none": None}.get(text.lower(), text)
+
+
+def picture_path(path: Path, force: bool) -> Path:
+    """The path, unless something is there already."""
+    if taken(path) and not force:
+        raise already_there(path)
+    return path
+
+
+def taken(path: Path) -> bool:
+    """Is something there? A path that cannot even be looked at is told of when it is written."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def already_there(path: Path) -> ResultError:
+    """The error that keeps what is there."""
+    return ResultError(f"{path} is already there", "--force replaces it, or give another --out")
+
+
+def write(picture: "Image.Image", path: Path) -> None:
+    """Write a PNG, whole or not at all."""
+    partial = path.with_name(f".{path.name[:40]}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(partial, "PNG")
+        partial.replace(path)
+    except OSError as error:
+        raise ResultError(f"{path} cannot be written: {error.strerror or error}", "check --out") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def done(path: Path, as_json: bool, document: dict[str, Any]) -> None:
+    """Say where the picture is."""
+    from vitscope.apps import terminal
+
+    if as_json:
+        terminal.print_json({"vitscope": __version__, "out": str(path)} | document)
+    else:
+        terminal.out.print(str(path), markup=False, soft_wrap=True)

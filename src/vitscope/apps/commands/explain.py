@@ -1,0 +1,165 @@
+"""`vitscope explain`: overlay, heat map, arrays and manifest for each photo."""
+
+import os
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vitscope._version import __version__
+from vitscope.apps import terminal
+from vitscope.apps.commands.common import (
+    DEFAULT_MODEL,
+    AsJson,
+    Cmap,
+    Device,
+    Dtype,
+    Force,
+    Images,
+    Model,
+    Norm,
+    Out,
+    Revision,
+    Size,
+    already_there,
+    load,
+    pair,
+    parsed,
+    taken,
+)
+from vitscope.errors import UnknownName, UsageError, VitscopeError
+
+if TYPE_CHECKING:
+    from vitscope.pipeline import Failure
+    from vitscope.result import Explanation
+
+__all__ = ["explain"]
+
+
+def explain(
+    images: Images,
+    model: Model = DEFAULT_MODEL,
+    method: Annotated[
+        str, typer.Option(help="A method's name; auto takes what suits the model, and says so.")
+    ] = "auto",
+    target: Annotated[str | None, typer.Option(help="What to explain, for methods that ask.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="article: the widely copied notebook, exactly.")] = None,
+    layers: Annotated[str | None, typer.Option(help="0-11, -3--1, 4,7,9, last3 or all.")] = None,
+    start: Annotated[int | None, typer.Option(help="First layer that takes part.")] = None,
+    layer: Annotated[int | None, typer.Option(help="The one layer of method attention.")] = None,
+    head: Annotated[str | None, typer.Option(help="mean, max, min or a head's number (method attention).")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Weight of the residual path (rollout).")] = None,
+    fusion: Annotated[str | None, typer.Option(help="mean, max, min or a head's number (rollout).")] = None,
+    discard: Annotated[float | None, typer.Option(help="Share of weakest patches a row forgets (rollout).")] = None,
+    option: Annotated[list[str] | None, typer.Option("--option", "-O", help="NAME=VALUE, any method's.")] = None,
+    size: Size = None,
+    batch_size: Annotated[int, typer.Option(help="Photos that go through the model together.")] = 8,
+    seed: Annotated[int, typer.Option(help="For methods that draw random numbers.")] = 0,
+    look: Annotated[str, typer.Option(help="color, grey or article.")] = "color",
+    cmap: Cmap = "inferno",
+    norm: Norm = "minmax",
+    opacity: Annotated[float, typer.Option(help="Of the hottest colour over the photo.")] = 0.75,
+    blur: Annotated[float, typer.Option(help="Gaussian blur, standard deviation in photo pixels.")] = 0.0,
+    blocks: Annotated[bool, typer.Option("--blocks", help="Draw flat patches, not a smooth map.")] = False,
+    colorbar: Annotated[bool, typer.Option("--colorbar", help="Draw the scale beside the picture.")] = False,
+    out: Out = Path("out"),
+    force: Force = False,
+    as_json: AsJson = False,
+    revision: Revision = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+) -> int:
+    """Where the model looks: overlay, heat map, arrays and manifest for each photo, in OUT/NAME/."""
+    from vitscope.render.raster import Style
+
+    if recipe is not None:
+        method, look = _recipe(recipe, method)
+    style = {"look": look, "cmap": cmap, "norm": norm, "opacity": opacity, "blur": blur}
+    style |= {"smooth": not blocks, "colorbar": colorbar}
+    Style.of(**style)
+    named = {"layers": layers, "start": start, "layer": layer, "alpha": alpha, "discard": discard}
+    named |= {"head": head and parsed(head), "fusion": fusion and parsed(fusion)}
+    params = {name: given for name, given in named.items() if given is not None}
+    params |= dict(pair(text) for text in option or [])
+    options = {"method": method, "target": target, "size": size, "batch_size": batch_size, "seed": seed}
+    scope = load(model, revision, device, dtype)
+    work = list(zip(images, _folders(images, out), strict=True))
+    documents: list[dict[str, Any]] = []
+    failures: list[tuple[str, VitscopeError]] = []
+    free = [(image, folder) for image, folder in work if force or not taken(folder)]
+    failures += [(image, already_there(folder)) for image, folder in work if (image, folder) not in free]
+    with terminal.explaining(len(free)) as advance:
+        outcomes = scope.explain_many([image for image, _ in free], **options, params=params)
+        for (image, folder), outcome in zip(free, outcomes, strict=True):
+            try:
+                documents.append(_saved(outcome, folder, force, style))
+            except VitscopeError as error:
+                failures.append((image, error))
+            advance()
+    for image, why in failures:
+        terminal.trouble(why, image)
+    if as_json:
+        failed = [{"source": image, "error": why.message, "hint": why.hint} for image, why in failures]
+        terminal.print_json({"vitscope": __version__, "results": documents, "failures": failed})
+    elif documents:
+        headings = ["photo", "method", "effective patches", "largest share", "prefix share", "out"]
+        terminal.table(headings, [_row(document) for document in documents])
+        for document in documents:
+            _say(document)
+    return 1 if failures else 0
+
+
+def _recipe(recipe: str, method: str) -> tuple[str, str]:
+    """The method and the look that a recipe's name stands for."""
+    if recipe != "article":
+        raise UnknownName("recipe", recipe, ["article"])
+    if method not in ("auto", "article"):
+        raise UsageError("--recipe and --method both name a method", "give one of them")
+    return "article", "article"
+
+
+def _folders(images: list[str], out: Path) -> list[Path]:
+    """OUT/NAME for each photo; a second photo of the same name becomes NAME-2, or the next number that is free."""
+    stems = [Path(image).stem for image in images]
+    names: list[str] = []
+    for stem in stems:
+        numbered = (f"{stem}-{number}" for number in count(2))
+        names.append(stem if stem not in names else next(n for n in numbered if n not in names and n not in stems))
+    return [out / name for name in names]
+
+
+def _saved(outcome: "Explanation | Failure", folder: Path, force: bool, style: dict[str, Any]) -> dict[str, Any]:
+    """Save one result; what is said of it."""
+    from vitscope.metrics.statistics import concentration
+    from vitscope.pipeline import Failure
+
+    if isinstance(outcome, Failure):
+        raise outcome.error
+    outcome.save(folder, force=force, **style)
+    return outcome.manifest() | {"out": str(folder), "statistics": concentration(outcome)}
+
+
+def _row(document: dict[str, Any]) -> list[str]:
+    options = ", ".join(f"{k} {v}" for k, v in document["provenance"]["options"].items() if v is not None)
+    told, (rows, columns) = document["statistics"], document["layout"]["grid"]
+    return [
+        document["name"],
+        f"{document['method']} ({options})" if options else document["method"],
+        f"{told['effective_patches']:.0f} of {rows * columns}",
+        f"{told['largest_share']:.1%}",
+        f"{told['prefix_share']:.1%}",
+        f"{document['out']}{os.sep}",
+    ]
+
+
+def _say(document: dict[str, Any]) -> None:
+    """Predictions, notes and caveat of one result, after the table."""
+    said = [f"{p['label']} {p['probability']:.1%}" for p in document["predictions"]]
+    notes = [*document["provenance"]["notes"]]
+    if caveat := document["provenance"].get("caveat"):
+        notes.append(caveat)
+    if document["statistics"]["largest_share"] > 0.2:
+        notes.append("one patch holds over a fifth of the map: --norm robust shows the rest")
+    for words in ([f"top {len(said)}: " + ", ".join(said)] if said else []) + notes:
+        terminal.out.print(f"{document['name']}: {words}", markup=False, soft_wrap=True)

@@ -1,0 +1,120 @@
+"""`vitscope heads` and `vitscope compare`: many pictures on one sheet."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitscope.apps.commands.common import (
+    DEFAULT_MODEL,
+    AsJson,
+    Cmap,
+    Device,
+    Dtype,
+    Force,
+    Model,
+    Norm,
+    Out,
+    Photo,
+    Revision,
+    Size,
+    done,
+    load,
+    pair,
+    picture_path,
+    write,
+)
+from vitscope.errors import UnknownName
+
+__all__ = ["compare", "heads"]
+
+
+def heads(
+    image: Photo,
+    layer: Annotated[int, typer.Option(help="From 0, or from the end with negative numbers.")] = -1,
+    kind: Annotated[str, typer.Option(help="map: heads over the photo. matrix: N x N attention.")] = "map",
+    model: Model = DEFAULT_MODEL,
+    size: Size = None,
+    cmap: Cmap = "inferno",
+    norm: Norm = "minmax",
+    out: Out = Path("out"),
+    force: Force = False,
+    as_json: AsJson = False,
+    revision: Revision = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+) -> None:
+    """Every head of one layer on one contact sheet."""
+    from vitscope.images import read
+    from vitscope.render.sheets import Cell, sheet
+    from vitscope.store import matrix
+
+    if kind not in ("map", "matrix"):
+        raise UnknownName("kind", kind, ["map", "matrix"])
+    picture = read(image)
+    scope = load(model, revision, device, dtype)
+    if kind == "map":
+        maps = scope.heads(picture, layer, size=size)
+        number = maps[0].provenance["options"]["layer"]
+        cells = [
+            Cell(e.overlay(cmap=cmap, norm=norm), f"layer {number}, head {i}", f"largest patch {e.map.max():.2g}")
+            for i, e in enumerate(maps)
+        ]
+        what = "attention of the readout row; each head on its own scale"
+    else:
+        store = scope.attention(picture, size=size)
+        number = store.select(layer)[0]
+        weights, k = matrix(store[layer])
+        cells = [
+            Cell(w.float().cpu().numpy(), f"layer {number}, head {i}", f"{w.max():.2g} at most")
+            for i, w in enumerate(weights[0])
+        ]
+        tokens = store[layer].shape[2]
+        what = f"attention {tokens} x {tokens}: query tokens down, key tokens across; colour by square root"
+        what += f"; means of {k} x {k}" if k > 1 else ""
+    path = picture_path(out / f"{picture.name}-layer{number}-{kind}.png", force)
+    write(sheet(cells, f"{picture.name} · {scope.family.reference} · {what}", cmap=cmap), path)
+    done(path, as_json, {"layer": number, "heads": len(cells), "kind": kind})
+
+
+def compare(
+    image: Photo,
+    methods: Annotated[
+        str, typer.Option(help="Names with commas between, each with options: attention,rollout:layers=last3:alpha=.3")
+    ] = "",
+    model: Model = DEFAULT_MODEL,
+    size: Size = None,
+    cmap: Cmap = "inferno",
+    norm: Norm = "minmax",
+    out: Out = Path("out"),
+    force: Force = False,
+    as_json: AsJson = False,
+    revision: Revision = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+) -> None:
+    """Several methods on one photo: one panel, with a line of numbers under each picture."""
+    from vitscope.images import read
+    from vitscope.metrics.statistics import concentration
+    from vitscope.render.sheets import Cell, sheet
+
+    picture = read(image)
+    scope = load(model, revision, device, dtype)
+    wanted = [name for name in methods.split(",") if name.strip()]
+    wanted = wanted or [method.name for method, reason in scope.methods() if not reason]
+    cells, documents = [Cell(picture.pil(), "photo")], []
+    for text in wanted:
+        name, *options = text.strip().split(":")
+        began = time.perf_counter()
+        e = scope.explain(picture, method=name, size=size, params=dict(pair(option) for option in options))
+        seconds = time.perf_counter() - began
+        told = concentration(e)
+        numbers = f"{told['effective_patches']:.0f} of {e.map.size} patches, largest {told['largest_share']:.0%}"
+        below = f"{numbers}\nprefix {told['prefix_share']:.0%}, {seconds:.2f} s" + ("\nnot rollout" if e.caveat else "")
+        cells.append(Cell(e.overlay(cmap=cmap, norm=norm), text.strip(), below))
+        documents.append({"method": name, "options": e.provenance["options"], "seconds": seconds} | told)
+    path = picture_path(out / f"{picture.name}-compare.png", force)
+    columns = len(cells) if len(cells) <= 4 else None
+    write(sheet(cells, f"{picture.name} · {scope.family.reference}", columns=columns, cmap=cmap), path)
+    done(path, as_json, {"methods": documents})

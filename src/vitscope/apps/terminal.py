@@ -1,0 +1,79 @@
+"""What the command line shows: tables on stdout, progress and troubles on stderr, and what an error exits with."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from vitscope.errors import UsageError, VitscopeError
+
+__all__ = ["exit_code", "explaining", "fetching", "out", "print_json", "table", "trouble"]
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+_STAGES = {"fetch": "fetching the weights", "verify": "checking them", "convert": "converting them"}
+
+
+def trouble(error: VitscopeError, about: str = "") -> None:
+    """One line on stderr: what it is about, what was seen, what to do."""
+    err.print(
+        f"vitscope: {f'{about}: ' if about and about not in str(error) else ''}{error}", markup=False, soft_wrap=True
+    )
+
+
+def exit_code(error: VitscopeError) -> int:
+    """2 for wrong usage, 1 for everything else."""
+    return 2 if isinstance(error, UsageError) else 1
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Exactly one JSON document on stdout."""
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, wrap: bool = False) -> None:
+    """A table on stdout; without a terminal nothing is cut off."""
+    drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for heading in headings:
+        drawn.add_column(heading, overflow="fold", no_wrap=not wrap)
+    for row in rows:
+        drawn.add_row(*(str(cell) for cell in row))
+    out.print(drawn, markup=False, soft_wrap=not out.is_terminal) if out.is_terminal else Console(
+        width=200, highlight=False
+    ).print(drawn, markup=False)
+
+
+@contextmanager
+def fetching() -> Iterator[Callable[[str, int, int], None]]:
+    """What is done to get the embedded weights: bars on a terminal, else a line a stage; nothing once they are here."""
+    bars = err.is_terminal
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn()
+    with Progress(*columns, console=err, transient=True, disable=not bars) as progress:
+        tasks: dict[str, Any] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(_STAGES.get(stage, stage), total=total)
+                if not bars:
+                    size = f" ({total / 1e6:.0f} MB)" if stage == "fetch" else ""
+                    err.print(f"vitscope: {_STAGES.get(stage, stage)}{size}", soft_wrap=True)
+            progress.update(tasks[stage], completed=done, total=total)
+
+        yield report
+
+
+@contextmanager
+def explaining(count: int) -> Iterator[Callable[[], None]]:
+    """A progress bar over pictures, for more than one."""
+    if count < 2:
+        yield lambda: None
+        return
+    columns = TextColumn("explaining"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task("explaining", total=count)
+        yield lambda: progress.advance(task)

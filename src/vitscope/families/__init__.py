@@ -1,0 +1,1 @@
+"""Libraries' models as vitscope sees them: one file per library, named after it."""

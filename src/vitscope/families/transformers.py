@@ -1,0 +1,259 @@
+"""Vision Transformers of Hugging Face transformers.
+
+A model type is one row of a table: the names of its prefix tokens and how it reads its answer out. What is not in the
+table is refused by name, never guessed.
+"""
+
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitscope.errors import LayoutError, ModelError
+from vitscope.geometry import Frame, Pooling, TokenLayout
+from vitscope.images import Picture
+from vitscope.registry import FAMILIES, Family
+
+__all__ = ["Transformers", "check_type", "known_types"]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One model type: prefix tokens, pooling and `pool_prefix` from its config and the name of its class."""
+
+    prefix: Callable[[Any], tuple[str, ...]]
+    pooling: Callable[[Any, str], tuple[Pooling, bool]]
+    note: str = ""
+
+
+def _cls(_config: Any) -> tuple[str, ...]:
+    return ("cls",)
+
+
+def _registers(config: Any) -> tuple[str, ...]:
+    return ("cls", *(f"register {i + 1}" for i in range(config.num_register_tokens)))
+
+
+def _first(_config: Any, _architecture: str) -> tuple[Pooling, bool]:
+    return "cls", False
+
+
+def _mean_if_configured(config: Any, _architecture: str) -> tuple[Pooling, bool]:
+    return ("mean" if config.use_mean_pooling else "cls"), False
+
+
+_DINOV2_HEAD = "a classification head on this backbone reads the mean patch token beside CLS; maps start from CLS"
+_ROWS: Mapping[str, _Row] = {
+    "vit": _Row(_cls, _first),
+    "deit": _Row(
+        lambda _config: ("cls", "distillation"),
+        lambda _config, architecture: ("cls", architecture.endswith("WithTeacher")),
+    ),
+    "vit_msn": _Row(_cls, _first),
+    "dinov2": _Row(_cls, _first, _DINOV2_HEAD),
+    "dinov2_with_registers": _Row(_registers, _first, _DINOV2_HEAD),
+    "beit": _Row(_cls, _mean_if_configured),
+    "ijepa": _Row(lambda _config: (), lambda _config, _architecture: ("mean", False)),
+}
+
+
+def known_types() -> tuple[str, ...]:
+    """The model types of the table."""
+    return tuple(_ROWS)
+
+
+def check_type(config: Any) -> None:
+    """Raise LayoutError for a config whose model type is not in the table."""
+    if config.model_type not in _ROWS:
+        raise LayoutError(
+            f"transformers models of type '{config.model_type}' are not known",
+            f"known types: {', '.join(_ROWS)}; vitscope.capture(model) gives raw attention of any model",
+        )
+
+
+class Transformers(Family):
+    """A transformers vision model with its image processor.
+
+    Args:
+        model: a `PreTrainedModel` of a known model type.
+        processor: its image processor; without one, the library's default for the model type at `config.image_size`.
+        reference: how the model was named.
+        weights: a revision or hash; without one, the SHA-256 of the parameters in memory is taken when asked for.
+        size: with a number, photos keep their aspect ratio and are not cropped, at about `size ** 2` pixels.
+        advice: options of `explain` that suit this model.
+
+    Raises:
+        LayoutError: a model type whose tokens are not known.
+    """
+
+    name = "transformers"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        processor: Any = None,
+        *,
+        reference: str = "",
+        weights: str = "",
+        size: int | None = None,
+        advice: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.model = model
+        config: Any = model.config
+        self.config = config
+        self.architecture = type(model).__name__
+        check_type(config)
+        self._row = _ROWS[self.config.model_type]
+        self.processor = processor or self._default_processor()
+        self.reference = reference or self.architecture
+        self.size = size
+        self._weights = weights
+        classifies = "ForImageClassification" in self.architecture
+        self.labels = {int(i): str(label) for i, label in self.config.id2label.items()} if classifies else {}
+        if advice is not None:
+            self.advice = advice
+
+    @classmethod
+    def claims(cls, model: object) -> bool:
+        """A PreTrainedModel that takes pixels."""
+        from transformers import PreTrainedModel
+
+        return isinstance(model, PreTrainedModel) and model.main_input_name == "pixel_values"
+
+    @property
+    def depth(self) -> int:
+        """The number of encoder layers."""
+        return int(self.config.num_hidden_layers)
+
+    @cached_property
+    def weights(self) -> str:  # type: ignore[override]
+        """The Hub's revision, a given hash, or the SHA-256 of the parameters in memory."""
+        if self._weights:
+            return self._weights
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        return f"sha256:{digest.hexdigest()}"
+
+    def layout(self, size: tuple[int, int] | None = None) -> TokenLayout:
+        """The token layout at an input of `(Hi, Wi)` pixels, by default the one the model was configured for."""
+        height, width = size or _pair(self.config.image_size)
+        patch = _pair(self.config.patch_size)
+        pooling, pool_prefix = self._row.pooling(self.config, self.architecture)
+        return TokenLayout(self._row.prefix(self.config), (height // patch[0], width // patch[1]), pooling, pool_prefix)
+
+    def prepare(self, picture: Picture, size: int | None = None) -> tuple[Float[Tensor, "3 Hi Wi"], Frame]:
+        """Pixels as the image processor makes them, and where on the photo they come from."""
+        width, height = picture.size
+        size = size or self.size
+        options: dict[str, Any] = {}
+        if size:
+            resized = self._covering(height, width, size)
+            options = {"size": {"height": resized[0], "width": resized[1]}, "do_resize": True, "do_center_crop": False}
+            frame = Frame.of(picture.size, resized)
+        else:
+            frame = self._frame(picture)
+        batch = self.processor(
+            images=picture.pixels.copy(), input_data_format="channels_last", return_tensors="pt", **options
+        )
+        pixels: Tensor = batch["pixel_values"][0]
+        if tuple(pixels.shape[1:]) != frame.input:
+            raise LayoutError(
+                f"{self._processor_name} made {tuple(pixels.shape[1:])} pixels where {frame.input} were expected",
+                "pass size=..., which replaces the processor's own resizing",
+            )
+        return pixels, frame
+
+    def forward(self, pixels: Float[Tensor, "B 3 Hi Wi"]) -> Float[Tensor, "B C"] | None:
+        """Class logits, or None for a model without a classifier."""
+        other_size = tuple(pixels.shape[2:]) != _pair(self.config.image_size)
+        can = "interpolate_pos_encoding" in inspect.signature(self.model.forward).parameters
+        options = {"interpolate_pos_encoding": True} if other_size and can else {}
+        output = self.model(pixel_values=pixels, **options)
+        logits: Tensor | None = getattr(output, "logits", None)
+        return logits if self.labels else None
+
+    def describe(self) -> Mapping[str, str]:
+        """Family, architecture and sizes, in words."""
+        patch, image = _pair(self.config.patch_size), _pair(self.config.image_size)
+        facts = {
+            "family": f"transformers, {self.architecture} (model type {self.config.model_type})",
+            "layers, heads": f"{self.depth}, {self.config.num_attention_heads} of width "
+            f"{self.config.hidden_size // self.config.num_attention_heads}",
+            "patch": f"{patch[0]} x {patch[1]} pixels",
+            "trained at": f"{image[0]} x {image[1]} pixels",
+            "input": self._input(),
+            "classes": str(len(self.labels)) if self.labels else "none: a feature model",
+            "attention": f"{self.config._attn_implementation}, seen at scaled_dot_product_attention",
+        }
+        return facts | ({"note": self._row.note} if self._row.note else {})
+
+    @property
+    def _processor_name(self) -> str:
+        return type(self.processor).__name__
+
+    def _input(self) -> str:
+        if self.size:
+            return f"the whole photo in its own shape, at about {self.size} x {self.size} pixels"
+        size, crop = dict(self.processor.size), self._crop()
+        resize = " x ".join(str(v) for v in size.values() if v) if size else "as it is"
+        return f"{self._processor_name}: resized to {resize}" + (f", centre {crop} kept" if crop else "")
+
+    def _default_processor(self) -> Any:
+        from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
+        from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
+
+        choices: Any = IMAGE_PROCESSOR_MAPPING.get(type(self.config), {"pil": BitImageProcessorPil})
+        made = choices.get("pil") or choices.get("torchvision")
+        if made is None:
+            raise ModelError(f"no image processor is known for {self.architecture}", "pass processor=...")
+        height, width = _pair(self.config.image_size)
+        return made(size={"height": height, "width": width}, do_center_crop=False)
+
+    def _crop(self) -> tuple[int, int] | None:
+        if not getattr(self.processor, "do_center_crop", False):
+            return None
+        crop = dict(self.processor.crop_size)
+        return int(crop["height"]), int(crop["width"])
+
+    def _frame(self, picture: Picture) -> Frame:
+        """Follow what the processor says that it does: resize, then crop from the middle."""
+        from transformers.image_transforms import get_resize_output_image_size, get_size_with_aspect_ratio
+
+        if getattr(self.processor, "do_pad", False):
+            raise LayoutError(f"{self._processor_name} pads pictures: where they lie is not known", "pass size=...")
+        width, height = picture.size
+        resized = (height, width)
+        if self.processor.do_resize:
+            size = {k: v for k, v in dict(self.processor.size).items() if v}
+            if set(size) == {"height", "width"}:
+                resized = (size["height"], size["width"])
+            elif set(size) == {"shortest_edge"}:
+                resized = get_resize_output_image_size(
+                    picture.pixels, size["shortest_edge"], default_to_square=False, input_data_format="channels_last"
+                )
+            elif set(size) == {"shortest_edge", "longest_edge"}:
+                resized = get_size_with_aspect_ratio((height, width), size["shortest_edge"], size["longest_edge"])
+            else:
+                raise LayoutError(f"{self._processor_name} resizes to {size}: not understood", "pass size=...")
+        return Frame.of(picture.size, (int(resized[0]), int(resized[1])), self._crop())
+
+    def _covering(self, height: int, width: int, size: int) -> tuple[int, int]:
+        """`(Hi, Wi)` in whole patches, about `size ** 2` pixels, in the photo's own shape."""
+        (ph, pw), stretch = _pair(self.config.patch_size), (height / width) ** 0.5
+        return max(round(size * stretch / ph), 1) * ph, max(round(size / stretch / pw), 1) * pw
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    first, second = value if isinstance(value, (tuple, list)) else (value, value)
+    return int(first), int(second)
+
+
+FAMILIES.add(Transformers.name, Transformers)

@@ -1,0 +1,198 @@
+"""Where tokens lie on the picture: the order of tokens, and the part of the photo that the model saw.
+
+    photo (H, W) --Frame.box--> what the model saw --Frame.input--> pixels (Hi, Wi) --TokenLayout.grid--> (gh, gw)
+
+Both types are checked when made: nothing here takes a square root to guess a grid. Numpy only: a saved explanation is
+placed on its photo without torch.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args
+
+import numpy as np
+from jaxtyping import Float
+
+from vitscope.errors import LayoutError
+
+__all__ = ["Frame", "Pooling", "TokenLayout"]
+
+Pooling = Literal["cls", "mean", "map"]
+T = TypeVar("T", bound=Any)  # a numpy array or a torch tensor: both slice and reshape alike
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """Which token is which: `N = P + gh * gw` tokens, the prefix first, then the patches row by row.
+
+    Attributes:
+        prefix: the names of the P prefix tokens in their order, such as `("cls", "register 1", "register 2")`.
+        grid: rows and columns of patches, `(gh, gw)`.
+        pooling: how the model reads its answer out. `cls`: from the first prefix token. `mean`: from the mean of the
+            patch tokens. `map`: by attention pooling (a learned query that attends to the tokens).
+        pool_prefix: the prefix tokens take part in the readout: with `mean` beside the patches, with `cls` all of them
+            in equal parts (DeiT with its teacher head reads the mean of CLS and distillation token).
+
+    Raises:
+        LayoutError: on an empty grid, a repeated prefix name, or `cls` pooling without a prefix token.
+    """
+
+    prefix: tuple[str, ...]
+    grid: tuple[int, int]
+    pooling: Pooling = "cls"
+    pool_prefix: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prefix", tuple(self.prefix))
+        object.__setattr__(self, "grid", tuple(self.grid))
+        if len(self.grid) != 2 or min(self.grid) < 1:
+            raise LayoutError(f"a token grid needs two positive numbers (rows, columns), not {self.grid}")
+        if len(set(self.prefix)) != len(self.prefix):
+            raise LayoutError(f"prefix tokens need different names, not {self.prefix}")
+        if self.pooling not in get_args(Pooling):
+            raise LayoutError(f"pooling is one of {', '.join(get_args(Pooling))}, not '{self.pooling}'")
+        if self.pooling == "cls" and not self.prefix:
+            raise LayoutError("cls pooling needs a prefix token to read from", "name it: prefix=('cls',)")
+
+    @property
+    def tokens(self) -> int:
+        """N, the number of tokens."""
+        return len(self.prefix) + self.grid[0] * self.grid[1]
+
+    def check(self, tokens: int, where: str = "the model") -> None:
+        """Raise LayoutError unless `tokens` equals N."""
+        if tokens != self.tokens:
+            raise LayoutError(
+                f"{where} has {tokens} tokens, but the layout {self} has {self.tokens}",
+                "pass layout=TokenLayout(prefix=..., grid=(rows, columns))",
+            )
+
+    def patches(self, x: T) -> T:
+        """The patch part of `x (..., N)` on the grid: `(..., gh, gw)`; numpy or torch."""
+        self.check(x.shape[-1], "the array")
+        laid: T = x[..., len(self.prefix) :].reshape(*x.shape[:-1], *self.grid)
+        return laid
+
+    def readout(self) -> Float[np.ndarray, " N"]:
+        """How much of each token the model's answer starts from; sums to one.
+
+        Raises:
+            LayoutError: with `map` pooling, where the readout is itself an attention and depends on the picture.
+        """
+        weight = np.zeros(self.tokens, np.float32)
+        first, patches = slice(None, len(self.prefix)), slice(len(self.prefix), None)
+        if self.pooling == "map":
+            raise LayoutError("attention pooling has no fixed readout", "use AttentionStore.seed()")
+        if self.pooling == "cls":
+            weight[first if self.pool_prefix else slice(1)] = 1
+        else:
+            weight[slice(None) if self.pool_prefix else patches] = 1
+        weight /= weight.sum()
+        return weight
+
+    def __str__(self) -> str:
+        return f"{len(self.prefix)} prefix + {self.grid[0]} x {self.grid[1]} patches"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Which part of the photo the model saw, and at what size.
+
+    Attributes:
+        size: `(W, H)` of the photo, upright (after its EXIF rotation), in pixels.
+        box: `(left, top, right, bottom)` of what the model saw, in pixels of the photo, fractions allowed; it may
+            reach beyond the photo where the preprocessing padded.
+        input: `(Hi, Wi)`, the pixels that went into the model.
+
+    Raises:
+        LayoutError: on an empty size, box or input.
+    """
+
+    size: tuple[int, int]
+    box: tuple[float | int, float | int, float | int, float | int]
+    input: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        for name, kind in (("size", int), ("box", float), ("input", int)):
+            object.__setattr__(self, name, tuple(kind(v) for v in getattr(self, name)))
+        left, top, right, bottom = self.box
+        if min(self.size) < 1 or min(self.input) < 1 or not (left < right and top < bottom):
+            raise LayoutError(f"a frame needs a size, box and input that are not empty, not {self}")
+
+    @classmethod
+    def of(cls, size: tuple[int, int], resized: tuple[int, int], crop: tuple[int, int] | None = None) -> "Frame":
+        """The frame of "resize to `resized (h, w)`, then crop `crop (h, w)` from the middle".
+
+        The crop starts at `(resized - crop) / 2` rounded towards zero for a smaller crop; where the crop is larger
+        than the picture, the picture is padded by `(crop - resized) // 2` before it (as transformers does it).
+        """
+        crop = resized if crop is None else crop
+        (w, h), (rh, rw), (ch, cw) = size, resized, crop
+        top, left = (_offset(r, c) for r, c in ((rh, ch), (rw, cw)))
+        sx, sy = w / rw, h / rh
+        return cls(size, (left * sx, top * sy, (left + cw) * sx, (top + ch) * sy), crop)
+
+    def place(
+        self, grid: Float[np.ndarray, "gh gw"], smooth: bool = True, blur: float = 0.0
+    ) -> Float[np.ndarray, "H W"]:
+        """Lay a map of patches on the photo.
+
+        Args:
+            grid: one number per patch; the patches tile `box` evenly.
+            smooth: bicubic interpolation between the patches' centres (Keys 1981, a = -1/2), clipped to the map's own
+                range so that the picture shows no value beyond it; otherwise each patch is one flat block.
+            blur: standard deviation of a Gaussian in pixels of the photo, applied inside the box with its edges
+                repeated; 0 for none.
+
+        Returns:
+            float32, NaN where the model saw nothing. A pixel belongs to the box when its centre does.
+        """
+        (w, h), (left, top, right, bottom) = self.size, self.box
+        rows, ys = _weights(h, top, bottom, grid.shape[0], smooth)
+        columns, xs = _weights(w, left, right, grid.shape[1], smooth)
+        if blur > 0:  # placing is linear and separable, so is the blur: it acts on the few columns of the weights
+            rows, columns = _blurred(rows, blur), _blurred(columns, blur)
+        inside = rows @ np.asarray(grid, np.float32) @ columns.T
+        out = np.full((h, w), np.nan, np.float32)
+        out[ys, xs] = np.clip(inside, grid.min(), grid.max(), out=inside)
+        return out
+
+    def window(self) -> tuple[int, int, int, int]:
+        """The box in whole pixels of the photo, `(left, top, right, bottom)`, cut to the photo; never empty."""
+        (w, h), (left, top, right, bottom) = self.size, self.box
+        xs, ys = _inside(w, left, right), _inside(h, top, bottom)
+        return xs.start, ys.start, xs.stop, ys.stop
+
+
+def _offset(resized: int, crop: int) -> int:
+    return (resized - crop) // 2 if crop <= resized else -((crop - resized) // 2)
+
+
+def _inside(length: int, low: float, high: float) -> slice:
+    start = min(max(math.ceil(low - 0.5), 0), length - 1)
+    return slice(start, max(min(math.ceil(high - 0.5), length), start + 1))
+
+
+def _blurred(weights: Float[np.ndarray, "n g"], sigma: float) -> Float[np.ndarray, "n g"]:
+    reach = math.ceil(4 * sigma)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    padded = np.pad(weights, ((reach, reach), (0, 0)), mode="edge")
+    smoothed = [np.convolve(column, kernel / kernel.sum(), mode="valid") for column in padded.T]
+    return np.stack(smoothed, axis=1).astype(np.float32)
+
+
+def _weights(length: int, low: float, high: float, cells: int, smooth: bool) -> tuple[Float[np.ndarray, "n g"], slice]:
+    """How each of the pixels inside [low, high) mixes `cells` equal cells: rows that sum to one, and which pixels."""
+    pixels = _inside(length, low, high)
+    per_pixel = cells / (high - low)
+    centre = np.clip((np.arange(pixels.start, pixels.stop) + 0.5 - low) * per_pixel, 0, cells)  # cell i is [i, i + 1)
+    if not smooth:
+        weight = np.zeros((centre.size, cells), np.float32)
+        weight[np.arange(centre.size), np.clip(centre.astype(int), 0, cells - 1)] = 1
+        return weight, pixels
+    # where a pixel is wider than a cell the kernel widens with it, so that no cell is skipped
+    distance = np.abs(centre[:, None] - (np.arange(cells) + 0.5)) / max(per_pixel, 1.0)
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    weight = np.where(distance < 1, near, np.where(distance < 2, far, 0))
+    return (weight / weight.sum(1, keepdims=True)).astype(np.float32), pixels

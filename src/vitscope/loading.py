@@ -1,0 +1,192 @@
+"""Model references: a name, a folder or a module becomes a Family, or one line why not.
+
+`embedded:NAME` · a Hub id or a local folder of transformers · any `nn.Module` that a family claims.
+"""
+
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from vitscope import embedded
+from vitscope.errors import LayoutError, ModelError, UnknownName, UsageError, VitscopeError
+from vitscope.families.transformers import check_type
+from vitscope.registry import FAMILIES, Family
+
+__all__ = ["DEFAULT_MODEL", "DTYPES", "open_model", "pick_device"]
+
+DEFAULT_MODEL = "embedded:dinov2-small"
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_HUB_SECONDS = 12
+_PLANNED = ("timm", "torchvision", "open_clip")
+_ELSEWHERE = f"use --model {DEFAULT_MODEL}, or a local folder written by save_pretrained"
+T = TypeVar("T")
+
+
+def open_model(
+    model: str | Path | nn.Module,
+    *,
+    processor: Any = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    revision: str | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Family:
+    """Find, load and understand a model.
+
+    Args:
+        model: a reference (see the module's first lines) or a module, which is used as it is.
+        processor: the image processor; by default the model's own.
+        device: `auto`, `cpu`, `cuda`, `cuda:0`, `mps`; a module passed in stays where it is.
+        dtype: `float32`, `float64`, `bfloat16`, `float16`; a module passed in keeps its own.
+        revision: branch, tag or commit on the Hub.
+        progress: called with (stage, done, total) while weights are fetched.
+
+    Raises:
+        ModelError: not found, out of reach or broken.
+        LayoutError: loaded, but of a kind whose tokens are not understood.
+    """
+    if isinstance(model, nn.Module):
+        return _claim(model)(model, processor)  # type: ignore[call-arg]
+    if dtype not in DTYPES:
+        raise UnknownName("dtype", dtype, DTYPES)
+    place = pick_device(device)
+    reference = str(model)
+    scheme, colon, name = reference.partition(":")
+    if colon and scheme == "embedded":
+        folder = embedded.folder(name, progress=progress)
+        extra = {
+            "weights": embedded.weights_id(name),
+            "size": embedded.about(name).image_size,
+            "advice": {"method": "rollout", "layers": "last3"},
+        }
+        return _from_transformers(str(folder), reference, processor, place, DTYPES[dtype], local=True, extra=extra)
+    if colon and scheme in _PLANNED:
+        raise UsageError(f"references of the form '{scheme}:NAME' are not supported yet", _ELSEWHERE)
+    if colon and not Path(reference).exists():
+        raise UnknownName("kind of model reference", scheme + ":", ["embedded:", "HUB/ID", "FOLDER"])
+    local = Path(reference).is_dir()
+    if not local and _looks_like_path(reference):
+        raise ModelError(f"the model folder {reference} does not exist", _ELSEWHERE)
+    if not local:
+        local = not _reach_hub(reference, revision)
+    return _from_transformers(reference, reference, processor, place, DTYPES[dtype], local=local, revision=revision)
+
+
+def pick_device(device: str) -> torch.device:
+    """The device of that name; `auto` takes CUDA, then MPS, then the CPU."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"the device '{device}' is not there: {str(error).splitlines()[0]}", "use auto or cpu"
+        ) from None
+
+
+def _claim(model: nn.Module) -> type[Family]:
+    for _, family in FAMILIES:
+        if family.claims(model):
+            return family
+    raise LayoutError(
+        f"no family knows {type(model).__module__}.{type(model).__name__}",
+        f"known: {', '.join(name for name, _ in FAMILIES)}; vitscope.capture(model) gives raw attention of any model",
+    )
+
+
+def _from_transformers(
+    path: str,
+    reference: str,
+    processor: Any,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    local: bool,
+    revision: str | None = None,
+    extra: dict[str, Any] | None = None,
+) -> Family:
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+
+    where: dict[str, Any] = {"local_files_only": local, "revision": revision or "main"}
+    try:
+        config = AutoConfig.from_pretrained(path, **where)
+        check_type(config)
+        architectures = config.architectures or []
+        classifies = any("ForImageClassification" in name for name in architectures)
+        auto = AutoModelForImageClassification if classifies else AutoModel
+        model, report = auto.from_pretrained(
+            path, config=config, dtype=dtype, attn_implementation="sdpa", output_loading_info=True, **where
+        )
+        processor = processor or AutoImageProcessor.from_pretrained(path, **where)  # type: ignore[no-untyped-call]
+    except VitscopeError:
+        raise
+    except Exception as error:  # broken files make the loaders raise anything
+        raise ModelError(f"the model {reference} cannot be loaded: {_first_line(error)}", _ELSEWHERE) from error
+    missing = [name for name in report["missing_keys"] if "pooler" not in name and "mask_token" not in name]
+    if missing:
+        raise ModelError(
+            f"the weights of {reference} lack {len(missing)} parameters, such as {sorted(missing)[0]}",
+            "they would be random numbers: use a complete checkpoint",
+        )
+    commit = getattr(config, "_commit_hash", None)
+    arguments = {"reference": reference, "weights": f"revision:{commit}" if commit else ""} | (extra or {})
+    return _claim(model)(model.to(device).eval(), processor, **arguments)  # type: ignore[call-arg]
+
+
+def _reach_hub(reference: str, revision: str | None) -> bool:
+    """Ask the Hub for the model within a deadline, without retries; False where only the local cache has it."""
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", reference):
+        raise ModelError(f"'{reference}' is neither a folder nor a Hub id", _ELSEWHERE)
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    url = hf_hub_url(reference, "config.json", revision=revision)
+    try:
+        _within(_HUB_SECONDS, lambda: get_hf_file_metadata(url, timeout=_HUB_SECONDS / 2))
+    except GatedRepoError:
+        raise ModelError(f"{reference} is gated on the Hub", "accept its terms there and log in") from None
+    except RepositoryNotFoundError:
+        raise ModelError(f"the Hub has no model {reference}, or it is private", _ELSEWHERE) from None
+    except Exception as error:  # whatever a broken connection raises, the cache may still have the model
+        if isinstance(try_to_load_from_cache(reference, "config.json", revision=revision), str):
+            return False
+        if isinstance(error, HfHubHTTPError):
+            raise ModelError(f"the Hub refused {reference}: {_first_line(error)}", _ELSEWHERE) from None
+        raise ModelError(f"the Hub is out of reach and {reference} is not in its local cache", _ELSEWHERE) from None
+    return True
+
+
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """The result of `call`, or TimeoutError: a hanging connection must not hang us."""
+    result: list[T] = []
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            result.append(call())
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if failure:
+        raise failure[0]
+    if not result:
+        raise TimeoutError(f"no answer within {seconds} seconds")
+    return result[0]
+
+
+def _looks_like_path(reference: str) -> bool:
+    return reference.startswith((".", "/", "~")) or reference.count("/") > 1 or "\\" in reference
+
+
+def _first_line(error: BaseException) -> str:
+    if isinstance(error, VitscopeError):
+        return str(error)
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,59 @@
+"""Attention rollout: attention multiplied through the layers, the residual included."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from vitscope.errors import UsageError
+from vitscope.methods.fusion import Fusion, fuse_heads
+from vitscope.registry import method
+from vitscope.store import AttentionStore, LayerSpec, pull
+
+__all__ = ["rollout"]
+
+
+@method("rollout", passes="1 forward", source="Abnar & Zuidema 2020, equation 1")
+def rollout(
+    store: AttentionStore,
+    *,
+    layers: LayerSpec = None,
+    start: int | None = None,
+    alpha: float = 0.5,
+    fusion: Fusion | int = "mean",
+    discard: float = 0.0,
+) -> Float[Tensor, "B N"]:
+    """How much of each input token reaches the readout through all layers, if attention were all that mixed tokens.
+
+    Formula: `m = s Â_L ... Â_2 Â_1` with `Â_l = alpha I + (1 - alpha) A_l`, s the readout row and A_l fused over heads.
+    The later layer stands on the left; only the row s is carried, from the last layer to the first.
+
+    Args:
+        store: the attention of one forward.
+        layers: which layers take part, such as `0-11` or `last3`; all by default.
+        start: the first layer that takes part, to the last; instead of `layers`.
+        alpha: weight of the residual path, in [0, 1]; the paper's is 0.5.
+        fusion: `mean` (the paper's), `max` or `min` over heads, or one head's number.
+        discard: share of the weakest patches that each row of attention forgets; `fuse_heads` defines it.
+
+    Returns:
+        `(B, N)`, each in [0, 1], summing to one over all tokens, the prefix included.
+
+    Raises:
+        UsageError: alpha or discard out of range, both `layers` and `start`, or a layer or head that is not there.
+
+    Cost: one forward; with mean fusion and no discarding at most one more attention per layer but the last, and memory
+        linear in tokens. Other fusions and discarding make all rows, chunk by chunk.
+    Limits: class-agnostic; blind to values, MLPs and signs. Over many layers it drifts to the tokens that every layer
+        attends to (sinks).
+    """
+    if not 0 <= alpha <= 1:
+        raise UsageError(f"alpha is a weight in [0, 1], not {alpha}")
+    if start is not None:
+        if layers is not None:
+            raise UsageError("layers and start both say where to begin", "give one of them")
+        layers = f"{start}--1"
+    prefix = len(store.layout.prefix) if store.layout else 0
+    r = store.seed()
+    for layer in reversed(store.select(layers)):
+        block = store[layer]
+        r = alpha * r + (1 - alpha) * pull(block, r, fuse_heads(block, fusion, discard=discard, prefix=prefix))
+    return r

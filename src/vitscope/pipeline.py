@@ -1,0 +1,282 @@
+"""Where the stages meet: picture -> pixels -> attention -> method -> explanation. Only this file knows them all."""
+
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vitscope._version import __version__
+from vitscope.capturing import capture, evaluating
+from vitscope.errors import MethodError, UsageError, VitscopeError
+from vitscope.geometry import Frame, TokenLayout
+from vitscope.images import ImageLike, Picture, read
+from vitscope.loading import DEFAULT_MODEL, open_model, pick_device
+from vitscope.registry import METHODS, Family, Method
+from vitscope.result import Explanation
+from vitscope.store import AttentionStore, pull_heads
+
+__all__ = ["Failure", "Options", "Scope", "load"]
+
+_TOP = 5
+
+
+@dataclass(frozen=True)
+class Options:
+    """What can be asked of an explanation: the one schema behind keywords, flags, forms and manifests.
+
+    Attributes:
+        method: a method's name, or `auto` for what suits the model; what was taken is in the provenance.
+        target: what to explain, for methods that ask.
+        size: input size: the photo keeps its aspect ratio, nothing is cropped, about `size ** 2` pixels go in. None is
+            the model's own preprocessing.
+        batch_size: pictures that go through the model together; those of one size do.
+        seed: for methods that draw random numbers.
+        params: the method's own options.
+    """
+
+    method: str = "auto"
+    target: str | int | None = None
+    size: int | None = None
+    batch_size: int = 8
+    seed: int = 0
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.size is not None and not 16 <= self.size <= 8192:
+            raise UsageError(f"size is between 16 and 8192 pixels, not {self.size}")
+        if self.batch_size < 1:
+            raise UsageError(f"batch_size is at least 1, not {self.batch_size}")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A picture that could not be explained, and why."""
+
+    source: str
+    error: VitscopeError
+
+
+class Scope:
+    """A model, ready to be looked into. Made by `vitscope.load`; the model is left as it was found after each call."""
+
+    def __init__(self, family: Family, device: torch.device, dtype: torch.dtype) -> None:
+        self.family, self.device, self.dtype = family, device, dtype
+
+    def __repr__(self) -> str:
+        return f"<Scope of {self.family.reference}: {self.layout}>"
+
+    @property
+    def model(self) -> nn.Module:
+        """The model itself."""
+        return self.family.model
+
+    @property
+    def layout(self) -> TokenLayout:
+        """Which token is which, at the size that the model was made for."""
+        return self.family.layout()
+
+    def methods(self) -> list[tuple[Method, str]]:
+        """Every method, with the reason why it does not work on this model, or an empty string where it does."""
+        return [(method, method.refuses(self.layout)) for _, method in METHODS]
+
+    @overload
+    def explain(self, image: ImageLike, **options: Any) -> Explanation: ...
+    @overload
+    def explain(self, image: Sequence[ImageLike], **options: Any) -> list[Explanation]: ...
+
+    def explain(self, image: Any, **options: Any) -> Any:
+        """Explain one picture, or several as a batch.
+
+        Args:
+            image: a path, a Pillow image or an `(H, W, 3)` uint8 array; a list of them gives a list.
+            options: the fields of `Options`, and the method's own options (`layers=`, `alpha=`, ...).
+
+        Raises:
+            ImageError: a picture that cannot be used; of several, the first such stops the call (see `explain_many`).
+            UsageError: a method or option that does not exist or does not fit.
+            MethodError: a method that does not apply to this model.
+        """
+        several = isinstance(image, Sequence) and not isinstance(image, str)
+        results = []
+        for outcome in self.explain_many(image if several else [image], **options):
+            if isinstance(outcome, Failure):
+                raise outcome.error
+            results.append(outcome)
+        return results if several else results[0]
+
+    def explain_many(self, images: Iterable[ImageLike], **options: Any) -> Iterator[Explanation | Failure]:
+        """Explain pictures as they come, in their order; a bad one becomes a Failure and the others go on."""
+        chosen = _options(options)
+        method, params, advised = self._resolve(chosen)
+        waiting = iter(images)
+        while window := list(islice(waiting, 2 * chosen.batch_size)):
+            outcomes: list[Explanation | Failure | None] = [None] * len(window)
+            groups: dict[tuple[int, int], list[tuple[int, Picture, Tensor, Frame]]] = {}
+            for position, image in enumerate(window):
+                try:
+                    picture = read(image)
+                    pixels, frame = self.family.prepare(picture, chosen.size)
+                except VitscopeError as error:
+                    outcomes[position] = Failure(_called(image), error)
+                else:
+                    groups.setdefault(frame.input, []).append((position, picture, pixels, frame))
+            for group in groups.values():
+                for start in range(0, len(group), chosen.batch_size):
+                    part = group[start : start + chosen.batch_size]
+                    store = self._attend([pixels for _, _, pixels, _ in part])
+                    with torch.no_grad():
+                        relevance = method.run(store, **params).float().cpu().numpy()
+                    for row, (position, picture, _, frame) in enumerate(part):
+                        told = self._provenance(chosen, method, params, advised, picture)
+                        outcomes[position] = self._explanation(method, store, relevance[row], row, picture, frame, told)
+            yield from (outcome for outcome in outcomes if outcome is not None)
+
+    def attention(self, image: ImageLike | Sequence[ImageLike], *, size: int | None = None) -> AttentionStore:
+        """All attention of one forward: `store[layer].rows(...)`, for one picture or several of one input size."""
+        images: Any = image if isinstance(image, Sequence) and not isinstance(image, str) else [image]
+        prepared = [self.family.prepare(read(one), size)[0] for one in images]
+        if len({pixels.shape for pixels in prepared}) > 1:
+            raise UsageError("the pictures have different input sizes", "ask for one at a time, or crop them alike")
+        return self._attend(prepared)
+
+    def heads(self, image: ImageLike, layer: int = -1, *, size: int | None = None) -> list[Explanation]:
+        """One explanation for each head of a layer: its own attention from the readout row, from a single forward."""
+        picture, method = read(image), METHODS.get("attention")
+        pixels, frame = self.family.prepare(picture, size)
+        store = self._attend([pixels])
+        relevance = pull_heads(store[layer], store.seed())[0].float().cpu().numpy()
+        results = []
+        for head, row in enumerate(relevance):
+            params = {"layer": store.select(layer)[0], "head": head}
+            told = self._provenance(Options("attention", size=size), method, params, False, picture)
+            results.append(self._explanation(method, store, row, 0, picture, frame, told))
+        return results
+
+    def predictions(self, store: AttentionStore, row: int = 0) -> list[tuple[str, float]]:
+        """The most probable classes of one picture of a batch, five at most; empty for a feature model."""
+        if store.logits is None:
+            return []
+        values, classes = store.logits[row].float().softmax(-1).topk(min(_TOP, store.logits.shape[-1]))
+        labels = self.family.labels
+        pairs = zip(classes.tolist(), values.tolist(), strict=True)
+        return [(labels.get(c, f"class {c}"), p) for c, p in pairs]
+
+    def _attend(self, prepared: Sequence[Tensor]) -> AttentionStore:
+        pixels = torch.stack(list(prepared)).to(self.device, self.dtype)
+        model = self.family.model
+        with evaluating(model), torch.no_grad(), capture(model) as store_of:
+            logits = self.family.forward(pixels)
+        layout = self.family.layout((pixels.shape[2], pixels.shape[3]))
+        return store_of(layout, logits=logits, depth=self.family.depth)
+
+    def _resolve(self, options: Options) -> tuple[Method, dict[str, Any], bool]:
+        """The method and its full options; `auto` takes the family's advice, which given options override."""
+        advice = dict(self.family.advice) if options.method == "auto" else {"method": options.method}
+        method = METHODS.get(advice.pop("method"))
+        if reason := method.refuses(self.layout):
+            raise MethodError(f"the method '{method.name}' does not apply: {reason}", self._others())
+        if "start" in options.params:
+            advice.pop("layers", None)
+        return method, method.check(advice | dict(options.params)), options.method == "auto"
+
+    def _others(self) -> str:
+        return f"these do: {', '.join(method.name for method, reason in self.methods() if not reason)}"
+
+    def _explanation(
+        self,
+        method: Method,
+        store: AttentionStore,
+        relevance: np.ndarray,
+        row: int,
+        picture: Picture,
+        frame: Frame,
+        told: Mapping[str, Any],
+    ) -> Explanation:
+        assert store.layout is not None
+        return Explanation(
+            map=np.ascontiguousarray(store.layout.patches(relevance), dtype=np.float32),
+            prefix=np.array(relevance[: len(store.layout.prefix)], dtype=np.float32),
+            method=method.name,
+            layout=store.layout,
+            frame=frame,
+            predictions=self.predictions(store, row),
+            provenance=told,
+            picture=picture,
+        )
+
+    def _provenance(
+        self, options: Options, method: Method, params: Mapping[str, Any], advised: bool, picture: Picture
+    ) -> dict[str, Any]:
+        notes = list(picture.notes)
+        if advised:
+            notes.append(f"method chosen by vitscope for this model: {method.name}")
+        if options.target is not None and not method.uses_target:
+            notes.append(f"{method.name} is class-agnostic: the target {options.target!r} changes nothing")
+        told = {
+            "source": picture.source,
+            "model": self.family.reference,
+            "family": self.family.name,
+            "weights": self.family.weights,
+            "options": {name: _plain(value) for name, value in params.items()},
+            **{k: v for k, v in asdict(options).items() if k not in ("method", "params")},
+            "device": str(self.device),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "versions": {
+                "vitscope": __version__,
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("torch", self.family.name, "numpy")},
+            },
+            "notes": notes,
+        }
+        return told | ({"caveat": method.caveat} if method.caveat else {})
+
+
+def load(
+    model: str | Path | nn.Module = DEFAULT_MODEL,
+    *,
+    processor: Any = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    revision: str | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Scope:
+    """Load a model to look into.
+
+    Args:
+        model: `embedded:dinov2-small` (the default), a Hub id, a local folder of transformers, or a module.
+        processor: the image processor, where the model does not bring its own.
+        device: `auto` takes CUDA, then MPS, then the CPU. A module stays where it is.
+        dtype: `float32`, `float64`, `bfloat16`, `float16`. A module keeps its own.
+        revision: branch, tag or commit on the Hub.
+        progress: called with (stage, done, total) while weights are fetched.
+
+    Raises:
+        ModelError: not found, out of reach or broken.
+        LayoutError: a model whose tokens are not understood.
+    """
+    family = open_model(model, processor=processor, device=device, dtype=dtype, revision=revision, progress=progress)
+    first = next(family.model.parameters(), None)
+    if first is None:
+        return Scope(family, pick_device(device), torch.float32)
+    return Scope(family, first.device, first.dtype)
+
+
+def _options(given: Mapping[str, Any]) -> Options:
+    known = {name: given[name] for name in Options.__dataclass_fields__ if name in given and name != "params"}
+    params = {name: value for name, value in given.items() if name not in known and name != "params"}
+    return Options(**known, params=params | dict(given.get("params", {})))
+
+
+def _called(image: ImageLike) -> str:
+    return str(image) if isinstance(image, (str, Path)) else type(image).__name__
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)

@@ -1,0 +1,215 @@
+"""Where parts plug in: one Registry, and the contracts of what goes into it.
+
+A built-in part registers itself when its module is imported; the modules of the package it lives in are imported at the
+first look-up, never before, so that importing vitscope costs nothing and loads no torch. A part from another package
+is found through its entry point (groups `vitscope.families`, `vitscope.methods`, `vitscope.renderers`).
+"""
+
+import importlib
+import inspect
+import pkgutil
+import types
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from vitscope.errors import UnknownName, UsageError
+from vitscope.geometry import Frame, TokenLayout
+from vitscope.images import Picture
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["FAMILIES", "METHODS", "RENDERERS", "Family", "Method", "Option", "Registry", "method", "renderer"]
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Parts by name, found on first use.
+
+    Args:
+        kind: what one part is called in messages, such as `method`.
+        package: the package whose modules register built-in parts; also the entry-point group of others.
+    """
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind, self.package = kind, package
+        self._parts: dict[str, T] = {}
+        self._complete = False
+
+    def add(self, name: str, part: T) -> T:
+        """Register `part` under `name`; a second one of the same name is an error."""
+        if name in self._parts:
+            raise UsageError(f"there is already a {self.kind} called '{name}'")
+        self._parts[name] = part
+        return part
+
+    def get(self, name: str) -> T:
+        """The part called `name`.
+
+        Raises:
+            UnknownName: with the choices and the nearest spelling.
+        """
+        self._find()
+        if name not in self._parts:
+            raise UnknownName(self.kind, name, sorted(self._parts))
+        return self._parts[name]
+
+    def __iter__(self) -> Iterator[tuple[str, T]]:
+        self._find()
+        return iter(sorted(self._parts.items()))
+
+    def _find(self) -> None:
+        if self._complete:
+            return
+        package = importlib.import_module(self.package)
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{self.package}.{module.name}")
+        for entry in entry_points(group=self.package):
+            entry.load()
+        self._complete = True
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a method: its name, type, default and choices, as its function's signature has them."""
+
+    name: str
+    annotation: Any
+    default: Any
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method: from attention to relevance.
+
+    Attributes:
+        name: as users say it.
+        run: `run(store, **options) -> relevance (B, N)`, unnormalised, one number per token.
+        needs_gradient: wants `store.differentiate(target)` first.
+        uses_target: the map depends on which class (or other target) is asked for.
+        passes: forward and backward passes through the model, in words.
+        source: authors, year, equation.
+        caveat: one sentence that goes with every map of this method, or empty.
+        refuses: from a layout to the reason why the method does not apply, or an empty string.
+    """
+
+    name: str
+    run: Callable[..., "torch.Tensor"]
+    needs_gradient: bool
+    uses_target: bool
+    passes: str
+    source: str
+    caveat: str = ""
+    refuses: Callable[[TokenLayout], str] = field(default=lambda layout: "")
+    options: Mapping[str, Option] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """The first line of the method's docstring."""
+        return (inspect.getdoc(self.run) or "").partition("\n")[0]
+
+    def check(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The full set of options, defaults filled in.
+
+        Raises:
+            UsageError: an option that this method does not have, or a value that is not one of its choices.
+        """
+        for name, value in options.items():
+            if name not in self.options:
+                raise UnknownName(f"option of the method '{self.name}'", name, self.options)
+            choices = self.options[name].choices
+            if choices and value not in choices and not isinstance(value, int):
+                raise UnknownName(name, str(value), choices)
+        return {name: option.default for name, option in self.options.items()} | dict(options)
+
+
+class Family(ABC):
+    """One library's models as vitscope sees them, bound to one model: the contract of `vitscope.families`.
+
+    Attributes:
+        model: the caller's module; a family never changes it for good.
+        reference: how the model was named, for the provenance.
+        weights: a revision or hash that identifies the weights.
+        labels: class names by index; empty for a model that does not classify.
+        advice: options of `explain` that suit this model, used where the caller says nothing (method "auto").
+    """
+
+    name: ClassVar[str]
+    model: "torch.nn.Module"
+    reference: str
+    weights: str
+    labels: Mapping[int, str]
+    advice: Mapping[str, Any] = types.MappingProxyType({"method": "rollout"})
+
+    @classmethod
+    @abstractmethod
+    def claims(cls, model: object) -> bool:
+        """Is this one of this family's models?"""
+
+    @property
+    @abstractmethod
+    def depth(self) -> int:
+        """How many self-attention calls one forward makes; a capture that sees another number fails."""
+
+    @abstractmethod
+    def layout(self, size: tuple[int, int] | None = None) -> TokenLayout:
+        """The token layout at an input of `(Hi, Wi)` pixels, by default the one the model was made for."""
+
+    @abstractmethod
+    def prepare(self, picture: Picture, size: int | None = None) -> tuple["torch.Tensor", Frame]:
+        """Pixels `(3, Hi, Wi)` as the model wants them, and their frame.
+
+        With `size`, the photo keeps its aspect ratio, nothing is cropped, and the input has about `size ** 2` pixels.
+        """
+
+    @abstractmethod
+    def forward(self, pixels: "torch.Tensor") -> "torch.Tensor | None":
+        """Run the model on `(B, 3, Hi, Wi)`; class logits `(B, C)`, or None where it does not classify."""
+
+    @abstractmethod
+    def describe(self) -> Mapping[str, str]:
+        """What `vitscope inspect` prints of the model beyond the layout."""
+
+
+FAMILIES: Registry[type[Family]] = Registry("family", "vitscope.families")
+METHODS: Registry[Method] = Registry("method", "vitscope.methods")
+RENDERERS: Registry[Callable[..., Any]] = Registry("renderer", "vitscope.render")
+
+
+def method(
+    name: str,
+    *,
+    passes: str,
+    source: str,
+    needs_gradient: bool = False,
+    uses_target: bool = False,
+    caveat: str = "",
+    refuses: Callable[[TokenLayout], str] = lambda layout: "",
+) -> Callable[[Callable[..., "torch.Tensor"]], Callable[..., "torch.Tensor"]]:
+    """Register a function `(store, *, option=default, ...) -> (B, N)` as a method; its keywords are its options."""
+
+    def register(run: Callable[..., "torch.Tensor"]) -> Callable[..., "torch.Tensor"]:
+        keywords = [p for p in inspect.signature(run).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        options = {p.name: Option(p.name, p.annotation, p.default, _choices(p.annotation)) for p in keywords}
+        METHODS.add(name, Method(name, run, needs_gradient, uses_target, passes, source, caveat, refuses, options))
+        return run
+
+    return register
+
+
+def renderer(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function `(explanation, **options) -> picture or text` as a renderer."""
+    return lambda draw: RENDERERS.add(name, draw)
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:
+    """The strings in a Literal, also inside a union such as `Literal["mean"] | int`."""
+    parts: Sequence[Any] = getattr(annotation, "__args__", ())
+    if parts and all(isinstance(p, str) for p in parts):
+        return tuple(parts)
+    return tuple(c for p in parts if getattr(p, "__args__", None) for c in _choices(p))

@@ -1,0 +1,1 @@
+"""Pictures of explanations. Numpy, Pillow and matplotlib only: no torch."""

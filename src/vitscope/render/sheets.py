@@ -1,0 +1,88 @@
+"""Many pictures on one sheet, each with its title and a line of numbers under it."""
+
+import math
+import textwrap
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["Cell", "sheet"]
+
+_TITLE_LETTERS = 11  # an inch
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One picture of a sheet: a Pillow image or an array that matplotlib colours, its title, and a line under it."""
+
+    picture: Image.Image | np.ndarray
+    title: str
+    below: str = ""
+
+
+def sheet(cells: Sequence[Cell], title: str, *, columns: int | None = None, cmap: str = "inferno") -> Image.Image:
+    """Lay the cells out row by row; by default as square as it gets (16 cells are 4 x 4).
+
+    Arrays are coloured from 0 to their own largest value, by the square root, so that faint entries stay visible.
+    """
+    columns = columns or math.ceil(math.sqrt(len(cells)))
+    rows = math.ceil(len(cells) / columns)
+    first = cells[0].picture
+    height, width = first.shape[:2] if isinstance(first, np.ndarray) else first.size[::-1]
+    side = 3.4 if columns < 4 else 2.6
+    tall = side * min(max(height / width, 0.3), 3.0)
+    under = 0.18 * (1 + max(cell.below.count("\n") for cell in cells)) if any(cell.below for cell in cells) else 0.0
+    wide = columns * (side + 0.15) + 0.15
+    lines = textwrap.wrap(title, int(wide * _TITLE_LETTERS))
+    figure = _figure((wide, rows * (tall + 0.34 + under) + 0.25 + 0.2 * len(lines)))
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes, cell in zip(grid.flat, cells, strict=False):
+        _draw(axes, cell, cmap, side)
+    for axes in grid.flat[len(cells) :]:
+        axes.set_axis_off()
+    figure.suptitle("\n".join(lines), fontsize=11, parse_math=False)
+    figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.05)
+    return _image(figure)
+
+
+def _figure(size: tuple[float, float]) -> "Figure":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, dpi=130)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _draw(axes: "Axes", cell: Cell, cmap: str, inches: float) -> None:
+    from matplotlib.colors import PowerNorm
+
+    if isinstance(cell.picture, np.ndarray):
+        highest = float(cell.picture.max()) or 1.0
+        axes.imshow(cell.picture, cmap=cmap, norm=PowerNorm(0.5, 0, highest), interpolation="antialiased")
+    else:
+        small = cell.picture.copy()
+        small.thumbnail((int(inches * 300), int(inches * 300)))
+        axes.imshow(np.asarray(small))
+    axes.set_title(cell.title, fontsize=9, pad=3, parse_math=False)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    if cell.below:
+        axes.set_xlabel(cell.below, fontsize=7.5, labelpad=3, parse_math=False)
+
+
+def _image(figure: "Figure") -> Image.Image:
+    canvas: Any = figure.canvas
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # names in scripts that the font lacks show as boxes
+        canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

@@ -1,0 +1,78 @@
+"""What several test modules start from: a tiny model on disk, a real photo, an explanation made by hand."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+
+import vitscope
+from vitscope.geometry import Frame, TokenLayout
+from vitscope.images import Picture
+from vitscope.result import Explanation
+
+LABELS = ("tabby", "<b>hound</b>", "teapot", "kite", "[red]robin[/]", "fox", "ant")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """A tiny random ViT classifier as `save_pretrained` writes it: 3 layers, 2 heads, 64 px, patch 16, 7 classes."""
+    from transformers import ViTConfig, ViTForImageClassification
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=64,
+        image_size=64,
+        patch_size=16,
+        initializer_range=0.5,
+        id2label=dict(enumerate(LABELS)),
+        label2id={label: number for number, label in enumerate(LABELS)},
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny-vit"
+    ViTForImageClassification(config).eval().save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_scope(tiny_folder):
+    """The tiny model, loaded once."""
+    return vitscope.load(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def photo(tmp_path_factory):
+    """A real photo on disk: scikit-image's cat, 451 x 300."""
+    path = tmp_path_factory.mktemp("photos") / "chelsea.png"
+    Image.fromarray(data.chelsea()).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def explained():
+    """Make an explanation by hand: `explained(map, size, ...)`, with a photo of noise unless told otherwise."""
+
+    def make(values, size, *, resized=None, crop=None, pixels="noise", prefix=(0.25,), **fields):
+        values = np.asarray(values, np.float32)
+        rows, columns = values.shape
+        resized = resized or (rows * 16, columns * 16)
+        if isinstance(pixels, str):
+            pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        names = ("cls", *(f"register {i + 1}" for i in range(len(prefix) - 1)))
+        return Explanation(
+            map=values,
+            prefix=np.array(prefix, np.float32),
+            method=fields.pop("method", "rollout"),
+            layout=TokenLayout(names, (rows, columns)),
+            frame=Frame.of(size, resized, crop),
+            picture=None if pixels is None else Picture(pixels, fields.pop("name", "photo"), "photo.png"),
+            **fields,
+        )
+
+    return make

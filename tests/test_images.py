@@ -1,0 +1,452 @@
+"""Reading pictures: bad ones are refused with one line, odd ones become the right pixels and say what was done."""
+
+import io
+import os
+import random
+import struct
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image, PngImagePlugin
+
+from vitscope import images
+from vitscope.errors import ImageError
+from vitscope.images import Picture, read
+
+NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+
+
+def refused(source):
+    """The text of the ImageError: one line, with a hint."""
+    with pytest.raises(ImageError) as info:
+        read(source)
+    error = info.value
+    assert error.hint
+    assert str(error) == f"{error.message} ({error.hint})"
+    assert "\n" not in str(error)
+    return str(error)
+
+
+def encoded(image, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, **options)
+    return buffer.getvalue()
+
+
+def written(path, content):
+    path.write_bytes(content)
+    return path
+
+
+def png_claiming(width, height):
+    """A PNG of a few bytes whose header promises `width` x `height`."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + data
+
+
+# --- files that are no pictures --------------------------------------------------------------------------------------
+
+
+def test_a_missing_file_is_named(tmp_path):
+    text = refused(tmp_path / "dog.jpg")
+    assert "dog.jpg does not exist" in text
+
+
+def test_a_folder_is_not_a_picture(tmp_path):
+    assert f"{tmp_path} is a folder, not a picture" in refused(tmp_path)
+
+
+def test_an_empty_file(tmp_path):
+    assert "nothing.png is empty" in refused(written(tmp_path / "nothing.png", b""))
+
+
+def test_a_path_too_long_for_the_system(tmp_path):
+    assert "cannot be read: File name too long" in refused(tmp_path / ("a" * 300 + ".jpg"))
+
+
+@pytest.mark.parametrize(
+    "content", [b"Dear diary,\n" * 50, b"<!doctype html><p>404", b"\xff\xd8", b"\x89PNG", bytes(64)]
+)
+def test_something_else_renamed_to_jpg(tmp_path, content):
+    text = refused(written(tmp_path / "letter.jpg", content))
+    assert "letter.jpg is not a picture that can be read" in text
+    assert "readable are JPEG, PNG, GIF, BMP, PPM, WEBP, TIFF" in text
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.4, 0.6, 0.8, 0.95])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP"])
+def test_a_truncated_file(tmp_path, kind, share):
+    whole = encoded(Image.fromarray(NOISE), format=kind)
+    text = refused(written(tmp_path / "cut.img", whole[: int(len(whole) * share)]))
+    assert "cut.img is truncated or broken" in text or "cut.img is not a picture" in text
+
+
+def test_a_truncated_jpeg_is_called_truncated(tmp_path):
+    whole = encoded(Image.fromarray(NOISE), format="JPEG")
+    text = refused(written(tmp_path / "cut.jpg", whole[: len(whole) // 2 + 300]))
+    assert "cut.jpg is truncated or broken: image file is truncated" in text
+    assert "copy or download it again" in text
+
+
+def test_nothing_but_one_line_comes_out_of_damaged_files(tmp_path):
+    """Bytes overwritten and ends cut off at random, every format: a picture or an ImageError, no third thing."""
+    image, exif = Image.fromarray(NOISE), Image.Exif()
+    exif[ExifTags.Base.Orientation], exif[ExifTags.Base.ImageDescription] = 6, "a photo"
+    several = {"save_all": True, "append_images": [image.rotate(180)]}
+    samples = [
+        encoded(image, format="JPEG", exif=exif),
+        encoded(image, format="PNG", exif=exif),
+        encoded(image.quantize(16), format="PNG", transparency=3),
+        encoded(image.quantize(16), format="GIF", save_all=True, append_images=[image.quantize(8)]),
+        encoded(image, format="BMP"),
+        encoded(image, format="PPM"),
+        encoded(image, format="WEBP", exif=exif, **several),
+        encoded(image, format="TIFF", exif=exif),
+        encoded(image, format="TIFF", **several),
+        encoded(image, format="MPO", **several),
+    ]
+    rnd, path, outcomes = random.Random(1), tmp_path / "damaged", {"read": 0, "refused": 0}
+    for whole in samples:
+        for _ in range(120):
+            damaged = bytearray(whole)
+            for _ in range(rnd.choice([0, 1, 2, 5])):
+                damaged[rnd.randrange(min(len(damaged), rnd.choice([100, 400, 10**6])))] = rnd.randrange(256)
+            end = rnd.choice([len(damaged), rnd.randrange(1, len(damaged))])
+            written(path, bytes(damaged[:end]))
+            try:
+                picture = read(path)
+            except ImageError as error:
+                outcomes["refused"] += 1
+                assert "\n" not in str(error)
+            else:
+                outcomes["read"] += 1
+                assert picture.pixels.dtype == np.uint8
+                assert picture.pixels.shape[2] == 3
+    assert min(outcomes.values()) > 100
+
+
+# --- too large, too small --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", [12_000, 100_000, 2**31 - 1])  # beyond our limit, beyond Pillow's, beyond any
+def test_a_decompression_bomb_is_refused_by_its_header(tmp_path, side):
+    path = written(tmp_path / "bomb.png", png_claiming(side, side))
+    assert path.stat().st_size < 100
+    text = refused(path)
+    assert "bomb.png" in text
+    assert "is larger than 100 million pixels (shrink or crop it first)" in text
+
+
+def test_the_limit_is_the_number_of_pixels(tmp_path, monkeypatch):
+    path = written(tmp_path / "photo.png", encoded(Image.fromarray(NOISE), format="PNG"))
+    monkeypatch.setattr(images, "MAX_PIXELS", 24 * 32)
+    assert read(path).size == (32, 24)
+    assert read(NOISE).size == (32, 24)
+    monkeypatch.setattr(images, "MAX_PIXELS", 24 * 32 - 1)
+    assert "photo.png (32 x 24) is larger than" in refused(path)
+    assert "the picture (32 x 24) is larger than" in refused(Image.fromarray(NOISE))
+    assert "the array (24, 32, 3) is larger than" in refused(NOISE)
+
+
+def test_a_compressed_text_bomb_in_a_png(tmp_path):
+    told = PngImagePlugin.PngInfo()
+    told.add_text("comment", "a" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
+    path = written(tmp_path / "text.png", encoded(Image.fromarray(NOISE), format="PNG", pnginfo=told))
+    assert path.stat().st_size < 10_000
+    assert "text.png is truncated or broken: Decompressed data too large" in refused(path)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 50), (50, 1)])
+def test_a_picture_without_regions(tmp_path, width, height):
+    path = written(tmp_path / "dot.png", encoded(Image.new("RGB", (width, height)), format="PNG"))
+    text = refused(path)
+    assert f"dot.png has {width} x {height} pixels" in text
+    assert "at least 2 x 2" in text
+
+
+def test_a_panorama_is_read(tmp_path):
+    wide = np.random.default_rng(1).integers(0, 256, (40, 20_000, 3), dtype=np.uint8)
+    picture = read(written(tmp_path / "panorama.png", encoded(Image.fromarray(wide), format="PNG", compress_level=1)))
+    assert picture.size == (20_000, 40)
+    assert np.array_equal(picture.pixels, wide)
+
+
+# --- arrays ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_array_with_nan(value):
+    array = np.zeros((4, 5, 3), np.float32)
+    array[1, 2, 0] = value
+    assert "the array holds NaN or infinity (shape (4, 5, 3), float32)" in refused(array)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 5, 3), np.float32),
+        np.zeros((4, 5, 3), np.int64),
+        np.zeros((4, 5), np.uint8),
+        np.zeros((4, 5, 4), np.uint8),
+        np.zeros((3, 4, 5), np.uint8),
+        np.zeros((2, 4, 5, 3), np.uint8),
+    ],
+    ids=lambda array: f"{array.shape} {array.dtype}",
+)
+def test_an_array_that_is_no_picture_is_described(array):
+    text = refused(array)
+    assert f"a picture as array is (H, W, 3) uint8, not {array.shape} {array.dtype}" in text
+    assert "(x * 255).round().astype('uint8')" in text
+
+
+def test_an_array_is_copied_and_the_picture_is_read_only():
+    array = NOISE.copy()
+    picture = read(array)
+    array[:] = 0
+    assert np.array_equal(picture.pixels, NOISE)
+    with pytest.raises(ValueError, match="read-only"):
+        picture.pixels[0, 0, 0] = 1
+    assert (picture.name, picture.source, picture.notes) == ("image", "array", ())
+
+
+def test_an_array_read_backwards_is_a_picture():
+    assert np.array_equal(read(NOISE[::-1, ::2]).pixels, NOISE[::-1, ::2])
+
+
+def test_a_pillow_image_is_left_alone():
+    image = Image.fromarray(NOISE)
+    picture = read(image)
+    image.putpixel((0, 0), (1, 2, 3))
+    assert np.array_equal(picture.pixels, NOISE)
+    assert not picture.pixels.flags.writeable
+    assert picture.source == "PIL image"
+
+
+# --- odd files -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_path_as_text_and_as_path(tmp_path, kind):
+    path = written(tmp_path / "my dog.v2.png", encoded(Image.fromarray(NOISE), format="PNG"))
+    picture = read(kind(path))
+    assert np.array_equal(picture.pixels, NOISE)
+    assert not picture.pixels.flags.writeable
+    assert (picture.name, picture.source, picture.notes) == ("my dog.v2", str(path), ())
+    assert picture.size == (32, 24)
+    assert np.array_equal(np.asarray(picture.pil()), NOISE)
+    assert read(picture) is picture
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not have such names")
+def test_a_file_name_that_is_no_text(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    picture = read(written(tmp_path / name, encoded(Image.fromarray(NOISE), format="PNG")))
+    assert picture.name == r"caf\xe9"
+    assert picture.source.endswith(r"caf\xe9.png")
+
+
+def test_the_ending_does_not_matter(tmp_path):
+    path = written(tmp_path / "really-a-png.jpg", encoded(Image.fromarray(NOISE), format="PNG"))
+    assert np.array_equal(read(path).pixels, NOISE)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"format": "WEBP", "lossless": True},
+        {"format": "TIFF"},
+        {"format": "TIFF", "compression": "tiff_lzw"},
+        {"format": "BMP"},
+        {"format": "PPM"},
+    ],
+    ids=lambda options: "-".join(str(v) for v in options.values()),
+)
+def test_lossless_formats_keep_every_pixel(tmp_path, options):
+    picture = read(written(tmp_path / "photo", encoded(Image.fromarray(NOISE), **options)))
+    assert np.array_equal(picture.pixels, NOISE)
+    assert picture.notes == ()
+
+
+def test_an_animation_gives_its_first_frame_and_says_so(tmp_path):
+    red, blue = (Image.new("RGB", (8, 6), colour) for colour in ("red", "blue"))
+    path = written(tmp_path / "moving.gif", encoded(red, format="GIF", save_all=True, append_images=[blue, red]))
+    picture = read(path)
+    assert (picture.pixels == (255, 0, 0)).all()
+    assert "first of 3 frames" in picture.notes
+
+
+def test_a_pillow_image_at_another_frame_is_taken_as_it_stands(tmp_path):
+    red, blue = (Image.new("RGB", (8, 6), colour) for colour in ("red", "blue"))
+    path = written(tmp_path / "moving.gif", encoded(red, format="GIF", save_all=True, append_images=[blue]))
+    with Image.open(path) as image:
+        image.seek(1)
+        picture = read(image)
+        assert image.tell() == 1
+    assert (picture.pixels == (0, 0, 255)).all()
+    assert "frame 2 of 2 frames" in picture.notes
+
+
+def test_a_phones_mpo_is_its_first_photo_without_remark(tmp_path):
+    red, blue = (Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
+    path = written(tmp_path / "phone.jpg", encoded(red, format="MPO", save_all=True, append_images=[blue]))
+    with Image.open(path) as image:
+        assert image.format == "MPO"
+        assert image.n_frames == 2
+    picture = read(path)
+    assert np.abs(picture.pixels.astype(int) - (255, 0, 0)).max() <= 3
+    assert picture.notes == ()
+
+
+def test_cmyk(tmp_path):
+    path = written(tmp_path / "print.jpg", encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), format="JPEG"))
+    picture = read(path)
+    assert np.abs(picture.pixels.astype(int) - (255, 0, 0)).max() <= 3
+    assert picture.notes == ("CMYK converted to RGB",)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled_not_cut(tmp_path, kind):
+    values = np.array([[65535, 257, 0], [32896, 386, 385]], np.uint16)
+    picture = read(written(tmp_path / "scan", encoded(Image.fromarray(values), format=kind)))
+    assert picture.pixels[..., 0].tolist() == [[255, 1, 0], [128, 2, 1]]
+    assert (picture.pixels == picture.pixels[..., :1]).all()
+    assert picture.notes == ("16-bit grey divided by 257",)
+
+
+def test_numbers_of_unknown_range_are_refused():
+    assert "floating-point pixels" in refused(Image.fromarray(np.zeros((4, 4), np.float32)))
+    assert "32-bit integers" in refused(Image.fromarray(np.full((4, 4), 70_000, np.int32)))
+    assert "32-bit integers" in refused(Image.fromarray(np.full((4, 4), -1, np.int32)))
+
+
+def test_another_colour_space_is_said():
+    picture = read(Image.new("YCbCr", (4, 4), (255, 128, 128)))
+    assert (picture.pixels == 255).all()
+    assert picture.notes == ("YCbCr converted to RGB",)
+
+
+def test_palette(tmp_path):
+    image = Image.new("P", (2, 2))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putdata([0, 1, 1, 0])
+    plain = read(written(tmp_path / "plain.png", encoded(image, format="PNG")))
+    assert plain.pixels.tolist() == [[[255, 0, 0], [0, 0, 255]], [[0, 0, 255], [255, 0, 0]]]
+    assert plain.notes == ("palette converted to RGB",)
+    clear = read(written(tmp_path / "clear.png", encoded(image, format="PNG", transparency=0)))
+    assert clear.pixels.tolist() == [[[255, 255, 255], [0, 0, 255]], [[0, 0, 255], [255, 255, 255]]]
+    assert clear.notes == ("transparency laid on white",)
+
+
+@pytest.mark.parametrize(
+    ("mode", "pixels", "expected"),
+    [
+        # over white by hand: 255 (1 - 128/255) + 200 (128/255) = 227.4
+        ("RGBA", [(200, 0, 0, 255), (200, 0, 0, 128), (200, 0, 0, 0), (0, 0, 0, 255)], [200, 227, 255, 0]),
+        ("LA", [(90, 255), (0, 128), (0, 0), (0, 255)], [90, 127, 255, 0]),
+    ],
+)
+def test_transparency_is_laid_on_white(tmp_path, mode, pixels, expected):
+    image = Image.new(mode, (2, 2))
+    image.putdata(pixels)
+    picture = read(written(tmp_path / "clear.png", encoded(image, format="PNG")))
+    assert picture.pixels[..., 0].ravel().tolist() == expected
+    assert picture.notes == ("transparency laid on white",)
+
+
+def test_one_transparent_colour_of_an_rgb_png(tmp_path):
+    image = Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]] * 2, np.uint8))
+    picture = read(written(tmp_path / "key.png", encoded(image, format="PNG", transparency=(1, 2, 3))))
+    assert picture.pixels[0].tolist() == [[255, 255, 255], [4, 5, 6]]
+    assert picture.notes == ("transparency laid on white",)
+
+
+def test_one_bit(tmp_path):
+    image = Image.fromarray(np.array([[True, False], [False, True]]))
+    assert image.mode == "1"
+    picture = read(written(tmp_path / "fax.png", encoded(image, format="PNG")))
+    assert picture.pixels[..., 0].tolist() == [[255, 0], [0, 255]]
+    assert picture.pixels.shape == (2, 2, 3)
+
+
+# --- EXIF orientation ------------------------------------------------------------------------------------------------
+
+# rows of a 2 x 3 picture "abc / def" as stored, and how each orientation has it looked at
+UPRIGHT = {
+    1: ["abc", "def"],
+    2: ["cba", "fed"],
+    3: ["fed", "cba"],
+    4: ["def", "abc"],
+    5: ["ad", "be", "cf"],
+    6: ["da", "eb", "fc"],
+    7: ["fc", "eb", "da"],
+    8: ["cf", "be", "ad"],
+}
+
+
+def blocks(rows, side):
+    """Each letter as a block of `side` pixels in its own grey."""
+    grey = np.array([[40 * (ord(letter) - ord("a")) + 20 for letter in row] for row in rows], np.uint8)
+    return grey.repeat(side, 0).repeat(side, 1)[..., None].repeat(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "side"), [("PNG", 1), ("TIFF", 1), ("TIFF-LZW", 1), ("WEBP", 1), ("JPEG", 16), ("MPO", 16)]
+)
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_orientation(tmp_path, orientation, kind, side):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    options = {
+        "WEBP": {"lossless": True},
+        "JPEG": {"quality": 100},
+        "MPO": {"save_all": True, "append_images": [Image.new("RGB", (48, 32))]},
+        "TIFF-LZW": {"compression": "tiff_lzw"},
+    }
+    image = Image.fromarray(blocks(UPRIGHT[1], side))
+    content = encoded(image, format=kind.partition("-")[0], exif=exif, **options.get(kind, {}))
+    picture = read(written(tmp_path / "turned", content))
+    expected = blocks(UPRIGHT[orientation], side)
+    assert picture.pixels.shape == expected.shape
+    assert np.abs(picture.pixels.astype(int) - expected).max() <= (0 if side == 1 else 4)
+    assert picture.notes == (("turned upright by its EXIF orientation",) if orientation > 1 else ())
+
+
+def test_a_pillow_image_is_turned_upright_too(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    content = encoded(Image.fromarray(blocks(UPRIGHT[1], 1)), format="PNG", exif=exif)
+    with Image.open(io.BytesIO(content)) as image:
+        picture = read(image)
+    assert np.array_equal(picture.pixels, blocks(UPRIGHT[6], 1))
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 200])
+def test_an_orientation_that_does_not_exist_turns_nothing_and_says_nothing(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = written(tmp_path / "odd.png", encoded(Image.fromarray(NOISE), format="PNG", exif=exif))
+    picture = read(path)
+    assert np.array_equal(picture.pixels, NOISE)
+    assert picture.notes == ()
+
+
+@pytest.mark.parametrize("tail", [b"MM\0*\0\0\0\x08\xff\xff garbage", b"XX garbage", b"MM\0*"])
+def test_broken_metadata_does_not_cost_the_picture(tmp_path, tail):
+    content = encoded(Image.fromarray(NOISE), format="PNG", exif=b"Exif\0\0" + tail)
+    picture = read(written(tmp_path / "odd.png", content))
+    assert np.array_equal(picture.pixels, NOISE)
+    assert picture.notes == ()
+
+
+def test_a_picture_is_frozen():
+    picture = Picture(NOISE)
+    with pytest.raises(AttributeError):
+        picture.name = "other"
