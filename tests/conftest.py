@@ -1,5 +1,6 @@
 """What several test modules start from: a tiny model on disk, a real photo, an explanation made by hand."""
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,12 @@ from vitscope.images import Picture
 from vitscope.result import Explanation
 
 LABELS = ("tabby", "<b>hound</b>", "teapot", "kite", "[red]robin[/]", "fox", "ant")
+
+
+@pytest.fixture
+def as_shipped(monkeypatch):
+    """Annotations are not executed, as for users: wrong values reach vitscope's own checks."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture(scope="session")

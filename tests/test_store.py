@@ -127,7 +127,7 @@ def test_memory_of_a_pull_is_linear():
         pull(block, torch.rand(1, n))
         pull(block, torch.rand(1, n), lambda rows: rows.amax(1))
         push(block, torch.rand(1, n))
-    assert 0 < largest <= 2**19 + n
+    assert 0 < largest <= 2**20 + n
 
 
 class TestLayers:

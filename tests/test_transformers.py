@@ -262,7 +262,7 @@ class TestFolders:
         assert told["options"] == {"layers": None, "start": None, "alpha": 0.5, "fusion": "mean", "discard": 0.0}
         assert (told["device"], told["dtype"], told["seed"], told["batch_size"]) == ("cpu", "float32", 0, 8)
         assert {"vitscope", "python", "torch", "transformers", "numpy"} <= set(told["versions"])
-        assert any("method chosen by vitscope" in note for note in told["notes"])
+        assert any("chosen by vitscope for this model: rollout" in note for note in told["notes"])
         assert any("class-agnostic: the target 3 changes nothing" in note for note in told["notes"])
         json.dumps(e.manifest())
 

@@ -104,6 +104,8 @@ def capture(model: nn.Module, *, layout: TokenLayout | None = None) -> Iterator[
 
     try:
         for name, module in model.named_modules():
+            if name and next(module.children(), None) is None:
+                continue  # a linear layer or a norm; where such a module does call the kernel, its parent is named
             handles.append(module.register_forward_pre_hook(enter(name)))
             handles.append(module.register_forward_hook(leave, always_call=True))
         with _Watch(store_of):

@@ -58,6 +58,9 @@ class Picture:
     source: str = "array"
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        self.pixels.setflags(write=False)
+
     @property
     def size(self) -> tuple[int, int]:
         """`(W, H)`, as Pillow has it."""
@@ -191,9 +194,7 @@ def _finish(pixels: UInt8[np.ndarray, "H W 3"], name: str, source: str, notes: l
             f"{source} has {pixels.shape[1]} x {pixels.shape[0]} pixels: there are no regions to tell apart",
             "use a picture of at least 2 x 2 pixels",
         )
-    pixels = np.ascontiguousarray(pixels)
-    pixels.setflags(write=False)
-    return Picture(pixels, name, source, tuple(notes))
+    return Picture(np.ascontiguousarray(pixels), name, source, tuple(notes))
 
 
 def _too_large(what: str) -> ImageError:

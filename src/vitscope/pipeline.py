@@ -216,7 +216,8 @@ class Scope:
     ) -> dict[str, Any]:
         notes = list(picture.notes)
         if advised:
-            notes.append(f"method chosen by vitscope for this model: {method.name}")
+            words = [f"{k} {v}" for k, v in {**self.family.advice, **self.family.drawing}.items() if k != "method"]
+            notes.append(f"chosen by vitscope for this model: {', '.join([method.name, *words])}")
         if options.target is not None and not method.uses_target:
             notes.append(f"{method.name} is class-agnostic: the target {options.target!r} changes nothing")
         told = {
@@ -234,6 +235,7 @@ class Scope:
                 **{name: version(name) for name in ("torch", self.family.name, "numpy")},
             },
             "notes": notes,
+            **({"drawing": dict(self.family.drawing)} if advised and self.family.drawing else {}),
         }
         return told | ({"caveat": method.caveat} if method.caveat else {})
 

@@ -137,6 +137,7 @@ class Family(ABC):
         weights: a revision or hash that identifies the weights.
         labels: class names by index; empty for a model that does not classify.
         advice: options of `explain` that suit this model, used where the caller says nothing (method "auto").
+        drawing: keywords of `overlay` that suit those maps.
     """
 
     name: ClassVar[str]
@@ -145,6 +146,7 @@ class Family(ABC):
     weights: str
     labels: Mapping[int, str]
     advice: Mapping[str, Any] = types.MappingProxyType({"method": "rollout"})
+    drawing: Mapping[str, Any] = types.MappingProxyType({})
 
     @classmethod
     @abstractmethod

@@ -21,7 +21,7 @@ from vitscope.registry import RENDERERS
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["SCHEMA", "Explanation", "staged_folder"]
+__all__ = ["SCHEMA", "Explanation", "staged_folder", "taken"]
 
 SCHEMA = 1
 _MAX_ARRAYS = 1 << 28  # bytes that a saved result may unpack to
@@ -119,7 +119,7 @@ class Explanation:
         Raises:
             ResultError: something is already there, or it cannot be written.
         """
-        manifest = self.manifest() | {"render": RENDERERS.get("style")(**style)}
+        manifest = self.manifest() | {"render": RENDERERS.get("style")(self, **style)}
         with staged_folder(Path(folder), force=force) as stage:
             np.savez(stage / "arrays.npz", map=self.map, prefix=self.prefix)
             if self.picture is not None:
@@ -166,6 +166,14 @@ class Explanation:
             raise ResultError(f"{folder} is not a result of vitscope: {error or type(error).__name__}") from error
 
 
+def taken(path: Path) -> bool:
+    """Is something there? A path that cannot even be looked at is told of when it is written."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 @contextmanager
 def staged_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
     """A temporary folder beside `folder` that takes its place when the `with` ends well, and vanishes otherwise.
@@ -173,9 +181,9 @@ def staged_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
     Raises:
         ResultError: `folder` is there already (without `force`), is not a result, or cannot be written.
     """
-    if folder.exists() and not force:
+    if taken(folder) and not force:
         raise ResultError(f"{folder} is already there", "--force (force=True) replaces it, or choose another place")
-    if folder.exists() and not _replaceable(folder):
+    if taken(folder) and not _replaceable(folder):
         raise ResultError(f"{folder} is not a result of vitscope: it is not replaced", "choose another place")
     work = None
     try:

@@ -25,6 +25,7 @@ app = typer.Typer(
 for command in (explain, heads, compare, models, methods, inspect):
     app.command()(command)
 
+_INTERRUPTED = 130
 # Typer carries its own copy of click, or uses the installed one, by its version: the root is found, not imported
 _WrongUsage: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
@@ -36,7 +37,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file name may hold bytes that are no text
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="vitscope", standalone_mode=False)
     except VitscopeError as error:
         trouble(error)
         code = exit_code(error)
@@ -46,21 +47,23 @@ def main() -> None:
             trouble(VitscopeError(said, f"{context.command_path if context else 'vitscope'} --help"))
         code = 2
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("vitscope: interrupted; finished results are complete, nothing half-written is left\n")
-        code = 130
+        code = _INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except OSError as error:  # a full disk, a path that is too long
         trouble(VitscopeError(f"{error.filename or 'the system'}: {error.strerror or error}"))
         code = 1
+    if code == _INTERRUPTED:  # raised, or made into this code by Typer
+        sys.stderr.write("vitscope: interrupted; finished results are complete, nothing half-written is left\n")
     sys.exit(code or 0)
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         sys.stdout.write(f"vitscope {__version__}\n")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

@@ -48,7 +48,7 @@ def _mean_if_configured(config: Any, _architecture: str) -> tuple[Pooling, bool]
     return ("mean" if config.use_mean_pooling else "cls"), False
 
 
-_DINOV2_HEAD = "a classification head on this backbone reads the mean patch token beside CLS; maps start from CLS"
+_DINOV2_HEAD = "the classifier reads the mean patch token beside CLS; maps start from CLS alone"
 _ROWS: Mapping[str, _Row] = {
     "vit": _Row(_cls, _first),
     "deit": _Row(
@@ -87,6 +87,7 @@ class Transformers(Family):
         weights: a revision or hash; without one, the SHA-256 of the parameters in memory is taken when asked for.
         size: with a number, photos keep their aspect ratio and are not cropped, at about `size ** 2` pixels.
         advice: options of `explain` that suit this model.
+        drawing: keywords of `overlay` that suit those maps.
 
     Raises:
         LayoutError: a model type whose tokens are not known.
@@ -103,6 +104,7 @@ class Transformers(Family):
         weights: str = "",
         size: int | None = None,
         advice: Mapping[str, Any] | None = None,
+        drawing: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
         config: Any = model.config
@@ -118,6 +120,8 @@ class Transformers(Family):
         self.labels = {int(i): str(label) for i, label in self.config.id2label.items()} if classifies else {}
         if advice is not None:
             self.advice = advice
+        if drawing is not None:
+            self.drawing = drawing
 
     @classmethod
     def claims(cls, model: object) -> bool:
@@ -193,7 +197,7 @@ class Transformers(Family):
             "classes": str(len(self.labels)) if self.labels else "none: a feature model",
             "attention": f"{self.config._attn_implementation}, seen at scaled_dot_product_attention",
         }
-        return facts | ({"note": self._row.note} if self._row.note else {})
+        return facts | ({"note": self._row.note} if self._row.note and self.labels else {})
 
     @property
     def _processor_name(self) -> str:

@@ -19,11 +19,12 @@ from vitscope.result import Explanation
 __all__ = ["LOOKS", "NORMS", "Style", "grid", "heat", "limits", "overlay"]
 
 Look = Literal["color", "grey", "article"]
-Norm = Literal["minmax", "robust"]
+Norm = Literal["auto", "minmax", "robust"]
 LOOKS, NORMS = get_args(Look), get_args(Norm)
 _ROBUST = (1.0, 99.0)
 _ARTICLE_ALPHA, _ARTICLE_BLUR = 100, 2
 _MAX_BLUR = 1000  # beyond it everything is one colour, and the kernel only costs
+_GREY, _LUMA = np.float32(0.7), np.array([0.299, 0.587, 0.114], np.float32)  # how grey; ITU-R BT.601
 _STRIP = 512  # rows of the photo that are mixed at a time
 
 
@@ -35,10 +36,11 @@ class Style:
         look: `color`: a colour map. `grey`: white on the photo at opacity 100/255. `article`: the grey overlay of the
             published recipe, step by step (8 bits, bicubic to the input size, Gaussian blur of radius 2).
         cmap: any colour map of matplotlib; perceptually uniform ones are inferno, magma, viridis, plasma, cividis.
-        opacity: of the hottest colour over the photo, in [0, 1]; the coldest gets 0.35 of it, so that the photo stays
-            readable where the map is cold.
+        opacity: of the hottest colour over the photo, in [0, 1]; the coldest gets half of it, so that the photo stays
+            readable where the map is cold. With `color` the photo itself is drawn nearly grey below the map.
         norm: `minmax`: from the map's smallest to its largest value. `robust`: from its 1st to its 99th percentile,
-            for maps where a few tokens would leave the rest black.
+            for maps where a few tokens would leave the rest black. `auto`: what vitscope recommends where it chose the
+            method for the model (the provenance says what), else `minmax`.
         smooth: bicubic between patch centres; otherwise one flat block per patch.
         blur: standard deviation of a Gaussian blur in pixels of the photo; 0 for none.
         colorbar: draw the scale beside the picture, with the map's own values.
@@ -46,8 +48,8 @@ class Style:
 
     look: Look = "color"
     cmap: str = "inferno"
-    opacity: float = 0.75
-    norm: Norm = "minmax"
+    opacity: float = 0.9
+    norm: Norm = "auto"
     smooth: bool = True
     blur: float = 0.0
     colorbar: bool = False
@@ -71,23 +73,34 @@ class Style:
 
 
 @renderer("style")
-def style(**options: Any) -> dict[str, Any]:
+def style(explanation: Explanation, **options: Any) -> dict[str, Any]:
     """The full style as it goes into the manifest, the normalisation in words."""
-    chosen = Style.of(**options)
+    chosen = _chosen(explanation, options)
     words = {"minmax": "smallest to largest value", "robust": "1st to 99th percentile of the patches, clipped"}
     return asdict(chosen) | {"normalisation": words[chosen.norm]}
 
 
 def limits(values: Float[np.ndarray, "..."], norm: Norm) -> tuple[float, float]:
-    """The two values of a map that become the coldest and the hottest colour."""
-    low, high = np.percentile(values, _ROBUST) if norm == "robust" else (values.min(), values.max())
+    """The two values of a map that become the coldest and the hottest colour.
+
+    Percentiles are values of the map (the lower of two neighbours), so that on a small grid one sink is clipped, too.
+    """
+    robust = norm == "robust"
+    low, high = np.percentile(values, _ROBUST, method="lower") if robust else (values.min(), values.max())
     return float(low), float(high)
+
+
+def _chosen(explanation: Explanation, options: dict[str, Any]) -> Style:
+    """The style, with `auto` resolved."""
+    chosen = Style.of(**options)
+    recommended = explanation.provenance.get("drawing", {}).get("norm", "minmax")
+    return replace(chosen, norm=recommended) if chosen.norm == "auto" else chosen
 
 
 @renderer("overlay")
 def overlay(explanation: Explanation, **options: Any) -> Image.Image:
     """The map over the photo, in the photo's own size; where the model saw nothing the photo is as it was."""
-    chosen = Style.of(**options)
+    chosen = _chosen(explanation, options)
     if explanation.picture is None:
         raise UsageError("this explanation has no photo to draw on", "heat() and the renderer 'heat' need none")
     if chosen.look == "article":
@@ -100,10 +113,13 @@ def overlay(explanation: Explanation, **options: Any) -> Image.Image:
         strip = placed[top : top + _STRIP]
         seen = ~np.isnan(strip)
         level = _levels(strip[seen], low, high)
-        slope = 0.0 if chosen.look == "grey" else 0.65
-        alpha = (chosen.opacity * (1 - slope + slope * level[:, None] / 255.0)).astype(np.float32)
         part = drawn[top : top + _STRIP]
-        part[seen] = (part[seen] * (1 - alpha) + colours[level] * alpha + 0.5).astype(np.uint8)
+        below = part[seen].astype(np.float32)
+        alpha = np.full((len(level), 1), chosen.opacity, np.float32)
+        if chosen.look == "color":
+            below += _GREY * ((below @ _LUMA)[:, None] - below)
+            alpha *= level[:, None] / np.float32(510) + np.float32(0.5)
+        part[seen] = (below + alpha * (colours[level] - below) + 0.5).astype(np.uint8)
     image = Image.fromarray(drawn)
     return _with_bar(image, chosen, low, high) if chosen.colorbar else image
 
@@ -111,7 +127,7 @@ def overlay(explanation: Explanation, **options: Any) -> Image.Image:
 @renderer("heat")
 def heat(explanation: Explanation, **options: Any) -> Image.Image:
     """The map alone on the photo's frame, RGBA, transparent where the model saw nothing."""
-    chosen = Style.of(**options)
+    chosen = _chosen(explanation, options)
     low, high = limits(explanation.map, chosen.norm)
     placed = explanation.heat(chosen.smooth, chosen.blur)
     seen = ~np.isnan(placed)
@@ -125,7 +141,7 @@ def heat(explanation: Explanation, **options: Any) -> Image.Image:
 @renderer("grid")
 def grid(explanation: Explanation, **options: Any) -> Image.Image:
     """The map on its own patch grid, each patch a square; no photo, no interpolation."""
-    chosen = Style.of(**options)
+    chosen = _chosen(explanation, options)
     drawn = _colours(chosen.cmap)[_levels(explanation.map, *limits(explanation.map, chosen.norm))]
     side = max(1, 512 // max(explanation.layout.grid))
     return Image.fromarray(drawn.repeat(side, 0).repeat(side, 1))

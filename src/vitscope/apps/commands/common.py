@@ -25,7 +25,7 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Where results go.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace results that are already there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Cmap = Annotated[str, typer.Option(help="A colour map of matplotlib.")]
-Norm = Annotated[str, typer.Option(help="minmax, or robust (1st to 99th percentile).")]
+Norm = Annotated[str, typer.Option(help="auto, minmax, or robust (1st to 99th percentile).")]
 
 
 def load(model: str, revision: str | None = None, device: str = "auto", dtype: str = "float32") -> "Scope":
@@ -60,17 +60,11 @@ def parsed(text: str) -> Any:
 
 def picture_path(path: Path, force: bool) -> Path:
     """The path, unless something is there already."""
+    from vitscope.result import taken
+
     if taken(path) and not force:
         raise already_there(path)
     return path
-
-
-def taken(path: Path) -> bool:
-    """Is something there? A path that cannot even be looked at is told of when it is written."""
-    try:
-        return path.exists()
-    except OSError:
-        return False
 
 
 def already_there(path: Path) -> ResultError:

@@ -26,7 +26,6 @@ from vitscope.apps.commands.common import (
     load,
     pair,
     parsed,
-    taken,
 )
 from vitscope.errors import UnknownName, UsageError, VitscopeError
 
@@ -35,6 +34,8 @@ if TYPE_CHECKING:
     from vitscope.result import Explanation
 
 __all__ = ["explain"]
+
+_DAZZLING = 30  # a patch this many times the mean leaves the rest of a picture nearly black
 
 
 def explain(
@@ -58,8 +59,8 @@ def explain(
     seed: Annotated[int, typer.Option(help="For methods that draw random numbers.")] = 0,
     look: Annotated[str, typer.Option(help="color, grey or article.")] = "color",
     cmap: Cmap = "inferno",
-    norm: Norm = "minmax",
-    opacity: Annotated[float, typer.Option(help="Of the hottest colour over the photo.")] = 0.75,
+    norm: Norm = "auto",
+    opacity: Annotated[float, typer.Option(help="Of the hottest colour over the photo.")] = 0.9,
     blur: Annotated[float, typer.Option(help="Gaussian blur, standard deviation in photo pixels.")] = 0.0,
     blocks: Annotated[bool, typer.Option("--blocks", help="Draw flat patches, not a smooth map.")] = False,
     colorbar: Annotated[bool, typer.Option("--colorbar", help="Draw the scale beside the picture.")] = False,
@@ -72,6 +73,7 @@ def explain(
 ) -> int:
     """Where the model looks: overlay, heat map, arrays and manifest for each photo, in OUT/NAME/."""
     from vitscope.render.raster import Style
+    from vitscope.result import taken
 
     if recipe is not None:
         method, look = _recipe(recipe, method)
@@ -106,7 +108,7 @@ def explain(
         headings = ["photo", "method", "effective patches", "largest share", "prefix share", "out"]
         terminal.table(headings, [_row(document) for document in documents])
         for document in documents:
-            _say(document)
+            _say(document, norm)
     return 1 if failures else 0
 
 
@@ -153,13 +155,15 @@ def _row(document: dict[str, Any]) -> list[str]:
     ]
 
 
-def _say(document: dict[str, Any]) -> None:
+def _say(document: dict[str, Any], norm: str) -> None:
     """Predictions, notes and caveat of one result, after the table."""
     said = [f"{p['label']} {p['probability']:.1%}" for p in document["predictions"]]
     notes = [*document["provenance"]["notes"]]
     if caveat := document["provenance"].get("caveat"):
         notes.append(caveat)
-    if document["statistics"]["largest_share"] > 0.2:
-        notes.append("one patch holds over a fifth of the map: --norm robust shows the rest")
+    rows, columns = document["layout"]["grid"]
+    times = document["statistics"]["largest_share"] * rows * columns
+    if times > _DAZZLING and norm != "robust" and "drawing" not in document["provenance"]:
+        notes.append(f"the hottest patch is {times:.0f} times the mean and darkens the rest: try --norm robust")
     for words in ([f"top {len(said)}: " + ", ".join(said)] if said else []) + notes:
         terminal.out.print(f"{document['name']}: {words}", markup=False, soft_wrap=True)

@@ -37,7 +37,7 @@ def heads(
     model: Model = DEFAULT_MODEL,
     size: Size = None,
     cmap: Cmap = "inferno",
-    norm: Norm = "minmax",
+    norm: Norm = "auto",
     out: Out = Path("out"),
     force: Force = False,
     as_json: AsJson = False,
@@ -86,7 +86,7 @@ def compare(
     model: Model = DEFAULT_MODEL,
     size: Size = None,
     cmap: Cmap = "inferno",
-    norm: Norm = "minmax",
+    norm: Norm = "auto",
     out: Out = Path("out"),
     force: Force = False,
     as_json: AsJson = False,
@@ -110,7 +110,7 @@ def compare(
         e = scope.explain(picture, method=name, size=size, params=dict(pair(option) for option in options))
         seconds = time.perf_counter() - began
         told = concentration(e)
-        numbers = f"{told['effective_patches']:.0f} of {e.map.size} patches, largest {told['largest_share']:.0%}"
+        numbers = f"{told['effective_patches']:.0f} of {e.map.size} patches, largest {told['largest_share']:.1%}"
         below = f"{numbers}\nprefix {told['prefix_share']:.0%}, {seconds:.2f} s" + ("\nnot rollout" if e.caveat else "")
         cells.append(Cell(e.overlay(cmap=cmap, norm=norm), text.strip(), below))
         documents.append({"method": name, "options": e.provenance["options"], "seconds": seconds} | told)

@@ -1,0 +1,79 @@
+"""What the documents say is run: code blocks, commands, links."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import zoo
+from vitscope.registry import METHODS
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+def blocks(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
+
+
+@pytest.mark.weights
+def test_the_readmes_python_runs(photo, tmp_path, monkeypatch, capsys):
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    Image.open(photo).convert("RGB").save("photo.jpg")
+    (code,) = blocks("README.md", "python")
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert (tmp_path / "overlay.png").exists()
+    assert (tmp_path / "result" / "manifest.json").exists()
+    assert names["rows"].shape == (1, 6, 1, 1 + 30 * 45)
+    assert "(1, 6, 1351, 1351)" in capsys.readouterr().out
+
+
+def test_the_method_of_the_how_to_works():
+    from vitscope.capturing import capture
+    from vitscope.families.transformers import Transformers
+
+    (code,) = blocks("docs/add-a-method.md", "python")
+    names = {}
+    try:
+        exec(compile(code, "add-a-method.md", "exec"), names)
+        method = METHODS.get("attention-received")
+    finally:
+        METHODS._parts.pop("attention-received", None)
+    row = zoo.ROWS[0]
+    family = Transformers(row.model())
+    with torch.no_grad(), capture(family.model) as store_of:
+        family.forward(zoo.pixels(row))
+    store = store_of(family.layout(row.size))
+    torch.testing.assert_close(method.run(store, layer=1), store[1].rows().mean((1, 2)))
+    assert method.summary.startswith("How much attention each token receives")
+    assert method.options["layer"].default == -1
+
+
+def test_every_command_is_in_the_readme_and_the_other_way_round():
+    from vitscope.apps.cli import app
+
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands}
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert set(re.findall(r"`vitscope (\w+)", readme)) - {"methods"} <= commands
+    assert {name for name in commands if f"`vitscope {name}" in readme} == commands
+
+
+def test_every_method_is_in_the_table():
+    table = (ROOT / "docs" / "methods.md").read_text("utf-8")
+    assert set(re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE)) == {name for name, _ in METHODS}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text("utf-8")):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_the_readme_names_the_two_commands():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert "make demo" in readme
+    assert "make test" in readme
