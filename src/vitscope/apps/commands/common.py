@@ -1,5 +1,6 @@
 """Flags that several commands share, and what is done with them."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -82,7 +83,8 @@ def write(picture: "Image.Image", path: Path) -> None:
     except OSError as error:
         raise ResultError(f"{path} cannot be written: {error.strerror or error}", "check --out") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def done(path: Path, as_json: bool, document: dict[str, Any]) -> None:
