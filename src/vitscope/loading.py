@@ -21,7 +21,7 @@ __all__ = ["DEFAULT_MODEL", "DTYPES", "open_model", "pick_device"]
 
 DEFAULT_MODEL = "embedded:dinov2-small"
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_HUB_SECONDS = 12
+_HUB_SECONDS = 12.0
 _PLANNED = ("timm", "torchvision", "open_clip")
 _ELSEWHERE = f"use --model {DEFAULT_MODEL}, or a local folder written by save_pretrained"
 T = TypeVar("T")
