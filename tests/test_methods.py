@@ -254,3 +254,18 @@ def test_refusing_names_what_applies(monkeypatch):
     photo = np.zeros((20, 20, 3), np.uint8)
     with pytest.raises(MethodError, match="these do: attention, rollout"):
         scope.explain(photo, method="article")
+
+
+@pytest.mark.parametrize("bad", [{"alpha": "abc"}, {"alpha": None}, {"alpha": True}, {"discard": "x"}])
+def test_an_option_of_another_kind_is_refused(bad):
+    with pytest.raises(UsageError, match="is a number, not"):
+        METHODS.get("rollout").check(bad)
+    with pytest.raises(UsageError, match="layer is a whole number, not 1.5"):
+        METHODS.get("attention").check({"layer": 1.5})
+
+
+def test_a_device_without_numbers_is_refused():
+    from vitscope.loading import pick_device
+
+    with pytest.raises(UsageError, match="'meta' is not there"):
+        pick_device("meta")

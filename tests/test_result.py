@@ -15,7 +15,7 @@ from PIL import Image
 from skimage import data
 
 from vitscope import images, result
-from vitscope.errors import LayoutError, ResultError
+from vitscope.errors import LayoutError, MethodError, ResultError
 from vitscope.registry import RENDERERS
 from vitscope.result import SCHEMA, Explanation
 
@@ -381,3 +381,8 @@ def test_what_does_not_fit_together_is_refused(some, explained):
         Explanation(
             some.map, some.prefix, "rollout", some.layout, some.frame, picture=explained(np.eye(2), (32, 32)).picture
         )
+
+
+def test_a_map_with_nan_is_refused(explained):
+    with pytest.raises(MethodError, match="holds NaN or infinity"):
+        explained([[0.1, float("nan")]], (32, 16))

@@ -80,11 +80,13 @@ def pick_device(device: str) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        return torch.empty(0, device=device).device
+        found = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(
-            f"the device '{device}' is not there: {str(error).splitlines()[0]}", "use auto or cpu"
-        ) from None
+        why = str(error).splitlines()[0]
+        raise UsageError(f"the device '{device}' is not there: {why}", "use auto or cpu") from None
+    if found.type == "meta":
+        raise UsageError("the device 'meta' is not there: it holds no numbers", "use auto or cpu")
+    return found
 
 
 def _claim(model: nn.Module) -> type[Family]:

@@ -117,7 +117,7 @@ class Method:
         """The full set of options, defaults filled in.
 
         Raises:
-            UsageError: an option that this method does not have, or a value that is not one of its choices.
+            UsageError: an option that this method does not have, or a value of another kind or not one of its choices.
         """
         for name, value in options.items():
             if name not in self.options:
@@ -125,6 +125,10 @@ class Method:
             choices = self.options[name].choices
             if choices and value not in choices and not isinstance(value, int):
                 raise UnknownName(name, str(value), choices)
+            kind = type(self.options[name].default)
+            fits = isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
+            if kind in (int, float) and (isinstance(value, bool) or not fits):
+                raise UsageError(f"{name} is {'a number' if kind is float else 'a whole number'}, not {value!r}")
         return {name: option.default for name, option in self.options.items()} | dict(options)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32
 
-from vitscope.errors import LayoutError, ResultError
+from vitscope.errors import LayoutError, MethodError, ResultError
 from vitscope.geometry import Frame, TokenLayout
 from vitscope.images import Picture, read
 from vitscope.registry import RENDERERS
@@ -60,6 +60,8 @@ class Explanation:
             raise LayoutError(f"map {self.map.shape} and prefix {self.prefix.shape} do not fit {self.layout}")
         if self.picture is not None and self.picture.size != self.frame.size:
             raise LayoutError(f"the frame is for a photo of {self.frame.size} pixels, not {self.picture.size}")
+        if not (np.isfinite(self.map).all() and np.isfinite(self.prefix).all()):
+            raise MethodError(f"the map of '{self.method}' holds NaN or infinity", "use dtype float32")
         self.map.setflags(write=False)
         self.prefix.setflags(write=False)
         object.__setattr__(self, "predictions", [(str(label), float(p)) for label, p in self.predictions])
