@@ -129,9 +129,8 @@ class Factored:
         if self.lse is None or self.bias is not None:
             return None
         b, h, n, m = self.shape
-        q = torch.cat([_precise(self.q) * (self.scale * _LOG2_E), _precise(self.lse)[..., None] * -_LOG2_E], -1)
-        q = q.flatten(0, 1)
-        k = torch.cat([_precise(self.k), q.new_ones(b, h, m, 1)], -1).flatten(0, 1).transpose(1, 2)
+        q, k = _precise(self.q).flatten(0, 1), _precise(self.k).flatten(0, 1).transpose(1, 2)
+        shift = (_precise(self.lse) * -_LOG2_E).to(q.dtype).reshape(b * h, n, 1)
         weight = r.to(q.dtype)[:, None].expand(b, h, n).reshape(b * h, 1, n)
         out = q.new_zeros(b * h, 1, m)
         tall = self.chunk or _TILE_QUERIES
@@ -144,7 +143,8 @@ class Factored:
                 for queries in _slices(n, tall):
                     here = q[heads, queries]
                     a = tile[: here.shape[0] * here.shape[1] * part.shape[2]].view(*here.shape[:2], part.shape[2])
-                    torch.bmm(here, part, out=a).clamp_(min=-80).exp2_()
+                    torch.baddbmm(shift[heads, queries], here, part, alpha=self.scale * _LOG2_E, out=a)
+                    a.clamp_(min=-80).exp2_()
                     total.baddbmm_(weight[heads, :, queries], a)
         return out.view(b, h, m).mean(1)
 
