@@ -434,3 +434,8 @@ def test_a_page_shows_cards_and_sheets_and_is_self_contained(explained):
     pictures = [Image.open(io.BytesIO(base64.b64decode(s.removeprefix("data:image/jpeg;base64,")))) for s in sources]
     assert [picture.size for picture in pictures] == [(64, 48), (64, 48), (50, 20)]
     assert not re.search(r"https?:|url\(|@import|<link", text)
+
+
+def test_the_article_look_has_no_colour_bar(explained):
+    with pytest.raises(UsageError, match="no colour scale"):
+        explained([[0.1, 0.2]], (32, 16)).overlay(look="article", colorbar=True)

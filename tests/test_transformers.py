@@ -160,6 +160,21 @@ def test_a_bad_picture_is_a_failure_and_the_others_go_on():
         scope.explain([picture(20, 20).pixels, "nowhere.jpg"])
 
 
+def test_a_map_that_is_not_finite_is_a_failure_of_its_picture_alone(monkeypatch):
+    scope = scope_of("vit")
+    dark = np.zeros((32, 32, 3), np.uint8)
+    forward = scope.family.model.vit.embeddings.forward
+
+    def poisoned(pixel_values, **options):
+        out = forward(pixel_values, **options)
+        return torch.where((pixel_values == pixel_values.amin()).all((1, 2, 3))[:, None, None], float("nan"), out)
+
+    monkeypatch.setattr(scope.family.model.vit.embeddings, "forward", poisoned)
+    outcomes = list(scope.explain_many([picture(20, 20).pixels, dark, picture(20, 20).pixels]))
+    assert [type(outcome).__name__ for outcome in outcomes] == ["Explanation", "Failure", "Explanation"]
+    assert "NaN" in str(outcomes[1].error)
+
+
 def test_predictions_are_the_models_top_five():
     scope = scope_of("vit")
     image = picture(40, 40).pixels
@@ -304,6 +319,14 @@ class TestFolders:
             (tmp_path / name).write_bytes((tiny_folder / name).read_bytes())
         save_file(broken, tmp_path / "model.safetensors", {"format": "pt"})
         with pytest.raises(ModelError, match="lack 2 parameters"):
+            vitscope.load(tmp_path)
+
+    def test_weights_that_do_not_fit_their_config_are_named(self, tiny_folder, tmp_path):
+        for file in tiny_folder.iterdir():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+        config = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 80}))
+        with pytest.raises(ModelError, match=r"fc1.bias: \(64,\) in the file, \(80,\) in the config"):
             vitscope.load(tmp_path)
 
     def test_broken_folders_are_one_line(self, tiny_folder, tmp_path):

@@ -22,6 +22,7 @@ __all__ = ["DEFAULT_MODEL", "DTYPES", "open_model", "pick_device"]
 DEFAULT_MODEL = "embedded:dinov2-small"
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _HUB_SECONDS = 12.0
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _PLANNED = ("timm", "torchvision", "open_clip")
 _ELSEWHERE = f"use --model {DEFAULT_MODEL}, or a local folder written by save_pretrained"
 T = TypeVar("T")
@@ -120,27 +121,49 @@ def _from_transformers(
         classifies = any("ForImageClassification" in name for name in architectures)
         auto = AutoModelForImageClassification if classifies else AutoModel
         model, report = auto.from_pretrained(
-            path, config=config, dtype=dtype, attn_implementation="sdpa", output_loading_info=True, **where
+            path,
+            config=config,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+            **where,
         )
         processor = processor or AutoImageProcessor.from_pretrained(path, **where)  # type: ignore[no-untyped-call]
     except VitscopeError:
         raise
     except Exception as error:  # broken files make the loaders raise anything
         raise ModelError(f"the model {reference} cannot be loaded: {_first_line(error)}", _ELSEWHERE) from error
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, found, wanted = mismatched[0]
+        raise ModelError(
+            f"{len(mismatched)} weights of {reference} do not fit its config, such as {name}: "
+            f"{tuple(found)} in the file, {tuple(wanted)} in the config",
+            "the folder mixes two models: take config and weights of one",
+        )
     missing = [name for name in report["missing_keys"] if "pooler" not in name and "mask_token" not in name]
     if missing:
         raise ModelError(
             f"the weights of {reference} lack {len(missing)} parameters, such as {sorted(missing)[0]}",
             "they would be random numbers: use a complete checkpoint",
         )
-    commit = getattr(config, "_commit_hash", None)
-    arguments = {"reference": reference, "weights": f"revision:{commit}" if commit else ""} | (extra or {})
+    arguments = {"reference": reference, "weights": _revision(reference, revision)} | (extra or {})
     return _claim(model)(model.to(device).eval(), processor, **arguments)  # type: ignore[call-arg]
+
+
+def _revision(reference: str, revision: str | None) -> str:
+    """`revision:COMMIT` for a model that came from the Hub, or an empty string."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(reference).is_dir() or not _HUB_ID.fullmatch(reference):
+        return ""
+    cached = try_to_load_from_cache(reference, "config.json", revision=revision)
+    return f"revision:{Path(cached).parent.name}" if isinstance(cached, str) else ""
 
 
 def _reach_hub(reference: str, revision: str | None) -> bool:
     """Ask the Hub for the model within a deadline, without retries; False where only the local cache has it."""
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", reference):
+    if not _HUB_ID.fullmatch(reference):
         raise ModelError(f"'{reference}' is neither a folder nor a Hub id", _ELSEWHERE)
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError

@@ -135,7 +135,12 @@ class Scope:
                         relevance = method.run(store, **params).float().cpu().numpy()
                     for row, (position, picture, _, frame) in enumerate(part):
                         told = self._provenance(chosen, method, params, advised, picture)
-                        outcomes[position] = self._explanation(method, store, relevance[row], row, picture, frame, told)
+                        try:
+                            e = self._explanation(method, store, relevance[row], row, picture, frame, told)
+                        except VitscopeError as error:  # a map that is not finite, say
+                            outcomes[position] = Failure(picture.source, error)
+                        else:
+                            outcomes[position] = e
             yield from (outcome for outcome in outcomes if outcome is not None)
 
     def attention(self, image: ImageLike | Sequence[ImageLike], *, size: int | None = None) -> AttentionStore:

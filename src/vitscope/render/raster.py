@@ -60,6 +60,8 @@ class Style:
                 raise UnknownName(kind, value, choices)
         if not (0 <= self.opacity <= 1 and 0 <= self.blur <= _MAX_BLUR):
             raise UsageError(f"opacity is in [0, 1] and blur in [0, {_MAX_BLUR}], not {self.opacity} and {self.blur}")
+        if self.look == "article" and self.colorbar:
+            raise UsageError("the article look has no colour scale to draw", "leave out the colour bar")
         _colours(self.cmap)
 
     @classmethod
