@@ -1,6 +1,6 @@
 """What a rollout costs beside the plain forward of the same model on the same pixels: time and memory.
 
-    python benchmarks/extraction.py [--repeats 7] [--only dinov2-s@518] [--no-dense]
+    python benchmarks/extraction.py [--repeats 15] [--only dinov2-s@518] [--no-dense]
 
 The photo is scikit-image's astronaut. Three ways, side by side in one run:
 
@@ -10,7 +10,8 @@ The photo is scikit-image's astronaut. Three ways, side by side in one run:
 
 Times are interleaved (plain, vitscope, plain, vitscope, ...); ratios are medians of neighbours' ratios. Memory is the
 peak of resident memory during the second of two runs over what was resident before the first, each way in a process
-of its own (Linux; elsewhere it is left out). The maps of both rollouts are compared before anything is timed.
+of its own (Linux; elsewhere it is left out). The maps of both rollouts are compared before anything is timed. The C
+allocator is set as the command line sets it (`vitscope.apps.allocator`), for all three ways.
 """
 
 import argparse
@@ -25,6 +26,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from vitscope.apps.allocator import keep_freed_memory
 
 CASES = {
     "vit-l/32@384": ("ViT-L/32, 145 tokens, random weights", 384),
@@ -132,11 +135,12 @@ def memory_in_child(case: str, name: str) -> float | None:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--repeats", type=int, default=7)
+    arguments.add_argument("--repeats", type=int, default=15)
     arguments.add_argument("--only", choices=CASES)
     arguments.add_argument("--no-dense", action="store_true")
     arguments.add_argument("--memory-of", choices=["plain", "vitscope", "dense"], help=argparse.SUPPRESS)
     given = arguments.parse_args()
+    keep_freed_memory()
     torch.set_grad_enabled(False)
     from transformers.utils import logging
 

@@ -186,15 +186,6 @@ class TestIsLoud:
         with pytest.raises(CaptureError, match="no attention was seen in Linear.*set_attn_implementation"):
             store_of()
 
-    def test_when_a_transformers_model_runs_eagerly(self):
-        row = zoo.ROWS[0]
-        model = row.model()
-        model.set_attn_implementation("eager")
-        with vitscope.capture(model) as store_of:
-            model(zoo.pixels(row))
-        with pytest.raises(CaptureError, match="set_attn_implementation"):
-            store_of()
-
     def test_when_another_number_of_blocks_was_seen(self):
         model = Encoder()
         with vitscope.capture(model) as store_of:

@@ -14,7 +14,7 @@ SOURCE = Path(vitscope.__file__).parent
 STAGES = (
     ("errors", "geometry", "images", "result", "registry", "_version"),
     ("store",),
-    ("capturing", "targets", "methods"),
+    ("capturing", "explicit", "tracing", "targets", "methods"),
     ("families", "loading", "embedded"),
     ("metrics", "render"),
     ("pipeline",),
@@ -22,7 +22,10 @@ STAGES = (
     ("apps", "__main__"),
 )
 STAGE_OF = {name: number for number, names in enumerate(STAGES) for name in names}
-FORBIDDEN = {"methods": {"capturing", "families", "loading"}, "embedded": {"families", "loading"}}
+FORBIDDEN = {
+    "methods": {"capturing", "explicit", "tracing", "families", "loading"},
+    "embedded": {"families", "loading"},
+}
 NO_TORCH = ("errors", "geometry", "images", "result", "registry", "embedded", "metrics", "render", "_version")
 
 

@@ -1,28 +1,45 @@
-"""Seeing attention under fused kernels, and leaving no trace.
+"""Seeing attention under any kernel, and leaving no trace.
 
-A `TorchFunctionMode` is active for the length of a `with`, on the calling thread only: it sees each call of
-`scaled_dot_product_attention`, however the model imported it, keeps queries and keys, and passes the call on to the
-same kernel, so the model's output is the same to the last bit. Forward hooks tell which module called; they are
+A `TorchFunctionMode` is active for the length of a `with`, on the calling thread only. It sees each call of
+`scaled_dot_product_attention` and of `nn.MultiheadAttention`, and each softmax whose result is multiplied with values,
+however the model imported them; it keeps queries and keys (or, where there are none, the matrix) and passes the call on
+to the same kernel, so the model's output is the same to the last bit. Forward hooks tell which module called; they are
 removed on the way out, also after an exception. Nothing process-wide is changed, so two threads never see each other's
 attention.
 """
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import multi_head_attention_forward, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from vitscope.errors import CaptureError
+from vitscope.explicit import Explicit, inside_multi_head
 from vitscope.geometry import TokenLayout
-from vitscope.store import AttentionStore, Factored
+from vitscope.store import AttentionStore, Dense, Factored
 
-__all__ = ["StoreOf", "capture", "evaluating"]
+__all__ = ["Seen", "StoreOf", "capture", "evaluating"]
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """One attention call of the forward.
+
+    Attributes:
+        block: its attention, the axes before the heads folded into one.
+        lead: the axes before `(N, D)` as the model had them, `(B, H)` as a rule.
+    """
+
+    block: Factored | Dense
+    lead: tuple[int, ...]
 
 
 class StoreOf:
@@ -30,7 +47,8 @@ class StoreOf:
 
     def __init__(self, model: nn.Module, layout: TokenLayout | None = None) -> None:
         self._model, self._layout = model, layout
-        self._blocks: list[Factored] = []
+        self.seen: dict[int, Seen] = {}
+        self._event = -1
         self._inside: list[str] = []
         self._forwards = 0
 
@@ -51,30 +69,47 @@ class StoreOf:
         layout = layout or self._layout
         if self._forwards > 1:
             raise CaptureError(f"{self._forwards} forwards ran inside one capture", "use one `with` for each forward")
-        if not self._blocks:
+        blocks = self.blocks
+        if not blocks:
             raise CaptureError(
-                f"no attention was seen in {type(self._model).__name__}: it made no call of "
-                "torch.nn.functional.scaled_dot_product_attention",
+                f"no attention was seen in {type(self._model).__name__}: it called neither "
+                "torch.nn.functional.scaled_dot_product_attention nor nn.MultiheadAttention, and multiplied no softmax "
+                "with values",
                 "run the forward inside the `with`; a transformers model needs model.set_attn_implementation('sdpa')",
             )
-        if depth is not None and len(self._blocks) != depth:
-            names = ", ".join(block.name for block in self._blocks)
+        if depth is not None and len(blocks) != depth:
             raise CaptureError(
-                f"{len(self._blocks)} attention calls were seen in {type(self._model).__name__}, {depth} were expected",
-                f"seen: {names}",
+                f"{len(blocks)} attention calls were seen in {type(self._model).__name__}, {depth} were expected",
+                f"seen: {', '.join(block.name for block in blocks)}",
             )
         if layout is not None:
-            for block in self._blocks:
+            for block in blocks:
                 layout.check(block.shape[2], block.name)
-        return AttentionStore(tuple(self._blocks), layout, None if logits is None else logits.detach())
+        return AttentionStore(blocks, layout, None if logits is None else logits.detach())
 
-    def _keep(self, block: Factored) -> None:
-        self._blocks.append(block)
+    @property
+    def blocks(self) -> tuple[Factored | Dense, ...]:
+        """The attention seen so far, in the order of its calls."""
+        return tuple({id(seen.block): seen.block for _, seen in sorted(self.seen.items())}.values())
+
+    @property
+    def _where(self) -> str:
+        return self._inside[-1] or type(self._model).__name__
+
+    def _next(self) -> int:
+        self._event += 1
+        return self._event
+
+    def _keep(
+        self, events: Iterator[int] | frozenset[int] | tuple[int, ...], block: Factored | Dense, lead: Any
+    ) -> None:
+        for event in events:
+            self.seen[event] = Seen(block, tuple(lead))
 
 
 @contextmanager
 def capture(model: nn.Module, *, layout: TokenLayout | None = None) -> Iterator[StoreOf]:
-    """See the attention of one forward of any module that calls `scaled_dot_product_attention`.
+    """See the attention of one forward of any module.
 
         with vitscope.capture(model) as store_of:
             model(pixels)
@@ -84,7 +119,8 @@ def capture(model: nn.Module, *, layout: TokenLayout | None = None) -> Iterator[
         model: any `nn.Module`; its output, weights, hooks and modes are as they were.
         layout: which token is which, for methods that draw maps.
 
-    Cost: no more than the forward itself; queries and keys of each layer are kept, O(L N D).
+    Cost: no more than the forward itself; queries and keys of each layer are kept, O(L N D). Only where the model makes
+    its attention matrix in a way that no queries and keys explain, the matrix itself is kept.
     """
     store_of = StoreOf(model, layout)
     thread = threading.get_ident()
@@ -108,7 +144,7 @@ def capture(model: nn.Module, *, layout: TokenLayout | None = None) -> Iterator[
                 continue  # a linear layer or a norm; where such a module does call the kernel, its parent is named
             handles.append(module.register_forward_pre_hook(enter(name)))
             handles.append(module.register_forward_hook(leave, always_call=True))
-        with _Watch(store_of):
+        with _eager(model), _Watch(store_of):
             yield store_of
     finally:
         for handle in handles:
@@ -133,12 +169,21 @@ class _Watch(TorchFunctionMode):
     def __init__(self, store_of: StoreOf) -> None:
         super().__init__()
         self._store_of = store_of
+        self._explicit = Explicit(store_of._next, lambda: store_of._where, store_of._keep)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is not scaled_dot_product_attention or not self._store_of._inside:
+        if not self._store_of._inside:
             return func(*args, **kwargs)
-        return self._attend(*args, **kwargs)
+        if func is scaled_dot_product_attention:
+            return self._attend(*args, **kwargs)
+        if func is multi_head_attention_forward:
+            out, block = inside_multi_head(self._store_of._where, args, kwargs)
+            event = self._store_of._next()
+            if block is not None:
+                self._store_of._keep((event,), block, block.shape[:2])
+            return out
+        return self._explicit(func, args, kwargs)
 
     def _attend(
         self,
@@ -151,9 +196,7 @@ class _Watch(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        name = self._store_of._inside[-1] or type(self._store_of._model).__name__
-        if query.ndim != 4:
-            raise CaptureError(f"{name} attends with queries of shape {tuple(query.shape)}, not (B, H, N, D)")
+        name = self._store_of._where
         if is_causal or dropout_p:
             raise CaptureError(
                 f"{name} attends {'causally' if is_causal else f'with dropout {dropout_p}'}: "
@@ -163,7 +206,7 @@ class _Watch(TorchFunctionMode):
         plain = attn_mask is None and not enable_gqa and not torch.is_autocast_enabled(query.device.type)
         out: Tensor
         lse: Tensor | None = None
-        if plain and query.device.type == "cpu" and _would_flash(query, key, value, scale):
+        if plain and query.ndim == 4 and query.device.type == "cpu" and _would_flash(query, key, value, scale):
             # the kernel that the public function would choose here; called by its own name it also gives the
             # log-sum-exp of each row, which saves rollout a softmax pass
             kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -173,17 +216,34 @@ class _Watch(TorchFunctionMode):
                 query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
             )
         key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3) if enable_gqa else key
-        self._store_of._keep(
-            Factored(
-                name=name,
-                q=query.detach(),
-                k=key.detach(),
-                scale=query.shape[-1] ** -0.5 if scale is None else scale,
-                bias=_additive(attn_mask, query),
-                lse=None if lse is None else lse.detach(),
-            )
+        bias, lead = _additive(attn_mask, query), query.shape[:-2]
+        if query.ndim > 4 and bias is not None:
+            bias = bias.expand(*lead, *bias.shape[-2:])
+        block = Factored(
+            name=name,
+            q=_four(query.detach()),
+            k=_four(key.expand(*lead, *key.shape[-2:]).detach()),
+            scale=query.shape[-1] ** -0.5 if scale is None else scale,
+            bias=None if bias is None else _four(bias),
+            lse=None if lse is None else lse.detach(),
         )
+        self._store_of._keep((self._store_of._next(),), block, lead)
         return out
+
+
+def _four(x: Tensor) -> Tensor:
+    """Leading axes folded into one, or one made, so that there are four."""
+    return x.reshape(-1, *x.shape[-3:]) if x.ndim >= 4 else x.unsqueeze(-3).reshape(-1, 1, *x.shape[-2:])
+
+
+@contextmanager
+def _eager(model: nn.Module) -> Iterator[None]:
+    """A compiled model runs its own Python code meanwhile: compiled code cannot be watched."""
+    with ExitStack() as stack:
+        compiled = any(getattr(m, "_compiled_call_impl", None) for m in model.modules()) or hasattr(model, "_orig_mod")
+        if compiled and "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
 
 
 def _would_flash(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> bool:

@@ -1,11 +1,13 @@
 """Model references: a name, a folder or a module becomes a Family, or one line why not.
 
-`embedded:NAME` · a Hub id or a local folder of transformers · any `nn.Module` that a family claims.
+`embedded:NAME` · a Hub id or a local folder of transformers · `timm:NAME` · `torchvision:NAME` ·
+`open_clip:ARCH/PRETRAINED` · any `nn.Module`.
 """
 
 import re
 import threading
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,8 +15,8 @@ import torch
 from torch import nn
 
 from vitscope import embedded
-from vitscope.errors import LayoutError, ModelError, UnknownName, UsageError, VitscopeError
-from vitscope.families.transformers import check_type
+from vitscope.errors import LayoutError, MissingExtra, ModelError, UnknownName, UsageError, VitscopeError
+from vitscope.geometry import TokenLayout
 from vitscope.registry import FAMILIES, Family
 
 __all__ = ["DEFAULT_MODEL", "DTYPES", "open_model", "pick_device"]
@@ -23,7 +25,7 @@ DEFAULT_MODEL = "embedded:dinov2-small"
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _HUB_SECONDS = 12.0
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_PLANNED = ("timm", "torchvision", "open_clip")
+_OTHERS = {"timm": "timm", "torchvision": "torchvision", "open_clip": "open_clip_torch"}
 _ELSEWHERE = f"use --model {DEFAULT_MODEL}, or a local folder written by save_pretrained"
 T = TypeVar("T")
 
@@ -35,6 +37,7 @@ def open_model(
     device: str = "auto",
     dtype: str = "float32",
     revision: str | None = None,
+    layout: TokenLayout | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Family:
     """Find, load and understand a model.
@@ -45,14 +48,21 @@ def open_model(
         device: `auto`, `cpu`, `cuda`, `cuda:0`, `mps`; a module passed in stays where it is.
         dtype: `float32`, `float64`, `bfloat16`, `float16`; a module passed in keeps its own.
         revision: branch, tag or commit on the Hub.
+        layout: which token is which, for a module whose tokens cannot be followed.
         progress: called with (stage, done, total) while weights are fetched.
 
     Raises:
         ModelError: not found, out of reach or broken.
+        MissingExtra: the library that the reference names is not installed.
         LayoutError: loaded, but of a kind whose tokens are not understood.
     """
     if isinstance(model, nn.Module):
-        return _claim(model)(model, processor)  # type: ignore[call-arg]
+        model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+        assert isinstance(model, nn.Module)
+        stated = {} if layout is None else {"layout": layout}
+        return _claim(model)(model, processor, **stated)  # type: ignore[call-arg]
+    if layout is not None:
+        raise UsageError("layout= goes with a module, not with a reference", "load the module yourself and pass it")
     if dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES)
     place = pick_device(device)
@@ -64,10 +74,15 @@ def open_model(
         extra = {"weights": embedded.weights_id(name), "size": embedded.about(name).image_size}
         extra |= {"advice": {"method": "rollout", "layers": "last3"}, "drawing": {"norm": "robust"}}
         return _from_transformers(str(folder), reference, processor, place, DTYPES[dtype], local=True, extra=extra)
-    if colon and scheme in _PLANNED:
-        raise UsageError(f"references of the form '{scheme}:NAME' are not supported yet", _ELSEWHERE)
+    if colon and scheme in _OTHERS:
+        made, extra = _made_by(scheme, name)
+        extra = {"processor": processor, "reference": reference} | {
+            k: v for k, v in extra.items() if k != "processor" or not processor
+        }
+        return _claim(made)(made.to(place, DTYPES[dtype]).eval(), **extra)  # type: ignore[call-arg]
     if colon and not Path(reference).exists():
-        raise UnknownName("kind of model reference", scheme + ":", ["embedded:", "HUB/ID", "FOLDER"])
+        kinds = ["embedded:", *(f"{other}:" for other in _OTHERS), "HUB/ID", "FOLDER"]
+        raise UnknownName("kind of model reference", scheme + ":", kinds)
     local = Path(reference).is_dir()
     if not local and _looks_like_path(reference):
         raise ModelError(f"the model folder {reference} does not exist", _ELSEWHERE)
@@ -91,13 +106,79 @@ def pick_device(device: str) -> torch.device:
 
 
 def _claim(model: nn.Module) -> type[Family]:
-    for _, family in FAMILIES:
-        if family.claims(model):
+    for name, family in sorted(FAMILIES, key=lambda part: part[0] == "generic"):
+        if (name == "generic" or type(model).__module__.partition(".")[0] == name) and family.claims(model):
             return family
     raise LayoutError(
         f"no family knows {type(model).__module__}.{type(model).__name__}",
         f"known: {', '.join(name for name, _ in FAMILIES)}; vitscope.capture(model) gives raw attention of any model",
     )
+
+
+def _made_by(library: str, name: str) -> tuple[nn.Module, dict[str, Any]]:
+    """A pretrained model of another library, and what else its family wants to know."""
+    if find_spec(library) is None:
+        raise MissingExtra(f"models of {library} need {_OTHERS[library]}", f"pip install 'vitscope[{library}]'")
+    try:
+        return _MAKERS[library](name)
+    except VitscopeError:
+        raise
+    except Exception as error:  # whatever a broken connection or an unknown name raises in there
+        raise ModelError(f"the model {library}:{name} cannot be loaded: {_first_line(error)}", _ELSEWHERE) from error
+
+
+def _from_timm(name: str) -> tuple[nn.Module, dict[str, Any]]:
+    import timm
+
+    plain = name.partition(".")[0]
+    if plain not in timm.list_models():
+        raise UnknownName("timm model", plain, timm.list_models())
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not (config.hf_hub_id or config.url):
+        raise ModelError(
+            f"timm has no pretrained weights for {name}", f"see timm.list_models('{plain}*', pretrained=True)"
+        )
+    if config.hf_hub_id:
+        _reach_hub(
+            config.hf_hub_id + ("" if config.hf_hub_id.count("/") and not config.hf_hub_id.endswith("/") else name),
+            None,
+        )
+    try:
+        return timm.create_model(name, pretrained=True, dynamic_img_size=True), {}
+    except TypeError:  # not one of those that take other input sizes
+        return timm.create_model(name, pretrained=True), {}
+
+
+def _from_torchvision(name: str) -> tuple[nn.Module, dict[str, Any]]:
+    from torchvision import models
+
+    plain, _, which = name.partition("/")
+    if plain not in models.list_models(module=models):
+        raise UnknownName("torchvision model", plain, models.list_models(module=models))
+    weights = getattr(models.get_model_weights(plain), which or "DEFAULT")
+    model = _within(_HUB_SECONDS * 50, lambda: models.get_model(plain, weights=weights))
+    labels = dict(enumerate(weights.meta.get("categories", ())))
+    return model, {"processor": weights.transforms(), "labels": labels}
+
+
+def _from_open_clip(name: str) -> tuple[nn.Module, dict[str, Any]]:
+    import open_clip
+
+    architecture, _, tag = name.partition("/")
+    if architecture not in open_clip.list_models():
+        raise UnknownName("open_clip architecture", architecture, open_clip.list_models())
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if tag not in tags:
+        raise UnknownName(f"pretrained weights of {architecture}", tag or "(none)", tags)
+    model, process = open_clip.create_model_from_pretrained(architecture, pretrained=tag)
+    return model, {"processor": process}
+
+
+_MAKERS: dict[str, Callable[[str], tuple[nn.Module, dict[str, Any]]]] = {
+    "timm": _from_timm,
+    "torchvision": _from_torchvision,
+    "open_clip": _from_open_clip,
+}
 
 
 def _from_transformers(
@@ -116,7 +197,6 @@ def _from_transformers(
     where: dict[str, Any] = {"local_files_only": local, "revision": revision or "main"}
     try:
         config = AutoConfig.from_pretrained(path, **where)
-        check_type(config)
         architectures = config.architectures or []
         classifies = any("ForImageClassification" in name for name in architectures)
         auto = AutoModelForImageClassification if classifies else AutoModel
@@ -124,7 +204,6 @@ def _from_transformers(
             path,
             config=config,
             dtype=dtype,
-            attn_implementation="sdpa",
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, by name
             **where,

@@ -4,6 +4,7 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any, overload
@@ -18,6 +19,7 @@ from vitscope.errors import MethodError, UsageError, VitscopeError
 from vitscope.geometry import Frame, TokenLayout
 from vitscope.images import ImageLike, Picture, read
 from vitscope.loading import DEFAULT_MODEL, open_model, pick_device
+from vitscope.methods.attention import attention
 from vitscope.registry import METHODS, Family, Method
 from vitscope.result import Explanation
 from vitscope.store import AttentionStore, pull_heads
@@ -25,6 +27,8 @@ from vitscope.store import AttentionStore, pull_heads
 __all__ = ["Failure", "Options", "Scope", "load"]
 
 _TOP = 5
+_TOLD_SHARE = 0.01
+_PACKAGES = {"open_clip": "open_clip_torch"}
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class Scope:
 
     def methods(self) -> list[tuple[Method, str]]:
         """Every method, with the reason why it does not work on this model, or an empty string where it does."""
-        return [(method, method.refuses(self.layout)) for _, method in METHODS]
+        return [(method, method.excuse(self.family)) for _, method in METHODS]
 
     @overload
     def explain(self, image: ImageLike, **options: Any) -> Explanation: ...
@@ -135,6 +139,7 @@ class Scope:
                         relevance = method.run(store, **params).float().cpu().numpy()
                     for row, (position, picture, _, frame) in enumerate(part):
                         told = self._provenance(chosen, method, params, advised, picture)
+                        told["notes"] += _padding_share(store, method, relevance[row])
                         try:
                             e = self._explanation(method, store, relevance[row], row, picture, frame, told)
                         except VitscopeError as error:  # a map that is not finite, say
@@ -156,9 +161,12 @@ class Scope:
         picture, method = read(image), METHODS.get("attention")
         pixels, frame = self.family.prepare(picture, size)
         store = self._attend([pixels])
-        relevance = pull_heads(store[layer], store.seed())[0].float().cpu().numpy()
+        if store.chain is None:
+            rows = pull_heads(store[layer], store.seed())[0]
+        else:
+            rows = torch.cat([attention(store, layer=layer, head=head) for head in range(store[layer].shape[1])])
         results = []
-        for head, row in enumerate(relevance):
+        for head, row in enumerate(rows.float().cpu().numpy()):
             params = {"layer": store.select(layer)[0], "head": head}
             told = self._provenance(Options("attention", size=size), method, params, False, picture)
             results.append(self._explanation(method, store, row, 0, picture, frame, told))
@@ -178,14 +186,13 @@ class Scope:
         model = self.family.model
         with evaluating(model), torch.no_grad(), capture(model) as store_of:
             logits = self.family.forward(pixels)
-        layout = self.family.layout((pixels.shape[2], pixels.shape[3]))
-        return store_of(layout, logits=logits, depth=self.family.depth)
+        return self.family.attention(store_of, (pixels.shape[2], pixels.shape[3]), len(pixels), logits)
 
     def _resolve(self, options: Options) -> tuple[Method, dict[str, Any], bool]:
         """The method and its full options; `auto` takes the family's advice, which given options override."""
         advice = dict(self.family.advice) if options.method == "auto" else {"method": options.method}
         method = METHODS.get(advice.pop("method"))
-        if reason := method.refuses(self.layout):
+        if reason := method.excuse(self.family):
             raise MethodError(f"the method '{method.name}' does not apply: {reason}", self._others())
         if "start" in options.params:
             advice.pop("layers", None)
@@ -219,7 +226,7 @@ class Scope:
     def _provenance(
         self, options: Options, method: Method, params: Mapping[str, Any], advised: bool, picture: Picture
     ) -> dict[str, Any]:
-        notes = list(picture.notes)
+        notes = [*picture.notes, *self.family.notes]
         if advised:
             words = [f"{k} {v}" for k, v in {**self.family.advice, **self.family.drawing}.items() if k != "method"]
             notes.append(f"chosen by vitscope for this model: {', '.join([method.name, *words])}")
@@ -237,7 +244,7 @@ class Scope:
             "versions": {
                 "vitscope": __version__,
                 "python": platform.python_version(),
-                **{name: version(name) for name in ("torch", self.family.name, "numpy")},
+                **{name: version(_PACKAGES.get(name, name)) for name in ("torch", *_library(self.family), "numpy")},
             },
             "notes": notes,
             **({"drawing": dict(self.family.drawing)} if advised and self.family.drawing else {}),
@@ -252,23 +259,29 @@ def load(
     device: str = "auto",
     dtype: str = "float32",
     revision: str | None = None,
+    layout: TokenLayout | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Scope:
     """Load a model to look into.
 
     Args:
-        model: `embedded:dinov2-small` (the default), a Hub id, a local folder of transformers, or a module.
-        processor: the image processor, where the model does not bring its own.
+        model: `embedded:dinov2-small` (the default), a Hub id, a local folder of transformers, `timm:NAME`,
+            `torchvision:NAME`, `open_clip:ARCH/PRETRAINED`, or any module.
+        processor: the image processor, where the model does not bring its own: for modules outside transformers a
+            function from a Pillow image to a `(3, height, width)` tensor.
         device: `auto` takes CUDA, then MPS, then the CPU. A module stays where it is.
         dtype: `float32`, `float64`, `bfloat16`, `float16`. A module keeps its own.
         revision: branch, tag or commit on the Hub.
+        layout: which token is which, for a module whose tokens cannot be followed.
         progress: called with (stage, done, total) while weights are fetched.
 
     Raises:
         ModelError: not found, out of reach or broken.
         LayoutError: a model whose tokens are not understood.
     """
-    family = open_model(model, processor=processor, device=device, dtype=dtype, revision=revision, progress=progress)
+    family = open_model(
+        model, processor=processor, device=device, dtype=dtype, revision=revision, layout=layout, progress=progress
+    )
     first = next(family.model.parameters(), None)
     if first is None:
         return Scope(family, pick_device(device), torch.float32)
@@ -279,6 +292,17 @@ def _options(given: Mapping[str, Any]) -> Options:
     known = {name: given[name] for name in Options.__dataclass_fields__ if name in given and name != "params"}
     params = {name: value for name, value in given.items() if name not in known and name != "params"}
     return Options(**known, params=params | dict(given.get("params", {})))
+
+
+def _padding_share(store: AttentionStore, method: Method, relevance: np.ndarray) -> list[str]:
+    share = 1 - float(relevance.sum())
+    if store.chain is None or not method.sums_to_one or share < _TOLD_SHARE:
+        return []
+    return [f"{share:.0%} of the weight lies on padding that the model adds beyond the picture, and is not drawn"]
+
+
+def _library(family: Family) -> tuple[str, ...]:
+    return (family.name,) if find_spec(family.name) else ()
 
 
 def _called(image: ImageLike) -> str:

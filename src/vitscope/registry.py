@@ -22,6 +22,9 @@ from vitscope.images import Picture
 if TYPE_CHECKING:
     import torch
 
+    from vitscope.capturing import StoreOf
+    from vitscope.store import AttentionStore
+
 __all__ = ["FAMILIES", "METHODS", "RENDERERS", "Family", "Method", "Option", "Registry", "method", "renderer"]
 
 T = TypeVar("T")
@@ -96,6 +99,8 @@ class Method:
         source: authors, year, equation.
         caveat: one sentence that goes with every map of this method, or empty.
         refuses: from a layout to the reason why the method does not apply, or an empty string.
+        whole: needs layers that all see the same tokens.
+        sums_to_one: the weights of all tokens add up to one.
     """
 
     name: str
@@ -106,12 +111,20 @@ class Method:
     source: str
     caveat: str = ""
     refuses: Callable[[TokenLayout], str] = field(default=lambda layout: "")
+    whole: bool = False
+    sums_to_one: bool = False
     options: Mapping[str, Option] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
         """The first line of the method's docstring."""
         return (inspect.getdoc(self.run) or "").partition("\n")[0]
+
+    def excuse(self, family: "Family") -> str:
+        """Why the method does not apply to this model, or an empty string where it does."""
+        if self.whole and not family.isotropic:
+            return "its layers do not all see the same tokens (windows, merging or reduced keys)"
+        return self.refuses(family.layout())
 
     def check(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The full set of options, defaults filled in.
@@ -142,6 +155,7 @@ class Family(ABC):
         labels: class names by index; empty for a model that does not classify.
         advice: options of `explain` that suit this model, used where the caller says nothing (method "auto").
         drawing: keywords of `overlay` that suit those maps.
+        notes: what the provenance of every map says about the model, such as preprocessing that was chosen.
     """
 
     name: ClassVar[str]
@@ -151,6 +165,7 @@ class Family(ABC):
     labels: Mapping[int, str]
     advice: Mapping[str, Any] = types.MappingProxyType({"method": "rollout"})
     drawing: Mapping[str, Any] = types.MappingProxyType({})
+    notes: tuple[str, ...] = ()
 
     @classmethod
     @abstractmethod
@@ -177,6 +192,17 @@ class Family(ABC):
     def forward(self, pixels: "torch.Tensor") -> "torch.Tensor | None":
         """Run the model on `(B, 3, Hi, Wi)`; class logits `(B, C)`, or None where it does not classify."""
 
+    @property
+    def isotropic(self) -> bool:
+        """Does every layer see all tokens of the layout?"""
+        return True
+
+    def attention(
+        self, store_of: "StoreOf", size: tuple[int, int], batch: int, logits: "torch.Tensor | None"
+    ) -> "AttentionStore":
+        """The attention of a forward of `batch` pictures of `(Hi, Wi)` pixels that ran inside a capture."""
+        return store_of(self.layout(size), logits=logits, depth=self.depth)
+
     @abstractmethod
     def describe(self) -> Mapping[str, str]:
         """What `vitscope inspect` prints of the model beyond the layout."""
@@ -196,13 +222,20 @@ def method(
     uses_target: bool = False,
     caveat: str = "",
     refuses: Callable[[TokenLayout], str] = lambda layout: "",
+    whole: bool = False,
+    sums_to_one: bool = False,
 ) -> Callable[[Callable[..., "torch.Tensor"]], Callable[..., "torch.Tensor"]]:
     """Register a function `(store, *, option=default, ...) -> (B, N)` as a method; its keywords are its options."""
 
     def register(run: Callable[..., "torch.Tensor"]) -> Callable[..., "torch.Tensor"]:
         keywords = [p for p in inspect.signature(run).parameters.values() if p.kind is p.KEYWORD_ONLY]
         options = {p.name: Option(p.name, p.annotation, p.default, _choices(p.annotation)) for p in keywords}
-        METHODS.add(name, Method(name, run, needs_gradient, uses_target, passes, source, caveat, refuses, options))
+        METHODS.add(
+            name,
+            Method(
+                name, run, needs_gradient, uses_target, passes, source, caveat, refuses, whole, sums_to_one, options
+            ),
+        )
         return run
 
     return register

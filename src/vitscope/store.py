@@ -25,6 +25,7 @@ from vitscope.geometry import TokenLayout
 __all__ = [
     "AttentionStore",
     "Block",
+    "Chain",
     "Dense",
     "Factored",
     "Fuse",
@@ -38,6 +39,7 @@ __all__ = [
 
 Selection: TypeAlias = slice | int | Sequence[int] | Int[Tensor, " n"]
 LayerSpec: TypeAlias = str | int | slice | Sequence[int] | None
+Attend: TypeAlias = Callable[["Block", Tensor], Tensor]
 Fuse: TypeAlias = Callable[[Float[Tensor, "B H n M"]], Float[Tensor, "B n M"]]
 
 # a tile of attention that stays in one core's second-level cache while it is made, exponentiated and summed
@@ -226,6 +228,24 @@ def push(block: Block, v: Float[Tensor, "B M"], fuse: Fuse | None = None) -> Flo
     return torch.cat(parts, 1)
 
 
+@runtime_checkable
+class Chain(Protocol):
+    """A forward as operators on tokens, where layers do not all see the same tokens."""
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The layers, first layer first."""
+        ...
+
+    def pull(self, layers: Sequence[int], attend: Attend, keep: float, mix: float) -> Float[Tensor, "B N"]:
+        """The readout taken back to the finest tokens: `r <- keep r + mix attend(block, r)` at each of `layers`."""
+        ...
+
+    def in_chunks(self, chunk: int) -> "Chain":
+        """The same, working on `chunk` queries at a time."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class AttentionStore:
     """All attention of one forward, for one batch of pictures of one size.
@@ -235,12 +255,15 @@ class AttentionStore:
         layout: which token is which; None where nobody said.
         logits: class scores `(B, C)`, or None.
         pool: the attention of a pooling head over the tokens, or None.
+        chain: how tokens go from layer to layer, where layers differ in them (windows, merging, reduced keys); a block
+            then has the shape that its layer has, windows folded into B. None where each layer sees all tokens.
     """
 
     blocks: tuple[Block, ...]
     layout: TokenLayout | None = None
     logits: Float[Tensor, "B C"] | None = None
     pool: Block | None = None
+    chain: Chain | None = None
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -291,9 +314,35 @@ class AttentionStore:
         readout = torch.from_numpy(self.layout.readout()).to(first.device)
         return readout.expand(first.shape[0], -1)
 
+    def carry(self, layers: Sequence[int], attend: Attend, keep: float, mix: float) -> Float[Tensor, "B N"]:
+        """Take the readout row back through layers: `r <- keep r + mix attend(block, r)`, the last layer first.
+
+        Args:
+            layers: which take part, ascending; around any other a token's weight stays where it is.
+            attend: from a block and weights of its queries to weights of its keys, such as `pull`.
+            keep: weight of the residual path.
+            mix: weight of attention.
+
+        Returns:
+            Weights of the tokens of `layout`: of the first layer's tokens, where layers differ in them.
+        """
+        if self.chain is not None:
+            return self.chain.pull(layers, attend, keep, mix)
+        r = self.seed()
+        for layer in reversed(layers):
+            pulled = attend(self.blocks[layer], r)
+            r = keep * r + mix * pulled if keep else mix * pulled
+        return r
+
     def in_chunks(self, chunk: int) -> "AttentionStore":
         """The same store, with blocks that work on `chunk` queries at a time."""
-        return replace(self, blocks=tuple(replace(b, chunk=chunk) for b in self.blocks))  # type: ignore[type-var]
+        chain = None if self.chain is None else self.chain.in_chunks(chunk)
+        return replace(self, blocks=in_chunks(self.blocks, chunk), chain=chain)
+
+
+def in_chunks(blocks: Sequence[Block], chunk: int) -> tuple[Block, ...]:
+    """The same blocks, working on `chunk` queries at a time."""
+    return tuple(replace(block, chunk=chunk) for block in blocks)  # type: ignore[type-var]
 
 
 def _index(sel: Selection, length: int) -> slice | Tensor:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from vitscope._version import __version__
+from vitscope.apps.allocator import keep_freed_memory
 from vitscope.apps.commands.about import inspect, methods, models
 from vitscope.apps.commands.explain import explain
 from vitscope.apps.commands.sheets import compare, heads
@@ -33,6 +34,7 @@ _WrongUsage: Any = next(base for base in typer.BadParameter.__mro__ if base.__na
 def main() -> None:
     """Run the command line; exit codes are 0 done, 1 some inputs failed, 2 wrong usage, 130 interrupted."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file name may hold bytes that are no text

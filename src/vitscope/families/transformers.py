@@ -1,10 +1,9 @@
 """Vision Transformers of Hugging Face transformers.
 
-A model type is one row of a table: the names of its prefix tokens and how it reads its answer out. What is not in the
-table is refused by name, never guessed.
+A model type is one row of a table: the names of its prefix tokens and how it reads its answer out. A type that is not
+in the table is traced: its layout is found from what flows.
 """
 
-import hashlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,12 +14,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitscope.capturing import StoreOf
 from vitscope.errors import LayoutError, ModelError
+from vitscope.families.traced import Traced, answer_of, hash_of
 from vitscope.geometry import Frame, Pooling, TokenLayout
 from vitscope.images import Picture
-from vitscope.registry import FAMILIES, Family
+from vitscope.registry import FAMILIES
+from vitscope.store import AttentionStore
 
-__all__ = ["Transformers", "check_type", "known_types"]
+__all__ = ["Transformers", "known_types"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ def _mean_if_configured(config: Any, _architecture: str) -> tuple[Pooling, bool]
     return ("mean" if config.use_mean_pooling else "cls"), False
 
 
+_USUAL_SIZE = 224
+_INTERPOLATE = "interpolate_pos_encoding"
 _DINOV2_HEAD = "the classifier reads the mean patch token beside CLS; maps start from CLS alone"
 _ROWS: Mapping[str, _Row] = {
     "vit": _Row(_cls, _first),
@@ -68,20 +72,11 @@ def known_types() -> tuple[str, ...]:
     return tuple(_ROWS)
 
 
-def check_type(config: Any) -> None:
-    """Raise LayoutError for a config whose model type is not in the table."""
-    if config.model_type not in _ROWS:
-        raise LayoutError(
-            f"transformers models of type '{config.model_type}' are not known",
-            f"known types: {', '.join(_ROWS)}; vitscope.capture(model) gives raw attention of any model",
-        )
-
-
-class Transformers(Family):
+class Transformers(Traced):
     """A transformers vision model with its image processor.
 
     Args:
-        model: a `PreTrainedModel` of a known model type.
+        model: a `PreTrainedModel` that takes pixels, or has an image tower.
         processor: its image processor; without one, the library's default for the model type at `config.image_size`.
         reference: how the model was named.
         weights: a revision or hash; without one, the SHA-256 of the parameters in memory is taken when asked for.
@@ -90,7 +85,7 @@ class Transformers(Family):
         drawing: keywords of `overlay` that suit those maps.
 
     Raises:
-        LayoutError: a model type whose tokens are not known.
+        LayoutError: a model whose tokens cannot be followed.
     """
 
     name = "transformers"
@@ -110,8 +105,9 @@ class Transformers(Family):
         config: Any = model.config
         self.config = config
         self.architecture = type(model).__name__
-        check_type(config)
-        self._row = _ROWS[self.config.model_type]
+        self._row = _ROWS.get(config.model_type)
+        self.vision: Any = next((c for c in (getattr(config, "vision_config", None),) if c is not None), config)
+        self.input = _pair(getattr(self.vision, "image_size", None) or _USUAL_SIZE)
         self.processor = processor or self._default_processor()
         self.reference = reference or self.architecture
         self.size = size
@@ -122,33 +118,74 @@ class Transformers(Family):
             self.advice = advice
         if drawing is not None:
             self.drawing = drawing
+        if self._row is None:
+            self.traced()
 
     @classmethod
     def claims(cls, model: object) -> bool:
         """A PreTrainedModel that takes pixels."""
         from transformers import PreTrainedModel
 
-        return isinstance(model, PreTrainedModel) and model.main_input_name == "pixel_values"
+        if not isinstance(model, PreTrainedModel):
+            return False
+        return model.main_input_name == "pixel_values" or hasattr(model, "get_image_features")
+
+    def run(self, pixels: Tensor) -> Any:
+        """Call the image tower, with position embeddings interpolated where the size is another than the model's."""
+        call = getattr(self.model, "get_image_features", self.model)
+        takes = inspect.signature(getattr(call, "forward", call)).parameters
+        other = tuple(pixels.shape[2:]) != self.input
+        options: dict[str, Any] = {"interpolate_pos_encoding": True} if other and _INTERPOLATE in takes else {}
+        if self.config.model_type == "vit_mae":  # no token is masked, and none is shuffled
+            tokens = (pixels.shape[2] // self._patch[0]) * (pixels.shape[3] // self._patch[1])
+            options["noise"] = torch.arange(tokens, device=pixels.device, dtype=torch.float32).expand(len(pixels), -1)
+            return self._unmasked(pixels, options)
+        return call(pixel_values=pixels, **options)
+
+    def _unmasked(self, pixels: Tensor, options: dict[str, Any]) -> Any:
+        ratio, self.config.mask_ratio = self.config.mask_ratio, 0.0
+        try:
+            return self.model(pixel_values=pixels, **options)
+        finally:
+            self.config.mask_ratio = ratio
+
+    @property
+    def isotropic(self) -> bool:
+        """Does every layer see all tokens?"""
+        return self._row is not None or super().isotropic
 
     @property
     def depth(self) -> int:
         """The number of encoder layers."""
-        return int(self.config.num_hidden_layers)
+        return int(self.config.num_hidden_layers) if self._row else super().depth
+
+    @property
+    def _patch(self) -> tuple[int, int]:
+        """What sizes are multiples of: the patch, or 32 pixels where layers differ in their tokens."""
+        if self._row is not None or self.config.model_type == "vit_mae":
+            return _pair(self.vision.patch_size)
+        layout = self.traced().layout
+        patch = self.input[0] // layout.grid[0], self.input[1] // layout.grid[1]
+        return patch if self.isotropic else (max(32, patch[0]), max(32, patch[1]))
+
+    def attention(self, store_of: StoreOf, size: tuple[int, int], batch: int, logits: Tensor | None) -> AttentionStore:
+        """The store of a forward of `batch` pictures of that size."""
+        if self._row is not None:
+            return store_of(self.layout(size), logits=logits, depth=self.depth)
+        return super().attention(store_of, size, batch, logits)
 
     @cached_property
     def weights(self) -> str:  # type: ignore[override]
         """The Hub's revision, a given hash, or the SHA-256 of the parameters in memory."""
         if self._weights:
             return self._weights
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-        return f"sha256:{digest.hexdigest()}"
+        return hash_of(self.model)
 
     def layout(self, size: tuple[int, int] | None = None) -> TokenLayout:
         """The token layout at an input of `(Hi, Wi)` pixels, by default the one the model was configured for."""
-        height, width = size or _pair(self.config.image_size)
+        if self._row is None:
+            return super().layout(size)
+        height, width = size or self.input
         patch = _pair(self.config.patch_size)
         pooling, pool_prefix = self._row.pooling(self.config, self.architecture)
         return TokenLayout(self._row.prefix(self.config), (height // patch[0], width // patch[1]), pooling, pool_prefix)
@@ -177,16 +214,15 @@ class Transformers(Family):
 
     def forward(self, pixels: Float[Tensor, "B 3 Hi Wi"]) -> Float[Tensor, "B C"] | None:
         """Class logits, or None for a model without a classifier."""
-        other_size = tuple(pixels.shape[2:]) != _pair(self.config.image_size)
-        can = "interpolate_pos_encoding" in inspect.signature(self.model.forward).parameters
-        options = {"interpolate_pos_encoding": True} if other_size and can else {}
-        output = self.model(pixel_values=pixels, **options)
-        logits: Tensor | None = getattr(output, "logits", None)
-        return logits if self.labels else None
+        output = self.run(pixels)
+        return answer_of(output) if self.labels else None
 
     def describe(self) -> Mapping[str, str]:
         """Family, architecture and sizes, in words."""
-        patch, image = _pair(self.config.patch_size), _pair(self.config.image_size)
+        if self._row is None:
+            facts = {"family": f"transformers, {self.architecture} (model type {self.config.model_type})"}
+            return dict(super().describe()) | facts
+        patch, image = _pair(self.config.patch_size), self.input
         facts = {
             "family": f"transformers, {self.architecture} (model type {self.config.model_type})",
             "layers, heads": f"{self.depth}, {self.config.num_attention_heads} of width "
@@ -198,6 +234,10 @@ class Transformers(Family):
             "attention": f"{self.config._attn_implementation}, seen at scaled_dot_product_attention",
         }
         return facts | ({"note": self._row.note} if self._row.note and self.labels else {})
+
+    def preprocessing(self) -> str:
+        """What happens to a photo, in words."""
+        return self._input()
 
     @property
     def _processor_name(self) -> str:
@@ -214,11 +254,11 @@ class Transformers(Family):
         from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
         from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 
-        choices: Any = IMAGE_PROCESSOR_MAPPING.get(type(self.config), {"pil": BitImageProcessorPil})
+        choices: Any = IMAGE_PROCESSOR_MAPPING.get(type(self.vision), {"pil": BitImageProcessorPil})
         made = choices.get("pil") or choices.get("torchvision")
         if made is None:
             raise ModelError(f"no image processor is known for {self.architecture}", "pass processor=...")
-        height, width = _pair(self.config.image_size)
+        height, width = self.input
         return made(size={"height": height, "width": width}, do_center_crop=False)
 
     def _crop(self) -> tuple[int, int] | None:
@@ -251,7 +291,7 @@ class Transformers(Family):
 
     def _covering(self, height: int, width: int, size: int) -> tuple[int, int]:
         """`(Hi, Wi)` in whole patches, about `size ** 2` pixels, in the photo's own shape."""
-        (ph, pw), stretch = _pair(self.config.patch_size), (height / width) ** 0.5
+        (ph, pw), stretch = self._patch, (height / width) ** 0.5
         return max(round(size * stretch / ph), 1) * ph, max(round(size / stretch / pw), 1) * pw
 
 

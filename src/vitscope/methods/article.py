@@ -22,6 +22,7 @@ def _needs_cls(layout: TokenLayout) -> str:
     caveat="not rollout: the layers are multiplied in the wrong order and the map shows how little each patch's own "
     "mixture keeps of CLS, not where CLS looks",
     refuses=_needs_cls,
+    whole=True,
 )
 def article(store: AttentionStore) -> Float[Tensor, "B N"]:
     """The published recipe: one minus the CLS column of the layers multiplied in forward order.

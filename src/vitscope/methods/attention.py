@@ -11,7 +11,10 @@ __all__ = ["attention"]
 
 
 @method(
-    "attention", passes="1 forward", source="Vaswani et al. 2017, equation 1; as a map: Caron et al. 2021, figure 1"
+    "attention",
+    passes="1 forward",
+    source="Vaswani et al. 2017, equation 1; as a map: Caron et al. 2021, figure 1",
+    sums_to_one=True,
 )
 def attention(store: AttentionStore, *, layer: int = -1, head: Fusion | int = "mean") -> Float[Tensor, "B N"]:
     """One layer's attention from the readout row to every token.
@@ -24,6 +27,8 @@ def attention(store: AttentionStore, *, layer: int = -1, head: Fusion | int = "m
         layer: from 0, or from the end with negative numbers.
         head: `mean`, `max` or `min` over heads, or one head's number.
 
+    In a windowed or hierarchical model s is taken to that layer, and the result to the finest tokens, along residuals.
+
     Returns:
         `(B, N)`, each in [0, 1], summing to one over all tokens, the prefix included.
 
@@ -31,5 +36,4 @@ def attention(store: AttentionStore, *, layer: int = -1, head: Fusion | int = "m
     Limits: class-agnostic. The last layer mixes tokens that have already been mixed: a weight says what is read there,
         not what is in it.
     """
-    block = store[layer]
-    return pull(block, store.seed(), fuse_heads(block, head))
+    return store.carry(store.select(layer), lambda block, r: pull(block, r, fuse_heads(block, head)), 0.0, 1.0)

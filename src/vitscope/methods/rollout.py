@@ -6,12 +6,12 @@ from torch import Tensor
 from vitscope.errors import UsageError
 from vitscope.methods.fusion import Fusion, fuse_heads
 from vitscope.registry import method
-from vitscope.store import AttentionStore, LayerSpec, pull
+from vitscope.store import AttentionStore, Block, LayerSpec, pull
 
 __all__ = ["rollout"]
 
 
-@method("rollout", passes="1 forward", source="Abnar & Zuidema 2020, equation 1")
+@method("rollout", passes="1 forward", source="Abnar & Zuidema 2020, equation 1", sums_to_one=True)
 def rollout(
     store: AttentionStore,
     *,
@@ -24,7 +24,9 @@ def rollout(
     """How much of each input token reaches the readout through all layers, if attention were all that mixed tokens.
 
     Formula: `m = s Â_L ... Â_2 Â_1` with `Â_l = alpha I + (1 - alpha) A_l`, s the readout row and A_l fused over heads.
-    The later layer stands on the left; only the row s is carried, from the last layer to the first.
+    The later layer stands on the left; only the row s is carried, from the last layer to the first. In windowed and
+    hierarchical models A_l is block-diagonal and the chain has further operators (windows, merging, pooling: the mean
+    over what they read); the map lies on the finest tokens.
 
     Args:
         store: the attention of one forward.
@@ -51,9 +53,9 @@ def rollout(
         if layers is not None:
             raise UsageError("layers and start both say where to begin", "give one of them")
         layers = f"{start}--1"
-    prefix = len(store.layout.prefix) if store.layout else 0
-    r = store.seed()
-    for layer in reversed(store.select(layers)):
-        block = store[layer]
-        r = alpha * r + (1 - alpha) * pull(block, r, fuse_heads(block, fusion, discard=discard, prefix=prefix))
-    return r
+    prefix = len(store.layout.prefix) if store.layout and store.chain is None else 0
+
+    def attend(block: Block, r: Tensor) -> Tensor:
+        return pull(block, r, fuse_heads(block, fusion, discard=discard, prefix=prefix))
+
+    return store.carry(store.select(layers), attend, alpha, 1 - alpha)

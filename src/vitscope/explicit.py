@@ -1,0 +1,263 @@
+"""Attention that is no fused call: a softmax of a model's own, and what happens inside `nn.MultiheadAttention`.
+
+A softmax over the last axis is attention once its result is multiplied with values. Where the scores are visibly
+`scale * q k^T + bias`, queries and keys are kept and one row is checked; else the matrix is.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import multi_head_attention_forward
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vitscope.store import Dense, Factored
+
+__all__ = ["Explicit", "inside_multi_head"]
+
+
+def _functions(*names: str) -> frozenset[Any]:
+    places = (torch, torch.Tensor, nn.functional)
+    return frozenset(getattr(place, name) for place in places for name in names if hasattr(place, name))
+
+
+_SOFTMAX = _functions("softmax")
+_PRODUCT = _functions("matmul", "__matmul__", "bmm")
+_EINSUM = _functions("einsum")
+_BADDBMM = _functions("baddbmm")
+_TIMES = _functions("mul", "mul_", "__mul__", "__imul__", "__rmul__", "multiply")
+_OVER = _functions("div", "div_", "__truediv__", "__itruediv__", "divide")
+_PLUS = _functions("add", "add_", "__add__", "__iadd__", "__radd__")
+_TURN = _functions("transpose", "swapaxes", "swapdims")
+_SAME = _functions("dropout", "to", "type_as", "contiguous", "clone", "float", "half", "bfloat16", "double", "detach")
+_AFTER_SCORES = _TIMES | _OVER | _PLUS
+_MOST_PENDING = 4
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
+
+
+@dataclass(frozen=True, eq=False)
+class _Scores:
+    """The product `scale * q k^T + bias`, as the tensor `made`."""
+
+    made: Tensor
+    q: Tensor
+    k: Tensor
+    scale: float = 1.0
+    bias: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Pending:
+    """The result of a softmax on its way to the values: `now` is what `soft` has become."""
+
+    events: frozenset[int]
+    soft: Tensor
+    now: Tensor
+    scores: _Scores | None
+    same: bool = True
+    turned: bool = False
+
+
+class Explicit:
+    """Follows scores to their softmax, and the softmax to its values.
+
+    Args:
+        number: gives the next event number.
+        where: the name of the module that is running.
+        keep: called with events, block and leading axes for each attention found.
+    """
+
+    def __init__(self, number: Callable[[], int], where: Callable[[], str], keep: Callable[..., None]) -> None:
+        self._number, self._where, self._keep = number, where, keep
+        self._scores: _Scores | None = None
+        self._pending: list[_Pending] = []
+
+    def __call__(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run one torch function and see what it means."""
+        if self._pending:
+            for value in _operands(func, args):
+                for pending in self._pending:
+                    if value is pending.now:
+                        return self._follow(pending, func, args, kwargs)
+        out = func(*args, **kwargs)
+        if func in _SOFTMAX:
+            self._softened(args, kwargs, out)
+        elif func in _PRODUCT or func in _BADDBMM or func in _EINSUM:
+            self._multiplied(func, args, out)
+        elif self._scores is not None and func in _AFTER_SCORES:
+            self._adjusted(func, args, out)
+        return out
+
+    def _multiplied(self, func: Any, args: Any, out: Tensor) -> None:
+        a, b = args[-2:] if len(args) > 1 and func not in _EINSUM else (None, None)
+        bias = args[0] if func in _BADDBMM else None
+        self._scores = None
+        if not isinstance(a, Tensor) or not isinstance(b, Tensor) or not a.ndim == b.ndim == out.ndim:
+            return
+        if out.ndim in (3, 4) and a.shape[:-2] == b.shape[:-2]:
+            self._scores = _Scores(out, a, b.transpose(-1, -2), 1.0, bias)
+
+    def _adjusted(self, func: Any, args: Any, out: Tensor) -> None:
+        scores = self._scores
+        assert scores is not None
+        other: Any = next((a for a in args if a is not scores.made), None)
+        if not any(a is scores.made for a in args) or not isinstance(out, Tensor) or out.shape != scores.made.shape:
+            return
+        number = other is not None and (not isinstance(other, Tensor) or not other.ndim)
+        if func in _PLUS and isinstance(other, Tensor):
+            self._scores = replace(scores, made=out, bias=other if scores.bias is None else scores.bias + other)
+        elif number and func not in _PLUS:
+            factor = float(other) if func in _TIMES else 1 / float(other)
+            bias = None if scores.bias is None else scores.bias * factor
+            self._scores = replace(scores, made=out, scale=scores.scale * factor, bias=bias)
+        else:
+            self._scores = None
+
+    def _softened(self, args: Any, kwargs: Any, out: Tensor) -> None:
+        event = self._number()
+        x = args[0] if args else kwargs["input"]
+        dim = args[1] if len(args) > 1 else kwargs.get("dim")
+        if out.ndim < 3 or dim not in (-1, out.ndim - 1):
+            return
+        scores = self._scores if self._scores is not None and self._scores.made is x else None
+        self._scores = None
+        self._pending = [*self._pending[1 - _MOST_PENDING :], _Pending(frozenset({event}), out, out, scores)]
+
+    def _follow(self, pending: _Pending, func: Any, args: Any, kwargs: Any) -> Any:
+        out = func(*args, **kwargs)
+        if func in _SOFTMAX:
+            self._number()
+        operands = _operands(func, args)
+        if func in _EINSUM:
+            self._contracted(pending, args[0], operands)
+            return out
+        if func in _PRODUCT:
+            if operands[0] is pending.now and not pending.turned:
+                self._found(pending, pending.now)
+            elif operands[1] is pending.now and pending.turned:
+                self._found(pending, pending.now.transpose(-1, -2))
+            else:
+                self._pending.remove(pending)
+            return out
+        if isinstance(out, Tensor) and out.numel() == pending.now.numel() and out.is_floating_point():
+            if func in _TURN and sorted(d % out.ndim for d in args[1:]) == [out.ndim - 2, out.ndim - 1]:
+                step = replace(pending, now=out, turned=not pending.turned)
+            else:
+                step = replace(pending, now=out, same=pending.same and func in _SAME)
+            others = [p for p in self._pending if p is not pending and any(a is p.now for a in args)]
+            for other in others:
+                step = replace(step, events=step.events | other.events)
+            self._pending = [p for p in self._pending if p is not pending and p not in others]
+            self._pending.append(step)
+        return out
+
+    def _contracted(self, pending: _Pending, equation: str, operands: Sequence[Any]) -> None:
+        """`einsum` of attention with values: which letters are queries and keys, and which come before them."""
+        left, _, out = equation.replace(" ", "").partition("->")
+        terms = left.split(",")
+        if len(operands) != 2 or "." in left or not out:
+            return
+        which = 0 if operands[0] is pending.now else 1
+        probs, value = terms[which], terms[1 - which]
+        key = [c for c in probs if c in value and c not in out]
+        query = [c for c in probs if c not in value and c in out]
+        if len(key) == len(query) == 1:
+            order = [c for c in probs if c not in (*key, *query)] + query + key
+            self._found(pending, pending.now.permute([probs.index(c) for c in order]))
+
+    def _found(self, pending: _Pending, matrix: Tensor) -> None:
+        self._pending.remove(pending)
+        scores, matrix = pending.scores, matrix.detach()
+        lead = matrix.shape[:-2]
+        if not pending.same and not _stochastic(
+            matrix
+        ):  # heads are mixed after their softmax: rows as they were before
+            matrix = pending.soft.detach() if pending.soft.shape == matrix.shape else matrix
+        elif pending.same and scores is not None and not pending.turned:
+            factored = _factored(self._where(), scores, matrix)
+            if factored is not None:
+                self._keep(pending.events, factored, lead)
+                return
+        four = matrix.reshape(-1, *matrix.shape[-3:]) if matrix.ndim >= 4 else matrix[:, None]
+        self._keep(pending.events, Dense(self._where(), four), lead)
+
+
+def _operands(func: Any, args: Any) -> Sequence[Any]:
+    if func in _EINSUM:
+        return args[1] if isinstance(args[1], (tuple, list)) else args[1:]
+    return args[0] if args and isinstance(args[0], (tuple, list)) else args
+
+
+def _factored(name: str, scores: _Scores, matrix: Tensor) -> Factored | None:
+    """Queries and keys, if their first row is the matrix's."""
+    q, k = (x.detach() if x.ndim == 4 else x.detach()[:, None] for x in (scores.q, scores.k))
+    bias = scores.bias
+    if bias is not None:
+        bias = bias.detach().float() if bias.dtype != torch.float64 else bias.detach()
+        bias = bias[:, None] if scores.q.ndim == 3 and bias.ndim == 3 else bias
+        bias = bias.reshape((1,) * (4 - bias.ndim) + bias.shape) if bias.ndim < 4 else bias
+        sizes = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
+        if bias.ndim != 4 or any(have not in (1, want) for have, want in zip(bias.shape, sizes, strict=True)):
+            return None
+    block = Factored(name, q, k, scores.scale, bias)
+    row = matrix[..., :1, :] if matrix.ndim == 4 else matrix[:, None, :1]
+    tolerance = _TOLERANCE.get(matrix.dtype, 2e-2)
+    return block if torch.allclose(block.rows([0]).to(row.dtype), row, rtol=0, atol=tolerance) else None
+
+
+def _stochastic(matrix: Tensor) -> bool:
+    tolerance = _TOLERANCE.get(matrix.dtype, 2e-2)
+    return bool((matrix.sum(-1) - 1).abs().max() < tolerance) and bool(matrix.min() >= -tolerance)
+
+
+def inside_multi_head(name: str, args: Any, kwargs: Any) -> tuple[Any, Factored | Dense | None]:
+    """Run `multi_head_attention_forward` and see the attention inside: its output, and the block `(B, H, N, M)`."""
+    query, heads = args[0] if args else kwargs["query"], args[4] if len(args) > 4 else kwargs["num_heads"]
+    batch = query.shape[1] if query.ndim == 3 else 1
+    with _Kernels() as kernels:
+        out = multi_head_attention_forward(*args, **kwargs)
+    if kernels.matrix is not None:
+        probs = kernels.matrix.reshape(batch, heads, *kernels.matrix.shape[-2:]).detach()
+        return out, Dense(name, probs)
+    if kernels.q is None or kernels.k is None:
+        return out, None
+    q, k = (x.detach().reshape(batch, heads, *x.shape[-2:]) for x in (kernels.q, kernels.k))
+    bias = kernels.bias
+    if bias is not None:
+        bias = bias.detach().float().reshape((1,) * (4 - bias.ndim) + bias.shape)
+    scale = q.shape[-1] ** -0.5 if kernels.scale is None else kernels.scale
+    return out, Factored(name, q, k, scale, bias, None if kernels.lse is None else kernels.lse.detach())
+
+
+class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees the kernels below one multi-head attention: a fused one with queries and keys, or a softmax."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.q: Tensor | None = None
+        self.k: Tensor | None = None
+        self.bias: Tensor | None = None
+        self.lse: Tensor | None = None
+        self.scale: float | None = None
+        self.matrix: Tensor | None = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        called = str(func)
+        if "scaled_dot_product" in called:
+            self.q, self.k, self.scale = args[0], args[1], kwargs.get("scale")
+            mask = kwargs.get("attn_mask")
+            if "efficient" in called or "cudnn" in called:
+                mask = args[3] if len(args) > 3 else kwargs.get("attn_bias")
+            self.bias = mask if isinstance(mask, Tensor) else None
+            self.lse = (
+                out[1]
+                if called.startswith("aten._scaled_dot_product_flash_attention_for_cpu") and mask is None
+                else None
+            )
+        elif "softmax" in called and self.q is None:
+            self.matrix = out
+        return out

@@ -1,0 +1,153 @@
+"""Models understood by what flows: the base of every family that has no table of its own."""
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitscope.capturing import StoreOf, capture, evaluating
+from vitscope.errors import CaptureError, LayoutError
+from vitscope.families.preprocessing import checked_size
+from vitscope.geometry import TokenLayout
+from vitscope.registry import Family
+from vitscope.store import AttentionStore, Dense
+from vitscope.tracing.chain import blocks_of, chain_of
+from vitscope.tracing.trace import Trace, trace
+
+__all__ = ["Traced", "answer_of", "hash_of"]
+
+_ANSWERS = ("logits", "image_embeds", "pooler_output", "last_hidden_state", "image_features", "x_norm_clstoken")
+
+
+class Traced(Family):
+    """A family whose layouts come from running the averaged network once for each input size.
+
+    Attributes:
+        input: `(Hi, Wi)`, the size that the model was made for.
+        given: a layout that the caller stated; then nothing is traced.
+    """
+
+    input: tuple[int, int]
+    given: TokenLayout | None = None
+    classes: bool = True
+
+    def run(self, pixels: Tensor) -> Any:
+        """Call the model on pixels; families with other arguments override this."""
+        return self.model(pixels)
+
+    def traced(self, size: tuple[int, int] | None = None) -> Trace:
+        """What the model does with an input of that size; one forward the first time.
+
+        Raises:
+            CaptureError: no attention was seen.
+            LayoutError: something on the way is not understood.
+            UsageError: the model does not take that size.
+        """
+        size = size or self.input
+        known: dict[tuple[int, int], Trace] = self.__dict__.setdefault("_traces", {})
+        if size not in known:
+            first = next(self.model.parameters())
+            pixels = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(first)
+            with evaluating(self.model), torch.no_grad(), capture(self.model) as store_of:
+                try:
+                    self.run(pixels)
+                except (RuntimeError, AssertionError, ValueError) as error:
+                    if size == self.input:
+                        raise
+                    raise checked_size(size, error) from error
+            _ = store_of.blocks or store_of()  # raises where nothing was seen
+            known[size] = trace(lambda shadow: answer_of(self.run(shadow)), self.model, size, store_of.seen)
+        return known[size]
+
+    @property
+    def isotropic(self) -> bool:
+        """Does every layer see all tokens?"""
+        return self.given is not None or self.traced().isotropic
+
+    @property
+    def depth(self) -> int:
+        """The number of attention layers with a residual; 0 where a layout was stated and nothing traced."""
+        return 0 if self.given else len(self.traced().layers)
+
+    @cached_property
+    def weights(self) -> str:  # type: ignore[override]
+        """The SHA-256 of the parameters in memory."""
+        return hash_of(self.model)
+
+    def layout(self, size: tuple[int, int] | None = None) -> TokenLayout:
+        """The token layout at an input of `(Hi, Wi)` pixels."""
+        return self.given or self.traced(size).layout
+
+    def forward(self, pixels: Float[Tensor, "B 3 Hi Wi"]) -> Float[Tensor, "B C"] | None:
+        """Class logits, or None for a feature model."""
+        answer = answer_of(self.run(pixels))
+        return answer if self.classes and answer.ndim == 2 else None
+
+    def attention(self, store_of: StoreOf, size: tuple[int, int], batch: int, logits: Tensor | None) -> AttentionStore:
+        """The store of a forward of `batch` pictures of that size: plain blocks, or a chain of operators."""
+        if self.given is not None:
+            return store_of(self.given, logits=logits)
+        found = self.traced(size)
+        missing = set(found.layers) - set(store_of.seen)
+        if missing:
+            raise CaptureError(f"{len(missing)} of {len(found.layers)} attention calls were not seen in this forward")
+        logits = None if logits is None else logits.detach()
+        if found.isotropic:
+            blocks, pool = blocks_of(found, store_of.seen)
+            return AttentionStore(blocks, found.layout, logits, pool)
+        run = lambda shadow: answer_of(self.run(shadow))  # noqa: E731
+        chain = chain_of(run, self.model, (batch, *size), found, store_of.seen)
+        return AttentionStore(chain.blocks, found.layout, logits, chain=chain)
+
+    def describe(self) -> Mapping[str, str]:
+        """Architecture and sizes, in words."""
+        found = None if self.given else self.traced()
+        facts = {
+            "family": f"{self.name}, {type(self.model).__name__}",
+            "input": self.preprocessing(),
+            "made for": f"{self.input[0]} x {self.input[1]} pixels",
+            "classes": str(len(self.labels)) if self.labels else "none known",
+        }
+        if found is not None:
+            facts["layers"] = str(len(found.layers)) + (", then attention pooling" if found.pool is not None else "")
+            facts["tokens"] = "every layer sees all" if found.isotropic else "windows, merging or reduced keys: a chain"
+            if found.channels:
+                facts["channel attention"] = f"{len(found.channels)} calls, left out: it mixes channels, not tokens"
+        return facts
+
+    def preprocessing(self) -> str:
+        """What happens to a photo, in words."""
+        return "the processor that was given"
+
+
+def answer_of(output: Any) -> Tensor:
+    """The tensor that a model's answer is: logits, else pooled features, else the tokens; the CLS token of several."""
+    for name in _ANSWERS:
+        value = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+        if isinstance(value, Tensor):
+            return value
+    while isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    if isinstance(output, Mapping) and output:
+        output = next(iter(output.values()))
+    if not isinstance(output, Tensor):
+        raise LayoutError(f"the model answers with a {type(output).__name__}: no tensor in it is understood")
+    return output
+
+
+def hash_of(model: nn.Module) -> str:
+    """The SHA-256 of all parameters and buffers, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def described(block: Any) -> str:
+    """How a block's attention is kept, in words."""
+    return "a matrix of the model's own" if isinstance(block, Dense) else "queries and keys"

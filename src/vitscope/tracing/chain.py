@@ -1,0 +1,119 @@
+"""A forward as a chain of operators on tokens: what windows, merging and pooling do is the model's own code."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitscope.capturing import Seen
+from vitscope.errors import LayoutError
+from vitscope.store import Block, Chain, Dense, Factored, in_chunks
+from vitscope.tracing.shadow import Plan
+from vitscope.tracing.trace import Run, Trace, averaged, prefix_tokens
+
+__all__ = ["OperatorChain", "blocks_of", "chain_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class OperatorChain:
+    """The averaged network of one forward, ready to be gone through backwards any number of times.
+
+    `pull` starts from what the answer is read from and goes back, operator by operator, to the finest tokens: through
+    windows, merging and pooling as the model's own code has them, and through each layer's residual as it is told.
+    """
+
+    trace: Trace
+    plan: Plan
+    out: Tensor
+    parts: list[tuple[Tensor, int]]
+    leaves: tuple[Tensor, ...]
+    blocks: tuple[Block, ...]
+    seen: dict[int, Seen]
+
+    def pull(
+        self, layers: Sequence[int], attend: Callable[[Block, Tensor], Tensor], keep: float, mix: float
+    ) -> Float[Tensor, "B N"]:
+        """Weights of the finest tokens, prefix first: `r <- keep r + mix attend(block, r)` at each of `layers`."""
+        numbers = {event: i for i, event in enumerate(self.trace.layers)}
+
+        def through(event: int, r: Tensor) -> Tensor:
+            lead, axis = self.seen[event].lead, self.trace.heads[event]
+            if event in numbers and event not in self.plan.active:  # its residual hands everything to the other end
+                return r.new_zeros(*r.shape[:-1], self.seen[event].block.shape[3])
+            block = self.blocks[numbers[event]] if event in numbers else _reheaded(self.seen[event], axis)
+            heads = block.shape[1]
+            flat = r.reshape(*lead, r.shape[-1]).movedim(axis, -2)
+            weights = flat.reshape(-1, heads, r.shape[-1]).sum(1)
+            pulled = attend(block, weights).to(r.dtype) / heads
+            spread = pulled[:, None].expand(-1, heads, -1).reshape(*flat.shape[:-1], pulled.shape[-1])
+            return spread.movedim(-2, axis).reshape(*r.shape[:-1], pulled.shape[-1])
+
+        self.plan.keep, self.plan.mix, self.plan.attend = keep, mix, through
+        self.plan.active = frozenset(self.trace.layers[layer] for layer in layers)
+        with torch.enable_grad():
+            tensors = [*(values for values, _ in self.parts), *self.leaves]
+            grads = torch.autograd.grad(self.out.sum(), tensors, retain_graph=True, allow_unused=True)
+        batch, count = len(self.out), len(self.parts)
+        patches = self.trace.finest.laid(grads[:count], self.parts, batch)
+        prefix = [prefix_tokens(g, leaf, batch) for g, leaf in zip(grads[count:], self.leaves, strict=True)]
+        return torch.cat([*prefix, patches], 1)
+
+    def in_chunks(self, chunk: int) -> Chain:
+        """The same chain, with blocks that work on `chunk` queries at a time."""
+        return replace(self, blocks=in_chunks(self.blocks, chunk))
+
+
+def chain_of(
+    run: Run, model: nn.Module, size: tuple[int, int, int], found: Trace, seen: dict[int, Seen]
+) -> OperatorChain:
+    """The chain of one forward of `(B, Hi, Wi)` pixels, whose attention is `seen`."""
+    batch, height, width = size
+    plan = Plan()
+    pixels = torch.zeros(batch, 3, height, width, device=next(model.parameters()).device)
+    network, start, out = averaged(run, model, pixels, plan, seen, channels=found.channels)
+    if len(network.merges) <= max(found.finest.merges, default=0) or len(network.leaves) != len(found.leaves):
+        raise LayoutError("the model did something else with this batch than with the picture it was understood by")
+    parts = found.finest.values(network.merges, start)
+    leaves = tuple(leaf for _, leaf in network.leaves)
+    blocks = tuple(_reheaded(seen[event], found.heads[event]) for event in found.layers)
+    return OperatorChain(found, plan, out, parts, leaves, blocks, seen)
+
+
+def blocks_of(found: Trace, seen: dict[int, Seen]) -> tuple[tuple[Block, ...], Block | None]:
+    """The layers' blocks with prefix tokens first, and the pooling block, of a model whose layers see all tokens."""
+    pool = None if found.pool is None else seen[found.pool].block
+    blocks = [seen[event].block for event in found.layers]
+    if found.reorder is None:
+        return tuple(blocks), pool
+    return tuple(_reordered(block, found.reorder) for block in blocks), pool
+
+
+def _reheaded(seen: Seen, axis: int) -> Block:
+    """The block with the heads' axis second, whatever the order of the leading axes was."""
+    block, lead = seen.block, seen.lead
+    if len(lead) < 2 or axis == len(lead) - 1:
+        return block
+
+    def moved(x: Tensor) -> Tensor:
+        return x.reshape(*lead, *x.shape[2:]).movedim(axis, len(lead) - 1).reshape(-1, lead[axis], *x.shape[2:])
+
+    if isinstance(block, Dense):
+        return Dense(block.name, moved(block.probs), block.chunk)
+    bias = block.bias
+    if bias is not None and bias.shape[0] != 1:
+        bias = moved(bias.expand(bias.shape[0], block.shape[1], *bias.shape[2:]))
+    lse = None if block.lse is None else moved(block.lse)
+    return Factored(block.name, moved(block.q), moved(block.k), block.scale, bias, lse, block.chunk)
+
+
+def _reordered(block: Factored | Dense, order: Tensor) -> Block:
+    if isinstance(block, Dense):
+        return Dense(block.name, block.probs[:, :, order][..., order], block.chunk)
+    bias = block.bias
+    if bias is not None:
+        bias = bias if bias.shape[2] == 1 else bias[:, :, order]
+        bias = bias if bias.shape[3] == 1 else bias[..., order]
+    lse = None if block.lse is None else block.lse[:, :, order]
+    return Factored(block.name, block.q[:, :, order], block.k[:, :, order], block.scale, bias, lse, block.chunk)

@@ -1,0 +1,375 @@
+"""Running a model's own code as the averaged network: a mode under which torch functions act on shadows by rule."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+
+from vitscope.errors import LayoutError
+from vitscope.tracing.rules import AS_IT_IS, BINARY, POINTWISE, POOLING, REDUCTIONS, conv, expanded, plain_name, pool
+from vitscope.tracing.shadow import Plan, Probs, Shadow, attend, residual, shadow_of, tensors_in
+
+__all__ = ["Averaged", "Call", "Merge"]
+
+_JOINS = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack"})
+_PRODUCTS = frozenset({"matmul", "bmm", "baddbmm", "mm"})
+_ASKED = """
+    size dim numel nelement stride is_contiguous ndimension element_size data_ptr len get_device is_floating_point
+    is_complex is_same_size zeros_like ones_like empty_like full_like rand_like randn_like new_zeros new_ones new_empty
+    new_full new_tensor eq ne gt lt ge le isnan isinf isfinite any all item tolist bool int hash format repr
+    logical_not logical_and logical_or storage_offset untyped_storage is_set_to result_type is_nonzero allclose equal
+    is_tensor is_inference
+"""
+_ASKS = frozenset(_ASKED.split())
+
+
+@dataclass(eq=False)
+class Call:
+    """One attention call as the averaged network met it.
+
+    Attributes:
+        event: its number among all calls of softmax and fused attention.
+        keys: what stands at its keys, `(..., M)`; queries: N.
+        joined: a residual has taken its result in; channels: it mixes channels, not tokens.
+    """
+
+    event: int
+    keys: Tensor
+    queries: int
+    joined: bool = False
+    channels: bool = False
+    asked: Tensor | None = None
+
+
+@dataclass(eq=False)
+class Merge:
+    """A place where several positions may become one token: `values`, with the channels along `axis`."""
+
+    values: Tensor
+    axis: int
+    real: bool
+
+
+@dataclass
+class Averaged(TorchFunctionMode):
+    """The mode.
+
+    Attributes:
+        plan: weights for the backward pass.
+        events: the numbers of the calls that the real forward saw as attention.
+        channels: those of them that mix channels.
+        named: parameter names by storage, for the leaves.
+        probing: values are positions, so that merges and channel attention can be told.
+    """
+
+    plan: Plan
+    events: frozenset[int]
+    channels: frozenset[int] = frozenset()
+    named: Mapping[int, str] = field(default_factory=dict)
+    probing: bool = False
+    calls: list[Call] = field(default_factory=list)
+    merges: list[Merge] = field(default_factory=list)
+    leaves: list[tuple[str, Tensor]] = field(default_factory=list)
+    event: int = -1
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self._known: dict[Any, Tensor] = {}
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Gradients on, whatever the caller has, and shadows understood."""
+        with torch.inference_mode(False), torch.enable_grad(), self:
+            yield
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = plain_name(func)
+        with torch._C.DisableTorchFunctionSubclass():
+            counted = func is scaled_dot_product_attention or name in ("softmax", "multi_head_attention_forward")
+            self.event += counted
+            given = list(tensors_in((args, kwargs)))
+            shadows = [t for t in given if isinstance(t, Shadow)]
+            if not shadows:
+                probs = [t for t in given if isinstance(t, Probs)]
+                with torch.no_grad():
+                    result = func(*args, **kwargs)
+                return _as_probs(result, probs[0].event) if probs and name not in _ASKS else result
+            return self._on_tokens(func, name, args, kwargs, shadows)
+
+    def _on_tokens(  # noqa: C901, PLR0911 - the rules, one after another
+        self, func: Any, name: str, args: Any, kwargs: Any, shadows: list[Shadow]
+    ) -> Any:
+        x = shadows[0]
+        if func is scaled_dot_product_attention:
+            return self._fused(*args, **kwargs)
+        if name == "multi_head_attention_forward":
+            return self._multi_head(func, args, kwargs)
+        if name == "softmax":
+            return self._softmax(x, args, kwargs)
+        if name in _PRODUCTS:
+            return self._product(*(args[-2:] if name == "baddbmm" else args[:2]), *kwargs.values())
+        if name == "einsum":
+            operands = args[1] if len(args) == 2 and isinstance(args[1], (list, tuple)) else args[1:]
+            return self._einsum(args[0], *operands)
+        if name == "linear":
+            return self._merged(x, shadow_of(expanded(x, -1, _bound(func, args, kwargs, 1, "weight").shape[0]), x), -1)
+        if name in ("conv1d", "conv2d", "conv3d"):
+            names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+            options = dict(zip(names, args, strict=False)) | kwargs
+            weight = options.pop("weight")
+            options.pop("input")
+            return self._merged(
+                x, shadow_of(conv(x, weight, x.valid, **options), x), 1, always=max(weight.shape[2:]) > 1
+            )
+        if name in POOLING:
+            pooled = shadow_of(pool(name, x, args[1:], kwargs), x)
+            both = kwargs.get("return_indices") or name.endswith("indices")
+            return (pooled, None) if both else self._merged(x, pooled, 1, always=True)
+        if name in _JOINS:
+            return self._join(func, args, kwargs, shadows)
+        if name in BINARY or (name in ("max", "min") and len(shadows) > 1):
+            return self._binary(name, args, kwargs)
+        if name in REDUCTIONS:
+            return self._reduced(name, x, args, kwargs)
+        if name in POINTWISE:
+            return shadow_of(x.clone() if name == "clone" else x.view_as(x), x, product=x.product)
+        if name == "fold":
+            ones = func(torch.ones_like(args[0]), *args[1:], **kwargs)
+            return shadow_of(func(*args, **kwargs) / ones, x)
+        if name == "pad" and x.ndim == 4 and x.valid is None:
+            padded = _wrapped(func(*args, **kwargs), shadows)
+            padded.valid = func(torch.ones_like(x[:1, :1]), *args[1:], **kwargs)
+            return padded
+        if name in AS_IT_IS or name in ("get", "T", "mT"):
+            return _wrapped(func(*args, **kwargs), shadows)
+        if name in _ASKS:
+            return func(*args, **kwargs)
+        if name == "setitem" and isinstance(args[0], Shadow) and args[0].product:
+            return None
+        raise LayoutError(
+            f"torch's '{name}' is not understood on tokens of shape {tuple(x.shape)}: where they go is not known",
+            "vitscope.capture(model) gives raw attention of any model",
+        )
+
+    # attention
+
+    def _attended(self, value: Shadow, queries: int, event: int, asked: Any = None) -> Shadow:
+        call = Call(event, value.mean(-1), queries, asked=asked)
+        call.channels = event in self.channels or (self.probing and _channels_mix(value))
+        self.calls.append(call)
+        if call.channels:
+            out = value.mean(-2, keepdim=True).expand(*value.shape[:-2], queries, value.shape[-1])
+            return shadow_of(out, value)
+        shadow = shadow_of(attend(value, queries, self.plan, event), value)
+        shadow.marks = value.marks | {event}
+        return shadow
+
+    def _fused(
+        self,
+        query: Any,
+        key: Any,
+        value: Any,
+        attn_mask: Any = None,
+        dropout_p: Any = 0,
+        is_causal: Any = False,
+        **_: Any,
+    ) -> Tensor:
+        if not isinstance(value, Shadow):
+            raise LayoutError("an attention call has values that do not come from the picture")
+        if value.shape[-3] != query.shape[-3] and query.ndim > 3:
+            repeated = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
+            value = shadow_of(repeated, value)
+        asked = query.mean(-1) if isinstance(query, Shadow) else None
+        return self._attended(value, query.shape[-2], self.event, asked)
+
+    def _softmax(self, x: Shadow, args: Any, kwargs: Any) -> Tensor:
+        if self.event not in self.events:
+            return shadow_of(x.view_as(x), x, product=x.product)
+        probs = torch.zeros((), dtype=x.dtype).expand(x.shape).as_subclass(Probs)
+        probs.event = self.event
+        return probs
+
+    def _multi_head(self, func: Any, args: Any, kwargs: Any) -> Any:
+        query, value = (_bound(func, args, kwargs, i, n) for i, n in ((0, "query"), (2, "value")))
+        heads, weight = (_bound(func, args, kwargs, i, n) for i, n in ((4, "num_heads"), (11, "out_proj_weight")))
+        batched = value.ndim == 3
+        tokens = value.mean(-1) if batched else value.mean(-1)[:, None]  # (M, B)
+        lead = shadow_of(tokens.t()[:, None, :, None].expand(-1, heads, -1, -1), value)
+        asked = query.mean(-1) if isinstance(query, Shadow) else None
+        if asked is not None:
+            asked = (asked if batched else asked[:, None]).t()[:, None].expand(-1, heads, -1)
+        mixed = self._attended(lead, query.shape[0], self.event, asked)
+        out = mixed.mean((1, 3)).t()[..., None].expand(-1, -1, weight.shape[0])
+        wants = _bound(func, args, kwargs, 16, "need_weights", True)
+        return shadow_of(out if batched else out[:, 0], mixed), (torch.zeros(1) if wants else None)
+
+    def _product(self, a: Any, b: Any, *_: Any) -> Tensor:
+        if isinstance(a, Probs):
+            if a.shape[-1] != b.shape[-2]:
+                raise LayoutError(f"attention of shape {tuple(a.shape)} is multiplied with {tuple(b.shape)}")
+            return self._attended(b, a.shape[-2], a.event)
+        if isinstance(b, Probs):
+            mixed = self._attended(_wrapped(a.transpose(-1, -2), [a]), b.shape[-1], b.event)
+            return shadow_of(mixed.transpose(-1, -2), mixed)
+        lead = _broadcast(a.shape[:-2], b.shape[:-2]) if b.ndim > 1 else a.shape[:-2]
+        if isinstance(a, Shadow) and isinstance(b, Shadow):
+            stub = torch.zeros((), dtype=a.dtype).expand(*lead, a.shape[-2], b.shape[-1])
+            return shadow_of(stub, a, b, product=True)
+        if isinstance(a, Shadow) and b.ndim > 1:
+            out = a.mean(-1, keepdim=True).expand(*lead, a.shape[-2], b.shape[-1]) if a.ndim > 1 else a
+            return self._merged(a, shadow_of(out, a, product=a.product), -1)
+        raise LayoutError("tokens are multiplied from the left with something that is not attention: not understood")
+
+    def _einsum(self, equation: str, *operands: Any) -> Tensor:
+        if len(operands) != 2 or "..." in equation or "->" not in equation:
+            raise LayoutError(f"einsum '{equation}' is not understood on tokens")
+        left, out = equation.replace(" ", "").split("->")
+        terms = left.split(",")
+        sizes = {c: n for term, x in zip(terms, operands, strict=True) for c, n in zip(term, x.shape, strict=True)}
+        shape = [sizes[c] for c in out]
+        shadows = [x for x in operands if isinstance(x, Shadow)]
+        which = next((i for i, x in enumerate(operands) if isinstance(x, Probs)), None)
+        if which is not None:
+            probs, value = terms[which], terms[1 - which]
+            event = operands[which].event
+            key = [c for c in probs if c in value and c not in out]
+            query = [c for c in probs if c not in value and c in out]
+            channel = [c for c in value if c not in probs]
+            if len(key) != 1 or len(query) != 1:
+                raise LayoutError(f"einsum '{equation}' of attention with tokens is not understood")
+            lead = [c for c in probs if c not in (*key, *query)]
+            order = [*lead, *key, *channel]
+            moved = operands[1 - which].permute([value.index(c) for c in order]).flatten(len(lead) + 1)
+            moved = moved if channel else moved[..., None]
+            mixed = self._attended(shadow_of(moved, *shadows), sizes[query[0]], event)
+            result = mixed.reshape(*mixed.shape[:-1], *(sizes[c] for c in channel)) if channel else mixed[..., 0]
+            now = [*lead, *query, *channel]
+            return shadow_of(result.permute([now.index(c) for c in out]), mixed)
+        if len(shadows) == 2:
+            return shadow_of(torch.zeros((), dtype=shadows[0].dtype).expand(shape), *shadows, product=True)
+        mine = terms[0] if isinstance(operands[0], Shadow) else terms[1]
+        gone = [i for i, c in enumerate(mine) if c not in out]
+        kept = [c for c in mine if c in out]
+        x = shadows[0].mean(gone) if gone else shadows[0].view_as(shadows[0])
+        x = x.permute([kept.index(c) for c in out if c in kept])
+        for i, c in enumerate(out):
+            x = x if c in kept else x.unsqueeze(i)
+        return shadow_of(x.expand(shape), shadows[0], product=shadows[0].product)
+
+    # the rest
+
+    def _merged(self, before: Shadow, after: Shadow, axis: int, always: bool = False) -> Shadow:
+        after.product = before.product
+        if not after.marks and not after.product and after.requires_grad:
+            merges = always or (self.probing and _varies(before, axis))
+            self.merges.append(Merge(after, axis % after.ndim, merges))
+        return after
+
+    def _join(self, func: Any, args: Any, kwargs: Any, shadows: list[Shadow]) -> Any:
+        parts = list(args[0] if args else kwargs["tensors"])
+        for i, part in enumerate(parts):
+            if not isinstance(part, Shadow):
+                parts[i] = self._leaf(part)
+        return _wrapped(func(parts, *args[1:], **{k: v for k, v in kwargs.items() if k != "tensors"}), shadows)
+
+    def _leaf(self, outside: Tensor) -> Tensor:
+        """A token that does not come from the picture, once for each parameter."""
+        key = (outside.data_ptr(), tuple(outside.shape))
+        if key not in self._known:
+            leaf = torch.zeros(outside.shape, device=outside.device, requires_grad=True)
+            if self.probing:
+                with torch.no_grad():
+                    leaf[3] = len(self.leaves) + 1
+            self.leaves.append((self.named.get(outside.untyped_storage().data_ptr(), ""), leaf))
+            self._known[key] = leaf
+        return self._known[key]
+
+    def _binary(self, name: str, args: Any, kwargs: Any) -> Tensor:  # noqa: PLR0911 - the rules, one after another
+        values = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
+        pair = [v for v in values if isinstance(v, Shadow)]
+        shape = _broadcast(*(v.shape for v in values))
+        if any(p.product for p in pair):
+            return shadow_of(torch.zeros((), dtype=pair[0].dtype).expand(shape), *pair, product=True)
+        if len(pair) == 1:
+            outside = next((v for v in values if v is not pair[0]), None)
+            fresh = pair[0].marks - pair[0].settled
+            if name != "add" or outside is None or outside.shape != pair[0].shape or not fresh:
+                return shadow_of(pair[0].expand(shape), pair[0])
+            pair.append(shadow_of(self._leaf(outside)))  # a token from outside, such as CLS, that takes attention in
+        a, b = pair[-2:]
+        if name not in ("add", "sub", "subtract") or a.numel() != b.numel():
+            if a.numel() != b.numel():
+                content = a if a.numel() > b.numel() else b  # the other is a gate
+                return shadow_of(content.expand(shape), content)
+            return shadow_of((a.expand(shape) + b.expand(shape)) / 2, a, b)
+        skip, branch = (a, b) if a.marks <= b.marks else (b, a)
+        new = branch.marks - skip.marks
+        if not skip.marks <= branch.marks or not new:
+            return shadow_of((a + b) / 2, a, b)
+        if new <= branch.settled:  # another branch beside attention, such as an MLP in parallel: tokens stay
+            return shadow_of(branch.view_as(branch), branch)
+        for call in self.calls:
+            call.joined |= call.event in new
+        out = shadow_of(residual(skip, branch, self.plan, new), skip, branch)
+        out.settled = out.settled | new
+        return out
+
+    def _reduced(self, name: str, x: Shadow, args: Any, kwargs: Any) -> Any:
+        rest = [a for a in args[1:] if not isinstance(a, (torch.dtype, str, float))]
+        if "norm" in name:
+            rest = rest[1:]  # the order of the norm
+        dim = kwargs.get("dim", kwargs.get("axis", rest[0] if rest else None))
+        keep = kwargs.get("keepdim", rest[1] if len(rest) > 1 and isinstance(rest[1], bool) else False)
+        if isinstance(dim, bool) or (dim is None and not rest):
+            dim = tuple(range(x.ndim)) if not isinstance(dim, bool) else None
+        mean = shadow_of(x.mean(dim, keepdim=keep), x, product=x.product)
+        if name in ("var_mean", "std_mean"):
+            return mean, mean
+        if name in ("max", "min", "median") and isinstance(dim, int):
+            return torch.return_types.max((mean, torch.zeros(mean.shape, dtype=torch.long)))
+        return mean
+
+
+def _broadcast(*shapes: Any) -> tuple[int, ...]:
+    shape: tuple[int, ...] = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
+    return shape
+
+
+def _bound(func: Callable[..., Any], args: Any, kwargs: Any, place: int, name: str, default: Any = None) -> Any:
+    return args[place] if len(args) > place else kwargs.get(name, default)
+
+
+def _wrapped(value: Any, parents: list[Shadow]) -> Any:
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return shadow_of(value, *parents, product=any(p.product for p in parents))
+    if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
+        return type(value)(_wrapped(part, parents) for part in value)
+    return value
+
+
+def _as_probs(value: Any, event: int) -> Any:
+    if isinstance(value, Tensor) and value.is_floating_point():
+        probs = value.as_subclass(Probs)
+        probs.event = event
+        return probs
+    if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
+        return type(value)(_as_probs(part, event) for part in value)
+    return value
+
+
+def _varies(x: Tensor, axis: int) -> bool:
+    """Do positions differ along this axis? Probing values are (mass, x, y, leaf) along the batch."""
+    with torch.no_grad():
+        spread = x.amax(axis) - x.amin(axis)
+        return bool((spread > 1e-4 * (1 + x.abs().amax())).any())
+
+
+def _channels_mix(value: Tensor) -> bool:
+    """Are these values channels of tokens along the last axis, not tokens along the last but one?"""
+    return value.shape[-1] > 1 and _varies(value, -1) and not _varies(value, -2)

@@ -1,0 +1,131 @@
+"""How each torch function acts on shadows: what moves tokens runs as it is, what learns becomes a mean.
+
+- moving (reshape, roll, windows, concatenation): as it is; what is concatenated from outside becomes a leaf of its own
+- pointwise (norms, activations, dropout, scaling): nothing, a token stays what it is
+- learned maps and reductions over channels: the mean over what they read
+- convolutions: the mean over channels; with a stride, also over the window (patch embedding, merging); without one,
+  nothing else, like every other part that is not attention
+- pooling: the mean over the window, also for maximum pooling
+- addition of two shadows: a residual, where one end has seen an attention call that the other has not; else the mean
+- softmax and fused attention: the attention that was seen in the real forward
+
+A function that is none of these is refused by name: nothing is guessed.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["AS_IT_IS", "BINARY", "POINTWISE", "POOLING", "REDUCTIONS", "conv", "expanded", "plain_name", "pool"]
+
+_MOVING = """
+    view reshape permute transpose swapaxes swapdims flatten unflatten squeeze unsqueeze expand expand_as repeat
+    repeat_interleave roll contiguous clone narrow select index_select gather chunk split tensor_split unbind movedim
+    moveaxis flip tile view_as reshape_as t unfold pixel_shuffle pixel_unshuffle channel_shuffle getitem broadcast_to
+    interpolate upsample split_with_sizes hsplit vsplit dsplit take_along_dim rot90 adjoint pad ravel
+    native_channel_shuffle upsample_bilinear upsample_nearest alias atleast_3d fold
+"""
+_POINTWISE = """
+    gelu relu relu6 silu sigmoid tanh hardswish hardsigmoid hardtanh elu selu celu leaky_relu rrelu mish softplus
+    softsign logsigmoid exp expm1 log log1p sqrt rsqrt square neg abs clamp clamp_min clamp_max clip dropout dropout1d
+    dropout2d dropout3d alpha_dropout feature_dropout layer_norm group_norm batch_norm instance_norm rms_norm
+    local_response_norm normalize to type float half bfloat16 double type_as cuda cpu detach requires_grad_ masked_fill
+    nan_to_num round floor erf reciprocal sign sin cos pow float_power rms prelu threshold bernoulli_ softmin cumsum
+    layer_norm_fast native_layer_norm renorm fill_diagonal_ rsub hardshrink softshrink tanhshrink
+"""
+_REDUCTIONS = "mean sum nanmean amax amin max min std var norm logsumexp var_mean std_mean prod vector_norm median"
+_POOLING = """
+    avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d lp_pool1d lp_pool2d
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
+    adaptive_max_pool3d max_pool2d_with_indices
+"""
+_BINARY = "add sub mul div truediv multiply divide true_divide subtract maximum minimum where lerp addcmul fmax fmin"
+
+AS_IT_IS, POINTWISE, REDUCTIONS, POOLING, BINARY = (
+    frozenset(words.split()) for words in (_MOVING, _POINTWISE, _REDUCTIONS, _POOLING, _BINARY)
+)
+
+
+def plain_name(func: Callable[..., Any]) -> str:
+    """`add` for torch.add, Tensor.add, Tensor.add_, `+`, `+=` and reversed `+` alike."""
+    name: str = getattr(func, "__name__", str(func))
+    if name.startswith("__") and name.endswith("__"):
+        name = name[2:-2]
+        if name.startswith(("i", "r")) and name[1:] in BINARY | {"matmul", "pow"}:
+            name = name[1:]
+        return name
+    return name.strip("_")
+
+
+def expanded(x: Tensor, dim: int, size: int) -> Tensor:
+    """The mean of `x` over one axis, repeated to `size` along it."""
+    shape = list(x.shape)
+    shape[dim] = size
+    return x.mean(dim, keepdim=True).expand(shape)
+
+
+def conv(x: Tensor, weight: Tensor, valid: Tensor | None = None, **options: Any) -> Tensor:
+    """A convolution that takes means: over each group's channels, and over the window where it has a stride.
+
+    A convolution without a stride that keeps the size leaves each token where it is. `valid` is 0 where the input was
+    padded: padding counts in no mean.
+    """
+    dims = weight.ndim - 2
+    stride, padding, dilation = (
+        _each(options.get(k, d), dims) for k, d in (("stride", 1), ("padding", 0), ("dilation", 1))
+    )
+    groups, kernel = options.get("groups", 1), weight.shape[2:]
+    single = x.ndim == dims + 1
+    x = x[None] if single else x
+    outputs, inputs = weight.shape[0], x.shape[1]
+    grouped = x.reshape(x.shape[0], groups, inputs // groups, *x.shape[2:]).mean(2)
+    if isinstance(padding[0], str):
+        same = padding[0] == "same" and max(stride) == 1
+        padding = tuple(0 for _ in kernel)
+    else:
+        same = max(stride) == 1 and all(2 * p == d * (k - 1) for p, d, k in zip(padding, dilation, kernel, strict=True))
+    if (not same and max(kernel) > 1) or max(stride) > 1:
+        convolve: Any = (functional.conv1d, functional.conv2d, functional.conv3d)[dims - 1]
+        flat = grouped.reshape(-1, 1, *grouped.shape[2:])
+        ones = flat.new_ones(1, 1, *kernel)
+        summed = convolve(flat, ones, stride=stride, padding=padding, dilation=dilation)
+        inside = torch.ones_like(flat[:1]) if valid is None else valid
+        counted = convolve(inside, ones, stride=stride, padding=padding, dilation=dilation)
+        grouped = (summed / counted.clamp_min(1)).reshape(x.shape[0], groups, *summed.shape[2:])
+    out = grouped[:, :, None].expand(-1, -1, outputs // groups, *(-1 for _ in kernel)).flatten(1, 2)
+    return out[0] if single else out
+
+
+def pool(name: str, x: Tensor, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    """The mean over the window of a pooling function of that name."""
+    dims = next(int(c) for c in name if c.isdigit())
+    if name.startswith("adaptive"):
+        size = args[0] if args else kwargs["output_size"]
+        adaptive: Any = (
+            functional.adaptive_avg_pool1d,
+            functional.adaptive_avg_pool2d,
+            functional.adaptive_avg_pool3d,
+        )[dims - 1]
+        out: Tensor = adaptive(x, size)
+        return out
+    names = ("norm_type",) * name.startswith("lp") + ("kernel_size", "stride", "padding")
+    given = dict(zip(names, args, strict=False)) | kwargs
+    average: Any = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[dims - 1]
+    pooled: Tensor = average(
+        x,
+        given["kernel_size"],
+        stride=given.get("stride") or None,
+        padding=given.get("padding", 0),
+        ceil_mode=given.get("ceil_mode", args[5] if len(args) > 5 and name.startswith("max") else False),
+        count_include_pad=False,
+    )
+    return pooled
+
+
+def _each(value: Any, dims: int) -> tuple[Any, ...]:
+    if isinstance(value, (tuple, list)):
+        return tuple(value) if len(value) == dims else tuple(value) * dims
+    return (value,) * dims

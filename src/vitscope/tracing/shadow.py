@@ -1,0 +1,119 @@
+"""Shadows: tensors that stand for tokens while a model's own code runs as the averaged network.
+
+A shadow has the shape of the tensor it stands for, and instead of features one number for each token, repeated over
+its channels. Each shadow remembers which attention calls have mixed its tokens.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Plan", "Probs", "Shadow", "attend", "residual", "shadow_of", "tensors_in"]
+
+Attend = Callable[[int, Tensor], Tensor]
+
+
+class Shadow(Tensor):
+    """Stands for a tensor of tokens.
+
+    Attributes:
+        marks: numbers of the attention calls whose result is in here; settled: those that a residual has taken in.
+        product: made by multiplying tokens with tokens, as attention scores are; its values mean nothing.
+        valid: just after padding, 0 where there is padding.
+    """
+
+    marks: frozenset[int]
+    settled: frozenset[int]
+    product: bool
+    valid: Tensor | None
+
+
+class Probs(Tensor):
+    """Stands for the attention matrix that call number `event` made; its values mean nothing."""
+
+    event: int
+
+
+def shadow_of(values: Tensor, *parents: Any, product: bool = False) -> Shadow:
+    """`values` as a shadow that inherits what its parents remember."""
+    shadow = values.as_subclass(Shadow)
+    shadow.marks = frozenset().union(*(p.marks for p in parents))
+    shadow.settled = frozenset().union(*(p.settled for p in parents))
+    shadow.product, shadow.valid = product, None
+    return shadow
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Every tensor in nested tuples, lists and mappings."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from tensors_in(part)
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from tensors_in(part)
+
+
+@dataclass
+class Plan:
+    """What the backward pass through the averaged network multiplies with; changed between passes.
+
+    Attributes:
+        keep, mix: weights of a residual's two ends, `keep * skip + mix * branch`.
+        active: the attention calls that take part; a residual around any other one hands everything to its skip.
+        attend: `attend(event, r)` takes weights of that call's queries to weights of its keys.
+    """
+
+    keep: float = 1.0
+    mix: float = 0.0
+    active: frozenset[int] = frozenset()
+    attend: Attend = field(default=lambda event, r: r)
+
+
+class _Residual(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, skip: Tensor, branch: Tensor, plan: Plan, events: frozenset[int]) -> Tensor:
+        ctx.plan, ctx.events = plan, events
+        return skip.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        plan: Plan = ctx.plan
+        if not ctx.events & plan.active:
+            return grads[0], None, None, None
+        return plan.keep * grads[0], plan.mix * grads[0], None, None
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, queries: int, plan: Plan, event: int) -> Tensor:
+        ctx.plan, ctx.event, ctx.shape = plan, event, value.shape
+        return value.mean(-2, keepdim=True).expand(*value.shape[:-2], queries, value.shape[-1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        weight = ctx.plan.attend(ctx.event, grads[0].sum(-1))
+        width = ctx.shape[-1]
+        return (weight[..., None] / width).expand(ctx.shape), None, None, None
+
+
+def residual(skip: Tensor, branch: Tensor, plan: Plan, events: frozenset[int]) -> Tensor:
+    """`skip` forward; backward as the plan says."""
+    out: Tensor = _Residual.apply(skip, branch, plan, events)
+    return out
+
+
+def attend(value: Tensor, queries: int, plan: Plan, event: int) -> Tensor:
+    """`(..., M, D)` to `(..., queries, D)`: the mean forward; backward through the attention of that call."""
+    out: Tensor = _Attend.apply(value, queries, plan, event)
+    return out
+
+
+def parameter_names(model: nn.Module) -> dict[int, str]:
+    """Parameters and buffers by where their numbers lie, so that a view of one can be named."""
+    named = [*model.named_buffers(), *model.named_parameters()]
+    return {tensor.untyped_storage().data_ptr(): name for name, tensor in named}

@@ -1,0 +1,303 @@
+"""Finding out what a model does with tokens, from one forward and one run of its averaged network.
+
+The run's input is not a photo but positions: four pictures that say 1, x, y and 0. Averages carry positions through the
+model's own code, so that each attention call tells where its keys lie, tokens from outside (CLS, registers) stand out
+by saying nothing, and what the answer is read from is a gradient.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vitscope.capturing import Seen, evaluating
+from vitscope.errors import LayoutError
+from vitscope.geometry import TokenLayout
+from vitscope.tracing.network import Averaged, Call, Merge
+from vitscope.tracing.shadow import Plan, Shadow, parameter_names, shadow_of
+
+__all__ = ["Run", "Trace", "averaged", "trace"]
+
+Run = Callable[[Tensor], Tensor]
+_LOST = 0.02
+_KNOWN_NAMES = (
+    ("regist", "register"),
+    ("reg_token", "register"),
+    ("dist", "distillation"),
+    ("detection", "detection"),
+    ("cls", "cls"),
+    ("class", "cls"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What a model does with the tokens of an input of one size.
+
+    Attributes:
+        layers: events of the attention calls that a residual takes in, in order.
+        pool: event of the call that pools the tokens at the end, or None.
+        channels: events that mix channels, not tokens.
+        heads: which of the leading axes are heads, by event.
+        finest: the finest tokens, which maps are drawn on.
+        leaves: how many tokens each leaf (CLS, registers) brings.
+        layout: prefix names, grid and pooling; exact: the answer is read just so.
+        isotropic: every layer sees all tokens of the layout; reorder: where they are, prefix first, None if they are.
+        readout: how much of each token of the layout the answer starts from, along the residual path.
+    """
+
+    layers: tuple[int, ...]
+    pool: int | None
+    channels: frozenset[int]
+    heads: dict[int, int]
+    finest: "Finest"
+    leaves: tuple[int, ...]
+    layout: TokenLayout
+    exact: bool
+    isotropic: bool
+    reorder: Tensor | None
+    readout: np.ndarray
+
+
+def averaged(
+    run: Run, model: nn.Module, pixels: Tensor, plan: Plan, seen: dict[int, Seen], **options: Any
+) -> tuple[Averaged, Tensor, Tensor]:
+    """Run the averaged network on `pixels`: the mode with what it met, its input, and the output's mean per picture."""
+    network = Averaged(plan, frozenset(seen), named=parameter_names(model), **options)
+    with torch.inference_mode(False), torch.enable_grad():
+        start = pixels.detach().clone().requires_grad_()
+        shadow = shadow_of(start * 1)
+    with evaluating(model), network.running():
+        out = run(shadow)
+    if not isinstance(out, Shadow) or not out.requires_grad:
+        raise LayoutError(
+            f"no attention with a softmax leads from the picture to the answer of {type(model).__name__}",
+            "vitscope.capture(model) gives raw attention of any model",
+        )
+    return network, start, out.as_subclass(Tensor).flatten(1).mean(1)
+
+
+def trace(run: Run, model: nn.Module, size: tuple[int, int], seen: dict[int, Seen]) -> Trace:
+    """Understand a model at an input of `(Hi, Wi)` pixels.
+
+    Args:
+        run: from pixels to the tensor that the answer is, `(B, C)` or `(B, N, C)`.
+        model: the module that `run` calls.
+        size: the input's height and width.
+        seen: what a capture of one forward at that size saw.
+
+    Raises:
+        LayoutError: something on the way is not understood, or tokens do not fill a grid.
+    """
+    height, width = size
+    device = next(model.parameters()).device
+    y, x = torch.meshgrid(
+        torch.arange(height, dtype=torch.float32) + 0.5, torch.arange(width, dtype=torch.float32) + 0.5, indexing="ij"
+    )
+    values = torch.stack([torch.ones_like(x), x, y, torch.zeros_like(x)])[:, None].expand(4, 3, -1, -1).to(device)
+    plan = Plan()
+    network, start, out = averaged(run, model, values, plan, seen, probing=True)
+    calls = [call for call in network.calls if not call.channels]
+    if not calls:
+        what = "its attention is between channels" if network.calls else "no softmax is multiplied with tokens"
+        raise LayoutError(f"{type(model).__name__} has no attention between tokens", what)
+    plan.active = frozenset(call.event for call in calls)
+    sizes = {call.event: call.keys.shape[-1] for call in calls}
+    plan.attend = lambda event, r: r.sum(-1, keepdim=True).expand(*r.shape[:-1], sizes[event]) / sizes[event]
+    plan.keep, plan.mix = 0.5, 0.5
+    finest = _finest(network.merges, start, out)
+    plan.keep, plan.mix = 1.0, 0.0
+    leaves = [leaf for _, leaf in network.leaves]
+    parts = finest.values(network.merges, start)
+    tensors = [*(values for values, _ in parts), *leaves]
+    grads = torch.autograd.grad(out.sum(), tensors, allow_unused=True, retain_graph=True)
+    joined = tuple(call for call in calls if call.joined)
+    loose = [call for call in calls if not call.joined]
+    counts = [leaf.shape[1] if leaf.ndim > 2 else 1 for leaf in leaves]
+    rows = [prefix_tokens(g, t, 4)[0] for g, t in zip(grads[len(parts) :], leaves, strict=True)]
+    readout = torch.cat([*rows, finest.laid(grads[: len(parts)], parts, 4)[0]]).cpu().numpy()
+    names = _names([name for name, _ in network.leaves], counts)
+    pooled = bool(loose) and loose[-1].event > max((c.event for c in joined), default=-1)
+    layout, exact = _layout(names, finest.grid, readout, pooled)
+    reorder, isotropic = _isotropic(joined, layout, counts)
+    return Trace(
+        layers=tuple(call.event for call in joined),
+        pool=loose[-1].event if layout.pooling == "map" else None,
+        channels=frozenset(call.event for call in network.calls if call.channels),
+        heads={call.event: _head_axis(call, seen[call.event]) for call in calls},
+        finest=finest,
+        leaves=tuple(counts),
+        layout=layout,
+        exact=exact,
+        isotropic=isotropic and exact,
+        reorder=reorder,
+        readout=readout,
+    )
+
+
+def _tokens(grad: Tensor | None, like: Tensor, axis: int, batch: int) -> Tensor:
+    """A gradient summed over channels: `(B, tokens)`, also where windows are folded into the batch."""
+    if grad is None:
+        grad = torch.zeros_like(like)
+    grad = grad.as_subclass(Tensor)
+    return (grad.sum(axis) if axis < grad.ndim else grad).reshape(batch, -1)
+
+
+def prefix_tokens(grad: Tensor | None, leaf: Tensor, batch: int) -> Tensor:
+    """A gradient of a leaf as weights `(B, tokens)` of its tokens."""
+    return _tokens(grad, leaf, 2 if leaf.ndim > 2 else 1, batch)
+
+
+@dataclass(frozen=True, eq=False)
+class Finest:
+    """The finest tokens, as parts of the averaged network.
+
+    Attributes:
+        merges: numbers of the merges that make them; everything that the answer reads passes through these. None of
+            them where two grids are side by side: then the pixels stand for them, in cells of the finer grid.
+        order: where each token goes on the grid, row by row.
+        grid: rows and columns.
+    """
+
+    merges: tuple[int, ...]
+    order: Tensor
+    grid: tuple[int, int]
+
+    def values(self, merges: list[Merge], start: Tensor) -> list[tuple[Tensor, int]]:
+        """The tensors to take gradients of, with their channel axes."""
+        return [(merges[i].values, merges[i].axis) for i in self.merges] or [(start, 1)]
+
+    def laid(self, grads: Sequence[Tensor | None], parts: list[tuple[Tensor, int]], batch: int) -> Tensor:
+        """Gradients of those tensors as weights `(B, gh*gw)`, row by row."""
+        tokens = [_tokens(g, like, axis, batch) for g, (like, axis) in zip(grads, parts, strict=True)]
+        total = torch.stack(tokens).sum(0)
+        if self.merges:
+            laid = torch.zeros_like(total)
+            laid[..., self.order] = total
+            return laid
+        gh, gw = self.grid
+        height, width = parts[0][0].shape[2:]
+        return total.reshape(batch, gh, height // gh, gw, width // gw).sum((2, 4)).flatten(1)
+
+
+def _finest(merges: list[Merge], start: Tensor, out: Tensor) -> Finest:
+    """The last merges before any attention that everything passes through, and the grid that their tokens fill."""
+    batch = start.shape[0]
+    candidates = [i for i, merge in enumerate(merges) if merge.real and merge.values.numel() // batch]
+    tensors = [merges[i].values for i in candidates]
+    grads = torch.autograd.grad(out.sum(), [start, *tensors], allow_unused=True, retain_graph=True)
+    total = 0.0 if grads[0] is None else float(grads[0][0].sum())
+    groups: list[tuple[list[int], float, Tensor, Tensor, tuple[int, int]]] = []
+    for i, grad in reversed(list(zip(candidates, grads[1:], strict=True))):
+        mass = 0.0 if grad is None else float(_tokens(grad, merges[i].values, merges[i].axis, batch)[0].sum())
+        if total < 1e-6 or mass < 1e-3 * total:
+            continue
+        values = merges[i].values.as_subclass(Tensor).detach().mean(merges[i].axis).reshape(batch, -1)
+        placed = _grid(values)
+        if placed is None:
+            continue
+        order, grid = placed
+        alike = next((g for g in groups if g[4] == grid and torch.equal(g[3], order)), None)
+        members, mass = ([i, *alike[0]], mass + alike[1]) if alike else ([i], mass)
+        if abs(mass - total) < 1e-3 * total:
+            return Finest(tuple(members), order, grid)
+        if mass < total:  # two merges side by side, such as a shortcut's and a branch's: they may add up
+            groups = [g for g in groups if g is not alike] + [(members, mass, values, order, grid)]
+    height, width = start.shape[2:]
+    fine = [g for g in groups if height % g[4][0] == 0 and width % g[4][1] == 0]
+    if fine:
+        _, _, _, order, grid = max(fine, key=lambda g: g[4][0] * g[4][1])
+        return Finest((), order, grid)
+    raise LayoutError(
+        "no grid of patch tokens was found that everything the answer reads passes through",
+        "say which token is which: layout=vitscope.TokenLayout(prefix=..., grid=(rows, columns))",
+    )
+
+
+def _grid(values: Tensor) -> tuple[Tensor, tuple[int, int]] | None:
+    """Rank of each token on a full grid, row by row, from its mass and position."""
+    mass, x, y, leaf = values
+    if bool((mass < 0.05).any()) or bool((leaf > 0.5).any()):
+        return None
+    columns, rows = _ranks(x / mass), _ranks(y / mass)
+    gw, gh = int(columns.max()) + 1, int(rows.max()) + 1
+    order = rows * gw + columns
+    if gh * gw != len(order) or len(torch.unique(order)) != len(order):
+        return None
+    return order, (gh, gw)
+
+
+def _ranks(x: Tensor) -> Tensor:
+    values = x.sort().values
+    step = (values[-1] - values[0]) / max(len(values) - 1, 1)
+    new = values.diff() > max(float(step) / 2, 1e-3)
+    edges = torch.cat([values[:1], values[1:][new]]) - 1e-3 - float(step) / 4
+    return torch.searchsorted(edges, x.contiguous(), right=True) - 1
+
+
+def _names(given: list[str], counts: list[int]) -> tuple[str, ...]:
+    names: list[str] = []
+    for name, count in zip(given, counts, strict=True):
+        last = name.rpartition(".")[2].lower()
+        word = next((word for part, word in _KNOWN_NAMES if part in last), last or "prefix")
+        many = count > 1 or word in ("register", "detection")
+        for _ in range(count):
+            number = 1 + sum(n == word or n.startswith(word + " ") for n in names)
+            names.append(f"{word} {number}" if many or word in names else word)
+    return tuple(names)
+
+
+def _layout(
+    names: tuple[str, ...], grid: tuple[int, int], readout: np.ndarray, pooled: bool
+) -> tuple[TokenLayout, bool]:
+    """The layout whose readout is the one seen, and whether it is just so."""
+    if pooled:
+        return TokenLayout(names, grid, "map"), True
+    share = readout / max(readout.sum(), 1e-9)
+    choices = [TokenLayout(names, grid, "mean"), TokenLayout(names, grid, "mean", bool(names))]
+    if names:
+        choices += [TokenLayout(names, grid, "cls"), TokenLayout(names, grid, "cls", True)]
+    away = [float(np.abs(choice.readout() - share).sum()) for choice in choices]
+    best = int(np.argmin(away))
+    return choices[best], away[best] < 1e-3
+
+
+def _isotropic(calls: tuple[Call, ...], layout: TokenLayout, counts: list[int]) -> tuple[Tensor | None, bool]:
+    """Does every call see all tokens, in the same places; and where they are."""
+    if not calls or any(c.keys.ndim != 3 or c.keys.shape[0] != 4 or c.queries != layout.tokens for c in calls):
+        return None, False
+    keys = calls[0].keys.detach().as_subclass(Tensor)
+    if any(
+        c.keys.shape != keys.shape or not torch.allclose(c.keys.as_subclass(Tensor), keys, atol=1e-2) for c in calls
+    ):
+        return None, False
+    mass, _, _, leaf = keys[:, 0]
+    if keys.shape[-1] != layout.tokens or not torch.allclose(keys, keys[:, :1], atol=1e-2):
+        return None, False
+    prefix = torch.tensor([i + 1.0 for i, n in enumerate(counts) for _ in range(n)], device=mass.device)
+    outside = leaf.round().nonzero().squeeze(1)
+    if len(outside) != len(prefix) or not torch.equal(leaf[outside].round().sort().values, prefix):
+        return None, False
+    ranked = outside[leaf[outside].round().argsort(stable=True)]
+    inside = (leaf.round() == 0).nonzero().squeeze(1)
+    placed = _grid(keys[:, 0][:, inside])
+    if placed is None or placed[1] != layout.grid:
+        return None, False
+    where = torch.empty_like(inside)
+    where[placed[0]] = inside
+    reorder = torch.cat([ranked, where])
+    same = torch.equal(reorder, torch.arange(len(reorder), device=reorder.device))
+    return None if same else reorder, True
+
+
+def _head_axis(call: Call, seen: Seen) -> int:
+    """The leading axis along which positions are the same: heads; the last one where nothing tells."""
+    keys = call.keys.detach().as_subclass(Tensor)
+    lead = keys.ndim - 1
+    for axis in range(lead - 1, 0, -1):
+        if keys.shape[axis] > 1 and torch.allclose(keys, keys.narrow(axis, 0, 1), atol=1e-2):
+            return axis
+    return lead - 1
