@@ -85,13 +85,18 @@ class Generic(Traced):
         patch = self.input[0] // layout.grid[0], self.input[1] // layout.grid[1]
         return self._preprocess(picture, size, patch if self.isotropic else (max(32, patch[0]), max(32, patch[1])))
 
+    def sizes(self) -> Iterator[tuple[int, int]]:
+        """Input sizes to try, the likeliest first: those that some module states, then common ones."""
+        yield from _stated_sizes(self.model)
+        yield from ((size, size) for size in _COMMON_SIZES)
+
     def _found_size(self) -> tuple[int, int]:
         """The first size that the model says, or that is common, at which its forward runs."""
         first = next(self.model.parameters(), None)
         if first is None:
             raise LayoutError(f"{type(self.model).__name__} has no parameters: it is not a trained model")
         why: Exception | None = None
-        for size in dict.fromkeys([*_stated_sizes(self.model), *((s, s) for s in _COMMON_SIZES)]):
+        for size in dict.fromkeys(self.sizes()):
             pixels = torch.zeros(1, 3, *size, dtype=first.dtype, device=first.device)
             try:
                 with evaluating(self.model), torch.no_grad():

@@ -14,7 +14,7 @@ from vitscope.errors import CaptureError, LayoutError
 from vitscope.families.preprocessing import checked_size
 from vitscope.geometry import TokenLayout
 from vitscope.registry import Family
-from vitscope.store import AttentionStore, Dense
+from vitscope.store import AttentionStore, Dense, Factored
 from vitscope.tracing.chain import blocks_of, chain_of
 from vitscope.tracing.trace import Trace, trace
 
@@ -60,6 +60,7 @@ class Traced(Family):
                         raise
                     raise checked_size(size, error) from error
             _ = store_of.blocks or store_of()  # raises where nothing was seen
+            self.__dict__.setdefault("_seen_as", _seen_as(store_of))
             known[size] = trace(lambda shadow: answer_of(self.run(shadow)), self.model, size, store_of.seen)
         return known[size]
 
@@ -106,6 +107,7 @@ class Traced(Family):
     def describe(self) -> Mapping[str, str]:
         """Architecture and sizes, in words."""
         found = None if self.given else self.traced()
+        seen: dict[str, str] = self.__dict__.get("_seen_as", {})
         facts = {
             "family": f"{self.name}, {type(self.model).__name__}",
             "input": self.preprocessing(),
@@ -113,6 +115,7 @@ class Traced(Family):
             "classes": str(len(self.labels)) if self.labels else "none known",
         }
         if found is not None:
+            facts |= seen
             facts["layers"] = str(len(found.layers)) + (", then attention pooling" if found.pool is not None else "")
             facts["tokens"] = "every layer sees all" if found.isotropic else "windows, merging or reduced keys: a chain"
             if found.channels:
@@ -148,6 +151,14 @@ def hash_of(model: nn.Module) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def described(block: Any) -> str:
-    """How a block's attention is kept, in words."""
-    return "a matrix of the model's own" if isinstance(block, Dense) else "queries and keys"
+def _seen_as(store_of: StoreOf) -> dict[str, str]:
+    """Heads, and how attention is seen, in words."""
+    blocks = store_of.blocks
+    heads = " ".join(dict.fromkeys(str(block.shape[1]) for block in blocks))
+    fused = sum(isinstance(block, Factored) and block.lse is not None for block in blocks)
+    dense = sum(isinstance(block, Dense) for block in blocks)
+    kinds = (
+        (len(blocks) - dense, f"as queries and keys{f' ({fused} with the kernel sums)' if fused else ''}"),
+        (dense, "as the matrix that the model makes"),
+    )
+    return {"heads": heads, "attention": ", ".join(f"{n} calls seen {how}" for n, how in kinds if n)}

@@ -28,8 +28,11 @@ def models(as_json: AsJson = False) -> None:
         for n in embedded.NAMES
     ]
     rows += [
-        ("HUB/ID or FOLDER", f"an image model of transformers; known types: {', '.join(types)}"),
-        ("in Python", "vitscope.load(module) for these; vitscope.capture(module) sees raw attention of any module"),
+        ("HUB/ID or FOLDER", f"an image model of transformers; by table: {', '.join(types)}; others are traced"),
+        ("timm:NAME", "any model of timm with pretrained weights, such as timm:vit_base_patch16_224"),
+        ("torchvision:NAME", "such as torchvision:vit_b_16 or torchvision:swin_t"),
+        ("open_clip:ARCH/PRETRAINED", "the image tower, such as open_clip:ViT-B-32/laion2b_s34b_b79k"),
+        ("in Python", "vitscope.load(module) for any module; vitscope.capture(module) sees its raw attention"),
     ]
     terminal.table(["reference", "what it is"], rows, wrap=True)
 

@@ -72,6 +72,8 @@ def heads(
         ]
         tokens = store[layer].shape[2]
         what = f"attention {tokens} x {tokens}: query tokens down, key tokens across; colour by square root"
+        windows = store[layer].shape[0]
+        what += f"; the first of {windows} windows" if windows > 1 else ""
         what += f"; means of {k} x {k}" if k > 1 else ""
     path = picture_path(out / f"{picture.name}-layer{number}-{kind}.png", force)
     write(sheet(cells, f"{picture.name} · {scope.family.reference} · {what}", cmap=cmap), path)
