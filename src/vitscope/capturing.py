@@ -22,7 +22,7 @@ from torch.nn.functional import multi_head_attention_forward, scaled_dot_product
 from torch.overrides import TorchFunctionMode
 
 from vitscope.errors import CaptureError
-from vitscope.explicit import Explicit, inside_multi_head
+from vitscope.explicit import Explicit, multi_head_inside, split_heads
 from vitscope.geometry import TokenLayout
 from vitscope.store import AttentionStore, Dense, Factored
 
@@ -178,12 +178,18 @@ class _Watch(TorchFunctionMode):
         if func is scaled_dot_product_attention:
             return self._attend(*args, **kwargs)
         if func is multi_head_attention_forward:
-            out, block = inside_multi_head(self._store_of._where, args, kwargs)
-            event = self._store_of._next()
-            if block is not None:
-                self._store_of._keep((event,), block, block.shape[:2])
-            return out
+            return self._multi_head(args, kwargs)
         return self._explicit(func, args, kwargs)
+
+    def _multi_head(self, args: Any, kwargs: Any) -> Any:
+        with self:  # what happens inside is one of the calls that are seen
+            out = multi_head_inside(*args, **kwargs)
+        event, heads = self._store_of._event, args[4] if len(args) > 4 else kwargs["num_heads"]
+        seen = self._store_of.seen.get(event)
+        if seen is not None and len(seen.lead) == 1:
+            block = split_heads(seen.block, heads)
+            self._store_of._keep((event,), block, block.shape[:2])
+        return out
 
     def _attend(
         self,

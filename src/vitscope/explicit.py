@@ -4,18 +4,18 @@ A softmax over the last axis is attention once its result is multiplied with val
 `scale * q k^T + bias`, queries and keys are kept and one row is checked; else the matrix is.
 """
 
+import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import multi_head_attention_forward
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from vitscope.store import Dense, Factored
 
-__all__ = ["Explicit", "inside_multi_head"]
+__all__ = ["Explicit", "multi_head_inside", "split_heads"]
 
 
 def _functions(*names: str) -> frozenset[Any]:
@@ -212,52 +212,24 @@ def _stochastic(matrix: Tensor) -> bool:
     return bool((matrix.sum(-1) - 1).abs().max() < tolerance) and bool(matrix.min() >= -tolerance)
 
 
-def inside_multi_head(name: str, args: Any, kwargs: Any) -> tuple[Any, Factored | Dense | None]:
-    """Run `multi_head_attention_forward` and see the attention inside: its output, and the block `(B, H, N, M)`."""
-    query, heads = args[0] if args else kwargs["query"], args[4] if len(args) > 4 else kwargs["num_heads"]
-    batch = query.shape[1] if query.ndim == 3 else 1
-    with _Kernels() as kernels:
-        out = multi_head_attention_forward(*args, **kwargs)
-    if kernels.matrix is not None:
-        probs = kernels.matrix.reshape(batch, heads, *kernels.matrix.shape[-2:]).detach()
-        return out, Dense(name, probs)
-    if kernels.q is None or kernels.k is None:
-        return out, None
-    q, k = (x.detach().reshape(batch, heads, *x.shape[-2:]) for x in (kernels.q, kernels.k))
-    bias = kernels.bias
-    if bias is not None:
-        bias = bias.detach().float().reshape((1,) * (4 - bias.ndim) + bias.shape)
-    scale = q.shape[-1] ** -0.5 if kernels.scale is None else kernels.scale
-    return out, Factored(name, q, k, scale, bias, None if kernels.lse is None else kernels.lse.detach())
+def _open(function: types.FunctionType) -> Callable[..., Any]:
+    """The same code, in which every torch call is seen by an active mode, instead of the function as a whole."""
+    names = {**function.__globals__, "has_torch_function": lambda _tensors: False}
+    opened = types.FunctionType(function.__code__, names, function.__name__, function.__defaults__)
+    opened.__kwdefaults__ = function.__kwdefaults__
+    return opened
 
 
-class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees the kernels below one multi-head attention: a fused one with queries and keys, or a softmax."""
+multi_head_inside = _open(cast(types.FunctionType, multi_head_attention_forward))
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.q: Tensor | None = None
-        self.k: Tensor | None = None
-        self.bias: Tensor | None = None
-        self.lse: Tensor | None = None
-        self.scale: float | None = None
-        self.matrix: Tensor | None = None
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        called = str(func)
-        if "scaled_dot_product" in called:
-            self.q, self.k, self.scale = args[0], args[1], kwargs.get("scale")
-            mask = kwargs.get("attn_mask")
-            if "efficient" in called or "cudnn" in called:
-                mask = args[3] if len(args) > 3 else kwargs.get("attn_bias")
-            self.bias = mask if isinstance(mask, Tensor) else None
-            self.lse = (
-                out[1]
-                if called.startswith("aten._scaled_dot_product_flash_attention_for_cpu") and mask is None
-                else None
-            )
-        elif "softmax" in called and self.q is None:
-            self.matrix = out
-        return out
+def split_heads(block: Factored | Dense, heads: int) -> Factored | Dense:
+    """A block whose heads are folded into the batch, `(B*H, 1, N, M)`, as `(B, H, N, M)`."""
+
+    def split(x: Tensor) -> Tensor:
+        return x.reshape(-1, heads, *x.shape[2:])
+
+    if isinstance(block, Dense):
+        return replace(block, probs=split(block.probs))
+    bias = block.bias if block.bias is None or block.bias.shape[0] == 1 else split(block.bias)
+    return replace(block, q=split(block.q), k=split(block.k), bias=bias)
