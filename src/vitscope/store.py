@@ -257,6 +257,7 @@ class AttentionStore:
         pool: the attention of a pooling head over the tokens, or None.
         chain: how tokens go from layer to layer, where layers differ in them (windows, merging, reduced keys); a block
             then has the shape that its layer has, windows folded into B. None where each layer sees all tokens.
+        start: the readout row, where it is none of the layout's, such as CLS and the mean patch in equal parts.
     """
 
     blocks: tuple[Block, ...]
@@ -264,6 +265,7 @@ class AttentionStore:
     logits: Float[Tensor, "B C"] | None = None
     pool: Block | None = None
     chain: Chain | None = None
+    start: Float[Tensor, " N"] | None = None
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -311,7 +313,7 @@ class AttentionStore:
         if self.pool is not None:
             queries = self.pool.shape[2]
             return pull(self.pool, torch.full((first.shape[0], queries), 1 / queries, device=first.device))
-        readout = torch.from_numpy(self.layout.readout()).to(first.device)
+        readout = torch.from_numpy(self.layout.readout()).to(first.device) if self.start is None else self.start
         return readout.expand(first.shape[0], -1)
 
     def carry(self, layers: Sequence[int], attend: Attend, keep: float, mix: float) -> Float[Tensor, "B N"]:

@@ -99,7 +99,9 @@ class Traced(Family):
         logits = None if logits is None else logits.detach()
         if found.isotropic:
             blocks, pool = blocks_of(found, store_of.seen)
-            return AttentionStore(blocks, found.layout, logits, pool)
+            row = found.readout / found.readout.sum()
+            start = None if found.exact else torch.from_numpy(row).to(blocks[0].device)
+            return AttentionStore(blocks, found.layout, logits, pool, start=start)
         run = lambda shadow: answer_of(self.run(shadow))  # noqa: E731
         chain = chain_of(run, self.model, (batch, *size), found, store_of.seen)
         return AttentionStore(chain.blocks, found.layout, logits, chain=chain)

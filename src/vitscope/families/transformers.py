@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vitscope.capturing import StoreOf
 from vitscope.errors import LayoutError, ModelError
+from vitscope.families.preprocessing import Preprocessing
 from vitscope.families.traced import Traced, answer_of, hash_of
 from vitscope.geometry import Frame, Pooling, TokenLayout
 from vitscope.images import Picture
@@ -31,7 +32,7 @@ class _Row:
 
     prefix: Callable[[Any], tuple[str, ...]]
     pooling: Callable[[Any, str], tuple[Pooling, bool]]
-    note: str = ""
+    features_only: bool = False
 
 
 def _cls(_config: Any) -> tuple[str, ...]:
@@ -52,7 +53,7 @@ def _mean_if_configured(config: Any, _architecture: str) -> tuple[Pooling, bool]
 
 _USUAL_SIZE = 224
 _INTERPOLATE = "interpolate_pos_encoding"
-_DINOV2_HEAD = "the classifier reads the mean patch token beside CLS; maps start from CLS alone"
+_CLASSIFIER = "ForImageClassification"
 _ROWS: Mapping[str, _Row] = {
     "vit": _Row(_cls, _first),
     "deit": _Row(
@@ -60,8 +61,8 @@ _ROWS: Mapping[str, _Row] = {
         lambda _config, architecture: ("cls", architecture.endswith("WithTeacher")),
     ),
     "vit_msn": _Row(_cls, _first),
-    "dinov2": _Row(_cls, _first, _DINOV2_HEAD),
-    "dinov2_with_registers": _Row(_registers, _first, _DINOV2_HEAD),
+    "dinov2": _Row(_cls, _first, features_only=True),  # the classifier reads the mean patch beside CLS
+    "dinov2_with_registers": _Row(_registers, _first, features_only=True),
     "beit": _Row(_cls, _mean_if_configured),
     "ijepa": _Row(lambda _config: (), lambda _config, _architecture: ("mean", False)),
 }
@@ -105,15 +106,16 @@ class Transformers(Traced):
         config: Any = model.config
         self.config = config
         self.architecture = type(model).__name__
-        self._row = _ROWS.get(config.model_type)
+        row = _ROWS.get(config.model_type)
+        self._row = None if row is None or (row.features_only and _CLASSIFIER in self.architecture) else row
         self.vision: Any = next((c for c in (getattr(config, "vision_config", None),) if c is not None), config)
         self.input = _pair(getattr(self.vision, "image_size", None) or _USUAL_SIZE)
         self.processor = processor or self._default_processor()
         self.reference = reference or self.architecture
         self.size = size
         self._weights = weights
-        classifies = "ForImageClassification" in self.architecture
-        self.labels = {int(i): str(label) for i, label in self.config.id2label.items()} if classifies else {}
+        names = (config.id2label or {}) if _CLASSIFIER in self.architecture else {}
+        self.labels = {int(i): str(label) for i, label in names.items()}
         if advice is not None:
             self.advice = advice
         if drawing is not None:
@@ -195,6 +197,8 @@ class Transformers(Traced):
         width, height = picture.size
         size = size or self.size
         options: dict[str, Any] = {}
+        if not size and not self._plain_processor():
+            return self._measured(picture)
         if size:
             resized = self._covering(height, width, size)
             options = {"size": {"height": resized[0], "width": resized[1]}, "do_resize": True, "do_center_crop": False}
@@ -223,7 +227,7 @@ class Transformers(Traced):
             facts = {"family": f"transformers, {self.architecture} (model type {self.config.model_type})"}
             return dict(super().describe()) | facts
         patch, image = _pair(self.config.patch_size), self.input
-        facts = {
+        return {
             "family": f"transformers, {self.architecture} (model type {self.config.model_type})",
             "layers, heads": f"{self.depth}, {self.config.num_attention_heads} of width "
             f"{self.config.hidden_size // self.config.num_attention_heads}",
@@ -233,7 +237,6 @@ class Transformers(Traced):
             "classes": str(len(self.labels)) if self.labels else "none: a feature model",
             "attention": f"{self.config._attn_implementation}, seen at scaled_dot_product_attention",
         }
-        return facts | ({"note": self._row.note} if self._row.note and self.labels else {})
 
     def preprocessing(self) -> str:
         """What happens to a photo, in words."""
@@ -246,6 +249,8 @@ class Transformers(Traced):
     def _input(self) -> str:
         if self.size:
             return f"the whole photo in its own shape, at about {self.size} x {self.size} pixels"
+        if not self._plain_processor():
+            return f"{self._processor_name}; where its pixels come from is measured"
         size, crop = dict(self.processor.size), self._crop()
         resize = " x ".join(str(v) for v in size.values() if v) if size else "as it is"
         return f"{self._processor_name}: resized to {resize}" + (f", centre {crop} kept" if crop else "")
@@ -260,6 +265,21 @@ class Transformers(Traced):
             raise ModelError(f"no image processor is known for {self.architecture}", "pass processor=...")
         height, width = self.input
         return made(size={"height": height, "width": width}, do_center_crop=False)
+
+    def _plain_processor(self) -> bool:
+        """Is the processor one that resizes to what it says and crops from the middle?"""
+        try:
+            keys = {k for k, v in dict(self.processor.size).items() if v}
+        except (AttributeError, TypeError):  # a size of a kind of its own
+            return False
+        if getattr(self.processor, "do_pad", False):
+            return False
+        known = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"})
+        return not getattr(self.processor, "do_resize", False) or keys in known
+
+    @cached_property
+    def _measured(self) -> Preprocessing:
+        return Preprocessing(lambda image: self.processor(images=image, return_tensors="pt")["pixel_values"][0])
 
     def _crop(self) -> tuple[int, int] | None:
         if not getattr(self.processor, "do_center_crop", False):

@@ -1,5 +1,6 @@
 """Running a model's own code as the averaged network: a mode under which torch functions act on shadows by rule."""
 
+import string
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,18 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from vitscope.errors import LayoutError
-from vitscope.tracing.rules import AS_IT_IS, BINARY, POINTWISE, POOLING, REDUCTIONS, conv, expanded, plain_name, pool
+from vitscope.tracing.rules import (
+    AS_IT_IS,
+    BINARY,
+    POINTWISE,
+    POOLING,
+    REDUCTIONS,
+    conv,
+    conv_transposed,
+    expanded,
+    plain_name,
+    pool,
+)
 from vitscope.tracing.shadow import Plan, Probs, Shadow, attend, residual, shadow_of, tensors_in
 
 __all__ = ["Averaged", "Call", "Merge"]
@@ -127,6 +139,11 @@ class Averaged(TorchFunctionMode):
             return self._merged(
                 x, shadow_of(conv(x, weight, x.valid, **options), x), 1, always=max(weight.shape[2:]) > 1
             )
+        if name in ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"):
+            order = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
+            options = dict(zip(order, args, strict=False)) | kwargs
+            options.pop("input")
+            return shadow_of(conv_transposed(x, **options), x)
         if name in POOLING:
             pooled = shadow_of(pool(name, x, args[1:], kwargs), x)
             both = kwargs.get("return_indices") or name.endswith("indices")
@@ -227,10 +244,14 @@ class Averaged(TorchFunctionMode):
         raise LayoutError("tokens are multiplied from the left with something that is not attention: not understood")
 
     def _einsum(self, equation: str, *operands: Any) -> Tensor:
-        if len(operands) != 2 or "..." in equation or "->" not in equation:
+        if len(operands) != 2 or "->" not in equation:
             raise LayoutError(f"einsum '{equation}' is not understood on tokens")
         left, out = equation.replace(" ", "").split("->")
         terms = left.split(",")
+        if "..." in equation:
+            rest = max(x.ndim - len(term.replace("...", "")) for term, x in zip(terms, operands, strict=True))
+            letters = "".join(c for c in string.ascii_uppercase if c not in equation)[:rest]
+            terms, out = [term.replace("...", letters) for term in terms], out.replace("...", letters)
         sizes = {c: n for term, x in zip(terms, operands, strict=True) for c, n in zip(term, x.shape, strict=True)}
         shape = [sizes[c] for c in out]
         shadows = [x for x in operands if isinstance(x, Shadow)]

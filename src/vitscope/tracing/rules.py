@@ -19,7 +19,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["AS_IT_IS", "BINARY", "POINTWISE", "POOLING", "REDUCTIONS", "conv", "expanded", "plain_name", "pool"]
+__all__ = [
+    "AS_IT_IS",
+    "BINARY",
+    "POINTWISE",
+    "POOLING",
+    "REDUCTIONS",
+    "conv",
+    "conv_transposed",
+    "expanded",
+    "plain_name",
+    "pool",
+]
 
 _MOVING = """
     view reshape permute transpose swapaxes swapdims flatten unflatten squeeze unsqueeze expand expand_as repeat
@@ -97,6 +108,20 @@ def conv(x: Tensor, weight: Tensor, valid: Tensor | None = None, **options: Any)
         grouped = (summed / counted.clamp_min(1)).reshape(x.shape[0], groups, *summed.shape[2:])
     out = grouped[:, :, None].expand(-1, -1, outputs // groups, *(-1 for _ in kernel)).flatten(1, 2)
     return out[0] if single else out
+
+
+def conv_transposed(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
+    """A transposed convolution that takes means: each output reads the inputs that reach it, in equal parts."""
+    dims = weight.ndim - 2
+    convolve: Any = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)[dims - 1]
+    keys = ("stride", "padding", "output_padding", "dilation")
+    shape = {key: options[key] for key in keys if key in options}
+    mean = x.mean(1, keepdim=True)
+    ones = mean.new_ones(1, 1, *weight.shape[2:])
+    summed, counted = (convolve(part, ones, **shape) for part in (mean, torch.ones_like(mean[:1])))
+    outputs = weight.shape[1] * options.get("groups", 1)
+    spread: Tensor = (summed / counted.clamp_min(1)).expand(-1, outputs, *(-1 for _ in range(dims)))
+    return spread
 
 
 def pool(name: str, x: Tensor, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:

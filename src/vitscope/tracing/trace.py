@@ -109,16 +109,22 @@ def trace(run: Run, model: nn.Module, size: tuple[int, int], seen: dict[int, See
     plan.attend = lambda event, r: r.sum(-1, keepdim=True).expand(*r.shape[:-1], sizes[event]) / sizes[event]
     plan.keep, plan.mix = 0.5, 0.5
     finest = _finest(network.merges, start, out)
-    plan.keep, plan.mix = 1.0, 0.0
     leaves = [leaf for _, leaf in network.leaves]
     parts = finest.values(network.merges, start)
     tensors = [*(values for values, _ in parts), *leaves]
-    grads = torch.autograd.grad(out.sum(), tensors, allow_unused=True, retain_graph=True)
+
+    def pulled() -> np.ndarray:
+        grads = torch.autograd.grad(out.sum(), tensors, allow_unused=True, retain_graph=True)
+        rows = [prefix_tokens(g, t, 4)[0] for g, t in zip(grads[len(parts) :], leaves, strict=True)]
+        weights: np.ndarray = torch.cat([*rows, finest.laid(grads[: len(parts)], parts, 4)[0]]).cpu().numpy()
+        return weights
+
+    uniform = pulled()
+    plan.keep, plan.mix = 1.0, 0.0
+    readout = pulled()
     joined = tuple(call for call in calls if call.joined)
     loose = [call for call in calls if not call.joined]
     counts = [leaf.shape[1] if leaf.ndim > 2 else 1 for leaf in leaves]
-    rows = [prefix_tokens(g, t, 4)[0] for g, t in zip(grads[len(parts) :], leaves, strict=True)]
-    readout = torch.cat([*rows, finest.laid(grads[: len(parts)], parts, 4)[0]]).cpu().numpy()
     names = _names([name for name, _ in network.leaves], counts)
     pooled = bool(loose) and loose[-1].event > max((c.event for c in joined), default=-1)
     layout, exact = _layout(names, finest.grid, readout, pooled)
@@ -132,7 +138,7 @@ def trace(run: Run, model: nn.Module, size: tuple[int, int], seen: dict[int, See
         leaves=tuple(counts),
         layout=layout,
         exact=exact,
-        isotropic=isotropic and exact,
+        isotropic=isotropic and _as_plain(readout, uniform, len(joined), bool(pooled)),
         reorder=reorder,
         readout=readout,
     )
@@ -236,6 +242,14 @@ def _ranks(x: Tensor) -> Tensor:
     new = values.diff() > max(float(step) / 2, 1e-3)
     edges = torch.cat([values[:1], values[1:][new]]) - 1e-3 - float(step) / 4
     return torch.searchsorted(edges, x.contiguous(), right=True) - 1
+
+
+def _as_plain(readout: np.ndarray, uniform: np.ndarray, layers: int, pooled: bool) -> bool:
+    """Were all attention uniform: does plain rollout from the readout row give what the averaged network gives?"""
+    r = np.full(len(readout), 1 / len(readout)) if pooled else readout.astype(np.float64)
+    for _ in range(layers):
+        r = 0.5 * r + 0.5 * r.sum() / len(r)
+    return bool(np.abs(r - uniform).max() < 1e-5)
 
 
 def _names(given: list[str], counts: list[int]) -> tuple[str, ...]:
