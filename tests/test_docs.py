@@ -22,7 +22,8 @@ def test_the_readmes_python_runs(photo, tmp_path, monkeypatch, capsys):
     from PIL import Image
 
     monkeypatch.chdir(tmp_path)
-    Image.open(photo).convert("RGB").save("photo.jpg")
+    for name in ("photo.jpg", "other.jpg"):
+        Image.open(photo).convert("RGB").save(name)
     (code,) = blocks("README.md", "python")
     names = {}
     exec(compile(code, "README.md", "exec"), names)

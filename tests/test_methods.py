@@ -179,7 +179,7 @@ def test_methods_cannot_tell_factored_from_dense(seen):
     store, _, _ = seen
     dense = AttentionStore(tuple(Dense(b.name, b.rows()) for b in store), store.layout)
     for _, method in METHODS:
-        if not method.refuses(store.layout):
+        if not method.refuses(store.layout) and not method.needs_gradient:  # those are in test_gradient
             close(method.run(dense), method.run(store))
 
 
@@ -252,7 +252,7 @@ def test_refusing_names_what_applies(monkeypatch):
     row = next(r for r in zoo.ROWS if r.name == "ijepa")
     scope = Scope(Transformers(row.model()), torch.device("cpu"), torch.float32)
     photo = np.zeros((20, 20, 3), np.uint8)
-    with pytest.raises(MethodError, match="these do: attention, rollout"):
+    with pytest.raises(MethodError, match="these do: attention, .*rollout"):
         scope.explain(photo, method="article")
 
 

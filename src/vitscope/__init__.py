@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from vitscope.pipeline import Failure, Options, Scope, load
     from vitscope.result import Explanation
     from vitscope.store import AttentionStore
+    from vitscope.targets import similar_to
 
 _HOMES = {
     "AttentionStore": "store",
@@ -42,6 +43,7 @@ _HOMES = {
     "TokenLayout": "geometry",
     "capture": "capturing",
     "load": "pipeline",
+    "similar_to": "targets",
 }
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "__version__",
     "capture",
     "load",
+    "similar_to",
 ]
 
 

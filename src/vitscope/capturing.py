@@ -10,9 +10,9 @@ attention.
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,11 +22,11 @@ from torch.nn.functional import multi_head_attention_forward, scaled_dot_product
 from torch.overrides import TorchFunctionMode
 
 from vitscope.errors import CaptureError
-from vitscope.explicit import Explicit, multi_head_inside, split_heads
+from vitscope.explicit import Explicit, four, multi_head_inside, split_heads
 from vitscope.geometry import TokenLayout
-from vitscope.store import AttentionStore, Dense, Factored
+from vitscope.store import AttentionStore, Dense, Factored, Source
 
-__all__ = ["Seen", "StoreOf", "capture", "evaluating"]
+__all__ = ["Seen", "StoreOf", "capture", "evaluating", "frozen"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,24 +36,31 @@ class Seen:
     Attributes:
         block: its attention, the axes before the heads folded into one.
         lead: the axes before `(N, D)` as the model had them, `(B, H)` as a rule.
+        source: where its result stands in the graph, where gradients are wanted.
     """
 
     block: Factored | Dense
     lead: tuple[int, ...]
+    source: Source | None = None
 
 
 class StoreOf:
     """What a capture saw: call it to get the AttentionStore."""
 
-    def __init__(self, model: nn.Module, layout: TokenLayout | None = None) -> None:
-        self._model, self._layout = model, layout
+    def __init__(self, model: nn.Module, layout: TokenLayout | None = None, gradients: bool = False) -> None:
+        self._model, self._layout, self._gradients = model, layout, gradients
         self.seen: dict[int, Seen] = {}
         self._event = -1
         self._inside: list[str] = []
         self._forwards = 0
 
     def __call__(
-        self, layout: TokenLayout | None = None, *, logits: Tensor | None = None, depth: int | None = None
+        self,
+        layout: TokenLayout | None = None,
+        *,
+        logits: Tensor | None = None,
+        depth: int | None = None,
+        answer: Tensor | None = None,
     ) -> AttentionStore:
         """The attention of the one forward that ran inside the `with`.
 
@@ -61,6 +68,7 @@ class StoreOf:
             layout: which token is which, where the `with` was not told; without it rows can be had, but no maps.
             logits: the model's class scores, kept beside the attention.
             depth: how many self-attention calls the model must have made.
+            answer: what scores are made from, with its graph.
 
         Raises:
             CaptureError: nothing was seen, not `depth` calls were seen, or more than one forward ran.
@@ -85,7 +93,11 @@ class StoreOf:
         if layout is not None:
             for block in blocks:
                 layout.check(block.shape[2], block.name)
-        return AttentionStore(blocks, layout, None if logits is None else logits.detach())
+        sources = tuple(seen.source for seen in self.seen.values() if seen.source is not None)
+        logits = None if logits is None else logits.detach()
+        return AttentionStore(
+            blocks, layout, logits, answer=answer, sources=sources if len(sources) == len(blocks) else ()
+        )
 
     @property
     def blocks(self) -> tuple[Factored | Dense, ...]:
@@ -101,14 +113,18 @@ class StoreOf:
         return self._event
 
     def _keep(
-        self, events: Iterator[int] | frozenset[int] | tuple[int, ...], block: Factored | Dense, lead: Any
+        self, events: Iterable[int], block: Factored | Dense, lead: Any, value: Tensor | None, source: Source | None
     ) -> None:
+        if self._gradients and value is not None and source is not None and source.out.requires_grad:
+            block = replace(block, v=value.detach())
+        else:
+            source = None
         for event in events:
-            self.seen[event] = Seen(block, tuple(lead))
+            self.seen[event] = Seen(block, tuple(lead), source)
 
 
 @contextmanager
-def capture(model: nn.Module, *, layout: TokenLayout | None = None) -> Iterator[StoreOf]:
+def capture(model: nn.Module, *, layout: TokenLayout | None = None, gradients: bool = False) -> Iterator[StoreOf]:
     """See the attention of one forward of any module.
 
         with vitscope.capture(model) as store_of:
@@ -118,11 +134,12 @@ def capture(model: nn.Module, *, layout: TokenLayout | None = None) -> Iterator[
     Args:
         model: any `nn.Module`; its output, weights, hooks and modes are as they were.
         layout: which token is which, for methods that draw maps.
+        gradients: also keep values and results, for `AttentionStore.differentiate`; the forward must make a graph.
 
     Cost: no more than the forward itself; queries and keys of each layer are kept, O(L N D). Only where the model makes
     its attention matrix in a way that no queries and keys explain, the matrix itself is kept.
     """
-    store_of = StoreOf(model, layout)
+    store_of = StoreOf(model, layout, gradients)
     thread = threading.get_ident()
     handles = []
 
@@ -149,6 +166,19 @@ def capture(model: nn.Module, *, layout: TokenLayout | None = None) -> Iterator[
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter asks for gradients for the length of a `with`, so that only the pixels carry a graph."""
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
 
 
 @contextmanager
@@ -187,8 +217,10 @@ class _Watch(TorchFunctionMode):
         event, heads = self._store_of._event, args[4] if len(args) > 4 else kwargs["num_heads"]
         seen = self._store_of.seen.get(event)
         if seen is not None and len(seen.lead) == 1:
-            block = split_heads(seen.block, heads)
-            self._store_of._keep((event,), block, block.shape[:2])
+            block, source = split_heads(seen.block, heads), seen.source
+            if source is not None:
+                source = Source(source.out, lambda x: x.reshape(-1, heads, *x.shape[-2:]))
+            self._store_of._keep((event,), block, block.shape[:2], block.v, source)
         return out
 
     def _attend(
@@ -227,19 +259,16 @@ class _Watch(TorchFunctionMode):
             bias = bias.expand(*lead, *bias.shape[-2:])
         block = Factored(
             name=name,
-            q=_four(query.detach()),
-            k=_four(key.expand(*lead, *key.shape[-2:]).detach()),
+            q=four(query.detach()),
+            k=four(key.expand(*lead, *key.shape[-2:]).detach()),
             scale=query.shape[-1] ** -0.5 if scale is None else scale,
-            bias=None if bias is None else _four(bias),
+            bias=None if bias is None else four(bias),
             lse=None if lse is None else lse.detach(),
         )
-        self._store_of._keep((self._store_of._next(),), block, lead)
+        value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3) if enable_gqa else value
+        value = four(value.expand(*lead, *value.shape[-2:]))
+        self._store_of._keep((self._store_of._next(),), block, lead, value, Source(out, four))
         return out
-
-
-def _four(x: Tensor) -> Tensor:
-    """Leading axes folded into one, or one made, so that there are four."""
-    return x.reshape(-1, *x.shape[-3:]) if x.ndim >= 4 else x.unsqueeze(-3).reshape(-1, 1, *x.shape[-2:])
 
 
 @contextmanager

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import multi_head_attention_forward
 
-from vitscope.store import Dense, Factored
+from vitscope.store import Dense, Factored, Source
 
-__all__ = ["Explicit", "multi_head_inside", "split_heads"]
+__all__ = ["Explicit", "four", "multi_head_inside", "split_heads"]
 
 
 def _functions(*names: str) -> frozenset[Any]:
@@ -131,13 +131,14 @@ class Explicit:
             self._number()
         operands = _operands(func, args)
         if func in _EINSUM:
-            self._contracted(pending, args[0], operands)
+            self._contracted(pending, args[0], operands, out)
             return out
         if func in _PRODUCT:
             if operands[0] is pending.now and not pending.turned:
-                self._found(pending, pending.now)
+                self._found(pending, pending.now, operands[1], Source(out, four))
             elif operands[1] is pending.now and pending.turned:
-                self._found(pending, pending.now.transpose(-1, -2))
+                turned = Source(out, lambda x: four(x.transpose(-1, -2)))
+                self._found(pending, pending.now.transpose(-1, -2), operands[0].transpose(-1, -2), turned)
             else:
                 self._pending.remove(pending)
             return out
@@ -153,7 +154,7 @@ class Explicit:
             self._pending.append(step)
         return out
 
-    def _contracted(self, pending: _Pending, equation: str, operands: Sequence[Any]) -> None:
+    def _contracted(self, pending: _Pending, equation: str, operands: Sequence[Any], result: Tensor) -> None:
         """`einsum` of attention with values: which letters are queries and keys, and which come before them."""
         left, _, out = equation.replace(" ", "").partition("->")
         terms = left.split(",")
@@ -164,13 +165,22 @@ class Explicit:
         key = [c for c in probs if c in value and c not in out]
         query = [c for c in probs if c not in value and c in out]
         if len(key) == len(query) == 1:
-            order = [c for c in probs if c not in (*key, *query)] + query + key
-            self._found(pending, pending.now.permute([probs.index(c) for c in order]))
+            lead = [c for c in probs if c not in (*key, *query)]
+            width = [c for c in value if c not in probs]
+            matrix = pending.now.permute([probs.index(c) for c in (*lead, *query, *key)])
+            plain = len(width) == 1 and set(lead) <= set(value) and set(out) == {*lead, *query, *width}
+            if not plain:
+                self._found(pending, matrix, None, None)
+                return
+            values = operands[1 - which].permute([value.index(c) for c in (*lead, *key, *width)])
+            back = [out.index(c) for c in (*lead, *query, *width)]
+            self._found(pending, matrix, values, Source(result, lambda x: four(x.permute(back))))
 
-    def _found(self, pending: _Pending, matrix: Tensor) -> None:
+    def _found(self, pending: _Pending, matrix: Tensor, value: Tensor | None, source: Source | None) -> None:
         self._pending.remove(pending)
         scores, matrix = pending.scores, matrix.detach()
         lead = matrix.shape[:-2]
+        value = None if value is None else four(value.expand(*lead, *value.shape[-2:]))
         if not pending.same and not _stochastic(
             matrix
         ):  # heads are mixed after their softmax: rows as they were before
@@ -178,10 +188,9 @@ class Explicit:
         elif pending.same and scores is not None and not pending.turned:
             factored = _factored(self._where(), scores, matrix)
             if factored is not None:
-                self._keep(pending.events, factored, lead)
+                self._keep(pending.events, factored, lead, value, source)
                 return
-        four = matrix.reshape(-1, *matrix.shape[-3:]) if matrix.ndim >= 4 else matrix[:, None]
-        self._keep(pending.events, Dense(self._where(), four), lead)
+        self._keep(pending.events, Dense(self._where(), four(matrix)), lead, value, source)
 
 
 def _operands(func: Any, args: Any) -> Sequence[Any]:
@@ -207,6 +216,11 @@ def _factored(name: str, scores: _Scores, matrix: Tensor) -> Factored | None:
     return block if torch.allclose(block.rows([0]).to(row.dtype), row, rtol=0, atol=tolerance) else None
 
 
+def four(x: Tensor) -> Tensor:
+    """Leading axes folded into one, or one made, so that there are four."""
+    return x.reshape(-1, *x.shape[-3:]) if x.ndim >= 4 else x.unsqueeze(-3).reshape(-1, 1, *x.shape[-2:])
+
+
 def _stochastic(matrix: Tensor) -> bool:
     tolerance = _TOLERANCE.get(matrix.dtype, 2e-2)
     return bool((matrix.sum(-1) - 1).abs().max() < tolerance) and bool(matrix.min() >= -tolerance)
@@ -229,7 +243,8 @@ def split_heads(block: Factored | Dense, heads: int) -> Factored | Dense:
     def split(x: Tensor) -> Tensor:
         return x.reshape(-1, heads, *x.shape[2:])
 
+    v = None if block.v is None else split(block.v)
     if isinstance(block, Dense):
-        return replace(block, probs=split(block.probs))
+        return replace(block, probs=split(block.probs), v=v)
     bias = block.bias if block.bias is None or block.bias.shape[0] == 1 else split(block.bias)
-    return replace(block, q=split(block.q), k=split(block.k), bias=bias)
+    return replace(block, q=split(block.q), k=split(block.k), bias=bias, v=v)

@@ -2,7 +2,8 @@
 
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import islice
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vitscope._version import __version__
-from vitscope.capturing import capture, evaluating
+from vitscope.capturing import capture, evaluating, frozen
 from vitscope.errors import MethodError, UsageError, VitscopeError
 from vitscope.geometry import Frame, TokenLayout
 from vitscope.images import ImageLike, Picture, read
@@ -23,6 +24,7 @@ from vitscope.methods.attention import attention
 from vitscope.registry import METHODS, Family, Method
 from vitscope.result import Explanation
 from vitscope.store import AttentionStore, pull_heads
+from vitscope.targets import SimilarTo, Target, score_of
 
 __all__ = ["Failure", "Options", "Scope", "load"]
 
@@ -37,7 +39,9 @@ class Options:
 
     Attributes:
         method: a method's name, or `auto` for what suits the model; what was taken is in the provenance.
-        target: what to explain, for methods that ask.
+        target: what to explain, for methods that use gradients: a class by number or name, `"tabby - tiger"`,
+            `vitscope.similar_to(image)`, a function of the model's answer; None is the predicted class, and for a
+            feature model the feature's own norm.
         size: input size: the photo keeps its aspect ratio, nothing is cropped, about `size ** 2` pixels go in. None is
             the model's own preprocessing.
         batch_size: pictures that go through the model together; those of one size do.
@@ -46,7 +50,7 @@ class Options:
     """
 
     method: str = "auto"
-    target: str | int | None = None
+    target: Any = None
     size: int | None = None
     batch_size: int = 8
     seed: int = 0
@@ -134,11 +138,14 @@ class Scope:
             for group in groups.values():
                 for start in range(0, len(group), chosen.batch_size):
                     part = group[start : start + chosen.batch_size]
-                    store = self._attend([pixels for _, _, pixels, _ in part])
+                    attended = self._attend([pixels for _, _, pixels, _ in part], method.needs_gradient)
+                    store, scores = self._scored(attended, method, chosen.target, last=True)
                     with torch.no_grad():
                         relevance = method.run(store, **params).float().cpu().numpy()
                     for row, (position, picture, _, frame) in enumerate(part):
                         told = self._provenance(chosen, method, params, advised, picture)
+                        if scores:
+                            told["target"], told["score"] = scores[row]
                         told["notes"] += _padding_share(store, method, relevance[row])
                         try:
                             e = self._explanation(method, store, relevance[row], row, picture, frame, told)
@@ -181,12 +188,35 @@ class Scope:
         pairs = zip(classes.tolist(), values.tolist(), strict=True)
         return [(labels.get(c, f"class {c}"), p) for c, p in pairs]
 
-    def _attend(self, prepared: Sequence[Tensor]) -> AttentionStore:
-        pixels = torch.stack(list(prepared)).to(self.device, self.dtype)
+    def _attend(self, prepared: Sequence[Tensor], gradients: bool = False) -> AttentionStore:
+        pixels = torch.stack(list(prepared)).to(self.device, self.dtype).requires_grad_(gradients)
         model = self.family.model
-        with evaluating(model), torch.no_grad(), capture(model) as store_of:
-            logits = self.family.forward(pixels)
-        return self.family.attention(store_of, (pixels.shape[2], pixels.shape[3]), len(pixels), logits)
+        with ExitStack() as stack:
+            stack.enter_context(evaluating(model))
+            stack.enter_context(torch.set_grad_enabled(gradients))
+            if gradients:
+                stack.enter_context(frozen(model))
+            store_of = stack.enter_context(capture(model, gradients=gradients))
+            answer = self.family.answer(pixels)
+        return self.family.attention(store_of, (pixels.shape[2], pixels.shape[3]), answer)
+
+    def _scored(
+        self, store: AttentionStore, method: Method, target: Target, last: bool
+    ) -> tuple[AttentionStore, list[tuple[str, float]]]:
+        """The store that a method runs on, differentiated where it wants gradients, and target and score by picture."""
+        if not method.needs_gradient or store.answer is None:
+            return store, []
+        if isinstance(target, SimilarTo) and target.features is None:
+            target = SimilarTo(target.image, self._features(target.image, store))
+        classifies = self.family.classifies(store.answer)
+        score, words = score_of(target, store.answer, self.family.labels, classifies)
+        return store.differentiate(score, last=last), list(zip(words, score.detach().float().tolist(), strict=True))
+
+    def _features(self, image: ImageLike, store: AttentionStore) -> Tensor:
+        pixels, _ = self.family.prepare(read(image))
+        with evaluating(self.model), torch.no_grad():
+            answer = self.family.answer(pixels[None].to(self.device, self.dtype))
+        return answer.mean(1) if answer.ndim == 3 else answer.flatten(2).mean(2) if answer.ndim == 4 else answer
 
     def _resolve(self, options: Options) -> tuple[Method, dict[str, Any], bool]:
         """The method and its full options; `auto` takes the family's advice, which given options override."""
@@ -219,6 +249,8 @@ class Scope:
             layout=store.layout,
             frame=frame,
             predictions=self.predictions(store, row),
+            target=told.get("target") if method.uses_target else None,
+            score=told.get("score"),
             provenance=told,
             picture=picture,
         )
@@ -238,7 +270,7 @@ class Scope:
             "family": self.family.name,
             "weights": self.family.weights,
             "options": {name: _plain(value) for name, value in params.items()},
-            **{k: v for k, v in asdict(options).items() if k not in ("method", "params")},
+            **{k: _plain(getattr(options, k)) for k in Options.__dataclass_fields__ if k not in ("method", "params")},
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "versions": {

@@ -189,19 +189,27 @@ class Family(ABC):
         """
 
     @abstractmethod
+    def answer(self, pixels: "torch.Tensor") -> "torch.Tensor":
+        """Run the model on `(B, 3, Hi, Wi)`: class logits `(B, C)`, pooled features `(B, D)`, or tokens."""
+
     def forward(self, pixels: "torch.Tensor") -> "torch.Tensor | None":
-        """Run the model on `(B, 3, Hi, Wi)`; class logits `(B, C)`, or None where it does not classify."""
+        """Class logits `(B, C)`, or None where the model does not classify."""
+        answer = self.answer(pixels)
+        return answer if self.classifies(answer) else None
 
     @property
     def isotropic(self) -> bool:
         """Does every layer see all tokens of the layout?"""
         return True
 
-    def attention(
-        self, store_of: "StoreOf", size: tuple[int, int], batch: int, logits: "torch.Tensor | None"
-    ) -> "AttentionStore":
-        """The attention of a forward of `batch` pictures of `(Hi, Wi)` pixels that ran inside a capture."""
-        return store_of(self.layout(size), logits=logits, depth=self.depth)
+    def classifies(self, answer: "torch.Tensor") -> bool:
+        """Is this answer class logits?"""
+        return bool(self.labels)
+
+    def attention(self, store_of: "StoreOf", size: tuple[int, int], answer: "torch.Tensor") -> "AttentionStore":
+        """The attention of a forward on `(B, 3, Hi, Wi)` pixels that ran inside a capture and gave `answer`."""
+        logits = answer if self.classifies(answer) else None
+        return store_of(self.layout(size), logits=logits, depth=self.depth, answer=answer)
 
     @abstractmethod
     def describe(self) -> Mapping[str, str]:

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vitscope.errors import LayoutError, UsageError
+from vitscope.errors import LayoutError, MethodError, UsageError
 from vitscope.geometry import TokenLayout
 
 __all__ = [
@@ -31,6 +31,8 @@ __all__ = [
     "Fuse",
     "LayerSpec",
     "Selection",
+    "Source",
+    "Weigh",
     "matrix",
     "pull",
     "pull_heads",
@@ -38,6 +40,7 @@ __all__ = [
 ]
 
 Selection: TypeAlias = slice | int | Sequence[int] | Int[Tensor, " n"]
+Weigh: TypeAlias = Callable[[Float[Tensor, "B H n M"], Float[Tensor, "B H n M"]], Float[Tensor, "B n M"]]
 LayerSpec: TypeAlias = str | int | slice | Sequence[int] | None
 Attend: TypeAlias = Callable[["Block", Tensor], Tensor]
 Fuse: TypeAlias = Callable[[Float[Tensor, "B H n M"]], Float[Tensor, "B n M"]]
@@ -76,6 +79,10 @@ class Block(Protocol):
         """The attention distributions of the chosen queries; each sums to one over M."""
         ...
 
+    def grad_rows(self, sel: Selection = ...) -> Float[Tensor, "B H n M"]:
+        """The gradient of the score with respect to the chosen rows, in a store that was differentiated."""
+        ...
+
     def fold(self, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"] | None:
         """`r` times the mean over heads in one cheap sweep, or None where only rows can be had."""
         ...
@@ -92,6 +99,8 @@ class Factored:
         bias: additive mask or position bias, broadcastable to `(B, H, N, M)`, or None.
         lse: log of each query's sum of exponentiated scores `(B, H, N)`, where the kernel gave it.
         chunk: queries at a time; None chooses.
+        v: values `(B, H, M, E)`, kept where gradients are wanted.
+        grad_out: gradient of a score with respect to the result `A v`, `(B, H, N, E)`.
 
     Memory: O(B H (N + M) D); rows are made on demand and not kept.
     """
@@ -103,6 +112,8 @@ class Factored:
     bias: Float[Tensor, "#B #H #N #M"] | None = None
     lse: Float[Tensor, "B H N"] | None = None
     chunk: int | None = None
+    v: Float[Tensor, "B H M E"] | None = None
+    grad_out: Float[Tensor, "B H N E"] | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -121,6 +132,10 @@ class Factored:
         if self.bias is not None:
             scores = scores + (self.bias if self.bias.shape[2] == 1 else self.bias[:, :, sel])
         return torch.softmax(scores, -1)
+
+    def grad_rows(self, sel: Selection = slice(None)) -> Float[Tensor, "B H n M"]:
+        """The gradient of the score with respect to those rows of attention: `dy/dA = (dy/dO) v^T`, exactly."""
+        return _grad_rows(self, sel)
 
     def fold(self, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"] | None:
         """`sum_i r_i mean_h A_hij`, from `A_ij = exp(scale q_i.k_j - lse_i)`: no softmax pass, tile by tile.
@@ -158,6 +173,8 @@ class Dense:
     name: str
     probs: Float[Tensor, "B H N M"]
     chunk: int | None = None
+    v: Float[Tensor, "B H M E"] | None = None
+    grad_out: Float[Tensor, "B H N E"] | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -174,28 +191,36 @@ class Dense:
         """The attention distributions of the queries `sel`."""
         return _precise(self.probs[:, :, _index(sel, self.shape[2])])
 
+    def grad_rows(self, sel: Selection = slice(None)) -> Float[Tensor, "B H n M"]:
+        """The gradient of the score with respect to those rows of attention: `dy/dA = (dy/dO) v^T`, exactly."""
+        return _grad_rows(self, sel)
+
     def fold(self, r: Float[Tensor, "B N"]) -> None:
         """Nothing cheaper than rows here."""
         return
 
 
-def pull(block: Block, r: Float[Tensor, "B N"], fuse: Fuse | None = None) -> Float[Tensor, "B M"]:
+def pull(
+    block: Block, r: Float[Tensor, "B N"], fuse: Fuse | None = None, *, weigh: Weigh | None = None
+) -> Float[Tensor, "B M"]:
     """Take a weighting of queries to a weighting of keys: `r A`, with A fused over heads.
 
     Args:
         block: one layer's attention.
         r: weights of the query tokens, any sign; queries that weigh nothing in the whole batch are never computed.
         fuse: from rows `(B, H, n, M)` to `(B, n, M)`; None is the mean over heads, which is also the fastest.
+        weigh: from rows and their gradients, both `(B, H, n, M)`, to `(B, n, M)`; instead of `fuse`.
 
     Cost: at most one attention without its value product; O(chunk M) memory beyond the block.
     """
     active = _active(r)
-    if fuse is None:
+    if fuse is None and weigh is None:
         folded = block.fold(r) if len(active) > _TILE_QUERIES // 2 else None
         return pull_heads(block, r).mean(1) if folded is None else folded
     out = r.new_zeros(r.shape[0], block.shape[3])
     for chunk in torch.split(active, _chunk(block)):
-        fused = fuse(block.rows(chunk))
+        rows = block.rows(chunk)
+        fused = weigh(rows, block.grad_rows(chunk)) if weigh else fuse(rows) if fuse else rows.mean(1)
         out = out + torch.bmm(r[:, None, chunk].to(fused.dtype), fused).squeeze(1)
     return out
 
@@ -241,9 +266,22 @@ class Chain(Protocol):
         """The readout taken back to the finest tokens: `r <- keep r + mix attend(block, r)` at each of `layers`."""
         ...
 
-    def in_chunks(self, chunk: int) -> "Chain":
-        """The same, working on `chunk` queries at a time."""
+    def with_blocks(self, blocks: tuple[Block, ...]) -> "Chain":
+        """The same with other blocks, such as some that know gradients."""
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Where a block's result stands in the autograd graph.
+
+    Attributes:
+        out: the result itself.
+        place: what makes a tensor of its shape `(B, H, N, E)`, as the block has it.
+    """
+
+    out: Tensor
+    place: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,6 +295,8 @@ class AttentionStore:
         pool: the attention of a pooling head over the tokens, or None.
         chain: how tokens go from layer to layer, where layers differ in them (windows, merging, reduced keys); a block
             then has the shape that its layer has, windows folded into B. None where each layer sees all tokens.
+        answer: the model's answer `(B, C)` or `(B, N, D)`, with its graph where gradients are wanted.
+        sources: where the blocks' results stand in that graph.
         start: the readout row, where it is none of the layout's, such as CLS and the mean patch in equal parts.
     """
 
@@ -266,6 +306,8 @@ class AttentionStore:
     pool: Block | None = None
     chain: Chain | None = None
     start: Float[Tensor, " N"] | None = None
+    answer: Tensor | None = None
+    sources: tuple[Source, ...] = ()
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -294,7 +336,7 @@ class AttentionStore:
         else:
             parts = layers.split(",") if isinstance(layers, str) else [layers] if isinstance(layers, int) else layers
             wanted = [number for part in parts for number in _numbers(part, depth)]
-        if not wanted:
+        if not wanted and depth:
             raise UsageError(f"layers {layers!r} selects no layer", f"layers are 0 to {depth - 1}")
         return sorted(set(wanted))
 
@@ -338,13 +380,41 @@ class AttentionStore:
 
     def in_chunks(self, chunk: int) -> "AttentionStore":
         """The same store, with blocks that work on `chunk` queries at a time."""
-        chain = None if self.chain is None else self.chain.in_chunks(chunk)
-        return replace(self, blocks=in_chunks(self.blocks, chunk), chain=chain)
+        return self._with(tuple(replace(block, chunk=chunk) for block in self.blocks))  # type: ignore[type-var]
+
+    def differentiate(self, score: Float[Tensor, " B"], *, last: bool = True) -> "AttentionStore":
+        """The same store, whose blocks know the gradient of `score` with respect to their attention.
+
+        Args:
+            score: one number per picture, made from `answer`.
+            last: no other score will be differentiated: the graph is freed.
+
+        Raises:
+            MethodError: the forward kept no graph.
+
+        Cost: one backward pass; memory beyond it is that of the results, O(L N D).
+        """
+        if not self.sources or score.grad_fn is None:
+            raise MethodError("this attention was captured without its graph", "use capture(model, gradients=True)")
+        outs = [source.out for source in self.sources]
+        grads = torch.autograd.grad(score.sum(), outs, retain_graph=not last, allow_unused=True)
+        placed = [
+            source.place(torch.zeros_like(source.out) if grad is None else grad)
+            for source, grad in zip(self.sources, grads, strict=True)
+        ]
+        pairs = zip(self.blocks, placed, strict=True)
+        return self._with(tuple(replace(block, grad_out=grad) for block, grad in pairs))  # type: ignore[type-var]
+
+    def _with(self, blocks: tuple[Block, ...]) -> "AttentionStore":
+        chain = None if self.chain is None else self.chain.with_blocks(blocks)
+        return replace(self, blocks=blocks, chain=chain)
 
 
-def in_chunks(blocks: Sequence[Block], chunk: int) -> tuple[Block, ...]:
-    """The same blocks, working on `chunk` queries at a time."""
-    return tuple(replace(block, chunk=chunk) for block in blocks)  # type: ignore[type-var]
+def _grad_rows(block: Factored | Dense, sel: Selection) -> Tensor:
+    if block.v is None or block.grad_out is None:
+        raise MethodError(f"no gradient is known of {block.name}", "store.differentiate(score) comes first")
+    grad = _precise(block.grad_out[:, :, _index(sel, block.shape[2])])
+    return torch.matmul(grad, _precise(block.v).transpose(-1, -2))
 
 
 def _index(sel: Selection, length: int) -> slice | Tensor:

@@ -15,7 +15,7 @@ from vitscope.families.preprocessing import checked_size
 from vitscope.geometry import TokenLayout
 from vitscope.registry import Family
 from vitscope.store import AttentionStore, Dense, Factored
-from vitscope.tracing.chain import blocks_of, chain_of
+from vitscope.tracing.chain import blocks_of, chain_of, sources_of
 from vitscope.tracing.trace import Trace, trace
 
 __all__ = ["Traced", "answer_of", "hash_of"]
@@ -61,7 +61,7 @@ class Traced(Family):
                     raise checked_size(size, error) from error
             _ = store_of.blocks or store_of()  # raises where nothing was seen
             self.__dict__.setdefault("_seen_as", _seen_as(store_of))
-            known[size] = trace(lambda shadow: answer_of(self.run(shadow)), self.model, size, store_of.seen)
+            known[size] = trace(self.answer, self.model, size, store_of.seen)
         return known[size]
 
     @property
@@ -83,28 +83,32 @@ class Traced(Family):
         """The token layout at an input of `(Hi, Wi)` pixels."""
         return self.given or self.traced(size).layout
 
-    def forward(self, pixels: Float[Tensor, "B 3 Hi Wi"]) -> Float[Tensor, "B C"] | None:
-        """Class logits, or None for a feature model."""
-        answer = answer_of(self.run(pixels))
-        return answer if self.classes and answer.ndim == 2 else None
+    def answer(self, pixels: Float[Tensor, "B 3 Hi Wi"]) -> Tensor:
+        """What the model answers: class logits, pooled features, or tokens."""
+        return answer_of(self.run(pixels))
 
-    def attention(self, store_of: StoreOf, size: tuple[int, int], batch: int, logits: Tensor | None) -> AttentionStore:
-        """The store of a forward of `batch` pictures of that size: plain blocks, or a chain of operators."""
+    def classifies(self, answer: Tensor) -> bool:
+        """Is this answer class logits?"""
+        return self.classes and answer.ndim == 2
+
+    def attention(self, store_of: StoreOf, size: tuple[int, int], answer: Tensor) -> AttentionStore:
+        """The store of a forward on pictures of that size: plain blocks, or a chain of operators."""
+        logits = answer if self.classifies(answer) else None
         if self.given is not None:
-            return store_of(self.given, logits=logits)
+            return store_of(self.given, logits=logits, answer=answer)
         found = self.traced(size)
         missing = set(found.layers) - set(store_of.seen)
         if missing:
             raise CaptureError(f"{len(missing)} of {len(found.layers)} attention calls were not seen in this forward")
         logits = None if logits is None else logits.detach()
+        sources = sources_of(found, store_of.seen)
         if found.isotropic:
             blocks, pool = blocks_of(found, store_of.seen)
             row = found.readout / found.readout.sum()
             start = None if found.exact else torch.from_numpy(row).to(blocks[0].device)
-            return AttentionStore(blocks, found.layout, logits, pool, start=start)
-        run = lambda shadow: answer_of(self.run(shadow))  # noqa: E731
-        chain = chain_of(run, self.model, (batch, *size), found, store_of.seen)
-        return AttentionStore(chain.blocks, found.layout, logits, chain=chain)
+            return AttentionStore(blocks, found.layout, logits, pool, None, start, answer, sources)
+        chain = chain_of(self.answer, self.model, (len(answer), *size), found, store_of.seen)
+        return AttentionStore(chain.blocks, found.layout, logits, None, chain, None, answer, sources)
 
     def describe(self) -> Mapping[str, str]:
         """Architecture and sizes, in words."""
@@ -135,10 +139,8 @@ def answer_of(output: Any) -> Tensor:
         value = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
         if isinstance(value, Tensor):
             return value
-    while isinstance(output, (tuple, list)) and output:
-        output = output[0]
-    if isinstance(output, Mapping) and output:
-        output = next(iter(output.values()))
+    while isinstance(output, (tuple, list, Mapping)) and output:
+        output = next(iter(output.values())) if isinstance(output, Mapping) else output[0]
     if not isinstance(output, Tensor):
         raise LayoutError(f"the model answers with a {type(output).__name__}: no tensor in it is understood")
     return output

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitscope.capturing import StoreOf
-from vitscope.errors import LayoutError, ModelError
+from vitscope.errors import LayoutError
 from vitscope.families.preprocessing import Preprocessing
-from vitscope.families.traced import Traced, answer_of, hash_of
+from vitscope.families.traced import Traced, hash_of
 from vitscope.geometry import Frame, Pooling, TokenLayout
 from vitscope.images import Picture
 from vitscope.registry import FAMILIES
@@ -52,6 +53,7 @@ def _mean_if_configured(config: Any, _architecture: str) -> tuple[Pooling, bool]
 
 
 _USUAL_SIZE = 224
+_GREY = np.full((64, 64, 3), 128, np.uint8)
 _INTERPOLATE = "interpolate_pos_encoding"
 _CLASSIFIER = "ForImageClassification"
 _ROWS: Mapping[str, _Row] = {
@@ -170,11 +172,12 @@ class Transformers(Traced):
         patch = self.input[0] // layout.grid[0], self.input[1] // layout.grid[1]
         return patch if self.isotropic else (max(32, patch[0]), max(32, patch[1]))
 
-    def attention(self, store_of: StoreOf, size: tuple[int, int], batch: int, logits: Tensor | None) -> AttentionStore:
-        """The store of a forward of `batch` pictures of that size."""
+    def attention(self, store_of: StoreOf, size: tuple[int, int], answer: Tensor) -> AttentionStore:
+        """The store of a forward on pictures of that size."""
         if self._row is not None:
-            return store_of(self.layout(size), logits=logits, depth=self.depth)
-        return super().attention(store_of, size, batch, logits)
+            logits = answer if self.classifies(answer) else None
+            return store_of(self.layout(size), logits=logits, depth=self.depth, answer=answer)
+        return super().attention(store_of, size, answer)
 
     @cached_property
     def weights(self) -> str:  # type: ignore[override]
@@ -216,10 +219,9 @@ class Transformers(Traced):
             )
         return pixels, frame
 
-    def forward(self, pixels: Float[Tensor, "B 3 Hi Wi"]) -> Float[Tensor, "B C"] | None:
-        """Class logits, or None for a model without a classifier."""
-        output = self.run(pixels)
-        return answer_of(output) if self.labels else None
+    def classifies(self, answer: Tensor) -> bool:
+        """Has the model a classifier?"""
+        return bool(self.labels)
 
     def describe(self) -> Mapping[str, str]:
         """Family, architecture and sizes, in words."""
@@ -259,12 +261,16 @@ class Transformers(Traced):
         from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
         from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 
-        choices: Any = IMAGE_PROCESSOR_MAPPING.get(type(self.vision), {"pil": BitImageProcessorPil})
-        made = choices.get("pil") or choices.get("torchvision")
-        if made is None:
-            raise ModelError(f"no image processor is known for {self.architecture}", "pass processor=...")
+        choices: Any = IMAGE_PROCESSOR_MAPPING.get(type(self.vision), None) or {}
+        made = choices.get("pil") or choices.get("torchvision") or BitImageProcessorPil
         height, width = self.input
-        return made(size={"height": height, "width": width}, do_center_crop=False)
+        size = {"height": height, "width": width}
+        try:
+            processor = made(size=size, do_center_crop=False, do_pad=False)
+            fits = tuple(processor(images=_GREY, return_tensors="pt")["pixel_values"].shape[2:]) == self.input
+        except Exception:  # a processor that wants its size in other words
+            fits = False
+        return processor if fits else BitImageProcessorPil(size=size, do_center_crop=False)
 
     def _plain_processor(self) -> bool:
         """Is the processor one that resizes to what it says and crops from the middle?"""

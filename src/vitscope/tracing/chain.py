@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from vitscope.capturing import Seen
 from vitscope.errors import LayoutError
-from vitscope.store import Block, Chain, Dense, Factored, in_chunks
+from vitscope.store import Block, Chain, Dense, Factored, Source
 from vitscope.tracing.shadow import Plan
 from vitscope.tracing.trace import Run, Trace, averaged, prefix_tokens
 
-__all__ = ["OperatorChain", "blocks_of", "chain_of"]
+__all__ = ["OperatorChain", "blocks_of", "chain_of", "sources_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +60,9 @@ class OperatorChain:
         prefix = [prefix_tokens(g, leaf, batch) for g, leaf in zip(grads[count:], self.leaves, strict=True)]
         return torch.cat([*prefix, patches], 1)
 
-    def in_chunks(self, chunk: int) -> Chain:
-        """The same chain, with blocks that work on `chunk` queries at a time."""
-        return replace(self, blocks=in_chunks(self.blocks, chunk))
+    def with_blocks(self, blocks: tuple[Block, ...]) -> Chain:
+        """The same chain with other blocks."""
+        return replace(self, blocks=blocks)
 
 
 def chain_of(
@@ -84,10 +84,31 @@ def chain_of(
 def blocks_of(found: Trace, seen: dict[int, Seen]) -> tuple[tuple[Block, ...], Block | None]:
     """The layers' blocks with prefix tokens first, and the pooling block, of a model whose layers see all tokens."""
     pool = None if found.pool is None else seen[found.pool].block
-    blocks = [seen[event].block for event in found.layers]
-    if found.reorder is None:
-        return tuple(blocks), pool
-    return tuple(_reordered(block, found.reorder) for block in blocks), pool
+    return tuple(_reordered(seen[event].block, found.reorder) for event in found.layers), pool
+
+
+def sources_of(found: Trace, seen: dict[int, Seen]) -> tuple[Source, ...]:
+    """Where the layers' results stand in the graph, in the shape that their blocks have."""
+
+    def of(one: Seen, axis: int) -> Source | None:
+        if one.source is None:
+            return None
+        first = one.source.place
+        return Source(one.source.out, lambda x: _in_order(_heads_second(first(x), one.lead, axis), found.reorder))
+
+    sources = [of(seen[event], found.heads[event]) for event in found.layers]
+    return tuple(source for source in sources if source is not None) if None not in sources else ()
+
+
+def _heads_second(x: Tensor, lead: tuple[int, ...], axis: int) -> Tensor:
+    """`(B', H', ...)` with the leading axes as they were seen, to the heads' axis second."""
+    if len(lead) < 2 or axis == len(lead) - 1:
+        return x
+    return x.reshape(*lead, *x.shape[2:]).movedim(axis, len(lead) - 1).reshape(-1, lead[axis], *x.shape[2:])
+
+
+def _in_order(x: Tensor, order: Tensor | None) -> Tensor:
+    return x if order is None else x[:, :, order]
 
 
 def _reheaded(seen: Seen, axis: int) -> Block:
@@ -97,23 +118,27 @@ def _reheaded(seen: Seen, axis: int) -> Block:
         return block
 
     def moved(x: Tensor) -> Tensor:
-        return x.reshape(*lead, *x.shape[2:]).movedim(axis, len(lead) - 1).reshape(-1, lead[axis], *x.shape[2:])
+        return _heads_second(x, lead, axis)
 
+    v = None if block.v is None else moved(block.v)
     if isinstance(block, Dense):
-        return Dense(block.name, moved(block.probs), block.chunk)
+        return replace(block, probs=moved(block.probs), v=v)
     bias = block.bias
     if bias is not None and bias.shape[0] != 1:
         bias = moved(bias.expand(bias.shape[0], block.shape[1], *bias.shape[2:]))
     lse = None if block.lse is None else moved(block.lse)
-    return Factored(block.name, moved(block.q), moved(block.k), block.scale, bias, lse, block.chunk)
+    return replace(block, q=moved(block.q), k=moved(block.k), bias=bias, lse=lse, v=v)
 
 
-def _reordered(block: Factored | Dense, order: Tensor) -> Block:
+def _reordered(block: Factored | Dense, order: Tensor | None) -> Block:
+    if order is None:
+        return block
+    v = None if block.v is None else block.v[:, :, order]
     if isinstance(block, Dense):
-        return Dense(block.name, block.probs[:, :, order][..., order], block.chunk)
+        return replace(block, probs=block.probs[:, :, order][..., order], v=v)
     bias = block.bias
     if bias is not None:
         bias = bias if bias.shape[2] == 1 else bias[:, :, order]
         bias = bias if bias.shape[3] == 1 else bias[..., order]
     lse = None if block.lse is None else block.lse[:, :, order]
-    return Factored(block.name, block.q[:, :, order], block.k[:, :, order], block.scale, bias, lse, block.chunk)
+    return replace(block, q=block.q[:, :, order], k=block.k[:, :, order], bias=bias, lse=lse, v=v)

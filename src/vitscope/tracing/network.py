@@ -145,7 +145,10 @@ class Averaged(TorchFunctionMode):
             options.pop("input")
             return shadow_of(conv_transposed(x, **options), x)
         if name in POOLING:
-            pooled = shadow_of(pool(name, x, args[1:], kwargs), x)
+            mean = pool(name, x, args[1:], kwargs)
+            if x.valid is not None:
+                mean = mean / pool(name, x.valid, args[1:], kwargs).clamp_min(1e-6)
+            pooled = shadow_of(mean, x)
             both = kwargs.get("return_indices") or name.endswith("indices")
             return (pooled, None) if both else self._merged(x, pooled, 1, always=True)
         if name in _JOINS:
@@ -160,8 +163,9 @@ class Averaged(TorchFunctionMode):
             ones = func(torch.ones_like(args[0]), *args[1:], **kwargs)
             return shadow_of(func(*args, **kwargs) / ones, x)
         if name == "pad" and x.ndim == 4 and x.valid is None:
-            padded = _wrapped(func(*args, **kwargs), shadows)
-            padded.valid = func(torch.ones_like(x[:1, :1]), *args[1:], **kwargs)
+            around, mode = _bound(func, args, kwargs, 1, "pad"), _bound(func, args, kwargs, 2, "mode", "constant")
+            padded = _wrapped(func(x, around, mode), shadows)  # with 0, also where the model pads with -inf
+            padded.valid = func(torch.ones_like(x[:1, :1]), around, mode)
             return padded
         if name in AS_IT_IS or name in ("get", "T", "mT"):
             return _wrapped(func(*args, **kwargs), shadows)

@@ -106,7 +106,13 @@ def trace(run: Run, model: nn.Module, size: tuple[int, int], seen: dict[int, See
         raise LayoutError(f"{type(model).__name__} has no attention between tokens", what)
     plan.active = frozenset(call.event for call in calls)
     sizes = {call.event: call.keys.shape[-1] for call in calls}
-    plan.attend = lambda event, r: r.sum(-1, keepdim=True).expand(*r.shape[:-1], sizes[event]) / sizes[event]
+    read: set[int] = set()
+
+    def uniformly(event: int, r: Tensor) -> Tensor:
+        read.add(event)
+        return r.sum(-1, keepdim=True).expand(*r.shape[:-1], sizes[event]) / sizes[event]
+
+    plan.attend = uniformly
     plan.keep, plan.mix = 0.5, 0.5
     finest = _finest(network.merges, start, out)
     leaves = [leaf for _, leaf in network.leaves]
@@ -123,12 +129,14 @@ def trace(run: Run, model: nn.Module, size: tuple[int, int], seen: dict[int, See
     plan.keep, plan.mix = 1.0, 0.0
     readout = pulled()
     joined = tuple(call for call in calls if call.joined)
-    loose = [call for call in calls if not call.joined]
+    loose = [call for call in calls if not call.joined and call.event in read]
     counts = [leaf.shape[1] if leaf.ndim > 2 else 1 for leaf in leaves]
     names = _names([name for name, _ in network.leaves], counts)
     pooled = bool(loose) and loose[-1].event > max((c.event for c in joined), default=-1)
     layout, exact = _layout(names, finest.grid, readout, pooled)
     reorder, isotropic = _isotropic(joined, layout, counts)
+    if layout.pooling == "map":  # the pooling may leave the prefix out
+        isotropic = isotropic and sizes[loose[-1].event] == layout.tokens and reorder is None
     return Trace(
         layers=tuple(call.event for call in joined),
         pool=loose[-1].event if layout.pooling == "map" else None,
@@ -192,7 +200,7 @@ class Finest:
 def _finest(merges: list[Merge], start: Tensor, out: Tensor) -> Finest:
     """The last merges before any attention that everything passes through, and the grid that their tokens fill."""
     batch = start.shape[0]
-    candidates = [i for i, merge in enumerate(merges) if merge.real and merge.values.numel() // batch]
+    candidates = [i for i, merge in enumerate(merges) if merge.values.numel() // batch]
     tensors = [merges[i].values for i in candidates]
     grads = torch.autograd.grad(out.sum(), [start, *tensors], allow_unused=True, retain_graph=True)
     total = 0.0 if grads[0] is None else float(grads[0][0].sum())
@@ -206,6 +214,10 @@ def _finest(merges: list[Merge], start: Tensor, out: Tensor) -> Finest:
         if placed is None:
             continue
         order, grid = placed
+        if mass > (1 - 1e-3) * total:  # more than all, where a later part of the model pads
+            return Finest((i,), order, grid)
+        if not merges[i].real:
+            continue
         alike = next((g for g in groups if g[4] == grid and torch.equal(g[3], order)), None)
         members, mass = ([i, *alike[0]], mass + alike[1]) if alike else ([i], mass)
         if abs(mass - total) < 1e-3 * total:
