@@ -26,7 +26,7 @@ from vitscope.explicit import Explicit, four, multi_head_inside, split_heads
 from vitscope.geometry import TokenLayout
 from vitscope.store import AttentionStore, Dense, Factored, Source
 
-__all__ = ["Seen", "StoreOf", "capture", "evaluating", "frozen"]
+__all__ = ["Seen", "StoreOf", "capture", "evaluating", "frozen", "uncompiled"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +161,7 @@ def capture(model: nn.Module, *, layout: TokenLayout | None = None, gradients: b
                 continue  # a linear layer or a norm; where such a module does call the kernel, its parent is named
             handles.append(module.register_forward_pre_hook(enter(name)))
             handles.append(module.register_forward_hook(leave, always_call=True))
-        with _eager(model), _Watch(store_of):
+        with uncompiled(model), _Watch(store_of):
             yield store_of
     finally:
         for handle in handles:
@@ -272,7 +272,7 @@ class _Watch(TorchFunctionMode):
 
 
 @contextmanager
-def _eager(model: nn.Module) -> Iterator[None]:
+def uncompiled(model: nn.Module) -> Iterator[None]:
     """A compiled model runs its own Python code meanwhile: compiled code cannot be watched."""
     with ExitStack() as stack:
         compiled = any(getattr(m, "_compiled_call_impl", None) for m in model.modules()) or hasattr(model, "_orig_mod")

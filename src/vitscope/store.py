@@ -297,7 +297,8 @@ class AttentionStore:
             then has the shape that its layer has, windows folded into B. None where each layer sees all tokens.
         answer: the model's answer `(B, C)` or `(B, N, D)`, with its graph where gradients are wanted.
         sources: where the blocks' results stand in that graph.
-        start: the readout row, where it is none of the layout's, such as CLS and the mean patch in equal parts.
+        start: the readout row, where it is none of the layout's, such as CLS and the mean patch in equal parts; with
+            `pool`, how much of each pooling query the answer reads.
     """
 
     blocks: tuple[Block, ...]
@@ -354,7 +355,8 @@ class AttentionStore:
         first = self.blocks[0]
         if self.pool is not None:
             queries = self.pool.shape[2]
-            return pull(self.pool, torch.full((first.shape[0], queries), 1 / queries, device=first.device))
+            read = torch.full((queries,), 1 / queries, device=first.device) if self.start is None else self.start
+            return pull(self.pool, read.expand(first.shape[0], -1))
         readout = torch.from_numpy(self.layout.readout()).to(first.device) if self.start is None else self.start
         return readout.expand(first.shape[0], -1)
 

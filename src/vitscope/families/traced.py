@@ -104,8 +104,11 @@ class Traced(Family):
         sources = sources_of(found, store_of.seen)
         if found.isotropic:
             blocks, pool = blocks_of(found, store_of.seen)
-            row = found.readout / found.readout.sum()
-            start = None if found.exact else torch.from_numpy(row).to(blocks[0].device)
+            for block in blocks:
+                found.layout.check(block.shape[2], f"{block.name} (with batch_size=1, too?)")
+            row = found.readout / found.readout.sum() if found.queries is None else found.queries
+            known = found.exact and found.queries is None
+            start = None if known else torch.from_numpy(row).float().to(blocks[0].device)
             return AttentionStore(blocks, found.layout, logits, pool, None, start, answer, sources)
         chain = chain_of(self.answer, self.model, (len(answer), *size), found, store_of.seen)
         return AttentionStore(chain.blocks, found.layout, logits, None, chain, None, answer, sources)

@@ -52,7 +52,7 @@ class OperatorChain:
 
         self.plan.keep, self.plan.mix, self.plan.attend = keep, mix, through
         self.plan.active = frozenset(self.trace.layers[layer] for layer in layers)
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             tensors = [*(values for values, _ in self.parts), *self.leaves]
             grads = torch.autograd.grad(self.out.sum(), tensors, retain_graph=True, allow_unused=True)
         batch, count = len(self.out), len(self.parts)
@@ -65,6 +65,8 @@ class OperatorChain:
         return replace(self, blocks=blocks)
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def chain_of(
     run: Run, model: nn.Module, size: tuple[int, int, int], found: Trace, seen: dict[int, Seen]
 ) -> OperatorChain:

@@ -1,7 +1,7 @@
 """Running a model's own code as the averaged network: a mode under which torch functions act on shadows by rule."""
 
 import string
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +30,7 @@ __all__ = ["Averaged", "Call", "Merge"]
 
 _JOINS = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack"})
 _PRODUCTS = frozenset({"matmul", "bmm", "baddbmm", "mm"})
+_TOKENS = ("cls", "class", "reg", "dist", "detection")
 _ASKED = """
     size dim numel nelement stride is_contiguous ndimension element_size data_ptr len get_device is_floating_point
     is_complex is_same_size zeros_like ones_like empty_like full_like rand_like randn_like new_zeros new_ones new_empty
@@ -82,7 +83,7 @@ class Averaged(TorchFunctionMode):
     plan: Plan
     events: frozenset[int]
     channels: frozenset[int] = frozenset()
-    named: Mapping[int, str] = field(default_factory=dict)
+    named: dict[int, str] = field(default_factory=dict)
     probing: bool = False
     calls: list[Call] = field(default_factory=list)
     merges: list[Merge] = field(default_factory=list)
@@ -92,6 +93,7 @@ class Averaged(TorchFunctionMode):
     def __post_init__(self) -> None:
         super().__init__()
         self._known: dict[Any, Tensor] = {}
+        self._alive: list[Tensor] = []
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -110,7 +112,9 @@ class Averaged(TorchFunctionMode):
             if not shadows:
                 probs = [t for t in given if isinstance(t, Probs)]
                 with torch.no_grad():
-                    result = func(*args, **kwargs)
+                    result = func(*_alike(args, given), **kwargs) if probs else func(*args, **kwargs)
+                if name in BINARY:
+                    self._name(given, result)
                 return _as_probs(result, probs[0].event) if probs and name not in _ASKS else result
             return self._on_tokens(func, name, args, kwargs, shadows)
 
@@ -303,6 +307,14 @@ class Averaged(TorchFunctionMode):
                 parts[i] = self._leaf(part)
         return _wrapped(func(parts, *args[1:], **{k: v for k, v in kwargs.items() if k != "tensors"}), shadows)
 
+    def _name(self, given: list[Tensor], result: Any) -> None:
+        """A parameter keeps its name when something is added to it, such as a position to CLS."""
+        names = [self.named.get(t.untyped_storage().data_ptr(), "") for t in given]
+        name = next((n for n in names if any(part in n.lower() for part in _TOKENS)), "")
+        if name and isinstance(result, Tensor):
+            self._alive.append(result)
+            self.named[result.untyped_storage().data_ptr()] = name
+
     def _leaf(self, outside: Tensor) -> Tensor:
         """A token that does not come from the picture, once for each parameter."""
         key = (outside.data_ptr(), tuple(outside.shape))
@@ -376,6 +388,12 @@ def _wrapped(value: Any, parents: list[Shadow]) -> Any:
     if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
         return type(value)(_wrapped(part, parents) for part in value)
     return value
+
+
+def _alike(args: Any, given: list[Tensor]) -> Any:
+    """Arguments in which attention has the type of the weights beside it."""
+    kinds = [t.dtype for t in given if t.is_floating_point() and not isinstance(t, Probs)]
+    return tuple(a.to(kinds[0]) if kinds and isinstance(a, Probs) else a for a in args)
 
 
 def _as_probs(value: Any, event: int) -> Any:

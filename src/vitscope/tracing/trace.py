@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vitscope.capturing import Seen, evaluating
+from vitscope.capturing import Seen, evaluating, uncompiled
 from vitscope.errors import LayoutError
 from vitscope.geometry import TokenLayout
 from vitscope.tracing.network import Averaged, Call, Merge
@@ -47,6 +47,7 @@ class Trace:
         layout: prefix names, grid and pooling; exact: the answer is read just so.
         isotropic: every layer sees all tokens of the layout; reorder: where they are, prefix first, None if they are.
         readout: how much of each token of the layout the answer starts from, along the residual path.
+        queries: how much of each pooling query the answer reads, or None.
     """
 
     layers: tuple[int, ...]
@@ -60,6 +61,7 @@ class Trace:
     isotropic: bool
     reorder: Tensor | None
     readout: np.ndarray
+    queries: np.ndarray | None
 
 
 def averaged(
@@ -70,7 +72,7 @@ def averaged(
     with torch.inference_mode(False), torch.enable_grad():
         start = pixels.detach().clone().requires_grad_()
         shadow = shadow_of(start * 1)
-    with evaluating(model), network.running():
+    with evaluating(model), uncompiled(model), network.running():
         out = run(shadow)
     if not isinstance(out, Shadow) or not out.requires_grad:
         raise LayoutError(
@@ -80,6 +82,8 @@ def averaged(
     return network, start, out.as_subclass(Tensor).flatten(1).mean(1)
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def trace(run: Run, model: nn.Module, size: tuple[int, int], seen: dict[int, Seen]) -> Trace:
     """Understand a model at an input of `(Hi, Wi)` pixels.
 
@@ -106,10 +110,10 @@ def trace(run: Run, model: nn.Module, size: tuple[int, int], seen: dict[int, See
         raise LayoutError(f"{type(model).__name__} has no attention between tokens", what)
     plan.active = frozenset(call.event for call in calls)
     sizes = {call.event: call.keys.shape[-1] for call in calls}
-    read: set[int] = set()
+    read: dict[int, Tensor] = {}
 
     def uniformly(event: int, r: Tensor) -> Tensor:
-        read.add(event)
+        read[event] = r
         return r.sum(-1, keepdim=True).expand(*r.shape[:-1], sizes[event]) / sizes[event]
 
     plan.attend = uniformly
@@ -149,7 +153,15 @@ def trace(run: Run, model: nn.Module, size: tuple[int, int], seen: dict[int, See
         isotropic=isotropic and _as_plain(readout, uniform, len(joined), bool(pooled)),
         reorder=reorder,
         readout=readout,
+        queries=_queries(read[loose[-1].event]) if layout.pooling == "map" else None,
     )
+
+
+def _queries(r: Tensor) -> np.ndarray:
+    """Weights `(4, ..., queries)` of a pooling's queries as shares of the first picture."""
+    weights = r[:1].reshape(-1, r.shape[-1]).sum(0)
+    shares: np.ndarray = (weights / weights.sum()).cpu().numpy()
+    return shares
 
 
 def _tokens(grad: Tensor | None, like: Tensor, axis: int, batch: int) -> Tensor:
@@ -326,4 +338,4 @@ def _head_axis(call: Call, seen: Seen) -> int:
     for axis in range(lead - 1, 0, -1):
         if keys.shape[axis] > 1 and torch.allclose(keys, keys.narrow(axis, 0, 1), atol=1e-2):
             return axis
-    return lead - 1
+    return next((axis for axis in range(lead - 1, 0, -1) if keys.shape[axis] == 1), lead - 1)
