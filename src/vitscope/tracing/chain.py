@@ -11,7 +11,7 @@ from vitscope.capturing import Seen
 from vitscope.errors import LayoutError
 from vitscope.store import Block, Chain, Dense, Factored, Source
 from vitscope.tracing.shadow import Plan
-from vitscope.tracing.trace import Run, Trace, averaged, prefix_tokens
+from vitscope.tracing.trace import NO_HEADS, Run, Trace, averaged, prefix_tokens
 
 __all__ = ["OperatorChain", "blocks_of", "chain_of", "sources_of"]
 
@@ -44,11 +44,14 @@ class OperatorChain:
                 return r.new_zeros(*r.shape[:-1], self.seen[event].block.shape[3])
             block = self.blocks[numbers[event]] if event in numbers else _reheaded(self.seen[event], axis)
             heads = block.shape[1]
-            flat = r.reshape(*lead, r.shape[-1]).movedim(axis, -2)
+            apart = (*lead, 1) if axis == NO_HEADS else lead
+            flat = r.reshape(*apart, r.shape[-1]).movedim(len(apart) - 1 if axis == NO_HEADS else axis, -2)
             weights = flat.reshape(-1, heads, r.shape[-1]).sum(1)
             pulled = attend(block, weights).to(r.dtype) / heads
             spread = pulled[:, None].expand(-1, heads, -1).reshape(*flat.shape[:-1], pulled.shape[-1])
-            return spread.movedim(-2, axis).reshape(*r.shape[:-1], pulled.shape[-1])
+            return spread.movedim(-2, len(apart) - 1 if axis == NO_HEADS else axis).reshape(
+                *r.shape[:-1], pulled.shape[-1]
+            )
 
         self.plan.keep, self.plan.mix, self.plan.attend = keep, mix, through
         self.plan.active = frozenset(self.trace.layers[layer] for layer in layers)
@@ -104,6 +107,8 @@ def sources_of(found: Trace, seen: dict[int, Seen]) -> tuple[Source, ...]:
 
 def _heads_second(x: Tensor, lead: tuple[int, ...], axis: int) -> Tensor:
     """`(B', H', ...)` with the leading axes as they were seen, to the heads' axis second."""
+    if axis == NO_HEADS:
+        return x.reshape(-1, 1, *x.shape[2:])
     if len(lead) < 2 or axis == len(lead) - 1:
         return x
     return x.reshape(*lead, *x.shape[2:]).movedim(axis, len(lead) - 1).reshape(-1, lead[axis], *x.shape[2:])
@@ -116,7 +121,7 @@ def _in_order(x: Tensor, order: Tensor | None) -> Tensor:
 def _reheaded(seen: Seen, axis: int) -> Block:
     """The block with the heads' axis second, whatever the order of the leading axes was."""
     block, lead = seen.block, seen.lead
-    if len(lead) < 2 or axis == len(lead) - 1:
+    if axis == len(lead) - 1 or block.shape[1] == len(lead) == 1:
         return block
 
     def moved(x: Tensor) -> Tensor:

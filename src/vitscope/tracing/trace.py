@@ -19,10 +19,10 @@ from vitscope.geometry import TokenLayout
 from vitscope.tracing.network import Averaged, Call, Merge
 from vitscope.tracing.shadow import Plan, Shadow, parameter_names, shadow_of
 
-__all__ = ["Run", "Trace", "averaged", "trace"]
+__all__ = ["NO_HEADS", "Run", "Trace", "averaged", "trace"]
 
 Run = Callable[[Tensor], Tensor]
-_LOST = 0.02
+NO_HEADS = -1
 _KNOWN_NAMES = (
     ("regist", "register"),
     ("reg_token", "register"),
@@ -332,10 +332,10 @@ def _isotropic(calls: tuple[Call, ...], layout: TokenLayout, counts: list[int]) 
 
 
 def _head_axis(call: Call, seen: Seen) -> int:
-    """The leading axis along which positions are the same: heads; the last one where nothing tells."""
+    """The leading axis along which positions are the same: heads; NO_HEADS where they differ along each."""
     keys = call.keys.detach().as_subclass(Tensor)
     lead = keys.ndim - 1
     for axis in range(lead - 1, 0, -1):
         if keys.shape[axis] > 1 and torch.allclose(keys, keys.narrow(axis, 0, 1), atol=1e-2):
             return axis
-    return next((axis for axis in range(lead - 1, 0, -1) if keys.shape[axis] == 1), lead - 1)
+    return next((axis for axis in range(lead - 1, 0, -1) if keys.shape[axis] == 1), NO_HEADS)

@@ -1,0 +1,557 @@
+"""Models that nobody's library knows: understood, or refused in one line."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional
+
+import vitscope
+from vitscope.errors import CaptureError, LayoutError
+from vitscope.geometry import TokenLayout
+from zoo_traced import as_it_is, picture
+
+D, HEADS, WIDTH = 32, 4, 8
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class ViT(nn.Module):
+    """A Vision Transformer around any kind of attention.
+
+    Args:
+        block: what mixes tokens.
+        size: of the picture; registers: tokens *after* the patches; pool: "cls" or "mean".
+    """
+
+    def __init__(self, block, size=(32, 32), registers=0, pool="cls", depth=2):
+        super().__init__()
+        self.size, self.pool = size, pool
+        self.stem = nn.Conv2d(3, D, 8, 8)
+        self.cls = nn.Parameter(torch.randn(1, 1, D)) if pool == "cls" else None
+        self.register_tokens = nn.Parameter(torch.randn(1, registers, D)) if registers else None
+        self.places = nn.Parameter(torch.randn(1, size[0] * size[1] // 64, D))
+        self.layers = nn.ModuleList(block() for _ in range(depth))
+        self.norm, self.head = nn.LayerNorm(D), nn.Linear(D, 5)
+
+    def forward(self, x):
+        x = self.stem(x).flatten(2).transpose(1, 2) + self.places
+        tokens = x.shape[1]
+        if self.cls is not None:
+            x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1)
+        if self.register_tokens is not None:
+            x = torch.cat([x, self.register_tokens.expand(len(x), -1, -1)], 1)
+        for layer in self.layers:
+            x = layer(x)
+        x = self.norm(x)
+        return self.head(x[:, 0] if self.pool == "cls" else x[:, :tokens].mean(1))
+
+
+class Attention(nn.Module):
+    """Pre-norm attention and an MLP; subclasses attend. `seen` are the matrices (B, H, N, N) by the plain formula."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.qkv, self.out = nn.LayerNorm(D), nn.Linear(D, 3 * D), nn.Linear(D, D)
+        self.mlp = nn.Sequential(nn.LayerNorm(D), nn.Linear(D, D), nn.GELU(), nn.Linear(D, D))
+        self.bias = nn.Parameter(torch.randn(HEADS, 1, 64))  # for those that use it
+        self.seen = []
+        with torch.no_grad():
+            self.qkv.weight.mul_(3)
+
+    def heads(self, x):
+        return (part.unflatten(-1, (HEADS, WIDTH)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+
+    def forward(self, x):
+        y = self.norm(x)
+        x = x + self.out(self.attend(y))
+        return x + self.mlp(x)
+
+    def by_hand(self, y):
+        q, k, _ = self.heads(y)
+        return (q.double() @ k.double().mT / WIDTH**0.5).softmax(-1)
+
+
+class Fused(Attention):
+    def attend(self, y):
+        q, k, v = self.heads(y)
+        return functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+class ScaledFirst(Attention):
+    def attend(self, y):
+        q, k, v = self.heads(y)
+        return ((q * WIDTH**-0.5) @ k.transpose(-2, -1)).softmax(dim=-1).matmul(v).transpose(1, 2).flatten(2)
+
+
+class ScaledAfter(Attention):
+    def attend(self, y):
+        q, k, v = self.heads(y)
+        return (torch.softmax((q @ k.mT) / WIDTH**0.5, -1) @ v).transpose(1, 2).flatten(2)
+
+
+class Biased(Attention):
+    def attend(self, y):
+        q, k, v = self.heads(y)
+        scores = torch.matmul(q, k.transpose(2, 3)) * WIDTH**-0.5 + self.bias[:, :, : y.shape[1]]
+        return (functional.softmax(scores, dim=-1) @ v).transpose(1, 2).flatten(2)
+
+    def by_hand(self, y):
+        q, k, _ = self.heads(y)
+        return (q.double() @ k.double().mT / WIDTH**0.5 + self.bias[:, :, : y.shape[1]].double()).softmax(-1)
+
+
+class Einsum(Attention):
+    """Heads third, as `b n h d`, all the way."""
+
+    def attend(self, y):
+        q, k, v = (part.unflatten(-1, (HEADS, WIDTH)) for part in self.qkv(y).chunk(3, -1))
+        probs = torch.einsum("bihd,bjhd->bhij", q * WIDTH**-0.5, k).softmax(-1)
+        return torch.einsum("bhij,bjhd->bihd", probs, v).flatten(2)
+
+
+class HeadsInTheBatch(Attention):
+    """Heads folded into the batch, and `bmm`."""
+
+    def attend(self, y):
+        q, k, v = (part.flatten(0, 1) for part in self.heads(y))
+        probs = nn.Softmax(dim=2)(torch.bmm(q, k.transpose(1, 2)) * WIDTH**-0.5)
+        return torch.bmm(probs, v).unflatten(0, (-1, HEADS)).transpose(1, 2).flatten(2)
+
+
+class HeadsFirst(Attention):
+    """Heads before the batch: `h b n d`."""
+
+    def attend(self, y):
+        q, k, v = (part.transpose(0, 1) for part in self.heads(y))
+        return ((q @ k.mT) * WIDTH**-0.5).softmax(-1).matmul(v).permute(1, 2, 0, 3).flatten(2)
+
+
+class KeysFirst(Attention):
+    """The matrix transposed: columns of keys by queries times values."""
+
+    def attend(self, y):
+        q, k, v = self.heads(y)
+        probs = ((q @ k.mT) * WIDTH**-0.5).softmax(-1)
+        return (v.transpose(-2, -1) @ probs.transpose(-2, -1)).transpose(-2, -1).transpose(1, 2).flatten(2)
+
+
+class MultiHead(Attention):
+    weights = False
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(D, HEADS, batch_first=True)
+        with torch.no_grad():
+            self.attention.in_proj_weight.mul_(3)
+
+    def attend(self, y):
+        return self.attention(y, y, y, need_weights=self.weights)[0]
+
+    def by_hand(self, y):
+        projected = functional.linear(y, self.attention.in_proj_weight, self.attention.in_proj_bias)
+        q, k, _ = (part.unflatten(-1, (HEADS, WIDTH)).transpose(1, 2) for part in projected.chunk(3, -1))
+        return (q.double() @ k.double().mT / WIDTH**0.5).softmax(-1)
+
+
+class MultiHeadWithWeights(MultiHead):
+    weights = True
+
+
+class Encoder(nn.TransformerEncoderLayer):
+    def __init__(self):
+        super().__init__(D, HEADS, 48, batch_first=True, norm_first=True)
+        with torch.no_grad():
+            self.self_attn.in_proj_weight.mul_(3)
+
+    def by_hand(self, y):
+        return MultiHead.by_hand(type("", (), {"attention": self.self_attn}), y)
+
+    @property
+    def norm(self):
+        return self.norm1
+
+
+KINDS = [Fused, ScaledFirst, ScaledAfter, Biased, Einsum, HeadsInTheBatch, HeadsFirst, KeysFirst]
+KINDS += [MultiHead, MultiHeadWithWeights, Encoder]
+
+
+def made(kind, seed=0, **options):
+    torch.manual_seed(seed)
+    return ViT(kind, **options).eval()
+
+
+def loaded(model):
+    return vitscope.load(model, processor=as_it_is(model.size))
+
+
+def rows_by_hand(model, pixels):
+    """The matrices of each layer by the plain formula, from what goes into its norm."""
+    inputs = []
+    handles = [layer.norm.register_forward_pre_hook(lambda _m, args: inputs.append(args[0])) for layer in model.layers]
+    model(pixels)  # with gradients: torch then leaves its fused encoder layers
+    for handle in handles:
+        handle.remove()
+    return [layer.by_hand(layer.norm(x)).detach() for layer, x in zip(model.layers, inputs, strict=True)]
+
+
+@pytest.mark.parametrize("options", [{}, {"size": (32, 56), "registers": 2}, {"pool": "mean", "registers": 1}])
+@pytest.mark.parametrize("kind", KINDS)
+def test_attention_and_layout_of_a_model_that_nobody_knows(kind, options):
+    model = made(kind, **options)
+    scope, image = loaded(model), picture(model.size)
+    layout, registers = scope.layout, options.get("registers", 0)
+    assert layout.prefix == ("cls",) * (model.pool == "cls") + tuple(f"register {i + 1}" for i in range(registers))
+    assert layout.grid == (model.size[0] // 8, model.size[1] // 8)
+    assert (layout.pooling, layout.pool_prefix) == (model.pool, False)
+    store = scope.attention(image)
+    wanted = rows_by_hand(model, as_it_is(model.size)(Image.fromarray(image))[None])
+    patches, cls = layout.grid[0] * layout.grid[1], model.pool == "cls"
+    order = [*range(cls), *range(patches + cls, patches + cls + registers), *range(cls, patches + cls)]
+    assert len(store) == 2
+    for block, matrix in zip(store, wanted, strict=True):
+        rows = block.rows().reshape(matrix.shape)
+        # in a chain blocks keep their own order, in a plain product they have the layout's
+        wanted_rows = matrix if store.chain is not None else matrix[..., order, :][..., order]
+        torch.testing.assert_close(rows.double(), wanted_rows, rtol=0, atol=1e-5)
+    product = torch.eye(len(order), dtype=torch.float64)
+    for matrix in wanted:
+        product = (matrix.mean((0, 1)) + torch.eye(len(order))) / 2 @ product
+    e = scope.explain(image, method="rollout")
+    row = (product[0] if cls else product[:patches].mean(0))[order].numpy()
+    np.testing.assert_allclose(np.concatenate([e.prefix, e.map.ravel()]), row, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_capture_sees_the_same_without_a_layout(kind):
+    model = made(kind, size=(32, 40), registers=1)
+    pixels = torch.randn(2, 3, *model.size)
+    with torch.no_grad():
+        plain = model(pixels)
+        with vitscope.capture(model) as store_of:
+            out = model(pixels)
+    torch.testing.assert_close(out, plain, rtol=1e-5, atol=1e-5)
+    assert len(store_of()) == 2
+    for block, matrix in zip(store_of(), rows_by_hand(model, pixels), strict=True):
+        rows = block.rows()
+        matrix = matrix.transpose(0, 1) if kind is HeadsFirst else matrix
+        torch.testing.assert_close(rows.reshape(matrix.shape).double(), matrix, rtol=0, atol=1e-5)
+
+
+class OneHeadInWindows(nn.Module):
+    """One head, windows on an axis of their own: (B, 1, windows, tokens, D)."""
+
+    def __init__(self, heads_axis=True):
+        super().__init__()
+        self.qkv, self.heads_axis = nn.Linear(D, 3 * D), heads_axis
+        with torch.no_grad():
+            self.qkv.weight.mul_(4)
+
+    def matrices(self, x):
+        q, k, v = self.qkv(x.unflatten(1, (-1, 4))).chunk(3, -1)
+        return (q @ k.mT / D**0.5).softmax(-1), v
+
+    def forward(self, x):
+        parts = self.qkv(x.unflatten(1, (-1, 4))).chunk(3, -1)
+        q, k, v = (part[:, None] if self.heads_axis else part for part in parts)
+        out = functional.scaled_dot_product_attention(q, k, v)
+        return x + (out[:, 0] if self.heads_axis else out).flatten(1, 2)
+
+
+@pytest.mark.parametrize("heads_axis", [True, False])
+def test_one_head_in_windows_is_not_averaged_over_windows(heads_axis):
+    model = made(lambda: OneHeadInWindows(heads_axis), pool="mean", depth=1)
+    image = picture(model.size)
+    x = model.stem(as_it_is(model.size)(Image.fromarray(image))[None]).flatten(2).mT + model.places
+    matrices, _ = model.layers[0].matrices(x)
+    whole = torch.block_diag(*matrices[0])  # each row of the grid is a window
+    e = loaded(model).explain(image, method="rollout")
+    wanted = ((whole + torch.eye(16)) / 2).mean(0).detach().numpy()
+    np.testing.assert_allclose(e.map.ravel(), wanted, rtol=0, atol=1e-6)
+
+
+# vit-pytorch
+
+_P = {"image_size": 32, "patch_size": 8, "num_classes": 5, "dim": 32, "depth": 2, "heads": 4, "mlp_dim": 48}
+
+
+def vit_pytorch(module, name, **options):
+    import importlib
+
+    torch.manual_seed(0)
+    return getattr(importlib.import_module(f"vit_pytorch.{module}"), name)(**options).eval()
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "options", "prefix", "pooling", "layers"),
+    [
+        ("vit", "ViT", _P, ("cls",), "cls", 2),
+        ("vit", "ViT", _P | {"pool": "mean"}, (), "mean", 2),
+        ("simple_vit", "SimpleViT", _P, (), "mean", 2),
+        ("parallel_vit", "ViT", _P, ("cls",), "cls", 4),
+        ("vit_for_small_dataset", "ViT", _P, ("cls",), "cls", 2),
+    ],
+)
+def test_models_of_vit_pytorch(module, name, options, prefix, pooling, layers):
+    try:
+        model = vit_pytorch(module, name, **options)
+    except ImportError as error:
+        pytest.skip(f"this version of vit-pytorch: {error}")
+    scope = vitscope.load(model, processor=as_it_is((32, 32)))
+    layout = scope.layout
+    assert layout.prefix == prefix
+    assert layout.grid == (4, 4)
+    assert (layout.pooling, layout.pool_prefix) == (pooling, False)
+    assert scope.family.depth == layers
+    e = scope.explain(picture((32, 32)), method="rollout")
+    assert e.map.sum() + e.prefix.sum() == pytest.approx(1, abs=1e-5)
+    for block in scope.attention(picture((32, 32))):
+        rows = block.rows()
+        torch.testing.assert_close(rows.sum(-1), torch.ones(rows.shape[:-1]))
+
+
+def test_a_model_of_vit_pytorch_says_its_own_size_and_the_provenance_says_what_was_chosen():
+    scope = vitscope.load(vit_pytorch("simple_vit", "SimpleViT", **_P | {"image_size": 48}))
+    e = scope.explain(picture((40, 60)))
+    assert e.layout.grid == (e.frame.input[0] // 8, e.frame.input[1] // 8)
+    assert e.frame.box == (0, 0, 60, 40)
+    notes = [note for note in e.provenance["notes"] if "preprocessing chosen by vitscope" in note]
+    assert len(notes) == 1
+    assert f"{e.frame.input[0]} x {e.frame.input[1]}" in notes[0]
+    assert not any(
+        "chosen by vitscope" in n
+        for n in loaded(made(Fused)).explain(picture((32, 32)), method="rollout").provenance["notes"]
+    )
+
+
+# a layout that is stated
+
+
+def test_a_layout_that_is_stated_is_taken():
+    model = made(Fused)
+    stated = TokenLayout(("start",), (4, 4), "mean")
+    scope = vitscope.load(model, processor=as_it_is(model.size), layout=stated)
+    assert scope.layout == stated
+    e = scope.explain(picture(model.size), method="rollout")
+    found = loaded(model).explain(picture(model.size), method="rollout")
+    assert e.layout == stated
+    assert np.abs(e.map - found.map).max() > 1e-3  # read from the mean, not from CLS
+    assert e.map.sum() + e.prefix.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_wrong_layout_that_is_stated_is_refused():
+    model = made(Fused)
+    scope = vitscope.load(model, processor=as_it_is(model.size), layout=TokenLayout(("cls",), (4, 5)))
+    with pytest.raises(LayoutError, match="has 17 tokens, but the layout 1 prefix . 4 x 5 patches has 21"):
+        scope.explain(picture(model.size))
+
+
+# what is refused
+
+
+class Mixer(Attention):
+    """No attention: a learned map between tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.between = nn.Linear(17, 17)
+
+    def attend(self, y):
+        return self.between(y.mT).mT
+
+
+class Linear(Attention):
+    """Linear attention: softmax of keys over tokens, values gathered first."""
+
+    def attend(self, y):
+        q, k, v = self.heads(y)
+        return (q.softmax(-1) @ (k.softmax(-2).mT @ v)).transpose(1, 2).flatten(2)
+
+
+class Pruning(Attention):
+    """Only the larger half of the tokens goes on."""
+
+    def forward(self, x):
+        x = super().forward(x)
+        best = x.norm(dim=-1).topk(9, dim=1).indices
+        return x.gather(1, best[..., None].expand(-1, -1, D))
+
+    attend = Fused.attend
+
+
+class ConvNet(nn.Sequential):
+    size = (32, 32)
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda: made(Mixer), CaptureError),
+        (ConvNet, CaptureError),
+        (lambda: made(Linear), (CaptureError, LayoutError)),
+        (lambda: made(Pruning), LayoutError),
+    ],
+    ids=["mixer", "convolutions", "linear attention", "pruning"],
+)
+def test_what_cannot_be_followed_is_refused_in_one_line(make, kind):
+    model = make()
+    with pytest.raises(kind) as caught:
+        loaded(model)
+    assert str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert torch._C._len_torch_function_stack() == 0
+
+
+class AnswersWithText(nn.Module):
+    size = (32, 32)
+
+    def __init__(self):
+        super().__init__()
+        self.inner = ViT(Fused)
+
+    def forward(self, x):
+        self.inner(x)
+        return "a cat"
+
+
+def test_an_answer_without_a_tensor_is_refused():
+    with pytest.raises(LayoutError, match="answers with a str"):
+        loaded(AnswersWithText().eval())
+
+
+def test_no_usual_size_is_refused_with_what_to_do():
+    model = made(Fused, size=(24, 40))
+    with pytest.raises(LayoutError, match="none of the usual sizes.*processor="):
+        vitscope.load(model)
+
+
+@pytest.mark.parametrize(("module", "name"), [("deepvit", "DeepViT"), ("cait", "CaiT")])
+def test_heads_mixed_by_einsum_are_understood_or_refused_in_one_line(module, name):
+    model = vit_pytorch(module, name, **_P | ({"cls_depth": 2} if name == "CaiT" else {}))
+    try:
+        scope = vitscope.load(model, processor=as_it_is((32, 32)))
+    except (CaptureError, LayoutError) as error:
+        assert "\n" not in str(error)
+    else:
+        assert scope.layout == TokenLayout(("cls",), (4, 4))
+        e = scope.explain(picture((32, 32)), method="rollout")
+        assert e.map.sum() + e.prefix.sum() == pytest.approx(1, abs=1e-5)
+
+
+# threads, compilers and gradients
+
+
+@pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
+def test_loading_and_explaining_where_the_caller_wants_no_gradients(without):
+    model = made(OneHeadInWindows, pool="mean")
+    wanted = loaded(model).explain(picture(model.size), method="rollout")
+    with without():
+        e = loaded(model).explain(picture(model.size), method="rollout")
+    np.testing.assert_allclose(e.map, wanted.map, rtol=0, atol=1e-7)
+
+
+def test_two_threads_with_two_models_do_not_see_each_other():
+    """Each explains several pictures at the same time as the other, and gets what it gets alone."""
+    models = [made(Fused, seed=1), made(ScaledAfter, seed=2, size=(32, 56), registers=2)]
+    scopes = [loaded(model) for model in models]
+    images = [[picture(model.size, seed) for seed in range(6)] for model in models]
+    alone = [
+        [scope.explain(one, method="rollout").map for one in many] for scope, many in zip(scopes, images, strict=True)
+    ]
+    results, start = [None, None], threading.Barrier(2, timeout=30)
+
+    def look(i):
+        start.wait()
+        fresh = loaded(models[i])  # tracing too
+        results[i] = [fresh.explain(one, method="rollout").map for one in images[i]]
+
+    threads = [threading.Thread(target=look, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for got, wanted in zip(results, alone, strict=True):
+        for one, other in zip(got, wanted, strict=True):
+            np.testing.assert_allclose(one, other, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", [Fused, ScaledAfter])
+@pytest.mark.parametrize("way", ["wrapped", "in place"])
+def test_a_compiled_model_is_seen(kind, way):
+    pytest.importorskip("torch._dynamo", reason="this torch has no dynamo")
+    model = made(kind)
+    wanted = loaded(model).explain(picture(model.size), method="rollout")
+    if way == "wrapped":
+        compiled = torch.compile(model, backend="eager")
+    else:
+        model.compile(backend="eager")
+        compiled = model
+    pixels = torch.randn(1, 3, *model.size)
+    e = vitscope.load(compiled, processor=as_it_is(model.size)).explain(picture(model.size), method="rollout")
+    with torch.no_grad():
+        plain = compiled(pixels)
+        with vitscope.capture(compiled) as store_of:
+            captured = compiled(pixels)
+        after = compiled(pixels)
+    np.testing.assert_allclose(e.map, wanted.map, rtol=0, atol=1e-6)
+    assert len(store_of()) == 2
+    assert torch.equal(plain, after)
+    torch.testing.assert_close(captured, plain, rtol=1e-5, atol=1e-5)
+    torch._dynamo.reset()
+
+
+# processors
+
+
+@pytest.mark.parametrize(("size", "box"), [((60, 100), (20, 0, 80, 60)), ((90, 50), (0, 20, 50, 70))])
+def test_the_frame_of_torchvisions_resize_and_centre_crop(size, box):
+    from torchvision import transforms
+
+    process = transforms.Compose(
+        [
+            transforms.Resize(32),
+            transforms.CenterCrop(32),
+            transforms.ToTensor(),
+            transforms.Normalize((0.5,) * 3, (0.5,) * 3),
+        ]
+    )
+    e = vitscope.load(made(Fused), processor=process).explain(picture(size), method="rollout")
+    assert e.frame.box == pytest.approx(box, abs=1)
+    assert e.frame.size == (size[1], size[0])
+    assert e.frame.input == (32, 32)
+
+
+def letterbox(image):
+    """The whole photo in its own shape, with black bars."""
+    scale = 32 / max(image.size)
+    small = image.resize((round(image.width * scale), round(image.height * scale)), 2)
+    canvas = Image.new("RGB", (32, 32))
+    canvas.paste(small, ((32 - small.width) // 2, (32 - small.height) // 2))
+    return as_it_is((32, 32))(canvas)
+
+
+def test_a_letterboxing_processor_is_refused_or_right():
+    scope = vitscope.load(made(Fused), processor=letterbox)
+    try:
+        e = scope.explain(picture((50, 100)), method="rollout")
+    except LayoutError as error:
+        assert "more than resize and crop" in str(error)
+    else:
+        assert e.frame.box == pytest.approx((0, -25, 100, 75), abs=2)
+
+
+def test_a_processor_that_flips_is_refused():
+    with pytest.raises(LayoutError, match="more than resize and crop"):
+        vitscope.load(made(Fused), processor=lambda image: as_it_is((32, 32))(image).flip(-1))
