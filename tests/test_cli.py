@@ -33,6 +33,16 @@ SCRIPT = Path(sysconfig.get_path("scripts")) / "vitscope"
 FILES = {"manifest.json", "arrays.npz", "overlay.png", "heat.png", "map.png", "photo.jpg"}
 LABELS = {"tabby", "<b>hound</b>", "teapot", "kite", "[red]robin[/]", "fox", "ant"}
 
+METHOD_NAMES = [
+    "article",
+    "attention",
+    "attention-gradcam",
+    "grad-rollout",
+    "grad-sam",
+    "relevance",
+    "rollout",
+]
+
 
 @pytest.fixture
 def cli(monkeypatch, capsys):
@@ -296,7 +306,7 @@ def test_a_target_that_changes_nothing_is_said(explain, album):
 # --- wrong usage -----------------------------------------------------------------------------------------------------
 
 WRONG = {
-    "--method rolout": "no method is called 'rolout' (did you mean 'rollout'? choices: article, attention, rollout)",
+    "--method rolout": "no method is called 'rolout' (did you mean 'rollout'? choices: article, attention, ",
     "--recipe artikel": "no recipe is called 'artikel' (did you mean 'article'?",
     "--recipe article --method rollout": "--recipe and --method both name a method",
     "--norm robst": "no normalisation is called 'robst' (did you mean 'robust'? choices: ",
@@ -560,12 +570,12 @@ def test_compare(cli, album, tiny_folder, tmp_path):
     document = json.loads(ran.out)
     assert document["out"] == str(tmp_path / "out" / "cup-compare.png")
     assert names(tmp_path / "out") == {"cup-compare.png"}
-    assert [told["method"] for told in document["methods"]] == ["article", "attention", "rollout"]
+    assert [told["method"] for told in document["methods"]] == METHOD_NAMES
     for told in document["methods"]:
         assert 1 <= told["effective_patches"] <= 16
         assert 0 < told["largest_share"] <= 1
         assert told["seconds"] > 0
-    four = pixels(document["out"])
+    every = pixels(document["out"])
     arguments = [
         "--model",
         tiny_folder,
@@ -581,7 +591,7 @@ def test_compare(cli, album, tiny_folder, tmp_path):
     first, second = json.loads(ran.out)["methods"]
     assert (first["method"], first["options"]["layers"], first["options"]["alpha"]) == ("rollout", "last2", 0.3)
     assert second["method"] == "attention"
-    assert pixels(document["out"]).shape[1] < four.shape[1]
+    assert pixels(document["out"]).size < every.size
 
 
 # --- models, methods, inspect, help ----------------------------------------------------------------------------------
@@ -637,7 +647,7 @@ def test_inspect(cli, tiny_folder, tiny_scope):
     assert document["model"] == str(tiny_folder)
     assert document["layout"] == {"prefix": ["cls"], "grid": [4, 4], "pooling": "cls", "pool_prefix": False}
     assert document["facts"]["classes"] == "7"
-    assert document["methods"] == {"article": "", "attention": "", "rollout": ""}
+    assert document["methods"] == dict.fromkeys(METHOD_NAMES, "")
 
 
 def test_version_and_help(cli):
