@@ -23,6 +23,9 @@ BY_NAME = {row.name: row for row in ROWS}
 each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 
 
+quick = pytest.mark.usefixtures("as_shipped")  # annotations are executed by the other tests of the same rows
+
+
 def rows(choose=lambda row: True, **wrong):
     """Parameters for the rows chosen; those named with a reason are known to fail."""
     marks = {name.replace("_", "-"): pytest.mark.xfail(strict=True, reason=reason) for name, reason in wrong.items()}
@@ -225,6 +228,7 @@ def map_of_touched(store, score):
 
 @pytest.mark.parametrize("row", rows(lambda row: row.stem != "none"))
 @pytest.mark.parametrize("where", [(-1, 1), (1, -2)])
+@quick
 def test_a_token_lies_on_the_pixels_that_it_is_made_of(row, where):
     """Other pixels in one cell of the grid change the key of that token: of it alone, or of it most."""
     scope = scope_of(row.name)
@@ -354,6 +358,7 @@ def test_rollout_with_reduced_keys_is_a_product_of_dense_matrices(monkeypatch):
 
 
 @pytest.mark.parametrize("row", rows(hf_pixtral="tokens of all pictures lie in one row: chain_of takes them for one"))
+@quick
 def test_a_batch_is_its_singles(row):
     scope, pictures = scope_of(row.name), [picture(row.size, seed) for seed in range(3)]
     together = scope.explain(pictures, method="rollout", size=row.ask)
@@ -398,6 +403,7 @@ def test_the_answer_is_the_same_with_and_without_capture(row):
 
 
 @each_row
+@quick
 def test_a_model_is_left_as_it_was(row):
     """A model in training mode, with a frozen part, is looked at in evaluation mode, and put back."""
     model = row.model().train()
@@ -417,6 +423,7 @@ def test_a_model_is_left_as_it_was(row):
 
 @each_row
 @pytest.mark.parametrize("when", ["real", "averaged"])
+@quick
 def test_a_model_is_left_as_it_was_after_an_exception_inside_its_forward(row, when):
     scope = scope_of(row.name)
     model = scope.model

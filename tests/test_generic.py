@@ -555,3 +555,75 @@ def test_a_letterboxing_processor_is_refused_or_right():
 def test_a_processor_that_flips_is_refused():
     with pytest.raises(LayoutError, match="more than resize and crop"):
         vitscope.load(made(Fused), processor=lambda image: as_it_is((32, 32))(image).flip(-1))
+
+
+# the libraries' own corners
+
+
+@pytest.mark.xfail(strict=True, reason="families.timm believes the name's config, and load fails with AssertionError")
+def test_a_timm_model_made_for_another_size_than_its_name_says():
+    import timm
+
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4)
+    scope = vitscope.load(model)
+    assert scope.layout == TokenLayout(("cls",), (4, 4))
+    assert scope.explain(picture((60, 40))).frame.input == (32, 32)
+
+
+def _siglip2():
+    import transformers
+
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
+    return transformers.Siglip2VisionModel(transformers.Siglip2VisionConfig(num_patches=16, patch_size=8, **small))
+
+
+def _vivit():
+    import transformers
+
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
+    return transformers.VivitModel(transformers.VivitConfig(**small))
+
+
+@pytest.mark.xfail(strict=True, reason="families.traced lets the model's own TypeError or ValueError through")
+@pytest.mark.parametrize("make", [_siglip2, _vivit], ids=["patches with a mask", "video"])
+def test_a_model_that_wants_more_than_pixels_is_refused_in_one_line(make):
+    with pytest.raises((LayoutError, CaptureError)) as caught:
+        vitscope.load(make().eval())
+    assert "\n" not in str(caught.value)
+
+
+class Pooled(nn.Module):
+    """Convolutions, and one attention that pools: no layers."""
+
+    size = (32, 32)
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.attention = nn.Conv2d(3, D, 8, 8), nn.MultiheadAttention(D, HEADS, batch_first=True)
+        self.query = nn.Parameter(torch.randn(1, 1, D))
+        with torch.no_grad():
+            self.attention.in_proj_weight.mul_(6)
+
+    def forward(self, x):
+        x = self.stem(x).flatten(2).mT
+        return self.attention(self.query.expand(len(x), -1, -1), x, x)[0][:, 0]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "rollout",
+        pytest.param("attention", marks=pytest.mark.xfail(strict=True, reason="the default layer -1 is not there")),
+    ],
+)
+def test_attention_pooling_alone_is_a_map(method):
+    torch.manual_seed(0)
+    model = Pooled().eval()
+    image = picture(model.size)
+    scope = loaded(model)
+    assert scope.layout == TokenLayout((), (4, 4), "map")
+    assert scope.family.depth == 0
+    x = model.stem(as_it_is(model.size)(Image.fromarray(image))[None]).flatten(2).mT
+    wanted = model.attention(model.query, x, x)[1].detach().ravel().numpy()
+    np.testing.assert_allclose(scope.explain(image, method=method).map.ravel(), wanted, rtol=0, atol=1e-6)
+    assert wanted.max() > 2 / 16
