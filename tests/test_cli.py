@@ -26,22 +26,15 @@ from vitscope import Explanation, embedded, loading
 from vitscope.apps import terminal
 from vitscope.apps.cli import main
 from vitscope.metrics.statistics import concentration
-from vitscope.registry import RENDERERS
+from vitscope.registry import METHODS, RENDERERS
 
 Ran = namedtuple("Ran", "code out err")
 SCRIPT = Path(sysconfig.get_path("scripts")) / "vitscope"
 FILES = {"manifest.json", "arrays.npz", "overlay.png", "heat.png", "map.png", "photo.jpg"}
 LABELS = {"tabby", "<b>hound</b>", "teapot", "kite", "[red]robin[/]", "fox", "ant"}
 
-METHOD_NAMES = [
-    "article",
-    "attention",
-    "attention-gradcam",
-    "grad-rollout",
-    "grad-sam",
-    "relevance",
-    "rollout",
-]
+METHOD_NAMES = [name for name, _ in METHODS]
+QUICK = [name for name, method in METHODS if method.quick]
 
 
 @pytest.fixture
@@ -570,7 +563,7 @@ def test_compare(cli, album, tiny_folder, tmp_path):
     document = json.loads(ran.out)
     assert document["out"] == str(tmp_path / "out" / "cup-compare.png")
     assert names(tmp_path / "out") == {"cup-compare.png"}
-    assert [told["method"] for told in document["methods"]] == METHOD_NAMES
+    assert [told["method"] for told in document["methods"]] == QUICK
     for told in document["methods"]:
         assert 1 <= told["effective_patches"] <= 16
         assert 0 < told["largest_share"] <= 1

@@ -12,7 +12,7 @@ from vitscope.families.transformers import Transformers
 from vitscope.images import Picture
 from vitscope.methods.gradient import attention_gradcam, grad_rollout, grad_sam, relevance
 from vitscope.pipeline import Scope
-from vitscope.targets import score_of
+from vitscope.targets import scorer_of
 
 NAMES = ["vit", "vit-wide", "deit-teacher", "dinov2-registers", "ijepa", "beit"]
 
@@ -220,9 +220,14 @@ class TestTargets:
 
     def test_the_score_is_a_number_of_each_picture(self):
         answer = torch.tensor([[1.0, 2.0], [4.0, 3.0]])
-        score, words = score_of(None, answer, {0: "a", 1: "b"}, True)
-        assert score.tolist() == [2, 4]
-        assert words == ["b", "a"]
+        scorer = scorer_of(None, answer, {0: "a", 1: "b"}, True)
+        assert scorer(answer).tolist() == [2, 4]
+        assert scorer.words == ["b", "a"]
+
+    def test_a_settled_target_stays_when_pictures_change(self):
+        scorer = scorer_of(None, torch.tensor([[1.0, 2.0], [4.0, 3.0]]), {}, True)
+        changed = torch.tensor([[9.0, 1.0], [5.0, 6.0], [7.0, 8.0]])
+        assert scorer(changed, torch.tensor([0, 0, 1])).tolist() == [1, 6, 7]
 
 
 def test_a_batch_is_its_singles():

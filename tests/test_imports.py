@@ -14,7 +14,7 @@ SOURCE = Path(vitscope.__file__).parent
 STAGES = (
     ("errors", "geometry", "images", "result", "registry", "_version"),
     ("store",),
-    ("capturing", "explicit", "tracing", "targets", "methods"),
+    ("capturing", "explicit", "tracing", "targets", "body", "correction", "subject", "methods"),
     ("families", "loading", "embedded"),
     ("metrics", "render"),
     ("pipeline",),

@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend
 from torch.nn.functional import multi_head_attention_forward, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
+from vitscope.correction import Correction
 from vitscope.errors import CaptureError
 from vitscope.explicit import Explicit, four, multi_head_inside, split_heads
 from vitscope.geometry import TokenLayout
@@ -124,7 +125,13 @@ class StoreOf:
 
 
 @contextmanager
-def capture(model: nn.Module, *, layout: TokenLayout | None = None, gradients: bool = False) -> Iterator[StoreOf]:
+def capture(
+    model: nn.Module,
+    *,
+    layout: TokenLayout | None = None,
+    gradients: bool = False,
+    correction: Correction | None = None,
+) -> Iterator[StoreOf]:
     """See the attention of one forward of any module.
 
         with vitscope.capture(model) as store_of:
@@ -135,6 +142,7 @@ def capture(model: nn.Module, *, layout: TokenLayout | None = None, gradients: b
         model: any `nn.Module`; its output, weights, hooks and modes are as they were.
         layout: which token is which, for methods that draw maps.
         gradients: also keep values and results, for `AttentionStore.differentiate`; the forward must make a graph.
+        correction: rules by which that graph is made; none are the functions' own gradients.
 
     Cost: no more than the forward itself; queries and keys of each layer are kept, O(L N D). Only where the model makes
     its attention matrix in a way that no queries and keys explain, the matrix itself is kept.
@@ -161,7 +169,7 @@ def capture(model: nn.Module, *, layout: TokenLayout | None = None, gradients: b
                 continue  # a linear layer or a norm; where such a module does call the kernel, its parent is named
             handles.append(module.register_forward_pre_hook(enter(name)))
             handles.append(module.register_forward_hook(leave, always_call=True))
-        with uncompiled(model), _Watch(store_of):
+        with uncompiled(model), _Watch(store_of, correction or Correction("plain")):
             yield store_of
     finally:
         for handle in handles:
@@ -196,10 +204,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 class _Watch(TorchFunctionMode):
     """Passes every torch function on, and keeps what attention calls were given."""
 
-    def __init__(self, store_of: StoreOf) -> None:
+    def __init__(self, store_of: StoreOf, correction: Correction) -> None:
         super().__init__()
-        self._store_of = store_of
-        self._explicit = Explicit(store_of._next, lambda: store_of._where, store_of._keep)
+        self._store_of, self._correction = store_of, correction
+        self._explicit = Explicit(store_of._next, lambda: store_of._where, store_of._keep, correction)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -244,14 +252,15 @@ class _Watch(TorchFunctionMode):
         plain = attn_mask is None and not enable_gqa and not torch.is_autocast_enabled(query.device.type)
         out: Tensor
         lse: Tensor | None = None
+        q, k, v = self._correction.attended(query, key, value)
         if plain and query.ndim == 4 and query.device.type == "cpu" and _would_flash(query, key, value, scale):
             # the kernel that the public function would choose here; called by its own name it also gives the
             # log-sum-exp of each row, which saves rollout a softmax pass
             kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-            out, lse = kernel(query, key, value, scale=scale)
+            out, lse = kernel(q, k, v, scale=scale)
         else:
             out = scaled_dot_product_attention(
-                query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+                q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
             )
         key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3) if enable_gqa else key
         bias, lead = _additive(attn_mask, query), query.shape[:-2]

@@ -67,10 +67,13 @@ class Explicit:
         number: gives the next event number.
         where: the name of the module that is running.
         keep: called with events, block and leading axes for each attention found.
+        run: calls a function with its arguments.
     """
 
-    def __init__(self, number: Callable[[], int], where: Callable[[], str], keep: Callable[..., None]) -> None:
-        self._number, self._where, self._keep = number, where, keep
+    def __init__(
+        self, number: Callable[[], int], where: Callable[[], str], keep: Callable[..., None], run: Callable[..., Any]
+    ) -> None:
+        self._number, self._where, self._keep, self._run = number, where, keep, run
         self._scores: _Scores | None = None
         self._pending: list[_Pending] = []
 
@@ -81,7 +84,7 @@ class Explicit:
                 for pending in self._pending:
                     if value is pending.now:
                         return self._follow(pending, func, args, kwargs)
-        out = func(*args, **kwargs)
+        out = self._run(func, args, kwargs)
         if func in _SOFTMAX:
             self._softened(args, kwargs, out)
         elif func in _PRODUCT or func in _BADDBMM or func in _EINSUM:
@@ -126,7 +129,7 @@ class Explicit:
         self._pending = [*self._pending[1 - _MOST_PENDING :], _Pending(frozenset({event}), out, out, scores)]
 
     def _follow(self, pending: _Pending, func: Any, args: Any, kwargs: Any) -> Any:
-        out = func(*args, **kwargs)
+        out = self._run(func, args, kwargs)
         if func in _SOFTMAX:
             self._number()
         operands = _operands(func, args)

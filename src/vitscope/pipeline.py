@@ -4,6 +4,7 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import islice
@@ -15,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from vitscope._version import __version__
+from vitscope.body import Body, States, body_of
 from vitscope.capturing import capture, evaluating, frozen
-from vitscope.errors import MethodError, UsageError, VitscopeError
+from vitscope.correction import CORRECTIONS, Correction, Gradient
+from vitscope.errors import MethodError, UnknownName, UsageError, VitscopeError
 from vitscope.geometry import Frame, TokenLayout
 from vitscope.images import ImageLike, Picture, read
 from vitscope.loading import DEFAULT_MODEL, open_model, pick_device
@@ -24,7 +27,8 @@ from vitscope.methods.attention import attention
 from vitscope.registry import METHODS, Family, Method
 from vitscope.result import Explanation
 from vitscope.store import AttentionStore, pull_heads
-from vitscope.targets import SimilarTo, Target, score_of
+from vitscope.subject import Subject
+from vitscope.targets import Scorer, SimilarTo, Target, Text, scorer_of
 
 __all__ = ["Failure", "Options", "Scope", "load"]
 
@@ -40,8 +44,10 @@ class Options:
     Attributes:
         method: a method's name, or `auto` for what suits the model; what was taken is in the provenance.
         target: what to explain, for methods that use gradients: a class by number or name, `"tabby - tiger"`,
-            `vitscope.similar_to(image)`, a function of the model's answer; None is the predicted class, and for a
-            feature model the feature's own norm.
+            `vitscope.text("a cat")`, `vitscope.similar_to(image)`, a function of the model's answer; None is the
+            predicted class, and for a feature model the feature's own norm. A list of these gives each picture a list
+            of explanations, from one forward.
+        gradient: by which rules gradients go back through the model: `plain`, `libra` or `attnlrp`.
         size: input size: the photo keeps its aspect ratio, nothing is cropped, about `size ** 2` pixels go in. None is
             the model's own preprocessing.
         batch_size: pictures that go through the model together; those of one size do.
@@ -51,6 +57,7 @@ class Options:
 
     method: str = "auto"
     target: Any = None
+    gradient: Gradient = "plain"
     size: int | None = None
     batch_size: int = 8
     seed: int = 0
@@ -61,6 +68,20 @@ class Options:
             raise UsageError(f"size is between 16 and 8192 pixels, not {self.size}")
         if self.batch_size < 1:
             raise UsageError(f"batch_size is at least 1, not {self.batch_size}")
+        if self.gradient not in CORRECTIONS:
+            raise UnknownName("gradient", self.gradient, CORRECTIONS)
+        if self.several and not self.target:
+            raise UsageError("no target is given in the list of targets")
+
+    @property
+    def several(self) -> bool:
+        """Are several targets asked for?"""
+        return isinstance(self.target, (list, tuple))
+
+    @property
+    def targets(self) -> list[Target]:
+        """The targets, one or more."""
+        return list(self.target) if self.several else [self.target]
 
 
 @dataclass(frozen=True)
@@ -69,6 +90,15 @@ class Failure:
 
     source: str
     error: VitscopeError
+
+
+@dataclass(frozen=True, eq=False)
+class _Forward:
+    """What one forward of a batch left behind."""
+
+    store: AttentionStore
+    pixels: Tensor
+    states: States | None
 
 
 class Scope:
@@ -92,7 +122,41 @@ class Scope:
 
     def methods(self) -> list[tuple[Method, str]]:
         """Every method, with the reason why it does not work on this model, or an empty string where it does."""
-        return [(method, method.excuse(self.family)) for _, method in METHODS]
+        return [(method, self._excuse(method)) for _, method in METHODS]
+
+    @cached_property
+    def body(self) -> Body | str:
+        """The blocks that tokens go through, or why they cannot be told."""
+        pixels = self._noise()
+        store = self._forward([*pixels]).store
+        names = [block.name for block in store.blocks]
+        layout = self.layout
+        run, order = lambda: self._answer(pixels), self.family.order()
+        return body_of(names, self.model, run, layout.tokens, order, len(layout.prefix))
+
+    @cached_property
+    def bag(self) -> str:
+        """Empty where the blocks know places from the tokens alone, so that tokens can be left out; else why not."""
+        if isinstance(self.body, str):
+            return self.body
+        pixels, prefix, tokens = self._noise(), len(self.layout.prefix), self.layout.tokens
+        order = torch.cat([torch.arange(prefix), prefix + torch.randperm(tokens - prefix)]).to(self.device)
+        plain = _vectors(self._answer(pixels)).float()
+        with self.body.entered(order.expand(2, -1)):
+            moved = _vectors(self._answer(pixels)).float()
+        same = torch.allclose(plain, moved, rtol=1e-2, atol=1e-3 * float(plain.abs().max()))
+        return "" if same else "its blocks know places themselves (position bias or rotation): tokens cannot be dropped"
+
+    def _noise(self) -> Tensor:
+        height, width = getattr(self.family, "input", None) or (224, 224)
+        made = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+        return made.to(self.device, self.dtype)
+
+    def _excuse(self, method: Method) -> str:
+        reason = method.excuse(self.family)
+        if not reason and method.needs_tokens:
+            reason = self.body if isinstance(self.body, str) else ""
+        return reason or (self.bag if method.needs_bag else "")
 
     @overload
     def explain(self, image: ImageLike, **options: Any) -> Explanation: ...
@@ -112,20 +176,24 @@ class Scope:
             MethodError: a method that does not apply to this model.
         """
         several = isinstance(image, Sequence) and not isinstance(image, str)
-        results = []
+        results: list[Any] = []
         for outcome in self.explain_many(image if several else [image], **options):
             if isinstance(outcome, Failure):
                 raise outcome.error
             results.append(outcome)
         return results if several else results[0]
 
-    def explain_many(self, images: Iterable[ImageLike], **options: Any) -> Iterator[Explanation | Failure]:
-        """Explain pictures as they come, in their order; a bad one becomes a Failure and the others go on."""
+    def explain_many(self, images: Iterable[ImageLike], **options: Any) -> Iterator[Any]:
+        """Explain pictures as they come, in their order; a bad one becomes a Failure and the others go on.
+
+        Yields:
+            An Explanation, or with several targets a list of them, or a Failure.
+        """
         chosen = _options(options)
         method, params, advised = self._resolve(chosen)
         waiting = iter(images)
         while window := list(islice(waiting, 2 * chosen.batch_size)):
-            outcomes: list[Explanation | Failure | None] = [None] * len(window)
+            outcomes: list[Any] = [None] * len(window)
             groups: dict[tuple[int, int], list[tuple[int, Picture, Tensor, Frame]]] = {}
             for position, image in enumerate(window):
                 try:
@@ -138,22 +206,89 @@ class Scope:
             for group in groups.values():
                 for start in range(0, len(group), chosen.batch_size):
                     part = group[start : start + chosen.batch_size]
-                    attended = self._attend([pixels for _, _, pixels, _ in part], method.needs_gradient)
-                    store, scores = self._scored(attended, method, chosen.target, last=True)
-                    with torch.no_grad():
-                        relevance = method.run(store, **params).float().cpu().numpy()
-                    for row, (position, picture, _, frame) in enumerate(part):
-                        told = self._provenance(chosen, method, params, advised, picture)
-                        if scores:
-                            told["target"], told["score"] = scores[row]
-                        told["notes"] += _padding_share(store, method, relevance[row])
-                        try:
-                            e = self._explanation(method, store, relevance[row], row, picture, frame, told)
-                        except VitscopeError as error:  # a map that is not finite, say
-                            outcomes[position] = Failure(picture.source, error)
-                        else:
-                            outcomes[position] = e
-            yield from (outcome for outcome in outcomes if outcome is not None)
+                    for (position, *_), results in zip(
+                        part, self._explained(part, chosen, method, params, advised), strict=True
+                    ):
+                        bad = next((one for one in results if isinstance(one, Failure)), None)
+                        outcomes[position] = bad or (results if chosen.several else results[0])
+            yield from outcomes
+
+    def _explained(
+        self,
+        part: Sequence[tuple[int, Picture, Tensor, Frame]],
+        chosen: Options,
+        method: Method,
+        params: dict[str, Any],
+        advised: bool,
+    ) -> list[list[Explanation | Failure]]:
+        """One list for each picture of a batch, with one outcome for each target."""
+        correction = Correction(method.correction or chosen.gradient)  # type: ignore[arg-type]
+        forward = self._forward(
+            [pixels for _, _, pixels, _ in part], method.needs_gradient, correction, method.needs_tokens
+        )
+        results: list[list[Explanation | Failure]] = [[] for _ in part]
+        for number, target in enumerate(chosen.targets):
+            scorer = self._scorer(target, forward.store) if method.uses_target or method.needs_gradient else None
+            last = number == len(chosen.targets) - 1
+            store, relevance, scores = self._run(forward, method, params, scorer, chosen, correction, last)
+            for row, (_, picture, _, frame) in enumerate(part):
+                told = self._provenance(chosen, method, params, advised, picture, target)
+                if scorer is not None:
+                    told["target"], told["score"] = scorer.words[row], scores[row]
+                told["notes"] += _padding_share(store, method, relevance[row])
+                try:
+                    results[row].append(self._explanation(method, store, relevance[row], row, picture, frame, told))
+                except VitscopeError as error:  # a map that is not finite, say
+                    results[row].append(Failure(picture.source, error))
+        return results
+
+    def _run(
+        self,
+        forward: _Forward,
+        method: Method,
+        params: dict[str, Any],
+        scorer: Scorer | None,
+        chosen: Options,
+        correction: Correction,
+        last: bool,
+    ) -> tuple[AttentionStore, np.ndarray, list[float]]:
+        """The store a method ran on, its relevance `(B, N)`, and the scores."""
+        store, score = forward.store, torch.zeros(len(forward.pixels))
+        with torch.set_grad_enabled(method.needs_gradient):
+            if scorer is not None and store.answer is not None:
+                score = scorer(store.answer)
+        if not method.on_subject:
+            store = store.differentiate(score, last=last) if method.needs_gradient else store
+            with torch.no_grad():
+                relevance = method.run(store, **params)
+        else:
+
+            def run(pixels: Tensor, pictures: Tensor) -> Tensor:
+                assert scorer is not None
+                with ExitStack() as stack:
+                    stack.enter_context(torch.set_grad_enabled(pixels.requires_grad))
+                    if pixels.requires_grad:
+                        stack.enter_context(frozen(self.model))
+                        stack.enter_context(capture(self.model, correction=correction))
+                    stack.enter_context(evaluating(self.model))
+                    return scorer(self.family.answer(pixels), pictures)
+
+            relevance = method.run(
+                Subject(
+                    store,
+                    forward.pixels,
+                    score,
+                    run,
+                    self._answer,
+                    forward.states,
+                    self.body if method.needs_tokens and isinstance(self.body, Body) else None,
+                    chosen.seed,
+                    chosen.batch_size,
+                    last,
+                ),
+                **params,
+            )
+        return store, relevance.detach().float().cpu().numpy(), score.detach().float().tolist()
 
     def attention(self, image: ImageLike | Sequence[ImageLike], *, size: int | None = None) -> AttentionStore:
         """All attention of one forward: `store[layer].rows(...)`, for one picture or several of one input size."""
@@ -161,13 +296,13 @@ class Scope:
         prepared = [self.family.prepare(read(one), size)[0] for one in images]
         if len({pixels.shape for pixels in prepared}) > 1:
             raise UsageError("the pictures have different input sizes", "ask for one at a time, or crop them alike")
-        return self._attend(prepared)
+        return self._forward(prepared).store
 
     def heads(self, image: ImageLike, layer: int = -1, *, size: int | None = None) -> list[Explanation]:
         """One explanation for each head of a layer: its own attention from the readout row, from a single forward."""
         picture, method = read(image), METHODS.get("attention")
         pixels, frame = self.family.prepare(picture, size)
-        store = self._attend([pixels])
+        store = self._forward([pixels]).store
         if store.chain is None:
             rows = pull_heads(store[layer], store.seed())[0]
         else:
@@ -188,41 +323,49 @@ class Scope:
         pairs = zip(classes.tolist(), values.tolist(), strict=True)
         return [(labels.get(c, f"class {c}"), p) for c, p in pairs]
 
-    def _attend(self, prepared: Sequence[Tensor], gradients: bool = False) -> AttentionStore:
+    def _forward(
+        self,
+        prepared: Sequence[Tensor],
+        gradients: bool = False,
+        correction: Correction | None = None,
+        tokens: bool = False,
+    ) -> _Forward:
+        """One forward, its attention seen; with a graph, and the tokens between blocks, where they are wanted."""
         pixels = torch.stack(list(prepared)).to(self.device, self.dtype).requires_grad_(gradients)
-        model = self.family.model
+        model, states = self.family.model, None
         with ExitStack() as stack:
             stack.enter_context(evaluating(model))
             stack.enter_context(torch.set_grad_enabled(gradients))
             if gradients:
                 stack.enter_context(frozen(model))
-            store_of = stack.enter_context(capture(model, gradients=gradients))
+            if tokens and isinstance(self.body, Body):
+                states = stack.enter_context(self.body.watched())
+            store_of = stack.enter_context(capture(model, gradients=gradients, correction=correction))
             answer = self.family.answer(pixels)
-        return self.family.attention(store_of, (pixels.shape[2], pixels.shape[3]), answer)
+        store = self.family.attention(store_of, (pixels.shape[2], pixels.shape[3]), answer)
+        return _Forward(store, pixels, states)
 
-    def _scored(
-        self, store: AttentionStore, method: Method, target: Target, last: bool
-    ) -> tuple[AttentionStore, list[tuple[str, float]]]:
-        """The store that a method runs on, differentiated where it wants gradients, and target and score by picture."""
-        if not method.needs_gradient or store.answer is None:
-            return store, []
-        if isinstance(target, SimilarTo) and target.features is None:
-            target = SimilarTo(target.image, self._features(target.image, store))
-        classifies = self.family.classifies(store.answer)
-        score, words = score_of(target, store.answer, self.family.labels, classifies)
-        return store.differentiate(score, last=last), list(zip(words, score.detach().float().tolist(), strict=True))
-
-    def _features(self, image: ImageLike, store: AttentionStore) -> Tensor:
-        pixels, _ = self.family.prepare(read(image))
+    def _answer(self, pixels: Tensor) -> Tensor:
+        """The model's answer, nothing looked at."""
         with evaluating(self.model), torch.no_grad():
-            answer = self.family.answer(pixels[None].to(self.device, self.dtype))
-        return answer.mean(1) if answer.ndim == 3 else answer.flatten(2).mean(2) if answer.ndim == 4 else answer
+            return self.family.answer(pixels)
+
+    def _scorer(self, target: Target, store: AttentionStore) -> Scorer | None:
+        """The target settled for this batch."""
+        if store.answer is None:
+            return None
+        if isinstance(target, SimilarTo) and target.features is None:
+            pixels, _ = self.family.prepare(read(target.image))
+            target = target.known(_vectors(self._answer(pixels[None].to(self.device, self.dtype))))
+        elif isinstance(target, Text) and target.features is None:
+            target = target.known(self.family.text_features(target.words))
+        return scorer_of(target, store.answer, self.family.labels, self.family.classifies(store.answer))
 
     def _resolve(self, options: Options) -> tuple[Method, dict[str, Any], bool]:
         """The method and its full options; `auto` takes the family's advice, which given options override."""
         advice = dict(self.family.advice) if options.method == "auto" else {"method": options.method}
         method = METHODS.get(advice.pop("method"))
-        if reason := method.excuse(self.family):
+        if reason := self._excuse(method):
             raise MethodError(f"the method '{method.name}' does not apply: {reason}", self._others())
         if "start" in options.params:
             advice.pop("layers", None)
@@ -256,14 +399,23 @@ class Scope:
         )
 
     def _provenance(
-        self, options: Options, method: Method, params: Mapping[str, Any], advised: bool, picture: Picture
+        self,
+        options: Options,
+        method: Method,
+        params: Mapping[str, Any],
+        advised: bool,
+        picture: Picture,
+        target: Target = None,
     ) -> dict[str, Any]:
         notes = [*picture.notes, *self.family.notes]
         if advised:
             words = [f"{k} {v}" for k, v in {**self.family.advice, **self.family.drawing}.items() if k != "method"]
             notes.append(f"chosen by vitscope for this model: {', '.join([method.name, *words])}")
-        if options.target is not None and not method.uses_target:
-            notes.append(f"{method.name} is class-agnostic: the target {options.target!r} changes nothing")
+        if target is not None and not method.uses_target:
+            notes.append(f"{method.name} is class-agnostic: the target {target!r} changes nothing")
+        if options.gradient != "plain" and (method.correction or not method.needs_gradient):
+            why = f"has its own rules, {method.correction}" if method.correction else "uses no gradient"
+            notes.append(f"{method.name} {why}: gradient {options.gradient} changes nothing")
         told = {
             "source": picture.source,
             "model": self.family.reference,
@@ -271,6 +423,7 @@ class Scope:
             "weights": self.family.weights,
             "options": {name: _plain(value) for name, value in params.items()},
             **{k: _plain(getattr(options, k)) for k in Options.__dataclass_fields__ if k not in ("method", "params")},
+            "target": _plain(target),
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "versions": {
@@ -335,6 +488,11 @@ def _padding_share(store: AttentionStore, method: Method, relevance: np.ndarray)
 
 def _library(family: Family) -> tuple[str, ...]:
     return (family.name,) if find_spec(family.name) else ()
+
+
+def _vectors(answer: Tensor) -> Tensor:
+    """An answer as one vector for each picture: of several tokens the mean."""
+    return answer.flatten(2).mean(2) if answer.ndim == 4 else answer.mean(1) if answer.ndim == 3 else answer
 
 
 def _called(image: ImageLike) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from vitscope.errors import UnknownName, UsageError
+from vitscope.errors import MethodError, UnknownName, UsageError
 from vitscope.geometry import Frame, TokenLayout
 from vitscope.images import Picture
 
@@ -92,8 +92,9 @@ class Method:
 
     Attributes:
         name: as users say it.
-        run: `run(store, **options) -> relevance (B, N)`, unnormalised, one number per token.
-        needs_gradient: wants `store.differentiate(target)` first.
+        run: `run(store, **options) -> relevance (B, N)`, unnormalised, one number per token; a method that runs the
+            model itself is given a `Subject` instead of the store.
+        needs_gradient: wants the target's gradient: the forward keeps its graph.
         uses_target: the map depends on which class (or other target) is asked for.
         passes: forward and backward passes through the model, in words.
         source: authors, year, equation.
@@ -101,6 +102,10 @@ class Method:
         refuses: from a layout to the reason why the method does not apply, or an empty string.
         whole: needs layers that all see the same tokens.
         sums_to_one: the weights of all tokens add up to one.
+        on_subject: is given a `Subject`, not an `AttentionStore`.
+        needs_tokens: wants the tokens between the model's blocks.
+        needs_bag: drops or moves tokens: places must be known to the model from its tokens alone.
+        correction: the gradient rules that belong to the method; empty where the caller chooses.
     """
 
     name: str
@@ -113,12 +118,21 @@ class Method:
     refuses: Callable[[TokenLayout], str] = field(default=lambda layout: "")
     whole: bool = False
     sums_to_one: bool = False
+    on_subject: bool = False
+    needs_tokens: bool = False
+    needs_bag: bool = False
+    correction: str = ""
     options: Mapping[str, Option] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
         """The first line of the method's docstring."""
         return (inspect.getdoc(self.run) or "").partition("\n")[0]
+
+    @property
+    def quick(self) -> bool:
+        """Is it one forward and at most one backward?"""
+        return "forwards" not in self.passes
 
     def excuse(self, family: "Family") -> str:
         """Why the method does not apply to this model, or an empty string where it does."""
@@ -202,6 +216,21 @@ class Family(ABC):
         """Does every layer see all tokens of the layout?"""
         return True
 
+    def order(self) -> "torch.Tensor | None":
+        """Where the layout's tokens stand among the model's, where they do not stand in its order."""
+        return None
+
+    def text_features(self, words: str) -> "torch.Tensor":
+        """The features `(1, D)` of a text, comparable with those of a picture.
+
+        Raises:
+            MethodError: the model knows no texts.
+        """
+        raise MethodError(
+            f"{self.reference} knows no texts: the target text('{words}') needs a model such as CLIP or SigLIP",
+            "load a whole CLIP or SigLIP of transformers, or open_clip:ARCH/PRETRAINED",
+        )
+
     def classifies(self, answer: "torch.Tensor") -> bool:
         """Is this answer class logits?"""
         return bool(self.labels)
@@ -232,8 +261,15 @@ def method(
     refuses: Callable[[TokenLayout], str] = lambda layout: "",
     whole: bool = False,
     sums_to_one: bool = False,
+    on_subject: bool = False,
+    needs_tokens: bool = False,
+    needs_bag: bool = False,
+    correction: str = "",
 ) -> Callable[[Callable[..., "torch.Tensor"]], Callable[..., "torch.Tensor"]]:
-    """Register a function `(store, *, option=default, ...) -> (B, N)` as a method; its keywords are its options."""
+    """Register a function `(store, *, option=default, ...) -> (B, N)` as a method; its keywords are its options.
+
+    The arguments are the attributes of `Method`.
+    """
 
     def register(run: Callable[..., "torch.Tensor"]) -> Callable[..., "torch.Tensor"]:
         keywords = [p for p in inspect.signature(run).parameters.values() if p.kind is p.KEYWORD_ONLY]
@@ -241,7 +277,21 @@ def method(
         METHODS.add(
             name,
             Method(
-                name, run, needs_gradient, uses_target, passes, source, caveat, refuses, whole, sums_to_one, options
+                name=name,
+                run=run,
+                needs_gradient=needs_gradient,
+                uses_target=uses_target,
+                passes=passes,
+                source=source,
+                caveat=caveat,
+                refuses=refuses,
+                whole=whole or needs_tokens or needs_bag,
+                sums_to_one=sums_to_one,
+                on_subject=on_subject or needs_tokens or needs_bag,
+                needs_tokens=needs_tokens or needs_bag,
+                needs_bag=needs_bag,
+                correction=correction,
+                options=options,
             ),
         )
         return run

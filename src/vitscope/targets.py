@@ -1,19 +1,19 @@
-"""What to explain: a class, the contrast of two, a feature, the likeness to another picture, or any function.
+"""What to explain: a class, the contrast of two, a text, a feature, the likeness to another picture, or any function.
 
 A target turns the model's answer `(B, C)` or `(B, N, D)` into one score per picture, whose gradient methods follow.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitscope.errors import MethodError, UnknownName, UsageError
 
-__all__ = ["SimilarTo", "Target", "score_of", "similar_to"]
+__all__ = ["Scorer", "SimilarTo", "Target", "Text", "scorer_of", "similar_to", "text"]
 
 _CONTRAST = " - "
 
@@ -23,13 +23,32 @@ class SimilarTo:
     """The cosine between this picture's features and another picture's. Made by `similar_to`."""
 
     image: Any
-    features: Tensor | None = None
+    features: Float[Tensor, "1 D"] | None = None
 
     def __str__(self) -> str:
         return f"similar to {self.image if isinstance(self.image, str) else type(self.image).__name__}"
 
+    def known(self, features: Float[Tensor, "1 D"]) -> "SimilarTo":
+        """The same, with the other picture's features."""
+        return replace(self, features=features)
 
-Target: TypeAlias = "int | str | SimilarTo | Callable[[Tensor], Tensor] | None"
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """The cosine between this picture's features and a text's, for models that know both. Made by `text`."""
+
+    words: str
+    features: Float[Tensor, "1 D"] | None = None
+
+    def __str__(self) -> str:
+        return f"the text '{self.words}'"
+
+    def known(self, features: Float[Tensor, "1 D"]) -> "Text":
+        """The same, with the text's features."""
+        return replace(self, features=features)
+
+
+Target: TypeAlias = "int | str | SimilarTo | Text | Callable[[Tensor], Tensor] | None"
 
 
 def similar_to(image: Any) -> SimilarTo:
@@ -41,15 +60,42 @@ def similar_to(image: Any) -> SimilarTo:
     return SimilarTo(str(image) if hasattr(image, "__fspath__") else image)
 
 
-def score_of(
-    target: Target, answer: Tensor, labels: Mapping[int, str], classifies: bool
-) -> tuple[Float[Tensor, " B"], list[str]]:
-    """One score per picture, and what it is in words, picture by picture.
+def text(words: str) -> Text:
+    """The target "what this text says", for models that know pictures and texts (CLIP, SigLIP).
 
     Args:
-        target: a class by number or name, `"tabby - tiger"`, `similar_to(...)`, a function from the answer to `(B,)`;
-            None is the predicted class, and for a feature model the feature's own squared norm `<f, f> / 2`.
-        answer: the model's answer with its graph.
+        words: such as "a cat on a sofa".
+    """
+    return Text(words)
+
+
+@dataclass(frozen=True, eq=False)
+class Scorer:
+    """A target of one batch, settled: what is scored stays the same when the pictures change.
+
+    Attributes:
+        words: the target of each picture, in words.
+        score: from an answer and the numbers of the pictures that its rows belong to, to one number per row.
+    """
+
+    words: list[str]
+    score: Callable[[Tensor, Int[Tensor, " n"]], Float[Tensor, " n"]]
+
+    def __call__(self, answer: Tensor, pictures: Int[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
+        """The scores of an answer; `pictures` says whose rows they are, where not all in their order."""
+        if pictures is None:
+            pictures = torch.arange(len(answer), device=answer.device)
+        return self.score(answer, pictures)
+
+
+def scorer_of(target: Target, answer: Tensor, labels: Mapping[int, str], classifies: bool) -> Scorer:
+    """Settle a target for a batch of pictures.
+
+    Args:
+        target: a class by number or name, `"tabby - tiger"`, `text(...)`, `similar_to(...)`, a function from the answer
+            to `(B,)`; None is the predicted class, and for a feature model `<f, f0>`, the feature on itself as it was
+            for the whole picture: its squared norm, whose gradient is that of half the squared norm.
+        answer: the model's answer to the whole pictures.
         labels: class names by number.
         classifies: the answer is class logits.
 
@@ -57,35 +103,47 @@ def score_of(
         UnknownName: a class that the model does not have, with the nearest spelling.
         UsageError: a class asked of a feature model, or a function that does not give one number per picture.
     """
-    if isinstance(target, SimilarTo):
-        if target.features is None:
-            raise MethodError(
-                "the other picture has not been looked at", "use Scope.explain(..., target=similar_to(...))"
-            )
-        feature = _feature(answer)
-        score = torch.cosine_similarity(feature, target.features.to(feature), dim=-1)
-        return score, [str(target)] * len(score)
+    count = len(answer)
+    if isinstance(target, (SimilarTo, Text)):
+        features = target.features
+        if features is None:
+            raise MethodError(f"the features of {target} are not known", "use Scope.explain(..., target=...)")
+        if features.shape[-1] != _feature(answer).shape[-1]:
+            raise UsageError(f"{target} has {features.shape[-1]} features, a picture has {_feature(answer).shape[-1]}")
+        return Scorer(
+            [str(target)] * count,
+            lambda answer, _: torch.cosine_similarity(_feature(answer), features.to(_feature(answer)), dim=-1),
+        )
     if callable(target):
-        score = target(answer)
-        if not isinstance(score, Tensor) or score.shape != (len(answer),):
-            raise UsageError(f"a target function gives one number per picture, ({len(answer)},), from the answer")
-        return score, [getattr(target, "__name__", "a function")] * len(answer)
+        return Scorer([getattr(target, "__name__", "a function")] * count, lambda answer, _: _checked(target, answer))
     if target is None and not classifies:
-        return _feature(answer).pow(2).sum(-1) / 2, ["the feature's own norm"] * len(answer)
+        own = _feature(answer).detach()
+        return Scorer(
+            ["the feature's own norm"] * count,
+            lambda answer, pictures: (_feature(answer) * own[pictures]).sum(-1),
+        )
     if not classifies:
         raise UsageError(
             f"the target {target!r} is a class, and this model has none",
-            "leave the target out, or use vitscope.similar_to(image) or a function of the answer",
+            "leave the target out, or use vitscope.similar_to(image), vitscope.text(...) or a function of the answer",
         )
     if target is None:
         best = answer.argmax(-1)
-        return answer.gather(-1, best[:, None])[:, 0], [_name(int(i), labels) for i in best]
+        words = [_name(int(i), labels) for i in best]
+        return Scorer(words, lambda answer, pictures: answer.gather(-1, best[pictures][:, None])[:, 0])
     if isinstance(target, str) and _CONTRAST in target and target not in labels.values():
         first, second = (_number(part.strip(), labels, answer.shape[-1]) for part in target.split(_CONTRAST, 1))
-        words = f"{_name(first, labels)}{_CONTRAST}{_name(second, labels)}"
-        return answer[:, first] - answer[:, second], [words] * len(answer)
+        words = [f"{_name(first, labels)}{_CONTRAST}{_name(second, labels)}"] * count
+        return Scorer(words, lambda answer, _: answer[:, first] - answer[:, second])
     number = _number(target, labels, answer.shape[-1])
-    return answer[:, number], [_name(number, labels)] * len(answer)
+    return Scorer([_name(number, labels)] * count, lambda answer, _: answer[:, number])
+
+
+def _checked(function: Callable[[Tensor], Tensor], answer: Tensor) -> Tensor:
+    score = function(answer)
+    if not isinstance(score, Tensor) or score.shape != (len(answer),):
+        raise UsageError(f"a target function gives one number per picture, ({len(answer)},), from the answer")
+    return score
 
 
 def _feature(answer: Tensor) -> Tensor:

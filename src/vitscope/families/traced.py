@@ -79,6 +79,10 @@ class Traced(Family):
         """The SHA-256 of the parameters in memory."""
         return hash_of(self.model)
 
+    def order(self) -> Tensor | None:
+        """Where the layout's tokens stand among the model's, where they do not stand in its order."""
+        return None if self.given else self.traced().reorder
+
     def layout(self, size: tuple[int, int] | None = None) -> TokenLayout:
         """The token layout at an input of `(Hi, Wi)` pixels."""
         return self.given or self.traced(size).layout

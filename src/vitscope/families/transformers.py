@@ -179,6 +179,10 @@ class Transformers(Traced):
             return store_of(self.layout(size), logits=logits, depth=self.depth, answer=answer)
         return super().attention(store_of, size, answer)
 
+    def order(self) -> Tensor | None:
+        """Where the layout's tokens stand among the model's, where they do not stand in its order."""
+        return None if self._row is not None else super().order()
+
     @cached_property
     def weights(self) -> str:  # type: ignore[override]
         """The Hub's revision, a given hash, or the SHA-256 of the parameters in memory."""

@@ -83,7 +83,8 @@ def heads(
 def compare(
     image: Photo,
     methods: Annotated[
-        str, typer.Option(help="Names with commas between, each with options: attention,rollout:layers=last3:alpha=.3")
+        str,
+        typer.Option(help="Names with commas between, each with options: attention,rollout:layers=last3:alpha=.3."),
     ] = "",
     model: Model = DEFAULT_MODEL,
     size: Size = None,
@@ -104,7 +105,7 @@ def compare(
     picture = read(image)
     scope = load(model, revision, device, dtype)
     wanted = [name for name in methods.split(",") if name.strip()]
-    wanted = wanted or [method.name for method, reason in scope.methods() if not reason]
+    wanted = wanted or [method.name for method, reason in scope.methods() if not reason and method.quick]
     cells, documents = [Cell(picture.pil(), "photo")], []
     for text in wanted:
         name, *options = text.strip().split(":")

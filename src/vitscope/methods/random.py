@@ -1,0 +1,28 @@
+"""The baseline that every table carries."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitscope.registry import method
+from vitscope.subject import Subject
+
+__all__ = ["random"]
+
+
+@method("random", passes="1 forward", source="the baseline", on_subject=True)
+def random(subject: Subject) -> Float[Tensor, "B N"]:
+    """Uniform random numbers: what a method must beat.
+
+    Formula: `m_j ~ U(0, 1)` for each patch; the prefix gets 0. `seed` and the picture's place in its batch choose them.
+
+    Returns:
+        `(B, N)`, each in [0, 1).
+
+    Cost: the forward that predictions come from.
+    Limits: it knows nothing, by design.
+    """
+    gh, gw = subject.layout.grid
+    count = len(subject.pixels)
+    made = [torch.rand(gh, gw, generator=torch.Generator().manual_seed(subject.seed)) for _ in range(count)]
+    return subject.whole(torch.stack(made).to(subject.pixels.device))
