@@ -596,7 +596,7 @@ def test_models(cli):
     for said in ("embedded:dinov2-small", "DINOv2 ViT-S/14", "HUB/ID or FOLDER", "vit, deit, "):
         assert said in ran.out
     document = json.loads(cli("models", "--json").out)
-    assert [told["reference"] for told in document["embedded"]] == ["embedded:dinov2-small"]
+    assert [told["reference"] for told in document["embedded"]] == ["embedded:dinov2-small", "embedded:digit-scenes"]
     assert {"vit", "deit", "dinov2", "dinov2_with_registers"} <= set(document["transformers"])
 
 

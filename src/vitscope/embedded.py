@@ -32,7 +32,20 @@ from jaxtyping import Float32
 
 from vitscope.errors import ModelError, UnknownName
 
-__all__ = ["NAMES", "TABLE", "Embedded", "about", "cache_dir", "fetch", "folder", "is_cached", "weights_id"]
+__all__ = [
+    "NAMES",
+    "SHIPPED",
+    "TABLE",
+    "Embedded",
+    "about",
+    "cache_dir",
+    "fetch",
+    "folder",
+    "is_cached",
+    "shipped",
+    "shipped_id",
+    "weights_id",
+]
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 log = logging.getLogger(__name__)
@@ -87,6 +100,8 @@ TABLE = {
     )
 }
 NAMES: tuple[str, ...] = tuple(TABLE)
+# weights that lie in the package itself, and what they are
+SHIPPED = {"digit-scenes": "a ViT of 0.8 M parameters that names the handwritten digits in a cluttered scene"}
 
 FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
 SUMS = "SHA256SUMS.json"
@@ -110,8 +125,20 @@ PROCESSOR = """{
 def about(name: str) -> Embedded:
     """What is known of the weights called `name`; UnknownName when there are none."""
     if name not in TABLE:
-        raise UnknownName("embedded model", name, NAMES)
+        raise UnknownName("embedded model", name, (*NAMES, *SHIPPED))
     return TABLE[name]
+
+
+def shipped(name: str) -> Path:
+    """The folder of weights that lie in the package; UnknownName when there are none of that name."""
+    if name not in SHIPPED:
+        raise UnknownName("embedded model", name, (*NAMES, *SHIPPED))
+    return Path(__file__).parent / "weights" / name
+
+
+def shipped_id(name: str) -> str:
+    """Which weights exactly, for provenance: `sha256:` and the hash of their file."""
+    return f"sha256:{hashlib.sha256((shipped(name) / 'model.safetensors').read_bytes()).hexdigest()}"
 
 
 def weights_id(name: str) -> str:

@@ -68,6 +68,10 @@ def open_model(
     place = pick_device(device)
     reference = str(model)
     scheme, colon, name = reference.partition(":")
+    if colon and scheme == "embedded" and name in embedded.SHIPPED:
+        extra = {"weights": embedded.shipped_id(name)}
+        folder = embedded.shipped(name)
+        return _from_transformers(str(folder), reference, processor, place, DTYPES[dtype], local=True, extra=extra)
     if colon and scheme == "embedded":
         folder = embedded.folder(name, progress=progress)
         # over all 12 layers rollout drifts to this model's sinks; over the last 3 it stays with what is depicted

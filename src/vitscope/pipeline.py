@@ -318,7 +318,9 @@ class Scope:
         """The most probable classes of one picture of a batch, five at most; empty for a feature model."""
         if store.logits is None:
             return []
-        values, classes = store.logits[row].float().softmax(-1).topk(min(_TOP, store.logits.shape[-1]))
+        logits = store.logits[row].float()
+        probabilities = logits.sigmoid() if self.family.independent else logits.softmax(-1)
+        values, classes = probabilities.topk(min(_TOP, logits.shape[-1]))
         labels = self.family.labels
         pairs = zip(classes.tolist(), values.tolist(), strict=True)
         return [(labels.get(c, f"class {c}"), p) for c, p in pairs]

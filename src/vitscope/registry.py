@@ -169,6 +169,7 @@ class Family(ABC):
         labels: class names by index; empty for a model that does not classify.
         advice: options of `explain` that suit this model, used where the caller says nothing (method "auto").
         drawing: keywords of `overlay` that suit those maps.
+        independent: several classes can be right at once: each has a probability of its own.
         notes: what the provenance of every map says about the model, such as preprocessing that was chosen.
     """
 
@@ -179,6 +180,7 @@ class Family(ABC):
     labels: Mapping[int, str]
     advice: Mapping[str, Any] = types.MappingProxyType({"method": "rollout"})
     drawing: Mapping[str, Any] = types.MappingProxyType({})
+    independent: bool = False
     notes: tuple[str, ...] = ()
 
     @classmethod

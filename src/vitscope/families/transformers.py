@@ -116,6 +116,7 @@ class Transformers(Traced):
         self.reference = reference or self.architecture
         self.size = size
         self._weights = weights
+        self.independent = getattr(config, "problem_type", None) == "multi_label_classification"
         names = (config.id2label or {}) if _CLASSIFIER in self.architecture else {}
         self.labels = {int(i): str(label) for i, label in names.items()}
         if advice is not None:

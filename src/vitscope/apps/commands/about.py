@@ -18,6 +18,7 @@ def models(as_json: AsJson = False) -> None:
     types = known_types()
     if as_json:
         here = [{"reference": f"embedded:{n}", "cached": embedded.is_cached(n)} for n in embedded.NAMES]
+        here += [{"reference": f"embedded:{n}", "cached": True} for n in embedded.SHIPPED]
         terminal.print_json({"embedded": here, "transformers": list(types)})
         return
     rows = [
@@ -27,6 +28,7 @@ def models(as_json: AsJson = False) -> None:
         )
         for n in embedded.NAMES
     ]
+    rows += [(f"embedded:{n}", f"{summary} (here)") for n, summary in embedded.SHIPPED.items()]
     rows += [
         ("HUB/ID or FOLDER", f"an image model of transformers; by table: {', '.join(types)}; others are traced"),
         ("timm:NAME", "any model of timm with pretrained weights, such as timm:vit_base_patch16_224"),
