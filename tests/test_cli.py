@@ -115,7 +115,7 @@ def test_explain_one(explain, photo, tiny_folder, tiny_scope, tmp_path):
         "out",
     ]
     told = concentration(expected)
-    assert re.split(r" {2,}", row.strip())[:2] == ["chelsea", "rollout (alpha 0.5, fusion mean, discard 0.0)"]
+    assert re.split(r" {2,}", row.strip())[:2] == ["chelsea", "rollout"]
     assert f"{told['effective_patches']:.0f} of 16" in row
     assert f"{told['largest_share']:.1%}  " in row
     assert f"{told['prefix_share']:.1%}  " in row

@@ -41,9 +41,9 @@ def test_the_method_of_the_how_to_works():
     names = {}
     try:
         exec(compile(code, "add-a-method.md", "exec"), names)
-        method = METHODS.get("attention-received")
+        method = METHODS.get("received-in-layer")
     finally:
-        METHODS._parts.pop("attention-received", None)
+        METHODS._parts.pop("received-in-layer", None)
     row = zoo.ROWS[0]
     family = Transformers(row.model())
     with torch.no_grad(), capture(family.model) as store_of:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
-from torch.nn.functional import multi_head_attention_forward, scaled_dot_product_attention
+from torch.nn.functional import linear, multi_head_attention_forward, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from vitscope.correction import Correction
@@ -48,8 +48,11 @@ class Seen:
 class StoreOf:
     """What a capture saw: call it to get the AttentionStore."""
 
-    def __init__(self, model: nn.Module, layout: TokenLayout | None = None, gradients: bool = False) -> None:
-        self._model, self._layout, self._gradients = model, layout, gradients
+    def __init__(
+        self, model: nn.Module, layout: TokenLayout | None = None, gradients: bool = False, values: bool = False
+    ) -> None:
+        self._model, self._layout, self._gradients, self._values = model, layout, gradients, values
+        self._last: tuple[tuple[int, ...], Tensor] | None = None
         self.seen: dict[int, Seen] = {}
         self._event = -1
         self._inside: list[str] = []
@@ -105,6 +108,20 @@ class StoreOf:
         """The attention seen so far, in the order of its calls."""
         return tuple({id(seen.block): seen.block for _, seen in sorted(self.seen.items())}.values())
 
+    def _projected(self, given: Tensor, weight: Tensor) -> None:
+        """A linear map: keep its weight if what it is given are the last heads' results, side by side."""
+        assert self._last is not None
+        events, out = self._last
+        h, e = out.shape[1], out.shape[3]
+        if given.shape[-1] != h * e or given.numel() != out.numel():
+            return
+        first = given.reshape(-1, h * e)[0]
+        if torch.equal(first, out[0, :, 0].reshape(-1)):
+            for event in events:
+                seen = self.seen[event]
+                self.seen[event] = replace(seen, block=replace(seen.block, project=weight.detach()))
+        self._last = None
+
     @property
     def _where(self) -> str:
         return self._inside[-1] or type(self._model).__name__
@@ -119,6 +136,10 @@ class StoreOf:
         if self._gradients and value is not None and source is not None and source.out.requires_grad:
             block = replace(block, v=value.detach())
         else:
+            block = replace(block, v=value.detach()) if self._values and value is not None else block
+            self._last = None
+            if self._values and source is not None:
+                self._last = tuple(events), source.place(source.out)
             source = None
         for event in events:
             self.seen[event] = Seen(block, tuple(lead), source)
@@ -131,6 +152,7 @@ def capture(
     layout: TokenLayout | None = None,
     gradients: bool = False,
     correction: Correction | None = None,
+    values: bool = False,
 ) -> Iterator[StoreOf]:
     """See the attention of one forward of any module.
 
@@ -142,12 +164,13 @@ def capture(
         model: any `nn.Module`; its output, weights, hooks and modes are as they were.
         layout: which token is which, for methods that draw maps.
         gradients: also keep values and results, for `AttentionStore.differentiate`; the forward must make a graph.
+        values: also keep values, and the weights of the projection that follows attention.
         correction: rules by which that graph is made; none are the functions' own gradients.
 
     Cost: no more than the forward itself; queries and keys of each layer are kept, O(L N D). Only where the model makes
     its attention matrix in a way that no queries and keys explain, the matrix itself is kept.
     """
-    store_of = StoreOf(model, layout, gradients)
+    store_of = StoreOf(model, layout, gradients, values)
     thread = threading.get_ident()
     handles = []
 
@@ -217,6 +240,8 @@ class _Watch(TorchFunctionMode):
             return self._attend(*args, **kwargs)
         if func is multi_head_attention_forward:
             return self._multi_head(args, kwargs)
+        if func is linear and self._store_of._last is not None:
+            self._store_of._projected(args[0], args[1])
         return self._explicit(func, args, kwargs)
 
     def _multi_head(self, args: Any, kwargs: Any) -> Any:

@@ -69,9 +69,8 @@ def open_model(
     reference = str(model)
     scheme, colon, name = reference.partition(":")
     if colon and scheme == "embedded" and name in embedded.SHIPPED:
-        extra = {"weights": embedded.shipped_id(name)}
-        folder = embedded.shipped(name)
-        return _from_transformers(str(folder), reference, processor, place, DTYPES[dtype], local=True, extra=extra)
+        place_of, known = str(embedded.shipped(name)), {"weights": embedded.shipped_id(name)}
+        return _from_transformers(place_of, reference, processor, place, DTYPES[dtype], local=True, extra=known)
     if colon and scheme == "embedded":
         folder = embedded.folder(name, progress=progress)
         # over all 12 layers rollout drifts to this model's sinks; over the last 3 it stays with what is depicted

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from vitscope.geometry import Frame, TokenLayout
 from vitscope.images import ImageLike, Picture, read
 from vitscope.loading import DEFAULT_MODEL, open_model, pick_device
 from vitscope.methods.attention import attention
+from vitscope.methods.refine import spread
 from vitscope.registry import METHODS, Family, Method
 from vitscope.result import Explanation
 from vitscope.store import AttentionStore, pull_heads
@@ -47,6 +48,7 @@ class Options:
             `vitscope.text("a cat")`, `vitscope.similar_to(image)`, a function of the model's answer; None is the
             predicted class, and for a feature model the feature's own norm. A list of these gives each picture a list
             of explanations, from one forward.
+        refine: `affinity` spreads the finished map along what patches have in common (`methods.refine.spread`).
         gradient: by which rules gradients go back through the model: `plain`, `libra` or `attnlrp`.
         size: input size: the photo keeps its aspect ratio, nothing is cropped, about `size ** 2` pixels go in. None is
             the model's own preprocessing.
@@ -58,6 +60,7 @@ class Options:
     method: str = "auto"
     target: Any = None
     gradient: Gradient = "plain"
+    refine: Literal["none", "affinity"] = "none"
     size: int | None = None
     batch_size: int = 8
     seed: int = 0
@@ -70,6 +73,8 @@ class Options:
             raise UsageError(f"batch_size is at least 1, not {self.batch_size}")
         if self.gradient not in CORRECTIONS:
             raise UnknownName("gradient", self.gradient, CORRECTIONS)
+        if self.refine not in ("none", "affinity"):
+            raise UnknownName("refinement", self.refine, ["none", "affinity"])
         if self.several and not self.target:
             raise UsageError("no target is given in the list of targets")
 
@@ -99,6 +104,11 @@ class _Forward:
     store: AttentionStore
     pixels: Tensor
     states: States | None
+
+    def tokens(self) -> Tensor:
+        """The tokens after the last block."""
+        assert self.states is not None
+        return self.states.at(len(self.states.tokens) - 1).detach()
 
 
 class Scope:
@@ -223,19 +233,20 @@ class Scope:
     ) -> list[list[Explanation | Failure]]:
         """One list for each picture of a batch, with one outcome for each target."""
         correction = Correction(method.correction or chosen.gradient)  # type: ignore[arg-type]
+        tokens = method.needs_tokens or chosen.refine != "none"
         forward = self._forward(
-            [pixels for _, _, pixels, _ in part], method.needs_gradient, correction, method.needs_tokens
+            [pixels for _, _, pixels, _ in part], method.needs_gradient, correction, tokens, method.needs_values
         )
         results: list[list[Explanation | Failure]] = [[] for _ in part]
         for number, target in enumerate(chosen.targets):
             scorer = self._scorer(target, forward.store) if method.uses_target or method.needs_gradient else None
             last = number == len(chosen.targets) - 1
-            store, relevance, scores = self._run(forward, method, params, scorer, chosen, correction, last)
+            store, relevance, scores, notes = self._run(forward, method, params, scorer, chosen, correction, last)
             for row, (_, picture, _, frame) in enumerate(part):
                 told = self._provenance(chosen, method, params, advised, picture, target)
                 if scorer is not None:
                     told["target"], told["score"] = scorer.words[row], scores[row]
-                told["notes"] += _padding_share(store, method, relevance[row])
+                told["notes"] += notes[row] + _padding_share(store, method, relevance[row])
                 try:
                     results[row].append(self._explanation(method, store, relevance[row], row, picture, frame, told))
                 except VitscopeError as error:  # a map that is not finite, say
@@ -251,8 +262,8 @@ class Scope:
         chosen: Options,
         correction: Correction,
         last: bool,
-    ) -> tuple[AttentionStore, np.ndarray, list[float]]:
-        """The store a method ran on, its relevance `(B, N)`, and the scores."""
+    ) -> tuple[AttentionStore, np.ndarray, list[float], list[list[str]]]:
+        """The store a method ran on, its relevance `(B, N)`, the scores, and notes on each picture."""
         store, score = forward.store, torch.zeros(len(forward.pixels))
         with torch.set_grad_enabled(method.needs_gradient):
             if scorer is not None and store.answer is not None:
@@ -260,7 +271,7 @@ class Scope:
         if not method.on_subject:
             store = store.differentiate(score, last=last) if method.needs_gradient else store
             with torch.no_grad():
-                relevance = method.run(store, **params)
+                found = method.run(store, **params)
         else:
 
             def run(pixels: Tensor, pictures: Tensor) -> Tensor:
@@ -273,7 +284,7 @@ class Scope:
                     stack.enter_context(evaluating(self.model))
                     return scorer(self.family.answer(pixels), pictures)
 
-            relevance = method.run(
+            found = method.run(
                 Subject(
                     store,
                     forward.pixels,
@@ -288,7 +299,14 @@ class Scope:
                 ),
                 **params,
             )
-        return store, relevance.detach().float().cpu().numpy(), score.detach().float().tolist()
+        relevance, said = found if isinstance(found, tuple) else (found, [])
+        notes = [[note] for note in said] or [[] for _ in forward.pixels]
+        relevance = relevance.detach()
+        if chosen.refine == "affinity":
+            prefix, tokens = len(self.layout.prefix), forward.tokens()
+            relevance = torch.cat([relevance[:, :prefix], spread(relevance[:, prefix:], tokens[:, prefix:])], 1)
+            notes = [[*told, "refined: the method's map is spread along what patches have in common"] for told in notes]
+        return store, relevance.float().cpu().numpy(), score.detach().float().tolist(), notes
 
     def attention(self, image: ImageLike | Sequence[ImageLike], *, size: int | None = None) -> AttentionStore:
         """All attention of one forward: `store[layer].rows(...)`, for one picture or several of one input size."""
@@ -331,8 +349,9 @@ class Scope:
         gradients: bool = False,
         correction: Correction | None = None,
         tokens: bool = False,
+        values: bool = False,
     ) -> _Forward:
-        """One forward, its attention seen; with a graph, and the tokens between blocks, where they are wanted."""
+        """One forward, its attention seen; with a graph, tokens between blocks, and values, where they are wanted."""
         pixels = torch.stack(list(prepared)).to(self.device, self.dtype).requires_grad_(gradients)
         model, states = self.family.model, None
         with ExitStack() as stack:
@@ -342,7 +361,7 @@ class Scope:
                 stack.enter_context(frozen(model))
             if tokens and isinstance(self.body, Body):
                 states = stack.enter_context(self.body.watched())
-            store_of = stack.enter_context(capture(model, gradients=gradients, correction=correction))
+            store_of = stack.enter_context(capture(model, gradients=gradients, correction=correction, values=values))
             answer = self.family.answer(pixels)
         store = self.family.attention(store_of, (pixels.shape[2], pixels.shape[3]), answer)
         return _Forward(store, pixels, states)
@@ -369,6 +388,8 @@ class Scope:
         method = METHODS.get(advice.pop("method"))
         if reason := self._excuse(method):
             raise MethodError(f"the method '{method.name}' does not apply: {reason}", self._others())
+        if options.refine != "none" and isinstance(self.body, str):
+            raise UsageError(f"refine does not apply: {self.body}")
         if "start" in options.params:
             advice.pop("layers", None)
         return method, method.check(advice | dict(options.params)), options.method == "auto"

@@ -92,8 +92,8 @@ class Method:
 
     Attributes:
         name: as users say it.
-        run: `run(store, **options) -> relevance (B, N)`, unnormalised, one number per token; a method that runs the
-            model itself is given a `Subject` instead of the store.
+        run: `run(store, **options) -> relevance (B, N)`, unnormalised, one number per token, or that and a note for
+            each picture; a method that runs the model itself is given a `Subject` instead of the store.
         needs_gradient: wants the target's gradient: the forward keeps its graph.
         uses_target: the map depends on which class (or other target) is asked for.
         passes: forward and backward passes through the model, in words.
@@ -105,11 +105,12 @@ class Method:
         on_subject: is given a `Subject`, not an `AttentionStore`.
         needs_tokens: wants the tokens between the model's blocks.
         needs_bag: drops or moves tokens: places must be known to the model from its tokens alone.
+        needs_values: wants the values that attention weighs, and the projection after them.
         correction: the gradient rules that belong to the method; empty where the caller chooses.
     """
 
     name: str
-    run: Callable[..., "torch.Tensor"]
+    run: Callable[..., "torch.Tensor | tuple[torch.Tensor, list[str]]"]
     needs_gradient: bool
     uses_target: bool
     passes: str
@@ -121,6 +122,7 @@ class Method:
     on_subject: bool = False
     needs_tokens: bool = False
     needs_bag: bool = False
+    needs_values: bool = False
     correction: str = ""
     options: Mapping[str, Option] = field(default_factory=dict)
 
@@ -153,6 +155,8 @@ class Method:
             if choices and value not in choices and not isinstance(value, int):
                 raise UnknownName(name, str(value), choices)
             kind = type(self.options[name].default)
+            if kind is bool and not isinstance(value, bool):
+                raise UsageError(f"{name} is true or false, not {value!r}")
             fits = isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
             if kind in (int, float) and (isinstance(value, bool) or not fits):
                 raise UsageError(f"{name} is {'a number' if kind is float else 'a whole number'}, not {value!r}")
@@ -266,14 +270,16 @@ def method(
     on_subject: bool = False,
     needs_tokens: bool = False,
     needs_bag: bool = False,
+    needs_values: bool = False,
     correction: str = "",
-) -> Callable[[Callable[..., "torch.Tensor"]], Callable[..., "torch.Tensor"]]:
+) -> Callable[[T], T]:
     """Register a function `(store, *, option=default, ...) -> (B, N)` as a method; its keywords are its options.
 
     The arguments are the attributes of `Method`.
     """
 
-    def register(run: Callable[..., "torch.Tensor"]) -> Callable[..., "torch.Tensor"]:
+    def register(run: T) -> T:
+        assert callable(run)
         keywords = [p for p in inspect.signature(run).parameters.values() if p.kind is p.KEYWORD_ONLY]
         options = {p.name: Option(p.name, p.annotation, p.default, _choices(p.annotation)) for p in keywords}
         METHODS.add(
@@ -292,6 +298,7 @@ def method(
                 on_subject=on_subject or needs_tokens or needs_bag,
                 needs_tokens=needs_tokens or needs_bag,
                 needs_bag=needs_bag,
+                needs_values=needs_values,
                 correction=correction,
                 options=options,
             ),

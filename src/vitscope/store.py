@@ -101,6 +101,7 @@ class Factored:
         chunk: queries at a time; None chooses.
         v: values `(B, H, M, E)`, kept where gradients are wanted.
         grad_out: gradient of a score with respect to the result `A v`, `(B, H, N, E)`.
+        project: weight `(W, H E)` of the linear map that the heads' results, side by side, go into; where asked for.
 
     Memory: O(B H (N + M) D); rows are made on demand and not kept.
     """
@@ -114,6 +115,7 @@ class Factored:
     chunk: int | None = None
     v: Float[Tensor, "B H M E"] | None = None
     grad_out: Float[Tensor, "B H N E"] | None = None
+    project: Float[Tensor, "W C"] | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -175,6 +177,7 @@ class Dense:
     chunk: int | None = None
     v: Float[Tensor, "B H M E"] | None = None
     grad_out: Float[Tensor, "B H N E"] | None = None
+    project: Float[Tensor, "W C"] | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -359,6 +362,28 @@ class AttentionStore:
             return pull(self.pool, read.expand(first.shape[0], -1))
         readout = torch.from_numpy(self.layout.readout()).to(first.device) if self.start is None else self.start
         return readout.expand(first.shape[0], -1)
+
+    def asked(self, query: str) -> "AttentionStore":
+        """The same store, read from one patch: `row,column` from 0; `readout` changes nothing.
+
+        Raises:
+            UsageError: no such patch, or layers that do not all see the same tokens.
+        """
+        if query == "readout":
+            return self
+        match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", query)
+        if match is None or self.layout is None:
+            raise UsageError(f"'{query}' is no query", "write readout, or row,column of a patch, from 0")
+        if self.chain is not None:
+            raise UsageError("a patch cannot be asked where layers do not all see the same tokens")
+        (row, column), (rows, columns) = map(int, match.groups()), self.layout.grid
+        if row >= rows or column >= columns:
+            raise UsageError(
+                f"there is no patch {row},{column}", f"rows are 0 to {rows - 1}, columns 0 to {columns - 1}"
+            )
+        start = torch.zeros(self.layout.tokens, device=self.blocks[0].device)
+        start[len(self.layout.prefix) + row * columns + column] = 1
+        return replace(self, pool=None, start=start)
 
     def carry(self, layers: Sequence[int], attend: Attend, keep: float, mix: float) -> Float[Tensor, "B N"]:
         """Take the readout row back through layers: `r <- keep r + mix attend(block, r)`, the last layer first.

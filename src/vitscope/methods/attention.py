@@ -5,9 +5,9 @@ from torch import Tensor
 
 from vitscope.methods.fusion import Fusion, fuse_heads
 from vitscope.registry import method
-from vitscope.store import AttentionStore, pull
+from vitscope.store import AttentionStore, LayerSpec, pull
 
-__all__ = ["attention"]
+__all__ = ["attention", "attention_received"]
 
 
 @method(
@@ -16,8 +16,10 @@ __all__ = ["attention"]
     source="Vaswani et al. 2017, equation 1; as a map: Caron et al. 2021, figure 1",
     sums_to_one=True,
 )
-def attention(store: AttentionStore, *, layer: int = -1, head: Fusion | int = "mean") -> Float[Tensor, "B N"]:
-    """One layer's attention from the readout row to every token.
+def attention(
+    store: AttentionStore, *, layer: int = -1, head: Fusion | int = "mean", query: str = "readout"
+) -> Float[Tensor, "B N"]:
+    """One layer's attention from the readout row, or from one patch, to every token.
 
     Formula: `m = sum_i s_i A_ij` with s the readout row (CLS: one-hot; mean pooling: 1 / tokens read; attention
     pooling: the pooling query's own attention) and `A = softmax(q k^T / sqrt(D))` of that layer, fused over heads.
@@ -26,6 +28,7 @@ def attention(store: AttentionStore, *, layer: int = -1, head: Fusion | int = "m
         store: the attention of one forward.
         layer: from 0, or from the end with negative numbers.
         head: `mean`, `max` or `min` over heads, or one head's number.
+        query: `readout`, or `row,column` of the patch that asks, from 0.
 
     In a windowed or hierarchical model s is taken to that layer, and the result to the finest tokens, along residuals.
 
@@ -36,4 +39,39 @@ def attention(store: AttentionStore, *, layer: int = -1, head: Fusion | int = "m
     Limits: class-agnostic. The last layer mixes tokens that have already been mixed: a weight says what is read there,
         not what is in it.
     """
+    store = store.asked(query)
     return store.carry(store.select(layer), lambda block, r: pull(block, r, fuse_heads(block, head)), 0.0, 1.0)
+
+
+@method(
+    "attention-received",
+    passes="1 forward",
+    source="column sums of Vaswani et al. 2017, equation 1; as sinks: Xiao et al. 2024, Darcet et al. 2024",
+    sums_to_one=True,
+    whole=True,
+)
+def attention_received(
+    store: AttentionStore, *, layers: LayerSpec = "-1", head: Fusion | int = "mean"
+) -> Float[Tensor, "B N"]:
+    """How much attention each token gets from all tokens alike.
+
+    Formula: `m_j = 1/(L N) sum_l sum_i A_lij`, over the chosen layers and all N queries, fused over heads.
+
+    Args:
+        store: the attention of one forward.
+        layers: which layers take part; the last by default.
+        head: `mean`, `max` or `min` over heads, or one head's number.
+
+    Returns:
+        `(B, N)`, each in [0, 1], summing to one over all tokens, the prefix included.
+
+    Cost: one forward and all rows of the chosen layers; memory linear in tokens.
+    Limits: class-agnostic; it shows what is looked at, by tokens that the answer never reads as well. High peaks on
+        empty background are sinks.
+    """
+    chosen = store.select(layers)
+    first = store[chosen[0]]
+    r = store.seed().new_full((first.shape[0], first.shape[2]), 1 / first.shape[2])
+    total = sum(pull(store[layer], r, fuse_heads(store[layer], head)) for layer in chosen)
+    assert isinstance(total, Tensor)
+    return total / len(chosen)

@@ -14,7 +14,9 @@ __all__ = ["Fusion", "fuse_heads"]
 Fusion = Literal["mean", "max", "min"]
 
 
-def fuse_heads(block: Block, heads: Fusion | int, *, discard: float = 0.0, prefix: int = 0) -> Fuse | None:
+def fuse_heads(
+    block: Block, heads: Fusion | int, *, discard: float = 0.0, prefix: int = 0, normalise: bool = True
+) -> Fuse | None:
     """How the rows of a block become one distribution over its keys.
 
     Args:
@@ -27,6 +29,7 @@ def fuse_heads(block: Block, heads: Fusion | int, *, discard: float = 0.0, prefi
             divided by its sum. Other tools drop a share of the whole matrix, or count the residual in, or protect
             one entry: under this name their maps differ.
         prefix: the number of prefix columns.
+        normalise: without it the divisions by row sums are left out.
 
     Returns:
         A function from rows `(B, H, n, M)` to `(B, n, M)`; None for the plain mean, which needs no rows.
@@ -42,17 +45,19 @@ def fuse_heads(block: Block, heads: Fusion | int, *, discard: float = 0.0, prefi
     if heads == "mean" and not discard:
         return None
 
+    divided = _normalised if normalise else lambda rows: rows
+
     def fuse(rows: Float[Tensor, "B H n M"]) -> Float[Tensor, "B n M"]:
         if isinstance(heads, int):
             fused = rows[:, heads]
         elif heads == "mean":
             fused = rows.mean(1)
         else:
-            fused = _normalised(rows.amax(1) if heads == "max" else rows.amin(1))
+            fused = divided(rows.amax(1) if heads == "max" else rows.amin(1))
         weakest = int(discard * (fused.shape[-1] - prefix))
         if weakest:
             order = fused[..., prefix:].sort(dim=-1, stable=True).indices[..., :weakest] + prefix
-            fused = _normalised(fused.scatter(-1, order, 0.0))
+            fused = divided(fused.scatter(-1, order, 0.0))
         return fused
 
     return fuse

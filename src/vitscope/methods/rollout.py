@@ -20,6 +20,8 @@ def rollout(
     alpha: float = 0.5,
     fusion: Fusion | int = "mean",
     discard: float = 0.0,
+    normalise: bool = True,
+    query: str = "readout",
 ) -> Float[Tensor, "B N"]:
     """How much of each input token reaches the readout through all layers, if attention were all that mixed tokens.
 
@@ -35,6 +37,9 @@ def rollout(
         alpha: weight of the residual path, in [0, 1]; the paper's is 0.5.
         fusion: `mean` (the paper's), `max` or `min` over heads, or one head's number.
         discard: share of the weakest patches that each row of attention forgets; `fuse_heads` defines it.
+        normalise: divide rows by their sums after `max`, `min` or discarding, before the identity is added; without it
+            the map need not sum to one.
+        query: `readout`, or `row,column` of the last-layer patch to start from, from 0.
 
     Returns:
         `(B, N)`, each in [0, 1], summing to one over all tokens, the prefix included.
@@ -53,9 +58,10 @@ def rollout(
         if layers is not None:
             raise UsageError("layers and start both say where to begin", "give one of them")
         layers = f"{start}--1"
+    store = store.asked(query)
     prefix = len(store.layout.prefix) if store.layout and store.chain is None else 0
 
     def attend(block: Block, r: Tensor) -> Tensor:
-        return pull(block, r, fuse_heads(block, fusion, discard=discard, prefix=prefix))
+        return pull(block, r, fuse_heads(block, fusion, discard=discard, prefix=prefix, normalise=normalise))
 
     return store.carry(store.select(layers), attend, alpha, 1 - alpha)

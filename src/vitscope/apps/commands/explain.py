@@ -143,7 +143,12 @@ def _saved(outcome: "Explanation | Failure", folder: Path, force: bool, style: d
 
 
 def _row(document: dict[str, Any]) -> list[str]:
-    options = ", ".join(f"{k} {v}" for k, v in document["provenance"]["options"].items() if v is not None)
+    """One line of the table; of the options those that are not the method's defaults."""
+    from vitscope.registry import METHODS
+
+    usual = {name: option.default for name, option in METHODS.get(document["method"]).options.items()}
+    given = document["provenance"]["options"].items()
+    options = ", ".join(f"{k} {v}" for k, v in given if v is not None and v != usual.get(k))
     told, (rows, columns) = document["statistics"], document["layout"]["grid"]
     return [
         document["name"],

@@ -1,0 +1,85 @@
+"""Attention flow: how much could flow from each token to the readout, if attention weights were pipes."""
+
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitscope.errors import MethodError, MissingExtra
+from vitscope.methods.fusion import Fusion, fuse_heads
+from vitscope.registry import method
+from vitscope.store import AttentionStore, LayerSpec
+
+__all__ = ["flow"]
+
+_MOST_TOKENS = 290
+_SCALE = 2**24  # capacities become whole numbers
+
+
+@method(
+    "flow",
+    passes="1 forward",
+    source="Abnar & Zuidema 2020, section 3.2",
+    whole=True,
+)
+def flow(
+    store: AttentionStore, *, layers: LayerSpec = None, alpha: float = 0.5, fusion: Fusion | int = "mean"
+) -> Float[Tensor, "B N"]:
+    """The maximum flow from each input token to the readout through the layers.
+
+    Formula: `m_j = maxflow((0, j) -> t)` in the graph with an edge `(l-1, k) -> (l, i)` of capacity
+    `(alpha I + (1 - alpha) A_l)_ik` for each layer, and edges `(L, i) -> t` of capacity s_i, s the readout row.
+
+    Args:
+        store: the attention of one forward.
+        layers: which layers take part; all by default.
+        alpha: weight of the residual path; the paper's is 0.5.
+        fusion: `mean`, `max` or `min` over heads, or one head's number.
+
+    Returns:
+        `(B, N)`, each in [0, 1]; no distribution: flows of different tokens share pipes. Exact up to 2^-24 an edge.
+
+    Raises:
+        MethodError: more than 290 tokens: the graph needs all weights of all layers, and a maximum flow for each token.
+        MissingExtra: scipy is not installed.
+
+    Cost: one forward, then N maximum flows on the CPU: O(L N^2) memory, seconds to minutes a picture.
+    Limits: class-agnostic; blind to values, MLPs and signs; the same weights may carry several tokens' flow.
+    """
+    if find_spec("scipy") is None:
+        raise MissingExtra("the method 'flow' needs scipy", "pip install 'vitscope[flow]'")
+    seed = store.seed()
+    tokens = seed.shape[1]
+    if tokens > _MOST_TOKENS:
+        raise MethodError(
+            f"flow is exact and slow: {tokens} tokens are more than {_MOST_TOKENS}",
+            "ask for a smaller input with size=, or for rollout",
+        )
+    steps = []
+    for layer in store.select(layers):
+        fuse = fuse_heads(store[layer], fusion)
+        rows = store[layer].rows(slice(None))
+        a = rows.mean(1) if fuse is None else fuse(rows)
+        steps.append(alpha * torch.eye(tokens, device=a.device) + (1 - alpha) * a)
+    weights = torch.stack(steps, 1).double().cpu().numpy()
+    flows = [_flows(one, row) for one, row in zip(weights, seed.double().cpu().numpy(), strict=True)]
+    return torch.from_numpy(np.stack(flows)).to(seed)
+
+
+def _flows(weights: Float[np.ndarray, "L N N"], readout: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+    """The maximum flow from each token of layer 0 to the sink, the last node."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import maximum_flow
+
+    depth, tokens, _ = weights.shape
+    layer, query, key = np.indices(weights.shape)
+    start, end = (layer * tokens + key).ravel(), ((layer + 1) * tokens + query).ravel()
+    sink = (depth + 1) * tokens
+    start = np.concatenate([start, depth * tokens + np.arange(tokens)])
+    end = np.concatenate([end, np.full(tokens, sink)])
+    capacity = np.rint(np.concatenate([weights.ravel(), readout]) * _SCALE).astype(np.int32)
+    there = capacity > 0
+    graph = coo_array((capacity[there], (start[there], end[there])), (sink + 1, sink + 1)).tocsr()
+    return np.array([maximum_flow(graph, token, sink).flow_value for token in range(tokens)]) / _SCALE

@@ -1,0 +1,71 @@
+"""Each layer's own answer, and which attention it is sensitive to."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitscope.registry import method
+from vitscope.store import LayerSpec
+from vitscope.subject import Subject
+
+__all__ = ["legrad"]
+
+_ELEMENTS = 2**22
+
+
+@method(
+    "legrad",
+    passes="1 forward, 1 short backward for each layer",
+    source="Bousselham et al. 2024, equations 5 to 8",
+    needs_gradient=True,
+    uses_target=True,
+    needs_tokens=True,
+)
+def legrad(
+    subject: Subject, *, layers: LayerSpec = None, readout: Literal["mean", "own"] = "mean"
+) -> Float[Tensor, "B N"]:
+    """How the answer that each layer could give already depends on its attention.
+
+    Formula: `m_j = 1/L sum_l 1/(H N) sum_hi relu(ds_l / dA_lhij)`, where s_l is the target's score when the model's own
+    norm and head read the tokens after block l.
+
+    Args:
+        subject: the pictures.
+        layers: which layers take part; all by default.
+        readout: what the head reads of layer l: the `mean` of all tokens (the paper's), or the model's `own` readout.
+
+    Returns:
+        `(B, N)`, not negative, in units of the score; attention itself is not multiplied in.
+
+    Cost: one forward; for each layer the head, a backward through half a block, and that layer's `dy/dA` once, chunk by
+        chunk; memory linear in tokens.
+    Limits: heads of early layers were never trained to be read; queries count alike, also those nothing reads.
+    """
+    store, states = subject.store, subject.tokens
+    chosen = store.select(layers)
+    everyone = torch.arange(len(subject.pixels), device=subject.pixels.device)
+    parts = []
+    for layer in chosen:
+        tokens = states.at(layer + 1)
+        seen = tokens.mean(1, keepdim=True).expand_as(tokens) if readout == "mean" else tokens
+        with subject.blocks.replaced(seen):
+            score = subject.scores(subject.pixels, everyone)
+        source, block = store.sources[layer], store[layer]
+        keep = not (subject.last and layer == chosen[-1])
+        (grad,) = torch.autograd.grad(score.sum(), [source.out], retain_graph=keep, allow_unused=True)
+        assert block.v is not None  # type: ignore[attr-defined]
+        grad = torch.zeros_like(source.out) if grad is None else grad
+        parts.append(_received(source.place(grad).float(), block.v.float()))  # type: ignore[attr-defined]
+    return torch.stack(parts).mean(0)
+
+
+def _received(grad: Float[Tensor, "B H N E"], v: Float[Tensor, "B H M E"]) -> Float[Tensor, "B M"]:
+    """`mean_hi relu(grad_i . v_j)`, by chunks of queries."""
+    b, h, n, _ = grad.shape
+    total = grad.new_zeros(b, v.shape[2])
+    with torch.no_grad():
+        for part in torch.split(grad, max(1, _ELEMENTS // (b * h * v.shape[2])), 2):
+            total += torch.matmul(part, v.transpose(-1, -2)).clamp_min(0).sum((1, 2))
+    return total / (h * n)

@@ -1,0 +1,154 @@
+"""Rollout with other weights than attention alone: the length of what is carried, or without the sinks."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from vitscope.errors import MethodError, UsageError
+from vitscope.registry import method
+from vitscope.store import Block, LayerSpec, pull, push
+from vitscope.subject import Subject
+
+__all__ = ["sink_rollout", "value_rollout"]
+
+_SINK_DEVIATIONS = 6
+
+
+@method(
+    "value-rollout",
+    passes="1 forward",
+    source="Kobayashi et al. 2020, equation 4, in the rollout of Abnar & Zuidema 2020, equation 1",
+    sums_to_one=True,
+    whole=True,
+    on_subject=True,
+    needs_values=True,
+)
+def value_rollout(subject: Subject, *, layers: LayerSpec = None, alpha: float = 0.5) -> Float[Tensor, "B N"]:
+    """Rollout in which attention to a token counts by the length of the vector that it hands on.
+
+    Formula: `m = s Â_L ... Â_1`, `Â_l = alpha I + (1 - alpha) rownormalise(sum_h A_lhij ||v_lhj W_lh||)`, v_h W_h the
+    value of token j in head h after that head's part of the output projection.
+
+    Args:
+        subject: the pictures.
+        layers: which layers take part; all by default.
+        alpha: weight of the residual path, in [0, 1].
+
+    Returns:
+        `(B, N)`, each in [0, 1], summing to one over all tokens, the prefix included.
+
+    Raises:
+        MethodError: the projection that follows attention was not seen.
+
+    Cost: one forward; all rows of each layer but the last, chunk by chunk; memory linear in tokens.
+    Limits: class-agnostic; lengths of the heads are added, as if they never cancelled each other.
+    """
+    if not 0 <= alpha <= 1:
+        raise UsageError(f"alpha is a weight in [0, 1], not {alpha}")
+
+    def attend(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
+        lengths = transformed_lengths(block)
+
+        def fuse(rows: Float[Tensor, "B H n M"]) -> Float[Tensor, "B n M"]:
+            weighed = (rows * lengths[:, :, None]).sum(1)
+            return weighed / weighed.sum(-1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+
+        return pull(block, r, fuse)
+
+    store = subject.store
+    return store.carry(store.select(layers), attend, alpha, 1 - alpha)
+
+
+def transformed_lengths(block: Block) -> Float[Tensor, "B H M"]:
+    """`||v_hj W_h||` for each head and token: from `v^T (W W^T) v`, so that nothing of the model's width is made."""
+    v, weight = block.v, block.project  # type: ignore[attr-defined]
+    if v is None or weight is None:
+        raise MethodError(
+            f"the projection after the attention of {block.name} was not seen: the lengths of values are not known",
+            "use rollout",
+        )
+    h, e = v.shape[1], v.shape[3]
+    per_head = weight.float().reshape(weight.shape[0], h, e).permute(1, 0, 2)
+    gram = per_head.transpose(1, 2) @ per_head
+    return torch.einsum("bhme,hef,bhmf->bhm", v.float(), gram, v.float()).clamp_min(0).sqrt()
+
+
+@method(
+    "sink-rollout",
+    passes="1 forward",
+    source="Abnar & Zuidema 2020, equation 1; sinks after Darcet et al. 2024, section 2, and Xiao et al. 2024",
+    sums_to_one=True,
+    needs_tokens=True,
+)
+def sink_rollout(
+    subject: Subject, *, layers: LayerSpec = None, alpha: float = 0.5, by: Literal["attention", "both"] = "attention"
+) -> tuple[Float[Tensor, "B N"], list[str]]:
+    """Rollout in which attention to sinks counts as staying where one is; the sinks found are told.
+
+    Formula: `m = s Â_L ... Â_1`, `Â_l = alpha I + (1 - alpha) (A_l with a_ij moved to a_ii for each sink j)`. A patch
+    is a sink where the attention it gets (mean over the chosen layers and all queries) lies more than 6 median absolute
+    deviations above the median of the patches. The note also says how many of them have a token after some chosen layer
+    whose length lies as far out: large models show such tokens, small ones often do not.
+
+    Args:
+        subject: the pictures.
+        layers: which layers take part; all by default.
+        alpha: weight of the residual path, in [0, 1].
+        by: `attention`, or `both`: only patches whose tokens are that long as well.
+
+    Returns:
+        `(B, N)`, each in [0, 1], summing to one over all tokens; and for each picture the patches that are sinks, which
+        the result's notes name.
+
+    Cost: one forward, all rows of the chosen layers once, and the rollout; memory linear in tokens.
+    Limits: class-agnostic. A sink may also be about something: compare with `rollout`.
+    """
+    if not 0 <= alpha <= 1:
+        raise UsageError(f"alpha is a weight in [0, 1], not {alpha}")
+    store, prefix = subject.store, len(subject.layout.prefix)
+    chosen = store.select(layers)
+    with torch.no_grad():
+        uniform = torch.full_like(store.seed(), 1 / store.seed().shape[1]).contiguous()
+        received = torch.stack([pull(store[layer], uniform) for layer in chosen]).mean(0)
+        after = [subject.tokens.at(layer + 1).float().norm(dim=-1) for layer in chosen]
+        long = torch.stack([_outlying(lengths, prefix) for lengths in after]).any(0)
+        sinks = _outlying(received, prefix)
+        sinks = sinks & long if by == "both" else sinks
+        kept = (~sinks).to(received.dtype)
+
+        def attend(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
+            pulled = pull(block, r) * kept
+            return pulled + r * _to_sinks(block, 1 - kept)
+
+        relevance = store.carry(chosen, attend, alpha, 1 - alpha)
+    columns = subject.layout.grid[1]
+    return relevance, [
+        _told(row, other, columns) for row, other in zip(sinks[:, prefix:], long[:, prefix:], strict=True)
+    ]
+
+
+def _to_sinks(block: Block, sinks: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
+    """How much of each query's attention goes to sinks."""
+    return push(block, sinks) if bool(sinks.any()) else sinks
+
+
+def _outlying(x: Float[Tensor, "B N"], prefix: int) -> Bool[Tensor, "B N"]:
+    patches = x[:, prefix:]
+    middle = patches.median(1, keepdim=True).values
+    spread = (patches - middle).abs().median(1, keepdim=True).values
+    out = torch.zeros_like(x, dtype=torch.bool)
+    out[:, prefix:] = patches > middle + _SINK_DEVIATIONS * spread
+    return out
+
+
+def _told(sinks: Bool[Tensor, " P"], long: Bool[Tensor, " P"], columns: int) -> str:
+    places = [f"{int(i) // columns},{int(i) % columns}" for i in sinks.nonzero()[:, 0]]
+    if not places:
+        return "no sinks were found: this is plain rollout"
+    more = f" and {len(places) - 8} more" if len(places) > 8 else ""
+    count = int((sinks & long).sum())
+    return (
+        f"{len(places)} sinks (row,column): {' '.join(places[:8])}{more}; {count} of them with outlying token lengths"
+    )
