@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from vitscope.pipeline import Failure, Options, Scope, load
     from vitscope.result import Explanation
     from vitscope.store import AttentionStore
-    from vitscope.targets import similar_to
+    from vitscope.targets import similar_to, text
 
 _HOMES = {
     "AttentionStore": "store",
@@ -44,6 +44,7 @@ _HOMES = {
     "capture": "capturing",
     "load": "pipeline",
     "similar_to": "targets",
+    "text": "targets",
 }
 
 __all__ = [
@@ -68,6 +69,7 @@ __all__ = [
     "capture",
     "load",
     "similar_to",
+    "text",
 ]
 
 

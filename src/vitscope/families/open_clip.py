@@ -1,10 +1,12 @@
 """Image towers of open_clip: features, no classes."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
+from vitscope.capturing import evaluating
 from vitscope.families.generic import Generic
 from vitscope.geometry import TokenLayout
 from vitscope.registry import FAMILIES
@@ -51,6 +53,20 @@ class OpenClip(Generic):
         """The image's features."""
         encode = getattr(self.model, "encode_image", self.model)
         return encode(pixels)
+
+    def text_features(self, words: str) -> Tensor:
+        """The features of a text, where the whole model was loaded."""
+        if not hasattr(self.model, "encode_text"):
+            return super().text_features(words)
+        import open_clip
+
+        architecture = self.reference.removeprefix("open_clip:").partition("/")[0]
+        known = self.reference.startswith("open_clip:") and architecture in open_clip.list_models()
+        tokenize = open_clip.get_tokenizer(architecture) if known else open_clip.tokenize
+        device, model = next(self.model.parameters()).device, cast(Any, self.model)
+        with evaluating(self.model), torch.no_grad():
+            features: Tensor = model.encode_text(tokenize([words]).to(device))
+        return features
 
     def preprocessing(self) -> str:
         """What happens to a photo, in words."""

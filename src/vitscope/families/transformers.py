@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitscope.capturing import StoreOf
-from vitscope.errors import LayoutError
+from vitscope.capturing import StoreOf, evaluating
+from vitscope.errors import LayoutError, ModelError
 from vitscope.families.preprocessing import Preprocessing
-from vitscope.families.traced import Traced, hash_of
+from vitscope.families.traced import Traced, answer_of, hash_of
 from vitscope.geometry import Frame, Pooling, TokenLayout
 from vitscope.images import Picture
 from vitscope.registry import FAMILIES
@@ -112,7 +112,8 @@ class Transformers(Traced):
         self._row = None if row is None or (row.features_only and _CLASSIFIER in self.architecture) else row
         self.vision: Any = next((c for c in (getattr(config, "vision_config", None),) if c is not None), config)
         self.input = _pair(getattr(self.vision, "image_size", None) or _USUAL_SIZE)
-        self.processor = processor or self._default_processor()
+        self._tokenizer = getattr(processor, "tokenizer", None)
+        self.processor = getattr(processor, "image_processor", processor) or self._default_processor()
         self.reference = reference or self.architecture
         self.size = size
         self._weights = weights
@@ -146,6 +147,26 @@ class Transformers(Traced):
             options["noise"] = torch.arange(tokens, device=pixels.device, dtype=torch.float32).expand(len(pixels), -1)
             return self._unmasked(pixels, options)
         return call(pixel_values=pixels, **options)
+
+    def text_features(self, words: str) -> Float[Tensor, "1 D"]:
+        """The features of a text, where the model has a text tower; its tokenizer comes from where the model does."""
+        if not hasattr(self.model, "get_text_features"):
+            return super().text_features(words)
+        if self._tokenizer is None:
+            from transformers import AutoTokenizer
+
+            try:
+                self._tokenizer = AutoTokenizer.from_pretrained(self.reference)
+            except Exception as error:  # no files, or files of another kind
+                raise ModelError(
+                    f"{self.reference} brings no tokenizer for the text '{words}'",
+                    "load the model with processor=AutoProcessor.from_pretrained(...)",
+                ) from error
+        padding = "max_length" if "siglip" in self.config.model_type else True
+        given = self._tokenizer([words], padding=padding, truncation=True, return_tensors="pt")
+        model: Any = self.model
+        with evaluating(self.model), torch.no_grad():
+            return answer_of(model.get_text_features(**given.to(self.model.device)))
 
     def _unmasked(self, pixels: Tensor, options: dict[str, Any]) -> Any:
         ratio, self.config.mask_ratio = self.config.mask_ratio, 0.0

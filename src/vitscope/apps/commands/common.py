@@ -59,6 +59,15 @@ def parsed(text: str) -> Any:
     return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
+def target_of(words: str) -> Any:
+    """What `--target` says: `text:WORDS`, `like:IMAGE`, or a class by number, name or contrast."""
+    from vitscope.targets import similar_to, text
+
+    kind, colon, rest = words.partition(":")
+    made = {"text": text, "like": similar_to}.get(kind) if colon else None
+    return made(rest.strip()) if made else words
+
+
 def picture_path(path: Path, force: bool) -> Path:
     """The path, unless something is there already."""
     from vitscope.result import taken

@@ -1,6 +1,7 @@
 """`vitscope explain`: overlay, heat map, arrays and manifest for each photo."""
 
 import os
+import re
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +27,7 @@ from vitscope.apps.commands.common import (
     load,
     pair,
     parsed,
+    target_of,
 )
 from vitscope.errors import UnknownName, UsageError, VitscopeError
 
@@ -44,7 +46,12 @@ def explain(
     method: Annotated[
         str, typer.Option(help="A method's name; auto takes what suits the model, and says so.")
     ] = "auto",
-    target: Annotated[str | None, typer.Option(help="What to explain, for methods that ask.")] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Class (number, name, 'a - b'), text:WORDS or like:IMAGE; more than once: several."),
+    ] = None,
+    gradient: Annotated[str, typer.Option(help="plain, libra or attnlrp: how gradients go back.")] = "plain",
+    refine: Annotated[str, typer.Option(help="affinity: spread the map along patches that are alike.")] = "none",
     recipe: Annotated[str | None, typer.Option(help="article: the widely copied notebook, exactly.")] = None,
     layers: Annotated[str | None, typer.Option(help="0-11, -3--1, 4,7,9, last3 or all.")] = None,
     start: Annotated[int | None, typer.Option(help="First layer that takes part.")] = None,
@@ -84,7 +91,17 @@ def explain(
     named |= {"head": head and parsed(head), "fusion": fusion and parsed(fusion)}
     params = {name: given for name, given in named.items() if given is not None}
     params |= dict(pair(text) for text in option or [])
-    options = {"method": method, "target": target, "size": size, "batch_size": batch_size, "seed": seed}
+    targets = [target_of(words) for words in target or []]
+    asked = targets if len(targets) > 1 else targets[0] if targets else None
+    options = {
+        "method": method,
+        "target": asked,
+        "gradient": gradient,
+        "refine": refine,
+        "size": size,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
     scope = load(model, revision, device, dtype)
     work = list(zip(images, _folders(images, out), strict=True))
     documents: list[dict[str, Any]] = []
@@ -95,7 +112,8 @@ def explain(
         outcomes = scope.explain_many([image for image, _ in free], **options, params=params)
         for (image, folder), outcome in zip(free, outcomes, strict=True):
             try:
-                documents.append(_saved(outcome, folder, force, style))
+                for one, where in _each(outcome, folder):
+                    documents.append(_saved(one, where, force, style))
             except VitscopeError as error:
                 failures.append((image, error))
             advance()
@@ -131,6 +149,17 @@ def _folders(images: list[str], out: Path) -> list[Path]:
     return [out / name for name in names]
 
 
+def _each(outcome: Any, folder: Path) -> list[tuple[Any, Path]]:
+    """Results and their folders: FOLDER, or with several targets FOLDER/TARGET for each."""
+    if not isinstance(outcome, list):
+        return [(outcome, folder)]
+    names = [re.sub(r"\W+", "-", e.target or "target").strip("-")[:60] or "target" for e in outcome]
+    return [
+        (e, folder / (name if names.count(name) == 1 else f"{name}-{i}"))
+        for i, (e, name) in enumerate(zip(outcome, names, strict=True))
+    ]
+
+
 def _saved(outcome: "Explanation | Failure", folder: Path, force: bool, style: dict[str, Any]) -> dict[str, Any]:
     """Save one result; what is said of it."""
     from vitscope.metrics.statistics import concentration
@@ -150,9 +179,10 @@ def _row(document: dict[str, Any]) -> list[str]:
     given = document["provenance"]["options"].items()
     options = ", ".join(f"{k} {v}" for k, v in given if v is not None and v != usual.get(k))
     told, (rows, columns) = document["statistics"], document["layout"]["grid"]
+    of = f" of {document['target']}" if document["target"] else ""
     return [
         document["name"],
-        f"{document['method']} ({options})" if options else document["method"],
+        f"{document['method']}{of} ({options})" if options else f"{document['method']}{of}",
         f"{told['effective_patches']:.0f} of {rows * columns}",
         f"{told['largest_share']:.1%}",
         f"{told['prefix_share']:.1%}",

@@ -1,0 +1,164 @@
+"""Texts and pictures as targets, on tiny CLIP models of both libraries; several targets at the command line."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import vitscope
+from vitscope.errors import MethodError, ModelError, UsageError
+
+PHOTO = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+WORDS = ["a", "cat", "dog", "on", "sofa"]
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory):
+    """A tiny CLIP with its processor and a tokenizer of whole words, as `save_pretrained` writes them."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    config = CLIPConfig(
+        text_config=small | {"vocab_size": 16, "eos_token_id": 2, "bos_token_id": 1, "pad_token_id": 0},
+        vision_config=small | {"image_size": 32, "patch_size": 8},
+        projection_dim=24,
+    )
+    model = CLIPModel(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "proj" in name or "embedding" in name:
+                parameter.mul_(8)
+    folder = tmp_path_factory.mktemp("clip")
+    model.save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    known = {word: i for i, word in enumerate(["[PAD]", "[BOS]", "[EOS]", "[UNK]", *WORDS])}
+    raw = Tokenizer(models.WordLevel(known, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    raw.post_processor = processors.TemplateProcessing(
+        single="[BOS] $A [EOS]", special_tokens=[("[BOS]", 1), ("[EOS]", 2)]
+    )
+    special = {"pad_token": "[PAD]", "bos_token": "[BOS]", "eos_token": "[EOS]", "unk_token": "[UNK]"}
+    PreTrainedTokenizerFast(tokenizer_object=raw, **special).save_pretrained(folder)
+    return folder
+
+
+def test_a_text_is_a_target(clip_folder):
+    from transformers import AutoTokenizer, CLIPModel
+
+    scope = vitscope.load(clip_folder)
+    e = scope.explain(PHOTO, method="relevance", target=vitscope.text("a cat"))
+    assert e.target == "the text 'a cat'"
+    model = CLIPModel.from_pretrained(clip_folder)
+    pixels = scope.family.prepare(e.picture)[0][None]
+    with torch.no_grad():
+        given = AutoTokenizer.from_pretrained(clip_folder)(["a cat"], return_tensors="pt")
+        output = model(pixel_values=pixels, input_ids=given["input_ids"], attention_mask=given["attention_mask"])
+    assert e.score == pytest.approx((output.logits_per_image / model.logit_scale.exp()).item(), abs=1e-5)
+    other = scope.explain(PHOTO, method="relevance", target=vitscope.text("a dog on a sofa"))
+    assert not np.allclose(e.map, other.map, rtol=1e-3)
+
+
+def test_a_processor_that_has_both_parts_brings_its_tokenizer(clip_folder):
+    from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, CLIPProcessor
+
+    processor = CLIPProcessor(
+        AutoImageProcessor.from_pretrained(clip_folder), AutoTokenizer.from_pretrained(clip_folder)
+    )
+    scope = vitscope.load(CLIPModel.from_pretrained(clip_folder), processor=processor)
+    wanted = vitscope.load(clip_folder).explain(PHOTO, method="relevance", target=vitscope.text("a cat"))
+    got = scope.explain(PHOTO, method="relevance", target=vitscope.text("a cat"))
+    np.testing.assert_allclose(got.map, wanted.map, rtol=1e-5)
+
+
+def test_a_model_without_its_tokenizer_says_so(clip_folder):
+    from transformers import CLIPModel
+
+    scope = vitscope.load(CLIPModel.from_pretrained(clip_folder))
+    with pytest.raises(ModelError, match="brings no tokenizer"):
+        scope.explain(PHOTO, method="relevance", target=vitscope.text("a cat"))
+
+
+def test_a_model_that_knows_no_texts_says_so(tiny_folder):
+    with pytest.raises(MethodError, match="knows no texts"):
+        vitscope.load(tiny_folder).explain(PHOTO, method="relevance", target=vitscope.text("a cat"))
+
+
+def test_open_clip_texts():
+    import open_clip
+
+    torch.manual_seed(0)
+    tower = {"layers": 2, "width": 32, "head_width": 16, "image_size": 32, "patch_size": 8}
+    words = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    model = open_clip.CLIP(24, tower, words).eval()
+    scope = vitscope.load(model)
+    e = scope.explain(PHOTO, method="relevance", target=vitscope.text("a cat"))
+    with torch.no_grad():
+        image = model.encode_image(scope.family.prepare(e.picture)[0][None], normalize=True)
+        text = model.encode_text(open_clip.tokenize(["a cat"]), normalize=True)
+    assert e.score == pytest.approx((image @ text.T).item(), abs=1e-5)
+
+
+def test_features_that_do_not_fit_are_refused(clip_folder):
+    scope = vitscope.load(clip_folder)
+    wrong = vitscope.text("a cat").known(torch.ones(1, 5))
+    with pytest.raises(UsageError, match="5 features, a picture has 24"):
+        scope.explain(PHOTO, method="relevance", target=wrong)
+
+
+@pytest.mark.usefixtures("as_shipped")
+class TestCommandLine:
+    @pytest.fixture
+    def run(self, monkeypatch, capsys):
+        from vitscope.apps.cli import main
+
+        def run(*arguments):
+            monkeypatch.setattr("sys.argv", ["vitscope", *map(str, arguments)])
+            capsys.readouterr()
+            with pytest.raises(SystemExit) as info:
+                main()
+            return info.value.code, capsys.readouterr()
+
+        return run
+
+    @pytest.fixture
+    def photo(self, tmp_path):
+        from PIL import Image
+
+        path = tmp_path / "photo.png"
+        Image.fromarray(PHOTO).save(path)
+        return path
+
+    def test_several_targets_go_side_by_side(self, run, tiny_folder, tmp_path, photo):
+        out = tmp_path / "out"
+        arguments = ["explain", photo, "--model", tiny_folder, "--method", "relevance", "--out", out, "--json"]
+        code, said = run(*arguments, "--target", "tabby", "--target", "fox", "--target", "tabby - fox")
+        assert code == 0, said.err
+        results = json.loads(said.out)["results"]
+        assert [r["target"] for r in results] == ["tabby", "fox", "tabby - fox"]
+        assert {p.name for p in (out / "photo").iterdir()} == {"tabby", "fox", "tabby-fox"}
+        assert vitscope.Explanation.load(out / "photo" / "fox").target == "fox"
+        scores = [r["score"] for r in results]
+        assert scores[2] == pytest.approx(scores[0] - scores[1], abs=1e-5)
+
+    def test_a_text_and_a_picture(self, run, clip_folder, tmp_path, photo):
+        out = tmp_path / "out"
+        arguments = ["explain", photo, "--model", clip_folder, "--method", "relevance", "--out", out, "--json"]
+        code, said = run(*arguments, "--target", "text:a cat", "--target", f"like:{photo}")
+        assert code == 0, said.err
+        first, second = json.loads(said.out)["results"]
+        assert first["target"] == "the text 'a cat'"
+        assert second["score"] == pytest.approx(1, abs=1e-4)
+
+    def test_gradient_and_refinement_are_echoed(self, run, tiny_folder, tmp_path, photo):
+        arguments = ["explain", photo, "--model", tiny_folder, "--out", tmp_path / "out", "--json"]
+        more = ["--method", "input-x-gradient", "--gradient", "libra", "--refine", "affinity"]
+        code, said = run(*arguments, *more)
+        assert code == 0, said.err
+        told = json.loads(said.out)["results"][0]["provenance"]
+        assert (told["gradient"], told["refine"]) == ("libra", "affinity")
+        code, said = run(*arguments, "--gradient", "libre")
+        assert code == 2
+        assert "did you mean 'libra'" in said.err
