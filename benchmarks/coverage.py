@@ -310,7 +310,12 @@ def examine(library: str, name: str, group: str) -> dict[str, Any]:
             return record | {"status": "skipped"}
         with torch.no_grad():
             for key, parameter in model.named_parameters():
-                if parameter.ndim > 1 and parameter.is_floating_point() and float(parameter.abs().max()) < 1e-4:
+                if (
+                    parameter.ndim > 1
+                    and parameter.numel()
+                    and parameter.is_floating_point()
+                    and parameter.abs().max() < 1e-4
+                ):
                     nn.init.normal_(parameter, std=0.02)  # such as SAM's, which start at 1e-10
                 if _QUERIES_AND_KEYS.search(key) and parameter.ndim > 1:
                     parameter.mul_(SHARPER)
