@@ -1,0 +1,212 @@
+"""Class activation maps on patch tokens: activations weighed by what their gradients say of the target."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitscope.errors import UsageError
+from vitscope.registry import method
+from vitscope.subject import Subject
+
+__all__ = ["eigencam", "gradcam", "gradcam_plus_plus", "hirescam", "layercam"]
+
+Place = Literal["norm", "input", "output"]
+_TINY = 1e-7
+
+
+def _raw(subject: Subject, layer: int, at: Place) -> Tensor:
+    """The tensor whose tokens are activations, as the model has it."""
+    states = subject.tokens
+    (number,) = subject.store.select(layer)
+    normed = states.normed[number]
+    if at == "norm" and normed is not None:
+        return normed
+    return states.tokens[number + (at == "output")]
+
+
+def _patches(subject: Subject, layer: int, at: Place) -> tuple[Float[Tensor, "B gh gw D"], Float[Tensor, "B gh gw D"]]:
+    """Activations of the patches, and the score's gradient there."""
+    raw = _raw(subject, layer, at)
+    (grad,) = subject.gradients([raw])
+    return _laid(subject, raw.detach()), _laid(subject, grad)
+
+
+def _laid(subject: Subject, raw: Tensor) -> Float[Tensor, "B gh gw D"]:
+    patches = subject.tokens.arrange(raw)[:, len(subject.layout.prefix) :]
+    patches = patches if patches.dtype == torch.float64 else patches.float()
+    return patches.reshape(len(patches), *subject.layout.grid, -1)
+
+
+@method(
+    "gradcam",
+    passes="1 forward, 1 backward",
+    source="Selvaraju et al. 2017, equations 1 and 2, on patch tokens",
+    needs_gradient=True,
+    uses_target=True,
+    needs_tokens=True,
+)
+def gradcam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Float[Tensor, "B N"]:
+    """Channels of the patch tokens, each weighed by its mean gradient.
+
+    Formula: `m_j = relu(sum_d w_d z_jd)`, `w_d = 1/P sum_j dy/dz_jd`, z the patch tokens at the chosen place.
+
+    Args:
+        subject: the pictures.
+        layer: block, from 0, or from the end with negative numbers.
+        at: what its first `norm` gives (its input, where there is none), its `input`, or its `output`. After the last
+            block only what is read out has a gradient: with a CLS readout, no patch.
+
+    Returns:
+        `(B, N)`, not negative, in units of the score; the prefix gets 0.
+
+    Raises:
+        UsageError: no patch has a gradient there.
+
+    Cost: one forward and one backward.
+    Limits: one weight for a channel everywhere; made for pooled convolutions, where that is exact.
+    """
+    z, grad = _patches(subject, layer, at)
+    _reached(grad, layer, at)
+    return subject.whole((z * grad.mean((1, 2), keepdim=True)).sum(-1).clamp_min(0))
+
+
+@method(
+    "gradcam++",
+    passes="1 forward, 1 backward",
+    source="Chattopadhay et al. 2018, equations 5, 6 and 19, on patch tokens",
+    needs_gradient=True,
+    uses_target=True,
+    needs_tokens=True,
+)
+def gradcam_plus_plus(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Float[Tensor, "B N"]:
+    """Grad-CAM whose channel weights favour gradients at places where the channel is strong.
+
+    Formula: `m_j = relu(sum_d w_d z_jd)`, `w_d = sum_j a_jd relu(g_jd)`, `a_jd = g_jd^2 / (2 g_jd^2 + S_d g_jd^3)`,
+    `g = dy/dz`, `S_d = sum_j z_jd`; a is 0 where g is.
+
+    Args:
+        subject: the pictures.
+        layer: block, from 0, or from the end with negative numbers.
+        at: `norm`, `input` or `output` of it, as for `gradcam`.
+
+    Returns:
+        `(B, N)`, not negative, in units of the score; the prefix gets 0.
+
+    Raises:
+        UsageError: no patch has a gradient there.
+
+    Cost: one forward and one backward.
+    Limits: its weights assume activations that are not negative, which tokens are not: a changes its sign, and is
+        cut off where its denominator is 0.
+    """
+    z, g = _patches(subject, layer, at)
+    _reached(g, layer, at)
+    below = 2 + z.sum((1, 2), keepdim=True) * g  # both sides of a divided by g^2, which may be too small to square
+    share = torch.where((g != 0) & (below.abs() > _TINY), 1 / below, torch.zeros_like(g))
+    weights = (share * g.clamp_min(0)).sum((1, 2), keepdim=True)
+    return subject.whole((z * weights).sum(-1).clamp_min(0))
+
+
+@method(
+    "hirescam",
+    passes="1 forward, 1 backward",
+    source="Draelos & Carin 2020, equation 5, on patch tokens",
+    needs_gradient=True,
+    uses_target=True,
+    needs_tokens=True,
+)
+def hirescam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Float[Tensor, "B N"]:
+    """Each patch token times the score's gradient at it.
+
+    Formula: `m_j = relu(sum_d z_jd dy/dz_jd)`.
+
+    Args:
+        subject: the pictures.
+        layer: block, from 0, or from the end with negative numbers.
+        at: `norm`, `input` or `output` of it, as for `gradcam`.
+
+    Returns:
+        `(B, N)`, not negative, in units of the score; the prefix gets 0.
+
+    Raises:
+        UsageError: no patch has a gradient there.
+
+    Cost: one forward and one backward.
+    Limits: negative evidence is cut off, as in Grad-CAM.
+    """
+    z, grad = _patches(subject, layer, at)
+    _reached(grad, layer, at)
+    return subject.whole((z * grad).sum(-1).clamp_min(0))
+
+
+@method(
+    "layercam",
+    passes="1 forward, 1 backward",
+    source="Jiang et al. 2021, equations 6 to 8, on patch tokens",
+    needs_gradient=True,
+    uses_target=True,
+    needs_tokens=True,
+)
+def layercam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Float[Tensor, "B N"]:
+    """Each patch token times the positive part of the gradient at it.
+
+    Formula: `m_j = relu(sum_d z_jd relu(dy/dz_jd))`.
+
+    Args:
+        subject: the pictures.
+        layer: block, from 0, or from the end with negative numbers.
+        at: `norm`, `input` or `output` of it, as for `gradcam`.
+
+    Returns:
+        `(B, N)`, not negative, in units of the score; the prefix gets 0.
+
+    Raises:
+        UsageError: no patch has a gradient there.
+
+    Cost: one forward and one backward.
+    Limits: a channel that is negative and should be more so counts for nothing, though it may raise the score.
+    """
+    z, grad = _patches(subject, layer, at)
+    _reached(grad, layer, at)
+    return subject.whole((z * grad.clamp_min(0)).sum(-1).clamp_min(0))
+
+
+@method(
+    "eigencam",
+    passes="1 forward",
+    source="Muhammad & Yeasin 2020, equations 4 and 5, on patch tokens",
+    needs_tokens=True,
+)
+def eigencam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Float[Tensor, "B N"]:
+    """The patch tokens along their first right singular vector.
+
+    Formula: `m_j = sum_d z_jd v_d`, v the first right singular vector of the `(P, D)` matrix z, its mean not removed;
+    its sign is that by which the map's mean is positive.
+
+    Args:
+        subject: the pictures.
+        layer: block, from 0, or from the end with negative numbers.
+        at: `norm`, `input` or `output` of it, as for `gradcam`.
+
+    Returns:
+        `(B, N)`, signed, in units of the tokens; the prefix gets 0.
+
+    Cost: one forward, and one D x D eigenvector of each picture.
+    Limits: class-agnostic: the strongest common direction, whatever it means. For its mean removed see `pca`.
+    """
+    z = _laid(subject, _raw(subject, layer, at).detach())
+    flat = z.flatten(1, 2)
+    direction = torch.linalg.eigh(flat.transpose(1, 2) @ flat).eigenvectors[..., -1]
+    projected = (z * direction[:, None, None]).sum(-1)
+    sign = torch.where(projected.mean((1, 2), keepdim=True) < 0, -1.0, 1.0)
+    return subject.whole(projected * sign.to(projected.dtype))
+
+
+def _reached(grad: Tensor, layer: int, at: Place) -> None:
+    if not bool(grad.any()):
+        raise UsageError(
+            f"no patch has a gradient at the {at} of block {layer}: nothing reads the patches there",
+            "ask at='norm' or 'input', or for an earlier layer",
+        )
