@@ -1,0 +1,208 @@
+"""What the tokens themselves say: directions, likeness, cuts, and what the model's head reads in each."""
+
+import re
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitscope.errors import MethodError, UsageError
+from vitscope.methods.attention import attention
+from vitscope.registry import method
+from vitscope.subject import Subject
+
+__all__ = ["evolution", "logit_lens", "ncut", "pca", "pca_rgb", "similarity"]
+
+_MOST_PATCHES = 4000
+_TAU, _WEAK = 0.2, 1e-5
+
+
+def _tokens(subject: Subject, layer: int) -> Float[Tensor, "B N D"]:
+    """The tokens after a block."""
+    (number,) = subject.store.select(layer)
+    tokens = subject.tokens.at(number + 1).detach()
+    return tokens if tokens.dtype == torch.float64 else tokens.float()
+
+
+def _laid(subject: Subject, patches: Float[Tensor, "B P"]) -> Float[Tensor, "B N"]:
+    return subject.whole(patches.reshape(len(patches), *subject.layout.grid))
+
+
+@method(
+    "pca",
+    passes="1 forward",
+    source="Hotelling 1933; on patch tokens: Amir et al. 2022, Oquab et al. 2023, figure 1",
+    needs_tokens=True,
+)
+def pca(subject: Subject, *, layer: int = -1, component: int = 0) -> Float[Tensor, "B N"]:
+    """The patch tokens of each picture along one of their principal directions.
+
+    Formula: `m_j = (z_j - mean_i z_i) u_k`, u_k the k-th eigenvector of the patch tokens' covariance, the largest
+    first; its sign is that in which the map and the last layer's attention from the readout row go together.
+
+    Args:
+        subject: the pictures.
+        layer: after which block, from 0, or from the end with negative numbers.
+        component: k, from 0.
+
+    Returns:
+        `(B, N)`, signed, in units of the tokens, with mean 0 over the patches; the prefix gets 0.
+
+    Raises:
+        UsageError: a component that is not there.
+
+    Cost: one forward, and one D x D eigenproblem of each picture.
+    Limits: class-agnostic; on pictures without one object against a background the first direction may be anything.
+    """
+    z = _tokens(subject, layer)[:, len(subject.layout.prefix) :]
+    if not 0 <= component < min(z.shape[1:]):
+        raise UsageError(f"there is no component {component}", f"components are 0 to {min(z.shape[1:]) - 1}")
+    z = z - z.mean(1, keepdim=True)
+    directions = torch.linalg.eigh(z.transpose(1, 2) @ z).eigenvectors
+    values = (z * directions[:, None, :, -1 - component]).sum(-1)
+    with torch.no_grad():
+        looked = attention(subject.store)[:, len(subject.layout.prefix) :].to(values.dtype)
+    along = (values * (looked - looked.mean(1, keepdim=True))).sum(1, keepdim=True)
+    return _laid(subject, torch.where(along < 0, -values, values))
+
+
+def pca_rgb(tokens: Float[np.ndarray, "P D"], grid: tuple[int, int]) -> Float[np.ndarray, "gh gw 3"]:
+    """The first three principal components of patch tokens as red, green and blue in [0, 1].
+
+    Each is stretched between its 1st and 99th percentile by itself: colours tell patches apart, and mean nothing more.
+    """
+    z = tokens.astype(np.float64) - tokens.mean(0)
+    u, s, _ = np.linalg.svd(z, full_matrices=False)
+    first = u[:, :3] * s[:3]
+    low, high = np.percentile(first, (1, 99), axis=0)
+    colours: np.ndarray = np.clip((first - low) / np.maximum(high - low, 1e-12), 0, 1)
+    return colours.reshape(*grid, 3).astype(np.float32)
+
+
+@method(
+    "similarity",
+    passes="1 forward",
+    source="cosine of token features, as in Amir et al. 2022, section 4",
+    needs_tokens=True,
+)
+def similarity(subject: Subject, *, layer: int = -1, query: str = "readout") -> Float[Tensor, "B N"]:
+    """How alike each patch token is to what is read out, or to one patch.
+
+    Formula: `m_j = cos(z_j, z_q)`, z_q the mean of tokens by the readout row (CLS, or the mean patch), or one patch.
+
+    Args:
+        subject: the pictures.
+        layer: after which block, from 0, or from the end with negative numbers.
+        query: `readout`, or `row,column` of a patch, from 0.
+
+    Returns:
+        `(B, N)`, each in [-1, 1]; prefix tokens have theirs too.
+
+    Raises:
+        UsageError: no such patch.
+
+    Cost: one forward.
+    Limits: class-agnostic. Features of some models share a large common part: look at differences, not at values.
+    """
+    z, (gh, gw) = _tokens(subject, layer), subject.layout.grid
+    if query == "readout":
+        row = torch.from_numpy(subject.layout.readout()).to(z)
+    else:
+        match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", query)
+        if match is None or int(match[1]) >= gh or int(match[2]) >= gw:
+            raise UsageError(f"'{query}' is no patch", f"rows are 0 to {gh - 1}, columns 0 to {gw - 1}")
+        row = torch.zeros(z.shape[1]).to(z)
+        row[len(subject.layout.prefix) + int(match[1]) * gw + int(match[2])] = 1
+    return torch.cosine_similarity(z, torch.einsum("n,bnd->bd", row, z)[:, None], dim=-1)
+
+
+@method(
+    "ncut",
+    passes="1 forward",
+    source="Shi & Malik 2000, equation 6; on tokens: TokenCut, Wang et al. 2022, section 3.2",
+    needs_tokens=True,
+)
+def ncut(subject: Subject, *, layer: int = -1) -> Float[Tensor, "B N"]:
+    """The object by a normalised cut of the graph of patches that are alike.
+
+    Formula: `m = v`, the eigenvector of the second smallest eigenvalue of `(D - W) v = λ D v`, `W_ij = 1` where
+    `cos(z_i, z_j) > 0.2` and `1e-5` elsewhere, D the row sums of W on a diagonal; less its mean; its sign is that in
+    which its entry of the largest size is positive, the object's side in TokenCut.
+
+    Args:
+        subject: the pictures.
+        layer: after which block, from 0, or from the end with negative numbers.
+
+    Returns:
+        `(B, N)`, signed, scaled so that the largest size is 1; the prefix gets 0.
+
+    Raises:
+        MethodError: more than 4,000 patches: W is a P x P matrix.
+
+    Cost: one forward, and the eigenvectors of one P x P matrix a picture, O(P^3).
+    Limits: class-agnostic; one object against one background. TokenCut takes keys of the last layer, this its tokens.
+    """
+    z = torch.nn.functional.normalize(_tokens(subject, layer)[:, len(subject.layout.prefix) :].double(), dim=-1)
+    if z.shape[1] > _MOST_PATCHES:
+        raise MethodError(
+            f"ncut makes a matrix of all patches with all: {z.shape[1]} are more than {_MOST_PATCHES}",
+            "ask for a smaller input with size=, or for pca",
+        )
+    parts = []
+    for one in z:
+        w = torch.where(one @ one.T > _TAU, 1.0, _WEAK).double()
+        root = w.sum(1).rsqrt()
+        vectors = torch.linalg.eigh(torch.eye(len(w)).to(w) - root[:, None] * w * root).eigenvectors
+        v = root * vectors[:, 1]
+        v = v - v.mean()
+        parts.append(v / v[v.abs().argmax()])
+    return _laid(subject, torch.stack(parts).float())
+
+
+@method(
+    "logit-lens",
+    passes="1 forward, and P + 1 short forwards past the blocks",
+    source="nostalgebraist 2020; on patch tokens: Vilas et al. 2023",
+    uses_target=True,
+    needs_tokens=True,
+)
+def logit_lens(subject: Subject, *, layer: int = -1) -> tuple[Float[Tensor, "B N"], list[str]]:
+    """What the model's own norm and head would say if they read one token alone.
+
+    Formula: `m_j = y(z_j)`: the target's score where the tokens after block `layer` are all replaced by the token j.
+
+    Args:
+        subject: the pictures.
+        layer: after which block, from 0, or from the end with negative numbers.
+
+    Returns:
+        `(B, N)`, signed, in units of the score, the prefix tokens with theirs; and for each picture a note: the score
+        that the model's own readout would give after each block.
+
+    Cost: N forwards that skip the blocks: patch embedding and head only.
+    Limits: patches of a CLS-pooled model were never trained to be read; differences between patches say more than
+        values. What the readout says through all layers is in the notes.
+    """
+    (number,) = subject.store.select(layer)
+    tokens, device = subject.tokens.at(number + 1).detach(), subject.pixels.device
+    pictures, count = tokens.shape[:2]
+    parts = []
+    for rows in torch.split(torch.arange(pictures * count, device=device), subject.batch):
+        picture, token = rows // count, rows % count
+        with torch.no_grad(), subject.blocks.replaced(tokens[picture, token][:, None].expand(-1, count, -1)):
+            parts.append(subject.scores(subject.pixels.detach()[picture], picture))
+        subject.tick(int(rows[-1]) + 1, pictures * count)
+    through = evolution(subject).T.tolist()
+    notes = [f"score after each block: {' '.join(f'{score:.3g}' for score in scores)}" for scores in through]
+    return torch.cat(parts).reshape(pictures, count), notes
+
+
+def evolution(subject: Subject) -> Float[Tensor, "L B"]:
+    """The target's score when the model's norm and head read the tokens after each block, first block first."""
+    everyone = torch.arange(len(subject.pixels), device=subject.pixels.device)
+    scores = []
+    for number in range(len(subject.store)):
+        with torch.no_grad(), subject.blocks.replaced(subject.tokens.at(number + 1).detach()):
+            scores.append(subject.scores(subject.pixels.detach(), everyone))
+    return torch.stack(scores)
