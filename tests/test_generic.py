@@ -560,7 +560,6 @@ def test_a_processor_that_flips_is_refused():
 # the libraries' own corners
 
 
-@pytest.mark.xfail(strict=True, reason="families.timm believes the name's config, and load fails with AssertionError")
 def test_a_timm_model_made_for_another_size_than_its_name_says():
     import timm
 
@@ -584,7 +583,6 @@ def _vivit():
     return transformers.VivitModel(transformers.VivitConfig(**small))
 
 
-@pytest.mark.xfail(strict=True, reason="families.traced lets the model's own TypeError or ValueError through")
 @pytest.mark.parametrize("make", [_siglip2, _vivit], ids=["patches with a mask", "video"])
 def test_a_model_that_wants_more_than_pixels_is_refused_in_one_line(make):
     with pytest.raises((LayoutError, CaptureError)) as caught:

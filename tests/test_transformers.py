@@ -276,7 +276,10 @@ class TestFolders:
         told = e.provenance
         assert told["model"] == str(tiny_folder)
         assert told["weights"].startswith("sha256:")
-        assert told["options"] == {"layers": None, "start": None, "alpha": 0.5, "fusion": "mean", "discard": 0.0}
+        assert told["options"] == {"layers": None, "start": None, "alpha": 0.5, "fusion": "mean", "discard": 0.0} | {
+            "normalise": True,
+            "query": "readout",
+        }
         assert (told["device"], told["dtype"], told["seed"], told["batch_size"]) == ("cpu", "float32", 0, 8)
         assert {"vitscope", "python", "torch", "transformers", "numpy"} <= set(told["versions"])
         assert any("chosen by vitscope for this model: rollout" in note for note in told["notes"])

@@ -337,7 +337,7 @@ TRANSFORMERS = [
         2,
         other=_WIDE,
     ),
-    Row("hf-vit-mae", _hf("ViTMAEModel", "ViTMAEConfig", **_H, **_SQUARE), _S, _CLS, _4, "all", 2),
+    Row("hf-vit-mae", _hf("ViTMAEModel", "ViTMAEConfig", **_H, **_SQUARE), _S, _CLS, _4, "cls", 2),
     Row(
         "hf-yolos",
         _hf("YolosModel", "YolosConfig", num_detection_tokens=3, **_H, image_size=[32, 32], patch_size=8),
@@ -390,7 +390,7 @@ TRANSFORMERS = [
         _S,
         _CLS,
         _4,
-        "all",
+        "cls",
         2,
     ),
     Row(

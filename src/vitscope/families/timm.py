@@ -37,6 +37,9 @@ class Timm(Generic):
 
         self._own = processor is None
         self._config = resolve_model_data_config(model)
+        made_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
+        if isinstance(made_for, (tuple, list)) and len(made_for) == 2 and not getattr(model, "dynamic_img_size", False):
+            self._config["input_size"] = (self._config["input_size"][0], *made_for)
         processor = processor or create_transform(**self._config, is_training=False)
         super().__init__(model, processor, reference=reference, layout=layout, labels=_labels(model))
         self.classes = getattr(model, "num_classes", 0) > 0

@@ -34,6 +34,7 @@ class Traced(Family):
     input: tuple[int, int]
     given: TokenLayout | None = None
     classes: bool = True
+    reads: int | None = None  # of a model that answers with all its tokens: where its CLS token stands
 
     def run(self, pixels: Tensor) -> Any:
         """Call the model on pixels; families with other arguments override this."""
@@ -55,14 +56,32 @@ class Traced(Family):
             with evaluating(self.model), torch.no_grad(), capture(self.model) as store_of:
                 try:
                     self.run(pixels)
-                except (RuntimeError, AssertionError, ValueError) as error:
+                except (RuntimeError, AssertionError, ValueError, TypeError, AttributeError) as error:
                     if size == self.input:
-                        raise
+                        if isinstance(error, RuntimeError):  # the model's own trouble, not a missing argument
+                            raise
+                        raise LayoutError(
+                            f"{type(self.model).__name__} cannot be run on pixels alone: {_first_line(error)}",
+                            "vitscope.capture(model) around a forward of your own gives raw attention",
+                        ) from error
                     raise checked_size(size, error) from error
             _ = store_of.blocks or store_of()  # raises where nothing was seen
             self.__dict__.setdefault("_seen_as", _seen_as(store_of))
             known[size] = trace(self.answer, self.model, size, store_of.seen)
+            if self.reads is None and self._answers_with_tokens(known[size]):
+                prefix, order = known[size].layout.prefix, known[size].reorder
+                self.reads = prefix.index("cls") if order is None else int(order[prefix.index("cls")])
+                known[size] = trace(self.answer, self.model, size, store_of.seen)
         return known[size]
+
+    def _answers_with_tokens(self, found: Trace) -> bool:
+        """Does the model answer with all tokens of the layout, a CLS token among them?"""
+        if "cls" not in found.layout.prefix or not found.isotropic:
+            return False
+        first = next(self.model.parameters())
+        with evaluating(self.model), torch.no_grad():
+            answer = answer_of(self.run(torch.zeros(1, 3, *self.input).to(first)))
+        return answer.ndim == 3 and answer.shape[1] == found.layout.tokens
 
     @property
     def isotropic(self) -> bool:
@@ -88,8 +107,9 @@ class Traced(Family):
         return self.given or self.traced(size).layout
 
     def answer(self, pixels: Float[Tensor, "B 3 Hi Wi"]) -> Tensor:
-        """What the model answers: class logits, pooled features, or tokens."""
-        return answer_of(self.run(pixels))
+        """What the model answers: class logits, pooled features, or tokens; of all tokens the CLS token."""
+        answer = answer_of(self.run(pixels))
+        return answer if self.reads is None or answer.ndim != 3 else answer[:, self.reads]
 
     def classifies(self, answer: Tensor) -> bool:
         """Is this answer class logits?"""
@@ -151,6 +171,10 @@ def answer_of(output: Any) -> Tensor:
     if not isinstance(output, Tensor):
         raise LayoutError(f"the model answers with a {type(output).__name__}: no tensor in it is understood")
     return output
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def hash_of(model: nn.Module) -> str:

@@ -126,6 +126,8 @@ class Transformers(Traced):
             self.drawing = drawing
         if self._row is None:
             self.traced()
+        elif self.layout().prefix[:1] == ("cls",) and self.layout().pooling == "cls":
+            self.reads = 0
 
     @classmethod
     def claims(cls, model: object) -> bool:

@@ -5,8 +5,10 @@ model's own code, so that each attention call tells where its keys lie, tokens f
 by saying nothing, and what the answer is read from is a gradient.
 """
 
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,13 +75,30 @@ def averaged(
         start = pixels.detach().clone().requires_grad_()
         shadow = shadow_of(start * 1)
     with evaluating(model), uncompiled(model), network.running():
-        out = run(shadow)
+        try:
+            out = run(shadow)
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+            if not _ours(error):
+                raise
+            what = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise LayoutError(
+                f"where the tokens of {type(model).__name__} go is not understood: {what}",
+                "vitscope.capture(model) gives raw attention of any model",
+            ) from error
     if not isinstance(out, Shadow) or not out.requires_grad:
         raise LayoutError(
             f"no attention with a softmax leads from the picture to the answer of {type(model).__name__}",
             "vitscope.capture(model) gives raw attention of any model",
         )
     return network, start, out.as_subclass(Tensor).flatten(1).mean(1)
+
+
+def _ours(error: BaseException) -> bool:
+    """Was it raised in a rule of the averaged network, not by the model's own code?"""
+    names = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    return any(
+        Path(name).parent.name == "tracing" and Path(name).stem in ("network", "rules", "shadow") for name in names
+    )
 
 
 @torch.inference_mode(False)
@@ -136,6 +155,12 @@ def trace(run: Run, model: nn.Module, size: tuple[int, int], seen: dict[int, See
     loose = [call for call in calls if not call.joined and call.event in read]
     counts = [leaf.shape[1] if leaf.ndim > 2 else 1 for leaf in leaves]
     names = _names([name for name, _ in network.leaves], counts)
+    if len(readout) != len(names) + finest.grid[0] * finest.grid[1]:
+        raise LayoutError(
+            f"{type(model).__name__} reads {len(readout) - finest.grid[0] * finest.grid[1]} numbers from outside the "
+            f"picture beside its {finest.grid[0]} x {finest.grid[1]} patches: which tokens these are is not understood",
+            "vitscope.capture(model) gives raw attention of any model",
+        )
     pooled = bool(loose) and loose[-1].event > max((c.event for c in joined), default=-1)
     layout, exact = _layout(names, finest.grid, readout, pooled)
     reorder, isotropic = _isotropic(joined, layout, counts)
