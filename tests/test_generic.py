@@ -625,3 +625,27 @@ def test_attention_pooling_alone_is_a_map(method):
     wanted = model.attention(model.query, x, x)[1].detach().ravel().numpy()
     np.testing.assert_allclose(scope.explain(image, method=method).map.ravel(), wanted, rtol=0, atol=1e-6)
     assert wanted.max() > 2 / 16
+
+
+def test_blocks_with_two_attentions_side_by_side_are_a_chain():
+    """Their mean is one step of rollout: one after the other would be another map."""
+    from timm.models.vision_transformer import ParallelThingsBlock, VisionTransformer
+
+    torch.manual_seed(0)
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_classes": 5}
+    model = VisionTransformer(**sizes, block_fn=ParallelThingsBlock).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "qkv.weight" in name:
+                parameter.mul_(12)
+    scope = vitscope.load(model)
+    assert not scope.family.isotropic
+    image = picture((32, 32))
+    e = scope.explain(image, method="rollout")
+    store = scope.attention(image)
+    rows = [block.rows(slice(None))[0].mean(0).double() for block in store]
+    product = torch.eye(17).double()
+    for first, second in (rows[:2], rows[2:]):
+        product = (0.5 * torch.eye(17) + 0.25 * first + 0.25 * second) @ product
+    wanted = product[0].numpy()
+    np.testing.assert_allclose(np.concatenate([e.prefix, e.map.ravel()]), wanted, rtol=1e-4, atol=1e-6)

@@ -19,7 +19,7 @@ from vitscope.result import Explanation
 __all__ = ["LOOKS", "NORMS", "Style", "grid", "heat", "limits", "overlay"]
 
 Look = Literal["color", "grey", "article"]
-Norm = Literal["auto", "minmax", "robust"]
+Norm = Literal["auto", "minmax", "robust", "positive"]
 LOOKS, NORMS = get_args(Look), get_args(Norm)
 _ROBUST = (1.0, 99.0)
 _ARTICLE_ALPHA, _ARTICLE_BLUR = 100, 2
@@ -39,8 +39,10 @@ class Style:
         opacity: of the hottest colour over the photo, in [0, 1]; the coldest gets half of it, so that the photo stays
             readable where the map is cold. With `color` the photo itself is drawn nearly grey below the map.
         norm: `minmax`: from the map's smallest to its largest value. `robust`: from its 1st to its 99th percentile,
-            for maps where a few tokens would leave the rest black. `auto`: what vitscope recommends where it chose the
-            method for the model (the provenance says what), else `minmax`.
+            for maps where a few tokens would leave the rest black. `positive`: from 0 to its 99th percentile, for
+            signed maps: what speaks against the target is as cold as what says nothing; a map without positive values
+            is drawn as `robust`. `auto`: what vitscope recommends where it chose the method for the model (the
+            provenance says what), else `positive` for maps of both signs and `minmax` for others.
         smooth: bicubic between patch centres; otherwise one flat block per patch.
         blur: standard deviation of a Gaussian blur in pixels of the photo; 0 for none.
         colorbar: draw the scale beside the picture, with the map's own values.
@@ -79,6 +81,7 @@ def style(explanation: Explanation, **options: Any) -> dict[str, Any]:
     """The full style as it goes into the manifest, the normalisation in words."""
     chosen = _chosen(explanation, options)
     words = {"minmax": "smallest to largest value", "robust": "1st to 99th percentile of the patches, clipped"}
+    words["positive"] = "0 to the 99th percentile of the patches, clipped"
     return asdict(chosen) | {"normalisation": words[chosen.norm]}
 
 
@@ -87,7 +90,9 @@ def limits(values: Float[np.ndarray, "..."], norm: Norm) -> tuple[float, float]:
 
     Percentiles are values of the map (the lower of two neighbours), so that on a small grid one sink is clipped, too.
     """
-    robust = norm == "robust"
+    if norm == "positive" and (high := np.percentile(values, _ROBUST[1], method="lower")) > 0:
+        return 0.0, float(high)
+    robust = norm in ("robust", "positive")
     low, high = np.percentile(values, _ROBUST, method="lower") if robust else (values.min(), values.max())
     return float(low), float(high)
 
@@ -95,7 +100,8 @@ def limits(values: Float[np.ndarray, "..."], norm: Norm) -> tuple[float, float]:
 def _chosen(explanation: Explanation, options: dict[str, Any]) -> Style:
     """The style, with `auto` resolved."""
     chosen = Style.of(**options)
-    recommended = explanation.provenance.get("drawing", {}).get("norm", "minmax")
+    signed = explanation.map.min() < 0 < explanation.map.max()
+    recommended = explanation.provenance.get("drawing", {}).get("norm", "positive" if signed else "minmax")
     return replace(chosen, norm=recommended) if chosen.norm == "auto" else chosen
 
 

@@ -77,6 +77,7 @@ class Averaged(TorchFunctionMode):
         events: the numbers of the calls that the real forward saw as attention.
         channels: those of them that mix channels.
         named: parameter names by storage, for the leaves.
+        parallel: some residual took in several attention calls at once.
         probing: values are positions, so that merges and channel attention can be told.
     """
 
@@ -89,6 +90,7 @@ class Averaged(TorchFunctionMode):
     merges: list[Merge] = field(default_factory=list)
     leaves: list[tuple[str, Tensor]] = field(default_factory=list)
     event: int = -1
+    parallel: bool = False
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -351,6 +353,7 @@ class Averaged(TorchFunctionMode):
             return shadow_of((a + b) / 2, a, b)
         if new <= branch.settled:  # another branch beside attention, such as an MLP in parallel: tokens stay
             return shadow_of(branch.view_as(branch), branch)
+        self.parallel |= sum(call.event in new for call in self.calls) > 1
         for call in self.calls:
             call.joined |= call.event in new
         out = shadow_of(residual(skip, branch, self.plan, new), skip, branch)

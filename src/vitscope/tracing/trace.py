@@ -164,6 +164,7 @@ def trace(run: Run, model: nn.Module, size: tuple[int, int], seen: dict[int, See
     pooled = bool(loose) and loose[-1].event > max((c.event for c in joined), default=-1)
     layout, exact = _layout(names, finest.grid, readout, pooled)
     reorder, isotropic = _isotropic(joined, layout, counts)
+    isotropic = isotropic and not network.parallel
     if layout.pooling == "map":  # the pooling may leave the prefix out
         isotropic = isotropic and sizes[loose[-1].event] == layout.tokens and reorder is None
     return Trace(
