@@ -1,6 +1,7 @@
 """How many architectures vitscope rolls out without being told anything: all of timm's, and transformers' image models.
 
-    python benchmarks/coverage.py [--library timm] [--only 'vit_*'] [--jobs 2] [--out out/coverage.jsonl] [--report]
+    python benchmarks/coverage.py [--library timm] [--only 'vit_*'] [--limit-parameters 40000000] [--seconds 60]
+                                  [--names FILE] [--one-per-file] [--jobs 2] [--out out/coverage.jsonl] [--report]
 
 Weights are random (seed 0, query and key projections times three, so that attention is not flat). A model is built at
 its default input size; above `--limit-parameters` it is only counted, on the meta device. transformers' default configs
@@ -45,13 +46,7 @@ from torch.overrides import TorchFunctionMode
 
 SHARPER = 3.0
 MOST_PARAMETERS = 130_000_000  # of the smallest model of a file, and of transformers' models
-_NEED_MORE = re.compile(
-    r"missing \d+ required positional|got an unexpected|input_ids|text_embeds|grid_thw|expected 5, got 4|5D tensor"
-    r"|inference_session|'indices' \(position 2\)|'NoneType' object has no attribute 'device'|672x224 and 768x"
-    r"|spatial_shapes|backbone is not set"
-)
 _SIDES = {"LwDetrModel": 384, "RfDetrModel": 384, "Sam2Model": 1024, "EdgeTamModel": 1024, "EdgeTamVisionModel": 1024}
-_DETECTORS = re.compile("detr|d_fine|deim|doclayout|mask2former|maskformer|oneformer|omdet|table-transformer|dino$")
 _ROUTES = frozenset({"topk", "grid_sample"})
 _MOST_HOPS = 12  # functions between the product and the softmax, and between the softmax and the values
 _CHANNEL_CLASSES = re.compile("XCA|CrossCovariance|Channel")
@@ -512,16 +507,31 @@ def run_all(wanted: list[tuple[str, str, str]], given: argparse.Namespace) -> No
 
 
 def report(records: list[dict[str, Any]]) -> str:
-    """A table of how many models of each library have token attention, and what became of them."""
-    lines = ["| library | with token attention | rolled out | share | refused | wrong | crash |", "|---" * 7 + "|"]
-    for library in sorted({record["library"] for record in records}):
-        mine = [record for record in records if record["library"] == library and record.get("attention")]
-        count = {kind: sum(r["status"] == kind for r in mine) for kind in ("rolled out", "refused", "wrong", "crash")}
+    """Tables of how many models have token attention and what became of them, and a line for each that failed."""
+    kinds = ("rolled out", "refused", "wrong", "crash")
+    heads = ["models", "with token attention", "rolled out", "share", "refused", "wrong", "crash"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+
+    def row(called: str, mine: list[dict[str, Any]]) -> None:
+        count = {kind: sum(r["status"] == kind for r in mine) for kind in kinds}
         share = f"{count['rolled out'] / len(mine):.0%}" if mine else "-"
-        cells = [library, len(mine), count["rolled out"], share, count["refused"], count["wrong"], count["crash"]]
+        cells = [called, len(mine), count["rolled out"], share, *(count[kind] for kind in kinds[1:])]
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
-    failed = [r for r in records if r.get("attention") and r["status"] in ("refused", "wrong", "crash")]
-    return "\n".join([*lines, "", *(f"- {r['name']}: {r['status']}, {r.get('why', '')}" for r in failed)])
+
+    attending = [r for r in records if r.get("attention")]
+    for library in sorted({r["library"] for r in attending}):
+        mine = [r for r in attending if r["library"] == library]
+        row(library, mine)
+        row(f"{library}, where every layer sees all tokens", [r for r in mine if r.get("same")])
+    row("all", attending)
+    failed = sorted((r for r in attending if r["status"] in kinds[1:]), key=lambda r: r["name"])
+    lines += ["", *(f"- {r['name']}: {r['status']}, {r.get('why', '')}" for r in failed)]
+    without = [r for r in records if r.get("attention") is False]
+    lines += ["", f"{len(without)} models ran and have no token attention."]
+    for status, words in (("not run", "do not run on one picture alone"), ("skipped", "are above the parameter limit")):
+        left = [r for r in records if r["status"] == status and r.get("attention") is None]
+        lines.append(f"{len(left)} models {words}.")
+    return "\n".join(lines)
 
 
 def main() -> None:

@@ -1,0 +1,99 @@
+"""Every method on the same three photos with the embedded model: the pictures of docs/gallery.md.
+
+    python examples/gallery.py [--out docs/images/gallery] [--size 336]
+
+The photos are scikit-image's: a cat, an astronaut, a cup of coffee. Maps of both signs are drawn from 0 to their 99th
+percentile, others from their 1st to their 99th.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from skimage import data
+
+import vitscope
+
+VARIANTS: list[tuple[str, dict[str, object]]] = [
+    ("attention", {}),
+    ("attention-received", {}),
+    ("rollout", {}),
+    ("rollout", {"layers": "last3"}),
+    ("rollout", {"layers": "last3", "refine": "affinity"}),
+    ("value-rollout", {}),
+    ("sink-rollout", {}),
+    ("flow", {"size": 224}),
+    ("article", {}),
+    ("relevance", {}),
+    ("relevance", {"gradient": "libra"}),
+    ("grad-rollout", {}),
+    ("grad-sam", {}),
+    ("attention-gradcam", {}),
+    ("legrad", {}),
+    ("attnlrp", {}),
+    ("gradcam", {}),
+    ("gradcam++", {}),
+    ("hirescam", {}),
+    ("layercam", {}),
+    ("eigencam", {}),
+    ("input-x-gradient", {}),
+    ("input-x-gradient", {"gradient": "libra"}),
+    ("integrated-gradients", {"steps": 16}),
+    ("smoothgrad", {"samples": 8}),
+    ("occlusion", {"window": 3, "stride": 3}),
+    ("rise", {"masks": 128, "size": 224}),
+    ("token-removal", {"samples": 128}),
+    ("pca", {}),
+    ("similarity", {}),
+    ("ncut", {}),
+    ("logit-lens", {}),
+    ("random", {}),
+]
+WIDTH = 200
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("docs/images/gallery"))
+    parser.add_argument("--size", type=int, default=336)
+    given = parser.parse_args()
+    scope = vitscope.load("embedded:dinov2-small")
+    known = {method.name for method, reason in scope.methods() if not reason}
+    assert known == {name for name, _ in VARIANTS}, known ^ {name for name, _ in VARIANTS}
+    given.out.mkdir(parents=True, exist_ok=True)
+    photos = [data.chelsea(), data.astronaut(), data.coffee()]
+    rows = []
+    for name, options in VARIANTS:
+        pictures = []
+        for photo in photos:
+            e = scope.explain(photo, method=name, **({"size": given.size} | options))
+            signed = e.map.min() < 0 < e.map.max()
+            drawn = e.overlay(norm="positive" if signed else "robust").convert("RGB")
+            pictures.append(np.asarray(drawn.resize((WIDTH, round(WIDTH * photo.shape[0] / photo.shape[1])))))
+        height = max(p.shape[0] for p in pictures)
+        padded = [np.pad(p, ((0, height - len(p)), (0, 8), (0, 0)), constant_values=255) for p in pictures]
+        words = "-".join([name, *(f"{key}-{value}" for key, value in options.items() if key != "size")])
+        file = f"{words.replace('+', 'p')}.jpg"
+        Image.fromarray(np.concatenate(padded, 1)).save(given.out / file, quality=82)
+        said = ", ".join([f"`{name}`", *(f"{key} {value}" for key, value in options.items())])
+        rows.append(f"| {said} | ![{name}](images/gallery/{file}) |")
+        print(said, flush=True)
+    page = [
+        "# Gallery",
+        "",
+        "Every method on three photos, embedded DINOv2 ViT-S/14, made by `python examples/gallery.py`: maps of",
+        "both signs from 0 to their 99th percentile, others from their 1st to their 99th. Gradient methods explain the",
+        "feature's own norm, since this model names no classes. Beauty is no measure: [methods.md](methods.md) has",
+        "figures on pictures whose answer is known.",
+        "",
+        "| method | cat, astronaut, coffee |",
+        "|---|---|",
+        *rows,
+        "",
+    ]
+    (given.out.parent.parent / "gallery.md").write_text("\n".join(page), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
