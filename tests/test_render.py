@@ -173,7 +173,19 @@ def test_colours_keep_the_order_of_values(explained, draw, cmap):
 def test_only_the_order_and_the_distances_of_values_matter(explained):
     values = np.random.default_rng(4).permutation(16).reshape(4, 4)
     one, other = explained(values, (40, 40)), explained(values * 16 - 64, (40, 40))
-    assert np.array_equal(np.asarray(overlay(one, smooth=False)), np.asarray(overlay(other, smooth=False)))
+    for norm in ("minmax", "robust"):
+        drawn = [np.asarray(overlay(e, smooth=False, norm=norm)) for e in (one, other)]
+        assert np.array_equal(*drawn)
+
+
+def test_maps_of_both_signs_are_drawn_from_zero(explained):
+    values = np.array([[-5.0, 0.0], [1.0, 2.0]])
+    signed, cut = explained(values, (40, 40)), explained(np.clip(values, 0, None), (40, 40))
+    assert limits(values, "positive") == (0, 1)  # the 99th percentile is the lower of two values
+    assert limits(-np.abs(values) - 1, "positive")[1] < 0
+    drawn = [np.asarray(overlay(e, smooth=False, norm="positive")) for e in (signed, cut)]
+    assert np.array_equal(*drawn)
+    assert np.array_equal(np.asarray(overlay(signed, smooth=False)), drawn[0])
 
 
 def test_the_grid_is_the_map_itself(explained):

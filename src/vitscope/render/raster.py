@@ -90,7 +90,8 @@ def limits(values: Float[np.ndarray, "..."], norm: Norm) -> tuple[float, float]:
 
     Percentiles are values of the map (the lower of two neighbours), so that on a small grid one sink is clipped, too.
     """
-    if norm == "positive" and (high := np.percentile(values, _ROBUST[1], method="lower")) > 0:
+    high = np.percentile(values, _ROBUST[1], method="lower")
+    if norm == "positive" and high > 0 and values.min() < values.max():
         return 0.0, float(high)
     robust = norm in ("robust", "positive")
     low, high = np.percentile(values, _ROBUST, method="lower") if robust else (values.min(), values.max())
