@@ -4,6 +4,7 @@ A softmax over the last axis is attention once its result is multiplied with val
 `scale * q k^T + bias`, queries and keys are kept and one row is checked; else the matrix is.
 """
 
+import string
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from torch.nn.functional import multi_head_attention_forward
 
 from vitscope.store import Dense, Factored, Source
 
-__all__ = ["Explicit", "four", "multi_head_inside", "split_heads"]
+__all__ = ["Explicit", "four", "multi_head_inside", "spelled", "split_heads"]
 
 
 def _functions(*names: str) -> frozenset[Any]:
@@ -159,9 +160,11 @@ class Explicit:
 
     def _contracted(self, pending: _Pending, equation: str, operands: Sequence[Any], result: Tensor) -> None:
         """`einsum` of attention with values: which letters are queries and keys, and which come before them."""
+        if "." in equation:
+            equation = spelled(equation, [x.ndim for x in operands])
         left, _, out = equation.replace(" ", "").partition("->")
         terms = left.split(",")
-        if len(operands) != 2 or "." in left or not out:
+        if len(operands) != 2 or not out:
             return
         which = 0 if operands[0] is pending.now else 1
         probs, value = terms[which], terms[1 - which]
@@ -200,6 +203,17 @@ def _operands(func: Any, args: Any) -> Sequence[Any]:
     if func in _EINSUM:
         return args[1] if isinstance(args[1], (tuple, list)) else args[1:]
     return args[0] if args and isinstance(args[0], (tuple, list)) else args
+
+
+def spelled(equation: str, dims: Sequence[int]) -> str:
+    """An equation of `einsum` with letters for `...`, for operands of so many dimensions."""
+    left, arrow, out = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    rest = [max(n - len(term.replace("...", "")), 0) for term, n in zip(terms, dims, strict=True)]
+    most = max((n for n, term in zip(rest, terms, strict=True) if "..." in term), default=0)
+    letters = "".join(c for c in string.ascii_uppercase if c not in equation)[:most]
+    terms = [term.replace("...", letters[most - n :]) for n, term in zip(rest, terms, strict=True)]
+    return ",".join(terms) + arrow + out.replace("...", letters)
 
 
 def _factored(name: str, scores: _Scores, matrix: Tensor) -> Factored | None:

@@ -4,12 +4,12 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ from vitscope.subject import Subject
 from vitscope.targets import Scorer, SimilarTo, Target, Text, scorer_of
 
 __all__ = ["Failure", "Options", "Scope", "load"]
+
+Progress: TypeAlias = Callable[[str, int, int], None]
 
 _TOP = 5
 _TOLD_SHARE = 0.01
@@ -179,11 +181,12 @@ class Scope:
     @overload
     def explain(self, image: Sequence[ImageLike], **options: Any) -> list[Explanation]: ...
 
-    def explain(self, image: Any, **options: Any) -> Any:
+    def explain(self, image: Any, *, progress: Progress | None = None, **options: Any) -> Any:
         """Explain one picture, or several as a batch.
 
         Args:
             image: a path, a Pillow image or an `(H, W, 3)` uint8 array; a list of them gives a list.
+            progress: called with (method, done, total) while a method runs many forwards, once for each batch of them.
             options: the fields of `Options`, and the method's own options (`layers=`, `alpha=`, ...).
 
         Raises:
@@ -193,20 +196,25 @@ class Scope:
         """
         several = isinstance(image, Sequence) and not isinstance(image, str)
         results: list[Any] = []
-        for outcome in self.explain_many(image if several else [image], **options):
+        for outcome in self.explain_many(image if several else [image], progress=progress, **options):
             if isinstance(outcome, Failure):
                 raise outcome.error
             results.append(outcome)
         return results if several else results[0]
 
-    def explain_many(self, images: Iterable[ImageLike], **options: Any) -> Iterator[Any]:
+    def explain_many(
+        self, images: Iterable[ImageLike], *, progress: Progress | None = None, **options: Any
+    ) -> Iterator[Any]:
         """Explain pictures as they come, in their order; a bad one becomes a Failure and the others go on.
+
+        The arguments are those of `explain`.
 
         Yields:
             An Explanation, or with several targets a list of them, or a Failure.
         """
         chosen = _options(options)
         method, params, advised = self._resolve(chosen)
+        tick = partial(progress, method.name) if progress else lambda done, total: None
         waiting = iter(images)
         while window := list(islice(waiting, 2 * chosen.batch_size)):
             outcomes: list[Any] = [None] * len(window)
@@ -223,7 +231,7 @@ class Scope:
                 for start in range(0, len(group), chosen.batch_size):
                     part = group[start : start + chosen.batch_size]
                     for (position, *_), results in zip(
-                        part, self._explained(part, chosen, method, params, advised), strict=True
+                        part, self._explained(part, chosen, method, params, advised, tick), strict=True
                     ):
                         bad = next((one for one in results if isinstance(one, Failure)), None)
                         outcomes[position] = bad or (results if chosen.several else results[0])
@@ -236,6 +244,7 @@ class Scope:
         method: Method,
         params: dict[str, Any],
         advised: bool,
+        tick: Callable[[int, int], None],
     ) -> list[list[Explanation | Failure]]:
         """One list for each picture of a batch, with one outcome for each target."""
         correction = Correction(method.correction or chosen.gradient)  # type: ignore[arg-type]
@@ -247,7 +256,7 @@ class Scope:
         for number, target in enumerate(chosen.targets):
             scorer = self._scorer(target, forward.store) if method.uses_target or method.needs_gradient else None
             last = number == len(chosen.targets) - 1
-            store, relevance, scores, notes = self._run(forward, method, params, scorer, chosen, correction, last)
+            store, relevance, scores, notes = self._run(forward, method, params, scorer, chosen, correction, last, tick)
             for row, (_, picture, _, frame) in enumerate(part):
                 told = self._provenance(chosen, method, params, advised, picture, target)
                 if scorer is not None:
@@ -268,6 +277,7 @@ class Scope:
         chosen: Options,
         correction: Correction,
         last: bool,
+        tick: Callable[[int, int], None],
     ) -> tuple[AttentionStore, np.ndarray, list[float], list[list[str]]]:
         """The store a method ran on, its relevance `(B, N)`, the scores, and notes on each picture."""
         store, score = forward.store, torch.zeros(len(forward.pixels))
@@ -302,6 +312,7 @@ class Scope:
                     chosen.seed,
                     chosen.batch_size,
                     last,
+                    tick,
                 ),
                 **params,
             )

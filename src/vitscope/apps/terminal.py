@@ -67,13 +67,39 @@ def fetching() -> Iterator[Callable[[str, int, int], None]]:
         yield report
 
 
+class Explaining:
+    """Bars over pictures, and over the forwards of a method that makes many; none before there is something to count.
+
+    Args:
+        count: how many pictures.
+    """
+
+    def __init__(self, count: int) -> None:
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        self._bars = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+        self._pictures = self._bars.add_task("explaining", total=count) if count > 1 else None
+        self._forwards: Any = None
+
+    def __call__(self) -> None:
+        """One picture more."""
+        if self._pictures is not None:
+            self._bars.advance(self._pictures)
+
+    def forwards(self, method: str, done: int, total: int) -> None:
+        """So many forwards of the total that this method makes for the pictures that are in work."""
+        self._bars.start()
+        if self._forwards is None:
+            self._forwards = self._bars.add_task(method, total=total)
+        self._bars.update(self._forwards, completed=done, total=total)
+
+
 @contextmanager
-def explaining(count: int) -> Iterator[Callable[[], None]]:
-    """A progress bar over pictures, for more than one."""
-    if count < 2:
-        yield lambda: None
-        return
-    columns = TextColumn("explaining"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task("explaining", total=count)
-        yield lambda: progress.advance(task)
+def explaining(count: int) -> Iterator[Explaining]:
+    """Progress bars while pictures are explained; nothing where no one sees them."""
+    shown = Explaining(count)
+    if count > 1:
+        shown._bars.start()
+    try:
+        yield shown
+    finally:
+        shown._bars.stop()

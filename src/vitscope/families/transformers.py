@@ -53,7 +53,7 @@ def _mean_if_configured(config: Any, _architecture: str) -> tuple[Pooling, bool]
 
 
 _USUAL_SIZE = 224
-_GREY = np.full((64, 64, 3), 128, np.uint8)
+_GREY = np.full((83, 61, 3), 128, np.uint8)  # a size that no model is made for
 _INTERPOLATE = "interpolate_pos_encoding"
 _CLASSIFIER = "ForImageClassification"
 _ROWS: Mapping[str, _Row] = {

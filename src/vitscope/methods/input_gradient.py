@@ -68,10 +68,10 @@ def integrated_gradients(subject: Subject, *, steps: int = 32, baseline: float =
         raise UsageError(f"steps is at least 1, not {steps}")
     x = subject.pixels.detach()
     way = x - baseline
-    total = torch.zeros_like(x)
+    total = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))  # half would lose sums
     places = ((torch.arange(steps, device=x.device) + 0.5) / steps).to(x.dtype)
     for rows, grad in _gradients(subject, steps, lambda b, s: baseline + places[s][:, None, None, None] * way[b]):
-        total.index_add_(0, rows, grad)
+        total.index_add_(0, rows, grad.to(total.dtype))
     return subject.whole(subject.per_patch((way * total / steps).sum(1)))
 
 
@@ -107,9 +107,9 @@ def smoothgrad(subject: Subject, *, samples: int = 16, noise: float = 0.15) -> F
     x = subject.pixels.detach()
     spread = noise * (x.amax((1, 2, 3)) - x.amin((1, 2, 3)))
     drawn = torch.randn(samples, *x.shape[1:], generator=torch.Generator().manual_seed(subject.seed)).to(x)
-    total = torch.zeros_like(x)
+    total = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))  # half would lose sums
     for rows, grad in _gradients(subject, samples, lambda b, s: x[b] + spread[b][:, None, None, None] * drawn[s]):
-        total.index_add_(0, rows, grad)
+        total.index_add_(0, rows, grad.to(total.dtype))
     return subject.whole(subject.per_patch((x * total / samples).sum(1)))
 
 

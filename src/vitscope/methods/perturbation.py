@@ -48,13 +48,12 @@ def occlusion(subject: Subject, *, window: int = 2, stride: int = 1, fill: float
     for number, (r, c) in enumerate(corners):
         covered[number, r : r + window, c : c + window] = True
     pixels = subject.pixels.detach()
-    masks = _in_pixels(covered.to(pixels.dtype), pixels.shape[2:])
 
     def run(rows: Tensor, numbers: Tensor) -> Tensor:
-        mask = masks[numbers][:, None]
+        mask = _in_pixels(covered[numbers].to(pixels.dtype), pixels.shape[2:])[:, None]
         return subject.scores(pixels[rows] * (1 - mask) + fill * mask, rows)
 
-    drop = subject.score.detach()[:, None] - _scores(subject, len(corners), run)
+    drop = _precise(subject.score.detach())[:, None] - _scores(subject, len(corners), run)
     cover = covered.flatten(1).to(drop.dtype)
     return subject.whole(_laid(subject, drop @ cover / cover.sum(0)))
 
@@ -104,12 +103,12 @@ def rise(
         top, left = (int(shifts[number, axis] * cell[axis]) for axis in (0, 1))
         return whole[top : top + size[0], left : left + size[1]]
 
-    total = pixels.new_zeros(len(pixels), *size)
+    total = _precise(pixels.new_zeros(len(pixels), *size))
 
     def run(rows: Tensor, numbers: Tensor) -> Tensor:
         mask = torch.stack([mask_of(int(n)) for n in numbers]).to(pixels)
         scores = subject.scores(pixels[rows] * mask[:, None] + fill * (1 - mask[:, None]), rows)
-        total.index_add_(0, rows, mask * scores[:, None, None].to(mask.dtype))
+        total.index_add_(0, rows, (mask * scores[:, None, None]).to(total.dtype))
         return scores
 
     _scores(subject, masks, run)
@@ -153,7 +152,7 @@ def token_removal(subject: Subject, *, samples: int = 256, keep: float = 0.5) ->
     device = subject.pixels.device
     if not samples:
         kept = ~torch.eye(count, dtype=torch.bool, device=device)
-        return subject.whole(_laid(subject, subject.score.detach()[:, None] - _removed(subject, kept)))
+        return subject.whole(_laid(subject, _precise(subject.score.detach())[:, None] - _removed(subject, kept)))
     draw = torch.Generator().manual_seed(subject.seed)
     kept = torch.zeros(samples, count, dtype=torch.bool)
     for row in kept:
@@ -180,7 +179,12 @@ def _scores(subject: Subject, count: int, run: Callable[[Tensor, Tensor], Tensor
         for rows in torch.split(torch.arange(pictures * count, device=subject.pixels.device), subject.batch):
             parts.append(run(rows // count, rows % count))
             subject.tick(int(rows[-1]) + 1, pictures * count)
-    return torch.cat(parts).reshape(pictures, count)
+    return _precise(torch.cat(parts)).reshape(pictures, count)
+
+
+def _precise(x: Tensor) -> Tensor:
+    """Half precision would lose what is added up."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _starts(cells: int, window: int, stride: int) -> list[int]:

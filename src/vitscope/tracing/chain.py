@@ -81,7 +81,7 @@ def chain_of(
     if len(network.merges) <= max(found.finest.merges, default=0) or len(network.leaves) != len(found.leaves):
         raise LayoutError("the model did something else with this batch than with the picture it was understood by")
     parts = found.finest.values(network.merges, start)
-    leaves = tuple(leaf for _, leaf in network.leaves)
+    leaves = tuple(leaf for (_, leaf), count in zip(network.leaves, found.leaves, strict=True) if count)
     blocks = tuple(_reheaded(seen[event], found.heads[event]) for event in found.layers)
     return OperatorChain(found, plan, out, parts, leaves, blocks, seen)
 

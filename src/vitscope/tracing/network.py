@@ -1,6 +1,5 @@
 """Running a model's own code as the averaged network: a mode under which torch functions act on shadows by rule."""
 
-import string
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from vitscope.errors import LayoutError
+from vitscope.explicit import spelled
 from vitscope.tracing.rules import (
     AS_IT_IS,
     BINARY,
@@ -39,6 +39,7 @@ _ASKED = """
     is_tensor is_inference
 """
 _ASKS = frozenset(_ASKED.split())
+_LIKE = frozenset({"to", "type_as", "view_as", "expand_as", "reshape_as"})
 
 
 @dataclass(eq=False)
@@ -78,6 +79,7 @@ class Averaged(TorchFunctionMode):
         channels: those of them that mix channels.
         named: parameter names by storage, for the leaves.
         parallel: some residual took in several attention calls at once.
+        lost: where tokens may have been lost: of use if none reach the answer.
         probing: values are positions, so that merges and channel attention can be told.
     """
 
@@ -91,6 +93,7 @@ class Averaged(TorchFunctionMode):
     leaves: list[tuple[str, Tensor]] = field(default_factory=list)
     event: int = -1
     parallel: bool = False
+    lost: str = ""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -124,6 +127,8 @@ class Averaged(TorchFunctionMode):
         self, func: Any, name: str, args: Any, kwargs: Any, shadows: list[Shadow]
     ) -> Any:
         x = shadows[0]
+        if name in _LIKE and not isinstance(args[0], Shadow):
+            return func(*args, **kwargs)  # something else is made like tokens
         if func is scaled_dot_product_attention:
             return self._fused(*args, **kwargs)
         if name == "multi_head_attention_forward":
@@ -163,6 +168,8 @@ class Averaged(TorchFunctionMode):
             return self._binary(name, args, kwargs)
         if name in REDUCTIONS:
             return self._reduced(name, x, args, kwargs)
+        if name in ("sort", "topk") and self._alike_along(name, x, args, kwargs):
+            return _wrapped(func(*args, **kwargs), shadows)
         if name in POINTWISE:
             return shadow_of(x.clone() if name == "clone" else x.view_as(x), x, product=x.product)
         if name == "fold":
@@ -177,7 +184,7 @@ class Averaged(TorchFunctionMode):
             return _wrapped(func(*args, **kwargs), shadows)
         if name in _ASKS:
             return func(*args, **kwargs)
-        if name == "setitem" and isinstance(args[0], Shadow) and args[0].product:
+        if name == "setitem" and isinstance(args[0], Shadow) and self._writes_itself(*args):
             return None
         raise LayoutError(
             f"torch's '{name}' is not understood on tokens of shape {tuple(x.shape)}: where they go is not known",
@@ -187,6 +194,8 @@ class Averaged(TorchFunctionMode):
     # attention
 
     def _attended(self, value: Shadow, queries: int, event: int, asked: Any = None) -> Shadow:
+        if value.product:
+            return shadow_of(value.mean(-2, keepdim=True).expand(*value.shape[:-2], queries, -1), value, product=True)
         call = Call(event, value.mean(-1), queries, asked=asked)
         call.channels = event in self.channels or (self.probing and _channels_mix(value))
         self.calls.append(call)
@@ -251,17 +260,17 @@ class Averaged(TorchFunctionMode):
         if isinstance(a, Shadow) and b.ndim > 1:
             out = a.mean(-1, keepdim=True).expand(*lead, a.shape[-2], b.shape[-1]) if a.ndim > 1 else a
             return self._merged(a, shadow_of(out, a, product=a.product), -1)
-        raise LayoutError("tokens are multiplied from the left with something that is not attention: not understood")
+        # queries from outside with keys from the picture; were it no attention, all that follows would say nothing
+        self.lost = self.lost or "tokens are multiplied from the left with something that is not attention"
+        columns = b.shape[-1:] if b.ndim > 1 else ()
+        stub = torch.zeros((), dtype=b.dtype).expand(*lead, *a.shape[-2:-1], *columns)
+        return shadow_of(stub, b, product=True)
 
     def _einsum(self, equation: str, *operands: Any) -> Tensor:
         if len(operands) != 2 or "->" not in equation:
             raise LayoutError(f"einsum '{equation}' is not understood on tokens")
-        left, out = equation.replace(" ", "").split("->")
+        left, out = spelled(equation, [x.ndim for x in operands]).split("->")
         terms = left.split(",")
-        if "..." in equation:
-            rest = max(x.ndim - len(term.replace("...", "")) for term, x in zip(terms, operands, strict=True))
-            letters = "".join(c for c in string.ascii_uppercase if c not in equation)[:rest]
-            terms, out = [term.replace("...", letters) for term in terms], out.replace("...", letters)
         sizes = {c: n for term, x in zip(terms, operands, strict=True) for c, n in zip(term, x.shape, strict=True)}
         shape = [sizes[c] for c in out]
         shadows = [x for x in operands if isinstance(x, Shadow)]
@@ -327,6 +336,7 @@ class Averaged(TorchFunctionMode):
                     leaf[3] = len(self.leaves) + 1
             self.leaves.append((self.named.get(outside.untyped_storage().data_ptr(), ""), leaf))
             self._known[key] = leaf
+            self._alive.append(outside)  # or another tensor may get its address
         return self._known[key]
 
     def _binary(self, name: str, args: Any, kwargs: Any) -> Tensor:  # noqa: PLR0911 - the rules, one after another
@@ -334,6 +344,8 @@ class Averaged(TorchFunctionMode):
         pair = [v for v in values if isinstance(v, Shadow)]
         shape = _broadcast(*(v.shape for v in values))
         if any(p.product for p in pair):
+            if not all(p.product for p in pair):
+                self.lost = self.lost or "tokens are weighed with products of tokens that are not attention"
             return shadow_of(torch.zeros((), dtype=pair[0].dtype).expand(shape), *pair, product=True)
         if len(pair) == 1:
             outside = next((v for v in values if v is not pair[0]), None)
@@ -349,7 +361,12 @@ class Averaged(TorchFunctionMode):
             return shadow_of((a.expand(shape) + b.expand(shape)) / 2, a, b)
         skip, branch = (a, b) if a.marks <= b.marks else (b, a)
         new = branch.marks - skip.marks
-        if not skip.marks <= branch.marks or not new:
+        if not skip.marks <= branch.marks:  # each has seen what the other has not, as queries and a picture do
+            of_a, of_b = a.marks - a.settled - b.marks, b.marks - b.settled - a.marks
+            if bool(of_a) == bool(of_b):
+                return shadow_of((a + b) / 2, a, b)
+            skip, branch, new = (b, a, of_a) if of_a else (a, b, of_b)
+        if not new:
             return shadow_of((a + b) / 2, a, b)
         if new <= branch.settled:  # another branch beside attention, such as an MLP in parallel: tokens stay
             return shadow_of(branch.view_as(branch), branch)
@@ -359,6 +376,19 @@ class Averaged(TorchFunctionMode):
         out = shadow_of(residual(skip, branch, self.plan, new), skip, branch)
         out.settled = out.settled | new
         return out
+
+    def _writes_itself(self, x: Shadow, index: Any, value: Any) -> bool:
+        """Is a token written where it is already, as channels of it are?"""
+        if x.product or not isinstance(value, Shadow):
+            return x.product
+        with torch.no_grad():
+            return not self.probing or torch.allclose(x[index], value.expand_as(x[index]), atol=1e-3)
+
+    def _alike_along(self, name: str, x: Shadow, args: Any, kwargs: Any) -> bool:
+        """Do tokens not differ along the axis that is sorted? Then their order says nothing about places."""
+        place = 2 if name == "topk" else 1
+        dim = kwargs.get("dim", args[place] if len(args) > place else -1)
+        return not (self.probing and _varies(x, dim))
 
     def _reduced(self, name: str, x: Shadow, args: Any, kwargs: Any) -> Any:
         rest = [a for a in args[1:] if not isinstance(a, (torch.dtype, str, float))]

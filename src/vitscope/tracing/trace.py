@@ -45,7 +45,8 @@ class Trace:
         channels: events that mix channels, not tokens.
         heads: which of the leading axes are heads, by event.
         finest: the finest tokens, which maps are drawn on.
-        leaves: how many tokens each leaf (CLS, registers) brings.
+        leaves: how many tokens each leaf (CLS, registers) brings; 0 for one that no answer reads, such as what is
+            joined to keys alone.
         layout: prefix names, grid and pooling; exact: the answer is read just so.
         isotropic: every layer sees all tokens of the layout; reorder: where they are, prefix first, None if they are.
         readout: how much of each token of the layout the answer starts from, along the residual path.
@@ -81,13 +82,15 @@ def averaged(
             if not _ours(error):
                 raise
             what = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            what = network.lost or what
             raise LayoutError(
                 f"where the tokens of {type(model).__name__} go is not understood: {what}",
                 "vitscope.capture(model) gives raw attention of any model",
             ) from error
     if not isinstance(out, Shadow) or not out.requires_grad:
+        why = f": {network.lost}" if network.lost else ""
         raise LayoutError(
-            f"no attention with a softmax leads from the picture to the answer of {type(model).__name__}",
+            f"no attention with a softmax leads from the picture to the answer of {type(model).__name__}{why}",
             "vitscope.capture(model) gives raw attention of any model",
         )
     return network, start, out.as_subclass(Tensor).flatten(1).mean(1)
@@ -139,12 +142,16 @@ def trace(run: Run, model: nn.Module, size: tuple[int, int], seen: dict[int, See
     plan.keep, plan.mix = 0.5, 0.5
     finest = _finest(network.merges, start, out)
     leaves = [leaf for _, leaf in network.leaves]
+    reached = torch.autograd.grad(out.sum(), leaves, allow_unused=True, retain_graph=True) if leaves else ()
     parts = finest.values(network.merges, start)
     tensors = [*(values for values, _ in parts), *leaves]
 
+    counts = [0 if g is None else leaf.numel() // leaf.shape[-1] // 4 for g, leaf in zip(reached, leaves, strict=True)]
+
     def pulled() -> np.ndarray:
         grads = torch.autograd.grad(out.sum(), tensors, allow_unused=True, retain_graph=True)
-        rows = [prefix_tokens(g, t, 4)[0] for g, t in zip(grads[len(parts) :], leaves, strict=True)]
+        told = zip(grads[len(parts) :], leaves, counts, strict=True)
+        rows = [prefix_tokens(g, t, 4)[0] for g, t, count in told if count]
         weights: np.ndarray = torch.cat([*rows, finest.laid(grads[: len(parts)], parts, 4)[0]]).cpu().numpy()
         return weights
 
@@ -153,7 +160,6 @@ def trace(run: Run, model: nn.Module, size: tuple[int, int], seen: dict[int, See
     readout = pulled()
     joined = tuple(call for call in calls if call.joined)
     loose = [call for call in calls if not call.joined and call.event in read]
-    counts = [leaf.shape[1] if leaf.ndim > 2 else 1 for leaf in leaves]
     names = _names([name for name, _ in network.leaves], counts)
     if len(readout) != len(names) + finest.grid[0] * finest.grid[1]:
         raise LayoutError(
@@ -200,7 +206,7 @@ def _tokens(grad: Tensor | None, like: Tensor, axis: int, batch: int) -> Tensor:
 
 def prefix_tokens(grad: Tensor | None, leaf: Tensor, batch: int) -> Tensor:
     """A gradient of a leaf as weights `(B, tokens)` of its tokens."""
-    return _tokens(grad, leaf, 2 if leaf.ndim > 2 else 1, batch)
+    return _tokens(grad, leaf, leaf.ndim - 1, batch)
 
 
 @dataclass(frozen=True, eq=False)

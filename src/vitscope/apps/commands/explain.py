@@ -109,7 +109,8 @@ def explain(
     free = [(image, folder) for image, folder in work if force or not taken(folder)]
     failures += [(image, already_there(folder)) for image, folder in work if (image, folder) not in free]
     with terminal.explaining(len(free)) as advance:
-        outcomes = scope.explain_many([image for image, _ in free], **options, params=params)
+        given = [image for image, _ in free]
+        outcomes = scope.explain_many(given, progress=advance.forwards, **options, params=params)
         for (image, folder), outcome in zip(free, outcomes, strict=True):
             try:
                 for one, where in _each(outcome, folder):
