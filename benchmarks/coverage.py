@@ -16,6 +16,9 @@ are at least two keys. It is channel attention, and does not count, where the mo
 with "XCA", "CrossCovariance" or "Channel" in their names: their matrices have channels on both sides. A softmax that
 is no function of a product (gates, pooling weights, outlook attention, lambda layers) does not count by itself.
 
+Every layer sees all tokens where all these calls with more than one query have the same number of queries and of keys,
+and nothing is routed by `topk` or `grid_sample`, as deformable attention is.
+
 A model is rolled out where `vitscope.load(module)` and `explain(photo, method="rollout")` give a finite map whose
 total, prefix included, is in (0, 1 + 1e-4]. Where vitscope says that every layer sees all tokens, the chain of
 operators is pulled too and has to agree with the plain rollout to 1e-5; the answer is wrong otherwise. A crash is an
@@ -329,7 +332,7 @@ def examine(library: str, name: str, group: str) -> dict[str, Any]:
         "many": sum(call["queries"] > 1 for call in tokens),
         "channel_calls": sum(call["channels"] for call in watcher.calls),
         "tokens": same,
-        "same": same is not None,
+        "same": same is not None and not watcher.routes,
         "routes": sorted(watcher.routes),
         "kinds": sorted({call["kind"] for call in tokens}),
         "by": sorted({call["by"] for call in tokens}),

@@ -21,6 +21,7 @@ from vitscope.tracing.trace import Trace, trace
 __all__ = ["Traced", "answer_of", "hash_of"]
 
 _ANSWERS = ("logits", "image_embeds", "pooler_output", "last_hidden_state", "image_features", "x_norm_clstoken")
+_DIFFERENTIAL = "one attention is subtracted from another: averages over heads count both alike, as if they were added"
 
 
 class Traced(Family):
@@ -72,6 +73,8 @@ class Traced(Family):
                 prefix, order = known[size].layout.prefix, known[size].reorder
                 self.reads = prefix.index("cls") if order is None else int(order[prefix.index("cls")])
                 known[size] = trace(self.answer, self.model, size, store_of.seen)
+            if known[size].differential and _DIFFERENTIAL not in self.notes:
+                self.notes = (*self.notes, _DIFFERENTIAL)
         return known[size]
 
     def _answers_with_tokens(self, found: Trace) -> bool:
@@ -151,6 +154,8 @@ class Traced(Family):
             facts |= seen
             facts["layers"] = str(len(found.layers)) + (", then attention pooling" if found.pool is not None else "")
             facts["tokens"] = "every layer sees all" if found.isotropic else "windows, merging or reduced keys: a chain"
+            if found.differential:
+                facts["differential attention"] = _DIFFERENTIAL
             if found.channels:
                 facts["channel attention"] = f"{len(found.channels)} calls, left out: it mixes channels, not tokens"
         return facts

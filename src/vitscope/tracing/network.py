@@ -30,6 +30,7 @@ __all__ = ["Averaged", "Call", "Merge"]
 
 _JOINS = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack"})
 _PRODUCTS = frozenset({"matmul", "bmm", "baddbmm", "mm"})
+_MINUS = frozenset({"sub", "subtract"})
 _TOKENS = ("cls", "class", "reg", "dist", "detection")
 _ASKED = """
     size dim numel nelement stride is_contiguous ndimension element_size data_ptr len get_device is_floating_point
@@ -79,6 +80,7 @@ class Averaged(TorchFunctionMode):
         channels: those of them that mix channels.
         named: parameter names by storage, for the leaves.
         parallel: some residual took in several attention calls at once.
+        differential: attention was subtracted from attention; the averages count both alike.
         lost: where tokens may have been lost: of use if none reach the answer.
         probing: values are positions, so that merges and channel attention can be told.
     """
@@ -93,6 +95,7 @@ class Averaged(TorchFunctionMode):
     leaves: list[tuple[str, Tensor]] = field(default_factory=list)
     event: int = -1
     parallel: bool = False
+    differential: bool = False
     lost: str = ""
 
     def __post_init__(self) -> None:
@@ -118,6 +121,7 @@ class Averaged(TorchFunctionMode):
                 probs = [t for t in given if isinstance(t, Probs)]
                 with torch.no_grad():
                     result = func(*_alike(args, given), **kwargs) if probs else func(*args, **kwargs)
+                self.differential |= name in _MINUS and len(probs) > 1
                 if name in BINARY:
                     self._name(given, result)
                 return _as_probs(result, probs[0].event) if probs and name not in _ASKS else result
@@ -354,11 +358,12 @@ class Averaged(TorchFunctionMode):
                 return shadow_of(pair[0].expand(shape), pair[0])
             pair.append(shadow_of(self._leaf(outside)))  # a token from outside, such as CLS, that takes attention in
         a, b = pair[-2:]
-        if name not in ("add", "sub", "subtract") or a.numel() != b.numel():
+        if name not in ("add", *_MINUS) or a.numel() != b.numel():
             if a.numel() != b.numel():
                 content = a if a.numel() > b.numel() else b  # the other is a gate
                 return shadow_of(content.expand(shape), content)
             return shadow_of((a.expand(shape) + b.expand(shape)) / 2, a, b)
+        self.differential |= name in _MINUS and bool(a.marks - a.settled) and bool(b.marks - b.settled)
         skip, branch = (a, b) if a.marks <= b.marks else (b, a)
         new = branch.marks - skip.marks
         if not skip.marks <= branch.marks:  # each has seen what the other has not, as queries and a picture do

@@ -51,6 +51,7 @@ class Trace:
         isotropic: every layer sees all tokens of the layout; reorder: where they are, prefix first, None if they are.
         readout: how much of each token of the layout the answer starts from, along the residual path.
         queries: how much of each pooling query the answer reads, or None.
+        differential: the model subtracts one attention from another.
     """
 
     layers: tuple[int, ...]
@@ -65,6 +66,7 @@ class Trace:
     reorder: Tensor | None
     readout: np.ndarray
     queries: np.ndarray | None
+    differential: bool
 
 
 def averaged(
@@ -186,6 +188,7 @@ def trace(run: Run, model: nn.Module, size: tuple[int, int], seen: dict[int, See
         reorder=reorder,
         readout=readout,
         queries=_queries(read[loose[-1].event]) if layout.pooling == "map" else None,
+        differential=network.differential,
     )
 
 
