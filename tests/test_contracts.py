@@ -26,10 +26,9 @@ each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 quick = pytest.mark.usefixtures("as_shipped")  # annotations are executed by the other tests of the same rows
 
 
-def rows(choose=lambda row: True, **wrong):
-    """Parameters for the rows chosen; those named with a reason are known to fail."""
-    marks = {name.replace("_", "-"): pytest.mark.xfail(strict=True, reason=reason) for name, reason in wrong.items()}
-    return [pytest.param(row, id=row.name, marks=marks.get(row.name, ())) for row in ROWS if choose(row)]
+def rows(choose=lambda row: True):
+    """Parameters for the rows chosen."""
+    return [pytest.param(row, id=row.name) for row in ROWS if choose(row)]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -357,7 +356,7 @@ def test_rollout_with_reduced_keys_is_a_product_of_dense_matrices(monkeypatch):
 # batches
 
 
-@pytest.mark.parametrize("row", rows(hf_pixtral="tokens of all pictures lie in one row: chain_of takes them for one"))
+@each_row
 @quick
 def test_a_batch_is_its_singles(row):
     scope, pictures = scope_of(row.name), [picture(row.size, seed) for seed in range(3)]

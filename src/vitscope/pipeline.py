@@ -37,6 +37,7 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 
 _TOP = 5
 _TOLD_SHARE = 0.01
+_ONE_ROW = "the model lays the tokens of all pictures in one row"
 _PACKAGES = {"open_clip": "open_clip_torch"}
 
 
@@ -139,6 +140,8 @@ class Scope:
     @cached_property
     def body(self) -> Body | str:
         """The blocks that tokens go through, or why they cannot be told."""
+        if not self.family.batches:
+            return _ONE_ROW
         pixels = self._noise()
         store = self._forward([*pixels]).store
         names = [block.name for block in store.blocks]
@@ -228,8 +231,9 @@ class Scope:
                 else:
                     groups.setdefault(frame.input, []).append((position, picture, pixels, frame))
             for group in groups.values():
-                for start in range(0, len(group), chosen.batch_size):
-                    part = group[start : start + chosen.batch_size]
+                most = chosen.batch_size if len(group) == 1 or self.family.batches else 1
+                for start in range(0, len(group), most):
+                    part = group[start : start + most]
                     for (position, *_), results in zip(
                         part, self._explained(part, chosen, method, params, advised, tick), strict=True
                     ):
@@ -369,6 +373,8 @@ class Scope:
         values: bool = False,
     ) -> _Forward:
         """One forward, its attention seen; with a graph, tokens between blocks, and values, where they are wanted."""
+        if len(prepared) > 1 and not self.family.batches:
+            raise UsageError(_ONE_ROW, "ask for one picture at a time")
         pixels = torch.stack(list(prepared)).to(self.device, self.dtype).requires_grad_(gradients)
         model, states = self.family.model, None
         with ExitStack() as stack:

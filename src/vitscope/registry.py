@@ -175,6 +175,7 @@ class Family(ABC):
         drawing: keywords of `overlay` that suit those maps.
         independent: several classes can be right at once: each has a probability of its own.
         notes: what the provenance of every map says about the model, such as preprocessing that was chosen.
+        batches: several pictures can go through one forward; else they go one at a time.
     """
 
     name: ClassVar[str]
@@ -186,6 +187,7 @@ class Family(ABC):
     drawing: Mapping[str, Any] = types.MappingProxyType({})
     independent: bool = False
     notes: tuple[str, ...] = ()
+    batches: bool = True
 
     @classmethod
     @abstractmethod

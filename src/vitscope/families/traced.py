@@ -68,11 +68,11 @@ class Traced(Family):
                     raise checked_size(size, error) from error
             _ = store_of.blocks or store_of()  # raises where nothing was seen
             self.__dict__.setdefault("_seen_as", _seen_as(store_of))
-            known[size] = trace(self.answer, self.model, size, store_of.seen)
+            known[size] = trace(self._at_once, self.model, size, store_of.seen)
             if self.reads is None and self._answers_with_tokens(known[size]):
                 prefix, order = known[size].layout.prefix, known[size].reorder
                 self.reads = prefix.index("cls") if order is None else int(order[prefix.index("cls")])
-                known[size] = trace(self.answer, self.model, size, store_of.seen)
+                known[size] = trace(self._at_once, self.model, size, store_of.seen)
             if known[size].differential and _DIFFERENTIAL not in self.notes:
                 self.notes = (*self.notes, _DIFFERENTIAL)
         return known[size]
@@ -101,6 +101,13 @@ class Traced(Family):
         """The SHA-256 of the parameters in memory."""
         return hash_of(self.model)
 
+    @cached_property
+    def batches(self) -> bool:  # type: ignore[override]
+        """Does the model answer each picture of a batch, and not all in one row as Pixtral does?"""
+        pixels = torch.zeros(2, 3, *self.input).to(next(self.model.parameters()))
+        with evaluating(self.model), torch.no_grad():
+            return len(answer_of(self.run(pixels))) == 2
+
     def order(self) -> Tensor | None:
         """Where the layout's tokens stand among the model's, where they do not stand in its order."""
         return None if self.given else self.traced().reorder
@@ -111,6 +118,11 @@ class Traced(Family):
 
     def answer(self, pixels: Float[Tensor, "B 3 Hi Wi"]) -> Tensor:
         """What the model answers: class logits, pooled features, or tokens; of all tokens the CLS token."""
+        if len(pixels) > 1 and not self.batches:
+            return torch.cat([self._at_once(pixels[i : i + 1]) for i in range(len(pixels))])
+        return self._at_once(pixels)
+
+    def _at_once(self, pixels: Tensor) -> Tensor:
         answer = answer_of(self.run(pixels))
         return answer if self.reads is None or answer.ndim != 3 else answer[:, self.reads]
 
@@ -137,7 +149,7 @@ class Traced(Family):
             known = found.exact and found.queries is None
             start = None if known else torch.from_numpy(row).float().to(blocks[0].device)
             return AttentionStore(blocks, found.layout, logits, pool, None, start, answer, sources)
-        chain = chain_of(self.answer, self.model, (len(answer), *size), found, store_of.seen)
+        chain = chain_of(self._at_once, self.model, (len(answer), *size), found, store_of.seen)
         return AttentionStore(chain.blocks, found.layout, logits, None, chain, None, answer, sources)
 
     def describe(self) -> Mapping[str, str]:

@@ -31,6 +31,7 @@ def attention(
         query: `readout`, or `row,column` of the patch that asks, from 0.
 
     In a windowed or hierarchical model s is taken to that layer, and the result to the finest tokens, along residuals.
+    A model with an attention pooling and no layer before it has that pooling's attention as its map.
 
     Returns:
         `(B, N)`, each in [0, 1], summing to one over all tokens, the prefix included.
@@ -40,6 +41,8 @@ def attention(
         not what is in it.
     """
     store = store.asked(query)
+    if not len(store) and (layer, head) == (-1, "mean"):
+        return store.carry([], pull, 0.0, 1.0)
     return store.carry(store.select(layer), lambda block, r: pull(block, r, fuse_heads(block, head)), 0.0, 1.0)
 
 
