@@ -1,5 +1,6 @@
 """Models that nobody's library knows: understood, or refused in one line."""
 
+import contextlib
 import threading
 
 import numpy as np
@@ -785,3 +786,103 @@ def test_progress_is_told_by_batches_and_ends_at_the_total():
     done = [now for _, now, _ in told]
     assert done == sorted(done)
     assert told[-1][1] == told[-1][2] > 1
+
+
+# sizes
+
+
+class Shrinking(ViT):
+    """Notes the smallest picture it has seen, and answers by it."""
+
+    def __init__(self):
+        super().__init__(Fused)
+        self.smallest = 64
+
+    def forward(self, x):
+        self.smallest = min(self.smallest, x.shape[-1])
+        return super().forward(x) * self.smallest
+
+
+def test_what_a_forward_notes_in_the_model_is_put_back():
+    model = Shrinking().eval()
+    loaded(model).explain(picture(model.size), method="rollout")
+    assert model.smallest == 64
+
+
+def _timm(name, **options):
+    import timm
+
+    return timm.create_model(name, num_classes=5, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "grid", "seen"),
+    [
+        ("vit_tiny_patch16_224", {"dynamic_img_size": True}, (4, 6), (64, 96)),
+        ("pvt_v2_b0", {}, (16, 24), (64, 96)),
+        (
+            "swin_tiny_patch4_window7_224",
+            {"strict_img_size": False, "embed_dim": 24, "depths": (1,) * 4},
+            (16, 24),
+            None,
+        ),
+    ],
+)
+def test_another_size_keeps_the_shape_of_the_photo(name, options, grid, seen):
+    scope = vitscope.load(_timm(name, **options).eval())
+    image = picture((64, 96))
+    e = scope.explain(image, method="rollout", size=78)
+    assert e.layout.grid == grid
+    assert e.frame.input == (seen or (64, 96))
+    assert not np.isnan(e.heat()).any()
+    turned = scope.explain(np.ascontiguousarray(image.transpose(1, 0, 2)), method="rollout", size=78)
+    assert turned.layout.grid == grid[::-1]
+
+
+@pytest.mark.parametrize("ask", ["explain", "attention", "heads"])
+def test_a_size_that_a_model_does_not_take_is_a_line(ask):
+    scope = vitscope.load(_timm("vit_tiny_patch16_224", depth=1).eval())
+    options = {"method": "rollout"} if ask == "explain" else {}
+    with pytest.raises(vitscope.errors.UsageError, match="does not take 64 x 96 pixels.*leave size out"):
+        getattr(scope, ask)(picture((64, 96)), size=78, **options)
+    assert scope.explain(picture((64, 96)), method="rollout").layout.grid == (14, 14)
+
+
+def test_a_size_that_fails_does_not_change_the_model():
+    """transformers' Swin makes its windows smaller in a forward."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.SwinConfig(
+        image_size=64, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=8
+    )
+    scope = vitscope.load(transformers.SwinModel(config).eval(), processor=as_it_is((64, 64)))
+    image = picture((64, 64))
+    before = scope.explain(image, method="rollout").map
+    windows = [m.window_size for m in scope.model.modules() if hasattr(m, "window_size")]
+    for size in ((24, 24), (16, 40)):
+        with torch.no_grad(), vitscope.capturing.evaluating(scope.model), contextlib.suppress(RuntimeError):
+            scope.family.run(torch.zeros(1, 3, *size))
+    assert [m.window_size for m in scope.model.modules() if hasattr(m, "window_size")] == windows
+    np.testing.assert_array_equal(scope.explain(image, method="rollout").map, before)
+
+
+def test_a_function_can_be_the_processor_of_a_transformers_model():
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    )
+    scope = vitscope.load(transformers.ViTModel(config).eval(), processor=as_it_is((32, 48)))
+    e = scope.explain(picture((32, 48)), method="rollout")
+    assert (e.layout.grid, e.frame.input, e.frame.box) == ((4, 6), (32, 48), (0, 0, 48, 32))
+    assert scope.explain(picture((32, 48)), method="rollout", size=64).frame.input == (56, 80)
+    assert "function" in scope.family.describe()["input"]
+
+
+def test_running_a_batch_inside_a_capture_is_one_forward():
+    scope = loaded(made(Fused))
+    with torch.no_grad(), vitscope.capture(scope.model) as store_of:
+        scope.family.answer(torch.randn(2, 3, 32, 32))
+    assert [block.shape[0] for block in store_of.blocks] == [2, 2]

@@ -212,16 +212,23 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+_PLAIN = (bool, int, float, str, tuple)
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode (no dropout) for the length of a `with`; each submodule gets its own mode back."""
-    modes = {module: module.training for module in model.modules()}
+    """Evaluation mode (no dropout) for the length of a `with`; each submodule gets its own mode back.
+
+    So are its other plain attributes: some models note the size of the last picture in them (transformers' Swin makes
+    its windows smaller for good when it sees a small picture).
+    """
+    plain = {module: {k: v for k, v in vars(module).items() if isinstance(v, _PLAIN)} for module in model.modules()}
     model.eval()
     try:
         yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
+        for module, attributes in plain.items():
+            vars(module).update(attributes)
 
 
 class _Watch(TorchFunctionMode):

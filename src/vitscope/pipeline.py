@@ -225,7 +225,7 @@ class Scope:
             for position, image in enumerate(window):
                 try:
                     picture = read(image)
-                    pixels, frame = self.family.prepare(picture, chosen.size)
+                    pixels, frame = self._prepared(picture, chosen.size)
                 except VitscopeError as error:
                     outcomes[position] = Failure(_called(image), error)
                 else:
@@ -332,7 +332,7 @@ class Scope:
     def attention(self, image: ImageLike | Sequence[ImageLike], *, size: int | None = None) -> AttentionStore:
         """All attention of one forward: `store[layer].rows(...)`, for one picture or several of one input size."""
         images: Any = image if isinstance(image, Sequence) and not isinstance(image, str) else [image]
-        prepared = [self.family.prepare(read(one), size)[0] for one in images]
+        prepared = [self._prepared(read(one), size)[0] for one in images]
         if len({pixels.shape for pixels in prepared}) > 1:
             raise UsageError("the pictures have different input sizes", "ask for one at a time, or crop them alike")
         return self._forward(prepared).store
@@ -340,7 +340,7 @@ class Scope:
     def heads(self, image: ImageLike, layer: int = -1, *, size: int | None = None) -> list[Explanation]:
         """One explanation for each head of a layer: its own attention from the readout row, from a single forward."""
         picture, method = read(image), METHODS.get("attention")
-        pixels, frame = self.family.prepare(picture, size)
+        pixels, frame = self._prepared(picture, size)
         store = self._forward([pixels]).store
         if store.chain is None:
             rows = pull_heads(store[layer], store.seed())[0]
@@ -363,6 +363,13 @@ class Scope:
         labels = self.family.labels
         pairs = zip(classes.tolist(), values.tolist(), strict=True)
         return [(labels.get(c, f"class {c}"), p) for c, p in pairs]
+
+    def _prepared(self, picture: Picture, size: int | None) -> tuple[Tensor, Frame]:
+        """Pixels and frame; a size that the model does not take is an error here, before any batch."""
+        pixels, frame = self.family.prepare(picture, size)
+        if size is not None:
+            self.family.layout(frame.input)
+        return pixels, frame
 
     def _forward(
         self,

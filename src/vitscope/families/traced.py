@@ -73,6 +73,7 @@ class Traced(Family):
                 prefix, order = known[size].layout.prefix, known[size].reorder
                 self.reads = prefix.index("cls") if order is None else int(order[prefix.index("cls")])
                 known[size] = trace(self._at_once, self.model, size, store_of.seen)
+            self.batches = known[size].together
             if known[size].differential and _DIFFERENTIAL not in self.notes:
                 self.notes = (*self.notes, _DIFFERENTIAL)
         return known[size]
@@ -100,13 +101,6 @@ class Traced(Family):
     def weights(self) -> str:  # type: ignore[override]
         """The SHA-256 of the parameters in memory."""
         return hash_of(self.model)
-
-    @cached_property
-    def batches(self) -> bool:  # type: ignore[override]
-        """Does the model answer each picture of a batch, and not all in one row as Pixtral does?"""
-        pixels = torch.zeros(2, 3, *self.input).to(next(self.model.parameters()))
-        with evaluating(self.model), torch.no_grad():
-            return len(answer_of(self.run(pixels))) == 2
 
     def order(self) -> Tensor | None:
         """Where the layout's tokens stand among the model's, where they do not stand in its order."""

@@ -228,6 +228,8 @@ class Transformers(Traced):
         width, height = picture.size
         size = size or self.size
         options: dict[str, Any] = {}
+        if not self._of_transformers():
+            return self._measured(picture, size, self._patch)
         if not size and not self._plain_processor():
             return self._measured(picture)
         if size:
@@ -311,8 +313,14 @@ class Transformers(Traced):
         known = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"})
         return not getattr(self.processor, "do_resize", False) or keys in known
 
+    def _of_transformers(self) -> bool:
+        """Is the processor one of transformers', and not a function from a Pillow image to a tensor?"""
+        return hasattr(self.processor, "model_input_names")
+
     @cached_property
     def _measured(self) -> Preprocessing:
+        if not self._of_transformers():
+            return Preprocessing(self.processor)
         return Preprocessing(lambda image: self.processor(images=image, return_tensors="pt")["pixel_values"][0])
 
     def _crop(self) -> tuple[int, int] | None:

@@ -52,6 +52,7 @@ class Trace:
         readout: how much of each token of the layout the answer starts from, along the residual path.
         queries: how much of each pooling query the answer reads, or None.
         differential: the model subtracts one attention from another.
+        together: each picture of a batch has its own answer; else their tokens lie in one row, as Pixtral's do.
     """
 
     layers: tuple[int, ...]
@@ -67,6 +68,7 @@ class Trace:
     readout: np.ndarray
     queries: np.ndarray | None
     differential: bool
+    together: bool
 
 
 def averaged(
@@ -189,6 +191,7 @@ def trace(run: Run, model: nn.Module, size: tuple[int, int], seen: dict[int, See
         readout=readout,
         queries=_queries(read[loose[-1].event]) if layout.pooling == "map" else None,
         differential=network.differential,
+        together=len(out) == len(values),
     )
 
 
