@@ -571,11 +571,14 @@ def test_a_timm_model_made_for_another_size_than_its_name_says():
     assert scope.explain(picture((60, 40))).frame.input == (32, 32)
 
 
-def _siglip2():
-    import transformers
+class WantsAMask(ViT):
+    size = (32, 32)
 
-    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
-    return transformers.Siglip2VisionModel(transformers.Siglip2VisionConfig(num_patches=16, patch_size=8, **small))
+    def __init__(self):
+        super().__init__(Fused)
+
+    def forward(self, x, mask):
+        return super().forward(x * mask)
 
 
 def _vivit():
@@ -585,7 +588,7 @@ def _vivit():
     return transformers.VivitModel(transformers.VivitConfig(**small))
 
 
-@pytest.mark.parametrize("make", [_siglip2, _vivit], ids=["patches with a mask", "video"])
+@pytest.mark.parametrize("make", [WantsAMask, _vivit], ids=["a mask", "video"])
 def test_a_model_that_wants_more_than_pixels_is_refused_in_one_line(make):
     with pytest.raises((LayoutError, CaptureError)) as caught:
         vitscope.load(make().eval())
@@ -886,3 +889,23 @@ def test_running_a_batch_inside_a_capture_is_one_forward():
     with torch.no_grad(), vitscope.capture(scope.model) as store_of:
         scope.family.answer(torch.randn(2, 3, 32, 32))
     assert [block.shape[0] for block in store_of.blocks] == [2, 2]
+
+
+@pytest.mark.parametrize("size", [(40, 72), (83, 61)])
+def test_siglip_2_sees_the_patches_that_its_own_processor_cuts(size):
+    """NaFlex: the photo's own shape, as many patches as fit; the processor fills up with zeros behind a mask."""
+    from zoo_traced import ROWS
+
+    row = next(row for row in ROWS if row.name == "hf-siglip2")
+    scope = row.scope()
+    image = picture(size)
+    given = scope.family.processor(images=Image.fromarray(image), return_tensors="pt")
+    rows, columns = (int(n) for n in given["spatial_shapes"][0])
+    assert rows * columns <= given["pixel_values"].shape[1] == 16
+    e = scope.explain(image, method="rollout")
+    assert e.layout.grid == (rows, columns)
+    assert e.frame.box == (0, 0, size[1], size[0])
+    with torch.no_grad():
+        wanted = scope.model(**given).pooler_output
+        answer = scope.family.answer(scope.family.prepare(e.picture)[0][None])
+    torch.testing.assert_close(answer, wanted, rtol=1e-4, atol=1e-4)

@@ -328,6 +328,17 @@ TRANSFORMERS = [
         other=_WIDE,
     ),
     Row(
+        "hf-siglip2",
+        _hf("Siglip2VisionModel", "Siglip2VisionConfig", num_patches=16, patch_size=8, **_H),
+        _S,
+        (),
+        _4,
+        "map",
+        2,
+        bits=False,
+        other=_WIDE,
+    ),
+    Row(
         "hf-dinov3",
         _hf("DINOv3ViTModel", "DINOv3ViTConfig", num_register_tokens=2, **_H, **_SQUARE),
         _S,

@@ -111,7 +111,7 @@ class Transformers(Traced):
         row = _ROWS.get(config.model_type)
         self._row = None if row is None or (row.features_only and _CLASSIFIER in self.architecture) else row
         self.vision: Any = next((c for c in (getattr(config, "vision_config", None),) if c is not None), config)
-        self.input = _pair(getattr(self.vision, "image_size", None) or _USUAL_SIZE)
+        self.input = _pair(getattr(self.vision, "image_size", None) or self._usual_size())
         self._tokenizer = getattr(processor, "tokenizer", None)
         self.processor = getattr(processor, "image_processor", processor) or self._default_processor()
         self.reference = reference or self.architecture
@@ -140,7 +140,12 @@ class Transformers(Traced):
 
     def run(self, pixels: Tensor) -> Any:
         """Call the image tower, with position embeddings interpolated where the size is another than the model's."""
-        call = getattr(self.model, "get_image_features", self.model)
+        call: Any = getattr(self.model, "get_image_features", self.model)
+        if self._in_patches():
+            patches, rows, columns = _cut(pixels, self._patch)
+            mask = torch.ones(patches.shape[:2], dtype=torch.long, device=pixels.device)
+            shapes = torch.tensor([[rows, columns]] * len(pixels), device=pixels.device)
+            return call(pixel_values=patches, pixel_attention_mask=mask, spatial_shapes=shapes)
         takes = inspect.signature(getattr(call, "forward", call)).parameters
         other = tuple(pixels.shape[2:]) != self.input
         options: dict[str, Any] = {"interpolate_pos_encoding": True} if other and _INTERPOLATE in takes else {}
@@ -190,7 +195,7 @@ class Transformers(Traced):
     @property
     def _patch(self) -> tuple[int, int]:
         """What sizes are multiples of: the patch, or 32 pixels where layers differ in their tokens."""
-        if self._row is not None or self.config.model_type == "vit_mae":
+        if self._row is not None or self.config.model_type == "vit_mae" or self._in_patches():
             return _pair(self.vision.patch_size)
         layout = self.traced().layout
         patch = self.input[0] // layout.grid[0], self.input[1] // layout.grid[1]
@@ -228,7 +233,7 @@ class Transformers(Traced):
         width, height = picture.size
         size = size or self.size
         options: dict[str, Any] = {}
-        if not self._of_transformers():
+        if not self._of_transformers() or self._in_patches():
             return self._measured(picture, size, self._patch)
         if not size and not self._plain_processor():
             return self._measured(picture)
@@ -291,6 +296,10 @@ class Transformers(Traced):
         from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
         from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 
+        if self._in_patches():
+            from transformers import Siglip2ImageProcessorPil
+
+            return Siglip2ImageProcessorPil(patch_size=self._patch[0], max_num_patches=self.vision.num_patches)
         choices: Any = IMAGE_PROCESSOR_MAPPING.get(type(self.vision), None) or {}
         made = choices.get("pil") or choices.get("torchvision") or BitImageProcessorPil
         height, width = self.input
@@ -313,6 +322,15 @@ class Transformers(Traced):
         known = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"})
         return not getattr(self.processor, "do_resize", False) or keys in known
 
+    def _in_patches(self) -> bool:
+        """Does the model take a picture that is already cut into patches, as SigLIP 2 in its NaFlex form does?"""
+        return str(self.vision.model_type).startswith("siglip2")
+
+    def _usual_size(self) -> int:
+        if not self._in_patches():
+            return _USUAL_SIZE
+        return int(self.vision.num_patches**0.5) * int(self.vision.patch_size)
+
     def _of_transformers(self) -> bool:
         """Is the processor one of transformers', and not a function from a Pillow image to a tensor?"""
         return hasattr(self.processor, "model_input_names")
@@ -321,6 +339,8 @@ class Transformers(Traced):
     def _measured(self) -> Preprocessing:
         if not self._of_transformers():
             return Preprocessing(self.processor)
+        if self._in_patches():
+            return Preprocessing(lambda image: _joined(self.processor(images=image, return_tensors="pt"), self._patch))
         return Preprocessing(lambda image: self.processor(images=image, return_tensors="pt")["pixel_values"][0])
 
     def _crop(self) -> tuple[int, int] | None:
@@ -355,6 +375,21 @@ class Transformers(Traced):
         """`(Hi, Wi)` in whole patches, about `size ** 2` pixels, in the photo's own shape."""
         (ph, pw), stretch = self._patch, (height / width) ** 0.5
         return max(round(size * stretch / ph), 1) * ph, max(round(size / stretch / pw), 1) * pw
+
+
+def _cut(pixels: Tensor, patch: tuple[int, int]) -> tuple[Tensor, int, int]:
+    """`(B, 3, Hi, Wi)` as patches `(B, rows * columns, ph * pw * 3)`, row by row, and how many rows and columns."""
+    rows, columns = pixels.shape[2] // patch[0], pixels.shape[3] // patch[1]
+    apart = pixels.reshape(len(pixels), 3, rows, patch[0], columns, patch[1])
+    return apart.permute(0, 2, 4, 3, 5, 1).reshape(len(pixels), rows * columns, -1), rows, columns
+
+
+def _joined(made: Mapping[str, Any], patch: tuple[int, int]) -> Tensor:
+    """The picture `(3, Hi, Wi)` that a processor cut into patches and filled up."""
+    rows, columns = (int(n) for n in made["spatial_shapes"][0])
+    patches: Tensor = made["pixel_values"][0][: rows * columns]
+    whole = patches.reshape(rows, columns, *patch, 3).permute(4, 0, 2, 1, 3)
+    return whole.reshape(3, rows * patch[0], columns * patch[1])
 
 
 def _pair(value: Any) -> tuple[int, int]:
