@@ -102,6 +102,30 @@ class TestRolloutVariants:
         e = scope.explain(PHOTOS[0], method="rollout", query="2,1")
         np.testing.assert_allclose(all_values(e), rolled(list(attentions.mean(1)), row), rtol=1e-5)
 
+    def test_a_prefix_token_can_be_asked_by_its_name(self, name):
+        scope = scope_of(name)
+        attentions, _, _ = dense_of(scope, PHOTOS[0])
+        for place, token in enumerate(scope.layout.prefix):
+            e = scope.explain(PHOTOS[0], method="attention", layer=0, query=token)
+            np.testing.assert_allclose(all_values(e), attentions[0].mean(0)[place], rtol=1e-5, atol=1e-8)
+        with pytest.raises(UsageError, match="'register 9' is no query.*readout, cls"):
+            scope.explain(PHOTOS[0], method="attention", query="register 9")
+
+    @pytest.mark.parametrize("chunk", [1, 7, 256])
+    def test_all_queries_at_once(self, name, chunk):
+        scope = scope_of(name)
+        attentions, _, _ = dense_of(scope, PHOTOS[0])
+        raw = scope.queries(PHOTOS[0], layer=1, head=1, chunk=chunk)
+        np.testing.assert_allclose(raw, attentions[1, 1], rtol=1e-5, atol=1e-8)
+        eye = np.eye(scope.layout.tokens)
+        np.testing.assert_allclose(
+            scope.queries(PHOTOS[0], method="rollout", chunk=chunk), rolled(list(attentions.mean(1)), eye), rtol=1e-5
+        )
+        for options in ({"alpha": 0.3, "fusion": "max"}, {"discard": 0.5, "layers": "last1"}):
+            rows = scope.queries(PHOTOS[0], method="rollout", chunk=chunk, **options)
+            e = scope.explain(PHOTOS[0], method="rollout", query="2,1", **options)
+            np.testing.assert_allclose(rows[len(e.prefix) + 9], all_values(e), rtol=1e-5, atol=1e-8)
+
     def test_attention_received(self, name):
         scope = scope_of(name)
         attentions, _, _ = dense_of(scope, PHOTOS[0])
@@ -138,6 +162,18 @@ def parts_of(layer):
 def test_a_query_that_is_no_patch(query):
     with pytest.raises(UsageError, match="patch"):
         scope_of().explain(PHOTOS[0], method="attention", query=query)
+
+
+def test_all_queries_are_refused_where_they_make_no_sense():
+    scope = scope_of()
+    with pytest.raises(UsageError, match="does not read attention"):
+        scope.queries(PHOTOS[0], method="similarity")
+    with pytest.raises(UsageError, match="query"):
+        scope.queries(PHOTOS[0], method="relevance")
+    with pytest.raises(UsageError, match="one picture at a time"):
+        scope.attention(PHOTOS[:2]).asking([0])
+    with pytest.raises(UsageError, match="not one of the 17 tokens"):
+        scope.attention(PHOTOS[0]).asking([17])
 
 
 class TestFlow:

@@ -353,6 +353,39 @@ class Scope:
             results.append(self._explanation(method, store, row, 0, picture, frame, told))
         return results
 
+    def queries(
+        self, image: ImageLike, *, method: str = "attention", size: int | None = None, chunk: int = 256, **params: Any
+    ) -> np.ndarray:
+        """What every token attends to: one row for each, raw or rolled out; the columns say who attends to a token.
+
+        Args:
+            image: one picture.
+            method: a method with the option `query`, such as `attention` or `rollout`.
+            size: input size, as in `Options`.
+            chunk: tokens asked at a time.
+            params: the method's own options (`layer=`, `head=`, `layers=`, `alpha=`, ...).
+
+        Returns:
+            `(N, N)`, prefix tokens first in rows and columns; each row as `explain(..., query=...)` has it.
+
+        Raises:
+            UsageError: a method without queries, or a model whose layers do not all see the same tokens.
+
+        Cost: one forward, and all rows of each layer once for every `chunk` tokens; N x N numbers, asked for by name.
+        """
+        chosen = METHODS.get(method)
+        if chosen.on_subject:
+            raise UsageError(f"the method '{method}' does not read attention", "ask attention or rollout")
+        given = chosen.check({**params, "query": "readout"})
+        store = self.attention(image, size=size)
+        count = store.layout.tokens if store.layout else 0
+        with torch.no_grad():
+            parts = [
+                chosen.run(store.asking(range(start, min(start + chunk, count))), **given)
+                for start in range(0, count, chunk)
+            ]
+        return np.concatenate([part.float().cpu().numpy() for part in parts])  # type: ignore[union-attr]
+
     def predictions(self, store: AttentionStore, row: int = 0) -> list[tuple[str, float]]:
         """The most probable classes of one picture of a batch, five at most; empty for a feature model."""
         if store.logits is None:

@@ -214,9 +214,13 @@ def pull(
         fuse: from rows `(B, H, n, M)` to `(B, n, M)`; None is the mean over heads, which is also the fastest.
         weigh: from rows and their gradients, both `(B, H, n, M)`, to `(B, n, M)`; instead of `fuse`.
 
+    A block of one picture takes several weightings at once, a row of `r` for each.
+
     Cost: at most one attention without its value product; O(chunk M) memory beyond the block.
     """
     active = _active(r)
+    if block.shape[0] == 1 < len(r):
+        fuse = fuse or (lambda rows: rows.mean(1))
     if fuse is None and weigh is None:
         folded = block.fold(r) if len(active) > _TILE_QUERIES // 2 else None
         return pull_heads(block, r).mean(1) if folded is None else folded
@@ -224,7 +228,8 @@ def pull(
     for chunk in torch.split(active, _chunk(block)):
         rows = block.rows(chunk)
         fused = weigh(rows, block.grad_rows(chunk)) if weigh else fuse(rows) if fuse else rows.mean(1)
-        out = out + torch.bmm(r[:, None, chunk].to(fused.dtype), fused).squeeze(1)
+        part = r[:, chunk].to(fused.dtype)
+        out = out + (part @ fused[0] if len(fused) == 1 else torch.bmm(part[:, None], fused).squeeze(1))
     return out
 
 
@@ -301,7 +306,7 @@ class AttentionStore:
         answer: the model's answer `(B, C)` or `(B, N, D)`, with its graph where gradients are wanted.
         sources: where the blocks' results stand in that graph.
         start: the readout row, where it is none of the layout's, such as CLS and the mean patch in equal parts; with
-            `pool`, how much of each pooling query the answer reads.
+            `pool`, how much of each pooling query the answer reads. For one picture, several of them `(Q, N)`.
     """
 
     blocks: tuple[Block, ...]
@@ -309,7 +314,7 @@ class AttentionStore:
     logits: Float[Tensor, "B C"] | None = None
     pool: Block | None = None
     chain: Chain | None = None
-    start: Float[Tensor, " N"] | None = None
+    start: Float[Tensor, "*Q N"] | None = None
     answer: Tensor | None = None
     sources: tuple[Source, ...] = ()
 
@@ -361,27 +366,52 @@ class AttentionStore:
             read = torch.full((queries,), 1 / queries, device=first.device) if self.start is None else self.start
             return pull(self.pool, read.expand(first.shape[0], -1))
         readout = torch.from_numpy(self.layout.readout()).to(first.device) if self.start is None else self.start
-        return readout.expand(first.shape[0], -1)
+        return readout if readout.ndim == 2 else readout.expand(first.shape[0], -1)
 
-    def asked(self, query: str) -> "AttentionStore":
-        """The same store, read from one patch: `row,column` from 0; `readout` changes nothing.
+    def asking(self, tokens: Sequence[int]) -> "AttentionStore":
+        """The same store of one picture, read from several tokens at once: a method gives a row `(Q, N)` for each.
+
+        Args:
+            tokens: places in the layout, prefix first.
 
         Raises:
-            UsageError: no such patch, or layers that do not all see the same tokens.
+            UsageError: more than one picture, layers that do not all see the same tokens, or no such token.
+        """
+        if self.layout is None or self.chain is not None:
+            raise UsageError("tokens cannot be asked where layers do not all see the same tokens")
+        if self.blocks[0].shape[0] != 1:
+            raise UsageError("tokens are asked of one picture at a time")
+        index = _index(list(tokens), self.layout.tokens)
+        start = torch.zeros(len(tokens), self.layout.tokens, device=self.blocks[0].device)
+        start[torch.arange(len(tokens)), index] = 1
+        return replace(self, pool=None, start=start)
+
+    def asked(self, query: str) -> "AttentionStore":
+        """The same store, read from one token: `row,column` of a patch, from 0, or a prefix token's name such as `cls`.
+
+        `readout` changes nothing.
+
+        Raises:
+            UsageError: no such token, or layers that do not all see the same tokens.
         """
         if query == "readout":
             return self
+        named = self.layout is not None and query in self.layout.prefix
         match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", query)
-        if match is None or self.layout is None:
-            raise UsageError(f"'{query}' is no query", "write readout, or row,column of a patch, from 0")
+        if (match is None and not named) or self.layout is None:
+            names = "".join(f", {name}" for name in self.layout.prefix) if self.layout else ""
+            raise UsageError(f"'{query}' is no query", f"write readout{names}, or row,column of a patch, from 0")
         if self.chain is not None:
-            raise UsageError("a patch cannot be asked where layers do not all see the same tokens")
+            raise UsageError("a token cannot be asked where layers do not all see the same tokens")
+        start = torch.zeros(self.layout.tokens, device=self.blocks[0].device)
+        if match is None:
+            start[self.layout.prefix.index(query)] = 1
+            return replace(self, pool=None, start=start)
         (row, column), (rows, columns) = map(int, match.groups()), self.layout.grid
         if row >= rows or column >= columns:
             raise UsageError(
                 f"there is no patch {row},{column}", f"rows are 0 to {rows - 1}, columns 0 to {columns - 1}"
             )
-        start = torch.zeros(self.layout.tokens, device=self.blocks[0].device)
         start[len(self.layout.prefix) + row * columns + column] = 1
         return replace(self, pool=None, start=start)
 

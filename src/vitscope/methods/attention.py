@@ -28,7 +28,7 @@ def attention(
         store: the attention of one forward.
         layer: from 0, or from the end with negative numbers.
         head: `mean`, `max` or `min` over heads, or one head's number.
-        query: `readout`, or `row,column` of the patch that asks, from 0.
+        query: `readout`, a prefix token's name such as `cls`, or `row,column` of the patch that asks, from 0.
 
     In a windowed or hierarchical model s is taken to that layer, and the result to the finest tokens, along residuals.
     A model with an attention pooling and no layer before it has that pooling's attention as its map.

@@ -39,7 +39,7 @@ def rollout(
         discard: share of the weakest patches that each row of attention forgets; `fuse_heads` defines it.
         normalise: divide rows by their sums after `max`, `min` or discarding, before the identity is added; without it
             the map need not sum to one.
-        query: `readout`, or `row,column` of the last-layer patch to start from, from 0.
+        query: `readout`, or the last-layer token to start from: a prefix token's name, or `row,column` of a patch.
 
     Returns:
         `(B, N)`, each in [0, 1], summing to one over all tokens, the prefix included.
