@@ -82,10 +82,11 @@ class Scorer:
     score: Callable[[Tensor, Int[Tensor, " n"]], Float[Tensor, " n"]]
 
     def __call__(self, answer: Tensor, pictures: Int[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
-        """The scores of an answer; `pictures` says whose rows they are, where not all in their order."""
+        """The scores of an answer, in float32 at least; `pictures` says whose rows they are, where not all in order."""
         if pictures is None:
             pictures = torch.arange(len(answer), device=answer.device)
-        return self.score(answer, pictures)
+        precise = answer.float() if answer.dtype in (torch.float16, torch.bfloat16) else answer
+        return self.score(precise, pictures)
 
 
 def scorer_of(target: Target, answer: Tensor, labels: Mapping[int, str], classifies: bool) -> Scorer:
