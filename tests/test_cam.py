@@ -10,6 +10,7 @@ from vitscope.errors import MethodError, UsageError
 from vitscope.families.transformers import Transformers
 from vitscope.images import read
 from vitscope.pipeline import Scope
+from zoo_traced import as_it_is, picture
 
 PHOTOS = [np.random.default_rng(seed).integers(0, 256, (40, 56, 3), dtype=np.uint8) for seed in range(3)]
 NAMES = ["gradcam", "gradcam++", "hirescam", "layercam"]
@@ -89,10 +90,10 @@ def test_each_is_the_grad_cam_packages(name):
     made = {"gradcam": peer.GradCAM, "gradcam++": peer.GradCAMPlusPlus, "hirescam": peer.HiResCAM}
     made["layercam"] = peer.LayerCAM
     scope = scope_of()
-    model, block = scope.model.float(), next(m for m in scope.model.modules() if isinstance(m, torch.nn.ModuleList))[-1]
-
-    with torch.no_grad():
-        model.classifier.weight.mul_(1e5)  # the package adds 1e-6 to the square of the gradients
+    model, block = scope.model, next(m for m in scope.model.modules() if isinstance(m, torch.nn.ModuleList))[-1]
+    if name == "gradcam++":  # the package adds 1e-6 to the square of the gradients
+        with torch.no_grad():
+            model.classifier.weight.mul_(1e6)
 
     class Logits(torch.nn.Module):
         def __init__(self):
@@ -105,7 +106,7 @@ def test_each_is_the_grad_cam_packages(name):
     def grid(x):
         return x[:, 1:].reshape(len(x), 4, 4, -1).permute(0, 3, 1, 2)
 
-    pixels = scope.family.prepare(read(PHOTOS[0]))[0][None].float()
+    pixels = scope.family.prepare(read(PHOTOS[0]))[0][None].double()
     with made[name](Logits(), [block.layernorm_before], reshape_transform=grid) as cam:
         targets = [ClassifierOutputTarget(1)]
         outputs = cam.activations_and_grads(pixels)
@@ -114,8 +115,55 @@ def test_each_is_the_grad_cam_packages(name):
         g = cam.activations_and_grads.gradients[0].numpy()
         theirs = cam.get_cam_image(pixels, block.layernorm_before, targets, z, g, eigen_smooth=False)[0]
     e = vitscope.load(model).explain(PHOTOS[0], method=name, target=1)
-    np.testing.assert_allclose(e.map, np.maximum(theirs, 0), rtol=2e-3, atol=1e-3)
-    assert e.map.max() > 1e-2
+    np.testing.assert_allclose(e.map, np.maximum(theirs, 0), rtol=0, atol=1e-5 * e.map.max())
+    assert e.map.max() > 1e-6
+    assert "activations taken at the first norm of block 2" in e.provenance["notes"]
+
+
+def test_pca_is_the_grad_cam_packages_eigencam():
+    """The package takes the mean off before it decomposes, which the paper does not: that is `pca`."""
+    from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
+
+    scope = scope_of("dinov2")
+    blocks, kept = next(m for m in scope.model.modules() if isinstance(m, torch.nn.ModuleList)), []
+    with torch.no_grad(), blocks[1].register_forward_hook(lambda _m, _args, out: kept.append(out)):
+        scope.model(pixel_values=scope.family.prepare(read(PHOTOS[0]))[0][None].double())
+    theirs = get_2d_projection(kept[0][:, 1:].reshape(1, 4, 4, -1).permute(0, 3, 1, 2).numpy())[0]
+    ours = scope.explain(PHOTOS[0], method="pca", layer=1).map
+    np.testing.assert_allclose(
+        ours * np.sign((ours * theirs).sum()), theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max()
+    )
+
+
+def test_a_block_without_a_norm_is_said():
+    class Bare(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.head = torch.nn.Conv2d(3, 16, 8, 8), torch.nn.Linear(16, 5)
+            self.blocks = torch.nn.ModuleList(_BareBlock() for _ in range(2))
+
+        def forward(self, x):
+            x = self.stem(x).flatten(2).mT
+            for block in self.blocks:
+                x = block(x)
+            return self.head(x.mean(1))
+
+    torch.manual_seed(0)
+    scope = vitscope.load(Bare().eval(), processor=as_it_is((32, 32)))
+    e = scope.explain(picture((32, 32)), method="gradcam", layer=1, target=0)
+    assert "activations taken at the input of block 1, which has no norm" in e.provenance["notes"]
+    e = scope.explain(picture((32, 32)), method="gradcam", layer=0, at="output", target=0)
+    assert "activations taken at the output of block 0" in e.provenance["notes"]
+
+
+class _BareBlock(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out = torch.nn.Linear(16, 48), torch.nn.Linear(16, 16)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x)[:, None].chunk(3, -1)
+        return x + self.out(torch.nn.functional.scaled_dot_product_attention(q, k, v)[:, 0])
 
 
 def test_eigencam_is_the_first_singular_vector():

@@ -1,6 +1,6 @@
 """Class activation maps on patch tokens: activations weighed by what their gradients say of the target."""
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from vitscope.subject import Subject
 __all__ = ["eigencam", "gradcam", "gradcam_plus_plus", "hirescam", "layercam"]
 
 Place = Literal["norm", "input", "output"]
+Named: TypeAlias = tuple[Float[Tensor, "B N"], list[str]]
 _TINY = 1e-7
 
 
@@ -33,6 +34,15 @@ def _patches(subject: Subject, layer: int, at: Place) -> tuple[Float[Tensor, "B 
     return _laid(subject, raw.detach()), _laid(subject, grad)
 
 
+def _named(subject: Subject, patches: Tensor, layer: int, at: Place) -> tuple[Tensor, list[str]]:
+    """The map of all tokens, and for each picture a note that names the layer."""
+    (number,) = subject.store.select(layer)
+    where = f"{'first norm' if at == 'norm' else at} of block {number}"
+    if at == "norm" and subject.tokens.normed[number] is None:
+        where = f"input of block {number}, which has no norm"
+    return subject.whole(patches), [f"activations taken at the {where}"] * len(patches)
+
+
 def _laid(subject: Subject, raw: Tensor) -> Float[Tensor, "B gh gw D"]:
     patches = subject.tokens.arrange(raw)[:, len(subject.layout.prefix) :]
     patches = patches if patches.dtype == torch.float64 else patches.float()
@@ -47,7 +57,7 @@ def _laid(subject: Subject, raw: Tensor) -> Float[Tensor, "B gh gw D"]:
     uses_target=True,
     needs_tokens=True,
 )
-def gradcam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Float[Tensor, "B N"]:
+def gradcam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
     """Channels of the patch tokens, each weighed by its mean gradient.
 
     Formula: `m_j = relu(sum_d w_d z_jd)`, `w_d = 1/P sum_j dy/dz_jd`, z the patch tokens at the chosen place.
@@ -69,7 +79,7 @@ def gradcam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Float[T
     """
     z, grad = _patches(subject, layer, at)
     _reached(grad, layer, at)
-    return subject.whole((z * grad.mean((1, 2), keepdim=True)).sum(-1).clamp_min(0))
+    return _named(subject, (z * grad.mean((1, 2), keepdim=True)).sum(-1).clamp_min(0), layer, at)
 
 
 @method(
@@ -80,7 +90,7 @@ def gradcam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Float[T
     uses_target=True,
     needs_tokens=True,
 )
-def gradcam_plus_plus(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Float[Tensor, "B N"]:
+def gradcam_plus_plus(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
     """Grad-CAM whose channel weights favour gradients at places where the channel is strong.
 
     Formula: `m_j = relu(sum_d w_d z_jd)`, `w_d = sum_j a_jd relu(g_jd)`, `a_jd = g_jd^2 / (2 g_jd^2 + S_d g_jd^3)`,
@@ -106,7 +116,7 @@ def gradcam_plus_plus(subject: Subject, *, layer: int = -1, at: Place = "norm") 
     below = 2 + z.sum((1, 2), keepdim=True) * g  # both sides of a divided by g^2, which may be too small to square
     share = torch.where((g != 0) & (below.abs() > _TINY), 1 / below, torch.zeros_like(g))
     weights = (share * g.clamp_min(0)).sum((1, 2), keepdim=True)
-    return subject.whole((z * weights).sum(-1).clamp_min(0))
+    return _named(subject, (z * weights).sum(-1).clamp_min(0), layer, at)
 
 
 @method(
@@ -117,7 +127,7 @@ def gradcam_plus_plus(subject: Subject, *, layer: int = -1, at: Place = "norm") 
     uses_target=True,
     needs_tokens=True,
 )
-def hirescam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Float[Tensor, "B N"]:
+def hirescam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
     """Each patch token times the score's gradient at it.
 
     Formula: `m_j = relu(sum_d z_jd dy/dz_jd)`.
@@ -138,7 +148,7 @@ def hirescam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Float[
     """
     z, grad = _patches(subject, layer, at)
     _reached(grad, layer, at)
-    return subject.whole((z * grad).sum(-1).clamp_min(0))
+    return _named(subject, (z * grad).sum(-1).clamp_min(0), layer, at)
 
 
 @method(
@@ -149,7 +159,7 @@ def hirescam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Float[
     uses_target=True,
     needs_tokens=True,
 )
-def layercam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Float[Tensor, "B N"]:
+def layercam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
     """Each patch token times the positive part of the gradient at it.
 
     Formula: `m_j = relu(sum_d z_jd relu(dy/dz_jd))`.
@@ -170,7 +180,7 @@ def layercam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Float[
     """
     z, grad = _patches(subject, layer, at)
     _reached(grad, layer, at)
-    return subject.whole((z * grad.clamp_min(0)).sum(-1).clamp_min(0))
+    return _named(subject, (z * grad.clamp_min(0)).sum(-1).clamp_min(0), layer, at)
 
 
 @method(
@@ -179,7 +189,7 @@ def layercam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Float[
     source="Muhammad & Yeasin 2020, equations 4 and 5, on patch tokens",
     needs_tokens=True,
 )
-def eigencam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Float[Tensor, "B N"]:
+def eigencam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
     """The patch tokens along their first right singular vector.
 
     Formula: `m_j = sum_d z_jd v_d`, v the first right singular vector of the `(P, D)` matrix z, its mean not removed;
@@ -201,7 +211,7 @@ def eigencam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Float[
     direction = torch.linalg.eigh(flat.transpose(1, 2) @ flat).eigenvectors[..., -1]
     projected = (z * direction[:, None, None]).sum(-1)
     sign = torch.where(projected.mean((1, 2), keepdim=True) < 0, -1.0, 1.0)
-    return subject.whole(projected * sign.to(projected.dtype))
+    return _named(subject, projected * sign.to(projected.dtype), layer, at)
 
 
 def _reached(grad: Tensor, layer: int, at: Place) -> None:

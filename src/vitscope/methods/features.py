@@ -128,7 +128,7 @@ def ncut(subject: Subject, *, layer: int = -1) -> Float[Tensor, "B N"]:
 
     Formula: `m = v`, the eigenvector of the second smallest eigenvalue of `(D - W) v = λ D v`, `W_ij = 1` where
     `cos(z_i, z_j) > 0.2` and `1e-5` elsewhere, D the row sums of W on a diagonal; less its mean; its sign is that in
-    which its entry of the largest size is positive, the object's side in TokenCut.
+    which v's entry of the largest size, taken before, is above the mean: the object's side in TokenCut.
 
     Args:
         subject: the pictures.
@@ -155,8 +155,8 @@ def ncut(subject: Subject, *, layer: int = -1) -> Float[Tensor, "B N"]:
         root = w.sum(1).rsqrt()
         vectors = torch.linalg.eigh(torch.eye(len(w)).to(w) - root[:, None] * w * root).eigenvectors
         v = root * vectors[:, 1]
-        v = v - v.mean()
-        parts.append(v / v[v.abs().argmax()])
+        seed, v = v.abs().argmax(), v - v.mean()
+        parts.append(v / v.abs().max() * torch.where(v[seed] < 0, -1.0, 1.0))
     return _laid(subject, torch.stack(parts).float())
 
 
