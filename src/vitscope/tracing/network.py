@@ -24,7 +24,7 @@ from vitscope.tracing.rules import (
     plain_name,
     pool,
 )
-from vitscope.tracing.shadow import Plan, Probs, Shadow, attend, residual, shadow_of, tensors_in
+from vitscope.tracing.shadow import Plan, Probs, Shadow, attend, residual, shadow_of, tensors_in, thinly
 
 __all__ = ["Averaged", "Call", "Merge"]
 
@@ -362,17 +362,17 @@ class Averaged(TorchFunctionMode):
             if a.numel() != b.numel():
                 content = a if a.numel() > b.numel() else b  # the other is a gate
                 return shadow_of(content.expand(shape), content)
-            return shadow_of((a.expand(shape) + b.expand(shape)) / 2, a, b)
+            return shadow_of(thinly(_mean, a.expand(shape), b.expand(shape)), a, b)
         self.differential |= name in _MINUS and bool(a.marks - a.settled) and bool(b.marks - b.settled)
         skip, branch = (a, b) if a.marks <= b.marks else (b, a)
         new = branch.marks - skip.marks
         if not skip.marks <= branch.marks:  # each has seen what the other has not, as queries and a picture do
             of_a, of_b = a.marks - a.settled - b.marks, b.marks - b.settled - a.marks
             if bool(of_a) == bool(of_b):
-                return shadow_of((a + b) / 2, a, b)
+                return shadow_of(thinly(_mean, a.expand(shape), b.expand(shape)), a, b)
             skip, branch, new = (b, a, of_a) if of_a else (a, b, of_b)
         if not new:
-            return shadow_of((a + b) / 2, a, b)
+            return shadow_of(thinly(_mean, a.expand(shape), b.expand(shape)), a, b)
         if new <= branch.settled:  # another branch beside attention, such as an MLP in parallel: tokens stay
             return shadow_of(branch.view_as(branch), branch)
         self.parallel |= sum(call.event in new for call in self.calls) > 1
@@ -411,6 +411,10 @@ class Averaged(TorchFunctionMode):
         return mean
 
 
+def _mean(a: Tensor, b: Tensor) -> Tensor:
+    return (a + b) / 2
+
+
 def _broadcast(*shapes: Any) -> tuple[int, ...]:
     shape: tuple[int, ...] = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
     return shape
@@ -446,7 +450,11 @@ def _as_probs(value: Any, event: int) -> Any:
 
 def _varies(x: Tensor, axis: int) -> bool:
     """Do positions differ along this axis? Probing values are (mass, x, y, leaf) along the batch."""
+    if not x.stride(axis):
+        return False
     with torch.no_grad():
+        for other in range(x.ndim):
+            x = x if x.stride(other) else x.narrow(other, 0, 1)
         spread = x.amax(axis) - x.amin(axis)
         return bool((spread > 1e-4 * (1 + x.abs().amax())).any())
 

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vitscope.tracing.shadow import one
+
 __all__ = [
     "AS_IT_IS",
     "BINARY",
@@ -75,7 +77,8 @@ def expanded(x: Tensor, dim: int, size: int) -> Tensor:
     """The mean of `x` over one axis, repeated to `size` along it."""
     shape = list(x.shape)
     shape[dim] = size
-    return x.mean(dim, keepdim=True).expand(shape)
+    mean = x.mean(dim, keepdim=True) if x.stride(dim) else one(x, dim)
+    return mean.expand(shape)
 
 
 def conv(x: Tensor, weight: Tensor, valid: Tensor | None = None, **options: Any) -> Tensor:
@@ -91,6 +94,8 @@ def conv(x: Tensor, weight: Tensor, valid: Tensor | None = None, **options: Any)
     groups, kernel = options.get("groups", 1), weight.shape[2:]
     single = x.ndim == dims + 1
     x = x[None] if single else x
+    if not x.stride(1):  # all channels are one
+        x, groups = one(x, 1), 1
     outputs, inputs = weight.shape[0], x.shape[1]
     grouped = x.reshape(x.shape[0], groups, inputs // groups, *x.shape[2:]).mean(2)
     if isinstance(padding[0], str):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Plan", "Probs", "Shadow", "attend", "residual", "shadow_of", "tensors_in"]
+__all__ = ["Plan", "Probs", "Shadow", "attend", "one", "residual", "shadow_of", "tensors_in", "thinly"]
 
 Attend = Callable[[int, Tensor], Tensor]
 
@@ -101,10 +101,42 @@ class _Attend(torch.autograd.Function):
         return (weight[..., None] / width).expand(ctx.shape), None, None, None
 
 
+class _One(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, axis: int) -> Tensor:
+        ctx.axis, ctx.shape = axis, x.shape
+        return x.narrow(axis, 0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return (grads[0] / ctx.shape[ctx.axis]).expand(ctx.shape), None
+
+
+def one(x: Tensor, axis: int) -> Tensor:
+    """The one entry that `x`, expanded along `axis`, has there: its gradient goes to all in equal parts, unwritten."""
+    out: Tensor = _One.apply(x, axis)
+    return out
+
+
 def residual(skip: Tensor, branch: Tensor, plan: Plan, events: frozenset[int]) -> Tensor:
     """`skip` forward; backward as the plan says."""
-    out: Tensor = _Residual.apply(skip, branch, plan, events)
+    out: Tensor = thinly(lambda a, b: _Residual.apply(a, b, plan, events), skip, branch)
     return out
+
+
+def thinly(run: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """A pointwise function of tensors, run once where all of them repeat themselves along an axis.
+
+    Channels of a shadow are mostly one number, expanded: memory and time are then those of one channel.
+    """
+    shape = tensors[0].shape
+    if any(t.shape != shape for t in tensors):
+        return run(*tensors)
+    same = [axis for axis, size in enumerate(shape) if size > 1 and not any(t.stride(axis) for t in tensors)]
+    for axis in same:
+        tensors = tuple(one(t, axis) for t in tensors)
+    out = run(*tensors)
+    return out.expand(shape) if same else out
 
 
 def attend(value: Tensor, queries: int, plan: Plan, event: int) -> Tensor:
