@@ -256,16 +256,14 @@ class Statistics:
         limits = [math.log(layer.keys) for layer in self.layers]
         panels.append(Panel("entropy of attention rows", "nats", self.by_head("entropy"), limits, "uniform attention"))
         if all(layer.importance is not None for layer in self.layers):
-            panels.append(Panel("importance of heads", f"drop of {_scored(self)}", self.by_head("importance")))
+            panels.append(Panel("importance of heads", f"score drop ({self.target})", self.by_head("importance")))
         ranks = [layer.effective_rank for layer in self.layers]
         if all(rank is not None for rank in ranks):
-            panels.append(Panel("effective rank of rollout", "dimensions", [np.array([rank]) for rank in ranks]))
+            most = [float(self.rank_probes or self.layout.tokens)] * len(ranks)
+            points = [np.array([rank]) for rank in ranks]
+            panels.append(Panel("effective rank of rollout", "dimensions", points, most, "most possible"))
         title = f"{self.provenance.get('model', '')}: {Path(str(self.provenance.get('source', ''))).name}"
         return by_depth(panels, title.strip(": "))
-
-
-def _scored(statistics: Statistics) -> str:
-    return "the score" if statistics.target is None else statistics.target
 
 
 def _one(values: Sequence[float] | np.ndarray | None, head: int) -> float | None:

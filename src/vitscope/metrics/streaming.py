@@ -126,7 +126,7 @@ def _in_all_tokens(block: Block, seed: Float[Tensor, "1 N"], places: _Places) ->
     """What can be said where each token is a place of the layout."""
     _, h, n, _ = block.shape
     p = places.prefix
-    entropy, alike, far, far_photo = (_zeros(h) for _ in range(4))
+    entropy, alike, far = _zeros(h), _zeros(h), _zeros(2, h)
     shares, received = _zeros(len(SHARES), h), _zeros(n)
     for queries in walk(block):
         rows = block.rows(queries)
@@ -144,9 +144,9 @@ def _in_all_tokens(block: Block, seed: Float[Tensor, "1 N"], places: _Places) ->
         shares[3] += own
         shares[4] += _total(to_patches, (1,)) - own
         mass = to_patches.clamp_min(torch.finfo(rows.dtype).tiny)
-        for distances, photo in ((far, False), (far_photo, True)):
+        for photo in (False, True):
             apart = places.apart(first - p, last - p, photo).to(rows)
-            distances += _total(torch.einsum("hnm,nm->hn", rows[:, :, p:], apart) / mass, (1,))
+            far[int(photo)] += _total(torch.einsum("hnm,nm->hn", rows[:, :, p:], apart) / mass, (1,))
     patches = n - p
     read = pull_heads(block, seed)[0]
     read_entropy = _total(torch.special.entr(read), (1,))
@@ -155,8 +155,8 @@ def _in_all_tokens(block: Block, seed: Float[Tensor, "1 N"], places: _Places) ->
         _layer(block, entropy / n, alike / n),
         readout_entropy=_numpy(read_entropy),
         readout_entropy_normalised=_numpy(read_entropy / _most(block)),
-        distance=_numpy(far / patches),
-        distance_photo=_numpy(far_photo / patches),
+        distance=_numpy(far[0] / patches),
+        distance_photo=_numpy(far[1] / patches),
         shares={name: _numpy(share) for name, share in zip(SHARES, shares, strict=True)},
         received=_numpy(received / (h * n)),
     )
@@ -185,7 +185,7 @@ def _alike(rows: Float[Tensor, "B H n M"]) -> Float[Tensor, " H"]:
 
 def _norms(states: States, number: int) -> Float[Tensor, " N"]:
     tokens = states.at(number)[0].detach()
-    return torch.linalg.vector_norm(tokens.to(torch.promote_types(tokens.dtype, torch.float32)), dim=-1).cpu().double()
+    return tokens.to(torch.promote_types(tokens.dtype, torch.float32)).square().sum(-1).sqrt().cpu().double()
 
 
 def _with_sinks(
