@@ -385,7 +385,9 @@ class Scope:
         """
         if not importance and target is not None:
             raise UsageError("a target changes nothing but importance", "ask for importance=True, or leave it out")
-        options = Options("attention", size=size, batch_size=batch_size, seed=seed)
+        options = Options("attention", target, size=size, batch_size=batch_size, seed=seed)
+        if options.several:
+            raise UsageError("importance follows one target at a time")
         picture = read(image)
         pixels, frame = self.family.prepare(picture, size)
         forward, drops = self._forward([pixels], tokens=True), None

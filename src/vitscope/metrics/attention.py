@@ -150,7 +150,7 @@ class Statistics:
     withheld: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
-    def by_head(self, name: str) -> list[PerHead]:
+    def by_head(self, name: str) -> list[Float[np.ndarray, " _"]]:
         """One number per head, layer by layer: `entropy`, `distance`, `importance`, ..., or a share such as `self`.
 
         Raises:

@@ -25,7 +25,7 @@ class Importance:
         score: of the whole model.
     """
 
-    drops: list[Float[np.ndarray, " H"]]
+    drops: list[Float[np.ndarray, " _"]]
     target: str
     score: float
 

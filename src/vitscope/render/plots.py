@@ -34,7 +34,7 @@ class Panel:
 
     title: str
     unit: str
-    values: Sequence[Float[np.ndarray, " H"]]
+    values: Sequence[Float[np.ndarray, " _"]]
     limits: Sequence[float] | None = None
     limit: str = ""
     top: float | None = None
