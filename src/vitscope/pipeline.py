@@ -372,7 +372,7 @@ class Scope:
             target: whose score `importance` follows: None is the predicted class, and for a feature model the cosine
                 to the feature of the whole model.
             importance: also silence each head in turn: one forward a head.
-            seed: of the directions in which the effective rank is measured, where it cannot be exact.
+            seed: kept in the provenance, as everywhere; none of these numbers is drawn at random.
             batch_size: heads silenced together, one in each row of a batch.
             progress: called with ("importance", done, total) heads.
 
@@ -381,7 +381,8 @@ class Scope:
             UsageError: a target without `importance`, or one that does not fit.
             MethodError: attention that is not finite, or heads that cannot be silenced.
 
-        Cost: one forward, and all rows of attention twice, chunk by chunk; memory linear in tokens.
+        Cost: one forward, and all rows of attention twice, chunk by chunk; memory linear in tokens. The effective rank,
+            which needs whole matrices, is given up to 640 tokens.
         """
         if not importance and target is not None:
             raise UsageError("a target changes nothing but importance", "ask for importance=True, or leave it out")
@@ -402,7 +403,7 @@ class Scope:
         told = self._provenance(options, METHODS.get("attention"), {}, False, picture)
         told = {name: value for name, value in told.items() if name not in _OF_METHODS}
         states = forward.states or str(self.body)
-        return statistics_of(forward.store, frame, states, seed=seed, importance=drops, provenance=told)
+        return statistics_of(forward.store, frame, states, importance=drops, provenance=told)
 
     def predictions(self, store: AttentionStore, row: int = 0) -> list[tuple[str, float]]:
         """The most probable classes of one picture of a batch, five at most; empty for a feature model."""

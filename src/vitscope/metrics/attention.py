@@ -134,8 +134,6 @@ class Statistics:
         frame: where patches lie on the photo.
         target: what `importance` scores, in words; None where it was not asked for.
         score: the score of the whole model.
-        rank_probes: how many directions `effective_rank` was measured in; it is exact where this is the number of
-            tokens, and else an estimate that cannot exceed it.
         withheld: what could not be computed, by name, and why.
         provenance: model, weights, versions, size, seed and notes.
     """
@@ -146,7 +144,6 @@ class Statistics:
     frame: Frame
     target: str | None = None
     score: float | None = None
-    rank_probes: int | None = None
     withheld: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -184,7 +181,6 @@ class Statistics:
             "kind": "attention statistics",
             "target": self.target,
             "score": self.score,
-            "rank_probes": self.rank_probes,
             "sinks": [asdict(sink) for sink in self.sinks],
             "layers": [layer.to_dict() for layer in self.layers],
             "withheld": dict(self.withheld),
@@ -259,9 +255,9 @@ class Statistics:
             panels.append(Panel("importance of heads", f"score drop ({self.target})", self.by_head("importance")))
         ranks = [layer.effective_rank for layer in self.layers]
         if all(rank is not None for rank in ranks):
-            most = [float(self.rank_probes or self.layout.tokens)] * len(ranks)
+            most = [float(self.layout.tokens)] * len(ranks)
             points = [np.array([rank]) for rank in ranks]
-            panels.append(Panel("effective rank of rollout", "dimensions", points, most, "most possible"))
+            panels.append(Panel("effective rank of rollout", "dimensions", points, most, "number of tokens"))
         title = f"{self.provenance.get('model', '')}: {Path(str(self.provenance.get('source', ''))).name}"
         return by_depth(panels, title.strip(": "))
 

@@ -4,11 +4,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitscope.errors import MethodError
 from vitscope.store import AttentionStore, walk
 
-__all__ = ["PROBES", "effective_rank", "effective_ranks"]
+__all__ = ["MOST_TOKENS", "effective_rank", "effective_ranks"]
 
-PROBES = 640
+MOST_TOKENS = 640
 _ALPHA = 0.5
 
 
@@ -23,32 +24,33 @@ def effective_rank(values: Float[Tensor, " k"]) -> float:
     return float(torch.special.entr(share).sum().exp())
 
 
-def effective_ranks(store: AttentionStore, seed: int = 0, probes: int = PROBES) -> tuple[list[float], int]:
+def effective_ranks(store: AttentionStore) -> list[float]:
     """The effective rank of `Â_l ... Â_1` for each layer l, `Â = (I + mean_h A_h) / 2` as in rollout.
-
-    The product itself is never made: it is applied to random orthonormal directions, `Y_l = Â_l Y_{l-1}`, and the
-    singular values are those of `Y_l (N, k)`. With as many directions as tokens they are those of the product, exactly;
-    with fewer the number is an estimate from below: it cannot exceed k.
 
     Args:
         store: one picture's attention, in layers that all see the same tokens.
-        seed: of the directions; without influence where they are as many as the tokens.
-        probes: k, at most; fewer where there are fewer tokens.
 
     Returns:
-        The rank for each layer, in [1, k]; and k.
+        One number for each layer, in [1, N]; float64.
 
-    Cost: all rows once, N k numbers, and the singular values of an `(N, k)` matrix a layer.
+    Raises:
+        MethodError: more than 640 tokens. All singular values need the whole N x N product; random projections to
+            fewer directions were tried, and were wrong by a factor of two where the rank is low.
 
-    Source: Abnar & Zuidema 2020, equation 1; Roy & Vetterli 2007; directions as in Halko, Martinsson & Tropp 2011.
+    Cost: all rows once, and the singular values of an N x N matrix a layer.
+
+    Source: Abnar & Zuidema 2020, equation 1; Roy & Vetterli 2007.
     """
     tokens = store[0].shape[2]
-    k = min(tokens, probes)
-    drawn = torch.randn(tokens, k, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    y = torch.linalg.qr(drawn).Q
+    if tokens > MOST_TOKENS:
+        raise MethodError(
+            f"the effective rank needs whole matrices: {tokens} tokens are more than {MOST_TOKENS}",
+            "ask for a smaller input with size=",
+        )
+    product = torch.eye(tokens, dtype=torch.float64)
     ranks = []
     for block in store:
-        mixed = torch.cat([block.rows(queries).mean(1)[0].cpu().double() @ y for queries in walk(block)])
-        y = _ALPHA * y + (1 - _ALPHA) * mixed
-        ranks.append(effective_rank(torch.linalg.svdvals(y)))
-    return ranks, k
+        mixed = [block.rows(queries).mean(1)[0].cpu().double() @ product for queries in walk(block)]
+        product = _ALPHA * product + (1 - _ALPHA) * torch.cat(mixed)
+        ranks.append(effective_rank(torch.linalg.svdvals(product)))
+    return ranks

@@ -19,7 +19,7 @@ from vitscope.geometry import Frame, TokenLayout
 from vitscope.methods.rollout_variants import outlying_from
 from vitscope.metrics.attention import SHARES, Layer, Sink, Statistics
 from vitscope.metrics.importance import Importance
-from vitscope.metrics.rank import PROBES, effective_ranks
+from vitscope.metrics.rank import effective_ranks
 from vitscope.store import AttentionStore, Block, pull_heads, walk
 
 __all__ = ["statistics_of"]
@@ -33,10 +33,8 @@ def statistics_of(
     frame: Frame,
     states: States | str,
     *,
-    seed: int = 0,
     importance: Importance | None = None,
     provenance: Mapping[str, Any] | None = None,
-    probes: int = PROBES,
 ) -> Statistics:
     """All numbers of one picture's attention; `Statistics`, `Layer` and `Sink` say what they are.
 
@@ -44,15 +42,13 @@ def statistics_of(
         store: the attention of one forward of one picture.
         frame: where its patches lie.
         states: its tokens between blocks, or why they are not known.
-        seed: for the directions of the effective rank.
         importance: what silencing heads does, where it was asked for.
         provenance: what is kept beside the numbers.
-        probes: directions of the effective rank.
 
     Raises:
         MethodError: attention that is not finite.
 
-    Cost: all rows of each layer once (twice with the rank), chunk by chunk; memory linear in tokens.
+    Cost: all rows of each layer once, chunk by chunk; memory linear in tokens. Up to 640 tokens once more for the rank.
     """
     assert store.layout is not None
     layout, withheld = store.layout, {}
@@ -62,7 +58,6 @@ def statistics_of(
         withheld |= dict.fromkeys(_IN_TOKENS, _WINDOWS)
         layers = [_in_own_tokens(block) for block in store]
         sinks: tuple[Sink, ...] = ()
-        ranked = None
     else:
         if isinstance(states, str):
             withheld["norms"] = states
@@ -70,12 +65,15 @@ def statistics_of(
         layers = [_in_all_tokens(block, readout, places) for block in store]
         norms = None if isinstance(states, str) else [_norms(states, number) for number in range(len(layers))]
         layers, sinks = _with_sinks(layers, norms, layout)
-        ranks, ranked = effective_ranks(store, seed, probes)
-        layers = [replace(layer, effective_rank=rank) for layer, rank in zip(layers, ranks, strict=True)]
+        try:
+            ranks = effective_ranks(store)
+            layers = [replace(layer, effective_rank=rank) for layer, rank in zip(layers, ranks, strict=True)]
+        except MethodError as error:
+            withheld["effective_rank"] = str(error)
     if importance is not None:
         layers = [replace(layer, importance=drops) for layer, drops in zip(layers, importance.drops, strict=True)]
     target, score = (importance.target, importance.score) if importance else (None, None)
-    return Statistics(tuple(layers), sinks, layout, frame, target, score, ranked, withheld, provenance or {})
+    return Statistics(tuple(layers), sinks, layout, frame, target, score, withheld, provenance or {})
 
 
 @dataclass(frozen=True, eq=False)
