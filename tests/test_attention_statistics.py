@@ -516,6 +516,15 @@ def test_importance_follows_its_target(tiny_scope, photo):
         assert np.abs(a.importance - b.importance).max() > 1e-3
 
 
+def test_a_cosine_keeps_its_digits_in_half_precision():
+    """bfloat16 has no number between 0.996 and 1: scores are made in float32 from the model's own answer."""
+    scope = row_of("hf-clip-vision").scope(row_of("hf-clip-vision").model().bfloat16())
+    found = scope.statistics(photo_of("hf-clip-vision"), importance=True)
+    assert found.score == pytest.approx(1, abs=1e-5)
+    steps = np.concatenate([layer.importance for layer in found.layers]) * 256
+    assert np.abs(steps - steps.round()).max() > 0.02
+
+
 def test_progress_of_importance(tiny_scope, photo):
     told = []
     tiny_scope.statistics(photo, importance=True, batch_size=1, progress=lambda *step: told.append(step))

@@ -66,6 +66,7 @@ def head_importance(
 
     def scores(rows: int) -> list[float]:
         given = answer(pixels.expand(rows, *pixels.shape[1:]))
+        given = given.to(torch.promote_types(given.dtype, torch.float32))  # small drops of a cosine need the digits
         return scorer(given, torch.zeros(rows, dtype=torch.long, device=given.device)).double().tolist()
 
     (whole,) = scores(1)
