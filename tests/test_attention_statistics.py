@@ -25,12 +25,14 @@ from vitscope.images import read
 from vitscope.metrics import attention as records
 from vitscope.metrics import rank
 from vitscope.metrics.attention import SHARES, Layer, Statistics
+from vitscope.metrics.importance import head_importance
 from vitscope.metrics.rank import effective_rank
 from vitscope.metrics.streaming import statistics_of
 from vitscope.pipeline import Scope
 from vitscope.render.plots import Panel, by_depth
 from vitscope.silencing import weighed_heads
 from vitscope.store import AttentionStore, Call, Dense
+from vitscope.targets import Scorer
 
 CHUNKS = (None, 1, 7, 1000)
 NAMES = ["vit", "vit-wide", "deit-teacher", "dinov2-registers", "ijepa", "beit"]
@@ -535,6 +537,12 @@ def test_a_call_that_is_not_made_is_said():
     model, x = two_layers("fused")
     with pytest.raises(MethodError, match="was not made"), weighed_heads(model, Call(7, 1), torch.ones(4, 3)):
         model(x)
+
+
+def test_importance_needs_to_know_the_calls():
+    scorer = Scorer(["anything"], lambda answer, _: answer.sum(-1))
+    with pytest.raises(MethodError, match="not known which attention calls"):
+        head_importance(dense(torch.eye(5)[None]), nn.Identity(), torch.zeros(1, 3, 4, 4), scorer, lambda x: x)
 
 
 def test_weights_that_do_not_fit_are_said():

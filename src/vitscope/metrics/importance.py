@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitscope.errors import MethodError
 from vitscope.silencing import weighed_heads
 from vitscope.store import AttentionStore
 from vitscope.targets import Scorer
@@ -61,6 +62,8 @@ def head_importance(
 
     Source: Michel, Levy & Neubig 2019, section 3, and Voita et al. 2019: heads masked one by one.
     """
+    if len(store.calls) != len(store):
+        raise MethodError("it is not known which attention calls the layers are: their heads cannot be silenced")
     total = sum(block.shape[1] for block in store)
     done, result = 0, []
 
