@@ -14,7 +14,7 @@ SOURCE = Path(vitscope.__file__).parent
 STAGES = (
     ("errors", "geometry", "images", "result", "registry", "_version"),
     ("store",),
-    ("capturing", "explicit", "tracing", "targets", "body", "correction", "subject", "methods"),
+    ("capturing", "explicit", "tracing", "targets", "body", "correction", "subject", "silencing", "methods"),
     ("families", "loading", "embedded"),
     ("metrics", "render"),
     ("pipeline",),
@@ -26,7 +26,7 @@ FORBIDDEN = {
     "methods": {"capturing", "explicit", "tracing", "families", "loading"},
     "embedded": {"families", "loading"},
 }
-NO_TORCH = ("errors", "geometry", "images", "result", "registry", "embedded", "metrics", "render", "_version")
+NO_TORCH = ("errors", "geometry", "images", "result", "registry", "embedded", "render", "_version")
 
 
 def imports(path):
@@ -115,7 +115,8 @@ def test_the_command_line_starts_without_torch():
 
 
 def test_a_saved_result_is_read_and_drawn_without_torch():
-    modules = "vitscope.result, vitscope.render.raster, vitscope.metrics.statistics"
+    modules = "vitscope.result, vitscope.render.raster, vitscope.render.plots"
+    modules += ", vitscope.metrics.statistics, vitscope.metrics.attention"
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     assert fresh(code) == "False"
 

@@ -348,8 +348,8 @@ def test_the_colour_bar_stands_beside_the_picture(explained, draw):
 def drawn(monkeypatch):
     """Draw a sheet and keep matplotlib's figure: `picture, figure = drawn(cells, ...)`."""
     kept = []
-    finish = sheets._image
-    monkeypatch.setattr(sheets, "_image", lambda figure: (kept.append(figure), finish(figure))[1])
+    finish = sheets.drawn
+    monkeypatch.setattr(sheets, "drawn", lambda figure: (kept.append(figure), finish(figure))[1])
 
     def draw(cells, title="a sheet", **options):
         return sheet(cells, title, **options), kept[-1]

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +25,12 @@ from vitscope.correction import Correction
 from vitscope.errors import CaptureError
 from vitscope.explicit import Explicit, four, multi_head_inside, split_heads
 from vitscope.geometry import TokenLayout
-from vitscope.store import AttentionStore, Dense, Factored, Source
+from vitscope.store import AttentionStore, Call, Dense, Factored, Source
 
-__all__ = ["Seen", "StoreOf", "capture", "evaluating", "frozen", "uncompiled"]
+__all__ = ["Edit", "Seen", "StoreOf", "capture", "evaluating", "frozen", "uncompiled"]
+
+
+Edit: TypeAlias = Callable[[frozenset[int], tuple[int, ...], Source | None], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +52,15 @@ class StoreOf:
     """What a capture saw: call it to get the AttentionStore."""
 
     def __init__(
-        self, model: nn.Module, layout: TokenLayout | None = None, gradients: bool = False, values: bool = False
+        self,
+        model: nn.Module,
+        layout: TokenLayout | None = None,
+        gradients: bool = False,
+        values: bool = False,
+        edit: Edit | None = None,
     ) -> None:
         self._model, self._layout, self._gradients, self._values = model, layout, gradients, values
+        self._edit = edit
         self._last: tuple[tuple[int, ...], Tensor] | None = None
         self.seen: dict[int, Seen] = {}
         self._event = -1
@@ -100,13 +109,26 @@ class StoreOf:
         sources = tuple(seen.source for seen in self.seen.values() if seen.source is not None)
         logits = None if logits is None else logits.detach()
         return AttentionStore(
-            blocks, layout, logits, answer=answer, sources=sources if len(sources) == len(blocks) else ()
+            blocks,
+            layout,
+            logits,
+            answer=answer,
+            sources=sources if len(sources) == len(blocks) else (),
+            calls=self.calls,
         )
 
     @property
     def blocks(self) -> tuple[Factored | Dense, ...]:
         """The attention seen so far, in the order of its calls."""
         return tuple({id(seen.block): seen.block for _, seen in sorted(self.seen.items())}.values())
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """Which calls they were."""
+        first: dict[int, Call] = {}
+        for event, seen in sorted(self.seen.items()):
+            first.setdefault(id(seen.block), Call(event, len(seen.lead) - 1))
+        return tuple(first.values())
 
     def _projected(self, given: Tensor, weight: Tensor) -> None:
         """A linear map: keep its weight if what it is given are the last heads' results, side by side."""
@@ -133,6 +155,9 @@ class StoreOf:
     def _keep(
         self, events: Iterable[int], block: Factored | Dense, lead: Any, value: Tensor | None, source: Source | None
     ) -> None:
+        if self._edit is not None:
+            self._edit(frozenset(events), tuple(lead), source)
+            return
         if self._gradients and value is not None and source is not None and source.out.requires_grad:
             block = replace(block, v=value.detach())
         else:
@@ -153,6 +178,7 @@ def capture(
     gradients: bool = False,
     correction: Correction | None = None,
     values: bool = False,
+    edit: Edit | None = None,
 ) -> Iterator[StoreOf]:
     """See the attention of one forward of any module.
 
@@ -166,11 +192,13 @@ def capture(
         gradients: also keep values and results, for `AttentionStore.differentiate`; the forward must make a graph.
         values: also keep values, and the weights of the projection that follows attention.
         correction: rules by which that graph is made; none are the functions' own gradients.
+        edit: called with the event numbers, the axes before `(N, D)` and the result of each attention call, which it
+            may change in place before the model goes on with it; then nothing is kept.
 
     Cost: no more than the forward itself; queries and keys of each layer are kept, O(L N D). Only where the model makes
     its attention matrix in a way that no queries and keys explain, the matrix itself is kept.
     """
-    store_of = StoreOf(model, layout, gradients, values)
+    store_of = StoreOf(model, layout, gradients, values, edit)
     thread = threading.get_ident()
     handles = []
 

@@ -25,6 +25,9 @@ from vitscope.images import ImageLike, Picture, read
 from vitscope.loading import DEFAULT_MODEL, open_model, pick_device
 from vitscope.methods.attention import attention
 from vitscope.methods.refine import spread
+from vitscope.metrics.attention import Statistics
+from vitscope.metrics.importance import head_importance
+from vitscope.metrics.streaming import statistics_of
 from vitscope.registry import METHODS, Family, Method
 from vitscope.result import Explanation
 from vitscope.store import AttentionStore, pull_heads
@@ -38,6 +41,7 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 _TOP = 5
 _TOLD_SHARE = 0.01
 _ONE_ROW = "the model lays the tokens of all pictures in one row"
+_OF_METHODS = ("options", "gradient", "refine", "target", "caveat")
 _PACKAGES = {"open_clip": "open_clip_torch"}
 
 
@@ -385,6 +389,58 @@ class Scope:
                 for start in range(0, count, chunk)
             ]
         return np.concatenate([part.float().cpu().numpy() for part in parts])  # type: ignore[union-attr]
+
+    def statistics(
+        self,
+        image: ImageLike,
+        *,
+        size: int | None = None,
+        target: Target = None,
+        importance: bool = False,
+        seed: int = 0,
+        batch_size: int = 8,
+        progress: Progress | None = None,
+    ) -> Statistics:
+        """Attention in numbers, for each layer and head: entropy, distance, shares, sinks, agreement, rank, importance.
+
+        Args:
+            image: a path, a Pillow image or an `(H, W, 3)` uint8 array.
+            size: input size, as for `explain`.
+            target: whose score `importance` follows: None is the predicted class, and for a feature model the cosine
+                to the feature of the whole model.
+            importance: also silence each head in turn: one forward a head.
+            seed: kept in the provenance, as everywhere; none of these numbers is drawn at random.
+            batch_size: heads silenced together, one in each row of a batch.
+            progress: called with ("importance", done, total) heads.
+
+        Raises:
+            ImageError: a picture that cannot be used.
+            UsageError: a target without `importance`, or one that does not fit.
+            MethodError: attention that is not finite, or heads that cannot be silenced.
+
+        Cost: one forward, and all rows of attention twice, chunk by chunk; memory linear in tokens. The effective rank,
+            which needs whole matrices, is given up to 640 tokens.
+        """
+        if not importance and target is not None:
+            raise UsageError("a target changes nothing but importance", "ask for importance=True, or leave it out")
+        options = Options("attention", target, size=size, batch_size=batch_size, seed=seed)
+        if options.several:
+            raise UsageError("importance follows one target at a time")
+        picture = read(image)
+        pixels, frame = self._prepared(picture, size)
+        forward, drops = self._forward([pixels], tokens=True), None
+        if importance:
+            assert forward.store.answer is not None
+            own = target is None and not self.family.classifies(forward.store.answer)
+            asked = SimilarTo("the whole model's feature", _vectors(forward.store.answer)) if own else target
+            scorer = self._scorer(asked, forward.store)
+            assert scorer is not None
+            tick = partial(progress, "importance") if progress else lambda done, total: None
+            drops = head_importance(forward.store, self.model, forward.pixels, scorer, self._answer, batch_size, tick)
+        told = self._provenance(options, METHODS.get("attention"), {}, False, picture)
+        told = {name: value for name, value in told.items() if name not in _OF_METHODS}
+        states = forward.states or str(self.body)
+        return statistics_of(forward.store, frame, states, importance=drops, provenance=told)
 
     def predictions(self, store: AttentionStore, row: int = 0) -> list[tuple[str, float]]:
         """The most probable classes of one picture of a batch, five at most; empty for a feature model."""

@@ -25,6 +25,7 @@ from vitscope.geometry import TokenLayout
 __all__ = [
     "AttentionStore",
     "Block",
+    "Call",
     "Chain",
     "Dense",
     "Factored",
@@ -37,6 +38,7 @@ __all__ = [
     "pull",
     "pull_heads",
     "push",
+    "walk",
 ]
 
 Selection: TypeAlias = slice | int | Sequence[int] | Int[Tensor, " n"]
@@ -243,6 +245,11 @@ def pull_heads(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B H M"]:
     return out
 
 
+def walk(block: Block) -> Iterator[slice]:
+    """All queries, first to last, as many at a time as fit the cache."""
+    return _slices(block.shape[2], _chunk(block))
+
+
 def matrix(block: Block, most: int = 1024) -> tuple[Float[Tensor, "B H n m"], int]:
     """All rows, for looking at: at most `most` on a side, by the mean over k x k entries; and that k."""
     b, h, n, m = block.shape
@@ -254,7 +261,7 @@ def matrix(block: Block, most: int = 1024) -> tuple[Float[Tensor, "B H n m"], in
 def push(block: Block, v: Float[Tensor, "B M"], fuse: Fuse | None = None) -> Float[Tensor, "B N"]:
     """Take values of the keys to the queries: `A v`, with A fused over heads; a column of a product from its right."""
     parts = []
-    for queries in _slices(block.shape[2], _chunk(block)):
+    for queries in walk(block):
         rows = block.rows(queries)
         fused = rows.mean(1) if fuse is None else fuse(rows)
         parts.append(torch.bmm(fused, v[..., None].to(fused.dtype)).squeeze(2))
@@ -292,6 +299,19 @@ class Source:
     place: Callable[[Tensor], Tensor]
 
 
+@dataclass(frozen=True)
+class Call:
+    """Which attention call of the forward a block was.
+
+    Attributes:
+        event: its number among the softmaxes and attention calls of the forward.
+        axis: which of the axes before `(N, D)`, as the model has them, is the heads'; -1 where there are no heads.
+    """
+
+    event: int
+    axis: int
+
+
 @dataclass(frozen=True, eq=False)
 class AttentionStore:
     """All attention of one forward, for one batch of pictures of one size.
@@ -307,6 +327,7 @@ class AttentionStore:
         sources: where the blocks' results stand in that graph.
         start: the readout row, where it is none of the layout's, such as CLS and the mean patch in equal parts; with
             `pool`, how much of each pooling query the answer reads. For one picture, several of them `(Q, N)`.
+        calls: which call of the forward each block was; empty for blocks that no capture saw.
     """
 
     blocks: tuple[Block, ...]
@@ -317,6 +338,7 @@ class AttentionStore:
     start: Float[Tensor, "*Q N"] | None = None
     answer: Tensor | None = None
     sources: tuple[Source, ...] = ()
+    calls: tuple[Call, ...] = ()
 
     def __len__(self) -> int:
         return len(self.blocks)

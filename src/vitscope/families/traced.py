@@ -14,7 +14,7 @@ from vitscope.errors import CaptureError, LayoutError
 from vitscope.families.preprocessing import checked_size
 from vitscope.geometry import TokenLayout
 from vitscope.registry import Family
-from vitscope.store import AttentionStore, Dense, Factored
+from vitscope.store import AttentionStore, Call, Dense, Factored
 from vitscope.tracing.chain import blocks_of, chain_of, sources_of
 from vitscope.tracing.trace import Trace, trace
 
@@ -135,6 +135,7 @@ class Traced(Family):
             raise CaptureError(f"{len(missing)} of {len(found.layers)} attention calls were not seen in this forward")
         logits = None if logits is None else logits.detach()
         sources = sources_of(found, store_of.seen)
+        calls = tuple(Call(event, found.heads[event]) for event in found.layers)
         if found.isotropic:
             blocks, pool = blocks_of(found, store_of.seen)
             for block in blocks:
@@ -142,9 +143,9 @@ class Traced(Family):
             row = found.readout / found.readout.sum() if found.queries is None else found.queries
             known = found.exact and found.queries is None
             start = None if known else torch.from_numpy(row).float().to(blocks[0].device)
-            return AttentionStore(blocks, found.layout, logits, pool, None, start, answer, sources)
+            return AttentionStore(blocks, found.layout, logits, pool, None, start, answer, sources, calls)
         chain = chain_of(self._at_once, self.model, (len(answer), *size), found, store_of.seen)
-        return AttentionStore(chain.blocks, found.layout, logits, None, chain, None, answer, sources)
+        return AttentionStore(chain.blocks, found.layout, logits, None, chain, None, answer, sources, calls)
 
     def describe(self) -> Mapping[str, str]:
         """Architecture and sizes, in words."""

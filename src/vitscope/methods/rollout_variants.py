@@ -11,7 +11,7 @@ from vitscope.registry import method
 from vitscope.store import Block, LayerSpec, pull, push
 from vitscope.subject import Subject
 
-__all__ = ["sink_rollout", "value_rollout"]
+__all__ = ["outlying_from", "sink_rollout", "value_rollout"]
 
 _SINK_DEVIATIONS = 6
 
@@ -134,12 +134,17 @@ def _to_sinks(block: Block, sinks: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]
     return push(block, sinks) if bool(sinks.any()) else sinks
 
 
-def _outlying(x: Float[Tensor, "B N"], prefix: int) -> Bool[Tensor, "B N"]:
-    patches = x[:, prefix:]
+def outlying_from(patches: Float[Tensor, "B P"]) -> Float[Tensor, "B 1"]:
+    """What lies beyond this is a sink: 6 median absolute deviations above the median of the patches."""
     middle = patches.median(1, keepdim=True).values
     spread = (patches - middle).abs().median(1, keepdim=True).values
+    return middle + _SINK_DEVIATIONS * spread
+
+
+def _outlying(x: Float[Tensor, "B N"], prefix: int) -> Bool[Tensor, "B N"]:
+    patches = x[:, prefix:]
     out = torch.zeros_like(x, dtype=torch.bool)
-    out[:, prefix:] = patches > middle + _SINK_DEVIATIONS * spread
+    out[:, prefix:] = patches > outlying_from(patches)
     return out
 
 

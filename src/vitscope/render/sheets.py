@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Cell", "sheet"]
+__all__ = ["Cell", "drawn", "figure_of", "sheet"]
 
 _TITLE_LETTERS = 11  # an inch
 
@@ -42,7 +42,7 @@ def sheet(cells: Sequence[Cell], title: str, *, columns: int | None = None, cmap
     under = 0.18 * (1 + max(cell.below.count("\n") for cell in cells)) if any(cell.below for cell in cells) else 0.0
     wide = columns * (side + 0.15) + 0.15
     lines = textwrap.wrap(title, int(wide * _TITLE_LETTERS))
-    figure = _figure((wide, rows * (tall + 0.34 + under) + 0.25 + 0.2 * len(lines)))
+    figure = figure_of((wide, rows * (tall + 0.34 + under) + 0.25 + 0.2 * len(lines)))
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, cell in zip(grid.flat, cells, strict=False):
         _draw(axes, cell, cmap, side)
@@ -50,10 +50,11 @@ def sheet(cells: Sequence[Cell], title: str, *, columns: int | None = None, cmap
         axes.set_axis_off()
     figure.suptitle("\n".join(lines), fontsize=11, parse_math=False)
     figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.05)
-    return _image(figure)
+    return drawn(figure)
 
 
-def _figure(size: tuple[float, float]) -> "Figure":
+def figure_of(size: tuple[float, float]) -> "Figure":
+    """An empty figure of so many inches, known to no global state of matplotlib."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -80,7 +81,8 @@ def _draw(axes: "Axes", cell: Cell, cmap: str, inches: float) -> None:
         axes.set_xlabel(cell.below, fontsize=7.5, labelpad=3, parse_math=False)
 
 
-def _image(figure: "Figure") -> Image.Image:
+def drawn(figure: "Figure") -> Image.Image:
+    """The figure as pixels."""
     canvas: Any = figure.canvas
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # names in scripts that the font lacks show as boxes
