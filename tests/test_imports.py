@@ -17,7 +17,7 @@ STAGES = (
     ("capturing", "explicit", "tracing", "targets", "body", "correction", "subject", "methods"),
     ("families", "loading", "embedded"),
     ("metrics", "render"),
-    ("pipeline",),
+    ("pipeline", "measuring"),
     ("batch",),
     ("apps", "__main__"),
 )
