@@ -144,6 +144,9 @@ class Measurement:
         of = [number for number in self.numbers if number.group == "faithfulness"]
         if not of:
             return ""
+        count, words = len(of), f"replaced patches: {self.baseline}; score: {self.score}; {of[0].draws} random maps"
+        shown = [f"{n.name} {n.value:.3g} against {n.random:.3g}" for n in of if n.name in ("deletion", "insertion")]
+        words = "; ".join([*shown, words])
         by = {verdict: [n.name for n in of if n.verdict == verdict] for verdict in get_args(Verdict)}
         better, worse, same = (by[f"{how} than random"] for how in ("better", "worse", "no better"))
         if not better and not worse:
