@@ -34,7 +34,7 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 
 _CHEAP = tuple(one.name for one in MEASURES)
 _DEAR = ("stability", "sanity")  # they make the map again
-_TOLD_CHANGE = 1e-3
+_TOLD_CHANGE = 1e-4
 
 
 def measure(
@@ -42,7 +42,7 @@ def measure(
     explanation: Explanation,
     *,
     metrics: str | Sequence[str] = "default",
-    baseline: Baseline = "blur",
+    baseline: Baseline = "mean",
     score: ScoreKind = "probability",
     steps: int = 20,
     samples: int = 24,

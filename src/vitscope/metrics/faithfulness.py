@@ -6,6 +6,7 @@ T_k the k patches that the map puts first, B_k the k that it puts last. Numpy on
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -128,11 +129,11 @@ def _saco_masks(one: Ranked, _plan: Plan) -> np.ndarray:
 def _saco(one: Ranked, scores: np.ndarray, _plan: Plan) -> Found:
     """`sum_{i < j} +-(s_i - s_j) / sum_{i < j} |s_i - s_j|`, + where group i costs at least as much as group j.
 
-    Ten groups in the order of the map, as equal as P allows; s_i their mean value, for which the paper has the sum:
-    the same where groups are equal. 0 for a flat map.
+    Ten groups in the order of the map, as equal as P allows. s_i and what a group costs, `y(0) - y(group)`, are taken
+    per patch, where the paper sums them: the same where groups are equal. 0 for a flat map.
     """
     salience = np.array([one.values[group].mean() for group in _groups(one)])
-    drop = scores[0] - scores[1:]
+    drop = (scores[0] - scores[1:]) / [len(group) for group in _groups(one)]
     i, j = np.triu_indices(len(salience), 1)
     weight = salience[i] - salience[j]
     total = np.abs(weight).sum()
@@ -146,17 +147,24 @@ def _sizes(plan: Plan) -> list[int]:
     return sorted({int(n + 0.5) for n in np.geomspace(1, largest, _SIZES)})
 
 
-def _subset_masks(_map: Ranked, plan: Plan) -> np.ndarray:
+@lru_cache(maxsize=4)
+def _subsets(plan: Plan) -> np.ndarray:
     masks = [np.zeros((1, plan.patches), bool)]
     for n in _sizes(plan):
         rng = np.random.default_rng([plan.seed, n])
         masks += [covering(rng.permutation(plan.patches), np.array([n])) for _ in range(plan.samples)]
-    return np.concatenate(masks)
+    drawn = np.concatenate(masks)
+    drawn.setflags(write=False)
+    return drawn
+
+
+def _subset_masks(_map: Ranked, plan: Plan) -> np.ndarray:
+    return _subsets(plan)
 
 
 def _sensitivity_n(one: Ranked, scores: np.ndarray, plan: Plan) -> Found:
     """Pearson's correlation of `sum_{j in S} m_j` and `y(0) - y(S)` over random sets of n patches; the mean over n."""
-    sums = (_subset_masks(one, plan)[1:] @ one.values).reshape(-1, plan.samples)
+    sums = (_subsets(plan)[1:] @ one.values).reshape(-1, plan.samples)
     drops = (scores[0] - scores[1:]).reshape(-1, plan.samples)
     each = [_pearson(a, b) for a, b in zip(sums, drops, strict=True)]
     x = tuple(n / plan.patches for n in _sizes(plan))

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -202,6 +203,7 @@ def band(values: Sequence[float], interval: Literal["t", "percentiles"] = "t") -
     return mean, mean - half, mean + half
 
 
+@lru_cache
 def student_quantile(probability: float, freedom: int) -> float:
     """The quantile of Student's t, for probabilities in [0.5, 1): exact to about 1e-6.
 

@@ -101,7 +101,8 @@ def _ranks(x: np.ndarray) -> np.ndarray:
 def _unit(x: Float[np.ndarray, "*n gh gw"]) -> np.ndarray:
     x = x.astype(np.float64)
     low, high = x.min((-2, -1), keepdims=True), x.max((-2, -1), keepdims=True)
-    return np.asarray(x - low) / np.where(high > low, high - low, 1)
+    unit: np.ndarray = (x - low) / np.where(high > low, high - low, 1)
+    return unit
 
 
 def _window_means(x: np.ndarray, side: int) -> np.ndarray:
