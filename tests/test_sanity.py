@@ -1,6 +1,7 @@
 """Does a map change with the weights, and stay under noise? The model's own tensors are never written."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ import zoo_traced
 from test_faithfulness import photo, scope_of, state
 from vitscope.body import Body
 from vitscope.errors import VitscopeError
+from vitscope.families.traced import hash_of
 from vitscope.images import read
+from vitscope.metrics.perturb import BASELINES
 from vitscope.metrics.ranking import moved
 from vitscope.metrics.sanity import Stage, redrawn, sanity, stages
 from vitscope.metrics.stability import NOISE_SAMPLES, RADIUS, stability
@@ -316,6 +319,29 @@ def test_other_families(name):
             scope.measure(e, baseline="removal")
     else:
         assert scope.measure(e, baseline="removal", metrics="deletion", steps=4, random=2)["deletion"].y[0] > 0
+
+
+def test_the_models_hash_is_not_that_of_other_weights():
+    """A map that does not say which model made it: the hash is first asked for here, and kept by the family."""
+    row = next(row for row in zoo_traced.ROWS if row.name == "timm-vit-registers")
+    torch.manual_seed(0)
+    model, process = row.make().eval(), zoo_traced.as_it_is(row.size)
+    picture = zoo_traced.picture(row.size)
+    e = vitscope.load(model, processor=process).explain(picture, method="rollout")
+    fresh = vitscope.load(model, processor=process)
+    fresh.family.__dict__.pop("weights", None)
+    got = fresh.measure(replace(e, provenance={"options": e.provenance["options"]}), metrics="sanity")
+    assert got.options["weights"] == fresh.family.weights == e.provenance["weights"]
+    assert hash_of(model) in fresh.family.weights
+
+
+def test_half_precision_and_every_baseline():
+    scope = scope_of("vit", torch.bfloat16)
+    e = scope.explain(photo(), method="rollout")
+    wholes = {baseline: scope.measure(e, metrics="saco", baseline=baseline).whole for baseline in BASELINES}
+    assert len(set(wholes.values())) == 1
+    got = scope.measure(e, metrics="all", steps=3, random=2)
+    assert all(np.isfinite(number.value) for number in got.numbers)
 
 
 def test_a_map_that_fails_under_other_weights_puts_them_back(monkeypatch):

@@ -54,8 +54,41 @@ def measure(
     target: Target = None,
     progress: Progress | None = None,
 ) -> Measurement:
-    """Measure one map: see `Scope.measure`."""
+    """How far one map can be believed: each number beside the same number of random maps.
+
+    Patches of the picture are replaced in the map's order and in random sets, and the score is watched. A random map is
+    the map itself with its values in a random order. `docs/measuring.md` has the formulas.
+
+    Args:
+        scope: the model that made the map.
+        explanation: the map.
+        metrics: `default`: deletion, insertion, aopc, positive, negative, saco, sensitivity-n, infidelity. `all`: also
+            `stability` and `sanity`, which make the map 8 and 2 S - 1 times again, S the number of blocks plus two.
+            Otherwise one name or several.
+        baseline: what stands where a patch was: `mean`, `blur`, `black`, `zero` (`metrics.perturb.fill_of`), or
+            `removal`: its token is left out, where the model can do without.
+        score: of a class, its `probability` or its `logit`; models without classes have the cosine to the whole
+            picture's feature, other targets are their own score (`metrics.score.score_of`).
+        steps: intervals of the deletion and insertion curves; fewer where there are fewer patches. 20 steps are 40
+            forwards for both curves of one map.
+        samples: random sets for each of five n of sensitivity-n, the same for all maps.
+        squares: random squares of infidelity, the same for all maps.
+        random: how many random maps.
+        seed: draws sets, random maps, noise and weights; everything repeats to the digit.
+        batch_size: pictures that go through the model together.
+        image: the photo, where the explanation does not keep it, or keeps it as JPEG.
+        target: what is scored, where it is not the map's own target or cannot be made again from its words.
+        progress: called with (`faithfulness`, `stability` or `sanity`, done, total).
+
+    Raises:
+        UsageError: a map of another model or size, a missing photo, a target that cannot be made again, wrong options.
+        UnknownName: a metric, baseline, score or class that does not exist.
+        MethodError: `removal` where tokens cannot be left out, or a score that is not finite.
+
+    Cost: `Measurement.forwards`, about 430 by default; two curves with five random maps are 240 at most.
+    """
     names = _chosen(metrics)
+    weights = scope.family.weights  # a hash of them may be taken only now, and never while others stand in their place
     for word, given, choices in (("baseline", baseline, BASELINES), ("score", score, get_args(ScoreKind))):
         if given not in choices:
             raise UnknownName(word, given, choices)
@@ -105,7 +138,7 @@ def measure(
         explanations=explanations,
         options={
             **{"metrics": list(names), "steps": steps, "samples": samples, "squares": squares, "random": random},
-            **{"seed": seed, "batch_size": batch_size, "weights": scope.family.weights, "input": list(frame.input)},
+            **{"seed": seed, "batch_size": batch_size, "weights": weights, "input": list(frame.input)},
             **{"device": str(scope.device), "dtype": str(scope.dtype).removeprefix("torch.")},
         },
         notes=tuple(notes),

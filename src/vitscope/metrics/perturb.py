@@ -100,10 +100,11 @@ def fill_of(
         return black
     if baseline == "zero":
         return torch.zeros_like(pixels)
+    precise = pixels.to(torch.promote_types(pixels.dtype, torch.float32))
     if baseline == "mean":
-        return pixels.mean((1, 2), keepdim=True).expand_as(pixels)
-    rows, columns = (_blur(n, n / cells, pixels) for n, cells in zip(pixels.shape[1:], grid, strict=True))
-    return rows @ pixels @ columns.T
+        return precise.mean((1, 2), keepdim=True).expand_as(pixels).to(pixels.dtype)
+    rows, columns = (_blur(n, n / cells, precise) for n, cells in zip(pixels.shape[1:], grid, strict=True))
+    return (rows @ precise @ columns.T).to(pixels.dtype)
 
 
 def _blur(length: int, sigma: float, like: Tensor) -> Float[Tensor, "n n"]:
