@@ -435,7 +435,8 @@ class TestRandomBand:
             ]
             assert verdict == f"{good} than random"
             alike = number_of("sanity", "sanity", "lower", Found(value), randoms).verdict
-            assert alike == ("more alike than chance" if above else "as unlike as chance")
+            words = {None: "as unlike as chance", True: "more alike than chance", False: "more opposite than chance"}
+            assert alike == words[above]
 
     def test_rounding_is_no_verdict(self):
         randoms = [0.3, 0.1 + 0.2, 0.3]

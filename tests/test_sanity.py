@@ -157,9 +157,11 @@ class TestSanity:
         assert {number.verdict for number in new} == {"as unlike as chance"}
 
     def test_with_and_without_sign(self):
-        found = {n.name: n.value for n in sanity(self.values, lambda: -self.values, nn.Linear(1, 1), self.parts)}
-        assert found["sanity-cascading"] == pytest.approx(-1)
-        assert found["sanity-cascading-without-sign"] == found["sanity-cascading-ssim-without-sign"] == pytest.approx(1)
+        found = {n.name: n for n in sanity(self.values, lambda: -self.values, nn.Linear(1, 1), self.parts)}
+        assert found["sanity-cascading"].value == pytest.approx(-1)
+        assert found["sanity-cascading"].verdict == "more opposite than chance"
+        assert found["sanity-cascading-without-sign"].value == pytest.approx(1)
+        assert found["sanity-cascading-ssim-without-sign"].value == pytest.approx(1)
         unsigned = sanity(np.abs(self.values), lambda: self.values, nn.Linear(1, 1), self.parts)
         assert len(unsigned) == 4
 
@@ -206,7 +208,7 @@ class TestSanity:
         scope = scope_of("vit", torch.float32)
         got = scope.measure(scope.explain(photo(), method="random", seed=2), metrics="sanity")
         assert got["sanity-cascading"].value == pytest.approx(1)
-        assert "still more alike than chance" in got.sentence()
+        assert "its map is more alike than chance" in got.sentence()
 
     def test_moved_maps_keep_their_values_and_neighbours(self):
         values = np.arange(12, dtype=np.float32).reshape(3, 4)

@@ -14,7 +14,12 @@ from vitscope.metrics.faithfulness import Better, Found
 __all__ = ["Measurement", "Number", "Verdict", "band", "number_of", "student_quantile"]
 
 Verdict = Literal[
-    "better than random", "no better than random", "worse than random", "more alike than chance", "as unlike as chance"
+    "better than random",
+    "no better than random",
+    "worse than random",
+    "more alike than chance",
+    "as unlike as chance",
+    "more opposite than chance",
 ]
 Group = Literal["faithfulness", "stability", "sanity"]
 _OUTSIDE = 0.025  # how often a random map lies beyond one end of its own interval
@@ -58,12 +63,15 @@ class Number:
     def verdict(self) -> Verdict:
         """Where the value lies: outside the random maps' interval on the good or the bad side, or inside.
 
-        Sanity asks another question: above the interval the map of changed weights is more alike than chance has it.
+        Sanity asks another question: how the map of changed weights compares with maps about something else. Above
+        their interval it is more alike than chance has it, below it the same turned over.
         """
         slack = 1e-9 * max(abs(self.low), abs(self.high))  # rounding is no verdict
         above, below = self.value > self.high + slack, self.value < self.low - slack
         if self.group == "sanity":
-            return "more alike than chance" if above else "as unlike as chance"
+            return (
+                "more alike than chance" if above else "more opposite than chance" if below else "as unlike as chance"
+            )
         if not above and not below:
             return "no better than random"
         return "better than random" if above == (self.better == "higher") else "worse than random"
@@ -165,8 +173,7 @@ class Measurement:
         found = next((n for n in self.numbers if n.name == "sanity-cascading"), None)
         if found is None:
             return ""
-        told = "still more alike than chance has it" if found.verdict == "more alike than chance" else "another map"
-        return f"with all weights drawn anew {told} (rank correlation {found.value:.2f})"
+        return f"with all weights drawn anew its map is {found.verdict} (rank correlation {found.value:.2f})"
 
 
 def _counted(kind: str, names: Sequence[str], count: int) -> str:
