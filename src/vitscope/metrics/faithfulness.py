@@ -211,7 +211,7 @@ def _pearson(a: np.ndarray, b: np.ndarray) -> float:
 MEASURES = (
     Measure("deletion", "lower", lambda m, p: covering(m.order, p.counts), _curve, "Petsiuk, Das, Saenko 2018"),
     Measure("insertion", "higher", lambda m, p: ~covering(m.order, p.counts), _curve, "Petsiuk, Das, Saenko 2018"),
-    Measure("aopc", "higher", lambda m, p: covering(m.order, _aopc_counts(p)), _aopc, "Samek et al. 2017, eq. 12"),
+    Measure("aopc", "higher", lambda m, p: covering(m.order, _aopc_counts(p)), _aopc, "Samek et al. 2017"),
     Measure(
         "positive", "lower", lambda m, p: covering(m.order, _tenths(p)), _perturbation, "Chefer, Gur, Wolf 2021, 4"
     ),
