@@ -5,6 +5,7 @@ Everything here is about sets of patches. A mask `(n, P)` names n of them, True 
 here.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -86,8 +87,8 @@ def fill_of(
     """What stands where a patch was.
 
     Args:
-        baseline: `blur`: the picture under a Gaussian whose standard deviation is one patch, each axis its own, the
-            kernel cut and renormalised at the edges. `mean`: the picture's own mean colour. `black`: what a black photo
+        baseline: `blur`: the picture under a Gaussian whose standard deviation is one patch, each axis its own,
+            renormalised at the edges. `mean`: the picture's own mean colour. `black`: what a black photo
             becomes before it goes in. `zero`: zeros after normalisation, the mean colour of the training pictures.
             `removal`: nothing, the token is left out.
         pixels: the picture as the model gets it.
@@ -103,14 +104,20 @@ def fill_of(
     precise = pixels.to(torch.promote_types(pixels.dtype, torch.float32))
     if baseline == "mean":
         return precise.mean((1, 2), keepdim=True).expand_as(pixels).to(pixels.dtype)
-    rows, columns = (_blur(n, n / cells, precise) for n, cells in zip(pixels.shape[1:], grid, strict=True))
-    return (rows @ precise @ columns.T).to(pixels.dtype)
+    for cells in (grid[1], grid[0]):  # along each row, turned, then along each column
+        precise = _blurred(precise, precise.shape[2] / cells).transpose(1, 2)
+    return precise.to(pixels.dtype)
 
 
-def _blur(length: int, sigma: float, like: Tensor) -> Float[Tensor, "n n"]:
-    place = torch.arange(length, device=like.device, dtype=torch.float64)
-    weight = torch.exp(-0.5 * ((place[:, None] - place) / sigma) ** 2)
-    return (weight / weight.sum(1, keepdim=True)).to(like.dtype)
+def _blurred(x: Float[Tensor, "c h w"], sigma: float) -> Float[Tensor, "c h w"]:
+    """A Gaussian along the last axis, cut at six standard deviations; its weights sum to one at the edges, too."""
+    reach = min(math.ceil(6 * sigma), x.shape[2] - 1)
+    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype) / sigma) ** 2)
+    weighed, weight = (
+        torch.nn.functional.conv1d(y.reshape(-1, 1, y.shape[-1]), kernel[None, None], padding=reach)
+        for y in (x, torch.ones_like(x[:1, :1]))
+    )
+    return (weighed / weight).reshape(x.shape)
 
 
 def _in_pixels(cells: Bool[Tensor, "n gh gw"], size: Sequence[int]) -> Bool[Tensor, "n Hi Wi"]:
