@@ -23,11 +23,13 @@ from vitscope.errors import MethodError, UnknownName, UsageError, VitscopeError
 from vitscope.geometry import Frame, TokenLayout
 from vitscope.images import ImageLike, Picture, read
 from vitscope.loading import DEFAULT_MODEL, open_model, pick_device
+from vitscope.measuring import measure
 from vitscope.methods.attention import attention
 from vitscope.methods.refine import spread
 from vitscope.metrics.attention import Statistics
 from vitscope.metrics.importance import head_importance
 from vitscope.metrics.streaming import statistics_of
+from vitscope.metrics.measure import Measurement
 from vitscope.registry import METHODS, Family, Method
 from vitscope.result import Explanation
 from vitscope.store import AttentionStore, pull_heads
@@ -262,7 +264,7 @@ class Scope:
         )
         results: list[list[Explanation | Failure]] = [[] for _ in part]
         for number, target in enumerate(chosen.targets):
-            scorer = self._scorer(target, forward.store) if method.uses_target or method.needs_gradient else None
+            scorer = self._scorer(target, forward.store.answer) if method.uses_target or method.needs_gradient else None
             last = number == len(chosen.targets) - 1
             store, relevance, scores, notes = self._run(forward, method, params, scorer, chosen, correction, last, tick)
             for row, (_, picture, _, frame) in enumerate(part):
@@ -433,7 +435,7 @@ class Scope:
             assert forward.store.answer is not None
             own = target is None and not self.family.classifies(forward.store.answer)
             asked = SimilarTo("the whole model's feature", _vectors(forward.store.answer)) if own else target
-            scorer = self._scorer(asked, forward.store)
+            scorer = self._scorer(asked, forward.store.answer)
             assert scorer is not None
             tick = partial(progress, "importance") if progress else lambda done, total: None
             drops = head_importance(forward.store, self.model, forward.pixels, scorer, self._answer, batch_size, tick)
@@ -441,6 +443,20 @@ class Scope:
         told = {name: value for name, value in told.items() if name not in _OF_METHODS}
         states = forward.states or str(self.body)
         return statistics_of(forward.store, frame, states, importance=drops, provenance=told)
+
+    def measure(self, explanation: Explanation, **options: Any) -> Measurement:
+        """How far a map of this model can be believed, in numbers beside those of random maps.
+
+        Args:
+            explanation: made by this model.
+            options: `metrics` ("default", "all", a name or several), `baseline`, `score`, `steps`, `random`, `seed`,
+                `batch_size`, `image`, `target`, `progress` and others: those of `vitscope.measuring.measure`.
+
+        Raises:
+            UsageError: made by another model or at another size, without its photo, or an option that does not exist.
+            MethodError: a baseline that does not fit the model, or a score that is not finite.
+        """
+        return measure(self, explanation, **options)
 
     def predictions(self, store: AttentionStore, row: int = 0) -> list[tuple[str, float]]:
         """The most probable classes of one picture of a batch, five at most; empty for a feature model."""
@@ -490,16 +506,16 @@ class Scope:
         with evaluating(self.model), torch.no_grad():
             return self.family.answer(pixels)
 
-    def _scorer(self, target: Target, store: AttentionStore) -> Scorer | None:
-        """The target settled for this batch."""
-        if store.answer is None:
+    def _scorer(self, target: Target, answer: Tensor | None) -> Scorer | None:
+        """The target settled for the batch that gave this answer."""
+        if answer is None:
             return None
         if isinstance(target, SimilarTo) and target.features is None:
             pixels, _ = self.family.prepare(read(target.image))
             target = target.known(_vectors(self._answer(pixels[None].to(self.device, self.dtype))))
         elif isinstance(target, Text) and target.features is None:
             target = target.known(self.family.text_features(target.words))
-        return scorer_of(target, store.answer, self.family.labels, self.family.classifies(store.answer))
+        return scorer_of(target, answer, self.family.labels, self.family.classifies(answer))
 
     def _resolve(self, options: Options) -> tuple[Method, dict[str, Any], bool]:
         """The method and its full options; `auto` takes the family's advice, which given options override."""

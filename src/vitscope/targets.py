@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vitscope.errors import MethodError, UnknownName, UsageError
 
-__all__ = ["Scorer", "SimilarTo", "Target", "Text", "scorer_of", "similar_to", "text"]
+__all__ = ["Scorer", "SimilarTo", "Target", "Text", "class_number", "scorer_of", "similar_to", "text"]
 
 _CONTRAST = " - "
 
@@ -133,10 +133,10 @@ def scorer_of(target: Target, answer: Tensor, labels: Mapping[int, str], classif
         words = [_name(int(i), labels) for i in best]
         return Scorer(words, lambda answer, pictures: answer.gather(-1, best[pictures][:, None])[:, 0])
     if isinstance(target, str) and _CONTRAST in target and target not in labels.values():
-        first, second = (_number(part.strip(), labels, answer.shape[-1]) for part in target.split(_CONTRAST, 1))
+        first, second = (class_number(part.strip(), labels, answer.shape[-1]) for part in target.split(_CONTRAST, 1))
         words = [f"{_name(first, labels)}{_CONTRAST}{_name(second, labels)}"] * count
         return Scorer(words, lambda answer, _: answer[:, first] - answer[:, second])
-    number = _number(target, labels, answer.shape[-1])
+    number = class_number(target, labels, answer.shape[-1])
     return Scorer([_name(number, labels)] * count, lambda answer, _: answer[:, number])
 
 
@@ -152,7 +152,13 @@ def _feature(answer: Tensor) -> Tensor:
     return answer.flatten(2).mean(2) if answer.ndim == 4 else answer.mean(1) if answer.ndim == 3 else answer
 
 
-def _number(target: int | str, labels: Mapping[int, str], classes: int) -> int:
+def class_number(target: int | str, labels: Mapping[int, str], classes: int) -> int:
+    """The number of a class that is said by number, label, or one of its label's names between commas.
+
+    Raises:
+        UsageError: there is no class of that number.
+        UnknownName: none is called so; with the nearest spelling.
+    """
     if isinstance(target, int) or target.lstrip("-").isdigit():
         if not 0 <= int(target) < classes:
             raise UsageError(f"there is no class {target}", f"classes are 0 to {classes - 1}")

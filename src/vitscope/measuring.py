@@ -1,0 +1,304 @@
+"""A scope's own map, measured: the picture made ready again, the score settled, and the measures that were asked for.
+
+`Scope.measure` is this module's one entry; it stands beside the pipeline, whose stages it calls.
+"""
+
+import ast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
+
+import numpy as np
+from torch import Tensor
+
+from vitscope.body import Body
+from vitscope.errors import MethodError, UnknownName, UsageError
+from vitscope.geometry import Frame
+from vitscope.images import ImageLike, Picture, read
+from vitscope.metrics.faithfulness import MEASURES, Plan
+from vitscope.metrics.measure import Measurement, Number, number_of
+from vitscope.metrics.perturb import BASELINES, Baseline, Probe, fill_of
+from vitscope.metrics.ranking import ranked, shuffles
+from vitscope.metrics.sanity import sanity, stages
+from vitscope.metrics.score import Score, ScoreKind, remade, score_of
+from vitscope.metrics.stability import NOISE_SAMPLES, stability
+from vitscope.registry import METHODS
+from vitscope.result import Explanation
+from vitscope.targets import Scorer, Target
+
+if TYPE_CHECKING:
+    from vitscope.pipeline import Scope
+
+__all__ = ["measure"]
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+
+_CHEAP = tuple(one.name for one in MEASURES)
+_DEAR = ("stability", "sanity")  # they make the map again
+_TOLD_CHANGE = 1e-4
+
+
+def measure(
+    scope: "Scope",
+    explanation: Explanation,
+    *,
+    metrics: str | Sequence[str] = "default",
+    baseline: Baseline = "mean",
+    score: ScoreKind = "probability",
+    steps: int = 20,
+    samples: int = 24,
+    squares: int = 40,
+    random: int = 5,
+    seed: int = 0,
+    batch_size: int = 8,
+    image: ImageLike | None = None,
+    target: Target = None,
+    progress: Progress | None = None,
+) -> Measurement:
+    """How far one map can be believed: each number beside the same number of random maps.
+
+    Patches of the picture are replaced in the map's order and in random sets, and the score is watched. A random map is
+    the map itself with its values in a random order. `docs/measuring.md` has the formulas.
+
+    Args:
+        scope: the model that made the map.
+        explanation: the map.
+        metrics: `default`: deletion, insertion, aopc, positive, negative, saco, sensitivity-n, infidelity. `all`: also
+            `stability` and `sanity`, which make the map 8 and 2 S - 1 times again, S the number of blocks plus two.
+            Otherwise one name or several.
+        baseline: what stands where a patch was: `mean`, `blur`, `black`, `zero` (`metrics.perturb.fill_of`), or
+            `removal`: its token is left out, where the model can do without.
+        score: of a class, its `probability` or its `logit`; models without classes have the cosine to the whole
+            picture's feature, other targets are their own score (`metrics.score.score_of`).
+        steps: intervals of the deletion and insertion curves; fewer where there are fewer patches. 20 steps are 40
+            forwards for both curves of one map.
+        samples: random sets for each of five n of sensitivity-n, the same for all maps.
+        squares: random squares of infidelity, the same for all maps.
+        random: how many random maps.
+        seed: draws sets, random maps, noise and weights; everything repeats to the digit.
+        batch_size: pictures that go through the model together.
+        image: the photo, where the explanation does not keep it, or keeps it as JPEG.
+        target: what is scored, where it is not the map's own target or cannot be made again from its words.
+        progress: called with (`faithfulness`, `stability` or `sanity`, done, total).
+
+    Raises:
+        UsageError: a map of another model or size, a missing photo, a target that cannot be made again, wrong options.
+        UnknownName: a metric, baseline, score or class that does not exist.
+        MethodError: `removal` where tokens cannot be left out, or a score that is not finite.
+
+    Cost: `Measurement.forwards`, about 430 by default; two curves with five random maps are 240 at most.
+    """
+    names = _chosen(metrics)
+    weights = scope.family.weights  # a hash of them may be taken only now, and never while others stand in their place
+    for word, given, choices in (("baseline", baseline, BASELINES), ("score", score, get_args(ScoreKind))):
+        if given not in choices:
+            raise UnknownName(word, given, choices)
+    if random < 2 or batch_size < 1:
+        raise UsageError(f"random is at least 2 and batch_size at least 1, not {random} and {batch_size}")
+    plan = Plan(explanation.layout.grid, steps, samples, squares, seed)
+    notes: list[str] = []
+    picture = _picture(explanation, image)
+    pixels, frame = _pixels(scope, explanation, picture, notes)
+    answer = scope._answer(pixels[None])
+    goal = _score(scope, explanation, target, score, answer, notes)
+    black, white = (_flat(scope, explanation, value) for value in (0, 255))
+    numbers: list[Number] = []
+    empty, forwards, explanations = None, 0, 0
+
+    def tick(name: str) -> Callable[[int, int], None]:
+        return (lambda done, total: progress(name, done, total)) if progress else lambda done, total: None
+
+    if any(name in _CHEAP for name in names):
+        fill = fill_of(baseline, pixels, black, plan.grid)
+        probe = Probe(_runner(scope, goal.of, baseline), pixels, fill, plan.grid, batch_size)
+        numbers, empty, forwards = _faithfulness(probe, explanation, plan, names, random, tick("faithfulness"))
+    if any(name in _DEAR for name in names):
+        again = _again(scope, explanation, goal.target, picture, frame)
+        if "stability" in names:
+            numbers += stability(
+                explanation.map, again, pixels, white - black, random=random, seed=seed, tick=tick("stability")
+            )
+            explanations += NOISE_SAMPLES
+        if "sanity" in names:
+            blocks = scope.body.blocks if isinstance(scope.body, Body) else ()
+            parts = stages(scope.model, lambda: scope._answer(pixels[None]), blocks)
+            numbers += sanity(
+                explanation.map, lambda: again(pixels), scope.model, parts, seed=seed, tick=tick("sanity")
+            )
+            explanations += 2 * len(parts) - 1
+    return Measurement(
+        method=explanation.method,
+        picture=picture.source,
+        model=scope.family.reference,
+        score=goal.words,
+        whole=float(goal.of(answer)[0]),
+        empty=empty,
+        baseline=baseline,
+        numbers=tuple(numbers),
+        forwards=forwards,
+        explanations=explanations,
+        options={
+            **{"metrics": list(names), "steps": steps, "samples": samples, "squares": squares, "random": random},
+            **{"seed": seed, "batch_size": batch_size, "weights": weights, "input": list(frame.input)},
+            **{"device": str(scope.device), "dtype": str(scope.dtype).removeprefix("torch.")},
+        },
+        notes=tuple(notes),
+    )
+
+
+def _chosen(metrics: str | Sequence[str]) -> tuple[str, ...]:
+    known = (*_CHEAP, *_DEAR)
+    if metrics in ("default", "all"):
+        return _CHEAP if metrics == "default" else known
+    names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    for name in names:
+        if name not in known:
+            raise UnknownName("metric", name, ("default", "all", *known))
+    if not names:
+        raise UsageError("no metric is asked for", f"choices: default, all, {', '.join(known)}")
+    return names
+
+
+def _picture(explanation: Explanation, image: ImageLike | None) -> Picture:
+    if image is None and explanation.picture is None:
+        raise UsageError("this explanation came without its photo", "pass the photo: measure(..., image=...)")
+    picture = explanation.picture if image is None else read(image)
+    assert picture is not None
+    if picture.size != explanation.frame.size:
+        raise UsageError(f"the explanation is of a photo of {explanation.frame.size} pixels, not {picture.size}")
+    return picture
+
+
+def _pixels(scope: "Scope", explanation: Explanation, picture: Picture, notes: list[str]) -> tuple[Tensor, Frame]:
+    """The pixels that the map was made from, and whether this scope made it."""
+    told = explanation.provenance
+    if "weights" not in told:
+        notes.append("the explanation does not say which model made it: that it was this one is not checked")
+    elif told["weights"] != scope.family.weights:
+        raise UsageError(
+            f"this map was made by {told.get('model')} ({told['weights']}), not by {scope.family.reference} "
+            f"({scope.family.weights})",
+            "measure it with the scope that made it",
+        )
+    pixels, frame = scope.family.prepare(picture, told.get("size"))
+    layout = scope.family.layout(frame.input)
+    if (frame, layout.grid) != (explanation.frame, explanation.layout.grid):
+        raise UsageError(
+            f"this map has {explanation.layout} on an input of {explanation.frame.input}, and of this photo "
+            f"{scope.family.reference} makes {layout} on {frame.input}",
+            "measure it with the scope that made it, at the size that it was made at",
+        )
+    return pixels.to(scope.device, scope.dtype), frame
+
+
+def _flat(scope: "Scope", explanation: Explanation, value: int) -> Tensor:
+    """What a photo of one grey becomes before it goes into the model."""
+    width, height = explanation.frame.size
+    flat = Picture(np.full((height, width, 3), value, np.uint8))
+    pixels, _ = scope.family.prepare(flat, explanation.provenance.get("size"))
+    return pixels.to(scope.device, scope.dtype)
+
+
+def _runner(
+    scope: "Scope", scored: Callable[[Tensor], Tensor], baseline: str
+) -> Callable[[Tensor, Tensor | None], Tensor]:
+    """The score of pixels, on all patch tokens or on some."""
+    if baseline != "removal":
+        return lambda pixels, _kept: scored(scope._answer(pixels))
+    reason = scope.body if isinstance(scope.body, str) else scope.bag
+    if not reason and not scope.layout.prefix:
+        reason = "with every patch token left out the model has no token left"
+    if reason or isinstance(scope.body, str):
+        others = ", ".join(name for name in BASELINES if name != "removal")
+        raise MethodError(f"the baseline 'removal' does not apply: {reason}", f"these do: {others}")
+    body = scope.body
+
+    def run(pixels: Tensor, kept: Tensor | None) -> Tensor:
+        assert kept is not None
+        with body.keeping(kept):
+            return scored(scope._answer(pixels))
+
+    return run
+
+
+def _faithfulness(
+    probe: Probe, explanation: Explanation, plan: Plan, names: Sequence[str], random: int, tick: Callable[..., None]
+) -> tuple[list[Number], float, int]:
+    """The numbers, the score with everything replaced, and the forwards: sets that measures share are scored once."""
+    one = ranked(explanation.map, plan.seed)
+    maps = [one, *shuffles(one, random, plan.seed)]
+    asked = [measure for measure in MEASURES if measure.name in names]
+    masks = [np.ones((1, plan.patches), bool), *(measure.masks(m, plan) for measure in asked for m in maps)]
+    scores, forwards = probe.scores(masks, tick)
+    numbers = []
+    for number, measure in enumerate(asked):
+        own = scores[1 + number * len(maps) : 1 + (number + 1) * len(maps)]
+        found = [measure.value(m, s, plan) for m, s in zip(maps, own, strict=True)]
+        randoms = [other.value for other in found[1:]]
+        numbers.append(number_of(measure.name, "faithfulness", measure.better, found[0], randoms))
+    return numbers, float(scores[0][0]), forwards
+
+
+def _score(
+    scope: "Scope", explanation: Explanation, given: Target, kind: ScoreKind, answer: Tensor, notes: list[str]
+) -> Score:
+    """What is asked of the model: the map's own target, or the one that the caller says."""
+    classifies, was = scope.family.classifies(answer), explanation.score if given is None else None
+
+    def settle(target: Target) -> Scorer:
+        scorer = scope._scorer(target, answer)
+        assert scorer is not None
+        return scorer
+
+    score = score_of(
+        remade(explanation.target, classifies) if given is None else given,
+        kind,
+        answer,
+        labels=scope.family.labels,
+        classifies=classifies,
+        independent=scope.family.independent,
+        settle=settle,
+        was=was,
+    )
+    if None not in (was, score.logit, explanation.target):
+        now, then = score.logit or 0.0, was or 0.0
+        if abs(now - then) > _TOLD_CHANGE * max(abs(now), 1):
+            notes.append(
+                f"its logit was {then:.4g} when the map was made and is {now:.4g} now: a saved explanation keeps its "
+                "photo as JPEG (image= takes the photo itself)"
+            )
+    return score
+
+
+def _again(
+    scope: "Scope", explanation: Explanation, target: Target, picture: Picture, frame: Frame
+) -> Callable[[Tensor], np.ndarray]:
+    """The map of other pixels, made as this one was."""
+    from vitscope.pipeline import Failure, Options
+
+    told, method = explanation.provenance, METHODS.get(explanation.method)
+    params = method.check({name: _value(value) for name, value in told.get("options", {}).items()})
+    chosen = Options(
+        method.name,
+        target if method.uses_target else None,
+        gradient=told.get("gradient", "plain"),
+        refine=told.get("refine", "none"),
+        size=told.get("size"),
+        batch_size=told.get("batch_size", 8),
+        seed=told.get("seed", 0),
+    )
+
+    def again(pixels: Tensor) -> np.ndarray:
+        part = [(0, picture, pixels, frame)]
+        ((made,),) = scope._explained(part, chosen, method, params, False, lambda done, total: None)
+        if isinstance(made, Failure):
+            raise made.error
+        return made.map
+
+    return again
+
+
+def _value(option: Any) -> Any:
+    """An option as it was given: the provenance keeps lists as text."""
+    if isinstance(option, str) and option[:1] in ("[", "("):
+        return ast.literal_eval(option)
+    return option

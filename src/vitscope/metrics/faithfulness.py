@@ -1,0 +1,224 @@
+"""Does the score follow the map? Eight measures: sets of patches to replace, and a number made from their scores.
+
+Letters: P patches, y(S) the score with the patches S replaced, y(0) that of the whole picture, m_j the map's values,
+T_k the k patches that the map puts first, B_k the k that it puts last. Numpy only: nothing here runs a model.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int
+
+from vitscope.errors import UsageError
+from vitscope.metrics.ranking import Ranked, covering, step_counts
+
+__all__ = ["MEASURES", "Better", "Found", "Measure", "Plan"]
+
+Better = Literal["lower", "higher"]
+_SAMEK_SHARE = 0.16  # Samek et al.: 100 regions of 9 x 9 of 227 x 227 pixels
+_GROUPS = 10  # Wu et al.
+_SIZES, _LARGEST = 5, 0.8  # sensitivity-n: how many n, and up to which share of the patches (Ancona et al.)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How finely it is measured.
+
+    Attributes:
+        grid: rows and columns of patches.
+        steps: intervals of the deletion and insertion curves; P where there are fewer patches.
+        samples: random sets for each n of sensitivity-n.
+        squares: random squares of infidelity.
+        seed: draws those sets.
+    """
+
+    grid: tuple[int, int]
+    steps: int = 20
+    samples: int = 24
+    squares: int = 40
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UsageError(f"steps is at least 1, not {self.steps}")
+        if self.samples < 3 or self.squares < 3:
+            raise UsageError(f"samples and squares are at least 3, not {self.samples} and {self.squares}")
+
+    @property
+    def patches(self) -> int:
+        """P."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def counts(self) -> Int[np.ndarray, " _"]:
+        """How many patches are replaced at each step."""
+        return step_counts(self.patches, min(self.steps, self.patches))
+
+
+@dataclass(frozen=True)
+class Found:
+    """A number and what it was made from: a curve x, y where it is one, and other numbers by name."""
+
+    value: float
+    x: tuple[float, ...] = ()
+    y: tuple[float, ...] = ()
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One way to ask whether the score follows the map.
+
+    Attributes:
+        name: as users say it.
+        better: which direction is better.
+        masks: the sets whose scores it needs `(n, P)`, True where a patch is replaced.
+        value: from the map and those scores to the number.
+        source: authors, year.
+    """
+
+    name: str
+    better: Better
+    masks: Callable[[Ranked, Plan], Bool[np.ndarray, "_ P"]]
+    value: Callable[[Ranked, Float64[np.ndarray, " _"], Plan], Found]
+    source: str
+
+
+def _curve(_map: Ranked, scores: np.ndarray, plan: Plan) -> Found:
+    """The area under `y(T_k)` (deletion) or `y(all but T_k)` (insertion) over `k / P`, from 0 to 1, by trapezoids."""
+    x = plan.counts / plan.patches
+    return Found(_trapezoid(scores, x), tuple(x.tolist()), tuple(scores.tolist()))
+
+
+def _aopc_counts(plan: Plan) -> np.ndarray:
+    counts = plan.counts
+    few: np.ndarray = counts[counts <= max(_SAMEK_SHARE * plan.patches, counts[1])]
+    return few
+
+
+def _aopc(_map: Ranked, scores: np.ndarray, plan: Plan) -> Found:
+    """`1 / (L + 1) sum_{l = 0}^{L} (y(0) - y(T_k(l)))`, the steps of deletion up to 16 % of the patches."""
+    drops, x = scores[0] - scores, _aopc_counts(plan) / plan.patches
+    return Found(float(drops.mean()), tuple(x.tolist()), tuple(drops.tolist()))
+
+
+def _tenths(plan: Plan) -> np.ndarray:
+    return np.floor(np.arange(1, 10) * plan.patches / 10 + 0.5).astype(int)
+
+
+def _perturbation(_map: Ranked, scores: np.ndarray, _plan: Plan) -> Found:
+    """The mean height of `y(T_k)` (positive) or `y(B_k)` (negative) at k = .1 P ... .9 P, by trapezoids."""
+    x = np.arange(1, 10) / 10
+    return Found(_trapezoid(scores, x) / 0.8, tuple(x.tolist()), tuple(scores.tolist()))
+
+
+def _groups(one: Ranked) -> list[np.ndarray]:
+    return np.array_split(one.order, min(_GROUPS, one.order.size))
+
+
+def _saco_masks(one: Ranked, _plan: Plan) -> np.ndarray:
+    masks = np.zeros((len(_groups(one)) + 1, one.order.size), bool)
+    for mask, group in zip(masks[1:], _groups(one), strict=True):
+        mask[group] = True
+    return masks
+
+
+def _saco(one: Ranked, scores: np.ndarray, _plan: Plan) -> Found:
+    """`sum_{i < j} +-(s_i - s_j) / sum_{i < j} |s_i - s_j|`, + where group i costs at least as much as group j.
+
+    Ten groups in the order of the map, as equal as P allows. s_i and what a group costs, `y(0) - y(group)`, are taken
+    per patch, where the paper sums them: the same where groups are equal. 0 for a flat map.
+    """
+    salience = np.array([one.values[group].mean() for group in _groups(one)])
+    drop = (scores[0] - scores[1:]) / [len(group) for group in _groups(one)]
+    i, j = np.triu_indices(len(salience), 1)
+    weight = salience[i] - salience[j]
+    total = np.abs(weight).sum()
+    value = float(np.where(drop[i] >= drop[j], weight, -weight).sum() / total) if total > 0 else 0.0
+    return Found(value, detail={"salience": salience.tolist(), "drop": drop.tolist()})
+
+
+def _sizes(plan: Plan) -> list[int]:
+    """The n of sensitivity-n: from 1 to 80 % of the patches, evenly on a logarithmic scale."""
+    largest = max(int(_LARGEST * plan.patches), 1)
+    return sorted({int(n + 0.5) for n in np.geomspace(1, largest, _SIZES)})
+
+
+@lru_cache(maxsize=4)
+def _subsets(plan: Plan) -> np.ndarray:
+    masks = [np.zeros((1, plan.patches), bool)]
+    for n in _sizes(plan):
+        rng = np.random.default_rng([plan.seed, n])
+        masks += [covering(rng.permutation(plan.patches), np.array([n])) for _ in range(plan.samples)]
+    drawn = np.concatenate(masks)
+    drawn.setflags(write=False)
+    return drawn
+
+
+def _subset_masks(_map: Ranked, plan: Plan) -> np.ndarray:
+    return _subsets(plan)
+
+
+def _sensitivity_n(one: Ranked, scores: np.ndarray, plan: Plan) -> Found:
+    """Pearson's correlation of `sum_{j in S} m_j` and `y(0) - y(S)` over random sets of n patches; the mean over n."""
+    sums = (_subsets(plan)[1:] @ one.values).reshape(-1, plan.samples)
+    drops = (scores[0] - scores[1:]).reshape(-1, plan.samples)
+    each = [_pearson(a, b) for a, b in zip(sums, drops, strict=True)]
+    x = tuple(n / plan.patches for n in _sizes(plan))
+    return Found(float(np.mean(each)), x, tuple(each), {"n": _sizes(plan)})
+
+
+def _square_masks(_map: Ranked, plan: Plan) -> np.ndarray:
+    gh, gw = plan.grid
+    rng = np.random.default_rng([plan.seed, 0])
+    masks = np.zeros((plan.squares + 1, gh, gw), bool)
+    for mask in masks[1:]:
+        side = rng.integers(1, max(min(gh, gw) // 2, 1) + 1)
+        top, left = rng.integers(0, gh - side + 1), rng.integers(0, gw - side + 1)
+        mask[top : top + side, left : left + side] = True
+    return masks.reshape(len(masks), -1)
+
+
+def _infidelity(one: Ranked, scores: np.ndarray, plan: Plan) -> Found:
+    """`mean_S (b sum_{j in S} m_j - (y(0) - y(S)))^2 / mean_S (y(0) - y(S))^2` over random squares S.
+
+    b >= 0 is the scale that makes it least: a map is in units of its own. 0: the map tells what each square costs; 1:
+    it tells nothing.
+    """
+    told = _square_masks(one, plan)[1:] @ one.values
+    drop = scores[0] - scores[1:]
+    square = float((told**2).sum())
+    beta = max(float((told * drop).sum()) / square, 0.0) if square > 0 else 0.0
+    absolute, size = float(((beta * told - drop) ** 2).mean()), float((drop**2).mean())
+    return Found(absolute / size if size > 0 else 0.0, detail={"beta": beta, "absolute": absolute})
+
+
+def _trapezoid(y: np.ndarray, x: np.ndarray) -> float:
+    return float(((y[1:] + y[:-1]) * np.diff(x)).sum() / 2)
+
+
+def _pearson(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's correlation, 0 where one does not vary beyond rounding."""
+    if any(np.ptp(z) <= 1e-12 * np.abs(z).max() for z in (a, b)):
+        return 0.0
+    a, b = a - a.mean(), b - b.mean()
+    return float((a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum()))
+
+
+MEASURES = (
+    Measure("deletion", "lower", lambda m, p: covering(m.order, p.counts), _curve, "Petsiuk, Das, Saenko 2018"),
+    Measure("insertion", "higher", lambda m, p: ~covering(m.order, p.counts), _curve, "Petsiuk, Das, Saenko 2018"),
+    Measure("aopc", "higher", lambda m, p: covering(m.order, _aopc_counts(p)), _aopc, "Samek et al. 2017"),
+    Measure(
+        "positive", "lower", lambda m, p: covering(m.order, _tenths(p)), _perturbation, "Chefer, Gur, Wolf 2021, 4"
+    ),
+    Measure(
+        "negative", "higher", lambda m, p: covering(m.order[::-1], _tenths(p)), _perturbation, "Chefer et al. 2021, 4"
+    ),
+    Measure("saco", "higher", _saco_masks, _saco, "Wu et al. 2024, algorithm 1"),
+    Measure("sensitivity-n", "higher", _subset_masks, _sensitivity_n, "Ancona et al. 2018, section 4"),
+    Measure("infidelity", "lower", _square_masks, _infidelity, "Yeh et al. 2019, definition 2.1"),
+)

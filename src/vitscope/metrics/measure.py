@@ -1,0 +1,222 @@
+"""What a measurement is: numbers of one map, each beside the same number of random maps. Numpy only."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from vitscope.errors import UnknownName
+from vitscope.metrics.faithfulness import Better, Found
+
+__all__ = ["Measurement", "Number", "Verdict", "band", "number_of", "student_quantile"]
+
+Verdict = Literal[
+    "better than random",
+    "no better than random",
+    "worse than random",
+    "more alike than chance",
+    "as unlike as chance",
+    "more opposite than chance",
+]
+Group = Literal["faithfulness", "stability", "sanity"]
+_OUTSIDE = 0.025  # how often a random map lies beyond one end of its own interval
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number of a map beside that of random maps.
+
+    Attributes:
+        name: which measure.
+        group: `faithfulness`: does the score follow the map. `stability`: does the map stay under small noise.
+            `sanity`: does the map change when the model's weights do.
+        value: the map's.
+        better: which direction is better.
+        random: the mean over the random maps.
+        low: lower end of the 95 % interval of one random map.
+        high: its upper end.
+        draws: how many random maps.
+        interval: `t`: mean ± t(.975, n - 1) s sqrt(1 + 1/n), where the next of n random maps lies with 95 %
+            probability if they are normally distributed. `percentiles`: the 2.5th to the 97.5th of the random maps.
+        x: where the curve was read, as a fraction; empty for a number without a curve.
+        y: the curve.
+        detail: other numbers by name.
+    """
+
+    name: str
+    group: Group
+    value: float
+    better: Better
+    random: float
+    low: float
+    high: float
+    draws: int
+    interval: Literal["t", "percentiles"] = "t"
+    x: tuple[float, ...] = ()
+    y: tuple[float, ...] = ()
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Where the value lies: outside the random maps' interval on the good or the bad side, or inside.
+
+        Sanity asks another question: how the map of changed weights compares with maps about something else. Above
+        their interval it is more alike than chance has it, below it the same turned over.
+        """
+        slack = 1e-9 * max(abs(self.low), abs(self.high))  # rounding is no verdict
+        above, below = self.value > self.high + slack, self.value < self.low - slack
+        if self.group == "sanity":
+            return (
+                "more alike than chance" if above else "more opposite than chance" if below else "as unlike as chance"
+            )
+        if not above and not below:
+            return "no better than random"
+        return "better than random" if above == (self.better == "higher") else "worse than random"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return fields | {"x": list(self.x), "y": list(self.y), "detail": dict(self.detail), "verdict": self.verdict}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How far one map can be believed, in numbers.
+
+    Attributes:
+        method: whose map it is.
+        picture: what was explained.
+        model: which model.
+        score: what is asked of the model, in words.
+        whole: that score of the whole picture.
+        empty: that score with every patch replaced; None where nothing was replaced.
+        baseline: what stood where a patch was.
+        numbers: the numbers.
+        forwards: how many pictures went through the model for the scores.
+        explanations: how many times the map was made again, each at its method's own cost.
+        options: everything else that the numbers depend on.
+        notes: what was chosen or found on the way.
+    """
+
+    method: str
+    picture: str
+    model: str
+    score: str
+    whole: float
+    empty: float | None
+    baseline: str
+    numbers: tuple[Number, ...]
+    forwards: int
+    explanations: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> Number:
+        for number in self.numbers:
+            if number.name == name:
+                return number
+        raise UnknownName("number of this measurement", name, [number.name for number in self.numbers])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each number: name, value, better, random, low, high, verdict."""
+        columns = ("name", "value", "better", "random", "low", "high", "verdict")
+        return [{column: getattr(number, column) for column in columns} for number in self.numbers]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return fields | {
+            "numbers": [number.to_dict() for number in self.numbers],
+            "options": dict(self.options),
+            "notes": list(self.notes),
+            "sentence": self.sentence(),
+        }
+
+    def to_json(self) -> str:
+        """The same as text."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+
+    def sentence(self) -> str:
+        """One sentence of verdict, made from the verdicts of the numbers alone.
+
+        Of m measures of faithfulness a random map lies beyond the good end of `0.025 m` on average, so at most
+        `0.025 m / k` of random maps (Markov's inequality, however the measures hang together) do so by k or more. Where
+        that is above 5 % the sentence says so.
+        """
+        said = [part for part in (self._faithfulness(), self._stability(), self._sanity()) if part]
+        return f"{self.method}: {'; '.join(said)}." if said else f"{self.method}: nothing was measured."
+
+    def _faithfulness(self) -> str:
+        of = [number for number in self.numbers if number.group == "faithfulness"]
+        if not of:
+            return ""
+        count, words = len(of), f"replaced patches: {self.baseline}; score: {self.score}; {of[0].draws} random maps"
+        shown = [f"{n.name} {n.value:.3g} against {n.random:.3g}" for n in of if n.name in ("deletion", "insertion")]
+        words = "; ".join([*shown, words])
+        by = {verdict: [n.name for n in of if n.verdict == verdict] for verdict in get_args(Verdict)}
+        better, worse, same = (by[f"{how} than random"] for how in ("better", "worse", "no better"))
+        if not better and not worse:
+            return f"no measure of {count} tells the map from random maps ({words})"
+        parts = [_counted(kind, names, count) for kind, names in (("better", better), ("worse", worse)) if names]
+        if better and same:
+            parts.append(f"no better by {len(same)} ({', '.join(same)})")
+        return f"{', '.join(parts)} ({words})"
+
+    def _stability(self) -> str:
+        found = next((n for n in self.numbers if n.name == "stability"), None)
+        return "" if found is None else f"rank correlation of its maps under small noise {found.value:.2f}"
+
+    def _sanity(self) -> str:
+        found = next((n for n in self.numbers if n.name == "sanity-cascading"), None)
+        if found is None:
+            return ""
+        return f"with all weights drawn anew its map is {found.verdict} (rank correlation {found.value:.2f})"
+
+
+def _counted(kind: str, names: Sequence[str], count: int) -> str:
+    """How many measures say so, and how often chance does where that is more than one random map in twenty."""
+    chance = min(1.0, _OUTSIDE * count / len(names))
+    told = f"{kind} than random maps by {len(names)} of {count} measures ({', '.join(names)})"
+    return told if chance <= 2 * _OUTSIDE else f"{told}, which chance alone gives to up to {chance:.0%} of random maps"
+
+
+def number_of(
+    name: str,
+    group: Group,
+    better: Better,
+    found: Found,
+    randoms: Sequence[float],
+    interval: Literal["t", "percentiles"] = "t",
+) -> Number:
+    """A number beside its random counterparts, two at least."""
+    mean, low, high = band(randoms, interval)
+    return Number(
+        name, group, found.value, better, mean, low, high, len(randoms), interval, found.x, found.y, dict(found.detail)
+    )
+
+
+def band(values: Sequence[float], interval: Literal["t", "percentiles"] = "t") -> tuple[float, float, float]:
+    """Mean and 95 % interval of one more such value: see `Number.interval`."""
+    x = np.asarray(values, np.float64)
+    mean = float(x.mean())
+    if interval == "percentiles":
+        low, high = np.percentile(x, [2.5, 97.5])
+        return mean, float(low), float(high)
+    n = x.size
+    half = student_quantile(1 - _OUTSIDE, n - 1) * float(x.std(ddof=1)) * (1 + 1 / n) ** 0.5
+    return mean, mean - half, mean + half
+
+
+@lru_cache
+def student_quantile(probability: float, freedom: int) -> float:
+    """The quantile of Student's t, for probabilities in [0.5, 1): exact to about 1e-6.
+
+    With `t = sqrt(f) tan(a)` its density is proportional to `cos(a) ** (f - 1)`: summed up on a fine grid of angles.
+    """
+    angle = np.linspace(0, np.pi / 2, 200_001)
+    density = np.cos(angle) ** (freedom - 1)
+    mass = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    return float(freedom**0.5 * np.tan(np.interp(2 * probability - 1, mass / mass[-1], angle)))

@@ -1,0 +1,183 @@
+"""Does the map depend on what the model has learned? Its weights are drawn anew, layer by layer (Adebayo et al. 2018).
+
+The model's own tensors are never written: other parameters stand in their slots for the length of a `with`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import nn
+
+from vitscope.metrics.faithfulness import Found
+from vitscope.metrics.measure import Number, number_of
+from vitscope.metrics.ranking import moved, spearman, ssim
+
+__all__ = ["Stage", "redrawn", "sanity", "stages"]
+
+_DRAWS = 99
+_PARTS = 8  # stages of a model whose blocks cannot be told
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """Parameters that are drawn anew together."""
+
+    name: str
+    parameters: tuple[nn.Parameter, ...]
+
+
+def stages(model: nn.Module, run: Callable[[], object], blocks: Sequence[nn.Module] = ()) -> list[Stage]:
+    """The model's parameters in the order in which a forward comes to them: embedding, blocks, head.
+
+    Args:
+        model: the model.
+        run: one forward; modules that it does not call (a text tower) are left out, but for those inside a module that
+            it calls.
+        blocks: the blocks, first block first. Without them the called modules are cut into 8 parts of their order.
+    """
+    place: dict[int, int] = {}
+
+    def enter(module: nn.Module, _args: Any) -> None:
+        place.setdefault(id(module), len(place))
+
+    handles = [module.register_forward_pre_hook(enter) for module in model.modules()]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    owner = {id(inside): number for number, block in enumerate(blocks) for inside in block.modules()}
+    first = place[id(blocks[0])] if blocks else 0
+    modules = dict(model.named_modules())
+    found: list[tuple[tuple[int, int], list[nn.Parameter]]] = []
+    for name, module in modules.items():
+        own = [p for p in module._parameters.values() if p is not None]
+        above = [name.rsplit(".", up)[0] if up else name for up in range(name.count(".") + 1)] + [""]
+        called = next((place[id(modules[path])] for path in above if id(modules[path]) in place), None)
+        if own and called is not None:
+            block = owner.get(id(module))
+            group = block + 1 if block is not None else 0 if called < first else len(blocks) + 1
+            found.append(((group if blocks else 0, called), own))
+    found.sort(key=lambda one: one[0])
+    if blocks:
+        titles = ["embedding", *(f"block {number}" for number in range(len(blocks))), "head"]
+        groups = [[own for (where, _), own in found if where == number] for number in range(len(titles))]
+    else:
+        parts = [part for part in np.array_split(np.arange(len(found)), _PARTS) if part.size]
+        titles = [f"part {number + 1} of {len(parts)}" for number in range(len(parts))]
+        groups = [[found[i][1] for i in part] for part in parts]
+    taken: set[int] = set()
+    made = []
+    for title, together in zip(titles, groups, strict=True):
+        fresh = {id(p): p for own in together for p in own if id(p) not in taken}
+        taken |= set(fresh)
+        if fresh:
+            made.append(Stage(title, tuple(fresh.values())))
+    return made
+
+
+@contextmanager
+def redrawn(model: nn.Module, parameters: Sequence[nn.Parameter], seed: int) -> Iterator[None]:
+    """Other values stand where these parameters were: normal, with each tensor's own mean and standard deviation.
+
+    A tensor of one value or of equal values stays. What a parameter is given depends on `seed` and its place among the
+    model's parameters alone. The parameters themselves are put back at the end, never written.
+    """
+    number = {id(p): n for n, p in enumerate(model.parameters())}
+    fresh = {id(p): _drawn(p, seed * 1_000_003 + number[id(p)]) for p in parameters}
+    slots = [
+        (module._parameters, name, p)
+        for module in model.modules()
+        for name, p in module._parameters.items()
+        if p is not None and id(p) in fresh
+    ]
+    try:
+        for own, name, p in slots:
+            own[name] = fresh[id(p)]
+        yield
+    finally:
+        for own, name, p in slots:
+            own[name] = p
+
+
+def sanity(
+    values: Float[np.ndarray, "gh gw"],
+    again: Callable[[], Float[np.ndarray, "gh gw"]],
+    model: nn.Module,
+    parts: Sequence[Stage],
+    *,
+    seed: int = 0,
+    tick: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Number]:
+    """How alike the map stays when weights are drawn anew, from the head down and one stage at a time.
+
+    Formula: `spearman(m, m')` and `ssim(m, m')`, m' the map after it; for a map of both signs also of `|m|` and `|m'|`.
+    Cascading: the stages from the last to each earlier one are new; the number is that of the last map, all weights
+    new, and the curve has them all. Independent: one stage is new; the number is the mean over stages. Chance: 99 times
+    the map itself moved around the edges and mirrored, so that it is as smooth as it was and about something else; the
+    interval is the 2.5th to the 97.5th percentile.
+
+    Args:
+        values: the map.
+        again: the map of the same picture, made as that one was.
+        model: the model; its own tensors are not written.
+        parts: `stages(...)`.
+        seed: draws weights and moves.
+        tick: called with (done, total).
+
+    Cost: 2 S - 1 explanations for S stages.
+    Limits: a map that reads the picture more than the model, such as one that finds edges, stays; a map that leans to
+        the middle whatever the weights are stays, too. What is drawn anew is the learned structure, not the scale.
+    """
+    total = 2 * len(parts) - 1
+    maps: list[np.ndarray] = []
+    down = list(reversed(parts))
+    for kind in ("cascading", "independent"):
+        for number in range(len(down)):
+            if kind == "independent" and number == 0:
+                maps.append(maps[0])  # the last stage alone: it was the cascade's first
+                continue
+            those = down[: number + 1] if kind == "cascading" else down[number : number + 1]
+            with redrawn(model, [p for stage in those for p in stage.parameters], seed):
+                maps.append(again())
+            tick(len(maps) - (kind == "independent"), total)
+    cascade, single = np.stack(maps[: len(down)]), np.stack(maps[len(down) :])
+    signed = bool(values.min() < 0)
+    numbers = []
+    for kind, found in (("cascading", cascade), ("independent", single)):
+        for measure, alike in (("", spearman), ("-ssim", ssim)):
+            for sign, of in (("", lambda x: x), ("-without-sign", np.abs)) if signed else (("", lambda x: x),):
+                name = f"sanity-{kind}{measure}{sign}"
+                numbers.append(_number(name, of(values), of(found), alike, [s.name for s in down], seed))
+    return numbers
+
+
+def _number(
+    name: str,
+    values: np.ndarray,
+    found: np.ndarray,
+    alike: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    names: list[str],
+    seed: int,
+) -> Number:
+    curve = alike(np.broadcast_to(values, found.shape), found)
+    counted = found[-1:] if "cascading" in name else found
+    value = curve[-1] if "cascading" in name else curve.mean()
+    others = moved(values, _DRAWS, seed)
+    chance = np.mean([alike(others, np.broadcast_to(one, others.shape)) for one in counted], 0)
+    x = tuple((i + 1) / len(names) for i in range(len(names)))
+    told = Found(float(value), x, tuple(curve.tolist()), {"stages": names})
+    return number_of(name, "sanity", "lower", told, chance.tolist(), "percentiles")
+
+
+def _drawn(parameter: nn.Parameter, seed: int) -> nn.Parameter:
+    own = parameter.detach().double()
+    if own.numel() < 2 or float(own.std()) == 0:
+        return parameter
+    drawn = torch.randn(own.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(own.device)
+    return nn.Parameter((own.mean() + own.std() * drawn).to(parameter.dtype), parameter.requires_grad)

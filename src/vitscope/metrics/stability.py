@@ -1,0 +1,77 @@
+"""Does the map stay where it is when the picture hardly changes?"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitscope.metrics.faithfulness import Found
+from vitscope.metrics.measure import Number, number_of
+from vitscope.metrics.ranking import ranked, shuffles, spearman
+
+__all__ = ["NOISE_SAMPLES", "RADIUS", "stability"]
+
+RADIUS = 0.02  # of the brightness from black to white
+NOISE_SAMPLES = 8
+
+
+def stability(
+    values: Float[np.ndarray, "gh gw"],
+    again: Callable[[Tensor], Float[np.ndarray, "gh gw"]],
+    pixels: Float[Tensor, "3 Hi Wi"],
+    span: Float[Tensor, "3 Hi Wi"],
+    *,
+    random: int = 5,
+    seed: int = 0,
+    tick: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Number]:
+    """Max-sensitivity (Yeh et al. 2019, definition 3.1) and the mean rank correlation under small noise.
+
+    Formula: `max_i |m(x + e_i) - m(x)|_2 / |m(x)|_2` and `mean_i spearman(m(x + e_i), m(x))`, e_i uniform in
+    `[-r, r]` times the brightness from black to white of each pixel, r = 0.02, i = 1 ... 8. Random maps are this map's
+    values in other orders.
+
+    Args:
+        values: the map.
+        again: the map of pixels `(3, Hi, Wi)`, made as that one was.
+        pixels: the picture as the model gets it.
+        span: white minus black, as the model gets them.
+        random: how many random maps.
+        seed: draws noise and random maps.
+        tick: called with (done, total).
+
+    Cost: 8 explanations.
+    Limits: a constant map is perfectly stable; noise of one size and kind stands for all.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    maps = []
+    for number in range(NOISE_SAMPLES):
+        noise = (2 * torch.rand(pixels.shape, generator=draw, dtype=torch.float64) - 1).to(pixels)
+        maps.append(again(pixels + RADIUS * span * noise))
+        tick(number + 1, NOISE_SAMPLES)
+    change, alike = _changes(values, np.stack(maps))
+    one = ranked(values, seed)
+    grid = values.shape
+    others = [
+        _changes(first.values.reshape(grid), np.stack([m.values.reshape(grid) for m in rest]))
+        for number, first in enumerate(shuffles(one, random, seed))
+        for rest in [shuffles(first, NOISE_SAMPLES, seed + 1 + number)]
+    ]
+    detail = {"radius": RADIUS, "samples": NOISE_SAMPLES}
+    worst = Found(float(change.max()), detail=detail | {"each": change.tolist()})
+    mean = Found(float(alike.mean()), detail=detail | {"each": alike.tolist()})
+    return [
+        number_of("max-sensitivity", "stability", "lower", worst, [float(c.max()) for c, _ in others]),
+        number_of("stability", "stability", "higher", mean, [float(a.mean()) for _, a in others]),
+    ]
+
+
+def _changes(values: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far other maps are from this one, relative to its norm, and their rank correlations with it."""
+    values, others = values.astype(np.float64), others.astype(np.float64)
+    norm = float(np.linalg.norm(values)) or 1.0
+    return np.linalg.norm((others - values).reshape(len(others), -1), axis=1) / norm, spearman(
+        others, np.broadcast_to(values, others.shape)
+    )
