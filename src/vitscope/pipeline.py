@@ -28,8 +28,8 @@ from vitscope.methods.attention import attention
 from vitscope.methods.refine import spread
 from vitscope.metrics.attention import Statistics
 from vitscope.metrics.importance import head_importance
-from vitscope.metrics.streaming import statistics_of
 from vitscope.metrics.measure import Measurement
+from vitscope.metrics.streaming import statistics_of
 from vitscope.registry import METHODS, Family, Method
 from vitscope.result import Explanation
 from vitscope.store import AttentionStore, pull_heads
