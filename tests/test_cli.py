@@ -533,6 +533,34 @@ def test_heads(cli, album, tiny_folder, tmp_path, kind):
     assert not np.array_equal(pixels(path), first)
 
 
+def test_lens(cli, album, tiny_folder, tmp_path):
+    ran = cli("lens", album[0], "--target", "kite", "--model", tiny_folder, "--out", tmp_path / "out", "--json")
+    assert ran.code == 0
+    told = json.loads(ran.out)
+    assert told["target"] == "kite"
+    assert [layer["layer"] for layer in told["layers"]] == [0, 1, 2]
+    assert all(len(layer["predictions"]) == 5 for layer in told["layers"])
+    with Image.open(told["out"]) as picture:
+        assert picture.size[0] > 300
+    again = cli("lens", album[0], "--model", tiny_folder, "--out", tmp_path / "out")
+    assert again.code == 1
+    assert "already there" in one_line(again.err)
+
+
+def test_alike(cli, album, tiny_folder, tmp_path):
+    ran = cli("alike", album[0], album[1], "--model", tiny_folder, "--out", tmp_path / "out", "--json")
+    assert ran.code == 0
+    told = json.loads(ran.out)
+    assert Path(told["out"]).name == "cat-cup-alike.png"
+    assert -1 <= told["cosine"] <= 1
+    refused = cli("alike", album[0], album[1], "--model", tiny_folder, "--method", "rollout", "--out", tmp_path / "b")
+    assert refused.code == 2
+    assert "has no target" in one_line(refused.err)
+    assert not (tmp_path / "b").exists()
+    missing = cli("alike", album[0], tmp_path / "none.jpg", "--model", tiny_folder, "--out", tmp_path / "b")
+    assert "none.jpg" in one_line(missing.err)
+
+
 @pytest.mark.parametrize("kind", ["map", "matrix"])
 def test_heads_shows_each_head_of_that_layer(cli, album, tiny_folder, tiny_scope, tmp_path, monkeypatch, kind):
     from vitscope.render import sheets

@@ -28,7 +28,8 @@ from vitscope.errors import (
 if TYPE_CHECKING:
     from vitscope.capturing import capture
     from vitscope.geometry import Frame, TokenLayout
-    from vitscope.pipeline import Failure, Options, Scope, load
+    from vitscope.options import Failure, Options
+    from vitscope.pipeline import Scope, load
     from vitscope.result import Explanation
     from vitscope.store import AttentionStore
     from vitscope.targets import similar_to, text
@@ -36,9 +37,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "AttentionStore": "store",
     "Explanation": "result",
-    "Failure": "pipeline",
+    "Failure": "options",
     "Frame": "geometry",
-    "Options": "pipeline",
+    "Options": "options",
     "Scope": "pipeline",
     "TokenLayout": "geometry",
     "capture": "capturing",

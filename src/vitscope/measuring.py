@@ -21,6 +21,7 @@ from vitscope.metrics.ranking import ranked, shuffles
 from vitscope.metrics.sanity import sanity, stages
 from vitscope.metrics.score import Score, ScoreKind, remade, score_of
 from vitscope.metrics.stability import NOISE_SAMPLES, stability
+from vitscope.options import Failure, Options
 from vitscope.registry import METHODS
 from vitscope.result import Explanation
 from vitscope.targets import Scorer, Target
@@ -273,8 +274,6 @@ def _again(
     scope: "Scope", explanation: Explanation, target: Target, picture: Picture, frame: Frame
 ) -> Callable[[Tensor], np.ndarray]:
     """The map of other pixels, made as this one was."""
-    from vitscope.pipeline import Failure, Options
-
     told, method = explanation.provenance, METHODS.get(explanation.method)
     params = method.check({name: _value(value) for name, value in told.get("options", {}).items()})
     chosen = Options(

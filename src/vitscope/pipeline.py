@@ -1,109 +1,41 @@
 """Where the stages meet: picture -> pixels -> attention -> method -> explanation. Only this file knows them all."""
 
-import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
-from importlib.metadata import version
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vitscope._version import __version__
+from vitscope import looking
 from vitscope.body import Body, States, body_of
 from vitscope.capturing import capture, evaluating, frozen
-from vitscope.correction import CORRECTIONS, Correction, Gradient
-from vitscope.errors import MethodError, UnknownName, UsageError, VitscopeError
+from vitscope.correction import Correction
+from vitscope.errors import MethodError, UsageError, VitscopeError
 from vitscope.geometry import Frame, TokenLayout
 from vitscope.images import ImageLike, Picture, read
 from vitscope.loading import DEFAULT_MODEL, open_model, pick_device
 from vitscope.measuring import measure
-from vitscope.methods.attention import attention
 from vitscope.methods.refine import spread
 from vitscope.metrics.attention import Statistics
-from vitscope.metrics.importance import head_importance
 from vitscope.metrics.measure import Measurement
-from vitscope.metrics.streaming import statistics_of
+from vitscope.options import Failure, Options, Progress, options_of
+from vitscope.provenance import padding_share, provenance
 from vitscope.registry import METHODS, Family, Method
 from vitscope.result import Explanation
-from vitscope.store import AttentionStore, pull_heads
+from vitscope.store import AttentionStore
 from vitscope.subject import Subject
-from vitscope.targets import Scorer, SimilarTo, Target, Text, scorer_of
+from vitscope.targets import Scorer, SimilarTo, Target, Text, feature_of, scorer_of
 
-__all__ = ["Failure", "Options", "Scope", "load"]
-
-Progress: TypeAlias = Callable[[str, int, int], None]
+__all__ = ["Scope", "load"]
 
 _TOP = 5
-_TOLD_SHARE = 0.01
 _ONE_ROW = "the model lays the tokens of all pictures in one row"
-_OF_METHODS = ("options", "gradient", "refine", "target", "caveat")
-_PACKAGES = {"open_clip": "open_clip_torch"}
-
-
-@dataclass(frozen=True)
-class Options:
-    """What can be asked of an explanation: the one schema behind keywords, flags, forms and manifests.
-
-    Attributes:
-        method: a method's name, or `auto` for what suits the model; what was taken is in the provenance.
-        target: what to explain, for methods that use gradients: a class by number or name, `"tabby - tiger"`,
-            `vitscope.text("a cat")`, `vitscope.similar_to(image)`, a function of the model's answer; None is the
-            predicted class, and for a feature model the feature's own norm. A list of these gives each picture a list
-            of explanations, from one forward.
-        refine: `affinity` spreads the finished map along what patches have in common (`methods.refine.spread`).
-        gradient: by which rules gradients go back through the model: `plain`, `libra` or `attnlrp`.
-        size: input size: the photo keeps its aspect ratio, nothing is cropped, about `size ** 2` pixels go in. None is
-            the model's own preprocessing.
-        batch_size: pictures that go through the model together; those of one size do.
-        seed: for methods that draw random numbers.
-        params: the method's own options.
-    """
-
-    method: str = "auto"
-    target: Any = None
-    gradient: Gradient = "plain"
-    refine: Literal["none", "affinity"] = "none"
-    size: int | None = None
-    batch_size: int = 8
-    seed: int = 0
-    params: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.size is not None and not 16 <= self.size <= 8192:
-            raise UsageError(f"size is between 16 and 8192 pixels, not {self.size}")
-        if self.batch_size < 1:
-            raise UsageError(f"batch_size is at least 1, not {self.batch_size}")
-        if self.gradient not in CORRECTIONS:
-            raise UnknownName("gradient", self.gradient, CORRECTIONS)
-        if self.refine not in ("none", "affinity"):
-            raise UnknownName("refinement", self.refine, ["none", "affinity"])
-        if self.several and not self.target:
-            raise UsageError("no target is given in the list of targets")
-
-    @property
-    def several(self) -> bool:
-        """Are several targets asked for?"""
-        return isinstance(self.target, (list, tuple))
-
-    @property
-    def targets(self) -> list[Target]:
-        """The targets, one or more."""
-        return list(self.target) if self.several else [self.target]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A picture that could not be explained, and why."""
-
-    source: str
-    error: VitscopeError
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,9 +94,9 @@ class Scope:
             return self.body
         pixels, prefix, tokens = self._noise(), len(self.layout.prefix), self.layout.tokens
         order = torch.cat([torch.arange(prefix), prefix + torch.randperm(tokens - prefix)]).to(self.device)
-        plain = _vectors(self._answer(pixels)).float()
+        plain = feature_of(self._answer(pixels)).float()
         with self.body.entered(order.expand(2, -1)):
-            moved = _vectors(self._answer(pixels)).float()
+            moved = feature_of(self._answer(pixels)).float()
         same = torch.allclose(plain, moved, rtol=1e-2, atol=1e-3 * float(plain.abs().max()))
         kept = (torch.arange(tokens - prefix, device=self.device) % 2 == 0).expand(2, -1)
         try:
@@ -221,7 +153,7 @@ class Scope:
         Yields:
             An Explanation, or with several targets a list of them, or a Failure.
         """
-        chosen = _options(options)
+        chosen = options_of(options)
         method, params, advised = self._resolve(chosen)
         tick = partial(progress, method.name) if progress else lambda done, total: None
         waiting = iter(images)
@@ -268,10 +200,10 @@ class Scope:
             last = number == len(chosen.targets) - 1
             store, relevance, scores, notes = self._run(forward, method, params, scorer, chosen, correction, last, tick)
             for row, (_, picture, _, frame) in enumerate(part):
-                told = self._provenance(chosen, method, params, advised, picture, target)
+                told = self._told(chosen, method, params, advised, picture, target)
                 if scorer is not None:
                     told["target"], told["score"] = scorer.words[row], scores[row]
-                told["notes"] += notes[row] + _padding_share(store, method, relevance[row])
+                told["notes"] += notes[row] + padding_share(store, method, relevance[row])
                 try:
                     results[row].append(self._explanation(method, store, relevance[row], row, picture, frame, told))
                 except VitscopeError as error:  # a map that is not finite, say
@@ -345,19 +277,7 @@ class Scope:
 
     def heads(self, image: ImageLike, layer: int = -1, *, size: int | None = None) -> list[Explanation]:
         """One explanation for each head of a layer: its own attention from the readout row, from a single forward."""
-        picture, method = read(image), METHODS.get("attention")
-        pixels, frame = self._prepared(picture, size)
-        store = self._forward([pixels]).store
-        if store.chain is None:
-            rows = pull_heads(store[layer], store.seed())[0]
-        else:
-            rows = torch.cat([attention(store, layer=layer, head=head) for head in range(store[layer].shape[1])])
-        results = []
-        for head, row in enumerate(rows.float().cpu().numpy()):
-            params = {"layer": store.select(layer)[0], "head": head}
-            told = self._provenance(Options("attention", size=size), method, params, False, picture)
-            results.append(self._explanation(method, store, row, 0, picture, frame, told))
-        return results
+        return looking.heads(self, image, layer, size)
 
     def queries(
         self, image: ImageLike, *, method: str = "attention", size: int | None = None, chunk: int = 256, **params: Any
@@ -379,18 +299,41 @@ class Scope:
 
         Cost: one forward, and all rows of each layer once for every `chunk` tokens; N x N numbers, asked for by name.
         """
-        chosen = METHODS.get(method)
-        if chosen.on_subject:
-            raise UsageError(f"the method '{method}' does not read attention", "ask attention or rollout")
-        given = chosen.check({**params, "query": "readout"})
-        store = self.attention(image, size=size)
-        count = store.layout.tokens if store.layout else 0
-        with torch.no_grad():
-            parts = [
-                chosen.run(store.asking(range(start, min(start + chunk, count))), **given)
-                for start in range(0, count, chunk)
-            ]
-        return np.concatenate([part.float().cpu().numpy() for part in parts])  # type: ignore[union-attr]
+        return looking.queries(self, image, method, size, chunk, params)
+
+    def lens(
+        self, image: ImageLike, *, target: Target = None, size: int | None = None, progress: Progress | None = None
+    ) -> list[Explanation]:
+        """The logit lens at every layer: one explanation each, first block first.
+
+        Its map is that of the method `logit-lens`, its `predictions` and `score` are what the model's own norm and head
+        say when they read the tokens after that block.
+
+        Args:
+            image: one picture.
+            target: whose score is followed; None is what the whole model predicts.
+            size: input size, as in `Options`.
+            progress: called with (method, done, total) within each layer.
+
+        Raises:
+            MethodError: blocks that cannot be told, or layers that do not all see the same tokens.
+
+        Cost: L + 1 forwards and L (N + L + 1) that skip the blocks.
+        """
+        return looking.lens(self, image, target, size, progress)
+
+    def alike(self, one: ImageLike, other: ImageLike, **options: Any) -> tuple[Explanation, Explanation]:
+        """Which regions make two pictures alike: a map on each, whose target is the other's feature.
+
+        Args:
+            one: a picture.
+            other: another picture.
+            options: as for `explain`; the method is `relevance` where none is given.
+
+        Raises:
+            UsageError: a method without a target, or a target of one's own.
+        """
+        return looking.alike(self, one, other, options)
 
     def statistics(
         self,
@@ -423,26 +366,16 @@ class Scope:
         Cost: one forward, and all rows of attention twice, chunk by chunk; memory linear in tokens. The effective rank,
             which needs whole matrices, is given up to 640 tokens.
         """
-        if not importance and target is not None:
-            raise UsageError("a target changes nothing but importance", "ask for importance=True, or leave it out")
-        options = Options("attention", target, size=size, batch_size=batch_size, seed=seed)
-        if options.several:
-            raise UsageError("importance follows one target at a time")
-        picture = read(image)
-        pixels, frame = self._prepared(picture, size)
-        forward, drops = self._forward([pixels], tokens=True), None
-        if importance:
-            assert forward.store.answer is not None
-            own = target is None and not self.family.classifies(forward.store.answer)
-            asked = SimilarTo("the whole model's feature", _vectors(forward.store.answer)) if own else target
-            scorer = self._scorer(asked, forward.store.answer)
-            assert scorer is not None
-            tick = partial(progress, "importance") if progress else lambda done, total: None
-            drops = head_importance(forward.store, self.model, forward.pixels, scorer, self._answer, batch_size, tick)
-        told = self._provenance(options, METHODS.get("attention"), {}, False, picture)
-        told = {name: value for name, value in told.items() if name not in _OF_METHODS}
-        states = forward.states or str(self.body)
-        return statistics_of(forward.store, frame, states, importance=drops, provenance=told)
+        return looking.statistics(
+            self,
+            image,
+            size=size,
+            target=target,
+            importance=importance,
+            seed=seed,
+            batch_size=batch_size,
+            progress=progress,
+        )
 
     def measure(self, explanation: Explanation, **options: Any) -> Measurement:
         """How far a map of this model can be believed, in numbers beside those of random maps.
@@ -512,7 +445,7 @@ class Scope:
             return None
         if isinstance(target, SimilarTo) and target.features is None:
             pixels, _ = self.family.prepare(read(target.image))
-            target = target.known(_vectors(self._answer(pixels[None].to(self.device, self.dtype))))
+            target = target.known(feature_of(self._answer(pixels[None].to(self.device, self.dtype))))
         elif isinstance(target, Text) and target.features is None:
             target = target.known(self.family.text_features(target.words))
         return scorer_of(target, answer, self.family.labels, self.family.classifies(answer))
@@ -556,7 +489,7 @@ class Scope:
             picture=picture,
         )
 
-    def _provenance(
+    def _told(
         self,
         options: Options,
         method: Method,
@@ -565,34 +498,8 @@ class Scope:
         picture: Picture,
         target: Target = None,
     ) -> dict[str, Any]:
-        notes = [*picture.notes, *self.family.notes]
-        if advised:
-            words = [f"{k} {v}" for k, v in {**self.family.advice, **self.family.drawing}.items() if k != "method"]
-            notes.append(f"chosen by vitscope for this model: {', '.join([method.name, *words])}")
-        if target is not None and not method.uses_target:
-            notes.append(f"{method.name} is class-agnostic: the target {target!r} changes nothing")
-        if options.gradient != "plain" and (method.correction or not method.needs_gradient):
-            why = f"has its own rules, {method.correction}" if method.correction else "uses no gradient"
-            notes.append(f"{method.name} {why}: gradient {options.gradient} changes nothing")
-        told = {
-            "source": picture.source,
-            "model": self.family.reference,
-            "family": self.family.name,
-            "weights": self.family.weights,
-            "options": {name: _plain(value) for name, value in params.items()},
-            **{k: _plain(getattr(options, k)) for k in Options.__dataclass_fields__ if k not in ("method", "params")},
-            "target": _plain(target),
-            "device": str(self.device),
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "versions": {
-                "vitscope": __version__,
-                "python": platform.python_version(),
-                **{name: version(_PACKAGES.get(name, name)) for name in ("torch", *_library(self.family), "numpy")},
-            },
-            "notes": notes,
-            **({"drawing": dict(self.family.drawing)} if advised and self.family.drawing else {}),
-        }
-        return told | ({"caveat": method.caveat} if method.caveat else {})
+        """The provenance of one map."""
+        return provenance(self.family, self.device, self.dtype, options, method, params, advised, picture, target)
 
 
 def load(
@@ -631,31 +538,5 @@ def load(
     return Scope(family, first.device, first.dtype)
 
 
-def _options(given: Mapping[str, Any]) -> Options:
-    known = {name: given[name] for name in Options.__dataclass_fields__ if name in given and name != "params"}
-    params = {name: value for name, value in given.items() if name not in known and name != "params"}
-    return Options(**known, params=params | dict(given.get("params", {})))
-
-
-def _padding_share(store: AttentionStore, method: Method, relevance: np.ndarray) -> list[str]:
-    share = 1 - float(relevance.sum())
-    if store.chain is None or not method.sums_to_one or share < _TOLD_SHARE:
-        return []
-    return [f"{share:.0%} of the weight lies on padding that the model adds beyond the picture, and is not drawn"]
-
-
-def _library(family: Family) -> tuple[str, ...]:
-    return (family.name,) if find_spec(family.name) else ()
-
-
-def _vectors(answer: Tensor) -> Tensor:
-    """An answer as one vector for each picture: of several tokens the mean."""
-    return answer.flatten(2).mean(2) if answer.ndim == 4 else answer.mean(1) if answer.ndim == 3 else answer
-
-
 def _called(image: ImageLike) -> str:
     return str(image) if isinstance(image, (str, Path)) else type(image).__name__
-
-
-def _plain(value: Any) -> Any:
-    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)

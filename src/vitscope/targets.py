@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vitscope.errors import MethodError, UnknownName, UsageError
 
-__all__ = ["Scorer", "SimilarTo", "Target", "Text", "class_number", "scorer_of", "similar_to", "text"]
+__all__ = ["Scorer", "SimilarTo", "Target", "Text", "class_number", "feature_of", "scorer_of", "similar_to", "text"]
 
 _CONTRAST = " - "
 
@@ -109,19 +109,19 @@ def scorer_of(target: Target, answer: Tensor, labels: Mapping[int, str], classif
         features = target.features
         if features is None:
             raise MethodError(f"the features of {target} are not known", "use Scope.explain(..., target=...)")
-        if features.shape[-1] != _feature(answer).shape[-1]:
-            raise UsageError(f"{target} has {features.shape[-1]} features, a picture has {_feature(answer).shape[-1]}")
+        if features.shape[-1] != (width := feature_of(answer).shape[-1]):
+            raise UsageError(f"{target} has {features.shape[-1]} features, a picture has {width}")
         return Scorer(
             [str(target)] * count,
-            lambda answer, _: torch.cosine_similarity(_feature(answer), features.to(_feature(answer)), dim=-1),
+            lambda answer, _: torch.cosine_similarity(feature_of(answer), features.to(feature_of(answer)), dim=-1),
         )
     if callable(target):
         return Scorer([getattr(target, "__name__", "a function")] * count, lambda answer, _: _checked(target, answer))
     if target is None and not classifies:
-        own = _feature(answer).detach()
+        own = feature_of(answer).detach()
         return Scorer(
             ["the feature's own norm"] * count,
-            lambda answer, pictures: (_feature(answer) * own[pictures]).sum(-1),
+            lambda answer, pictures: (feature_of(answer) * own[pictures]).sum(-1),
         )
     if not classifies:
         raise UsageError(
@@ -147,7 +147,7 @@ def _checked(function: Callable[[Tensor], Tensor], answer: Tensor) -> Tensor:
     return score
 
 
-def _feature(answer: Tensor) -> Tensor:
+def feature_of(answer: Tensor) -> Tensor:
     """The features of one picture as one vector: of several tokens the mean."""
     return answer.flatten(2).mean(2) if answer.ndim == 4 else answer.mean(1) if answer.ndim == 3 else answer
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.errors import UsageError
-from vitscope.targets import Scorer, SimilarTo, Target, Text, class_number
+from vitscope.targets import Scorer, SimilarTo, Target, Text, class_number, feature_of
 
 __all__ = ["Score", "ScoreKind", "remade", "score_of"]
 
@@ -68,9 +68,9 @@ def score_of(
     if not classifies and kind == "logit":
         raise UsageError("this model has no classes, and so no logits", "leave score out")
     if target is None and not classifies:
-        whole = _vectors(answer)
+        whole = feature_of(answer.double())
         words = "cosine to the whole picture's feature"
-        return Score(words, lambda answer: torch.cosine_similarity(_vectors(answer), whole, dim=-1), None)
+        return Score(words, lambda answer: torch.cosine_similarity(feature_of(answer.double()), whole, dim=-1), None)
     number = _class_of(target, answer, labels, was) if classifies else None
     if number is None:
         scorer = settle(target)
@@ -121,9 +121,3 @@ def _class_of(target: Target, answer: Tensor, labels: Mapping[int, str], was: fl
 def _first(answer: Tensor) -> Tensor:
     """All rows of an answer belong to the one picture."""
     return torch.zeros(len(answer), dtype=torch.long, device=answer.device)
-
-
-def _vectors(answer: Tensor) -> Tensor:
-    """An answer as one vector for each picture: of several tokens the mean."""
-    answer = answer.double()
-    return answer.flatten(2).mean(2) if answer.ndim == 4 else answer.mean(1) if answer.ndim == 3 else answer

@@ -32,7 +32,7 @@ from vitscope.apps.commands.common import (
 from vitscope.errors import UnknownName, UsageError, VitscopeError
 
 if TYPE_CHECKING:
-    from vitscope.pipeline import Failure
+    from vitscope.options import Failure
     from vitscope.result import Explanation
 
 __all__ = ["explain"]
@@ -164,7 +164,7 @@ def _each(outcome: Any, folder: Path) -> list[tuple[Any, Path]]:
 def _saved(outcome: "Explanation | Failure", folder: Path, force: bool, style: dict[str, Any]) -> dict[str, Any]:
     """Save one result; what is said of it."""
     from vitscope.metrics.statistics import concentration
-    from vitscope.pipeline import Failure
+    from vitscope.options import Failure
 
     if isinstance(outcome, Failure):
         raise outcome.error

@@ -1,4 +1,4 @@
-"""`vitscope heads` and `vitscope compare`: many pictures on one sheet."""
+"""`vitscope heads`, `lens`, `alike` and `compare`: many pictures on one sheet."""
 
 import time
 from pathlib import Path
@@ -23,11 +23,12 @@ from vitscope.apps.commands.common import (
     load,
     pair,
     picture_path,
+    target_of,
     write,
 )
 from vitscope.errors import UnknownName
 
-__all__ = ["compare", "heads"]
+__all__ = ["alike", "compare", "heads", "lens"]
 
 
 def heads(
@@ -78,6 +79,72 @@ def heads(
     path = picture_path(out / f"{picture.name}-layer{number}-{kind}.png", force)
     write(sheet(cells, f"{picture.name} · {scope.family.reference} · {what}", cmap=cmap), path)
     done(path, as_json, {"layer": number, "heads": len(cells), "kind": kind})
+
+
+def lens(
+    image: Photo,
+    target: Annotated[str | None, typer.Option(help="As for explain; by default what the model predicts.")] = None,
+    model: Model = DEFAULT_MODEL,
+    size: Size = None,
+    cmap: Cmap = "inferno",
+    norm: Norm = "auto",
+    out: Out = Path("out"),
+    force: Force = False,
+    as_json: AsJson = False,
+    revision: Revision = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+) -> None:
+    """What the model would say after each layer (logit lens), with that layer's map."""
+    from vitscope.apps.terminal import explaining
+    from vitscope.images import read
+    from vitscope.render.sheets import Cell, sheet
+
+    picture = read(image)
+    scope = load(model, revision, device, dtype)
+    with explaining(1) as bars:
+        layers = scope.lens(picture, target=target_of(target) if target else None, size=size, progress=bars.forwards)
+    cells = []
+    for number, e in enumerate(layers):
+        says = [f"{label} {share:.0%}" for label, share in e.predictions[:2]] or [""]
+        cells.append(Cell(e.overlay(cmap=cmap, norm=norm), f"after layer {number}: {e.score:.3g}", "\n".join(says)))
+    path = picture_path(out / f"{picture.name}-lens.png", force)
+    what = f"{layers[-1].target} after each layer; each map on its own scale"
+    write(sheet(cells, f"{picture.name} · {scope.family.reference} · {what}", cmap=cmap), path)
+    told = [{"layer": n, "score": e.score, "predictions": e.predictions} for n, e in enumerate(layers)]
+    done(path, as_json, {"target": layers[-1].target, "layers": told})
+
+
+def alike(
+    image: Photo,
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="Another photo.")],
+    method: Annotated[str, typer.Option(help="One that uses a target.")] = "relevance",
+    model: Model = DEFAULT_MODEL,
+    size: Size = None,
+    cmap: Cmap = "inferno",
+    norm: Norm = "auto",
+    out: Out = Path("out"),
+    force: Force = False,
+    as_json: AsJson = False,
+    revision: Revision = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+) -> None:
+    """Which regions make two photos alike, drawn on both."""
+    from vitscope.images import read
+    from vitscope.render.sheets import Cell, sheet
+
+    pictures = read(image), read(other)
+    scope = load(model, revision, device, dtype)
+    pair_of = scope.alike(*pictures, method=method, size=size)
+    cells = [
+        Cell(e.overlay(cmap=cmap, norm=norm), p.name, f"as {q.name} sees it")
+        for e, p, q in zip(pair_of, pictures, reversed(pictures), strict=True)
+    ]
+    path = picture_path(out / f"{pictures[0].name}-{pictures[1].name}-alike.png", force)
+    title = f"{method} · cosine of the features {pair_of[0].score:.3f} · {scope.family.reference}"
+    write(sheet(cells, title, cmap=cmap), path)
+    done(path, as_json, {"method": method, "cosine": pair_of[0].score})
 
 
 def compare(

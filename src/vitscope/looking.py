@@ -1,0 +1,136 @@
+"""What else can be looked at in one picture: every head, every query, every layer's reading, attention in numbers.
+
+Each function is the body of a method of `Scope`; it stands beside the pipeline, whose stages it calls.
+"""
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from vitscope.body import Body
+from vitscope.errors import MethodError, UsageError
+from vitscope.images import ImageLike, read
+from vitscope.methods.attention import attention
+from vitscope.metrics.attention import Statistics
+from vitscope.metrics.importance import head_importance
+from vitscope.metrics.streaming import statistics_of
+from vitscope.options import Options, Progress
+from vitscope.registry import METHODS
+from vitscope.result import Explanation
+from vitscope.store import pull_heads
+from vitscope.targets import SimilarTo, Target, feature_of, similar_to
+
+if TYPE_CHECKING:
+    from vitscope.pipeline import Scope
+
+__all__ = ["alike", "heads", "lens", "queries", "statistics"]
+
+_OF_METHODS = ("options", "gradient", "refine", "target", "caveat")
+
+
+def heads(scope: "Scope", image: ImageLike, layer: int, size: int | None) -> list[Explanation]:
+    """One explanation for each head of a layer; see `Scope.heads`."""
+    picture, method = read(image), METHODS.get("attention")
+    pixels, frame = scope._prepared(picture, size)
+    store = scope._forward([pixels]).store
+    if store.chain is None:
+        rows = pull_heads(store[layer], store.seed())[0]
+    else:
+        rows = torch.cat([attention(store, layer=layer, head=head) for head in range(store[layer].shape[1])])
+    results = []
+    for head, row in enumerate(rows.float().cpu().numpy()):
+        params = {"layer": store.select(layer)[0], "head": head}
+        told = scope._told(Options("attention", size=size), method, params, False, picture)
+        results.append(scope._explanation(method, store, row, 0, picture, frame, told))
+    return results
+
+
+def queries(
+    scope: "Scope", image: ImageLike, method: str, size: int | None, chunk: int, params: dict[str, Any]
+) -> np.ndarray:
+    """What every token attends to; see `Scope.queries`."""
+    chosen = METHODS.get(method)
+    if chosen.on_subject:
+        raise UsageError(f"the method '{method}' does not read attention", "ask attention or rollout")
+    given = chosen.check({**params, "query": "readout"})
+    store = scope.attention(image, size=size)
+    count = store.layout.tokens if store.layout else 0
+    with torch.no_grad():
+        parts = [
+            chosen.run(store.asking(range(start, min(start + chunk, count))), **given)
+            for start in range(0, count, chunk)
+        ]
+    return np.concatenate([part.float().cpu().numpy() for part in parts])  # type: ignore[union-attr]
+
+
+def lens(
+    scope: "Scope", image: ImageLike, target: Target, size: int | None, progress: Progress | None
+) -> list[Explanation]:
+    """The logit lens of every layer, with what the readout says there; see `Scope.lens`."""
+    picture = read(image)
+    if isinstance(target, (list, tuple)):
+        raise UsageError("the lens follows one target at a time")
+    if reason := scope._excuse(METHODS.get("logit-lens")):
+        raise MethodError(f"the lens does not apply: {reason}")
+    assert isinstance(scope.body, Body)
+    pixels, _ = scope._prepared(picture, size)
+    forward = scope._forward([pixels], tokens=True)
+    assert forward.states is not None
+    results = []
+    for number in range(len(forward.store)):
+        e = scope.explain(picture, method="logit-lens", layer=number, target=target, size=size, progress=progress)
+        with scope.body.replaced(forward.states.at(number + 1).detach()):
+            answer = scope._answer(forward.pixels)
+        says = scope.predictions(replace(forward.store, logits=answer)) if e.predictions else []
+        score = scope._scorer(target, forward.store.answer)
+        results.append(replace(e, predictions=says, score=float(score(answer)[0]) if score else None))
+    return results
+
+
+def alike(scope: "Scope", one: ImageLike, other: ImageLike, options: dict[str, Any]) -> tuple[Explanation, Explanation]:
+    """Which regions make two pictures alike, on both; see `Scope.alike`."""
+    if "target" in options:
+        raise UsageError("each picture is the other's target", "leave target out")
+    first, second = read(one), read(other)
+    if (method := METHODS.get(options.setdefault("method", "relevance"))).uses_target is False:
+        raise UsageError(f"the method '{method.name}' has no target", "ask relevance or another that uses one")
+    return (
+        scope.explain(first, target=similar_to(other), **options),
+        scope.explain(second, target=similar_to(one), **options),
+    )
+
+
+def statistics(
+    scope: "Scope",
+    image: ImageLike,
+    *,
+    size: int | None,
+    target: Target,
+    importance: bool,
+    seed: int,
+    batch_size: int,
+    progress: Progress | None,
+) -> Statistics:
+    """Attention in numbers; see `Scope.statistics`."""
+    if not importance and target is not None:
+        raise UsageError("a target changes nothing but importance", "ask for importance=True, or leave it out")
+    options = Options("attention", target, size=size, batch_size=batch_size, seed=seed)
+    if options.several:
+        raise UsageError("importance follows one target at a time")
+    picture = read(image)
+    pixels, frame = scope._prepared(picture, size)
+    forward, drops = scope._forward([pixels], tokens=True), None
+    if importance:
+        assert forward.store.answer is not None
+        own = target is None and not scope.family.classifies(forward.store.answer)
+        asked = SimilarTo("the whole model's feature", feature_of(forward.store.answer)) if own else target
+        scorer = scope._scorer(asked, forward.store.answer)
+        assert scorer is not None
+        tick = partial(progress, "importance") if progress else lambda done, total: None
+        drops = head_importance(forward.store, scope.model, forward.pixels, scorer, scope._answer, batch_size, tick)
+    told = scope._told(options, METHODS.get("attention"), {}, False, picture)
+    told = {name: value for name, value in told.items() if name not in _OF_METHODS}
+    return statistics_of(forward.store, frame, forward.states or str(scope.body), importance=drops, provenance=told)
