@@ -111,28 +111,28 @@ class _Linear(torch.autograd.Function):
 def _gate(func: Any, args: Any, kwargs: Any) -> Tensor:
     x = args[0]
     with torch.no_grad():
-        value = func(x.detach().clone(), *args[1:], **kwargs)
-        safe = x.detach().sign() * x.detach().abs().clamp_min(_SMALL)
-        factor = value / torch.where(safe == 0, torch.full_like(safe, _SMALL), safe)
+        value = func(x.detach().clone(), *args[1:], **kwargs)  # some work in place
+        factor = x.detach().abs().clamp_min_(_SMALL).copysign_(x)
+        torch.div(value, factor, out=factor)
     return cast(Tensor, _Linear.apply(x, value, factor))
 
 
 class _Norm(torch.autograd.Function):
-    """A norm whose deviation is held fixed: `value` and the gradient of `scale * (x - mean)`."""
+    """A norm whose deviation is held fixed: `value` and the gradient of `weight * scale * (x - mean)`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, value: Tensor, scale: Tensor, dims: int) -> Tensor:
-        ctx.save_for_backward(scale)
+    def forward(ctx: Any, x: Tensor, value: Tensor, scale: Tensor, weight: Tensor | None, dims: int) -> Tensor:
+        ctx.save_for_backward(scale, weight)  # a number for each token, not for each channel of it
         ctx.dims = dims
         return value
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        (scale,) = ctx.saved_tensors
-        grad = grads[0] * scale
+        scale, weight = ctx.saved_tensors
+        grad = grads[0] * scale if weight is None else grads[0] * weight * scale
         if ctx.dims:
             grad = grad - grad.mean(tuple(range(-ctx.dims, 0)), keepdim=True)
-        return grad, None, None, None
+        return grad, None, None, None, None
 
 
 def _norm(func: Any, args: Any, kwargs: Any) -> Any:
@@ -150,8 +150,7 @@ def _norm(func: Any, args: Any, kwargs: Any) -> Any:
             eps = torch.finfo(x.dtype).eps if eps is None else eps
             scale = (x.pow(2).mean(over, keepdim=True) + eps).rsqrt()
         weight = given.get("weight")
-        scale = scale if weight is None else scale * weight
-    return _Norm.apply(x, value, scale.expand_as(x), dims if layer else 0)
+    return _Norm.apply(x, value, scale, None if weight is None else weight.detach(), dims if layer else 0)
 
 
 def _grows(x: Any) -> bool:
