@@ -280,7 +280,7 @@ class Scope:
         return looking.heads(self, image, layer, size)
 
     def queries(
-        self, image: ImageLike, *, method: str = "attention", size: int | None = None, chunk: int = 256, **params: Any
+        self, image: ImageLike, *, method: str = "attention", size: int | None = None, chunk: int = 4096, **params: Any
     ) -> np.ndarray:
         """What every token attends to: one row for each, raw or rolled out; the columns say who attends to a token.
 
