@@ -17,7 +17,7 @@ STAGES = (
     ("capturing", "explicit", "tracing", "targets", "body", "correction", "subject", "silencing", "methods"),
     ("families", "loading", "embedded"),
     ("metrics", "render"),
-    ("pipeline", "measuring"),
+    ("pipeline", "measuring", "bench"),
     ("batch",),
     ("apps", "__main__"),
 )
