@@ -77,7 +77,8 @@ def question(
         size: pixels: of the side of a scene, and of the model's input. None is 336 for scenes, and for the input 336
             with the embedded DINOv2, else the model's own preprocessing.
         split: half of the planted objects and backgrounds: `tune` or `report`.
-        cutouts: a folder of objects with transparency; backgrounds: a folder of what stands behind them.
+        cutouts: a folder of objects with transparency.
+        backgrounds: a folder of what stands behind them.
         images: of `segmentation`: a folder of photos, or `gtsegs_ijcv.mat`.
         masks: of `segmentation`: a folder with a mask of the same name for each photo.
 
@@ -103,9 +104,8 @@ def question(
     elif kind == "digits":
         assert number is not None
         cases, left = digit_cases(scope, number, seed)
-        notes = (
-            (f"{left} of {2 * number} scenes are left out: the model does not name what is in them",) if left else ()
-        )
+        if left:
+            notes = (f"{left} of {2 * number} scenes are left out: the model does not name what is in them",)
     else:
         assert number is not None
         if size is None and scope.family.reference == "embedded:dinov2-small":

@@ -235,7 +235,7 @@ def _strokes(count: int, size: int, rng: torch.Generator) -> Tensor:
     places = torch.stack(torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij"), -1) + 0.5
     offset = places - start[:, None, None]
     share = (offset * along[:, None, None]).sum(-1) / along.square().sum(-1).clamp(min=1.0)[:, None, None]
-    distance = (offset - share.clamp(0, 1)[..., None] * along[:, None, None]).norm(dim=-1)
+    distance: Tensor = (offset - share.clamp(0, 1)[..., None] * along[:, None, None]).norm(dim=-1)
     return (width + 0.5 - distance).clamp(0, 1)
 
 

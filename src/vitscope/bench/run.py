@@ -128,7 +128,7 @@ def run(
                 tick(done, total)
         done += len(rows) - len(missing)
         tick(done, total)
-        made += [row for entry in rows if (row := journal.get(entry.label, case.name)) is not None]
+        made += [kept for entry in rows if (kept := journal.get(entry.label, case.name)) is not None]
     return made
 
 
