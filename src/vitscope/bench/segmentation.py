@@ -116,8 +116,7 @@ def mask_of(path: Path) -> Bool[np.ndarray, "H W"]:
             numbers = np.asarray(image)
             return np.asarray((numbers > 0) & (numbers < 255))
         values = np.asarray(image if image.mode.startswith("I") else image.convert("RGB"))
-        found: np.ndarray = (values > 0).reshape(*values.shape[:2], -1).any(2)
-        return found
+        return np.asarray((values > 0).reshape(*values.shape[:2], -1).max(2), bool)
 
 
 def _drawn(items: Sequence[T], count: int | None, seed: int) -> Sequence[T]:
