@@ -14,8 +14,8 @@ from vitscope.body import Body
 from vitscope.errors import MethodError, UnknownName, UsageError
 from vitscope.geometry import Frame
 from vitscope.images import ImageLike, Picture, read
-from vitscope.metrics.faithfulness import MEASURES, Plan
-from vitscope.metrics.measure import Measurement, Number, number_of
+from vitscope.metrics.faithfulness import DRAWS, MEASURES, Measure, Plan
+from vitscope.metrics.measure import Ends, Measurement, Number, number_of
 from vitscope.metrics.perturb import BASELINES, Baseline, Probe, fill_of
 from vitscope.metrics.ranking import ranked, shuffles
 from vitscope.metrics.sanity import sanity, stages
@@ -73,7 +73,8 @@ def measure(
             forwards for both curves of one map.
         samples: random sets for each of five n of sensitivity-n, the same for all maps.
         squares: random squares of infidelity, the same for all maps.
-        random: how many random maps.
+        random: how many random maps the model is run for; where a random map takes no forwards of its own (saco,
+            sensitivity-n, infidelity, stability) there are 199.
         seed: draws sets, random maps, noise and weights; everything repeats to the digit.
         batch_size: pictures that go through the model together.
         image: the photo, where the explanation does not keep it, or keeps it as JPEG.
@@ -110,12 +111,19 @@ def measure(
     if any(name in _CHEAP for name in names):
         fill = fill_of(baseline, pixels, black, plan.grid)
         probe = Probe(_runner(scope, goal.of, baseline), pixels, fill, plan.grid, batch_size)
-        numbers, empty, forwards = _faithfulness(probe, explanation, plan, names, random, tick("faithfulness"))
+        ends = _ends(goal.possible, float(goal.of(answer)[0]))
+        numbers, empty, forwards = _faithfulness(probe, explanation, plan, names, random, ends, tick("faithfulness"))
     if any(name in _DEAR for name in names):
         again = _again(scope, explanation, goal.target, picture, frame)
         if "stability" in names:
             numbers += stability(
-                explanation.map, again, pixels, white - black, random=random, seed=seed, tick=tick("stability")
+                explanation.map,
+                again,
+                pixels,
+                white - black,
+                random=max(random, DRAWS),
+                seed=seed,
+                tick=tick("stability"),
             )
             explanations += NOISE_SAMPLES
         if "sanity" in names:
@@ -221,7 +229,13 @@ def _runner(
 
 
 def _faithfulness(
-    probe: Probe, explanation: Explanation, plan: Plan, names: Sequence[str], random: int, tick: Callable[..., None]
+    probe: Probe,
+    explanation: Explanation,
+    plan: Plan,
+    names: Sequence[str],
+    random: int,
+    ends: Callable[[Measure], Ends],
+    tick: Callable[..., None],
 ) -> tuple[list[Number], float, int]:
     """The numbers, the score with everything replaced, and the forwards: sets that measures share are scored once."""
     one = ranked(explanation.map, plan.seed)
@@ -233,9 +247,31 @@ def _faithfulness(
     for number, measure in enumerate(asked):
         own = scores[1 + number * len(maps) : 1 + (number + 1) * len(maps)]
         found = [measure.value(m, s, plan) for m, s in zip(maps, own, strict=True)]
-        randoms = [other.value for other in found[1:]]
-        numbers.append(number_of(measure.name, "faithfulness", measure.better, found[0], randoms))
+        randoms = [other.value for other in found[1:]] if measure.more is None else measure.more(maps, own, plan)
+        curves = [other.y for other in found[1:]] if measure.more is None else ()
+        numbers.append(
+            number_of(
+                measure.name,
+                "faithfulness",
+                measure.better,
+                found[0],
+                randoms,
+                possible=ends(measure),
+                curves=curves,
+            )
+        )
     return numbers, float(scores[0][0]), forwards
+
+
+def _ends(possible: tuple[float, float] | None, whole: float) -> Callable[[Measure], Ends]:
+    """Between what a measure's number lies: its own range, or that of the score or of its drops."""
+
+    def ends(measure: Measure) -> Ends:
+        if measure.possible is not None or possible is None:
+            return measure.possible or (None, None)
+        return (whole - possible[1], whole - possible[0]) if measure.name == "aopc" else possible
+
+    return ends
 
 
 def _score(

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -17,12 +17,16 @@ Verdict = Literal[
     "better than random",
     "no better than random",
     "worse than random",
+    "undecided",
     "more alike than chance",
     "as unlike as chance",
     "more opposite than chance",
 ]
+Interval: TypeAlias = Literal["t", "ranks", "percentiles"]
+Ends: TypeAlias = tuple[float | None, float | None]
 Group = Literal["faithfulness", "stability", "sanity"]
 _OUTSIDE = 0.025  # how often a random map lies beyond one end of its own interval
+_RANKS = 39  # random maps of which the least and the largest are the ends of a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,12 @@ class Number:
         low: lower end of the 95 % interval of one random map.
         high: its upper end.
         draws: how many random maps.
-        interval: `t`: mean ± t(.975, n - 1) s sqrt(1 + 1/n), where the next of n random maps lies with 95 %
-            probability if they are normally distributed. `percentiles`: the 2.5th to the 97.5th of the random maps.
+        interval: how it was made (`band`): `t` from a mean and a standard deviation, `ranks` from the k-th least and
+            the k-th largest random map, `percentiles` from the 2.5th and the 97.5th.
+        possible: the least and the largest number possible; None where there is no end.
         x: where the curve was read, as a fraction; empty for a number without a curve.
         y: the curve.
+        around: mean, low and high of the random maps' curves at each x, where they have any.
         detail: other numbers by name.
     """
 
@@ -54,32 +60,56 @@ class Number:
     low: float
     high: float
     draws: int
-    interval: Literal["t", "percentiles"] = "t"
+    interval: Interval = "t"
+    possible: Ends = (None, None)
     x: tuple[float, ...] = ()
     y: tuple[float, ...] = ()
+    around: tuple[tuple[float, float, float], ...] = ()
     detail: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> tuple[float, float]:
+        """The interval as far as numbers can be there: for people; verdicts use the whole of it."""
+        least, most = self.possible
+        cut = [max(end, least) if least is not None else end for end in (self.low, self.high)]
+        low, high = (min(end, most) if most is not None else end for end in cut)
+        return low, high
+
+    @property
+    def beatable(self) -> bool:
+        """Could any map be better than these random ones? Not where their interval holds the best possible number."""
+        best = self.possible[self.better == "higher"]
+        if best is None:
+            return True
+        return self.high < best - self._slack if self.better == "higher" else self.low > best + self._slack
+
+    @property
+    def _slack(self) -> float:
+        return 1e-9 * max(abs(self.low), abs(self.high))  # rounding is no verdict
 
     @property
     def verdict(self) -> Verdict:
         """Where the value lies: outside the random maps' interval on the good or the bad side, or inside.
 
+        Inside an interval that holds the best possible number it is `undecided`: no map could have been better.
         Sanity asks another question: how the map of changed weights compares with maps about something else. Above
         their interval it is more alike than chance has it, below it the same turned over.
         """
-        slack = 1e-9 * max(abs(self.low), abs(self.high))  # rounding is no verdict
-        above, below = self.value > self.high + slack, self.value < self.low - slack
+        above, below = self.value > self.high + self._slack, self.value < self.low - self._slack
         if self.group == "sanity":
             return (
                 "more alike than chance" if above else "more opposite than chance" if below else "as unlike as chance"
             )
         if not above and not below:
-            return "no better than random"
+            return "no better than random" if self.beatable else "undecided"
         return "better than random" if above == (self.better == "higher") else "worse than random"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return fields | {"x": list(self.x), "y": list(self.y), "detail": dict(self.detail), "verdict": self.verdict}
+        listed = {"x": list(self.x), "y": list(self.y), "around": [list(at) for at in self.around]}
+        listed |= {"possible": list(self.possible), "shown": list(self.shown)}
+        return fields | listed | {"detail": dict(self.detail), "verdict": self.verdict}
 
 
 @dataclass(frozen=True)
@@ -121,8 +151,8 @@ class Measurement:
         raise UnknownName("number of this measurement", name, [number.name for number in self.numbers])
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row for each number: name, value, better, random, low, high, verdict."""
-        columns = ("name", "value", "better", "random", "low", "high", "verdict")
+        """One row for each number: name, value, better, random, low, high, draws, verdict."""
+        columns = ("name", "value", "better", "random", "low", "high", "draws", "verdict")
         return [{column: getattr(number, column) for column in columns} for number in self.numbers]
 
     def to_dict(self) -> dict[str, Any]:
@@ -153,16 +183,22 @@ class Measurement:
         of = [number for number in self.numbers if number.group == "faithfulness"]
         if not of:
             return ""
-        count, words = len(of), f"replaced patches: {self.baseline}; score: {self.score}; {of[0].draws} random maps"
+        draws = sorted({number.draws for number in of})
+        maps = " to ".join(map(str, dict.fromkeys((draws[0], draws[-1]))))
+        count, words = len(of), f"replaced patches: {self.baseline}; score: {self.score}; {maps} random maps"
         shown = [f"{n.name} {n.value:.3g} against {n.random:.3g}" for n in of if n.name in ("deletion", "insertion")]
         words = "; ".join([*shown, words])
         by = {verdict: [n.name for n in of if n.verdict == verdict] for verdict in get_args(Verdict)}
         better, worse, same = (by[f"{how} than random"] for how in ("better", "worse", "no better"))
+        open_, reach = by["undecided"], "random maps reach the best possible value"
         if not better and not worse:
+            words = f"{words}; for {', '.join(open_)} {reach}" if open_ else words
             return f"no measure of {count} tells the map from random maps ({words})"
         parts = [_counted(kind, names, count) for kind, names in (("better", better), ("worse", worse)) if names]
         if better and same:
             parts.append(f"no better by {len(same)} ({', '.join(same)})")
+        if open_:
+            parts.append(f"undecided by {len(open_)} ({', '.join(open_)}: {reach})")
         return f"{', '.join(parts)} ({words})"
 
     def _stability(self) -> str:
@@ -189,23 +225,60 @@ def number_of(
     better: Better,
     found: Found,
     randoms: Sequence[float],
-    interval: Literal["t", "percentiles"] = "t",
+    interval: Interval | None = None,
+    *,
+    possible: Ends = (None, None),
+    curves: Sequence[Sequence[float]] = (),
 ) -> Number:
-    """A number beside its random counterparts, two at least."""
-    mean, low, high = band(randoms, interval)
+    """A number beside its random counterparts, two at least.
+
+    Args:
+        name: which measure.
+        group: what it asks, as in `Number`.
+        better: which direction is better.
+        found: the map's own number and curve.
+        randoms: the number of each random map.
+        interval: how their interval is made; None: `ranks` from 39 on, else `t`.
+        possible: the least and the largest number possible.
+        curves: random maps' curves, over the same x.
+    """
+    kind: Interval = interval or ("ranks" if len(randoms) >= _RANKS else "t")
+    mean, low, high = band(randoms, kind)
+    around = tuple(band(at) for at in zip(*curves, strict=True)) if curves and found.x else ()
     return Number(
-        name, group, found.value, better, mean, low, high, len(randoms), interval, found.x, found.y, dict(found.detail)
+        name,
+        group,
+        found.value,
+        better,
+        mean,
+        low,
+        high,
+        len(randoms),
+        kind,
+        possible,
+        found.x,
+        found.y,
+        around,
+        dict(found.detail),
     )
 
 
-def band(values: Sequence[float], interval: Literal["t", "percentiles"] = "t") -> tuple[float, float, float]:
-    """Mean and 95 % interval of one more such value: see `Number.interval`."""
+def band(values: Sequence[float], interval: Interval = "t") -> tuple[float, float, float]:
+    """Mean of n values, and where one more such value lies with 95 % probability.
+
+    `t`: mean ± t(.975, n - 1) s sqrt(1 + 1/n), if values are normally distributed; it can reach beyond what is
+    possible. `ranks`: from the k-th least to the k-th largest, k = .025 (n + 1) rounded down: with 95 % or more however
+    they are distributed (Wilks 1941), for 39 values and more. `percentiles`: the 2.5th to the 97.5th of the values.
+    """
     x = np.asarray(values, np.float64)
-    mean = float(x.mean())
+    mean, n = float(x.mean()), x.size
     if interval == "percentiles":
         low, high = np.percentile(x, [2.5, 97.5])
         return mean, float(low), float(high)
-    n = x.size
+    if interval == "ranks":
+        k = int(_OUTSIDE * (n + 1) + 1e-9)
+        ordered = np.sort(x)
+        return mean, float(ordered[k - 1]), float(ordered[n - k])
     half = student_quantile(1 - _OUTSIDE, n - 1) * float(x.std(ddof=1)) * (1 + 1 / n) ** 0.5
     return mean, mean - half, mean + half
 
