@@ -28,7 +28,7 @@ from vitscope.targets import Scorer, Target
 if TYPE_CHECKING:
     from vitscope.pipeline import Scope
 
-__all__ = ["measure"]
+__all__ = ["asked", "measure"]
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 
@@ -88,11 +88,8 @@ def measure(
 
     Cost: `Measurement.forwards`, about 430 by default; two curves with five random maps are 240 at most.
     """
-    names = _chosen(metrics)
+    names = asked(metrics, baseline, score)
     weights = scope.family.weights  # a hash of them may be taken only now, and never while others stand in their place
-    for word, given, choices in (("baseline", baseline, BASELINES), ("score", score, get_args(ScoreKind))):
-        if given not in choices:
-            raise UnknownName(word, given, choices)
     if random < 2 or batch_size < 1:
         raise UsageError(f"random is at least 2 and batch_size at least 1, not {random} and {batch_size}")
     plan = Plan(explanation.layout.grid, steps, samples, squares, seed)
@@ -153,7 +150,16 @@ def measure(
     )
 
 
-def _chosen(metrics: str | Sequence[str]) -> tuple[str, ...]:
+def asked(metrics: str | Sequence[str], baseline: str, score: str) -> tuple[str, ...]:
+    """The metrics that these words ask for; also looks at the other two.
+
+    Raises:
+        UnknownName: a metric, baseline or score that does not exist.
+        UsageError: no metric.
+    """
+    for word, given, choices in (("baseline", baseline, BASELINES), ("score", score, get_args(ScoreKind))):
+        if given not in choices:
+            raise UnknownName(word, given, choices)
     known = (*_CHEAP, *_DEAR)
     if metrics in ("default", "all"):
         return _CHEAP if metrics == "default" else known

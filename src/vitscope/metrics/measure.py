@@ -4,12 +4,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, TypeAlias, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
 from vitscope.errors import UnknownName
 from vitscope.metrics.faithfulness import Better, Found
+from vitscope.metrics.tables import write_table
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["Measurement", "Number", "Verdict", "band", "number_of", "student_quantile"]
 
@@ -168,6 +173,40 @@ class Measurement:
     def to_json(self) -> str:
         """The same as text."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write a file: `.json` holds everything (`to_dict`), `.parquet` the table (`rows`).
+
+        Args:
+            path: where; its folder is made.
+            force: replace a file that is already there.
+
+        Raises:
+            UsageError: another ending.
+            MissingExtra: Parquet without pyarrow.
+            ResultError: something is already there, or it cannot be written.
+        """
+        return write_table(Path(path), "measurements", self.to_dict(), self.rows(), without=("numbers",), force=force)
+
+    def plot(self) -> "Image.Image":
+        """Deletion and insertion as curves, over those of random maps: their mean and 95 % interval at each step.
+
+        Raises:
+            UsageError: neither of the two was measured.
+        """
+        from vitscope.render.plots import Curve, curves
+
+        drawn = []
+        for number in (n for n in self.numbers if n.name in ("deletion", "insertion")):
+            best = (
+                f"{number.name}: area {number.value:.3f}, random maps {number.random:.3f} ({number.better} is better)"
+            )
+            words = "patches replaced, highest first" if number.name == "deletion" else "patches shown, highest first"
+            around = (
+                np.clip(np.array(number.around), *number.possible) if None not in number.possible else number.around
+            )
+            drawn.append(Curve(best, words, number.x, number.y, np.asarray(around)))
+        return curves(drawn, self.score, f"{self.method} of {Path(self.picture).name}; replaced by: {self.baseline}")
 
     def sentence(self) -> str:
         """One sentence of verdict, made from the verdicts of the numbers alone.
