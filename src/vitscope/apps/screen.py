@@ -81,7 +81,7 @@ def measured(measurement: "Measurement") -> None:
     for title, against, numbers in groups:
         if numbers:
             headings = [title, "best", "value", against, "95 % of them", "verdict"]
-            found = [_MARKS[number.verdict] for number in numbers]
+            found = [_mark(number) for number in numbers]
             terminal.out.print()
             columns(
                 headings,
@@ -90,7 +90,13 @@ def measured(measurement: "Measurement") -> None:
                 ink=lambda row, found=found: found[row][1],
             )
     terminal.out.print()
-    prose("", measurement.sentence())
+    prose("", measurement.sentence(brief=True))
+
+
+def _mark(number: "Number") -> tuple[str, str]:
+    """Its verdict in short, and a colour; with one stage drawn anew the rest of the model is there: no fault."""
+    mark, colour = _MARKS[number.verdict]
+    return (f"  {mark[2:]}", "") if "independent" in number.name else (mark, colour)
 
 
 def _row(number: "Number", mark: str) -> list[str]:

@@ -208,37 +208,40 @@ class Measurement:
             drawn.append(Curve(best, words, number.x, number.y, np.asarray(around)))
         return curves(drawn, self.score, f"{self.method} of {Path(self.picture).name}; replaced by: {self.baseline}")
 
-    def sentence(self) -> str:
+    def sentence(self, brief: bool = False) -> str:
         """One sentence of verdict, made from the verdicts of the numbers alone.
+
+        Args:
+            brief: without the two best known numbers and what was asked, for where they stand beside it.
 
         Of m measures of faithfulness a random map lies beyond the good end of `0.025 m` on average, so at most
         `0.025 m / k` of random maps (Markov's inequality, however the measures hang together) do so by k or more. Where
         that is above 5 % the sentence says so.
         """
-        said = [part for part in (self._faithfulness(), self._stability(), self._sanity()) if part]
+        said = [part for part in (self._faithfulness(brief), self._stability(), self._sanity()) if part]
         return f"{self.method}: {'; '.join(said)}." if said else f"{self.method}: nothing was measured."
 
-    def _faithfulness(self) -> str:
+    def _faithfulness(self, brief: bool) -> str:
         of = [number for number in self.numbers if number.group == "faithfulness"]
         if not of:
             return ""
-        draws = sorted({number.draws for number in of})
+        draws, count = sorted({number.draws for number in of}), len(of)
         maps = " to ".join(map(str, dict.fromkeys((draws[0], draws[-1]))))
-        count, words = len(of), f"replaced patches: {self.baseline}; score: {self.score}; {maps} random maps"
-        shown = [f"{n.name} {n.value:.3g} against {n.random:.3g}" for n in of if n.name in ("deletion", "insertion")]
-        words = "; ".join([*shown, words])
+        words = [f"{n.name} {n.value:.3g} against {n.random:.3g}" for n in of if n.name in ("deletion", "insertion")]
+        words += [f"replaced patches: {self.baseline}", f"score: {self.score}", f"{maps} random maps"]
+        words = [] if brief else words
         by = {verdict: [n.name for n in of if n.verdict == verdict] for verdict in get_args(Verdict)}
         better, worse, same = (by[f"{how} than random"] for how in ("better", "worse", "no better"))
         open_, reach = by["undecided"], "random maps reach the best possible value"
         if not better and not worse:
-            words = f"{words}; for {', '.join(open_)} {reach}" if open_ else words
-            return f"no measure of {count} tells the map from random maps ({words})"
+            words += [f"for {', '.join(open_)} {reach}"] if open_ else []
+            return f"no measure of {count} tells the map from random maps{_in_brackets(words)}"
         parts = [_counted(kind, names, count) for kind, names in (("better", better), ("worse", worse)) if names]
         if better and same:
             parts.append(f"no better by {len(same)} ({', '.join(same)})")
         if open_:
             parts.append(f"undecided by {len(open_)} ({', '.join(open_)}: {reach})")
-        return f"{', '.join(parts)} ({words})"
+        return f"{', '.join(parts)}{_in_brackets(words)}"
 
     def _stability(self) -> str:
         found = next((n for n in self.numbers if n.name == "stability"), None)
@@ -249,6 +252,10 @@ class Measurement:
         if found is None:
             return ""
         return f"with all weights drawn anew its map is {found.verdict} (rank correlation {found.value:.2f})"
+
+
+def _in_brackets(words: Sequence[str]) -> str:
+    return f" ({'; '.join(words)})" if words else ""
 
 
 def _counted(kind: str, names: Sequence[str], count: int) -> str:

@@ -207,6 +207,10 @@ def _screen(result: _Result, more: bool) -> None:
     screen.attention_lines(result.attention)
     empty = "" if m.empty is None else f", {screen.figure(m.empty)} with every patch replaced ({m.baseline})"
     screen.prose("score", f"{m.score}: {screen.figure(m.whole)} for the whole picture{empty}")
+    draws = sorted({n.draws for n in m.numbers if n.group == "faithfulness"})
+    if draws:
+        often = " or ".join(map(str, dict.fromkeys((draws[0], draws[-1]))))
+        screen.prose("random", f"the map's own values in other places, drawn {often} times (seed {m.options['seed']})")
     screen.measured(m)
     for note in [e.caveat, *m.notes]:
         if note:
