@@ -1,0 +1,1 @@
+"""Known answers: scenes whose right map is known, and methods measured on them side by side."""
