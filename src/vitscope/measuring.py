@@ -5,6 +5,7 @@
 
 import ast
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 import numpy as np
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["asked", "measure"]
 
 Progress: TypeAlias = Callable[[str, int, int], None]
+Known: TypeAlias = dict[tuple[str, ...], dict[bytes, float]]
 
 _CHEAP = tuple(one.name for one in MEASURES)
 _DEAR = ("stability", "sanity")  # they make the map again
@@ -52,6 +54,7 @@ def measure(
     batch_size: int = 8,
     image: ImageLike | None = None,
     target: Target = None,
+    known: Known | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
     """How far one map can be believed: each number beside the same number of random maps.
@@ -79,6 +82,8 @@ def measure(
         batch_size: pictures that go through the model together.
         image: the photo, where the explanation does not keep it, or keeps it as JPEG.
         target: what is scored, where it is not the map's own target or cannot be made again from its words.
+        known: one dict for several maps of one picture, such as of several methods: sets whose scores are known from an
+            earlier call are not asked for again, which are all those of random maps.
         progress: called with (`faithfulness`, `stability` or `sanity`, done, total).
 
     Raises:
@@ -107,7 +112,8 @@ def measure(
 
     if any(name in _CHEAP for name in names):
         fill = fill_of(baseline, pixels, black, plan.grid)
-        probe = Probe(_runner(scope, goal.of, baseline), pixels, fill, plan.grid, batch_size)
+        memory = None if known is None else known.setdefault(_case(pixels, baseline, goal.words, weights), {})
+        probe = Probe(_runner(scope, goal.of, baseline), pixels, fill, plan.grid, batch_size, memory)
         ends = _ends(goal.possible, float(goal.of(answer)[0]))
         numbers, empty, forwards = _faithfulness(probe, explanation, plan, names, random, ends, tick("faithfulness"))
     if any(name in _DEAR for name in names):
@@ -202,6 +208,12 @@ def _pixels(scope: "Scope", explanation: Explanation, picture: Picture, notes: l
             "measure it with the scope that made it, at the size that it was made at",
         )
     return pixels.to(scope.device, scope.dtype), frame
+
+
+def _case(pixels: Tensor, baseline: str, score: str, weights: str) -> tuple[str, ...]:
+    """What scores of sets depend on."""
+    picture = sha256(pixels.detach().double().cpu().numpy().tobytes()).hexdigest()
+    return picture, str(pixels.dtype), baseline, score, weights
 
 
 def _flat(scope: "Scope", explanation: Explanation, value: int) -> Tensor:

@@ -10,9 +10,10 @@ from vitscope.apps import terminal
 
 if TYPE_CHECKING:
     from vitscope.metrics.attention import Statistics
+    from vitscope.metrics.known import Known
     from vitscope.metrics.measure import Measurement, Number
 
-__all__ = ["attention_facts", "attention_lines", "columns", "figure", "heading", "measured", "prose"]
+__all__ = ["attention_facts", "attention_lines", "columns", "figure", "heading", "known", "measured", "prose"]
 
 _WIDEST = 100
 _MARKS = {
@@ -46,7 +47,9 @@ def heading(words: str) -> None:
 def prose(label: str, words: str) -> None:
     """A labelled text; further lines stand under its first word."""
     start = f"{label:<10} " if label else ""
-    for line in textwrap.wrap(start + words, width(), subsequent_indent=" " * len(start), break_on_hyphens=False):
+    for line in textwrap.wrap(
+        start + words, width(), subsequent_indent=" " * len(start), break_on_hyphens=False, break_long_words=False
+    ):
         terminal.out.print(Text(line), soft_wrap=True)
 
 
@@ -63,6 +66,9 @@ def columns(
     """
     table = [list(headings), *map(list, rows)]
     wide = [max(len(row[i]) for row in table) for i in range(len(headings))]
+    if sum(wide) + len(wide) - 1 > width():
+        table = [[cell.replace(" .. ", "..") for cell in row] for row in table]
+        wide = [max(len(row[i]) for row in table) for i in range(len(headings))]
     gap = 2 if sum(wide) + 2 * (len(wide) - 1) <= width() else 1
     for number, row in enumerate(table):
         cells = [
@@ -91,6 +97,22 @@ def measured(measurement: "Measurement") -> None:
             )
     terminal.out.print()
     prose("", measurement.sentence(brief=True))
+
+
+def known(found: "Known") -> None:
+    """The numbers of a map against a mask, beside random maps and a blob in the middle, and their sentence."""
+    rows, inks = [], []
+    for number in found.numbers:
+        (low, high), (mark, ink) = number.shown, _mark(number)
+        middle = figure(number.detail["centre"])
+        ends = f"{figure(low)} .. {figure(high)}"
+        rows.append([number.name, figure(number.value), figure(number.random), ends, middle, mark])
+        inks.append(ink)
+    terminal.out.print()
+    headings = ["on the object", "value", "random", "95 % of them", "middle", "verdict"]
+    columns(headings, rows, left=(0, 5), ink=inks.__getitem__)
+    terminal.out.print()
+    prose("", found.sentence())
 
 
 def _mark(number: "Number") -> tuple[str, str]:

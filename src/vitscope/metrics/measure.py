@@ -29,7 +29,7 @@ Verdict = Literal[
 ]
 Interval: TypeAlias = Literal["t", "ranks", "percentiles"]
 Ends: TypeAlias = tuple[float | None, float | None]
-Group = Literal["faithfulness", "stability", "sanity"]
+Group = Literal["faithfulness", "stability", "sanity", "localisation"]
 _OUTSIDE = 0.025  # how often a random map lies beyond one end of its own interval
 _RANKS = 39  # random maps of which the least and the largest are the ends of a 95 % interval
 
@@ -41,7 +41,7 @@ class Number:
     Attributes:
         name: which measure.
         group: `faithfulness`: does the score follow the map. `stability`: does the map stay under small noise.
-            `sanity`: does the map change when the model's weights do.
+            `sanity`: does the map change when the model's weights do. `localisation`: does it lie on a known object.
         value: the map's.
         better: which direction is better.
         random: the mean over the random maps.

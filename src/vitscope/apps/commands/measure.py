@@ -37,17 +37,19 @@ from vitscope.apps.commands.common import (
     target_of,
     write,
 )
-from vitscope.errors import MissingExtra, UsageError, VitscopeError
+from vitscope.apps.commands.masks import Masks
+from vitscope.errors import ImageError, MissingExtra, UsageError, VitscopeError
 
 if TYPE_CHECKING:
     from vitscope.metrics.attention import Statistics
-    from vitscope.metrics.measure import Measurement
+    from vitscope.metrics.known import Known
+    from vitscope.metrics.measure import Measurement, Number
     from vitscope.pipeline import Scope
     from vitscope.result import Explanation
 
 __all__ = ["measure"]
 
-_FILES = ("measure.json", "measure.parquet", "curves.png", "statistics.json", "by-depth.png")
+_FILES = ("measure.json", "measure.parquet", "curves.png", "statistics.json", "by-depth.png", "localisation.json")
 _SHARE_OF_CHANCE = 0.025
 
 
@@ -58,6 +60,7 @@ class _Asked:
     explain: dict[str, Any]
     measure: dict[str, Any]
     target: Any
+    masks: "Masks | None"
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +70,7 @@ class _Result:
     explanation: "Explanation"
     attention: "Statistics"
     measurement: "Measurement"
+    known: "Known | None" = None
     files: list[str] = field(default_factory=list)
 
 
@@ -85,6 +89,9 @@ def measure(
     random: Annotated[int, typer.Option(help="Random maps that the model is run for.")] = 5,
     steps: Annotated[int, typer.Option(help="Steps of the deletion and insertion curves.")] = 20,
     seed: Annotated[int, typer.Option(help="Draws random maps and sets of patches.")] = 0,
+    masks: Annotated[
+        Path | None, typer.Option(help="Folder of object masks named like the photos: also how well maps find them.")
+    ] = None,
     gradient: Gradient = "plain",
     refine: Refine = "none",
     layers: Layers = None,
@@ -116,12 +123,12 @@ def measure(
     made = {"method": method, "gradient": gradient, "refine": refine, "size": size, "batch_size": batch_size}
     wanted = {"metrics": names, "baseline": baseline, "score": score, "random": random, "steps": steps}
     wanted |= {"seed": seed, "batch_size": batch_size}
-    goal = target_of(target) if target else None
+    goal, objects = target_of(target) if target else None, Masks(masks) if masks else None
     scope = load(model, revision, device, dtype)
-    what = _Asked(made | {"seed": seed, "params": params}, wanted, goal)
+    what = _Asked(made | {"seed": seed, "params": params}, wanted, goal, objects)
     places = folders(images, out) if out else [None] * len(images)
     found: dict[str, Any] = {"results": [], "failures": []}
-    verdicts: list[Measurement] = []
+    verdicts: list[list[Number]] = []
     with terminal.explaining(len(images), "measuring") as advance:
         for image, place in zip(images, places, strict=True):
             try:
@@ -136,7 +143,7 @@ def measure(
                 terminal.trouble(error, image)
                 found["failures"].append({"source": image, "error": error.message, "hint": error.hint})
             else:
-                verdicts.append(result.measurement)
+                verdicts.append(_numbers(result))
                 if as_json:
                     found["results"].append(_document(result))
                 else:
@@ -154,15 +161,27 @@ def measure(
 def _measured(scope: "Scope", image: str, what: _Asked, tick: Any) -> _Result:
     """The map of one photo, its attention in numbers, and what the score says to it."""
     from vitscope.images import read
+    from vitscope.metrics.known import against_mask
     from vitscope.registry import METHODS
 
     picture = read(image)
+    mask = what.masks.of(image, picture.size) if what.masks else None
     name = what.explain["method"]
     of = METHODS.get(scope.family.advice["method"] if name == "auto" else name)
     target = what.target if of.uses_target or of.needs_gradient else None  # else the map is of no target; the score is
     e = scope.explain(picture, target=target, progress=tick, **what.explain)
     measurement = scope.measure(e, target=what.target, progress=tick, **what.measure)
-    return _Result(e, scope.statistics(picture, size=what.explain["size"]), measurement)
+    known = None
+    if mask is not None:
+        try:
+            known = against_mask(e, mask, what.measure["seed"])
+        except UsageError as error:  # the object is outside what the model saw
+            raise ImageError(error.message, error.hint) from None
+    return _Result(e, scope.statistics(picture, size=what.explain["size"]), measurement, known)
+
+
+def _numbers(result: _Result) -> "list[Number]":
+    return [*result.measurement.numbers, *(result.known.numbers if result.known else ())]
 
 
 def _free(place: Path, force: bool) -> None:
@@ -176,6 +195,8 @@ def _free(place: Path, force: bool) -> None:
 
 def _write(result: _Result, place: Path, force: bool) -> None:
     """Numbers and plots; files of other commands in the folder stay as they are."""
+    from vitscope.metrics.tables import write_table
+
     numbers = {n.name for n in result.measurement.numbers}
     try:
         result.files.append(str(result.measurement.save(place / "measure.json", force=force)))
@@ -183,6 +204,9 @@ def _write(result: _Result, place: Path, force: bool) -> None:
     except MissingExtra as error:
         terminal.trouble(error, str(place / "measure.parquet"))
     result.files.append(str(result.attention.save(place / "statistics.json", force=force)))
+    if result.known is not None:
+        path = place / "localisation.json"
+        result.files.append(str(write_table(path, "numbers", result.known.to_dict(), (), force=force)))
     pictures = [("by-depth.png", result.attention.plot())]
     if numbers & {"deletion", "insertion"}:
         pictures.append(("curves.png", result.measurement.plot()))
@@ -212,6 +236,8 @@ def _screen(result: _Result, more: bool) -> None:
         often = " or ".join(map(str, dict.fromkeys((draws[0], draws[-1]))))
         screen.prose("random", f"the map's own values in other places, drawn {often} times (seed {m.options['seed']})")
     screen.measured(m)
+    if result.known is not None:
+        screen.known(result.known)
     for note in [e.caveat, *m.notes]:
         if note:
             screen.prose("note", note)
@@ -245,23 +271,24 @@ def _document(result: _Result) -> dict[str, Any]:
         "statistics": concentration(e),
         "attention": screen.attention_facts(result.attention),
         "measurement": result.measurement.to_dict(),
+        "localisation": result.known.to_dict() if result.known else None,
         "files": result.files,
     }
 
 
-def _counts(measurements: list["Measurement"]) -> dict[str, Any]:
+def _counts(measurements: "list[list[Number]]") -> dict[str, Any]:
     """For each number, how many photos had which verdict."""
     counts: dict[str, dict[str, int]] = {}
-    for number in (n for m in measurements for n in m.numbers):
+    for number in (n for numbers in measurements for n in numbers):
         of = counts.setdefault(number.name, {})
         of[number.verdict] = of.get(number.verdict, 0) + 1
     return {"photos": len(measurements), "verdicts": counts}
 
 
-def _summary(measurements: list["Measurement"]) -> str:
+def _summary(measurements: "list[list[Number]]") -> str:
     """How many photos are better than random by which number, and no more than that."""
     photos, counts = len(measurements), _counts(measurements)["verdicts"]
-    of = {n.name for m in measurements for n in m.numbers if n.group != "sanity"}
+    of = {n.name for numbers in measurements for n in numbers if n.group != "sanity"}
     parts = []
     for words in ("better than random", "worse than random", "undecided"):
         told = [f"{name} {c[words]}" for name, c in counts.items() if words in c and name in of]

@@ -100,7 +100,7 @@ def _table(found: "Statistics") -> None:
     cells: dict[str, list[str]] = {
         "layer": [str(number) for number in range(len(found.layers))],
         "entropy": [_mean(layer.entropy_normalised, ".2f") for layer in found.layers],
-        "distance": [_mean(layer.distance, ".0f") for layer in found.layers],
+        "dist.": [_mean(layer.distance, ".0f") for layer in found.layers],
         "CLS": [_share(layer, "cls") for layer in found.layers],
         "reg.": [_share(layer, "registers") for layer in found.layers],
         "self": [_share(layer, "self") for layer in found.layers],

@@ -1,0 +1,461 @@
+"""`vitscope measure` and `vitscope statistics` as users run them: screen, JSON, files, exit codes."""
+
+import hashlib
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+
+import vitscope
+from test_cli import album, cli, damaged, names, on_a_terminal, one_line, pixels  # noqa: F401
+from vitscope.apps import screen, terminal
+from vitscope.metrics.faithfulness import MEASURES
+from vitscope.metrics.measure import Measurement
+from vitscope.metrics.statistics import concentration
+
+NAMES = [measure.name for measure in MEASURES]
+FILES = {"measure.json", "measure.parquet", "curves.png", "statistics.json", "by-depth.png"}
+FEW = ("--random", "2", "--steps", "4")
+MARKS = {"better than random": "+ better", "no better than random": "= no better"}
+MARKS |= {"worse than random": "- worse", "undecided": "? undecided"}
+
+
+@pytest.fixture
+def measure(cli, tiny_folder):  # noqa: F811
+    """`vitscope measure ARGUMENTS...` with the tiny model and two random maps."""
+    return lambda *arguments: cli("measure", *arguments, "--model", tiny_folder, *FEW)
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """A screen of so many letters."""
+
+    def set_to(letters):
+        monkeypatch.setattr(terminal.out, "_width", letters)
+        monkeypatch.setattr(terminal.out, "_height", 40)
+
+    return set_to
+
+
+def measured(scope, photo, method="rollout", **options):
+    """The same in Python."""
+    e = scope.explain(photo, method=method)
+    return e, scope.measure(e, random=2, steps=4, **options)
+
+
+def table(said):
+    """The rows of the table of measures, cell by cell."""
+    lines = said.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("measure  "))
+    rows = []
+    for line in lines[start + 1 :]:
+        if not line.strip():
+            break
+        rows.append(re.fullmatch(r"(\S+) +(low|high) +(\S+) +(\S+) +(\S+ \.\. \S+) +(. .+)", line).groups())
+    return rows
+
+
+def digests(folder):
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*.*"))}
+
+
+# --- the screen ------------------------------------------------------------------------------------------------------
+
+
+def test_one_screen(measure, album, tiny_folder, tiny_scope):  # noqa: F811
+    ran = measure(album[0])
+    assert (ran.code, ran.err) == (0, "")
+    e, m = measured(tiny_scope, album[0])
+    lines = ran.out.splitlines()
+    assert lines[0].startswith("cat: rollout, ")
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+    told = concentration(e)
+    assert f"as broad as {told['effective_patches']:.0f} even ones of 16 patches" in ran.out
+    assert f"the largest holds {told['largest_share']:.1%}" in ran.out
+    words = " ".join(ran.out.split())
+    assert f"score {m.score}: {m.whole:.3f} for the whole picture, {m.empty:.3f} with every patch" in words
+    assert "drawn 2 or 199 times (seed 0)" in words
+    rows = table(ran.out)
+    assert [row[0] for row in rows] == NAMES
+    for (_, best, value, random, interval, mark), number in zip(rows, m.numbers, strict=True):
+        assert best == {"lower": "low", "higher": "high"}[number.better]
+        assert float(value) == pytest.approx(number.value, abs=6e-4)
+        assert float(random) == pytest.approx(number.random, abs=6e-4)
+        low, high = (float(end) for end in interval.split(" .. "))
+        assert (low, high) == pytest.approx(number.shown, abs=6e-4)
+        assert mark == MARKS[number.verdict]
+    assert words.endswith(m.sentence(brief=True))
+
+
+def test_what_is_said_of_attention(measure, album, tiny_scope):  # noqa: F811
+    said = " ".join(measure(album[0], "--metrics", "saco").out.split())
+    found = tiny_scope.statistics(album[0])
+    share = np.mean([layer.shares["cls"].mean() for layer in found.layers])
+    itself = np.mean([layer.shares["self"].mean() for layer in found.layers])
+    assert f"a patch gives CLS {share:.1%}, itself {itself:.1%}, other patches" in said
+    assert "registers" not in said
+    distance = np.mean([layer.distance.mean() for layer in found.layers])  # three layers: the first and the last three
+    assert (
+        f"{distance:.0f} pixels in the first three layers, {distance:.0f} in the last three, of an input of 64 x 64"
+        in said
+    )
+    if found.sinks:
+        assert f"({found.sinks[0].factor:.1f} x its share" in said
+    else:
+        assert "sinks none: no token receives far more" in said
+
+
+@pytest.mark.parametrize("letters", [60, 80, 200])
+def test_nothing_wraps_or_is_cut(measure, album, narrow, letters):  # noqa: F811
+    narrow(letters)
+    ran = measure(album[0], "--metrics", "all")
+    assert ran.code == 0
+    lines = ran.out.splitlines()
+    assert max(map(len, lines)) <= min(letters, 100)
+    assert len(table(ran.out)) == len(NAMES) + 2
+    sanity = [line for line in lines if line.startswith(("cascading", "independent"))]
+    assert len(sanity) == 4
+    assert all(re.search(r"(unlike|alike|opposite)$", line) for line in sanity)
+    assert not any("!" in line for line in sanity if line.startswith("independent"))
+
+
+def test_signs_stand_for_verdicts_without_colour(capsys, monkeypatch):
+    from vitscope.metrics.faithfulness import Found
+    from vitscope.metrics.measure import number_of
+
+    kinds = {"saco": (0.5, (-1.0, 1.0)), "negative": (0.0, (None, None)), "aopc": (-0.5, (None, None))}
+    numbers = [
+        number_of(name, "faithfulness", "higher", Found(value), [-0.01, 0.0, 0.01], possible=possible)
+        for name, (value, possible) in kinds.items()
+    ]
+    numbers.append(number_of("insertion", "faithfulness", "higher", Found(0.9), [0.5, 0.7, 0.9], possible=(0.0, 1.0)))
+    screen.measured(Measurement("pca", "x", "m", "s", 1.0, 0.0, "mean", tuple(numbers), 9))
+    said = capsys.readouterr().out
+    assert [row[-1] for row in table(said)] == ["+ better", "= no better", "- worse", "? undecided"]
+    assert table(said)[3][4].endswith(" .. 1.000")
+    assert numbers[3].high > 1
+    assert "\x1b" not in said
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals")
+def test_no_color_is_honoured_and_progress_is_drawn_on_a_terminal(album, tiny_folder):  # noqa: F811
+    command = (sys.executable, "-m", "vitscope", "measure", str(album[0]), str(album[1]), "--model", str(tiny_folder))
+    colour = re.compile(r"\x1b\[[0-9;]*(3[0-7]|38|9[0-7])[0-9;]*m")
+    said = on_a_terminal(*command, *FEW, NO_COLOR="1", COLUMNS="60")
+    assert not colour.search(said)
+    assert "measuring" in said
+    assert "2/2" in said
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", said)
+    rows = [line for line in plain.splitlines() if re.match(r"(deletion|saco|sensitivity-n) ", line)]
+    assert len(rows) == 6
+    assert all(len(line) <= 60 for line in rows)
+
+
+# --- JSON and files --------------------------------------------------------------------------------------------------
+
+
+def test_json_is_one_document_and_what_python_gives(measure, album, tiny_folder, tiny_scope):  # noqa: F811
+    ran = measure(*album, "--json", "--baseline", "black", "--seed", 3)
+    assert (ran.code, ran.err) == (0, "")
+    document = json.loads(ran.out)
+    assert set(document) == {"vitscope", "results", "failures", "summary"}
+    assert document["vitscope"] == vitscope.__version__
+    assert [result["name"] for result in document["results"]] == ["cat", "cup", "rocket"]
+    for path, result in zip(album, document["results"], strict=True):
+        e = tiny_scope.explain(path, method="rollout", seed=3)
+        m = tiny_scope.measure(e, random=2, steps=4, baseline="black", seed=3)
+        assert result["measurement"] == json.loads(m.to_json())
+        assert result["statistics"] == pytest.approx(concentration(e))
+        assert result["method"] == "rollout"
+        assert result["files"] == []
+        assert sum(result["attention"]["shares"].values()) == pytest.approx(1)
+    summary = document["summary"]
+    assert summary["photos"] == 3
+    assert {name: sum(of.values()) for name, of in summary["verdicts"].items()} == dict.fromkeys(NAMES, 3)
+    again = measure(*album, "--json", "--baseline", "black", "--seed", 3)
+    assert again.out == ran.out
+
+
+def test_several_photos_end_in_a_count(measure, album):  # noqa: F811
+    ran = measure(*album)
+    document = json.loads(measure(*album, "--json").out)
+    heads = [line for line in ran.out.splitlines() if re.match(r"(cat|cup|rocket): ", line)]
+    assert len(heads) == 3
+    last = " ".join(ran.out.split("\n\n")[-1].split())
+    assert last.startswith("Of 3 photos ")
+    assert last.endswith("By chance each number is better for 0.075 of 3.")
+    for name, of in document["summary"]["verdicts"].items():
+        for words in ("better than random", "worse than random", "undecided"):
+            told = re.search(rf"{words}: ([^;.]*)", last)
+            listed = dict(part.split() for part in told[1].split(", ")) if told else {}
+            assert int(listed.get(name, 0)) == of.get(words, 0)
+    one = measure(album[0])
+    assert "By chance" not in one.out
+
+
+def test_files(measure, album, tiny_scope, tmp_path):  # noqa: F811
+    out = tmp_path / "out"
+    ran = measure(album[0], "--out", out)
+    assert (ran.code, ran.err) == (0, "")
+    folder = out / "cat"
+    assert names(folder) == FILES
+    words = " ".join(ran.out.split())
+    assert f"written measure.json, measure.parquet, statistics.json, by-depth.png, curves.png in {folder}" in words
+    _, m = measured(tiny_scope, album[0])
+    assert json.loads((folder / "measure.json").read_text()) == json.loads(m.to_json())
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(folder / "measure.parquet")
+    assert table.to_pylist() == m.rows()
+    about = json.loads(table.schema.metadata[b"vitscope"])
+    assert about["sentence"] == m.sentence()
+    assert np.array_equal(pixels(folder / "curves.png"), np.asarray(m.plot()))
+    assert json.loads((folder / "statistics.json").read_text())["kind"] == "attention statistics"
+    assert pixels(folder / "by-depth.png").ndim == 3
+
+
+def test_a_measurement_never_touches_the_maps_files(cli, measure, album, tiny_folder, tmp_path):  # noqa: F811
+    out = tmp_path / "out"
+    assert cli("explain", album[0], "--model", tiny_folder, "--out", out).code == 0
+    before, model = digests(out), digests(tiny_folder)
+    assert measure(album[0], "--metrics", "all", "--out", out).code == 0
+    after = digests(out)
+    assert {path: after[path] for path in before} == before
+    assert {path.name for path in set(after) - set(before)} == FILES
+    assert digests(tiny_folder) == model
+
+
+def test_what_is_there_is_kept_without_force(measure, album, tmp_path):  # noqa: F811
+    out = tmp_path / "out"
+    mine = out / "cat" / "curves.png"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    ran = measure(*album[:2], "--out", out)
+    assert ran.code == 1
+    assert one_line(ran.err) == (
+        f"vitscope: {album[0]}: {mine} is already there (--force replaces it, or give another --out)"
+    )
+    assert (mine.read_text(), names(out / "cat"), names(out / "cup")) == ("mine", {"curves.png"}, FILES)
+    ran = measure(album[0], "--out", out, "--force")
+    assert (ran.code, ran.err) == (0, "")
+    assert names(out / "cat") == FILES
+    assert pixels(mine).ndim == 3
+
+
+def test_a_place_that_cannot_be_written(cli, measure, album, tiny_folder, tmp_path):  # noqa: F811
+    (tmp_path / "file").write_text("mine")
+    for ran in (
+        measure(album[0], "--out", tmp_path / "file" / "out", "--metrics", "saco"),
+        cli("statistics", album[0], "--model", tiny_folder, "--out", tmp_path / "file" / "out"),
+    ):
+        assert ran.code == 1
+        assert "cannot be written: Not a directory" in one_line(ran.err)
+    assert names(tmp_path) == {"file"}
+
+
+def test_without_pyarrow_the_rest_is_written_and_it_is_said(measure, cli, album, tiny_folder, tmp_path, monkeypatch):  # noqa: F811
+    from vitscope.metrics import tables
+
+    monkeypatch.setattr(tables, "find_spec", lambda name: None)
+    ran = measure(album[0], "--out", tmp_path, "--metrics", "saco")
+    assert ran.code == 0
+    assert one_line(ran.err).endswith("is not installed (pip install 'vitscope[batch]')")
+    assert names(tmp_path / "cat") == {"measure.json", "statistics.json", "by-depth.png"}
+    ran = cli("statistics", album[1], "--model", tiny_folder, "--out", tmp_path)
+    assert ran.code == 0
+    one_line(ran.err)
+    assert names(tmp_path / "cup") == {"statistics.json", "by-depth.png"}
+
+
+# --- what is asked ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        (["--metrics", "saco, deletion"], {"metrics": ["saco", "deletion"]}),
+        (["--metrics", "stability"], {"metrics": "stability"}),
+        (["--score", "logit", "--metrics", "saco"], {"score": "logit", "metrics": "saco"}),
+        (["--target", "fox", "--metrics", "saco"], {"target": "fox", "metrics": "saco"}),
+        (["--baseline", "removal", "--metrics", "saco"], {"baseline": "removal", "metrics": "saco"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_options_reach_the_measurement(measure, album, tiny_scope, flags, options):  # noqa: F811
+    [result] = json.loads(measure(album[0], *flags, "--json").out)["results"]
+    _, m = measured(tiny_scope, album[0], **options)
+    assert result["measurement"] == json.loads(m.to_json())
+    assert not any("changes nothing" in note for note in result["provenance"]["notes"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        (
+            ["--method", "rollout", "--alpha", ".3", "--layers", "1-2"],
+            {"method": "rollout", "alpha": 0.3, "layers": "1-2"},
+        ),
+        (["--method", "attention", "--head", "1"], {"method": "attention", "head": 1}),
+        (["--method", "rollout", "-O", "fusion=max"], {"method": "rollout", "fusion": "max"}),
+        (["--method", "gradcam", "--target", "fox"], {"method": "gradcam", "target": "fox"}),
+        (["--method", "rollout", "--size", "96"], {"method": "rollout", "size": 96}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_options_reach_the_map(measure, album, tiny_scope, flags, options):  # noqa: F811
+    [result] = json.loads(measure(album[0], *flags, "--metrics", "saco", "--json").out)["results"]
+    e = tiny_scope.explain(album[0], **options)
+    assert result["provenance"]["options"] == e.provenance["options"]
+    assert result["target"] == e.target
+    assert result["statistics"] == pytest.approx(concentration(e))
+    number = tiny_scope.measure(e, metrics="saco", random=2, steps=4, target=options.get("target"))["saco"]
+    assert result["measurement"]["numbers"] == [json.loads(json.dumps(number.to_dict()))]
+
+
+WRONG = {
+    "--metrics delete": "no metric is called 'delete' (did you mean",
+    "--metrics saco,delete": "no metric is called 'delete'",
+    "--metrics ,": "no metric is called ''",
+    "--baseline white": "no baseline is called 'white' (choices: blur, mean,",
+    "--score loss": "no score is called 'loss'",
+    "--random 1": "random is at least 2",
+    "--steps 0": "steps is at least 1",
+    "--batch-size 0": "batch_size is at least 1",
+    "--target unicorn": "no class is called 'unicorn'",
+    "--method rolout": "no method is called 'rolout' (did you mean 'rollout'?",
+    "--method rollout -O alpha": "'alpha' is not an option",
+    "--method attention --alpha .3": "no option of the method 'attention' is called 'alpha'",
+    "--size 3": "size is between 16 and 8192 pixels, not 3",
+    "--random many": "Invalid value for '--random'",
+}
+
+
+@pytest.mark.usefixtures("as_shipped")
+@pytest.mark.parametrize("flags", WRONG)
+def test_wrong_usage(cli, album, tiny_folder, tmp_path, flags):  # noqa: F811
+    out = tmp_path / "out"
+    ran = cli("measure", album[0], "--model", tiny_folder, *FEW, "--out", out, *flags.split())
+    assert (ran.code, ran.out) == (2, "")
+    assert WRONG[flags] in one_line(ran.err)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("flags", ["--metrics delete", "--baseline white", "--score loss"])
+@pytest.mark.usefixtures("as_shipped")
+def test_a_wrong_word_is_told_before_a_model_is_loaded(cli, album, flags):  # noqa: F811
+    ran = cli("measure", album[0], "--model", "./nowhere", *flags.split())
+    assert ran.code == 2
+
+
+@pytest.mark.parametrize("kind", ["missing", "text", "truncated", "one pixel"])
+def test_a_bad_photo_among_good_ones(measure, cli, album, tiny_folder, tmp_path, kind):  # noqa: F811
+    bad = tmp_path / "bad.jpg"
+    damaged(bad, kind)
+    ran = measure(album[0], bad, album[1], "--json", "--metrics", "saco")
+    assert ran.code == 1
+    assert str(bad) in one_line(ran.err)
+    document = json.loads(ran.out)
+    assert [result["name"] for result in document["results"]] == ["cat", "cup"]
+    assert [failure["source"] for failure in document["failures"]] == [str(bad)]
+    assert document["failures"][0]["error"] in ran.err
+    ran = cli("statistics", bad, "--model", tiny_folder)
+    assert (ran.code, ran.out) == (1, "")
+    assert str(bad) in one_line(ran.err)
+
+
+def test_a_baseline_that_does_not_fit_the_model(cli, album, tmp_path):  # noqa: F811
+    from transformers import IJepaConfig, IJepaModel, ViTImageProcessorPil
+
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    IJepaModel(IJepaConfig(hidden_size=16, image_size=32, patch_size=16, **sizes)).save_pretrained(tmp_path)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    ran = cli("measure", album[0], "--model", tmp_path, *FEW, "--baseline", "removal")
+    assert (ran.code, ran.out) == (1, "")
+    assert "'removal' does not apply" in one_line(ran.err)
+    ran = cli("measure", album[0], "--model", tmp_path, *FEW)  # two layers, four patches, no CLS
+    assert (ran.code, ran.err) == (0, "")
+    assert "CLS" not in ran.out
+    assert "prefix" not in ran.out
+
+
+def test_windows_have_no_sinks_and_it_is_said(cli, album, tmp_path):  # noqa: F811
+    from transformers import SwinConfig, SwinForImageClassification, ViTImageProcessorPil
+
+    config = SwinConfig(image_size=32, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=4)
+    SwinForImageClassification(config).eval().save_pretrained(tmp_path)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    ran = cli("measure", album[0], "--model", tmp_path, *FEW, "--metrics", "saco")
+    assert (ran.code, ran.err) == (0, "")
+    assert "sinks, shares and distance are not known: its layers do not all see the same tokens" in " ".join(
+        ran.out.split()
+    )
+    [result] = json.loads(cli("measure", album[0], "--model", tmp_path, "--json", *FEW, "--metrics", "saco").out)[
+        "results"
+    ]
+    assert result["attention"]["sinks"] is result["attention"]["shares"] is result["attention"]["distance_last"] is None
+    ran = cli("statistics", album[0], "--model", tmp_path)
+    assert ran.code == 0
+    assert ran.out.splitlines()[2].split() == ["layer", "entropy", "agree"]
+
+
+# --- statistics ------------------------------------------------------------------------------------------------------
+
+
+def test_statistics(cli, album, tiny_folder, tiny_scope, tmp_path, narrow):  # noqa: F811
+    narrow(60)
+    ran = cli("statistics", album[0], "--model", tiny_folder, "--importance", "--out", tmp_path)
+    assert (ran.code, ran.err) == (0, "")
+    assert max(map(len, ran.out.splitlines())) <= 60
+    found = tiny_scope.statistics(album[0], importance=True)
+    head, *rows = [line.split() for line in ran.out.split("\n\n")[1].splitlines()]
+    assert head == ["layer", "entropy", "dist.", "CLS", "self", "agree", "rank", "sinks", "importance"]
+    for number, (layer, row) in enumerate(zip(found.layers, rows, strict=True)):
+        low, high = layer.importance.min(), layer.importance.max()
+        assert row[:8] == [
+            str(number),
+            f"{layer.entropy_normalised.mean():.2f}",
+            f"{layer.distance.mean():.0f}",
+            f"{layer.shares['cls'].mean():.1%}",
+            f"{layer.shares['self'].mean():.1%}",
+            f"{layer.agreement.mean():.2f}",
+            f"{layer.effective_rank:.0f}",
+            str(len(layer.sinks)),
+        ]
+        assert [float(row[8]), float(row[10])] == pytest.approx([low, high], abs=6e-4)
+    assert names(tmp_path / "cat") == {"statistics.json", "statistics.parquet", "by-depth.png"}
+    assert json.loads((tmp_path / "cat" / "statistics.json").read_text())["layers"] == found.to_dict()["layers"]
+    again = cli("statistics", album[0], "--model", tiny_folder, "--out", tmp_path)
+    assert (again.code, again.out) == (1, "")
+    assert "is already there (--force replaces it" in one_line(again.err)
+    plain = cli("statistics", album[0], "--model", tiny_folder, "--out", tmp_path, "--force", "--json")
+    document = json.loads(plain.out)
+    assert (plain.code, plain.err) == (0, "")
+    assert document["layers"] == tiny_scope.statistics(album[0]).to_dict()["layers"]
+    assert document["name"] == "cat"
+    assert "importance" in document["withheld"]
+    assert len(document["files"]) == 3
+
+
+@pytest.mark.usefixtures("as_shipped")
+def test_wrong_usage_of_statistics(cli, album, tiny_folder):  # noqa: F811
+    for flags, told in {
+        "--target fox": "a target changes nothing but importance",
+        "--importance --target unicorn": "no class is called 'unicorn'",
+        "--size 3": "size is between 16 and 8192",
+    }.items():
+        ran = cli("statistics", album[0], "--model", tiny_folder, *flags.split())
+        assert (ran.code, ran.out) == (2, "")
+        assert told in one_line(ran.err)
+    ran = cli("statistics")
+    assert (ran.code, ran.out) == (2, "")
+    assert "Missing argument 'IMAGE'" in one_line(ran.err)
+
+
+def test_a_saved_picture_of_nothing_is_refused():
+    from vitscope.errors import UsageError
+
+    with pytest.raises(UsageError, match="no curves"):
+        Measurement("pca", "x", "m", "s", 1.0, None, "mean", (), 0).plot()
