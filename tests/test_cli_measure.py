@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import vitscope
 from test_cli import album, cli, damaged, names, on_a_terminal, one_line, pixels  # noqa: F401
@@ -53,7 +54,7 @@ def table(said):
     for line in lines[start + 1 :]:
         if not line.strip():
             break
-        rows.append(re.fullmatch(r"(\S+) +(low|high) +(\S+) +(\S+) +(\S+ \.\. \S+) +(. .+)", line).groups())
+        rows.append(re.fullmatch(r"(\S+) +(low|high) +(\S+) +(\S+) +(\S+ ?\.\. ?\S+) +(. .+)", line).groups())
     return rows
 
 
@@ -84,7 +85,7 @@ def test_one_screen(measure, album, tiny_folder, tiny_scope):  # noqa: F811
         assert best == {"lower": "low", "higher": "high"}[number.better]
         assert float(value) == pytest.approx(number.value, abs=6e-4)
         assert float(random) == pytest.approx(number.random, abs=6e-4)
-        low, high = (float(end) for end in interval.split(" .. "))
+        low, high = (float(end) for end in interval.split(".."))
         assert (low, high) == pytest.approx(number.shown, abs=6e-4)
         assert mark == MARKS[number.verdict]
     assert words.endswith(m.sentence(brief=True))
@@ -387,18 +388,16 @@ def test_windows_have_no_sinks_and_it_is_said(cli, album, tmp_path):  # noqa: F8
     config = SwinConfig(image_size=32, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=4)
     SwinForImageClassification(config).eval().save_pretrained(tmp_path)
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
-    ran = cli("measure", album[0], "--model", tmp_path, *FEW, "--metrics", "saco")
+    arguments = ("measure", album[0], "--model", tmp_path, *FEW, "--metrics", "saco")
+    ran = cli(*arguments)
     assert (ran.code, ran.err) == (0, "")
-    assert "sinks, shares and distance are not known: its layers do not all see the same tokens" in " ".join(
-        ran.out.split()
-    )
-    [result] = json.loads(cli("measure", album[0], "--model", tmp_path, "--json", *FEW, "--metrics", "saco").out)[
-        "results"
-    ]
+    said = " ".join(ran.out.split())
+    assert "sinks, shares and distance are not known: its layers do not all see the same tokens" in said
+    [result] = json.loads(cli(*arguments, "--json").out)["results"]
     assert result["attention"]["sinks"] is result["attention"]["shares"] is result["attention"]["distance_last"] is None
     ran = cli("statistics", album[0], "--model", tmp_path)
     assert ran.code == 0
-    assert ran.out.splitlines()[2].split() == ["layer", "entropy", "agree"]
+    assert ran.out.splitlines()[2].split() == ["layer", "entr.", "agree"]
 
 
 # --- statistics ------------------------------------------------------------------------------------------------------
@@ -408,10 +407,10 @@ def test_statistics(cli, album, tiny_folder, tiny_scope, tmp_path, narrow):  # n
     narrow(60)
     ran = cli("statistics", album[0], "--model", tiny_folder, "--importance", "--out", tmp_path)
     assert (ran.code, ran.err) == (0, "")
-    assert max(map(len, ran.out.splitlines())) <= 60
+    assert max(len(line) for line in ran.out.splitlines() if str(tmp_path) not in line) <= 60
     found = tiny_scope.statistics(album[0], importance=True)
     head, *rows = [line.split() for line in ran.out.split("\n\n")[1].splitlines()]
-    assert head == ["layer", "entropy", "dist.", "CLS", "self", "agree", "rank", "sinks", "importance"]
+    assert head == ["layer", "entr.", "dist.", "CLS", "self", "agree", "rank", "sinks", "importance"]
     for number, (layer, row) in enumerate(zip(found.layers, rows, strict=True)):
         low, high = layer.importance.min(), layer.importance.max()
         assert row[:8] == [
@@ -424,7 +423,7 @@ def test_statistics(cli, album, tiny_folder, tiny_scope, tmp_path, narrow):  # n
             f"{layer.effective_rank:.0f}",
             str(len(layer.sinks)),
         ]
-        assert [float(row[8]), float(row[10])] == pytest.approx([low, high], abs=6e-4)
+        assert [float(end) for end in row[8].split("..")] == pytest.approx([low, high], abs=6e-4)
     assert names(tmp_path / "cat") == {"statistics.json", "statistics.parquet", "by-depth.png"}
     assert json.loads((tmp_path / "cat" / "statistics.json").read_text())["layers"] == found.to_dict()["layers"]
     again = cli("statistics", album[0], "--model", tiny_folder, "--out", tmp_path)
@@ -459,3 +458,223 @@ def test_a_saved_picture_of_nothing_is_refused():
 
     with pytest.raises(UsageError, match="no curves"):
         Measurement("pca", "x", "m", "s", 1.0, None, "mean", (), 0).plot()
+
+
+# --- masks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def masks(album, tmp_path):  # noqa: F811
+    """The left third of the cat, the lower half of the cup, as two kinds of file; none for the rocket."""
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    cat, cup = np.zeros((100, 150), np.uint8), np.zeros((180, 100), np.uint16)
+    cat[:, :50], cup[90:] = 1, 1
+    Image.fromarray(cat).save(folder / "cat.png")
+    Image.fromarray(cup).save(folder / "cup.tiff")
+    return folder
+
+
+def test_masks(measure, album, masks, tiny_scope, tmp_path):  # noqa: F811
+    from vitscope.metrics.known import against_mask
+
+    ran = measure(*album, "--metrics", "saco", "--masks", masks, "--json", "--out", tmp_path / "out")
+    assert ran.code == 1
+    assert one_line(ran.err) == (
+        f"vitscope: {album[2]}: {masks} has no mask called rocket "
+        "(one mask for each photo, of the same name but for the ending)"
+    )
+    document = json.loads(ran.out)
+    assert [result["name"] for result in document["results"]] == ["cat", "cup"]
+    truth = np.zeros((180, 100), bool)
+    truth[90:] = True
+    wanted = against_mask(tiny_scope.explain(album[1]), truth)
+    assert document["results"][1]["localisation"] == json.loads(json.dumps(wanted.to_dict()))
+    assert document["results"][0]["localisation"]["object_share"] == pytest.approx(1 / 3)
+    saved = json.loads((tmp_path / "out" / "cup" / "localisation.json").read_text())
+    assert saved == document["results"][1]["localisation"]
+    assert sum(document["summary"]["verdicts"]["pixel-auc"].values()) == 2
+
+
+@pytest.mark.parametrize("letters", [60, 80])
+def test_the_screen_of_masks(measure, album, masks, narrow, letters):  # noqa: F811
+    narrow(letters)
+    arguments = (album[0], "--metrics", "saco", "--masks", masks)
+    [result] = json.loads(measure(*arguments, "--json").out)["results"]
+    ran = measure(*arguments)
+    assert (ran.code, ran.err) == (0, "")
+    assert max(map(len, ran.out.splitlines())) <= letters
+    rows = re.findall(
+        r"^(pixel-auc|average-precision|pointing|mass-inside) +(\S+) +(\S+) +(\S+) ?\.\. ?(\S+) +(\S+) +(.*)$",
+        ran.out,
+        re.MULTILINE,
+    )
+    assert len(rows) == 4
+    for row, number in zip(rows, result["localisation"]["numbers"], strict=True):
+        told = [number["value"], number["random"], *number["shown"], number["detail"]["centre"]]
+        assert [float(cell) for cell in row[1:6]] == pytest.approx(told, abs=6e-4)
+        assert row[6] == MARKS[number["verdict"]]
+    assert " ".join(ran.out.split()).endswith(result["localisation"]["sentence"])
+
+
+BAD_MASKS = {
+    "another size": "has 20 x 30 pixels and its photo 150 x 100 (a mask has its photo's size)",
+    "empty": "is empty (0 is ground, everything else is the object)",
+    "everything": "covers the whole photo",
+    "jpeg": "is a JPEG, which has no sharp edges",
+    "text": "is not a picture that can be read",
+    "two": "has 2 masks called cat",
+}
+
+
+@pytest.mark.parametrize("kind", BAD_MASKS)
+def test_a_bad_mask_is_one_line_and_the_others_go_on(measure, album, masks, kind):  # noqa: F811
+    made = {
+        "another size": np.eye(30, 20, dtype=np.uint8),
+        "empty": np.zeros((100, 150), np.uint8),
+        "everything": np.ones((100, 150), np.uint8),
+    }
+    if kind in made:
+        Image.fromarray(made[kind]).save(masks / "cat.png")
+    elif kind == "text":
+        (masks / "cat.png").write_text("Dear diary")
+    else:
+        Image.open(masks / "cat.png").save(masks / {"jpeg": "cat.jpg", "two": "cat.bmp"}[kind])
+        if kind == "jpeg":
+            (masks / "cat.png").unlink()
+    ran = measure(*album[:2], "--metrics", "saco", "--masks", masks, "--json")
+    assert ran.code == 1
+    assert BAD_MASKS[kind] in one_line(ran.err)
+    assert [result["name"] for result in json.loads(ran.out)["results"]] == ["cup"]
+
+
+def test_an_object_that_the_model_does_not_see_is_no_wrong_usage(cli, tmp_path):  # noqa: F811
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+
+    config = ViTConfig(32, 2, 2, 32, image_size=32, patch_size=8)
+    ViTForImageClassification(config).eval().save_pretrained(tmp_path / "model")
+    ViTImageProcessorPil(
+        size={"shortest_edge": 32}, do_center_crop=True, crop_size={"height": 32, "width": 32}
+    ).save_pretrained(tmp_path / "model")
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 200, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    mask = np.zeros((40, 200), np.uint8)
+    mask[:, :20] = 255
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(mask).save(tmp_path / "masks" / "wide.png")
+    arguments = ("--model", tmp_path / "model", *FEW, "--metrics", "saco", "--masks", tmp_path / "masks")
+    ran = cli("measure", tmp_path / "wide.png", *arguments)
+    if "do_center_crop" not in json.loads((tmp_path / "model" / "preprocessor_config.json").read_text()):
+        pytest.skip("this processor does not crop")
+    assert (ran.code, ran.out) == (1, "")
+    assert "the mask has no object in what the model saw" in one_line(ran.err)
+
+
+@pytest.mark.usefixtures("as_shipped")
+def test_masks_that_are_no_folder(measure, album, tmp_path):  # noqa: F811
+    ran = measure(album[0], "--masks", tmp_path / "nowhere")
+    assert (ran.code, ran.out) == (2, "")
+    assert "nowhere is not a folder" in one_line(ran.err)
+
+
+class TestKnown:
+    """A map against a mask, by hand and against the library's own `localise` on maps made one by one."""
+
+    def test_a_map_on_the_object(self, explained):
+        from vitscope.metrics.known import against_mask
+
+        values = np.zeros((8, 8))
+        values[1:3, 5:8] = 1
+        e = explained(values, (64, 64))
+        mask = np.zeros((64, 64), bool)
+        mask[8:24, 40:64] = True
+        got = against_mask(e, mask)
+        assert got.share == pytest.approx(mask.mean())
+        assert got["pixel-auc"].value > 0.99
+        assert got["pixel-auc"].verdict == "better than random"
+        assert got["pixel-auc"].random == pytest.approx(0.5, abs=0.1)
+        assert got["pointing"].verdict == "undecided"  # a random map may point at it, and no map does more
+        assert got["mass-inside"].value > 0.7
+        assert "above a blob in the middle in 4" in got.sentence()
+        off = np.zeros((64, 64), bool)
+        off[40:, :24] = True
+        worse = against_mask(e, off)
+        assert worse["mass-inside"].value < 0.01
+        assert "blob in the middle in none" in worse.sentence()
+
+    def test_beside_what(self, explained):
+        from vitscope.metrics.known import against_mask
+        from vitscope.metrics.localisation import localise
+
+        rng = np.random.default_rng(1)
+        e = explained(rng.normal(size=(5, 7)), (35, 25))
+        mask = rng.random((25, 35)) < 0.3
+        got = against_mask(e, mask, seed=2)
+        blob = [
+            [np.exp(-(((r + 0.5) / 5 - 0.5) ** 2 + ((c + 0.5) / 7 - 0.5) ** 2) / 0.125) for c in range(7)]
+            for r in range(5)
+        ]
+        middle = localise(explained(blob, (35, 25)).heat(), mask)
+        own = localise(e.heat(), mask)
+        flat = e.map.ravel()
+        order = np.argsort(-flat, kind="stable")
+        randoms = []
+        for number in range(39):
+            shuffled = np.empty_like(flat)
+            shuffled[np.random.default_rng([2, number]).permutation(35)] = flat[order]
+            randoms.append(localise(explained(shuffled.reshape(5, 7), (35, 25)).heat(), mask))
+        fields = {"pixel-auc": "auc", "average-precision": "ap", "pointing": "pointing", "mass-inside": "inside"}
+        for name, field in fields.items():
+            values = [getattr(one, field) for one in randoms]
+            number = got[name]
+            assert number.value == getattr(own, field)
+            assert number.detail["centre"] == pytest.approx(getattr(middle, field), rel=1e-5)
+            assert (number.low, number.high, number.draws) == (min(values), max(values), 39)
+            assert number.random == pytest.approx(np.mean(values))
+        before = e.map.tobytes()
+        assert against_mask(e, mask, seed=2) == got
+        assert e.map.tobytes() == before
+
+
+# --- compare ---------------------------------------------------------------------------------------------------------
+
+
+def test_compare_with_measured_numbers(cli, album, tiny_folder, tiny_scope, tmp_path, monkeypatch):  # noqa: F811
+    from vitscope.render import sheets
+
+    shown = []
+    monkeypatch.setattr(sheets, "sheet", lambda cells, title, **_: shown.extend(cells) or Image.new("L", (2, 2)))
+    arguments = ["compare", album[0], "--model", tiny_folder, "--methods", "rollout,attention,random"]
+    ran = cli(*arguments, "--out", tmp_path / "a", "--measure", "--baseline", "black", "--json")
+    assert (ran.code, ran.err) == (0, "")
+    documents = json.loads(ran.out)["methods"]
+    for cell, document, method in zip(shown[1:], documents, ("rollout", "attention", "random"), strict=True):
+        e = tiny_scope.explain(album[0], method=method)
+        wanted = tiny_scope.measure(e, metrics=["deletion", "insertion"], baseline="black")
+        for got, number in zip(document["measurement"]["numbers"], wanted.numbers, strict=True):
+            for field in ("value", "random", "low", "high"):
+                assert got[field] == pytest.approx(getattr(number, field), abs=1e-6)
+            low, high = number.shown
+            assert f"\n{number.name} {number.value:.3f}, random {low:.3f} to {high:.3f}: " in cell.below
+    first, *others = (document["measurement"]["forwards"] for document in documents)
+    assert all(count <= 2 * 15 + 2 < first for count in others)  # random maps are those of the first
+    shown.clear()
+    assert cli(*arguments, "--out", tmp_path / "b").code == 0
+    assert "deletion" not in shown[1].below
+    ran = cli(*arguments, "--out", tmp_path / "c", "--measure", "--baseline", "white")
+    assert (ran.code, ran.out) == (2, "")
+    assert "no baseline is called 'white'" in one_line(ran.err)
+
+
+def test_known_scores_belong_to_one_picture_and_one_question(tiny_scope, album):  # noqa: F811
+    known = {}
+    options = {"metrics": ["deletion"], "random": 2, "steps": 4, "known": known}
+    e = tiny_scope.explain(album[0])
+    first = tiny_scope.measure(e, **options)
+    assert first.forwards == len(next(iter(known.values()))) > 0
+    assert tiny_scope.measure(e, **options).forwards == 0
+    assert tiny_scope.measure(e, **options).numbers == first.numbers
+    for other in ({"baseline": "black"}, {"score": "logit"}, {"target": "fox"}):
+        assert tiny_scope.measure(e, **options, **other).forwards == first.forwards
+    assert tiny_scope.measure(tiny_scope.explain(album[1]), **options).forwards > 0
+    assert len(known) == 5

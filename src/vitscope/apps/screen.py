@@ -47,9 +47,9 @@ def heading(words: str) -> None:
 def prose(label: str, words: str) -> None:
     """A labelled text; further lines stand under its first word."""
     start = f"{label:<10} " if label else ""
-    for line in textwrap.wrap(
-        start + words, width(), subsequent_indent=" " * len(start), break_on_hyphens=False, break_long_words=False
-    ):
+    wrapped = textwrap.TextWrapper(width(), subsequent_indent=" " * len(start), break_on_hyphens=False)
+    wrapped.break_long_words = False  # a path stays one word
+    for line in wrapped.wrap(start + words):
         terminal.out.print(Text(line), soft_wrap=True)
 
 

@@ -57,6 +57,6 @@ def _read(path: Path) -> Bool[np.ndarray, "H W"]:
             raise ImageError(f"the mask {path} is a JPEG, which has no sharp edges", "save masks as PNG")
         if image.mode == "P":
             numbers = np.asarray(image)
-            return (numbers > 0) & (numbers < 255)
+            return np.asarray((numbers > 0) & (numbers < 255))
         values = np.asarray(image if image.mode.startswith("I") else image.convert("RGB"))
         return np.asarray(values > 0).reshape(*values.shape[:2], -1).any(2)

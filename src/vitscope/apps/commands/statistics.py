@@ -99,7 +99,7 @@ def _table(found: "Statistics") -> None:
     """One row for each layer, means over heads; a dash where a number is not known, a column left out where none is."""
     cells: dict[str, list[str]] = {
         "layer": [str(number) for number in range(len(found.layers))],
-        "entropy": [_mean(layer.entropy_normalised, ".2f") for layer in found.layers],
+        "entr.": [_mean(layer.entropy_normalised, ".2f") for layer in found.layers],
         "dist.": [_mean(layer.distance, ".0f") for layer in found.layers],
         "CLS": [_share(layer, "cls") for layer in found.layers],
         "reg.": [_share(layer, "registers") for layer in found.layers],
