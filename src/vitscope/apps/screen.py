@@ -106,7 +106,9 @@ def known(found: "Known") -> None:
         (low, high), (mark, ink) = number.shown, _mark(number)
         middle = figure(number.detail["centre"])
         ends = f"{figure(low)} .. {figure(high)}"
-        rows.append([number.name, figure(number.value), figure(number.random), ends, middle, mark])
+        rows.append(
+            [number.name.replace("average", "avg"), figure(number.value), figure(number.random), ends, middle, mark]
+        )
         inks.append(ink)
     terminal.out.print()
     headings = ["on the object", "value", "random", "95 % of them", "middle", "verdict"]

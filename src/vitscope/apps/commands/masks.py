@@ -59,4 +59,4 @@ def _read(path: Path) -> Bool[np.ndarray, "H W"]:
             numbers = np.asarray(image)
             return np.asarray((numbers > 0) & (numbers < 255))
         values = np.asarray(image if image.mode.startswith("I") else image.convert("RGB"))
-        return np.asarray(values > 0).reshape(*values.shape[:2], -1).any(2)
+        return np.asarray((values > 0).reshape(*values.shape[:2], -1).any(2))
