@@ -486,6 +486,7 @@ class TestMeasurement:
             "random",
             "low",
             "high",
+            "draws",
             "verdict",
         ]
         assert [row["verdict"] for row in got.rows()] == [n["verdict"] for n in document["numbers"]]

@@ -5,6 +5,7 @@
 
 import ast
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 import numpy as np
@@ -14,8 +15,8 @@ from vitscope.body import Body
 from vitscope.errors import MethodError, UnknownName, UsageError
 from vitscope.geometry import Frame
 from vitscope.images import ImageLike, Picture, read
-from vitscope.metrics.faithfulness import MEASURES, Plan
-from vitscope.metrics.measure import Measurement, Number, number_of
+from vitscope.metrics.faithfulness import DRAWS, MEASURES, Measure, Plan
+from vitscope.metrics.measure import Ends, Measurement, Number, number_of
 from vitscope.metrics.perturb import BASELINES, Baseline, Probe, fill_of
 from vitscope.metrics.ranking import ranked, shuffles
 from vitscope.metrics.sanity import sanity, stages
@@ -29,9 +30,10 @@ from vitscope.targets import Scorer, Target
 if TYPE_CHECKING:
     from vitscope.pipeline import Scope
 
-__all__ = ["measure"]
+__all__ = ["asked", "measure"]
 
 Progress: TypeAlias = Callable[[str, int, int], None]
+Known: TypeAlias = dict[tuple[str, ...], dict[bytes, float]]
 
 _CHEAP = tuple(one.name for one in MEASURES)
 _DEAR = ("stability", "sanity")  # they make the map again
@@ -53,6 +55,7 @@ def measure(
     batch_size: int = 8,
     image: ImageLike | None = None,
     target: Target = None,
+    known: Known | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
     """How far one map can be believed: each number beside the same number of random maps.
@@ -74,11 +77,14 @@ def measure(
             forwards for both curves of one map.
         samples: random sets for each of five n of sensitivity-n, the same for all maps.
         squares: random squares of infidelity, the same for all maps.
-        random: how many random maps.
+        random: how many random maps the model is run for; where a random map takes no forwards of its own (saco,
+            sensitivity-n, infidelity, stability) there are 199.
         seed: draws sets, random maps, noise and weights; everything repeats to the digit.
         batch_size: pictures that go through the model together.
         image: the photo, where the explanation does not keep it, or keeps it as JPEG.
         target: what is scored, where it is not the map's own target or cannot be made again from its words.
+        known: one dict for several maps of one picture, such as of several methods: sets whose scores are known from an
+            earlier call are not asked for again, which are all those of random maps.
         progress: called with (`faithfulness`, `stability` or `sanity`, done, total).
 
     Raises:
@@ -88,11 +94,8 @@ def measure(
 
     Cost: `Measurement.forwards`, about 430 by default; two curves with five random maps are 240 at most.
     """
-    names = _chosen(metrics)
+    names = asked(metrics, baseline, score)
     weights = scope.family.weights  # a hash of them may be taken only now, and never while others stand in their place
-    for word, given, choices in (("baseline", baseline, BASELINES), ("score", score, get_args(ScoreKind))):
-        if given not in choices:
-            raise UnknownName(word, given, choices)
     if random < 2 or batch_size < 1:
         raise UsageError(f"random is at least 2 and batch_size at least 1, not {random} and {batch_size}")
     plan = Plan(explanation.layout.grid, steps, samples, squares, seed)
@@ -110,13 +113,21 @@ def measure(
 
     if any(name in _CHEAP for name in names):
         fill = fill_of(baseline, pixels, black, plan.grid)
-        probe = Probe(_runner(scope, goal.of, baseline), pixels, fill, plan.grid, batch_size)
-        numbers, empty, forwards = _faithfulness(probe, explanation, plan, names, random, tick("faithfulness"))
+        memory = None if known is None else known.setdefault(_case(pixels, baseline, goal.words, weights), {})
+        probe = Probe(_runner(scope, goal.of, baseline), pixels, fill, plan.grid, batch_size, memory)
+        ends = _ends(goal.possible, float(goal.of(answer)[0]))
+        numbers, empty, forwards = _faithfulness(probe, explanation, plan, names, random, ends, tick("faithfulness"))
     if any(name in _DEAR for name in names):
         again = _again(scope, explanation, goal.target, picture, frame)
         if "stability" in names:
             numbers += stability(
-                explanation.map, again, pixels, white - black, random=random, seed=seed, tick=tick("stability")
+                explanation.map,
+                again,
+                pixels,
+                white - black,
+                random=max(random, DRAWS),
+                seed=seed,
+                tick=tick("stability"),
             )
             explanations += NOISE_SAMPLES
         if "sanity" in names:
@@ -146,7 +157,16 @@ def measure(
     )
 
 
-def _chosen(metrics: str | Sequence[str]) -> tuple[str, ...]:
+def asked(metrics: str | Sequence[str], baseline: str, score: str) -> tuple[str, ...]:
+    """The metrics that these words ask for; also looks at the other two.
+
+    Raises:
+        UnknownName: a metric, baseline or score that does not exist.
+        UsageError: no metric.
+    """
+    for word, given, choices in (("baseline", baseline, BASELINES), ("score", score, get_args(ScoreKind))):
+        if given not in choices:
+            raise UnknownName(word, given, choices)
     known = (*_CHEAP, *_DEAR)
     if metrics in ("default", "all"):
         return _CHEAP if metrics == "default" else known
@@ -191,6 +211,12 @@ def _pixels(scope: "Scope", explanation: Explanation, picture: Picture, notes: l
     return pixels.to(scope.device, scope.dtype), frame
 
 
+def _case(pixels: Tensor, baseline: str, score: str, weights: str) -> tuple[str, ...]:
+    """What scores of sets depend on."""
+    picture = sha256(pixels.detach().double().cpu().numpy().tobytes()).hexdigest()
+    return picture, str(pixels.dtype), baseline, score, weights
+
+
 def _flat(scope: "Scope", explanation: Explanation, value: int) -> Tensor:
     """What a photo of one grey becomes before it goes into the model."""
     width, height = explanation.frame.size
@@ -222,7 +248,13 @@ def _runner(
 
 
 def _faithfulness(
-    probe: Probe, explanation: Explanation, plan: Plan, names: Sequence[str], random: int, tick: Callable[..., None]
+    probe: Probe,
+    explanation: Explanation,
+    plan: Plan,
+    names: Sequence[str],
+    random: int,
+    ends: Callable[[Measure], Ends],
+    tick: Callable[..., None],
 ) -> tuple[list[Number], float, int]:
     """The numbers, the score with everything replaced, and the forwards: sets that measures share are scored once."""
     one = ranked(explanation.map, plan.seed)
@@ -234,9 +266,31 @@ def _faithfulness(
     for number, measure in enumerate(asked):
         own = scores[1 + number * len(maps) : 1 + (number + 1) * len(maps)]
         found = [measure.value(m, s, plan) for m, s in zip(maps, own, strict=True)]
-        randoms = [other.value for other in found[1:]]
-        numbers.append(number_of(measure.name, "faithfulness", measure.better, found[0], randoms))
+        randoms = [other.value for other in found[1:]] if measure.more is None else measure.more(maps, own, plan)
+        curves = [other.y for other in found[1:]] if measure.more is None else ()
+        numbers.append(
+            number_of(
+                measure.name,
+                "faithfulness",
+                measure.better,
+                found[0],
+                randoms,
+                possible=ends(measure),
+                curves=curves,
+            )
+        )
     return numbers, float(scores[0][0]), forwards
+
+
+def _ends(possible: tuple[float, float] | None, whole: float) -> Callable[[Measure], Ends]:
+    """Between what a measure's number lies: its own range, or that of the score or of its drops."""
+
+    def ends(measure: Measure) -> Ends:
+        if measure.possible is not None or possible is None:
+            return measure.possible or (None, None)
+        return (whole - possible[1], whole - possible[0]) if measure.name == "aopc" else possible
+
+    return ends
 
 
 def _score(

@@ -93,7 +93,8 @@ class Scope:
         if isinstance(self.body, str):
             return self.body
         pixels, prefix, tokens = self._noise(), len(self.layout.prefix), self.layout.tokens
-        order = torch.cat([torch.arange(prefix), prefix + torch.randperm(tokens - prefix)]).to(self.device)
+        shuffled = torch.randperm(tokens - prefix, generator=torch.Generator().manual_seed(0))
+        order = torch.cat([torch.arange(prefix), prefix + shuffled]).to(self.device)
         plain = feature_of(self._answer(pixels)).float()
         with self.body.entered(order.expand(2, -1)):
             moved = feature_of(self._answer(pixels)).float()

@@ -77,12 +77,13 @@ class Explaining:
 
     Args:
         count: how many pictures.
+        doing: what is done with them, in a word.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, doing: str) -> None:
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         self._bars = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
-        self._pictures = self._bars.add_task("explaining", total=count) if count > 1 else None
+        self._pictures = self._bars.add_task(doing, total=count) if count > 1 else None
         self._forwards: Any = None
 
     def __call__(self) -> None:
@@ -96,17 +97,28 @@ class Explaining:
             self._bars.update(self._pictures, completed=done, total=total)
 
     def forwards(self, method: str, done: int, total: int) -> None:
-        """So many forwards of the total that this method makes for the pictures that are in work."""
+        """So many forwards of the total that this method or metric makes for the pictures that are in work."""
         self._bars.start()
         if self._forwards is None:
             self._forwards = self._bars.add_task(method, total=total)
-        self._bars.update(self._forwards, completed=done, total=total)
+        self._bars.update(self._forwards, description=method, completed=done, total=total)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """The bars out of the way while something is printed."""
+        running = self._bars.live.is_started
+        self._bars.stop()
+        try:
+            yield
+        finally:
+            if running:
+                self._bars.start()
 
 
 @contextmanager
-def explaining(count: int) -> Iterator[Explaining]:
-    """Progress bars while pictures are explained; nothing where no one sees them."""
-    shown = Explaining(count)
+def explaining(count: int, doing: str = "explaining") -> Iterator[Explaining]:
+    """Progress bars while pictures are explained or measured; nothing where no one sees them."""
+    shown = Explaining(count, doing)
     if count > 1:
         shown._bars.start()
     try:

@@ -1,19 +1,17 @@
 """Attention statistics of one picture: the record. Numpy only; `metrics.streaming` computes it."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
-from vitscope.errors import MissingExtra, ResultError, UsageError
+from vitscope.errors import UsageError
 from vitscope.geometry import Frame, TokenLayout
-from vitscope.result import taken
+from vitscope.metrics.tables import write_table
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -201,42 +199,7 @@ class Statistics:
             MissingExtra: Parquet without pyarrow.
             ResultError: something is already there, or it cannot be written.
         """
-        path = Path(path)
-        write = {".json": self._write_json, ".parquet": self._write_parquet}.get(path.suffix.lower())
-        if write is None:
-            raise UsageError(f"statistics are written as .json or .parquet, not '{path.suffix or path.name}'")
-        if path.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
-            raise MissingExtra("Parquet needs pyarrow, which", "batch")
-        if taken(path) and (not force or path.is_dir()):
-            raise ResultError(f"{path} is already there", "force=True replaces a file, or choose another place")
-        part = path.with_name(f".{path.name}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(part)
-            part.replace(path)
-        except OSError as error:
-            raise ResultError(f"{path} cannot be written: {error.strerror or error}", "check the place") from error
-        finally:
-            if taken(part):
-                part.unlink(missing_ok=True)
-        return path
-
-    def _write_json(self, path: Path) -> None:
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        path.write_text(text, "utf-8", errors="backslashreplace")
-
-    def _write_parquet(self, path: Path) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        whole, words = {"layer", "head", "queries", "keys"}, {"module"}
-        rows = self.rows()
-        kinds = [
-            (name, pa.int32() if name in whole else pa.string() if name in words else pa.float64()) for name in rows[0]
-        ]
-        about = {k: v for k, v in self.to_dict().items() if k != "layers"}
-        schema = pa.schema(kinds, metadata={"vitscope": json.dumps(about)})
-        pq.write_table(pa.Table.from_pylist(rows, schema), path)
+        return write_table(Path(path), "statistics", self.to_dict(), self.rows(), without=("layers",), force=force)
 
     def plot(self) -> "Image.Image":
         """Attention distance and entropy by depth, one dot per head (Dosovitskiy et al. 2021, figure 7).

@@ -4,7 +4,7 @@ Letters: P patches, y(S) the score with the patches S replaced, y(0) that of the
 T_k the k patches that the map puts first, B_k the k that it puts last. Numpy only: nothing here runs a model.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
@@ -13,11 +13,12 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int
 
 from vitscope.errors import UsageError
-from vitscope.metrics.ranking import Ranked, covering, step_counts
+from vitscope.metrics.ranking import Ranked, covering, shuffles, step_counts
 
-__all__ = ["MEASURES", "Better", "Found", "Measure", "Plan"]
+__all__ = ["DRAWS", "MEASURES", "Better", "Found", "Measure", "Plan"]
 
 Better = Literal["lower", "higher"]
+DRAWS = 199  # random maps where they take no forwards: 5 of them lie beyond each end of a 95 % interval
 _SAMEK_SHARE = 0.16  # Samek et al.: 100 regions of 9 x 9 of 227 x 227 pixels
 _GROUPS = 10  # Wu et al.
 _SIZES, _LARGEST = 5, 0.8  # sensitivity-n: how many n, and up to which share of the patches (Ancona et al.)
@@ -78,6 +79,9 @@ class Measure:
         masks: the sets whose scores it needs `(n, P)`, True where a patch is replaced.
         value: from the map and those scores to the number.
         source: authors, year.
+        possible: the least and the largest number possible; None where the score's own range decides.
+        more: values of many random maps, from the map, some random maps and the scores of their sets (the map's first):
+            for measures whose random maps need no sets of their own, or not many.
     """
 
     name: str
@@ -85,6 +89,8 @@ class Measure:
     masks: Callable[[Ranked, Plan], Bool[np.ndarray, "_ P"]]
     value: Callable[[Ranked, Float64[np.ndarray, " _"], Plan], Found]
     source: str
+    possible: tuple[float, float] | None = None
+    more: Callable[[Sequence[Ranked], Sequence[Float64[np.ndarray, " _"]], Plan], list[float]] | None = None
 
 
 def _curve(_map: Ranked, scores: np.ndarray, plan: Plan) -> Found:
@@ -133,12 +139,46 @@ def _saco(one: Ranked, scores: np.ndarray, _plan: Plan) -> Found:
     per patch, where the paper sums them: the same where groups are equal. 0 for a flat map.
     """
     salience = np.array([one.values[group].mean() for group in _groups(one)])
-    drop = (scores[0] - scores[1:]) / [len(group) for group in _groups(one)]
+    drop = _drops(one, scores)
+    return Found(float(_agreeing(salience, drop)), detail={"salience": salience.tolist(), "drop": drop.tolist()})
+
+
+def _drops(one: Ranked, scores: np.ndarray) -> np.ndarray:
+    """What each group costs, per patch."""
+    drops: np.ndarray = (scores[0] - scores[1:]) / [len(group) for group in _groups(one)]
+    return drops
+
+
+def _agreeing(salience: np.ndarray, drop: np.ndarray) -> np.ndarray:
+    """SaCo of one salience per group `(g,)` and costs `(..., g)`."""
     i, j = np.triu_indices(len(salience), 1)
     weight = salience[i] - salience[j]
-    total = np.abs(weight).sum()
-    value = float(np.where(drop[i] >= drop[j], weight, -weight).sum() / total) if total > 0 else 0.0
-    return Found(value, detail={"salience": salience.tolist(), "drop": drop.tolist()})
+    total = float(np.abs(weight).sum()) or 1.0
+    return np.asarray(np.where(drop[..., i] >= drop[..., j], weight, -weight).sum(-1) / total)
+
+
+def _saco_of_many(maps: Sequence[Ranked], scores: Sequence[np.ndarray], plan: Plan) -> list[float]:
+    """SaCo of `DRAWS` random maps: the random maps' groups in random orders, each of which is a random map, too.
+
+    Groups differ by one patch where ten do not divide P; that is passed over.
+    """
+    one, randoms = maps[0], maps[1:]
+    salience = np.array([one.values[group].mean() for group in _groups(one)])
+    found: list[float] = []
+    for number, those in enumerate(np.array_split(np.arange(max(DRAWS, len(randoms))), len(randoms))):
+        rng, drop = np.random.default_rng([plan.seed, number, 2]), _drops(randoms[number], scores[1 + number])
+        found += _agreeing(salience, np.stack([rng.permutation(drop) for _ in those])).tolist()
+    return found
+
+
+def _on_shared_sets(value: Callable[[Ranked, np.ndarray, Plan], Found]) -> Callable[..., list[float]]:
+    """The number of `DRAWS` random maps, where all maps are asked about the same sets."""
+
+    def more(maps: Sequence[Ranked], scores: Sequence[np.ndarray], plan: Plan) -> list[float]:
+        others = shuffles(maps[0], max(DRAWS, len(maps) - 1), plan.seed)
+        return [value(other, scores[0], plan).value for other in others]
+
+    return more
 
 
 def _sizes(plan: Plan) -> list[int]:
@@ -218,7 +258,23 @@ MEASURES = (
     Measure(
         "negative", "higher", lambda m, p: covering(m.order[::-1], _tenths(p)), _perturbation, "Chefer et al. 2021, 4"
     ),
-    Measure("saco", "higher", _saco_masks, _saco, "Wu et al. 2024, algorithm 1"),
-    Measure("sensitivity-n", "higher", _subset_masks, _sensitivity_n, "Ancona et al. 2018, section 4"),
-    Measure("infidelity", "lower", _square_masks, _infidelity, "Yeh et al. 2019, definition 2.1"),
+    Measure("saco", "higher", _saco_masks, _saco, "Wu et al. 2024, algorithm 1", (-1.0, 1.0), _saco_of_many),
+    Measure(
+        "sensitivity-n",
+        "higher",
+        _subset_masks,
+        _sensitivity_n,
+        "Ancona et al. 2018, section 4",
+        (-1.0, 1.0),
+        _on_shared_sets(_sensitivity_n),
+    ),
+    Measure(
+        "infidelity",
+        "lower",
+        _square_masks,
+        _infidelity,
+        "Yeh et al. 2019, definition 2.1",
+        (0.0, 1.0),
+        _on_shared_sets(_infidelity),
+    ),
 )

@@ -34,6 +34,8 @@ class Probe:
         fill: what stands where a patch was; None leaves its token out.
         grid: rows and columns of patches; patch (r, c) is the pixels whose row times gh // Hi is r, and so for c.
         batch: pictures that go through the model together.
+        known: scores of sets by their bits, of this picture, fill and score: those are not asked for again. The new
+            ones are added.
     """
 
     run: Callable[[Tensor, Tensor | None], Tensor]
@@ -41,33 +43,37 @@ class Probe:
     fill: Float[Tensor, "3 Hi Wi"] | None
     grid: tuple[int, int]
     batch: int = 8
+    known: dict[bytes, float] | None = None
 
     def scores(
         self, masks: Sequence[Bool[np.ndarray, "_ P"]], tick: Callable[[int, int], None] = lambda done, total: None
     ) -> tuple[list[Float64[np.ndarray, " _"]], int]:
-        """The scores of each list of sets, and how many forwards they took: each different set is one.
+        """The scores of each list of sets, and how many forwards they took: one for each different set not yet known.
 
         Raises:
             MethodError: a score that is not a finite number.
         """
         together = np.concatenate(masks)
-        _, first, inverse = np.unique(np.packbits(together, 1), axis=0, return_index=True, return_inverse=True)
-        counts = together[first].sum(1)
-        found, done = np.empty(len(first)), 0
-        for count in np.unique(counts) if self.fill is None else [None]:  # left out: equally many in each batch
-            rows = np.flatnonzero(counts == count) if count is not None else np.arange(len(first))
+        sets, first, inverse = np.unique(np.packbits(together, 1), axis=0, return_index=True, return_inverse=True)
+        known = {} if self.known is None else self.known
+        found = np.array([known.get(one.tobytes(), np.nan) for one in sets])
+        new = np.array([one.tobytes() not in known for one in sets], bool)
+        counts, done = together[first].sum(1), 0
+        for count in np.unique(counts[new]) if self.fill is None else [None]:  # left out: equally many in each batch
+            rows = np.flatnonzero(new & (counts == count) if count is not None else new)
             for start in range(0, len(rows), self.batch):
                 part = rows[start : start + self.batch]
                 found[part] = self._run(together[first[part]])
                 done += len(part)
-                tick(done, len(first))
+                tick(done, int(new.sum()))
         if not np.isfinite(found).all():
             raise MethodError(
                 "the score is not a finite number where patches are replaced",
                 "take another baseline: with every patch token left out some models have no answer",
             )
+        known.update((sets[row].tobytes(), float(found[row])) for row in np.flatnonzero(new))
         ends = np.cumsum([len(one) for one in masks])[:-1]
-        return np.split(found[inverse.ravel()], ends), len(first)
+        return np.split(found[inverse.ravel()], ends), int(new.sum())
 
     def _run(self, masks: Bool[np.ndarray, "n P"]) -> Float64[np.ndarray, " n"]:
         covered = torch.from_numpy(masks).to(self.pixels.device)

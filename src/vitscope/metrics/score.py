@@ -16,6 +16,7 @@ from vitscope.targets import Scorer, SimilarTo, Target, Text, class_number, feat
 __all__ = ["Score", "ScoreKind", "remade", "score_of"]
 
 ScoreKind = Literal["probability", "logit"]
+_SHARE, _COSINE = (0.0, 1.0), (-1.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +28,14 @@ class Score:
         of: from the model's answer to n pictures to n scores, float64.
         target: the target with which a method makes the map again.
         logit: of a class, its logit for the whole picture.
+        possible: the least and the largest score possible; None where there is no end to it.
     """
 
     words: str
     of: Callable[[Tensor], Float[Tensor, " n"]]
     target: Target
     logit: float | None = None
+    possible: tuple[float, float] | None = None
 
 
 def score_of(
@@ -70,19 +73,26 @@ def score_of(
     if target is None and not classifies:
         whole = feature_of(answer.double())
         words = "cosine to the whole picture's feature"
-        return Score(words, lambda answer: torch.cosine_similarity(feature_of(answer.double()), whole, dim=-1), None)
+        return Score(
+            words,
+            lambda answer: torch.cosine_similarity(feature_of(answer.double()), whole, dim=-1),
+            None,
+            None,
+            _COSINE,
+        )
     number = _class_of(target, answer, labels, was) if classifies else None
     if number is None:
         scorer = settle(target)
-        return Score(scorer.words[0], lambda answer: scorer(answer, _first(answer)).double(), target)
+        possible = _COSINE if isinstance(target, (Text, SimilarTo)) else None
+        return Score(scorer.words[0], lambda answer: scorer(answer, _first(answer)).double(), target, None, possible)
     name, logit = labels.get(number, f"class {number}"), float(answer[0, number])
     if kind == "logit":
         return Score(f"logit of {name}", lambda answer: answer[:, number].double(), number, logit)
     if independent:
         words = f"probability of {name} (sigmoid)"
-        return Score(words, lambda answer: answer[:, number].double().sigmoid(), number, logit)
+        return Score(words, lambda answer: answer[:, number].double().sigmoid(), number, logit, _SHARE)
     words = f"probability of {name} (softmax)"
-    return Score(words, lambda answer: answer.double().softmax(-1)[:, number], number, logit)
+    return Score(words, lambda answer: answer.double().softmax(-1)[:, number], number, logit, _SHARE)
 
 
 def remade(words: str | None, classifies: bool) -> Target:

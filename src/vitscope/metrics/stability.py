@@ -63,8 +63,10 @@ def stability(
     worst = Found(float(change.max()), detail=detail | {"each": change.tolist()})
     mean = Found(float(alike.mean()), detail=detail | {"each": alike.tolist()})
     return [
-        number_of("max-sensitivity", "stability", "lower", worst, [float(c.max()) for c, _ in others]),
-        number_of("stability", "stability", "higher", mean, [float(a.mean()) for _, a in others]),
+        number_of(
+            "max-sensitivity", "stability", "lower", worst, [float(c.max()) for c, _ in others], possible=(0.0, None)
+        ),
+        number_of("stability", "stability", "higher", mean, [float(a.mean()) for _, a in others], possible=(-1.0, 1.0)),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Numbers by depth as a picture: one dot per head, a line through the layers' means."""
+"""Numbers as pictures: by depth, one dot per head; and curves over those of random maps."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from vitscope.render.sheets import drawn, figure_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Panel", "by_depth"]
+__all__ = ["Curve", "Panel", "by_depth", "curves"]
 
 _SIDE, _TALL = 4.4, 3.5  # inches
 _SPREAD = 0.28  # how far the heads of a layer stand apart, in layers
@@ -38,6 +38,49 @@ class Panel:
     limits: Sequence[float] | None = None
     limit: str = ""
     top: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """One curve beside those of random maps.
+
+    Attributes:
+        title: above it; along: what the horizontal axis is.
+        x, y: the points.
+        around: mean, low and high of the random maps at each x.
+    """
+
+    title: str
+    along: str
+    x: Sequence[float]
+    y: Sequence[float]
+    around: Float[np.ndarray, "n 3"]
+
+
+def curves(panels: Sequence[Curve], unit: str, title: str = "") -> Image.Image:
+    """Draw curves side by side on one vertical scale.
+
+    Raises:
+        UsageError: nothing to draw.
+    """
+    if not panels:
+        raise UsageError("there is nothing to draw: no curves", "measure deletion or insertion")
+    figure = figure_of((len(panels) * _SIDE, _TALL + (0.3 if title else 0)))
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False, sharey=True).flat, panels, strict=True):
+        mean, low, high = panel.around.T
+        axes.fill_between(panel.x, low, high, color="0.87", linewidth=0, label="random maps, 95 %")
+        axes.plot(panel.x, mean, color="0.45", linewidth=1, label="random maps, mean")
+        axes.plot(panel.x, panel.y, color="tab:red", linewidth=1.6, marker="o", markersize=2.5, label="this map")
+        axes.set_title(panel.title, fontsize=9, parse_math=False)
+        axes.set_xlabel(f"share of {panel.along}", fontsize=9)
+        axes.set_xlim(0, 1)
+        _plain(axes)
+        axes.legend(fontsize=7, frameon=False)
+    figure.axes[0].set_ylabel(unit, fontsize=9, parse_math=False)
+    if title:
+        figure.suptitle(title, fontsize=11, parse_math=False)
+    figure.set_layout_engine("constrained")
+    return drawn(figure)
 
 
 def by_depth(panels: Sequence[Panel], title: str = "") -> Image.Image:
@@ -88,9 +131,13 @@ def _draw(axes: "Axes", panel: Panel) -> None:
     axes.set_title(panel.title, fontsize=10, parse_math=False)
     axes.set_xlabel("layer", fontsize=9)
     axes.set_ylabel(panel.unit, fontsize=9, parse_math=False)
+    _plain(axes)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=7, frameon=False)
+
+
+def _plain(axes: "Axes") -> None:
     axes.tick_params(labelsize=8)
     axes.grid(axis="y", color="0.92", zorder=0)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7, frameon=False)

@@ -1,6 +1,7 @@
 """Flags that several commands share, and what is done with them."""
 
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,8 +22,20 @@ Model = Annotated[str, typer.Option("--model", "-m", help="Model reference; `vit
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, mps.")]
 Dtype = Annotated[str, typer.Option(help="float32, float64, bfloat16, float16.")]
+Method = Annotated[str, typer.Option(help="A method's name; auto takes what suits the model, and says so.")]
+Gradient = Annotated[str, typer.Option(help="plain, libra or attnlrp: how gradients go back.")]
+Refine = Annotated[str, typer.Option(help="affinity: spread the map along patches that are alike.")]
+Layers = Annotated[str | None, typer.Option(help="0-11, -3--1, 4,7,9, last3 or all.")]
+Start = Annotated[int | None, typer.Option(help="First layer that takes part.")]
+Layer = Annotated[int | None, typer.Option(help="The one layer of method attention.")]
+Head = Annotated[str | None, typer.Option(help="mean, max, min or a head's number (method attention).")]
+Alpha = Annotated[float | None, typer.Option(help="Weight of the residual path (rollout).")]
+Fusion = Annotated[str | None, typer.Option(help="mean, max, min or a head's number (rollout).")]
+Discard = Annotated[float | None, typer.Option(help="Share of weakest patches a row forgets (rollout).")]
+AnyOption = Annotated[list[str] | None, typer.Option("--option", "-O", help="NAME=VALUE, any method's.")]
 Size = Annotated[int | None, typer.Option(help="Input size; keeps the photo's shape and crops nothing.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where results go.")]
+MaybeOut = Annotated[Path | None, typer.Option("--out", "-o", help="Also write numbers and plots here.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace results that are already there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Cmap = Annotated[str, typer.Option(help="A colour map of matplotlib.")]
@@ -57,6 +70,23 @@ def parsed(text: str) -> Any:
         except ValueError:
             continue
     return {"true": True, "false": False, "none": None}.get(text.lower(), text)
+
+
+def params_of(given: list[str] | None, **named: Any) -> dict[str, Any]:
+    """A method's own options: the named ones that were given, and those of `-O NAME=VALUE`."""
+    found = {name: value for name, value in named.items() if value is not None}
+    found |= {name: parsed(found[name]) for name in ("head", "fusion") if name in found}
+    return found | dict(pair(text) for text in given or [])
+
+
+def folders(images: list[str], out: Path) -> list[Path]:
+    """OUT/NAME for each photo; a second photo of the same name becomes NAME-2, or the next number that is free."""
+    stems = [Path(image).stem for image in images]
+    names: list[str] = []
+    for stem in stems:
+        numbered = (f"{stem}-{number}" for number in count(2))
+        names.append(stem if stem not in names else next(n for n in numbered if n not in names and n not in stems))
+    return [out / name for name in names]
 
 
 def target_of(words: str) -> Any:

@@ -2,7 +2,6 @@
 
 import os
 import re
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,21 +11,32 @@ from vitscope._version import __version__
 from vitscope.apps import terminal
 from vitscope.apps.commands.common import (
     DEFAULT_MODEL,
+    Alpha,
+    AnyOption,
     AsJson,
     Cmap,
     Device,
+    Discard,
     Dtype,
     Force,
+    Fusion,
+    Gradient,
+    Head,
     Images,
+    Layer,
+    Layers,
+    Method,
     Model,
     Norm,
     Out,
+    Refine,
     Revision,
     Size,
+    Start,
     already_there,
+    folders,
     load,
-    pair,
-    parsed,
+    params_of,
     target_of,
 )
 from vitscope.errors import UnknownName, UsageError, VitscopeError
@@ -43,24 +53,22 @@ _DAZZLING = 30  # a patch this many times the mean leaves the rest of a picture 
 def explain(
     images: Images,
     model: Model = DEFAULT_MODEL,
-    method: Annotated[
-        str, typer.Option(help="A method's name; auto takes what suits the model, and says so.")
-    ] = "auto",
+    method: Method = "auto",
     target: Annotated[
         list[str] | None,
         typer.Option(help="Class (number, name, 'a - b'), text:WORDS or like:IMAGE; more than once: several."),
     ] = None,
-    gradient: Annotated[str, typer.Option(help="plain, libra or attnlrp: how gradients go back.")] = "plain",
-    refine: Annotated[str, typer.Option(help="affinity: spread the map along patches that are alike.")] = "none",
+    gradient: Gradient = "plain",
+    refine: Refine = "none",
     recipe: Annotated[str | None, typer.Option(help="article: the widely copied notebook, exactly.")] = None,
-    layers: Annotated[str | None, typer.Option(help="0-11, -3--1, 4,7,9, last3 or all.")] = None,
-    start: Annotated[int | None, typer.Option(help="First layer that takes part.")] = None,
-    layer: Annotated[int | None, typer.Option(help="The one layer of method attention.")] = None,
-    head: Annotated[str | None, typer.Option(help="mean, max, min or a head's number (method attention).")] = None,
-    alpha: Annotated[float | None, typer.Option(help="Weight of the residual path (rollout).")] = None,
-    fusion: Annotated[str | None, typer.Option(help="mean, max, min or a head's number (rollout).")] = None,
-    discard: Annotated[float | None, typer.Option(help="Share of weakest patches a row forgets (rollout).")] = None,
-    option: Annotated[list[str] | None, typer.Option("--option", "-O", help="NAME=VALUE, any method's.")] = None,
+    layers: Layers = None,
+    start: Start = None,
+    layer: Layer = None,
+    head: Head = None,
+    alpha: Alpha = None,
+    fusion: Fusion = None,
+    discard: Discard = None,
+    option: AnyOption = None,
     size: Size = None,
     batch_size: Annotated[int, typer.Option(help="Photos that go through the model together.")] = 8,
     seed: Annotated[int, typer.Option(help="For methods that draw random numbers.")] = 0,
@@ -88,9 +96,7 @@ def explain(
     style |= {"smooth": not blocks, "colorbar": colorbar}
     Style.of(**style)
     named = {"layers": layers, "start": start, "layer": layer, "alpha": alpha, "discard": discard}
-    named |= {"head": head and parsed(head), "fusion": fusion and parsed(fusion)}
-    params = {name: given for name, given in named.items() if given is not None}
-    params |= dict(pair(text) for text in option or [])
+    params = params_of(option, **named, head=head, fusion=fusion)
     targets = [target_of(words) for words in target or []]
     asked = targets if len(targets) > 1 else targets[0] if targets else None
     options = {
@@ -103,7 +109,7 @@ def explain(
         "seed": seed,
     }
     scope = load(model, revision, device, dtype)
-    work = list(zip(images, _folders(images, out), strict=True))
+    work = list(zip(images, folders(images, out), strict=True))
     documents: list[dict[str, Any]] = []
     failures: list[tuple[str, VitscopeError]] = []
     free = [(image, folder) for image, folder in work if force or not taken(folder)]
@@ -138,16 +144,6 @@ def _recipe(recipe: str, method: str) -> tuple[str, str]:
     if method not in ("auto", "article"):
         raise UsageError("--recipe and --method both name a method", "give one of them")
     return "article", "article"
-
-
-def _folders(images: list[str], out: Path) -> list[Path]:
-    """OUT/NAME for each photo; a second photo of the same name becomes NAME-2, or the next number that is free."""
-    stems = [Path(image).stem for image in images]
-    names: list[str] = []
-    for stem in stems:
-        numbered = (f"{stem}-{number}" for number in count(2))
-        names.append(stem if stem not in names else next(n for n in numbered if n not in names and n not in stems))
-    return [out / name for name in names]
 
 
 def _each(outcome: Any, folder: Path) -> list[tuple[Any, Path]]:

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,7 +28,12 @@ from vitscope.apps.commands.common import (
 )
 from vitscope.errors import UnknownName
 
+if TYPE_CHECKING:
+    from vitscope.metrics.measure import Number
+
 __all__ = ["alike", "compare", "heads", "lens"]
+
+_CURVES = ("deletion", "insertion")
 
 
 def heads(
@@ -155,6 +160,10 @@ def compare(
     ] = "",
     model: Model = DEFAULT_MODEL,
     size: Size = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Also deletion and insertion, beside random maps: some 40 forwards a map.")
+    ] = False,
+    baseline: Annotated[str, typer.Option(help="What replaces a patch: mean, blur, black, zero or removal.")] = "mean",
     cmap: Cmap = "inferno",
     norm: Norm = "auto",
     out: Out = Path("out"),
@@ -165,12 +174,18 @@ def compare(
     dtype: Dtype = "float32",
 ) -> None:
     """Several methods on one photo: one panel, with a line of numbers under each picture."""
+    from vitscope.apps import terminal
     from vitscope.images import read
     from vitscope.metrics.statistics import concentration
     from vitscope.render.sheets import Cell, sheet
 
+    if measure:
+        from vitscope.measuring import asked
+
+        asked(_CURVES, baseline, "probability")
     picture = read(image)
     scope = load(model, revision, device, dtype)
+    known: dict[Any, Any] = {}
     wanted = [name for name in methods.split(",") if name.strip()]
     wanted = wanted or [method.name for method, reason in scope.methods() if not reason and method.quick]
     cells, documents = [Cell(picture.pil(), "photo")], []
@@ -182,9 +197,23 @@ def compare(
         told = concentration(e)
         numbers = f"{told['effective_patches']:.0f} of {e.map.size} patches, largest {told['largest_share']:.1%}"
         below = f"{numbers}\nprefix {told['prefix_share']:.0%}, {seconds:.2f} s" + ("\nnot rollout" if e.caveat else "")
+        document = {"method": name, "options": e.provenance["options"], "seconds": seconds} | told
+        if measure:
+            with terminal.explaining(1) as bars:
+                m = scope.measure(e, metrics=_CURVES, baseline=baseline, known=known, progress=bars.forwards)
+            below += "".join(f"\n{_beside(number)}" for number in m.numbers)
+            document["measurement"] = m.to_dict()
         cells.append(Cell(e.overlay(cmap=cmap, norm=norm), text.strip(), below))
-        documents.append({"method": name, "options": e.provenance["options"], "seconds": seconds} | told)
+        documents.append(document)
     path = picture_path(out / f"{picture.name}-compare.png", force)
     columns = len(cells) if len(cells) <= 4 else None
     write(sheet(cells, f"{picture.name} · {scope.family.reference}", columns=columns, cmap=cmap), path)
     done(path, as_json, {"methods": documents})
+
+
+def _beside(number: "Number") -> str:
+    """A number, where random maps' lie, and what that says, in a line under a picture."""
+    low, high = number.shown
+    said = {"better than random": "better", "worse than random": "worse", "undecided": "undecided"}
+    verdict = said.get(number.verdict, "no better")
+    return f"{number.name} {number.value:.3f}, random {low:.3f} to {high:.3f}: {verdict}"
