@@ -29,6 +29,7 @@ FORBIDDEN = {
 NO_TORCH = (  # whole parts, and single modules of others
     *("errors", "geometry", "images", "result", "registry", "embedded", "render", "_version"),
     *("metrics/statistics", "metrics/attention", "metrics/ranking", "metrics/faithfulness", "metrics/measure"),
+    *("metrics/localisation", "metrics/resampling", "bench/planted", "bench/photos"),
 )
 
 
