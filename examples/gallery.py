@@ -47,6 +47,7 @@ VARIANTS: list[tuple[str, dict[str, object]]] = [
     ("pca", {}),
     ("similarity", {}),
     ("ncut", {}),
+    ("random-walk", {}),
     ("logit-lens", {}),
     ("random", {}),
 ]

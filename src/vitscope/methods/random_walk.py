@@ -1,0 +1,109 @@
+"""What the readout attends to, shared out by walkers among patches that are alike."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitscope.errors import UsageError
+from vitscope.methods.rollout import rollout
+from vitscope.registry import method
+from vitscope.store import LayerSpec
+from vitscope.subject import Subject
+
+__all__ = ["random_walk"]
+
+_ENTRIES = 2**21  # of the affinity at a time: all of it up to 1,448 patches, and then it is made once
+_ACCURACY = 1e-7  # of the solution: norm of what is left over, by that of the right side
+
+
+@method(
+    "random-walk",
+    passes="1 forward",
+    source="random walk with restart, Pan et al. 2004, section 3.2, of rollout (Abnar & Zuidema 2020) on tokens",
+    needs_tokens=True,
+)
+def random_walk(
+    subject: Subject, *, layer: int = -2, layers: LayerSpec = "last3", restart: float = 0.05, temperature: float = 0.1
+) -> Float[Tensor, "B N"]:
+    """Rollout as a walker finds it who starts at a patch, goes on to patches that are like it, and stops by chance.
+
+    Formula: `m = x - mean(x)`, `x = c s + (1 - c) T x`, so `x = c sum_t (1 - c)^t T^t s`: s the patches' rollout over
+    `layers`, c = `restart` the chance to stop at each step, `T_ij = W_ij / sum_k W_ik` the step from patch i to j,
+    `W_ij = exp((cos(z_i, z_j) - 1) / temperature)`, z the patch tokens after block `layer`. Since
+    `cos - 1 = -norm(u_i - u_j)^2 / 2` for tokens u of length 1, W is a Gaussian affinity. x_j lies between the smallest
+    and the largest s; c = 1 is rollout itself, less its mean.
+
+    Args:
+        subject: the pictures.
+        layer: the block after which patches are compared, from 0, or from the end with negative numbers.
+        layers: which layers rollout takes.
+        restart: chance to stop at each step, in [0.001, 1].
+        temperature: how much less than 1 the cosine of patches may be that walkers still go between; above 0.001.
+
+    Returns:
+        `(B, N)`, signed, in units of rollout, with mean 0 over the patches; the prefix gets 0.
+
+    Raises:
+        UsageError: restart or temperature out of range, or a layer that is not there.
+
+    Cost: one forward, rollout over `layers`, and a linear system of P unknowns by conjugate gradients: some 15 products
+        with W. Memory is linear in tokens: W is made rows at a time, and above 1,448 patches anew for each product,
+        O(P^2 D) each.
+    Limits: class-agnostic. Patches alike share what one of them gets: a map of whole objects, which does not say which
+        part of one counted. Where the attention of the last layers lies on sinks or on the background, so does the map;
+        thin objects may be taken for what is behind them. It was tuned on one model (docs/which-method.md).
+    """
+    if not 0.001 <= restart <= 1 or not temperature > 0.001:
+        raise UsageError(
+            f"restart is in [0.001, 1] and temperature above 0.001, not {restart} and {temperature}",
+            "the defaults are 0.05 and 0.1",
+        )
+    (number,) = subject.store.select(layer)
+    ahead = len(subject.layout.prefix)
+    tokens = subject.tokens.at(number + 1).detach()[:, ahead:]
+    tokens = tokens if tokens.dtype == torch.float64 else tokens.float()
+    with torch.no_grad():
+        seen = rollout(subject.store, layers=layers)[:, ahead:].to(tokens.dtype)
+        found = torch.stack([_walked(s, z, restart, temperature) for s, z in zip(seen, tokens, strict=True)])
+    found = found - found.mean(1, keepdim=True)
+    return subject.whole(found.reshape(len(found), *subject.layout.grid))
+
+
+def _walked(s: Float[Tensor, " P"], z: Float[Tensor, "P D"], restart: float, temperature: float) -> Float[Tensor, " P"]:
+    """`x = c s + (1 - c) T x`, made symmetric: `(I - (1 - c) R W R) (x / R) = c s / R`, R = rowsum(W) ^ -1/2."""
+    times = _affinity(z, temperature)
+    root = times(torch.ones_like(s)).rsqrt()
+    keep = 1 - restart
+    return root * _solved(lambda y: y - keep * root * times(root * y), restart * s / root)
+
+
+def _affinity(z: Float[Tensor, "P D"], temperature: float) -> Callable[[Tensor], Tensor]:
+    """From a vector v to `W v`."""
+    unit = torch.nn.functional.normalize(z, dim=-1)
+    step = max(1, _ENTRIES // len(unit))
+
+    def rows(some: Tensor) -> Tensor:
+        return ((some @ unit.T - 1) / temperature).exp_()
+
+    if step >= len(unit):
+        whole = rows(unit)
+        return lambda v: whole @ v
+    return lambda v: torch.cat([rows(some) @ v for some in torch.split(unit, step)])
+
+
+def _solved(times: Callable[[Tensor], Tensor], b: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+    """X in `A x = b` for a symmetric positive definite A, by conjugate gradients (Hestenes & Stiefel 1952)."""
+    x, left = torch.zeros_like(b), b.clone()
+    way, size = left.clone(), left @ left
+    enough = _ACCURACY**2 * size
+    for _ in range(10 * len(b)):
+        if size <= enough:
+            break
+        ahead = times(way)
+        far = size / (way @ ahead)
+        x, left = x + far * way, left - far * ahead
+        size, was = left @ left, size
+        way = left + size / was * way
+    return x
