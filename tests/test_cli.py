@@ -827,7 +827,6 @@ def test_fetching_says_one_plain_line_a_stage_where_there_is_no_terminal(
     ]
     [result] = json.loads(ran.out)["results"]
     assert result["provenance"]["model"] == "embedded:dinov2-small"
-    assert result["method"] == "random-walk"
     assert result["provenance"]["options"]["layers"] == "last3"
 
 
