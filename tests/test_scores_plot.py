@@ -41,11 +41,11 @@ def test_cost_goes_right_and_value_up():
 def test_names_of_close_dots_do_not_cover_each_other():
     figure = figure_of((7.2, 4.6))
     axes = figure.subplots()
-    found = [Dot(f"method {n}", 0.8 - 0.002 * n, 0, 1, 1 + 0.01 * n) for n in range(5)]
+    found = [Dot(f"method {n}", 0.8 - 0.002 * n, 0.0, 1.0, 1.0 + 0.01 * n) for n in range(5)]
     for dot in found:
         axes.plot(dot.cost, dot.value, "o")
     axes.set_ylim(0, 1)
-    scores._labels(axes, [*found, Dot("far", 0.1, 0, 1, 50.0)])
+    scores._labels(axes, [*found, Dot("far", 0.1, 0.0, 1.0, 50.0)])
     axes.set_xscale("log")
     drawn(figure)
     boxes = sorted((text.get_window_extent() for text in axes.texts[:5]), key=lambda box: box.y0)
