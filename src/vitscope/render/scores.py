@@ -89,7 +89,6 @@ def scatter(found: Sequence[Dot], across: str, up: str) -> Image.Image:
             elinewidth=0.9,
             alpha=0.9,
         )
-    _labels(axes, costly)
     for dot in found:
         if dot.prior:
             axes.axhline(dot.value, color=_GREY, linewidth=0.8, linestyle="--", zorder=0)
@@ -97,6 +96,7 @@ def scatter(found: Sequence[Dot], across: str, up: str) -> Image.Image:
                 dot.label, (1, dot.value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8,
                 color="0.45", parse_math=False,
             )  # fmt: skip
+    _labels(axes, costly)
     axes.set_xscale("log")
     ticks = (0.1, 0.2, 0.5, 1, 1.5, 2, 3, 5, 10, 20, 50, 100, 300, 1000)
     low, high = min(d.cost_low or d.cost for d in costly), max(d.cost_high or d.cost for d in costly)
@@ -115,19 +115,22 @@ def scatter(found: Sequence[Dot], across: str, up: str) -> Image.Image:
 
 
 def _labels(axes: "Axes", found: Sequence[Dot]) -> None:
-    """Names beside their dots; where two dots stand at nearly the same height and cost, the lower's name goes below."""
-    span = max(dot.value for dot in found) - min(dot.value for dot in found) or 1.0
-    placed: list[Dot] = []
+    """Names at the right of their dots; where names would overlap, the lower dots' move down."""
+    values, costs = [dot.value for dot in found], [math.log(dot.cost) for dot in found]
+    low, high = axes.get_ylim()
+    step, near = 0.048 * (high - low), 0.3 * (max(costs) - min(costs)) or 1.0
+    placed: list[tuple[float, float]] = []
     for dot in sorted(found, key=lambda d: -d.value):
-        near = sum(
-            abs(dot.value - other.value) < 0.05 * span and abs(math.log(dot.cost / other.cost)) < 0.9
-            for other in placed
-        )
-        placed.append(dot)
+        across, height = math.log(dot.cost), dot.value
+        for other, taken in placed:
+            if abs(across - other) < near and abs(height - taken) < step:
+                height = taken - step
+        placed.append((across, height))
         axes.annotate(
-            dot.label, (dot.cost, dot.value), xytext=(6, 5 - 11 * near), textcoords="offset points", fontsize=8,
+            dot.label, (dot.cost, height), xytext=(7, 0), textcoords="offset points", fontsize=8, va="center",
             color=dot.colour, parse_math=False,
         )  # fmt: skip
+    axes.set_ylim(min(low, *values), high)
 
 
 def _panel(axes: "Axes", title: str, found: Sequence[Dot]) -> None:
