@@ -22,8 +22,7 @@ from vitscope.errors import ImageError, MethodError, MissingExtra, ResultError, 
 from vitscope.families.transformers import Transformers
 from vitscope.geometry import Frame, TokenLayout
 from vitscope.images import read
-from vitscope.metrics import attention as records
-from vitscope.metrics import rank
+from vitscope.metrics import rank, tables
 from vitscope.metrics.attention import SHARES, Layer, Statistics
 from vitscope.metrics.importance import head_importance
 from vitscope.metrics.rank import effective_rank
@@ -671,7 +670,7 @@ def test_other_endings_are_refused(one, tmp_path):
 
 
 def test_parquet_without_pyarrow_names_the_extra(one, tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "find_spec", lambda name: None)
+    monkeypatch.setattr(tables, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"vitscope\[batch\]"):
         one.save(tmp_path / "a.parquet")
     assert list(tmp_path.iterdir()) == []
