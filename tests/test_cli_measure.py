@@ -597,6 +597,25 @@ def test_masks_that_are_no_folder(measure, album, tmp_path):  # noqa: F811
     assert "nowhere is not a folder" in one_line(ran.err)
 
 
+def test_what_counts_as_object(tmp_path):
+    from vitscope.apps.commands.masks import Masks
+
+    numbers = np.array([[0, 1, 255], [7, 0, 255]], np.uint8)
+    palette = Image.fromarray(numbers, "L").convert("P")
+    palette.putdata(numbers.ravel().tolist())
+    palette.save(tmp_path / "voc.png")
+    Image.fromarray(numbers).save(tmp_path / "grey.png")
+    Image.fromarray(numbers.astype(np.uint16)).save(tmp_path / "deep.tiff")
+    colour = np.zeros((2, 3, 3), np.uint8)
+    colour[0, 1], colour[1, 2] = (0, 0, 9), (1, 0, 0)
+    Image.fromarray(colour).save(tmp_path / "colour.bmp")
+    masks, size = Masks(tmp_path), (3, 2)
+    assert masks.of("a/voc.jpg", size).tolist() == [[False, True, False], [True, False, False]]
+    for name in ("grey", "deep"):
+        assert masks.of(f"{name}.jpg", size).tolist() == (numbers > 0).tolist()
+    assert masks.of("colour.jpg", size).tolist() == [[False, True, False], [False, False, True]]
+
+
 class TestKnown:
     """A map against a mask, by hand and against the library's own `localise` on maps made one by one."""
 
