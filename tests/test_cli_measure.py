@@ -540,7 +540,7 @@ BAD_MASKS = {
     "another size": "has 20 x 30 pixels and its photo 150 x 100 (a mask has its photo's size)",
     "empty": "is empty (0 is ground, everything else is the object)",
     "everything": "covers the whole photo",
-    "jpeg": "is a JPEG, which has no sharp edges",
+    "jpeg": "is a JPEG: compression smears a mask's edges",
     "text": "is not a picture that can be read",
     "two": "has 2 masks called cat",
 }
@@ -695,7 +695,7 @@ def test_compare_with_measured_numbers(cli, album, tiny_folder, tiny_scope, tmp_
             for field in ("value", "random", "low", "high"):
                 assert got[field] == pytest.approx(getattr(number, field), abs=1e-6)
             low, high = number.shown
-            assert f"\n{number.name} {number.value:.3f}, random {low:.3f} to {high:.3f}: " in cell.below
+            assert f"\n{number.name} {number.value:.3f} ({low:.2f} to {high:.2f}) " in cell.below
     first, *others = (document["measurement"]["forwards"] for document in documents)
     assert all(count <= 2 * 15 + 2 < first for count in others)  # random maps are those of the first
     shown.clear()

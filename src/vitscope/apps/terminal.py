@@ -12,7 +12,7 @@ from rich.table import Table
 
 from vitscope.errors import UsageError, VitscopeError
 
-__all__ = ["exit_code", "explaining", "fetching", "out", "print_json", "table", "trouble"]
+__all__ = ["exit_code", "explaining", "fetching", "note", "out", "print_json", "table", "trouble"]
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -24,6 +24,11 @@ def trouble(error: VitscopeError, about: str = "") -> None:
     err.print(
         f"vitscope: {f'{about}: ' if about and about not in str(error) else ''}{error}", markup=False, soft_wrap=True
     )
+
+
+def note(words: str) -> None:
+    """One line on stderr that is no trouble."""
+    err.print(f"vitscope: {words}", markup=False, soft_wrap=True)
 
 
 def exit_code(error: VitscopeError) -> int:
@@ -85,6 +90,11 @@ class Explaining:
         """One picture more."""
         if self._pictures is not None:
             self._bars.advance(self._pictures)
+
+    def reached(self, done: int, total: int) -> None:
+        """So many are done of all."""
+        if self._pictures is not None:
+            self._bars.update(self._pictures, completed=done, total=total)
 
     def forwards(self, method: str, done: int, total: int) -> None:
         """So many forwards of the total that this method or metric makes for the pictures that are in work."""

@@ -1,0 +1,248 @@
+"""From rows to a table: means with intervals, by group, and each method beside the first."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from vitscope.bench.cases import Kind
+from vitscope.bench.journal import Row
+from vitscope.bench.planted import SIZES
+from vitscope.errors import MethodError
+from vitscope.metrics.localisation import pooled
+from vitscope.metrics.resampling import Difference, Estimate, bootstrap, holm, paired
+
+__all__ = ["Score", "Summary", "short", "summarise"]
+
+_POOL_DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Score:
+    """One method's line.
+
+    Attributes:
+        method: as it was asked for.
+        used: what that stands for.
+        count: cases with numbers.
+        failed: cases without, for this method.
+        numbers: each metric over the cases that have it, with a 95 % bootstrap interval.
+        groups: the means by group.
+        seconds: median over the cases of the seconds of one map.
+        ratio: that cost over a plain forward's, median over the cases with its interval; None where not measured.
+        difference: the headline minus the first method's, on the same cases; None for the first itself.
+        p: of that difference, corrected by Holm for the number of methods.
+    """
+
+    method: str
+    used: str
+    count: int
+    failed: int
+    numbers: Mapping[str, Estimate]
+    groups: Mapping[str, Mapping[str, float]]
+    seconds: float
+    ratio: Estimate | None = None
+    difference: Difference | None = None
+    p: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return {
+            "method": self.method,
+            "used": self.used,
+            "count": self.count,
+            "failed": self.failed,
+            "numbers": {name: estimate.to_dict() for name, estimate in self.numbers.items()},
+            "groups": {group: dict(numbers) for group, numbers in self.groups.items()},
+            "seconds": self.seconds,
+            "ratio": self.ratio.to_dict() if self.ratio else None,
+            "difference": self.difference.to_dict() if self.difference else None,
+            "p": self.p,
+        }
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A benchmark's table.
+
+    Attributes:
+        kind: its name, such as `planted`.
+        about: what its table shows.
+        scores: one line a method, the best headline first.
+        reference: the method that the others are compared with.
+        groups: how many cases each group has.
+        options: everything that the numbers depend on.
+        notes: what was left out or chosen on the way.
+    """
+
+    kind: str
+    about: Kind
+    scores: tuple[Score, ...]
+    reference: str
+    groups: Mapping[str, int]
+    options: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+    def headings(self) -> list[str]:
+        """Of the table's columns."""
+        shown = [self.about.metrics[name] for name in self.shown()]
+        cost = ["x forward"] if self.timed else ["s"]
+        return ["method", *shown, f"{self.about.metrics[self.about.headline]} against {self.reference}", *cost]
+
+    def table(self, intervals: bool = True) -> list[list[str]]:
+        """The lines: numbers with their intervals (or only the headline's), the difference with its p, the cost."""
+        return [
+            [
+                score.method,
+                *(_cell(score.numbers.get(name), intervals or name == self.about.headline) for name in self.shown()),
+                _against(score),
+                *([_ratio(score.ratio)] if self.timed else [f"{score.seconds:.2f}"]),
+            ]
+            for score in self.scores
+        ]
+
+    def shown(self) -> list[str]:
+        """The metrics that some method has."""
+        return [name for name in self.about.metrics if any(name in score.numbers for score in self.scores)]
+
+    @property
+    def timed(self) -> bool:
+        """Was cost measured beside a plain forward?"""
+        return any(score.ratio is not None for score in self.scores)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return {
+            "bench": self.kind,
+            "reference": self.reference,
+            "headline": self.about.headline,
+            "scores": [score.to_dict() for score in self.scores],
+            "groups": dict(self.groups),
+            "options": dict(self.options),
+            "notes": list(self.notes),
+        }
+
+
+def summarise(
+    kind: str, about: Kind, rows: Sequence[Row], options: Mapping[str, Any], notes: Sequence[str] = (), seed: int = 0
+) -> Summary:
+    """The table of these rows; methods stand in the rows' order before they are sorted, the first is the reference.
+
+    Raises:
+        MethodError: no method has a number on any case.
+    """
+    of_method: dict[str, list[Row]] = {}
+    for row in rows:
+        of_method.setdefault(row.method, []).append(row)
+    good = {method: [row for row in own if not row.error] for method, own in of_method.items()}
+    if not any(good.values()):
+        raise MethodError(f"no method has a number on any case: {rows[0].error if rows else 'there are no cases'}")
+    reference = next(method for method, own in good.items() if own)
+    scores = [_score(method, good[method], of_method[method], about, seed) for method in of_method]
+    compared = [(score, _difference(good[score.method], good[reference], about, seed)) for score in scores]
+    ps = iter(holm([d.p for score, d in compared if d is not None and score.method != reference]))
+    finished = [
+        score
+        if difference is None or score.method == reference
+        else Score(**{**vars(score), "difference": difference, "p": next(ps)})
+        for score, difference in compared
+    ]
+    best = sorted(finished, key=lambda s: -(s.numbers[about.headline].value if about.headline in s.numbers else -1.0))
+    cases = {row.case: row.group for own in good.values() for row in own}
+    counts = {group: list(cases.values()).count(group) for group in _ordered(cases.values())}
+    told = [*notes, *_failures(of_method)]
+    return Summary(kind, about, tuple(best), reference, counts, dict(options), tuple(told))
+
+
+def _score(method: str, own: Sequence[Row], everything: Sequence[Row], about: Kind, seed: int) -> Score:
+    numbers = {}
+    for name in about.metrics:
+        if name in about.pooled:
+            counts = np.array([row.numbers["counts"] for row in own], np.float64)
+            if len(counts):
+                numbers[name] = bootstrap(counts, partial(_pooled, name), seed=seed, draws=_POOL_DRAWS)
+        elif values := [float(row.numbers[name]) for row in own if name in row.numbers]:
+            numbers[name] = bootstrap(np.array(values), seed=seed)
+    groups: dict[str, dict[str, float]] = {}
+    for group in _ordered(row.group for row in own):
+        part = [row.numbers for row in own if row.group == group]
+        groups[group] = {
+            name: _mean(part, name, name in about.pooled)
+            for name in about.metrics
+            if name in about.pooled or any(name in one for one in part)
+        }
+    costs = np.array([row.seconds / row.forward for row in own if row.forward])
+    return Score(
+        method,
+        next((row.used for row in own if row.used), ""),
+        len(own),
+        len(everything) - len(own),
+        numbers,
+        groups,
+        float(np.median([row.seconds for row in own])) if own else 0.0,
+        bootstrap(costs, lambda x: float(np.median(x)), seed=seed, draws=_POOL_DRAWS) if len(costs) else None,
+    )
+
+
+def _mean(part: Sequence[Mapping[str, Any]], name: str, together: bool) -> float:
+    if together:
+        return _pooled(name, np.array([one["counts"] for one in part]))
+    return float(np.mean([one[name] for one in part if name in one]))
+
+
+def _pooled(name: str, counts: np.ndarray) -> float:
+    return float(getattr(pooled(counts), name))
+
+
+def _difference(ours: Sequence[Row], theirs: Sequence[Row], about: Kind, seed: int) -> Difference | None:
+    """On the cases that both have. Of numbers that are pooled, each picture's own stands for it."""
+    name = "iou_mean" if about.headline == "miou" else about.headline
+    there = {row.case: row.numbers[name] for row in theirs if name in row.numbers}
+    pairs = [(row.numbers[name], there[row.case]) for row in ours if name in row.numbers and row.case in there]
+    if not pairs:
+        return None
+    mine, other = np.array(pairs, np.float64).T
+    return paired(mine, other, seed=seed)
+
+
+def _failures(of_method: Mapping[str, Sequence[Row]]) -> list[str]:
+    told = []
+    for method, own in of_method.items():
+        bad = [row for row in own if row.error]
+        if bad:
+            told.append(f"{method}: {len(bad)} of {len(own)} cases have no numbers, the first: {bad[0].error}")
+    if len(told) == len(of_method) and len({line.partition(": ")[2] for line in told}) == 1:
+        return [f"every method: {told[0].partition(': ')[2]}"]
+    return told
+
+
+def _ordered(groups: Any) -> list[str]:
+    """Sizes from small to large, others by name."""
+    return sorted(set(groups), key=lambda g: (SIZES.index(g) if g in SIZES else len(SIZES), g))
+
+
+def _cell(estimate: Estimate | None, interval: bool) -> str:
+    if estimate is None:
+        return ""
+    if not interval:
+        return short(estimate.value)
+    return f"{short(estimate.value)} [{short(estimate.low)} {short(estimate.high)}]"
+
+
+def _against(score: Score) -> str:
+    if score.difference is None or score.p is None:
+        return ""
+    p = f"p {score.p:.2f}" if score.p >= 0.01 else f"p {score.p:.4f}" if score.p >= 0.0001 else "p < .0001"
+    return f"{score.difference.value:+.3f}".replace("0.", ".") + f" ({p.replace('0.', '.')})"
+
+
+def _ratio(ratio: Estimate | None) -> str:
+    return "" if ratio is None else f"{ratio.value:.2f} [{ratio.low:.2f} {ratio.high:.2f}]"
+
+
+def short(value: float) -> str:
+    """Three digits behind the point, without a leading zero."""
+    text = f"{value:.3f}"
+    return text[1:] if text.startswith("0.") else text
