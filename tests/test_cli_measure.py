@@ -540,7 +540,7 @@ BAD_MASKS = {
     "another size": "has 20 x 30 pixels and its photo 150 x 100 (a mask has its photo's size)",
     "empty": "is empty (0 is ground, everything else is the object)",
     "everything": "covers the whole photo",
-    "jpeg": "is a JPEG, which has no sharp edges",
+    "jpeg": "is a JPEG: compression smears a mask's edges",
     "text": "is not a picture that can be read",
     "two": "has 2 masks called cat",
 }
@@ -595,6 +595,25 @@ def test_masks_that_are_no_folder(measure, album, tmp_path):  # noqa: F811
     ran = measure(album[0], "--masks", tmp_path / "nowhere")
     assert (ran.code, ran.out) == (2, "")
     assert "nowhere is not a folder" in one_line(ran.err)
+
+
+def test_what_counts_as_object(tmp_path):
+    from vitscope.apps.commands.masks import Masks
+
+    numbers = np.array([[0, 1, 255], [7, 0, 255]], np.uint8)
+    palette = Image.fromarray(numbers, "L").convert("P")
+    palette.putdata(numbers.ravel().tolist())
+    palette.save(tmp_path / "voc.png")
+    Image.fromarray(numbers).save(tmp_path / "grey.png")
+    Image.fromarray(numbers.astype(np.uint16)).save(tmp_path / "deep.tiff")
+    colour = np.zeros((2, 3, 3), np.uint8)
+    colour[0, 1], colour[1, 2] = (0, 0, 9), (1, 0, 0)
+    Image.fromarray(colour).save(tmp_path / "colour.bmp")
+    masks, size = Masks(tmp_path), (3, 2)
+    assert masks.of("a/voc.jpg", size).tolist() == [[False, True, False], [True, False, False]]
+    for name in ("grey", "deep"):
+        assert masks.of(f"{name}.jpg", size).tolist() == (numbers > 0).tolist()
+    assert masks.of("colour.jpg", size).tolist() == [[False, True, False], [False, False, True]]
 
 
 class TestKnown:
@@ -676,7 +695,7 @@ def test_compare_with_measured_numbers(cli, album, tiny_folder, tiny_scope, tmp_
             for field in ("value", "random", "low", "high"):
                 assert got[field] == pytest.approx(getattr(number, field), abs=1e-6)
             low, high = number.shown
-            assert f"\n{number.name} {number.value:.3f}, random {low:.3f} to {high:.3f}: " in cell.below
+            assert f"\n{number.name} {number.value:.3f} ({low:.2f} to {high:.2f}) " in cell.below
     first, *others = (document["measurement"]["forwards"] for document in documents)
     assert all(count <= 2 * 15 + 2 < first for count in others)  # random maps are those of the first
     shown.clear()

@@ -29,12 +29,14 @@ class Masks:
         Raises:
             ImageError: no mask, two masks, one that cannot be read, has another size, or shows no object or only it.
         """
+        from vitscope.bench.segmentation import mask_of
+
         stem = Path(image).stem
         found = [path for path in self._files if path.stem == stem]
         if len(found) != 1:
             told = f"has {len(found)} masks called {stem}" if found else f"has no mask called {stem}"
             raise ImageError(f"{self._folder} {told}", "one mask for each photo, of the same name but for the ending")
-        mask = _read(found[0])
+        mask = mask_of(found[0])
         if mask.shape != size[::-1]:
             raise ImageError(
                 f"the mask {found[0]} has {mask.shape[1]} x {mask.shape[0]} pixels and its photo {size[0]} x {size[1]}",
@@ -44,19 +46,3 @@ class Masks:
             what = "is empty" if not mask.any() else "covers the whole photo"
             raise ImageError(f"the mask {found[0]} {what}", "0 is ground, everything else is the object")
         return mask
-
-
-def _read(path: Path) -> Bool[np.ndarray, "H W"]:
-    from PIL import Image
-
-    from vitscope.images import FORMATS, read
-
-    read(path)  # says what is wrong with a broken file
-    with Image.open(path, formats=FORMATS) as image:
-        if image.format in ("JPEG", "MPO"):
-            raise ImageError(f"the mask {path} is a JPEG, which has no sharp edges", "save masks as PNG")
-        if image.mode == "P":
-            numbers = np.asarray(image)
-            return np.asarray((numbers > 0) & (numbers < 255))
-        values = np.asarray(image if image.mode.startswith("I") else image.convert("RGB"))
-        return np.asarray((values > 0).reshape(*values.shape[:2], -1).any(2))

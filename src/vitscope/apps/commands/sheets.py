@@ -207,7 +207,8 @@ def compare(
         documents.append(document)
     path = picture_path(out / f"{picture.name}-compare.png", force)
     columns = len(cells) if len(cells) <= 4 else None
-    write(sheet(cells, f"{picture.name} · {scope.family.reference}", columns=columns, cmap=cmap), path)
+    title = f"{picture.name} · {scope.family.reference}" + (" · in brackets 95 % of random maps" if measure else "")
+    write(sheet(cells, title, columns=columns, cmap=cmap), path)
     done(path, as_json, {"methods": documents})
 
 
@@ -216,4 +217,4 @@ def _beside(number: "Number") -> str:
     low, high = number.shown
     said = {"better than random": "better", "worse than random": "worse", "undecided": "undecided"}
     verdict = said.get(number.verdict, "no better")
-    return f"{number.name} {number.value:.3f}, random {low:.3f} to {high:.3f}: {verdict}"
+    return f"{number.name} {number.value:.3f} ({low:.2f} to {high:.2f}) {verdict}"
