@@ -2,9 +2,9 @@
 
     python benchmarks/faithfulness.py [--scenes 24] [--size 224] [--methods random-walk,rollout:layers=last3]
 
-Patch tokens are left out (`Scope.measure`, baseline `removal`), in the map's order and in random orders; the score is the
-cosine to the whole picture's feature. Deletion is better lower, insertion higher. Differences are to the last method, on
-the same scenes, with a bootstrap interval over scenes.
+Patch tokens are left out (`Scope.measure`, baseline `removal`), in the map's order and in random orders; the score is
+the cosine to the whole picture's feature. Deletion is better lower, insertion higher. Differences are to the last
+method, on the same scenes, with a bootstrap interval over scenes.
 """
 
 import argparse
