@@ -52,7 +52,7 @@ def random_walk(
         detail: how much of rollout's own differences between patches is kept, in [0, 4]; 0 is x alone: whole objects.
 
     Returns:
-        `(B, N)`, signed, with mean 0 over the patches; the prefix gets 0. Sizes are those of rollout: compare within a map.
+        `(B, N)`, signed, with mean 0 over the patches; the prefix gets 0. Compare values within a map.
 
     Raises:
         UsageError: restart, temperature or detail out of range, or a layer that is not there.
