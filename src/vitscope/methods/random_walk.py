@@ -57,9 +57,9 @@ def random_walk(
     Raises:
         UsageError: restart, temperature or detail out of range, or a layer that is not there.
 
-    Cost: one forward, rollout over `layers`, and a linear system of P unknowns by conjugate gradients: about 40 products
-        with W at most (condition 1 / c). Memory is linear in tokens: W is made rows at a time, and above 1,448 patches anew for each product,
-        O(P^2 D) each.
+    Cost: one forward, rollout over `layers`, and a linear system of P unknowns by conjugate gradients: at most about 40
+        products with W (condition 1 / c). Memory is linear in tokens: W is made rows at a time, and above 1,448 patches
+        anew for each product, O(P^2 D) each.
     Limits: class-agnostic. Patches alike share what one of them gets, whether it counted or not. Where the attention of
         the last layers lies on the background, so does the map; thin objects may be taken for what is behind them. It
         was tuned on one model (docs/which-method.md).
