@@ -584,8 +584,7 @@ def test_an_object_that_the_model_does_not_see_is_no_wrong_usage(cli, tmp_path):
     Image.fromarray(mask).save(tmp_path / "masks" / "wide.png")
     arguments = ("--model", tmp_path / "model", *FEW, "--metrics", "saco", "--masks", tmp_path / "masks")
     ran = cli("measure", tmp_path / "wide.png", *arguments)
-    if "do_center_crop" not in json.loads((tmp_path / "model" / "preprocessor_config.json").read_text()):
-        pytest.skip("this processor does not crop")
+    assert json.loads((tmp_path / "model" / "preprocessor_config.json").read_text())["do_center_crop"] is True
     assert (ran.code, ran.out) == (1, "")
     assert "the mask has no object in what the model saw" in one_line(ran.err)
 

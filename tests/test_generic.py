@@ -304,10 +304,7 @@ def vit_pytorch(module, name, **options):
     ],
 )
 def test_models_of_vit_pytorch(module, name, options, prefix, pooling, layers):
-    try:
-        model = vit_pytorch(module, name, **options)
-    except ImportError as error:
-        pytest.skip(f"this version of vit-pytorch: {error}")
+    model = vit_pytorch(module, name, **options)
     scope = vitscope.load(model, processor=as_it_is((32, 32)))
     layout = scope.layout
     assert layout.prefix == prefix
