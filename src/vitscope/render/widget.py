@@ -1,0 +1,89 @@
+"""The viewer as a notebook widget: the page's own code, its arrays as binary, its questions answered by the kernel."""
+
+import base64
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any, TypeAlias
+
+from vitscope.errors import MissingExtra, VitscopeError
+
+__all__ = ["Answer", "widget"]
+
+Answer: TypeAlias = Callable[..., Mapping[str, Any]]
+
+
+def widget(document: Mapping[str, Any], answers: Mapping[str, Answer] | None = None, fallback: str = "") -> Any:
+    """The viewer in a notebook (Jupyter, VS Code, Colab, marimo): an `anywidget.AnyWidget`.
+
+    Args:
+        document: header and arrays, as `View.document()` gives them.
+        answers: what the kernel can do for the viewer, `mask` and `explain`, each called with what was asked.
+        fallback: HTML shown where widgets are not supported, and in a notebook that is read without its kernel.
+
+    Raises:
+        MissingExtra: anywidget is not installed.
+    """
+    return _kind()(document, dict(answers or {}), fallback)
+
+
+@cache
+def _kind() -> Any:
+    """The widget's class, made on first use: anywidget is an extra."""
+    try:
+        import anywidget
+        from traitlets import Dict, List
+    except ImportError:
+        raise MissingExtra("anywidget", "notebook") from None
+
+    from vitscope.render.page import bundle, styles
+
+    class Viewer(anywidget.AnyWidget):  # type: ignore[misc]
+        """One viewer; its state lives in the page, so that several in one notebook do not meet."""
+
+        _esm = bundle() + "\n" + files("vitscope.render").joinpath("assets/notebook.js").read_text("utf-8")
+        _css = styles()
+        _document = Dict().tag(sync=True)
+        _answers = List().tag(sync=True)
+
+        def __init__(self, document: Mapping[str, Any], answers: Mapping[str, Answer], fallback: str) -> None:
+            arrays = {name: {**array, "data": _bytes(array["data"])} for name, array in document["arrays"].items()}
+            super().__init__(_document={"header": dict(document["header"]), "arrays": arrays}, _answers=sorted(answers))
+            self._answering, self._fallback = answers, fallback
+            self.on_msg(self._asked)
+
+        def _asked(self, _: Any, question: dict[str, Any], __: list[Any]) -> None:
+            asked = dict(question)
+            number, kind = asked.pop("id"), asked.pop("kind")
+            try:
+                result, buffers = _packed(self._answering[kind](**asked))
+            except VitscopeError as error:
+                self.send({"id": number, "error": str(error)})
+            except Exception as error:  # the page waits for an answer, whatever happened
+                self.send({"id": number, "error": f"{type(error).__name__}: {error}"})
+            else:
+                self.send({"id": number, "result": result}, buffers)
+
+        def _repr_mimebundle_(self, **asked: Any) -> Any:
+            shown = super()._repr_mimebundle_(**asked)
+            if shown and self._fallback:
+                shown[0]["text/html"] = self._fallback
+            return shown
+
+    return Viewer
+
+
+def _packed(result: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+    """The result with its arrays' bytes apart, each array saying which buffer is its own."""
+    arrays = result.get("arrays")
+    if arrays is None:
+        return dict(result), []
+    about = {
+        name: {**{k: v for k, v in array.items() if k != "data"}, "at": at}
+        for at, (name, array) in enumerate(arrays.items())
+    }
+    return {**result, "arrays": about}, [_bytes(array["data"]) for array in arrays.values()]
+
+
+def _bytes(data: str | bytes) -> bytes:
+    return base64.b64decode(data) if isinstance(data, str) else data
