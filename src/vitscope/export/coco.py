@@ -83,7 +83,7 @@ def region(explanation: Explanation, above: float) -> Bool[np.ndarray, "H W"]:
         parts = spread
     counts = np.bincount(parts[bright])
     placed = explanation.frame.place((parts == counts.argmax()).astype(np.float32), smooth=False)
-    return np.nan_to_num(placed) > 0.5
+    return np.asarray(np.nan_to_num(placed) > 0.5)
 
 
 def _runs(inside: Bool[np.ndarray, "H W"]) -> list[int]:

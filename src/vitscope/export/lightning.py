@@ -18,7 +18,7 @@ except ImportError:
 __all__ = ["AttentionMaps"]
 
 
-class AttentionMaps(Callback):  # type: ignore[misc,unused-ignore]
+class AttentionMaps(Callback):  # type: ignore[misc]
     """`Trainer(callbacks=[AttentionMaps(photos, log)])` logs their maps every so many optimiser steps.
 
     Args:

@@ -11,7 +11,7 @@ from vitscope.pipeline import Scope
 __all__ = ["AttentionMaps"]
 
 
-class AttentionMaps(TrainerCallback):  # type: ignore[misc,unused-ignore]
+class AttentionMaps(TrainerCallback):
     """`Trainer(..., callbacks=[AttentionMaps(photos, log)])` logs their maps every so many steps.
 
     Args:
