@@ -1,6 +1,6 @@
 """Pieces of work through a Ray Data pipeline: a pool of actors, a ledger of what is in whose hands, and a watchdog.
 
-    pieces (one task lists them) --streaming, backpressure--> actor pool --> what each piece gave, as it comes
+    pieces --bounded queue--> one reading task --Ray Data, streaming--> actor pool --> answers, as they come
 
 A piece whose worker dies is given to another one; the ledger counts, and on the fourth time the worker is told to give
 it up. Nothing here knows what a piece is.
@@ -9,6 +9,7 @@ it up. Nothing here knows what a piece is.
 import os
 import pickle
 import queue
+import socket
 import threading
 import time
 import traceback
@@ -23,7 +24,8 @@ __all__ = ["DEATHS", "Cluster", "Job", "Stalled", "run"]
 
 DEATHS = 3  # workers that a piece may cost before it is given up
 _IN_FLIGHT = 2  # pieces an actor holds: one in work, one waiting
-_LISTING = 0.5  # CPUs of the task that lists the pieces; unlike the actors', so that Ray does not fuse the two
+_READING = 0.5  # CPUs of the task that takes pieces from the queue; unlike the actors', or Ray fuses it into them
+_WAITING = 4  # pieces per worker in the queue
 _POLL = 0.25  # seconds
 
 
@@ -55,7 +57,7 @@ class Cluster:
     address: str | None = None
     workers: int | None = None
     cpus: int = 1
-    patience: float = 600.0
+    patience: float | int = 600
 
     def __post_init__(self) -> None:
         if (self.workers is not None and self.workers < 1) or self.cpus < 1 or self.patience <= 0:
@@ -135,46 +137,57 @@ def _ticker(ledger: Any) -> Callable[[], None]:
 
 
 def run(
-    cluster: Cluster, pieces: Callable[[], Iterable[tuple[str, Any]]], make: Callable[[], Job], about: str = "pieces"
+    cluster: Cluster, pieces: Iterable[tuple[str, Any]], make: Callable[[], Job], about: str = "pieces"
 ) -> Iterator[Any]:
     """What each piece gave, in the order in which they are finished.
 
     Args:
         cluster: where.
-        pieces: gives (key, piece) one after the other, in a task of the cluster; pickled, like what it gives.
-        make: makes the job in each worker; pickled.
+        pieces: (key, piece) one after the other, taken as the workers need them, in a thread.
+        make: makes the job in each worker.
         about: what the pieces are called in messages.
 
     Raises:
         MissingExtra: Ray is not installed.
         UsageError: a cluster that cannot be reached, or with too few CPUs.
         Stalled: nothing moved for `cluster.patience` seconds; says what was waiting.
+        VitscopeError: what `pieces` raised.
         ResultError: a worker failed in a way that is not the piece's fault, such as a full disk.
     """
     with _connected(cluster) as workers:
         import ray
+        from ray.util.queue import Queue
 
         name = f"vitscope-ledger-{os.getpid()}-{time.time_ns()}"
-        ledger = ray.remote(Ledger).options(name=name, num_cpus=0, max_concurrency=1).remote()
-        rows = _pipeline(cluster, workers, name, pieces, make)
-        for kind, result in _watched(rows, ledger, cluster.patience, about):
-            if kind == "failed":
-                raise result
-            yield result
+        ledger = ray.remote(Ledger).options(name=name, num_cpus=0).remote()
+        waiting = Queue(maxsize=_WAITING * workers, actor_options={"num_cpus": 0})
+        answers: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=_WAITING * workers)
+        rows = _pipeline(cluster, workers, name, waiting, make)
+        _thread(lambda: _feed(pieces, waiting), answers)
+        _thread(lambda: _read(rows, answers), answers)
+        try:
+            for kind, result in _watched(answers, ledger, cluster.patience, about):
+                if kind == "failed":
+                    raise result
+                yield result
+        finally:  # on a cluster that is not ours, what is still on its way ends for want of them
+            waiting.shutdown(force=True)
+            ray.kill(ledger)
+
+
+def _reading(_: Mapping[str, Any], waiting: Any) -> Iterator[dict[str, Any]]:
+    while (row := waiting.get()) is not None:
+        yield row
 
 
 def _pipeline(
     cluster: Cluster,
     workers: int,
     ledger: str,
-    pieces: Callable[[], Iterable[tuple[str, Any]]],
+    waiting: Any,
     make: Callable[[], Job],
 ) -> Any:
     import ray.data
-
-    def listing(_: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        for key, piece in pieces():
-            yield {"key": key, "piece": pickle.dumps(piece)}
 
     gpus = ray.cluster_resources().get("GPU", 0)
     context = ray.data.DataContext.get_current().copy()
@@ -184,8 +197,8 @@ def _pipeline(
     context.max_errored_blocks = 0
     context.execution_no_progress_timeout_s = -1  # ours says more
     with ray.data.DataContext.current(context):
-        listed = ray.data.from_items([0], override_num_blocks=1).flat_map(listing, num_cpus=_LISTING)
-        return listed.map(
+        read = ray.data.from_items([0], override_num_blocks=1).flat_map(_reading, fn_args=(waiting,), num_cpus=_READING)
+        return read.map(
             _Worker,
             fn_constructor_args=(ledger, make),
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=_IN_FLIGHT),
@@ -223,16 +236,23 @@ def _start(cluster: Cluster) -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     if cluster.address is None:
         wanted = (cluster.workers or max(1, (os.cpu_count() or 1) - 1)) * cluster.cpus
-        # logical CPUs: one more than the workers take, or the listing would wait for ever
+        # logical CPUs: one more than the workers take, or the reading task would wait for ever
         ray.init("local", num_cpus=wanted + 1, include_dashboard=False, **quiet)
         return
     try:
+        _knock(cluster.address)
         ray.init(address=cluster.address, **quiet)
     except Exception as error:  # ConnectionError, ValueError, RuntimeError: by version and form of address
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(
-            f"no Ray cluster answers at {cluster.address}: {reason}", "ray start --head starts one"
+            f"no Ray cluster answers at {cluster.address}: {_first_line(error)}", "ray start --head starts one"
         ) from None
+
+
+def _knock(address: str) -> None:
+    """Ray itself takes minutes to find out that nobody is there."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=5).close()
 
 
 def _workers(cluster: Cluster) -> int:
@@ -245,48 +265,61 @@ def _workers(cluster: Cluster) -> int:
     if cpus < needed:
         raise UsageError(
             f"the Ray cluster has {cpus} CPUs, {workers} workers need {needed}: {cluster.cpus} each, and one that "
-            "lists the source",
+            "reads",
             f"--workers {max(1, (cpus - 1) // cluster.cpus)}, or a larger cluster",
         )
     return workers
 
 
-def _watched(rows: Any, ledger: Any, patience: float, about: str) -> Iterator[tuple[str, Any]]:
-    """The answers of the pipeline; it is read by a thread, so that this one can notice when nothing comes."""
-    answers: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=64)
-    stopped = threading.Event()
+def _thread(work: Callable[[], None], answers: "queue.Queue[tuple[str, Any]]") -> None:
+    """Run it aside; what it raises is raised where the answers are taken."""
 
-    def read() -> None:
+    def run() -> None:
         try:
-            for row in rows.iter_rows():
-                answers.put(("answer", row["answer"]))
-                if stopped.is_set():
-                    return
-            answers.put(("end", None))
-        except BaseException as error:  # whatever it is, it is raised where the results are taken
+            work()
+        except BaseException as error:
             answers.put(("broken", error))
 
-    threading.Thread(target=read, daemon=True, name="vitscope-ray").start()
+    threading.Thread(target=run, daemon=True, name="vitscope-ray").start()
+
+
+def _feed(pieces: Iterable[tuple[str, Any]], waiting: Any) -> None:
+    """Pieces into the queue, no faster than they are taken."""
+    for key, piece in pieces:
+        waiting.put({"key": key, "piece": pickle.dumps(piece)})
+    waiting.put(None)
+
+
+def _read(rows: Any, answers: "queue.Queue[tuple[str, Any]]") -> None:
+    """What the pipeline gives, no faster than it is taken."""
+    for row in rows.iter_rows():
+        answers.put(("answer", row["answer"]))
+    answers.put(("end", None))
+
+
+def _watched(
+    answers: "queue.Queue[tuple[str, Any]]", ledger: Any, patience: float | int, about: str
+) -> Iterator[tuple[str, Any]]:
+    """The answers as they come; two threads feed and read the pipeline, so that here it is noticed when none comes."""
     moved, seen = time.monotonic(), -1
-    try:
-        while True:
-            try:
-                kind, value = answers.get(timeout=_POLL)
-            except queue.Empty:
-                moves = _moves(ledger)
-                if moves != seen:
-                    moved, seen = time.monotonic(), moves
-                if time.monotonic() - moved > patience:
-                    raise Stalled(_waiting(ledger, patience, about), "see the cluster's state: ray status") from None
-                continue
-            moved = time.monotonic()
-            if kind == "end":
-                return
-            if kind == "broken":
-                raise ResultError(f"Ray gave up: {_first_line(value)}") from value
-            yield pickle.loads(value)
-    finally:
-        stopped.set()
+    while True:
+        try:
+            kind, value = answers.get(timeout=_POLL)
+        except queue.Empty:
+            moves = _moves(ledger)
+            if moves != seen:
+                moved, seen = time.monotonic(), moves
+            if time.monotonic() - moved > patience:
+                raise Stalled(_waiting(ledger, patience, about), "see the cluster's state: ray status") from None
+            continue
+        moved = time.monotonic()
+        if kind == "end":
+            return
+        if isinstance(value, VitscopeError):
+            raise value
+        if kind == "broken":
+            raise ResultError(f"Ray gave up: {_first_line(value)}") from value
+        yield pickle.loads(value)
 
 
 def _moves(ledger: Any) -> int:
@@ -299,7 +332,7 @@ def _moves(ledger: Any) -> int:
     return moves
 
 
-def _waiting(ledger: Any, patience: float, about: str) -> str:
+def _waiting(ledger: Any, patience: float | int, about: str) -> str:
     import ray
 
     try:

@@ -1,0 +1,111 @@
+"""Pieces through a real Ray cluster on this machine: workers killed, a piece that kills, nothing that moves."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from vitscope.batch.cluster import Cluster, Stalled, run
+from vitscope.errors import ImageError, MissingExtra, ResultError, UsageError
+
+WORKERS = 2
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")  # Ray's own defaults are deprecated to it
+
+
+@pytest.fixture(scope="module")
+def ray_here():
+    """A cluster with a CPU for each worker and one to read, shared by the tests of this module."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
+    ray = pytest.importorskip("ray", reason="ray is not installed")
+    ray.init("local", num_cpus=WORKERS + 1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield ray
+    ray.shutdown()
+
+
+def job(folder, killed_once=(), killing=(), stuck=(), broken=None):
+    """What workers do: a class made here, so that it is pickled by value."""
+
+    class Job:
+        def __call__(self, piece, tick):
+            import os
+            import signal
+            import time
+
+            if piece in killing or (piece in killed_once and not (folder / f"{piece}").exists()):
+                (folder / f"{piece}").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            if piece in stuck:
+                time.sleep(1000)
+            if broken is not None:
+                raise broken
+            time.sleep(0.02)
+            tick()
+            return piece, os.getpid()
+
+        def give_up(self, piece, deaths):
+            return piece, f"gave up after {deaths}"
+
+    return Job
+
+
+def numbered(count):
+    return ((str(number), number) for number in range(count))
+
+
+def test_a_killed_worker_costs_nothing_and_a_deadly_piece_only_itself(ray_here, tmp_path):
+    done = list(run(Cluster(workers=WORKERS), numbered(24), job(tmp_path, killed_once=[5, 6], killing=[11])))
+    assert sorted(piece for piece, _ in done) == list(range(24))
+    assert dict(done)[11] == "gave up after 3"
+    assert len({who for _, who in done if isinstance(who, int)}) >= WORKERS
+
+
+def test_when_nothing_moves_it_says_what_waits(ray_here, tmp_path):
+    begun = time.monotonic()
+    with pytest.raises(Stalled, match=r"nothing moved for 8 s; pieces in work: 1 \(process \d+ on [\d.]+, \d+ s\)"):
+        list(run(Cluster(workers=WORKERS, patience=8), numbered(2), job(tmp_path, stuck=[1])))
+    assert time.monotonic() - begun < 40
+
+
+def test_a_full_disk_ends_the_run_in_one_line(ray_here, tmp_path):
+    full = OSError(28, "No space left on device", "/data/out")
+    with pytest.raises(ResultError, match="/data/out: No space left on device"):
+        list(run(Cluster(workers=1), numbered(3), job(tmp_path, broken=full)))
+
+
+def test_a_source_that_breaks_is_told_as_it_is(ray_here, tmp_path):
+    def breaking():
+        yield from numbered(2)
+        raise ImageError("the list is gone", "look for it")
+
+    with pytest.raises(ImageError, match="the list is gone"):
+        list(run(Cluster(workers=1), breaking(), job(tmp_path)))
+
+
+def test_too_few_cpus_are_told_with_what_is_needed(ray_here, tmp_path):
+    with pytest.raises(UsageError, match=r"has 3 CPUs, 3 workers need 4: .* \(--workers 2, or a larger cluster\)"):
+        list(run(Cluster(workers=3), numbered(1), job(tmp_path)))
+
+
+def test_an_address_where_nobody_answers_is_one_line(tmp_path):
+    code = (
+        "from vitscope.batch.cluster import Cluster, run\n"
+        "try: list(run(Cluster(address='127.0.0.1:1'), [], lambda: None))\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("UsageError no Ray cluster answers at 127.0.0.1:1")
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_ray_is_asked_for_by_name(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtra, match=r"vitscope\[ray\]"):
+        list(run(Cluster(), [], job(tmp_path)))
+
+
+@pytest.mark.parametrize("wrong", [{"workers": 0}, {"cpus": 0}, {"patience": 0}])
+def test_numbers_that_make_no_sense(wrong):
+    with pytest.raises(UsageError, match="above zero"):
+        Cluster(**wrong)
