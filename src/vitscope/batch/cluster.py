@@ -1,11 +1,12 @@
-"""Pieces of work through a Ray Data pipeline: a pool of actors, a ledger of what is in whose hands, and a watchdog.
+"""Pieces of work through a Ray Data pipeline: a pool of actors, a desk that knows who has what, and a watchdog.
 
-    pieces --bounded queue--> one reading task --Ray Data, streaming--> actor pool --> answers, as they come
+    pieces --desk--> one reading task --Ray Data, streaming--> actor pool --> answers, as they come
 
-A piece whose worker dies is given to another one; the ledger counts, and on the fourth time the worker is told to give
+A piece whose worker dies is given to another one; the desk counts, and on the fourth time the worker is told to give
 it up. Nothing here knows what a piece is.
 """
 
+import asyncio
 import os
 import pickle
 import queue
@@ -15,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from vitscope.errors import MissingExtra, ResultError, UsageError, VitscopeError
@@ -24,8 +25,8 @@ __all__ = ["DEATHS", "Cluster", "Job", "Stalled", "run"]
 
 DEATHS = 3  # workers that a piece may cost before it is given up
 _IN_FLIGHT = 2  # pieces an actor holds: one in work, one waiting
-_READING = 0.5  # CPUs of the task that takes pieces from the queue; unlike the actors', or Ray fuses it into them
-_WAITING = 4  # pieces per worker in the queue
+_READING = 0.5  # CPUs of the task that takes pieces from the desk; unlike the actors', or Ray fuses it into them
+_WAITING = 4  # pieces per worker on the desk
 _POLL = 0.25  # seconds
 
 
@@ -64,55 +65,68 @@ class Cluster:
             raise UsageError(f"workers, cpus and patience are above zero, not {self}")
 
 
-@dataclass
-class Ledger:
-    """Which pieces are in whose hands: an actor of its own, so that it outlives the workers."""
+class Desk:
+    """Which pieces wait, and which are in whose hands: an actor of its own, so that it outlives the workers.
 
-    tries: dict[str, int] = field(default_factory=dict)
-    hands: dict[str, tuple[str, float]] = field(default_factory=dict)
-    moves: int = 0
+    Args:
+        room: pieces that wait here; more are not taken.
+    """
 
-    def start(self, key: str, worker: str) -> int:
-        """A worker takes a piece; how often that happened before without an end."""
+    def __init__(self, room: int) -> None:
+        self.pieces: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(room)
+        self.tries: dict[str, int] = {}
+        self.hands: dict[str, tuple[str, float]] = {}
+        self.moves = 0
+
+    async def put(self, piece: dict[str, Any] | None) -> None:
+        """A piece that waits; None is the end. Answers when there is room for it."""
+        await self.pieces.put(piece)
+
+    async def take(self) -> dict[str, Any] | None:
+        """The next piece, when there is one."""
+        return await self.pieces.get()
+
+    async def start(self, key: str, worker: str) -> int:
+        """A worker begins with a piece; how many began with it before and did not come to an end."""
         self.tries[key] = self.tries.get(key, 0) + 1
         self.hands[key] = (worker, time.time())
         self.moves += 1
         return self.tries[key] - 1
 
-    def tick(self) -> None:
+    async def tick(self) -> None:
         """Something moves."""
         self.moves += 1
 
-    def done(self, key: str) -> None:
+    async def done(self, key: str) -> None:
         """The piece is finished or given up."""
         self.hands.pop(key, None)
         self.tries.pop(key, None)
         self.moves += 1
 
-    def state(self) -> tuple[int, dict[str, tuple[str, float]], dict[str, int]]:
-        """Moves so far, who holds what since when, and pieces that were tried more than once."""
-        return self.moves, self.hands, {key: tries for key, tries in self.tries.items() if tries > 1}
+    async def state(self) -> tuple[int, dict[str, tuple[str, float]], list[str]]:
+        """Moves so far, who holds what since when, and which pieces were begun more than once."""
+        return self.moves, self.hands, sorted(key for key, tries in self.tries.items() if tries > 1)
 
 
 class _Worker:
     """The actor of the pool; the job is made late, so that a model that cannot be loaded is an answer, not a death."""
 
-    def __init__(self, ledger: str, make: Callable[[], Job]) -> None:
+    def __init__(self, desk: str, make: Callable[[], Job]) -> None:
         import ray
 
-        self.ledger, self.make = ray.get_actor(ledger), make
+        self.desk, self.make = ray.get_actor(desk), make
         self.job: Job | None = None
         self.name = f"process {os.getpid()} on {ray.util.get_node_ip_address()}"
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         import ray
 
-        deaths = ray.get(self.ledger.start.remote(row["key"], self.name))
+        deaths = ray.get(self.desk.start.remote(row["key"], self.name))
         try:
             self.job = self.job or self.make()
             piece = pickle.loads(row["piece"])
             lost = deaths >= DEATHS
-            result = self.job.give_up(piece, deaths) if lost else self.job(piece, _ticker(self.ledger))
+            result = self.job.give_up(piece, deaths) if lost else self.job(piece, _ticker(self.desk))
             answer = ("done", result)
         except VitscopeError as error:
             answer = ("failed", ResultError(error.message, error.hint))
@@ -120,18 +134,18 @@ class _Worker:
             answer = ("failed", ResultError(f"{error.filename or 'the system'}: {error.strerror or error}"))
         except Exception:  # a defect: told where it is, not tried again
             answer = ("failed", ResultError(f"{self.name}, piece {row['key']}: {traceback.format_exc(limit=-3)}"))
-        self.ledger.done.remote(row["key"])
+        self.desk.done.remote(row["key"])
         return {"answer": pickle.dumps(answer)}
 
 
-def _ticker(ledger: Any) -> Callable[[], None]:
+def _ticker(desk: Any) -> Callable[[], None]:
     last = time.monotonic()
 
     def tick() -> None:
         nonlocal last
         if time.monotonic() - last > 1:
             last = time.monotonic()
-            ledger.tick.remote()
+            desk.tick.remote()
 
     return tick
 
@@ -156,35 +170,34 @@ def run(
     """
     with _connected(cluster) as workers:
         import ray
-        from ray.util.queue import Queue
 
-        name = f"vitscope-ledger-{os.getpid()}-{time.time_ns()}"
-        ledger = ray.remote(Ledger).options(name=name, num_cpus=0).remote()
-        waiting = Queue(maxsize=_WAITING * workers, actor_options={"num_cpus": 0})
+        name = f"vitscope-desk-{os.getpid()}-{time.time_ns()}"
+        desk = ray.remote(Desk).options(name=name, num_cpus=0).remote(_WAITING * workers)
         answers: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=_WAITING * workers)
-        rows = _pipeline(cluster, workers, name, waiting, make)
-        _thread(lambda: _feed(pieces, waiting), answers)
+        rows = _pipeline(cluster, workers, name, make)
+        _thread(lambda: _feed(pieces, desk), answers)
         _thread(lambda: _read(rows, answers), answers)
         try:
-            for kind, result in _watched(answers, ledger, cluster.patience, about):
+            for kind, result in _watched(answers, desk, cluster.patience, about):
                 if kind == "failed":
                     raise result
                 yield result
         finally:  # on a cluster that is not ours, what is still on its way ends for want of them
-            waiting.shutdown(force=True)
-            ray.kill(ledger)
+            ray.kill(desk)
 
 
-def _reading(_: Mapping[str, Any], waiting: Any) -> Iterator[dict[str, Any]]:
-    while (row := waiting.get()) is not None:
-        yield row
+def _reading(_: Mapping[str, Any], desk: str) -> Iterator[dict[str, Any]]:
+    import ray
+
+    take = ray.get_actor(desk).take
+    while (piece := ray.get(take.remote())) is not None:
+        yield piece
 
 
 def _pipeline(
     cluster: Cluster,
     workers: int,
-    ledger: str,
-    waiting: Any,
+    desk: str,
     make: Callable[[], Job],
 ) -> Any:
     import ray.data
@@ -197,10 +210,10 @@ def _pipeline(
     context.max_errored_blocks = 0
     context.execution_no_progress_timeout_s = -1  # ours says more
     with ray.data.DataContext.current(context):
-        read = ray.data.from_items([0], override_num_blocks=1).flat_map(_reading, fn_args=(waiting,), num_cpus=_READING)
+        read = ray.data.from_items([0], override_num_blocks=1).flat_map(_reading, fn_args=(desk,), num_cpus=_READING)
         return read.map(
             _Worker,
-            fn_constructor_args=(ledger, make),
+            fn_constructor_args=(desk, make),
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=_IN_FLIGHT),
             num_cpus=cluster.cpus,
             num_gpus=min(1.0, gpus / workers) if gpus else None,
@@ -283,11 +296,13 @@ def _thread(work: Callable[[], None], answers: "queue.Queue[tuple[str, Any]]") -
     threading.Thread(target=run, daemon=True, name="vitscope-ray").start()
 
 
-def _feed(pieces: Iterable[tuple[str, Any]], waiting: Any) -> None:
-    """Pieces into the queue, no faster than they are taken."""
+def _feed(pieces: Iterable[tuple[str, Any]], desk: Any) -> None:
+    """Pieces onto the desk, no faster than they are taken."""
+    import ray
+
     for key, piece in pieces:
-        waiting.put({"key": key, "piece": pickle.dumps(piece)})
-    waiting.put(None)
+        ray.get(desk.put.remote({"key": key, "piece": pickle.dumps(piece)}))
+    ray.get(desk.put.remote(None))
 
 
 def _read(rows: Any, answers: "queue.Queue[tuple[str, Any]]") -> None:
@@ -298,7 +313,7 @@ def _read(rows: Any, answers: "queue.Queue[tuple[str, Any]]") -> None:
 
 
 def _watched(
-    answers: "queue.Queue[tuple[str, Any]]", ledger: Any, patience: float | int, about: str
+    answers: "queue.Queue[tuple[str, Any]]", desk: Any, patience: float | int, about: str
 ) -> Iterator[tuple[str, Any]]:
     """The answers as they come; two threads feed and read the pipeline, so that here it is noticed when none comes."""
     moved, seen = time.monotonic(), -1
@@ -306,11 +321,11 @@ def _watched(
         try:
             kind, value = answers.get(timeout=_POLL)
         except queue.Empty:
-            moves = _moves(ledger)
+            moves = _moves(desk)
             if moves != seen:
                 moved, seen = time.monotonic(), moves
             if time.monotonic() - moved > patience:
-                raise Stalled(_waiting(ledger, patience, about), "see the cluster's state: ray status") from None
+                raise Stalled(_waiting(desk, patience, about), "see the cluster's state: ray status") from None
             continue
         moved = time.monotonic()
         if kind == "end":
@@ -322,27 +337,27 @@ def _watched(
         yield pickle.loads(value)
 
 
-def _moves(ledger: Any) -> int:
+def _moves(desk: Any) -> int:
     import ray
 
     try:
-        moves: int = ray.get(ledger.state.remote(), timeout=5)[0]
+        moves: int = ray.get(desk.state.remote(), timeout=5)[0]
     except Exception:  # no answer is no progress
         return -1
     return moves
 
 
-def _waiting(ledger: Any, patience: float | int, about: str) -> str:
+def _waiting(desk: Any, patience: float | int, about: str) -> str:
     import ray
 
     try:
-        _, hands, again = ray.get(ledger.state.remote(), timeout=5)
+        _, hands, again = ray.get(desk.state.remote(), timeout=5)
     except Exception as error:
-        return f"nothing moved for {patience:.0f} s, and the ledger does not answer: {_first_line(error)}"
+        return f"nothing moved for {patience:.0f} s, and the desk does not answer: {_first_line(error)}"
     now = time.time()
     held = [f"{key} ({worker}, {now - since:.0f} s)" for key, (worker, since) in sorted(hands.items())]
     free, total = ray.available_resources().get("CPU", 0), ray.cluster_resources().get("CPU", 0)
-    tried = f"; tried more than once: {', '.join(sorted(again))}" if again else ""
+    tried = f"; tried more than once: {', '.join(again)}" if again else ""
     what = f"{about} in work: {', '.join(held[:8])}" if held else f"no {about} are in work"
     return f"nothing moved for {patience:.0f} s; {what}{tried}; {free:g} of {total:g} CPUs free"
 
