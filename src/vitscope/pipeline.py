@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -32,7 +32,7 @@ from vitscope.store import AttentionStore
 from vitscope.subject import Subject
 from vitscope.targets import Scorer, SimilarTo, Target, Text, feature_of, scorer_of
 
-__all__ = ["Scope", "load"]
+__all__ = ["Prepared", "Scope", "load"]
 
 _TOP = 5
 _ONE_ROW = "the model lays the tokens of all pictures in one row"
@@ -50,6 +50,34 @@ class _Forward:
         """The tokens after the last block."""
         assert self.states is not None
         return self.states.at(len(self.states.tokens) - 1).detach()
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A picture made ready for the model ahead of time, by `Scope.prepare`; taken wherever a picture is.
+
+    Attributes:
+        picture: the photo.
+        pixels: `(3, Hi, Wi)`, as the model wants them.
+        frame: which part of the photo they are.
+        size: the `size` they were prepared with.
+    """
+
+    picture: Picture
+    pixels: Tensor
+    frame: Frame
+    size: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that waits with it."""
+        held = 0 if self.picture.pixels.strides == (0, 0, 0) else self.picture.pixels.nbytes
+        return held + self.pixels.nbytes
+
+    def without_photo(self) -> "Prepared":
+        """The same for making the map only: the photo keeps its size and gives its memory back."""
+        width, height = self.picture.size
+        return replace(self, picture=replace(self.picture, pixels=np.broadcast_to(np.uint8(0), (height, width, 3))))
 
 
 class Scope:
@@ -144,8 +172,36 @@ class Scope:
             results.append(outcome)
         return results if several else results[0]
 
+    def prepare(self, image: ImageLike, *, size: int | None = None) -> Prepared:
+        """Read a picture and make its pixels ready, which may be done ahead of the model and in other threads.
+
+        Raises:
+            ImageError: a picture that cannot be used.
+            UsageError: a size that the model does not take.
+        """
+        picture = read(image)
+        return Prepared(picture, *self._prepared(picture, size), size)
+
+    def check(self, **options: Any) -> tuple[Method, dict[str, Any]]:
+        """The method and all its options as `explain` would take them, and every target settled on a grey picture.
+
+        Raises:
+            UsageError: a method, option or target that does not exist or does not fit.
+            MethodError: a method that does not apply to this model.
+
+        Cost: one forward where there is a target.
+        """
+        chosen = options_of(options)
+        method, params, _ = self._resolve(chosen)
+        if method.uses_target or method.needs_gradient:
+            pixels, _ = self._prepared(Picture(np.full((64, 64, 3), 127, np.uint8)), chosen.size)
+            answer = self._answer(pixels[None].to(self.device, self.dtype))
+            for target in chosen.targets:
+                self._scorer(target, answer)
+        return method, params
+
     def explain_many(
-        self, images: Iterable[ImageLike], *, progress: Progress | None = None, **options: Any
+        self, images: Iterable["ImageLike | Prepared"], *, progress: Progress | None = None, **options: Any
     ) -> Iterator[Any]:
         """Explain pictures as they come, in their order; a bad one becomes a Failure and the others go on.
 
@@ -163,12 +219,16 @@ class Scope:
             groups: dict[tuple[int, int], list[tuple[int, Picture, Tensor, Frame]]] = {}
             for position, image in enumerate(window):
                 try:
-                    picture = read(image)
-                    pixels, frame = self._prepared(picture, chosen.size)
+                    ready = image if isinstance(image, Prepared) else self.prepare(image, size=chosen.size)
+                    if ready.size != chosen.size:
+                        raise UsageError(
+                            f"a picture prepared at size {ready.size} cannot be explained at {chosen.size}"
+                        )
                 except VitscopeError as error:
                     outcomes[position] = Failure(_called(image), error)
                 else:
-                    groups.setdefault(frame.input, []).append((position, picture, pixels, frame))
+                    made = position, ready.picture, ready.pixels, ready.frame
+                    groups.setdefault(ready.frame.input, []).append(made)
             for group in groups.values():
                 most = chosen.batch_size if len(group) == 1 or self.family.batches else 1
                 for start in range(0, len(group), most):
@@ -539,5 +599,7 @@ def load(
     return Scope(family, first.device, first.dtype)
 
 
-def _called(image: ImageLike) -> str:
+def _called(image: "ImageLike | Prepared") -> str:
+    if isinstance(image, Prepared):
+        return image.picture.source
     return str(image) if isinstance(image, (str, Path)) else type(image).__name__

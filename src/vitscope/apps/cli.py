@@ -10,6 +10,7 @@ import typer
 from vitscope._version import __version__
 from vitscope.apps.allocator import keep_freed_memory
 from vitscope.apps.commands.about import inspect, methods, models
+from vitscope.apps.commands.batch import batch
 from vitscope.apps.commands.bench import bench
 from vitscope.apps.commands.explain import explain
 from vitscope.apps.commands.measure import measure
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (explain, measure, statistics, heads, lens, alike, compare, bench, models, methods, inspect):
+for command in (explain, measure, statistics, heads, lens, alike, compare, bench, batch, models, methods, inspect):
     app.command()(command)
 
 _INTERRUPTED = 130

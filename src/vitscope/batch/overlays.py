@@ -1,0 +1,70 @@
+"""Maps drawn over their photos, and over a video."""
+
+from collections.abc import Iterable
+from fractions import Fraction
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from vitscope.batch.contract import Ref
+from vitscope.batch.shards import OVERLAYS, writing
+from vitscope.errors import MissingExtra, ResultError
+
+if TYPE_CHECKING:
+    from vitscope.result import Explanation
+
+__all__ = ["draw", "film"]
+
+
+def draw(e: "Explanation", out: Path, number: int, ref: Ref, which: int) -> str:
+    """Write the overlay of one row; its path within the output folder.
+
+    The style is the model's own where vitscope chose the method, as on the command line. The file appears whole; it is
+    not synced, as the rows are.
+    """
+    inside = f"{OVERLAYS}/{number:06d}/{ref.id}-{e.method}-{which}.png"
+    path = out / inside
+    part = path.with_name(f".{path.name}.part")
+    with writing(out):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        e.overlay(**dict(e.provenance.get("drawing", {}))).save(part, "PNG", compress_level=4)
+        part.replace(path)
+    return inside
+
+
+def film(pictures: Iterable[Path], path: Path, rate: float = 10.0) -> Path:
+    """One video of pictures, in their order, at the size of the first.
+
+    Args:
+        pictures: overlays.
+        path: where; its ending says the container, such as `.mp4`.
+        rate: pictures a second.
+
+    Raises:
+        MissingExtra: PyAV is not installed.
+        ResultError: no pictures, or a place that cannot be written.
+    """
+    if find_spec("av") is None:
+        raise MissingExtra("writing videos needs PyAV, which", "video")
+    import av
+
+    part = path.with_name(f".part.{path.name}")
+    with writing(path):
+        with av.open(str(part), "w") as video:
+            stream: Any = None
+            for picture in pictures:
+                with Image.open(picture) as image:
+                    if stream is None:
+                        stream = video.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
+                        stream.width, stream.height = (max(side // 2 * 2, 2) for side in image.size)
+                        stream.pix_fmt = "yuv420p"
+                    fitted = image.convert("RGB").resize((stream.width, stream.height), Image.Resampling.BICUBIC)
+                video.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(fitted), format="rgb24")))
+            if stream is None:
+                raise ResultError("there are no pictures to make a video of", "run with --overlays")
+            video.mux(stream.encode(None))
+        part.replace(path)
+    return path
