@@ -14,10 +14,10 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from vitscope.errors import MissingExtra, ResultError, UsageError, VitscopeError
 
@@ -28,19 +28,21 @@ _IN_FLIGHT = 2  # pieces an actor holds: one in work, one waiting
 _READING = 0.5  # CPUs of the task that takes pieces from the desk; unlike the actors', or Ray fuses it into them
 _WAITING = 4  # pieces per worker on the desk
 _POLL = 0.25  # seconds
+_LEAVE = 10  # seconds that a cluster which runs on gets to end what was given up
 
 
 class Stalled(VitscopeError):
     """Nothing moved for too long."""
 
 
+@runtime_checkable
 class Job(Protocol):
     """What a worker does; made in the worker, once, when its first piece comes."""
 
-    def __call__(self, piece: Any, tick: Callable[[], None]) -> Any:
+    def __call__(self, piece: Any, tick: Callable[[], None], /) -> Any:
         """Do one piece; `tick()` tells that something moves."""
 
-    def give_up(self, piece: Any, deaths: int) -> Any:
+    def give_up(self, piece: Any, deaths: int, /) -> Any:
         """What stands for a piece that killed this many workers."""
 
 
@@ -116,6 +118,7 @@ class _Worker:
 
         self.desk, self.make = ray.get_actor(desk), make
         self.job: Job | None = None
+        self.desk.tick.remote()  # it took its time to start
         self.name = f"process {os.getpid()} on {ray.util.get_node_ip_address()}"
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,7 +155,7 @@ def _ticker(desk: Any) -> Callable[[], None]:
 
 def run(
     cluster: Cluster, pieces: Iterable[tuple[str, Any]], make: Callable[[], Job], about: str = "pieces"
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """What each piece gave, in the order in which they are finished.
 
     Args:
@@ -168,7 +171,7 @@ def run(
         VitscopeError: what `pieces` raised.
         ResultError: a worker failed in a way that is not the piece's fault, such as a full disk.
     """
-    with _connected(cluster) as workers:
+    with _connected(cluster) as (workers, ours):
         import ray
 
         name = f"vitscope-desk-{os.getpid()}-{time.time_ns()}"
@@ -176,14 +179,16 @@ def run(
         answers: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=_WAITING * workers)
         rows = _pipeline(cluster, workers, name, make)
         _thread(lambda: _feed(pieces, desk), answers)
-        _thread(lambda: _read(rows, answers), answers)
+        reader = _thread(lambda: _read(rows, answers), answers)
         try:
             for kind, result in _watched(answers, desk, cluster.patience, about):
                 if kind == "failed":
                     raise result
                 yield result
-        finally:  # on a cluster that is not ours, what is still on its way ends for want of them
+        finally:  # what is still on its way ends for want of the desk, and gives its CPUs back
             ray.kill(desk)
+            if not ours:
+                reader.join(_LEAVE)
 
 
 def _reading(_: Mapping[str, Any], desk: str) -> Iterator[dict[str, Any]]:
@@ -221,8 +226,8 @@ def _pipeline(
 
 
 @contextmanager
-def _connected(cluster: Cluster) -> Iterator[int]:
-    """Ray, quiet and without telemetry or dashboard; how many workers. What was started here ends here."""
+def _connected(cluster: Cluster) -> Iterator[tuple[int, bool]]:
+    """Ray, without telemetry or dashboard: how many workers, and whether it was started here and so ends here."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # a thread that still waits when Ray ends would start it anew
     try:
@@ -234,7 +239,7 @@ def _connected(cluster: Cluster) -> Iterator[int]:
     if ours:
         _start(cluster)
     try:
-        yield _workers(cluster)
+        yield _workers(cluster), ours
     finally:
         if ours:
             ray.shutdown()
@@ -284,7 +289,7 @@ def _workers(cluster: Cluster) -> int:
     return workers
 
 
-def _thread(work: Callable[[], None], answers: "queue.Queue[tuple[str, Any]]") -> None:
+def _thread(work: Callable[[], None], answers: "queue.Queue[tuple[str, Any]]") -> threading.Thread:
     """Run it aside; what it raises is raised where the answers are taken."""
 
     def run() -> None:
@@ -293,7 +298,9 @@ def _thread(work: Callable[[], None], answers: "queue.Queue[tuple[str, Any]]") -
         except BaseException as error:
             answers.put(("broken", error))
 
-    threading.Thread(target=run, daemon=True, name="vitscope-ray").start()
+    thread = threading.Thread(target=run, daemon=True, name="vitscope-ray")
+    thread.start()
+    return thread
 
 
 def _feed(pieces: Iterable[tuple[str, Any]], desk: Any) -> None:

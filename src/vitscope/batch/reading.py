@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import PurePosixPath
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from vitscope.images import Picture, decoded, read
 __all__ = ["Reader", "reading"]
 
 
+@runtime_checkable
 class Reader(Protocol):
     """From a ref to its picture and the SHA-256 of its bytes (of the pixels, for a frame of a video)."""
 

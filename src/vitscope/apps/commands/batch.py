@@ -29,7 +29,6 @@ from vitscope.apps.commands.common import (
     load,
     params_of,
 )
-
 from vitscope.errors import UsageError
 
 if TYPE_CHECKING:
