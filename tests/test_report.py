@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -120,6 +121,16 @@ def test_the_command_writes_the_page_once(finished, tmp_path):
     assert place.read_text("utf-8").startswith("<!doctype html>")
     again = CliRunner().invoke(app, ["report", str(out), "-o", str(place)])
     assert isinstance(again.exception, ResultError)
+
+
+def test_the_documents_examples_run(finished, tmp_path, monkeypatch, capsys):
+    shutil.copytree(finished[0], tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parent.parent / "docs" / "report.md").read_text("utf-8")
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(code, "report.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 2 * GOOD
+    assert len(json.loads((tmp_path / "maps.json").read_text())["annotations"]) == 2 * GOOD
 
 
 def test_what_is_no_run_is_told(finished, tmp_path):

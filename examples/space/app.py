@@ -1,0 +1,47 @@
+"""A Hugging Face Space: a photo in, the viewer out."""
+
+import html
+import os
+from functools import cache
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import gradio as gr
+from PIL import Image
+
+import vitscope
+from vitscope.render.page import page
+
+MODEL = os.environ.get("VITSCOPE_MODEL", "embedded:dinov2-small")
+FRAME = (
+    '<iframe title="vitscope" sandbox="allow-scripts allow-downloads" srcdoc="{page}" '
+    'style="width:100%;height:900px;border:0;border-radius:8px"></iframe>'
+)
+
+
+@cache
+def scope() -> vitscope.Scope:
+    """The model, loaded with the first photo."""
+    return vitscope.load(MODEL)
+
+
+def look(photo: Image.Image | None) -> str:
+    """The viewer on a photo, in a frame of its own that can reach nothing."""
+    if photo is None:
+        raise gr.Error("Give me a photo first.")
+    try:
+        view = scope().view(photo, max_mb=6)
+    except vitscope.VitscopeError as error:
+        raise gr.Error(str(error)) from error
+    return FRAME.format(page=html.escape(page(view.document()), quote=True))
+
+
+with gr.Blocks(title="vitscope", analytics_enabled=False) as demo:
+    gr.Markdown("# Where does it look?\nA photo, a Vision Transformer, and how far to believe the picture.")
+    with gr.Row():
+        given = gr.Image(type="pil", label="Photo", height=260)
+    shown = gr.HTML(label="Viewer")
+    gr.Button("Look", variant="primary").click(look, given, shown, concurrency_limit=1)
+
+if __name__ == "__main__":
+    demo.queue(max_size=16).launch()
