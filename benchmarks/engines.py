@@ -1,6 +1,6 @@
 """The Ray engine beside the local one: the same photos, options and cores, run in turn.
 
-    python benchmarks/ray.py [--images 512] [--repeat 2] [--size 224] [--model embedded:dinov2-small]
+    python benchmarks/engines.py [--images 512] [--repeat 2] [--size 224] [--model embedded:dinov2-small]
 
 Two speeds are told of each: *steady*, from the first finished shard to the last, which is what a long run costs; and
 *whole*, with everything that comes before it, such as starting a cluster and loading the model in every worker.
