@@ -1,6 +1,5 @@
 """A Hugging Face Space: a photo in, the viewer out."""
 
-import html
 import os
 from functools import cache
 
@@ -11,12 +10,9 @@ from PIL import Image
 
 import vitscope
 from vitscope.render.page import page
+from vitscope.render.widget import framed
 
 MODEL = os.environ.get("VITSCOPE_MODEL", "embedded:dinov2-small")
-FRAME = (
-    '<iframe title="vitscope" sandbox="allow-scripts allow-downloads" srcdoc="{page}" '
-    'style="width:100%;height:900px;border:0;border-radius:8px"></iframe>'
-)
 
 
 @cache
@@ -33,7 +29,7 @@ def look(photo: Image.Image | None) -> str:
         view = scope().view(photo, max_mb=6)
     except vitscope.VitscopeError as error:
         raise gr.Error(str(error)) from error
-    return FRAME.format(page=html.escape(page(view.document()), quote=True))
+    return framed(page(view.document()), height=1000)
 
 
 with gr.Blocks(title="vitscope", analytics_enabled=False) as demo:

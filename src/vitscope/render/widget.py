@@ -1,16 +1,25 @@
 """The viewer as a notebook widget: the page's own code, its arrays as binary, its questions answered by the kernel."""
 
 import base64
+import html
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any, TypeAlias
 
 from vitscope.errors import MissingExtra, VitscopeError
+from vitscope.registry import renderer
+from vitscope.render.html import card
+from vitscope.render.single import document_of
+from vitscope.result import Explanation
 
-__all__ = ["Answer", "widget"]
+__all__ = ["Answer", "framed", "saved", "widget"]
 
 Answer: TypeAlias = Callable[..., Mapping[str, Any]]
+_FRAME = (
+    '<iframe title="vitscope" sandbox="allow-scripts allow-downloads" style="width:100%;height:{height}px;border:0" '
+    'srcdoc="{page}"></iframe>'
+)
 
 
 def widget(document: Mapping[str, Any], answers: Mapping[str, Answer] | None = None, fallback: str = "") -> Any:
@@ -25,6 +34,17 @@ def widget(document: Mapping[str, Any], answers: Mapping[str, Answer] | None = N
         MissingExtra: anywidget is not installed.
     """
     return _kind()(document, dict(answers or {}), fallback)
+
+
+@renderer("widget")
+def saved(explanation: Explanation) -> Any:
+    """The viewer on one map, with nothing behind it."""
+    return widget(document_of(explanation), fallback=card(explanation))
+
+
+def framed(page: str, height: int = 760) -> str:
+    """A page of ours within a page of others: it may run its own script, and reach nothing."""
+    return _FRAME.format(height=height, page=html.escape(page, quote=True))
 
 
 @cache
