@@ -67,8 +67,7 @@ def _kind() -> Any:
         _answers = List().tag(sync=True)
 
         def __init__(self, document: Mapping[str, Any], answers: Mapping[str, Answer], fallback: str) -> None:
-            arrays = {name: {**array, "data": _bytes(array["data"])} for name, array in document["arrays"].items()}
-            super().__init__(_document={"header": dict(document["header"]), "arrays": arrays}, _answers=sorted(answers))
+            super().__init__(_document=_with_bytes(document), _answers=sorted(answers))
             self._answering, self._fallback = answers, fallback
             self.on_msg(self._asked)
 
@@ -91,6 +90,13 @@ def _kind() -> Any:
             return shown
 
     return Viewer
+
+
+def _with_bytes(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with its arrays' data as bytes, which travel beside the JSON; likewise that of a second photo."""
+    arrays = {name: {**array, "data": _bytes(array["data"])} for name, array in document["arrays"].items()}
+    other = {"other": _with_bytes(document["other"])} if document.get("other") else {}
+    return {"header": dict(document["header"]), "arrays": arrays, **other}
 
 
 def _packed(result: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:

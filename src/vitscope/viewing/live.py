@@ -5,7 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from vitscope.geometry import Frame, TokenLayout
 from vitscope.images import Picture
+from vitscope.registry import RENDERERS
+from vitscope.render.packed import Packed
 from vitscope.result import Explanation
 from vitscope.viewing.entries import entry_of
 
@@ -24,18 +29,34 @@ class Live:
         picture: the photo.
         size: the input size that was asked for.
         target: what the view's maps explain.
-        first: the view's first map.
     """
 
     scope: "Scope"
     picture: Picture
     size: int | None
     target: Any
-    first: Explanation
 
     def answers(self) -> dict[str, Callable[..., Mapping[str, Any]]]:
         """By the names that the viewer's hosts give them."""
         return {"mask": self.mask, "explain": self.explain}
+
+    def card(self, header: Mapping[str, Any], arrays: Mapping[str, Packed]) -> str:
+        """The view's first map as static HTML."""
+        entry, layout = header["maps"][0], header["layout"]
+        first = Explanation(
+            map=arrays[f"map.{entry['id']}"].array().astype(np.float32) * np.float32(entry["scale"]),
+            prefix=np.array(entry["prefix"], np.float32),
+            method=entry["method"],
+            layout=TokenLayout(**layout),
+            frame=Frame(**header["frame"]),
+            target=entry["target"],
+            score=entry["score"],
+            predictions=[(label, p) for label, p in header["predictions"]],
+            provenance={"model": header["model"]["reference"], "options": entry["options"], "caveat": entry["caveat"]},
+            picture=self.picture,
+        )
+        drawn: str = RENDERERS.get("card")(first)
+        return drawn
 
     def mask(self, patches: Sequence[int], how: str) -> dict[str, Any]:
         """The model's answer without these patches: `predictions`, `score`, `whole`, and milliseconds."""

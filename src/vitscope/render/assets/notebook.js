@@ -78,14 +78,15 @@ function withArrays(result, buffers) {
   return { ...result, arrays };
 }
 
+function withBytes({ header, arrays, other }) {
+  const named = Object.entries(arrays).map(([name, array]) => [name, { ...array, data: bytesOf(array.data) }]);
+  return { header, arrays: Object.fromEntries(named), ...(other ? { other: withBytes(other) } : {}) };
+}
+
 export default {
   render({ model, el }) {
     const ended = new AbortController();
-    const { header, arrays } = model.get("_document");
-    const bytes = Object.fromEntries(
-      Object.entries(arrays).map(([name, array]) => [name, { ...array, data: bytesOf(array.data) }]),
-    );
-    const made = mount(el, { header, arrays: bytes }, kernelHost(model, ended.signal), { fragment: false });
+    const made = mount(el, withBytes(model.get("_document")), kernelHost(model, ended.signal));
     return () => {
       ended.abort();
       made.destroy();
