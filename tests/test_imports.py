@@ -17,7 +17,7 @@ STAGES = (
     ("capturing", "explicit", "tracing", "targets", "body", "correction", "subject", "silencing", "methods"),
     ("families", "loading", "embedded"),
     ("metrics", "render"),
-    ("options", "provenance", "pipeline", "measuring", "looking", "bench"),
+    ("options", "provenance", "pipeline", "measuring", "looking", "viewing", "bench"),
     ("batch",),
     ("apps", "__main__"),
 )
@@ -29,7 +29,7 @@ FORBIDDEN = {
 NO_TORCH = (  # whole parts, and single modules of others
     *("errors", "geometry", "images", "result", "registry", "embedded", "render", "_version"),
     *("metrics/statistics", "metrics/attention", "metrics/ranking", "metrics/faithfulness", "metrics/measure"),
-    *("metrics/localisation", "metrics/resampling", "bench/planted", "bench/photos"),
+    *("metrics/localisation", "metrics/resampling", "bench/planted", "bench/photos", "viewing/packed"),
 )
 
 
