@@ -87,7 +87,7 @@ def view(
         return _one(scope, picture, asked, [], max_mb)
     second = read(other)
     options: dict[str, Any] = {"size": size, "seed": seed, "progress": progress}
-    own, others = scope.alike(picture, second, **options)
+    own, others = scope.alike(image, other, **options)
     beside = _one(scope, second, asked, [others], 0)
     made = _one(scope, picture, asked, [own], max_mb - beside.nbytes / 1e6)
     return View(made.header, made.arrays, beside)
@@ -161,10 +161,10 @@ def _maps(
     explained = _explained(scope, picture, asked.methods, asked.options, missing)
     labels = [label for label, _ in scope.predictions(store)[: asked.top]]
     explained += _classes(scope, picture, labels, asked.options | {"target": labels}, missing)
-    explained += [(one, None) for one in more]
     measured = _measured(scope, [e for e, _ in explained], asked.seed, asked.progress) if asked.measure else {}
     if not asked.measure:
         missing.append({"what": "measurement", "why": "it was not asked for"})
+    explained += [(one, None) for one in more]
     maps: list[dict[str, Any]] = []
     arrays: dict[str, Packed] = {}
     for number, (explanation, label) in enumerate(explained):
@@ -219,7 +219,7 @@ def _classes(
     """A map of each predicted class."""
     for name in (CLASSES, "relevance") if labels else ():
         try:
-            made: list[Explanation] = scope.explain(picture, method=name, **asked)
+            made: Any = scope.explain(picture, method=name, **asked)
             return [(one, label) for one, label in zip(made, labels, strict=True)]
         except VitscopeError as error:
             missing.append({"what": f"{name} by class", "why": error.message})

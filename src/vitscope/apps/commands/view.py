@@ -61,15 +61,18 @@ def view(
         raise UnknownName("language", lang or "", ["en", "zh"])
     if not 0.5 <= max_mb <= 500:
         raise UsageError(f"--max-mb is between 0.5 and 500, not {max_mb:g}")
-    path, pictures = picture_path(out, force), [read(one) for one in (image, other) if one is not None]
+    path = picture_path(out, force)
+    for one in (image, other):
+        if one is not None:
+            read(one)
     options: dict[str, Any] = {"target": target_of(target) if target else None, "top": top, "size": size, "seed": seed}
     if methods:
         options["methods"] = tuple(name.strip() for name in methods.split(","))
     scope = load(model, revision, device, dtype)
     with terminal.explaining(1) as bars:
         made = scope.view(
-            pictures[0],
-            other=pictures[1] if other else None,
+            image,
+            other=other,
             measure=measure,
             max_mb=max_mb,
             progress=bars.forwards,
