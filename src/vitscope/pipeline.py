@@ -31,6 +31,7 @@ from vitscope.result import Explanation
 from vitscope.store import AttentionStore
 from vitscope.subject import Subject
 from vitscope.targets import Scorer, SimilarTo, Target, Text, feature_of, scorer_of
+from vitscope.viewing.view import View, view
 
 __all__ = ["Prepared", "Scope", "load"]
 
@@ -451,6 +452,24 @@ class Scope:
             MethodError: a baseline that does not fit the model, or a score that is not finite.
         """
         return measure(self, explanation, **options)
+
+    def view(self, image: ImageLike, **options: Any) -> View:
+        """Everything that the interactive viewer shows of one photo: `vitscope.render.page.page(view.document())`.
+
+        Args:
+            image: a path, a Pillow image or an `(H, W, 3)` uint8 array.
+            options: `other` (a second photo, to compare), `methods` (names), `target`, `top` (classes with a map of
+                their own), `size`, `measure` (deletion and insertion of each map), `max_mb` (of the page), `seed`,
+                `progress`.
+
+        Raises:
+            ImageError: a picture that cannot be used.
+            UsageError: a method, option or target that does not exist or does not fit.
+            MethodError: a method asked for by name that does not apply to this model.
+
+        Cost: a few forwards for each map; measuring is up to 40 for a map and 60 for all random maps.
+        """
+        return view(self, image, **options)
 
     def predictions(self, store: AttentionStore, row: int = 0) -> list[tuple[str, float]]:
         """The most probable classes of one picture of a batch, five at most; empty for a feature model."""

@@ -17,6 +17,7 @@ from vitscope.apps.commands.measure import measure
 from vitscope.apps.commands.report import report
 from vitscope.apps.commands.sheets import alike, compare, heads, lens
 from vitscope.apps.commands.statistics import statistics
+from vitscope.apps.commands.view import view
 from vitscope.apps.terminal import exit_code, trouble
 from vitscope.errors import VitscopeError
 
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 for command in (
     explain,
+    view,
     measure,
     statistics,
     heads,

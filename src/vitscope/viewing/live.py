@@ -38,7 +38,7 @@ class Live:
 
     def answers(self) -> dict[str, Callable[..., Mapping[str, Any]]]:
         """By the names that the viewer's hosts give them."""
-        return {"mask": self.mask, "explain": self.explain}
+        return {"explain": self.explain} | ({"mask": self.mask} if hasattr(self.scope, "masked") else {})
 
     def card(self, header: Mapping[str, Any], arrays: Mapping[str, Packed]) -> str:
         """The view's first map as static HTML."""
@@ -61,7 +61,9 @@ class Live:
     def mask(self, patches: Sequence[int], how: str) -> dict[str, Any]:
         """The model's answer without these patches: `predictions`, `score`, `whole`, and milliseconds."""
         begun = time.perf_counter()
-        found = self.scope.masked(self.picture, patches, how=how, size=self.size, target=self.target)
+        found = self.scope.masked(  # type: ignore[attr-defined]
+            self.picture, patches, how=how, size=self.size, target=self.target
+        )
         return {
             "predictions": [[label, p] for label, p in found.predictions],
             "score": found.score,

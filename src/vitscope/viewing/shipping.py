@@ -1,0 +1,122 @@
+"""How much attention fits into a page: precision is given up first, then layers, the first ones before the later."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from vitscope.render.packed import Packed, zigzag
+from vitscope.store import AttentionStore, Factored
+from vitscope.viewing.factors import Head, Rounded, factorised, lse_of, plain, rounded, rows_of
+
+__all__ = ["Shipped", "shipped", "why_not", "without"]
+
+_FINEST, _COARSEST = 0.002, 0.05  # root mean square error of a score, in nats
+_TOP, _SAMPLE = 20, 24
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """The attention that goes into a page.
+
+    Attributes:
+        layers: one dict for each layer, for the header; `rank` is None where the layer is not shipped.
+        arrays: its packed arrays.
+        error: of scores and rows, as measured.
+        dropped: layers that did not fit.
+    """
+
+    layers: list[dict[str, Any]]
+    arrays: dict[str, Packed]
+    error: dict[str, float] = field(default_factory=dict)
+    dropped: tuple[int, ...] = ()
+
+
+def why_not(store: AttentionStore) -> str:
+    """Why rows of this attention cannot be made in a page; empty where they can."""
+    if store.chain is not None or not len(store):
+        return "its layers do not all see the same tokens"
+    if not all(plain(block) for block in store):
+        return "its attention has a bias or a rule of its own that queries and keys do not give"
+    return ""
+
+
+def without(store: AttentionStore) -> Shipped:
+    """No rows of attention."""
+    return Shipped([_entry(block) for block in store], {})
+
+
+def shipped(store: AttentionStore, budget: float) -> Shipped:
+    """As much of the attention as fits into `budget` characters.
+
+    The error of scores starts at 0.002 nats and grows until it fits; at 0.05 nats the first layers are left out.
+    """
+    if why_not(store):
+        return without(store)
+    known = [factorised(block) for block in store if isinstance(block, Factored)]
+    first, error = 0, _FINEST
+    while first < len(known):
+        packed, ints = _packed(known, first, error)
+        size = sum(one.nbytes for one in packed.values())
+        if size <= budget:
+            return _told(store, ints, packed, first, error)
+        if error >= _COARSEST:
+            first += 1
+            continue
+        columns = 2 * sum(head.left.numel() for heads in known[first:] for head in heads)
+        error = min(error * max(2 ** ((size - budget) * 6 / columns * 1.1), 1.05), _COARSEST)
+    return Shipped([_entry(block) for block in store], {}, dropped=tuple(range(len(known))))
+
+
+def _packed(
+    layers: Sequence[Sequence[Head]], first: int, error: float
+) -> tuple[dict[str, Packed], dict[int, list[Rounded]]]:
+    arrays, ints = {}, {}
+    for number, heads in enumerate(layers):
+        if number < first:
+            continue
+        made = ints[number] = [rounded(head, error) for head in heads]
+        arrays[f"q.{number}"] = Packed.of(zigzag(np.concatenate([head.q.ravel() for head in made])))
+        arrays[f"k.{number}"] = Packed.of(zigzag(np.concatenate([head.k.ravel() for head in made])))
+        arrays[f"weight.{number}"] = Packed.of(np.concatenate([head.weight for head in made]))
+    return arrays, ints
+
+
+def _told(
+    store: AttentionStore,
+    ints: dict[int, list[Rounded]],
+    arrays: dict[str, Packed],
+    first: int,
+    error: float,
+) -> Shipped:
+    entries, off = [], []
+    for number, block in enumerate(store):
+        if number < first:
+            entries.append(_entry(block))
+            continue
+        heads = ints[number]
+        lse = lse_of(heads)
+        low, step = float(lse.min()), max(float(np.ptp(lse)), 1e-6) / 65535
+        arrays[f"lse.{number}"] = Packed.of(((lse - low) / step).round().astype(np.uint16))
+        entries.append(_entry(block) | {"rank": [len(head.weight) for head in heads], "lse": [low, step]})
+        queries = np.linspace(0, block.shape[2] - 1, min(_SAMPLE, block.shape[2])).round().astype(int).tolist()
+        true, made = block.rows(queries)[0].cpu(), rows_of(heads, queries)
+        off.append([_relative(true, made), _relative(true.mean(0), made.mean(0))])
+    single, fused = (np.concatenate([one[which] for one in off]) for which in (0, 1))
+    told = {"score_rms": error}
+    for name, values in (("head", single), ("mean", fused)):
+        told |= {f"{name}_rms": float(np.sqrt((values**2).mean())), f"{name}_max": float(values.max())}
+        told[f"{name}_beyond"] = float((values > 0.01).mean())
+    return Shipped(entries, arrays, told, tuple(range(first)))
+
+
+def _relative(true: Any, made: Any) -> np.ndarray:
+    """By how much the largest entries of rows are off, relative to themselves."""
+    top = true.topk(min(_TOP, true.shape[-1]), -1)
+    off: np.ndarray = ((made.gather(-1, top.indices) - top.values) / top.values).abs().numpy().ravel()
+    return off
+
+
+def _entry(block: Any) -> dict[str, Any]:
+    return {"name": block.name, "heads": block.shape[1], "rank": None}
