@@ -60,7 +60,7 @@ class View:
 
     @property
     def nbytes(self) -> int:
-        """About how many characters the arrays and the photos are."""
+        """About how many bytes of a page the arrays and the photos are."""
         photos = sum(len(url) for url in self.header["images"].values())
         own = sum(one.nbytes for one in self.arrays.values()) + photos
         return own + (self.other.nbytes if self.other is not None else 0)
