@@ -190,6 +190,8 @@ def test_deletion_steps_hide_the_hottest_patches(fresh, tiny_view):
     fresh.evaluate(SET, {"deletion_step": 5})
     words = f"{round(curve['x'][5] * 16)} of 16 patches hidden"
     fresh.wait_for_function("(words) => document.querySelector('.vs-steps').textContent.includes(words)", arg=words)
+    label, likely = entry["steps"][5][0]
+    assert f"{label} {likely * 100:.0f}" in fresh.locator(".vs-steps").text_content()
     order = tiny_view.arrays[f"order.{entry['id']}"].array()
     hidden = fresh.evaluate("document.querySelector('main').viewer.ctx.deleted()")
     assert sorted(token - 1 for token in hidden) == sorted(order[: round(curve["x"][5] * 16)])
