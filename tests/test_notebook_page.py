@@ -78,8 +78,9 @@ def notebook(jupyter):
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
+        # tall, since JupyterLab draws only the cells that are in sight
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 1000}, locale="en-US")
+        page = browser.new_page(viewport={"width": 1280, "height": 4200}, locale="en-US")
         troubles = []
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("console", lambda said: troubles.append(said.text) if said.type == "error" else None)
@@ -88,8 +89,10 @@ def notebook(jupyter):
         page.goto(jupyter)
         page.wait_for_function("window.jupyterapp?.commands.hasCommand('notebook:run-all-cells')")
         page.wait_for_selector(".jp-Notebook .jp-Cell")
-        # a click on the kernel's name is not needed: cells wait for it
-        page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        page.wait_for_function(
+            "window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.connectionStatus === 'connected'"
+        )
+        page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")
         page.wait_for_function("document.querySelectorAll('.vs .vs-heat').length === 3")
         page.wait_for_function(
             "[...document.querySelectorAll('.vs-heat')].every(c => new Uint32Array(c.getContext('2d')"

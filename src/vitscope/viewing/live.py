@@ -42,13 +42,13 @@ class Live:
 
     def card(self, header: Mapping[str, Any], arrays: Mapping[str, Packed]) -> str:
         """The view's first map as static HTML."""
-        entry, layout = header["maps"][0], header["layout"]
+        entry = header["maps"][0]
         first = Explanation(
             map=arrays[f"map.{entry['id']}"].array().astype(np.float32) * np.float32(entry["scale"]),
             prefix=np.array(entry["prefix"], np.float32),
             method=entry["method"],
-            layout=TokenLayout(**layout),
-            frame=Frame(**header["frame"]),
+            layout=TokenLayout(**_tuples(header["layout"])),
+            frame=Frame(**_tuples(header["frame"])),
             target=entry["target"],
             score=entry["score"],
             predictions=[(label, p) for label, p in header["predictions"]],
@@ -77,3 +77,8 @@ class Live:
         made = self.scope.explain(self.picture, method=method, target=target, size=self.size, params=dict(params or {}))
         entry, arrays = entry_of(self.scope, made, label=target if isinstance(target, str) else None)
         return {"entry": entry, "arrays": {name: one.document() for name, one in arrays.items()}}
+
+
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON's lists as tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

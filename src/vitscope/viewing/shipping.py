@@ -1,6 +1,6 @@
 """How much attention fits into a page: precision is given up first, then layers, the first ones before the later."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ __all__ = ["Shipped", "shipped", "why_not", "without"]
 
 _FINEST, _COARSEST = 0.002, 0.05  # root mean square error of a score, in nats
 _TOP, _SAMPLE = 20, 24
+_MANY = 8  # layers of which a quarter tell how large all of them are
 
 
 @dataclass(frozen=True)
@@ -55,28 +56,46 @@ def shipped(store: AttentionStore, budget: float) -> Shipped:
     if why_not(store):
         return without(store)
     known = [factorised(block) for block in store if isinstance(block, Factored)]
-    first, error = 0, _FINEST
-    while first < len(known):
-        packed, ints = _packed(known, first, error)
-        size = sum(one.nbytes for one in packed.values())
+    depth = len(known)
+    for first in range(depth):
+        sample = range(first, depth, 4) if depth - first >= _MANY else range(first, depth)
+        error = _fitting(known, sample, budget * len(sample) / (depth - first), _FINEST)
+        if error is None:
+            continue
+        packed, ints = _packed(known, range(first, depth), error)
+        while (size := _size(packed)) > budget and error < _COARSEST:
+            error = _coarser(error, size, budget, known, range(first, depth))
+            packed, ints = _packed(known, range(first, depth), error)
         if size <= budget:
             return _told(store, ints, packed, first, error)
+    return Shipped([_entry(block) for block in store], {}, dropped=tuple(range(depth)))
+
+
+def _fitting(known: Sequence[Sequence[Head]], layers: Sequence[int], budget: float, error: float) -> float | None:
+    """The error at which these layers fit; None where they do not at the coarsest."""
+    while (size := _size(_packed(known, layers, error)[0])) > budget:
         if error >= _COARSEST:
-            first += 1
-            continue
-        columns = 2 * sum(head.left.numel() for heads in known[first:] for head in heads)
-        error = min(error * max(2 ** ((size - budget) * 6 / columns * 1.1), 1.05), _COARSEST)
-    return Shipped([_entry(block) for block in store], {}, dropped=tuple(range(len(known))))
+            return None
+        error = _coarser(error, size, budget, known, layers)
+    return error
+
+
+def _coarser(error: float, size: float, budget: float, known: Sequence[Sequence[Head]], layers: Sequence[int]) -> float:
+    """An error that should fit: a number takes one bit less at twice the error."""
+    numbers = 2 * sum(head.left.numel() for layer in layers for head in known[layer])
+    return min(error * max(2 ** ((size - budget) * 8 / numbers * 1.1), 1.02), _COARSEST)
+
+
+def _size(arrays: Mapping[str, Packed]) -> int:
+    return sum(one.nbytes for one in arrays.values())
 
 
 def _packed(
-    layers: Sequence[Sequence[Head]], first: int, error: float
+    known: Sequence[Sequence[Head]], layers: Sequence[int], error: float
 ) -> tuple[dict[str, Packed], dict[int, list[Rounded]]]:
     arrays, ints = {}, {}
-    for number, heads in enumerate(layers):
-        if number < first:
-            continue
-        made = ints[number] = [rounded(head, error) for head in heads]
+    for number in layers:
+        made = ints[number] = [rounded(head, error) for head in known[number]]
         arrays[f"q.{number}"] = Packed.of(zigzag(np.concatenate([head.q.ravel() for head in made])))
         arrays[f"k.{number}"] = Packed.of(zigzag(np.concatenate([head.k.ravel() for head in made])))
         arrays[f"weight.{number}"] = Packed.of(np.concatenate([head.weight for head in made]))

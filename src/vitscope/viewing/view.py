@@ -15,7 +15,6 @@ from vitscope._version import __version__
 from vitscope.errors import MethodError, VitscopeError
 from vitscope.geometry import Frame
 from vitscope.images import ImageLike, Picture, read
-from vitscope.metrics.measure import Measurement
 from vitscope.options import Progress
 from vitscope.render.packed import Packed, scaled
 from vitscope.render.page import page
@@ -25,6 +24,7 @@ from vitscope.store import AttentionStore, pull, pull_heads
 from vitscope.targets import Target
 from vitscope.viewing.entries import entry_of
 from vitscope.viewing.live import Live
+from vitscope.viewing.measured import measured_maps
 from vitscope.viewing.shipping import shipped, why_not, without
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ METHODS_SHOWN = ("auto", "attention", "rollout", "relevance", "random")
 CLASSES = "gradcam"  # the method that tells classes apart best, where it applies
 _PHOTO, _SEEN = (1600, 86), (1024, 84)  # longest side in pixels, JPEG quality
 _ROOM = 320_000  # characters of a page that are not arrays or photos: the viewer, numbers, words
-_STEPS, _RANDOM = 10, 3
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class View:
 
     @property
     def nbytes(self) -> int:
-        """About how many characters the arrays and the photos are."""
+        """About how many bytes of a page the arrays and the photos are."""
         photos = sum(len(url) for url in self.header["images"].values())
         own = sum(one.nbytes for one in self.arrays.values()) + photos
         return own + (self.other.nbytes if self.other is not None else 0)
@@ -181,7 +180,7 @@ def _maps(
     explained = _explained(scope, picture, asked.methods, asked.options, missing)
     labels = [label for label, _ in scope.predictions(store)[: asked.top]]
     explained += _classes(scope, picture, labels, asked.options | {"target": labels}, missing)
-    measured = _measured(scope, [e for e, _ in explained], asked.seed, asked.progress) if asked.measure else {}
+    measured = measured_maps(scope, [e for e, _ in explained], asked.seed, asked.progress) if asked.measure else {}
     if not asked.measure:
         missing.append({"what": "measurement", "why": "it was not asked for"})
     explained += [(one, None) for one in more]
@@ -189,8 +188,9 @@ def _maps(
     arrays: dict[str, Packed] = {}
     for number, (explanation, label) in enumerate(explained):
         name = f"{number}-{explanation.method}"
-        entry, packed = entry_of(scope, explanation, measured.get(id(explanation)), name=name, label=label)
-        maps.append(entry | {"alike": any(explanation is one for one in more)})
+        measurement, steps = measured.get(number, (None, []))
+        entry, packed = entry_of(scope, explanation, measurement, name=name, label=label)
+        maps.append(entry | {"steps": steps, "alike": any(explanation is one for one in more)})
         arrays |= packed
     return maps, arrays
 
@@ -244,27 +244,6 @@ def _classes(
         except VitscopeError as error:
             missing.append({"what": f"{name} by class", "why": error.message})
     return []
-
-
-def _measured(
-    scope: "Scope", explanations: Sequence[Explanation], seed: int, progress: Progress | None
-) -> dict[int, Measurement]:
-    """Deletion and insertion of each map; all share the random maps' forwards."""
-    removable = not isinstance(scope.body, str) and not scope.bag and scope.layout.prefix
-    known: dict[Any, Any] = {}
-    found = {}
-    for explanation in explanations:
-        found[id(explanation)] = scope.measure(
-            explanation,
-            metrics=("deletion", "insertion"),
-            baseline="removal" if removable else "mean",
-            steps=_STEPS,
-            random=_RANDOM,
-            seed=seed,
-            known=known,
-            progress=progress,
-        )
-    return found
 
 
 def _readouts(store: AttentionStore) -> tuple[list[float], dict[str, Packed]]:

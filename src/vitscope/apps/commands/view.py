@@ -55,7 +55,7 @@ def view(
 ) -> None:
     """One HTML file to look around in: maps, every head, what each patch attends to, numbers. It needs no network."""
     from vitscope.images import read
-    from vitscope.render.page import page
+    from vitscope.render.page import page_bytes
 
     if lang not in (None, "en", "zh"):
         raise UnknownName("language", lang or "", ["en", "zh"])
@@ -78,7 +78,7 @@ def view(
             progress=bars.forwards,
             **options,
         )
-    text = page(made.document(), lang)
+    text = page_bytes(made.document(), lang)
     told = made.header["attention"]["error"]
     words = f"{len(text) / 1e6:.1f} MB"
     if told:
@@ -94,12 +94,12 @@ def view(
         typer.launch(path.resolve().as_uri())
 
 
-def _write(text: str, path: Path) -> None:
+def _write(text: bytes, path: Path) -> None:
     """The page, whole or not at all."""
     partial = path.with_name(f".{path.name[:40]}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, "utf-8")
+        partial.write_bytes(text)
         partial.replace(path)
     except OSError as error:
         raise ResultError(f"{path} cannot be written: {error.strerror or error}", "check --out") from error

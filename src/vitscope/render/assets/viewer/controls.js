@@ -13,7 +13,7 @@ function select(label, options, take) {
 }
 
 function slider(label, attributes, take) {
-  const shown = el("output"), input = el("input", { type: "range", ...attributes, oninput: () => take(Number(input.value)) });
+  const shown = el("span", { class: "vs-figure" }), input = el("input", { type: "range", ...attributes, oninput: () => take(Number(input.value)) });
   const made = el("label", { class: "vs-field vs-slider" }, el("span", {}, label, shown), input);
   made.show = (value, text) => {
     input.value = value;

@@ -2,8 +2,8 @@
 
 const TYPES = { uint8: Uint8Array, uint16: Uint16Array, float16: Uint16Array, float32: Float32Array };
 
-async function bytesOf(given) {
-  const packed = given instanceof Uint8Array ? given : Uint8Array.from(atob(given), (c) => c.charCodeAt(0));
+async function bytesOf(data) {
+  const packed = typeof data === "string" ? Uint8Array.from(atob(data), (c) => c.charCodeAt(0)) : data;
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
@@ -26,6 +26,23 @@ export async function unpack(packed) {
   }
   const values = new Type(bytes.buffer);
   return packed.dtype === "float16" ? halves(values) : values;
+}
+
+// Arrays that stand in a page as its own characters (`page_bytes`): each gets its bytes back.
+export function unwrap(document, text) {
+  const places = new Uint8Array(65536);
+  const characters = new TextDecoder("windows-1252").decode(Uint8Array.from({ length: 256 }, (_, i) => i));
+  for (let byte = 0; byte < 256; byte++) places[characters.charCodeAt(byte)] = byte;
+  const bytes = new Uint8Array(text.length);
+  let count = 0;
+  for (let i = 0; i < text.length; i++) {
+    const byte = places[text.charCodeAt(i)];
+    bytes[count++] = byte === 61 ? places[text.charCodeAt(++i)] ^ 64 : byte;
+  }
+  let at = 0;
+  for (let one = document; one; one = one.other) {
+    for (const array of Object.values(one.arrays)) array.data = bytes.subarray(at, (at += array.data));
+  }
 }
 
 const signed = (value) => (value >>> 1) ^ -(value & 1);

@@ -1,6 +1,6 @@
 // The measured steps of deletion: the map's hottest patches hidden one step after another, and what the score says.
 
-import { el, figure } from "./dom.js";
+import { el, figure, percent } from "./dom.js";
 import { entryOf } from "./scene.js";
 
 export function panel(root, ctx) {
@@ -33,6 +33,8 @@ export function panel(root, ctx) {
       count: Math.round(number.x[step] * order.length), all: order.length, score: figure(number.y[step]), whole: figure(m.whole),
       random: figure(number.around[step]?.[0]),
     }) : m.score;
+    const says = step ? entry.steps?.[step] ?? [] : [];
+    if (says.length) told.textContent += ` ${says.map(([label, p]) => `${label} ${percent(p)}`).join(", ")}.`;
     input.setAttribute("aria-valuetext", told.textContent);
     ctx.stage.marks();
   };
