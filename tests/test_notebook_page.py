@@ -22,6 +22,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
+PAINTED = "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(Boolean)"
 DRAWN = "root => root.querySelector('.vs-heat').toDataURL()"
 
 
@@ -75,6 +76,7 @@ def _wait(address, server, log):
 @pytest.fixture(scope="module")
 def notebook(jupyter):
     """The page with all its cells run: the three viewers, and what went wrong on the page."""
+    from playwright.sync_api import TimeoutError as Late
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -85,7 +87,7 @@ def notebook(jupyter):
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("console", lambda said: troubles.append(said.text) if said.type == "error" else None)
         page.on("request", lambda asked: troubles.append(asked.url) if _elsewhere(asked.url) else None)
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(45_000)
         page.goto(jupyter)
         page.wait_for_function("window.jupyterapp?.commands.hasCommand('notebook:run-all-cells')")
         page.wait_for_selector(".jp-Notebook .jp-Cell")
@@ -93,11 +95,12 @@ def notebook(jupyter):
             "window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.connectionStatus === 'connected'"
         )
         page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        page.wait_for_function("document.querySelectorAll('.vs .vs-heat').length === 3")
-        page.wait_for_function(
-            "[...document.querySelectorAll('.vs-heat')].every(c => new Uint32Array(c.getContext('2d')"
-            ".getImageData(0, 0, c.width, c.height).data.buffer).some(Boolean))"
-        )
+        try:
+            page.wait_for_function("document.querySelectorAll('.vs .vs-heat').length === 3")
+            page.wait_for_function(f"[...document.querySelectorAll('.vs-heat')].every({PAINTED})")
+        except Late:
+            _shot(page, "notebook-timeout")
+            pytest.fail(f"not all viewers drew: {page.locator('.jp-OutputArea-output').all_inner_texts()} {troubles}")
         yield page, page.query_selector_all(".vs"), troubles
         browser.close()
 
