@@ -1,11 +1,11 @@
 """From a ref to a picture: bytes are fetched, hashed and decoded."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import PurePosixPath
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,14 +16,9 @@ from vitscope.images import Picture, decoded, read
 
 __all__ = ["Reader", "reading"]
 
+# from a ref to its picture and the SHA-256 of its bytes, or of the pixels for a frame of a video
+Reader: TypeAlias = Callable[[Ref], tuple[Picture, str]]
 _NEAR = 10.0  # seconds that are rather decoded than jumped over
-
-
-class Reader(Protocol):
-    """From a ref to its picture and the SHA-256 of its bytes (of the pixels, for a frame of a video)."""
-
-    def __call__(self, ref: Ref) -> tuple[Picture, str]:
-        """Raise ImageError for whatever keeps the picture from being read."""
 
 
 @contextmanager
