@@ -310,6 +310,22 @@ def test_memory_that_waits_is_bounded(photos, tiny_scope, tmp_path, monkeypatch)
     assert sum(done) == 11
 
 
+def test_pictures_of_many_shapes_do_not_pile_up(tiny_scope, tmp_path, monkeypatch):
+    from vitscope.batch import work
+
+    draw = np.random.default_rng(0)
+    for number in range(12):
+        pixels = draw.integers(0, 256, (40 + 16 * (number % 4), 64, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number:02d}.png")
+    sizes, plain = [], work._explain
+    monkeypatch.setattr(work, "_explain", lambda *given: sizes.append(len(given[3])) or plain(*given))
+    held = tiny_scope.prepare(tmp_path / "00.png", size=64).pixels.nbytes
+    asked = plan(size=64, batch_size=8, shard_size=12, ahead=4 * held)
+    assert run(str(tmp_path), tmp_path / "out", asked, scope=tiny_scope).failed == 0
+    assert sum(sizes) == 12
+    assert len(sizes) > 4  # more batches than shapes: some had to go before they were full
+
+
 @pytest.mark.timeout(240)
 def test_killed_at_every_point_and_at_twenty_random_moments(tmp_path):
     """`benchmarks/kills.py` does the work and asserts; here its count is looked at."""
@@ -325,12 +341,7 @@ def test_killed_at_every_point_and_at_twenty_random_moments(tmp_path):
     assert told["shards_kept"] > 0
 
 
-def cli(*words, **more):
-    command = [sys.executable, "-m", "vitscope", "batch", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **more})
-
-
-def test_the_command_line(photos, tiny_folder, tmp_path):
+def test_the_command_line(photos, tiny_folder, tmp_path, capsys):
     from vitscope.apps.cli import app
 
     def call(*words):
@@ -345,22 +356,56 @@ def test_the_command_line(photos, tiny_folder, tmp_path):
     assert call(photos / "1", "-o", tmp_path / "fine", *asked) == 0
     assert call(photos, "-o", tmp_path / "some", *asked) == 1
     assert call(photos, "-o", tmp_path / "some", *asked) == 1  # there already
-    assert call(photos, "-o", tmp_path / "some", *asked, "--resume") == 1  # of which some had failed
+    capsys.readouterr()
+    assert call(photos, "-o", tmp_path / "some", *asked, "--resume", "--json") == 1  # of which some had failed
+    document = json.loads(capsys.readouterr().out)
+    assert (document["images"], document["skipped"], document["failed"], document["failed_before"]) == (0, 11, 0, 1)
     assert call(tmp_path / "gone", "-o", tmp_path / "x", *asked) == 2
     assert call(photos, "-o", tmp_path / "x", *asked, "--engine", "spark") == 2
     assert not (tmp_path / "x").exists()
 
 
-def test_the_command_line_in_its_own_process(photos, tiny_folder, tmp_path):
-    asked = ["--model", tiny_folder, "--method", "rollout", "--shard-size", 4, "--json"]
-    done = cli(photos, "-o", tmp_path / "out", *asked, VITSCOPE_FAULT="during-shard-write:2=ENOSPC")
-    assert done.returncode == 1
-    assert done.stdout == ""
+def test_a_full_disk_is_one_line_of_the_command(photos, tiny_folder, tmp_path):
+    asked = ["--model", str(tiny_folder), "--method", "rollout", "--shard-size", "4", "--json"]
+    command = [sys.executable, "-m", "vitscope", "batch", str(photos), "-o", str(tmp_path / "out"), *asked]
+    fault = {**os.environ, "VITSCOPE_FAULT": "during-shard-write:2=ENOSPC"}
+    done = subprocess.run(command, capture_output=True, text=True, env=fault)
+    assert (done.returncode, done.stdout) == (1, "")
     said = [line for line in done.stderr.splitlines() if line.startswith("vitscope: ")]
     assert len(said) == 1
     assert "No space left on device" in said[0]
+    assert "--resume" in said[0]
     assert "Traceback" not in done.stderr
-    again = cli(photos, "-o", tmp_path / "out", *asked, "--resume")
-    assert again.returncode == 1  # one photo is broken
-    document = json.loads(again.stdout)
-    assert (document["images"], document["skipped"], document["failed"], document["failed_before"]) == (7, 4, 0, 1)
+
+
+def test_the_examples_of_the_documentation_run(photos, tiny_scope, tmp_path, monkeypatch):
+    """Each block of docs/batch.md, in a folder where `out` is a run over `photos`."""
+    import re
+
+    monkeypatch.chdir(tmp_path)
+    Path("photos").symlink_to(photos)
+    run("photos", "out", plan(methods=("rollout", "attention")), scope=tiny_scope)
+    page = (ROOT / "docs" / "batch.md").read_text("utf-8")
+    code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names = {"scope": tiny_scope}
+    for block in code:
+        exec(compile(block, "docs/batch.md", "exec"), names)
+    assert len(code) == 5
+    assert len(names["broadest"]) == len(names["sharpest"]) == 3
+    assert sorted(names["by_method"]["method"].to_list()) == ["attention", "rollout"]
+    e = tiny_scope.explain(names["row"]["source"], method=names["row"]["method"])
+    assert np.allclose(names["heat"], e.heat(), atol=2e-3 * float(e.map.max()))
+    assert names["summary"].failures == {"ImageError": 1}
+
+
+def test_every_column_is_documented():
+    import re
+
+    from vitscope.batch.rows import schema
+
+    page = (ROOT / "docs" / "batch.md").read_text("utf-8")
+    section = page[page.index("## Columns") : page.index("## Reading it")]
+    told = {
+        name for line in re.findall(r"^\|([^|]*)\|", section, re.MULTILINE) for name in re.findall(r"`(\w+)`", line)
+    }
+    assert told - {"NAME", "NAME_random"} == {*schema().names}
