@@ -39,7 +39,7 @@ from vitscope.batch.contract import Plan
 from vitscope.batch.run import run
 from vitscope.pipeline import Scope, load
 
-IMAGES, SHARD = 48, 2
+IMAGES, SHARD = 32, 2
 PLAN = Plan("tiny", methods=("rollout", "relevance"), shard_size=SHARD, batch_size=2, workers=2)
 
 
@@ -198,7 +198,7 @@ def main() -> None:
     given = parser.parse_args()
 
     def say(told: Told) -> None:
-        if told.kills % 100 == 0:
+        if told.kills % 50 == 0:
             print(json.dumps(asdict(told)), file=sys.stderr, flush=True)
 
     with tempfile.TemporaryDirectory(prefix="vitscope-kills-") as work:

@@ -1,22 +1,23 @@
 """Maps drawn over their photos, and over a video."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from PIL import Image
 
 from vitscope.batch.contract import Ref
-from vitscope.batch.shards import OVERLAYS, writing
+from vitscope.batch.shards import OVERLAYS, listed, writing
 from vitscope.errors import MissingExtra, ResultError
 
 if TYPE_CHECKING:
     from vitscope.result import Explanation
 
-__all__ = ["draw", "film"]
+__all__ = ["draw", "drawn", "film"]
 
 
 def draw(e: "Explanation", out: Path, number: int, ref: Ref, which: int) -> str:
@@ -33,6 +34,16 @@ def draw(e: "Explanation", out: Path, number: int, ref: Ref, which: int) -> str:
         e.overlay(**dict(e.provenance.get("drawing", {}))).save(part, "PNG", compress_level=4)
         part.replace(path)
     return inside
+
+
+def drawn(out: Path) -> Iterator[Path]:
+    """The overlays of an output folder in the order of its source, of each photo the first."""
+    last = None
+    for entry in listed(out):
+        for row in pq.read_table(out / entry.file, columns=["id", "overlay"]).to_pylist():
+            if row["overlay"] and row["id"] != last:
+                last = row["id"]
+                yield out / row["overlay"]
 
 
 def film(pictures: Iterable[Path], path: Path, rate: float = 10.0) -> Path:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vitscope._version import __version__
 from vitscope.batch.contract import SCHEMA, Plan
 from vitscope.errors import MethodError, UnknownName, VitscopeError
+from vitscope.measuring import asked as metrics_asked
 from vitscope.options import Failure
 from vitscope.registry import METHODS
 from vitscope.targets import worded
@@ -41,9 +42,11 @@ def questions_of(scope: "Scope", plan: Plan) -> tuple[Question, ...]:
     """The questions of a plan.
 
     Raises:
-        UsageError: a method, option or target that does not exist or does not fit the model.
+        UsageError: a method, option, metric or target that does not exist or does not fit the model.
         MethodError: a method that does not apply to this model.
     """
+    if plan.metrics:
+        metrics_asked(plan.metrics, "mean", "probability")
     questions, used = [], set()
     for name in plan.methods:
         called = scope.family.advice["method"] if name == "auto" else name

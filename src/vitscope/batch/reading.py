@@ -1,11 +1,11 @@
 """From a ref to a picture: bytes are fetched, hashed and decoded."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import PurePosixPath
 from threading import Lock
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,13 +16,9 @@ from vitscope.images import Picture, decoded, read
 
 __all__ = ["Reader", "reading"]
 
-
-@runtime_checkable
-class Reader(Protocol):
-    """From a ref to its picture and the SHA-256 of its bytes (of the pixels, for a frame of a video)."""
-
-    def __call__(self, ref: Ref) -> tuple[Picture, str]:
-        """Raise ImageError for whatever keeps the picture from being read."""
+# from a ref to its picture and the SHA-256 of its bytes, or of the pixels for a frame of a video
+Reader: TypeAlias = Callable[[Ref], tuple[Picture, str]]
+_NEAR = 10.0  # seconds that are rather decoded than jumped over
 
 
 @contextmanager
@@ -139,7 +135,7 @@ class _Video:
         if ref.path != self._path:
             self._open(ref.path)
         stream = self._container.streams.video[0]
-        near = 10 / float(stream.time_base)
+        near = _NEAR / float(stream.time_base)
         if not self._last < ref.at < self._last + near:
             self._container.seek(ref.at, stream=stream)
             self._frames, self._last = self._container.decode(stream), -1
@@ -151,7 +147,7 @@ class _Video:
                 self._kept = {frame.pts: frame}
             if frame.pts is not None and frame.pts > ref.at:
                 break
-        self._last = -1
+        self._path = ""  # opened afresh for the next
         raise ImageError(f"{ref.source} holds no frame at that time", "the video may be broken there")
 
     def _open(self, path: str) -> None:
@@ -161,5 +157,7 @@ class _Video:
         self._kept = {}
         file = self._stack.enter_context(opened(path))
         self._container = self._stack.enter_context(av.open(file))
-        self._container.streams.video[0].thread_type = "AUTO"
+        stream = self._container.streams.video[0]
+        stream.thread_type = "AUTO"
+        self._frames = self._container.decode(stream)
         self._path, self._last = path, -1

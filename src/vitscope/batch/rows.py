@@ -51,7 +51,7 @@ _FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("provenance", pa.string()),
 )
 # of the provenance, what has columns of its own, and what changes nothing in a row
-_OF_ONE = ("source", "notes", "target", "batch_size")
+_OF_ONE = ("source", "notes", "target", "score", "batch_size")
 
 
 def schema(metrics: Sequence[str] = ()) -> pa.Schema:

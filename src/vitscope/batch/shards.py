@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,11 +17,11 @@ from vitscope.batch.contract import SCHEMA, Outcome, Task
 from vitscope.batch.faults import reach
 from vitscope.errors import ResultError
 
-__all__ = ["Entry", "Output", "output", "write_shard"]
+__all__ = ["Entry", "Output", "listed", "output", "refused", "write_shard", "writing"]
 
 PLAN, MANIFEST, LOCK = "batch.json", "manifest.json", ".lock"
 DATA, STATS, OVERLAYS = "data", "stats", "overlays"
-_GO_ON = "run again with --resume to go on; what is finished is readable and will not be made again"
+_GO_ON = "run again with --resume to go on: what is finished can be read, and is not made again"
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ def write_shard(folder: Path, outcome: Outcome) -> Entry:
 class Output:
     """An output folder that is held for writing. Made by `output`."""
 
-    def __init__(self, folder: Path, entries: Mapping[int, Entry]) -> None:
-        self.folder, self._entries = folder, dict(entries)
+    def __init__(self, folder: Path, entries: Iterable[Entry]) -> None:
+        self.folder, self._entries = folder, {entry.number: entry for entry in entries}
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -133,7 +133,7 @@ def output(folder: Path, plan: Mapping[str, Any], *, resume: bool) -> Iterator[O
             options (which are named), somebody is writing into it, or it cannot be written.
     """
     plan = json.loads(json.dumps(plan))
-    with writing(folder):
+    with writing(folder, "check the path, or choose another --out"):
         begun = _begun(folder, resume)
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK, timeout=0)
@@ -154,13 +154,25 @@ def output(folder: Path, plan: Mapping[str, Any], *, resume: bool) -> Iterator[O
             if not begun:
                 _put(folder / PLAN, _json(plan), "plan")
                 reach("after-plan")
-        yield Output(folder, _listed(folder))
+        yield Output(folder, listed(folder))
     finally:
         lock.release()
 
 
+def refused(folder: Path, *, resume: bool) -> None:
+    """Look at an output folder before the model is loaded.
+
+    Raises:
+        ResultError: it holds something else, or a run that is not to be gone on with.
+    """
+    with writing(folder, "check the path"):
+        _begun(folder, resume)
+
+
 def _begun(folder: Path, resume: bool) -> bool:
     """Does the folder hold a run of ours?"""
+    if folder.exists() and not folder.is_dir():
+        raise ResultError(f"{folder} is a file", "choose another --out")
     if (folder / PLAN).is_file():
         if not resume:
             raise ResultError(f"{folder} holds a run that was begun before", "--resume goes on with it")
@@ -186,10 +198,15 @@ def _compare(folder: Path, plan: Mapping[str, Any]) -> None:
         )
 
 
-def _listed(folder: Path) -> dict[int, Entry]:
+def listed(folder: Path) -> tuple[Entry, ...]:
+    """The finished shards of an output folder, in order; also while somebody writes into it.
+
+    Raises:
+        ResultError: a manifest that is broken or of another schema, or a shard that is gone.
+    """
     path = folder / MANIFEST
     if not path.exists():
-        return {}
+        return ()
     try:
         document = json.loads(path.read_text("utf-8"))
         if document["schema"] != SCHEMA:
@@ -200,7 +217,7 @@ def _listed(folder: Path) -> dict[int, Entry]:
     for entry in entries:
         if not (folder / entry.file).is_file():
             raise ResultError(f"{folder / entry.file} is listed as finished and is not there", "put it back")
-    return {entry.number: entry for entry in entries}
+    return tuple(sorted(entries, key=lambda entry: entry.number))
 
 
 def _json(document: Any, indent: int | None = 1) -> bytes:
@@ -240,9 +257,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path, hint: str = _GO_ON) -> Iterator[None]:
     """Whatever the system says against writing becomes one line."""
     try:
         yield
     except OSError as error:
-        raise ResultError(f"{folder} cannot be written: {error.strerror or error}", _GO_ON) from error
+        raise ResultError(f"{folder} cannot be written: {error.strerror or error}", hint) from error

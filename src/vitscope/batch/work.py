@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["given_up", "outcomes"]
 
 _FIRST_GUESS = 4 * 2**20  # bytes of a picture, before there is a mean
-_MOST = 4096
+_FEWEST_TOKENS = 50  # of a picture, where it is guessed how many make a batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +107,9 @@ def outcomes(
                 waiting.setdefault(size, []).append(item)
                 if len(waiting[size]) >= _most(plan, scope, size):
                     _explain(scope, plan, questions, waiting.pop(size), shard, out, advance)
+                elif sum(item.nbytes for items in waiting.values() for item in items) > plan.ahead:
+                    fullest = max(waiting, key=lambda size: (len(waiting[size]), size))
+                    _explain(scope, plan, questions, waiting.pop(fullest), shard, out, advance)
             if item.place == len(task.refs) - 1:
                 for size in sorted(waiting):
                     _explain(scope, plan, questions, waiting[size], shard, out, advance)
@@ -213,9 +216,10 @@ def _stream(
 
     pending: deque[tuple[Task, Future[_Item]]] = deque()
     coming = ((task, place, ref) for task in tasks for place, ref in enumerate(task.refs))
+    most = max(64, 2 * (plan.batch_size or plan.batch_tokens // _FEWEST_TOKENS))
     more = True
     while more or pending:
-        while more and len(pending) < _MOST:
+        while more and len(pending) < most:
             with lock:
                 mean = total / seen if seen else _FIRST_GUESS
                 room = plan.ahead - held - mean * sum(not future.done() for _, future in pending)

@@ -1,6 +1,7 @@
 """`vitscope batch`: a whole collection into a Parquet data set."""
 
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -69,6 +70,8 @@ def batch(
     seed: Annotated[int, typer.Option(help="For methods that draw random numbers.")] = 0,
     metrics: Annotated[str | None, typer.Option(help="Measures of `vitscope measure`, a,b,c; each is dear.")] = None,
     overlays: Annotated[bool, typer.Option("--overlays", help="Also draw every map over its photo.")] = False,
+    film: Annotated[Path | None, typer.Option(help="Make a video of the overlays, such as maps.mp4.")] = None,
+    rate: Annotated[float, typer.Option(help="Pictures a second in that video.")] = 10.0,
     holding: Annotated[
         str, typer.Option("--kind", help="What the files are: photos, parquet, webdataset, video; auto looks.")
     ] = "auto",
@@ -88,8 +91,13 @@ def batch(
     dtype: Dtype = "float32",
 ) -> int:
     """Explain a whole collection: one row for each photo, method and target, in Parquet files."""
-    from vitscope.batch.contract import Plan
     from vitscope.batch.run import check, run
+
+    check(engine)
+    from vitscope.batch.contract import Plan
+    from vitscope.batch.overlays import drawn
+    from vitscope.batch.overlays import film as write_film
+    from vitscope.batch.shards import refused
     from vitscope.batch.sources import Source
 
     named = {"layers": layers, "start": start, "layer": layer, "alpha": alpha, "discard": discard}
@@ -113,7 +121,9 @@ def batch(
         workers=workers,
     )
     where = Source(source, holding, column, stride, limit)  # type: ignore[arg-type]  # looked at when made
-    check(engine)
+    refused(out, resume=resume)
+    if film is not None and not overlays:
+        raise UsageError("a video of the maps is made of overlays", "add --overlays")
     if ray_address and engine != "ray":
         raise UsageError("--ray-address belongs to --engine ray")
     options = {"address": ray_address} if ray_address else {}
@@ -132,6 +142,8 @@ def batch(
             advance=bars,
             begun=bars.begun,
         )
+    if film is not None:
+        write_film(drawn(out), film, rate)
     _say(summary, as_json)
     return 1 if summary.failed or summary.failed_before else 0
 
