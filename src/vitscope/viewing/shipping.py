@@ -48,7 +48,7 @@ def without(store: AttentionStore) -> Shipped:
     return Shipped([_entry(block) for block in store], {})
 
 
-def shipped(store: AttentionStore, budget: float) -> Shipped:
+def shipped(store: AttentionStore, budget: float | int) -> Shipped:
     """As much of the attention as fits into `budget` characters.
 
     The error of scores starts at 0.002 nats and grows until it fits; at 0.05 nats the first layers are left out.
@@ -71,7 +71,7 @@ def shipped(store: AttentionStore, budget: float) -> Shipped:
     return Shipped([_entry(block) for block in store], {}, dropped=tuple(range(depth)))
 
 
-def _fitting(known: Sequence[Sequence[Head]], layers: Sequence[int], budget: float, error: float) -> float | None:
+def _fitting(known: Sequence[Sequence[Head]], layers: Sequence[int], budget: float | int, error: float) -> float | None:
     """The error at which these layers fit; None where they do not at the coarsest."""
     while (size := _size(_packed(known, layers, error)[0])) > budget:
         if error >= _COARSEST:
@@ -80,7 +80,7 @@ def _fitting(known: Sequence[Sequence[Head]], layers: Sequence[int], budget: flo
     return error
 
 
-def _coarser(error: float, size: float, budget: float, known: Sequence[Sequence[Head]], layers: Sequence[int]) -> float:
+def _coarser(error: float, size: int, budget: float | int, known: Sequence[Sequence[Head]], layers: Sequence[int]) -> float:
     """An error that should fit: a number takes one bit less at twice the error."""
     numbers = 2 * sum(head.left.numel() for layer in layers for head in known[layer])
     return min(error * max(2 ** ((size - budget) * 8 / numbers * 1.1), 1.02), _COARSEST)
