@@ -14,7 +14,7 @@ import zoo
 from vitscope.errors import MethodError
 from vitscope.render.page import page_bytes
 from vitscope.store import AttentionStore, Dense, Factored
-from vitscope.viewing.factors import factorised, lse_of, rounded, rows_of
+from vitscope.viewing.factors import factorised, fitted, lse_of, rounded, rows_of
 from vitscope.viewing.packed import Packed, scaled, zigzag
 from vitscope.viewing.shipping import shipped, why_not
 
@@ -67,6 +67,19 @@ def test_rows_and_their_sums_are_the_models_own():
     torch.testing.assert_close(rows_of(made, range(90)), b.rows()[0], rtol=0.02, atol=1e-6)
     scores = torch.stack([head.scores() for head in made])
     torch.testing.assert_close(torch.from_numpy(lse_of(made)), scores.logsumexp(-1))
+
+
+def test_fitted_queries_halve_the_error_of_the_largest_weights():
+    b = block(n=400, width=32)
+    true = b.rows()[0]
+    top = true.topk(20, -1)
+    off = []
+    for fit in (False, True):
+        made = [rounded(head, 0.03) for head in factorised(b)]
+        made = [fitted(head, one) for head, one in zip(factorised(b), made, strict=True)] if fit else made
+        drawn = rows_of(made, range(400)).gather(-1, top.indices)
+        off.append(float((drawn / top.values - 1).square().mean().sqrt()))
+    assert off[1] < off[0] / 2
 
 
 def test_precision_goes_before_layers_and_the_first_layers_before_the_last():
