@@ -309,6 +309,8 @@ def test_the_default_photo_fits_and_hover_keeps_up(browser, tmp_path):
     made = scope.view(cat, methods=("auto",), measure=False)
     text = page_bytes(made.document(), "en")
     assert len(text) <= 10_000_000
+    assert made.header["attention"]["error"]["head_beyond"] < 0.01  # of the 20 largest weights, those off by over 1 %
+    assert made.header["attention"]["error"]["mean_beyond"] < 0.01
     path = tmp_path / "cat.html"
     path.write_bytes(text)
     rows, (gh, gw) = scope.queries(cat), made.header["layout"]["grid"]

@@ -2,6 +2,6 @@
 
 from vitscope.render.packed import Packed
 from vitscope.viewing.entries import entry_of
-from vitscope.viewing.view import View, view
+from vitscope.viewing.view import View
 
-__all__ = ["Packed", "View", "entry_of", "view"]
+__all__ = ["Packed", "View", "entry_of"]

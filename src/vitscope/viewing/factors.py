@@ -9,7 +9,7 @@ that would add less by being left out are left out.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,8 +17,11 @@ from torch import Tensor
 
 from vitscope.store import Block, Factored
 
-__all__ = ["Head", "Rounded", "factorised", "lse_of", "plain", "rounded", "rows_of"]
+__all__ = ["Head", "Rounded", "factorised", "fitted", "lse_of", "plain", "rounded", "rows_of"]
 
+_QUERIES = 256  # solved together
+_FITTED, _READ = 32, 20  # largest weights of a row: that are fitted, and of which the last counts fully
+_REST = 0.3  # how much all other keys count, over their mass
 _WIDEST = 32767  # the largest integer that zigzag coding fits into 16 bits
 
 
@@ -89,6 +92,51 @@ def rounded(head: Head, error: float) -> Rounded:
     s = head.s[:rank].clamp_min(torch.finfo(head.s.dtype).tiny).numpy()
     q, k = ((side[:, :rank].T / step).round().numpy().astype(np.int32) for side in (head.left, head.right))
     return Rounded(q, k, (step**2 / s).astype(np.float32))
+
+
+def fitted(head: Head, made: Rounded) -> Rounded:
+    """The same keys with other queries: those that give each row's largest weights best.
+
+    Of a row only its largest weights are read off, some twenty; a query has D numbers to hit them with, whatever the
+    rounding of keys did. For each query the squared error of its 32 largest scores is made small, a weight's share of
+    the twentieth counting up to one and all other keys together as much as their mass, by least squares; then its
+    numbers are rounded one after another, each making good what those before it did (Babai 1986, as GPTQ does with
+    weights). A constant for the whole row is free.
+
+    Cost: N systems of r equations, in float32.
+    """
+    keys = torch.from_numpy((made.k * made.weight[:, None]).T.astype(np.float32))
+    basis = (head.right / head.s.clamp_min(torch.finfo(head.s.dtype).tiny)).float()
+    left, spread = head.left.float(), keys.T @ keys / len(keys)
+    parts = []
+    for at in range(0, len(left), _QUERIES):
+        start = torch.from_numpy(made.q[:, at : at + _QUERIES].T.astype(np.float32))
+        parts.append(_solved(left[at : at + _QUERIES] @ basis.T, start, keys, spread))
+    return replace(made, q=torch.cat(parts).T.numpy().astype(np.int32))
+
+
+def _solved(scores: Tensor, start: Tensor, keys: Tensor, spread: Tensor) -> Tensor:
+    """Integers `(n, r)` of the queries with these scores `(n, M)`; `start` is what all other keys would have."""
+    top = scores.softmax(-1).topk(min(_FITTED, scores.shape[1]), -1)
+    last = top.values[:, min(_READ, top.values.shape[1]) - 1, None].clamp_min(torch.finfo(torch.float32).tiny)
+    weight = (top.values / last).clamp(max=1)
+    rest = (_REST * (1 - top.values.sum(-1, keepdim=True)).clamp_min(0) / last).clamp(1e-3, 10)[..., None] * spread
+    near, wanted = keys[top.indices], scores.gather(1, top.indices)
+    share = weight / weight.sum(-1, keepdim=True)
+    near = near - (share[..., None] * near).sum(1, keepdim=True)
+    wanted = wanted - (share * wanted).sum(-1, keepdim=True)
+    weighed = (near * weight[..., None]).transpose(1, 2)
+    normal = weighed @ near + rest
+    normal.diagonal(dim1=1, dim2=2).mul_(1 + 1e-4)
+    root, failed = torch.linalg.cholesky_ex(normal)
+    goal = torch.cholesky_solve(weighed @ wanted[..., None] + rest @ start[..., None], root)[..., 0]
+    found, off = torch.empty_like(goal), torch.zeros_like(goal)
+    for column in range(goal.shape[1] - 1, -1, -1):
+        carried = (root[:, column + 1 :, column] * off[:, column + 1 :]).sum(1) / root[:, column, column]
+        found[:, column] = (goal[:, column] + carried).round()
+        off[:, column] = goal[:, column] - found[:, column]
+    bad = (failed > 0) | ~found.isfinite().all(1) | (found.abs().amax(1) > _WIDEST)
+    return torch.where(bad[:, None], start, found)
 
 
 def lse_of(heads: Sequence[Rounded]) -> np.ndarray:

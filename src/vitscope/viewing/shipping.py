@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from vitscope.render.packed import Packed, zigzag
 from vitscope.store import AttentionStore, Factored
-from vitscope.viewing.factors import Head, Rounded, factorised, lse_of, plain, rounded, rows_of
+from vitscope.viewing.factors import Head, Rounded, factorised, fitted, lse_of, plain, rounded, rows_of
 
 __all__ = ["Shipped", "shipped", "why_not", "without"]
 
 _FINEST, _COARSEST = 0.002, 0.05  # root mean square error of a score, in nats
+Known: TypeAlias = Sequence[Sequence[Head]]
 _TOP, _SAMPLE = 20, 24
+_SURE = 0.985  # of the budget, so that the layers that were not asked fit as well
 _MANY = 8  # layers of which a quarter tell how large all of them are
 
 
@@ -48,7 +50,7 @@ def without(store: AttentionStore) -> Shipped:
     return Shipped([_entry(block) for block in store], {})
 
 
-def shipped(store: AttentionStore, budget: float) -> Shipped:
+def shipped(store: AttentionStore, budget: float | int) -> Shipped:
     """As much of the attention as fits into `budget` characters.
 
     The error of scores starts at 0.002 nats and grows until it fits; at 0.05 nats the first layers are left out.
@@ -59,7 +61,7 @@ def shipped(store: AttentionStore, budget: float) -> Shipped:
     depth = len(known)
     for first in range(depth):
         sample = range(first, depth, 4) if depth - first >= _MANY else range(first, depth)
-        error = _fitting(known, sample, budget * len(sample) / (depth - first), _FINEST)
+        error = _fitting(known, sample, _SURE * budget * len(sample) / (depth - first), _FINEST)
         if error is None:
             continue
         packed, ints = _packed(known, range(first, depth), error)
@@ -71,7 +73,7 @@ def shipped(store: AttentionStore, budget: float) -> Shipped:
     return Shipped([_entry(block) for block in store], {}, dropped=tuple(range(depth)))
 
 
-def _fitting(known: Sequence[Sequence[Head]], layers: Sequence[int], budget: float, error: float) -> float | None:
+def _fitting(known: Known, layers: Sequence[int], budget: float | int, error: float) -> float | None:
     """The error at which these layers fit; None where they do not at the coarsest."""
     while (size := _size(_packed(known, layers, error)[0])) > budget:
         if error >= _COARSEST:
@@ -80,22 +82,25 @@ def _fitting(known: Sequence[Sequence[Head]], layers: Sequence[int], budget: flo
     return error
 
 
-def _coarser(error: float, size: float, budget: float, known: Sequence[Sequence[Head]], layers: Sequence[int]) -> float:
+def _coarser(error: float, size: int, budget: float | int, known: Known, layers: Sequence[int]) -> float:
     """An error that should fit: a number takes one bit less at twice the error."""
     numbers = 2 * sum(head.left.numel() for layer in layers for head in known[layer])
     return min(error * max(2 ** ((size - budget) * 8 / numbers * 1.1), 1.02), _COARSEST)
+
+
+def _best(head: Head, error: float) -> Rounded:
+    made = rounded(head, error)
+    return fitted(head, made) if error > _FINEST else made
 
 
 def _size(arrays: Mapping[str, Packed]) -> int:
     return sum(one.nbytes for one in arrays.values())
 
 
-def _packed(
-    known: Sequence[Sequence[Head]], layers: Sequence[int], error: float
-) -> tuple[dict[str, Packed], dict[int, list[Rounded]]]:
+def _packed(known: Known, layers: Sequence[int], error: float) -> tuple[dict[str, Packed], dict[int, list[Rounded]]]:
     arrays, ints = {}, {}
     for number in layers:
-        made = ints[number] = [rounded(head, error) for head in known[number]]
+        made = ints[number] = [_best(head, error) for head in known[number]]
         arrays[f"q.{number}"] = Packed.of(zigzag(np.concatenate([head.q.ravel() for head in made])))
         arrays[f"k.{number}"] = Packed.of(zigzag(np.concatenate([head.k.ravel() for head in made])))
         arrays[f"weight.{number}"] = Packed.of(np.concatenate([head.weight for head in made]))

@@ -94,7 +94,7 @@ def view(
     top: int = 5,
     size: int | None = None,
     measure: bool = True,
-    max_mb: float = 10.0,
+    max_mb: float | int = 10.0,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> View:
@@ -107,7 +107,7 @@ def view(
     second = read(other)
     options: dict[str, Any] = {"size": size, "seed": seed, "progress": progress}
     own, others = scope.alike(image, other, **options)
-    beside = _one(scope, second, asked, [others], 0)
+    beside = _one(scope, second, asked, [others], 0.0)
     made = _one(scope, picture, asked, [own], max_mb - beside.nbytes / 1e6)
     return View(made.header, made.arrays, beside, live)
 
@@ -129,7 +129,7 @@ class _Asked:
         return {"target": self.target, "size": self.size, "seed": self.seed, "progress": self.progress}
 
 
-def _one(scope: "Scope", picture: Picture, asked: _Asked, more: Sequence[Explanation], max_mb: float) -> View:
+def _one(scope: "Scope", picture: Picture, asked: _Asked, more: Sequence[Explanation], max_mb: float | int) -> View:
     """One photo; `max_mb` of 0 leaves rows of attention out."""
     pixels, frame = scope._prepared(picture, asked.size)
     store = scope._forward([pixels]).store
