@@ -25,6 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 PAINTED = "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(Boolean)"
+PAINT = ".vs-toggle:has-text('Paint') input"
 DRAWN = "root => root.querySelector('.vs-heat').toDataURL()"
 
 
@@ -150,7 +151,7 @@ def test_hovering_one_leaves_the_other_as_it_is(notebook):
 def test_painting_asks_the_kernel_and_only_that_viewer_answers(notebook):
     page, (first, second, saved), _ = notebook
     told = [root.query_selector(".vs-predictions") and root.inner_text() for root in (first, second)]
-    first.query_selector("button:has-text('Paint')").click()
+    first.query_selector(PAINT).check()
     _over(page, first, 0.4, 0.4)
     page.mouse.down()
     _over(page, first, 0.6, 0.4)
@@ -158,7 +159,7 @@ def test_painting_asks_the_kernel_and_only_that_viewer_answers(notebook):
     page.wait_for_function("([root, was]) => root.innerText !== was && /ms/.test(root.innerText)", arg=[first, told[0]])
     _shot(page, "notebook-masked")
     assert second.inner_text() == told[1]
-    assert saved.query_selector("button:has-text('Paint')") is None  # no model behind a saved map
+    assert saved.query_selector(PAINT) is None  # no model behind a saved map
 
 
 def test_no_identifier_is_there_twice(notebook):

@@ -123,6 +123,19 @@ def test_the_command_writes_the_page_once(finished, tmp_path):
     assert isinstance(again.exception, ResultError)
 
 
+def test_one_row_opens_in_the_viewer(finished, tmp_path):
+    out, _ = finished
+    row, place = row_called(out, "3.png"), tmp_path / "view.html"
+    done = CliRunner().invoke(app, ["report", str(out), "--view", row["id"][:12], "-o", str(place), "--json"])
+    assert json.loads(done.stdout)["source"] == row["source"]
+    text = place.read_bytes()
+    assert text.lower().startswith(b"<!doctype html>")
+    assert row["method"].encode() in text
+    bad = CliRunner().invoke(app, ["report", str(out), "--view", "bad0.jpg", "-o", str(tmp_path / "other.html")])
+    assert isinstance(bad.exception, ResultError)
+    assert "was not explained" in str(bad.exception)
+
+
 def test_the_documents_examples_run(finished, tmp_path, monkeypatch, capsys):
     shutil.copytree(finished[0], tmp_path / "out")
     monkeypatch.chdir(tmp_path)
