@@ -211,3 +211,29 @@ def test_shards_have_stable_borders_and_digests(folder):
     (folder / "a" / "x.PNG").unlink()
     assert next(shards_of(Source(str(folder)), 4)).digest != tasks[0].digest
     assert len(list(Source(str(folder), limit=3))) == 3
+
+
+def test_a_video_becomes_a_video_of_its_maps(video, tiny_scope, tmp_path):
+    import av
+
+    from vitscope.batch.contract import Plan
+    from vitscope.batch.overlays import drawn, film
+    from vitscope.batch.run import run
+    from vitscope.errors import ResultError
+
+    plan = Plan("tiny", methods=("rollout", "attention"), overlays=True, shard_size=2)
+    summary = run(Source(str(video), stride=10), tmp_path / "out", plan, scope=tiny_scope)
+    assert (summary.images, summary.failed) == (4, 0)
+    pictures = list(drawn(tmp_path / "out"))
+    assert len(pictures) == 4
+    assert all("-rollout-" in path.name for path in pictures)
+    with av.open(str(film(pictures, tmp_path / "maps.mp4", 5.0))) as made:
+        stream = made.streams.video[0]
+        assert (stream.width, stream.height, float(stream.average_rate)) == (32, 32, 5)
+        frames = [frame.to_ndarray(format="rgb24").astype(int) for frame in made.decode(stream)]
+    assert len(frames) == 4
+    with Image.open(pictures[2]) as image:
+        assert np.abs(np.asarray(image.convert("RGB")).astype(int) - frames[2]).mean() < 12  # the codec's loss
+    with pytest.raises(ResultError, match="no pictures"):
+        film([], tmp_path / "none.mp4")
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "maps.mp4"}

@@ -60,22 +60,29 @@ def film(pictures: Iterable[Path], path: Path, rate: float = 10.0) -> Path:
     """
     if find_spec("av") is None:
         raise MissingExtra("writing videos needs PyAV, which", "video")
+    part = path.with_name(f".part.{path.name}")
+    try:
+        with writing(path, "check the path"):
+            _encoded(pictures, part, rate)
+            part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _encoded(pictures: Iterable[Path], path: Path, rate: float) -> None:
     import av
 
-    part = path.with_name(f".part.{path.name}")
-    with writing(path):
-        with av.open(str(part), "w") as video:
-            stream: Any = None
-            for picture in pictures:
-                with Image.open(picture) as image:
-                    if stream is None:
-                        stream = video.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
-                        stream.width, stream.height = (max(side // 2 * 2, 2) for side in image.size)
-                        stream.pix_fmt = "yuv420p"
-                    fitted = image.convert("RGB").resize((stream.width, stream.height), Image.Resampling.BICUBIC)
-                video.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(fitted), format="rgb24")))
-            if stream is None:
-                raise ResultError("there are no pictures to make a video of", "run with --overlays")
-            video.mux(stream.encode(None))
-        part.replace(path)
-    return path
+    with av.open(str(path), "w") as video:
+        stream: Any = None
+        for picture in pictures:
+            with Image.open(picture) as image:
+                if stream is None:
+                    stream = video.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
+                    stream.width, stream.height = (max(side // 2 * 2, 2) for side in image.size)
+                    stream.pix_fmt = "yuv420p"
+                fitted = image.convert("RGB").resize((stream.width, stream.height), Image.Resampling.BICUBIC)
+            video.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(fitted), format="rgb24")))
+        if stream is None:
+            raise ResultError("there are no pictures to make a video of", "run with --overlays")
+        video.mux(stream.encode(None))
