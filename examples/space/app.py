@@ -37,8 +37,9 @@ with gr.Blocks(title="vitscope", analytics_enabled=False) as demo:
     gr.Markdown("# Where does it look?\nA photo, a Vision Transformer, and how far to believe the picture.")
     with gr.Row():
         given = gr.Image(type="pil", label="Photo", height=260)
+    button = gr.Button("Look", variant="primary")
     shown = gr.HTML(label="Viewer")
-    gr.Button("Look", variant="primary").click(look, given, shown, concurrency_limit=1)
+    button.click(look, given, shown, concurrency_limit=1)
 
 if __name__ == "__main__":
     demo.queue(max_size=16).launch()
