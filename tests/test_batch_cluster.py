@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from vitscope.batch import cluster
 from vitscope.batch.cluster import Cluster, Stalled, run
 from vitscope.errors import ImageError, MissingExtra, ResultError, UsageError
 
@@ -19,6 +20,7 @@ pytestmark = [  # Ray deprecates its own defaults, and leaves log files open
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
     pytest.mark.filterwarnings("ignore:unclosed file.*ray:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:.*unclosed file.*ray:pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:.*Popen.__del__:pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore:.*ray-data:pytest.PytestUnraisableExceptionWarning"),
 ]
 
@@ -28,7 +30,7 @@ def ray_here():
     """A cluster with a CPU for each worker and one to read, shared by the tests of this module."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     ray = pytest.importorskip("ray", reason="ray is not installed")
-    ray.init("local", num_cpus=WORKERS + 1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    cluster._start(Cluster(workers=WORKERS))
     yield ray
     for thread in threading.enumerate():  # of the run that was given up: its piece comes to an end
         if thread.name == "vitscope-ray":

@@ -254,9 +254,15 @@ def _start(cluster: Cluster) -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     if cluster.address is None:
         wanted = (cluster.workers or max(1, (os.cpu_count() or 1) - 1)) * cluster.cpus
-        # logical CPUs: one more than the workers take, or the reading task would wait for ever
-        ray.init("local", num_cpus=wanted + 1, include_dashboard=False, **quiet)
-        return
+        for last in (False, True):  # it has 30 seconds to start, which a busy machine may miss once
+            try:
+                # logical CPUs: one more than the workers take, or the reading task would wait for ever
+                ray.init("local", num_cpus=wanted + 1, include_dashboard=False, **quiet)
+                return
+            except Exception as error:
+                ray.shutdown()
+                if last:
+                    raise ResultError(f"Ray does not start here: {_first_line(error)}", "--engine local") from error
     try:
         _knock(cluster.address)
         ray.init(address=cluster.address, **quiet)
