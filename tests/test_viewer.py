@@ -31,7 +31,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def tiny_view(tiny_scope, photo):
-    return tiny_scope.view(photo)
+    return tiny_scope.view(photo, methods=("auto", "attention", "relevance"), top=2)
 
 
 @pytest.fixture(scope="module")

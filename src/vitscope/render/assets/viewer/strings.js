@@ -4,7 +4,7 @@ const TEXTS = {
   title: ["Where the model looks", "模型在看哪里"],
   readout: ["Readout", "读出"],
   the_readout: ["the readout", "读出"],
-  patch: ["patch {row}，{column}", "图块 {row}，{column}"],
+  patch: ["patch {row},{column}", "图块 {row},{column}"],
   map: ["Map", "热图"],
   method: ["Method", "方法"],
   layer: ["Layer", "层"],
