@@ -43,6 +43,6 @@ def opened(browser, url, **options):
     page.on("console", lambda one: troubles.append(one.text) if one.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: troubles.append(str(error)))
     page.goto(url)
-    page.wait_for_function("document.querySelector('main').viewer?.ctx.scene")
+    page.wait_for_function("() => document.querySelector('main').viewer?.ctx.scene")
     yield page, troubles
     context.close()

@@ -31,7 +31,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def tiny_view(tiny_scope, photo):
-    return tiny_scope.view(photo)
+    return tiny_scope.view(photo, methods=("auto", "attention", "relevance"), top=2)
 
 
 @pytest.fixture(scope="module")
@@ -235,10 +235,10 @@ def test_the_link_brings_the_state_back_and_wrong_links_are_harmless(browser, ti
 
 def test_languages_switch(fresh):
     fresh.get_by_role("radio", name="中文").click()
-    fresh.wait_for_function("document.querySelector('main').lang === 'zh-Hans'")
+    fresh.wait_for_function("() => document.querySelector('main').lang === 'zh-Hans'")
     assert fresh.get_by_text("方法").count() >= 1
     fresh.get_by_role("radio", name="English").click()
-    fresh.wait_for_function("document.querySelector('main').lang === 'en'")
+    fresh.wait_for_function("() => document.querySelector('main').lang === 'en'")
 
 
 def test_names_stay_text(fresh, tiny_view):
@@ -295,7 +295,7 @@ def test_several_viewers_do_not_disturb_each_other(browser, tiny_view, tmp_path)
     with opened(browser, path.as_uri()) as (made, troubles):
         made.evaluate(SET, {"layer": 0, "source": "query"})
         shown(made, "layer 0")
-        made.wait_for_function("document.querySelector('div.vs').viewer.ctx.scene")
+        made.wait_for_function("() => document.querySelector('div.vs').viewer.ctx.scene")
         assert made.evaluate("document.querySelector('div.vs').viewer.state.layer") == 2
         made.evaluate("document.querySelector('main').viewer.destroy()")
         assert made.locator("div.vs .vs-stage").count() == 1

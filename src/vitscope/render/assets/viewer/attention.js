@@ -80,17 +80,18 @@ export function kernel() {
 
 export function rolloutWorker(made, scope) {
   const layers = new Map(), matrices = new Map();
-  let fusion = null, newest = -1;
+  const newest = new Map();
+  let fusion = null;
   scope.onmessage = ({ data }) => {
     if (data.layer) return void layers.set(data.number, data.layer);
     if (data.fusion !== fusion) matrices.clear();
     fusion = data.fusion;
-    newest = data.ticket;
+    newest.set(data.slot, data.ticket);
     const { start, last, alpha } = data;
     let r = data.r, number = last;
     const next = () => {
-      if (newest !== data.ticket) return;
-      if (number < start) return scope.postMessage({ ticket: data.ticket, r });
+      if (newest.get(data.slot) !== data.ticket) return;
+      if (number < start) return void scope.postMessage({ ticket: data.ticket, r });
       if (!matrices.has(number)) {
         matrices.set(number, made.matrix(layers.get(number), fusion));
         scope.postMessage({ ticket: data.ticket, progress: [last - number + 1, last - start + 1] });
@@ -106,7 +107,7 @@ const MOST_TOKENS = 2600; // twelve matrices of 16 bits are then 160 MB
 
 // Rolled-out queries, in a worker: the fused matrices are made when first needed and stay there.
 export function createRollout(data, signal) {
-  const ready = new Set(), waiting = new Map();
+  const ready = new Set(), waiting = new Map(), asked = new Map();
   let worker = null, ticket = 0;
   const start = () => {
     const text = `(${rolloutWorker})((${kernel})(), self)`;
@@ -123,8 +124,10 @@ export function createRollout(data, signal) {
   };
   return {
     possible: data.tokens <= MOST_TOKENS && data.queries.length > 0,
-    async from(r, first, fusion, onProgress) {
+    // A later request of one slot takes the place of an earlier, which then gives null.
+    async from(r, first, fusion, onProgress, slot = "shown") {
       const mine = ++ticket, last = data.layers.length - 1;
+      asked.set(slot, mine);
       if (!worker) start();
       for (let number = last; number >= first; number--) {
         if (ready.has(number)) continue;
@@ -133,14 +136,15 @@ export function createRollout(data, signal) {
         ready.add(number);
         worker.postMessage({ number, layer });
       }
+      if (mine !== asked.get(slot)) return null;
       for (const [of, one] of waiting) {
+        if (one.slot !== slot) continue;
         one.resolve(null);
         waiting.delete(of);
       }
-      if (mine !== ticket) return null;
       return new Promise((resolve) => {
-        waiting.set(mine, { resolve, onProgress });
-        worker.postMessage({ ticket: mine, r, start: first, last, fusion, alpha: 0.5 });
+        waiting.set(mine, { resolve, onProgress, slot });
+        worker.postMessage({ ticket: mine, slot, r, start: first, last, fusion, alpha: 0.5 });
       });
     },
   };

@@ -88,13 +88,16 @@ export function attention(root, ctx) {
   if (data.queries[last] && ctx.rollout.possible) root.append(rolled);
   const pins = el("div", { class: "vs-pins" });
   root.append(pins);
+  let told = null;
   const show = (state) => {
     source.show(state.source);
     layer.show(state.layer, ` ${state.layer}`);
     head.show(state.head);
     token.show(state.source === "map" ? null : state.query);
     rolled.show(state.rolled);
-    showPins(pins, state, ctx);
+    const key = JSON.stringify([state.pinned, state.query, state.source, state.layer, state.head, state.rolled]);
+    if (key !== told) showPins(pins, state, ctx);
+    told = key;
   };
   show(store.get());
   store.subscribe(show, signal);

@@ -108,7 +108,7 @@ export function openDocument(document) {
       data.maps.push(entry);
     },
     nameOf(token, t) {
-      if (token < 0) return t("readout");
+      if (token < 0) return t("the_readout");
       if (token < prefix.length) return prefix[token];
       const patch = token - prefix.length;
       return t("patch", { row: Math.floor(patch / columns), column: patch % columns });

@@ -44,20 +44,20 @@ export function mount(element, document, host = fileHost, options = {}) {
     const { pinned } = store.get();
     store.set({ pinned: pinned.includes(token) ? pinned.filter((one) => one !== token) : [...pinned, token].slice(-2) });
   };
-  const tokensOf = (query, state) => {
+  const tokensOf = (query, state, slot) => {
     if (!state.rolled || state.source !== "query" || !ctx.rollout.possible) return queried(state, data, query, layers);
     if (!data.queries.slice(state.layer).every(Boolean)) return null;
-    return rolled(query, state);
+    return rolled(query, state, slot);
   };
-  async function rolled(query, state) {
+  async function rolled(query, state, slot) {
     const r = query < 0 ? await data.array("readout") : new Float32Array(data.tokens);
     if (query >= 0) r[query] = 1;
-    return ctx.rollout.from(r, state.layer, state.head, (done, total) => { status.textContent = t("rolling", { done, total }); });
+    return ctx.rollout.from(r, state.layer, state.head, (done, total) => { status.textContent = t("rolling", { done, total }); }, slot);
   }
   ctx.overlap = async (one, other) => {
     const state = { ...store.get(), source: "query" };
-    const a = await tokensOf(one, state), kept = a && Float32Array.from(a), b = await tokensOf(other, state);
-    return kept && b ? kept.reduce((sum, value, i) => sum + Math.min(value, b[i]), 0) : null;
+    const [a, b] = await Promise.all([tokensOf(one, state, "one"), tokensOf(other, state, "other")]);
+    return a && b ? a.reduce((sum, value, i) => sum + Math.min(value, b[i]), 0) : null;
   };
   ctx.said = () => bar.value();
 
@@ -103,7 +103,8 @@ export function mount(element, document, host = fileHost, options = {}) {
     element.lang = state.lang === "zh" ? "zh-Hans" : "en";
     const stageRoot = el("div", { class: "vs-main" }), side = el("aside", { class: "vs-side" });
     status = el("p", { class: "vs-status", role: "status" });
-    element.replaceChildren(head(), stageRoot, side);
+    const tabbed = el("div", { class: "vs-tabbed" });
+    element.replaceChildren(head(), stageRoot, side, tabbed);
     ctx.stage = createStage(stageRoot, ctx);
     ctx.stage.label();
     const below = el("div", { class: "vs-below" });
@@ -126,7 +127,7 @@ export function mount(element, document, host = fileHost, options = {}) {
     deletion(steps, ctx);
     section(t("masking"), masking);
     section(t("drawing"), drawing, false);
-    tabs(stageRoot);
+    tabs(tabbed);
     theme(store.get());
     refresh();
   }
@@ -167,10 +168,8 @@ export function mount(element, document, host = fileHost, options = {}) {
   function head() {
     const state = store.get(), { header } = data;
     const lang = choices(t("language"), LANGUAGES, state.lang, (value) => store.set({ lang: value }));
-    const look = choices(t("theme"), ["auto", "light", "dark"].map((name) => [name, t(`theme_${name}`)]), state.theme, (value) => {
-      store.set({ theme: value });
-      look.show(value);
-    });
+    const look = choices(t("theme"), ["auto", "light", "dark"].map((name) => [name, t(`theme_${name}`)]), state.theme, (value) => store.set({ theme: value }));
+    store.subscribe(({ theme: now }) => look.show(now), ctx.signal);
     return el("header", { class: "vs-head" },
       el("div", {}, el("h1", { text: header.photo.name }), el("p", { text: header.model.reference })), el("div", { class: "vs-switches" }, lang, look));
   }

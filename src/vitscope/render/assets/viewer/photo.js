@@ -92,10 +92,10 @@ export function createStage(root, ctx) {
     fill(ctx.deleted?.() ?? [], "rgb(118,118,118)");
     fill(state.hidden, "rgba(118,118,118,.92)");
     if (state.sinks) for (const sink of data.header.statistics.sinks) outline(context, sink.token, "#ffd84d", 1.5 * dense, [3 * dense, 2 * dense]);
-    state.pinned.forEach((token, i) => outline(context, token, i ? "#ff9de2" : "#7df0ff", 2 * dense));
     if (state.source !== "map" && hovered === null) outline(context, state.query, "#fff", 2 * dense);
     if (hovered !== null) outline(context, hovered, "#fff", 2 * dense);
     if (cursor !== null) outline(context, cursor, "#fff", 3 * dense);
+    state.pinned.forEach((token, i) => outline(context, token, i ? "#ff9de2" : "#7df0ff", 2 * dense));
   }
 
   function tokenAt(event) {
