@@ -253,16 +253,8 @@ def _start(cluster: Cluster) -> None:
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     if cluster.address is None:
-        wanted = (cluster.workers or max(1, (os.cpu_count() or 1) - 1)) * cluster.cpus
-        for last in (False, True):  # it has 30 seconds to start, which a busy machine may miss once
-            try:
-                # logical CPUs: one more than the workers take, or the reading task would wait for ever
-                ray.init("local", num_cpus=wanted + 1, include_dashboard=False, **quiet)
-                return
-            except Exception as error:
-                ray.shutdown()
-                if last:
-                    raise ResultError(f"Ray does not start here: {_first_line(error)}", "--engine local") from error
+        _start_here((cluster.workers or max(1, (os.cpu_count() or 1) - 1)) * cluster.cpus, quiet)
+        return
     try:
         _knock(cluster.address)
         ray.init(address=cluster.address, **quiet)
@@ -270,6 +262,21 @@ def _start(cluster: Cluster) -> None:
         raise UsageError(
             f"no Ray cluster answers at {cluster.address}: {_first_line(error)}", "ray start --head starts one"
         ) from None
+
+
+def _start_here(cpus: int, quiet: dict[str, Any]) -> None:
+    import ray
+
+    for last in (False, True):  # Ray gives itself 30 seconds, which a busy machine may miss once
+        try:
+            # logical CPUs: one more than the workers take, or the reading task would wait for ever
+            ray.init("local", num_cpus=cpus + 1, include_dashboard=False, **quiet)
+        except Exception as error:
+            ray.shutdown()
+            if last:
+                raise ResultError(f"Ray does not start here: {_first_line(error)}", "--engine local") from error
+        else:
+            return
 
 
 def _knock(address: str) -> None:
