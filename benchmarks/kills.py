@@ -3,12 +3,12 @@
     python benchmarks/kills.py --kills 1000
 
 One process loads a tiny random model and forks a child for each attempt, so that an attempt costs tenths of a second.
-Each child is killed at a random moment, none to four shards after it began, then the next goes on with `resume`. After
-every kill the folder is looked at: each shard that the manifest lists must be there, hash to what is listed, and be the
-very file that was there before (finished shards are not made again). When an attempt ends by itself, its rows are compared
-with those of the undisturbed run, column by column, bit for bit; then a new folder is begun. `--points` kills once at
-each named point of `vitscope.batch.faults` first. What is not simulated: power that goes off while the system's own
-cache holds data that was reported as synced.
+Each child is killed at a random moment, none to four shards after it began, then the next goes on with `resume`.
+After every kill the folder is looked at: each shard that the manifest lists must be there, hash to what is listed,
+and be the very file that was there before (finished shards are not made again). When an attempt ends by itself, its
+rows are compared with those of the undisturbed run, column by column, bit for bit; then a new folder is begun.
+`--points` kills once at each named point of `vitscope.batch.faults` first. What is not simulated: power that goes off
+while the system's own cache holds data that was reported as synced.
 """
 
 import argparse
