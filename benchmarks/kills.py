@@ -3,12 +3,12 @@
     python benchmarks/kills.py --kills 1000
 
 One process loads a tiny random model and forks a child for each attempt, so that an attempt costs tenths of a second.
-Each child is killed at a random moment of its expected running time, then the next goes on with `resume`. After every
-kill the folder is looked at: each shard that the manifest lists must be there, hash to what is listed, and be the very
-file that was there before (finished shards are not made again). When an attempt ends by itself, its rows are compared
-with those of the undisturbed run, column by column, bit for bit; then a new folder is begun. `--points` kills once at
-each named point of `vitscope.batch.faults` first. What is not simulated: power that goes off while the system's own
-cache holds data that was reported as synced.
+Each child is killed at a random moment, none to four shards after it began, then the next goes on with `resume`.
+After every kill the folder is looked at: each shard that the manifest lists must be there, hash to what is listed,
+and be the very file that was there before (finished shards are not made again). When an attempt ends by itself, its
+rows are compared with those of the undisturbed run, column by column, bit for bit; then a new folder is begun.
+`--points` kills once at each named point of `vitscope.batch.faults` first. What is not simulated: power that goes off
+while the system's own cache holds data that was reported as synced.
 """
 
 import argparse
@@ -95,6 +95,29 @@ def ended(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def moment(child: int, manifest: Path, chance: random.Random, gap: float) -> float:
+    """Wait for a random moment: none to four shards later, and some time more; the mean time between shards.
+
+    Counted in shards and not in seconds, so that it stays random over the whole run when the machine gets slower.
+    """
+
+    def written() -> int:
+        return manifest.stat().st_mtime_ns if manifest.exists() else 0
+
+    def alive() -> bool:
+        return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+    left, last, since = chance.randrange(5), written(), None
+    while left and alive():
+        time.sleep(0.001)
+        if (now := written()) != last:
+            moment_now = time.monotonic()
+            gap = 0.8 * gap + 0.2 * (moment_now - since) if since else gap
+            last, since, left = now, moment_now, left - 1
+    time.sleep(chance.uniform(0, 2 * gap))
+    return gap
+
+
 def look(out: Path, before: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
     """Inode and time of each listed shard, after looking that it is whole and the same as before."""
     if not (out / "manifest.json").exists():
@@ -153,7 +176,7 @@ def torment(kills: int, seed: int, points: bool, work: Path, say: Callable[[Told
         told.rows_compared += (IMAGES + 1) * len(PLAN.methods)
         shutil.rmtree(out)
 
-    listed: dict[str, tuple[int, int]] = {}
+    gap, listed = usual * SHARD / IMAGES, dict[str, tuple[int, int]]()
     waiting = [(point, nth) for point in (faults.POINTS if points else ()) for nth in (1, 3)]
     while waiting:  # one after another in the same folder, as long as there is something left to do in it
         point, nth = waiting.pop(0)
@@ -172,7 +195,7 @@ def torment(kills: int, seed: int, points: bool, work: Path, say: Callable[[Told
         told.shards_kept += len(listed)
     while told.kills < kills:
         child = attempt(out)
-        time.sleep(chance.uniform(0, 0.8 * usual))
+        gap = moment(child, out / "manifest.json", chance, gap)
         os.kill(child, signal.SIGKILL)
         code = ended(child)
         assert code in (0, -signal.SIGKILL), f"an attempt failed by itself: {code}"
@@ -180,7 +203,7 @@ def torment(kills: int, seed: int, points: bool, work: Path, say: Callable[[Told
         told.killed_in_time += code != 0
         listed = look(out, listed)
         told.shards_kept += len(listed)
-        if code == 0 or chance.random() < 0.1:
+        if code == 0 or chance.random() < 0.03:
             finish()
             listed = {}
         told.seconds = round(time.monotonic() - start, 1)

@@ -38,8 +38,8 @@ class Question:
     options: Mapping[str, Any]
 
 
-def questions_of(scope: "Scope", plan: Plan) -> tuple[Question, ...]:
-    """The questions of a plan.
+def questions_of(scope: "Scope", plan: Plan, *, settle: bool = True) -> tuple[Question, ...]:
+    """The questions of a plan; with `settle` they are tried on the model first, which takes a forward for each target.
 
     Raises:
         UsageError: a method, option, metric or target that does not exist or does not fit the model.
@@ -64,7 +64,8 @@ def questions_of(scope: "Scope", plan: Plan) -> tuple[Question, ...]:
             "seed": plan.seed,
             "params": params,
         }
-        scope.check(**options)
+        if settle:
+            scope.check(**options)
         questions.append(Question(name, called, asked, options))
     for key in plan.params:
         if key not in used:

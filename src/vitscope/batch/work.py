@@ -88,10 +88,9 @@ def outcomes(
         out: the output folder, for overlays.
         advance: called with how many more pictures are done, and how many of them failed.
 
-    Raises:
-        UsageError: a question that does not fit the model; nothing is read then.
+    What goes wrong with a picture is in its rows. That the questions fit the model is looked at before, by `run`.
     """
-    questions = questions_of(scope, plan)
+    questions = questions_of(scope, plan, settle=False)
     with _ahead(tasks, plan, scope) as stream:
         shard: _Shard | None = None
         waiting: dict[tuple[int, int], list[_Item]] = {}
