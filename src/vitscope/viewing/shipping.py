@@ -59,6 +59,7 @@ def shipped(store: AttentionStore, budget: float | int) -> Shipped:
         return without(store)
     known = [factorised(block) for block in store if isinstance(block, Factored)]
     depth = len(known)
+    budget = budget - 2.04 * sum(block.shape[1] * block.shape[2] for block in store)  # their rows' sums, 16 bits each
     for first in range(depth):
         sample = range(first, depth, 4) if depth - first >= _MANY else range(first, depth)
         error = _fitting(known, sample, _SURE * budget * len(sample) / (depth - first), _FINEST)

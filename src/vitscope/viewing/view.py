@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,7 @@ SCHEMA = 1
 METHODS_SHOWN = ("auto", "attention", "rollout", "relevance", "random")
 CLASSES = "gradcam"  # the method that tells classes apart best, where it applies
 _PHOTO, _SEEN = (1600, 86), (1024, 84)  # longest side in pixels, JPEG quality
-_ROOM = 320_000  # characters of a page that are not arrays or photos: the viewer, numbers, words
+_ROOM = 190_000  # bytes of a page besides arrays, photos and what is said of maps: the viewer above all
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,9 @@ def _one(scope: "Scope", picture: Picture, asked: _Asked, more: Sequence[Explana
     reason = why_not(store)
     scales, readouts = _readouts(store) if store.chain is None else ([], {})
     arrays |= readouts
-    used = sum(one.nbytes for one in arrays.values()) + sum(map(len, images.values())) + _ROOM
+    statistics = _finite(_statistics(scope, picture, asked.size))
+    used = sum(one.nbytes for one in arrays.values()) + sum(map(len, images.values()))
+    used += len(json.dumps([_finite(maps), statistics])) + _ROOM
     sent = shipped(store, max_mb * 1e6 - used) if max_mb else without(store)
     arrays |= sent.arrays
     if reason:
@@ -160,7 +163,7 @@ def _one(scope: "Scope", picture: Picture, asked: _Asked, more: Sequence[Explana
         "attention": {"why": reason, "error": sent.error, "heads_scale": scales, "max_mb": max_mb},
         "maps": maps,
         "predictions": [[label, p] for label, p in scope.predictions(store)[: asked.top]],
-        "statistics": _statistics(scope, picture, asked.size),
+        "statistics": statistics,
         "missing": missing,
         "seed": asked.seed,
         "command": shlex.join(["vitscope", "view", picture.source, "--model", scope.family.reference]),

@@ -130,7 +130,7 @@ export function createStage(root, ctx) {
   stage.addEventListener("pointermove", (event) => {
     const token = tokenAt(event);
     if (painting) paint(token, event.shiftKey);
-    else hover(token, performance.now());
+    else hover(ctx.paints?.() ? null : token, performance.now());
   });
   stage.addEventListener("pointerleave", () => hover(null, performance.now()));
   stage.addEventListener("pointerdown", (event) => {
