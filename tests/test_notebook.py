@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from vitscope.errors import MissingExtra, UsageError
-from vitscope.pipeline import Scope
 from vitscope.render import widget as module
 from vitscope.render.packed import Packed
 from vitscope.render.page import page
@@ -63,7 +62,6 @@ def test_the_kernel_makes_one_more_map(view, asked, tiny_scope, photo):
     assert entry["options"]["alpha"] == 0.3
 
 
-@pytest.mark.skipif(not hasattr(Scope, "masked"), reason="Scope.masked is not there yet")
 def test_the_kernel_answers_without_some_patches(view, asked, tiny_scope, photo):
     message, _ = asked(view.widget(), id="m", kind="mask", patches=[0, 5, 6], how="hide")
     found = message["result"]

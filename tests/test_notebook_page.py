@@ -16,8 +16,6 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from vitscope.pipeline import Scope
-
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARTEFACTS = Path(os.environ["VITSCOPE_ARTEFACTS"]) if "VITSCOPE_ARTEFACTS" in os.environ else None
 pytestmark = [
@@ -147,7 +145,6 @@ def test_hovering_one_leaves_the_other_as_it_is(notebook):
     page.mouse.move(2, 2)
 
 
-@pytest.mark.skipif(not hasattr(Scope, "masked"), reason="Scope.masked is not there yet")
 def test_painting_asks_the_kernel_and_only_that_viewer_answers(notebook):
     page, (first, second, saved), _ = notebook
     told = [root.query_selector(".vs-predictions") and root.inner_text() for root in (first, second)]

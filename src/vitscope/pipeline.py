@@ -20,6 +20,7 @@ from vitscope.errors import MethodError, UsageError, VitscopeError
 from vitscope.geometry import Frame, TokenLayout
 from vitscope.images import ImageLike, Picture, read
 from vitscope.loading import DEFAULT_MODEL, open_model, pick_device
+from vitscope.masking import Masked, masking
 from vitscope.measuring import measure
 from vitscope.methods.refine import spread
 from vitscope.metrics.attention import Statistics
@@ -453,6 +454,33 @@ class Scope:
         """
         return measure(self, explanation, **options)
 
+    def masked(
+        self,
+        image: ImageLike,
+        hidden: Iterable[int],
+        how: str = "hide",
+        *,
+        size: int | None = None,
+        target: Any = None,
+    ) -> Masked:
+        """What the model says when some patches are painted over, or are not there at all.
+
+        Args:
+            image: a path, a Pillow image or an `(H, W, 3)` uint8 array.
+            hidden: the patches, row by row from 0; none asks of the whole picture.
+            how: `hide`: the picture's own mean colour stands there; `drop`: their tokens are left out.
+            size: input size, as in `Options`.
+            target: whose score is followed; None is the predicted class, and for a model without classes the cosine to
+                the whole picture's feature.
+
+        Raises:
+            UsageError: a patch that is not there, or several targets.
+            MethodError: `drop` where tokens cannot be left out.
+
+        Cost: two forwards; `vitscope.masking.masking` prepares a picture once, and then each question takes one.
+        """
+        return masking(self, image, size=size, target=target).without(hidden, how)
+
     def view(self, image: ImageLike, **options: Any) -> View:
         """Everything that the interactive viewer shows of one photo: `vitscope.render.page.page(view.document())`.
 
@@ -473,9 +501,13 @@ class Scope:
 
     def predictions(self, store: AttentionStore, row: int = 0) -> list[tuple[str, float]]:
         """The most probable classes of one picture of a batch, five at most; empty for a feature model."""
-        if store.logits is None:
+        return [] if store.logits is None else self.said(store.logits, row)
+
+    def said(self, answer: Tensor, row: int = 0) -> list[tuple[str, float]]:
+        """The same from the model's answer to a batch `(B, C)`."""
+        if not self.family.classifies(answer):
             return []
-        logits = store.logits[row].float()
+        logits = answer[row].float()
         probabilities = logits.sigmoid() if self.family.independent else logits.softmax(-1)
         values, classes = probabilities.topk(min(_TOP, logits.shape[-1]))
         labels = self.family.labels

@@ -3,12 +3,14 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vitscope.geometry import Frame, TokenLayout
 from vitscope.images import Picture
+from vitscope.masking import Masking, masking
 from vitscope.registry import RENDERERS
 from vitscope.render.packed import Packed
 from vitscope.result import Explanation
@@ -38,7 +40,12 @@ class Live:
 
     def answers(self) -> dict[str, Callable[..., Mapping[str, Any]]]:
         """By the names that the viewer's hosts give them."""
-        return {"explain": self.explain} | ({"mask": self.mask} if hasattr(self.scope, "masked") else {})
+        return {"explain": self.explain, "mask": self.mask}
+
+    @cached_property
+    def masking(self) -> Masking:
+        """The photo, made ready once."""
+        return masking(self.scope, self.picture, size=self.size, target=self.target)
 
     def card(self, header: Mapping[str, Any], arrays: Mapping[str, Packed]) -> str:
         """The view's first map as static HTML."""
@@ -61,9 +68,7 @@ class Live:
     def mask(self, patches: Sequence[int], how: str) -> dict[str, Any]:
         """The model's answer without these patches: `predictions`, `score`, `whole`, and milliseconds."""
         begun = time.perf_counter()
-        found = self.scope.masked(  # type: ignore[attr-defined]
-            self.picture, patches, how=how, size=self.size, target=self.target
-        )
+        found = self.masking.without(patches, how)
         return {
             "predictions": [[label, p] for label, p in found.predictions],
             "score": found.score,
