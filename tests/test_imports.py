@@ -17,7 +17,7 @@ STAGES = (
     ("capturing", "explicit", "tracing", "targets", "body", "correction", "subject", "silencing", "methods"),
     ("families", "loading", "embedded"),
     ("metrics", "render"),
-    ("options", "provenance", "pipeline", "measuring", "looking", "bench"),
+    ("options", "provenance", "running", "pipeline", "measuring", "looking", "bench"),
     ("batch",),
     ("apps", "__main__"),
 )
