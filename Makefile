@@ -13,6 +13,7 @@ demo: .venv/demo
 	$(BIN)/python examples/demo.py
 
 test: .venv/test
+	@tests/browsers.sh
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: .venv/check

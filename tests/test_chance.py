@@ -95,11 +95,11 @@ class TestManyRandomMaps:
         assert (number.value, number.low, number.high, number.verdict) == (1, 1, 1, "undecided")
 
     def test_random_maps_are_told_from_random_maps_at_the_nominal_rate(self):
-        """200 maps of independent numbers, an additive score: at most one in twenty outside, within four sigma."""
+        """100 maps of independent numbers, an additive score: at most one in twenty outside, within four sigma."""
         rng = np.random.default_rng(0)
         for name in MANY:
             outside, good = [], []
-            for number in range(200):
+            for number in range(100):
                 plan = replace(self.plan, seed=number)
                 one = ranked(rng.normal(size=(6, 10)).astype(np.float32), number)
                 maps = [one, *shuffles(one, 3, number)]
@@ -108,9 +108,9 @@ class TestManyRandomMaps:
                 got = made(value.value, BY_NAME[name].more(maps, scores, plan), better=BY_NAME[name].better)
                 outside.append(got.verdict in ("better than random", "worse than random"))
                 good.append(got.verdict == "better than random")
-            sigma = (0.05 * 0.95 / 200) ** 0.5
+            sigma = (0.05 * 0.95 / 100) ** 0.5
             assert np.mean(outside) <= 0.05 + 4 * sigma, name
-            assert 0 < np.mean(good) <= 0.025 + 4 * (0.025 * 0.975 / 200) ** 0.5, name
+            assert 0 < np.mean(good) <= 0.025 + 4 * (0.025 * 0.975 / 100) ** 0.5, name
 
     def test_a_right_map_is_found(self):
         """With five random maps and a t interval SaCo could not be beaten; with the same forwards now it can."""

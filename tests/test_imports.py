@@ -17,8 +17,9 @@ STAGES = (
     ("capturing", "explicit", "tracing", "targets", "body", "correction", "subject", "silencing", "methods"),
     ("families", "loading", "embedded"),
     ("metrics", "render"),
-    ("options", "provenance", "running", "pipeline", "measuring", "looking", "bench"),
+    ("options", "provenance", "running", "pipeline", "measuring", "masking", "looking", "viewing", "bench"),
     ("batch",),
+    ("export",),
     ("apps", "__main__"),
 )
 STAGE_OF = {name: number for number, names in enumerate(STAGES) for name in names}
@@ -30,6 +31,8 @@ NO_TORCH = (  # whole parts, and single modules of others
     *("errors", "geometry", "images", "result", "registry", "embedded", "render", "_version"),
     *("metrics/statistics", "metrics/attention", "metrics/ranking", "metrics/faithfulness", "metrics/measure"),
     *("metrics/localisation", "metrics/resampling", "bench/planted", "bench/photos"),
+    *("batch/results", "batch/report", "batch/report_page", "batch/cluster", "export/coco", "export/fiftyone"),
+    *("export/tensorboard", "export/wandb"),
 )
 
 

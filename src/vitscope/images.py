@@ -4,6 +4,7 @@ What was done to get there (first frame of an animation, CMYK converted, alpha l
 nothing is converted in silence. Only formats that Pillow decodes with well-tested code are opened.
 """
 
+import io
 import os
 import warnings
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, WebPIm
 
 from vitscope.errors import ImageError
 
-__all__ = ["FORMATS", "MAX_PIXELS", "ImageLike", "Picture", "read"]
+__all__ = ["FORMATS", "MAX_PIXELS", "ImageLike", "Picture", "decoded", "read"]
 
 # phones' MPO files come through the JPEG reader; the last two plugins are not loaded by Pillow on its own
 FORMATS = (
@@ -92,6 +93,24 @@ def read(source: ImageLike) -> Picture:
     with _decoding(str(path)), _opened(path) as image:
         pixels, notes = _upright(image, str(path))
     return _finish(pixels, _text(path.stem), _text(path), notes)
+
+
+def decoded(data: bytes, source: str) -> Picture:
+    """A Picture from the bytes of a file, as `read` makes it from the file itself.
+
+    Args:
+        data: the whole file.
+        source: where it came from, for messages and provenance.
+
+    Raises:
+        ImageError: as for `read`.
+    """
+    source = _text(source)
+    if not data:
+        raise ImageError(f"{source} is empty", "the file has no bytes: copy or download it again")
+    with _decoding(source), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        pixels, notes = _upright(image, source)
+    return _finish(pixels, Path(source).stem, source, notes)
 
 
 def _text(path: str | Path) -> str:

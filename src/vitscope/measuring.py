@@ -30,7 +30,7 @@ from vitscope.targets import Scorer, Target
 if TYPE_CHECKING:
     from vitscope.pipeline import Scope
 
-__all__ = ["asked", "measure"]
+__all__ = ["asked", "irremovable", "measure"]
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 Known: TypeAlias = dict[tuple[str, ...], dict[bytes, float]]
@@ -225,15 +225,21 @@ def _flat(scope: "Scope", explanation: Explanation, value: int) -> Tensor:
     return pixels.to(scope.device, scope.dtype)
 
 
+def irremovable(scope: "Scope") -> str:
+    """Why patch tokens cannot be left out of this model, or an empty string where they can."""
+    reason = scope.body if isinstance(scope.body, str) else scope.bag
+    if not reason and not scope.layout.prefix:
+        reason = "with every patch token left out the model has no token left"
+    return reason
+
+
 def _runner(
     scope: "Scope", scored: Callable[[Tensor], Tensor], baseline: str
 ) -> Callable[[Tensor, Tensor | None], Tensor]:
     """The score of pixels, on all patch tokens or on some."""
     if baseline != "removal":
         return lambda pixels, _kept: scored(scope._answer(pixels))
-    reason = scope.body if isinstance(scope.body, str) else scope.bag
-    if not reason and not scope.layout.prefix:
-        reason = "with every patch token left out the model has no token left"
+    reason = irremovable(scope)
     if reason or isinstance(scope.body, str):
         others = ", ".join(name for name in BASELINES if name != "removal")
         raise MethodError(f"the baseline 'removal' does not apply: {reason}", f"these do: {others}")

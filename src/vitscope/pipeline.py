@@ -1,6 +1,7 @@
 """Where the stages meet: picture -> pixels -> attention -> method -> explanation, as users call it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -15,16 +16,47 @@ from vitscope.errors import UsageError, VitscopeError
 from vitscope.geometry import Frame, TokenLayout
 from vitscope.images import ImageLike, Picture, read
 from vitscope.loading import DEFAULT_MODEL, open_model, pick_device
+from vitscope.masking import Masked, masking
 from vitscope.measuring import measure
 from vitscope.metrics.attention import Statistics
 from vitscope.metrics.measure import Measurement
 from vitscope.options import Failure, Progress, options_of
+from vitscope.registry import Method
 from vitscope.result import Explanation
 from vitscope.running import Runner
 from vitscope.store import AttentionStore
 from vitscope.targets import Target
+from vitscope.viewing.view import View, view
 
-__all__ = ["Scope", "load"]
+__all__ = ["Prepared", "Scope", "load"]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A picture made ready for the model ahead of time, by `Scope.prepare`; taken wherever a picture is.
+
+    Attributes:
+        picture: the photo.
+        pixels: `(3, Hi, Wi)`, as the model wants them.
+        frame: which part of the photo they are.
+        size: the `size` they were prepared with.
+    """
+
+    picture: Picture
+    pixels: Tensor
+    frame: Frame
+    size: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that waits with it."""
+        held = 0 if self.picture.pixels.strides == (0, 0, 0) else self.picture.pixels.nbytes
+        return held + self.pixels.nbytes
+
+    def without_photo(self) -> "Prepared":
+        """The same for making the map only: the photo keeps its size and gives its memory back."""
+        width, height = self.picture.size
+        return replace(self, picture=replace(self.picture, pixels=np.broadcast_to(np.uint8(0), (height, width, 3))))
 
 
 class Scope(Runner):
@@ -59,8 +91,36 @@ class Scope(Runner):
             results.append(outcome)
         return results if several else results[0]
 
+    def prepare(self, image: ImageLike, *, size: int | None = None) -> Prepared:
+        """Read a picture and make its pixels ready, which may be done ahead of the model and in other threads.
+
+        Raises:
+            ImageError: a picture that cannot be used.
+            UsageError: a size that the model does not take.
+        """
+        picture = read(image)
+        return Prepared(picture, *self._prepared(picture, size), size)
+
+    def check(self, **options: Any) -> tuple[Method, dict[str, Any]]:
+        """The method and all its options as `explain` would take them, and every target settled on a grey picture.
+
+        Raises:
+            UsageError: a method, option or target that does not exist or does not fit.
+            MethodError: a method that does not apply to this model.
+
+        Cost: one forward where there is a target.
+        """
+        chosen = options_of(options)
+        method, params, _ = self._resolve(chosen)
+        if method.uses_target or method.needs_gradient:
+            pixels, _ = self._prepared(Picture(np.full((64, 64, 3), 127, np.uint8)), chosen.size)
+            answer = self._answer(pixels[None].to(self.device, self.dtype))
+            for target in chosen.targets:
+                self._scorer(target, answer)
+        return method, params
+
     def explain_many(
-        self, images: Iterable[ImageLike], *, progress: Progress | None = None, **options: Any
+        self, images: Iterable["ImageLike | Prepared"], *, progress: Progress | None = None, **options: Any
     ) -> Iterator[Any]:
         """Explain pictures as they come, in their order; a bad one becomes a Failure and the others go on.
 
@@ -78,12 +138,16 @@ class Scope(Runner):
             groups: dict[tuple[int, int], list[tuple[int, Picture, Tensor, Frame]]] = {}
             for position, image in enumerate(window):
                 try:
-                    picture = read(image)
-                    pixels, frame = self._prepared(picture, chosen.size)
+                    ready = image if isinstance(image, Prepared) else self.prepare(image, size=chosen.size)
+                    if ready.size != chosen.size:
+                        raise UsageError(
+                            f"a picture prepared at size {ready.size} cannot be explained at {chosen.size}"
+                        )
                 except VitscopeError as error:
                     outcomes[position] = Failure(_called(image), error)
                 else:
-                    groups.setdefault(frame.input, []).append((position, picture, pixels, frame))
+                    made = position, ready.picture, ready.pixels, ready.frame
+                    groups.setdefault(ready.frame.input, []).append(made)
             for group in groups.values():
                 most = chosen.batch_size if len(group) == 1 or self.family.batches else 1
                 for start in range(0, len(group), most):
@@ -219,6 +283,51 @@ class Scope(Runner):
         """
         return measure(self, explanation, **options)
 
+    def masked(
+        self,
+        image: ImageLike,
+        hidden: Iterable[int],
+        how: str = "hide",
+        *,
+        size: int | None = None,
+        target: Any = None,
+    ) -> Masked:
+        """What the model says when some patches are painted over, or are not there at all.
+
+        Args:
+            image: a path, a Pillow image or an `(H, W, 3)` uint8 array.
+            hidden: the patches, row by row from 0; none asks of the whole picture.
+            how: `hide`: the picture's own mean colour stands there; `drop`: their tokens are left out.
+            size: input size, as in `Options`.
+            target: whose score is followed; None is the predicted class, and for a model without classes the cosine to
+                the whole picture's feature.
+
+        Raises:
+            UsageError: a patch that is not there, or several targets.
+            MethodError: `drop` where tokens cannot be left out.
+
+        Cost: two forwards; `vitscope.masking.masking` prepares a picture once, and then each question takes one.
+        """
+        return masking(self, image, size=size, target=target).without(hidden, how)
+
+    def view(self, image: ImageLike, **options: Any) -> View:
+        """Everything that the interactive viewer shows of one photo: `vitscope.render.page.page(view.document())`.
+
+        Args:
+            image: a path, a Pillow image or an `(H, W, 3)` uint8 array.
+            options: `other` (a second photo, to compare), `methods` (names), `target`, `top` (classes with a map of
+                their own), `size`, `measure` (deletion and insertion of each map), `max_mb` (of the page), `seed`,
+                `progress`.
+
+        Raises:
+            ImageError: a picture that cannot be used.
+            UsageError: a method, option or target that does not exist or does not fit.
+            MethodError: a method asked for by name that does not apply to this model.
+
+        Cost: a few forwards for each map; measuring is up to 40 for a map and 60 for all random maps.
+        """
+        return view(self, image, **options)
+
 
 def load(
     model: str | Path | nn.Module = DEFAULT_MODEL,
@@ -256,5 +365,7 @@ def load(
     return Scope(family, first.device, first.dtype)
 
 
-def _called(image: ImageLike) -> str:
+def _called(image: "ImageLike | Prepared") -> str:
+    if isinstance(image, Prepared):
+        return image.picture.source
     return str(image) if isinstance(image, (str, Path)) else type(image).__name__

@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -56,7 +57,7 @@ def provenance(
         "versions": {
             "vitscope": __version__,
             "python": platform.python_version(),
-            **{name: version(_PACKAGES.get(name, name)) for name in ("torch", *_library(family), "numpy")},
+            **{name: _version(name) for name in ("torch", *_library(family), "numpy")},
         },
         "notes": notes,
         **({"drawing": dict(family.drawing)} if advised and family.drawing else {}),
@@ -70,6 +71,12 @@ def padding_share(store: AttentionStore, method: Method, relevance: np.ndarray) 
     if store.chain is None or not method.sums_to_one or share < _TOLD_SHARE:
         return []
     return [f"{share:.0%} of the weight lies on padding that the model adds beyond the picture, and is not drawn"]
+
+
+@cache
+def _version(package: str) -> str:
+    """Read once: it is parsed from a file, which takes as long as a small picture."""
+    return version(_PACKAGES.get(package, package))
 
 
 def _library(family: Family) -> tuple[str, ...]:

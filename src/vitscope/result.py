@@ -89,6 +89,15 @@ class Explanation:
         """Open the overlay in the system's picture viewer."""
         self.overlay(**style).show(self.method)
 
+    def widget(self) -> Any:
+        """The viewer on this map in a notebook; `Scope.view(image).widget()` also has the model and its attention.
+
+        Raises:
+            MissingExtra: anywidget is not installed.
+            UsageError: an explanation without its photo.
+        """
+        return RENDERERS.get("widget")(self)
+
     def _repr_html_(self) -> str:
         page: str = RENDERERS.get("card")(self)
         return page

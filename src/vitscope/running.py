@@ -110,9 +110,13 @@ class Runner:
 
     def predictions(self, store: AttentionStore, row: int = 0) -> list[tuple[str, float]]:
         """The most probable classes of one picture of a batch, five at most; empty for a feature model."""
-        if store.logits is None:
+        return [] if store.logits is None else self.said(store.logits, row)
+
+    def said(self, answer: Tensor, row: int = 0) -> list[tuple[str, float]]:
+        """The same from the model's answer to a batch `(B, C)`."""
+        if not self.family.classifies(answer):
             return []
-        logits = store.logits[row].float()
+        logits = answer[row].float()
         probabilities = logits.sigmoid() if self.family.independent else logits.softmax(-1)
         values, classes = probabilities.topk(min(_TOP, logits.shape[-1]))
         labels = self.family.labels

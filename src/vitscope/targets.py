@@ -13,7 +13,18 @@ from torch import Tensor
 
 from vitscope.errors import MethodError, UnknownName, UsageError
 
-__all__ = ["Scorer", "SimilarTo", "Target", "Text", "class_number", "feature_of", "scorer_of", "similar_to", "text"]
+__all__ = [
+    "Scorer",
+    "SimilarTo",
+    "Target",
+    "Text",
+    "class_number",
+    "feature_of",
+    "scorer_of",
+    "similar_to",
+    "text",
+    "worded",
+]
 
 _CONTRAST = " - "
 
@@ -67,6 +78,14 @@ def text(words: str) -> Text:
         words: such as "a cat on a sofa".
     """
     return Text(words)
+
+
+def worded(words: str) -> Target:
+    """What flags and manifests say: `text:WORDS`, `like:IMAGE`, or a class by number, name or contrast."""
+    kind, colon, rest = words.partition(":")
+    if colon and kind in ("text", "like"):
+        return text(rest.strip()) if kind == "text" else similar_to(rest.strip())
+    return words
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,11 +10,14 @@ import typer
 from vitscope._version import __version__
 from vitscope.apps.allocator import keep_freed_memory
 from vitscope.apps.commands.about import inspect, methods, models
+from vitscope.apps.commands.batch import batch
 from vitscope.apps.commands.bench import bench
 from vitscope.apps.commands.explain import explain
 from vitscope.apps.commands.measure import measure
+from vitscope.apps.commands.report import report
 from vitscope.apps.commands.sheets import alike, compare, heads, lens
 from vitscope.apps.commands.statistics import statistics
+from vitscope.apps.commands.view import view
 from vitscope.apps.terminal import exit_code, trouble
 from vitscope.errors import VitscopeError
 
@@ -26,7 +29,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (explain, measure, statistics, heads, lens, alike, compare, bench, models, methods, inspect):
+for command in (
+    explain,
+    view,
+    measure,
+    statistics,
+    heads,
+    lens,
+    alike,
+    compare,
+    bench,
+    batch,
+    report,
+    models,
+    methods,
+    inspect,
+):
     app.command()(command)
 
 _INTERRUPTED = 130

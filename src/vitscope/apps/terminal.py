@@ -7,12 +7,22 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 from vitscope.errors import UsageError, VitscopeError
 
-__all__ = ["exit_code", "explaining", "fetching", "note", "out", "print_json", "table", "trouble"]
+__all__ = ["batching", "exit_code", "explaining", "fetching", "note", "out", "print_json", "table", "trouble"]
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -125,3 +135,45 @@ def explaining(count: int, doing: str = "explaining") -> Iterator[Explaining]:
         yield shown
     finally:
         shown._bars.stop()
+
+
+class _Speed(ProgressColumn):
+    """Images a second."""
+
+    def render(self, task: Task) -> Text:
+        """A number, once there is one."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.3g} images/s")
+
+
+class Batching:
+    """A bar over a collection whose size is learnt on the way, with its speed and its failures."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars, self._failed = bars, 0
+        self._task = bars.add_task("explaining", total=None, failed="")
+
+    def begun(self, skipped: int) -> None:
+        """So many were finished before."""
+        if skipped:
+            note(f"{skipped} images are finished already")
+        self._bars.update(self._task, completed=skipped)
+
+    def total(self, images: int) -> None:
+        """So many there are."""
+        self._bars.update(self._task, total=images)
+
+    def __call__(self, images: int, failed: int) -> None:
+        """So many more are done, and so many of them failed."""
+        self._failed += failed
+        told = f"{self._failed} failed" if self._failed else ""
+        self._bars.update(self._task, advance=images, failed=told)
+
+
+@contextmanager
+def batching() -> Iterator[Batching]:
+    """Progress over a collection; nothing where no one sees it."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn()
+    failed = TextColumn("{task.fields[failed]}", style="red")
+    with Progress(*columns, failed, console=err, transient=True, disable=not err.is_terminal) as bars:
+        yield Batching(bars)

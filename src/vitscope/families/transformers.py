@@ -162,13 +162,16 @@ class Transformers(Traced):
         if self._tokenizer is None:
             from transformers import AutoTokenizer
 
+            none = ModelError(
+                f"{self.reference} brings no tokenizer for the text '{words}'",
+                "load the model with processor=AutoProcessor.from_pretrained(...)",
+            )
+            if self.reference == self.architecture:  # a module: its class's name is none on the Hub
+                raise none
             try:
                 self._tokenizer = AutoTokenizer.from_pretrained(self.reference)
             except Exception as error:  # no files, or files of another kind
-                raise ModelError(
-                    f"{self.reference} brings no tokenizer for the text '{words}'",
-                    "load the model with processor=AutoProcessor.from_pretrained(...)",
-                ) from error
+                raise none from error
         padding = "max_length" if "siglip" in self.config.model_type else True
         given = self._tokenizer([words], padding=padding, truncation=True, return_tensors="pt")
         model: Any = self.model

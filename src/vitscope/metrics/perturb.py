@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vitscope.errors import MethodError
 
-__all__ = ["BASELINES", "Baseline", "Probe", "fill_of"]
+__all__ = ["BASELINES", "Baseline", "Probe", "covered_with", "fill_of"]
 
 Baseline = Literal["blur", "mean", "black", "zero", "removal"]
 BASELINES = get_args(Baseline)
@@ -82,8 +82,7 @@ class Probe:
             if self.fill is None:
                 scores = self.run(pixels, ~covered)
             else:
-                mask = _in_pixels(covered.reshape(-1, *self.grid), self.pixels.shape[1:])[:, None]
-                scores = self.run(torch.where(mask, self.fill, pixels), None)
+                scores = self.run(covered_with(self.fill, pixels, covered, self.grid), None)
         return scores.double().cpu().numpy()
 
 
@@ -113,6 +112,13 @@ def fill_of(
     for cells in (grid[1], grid[0]):  # along each row, turned, then along each column
         precise = _blurred(precise, precise.shape[2] / cells).transpose(1, 2)
     return precise.to(pixels.dtype)
+
+
+def covered_with(
+    fill: Float[Tensor, "3 Hi Wi"], pixels: Float[Tensor, "n 3 Hi Wi"], gone: Bool[Tensor, "n P"], grid: tuple[int, int]
+) -> Float[Tensor, "n 3 Hi Wi"]:
+    """The pictures with `fill` where the patches of a mask were."""
+    return torch.where(_in_pixels(gone.reshape(-1, *grid), pixels.shape[2:])[:, None], fill, pixels)
 
 
 def _blurred(x: Float[Tensor, "c h w"], sigma: float) -> Float[Tensor, "c h w"]:

@@ -91,11 +91,9 @@ def folders(images: list[str], out: Path) -> list[Path]:
 
 def target_of(words: str) -> Any:
     """What `--target` says: `text:WORDS`, `like:IMAGE`, or a class by number, name or contrast."""
-    from vitscope.targets import similar_to, text
+    from vitscope.targets import worded
 
-    kind, colon, rest = words.partition(":")
-    made = {"text": text, "like": similar_to}.get(kind) if colon else None
-    return made(rest.strip()) if made else words
+    return worded(words)
 
 
 def picture_path(path: Path, force: bool) -> Path:

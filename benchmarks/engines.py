@@ -1,0 +1,81 @@
+"""The Ray engine beside the local one: the same photos, options and cores, run in turn.
+
+    python benchmarks/engines.py [--images 512] [--repeat 2] [--size 224] [--model embedded:dinov2-small]
+
+Two speeds are told of each: *steady*, from the first finished shard to the last, which is what a long run costs; and
+*whole*, with everything that comes before it, such as starting a cluster and loading the model in every worker.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SHARD = 16
+
+
+def photos(folder: Path, count: int) -> None:
+    from PIL import Image
+    from skimage import data
+
+    originals = [Image.fromarray(getattr(data, name)()).convert("RGB") for name in ("astronaut", "chelsea", "coffee")]
+    for number in range(count):
+        originals[number % 3].resize((480, 360)).rotate(number).save(folder / f"{number:05}.jpg", quality=90)
+
+
+def one(engine: str, folder: str, model: str, size: int, workers: int) -> None:
+    """One run in a process of its own; prints its two speeds."""
+    from vitscope.batch.contract import Plan
+    from vitscope.batch.run import run
+
+    begun, reached = time.perf_counter(), []
+    count = 0
+
+    def advance(images: int, failed: int) -> None:
+        nonlocal count
+        count += images
+        reached.append((time.perf_counter(), count))
+
+    plan = Plan(model, methods=("rollout",), size=size, shard_size=SHARD, workers=workers if engine == "ray" else 0)
+    with tempfile.TemporaryDirectory() as out:
+        run(folder, Path(out) / "out", plan, engine=engine, advance=advance)
+    reached = [(at, done) for at, done in reached if done >= SHARD * workers]
+    (first, some), (last, everything) = reached[0], reached[-1]
+    whole = everything / (time.perf_counter() - begun)
+    print(json.dumps({"steady": (everything - some) / (last - first), "whole": whole}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--model", default="embedded:dinov2-small")
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--one", nargs=2, metavar=("ENGINE", "FOLDER"))
+    given = parser.parse_args()
+    if given.one:
+        one(*given.one, given.model, given.size, given.workers)
+        return
+    speeds: dict[str, list[dict[str, float]]] = {"local": [], "ray": []}
+    with tempfile.TemporaryDirectory() as folder:
+        photos(Path(folder), given.images)
+        for _ in range(given.repeat):
+            for engine, found in speeds.items():
+                command = [sys.executable, __file__, "--one", engine, folder, "--size", str(given.size)]
+                command += ["--model", given.model, "--workers", str(given.workers)]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                found.append(json.loads(done.stdout.splitlines()[-1]))
+                print(engine, found[-1], flush=True)
+    for name in ("steady", "whole"):
+        local, ray = (statistics.median(one[name] for one in speeds[engine]) for engine in ("local", "ray"))
+        print(f"{name}: local {local:.2f}, ray {ray:.2f} images/s; ray takes {local / ray - 1:+.1%} longer")
+
+
+if __name__ == "__main__":
+    main()

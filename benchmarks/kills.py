@@ -1,0 +1,232 @@
+"""Kill `batch` with `kill -9` again and again, go on each time, and compare what is there with an undisturbed run.
+
+    python benchmarks/kills.py --kills 1000
+
+One process loads a tiny random model and forks a child for each attempt, so that an attempt costs tenths of a second.
+Each child is killed at a random moment, none to four shards after it began, then the next goes on with `resume`.
+After every kill the folder is looked at: each shard that the manifest lists must be there, hash to what is listed,
+and be the very file that was there before (finished shards are not made again). When an attempt ends by itself, its
+rows are compared with those of the undisturbed run, column by column, bit for bit; then a new folder is begun.
+`--points` kills once at each named point of `vitscope.batch.faults` first. What is not simulated: power that goes off
+while the system's own cache holds data that was reported as synced.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # a fork takes no threads along
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+
+from vitscope.batch import faults, local, questions, shards
+from vitscope.batch import work as worker
+from vitscope.batch.contract import Plan
+from vitscope.batch.run import run
+from vitscope.pipeline import Scope, load
+
+IMAGES, SHARD = 32, 2
+PLAN = Plan("tiny", methods=("rollout", "relevance"), shard_size=SHARD, batch_size=2, workers=2)
+
+
+@dataclass
+class Told:
+    """What happened."""
+
+    kills: int = 0
+    killed_in_time: int = 0  # before the run had ended by itself
+    finished_runs: int = 0
+    rows_compared: int = 0
+    shards_kept: int = 0  # listed shards found untouched after a kill, added up
+    seconds: float = 0.0
+
+
+def tiny() -> Scope:
+    from transformers import ViTConfig, ViTForImageClassification
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    model = ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=8, num_labels=3)).eval()
+    return load(model, processor=ViTImageProcessorPil(size={"height": 32, "width": 32}))
+
+
+def photos(folder: Path) -> None:
+    draw = np.random.default_rng(0)
+    for number in range(IMAGES):
+        place = folder / f"{number // 16}" / f"{number:03d}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (40, 48, 3), np.uint8)).save(place)
+    (folder / "1" / "broken.png").write_bytes(b"not a picture")
+
+
+def forked(work: Callable[[], object]) -> int:
+    """The process id of a child that does the work and exits with 0, or 70 after an exception."""
+    child = os.fork()
+    if child:
+        return child
+    code = 70
+    try:
+        work()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def ended(child: int) -> int:
+    """How a child ended: its exit code, or minus the signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def moment(child: int, manifest: Path, chance: random.Random, gap: float) -> float:
+    """Wait for a random moment: none to four shards later, and some time more; the mean time between shards.
+
+    Counted in shards and not in seconds, so that it stays random over the whole run when the machine gets slower.
+    """
+
+    def written() -> int:
+        return manifest.stat().st_mtime_ns if manifest.exists() else 0
+
+    def alive() -> bool:
+        return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+    left, last, since = chance.randrange(5), written(), None
+    while left and alive():
+        time.sleep(0.001)
+        if (now := written()) != last:
+            moment_now = time.monotonic()
+            gap = 0.8 * gap + 0.2 * (moment_now - since) if since else gap
+            last, since, left = now, moment_now, left - 1
+    time.sleep(chance.uniform(0, 2 * gap))
+    return gap
+
+
+def look(out: Path, before: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """Inode and time of each listed shard, after looking that it is whole and the same as before."""
+    if not (out / "manifest.json").exists():
+        assert not before, "the manifest is gone"
+        return {}
+    found = {}
+    for entry in json.loads((out / "manifest.json").read_text())["shards"]:
+        path = out / entry["file"]
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"], f"{path} is not what is listed"
+        told = path.stat()
+        found[entry["file"]] = (told.st_ino, told.st_mtime_ns)
+    for name, was in before.items():
+        assert found.get(name) == was, f"{name} was finished and made again"
+    return found
+
+
+def compare(out: Path, reference: Path) -> None:
+    names = sorted(path.name for path in (reference / "data").iterdir())
+    assert names == sorted(path.name for path in (out / "data").iterdir()), "other files than undisturbed"
+    mine, other = (pq.read_table(folder / "data", use_threads=False) for folder in (out, reference))
+    assert mine.num_rows == other.num_rows == (IMAGES + 1) * len(PLAN.methods)
+    keys = list(zip(*(mine[name].to_pylist() for name in ("id", "method", "asked")), strict=True))
+    assert len({*keys}) == len(keys), "a row is there twice"
+    for name in mine.column_names:
+        assert mine[name].equals(other[name]), f"the column {name} differs"
+
+
+def torment(kills: int, seed: int, points: bool, work: Path, say: Callable[[Told], None]) -> Told:
+    source, reference, out, told = work / "photos", work / "reference", work / "out", Told()
+    photos(source)
+    scope, chance, start = tiny(), random.Random(seed), time.monotonic()
+    for method in PLAN.methods:  # what is imported and hashed on first use is the children's from the start
+        scope.explain(source / "0" / "000.png", method=method)
+    assert all((scope.family.weights, shards, local, questions, worker))
+
+    def attempt(folder: Path, fault: str = "") -> int:
+        def go() -> None:
+            if fault:
+                os.environ["VITSCOPE_FAULT"] = fault
+            run(str(source), folder, PLAN, scope=scope, resume=folder.exists())
+
+        return forked(go)
+
+    def fine(child: int) -> None:
+        assert ended(child) == 0, "an attempt failed by itself"
+
+    begun = time.monotonic()
+    fine(attempt(reference))
+    usual = time.monotonic() - begun
+    fine(forked(lambda: compare(reference, reference)))
+
+    def finish() -> None:
+        fine(attempt(out))
+        fine(forked(lambda: compare(out, reference)))
+        told.finished_runs += 1
+        told.rows_compared += (IMAGES + 1) * len(PLAN.methods)
+        shutil.rmtree(out)
+
+    gap, listed = usual * SHARD / IMAGES, dict[str, tuple[int, int]]()
+    waiting = [(point, nth) for point in (faults.POINTS if points else ()) for nth in (1, 3)]
+    while waiting:  # one after another in the same folder, as long as there is something left to do in it
+        point, nth = waiting.pop(0)
+        if nth == 3 and point in ("after-lock", "after-plan"):  # reached once in a run
+            continue
+        code = ended(attempt(out, f"{point}:{nth}"))
+        if code == 0:
+            finish()
+            listed = {}
+            waiting.insert(0, (point, nth))
+            continue
+        assert code == -signal.SIGKILL, f"an attempt failed by itself: {code}"
+        told.kills += 1
+        told.killed_in_time += 1
+        listed = look(out, listed)
+        told.shards_kept += len(listed)
+    while told.kills < kills:
+        child = attempt(out)
+        gap = moment(child, out / "manifest.json", chance, gap)
+        os.kill(child, signal.SIGKILL)
+        code = ended(child)
+        assert code in (0, -signal.SIGKILL), f"an attempt failed by itself: {code}"
+        told.kills += 1
+        told.killed_in_time += code != 0
+        listed = look(out, listed)
+        told.shards_kept += len(listed)
+        if code == 0 or chance.random() < 0.03:
+            finish()
+            listed = {}
+        told.seconds = round(time.monotonic() - start, 1)
+        say(told)
+    if out.exists():
+        finish()
+    return told
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--points", action="store_true", help="first once or twice at each named point")
+    given = parser.parse_args()
+
+    def say(told: Told) -> None:
+        if told.kills % 50 == 0:
+            print(json.dumps(asdict(told)), file=sys.stderr, flush=True)
+
+    with tempfile.TemporaryDirectory(prefix="vitscope-kills-") as work:
+        print(json.dumps(asdict(torment(given.kills, given.seed, given.points, Path(work), say))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""`vitscope report`: what a batch found, on one page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitscope.apps.commands.common import AsJson, Force, done, picture_path
+from vitscope.errors import MissingExtra, ResultError
+
+__all__ = ["report"]
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="The folder that `vitscope batch` wrote.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The page; report.html in OUT, or with --view view.html.")
+    ] = None,
+    view: Annotated[
+        str | None, typer.Option(help="Instead: the interactive page of one photo, by its id's beginning or its name.")
+    ] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """One page about a batch: counts, failures, distributions, the most and least concentrated maps, sinks by place."""
+    try:
+        from vitscope.batch.report import overview
+        from vitscope.batch.report_page import page
+    except ImportError:
+        raise MissingExtra("report needs pyarrow, which", "batch") from None
+    if view:
+        _view(folder, view, out or folder / "view.html", force, as_json)
+        return
+    place = picture_path(out or folder / "report.html", force)
+    seen = overview(folder)
+    _write(place, page(seen, folder.resolve().name))
+    numbers = {"images": seen.images, "failed": seen.failed, "rows": seen.rows}
+    numbers["maps"] = sum(values["largest_share"].size for values in seen.numbers.values())
+    done(place, as_json, numbers)
+
+
+def _write(place: Path, text: str) -> None:
+    part = place.with_name(f".{place.name[:40]}.part")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, "utf-8", errors="backslashreplace")
+        part.replace(place)
+    except OSError as error:
+        raise ResultError(f"{place} cannot be written: {error.strerror or error}", "check --out") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _view(folder: Path, name: str, place: Path, force: bool, as_json: bool) -> None:
+    """The viewer on one row: its photo, explained again by the same model with the same question."""
+    import json
+
+    from vitscope.apps.commands.common import load, target_of
+    from vitscope.batch.results import row_called
+    from vitscope.render.page import page
+
+    picture_path(place, force)
+    row = row_called(folder, name)
+    if row["map"] is None:
+        raise ResultError(f"{row['source']} was not explained: {row['error']}")
+    told = json.loads(row["provenance"])
+    scope = load(told["model"], dtype=told["dtype"])
+    target = target_of(row["asked"]) if row["asked"] else None
+    view = scope.view(row["source"], methods=(row["method"],), target=target, size=told["size"])
+    _write(place, page(view.document()))
+    done(place, as_json, {"id": row["id"], "source": row["source"]})

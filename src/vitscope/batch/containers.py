@@ -1,0 +1,91 @@
+"""Files that hold many pictures: what is in them, without reading the pictures.
+
+A file that cannot be opened gives one ref whose reading says why: it costs its own row.
+"""
+
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
+
+from vitscope.batch.contract import Ref
+from vitscope.errors import MissingExtra, UnknownName, UsageError, VitscopeError
+
+__all__ = ["COLUMNS", "expand", "opened"]
+
+COLUMNS = ("image", "image_bytes", "bytes", "jpg", "png", "path", "image_path", "file_name", "filename", "url")
+_IN_TARS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".ppm", ".pgm", ".gif", ".bmp", ".tif", ".tiff"})
+
+
+def expand(path: str, key: str, holding: str, column: str | None, stride: int) -> Iterator[Ref]:
+    """The refs of one file; their `row` is not set yet."""
+    listed = {"parquet": _of_parquet, "webdataset": _of_tar, "video": _of_video}.get(holding)
+    if listed is None:
+        yield Ref(0, key, path, "file", path)
+        return
+    try:
+        yield from listed(path, key, column if holding == "parquet" else stride)  # type: ignore[operator]
+    except VitscopeError:
+        raise
+    except Exception as error:  # whatever a broken file makes its library raise
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+        yield Ref(0, f"{key}!", path, "broken", path, column=f"cannot be read as {holding}: {why}")
+
+
+@contextmanager
+def opened(path: str) -> Iterator[BinaryIO]:
+    """A local file or a URL, open for reading."""
+    if "://" not in path:
+        with open(path, "rb") as file:  # noqa: PTH123  # a name may hold bytes that are no text
+            yield file
+        return
+    import fsspec
+
+    with fsspec.open(path, "rb") as file:
+        yield file
+
+
+def _of_parquet(path: str, key: str, column: str | None) -> Iterator[Ref]:
+    import pyarrow.parquet as pq
+
+    with opened(path) as file, pq.ParquetFile(file) as table:
+        names = table.schema_arrow.names
+        chosen = column or next((name for name in COLUMNS if name in names), None)
+        if chosen not in names:
+            if column:
+                raise UnknownName(f"column of {path}", column, names)
+            raise UsageError(
+                f"{path} has no column of pictures by a usual name", f"--column, one of {', '.join(names)}"
+            )
+        row = 0
+        for group in range(table.num_row_groups):
+            for at in range(table.metadata.row_group(group).num_rows):
+                yield Ref(0, f"{key}#{row}", f"{path}#{row}", "parquet", path, at, group=group, column=str(chosen))
+                row += 1
+
+
+def _of_tar(path: str, key: str, _stride: int) -> Iterator[Ref]:
+    with opened(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        for member in archive:
+            archive.members = []  # type: ignore[attr-defined]  # or all headers stay in memory
+            if member.isreg() and PurePosixPath(member.name).suffix.lower() in _IN_TARS:
+                name = member.name
+                yield Ref(0, f"{key}::{name}", f"{path}::{name}", "tar", path, member.offset_data, member.size)
+
+
+def _of_video(path: str, key: str, stride: int) -> Iterator[Ref]:
+    if find_spec("av") is None:
+        raise MissingExtra("reading videos needs PyAV, which", "video")
+    import av
+
+    with opened(path) as file, av.open(file, "r") as video:
+        stream: Any = video.streams.video[0]
+        stamps = sorted(packet.pts for packet in video.demux(stream) if packet.pts is not None)
+        base, before = float(stream.time_base), 0
+        for number, stamp in list(enumerate(stamps))[::stride]:
+            seconds = (stamp - stamps[0]) * base
+            where = f"{path}@{seconds:.3f}s"
+            yield Ref(0, f"{key}@{number}", where, "video", path, stamp, group=before)
+            before = stamp

@@ -1,0 +1,31 @@
+"""The engine of one machine: this process explains, a thread writes behind it."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vitscope.batch.contract import Advance, Commit, Plan, Task
+from vitscope.batch.work import outcomes
+
+if TYPE_CHECKING:
+    from vitscope.pipeline import Scope
+
+__all__ = ["run"]
+
+
+def run(tasks: Iterator[Task], plan: Plan, scope: "Scope", commit: Commit, advance: Advance, out: Path) -> None:
+    """Explain every task here, in order; at most two finished shards wait to be written.
+
+    Raises:
+        ResultError: a shard that cannot be written; those before it are.
+    """
+    waiting: deque[Future[object]] = deque()
+    with ThreadPoolExecutor(1, "vitscope-write") as writer:
+        for outcome in outcomes(tasks, plan, scope, out=out, advance=advance):
+            while waiting and (len(waiting) > 1 or waiting[0].done()):
+                waiting.popleft().result()
+            waiting.append(writer.submit(commit, outcome))
+        for future in waiting:
+            future.result()

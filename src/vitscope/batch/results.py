@@ -1,0 +1,132 @@
+"""What a batch wrote, read again: finished shards only, row by row or as explanations."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from vitscope.batch.contract import SCHEMA
+from vitscope.batch.rows import map_of
+from vitscope.errors import ImageError, ResultError
+from vitscope.geometry import Frame, TokenLayout
+from vitscope.images import Picture, read
+from vitscope.result import Explanation
+
+__all__ = ["entries_of", "explanation_of", "explanations", "parts", "plan_of", "row_called"]
+
+
+def plan_of(out: Path) -> dict[str, Any]:
+    """What the run is: the content of `batch.json`.
+
+    Raises:
+        ResultError: the folder holds no run.
+    """
+    try:
+        plan: dict[str, Any] = json.loads((out / "batch.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ResultError(f"{out} holds no run of vitscope batch", "name the folder that --out was") from error
+    return plan
+
+
+def entries_of(out: Path) -> list[dict[str, Any]]:
+    """The finished shards, each with its statistics.
+
+    Raises:
+        ResultError: the folder holds no run, or one of another schema.
+    """
+    plan_of(out)
+    try:
+        manifest = json.loads((out / "manifest.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise ResultError(f"{out / 'manifest.json'} is not what a run wrote: {error}") from error
+    if manifest.get("schema") != SCHEMA:
+        raise ResultError(f"{out} has schema {manifest.get('schema')}, this vitscope reads {SCHEMA}", "update vitscope")
+    found = []
+    for entry in manifest["shards"]:
+        stats: dict[str, Any] = {}
+        with suppress(OSError, ValueError):  # numbers beside the rows; without them the rows are still there
+            stats = json.loads((out / "stats" / f"{Path(entry['file']).stem}.json").read_text("utf-8"))
+        found.append(stats | entry)
+    return found
+
+
+def parts(out: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of all finished shards, 1,024 at a time, in the source's order."""
+    for entry in entries_of(out):
+        path = out / entry["file"]
+        try:
+            with pq.ParquetFile(path) as file:
+                yield from file.iter_batches(1024, columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise ResultError(f"{path} cannot be read: {str(error).splitlines()[0]}", "put it back") from error
+
+
+def row_called(out: Path, name: str) -> dict[str, Any]:
+    """The first row whose id begins with `name`, or whose source is or ends with it.
+
+    Raises:
+        ResultError: there is none.
+    """
+    for part in parts(out):
+        source = part["source"]
+        here = pc.or_(
+            pc.starts_with(part["id"], name), pc.or_(pc.equal(source, name), pc.ends_with(source, f"/{name}"))
+        )
+        found = part.filter(here)
+        if found.num_rows:
+            row: dict[str, Any] = found.slice(0, 1).to_pylist()[0]
+            return row
+    raise ResultError(f"{out} has no row called '{name}'", "ids are in the column 'id' and under the report's pictures")
+
+
+def explanations(out: str | Path, *, photo: bool = True) -> Iterator[Explanation]:
+    """Every row that is fine, as `explanation_of` makes it; one after the other."""
+    for part in parts(Path(out)):
+        for row in part.to_pylist():
+            if row["map"] is not None:
+                yield explanation_of(row, photo=photo)
+
+
+def explanation_of(row: Mapping[str, Any], *, photo: bool = True) -> Explanation:
+    """A row that is fine as an explanation, its map as exact as the data set keeps it.
+
+    The roles of prefix tokens are not kept: they are called `prefix 1`, `prefix 2` ..., and the pooling is not known.
+
+    Args:
+        row: all columns.
+        photo: read the photo, where the source is a file that is still there.
+
+    Raises:
+        ResultError: a row with an error.
+    """
+    if row["map"] is None:
+        raise ResultError(f"{row['source']} was not explained: {row['error']}")
+    size = (row["width"], row["height"])
+    names = tuple(f"prefix {number + 1}" for number in range(len(row["prefix"])))
+    return Explanation(
+        map=map_of(row),
+        prefix=np.array(row["prefix"], np.float32),
+        method=row["method"],
+        layout=TokenLayout(names, (row["grid_rows"], row["grid_columns"]), "mean"),
+        frame=Frame(size, tuple(row["box"]), (row["input_height"], row["input_width"])),
+        target=row["target"],
+        score=row["score"],
+        predictions=[(top["label"], top["probability"]) for top in row["top"] or ()],
+        provenance={**json.loads(row["provenance"] or "{}"), "source": row["source"], "notes": row["notes"] or []},
+        picture=_photo(row["source"], size) if photo else None,
+    )
+
+
+def _photo(source: str, size: tuple[int, int]) -> Picture | None:
+    with suppress(ImageError):
+        picture = read(source)
+        return picture if picture.size == size else None
+    return None

@@ -1,0 +1,131 @@
+"""The columns of the data set: one row for each picture, method and target. `docs/batch.md` tells of each.
+
+Maps are float16 as a fraction of their largest absolute value, which stands beside them: they keep eleven bits at any
+scale, and what is below a hundred-thousandth of the largest fewer.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from vitscope.batch.contract import SCHEMA, Ref
+from vitscope.errors import VitscopeError
+from vitscope.metrics.statistics import concentration
+from vitscope.result import Explanation
+
+if TYPE_CHECKING:
+    from vitscope.metrics.measure import Measurement
+
+__all__ = ["failed_row", "map_of", "row_of", "schema", "table_of"]
+
+_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
+    ("id", pa.string()),
+    ("row", pa.int64()),
+    ("source", pa.string()),
+    ("sha256", pa.string()),
+    ("width", pa.int32()),
+    ("height", pa.int32()),
+    ("box", pa.list_(pa.float32())),
+    ("input_height", pa.int32()),
+    ("input_width", pa.int32()),
+    ("grid_rows", pa.int32()),
+    ("grid_columns", pa.int32()),
+    ("method", pa.string()),
+    ("asked", pa.string()),
+    ("target", pa.string()),
+    ("score", pa.float32()),
+    ("map", pa.list_(pa.float16())),
+    ("scale", pa.float32()),
+    ("prefix", pa.list_(pa.float32())),
+    ("top", pa.list_(pa.struct([("label", pa.string()), ("probability", pa.float32())]))),
+    ("effective_patches", pa.float32()),
+    ("largest_share", pa.float32()),
+    ("prefix_share", pa.float32()),
+    ("notes", pa.list_(pa.string())),
+    ("error", pa.string()),
+    ("error_kind", pa.string()),
+    ("overlay", pa.string()),
+    ("provenance", pa.string()),
+)
+# of the provenance, what has columns of its own, and what changes nothing in a row
+_OF_ONE = ("source", "notes", "target", "score", "batch_size")
+
+
+def schema(metrics: Sequence[str] = ()) -> pa.Schema:
+    """The columns; each metric adds `NAME` and `NAME_random`, the mean of random maps."""
+    more = [(f"{name}{end}".replace("-", "_"), pa.float64()) for name in metrics for end in ("", "_random")]
+    return pa.schema([*_FIELDS, *more], metadata={"vitscope.batch": str(SCHEMA)})
+
+
+def row_of(
+    ref: Ref,
+    sha256: str,
+    asked: str | None,
+    e: Explanation,
+    measurement: "Measurement | None" = None,
+    overlay: str | None = None,
+) -> dict[str, Any]:
+    """The row of one explanation."""
+    scale = float(np.abs(e.map).max())
+    made = {name: value for name, value in e.provenance.items() if name not in _OF_ONE}
+    (width, height), (rows, columns) = e.frame.size, e.layout.grid
+    numbers = {n.name.replace("-", "_"): n for n in measurement.numbers} if measurement else {}
+    return {
+        **_where(ref, sha256),
+        "width": width,
+        "height": height,
+        "box": list(e.frame.box),
+        "input_height": e.frame.input[0],
+        "input_width": e.frame.input[1],
+        "grid_rows": rows,
+        "grid_columns": columns,
+        "method": e.method,
+        "asked": asked,
+        "target": e.target,
+        "score": e.score,
+        "map": (e.map.ravel() / (scale or 1)).astype(np.float16),
+        "scale": scale,
+        "prefix": e.prefix.tolist(),
+        "top": [{"label": label, "probability": share} for label, share in e.predictions],
+        **concentration(e),
+        "notes": [str(note) for note in e.provenance.get("notes", ())],
+        "overlay": overlay,
+        "provenance": json.dumps(made, sort_keys=True, ensure_ascii=False),
+        **{name: number.value for name, number in numbers.items()},
+        **{f"{name}_random": number.random for name, number in numbers.items()},
+    }
+
+
+def failed_row(ref: Ref, sha256: str, asked: str | None, method: str, error: VitscopeError) -> dict[str, Any]:
+    """The row of a picture that could not be explained: where it is, and why."""
+    kind = type(error).__name__
+    return {**_where(ref, sha256), "method": method, "asked": asked, "error": str(error), "error_kind": kind}
+
+
+def table_of(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = ()) -> pa.Table:
+    """The table of rows; what a row does not have is null, and text that is not UTF-8 is escaped."""
+    columns = schema(metrics)
+    arrays = []
+    for field in columns:
+        values = [row.get(field.name) for row in rows]
+        if field.type == pa.string():
+            values = [None if value is None else _text(value) for value in values]
+        arrays.append(pa.array(values, field.type))
+    return pa.Table.from_arrays(arrays, schema=columns)
+
+
+def map_of(row: Mapping[str, Any]) -> np.ndarray:
+    """The map `(gh, gw)` of a row in the method's own values, float32."""
+    values = np.asarray(row["map"], np.float32) * np.float32(row["scale"])
+    return values.reshape(row["grid_rows"], row["grid_columns"])
+
+
+def _where(ref: Ref, sha256: str) -> dict[str, Any]:
+    return {"id": ref.id, "row": ref.row, "source": ref.source, "sha256": sha256 or None}
+
+
+def _text(value: str) -> str:
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,0 +1,144 @@
+"""`vitscope batch` as a function: a source, a plan, an engine, an output folder."""
+
+import importlib
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitscope.batch.contract import Advance, Outcome, Plan, shards_of
+from vitscope.batch.sources import Source
+from vitscope.errors import MissingExtra, UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from vitscope.pipeline import Scope
+
+__all__ = ["ENGINES", "Summary", "check", "run"]
+
+ENGINES = {"local": "vitscope.batch.local", "ray": "vitscope.batch.ray"}
+
+
+@dataclass
+class Summary:
+    """What a run did.
+
+    Attributes:
+        out: the output folder.
+        images: pictures explained now, failed ones with them.
+        failed: those of them that have an error in their row.
+        failures: how many of each kind.
+        skipped: pictures that earlier runs had finished.
+        failed_before: those of them that have an error in their row.
+        shards: shards written now.
+        seconds: how long it took, the loading of the model left out.
+    """
+
+    out: str
+    images: int = 0
+    failed: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+    skipped: int = 0
+    failed_before: int = 0
+    shards: int = 0
+    seconds: float = 0.0
+
+
+def run(
+    source: Source | str,
+    out: str | Path,
+    plan: Plan,
+    *,
+    scope: "Scope | None" = None,
+    engine: str = "local",
+    engine_options: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    advance: Advance = lambda images, failed: None,
+    begun: Callable[[int], None] = lambda skipped: None,
+) -> Summary:
+    """Explain a collection into a folder; see `vitscope.batch` for what is in it.
+
+    Args:
+        source: where pictures come from.
+        out: the output folder: new, empty, or, with `resume`, one that was begun with the same options.
+        plan: what is asked of every picture.
+        scope: the model, where it is loaded already; engines on other machines load it by `plan.model`.
+        engine: `local` or `ray`.
+        engine_options: keywords of the engine's own.
+        resume: go on with what is there.
+        advance: called with how many more pictures are done, and how many of them failed.
+        begun: called once with how many pictures were finished by earlier runs.
+
+    Raises:
+        UsageError: a source that is not there, or a question that does not fit the model; nothing is written then.
+        ResultError: an output that is refused or cannot be written; what is finished stays.
+    """
+    check(engine)
+    from vitscope.batch.questions import fingerprint, questions_of
+    from vitscope.batch.shards import output
+    from vitscope.pipeline import load
+
+    folder = Path(out)
+    where = replace(Source(source) if isinstance(source, str) else source, without=folder.resolve())
+    work = importlib.import_module(ENGINES[engine]).run
+    scope = scope or load(plan.model, revision=plan.revision, device=plan.device, dtype=plan.dtype)
+    questions_of(scope, plan)
+    if next(iter(where), None) is None:
+        raise UsageError(
+            f"there are no pictures in {where.where}", "name a folder, a pattern, a list or a file of them"
+        )
+    summary, kinds, start = Summary(str(folder)), Counter[str](), time.perf_counter()
+    with _stopping(), output(folder, fingerprint(scope, plan, where.matters()), resume=resume) as sink:
+        summary.skipped = sum(entry.images for entry in sink.entries)
+        summary.failed_before = sum(entry.failed for entry in sink.entries)
+        begun(summary.skipped)
+
+        def commit(outcome: Outcome) -> None:
+            sink.commit(outcome)
+            summary.images += outcome.stats["images"]
+            summary.failed += outcome.stats["failed"]
+            summary.shards += 1
+            kinds.update(outcome.stats["failures"])
+
+        try:
+            tasks = sink.left(shards_of(where, plan.shard_size))
+            work(tasks, plan, scope, commit, advance, folder, **(engine_options or {}))
+        finally:
+            summary.failures, summary.seconds = dict(kinds.most_common()), time.perf_counter() - start
+    return summary
+
+
+def check(engine: str) -> None:
+    """The parts that a run needs are there.
+
+    Raises:
+        UnknownName: an engine that does not exist.
+        MissingExtra: pyarrow or the engine is not installed.
+    """
+    if engine not in ENGINES:
+        raise UnknownName("engine", engine, ENGINES)
+    for package, extra in (("pyarrow", "batch"), *((("ray", "ray"),) if engine == "ray" else ())):
+        if find_spec(package) is None:
+            raise MissingExtra(f"batch needs {package}, which", extra)
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """SIGTERM stops the run as Ctrl-C does: what is finished stays."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,178 @@
+"""Where pictures come from, as a stream of refs in an order that is the same each time.
+
+A source is a stream of files (a folder, a pattern, a list, or one file), and each file is one picture or holds many: a
+Parquet file, a tar of WebDataset, a video. Nothing is listed whole: a folder is walked one directory at a time, each in
+the order of its names.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, TypeAlias, get_args
+
+from vitscope.batch.containers import expand
+from vitscope.batch.contract import Ref
+from vitscope.errors import UnknownName, UsageError, VitscopeError
+
+__all__ = ["PHOTOS", "Holding", "Source"]
+
+Holding: TypeAlias = Literal["auto", "photos", "parquet", "webdataset", "video"]
+_JPEG = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"})
+PHOTOS = _JPEG | {".png", ".gif", ".bmp", ".ppm", ".pgm", ".pnm", ".webp", ".tif", ".tiff"}
+_HOLDERS: dict[Holding, frozenset[str]] = {
+    "parquet": frozenset({".parquet", ".pq"}),
+    "webdataset": frozenset({".tar"}),
+    "video": frozenset({".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg"}),
+}
+_LISTS = frozenset({".txt", ".lst", ".list"})
+_MAGIC = re.compile(r"[*?\[]")
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A collection of pictures.
+
+    Attributes:
+        where: a folder, a pattern such as `photos/**/*.jpg` or `shards/{000..099}.tar`, a list (`.txt`, `.lst`, one
+            path or URL a line, as seen from the working directory), a Parquet file, a tar, a video, or a photo; all
+            but lists also as a URL that fsspec opens (`s3://`, `gs://`, `https://`, if their packages are there).
+        holding: what its files are; `auto` goes by their endings. A folder is searched for photos unless this says
+            otherwise; a pattern and a list take every file that they name.
+        column: of Parquet files: bytes, paths or URLs, or a struct of the two; by default the first of `COLUMNS`.
+        stride: of a video, every so many frames one.
+        limit: no more pictures than this.
+        without: a folder that is left out, such as the output's own.
+
+    Raises:
+        UsageError: nothing is there, a column that is not there, or a stride below 1.
+    """
+
+    where: str
+    holding: Holding = "auto"
+    column: str | None = None
+    stride: int = 30
+    limit: int | None = None
+    without: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.holding not in get_args(Holding):
+            raise UnknownName("kind of file", self.holding, get_args(Holding))
+        if self.stride < 1 or (self.limit is not None and self.limit < 1):
+            raise UsageError("stride and limit are at least 1")
+        somewhere = _is_url(self.where) or _MAGIC.search(self.where) or _BRACES.search(self.where)
+        if not somewhere and not os.path.lexists(self.where):
+            raise UsageError(f"the source {self.where} does not exist", "check the path")
+
+    def matters(self) -> dict[str, Any]:
+        """What refs depend on, besides what lies there: that is compared shard by shard."""
+        return {name: getattr(self, name) for name in ("holding", "column", "stride", "limit")}
+
+    def __iter__(self) -> Iterator[Ref]:
+        row = 0
+        for path, key in self._files():
+            refs = expand(path, key, self._held(path), self.column, self.stride)
+            if key.endswith("/"):
+                refs = iter([Ref(0, key, path, "broken", path, column="is a folder that cannot be read")])
+            for ref in refs:
+                if row == self.limit:
+                    return
+                yield replace(ref, row=row)
+                row += 1
+
+    def _files(self) -> Iterator[tuple[str, str]]:
+        """Each file and what it is called within the source."""
+        if found := _BRACES.search(self.where):
+            first, last = found.groups()
+            for number in range(int(first), int(last) + 1):
+                name = self.where[: found.start()] + str(number).zfill(len(first)) + self.where[found.end() :]
+                yield name, name
+        elif _MAGIC.search(self.where) and not os.path.lexists(self.where):
+            yield from self._matching()
+        elif _is_url(self.where) or Path(self.where).is_dir():
+            yield from self._in_folder()
+        elif Path(self.where).suffix.lower() in _LISTS:
+            with Path(self.where).open(encoding="utf-8", errors="surrogateescape") as lines:
+                for number, line in enumerate(lines):
+                    if name := line.strip():
+                        yield name, f"{number}:{name}"
+        else:
+            yield self.where, Path(self.where).name
+
+    def _in_folder(self) -> Iterator[tuple[str, str]]:
+        if _is_url(self.where) and PurePosixPath(self.where).suffix:
+            yield self.where, self.where.rsplit("/", 1)[-1]
+            return
+        wanted = PHOTOS if self.holding in ("auto", "photos") else _HOLDERS[self.holding]
+        for path, key in _walk(self.where, "", self.without):
+            if not key or key.endswith("/") or PurePosixPath(key).suffix.lower() in wanted:
+                yield path, key
+
+    def _matching(self) -> Iterator[tuple[str, str]]:
+        from fsspec.utils import glob_translate
+
+        parts = self.where.split("/")
+        fixed = next(i for i, part in enumerate(parts) if _MAGIC.search(part))
+        root, pattern = "/".join(parts[:fixed]) or ("/" if fixed else "."), "/".join(parts[fixed:])
+        fits, deep = re.compile(glob_translate(pattern)), len(parts) - fixed if "**" not in pattern else None
+        for path, key in _walk(root, "", self.without, deep):
+            if fits.match(key):
+                yield path, key
+
+    def _held(self, path: str) -> Holding:
+        if self.holding != "auto":
+            return self.holding
+        ending = PurePosixPath(path.replace(os.sep, "/")).suffix.lower()
+        return next((kind for kind, endings in _HOLDERS.items() if ending in endings), "photos")
+
+
+def _is_url(path: str) -> bool:
+    return "://" in path
+
+
+def _walk(
+    folder: str, key: str, without: Path | None, deep: int | None = None, above: tuple[tuple[int, int], ...] = ()
+) -> Iterator[tuple[str, str]]:
+    """Files below a folder and their path within it, sorted; hidden ones are passed over.
+
+    A folder that cannot be read is given itself, its key ending in a slash: reading it says why.
+    """
+    try:
+        if not _is_url(folder):
+            told = Path(folder).stat()
+            if (told.st_dev, told.st_ino) in above:  # a link to a folder that it lies in
+                return
+            above = (*above, (told.st_dev, told.st_ino))
+        found = _listing(folder)
+    except OSError as error:
+        if not key:
+            raise UsageError(f"the source {folder} cannot be read: {error.strerror or error}", "check it") from error
+        yield folder, f"{key}/"
+        return
+    for name, is_folder in found:
+        path, called = f"{folder.rstrip('/')}/{name}" if folder != "." else name, f"{key}/{name}" if key else name
+        if name.startswith(".") or (is_folder and without is not None and Path(path).resolve() == without):
+            continue
+        if not is_folder:
+            yield path, called
+        elif deep is None or deep > 1:
+            yield from _walk(path, called, without, None if deep is None else deep - 1, above)
+
+
+def _listing(folder: str) -> list[tuple[str, bool]]:
+    """Names in a folder and whether they are folders, sorted."""
+    if not _is_url(folder):
+        with os.scandir(folder) as entries:
+            return sorted((entry.name, entry.is_dir()) for entry in entries)
+    import fsspec
+
+    try:
+        files, place = fsspec.core.url_to_fs(folder)
+        found = files.ls(place, detail=True)
+    except (ImportError, ValueError) as error:  # a package or a protocol that is not there
+        raise UsageError(f"{folder} cannot be opened: {error}") from error
+    except VitscopeError:
+        raise
+    return sorted((str(one["name"]).rstrip("/").rsplit("/", 1)[-1], one["type"] == "directory") for one in found)

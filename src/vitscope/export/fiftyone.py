@@ -1,0 +1,76 @@
+"""Maps for FiftyOne: a `Heatmap` per map, its file beside the others, on the photo that it belongs to."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vitscope.errors import MissingExtra, ResultError
+from vitscope.geometry import Frame
+from vitscope.render.raster import limits
+from vitscope.result import Explanation
+
+__all__ = ["add"]
+
+_SIDE = 512  # pixels of the longer side of a map's file: FiftyOne stretches it over the photo
+
+
+def add(dataset: Any, explanations: Iterable[Explanation], folder: str | Path, *, field: str = "vitscope") -> int:
+    """Add maps to a FiftyOne dataset; photos that are in it get one field more, others are added.
+
+    Each map becomes `FIELD_METHOD`, a `Heatmap` whose file is an 8-bit PNG in `folder`; `low` and `high` are the map's
+    own values at 0 and 255, `score`, `target` and `model` go beside them.
+
+    Args:
+        dataset: a `fiftyone.Dataset`.
+        explanations: of photos that are files.
+        folder: where the maps go; it is to stay where it is, FiftyOne keeps the paths.
+        field: how the fields' names begin.
+
+    Returns:
+        How many maps were added.
+
+    Raises:
+        MissingExtra: FiftyOne is not installed.
+        ResultError: an explanation of a picture that is no file.
+    """
+    try:
+        import fiftyone as fo
+    except ImportError:
+        raise MissingExtra("FiftyOne", "fiftyone") from None
+    folder = Path(folder).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    known = {sample.filepath: sample for sample in dataset}
+    count = 0
+    for e in explanations:
+        path = Path(str(e.provenance.get("source", ""))).resolve()
+        if not path.is_file():
+            raise ResultError(f"{e.provenance.get('source')!r} is no file: FiftyOne shows photos from disk")
+        low, high = limits(e.map, "minmax")
+        heat = folder / f"{path.stem}-{count}-{e.method}.png"
+        _picture(e, low, high).save(heat)
+        sample = known.get(str(path))
+        if sample is None:
+            sample = known[str(path)] = fo.Sample(filepath=str(path))
+            dataset.add_sample(sample)
+        told = {"method": e.method, "model": e.provenance.get("model"), "target": e.target, "score": e.score}
+        name = re.sub(r"\W", "_", f"{field}_{e.method}")
+        sample[name] = fo.Heatmap(map_path=str(heat), range=[0, 255], low=low, high=high, **told)
+        sample.save()
+        count += 1
+    return count
+
+
+def _picture(explanation: Explanation, low: float, high: float) -> Image.Image:
+    """The map on the photo's frame, 0 to 255; 0 where the model saw nothing."""
+    frame = explanation.frame
+    shrink = min(1.0, _SIDE / max(frame.size))
+    width, height = (max(1, round(length * shrink)) for length in frame.size)
+    sx, sy = width / frame.size[0], height / frame.size[1]
+    left, top, right, bottom = frame.box
+    small = Frame((width, height), (left * sx, top * sy, right * sx, bottom * sy), frame.input)
+    placed = np.nan_to_num(small.place(explanation.map), nan=low)
+    return Image.fromarray(((placed - low) / max(high - low, 1e-30) * 255 + 0.5).astype(np.uint8))

@@ -1,0 +1,26 @@
+"""Maps for TensorBoard: the overlay as an image, its concentration as curves."""
+
+from typing import Any
+
+import numpy as np
+
+from vitscope.metrics.statistics import concentration
+from vitscope.result import Explanation
+
+__all__ = ["logger"]
+
+
+def logger(writer: Any, **style: Any) -> Any:
+    """A function `log(tag, explanation, step)` that writes into a `SummaryWriter`.
+
+    Args:
+        writer: `torch.utils.tensorboard.SummaryWriter` or one with the same `add_image` and `add_scalar`.
+        style: how to draw, as for `Explanation.overlay`.
+    """
+
+    def log(tag: str, explanation: Explanation, step: int) -> None:
+        writer.add_image(tag, np.asarray(explanation.overlay(**style)), step, dataformats="HWC")
+        for name, value in concentration(explanation).items():
+            writer.add_scalar(f"{tag}/{name}", value, step)
+
+    return log

@@ -1,0 +1,95 @@
+// The notebook's host: what the viewer asks goes to the kernel as a message and comes back with binary arrays.
+// This file is appended to the viewer's bundle, whose `mount` it uses.
+
+function kernelHost(model, signal) {
+  const waiting = new Map();
+  const own = Math.random().toString(36).slice(2); // one model may be shown twice: answers reach both views
+  let count = 0;
+
+  const answered = (message, buffers) => {
+    const question = waiting.get(message.id);
+    if (!question) return;
+    waiting.delete(message.id);
+    if (message.error) question.reject(new Error(message.error));
+    else question.resolve(withArrays(message.result, buffers));
+  };
+  model.on("msg:custom", answered);
+  signal.addEventListener("abort", () => model.off("msg:custom", answered));
+
+  const ask = (kind, question) =>
+    new Promise((resolve, reject) => {
+      const id = `${own}-${count++}`;
+      waiting.set(id, { resolve, reject });
+      model.send({ id, kind, ...question });
+    });
+
+  const answers = model.get("_answers");
+  const host = { kind: "notebook" };
+  if (answers.includes("mask")) host.mask = latest((patches, how) => ask("mask", { patches, how }));
+  if (answers.includes("explain")) host.explain = (question, signal) => given(ask("explain", question), signal);
+  return host;
+}
+
+// A kernel answers in order and cannot be interrupted: while it works on one mask, only the newest other one waits.
+function latest(ask) {
+  let running = null;
+  let next = null;
+  const start = (job) => {
+    running = ask(...job.question)
+      .then(job.resolve, job.reject)
+      .finally(() => {
+        running = null;
+        const job = next;
+        next = null;
+        if (job) start(job);
+      });
+  };
+  return (patches, how, signal) =>
+    given(
+      new Promise((resolve, reject) => {
+        const job = { question: [patches, how], resolve, reject };
+        if (!running) return start(job);
+        next?.reject(new DOMException("a newer mask was asked for", "AbortError"));
+        next = job;
+      }),
+      signal,
+    );
+}
+
+// The promise, or an AbortError as soon as the signal says that nobody waits for it.
+function given(promise, signal) {
+  if (!signal) return promise;
+  return new Promise((resolve, reject) => {
+    const stop = () => reject(signal.reason);
+    if (signal.aborted) return stop();
+    signal.addEventListener("abort", stop, { once: true });
+    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", stop));
+  });
+}
+
+const bytesOf = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+
+function withArrays(result, buffers) {
+  if (!result.arrays) return result;
+  const arrays = {};
+  for (const [name, { at, ...about }] of Object.entries(result.arrays)) {
+    arrays[name] = { ...about, data: bytesOf(buffers[at]) };
+  }
+  return { ...result, arrays };
+}
+
+function withBytes({ header, arrays, other }) {
+  const named = Object.entries(arrays).map(([name, array]) => [name, { ...array, data: bytesOf(array.data) }]);
+  return { header, arrays: Object.fromEntries(named), ...(other ? { other: withBytes(other) } : {}) };
+}
+
+export default {
+  render({ model, el }) {
+    const ended = new AbortController();
+    const made = mount(el, withBytes(model.get("_document")), kernelHost(model, ended.signal));
+    return () => {
+      ended.abort();
+      made.destroy();
+    };
+  },
+};

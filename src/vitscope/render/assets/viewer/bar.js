@@ -1,0 +1,40 @@
+// The line below the photo: what is drawn, its colour scale with values and unit, and the value under the pointer.
+
+import { coloursOf } from "./colours.js";
+import { el, figure, percent } from "./dom.js";
+import { colourOf, scaleOf } from "./scene.js";
+
+export function createBar(root, ctx) {
+  const { data, store, t } = ctx;
+  const caption = el("h2", { class: "vs-caption" }), note = el("p", { class: "vs-note" });
+  const ramp = el("canvas", { class: "vs-ramp", width: "256", height: "1", role: "img" });
+  const low = el("span"), middle = el("span"), high = el("span"), unit = el("span", { class: "vs-unit" });
+  const value = el("output", { class: "vs-value" });
+  root.append(
+    el("div", { class: "vs-said" }, caption, value),
+    el("div", { class: "vs-scale" }, el("div", {}, ramp, el("div", { class: "vs-ends" }, low, middle, high)), unit),
+    note,
+  );
+  return {
+    value: () => [caption.textContent, value.textContent].filter(Boolean).join(". "),
+    draw(scene, token) {
+      const state = store.get(), scale = scaleOf(scene, state), table = coloursOf(colourOf(scale, state));
+      const context = ramp.getContext("2d"), pixels = context.createImageData(256, 1);
+      for (let i = 0; i < 256; i++) pixels.data.set([table[3 * i], table[3 * i + 1], table[3 * i + 2], 255], 4 * i);
+      context.putImageData(pixels, 0, 0);
+      caption.textContent = scene.caption;
+      low.textContent = figure(scale.low);
+      middle.textContent = figure((scale.low + scale.high) / 2);
+      high.textContent = figure(scale.high);
+      unit.textContent = `${scene.unit} · ${t(`norm_${scale.kind}`)}`;
+      ramp.setAttribute("aria-label", t("scale_label", { low: figure(scale.low), high: figure(scale.high) }));
+      value.textContent = token === null || token < data.prefix.length ? "" : t("value_at", {
+        token: data.nameOf(token, t), value: figure(scene.values[token - data.prefix.length]),
+      });
+      const total = [...scene.prefix, ...scene.values].reduce((sum, one) => sum + Math.max(one, 0), 0);
+      const prefix = scene.prefix.reduce((sum, one) => sum + Math.max(one, 0), 0);
+      const share = data.prefix.length && total > 0 && !scene.signed ? t("prefix_share", { share: percent(prefix / total), names: data.prefix.join(", ") }) : "";
+      note.textContent = [share, scene.entry?.caveat].filter(Boolean).join(". ");
+    },
+  };
+}

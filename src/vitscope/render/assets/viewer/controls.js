@@ -1,0 +1,140 @@
+// The few controls beside the photo: what is shown, of which layer and head, from which token; drawing is folded away.
+
+import { COLOURS } from "./colours.js";
+import { choices, el, figure, percent, toggle } from "./dom.js";
+import { nameOfMap } from "./scene.js";
+
+const VERDICTS = { "better than random": "better", "worse than random": "worse", "no better than random": "same" };
+
+function select(label, options, take) {
+  const list = el("select", { onchange: () => take(list.value) });
+  list.append(...options.map(([value, text]) => el("option", { value, text })));
+  return el("label", { class: "vs-field" }, el("span", { text: label }), list);
+}
+
+function slider(label, attributes, take) {
+  const shown = el("span", { class: "vs-figure" }), input = el("input", { type: "range", ...attributes, oninput: () => take(Number(input.value)) });
+  const made = el("label", { class: "vs-field vs-slider" }, el("span", {}, label, shown), input);
+  made.show = (value, text) => {
+    input.value = value;
+    shown.textContent = text;
+    input.setAttribute("aria-valuetext", text);
+  };
+  return made;
+}
+
+// The maps of all methods, each with what its measurement says.
+export function methods(root, ctx) {
+  const { data, store, t, signal } = ctx;
+  const list = el("div", { class: "vs-methods", role: "radiogroup", "aria-label": t("method") });
+  root.append(list);
+  let count = -1;
+  const fill = () => {
+    const state = store.get(), shown = data.maps.filter((one) => !one.label);
+    if (count !== data.maps.length) {
+      count = data.maps.length;
+      list.replaceChildren(...shown.map((entry) => el("button", {
+        type: "button", role: "radio", class: "vs-method", "data-map": entry.id,
+        onclick: () => store.set({ map: entry.id, source: "map", deletion_step: null }),
+      }, el("span", { text: nameOfMap(entry) }), el("small", { text: told(entry, t), class: `vs-${verdict(entry)}` }))));
+    }
+    for (const button of list.children) {
+      const on = state.source === "map" && button.dataset.map === state.map;
+      button.setAttribute("aria-checked", on);
+      button.tabIndex = button.dataset.map === state.map ? 0 : -1;
+    }
+  };
+  list.addEventListener("keydown", (event) => {
+    const by = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[event.key], all = [...list.children];
+    if (!by) return;
+    event.preventDefault();
+    const next = all[(all.indexOf(event.target) + by + all.length) % all.length];
+    next.focus();
+    next.click();
+  });
+  fill();
+  store.subscribe(fill, signal);
+}
+
+function verdict(entry) {
+  const kinds = (entry.measurement?.numbers ?? []).map((one) => VERDICTS[one.verdict] ?? "open");
+  return ["better", "worse", "same", "open"].find((kind) => kinds.includes(kind)) ?? "open";
+}
+
+function told(entry, t) {
+  if (entry.method === "random") return t("random_note");
+  const numbers = entry.measurement?.numbers ?? [];
+  return numbers.map((one) => t("verdict", { name: one.name, value: figure(one.value), random: figure(one.random) })).join(" · ");
+}
+
+// Layer, head, what is shown of attention, and from which token.
+export function attention(root, ctx) {
+  const { data, store, t, signal } = ctx, last = data.layers.length - 1;
+  if (!data.readable) {
+    root.append(el("p", { class: "vs-note", text: data.header.attention.why }));
+    return;
+  }
+  const shows = [["map", t("source_map")], ["query", t("source_query")]];
+  if (data.queries.some(Boolean)) shows.push(["received", t("source_received")]);
+  const source = choices(t("show"), shows, "map", (value) => store.set({ source: value, ...(value === "received" && store.get().query < 0 ? { query: 0 } : {}) }));
+  const layer = slider(t("layer"), { min: "0", max: String(last), step: "1" }, (value) => ctx.layer(value));
+  const heads = [["mean", t("mean")], ["max", t("max")], ...Array.from({ length: data.heads }, (_, h) => [h, String(h)])];
+  const head = choices(t("head"), heads, "mean", (value) => ctx.head(value));
+  const tokens = [[-1, t("readout")], ...data.prefix.map((name, i) => [i, name])];
+  const token = choices(t("query"), data.queries.some(Boolean) ? tokens : tokens.slice(0, 1), -1, (value) => ctx.ask(value));
+  const rolled = toggle(t("rolled"), false, (value) => store.set({ rolled: value, source: "query" }));
+  const row = (label, control) => el("div", { class: "vs-row" }, el("span", { class: "vs-label", text: label }), control);
+  root.append(row(t("show"), source), layer, row(t("head"), head), row(t("query"), token));
+  if (data.queries[last] && ctx.rollout.possible) root.append(rolled);
+  const pins = el("div", { class: "vs-pins" });
+  root.append(pins);
+  let told = null;
+  const show = (state) => {
+    source.show(state.source);
+    layer.show(state.layer, ` ${state.layer}`);
+    head.show(state.head);
+    token.show(state.source === "map" ? null : state.query);
+    rolled.show(state.rolled);
+    const key = JSON.stringify([state.pinned, state.query, state.source, state.layer, state.head, state.rolled]);
+    if (key !== told) showPins(pins, state, ctx);
+    told = key;
+  };
+  show(store.get());
+  store.subscribe(show, signal);
+}
+
+function showPins(root, state, ctx) {
+  const { data, store, t } = ctx;
+  root.replaceChildren(...state.pinned.map((token, i) => el("span", { class: `vs-pin vs-pin-${i}` },
+    el("button", { type: "button", text: data.nameOf(token, t), onclick: () => ctx.ask(token) }),
+    el("button", { type: "button", text: "×", "aria-label": t("unpin"), onclick: () => store.set({ pinned: state.pinned.filter((one) => one !== token) }) }))));
+  if (state.source !== "map" && state.query >= data.prefix.length && !state.pinned.includes(state.query)) {
+    root.append(el("button", { type: "button", class: "vs-quiet", text: `${t("pin")} ${data.nameOf(state.query, t)}`, onclick: () => ctx.pin(state.query) }));
+  }
+  if (state.pinned.length === 2) {
+    const told = el("p", { class: "vs-note" });
+    root.append(told);
+    ctx.overlap(...state.pinned).then((share) => { told.textContent = share === null ? "" : t("overlap", { share: percent(share) }); });
+  }
+}
+
+// How things are drawn.
+export function drawing(root, ctx) {
+  const { store, t, signal } = ctx;
+  const opacity = slider(t("opacity"), { min: "0", max: "1", step: "0.05" }, (value) => store.set({ opacity: value }));
+  const cmap = select(t("colours"), [["auto", t("norm_auto")], ...COLOURS.map((name) => [name, name])], (value) => store.set({ cmap: value }));
+  const norms = ["auto", "range", "robust", "positive", "share"].map((name) => [name, t(`norm_${name}`)]);
+  const norm = select(t("norm"), norms, (value) => store.set({ norm: value }));
+  const hover = choices(t("hover"), [["attend", t("hover_attend")], ["value", t("hover_value")]], "attend", (value) => store.set({ hover: value }));
+  const flags = ["smooth", "as_seen", "shared", "sinks"].map((name) => [name, toggle(t(name), false, (value) => store.set({ [name]: value }))]);
+  root.append(opacity, norm, cmap, el("div", { class: "vs-row" }, el("span", { class: "vs-label", text: t("hover") }), hover), ...flags.map(([, one]) => one));
+  const show = (state) => {
+    opacity.show(state.opacity, ` ${Math.round(state.opacity * 100)} %`);
+    cmap.lastChild.value = state.cmap;
+    norm.lastChild.value = state.norm;
+    hover.show(state.hover);
+    for (const [name, one] of flags) one.show(state[name]);
+  };
+  show(store.get());
+  store.subscribe(show, signal);
+}

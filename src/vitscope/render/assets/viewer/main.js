@@ -1,0 +1,198 @@
+// The viewer: `mount` puts it into an element. Several on one page do not know of each other.
+
+import { createRollout } from "./attention.js";
+import { createBar } from "./bar.js";
+import { attention, drawing, methods } from "./controls.js";
+import { openDocument } from "./data.js";
+import { choices, el } from "./dom.js";
+import { createStage } from "./photo.js";
+import { mapScene, queried, sceneOf } from "./scene.js";
+import { LANGUAGES, translator } from "./strings.js";
+import { checked, createStore, fromFragment, START } from "./store.js";
+import { panel as about } from "./about.js";
+import { panel as deletion } from "./deletion.js";
+import { panel as grid } from "./grid.js";
+import { panel as masking } from "./masking.js";
+import { panel as predictions } from "./predictions.js";
+
+export const fileHost = { kind: "file" };
+
+// Panels below one another at the side, each `[name, panel]`; those of a tab row are shown one at a time.
+export const TABS = [["grid", grid], ["about", about]];
+
+export function mount(element, document, host = fileHost, options = {}) {
+  const ending = new AbortController(), { signal } = ending, data = openDocument(document);
+  const initial = {
+    ...START, map: data.maps[0]?.id ?? null, layer: Math.max(data.layers.length - 1, 0),
+    lang: options.lang ?? (navigator.language.startsWith("zh") ? "zh" : "en"), ...options.state,
+  };
+  const store = createStore(checked(fromFragment(options.fragment ?? ""), initial, data));
+  const t = translator(() => store.get().lang), layers = new Map();
+  const ctx = { data, store, t, host, signal, initial, rollout: createRollout(data, signal), root: element };
+
+  ctx.step = (by) => ctx.layer(store.get().layer + by);
+  ctx.layer = (value) => {
+    const next = Math.max(0, Math.min(data.layers.length - 1, value)), { source } = store.get();
+    store.set({ layer: next, ...(source === "map" ? { source: "query", query: -1 } : {}) });
+  };
+  ctx.head = (value) => store.set({ head: value, ...(store.get().source === "map" ? { source: "query", query: -1 } : {}) });
+  ctx.ask = (token) => {
+    const { source } = store.get();
+    store.set({ query: token, source: source === "received" && token >= 0 ? "received" : "query" });
+  };
+  ctx.pin = (token) => {
+    const { pinned } = store.get();
+    store.set({ pinned: pinned.includes(token) ? pinned.filter((one) => one !== token) : [...pinned, token].slice(-2) });
+  };
+  const tokensOf = (query, state, slot) => {
+    if (!state.rolled || state.source !== "query" || !ctx.rollout.possible) return queried(state, data, query, layers);
+    if (!data.queries.slice(state.layer).every(Boolean)) return null;
+    return rolled(query, state, slot);
+  };
+  async function rolled(query, state, slot) {
+    const r = query < 0 ? await data.array("readout") : new Float32Array(data.tokens);
+    if (query >= 0) r[query] = 1;
+    return ctx.rollout.from(r, state.layer, state.head, (done, total) => { status.textContent = t("rolling", { done, total }); }, slot);
+  }
+  ctx.overlap = async (one, other) => {
+    const state = { ...store.get(), source: "query" };
+    const [a, b] = await Promise.all([tokensOf(one, state, "one"), tokensOf(other, state, "other")]);
+    return a && b ? a.reduce((sum, value, i) => sum + Math.min(value, b[i]), 0) : null;
+  };
+  ctx.said = () => bar.value();
+
+  // Draws what the state asks for, or what a token under the pointer attends to; true when something was drawn.
+  function paint(scene, token) {
+    ctx.scene = scene;
+    ctx.stage.draw(scene);
+    bar.draw(scene, token);
+    status.textContent = "";
+    return true;
+  }
+  let run = 0;
+  ctx.preview = (token) => {
+    const state = store.get();
+    if (token === null) return refresh();
+    if (state.hover === "value" && ctx.scene) return bar.draw(ctx.scene, token), false;
+    const asked = state.source === "map" ? { ...state, source: "query", rolled: false } : state;
+    const mine = ++run, found = tokensOf(token, asked);
+    if (!found) return ctx.scene && bar.draw(ctx.scene, token), false;
+    if (found instanceof Float32Array) return paint(sceneOf(found, asked, data, t, token), token);
+    return found.then((tokens) => mine === run && tokens && paint(sceneOf(tokens, asked, data, t, token), token));
+  };
+  async function refresh() {
+    const state = store.get(), mine = ++run;
+    if (state.source === "map") {
+      const scene = await mapScene(state, data, t);
+      return mine === run && !signal.aborted && paint(scene, null);
+    }
+    const tokens = await tokensOf(state.query, state);
+    if (mine !== run || signal.aborted) return false;
+    if (!tokens) return void (status.textContent = t(state.rolled && !ctx.rollout.possible ? "too_many" : "rows_missing", { layer: state.layer }));
+    return paint(sceneOf(tokens, state, data, t, state.query), state.query);
+  }
+  ctx.refresh = refresh;
+
+  let bar, status, inner;
+  function build() {
+    inner?.abort();
+    inner = new AbortController();
+    ctx.signal = AbortSignal.any([signal, inner.signal]);
+    const state = store.get();
+    element.classList.add("vs");
+    element.lang = state.lang === "zh" ? "zh-Hans" : "en";
+    const stageRoot = el("div", { class: "vs-main" }), side = el("aside", { class: "vs-side" });
+    status = el("p", { class: "vs-status", role: "status" });
+    const tabbed = el("div", { class: "vs-tabbed" });
+    element.replaceChildren(head(), stageRoot, side, tabbed);
+    ctx.stage = createStage(stageRoot, ctx);
+    ctx.stage.label();
+    const below = el("div", { class: "vs-below" });
+    stageRoot.append(below);
+    bar = createBar(below, ctx);
+    below.append(status);
+    const section = (title, fill, open = true) => {
+      const root = el("details", { class: "vs-section", open }, el("summary", { text: title }));
+      const body = el("div", {});
+      root.append(body);
+      side.append(root);
+      fill(body, ctx);
+      root.hidden = !body.childElementCount;
+    };
+    section(t("method"), methods);
+    section(t("predictions"), predictions, data.header.predictions.length > 0);
+    section(t("show"), attention);
+    const steps = el("div", { class: "vs-steps" });
+    below.append(steps);
+    deletion(steps, ctx);
+    section(t("masking"), masking);
+    section(t("drawing"), drawing, false);
+    tabs(tabbed);
+    theme(store.get());
+    refresh();
+  }
+
+  function tabs(root) {
+    const body = el("div", { class: "vs-tab", role: "tabpanel" }), names = TABS.map(([name]) => name);
+    let open = null, shown = null;
+    const row = el("div", { class: "vs-tabs", role: "tablist" }, ...names.map((name) => el("button", {
+      type: "button", role: "tab", text: t(`panel_${name}`), onclick: () => store.set({ panel: name }),
+    })));
+    row.addEventListener("keydown", (event) => {
+      const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!by) return;
+      event.preventDefault();
+      const next = names[(names.indexOf(store.get().panel) + by + names.length) % names.length];
+      store.set({ panel: next });
+      row.children[names.indexOf(next)].focus();
+    });
+    root.append(row, body);
+    const show = ({ panel }) => {
+      const name = names.includes(panel) ? panel : names[0];
+      if (name === shown) return;
+      shown = name;
+      [...row.children].forEach((tab, i) => {
+        tab.setAttribute("aria-selected", names[i] === name);
+        tab.tabIndex = names[i] === name ? 0 : -1;
+      });
+      body.setAttribute("aria-label", t(`panel_${name}`));
+      open?.abort();
+      open = new AbortController();
+      body.replaceChildren();
+      TABS.find(([one]) => one === name)[1](body, { ...ctx, signal: AbortSignal.any([ctx.signal, open.signal]) });
+    };
+    show(store.get());
+    store.subscribe(show, ctx.signal);
+  }
+
+  function head() {
+    const state = store.get(), { header } = data;
+    const lang = choices(t("language"), LANGUAGES, state.lang, (value) => store.set({ lang: value }));
+    const look = choices(t("theme"), ["auto", "light", "dark"].map((name) => [name, t(`theme_${name}`)]), state.theme, (value) => store.set({ theme: value }));
+    store.subscribe(({ theme: now }) => look.show(now), ctx.signal);
+    return el("header", { class: "vs-head" },
+      el("div", {}, el("h1", { text: header.photo.name }), el("p", { text: header.model.reference })), el("div", { class: "vs-switches" }, lang, look));
+  }
+  const theme = (state) => { element.dataset.theme = state.theme; };
+
+  const DRAWN = ["map", "layer", "head", "source", "query", "rolled"], STYLE = ["cmap", "opacity", "norm", "smooth", "as_seen", "pinned", "sinks"];
+  store.subscribe((state, before) => {
+    const changed = (keys) => keys.some((key) => state[key] !== before[key]);
+    if (state.lang !== before.lang) build();
+    else if (changed(DRAWN)) refresh();
+    else if (changed(STYLE) && ctx.scene) {
+      ctx.stage.redraw();
+      bar.draw(ctx.scene, null);
+    }
+    if (state.theme !== before.theme) theme(state);
+  }, signal);
+  build();
+  return {
+    destroy() {
+      ending.abort();
+      element.replaceChildren();
+    },
+    get state() { return store.get(); },
+    store, ctx,
+  };
+}

@@ -1,0 +1,57 @@
+// Hosts that can run the model: paint patches away, and see its new answer beside what the map had promised.
+
+import { choices, el, figure, percent, toggle } from "./dom.js";
+
+const PAUSE = 60; // milliseconds without a stroke before the model is asked
+
+export function panel(root, ctx) {
+  const { data, store, t, host, signal } = ctx;
+  if (!host.mask) return;
+  let painting = false, asked = null, timer = 0;
+  ctx.paints = () => painting;
+  const brush = toggle(t("paint"), false, (value) => {
+    painting = value;
+    ctx.stage.element.classList.toggle("vs-painting", value);
+  });
+  const how = choices(t("masking"), [["hide", t("hide")], ["drop", t("drop")]], store.get().how, (value) => store.set({ how: value }));
+  const clear = el("button", { type: "button", class: "vs-quiet", text: t("clear"), onclick: () => store.set({ hidden: [] }) });
+  const told = el("p", { class: "vs-note", "aria-live": "polite" }), list = el("ul", { class: "vs-predictions" });
+  root.append(el("div", { class: "vs-row" }, brush, how, clear), el("p", { class: "vs-note", text: t("masking_hint") }), told, list);
+
+  async function ask(state) {
+    asked?.abort();
+    if (!state.hidden.length) {
+      told.textContent = "";
+      list.replaceChildren();
+      return;
+    }
+    asked = new AbortController();
+    const mine = asked;
+    told.textContent = t("busy");
+    try {
+      const patches = state.hidden.map((token) => token - data.prefix.length);
+      const found = await host.mask(patches, state.how, AbortSignal.any([mine.signal, signal]));
+      if (mine.signal.aborted) return;
+      const { values } = await data.map(state.map ?? data.maps[0].id);
+      const total = values.reduce((sum, value) => sum + Math.max(value, 0), 0) || 1;
+      const share = patches.reduce((sum, patch) => sum + Math.max(values[patch], 0), 0) / total;
+      told.textContent = `${t("masked", { count: patches.length, score: figure(found.score), whole: figure(found.whole), ms: Math.round(found.total_ms) })} ${t("promised", { share: percent(share) })}`;
+      list.replaceChildren(...found.predictions.map(([label, p]) => {
+        const bar = el("span", { class: "vs-bar" });
+        bar.style.inlineSize = `${100 * p}%`;
+        return el("li", {}, el("div", {}, el("span", { text: label }), el("span", { class: "vs-number", text: percent(p) }), bar));
+      }));
+    } catch (error) {
+      if (!mine.signal.aborted) told.textContent = error.message;
+    }
+  }
+  const show = (state) => how.show(state.how);
+  show(store.get());
+  store.subscribe((state, before) => {
+    show(state);
+    if (state.hidden === before.hidden && state.how === before.how) return;
+    ctx.stage.marks();
+    clearTimeout(timer);
+    timer = setTimeout(() => ask(state), PAUSE);
+  }, signal);
+}

@@ -1,0 +1,223 @@
+// The stage: the photo, the map over it, marks over both; pointer and keys.
+
+import { coloursOf, levelOf } from "./colours.js";
+import { el, figure } from "./dom.js";
+import { place } from "./place.js";
+import { colourOf, scaleOf } from "./scene.js";
+
+const FINEST = 720; // pixels of the map's longer side: finer is not seen
+
+export function createStage(root, ctx) {
+  const { data, store, t, signal } = ctx;
+  const image = el("img", { class: "vs-photo", alt: "", draggable: "false" });
+  const heat = el("canvas", { class: "vs-heat" }), marks = el("canvas", { class: "vs-marks" });
+  const stage = el("div", { class: "vs-stage", tabindex: "0", role: "application" }, image, heat, marks);
+  const read = el("p", { class: "vs-sr", "aria-live": "polite" });
+  root.append(stage, read);
+  const timings = [];
+  let scene = null, hovered = null, cursor = null, painting = false;
+
+  const box = () => {
+    const { frame } = data, [w, h] = frame.size;
+    return store.get().as_seen ? [0, 0, 1, 1] : [frame.box[0] / w, frame.box[1] / h, frame.box[2] / w, frame.box[3] / h];
+  };
+  const shape = () => (store.get().as_seen ? [data.frame.input[1], data.frame.input[0]] : data.frame.size);
+
+  function fit() {
+    const [w, h] = shape(), state = store.get();
+    stage.style.aspectRatio = `${w} / ${h}`;
+    stage.style.maxWidth = `min(100%, calc(max(320px, 100vh - 210px) * ${w / h}))`;
+    const url = data.header.images[state.as_seen ? "seen" : "photo"];
+    if (image.getAttribute("src") !== url) image.src = url;
+    const scale = Math.min(1, FINEST / Math.max(w, h));
+    heat.width = Math.round(w * scale);
+    heat.height = Math.round(h * scale);
+    const dense = globalThis.devicePixelRatio || 1;
+    marks.width = Math.round(stage.clientWidth * dense);
+    marks.height = Math.round(stage.clientHeight * dense);
+  }
+
+  function drawHeat() {
+    const state = store.get(), context = heat.getContext("2d");
+    context.clearRect(0, 0, heat.width, heat.height);
+    stage.classList.toggle("vs-over", Boolean(scene) && state.opacity > 0);
+    if (!scene) return;
+    const [l, top, r, b] = box(), { width, height } = heat;
+    const laid = place(scene.values, data.rows, data.columns, width, height, [l * width, top * height, r * width, b * height], state.smooth);
+    const scale = scaleOf(scene, state), table = coloursOf(colourOf(scale, state));
+    const pixels = context.createImageData(laid.width, laid.height), out = pixels.data;
+    const signed = scale.kind === "balance", factor = 255 / (scale.high - scale.low || 1);
+    for (let i = 0, at = 0; i < laid.values.length; i++, at += 4) {
+      let level = ((laid.values[i] - scale.low) * factor + 0.5) | 0;
+      level = level < 0 || scale.high <= scale.low ? 0 : level > 255 ? 255 : level;
+      out[at] = table[3 * level];
+      out[at + 1] = table[3 * level + 1];
+      out[at + 2] = table[3 * level + 2];
+      const strength = signed ? Math.abs(level - 127.5) / 127.5 : level / 255;
+      out[at + 3] = 255 * state.opacity * (0.5 + 0.5 * strength);
+    }
+    context.putImageData(pixels, laid.left, laid.top);
+  }
+
+  function cellBox(token) {
+    const patch = token - data.prefix.length;
+    if (patch < 0) return null;
+    const [l, top, r, b] = box(), w = marks.width, h = marks.height;
+    const cw = ((r - l) * w) / data.columns, ch = ((b - top) * h) / data.rows;
+    return [l * w + (patch % data.columns) * cw, top * h + Math.floor(patch / data.columns) * ch, cw, ch];
+  }
+
+  function outline(context, token, colour, width, dash = []) {
+    const at = cellBox(token);
+    if (!at) return;
+    context.setLineDash(dash);
+    context.lineWidth = width + 2.5;
+    context.strokeStyle = "rgba(0,0,0,.75)";
+    context.strokeRect(...at);
+    context.lineWidth = width;
+    context.strokeStyle = colour;
+    context.strokeRect(...at);
+  }
+
+  function drawMarks() {
+    const state = store.get(), context = marks.getContext("2d"), dense = globalThis.devicePixelRatio || 1;
+    context.clearRect(0, 0, marks.width, marks.height);
+    const fill = (tokens, colour) => {
+      context.fillStyle = colour;
+      for (const token of tokens) {
+        const at = cellBox(token);
+        if (at) context.fillRect(at[0], at[1], at[2] + 0.5, at[3] + 0.5);
+      }
+    };
+    fill(ctx.deleted?.() ?? [], "rgb(118,118,118)");
+    fill(state.hidden, "rgba(118,118,118,.92)");
+    if (state.sinks) for (const sink of data.header.statistics.sinks) outline(context, sink.token, "#ffd84d", 1.5 * dense, [3 * dense, 2 * dense]);
+    if (state.source !== "map" && hovered === null) outline(context, state.query, "#fff", 2 * dense);
+    if (hovered !== null) outline(context, hovered, "#fff", 2 * dense);
+    if (cursor !== null) outline(context, cursor, "#fff", 3 * dense);
+    state.pinned.forEach((token, i) => outline(context, token, i ? "#ff9de2" : "#7df0ff", 2 * dense));
+  }
+
+  function tokenAt(event) {
+    const bounds = stage.getBoundingClientRect(), [l, top, r, b] = box();
+    const x = ((event.clientX - bounds.left) / bounds.width - l) / (r - l), y = ((event.clientY - bounds.top) / bounds.height - top) / (b - top);
+    if (x < 0 || y < 0 || x >= 1 || y >= 1) return null;
+    return data.prefix.length + Math.floor(y * data.rows) * data.columns + Math.floor(x * data.columns);
+  }
+
+  let frame = 0, newest = null;
+  function hover(token, since) {
+    newest = { token, since };
+    frame ||= requestAnimationFrame(() => {
+      frame = 0;
+      if (newest.token === hovered) return;
+      hovered = newest.token;
+      const began = performance.now();
+      Promise.resolve(ctx.preview(hovered)).then((drawn) => {
+        if (!drawn) drawMarks();
+        timings.push({ work: performance.now() - began, total: performance.now() - newest.since });
+        if (timings.length > 500) timings.shift();
+      });
+    });
+  }
+
+  function paint(token, remove) {
+    const { hidden } = store.get();
+    if (token === null || hidden.includes(token) !== remove) return;
+    store.set({ hidden: remove ? hidden.filter((one) => one !== token) : [...hidden, token] });
+  }
+
+  stage.addEventListener("pointermove", (event) => {
+    const token = tokenAt(event);
+    if (painting) paint(token, event.shiftKey);
+    else hover(ctx.paints?.() ? null : token, performance.now());
+  });
+  stage.addEventListener("pointerleave", () => hover(null, performance.now()));
+  stage.addEventListener("pointerdown", (event) => {
+    const token = tokenAt(event);
+    cursor = null;
+    if (ctx.paints?.()) {
+      painting = true;
+      stage.setPointerCapture(event.pointerId);
+      paint(token, event.shiftKey);
+    } else if (token !== null) {
+      ctx.ask(token);
+    }
+  });
+  const stop = () => { painting = false; };
+  stage.addEventListener("pointerup", stop);
+  stage.addEventListener("pointercancel", stop);
+
+  function move(key) {
+    const patches = data.rows * data.columns, first = data.prefix.length;
+    const now = cursor === null ? Math.floor(data.rows / 2) * data.columns + Math.floor(data.columns / 2) : cursor - first;
+    const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -data.columns, ArrowDown: data.columns }[key];
+    const next = cursor === null ? now : now + by;
+    if (next < 0 || next >= patches) return;
+    cursor = first + next;
+    hovered = null;
+    Promise.resolve(ctx.preview(cursor)).then((drawn) => {
+      if (!drawn) drawMarks();
+      read.textContent = ctx.said(cursor);
+    });
+  }
+
+  stage.addEventListener("keydown", (event) => {
+    const { key } = event;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (key.startsWith("Arrow")) move(key);
+    else if (key === "PageUp" || key === "PageDown") ctx.step(key === "PageUp" ? 1 : -1);
+    else if (key === "Enter" && cursor !== null) ctx.ask(cursor);
+    else if (key === " " && cursor !== null && ctx.paints?.()) paint(cursor, store.get().hidden.includes(cursor));
+    else if (key.toLowerCase() === "p" && (cursor ?? hovered) !== null) ctx.pin(cursor ?? hovered);
+    else if (key === "Escape") {
+      cursor = hovered = null;
+      store.set({ source: "map" });
+    } else return;
+    event.preventDefault();
+  });
+  stage.addEventListener("blur", () => {
+    cursor = null;
+    ctx.preview(null);
+  });
+
+  const redraw = () => {
+    fit();
+    drawHeat();
+    drawMarks();
+  };
+  const watching = new ResizeObserver(() => redraw());
+  watching.observe(stage);
+  signal.addEventListener("abort", () => watching.disconnect(), { once: true });
+
+  return {
+    element: stage, heat, image, timings, redraw,
+    get scene() { return scene; },
+    draw(next) {
+      scene = next;
+      if (!heat.dataset.fitted) {
+        heat.dataset.fitted = "1";
+        fit();
+      }
+      drawHeat();
+      drawMarks();
+    },
+    marks: drawMarks,
+    label() {
+      stage.setAttribute("aria-label", t("stage"));
+    },
+    say(words) { read.textContent = words; },
+    // The map as it is drawn, without the photo: for a thumbnail or a picture of one's own.
+    paint(canvas, values, scale, colours) {
+      const context = canvas.getContext("2d"), pixels = context.createImageData(data.columns, data.rows), table = coloursOf(colours);
+      canvas.width = data.columns;
+      canvas.height = data.rows;
+      for (let i = 0; i < values.length; i++) {
+        const level = levelOf(values[i], scale.low, scale.high);
+        pixels.data.set([table[3 * level], table[3 * level + 1], table[3 * level + 2], 255], 4 * i);
+      }
+      context.putImageData(pixels, 0, 0);
+    },
+    figure,
+  };
+}

@@ -1,0 +1,82 @@
+// What is to be drawn, from the state: one number per patch, what it is called, and on which scale.
+
+import { kernel } from "./attention.js";
+import { limits } from "./colours.js";
+
+const made = kernel();
+export const row = made.row;
+export const column = made.column;
+
+const where = (state, t) => {
+  if (state.head === "mean" || state.head === "max") return t(`where_${state.head}`, { layer: state.layer });
+  return t("where_head", { layer: state.layer, head: state.head });
+};
+
+export function entryOf(state, data) {
+  return data.maps.find((one) => one.id === state.map) ?? data.maps[0];
+}
+
+export function nameOfMap(entry) {
+  const given = Object.entries(entry.options).filter(([name, value]) => value !== null && ["layers", "start"].includes(name));
+  const options = given.map(([, value]) => value).join(", ");
+  const of = entry.label ?? (entry.alike ? entry.target : null);
+  return [entry.method, options && `(${options})`, of && `· ${of}`].filter(Boolean).join(" ");
+}
+
+function fusedReadout(values, head, tokens) {
+  const count = values.length / tokens;
+  if (typeof head === "number") return values.subarray(head * tokens, (head + 1) * tokens);
+  const out = new Float32Array(tokens);
+  for (let h = 0; h < count; h++) {
+    for (let i = 0; i < tokens; i++) {
+      const value = values[h * tokens + i];
+      out[i] = head === "max" ? Math.max(out[i], value) : out[i] + value / count;
+    }
+  }
+  return out;
+}
+
+// All of one query's attention, `(N)`: at once where its layer is decoded, else a promise; null where it is not here.
+export function queried(state, data, query, layers) {
+  const { layer, head, source } = state;
+  if (query < 0 && source !== "received") {
+    return data.readable ? data.readouts(layer).then((values) => fusedReadout(values, head, data.tokens)) : null;
+  }
+  if (!data.queries[layer]) return null;
+  const ready = layers.get(layer);
+  const of = (decoded) => (source === "received" ? column : row)(decoded, head, Math.max(query, 0));
+  return ready ? of(ready) : data.layer(layer).then((decoded) => (layers.set(layer, decoded), of(decoded)));
+}
+
+// A scene: `{values, prefix, kind, caption, unit, signed, norm}` of all tokens' numbers.
+export function sceneOf(tokens, state, data, t, query) {
+  const count = data.prefix.length;
+  const rolled = state.rolled && state.source === "query";
+  const place = rolled ? t("rolled_from", { first: state.layer, last: data.layers.length - 1 }) : where(state, t);
+  const caption = t(state.source === "received" ? "caption_received" : "caption_query", {
+    token: data.nameOf(query, t), where: place,
+  });
+  return {
+    values: tokens.subarray(count), prefix: tokens.subarray(0, count), kind: state.source, caption,
+    unit: t("unit_share"), signed: false, norm: null, query,
+  };
+}
+
+export async function mapScene(state, data, t) {
+  const entry = entryOf(state, data), { values, prefix } = await data.map(entry.id);
+  return {
+    values, prefix, kind: "map", caption: nameOfMap(entry), signed: entry.signed, norm: entry.norm, entry,
+    unit: t(entry.sums_to_one ? "unit_share" : "unit_map", { method: entry.method }), query: null,
+  };
+}
+
+// The two ends of the colour scale, as the state asks for.
+export function scaleOf(scene, state) {
+  const norm = state.norm === "auto" ? scene.norm ?? (scene.kind === "map" ? "auto" : "robust") : state.norm;
+  return limits(scene.values, norm, scene.signed);
+}
+
+export function colourOf(scale, state) {
+  if (state.cmap !== "auto") return state.cmap;
+  return scale.kind === "balance" ? "balance" : "inferno";
+}

@@ -1,0 +1,291 @@
+"""What the interactive viewer shows of one photo: maps, attention, numbers. `Scope.view` is this module's entry."""
+
+import base64
+import io
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+
+from vitscope._version import __version__
+from vitscope.errors import MethodError, VitscopeError
+from vitscope.geometry import Frame
+from vitscope.images import ImageLike, Picture, read
+from vitscope.options import Progress
+from vitscope.render.packed import Packed, scaled
+from vitscope.render.page import page
+from vitscope.render.widget import framed, widget
+from vitscope.result import Explanation
+from vitscope.store import AttentionStore, pull, pull_heads
+from vitscope.targets import Target
+from vitscope.viewing.entries import entry_of
+from vitscope.viewing.live import Live
+from vitscope.viewing.measured import measured_maps
+from vitscope.viewing.shipping import shipped, why_not, without
+
+if TYPE_CHECKING:
+    from vitscope.pipeline import Scope
+
+__all__ = ["CLASSES", "METHODS_SHOWN", "View", "view"]
+
+SCHEMA = 1
+METHODS_SHOWN = ("auto", "attention", "rollout", "relevance", "random")
+CLASSES = "gradcam"  # the method that tells classes apart best, where it applies
+_PHOTO, _SEEN = (1600, 86), (1024, 84)  # longest side in pixels, JPEG quality
+_ROOM = 190_000  # bytes of a page besides arrays, photos and what is said of maps: the viewer above all
+
+
+@dataclass(frozen=True)
+class View:
+    """What the viewer shows.
+
+    Attributes:
+        header: plain values, ready for JSON; `docs/viewer.md` describes them.
+        arrays: packed arrays by name.
+        other: a second photo, to compare: its maps, without rows of attention.
+        live: the model that made it, for hosts in this process.
+    """
+
+    header: Mapping[str, Any]
+    arrays: Mapping[str, Packed] = field(repr=False)
+    other: "View | None" = None
+    live: Live | None = field(default=None, repr=False, compare=False)
+
+    def document(self) -> dict[str, Any]:
+        """The whole, ready for JSON."""
+        arrays = {name: one.document() for name, one in self.arrays.items()}
+        return {"header": dict(self.header), "arrays": arrays} | (
+            {"other": self.other.document()} if self.other is not None else {}
+        )
+
+    def widget(self) -> Any:
+        """The viewer in a notebook, answered by this kernel: hide patches and see the new predictions.
+
+        Raises:
+            MissingExtra: anywidget is not installed.
+        """
+        answers = self.live.answers() if self.live else {}
+        fallback = self.live.card(self.header, self.arrays) if self.live else ""
+        return widget(self.document(), answers, fallback)
+
+    def _repr_html_(self) -> str:
+        """The page in a frame that can reach nothing, for notebooks without widgets."""
+        return framed(page(self.document()))
+
+    @property
+    def nbytes(self) -> int:
+        """About how many bytes of a page the arrays and the photos are."""
+        photos = sum(len(url) for url in self.header["images"].values())
+        own = sum(one.nbytes for one in self.arrays.values()) + photos
+        return own + (self.other.nbytes if self.other is not None else 0)
+
+
+def view(
+    scope: "Scope",
+    image: ImageLike,
+    *,
+    other: ImageLike | None = None,
+    methods: Sequence[str] = METHODS_SHOWN,
+    target: Target = None,
+    top: int = 5,
+    size: int | None = None,
+    measure: bool = True,
+    max_mb: float | int = 10.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> View:
+    """Make what the viewer shows of one photo; see `Scope.view`."""
+    picture = read(image)
+    asked = _Asked(tuple(methods), target, top, size, measure, seed, progress)
+    live = Live(scope, picture, size, target)
+    if other is None:
+        return replace(_one(scope, picture, asked, [], max_mb), live=live)
+    second = read(other)
+    options: dict[str, Any] = {"size": size, "seed": seed, "progress": progress}
+    own, others = scope.alike(image, other, **options)
+    beside = _one(scope, second, asked, [others], 0.0)
+    made = _one(scope, picture, asked, [own], max_mb - beside.nbytes / 1e6)
+    return View(made.header, made.arrays, beside, live)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What was asked of a view, for each of its photos."""
+
+    methods: tuple[str, ...]
+    target: Target
+    top: int
+    size: int | None
+    measure: bool
+    seed: int
+    progress: Progress | None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"target": self.target, "size": self.size, "seed": self.seed, "progress": self.progress}
+
+
+def _one(scope: "Scope", picture: Picture, asked: _Asked, more: Sequence[Explanation], max_mb: float | int) -> View:
+    """One photo; `max_mb` of 0 leaves rows of attention out."""
+    pixels, frame = scope._prepared(picture, asked.size)
+    store = scope._forward([pixels]).store
+    assert store.layout is not None
+    missing: list[dict[str, str]] = []
+    maps, arrays = _maps(scope, picture, store, asked, more, missing)
+    images = {"photo": _jpeg(picture.pil(), *_PHOTO), "seen": _jpeg(_seen(picture, frame), *_SEEN)}
+    reason = why_not(store)
+    scales, readouts = _readouts(store) if store.chain is None else ([], {})
+    arrays |= readouts
+    statistics = _finite(_statistics(scope, picture, asked.size))
+    used = sum(one.nbytes for one in arrays.values()) + sum(map(len, images.values()))
+    used += len(json.dumps([_finite(maps), statistics])) + _ROOM
+    sent = shipped(store, max_mb * 1e6 - used) if max_mb else without(store)
+    arrays |= sent.arrays
+    if reason:
+        missing.append({"what": "queries", "why": reason})
+    elif sent.dropped:
+        missing.append({"what": "layers", "why": f"layers {_span(sent.dropped)} do not fit into {max_mb:.3g} MB"})
+    header = {
+        "schema": SCHEMA,
+        "kind": "view",
+        "vitscope": __version__,
+        "model": {"reference": scope.family.reference, "family": scope.family.name, "weights": scope.family.weights},
+        "photo": {"name": picture.name, "source": picture.source, "notes": list(picture.notes)},
+        "images": images,
+        "frame": asdict(frame),
+        "layout": asdict(store.layout),
+        "layers": sent.layers,
+        "attention": {"why": reason, "error": sent.error, "heads_scale": scales, "max_mb": max_mb},
+        "maps": maps,
+        "predictions": [[label, p] for label, p in scope.predictions(store)[: asked.top]],
+        "statistics": statistics,
+        "missing": missing,
+        "seed": asked.seed,
+        "command": shlex.join(["vitscope", "view", picture.source, "--model", scope.family.reference]),
+    }
+    return View(_finite(header), arrays)
+
+
+def _maps(
+    scope: "Scope",
+    picture: Picture,
+    store: AttentionStore,
+    asked: _Asked,
+    more: Sequence[Explanation],
+    missing: list[dict[str, str]],
+) -> tuple[list[dict[str, Any]], dict[str, Packed]]:
+    """All maps: of methods, of predicted classes, and more; each measured where it was asked for."""
+    explained = _explained(scope, picture, asked.methods, asked.options, missing)
+    labels = [label for label, _ in scope.predictions(store)[: asked.top]]
+    explained += _classes(scope, picture, labels, asked.options | {"target": labels}, missing)
+    measured = measured_maps(scope, [e for e, _ in explained], asked.seed, asked.progress) if asked.measure else {}
+    if not asked.measure:
+        missing.append({"what": "measurement", "why": "it was not asked for"})
+    explained += [(one, None) for one in more]
+    maps: list[dict[str, Any]] = []
+    arrays: dict[str, Packed] = {}
+    for number, (explanation, label) in enumerate(explained):
+        name = f"{number}-{explanation.method}"
+        measurement, steps = measured.get(number, (None, []))
+        entry, packed = entry_of(scope, explanation, measurement, name=name, label=label)
+        maps.append(entry | {"steps": steps, "alike": any(explanation is one for one in more)})
+        arrays |= packed
+    return maps, arrays
+
+
+def _statistics(scope: "Scope", picture: Picture, size: int | None) -> dict[str, Any]:
+    """Attention in numbers, without those of each token."""
+    statistics = scope.statistics(picture, size=size).to_dict()
+    for layer in statistics["layers"]:
+        layer.pop("received"), layer.pop("norms")
+    return statistics
+
+
+def _explained(
+    scope: "Scope",
+    picture: Picture,
+    methods: Sequence[str],
+    asked: dict[str, Any],
+    missing: list[dict[str, str]],
+) -> list[tuple[Explanation, str | None]]:
+    """One map for each method; a default one that does not apply is said to be missing, one asked for is an error."""
+    made: list[tuple[Explanation, str | None]] = []
+    for name in methods:
+        try:
+            found = scope.explain(picture, method=name, **asked)
+        except MethodError as error:
+            if tuple(methods) != METHODS_SHOWN:
+                raise
+            missing.append({"what": name, "why": error.message})
+            continue
+        if not any(_same(found, other) for other, _ in made):
+            made.append((found, None))
+    return made
+
+
+def _same(one: Explanation, other: Explanation) -> bool:
+    return one.method == other.method and one.provenance["options"] == other.provenance["options"]
+
+
+def _classes(
+    scope: "Scope",
+    picture: Picture,
+    labels: list[str],
+    asked: dict[str, Any],
+    missing: list[dict[str, str]],
+) -> list[tuple[Explanation, str | None]]:
+    """A map of each predicted class."""
+    for name in (CLASSES, "relevance") if labels else ():
+        try:
+            made: Any = scope.explain(picture, method=name, **asked)
+            return [(one, label) for one, label in zip(made, labels, strict=True)]
+        except VitscopeError as error:
+            missing.append({"what": f"{name} by class", "why": error.message})
+    return []
+
+
+def _readouts(store: AttentionStore) -> tuple[list[float], dict[str, Packed]]:
+    """What the readout attends to, in each layer and head, `(H, N)` for each layer; the readout itself; its pooling."""
+    scales, arrays = [], {"readout": Packed.of(store.seed()[0].float().cpu().numpy())}
+    with torch.no_grad():
+        for number, block in enumerate(store):
+            values, scale = scaled(pull_heads(block, store.seed())[0].float().cpu().numpy())
+            arrays[f"heads.{number}"] = Packed.of(values)
+            scales.append(scale)
+        if store.pool is not None:
+            queries = torch.eye(store.pool.shape[2], device=store.pool.device)
+            arrays["pool"] = Packed.of(pull(store.pool, queries).float().cpu().numpy())
+    return scales, arrays
+
+
+def _seen(picture: Picture, frame: Frame) -> Image.Image:
+    """The photo as the model saw it: its box, at the size of its input, black where the model was given padding."""
+    height, width = frame.input
+    corners = (frame.box[0], frame.box[1], frame.box[2], frame.box[3])
+    return picture.pil().transform((width, height), Image.Transform.EXTENT, corners, Image.Resampling.BICUBIC)
+
+
+def _jpeg(image: Image.Image, longest: int, quality: int) -> str:
+    small = image.copy()
+    small.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=quality, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _span(numbers: Sequence[int]) -> str:
+    return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows neither infinity nor NaN: None stands for them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, (list, tuple)) else value

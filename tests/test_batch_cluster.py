@@ -1,0 +1,164 @@
+"""Pieces through a real Ray cluster on this machine: workers killed, a piece that kills, nothing that moves."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from vitscope.batch import cluster
+from vitscope.batch.cluster import Cluster, Stalled, run
+from vitscope.errors import ImageError, MissingExtra, ResultError, UsageError
+
+WORKERS = 2
+EXACT = ("id", "row", "source", "sha256", "width", "box", "grid_rows", "method", "notes", "error", "error_kind")
+pytestmark = [  # Ray deprecates its own defaults, and leaves log files open
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
+    pytest.mark.filterwarnings("ignore:unclosed file.*ray:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:.*unclosed file.*ray:pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:.*Popen.__del__:pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:.*ray-data:pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def ray_here():
+    """A cluster with a CPU for each worker and one to read, shared by the tests of this module."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
+    ray = pytest.importorskip("ray", reason="ray is not installed")
+    try:
+        cluster._start(Cluster(workers=WORKERS))
+    except ResultError:  # other tests keep a small machine busier than Ray's own start limit allows: twice as patient
+        ray.shutdown()
+        cluster._start(Cluster(workers=WORKERS))
+    yield ray
+    for thread in threading.enumerate():  # of the run that was given up: its piece comes to an end
+        if thread.name == "vitscope-ray":
+            thread.join(60)
+    ray.shutdown()
+
+
+def job(killing=(), stuck=(), broken=None):
+    """What workers do: a class made here, so that it is pickled by value."""
+
+    class Job:
+        def __call__(self, piece, tick):
+            import os
+            import signal
+            import time
+
+            if piece in killing:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if piece in stuck:
+                time.sleep(40)
+            if broken is not None:
+                raise broken
+            time.sleep(0.02)
+            tick()
+            return piece, os.getpid()
+
+        def give_up(self, piece, deaths):
+            return piece, f"gave up after {deaths}"
+
+    return Job
+
+
+def numbered(count):
+    return ((str(number), number) for number in range(count))
+
+
+def test_a_killed_worker_costs_nothing_and_a_deadly_piece_only_itself(ray_here):
+    done = list(run(Cluster(workers=WORKERS), numbered(24), job(killing=[11])))
+    assert sorted(piece for piece, _ in done) == list(range(24))
+    assert dict(done)[11] == "gave up after 3"
+    assert len({who for _, who in done if isinstance(who, int)}) >= WORKERS
+
+
+def test_the_engine_makes_the_rows_of_the_local_one_while_a_worker_is_killed(ray_here, tiny_folder, tmp_path):
+    import psutil
+    import pyarrow.parquet as pq
+    from PIL import Image
+    from skimage import data
+
+    from vitscope.batch.contract import Plan
+    from vitscope.batch.rows import map_of
+    from vitscope.batch.run import run as batch
+
+    (photos := tmp_path / "photos").mkdir()
+    for number in range(24):
+        Image.fromarray(data.chelsea()).rotate(number * 9).resize((120, 80)).save(photos / f"{number:02}.png")
+    (photos / "07.png").write_bytes(b"no picture")
+    killed = []
+
+    def kill(images, failed):
+        for process in psutil.process_iter(["cmdline"]):
+            if not killed and any("ray::MapWorker" in part for part in process.info["cmdline"] or ()):
+                process.kill()
+                killed.append(process.pid)
+
+    plan = Plan(str(tiny_folder), methods=("rollout",), device="cpu", shard_size=3)
+    alone = batch(str(photos), tmp_path / "alone", plan)
+    many = batch(str(photos), tmp_path / "many", replace(plan, workers=WORKERS), engine="ray", advance=kill)
+    assert killed
+    assert (many.images, many.failed, many.failures, many.shards) == (24, 1, {"ImageError": 1}, 8)
+    assert (alone.images, alone.failed, alone.failures, alone.shards) == (24, 1, {"ImageError": 1}, 8)
+    one, other = (pq.read_table(tmp_path / name / "data").to_pylist() for name in ("alone", "many"))
+    assert len(one) == len(other) == 24
+    for here, there in zip(one, other, strict=True):
+        assert [here[k] for k in EXACT] == [there[k] for k in EXACT]
+        if here["map"]:  # float16 of float32 sums whose order depends on the number of threads
+            assert np.allclose(map_of(here), map_of(there), rtol=2e-3, atol=0)
+
+
+def test_a_full_disk_ends_the_run_in_one_line(ray_here):
+    full = OSError(28, "No space left on device", "/data/out")
+    with pytest.raises(ResultError, match="/data/out: No space left on device"):
+        list(run(Cluster(workers=1), numbered(3), job(broken=full)))
+
+
+def test_a_source_that_breaks_is_told_as_it_is(ray_here):
+    def breaking():
+        yield "0", 0
+        raise ImageError("the list is gone", "look for it")
+
+    with pytest.raises(ImageError, match="the list is gone"):
+        list(run(Cluster(workers=1), breaking(), job()))
+
+
+def test_too_few_cpus_are_told_with_what_is_needed(ray_here):
+    with pytest.raises(UsageError, match=r"has 3 CPUs, 3 workers need 4: .* \(--workers 2, or a larger cluster\)"):
+        list(run(Cluster(workers=3), numbered(1), job()))
+
+
+def test_an_address_where_nobody_answers_is_one_line():
+    code = (
+        "from vitscope.batch.cluster import Cluster, run\n"
+        "try: list(run(Cluster(address='127.0.0.1:1'), [], lambda: None))\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("UsageError no Ray cluster answers at 127.0.0.1:1")
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_ray_is_asked_for_by_name(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtra, match=r"vitscope\[ray\]"):
+        list(run(Cluster(), [], job()))
+
+
+@pytest.mark.parametrize("wrong", [{"workers": 0}, {"cpus": 0}, {"patience": 0}])
+def test_numbers_that_make_no_sense(wrong):
+    with pytest.raises(UsageError, match="above zero"):
+        Cluster(**wrong)
+
+
+def test_when_nothing_moves_it_says_what_waits(ray_here):
+    begun = time.monotonic()
+    with pytest.raises(Stalled, match=r"nothing moved for 15 s; pieces in work: 1 \(process \d+ on [\d.]+, \d+ s\)"):
+        list(run(Cluster(workers=WORKERS, patience=15), numbered(2), job(stuck=[1])))
+    assert time.monotonic() - begun < 90

@@ -1,0 +1,239 @@
+"""Where pictures come from: the same refs in the same order each time, as a stream, from every kind of source."""
+
+import io
+import tarfile
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from vitscope.batch import sources
+from vitscope.batch.contract import shards_of
+from vitscope.batch.reading import reading
+from vitscope.batch.sources import Source
+from vitscope.errors import ImageError, UnknownName, UsageError
+
+
+def picture(number, size=(20, 16)):
+    return Image.fromarray(np.full((size[1], size[0], 3), number % 256, np.uint8))
+
+
+def png(number):
+    file = io.BytesIO()
+    picture(number).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number, name in enumerate(["b/2.png", "b/10.png", "a/x.PNG", "c.jpg", "b.png", "a/deep/er/y.png"]):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(number).save(path)
+    (tmp_path / "photos" / "readme.txt").write_text("no photo")
+    (tmp_path / "photos" / ".hidden.png").write_bytes(b"")
+    return tmp_path / "photos"
+
+
+def keys(source):
+    return [ref.key for ref in source]
+
+
+def values(source):
+    """The grey value of each picture, or the error."""
+    found = []
+    with reading() as read:
+        for ref in source:
+            try:
+                found.append(int(read(ref)[0].pixels.mean().round()))
+            except ImageError as error:
+                found.append(error.message)
+    return found
+
+
+def test_a_folder_is_walked_in_the_order_of_names(folder):
+    refs = list(Source(str(folder)))
+    assert [ref.key for ref in refs] == ["a/deep/er/y.png", "a/x.PNG", "b/10.png", "b/2.png", "b.png", "c.jpg"]
+    assert [ref.row for ref in refs] == list(range(6))
+    assert values(Source(str(folder))) == [5, 2, 1, 0, 4, 3]
+
+
+def test_ids_depend_on_the_place_in_the_source_not_on_where_it_lies(folder, tmp_path):
+    before = [ref.id for ref in Source(str(folder))]
+    assert len({*before}) == 6
+    assert all(len(one) == 32 for one in before)
+    folder.rename(tmp_path / "moved")
+    assert [ref.id for ref in Source(str(tmp_path / "moved"))] == before
+
+
+def test_a_folder_is_listed_only_as_far_as_it_is_asked_for(folder, monkeypatch):
+    listed, plain = [], sources._listing
+    monkeypatch.setattr(sources, "_listing", lambda path: listed.append(Path(path).name) or plain(path))
+    stream = iter(Source(str(folder)))
+    next(stream)
+    assert listed == ["photos", "a", "deep", "er"]
+    list(stream)
+    assert listed[-1] == "b"
+
+
+def test_the_output_and_links_that_lead_back_are_left_out(folder):
+    (folder / "out").mkdir()
+    picture(9).save(folder / "out" / "overlay.png")
+    (folder / "b" / "again").symlink_to(folder)
+    assert len(keys(Source(str(folder), without=(folder / "out").resolve()))) == 6
+
+
+def test_a_pattern_takes_what_it_matches(folder, monkeypatch):
+    assert keys(Source(f"{folder}/*/*.png")) == ["b/10.png", "b/2.png"]
+    assert keys(Source(f"{folder}/**/*.png")) == ["a/deep/er/y.png", "b/10.png", "b/2.png", "b.png"]
+    assert keys(Source(f"{folder}/b/?.png")) == ["2.png"]
+    monkeypatch.chdir(folder)
+    assert keys(Source("b/*")) == ["10.png", "2.png"]
+
+
+def test_a_list_has_a_ref_for_each_line_also_for_one_that_is_there_twice(folder, tmp_path):
+    lines = tmp_path / "photos.txt"
+    lines.write_text(f"{folder}/c.jpg\n\n{folder}/b.png\n{folder}/c.jpg\n{folder}/gone.png\n")
+    refs = list(Source(str(lines)))
+    assert len({ref.id for ref in refs}) == 4
+    found = values(Source(str(lines)))
+    assert found[:3] == [3, 4, 3]
+    assert "does not exist" in found[3]
+
+
+def test_parquet_holds_bytes_paths_or_both(folder, tmp_path):
+    path = tmp_path / "data.parquet"
+    table = {
+        "bytes": [png(1), png(2), None, b"junk"],
+        "file_name": ["photos/c.jpg", str(folder / "b.png"), "photos/gone.png", ""],
+        "image": [{"bytes": png(7), "path": "x"}, {"bytes": None, "path": "photos/c.jpg"}, None, {"bytes": png(8)}],
+    }
+    pq.write_table(pa.table(table), path, row_group_size=2)
+    assert values(Source(str(path), column="bytes"))[:2] == [1, 2]
+    assert "no picture in column bytes" in values(Source(str(path), column="bytes"))[2]
+    assert "not a picture" in values(Source(str(path), column="bytes"))[3]
+    assert values(Source(str(path), column="file_name"))[:2] == [3, 4]
+    assert "cannot be read" in values(Source(str(path), column="file_name"))[2]
+    found = values(Source(str(path)))  # a usual name
+    assert (found[0], found[1], found[3]) == (7, 3, 8)
+    assert keys(Source(str(path)))[3] == "data.parquet#3"
+    with pytest.raises(UnknownName, match="did you mean 'bytes'"):
+        list(Source(str(path), column="byte"))
+
+
+def archive(path, numbers):
+    with tarfile.open(path, "w") as tar:
+        for number in numbers:
+            for name, data in ((f"{number:03d}.png", png(number)), (f"{number:03d}.json", b"{}")):
+                told = tarfile.TarInfo(name)
+                told.size = len(data)
+                tar.addfile(told, io.BytesIO(data))
+
+
+def test_tars_of_webdataset(tmp_path):
+    archive(tmp_path / "s-00.tar", [1, 2])
+    archive(tmp_path / "s-01.tar", [3])
+    for where in (f"{tmp_path}/s-{{00..01}}.tar", f"{tmp_path}/s-*.tar"):
+        assert values(Source(where)) == [1, 2, 3]
+    assert values(Source(str(tmp_path), "webdataset")) == [1, 2, 3]
+    assert keys(Source(f"{tmp_path}/s-*.tar"))[2] == "s-01.tar::003.png"
+
+
+def test_a_broken_tar_costs_one_row_and_gives_what_comes_before(tmp_path):
+    archive(tmp_path / "a.tar", [1])
+    (tmp_path / "b.tar").write_bytes(b"no tar" * 200)
+    archive(tmp_path / "c.tar", [2])
+    found = values(Source(f"{tmp_path}/*.tar"))
+    assert (found[0], found[2]) == (1, 2)
+    assert "cannot be read as webdataset" in found[1]
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    """40 frames, 10 a second, each one grey."""
+    av = pytest.importorskip("av")
+    path = tmp_path_factory.mktemp("video") / "film.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(10))
+        stream.width = stream.height = 32
+        stream.pix_fmt, stream.options = "yuv420p", {"g": "12"}
+        for number in range(40):
+            pixels = np.full((32, 32, 3), 5 * number + 20, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_a_video_gives_every_so_many_frames_one_in_any_order(video):
+    source = Source(str(video), stride=7)
+    refs = list(source)
+    assert [ref.key for ref in refs] == [f"film.mp4@{n}" for n in range(0, 40, 7)]
+    assert [ref.source.rpartition("@")[2] for ref in refs][:3] == ["0.000s", "0.700s", "1.400s"]
+    expected = np.array([5 * n + 20 for n in range(0, 40, 7)])
+    assert np.abs(np.array(values(source)) - expected).max() <= 3  # the codec's own loss
+    with reading() as read:
+        for place in (4, 1, 5, 0, 2, 1):
+            assert abs(read(refs[place])[0].pixels.mean() - expected[place]) <= 3
+
+
+def test_a_url_goes_through_fsspec(folder):
+    fsspec = pytest.importorskip("fsspec")
+    files = fsspec.filesystem("memory")
+    for name in ("z.png", "d/a.png"):
+        files.pipe(f"/bucket/{name}", png(4))
+    try:
+        assert keys(Source("memory://bucket")) == ["d/a.png", "z.png"]
+        assert values(Source("memory://bucket")) == [4, 4]
+    finally:
+        files.rm("/bucket", recursive=True)
+
+
+@pytest.mark.usefixtures("as_shipped")
+def test_wrong_sources_are_one_line():
+    with pytest.raises(UsageError, match="does not exist"):
+        Source("nowhere")
+    with pytest.raises(UnknownName, match="did you mean 'photos'"):
+        Source(".", "photo")
+    with pytest.raises(UsageError, match="at least 1"):
+        Source(".", stride=0)
+    with pytest.raises(UsageError, match="cannot be opened"):
+        list(Source("nosuch://bucket/photos"))
+
+
+def test_shards_have_stable_borders_and_digests(folder):
+    tasks = list(shards_of(Source(str(folder)), 4))
+    assert [(task.number, len(task.refs)) for task in tasks] == [(0, 4), (1, 2)]
+    assert [task.digest for task in shards_of(Source(str(folder)), 4)] == [task.digest for task in tasks]
+    (folder / "a" / "x.PNG").unlink()
+    assert next(shards_of(Source(str(folder)), 4)).digest != tasks[0].digest
+    assert len(list(Source(str(folder), limit=3))) == 3
+
+
+def test_a_video_becomes_a_video_of_its_maps(video, tiny_scope, tmp_path):
+    import av
+
+    from vitscope.batch.contract import Plan
+    from vitscope.batch.overlays import drawn, film
+    from vitscope.batch.run import run
+    from vitscope.errors import ResultError
+
+    plan = Plan("tiny", methods=("rollout", "attention"), overlays=True, shard_size=2)
+    summary = run(Source(str(video), stride=10), tmp_path / "out", plan, scope=tiny_scope)
+    assert (summary.images, summary.failed) == (4, 0)
+    pictures = list(drawn(tmp_path / "out"))
+    assert len(pictures) == 4
+    assert all("-rollout-" in path.name for path in pictures)
+    with av.open(str(film(pictures, tmp_path / "maps.mp4", 5.0))) as made:
+        stream = made.streams.video[0]
+        assert (stream.width, stream.height, float(stream.average_rate)) == (32, 32, 5)
+        frames = [frame.to_ndarray(format="rgb24").astype(int) for frame in made.decode(stream)]
+    assert len(frames) == 4
+    with Image.open(pictures[2]) as image:
+        assert np.abs(np.asarray(image.convert("RGB")).astype(int) - frames[2]).mean() < 12  # the codec's loss
+    with pytest.raises(ResultError, match="no pictures"):
+        film([], tmp_path / "none.mp4")
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "maps.mp4"}

@@ -1,0 +1,159 @@
+"""The viewer as a notebook widget: what goes over the wire, what is there without it, and an executed notebook."""
+
+import html
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from vitscope.errors import MissingExtra, UsageError
+from vitscope.render import widget as module
+from vitscope.render.packed import Packed
+from vitscope.render.page import page
+from vitscope.result import Explanation
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+@pytest.fixture(scope="module")
+def view(tiny_scope, photo):
+    """A view of the cat by the tiny model."""
+    return tiny_scope.view(photo, measure=False, methods=("rollout", "attention"))
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Ask a widget as its page does; what it sends back: the message and its buffers."""
+    sent = []
+
+    def ask(widget, **question):
+        monkeypatch.setattr(type(widget), "send", lambda self, content, buffers=None: sent.append((content, buffers)))
+        widget._asked(widget, question, [])
+        return sent.pop()
+
+    return ask
+
+
+def array_of(about, buffers):
+    """An answer's array, decoded by the packing's own definition."""
+    return Packed(about["dtype"], tuple(about["shape"]), buffers[about["at"]], about["encoding"]).array()
+
+
+def test_arrays_travel_as_bytes(view):
+    document = view.widget()._document
+    assert document["header"] == view.document()["header"]
+    assert {name: array["data"] for name, array in document["arrays"].items()} == {
+        name: packed.data for name, packed in view.arrays.items()
+    }
+
+
+def test_the_kernel_makes_one_more_map(view, asked, tiny_scope, photo):
+    message, buffers = asked(
+        view.widget(), id="a", kind="explain", method="rollout", target=None, params={"alpha": 0.3}
+    )
+    assert message["id"] == "a"
+    entry, arrays = message["result"]["entry"], message["result"]["arrays"]
+    found = array_of(arrays[f"map.{entry['id']}"], buffers).astype(np.float32) * entry["scale"]
+    made = tiny_scope.explain(photo, method="rollout", alpha=0.3)
+    np.testing.assert_allclose(found, made.map, rtol=1e-3)
+    assert entry["options"]["alpha"] == 0.3
+
+
+def test_the_kernel_answers_without_some_patches(view, asked, tiny_scope, photo):
+    message, _ = asked(view.widget(), id="m", kind="mask", patches=[0, 5, 6], how="hide")
+    found = message["result"]
+    whole = tiny_scope.explain(photo).predictions
+    assert [label for label, _ in found["predictions"]] != []
+    assert found["predictions"] != [[label, p] for label, p in whole]
+    assert found["total_ms"] >= found["forward_ms"] > 0
+    nothing, _ = asked(view.widget(), id="n", kind="mask", patches=[], how="hide")
+    assert nothing["result"]["score"] == pytest.approx(nothing["result"]["whole"])
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        ({"kind": "explain", "method": "rolout"}, "did you mean 'rollout'"),
+        ({"kind": "explain", "method": "rollout", "params": {"alpha": "x"}}, "alpha is a number"),
+        ({"kind": "format-the-disk"}, "KeyError"),
+    ],
+)
+def test_a_wrong_question_gets_an_answer(view, asked, question, said):
+    message, buffers = asked(view.widget(), id="x", **question)
+    assert message["id"] == "x"
+    assert said in message["error"]
+    assert "\n" not in message["error"]
+    assert buffers is None
+
+
+def test_without_widgets_there_is_a_picture(view):
+    data, _ = view.widget()._repr_mimebundle_()
+    assert WIDGET in data
+    assert '<img alt="rollout over chelsea"' in data["text/html"]
+    assert "<script" not in data["text/html"]
+
+
+def test_a_view_shows_itself_in_a_closed_frame(view):
+    shown = view._repr_html_()
+    (inside,) = re.findall(r'srcdoc="([^"]*)"', shown)
+    assert 'sandbox="allow-scripts allow-downloads"' in shown
+    assert html.unescape(inside) == page(view.document())
+
+
+def test_a_missing_anywidget_is_one_line(view, monkeypatch):
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    module._kind.cache_clear()
+    try:
+        with pytest.raises(MissingExtra, match=r"vitscope\[notebook\]") as error:
+            view.widget()
+    finally:
+        module._kind.cache_clear()
+    assert "\n" not in str(error.value)
+
+
+def test_an_explanation_without_its_photo_has_nothing_to_show(explained):
+    with pytest.raises(UsageError, match="no photo"):
+        explained([[1.0, 2.0], [3.0, 4.0]], (32, 32), pixels=None).widget()
+
+
+def test_a_saved_map_is_shown_without_torch(tiny_scope, photo, tmp_path):
+    made = tiny_scope.explain(photo, method="rollout")
+    made.save(tmp_path / "cat")
+    code = (
+        "import sys; from vitscope.result import Explanation\n"
+        f"widget = Explanation.load({str(tmp_path / 'cat')!r}).widget()\n"
+        "arrays = widget._document['arrays']\n"
+        "print(sorted(arrays), arrays['map.rollout']['shape'], widget._answers, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['map.rollout', 'order.rollout'] [4, 4] [] False"
+    document = Explanation.load(tmp_path / "cat").widget()._document
+    packed, scale = document["arrays"]["map.rollout"], document["header"]["maps"][0]["scale"]
+    values = Packed(packed["dtype"], tuple(packed["shape"]), packed["data"]).array().astype(np.float32) * scale
+    np.testing.assert_allclose(values, made.map, rtol=1e-3)
+
+
+def test_a_notebook_runs(tmp_path, tiny_folder, photo):
+    import nbformat
+
+    cells = [
+        f"import vitscope\nscope = vitscope.load({str(tiny_folder)!r})",
+        f"view = scope.view({str(photo)!r}, measure=False, methods=('rollout',))\nview.widget()",
+        f"scope.explain({str(photo)!r}, method='attention').widget()",
+        "view",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    nbformat.write(notebook, tmp_path / "look.ipynb")
+    places = {"IPYTHONDIR": "ipython", "JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime"}
+    here = os.environ | {name: str(tmp_path / place) for name, place in places.items()}
+    command = [sys.executable, "-c", "from nbclient.cli import main; main()", "--inplace", "look.ipynb"]
+    done = subprocess.run(command, cwd=tmp_path, env=here, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    found = nbformat.read(tmp_path / "look.ipynb", 4)
+    shown = [cell.outputs[-1].data for cell in found.cells[1:]]
+    assert [WIDGET in data for data in shown] == [True, True, False]
+    assert all("<img" in data["text/html"] for data in shown[:2])
+    assert "srcdoc=" in shown[2]["text/html"]

@@ -1,0 +1,245 @@
+"""What a page carries, without a browser: packed arrays, factored attention, the document, the command."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+import vitscope
+import zoo
+from vitscope.errors import MethodError
+from vitscope.render.packed import Packed, scaled, zigzag
+from vitscope.render.page import page_bytes
+from vitscope.store import AttentionStore, Dense, Factored
+from vitscope.viewing.factors import factorised, fitted, lse_of, rounded, rows_of
+from vitscope.viewing.shipping import shipped, why_not
+
+
+@given(st.sampled_from(["uint8", "uint16", "float16", "float32"]), st.integers(0, 300), st.integers(0, 9))
+def test_packed_arrays_come_back_to_the_bit(dtype, count, seed):
+    raw = np.random.default_rng(seed).integers(0, 256, count * np.dtype(dtype).itemsize).astype(np.uint8)
+    values = raw.view(dtype)
+    assert Packed.of(values).array().tobytes() == values.tobytes()
+
+
+def test_zigzag_is_what_the_page_turns_back():
+    values = np.array([0, -1, 1, -2, 32767, -32768])
+    coded = zigzag(values).astype(np.int64)
+    assert ((coded >> 1) ^ -(coded & 1)).tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("size", [1e-9, 1.0, 1e6])
+def test_scaled_maps_keep_float16s_precision(size):
+    values = np.random.default_rng(0).random((5, 7)).astype(np.float32) * np.float32(size)
+    half, scale = scaled(values)
+    assert np.abs(half.astype(np.float64) * scale - values).max() <= size * 2**-11
+
+
+def block(n=90, heads=3, width=16, sharp=2.0, bias=None):
+    torch.manual_seed(0)
+    q, k = (torch.randn(1, heads, n, width) * sharp for _ in range(2))
+    return Factored("block", q, k + 5, width**-0.5, bias)
+
+
+@pytest.mark.parametrize("error", [0.001, 0.01, 0.1])
+def test_scores_are_as_far_off_as_asked(error):
+    made = [rounded(head, error) for head in factorised(block())]
+    b = block()
+    true = torch.matmul(b.q[0] * b.scale, b.k[0].transpose(-1, -2)).double()
+    true = true - true.mean(-1, keepdim=True)
+    off = torch.stack([head.scores() for head in made]).double() - true
+    assert float(off.square().mean().sqrt()) == pytest.approx(error, rel=0.1)
+
+
+def test_columns_that_say_nothing_are_left_out():
+    thin = block()
+    thin = Factored("thin", thin.q * torch.linspace(1, 0, 16) ** 8, thin.k, thin.scale)
+    assert all(len(rounded(head, 0.01).weight) < 12 for head in factorised(thin))
+
+
+def test_rows_and_their_sums_are_the_models_own():
+    b = block()
+    made = [rounded(head, 0.001) for head in factorised(b)]
+    torch.testing.assert_close(rows_of(made, range(90)), b.rows()[0], rtol=0.02, atol=1e-6)
+    scores = torch.stack([head.scores() for head in made])
+    torch.testing.assert_close(torch.from_numpy(lse_of(made)), scores.logsumexp(-1))
+
+
+def test_fitted_queries_have_their_largest_weights_nearer():
+    b = block(n=400, width=32)
+    true = b.rows()[0]
+    top = true.topk(20, -1)
+    off = []
+    for fit in (False, True):
+        made = [rounded(head, 0.03) for head in factorised(b)]
+        made = [fitted(head, one) for head, one in zip(factorised(b), made, strict=True)] if fit else made
+        drawn = rows_of(made, range(400)).gather(-1, top.indices)
+        off.append(float((drawn / top.values - 1).square().mean().sqrt()))
+    assert off[1] < 0.6 * off[0]
+
+
+def test_precision_goes_before_layers_and_the_first_layers_before_the_last():
+    store = AttentionStore(tuple(block() for _ in range(3)))
+    fine = shipped(store, 1e9)
+    assert fine.dropped == ()
+    assert fine.error["score_rms"] == 0.002
+    whole = sum(one.nbytes for one in fine.arrays.values())
+    coarse = shipped(store, whole * 0.7)
+    assert coarse.dropped == ()
+    assert fine.error["mean_rms"] < coarse.error["mean_rms"] < 0.05
+    few = shipped(store, whole * 0.25)
+    assert few.dropped == (0, 1)
+    assert [layer["rank"] is None for layer in few.layers] == [True, True, False]
+    assert shipped(store, 10).dropped == (0, 1, 2)
+
+
+def test_what_queries_and_keys_do_not_give_is_not_shipped():
+    assert why_not(AttentionStore((block(),))) == ""
+    assert "bias" in why_not(AttentionStore((block(bias=torch.randn(1, 3, 90, 90)),)))
+    assert why_not(AttentionStore((Dense("d", block().rows()),)))
+
+
+@pytest.fixture(scope="module")
+def tiny_view(tiny_scope, photo):
+    return tiny_scope.view(photo, measure=False)
+
+
+def test_the_document_has_the_form_that_hosts_rely_on(tiny_view):
+    document = json.loads(json.dumps(tiny_view.document(), allow_nan=False))
+    header = document["header"]
+    assert sorted(header) == sorted(
+        [
+            "schema",
+            "kind",
+            "vitscope",
+            "model",
+            "photo",
+            "images",
+            "frame",
+            "layout",
+            "layers",
+            "attention",
+            "maps",
+            "predictions",
+            "statistics",
+            "missing",
+            "seed",
+            "command",
+        ]
+    )
+    assert header["schema"] == 1
+    assert sorted(header["maps"][0]) == sorted(
+        [
+            "id",
+            "method",
+            "options",
+            "target",
+            "label",
+            "score",
+            "scale",
+            "prefix",
+            "signed",
+            "norm",
+            "notes",
+            "caveat",
+            "source",
+            "passes",
+            "sums_to_one",
+            "statistics",
+            "command",
+            "measurement",
+            "steps",
+            "alike",
+        ]
+    )
+    assert sorted(header["layers"][0]) == ["heads", "lse", "name", "rank"]
+    names = {"readout"} | {f"{kind}.{layer}" for kind in ("heads", "q", "k", "weight", "lse") for layer in range(3)}
+    names |= {f"{kind}.{one['id']}" for kind in ("map", "order") for one in header["maps"]}
+    assert set(document["arrays"]) == names
+    assert sorted(document["arrays"]["readout"]) == ["data", "dtype", "encoding", "shape"]
+
+
+def test_maps_are_the_methods_own(tiny_view, tiny_scope, photo):
+    for entry in tiny_view.header["maps"]:
+        options = {"target": entry["label"]} if entry["label"] else {}
+        e = tiny_scope.explain(photo, method=entry["method"], **entry["options"], **options)
+        drawn = tiny_view.arrays[f"map.{entry['id']}"].array().astype(np.float64) * entry["scale"]
+        assert np.abs(drawn - e.map).max() <= 1e-3 * np.abs(e.map).max()
+
+
+def test_the_readouts_heads_are_those_of_heads(tiny_view, tiny_scope, photo):
+    for layer in range(3):
+        made = tiny_view.arrays[f"heads.{layer}"].array() * tiny_view.header["attention"]["heads_scale"][layer]
+        true = [e.map.ravel() for e in tiny_scope.heads(photo, layer)]
+        assert np.abs(made[:, 1:] - true).max() < 1e-3
+
+
+def test_a_model_with_a_bias_has_its_maps_and_says_what_is_missing(photo):
+    row = next(row for row in zoo.ROWS if row.name == "beit")
+    made = vitscope.load(row.model(), processor=_processor(row.size)).view(photo, measure=False)
+    assert any("bias" in one["why"] for one in made.header["missing"])
+    assert "heads.0" in made.arrays
+    assert not [name for name in made.arrays if name.startswith("q.")]
+    assert len(page_bytes(made.document())) < 1_000_000
+
+
+def _processor(size):
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    return ViTImageProcessorPil(size={"height": size[0], "width": size[1]})
+
+
+def test_a_method_asked_for_by_name_must_apply(photo):
+    row = next(row for row in zoo.ROWS if row.name == "beit")
+    with pytest.raises(MethodError):
+        vitscope.load(row.model(), processor=_processor(row.size)).view(photo, methods=("token-removal",))
+
+
+def test_two_photos_are_one_page(tiny_scope, photo, tmp_path):
+    other = tmp_path / "other.png"
+    from PIL import Image
+
+    Image.open(photo).rotate(20).save(other)
+    made = tiny_scope.view(photo, other=other, methods=("attention",), top=0, measure=False)
+    assert made.other is not None
+    assert [one["alike"] for one in made.header["maps"]] == [False, True]
+    assert [one["target"] for one in made.other.header["maps"]] == [None, f"similar to {photo}"]
+    assert not [name for name in made.other.arrays if name.startswith("q.")]
+
+
+def run(*words):
+    from vitscope.apps.cli import app
+
+    return CliRunner().invoke(app, ["view", *map(str, words)])
+
+
+def test_the_command_writes_a_page_and_says_what_is_in_it(tiny_folder, photo, tmp_path):
+    out = tmp_path / "view.html"
+    done = run(photo, "--model", tiny_folder, "-o", out, "--no-measure", "--methods", "attention,rollout", "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["bytes"] == out.stat().st_size
+    assert told["missing"] == [{"what": "measurement", "why": "it was not asked for"}]
+    assert "MB" in done.stderr
+    assert out.read_bytes().startswith(b"<!doctype html>")
+    again = run(photo, "--model", tiny_folder, "-o", out, "--no-measure")
+    assert "already there" in str(again.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["view.html"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--lang", "xx"], "language"),
+        (["--max-mb", "0"], "max-mb"),
+        (["--methods", "rolout"], "did you mean 'rollout'"),
+    ],
+)
+def test_wrong_words_are_one_line(tiny_folder, photo, tmp_path, words, said):
+    done = run(photo, "--model", tiny_folder, "-o", tmp_path / "x.html", "--no-measure", *words)
+    assert said in str(done.exception)
+    assert isinstance(done.exception, vitscope.VitscopeError)
