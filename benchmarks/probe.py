@@ -31,9 +31,9 @@ CLASSES = sorted([*photos.CUTOUTS["tune"], *photos.CUTOUTS["report"]])
 SHARES = (0.04, 0.15)  # of the scene that one object covers
 NUMBERS = ("share", "hotter", "inside")
 METHODS = (
-    "gradcam,gradcam:gradient=libra,layercam,hirescam,gradcampp,relevance,relevance:gradient=libra,grad-rollout,"
-    "grad-sam,grad-sam:gradient=libra,legrad,input-x-gradient,input-x-gradient:gradient=libra,attnlrp,attention-gradcam,"
-    "random-walk,rollout,random"
+    "gradcam,gradcam:gradient=libra,gradcam++,layercam,hirescam,relevance,relevance:gradient=libra,"
+    "grad-rollout:gradient=libra,grad-sam:gradient=libra,legrad,input-x-gradient:gradient=libra,attnlrp,"
+    "attention-gradcam,random-walk,rollout"
 )
 
 
