@@ -35,7 +35,11 @@ class Advice:
 
 
 # for a class or a target: a method and by which rules gradients go back; the best one first
-EVIDENCE: tuple[tuple[str, Gradient], ...] = (("gradcam", "plain"), ("relevance", "libra"))
+EVIDENCE: tuple[tuple[str, Gradient], ...] = (
+    ("gradcam", "plain"),
+    ("input-x-gradient", "libra"),
+    ("relevance", "libra"),
+)
 OBJECTS = "random-walk"
 LAST = "rollout"
 
