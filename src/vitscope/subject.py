@@ -84,8 +84,11 @@ class Subject:
         return self.states
 
     def spot(self, layer: int, at: Place) -> Spot:
-        """The tokens at one place of a layer's block: what its first `norm` gives (its input, where there is none), its
-        `input`, or its `output`; where layers do not all see the same tokens, on the grid that this layer has.
+        """The tokens at one place of a layer's block; where layers do not all see the same tokens, on their own grid.
+
+        Args:
+            layer: block, from 0, or from the end with negative numbers.
+            at: what its first `norm` gives (its input, where there is none), its `input`, or its `output`.
 
         Raises:
             UsageError: no such layer, or no grid of tokens there.

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitscope.body import Place, Spot
-from vitscope.errors import MethodError, UsageError
+from vitscope.errors import UsageError
 from vitscope.tracing.network import Averaged, varies
 from vitscope.tracing.shadow import Plan, Shadow, tensors_in
 from vitscope.tracing.trace import Run, Trace, averaged, grid_of, positions, uniform
@@ -171,7 +171,7 @@ _OF_QUERIES = re.compile(r"(^|_)(q|k|v|query|key|value)(_|$)")
 
 @dataclass(eq=False)
 class _Run:
-    """One run of a module: the attention calls before and in it, norms inside it, what it was given and what it gave."""
+    """One run of a module: the attention calls in it, norms inside it, what it was given and what it gave."""
 
     path: str
     call: int
@@ -288,8 +288,8 @@ def stages_of(run: Run, model: nn.Module, size: tuple[int, int], found: Trace) -
         return "the tokens around its last attention layer fill no grid of patches"
     if last.share < 1 - 1e-3:
         return (
-            f"only {last.share:.0%} of what the answer reads of the picture passes through the tokens of its last block "
-            f"({last.block}): there are branches side by side, and a map of one would be part of the answer's"
+            f"only {last.share:.0%} of what the answer reads of the picture passes through the tokens of its last "
+            f"block ({last.block}): there are branches side by side, and a map of one would be part of the answer's"
         )
     return Stages(stages)
 

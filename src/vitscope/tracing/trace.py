@@ -202,7 +202,7 @@ def positions(size: tuple[int, int], device: torch.device) -> Tensor:
 
 
 def uniform(plan: Plan, network: Averaged) -> dict[int, Tensor]:
-    """All attention between tokens is uniform from now on, beside a residual of the same weight; what calls are asked."""
+    """Attention between tokens is uniform from now on, beside a residual of the same weight; what calls are asked."""
     sizes = {call.event: call.keys.shape[-1] for call in network.calls if not call.channels}
     read: dict[int, Tensor] = {}
 
