@@ -1,11 +1,12 @@
 """Attention weighed by gradients: where attention went that mattered to the score."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.errors import UsageError
 from vitscope.registry import method
-from vitscope.store import AttentionStore, Block, LayerSpec, pull
+from vitscope.store import AttentionStore, Block, LayerSpec, budget, pull, walk
 
 __all__ = ["attention_gradcam", "grad_rollout", "grad_sam", "relevance"]
 
@@ -57,7 +58,6 @@ def relevance(store: AttentionStore, *, layers: LayerSpec = None, start: int | N
     source="after Gildenblat 2020 and Chefer, Gur, Wolf 2021 (CVPR), equation 13; order of Abnar & Zuidema 2020",
     needs_gradient=True,
     uses_target=True,
-    whole=True,
 )
 def grad_rollout(store: AttentionStore, *, layers: LayerSpec = None, start: int | None = None) -> Float[Tensor, "B N"]:
     """Rollout of the attention that raises the score.
@@ -78,29 +78,16 @@ def grad_rollout(store: AttentionStore, *, layers: LayerSpec = None, start: int 
         at the patches alone.
     """
 
-    def attend(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
-        def weigh(rows: Float[Tensor, "B H n M"], grads: Float[Tensor, "B H n M"]) -> Float[Tensor, "B n M"]:
-            positive = _positive(rows, grads)
-            return positive / (1 + positive.sum(-1, keepdim=True))
+    def weigh(rows: Float[Tensor, "B H n M"], grads: Float[Tensor, "B H n M"]) -> Float[Tensor, "B n M"]:
+        positive = _positive(rows, grads)
+        return positive / (1 + positive.sum(-1, keepdim=True))
 
-        pulled = pull(block, r, weigh=weigh)
-        # what a row does not hand on it keeps: 1 / (1 + sum) of its weight
-        kept = r * (1 - _row_sums(block, weigh))
-        return kept + pulled
+    def kept(block: Block) -> Float[Tensor, "B N"]:
+        sums = [_positive(block.rows(part), block.grad_rows(part)).sum(-1) for part in walk(block)]
+        return 1 / (1 + torch.cat(sums, 1))
 
-    return store.carry(store.select(_layers(layers, start)), attend, 0.0, 1.0)
-
-
-def _row_sums(block: Block, weigh: object) -> Float[Tensor, "B N"]:
-    import torch
-
-    b, h, n, m = block.shape
-    step = block.chunk or max(1, 2**20 // (b * h * m))
-    parts = []
-    for begin in range(0, n, step):
-        sel = slice(begin, min(begin + step, n))
-        parts.append(weigh(block.rows(sel), block.grad_rows(sel)).sum(-1))  # type: ignore[operator]
-    return torch.cat(parts, 1)
+    chosen = store.select(_layers(layers, start))
+    return store.carry(chosen, lambda block, r: pull(block, r, weigh=weigh), kept, 1.0)
 
 
 @method(
@@ -109,7 +96,6 @@ def _row_sums(block: Block, weigh: object) -> Float[Tensor, "B N"]:
     source="Barkan et al. 2021, equation 4",
     needs_gradient=True,
     uses_target=True,
-    whole=True,
 )
 def grad_sam(store: AttentionStore, *, layers: LayerSpec = None) -> Float[Tensor, "B N"]:
     """How much attention each token receives that raises the score, over all layers, heads and queries.
@@ -127,13 +113,14 @@ def grad_sam(store: AttentionStore, *, layers: LayerSpec = None) -> Float[Tensor
     Limits: layers are added, not composed: it tells where tokens are read, at any depth, not what reaches the answer.
     """
     chosen = store.select(layers)
-    first = store[chosen[0]]
-    r = store.seed().new_full((first.shape[0], first.shape[2]), 1 / first.shape[2])
-    parts = [pull(store[layer], r, weigh=_positive) for layer in chosen]
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total / len(parts)
+
+    def seen(block: Block) -> Float[Tensor, "b M"]:
+        b, _, n, _ = block.shape
+        alike = torch.full((b, n), store.pictures / (b * n), device=block.device)
+        return pull(block, alike, weigh=_positive)
+
+    parts = [store.received(layer, seen) for layer in chosen]
+    return torch.stack(parts).sum(0) / len(parts)
 
 
 @method(
@@ -142,7 +129,6 @@ def grad_sam(store: AttentionStore, *, layers: LayerSpec = None) -> Float[Tensor
     source="Selvaraju et al. 2017, equations 1, 2, on attention; Chefer, Gur, Wolf 2021 (CVPR), section 4",
     needs_gradient=True,
     uses_target=True,
-    whole=True,
 )
 def attention_gradcam(store: AttentionStore, *, layer: int = -1) -> Float[Tensor, "B N"]:
     """One layer's attention from the readout row, each head weighed by its mean gradient.
@@ -159,9 +145,19 @@ def attention_gradcam(store: AttentionStore, *, layer: int = -1) -> Float[Tensor
     Cost: one forward and one backward, and one row (with mean pooling: all rows of one layer).
     Limits: of the last layer only; a head's sign is one number for all patches.
     """
-    block, r = store[layer], store.seed()
-    chosen = (r != 0).any(0).nonzero().squeeze(1)
-    weights = r[:, None, chosen, None]
-    attention = (weights * block.rows(chosen)).sum(2)
-    heads = (weights * block.grad_rows(chosen)).sum(2).mean(-1, keepdim=True)
-    return (heads * attention).sum(1).clamp_min(0)
+
+    def attend(block: Block, r: Float[Tensor, "b N"]) -> Float[Tensor, "b M"]:
+        asked = (r != 0).any(0).nonzero().squeeze(1)
+        attention, slopes = 0.0, 0.0
+        for part in torch.split(
+            asked, max(1, budget(block.device) // (block.shape[0] * block.shape[1] * block.shape[3]))
+        ):
+            weights = r[:, None, part, None]
+            attention = attention + (weights * block.rows(part)).sum(2)
+            slopes = slopes + (weights * block.grad_rows(part)).sum(2)
+        assert isinstance(slopes, Tensor)
+        heads = slopes.mean(-1).reshape(store.pictures, -1, block.shape[1]).mean(1, keepdim=True)
+        windows = block.shape[0] // store.pictures
+        return (heads.expand(-1, windows, -1).flatten(0, 1)[..., None] * attention).sum(1).clamp_min(0)
+
+    return store.carry(store.select(layer), attend, 0.0, 1.0)

@@ -12,7 +12,7 @@ Letters: B images, H heads, N query tokens, M key tokens, D head width.
 """
 
 from vitscope.store.attention import AttentionStore, Call, Chain, LayerSpec, Source
-from vitscope.store.blocks import Block, Dense, Factored, Selection
+from vitscope.store.blocks import Block, Dense, Factored, Selection, budget
 from vitscope.store.pulling import Fuse, Weigh, matrix, pull, pull_heads, push, walk
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Selection",
     "Source",
     "Weigh",
+    "budget",
     "matrix",
     "pull",
     "pull_heads",
