@@ -2,7 +2,7 @@
 
 import { COLOURS } from "./colours.js";
 import { choices, el, figure, percent, toggle } from "./dom.js";
-import { nameOfMap } from "./scene.js";
+import { POOLING, nameOfMap } from "./scene.js";
 
 const VERDICTS = { "better than random": "better", "worse than random": "worse", "no better than random": "same" };
 
@@ -64,7 +64,7 @@ function verdict(entry) {
 function told(entry, t) {
   if (entry.method === "random") return t("random_note");
   const numbers = entry.measurement?.numbers ?? [];
-  return numbers.map((one) => t("verdict", { name: one.name, value: figure(one.value), random: figure(one.random) })).join(" · ");
+  return numbers.map((one) => t("verdict", { name: t.named(one.name), value: figure(one.value), random: figure(one.random) })).join(" · ");
 }
 
 // Layer, head, what is shown of attention, and from which token.
@@ -80,8 +80,8 @@ export function attention(root, ctx) {
   const layer = slider(t("layer"), { min: "0", max: String(last), step: "1" }, (value) => ctx.layer(value));
   const heads = [["mean", t("mean")], ["max", t("max")], ...Array.from({ length: data.heads }, (_, h) => [h, String(h)])];
   const head = choices(t("head"), heads, "mean", (value) => ctx.head(value));
-  const tokens = [[-1, t("readout")], ...data.prefix.map((name, i) => [i, name])];
-  const token = choices(t("query"), data.queries.some(Boolean) ? tokens : tokens.slice(0, 1), -1, (value) => ctx.ask(value));
+  const tokens = [[-1, t("readout")], ...(data.pooled ? [[POOLING, t("pooling")]] : []), ...(data.queries.some(Boolean) ? data.prefix.map((name, i) => [i, name]) : [])];
+  const token = choices(t("query"), tokens, -1, (value) => ctx.ask(value));
   const rolled = toggle(t("rolled"), false, (value) => store.set({ rolled: value, source: "query" }));
   const row = (label, control) => el("div", { class: "vs-row" }, el("span", { class: "vs-label", text: label }), control);
   root.append(row(t("show"), source), layer, row(t("head"), head), row(t("query"), token));
