@@ -29,7 +29,7 @@ export function chart({ label, across, up, xs, ys, whole = false }) {
     made.textContent = text;
     back.append(made);
   };
-  for (const value of ticksOf(ys[0], ys[1], 4)) {
+  for (const value of ticksOf(ys[0], ys[1], 5)) {
     back.append(svg("line", { x1: LEFT, x2: WIDE - RIGHT, y1: y(value), y2: y(value), class: "vs-rule" }));
     write(String(value), { x: LEFT - 6, y: y(value) + 4 }, "vs-end");
   }

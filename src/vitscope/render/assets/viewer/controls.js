@@ -2,9 +2,7 @@
 
 import { COLOURS } from "./colours.js";
 import { choices, el, figure, percent, toggle } from "./dom.js";
-import { POOLING, nameOfMap } from "./scene.js";
-
-const VERDICTS = { "better than random": "better", "worse than random": "worse", "no better than random": "same" };
+import { POOLING, nameOfMap, verdictOf } from "./scene.js";
 
 function select(label, options, take) {
   const list = el("select", { onchange: () => take(list.value) });
@@ -36,7 +34,7 @@ export function methods(root, ctx) {
       list.replaceChildren(...shown.map((entry) => el("button", {
         type: "button", role: "radio", class: "vs-method", "data-map": entry.id,
         onclick: () => store.set({ map: entry.id, source: "map", deletion_step: null }),
-      }, el("span", { text: nameOfMap(entry) }), el("small", { text: told(entry, t), class: `vs-${verdict(entry)}` }))));
+      }, el("span", { text: nameOfMap(entry) }), ...told(entry, t))));
     }
     for (const button of list.children) {
       const on = state.source === "map" && button.dataset.map === state.map;
@@ -56,15 +54,12 @@ export function methods(root, ctx) {
   store.subscribe(fill, signal);
 }
 
-function verdict(entry) {
-  const kinds = (entry.measurement?.numbers ?? []).map((one) => VERDICTS[one.verdict] ?? "open");
-  return ["better", "worse", "same", "open"].find((kind) => kinds.includes(kind)) ?? "open";
-}
-
+// Each number in the colour of its own verdict: a map may be better by one and worse by the other.
 function told(entry, t) {
-  if (entry.method === "random") return t("random_note");
-  const numbers = entry.measurement?.numbers ?? [];
-  return numbers.map((one) => t("verdict", { name: t.named(one.name), value: figure(one.value), random: figure(one.random) })).join(" · ");
+  if (entry.method === "random") return [el("small", { text: t("random_note") })];
+  return (entry.measurement?.numbers ?? []).map((one) => el("small", {
+    class: `vs-${verdictOf(one)}`, text: t("verdict", { name: t.named(one.name), value: figure(one.value), random: figure(one.random) }),
+  }));
 }
 
 // Layer, head, what is shown of attention, and from which token.

@@ -174,7 +174,7 @@ export function mount(element, document, host = fileHost, options = {}) {
       open?.abort();
       open = new AbortController();
       body.replaceChildren();
-      shownTabs[names.indexOf(name)][1](body, { ...ctx, signal: AbortSignal.any([ctx.signal, open.signal]) });
+      shownTabs[names.indexOf(name)][1](body, Object.create(ctx, { signal: { value: AbortSignal.any([ctx.signal, open.signal]) } }));
     };
     show(store.get());
     store.subscribe(show, ctx.signal);

@@ -2,10 +2,9 @@
 
 import { chart, lineOf, svg } from "./chart.js";
 import { el, figure, toggle } from "./dom.js";
-import { entryOf, nameOfMap } from "./scene.js";
+import { entryOf, nameOfMap, verdictOf } from "./scene.js";
 
 const NEAR = 26; // how far from a dot, in the chart's units, a pointer still means it
-const VERDICTS = { "better than random": "better", "worse than random": "worse", "no better than random": "same" };
 
 export const numbered = ({ data }) =>
   Boolean(data.header.statistics?.layers?.length) || data.maps.some((one) => one.measurement?.numbers.length);
@@ -117,7 +116,7 @@ function curvesOf(root, ctx) {
 }
 
 function curve(number, measurement, state, ctx) {
-  const { t } = ctx, { x: xs, y: ys, around } = number, kind = VERDICTS[number.verdict] ?? "open";
+  const { t } = ctx, { x: xs, y: ys, around } = number, kind = verdictOf(number);
   const known = [...ys, ...around.map(([mean]) => mean), measurement.whole, measurement.empty].filter(Number.isFinite);
   const [low, high] = [Math.min(...known), Math.max(...known)], room = (high - low || 1) * 0.08;
   const label = t(number.name === "insertion" ? "insertion" : number.name === "deletion" ? "deletion_curve" : number.name);

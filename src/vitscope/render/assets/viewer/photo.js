@@ -62,7 +62,7 @@ export function createStage(root, ctx) {
   }
 
   function drawMarks() {
-    const state = store.get(), context = marks.getContext("2d"), dense = globalThis.devicePixelRatio || 1;
+    const state = store.get(), context = marks.getContext("2d"), dense = Math.max(globalThis.devicePixelRatio || 1, marks.width / 1200);
     context.clearRect(0, 0, marks.width, marks.height);
     const fill = (tokens, colour) => {
       context.fillStyle = colour;

@@ -3,7 +3,7 @@
 import { drawRamp, shapeOf } from "./heat.js";
 import { colourOf, scaleOf } from "./scene.js";
 
-const SMALLEST = 720, LARGEST = 1600; // pixels: a legend needs some, a talk no more
+const SMALLEST = 960, LARGEST = 1600; // pixels: a legend needs some, a talk no more
 
 function wrapped(context, text, width) {
   const lines = [];

@@ -77,9 +77,10 @@ export function panel(root, ctx) {
     root.append(el("div", { class: "vs-copy" }, el("span", { class: "vs-note", text: t(label) }), box, take));
     return () => { box.value = text(); };
   };
-  const fields = [field("as_command", () => commandOf(store.get(), data))];
-  if (data.header.command) fields.push(field("as_page", () => data.header.command));
-  if (host.kind !== "notebook") fields.unshift(field("as_link", () => linkOf(ctx)));
+  const fields = [
+    host.kind !== "notebook" && field("as_link", () => linkOf(ctx)), field("as_command", () => commandOf(store.get(), data)),
+    data.header.command && field("as_page", () => data.header.command),
+  ].filter(Boolean);
   const show = () => fields.forEach((fill) => fill());
   show();
   store.subscribe(show, signal);

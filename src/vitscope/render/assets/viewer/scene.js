@@ -25,6 +25,10 @@ export function nameOfMap(entry) {
   return [entry.method, options && `(${options})`, of && `· ${of}`].filter(Boolean).join(" ");
 }
 
+const VERDICTS = { "better than random": "better", "worse than random": "worse", "no better than random": "same" };
+
+export const verdictOf = (number) => VERDICTS[number.verdict] ?? "open";
+
 function fusedReadout(values, head, tokens) {
   const count = values.length / tokens;
   if (typeof head === "number") return values.subarray(head * tokens, (head + 1) * tokens);
