@@ -25,6 +25,10 @@ FLAGS = (
     "--disable-sync",
     "--no-first-run",
 )
+VIEWER = "document.querySelector('main').viewer"  # what `mount` returned
+SET = f"(change) => {VIEWER}.store.set(change)"
+SHOWN = f"() => [...{VIEWER}.ctx.scene.prefix, ...{VIEWER}.ctx.scene.values]"  # the numbers on the stage, all tokens
+CAPTION = "(words) => document.querySelector('.vs-caption').textContent.includes(words)"
 _LOOK = """(found) => [...document.querySelectorAll(found.selector)].filter((one) => {
     const said = one.getAttribute('aria-label') ?? one.textContent;
     return one.offsetParent !== null && (found.text === null || said.trim().includes(found.text));

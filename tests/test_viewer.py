@@ -10,18 +10,11 @@ import pytest
 from skimage import data
 
 import vitscope
-from browser import browser_of, texts
+from browser import CAPTION as WAIT
+from browser import SET, SHOWN, VIEWER, browser_of, texts
 from browser import shown as opened
 from vitscope.render.packed import Packed
 from vitscope.render.page import bundle, page, page_bytes, styles
-
-# What this file needs more than once: the numbers that the stage shows now, all tokens.
-SHOWN = (
-    "() => { const { scene } = document.querySelector('main').viewer.ctx; return [...scene.prefix, ...scene.values]; }"
-)
-SET = "(change) => document.querySelector('main').viewer.store.set(change)"
-WAIT = "(words) => document.querySelector('.vs-caption').textContent.includes(words)"
-VIEWER = "document.querySelector('main').viewer"
 
 
 @pytest.fixture(scope="session")
