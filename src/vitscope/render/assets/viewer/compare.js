@@ -76,7 +76,7 @@ export function panel(root, ctx) {
   const one = toggle(t("one_scale"), false, (value) => store.set({ shared: value }));
   const halves = { left: half("left"), right: half("right") };
   const handle = el("div", { class: "vs-handle", role: "slider", tabindex: "0", "aria-label": t("handle"), "aria-valuemin": "0", "aria-valuemax": "100" });
-  const pair = el("div", { class: "vs-pair" }, halves.right.picture, halves.left.picture, handle);
+  const pair = el("div", { class: "vs-pair" }, halves.left.picture, halves.right.picture, handle);
   const told = el("p", { class: "vs-note", role: "status" });
   root.append(el("div", { class: "vs-row vs-wide" }, left, right, way, one), pair, el("div", { class: "vs-told-pair" }, halves.left.told, halves.right.told), told);
 
@@ -109,7 +109,6 @@ export function panel(root, ctx) {
     drawRamp(ramp, colours);
     name.textContent = other ? `${from.header.photo.name} · ${nameOfMap(entry)}` : nameOfMap(entry);
     picture.setAttribute("aria-label", name.textContent);
-    picture.style.aspectRatio = `${w} / ${h}`;
     low.textContent = figure(scale.low);
     high.textContent = figure(scale.high);
     ramp.setAttribute("aria-label", t("scale_label", { low: figure(scale.low), high: figure(scale.high) }));
@@ -128,8 +127,6 @@ export function panel(root, ctx) {
       scales.fill(limits(together, scales[0].kind === scales[1].kind ? scales[0].kind : signed ? "balance" : "range", signed));
     }
     ["left", "right"].forEach((side, i) => paint(side, parts[i], scenes[i], scales[i], state));
-    const [w, h] = shapeOf(parts[0].from, state.as_seen);
-    pair.style.setProperty("--shape", w / h);
     const same = parts[0].from === parts[1].from;
     told.textContent = same ? t("agreement", { value: agreement(scenes[0].values, scenes[1].values).toFixed(2) }) : t("alike_told");
   }
@@ -142,7 +139,11 @@ export function panel(root, ctx) {
     handle.hidden = beside;
     pair.classList.toggle("vs-swipe", !beside);
     halves.left.picture.style.clipPath = beside ? "" : `inset(0 ${100 - at}% 0 0)`;
-    pair.append(...(beside ? [halves.left.picture, halves.right.picture, handle] : [halves.right.picture, halves.left.picture, handle]));
+    for (const [side, key] of [["left", a], ["right", b]]) {
+      const [w, h] = shapeOf(partOf(key).from, store.get().as_seen);
+      halves[side].picture.style.aspectRatio = `${w} / ${h}`;
+      if (side === "left") pair.style.setProperty("--shape", w / h);
+    }
     handle.style.insetInlineStart = `${at}%`;
     handle.setAttribute("aria-valuenow", at);
     handle.setAttribute("aria-valuetext", t("handle_at", { at, name: halves.left.name.textContent }));
