@@ -62,7 +62,7 @@ class Models:
 
     def __init__(self, scopes: Mapping[str, Scope]) -> None:
         self._scopes = {name: _Watched(one.family, one.device, one.dtype) for name, one in scopes.items()}
-        self._told: list[dict[str, Any]] | None = None
+        self._told = [_about(name, one) for name, one in self._scopes.items()]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,10 +81,8 @@ class Models:
             raise Refusal(422, "the server was not started with this model", f"choices: {', '.join(self.names)}")
         return self._scopes[name]
 
-    def about(self, job: Job) -> list[dict[str, Any]]:
-        """What each model is, and which methods fit it."""
-        if self._told is None:
-            self._told = [_about(name, watched(scope, job)) for name, scope in self._scopes.items()]
+    def about(self) -> list[dict[str, Any]]:
+        """What each model is, and its methods, with the reason where one cannot fit; no forward is made to find out."""
         return self._told
 
 
@@ -149,10 +147,10 @@ def _about(name: str, scope: Scope) -> dict[str, Any]:
             "summary": method.summary,
             "passes": method.passes,
             "uses_target": method.uses_target,
-            "reason": reason,
+            "reason": method.excuse(scope.family),
             "options": {option.name: option.default for option in method.options.values()},
         }
-        for method, reason in scope.methods()
+        for _, method in METHODS
     ]
     return {
         "reference": name,

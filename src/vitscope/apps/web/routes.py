@@ -99,12 +99,9 @@ def _start(app: FastAPI, views: Views) -> None:
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/api/models", summary="The models, and which methods fit each")
-    async def list_models(request: Request) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = await views.answered(
-            request, views.worker.ask(_session(request), views.models.about, quick=True)
-        )
-        return found
+    @app.get("/api/models", summary="The models, and the methods of each, with a reason where one cannot fit")
+    async def list_models() -> list[dict[str, Any]]:
+        return views.models.about()
 
     @app.get("/api/samples", summary="Photos that come with vitscope")
     async def list_samples() -> list[s.Sample]:

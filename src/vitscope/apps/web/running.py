@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -91,10 +92,15 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     Raises:
         UsageError: the port is taken, or the address is none of this machine.
     """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio sets NODELAY where TCP is said
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family, backlog=128)
+        if sys.platform != "win32":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(128)
     except OSError as error:
+        listener.close()
         words = error.strerror or str(error)
         hint = "--port 0 takes a free one" if "in use" in words.lower() else "check --host and --port"
         raise UsageError(f"{host}:{port} cannot be listened on: {words.lower()}", hint) from None

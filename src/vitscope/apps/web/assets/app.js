@@ -8,7 +8,8 @@ const WORDS = {
   paste: ["Pasting works too. It stays on this server, in memory.", "也可以直接粘贴。照片只留在本服务器的内存里。"],
   samples: ["Or take one of these", "或用这些示例"],
   model: ["Model", "模型"],
-  measure: ["Measure how far the maps can be believed (slower)", "测量热图的可信度（较慢）"],
+  measure: ["Measure how far these maps can be believed", "测量这些热图的可信度"],
+  measuring: ["Measuring: {stage}, {done} of {total}", "正在测量：{stage}，{done}/{total}"],
   sending: ["Sending the photo …", "正在上传照片……"],
   waiting: ["Waiting: {ahead} before this one", "排队中：前面还有 {ahead} 个"],
   running: ["Looking …", "正在计算……"],
@@ -27,7 +28,7 @@ const kept = (name) => sessionStorage.getItem(`vitscope ${name}`);
 const keep = (name, value) => sessionStorage.setItem(`vitscope ${name}`, value);
 const state = {
   lang: kept("lang") ?? (navigator.language.startsWith("zh") ? "zh" : "en"), theme: kept("theme") ?? "auto",
-  models: [], samples: [], model: null, measure: true, work: null, error: null,
+  models: [], samples: [], model: null, work: null, error: null,
 };
 let viewer = null;
 
@@ -68,25 +69,52 @@ const hostOf = (view, model) => ({
   explain: ({ method, target = null, params = {} }, signal) => post(`/api/views/${view}/maps`, { method, target, params }, signal),
 });
 
-async function show(id) {
+// The viewer on a finished view; `asked` is what was asked for, where that is known: it can be asked for again, measured.
+async function show(id, asked = null, was = {}) {
   const document = await ask(`/api/views/${id}`);
   if (!document.header) return false;
   const model = state.models.find((one) => one.reference === document.header.model.reference);
   keep("view", id);
   state.work = state.error = null;
   viewer?.destroy();
-  root.replaceChildren(el("div", { class: "vw-again" }, el("button", { type: "button", class: "vw-plain", text: say("again"), onclick: start })));
   main.hidden = false;
-  viewer = main.viewer = mount(main, document, hostOf(id, model), { lang: state.lang, state: { theme: state.theme } });
-  viewer.store.subscribe(({ lang, theme }) => {
-    if (lang !== state.lang) root.querySelector(".vw-plain").textContent = (state.lang = lang, say("again"));
-    root.dataset.theme = state.theme = theme;
+  viewer = main.viewer = mount(main, document, hostOf(id, model), { lang: state.lang, state: { theme: state.theme, ...was } });
+  const top = () => above(asked && !asked.measure && !document.header.maps.some((one) => one.measurement) ? asked : null);
+  viewer.store.subscribe(({ lang, theme }, before) => {
+    Object.assign(state, { lang, theme });
+    root.dataset.theme = theme;
     keep("lang", lang);
     keep("theme", theme);
+    if (lang !== before.lang && !state.work) top();
   });
-  scrollTo(0, 0);
-  root.querySelector(".vw-plain").focus({ preventScroll: true });
+  top();
   return true;
+}
+
+// What stands above the viewer: another photo; and the maps measured, which takes long, while one looks at them.
+function above(asked) {
+  const again = el("button", { type: "button", class: "vw-plain", text: say("again"), onclick: () => (stop(), start()) });
+  const measure = asked && el("button", { type: "button", class: "vw-plain", text: say("measure"), onclick: () => measured(asked) });
+  root.replaceChildren(el("div", { class: "vw-above", lang: state.lang === "zh" ? "zh-Hans" : "en" }, again, measure));
+}
+
+async function measured(asked) {
+  const work = state.work = { ending: new AbortController(), id: null, told: null, measuring: true };
+  const bar = el("progress", { "aria-label": say("measure") }), row = root.querySelector(".vw-above");
+  row.lastChild.replaceWith(bar, el("p", { class: "vw-said vw-soft", role: "status" }), el("button", { type: "button", class: "vw-plain", text: say("cancel"), onclick: stop }));
+  progress(null);
+  const before = viewer;
+  try {
+    work.id = (await post("/api/views", { ...asked, measure: true }, work.ending.signal)).id;
+    const last = await followed(work);
+    if (last.state !== "done") throw new Refused(last.detail, last.hint);
+    if (viewer === before) await show(work.id, null, before.state);
+  } catch (error) {
+    if (state.work === work) state.work = null;
+    if (viewer !== before) return;
+    above(asked);
+    if (!work.ending.signal.aborted) root.querySelector(".vw-above").append(el("p", { class: "vw-error", role: "alert", text: error.message }));
+  }
 }
 
 function start() {
@@ -100,14 +128,15 @@ function start() {
 
 // From a photo or a sample to the viewer; `work` is what can be cancelled.
 async function look(file, sample) {
-  if (state.work) return;
+  if (state.work?.measuring) stop();
+  else if (state.work) return;
   const ending = new AbortController(), preview = file ? URL.createObjectURL(file) : `/api/samples/${sample}`;
   const work = state.work = { preview, ending, id: null, told: null };
   state.error = null;
   if (viewer) start();
   draw();
   try {
-    const asked = { model: state.model, measure: state.measure };
+    const asked = { model: state.model };
     if (file) {
       asked.photo = (await ask(`/api/photos?name=${encodeURIComponent(file.name || "photo").slice(0, 900)}`, { method: "POST", body: file, signal: ending.signal, headers: { "content-type": "application/octet-stream" } })).id;
     } else asked.sample = sample;
@@ -115,7 +144,9 @@ async function look(file, sample) {
     const last = await followed(work);
     if (last.state !== "done") throw new Refused(last.detail, last.hint);
     progress({ ...last, state: "fetching" });
-    await show(work.id);
+    await show(work.id, asked);
+    scrollTo(0, 0);
+    root.querySelector("button").focus({ preventScroll: true });
   } catch (error) {
     state.work = null;
     state.error = ending.signal.aborted ? null : error;
@@ -155,6 +186,7 @@ function stop() {
 }
 
 function progress(told) {
+  if (!state.work) return;
   state.work.told = told;
   const bar = root.querySelector("progress"), line = root.querySelector(".vw-said");
   if (!bar) return;
@@ -164,8 +196,8 @@ function progress(told) {
 }
 
 function wordsOf(told) {
-  if (!told) return say("sending");
-  if (told.state === "running" && told.total) return say("stage", told);
+  if (!told) return say(state.work.measuring ? "running" : "sending");
+  if (told.state === "running" && told.total) return say(state.work.measuring ? "measuring" : "stage", told);
   return told.state === "waiting" ? say("waiting", told) : say(told.state === "fetching" ? "fetching" : "running");
 }
 
@@ -204,9 +236,7 @@ function chooser() {
   const model = el("select", { onchange: () => { state.model = model.value; } }, ...names.map((name) => el("option", { value: name, text: name, selected: name === state.model })));
   const which = names.length > 1 ? el("label", {}, el("span", { text: say("model") }), model)
     : el("p", { class: "vw-soft", text: names.length ? `${say("model")}: ${names[0]}` : "" });
-  const box = el("input", { type: "checkbox", onchange: () => { state.measure = box.checked; } });
-  box.checked = state.measure;
-  const row = el("div", { class: "vw-row" }, which, el("label", {}, box, el("span", { text: say("measure") })));
+  const row = el("div", { class: "vw-row" }, which);
   const list = el("ul", {}, ...state.samples.map(({ name, about, credit }) => el("li", {}, el("button", {
     type: "button", "data-sample": name, title: `${about} (${credit})`, onclick: () => look(null, name),
   }, el("img", { src: `/api/samples/${name}`, alt: about })))));

@@ -13,6 +13,7 @@ import { panel as about } from "./about.js";
 import { panel as deletion } from "./deletion.js";
 import { panel as grid } from "./grid.js";
 import { panel as masking } from "./masking.js";
+import { panel as more } from "./more.js";
 import { panel as predictions } from "./predictions.js";
 
 export const fileHost = { kind: "file" };
@@ -121,6 +122,7 @@ export function mount(element, document, host = fileHost, options = {}) {
     };
     section(t("method"), methods);
     section(t("predictions"), predictions, data.header.predictions.length > 0);
+    section(t("more"), more);
     section(t("show"), attention);
     const steps = el("div", { class: "vs-steps" });
     below.append(steps);
