@@ -74,6 +74,12 @@ async function show(id, asked = null, was = {}) {
   const document = await ask(`/api/views/${id}`);
   if (!document.header) return false;
   const model = state.models.find((one) => one.reference === document.header.model.reference);
+  const more = viewer && asked === null ? viewer.ctx.data : { maps: [] };
+  for (const entry of more.maps.filter((one) => one.more)) {
+    document.header.maps.push(entry);
+    for (const name of [`map.${entry.id}`, `order.${entry.id}`]) document.arrays[name] = more.arrays[name];
+  }
+  if (!document.header.maps.some((one) => one.id === was.map)) delete was.map;
   keep("view", id);
   state.work = state.error = null;
   viewer?.destroy();
@@ -108,7 +114,7 @@ async function measured(asked) {
     work.id = (await post("/api/views", { ...asked, measure: true }, work.ending.signal)).id;
     const last = await followed(work);
     if (last.state !== "done") throw new Refused(last.detail, last.hint);
-    if (viewer === before) await show(work.id, null, before.state);
+    if (viewer === before) await show(work.id, null, { ...before.state });
   } catch (error) {
     if (state.work === work) state.work = null;
     if (viewer !== before) return;
