@@ -37,7 +37,7 @@ def serve(
 ) -> None:
     """The viewer as a local web app: drop a photo, look around, hide patches, ask for any class. Ctrl-C ends it."""
     try:
-        from vitscope.apps.web import door, limits, running
+        from vitscope.apps.web import door, limits, server
     except ImportError as error:
         if error.name and error.name.partition(".")[0] == "vitscope":
             raise
@@ -56,11 +56,11 @@ def serve(
     if revision is not None and len(references) > 1:
         raise UsageError("--revision is of one model", "start with one --model")
     door.opened(host, port, token, free=no_token, names=allow_host or [])  # what is wrong is said before anything loads
-    with running.listening(host, port) as listener:
+    with server.listening(host, port) as listener:
         bound: int = listener.getsockname()[1]
         entrance = door.opened(host, bound, token, free=no_token, names=allow_host or [])
         scopes = {reference: load(reference, revision, device, dtype) for reference in references}
-        address = running.address(host, bound, entrance)
+        address = server.address(host, bound, entrance)
 
         def ready() -> None:
             terminal.out.print(address, markup=False, soft_wrap=True)
@@ -70,5 +70,5 @@ def serve(
             if open_:
                 typer.launch(address)
 
-        if not running.run(scopes, entrance, most, listener, ready):
+        if not server.run(scopes, entrance, most, listener, ready):
             raise VitscopeError("a running explanation did not end in time and was cut off")

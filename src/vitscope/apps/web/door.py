@@ -34,7 +34,7 @@ class Door:
         cookie: the session cookie's name; browsers share cookies among the ports of a host.
     """
 
-    token: str | None
+    token: str | None = field(repr=False)
     names: frozenset[str] = frozenset()
     beyond: bool = False
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)

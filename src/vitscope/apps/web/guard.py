@@ -5,7 +5,7 @@ Plain ASGI, because nothing of a request may be read before it is counted: frame
 
 import asyncio
 import json
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,10 +37,11 @@ class Guard:
         app: gets `scope["state"]["session"]`, and bodies within the limits.
         door: who comes in.
         limits: how much and how slowly.
+        close: ends what works behind the app; did it end in time?
     """
 
-    def __init__(self, app: ASGIApp, door: Door, limits: Limits) -> None:
-        self.app, self.door, self.limits = app, door, limits
+    def __init__(self, app: ASGIApp, door: Door, limits: Limits, close: Callable[[], bool] = lambda: True) -> None:
+        self.app, self.door, self.limits, self.close = app, door, limits, close
         self.requests = self.bodies = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

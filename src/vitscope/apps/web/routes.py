@@ -81,13 +81,12 @@ def create_app(scopes: Mapping[str, Scope], door: Door, limits: Limits | None = 
         lifespan=lifespan,
         responses=_PROBLEMS,
     )
-    app.state.worker = views.worker
     handle(app)
     _start(app, views)
     _photos(app, views)
     _making(app, views)
     _asking(app, views)
-    return Guard(app, door, limits)
+    return Guard(app, door, limits, partial(views.worker.close, limits.farewell))
 
 
 def _start(app: FastAPI, views: Views) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -14,12 +15,13 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vitscope.apps.web.door import Door
+from vitscope.apps.web.guard import Guard
 from vitscope.apps.web.limits import Limits
 from vitscope.apps.web.routes import create_app
 from vitscope.errors import UsageError
 from vitscope.pipeline import Scope
 
-__all__ = ["address", "listening", "run"]
+__all__ = ["Server", "address", "listening", "made", "run"]
 
 _HEADERS_WITHIN = 10.0  # seconds in which a request's head must have arrived
 
@@ -56,27 +58,31 @@ class _Patient(H11Protocol):
             self.transport.close()
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """Uvicorn that says when it is ready, ends quietly on signals, and ends the model's work before its connections."""
 
-    def __init__(self, config: uvicorn.Config, app: Any, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, guard: Guard, ready: Callable[[], None]) -> None:
         super().__init__(config)
-        self.guard, self.ready, self.clean = app, ready, True
+        self.guard, self.ready, self.clean = guard, ready, True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin, and say so."""
         await super().startup(sockets)
         self.ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        limits: Limits = self.guard.limits
+        """Let nobody in, end the model's work, which ends the streams of its progress, then the connections."""
         for server in self.servers:
             server.close()
-        self.clean = await asyncio.to_thread(self.guard.app.state.worker.close, limits.farewell)
+        self.clean = await asyncio.to_thread(self.guard.close)
         await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """As uvicorn's, but the signal is not raised again afterwards: it has been heeded."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         before = {one: signal.signal(one, self.handle_exit) for one in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -120,10 +126,8 @@ def address(host: str, port: int, door: Door) -> str:
     return f"http://{shown}:{port}/{token}"
 
 
-def run(
-    scopes: Mapping[str, Scope], door: Door, limits: Limits, listener: socket.socket, ready: Callable[[], None]
-) -> bool:
-    """Serve until a signal comes; did everything end in time?"""
+def made(scopes: Mapping[str, Scope], door: Door, limits: Limits, ready: Callable[[], None] = lambda: None) -> Server:
+    """A server that is yet to be run on a listening socket; `ready` is called once it answers."""
     guard = create_app(scopes, door, limits)
     config = uvicorn.Config(
         guard,
@@ -138,6 +142,13 @@ def run(
         timeout_keep_alive=5,
         timeout_graceful_shutdown=max(1, round(limits.farewell)),
     )
-    server = _Server(config, guard, ready)
+    return Server(config, guard, ready)
+
+
+def run(
+    scopes: Mapping[str, Scope], door: Door, limits: Limits, listener: socket.socket, ready: Callable[[], None]
+) -> bool:
+    """Serve until a signal comes; did everything end in time?"""
+    server = made(scopes, door, limits, ready)
     asyncio.run(server.serve([listener]))
     return server.clean
