@@ -148,12 +148,12 @@ class Method:
 
     @property
     def works_on(self) -> str:
-        """For which kind of model: every one, or those whose layers all see the same tokens, and which of them."""
+        """For which kind of model, in words: any that is understood, or those whose layers all see the same tokens."""
         if self.needs_bag:
             return "same tokens in all layers, places added to them"
         if self.whole:
             return "same tokens in all layers" + (", CLS" if self.refuses(_NO_CLS) else "")
-        return "any"
+        return "any, on the layer's own grid" if self.needs_patches else "any"
 
     @property
     def _need(self) -> str:

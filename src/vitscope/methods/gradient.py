@@ -64,8 +64,8 @@ def grad_rollout(store: AttentionStore, *, layers: LayerSpec = None, start: int 
     """Rollout of the attention that raises the score.
 
     Formula: `m = s Â_L ... Â_1` with `Â_l = rownormalise(I + mean_h relu(dy/dA_l * A_l))`: each row divided by its own
-    sum, after the identity is added. In windowed and hierarchical models Â_l stands between the operators of merging and
-    pooling, as for `rollout`.
+    sum, after the identity is added. In windowed and hierarchical models Â_l stands between the operators of merging
+    and pooling, as for `rollout`.
 
     Args:
         store: a store that was differentiated.
@@ -108,8 +108,8 @@ def grad_sam(store: AttentionStore, *, layers: LayerSpec = None) -> Float[Tensor
         store: a store that was differentiated.
         layers: which layers take part; all by default.
 
-    Where layers do not all see the same tokens, each layer's part is shared among the tokens that its keys were made of;
-    N counts the queries of all windows, padding included.
+    Where layers do not all see the same tokens, each layer's part is shared among the tokens that its keys were made
+    of; N counts the queries of all windows, padding included.
 
     Returns:
         `(B, N)`, not negative, in units of the score.

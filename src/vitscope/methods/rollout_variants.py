@@ -47,7 +47,7 @@ def value_rollout(subject: Subject, *, layers: LayerSpec = None, alpha: float = 
     if not 0 <= alpha <= 1:
         raise UsageError(f"alpha is a weight in [0, 1], not {alpha}")
 
-    def attend(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
+    def attend(block: Block, r: Float[Tensor, "b N"]) -> Float[Tensor, "b M"]:
         lengths = transformed_lengths(block)
 
         def fuse(rows: Float[Tensor, "B H n M"]) -> Float[Tensor, "B n M"]:
