@@ -33,6 +33,9 @@ def scope_of(name, eager=False):
     if (name, eager) not in _known:
         row = BY_NAME[name]
         model = row.model().double()
+        for path, parameter in model.named_parameters():
+            if "gamma" in path:  # CaiT starts its branches with 1e-5: nothing would be seen of them
+                torch.nn.init.constant_(parameter, 0.5)
         for module in model.modules():
             if eager and hasattr(module, "fused_attn"):
                 module.fused_attn = False
@@ -82,15 +85,16 @@ def recorded(name):
     """For each attention its matrices, their gradient for class 1, and `||v W||`, as the eager model has them."""
     model, seen, lengths = scope_of(name, eager=True).model, [], []
 
-    def keep(_module, args):
+    def keep(module, args):
         args[0].retain_grad()
-        seen.append(args[0])
+        seen.append((args[0], isinstance(module, torch.nn.Linear)))
 
     handles = []
     for path, module in model.named_modules():
         if path.endswith("attn_drop"):
             attn = model.get_submodule(path.rpartition(".")[0])
-            handles.append(module.register_forward_pre_hook(keep))
+            before = getattr(attn, "proj_w", None)  # heads are mixed after the softmax: its own weights are what counts
+            handles.append((before or module).register_forward_pre_hook(keep))
             source = next(getattr(attn, part) for part in ("qkv", "kv", "v") if hasattr(attn, part))
 
             def measure(_module, _args, out, attn=attn):
@@ -104,7 +108,8 @@ def recorded(name):
     for handle in handles:
         handle.remove()
     model.zero_grad()
-    return [(a.detach().numpy(), a.grad.numpy(), long) for a, long in zip(seen, lengths, strict=True)]
+    found = [[x.permute(0, 3, 1, 2) if mixed else x for x in (a.detach(), a.grad)] for a, mixed in seen]
+    return [(a.numpy(), g.numpy(), long) for (a, g), long in zip(found, lengths, strict=True)]
 
 
 def merged(side, k):
@@ -215,6 +220,10 @@ TWINS = {
 @pytest.mark.parametrize("method", TWINS)
 @every_model
 def test_each_method_through_windows_and_merges_is_its_dense_twin(name, method, monkeypatch):
+    if (name, method) == ("timm-cait", "value-rollout"):
+        with pytest.raises(MethodError, match="the lengths of values are not known"):  # heads are mixed before them
+            explained(name, method)
+        return
     wanted, forward = TWINS[method](name), Scope._forward
     for chunk in (1, 7, 1000):
 
@@ -447,6 +456,8 @@ def test_just_those_are_refused_that_need_the_same_tokens_everywhere(name):
 @pytest.mark.parametrize("method", WORKING)
 @every_model
 def test_a_batch_is_its_singles_eager_is_fused_and_classes_count_where_they_should(name, method):
+    if (name, method) == ("timm-cait", "value-rollout"):
+        return  # refused, see above
     first, second = explained(name, method, (0, 1), target=0)
     (alone,) = explained(name, method, (1,), target=0)
     (eager,) = explained(name, method, (0,), eager=True, target=0)
