@@ -22,7 +22,7 @@ from vitscope.render.page import page
 from vitscope.render.widget import framed, widget
 from vitscope.result import Explanation
 from vitscope.store import AttentionStore, pull, pull_heads
-from vitscope.targets import Target
+from vitscope.targets import Target, said
 from vitscope.viewing.entries import entry_of
 from vitscope.viewing.live import Live
 from vitscope.viewing.measured import measured_maps
@@ -101,11 +101,12 @@ def view(
 ) -> View:
     """Make what the viewer shows of one photo; see `Scope.view`."""
     picture = read(image)
-    asked = _Asked(tuple(methods), target, top, size, measure, seed, progress)
+    second = None if other is None else read(other)
+    photos = (picture.source,) if second is None else (picture.source, second.source)
+    asked = _Asked(tuple(methods), target, top, size, measure, seed, progress, photos, max_mb)
     live = Live(scope, picture, size, target)
-    if other is None:
+    if other is None or second is None:
         return replace(_one(scope, picture, asked, [], max_mb), live=live)
-    second = read(other)
     options: dict[str, Any] = {"size": size, "seed": seed, "progress": progress}
     own, others = scope.alike(image, other, **options)
     beside = _one(scope, second, asked, [others], 0.0)
@@ -124,10 +125,28 @@ class _Asked:
     measure: bool
     seed: int
     progress: Progress | None
+    photos: tuple[str, ...]
+    max_mb: float | int
 
     @property
     def options(self) -> dict[str, Any]:
         return {"target": self.target, "size": self.size, "seed": self.seed, "progress": self.progress}
+
+    def command(self, model: str) -> str:
+        """The command line that makes the page again; what is as usual is left out."""
+        words = ["vitscope", "view", *self.photos, "--model", model]
+        options: dict[str, tuple[Any, Any]] = {
+            "--methods": (",".join(self.methods), ",".join(METHODS_SHOWN)),
+            "--target": (said(self.target), None),
+            "--top": (self.top, 5),
+            "--size": (self.size, None),
+            "--max-mb": (self.max_mb, 10.0),
+            "--seed": (self.seed, 0),
+        }
+        for option, (value, usual) in options.items():
+            if value != usual:
+                words += [option, f"{value:g}" if isinstance(value, float) else str(value)]
+        return shlex.join(words if self.measure else [*words, "--no-measure"])
 
 
 def _one(scope: "Scope", picture: Picture, asked: _Asked, more: Sequence[Explanation], max_mb: float | int) -> View:
@@ -166,7 +185,8 @@ def _one(scope: "Scope", picture: Picture, asked: _Asked, more: Sequence[Explana
         "statistics": statistics,
         "missing": missing,
         "seed": asked.seed,
-        "command": shlex.join(["vitscope", "view", picture.source, "--model", scope.family.reference]),
+        "size": asked.size,
+        "command": asked.command(scope.family.reference),
     }
     return View(_finite(header), arrays)
 
