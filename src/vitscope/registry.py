@@ -148,12 +148,12 @@ class Method:
 
     @property
     def works_on(self) -> str:
-        """For which kind of model, in words: any that is understood, or those whose layers all see the same tokens."""
+        """For which kind of model: `any` that is understood, or `plain` ones, whose layers all see the same tokens."""
         if self.needs_bag:
-            return "same tokens in all layers, places added to them"
+            return "plain, no position bias"
         if self.whole:
-            return "same tokens in all layers" + (", CLS" if self.refuses(_NO_CLS) else "")
-        return "any, on the layer's own grid" if self.needs_patches else "any"
+            return "plain, with CLS" if self.refuses(_NO_CLS) else "plain"
+        return "any, own grid" if self.needs_patches else "any"
 
     @property
     def _need(self) -> str:

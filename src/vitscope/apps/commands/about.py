@@ -58,13 +58,14 @@ def methods(
         ]
         terminal.print_json({"methods": documents})
         return
-    headings = ["method", "gradient", "target", "passes", "works on", "options", "source"]
-    headings += ["works here"] if reference else []
+    headings = ["method", "gradient", "target", "passes", "options", "source"]
+    headings += ["works here"] if reference else ["works on"]
     rows = []
     for m in found:
         options = " ".join(f"{o.name}={shown(o.default)}" for o in m.options.values())
-        row = [m.name, yes(m.needs_gradient), yes(m.uses_target), m.passes, m.works_on, options, m.source]
-        rows.append(row + ([f"no: {reasons[m.name]}" if reasons[m.name] else "yes"] if reference else []))
+        row = [m.name, yes(m.needs_gradient), yes(m.uses_target), m.passes, options, m.source]
+        here = f"no: {reasons[m.name]}" if reasons.get(m.name) else "yes"
+        rows.append([*row, here if reference else m.works_on])
     terminal.table(headings, rows, wrap=True)
     for m in found:
         terminal.out.print(f"\n{m.name}: {m.summary}{f' Caution: {m.caveat}.' if m.caveat else ''}", markup=False)
