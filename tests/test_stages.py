@@ -248,6 +248,24 @@ def test_what_gradients_say_is_more_than_where_the_answer_starts():
         assert readout.sum() == pytest.approx(1)
 
 
+def test_what_goes_around_a_layer_is_not_what_it_received():
+    """VOLO's head also reads patches that its last layer, a class attention, passes by; CrossViT has two branches."""
+    for name in ("timm-volo", "timm-crossvit"):
+        (e,) = explained(name, "attention-received")
+        assert values(e).sum() == pytest.approx(1, abs=1e-5 if name == "timm-crossvit" else 0.1)
+        small, large = (
+            explained(name, "attention-gradcam", target=lambda answer, by=by: answer[:, 1] * by)[0] for by in (1, 1024)
+        )
+        np.testing.assert_allclose(large.map, 1024 * small.map, rtol=0, atol=1e-4 * np.abs(large.map).max())
+
+
+def test_attention_that_is_in_no_residual_is_gone_through_as_it_is():
+    """LeViT's between its stages: it knows no gradient, and needs none."""
+    (e,) = explained("hf-levit", "relevance", target=1)
+    assert np.isfinite(values(e)).all()
+    assert values(e).sum() > 0.5
+
+
 # class activation maps and features
 
 
