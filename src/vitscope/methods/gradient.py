@@ -167,4 +167,5 @@ def attention_gradcam(store: AttentionStore, *, layer: int = -1) -> Float[Tensor
         each = heads.expand(-1, b // store.pictures, -1).reshape(b, h, 1)
         return (each * attention).sum(1).clamp_min(0)
 
-    return store.through(*store.select(layer), attend)
+    (number,) = store.select(layer)
+    return store.through(number, attend)
