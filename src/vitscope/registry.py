@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["FAMILIES", "METHODS", "RENDERERS", "Family", "Method", "Option", "Registry", "method", "renderer"]
 
 T = TypeVar("T")
+_NO_CLS = TokenLayout((), (2, 2), "mean")
 
 
 class Registry(Generic[T]):
@@ -142,8 +143,23 @@ class Method:
     def excuse(self, family: "Family") -> str:
         """Why the method does not apply to this model, or an empty string where it does."""
         if self.whole and not family.isotropic:
-            return family.uneven()
+            return f"{self._need}, and {family.uneven()}"
         return self.refuses(family.layout())
+
+    @property
+    def works_on(self) -> str:
+        """For which kind of model: `any` that is understood, or `plain` ones, whose layers all see the same tokens."""
+        if self.needs_bag:
+            return "plain, no position bias"
+        if self.whole:
+            return "plain, with CLS" if self.refuses(_NO_CLS) else "plain"
+        return "any, own grid" if self.needs_patches else "any"
+
+    @property
+    def _need(self) -> str:
+        if self.needs_bag:
+            return "it leaves the same tokens out of all blocks"
+        return f"it {'reads' if self.needs_tokens else 'multiplies the attention of'} the same tokens in every layer"
 
     def check(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The full set of options, defaults filled in.
@@ -229,7 +245,7 @@ class Family(ABC):
 
     def uneven(self) -> str:
         """How the layers differ in the tokens that they see, in words; of use where `isotropic` is false."""
-        return "its layers do not all see the same tokens (windows, merging or reduced keys)"
+        return "this model's layers do not all see the same tokens (windows, merging or reduced keys)"
 
     def stages(self, size: tuple[int, int] | None = None) -> "Stages | str":
         """The blocks and the grids of their tokens at an input of `(Hi, Wi)` pixels, or why they cannot be told."""

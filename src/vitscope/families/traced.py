@@ -104,12 +104,13 @@ class Traced(Family):
         return hash_of(self.model)
 
     def uneven(self) -> str:
-        """How many queries and keys the layers' windows have, as seen, and what plain methods expect."""
+        """How many queries and keys one attention of each layer has, beside what plain methods expect."""
         found = self.traced()
-        seen = " ".join(f"{n}x{m}" for n, m in dict.fromkeys(found.sizes))
+        tokens, kinds = found.layout.tokens, list(dict.fromkeys(found.sizes))
+        seen = ", ".join(f"{n} x {m}" for n, m in kinds[:6]) + (" and others" if len(kinds) > 6 else "")
         return (
-            f"its layers do not all see the same tokens: of {found.layout.tokens} tokens in each layer, queries x keys "
-            f"of one attention are {seen}"
+            f"this model's layers do not all see the same tokens (windows, merging or reduced keys): expected "
+            f"{tokens} queries x {tokens} keys in each, seen {seen or 'no attention in a residual'}"
         )
 
     def stages(self, size: tuple[int, int] | None = None) -> Stages | str:

@@ -65,6 +65,9 @@ def attention_received(
         layers: which layers take part; the last by default.
         head: `mean`, `max` or `min` over heads, or one head's number.
 
+    Where layers do not all see the same tokens, each layer's part is shared among the tokens that its keys were made
+    of; N counts the queries of all windows, padding included.
+
     Returns:
         `(B, N)`, each in [0, 1], summing to one over all tokens, the prefix included.
 

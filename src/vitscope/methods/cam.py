@@ -1,7 +1,7 @@
 """Class activation maps on patch tokens: activations weighed by what their gradients say of the target.
 
-Where layers do not all see the same tokens (windows, merging), the map is made on the grid that the chosen layer has, the
-last stage's by default, and each of its tokens drawn on the patches that it stands for; the result's notes say so.
+Where layers do not all see the same tokens (windows, merging), the map is made on the grid that the chosen layer has,
+the last stage's by default, and each of its tokens drawn on the patches that it stands for; the result's notes say so.
 """
 
 from typing import TypeAlias

@@ -35,7 +35,8 @@ def relevance(store: AttentionStore, *, layers: LayerSpec = None, start: int | N
 
     Formula: `R <- R + Ā_l R` from the first layer to the last, starting with `R = I`, where
     `Ā_l = mean_h relu(dy/dA_l * A_l)`; the map is `s R` with s the readout row. Only that row is carried, from the last
-    layer to the first: `r <- r + r Ā_l`.
+    layer to the first: `r <- r + r Ā_l`. In windowed and hierarchical models Ā_l is block-diagonal, and merging and
+    pooling stand between the layers: `R <- M R`, M the mean over what they read, as for `rollout`.
 
     Args:
         store: a store that was differentiated.
@@ -63,7 +64,8 @@ def grad_rollout(store: AttentionStore, *, layers: LayerSpec = None, start: int 
     """Rollout of the attention that raises the score.
 
     Formula: `m = s Â_L ... Â_1` with `Â_l = rownormalise(I + mean_h relu(dy/dA_l * A_l))`: each row divided by its own
-    sum, after the identity is added.
+    sum, after the identity is added. In windowed and hierarchical models Â_l stands between the operators of merging
+    and pooling, as for `rollout`.
 
     Args:
         store: a store that was differentiated.
@@ -106,10 +108,14 @@ def grad_sam(store: AttentionStore, *, layers: LayerSpec = None) -> Float[Tensor
         store: a store that was differentiated.
         layers: which layers take part; all by default.
 
+    Where layers do not all see the same tokens, each layer's part is shared among the tokens that its keys were made
+    of; N counts the queries of all windows, padding included.
+
     Returns:
         `(B, N)`, not negative, in units of the score.
 
-    Cost: one forward and one backward, then each layer's rows once; memory linear in tokens.
+    Cost: one forward and one backward, then each layer's rows once; memory linear in tokens. Through windows or merging
+        also a short pass back through the averaged network for each layer.
     Limits: layers are added, not composed: it tells where tokens are read, at any depth, not what reaches the answer.
     """
     chosen = store.select(layers)
@@ -139,6 +145,9 @@ def attention_gradcam(store: AttentionStore, *, layer: int = -1) -> Float[Tensor
         store: a store that was differentiated.
         layer: from 0, or from the end with negative numbers.
 
+    Where layers do not all see the same tokens, s is taken to that layer along residuals, j counts the keys of all its
+    windows, and the result is shared among the tokens that these were made of.
+
     Returns:
         `(B, N)`, not negative, in units of the score.
 
@@ -148,16 +157,15 @@ def attention_gradcam(store: AttentionStore, *, layer: int = -1) -> Float[Tensor
 
     def attend(block: Block, r: Float[Tensor, "b N"]) -> Float[Tensor, "b M"]:
         asked = (r != 0).any(0).nonzero().squeeze(1)
-        attention, slopes = 0.0, 0.0
-        for part in torch.split(
-            asked, max(1, budget(block.device) // (block.shape[0] * block.shape[1] * block.shape[3]))
-        ):
+        b, h, _, m = block.shape
+        attention, slopes = r.new_zeros(b, h, m), r.new_zeros(b, h, m)
+        for part in torch.split(asked, block.chunk or max(1, budget(block.device) // (b * h * m))):
             weights = r[:, None, part, None]
             attention = attention + (weights * block.rows(part)).sum(2)
             slopes = slopes + (weights * block.grad_rows(part)).sum(2)
-        assert isinstance(slopes, Tensor)
-        heads = slopes.mean(-1).reshape(store.pictures, -1, block.shape[1]).mean(1, keepdim=True)
-        windows = block.shape[0] // store.pictures
-        return (heads.expand(-1, windows, -1).flatten(0, 1)[..., None] * attention).sum(1).clamp_min(0)
+        heads = slopes.mean(-1).reshape(store.pictures, -1, h).mean(1, keepdim=True)
+        each = heads.expand(-1, b // store.pictures, -1).reshape(b, h, 1)
+        return (each * attention).sum(1).clamp_min(0)
 
-    return store.carry(store.select(layer), attend, 0.0, 1.0)
+    (number,) = store.select(layer)
+    return store.through(number, attend)

@@ -21,7 +21,6 @@ _SINK_DEVIATIONS = 6
     passes="1 forward",
     source="Kobayashi et al. 2020, equation 4, in the rollout of Abnar & Zuidema 2020, equation 1",
     sums_to_one=True,
-    whole=True,
     on_subject=True,
     needs_values=True,
 )
@@ -48,7 +47,7 @@ def value_rollout(subject: Subject, *, layers: LayerSpec = None, alpha: float = 
     if not 0 <= alpha <= 1:
         raise UsageError(f"alpha is a weight in [0, 1], not {alpha}")
 
-    def attend(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
+    def attend(block: Block, r: Float[Tensor, "b N"]) -> Float[Tensor, "b M"]:
         lengths = transformed_lengths(block)
 
         def fuse(rows: Float[Tensor, "B H n M"]) -> Float[Tensor, "B n M"]:
@@ -64,7 +63,7 @@ def value_rollout(subject: Subject, *, layers: LayerSpec = None, alpha: float = 
 def transformed_lengths(block: Block) -> Float[Tensor, "B H M"]:
     """`||v_hj W_h||` for each head and token: from `v^T (W W^T) v`, so that nothing of the model's width is made."""
     v, weight = block.v, block.project  # type: ignore[attr-defined]
-    if v is None or weight is None:
+    if v is None or weight is None or weight.shape[1] != v.shape[1] * v.shape[3]:
         raise MethodError(
             f"the projection after the attention of {block.name} was not seen: the lengths of values are not known",
             "use rollout",

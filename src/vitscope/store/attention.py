@@ -202,9 +202,17 @@ class AttentionStore:
             layer: its number.
             weights: from the layer's block to weights of its keys, a row for each of the block's windows.
         """
+        return self.through(layer, lambda block, _: weights(block))
+
+    def through(self, layer: int, attend: Attend) -> Float[Tensor, "B N"]:
+        """`carry` over one layer without its residual, and without what reaches the answer past this layer.
+
+        Some tokens go around a layer's residual: patches around a class attention, or another branch.
+        """
         if self.chain is None:
-            return weights(self.blocks[layer])
-        return self.chain.pull([layer], lambda block, _: weights(block), 0.0, 1.0)
+            return attend(self.blocks[layer], self.seed())
+        past = self.chain.pull([layer], lambda block, r: r.new_zeros(len(r), block.shape[3]), 0.0, 1.0)
+        return self.chain.pull([layer], attend, 0.0, 1.0) - past
 
     def carry(self, layers: Sequence[int], attend: Attend, keep: Keep, mix: float) -> Float[Tensor, "B N"]:
         """Take the readout row back through layers: `r <- keep r + mix attend(block, r)`, the last layer first.

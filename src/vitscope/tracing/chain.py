@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vitscope.capturing import Seen
 from vitscope.errors import LayoutError, UsageError
-from vitscope.store import Block, Chain, Dense, Factored, Source
+from vitscope.store import Block, Chain, Dense, Factored, Source, pull
 from vitscope.tracing.shadow import Plan
 from vitscope.tracing.trace import NO_HEADS, Run, Trace, averaged, prefix_tokens
 
@@ -31,6 +31,7 @@ class OperatorChain:
 
     `pull` starts from what the answer is read from and goes back, operator by operator, to the finest tokens: through
     windows, merging and pooling as the model's own code has them, and through each layer's residual as it is told.
+    Attention in no residual (a pooling's, LeViT's between its stages) is gone through as it is, its heads' mean.
     """
 
     trace: Trace
@@ -58,8 +59,10 @@ class OperatorChain:
             if event in numbers and event not in active:  # its residual hands everything to the other end
                 return r.new_zeros(*r.shape[:-1], self.seen[event].block.shape[3])
             rows = self._rows(event)
-            block = self.blocks[numbers[event]] if event in numbers else _reheaded(self.seen[event], rows.axis)
-            pulled = attend(block, rows.together(r)).to(r.dtype)
+            if event in numbers:
+                pulled = attend(self.blocks[numbers[event]], rows.together(r)).to(r.dtype)
+            else:  # a pooling at the end, or tokens that only attention makes: weights go where it looked
+                pulled = pull(_reheaded(self.seen[event], rows.axis), rows.together(r)).to(r.dtype)
             return rows.apart(pulled / rows.heads).reshape(*r.shape[:-1], pulled.shape[-1])
 
         plan, averages = self.plan, self.averages

@@ -6,7 +6,7 @@ so tell where each token lies, whatever the order: windows unfolded or not, chan
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -314,7 +314,7 @@ def _stage(
     queries: int,
     entered: list[Candidate],
     left: list[Candidate],
-    weights: dict[int, tuple[float, Tensor | None]],
+    weights: Mapping[int, tuple[float, Tensor | None]],
 ) -> Stage | None:
     """A layer's block, where a grid of tokens goes into it; of several what most passes through."""
 
