@@ -5,13 +5,9 @@ from torch import Tensor
 
 from vitscope.errors import UsageError
 from vitscope.registry import method
-from vitscope.store import AttentionStore, Block, LayerSpec, pull
+from vitscope.store import AttentionStore, Block, LayerSpec, pull, pull_raising, raising
 
 __all__ = ["attention_gradcam", "grad_rollout", "grad_sam", "relevance"]
-
-
-def _positive(rows: Float[Tensor, "B H n M"], grads: Float[Tensor, "B H n M"]) -> Float[Tensor, "B n M"]:
-    return (rows * grads).clamp_min(0).mean(1)
 
 
 def _layers(layers: LayerSpec, start: int | None) -> LayerSpec:
@@ -48,7 +44,7 @@ def relevance(store: AttentionStore, *, layers: LayerSpec = None, start: int | N
     Limits: negative evidence is cut off in each head; values and MLPs count through the gradient alone.
     """
     chosen = store.select(_layers(layers, start))
-    return store.carry(chosen, lambda block, r: pull(block, r, weigh=_positive), 1.0, 1.0)
+    return store.carry(chosen, pull_raising, 1.0, 1.0)
 
 
 @method(
@@ -80,7 +76,7 @@ def grad_rollout(store: AttentionStore, *, layers: LayerSpec = None, start: int 
 
     def attend(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
         def weigh(rows: Float[Tensor, "B H n M"], grads: Float[Tensor, "B H n M"]) -> Float[Tensor, "B n M"]:
-            positive = _positive(rows, grads)
+            positive = raising(rows, grads)
             return positive / (1 + positive.sum(-1, keepdim=True))
 
         pulled = pull(block, r, weigh=weigh)
@@ -129,7 +125,7 @@ def grad_sam(store: AttentionStore, *, layers: LayerSpec = None) -> Float[Tensor
     chosen = store.select(layers)
     first = store[chosen[0]]
     r = store.seed().new_full((first.shape[0], first.shape[2]), 1 / first.shape[2])
-    parts = [pull(store[layer], r, weigh=_positive) for layer in chosen]
+    parts = [pull_raising(store[layer], r) for layer in chosen]
     total = parts[0]
     for part in parts[1:]:
         total = total + part
