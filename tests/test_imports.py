@@ -17,7 +17,7 @@ STAGES = (
     ("capturing", "explicit", "tracing", "targets", "body", "correction", "subject", "silencing", "methods"),
     ("families", "loading", "embedded"),
     ("metrics", "render"),
-    ("options", "provenance", "running", "pipeline", "measuring", "masking", "looking", "viewing", "bench"),
+    ("options", "advice", "provenance", "running", "pipeline", "measuring", "masking", "looking", "viewing", "bench"),
     ("batch",),
     ("export",),
     ("apps", "__main__"),

@@ -43,7 +43,7 @@ def heads(scope: "Scope", image: ImageLike, layer: int, size: int | None) -> lis
     results = []
     for head, row in enumerate(rows.float().cpu().numpy()):
         params = {"layer": store.select(layer)[0], "head": head}
-        told = scope._told(Options("attention", size=size), method, params, False, picture)
+        told = scope._told(Options("attention", size=size), method, params, None, picture)
         results.append(scope._explanation(method, store, row, 0, picture, frame, told))
     return results
 
@@ -131,7 +131,7 @@ def statistics(
         assert scorer is not None
         tick = partial(progress, "importance") if progress else lambda done, total: None
         drops = head_importance(forward.store, scope.model, forward.pixels, scorer, scope._answer, batch_size, tick)
-    told = scope._told(options, METHODS.get("attention"), {}, False, picture)
+    told = scope._told(options, METHODS.get("attention"), {}, None, picture)
     told = {name: value for name, value in told.items() if name not in _OF_METHODS}
     states = forward.states if isinstance(forward.states, States) else str(scope.body)
     return statistics_of(forward.store, frame, states, importance=drops, provenance=told)

@@ -111,7 +111,7 @@ class Scope(Runner):
         Cost: one forward where there is a target.
         """
         chosen = options_of(options)
-        method, params, _ = self._resolve(chosen)
+        chosen, method, params, _ = self._resolve(chosen)
         if method.uses_target or method.needs_gradient:
             pixels, _ = self._prepared(Picture(np.full((64, 64, 3), 127, np.uint8)), chosen.size)
             answer = self._answer(pixels[None].to(self.device, self.dtype))
@@ -130,7 +130,7 @@ class Scope(Runner):
             An Explanation, or with several targets a list of them, or a Failure.
         """
         chosen = options_of(options)
-        method, params, advised = self._resolve(chosen)
+        chosen, method, params, advice = self._resolve(chosen)
         tick = partial(progress, method.name) if progress else lambda done, total: None
         waiting = iter(images)
         while window := list(islice(waiting, 2 * chosen.batch_size)):
@@ -153,7 +153,7 @@ class Scope(Runner):
                 for start in range(0, len(group), most):
                     part = group[start : start + most]
                     for (position, *_), results in zip(
-                        part, self._explained(part, chosen, method, params, advised, tick), strict=True
+                        part, self._explained(part, chosen, method, params, advice, tick), strict=True
                     ):
                         bad = next((one for one in results if isinstance(one, Failure)), None)
                         outcomes[position] = bad or (results if chosen.several else results[0])

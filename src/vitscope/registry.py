@@ -190,7 +190,7 @@ class Family(ABC):
         reference: how the model was named, for the provenance.
         weights: a revision or hash that identifies the weights.
         labels: class names by index; empty for a model that does not classify.
-        advice: options of `explain` that suit this model, used where the caller says nothing (method "auto").
+        advice: a method and its options that suit this model, taken for the method "auto" instead of vitscope's choice.
         drawing: keywords of `overlay` that suit those maps.
         independent: several classes can be right at once: each has a probability of its own.
         notes: what the provenance of every map says about the model, such as preprocessing that was chosen.
@@ -202,7 +202,7 @@ class Family(ABC):
     reference: str
     weights: str
     labels: Mapping[int, str]
-    advice: Mapping[str, Any] = types.MappingProxyType({"method": "rollout"})
+    advice: Mapping[str, Any] = types.MappingProxyType({})
     drawing: Mapping[str, Any] = types.MappingProxyType({})
     independent: bool = False
     notes: tuple[str, ...] = ()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vitscope.advice import Advice, advise
 from vitscope.body import Body, States, body_of
 from vitscope.capturing import capture, evaluating, frozen
 from vitscope.correction import Correction
@@ -18,7 +19,7 @@ from vitscope.geometry import Frame, TokenLayout
 from vitscope.images import Picture, read
 from vitscope.methods.refine import spread
 from vitscope.methods.rollout_variants import without_lengths
-from vitscope.options import Failure, Options
+from vitscope.options import Failure, Options, options_of
 from vitscope.provenance import padding_share, provenance
 from vitscope.registry import METHODS, Family, Method
 from vitscope.result import Explanation
@@ -30,6 +31,7 @@ from vitscope.tracing.stages import StagedStates, Stages
 __all__ = ["Runner"]
 
 _TOP = 5
+_TRIED = 8  # patches a side
 _ONE_ROW = "the model lays the tokens of all pictures in one row"
 
 
@@ -67,6 +69,10 @@ class Runner:
         """Every method, with the reason why it does not work on this model, or an empty string where it does."""
         return [(method, self._excuse(method)) for _, method in METHODS]
 
+    def advice(self, **options: Any) -> Advice:
+        """What `method="auto"` takes for this model and these options of `explain`, and why."""
+        return advise(self.family, options_of(options), self._excuse)
+
     @cached_property
     def body(self) -> Body | str:
         """The blocks that tokens go through, or why they cannot be told."""
@@ -77,7 +83,7 @@ class Runner:
         pixels = self._noise()
         store = self._forward([*pixels]).store
         names = [block.name for block in store.blocks]
-        layout = self.layout
+        layout = self.family.layout((pixels.shape[2], pixels.shape[3]))
         run, order = lambda: self._answer(pixels), self.family.order()
         return body_of(names, self.model, run, layout.tokens, order, len(layout.prefix))
 
@@ -86,7 +92,9 @@ class Runner:
         """Empty where the blocks know places from the tokens alone, so that tokens can be left out; else why not."""
         if isinstance(self.body, str):
             return self.body
-        pixels, prefix, tokens = self._noise(), len(self.layout.prefix), self.layout.tokens
+        pixels = self._noise()
+        layout = self.family.layout((pixels.shape[2], pixels.shape[3]))
+        prefix, tokens = len(layout.prefix), layout.tokens
         shuffled = torch.randperm(tokens - prefix, generator=torch.Generator().manual_seed(0))
         order = torch.cat([torch.arange(prefix), prefix + shuffled]).to(self.device)
         plain = feature_of(self._answer(pixels)).float()
@@ -117,7 +125,11 @@ class Runner:
             return str(error)
 
     def _noise(self) -> Tensor:
+        """Two pictures to try the model on; few patches where it takes any number of them."""
         height, width = getattr(self.family, "input", None) or (224, 224)
+        if getattr(self.family, "size", None):
+            rows, columns = self.layout.grid
+            height, width = height // rows * min(rows, _TRIED), width // columns * min(columns, _TRIED)
         made = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
         return made.to(self.device, self.dtype)
 
@@ -202,17 +214,20 @@ class Runner:
             target = target.known(self.family.text_features(target.words))
         return scorer_of(target, answer, self.family.labels, self.family.classifies(answer))
 
-    def _resolve(self, options: Options) -> tuple[Method, dict[str, Any], bool]:
-        """The method and its full options; `auto` takes the family's advice, which given options override."""
-        advice = dict(self.family.advice) if options.method == "auto" else {"method": options.method}
-        method = METHODS.get(advice.pop("method"))
+    def _resolve(self, options: Options) -> tuple[Options, Method, dict[str, Any], Advice | None]:
+        """The options, the method and its own ones; `auto` takes an advice, which given options override."""
+        advice = advise(self.family, options, self._excuse) if options.method == "auto" else None
+        method = METHODS.get(advice.method if advice else options.method)
         if reason := self._excuse(method):
             raise MethodError(f"the method '{method.name}' does not apply: {reason}", self._others())
         if options.refine != "none" and isinstance(self.body, str):
             raise UsageError(f"refine does not apply: {self.body}")
+        advised = dict(advice.params) if advice else {}
         if "start" in options.params:
-            advice.pop("layers", None)
-        return method, method.check(advice | dict(options.params)), options.method == "auto"
+            advised.pop("layers", None)
+        if advice and options.gradient == "plain":
+            options = replace(options, gradient=advice.gradient)
+        return options, method, method.check(advised | dict(options.params)), advice
 
     def _others(self) -> str:
         return f"these do: {', '.join(method.name for method, reason in self.methods() if not reason)}"
@@ -246,12 +261,12 @@ class Runner:
         options: Options,
         method: Method,
         params: Mapping[str, Any],
-        advised: bool,
+        advice: Advice | None,
         picture: Picture,
         target: Target = None,
     ) -> dict[str, Any]:
         """The provenance of one map."""
-        return provenance(self.family, self.device, self.dtype, options, method, params, advised, picture, target)
+        return provenance(self.family, self.device, self.dtype, options, method, params, advice, picture, target)
 
     def _explained(
         self,
@@ -259,7 +274,7 @@ class Runner:
         chosen: Options,
         method: Method,
         params: dict[str, Any],
-        advised: bool,
+        advice: Advice | None,
         tick: Callable[[int, int], None],
     ) -> list[list[Explanation | Failure]]:
         """One list for each picture of a batch, with one outcome for each target."""
@@ -274,7 +289,7 @@ class Runner:
             last = number == len(chosen.targets) - 1
             store, relevance, scores, notes = self._run(forward, method, params, scorer, chosen, correction, last, tick)
             for row, (_, picture, _, frame) in enumerate(part):
-                told = self._told(chosen, method, params, advised, picture, target)
+                told = self._told(chosen, method, params, advice, picture, target)
                 if scorer is not None:
                     told["target"], told["score"] = scorer.words[row], scores[row]
                 told["notes"] += notes[row] + padding_share(store, method, relevance[row])

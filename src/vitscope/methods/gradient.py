@@ -6,13 +6,9 @@ from torch import Tensor
 
 from vitscope.errors import UsageError
 from vitscope.registry import method
-from vitscope.store import AttentionStore, Block, LayerSpec, budget, pull, walk
+from vitscope.store import AttentionStore, Block, LayerSpec, budget, pull, pull_raising, raising, walk
 
 __all__ = ["attention_gradcam", "grad_rollout", "grad_sam", "relevance"]
-
-
-def _positive(rows: Float[Tensor, "B H n M"], grads: Float[Tensor, "B H n M"]) -> Float[Tensor, "B n M"]:
-    return (rows * grads).clamp_min(0).mean(1)
 
 
 def _layers(layers: LayerSpec, start: int | None) -> LayerSpec:
@@ -51,7 +47,7 @@ def relevance(store: AttentionStore, *, layers: LayerSpec = None, start: int | N
         itself lies under the map: with mean pooling a floor on every patch, beside which small gradients hardly show.
     """
     chosen = store.select(_layers(layers, start))
-    return store.carry(chosen, lambda block, r: pull(block, r, weigh=_positive), 1.0, 1.0)
+    return store.carry(chosen, pull_raising, 1.0, 1.0)
 
 
 @method(
@@ -82,11 +78,11 @@ def grad_rollout(store: AttentionStore, *, layers: LayerSpec = None, start: int 
     """
 
     def weigh(rows: Float[Tensor, "B H n M"], grads: Float[Tensor, "B H n M"]) -> Float[Tensor, "B n M"]:
-        positive = _positive(rows, grads)
+        positive = raising(rows, grads)
         return positive / (1 + positive.sum(-1, keepdim=True))
 
     def kept(block: Block) -> Float[Tensor, "B N"]:
-        sums = [_positive(block.rows(part), block.grad_rows(part)).sum(-1) for part in walk(block)]
+        sums = [raising(block.rows(part), block.grad_rows(part)).sum(-1) for part in walk(block)]
         return 1 / (1 + torch.cat(sums, 1))
 
     chosen = store.select(_layers(layers, start))
@@ -124,7 +120,7 @@ def grad_sam(store: AttentionStore, *, layers: LayerSpec = None) -> Float[Tensor
     def seen(block: Block) -> Float[Tensor, "b M"]:
         b, _, n, _ = block.shape
         alike = torch.full((b, n), store.pictures / (b * n), device=block.device)
-        return pull(block, alike, weigh=_positive)
+        return pull_raising(block, alike)
 
     parts = [store.received(layer, seen) for layer in chosen]
     return torch.stack(parts).sum(0) / len(parts)

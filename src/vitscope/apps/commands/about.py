@@ -84,7 +84,7 @@ def inspect(
         "prefix tokens": ", ".join(layout.prefix) or "none",
         "pooling": layout.pooling + (" (prefix tokens included)" if layout.pool_prefix else ""),
         "weights": scope.family.weights,
-        "recommended": " ".join(str(v) if k == "method" else f"{k}={v}" for k, v in scope.family.advice.items()),
+        "recommended": f"{(best := scope.advice())}{f': {best.why}' if best.why else ''}",
     }
     fitting = {m.name: reason for m, reason in scope.methods()}
     if as_json:
