@@ -306,7 +306,7 @@ def test_a_wrong_host_and_a_foreign_page_are_refused_over_the_wire(client):
 
 @pytest.mark.filterwarnings("ignore")
 def test_its_own_openapi_document_finds_no_fault(address):
-    """Schemathesis asks whatever the document allows, and what it does not; no answer is a 5xx or unlike what it says."""
+    """Schemathesis asks what the document allows, and what it does not; no answer is a 5xx or unlike what it says."""
     import schemathesis
     from hypothesis import HealthCheck, Phase, settings
     from schemathesis.checks import not_a_server_error
@@ -325,7 +325,7 @@ def test_its_own_openapi_document_finds_no_fault(address):
         def ask(case):
             if "view" in (case.path_parameters or {}) and case.method == "POST":
                 case.path_parameters["view"] = view
-            kept = {name: value for name, value in made.cookies.items()}
+            kept = dict(made.cookies.items())
             answer = case.call(base_url=address, cookies=kept, timeout=30)
             asked.add((case.method, case.path))
             case.validate_response(answer, checks=checks)
@@ -360,8 +360,8 @@ def slow(address):
     """A body that comes a byte at a time and then not at all; the status in the end."""
     host, port = address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=40) as line:
-        head = f"POST /api/photos HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 5000\r\n\r\n"
-        line.sendall(head.encode())
+        head = f"POST /api/photos HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {TOKEN}\r\n"
+        line.sendall(f"{head}Content-Length: 5000\r\n\r\n".encode())
         for _ in range(5):
             line.sendall(b"x")
             time.sleep(0.1)
