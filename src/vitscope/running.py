@@ -18,6 +18,7 @@ from vitscope.errors import LayoutError, MethodError, UsageError, VitscopeError
 from vitscope.geometry import Frame, TokenLayout
 from vitscope.images import Picture, read
 from vitscope.methods.refine import spread
+from vitscope.methods.rollout_variants import without_lengths
 from vitscope.options import Failure, Options, options_of
 from vitscope.provenance import padding_share, provenance
 from vitscope.registry import METHODS, Family, Method
@@ -108,6 +109,12 @@ class Runner:
             same = False
         return "" if same else "its blocks know places themselves (position bias or rotation): tokens cannot be dropped"
 
+    @cached_property
+    def valueless(self) -> str:
+        """Empty where it was seen what each layer does with its values; else where it was not."""
+        store = self._forward([*self._noise()[:1]], values=True).store
+        return next((reason for block in store.blocks if (reason := without_lengths(block))), "")
+
     def stages(self, size: tuple[int, int] | None = None) -> Stages | str:
         """The blocks of a model whose layers do not all see the same tokens, or why they cannot be told."""
         if not self.family.batches:
@@ -133,6 +140,8 @@ class Runner:
         if not reason and method.needs_patches and isinstance(self.body, str):
             found = self.stages()
             reason = found if isinstance(found, str) else ""
+        if not reason and method.needs_values:
+            reason = self.valueless
         return reason or (self.bag if method.needs_bag else "")
 
     def predictions(self, store: AttentionStore, row: int = 0) -> list[tuple[str, float]]:

@@ -43,7 +43,8 @@ def relevance(store: AttentionStore, *, layers: LayerSpec = None, start: int | N
         `(B, N)`, not negative, in units of the score; its sum says nothing. The readout token itself holds at least 1.
 
     Cost: one forward and one backward, then each layer's rows once, chunk by chunk; memory linear in tokens.
-    Limits: negative evidence is cut off in each head; values and MLPs count through the gradient alone.
+    Limits: negative evidence is cut off in each head; values and MLPs count through the gradient alone. The readout row
+        itself lies under the map: with mean pooling a floor on every patch, beside which small gradients hardly show.
     """
     chosen = store.select(_layers(layers, start))
     return store.carry(chosen, pull_raising, 1.0, 1.0)
