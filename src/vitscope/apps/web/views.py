@@ -18,7 +18,7 @@ from vitscope.apps.web.shelf import Shelf
 from vitscope.images import Picture
 from vitscope.pipeline import Scope
 
-__all__ = ["Views"]
+__all__ = ["Views", "events_of"]
 
 _DECODERS = 2  # photos decoded at once: each may take several bytes a pixel
 _TURN = 0.1  # seconds between two messages of progress
