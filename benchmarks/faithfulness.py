@@ -1,52 +1,100 @@
-"""Do maps of a feature model follow what it answers? Deletion and insertion on held-out planted scenes.
+"""Do maps of a feature model follow what it answers? Deletion and insertion on planted scenes and on ordinary photos.
 
-    python benchmarks/faithfulness.py [--scenes 24] [--size 224] [--methods random-walk,rollout:layers=last3]
+    python benchmarks/faithfulness.py [--scenes 48] [--seed 0] [--split report] [--photos] [--size 224] [--steps 10]
+        [--methods random-walk,random-walk:detail=1,rollout:layers=last3]
 
 Patch tokens are left out (`Scope.measure`, baseline `removal`), in the map's order and in random orders; the score is
 the cosine to the whole picture's feature. Deletion is better lower, insertion higher. Differences are to the last
-method, on the same scenes, with a bootstrap interval over scenes.
+method, on the same pictures, with a bootstrap interval over pictures and the p of a sign-flip test, uncorrected.
 """
 
 import argparse
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 
 import numpy as np
+from sklearn.datasets import load_sample_image
 
 import vitscope
 from vitscope.bench import planted
 from vitscope.metrics.resampling import paired
 
+CURVES = ("deletion", "insertion")
+RANDOM = "random order"
+PHOTOS = ("astronaut", "camera", "chelsea", "coffee", "rocket", "retina", "immunohistochemistry", "hubble_deep_field")
+
+
+def pictures(given: argparse.Namespace) -> Iterator[tuple[str, np.ndarray]]:
+    """The scenes or photos, by name."""
+    if not given.photos:
+        for scene in planted.scenes(given.scenes, seed=given.seed, size=336, split=given.split):
+            yield scene.name, scene.image
+        return
+    data = import_module("skimage.data")
+    for name in PHOTOS:
+        photo = getattr(data, name)()
+        yield name, photo if photo.ndim == 3 else np.stack([photo] * 3, 2)
+    for name in ("china.jpg", "flower.jpg"):
+        yield name, load_sample_image(name)
+
+
+def parsed(text: str) -> tuple[str, dict[str, float | int | str]]:
+    """From `random-walk:detail=1` to a method and its options."""
+    name, *rest = text.split(":")
+    return name, {key: value_of(value) for key, _, value in (part.partition("=") for part in rest)}
+
+
+def value_of(text: str) -> float | int | str:
+    """A number where it reads as one."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def areas(
+    scope: vitscope.Scope, image: np.ndarray, methods: Mapping[str, tuple[str, dict]], size: int, steps: int
+) -> dict[tuple[str, str], float]:
+    """Deletion and insertion of each method on one picture, and of random orders; what is scored once is shared."""
+    found, known = {}, {}
+    curves_of = {"metrics": CURVES, "baseline": "removal", "steps": steps, "random": 2, "batch_size": 16}
+    for label, (name, options) in methods.items():
+        e = scope.explain(image, method=name, size=size, **options)
+        m = scope.measure(e, known=known, **curves_of)
+        found |= {(label, curve): m[curve].value for curve in CURVES}
+        found |= {(RANDOM, curve): m[curve].random for curve in CURVES}
+    return found
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=24)
+    parser.add_argument("--scenes", type=int, default=48)
     parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--split", default="report")
+    parser.add_argument("--photos", action="store_true", help="whole photos of scikit-image and scikit-learn instead")
     parser.add_argument("--methods", default="random-walk,rollout:layers=last3")
     given = parser.parse_args()
-    scope, found = vitscope.load("embedded:dinov2-small"), {}
-    for scene in planted.scenes(given.scenes, seed=given.seed, size=336, split=given.split):
-        for text in given.methods.split(","):
-            name, *rest = text.split(":")
-            params = {key: float(v) if v[:1] in "0.123456789" else v for key, _, v in (r.partition("=") for r in rest)}
-            e = scope.explain(scene.image, method=name, size=given.size, **params)
-            m = scope.measure(e, metrics=("deletion", "insertion"), baseline="removal", random=2, batch_size=16)
-            for metric in ("deletion", "insertion"):
-                found.setdefault((text, metric), []).append(m[metric].value)
-                found.setdefault(("random", metric), []).append(m[metric].random)
-        print(scene.name, {" ".join(key): round(float(values[-1]), 3) for key, values in found.items()}, flush=True)
-    texts = [*given.methods.split(","), "random"]
-    base = texts[-2]
-    for metric in ("deletion", "insertion"):
-        for text in texts:
-            one, other = (np.array(found[key, metric])[-given.scenes :] for key in (text, base))
-            if text == "random":  # twice as many, from the random maps of each method
-                one = np.array(found[text, metric]).reshape(given.scenes, -1).mean(1)
-            words = f"| {text} | {metric} | {one.mean():.3f} |"
-            if text != base:
-                gap = paired(one, other)
-                words += f" {gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}], p {gap.p:.3g} |"
-            print(words, flush=True)
+    scope = vitscope.load("embedded:dinov2-small")
+    methods = {text: parsed(text) for text in given.methods.split(",")}
+    rows = []
+    for name, image in pictures(given):
+        rows.append(areas(scope, image, methods, given.size, given.steps))
+        print(name, *(f"{value:.3f}" for value in rows[-1].values()), flush=True)
+    base = list(methods)[-1]
+    print(f"\n{len(rows)} pictures; difference to {base} [95 %], p\n\n| map | deletion | | insertion | |")
+    print("|---|---|---|---|---|")
+    for label in (*methods, RANDOM):
+        cells = []
+        for curve in CURVES:
+            one, other = (np.array([row[of, curve] for row in rows]) for of in (label, base))
+            gap = paired(one, other)
+            told = "" if label == base else f"{gap.value:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}], {gap.p:.2g}"
+            cells += [f"{one.mean():.4f}", told]
+        print(f"| {' | '.join([label, *cells])} |")
 
 
 if __name__ == "__main__":

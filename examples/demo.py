@@ -58,7 +58,7 @@ def _write(path: Path, pixels: np.ndarray) -> Path:
 def _compared(scope: Scope, path: Path) -> Image.Image:
     cells = [Cell(Image.open(path), "photo")]
     for title, options in {
-        "recommended: rollout, last 3 layers": {},
+        "recommended: random-walk": {},
         "rollout over all 12 layers": {"method": "rollout"},
         "attention of the last layer": {"method": "attention"},
         "the copied recipe (not rollout)": {"method": "article"},

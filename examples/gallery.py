@@ -47,7 +47,7 @@ VARIANTS: list[tuple[str, dict[str, object]]] = [
     ("pca", {}),
     ("similarity", {}),
     ("ncut", {}),
-    ("random-walk", {}),
+    ("random-walk", {"detail": 0.0}),
     ("logit-lens", {}),
     ("random", {}),
 ]

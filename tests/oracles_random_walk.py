@@ -12,10 +12,11 @@ def steps(z, temperature):
     return alike / alike.sum(1, keepdims=True)
 
 
-def walked(s, z, restart=0.05, temperature=0.1):
-    """`sum_t c (1 - c)^t T^t s`, c the chance to stop, less its mean."""
+def walked(s, z, restart=0.05, temperature=0.1, detail=0.5):
+    """`x_j (P s_j)^detail` less its mean, `x = sum_t c (1 - c)^t T^t s`, c the chance to stop."""
     t, arrived, still, x = steps(z, temperature), np.asarray(s, np.float64), 1.0, np.zeros(len(z))
     while still > 1e-14:
         x += restart * still * arrived
         arrived, still = t @ arrived, still * (1 - restart)
-    return x - x.mean()
+    p = np.array([a * (len(z) * b) ** detail for a, b in zip(x, s, strict=True)])
+    return p - p.mean()

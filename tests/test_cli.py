@@ -115,14 +115,14 @@ def test_explain_one(explain, photo, tiny_folder, tiny_scope, tmp_path):
         "out",
     ]
     told = concentration(expected)
-    assert re.split(r" {2,}", row.strip())[:2] == ["chelsea", "rollout"]
+    assert re.split(r" {2,}", row.strip())[:2] == ["chelsea", f"gradcam of {expected.target}"]
     assert f"{told['effective_patches']:.0f} of 16" in row
     assert f"{told['largest_share']:.1%}  " in row
     assert f"{told['prefix_share']:.1%}  " in row
     label, probability = expected.predictions[0]
     assert top.startswith(f"chelsea: top 5: {label} {probability:.1%}, ")
     assert set(re.findall(r"(?:: |, )(\S+) [\d.]+%", top)) <= LABELS
-    assert chosen == "chelsea: chosen by vitscope for this model: rollout"
+    assert chosen == "chelsea: chosen by vitscope for this model: gradcam (evidence for the class)"
 
 
 def test_explain_several_as_one_json_document(explain, album, tiny_scope, tmp_path):
@@ -171,7 +171,7 @@ def test_an_existing_result_is_kept_without_force_and_replaced_with_it(explain, 
     assert one_line(ran.err) == (
         f"vitscope: {album[0]}: {folder} is already there (--force replaces it, or give another --out)"
     )
-    assert manifest(folder)["method"] == "rollout"
+    assert manifest(folder)["method"] == "gradcam"
     assert manifest(tmp_path / "out" / "cup")["method"] == "attention"
     ran = explain(album[0], "--method", "attention", "--force")
     assert (ran.code, ran.err) == (0, "")

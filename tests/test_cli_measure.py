@@ -25,8 +25,13 @@ MARKS |= {"worse than random": "- worse", "undecided": "? undecided"}
 
 @pytest.fixture
 def measure(cli, tiny_folder):  # noqa: F811
-    """`vitscope measure ARGUMENTS...` with the tiny model and two random maps."""
-    return lambda *arguments: cli("measure", *arguments, "--model", tiny_folder, *FEW)
+    """`vitscope measure ARGUMENTS...` with the tiny model, rollout unless another method is named, two random maps."""
+
+    def run(*arguments):
+        method = () if "--method" in arguments else ("--method", "rollout")
+        return cli("measure", *arguments, *method, "--model", tiny_folder, *FEW)
+
+    return run
 
 
 @pytest.fixture

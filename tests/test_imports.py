@@ -17,7 +17,7 @@ STAGES = (
     ("capturing", "explicit", "tracing", "targets", "body", "correction", "subject", "silencing", "methods"),
     ("families", "loading", "embedded"),
     ("metrics", "render"),
-    ("options", "provenance", "pipeline", "measuring", "masking", "looking", "viewing", "bench"),
+    ("options", "advice", "provenance", "running", "pipeline", "measuring", "masking", "looking", "viewing", "bench"),
     ("batch",),
     ("export",),
     ("apps", "__main__"),
@@ -157,7 +157,9 @@ def test_all_lists_what_a_module_defines_for_others(path):
     ]
     if not listed or path.name == "__init__.py":
         return
-    defined = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    defined = {
+        node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+    }
     for node in tree.body:
         for target in node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]:
             for name in ast.walk(target) if target else []:

@@ -13,7 +13,7 @@ from vitscope.families.transformers import Transformers
 from vitscope.images import read
 from vitscope.methods import random_walk as module
 from vitscope.pipeline import Scope
-from vitscope.registry import METHODS
+from vitscope.registry import METHODS, Family
 
 PHOTOS = [np.random.default_rng(seed).integers(0, 256, (48, 40, 3), dtype=np.uint8) for seed in range(3)]
 
@@ -60,6 +60,8 @@ def test_it_is_the_slow_walk(name, entries, monkeypatch):
         ({"layer": 0}, {"layer": 0}),
         ({"layers": "last1"}, {"last": 1}),
         ({"restart": 0.4, "temperature": 0.5}, {"restart": 0.4, "temperature": 0.5}),
+        ({"detail": 0.0}, {"detail": 0.0}),
+        ({"detail": 2.0}, {"detail": 2.0}),
     ],
     ids=str,
 )
@@ -105,7 +107,7 @@ def test_a_walk_that_seldom_stops_is_solved_as_well(dtype):
     s, z = made(1)
     x = walk(s.astype(dtype), z.astype(dtype), restart=0.001, temperature=0.05)
     np.testing.assert_allclose(
-        x - x.mean(), slow.walked(s, z, 0.001, 0.05), atol=(1e-4 if dtype == np.float32 else 1e-6)
+        x - x.mean(), slow.walked(s, z, 0.001, 0.05, detail=0), atol=(1e-4 if dtype == np.float32 else 1e-6)
     )
     assert np.isfinite(x).all()
 
@@ -130,12 +132,12 @@ def test_alike_patches_everywhere_change_nothing_but_the_mean():
 
 def test_what_stands_in_the_way_is_said():
     scope = scope_of()
-    for bad in ({"restart": 0.0}, {"restart": 1.5}, {"temperature": 0.0}):
+    for bad in ({"restart": 0.0}, {"restart": 1.5}, {"temperature": 0.0}, {"detail": -1.0}):
         with pytest.raises(UsageError, match=r"restart is in \[0.001, 1\]"):
             scope.explain(PHOTOS[0], method="random-walk", **bad)
     with pytest.raises(UsageError, match="no layer 7"):
         scope.explain(PHOTOS[0], method="random-walk", layer=7)
-    windowed = type("Windowed", (), {"isotropic": False})()
+    windowed = type("Windowed", (), {"isotropic": False, "uneven": Family.uneven})()
     assert "do not all see the same tokens" in METHODS.get("random-walk").excuse(windowed)
 
 

@@ -272,7 +272,7 @@ class TestFolders:
 
     def test_provenance_names_everything(self, tiny_folder):
         scope = vitscope.load(tiny_folder)
-        e = scope.explain(picture(40, 40).pixels, target=3)
+        e = scope.explain(picture(40, 40).pixels, method="rollout", target=3)
         told = e.provenance
         assert told["model"] == str(tiny_folder)
         assert told["weights"].startswith("sha256:")
@@ -282,7 +282,6 @@ class TestFolders:
         }
         assert (told["device"], told["dtype"], told["seed"], told["batch_size"]) == ("cpu", "float32", 0, 8)
         assert {"vitscope", "python", "torch", "transformers", "numpy"} <= set(told["versions"])
-        assert any("chosen by vitscope for this model: rollout" in note for note in told["notes"])
         assert any("class-agnostic: the target 3 changes nothing" in note for note in told["notes"])
         json.dumps(e.manifest())
 
@@ -369,9 +368,10 @@ def scope():
 class TestEmbedded:
     def test_explains_a_real_photo(self, scope, photo):
         e = scope.explain(photo)
-        assert e.provenance["options"]["layers"] == "last3"
+        assert (e.method, e.provenance["options"]["layers"]) == ("random-walk", "last3")
+        assert "chosen by vitscope for this model: random-walk (what is looked at" in " ".join(e.provenance["notes"])
         assert e.frame.box == (0, 0, *e.frame.size)
-        assert e.map.sum() + e.prefix.sum() == pytest.approx(1, abs=1e-4)
+        assert e.map.sum() == pytest.approx(0, abs=1e-6)
 
     def test_rollout_is_the_dense_one_on_eager_attention(self, scope, photo):
         import oracles

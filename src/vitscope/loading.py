@@ -73,9 +73,7 @@ def open_model(
         return _from_transformers(place_of, reference, processor, place, DTYPES[dtype], local=True, extra=known)
     if colon and scheme == "embedded":
         folder = embedded.folder(name, progress=progress)
-        # over all 12 layers rollout drifts to this model's sinks; over the last 3 it stays with what is depicted
         extra = {"weights": embedded.weights_id(name), "size": embedded.about(name).image_size}
-        extra |= {"advice": {"method": "rollout", "layers": "last3"}, "drawing": {"norm": "robust"}}
         return _from_transformers(str(folder), reference, processor, place, DTYPES[dtype], local=True, extra=extra)
     if colon and scheme in _OTHERS:
         made, extra = _made_by(scheme, name)

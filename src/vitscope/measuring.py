@@ -348,7 +348,7 @@ def _again(
 
     def again(pixels: Tensor) -> np.ndarray:
         part = [(0, picture, pixels, frame)]
-        ((made,),) = scope._explained(part, chosen, method, params, False, lambda done, total: None)
+        ((made,),) = scope._explained(part, chosen, method, params, None, lambda done, total: None)
         if isinstance(made, Failure):
             raise made.error
         return made.map

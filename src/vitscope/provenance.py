@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from vitscope._version import __version__
+from vitscope.advice import Advice
 from vitscope.images import Picture
 from vitscope.options import Options
 from vitscope.registry import Family, Method
@@ -30,15 +31,14 @@ def provenance(
     options: Options,
     method: Method,
     params: Mapping[str, Any],
-    advised: bool,
+    advice: Advice | None,
     picture: Picture,
     target: Target = None,
 ) -> dict[str, Any]:
-    """What made one map, in plain values; `advised` says that vitscope chose the method itself."""
+    """What made one map, in plain values; `advice` is why, where vitscope chose the method itself."""
     notes = [*picture.notes, *family.notes]
-    if advised:
-        words = [f"{k} {v}" for k, v in {**family.advice, **family.drawing}.items() if k != "method"]
-        notes.append(f"chosen by vitscope for this model: {', '.join([method.name, *words])}")
+    if advice is not None:
+        notes.append(f"chosen by vitscope for this model: {advice}{f' ({advice.why})' if advice.why else ''}")
     if target is not None and not method.uses_target:
         notes.append(f"{method.name} is class-agnostic: the target {target!r} changes nothing")
     if options.gradient != "plain" and (method.correction or not method.needs_gradient):
@@ -60,7 +60,7 @@ def provenance(
             **{name: _version(name) for name in ("torch", *_library(family), "numpy")},
         },
         "notes": notes,
-        **({"drawing": dict(family.drawing)} if advised and family.drawing else {}),
+        **({"drawing": dict(advice.drawing)} if advice and advice.drawing else {}),
     }
     return told | ({"caveat": method.caveat} if method.caveat else {})
 

@@ -49,7 +49,8 @@ def questions_of(scope: "Scope", plan: Plan, *, settle: bool = True) -> tuple[Qu
         metrics_asked(plan.metrics, "mean", "probability")
     questions, used = [], set()
     for name in plan.methods:
-        called = scope.family.advice["method"] if name == "auto" else name
+        target = plan.targets[0] if plan.targets else None
+        called = scope.advice(target=target, params=plan.params).method if name == "auto" else name
         method = METHODS.get(called)
         params = {key: value for key, value in plan.params.items() if key in method.options}
         used |= {*params}

@@ -84,8 +84,6 @@ class Transformers(Traced):
         reference: how the model was named.
         weights: a revision or hash; without one, the SHA-256 of the parameters in memory is taken when asked for.
         size: with a number, photos keep their aspect ratio and are not cropped, at about `size ** 2` pixels.
-        advice: options of `explain` that suit this model.
-        drawing: keywords of `overlay` that suit those maps.
 
     Raises:
         LayoutError: a model whose tokens cannot be followed.
@@ -101,8 +99,6 @@ class Transformers(Traced):
         reference: str = "",
         weights: str = "",
         size: int | None = None,
-        advice: Mapping[str, Any] | None = None,
-        drawing: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
         config: Any = model.config
@@ -120,10 +116,6 @@ class Transformers(Traced):
         self.independent = getattr(config, "problem_type", None) == "multi_label_classification"
         names = (config.id2label or {}) if _CLASSIFIER in self.architecture else {}
         self.labels = {int(i): str(label) for i, label in names.items()}
-        if advice is not None:
-            self.advice = advice
-        if drawing is not None:
-            self.drawing = drawing
         if self._row is None:
             self.traced()
         elif self.layout().prefix[:1] == ("cls",) and self.layout().pooling == "cls":

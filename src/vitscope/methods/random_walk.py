@@ -1,4 +1,4 @@
-"""What the readout attends to, shared out by walkers among patches that are alike."""
+"""What the readout attends to, weighed by how much of it there is on patches that are alike."""
 
 from collections.abc import Callable
 
@@ -25,15 +25,23 @@ _ACCURACY = 1e-7  # of the solution: norm of what is left over, by that of the r
     needs_tokens=True,
 )
 def random_walk(
-    subject: Subject, *, layer: int = -2, layers: LayerSpec = "last3", restart: float = 0.05, temperature: float = 0.1
+    subject: Subject,
+    *,
+    layer: int = -2,
+    layers: LayerSpec = "last3",
+    restart: float = 0.05,
+    temperature: float = 0.1,
+    detail: float = 0.5,
 ) -> Float[Tensor, "B N"]:
-    """Rollout as a walker finds it who starts at a patch, goes on to patches that are like it, and stops by chance.
+    """Rollout, weighed by what a walker finds of it who goes from patch to patch that are alike, and stops by chance.
 
-    Formula: `m = x - mean(x)`, `x = c s + (1 - c) T x`, so `x = c sum_t (1 - c)^t T^t s`: s the patches' rollout over
-    `layers`, c = `restart` the chance to stop at each step, `T_ij = W_ij / sum_k W_ik` the step from patch i to j,
-    `W_ij = exp((cos(z_i, z_j) - 1) / temperature)`, z the patch tokens after block `layer`. Since
-    `cos - 1 = -norm(u_i - u_j)^2 / 2` for tokens u of length 1, W is a Gaussian affinity. x_j lies between the smallest
-    and the largest s; c = 1 is rollout itself, less its mean.
+    Formula: `m = p - mean(p)`, `p_j = x_j (P s_j)^detail`, `x = c s + (1 - c) T x`, so
+    `x = c sum_t (1 - c)^t T^t s`: s the rollout of the P patches over `layers`, c = `restart` the chance to stop at a
+    step, `T_ij = W_ij / sum_k W_ik` the step from patch i to j, `W_ij = exp((cos(z_i, z_j) - 1) / temperature)`, z the
+    patch tokens after block `layer`. For tokens u of length 1 `cos - 1 = -norm(u_i - u_j)^2 / 2`: W is a Gaussian
+    affinity. x_j, the mean rollout where walkers from j stop, lies between the smallest and the largest s: high on all
+    of an object of which parts are attended to, low on sinks among patches that are not. s keeps some of the order
+    within.
 
     Args:
         subject: the pictures.
@@ -41,24 +49,26 @@ def random_walk(
         layers: which layers rollout takes.
         restart: chance to stop at each step, in [0.001, 1].
         temperature: how much less than 1 the cosine of patches may be that walkers still go between; above 0.001.
+        detail: how much of rollout's own differences between patches is kept, in [0, 4]; 0 is x alone: whole objects.
 
     Returns:
-        `(B, N)`, signed, in units of rollout, with mean 0 over the patches; the prefix gets 0.
+        `(B, N)`, signed, with mean 0 over the patches; the prefix gets 0. Compare values within a map.
 
     Raises:
-        UsageError: restart or temperature out of range, or a layer that is not there.
+        UsageError: restart, temperature or detail out of range, or a layer that is not there.
 
-    Cost: one forward, rollout over `layers`, and a linear system of P unknowns by conjugate gradients: some 15 products
-        with W. Memory is linear in tokens: W is made rows at a time, and above 1,448 patches anew for each product,
-        O(P^2 D) each.
-    Limits: class-agnostic. Patches alike share what one of them gets: a map of whole objects, which does not say which
-        part of one counted. Where the attention of the last layers lies on sinks or on the background, so does the map;
-        thin objects may be taken for what is behind them. It was tuned on one model (docs/which-method.md).
+    Cost: one forward, rollout over `layers`, and a linear system of P unknowns by conjugate gradients: at most about 40
+        products with W (condition 1 / c). Memory is linear in tokens: W is made rows at a time, and above 1,448 patches
+        anew for each product, O(P^2 D) each.
+    Limits: class-agnostic. Patches alike share what one of them gets, whether it counted or not. Where the attention of
+        the last layers lies on the background, so does the map; thin objects may be taken for what is behind them. It
+        was tuned on one model (docs/which-method.md).
     """
-    if not 0.001 <= restart <= 1 or not temperature > 0.001:
+    if not (0.001 <= restart <= 1 and temperature > 0.001 and 0 <= detail <= 4):
         raise UsageError(
-            f"restart is in [0.001, 1] and temperature above 0.001, not {restart} and {temperature}",
-            "the defaults are 0.05 and 0.1",
+            "restart is in [0.001, 1], temperature above 0.001 and detail in [0, 4], "
+            f"not {restart}, {temperature} and {detail}",
+            "the defaults are 0.05, 0.1 and 0.5",
         )
     (number,) = subject.store.select(layer)
     ahead = len(subject.layout.prefix)
@@ -67,6 +77,7 @@ def random_walk(
     with torch.no_grad():
         seen = rollout(subject.store, layers=layers)[:, ahead:].to(tokens.dtype)
         found = torch.stack([_walked(s, z, restart, temperature) for s, z in zip(seen, tokens, strict=True)])
+    found = found * (seen * seen.shape[1]) ** detail
     found = found - found.mean(1, keepdim=True)
     return subject.whole(found.reshape(len(found), *subject.layout.grid))
 

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -23,7 +22,7 @@ from vitscope.render.widget import framed, widget
 from vitscope.result import Explanation
 from vitscope.store import AttentionStore, pull, pull_heads
 from vitscope.targets import Target, said
-from vitscope.viewing.entries import entry_of
+from vitscope.viewing.entries import entry_of, finite
 from vitscope.viewing.live import Live
 from vitscope.viewing.measured import measured_maps
 from vitscope.viewing.shipping import shipped, why_not, without
@@ -160,9 +159,9 @@ def _one(scope: "Scope", picture: Picture, asked: _Asked, more: Sequence[Explana
     reason = why_not(store)
     scales, readouts = _readouts(store) if store.chain is None else ([], {})
     arrays |= readouts
-    statistics = _finite(_statistics(scope, picture, asked.size))
+    statistics = finite(_statistics(scope, picture, asked.size))
     used = sum(one.nbytes for one in arrays.values()) + sum(map(len, images.values()))
-    used += len(json.dumps([_finite(maps), statistics])) + _ROOM
+    used += len(json.dumps([finite(maps), statistics])) + _ROOM
     sent = shipped(store, max_mb * 1e6 - used) if max_mb else without(store)
     arrays |= sent.arrays
     if reason:
@@ -188,7 +187,7 @@ def _one(scope: "Scope", picture: Picture, asked: _Asked, more: Sequence[Explana
         "size": asked.size,
         "command": asked.command(scope.family.reference),
     }
-    return View(_finite(header), arrays)
+    return View(finite(header), arrays)
 
 
 def _maps(
@@ -300,12 +299,3 @@ def _jpeg(image: Image.Image, longest: int, quality: int) -> str:
 
 def _span(numbers: Sequence[int]) -> str:
     return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows neither infinity nor NaN: None stands for them."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(one) for key, one in value.items()}
-    return [_finite(one) for one in value] if isinstance(value, (list, tuple)) else value

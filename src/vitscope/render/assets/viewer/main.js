@@ -15,6 +15,7 @@ import { panel as deletion } from "./deletion.js";
 import { panel as grid } from "./grid.js";
 import { panel as masking } from "./masking.js";
 import { numbered, panel as numbers } from "./numbers.js";
+import { panel as more } from "./more.js";
 import { panel as predictions } from "./predictions.js";
 import { panel as save } from "./save.js";
 import { createTour } from "./tour.js";
@@ -135,6 +136,7 @@ export function mount(element, document, host = fileHost, options = {}) {
     };
     section(t("method"), methods);
     section(t("predictions"), predictions, data.header.predictions.length > 0);
+    section(t("more"), more);
     section(t("show"), attention);
     const steps = el("div", { class: "vs-steps" });
     below.append(steps);
