@@ -81,6 +81,7 @@ class Page:
     def text(self, selector: str) -> str:
         return self.evaluate("(one) => document.querySelector(one).textContent", selector)
 
+    def front(self) -> None: ...
     def press(self, *keys: str) -> None: ...
     def move(self, x: float, y: float) -> None: ...
     def down(self) -> None: ...
@@ -101,6 +102,9 @@ class _ChromiumPage(Page):
 
     def evaluate(self, function: str, arg: Any = None) -> Any:
         return self.page.evaluate(function, arg)
+
+    def front(self) -> None:
+        self.page.bring_to_front()
 
     def press(self, *keys: str) -> None:
         for key in keys:

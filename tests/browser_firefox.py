@@ -69,6 +69,9 @@ class _FirefoxPage(Page):
         source = {"type": kind, "id": kind, "actions": list(actions)}
         self._call("input.performActions", context=self._context, actions=[source])
 
+    def front(self) -> None:
+        self._call("browsingContext.activate", context=self._context)
+
     def press(self, *keys: str) -> None:
         for key in keys:
             parts = [KEYS.get(part, part) for part in key.split("+")]
