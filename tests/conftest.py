@@ -96,7 +96,7 @@ def browser(request, tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_view(tiny_scope, photo):
     """What the viewer shows of the cat by the tiny model."""
-    return tiny_scope.view(photo, methods=("auto", "attention", "relevance"), top=7)
+    return tiny_scope.view(photo, methods=("rollout", "attention", "relevance"), top=7)
 
 
 @pytest.fixture(scope="session")
@@ -104,4 +104,4 @@ def tiny_pair(tiny_scope, photo, tmp_path_factory):
     """The same of two photos, the baseline of random maps among its methods."""
     other = tmp_path_factory.mktemp("photos") / "coffee.png"
     Image.fromarray(data.coffee()).save(other)
-    return tiny_scope.view(photo, other=other, methods=("auto", "attention", "relevance", "random"), top=2)
+    return tiny_scope.view(photo, other=other, methods=("rollout", "attention", "relevance", "random"), top=2)

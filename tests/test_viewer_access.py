@@ -125,13 +125,13 @@ def test_tab_reaches_everything_and_the_focus_is_seen(made, browser, tiny_pair, 
     walked = []
     for _ in range(90):
         one = made.evaluate(WALKED)
-        if one is None or (walked and one["number"] == 0):
+        if one is None or (walked and one["number"] in (0, walked[-1]["number"])):  # Firefox keeps the last on leaving
             break
         walked.append(one)
         made.press("Tab")
     else:
         pytest.fail("Tab never leaves the page")
-    if browser.name == "chromium" or panel == "grid":  # Firefox shows no ring after Tab has once left a page of BiDi's
+    if browser.name == "chromium" or panel == "grid":  # driven by BiDi, Firefox showed no ring in later walks; why is not known
         assert [one for one in walked if not one["seen"]] == []
     assert made.evaluate(MISSED, GROUPS) == []
     assert len({one["number"] for one in walked}) == len(walked) > 12
