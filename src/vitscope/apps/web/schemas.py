@@ -106,7 +106,7 @@ class MaskAsk(_In):
 class MaskMade(BaseModel):
     """What the model says then."""
 
-    predictions: list[list[str | float]]
+    predictions: list[list[str | float]] = Field(description="Label and probability, most probable first.")
     score: float | None
     whole: float | None
     forward_ms: float
