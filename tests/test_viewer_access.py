@@ -131,7 +131,9 @@ def test_tab_reaches_everything_and_the_focus_is_seen(made, browser, tiny_pair, 
         made.press("Tab")
     else:
         pytest.fail("Tab never leaves the page")
-    if browser.name == "chromium" or panel == "grid":  # driven by BiDi, Firefox showed no ring in later walks; why is not known
+    if (
+        browser.name == "chromium" or panel == "grid"
+    ):  # driven by BiDi, Firefox showed no ring in later walks; why is not known
         assert [one for one in walked if not one["seen"]] == []
     assert made.evaluate(MISSED, GROUPS) == []
     assert len({one["number"] for one in walked}) == len(walked) > 12
