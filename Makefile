@@ -25,7 +25,7 @@ bench: .venv/demo
 	$(BIN)/python benchmarks/extraction.py
 
 clean:
-	rm -rf .venv out
+	rm -rf .venv .cache out
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

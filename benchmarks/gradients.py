@@ -9,9 +9,10 @@ ways, side by side in one run:
 - vitscope: the same forward captured, the same backward, and the method's map; both prepare the photo. With several
   targets plain makes one forward and as many backwards.
 
-Times are interleaved; ratios are medians of neighbours' ratios. Memory is the peak of resident memory during the second
-of two runs over what was resident before the first, each way in a process of its own (Linux). The C allocator is set as
-the command line sets it, for both ways.
+Every gradient method is in the table; those of many passes (`integrated-gradients`, `smoothgrad`) are timed once, and
+their ratio is to one plain pass. Times are interleaved; ratios are medians of neighbours' ratios. Memory is the peak of
+resident memory during the second of two runs over what was resident before the first, each way in a process of its own
+(Linux). The C allocator is set as the command line sets it, for both ways.
 """
 
 import argparse
@@ -27,8 +28,7 @@ import torch
 from extraction import resident
 
 from vitscope.apps.allocator import keep_freed_memory
-
-METHODS = ("relevance", "grad-sam", "grad-rollout", "attention-gradcam", "legrad", "gradcam", "attnlrp")
+from vitscope.registry import METHODS
 
 
 def ways(method: str, size: int, targets: int) -> dict[str, Callable[[], object]]:
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--size", type=int, default=518)
     parser.add_argument("--targets", type=int, default=1)
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--methods", default="", help="names with commas; every gradient method without")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     given = parser.parse_args()
     keep_freed_memory()
@@ -81,13 +81,14 @@ def main() -> None:
         run()
         print((resident()[1] - before) / 1024)
         return
+    names = [name for name, method in METHODS if method.needs_gradient]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {given.size} px, {given.targets} target(s)\n")
-    print("| method | plain, s | time | MB plain | MB vitscope | memory |\n|---|---|---|---|---|---|")
-    for method in given.methods.split(","):
-        found = ways(method, given.size, given.targets)
-        for run in found.values():
+    print("| method | passes | plain, s | time | MB plain | MB vitscope | memory |\n|---|---|---|---|---|---|---|")
+    for method in given.methods.split(",") if given.methods else names:
+        found, one = ways(method, given.size, given.targets), METHODS.get(method)
+        for run in found.values() if one.quick else [found["plain"]]:
             run()
-        pairs = [(timed(found["plain"]), timed(found["vitscope"])) for _ in range(given.repeats)]
+        pairs = [(timed(found["plain"]), timed(found["vitscope"])) for _ in range(given.repeats if one.quick else 1)]
         ratio = statistics.median(ours / plain for plain, ours in pairs)
         command = [sys.executable, __file__, "--size", str(given.size), "--targets", str(given.targets), "--memory"]
         memory = [
@@ -99,7 +100,14 @@ def main() -> None:
             for way in ("plain", "vitscope")
         ]
         plain = statistics.median(plain for plain, _ in pairs)
-        row = [method, f"{plain:.2f}", f"{ratio:.2f}", *(f"{mb:.0f}" for mb in memory), f"{memory[1] / memory[0]:.2f}"]
+        row = [
+            method,
+            one.passes,
+            f"{plain:.2f}",
+            f"{ratio:.2f}",
+            *(f"{mb:.0f}" for mb in memory),
+            f"{memory[1] / memory[0]:.2f}",
+        ]
         print(f"| {' | '.join(row)} |", flush=True)
 
 

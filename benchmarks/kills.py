@@ -7,8 +7,9 @@ Each child is killed at a random moment, none to four shards after it began, the
 After every kill the folder is looked at: each shard that the manifest lists must be there, hash to what is listed,
 and be the very file that was there before (finished shards are not made again). When an attempt ends by itself, its
 rows are compared with those of the undisturbed run, column by column, bit for bit; then a new folder is begun.
-`--points` kills once at each named point of `vitscope.batch.faults` first. What is not simulated: power that goes off
-while the system's own cache holds data that was reported as synced.
+`--points` kills once or twice at each named point of `vitscope.batch.faults` first. `--deadly` begins with a picture
+that kills each process that decodes it: it gets an error in its rows, and all others are as they would be. What is not
+simulated: power that goes off while the system's own cache holds data that was reported as synced.
 """
 
 import argparse
@@ -23,12 +24,13 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a fork takes no threads along
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
@@ -39,7 +41,7 @@ from vitscope.batch.contract import Plan
 from vitscope.batch.run import run
 from vitscope.pipeline import Scope, load
 
-IMAGES, SHARD = 32, 2
+SHARD, DEADLY = 2, "005.png"
 PLAN = Plan("tiny", methods=("rollout", "relevance"), shard_size=SHARD, batch_size=2, workers=2)
 
 
@@ -52,6 +54,7 @@ class Told:
     finished_runs: int = 0
     rows_compared: int = 0
     shards_kept: int = 0  # listed shards found untouched after a kill, added up
+    deadly_rows: int = 0  # of the picture that kills, with the error that says so
     seconds: float = 0.0
 
 
@@ -66,13 +69,13 @@ def tiny() -> Scope:
     return load(model, processor=ViTImageProcessorPil(size={"height": 32, "width": 32}))
 
 
-def photos(folder: Path) -> None:
+def photos(folder: Path, count: int) -> None:
     draw = np.random.default_rng(0)
-    for number in range(IMAGES):
+    for number in range(count):
         place = folder / f"{number // 16}" / f"{number:03d}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(draw.integers(0, 256, (40, 48, 3), np.uint8)).save(place)
-    (folder / "1" / "broken.png").write_bytes(b"not a picture")
+    (folder / "0" / "broken.png").write_bytes(b"not a picture")
 
 
 def forked(work: Callable[[], object]) -> int:
@@ -134,30 +137,36 @@ def look(out: Path, before: dict[str, tuple[int, int]]) -> dict[str, tuple[int, 
     return found
 
 
-def compare(out: Path, reference: Path) -> None:
+def compare(out: Path, reference: Path, without: str = "") -> int:
+    """The rows of two folders are equal; those of the source `without` say that it is deadly. How many those are."""
     names = sorted(path.name for path in (reference / "data").iterdir())
     assert names == sorted(path.name for path in (out / "data").iterdir()), "other files than undisturbed"
     mine, other = (pq.read_table(folder / "data", use_threads=False) for folder in (out, reference))
-    assert mine.num_rows == other.num_rows == (IMAGES + 1) * len(PLAN.methods)
+    assert mine.num_rows == other.num_rows
     keys = list(zip(*(mine[name].to_pylist() for name in ("id", "method", "asked")), strict=True))
     assert len({*keys}) == len(keys), "a row is there twice"
+    ends = [bool(without) and source.endswith(without) for source in other["source"].to_pylist()]
+    assert {row["error_kind"] for row in mine.filter(pa.array(ends)).to_pylist()} <= {"Deadly"}
+    fine = pa.array([not end for end in ends])
     for name in mine.column_names:
-        assert mine[name].equals(other[name]), f"the column {name} differs"
+        assert mine[name].filter(fine).equals(other[name].filter(fine)), f"the column {name} differs"
+    return sum(ends)
 
 
-def torment(kills: int, seed: int, points: bool, work: Path, say: Callable[[Told], None]) -> Told:
+def torment(given: argparse.Namespace, work: Path, say: Callable[[Told], None]) -> Told:
     source, reference, out, told = work / "photos", work / "reference", work / "out", Told()
-    photos(source)
-    scope, chance, start = tiny(), random.Random(seed), time.monotonic()
+    photos(source, given.images)
+    rows = (given.images + 1) * len(PLAN.methods)
+    scope, chance, start = tiny(), random.Random(given.seed), time.monotonic()
     for method in PLAN.methods:  # what is imported and hashed on first use is the children's from the start
         scope.explain(source / "0" / "000.png", method=method)
     assert all((scope.family.weights, shards, local, questions, worker))
 
-    def attempt(folder: Path, fault: str = "") -> int:
+    def attempt(folder: Path, fault: str = "", plan: Plan = PLAN) -> int:
         def go() -> None:
             if fault:
                 os.environ["VITSCOPE_FAULT"] = fault
-            run(str(source), folder, PLAN, scope=scope, resume=folder.exists())
+            run(str(source), folder, plan, scope=scope, resume=folder.exists())
 
         return forked(go)
 
@@ -173,11 +182,20 @@ def torment(kills: int, seed: int, points: bool, work: Path, say: Callable[[Told
         fine(attempt(out))
         fine(forked(lambda: compare(out, reference)))
         told.finished_runs += 1
-        told.rows_compared += (IMAGES + 1) * len(PLAN.methods)
+        told.rows_compared += rows
         shutil.rmtree(out)
 
-    gap, listed = usual * SHARD / IMAGES, dict[str, tuple[int, int]]()
-    waiting = [(point, nth) for point in (faults.POINTS if points else ()) for nth in (1, 3)]
+    if given.deadly:
+        alone = replace(PLAN, batch_size=1)  # a batch that lacks a picture rounds differently
+        fine(attempt(work / "alone", plan=alone))
+        for code in (-signal.SIGKILL, -signal.SIGKILL, 0):
+            assert ended(attempt(out, f"during-decode@{DEADLY}", alone)) == code, "a deadly picture costs two runs"
+        told.deadly_rows = compare(out, work / "alone", DEADLY)
+        assert told.deadly_rows == len(PLAN.methods)
+        shutil.rmtree(out)
+
+    gap, listed = usual * SHARD / given.images, dict[str, tuple[int, int]]()
+    waiting = [(point, nth) for point in (faults.POINTS if given.points else ()) for nth in (1, 3)]
     while waiting:  # one after another in the same folder, as long as there is something left to do in it
         point, nth = waiting.pop(0)
         if nth == 3 and point in ("after-lock", "after-plan"):  # reached once in a run
@@ -193,7 +211,7 @@ def torment(kills: int, seed: int, points: bool, work: Path, say: Callable[[Told
         told.killed_in_time += 1
         listed = look(out, listed)
         told.shards_kept += len(listed)
-    while told.kills < kills:
+    while told.kills < given.kills:
         child = attempt(out)
         gap = moment(child, out / "manifest.json", chance, gap)
         os.kill(child, signal.SIGKILL)
@@ -216,8 +234,10 @@ def torment(kills: int, seed: int, points: bool, work: Path, say: Callable[[Told
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--points", action="store_true", help="first once or twice at each named point")
+    parser.add_argument("--deadly", action="store_true", help="before that, with a picture that kills")
     given = parser.parse_args()
 
     def say(told: Told) -> None:
@@ -225,7 +245,7 @@ def main() -> None:
             print(json.dumps(asdict(told)), file=sys.stderr, flush=True)
 
     with tempfile.TemporaryDirectory(prefix="vitscope-kills-") as work:
-        print(json.dumps(asdict(torment(given.kills, given.seed, given.points, Path(work), say))))
+        print(json.dumps(asdict(torment(given, Path(work), say))))
 
 
 if __name__ == "__main__":

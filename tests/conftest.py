@@ -8,6 +8,7 @@ from PIL import Image
 from skimage import data
 
 import vitscope
+from browser import browser_of
 from vitscope.geometry import Frame, TokenLayout
 from vitscope.images import Picture
 from vitscope.result import Explanation
@@ -83,3 +84,24 @@ def explained():
         )
 
     return make
+
+
+@pytest.fixture(scope="session", params=["chromium", "firefox"])
+def browser(request, tmp_path_factory):
+    """Each of the two browsers, started once."""
+    with browser_of(request.param, tmp_path_factory.mktemp(request.param)) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def tiny_view(tiny_scope, photo):
+    """What the viewer shows of the cat by the tiny model."""
+    return tiny_scope.view(photo, methods=("rollout", "attention", "relevance"), top=7)
+
+
+@pytest.fixture(scope="session")
+def tiny_pair(tiny_scope, photo, tmp_path_factory):
+    """The same of two photos, the baseline of random maps among its methods."""
+    other = tmp_path_factory.mktemp("photos") / "coffee.png"
+    Image.fromarray(data.coffee()).save(other)
+    return tiny_scope.view(photo, other=other, methods=("rollout", "attention", "relevance", "random"), top=2)

@@ -91,6 +91,7 @@ def test_rows_are_what_explain_gives_for_each_photo_alone(whole, photos, tiny_sc
         assert np.abs(map_of(row) - e.map).max() <= 2e-3 * largest
         assert (row["grid_rows"], row["grid_columns"]) == e.layout.grid
         assert np.allclose(row["prefix"], e.prefix, **CLOSE)
+        assert row["prefix_names"] == list(e.layout.prefix) == ["cls"]
         assert (row["width"], row["height"], tuple(row["box"])) == (*e.frame.size, e.frame.box)
         assert [p["label"] for p in row["top"]] == [label for label, _ in e.predictions]
         if method == "relevance":
@@ -294,9 +295,9 @@ def test_memory_that_waits_is_bounded(photos, tiny_scope, tmp_path, monkeypatch)
     begun, done = [], []
     plain = work._item
 
-    def counted(scope, plan, fetch, ref, place, keep):
-        begun.append(ref)
-        return plain(scope, plan, fetch, ref, place, keep)
+    def counted(*given):
+        begun.append(given)
+        return plain(*given)
 
     monkeypatch.setattr(work, "_item", counted)
     gaps = []

@@ -6,7 +6,7 @@ import torch
 
 import vitscope
 import zoo
-from vitscope.errors import MethodError, UsageError
+from vitscope.errors import UsageError
 from vitscope.families.transformers import Transformers
 from vitscope.images import read
 from vitscope.pipeline import Scope
@@ -195,9 +195,11 @@ def test_a_batch_is_its_singles(name):
         np.testing.assert_allclose(e.map, scope.explain(photo, method=name).map, rtol=1e-5, atol=1e-9)
 
 
-def test_windowed_models_are_refused():
+def test_windowed_models_have_theirs_on_the_last_grid():
     from transformers import SwinConfig, SwinModel
 
     config = SwinConfig(image_size=32, patch_size=2, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4)
-    with pytest.raises(MethodError, match="do not all see the same tokens"):
-        vitscope.load(SwinModel(config).eval()).explain(PHOTOS[0], method="gradcam")
+    e = vitscope.load(SwinModel(config).eval()).explain(PHOTOS[0], method="hirescam")
+    assert e.map.shape == (16, 16)
+    assert np.array_equal(e.map, e.map[::2, ::2].repeat(2, 0).repeat(2, 1))
+    assert "made on 8 x 8 tokens" in e.provenance["notes"][-1]

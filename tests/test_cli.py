@@ -105,7 +105,7 @@ def test_explain_one(explain, photo, tiny_folder, tiny_scope, tmp_path):
     loaded, expected = Explanation.load(folder), tiny_scope.explain(photo)
     assert np.array_equal(loaded.map, expected.map)
     assert loaded.provenance["model"] == str(tiny_folder)
-    heading, row, top, chosen, *_ = ran.out.splitlines()
+    heading, row, top, chosen, taken = ran.out.splitlines()
     assert re.split(r" {2,}", heading.strip()) == [
         "photo",
         "method",
@@ -123,6 +123,7 @@ def test_explain_one(explain, photo, tiny_folder, tiny_scope, tmp_path):
     assert top.startswith(f"chelsea: top 5: {label} {probability:.1%}, ")
     assert set(re.findall(r"(?:: |, )(\S+) [\d.]+%", top)) <= LABELS
     assert chosen == "chelsea: chosen by vitscope for this model: gradcam (evidence for the class)"
+    assert taken.startswith("chelsea: activations taken at the first norm of ")
 
 
 def test_explain_several_as_one_json_document(explain, album, tiny_scope, tmp_path):
@@ -827,7 +828,6 @@ def test_fetching_says_one_plain_line_a_stage_where_there_is_no_terminal(
     ]
     [result] = json.loads(ran.out)["results"]
     assert result["provenance"]["model"] == "embedded:dinov2-small"
-    assert result["provenance"]["options"]["layers"] == "last3"
 
 
 def on_a_terminal(*command, **environment):

@@ -84,7 +84,8 @@ def test_other_sizes_have_their_own_grid(row):
     (height, width), grid = row.other
     scope = row.scope(size=row.other[0])
     hub = type(scope.model).__module__.startswith("transformers.")
-    e = scope.explain(picture(row.other[0]), **({"size": round(math.sqrt(height * width))} if hub else {}))
+    size = {"size": round(math.sqrt(height * width))} if hub else {}
+    e = scope.explain(picture(row.other[0]), method="rollout", **size)
     assert e.frame.input == row.other[0]
     assert e.layout.grid == e.map.shape == grid
     assert e.layout.prefix == row.prefix

@@ -6,6 +6,7 @@ import scipy.linalg
 import torch
 
 import zoo
+from vitscope.body import Spot
 from vitscope.errors import MethodError, UsageError
 from vitscope.families.transformers import Transformers
 from vitscope.images import read
@@ -78,14 +79,13 @@ class TestFeatures:
 
 class Fake:
     def __init__(self, z):
-        self.z, self.store, self.tokens = z, self, self
-        self.layout = type("Layout", (), {"prefix": (), "grid": (5, 5)})
+        self.spot = Spot(z, lambda x: x, 0, (5, 5), "a place")
 
-    def select(self, _layer):
-        return [0]
+    def after(self, _layer):
+        return self.spot
 
-    def at(self, _layer):
-        return self.z
+    def brought(self, _grid):
+        return ""
 
     def whole(self, patches):
         return patches.flatten(1)
@@ -102,7 +102,7 @@ def test_the_side_of_a_cut_is_that_of_the_largest_entry_before_the_mean_is_taken
         v = scipy.linalg.eigh(d - w, d)[1][:, 1]
         largest, centred = np.abs(v).argmax(), v - v.mean()
         assert centred[largest] * centred[np.abs(centred).argmax()] < 0  # the two rules say different things here
-        assert ncut(Fake(z))[0, largest] > 0
+        assert ncut(Fake(z))[0][0, largest] > 0
 
 
 def test_ncut_refuses_a_large_grid(monkeypatch):
@@ -117,7 +117,7 @@ def test_ncut_finds_a_planted_object():
     z = noise + torch.eye(8)[0]
     planted = [6, 7, 8, 11, 12, 13]
     z[0, planted] = noise[0, planted] + torch.eye(8)[1]
-    found = ncut(Fake(z))
+    found, _ = ncut(Fake(z))
     assert sorted((found[0] > 0).nonzero()[:, 0].tolist()) == planted
 
 

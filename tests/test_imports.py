@@ -157,7 +157,9 @@ def test_all_lists_what_a_module_defines_for_others(path):
     ]
     if not listed or path.name == "__init__.py":
         return
-    defined = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    defined = {
+        node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+    }
     for node in tree.body:
         for target in node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]:
             for name in ast.walk(target) if target else []:

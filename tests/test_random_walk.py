@@ -13,7 +13,7 @@ from vitscope.families.transformers import Transformers
 from vitscope.images import read
 from vitscope.methods import random_walk as module
 from vitscope.pipeline import Scope
-from vitscope.registry import METHODS
+from vitscope.registry import METHODS, Family
 
 PHOTOS = [np.random.default_rng(seed).integers(0, 256, (48, 40, 3), dtype=np.uint8) for seed in range(3)]
 
@@ -137,7 +137,7 @@ def test_what_stands_in_the_way_is_said():
             scope.explain(PHOTOS[0], method="random-walk", **bad)
     with pytest.raises(UsageError, match="no layer 7"):
         scope.explain(PHOTOS[0], method="random-walk", layer=7)
-    windowed = type("Windowed", (), {"isotropic": False})()
+    windowed = type("Windowed", (), {"isotropic": False, "uneven": Family.uneven})()
     assert "do not all see the same tokens" in METHODS.get("random-walk").excuse(windowed)
 
 

@@ -106,6 +106,7 @@ def test_rows_are_explanations_again(finished, tiny_scope):
     fresh = tiny_scope.explain(photos / "3.png", method="rollout")
     np.testing.assert_allclose(again.map, fresh.map, atol=2**-11 * fresh.map.max())
     assert again.frame == fresh.frame
+    assert again.layout.prefix == fresh.layout.prefix
     assert np.array_equal(again.picture.pixels, fresh.picture.pixels)
     told = coco(explanations(out, photo=False))
     assert len(told["annotations"]) == 2 * GOOD

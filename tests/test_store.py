@@ -1,12 +1,14 @@
 """Attention as an operator: rows, folding, pulling and pushing, layer numbers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from vitscope.errors import LayoutError, UsageError
 from vitscope.geometry import TokenLayout
-from vitscope.store import AttentionStore, Dense, Factored, matrix, pull, pull_heads, push
+from vitscope.store import AttentionStore, Dense, Factored, matrix, pull, pull_heads, pull_raising, push
 
 
 def factored(b=2, h=3, n=40, m=40, d=8, seed=0, dtype=torch.float64, bias=None, lse=True, chunk=None):
@@ -59,6 +61,20 @@ def test_pull_is_a_vector_matrix_product(n, m, lse, chunk):
     torch.testing.assert_close(pull_heads(block, r), wanted)
     torch.testing.assert_close(pull(block, r, lambda rows: rows[:, 1]), wanted[:, 1])
     torch.testing.assert_close(pull(Dense("block", dense, chunk), r), wanted.mean(1))
+
+
+@pytest.mark.parametrize("chunk", [None, 7])
+@pytest.mark.parametrize("lse", [True, False])
+@pytest.mark.parametrize(("n", "m"), [(700, 700), (300, 65), (40, 600)])
+def test_attention_that_raises_the_score_is_pulled_alike_by_tiles_and_by_rows(n, m, lse, chunk):
+    block, dense = factored(n=n, m=m, lse=lse, chunk=chunk)
+    draw = torch.Generator().manual_seed(3)
+    v, grad = (torch.randn(2, 3, length, 5, dtype=torch.float64, generator=draw) for length in (m, n))
+    block = replace(block, v=v, grad_out=grad)
+    r = torch.randn(2, n, dtype=torch.float64, generator=draw)
+    raises = (dense * torch.einsum("bhne,bhme->bhnm", grad, v)).relu().mean(1)
+    assert (block.fold(r, raising=True) is not None) == lse
+    torch.testing.assert_close(pull_raising(block, r), torch.einsum("bn,bnm->bm", r, raises))
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 7, 700])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,7 +16,41 @@ from torch import Tensor, nn
 
 from vitscope.errors import MethodError
 
-__all__ = ["Body", "States", "body_of"]
+__all__ = ["Body", "Place", "Spot", "States", "body_of"]
+
+Place: TypeAlias = Literal["norm", "input", "output"]
+
+
+@dataclass(frozen=True, eq=False)
+class Spot:
+    """The tokens at one place of a forward.
+
+    Attributes:
+        raw: the tensor, as the model has it, with its graph where there is one.
+        arrange: from a tensor of its shape to `(B, n, D)`, prefix first, then the patches row by row.
+        prefix: how many prefix tokens; grid: rows and columns of the patches.
+        place: where it is, in words.
+        readout: how much of each token the answer starts from, along the residual path; None where none is read.
+    """
+
+    raw: Tensor
+    arrange: Callable[[Tensor], Float[Tensor, "B n D"]]
+    prefix: int
+    grid: tuple[int, int]
+    place: str
+    readout: Float[Tensor, " n"] | None = None
+
+    def tokens(self) -> Float[Tensor, "B n D"]:
+        """All tokens, in float32 or better, without a graph."""
+        return self._arranged(self.raw.detach())
+
+    def patches(self, x: Tensor | None = None) -> Float[Tensor, "B gh gw D"]:
+        """The patches of a tensor of the same shape, such as a gradient; without one, those of the tokens."""
+        found = self.tokens() if x is None else self._arranged(x)
+        return found[:, self.prefix :].reshape(len(found), *self.grid, -1)
+
+    def _arranged(self, x: Tensor) -> Tensor:
+        return self.arrange(x if x.dtype == torch.float64 else x.float())
 
 
 @dataclass(eq=False)

@@ -153,12 +153,25 @@ class StoreOf:
         return self._event
 
     def _keep(
-        self, events: Iterable[int], block: Factored | Dense, lead: Any, value: Tensor | None, source: Source | None
+        self,
+        events: Iterable[int],
+        block: Factored | Dense,
+        lead: Any,
+        value: Tensor | None,
+        source: Source | None,
+        mixed: Tensor | None = None,
     ) -> None:
+        """One attention call; `mixed` is the softmax that the block holds, where heads are mixed after it."""
         if self._edit is not None:
             self._edit(frozenset(events), tuple(lead), source)
             return
-        if self._gradients and value is not None and source is not None and source.out.requires_grad:
+        if mixed is not None:  # no value belongs to one of these heads: the gradient is taken of the softmax itself
+            source = None
+            if self._gradients and mixed.requires_grad:
+                own = torch.eye(mixed.shape[-1], dtype=mixed.dtype, device=mixed.device)
+                block = replace(block, v=own.expand(*block.shape[:2], -1, -1))
+                source = Source(mixed, four)
+        elif self._gradients and value is not None and source is not None and source.out.requires_grad:
             block = replace(block, v=value.detach())
         else:
             block = replace(block, v=value.detach()) if self._values and value is not None else block

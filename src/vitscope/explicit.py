@@ -187,16 +187,16 @@ class Explicit:
         scores, matrix = pending.scores, matrix.detach()
         lead = matrix.shape[:-2]
         value = None if value is None else four(value.expand(*lead, *value.shape[-2:]))
-        if not pending.same and not _stochastic(
-            matrix
-        ):  # heads are mixed after their softmax: rows as they were before
-            matrix = pending.soft.detach() if pending.soft.shape == matrix.shape else matrix
+        mixed = None
+        if not pending.same and not _stochastic(matrix):  # heads are mixed after their softmax: rows as before
+            mixed = pending.soft if pending.soft.shape == matrix.shape else None
+            matrix = matrix if mixed is None else mixed.detach()
         elif pending.same and scores is not None and not pending.turned:
             factored = _factored(self._where(), scores, matrix)
             if factored is not None:
                 self._keep(pending.events, factored, lead, value, source)
                 return
-        self._keep(pending.events, Dense(self._where(), four(matrix)), lead, value, source)
+        self._keep(pending.events, Dense(self._where(), four(matrix)), lead, value, source, mixed)
 
 
 def _operands(func: Any, args: Any) -> Sequence[Any]:

@@ -32,6 +32,7 @@ FORMATS = (
     TiffImagePlugin.TiffImageFile.format,
 )
 MAX_PIXELS = 100_000_000
+_MANY = 100
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -95,12 +96,13 @@ def read(source: ImageLike) -> Picture:
     return _finish(pixels, _text(path.stem), _text(path), notes)
 
 
-def decoded(data: bytes, source: str) -> Picture:
+def decoded(data: bytes, source: str, most: int | None = None) -> Picture:
     """A Picture from the bytes of a file, as `read` makes it from the file itself.
 
     Args:
         data: the whole file.
         source: where it came from, for messages and provenance.
+        most: pixels that it may have, `MAX_PIXELS` by default; larger ones are refused before they are decoded.
 
     Raises:
         ImageError: as for `read`.
@@ -109,7 +111,7 @@ def decoded(data: bytes, source: str) -> Picture:
     if not data:
         raise ImageError(f"{source} is empty", "the file has no bytes: copy or download it again")
     with _decoding(source), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        pixels, notes = _upright(image, source)
+        pixels, notes = _upright(image, source, most)
     return _finish(pixels, Path(source).stem, source, notes)
 
 
@@ -152,12 +154,12 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         yield image
 
 
-def _upright(image: Image.Image, what: str) -> tuple[UInt8[np.ndarray, "H W 3"], list[str]]:
+def _upright(image: Image.Image, what: str, most: int | None = None) -> tuple[UInt8[np.ndarray, "H W 3"], list[str]]:
     """Decode one frame, turn it upright, and bring it to RGB; say what was done."""
     notes = []
-    if image.width * image.height > MAX_PIXELS:
-        raise _too_large(f"{what} ({image.width} x {image.height})")
-    if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":  # phones append previews to MPO
+    if image.width * image.height > (most or MAX_PIXELS):
+        raise _too_large(f"{what} ({image.width} x {image.height})", most)
+    if (frames := _frames(image)) and image.format != "MPO":  # phones append previews to MPO
         notes.append(f"{f'frame {image.tell() + 1}' if image.tell() else 'first'} of {frames} frames")
     turn = getattr(image, "tag_v2", {}).get(ExifTags.Base.Orientation)  # TIFF turns itself while it loads
     image.load()
@@ -166,6 +168,22 @@ def _upright(image: Image.Image, what: str) -> tuple[UInt8[np.ndarray, "H W 3"],
     if turn in _TURNS:
         notes.append("turned upright by its EXIF orientation")
     return _rgb(image, what, notes), notes
+
+
+def _frames(image: Image.Image) -> str:
+    """How many, empty for one; a TIFF's are counted only so far, since finding the next one costs all before it."""
+    if image.format == TiffImagePlugin.TiffImageFile.format:
+        at = image.tell()
+        try:
+            image.seek(_MANY)
+        except EOFError:
+            pass
+        else:
+            return f"more than {_MANY}"
+        finally:
+            image.seek(at)
+    count = getattr(image, "n_frames", 1)
+    return str(count) if count > 1 else ""
 
 
 def _orientation(image: Image.Image) -> int:
@@ -216,5 +234,5 @@ def _finish(pixels: UInt8[np.ndarray, "H W 3"], name: str, source: str, notes: l
     return Picture(np.ascontiguousarray(pixels), name, source, tuple(notes))
 
 
-def _too_large(what: str) -> ImageError:
-    return ImageError(f"{what} is larger than {MAX_PIXELS // 1_000_000} million pixels", "shrink or crop it first")
+def _too_large(what: str, most: int | None = None) -> ImageError:
+    return ImageError(f"{what} is larger than {(most or MAX_PIXELS) / 1e6:g} million pixels", "shrink or crop it first")

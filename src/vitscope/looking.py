@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from vitscope.body import Body
+from vitscope.body import Body, States
 from vitscope.errors import MethodError, UsageError
 from vitscope.images import ImageLike, read
 from vitscope.methods.attention import attention
@@ -78,7 +78,7 @@ def lens(
     assert isinstance(scope.body, Body)
     pixels, _ = scope._prepared(picture, size)
     forward = scope._forward([pixels], tokens=True)
-    assert forward.states is not None
+    assert isinstance(forward.states, States)
     results = []
     for number in range(len(forward.store)):
         e = scope.explain(picture, method="logit-lens", layer=number, target=target, size=size, progress=progress)
@@ -122,7 +122,7 @@ def statistics(
         raise UsageError("importance follows one target at a time")
     picture = read(image)
     pixels, frame = scope._prepared(picture, size)
-    forward, drops = scope._forward([pixels], tokens=True), None
+    forward, drops = scope._forward([pixels], tokens=isinstance(scope.body, Body)), None
     if importance:
         assert forward.store.answer is not None
         own = target is None and not scope.family.classifies(forward.store.answer)
@@ -133,4 +133,5 @@ def statistics(
         drops = head_importance(forward.store, scope.model, forward.pixels, scorer, scope._answer, batch_size, tick)
     told = scope._told(options, METHODS.get("attention"), {}, None, picture)
     told = {name: value for name, value in told.items() if name not in _OF_METHODS}
-    return statistics_of(forward.store, frame, forward.states or str(scope.body), importance=drops, provenance=told)
+    states = forward.states if isinstance(forward.states, States) else str(scope.body)
+    return statistics_of(forward.store, frame, states, importance=drops, provenance=told)

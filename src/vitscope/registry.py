@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
     from vitscope.capturing import StoreOf
     from vitscope.store import AttentionStore
+    from vitscope.tracing.stages import Stages
 
 __all__ = ["FAMILIES", "METHODS", "RENDERERS", "Family", "Method", "Option", "Registry", "method", "renderer"]
 
 T = TypeVar("T")
+_NO_CLS = TokenLayout((), (2, 2), "mean")
 
 
 class Registry(Generic[T]):
@@ -104,6 +106,7 @@ class Method:
         sums_to_one: the weights of all tokens add up to one.
         on_subject: is given a `Subject`, not an `AttentionStore`.
         needs_tokens: wants the tokens between the model's blocks.
+        needs_patches: wants the patch tokens of one layer, on whatever grid this layer has.
         needs_bag: drops or moves tokens: places must be known to the model from its tokens alone.
         needs_values: wants the values that attention weighs, and the projection after them.
         correction: the gradient rules that belong to the method; empty where the caller chooses.
@@ -121,6 +124,7 @@ class Method:
     sums_to_one: bool = False
     on_subject: bool = False
     needs_tokens: bool = False
+    needs_patches: bool = False
     needs_bag: bool = False
     needs_values: bool = False
     correction: str = ""
@@ -139,8 +143,23 @@ class Method:
     def excuse(self, family: "Family") -> str:
         """Why the method does not apply to this model, or an empty string where it does."""
         if self.whole and not family.isotropic:
-            return "its layers do not all see the same tokens (windows, merging or reduced keys)"
+            return f"{self._need}, and {family.uneven()}"
         return self.refuses(family.layout())
+
+    @property
+    def works_on(self) -> str:
+        """For which kind of model: `any` that is understood, or `plain` ones, whose layers all see the same tokens."""
+        if self.needs_bag:
+            return "plain, no position bias"
+        if self.whole:
+            return "plain, with CLS" if self.refuses(_NO_CLS) else "plain"
+        return "any, own grid" if self.needs_patches else "any"
+
+    @property
+    def _need(self) -> str:
+        if self.needs_bag:
+            return "it leaves the same tokens out of all blocks"
+        return f"it {'reads' if self.needs_tokens else 'multiplies the attention of'} the same tokens in every layer"
 
     def check(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The full set of options, defaults filled in.
@@ -224,6 +243,14 @@ class Family(ABC):
         """Does every layer see all tokens of the layout?"""
         return True
 
+    def uneven(self) -> str:
+        """How the layers differ in the tokens that they see, in words; of use where `isotropic` is false."""
+        return "this model's layers do not all see the same tokens (windows, merging or reduced keys)"
+
+    def stages(self, size: tuple[int, int] | None = None) -> "Stages | str":
+        """The blocks and the grids of their tokens at an input of `(Hi, Wi)` pixels, or why they cannot be told."""
+        return "where its blocks' tokens lie on the picture is not known"
+
     def order(self) -> "torch.Tensor | None":
         """Where the layout's tokens stand among the model's, where they do not stand in its order."""
         return None
@@ -271,6 +298,7 @@ def method(
     sums_to_one: bool = False,
     on_subject: bool = False,
     needs_tokens: bool = False,
+    needs_patches: bool = False,
     needs_bag: bool = False,
     needs_values: bool = False,
     correction: str = "",
@@ -297,8 +325,9 @@ def method(
                 refuses=refuses,
                 whole=whole or needs_tokens or needs_bag,
                 sums_to_one=sums_to_one,
-                on_subject=on_subject or needs_tokens or needs_bag,
+                on_subject=on_subject or needs_tokens or needs_patches or needs_bag,
                 needs_tokens=needs_tokens or needs_bag,
+                needs_patches=needs_patches,
                 needs_bag=needs_bag,
                 needs_values=needs_values,
                 correction=correction,

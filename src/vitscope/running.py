@@ -14,10 +14,11 @@ from vitscope.advice import Advice, advise
 from vitscope.body import Body, States, body_of
 from vitscope.capturing import capture, evaluating, frozen
 from vitscope.correction import Correction
-from vitscope.errors import MethodError, UsageError, VitscopeError
+from vitscope.errors import LayoutError, MethodError, UsageError, VitscopeError
 from vitscope.geometry import Frame, TokenLayout
 from vitscope.images import Picture, read
 from vitscope.methods.refine import spread
+from vitscope.methods.rollout_variants import without_lengths
 from vitscope.options import Failure, Options, options_of
 from vitscope.provenance import padding_share, provenance
 from vitscope.registry import METHODS, Family, Method
@@ -25,6 +26,7 @@ from vitscope.result import Explanation
 from vitscope.store import AttentionStore
 from vitscope.subject import Subject
 from vitscope.targets import Scorer, SimilarTo, Target, Text, feature_of, scorer_of
+from vitscope.tracing.stages import StagedStates, Stages
 
 __all__ = ["Runner"]
 
@@ -39,11 +41,11 @@ class _Forward:
 
     store: AttentionStore
     pixels: Tensor
-    states: States | None
+    states: States | StagedStates | None
 
     def tokens(self) -> Tensor:
         """The tokens after the last block."""
-        assert self.states is not None
+        assert isinstance(self.states, States)
         return self.states.at(len(self.states.tokens) - 1).detach()
 
 
@@ -76,6 +78,8 @@ class Runner:
         """The blocks that tokens go through, or why they cannot be told."""
         if not self.family.batches:
             return _ONE_ROW
+        if not self.family.isotropic:
+            return self.family.uneven()
         pixels = self._noise()
         store = self._forward([*pixels]).store
         names = [block.name for block in store.blocks]
@@ -105,6 +109,21 @@ class Runner:
             same = False
         return "" if same else "its blocks know places themselves (position bias or rotation): tokens cannot be dropped"
 
+    @cached_property
+    def valueless(self) -> str:
+        """Empty where it was seen what each layer does with its values; else where it was not."""
+        store = self._forward([*self._noise()[:1]], values=True).store
+        return next((reason for block in store.blocks if (reason := without_lengths(block))), "")
+
+    def stages(self, size: tuple[int, int] | None = None) -> Stages | str:
+        """The blocks of a model whose layers do not all see the same tokens, or why they cannot be told."""
+        if not self.family.batches:
+            return _ONE_ROW
+        try:
+            return self.family.stages(size)
+        except LayoutError as error:
+            return str(error)
+
     def _noise(self) -> Tensor:
         """Two pictures to try the model on; few patches where it takes any number of them."""
         height, width = getattr(self.family, "input", None) or (224, 224)
@@ -118,6 +137,11 @@ class Runner:
         reason = method.excuse(self.family)
         if not reason and method.needs_tokens:
             reason = self.body if isinstance(self.body, str) else ""
+        if not reason and method.needs_patches and isinstance(self.body, str):
+            found = self.stages()
+            reason = found if isinstance(found, str) else ""
+        if not reason and method.needs_values:
+            reason = self.valueless
         return reason or (self.bag if method.needs_bag else "")
 
     def predictions(self, store: AttentionStore, row: int = 0) -> list[tuple[str, float]]:
@@ -160,12 +184,19 @@ class Runner:
             stack.enter_context(torch.set_grad_enabled(gradients))
             if gradients:
                 stack.enter_context(frozen(model))
-            if tokens and isinstance(self.body, Body):
-                states = stack.enter_context(self.body.watched())
+            if tokens:
+                states = self._watched(stack, (pixels.shape[2], pixels.shape[3]))
             store_of = stack.enter_context(capture(model, gradients=gradients, correction=correction, values=values))
             answer = self.family.answer(pixels)
         store = self.family.attention(store_of, (pixels.shape[2], pixels.shape[3]), answer)
         return _Forward(store, pixels, states)
+
+    def _watched(self, stack: ExitStack, size: tuple[int, int]) -> States | StagedStates | None:
+        """The tokens of the next forward of pictures of that size, where they can be told."""
+        if isinstance(self.body, Body):
+            return stack.enter_context(self.body.watched())
+        found = self.stages(size)
+        return None if isinstance(found, str) else stack.enter_context(found.watched(self.model))
 
     def _answer(self, pixels: Tensor) -> Tensor:
         """The model's answer, nothing looked at."""
@@ -248,7 +279,7 @@ class Runner:
     ) -> list[list[Explanation | Failure]]:
         """One list for each picture of a batch, with one outcome for each target."""
         correction = Correction(method.correction or chosen.gradient)  # type: ignore[arg-type]
-        tokens = method.needs_tokens or chosen.refine != "none"
+        tokens = method.needs_tokens or method.needs_patches or chosen.refine != "none"
         forward = self._forward(
             [pixels for _, _, pixels, _ in part], method.needs_gradient, correction, tokens, method.needs_values
         )

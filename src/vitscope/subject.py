@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vitscope.body import Body, States
+from vitscope.body import Body, Place, Spot, States
 from vitscope.errors import MethodError
 from vitscope.geometry import TokenLayout
 from vitscope.store import AttentionStore
+from vitscope.tracing.stages import StagedStates
 
 __all__ = ["Subject"]
 
@@ -41,7 +42,7 @@ class Subject:
     score: Float[Tensor, " B"]
     run: Callable[[Tensor, Tensor], Tensor]
     answer: Callable[[Tensor], Tensor]
-    states: States | None = None
+    states: States | StagedStates | None = None
     body: Body | None = None
     seed: int = 0
     batch: int = 8
@@ -78,20 +79,72 @@ class Subject:
     @property
     def tokens(self) -> States:
         """The tokens of the plain forward."""
-        if self.states is None:
+        if not isinstance(self.states, States):
             raise MethodError("this method was not given the model's tokens", "register it with needs_tokens=True")
         return self.states
 
+    def spot(self, layer: int, at: Place) -> Spot:
+        """The tokens at one place of a layer's block; where layers do not all see the same tokens, on their own grid.
+
+        Args:
+            layer: block, from 0, or from the end with negative numbers.
+            at: what its first `norm` gives (its input, where there is none), its `input`, or its `output`.
+
+        Raises:
+            UsageError: no such layer, or no grid of tokens there.
+        """
+        (number,) = self.store.select(layer)
+        if isinstance(self.states, StagedStates):
+            return self.states.spot(number, at)
+        normed = self.tokens.normed[number] if at == "norm" else None
+        place = f"{'first norm' if at == 'norm' else at} of block {number}"
+        if at == "norm" and normed is None:
+            place = f"input of block {number}, which has no norm"
+        raw = self.tokens.tokens[number + (at == "output")] if normed is None else normed
+        row = torch.from_numpy(self.layout.readout()).to(raw) if at == "output" else None
+        return Spot(raw, self.tokens.arrange, len(self.layout.prefix), self.layout.grid, place, row)
+
+    def after(self, layer: int) -> Spot:
+        """The tokens after a layer's block; where it hands on prefix tokens alone, the patches that it leaves as is."""
+        (number,) = self.store.select(layer)
+        return self.states.after(number) if isinstance(self.states, StagedStates) else self.spot(layer, "output")
+
     def whole(self, patches: Float[Tensor, "B gh gw"]) -> Float[Tensor, "B N"]:
-        """Values of the patches as values of all tokens: the prefix gets nothing."""
-        flat = patches.flatten(1)
+        """Values of the patches, of any grid, as values of all tokens: the prefix gets nothing.
+
+        Each patch of the layout gets the value of the token on whose cell of the picture its centre lies; on a grid
+        finer than the layout's, the mean over the tokens whose centres lie on it.
+        """
+        rows, columns = (_onto(n, to, patches) for n, to in zip(patches.shape[1:], self.layout.grid, strict=True))
+        flat = (rows @ patches @ columns.T).flatten(1)
         return torch.cat([flat.new_zeros(len(flat), len(self.layout.prefix)), flat], 1)
+
+    def brought(self, grid: tuple[int, int]) -> str:
+        """What `whole` does to a map of this grid, in words; empty where it is the layout's."""
+        if grid == self.layout.grid:
+            return ""
+        (gh, gw), (rows, columns) = self.layout.grid, grid
+        return f"made on {rows} x {columns} tokens, each drawn on those of the {gh} x {gw} patches that it stands for"
+
+    def gathered(self, patches: Float[Tensor, "B P"], grid: tuple[int, int]) -> Float[Tensor, "B p"]:
+        """Weights of the layout's patches as weights of the tokens of another grid, on which they lie."""
+        laid = patches.reshape(len(patches), *self.layout.grid)
+        rows, columns = (_onto(n, to, laid) for n, to in zip(grid, self.layout.grid, strict=True))
+        return (rows.T @ laid @ columns).flatten(1)
 
     def per_patch(self, values: Float[Tensor, "B Hi Wi"]) -> Float[Tensor, "B gh gw"]:
         """The sum of pixel values over each patch's cell of the picture."""
         gh, gw = self.layout.grid
         rows, columns = (_cells(n, cells, values) for n, cells in zip(values.shape[1:], (gh, gw), strict=True))
         return rows @ values @ columns.T
+
+
+def _onto(cells: int, others: int, like: Tensor) -> Tensor:
+    """`(others, cells)`, rows summing to one: which of `cells` along one side belong to each of `others`."""
+    if cells > others:
+        shares = _cells(cells, others, like)
+        return shares / shares.sum(1, keepdim=True)
+    return _cells(others, cells, like).T
 
 
 def _cells(pixels: int, cells: int, like: Tensor) -> Tensor:

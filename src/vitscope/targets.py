@@ -20,6 +20,7 @@ __all__ = [
     "Text",
     "class_number",
     "feature_of",
+    "said",
     "scorer_of",
     "similar_to",
     "text",
@@ -86,6 +87,15 @@ def worded(words: str) -> Target:
     if colon and kind in ("text", "like"):
         return text(rest.strip()) if kind == "text" else similar_to(rest.strip())
     return words
+
+
+def said(target: Target) -> str | None:
+    """What a flag would say for this target, the way back from `worded`; None where no flag can."""
+    if isinstance(target, Text):
+        return f"text:{target.words}"
+    if isinstance(target, SimilarTo):
+        return f"like:{target.image}" if isinstance(target.image, str) else None
+    return str(target) if isinstance(target, (int, str)) else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from vitscope.apps.commands.bench import bench
 from vitscope.apps.commands.explain import explain
 from vitscope.apps.commands.measure import measure
 from vitscope.apps.commands.report import report
+from vitscope.apps.commands.serve import serve
 from vitscope.apps.commands.sheets import alike, compare, heads, lens
 from vitscope.apps.commands.statistics import statistics
 from vitscope.apps.commands.view import view
@@ -32,6 +33,7 @@ app = typer.Typer(
 for command in (
     explain,
     view,
+    serve,
     measure,
     statistics,
     heads,

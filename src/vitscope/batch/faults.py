@@ -10,6 +10,7 @@ __all__ = ["POINTS", "reach"]
 POINTS = (
     "after-lock",
     "after-plan",
+    "during-decode",
     "after-decode",
     "after-forward",
     "before-shard-write",
@@ -25,18 +26,20 @@ POINTS = (
 _times: Counter[str] = Counter()
 
 
-def reach(point: str) -> None:
+def reach(point: str, source: str = "") -> None:
     """Say that a point is reached.
 
-    `VITSCOPE_FAULT=POINT` kills the process there, as `kill -9` does; `POINT:3` the third time; `POINT=ENOSPC` or
-    another name of an error number raises that error, each time from then on.
+    `VITSCOPE_FAULT=POINT` kills the process there, as `kill -9` does; `POINT:3` the third time; `POINT@03.png` with a
+    picture whose source ends so; `POINT=ENOSPC` or another name of an error number raises that error, each time from
+    then on.
     """
     wanted = os.environ.get("VITSCOPE_FAULT")
     if not wanted:
         return
     where, _, error = wanted.partition("=")
-    name, _, nth = where.partition(":")
-    if name != point:
+    place, _, ending = where.partition("@")
+    name, _, nth = place.partition(":")
+    if name != point or not source.endswith(ending):
         return
     _times[point] += 1
     if _times[point] < int(nth or 1):

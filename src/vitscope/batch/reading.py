@@ -11,6 +11,7 @@ import numpy as np
 
 from vitscope.batch.containers import opened
 from vitscope.batch.contract import Ref
+from vitscope.batch.faults import reach
 from vitscope.errors import ImageError
 from vitscope.images import Picture, decoded, read
 
@@ -45,6 +46,7 @@ def reading() -> Iterator[Reader]:
 
 
 def _picture(ref: Ref, rows: "_RowGroup", video: "_Video") -> tuple[Picture, str]:
+    reach("during-decode", ref.source)
     if ref.kind == "broken":
         raise ImageError(f"{ref.source} {ref.column}", "copy or download it again")
     if ref.kind == "video":

@@ -98,7 +98,8 @@ def explanations(out: str | Path, *, photo: bool = True) -> Iterator[Explanation
 def explanation_of(row: Mapping[str, Any], *, photo: bool = True) -> Explanation:
     """A row that is fine as an explanation, its map as exact as the data set keeps it.
 
-    The roles of prefix tokens are not kept: they are called `prefix 1`, `prefix 2` ..., and the pooling is not known.
+    How the model reads out is not kept, and the names of prefix tokens are not in rows of older versions, where they
+    are `prefix 1`, `prefix 2` ...
 
     Args:
         row: all columns.
@@ -110,12 +111,12 @@ def explanation_of(row: Mapping[str, Any], *, photo: bool = True) -> Explanation
     if row["map"] is None:
         raise ResultError(f"{row['source']} was not explained: {row['error']}")
     size = (row["width"], row["height"])
-    names = tuple(f"prefix {number + 1}" for number in range(len(row["prefix"])))
+    names = row.get("prefix_names") or [f"prefix {number + 1}" for number in range(len(row["prefix"]))]
     return Explanation(
         map=map_of(row),
         prefix=np.array(row["prefix"], np.float32),
         method=row["method"],
-        layout=TokenLayout(names, (row["grid_rows"], row["grid_columns"]), "mean"),
+        layout=TokenLayout(tuple(names), (row["grid_rows"], row["grid_columns"]), "mean"),
         frame=Frame(size, tuple(row["box"]), (row["input_height"], row["input_width"])),
         target=row["target"],
         score=row["score"],

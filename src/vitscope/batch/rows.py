@@ -49,6 +49,7 @@ _FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("error_kind", pa.string()),
     ("overlay", pa.string()),
     ("provenance", pa.string()),
+    ("prefix_names", pa.list_(pa.string())),
 )
 # of the provenance, what has columns of its own, and what changes nothing in a row
 _OF_ONE = ("source", "notes", "target", "score", "batch_size")
@@ -94,6 +95,7 @@ def row_of(
         "notes": [str(note) for note in e.provenance.get("notes", ())],
         "overlay": overlay,
         "provenance": json.dumps(made, sort_keys=True, ensure_ascii=False),
+        "prefix_names": list(e.layout.prefix),
         **{name: number.value for name, number in numbers.items()},
         **{f"{name}_random": number.random for name, number in numbers.items()},
     }

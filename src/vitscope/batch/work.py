@@ -6,9 +6,9 @@ few others, ahead of it by as many pictures as fit into `Plan.ahead` bytes, acro
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -22,6 +22,7 @@ from vitscope.batch.rows import failed_row, row_of, table_of
 from vitscope.errors import VitscopeError
 
 if TYPE_CHECKING:
+    from vitscope.batch.suspects import Watch
     from vitscope.pipeline import Prepared, Scope
     from vitscope.result import Explanation
 
@@ -78,7 +79,8 @@ def outcomes(
     *,
     out: Path | None = None,
     advance: Advance = lambda images, failed: None,
-) -> Iterator[Outcome]:
+    watch: "Watch | None" = None,
+) -> Generator[Outcome, None, None]:
     """The outcome of each task, in their order.
 
     Args:
@@ -87,11 +89,17 @@ def outcomes(
         scope: the model.
         out: the output folder, for overlays.
         advance: called with how many more pictures are done, and how many of them failed.
+        watch: told what is in work, and asked what is not to be.
 
     What goes wrong with a picture is in its rows. That the questions fit the model is looked at before, by `run`.
     """
     questions = questions_of(scope, plan, settle=False)
-    with _ahead(tasks, plan, scope) as stream:
+
+    def explain(items: list[_Item], shard: _Shard) -> None:
+        with watch.working(*(item.ref for item in items)) if watch else nullcontext():
+            _explain(scope, plan, questions, items, shard, out, advance)
+
+    with _ahead(tasks, plan, scope, watch) as stream:
         shard: _Shard | None = None
         waiting: dict[tuple[int, int], list[_Item]] = {}
         for task, item in stream:
@@ -105,13 +113,13 @@ def outcomes(
                 size = item.prepared.frame.input
                 waiting.setdefault(size, []).append(item)
                 if len(waiting[size]) >= _most(plan, scope, size):
-                    _explain(scope, plan, questions, waiting.pop(size), shard, out, advance)
+                    explain(waiting.pop(size), shard)
                 elif sum(item.nbytes for items in waiting.values() for item in items) > plan.ahead:
                     fullest = max(waiting, key=lambda size: (len(waiting[size]), size))
-                    _explain(scope, plan, questions, waiting.pop(fullest), shard, out, advance)
+                    explain(waiting.pop(fullest), shard)
             if item.place == len(task.refs) - 1:
                 for size in sorted(waiting):
-                    _explain(scope, plan, questions, waiting[size], shard, out, advance)
+                    explain(waiting[size], shard)
                 waiting.clear()
                 yield shard.outcome(plan)
 
@@ -189,26 +197,28 @@ def _failed(questions: tuple[Question, ...], item: _Item, error: VitscopeError) 
 
 
 @contextmanager
-def _ahead(tasks: Iterable[Task], plan: Plan, scope: "Scope") -> Iterator[Iterator[tuple[Task, _Item]]]:
+def _ahead(
+    tasks: Iterable[Task], plan: Plan, scope: "Scope", watch: "Watch | None"
+) -> Iterator[Iterator[tuple[Task, _Item]]]:
     """The pictures of all tasks in their order, made ready by threads, and not too many at a time."""
     from vitscope.batch.threads import decoders
 
     keep = bool(plan.overlays or plan.metrics)
     with reading() as fetch, ThreadPoolExecutor(plan.workers or decoders(), "vitscope-decode") as pool:
         try:
-            yield _stream(tasks, pool, plan, scope, fetch, keep)
+            yield _stream(tasks, pool, plan, lambda ref, place: _item(scope, plan, fetch, ref, place, keep, watch))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _stream(
-    tasks: Iterable[Task], pool: ThreadPoolExecutor, plan: Plan, scope: "Scope", fetch: Reader, keep: bool
+    tasks: Iterable[Task], pool: ThreadPoolExecutor, plan: Plan, make: Callable[[Ref, int], _Item]
 ) -> Iterator[tuple[Task, _Item]]:
     lock, held, seen, total = Lock(), 0, 0, 0
 
     def ready(ref: Ref, place: int) -> _Item:
         nonlocal held, seen, total
-        item = _item(scope, plan, fetch, ref, place, keep)
+        item = make(ref, place)
         with lock:
             held, total, seen = held + item.nbytes, total + item.nbytes, seen + 1
         return item
@@ -240,12 +250,17 @@ def _stream(
         yield task, item
 
 
-def _item(scope: "Scope", plan: Plan, fetch: Reader, ref: Ref, place: int, keep: bool) -> _Item:
+def _item(
+    scope: "Scope", plan: Plan, fetch: Reader, ref: Ref, place: int, keep: bool, watch: "Watch | None" = None
+) -> _Item:
     """Read, hash, decode and preprocess one picture; what goes wrong is its own."""
+    if watch and (error := watch.verdict(ref)):
+        return _Item(ref, place, error=error)
     sha256 = ""
     try:
-        picture, sha256 = fetch(ref)
-        prepared = scope.prepare(picture, size=plan.size)
+        with watch.working(ref) if watch else nullcontext():
+            picture, sha256 = fetch(ref)
+            prepared = scope.prepare(picture, size=plan.size)
     except VitscopeError as error:
         return _Item(ref, place, sha256, error=error)
     except Exception as error:  # a preprocessing that breaks on one picture

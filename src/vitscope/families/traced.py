@@ -16,6 +16,7 @@ from vitscope.geometry import TokenLayout
 from vitscope.registry import Family
 from vitscope.store import AttentionStore, Call, Dense, Factored
 from vitscope.tracing.chain import blocks_of, chain_of, sources_of
+from vitscope.tracing.stages import Stages, stages_of
 from vitscope.tracing.trace import Trace, trace
 
 __all__ = ["Traced", "answer_of", "hash_of"]
@@ -101,6 +102,26 @@ class Traced(Family):
     def weights(self) -> str:  # type: ignore[override]
         """The SHA-256 of the parameters in memory."""
         return hash_of(self.model)
+
+    def uneven(self) -> str:
+        """How many queries and keys one attention of each layer has, beside what plain methods expect."""
+        found = self.traced()
+        tokens, kinds = found.layout.tokens, list(dict.fromkeys(found.sizes))
+        seen = ", ".join(f"{n} x {m}" for n, m in kinds[:6]) + (" and others" if len(kinds) > 6 else "")
+        return (
+            f"this model's layers do not all see the same tokens (windows, merging or reduced keys): expected "
+            f"{tokens} queries x {tokens} keys in each, seen {seen or 'no attention in a residual'}"
+        )
+
+    def stages(self, size: tuple[int, int] | None = None) -> Stages | str:
+        """The blocks and the grids of their tokens at that size, found the first time."""
+        if self.given is not None:
+            return "its layout was stated, so nothing is known of the grids of its layers"
+        known: dict[tuple[int, int], Stages | str] = self.__dict__.setdefault("_stages", {})
+        size = size or self.input
+        if size not in known:
+            known[size] = stages_of(self._at_once, self.model, size, self.traced(size))
+        return known[size]
 
     def order(self) -> Tensor | None:
         """Where the layout's tokens stand among the model's, where they do not stand in its order."""

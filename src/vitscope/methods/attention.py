@@ -1,11 +1,12 @@
 """Raw attention: what the readout row of one layer attends to."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.methods.fusion import Fusion, fuse_heads
 from vitscope.registry import method
-from vitscope.store import AttentionStore, LayerSpec, pull
+from vitscope.store import AttentionStore, Block, LayerSpec, pull
 
 __all__ = ["attention", "attention_received"]
 
@@ -51,7 +52,6 @@ def attention(
     passes="1 forward",
     source="column sums of Vaswani et al. 2017, equation 1; as sinks: Xiao et al. 2024, Darcet et al. 2024",
     sums_to_one=True,
-    whole=True,
 )
 def attention_received(
     store: AttentionStore, *, layers: LayerSpec = "-1", head: Fusion | int = "mean"
@@ -65,6 +65,9 @@ def attention_received(
         layers: which layers take part; the last by default.
         head: `mean`, `max` or `min` over heads, or one head's number.
 
+    Where layers do not all see the same tokens, each layer's part is shared among the tokens that its keys were made
+    of; N counts the queries of all windows, padding included.
+
     Returns:
         `(B, N)`, each in [0, 1], summing to one over all tokens, the prefix included.
 
@@ -73,8 +76,10 @@ def attention_received(
         empty background are sinks.
     """
     chosen = store.select(layers)
-    first = store[chosen[0]]
-    r = store.seed().new_full((first.shape[0], first.shape[2]), 1 / first.shape[2])
-    total = sum(pull(store[layer], r, fuse_heads(store[layer], head)) for layer in chosen)
-    assert isinstance(total, Tensor)
-    return total / len(chosen)
+
+    def seen(block: Block) -> Float[Tensor, "b M"]:
+        b, _, n, _ = block.shape
+        alike = torch.full((b, n), store.pictures / (b * n), device=block.device)
+        return pull(block, alike, fuse_heads(block, head))
+
+    return torch.stack([store.received(layer, seen) for layer in chosen]).sum(0) / len(chosen)

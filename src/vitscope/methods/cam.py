@@ -1,52 +1,39 @@
-"""Class activation maps on patch tokens: activations weighed by what their gradients say of the target."""
+"""Class activation maps on patch tokens: activations weighed by what their gradients say of the target.
 
-from typing import Literal, TypeAlias
+Where layers do not all see the same tokens (windows, merging), the map is made on the grid that the chosen layer has,
+the last stage's by default, and each of its tokens drawn on the patches that it stands for; the result's notes say so.
+"""
+
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitscope.body import Place, Spot
 from vitscope.errors import UsageError
 from vitscope.registry import method
 from vitscope.subject import Subject
 
 __all__ = ["eigencam", "gradcam", "gradcam_plus_plus", "hirescam", "layercam"]
 
-Place = Literal["norm", "input", "output"]
 Named: TypeAlias = tuple[Float[Tensor, "B N"], list[str]]
 _TINY = 1e-7
 
 
-def _raw(subject: Subject, layer: int, at: Place) -> Tensor:
-    """The tensor whose tokens are activations, as the model has it."""
-    states = subject.tokens
-    (number,) = subject.store.select(layer)
-    normed = states.normed[number]
-    if at == "norm" and normed is not None:
-        return normed
-    return states.tokens[number + (at == "output")]
-
-
-def _patches(subject: Subject, layer: int, at: Place) -> tuple[Float[Tensor, "B gh gw D"], Float[Tensor, "B gh gw D"]]:
+def _patches(
+    subject: Subject, layer: int, at: Place
+) -> tuple[Spot, Float[Tensor, "B gh gw D"], Float[Tensor, "B gh gw D"]]:
     """Activations of the patches, and the score's gradient there."""
-    raw = _raw(subject, layer, at)
-    (grad,) = subject.gradients([raw])
-    return _laid(subject, raw.detach()), _laid(subject, grad)
+    spot = subject.spot(layer, at)
+    (grad,) = subject.gradients([spot.raw])
+    return spot, spot.patches(), spot.patches(grad)
 
 
-def _named(subject: Subject, patches: Tensor, layer: int, at: Place) -> tuple[Tensor, list[str]]:
+def _named(subject: Subject, patches: Tensor, spot: Spot) -> tuple[Tensor, list[str]]:
     """The map of all tokens, and for each picture a note that names the layer."""
-    (number,) = subject.store.select(layer)
-    where = f"{'first norm' if at == 'norm' else at} of block {number}"
-    if at == "norm" and subject.tokens.normed[number] is None:
-        where = f"input of block {number}, which has no norm"
-    return subject.whole(patches), [f"activations taken at the {where}"] * len(patches)
-
-
-def _laid(subject: Subject, raw: Tensor) -> Float[Tensor, "B gh gw D"]:
-    patches = subject.tokens.arrange(raw)[:, len(subject.layout.prefix) :]
-    patches = patches if patches.dtype == torch.float64 else patches.float()
-    return patches.reshape(len(patches), *subject.layout.grid, -1)
+    told = [f"activations taken at the {spot.place}", subject.brought(spot.grid)]
+    return subject.whole(patches), ["; ".join(part for part in told if part)] * len(patches)
 
 
 @method(
@@ -55,7 +42,7 @@ def _laid(subject: Subject, raw: Tensor) -> Float[Tensor, "B gh gw D"]:
     source="Selvaraju et al. 2017, equations 1 and 2, on patch tokens",
     needs_gradient=True,
     uses_target=True,
-    needs_tokens=True,
+    needs_patches=True,
 )
 def gradcam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
     """Channels of the patch tokens, each weighed by its mean gradient.
@@ -77,9 +64,9 @@ def gradcam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
     Cost: one forward and one backward.
     Limits: one weight for a channel everywhere; made for pooled convolutions, where that is exact.
     """
-    z, grad = _patches(subject, layer, at)
+    spot, z, grad = _patches(subject, layer, at)
     _reached(grad, layer, at)
-    return _named(subject, (z * grad.mean((1, 2), keepdim=True)).sum(-1).clamp_min(0), layer, at)
+    return _named(subject, (z * grad.mean((1, 2), keepdim=True)).sum(-1).clamp_min(0), spot)
 
 
 @method(
@@ -88,7 +75,7 @@ def gradcam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
     source="Chattopadhay et al. 2018, equations 5, 6 and 19, on patch tokens",
     needs_gradient=True,
     uses_target=True,
-    needs_tokens=True,
+    needs_patches=True,
 )
 def gradcam_plus_plus(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
     """Grad-CAM whose channel weights favour gradients at places where the channel is strong.
@@ -111,12 +98,12 @@ def gradcam_plus_plus(subject: Subject, *, layer: int = -1, at: Place = "norm") 
     Limits: its weights assume activations that are not negative, which tokens are not: a changes its sign, and is
         cut off where its denominator is 0.
     """
-    z, g = _patches(subject, layer, at)
+    spot, z, g = _patches(subject, layer, at)
     _reached(g, layer, at)
     below = 2 + z.sum((1, 2), keepdim=True) * g  # both sides of a divided by g^2, which may be too small to square
     share = torch.where((g != 0) & (below.abs() > _TINY), 1 / below, torch.zeros_like(g))
     weights = (share * g.clamp_min(0)).sum((1, 2), keepdim=True)
-    return _named(subject, (z * weights).sum(-1).clamp_min(0), layer, at)
+    return _named(subject, (z * weights).sum(-1).clamp_min(0), spot)
 
 
 @method(
@@ -125,7 +112,7 @@ def gradcam_plus_plus(subject: Subject, *, layer: int = -1, at: Place = "norm") 
     source="Draelos & Carin 2020, equation 5, on patch tokens",
     needs_gradient=True,
     uses_target=True,
-    needs_tokens=True,
+    needs_patches=True,
 )
 def hirescam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
     """Each patch token times the score's gradient at it.
@@ -146,9 +133,9 @@ def hirescam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
     Cost: one forward and one backward.
     Limits: negative evidence is cut off, as in Grad-CAM.
     """
-    z, grad = _patches(subject, layer, at)
+    spot, z, grad = _patches(subject, layer, at)
     _reached(grad, layer, at)
-    return _named(subject, (z * grad).sum(-1).clamp_min(0), layer, at)
+    return _named(subject, (z * grad).sum(-1).clamp_min(0), spot)
 
 
 @method(
@@ -157,7 +144,7 @@ def hirescam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
     source="Jiang et al. 2021, equations 6 to 8, on patch tokens",
     needs_gradient=True,
     uses_target=True,
-    needs_tokens=True,
+    needs_patches=True,
 )
 def layercam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
     """Each patch token times the positive part of the gradient at it.
@@ -178,16 +165,16 @@ def layercam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
     Cost: one forward and one backward.
     Limits: a channel that is negative and should be more so counts for nothing, though it may raise the score.
     """
-    z, grad = _patches(subject, layer, at)
+    spot, z, grad = _patches(subject, layer, at)
     _reached(grad, layer, at)
-    return _named(subject, (z * grad.clamp_min(0)).sum(-1).clamp_min(0), layer, at)
+    return _named(subject, (z * grad.clamp_min(0)).sum(-1).clamp_min(0), spot)
 
 
 @method(
     "eigencam",
     passes="1 forward",
     source="Muhammad & Yeasin 2020, equations 4 and 5, on patch tokens",
-    needs_tokens=True,
+    needs_patches=True,
 )
 def eigencam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
     """The patch tokens along their first right singular vector.
@@ -206,12 +193,13 @@ def eigencam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
     Cost: one forward, and one D x D eigenvector of each picture.
     Limits: class-agnostic: the strongest common direction, whatever it means. For its mean removed see `pca`.
     """
-    z = _laid(subject, _raw(subject, layer, at).detach())
+    spot = subject.spot(layer, at)
+    z = spot.patches()
     flat = z.flatten(1, 2)
     direction = torch.linalg.eigh(flat.transpose(1, 2) @ flat).eigenvectors[..., -1]
     projected = (z * direction[:, None, None]).sum(-1)
     sign = torch.where(projected.mean((1, 2), keepdim=True) < 0, -1.0, 1.0)
-    return _named(subject, projected * sign.to(projected.dtype), layer, at)
+    return _named(subject, projected * sign.to(projected.dtype), spot)
 
 
 def _reached(grad: Tensor, layer: int, at: Place) -> None:

@@ -1,12 +1,19 @@
-"""What the tokens themselves say: directions, likeness, cuts, and what the model's head reads in each."""
+"""What the tokens themselves say: directions, likeness, cuts, and what the model's head reads in each.
+
+Where layers do not all see the same tokens (windows, merging), `pca`, `similarity` and `ncut` compare the tokens of the
+chosen layer, the last stage's by default, on the grid that they have; each is then drawn on the patches that it stands
+for, and the result's notes say so.
+"""
 
 import re
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitscope.body import Spot
 from vitscope.errors import MethodError, UsageError
 from vitscope.methods.attention import attention
 from vitscope.registry import method
@@ -14,28 +21,24 @@ from vitscope.subject import Subject
 
 __all__ = ["evolution", "logit_lens", "ncut", "pca", "pca_rgb", "similarity"]
 
+Named: TypeAlias = Float[Tensor, "B N"] | tuple[Float[Tensor, "B N"], list[str]]
 _MOST_PATCHES = 4000
 _TAU, _WEAK = 0.2, 1e-5
 
 
-def _tokens(subject: Subject, layer: int) -> Float[Tensor, "B N D"]:
-    """The tokens after a block."""
-    (number,) = subject.store.select(layer)
-    tokens = subject.tokens.at(number + 1).detach()
-    return tokens if tokens.dtype == torch.float64 else tokens.float()
-
-
-def _laid(subject: Subject, patches: Float[Tensor, "B P"]) -> Float[Tensor, "B N"]:
-    return subject.whole(patches.reshape(len(patches), *subject.layout.grid))
+def _laid(subject: Subject, patches: Float[Tensor, "B P"], spot: Spot) -> Named:
+    """Values of a layer's patches as those of all tokens, and what was done to the grid."""
+    told = subject.brought(spot.grid)
+    return subject.whole(patches.reshape(len(patches), *spot.grid)), [told] * len(patches) if told else []
 
 
 @method(
     "pca",
     passes="1 forward",
     source="Hotelling 1933; on patch tokens: Amir et al. 2022, Oquab et al. 2023, figure 1",
-    needs_tokens=True,
+    needs_patches=True,
 )
-def pca(subject: Subject, *, layer: int = -1, component: int = 0) -> Float[Tensor, "B N"]:
+def pca(subject: Subject, *, layer: int = -1, component: int = 0) -> Named:
     """The patch tokens of each picture along one of their principal directions.
 
     Formula: `m_j = (z_j - mean_i z_i) u_k`, u_k the k-th eigenvector of the patch tokens' covariance, the largest
@@ -55,7 +58,8 @@ def pca(subject: Subject, *, layer: int = -1, component: int = 0) -> Float[Tenso
     Cost: one forward, and one D x D eigenproblem of each picture.
     Limits: class-agnostic; on pictures without one object against a background the first direction may be anything.
     """
-    z = _tokens(subject, layer)[:, len(subject.layout.prefix) :]
+    spot = subject.after(layer)
+    z = spot.tokens()[:, spot.prefix :]
     if not 0 <= component < min(z.shape[1:]):
         raise UsageError(f"there is no component {component}", f"components are 0 to {min(z.shape[1:]) - 1}")
     z = z - z.mean(1, keepdim=True)
@@ -63,8 +67,9 @@ def pca(subject: Subject, *, layer: int = -1, component: int = 0) -> Float[Tenso
     values = (z * directions[:, None, :, -1 - component]).sum(-1)
     with torch.no_grad():
         looked = attention(subject.store)[:, len(subject.layout.prefix) :].to(values.dtype)
+    looked = looked if spot.grid == subject.layout.grid else subject.gathered(looked, spot.grid)
     along = (values * (looked - looked.mean(1, keepdim=True))).sum(1, keepdim=True)
-    return _laid(subject, torch.where(along < 0, -values, values))
+    return _laid(subject, torch.where(along < 0, -values, values), spot)
 
 
 def pca_rgb(tokens: Float[np.ndarray, "P D"], grid: tuple[int, int]) -> Float[np.ndarray, "gh gw 3"]:
@@ -84,12 +89,13 @@ def pca_rgb(tokens: Float[np.ndarray, "P D"], grid: tuple[int, int]) -> Float[np
     "similarity",
     passes="1 forward",
     source="cosine of token features, as in Amir et al. 2022, section 4",
-    needs_tokens=True,
+    needs_patches=True,
 )
-def similarity(subject: Subject, *, layer: int = -1, query: str = "readout") -> Float[Tensor, "B N"]:
+def similarity(subject: Subject, *, layer: int = -1, query: str = "readout") -> Named:
     """How alike each patch token is to what is read out, or to one patch.
 
-    Formula: `m_j = cos(z_j, z_q)`, z_q the mean of tokens by the readout row (CLS, or the mean patch), or one patch.
+    Formula: `m_j = cos(z_j, z_q)`, z_q the mean of tokens by the readout row (CLS, or the mean patch), or one patch. In
+    models whose last blocks change CLS alone (CaiT), both as the block's first norm has them.
 
     Args:
         subject: the pictures.
@@ -97,33 +103,52 @@ def similarity(subject: Subject, *, layer: int = -1, query: str = "readout") -> 
         query: `readout`, or `row,column` of a patch, from 0.
 
     Returns:
-        `(B, N)`, each in [-1, 1]; prefix tokens have theirs too.
+        `(B, N)`, each in [-1, 1]; prefix tokens have theirs too, where all layers see them.
 
     Raises:
-        UsageError: no such patch.
+        UsageError: no such patch, or a readout token that this layer's tokens do not hold.
 
     Cost: one forward.
     Limits: class-agnostic. Features of some models share a large common part: look at differences, not at values.
     """
-    z, (gh, gw) = _tokens(subject, layer), subject.layout.grid
+    spot, (gh, gw) = subject.after(layer), subject.layout.grid
+    z = spot.tokens()
     if query == "readout":
-        row = torch.from_numpy(subject.layout.readout()).to(z)
+        spot, row = _with_readout(subject, spot, layer)
+        z, row = spot.tokens(), row.to(z)
     else:
         match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", query)
         if match is None or int(match[1]) >= gh or int(match[2]) >= gw:
             raise UsageError(f"'{query}' is no patch", f"rows are 0 to {gh - 1}, columns 0 to {gw - 1}")
-        row = torch.zeros(z.shape[1]).to(z)
-        row[len(subject.layout.prefix) + int(match[1]) * gw + int(match[2])] = 1
-    return torch.cosine_similarity(z, torch.einsum("n,bnd->bd", row, z)[:, None], dim=-1)
+        asked = torch.zeros(1, gh, gw).to(z)
+        asked[0, int(match[1]), int(match[2])] = 1
+        asked = subject.gathered(asked.flatten(1), spot.grid)[0]
+        row = torch.cat([asked.new_zeros(spot.prefix), asked / asked.sum()])
+    cosines = torch.cosine_similarity(z, torch.einsum("n,bnd->bd", row, z)[:, None], dim=-1)
+    if spot.prefix == len(subject.layout.prefix) and spot.grid == subject.layout.grid:
+        return cosines
+    return _laid(subject, cosines[:, spot.prefix :], spot)
+
+
+def _with_readout(subject: Subject, spot: Spot, layer: int) -> tuple[Spot, Tensor]:
+    """The tokens that what is read out is among, and how much of each it is."""
+    if spot.readout is not None:
+        return spot, spot.readout
+    normed, layout = subject.spot(layer, "norm"), subject.layout
+    if (normed.prefix, normed.grid) != (len(layout.prefix), layout.grid):
+        raise UsageError(
+            f"what is read out is not among the tokens at the {spot.place}", "ask for a patch: query='row,column'"
+        )
+    return normed, torch.from_numpy(layout.readout())
 
 
 @method(
     "ncut",
     passes="1 forward",
     source="Shi & Malik 2000, equation 6; on tokens: TokenCut, Wang et al. 2022, section 3.2",
-    needs_tokens=True,
+    needs_patches=True,
 )
-def ncut(subject: Subject, *, layer: int = -1) -> Float[Tensor, "B N"]:
+def ncut(subject: Subject, *, layer: int = -1) -> Named:
     """The object by a normalised cut of the graph of patches that are alike.
 
     Formula: `m = v`, the eigenvector of the second smallest eigenvalue of `(D - W) v = λ D v`, `W_ij = 1` where
@@ -138,12 +163,15 @@ def ncut(subject: Subject, *, layer: int = -1) -> Float[Tensor, "B N"]:
         `(B, N)`, signed, scaled so that the largest size is 1; the prefix gets 0.
 
     Raises:
-        MethodError: more than 4,000 patches: W is a P x P matrix.
+        MethodError: more than 4,000 patches, since W is a P x P matrix, or but one.
 
     Cost: one forward, and the eigenvectors of one P x P matrix a picture, O(P^3).
     Limits: class-agnostic; one object against one background. TokenCut takes keys of the last layer, this its tokens.
     """
-    z = torch.nn.functional.normalize(_tokens(subject, layer)[:, len(subject.layout.prefix) :].double(), dim=-1)
+    spot = subject.after(layer)
+    z = torch.nn.functional.normalize(spot.tokens()[:, spot.prefix :].double(), dim=-1)
+    if z.shape[1] < 2:
+        raise MethodError(f"there is but one patch token at the {spot.place}: nothing to cut", "ask an earlier layer=")
     if z.shape[1] > _MOST_PATCHES:
         raise MethodError(
             f"ncut makes a matrix of all patches with all: {z.shape[1]} are more than {_MOST_PATCHES}",
@@ -157,7 +185,7 @@ def ncut(subject: Subject, *, layer: int = -1) -> Float[Tensor, "B N"]:
         v = root * vectors[:, 1]
         seed, v = v.abs().argmax(), v - v.mean()
         parts.append(v / v.abs().max() * torch.where(v[seed] < 0, -1.0, 1.0))
-    return _laid(subject, torch.stack(parts).float())
+    return _laid(subject, torch.stack(parts).float(), spot)
 
 
 @method(

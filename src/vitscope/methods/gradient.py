@@ -1,17 +1,14 @@
 """Attention weighed by gradients: where attention went that mattered to the score."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.errors import UsageError
 from vitscope.registry import method
-from vitscope.store import AttentionStore, Block, LayerSpec, pull
+from vitscope.store import AttentionStore, Block, LayerSpec, budget, pull, pull_raising, raising, walk
 
 __all__ = ["attention_gradcam", "grad_rollout", "grad_sam", "relevance"]
-
-
-def _positive(rows: Float[Tensor, "B H n M"], grads: Float[Tensor, "B H n M"]) -> Float[Tensor, "B n M"]:
-    return (rows * grads).clamp_min(0).mean(1)
 
 
 def _layers(layers: LayerSpec, start: int | None) -> LayerSpec:
@@ -34,7 +31,8 @@ def relevance(store: AttentionStore, *, layers: LayerSpec = None, start: int | N
 
     Formula: `R <- R + Ā_l R` from the first layer to the last, starting with `R = I`, where
     `Ā_l = mean_h relu(dy/dA_l * A_l)`; the map is `s R` with s the readout row. Only that row is carried, from the last
-    layer to the first: `r <- r + r Ā_l`.
+    layer to the first: `r <- r + r Ā_l`. In windowed and hierarchical models Ā_l is block-diagonal, and merging and
+    pooling stand between the layers: `R <- M R`, M the mean over what they read, as for `rollout`.
 
     Args:
         store: a store that was differentiated.
@@ -45,10 +43,11 @@ def relevance(store: AttentionStore, *, layers: LayerSpec = None, start: int | N
         `(B, N)`, not negative, in units of the score; its sum says nothing. The readout token itself holds at least 1.
 
     Cost: one forward and one backward, then each layer's rows once, chunk by chunk; memory linear in tokens.
-    Limits: negative evidence is cut off in each head; values and MLPs count through the gradient alone.
+    Limits: negative evidence is cut off in each head; values and MLPs count through the gradient alone. The readout row
+        itself lies under the map: with mean pooling a floor on every patch, beside which small gradients hardly show.
     """
     chosen = store.select(_layers(layers, start))
-    return store.carry(chosen, lambda block, r: pull(block, r, weigh=_positive), 1.0, 1.0)
+    return store.carry(chosen, pull_raising, 1.0, 1.0)
 
 
 @method(
@@ -57,13 +56,13 @@ def relevance(store: AttentionStore, *, layers: LayerSpec = None, start: int | N
     source="after Gildenblat 2020 and Chefer, Gur, Wolf 2021 (CVPR), equation 13; order of Abnar & Zuidema 2020",
     needs_gradient=True,
     uses_target=True,
-    whole=True,
 )
 def grad_rollout(store: AttentionStore, *, layers: LayerSpec = None, start: int | None = None) -> Float[Tensor, "B N"]:
     """Rollout of the attention that raises the score.
 
     Formula: `m = s Â_L ... Â_1` with `Â_l = rownormalise(I + mean_h relu(dy/dA_l * A_l))`: each row divided by its own
-    sum, after the identity is added.
+    sum, after the identity is added. In windowed and hierarchical models Â_l stands between the operators of merging
+    and pooling, as for `rollout`.
 
     Args:
         store: a store that was differentiated.
@@ -78,29 +77,16 @@ def grad_rollout(store: AttentionStore, *, layers: LayerSpec = None, start: int 
         at the patches alone.
     """
 
-    def attend(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
-        def weigh(rows: Float[Tensor, "B H n M"], grads: Float[Tensor, "B H n M"]) -> Float[Tensor, "B n M"]:
-            positive = _positive(rows, grads)
-            return positive / (1 + positive.sum(-1, keepdim=True))
+    def weigh(rows: Float[Tensor, "B H n M"], grads: Float[Tensor, "B H n M"]) -> Float[Tensor, "B n M"]:
+        positive = raising(rows, grads)
+        return positive / (1 + positive.sum(-1, keepdim=True))
 
-        pulled = pull(block, r, weigh=weigh)
-        # what a row does not hand on it keeps: 1 / (1 + sum) of its weight
-        kept = r * (1 - _row_sums(block, weigh))
-        return kept + pulled
+    def kept(block: Block) -> Float[Tensor, "B N"]:
+        sums = [raising(block.rows(part), block.grad_rows(part)).sum(-1) for part in walk(block)]
+        return 1 / (1 + torch.cat(sums, 1))
 
-    return store.carry(store.select(_layers(layers, start)), attend, 0.0, 1.0)
-
-
-def _row_sums(block: Block, weigh: object) -> Float[Tensor, "B N"]:
-    import torch
-
-    b, h, n, m = block.shape
-    step = block.chunk or max(1, 2**20 // (b * h * m))
-    parts = []
-    for begin in range(0, n, step):
-        sel = slice(begin, min(begin + step, n))
-        parts.append(weigh(block.rows(sel), block.grad_rows(sel)).sum(-1))  # type: ignore[operator]
-    return torch.cat(parts, 1)
+    chosen = store.select(_layers(layers, start))
+    return store.carry(chosen, lambda block, r: pull(block, r, weigh=weigh), kept, 1.0)
 
 
 @method(
@@ -109,7 +95,6 @@ def _row_sums(block: Block, weigh: object) -> Float[Tensor, "B N"]:
     source="Barkan et al. 2021, equation 4",
     needs_gradient=True,
     uses_target=True,
-    whole=True,
 )
 def grad_sam(store: AttentionStore, *, layers: LayerSpec = None) -> Float[Tensor, "B N"]:
     """How much attention each token receives that raises the score, over all layers, heads and queries.
@@ -120,20 +105,25 @@ def grad_sam(store: AttentionStore, *, layers: LayerSpec = None) -> Float[Tensor
         store: a store that was differentiated.
         layers: which layers take part; all by default.
 
+    Where layers do not all see the same tokens, each layer's part is shared among the tokens that its keys were made
+    of; N counts the queries of all windows, padding included.
+
     Returns:
         `(B, N)`, not negative, in units of the score.
 
-    Cost: one forward and one backward, then each layer's rows once; memory linear in tokens.
+    Cost: one forward and one backward, then each layer's rows once; memory linear in tokens. Through windows or merging
+        also a short pass back through the averaged network for each layer.
     Limits: layers are added, not composed: it tells where tokens are read, at any depth, not what reaches the answer.
     """
     chosen = store.select(layers)
-    first = store[chosen[0]]
-    r = store.seed().new_full((first.shape[0], first.shape[2]), 1 / first.shape[2])
-    parts = [pull(store[layer], r, weigh=_positive) for layer in chosen]
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total / len(parts)
+
+    def seen(block: Block) -> Float[Tensor, "b M"]:
+        b, _, n, _ = block.shape
+        alike = torch.full((b, n), store.pictures / (b * n), device=block.device)
+        return pull_raising(block, alike)
+
+    parts = [store.received(layer, seen) for layer in chosen]
+    return torch.stack(parts).sum(0) / len(parts)
 
 
 @method(
@@ -142,7 +132,6 @@ def grad_sam(store: AttentionStore, *, layers: LayerSpec = None) -> Float[Tensor
     source="Selvaraju et al. 2017, equations 1, 2, on attention; Chefer, Gur, Wolf 2021 (CVPR), section 4",
     needs_gradient=True,
     uses_target=True,
-    whole=True,
 )
 def attention_gradcam(store: AttentionStore, *, layer: int = -1) -> Float[Tensor, "B N"]:
     """One layer's attention from the readout row, each head weighed by its mean gradient.
@@ -153,15 +142,27 @@ def attention_gradcam(store: AttentionStore, *, layer: int = -1) -> Float[Tensor
         store: a store that was differentiated.
         layer: from 0, or from the end with negative numbers.
 
+    Where layers do not all see the same tokens, s is taken to that layer along residuals, j counts the keys of all its
+    windows, and the result is shared among the tokens that these were made of.
+
     Returns:
         `(B, N)`, not negative, in units of the score.
 
     Cost: one forward and one backward, and one row (with mean pooling: all rows of one layer).
     Limits: of the last layer only; a head's sign is one number for all patches.
     """
-    block, r = store[layer], store.seed()
-    chosen = (r != 0).any(0).nonzero().squeeze(1)
-    weights = r[:, None, chosen, None]
-    attention = (weights * block.rows(chosen)).sum(2)
-    heads = (weights * block.grad_rows(chosen)).sum(2).mean(-1, keepdim=True)
-    return (heads * attention).sum(1).clamp_min(0)
+
+    def attend(block: Block, r: Float[Tensor, "b N"]) -> Float[Tensor, "b M"]:
+        asked = (r != 0).any(0).nonzero().squeeze(1)
+        b, h, _, m = block.shape
+        attention, slopes = r.new_zeros(b, h, m), r.new_zeros(b, h, m)
+        for part in torch.split(asked, block.chunk or max(1, budget(block.device) // (b * h * m))):
+            weights = r[:, None, part, None]
+            attention = attention + (weights * block.rows(part)).sum(2)
+            slopes = slopes + (weights * block.grad_rows(part)).sum(2)
+        heads = slopes.mean(-1).reshape(store.pictures, -1, h).mean(1, keepdim=True)
+        each = heads.expand(-1, b // store.pictures, -1).reshape(b, h, 1)
+        return (each * attention).sum(1).clamp_min(0)
+
+    (number,) = store.select(layer)
+    return store.through(number, attend)

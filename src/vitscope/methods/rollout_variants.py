@@ -11,7 +11,7 @@ from vitscope.registry import method
 from vitscope.store import Block, LayerSpec, pull, push
 from vitscope.subject import Subject
 
-__all__ = ["outlying_from", "sink_rollout", "value_rollout"]
+__all__ = ["outlying_from", "sink_rollout", "value_rollout", "without_lengths"]
 
 _SINK_DEVIATIONS = 6
 
@@ -21,7 +21,6 @@ _SINK_DEVIATIONS = 6
     passes="1 forward",
     source="Kobayashi et al. 2020, equation 4, in the rollout of Abnar & Zuidema 2020, equation 1",
     sums_to_one=True,
-    whole=True,
     on_subject=True,
     needs_values=True,
 )
@@ -48,7 +47,7 @@ def value_rollout(subject: Subject, *, layers: LayerSpec = None, alpha: float = 
     if not 0 <= alpha <= 1:
         raise UsageError(f"alpha is a weight in [0, 1], not {alpha}")
 
-    def attend(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
+    def attend(block: Block, r: Float[Tensor, "b N"]) -> Float[Tensor, "b M"]:
         lengths = transformed_lengths(block)
 
         def fuse(rows: Float[Tensor, "B H n M"]) -> Float[Tensor, "B n M"]:
@@ -61,14 +60,19 @@ def value_rollout(subject: Subject, *, layers: LayerSpec = None, alpha: float = 
     return store.carry(store.select(layers), attend, alpha, 1 - alpha)
 
 
+def without_lengths(block: Block) -> str:
+    """Why the lengths of a block's values are not known, or an empty string where they are."""
+    v, weight = block.v, block.project  # type: ignore[attr-defined]
+    if v is not None and weight is not None and weight.shape[1] == v.shape[1] * v.shape[3]:
+        return ""
+    return f"the projection after the attention of {block.name} was not seen: the lengths of values are not known"
+
+
 def transformed_lengths(block: Block) -> Float[Tensor, "B H M"]:
     """`||v_hj W_h||` for each head and token: from `v^T (W W^T) v`, so that nothing of the model's width is made."""
+    if reason := without_lengths(block):
+        raise MethodError(reason, "use rollout")
     v, weight = block.v, block.project  # type: ignore[attr-defined]
-    if v is None or weight is None:
-        raise MethodError(
-            f"the projection after the attention of {block.name} was not seen: the lengths of values are not known",
-            "use rollout",
-        )
     h, e = v.shape[1], v.shape[3]
     per_head = weight.float().reshape(weight.shape[0], h, e).permute(1, 0, 2)
     gram = per_head.transpose(1, 2) @ per_head

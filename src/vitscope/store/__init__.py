@@ -12,8 +12,8 @@ Letters: B images, H heads, N query tokens, M key tokens, D head width.
 """
 
 from vitscope.store.attention import AttentionStore, Call, Chain, LayerSpec, Source
-from vitscope.store.blocks import Block, Dense, Factored, Selection
-from vitscope.store.pulling import Fuse, Weigh, matrix, pull, pull_heads, push, walk
+from vitscope.store.blocks import Block, Dense, Factored, Selection, budget
+from vitscope.store.pulling import Fuse, Weigh, matrix, pull, pull_heads, pull_raising, push, raising, walk
 
 __all__ = [
     "AttentionStore",
@@ -27,9 +27,12 @@ __all__ = [
     "Selection",
     "Source",
     "Weigh",
+    "budget",
     "matrix",
     "pull",
     "pull_heads",
+    "pull_raising",
     "push",
+    "raising",
     "walk",
 ]

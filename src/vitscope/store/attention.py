@@ -18,6 +18,7 @@ __all__ = ["AttentionStore", "Call", "Chain", "LayerSpec", "Source"]
 
 LayerSpec: TypeAlias = str | int | slice | Sequence[int] | None
 Attend: TypeAlias = Callable[[Block, Tensor], Tensor]
+Keep: TypeAlias = float | Callable[[Block], Tensor]
 
 
 @runtime_checkable
@@ -29,7 +30,7 @@ class Chain(Protocol):
         """The layers, first layer first."""
         ...
 
-    def pull(self, layers: Sequence[int], attend: Attend, keep: float, mix: float) -> Float[Tensor, "B N"]:
+    def pull(self, layers: Sequence[int], attend: Attend, keep: Keep, mix: float) -> Float[Tensor, "B N"]:
         """The readout taken back to the finest tokens: `r <- keep r + mix attend(block, r)` at each of `layers`."""
         ...
 
@@ -189,13 +190,37 @@ class AttentionStore:
         start[len(self.layout.prefix) + row * columns + column] = 1
         return replace(self, pool=None, start=start)
 
-    def carry(self, layers: Sequence[int], attend: Attend, keep: float, mix: float) -> Float[Tensor, "B N"]:
+    @property
+    def pictures(self) -> int:
+        """How many pictures: blocks may have windows beside them on their first axis."""
+        return self.blocks[0].shape[0] if self.answer is None else len(self.answer)
+
+    def received(self, layer: int, weights: Callable[[Block], Float[Tensor, "b M"]]) -> Float[Tensor, "B N"]:
+        """Weights of one layer's keys as weights of the layout's tokens: what a key was made of shares its weight.
+
+        Args:
+            layer: its number.
+            weights: from the layer's block to weights of its keys, a row for each of the block's windows.
+        """
+        return self.through(layer, lambda block, _: weights(block))
+
+    def through(self, layer: int, attend: Attend) -> Float[Tensor, "B N"]:
+        """`carry` over one layer without its residual, and without what reaches the answer past this layer.
+
+        Some tokens go around a layer's residual: patches around a class attention, or another branch.
+        """
+        if self.chain is None:
+            return attend(self.blocks[layer], self.seed())
+        past = self.chain.pull([layer], lambda block, r: r.new_zeros(len(r), block.shape[3]), 0.0, 1.0)
+        return self.chain.pull([layer], attend, 0.0, 1.0) - past
+
+    def carry(self, layers: Sequence[int], attend: Attend, keep: Keep, mix: float) -> Float[Tensor, "B N"]:
         """Take the readout row back through layers: `r <- keep r + mix attend(block, r)`, the last layer first.
 
         Args:
             layers: which take part, ascending; around any other a token's weight stays where it is.
             attend: from a block and weights of its queries to weights of its keys, such as `pull`.
-            keep: weight of the residual path.
+            keep: weight of the residual path: one for all, or from a block to one for each of its queries.
             mix: weight of attention.
 
         Returns:
@@ -206,7 +231,8 @@ class AttentionStore:
         r = self.seed()
         for layer in reversed(layers):
             pulled = attend(self.blocks[layer], r)
-            r = keep * r + mix * pulled if keep else mix * pulled
+            kept = keep(self.blocks[layer]) if callable(keep) else keep
+            r = kept * r + mix * pulled if isinstance(kept, Tensor) or kept else mix * pulled
         return r
 
     def in_chunks(self, chunk: int) -> "AttentionStore":

@@ -56,8 +56,8 @@ class Block(Protocol):
         """The gradient of the score with respect to the chosen rows, in a store that was differentiated."""
         ...
 
-    def fold(self, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"] | None:
-        """`r` times the mean over heads in one cheap sweep, or None where only rows can be had."""
+    def fold(self, r: Float[Tensor, "B N"], *, raising: bool = False) -> Float[Tensor, "B M"] | None:
+        """`r` times the mean over heads of A, or of `relu(A * dy/dA)`; None where only rows can be had."""
         ...
 
 
@@ -112,8 +112,10 @@ class Factored:
         """The gradient of the score with respect to those rows of attention: `dy/dA = (dy/dO) v^T`, exactly."""
         return _grad_rows(self, sel)
 
-    def fold(self, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"] | None:
+    def fold(self, r: Float[Tensor, "B N"], *, raising: bool = False) -> Float[Tensor, "B M"] | None:
         """`sum_i r_i mean_h A_hij`, from `A_ij = exp(scale q_i.k_j - lse_i)`: no softmax pass, tile by tile.
+
+        With `raising`, of `relu(A * dy/dA) = A * relu(dy/dA)` instead of A, in a store that was differentiated.
 
         Powers of two are taken instead of e, which costs half on a CPU. Weights below 2^-80 count as 2^-80: far below
         the resolution of the sum, and it keeps denormal numbers out, which are slow.
@@ -124,19 +126,25 @@ class Factored:
         q, k = _precise(self.q).flatten(0, 1), _precise(self.k).flatten(0, 1).transpose(1, 2)
         shift = (_precise(self.lse) * -_LOG2_E).to(q.dtype).reshape(b * h, n, 1)
         weight = r.to(q.dtype)[:, None].expand(b, h, n).reshape(b * h, 1, n)
+        grad, v = (x.flatten(0, 1) for x in _gradient(self)) if raising else (None, None)
         out = q.new_zeros(b * h, 1, m)
-        tall = self.chunk or TILE_QUERIES
+        tall = -(-n // -(-n // (self.chunk or TILE_QUERIES)))  # none much smaller than the others
         wide = _TILE_KEYS if self.device.type == "cpu" else m
-        group = max(1, budget(self.device) // (tall * min(wide, m)))
-        tile = q.new_empty(min(group, b * h) * min(tall, n) * min(wide, m))
+        group = max(1, budget(self.device) // (tall * min(wide, m) * (1 + raising)))
+        tiles = q.new_empty(1 + raising, min(group, b * h) * tall * min(wide, m))
         for heads in slices(b * h, group):
             for keys in slices(m, wide):
                 part, total = k[heads, :, keys], out[heads, :, keys]
                 for queries in slices(n, tall):
                     here = q[heads, queries]
-                    a = tile[: here.shape[0] * here.shape[1] * part.shape[2]].view(*here.shape[:2], part.shape[2])
+                    shape = (*here.shape[:2], part.shape[2])
+                    a = tiles[0, : math.prod(shape)].view(shape)
                     torch.baddbmm(shift[heads, queries], here, part, alpha=self.scale * _LOG2_E, out=a)
                     a.clamp_(min=-80).exp2_()
+                    if grad is not None and v is not None:
+                        rise = tiles[1, : a.numel()].view(shape)
+                        torch.bmm(grad[heads, queries], v[heads, :, keys], out=rise)
+                        a.mul_(rise.clamp_(min=0))
                     total.baddbmm_(weight[heads, :, queries], a)
         return out.view(b, h, m).mean(1)
 
@@ -171,16 +179,21 @@ class Dense:
         """The gradient of the score with respect to those rows of attention: `dy/dA = (dy/dO) v^T`, exactly."""
         return _grad_rows(self, sel)
 
-    def fold(self, r: Float[Tensor, "B N"]) -> None:
+    def fold(self, r: Float[Tensor, "B N"], *, raising: bool = False) -> None:
         """Nothing cheaper than rows here."""
         return
 
 
 def _grad_rows(block: Factored | Dense, sel: Selection) -> Tensor:
+    grad, v = _gradient(block)
+    return torch.matmul(grad[:, :, index_of(sel, block.shape[2])], v)
+
+
+def _gradient(block: Factored | Dense) -> tuple[Float[Tensor, "B H N E"], Float[Tensor, "B H E M"]]:
+    """The two factors of `dy/dA`."""
     if block.v is None or block.grad_out is None:
         raise MethodError(f"no gradient is known of {block.name}", "store.differentiate(score) comes first")
-    grad = _precise(block.grad_out[:, :, index_of(sel, block.shape[2])])
-    return torch.matmul(grad, _precise(block.v).transpose(-1, -2))
+    return _precise(block.grad_out), _precise(block.v).transpose(-1, -2)
 
 
 def index_of(sel: Selection, length: int) -> slice | Tensor:

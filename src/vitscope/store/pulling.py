@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vitscope.store.blocks import TILE_QUERIES, Block, budget, slices
 
-__all__ = ["Fuse", "Weigh", "matrix", "pull", "pull_heads", "push", "walk"]
+__all__ = ["Fuse", "Weigh", "matrix", "pull", "pull_heads", "pull_raising", "push", "raising", "walk"]
 
 Fuse: TypeAlias = Callable[[Float[Tensor, "B H n M"]], Float[Tensor, "B n M"]]
 Weigh: TypeAlias = Callable[[Float[Tensor, "B H n M"], Float[Tensor, "B H n M"]], Float[Tensor, "B n M"]]
@@ -43,6 +43,21 @@ def pull(
         part = r[:, chunk].to(fused.dtype)
         out = out + (part @ fused[0] if len(fused) == 1 else torch.bmm(part[:, None], fused).squeeze(1))
     return out
+
+
+def pull_raising(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"]:
+    """`r mean_h relu(A * dy/dA)`: taken back along the attention that raises the score; as `pull` in all else.
+
+    Cost: at most one attention and its gradient, no softmax pass where the kernel gave the log-sum-exp.
+    """
+    many = len(_active(r)) > TILE_QUERIES // 2 and len(r) == block.shape[0]
+    folded = block.fold(r, raising=True) if many else None
+    return pull(block, r, weigh=raising) if folded is None else folded
+
+
+def raising(rows: Float[Tensor, "B H n M"], grads: Float[Tensor, "B H n M"]) -> Float[Tensor, "B n M"]:
+    """The attention that raises the score, mean over heads: `mean_h relu(A * dy/dA)`."""
+    return (rows * grads).clamp_min(0).mean(1)
 
 
 def pull_heads(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B H M"]:

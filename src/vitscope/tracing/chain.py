@@ -8,12 +8,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitscope.capturing import Seen
-from vitscope.errors import LayoutError
-from vitscope.store import Block, Chain, Dense, Factored, Source
+from vitscope.errors import LayoutError, UsageError
+from vitscope.store import Block, Chain, Dense, Factored, Source, pull
 from vitscope.tracing.shadow import Plan
 from vitscope.tracing.trace import NO_HEADS, Run, Trace, averaged, prefix_tokens
 
 __all__ = ["OperatorChain", "blocks_of", "chain_of", "sources_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Averages:
+    """One run of the averaged network: its output, the parts that its finest tokens are, and tokens from outside."""
+
+    out: Tensor
+    parts: list[tuple[Tensor, int]]
+    leaves: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,68 +31,114 @@ class OperatorChain:
 
     `pull` starts from what the answer is read from and goes back, operator by operator, to the finest tokens: through
     windows, merging and pooling as the model's own code has them, and through each layer's residual as it is told.
+    Attention in no residual (a pooling's, LeViT's between its stages) is gone through as it is, its heads' mean.
     """
 
     trace: Trace
     plan: Plan
-    out: Tensor
-    parts: list[tuple[Tensor, int]]
-    leaves: tuple[Tensor, ...]
+    averages: Averages
+    again: Callable[[Plan], Averages]
     blocks: tuple[Block, ...]
     seen: dict[int, Seen]
 
     def pull(
-        self, layers: Sequence[int], attend: Callable[[Block, Tensor], Tensor], keep: float, mix: float
+        self,
+        layers: Sequence[int],
+        attend: Callable[[Block, Tensor], Tensor],
+        keep: float | Callable[[Block], Tensor],
+        mix: float,
     ) -> Float[Tensor, "B N"]:
-        """Weights of the finest tokens, prefix first: `r <- keep r + mix attend(block, r)` at each of `layers`."""
+        """Weights of the finest tokens, prefix first: `r <- keep r + mix attend(block, r)` at each of `layers`.
+
+        A `keep` for each query is carried forward to where its residual is: another run of the averaged network.
+        """
         numbers = {event: i for i, event in enumerate(self.trace.layers)}
+        active = frozenset(self.trace.layers[layer] for layer in layers)
 
         def through(event: int, r: Tensor) -> Tensor:
-            lead, axis = self.seen[event].lead, self.trace.heads[event]
-            if event in numbers and event not in self.plan.active:  # its residual hands everything to the other end
+            if event in numbers and event not in active:  # its residual hands everything to the other end
                 return r.new_zeros(*r.shape[:-1], self.seen[event].block.shape[3])
-            block = self.blocks[numbers[event]] if event in numbers else _reheaded(self.seen[event], axis)
-            heads = block.shape[1]
-            apart = (*lead, 1) if axis == NO_HEADS else lead
-            flat = r.reshape(*apart, r.shape[-1]).movedim(len(apart) - 1 if axis == NO_HEADS else axis, -2)
-            weights = flat.reshape(-1, heads, r.shape[-1]).sum(1)
-            pulled = attend(block, weights).to(r.dtype) / heads
-            spread = pulled[:, None].expand(-1, heads, -1).reshape(*flat.shape[:-1], pulled.shape[-1])
-            return spread.movedim(-2, len(apart) - 1 if axis == NO_HEADS else axis).reshape(
-                *r.shape[:-1], pulled.shape[-1]
-            )
+            rows = self._rows(event)
+            if event in numbers:
+                pulled = attend(self.blocks[numbers[event]], rows.together(r)).to(r.dtype)
+            else:  # a pooling at the end, or tokens that only attention makes: weights go where it looked
+                pulled = pull(_reheaded(self.seen[event], rows.axis), rows.together(r)).to(r.dtype)
+            return rows.apart(pulled / rows.heads).reshape(*r.shape[:-1], pulled.shape[-1])
 
-        self.plan.keep, self.plan.mix, self.plan.attend = keep, mix, through
-        self.plan.active = frozenset(self.trace.layers[layer] for layer in layers)
+        plan, averages = self.plan, self.averages
+        if callable(keep):
+            if mix != 1.0:
+                raise UsageError("a weight of the residual path for each query goes with the weight 1 of attention")
+            told = {event: self._rows(event).apart(keep(self.blocks[numbers[event]])) for event in active}
+            plan = Plan(1.0, 1.0, active, through, told)
+            averages = self.again(plan)
+        else:
+            plan.keep, plan.mix, plan.active, plan.attend = keep, mix, active, through
         with torch.inference_mode(False), torch.enable_grad():
-            tensors = [*(values for values, _ in self.parts), *self.leaves]
-            grads = torch.autograd.grad(self.out.sum(), tensors, retain_graph=True, allow_unused=True)
-        batch, count = len(self.out), len(self.parts)
-        patches = self.trace.finest.laid(grads[:count], self.parts, batch)
-        prefix = [prefix_tokens(g, leaf, batch) for g, leaf in zip(grads[count:], self.leaves, strict=True)]
+            tensors = [*(values for values, _ in averages.parts), *averages.leaves]
+            grads = torch.autograd.grad(averages.out.sum(), tensors, retain_graph=True, allow_unused=True)
+        batch, count = len(averages.out), len(averages.parts)
+        patches = self.trace.finest.laid(grads[:count], averages.parts, batch)
+        prefix = [prefix_tokens(g, leaf, batch) for g, leaf in zip(grads[count:], averages.leaves, strict=True)]
         return torch.cat([*prefix, patches], 1)
+
+    def _rows(self, event: int) -> "_Rows":
+        return _Rows(self.seen[event].lead, self.trace.heads[event])
 
     def with_blocks(self, blocks: tuple[Block, ...]) -> Chain:
         """The same chain with other blocks."""
         return replace(self, blocks=blocks)
 
 
-@torch.inference_mode(False)
-@torch.enable_grad()
+@dataclass(frozen=True)
+class _Rows:
+    """Between numbers for each of a block's queries `(b, n)` and the leading axes that the model has them in."""
+
+    lead: tuple[int, ...]
+    axis: int
+
+    @property
+    def heads(self) -> int:
+        """How many heads the block has."""
+        return 1 if self.axis == NO_HEADS else self.lead[self.axis]
+
+    @property
+    def _places(self) -> tuple[tuple[int, ...], int]:
+        """The leading axes with one for heads, and which it is."""
+        return ((*self.lead, 1), len(self.lead)) if self.axis == NO_HEADS else (self.lead, self.axis)
+
+    def together(self, r: Tensor) -> Float[Tensor, "b n"]:
+        """Summed over heads."""
+        shape, axis = self._places
+        return r.reshape(*shape, r.shape[-1]).movedim(axis, -2).reshape(-1, self.heads, r.shape[-1]).sum(1)
+
+    def apart(self, r: Float[Tensor, "b n"]) -> Tensor:
+        """The same for each head: `(*lead, n)`, with one more axis where there are no heads."""
+        shape, axis = self._places
+        others = [size for i, size in enumerate(shape) if i != axis]
+        spread = r[:, None].expand(-1, self.heads, -1).reshape(*others, self.heads, r.shape[-1])
+        return spread.movedim(-2, axis)
+
+
 def chain_of(
     run: Run, model: nn.Module, size: tuple[int, int, int], found: Trace, seen: dict[int, Seen]
 ) -> OperatorChain:
     """The chain of one forward of `(B, Hi, Wi)` pixels, whose attention is `seen`."""
-    batch, height, width = size
-    plan = Plan()
-    pixels = torch.zeros(batch, 3, height, width, device=next(model.parameters()).device)
-    network, start, out = averaged(run, model, pixels, plan, seen, channels=found.channels)
-    if len(network.merges) <= max(found.finest.merges, default=0) or len(network.leaves) != len(found.leaves):
-        raise LayoutError("the model did something else with this batch than with the picture it was understood by")
-    parts = found.finest.values(network.merges, start)
-    leaves = tuple(leaf for (_, leaf), count in zip(network.leaves, found.leaves, strict=True) if count)
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def again(plan: Plan) -> Averages:
+        batch, height, width = size
+        pixels = torch.zeros(batch, 3, height, width, device=next(model.parameters()).device)
+        network, start, out = averaged(run, model, pixels, plan, seen, channels=found.channels)
+        if len(network.merges) <= max(found.finest.merges, default=0) or len(network.leaves) != len(found.leaves):
+            raise LayoutError("the model did something else with this batch than with the picture it was understood by")
+        leaves = tuple(leaf for (_, leaf), count in zip(network.leaves, found.leaves, strict=True) if count)
+        return Averages(out, found.finest.values(network.merges, start), leaves)
+
     blocks = tuple(_reheaded(seen[event], found.heads[event]) for event in found.layers)
-    return OperatorChain(found, plan, out, parts, leaves, blocks, seen)
+    plan = Plan()
+    return OperatorChain(found, plan, again(plan), again, blocks, seen)
 
 
 def blocks_of(found: Trace, seen: dict[int, Seen]) -> tuple[tuple[Block, ...], Block | None]:

@@ -26,7 +26,7 @@ from vitscope.tracing.rules import (
 )
 from vitscope.tracing.shadow import Plan, Probs, Shadow, attend, residual, shadow_of, tensors_in, thinly
 
-__all__ = ["Averaged", "Call", "Merge"]
+__all__ = ["Averaged", "Call", "Merge", "varies"]
 
 _JOINS = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack"})
 _PRODUCTS = frozenset({"matmul", "bmm", "baddbmm", "mm"})
@@ -311,7 +311,7 @@ class Averaged(TorchFunctionMode):
     def _merged(self, before: Shadow, after: Shadow, axis: int, always: bool = False) -> Shadow:
         after.product = before.product
         if not after.marks and not after.product and after.requires_grad:
-            merges = always or (self.probing and _varies(before, axis))
+            merges = always or (self.probing and varies(before, axis))
             self.merges.append(Merge(after, axis % after.ndim, merges))
         return after
 
@@ -393,7 +393,7 @@ class Averaged(TorchFunctionMode):
         """Do tokens not differ along the axis that is sorted? Then their order says nothing about places."""
         place = 2 if name == "topk" else 1
         dim = kwargs.get("dim", args[place] if len(args) > place else -1)
-        return not (self.probing and _varies(x, dim))
+        return not (self.probing and varies(x, dim))
 
     def _reduced(self, name: str, x: Shadow, args: Any, kwargs: Any) -> Any:
         rest = [a for a in args[1:] if not isinstance(a, (torch.dtype, str, float))]
@@ -448,7 +448,7 @@ def _as_probs(value: Any, event: int) -> Any:
     return value
 
 
-def _varies(x: Tensor, axis: int) -> bool:
+def varies(x: Tensor, axis: int) -> bool:
     """Do positions differ along this axis? Probing values are (mass, x, y, leaf) along the batch."""
     if not x.stride(axis):
         return False
@@ -461,4 +461,4 @@ def _varies(x: Tensor, axis: int) -> bool:
 
 def _channels_mix(value: Tensor) -> bool:
     """Are these values channels of tokens along the last axis, not tokens along the last but one?"""
-    return value.shape[-1] > 1 and _varies(value, -1) and not _varies(value, -2)
+    return value.shape[-1] > 1 and varies(value, -1) and not varies(value, -2)

@@ -66,18 +66,22 @@ class Plan:
         keep, mix: weights of a residual's two ends, `keep * skip + mix * branch`.
         active: the attention calls that take part; a residual around any other one hands everything to its skip.
         attend: `attend(event, r)` takes weights of that call's queries to weights of its keys.
+        told: what calls hand on forward, one number for each query: then a residual keeps, token by token, as much as
+            its branch says, instead of `keep`, and `mix` is 1. For a network that is run with it.
     """
 
     keep: float = 1.0
     mix: float = 0.0
     active: frozenset[int] = frozenset()
     attend: Attend = field(default=lambda event, r: r)
+    told: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 class _Residual(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, skip: Tensor, branch: Tensor, plan: Plan, events: frozenset[int]) -> Tensor:
         ctx.plan, ctx.events = plan, events
+        ctx.kept = branch.detach() if events & plan.told.keys() else None
         return skip.clone()
 
     @staticmethod
@@ -85,6 +89,8 @@ class _Residual(torch.autograd.Function):
         plan: Plan = ctx.plan
         if not ctx.events & plan.active:
             return grads[0], None, None, None
+        if ctx.kept is not None:
+            return ctx.kept * grads[0], grads[0], None, None
         return plan.keep * grads[0], plan.mix * grads[0], None, None
 
 
@@ -92,6 +98,9 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, queries: int, plan: Plan, event: int) -> Tensor:
         ctx.plan, ctx.event, ctx.shape = plan, event, value.shape
+        if event in plan.told:
+            told = plan.told[event].to(value.dtype).reshape(*value.shape[:-2], queries, 1)
+            return told.expand(*value.shape[:-2], queries, value.shape[-1])
         return value.mean(-2, keepdim=True).expand(*value.shape[:-2], queries, value.shape[-1])
 
     @staticmethod

@@ -6,7 +6,8 @@ by saying nothing, and what the answer is read from is a gradient.
 """
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from vitscope.geometry import TokenLayout
 from vitscope.tracing.network import Averaged, Call, Merge
 from vitscope.tracing.shadow import Plan, Shadow, parameter_names, shadow_of
 
-__all__ = ["NO_HEADS", "Run", "Trace", "averaged", "trace"]
+__all__ = ["NO_HEADS", "Run", "Trace", "averaged", "grid_of", "positions", "trace", "uniform"]
 
 Run = Callable[[Tensor], Tensor]
 NO_HEADS = -1
@@ -53,6 +54,7 @@ class Trace:
         queries: how much of each pooling query the answer reads, or None.
         differential: the model subtracts one attention from another.
         together: each picture of a batch has its own answer; else their tokens lie in one row, as Pixtral's do.
+        events: all attention calls of a real forward; sizes: queries and keys of each layer, in one window.
     """
 
     layers: tuple[int, ...]
@@ -69,17 +71,25 @@ class Trace:
     queries: np.ndarray | None
     differential: bool
     together: bool
+    events: frozenset[int]
+    sizes: tuple[tuple[int, int], ...]
 
 
 def averaged(
-    run: Run, model: nn.Module, pixels: Tensor, plan: Plan, seen: dict[int, Seen], **options: Any
+    run: Run,
+    model: nn.Module,
+    pixels: Tensor,
+    plan: Plan,
+    seen: Collection[int],
+    watch: Callable[[Averaged], AbstractContextManager[object]] | None = None,
+    **options: Any,
 ) -> tuple[Averaged, Tensor, Tensor]:
     """Run the averaged network on `pixels`: the mode with what it met, its input, and the output's mean per picture."""
     network = Averaged(plan, frozenset(seen), named=parameter_names(model), **options)
     with torch.inference_mode(False), torch.enable_grad():
         start = pixels.detach().clone().requires_grad_()
         shadow = shadow_of(start * 1)
-    with evaluating(model), uncompiled(model), network.running():
+    with evaluating(model), uncompiled(model), watch(network) if watch else nullcontext(), network.running():
         try:
             out = run(shadow)
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
@@ -122,28 +132,15 @@ def trace(run: Run, model: nn.Module, size: tuple[int, int], seen: dict[int, See
     Raises:
         LayoutError: something on the way is not understood, or tokens do not fill a grid.
     """
-    height, width = size
-    device = next(model.parameters()).device
-    y, x = torch.meshgrid(
-        torch.arange(height, dtype=torch.float32) + 0.5, torch.arange(width, dtype=torch.float32) + 0.5, indexing="ij"
-    )
-    values = torch.stack([torch.ones_like(x), x, y, torch.zeros_like(x)])[:, None].expand(4, 3, -1, -1).to(device)
+    values = positions(size, next(model.parameters()).device)
     plan = Plan()
     network, start, out = averaged(run, model, values, plan, seen, probing=True)
     calls = [call for call in network.calls if not call.channels]
     if not calls:
         what = "its attention is between channels" if network.calls else "no softmax is multiplied with tokens"
         raise LayoutError(f"{type(model).__name__} has no attention between tokens", what)
-    plan.active = frozenset(call.event for call in calls)
     sizes = {call.event: call.keys.shape[-1] for call in calls}
-    read: dict[int, Tensor] = {}
-
-    def uniformly(event: int, r: Tensor) -> Tensor:
-        read[event] = r
-        return r.sum(-1, keepdim=True).expand(*r.shape[:-1], sizes[event]) / sizes[event]
-
-    plan.attend = uniformly
-    plan.keep, plan.mix = 0.5, 0.5
+    read = uniform(plan, network)
     finest = _finest(network.merges, start, out)
     leaves = [leaf for _, leaf in network.leaves]
     reached = torch.autograd.grad(out.sum(), leaves, allow_unused=True, retain_graph=True) if leaves else ()
@@ -159,7 +156,7 @@ def trace(run: Run, model: nn.Module, size: tuple[int, int], seen: dict[int, See
         weights: np.ndarray = torch.cat([*rows, finest.laid(grads[: len(parts)], parts, 4)[0]]).cpu().numpy()
         return weights
 
-    uniform = pulled()
+    alike = pulled()
     plan.keep, plan.mix = 1.0, 0.0
     readout = pulled()
     joined = tuple(call for call in calls if call.joined)
@@ -186,13 +183,36 @@ def trace(run: Run, model: nn.Module, size: tuple[int, int], seen: dict[int, See
         leaves=tuple(counts),
         layout=layout,
         exact=exact,
-        isotropic=isotropic and _as_plain(readout, uniform, len(joined), bool(pooled)),
+        isotropic=isotropic and _as_plain(readout, alike, len(joined), bool(pooled)),
         reorder=reorder,
         readout=readout,
         queries=_queries(read[loose[-1].event]) if layout.pooling == "map" else None,
         differential=network.differential,
         together=len(out) == len(values),
+        events=frozenset(seen),
+        sizes=tuple((call.queries, sizes[call.event]) for call in joined),
     )
+
+
+def positions(size: tuple[int, int], device: torch.device) -> Tensor:
+    """The four pictures `(4, 3, Hi, Wi)` that say 1, x, y and 0."""
+    ys, xs = (torch.arange(n, dtype=torch.float32) + 0.5 for n in size)
+    y, x = torch.meshgrid(ys, xs, indexing="ij")
+    return torch.stack([torch.ones_like(x), x, y, torch.zeros_like(x)])[:, None].expand(4, 3, -1, -1).to(device)
+
+
+def uniform(plan: Plan, network: Averaged) -> dict[int, Tensor]:
+    """Attention between tokens is uniform from now on, beside a residual of the same weight; what calls are asked."""
+    sizes = {call.event: call.keys.shape[-1] for call in network.calls if not call.channels}
+    read: dict[int, Tensor] = {}
+
+    def uniformly(event: int, r: Tensor) -> Tensor:
+        read[event] = r
+        return r.sum(-1, keepdim=True).expand(*r.shape[:-1], sizes[event]) / sizes[event]
+
+    plan.attend, plan.active = uniformly, frozenset(sizes)
+    plan.keep, plan.mix = 0.5, 0.5
+    return read
 
 
 def _queries(r: Tensor) -> np.ndarray:
@@ -260,7 +280,7 @@ def _finest(merges: list[Merge], start: Tensor, out: Tensor) -> Finest:
         if total < 1e-6 or mass < 1e-3 * total:
             continue
         values = merges[i].values.as_subclass(Tensor).detach().mean(merges[i].axis).reshape(batch, -1)
-        placed = _grid(values)
+        placed = grid_of(values)
         if placed is None:
             continue
         order, grid = placed
@@ -285,7 +305,7 @@ def _finest(merges: list[Merge], start: Tensor, out: Tensor) -> Finest:
     )
 
 
-def _grid(values: Tensor) -> tuple[Tensor, tuple[int, int]] | None:
+def grid_of(values: Tensor) -> tuple[Tensor, tuple[int, int]] | None:
     """Rank of each token on a full grid, row by row, from its mass and position."""
     mass, x, y, leaf = values
     if bool((mass < 0.05).any()) or bool((leaf > 0.5).any()):
@@ -359,7 +379,7 @@ def _isotropic(calls: tuple[Call, ...], layout: TokenLayout, counts: list[int]) 
         return None, False
     ranked = outside[leaf[outside].round().argsort(stable=True)]
     inside = (leaf.round() == 0).nonzero().squeeze(1)
-    placed = _grid(keys[:, 0][:, inside])
+    placed = grid_of(keys[:, 0][:, inside])
     if placed is None or placed[1] != layout.grid:
         return None, False
     where = torch.empty_like(inside)

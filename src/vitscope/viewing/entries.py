@@ -1,6 +1,8 @@
 """One map as a page carries it."""
 
+import math
 import shlex
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from vitscope.metrics.measure import Measurement
     from vitscope.pipeline import Scope
 
-__all__ = ["command_of", "entry_of"]
+__all__ = ["command_of", "entry_of", "finite"]
 
 
 def entry_of(
@@ -80,3 +82,12 @@ def command_of(scope: "Scope", explanation: Explanation) -> str:
     if told.get("size") is not None:
         words += ["--size", str(told["size"])]
     return shlex.join(words)
+
+
+def finite(value: Any) -> Any:
+    """JSON knows neither infinity nor NaN: None stands for them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): finite(one) for key, one in value.items()}
+    return [finite(one) for one in value] if isinstance(value, (list, tuple)) else value

@@ -11,10 +11,11 @@ import numpy as np
 from vitscope.geometry import Frame, TokenLayout
 from vitscope.images import Picture
 from vitscope.masking import Masking, masking
+from vitscope.options import Progress
 from vitscope.registry import RENDERERS
 from vitscope.render.packed import Packed
 from vitscope.result import Explanation
-from vitscope.viewing.entries import entry_of
+from vitscope.viewing.entries import entry_of, finite
 
 if TYPE_CHECKING:
     from vitscope.pipeline import Scope
@@ -77,11 +78,26 @@ class Live:
             "total_ms": (time.perf_counter() - begun) * 1000,
         }
 
-    def explain(self, method: str, target: Any = None, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """One more map, in the form that it has in a document."""
-        made = self.scope.explain(self.picture, method=method, target=target, size=self.size, params=dict(params or {}))
-        entry, arrays = entry_of(self.scope, made, label=target if isinstance(target, str) else None)
-        return {"entry": entry, "arrays": {name: one.document() for name, one in arrays.items()}}
+    def explain(
+        self,
+        method: str,
+        target: Any = None,
+        params: Mapping[str, Any] | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """One more map, in the form that it has in a document; its name is its method, target, and options if any."""
+        options = dict(params or {})
+        made = self.scope.explain(
+            self.picture, method=method, target=target, size=self.size, params=options, progress=progress
+        )
+        told = ",".join(f"{name}={value}" for name, value in sorted(options.items()))
+        name = "-".join(filter(None, ("more", made.method, made.target, told)))
+        entry, arrays = entry_of(self.scope, made, name=name)
+        return {
+            "entry": finite(entry) | {"more": True},
+            "arrays": {name: one.document() for name, one in arrays.items()},
+        }
 
 
 def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -22,8 +21,8 @@ from vitscope.render.page import page
 from vitscope.render.widget import framed, widget
 from vitscope.result import Explanation
 from vitscope.store import AttentionStore, pull, pull_heads
-from vitscope.targets import Target
-from vitscope.viewing.entries import entry_of
+from vitscope.targets import Target, said
+from vitscope.viewing.entries import entry_of, finite
 from vitscope.viewing.live import Live
 from vitscope.viewing.measured import measured_maps
 from vitscope.viewing.shipping import shipped, why_not, without
@@ -101,11 +100,12 @@ def view(
 ) -> View:
     """Make what the viewer shows of one photo; see `Scope.view`."""
     picture = read(image)
-    asked = _Asked(tuple(methods), target, top, size, measure, seed, progress)
+    second = None if other is None else read(other)
+    photos = (picture.source,) if second is None else (picture.source, second.source)
+    asked = _Asked(tuple(methods), target, top, size, measure, seed, progress, photos, max_mb)
     live = Live(scope, picture, size, target)
-    if other is None:
+    if other is None or second is None:
         return replace(_one(scope, picture, asked, [], max_mb), live=live)
-    second = read(other)
     options: dict[str, Any] = {"size": size, "seed": seed, "progress": progress}
     own, others = scope.alike(image, other, **options)
     beside = _one(scope, second, asked, [others], 0.0)
@@ -124,10 +124,28 @@ class _Asked:
     measure: bool
     seed: int
     progress: Progress | None
+    photos: tuple[str, ...]
+    max_mb: float | int
 
     @property
     def options(self) -> dict[str, Any]:
         return {"target": self.target, "size": self.size, "seed": self.seed, "progress": self.progress}
+
+    def command(self, model: str) -> str:
+        """The command line that makes the page again; what is as usual is left out."""
+        words = ["vitscope", "view", *self.photos, "--model", model]
+        options: dict[str, tuple[Any, Any]] = {
+            "--methods": (",".join(self.methods), ",".join(METHODS_SHOWN)),
+            "--target": (said(self.target), None),
+            "--top": (self.top, 5),
+            "--size": (self.size, None),
+            "--max-mb": (self.max_mb, 10.0),
+            "--seed": (self.seed, 0),
+        }
+        for option, (value, usual) in options.items():
+            if value != usual:
+                words += [option, f"{value:g}" if isinstance(value, float) else str(value)]
+        return shlex.join(words if self.measure else [*words, "--no-measure"])
 
 
 def _one(scope: "Scope", picture: Picture, asked: _Asked, more: Sequence[Explanation], max_mb: float | int) -> View:
@@ -141,9 +159,9 @@ def _one(scope: "Scope", picture: Picture, asked: _Asked, more: Sequence[Explana
     reason = why_not(store)
     scales, readouts = _readouts(store) if store.chain is None else ([], {})
     arrays |= readouts
-    statistics = _finite(_statistics(scope, picture, asked.size))
+    statistics = finite(_statistics(scope, picture, asked.size))
     used = sum(one.nbytes for one in arrays.values()) + sum(map(len, images.values()))
-    used += len(json.dumps([_finite(maps), statistics])) + _ROOM
+    used += len(json.dumps([finite(maps), statistics])) + _ROOM
     sent = shipped(store, max_mb * 1e6 - used) if max_mb else without(store)
     arrays |= sent.arrays
     if reason:
@@ -166,9 +184,10 @@ def _one(scope: "Scope", picture: Picture, asked: _Asked, more: Sequence[Explana
         "statistics": statistics,
         "missing": missing,
         "seed": asked.seed,
-        "command": shlex.join(["vitscope", "view", picture.source, "--model", scope.family.reference]),
+        "size": asked.size,
+        "command": asked.command(scope.family.reference),
     }
-    return View(_finite(header), arrays)
+    return View(finite(header), arrays)
 
 
 def _maps(
@@ -280,12 +299,3 @@ def _jpeg(image: Image.Image, longest: int, quality: int) -> str:
 
 def _span(numbers: Sequence[int]) -> str:
     return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows neither infinity nor NaN: None stands for them."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(one) for key, one in value.items()}
-    return [_finite(one) for one in value] if isinstance(value, (list, tuple)) else value

@@ -49,7 +49,7 @@ def methods(
     reasons = {m.name: r for m, r in load(reference).methods()} if reference else {}
     found = [method for _, method in METHODS]
     if as_json:
-        fields = ("name", "summary", "needs_gradient", "uses_target", "passes", "source", "caveat")
+        fields = ("name", "summary", "needs_gradient", "uses_target", "passes", "works_on", "source", "caveat")
         documents = [
             {field: getattr(m, field) for field in fields}
             | {"options": {o.name: shown(o.default) for o in m.options.values()}}
@@ -58,12 +58,14 @@ def methods(
         ]
         terminal.print_json({"methods": documents})
         return
-    headings = ["method", "gradient", "target", "passes", "options", "source"] + (["works here"] if reference else [])
+    headings = ["method", "gradient", "target", "passes", "options", "source"]
+    headings += ["works here"] if reference else ["works on"]
     rows = []
     for m in found:
         options = " ".join(f"{o.name}={shown(o.default)}" for o in m.options.values())
         row = [m.name, yes(m.needs_gradient), yes(m.uses_target), m.passes, options, m.source]
-        rows.append(row + ([f"no: {reasons[m.name]}" if reasons[m.name] else "yes"] if reference else []))
+        here = f"no: {reasons[m.name]}" if reasons.get(m.name) else "yes"
+        rows.append([*row, here if reference else m.works_on])
     terminal.table(headings, rows, wrap=True)
     for m in found:
         terminal.out.print(f"\n{m.name}: {m.summary}{f' Caution: {m.caveat}.' if m.caveat else ''}", markup=False)

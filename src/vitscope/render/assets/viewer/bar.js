@@ -1,7 +1,7 @@
 // The line below the photo: what is drawn, its colour scale with values and unit, and the value under the pointer.
 
-import { coloursOf } from "./colours.js";
 import { el, figure, percent } from "./dom.js";
+import { drawRamp } from "./heat.js";
 import { colourOf, scaleOf } from "./scene.js";
 
 export function createBar(root, ctx) {
@@ -16,12 +16,14 @@ export function createBar(root, ctx) {
     note,
   );
   return {
+    texts: () => ({
+      caption: caption.textContent, low: low.textContent, middle: middle.textContent, high: high.textContent,
+      unit: unit.textContent, note: note.textContent,
+    }),
     value: () => [caption.textContent, value.textContent].filter(Boolean).join(". "),
     draw(scene, token) {
-      const state = store.get(), scale = scaleOf(scene, state), table = coloursOf(colourOf(scale, state));
-      const context = ramp.getContext("2d"), pixels = context.createImageData(256, 1);
-      for (let i = 0; i < 256; i++) pixels.data.set([table[3 * i], table[3 * i + 1], table[3 * i + 2], 255], 4 * i);
-      context.putImageData(pixels, 0, 0);
+      const state = store.get(), scale = scaleOf(scene, state);
+      drawRamp(ramp, colourOf(scale, state));
       caption.textContent = scene.caption;
       low.textContent = figure(scale.low);
       middle.textContent = figure((scale.low + scale.high) / 2);

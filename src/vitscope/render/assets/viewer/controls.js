@@ -2,9 +2,7 @@
 
 import { COLOURS } from "./colours.js";
 import { choices, el, figure, percent, toggle } from "./dom.js";
-import { nameOfMap } from "./scene.js";
-
-const VERDICTS = { "better than random": "better", "worse than random": "worse", "no better than random": "same" };
+import { POOLING, nameOfMap, verdictOf } from "./scene.js";
 
 function select(label, options, take) {
   const list = el("select", { onchange: () => take(list.value) });
@@ -36,7 +34,7 @@ export function methods(root, ctx) {
       list.replaceChildren(...shown.map((entry) => el("button", {
         type: "button", role: "radio", class: "vs-method", "data-map": entry.id,
         onclick: () => store.set({ map: entry.id, source: "map", deletion_step: null }),
-      }, el("span", { text: nameOfMap(entry) }), el("small", { text: told(entry, t), class: `vs-${verdict(entry)}` }))));
+      }, el("span", { text: nameOfMap(entry) }), ...told(entry, t))));
     }
     for (const button of list.children) {
       const on = state.source === "map" && button.dataset.map === state.map;
@@ -56,15 +54,12 @@ export function methods(root, ctx) {
   store.subscribe(fill, signal);
 }
 
-function verdict(entry) {
-  const kinds = (entry.measurement?.numbers ?? []).map((one) => VERDICTS[one.verdict] ?? "open");
-  return ["better", "worse", "same", "open"].find((kind) => kinds.includes(kind)) ?? "open";
-}
-
+// Each number in the colour of its own verdict: a map may be better by one and worse by the other.
 function told(entry, t) {
-  if (entry.method === "random") return t("random_note");
-  const numbers = entry.measurement?.numbers ?? [];
-  return numbers.map((one) => t("verdict", { name: one.name, value: figure(one.value), random: figure(one.random) })).join(" · ");
+  if (entry.method === "random") return [el("small", { text: t("random_note") })];
+  return (entry.measurement?.numbers ?? []).map((one) => el("small", {
+    class: `vs-${verdictOf(one)}`, text: t("verdict", { name: t.named(one.name), value: figure(one.value), random: figure(one.random) }),
+  }));
 }
 
 // Layer, head, what is shown of attention, and from which token.
@@ -80,8 +75,8 @@ export function attention(root, ctx) {
   const layer = slider(t("layer"), { min: "0", max: String(last), step: "1" }, (value) => ctx.layer(value));
   const heads = [["mean", t("mean")], ["max", t("max")], ...Array.from({ length: data.heads }, (_, h) => [h, String(h)])];
   const head = choices(t("head"), heads, "mean", (value) => ctx.head(value));
-  const tokens = [[-1, t("readout")], ...data.prefix.map((name, i) => [i, name])];
-  const token = choices(t("query"), data.queries.some(Boolean) ? tokens : tokens.slice(0, 1), -1, (value) => ctx.ask(value));
+  const tokens = [[-1, t("readout")], ...(data.pooled ? [[POOLING, t("pooling")]] : []), ...(data.queries.some(Boolean) ? data.prefix.map((name, i) => [i, name]) : [])];
+  const token = choices(t("query"), tokens, -1, (value) => ctx.ask(value));
   const rolled = toggle(t("rolled"), false, (value) => store.set({ rolled: value, source: "query" }));
   const row = (label, control) => el("div", { class: "vs-row" }, el("span", { class: "vs-label", text: label }), control);
   root.append(row(t("show"), source), layer, row(t("head"), head), row(t("query"), token));

@@ -98,6 +98,7 @@ export function openDocument(document) {
     frame: header.frame, layers: header.layers, maps: [...header.maps],
     heads: Math.max(0, ...header.layers.map((one) => one.heads)),
     queries: header.layers.map((one) => Boolean(one.rank)),
+    pooled: header.layout.pooling === "map" && "readout" in arrays,
     readable: Boolean(header.attention.heads_scale.length),
     array, map: (id) => once(`map ${id}`, () => map(id)),
     readouts: (number) => once(`readouts ${number}`, () => readouts(number)),
@@ -108,7 +109,7 @@ export function openDocument(document) {
       data.maps.push(entry);
     },
     nameOf(token, t) {
-      if (token < 0) return t("the_readout");
+      if (token < 0) return t(token === -1 ? "the_readout" : "the_pooling");
       if (token < prefix.length) return prefix[token];
       const patch = token - prefix.length;
       return t("patch", { row: Math.floor(patch / columns), column: patch % columns });

@@ -17,7 +17,7 @@ export function panel(root, ctx) {
     const made = Array.from({ length: layer.heads }, (_, h) => {
       const canvas = el("canvas", { width: String(data.columns), height: String(data.rows) });
       const cell = el("button", { type: "button", tabindex: "-1", "aria-label": t("where_head", { layer: l, head: h }),
-        onclick: () => store.set({ layer: l, head: h, rolled: false, ...(store.get().source === "map" ? { source: "query", query: -1 } : {}) }) }, canvas);
+        onclick: () => ctx.keep(l, h) }, canvas);
       line.append(el("span", { role: "gridcell" }, cell));
       return { cell, canvas };
     });

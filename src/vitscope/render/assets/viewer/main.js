@@ -10,15 +10,24 @@ import { mapScene, queried, sceneOf } from "./scene.js";
 import { LANGUAGES, translator } from "./strings.js";
 import { checked, createStore, fromFragment, START } from "./store.js";
 import { panel as about } from "./about.js";
+import { comparable, panel as compare } from "./compare.js";
 import { panel as deletion } from "./deletion.js";
 import { panel as grid } from "./grid.js";
 import { panel as masking } from "./masking.js";
+import { numbered, panel as numbers } from "./numbers.js";
+import { panel as more } from "./more.js";
 import { panel as predictions } from "./predictions.js";
+import { panel as save } from "./save.js";
+import { createTour } from "./tour.js";
 
 export const fileHost = { kind: "file" };
 
-// Panels below one another at the side, each `[name, panel]`; those of a tab row are shown one at a time.
-export const TABS = [["grid", grid], ["about", about]];
+// Panels of the tab row, `[name, panel, whether there is something to show]`; one at a time is open.
+const always = () => true;
+export const TABS = [
+  ["grid", grid, ({ data }) => data.readable], ["numbers", numbers, numbered], ["compare", compare, comparable],
+  ["save", save, always], ["about", about, always],
+];
 
 export function mount(element, document, host = fileHost, options = {}) {
   const ending = new AbortController(), { signal } = ending, data = openDocument(document);
@@ -29,13 +38,17 @@ export function mount(element, document, host = fileHost, options = {}) {
   const store = createStore(checked(fromFragment(options.fragment ?? ""), initial, data));
   const t = translator(() => store.get().lang), layers = new Map();
   const ctx = { data, store, t, host, signal, initial, rollout: createRollout(data, signal), root: element };
+  ctx.other = document.other ? openDocument(document.other) : null;
 
+  const asking = () => (store.get().source === "map" ? { source: "query", query: -1 } : {});
   ctx.step = (by) => ctx.layer(store.get().layer + by);
   ctx.layer = (value) => {
-    const next = Math.max(0, Math.min(data.layers.length - 1, value)), { source } = store.get();
-    store.set({ layer: next, ...(source === "map" ? { source: "query", query: -1 } : {}) });
+    store.set({ layer: Math.max(0, Math.min(data.layers.length - 1, value)), ...asking() });
   };
-  ctx.head = (value) => store.set({ head: value, ...(store.get().source === "map" ? { source: "query", query: -1 } : {}) });
+  ctx.head = (value) => store.set({ head: value, ...asking() });
+  ctx.keep = (layer, head) => store.set({ layer, head, rolled: false, ...asking() });
+  // One head on the photo for as long as it is pointed at; null goes back to what was kept.
+  ctx.peek = (change) => refresh(change ? { ...store.get(), ...asking(), rolled: false, ...change } : store.get());
   ctx.ask = (token) => {
     const { source } = store.get();
     store.set({ query: token, source: source === "received" && token >= 0 ? "received" : "query" });
@@ -80,8 +93,8 @@ export function mount(element, document, host = fileHost, options = {}) {
     if (found instanceof Float32Array) return paint(sceneOf(found, asked, data, t, token), token);
     return found.then((tokens) => mine === run && tokens && paint(sceneOf(tokens, asked, data, t, token), token));
   };
-  async function refresh() {
-    const state = store.get(), mine = ++run;
+  async function refresh(state = store.get()) {
+    const mine = ++run;
     if (state.source === "map") {
       const scene = await mapScene(state, data, t);
       return mine === run && !signal.aborted && paint(scene, null);
@@ -104,12 +117,14 @@ export function mount(element, document, host = fileHost, options = {}) {
     const stageRoot = el("div", { class: "vs-main" }), side = el("aside", { class: "vs-side" });
     status = el("p", { class: "vs-status", role: "status" });
     const tabbed = el("div", { class: "vs-tabbed" });
-    element.replaceChildren(head(), stageRoot, side, tabbed);
+    const opener = el("button", { type: "button", class: "vs-quiet", text: t("tour"), "aria-expanded": "false" }), card = el("div", {});
+    element.replaceChildren(head(opener), stageRoot, side, tabbed);
+    stageRoot.append(card);
     ctx.stage = createStage(stageRoot, ctx);
     ctx.stage.label();
     const below = el("div", { class: "vs-below" });
     stageRoot.append(below);
-    bar = createBar(below, ctx);
+    bar = ctx.bar = createBar(below, ctx);
     below.append(status);
     const section = (title, fill, open = true) => {
       const root = el("details", { class: "vs-section", open }, el("summary", { text: title }));
@@ -121,6 +136,7 @@ export function mount(element, document, host = fileHost, options = {}) {
     };
     section(t("method"), methods);
     section(t("predictions"), predictions, data.header.predictions.length > 0);
+    section(t("more"), more);
     section(t("show"), attention);
     const steps = el("div", { class: "vs-steps" });
     below.append(steps);
@@ -130,10 +146,11 @@ export function mount(element, document, host = fileHost, options = {}) {
     tabs(tabbed);
     theme(store.get());
     refresh();
+    createTour(card, ctx, opener);
   }
 
   function tabs(root) {
-    const body = el("div", { class: "vs-tab", role: "tabpanel" }), names = TABS.map(([name]) => name);
+    const body = el("div", { class: "vs-tab", role: "tabpanel" }), shownTabs = TABS.filter(([, , has]) => has(ctx)), names = shownTabs.map(([name]) => name);
     let open = null, shown = null;
     const row = el("div", { class: "vs-tabs", role: "tablist" }, ...names.map((name) => el("button", {
       type: "button", role: "tab", text: t(`panel_${name}`), onclick: () => store.set({ panel: name }),
@@ -159,19 +176,19 @@ export function mount(element, document, host = fileHost, options = {}) {
       open?.abort();
       open = new AbortController();
       body.replaceChildren();
-      TABS.find(([one]) => one === name)[1](body, { ...ctx, signal: AbortSignal.any([ctx.signal, open.signal]) });
+      shownTabs[names.indexOf(name)][1](body, Object.create(ctx, { signal: { value: AbortSignal.any([ctx.signal, open.signal]) } }));
     };
     show(store.get());
     store.subscribe(show, ctx.signal);
   }
 
-  function head() {
+  function head(opener) {
     const state = store.get(), { header } = data;
     const lang = choices(t("language"), LANGUAGES, state.lang, (value) => store.set({ lang: value }));
     const look = choices(t("theme"), ["auto", "light", "dark"].map((name) => [name, t(`theme_${name}`)]), state.theme, (value) => store.set({ theme: value }));
     store.subscribe(({ theme: now }) => look.show(now), ctx.signal);
     return el("header", { class: "vs-head" },
-      el("div", {}, el("h1", { text: header.photo.name }), el("p", { text: header.model.reference })), el("div", { class: "vs-switches" }, lang, look));
+      el("div", {}, el("h1", { text: header.photo.name }), el("p", { text: header.model.reference })), el("div", { class: "vs-switches" }, opener, lang, look));
   }
   const theme = (state) => { element.dataset.theme = state.theme; };
 

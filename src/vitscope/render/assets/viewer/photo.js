@@ -2,7 +2,7 @@
 
 import { coloursOf, levelOf } from "./colours.js";
 import { el, figure } from "./dom.js";
-import { place } from "./place.js";
+import { boxOf, drawHeat, shapeOf } from "./heat.js";
 import { colourOf, scaleOf } from "./scene.js";
 
 const FINEST = 720; // pixels of the map's longer side: finer is not seen
@@ -17,16 +17,12 @@ export function createStage(root, ctx) {
   const timings = [];
   let scene = null, hovered = null, cursor = null, painting = false;
 
-  const box = () => {
-    const { frame } = data, [w, h] = frame.size;
-    return store.get().as_seen ? [0, 0, 1, 1] : [frame.box[0] / w, frame.box[1] / h, frame.box[2] / w, frame.box[3] / h];
-  };
-  const shape = () => (store.get().as_seen ? [data.frame.input[1], data.frame.input[0]] : data.frame.size);
+  const box = () => boxOf(data, store.get().as_seen);
 
   function fit() {
-    const [w, h] = shape(), state = store.get();
+    const state = store.get(), [w, h] = shapeOf(data, state.as_seen);
     stage.style.aspectRatio = `${w} / ${h}`;
-    stage.style.maxWidth = `min(100%, calc(max(320px, 100vh - 210px) * ${w / h}))`;
+    stage.style.maxWidth = `min(100%, calc(max(320px, 100vh - var(--room)) * ${w / h}))`;
     const url = data.header.images[state.as_seen ? "seen" : "photo"];
     if (image.getAttribute("src") !== url) image.src = url;
     const scale = Math.min(1, FINEST / Math.max(w, h));
@@ -37,26 +33,12 @@ export function createStage(root, ctx) {
     marks.height = Math.round(stage.clientHeight * dense);
   }
 
-  function drawHeat() {
-    const state = store.get(), context = heat.getContext("2d");
-    context.clearRect(0, 0, heat.width, heat.height);
+  function drawMap() {
+    const state = store.get();
     stage.classList.toggle("vs-over", Boolean(scene) && state.opacity > 0);
     if (!scene) return;
-    const [l, top, r, b] = box(), { width, height } = heat;
-    const laid = place(scene.values, data.rows, data.columns, width, height, [l * width, top * height, r * width, b * height], state.smooth);
-    const scale = scaleOf(scene, state), table = coloursOf(colourOf(scale, state));
-    const pixels = context.createImageData(laid.width, laid.height), out = pixels.data;
-    const signed = scale.kind === "balance", factor = 255 / (scale.high - scale.low || 1);
-    for (let i = 0, at = 0; i < laid.values.length; i++, at += 4) {
-      let level = ((laid.values[i] - scale.low) * factor + 0.5) | 0;
-      level = level < 0 || scale.high <= scale.low ? 0 : level > 255 ? 255 : level;
-      out[at] = table[3 * level];
-      out[at + 1] = table[3 * level + 1];
-      out[at + 2] = table[3 * level + 2];
-      const strength = signed ? Math.abs(level - 127.5) / 127.5 : level / 255;
-      out[at + 3] = 255 * state.opacity * (0.5 + 0.5 * strength);
-    }
-    context.putImageData(pixels, laid.left, laid.top);
+    const scale = scaleOf(scene, state);
+    drawHeat(heat, scene.values, data, scale, colourOf(scale, state), state);
   }
 
   function cellBox(token) {
@@ -80,7 +62,7 @@ export function createStage(root, ctx) {
   }
 
   function drawMarks() {
-    const state = store.get(), context = marks.getContext("2d"), dense = globalThis.devicePixelRatio || 1;
+    const state = store.get(), context = marks.getContext("2d"), dense = Math.max(globalThis.devicePixelRatio || 1, marks.width / 1200);
     context.clearRect(0, 0, marks.width, marks.height);
     const fill = (tokens, colour) => {
       context.fillStyle = colour;
@@ -183,7 +165,7 @@ export function createStage(root, ctx) {
 
   const redraw = () => {
     fit();
-    drawHeat();
+    drawMap();
     drawMarks();
   };
   const watching = new ResizeObserver(() => redraw());
@@ -191,7 +173,7 @@ export function createStage(root, ctx) {
   signal.addEventListener("abort", () => watching.disconnect(), { once: true });
 
   return {
-    element: stage, heat, image, timings, redraw,
+    element: stage, image, heat, over: marks, timings, redraw,
     get scene() { return scene; },
     draw(next) {
       scene = next;
@@ -199,7 +181,7 @@ export function createStage(root, ctx) {
         heat.dataset.fitted = "1";
         fit();
       }
-      drawHeat();
+      drawMap();
       drawMarks();
     },
     marks: drawMarks,

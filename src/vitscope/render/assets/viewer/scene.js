@@ -4,10 +4,12 @@ import { kernel } from "./attention.js";
 import { limits } from "./colours.js";
 
 const made = kernel();
+export const POOLING = -2; // the query that a model with attention pooling reads out with
 export const row = made.row;
 export const column = made.column;
 
 const where = (state, t) => {
+  if (state.query === POOLING && state.source === "query") return t("where_pooling");
   if (state.head === "mean" || state.head === "max") return t(`where_${state.head}`, { layer: state.layer });
   return t("where_head", { layer: state.layer, head: state.head });
 };
@@ -19,9 +21,13 @@ export function entryOf(state, data) {
 export function nameOfMap(entry) {
   const given = Object.entries(entry.options).filter(([name, value]) => value !== null && ["layers", "start"].includes(name));
   const options = given.map(([, value]) => value).join(", ");
-  const of = entry.label ?? (entry.alike ? entry.target : null);
+  const of = entry.label ?? (entry.alike || entry.more ? entry.target : null);
   return [entry.method, options && `(${options})`, of && `· ${of}`].filter(Boolean).join(" ");
 }
+
+const VERDICTS = { "better than random": "better", "worse than random": "worse", "no better than random": "same" };
+
+export const verdictOf = (number) => VERDICTS[number.verdict] ?? "open";
 
 function fusedReadout(values, head, tokens) {
   const count = values.length / tokens;
@@ -39,6 +45,7 @@ function fusedReadout(values, head, tokens) {
 // All of one query's attention, `(N)`: at once where its layer is decoded, else a promise; null where it is not here.
 export function queried(state, data, query, layers) {
   const { layer, head, source } = state;
+  if (query === POOLING && source !== "received") return data.array("readout");
   if (query < 0 && source !== "received") {
     return data.readable ? data.readouts(layer).then((values) => fusedReadout(values, head, data.tokens)) : null;
   }

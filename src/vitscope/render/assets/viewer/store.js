@@ -53,11 +53,13 @@ export function checked(given, initial, data) {
   const tests = {
     map: (value) => maps.some((one) => one.id === value), layer: (value) => whole(value, 0, layers.length),
     head: (value) => value === "mean" || value === "max" || whole(value, 0, data.heads), source: among("map", "query", "received"),
-    query: (value) => whole(value, -1, tokens), pinned: list(0, 2), rolled: flag, hover: among("attend", "value"),
+    query: (value) => whole(value, data.pooled ? -2 : -1, tokens), pinned: list(0, 2), rolled: flag, hover: among("attend", "value"),
     cmap: (value) => typeof value === "string" && value.length < 20, opacity: (value) => value >= 0 && value <= 1,
     norm: among("auto", "range", "robust", "positive", "share"), smooth: flag, as_seen: flag, shared: flag,
     panel: (value) => typeof value === "string" && /^[a-z]{1,20}$/.test(value), lang: among("en", "zh"),
     theme: among("auto", "light", "dark"), hidden: list(prefix.length, tokens), how: among("hide", "drop"), sinks: flag,
+    tour: (value) => value === null || whole(value, 0, 6),
+    compare: (value) => value === null || (typeof value === "object" && [value.left, value.right].every((one) => typeof one === "string") && whole(value.at, 0, 101)),
     deletion_step: (value) => value === null || whole(value, 0, 1000),
   };
   const kept = Object.entries(given).filter(([key, value]) => (tests[key] ?? (() => true))(value));

@@ -1,0 +1,42 @@
+// What one types to make again what is shown.
+
+import { entryOf } from "./scene.js";
+
+const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${String(word).replaceAll("'", "'\"'\"'")}'`);
+const python = (word) => JSON.stringify(String(word));
+
+function tokenOf(query, data) {
+  if (query < 0) return "readout";
+  if (query < data.prefix.length) return data.prefix[query];
+  const patch = query - data.prefix.length;
+  return `${Math.floor(patch / data.columns)},${patch % data.columns}`;
+}
+
+// Options of `vitscope explain` that draw as the viewer does now.
+function drawn(state) {
+  const words = [];
+  if (state.cmap !== "auto" && state.cmap !== "balance" && state.cmap !== "grey") words.push("--cmap", state.cmap);
+  if (state.norm === "range" || state.norm === "robust") words.push("--norm", state.norm === "range" ? "minmax" : "robust");
+  if (state.opacity !== 0.9) words.push("--opacity", String(state.opacity));
+  if (!state.smooth) words.push("--blocks");
+  return words;
+}
+
+// A command line; Python where no command gives it.
+export function commandOf(state, data) {
+  const { header } = data, source = header.photo.source || header.photo.name, model = header.model.reference;
+  const size = header.size ?? null, entry = entryOf(state, data);
+  if (state.source === "map") return [entry.command, ...drawn(state)].join(" ");
+  const scope = `vitscope.load(${python(model)})`, sized = size ? `, size=${size}` : "";
+  if (state.query === -2) return `${scope}.attention(${python(source)}${sized}).seed()`;
+  if (state.source === "received") {
+    const head = typeof state.head === "number" ? state.head : python(state.head);
+    return `${scope}.queries(${python(source)}, layer=${state.layer}, head=${head}${sized})[:, ${Math.max(state.query, 0)}]`;
+  }
+  const words = ["vitscope", "explain", source, "--model", model];
+  if (state.rolled) words.push("--method", "rollout", "--start", String(state.layer), ...(state.head === "mean" ? [] : ["--fusion", String(state.head)]));
+  else words.push("--method", "attention", "--layer", String(state.layer), ...(state.head === "mean" ? [] : ["--head", String(state.head)]));
+  if (state.query >= 0) words.push("-O", `query=${tokenOf(state.query, data)}`);
+  if (size) words.push("--size", String(size));
+  return [...words, ...drawn(state)].map(quoted).join(" ");
+}

@@ -1,0 +1,68 @@
+// What is shown as a picture with its legend: what it is, its colour scale and unit, and what it was made by.
+
+import { drawRamp, shapeOf } from "./heat.js";
+import { colourOf, scaleOf } from "./scene.js";
+
+const SMALLEST = 960, LARGEST = 1600; // pixels: a legend needs some, a talk no more
+
+function wrapped(context, text, width) {
+  const lines = [];
+  for (const word of text.split(/(?<=\s)|(?<=[，。；])/)) {
+    const last = lines.at(-1);
+    if (last !== undefined && context.measureText(last + word).width <= width) lines[lines.length - 1] = last + word;
+    else lines.push(word);
+  }
+  return lines;
+}
+
+export async function pictureOf(ctx) {
+  const { data, store, stage } = ctx, state = store.get(), { scene } = ctx, told = ctx.bar.texts();
+  const [w, h] = shapeOf(data, state.as_seen), wide = Math.round(Math.min(LARGEST, Math.max(SMALLEST, w, (w / h) * 480)));
+  const high = Math.round((wide * h) / w), unit = wide / 50, pad = unit * 1.2;
+  const canvas = document.createElement("canvas"), context = canvas.getContext("2d");
+  const family = getComputedStyle(ctx.root).fontFamily, { header } = data;
+  const font = (size, weight = 400) => { context.font = `${weight} ${size * unit}px ${family}`; };
+  canvas.width = wide;
+  font(0.8);
+  const small = [told.note, `${header.model.reference} · ${header.photo.name} · vitscope ${header.vitscope}`].filter(Boolean)
+    .flatMap((text) => wrapped(context, text, wide - 2 * pad));
+  font(1.15, 600);
+  const title = wrapped(context, told.caption, wide - 2 * pad);
+  canvas.height = Math.round(high + pad * 1.6 + unit * (1.5 * title.length + 4.4 + 1.15 * small.length));
+  context.fillStyle = "#fff";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  await stage.image.decode().catch(() => null);
+  context.filter = state.opacity > 0 ? "grayscale(.7)" : "none";
+  context.drawImage(stage.image, 0, 0, wide, high);
+  context.filter = "none";
+  context.drawImage(stage.heat, 0, 0, wide, high);
+  context.drawImage(stage.over, 0, 0, wide, high);
+
+  let y = high + pad;
+  context.textBaseline = "top";
+  context.fillStyle = "#1b1c1e";
+  font(1.15, 600);
+  for (const line of title) {
+    context.fillText(line, pad, y);
+    y += 1.5 * unit;
+  }
+  const ramp = document.createElement("canvas"), bar = Math.min(22 * unit, wide - 2 * pad);
+  ramp.width = 256;
+  ramp.height = 1;
+  drawRamp(ramp, colourOf(scaleOf(scene, state), state));
+  y += 0.3 * unit;
+  context.drawImage(ramp, pad, y, bar, unit * 0.8);
+  font(0.8);
+  context.fillStyle = "#43464b";
+  const ends = [[told.low, "left", pad], [told.middle, "center", pad + bar / 2], [told.high, "right", pad + bar]];
+  for (const [text, align, x] of ends) {
+    context.textAlign = align;
+    context.fillText(text, x, y + unit * 1.1);
+  }
+  context.textAlign = "left";
+  const beside = pad + bar + unit;
+  wrapped(context, told.unit, wide - beside - pad).forEach((line, i) => context.fillText(line, beside, y + unit * 1.05 * i));
+  y += 3.1 * unit;
+  small.forEach((line, i) => context.fillText(line, pad, y + 1.15 * unit * i));
+  return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+}

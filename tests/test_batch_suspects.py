@@ -1,0 +1,117 @@
+"""Pictures over which the process dies: suspected by what was in work, and given up only where a trial proves it.
+
+That a whole run gets over one is shown by `benchmarks/kills.py --deadly`, which `test_batch_kills.py` runs.
+"""
+
+from dataclasses import replace
+
+import pytest
+
+from vitscope.batch import suspects
+from vitscope.batch.contract import Plan, Ref, Task
+from vitscope.batch.suspects import Deadly, Watch, trial
+
+REFS = tuple(
+    Ref(number, f"{number}.png", f"photos/{number}.png", "file", f"photos/{number}.png") for number in range(6)
+)
+TASK = Task(0, REFS)
+
+
+def died(folder, *refs, tried=lambda refs: {}):
+    """What a run leaves that is killed while these are in work."""
+    watch = Watch(folder, tried)
+    list(watch.judged(iter([TASK])))
+    with watch.working(*refs):
+        left = {path: path.read_bytes() for path in folder.iterdir()}
+    watch.close()
+    for path, data in left.items():
+        path.write_bytes(data)
+
+
+def test_only_what_was_in_work_at_two_deaths_in_a_row_is_tried(tmp_path):
+    asked = []
+
+    def tried(refs):
+        asked.append([ref.row for ref in refs])
+        return {REFS[2].id: "dies"}
+
+    died(tmp_path, REFS[1], REFS[2], tried=tried)
+    died(tmp_path, REFS[2], REFS[3], tried=tried)
+    assert asked == []
+    died(tmp_path, REFS[4], tried=tried)
+    assert asked == [[2]]
+    watch = Watch(tmp_path, tried)
+    assert list(watch.judged(iter([TASK]))) == [TASK]
+    assert asked == [[2]]  # judged once and for all, and nothing else had died twice
+    verdict = watch.verdict(REFS[2])
+    assert isinstance(verdict, Deadly)
+    assert "photos/2.png: dies" in str(verdict)
+    assert watch.verdict(REFS[4]) is None
+    watch.close()
+    again = Watch(tmp_path, tried)
+    assert again.verdict(REFS[2])  # the shard may not have been finished
+    again.close()
+
+
+def test_a_run_that_ends_in_order_leaves_no_suspects(tmp_path):
+    died(tmp_path, REFS[1])
+    watch = Watch(tmp_path, lambda refs: {})
+    with watch.working(*REFS[:3]), watch.working(REFS[3]):
+        pass
+    watch.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_in_work_stands_on_file_while_it_is(tmp_path):
+    watch = Watch(tmp_path, lambda refs: {})
+
+    def standing():
+        return {*(tmp_path / ".in-work").read_text().split()}
+
+    with watch.working(*REFS[:2]):
+        with watch.working(REFS[2]):
+            assert standing() == {ref.id for ref in REFS[:3]}
+        with watch.working(REFS[5]):
+            assert standing() == {REFS[n].id for n in (0, 1, 5)}
+        assert standing() == {ref.id for ref in REFS[:2]}
+    assert standing() == set()
+    assert (tmp_path / ".in-work").stat().st_size == 3 * 33
+    watch.close()
+
+
+def test_notes_that_are_broken_count_as_none(tmp_path):
+    (tmp_path / ".suspects.json").write_text("{")
+    (tmp_path / ".in-work").write_bytes(b"\xff\x00 half of an i")
+    Watch(tmp_path, lambda refs: {}).close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def refs(tmp_path, photo):
+    places = [tmp_path / name for name in ("fine.png", "broken.png", "deadly.png")]
+    for place in places:
+        place.write_bytes(b"no picture" if place.stem == "broken" else photo.read_bytes())
+    return tuple(Ref(n, place.name, str(place), "file", str(place)) for n, place in enumerate(places))
+
+
+def test_a_trial_in_a_process_apart_names_the_picture_and_how_it_died(refs, tiny_folder, monkeypatch):
+    monkeypatch.setenv("VITSCOPE_FAULT", "during-decode@deadly.png")
+    plan = Plan(str(tiny_folder), methods=("rollout",), device="cpu")
+    assert trial(refs, plan, model=True) == {refs[2].id: "the process dies over it (SIGKILL)"}
+
+
+def test_a_trial_goes_on_after_a_death_and_proves_nothing_against_the_others(refs, monkeypatch):
+    monkeypatch.setenv("VITSCOPE_FAULT", "during-decode@e.png")  # the first
+    plan = Plan("a model that only its maker has", methods=("rollout",))
+    assert [*trial(refs, plan, model=False)] == [refs[0].id]
+    monkeypatch.setenv("VITSCOPE_FAULT", "during-decode=EIO")
+    assert trial(refs, plan, model=False) == {}
+    assert trial(refs, replace(plan, model="nowhere/nothing:at-all"), model=True) == {}  # dies before it is ready
+
+
+@pytest.mark.parametrize(
+    ("code", "deadly"), [(-9, True), (-11, True), (-2, False), (-15, False), (1, False), (0, False)]
+)
+def test_a_wish_to_stop_is_no_crash(code, deadly):
+    assert suspects._died(code) is deadly
+    assert suspects._died(0xC0000005)

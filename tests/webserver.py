@@ -1,0 +1,71 @@
+"""The web app on a real socket, in this process or in its own, for tests."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import httpx
+
+from vitscope.apps.web.door import opened
+from vitscope.apps.web.limits import Limits
+from vitscope.apps.web.server import listening, made
+
+TOKEN = "a-token-for-tests-0123456789"
+
+
+@contextmanager
+def serving(scope, *, free=False, **limits):
+    """The app on a free port of loopback, in a thread; yields the address and the server."""
+    with listening("127.0.0.1", 0) as listener:
+        port, ready = listener.getsockname()[1], threading.Event()
+        door = opened("127.0.0.1", port, None if free else TOKEN, free=free)
+        server = made({"tiny": scope}, door, Limits(**{"farewell": 5.0, **limits}), ready.set)
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
+        thread.start()
+        try:
+            assert ready.wait(20)
+            yield f"http://127.0.0.1:{port}", server
+        finally:
+            server.should_exit = True
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+@contextmanager
+def entered(address, token=TOKEN):
+    """A browser that came in by the printed address; it keeps its cookie."""
+    with httpx.Client(base_url=address, timeout=60, trust_env=False) as client:
+        assert client.get("/", params={"token": token}).status_code == 200
+        yield client
+
+
+def explained(client, asked, patience=60):
+    """The view of what was asked for, once it is there; busy is waited out as the server says."""
+    until = time.monotonic() + patience
+    while (answer := client.post("/api/views", json=asked)).status_code in (429, 503):
+        assert time.monotonic() < until
+        time.sleep(min(0.3, int(answer.headers["retry-after"])))
+    assert answer.status_code == 202, answer.text
+    view = answer.json()["id"]
+    while (answer := client.get(f"/api/views/{view}")).status_code == 202:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return view, answer
+
+
+@contextmanager
+def process(*arguments):
+    """`vitscope serve` as its own process; yields it and the address that it printed."""
+    here = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "vitscope", "serve", *map(str, arguments)]
+    server = subprocess.Popen(command, env=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield server, server.stdout.readline().strip()
+    finally:
+        if server.poll() is None:
+            server.kill()
+        server.communicate()
