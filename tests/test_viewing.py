@@ -128,6 +128,7 @@ def test_the_document_has_the_form_that_hosts_rely_on(tiny_view):
             "statistics",
             "missing",
             "seed",
+            "size",
             "command",
         ]
     )
