@@ -3,6 +3,7 @@
 import json
 import re
 import statistics as numbers
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import numpy as np
@@ -284,13 +285,14 @@ def test_the_default_photo_fits_and_hover_keeps_up(tmp_path):
     path = tmp_path / "cat.html"
     path.write_bytes(text)
     rows, (gh, gw) = scope.queries(cat), made.header["layout"]["grid"]
+    drawn = SimpleNamespace(grid=(gh, gw))  # the photo's own grid; the scope's layout is that of its standard input
     with browser_of("chromium", tmp_path) as chromium, opened(chromium, path.as_uri()) as it:
         for row, column in ((3, 5), (gh // 2, gw // 2), (gh - 2, gw - 4)):
-            hover(it, scope.layout, row, column)
+            hover(it, drawn, row, column)
             near_at_the_top(shown(it, f"patch {row},{column}"), rows[1 + row * gw + column], 2e-2)
         it.evaluate(f"() => {{ {VIEWER}.ctx.stage.timings.length = 0; }}")
         for column in range(gw):
-            hover(it, scope.layout, gh // 2, column)
+            hover(it, drawn, gh // 2, column)
             it.wait(WAIT, f"patch {gh // 2},{column}")
         timings = it.evaluate(f"() => {VIEWER}.ctx.stage.timings")
         assert len(timings) > 10
