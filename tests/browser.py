@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,14 +45,14 @@ _WAIT = """async (arg) => {
 }"""
 
 
-class Page:
+class Page(ABC):
     """What a test does with a page; a browser gives `evaluate`, pointer, keys, size and pictures."""
 
     troubles: list[str]
 
+    @abstractmethod
     def evaluate(self, function: str, arg: Any = None) -> Any:
         """Call a function of JavaScript in the page, with one argument; promises are awaited."""
-        raise NotImplementedError
 
     def wait(self, function: str, arg: Any = None) -> Any:
         """Call it until it gives something true."""
@@ -81,16 +82,23 @@ class Page:
     def text(self, selector: str) -> str:
         return self.evaluate("(one) => document.querySelector(one).textContent", selector)
 
+    @abstractmethod
     def front(self) -> None: ...
+    @abstractmethod
     def press(self, *keys: str) -> None: ...
+    @abstractmethod
     def move(self, x: float, y: float) -> None: ...
+    @abstractmethod
     def down(self) -> None: ...
+    @abstractmethod
     def up(self) -> None: ...
+    @abstractmethod
     def resize(self, width: int, height: int) -> None: ...
+    @abstractmethod
     def picture(self, path: Path) -> None: ...
+    @abstractmethod
     def saved(self, action: Callable[[], None]) -> tuple[str, bytes]:
         """Name and bytes of the file that the action downloads."""
-        raise NotImplementedError
 
 
 class _ChromiumPage(Page):

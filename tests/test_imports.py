@@ -12,7 +12,7 @@ import vitscope
 SOURCE = Path(vitscope.__file__).parent
 # left never imports right; parts of one stage may import each other
 STAGES = (
-    ("errors", "geometry", "images", "result", "registry", "_version"),
+    ("errors", "geometry", "images", "onnx", "result", "registry", "_version"),
     ("store",),
     ("capturing", "explicit", "tracing", "targets", "body", "correction", "subject", "silencing", "methods"),
     ("families", "loading", "embedded"),
@@ -28,7 +28,7 @@ FORBIDDEN = {
     "embedded": {"families", "loading"},
 }
 NO_TORCH = (  # whole parts, and single modules of others
-    *("errors", "geometry", "images", "result", "registry", "embedded", "render", "_version"),
+    *("errors", "geometry", "images", "result", "registry", "embedded", "onnx", "render", "_version"),
     *("metrics/statistics", "metrics/attention", "metrics/ranking", "metrics/faithfulness", "metrics/measure"),
     *("metrics/localisation", "metrics/resampling", "bench/planted", "bench/photos"),
     *("batch/results", "batch/report", "batch/report_page", "batch/cluster", "export/coco", "export/fiftyone"),

@@ -31,6 +31,7 @@ from filelock import FileLock
 from jaxtyping import Float32
 
 from vitscope.errors import ModelError, UnknownName
+from vitscope.onnx import onnx_message, onnx_tensor
 
 __all__ = [
     "NAMES",
@@ -311,42 +312,6 @@ def _reason(said: str) -> str:
     return ["", *(broken or errors or lines)][-1][:300]
 
 
-def _message(data: memoryview) -> dict[int, list[Any]]:
-    """One protobuf message: field number -> its values in order, integers or byte strings; nothing is copied."""
-    fields: dict[int, list[Any]] = {}
-    at = 0
-
-    def varint() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = data[at]
-            value |= (byte & 127) << shift
-            at, shift = at + 1, shift + 7
-            if byte < 128:
-                return value
-
-    while at < len(data):
-        key, value = varint(), varint()
-        if key & 7 not in {0, 2}:
-            raise ValueError(f"wire type {key & 7}")
-        if key & 7 == 2:
-            at += value
-            if at > len(data):
-                raise ValueError("it is cut short")
-        fields.setdefault(key >> 3, []).append(data[at - value : at] if key & 7 == 2 else value)
-    return fields
-
-
-def _tensor(data: memoryview) -> tuple[str, Float32[np.ndarray, "..."]]:
-    """A TensorProto of 32-bit floats in raw bytes: its name and a view on its values."""
-    fields = _message(data)
-    if not fields.keys() <= {1, 2, 8, 9} or fields[2] != [1]:
-        raise ValueError("a tensor is not raw float32")
-    (name,), (raw,) = fields[8], fields[9]
-    return str(name, "utf-8"), np.frombuffer(raw, "<f4").reshape(fields.get(1, []))
-
-
 def _rename(path: str) -> str:
     for old, new in RENAME.items():
         path = path.replace(f".attention.{old}", f".attention.{new}")
@@ -378,11 +343,11 @@ def _tensors(entry: Embedded, onnx: bytes) -> dict[str, Float32[np.ndarray, "...
     """The tensors of `Dinov2Model` from the bytes of the ONNX file, contiguous, every name and shape checked."""
     shapes = _shapes(entry)
     try:
-        (model,) = _message(memoryview(onnx))[7]
-        graph = _message(model)
-        given = dict(map(_tensor, graph[5]))
+        (model,) = onnx_message(memoryview(onnx))[7]
+        graph = onnx_message(model)
+        given = dict(map(onnx_tensor, graph[5]))
         found = {_rename(name): array for name, array in given.items() if name.startswith("backbone.")}
-        for node in map(_message, graph[1]):
+        for node in map(onnx_message, graph[1]):
             weight = str(node.get(1, [b""])[-1], "utf-8")
             if bytes(node[4][0]) == b"MatMul" and weight in given:  # x @ W: the linear layer's W transposed
                 path = str(node[3][0], "utf-8").strip("/").rpartition("/")[0].replace("/", ".")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,7 @@ class Runner:
 
     def __init__(self, family: Family, device: torch.device, dtype: torch.dtype) -> None:
         self.family, self.device, self.dtype = family, device, dtype
+        self._told = partial(provenance, family, device, dtype)
 
     @property
     def model(self) -> nn.Module:
@@ -255,18 +256,6 @@ class Runner:
             provenance=told,
             picture=picture,
         )
-
-    def _told(
-        self,
-        options: Options,
-        method: Method,
-        params: Mapping[str, Any],
-        advice: Advice | None,
-        picture: Picture,
-        target: Target = None,
-    ) -> dict[str, Any]:
-        """The provenance of one map."""
-        return provenance(self.family, self.device, self.dtype, options, method, params, advice, picture, target)
 
     def _explained(
         self,

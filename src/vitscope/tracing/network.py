@@ -1,6 +1,6 @@
 """Running a model's own code as the averaged network: a mode under which torch functions act on shadows by rule."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,62 +12,42 @@ from torch.overrides import TorchFunctionMode
 
 from vitscope.errors import LayoutError
 from vitscope.explicit import spelled
+from vitscope.tracing.met import Call, Merge, channels_mix, varies
 from vitscope.tracing.rules import (
     AS_IT_IS,
+    ASKS,
     BINARY,
     POINTWISE,
     POOLING,
     REDUCTIONS,
+    bound,
     conv,
     conv_transposed,
     expanded,
     plain_name,
     pool,
 )
-from vitscope.tracing.shadow import Plan, Probs, Shadow, attend, residual, shadow_of, tensors_in, thinly
+from vitscope.tracing.shadow import (
+    Plan,
+    Probs,
+    Shadow,
+    alike,
+    as_probs,
+    attend,
+    residual,
+    shadow_of,
+    tensors_in,
+    thinly,
+    wrapped,
+)
 
-__all__ = ["Averaged", "Call", "Merge", "varies"]
+__all__ = ["Averaged"]
 
 _JOINS = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack"})
 _PRODUCTS = frozenset({"matmul", "bmm", "baddbmm", "mm"})
 _MINUS = frozenset({"sub", "subtract"})
 _TOKENS = ("cls", "class", "reg", "dist", "detection")
-_ASKED = """
-    size dim numel nelement stride is_contiguous ndimension element_size data_ptr len get_device is_floating_point
-    is_complex is_same_size zeros_like ones_like empty_like full_like rand_like randn_like new_zeros new_ones new_empty
-    new_full new_tensor eq ne gt lt ge le isnan isinf isfinite any all item tolist bool int hash format repr
-    logical_not logical_and logical_or storage_offset untyped_storage is_set_to result_type is_nonzero allclose equal
-    is_tensor is_inference
-"""
-_ASKS = frozenset(_ASKED.split())
 _LIKE = frozenset({"to", "type_as", "view_as", "expand_as", "reshape_as"})
-
-
-@dataclass(eq=False)
-class Call:
-    """One attention call as the averaged network met it.
-
-    Attributes:
-        event: its number among all calls of softmax and fused attention.
-        keys: what stands at its keys, `(..., M)`; queries: N.
-        joined: a residual has taken its result in; channels: it mixes channels, not tokens.
-    """
-
-    event: int
-    keys: Tensor
-    queries: int
-    joined: bool = False
-    channels: bool = False
-    asked: Tensor | None = None
-
-
-@dataclass(eq=False)
-class Merge:
-    """A place where several positions may become one token: `values`, with the channels along `axis`."""
-
-    values: Tensor
-    axis: int
-    real: bool
 
 
 @dataclass
@@ -120,11 +100,11 @@ class Averaged(TorchFunctionMode):
             if not shadows:
                 probs = [t for t in given if isinstance(t, Probs)]
                 with torch.no_grad():
-                    result = func(*_alike(args, given), **kwargs) if probs else func(*args, **kwargs)
+                    result = func(*alike(args, given), **kwargs) if probs else func(*args, **kwargs)
                 self.differential |= name in _MINUS and len(probs) > 1
                 if name in BINARY:
                     self._name(given, result)
-                return _as_probs(result, probs[0].event) if probs and name not in _ASKS else result
+                return as_probs(result, probs[0].event) if probs and name not in ASKS else result
             return self._on_tokens(func, name, args, kwargs, shadows)
 
     def _on_tokens(  # noqa: C901, PLR0911 - the rules, one after another
@@ -145,7 +125,7 @@ class Averaged(TorchFunctionMode):
             operands = args[1] if len(args) == 2 and isinstance(args[1], (list, tuple)) else args[1:]
             return self._einsum(args[0], *operands)
         if name == "linear":
-            return self._merged(x, shadow_of(expanded(x, -1, _bound(func, args, kwargs, 1, "weight").shape[0]), x), -1)
+            return self._merged(x, shadow_of(expanded(x, -1, bound(func, args, kwargs, 1, "weight").shape[0]), x), -1)
         if name in ("conv1d", "conv2d", "conv3d"):
             names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
             options = dict(zip(names, args, strict=False)) | kwargs
@@ -173,20 +153,20 @@ class Averaged(TorchFunctionMode):
         if name in REDUCTIONS:
             return self._reduced(name, x, args, kwargs)
         if name in ("sort", "topk") and self._alike_along(name, x, args, kwargs):
-            return _wrapped(func(*args, **kwargs), shadows)
+            return wrapped(func(*args, **kwargs), shadows)
         if name in POINTWISE:
             return shadow_of(x.clone() if name == "clone" else x.view_as(x), x, product=x.product)
         if name == "fold":
             ones = func(torch.ones_like(args[0]), *args[1:], **kwargs)
             return shadow_of(func(*args, **kwargs) / ones, x)
         if name == "pad" and x.ndim == 4 and x.valid is None:
-            around, mode = _bound(func, args, kwargs, 1, "pad"), _bound(func, args, kwargs, 2, "mode", "constant")
-            padded = _wrapped(func(x, around, mode), shadows)  # with 0, also where the model pads with -inf
+            around, mode = bound(func, args, kwargs, 1, "pad"), bound(func, args, kwargs, 2, "mode", "constant")
+            padded = wrapped(func(x, around, mode), shadows)  # with 0, also where the model pads with -inf
             padded.valid = func(torch.ones_like(x[:1, :1]), around, mode)
             return padded
         if name in AS_IT_IS or name in ("get", "T", "mT"):
-            return _wrapped(func(*args, **kwargs), shadows)
-        if name in _ASKS:
+            return wrapped(func(*args, **kwargs), shadows)
+        if name in ASKS:
             return func(*args, **kwargs)
         if name == "setitem" and isinstance(args[0], Shadow) and self._writes_itself(*args):
             return None
@@ -201,7 +181,7 @@ class Averaged(TorchFunctionMode):
         if value.product:
             return shadow_of(value.mean(-2, keepdim=True).expand(*value.shape[:-2], queries, -1), value, product=True)
         call = Call(event, value.mean(-1), queries, asked=asked)
-        call.channels = event in self.channels or (self.probing and _channels_mix(value))
+        call.channels = event in self.channels or (self.probing and channels_mix(value))
         self.calls.append(call)
         if call.channels:
             out = value.mean(-2, keepdim=True).expand(*value.shape[:-2], queries, value.shape[-1])
@@ -236,8 +216,8 @@ class Averaged(TorchFunctionMode):
         return probs
 
     def _multi_head(self, func: Any, args: Any, kwargs: Any) -> Any:
-        query, value = (_bound(func, args, kwargs, i, n) for i, n in ((0, "query"), (2, "value")))
-        heads, weight = (_bound(func, args, kwargs, i, n) for i, n in ((4, "num_heads"), (11, "out_proj_weight")))
+        query, value = (bound(func, args, kwargs, i, n) for i, n in ((0, "query"), (2, "value")))
+        heads, weight = (bound(func, args, kwargs, i, n) for i, n in ((4, "num_heads"), (11, "out_proj_weight")))
         batched = value.ndim == 3
         tokens = value.mean(-1) if batched else value.mean(-1)[:, None]  # (M, B)
         lead = shadow_of(tokens.t()[:, None, :, None].expand(-1, heads, -1, -1), value)
@@ -246,7 +226,7 @@ class Averaged(TorchFunctionMode):
             asked = (asked if batched else asked[:, None]).t()[:, None].expand(-1, heads, -1)
         mixed = self._attended(lead, query.shape[0], self.event, asked)
         out = mixed.mean((1, 3)).t()[..., None].expand(-1, -1, weight.shape[0])
-        wants = _bound(func, args, kwargs, 16, "need_weights", True)
+        wants = bound(func, args, kwargs, 16, "need_weights", True)
         return shadow_of(out if batched else out[:, 0], mixed), (torch.zeros(1) if wants else None)
 
     def _product(self, a: Any, b: Any, *_: Any) -> Tensor:
@@ -255,7 +235,7 @@ class Averaged(TorchFunctionMode):
                 raise LayoutError(f"attention of shape {tuple(a.shape)} is multiplied with {tuple(b.shape)}")
             return self._attended(b, a.shape[-2], a.event)
         if isinstance(b, Probs):
-            mixed = self._attended(_wrapped(a.transpose(-1, -2), [a]), b.shape[-1], b.event)
+            mixed = self._attended(wrapped(a.transpose(-1, -2), [a]), b.shape[-1], b.event)
             return shadow_of(mixed.transpose(-1, -2), mixed)
         lead = _broadcast(a.shape[:-2], b.shape[:-2]) if b.ndim > 1 else a.shape[:-2]
         if isinstance(a, Shadow) and isinstance(b, Shadow):
@@ -320,7 +300,7 @@ class Averaged(TorchFunctionMode):
         for i, part in enumerate(parts):
             if not isinstance(part, Shadow):
                 parts[i] = self._leaf(part)
-        return _wrapped(func(parts, *args[1:], **{k: v for k, v in kwargs.items() if k != "tensors"}), shadows)
+        return wrapped(func(parts, *args[1:], **{k: v for k, v in kwargs.items() if k != "tensors"}), shadows)
 
     def _name(self, given: list[Tensor], result: Any) -> None:
         """A parameter keeps its name when something is added to it, such as a position to CLS."""
@@ -418,47 +398,3 @@ def _mean(a: Tensor, b: Tensor) -> Tensor:
 def _broadcast(*shapes: Any) -> tuple[int, ...]:
     shape: tuple[int, ...] = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
     return shape
-
-
-def _bound(func: Callable[..., Any], args: Any, kwargs: Any, place: int, name: str, default: Any = None) -> Any:
-    return args[place] if len(args) > place else kwargs.get(name, default)
-
-
-def _wrapped(value: Any, parents: list[Shadow]) -> Any:
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return shadow_of(value, *parents, product=any(p.product for p in parents))
-    if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
-        return type(value)(_wrapped(part, parents) for part in value)
-    return value
-
-
-def _alike(args: Any, given: list[Tensor]) -> Any:
-    """Arguments in which attention has the type of the weights beside it."""
-    kinds = [t.dtype for t in given if t.is_floating_point() and not isinstance(t, Probs)]
-    return tuple(a.to(kinds[0]) if kinds and isinstance(a, Probs) else a for a in args)
-
-
-def _as_probs(value: Any, event: int) -> Any:
-    if isinstance(value, Tensor) and value.is_floating_point():
-        probs = value.as_subclass(Probs)
-        probs.event = event
-        return probs
-    if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
-        return type(value)(_as_probs(part, event) for part in value)
-    return value
-
-
-def varies(x: Tensor, axis: int) -> bool:
-    """Do positions differ along this axis? Probing values are (mass, x, y, leaf) along the batch."""
-    if not x.stride(axis):
-        return False
-    with torch.no_grad():
-        for other in range(x.ndim):
-            x = x if x.stride(other) else x.narrow(other, 0, 1)
-        spread = x.amax(axis) - x.amin(axis)
-        return bool((spread > 1e-4 * (1 + x.abs().amax())).any())
-
-
-def _channels_mix(value: Tensor) -> bool:
-    """Are these values channels of tokens along the last axis, not tokens along the last but one?"""
-    return value.shape[-1] > 1 and varies(value, -1) and not varies(value, -2)

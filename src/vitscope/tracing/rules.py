@@ -22,11 +22,13 @@ from torch.nn import functional
 from vitscope.tracing.shadow import one
 
 __all__ = [
+    "ASKS",
     "AS_IT_IS",
     "BINARY",
     "POINTWISE",
     "POOLING",
     "REDUCTIONS",
+    "bound",
     "conv",
     "conv_transposed",
     "expanded",
@@ -56,9 +58,16 @@ _POOLING = """
     adaptive_max_pool3d max_pool2d_with_indices
 """
 _BINARY = "add sub mul div truediv multiply divide true_divide subtract maximum minimum where lerp addcmul fmax fmin"
+_ASKED = """
+    size dim numel nelement stride is_contiguous ndimension element_size data_ptr len get_device is_floating_point
+    is_complex is_same_size zeros_like ones_like empty_like full_like rand_like randn_like new_zeros new_ones new_empty
+    new_full new_tensor eq ne gt lt ge le isnan isinf isfinite any all item tolist bool int hash format repr
+    logical_not logical_and logical_or storage_offset untyped_storage is_set_to result_type is_nonzero allclose equal
+    is_tensor is_inference
+"""
 
-AS_IT_IS, POINTWISE, REDUCTIONS, POOLING, BINARY = (
-    frozenset(words.split()) for words in (_MOVING, _POINTWISE, _REDUCTIONS, _POOLING, _BINARY)
+AS_IT_IS, POINTWISE, REDUCTIONS, POOLING, BINARY, ASKS = (
+    frozenset(words.split()) for words in (_MOVING, _POINTWISE, _REDUCTIONS, _POOLING, _BINARY, _ASKED)
 )
 
 
@@ -71,6 +80,11 @@ def plain_name(func: Callable[..., Any]) -> str:
             name = name[1:]
         return name
     return name.strip("_")
+
+
+def bound(func: Callable[..., Any], args: Any, kwargs: Any, place: int, name: str, default: Any = None) -> Any:
+    """An argument of a call, given by place or by name."""
+    return args[place] if len(args) > place else kwargs.get(name, default)
 
 
 def expanded(x: Tensor, dim: int, size: int) -> Tensor:

@@ -46,6 +46,32 @@ def shadow_of(values: Tensor, *parents: Any, product: bool = False) -> Shadow:
     return shadow
 
 
+def wrapped(value: Any, parents: list[Shadow]) -> Any:
+    """A result as tokens, part by part, made of those shadows."""
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return shadow_of(value, *parents, product=any(p.product for p in parents))
+    if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
+        return type(value)(wrapped(part, parents) for part in value)
+    return value
+
+
+def alike(args: Any, given: list[Tensor]) -> Any:
+    """Arguments in which attention has the type of the weights beside it."""
+    kinds = [t.dtype for t in given if t.is_floating_point() and not isinstance(t, Probs)]
+    return tuple(a.to(kinds[0]) if kinds and isinstance(a, Probs) else a for a in args)
+
+
+def as_probs(value: Any, event: int) -> Any:
+    """A result as attention of that call, part by part."""
+    if isinstance(value, Tensor) and value.is_floating_point():
+        probs = value.as_subclass(Probs)
+        probs.event = event
+        return probs
+    if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
+        return type(value)(as_probs(part, event) for part in value)
+    return value
+
+
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """Every tensor in nested tuples, lists and mappings."""
     if isinstance(value, Tensor):

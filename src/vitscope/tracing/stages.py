@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from vitscope.body import Place, Spot
 from vitscope.errors import UsageError
-from vitscope.tracing.network import Averaged, varies
+from vitscope.tracing.met import varies
+from vitscope.tracing.network import Averaged
 from vitscope.tracing.shadow import Plan, Shadow, tensors_in
 from vitscope.tracing.trace import Run, Trace, averaged, grid_of, positions, uniform
 

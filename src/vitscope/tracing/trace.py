@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from vitscope.capturing import Seen, evaluating, uncompiled
 from vitscope.errors import LayoutError
 from vitscope.geometry import TokenLayout
-from vitscope.tracing.network import Averaged, Call, Merge
+from vitscope.tracing.met import Call, Merge
+from vitscope.tracing.network import Averaged
 from vitscope.tracing.shadow import Plan, Shadow, parameter_names, shadow_of
 
 __all__ = ["NO_HEADS", "Run", "Trace", "averaged", "grid_of", "positions", "trace", "uniform"]
