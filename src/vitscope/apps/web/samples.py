@@ -14,7 +14,7 @@ SAMPLES = {
     "astronaut": ("astronaut.jpg", "Eileen Collins", "NASA, public domain"),
     "coffee": ("coffee.jpg", "a cup of coffee", "Rachel Michetti, CC0"),
     "rocket": ("rocket.jpg", "a Falcon 9", "SpaceX, public domain"),
-    "digits": ("digits.png", "two handwritten digits", "composed; digits: E. Alpaydin and C. Kaynak, UCI, CC BY 4.0"),
+    "digits": ("digits.png", "two handwritten digits", "composed; digits: E. Alpaydin and C. Kaynak, UCI"),
 }
 
 
