@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vitscope.errors import UsageError
 from vitscope.registry import method
-from vitscope.store import AttentionStore, Block, LayerSpec, budget, pull, pull_raising, raising, walk
+from vitscope.store import AttentionStore, Block, LayerSpec, budget, pull_raising, raising, walk
 
 __all__ = ["attention_gradcam", "grad_rollout", "grad_sam", "relevance"]
 
@@ -76,17 +76,20 @@ def grad_rollout(store: AttentionStore, *, layers: LayerSpec = None, start: int 
     Limits: gradients of attention are small beside the identity, so that most weight stays with the readout token: look
         at the patches alone.
     """
-
-    def weigh(rows: Float[Tensor, "B H n M"], grads: Float[Tensor, "B H n M"]) -> Float[Tensor, "B n M"]:
-        positive = raising(rows, grads)
-        return positive / (1 + positive.sum(-1, keepdim=True))
+    known: dict[
+        int, Float[Tensor, "B N"]
+    ] = {}  # asked twice of each block: to divide its attention, and for the residual
 
     def kept(block: Block) -> Float[Tensor, "B N"]:
-        sums = [raising(block.rows(part), block.grad_rows(part)).sum(-1) for part in walk(block)]
-        return 1 / (1 + torch.cat(sums, 1))
+        if id(block) not in known:
+            sums = [raising(block.rows(part), block.grad_rows(part)).sum(-1) for part in walk(block)]
+            known[id(block)] = 1 / (1 + torch.cat(sums, 1))
+        return known[id(block)]
 
-    chosen = store.select(_layers(layers, start))
-    return store.carry(chosen, lambda block, r: pull(block, r, weigh=weigh), kept, 1.0)
+    def attend(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"]:
+        return pull_raising(block, r * kept(block))  # a row divided is its weight divided
+
+    return store.carry(store.select(_layers(layers, start)), attend, kept, 1.0)
 
 
 @method(
