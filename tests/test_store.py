@@ -8,7 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from vitscope.errors import LayoutError, UsageError
 from vitscope.geometry import TokenLayout
-from vitscope.store import AttentionStore, Dense, Factored, matrix, pull, pull_heads, pull_raising, push
+from vitscope.store import AttentionStore, Dense, Factored, matrix, pull, pull_heads, pull_raising, push, raising_sums
 
 
 def factored(b=2, h=3, n=40, m=40, d=8, seed=0, dtype=torch.float64, bias=None, lse=True, chunk=None):
@@ -75,6 +75,8 @@ def test_attention_that_raises_the_score_is_pulled_alike_by_tiles_and_by_rows(n,
     raises = (dense * torch.einsum("bhne,bhme->bhnm", grad, v)).relu().mean(1)
     assert (block.fold(r, raising=True) is not None) == lse
     torch.testing.assert_close(pull_raising(block, r), torch.einsum("bn,bnm->bm", r, raises))
+    assert (block.fold_rows() is not None) == lse
+    torch.testing.assert_close(raising_sums(block), raises.sum(-1))
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 7, 700])

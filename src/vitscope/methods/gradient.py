@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vitscope.errors import UsageError
 from vitscope.registry import method
-from vitscope.store import AttentionStore, Block, LayerSpec, budget, pull_raising, raising, walk
+from vitscope.store import AttentionStore, Block, LayerSpec, budget, pull_raising, raising_sums
 
 __all__ = ["attention_gradcam", "grad_rollout", "grad_sam", "relevance"]
 
@@ -82,8 +82,7 @@ def grad_rollout(store: AttentionStore, *, layers: LayerSpec = None, start: int 
 
     def kept(block: Block) -> Float[Tensor, "B N"]:
         if id(block) not in known:
-            sums = [raising(block.rows(part), block.grad_rows(part)).sum(-1) for part in walk(block)]
-            known[id(block)] = 1 / (1 + torch.cat(sums, 1))
+            known[id(block)] = 1 / (1 + raising_sums(block))
         return known[id(block)]
 
     def attend(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"]:

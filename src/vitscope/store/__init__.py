@@ -13,7 +13,18 @@ Letters: B images, H heads, N query tokens, M key tokens, D head width.
 
 from vitscope.store.attention import AttentionStore, Call, Chain, LayerSpec, Source
 from vitscope.store.blocks import Block, Dense, Factored, Selection, budget
-from vitscope.store.pulling import Fuse, Weigh, matrix, pull, pull_heads, pull_raising, push, raising, walk
+from vitscope.store.pulling import (
+    Fuse,
+    Weigh,
+    matrix,
+    pull,
+    pull_heads,
+    pull_raising,
+    push,
+    raising,
+    raising_sums,
+    walk,
+)
 
 __all__ = [
     "AttentionStore",
@@ -34,5 +45,6 @@ __all__ = [
     "pull_raising",
     "push",
     "raising",
+    "raising_sums",
     "walk",
 ]

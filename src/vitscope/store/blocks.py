@@ -60,6 +60,10 @@ class Block(Protocol):
         """`r` times the mean over heads of A, or of `relu(A * dy/dA)`; None where only rows can be had."""
         ...
 
+    def fold_rows(self) -> Float[Tensor, "B N"] | None:
+        """The sums of the rows of `mean_h relu(A * dy/dA)`; None where only rows can be had."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Factored:
@@ -123,18 +127,35 @@ class Factored:
         if self.lse is None or self.bias is not None:
             return None
         b, h, n, m = self.shape
+        weight = r.to(_precise(self.q).dtype)[:, None].expand(b, h, n).reshape(b * h, 1, n)
+        out = weight.new_zeros(b * h, 1, m)
+        for heads, queries, keys, tile in self._tiles(self.lse, raising):
+            out[heads, :, keys].baddbmm_(weight[heads, :, queries], tile)
+        return out.view(b, h, m).mean(1)
+
+    def fold_rows(self) -> Float[Tensor, "B N"] | None:
+        """`sum_j mean_h relu(A * dy/dA)_hij`: the rows' sums of what `fold` takes with `raising`, made as there."""
+        if self.lse is None or self.bias is not None:
+            return None
+        b, h, n, _ = self.shape
+        out = _precise(self.q).new_zeros(b * h, n)
+        for heads, queries, _, tile in self._tiles(self.lse, True):
+            out[heads, queries] += tile.sum(-1)
+        return out.view(b, h, n).mean(1)
+
+    def _tiles(self, lse: Tensor, raising: bool) -> Iterator[tuple[slice, slice, slice, Tensor]]:
+        """Attention, or that which raises the score, a tile that fits the cache at a time; each overwrites the last."""
+        b, h, n, m = self.shape
         q, k = _precise(self.q).flatten(0, 1), _precise(self.k).flatten(0, 1).transpose(1, 2)
-        shift = (_precise(self.lse) * -_LOG2_E).to(q.dtype).reshape(b * h, n, 1)
-        weight = r.to(q.dtype)[:, None].expand(b, h, n).reshape(b * h, 1, n)
+        shift = (_precise(lse) * -_LOG2_E).to(q.dtype).reshape(b * h, n, 1)
         grad, v = (x.flatten(0, 1) for x in _gradient(self)) if raising else (None, None)
-        out = q.new_zeros(b * h, 1, m)
         tall = -(-n // -(-n // (self.chunk or TILE_QUERIES)))  # none much smaller than the others
         wide = _TILE_KEYS if self.device.type == "cpu" else m
         group = max(1, budget(self.device) // (tall * min(wide, m) * (1 + raising)))
         tiles = q.new_empty(1 + raising, min(group, b * h) * tall * min(wide, m))
         for heads in slices(b * h, group):
             for keys in slices(m, wide):
-                part, total = k[heads, :, keys], out[heads, :, keys]
+                part = k[heads, :, keys]
                 for queries in slices(n, tall):
                     here = q[heads, queries]
                     shape = (*here.shape[:2], part.shape[2])
@@ -145,8 +166,7 @@ class Factored:
                         rise = tiles[1, : a.numel()].view(shape)
                         torch.bmm(grad[heads, queries], v[heads, :, keys], out=rise)
                         a.mul_(rise.clamp_(min=0))
-                    total.baddbmm_(weight[heads, :, queries], a)
-        return out.view(b, h, m).mean(1)
+                    yield heads, queries, keys, a
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +202,9 @@ class Dense:
     def fold(self, r: Float[Tensor, "B N"], *, raising: bool = False) -> None:
         """Nothing cheaper than rows here."""
         return
+
+    def fold_rows(self) -> None:
+        """There is nothing to save either."""
 
 
 def _grad_rows(block: Factored | Dense, sel: Selection) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vitscope.store.blocks import TILE_QUERIES, Block, budget, slices
 
-__all__ = ["Fuse", "Weigh", "matrix", "pull", "pull_heads", "pull_raising", "push", "raising", "walk"]
+__all__ = ["Fuse", "Weigh", "matrix", "pull", "pull_heads", "pull_raising", "push", "raising", "raising_sums", "walk"]
 
 Fuse: TypeAlias = Callable[[Float[Tensor, "B H n M"]], Float[Tensor, "B n M"]]
 Weigh: TypeAlias = Callable[[Float[Tensor, "B H n M"], Float[Tensor, "B H n M"]], Float[Tensor, "B n M"]]
@@ -53,6 +53,14 @@ def pull_raising(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"]:
     many = len(_active(r)) > TILE_QUERIES // 2 and len(r) == block.shape[0]
     folded = block.fold(r, raising=True) if many else None
     return pull(block, r, weigh=raising) if folded is None else folded
+
+
+def raising_sums(block: Block) -> Float[Tensor, "B N"]:
+    """`sum_j mean_h relu(A * dy/dA)_hij`: how much attention that raises the score each query holds; cost as above."""
+    folded = block.fold_rows()
+    if folded is not None:
+        return folded
+    return torch.cat([raising(block.rows(part), block.grad_rows(part)).sum(-1) for part in walk(block)], 1)
 
 
 def raising(rows: Float[Tensor, "B H n M"], grads: Float[Tensor, "B H n M"]) -> Float[Tensor, "B n M"]:
