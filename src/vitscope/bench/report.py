@@ -26,7 +26,8 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2rem aut
 h1, h2 { font-weight: 600 } h2 { margin-top: 2.2rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px }
 th, td { text-align: right; padding: 3px 10px; border-bottom: 1px solid #8883; white-space: nowrap }
-th:first-child, td:first-child { text-align: left } td:first-child { white-space: normal; min-width: 12rem } thead th { vertical-align: bottom; white-space: normal }
+th:first-child, td:first-child { text-align: left } td:first-child { white-space: normal; min-width: 12rem }
+thead th { vertical-align: bottom; white-space: normal }
 small { opacity: .65 } tr.prior { opacity: .65 } .wide { overflow-x: auto }
 img { max-width: 100%; border-radius: 4px } img.plot { background: #fff }
 .row { display: flex; flex-wrap: wrap; gap: 12px; margin: 10px 0 } figure { margin: 0; width: 224px }
