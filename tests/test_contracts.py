@@ -295,6 +295,13 @@ def mean_of_cells(height, width, k):
     return matrix.reshape(-1, height * width)
 
 
+def mean_of_overlapping(side):
+    """Each token is the mean over 3 x 3 in steps of 2, those beyond the edge left out: `((side / 2)^2, side^2)`."""
+    near = np.abs(2 * np.arange(side // 2)[:, None] - np.arange(side)) <= 1
+    near = near / near.sum(1, keepdims=True)
+    return np.kron(near, near)
+
+
 def in_windows(matrices, height, width, window, shift):
     """Attention inside windows of a shifted and then padded map: `(height width, height width)`, and 0 for padding."""
     down, right = -(-height // window), -(-width // window)
@@ -316,9 +323,9 @@ def in_windows(matrices, height, width, window, shift):
 
 
 def matrices_of(row, monkeypatch):
-    model = row.model()
+    model, pixels = row.model(), pixels_of(row)
     recorded = Recorded(monkeypatch)
-    model(pixels_of(row))
+    model(pixels)
     monkeypatch.undo()
     return recorded.matrices
 
@@ -339,13 +346,15 @@ def test_rollout_of_shifted_windows_is_a_product_of_dense_matrices(name, side, m
         assert dense.read_by_mean().sum() < 0.95
 
 
-def test_rollout_with_reduced_keys_is_a_product_of_dense_matrices(monkeypatch):
-    """A pyramid: 16 x 16 tokens with 2 x 2 keys, then half of each, four times."""
-    name, side = "timm-twins-pcpvt", 16
+@pytest.mark.parametrize("name", ["timm-twins-pcpvt", "timm-pvt-v2"])
+def test_rollout_with_reduced_keys_is_a_product_of_dense_matrices(name, monkeypatch):
+    """A pyramid: 16 x 16 tokens with 2 x 2 keys, then half as many a side, four times; PVTv2's merges overlap."""
+    side = 16
     dense = Dense(side**2)
     for layer, matrix in enumerate(matrices_of(BY_NAME[name], monkeypatch)):
         if layer:
-            dense.then(mean_of_cells(2 * side, 2 * side, 2))
+            merge = mean_of_cells(2 * side, 2 * side, 2)
+            dense.then(merge if name == "timm-twins-pcpvt" else mean_of_overlapping(2 * side))
         assert matrix.shape[-2:] == (side**2, 4)
         dense.mix(matrix[0].mean(0).numpy() @ mean_of_cells(side, side, side // 2))
         side //= 2

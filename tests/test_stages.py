@@ -25,6 +25,7 @@ QUICKER = {
 }
 REFUSED = ("article", "attnlrp", "flow", "legrad", "logit-lens", "random-walk", "sink-rollout", "token-removal")
 MODELS = ("timm-swin", "timm-twins-pcpvt", "timm-cait")
+TWINNED = (*MODELS, "timm-pvt-v2")
 every_model = pytest.mark.parametrize("name", MODELS)
 _known = {}
 
@@ -121,6 +122,15 @@ def merged(side, k):
     return matrix.reshape(-1, side * side)
 
 
+def overlapping(side):
+    """The mean over 3 x 3 tokens in steps of 2, those beyond the edge left out: `((side / 2)^2, side^2)`."""
+    matrix = np.zeros((side // 2, side // 2, side, side))
+    for y in range(side // 2):
+        for x in range(side // 2):
+            matrix[y, x, max(2 * y - 1, 0) : 2 * y + 2, max(2 * x - 1, 0) : 2 * x + 2] = 1
+    return rows_divided(matrix.reshape(-1, side**2))
+
+
 def in_windows(a, g, lengths, side, window, shift):
     """A layer of windows on a map rolled by `shift`."""
     across, count = side // window, side**2
@@ -144,10 +154,11 @@ def steps_of(name):
         first, shifted, third, fourth = seen
         layers = [in_windows(*first, 8, 4, 0), in_windows(*shifted, 8, 4, 2), merged(8, 2)]
         return [*layers, in_windows(*third, 4, 4, 0), in_windows(*fourth, 4, 4, 0)], np.full(16, 1 / 16)
-    if name == "timm-twins-pcpvt":
+    if name in ("timm-twins-pcpvt", "timm-pvt-v2"):
         steps, side = [], 16
         for number, (a, g, long) in enumerate(seen):
-            steps += [merged(2 * side, 2)] if number else []
+            if number:
+                steps.append(merged(2 * side, 2) if name == "timm-twins-pcpvt" else overlapping(2 * side))
             steps.append(Layer(a[0], g[0], long[0], np.eye(side**2), merged(side, side // 2)))
             side //= 2
         return steps, np.full(4, 1 / 4)
@@ -218,7 +229,7 @@ TWINS = {
 
 
 @pytest.mark.parametrize("method", TWINS)
-@every_model
+@pytest.mark.parametrize("name", TWINNED)
 def test_each_method_through_windows_and_merges_is_its_dense_twin(name, method, monkeypatch):
     if (name, method) == ("timm-cait", "value-rollout"):
         with pytest.raises(MethodError, match="the lengths of values are not known"):  # heads are mixed before them
@@ -241,7 +252,7 @@ def test_each_method_through_windows_and_merges_is_its_dense_twin(name, method, 
 
 def test_what_gradients_say_is_more_than_where_the_answer_starts():
     """The twins above would agree on maps that are flat but for rounding: these are not."""
-    for name in MODELS:
+    for name in TWINNED:
         _, readout = steps_of(name)
         alone = placed(name, lambda layer, _: layer.positive.mean(0))
         assert all(np.ptp(one) > 0.05 * np.abs(one).max() for one in alone)
