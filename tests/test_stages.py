@@ -4,6 +4,7 @@ The twins are whole matrices on the finest tokens. Of each layer the model's own
 are taken at its dropout, and put where the windows, merges and reduced keys of the papers say.
 """
 
+import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -147,6 +148,7 @@ def in_windows(a, g, lengths, side, window, shift):
     return Layer(*dense, long, np.eye(count), np.eye(count))
 
 
+@functools.cache
 def steps_of(name):
     """What happens to tokens, in order: layers, and matrices that merge them; and the readout row of the last ones."""
     seen = recorded(name)
@@ -318,7 +320,7 @@ def test_activation_maps_are_the_grad_cam_packages_on_the_last_grid(name, method
         def forward(self, x):
             return self.inner(x) * large
 
-    for target in range(5):
+    for target in (0, 3):
         with made[method](Scaled(), [norm], reshape_transform=lambda x: laid(x).permute(0, 3, 1, 2)) as cam:
             (cam.activations_and_grads(pixels)[0, target]).backward()
             z, g = (
@@ -407,27 +409,6 @@ def test_where_a_block_hands_on_cls_alone_its_output_has_no_map():
         explained("timm-cait", "gradcam", at="output")
 
 
-@pytest.mark.parametrize(
-    ("name", "block"),
-    [
-        ("timm-maxvit", "stages.1.blocks.0.attn_grid"),
-        ("hf-swin", "swin.encoder.layers.1.blocks.1"),
-        ("timm-mvitv2-cls", "stages.1.blocks.0"),
-        ("timm-gcvit", "stages.1.blocks.1"),
-        ("timm-tnt", "blocks.1"),
-        ("timm-volo", "post_network.1"),
-        ("timm-xcit", "cls_attn_blocks.1"),
-        ("torchvision-swin", "features.3.1"),
-    ],
-)
-def test_the_last_block_is_found(name, block):
-    row = BY_NAME[name]
-    scope = row.scope(row.model())
-    e = scope.explain(picture(row.size), method="eigencam")
-    assert f"first norm of block {len(scope.attention(picture(row.size))) - 1} ({block})" in e.provenance["notes"][-1]
-    assert np.ptp(e.map) > 0
-
-
 def test_windows_unrolled_in_another_order_are_put_back():
     """Hiera keeps tokens unit by unit: a bright corner must come out in its corner."""
     row = BY_NAME["hf-hiera"]
@@ -486,18 +467,16 @@ def test_just_those_are_refused_that_need_the_same_tokens_everywhere(name):
 
 @pytest.mark.parametrize("method", WORKING)
 @every_model
-def test_a_batch_is_its_singles_eager_is_fused_and_classes_count_where_they_should(name, method):
+def test_a_fused_batch_is_its_eager_singles_and_classes_count_where_they_should(name, method):
     if (name, method) == ("timm-cait", "value-rollout"):
         return  # refused, see above
-    first, second = explained(name, method, (0, 1), target=0)
-    (alone,) = explained(name, method, (1,), target=0)
-    (eager,) = explained(name, method, (0,), eager=True, target=0)
-    (other,) = explained(name, method, (1,), target=3)
+    (first, other), (second, _) = explained(name, method, (0, 1), target=[0, 3])
+    singles = [explained(name, method, (seed,), eager=True, target=0)[0] for seed in (0, 1)]
     largest = max(np.abs(values(e)).max() for e in (first, second, other))
-    for got, wanted in ((second, alone), (first, eager)):
+    for got, wanted in zip((first, second), singles, strict=True):
         np.testing.assert_allclose(values(got), values(wanted), rtol=0, atol=1e-5 * largest)
     uses = next(m for m, _ in scope_of(name).methods() if m.name == method).uses_target
-    assert np.array_equal(values(alone), values(other)) != uses
+    assert np.array_equal(values(first), values(other)) != uses
     if method not in ("random", "rise") and (name, method) != (
         "timm-twins-pcpvt",
         "ncut",

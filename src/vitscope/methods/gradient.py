@@ -112,7 +112,7 @@ def grad_sam(store: AttentionStore, *, layers: LayerSpec = None) -> Float[Tensor
     of; N counts the queries of all windows, padding included.
 
     Returns:
-        `(B, N)`, not negative, in units of the score.
+        `(B, N)`, not negative, in units of the score; its sum says nothing.
 
     Cost: one forward and one backward, then each layer's rows once; memory linear in tokens. Through windows or merging
         also a short pass back through the averaged network for each layer.
@@ -149,9 +149,9 @@ def attention_gradcam(store: AttentionStore, *, layer: int = -1) -> Float[Tensor
     windows, and the result is shared among the tokens that these were made of.
 
     Returns:
-        `(B, N)`, not negative, in units of the score.
+        `(B, N)`, not negative, in units of the score; its sum says nothing.
 
-    Cost: one forward and one backward, and one row (with mean pooling: all rows of one layer).
+    Cost: one forward and one backward, and one row (with mean pooling: all rows of one layer); memory linear in tokens.
     Limits: of the last layer only; a head's sign is one number for all patches.
     """
 

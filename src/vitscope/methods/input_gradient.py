@@ -14,6 +14,7 @@ __all__ = ["input_x_gradient", "integrated_gradients", "smoothgrad"]
 
 _TOKENS = 2048  # of all rows that go through the model together: each keeps a graph
 
+
 @method(
     "input-x-gradient",
     passes="1 forward, 1 backward",
@@ -31,7 +32,7 @@ def input_x_gradient(subject: Subject) -> Float[Tensor, "B N"]:
         `(B, N)`, signed, in units of the score; the prefix gets 0. For a model without biases whose parts are all
         linear it sums to the score; `gradient="libra"` brings a transformer near that.
 
-    Cost: one forward and one backward.
+    Cost: one forward and one backward, and their memory.
     Limits: a pixel at the mean (normalised 0) gets nothing whatever it means.
     """
     (grad,) = subject.gradients([subject.pixels])
@@ -97,7 +98,7 @@ def smoothgrad(subject: Subject, *, samples: int = 16, noise: float = 0.15) -> F
         noise: its standard deviation as a share of the picture's range of values.
 
     Returns:
-        `(B, N)`, signed, in units of the score; the prefix gets 0.
+        `(B, N)`, signed, in units of the score; its sum says nothing; the prefix gets 0.
 
     Raises:
         UsageError: fewer than one sample, or negative noise.

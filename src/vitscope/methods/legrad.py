@@ -35,7 +35,7 @@ def legrad(
         readout: what the head reads of layer l: the `mean` of all tokens (the paper's), or the model's `own` readout.
 
     Returns:
-        `(B, N)`, not negative, in units of the score; attention itself is not multiplied in.
+        `(B, N)`, not negative, in units of the score; its sum says nothing. Attention itself is not multiplied in.
 
     Cost: one forward; for each layer the head, a backward through half a block, and that layer's `dy/dA` once, chunk by
         chunk; memory linear in tokens.

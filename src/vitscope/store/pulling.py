@@ -70,9 +70,7 @@ def pull_raising(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"]:
     return out
 
 
-def pull_raising_divided(
-    block: Block, r: Float[Tensor, "B N"]
-) -> tuple[Float[Tensor, "B M"], Float[Tensor, "B N"]]:
+def pull_raising_divided(block: Block, r: Float[Tensor, "B N"]) -> tuple[Float[Tensor, "B M"], Float[Tensor, "B N"]]:
     """`r D mean_h relu(A * dy/dA)` and the diagonal of D, which divides each row of `I + mean_h ...` by its sum.
 
     Of queries that weigh nothing in the whole batch it is 1. Cost: as for `pull_raising`, which knows the sums ahead.
