@@ -205,8 +205,8 @@ def logit_lens(subject: Subject, *, layer: int = -1) -> tuple[Float[Tensor, "B N
         layer: after which block, from 0, or from the end with negative numbers.
 
     Returns:
-        `(B, N)`, signed, in units of the score, its sum says nothing; the prefix tokens with theirs; and for each picture a note: the score
-        that the model's own readout would give after each block.
+        `(B, N)`, signed, in units of the score, its sum says nothing; the prefix tokens with theirs; and for each
+        picture a note: the score that the model's own readout would give after each block.
 
     Cost: N forwards that skip the blocks: patch embedding and head only, `batch_size` at a time.
         Memory linear in tokens.
