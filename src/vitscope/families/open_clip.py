@@ -78,7 +78,7 @@ class OpenClip(Generic):
         architecture = self.reference.removeprefix("open_clip:").partition("/")[0]
         if self.reference.startswith("open_clip:") and architecture in open_clip.list_models():
             try:
-                return cast(Any, open_clip.get_tokenizer(architecture))
+                return cast(Callable[[list[str]], Tensor], open_clip.get_tokenizer(architecture))
             except Exception as error:  # some come from the Hub
                 raise ModelError(f"the tokenizer of {architecture} could not be loaded: {error}") from error
         text: Any = getattr(self.model, "text", self.model)
@@ -88,7 +88,7 @@ class OpenClip(Generic):
                 "it is not known which tokenizer this module's texts need",
                 "load it by name, open_clip:ARCH/PRETRAINED, or give features: vitscope.text(words).known(features)",
             )
-        return cast(Any, open_clip.SimpleTokenizer(context_length=length or 77))
+        return cast(Callable[[list[str]], Tensor], open_clip.SimpleTokenizer(context_length=length or 77))
 
     def preprocessing(self) -> str:
         """What happens to a photo, in words."""
