@@ -11,7 +11,7 @@ from filelock import FileLock
 from batching import plan, same, table
 from vitscope.batch import faults
 from vitscope.batch.run import run
-from vitscope.errors import ResultError
+from vitscope.errors import ResultError, UsageError
 
 
 def test_resume_does_only_what_is_left(collection, tiny_scope, tmp_path):
@@ -89,6 +89,14 @@ def test_a_folder_of_something_else_is_refused(collection, tiny_scope, tmp_path)
     with pytest.raises(ResultError, match="not empty and holds no run"):
         run(str(collection), tmp_path, plan(), scope=tiny_scope, resume=True)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/out", "gs://bucket", "memory://out"])
+def test_an_object_store_is_refused_as_output(collection, tiny_scope, tmp_path, monkeypatch, url):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="no folder: object stores know no rename"):
+        run(str(collection), url, plan(), scope=tiny_scope)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_second_writer_is_refused(collection, tiny_scope, tmp_path):
