@@ -175,9 +175,10 @@ def refused(folder: Path, *, resume: bool) -> None:
 
 def _begun(folder: Path, resume: bool) -> bool:
     """Does the folder hold a run of ours?"""
-    if _URL.match(folder.as_posix()) and not folder.exists():
+    if _URL.match(place := folder.as_posix()) and not folder.exists():
         raise UsageError(
-            f"{folder} is no folder: object stores know no rename and no lock, on which resuming rests",
+            f"{place.replace(':/', '://', 1)} is no folder: object stores know no rename and no lock, and resuming "
+            "rests on both",
             "name a local or mounted folder, and copy it there when it is done",
         )
     if folder.exists() and not folder.is_dir():
