@@ -53,7 +53,8 @@ td, th {{ text-align: left; vertical-align: top; padding: .4rem .75rem .4rem 0; 
 .charts {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 1.5rem }}
 figure {{ margin: 0 }} img {{ display: block; width: 100%; border-radius: 4px }}
 svg {{ display: block; width: 100%; height: auto; fill: var(--bar) }} svg text {{ fill: var(--soft); font-size: 11px }}
-svg line {{ stroke: var(--line) }} code {{ font-size: .8125rem }} .places img {{ max-width: 360px }}
+svg line {{ stroke: var(--line) }} code {{ font-size: .8125rem }}
+.places {{ margin-bottom: 1rem }} .places img {{ max-width: 360px }}
 </style>
 <h1>{title}</h1>
 <p class="soft">{lead}</p>
