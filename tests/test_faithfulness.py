@@ -254,41 +254,6 @@ def test_the_whole_way_against_pixels_replaced_one_by_one(name, baseline):
         assert got["deletion"].x == pytest.approx(np.array(oracles.counts_of(len(order), 6)) / len(order))
 
 
-@pytest.mark.parametrize("baseline", [0.0, 0.4])
-def test_deletion_and_insertion_of_torchcam(baseline):
-    """torchcam ranks pixels: with a map that is flat inside patches and a step for each patch it must agree."""
-    from torchcam.metrics import DeletionInsertionMetric
-
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Linear(4 * 144, 5)
-    ).double()
-    pixels = torch.randn(3, 12, 12, dtype=torch.float64)
-    values = torch.rand(4, 3, dtype=torch.float64).float()
-
-    class Extractor:
-        def __init__(self):
-            self.model = model
-
-        def __call__(self, *_args, **_kwargs):
-            return [values.repeat_interleave(3, 0).repeat_interleave(4, 1)[None]]
-
-        def fuse_cams(self, cams):
-            return cams[0]
-
-        def _hooks_off(self):
-            return contextlib.nullcontext()
-
-    fill = torch.full_like(pixels, baseline)
-    theirs = DeletionInsertionMetric(Extractor(), lambda x: x.softmax(-1), steps=12, baseline=fill[None])
-    theirs.update(pixels[None], class_idx=2)
-    probe = Probe(lambda x, _: model(x).softmax(-1)[:, 2], pixels, fill, (4, 3))
-    ours = numbers_of(values.numpy(), probe, steps=12)
-    assert theirs.summary() == pytest.approx(
-        {"deletion_auc": ours["deletion"], "insertion_auc": ours["insertion"]}, abs=1e-6
-    )
-
-
 class TestProperties:
     maps = arrays(np.float32, (3, 4), elements=st.floats(-4, 4, width=16))
 
