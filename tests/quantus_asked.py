@@ -1,4 +1,4 @@
-"""What Quantus says of one map: run by `test_faithfulness_peers.py` in a process of its own, as `quantus_asked.py IN OUT`.
+"""What Quantus says of one map: `quantus_asked.py IN OUT`, run by `test_faithfulness_peers.py` in a process of its own.
 
 IN is an npz file: `x (1, 1, 8, 8)`, `a` a map of the same shape, `within` and `linear` of the model, `sets (n, k)` the
 pixels of each random set. OUT gets its answers as JSON.
@@ -7,6 +7,7 @@ pixels of each random set. OUT gets its answers as JSON.
 import json
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -46,8 +47,7 @@ def main() -> None:
         nr_runs=len(told["sets"]), subset_size=size, return_aggregate=False, **options
     )
     answers["correlation"] = correlation(**given)[0]
-    with open(sys.argv[2], "w") as file:
-        json.dump(answers, file, default=lambda array: np.asarray(array).tolist())
+    Path(sys.argv[2]).write_text(json.dumps(answers, default=lambda array: np.asarray(array).tolist()))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ OF = {measure.name: measure for measure in MEASURES}
 
 
 class Interacting:
-    """`tanh(x' within x) + linear' x` of the 64 pixels of one channel; patches are 2 x 2 pixels, a patch is 0 when gone."""
+    """`tanh(x' within x) + linear' x` of the 64 pixels of one channel; a patch is 2 x 2 of them, 0 when gone."""
 
     def __init__(self, seed=0):
         rng = np.random.default_rng(seed)
