@@ -1,8 +1,8 @@
-"""The screen and the curves of docs/measuring.md: `vitscope measure` on scikit-image's astronaut, with its defaults.
+"""The screen and the curves of docs/measuring.md: `vitscope measure` on scikit-image's cat at 224 pixels.
 
     python examples/measured.py [--docs docs]
 
-Some 440 forwards at 518 pixels: minutes on a CPU. The block after "On the command line" and one picture are replaced.
+Some 440 forwards: a minute on a CPU. The block after "On the command line" and one picture are replaced.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 from skimage import data
 
-COMMAND = ("measure", "astronaut.png", "--out", "out")
+COMMAND = ("measure", "chelsea.png", "--size", "224", "--out", "out")
 BLOCK = re.compile(r"```\n\$ vitscope measure .*?```", re.DOTALL)
 
 
@@ -26,11 +26,11 @@ def main() -> None:
     given = parser.parse_args()
     page = given.docs / "measuring.md"
     with tempfile.TemporaryDirectory() as folder:
-        Image.fromarray(data.astronaut()).save(Path(folder, COMMAND[1]))
+        Image.fromarray(data.chelsea()).save(Path(folder, COMMAND[1]))
         called = [sys.executable, "-m", "vitscope", *COMMAND]
         environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1"}
         ran = subprocess.run(called, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-        with Image.open(Path(folder, "out", "astronaut", "curves.png")) as curves:
+        with Image.open(Path(folder, "out", "chelsea", "curves.png")) as curves:
             small = curves.convert("RGB").quantize(64, dither=Image.Dither.NONE)
             small.save(given.docs / "images" / "measure-curves.png", optimize=True)
     shown = f"```\n$ vitscope {' '.join(COMMAND)}\n{ran.stdout.rstrip()}\n```"

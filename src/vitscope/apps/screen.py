@@ -171,7 +171,7 @@ def attention_facts(found: "Statistics") -> dict[str, Any]:
 
 
 def attention_lines(found: "Statistics") -> None:
-    """Sinks, shares and distance, three or four lines."""
+    """Sinks; to whom a patch's attention goes, and how far in the first and the last three layers."""
     facts = attention_facts(found)
     if facts["sinks"] is None:
         prose("attention", f"sinks, shares and distance are not known: {found.withheld['sinks']}")
@@ -181,14 +181,12 @@ def attention_lines(found: "Statistics") -> None:
         "cls": "cls" in found.layout.prefix,
         "registers": any(n.startswith("register") for n in found.layout.prefix),
     }
-    words = {"cls": "CLS", "self": "itself"}
+    words = {"cls": "CLS", "self": "itself", "other patches": "others"}
     parts = [
         f"{words.get(name, name)} {share:.1%}" for name, share in facts["shares"].items() if there.get(name, share > 0)
     ]
-    side = " x ".join(str(n) for n in reversed(facts["input"]))
-    near, far = f"{facts['distance_first']:.0f}", f"{facts['distance_last']:.0f}"
-    reach = f"{near} pixels far in the first layers, {far} in the last, of {side}"
-    prose("attention", f"a patch gives {', '.join(parts)}; {reach}")
+    reach = f"reaches {facts['distance_first']:.0f} pixels early, {facts['distance_last']:.0f} late"
+    prose("attention", f"to {', '.join(parts)}; {reach}")
 
 
 def _sinks(sinks: Sequence[dict[str, Any]]) -> str:

@@ -217,7 +217,7 @@ def _write(result: _Result, place: Path, force: bool) -> None:
 
 
 def _screen(result: _Result, more: bool) -> None:
-    """Everything about one photo; with the default metrics it fits 80 x 25 letters."""
+    """Everything about one photo; with the default metrics some 25 lines of 80 letters."""
     from vitscope.metrics.statistics import concentration
 
     e, m, told = result.explanation, result.measurement, concentration(result.explanation)
@@ -225,7 +225,8 @@ def _screen(result: _Result, more: bool) -> None:
     if more:
         terminal.out.print()
     of = f" of {e.target}" if e.target else ""
-    screen.heading(f"{_name(e)}: {e.method}{of}{_options(e)}, {m.model}")
+    seen = " x ".join(map(str, reversed(e.frame.input)))
+    screen.heading(f"{_name(e)}: {e.method}{of}{_options(e)}, {m.model}, input {seen}")
     spread = f"as broad as {told['effective_patches']:.0f} even ones of {rows * columns} patches"
     prefix = f", prefix tokens {told['prefix_share']:.1%}" if told["prefix_share"] >= _WORTH_SAYING else ""
     screen.prose("map", f"{spread}; the largest holds {told['largest_share']:.1%}{prefix}")
