@@ -109,7 +109,7 @@ def test_one_screen(once, album, tiny_scope):  # noqa: F811
     e, m = measured(tiny_scope, album[0])
     lines = ran.out.splitlines()
     assert lines[0].startswith("cat: rollout, ")
-    assert len(lines) <= 26
+    assert len(lines) <= 28
     assert max(map(len, lines)) <= 80
     told = concentration(e)
     assert f"as broad as {told['effective_patches']:.0f} even ones of 16 patches" in ran.out
@@ -138,8 +138,8 @@ def test_what_is_said_of_attention(measure, album, tiny_scope):  # noqa: F811
     assert f"attention to CLS {share:.1%}, itself {itself:.1%}, others" in said
     assert "registers" not in said
     distance = np.mean([layer.distance.mean() for layer in found.layers])  # three layers: the first and the last three
-    assert f"reaches {distance:.0f} pixels early, {distance:.0f} late" in said
-    assert said.split(" map ")[0].endswith("input 64 x 64")
+    assert f"reaches {distance:.0f} px, later {distance:.0f}" in said
+    assert said.startswith("cat: rollout, 64 x 64 pixels, ")
     if found.sinks:
         assert f"{len(found.sinks)} of the tokens" in said
         assert f"({found.sinks[0].factor:.1f} x its share" in said
@@ -485,6 +485,8 @@ def test_statistics(cli, album, tiny_folder, tiny_scope, tmp_path, narrow):  # n
     assert document["name"] == "cat"
     assert "importance" in document["withheld"]
     assert len(document["files"]) == 3
+    told = [cli("statistics", album[0], "--model", tiny_folder, "--importance", "--json").out for _ in range(2)]
+    assert told[0] == told[1]
 
 
 @pytest.mark.usefixtures("as_shipped")

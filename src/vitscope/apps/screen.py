@@ -185,7 +185,7 @@ def attention_lines(found: "Statistics") -> None:
     parts = [
         f"{words.get(name, name)} {share:.1%}" for name, share in facts["shares"].items() if there.get(name, share > 0)
     ]
-    reach = f"reaches {facts['distance_first']:.0f} pixels early, {facts['distance_last']:.0f} late"
+    reach = f"reaches {facts['distance_first']:.0f} px, later {facts['distance_last']:.0f}"
     prose("attention", f"to {', '.join(parts)}; {reach}")
 
 

@@ -226,7 +226,7 @@ def _screen(result: _Result, more: bool) -> None:
         terminal.out.print()
     of = f" of {e.target}" if e.target else ""
     seen = " x ".join(map(str, reversed(e.frame.input)))
-    screen.heading(f"{_name(e)}: {e.method}{of}{_options(e)}, {m.model}, input {seen}")
+    screen.heading(f"{_name(e)}: {e.method}{of}{_options(e)}, {seen} pixels, {m.model}")
     spread = f"as broad as {told['effective_patches']:.0f} even ones of {rows * columns} patches"
     prefix = f", prefix tokens {told['prefix_share']:.1%}" if told["prefix_share"] >= _WORTH_SAYING else ""
     screen.prose("map", f"{spread}; the largest holds {told['largest_share']:.1%}{prefix}")
