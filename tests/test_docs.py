@@ -23,14 +23,14 @@ def test_the_readmes_python_runs(photo, tmp_path, monkeypatch, capsys):
 
     monkeypatch.chdir(tmp_path)
     for name in ("photo.jpg", "other.jpg"):
-        Image.open(photo).convert("RGB").crop((0, 0, 300, 300)).save(name)
+        Image.open(photo).convert("RGB").save(name)
     (code,) = blocks("README.md", "python")
     names = {}
     exec(compile(code, "README.md", "exec"), names)
     assert (tmp_path / "overlay.png").exists()
     assert (tmp_path / "result" / "manifest.json").exists()
-    assert names["rows"].shape == (1, 6, 1, 1 + 30 * 30)
-    assert "(1, 6, 901, 901)" in capsys.readouterr().out
+    assert names["rows"].shape == (1, 6, 1, 1 + 30 * 45)
+    assert "(1, 6, 1351, 1351)" in capsys.readouterr().out
 
 
 def test_the_method_of_the_how_to_works():

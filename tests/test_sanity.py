@@ -418,7 +418,7 @@ def test_a_real_map_follows_the_model_and_a_random_one_does_not():
     scope = vitscope.load()
     options = {"baseline": "removal", "metrics": "deletion", "steps": 6}
     real, *others = (
-        scope.measure(scope.explain(data.astronaut(), size=140, **of), **options)["deletion"]
+        scope.measure(scope.explain(data.astronaut(), size=196, **of), **options)["deletion"]
         for of in ({"method": "rollout", "layers": "last3"}, *({"method": "random", "seed": seed} for seed in (7, 8)))
     )
     assert real.verdict == "better than random"

@@ -192,7 +192,7 @@ def attention_lines(found: "Statistics") -> None:
 def _sinks(sinks: Sequence[dict[str, Any]]) -> str:
     if not sinks:
         return "none: no token receives far more attention than the others"
-    told = []
+    told: list[str] = []
     for sink in sinks[:_SINKS]:
         place = sink["name"] if "," not in sink["name"] else f"patch {sink['name']}"
         told.append(f"{place} ({sink['factor']:.1f} x{'' if told else ' its share'})")
