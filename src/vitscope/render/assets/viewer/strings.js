@@ -36,6 +36,7 @@ const TEXTS = {
   norm_robust: ["1st to 99th percentile", "第 1 至第 99 百分位"],
   norm_positive: ["0 to 99th percentile", "0 至第 99 百分位"],
   norm_share: ["0 to largest", "0 至最大值"],
+  below_zero: ["{share} of the patches are below zero and drawn as zero: Drawing, Scale can show them", "{share} 的图块低于零，按零绘制：在「绘制」的「标度」中可以显示"],
   norm_balance: ["Signed, zero in the middle", "有正负，零居中"],
   norm_shared: ["shared by all panels", "所有面板共用"],
   smooth: ["Smooth", "平滑"],
