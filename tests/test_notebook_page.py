@@ -154,6 +154,18 @@ def test_painting_asks_the_kernel_and_only_that_viewer_answers(notebook):
     _over(page, first, 0.6, 0.4)
     page.mouse.up()
     page.wait_for_function("([root, was]) => root.innerText !== was && /ms/.test(root.innerText)", arg=[first, told[0]])
+    beyond = [float(first.wait_for_selector("[data-beyond]", state="attached").get_attribute("data-beyond"))]
+    for patch in range(4):  # a busy machine only ever adds to it: the best counts
+        if beyond[-1] <= 300:
+            break
+        page.mouse.move(2, 2)
+        _over(page, first, 0.1 + 0.25 * patch, 0.9)
+        page.mouse.down()
+        page.mouse.up()
+        page.wait_for_function(f"document.querySelector('[data-beyond]').dataset.beyond !== '{beyond[-1]}'")
+        beyond.append(float(first.query_selector("[data-beyond]").get_attribute("data-beyond")))
+    print(f"an answer of the kernel takes {min(beyond):.0f} ms beyond the model's own forward")
+    assert min(beyond) <= 300
     _shot(page, "notebook-masked")
     assert second.inner_text() == told[1]
     assert saved.query_selector(PAINT) is None  # no model behind a saved map

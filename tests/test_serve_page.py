@@ -100,9 +100,7 @@ def test_any_class_is_asked_on_demand(viewed, tiny_scope):
 
 @pytest.mark.parametrize("how", ["hide", "drop"])
 def test_patches_are_painted_away_and_the_answer_stands_beside_the_promise(viewed, tiny_scope, how):
-    viewed.wait(
-        "() => !/patches hidden/.test(document.querySelector('main').textContent)"
-    )  # then nothing moves any more
+    viewed.wait("() => !/patches hidden/.test(document.querySelector('main').textContent)")  # and nothing moves
     viewed.click(".vs-toggle", "Paint")
     viewed.click("[role=radio]", how)
     box = viewed.box(".vs-stage")

@@ -213,14 +213,16 @@ def test_placing_a_map_is_frames_own_bicubic(browser):
     frame, values = vitscope.Frame((90, 70), (10.5, -8, 71, 64), (64, 64)), np.random.default_rng(0).random((4, 6))
     code = bundle().replace("export const { mount, fileHost } = $main;", "export const { place } = $place;")
     made = f"data:text/javascript,{quote(code)}"
-    for smooth in (True, False):
-        call = """async ([url, values, box, smooth]) => {
-            const { place } = await import(url);
+    call = """async ([url, values, box]) => {
+        const { place } = await import(url);
+        return [true, false].map((smooth) => {
             const laid = place(Float32Array.from(values), 4, 6, 90, 70, box, smooth);
             return [laid.left, laid.top, laid.width, laid.height, [...laid.values]];
-        }"""
-        with browser.opened("about:blank") as blank:
-            left, top, width, height, laid = blank.evaluate(call, [made, values.ravel().tolist(), frame.box, smooth])
+        });
+    }"""
+    with browser.opened("about:blank") as blank:
+        both = blank.evaluate(call, [made, values.ravel().tolist(), frame.box])
+    for smooth, (left, top, width, height, laid) in zip((True, False), both, strict=True):
         true = frame.place(values.astype(np.float32), smooth)
         assert (left, top, left + width, top + height) == frame.window()
         assert np.allclose(np.reshape(laid, (height, width)), true[top : top + height, left : left + width], atol=2e-5)
