@@ -182,3 +182,14 @@ def test_a_bad_file_is_one_line_and_the_next_one_works(start):
     assert start.evaluate("() => document.querySelector('.vw-error').closest('[role=alert]') !== null")
     start.evaluate(DROP, moved(CAT))
     start.wait(READY)
+
+
+def test_measuring_says_how_far_it_came_when_time_is_over(start, monkeypatch):
+    monkeypatch.setattr("vitscope.apps.web.models._MEASURING", 0.0)
+    start.click("[data-sample=rocket]")
+    start.wait(TITLE, "rocket")
+    start.wait(READY)
+    start.click(".vw-above button", "Measure")
+    told = start.wait("() => document.querySelector('.vw-above .vw-said:last-child')?.textContent")
+    assert re.search(r"as far as time allowed: 0 seconds were enough for 0 of \d+ maps", told)
+    assert start.evaluate(f"() => {VIEWER}.ctx.data.maps.every((one) => !one.measurement)")

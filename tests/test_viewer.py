@@ -16,8 +16,10 @@ import vitscope
 from browser import CAPTION as WAIT
 from browser import SET, SHOWN, VIEWER, texts
 from browser import shown as opened
+from vitscope.registry import RENDERERS
 from vitscope.render.packed import Packed
 from vitscope.render.page import bundle, page, page_bytes, styles
+from vitscope.render.raster import limits
 
 
 @pytest.fixture(scope="session")
@@ -209,23 +211,50 @@ def test_deletion_steps_hide_the_hottest_patches(fresh, tiny_view):
     assert sorted(token - 1 for token in hidden) == sorted(order[: round(curve["x"][5] * 16)])
 
 
-def test_placing_a_map_is_frames_own_bicubic(browser):
-    frame, values = vitscope.Frame((90, 70), (10.5, -8, 71, 64), (64, 64)), np.random.default_rng(0).random((4, 6))
-    code = bundle().replace("export const { mount, fileHost } = $main;", "export const { place } = $place;")
+@pytest.fixture(scope="module")
+def bare(browser):
+    """Call a function of JavaScript with some of the viewer's modules, on an empty page."""
+    code = bundle().replace("export const { mount, fileHost } = $main;", "export { $place, $colours };")
     made = f"data:text/javascript,{quote(code)}"
-    call = """async ([url, values, box]) => {
-        const { place } = await import(url);
-        return [true, false].map((smooth) => {
-            const laid = place(Float32Array.from(values), 4, 6, 90, 70, box, smooth);
-            return [laid.left, laid.top, laid.width, laid.height, [...laid.values]];
-        });
-    }"""
     with browser.opened("about:blank") as blank:
-        both = blank.evaluate(call, [made, values.ravel().tolist(), frame.box])
+        yield lambda function, *given: blank.evaluate(
+            f"async ([url, given]) => ({function})(await import(url), ...given)", [made, given]
+        )
+
+
+def test_placing_a_map_is_frames_own_bicubic(bare):
+    frame, values = vitscope.Frame((90, 70), (10.5, -8, 71, 64), (64, 64)), np.random.default_rng(0).random((4, 6))
+    both = bare(
+        """({ $place }, values, box) => [true, false].map((smooth) => {
+            const laid = $place.place(Float32Array.from(values), 4, 6, 90, 70, box, smooth);
+            return [laid.left, laid.top, laid.width, laid.height, [...laid.values]];
+        })""",
+        values.ravel().tolist(),
+        frame.box,
+    )
     for smooth, (left, top, width, height, laid) in zip((True, False), both, strict=True):
         true = frame.place(values.astype(np.float32), smooth)
         assert (left, top, left + width, top + height) == frame.window()
         assert np.allclose(np.reshape(laid, (height, width)), true[top : top + height, left : left + width], atol=2e-5)
+
+
+@pytest.mark.parametrize("case", ["both signs", "few above zero", "none above zero", "all above zero", "flat"])
+def test_the_scale_of_a_map_is_that_of_its_picture(bare, explained, case):
+    values = {
+        "both signs": np.linspace(-2, 3, 256),
+        "few above zero": np.r_[np.linspace(-4, -1, 255), 5],
+        "none above zero": np.linspace(-4, -1, 256),
+        "all above zero": np.linspace(1, 2, 256),
+        "flat": np.full(256, 0.5),
+    }[case].reshape(16, 16)
+    e = explained(values, (64, 64))
+    norm = RENDERERS.get("style")(e)["norm"]
+    told = bare(
+        "({ $colours }, values, signed) => $colours.limits(Float32Array.from(values), 'auto', signed)",
+        values.ravel().tolist(),
+        bool(values.min() < 0 < values.max()),
+    )
+    assert (told["low"], told["high"]) == pytest.approx(limits(values.astype(np.float32), norm))
 
 
 def test_the_link_brings_the_state_back_and_wrong_links_are_harmless(browser, tiny_file):
@@ -243,6 +272,7 @@ def test_languages_switch(fresh):
     fresh.click("[role=radio]", "中文")
     fresh.wait("() => document.querySelector('main').lang === 'zh-Hans'")
     assert "方法" in fresh.text(".vs-side")
+    assert "的概率（softmax）" in fresh.text(".vs-steps")
     fresh.click("[role=radio]", "English")
     fresh.wait("() => document.querySelector('main').lang === 'en'")
 

@@ -203,7 +203,7 @@ def test_less_motion_is_honoured(browser, file, made):
 PICTURES = {
     "map": {"opacity": 0.9},
     "one-patch": {"source": "query", "panel": "grid"},
-    "numbers": {"panel": "numbers", "deletion_step": 4},
+    "numbers": {"panel": "numbers", "deletion_step": 2},
     "compare-dark": {"panel": "compare", "theme": "dark", "swipe": True},
     "tour": {"tour": 3},
     "chinese": {"lang": "zh", "panel": "save"},
