@@ -17,10 +17,10 @@ import vitscope
 from vitscope.render.page import page_bytes
 
 PHOTOS = {"cat": data.chelsea(), "coffee": data.coffee(), "mirrored": data.chelsea()[20:280, 360:90:-1]}
-VIEWERS: dict[str, tuple[str, dict[str, Any], str]] = {
-    "cat": ("A map, and how far to believe it", {}, "panel=%22numbers%22"),
-    "coffee": ("What one patch looks at, in every head", {"measure": False}, "source=%22query%22&query=470"),
-    "mirrored": ("What makes two photos alike", {"measure": False, "other": "cat"}, "panel=%22compare%22"),
+VIEWERS: dict[str, tuple[str, str, dict[str, Any], str]] = {  # title, photo, options, state
+    "numbers": ("A map, and how far to believe it", "cat", {}, "panel=%22numbers%22"),
+    "heads": ("What one patch looks at, in every head", "coffee", {"measure": False}, "source=%22query%22&query=470"),
+    "alike": ("What makes two photos alike", "cat", {"measure": False, "other": "mirrored"}, "panel=%22compare%22"),
 }
 INDEX = """<!doctype html>
 <html lang="en">
@@ -36,7 +36,7 @@ h1, h2 {{ margin: 0 0 .25rem; line-height: 1.25 }}
 h2 {{ font-size: 1.1rem }}
 p {{ margin: 0 0 1rem }}
 section {{ margin-block: 2rem }}
-iframe {{ width: 100%; height: 82rem; border: 1px solid #8886; border-radius: .5rem; background: Canvas }}
+iframe {{ width: 100%; height: 88rem; border: 1px solid #8886; border-radius: .5rem; background: Canvas }}
 </style>
 </head>
 <body>
@@ -59,9 +59,9 @@ def build(scope: vitscope.Scope, out: Path, size: int | None = None) -> Path:
     for name, path in paths.items():
         Image.fromarray(PHOTOS[name]).save(path)
     frames = []
-    for name, (title, options, state) in VIEWERS.items():
+    for name, (title, photo, options, state) in VIEWERS.items():
         given = options | ({"other": paths[options["other"]]} if "other" in options else {})
-        made = page_bytes(scope.view(paths[name], size=size, max_mb=6, **given).document())
+        made = page_bytes(scope.view(paths[photo], size=size, max_mb=6, **given).document())
         (out / f"{name}.html").write_bytes(made)
         print(f"{out / name}.html: {len(made) / 1e6:.1f} MB", flush=True)
         frames.append(FRAME.format(title=title, file=f"{name}.html", size=len(made) / 1e6, state=state))

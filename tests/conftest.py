@@ -86,21 +86,21 @@ def explained():
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium(tmp_path_factory):
-    """Chromium, started once."""
+    """Chromium, started once for a file: while Playwright is there, nothing else may run an event loop."""
     with browser_of("chromium", tmp_path_factory.mktemp("chromium")) as made:
         yield made
 
 
 @pytest.fixture(scope="session")
 def firefox(tmp_path_factory):
-    """Firefox, likewise."""
+    """Firefox, started once."""
     with browser_of("firefox", tmp_path_factory.mktemp("firefox")) as made:
         yield made
 
 
-@pytest.fixture(scope="session", params=["chromium", "firefox"])
+@pytest.fixture(scope="module", params=["chromium", "firefox"])
 def browser(request):
     """Each of the two."""
     return request.getfixturevalue(request.param)
