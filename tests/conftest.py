@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from skimage import data
 
+import checked_shapes  # noqa: F401  (before vitscope)
 import vitscope
 from browser import browser_of
 from vitscope.geometry import Frame, TokenLayout
