@@ -339,6 +339,7 @@ def test_several_viewers_do_not_disturb_each_other(browser, tiny_view, tmp_path)
 
 
 @pytest.mark.weights
+@pytest.mark.timeout(900)  # a busy machine: twelve layers are fitted
 def test_the_default_photo_fits_and_hover_keeps_up(chromium, tmp_path):
     """518 pixels, some 1,370 tokens, 12 layers, 6 heads: at most 10 MB, and a hovered patch within a frame.
 

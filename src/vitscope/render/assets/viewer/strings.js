@@ -56,7 +56,7 @@ const TEXTS = {
   hide: ["hide", "遮住"],
   drop: ["drop", "移除"],
   clear: ["Clear", "清除"],
-  masked: ["{count} patches hidden: {score}, was {whole} ({ms} ms)", "已遮住 {count} 个图块:{score}，原为 {whole}({ms} 毫秒)"],
+  masked: ["{count} patches hidden: {score}, was {whole} ({ms} ms).", "已遮住 {count} 个图块：{score}，原为 {whole}（{ms} 毫秒）。"],
   promised: ["The map put {share} of its weight there.", "热图在此处有 {share} 的权重。"],
   more: ["One more map", "再算一幅热图"],
   more_target: ["Of which class or text", "针对哪个类别或文字"],
