@@ -15,7 +15,8 @@ __all__ = ["Shipped", "shipped", "why_not", "without"]
 _FINEST, _COARSEST = 0.002, 0.05  # root mean square error of a score, in nats
 Known: TypeAlias = Sequence[Sequence[Head]]
 _TOP, _SAMPLE = 20, 24
-_SURE = 0.985  # of the budget, so that the layers that were not asked fit as well
+_SURE = 0.993  # of the budget, so that all layers fit once their queries are fitted
+_HALVINGS = 5  # of the last step towards an error that fits
 _SAMPLED = 3  # layers that tell what fitting does to all of them
 
 
@@ -89,11 +90,19 @@ def _fitting(known: Known, layers: Sequence[int], budget: float | int) -> float 
 
 
 def _within(known: Known, layers: Sequence[int], budget: float | int, error: float) -> float | None:
-    """The first error from this one on at which these layers fit as they are rounded; None beyond the coarsest."""
-    while (size := _size(_packed(known, layers, error, rounded)[0])) > budget:
+    """About the smallest error from this one on at which these layers fit as rounded; None beyond the coarsest."""
+
+    def size_at(error: float) -> int:
+        return _size(_packed(known, layers, error, rounded)[0])
+
+    low = error
+    while (size := size_at(error)) > budget:
         if error >= _COARSEST:
             return None
-        error = _coarser(error, size, budget, known, layers)
+        low, error = error, _coarser(error, size, budget, known, layers)
+    for _ in range(_HALVINGS if low < error else 0):
+        middle = (low * error) ** 0.5
+        low, error = (low, middle) if size_at(middle) <= budget else (middle, error)
     return error
 
 
