@@ -100,11 +100,24 @@ def explained():
     return make
 
 
-@pytest.fixture(scope="session", params=["chromium", "firefox"])
-def browser(request, tmp_path_factory):
-    """Each of the two browsers, started once."""
-    with browser_of(request.param, tmp_path_factory.mktemp(request.param)) as made:
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    """Chromium, started once for a file: while Playwright is there, nothing else may run an event loop."""
+    with browser_of("chromium", tmp_path_factory.mktemp("chromium")) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def firefox(tmp_path_factory):
+    """Firefox, started once."""
+    with browser_of("firefox", tmp_path_factory.mktemp("firefox")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module", params=["chromium", "firefox"])
+def browser(request):
+    """Each of the two."""
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="session")
