@@ -64,6 +64,19 @@ def photo(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def collection(tmp_path_factory):
+    """Eleven photos in two folders, of two shapes, one of them broken."""
+    folder, draw = tmp_path_factory.mktemp("collection") / "photos", np.random.default_rng(0)
+    for number in range(11):
+        path = folder / f"{number // 6}" / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = (70, 90, 3) if number % 3 else (96, 60, 3)
+        Image.fromarray(draw.integers(0, 256, shape, np.uint8)).save(path)
+    (folder / "0" / "03.png").write_bytes((folder / "0" / "02.png").read_bytes()[:900])
+    return folder
+
+
+@pytest.fixture(scope="session")
 def explained():
     """Make an explanation by hand: `explained(map, size, ...)`, with a photo of noise unless told otherwise."""
 
