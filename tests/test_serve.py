@@ -421,7 +421,7 @@ def test_its_own_openapi_document_finds_no_fault(address):
 
 @pytest.fixture(scope="module")
 def own(tiny_folder):
-    with process("-m", tiny_folder, "--port", 0, "--queue", 8, "--token", TOKEN) as (server, printed):
+    with process("-m", tiny_folder, "--port", 0, "--queue", 8, "--max-mb", 10, "--token", TOKEN) as (server, printed):
         assert printed.startswith("http://127.0.0.1:"), server.stderr.read()
         yield server, printed.partition("/?token=")[0]
 

@@ -15,9 +15,8 @@ __all__ = ["Shipped", "shipped", "why_not", "without"]
 _FINEST, _COARSEST = 0.002, 0.05  # root mean square error of a score, in nats
 Known: TypeAlias = Sequence[Sequence[Head]]
 _TOP, _SAMPLE = 20, 24
-_SURE = 0.993  # of the budget, so that all layers fit once their queries are fitted
-_HALVINGS = 5  # of the last step towards an error that fits
-_SAMPLED = 3  # layers that tell what fitting does to all of them
+_SURE = 0.998  # of the budget: fitting queries, which takes the time, changes sizes by a thousandth
+_HALVINGS = 7  # of the last step towards an error that fits
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,8 @@ def without(store: AttentionStore) -> Shipped:
 def shipped(store: AttentionStore, budget: float | int) -> Shipped:
     """As much of the attention as fits into `budget` characters.
 
-    The error of scores starts at 0.002 nats and grows until it fits; at 0.05 nats the first layers are left out.
+    The error of scores starts at 0.002 nats and grows until it fits, as rounded; then queries are fitted, once. At 0.05
+    nats the first layers are left out.
     """
     if why_not(store):
         return without(store)
@@ -63,7 +63,7 @@ def shipped(store: AttentionStore, budget: float | int) -> Shipped:
     budget = budget - 2.04 * sum(block.shape[1] * block.shape[2] for block in store)  # their rows' sums, 16 bits each
     for first in range(depth):
         layers = range(first, depth)
-        error = _fitting(known, layers, _SURE * budget)
+        error = _within(known, layers, _SURE * budget, _FINEST)
         if error is None:
             continue
         packed, ints = _packed(known, layers, error)
@@ -73,20 +73,6 @@ def shipped(store: AttentionStore, budget: float | int) -> Shipped:
         if size <= budget:
             return _told(store, ints, packed, first, error)
     return Shipped([_entry(block) for block in store], {}, dropped=tuple(range(depth)))
-
-
-def _fitting(known: Known, layers: Sequence[int], budget: float | int) -> float | None:
-    """The error at which these layers should fit; None where they do not at the coarsest.
-
-    Fitting queries takes most of the time: the error is found by sizes without it, and a quarter of the layers tell
-    what it does to them.
-    """
-    error = _within(known, layers, budget, _FINEST)
-    if error is None or error == _FINEST:
-        return error
-    some = layers[:: max(1, len(layers) // _SAMPLED)]
-    grown = _size(_packed(known, some, error)[0]) / _size(_packed(known, some, error, rounded)[0])
-    return _within(known, layers, budget / grown, error)
 
 
 def _within(known: Known, layers: Sequence[int], budget: float | int, error: float) -> float | None:
