@@ -41,8 +41,23 @@ def _one_thread():
 
 
 @functools.cache
+def looked_at(name):
+    """A model in training mode, with a frozen part, explained; and everything about it before and after."""
+    row = BY_NAME[name]
+    model = row.model().train()
+    [*model.children()][-1].eval()
+    next(model.parameters()).requires_grad_(False)
+    before, numbers = state(model), weights(model)
+    scope = row.scope(model)
+    e = scope.explain(picture(row.size), method="rollout", size=row.ask)
+    found = (before, state(model), numbers, weights(model))
+    next(model.parameters()).requires_grad_(True)
+    model.eval()
+    return scope, e, found
+
+
 def scope_of(name):
-    return BY_NAME[name].scope()
+    return looked_at(name)[0]
 
 
 @functools.cache
@@ -51,10 +66,8 @@ def store_of(name):
     return scope_of(name).attention(picture(row.size), size=row.ask)
 
 
-@functools.cache
 def rollout_of(name):
-    row = BY_NAME[name]
-    return scope_of(name).explain(picture(row.size), method="rollout", size=row.ask)
+    return looked_at(name)[1]
 
 
 def pixels_of(row, seeds=(0,)):
@@ -251,6 +264,25 @@ def test_a_token_lies_on_the_pixels_that_it_is_made_of(row, where):
         assert len(largest) <= row.merged
 
 
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [
+        ("timm-maxvit", "stages.1.blocks.0.attn_grid"),
+        ("hf-swin", "swin.encoder.layers.1.blocks.1"),
+        ("timm-mvitv2-cls", "stages.1.blocks.0"),
+        ("timm-gcvit", "stages.1.blocks.1"),
+        ("timm-tnt", "blocks.1"),
+        ("timm-volo", "post_network.1"),
+        ("timm-xcit", "cls_attn_blocks.1"),
+        ("torchvision-swin", "features.3.1"),
+    ],
+)
+def test_the_last_block_is_found(name, block):
+    e = scope_of(name).explain(picture(BY_NAME[name].size), method="eigencam")
+    assert f"first norm of block {len(store_of(name)) - 1} ({block})" in e.provenance["notes"][-1]
+    assert np.ptp(e.map) > 0
+
+
 # the chain
 
 
@@ -295,6 +327,13 @@ def mean_of_cells(height, width, k):
     return matrix.reshape(-1, height * width)
 
 
+def mean_of_overlapping(side):
+    """Each token is the mean over 3 x 3 in steps of 2, those beyond the edge left out: `((side / 2)^2, side^2)`."""
+    near = np.abs(2 * np.arange(side // 2)[:, None] - np.arange(side)) <= 1
+    near = near / near.sum(1, keepdims=True)
+    return np.kron(near, near)
+
+
 def in_windows(matrices, height, width, window, shift):
     """Attention inside windows of a shifted and then padded map: `(height width, height width)`, and 0 for padding."""
     down, right = -(-height // window), -(-width // window)
@@ -316,9 +355,9 @@ def in_windows(matrices, height, width, window, shift):
 
 
 def matrices_of(row, monkeypatch):
-    model = row.model()
+    model, pixels = row.model(), pixels_of(row)
     recorded = Recorded(monkeypatch)
-    model(pixels_of(row))
+    model(pixels)
     monkeypatch.undo()
     return recorded.matrices
 
@@ -339,13 +378,15 @@ def test_rollout_of_shifted_windows_is_a_product_of_dense_matrices(name, side, m
         assert dense.read_by_mean().sum() < 0.95
 
 
-def test_rollout_with_reduced_keys_is_a_product_of_dense_matrices(monkeypatch):
-    """A pyramid: 16 x 16 tokens with 2 x 2 keys, then half of each, four times."""
-    name, side = "timm-twins-pcpvt", 16
+@pytest.mark.parametrize("name", ["timm-twins-pcpvt", "timm-pvt-v2"])
+def test_rollout_with_reduced_keys_is_a_product_of_dense_matrices(name, monkeypatch):
+    """A pyramid: 16 x 16 tokens with 2 x 2 keys, then half as many a side, four times; PVTv2's merges overlap."""
+    side = 16
     dense = Dense(side**2)
     for layer, matrix in enumerate(matrices_of(BY_NAME[name], monkeypatch)):
         if layer:
-            dense.then(mean_of_cells(2 * side, 2 * side, 2))
+            merge = mean_of_cells(2 * side, 2 * side, 2)
+            dense.then(merge if name == "timm-twins-pcpvt" else mean_of_overlapping(2 * side))
         assert matrix.shape[-2:] == (side**2, 4)
         dense.mix(matrix[0].mean(0).numpy() @ mean_of_cells(side, side, side // 2))
         side //= 2
@@ -403,22 +444,15 @@ def test_the_answer_is_the_same_with_and_without_capture(row):
 
 
 @each_row
-@quick
 def test_a_model_is_left_as_it_was(row):
-    """A model in training mode, with a frozen part, is looked at in evaluation mode, and put back."""
-    model = row.model().train()
-    parts = list(model.children())
-    parts[-1].eval()
-    first = next(model.parameters())
-    first.requires_grad_(False)
-    before, numbers = state(model), weights(model)
-    scope = row.scope(model)
-    e = scope.explain(picture(row.size), method="rollout", size=row.ask)
-    assert state(model) == before
+    """It is looked at in evaluation mode, and put back."""
+    _, e, (before, after, numbers, now) = looked_at(row.name)
+    assert after == before
     assert torch._C._len_torch_function_stack() == 0
-    for name, value in model.state_dict().items():
+    for name, value in now.items():
         torch.testing.assert_close(value, numbers[name], rtol=0, atol=0, equal_nan=True)
-    np.testing.assert_allclose(e.map, rollout_of(row.name).map, rtol=1e-5, atol=1e-7)
+    again = scope_of(row.name).explain(picture(row.size), method="rollout", size=row.ask)  # now in evaluation mode
+    np.testing.assert_allclose(e.map, again.map, rtol=1e-5, atol=1e-7)
 
 
 @each_row

@@ -1,5 +1,8 @@
 """What holds for every method that there is, and for those that will be added: none is named here without a reason."""
 
+import functools
+import inspect
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +14,7 @@ from vitscope.families.transformers import Transformers
 from vitscope.pipeline import Scope
 from vitscope.registry import METHODS
 
-PHOTOS = [np.random.default_rng(seed).integers(0, 256, (44, 36, 3), dtype=np.uint8) for seed in range(3)]
+PHOTOS = [np.random.default_rng(seed).integers(0, 256, (44, 36, 3), dtype=np.uint8) for seed in range(2)]
 QUICKER = {
     "rise": {"masks": 40},
     "integrated-gradients": {"steps": 8},
@@ -25,16 +28,15 @@ every_method = pytest.mark.parametrize("name", NAMES)
 every_pair = pytest.mark.parametrize(
     ("model", "name"), [(model, name) for model in MODELS for name in NAMES if (model, name) not in REFUSED]
 )
-_known = {}
+quick = pytest.mark.usefixtures("as_shipped")  # annotations are executed by the other tests of the same methods
 
 
+@functools.cache
 def scope_of(model, dtype=torch.float64, attention="sdpa"):
-    if (model, dtype, attention) not in _known:
-        row = next(row for row in zoo.ROWS if row.name == model)
-        made = row.model().to(dtype)
-        made.set_attn_implementation(attention)
-        _known[model, dtype, attention] = Scope(Transformers(made, weights="none"), torch.device("cpu"), dtype)
-    return _known[model, dtype, attention]
+    row = next(row for row in zoo.ROWS if row.name == model)
+    made = row.model().to(dtype)
+    made.set_attn_implementation(attention)
+    return Scope(Transformers(made, weights="none"), torch.device("cpu"), dtype)
 
 
 def values(e):
@@ -43,6 +45,12 @@ def values(e):
 
 def explained(scope, photos, name, **options):
     return scope.explain(photos, method=name, **QUICKER.get(name, {}), **options)
+
+
+@functools.cache
+def plain(model, name):
+    """One photo, nothing special."""
+    return explained(scope_of(model), PHOTOS[0], name)
 
 
 def close(got, wanted, tolerance=1e-5):
@@ -58,10 +66,9 @@ def test_every_method_applies_to_a_plain_vit_but_for_those_named(model):
 
 
 @every_pair
-def test_a_batch_is_its_singles(model, name):
-    scope = scope_of(model)
-    together = explained(scope, PHOTOS, name)
-    alone = [explained(scope, photo, name) for photo in PHOTOS]
+def test_a_batch_under_fused_attention_is_its_singles_under_eager_attention(model, name):
+    together = explained(scope_of(model), PHOTOS, name)
+    alone = [explained(scope_of(model, attention="eager"), photo, name) for photo in PHOTOS]
     for e, single in zip(together, alone, strict=True):
         close(values(e), values(single))
         assert (e.score, single.score) == (None, None) or e.score == pytest.approx(single.score, rel=1e-6)
@@ -70,26 +77,19 @@ def test_a_batch_is_its_singles(model, name):
 
 
 @every_method
+@quick
 def test_a_map_can_be_repeated_to_the_digit(name):
-    scope = scope_of("vit")
-    first, second = (explained(scope, PHOTOS[0], name, seed=3) for _ in range(2))
-    assert values(first).tobytes() == values(second).tobytes()
+    first = plain("vit", name)
+    assert values(first).tobytes() == values(explained(scope_of("vit"), PHOTOS[0], name)).tobytes()
     assert np.ptp(first.map) > 0
-
-
-@every_pair
-def test_fused_attention_is_eager_attention(model, name):
-    close(
-        values(explained(scope_of(model), PHOTOS[0], name)),
-        values(explained(scope_of(model, attention="eager"), PHOTOS[0], name)),
-    )
 
 
 @every_method
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
+@quick
 def test_the_number_of_queries_at_a_time_changes_nothing(name, chunk, monkeypatch):
-    scope = scope_of("dinov2-registers" if name != "article" else "vit")
-    wanted = values(explained(scope, PHOTOS[0], name))
+    model = "dinov2-registers" if name != "article" else "vit"
+    scope, wanted = scope_of(model), values(plain(model, name))
     forward, used = Scope._forward, []
 
     def in_chunks(self, *args, **kwargs):
@@ -102,7 +102,8 @@ def test_the_number_of_queries_at_a_time_changes_nothing(name, chunk, monkeypatc
     assert used
 
 
-def with_heads_moved(order):
+@functools.cache
+def with_heads_moved(*order):
     """The ViT of the zoo with its heads in another order: the same function."""
     model = next(row for row in zoo.ROWS if row.name == "vit").model().double()
     with torch.no_grad():
@@ -114,21 +115,22 @@ def with_heads_moved(order):
                     part.weight.copy_(part.weight[places].clone())
                     part.bias.copy_(part.bias[places].clone())
                 module.o_proj.weight.copy_(module.o_proj.weight[:, places].clone())
-    return model
+    moved = Scope(Transformers(model, weights="none"), torch.device("cpu"), torch.float64)
+    first = scope_of("vit").attention(PHOTOS[0])[0].rows()
+    torch.testing.assert_close(moved.attention(PHOTOS[0])[0].rows(), first[:, list(order)])
+    return moved
 
 
 @every_method
 def test_the_order_of_heads_changes_nothing(name):
-    moved = Scope(Transformers(with_heads_moved([2, 0, 3, 1]), weights="none"), torch.device("cpu"), torch.float64)
-    plain = scope_of("vit")
-    first = plain.attention(PHOTOS[0])[0].rows()
-    torch.testing.assert_close(moved.attention(PHOTOS[0])[0].rows(), first[:, [2, 0, 3, 1]])
-    close(values(explained(moved, PHOTOS[0], name)), values(explained(plain, PHOTOS[0], name)))
+    close(values(explained(with_heads_moved(2, 0, 3, 1), PHOTOS[0], name)), values(plain("vit", name)))
 
 
 @every_method
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("model", ["vit", "dinov2-registers"])
+@pytest.mark.parametrize(
+    ("model", "dtype"), [("vit", torch.float16), ("dinov2-registers", torch.bfloat16)], ids=["fp16", "bf16"]
+)
+@quick
 def test_half_precision_gives_finite_maps(model, name, dtype):
     scope = scope_of(model, dtype)
     e = explained(scope, PHOTOS[0], name)
@@ -162,9 +164,43 @@ def test_the_model_is_left_as_it_was(name):
     assert torch._C._len_torch_function_stack() == 0
 
 
+def sections(name):
+    """What a method's docstring says under each of its headings, and the words before them."""
+    first, *rest = re.split(
+        r"^(Formula|Args|Returns|Raises|Cost|Limits):", inspect.getdoc(METHODS.get(name).run), flags=re.M
+    )
+    return first.strip(), dict(zip(rest[::2], map(str.strip, rest[1::2]), strict=True))
+
+
+@every_method
+def test_a_docstring_has_meaning_formula_range_sum_cost_memory_and_limits(name):
+    meaning, said = sections(name)
+    assert meaning.endswith(".")
+    assert {"Formula", "Returns", "Cost", "Limits"} <= set(said)
+    assert "`" in said["Formula"]
+    assert re.search(r"each in [\[(]|signed|not negative", said["Returns"]), "no range"
+    assert re.search(r"sum|mean 0|distribution", said["Returns"]), "no sum"
+    assert "forward" in said["Cost"]
+    assert re.search(r"memory", said["Cost"], re.I), "no memory"
+    for option in METHODS.get(name).options:
+        assert re.search(rf"\b{option}\b[^\n]*:", said["Args"]), f"{option} is not explained"
+    if METHODS.get(name).passes.startswith("1 forward, 1 backward"):
+        assert "one forward and one backward" in said["Cost"]
+
+
+@every_method
+def test_a_source_has_a_year_and_a_place(name):
+    """Where equations have numbers, theirs; of those named here the sources have none."""
+    source = METHODS.get(name).source
+    if name in ("random", "article", "logit-lens"):
+        return
+    assert re.search(r"\b(19|20)\d\d\b", source)
+    assert re.search(r"(equations?|section|figure|table) \d", source)
+
+
 @every_method
 def test_an_explanation_says_what_was_done(name):
-    e = explained(scope_of("vit"), PHOTOS[0], name)
+    e = plain("vit", name)
     assert e.method == name
     assert set(QUICKER.get(name, {}).items()) <= set(e.provenance["options"].items())
     method = METHODS.get(name)

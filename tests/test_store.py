@@ -8,7 +8,18 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from vitscope.errors import LayoutError, UsageError
 from vitscope.geometry import TokenLayout
-from vitscope.store import AttentionStore, Dense, Factored, matrix, pull, pull_heads, pull_raising, push, raising_sums
+from vitscope.store import (
+    AttentionStore,
+    Dense,
+    Factored,
+    matrix,
+    pull,
+    pull_heads,
+    pull_raising,
+    pull_raising_divided,
+    push,
+    raising_sums,
+)
 
 
 def factored(b=2, h=3, n=40, m=40, d=8, seed=0, dtype=torch.float64, bias=None, lse=True, chunk=None):
@@ -73,10 +84,16 @@ def test_attention_that_raises_the_score_is_pulled_alike_by_tiles_and_by_rows(n,
     block = replace(block, v=v, grad_out=grad)
     r = torch.randn(2, n, dtype=torch.float64, generator=draw)
     raises = (dense * torch.einsum("bhne,bhme->bhnm", grad, v)).relu().mean(1)
-    assert (block.fold(r, raising=True) is not None) == lse
+    assert (block.raised() is not None) == lse
     torch.testing.assert_close(pull_raising(block, r), torch.einsum("bn,bnm->bm", r, raises))
-    assert (block.fold_rows() is not None) == lse
     torch.testing.assert_close(raising_sums(block), raises.sum(-1))
+    pulled, shares = pull_raising_divided(block, r)
+    torch.testing.assert_close(shares, 1 / (1 + raises.sum(-1)))
+    torch.testing.assert_close(pulled, torch.einsum("bn,bnm->bm", r * shares, raises))
+    one = torch.zeros_like(r).index_fill_(1, torch.tensor([5]), 2.0)
+    pulled, shares = pull_raising_divided(block, one)
+    torch.testing.assert_close(pulled, 2 * raises[:, 5] / (1 + raises[:, 5].sum(-1, keepdim=True)))
+    assert (shares[:, :5] == 1).all()
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 7, 700])

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import vitscope
-from vitscope.errors import MethodError, ModelError, UsageError
+from vitscope.errors import MethodError, ModelError, UnknownName, UsageError
+from vitscope.targets import class_number
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
 WORDS = ["a", "cat", "dog", "on", "sofa"]
@@ -101,6 +102,56 @@ def test_open_clip_texts():
     assert e.score == pytest.approx((image @ text.T).item(), abs=1e-5)
 
 
+def test_open_clip_texts_of_another_vocabulary_are_refused():
+    import open_clip
+
+    tower = {"layers": 2, "width": 32, "head_width": 16, "image_size": 32, "patch_size": 8}
+    words = {"context_length": 12, "vocab_size": 32000, "width": 32, "heads": 2, "layers": 1}
+    scope = vitscope.load(open_clip.CLIP(24, tower, words).eval())
+    with pytest.raises(ModelError, match="not known which tokenizer"):
+        scope.explain(PHOTO, method="relevance", target=vitscope.text("a cat"))
+
+
+def test_siglip_texts_are_padded_and_not_masked(clip_folder, tmp_path):
+    """As SigLIP was trained: every text as long as its tower reads, its padding seen."""
+    from transformers import AutoTokenizer, SiglipConfig, SiglipImageProcessor, SiglipModel
+
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    ends = {"vocab_size": 16, "eos_token_id": 2, "bos_token_id": 1, "pad_token_id": 0}
+    config = SiglipConfig(
+        text_config=small | ends | {"max_position_embeddings": 12, "projection_size": 32},
+        vision_config=small | {"image_size": 32, "patch_size": 8},
+    )
+    model = SiglipModel(config).eval()
+    model.save_pretrained(tmp_path)
+    SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(clip_folder).save_pretrained(tmp_path)
+    scope = vitscope.load(tmp_path)
+    e = scope.explain(PHOTO, method="gradcam", target=vitscope.text("a cat"))
+    ids = torch.tensor([[1, 4, 5, 2] + [0] * 8])  # [BOS] a cat [EOS] [PAD] ...
+    with torch.no_grad():
+        output = model(pixel_values=scope.family.prepare(e.picture)[0][None], input_ids=ids)
+    cosine = (output.logits_per_image - model.logit_bias) / model.logit_scale.exp()
+    assert e.score == pytest.approx(cosine.item(), abs=1e-5)
+
+
+def test_a_class_is_told_by_the_nearest_of_its_names():
+    labels = dict(enumerate(["tabby, tabby cat", "tiger cat", "hen"] + [f"thing {i}" for i in range(997)]))
+    with pytest.raises(UnknownName) as told:
+        class_number("tabbi", labels, 1000)
+    assert str(told.value).startswith("no class is called 'tabbi' (did you mean 'tabby'? choices: tabby, tabby cat,")
+    assert str(told.value).endswith("... 1,000 in all)")
+    assert len(str(told.value)) < 300
+
+
+def test_a_class_against_itself_and_a_text_without_words_are_refused(tiny_scope):
+    with pytest.raises(UsageError, match="contrast of a class with itself"):
+        tiny_scope.explain(PHOTO, method="relevance", target="tabby - tabby")
+    with pytest.raises(UsageError, match="no words"):
+        vitscope.text(" ")
+
+
 def test_features_that_do_not_fit_are_refused(clip_folder):
     scope = vitscope.load(clip_folder)
     wrong = vitscope.text("a cat").known(torch.ones(1, 5))
@@ -139,6 +190,9 @@ class TestCommandLine:
         results = json.loads(said.out)["results"]
         assert [r["target"] for r in results] == ["tabby", "fox", "tabby - fox"]
         assert {p.name for p in (out / "photo").iterdir()} == {"tabby", "fox", "tabby-fox"}
+        code, plain = run(*arguments[:-1], "--force", "--target", "tabby", "--target", "fox")
+        assert code == 0, plain.err
+        assert plain.out.count("photo: top 5: ") == 1
         assert vitscope.Explanation.load(out / "photo" / "fox").target == "fox"
         scores = [r["score"] for r in results]
         assert scores[2] == pytest.approx(scores[0] - scores[1], abs=1e-5)

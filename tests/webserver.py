@@ -58,10 +58,15 @@ def explained(client, asked, patience=60):
 
 
 @contextmanager
-def process(*arguments):
-    """`vitscope serve` as its own process; yields it and the address that it printed."""
+def process(*arguments, patience=8.0):
+    """`vitscope serve` as its own process, less patient with slow bodies; yields it and the address that it printed."""
     here = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "vitscope", "serve", *map(str, arguments)]
+    code = (
+        "from functools import partial; from vitscope.apps.web import limits\n"
+        f"limits.Limits = partial(limits.Limits, patience={patience})\n"
+        "from vitscope.apps.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, "serve", *map(str, arguments)]
     server = subprocess.Popen(command, env=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         yield server, server.stdout.readline().strip()

@@ -30,6 +30,8 @@ __all__ = [
     "VitscopeError",
 ]
 
+_LISTED, _SHOWN = 60, 8  # up to so many choices are listed; else so many of them
+
 
 class VitscopeError(Exception):
     """The root: catch it to catch every error that vitscope raises on purpose.
@@ -53,14 +55,22 @@ class UsageError(VitscopeError):
 
 
 class UnknownName(UsageError):
-    """A name that is not one of the choices."""
+    """A name that is not one of the choices.
 
-    def __init__(self, kind: str, name: str, choices: Iterable[str]) -> None:
+    Args:
+        kind: what the name is of; name: what was written.
+        choices: what there is; of many only the first are listed.
+        spellings: other names of the choices, among which the nearest is looked for too.
+    """
+
+    def __init__(self, kind: str, name: str, choices: Iterable[str], spellings: Iterable[str] = ()) -> None:
         self.choices = tuple(choices)
-        near = difflib.get_close_matches(name.lower(), [c.lower() for c in self.choices], n=1)
-        nearest = next((c for c in self.choices if near and c.lower() == near[0]), None)
-        meant = f"did you mean '{nearest}'? " if nearest else ""
-        super().__init__(f"no {kind} is called '{name}'", f"{meant}choices: {', '.join(self.choices)}")
+        known = {spelling.lower(): spelling for spelling in (*spellings, *self.choices)}
+        near = difflib.get_close_matches(name.lower(), known, n=1)
+        meant = f"did you mean '{known[near[0]]}'? " if near else ""
+        many = len(self.choices) > _LISTED
+        listed = (*self.choices[:_SHOWN], f"... {len(self.choices):,} in all") if many else self.choices
+        super().__init__(f"no {kind} is called '{name}'", f"{meant}choices: {', '.join(listed)}")
 
 
 class ImageError(VitscopeError):

@@ -109,6 +109,7 @@ class Method:
         needs_patches: wants the patch tokens of one layer, on whatever grid this layer has.
         needs_bag: drops or moves tokens: places must be known to the model from its tokens alone.
         needs_values: wants the values that attention weighs, and the projection after them.
+        own_passes: differentiates passes of its own: the plain forward keeps neither graph nor attention for it.
         correction: the gradient rules that belong to the method; empty where the caller chooses.
     """
 
@@ -127,6 +128,7 @@ class Method:
     needs_patches: bool = False
     needs_bag: bool = False
     needs_values: bool = False
+    own_passes: bool = False
     correction: str = ""
     options: Mapping[str, Option] = field(default_factory=dict)
 
@@ -301,6 +303,7 @@ def method(
     needs_patches: bool = False,
     needs_bag: bool = False,
     needs_values: bool = False,
+    own_passes: bool = False,
     correction: str = "",
 ) -> Callable[[T], T]:
     """Register a function `(store, *, option=default, ...) -> (B, N)` as a method; its keywords are its options.
@@ -330,6 +333,7 @@ def method(
                 needs_patches=needs_patches,
                 needs_bag=needs_bag,
                 needs_values=needs_values,
+                own_passes=own_passes,
                 correction=correction,
                 options=options,
             ),

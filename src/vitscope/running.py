@@ -269,9 +269,10 @@ class Runner:
         """One list for each picture of a batch, with one outcome for each target."""
         correction = Correction(method.correction or chosen.gradient)  # type: ignore[arg-type]
         tokens = method.needs_tokens or method.needs_patches or chosen.refine != "none"
-        forward = self._forward(
-            [pixels for _, _, pixels, _ in part], method.needs_gradient, correction, tokens, method.needs_values
-        )
+        graph = method.needs_gradient and not method.own_passes
+        forward = self._forward([pixels for _, _, pixels, _ in part], graph, correction, tokens, method.needs_values)
+        if method.own_passes:
+            forward = replace(forward, store=forward.store.without_blocks())
         results: list[list[Explanation | Failure]] = [[] for _ in part]
         for number, target in enumerate(chosen.targets):
             scorer = self._scorer(target, forward.store.answer) if method.uses_target or method.needs_gradient else None

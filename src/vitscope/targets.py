@@ -77,7 +77,12 @@ def text(words: str) -> Text:
 
     Args:
         words: such as "a cat on a sofa".
+
+    Raises:
+        UsageError: there are none.
     """
+    if not words.strip():
+        raise UsageError("the target text has no words", "text:a cat; in Python vitscope.text('a cat')")
     return Text(words)
 
 
@@ -131,7 +136,8 @@ def scorer_of(target: Target, answer: Tensor, labels: Mapping[int, str], classif
 
     Raises:
         UnknownName: a class that the model does not have, with the nearest spelling.
-        UsageError: a class asked of a feature model, or a function that does not give one number per picture.
+        UsageError: a class asked of a feature model, a class against itself, or a function that does not give one
+            number per picture.
     """
     count = len(answer)
     if isinstance(target, (SimilarTo, Text)):
@@ -155,7 +161,8 @@ def scorer_of(target: Target, answer: Tensor, labels: Mapping[int, str], classif
     if not classifies:
         raise UsageError(
             f"the target {target!r} is a class, and this model has none",
-            "leave the target out, or use vitscope.similar_to(image), vitscope.text(...) or a function of the answer",
+            "leave the target out, or write like:IMAGE, or for CLIP and SigLIP text:WORDS; in Python also "
+            "vitscope.similar_to(image), vitscope.text(words) or a function of the answer",
         )
     if target is None:
         best = answer.argmax(-1)
@@ -163,6 +170,8 @@ def scorer_of(target: Target, answer: Tensor, labels: Mapping[int, str], classif
         return Scorer(words, lambda answer, pictures: answer.gather(-1, best[pictures][:, None])[:, 0])
     if isinstance(target, str) and _CONTRAST in target and target not in labels.values():
         first, second = (class_number(part.strip(), labels, answer.shape[-1]) for part in target.split(_CONTRAST, 1))
+        if first == second:
+            raise UsageError(f"the target '{target}' is the contrast of a class with itself, which is 0 everywhere")
         words = [f"{_name(first, labels)}{_CONTRAST}{_name(second, labels)}"] * count
         return Scorer(words, lambda answer, _: answer[:, first] - answer[:, second])
     number = class_number(target, labels, answer.shape[-1])
@@ -194,9 +203,14 @@ def class_number(target: int | str, labels: Mapping[int, str], classes: int) -> 
         return int(target)
     wanted = target.lower()
     for number, label in labels.items():
-        if wanted == label.lower() or wanted in (part.strip() for part in label.lower().split(",")):
+        if wanted == label.lower() or wanted in _parts(label.lower()):
             return number
-    raise UnknownName("class", target, labels.values())
+    raise UnknownName("class", target, labels.values(), [part for label in labels.values() for part in _parts(label)])
+
+
+def _parts(label: str) -> list[str]:
+    """The names in a label such as "tabby, tabby cat"."""
+    return [part.strip() for part in label.split(",")]
 
 
 def _name(number: int, labels: Mapping[int, str]) -> str:

@@ -28,6 +28,7 @@ _IN_FLIGHT = 2  # pieces an actor holds: one in work, one waiting
 _READING = 0.5  # CPUs of the task that takes pieces from the desk; unlike the actors', or Ray fuses it into them
 _WAITING = 4  # pieces per worker on the desk
 _POLL = 0.25  # seconds
+_STARTING = 60  # seconds that workers have to start, whatever the patience
 _LEAVE = 10  # seconds that a cluster which runs on gets to end what was given up
 
 
@@ -54,7 +55,7 @@ class Cluster:
         address: of a running cluster (`auto`, `ray://HOST:PORT`); None starts one on this machine, for this run only.
         workers: actors; None takes one per GPU, or where there is none one per CPU but one.
         cpus: CPUs for each actor.
-        patience: seconds without any progress after which the run fails.
+        patience: seconds without any progress after which the run fails; the first worker has at least a minute.
     """
 
     address: str | None = None
@@ -344,7 +345,7 @@ def _watched(
             moves = _moves(desk)
             if moves != seen:
                 moved, seen = time.monotonic(), moves
-            if time.monotonic() - moved > patience:
+            if time.monotonic() - moved > (patience if moves else max(patience, _STARTING)):
                 raise Stalled(_waiting(desk, patience, about), "see the cluster's state: ray status") from None
             continue
         moved = time.monotonic()

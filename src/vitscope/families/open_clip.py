@@ -7,11 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from vitscope.capturing import evaluating
+from vitscope.errors import ModelError
 from vitscope.families.generic import Generic
 from vitscope.geometry import TokenLayout
 from vitscope.registry import FAMILIES
 
 __all__ = ["OpenClip"]
+
+_CLIP_WORDS = 49408
 
 
 class OpenClip(Generic):
@@ -55,18 +58,37 @@ class OpenClip(Generic):
         return encode(pixels)
 
     def text_features(self, words: str) -> Tensor:
-        """The features of a text, where the whole model was loaded."""
+        """The features of a text, where the whole model was loaded.
+
+        Raises:
+            ModelError: the model's tokenizer is not known, or out of reach.
+        """
         if not hasattr(self.model, "encode_text"):
             return super().text_features(words)
+        device, model = next(self.model.parameters()).device, cast(Any, self.model)
+        tokens = self._tokenizer()([words])
+        with evaluating(self.model), torch.no_grad():
+            features: Tensor = model.encode_text(tokens.to(device))
+        return features
+
+    def _tokenizer(self) -> Callable[[list[str]], Tensor]:
+        """The tokenizer that the model was trained with: by its name, or CLIP's where the vocabulary is CLIP's."""
         import open_clip
 
         architecture = self.reference.removeprefix("open_clip:").partition("/")[0]
-        known = self.reference.startswith("open_clip:") and architecture in open_clip.list_models()
-        tokenize = open_clip.get_tokenizer(architecture) if known else open_clip.tokenize
-        device, model = next(self.model.parameters()).device, cast(Any, self.model)
-        with evaluating(self.model), torch.no_grad():
-            features: Tensor = model.encode_text(tokenize([words]).to(device))
-        return features
+        if self.reference.startswith("open_clip:") and architecture in open_clip.list_models():
+            try:
+                return cast(Any, open_clip.get_tokenizer(architecture))
+            except Exception as error:  # some come from the Hub
+                raise ModelError(f"the tokenizer of {architecture} could not be loaded: {error}") from error
+        text: Any = getattr(self.model, "text", self.model)
+        length = getattr(text, "context_length", None) or getattr(self.model, "context_length", None)
+        if getattr(text, "vocab_size", None) != _CLIP_WORDS:
+            raise ModelError(
+                "it is not known which tokenizer this module's texts need",
+                "load it by name, open_clip:ARCH/PRETRAINED, or give features: vitscope.text(words).known(features)",
+            )
+        return cast(Any, open_clip.SimpleTokenizer(context_length=length or 77))
 
     def preprocessing(self) -> str:
         """What happens to a photo, in words."""

@@ -164,8 +164,12 @@ class Transformers(Traced):
                 self._tokenizer = AutoTokenizer.from_pretrained(self.reference)
             except Exception as error:  # no files, or files of another kind
                 raise none from error
-        padding = "max_length" if "siglip" in self.config.model_type else True
-        given = self._tokenizer([words], padding=padding, truncation=True, return_tensors="pt")
+        siglip = "siglip" in self.config.model_type  # trained on padded texts, and without a mask over the padding
+        length = self.config.text_config.max_position_embeddings
+        padding = "max_length" if siglip else True
+        given = self._tokenizer([words], padding=padding, truncation=True, max_length=length, return_tensors="pt")
+        if siglip:
+            given.pop("attention_mask", None)
         model: Any = self.model
         with evaluating(self.model), torch.no_grad():
             return answer_of(model.get_text_features(**given.to(self.model.device)))

@@ -37,7 +37,7 @@ def attention(
     Returns:
         `(B, N)`, each in [0, 1], summing to one over all tokens, the prefix included.
 
-    Cost: one forward and one row (with mean pooling: all rows of one layer).
+    Cost: one forward and one row (with mean pooling: all rows of one layer); memory linear in tokens.
     Limits: class-agnostic. The last layer mixes tokens that have already been mixed: a weight says what is read there,
         not what is in it.
     """

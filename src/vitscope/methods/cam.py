@@ -56,12 +56,12 @@ def gradcam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
             block only what is read out has a gradient: with a CLS readout, no patch.
 
     Returns:
-        `(B, N)`, not negative, in units of the score; the prefix gets 0.
+        `(B, N)`, not negative, in units of the score; its sum says nothing; the prefix gets 0.
 
     Raises:
         UsageError: no patch has a gradient there.
 
-    Cost: one forward and one backward.
+    Cost: one forward and one backward, and their memory; no backward below the chosen layer.
     Limits: one weight for a channel everywhere; made for pooled convolutions, where that is exact.
     """
     spot, z, grad = _patches(subject, layer, at)
@@ -89,12 +89,12 @@ def gradcam_plus_plus(subject: Subject, *, layer: int = -1, at: Place = "norm") 
         at: `norm`, `input` or `output` of it, as for `gradcam`.
 
     Returns:
-        `(B, N)`, not negative, in units of the score; the prefix gets 0.
+        `(B, N)`, not negative, in units of the score; its sum says nothing; the prefix gets 0.
 
     Raises:
         UsageError: no patch has a gradient there.
 
-    Cost: one forward and one backward.
+    Cost: one forward and one backward, and their memory; no backward below the chosen layer.
     Limits: its weights assume activations that are not negative, which tokens are not: a changes its sign, and is
         cut off where its denominator is 0.
     """
@@ -125,12 +125,12 @@ def hirescam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
         at: `norm`, `input` or `output` of it, as for `gradcam`.
 
     Returns:
-        `(B, N)`, not negative, in units of the score; the prefix gets 0.
+        `(B, N)`, not negative, in units of the score; its sum says nothing; the prefix gets 0.
 
     Raises:
         UsageError: no patch has a gradient there.
 
-    Cost: one forward and one backward.
+    Cost: one forward and one backward, and their memory; no backward below the chosen layer.
     Limits: negative evidence is cut off, as in Grad-CAM.
     """
     spot, z, grad = _patches(subject, layer, at)
@@ -157,12 +157,12 @@ def layercam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
         at: `norm`, `input` or `output` of it, as for `gradcam`.
 
     Returns:
-        `(B, N)`, not negative, in units of the score; the prefix gets 0.
+        `(B, N)`, not negative, in units of the score; its sum says nothing; the prefix gets 0.
 
     Raises:
         UsageError: no patch has a gradient there.
 
-    Cost: one forward and one backward.
+    Cost: one forward and one backward, and their memory; no backward below the chosen layer.
     Limits: a channel that is negative and should be more so counts for nothing, though it may raise the score.
     """
     spot, z, grad = _patches(subject, layer, at)
@@ -188,9 +188,9 @@ def eigencam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
         at: `norm`, `input` or `output` of it, as for `gradcam`.
 
     Returns:
-        `(B, N)`, signed, in units of the tokens; the prefix gets 0.
+        `(B, N)`, signed, in units of the tokens, its sum not negative; the prefix gets 0.
 
-    Cost: one forward, and one D x D eigenvector of each picture.
+    Cost: one forward, and one D x D eigenvector of each picture; memory linear in tokens.
     Limits: class-agnostic: the strongest common direction, whatever it means. For its mean removed see `pca`.
     """
     spot = subject.spot(layer, at)

@@ -55,7 +55,7 @@ def pca(subject: Subject, *, layer: int = -1, component: int = 0) -> Named:
     Raises:
         UsageError: a component that is not there.
 
-    Cost: one forward, and one D x D eigenproblem of each picture.
+    Cost: one forward, and one D x D eigenproblem of each picture; memory linear in tokens.
     Limits: class-agnostic; on pictures without one object against a background the first direction may be anything.
     """
     spot = subject.after(layer)
@@ -103,12 +103,12 @@ def similarity(subject: Subject, *, layer: int = -1, query: str = "readout") -> 
         query: `readout`, or `row,column` of a patch, from 0.
 
     Returns:
-        `(B, N)`, each in [-1, 1]; prefix tokens have theirs too, where all layers see them.
+        `(B, N)`, each in [-1, 1]; their sum says nothing; prefix tokens have theirs too, where all layers see them.
 
     Raises:
         UsageError: no such patch, or a readout token that this layer's tokens do not hold.
 
-    Cost: one forward.
+    Cost: one forward; memory linear in tokens.
     Limits: class-agnostic. Features of some models share a large common part: look at differences, not at values.
     """
     spot, (gh, gw) = subject.after(layer), subject.layout.grid
@@ -160,12 +160,12 @@ def ncut(subject: Subject, *, layer: int = -1) -> Named:
         layer: after which block, from 0, or from the end with negative numbers.
 
     Returns:
-        `(B, N)`, signed, scaled so that the largest size is 1; the prefix gets 0.
+        `(B, N)`, signed, with mean 0 over the patches, scaled so that the largest size is 1; the prefix gets 0.
 
     Raises:
         MethodError: more than 4,000 patches, since W is a P x P matrix, or but one.
 
-    Cost: one forward, and the eigenvectors of one P x P matrix a picture, O(P^3).
+    Cost: one forward, and the eigenvectors of one P x P matrix a picture: O(P^2) memory, O(P^3) time.
     Limits: class-agnostic; one object against one background. TokenCut takes keys of the last layer, this its tokens.
     """
     spot = subject.after(layer)
@@ -205,10 +205,11 @@ def logit_lens(subject: Subject, *, layer: int = -1) -> tuple[Float[Tensor, "B N
         layer: after which block, from 0, or from the end with negative numbers.
 
     Returns:
-        `(B, N)`, signed, in units of the score, the prefix tokens with theirs; and for each picture a note: the score
-        that the model's own readout would give after each block.
+        `(B, N)`, signed, in units of the score, its sum says nothing; the prefix tokens with theirs; and for each
+        picture a note: the score that the model's own readout would give after each block.
 
-    Cost: N forwards that skip the blocks: patch embedding and head only.
+    Cost: N forwards that skip the blocks: patch embedding and head only, `batch_size` at a time.
+        Memory linear in tokens.
     Limits: patches of a CLS-pooled model were never trained to be read; differences between patches say more than
         values. What the readout says through all layers is in the notes.
     """

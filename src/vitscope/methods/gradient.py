@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vitscope.errors import UsageError
 from vitscope.registry import method
-from vitscope.store import AttentionStore, Block, LayerSpec, budget, pull_raising, raising_sums
+from vitscope.store import AttentionStore, Block, LayerSpec, budget, pull_raising, pull_raising_divided, raising_sums
 
 __all__ = ["attention_gradcam", "grad_rollout", "grad_sam", "relevance"]
 
@@ -76,17 +76,18 @@ def grad_rollout(store: AttentionStore, *, layers: LayerSpec = None, start: int 
     Limits: gradients of attention are small beside the identity, so that most weight stays with the readout token: look
         at the patches alone.
     """
-    known: dict[
-        int, Float[Tensor, "B N"]
-    ] = {}  # asked twice of each block: to divide its attention, and for the residual
+    shares: dict[int, Float[Tensor, "B N"]] = {}  # by which a block's rows are divided, known once it was gone through
 
     def kept(block: Block) -> Float[Tensor, "B N"]:
-        if id(block) not in known:
-            known[id(block)] = 1 / (1 + raising_sums(block))
-        return known[id(block)]
+        if id(block) not in shares:
+            shares[id(block)] = 1 / (1 + raising_sums(block))
+        return shares[id(block)]
 
     def attend(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"]:
-        return pull_raising(block, r * kept(block))  # a row divided is its weight divided
+        if id(block) in shares:  # asked first where the residual runs through windows and merging
+            return pull_raising(block, r * shares[id(block)])
+        pulled, shares[id(block)] = pull_raising_divided(block, r)
+        return pulled
 
     return store.carry(store.select(_layers(layers, start)), attend, kept, 1.0)
 
@@ -111,7 +112,7 @@ def grad_sam(store: AttentionStore, *, layers: LayerSpec = None) -> Float[Tensor
     of; N counts the queries of all windows, padding included.
 
     Returns:
-        `(B, N)`, not negative, in units of the score.
+        `(B, N)`, not negative, in units of the score; its sum says nothing.
 
     Cost: one forward and one backward, then each layer's rows once; memory linear in tokens. Through windows or merging
         also a short pass back through the averaged network for each layer.
@@ -148,9 +149,9 @@ def attention_gradcam(store: AttentionStore, *, layer: int = -1) -> Float[Tensor
     windows, and the result is shared among the tokens that these were made of.
 
     Returns:
-        `(B, N)`, not negative, in units of the score.
+        `(B, N)`, not negative, in units of the score; its sum says nothing.
 
-    Cost: one forward and one backward, and one row (with mean pooling: all rows of one layer).
+    Cost: one forward and one backward, and one row (with mean pooling: all rows of one layer); memory linear in tokens.
     Limits: of the last layer only; a head's sign is one number for all patches.
     """
 

@@ -12,6 +12,8 @@ from vitscope.subject import Subject
 
 __all__ = ["input_x_gradient", "integrated_gradients", "smoothgrad"]
 
+_TOKENS = 2048  # of all rows that go through the model together: each keeps a graph
+
 
 @method(
     "input-x-gradient",
@@ -30,7 +32,7 @@ def input_x_gradient(subject: Subject) -> Float[Tensor, "B N"]:
         `(B, N)`, signed, in units of the score; the prefix gets 0. For a model without biases whose parts are all
         linear it sums to the score; `gradient="libra"` brings a transformer near that.
 
-    Cost: one forward and one backward.
+    Cost: one forward and one backward, and their memory.
     Limits: a pixel at the mean (normalised 0) gets nothing whatever it means.
     """
     (grad,) = subject.gradients([subject.pixels])
@@ -44,6 +46,7 @@ def input_x_gradient(subject: Subject) -> Float[Tensor, "B N"]:
     needs_gradient=True,
     uses_target=True,
     on_subject=True,
+    own_passes=True,
 )
 def integrated_gradients(subject: Subject, *, steps: int = 32, baseline: float = 0.0) -> Float[Tensor, "B N"]:
     """Gradients added up on the straight way from a flat picture to this one, times the difference.
@@ -61,7 +64,7 @@ def integrated_gradients(subject: Subject, *, steps: int = 32, baseline: float =
     Raises:
         UsageError: fewer than one step.
 
-    Cost: `steps` forwards and backwards, `batch_size` at a time.
+    Cost: `steps` forwards and backwards, at most `batch_size` and 2,048 tokens at a time; memory of so many.
     Limits: what looks like the baseline gets nothing; on Transformers the way passes through unlikely pictures.
     """
     if steps < 1:
@@ -82,6 +85,7 @@ def integrated_gradients(subject: Subject, *, steps: int = 32, baseline: float =
     needs_gradient=True,
     uses_target=True,
     on_subject=True,
+    own_passes=True,
 )
 def smoothgrad(subject: Subject, *, samples: int = 16, noise: float = 0.15) -> Float[Tensor, "B N"]:
     """The mean gradient over noisy copies of the picture, times the picture.
@@ -94,12 +98,12 @@ def smoothgrad(subject: Subject, *, samples: int = 16, noise: float = 0.15) -> F
         noise: its standard deviation as a share of the picture's range of values.
 
     Returns:
-        `(B, N)`, signed, in units of the score; the prefix gets 0.
+        `(B, N)`, signed, in units of the score; its sum says nothing; the prefix gets 0.
 
     Raises:
         UsageError: fewer than one sample, or negative noise.
 
-    Cost: `samples` forwards and backwards, `batch_size` at a time.
+    Cost: `samples` forwards and backwards, at most `batch_size` and 2,048 tokens at a time; memory of so many.
     Limits: as for one gradient; noise hides fine structure.
     """
     if samples < 1 or noise < 0:
@@ -117,7 +121,8 @@ def _gradients(subject: Subject, count: int, made: object) -> Iterator[tuple[Ten
     """Picture numbers and the score's gradients at `made(pictures, numbers)`, for `count` points of each picture."""
     device, pictures = subject.pixels.device, len(subject.pixels)
     work = torch.arange(pictures * count, device=device)
-    for part in torch.split(work, subject.batch):
+    most = min(subject.batch, max(1, _TOKENS // subject.layout.tokens))
+    for part in torch.split(work, most):
         rows, numbers = part // count, part % count
         pixels = made(rows, numbers).requires_grad_()  # type: ignore[operator]
         (grad,) = torch.autograd.grad(subject.scores(pixels, rows).sum(), pixels)

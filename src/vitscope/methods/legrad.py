@@ -7,12 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.registry import method
-from vitscope.store import LayerSpec
+from vitscope.store import LayerSpec, budget
 from vitscope.subject import Subject
 
 __all__ = ["legrad"]
-
-_ELEMENTS = 2**22
 
 
 @method(
@@ -37,7 +35,7 @@ def legrad(
         readout: what the head reads of layer l: the `mean` of all tokens (the paper's), or the model's `own` readout.
 
     Returns:
-        `(B, N)`, not negative, in units of the score; attention itself is not multiplied in.
+        `(B, N)`, not negative, in units of the score; its sum says nothing. Attention itself is not multiplied in.
 
     Cost: one forward; for each layer the head, a backward through half a block, and that layer's `dy/dA` once, chunk by
         chunk; memory linear in tokens.
@@ -46,26 +44,28 @@ def legrad(
     store, states = subject.store, subject.tokens
     chosen = store.select(layers)
     everyone = torch.arange(len(subject.pixels), device=subject.pixels.device)
-    parts = []
+    total = torch.zeros(len(subject.pixels), subject.layout.tokens, device=subject.pixels.device)
     for layer in chosen:
         tokens = states.at(layer + 1)
         seen = tokens.mean(1, keepdim=True).expand_as(tokens) if readout == "mean" else tokens
         with subject.blocks.replaced(seen):
             score = subject.scores(subject.pixels, everyone)
         source, block = store.sources[layer], store[layer]
-        keep = not (subject.last and layer == chosen[-1])
-        (grad,) = torch.autograd.grad(score.sum(), [source.out], retain_graph=keep, allow_unused=True)
+        # no two layers share a part of the graph: what one has gone through can go
+        (grad,) = torch.autograd.grad(score.sum(), [source.out], retain_graph=not subject.last, allow_unused=True)
         assert block.v is not None  # type: ignore[attr-defined]
-        grad = torch.zeros_like(source.out) if grad is None else grad
-        parts.append(_received(source.place(grad).float(), block.v.float()))  # type: ignore[attr-defined]
-    return torch.stack(parts).mean(0)
+        if grad is not None:
+            total = total + _received(source.place(grad), block.v)  # type: ignore[attr-defined]
+    return total / len(chosen)
 
 
 def _received(grad: Float[Tensor, "B H N E"], v: Float[Tensor, "B H M E"]) -> Float[Tensor, "B M"]:
     """`mean_hi relu(grad_i . v_j)`, by chunks of queries."""
     b, h, n, _ = grad.shape
-    total = grad.new_zeros(b, v.shape[2])
+    kind = torch.promote_types(grad.dtype, torch.float32)
+    keys, m = v.to(kind).transpose(-1, -2), v.shape[2]
+    total = keys.new_zeros(b, m)
     with torch.no_grad():
-        for part in torch.split(grad, max(1, _ELEMENTS // (b * h * v.shape[2])), 2):
-            total += torch.matmul(part, v.transpose(-1, -2)).clamp_min(0).sum((1, 2))
+        for part in torch.split(grad, max(1, budget(grad.device) // (b * h * m)), 2):
+            total += torch.matmul(part.to(kind), keys).clamp_(min=0).sum((1, 2))
     return total / (h * n)

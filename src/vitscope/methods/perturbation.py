@@ -32,12 +32,13 @@ def occlusion(subject: Subject, *, window: int = 2, stride: int = 1, fill: float
         fill: the flat value of the normalised pixels; 0 is the mean colour of the training pictures.
 
     Returns:
-        `(B, N)`, signed, in units of the score: what covering one window costs; the prefix gets 0.
+        `(B, N)`, signed, in units of the score: what covering one window costs; its sum says nothing, since
+        windows overlap; the prefix gets 0.
 
     Raises:
         UsageError: a window that does not fit the grid, or a stride with gaps.
 
-    Cost: one forward a window, `batch_size` at a time.
+    Cost: one forward a window, `batch_size` at a time; memory of so many.
     Limits: a flat square is itself something to see; evidence that stands in two places hides in neither.
     """
     gh, gw = subject.layout.grid
@@ -81,12 +82,12 @@ def rise(
         fill: the flat value of the normalised pixels where nothing is visible.
 
     Returns:
-        `(B, N)`, signed where scores are, in units of the score; the prefix gets 0.
+        `(B, N)`, signed where scores are, in units of the score; its sum says nothing; the prefix gets 0.
 
     Raises:
         UsageError: options out of range.
 
-    Cost: `masks` forwards, `batch_size` at a time.
+    Cost: `masks` forwards, `batch_size` at a time; memory of so many.
     Limits: noisy: its error falls with the root of `masks`; a score far from zero adds a constant with its own noise.
     """
     if masks < 1 or cells < 1 or not 0 < share < 1:
@@ -135,13 +136,14 @@ def token_removal(subject: Subject, *, samples: int = 256, keep: float = 0.5) ->
         keep: the share of patch tokens that go into the first block.
 
     Returns:
-        `(B, N)`, signed, in units of the score; the prefix gets 0.
+        `(B, N)`, signed, in units of the score; its sum says nothing; the prefix gets 0.
 
     Raises:
         UsageError: options out of range.
         MethodError: blocks that know places by themselves: what is left out would move the others.
 
-    Cost: `samples` forwards on a `keep` of the tokens, or with `samples=0` one forward a patch.
+    Cost: `samples` forwards on a `keep` of the tokens, or with `samples=0` one forward a patch;
+        `batch_size` at a time, memory of so many.
     Limits: noisy with few samples: the error of a patch is near the spread of the scores times 2 / sqrt(samples); only
         ViTs can do it, and only those whose places are added to the tokens.
     """

@@ -28,7 +28,7 @@ def attnlrp(subject: Subject) -> Float[Tensor, "B N"]:
     Returns:
         `(B, N)`, signed, in units of the score; it sums to the score less what biases and the softmax hold.
 
-    Cost: one forward and one backward.
+    Cost: one forward and one backward, and their memory.
     Limits: relevance that biases and the softmax hold is lost; at the first block a token is its patch and its place
         together. `libra` as `gradient` of `input-x-gradient` goes on to the pixels and holds attention fixed.
         Relevance propagation is covered by patents of others: see the licence terms of its authors.

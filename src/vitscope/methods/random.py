@@ -17,9 +17,9 @@ def random(subject: Subject) -> Float[Tensor, "B N"]:
     Formula: `m_j ~ U(0, 1)` for each patch; the prefix gets 0. `seed` and the picture's place in its batch choose them.
 
     Returns:
-        `(B, N)`, each in [0, 1).
+        `(B, N)`, each in [0, 1), independent; their sum says nothing.
 
-    Cost: the forward that predictions come from.
+    Cost: the forward that predictions come from, and its memory.
     Limits: it knows nothing, by design.
     """
     gh, gw = subject.layout.grid

@@ -239,6 +239,10 @@ class AttentionStore:
         """The same store, with blocks that work on `chunk` queries at a time."""
         return self._with(tuple(replace(block, chunk=chunk) for block in self.blocks))  # type: ignore[type-var]
 
+    def without_blocks(self) -> "AttentionStore":
+        """The answer and its layout alone: attention gives its memory back."""
+        return replace(self, blocks=(), pool=None, chain=None, sources=(), calls=())
+
     def differentiate(self, score: Float[Tensor, " B"], *, last: bool = True) -> "AttentionStore":
         """The same store, whose blocks know the gradient of `score` with respect to their attention.
 

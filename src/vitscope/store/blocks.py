@@ -3,6 +3,7 @@
 Letters: B images, H heads, N query tokens, M key tokens, D head width.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from torch import Tensor
 
 from vitscope.errors import MethodError, UsageError
 
-__all__ = ["TILE_QUERIES", "Block", "Dense", "Factored", "Selection", "budget", "index_of", "slices"]
+__all__ = ["TILE_QUERIES", "Block", "Dense", "Factored", "Raised", "Selection", "budget", "index_of", "slices"]
 
 Selection: TypeAlias = slice | int | Sequence[int] | Int[Tensor, " n"]
+
+Raised: TypeAlias = tuple[slice, slice, Float[Tensor, "b n M"]]  # pictures, queries, and their rows
 
 # a tile of attention that stays in one core's second-level cache while it is made, exponentiated and summed
 TILE_QUERIES, _TILE_KEYS = 256, 512
@@ -56,12 +59,12 @@ class Block(Protocol):
         """The gradient of the score with respect to the chosen rows, in a store that was differentiated."""
         ...
 
-    def fold(self, r: Float[Tensor, "B N"], *, raising: bool = False) -> Float[Tensor, "B M"] | None:
-        """`r` times the mean over heads of A, or of `relu(A * dy/dA)`; None where only rows can be had."""
+    def fold(self, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"] | None:
+        """`r` times the mean over heads of A; None where only rows can be had."""
         ...
 
-    def fold_rows(self) -> Float[Tensor, "B N"] | None:
-        """The sums of the rows of `mean_h relu(A * dy/dA)`; None where only rows can be had."""
+    def raised(self) -> Iterator[Raised] | None:
+        """All rows of `mean_h relu(A * dy/dA)`, some at a time; None where only rows can be had."""
         ...
 
 
@@ -116,10 +119,8 @@ class Factored:
         """The gradient of the score with respect to those rows of attention: `dy/dA = (dy/dO) v^T`, exactly."""
         return _grad_rows(self, sel)
 
-    def fold(self, r: Float[Tensor, "B N"], *, raising: bool = False) -> Float[Tensor, "B M"] | None:
+    def fold(self, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"] | None:
         """`sum_i r_i mean_h A_hij`, from `A_ij = exp(scale q_i.k_j - lse_i)`: no softmax pass, tile by tile.
-
-        With `raising`, of `relu(A * dy/dA) = A * relu(dy/dA)` instead of A, in a store that was differentiated.
 
         Powers of two are taken instead of e, which costs half on a CPU. Weights below 2^-80 count as 2^-80: far below
         the resolution of the sum, and it keeps denormal numbers out, which are slow.
@@ -127,46 +128,61 @@ class Factored:
         if self.lse is None or self.bias is not None:
             return None
         b, h, n, m = self.shape
-        weight = r.to(_precise(self.q).dtype)[:, None].expand(b, h, n).reshape(b * h, 1, n)
-        out = weight.new_zeros(b * h, 1, m)
-        for heads, queries, keys, tile in self._tiles(self.lse, raising):
-            out[heads, :, keys].baddbmm_(weight[heads, :, queries], tile)
-        return out.view(b, h, m).mean(1)
-
-    def fold_rows(self) -> Float[Tensor, "B N"] | None:
-        """`sum_j mean_h relu(A * dy/dA)_hij`: the rows' sums of what `fold` takes with `raising`, made as there."""
-        if self.lse is None or self.bias is not None:
-            return None
-        b, h, n, _ = self.shape
-        out = _precise(self.q).new_zeros(b * h, n)
-        for heads, queries, _, tile in self._tiles(self.lse, True):
-            out[heads, queries] += tile.sum(-1)
-        return out.view(b, h, n).mean(1)
-
-    def _tiles(self, lse: Tensor, raising: bool) -> Iterator[tuple[slice, slice, slice, Tensor]]:
-        """Attention, or that which raises the score, a tile that fits the cache at a time; each overwrites the last."""
-        b, h, n, m = self.shape
         q, k = _precise(self.q).flatten(0, 1), _precise(self.k).flatten(0, 1).transpose(1, 2)
-        shift = (_precise(lse) * -_LOG2_E).to(q.dtype).reshape(b * h, n, 1)
-        grad, v = (x.flatten(0, 1) for x in _gradient(self)) if raising else (None, None)
-        tall = -(-n // -(-n // (self.chunk or TILE_QUERIES)))  # none much smaller than the others
-        wide = _TILE_KEYS if self.device.type == "cpu" else m
-        group = max(1, budget(self.device) // (tall * min(wide, m) * (1 + raising)))
-        tiles = q.new_empty(1 + raising, min(group, b * h) * tall * min(wide, m))
+        shift = self._shift(self.lse).reshape(b * h, n, 1)
+        weight = r.to(q.dtype)[:, None].expand(b, h, n).reshape(b * h, 1, n)
+        out = weight.new_zeros(b * h, 1, m)
+        tall, wide, group = self._tile()
+        tiles = q.new_empty(min(group, b * h) * tall * wide)
         for heads in slices(b * h, group):
             for keys in slices(m, wide):
-                part = k[heads, :, keys]
                 for queries in slices(n, tall):
-                    here = q[heads, queries]
-                    shape = (*here.shape[:2], part.shape[2])
-                    a = tiles[0, : math.prod(shape)].view(shape)
-                    torch.baddbmm(shift[heads, queries], here, part, alpha=self.scale * _LOG2_E, out=a)
-                    a.clamp_(min=-80).exp2_()
-                    if grad is not None and v is not None:
-                        rise = tiles[1, : a.numel()].view(shape)
-                        torch.bmm(grad[heads, queries], v[heads, :, keys], out=rise)
-                        a.mul_(rise.clamp_(min=0))
-                    yield heads, queries, keys, a
+                    tile = self._exp(shift[heads, queries], q[heads, queries], k[heads, :, keys], tiles)
+                    out[heads, :, keys].baddbmm_(weight[heads, :, queries], tile)
+        return out.view(b, h, m).mean(1)
+
+    def raised(self) -> Iterator[Raised] | None:
+        """All rows of `mean_h relu(A * dy/dA) = mean_h A * relu(dy/dA)`, in a store that was differentiated.
+
+        Made as in `fold`, heads added up tile by tile; each that is given overwrites the last.
+        """
+        return None if self.lse is None or self.bias is not None else self._raised(self.lse)
+
+    def _raised(self, lse: Tensor) -> Iterator[Raised]:
+        b, h, n, m = self.shape
+        q, k = _precise(self.q), _precise(self.k).transpose(2, 3)
+        grad, v = _gradient(self)
+        shift = (self._shift(lse) - math.log2(h))[..., None]  # the mean over heads is in the exponent
+        tall, wide, group = self._tile()
+        group = min(max(1, group // 2), b)
+        tiles, rows = q.new_empty(2, group * tall * wide), q.new_empty(group * tall * m)
+        for pictures in slices(b, group):
+            for queries in slices(n, tall):
+                count, height = pictures.stop - pictures.start, queries.stop - queries.start
+                total = rows[: count * height * m].view(count, height, m).zero_()
+                for head, keys in itertools.product(range(h), slices(m, wide)):
+                    at = pictures, head, queries
+                    a = self._exp(shift[at], q[at], k[pictures, head, :, keys], tiles[0])
+                    rise = torch.bmm(grad[at], v[pictures, head, :, keys], out=tiles[1, : a.numel()].view(a.shape))
+                    total[:, :, keys].addcmul_(a, rise.clamp_(min=0))
+                yield pictures, queries, total
+
+    def _tile(self) -> tuple[int, int, int]:
+        """Queries of a tile (none much smaller than the others), its keys, and how many tiles at once."""
+        _, _, n, m = self.shape
+        wide = min(_TILE_KEYS, m) if self.device.type == "cpu" else m
+        tall = -(-n // -(-n // (self.chunk or TILE_QUERIES)))
+        return tall, wide, max(1, budget(self.device) // (tall * wide))
+
+    def _shift(self, lse: Tensor) -> Float[Tensor, "B H N"]:
+        return _precise(lse).to(_precise(self.q).dtype) * -_LOG2_E
+
+    def _exp(self, shift: Tensor, q: Tensor, k: Tensor, into: Tensor) -> Tensor:
+        """One tile of attention."""
+        shape = (*q.shape[:2], k.shape[2])
+        a = into[: math.prod(shape)].view(shape)
+        torch.baddbmm(shift, q, k, alpha=self.scale * _LOG2_E, out=a)
+        return a.clamp_(min=-80).exp2_()
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,12 +215,12 @@ class Dense:
         """The gradient of the score with respect to those rows of attention: `dy/dA = (dy/dO) v^T`, exactly."""
         return _grad_rows(self, sel)
 
-    def fold(self, r: Float[Tensor, "B N"], *, raising: bool = False) -> None:
+    def fold(self, r: Float[Tensor, "B N"]) -> None:
         """Nothing cheaper than rows here."""
         return
 
-    def fold_rows(self) -> None:
-        """There is nothing to save either."""
+    def raised(self) -> None:
+        """Nor here."""
 
 
 def _grad_rows(block: Factored | Dense, sel: Selection) -> Tensor:

@@ -7,9 +7,21 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vitscope.store.blocks import TILE_QUERIES, Block, budget, slices
+from vitscope.store.blocks import TILE_QUERIES, Block, Raised, budget, slices
 
-__all__ = ["Fuse", "Weigh", "matrix", "pull", "pull_heads", "pull_raising", "push", "raising", "raising_sums", "walk"]
+__all__ = [
+    "Fuse",
+    "Weigh",
+    "matrix",
+    "pull",
+    "pull_heads",
+    "pull_raising",
+    "pull_raising_divided",
+    "push",
+    "raising",
+    "raising_sums",
+    "walk",
+]
 
 Fuse: TypeAlias = Callable[[Float[Tensor, "B H n M"]], Float[Tensor, "B n M"]]
 Weigh: TypeAlias = Callable[[Float[Tensor, "B H n M"], Float[Tensor, "B H n M"]], Float[Tensor, "B n M"]]
@@ -50,17 +62,60 @@ def pull_raising(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"]:
 
     Cost: at most one attention and its gradient, no softmax pass where the kernel gave the log-sum-exp.
     """
-    many = len(_active(r)) > TILE_QUERIES // 2 and len(r) == block.shape[0]
-    folded = block.fold(r, raising=True) if many else None
-    return pull(block, r, weigh=raising) if folded is None else folded
+    if not _many(block, r):
+        return pull(block, r, weigh=raising)
+    out = r.new_zeros(len(r), block.shape[3])
+    for pictures, queries, rows in _raised(block):
+        out[pictures] += _times(r[pictures, queries], rows)
+    return out
+
+
+def pull_raising_divided(block: Block, r: Float[Tensor, "B N"]) -> tuple[Float[Tensor, "B M"], Float[Tensor, "B N"]]:
+    """`r D mean_h relu(A * dy/dA)` and the diagonal of D, which divides each row of `I + mean_h ...` by its sum.
+
+    Of queries that weigh nothing in the whole batch it is 1. Cost: as for `pull_raising`, which knows the sums ahead.
+    """
+    shares = r.new_ones(r.shape)
+    if not _many(block, r):
+        active = _active(r)
+        sums = [raising(block.rows(part), block.grad_rows(part)).sum(-1) for part in torch.split(active, _chunk(block))]
+        if sums:
+            shares[:, active] = (1 / (1 + torch.cat(sums, 1))).to(r.dtype)
+        return pull(block, r * shares, weigh=raising), shares
+    out = r.new_zeros(len(r), block.shape[3])
+    for pictures, queries, rows in _raised(block):
+        shares[pictures, queries] = 1 / (1 + rows.sum(-1))
+        out[pictures] += _times(r[pictures, queries] * shares[pictures, queries], rows)
+    return out, shares
 
 
 def raising_sums(block: Block) -> Float[Tensor, "B N"]:
     """`sum_j mean_h relu(A * dy/dA)_hij`: how much attention that raises the score each query holds; cost as above."""
-    folded = block.fold_rows()
-    if folded is not None:
-        return folded
-    return torch.cat([raising(block.rows(part), block.grad_rows(part)).sum(-1) for part in walk(block)], 1)
+    sums = None
+    for pictures, queries, rows in _raised(block):
+        sums = rows.new_zeros(block.shape[0], block.shape[2]) if sums is None else sums
+        sums[pictures, queries] = rows.sum(-1)
+    assert sums is not None
+    return sums
+
+
+def _raised(block: Block) -> Iterator[Raised]:
+    """All rows of `mean_h relu(A * dy/dA)`, tile by tile where that is possible, else by chunks of rows."""
+    tiles = block.raised()
+    if tiles is not None:
+        yield from tiles
+        return
+    for queries in walk(block):
+        yield slice(0, block.shape[0]), queries, raising(block.rows(queries), block.grad_rows(queries))
+
+
+def _times(r: Float[Tensor, "b n"], rows: Float[Tensor, "b n M"]) -> Float[Tensor, "b M"]:
+    return torch.bmm(r[:, None].to(rows.dtype), rows)[:, 0]
+
+
+def _many(block: Block, r: Float[Tensor, "B N"]) -> bool:
+    """Do most queries count, so that nothing is saved by choosing among them?"""
+    return len(_active(r)) > TILE_QUERIES // 2 and len(r) == block.shape[0]
 
 
 def raising(rows: Float[Tensor, "B H n M"], grads: Float[Tensor, "B H n M"]) -> Float[Tensor, "B n M"]:

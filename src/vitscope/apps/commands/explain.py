@@ -132,8 +132,9 @@ def explain(
     elif documents:
         headings = ["photo", "method", "effective patches", "largest share", "prefix share", "out"]
         terminal.table(headings, [_row(document) for document in documents])
-        for document in documents:
-            _say(document, norm)
+        said = [line for document in documents for line in _said(document, norm)]
+        for line in dict.fromkeys(said):  # several targets of a photo have most of it in common
+            terminal.out.print(line, markup=False, soft_wrap=True)
     return 1 if failures else 0
 
 
@@ -187,7 +188,7 @@ def _row(document: dict[str, Any]) -> list[str]:
     ]
 
 
-def _say(document: dict[str, Any], norm: str) -> None:
+def _said(document: dict[str, Any], norm: str) -> list[str]:
     """Predictions, notes and caveat of one result, after the table."""
     said = [f"{p['label']} {p['probability']:.1%}" for p in document["predictions"]]
     notes = [*document["provenance"]["notes"]]
@@ -197,5 +198,5 @@ def _say(document: dict[str, Any], norm: str) -> None:
     times = document["statistics"]["largest_share"] * rows * columns
     if times > _DAZZLING and norm != "robust" and "drawing" not in document["provenance"]:
         notes.append(f"the hottest patch is {times:.0f} times the mean and darkens the rest: try --norm robust")
-    for words in ([f"top {len(said)}: " + ", ".join(said)] if said else []) + notes:
-        terminal.out.print(f"{document['name']}: {words}", markup=False, soft_wrap=True)
+    told = [f"top {len(said)}: {', '.join(said)}"] if said else []
+    return [f"{document['name']}: {words}" for words in told + notes]
