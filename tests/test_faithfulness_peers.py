@@ -156,7 +156,7 @@ def test_curves_and_correlations_of_quantus(tmp_path):
         [sys.executable, Path(__file__).with_name("quantus_asked.py"), tmp_path / "in.npz", tmp_path / "out.json"],
         check=True,
         env={**os.environ, "PYTHONPATH": str(QUANTUS)},
-        timeout=120,
+        timeout=280,
     )
     theirs = json.loads((tmp_path / "out.json").read_text())
     whole = float(case.score(torch.from_numpy(case.x)))
