@@ -35,11 +35,11 @@ _LOOK = """(found) => [...document.querySelectorAll(found.selector)].filter((one
     return one.offsetParent !== null && (found.text === null || said.trim().includes(found.text));
 })"""
 _WAIT = """async (arg) => {
-    const end = performance.now() + 15000;
+    const end = performance.now() + 45000;
     for (;;) {
         const value = await (%s)(arg);
         if (value) return value;
-        if (performance.now() > end) throw new Error('waited 15 s for ' + %s);
+        if (performance.now() > end) throw new Error('waited 45 s for ' + %s);
         await new Promise((resolve) => setTimeout(resolve, 15));
     }
 }"""
@@ -102,9 +102,9 @@ class Page(ABC):
 
 
 class _ChromiumPage(Page):
-    def __init__(self, page: Any) -> None:
-        self.page, self.troubles = page, []
-        page.on("request", lambda one: self.troubles.append(one.url) if not one.url.startswith(OWN) else 0)
+    def __init__(self, page: Any, own: str = "") -> None:
+        self.page, self.troubles, near = page, [], (*OWN, own) if own else OWN
+        page.on("request", lambda one: self.troubles.append(one.url) if not one.url.startswith(near) else 0)
         page.on("console", lambda one: self.troubles.append(one.text) if _is_trouble(one) else None)
         page.on("pageerror", lambda error: self.troubles.append(str(error)))
 
@@ -148,13 +148,13 @@ class Chromium:
         self.playwright = playwright.chromium.launch(executable_path=CHROMIUM or "chromium", args=list(FLAGS))
 
     @contextmanager
-    def opened(self, url: str, size: tuple[int, int] = (1280, 900), **options: Any) -> Iterator[Page]:
-        """A page in a context of its own; `options` as Playwright's, such as `reduced_motion`."""
+    def opened(self, url: str, size: tuple[int, int] = (1280, 900), own: str = "", **options: Any) -> Iterator[Page]:
+        """A page in a context of its own, cut off but for the server `own`; `options` as Playwright's."""
         viewport = {"width": size[0], "height": size[1]}
         context = self.playwright.new_context(viewport=viewport, locale="en-GB", **options)
-        context.set_offline(True)
-        context.set_default_timeout(15_000)
-        page = _ChromiumPage(context.new_page())
+        context.set_offline(not own)
+        context.set_default_timeout(45_000)
+        page = _ChromiumPage(context.new_page(), own)
         page.page.goto(url)
         yield page
         context.close()
@@ -214,23 +214,3 @@ def ready(path: Path, seconds: float = 10) -> bytes:
         size = now
         time.sleep(0.05)
     raise TimeoutError(f"{path.name} did not come")
-
-
-@contextmanager
-def chromium() -> Iterator[Any]:
-    """Playwright's own Chromium, for tests that need more of it than `Page` has."""
-    with browser_of("chromium", Path()) as made:
-        yield made.playwright
-
-
-@contextmanager
-def opened(browser: Any, url: str, **options: Any) -> Iterator[tuple[Any, list[str]]]:
-    """Playwright's own page in a context without network, and the list of its troubles."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, locale="en-GB", **options)
-    context.set_offline(True)
-    context.set_default_timeout(15_000)
-    page = _ChromiumPage(context.new_page())
-    page.page.goto(url)
-    page.page.wait_for_function("() => document.querySelector('main').viewer?.ctx.scene")
-    yield page.page, page.troubles
-    context.close()

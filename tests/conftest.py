@@ -64,6 +64,19 @@ def photo(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def collection(tmp_path_factory):
+    """Eleven photos in two folders, of two shapes, one of them broken."""
+    folder, draw = tmp_path_factory.mktemp("collection") / "photos", np.random.default_rng(0)
+    for number in range(11):
+        path = folder / f"{number // 6}" / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = (70, 90, 3) if number % 3 else (96, 60, 3)
+        Image.fromarray(draw.integers(0, 256, shape, np.uint8)).save(path)
+    (folder / "0" / "03.png").write_bytes((folder / "0" / "02.png").read_bytes()[:900])
+    return folder
+
+
+@pytest.fixture(scope="session")
 def explained():
     """Make an explanation by hand: `explained(map, size, ...)`, with a photo of noise unless told otherwise."""
 
@@ -87,11 +100,24 @@ def explained():
     return make
 
 
-@pytest.fixture(scope="session", params=["chromium", "firefox"])
-def browser(request, tmp_path_factory):
-    """Each of the two browsers, started once."""
-    with browser_of(request.param, tmp_path_factory.mktemp(request.param)) as made:
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    """Chromium, started once for a file: while Playwright is there, nothing else may run an event loop."""
+    with browser_of("chromium", tmp_path_factory.mktemp("chromium")) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def firefox(tmp_path_factory):
+    """Firefox, started once."""
+    with browser_of("firefox", tmp_path_factory.mktemp("firefox")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module", params=["chromium", "firefox"])
+def browser(request):
+    """Each of the two."""
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Pieces through a real Ray cluster on this machine: workers killed, a piece that kills, nothing that moves."""
 
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -134,15 +133,13 @@ def test_too_few_cpus_are_told_with_what_is_needed(ray_here):
         list(run(Cluster(workers=3), numbered(1), job()))
 
 
-def test_an_address_where_nobody_answers_is_one_line():
-    code = (
-        "from vitscope.batch.cluster import Cluster, run\n"
-        "try: list(run(Cluster(address='127.0.0.1:1'), [], lambda: None))\n"
-        "except Exception as error: print(type(error).__name__, error)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout.startswith("UsageError no Ray cluster answers at 127.0.0.1:1")
-    assert len(done.stdout.splitlines()) == 1
+def test_an_address_where_nobody_answers_is_one_line(monkeypatch, capfd):
+    ray = pytest.importorskip("ray", reason="ray is not installed")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(UsageError, match=r"^no Ray cluster answers at 127.0.0.1:1: .*refused") as told:
+        list(run(Cluster(address="127.0.0.1:1"), [], job()))
+    assert len(str(told.value).splitlines()) == 1
+    assert capfd.readouterr() == ("", "")
 
 
 def test_ray_is_asked_for_by_name(monkeypatch):
@@ -159,7 +156,7 @@ def test_numbers_that_make_no_sense(wrong):
 
 def test_when_nothing_moves_it_says_what_waits(ray_here, tmp_path):
     begun = time.monotonic()
-    with pytest.raises(Stalled, match=r"nothing moved for 15 s; pieces in work: 1 \(process \d+ on [\d.]+, \d+ s\)"):
-        list(run(Cluster(workers=WORKERS, patience=15), numbered(2), job(stuck=[1], freed=str(tmp_path / "freed"))))
+    with pytest.raises(Stalled, match=r"nothing moved for 5 s; pieces in work: 0 \(process \d+ on [\d.]+, \d+ s\)"):
+        list(run(Cluster(workers=1, patience=5), numbered(1), job(stuck=[0], freed=str(tmp_path / "freed"))))
     (tmp_path / "freed").touch()  # the piece comes to an end, so that the cluster can
     assert time.monotonic() - begun < 90

@@ -27,6 +27,13 @@ def pair(text):
     return name, int(value) if value.lstrip("-").isdigit() else float(value) if "." in value else value
 
 
+@pytest.fixture(autouse=True)
+def plots_are_not_drawn(monkeypatch):
+    """Matplotlib would take most of the time; `test_bench_page` looks at whole reports."""
+    for name in ("dots", "scatter"):
+        monkeypatch.setattr(f"vitscope.bench.report.{name}", lambda *_: Image.new("RGB", (8, 8)))
+
+
 @pytest.fixture
 def asked(tiny_scope):
     return question(tiny_scope, "planted", count=3, size=64, seed=1)
@@ -379,7 +386,8 @@ def test_a_draw_of_photos_repeats():
 
 
 def test_the_imagenet_file(tmp_path):
-    h5py = pytest.importorskip("h5py")
+    import h5py
+
     rng = np.random.default_rng(0)
     photo, truth = rng.integers(0, 255, (30, 50, 3), dtype=np.uint8), np.zeros((30, 50), np.uint8)
     truth[:15, :25] = 1
@@ -465,7 +473,7 @@ def test_digits_are_asked_both_ways_and_in_grids(as_shipped, digit_scope):
 
 
 def test_methods_that_know_the_class_beat_those_that_do_not(as_shipped, digit_scope, tmp_path):
-    asked = question(digit_scope, "digits", count=12)
+    asked = question(digit_scope, "digits", count=6)
     made = bench(digit_scope, asked, rows_of(digit_scope, "relevance", "rollout"), tmp_path / "o")
     of = {score.method: score for score in made.scores}
     assert of["relevance"].numbers["share"].value > 0.9
@@ -473,7 +481,7 @@ def test_methods_that_know_the_class_beat_those_that_do_not(as_shipped, digit_sc
     assert of["rollout"].numbers["share"].value == pytest.approx(0.5, abs=1e-6)
     assert of["centre prior"].numbers["cell share"].value == pytest.approx(0.25)
     assert of["random"].p < 0.05
-    assert made.groups == {"grid": 12, "two digits": 24} or made.notes
+    assert made.groups == {"grid": 6, "two digits": 12} or made.notes
 
 
 def test_digits_need_a_model_that_names_them(tiny_scope):
@@ -606,7 +614,7 @@ def test_the_embedded_model_finds_planted_objects(as_shipped, tmp_path):
     import vitscope
 
     scope = vitscope.load("embedded:dinov2-small")
-    asked = question(scope, "planted", count=6, size=224)
+    asked = question(scope, "planted", count=4, size=224)
     made = bench(scope, asked, rows_of(scope, "auto", "attention"), tmp_path / "o")
     of = {score.method: score.numbers for score in made.scores}
     assert of["auto"]["auc"].value > 0.9

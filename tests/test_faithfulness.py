@@ -254,41 +254,6 @@ def test_the_whole_way_against_pixels_replaced_one_by_one(name, baseline):
         assert got["deletion"].x == pytest.approx(np.array(oracles.counts_of(len(order), 6)) / len(order))
 
 
-@pytest.mark.parametrize("baseline", [0.0, 0.4])
-def test_deletion_and_insertion_of_torchcam(baseline):
-    """torchcam ranks pixels: with a map that is flat inside patches and a step for each patch it must agree."""
-    from torchcam.metrics import DeletionInsertionMetric
-
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Linear(4 * 144, 5)
-    ).double()
-    pixels = torch.randn(3, 12, 12, dtype=torch.float64)
-    values = torch.rand(4, 3, dtype=torch.float64).float()
-
-    class Extractor:
-        def __init__(self):
-            self.model = model
-
-        def __call__(self, *_args, **_kwargs):
-            return [values.repeat_interleave(3, 0).repeat_interleave(4, 1)[None]]
-
-        def fuse_cams(self, cams):
-            return cams[0]
-
-        def _hooks_off(self):
-            return contextlib.nullcontext()
-
-    fill = torch.full_like(pixels, baseline)
-    theirs = DeletionInsertionMetric(Extractor(), lambda x: x.softmax(-1), steps=12, baseline=fill[None])
-    theirs.update(pixels[None], class_idx=2)
-    probe = Probe(lambda x, _: model(x).softmax(-1)[:, 2], pixels, fill, (4, 3))
-    ours = numbers_of(values.numpy(), probe, steps=12)
-    assert theirs.summary() == pytest.approx(
-        {"deletion_auc": ours["deletion"], "insertion_auc": ours["insertion"]}, abs=1e-6
-    )
-
-
 class TestProperties:
     maps = arrays(np.float32, (3, 4), elements=st.floats(-4, 4, width=16))
 
@@ -334,7 +299,8 @@ class TestProperties:
         with np.errstate(invalid="ignore"):
             rho = scipy.stats.spearmanr(a.ravel(), b.ravel()).statistic if np.ptp(a) and np.ptp(b) else 0
         assert spearman(a, b) == pytest.approx(rho, abs=1e-9)
-        unit = [(x.astype(float) - x.min()) / (float(x.max()) - x.min() or 1) for x in (a, b)]
+        wide = [x.astype(float) for x in (a, b)]  # a float less a float32 would be a float32
+        unit = [(x - x.min()) / (x.max() - x.min() or 1) for x in wide]
         wanted = structural_similarity(*unit, win_size=3, data_range=1)
         assert ssim(a, b) == pytest.approx(wanted, abs=1e-9)
         assert ssim(np.stack([a, b]), np.stack([b, a])) == pytest.approx([wanted, wanted], abs=1e-9)
@@ -446,7 +412,7 @@ class TestRandomBand:
         """An additive score, 400 maps of independent normal numbers: one in twenty lies outside, within four sigma."""
         rng = np.random.default_rng(0)
         parts = rng.exponential(size=36)
-        plan = Plan((6, 6))
+        plan = Plan((6, 6), samples=6)
         for name in ("deletion", "saco", "sensitivity-n"):
             measure = next(m for m in MEASURES if m.name == name)
             outside = []
@@ -465,9 +431,10 @@ class TestRandomBand:
 class TestMeasurement:
     def test_it_repeats_to_the_digit_and_follows_its_seed(self, vit):
         e = vit.explain(photo(), method="rollout")
-        first, again, other = (vit.measure(e, seed=seed) for seed in (0, 0, 1))
+        first, again = (vit.measure(e, metrics="all", steps=5, seed=0) for _ in range(2))
+        other = vit.measure(e, steps=5, seed=1)
         assert first.to_json() == again.to_json()
-        assert [n.random for n in first.numbers] != [n.random for n in other.numbers]
+        assert all(first[number.name].random != number.random for number in other.numbers)
         assert first["deletion"].value == other["deletion"].value  # the map's own order draws nothing
 
     def test_what_is_recorded(self, vit):

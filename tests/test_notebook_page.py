@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,12 +15,8 @@ import pytest
 from PIL import Image
 from skimage import data
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARTEFACTS = Path(os.environ["VITSCOPE_ARTEFACTS"]) if "VITSCOPE_ARTEFACTS" in os.environ else None
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 PAINTED = "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(Boolean)"
 PAINT = ".vs-toggle:has-text('Paint') input"
 DRAWN = "root => root.querySelector('.vs-heat').toDataURL()"
@@ -75,35 +70,32 @@ def _wait(address, server, log):
 
 
 @pytest.fixture(scope="module")
-def notebook(jupyter):
+def notebook(chromium, jupyter):
     """The page with all its cells run: the three viewers, and what went wrong on the page."""
     from playwright.sync_api import TimeoutError as Late
-    from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright:
-        # tall, since JupyterLab draws only the cells that are in sight
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 4200}, locale="en-US")
-        troubles = []
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("console", lambda said: troubles.append(said.text) if said.type == "error" else None)
-        page.on("request", lambda asked: troubles.append(asked.url) if _elsewhere(asked.url) else None)
-        page.set_default_timeout(45_000)
-        page.goto(jupyter)
-        page.wait_for_function("window.jupyterapp?.commands.hasCommand('notebook:run-all-cells')")
-        page.wait_for_selector(".jp-Notebook .jp-Cell")
-        page.wait_for_function(
-            "window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.connectionStatus === 'connected'"
-        )
-        page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        try:
-            page.wait_for_function("document.querySelectorAll('.vs .vs-heat').length === 3")
-            page.wait_for_function(f"[...document.querySelectorAll('.vs-heat')].every({PAINTED})")
-        except Late:
-            _shot(page, "notebook-timeout")
-            pytest.fail(f"not all viewers drew: {page.locator('.jp-OutputArea-output').all_inner_texts()} {troubles}")
-        yield page, page.query_selector_all(".vs"), troubles
-        browser.close()
+    # tall, since JupyterLab draws only the cells that are in sight
+    page = chromium.playwright.new_page(viewport={"width": 1280, "height": 4200}, locale="en-US")
+    troubles = []
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("console", lambda said: troubles.append(said.text) if said.type == "error" else None)
+    page.on("request", lambda asked: troubles.append(asked.url) if _elsewhere(asked.url) else None)
+    page.set_default_timeout(90_000)
+    page.goto(jupyter)
+    page.wait_for_function("window.jupyterapp?.commands.hasCommand('notebook:run-all-cells')")
+    page.wait_for_selector(".jp-Notebook .jp-Cell")
+    page.wait_for_function(
+        "window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.connectionStatus === 'connected'"
+    )
+    page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    try:
+        page.wait_for_function("document.querySelectorAll('.vs .vs-heat').length === 3")
+        page.wait_for_function(f"[...document.querySelectorAll('.vs-heat')].every({PAINTED})")
+    except Late:
+        _shot(page, "notebook-timeout")
+        pytest.fail(f"not all viewers drew: {page.locator('.jp-OutputArea-output').all_inner_texts()} {troubles}")
+    yield page, page.query_selector_all(".vs"), troubles
+    page.close()
 
 
 def _elsewhere(address):
@@ -154,6 +146,18 @@ def test_painting_asks_the_kernel_and_only_that_viewer_answers(notebook):
     _over(page, first, 0.6, 0.4)
     page.mouse.up()
     page.wait_for_function("([root, was]) => root.innerText !== was && /ms/.test(root.innerText)", arg=[first, told[0]])
+    beyond = [float(first.wait_for_selector("[data-beyond]", state="attached").get_attribute("data-beyond"))]
+    for patch in range(4):  # a busy machine only ever adds to it: the best counts
+        if beyond[-1] <= 300:
+            break
+        page.mouse.move(2, 2)
+        _over(page, first, 0.1 + 0.25 * patch, 0.9)
+        page.mouse.down()
+        page.mouse.up()
+        page.wait_for_function(f"document.querySelector('[data-beyond]').dataset.beyond !== '{beyond[-1]}'")
+        beyond.append(float(first.query_selector("[data-beyond]").get_attribute("data-beyond")))
+    print(f"an answer of the kernel takes {min(beyond):.0f} ms beyond the model's own forward")
+    assert min(beyond) <= 300
     _shot(page, "notebook-masked")
     assert second.inner_text() == told[1]
     assert saved.query_selector(PAINT) is None  # no model behind a saved map

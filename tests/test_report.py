@@ -3,9 +3,13 @@
 import json
 import re
 import shutil
+import tarfile
 from pathlib import Path
 
+import av
+import fsspec
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -15,10 +19,11 @@ from vitscope.apps.cli import app
 from vitscope.batch.contract import Plan
 from vitscope.batch.report import HOT, overview
 from vitscope.batch.report_page import page
-from vitscope.batch.results import explanation_of, explanations, row_called
+from vitscope.batch.results import explanation_of, explanations, photo_of, row_called
 from vitscope.batch.rows import map_of
 from vitscope.batch.run import run
-from vitscope.errors import ResultError
+from vitscope.batch.sources import Source
+from vitscope.errors import ImageError, ResultError
 from vitscope.export.coco import coco
 
 GOOD, BAD = 9, 2
@@ -135,6 +140,47 @@ def test_one_row_opens_in_the_viewer(finished, tmp_path):
     bad = CliRunner().invoke(app, ["report", str(out), "--view", "bad0.jpg", "-o", str(tmp_path / "other.html")])
     assert isinstance(bad.exception, ResultError)
     assert "was not explained" in str(bad.exception)
+
+
+def test_a_photo_is_found_wherever_it_lies(finished, tiny_scope, tmp_path):
+    """In a tar, in Parquet, in a video, behind a URL; and not where another one lies now."""
+    _, photos = finished
+    names = [f"{number}.png" for number in range(3)]
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name in names:
+            archive.add(photos / name, name)
+    pq.write_table(pa.table({"where": [str(photos / name) for name in names]}), tmp_path / "a.parquet")
+    store = fsspec.filesystem("memory")
+    store.pipe({f"/shelf/{name}": (photos / name).read_bytes() for name in names})
+    sources = [tmp_path / "a.tar", tmp_path / "a.parquet", "memory://shelf", "memory://shelf/1.png"]
+    with av.open(str(tmp_path / "a.mp4"), "w") as film:
+        stream = film.add_stream("libx264", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 140, 100, "yuv420p"
+        for name in names:
+            film.mux(stream.encode(av.VideoFrame.from_image(Image.open(photos / name).convert("RGB"))))
+        film.mux(stream.encode(None))
+    sources.append(tmp_path / "a.mp4")
+    for number, place in enumerate(sources):
+        out = tmp_path / f"out{number}"
+        source = Source(str(place), column="where" if number == 1 else None, stride=1)
+        run(source, out, Plan("tiny", methods=("rollout",)), scope=tiny_scope)
+        for row in rows_of(out):
+            e = tiny_scope.explain(photo_of(out, row), method="rollout")
+            assert np.abs(map_of(row) - e.map).max() <= 2e-3 * e.map.max(), place
+    store.rm("/shelf", recursive=True)
+    for place in (tmp_path / "a.tar", tmp_path / "a.parquet"):
+        place.unlink()
+    shutil.copy(photos / "3.png", tmp_path / "a.tar")
+    for number in range(4):
+        with pytest.raises(ImageError):
+            photo_of(tmp_path / f"out{number}", rows_of(tmp_path / f"out{number}")[0])
+
+
+def test_options_that_the_viewer_leaves_out_are_told(photo, tiny_folder, tmp_path, capsys):
+    asked = Plan(str(tiny_folder), methods=("rollout",), params={"alpha": 0.3})
+    run(str(photo), tmp_path / "run", asked)
+    app(["report", str(tmp_path / "run"), "--view", photo.name, "-o", str(tmp_path / "a.html")], standalone_mode=False)
+    assert "made with alpha=0.3; the page shows rollout as it is without" in capsys.readouterr().err
 
 
 def test_the_documents_examples_run(finished, tmp_path, monkeypatch, capsys):

@@ -290,6 +290,53 @@ class TestStability:
         assert "under small noise" in got.sentence()
 
 
+class TestLinear:
+    """A linear score of 400 pixels, one a patch: the right map is weights times pixels, and follows both."""
+
+    def setup_method(self):
+        torch.manual_seed(1)
+        self.bottom, self.top = (nn.Linear(400, 1, bias=False, dtype=torch.float64) for _ in range(2))
+        self.both = nn.ModuleList([self.bottom, self.top])
+        self.parts = [Stage("bottom", (self.bottom.weight,)), Stage("top", (self.top.weight,))]
+        self.pixels = torch.rand(3, 20, 20, dtype=torch.float64) + 0.5
+
+    def right(self, pixels=None):
+        seen = (self.pixels if pixels is None else pixels)[0]
+        return (self.top.weight.detach() * seen.flatten()).reshape(20, 20).float().numpy()
+
+    def test_a_map_of_the_weights_goes_with_them_and_no_earlier(self):
+        own = self.right()
+        found = {n.name: n for n in sanity(own, self.right, self.both, self.parts, seed=3)}
+        with redrawn(self.both, [self.top.weight], 3):
+            drawn = rank_correlation(own, self.right())
+        assert abs(drawn) < 0.2  # four standard deviations of independent maps
+        assert found["sanity-cascading"].y == pytest.approx((drawn, drawn))
+        assert found["sanity-independent"].y == pytest.approx((drawn, 1))  # the top, the bottom
+        assert found["sanity-cascading"].verdict == "as unlike as chance"
+        assert found["sanity-independent"].value == pytest.approx((drawn + 1) / 2)
+
+    def test_a_map_of_the_picture_alone_stays(self):
+        """Adebayo's own control: an edge detector knows no weights."""
+        edges = np.abs(np.diff(self.pixels[0].numpy(), axis=0, append=0)).astype(np.float32)
+        found = {n.name: n for n in sanity(edges, lambda: edges, self.both, self.parts, seed=3)}
+        assert found["sanity-cascading"].value == pytest.approx(1)
+        assert found["sanity-cascading"].verdict == "more alike than chance"
+
+    def test_noise_goes_through_as_it_is(self):
+        """m(x + e) - m(x) = w e: for equal weights and a picture of ones that is the noise's own size."""
+        with torch.no_grad():
+            self.top.weight.fill_(2)
+        self.pixels = torch.ones_like(self.pixels)
+        worst, _ = stability(self.right(), self.right, self.pixels, torch.ones_like(self.pixels), seed=1)
+        assert RADIUS / 3**0.5 < worst.value < 1.1 * RADIUS / 3**0.5
+        with torch.no_grad():
+            self.top.weight.copy_(torch.arange(400.0))
+        worst, mean = stability(self.right(), self.right, self.pixels, torch.ones_like(self.pixels), seed=1)
+        assert worst.value < RADIUS
+        assert mean.value > 0.99
+        assert worst.verdict == mean.verdict == "better than random"
+
+
 @pytest.mark.parametrize("options", [{"layers": [0, 2]}, {"layers": "last2", "alpha": 0.25, "fusion": "max"}])
 def test_the_map_is_made_again_with_its_own_options(options):
     scope = scope_of("vit", torch.float32)

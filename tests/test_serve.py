@@ -4,12 +4,15 @@ import base64
 import io
 import json
 import os
+import select
 import signal
 import socket
 import struct
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -19,7 +22,10 @@ from PIL import Image
 from skimage import data
 
 from vitscope.apps.cli import main
+from vitscope.apps.web.door import opened
+from vitscope.apps.web.limits import Limits
 from vitscope.apps.web.samples import SAMPLES, picture, raw
+from vitscope.apps.web.server import made as prepared
 from vitscope.images import decoded
 from vitscope.render.packed import Packed
 from webserver import TOKEN, entered, explained, process, serving
@@ -293,6 +299,64 @@ def test_the_model_works_only_so_long_on_one_question(tiny_scope):
     assert tiny_scope.explain(picture("cat")).map.shape == (4, 4), "the model is as it was"
 
 
+def test_a_head_that_does_not_come_is_given_up(address, client, monkeypatch):
+    """A byte now and then keeps no connection open; one that sends nothing neither."""
+    monkeypatch.setattr("vitscope.apps.web.server._HEADERS_WITHIN", 0.3)
+    host, port = address.removeprefix("http://").split(":")
+    for more in (b"x", b""):
+        begun = time.monotonic()
+        with socket.create_connection((host, int(port)), timeout=20) as line:
+            line.sendall(b"GET /api/health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
+            with suppress(OSError):
+                while not select.select([line], [], [], 0.05)[0]:
+                    line.sendall(more)
+            with suppress(ConnectionError):
+                assert line.recv(100) == b""
+        assert 0.2 < time.monotonic() - begun < 10
+    assert client.get("/api/health").status_code == 200
+
+
+def test_both_signals_are_heeded_and_given_back(tiny_scope):
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    for one in (signal.SIGINT, signal.SIGTERM):
+        server = prepared({"tiny": tiny_scope}, opened("127.0.0.1", 1, TOKEN), Limits())
+        with server.capture_signals():
+            signal.raise_signal(one)
+            assert server.should_exit
+        assert server.guard.close()
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_measuring_ends_with_what_it_has_when_its_time_is_over(tiny_scope):
+    """Progress is what time is looked at in: a clock that a test turns."""
+    seen = []
+
+    def ticked(stage, done, total):
+        seen.append(stage)
+
+    whole = tiny_scope.view(picture("cat"), methods=("rollout", "attention"), top=1, progress=ticked).header
+    measured = [one["measurement"] is not None for one in whole["maps"]]
+    assert all(measured)
+    none = tiny_scope.view(picture("cat"), methods=("rollout", "attention"), top=1, seconds=0).header
+    assert [one["measurement"] for one in none["maps"]] == [None] * len(measured)
+    assert {"what": "measurement", "why": f"0 seconds were enough for 0 of {len(measured)} maps"} in none["missing"]
+    half = seen.count("faithfulness") // 2
+    now = [0.0]
+
+    def late(stage, done, total):
+        now[0] += stage == "faithfulness"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vitscope.viewing.measured.time", SimpleNamespace(monotonic=lambda: now[0]))
+        some = tiny_scope.view(
+            picture("cat"), methods=("rollout", "attention"), top=1, seconds=half, progress=late
+        ).header
+    found = [one["measurement"] is not None for one in some["maps"]]
+    assert found[0]
+    assert not found[-1]
+    assert some["maps"][0]["measurement"] == whole["maps"][0]["measurement"]
+
+
 def test_the_samples_are_photos(client):
     told = client.get("/api/samples").json()
     assert [one["name"] for one in told] == list(SAMPLES)
@@ -357,7 +421,7 @@ def test_its_own_openapi_document_finds_no_fault(address):
 
 @pytest.fixture(scope="module")
 def own(tiny_folder):
-    with process("-m", tiny_folder, "--port", 0, "--queue", 8, "--token", TOKEN) as (server, printed):
+    with process("-m", tiny_folder, "--port", 0, "--queue", 8, "--max-mb", 10, "--token", TOKEN) as (server, printed):
         assert printed.startswith("http://127.0.0.1:"), server.stderr.read()
         yield server, printed.partition("/?token=")[0]
 
@@ -444,7 +508,7 @@ def test_a_signal_ends_it_in_order_while_it_works(own):
             lines = stream.iter_lines()
             next(lines)
             begun = time.monotonic()
-            server.send_signal(signal.SIGTERM)
+            server.send_signal(signal.SIGINT)
             told = [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
     assert told[-1]["state"] == "cancelled"
     assert told[-1]["detail"] == "the server is being stopped"

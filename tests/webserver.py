@@ -58,10 +58,22 @@ def explained(client, asked, patience=60):
 
 
 @contextmanager
-def process(*arguments):
-    """`vitscope serve` as its own process; yields it and the address that it printed."""
+def process(*arguments, patience=12.0):
+    """`vitscope serve` as its own process, less patient with slow bodies; yields it and the address that it printed."""
     here = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "vitscope", "serve", *map(str, arguments)]
+    code = f"""
+from dataclasses import dataclass
+from vitscope.apps.web import limits
+
+@dataclass(frozen=True)
+class Hasty(limits.Limits):
+    patience: float = {patience}
+
+limits.Limits = Hasty
+from vitscope.apps.cli import main
+main()
+"""
+    command = [sys.executable, "-c", code, "serve", *map(str, arguments)]
     server = subprocess.Popen(command, env=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         yield server, server.stdout.readline().strip()

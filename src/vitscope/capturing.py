@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -215,29 +216,30 @@ def capture(
     thread = threading.get_ident()
     handles = []
 
-    def enter(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _args: Any) -> None:
-            if threading.get_ident() == thread:
-                store_of._forwards += not name
-                store_of._inside.append(name)
-
-        return hook
-
-    def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
-        if threading.get_ident() == thread:
-            store_of._inside.pop()
-
     try:
         for name, module in model.named_modules():
             if name and next(module.children(), None) is None:
                 continue  # a linear layer or a norm; where such a module does call the kernel, its parent is named
-            handles.append(module.register_forward_pre_hook(enter(name)))
-            handles.append(module.register_forward_hook(leave, always_call=True))
+            handles.append(module.register_forward_pre_hook(partial(_enter, store_of, thread, name)))
+            handles.append(module.register_forward_hook(partial(_leave, store_of, thread), always_call=True))
         with uncompiled(model), _Watch(store_of, correction or Correction("plain")):
             yield store_of
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _enter(store_of: StoreOf, thread: int, name: str, _module: nn.Module, _args: Any) -> None:
+    """A forward pre-hook: the model's forward is inside this module now."""
+    if threading.get_ident() == thread:
+        store_of._forwards += not name
+        store_of._inside.append(name)
+
+
+def _leave(store_of: StoreOf, thread: int, _module: nn.Module, _args: Any, _output: Any) -> None:
+    """A forward hook: and outside again."""
+    if threading.get_ident() == thread:
+        store_of._inside.pop()
 
 
 @contextmanager

@@ -317,7 +317,7 @@ class Scope(Runner):
             image: a path, a Pillow image or an `(H, W, 3)` uint8 array.
             options: `other` (a second photo, to compare), `methods` (names), `target`, `top` (classes with a map of
                 their own), `size`, `measure` (deletion and insertion of each map), `max_mb` (of the page), `seed`,
-                `progress`.
+                `seconds` (for measuring: maps that are left after so long stay unmeasured), `progress`.
 
         Raises:
             ImageError: a picture that cannot be used.

@@ -25,7 +25,13 @@ _MARKS = {
     "more alike than chance": ("! alike", "red"),
     "more opposite than chance": ("! opposite", "red"),
 }
-_SINKS = 3
+_SINKS = 2
+_ASKED = (
+    (("deletion", "aopc", "positive"), "does the score fall as the map's best go"),
+    (("insertion", "negative"), "does it stay where only they are left"),
+    (("saco", "sensitivity-n", "infidelity"), "do sets cost what the map says"),
+    (("max-sensitivity", "stability"), "does the map stay under a little noise"),
+)
 
 
 def width() -> int:
@@ -95,8 +101,16 @@ def measured(measurement: "Measurement") -> None:
                 left=(0, 1, 5),
                 ink=lambda row, found=found: found[row][1],
             )
+    if asked := _asked([number.name for number in measurement.numbers]):
+        prose("asked", asked)
     terminal.out.print()
     prose("", measurement.sentence(brief=True))
+
+
+def _asked(names: Sequence[str]) -> str:
+    """What these measures ask, in plain words."""
+    there = [([name for name in group if name in names], words) for group, words in _ASKED]
+    return "? ".join([*(f"{words} ({', '.join(group)})" for group, words in there if group), ""]).strip()
 
 
 def known(found: "Known") -> None:
@@ -157,7 +171,7 @@ def attention_facts(found: "Statistics") -> dict[str, Any]:
 
 
 def attention_lines(found: "Statistics") -> None:
-    """Sinks, shares and distance, a line each."""
+    """Sinks; to whom a patch's attention goes, and how far in the first and the last three layers."""
     facts = attention_facts(found)
     if facts["sinks"] is None:
         prose("attention", f"sinks, shares and distance are not known: {found.withheld['sinks']}")
@@ -167,23 +181,19 @@ def attention_lines(found: "Statistics") -> None:
         "cls": "cls" in found.layout.prefix,
         "registers": any(n.startswith("register") for n in found.layout.prefix),
     }
-    words = {"cls": "CLS", "self": "itself"}
+    words = {"cls": "CLS", "self": "itself", "other patches": "others"}
     parts = [
         f"{words.get(name, name)} {share:.1%}" for name, share in facts["shares"].items() if there.get(name, share > 0)
     ]
-    prose("attention", f"a patch gives {', '.join(parts)} (mean over layers and heads)")
-    side = " x ".join(str(n) for n in reversed(facts["input"]))
-    near, far = f"{facts['distance_first']:.0f}", f"{facts['distance_last']:.0f}"
-    prose("distance", f"{near} pixels in the first three layers, {far} in the last three, of an input of {side}")
+    reach = f"reaches {facts['distance_first']:.0f} px, later {facts['distance_last']:.0f}"
+    prose("attention", f"to {', '.join(parts)}; {reach}")
 
 
 def _sinks(sinks: Sequence[dict[str, Any]]) -> str:
     if not sinks:
         return "none: no token receives far more attention than the others"
-    told = []
+    told: list[str] = []
     for sink in sinks[:_SINKS]:
         place = sink["name"] if "," not in sink["name"] else f"patch {sink['name']}"
-        norm = f", {sink['norm_factor']:.1f} x the length" if sink["norm_factor"] is not None else ""
-        told.append(f"{place} ({sink['factor']:.1f} x its share{norm})")
-    more = f" and {len(sinks) - _SINKS} more" if len(sinks) > _SINKS else ""
-    return f"{len(sinks)} of the tokens: {', '.join(told)}{more}" if more else f"{', '.join(told)}"
+        told.append(f"{place} ({sink['factor']:.1f} x{'' if told else ' its share'})")
+    return f"{len(sinks)} of the tokens: {', '.join(told)}{', ...' if len(sinks) > _SINKS else ''}"

@@ -28,6 +28,7 @@ _IN_FLIGHT = 2  # pieces an actor holds: one in work, one waiting
 _READING = 0.5  # CPUs of the task that takes pieces from the desk; unlike the actors', or Ray fuses it into them
 _WAITING = 4  # pieces per worker on the desk
 _POLL = 0.25  # seconds
+_STARTING = 60  # seconds until the first piece is begun, whatever the patience
 _LEAVE = 10  # seconds that a cluster which runs on gets to end what was given up
 
 
@@ -54,7 +55,7 @@ class Cluster:
         address: of a running cluster (`auto`, `ray://HOST:PORT`); None starts one on this machine, for this run only.
         workers: actors; None takes one per GPU, or where there is none one per CPU but one.
         cpus: CPUs for each actor.
-        patience: seconds without any progress after which the run fails.
+        patience: seconds without any progress after which the run fails; the first piece has a minute to be begun.
     """
 
     address: str | None = None
@@ -78,7 +79,7 @@ class Desk:
         self.pieces: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(room)
         self.tries: dict[str, int] = {}
         self.hands: dict[str, tuple[str, float]] = {}
-        self.moves = 0
+        self.moves, self.begun = 0, False
 
     async def put(self, piece: dict[str, Any] | None) -> None:
         """A piece that waits; None is the end. Answers when there is room for it."""
@@ -92,7 +93,7 @@ class Desk:
         """A worker begins with a piece; how many began with it before and did not come to an end."""
         self.tries[key] = self.tries.get(key, 0) + 1
         self.hands[key] = (worker, time.time())
-        self.moves += 1
+        self.moves, self.begun = self.moves + 1, True
         return self.tries[key] - 1
 
     async def tick(self) -> None:
@@ -105,9 +106,9 @@ class Desk:
         self.tries.pop(key, None)
         self.moves += 1
 
-    async def state(self) -> tuple[int, dict[str, tuple[str, float]], list[str]]:
-        """Moves so far, who holds what since when, and which pieces were begun more than once."""
-        return self.moves, self.hands, sorted(key for key, tries in self.tries.items() if tries > 1)
+    async def state(self) -> tuple[tuple[int, bool], dict[str, tuple[str, float]], list[str]]:
+        """Moves so far and was any piece begun, who holds what since when, and which were begun more than once."""
+        return (self.moves, self.begun), self.hands, sorted(key for key, tries in self.tries.items() if tries > 1)
 
 
 class _Worker:
@@ -336,7 +337,7 @@ def _watched(
     answers: "queue.Queue[tuple[str, Any]]", desk: Any, patience: float | int, about: str
 ) -> Iterator[tuple[str, Any]]:
     """The answers as they come; two threads feed and read the pipeline, so that here it is noticed when none comes."""
-    moved, seen = time.monotonic(), -1
+    moved, seen = time.monotonic(), (-1, True)
     while True:
         try:
             kind, value = answers.get(timeout=_POLL)
@@ -344,7 +345,7 @@ def _watched(
             moves = _moves(desk)
             if moves != seen:
                 moved, seen = time.monotonic(), moves
-            if time.monotonic() - moved > patience:
+            if time.monotonic() - moved > (patience if moves[1] else max(patience, _STARTING)):
                 raise Stalled(_waiting(desk, patience, about), "see the cluster's state: ray status") from None
             continue
         moved = time.monotonic()
@@ -357,13 +358,13 @@ def _watched(
         yield pickle.loads(value)
 
 
-def _moves(desk: Any) -> int:
+def _moves(desk: Any) -> tuple[int, bool]:
     import ray
 
     try:
-        moves: int = ray.get(desk.state.remote(), timeout=5)[0]
+        moves: tuple[int, bool] = ray.get(desk.state.remote(), timeout=5)[0]
     except Exception:  # no answer is no progress
-        return -1
+        return -1, True
     return moves
 
 

@@ -46,13 +46,15 @@ p, figcaption, td, th {{ overflow-wrap: anywhere }} .soft, figcaption, dt {{ col
 dl {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 1rem; margin: 1.25rem 0 }}
 dd {{ margin: 0; font-size: 1.75rem; font-weight: 600; font-variant-numeric: tabular-nums }}
 table {{ border-collapse: collapse; width: 100% }}
+td:not(:last-child), th {{ white-space: nowrap }}
 td, th {{ text-align: left; vertical-align: top; padding: .4rem .75rem .4rem 0; border-top: 1px solid var(--line) }}
 .row {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)); gap: 1rem }}
 .many {{ grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)) }}
 .charts {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 1.5rem }}
 figure {{ margin: 0 }} img {{ display: block; width: 100%; border-radius: 4px }}
 svg {{ display: block; width: 100%; height: auto; fill: var(--bar) }} svg text {{ fill: var(--soft); font-size: 11px }}
-svg line {{ stroke: var(--line) }} code {{ font-size: .8125rem }} .places img {{ max-width: 360px }}
+svg line {{ stroke: var(--line) }} code {{ font-size: .8125rem }}
+.places {{ margin-bottom: 1rem }} .places img {{ max-width: 360px }}
 </style>
 <h1>{title}</h1>
 <p class="soft">{lead}</p>
@@ -81,7 +83,8 @@ def page(seen: Overview, name: str) -> str:
         ("images/s of a worker", f"{seen.images / seen.seconds:.3g}" if seen.seconds else "–"),
     ]
     body = [_failures(seen), *(_method(*one) for one in seen.numbers.items())]
-    body += [_places(*one) for one in sorted(seen.places.items(), key=lambda one: -one[1].maps)[:3]]
+    grids = sorted(seen.places.items(), key=lambda one: -one[1].maps)[:3]
+    body += ["<h2>Sinks by position</h2>" if grids else "", *(_places(*one) for one in grids)]
     body += [
         _cards("Most concentrated", "The maps that spread over the smallest share of their patches.", seen.narrow),
         _cards("Least concentrated", "The maps that spread over the largest share.", seen.broad),
@@ -147,7 +150,7 @@ def _places(grid: tuple[int, int], found: Places) -> str:
     level = (found.hot / max(int(found.hot.max()), 1)).astype(np.float32)
     picture = Image.fromarray((level * 255).astype(np.uint8).repeat(side, 0).repeat(side, 1))
     drawn = f'<img alt="where sinks lie" src="{_data(picture, "PNG")}">'
-    return f'<h2>Sinks by position</h2><figure class="places">{drawn}<figcaption>{words}</figcaption></figure>'
+    return f'<figure class="places">{drawn}<figcaption>{words}</figcaption></figure>'
 
 
 def _cards(title: str, about: str, rows: Sequence[Mapping[str, Any]], small: bool = False) -> str:

@@ -1,6 +1,7 @@
 """What a batch wrote, read again: finished shards only, row by row or as explanations."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,14 +12,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vitscope.batch.contract import SCHEMA
+from vitscope.batch.containers import expand
+from vitscope.batch.contract import SCHEMA, Ref
+from vitscope.batch.reading import reading
 from vitscope.batch.rows import map_of
 from vitscope.errors import ImageError, ResultError
 from vitscope.geometry import Frame, TokenLayout
 from vitscope.images import Picture, read
 from vitscope.result import Explanation
 
-__all__ = ["entries_of", "explanation_of", "explanations", "parts", "plan_of", "row_called"]
+__all__ = ["entries_of", "explanation_of", "explanations", "parts", "photo_of", "plan_of", "row_called"]
+
+_MARKS = {"::": "webdataset", "#": "parquet", "@": "video"}  # what stands in a source after the file
 
 
 def plan_of(out: Path) -> dict[str, Any]:
@@ -124,6 +129,31 @@ def explanation_of(row: Mapping[str, Any], *, photo: bool = True) -> Explanation
         provenance={**json.loads(row["provenance"] or "{}"), "source": row["source"], "notes": row["notes"] or []},
         picture=_photo(row["source"], size) if photo else None,
     )
+
+
+def photo_of(out: Path, row: Mapping[str, Any]) -> Picture:
+    """The photo of a row, read from wherever it lies: a file, a URL, a tar, Parquet, a video.
+
+    Raises:
+        ImageError: it is not there any more, or not as it was.
+
+    Cost: a file that holds many is listed up to it.
+    """
+    source = row["source"]
+    ref: Ref | None = Ref(row["row"], source, source, "file", source)
+    for mark, holding in _MARKS.items():
+        path = source.rpartition(mark)[0]
+        if not os.path.lexists(source) and path and ("://" in path or os.path.lexists(path)):
+            held = expand(path, path, holding, plan_of(out).get("source_column"), 1)
+            ref = next((one for one in held if one.source == source), None)
+            break
+    if ref is None:
+        raise ImageError(f"{source} is not there any more", "put the file back as it was")
+    with reading() as fetch:
+        picture, sha256 = fetch(ref)
+    if sha256 != row["sha256"]:
+        raise ImageError(f"{source} is not the photo that was explained", "put the file back as it was")
+    return picture
 
 
 def _photo(source: str, size: tuple[int, int]) -> Picture | None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -15,12 +16,13 @@ from filelock import FileLock, Timeout
 
 from vitscope.batch.contract import SCHEMA, Outcome, Task
 from vitscope.batch.faults import reach
-from vitscope.errors import ResultError
+from vitscope.errors import ResultError, UsageError
 
 __all__ = ["Entry", "Output", "listed", "output", "refused", "write_shard", "writing"]
 
 PLAN, MANIFEST, LOCK = "batch.json", "manifest.json", ".lock"
 DATA, STATS, OVERLAYS = "data", "stats", "overlays"
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # as `pathlib` leaves it
 _GO_ON = "run again with --resume to go on: what is finished can be read, and is not made again"
 
 
@@ -129,6 +131,7 @@ def output(folder: Path, plan: Mapping[str, Any], *, resume: bool) -> Iterator[O
         resume: go on with what is there.
 
     Raises:
+        UsageError: a URL.
         ResultError: the folder holds something else, a run that is not to be gone on with or that was made with other
             options (which are named), somebody is writing into it, or it cannot be written.
     """
@@ -163,6 +166,7 @@ def refused(folder: Path, *, resume: bool) -> None:
     """Look at an output folder before the model is loaded.
 
     Raises:
+        UsageError: a URL.
         ResultError: it holds something else, or a run that is not to be gone on with.
     """
     with writing(folder, "check the path"):
@@ -171,6 +175,12 @@ def refused(folder: Path, *, resume: bool) -> None:
 
 def _begun(folder: Path, resume: bool) -> bool:
     """Does the folder hold a run of ours?"""
+    if _URL.match(place := folder.as_posix()) and not folder.exists():
+        raise UsageError(
+            f"{place.replace(':/', '://', 1)} is no folder: object stores know no rename and no lock, and resuming "
+            "rests on both",
+            "name a local or mounted folder, and copy it there when it is done",
+        )
     if folder.exists() and not folder.is_dir():
         raise ResultError(f"{folder} is a file", "choose another --out")
     if (folder / PLAN).is_file():

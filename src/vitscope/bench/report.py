@@ -28,7 +28,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { text-align: right; padding: 3px 10px; border-bottom: 1px solid #8883; white-space: nowrap }
 th:first-child, td:first-child { text-align: left } td:first-child { white-space: normal; min-width: 12rem }
 thead th { vertical-align: bottom; white-space: normal }
-small { opacity: .65 } tr.prior { opacity: .65 } .wide { overflow-x: auto }
+small { opacity: .65 } tr.prior { opacity: .65 } .prior small { opacity: 1 } .wide { overflow-x: auto }
 img { max-width: 100%; border-radius: 4px } img.plot { background: #fff }
 .row { display: flex; flex-wrap: wrap; gap: 12px; margin: 10px 0 } figure { margin: 0; width: 224px }
 figcaption { font-size: 12px; overflow-wrap: anywhere } dl { display: grid; grid-template-columns: max-content auto }

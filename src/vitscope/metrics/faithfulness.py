@@ -211,7 +211,8 @@ def _sensitivity_n(one: Ranked, scores: np.ndarray, plan: Plan) -> Found:
     return Found(float(np.mean(each)), x, tuple(each), {"n": _sizes(plan)})
 
 
-def _square_masks(_map: Ranked, plan: Plan) -> np.ndarray:
+@lru_cache(maxsize=4)
+def _squares(plan: Plan) -> np.ndarray:
     gh, gw = plan.grid
     rng = np.random.default_rng([plan.seed, 0])
     masks = np.zeros((plan.squares + 1, gh, gw), bool)
@@ -219,7 +220,13 @@ def _square_masks(_map: Ranked, plan: Plan) -> np.ndarray:
         side = rng.integers(1, max(min(gh, gw) // 2, 1) + 1)
         top, left = rng.integers(0, gh - side + 1), rng.integers(0, gw - side + 1)
         mask[top : top + side, left : left + side] = True
-    return masks.reshape(len(masks), -1)
+    drawn = masks.reshape(len(masks), -1)
+    drawn.setflags(write=False)
+    return drawn
+
+
+def _square_masks(_map: Ranked, plan: Plan) -> np.ndarray:
+    return _squares(plan)
 
 
 def _infidelity(one: Ranked, scores: np.ndarray, plan: Plan) -> Found:
@@ -228,7 +235,7 @@ def _infidelity(one: Ranked, scores: np.ndarray, plan: Plan) -> Found:
     b >= 0 is the scale that makes it least: a map is in units of its own. 0: the map tells what each square costs; 1:
     it tells nothing.
     """
-    told = _square_masks(one, plan)[1:] @ one.values
+    told = _squares(plan)[1:] @ one.values
     drop = scores[0] - scores[1:]
     square = float((told**2).sum())
     beta = max(float((told * drop).sum()) / square, 0.0) if square > 0 else 0.0

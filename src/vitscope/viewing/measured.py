@@ -1,6 +1,9 @@
 """How far the maps of a page can be believed, and what the model says while their hottest patches go."""
 
+import math
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,13 +28,28 @@ _TOP = 3
 Steps = list[list[list[Any]]]
 
 
+class _Late(Exception):
+    """The time for measuring is over."""
+
+
 def measured_maps(
-    scope: "Scope", explanations: Sequence[Explanation], seed: int, progress: Progress | None
+    scope: "Scope",
+    explanations: Sequence[Explanation],
+    seed: int,
+    progress: Progress | None,
+    seconds: float | int | None = None,
 ) -> dict[int, tuple[Measurement, Steps]]:
     """Deletion and insertion of each map of one photo, and for a classifier its predictions at each step of deletion.
 
     Patches are left out where the model can do without their tokens, which is also the cheapest; else they become the
     photo's mean colour. All maps share the random maps' forwards.
+
+    Args:
+        scope: the model.
+        explanations: maps of one photo.
+        seed: draws the random maps.
+        progress: told before each forward.
+        seconds: after so long the maps that are left stay as they are; None waits for all.
 
     Returns:
         By the map's number: the measurement, and for each step (label, probability) of the likeliest classes.
@@ -41,18 +59,27 @@ def measured_maps(
     baseline = "removal" if isinstance(scope.body, Body) and not scope.bag and scope.layout.prefix else "mean"
     known: dict[Any, Any] = {}
     found = {}
-    for number, explanation in enumerate(explanations):
-        measurement = scope.measure(
-            explanation,
-            metrics=("deletion", "insertion"),
-            baseline=baseline,
-            steps=_STEPS,
-            random=_RANDOM,
-            seed=seed,
-            known=known,
-            progress=progress,
-        )
-        found[number] = measurement, _steps(scope, explanation, baseline, seed) if explanation.predictions else []
+    until = math.inf if seconds is None else time.monotonic() + seconds
+
+    def told(stage: str, done: int, total: int) -> None:
+        if progress is not None:
+            progress(stage, done, total)
+        if time.monotonic() > until:
+            raise _Late
+
+    with suppress(_Late):
+        for number, explanation in enumerate(explanations):
+            measurement = scope.measure(
+                explanation,
+                metrics=("deletion", "insertion"),
+                baseline=baseline,
+                steps=_STEPS,
+                random=_RANDOM,
+                seed=seed,
+                known=known,
+                progress=told,
+            )
+            found[number] = measurement, _steps(scope, explanation, baseline, seed) if explanation.predictions else []
     return found
 
 

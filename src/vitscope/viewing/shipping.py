@@ -1,6 +1,6 @@
 """How much attention fits into a page: precision is given up first, then layers, the first ones before the later."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -15,8 +15,8 @@ __all__ = ["Shipped", "shipped", "why_not", "without"]
 _FINEST, _COARSEST = 0.002, 0.05  # root mean square error of a score, in nats
 Known: TypeAlias = Sequence[Sequence[Head]]
 _TOP, _SAMPLE = 20, 24
-_SURE = 0.985  # of the budget, so that the layers that were not asked fit as well
-_MANY = 8  # layers of which a quarter tell how large all of them are
+_SURE = 0.998  # of the budget: fitting queries, which takes the time, changes sizes by a thousandth
+_HALVINGS = 7  # of the last step towards an error that fits
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ def without(store: AttentionStore) -> Shipped:
 def shipped(store: AttentionStore, budget: float | int) -> Shipped:
     """As much of the attention as fits into `budget` characters.
 
-    The error of scores starts at 0.002 nats and grows until it fits; at 0.05 nats the first layers are left out.
+    The error of scores starts at 0.002 nats and grows until it fits, as rounded; then queries are fitted, once. At 0.05
+    nats the first layers are left out.
     """
     if why_not(store):
         return without(store)
@@ -61,25 +62,33 @@ def shipped(store: AttentionStore, budget: float | int) -> Shipped:
     depth = len(known)
     budget = budget - 2.04 * sum(block.shape[1] * block.shape[2] for block in store)  # their rows' sums, 16 bits each
     for first in range(depth):
-        sample = range(first, depth, 4) if depth - first >= _MANY else range(first, depth)
-        error = _fitting(known, sample, _SURE * budget * len(sample) / (depth - first), _FINEST)
+        layers = range(first, depth)
+        error = _within(known, layers, _SURE * budget, _FINEST)
         if error is None:
             continue
-        packed, ints = _packed(known, range(first, depth), error)
+        packed, ints = _packed(known, layers, error)
         while (size := _size(packed)) > budget and error < _COARSEST:
-            error = _coarser(error, size, budget, known, range(first, depth))
-            packed, ints = _packed(known, range(first, depth), error)
+            error = _coarser(error, size, budget, known, layers)
+            packed, ints = _packed(known, layers, error)
         if size <= budget:
             return _told(store, ints, packed, first, error)
     return Shipped([_entry(block) for block in store], {}, dropped=tuple(range(depth)))
 
 
-def _fitting(known: Known, layers: Sequence[int], budget: float | int, error: float) -> float | None:
-    """The error at which these layers fit; None where they do not at the coarsest."""
-    while (size := _size(_packed(known, layers, error)[0])) > budget:
+def _within(known: Known, layers: Sequence[int], budget: float | int, error: float) -> float | None:
+    """About the smallest error from this one on at which these layers fit as rounded; None beyond the coarsest."""
+
+    def size_at(error: float) -> int:
+        return _size(_packed(known, layers, error, rounded)[0])
+
+    low = error
+    while (size := size_at(error)) > budget:
         if error >= _COARSEST:
             return None
-        error = _coarser(error, size, budget, known, layers)
+        low, error = error, _coarser(error, size, budget, known, layers)
+    for _ in range(_HALVINGS if low < error else 0):
+        middle = (low * error) ** 0.5
+        low, error = (low, middle) if size_at(middle) <= budget else (middle, error)
     return error
 
 
@@ -98,10 +107,12 @@ def _size(arrays: Mapping[str, Packed]) -> int:
     return sum(one.nbytes for one in arrays.values())
 
 
-def _packed(known: Known, layers: Sequence[int], error: float) -> tuple[dict[str, Packed], dict[int, list[Rounded]]]:
+def _packed(
+    known: Known, layers: Sequence[int], error: float, make: Callable[[Head, float], Rounded] = _best
+) -> tuple[dict[str, Packed], dict[int, list[Rounded]]]:
     arrays, ints = {}, {}
     for number in layers:
-        made = ints[number] = [_best(head, error) for head in known[number]]
+        made = ints[number] = [make(head, error) for head in known[number]]
         arrays[f"q.{number}"] = Packed.of(zigzag(np.concatenate([head.q.ravel() for head in made])))
         arrays[f"k.{number}"] = Packed.of(zigzag(np.concatenate([head.k.ravel() for head in made])))
         arrays[f"weight.{number}"] = Packed.of(np.concatenate([head.weight for head in made]))

@@ -96,13 +96,14 @@ def view(
     measure: bool = True,
     max_mb: float | int = 10.0,
     seed: int = 0,
+    seconds: float | int | None = None,
     progress: Progress | None = None,
 ) -> View:
     """Make what the viewer shows of one photo; see `Scope.view`."""
     picture = read(image)
     second = None if other is None else read(other)
     photos = (picture.source,) if second is None else (picture.source, second.source)
-    asked = _Asked(tuple(methods), target, top, size, measure, seed, progress, photos, max_mb)
+    asked = _Asked(tuple(methods), target, top, size, measure, seed, seconds, progress, photos, max_mb)
     live = Live(scope, picture, size, target)
     if other is None or second is None:
         return replace(_one(scope, picture, asked, [], max_mb), live=live)
@@ -123,6 +124,7 @@ class _Asked:
     size: int | None
     measure: bool
     seed: int
+    seconds: float | int | None
     progress: Progress | None
     photos: tuple[str, ...]
     max_mb: float | int
@@ -202,9 +204,14 @@ def _maps(
     explained = _explained(scope, picture, asked.methods, asked.options, missing)
     labels = [label for label, _ in scope.predictions(store)[: asked.top]]
     explained += _classes(scope, picture, labels, asked.options | {"target": labels}, missing)
-    measured = measured_maps(scope, [e for e, _ in explained], asked.seed, asked.progress) if asked.measure else {}
+    measured: dict[int, Any] = {}
+    if asked.measure:
+        measured = measured_maps(scope, [e for e, _ in explained], asked.seed, asked.progress, asked.seconds)
     if not asked.measure:
         missing.append({"what": "measurement", "why": "it was not asked for"})
+    elif len(measured) < len(explained):
+        words = f"{asked.seconds or 0:g} seconds were enough for {len(measured)} of {len(explained)} maps"
+        missing.append({"what": "measurement", "why": words})
     explained += [(one, None) for one in more]
     maps: list[dict[str, Any]] = []
     arrays: dict[str, Packed] = {}

@@ -1,10 +1,11 @@
 """`vitscope report`: what a batch found, on one page."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from vitscope.apps import terminal
 from vitscope.apps.commands.common import AsJson, Force, done, picture_path
 from vitscope.errors import MissingExtra, ResultError
 
@@ -52,11 +53,11 @@ def _write(place: Path, text: str) -> None:
 
 
 def _view(folder: Path, name: str, place: Path, force: bool, as_json: bool) -> None:
-    """The viewer on one row: its photo, explained again by the same model with the same question."""
+    """The viewer on one row: its photo, explained again by the same model with the same method and target."""
     import json
 
     from vitscope.apps.commands.common import load, target_of
-    from vitscope.batch.results import row_called
+    from vitscope.batch.results import photo_of, row_called
     from vitscope.render.page import page
 
     picture_path(place, force)
@@ -64,8 +65,24 @@ def _view(folder: Path, name: str, place: Path, force: bool, as_json: bool) -> N
     if row["map"] is None:
         raise ResultError(f"{row['source']} was not explained: {row['error']}")
     told = json.loads(row["provenance"])
-    scope = load(told["model"], dtype=told["dtype"])
+    photo = photo_of(folder, row)
+    kind, _, commit = str(told["weights"]).partition(":")
+    scope = load(told["model"], commit if kind == "revision" else None, dtype=told["dtype"])
     target = target_of(row["asked"]) if row["asked"] else None
-    view = scope.view(row["source"], methods=(row["method"],), target=target, size=told["size"])
+    view = scope.view(photo, methods=(row["method"],), target=target, size=told["size"], seed=told["seed"])
+    if said := _other_options(row["method"], told):
+        terminal.note(f"the row was made with {said}; the page shows {row['method']} as it is without")
     _write(place, page(view.document()))
     done(place, as_json, {"id": row["id"], "source": row["source"]})
+
+
+def _other_options(method: str, told: dict[str, Any]) -> str:
+    """What a row's map was made with that the viewer, which draws each method as it usually is, leaves out."""
+    import json
+
+    from vitscope.registry import METHODS
+
+    usual: dict[str, Any] = {**METHODS.get(method).check({}), "gradient": "plain", "refine": "none"}
+    usual = json.loads(json.dumps(usual, default=str))
+    made = {**told["options"], "gradient": told["gradient"], "refine": told["refine"]}
+    return ", ".join(f"{name}={value}" for name, value in made.items() if value != usual.get(name))

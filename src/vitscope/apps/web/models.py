@@ -18,6 +18,8 @@ from vitscope.viewing.live import Live
 __all__ = ["Models", "Viewed", "made_view", "one_more", "without"]
 
 _MOST_TIMES, _MOST = 10, 64
+_MEASURING = 0.6  # of the time for a question
+_ROOM = 24.0  # megabytes of a view: it goes no further than this machine, and fitting it into less takes the longest
 
 
 class _Watched(Scope):
@@ -95,7 +97,8 @@ def watched(scope: _Watched, job: Job) -> _Watched:
 def made_view(scope: _Watched, picture: Picture, asked: Mapping[str, Any], job: Job) -> Viewed:
     """The view document of a photo, and the photo made ready for masks."""
     options = {name: value for name, value in asked.items() if value is not None}
-    view = watched(scope, job).view(picture, progress=job.tick, **options)
+    left = _MEASURING * job.seconds  # then the view comes with what has been measured, before the limit ends all of it
+    view = watched(scope, job).view(picture, progress=job.tick, seconds=left, max_mb=_ROOM, **options)
     assert view.live is not None
     live = view.live
     live.masking  # noqa: B018  made now, so that the first mask waits for one forward only

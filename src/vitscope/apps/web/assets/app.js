@@ -10,6 +10,7 @@ const WORDS = {
   model: ["Model", "模型"],
   measure: ["Measure how far these maps can be believed", "测量这些热图的可信度"],
   measuring: ["Measuring: {stage}, {done} of {total}", "正在测量：{stage}，{done}/{total}"],
+  measured_some: ["Measured as far as time allowed: {why}.", "已在限时内测量：{why}。"],
   sending: ["Sending the photo …", "正在上传照片……"],
   waiting: ["Waiting: {ahead} before this one", "排队中：前面还有 {ahead} 个"],
   running: ["Looking …", "正在计算……"],
@@ -114,7 +115,10 @@ async function measured(asked) {
     work.id = (await post("/api/views", { ...asked, measure: true }, work.ending.signal)).id;
     const last = await followed(work);
     if (last.state !== "done") throw new Refused(last.detail, last.hint);
-    if (viewer === before) await show(work.id, null, { ...before.state });
+    if (viewer !== before) return;
+    await show(work.id, null, { ...before.state });
+    const left = viewer.ctx.data.header.missing.find(({ what }) => what === "measurement");
+    if (left) root.querySelector(".vw-above").append(el("p", { class: "vw-said vw-soft", role: "status", text: say("measured_some", left) }));
   } catch (error) {
     if (state.work === work) state.work = null;
     if (viewer !== before) return;

@@ -21,13 +21,14 @@ export function coloursOf(name) {
 export function limits(values, norm, signed) {
   const sorted = Float32Array.from(values).sort(), n = sorted.length;
   const at = (share) => sorted[Math.floor(share * (n - 1))];
-  const kind = norm === "auto" ? (signed ? "balance" : "range") : norm;
+  let kind = norm === "auto" ? (signed ? "positive" : "range") : norm;
+  if (kind === "positive" && !(at(0.99) > 0 && sorted[0] < sorted[n - 1])) kind = "robust";
   if (kind === "balance") {
     const most = Math.max(Math.abs(at(0.01)), Math.abs(at(0.99))) || 1;
     return { kind, low: -most, high: most };
   }
   if (kind === "robust") return { kind, low: at(0.01), high: at(0.99) };
-  if (kind === "positive" && at(0.99) > 0) return { kind, low: 0, high: at(0.99) };
+  if (kind === "positive") return { kind, low: 0, high: at(0.99) };
   if (kind === "share") return { kind, low: 0, high: sorted[n - 1] };
   return { kind: "range", low: sorted[0], high: sorted[n - 1] };
 }

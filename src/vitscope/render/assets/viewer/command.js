@@ -16,7 +16,8 @@ function tokenOf(query, data) {
 function drawn(state) {
   const words = [];
   if (state.cmap !== "auto" && state.cmap !== "balance" && state.cmap !== "grey") words.push("--cmap", state.cmap);
-  if (state.norm === "range" || state.norm === "robust") words.push("--norm", state.norm === "range" ? "minmax" : "robust");
+  const norm = { range: "minmax", robust: "robust", positive: "positive" }[state.norm];
+  if (norm) words.push("--norm", norm);
   if (state.opacity !== 0.9) words.push("--opacity", String(state.opacity));
   if (!state.smooth) words.push("--blocks");
   return words;

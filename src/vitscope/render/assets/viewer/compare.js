@@ -124,7 +124,7 @@ export function panel(root, ctx) {
     const scales = scenes.map((scene) => scaleOf(scene, state));
     if (state.shared) {
       const together = Float32Array.from([...scenes[0].values, ...scenes[1].values]), signed = scenes.some((scene) => scene.signed);
-      scales.fill(limits(together, scales[0].kind === scales[1].kind ? scales[0].kind : signed ? "balance" : "range", signed));
+      scales.fill(limits(together, scales[0].kind === scales[1].kind ? scales[0].kind : signed ? "positive" : "range", signed));
     }
     ["left", "right"].forEach((side, i) => paint(side, parts[i], scenes[i], scales[i], state));
     const same = parts[0].from === parts[1].from;

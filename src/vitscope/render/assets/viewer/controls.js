@@ -118,7 +118,7 @@ export function drawing(root, ctx) {
   const { store, t, signal } = ctx;
   const opacity = slider(t("opacity"), { min: "0", max: "1", step: "0.05" }, (value) => store.set({ opacity: value }));
   const cmap = select(t("colours"), [["auto", t("norm_auto")], ...COLOURS.map((name) => [name, name])], (value) => store.set({ cmap: value }));
-  const norms = ["auto", "range", "robust", "positive", "share"].map((name) => [name, t(`norm_${name}`)]);
+  const norms = ["auto", "range", "robust", "positive", "share", "balance"].map((name) => [name, t(`norm_${name}`)]);
   const norm = select(t("norm"), norms, (value) => store.set({ norm: value }));
   const hover = choices(t("hover"), [["attend", t("hover_attend")], ["value", t("hover_value")]], "attend", (value) => store.set({ hover: value }));
   const flags = ["smooth", "as_seen", "shared", "sinks"].map((name) => [name, toggle(t(name), false, (value) => store.set({ [name]: value }))]);

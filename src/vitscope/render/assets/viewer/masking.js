@@ -28,10 +28,12 @@ export function panel(root, ctx) {
     asked = new AbortController();
     const mine = asked;
     told.textContent = t("busy");
+    const began = performance.now();
     try {
       const patches = state.hidden.map((token) => token - data.prefix.length);
       const found = await host.mask(patches, state.how, AbortSignal.any([mine.signal, signal]));
       if (mine.signal.aborted) return;
+      told.dataset.beyond = performance.now() - began - found.forward_ms; // what asking costs besides the model itself
       const { values } = await data.map(state.map ?? data.maps[0].id);
       const total = values.reduce((sum, value) => sum + Math.max(value, 0), 0) || 1;
       const share = patches.reduce((sum, patch) => sum + Math.max(values[patch], 0), 0) / total;

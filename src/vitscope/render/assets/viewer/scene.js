@@ -21,7 +21,7 @@ export function entryOf(state, data) {
 export function nameOfMap(entry) {
   const given = Object.entries(entry.options).filter(([name, value]) => value !== null && ["layers", "start"].includes(name));
   const options = given.map(([, value]) => value).join(", ");
-  const of = entry.label ?? (entry.alike || entry.more ? entry.target : null);
+  const of = entry.label ?? (entry.alike || entry.more ? entry.target?.replace(/^similar to .*[\\/]/, "similar to ") : null);
   return [entry.method, options && `(${options})`, of && `· ${of}`].filter(Boolean).join(" ");
 }
 

@@ -55,7 +55,7 @@ export function checked(given, initial, data) {
     head: (value) => value === "mean" || value === "max" || whole(value, 0, data.heads), source: among("map", "query", "received"),
     query: (value) => whole(value, data.pooled ? -2 : -1, tokens), pinned: list(0, 2), rolled: flag, hover: among("attend", "value"),
     cmap: (value) => typeof value === "string" && value.length < 20, opacity: (value) => value >= 0 && value <= 1,
-    norm: among("auto", "range", "robust", "positive", "share"), smooth: flag, as_seen: flag, shared: flag,
+    norm: among("auto", "range", "robust", "positive", "share", "balance"), smooth: flag, as_seen: flag, shared: flag,
     panel: (value) => typeof value === "string" && /^[a-z]{1,20}$/.test(value), lang: among("en", "zh"),
     theme: among("auto", "light", "dark"), hidden: list(prefix.length, tokens), how: among("hide", "drop"), sinks: flag,
     tour: (value) => value === null || whole(value, 0, 6),

@@ -36,6 +36,9 @@ const TEXTS = {
   norm_robust: ["1st to 99th percentile", "第 1 至第 99 百分位"],
   norm_positive: ["0 to 99th percentile", "0 至第 99 百分位"],
   norm_share: ["0 to largest", "0 至最大值"],
+  below_zero: ["{share} of the patches are below zero and drawn as zero: Drawing, Scale can show them", "{share} 的图块低于零，按零绘制：在「绘制」的「标度」中可以显示"],
+  score_of_class: ["probability of {name} ({kind})", "{name} 的概率（{kind}）"],
+  score_of_feature: ["cosine to the whole picture's feature", "与整幅图特征的余弦"],
   norm_balance: ["Signed, zero in the middle", "有正负，零居中"],
   norm_shared: ["shared by all panels", "所有面板共用"],
   smooth: ["Smooth", "平滑"],
@@ -53,7 +56,7 @@ const TEXTS = {
   hide: ["hide", "遮住"],
   drop: ["drop", "移除"],
   clear: ["Clear", "清除"],
-  masked: ["{count} patches hidden: {score}, was {whole} ({ms} ms)", "已遮住 {count} 个图块:{score}，原为 {whole}({ms} 毫秒)"],
+  masked: ["{count} patches hidden: {score}, was {whole} ({ms} ms).", "已遮住 {count} 个图块：{score}，原为 {whole}（{ms} 毫秒）。"],
   promised: ["The map put {share} of its weight there.", "热图在此处有 {share} 的权重。"],
   more: ["One more map", "再算一幅热图"],
   more_target: ["Of which class or text", "针对哪个类别或文字"],
@@ -176,6 +179,12 @@ export function translator(langOf) {
     return text.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole));
   };
   // A metric's name in the reader's language, where there is one.
+  // What Python says of a score, as far as it is known; else as it says it.
+  t.score = (words) => {
+    const of = /^probability of (.*) \((softmax|sigmoid)\)$/s.exec(words);
+    if (of) return t("score_of_class", { name: of[1], kind: of[2] });
+    return words === "cosine to the whole picture's feature" ? t("score_of_feature") : words;
+  };
   t.named = (name) => (`name_${name}` in TEXTS ? t(`name_${name}`) : name);
   return t;
 }
