@@ -5,7 +5,9 @@ import os
 import random
 import struct
 import sys
+import warnings
 import zlib
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -450,3 +452,17 @@ def test_a_picture_is_frozen():
     picture = Picture(NOISE)
     with pytest.raises(AttributeError):
         picture.name = "other"
+
+
+def test_threads_that_decode_at_once_leave_the_warnings_as_they_were():
+    before = list(warnings.filters)
+    first, second = images._decoding("first"), images._decoding("second")
+    with ExitStack() as left:
+        first.__enter__()
+        left.callback(second.__exit__, None, None, None)
+        second.__enter__()
+        first.__exit__(None, None, None)  # the first one in leaves while the second still decodes
+        warnings.warn("not heard", UserWarning, stacklevel=1)
+    assert warnings.filters == before
+    with pytest.warns(UserWarning, match="heard again"):
+        warnings.warn("heard again", UserWarning, stacklevel=1)

@@ -6,6 +6,7 @@ nothing is converted in silence. Only formats that Pillow decodes with well-test
 
 import io
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -120,13 +121,41 @@ def _text(path: str | Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+class _Quiet:
+    """No warnings while any thread decodes, of bombs too: our own limit is lower and an error.
+
+    Filters belong to the process. If each thread kept and put back its own, the last one to leave would put back
+    another's silence for good; so the first one in keeps them, and the last one out puts them back.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._kept = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._kept = warnings.catch_warnings()
+                self._kept.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *raised: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._kept.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
+
+
 @contextmanager
 def _decoding(what: str) -> Iterator[None]:
     """Whatever Pillow raises on a broken file becomes one line; what it warns of does not change the pixels."""
     again = "copy or download it again"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of bombs too: our own limit is lower and an error
+        with _QUIET:
             yield
     except ImageError:
         raise
