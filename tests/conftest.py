@@ -16,6 +16,13 @@ from vitscope.result import Explanation
 
 LABELS = ("tabby", "<b>hound</b>", "teapot", "kite", "[red]robin[/]", "fox", "ant")
 
+LONG = {"test_batch_cluster", "test_viewer", "test_notebook_page", "test_serve", "test_batch_kills", "test_docs"}
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take long come first (the workers take files in this order), or a core waits for one at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
 
 @pytest.fixture
 def as_shipped(monkeypatch):
