@@ -57,6 +57,39 @@ def tiny_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory):
+    """A tiny CLIP with its processor and a tokenizer of whole words, as `save_pretrained` writes them."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    config = CLIPConfig(
+        text_config=small | {"vocab_size": 16, "eos_token_id": 2, "bos_token_id": 1, "pad_token_id": 0},
+        vision_config=small | {"image_size": 32, "patch_size": 8},
+        projection_dim=24,
+    )
+    model = CLIPModel(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "proj" in name or "embedding" in name:
+                parameter.mul_(8)
+    folder = tmp_path_factory.mktemp("clip")
+    model.save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    words = ["[PAD]", "[BOS]", "[EOS]", "[UNK]", "a", "cat", "dog", "on", "sofa"]
+    known = {word: i for i, word in enumerate(words)}
+    raw = Tokenizer(models.WordLevel(known, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    raw.post_processor = processors.TemplateProcessing(
+        single="[BOS] $A [EOS]", special_tokens=[("[BOS]", 1), ("[EOS]", 2)]
+    )
+    special = {"pad_token": "[PAD]", "bos_token": "[BOS]", "eos_token": "[EOS]", "unk_token": "[UNK]"}
+    PreTrainedTokenizerFast(tokenizer_object=raw, **special).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_scope(tiny_folder):
     """The tiny model, loaded once."""
     return vitscope.load(tiny_folder)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from skimage import data
 
+import vitscope
 from browser import SHOWN, VIEWER, texts
 from test_serve import encoded
 from vitscope.apps.web.samples import picture
@@ -193,3 +194,21 @@ def test_measuring_says_how_far_it_came_when_time_is_over(start, monkeypatch):
     told = start.wait("() => document.querySelector('.vw-above .vw-said:last-child')?.textContent")
     assert re.search(r"as far as time allowed: 0 seconds were enough for 0 of \d+ maps", told)
     assert start.evaluate(f"() => {VIEWER}.ctx.data.maps.every((one) => !one.measurement)")
+
+
+def test_any_text_is_asked_of_a_model_that_reads(chromium, clip_folder):
+    scope = vitscope.load(clip_folder)
+    with serving(scope) as (made, _), chromium.opened(f"{made}/?token={TOKEN}", own=made) as page:
+        page.wait(START)
+        page.evaluate(DROP, moved(CAT))
+        page.wait(READY)
+        page.evaluate("""(words) => {
+            document.querySelector('.vs-more select').value = 'relevance';
+            document.querySelector('.vs-more input').value = words;
+        }""", "a cat on a sofa")  # fmt: skip
+        page.click(".vs-more button")
+        page.wait(f"() => /a cat on a sofa/.test({VIEWER}.ctx.scene.entry?.target) && {VIEWER}.ctx.scene.entry.more")
+        true = scope.explain(decoded(CAT, "cat.png"), method="relevance", target=vitscope.text("a cat on a sofa"))
+        drawn = page.evaluate(SHOWN)[-true.map.size :]
+        assert np.allclose(drawn, true.map.ravel(), rtol=2e-3, atol=2e-3 * np.abs(true.map).max())
+        assert page.troubles == []

@@ -11,39 +11,6 @@ from vitscope.errors import MethodError, ModelError, UnknownName, UsageError
 from vitscope.targets import class_number
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
-WORDS = ["a", "cat", "dog", "on", "sofa"]
-
-
-@pytest.fixture(scope="module")
-def clip_folder(tmp_path_factory):
-    """A tiny CLIP with its processor and a tokenizer of whole words, as `save_pretrained` writes them."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
-
-    torch.manual_seed(0)
-    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-    config = CLIPConfig(
-        text_config=small | {"vocab_size": 16, "eos_token_id": 2, "bos_token_id": 1, "pad_token_id": 0},
-        vision_config=small | {"image_size": 32, "patch_size": 8},
-        projection_dim=24,
-    )
-    model = CLIPModel(config).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "proj" in name or "embedding" in name:
-                parameter.mul_(8)
-    folder = tmp_path_factory.mktemp("clip")
-    model.save_pretrained(folder)
-    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
-    known = {word: i for i, word in enumerate(["[PAD]", "[BOS]", "[EOS]", "[UNK]", *WORDS])}
-    raw = Tokenizer(models.WordLevel(known, unk_token="[UNK]"))
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    raw.post_processor = processors.TemplateProcessing(
-        single="[BOS] $A [EOS]", special_tokens=[("[BOS]", 1), ("[EOS]", 2)]
-    )
-    special = {"pad_token": "[PAD]", "bos_token": "[BOS]", "eos_token": "[EOS]", "unk_token": "[UNK]"}
-    PreTrainedTokenizerFast(tokenizer_object=raw, **special).save_pretrained(folder)
-    return folder
 
 
 def test_a_text_is_a_target(clip_folder):
