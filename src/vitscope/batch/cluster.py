@@ -28,7 +28,7 @@ _IN_FLIGHT = 2  # pieces an actor holds: one in work, one waiting
 _READING = 0.5  # CPUs of the task that takes pieces from the desk; unlike the actors', or Ray fuses it into them
 _WAITING = 4  # pieces per worker on the desk
 _POLL = 0.25  # seconds
-_STARTING = 60  # seconds until the first piece is begun, whatever the patience
+_STARTING = 180  # seconds until the first piece is begun, whatever the patience
 _LEAVE = 10  # seconds that a cluster which runs on gets to end what was given up
 
 
@@ -55,7 +55,8 @@ class Cluster:
         address: of a running cluster (`auto`, `ray://HOST:PORT`); None starts one on this machine, for this run only.
         workers: actors; None takes one per GPU, or where there is none one per CPU but one.
         cpus: CPUs for each actor.
-        patience: seconds without any progress after which the run fails; the first piece has a minute to be begun.
+        patience: seconds without any progress after which the run fails; the first piece has three minutes
+            to be begun.
     """
 
     address: str | None = None
@@ -337,12 +338,12 @@ def _watched(
     answers: "queue.Queue[tuple[str, Any]]", desk: Any, patience: float | int, about: str
 ) -> Iterator[tuple[str, Any]]:
     """The answers as they come; two threads feed and read the pipeline, so that here it is noticed when none comes."""
-    moved, seen = time.monotonic(), (-1, True)
+    moved, seen = time.monotonic(), (0, False)
     while True:
         try:
             kind, value = answers.get(timeout=_POLL)
         except queue.Empty:
-            moves = _moves(desk)
+            moves = _moves(desk, seen)
             if moves != seen:
                 moved, seen = time.monotonic(), moves
             if time.monotonic() - moved > (patience if moves[1] else max(patience, _STARTING)):
@@ -358,13 +359,14 @@ def _watched(
         yield pickle.loads(value)
 
 
-def _moves(desk: Any) -> tuple[int, bool]:
+def _moves(desk: Any, seen: tuple[int, bool]) -> tuple[int, bool]:
+    """How often something moved, and whether a piece was begun; no answer, as of a desk that starts, is no progress."""
     import ray
 
     try:
         moves: tuple[int, bool] = ray.get(desk.state.remote(), timeout=5)[0]
-    except Exception:  # no answer is no progress
-        return -1, True
+    except Exception:
+        return seen
     return moves
 
 
