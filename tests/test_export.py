@@ -71,7 +71,7 @@ def test_what_the_model_did_not_see_is_outside(explained):
 
 
 class Dataset(dict):
-    """As much of FiftyOne as `add` uses; the real one was tried by hand, it needs a database server."""
+    """As much of FiftyOne as `add` uses. Its own Sample and Heatmap were tried by hand; its Dataset needs a server."""
 
     def __iter__(self):
         return iter(self.values())
