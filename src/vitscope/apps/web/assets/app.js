@@ -112,7 +112,7 @@ async function measured(asked) {
   progress(null);
   const before = viewer;
   try {
-    work.id = (await post("/api/views", { ...asked, measure: true }, work.ending.signal)).id;
+    await begin(work, { ...asked, measure: true });
     const last = await followed(work);
     if (last.state !== "done") throw new Refused(last.detail, last.hint);
     if (viewer !== before) return;
@@ -150,7 +150,7 @@ async function look(file, sample) {
     if (file) {
       asked.photo = (await ask(`/api/photos?name=${encodeURIComponent(file.name || "photo").slice(0, 900)}`, { method: "POST", body: file, signal: ending.signal, headers: { "content-type": "application/octet-stream" } })).id;
     } else asked.sample = sample;
-    work.id = (await post("/api/views", asked, ending.signal)).id;
+    await begin(work, asked);
     const last = await followed(work);
     if (last.state !== "done") throw new Refused(last.detail, last.hint);
     progress({ ...last, state: "fetching" });
@@ -164,6 +164,14 @@ async function look(file, sample) {
   } finally {
     if (file) URL.revokeObjectURL(preview);
   }
+}
+
+// Not broken off: of an answer that nobody hears the name is lost, and the model would go on for nobody.
+async function begin(work, asked) {
+  work.ending.signal.throwIfAborted();
+  work.id = (await post("/api/views", asked)).id;
+  if (work.ending.signal.aborted) cancelled(work);
+  work.ending.signal.throwIfAborted();
 }
 
 function followed(work) {
@@ -192,7 +200,11 @@ function stop() {
   const { work } = state;
   if (!work) return;
   work.ending.abort();
-  if (work.id) fetch(`/api/views/${work.id}`, { method: "DELETE", keepalive: true }).catch(() => {});
+  if (work.id) cancelled(work);
+}
+
+function cancelled(work) {
+  fetch(`/api/views/${work.id}`, { method: "DELETE", keepalive: true }).catch(() => {});
 }
 
 function progress(told) {
