@@ -149,8 +149,22 @@ def test_a_sample_is_taken_and_a_reload_keeps_it(start, tiny_scope):
     assert start.evaluate(SHOWN) == before
 
 
-def test_a_running_question_is_cancelled_and_nothing_stays(start, tiny_scope, monkeypatch):
-    """Held by a model that waits to be cancelled."""
+LATE = """(seconds) => {
+    const real = window.fetch;
+    window.fetch = async (path, ...given) => {
+        const answer = await real(path, ...given);
+        if (path === "/api/views") {
+            window.fetch = real;
+            await new Promise((go) => setTimeout(go, 1000 * seconds));
+        }
+        return answer;
+    };
+}"""
+
+
+@pytest.mark.parametrize("late", [0, 2])
+def test_a_running_question_is_cancelled_and_nothing_stays(start, tiny_scope, monkeypatch, late):
+    """Held by a model that waits to be cancelled; also where the question's name comes after the wish to cancel it."""
     import threading
 
     from vitscope.apps.web import models
@@ -164,6 +178,7 @@ def test_a_running_question_is_cancelled_and_nothing_stays(start, tiny_scope, mo
             threading.Event().wait(0.01)
 
     monkeypatch.setattr(models, "made_view", held)
+    start.evaluate(LATE, late)
     start.evaluate(DROP, moved(CAT))
     assert entered.wait(10)
     start.wait("() => document.querySelector('.vw-work progress')")
