@@ -1,6 +1,7 @@
 """What a page carries, without a browser: packed arrays, factored attention, the document, the command."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from vitscope.errors import MethodError
 from vitscope.render.packed import Packed, scaled, zigzag
 from vitscope.render.page import page_bytes
 from vitscope.store import AttentionStore, Dense, Factored
-from vitscope.viewing.factors import factorised, fitted, lse_of, rounded, rows_of
+from vitscope.viewing.factors import factorised, fitted, rounded, rows_of
+from vitscope.viewing.mending import Mends, drawn
 from vitscope.viewing.shipping import shipped, why_not
 
 
@@ -66,7 +68,11 @@ def test_rows_and_their_sums_are_the_models_own():
     made = [rounded(head, 0.001) for head in factorised(b)]
     torch.testing.assert_close(rows_of(made, range(90)), b.rows()[0], rtol=0.02, atol=1e-6)
     scores = torch.stack([head.scores() for head in made])
-    torch.testing.assert_close(torch.from_numpy(lse_of(made)), scores.logsumexp(-1))
+    told = drawn(b, made, Mends.none())
+    torch.testing.assert_close(torch.from_numpy(told.lse), scores.logsumexp(-1))
+    top = b.rows()[0].topk(20, -1)
+    off = (scores.softmax(-1).gather(-1, top.indices) / top.values - 1).abs()
+    np.testing.assert_allclose(np.sort(told.single.ravel()), np.sort(off.numpy().ravel()), atol=1e-5)
 
 
 def test_fitted_queries_have_their_largest_weights_nearer():
@@ -95,6 +101,71 @@ def test_precision_goes_before_layers_and_the_first_layers_before_the_last():
     assert few.dropped == (0, 1)
     assert [layer["rank"] is None for layer in few.layers] == [True, True, False]
     assert shipped(store, 10).dropped == (0, 1, 2)
+
+
+def array(sent, name):
+    return sent.arrays[name].array()
+
+
+def bare(sent):
+    return replace(sent, arrays={name: of for name, of in sent.arrays.items() if not name.startswith("mend")})
+
+
+def as_documented(sent, number, tokens):
+    """Rows and columns of one layer, in float64, from the arrays by what docs/viewer.md says of them."""
+    q, k = (
+        (of.astype(np.int64) >> 1) ^ -(of.astype(np.int64) & 1) for of in (array(sent, f"{x}.{number}") for x in "qk")
+    )
+    weight, at, column, scores = array(sent, f"weight.{number}").astype(np.float64), 0, 0, []
+    for rank in sent.layers[number]["rank"]:
+        left, right = (of[at : at + rank * tokens].reshape(rank, tokens) for of in (q, k))
+        scores.append(np.einsum("d,di,dj->ij", weight[column : column + rank], left, right))
+        at, column = at + rank * tokens, column + rank
+    scores = np.stack(scores)
+    if f"mend.row.{number}" in sent.arrays:
+        head, query = np.divmod(np.cumsum(array(sent, f"mend.row.{number}").astype(np.int64)), tokens)
+        scores[head, query, array(sent, f"mend.key.{number}")] += array(sent, f"mend.by.{number}")
+    rows = np.exp(scores - scores.max(-1, keepdims=True))
+    low, step = sent.layers[number]["lse"]
+    columns = np.exp(scores - (low + step * array(sent, f"lse.{number}").astype(np.float64))[..., None])
+    return rows / rows.sum(-1, keepdims=True), columns
+
+
+def worst(true, made):
+    top = np.argsort(-true, axis=-1)[..., :20]
+    wanted = np.take_along_axis(true, top, -1)
+    return np.abs(np.take_along_axis(made, top, -1) / wanted - 1).max()
+
+
+def test_each_of_the_largest_weights_is_right_to_one_percent_where_factors_are_coarse():
+    store = AttentionStore(tuple(block(n=300, width=32) for _ in range(2)))
+    whole = sum(one.nbytes for one in shipped(store, 1e9).arrays.values())
+    sent = shipped(store, 0.9 * whole)
+    assert sum(one.nbytes for one in sent.arrays.values()) <= 0.9 * whole
+    assert sent.error["mends"] > 10
+    assert sent.error["left"] == 0
+    for number, of in enumerate(store):
+        true = of.rows()[0].double().numpy()
+        factors = bare(sent)
+        assert worst(true, as_documented(factors, number, 300)[0]) > 0.01
+        rows, columns = as_documented(sent, number, 300)
+        assert worst(true, rows) < 0.01
+        assert worst(true.mean(0), rows.mean(0)) < 0.01
+        np.testing.assert_allclose(columns, rows, rtol=1e-3)
+    assert sent.error["head_beyond"] == sent.error["mean_beyond"] == 0
+
+
+def test_where_there_is_no_room_the_worst_weights_are_mended_and_the_rest_is_said():
+    store = AttentionStore((block(n=300, width=32),))
+    whole = sum(one.nbytes for one in shipped(store, 1e9).arrays.values())
+    sent = shipped(store, 0.75 * whole)
+    assert sum(one.nbytes for one in sent.arrays.values()) <= 0.75 * whole
+    assert sent.error["mends"] > 0
+    assert sent.error["left"] > 0
+    rows, _ = as_documented(sent, 0, 300)
+    true = store[0].rows()[0].double().numpy()
+    assert worst(true, rows) == pytest.approx(sent.error["head_max"], rel=1e-2)
+    assert np.abs(array(sent, "mend.by.0")).min() > 0.01
 
 
 def test_what_queries_and_keys_do_not_give_is_not_shipped():

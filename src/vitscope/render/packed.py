@@ -20,7 +20,7 @@ class Packed:
     """One array, packed.
 
     Attributes:
-        dtype: `uint8`, `uint16`, `float16` or `float32`, little-endian.
+        dtype: `uint8`, `uint16`, `uint32`, `float16` or `float32`, little-endian.
         shape: of the array.
         data: the first bytes of all numbers, then their second bytes, and so on, as a zlib stream.
         encoding: how `data` is made; `planes` is the only way so far.

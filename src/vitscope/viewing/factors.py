@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vitscope.store import Block, Factored
 
-__all__ = ["Head", "Rounded", "factorised", "fitted", "lse_of", "plain", "rounded", "rows_of"]
+__all__ = ["Head", "Rounded", "factorised", "fitted", "plain", "rounded", "rows_of"]
 
 _QUERIES = 256  # solved together
 _FITTED, _READ = 32, 20  # largest weights of a row: that are fitted, and of which the last counts fully
@@ -137,15 +137,6 @@ def _solved(scores: Tensor, start: Tensor, keys: Tensor, spread: Tensor) -> Tens
         off[:, column] = goal[:, column] - found[:, column]
     bad = (failed > 0) | ~found.isfinite().all(1) | (found.abs().amax(1) > _WIDEST)
     return torch.where(bad[:, None], start, found)
-
-
-def lse_of(heads: Sequence[Rounded]) -> np.ndarray:
-    """The log of each row's sum of exponentiated scores, `(H, N)` float32."""
-    made = []
-    for head in heads:
-        parts = [head.scores(slice(at, at + 512)).logsumexp(1) for at in range(0, head.q.shape[1], 512)]
-        made.append(torch.cat(parts))
-    return torch.stack(made).numpy()
 
 
 def rows_of(heads: Sequence[Rounded], queries: Sequence[int]) -> Tensor:

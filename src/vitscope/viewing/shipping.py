@@ -1,4 +1,7 @@
-"""How much attention fits into a page: precision is given up first, then layers, the first ones before the later."""
+"""How much attention fits into a page: precision is given up first, then layers, the first ones before the later.
+
+What coarse factors do to the largest weights is then mended one by one, as far as there is room (`mending`).
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,13 +11,14 @@ import numpy as np
 
 from vitscope.render.packed import Packed, zigzag
 from vitscope.store import AttentionStore, Factored
-from vitscope.viewing.factors import Head, Rounded, factorised, fitted, lse_of, plain, rounded, rows_of
+from vitscope.viewing.factors import Head, Rounded, factorised, fitted, plain, rounded
+from vitscope.viewing.mending import Mends, drawn, mended
 
 __all__ = ["Shipped", "shipped", "why_not", "without"]
 
 _FINEST, _COARSEST = 0.002, 0.05  # root mean square error of a score, in nats
 Known: TypeAlias = Sequence[Sequence[Head]]
-_TOP, _SAMPLE = 20, 24
+_MENDS = 0.015  # of the budget: what single weights may take at least
 _SURE = 0.998  # of the budget: fitting queries, which takes the time, changes sizes by a thousandth
 _HALVINGS = 7  # of the last step towards an error that fits
 
@@ -26,7 +30,9 @@ class Shipped:
     Attributes:
         layers: one dict for each layer, for the header; `rank` is None where the layer is not shipped.
         arrays: its packed arrays.
-        error: of scores and rows, as measured.
+        error: `score_rms`, of a score before mending, in nats; `head_rms`, `head_max` and `head_beyond` (the share off
+            by over 1 %), of the 20 largest weights of all rows, relative to themselves; the same for the mean over
+            heads; `mends`, how many weights were mended, and `left`, how many should have been but had no room.
         dropped: layers that did not fit.
     """
 
@@ -54,13 +60,15 @@ def shipped(store: AttentionStore, budget: float | int) -> Shipped:
     """As much of the attention as fits into `budget` characters.
 
     The error of scores starts at 0.002 nats and grows until it fits, as rounded; then queries are fitted, once. At 0.05
-    nats the first layers are left out.
+    nats the first layers are left out. What is still off among each row's 20 largest weights is mended, the worst
+    first, in the room that is left: 1.5 % of the budget are kept for it.
     """
     if why_not(store):
         return without(store)
     known = [factorised(block) for block in store if isinstance(block, Factored)]
     depth = len(known)
-    budget = budget - 2.04 * sum(block.shape[1] * block.shape[2] for block in store)  # their rows' sums, 16 bits each
+    whole, budget = budget, (1 - _MENDS) * budget
+    budget -= 2.04 * sum(block.shape[1] * block.shape[2] for block in store)  # their rows' sums, 16 bits each
     for first in range(depth):
         layers = range(first, depth)
         error = _within(known, layers, _SURE * budget, _FINEST)
@@ -71,7 +79,7 @@ def shipped(store: AttentionStore, budget: float | int) -> Shipped:
             error = _coarser(error, size, budget, known, layers)
             packed, ints = _packed(known, layers, error)
         if size <= budget:
-            return _told(store, ints, packed, first, error)
+            return _told(store, ints, packed, first, error, budget - size + _MENDS * whole)
     return Shipped([_entry(block) for block in store], {}, dropped=tuple(range(depth)))
 
 
@@ -125,33 +133,49 @@ def _told(
     arrays: dict[str, Packed],
     first: int,
     error: float,
+    room: float | int,
 ) -> Shipped:
-    entries, off = [], []
-    for number, block in enumerate(store):
-        if number < first:
-            entries.append(_entry(block))
-            continue
+    blocks = [(number, block) for number, block in enumerate(store) if number in ints and isinstance(block, Factored)]
+    wanted = {number: mended(block, ints[number]) for number, block in blocks}
+    mends, carried = _fitting(wanted, room)
+    entries, off = [_entry(block) for block in store], []
+    for number, block in blocks:
         heads = ints[number]
-        lse = lse_of(heads)
-        low, step = float(lse.min()), max(float(np.ptp(lse)), 1e-6) / 65535
-        arrays[f"lse.{number}"] = Packed.of(((lse - low) / step).round().astype(np.uint16))
-        entries.append(_entry(block) | {"rank": [len(head.weight) for head in heads], "lse": [low, step]})
-        queries = np.linspace(0, block.shape[2] - 1, min(_SAMPLE, block.shape[2])).round().astype(int).tolist()
-        true, made = block.rows(queries)[0].cpu(), rows_of(heads, queries)
-        off.append([_relative(true, made), _relative(true.mean(0), made.mean(0))])
-    single, fused = (np.concatenate([one[which] for one in off]) for which in (0, 1))
+        made = drawn(block, heads, mends[number])
+        low, step = float(made.lse.min()), max(float(np.ptp(made.lse)), 1e-6) / 65535
+        arrays[f"lse.{number}"] = Packed.of(((made.lse - low) / step).round().astype(np.uint16))
+        entries[number] |= {"rank": [len(head.weight) for head in heads], "lse": [low, step]}
+        off.append((made.single.ravel(), made.fused.ravel()))
     told = {"score_rms": error}
-    for name, values in (("head", single), ("mean", fused)):
-        told |= {f"{name}_rms": float(np.sqrt((values**2).mean())), f"{name}_max": float(values.max())}
-        told[f"{name}_beyond"] = float((values > 0.01).mean())
-    return Shipped(entries, arrays, told, tuple(range(first)))
+    for name, parts in zip(("head", "mean"), zip(*off, strict=True), strict=True):
+        values = np.concatenate(parts)
+        told |= {f"{name}_rms": float(np.sqrt(np.square(values, dtype=np.float64).mean()))}
+        told |= {f"{name}_max": float(values.max()), f"{name}_beyond": float((values > 0.01).mean())}
+    told["mends"] = sum(map(len, mends.values()))
+    told["left"] = sum(map(len, wanted.values())) - told["mends"]
+    return Shipped(entries, arrays | carried, told, tuple(range(first)))
 
 
-def _relative(true: Any, made: Any) -> np.ndarray:
-    """By how much the largest entries of rows are off, relative to themselves."""
-    top = true.topk(min(_TOP, true.shape[-1]), -1)
-    off: np.ndarray = ((made.gather(-1, top.indices) - top.values) / top.values).abs().numpy().ravel()
-    return off
+def _fitting(wanted: Mapping[int, Mends], room: float | int) -> tuple[dict[int, Mends], dict[str, Packed]]:
+    """As many mends as there is room for, those that change most first, and their arrays."""
+    mends, carried = dict(wanted), _carried(wanted)
+    while (size := _size(carried)) > room and any(map(len, mends.values())):
+        changes = np.sort(np.abs(np.concatenate([one.by for one in mends.values()])))[::-1]
+        count = min(int(len(changes) * max(room, 0) / size), len(changes) - 1)
+        least = changes[count]
+        mends = {number: one.largest(int((np.abs(one.by) > least).sum())) for number, one in mends.items()}
+        carried = _carried(mends)
+    return mends, carried
+
+
+def _carried(mends: Mapping[int, Mends]) -> dict[str, Packed]:
+    arrays = {}
+    for number, one in mends.items():
+        if len(one):
+            arrays[f"mend.row.{number}"] = Packed.of(np.diff(one.row, prepend=0).astype(np.uint32))
+            arrays[f"mend.key.{number}"] = Packed.of(one.key.astype(np.uint32))
+            arrays[f"mend.by.{number}"] = Packed.of(one.by.astype(np.float16))
+    return arrays
 
 
 def _entry(block: Any) -> dict[str, Any]:

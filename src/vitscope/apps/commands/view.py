@@ -82,8 +82,10 @@ def view(
     told = made.header["attention"]["error"]
     words = f"{len(text) / 1e6:.1f} MB"
     if told:
+        off = "each" if told["head_beyond"] + told["mean_beyond"] == 0 else f"all but {told['head_beyond']:.1%}"
         words += (
-            f"; rows within {told['mean_rms']:.1%} (one head: {told['head_rms']:.1%}) over their 20 largest weights"
+            f"; rows within {told['mean_rms']:.1%} (one head: {told['head_rms']:.1%}) over their 20 largest weights,"
+            f" {off} within 1 %"
         )
     terminal.note(words)
     for one in made.header["missing"]:

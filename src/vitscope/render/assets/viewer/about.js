@@ -11,7 +11,7 @@ export function panel(root, ctx) {
   ];
   root.append(el("ul", { class: "vs-facts" }, ...facts.map((text) => el("li", { text }))));
   const { error } = header.attention;
-  if (error.mean_rms !== undefined) root.append(el("p", { class: "vs-note", text: t("precision", { mean: percent(error.mean_rms), head: percent(error.head_rms) }) }));
+  if (error.mean_rms !== undefined) root.append(el("p", { class: "vs-note", text: t("precision", { mean: percent(error.mean_rms), head: percent(error.head_rms), beyond: percent(error.head_beyond) }) }));
   if (header.missing.length) {
     root.append(el("h3", { text: t("missing") }), el("ul", { class: "vs-facts" }, ...header.missing.map(({ what, why }) => el("li", { text: `${what}: ${why}` }))));
   }

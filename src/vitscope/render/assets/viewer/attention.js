@@ -13,6 +13,10 @@ export function kernel() {
 
   function headRow(layer, head, i, out = new Float32Array(layer.tokens)) {
     scores(layer.heads[head], i, out);
+    if (layer.mends) {
+      const { start, key, by } = layer.mends, row = head * layer.tokens + i;
+      for (let at = start[row]; at < start[row + 1]; at++) out[key[at]] += by[at];
+    }
     let peak = -Infinity, total = 0;
     for (let j = 0; j < out.length; j++) if (out[j] > peak) peak = out[j];
     for (let j = 0; j < out.length; j++) total += out[j] = Math.exp(out[j] - peak);
@@ -27,6 +31,12 @@ export function kernel() {
       let sum = 0;
       for (let d = 0; d < rank; d++) sum += q[a++] * k[b + d];
       out[i] = Math.exp(sum - layer.lse[shift + i]);
+    }
+    if (layer.mends) {
+      const { start, key, by } = layer.mends;
+      for (let i = 0; i < out.length; i++) {
+        for (let at = start[shift + i]; at < start[shift + i + 1]; at++) if (key[at] === j) out[i] *= Math.exp(by[at]);
+      }
     }
     return out;
   }

@@ -1,6 +1,6 @@
 // The document decoded: arrays by name, made when first asked for, and what is often needed of the header.
 
-const TYPES = { uint8: Uint8Array, uint16: Uint16Array, float16: Uint16Array, float32: Float32Array };
+const TYPES = { uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array, float16: Uint16Array, float32: Float32Array };
 
 async function bytesOf(data) {
   const packed = typeof data === "string" ? Uint8Array.from(atob(data), (c) => c.charCodeAt(0)) : data;
@@ -90,7 +90,17 @@ export function openDocument(document) {
       heads.push({ rank, q: left, k: right });
     }
     const [low, step] = told.lse;
-    return { tokens, heads, lse: Float32Array.from(lse, (value) => low + value * step) };
+    return { tokens, heads, lse: Float32Array.from(lse, (value) => low + value * step), mends: await mends(number) };
+  }
+
+  // Single scores that the factors get wrong: where each row's changes start, their keys, and by how much.
+  async function mends(number) {
+    if (!(`mend.row.${number}` in arrays)) return null;
+    const [gaps, key, by] = await Promise.all(["row", "key", "by"].map((name) => array(`mend.${name}.${number}`)));
+    const start = new Uint32Array(header.layers[number].heads * tokens + 1);
+    for (let i = 0, row = 0; i < gaps.length; i++) start[(row += gaps[i]) + 1]++;
+    for (let row = 1; row < start.length; row++) start[row] += start[row - 1];
+    return { start, key, by };
   }
 
   const data = {

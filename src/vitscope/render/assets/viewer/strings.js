@@ -77,7 +77,7 @@ const TEXTS = {
   rows_missing: ["The attention of layer {layer} is not in this page.", "此页不含第 {layer} 层的注意力。"],
   too_many: ["Too many tokens to roll out here.", "词元过多，无法在此展开。"],
   about: ["About this page", "关于此页"],
-  precision: ["Rows drawn here are within {mean} of the model's own (root mean square over the 20 largest weights, mean over heads; {head} for one head).", "此处所绘的行与模型自身相差 {mean}(前 20 个权重的均方根，各头平均；单个头为 {head})。"],
+  precision: ["Rows drawn here are within {mean} of the model's own (root mean square over the 20 largest weights, mean over heads; {head} for one head; {beyond} of single weights are off by more than 1 %).", "此处所绘的行与模型自身相差 {mean}（前 20 个权重的均方根，各头平均；单个头为 {head}；{beyond} 的单个权重偏差超过 1 %）。"],
   theme: ["Theme", "主题"],
   theme_auto: ["Auto", "自动"],
   theme_light: ["Light", "浅色"],
