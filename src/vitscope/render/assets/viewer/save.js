@@ -1,6 +1,6 @@
 // What one takes away: the picture with its legend, the arrays, the state as a link, and the command that makes it.
 
-import { commandOf } from "./command.js";
+import { commandOf, lostBy } from "./command.js";
 import { el } from "./dom.js";
 import { npy, zip } from "./npz.js";
 import { pictureOf } from "./picture.js";
@@ -81,7 +81,13 @@ export function panel(root, ctx) {
     host.kind !== "notebook" && field("as_link", () => linkOf(ctx)), field("as_command", () => commandOf(store.get(), data)),
     data.header.command && field("as_page", () => data.header.command),
   ].filter(Boolean);
-  const show = () => fields.forEach((fill) => fill());
+  const lost = el("p", { class: "vs-note" });
+  root.append(lost);
+  const show = () => {
+    fields.forEach((fill) => fill());
+    const what = lostBy(store.get()).map((key) => t(key)).join(", ");
+    lost.textContent = what && t("not_carried", { what });
+  };
   show();
   store.subscribe(show, signal);
 }
