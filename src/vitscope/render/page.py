@@ -125,11 +125,11 @@ def _escaped(block: bytes) -> bytes:
 
 
 @lru_cache(maxsize=2)
-def bundle(ascii: bool = True) -> str:
+def bundle(escaped: bool = True) -> str:
     """The viewer as one ES module; it exports `mount`, `fileHost`, `toFragment`, `fromFragment`, and `createStore`.
 
     Args:
-        ascii: spell other characters as escapes, for a page in windows-1252; else they are themselves.
+        escaped: spell what is not ASCII as escapes, for a page in windows-1252.
     """
     done: list[str] = []
     parts: list[str] = []
@@ -150,7 +150,7 @@ def bundle(ascii: bool = True) -> str:
     out = "export const { mount, fileHost } = $main;\n"
     out += "export const { createStore, fromFragment, toFragment } = $store;\nexport const { unwrap } = $data;\n"
     whole = "".join(parts) + out
-    return _NOT_ASCII.sub(_spelled, whole) if ascii else whole
+    return _NOT_ASCII.sub(_spelled, whole) if escaped else whole
 
 
 def lean(text: str) -> str:

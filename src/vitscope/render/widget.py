@@ -61,7 +61,7 @@ def _kind() -> Any:
     class Viewer(anywidget.AnyWidget):  # type: ignore[misc]
         """One viewer; its state lives in the page, so that several in one notebook do not meet."""
 
-        _esm = bundle(ascii=False) + lean(files("vitscope.render").joinpath("assets/notebook.js").read_text("utf-8"))
+        _esm = bundle(escaped=False) + lean(files("vitscope.render").joinpath("assets/notebook.js").read_text("utf-8"))
         _css = styles()
         _document = Dict().tag(sync=True)
         _answers = List().tag(sync=True)
