@@ -49,12 +49,9 @@ NEVER = {
 
 def table() -> list[tuple[str, str]]:
     """English and Chinese, in the order in which they are tried."""
-    found = []
-    for name in TABLES:
-        for line in (SOURCES / name).read_text("utf-8").splitlines():
-            if line.startswith('  ["') and line.endswith('"],'):
-                found.append(tuple(json.loads(line.strip().rstrip(","))))
-    return found
+    lines = [line for name in TABLES for line in (SOURCES / name).read_text("utf-8").splitlines()]
+    pairs = [line.strip().rstrip(",") for line in lines if line.startswith('  ["') and line.endswith('"],')]
+    return [tuple(json.loads(pair)) for pair in pairs]
 
 
 def compiled(english: str) -> re.Pattern[str]:
@@ -126,7 +123,9 @@ def _said_by(node: ast.AST, errors: set[str]) -> Iterator[ast.expr]:
             yield from node.args
         yield from (one.value for one in node.keywords if one.arg in ("caveat", "why", "refuses"))
     if isinstance(node, ast.Dict):
-        yield from (v for k, v in zip(node.keys, node.values, strict=True) if getattr(k, "value", "") in ("why", "what"))
+        yield from (
+            v for k, v in zip(node.keys, node.values, strict=True) if getattr(k, "value", "") in ("why", "what")
+        )
     if isinstance(node, (ast.Assign, ast.AugAssign, ast.AnnAssign)) and node.value is not None:
         for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
             if getattr(target, "id", getattr(target, "attr", "")) in NAMES:

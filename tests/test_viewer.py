@@ -458,7 +458,10 @@ def test_every_byte_comes_through_a_page(browser, tiny_view, tmp_path):
 
 
 def test_the_viewer_itself_is_small():
-    page, notebook = bundle() + styles(), bundle(escaped=False) + styles() + files("vitscope.render").joinpath("assets/notebook.js").read_text()
+    page, notebook = (
+        bundle() + styles(),
+        bundle(escaped=False) + styles() + files("vitscope.render").joinpath("assets/notebook.js").read_text(),
+    )
     assert max(len(one.encode()) for one in (page, notebook)) <= 150_000
 
 

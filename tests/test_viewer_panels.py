@@ -334,15 +334,15 @@ def test_the_command_draws_as_the_page_does_where_it_can(fresh, state, words):
         ({"norm": "range", "cmap": "viridis", "smooth": False, "opacity": 0.2}, ""),
         (
             {"norm": "balance", "shared": True, "sinks": True, "deletion_step": 3},
-            "Signed, zero in the middle, One scale for all thumbnails, Mark sinks, Hide the hottest patches",
+            "Signed, zero in the middle · One scale for all thumbnails · Mark sinks · Hide the hottest patches",
         ),
-        ({"as_seen": True, "source": "query", "query": 3, "pinned": [4]}, "As the model saw it, Pinned, to compare"),
+        ({"as_seen": True, "source": "query", "query": 3, "pinned": [4]}, "As the model saw it · Pinned, to compare"),
         ({"source": "received", "query": 5, "norm": "share"}, "Drawing"),
     ],
 )
 def test_the_command_says_what_it_leaves_out(fresh, state, lost):
     fresh.evaluate(SET, {**state, "panel": "save"})
-    told = texts(fresh, ".vs-tab > .vs-note")[-1]
+    told = fresh.text(".vs-copy:has([aria-label*='makes it']) + .vs-note")
     assert told == (f"Not in it, as no command draws it: {lost}." if lost else "")
 
 

@@ -23,11 +23,13 @@ NAMES = {
 }  # fmt: skip
 WORDS = """() => {
     const found = [], skipped = 'textarea, script, style, .vs-predictions';
-    const walk = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_ELEMENT | NodeFilter.SHOW_TEXT);
+    const names = ['aria-label', 'title', 'placeholder', 'aria-valuetext'];
+    const { SHOW_ELEMENT, SHOW_TEXT } = NodeFilter;
+    const walk = document.createTreeWalker(document.querySelector('main'), SHOW_ELEMENT | SHOW_TEXT);
     while (walk.nextNode()) {
         const one = walk.currentNode;
         if (one.nodeType === 3 && !one.parentElement.closest(skipped)) found.push(one.data);
-        else for (const name of ['aria-label', 'title', 'placeholder', 'aria-valuetext']) found.push(one.getAttribute?.(name) ?? '');
+        else for (const name of names) found.push(one.getAttribute?.(name) ?? '');
     }
     return found.filter(Boolean);
 }"""

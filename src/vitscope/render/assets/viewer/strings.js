@@ -142,6 +142,7 @@ const TEXTS = {
   as_command: ["The command that makes it", "生成它的命令"],
   as_page: ["The command that makes this page", "生成此页的命令"],
   not_carried: ["Not in it, as no command draws it: {what}.", "命令无法绘出、未包含在内：{what}。"],
+  stop: [". ", "。"],
   copy: ["Copy", "复制"],
   copied: ["Copied.", "已复制。"],
   tour: ["Tour", "导览"],
