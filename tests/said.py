@@ -20,7 +20,8 @@ REASONS = {
 }  # fmt: skip
 PARTS = (
     "advice.py", "body.py", "images.py", "masking.py", "provenance.py", "registry.py", "result.py", "running.py",
-    "subject.py", "targets.py", "tracing/stages.py", "families/timm.py", "families/open_clip.py", "families/generic.py", "families/traced.py", "metrics/perturb.py",
+    "subject.py", "targets.py", "tracing/stages.py", "families/timm.py", "families/open_clip.py",
+    "families/generic.py", "families/traced.py", "metrics/perturb.py",
     "render/single.py", "viewing/*.py", "methods/*.py", "apps/web/*.py",
 )  # fmt: skip
 

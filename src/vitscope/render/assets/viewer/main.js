@@ -59,7 +59,7 @@ export function mount(element, document, host = fileHost, options = {}) {
   // One layer up or down; from rollout's map one sees rollout itself grow and shrink.
   ctx.step = (by) => {
     const { source, map, layer, rolled } = store.get(), grown = source === "map" && data.maps.some((one) => one.id === map && one.method === "rollout");
-    if (grown && ctx.rollout.possible && data.queries.every(Boolean) && !rolled) store.set({ rolled: true, ...asking() });
+    if (grown && ctx.rollout.possible && data.queries.slice(Math.max(layer + by, 0)).every(Boolean) && !rolled) store.set({ rolled: true, ...asking() });
     ctx.layer(layer + by);
   };
   ctx.layer = (value) => {
