@@ -14,7 +14,7 @@ demo: .venv/demo
 
 test: .venv/test
 	@tests/browsers.sh
-	@tests/quantus.sh $(BIN)/python
+	@tests/beside.sh $(BIN)/python
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: .venv/check

@@ -359,6 +359,8 @@ def test_wrong_usage_of_explain(cli, album, tiny_folder, tmp_path, flags):
         (["compare", "PHOTO", "--methods", "rollout,atention", "--model", "TINY"], "(did you mean 'attention'?"),
         (["compare", "PHOTO", "--methods", "rollout:alpha", "--model", "TINY"], "'alpha' is not an option"),
         (["inspect", "open_clip:ViT-B-32/nobody"], "no pretrained weights of ViT-B-32 is called 'nobody'"),
+        (["explain", "PHOTO", "-o", "map.png"], "--out is a folder, and map.png is called like a file"),
+        (["statistics", "PHOTO", "-o", "numbers.json"], "(give a folder: -o numbers)"),
         (["inspect", "torchvision:vit_b_17"], "(did you mean 'vit_b_16'?"),
         (["methods", "foo:bar"], "no kind of model reference is called 'foo:'"),
     ],

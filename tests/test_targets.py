@@ -5,8 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from typer.testing import CliRunner
 
 import vitscope
+from vitscope.apps.cli import app
 from vitscope.errors import MethodError, ModelError, UnknownName, UsageError
 from vitscope.targets import class_number
 
@@ -67,6 +70,31 @@ def test_open_clip_texts():
         image = model.encode_image(scope.family.prepare(e.picture)[0][None], normalize=True)
         text = model.encode_text(open_clip.tokenize(["a cat"]), normalize=True)
     assert e.score == pytest.approx((image @ text.T).item(), abs=1e-5)
+
+
+def test_open_clip_with_weights_of_ones_own_takes_texts_from_the_command_line(tmp_path, monkeypatch):
+    import open_clip
+
+    known = dict(open_clip.factory._MODEL_CONFIGS)
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", known)
+    vision = {"layers": 2, "width": 32, "head_width": 16, "image_size": 32, "patch_size": 8}
+    words = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    known["tiny"] = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": words}
+    torch.manual_seed(0)
+    model = open_clip.create_model("tiny", pretrained=None)
+    torch.save(model.state_dict(), tmp_path / "own.pt")
+    photo, out = tmp_path / "photo.png", tmp_path / "out"
+    Image.fromarray(PHOTO).save(photo)
+    reference = f"open_clip:tiny/{tmp_path / 'own.pt'}"
+    asked = [str(photo), "--model", reference, "--method", "gradcam", "--target", "text:a cat", "-o", str(out)]
+    told = CliRunner().invoke(app, ["explain", *asked])
+    assert told.exit_code == 0, told.output
+    e = vitscope.Explanation.load(out / "photo")
+    same = vitscope.load(model).explain(PHOTO, method="gradcam", target=vitscope.text("a cat"))
+    assert e.score == pytest.approx(same.score, abs=1e-5)
+    assert np.allclose(e.map, same.map, atol=1e-5 * np.abs(same.map).max())
+    with pytest.raises(ModelError, match="file of weights .*other.pt does not exist"):
+        vitscope.load(f"open_clip:tiny/{tmp_path / 'other.pt'}")
 
 
 def test_open_clip_texts_of_another_vocabulary_are_refused():

@@ -1,7 +1,7 @@
 """Model references: a name, a folder or a module becomes a Family, or one line why not.
 
 `embedded:NAME` · a Hub id or a local folder of transformers · `timm:NAME` · `torchvision:NAME` ·
-`open_clip:ARCH/PRETRAINED` · any `nn.Module`.
+`open_clip:ARCH/PRETRAINED` (or `ARCH/FILE`) · any `nn.Module`.
 """
 
 import re
@@ -169,7 +169,11 @@ def _from_open_clip(name: str) -> tuple[nn.Module, dict[str, Any]]:
     if architecture not in open_clip.list_models():
         raise UnknownName("open_clip architecture", architecture, open_clip.list_models())
     tags = open_clip.list_pretrained_tags_by_model(architecture)
-    if tag not in tags:
+    if tag not in tags and (own := Path(tag).expanduser()).is_file():
+        tag = str(own)
+    elif tag not in tags and "/" in tag:
+        raise ModelError(f"the file of weights {tag} does not exist", "open_clip:ARCH/FILE, as torch.save wrote it")
+    elif tag not in tags:
         raise UnknownName(f"pretrained weights of {architecture}", tag or "(none)", tags)
     model, process = open_clip.create_model_from_pretrained(architecture, pretrained=tag)
     return model, {"processor": process}

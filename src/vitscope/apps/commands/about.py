@@ -33,7 +33,10 @@ def models(as_json: AsJson = False) -> None:
         ("HUB/ID or FOLDER", f"an image model of transformers; by table: {', '.join(types)}; others are traced"),
         ("timm:NAME", "any model of timm with pretrained weights, such as timm:vit_base_patch16_224"),
         ("torchvision:NAME", "such as torchvision:vit_b_16 or torchvision:swin_t"),
-        ("open_clip:ARCH/PRETRAINED", "the image tower, such as open_clip:ViT-B-32/laion2b_s34b_b79k"),
+        (
+            "open_clip:ARCH/PRETRAINED",
+            "the image tower, such as open_clip:ViT-B-32/laion2b_s34b_b79k, or a file of weights",
+        ),
         ("in Python", "vitscope.load(module) for any module; vitscope.capture(module) sees its raw attention"),
     ]
     terminal.table(["reference", "what it is"], rows, wrap=True)

@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 
     from vitscope.pipeline import Scope
 
+_FILES = {".png", ".jpg", ".jpeg", ".pdf", ".html", ".json", ".npz"}
+
+
+def _folder(path: Path | None) -> Path | None:
+    """The folder as given; a name that only files have is a mistake."""
+    if path is not None and path.suffix.lower() in _FILES and not path.is_dir():
+        raise UsageError(f"--out is a folder, and {path} is called like a file", f"give a folder: -o {path.stem}")
+    return path
+
+
 DEFAULT_MODEL = "embedded:dinov2-small"  # as in loading.py, which loads torch
 Images = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Photos to look at.")]
 Photo = Annotated[str, typer.Argument(metavar="IMAGE", help="A photo to look at.")]
@@ -34,8 +44,10 @@ Fusion = Annotated[str | None, typer.Option(help="mean, max, min or a head's num
 Discard = Annotated[float | None, typer.Option(help="Share of weakest patches a row forgets (rollout).")]
 AnyOption = Annotated[list[str] | None, typer.Option("--option", "-O", help="NAME=VALUE, any method's.")]
 Size = Annotated[int | None, typer.Option(help="Input size; keeps the photo's shape and crops nothing.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Where results go.")]
-MaybeOut = Annotated[Path | None, typer.Option("--out", "-o", help="Also write numbers and plots here.")]
+Out = Annotated[Path, typer.Option("--out", "-o", callback=_folder, help="Folder where results go.")]
+MaybeOut = Annotated[
+    Path | None, typer.Option("--out", "-o", callback=_folder, help="Folder where numbers and plots go too.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace results that are already there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Cmap = Annotated[str, typer.Option(help="A colour map of matplotlib.")]
