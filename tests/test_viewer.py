@@ -473,18 +473,17 @@ def test_several_viewers_do_not_disturb_each_other(browser, tiny_view, tmp_path)
         "root.viewer = viewer; const more = document.body.appendChild(document.createElement('div'));"
         "more.viewer = mount(more, given, fileHost, { lang: 'en' });",
     ), "utf-8")  # fmt: skip
-    with opened(browser, path.as_uri()) as made:
+    with opened(browser, path.as_uri(), size=(1280, 3000)) as made:  # both photos are in view
         made.evaluate(SET, {"layer": 0, "source": "query"})
         shown(made, "layer 0")
         made.wait("() => Boolean(document.querySelector('div.vs').viewer.ctx.scene)")
         second = "() => document.querySelector('div.vs').viewer.state.layer"
         assert made.evaluate(second) == 2
-        made.move(0, 0)
-        made.evaluate("() => { document.querySelector('div.vs').scrollIntoView(); }")
-        for on, layers in ((None, (0, 2)), ("div.vs .vs-stage", (0, 1)), ("main .vs-stage", (1, 1))):
-            if on:
-                box = made.box(on)
-                made.move(box["x"] + 5, box["y"] + 5)
+        made.evaluate("() => { document.querySelector('main').style.minBlockSize = 0; }")
+        for on, layers in (("div.vs .vs-stage", (0, 1)), ("main .vs-stage", (1, 1))):
+            box = made.box(on)
+            made.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+            made.wait("(on) => document.querySelector(on).matches(':hover')", on)
             made.evaluate(KEY, {"key": "ArrowUp" if on == "main .vs-stage" else "ArrowDown"})
             assert (layer_of(made), made.evaluate(second)) == layers
         made.evaluate(f"() => {VIEWER}.destroy()")
