@@ -1,7 +1,11 @@
 """Where pictures come from: the same refs in the same order each time, as a stream, from every kind of source."""
 
+import http.server
 import io
+import sys
 import tarfile
+import threading
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -190,6 +194,104 @@ def test_a_url_goes_through_fsspec(folder):
         assert values(Source("memory://bucket")) == [4, 4]
     finally:
         files.rm("/bucket", recursive=True)
+
+
+@contextmanager
+def served(folder, parts):
+    """A web server over a folder, with or without parts of files; its URL and the log of what was asked."""
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=folder)
+
+        def log_message(self, *_):
+            asked.append((self.command, self.path, self.headers["Range"]))
+
+        def send_head(self):
+            path = Path(self.translate_path(self.path))
+            wanted = self.headers["Range"]
+            if not (parts and wanted and path.is_file()):
+                return super().send_head()
+            first, last = (int(place) for place in wanted.removeprefix("bytes=").split("-"))
+            part = path.read_bytes()[first : last + 1]
+            self.send_response(206)
+            self.send_header("Content-Length", str(len(part)))
+            self.end_headers()
+            return io.BytesIO(part)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
+@pytest.fixture(params=[True, False], ids=["in parts", "whole"])
+def web(request, folder):
+    with served(folder.parent, request.param) as (url, _):
+        yield url
+
+
+def test_folders_and_patterns_of_the_web(web):
+    assert values(Source(f"{web}/photos/b")) == [1, 0]
+    assert keys(Source(f"{web}/photos/*/*.png")) == ["b/10.png", "b/2.png"]
+    assert len(keys(Source(web))) == 6
+    signed = Source(f"{web}/photos/b/2.png?signature=a*b")
+    assert (keys(signed), values(signed)) == (["2.png"], [0])
+
+
+def test_a_list_of_urls_wherever_it_lies_where_a_bad_one_costs_its_own_row(web, folder):
+    urls = [f"{web}/photos/c.jpg", f"{web}/photos/gone.png", "http://127.0.0.1:1/x.png", f"{web}/photos/b.png?v=2"]
+    (folder / "all.txt").write_text("\n".join(urls))
+    for where in (str(folder / "all.txt"), f"{web}/photos/all.txt"):
+        found = values(Source(where))
+        assert (found[0], found[3]) == (3, 4)
+        assert found[1] == f"{urls[1]} cannot be read: does not exist"
+        assert found[2].startswith(f"{urls[2]} cannot be read: ")
+        assert "onnect call failed" in found[2]
+
+
+def test_parquet_and_tars_of_the_web(web, tmp_path):
+    archive(tmp_path / "s-00.tar", [1, 2])
+    archive(tmp_path / "s-02.tar", [3])
+    noise = np.random.default_rng(0).bytes(3 * 2**20)  # longer than what is read ahead
+    table = {
+        "image": [png(7), noise, noise, png(8)],
+        "url": [f"{web}/photos/c.jpg", f"{web}/gone", "photos/b.png", None],
+    }
+    pq.write_table(pa.table(table), tmp_path / "data.parquet", row_group_size=1, compression="none")
+    found = values(Source(f"{web}/s-{{00..02}}.tar"))
+    assert found[:2] + found[3:] == [1, 2, 3]
+    assert "s-01.tar cannot be read as webdataset: " in found[2]
+    assert keys(Source(f"{web}/s-*.tar")) == ["s-00.tar::001.png", "s-00.tar::002.png", "s-02.tar::003.png"]
+    assert values(Source(f"{web}/data.parquet"))[::3] == [7, 8]
+    found = values(Source(f"{web}/data.parquet", column="url"))
+    assert (found[0], found[2]) == (3, 4)
+    assert "does not exist" in found[1]
+    assert "no picture in column url" in found[3]
+
+
+def test_a_photo_of_the_web_is_one_request_and_neighbours_in_a_tar_share_one(folder):
+    archive(folder / "many.tar", range(20))
+    with served(folder, parts=True) as (url, asked):
+        refs = [*Source(f"{url}/b.png"), *Source(f"{url}/many.tar")]
+        del asked[:]
+        with reading() as read:
+            assert [int(read(ref)[0].pixels.mean()) for ref in refs] == [4, *range(20)]
+    assert [path for _, path, _ in asked].count("/b.png") == 1
+    assert len(asked) <= 1 + 4  # its length, its end, and what is read ahead
+
+
+@pytest.mark.parametrize("where", ["", "/", "/none/", "/none/*.png", "/none.txt"])
+def test_a_server_that_is_not_there_is_one_line(where):
+    with pytest.raises(UsageError, match=r"^the source http://127.0.0.1:1\S* cannot be read: .*onnect call failed"):
+        list(Source(f"http://127.0.0.1:1{where}"))
+
+
+def test_a_package_that_is_missing_is_told_before_anything_is_read(monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(UsageError, match=r"^s3://bucket/x.jpg cannot be opened: .*s3fs"):
+        Source("s3://bucket/x.jpg")
 
 
 @pytest.mark.usefixtures("as_shipped")

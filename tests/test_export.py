@@ -1,8 +1,11 @@
 """Maps for other tools: COCO-like JSON, FiftyOne."""
 
 import json
+import os
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from vitscope.errors import MissingExtra, ResultError, UsageError
 from vitscope.export.coco import coco, region
 from vitscope.export.fiftyone import add
 
+FIFTYONE = Path(__file__).parent.parent / ".cache" / "fiftyone"  # put there by tests/beside.sh
 MAP = [
     [0.0, 0.9, 0.0, 0.5],
     [0.3, 0.8, 0.0, 0.4],
@@ -71,7 +75,7 @@ def test_what_the_model_did_not_see_is_outside(explained):
 
 
 class Dataset(dict):
-    """As much of FiftyOne as `add` uses. Its own Sample and Heatmap were tried by hand; its Dataset needs a server."""
+    """As much of FiftyOne as `add` uses; its Dataset needs a server."""
 
     def __iter__(self):
         return iter(self.values())
@@ -115,6 +119,30 @@ def test_fiftyone_gets_a_heatmap_a_map(fiftyone, explained, tmp_path):
     assert drawn[255, 383] == 255
     assert drawn[0, 128] == 0
     assert sample.saved == 2
+
+
+def test_fiftyone_itself_keeps_the_heatmap_and_reads_its_file(explained, tmp_path):
+    if not (FIFTYONE / "whole").exists() and not os.environ.get("CI"):
+        pytest.skip("no FiftyOne on this machine: run tests/beside.sh")
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (80, 40)).save(photo)
+    about = {"provenance": {"source": str(photo), "model": "m"}, "target": "tabby", "score": 2.5}
+    explained([[0.5, 1.0], [1.5, 2.5]], (80, 40), **about).save(tmp_path / "result")
+    script, places = Path(__file__).with_name("fiftyone_asked.py"), ("result", "maps", "out.json")
+    paths = os.pathsep.join(filter(None, [str(FIFTYONE), os.environ.get("PYTHONPATH")]))
+    alone = {"PYTHONPATH": paths, "HOME": str(tmp_path), "FIFTYONE_DO_NOT_TRACK": "true"}
+    asked = [sys.executable, script, *(tmp_path / name for name in places)]
+    subprocess.run(asked, check=True, env=os.environ | alone, timeout=120)
+    told = json.loads((tmp_path / "out.json").read_text())
+    heat, again = sorted((tmp_path / "maps").iterdir(), reverse=True)
+    assert again.name.endswith("-again_rollout.png")
+    assert (told["added"], told["saved"], told["filepath"]) == ([1, 1], 2, str(photo))
+    assert told["fields"] == ["again_rollout", "vitscope_rollout"]
+    assert (told["map_path"], told["range"], told["low"], told["high"]) == (str(heat), [0, 255], 0.5, 2.5)
+    assert [told[name] for name in ("method", "model", "target", "score")] == ["rollout", "m", "tabby", 2.5]
+    shown = np.array(told["map"])
+    assert shown.shape == (40, 80)
+    assert (shown[0, 0], shown[39, 79]) == (0, 255)
 
 
 def test_fiftyone_wants_files(fiftyone, explained, tmp_path):

@@ -10,6 +10,7 @@ from vitscope.body import Spot
 from vitscope.errors import MethodError, UsageError
 from vitscope.families.transformers import Transformers
 from vitscope.images import read
+from vitscope.methods import features
 from vitscope.methods.features import ncut, pca_rgb
 from vitscope.pipeline import Scope
 
@@ -133,13 +134,21 @@ def test_pca_as_colours():
 
 class TestLogitLens:
     @pytest.mark.parametrize("layer", [-1, 0])
-    def test_each_token_is_read_alone(self, layer):
+    @pytest.mark.parametrize("few", [True, False], ids=["few tokens", "all tokens"])
+    def test_each_token_is_read_alone(self, layer, few, monkeypatch):
         scope = scope_of()
+        tried = features._takes
+        monkeypatch.setattr(features, "_takes", lambda *given: few and tried(*given))
+        forwards = []
+        handle = scope.model.vit.layernorm.register_forward_hook(lambda _m, args, _out: forwards.append(args[0].shape))
         z = torch.from_numpy(hidden_of(scope, PHOTOS[0])[layer if layer < 0 else layer + 1])
         with torch.no_grad():
             wanted = scope.model.classifier(scope.model.vit.layernorm(z))[:, 3]
+        forwards.clear()
         e = scope.explain(PHOTOS[0], method="logit-lens", target=3, layer=layer)
+        handle.remove()
         np.testing.assert_allclose(all_values(e), wanted.numpy(), rtol=1e-5)
+        assert ((len(z), 2) in [shape[:2] for shape in forwards]) == few
 
     def test_the_score_through_the_layers_ends_at_the_score(self):
         scope = scope_of("deit-teacher")

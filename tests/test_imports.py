@@ -31,7 +31,8 @@ NO_TORCH = (  # whole parts, and single modules of others
     *("errors", "geometry", "images", "result", "registry", "embedded", "onnx", "render", "_version"),
     *("metrics/statistics", "metrics/attention", "metrics/ranking", "metrics/faithfulness", "metrics/measure"),
     *("metrics/localisation", "metrics/resampling", "bench/planted", "bench/photos"),
-    *("batch/results", "batch/report", "batch/report_page", "batch/cluster", "export/coco", "export/fiftyone"),
+    *("batch/results", "batch/report", "batch/report_page", "batch/connecting", "batch/cluster"),
+    *("export/coco", "export/fiftyone"),
     *("export/tensorboard", "export/wandb"),
 )
 

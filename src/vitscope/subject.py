@@ -69,6 +69,14 @@ class Subject:
         with self.blocks.keeping(kept):
             return self.run(self.pixels.detach()[pictures], pictures)
 
+    def scores_past(self, tokens: Float[Tensor, "n k D"], pictures: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """The target's scores where these tokens come out of the last block, whatever went in: one picture's pixels do.
+
+        Only for models of which nothing but the blocks needs to know how many pictures and tokens there are.
+        """
+        with self.blocks.replaced(tokens):
+            return self.run(self.pixels.detach()[:1], pictures)
+
     @property
     def blocks(self) -> Body:
         """The model's blocks."""

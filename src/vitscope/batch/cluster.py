@@ -10,18 +10,16 @@ import asyncio
 import os
 import pickle
 import queue
-import socket
 import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from vitscope.errors import MissingExtra, ResultError, UsageError, VitscopeError
+from vitscope.batch.connecting import Cluster, connected, first_line
+from vitscope.errors import ResultError, VitscopeError
 
-__all__ = ["DEATHS", "Cluster", "Job", "Stalled", "run"]
+__all__ = ["DEATHS", "Job", "Stalled", "run"]
 
 DEATHS = 3  # workers that a piece may cost before it is given up
 _IN_FLIGHT = 2  # pieces an actor holds: one in work, one waiting
@@ -45,28 +43,6 @@ class Job(Protocol):
 
     def give_up(self, piece: Any, deaths: int, /) -> Any:
         """What stands for a piece that killed this many workers."""
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Where the work runs.
-
-    Attributes:
-        address: of a running cluster (`auto`, `ray://HOST:PORT`); None starts one on this machine, for this run only.
-        workers: actors; None takes one per GPU, or where there is none one per CPU but one.
-        cpus: CPUs for each actor.
-        patience: seconds without any progress after which the run fails; the first piece has three minutes
-            to be begun.
-    """
-
-    address: str | None = None
-    workers: int | None = None
-    cpus: int = 1
-    patience: float | int = 600
-
-    def __post_init__(self) -> None:
-        if (self.workers is not None and self.workers < 1) or self.cpus < 1 or self.patience <= 0:
-            raise UsageError(f"workers, cpus and patience are above zero, not {self}")
 
 
 class Desk:
@@ -173,7 +149,7 @@ def run(
         VitscopeError: what `pieces` raised.
         ResultError: a worker failed in a way that is not the piece's fault, such as a full disk.
     """
-    with _connected(cluster) as (workers, ours):
+    with connected(cluster) as (workers, ours):
         import ray
 
         name = f"vitscope-desk-{os.getpid()}-{time.time_ns()}"
@@ -227,83 +203,6 @@ def _pipeline(
         )
 
 
-@contextmanager
-def _connected(cluster: Cluster) -> Iterator[tuple[int, bool]]:
-    """Ray, without telemetry or dashboard: how many workers, and whether it was started here and so ends here."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # a thread that still waits when Ray ends would start it anew
-    try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise MissingExtra("Ray", "ray") from None
-    ours = not ray.is_initialized()
-    if ours:
-        _start(cluster)
-    try:
-        yield _workers(cluster), ours
-    finally:
-        if ours:
-            ray.shutdown()
-
-
-def _start(cluster: Cluster) -> None:
-    import logging
-
-    import ray
-
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    if cluster.address is None:
-        _start_here((cluster.workers or max(1, (os.cpu_count() or 1) - 1)) * cluster.cpus, quiet)
-        return
-    try:
-        _knock(cluster.address)
-        ray.init(address=cluster.address, **quiet)
-    except Exception as error:  # ConnectionError, ValueError, RuntimeError: by version and form of address
-        raise UsageError(
-            f"no Ray cluster answers at {cluster.address}: {_first_line(error)}", "ray start --head starts one"
-        ) from None
-
-
-def _start_here(cpus: int, quiet: dict[str, Any]) -> None:
-    import ray
-
-    for last in (False, True):  # Ray gives itself 30 seconds, which a busy machine may miss once
-        try:
-            # logical CPUs: one more than the workers take, or the reading task would wait for ever
-            ray.init("local", num_cpus=cpus + 1, include_dashboard=False, **quiet)
-        except Exception as error:
-            ray.shutdown()
-            if last:
-                raise ResultError(f"Ray does not start here: {_first_line(error)}", "--engine local") from error
-        else:
-            return
-
-
-def _knock(address: str) -> None:
-    """Ray itself takes minutes to find out that nobody is there."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=5).close()
-
-
-def _workers(cluster: Cluster) -> int:
-    import ray
-
-    has = ray.cluster_resources()
-    cpus, gpus = int(has.get("CPU", 0)), int(has.get("GPU", 0))
-    workers = cluster.workers or gpus or max(1, (cpus - 1) // cluster.cpus)
-    needed = workers * cluster.cpus + 1
-    if cpus < needed:
-        raise UsageError(
-            f"the Ray cluster has {cpus} CPUs, {workers} workers need {needed}: {cluster.cpus} each, and one that "
-            "reads",
-            f"--workers {max(1, (cpus - 1) // cluster.cpus)}, or a larger cluster",
-        )
-    return workers
-
-
 def _thread(work: Callable[[], None], answers: "queue.Queue[tuple[str, Any]]") -> threading.Thread:
     """Run it aside; what it raises is raised where the answers are taken."""
 
@@ -355,7 +254,7 @@ def _watched(
         if isinstance(value, VitscopeError):
             raise value
         if kind == "broken":
-            raise ResultError(f"Ray gave up: {_first_line(value)}") from value
+            raise ResultError(f"Ray gave up: {first_line(value)}") from value
         yield pickle.loads(value)
 
 
@@ -376,14 +275,10 @@ def _waiting(desk: Any, patience: float | int, about: str) -> str:
     try:
         _, hands, again = ray.get(desk.state.remote(), timeout=5)
     except Exception as error:
-        return f"nothing moved for {patience:.0f} s, and the desk does not answer: {_first_line(error)}"
+        return f"nothing moved for {patience:.0f} s, and the desk does not answer: {first_line(error)}"
     now = time.time()
     held = [f"{key} ({worker}, {now - since:.0f} s)" for key, (worker, since) in sorted(hands.items())]
     free, total = ray.available_resources().get("CPU", 0), ray.cluster_resources().get("CPU", 0)
     tried = f"; tried more than once: {', '.join(again)}" if again else ""
     what = f"{about} in work: {', '.join(held[:8])}" if held else f"no {about} are in work"
     return f"nothing moved for {patience:.0f} s; {what}{tried}; {free:g} of {total:g} CPUs free"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

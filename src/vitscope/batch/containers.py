@@ -3,17 +3,19 @@
 A file that cannot be opened gives one ref whose reading says why: it costs its own row.
 """
 
+import shutil
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import PurePosixPath
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
 from vitscope.batch.contract import Ref
 from vitscope.errors import MissingExtra, UnknownName, UsageError, VitscopeError
 
-__all__ = ["COLUMNS", "expand", "opened"]
+__all__ = ["COLUMNS", "expand", "opened", "why"]
 
 COLUMNS = ("image", "image_bytes", "bytes", "jpg", "png", "path", "image_path", "file_name", "filename", "url")
 _IN_TARS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".ppm", ".pgm", ".gif", ".bmp", ".tif", ".tiff"})
@@ -30,21 +32,47 @@ def expand(path: str, key: str, holding: str, column: str | None, stride: int) -
     except VitscopeError:
         raise
     except Exception as error:  # whatever a broken file makes its library raise
-        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
-        yield Ref(0, f"{key}!", path, "broken", path, column=f"cannot be read as {holding}: {why}")
+        yield Ref(0, f"{key}!", path, "broken", path, column=f"cannot be read as {holding}: {why(error)}")
+
+
+def why(error: BaseException) -> str:
+    """What went wrong in words, without the path: fsspec raises an OSError of nothing but the URL, from the cause."""
+    if isinstance(error, OSError) and error.errno is None and error.__cause__ is not None:
+        return why(error.__cause__)
+    if isinstance(error, FileNotFoundError) and error.errno is None:
+        return "does not exist"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
 @contextmanager
 def opened(path: str) -> Iterator[BinaryIO]:
-    """A local file or a URL, open for reading."""
+    """A local file or a URL, open for reading anywhere; fetched whole, onto disk, where a web server gives no parts."""
     if "://" not in path:
         with open(path, "rb") as file:  # noqa: PTH123  # a name may hold bytes that are no text
             yield file
         return
     import fsspec
 
-    with fsspec.open(path, "rb") as file:
-        yield file
+    files, place = fsspec.core.url_to_fs(path)
+    with files.open(place, "rb") as file:
+        if _gives_parts(file):
+            yield file
+            return
+    with files.open(place, "rb", block_size=0) as stream, TemporaryFile() as whole:
+        shutil.copyfileobj(stream, whole)
+        whole.seek(0)
+        yield whole
+
+
+def _gives_parts(file: Any) -> bool:
+    """Some web servers send a file from its beginning only, and do not say so before they are asked for its end."""
+    try:
+        file.seek(file.size - 1)
+        file.read(1)
+        file.seek(0)
+    except (TypeError, ValueError):  # no size; no ranges
+        return False
+    return True
 
 
 def _of_parquet(path: str, key: str, column: str | None) -> Iterator[Ref]:

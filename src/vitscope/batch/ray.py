@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitscope.batch import cluster
+from vitscope.batch.connecting import Cluster
 from vitscope.batch.contract import Advance, Commit, Outcome, Plan, Task
 from vitscope.batch.work import given_up, outcomes
 from vitscope.errors import VitscopeError
@@ -54,7 +55,7 @@ def run(
     Raises:
         MissingExtra, UsageError, Stalled, ResultError: as `cluster.run` says.
     """
-    where = cluster.Cluster(address, plan.workers or None, cpus, patience)
+    where = Cluster(address, plan.workers or None, cpus, patience)
     pieces = ((str(task.number), task) for task in tasks)
     make = partial(_Explainer, replace(plan, workers=cpus), out.resolve(), cpus)
     with closing(cluster.run(where, pieces, make, "shards")) as done:

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import PurePosixPath
 from threading import Lock
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
-from vitscope.batch.containers import opened
+from vitscope.batch.containers import opened, why
 from vitscope.batch.contract import Ref
 from vitscope.batch.faults import reach
 from vitscope.errors import ImageError
@@ -28,24 +28,21 @@ def reading() -> Iterator[Reader]:
 
     The reader raises ImageError for whatever keeps a picture from being read.
     """
-    with _RowGroup() as rows, _Video() as video:
+    with _RowGroup() as rows, _Tar() as tar, _Video() as video:
 
         def fetch(ref: Ref) -> tuple[Picture, str]:
             try:
-                return _picture(ref, rows, video)
+                return _picture(ref, rows, tar, video)
             except ImageError:
                 raise
-            except OSError as error:
-                if error.errno is None:
-                    raise ImageError(f"{ref.source} cannot be read: {error}", "check it") from error
-                raise ImageError(f"{ref.source} cannot be read: {error.strerror}", "check the path") from error
             except Exception as error:  # any library below, on any broken file
-                raise ImageError(f"{ref.source} cannot be read: {error or type(error).__name__}", "check it") from error
+                hint = "check the path" if isinstance(error, OSError) else "check it"
+                raise ImageError(f"{ref.source} cannot be read: {why(error)}", hint) from error
 
         yield fetch
 
 
-def _picture(ref: Ref, rows: "_RowGroup", video: "_Video") -> tuple[Picture, str]:
+def _picture(ref: Ref, rows: "_RowGroup", tar: "_Tar", video: "_Video") -> tuple[Picture, str]:
     reach("during-decode", ref.source)
     if ref.kind == "broken":
         raise ImageError(f"{ref.source} {ref.column}", "copy or download it again")
@@ -60,19 +57,50 @@ def _picture(ref: Ref, rows: "_RowGroup", video: "_Video") -> tuple[Picture, str
         except (IsADirectoryError, FileNotFoundError):
             return read(ref.path), ""  # which says what is wrong with it
     else:
-        data = rows.value(ref) if ref.kind == "parquet" else _part(ref) if ref.kind == "tar" else _whole(ref.path)
+        data = rows.value(ref) if ref.kind == "parquet" else tar.part(ref) if ref.kind == "tar" else _whole(ref.path)
     return decoded(data, ref.source), hashlib.sha256(data).hexdigest()
 
 
 def _whole(path: str) -> bytes:
+    if "://" in path:
+        import fsspec
+
+        files, place = fsspec.core.url_to_fs(path)
+        data: bytes = files.cat_file(place)  # one request, where opening it takes two
+        return data
     with opened(path) as file:
         return file.read()
 
 
-def _part(ref: Ref) -> bytes:
-    with opened(ref.path) as file:
-        file.seek(ref.at)
-        return file.read(ref.size)
+def _part(file: BinaryIO, ref: Ref) -> bytes:
+    file.seek(ref.at)
+    return file.read(ref.size)
+
+
+class _Tar:
+    """The tar on another machine that was read last: what is read ahead of one member serves its neighbours."""
+
+    def __init__(self) -> None:
+        self._lock, self._stack, self._path = Lock(), ExitStack(), ""
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> "_Tar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def part(self, ref: Ref) -> bytes:
+        """The bytes of a member."""
+        if "://" not in ref.path:
+            with opened(ref.path) as file:
+                return _part(file, ref)
+        with self._lock:
+            if self._file is None or ref.path != self._path:
+                self._stack.close()
+                self._file = None
+                self._file, self._path = self._stack.enter_context(opened(ref.path)), ref.path
+            return _part(self._file, ref)
 
 
 class _RowGroup:

@@ -5,6 +5,7 @@ Parquet file, a tar of WebDataset, a video. Nothing is listed whole: a folder is
 the order of its names.
 """
 
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -12,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias, get_args
 
-from vitscope.batch.containers import expand
+from vitscope.batch.containers import expand, opened, why
 from vitscope.batch.contract import Ref
-from vitscope.errors import UnknownName, UsageError, VitscopeError
+from vitscope.errors import UnknownName, UsageError
 
 __all__ = ["PHOTOS", "Holding", "Source"]
 
@@ -37,8 +38,8 @@ class Source:
 
     Attributes:
         where: a folder, a pattern such as `photos/**/*.jpg` or `shards/{000..099}.tar`, a list (`.txt`, `.lst`, one
-            path or URL a line, as seen from the working directory), a Parquet file, a tar, a video, or a photo; all
-            but lists also as a URL that fsspec opens (`s3://`, `gs://`, `https://`, if their packages are there).
+            path or URL a line, as seen from the working directory), a Parquet file, a tar, a video, or a photo; each
+            also as a URL that fsspec opens (`s3://`, `gs://`, `https://`, if their packages are there).
         holding: what its files are; `auto` goes by their endings. A folder is searched for photos unless this says
             otherwise; a pattern and a list take every file that they name.
         column: of Parquet files: bytes, paths or URLs, or a struct of the two; by default the first of `COLUMNS`.
@@ -47,7 +48,8 @@ class Source:
         without: a folder that is left out, such as the output's own.
 
     Raises:
-        UsageError: nothing is there, a column that is not there, or a stride below 1.
+        UsageError: nothing is there, a URL whose package is not installed, a column that is not there, or a stride
+            below 1.
     """
 
     where: str
@@ -62,7 +64,9 @@ class Source:
             raise UnknownName("kind of file", self.holding, get_args(Holding))
         if self.stride < 1 or (self.limit is not None and self.limit < 1):
             raise UsageError("stride and limit are at least 1")
-        somewhere = _is_url(self.where) or _MAGIC.search(self.where) or _BRACES.search(self.where)
+        if _is_url(self.where):
+            _known(self.where)
+        somewhere = _is_url(self.where) or self._is_pattern() or _BRACES.search(self.where)
         if not somewhere and not os.path.lexists(self.where):
             raise UsageError(f"the source {self.where} does not exist", "check the path")
 
@@ -89,22 +93,19 @@ class Source:
             for number in range(int(first), int(last) + 1):
                 name = self.where[: found.start()] + str(number).zfill(len(first)) + self.where[found.end() :]
                 yield name, name
-        elif _MAGIC.search(self.where) and not os.path.lexists(self.where):
+        elif self._is_pattern() and not os.path.lexists(self.where):
             yield from self._matching()
-        elif _is_url(self.where) or Path(self.where).is_dir():
+        elif Path(self.where).is_dir() or (_is_url(self.where) and not _ending(self.where)):
             yield from self._in_folder()
-        elif Path(self.where).suffix.lower() in _LISTS:
-            with Path(self.where).open(encoding="utf-8", errors="surrogateescape") as lines:
-                for number, line in enumerate(lines):
-                    if name := line.strip():
-                        yield name, f"{number}:{name}"
+        elif _ending(self.where) in _LISTS:
+            yield from _lines(self.where)
         else:
-            yield self.where, Path(self.where).name
+            yield self.where, Path(_without_query(self.where)).name
+
+    def _is_pattern(self) -> bool:
+        return _MAGIC.search(_without_query(self.where)) is not None
 
     def _in_folder(self) -> Iterator[tuple[str, str]]:
-        if _is_url(self.where) and PurePosixPath(self.where).suffix:
-            yield self.where, self.where.rsplit("/", 1)[-1]
-            return
         wanted = PHOTOS if self.holding in ("auto", "photos") else _HOLDERS[self.holding]
         for path, key in _walk(self.where, "", self.without):
             if not key or key.endswith("/") or PurePosixPath(key).suffix.lower() in wanted:
@@ -124,12 +125,42 @@ class Source:
     def _held(self, path: str) -> Holding:
         if self.holding != "auto":
             return self.holding
-        ending = PurePosixPath(path.replace(os.sep, "/")).suffix.lower()
-        return next((kind for kind, endings in _HOLDERS.items() if ending in endings), "photos")
+        return next((kind for kind, endings in _HOLDERS.items() if _ending(path) in endings), "photos")
 
 
 def _is_url(path: str) -> bool:
     return "://" in path
+
+
+def _without_query(path: str) -> str:
+    """On the web a question mark is no pattern: what comes behind it, such as a signature, is not of the name."""
+    return path.partition("?")[0] if path.startswith(("http://", "https://")) else path
+
+
+def _ending(path: str) -> str:
+    """Of the file's name, in small letters; of a URL, nothing where it is a host or ends in a slash."""
+    name = _without_query(path).partition("://")[2].partition("/")[2].rpartition("/")[2] if _is_url(path) else path
+    return PurePosixPath(name.replace(os.sep, "/")).suffix.lower()
+
+
+def _known(url: str) -> None:
+    """Before anything is read: is there a package for it."""
+    import fsspec
+
+    try:
+        fsspec.get_filesystem_class(re.split("://|::", url)[0])
+    except (ImportError, ValueError) as error:
+        raise UsageError(f"{url} cannot be opened: {error}") from error
+
+
+def _lines(where: str) -> Iterator[tuple[str, str]]:
+    try:
+        with opened(where) as file, io.TextIOWrapper(file, "utf-8", "surrogateescape") as lines:
+            for number, line in enumerate(lines):
+                if name := line.strip():
+                    yield name, f"{number}:{name}"
+    except Exception as error:
+        raise UsageError(f"the source {where} cannot be read: {why(error)}", "check it") from error
 
 
 def _walk(
@@ -146,9 +177,9 @@ def _walk(
                 return
             above = (*above, (told.st_dev, told.st_ino))
         found = _listing(folder)
-    except OSError as error:
+    except Exception as error:  # a server has its own ways of failing
         if not key:
-            raise UsageError(f"the source {folder} cannot be read: {error.strerror or error}", "check it") from error
+            raise UsageError(f"the source {folder} cannot be read: {why(error)}", "check it") from error
         yield folder, f"{key}/"
         return
     for name, is_folder in found:
@@ -168,11 +199,6 @@ def _listing(folder: str) -> list[tuple[str, bool]]:
             return sorted((entry.name, entry.is_dir()) for entry in entries)
     import fsspec
 
-    try:
-        files, place = fsspec.core.url_to_fs(folder)
-        found = files.ls(place, detail=True)
-    except (ImportError, ValueError) as error:  # a package or a protocol that is not there
-        raise UsageError(f"{folder} cannot be opened: {error}") from error
-    except VitscopeError:
-        raise
+    files, place = fsspec.core.url_to_fs(folder)
+    found = files.ls(place, detail=True)
     return sorted((str(one["name"]).rstrip("/").rsplit("/", 1)[-1], one["type"] == "directory") for one in found)

@@ -1,5 +1,6 @@
 """Maps for FiftyOne: a `Heatmap` per map, its file beside the others, on the photo that it belongs to."""
 
+import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,7 +23,8 @@ def add(dataset: Any, explanations: Iterable[Explanation], folder: str | Path, *
     """Add maps to a FiftyOne dataset; photos that are in it get one field more, others are added.
 
     Each map becomes `FIELD_METHOD`, a `Heatmap` whose file is an 8-bit PNG in `folder`; `low` and `high` are the map's
-    own values at 0 and 255, `score`, `target` and `model` go beside them.
+    own values at 0 and 255, `score`, `target` and `model` go beside them. Adding the same photo and method to the same
+    field again replaces map and file.
 
     Args:
         dataset: a `fiftyone.Dataset`.
@@ -50,14 +52,15 @@ def add(dataset: Any, explanations: Iterable[Explanation], folder: str | Path, *
         if not path.is_file():
             raise ResultError(f"{e.provenance.get('source')!r} is no file: FiftyOne shows photos from disk")
         low, high = limits(e.map, "minmax")
-        heat = folder / f"{path.stem}-{count}-{e.method}.png"
+        name = re.sub(r"\W", "_", f"{field}_{e.method}")
+        apart = hashlib.blake2b(str(path).encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
+        heat = folder / f"{path.stem}-{apart}-{name}.png"
         _picture(e, low, high).save(heat)
         sample = known.get(str(path))
         if sample is None:
             sample = known[str(path)] = fo.Sample(filepath=str(path))
             dataset.add_sample(sample)
         told = {"method": e.method, "model": e.provenance.get("model"), "target": e.target, "score": e.score}
-        name = re.sub(r"\W", "_", f"{field}_{e.method}")
         sample[name] = fo.Heatmap(map_path=str(heat), range=[0, 255], low=low, high=high, **told)
         sample.save()
         count += 1
