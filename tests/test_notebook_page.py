@@ -137,6 +137,30 @@ def test_hovering_one_leaves_the_other_as_it_is(notebook):
     page.mouse.move(2, 2)
 
 
+def test_up_and_down_step_only_the_viewer_under_the_pointer_and_leave_jupyter_its_own(notebook):
+    page, (first, second, _), _ = notebook
+    layers = "roots => roots.map((root) => root.querySelector('.vs-slider input').value)"
+    cell = "() => window.jupyterapp.shell.currentWidget.content.activeCellIndex"
+    page.evaluate("() => document.activeElement.blur()")
+    page.mouse.move(2, 2)
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate(layers, [first, second]) == ["2", "2"]
+    for root, wanted in ((first, ["1", "2"]), (second, ["1", "1"])):
+        _over(page, root, 0.3, 0.4)
+        page.keyboard.press("ArrowDown")
+        assert page.evaluate(layers, [first, second]) == wanted
+    page.evaluate("() => document.querySelector('.jp-Notebook').focus()")
+    at = page.evaluate(cell)
+    page.keyboard.press("ArrowUp")
+    assert page.evaluate(cell) == at - 1
+    assert page.evaluate(layers, [first, second]) == ["1", "1"]
+    page.evaluate("() => document.activeElement.blur()")
+    for root in (first, second):
+        _over(page, root, 0.3, 0.4)
+        page.keyboard.press("ArrowUp")
+    page.mouse.move(2, 2)
+
+
 def test_painting_asks_the_kernel_and_only_that_viewer_answers(notebook):
     page, (first, second, saved), _ = notebook
     told = [root.query_selector(".vs-predictions") and root.inner_text() for root in (first, second)]

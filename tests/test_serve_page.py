@@ -196,6 +196,12 @@ def test_a_bad_file_is_one_line_and_the_next_one_works(start):
     assert "notes" in said
     assert len(said) < 200
     assert start.evaluate("() => document.querySelector('.vw-error').closest('[role=alert]') !== null")
+    start.click(".vw-group [role=radio]", "中文")
+    start.wait(
+        "() => document.querySelector('.vw-error').textContent.startsWith('notes.png 不是可读取的图片可读取的有 ')"
+    )
+    assert "一杯咖啡" in start.evaluate("() => [...document.querySelectorAll('.vw-samples img')].map((one) => one.alt)")
+    start.click(".vw-group [role=radio]", "English")
     start.evaluate(DROP, moved(CAT))
     start.wait(READY)
 

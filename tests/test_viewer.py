@@ -3,16 +3,19 @@
 import json
 import re
 import statistics as numbers
+from importlib.resources import files
 from types import SimpleNamespace
 from urllib.parse import quote
 
 import numpy as np
 import pytest
 import torch
+from matplotlib import colormaps
 from skimage import data
 from torchvision.transforms.functional import to_tensor
 
 import vitscope
+import zoo
 from browser import CAPTION as WAIT
 from browser import SET, SHOWN, VIEWER, texts
 from browser import shown as opened
@@ -135,6 +138,35 @@ def test_the_cls_button_asks_cls(fresh, tiny_scope, photo):
     near_at_the_top(shown(fresh, "What cls looks at"), np.concatenate([e.prefix, e.map.ravel()]))
 
 
+@pytest.fixture(scope="module")
+def registers():
+    """A tiny DINOv2 with three registers, and what the viewer shows of noise by it."""
+    row = next(row for row in zoo.ROWS if row.name == "dinov2-registers")
+    scope = vitscope.load(row.model(), processor=lambda image: to_tensor(image.resize(row.size[::-1])))
+    pixels = np.random.default_rng(0).integers(0, 256, (*row.size, 3), np.uint8)
+    return scope, pixels, scope.view(pixels, methods=("rollout",), measure=False)
+
+
+def test_register_buttons_ask_registers(browser, registers, tmp_path):
+    scope, pixels, view = registers
+    path = tmp_path / "registers.html"
+    path.write_bytes(page_bytes(view.document(), "en"))
+    with opened(browser, path.as_uri()) as made:
+        assert [one for one in texts(made, "[role=radio]") if "register" in one] == [f"register {i}" for i in (1, 2, 3)]
+        drawn = []
+        for name, layer, head in (("register 2", 2, "mean"), ("register 3", 1, 0), ("register 1", 0, 3)):
+            made.evaluate(SET, {"layer": layer, "head": head})
+            made.click("[role=radio]", name)
+            drawn.append(shown(made, f"What {name} looks at · layer {layer}"))
+            e = scope.explain(pixels, method="attention", query=name, layer=layer, head=head)
+            near_at_the_top(drawn[-1], np.concatenate([e.prefix, e.map.ravel()]))
+        assert drawn[0].shape == (4 + 24,)
+        made.evaluate(SET, {"lang": "zh"})
+        made.click("[role=radio]", "寄存器 2")
+        shown(made, "寄存器 2 看向哪里")
+        assert made.troubles == []
+
+
 @pytest.fixture(scope="session")
 def pooled_scope():
     """A tiny SigLIP: no CLS, read out by attention pooling."""
@@ -167,6 +199,7 @@ def test_the_pooling_button_asks_the_pooling_query(browser, pooled_scope, photo,
 
 
 def test_layers_are_stepped_by_keys(fresh, tiny_scope):
+    fresh.evaluate(SET, {"source": "query"})
     fresh.focus(".vs-stage")
     fresh.press("PageDown")
     shown(fresh, "layer 1")
@@ -175,6 +208,77 @@ def test_layers_are_stepped_by_keys(fresh, tiny_scope):
     fresh.focus(".vs-slider input")
     fresh.press("ArrowRight")
     shown(fresh, "layer 1")
+
+
+def free(made):
+    """The focus is on nothing in particular, the photo in view."""
+    made.front()
+    made.box(".vs-stage")
+    made.evaluate("() => document.activeElement.blur()")
+
+
+def layer_of(made):
+    return made.evaluate(f"() => {VIEWER}.state.layer")
+
+
+def test_up_and_down_step_layers_and_rollout_grows(fresh, tiny_scope, photo):
+    free(fresh)
+    for key, start in (("ArrowDown", 1), ("ArrowDown", 0), ("ArrowUp", 1)):
+        fresh.press(key)
+        drawn = shown(fresh, f"layers {start} to 2, rolled out")
+        e = tiny_scope.explain(photo, method="rollout", start=start)
+        assert np.allclose(drawn, [*e.prefix, *e.map.ravel()], rtol=1e-2, atol=2**-16)  # what 16 bits a weight keep
+    fresh.evaluate(SET, {"rolled": False})
+    fresh.press("ArrowUp")
+    shown(fresh, "layer 2, mean of heads")
+
+
+def test_up_and_down_serve_beside_the_photo_too(fresh, tiny_view):
+    fresh.evaluate(SET, {"source": "query"})
+    free(fresh)
+    fresh.focus(".vs-predictions button")
+    fresh.press("ArrowDown")
+    shown(fresh, "layer 1")
+    fresh.evaluate(SET, {"tour": 2})
+    fresh.wait("() => document.activeElement === document.querySelector('.vs-tour h2')")
+    fresh.press("ArrowUp")
+    shown(fresh, "layers 1 to 2, rolled out")
+    fresh.evaluate(SET, {"tour": None})
+
+
+@pytest.mark.parametrize("one", [".vs-side select", ".vs-side [role=radio]", ".vs-slider input", ".vs-grid button",
+                                 ".vs-tabs button", ".vs-tab textarea", ".vs-side summary"])  # fmt: skip
+def test_up_and_down_keep_their_own_meaning(fresh, one):
+    fresh.evaluate("() => { for (const one of document.querySelectorAll('main details')) one.open = true; }")
+    fresh.evaluate(SET, {"layer": 1, "source": "query", "panel": "save" if "textarea" in one else "grid"})
+    free(fresh)
+    fresh.focus(one)
+    before = fresh.evaluate("() => window.scrollY")
+    fresh.press("ArrowUp")
+    steps = 1 if "slider" in one and fresh.evaluate("() => document.activeElement.max") == "2" else 0
+    assert layer_of(fresh) == 1 + steps
+    assert fresh.evaluate("() => document.activeElement !== document.body")
+    fresh.evaluate("(y) => { document.activeElement.blur(); window.scrollTo(0, y); }", before)
+
+
+KEY = """(how) => {
+    const event = new KeyboardEvent('keydown', { key: 'ArrowDown', bubbles: true, cancelable: true, ...how });
+    document.body.dispatchEvent(event);
+    return event.defaultPrevented;
+}"""
+
+
+def test_up_and_down_are_not_taken_with_a_modifier_or_out_of_sight(fresh):
+    fresh.evaluate(SET, {"source": "query"})
+    free(fresh)
+    for name in ("ctrlKey", "metaKey", "altKey", "shiftKey"):
+        assert not fresh.evaluate(KEY, {name: True})
+    fresh.evaluate("() => { document.body.style.paddingBlockEnd = '3000px'; window.scrollTo(0, 5000); }")
+    assert not fresh.evaluate(KEY, {})
+    assert layer_of(fresh) == 2
+    fresh.evaluate("() => { document.body.style.paddingBlockEnd = ''; window.scrollTo(0, 0); }")
+    assert fresh.evaluate(KEY, {})
+    assert layer_of(fresh) == 1
 
 
 def test_patches_are_walked_by_keys_and_spoken(fresh):
@@ -268,6 +372,13 @@ def test_placing_a_map_is_frames_own_bicubic(bare):
         assert np.allclose(np.reshape(laid, (height, width)), true[top : top + height, left : left + width], atol=2e-5)
 
 
+@pytest.mark.parametrize("name", ["inferno", "viridis", "cividis", "grey", "balance"])
+def test_colours_are_those_that_the_command_names(bare, name):
+    drawn = bare("({ $colours }, name) => [...$colours.coloursOf(name)]", name)
+    table = colormaps[{"grey": "gray", "balance": "RdBu_r"}.get(name, name)](np.arange(256))[:, :3]
+    assert np.abs(np.reshape(drawn, (256, 3)) - 255 * table).max() <= 1
+
+
 @pytest.mark.parametrize("case", ["both signs", "few above zero", "none above zero", "all above zero", "flat"])
 def test_the_scale_of_a_map_is_that_of_its_picture(bare, explained, case):
     values = {
@@ -347,7 +458,11 @@ def test_every_byte_comes_through_a_page(browser, tiny_view, tmp_path):
 
 
 def test_the_viewer_itself_is_small():
-    assert len((bundle() + styles()).encode()) <= 150_000
+    page, notebook = (
+        bundle() + styles(),
+        bundle(escaped=False) + styles() + files("vitscope.render").joinpath("assets/notebook.js").read_text(),
+    )
+    assert max(len(one.encode()) for one in (page, notebook)) <= 150_000
 
 
 def test_several_viewers_do_not_disturb_each_other(browser, tiny_view, tmp_path):
@@ -358,11 +473,19 @@ def test_several_viewers_do_not_disturb_each_other(browser, tiny_view, tmp_path)
         "root.viewer = viewer; const more = document.body.appendChild(document.createElement('div'));"
         "more.viewer = mount(more, given, fileHost, { lang: 'en' });",
     ), "utf-8")  # fmt: skip
-    with opened(browser, path.as_uri()) as made:
+    with opened(browser, path.as_uri(), size=(1280, 3000)) as made:  # both photos are in view
         made.evaluate(SET, {"layer": 0, "source": "query"})
         shown(made, "layer 0")
         made.wait("() => Boolean(document.querySelector('div.vs').viewer.ctx.scene)")
-        assert made.evaluate("() => document.querySelector('div.vs').viewer.state.layer") == 2
+        second = "() => document.querySelector('div.vs').viewer.state.layer"
+        assert made.evaluate(second) == 2
+        made.evaluate("() => { document.querySelector('main').style.minBlockSize = 0; }")
+        for on, layers in (("div.vs .vs-stage", (0, 1)), ("main .vs-stage", (1, 1))):
+            box = made.box(on)
+            made.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+            made.wait("(on) => document.querySelector(on).matches(':hover')", on)
+            made.evaluate(KEY, {"key": "ArrowUp" if on == "main .vs-stage" else "ArrowDown"})
+            assert (layer_of(made), made.evaluate(second)) == layers
         made.evaluate(f"() => {VIEWER}.destroy()")
         assert len(texts(made, "div.vs .vs-stage")) == 1
         assert made.troubles == []

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shlex
 import sys
 import zipfile
@@ -310,6 +311,41 @@ def test_the_command_line_makes_the_same_map(fresh, tmp_path, monkeypatch, state
     assert np.allclose(fresh.evaluate(SHOWN), [*e.prefix, *e.map.ravel()], rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ({"source": "query", "query": 7}, ["--norm", "robust"]),
+        ({"source": "query", "query": 7, "norm": "range"}, ["--norm", "minmax"]),
+        ({"cmap": "grey"}, ["--cmap", "gray"]),
+        ({"cmap": "balance", "opacity": 0.5}, ["--cmap", "RdBu_r", "--opacity", "0.5"]),
+        ({"norm": "balance"}, []),
+    ],
+)
+def test_the_command_draws_as_the_page_does_where_it_can(fresh, state, words):
+    fresh.evaluate(SET, {**state, "panel": "save"})
+    given = shlex.split(field(fresh, "command that makes it"))
+    drawing = [i for i, word in enumerate(given) if word in ("--norm", "--cmap", "--opacity", "--blocks")]
+    assert [word for i in drawing for word in given[i : i + 2]] == words
+
+
+@pytest.mark.parametrize(
+    ("state", "lost"),
+    [
+        ({"norm": "range", "cmap": "viridis", "smooth": False, "opacity": 0.2}, ""),
+        (
+            {"norm": "balance", "shared": True, "sinks": True, "deletion_step": 3},
+            "Signed, zero in the middle · One scale for all thumbnails · Mark sinks · Hide the hottest patches",
+        ),
+        ({"as_seen": True, "source": "query", "query": 3, "pinned": [4]}, "As the model saw it · Pinned, to compare"),
+        ({"source": "received", "query": 5, "norm": "share"}, "Drawing"),
+    ],
+)
+def test_the_command_says_what_it_leaves_out(fresh, state, lost):
+    fresh.evaluate(SET, {**state, "panel": "save"})
+    told = fresh.text(".vs-copy:has([aria-label*='makes it']) + .vs-note")
+    assert told == (f"Not in it, as no command draws it: {lost}." if lost else "")
+
+
 def test_where_no_command_does_it_python_is_said(fresh, tiny_scope, photo):
     fresh.evaluate(SET, {"source": "received", "query": 5, "layer": 1, "head": 0, "panel": "save"})
     fresh.wait(CAPTION, "Who looks at")
@@ -413,7 +449,7 @@ def test_every_text_has_two_languages_and_the_same_values(fresh):
 
     found = 0
     for line in bundle().splitlines():
-        if line.startswith("  ") and '": ["' not in line and ': ["' in line and line.endswith("],"):
+        if re.match(r'\w+: \["', line) and line.endswith("],"):
             english, chinese = json.loads(line.split(": ", 1)[1].rstrip(","))
             found += 1
             assert sorted(part.split("}")[0] for part in english.split("{")[1:]) == sorted(
@@ -427,6 +463,8 @@ def test_a_saved_map_has_only_the_tabs_that_have_something(browser, tiny_scope, 
     path.write_text(page(document_of(tiny_scope.explain(photo, method="attention")), "en"), "utf-8")
     with shown(browser, path.as_uri()) as made:
         assert texts(made, ".vs-tabs button") == ["Save", "About"]
+        made.click(".vs-tabs button", "About")
+        made.wait("() => document.querySelector('.vs-tab').textContent.includes('a saved map has no model behind it')")
         made.click(".vs-switches .vs-quiet", "Tour")
         for step in range(1, 7):
             assert "{" not in tour(made, step)[1]

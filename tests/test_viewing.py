@@ -1,6 +1,8 @@
 """What a page carries, without a browser: packed arrays, factored attention, the document, the command."""
 
+import importlib
 import json
+import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +18,7 @@ from vitscope.errors import MethodError
 from vitscope.render.packed import Packed, scaled, zigzag
 from vitscope.render.page import page_bytes
 from vitscope.store import AttentionStore, Dense, Factored
+from vitscope.viewing import entry_of
 from vitscope.viewing.factors import factorised, fitted, rounded, rows_of
 from vitscope.viewing.mending import Mends, drawn
 from vitscope.viewing.shipping import shipped, why_not
@@ -283,10 +286,41 @@ def test_two_photos_are_one_page(tiny_scope, photo, tmp_path):
     assert not [name for name in made.other.arrays if name.startswith("q.")]
 
 
-def run(*words):
+def run(*words, command="view"):
     from vitscope.apps.cli import app
 
-    return CliRunner().invoke(app, ["view", *map(str, words)])
+    return CliRunner().invoke(app, [command, *map(str, words)])
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"method": "relevance", "gradient": "libra", "target": "fox"},
+        {"method": "relevance", "refine": "affinity", "target": vitscope.similar_to("PHOTO")},
+        {"method": "random", "seed": 3, "size": 64},
+    ],
+)
+def test_the_command_of_a_map_makes_it_again(tiny_scope, photo, tmp_path, asked):
+    if "PHOTO" in str(asked.get("target")):
+        asked = {**asked, "target": vitscope.similar_to(str(photo))}
+    e = tiny_scope.explain(photo, **asked)
+    words = shlex.split(entry_of(tiny_scope, e)[0]["command"])
+    done = run(*words[2:], "--out", tmp_path / "out", command=words[1])
+    assert done.exit_code == 0, done.output
+    again = vitscope.Explanation.load(tmp_path / "out" / "chelsea")
+    np.testing.assert_allclose(again.map, e.map, rtol=1e-4, atol=1e-6 * np.abs(e.map).max())
+    assert again.target == e.target
+
+
+def test_the_command_names_a_size_only_where_it_changes_the_page(tiny_scope, photo, monkeypatch):
+    def command(**options):
+        made = tiny_scope.view(photo, methods=("rollout",), measure=False, **options)
+        return made.header["command"]
+
+    assert "--max-mb" not in command(max_mb=24.0)
+    assert "--max-mb 2" in command(max_mb=2)
+    monkeypatch.setattr(importlib.import_module("vitscope.viewing.view"), "MAX_MB", 0.2)
+    assert "--max-mb 24" in command(max_mb=24.0)
 
 
 def test_the_command_writes_a_page_and_says_what_is_in_it(tiny_folder, photo, tmp_path):

@@ -15,12 +15,14 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
-__all__ = ["bundle", "page", "page_bytes", "styles"]
+__all__ = ["bundle", "lean", "page", "page_bytes", "styles"]
 
 _IMPORT = re.compile(r'^import \{([^}]*)\} from "\./(\w+)\.js";\n', re.M)
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|class) (\w+))", re.M)
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
-_COMMENT = re.compile(r"^ *// .*\n", re.M)
+_COMMENT = re.compile(r"^ *// .*\n|(?<=;) // .*$", re.M)
+_INDENT = re.compile(r"^\s+", re.M)
+_ROOM = re.compile(r"(?<=[:;]) ")
 _BOOT = """
 const root = document.querySelector("main");
 const given = JSON.parse(document.querySelector('script[type="application/json"]').textContent);
@@ -122,9 +124,13 @@ def _escaped(block: bytes) -> bytes:
     return block
 
 
-@lru_cache(maxsize=1)
-def bundle() -> str:
-    """The viewer as one ES module; it exports `mount`, `fileHost`, `toFragment`, `fromFragment`, and `createStore`."""
+@lru_cache(maxsize=2)
+def bundle(escaped: bool = True) -> str:
+    """The viewer as one ES module; it exports `mount`, `fileHost`, `toFragment`, `fromFragment`, and `createStore`.
+
+    Args:
+        escaped: spell what is not ASCII as escapes, for a page in windows-1252.
+    """
     done: list[str] = []
     parts: list[str] = []
 
@@ -137,19 +143,25 @@ def bundle() -> str:
             add(needed)
         names = _EXPORT.findall(text)
         text = _IMPORT.sub(lambda found: f"const {{{found[1].replace(' as ', ': ')}}} = ${found[2]};\n", text)
-        text = _COMMENT.sub("", _EXPORT.sub("", text))
+        text = lean(_EXPORT.sub("", text))
         parts.append(f"const ${name} = (() => {{\n{text}return {{ {', '.join(names)} }};\n}})();\n")
 
     add("main")
     out = "export const { mount, fileHost } = $main;\n"
     out += "export const { createStore, fromFragment, toFragment } = $store;\nexport const { unwrap } = $data;\n"
-    return _NOT_ASCII.sub(_spelled, "".join(parts) + out)
+    whole = "".join(parts) + out
+    return _NOT_ASCII.sub(_spelled, whole) if escaped else whole
+
+
+def lean(text: str) -> str:
+    """A script without what is for readers of its source: comments, empty lines, and spaces that lines begin with."""
+    return _INDENT.sub("", _COMMENT.sub("", text))
 
 
 @lru_cache(maxsize=1)
 def styles() -> str:
-    """The viewer's style sheet."""
-    return _text("viewer.css")
+    """The viewer's style sheet, without the spaces that are for readers of its source."""
+    return _ROOM.sub("", _INDENT.sub("", _text("viewer.css")))
 
 
 def _spelled(found: re.Match[str]) -> str:

@@ -56,12 +56,12 @@ def _kind() -> Any:
     except ImportError:
         raise MissingExtra("anywidget", "notebook") from None
 
-    from vitscope.render.page import bundle, styles
+    from vitscope.render.page import bundle, lean, styles
 
     class Viewer(anywidget.AnyWidget):  # type: ignore[misc]
         """One viewer; its state lives in the page, so that several in one notebook do not meet."""
 
-        _esm = bundle() + "\n" + files("vitscope.render").joinpath("assets/notebook.js").read_text("utf-8")
+        _esm = bundle(escaped=False) + lean(files("vitscope.render").joinpath("assets/notebook.js").read_text("utf-8"))
         _css = styles()
         _document = Dict().tag(sync=True)
         _answers = List().tag(sync=True)

@@ -1,6 +1,7 @@
 """One map as a page carries it."""
 
 import math
+import re
 import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -77,11 +78,22 @@ def command_of(scope: "Scope", explanation: Explanation) -> str:
     for option, value in told.get("options", {}).items():
         if value is not None and value != usual.get(option):
             words += ["-O", f"{option}={value}"]
-    if explanation.target is not None and explanation.predictions:
-        words += ["--target", explanation.target]
-    if told.get("size") is not None:
-        words += ["--size", str(told["size"])]
+    if target := _asked(explanation):
+        words += ["--target", target]
+    for name, default in (("gradient", "plain"), ("refine", "none"), ("seed", 0), ("size", None)):
+        if told.get(name, default) != default:
+            words += [f"--{name}", str(told[name])]
     return shlex.join(words)
+
+
+def _asked(explanation: Explanation) -> str:
+    """The target as the command line says it; empty where it is the usual one."""
+    words = explanation.target or ""
+    if text := re.fullmatch("the text '(.*)'", words, re.DOTALL):
+        return f"text:{text[1]}"
+    if words.startswith("similar to "):
+        return f"like:{words.removeprefix('similar to ')}"
+    return words if explanation.predictions else ""
 
 
 def finite(value: Any) -> Any:

@@ -36,6 +36,7 @@ SCHEMA = 1
 METHODS_SHOWN = ("auto", "attention", "rollout", "relevance", "random")
 CLASSES = "gradcam"  # the method that tells classes apart best, where it applies
 _PHOTO, _SEEN = (1600, 86), (1024, 84)  # longest side in pixels, JPEG quality
+MAX_MB, _SURE = 10.0, 0.98  # what fits into this share of a size is not made coarser for it
 _ROOM = 190_000  # bytes of a page besides arrays, photos and what is said of maps: the viewer above all
 
 
@@ -94,7 +95,7 @@ def view(
     top: int = 5,
     size: int | None = None,
     measure: bool = True,
-    max_mb: float | int = 10.0,
+    max_mb: float | int = MAX_MB,
     seed: int = 0,
     seconds: float | int | None = None,
     progress: Progress | None = None,
@@ -133,15 +134,20 @@ class _Asked:
     def options(self) -> dict[str, Any]:
         return {"target": self.target, "size": self.size, "seed": self.seed, "progress": self.progress}
 
-    def command(self, model: str) -> str:
-        """The command line that makes the page again; what is as usual is left out."""
+    def command(self, model: str, small: bool) -> str:
+        """The command line that makes the page again; what is as usual, or changes nothing in it, is left out.
+
+        Args:
+            model: its reference.
+            small: the page fits into the usual size with all its layers, as exact as rows ever are.
+        """
         words = ["vitscope", "view", *self.photos, "--model", model]
         options: dict[str, tuple[Any, Any]] = {
             "--methods": (",".join(self.methods), ",".join(METHODS_SHOWN)),
             "--target": (said(self.target), None),
             "--top": (self.top, 5),
             "--size": (self.size, None),
-            "--max-mb": (self.max_mb, 10.0),
+            "--max-mb": (MAX_MB if small and self.max_mb > MAX_MB else self.max_mb, MAX_MB),
             "--seed": (self.seed, 0),
         }
         for option, (value, usual) in options.items():
@@ -166,6 +172,7 @@ def _one(scope: "Scope", picture: Picture, asked: _Asked, more: Sequence[Explana
     used += len(json.dumps([finite(maps), statistics])) + _ROOM
     sent = shipped(store, max_mb * 1e6 - used) if max_mb else without(store)
     arrays |= sent.arrays
+    used += sum(one.nbytes for one in sent.arrays.values())
     if reason:
         missing.append({"what": "queries", "why": reason})
     elif sent.dropped:
@@ -187,7 +194,7 @@ def _one(scope: "Scope", picture: Picture, asked: _Asked, more: Sequence[Explana
         "missing": missing,
         "seed": asked.seed,
         "size": asked.size,
-        "command": asked.command(scope.family.reference),
+        "command": asked.command(scope.family.reference, used <= _SURE * (MAX_MB - asked.max_mb + max_mb) * 1e6),
     }
     return View(finite(header), arrays)
 

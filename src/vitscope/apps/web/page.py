@@ -46,7 +46,7 @@ def policy() -> str:
 
 
 def _script() -> str:
-    return bundle() + _asset("app.js")
+    return bundle(escaped=False) + _asset("app.js")
 
 
 def _style() -> str:

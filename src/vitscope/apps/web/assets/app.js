@@ -24,6 +24,74 @@ const WORDS = {
   theme: ["Theme", "主题"],
   auto: ["Auto", "自动"], light: ["Light", "浅色"], dark: ["Dark", "深色"],
 };
+// What the server says besides what the viewer knows of.
+$said.learn([
+  ["this address needs its token", "此地址需要令牌"],
+  ["open the address that `vitscope serve` printed, or send it as Authorization: Bearer TOKEN", "请打开 vitscope serve 给出的地址，或以 Authorization: Bearer TOKEN 发送令牌"],
+  ["the request names no host", "请求未写明主机"],
+  ["HTTP/1.1 wants one Host header", "HTTP/1.1 需要一个 Host 头"],
+  ["this server is not called '{a}'", "此服务器不叫 {a}"],
+  ["--allow-host NAME allows a name", "--allow-host 可允许一个名称"],
+  ["else use its address", "否则请用其地址"],
+  ["pages of other origins may not ask this server", "其他来源的页面不能访问此服务器"],
+  ["pages of other sites may not ask this server", "其他站点的页面不能访问此服务器"],
+  ["open its own page", "请打开它自己的页面"],
+  ["the body did not arrive within {a} seconds", "内容未在 {a} 秒内到达"],
+  ["send it faster, or a smaller photo", "请加快上传，或换一张较小的照片"],
+  ["the body is longer than {a} MB", "内容超过 {a} MB"],
+  ["send a smaller photo", "请换一张较小的照片"],
+  ["the server is busy: too much is being sent to it", "服务器繁忙：正在接收的内容过多"],
+  ["the server is busy: too many requests at once", "服务器繁忙：同时的请求过多"],
+  ["the server is busy: its queue is full", "服务器繁忙：队列已满"],
+  ["try again soon", "请稍后再试"],
+  ["the length of the body is not a number", "内容长度不是数字"],
+  ["/openapi.json says what there is", "有哪些接口见 /openapi.json"],
+  ["/openapi.json says what is expected", "所需的格式见 /openapi.json"],
+  ["this went wrong inside: {a}", "内部出错：{a}"],
+  ["the server's log says more", "详见服务器日志"],
+  ["the server is being stopped", "服务器正在停止"],
+  ["{a} of your questions are waiting already", "您已有 {a} 个请求在等待"],
+  ["wait for one of them, or cancel it", "请等待其中一个完成，或将其取消"],
+  ["the model worked for {a} seconds and was stopped", "模型已计算 {a} 秒，被中止"],
+  ["a smaller size, fewer methods, or without measuring", "可减小尺寸、减少方法或不作测量"],
+  ["--seconds sets it", "用 --seconds 设定时限"],
+  ["cancelled", "已取消"],
+  ["nobody waits for it any more", "已无人等待"],
+  ["the server was not started with this model", "服务器启动时没有此模型"],
+  ["there is no such sample", "没有此示例"],
+  ["there is no such photo", "没有此照片"],
+  ["there is no such view", "没有此视图"],
+  ["there is no such {a}", "没有此 {a}"],
+  ["a {_} is kept for a while only, and for the browser that made it: make it again", "只保留一段时间，且只给生成它的浏览器：请重新生成"],
+  ["this view is still being made", "此视图仍在生成"],
+  ["wait for it", "请稍候"],
+  ["size is {a} at most here, not {b}", "此处 size 至多为 {a}，不能是 {b}"],
+  ["size is between 16 and 8192 pixels, not {a}", "size 应在 16 至 8192 像素之间，不能是 {a}"],
+  ["{a} is empty", "{a} 是空文件"],
+  ["the file has no bytes: copy or download it again", "文件没有内容：请重新复制或下载"],
+  ["copy or download it again", "请重新复制或下载"],
+  ["{a} is not a picture that can be read", "{a} 不是可读取的图片"],
+  ["readable are {a}", "可读取的有 {a}"],
+  ["{a} cannot be read: {b}", "{a} 无法读取：{b}"],
+  ["check the path", "请检查路径"],
+  ["{a} is truncated or broken: {b}", "{a} 不完整或已损坏：{b}"],
+  ["{a} has 32-bit integers as pixels", "{a} 的像素是 32 位整数"],
+  ["{a} has floating-point pixels of unknown range", "{a} 的像素是范围不明的浮点数"],
+  ["scale them to 8 bits first", "请先转为 8 位"],
+  ["{a} has {b} x {c} pixels: there are no regions to tell apart", "{a} 为 {b} × {c} 像素：没有可区分的区域"],
+  ["use a picture of at least 2 x 2 pixels", "图片至少要 2 × 2 像素"],
+  ["{a} is larger than {b} million pixels", "{a} 超过 {b} 百万像素"],
+  ["shrink or crop it first", "请先缩小或裁剪"],
+  ["a cat", "一只猫"],
+  ["a cup of coffee", "一杯咖啡"],
+  ["a Falcon 9", "一枚猎鹰 9 号火箭"],
+  ["two handwritten digits", "两个手写数字"],
+  ["{a}, public domain", "{a}，公有领域"],
+  ["composed", "合成"],
+  ["digits: {a}", "数字：{a}"],
+  ["faithfulness", "忠实度"],
+]);
+const inWords = (words) => (words && state.lang === "zh" ? $said.said(words) : words);
 const root = document.querySelector(".vw"), main = document.querySelector("main");
 const kept = (name) => sessionStorage.getItem(`vitscope ${name}`);
 const keep = (name, value) => sessionStorage.setItem(`vitscope ${name}`, value);
@@ -118,12 +186,12 @@ async function measured(asked) {
     if (viewer !== before) return;
     await show(work.id, null, { ...before.state });
     const left = viewer.ctx.data.header.missing.find(({ what }) => what === "measurement");
-    if (left) root.querySelector(".vw-above").append(el("p", { class: "vw-said vw-soft", role: "status", text: say("measured_some", left) }));
+    if (left) root.querySelector(".vw-above").append(el("p", { class: "vw-said vw-soft", role: "status", text: say("measured_some", { why: inWords(left.why) }) }));
   } catch (error) {
     if (state.work === work) state.work = null;
     if (viewer !== before) return;
     above(asked);
-    if (!work.ending.signal.aborted) root.querySelector(".vw-above").append(el("p", { class: "vw-error", role: "alert", text: error.message }));
+    if (!work.ending.signal.aborted) root.querySelector(".vw-above").append(el("p", { class: "vw-error", role: "alert", text: inWords(error.message) }));
   }
 }
 
@@ -219,7 +287,7 @@ function progress(told) {
 
 function wordsOf(told) {
   if (!told) return say(state.work.measuring ? "running" : "sending");
-  if (told.state === "running" && told.total) return say(state.work.measuring ? "measuring" : "stage", told);
+  if (told.state === "running" && told.total) return say(state.work.measuring ? "measuring" : "stage", { ...told, stage: inWords(told.stage) });
   return told.state === "waiting" ? say("waiting", told) : say(told.state === "fetching" ? "fetching" : "running");
 }
 
@@ -239,7 +307,7 @@ function draw() {
   const error = el("div", { role: "alert" });
   if (state.error) {
     const { detail = state.error.message, hint } = state.error;
-    error.append(el("p", { class: "vw-error" }, detail, hint ? el("small", { text: hint }) : null));
+    error.append(el("p", { class: "vw-error" }, inWords(detail), hint ? el("small", { text: inWords(hint) }) : null));
   }
   root.replaceChildren(el("div", { class: "vw-start" }, top, error, ...(state.work ? [working()] : chooser())));
   if (state.work) progress(state.work.told);
@@ -260,8 +328,8 @@ function chooser() {
     : el("p", { class: "vw-soft", text: names.length ? `${say("model")}: ${names[0]}` : "" });
   const row = el("div", { class: "vw-row" }, which);
   const list = el("ul", {}, ...state.samples.map(({ name, about, credit }) => el("li", {}, el("button", {
-    type: "button", "data-sample": name, title: `${about} (${credit})`, onclick: () => look(null, name),
-  }, el("img", { src: `/api/samples/${name}`, alt: about })))));
+    type: "button", "data-sample": name, title: inWords(`${about} (${credit})`), onclick: () => look(null, name),
+  }, el("img", { src: `/api/samples/${name}`, alt: inWords(about) })))));
   return [drop, row, el("section", { class: "vw-samples" }, el("h2", { class: "vw-soft", text: say("samples") }), list)];
 }
 

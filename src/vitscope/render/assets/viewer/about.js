@@ -1,18 +1,25 @@
-// What this page is of, how exact it is, and what it does not hold.
+// What this page is of, how exact it is, what is to be known of the shown map, and what is not here.
 
 import { el, percent } from "./dom.js";
+import { entryOf } from "./scene.js";
 
 export function panel(root, ctx) {
-  const { data, t } = ctx, { header } = data;
+  const { data, store, t, signal } = ctx, { header } = data;
   const [rows, columns] = header.layout.grid;
-  const facts = [
+  const list = (texts) => el("ul", { class: "vs-facts" }, ...texts.map((text) => el("li", { text })));
+  root.append(list([
     header.model.reference, `${header.photo.name} · ${header.frame.size.join(" × ")}`,
-    `${data.prefix.length} + ${rows} × ${columns} · ${data.layers.length} × ${data.heads}`, `vitscope ${header.vitscope}`, ...header.photo.notes,
-  ];
-  root.append(el("ul", { class: "vs-facts" }, ...facts.map((text) => el("li", { text }))));
+    `${data.prefix.length} + ${rows} × ${columns} · ${data.layers.length} × ${data.heads}`, `vitscope ${header.vitscope}`, ...header.photo.notes.map(t.said),
+  ]));
   const { error } = header.attention;
-  if (error.mean_rms !== undefined) root.append(el("p", { class: "vs-note", text: t("precision", { mean: percent(error.mean_rms), head: percent(error.head_rms), beyond: percent(error.head_beyond) }) }));
-  if (header.missing.length) {
-    root.append(el("h3", { text: t("missing") }), el("ul", { class: "vs-facts" }, ...header.missing.map(({ what, why }) => el("li", { text: `${what}: ${why}` }))));
-  }
+  if (error?.mean_rms !== undefined) root.append(el("p", { class: "vs-note", text: t("precision", { mean: percent(error.mean_rms), head: percent(error.head_rms), beyond: percent(error.head_beyond) }) }));
+  if (header.missing.length) root.append(el("h3", { text: t("missing") }), list(header.missing.map(({ what, why }) => `${t.said(what)}: ${t.said(why)}`)));
+  const notes = el("div", {});
+  root.append(notes);
+  const show = (state) => {
+    const found = (entryOf(state, data)?.notes ?? []).filter((one) => !header.photo.notes.includes(one));
+    notes.replaceChildren(...(found.length ? [el("h3", { text: t("notes") }), list(found.map(t.said))] : []));
+  };
+  show(store.get());
+  store.subscribe((state, before) => state.map !== before.map && show(state), signal);
 }

@@ -12,11 +12,11 @@ function tokenOf(query, data) {
   return `${Math.floor(patch / data.columns)},${patch % data.columns}`;
 }
 
-// Options of `vitscope explain` that draw as the viewer does now.
-function drawn(state) {
+// Options of `vitscope explain` that draw as the viewer does now; `usual` is the scale that it takes by itself.
+function drawn(state, usual) {
   const words = [];
-  if (state.cmap !== "auto" && state.cmap !== "balance" && state.cmap !== "grey") words.push("--cmap", state.cmap);
-  const norm = { range: "minmax", robust: "robust", positive: "positive" }[state.norm];
+  if (state.cmap !== "auto") words.push("--cmap", { balance: "RdBu_r", grey: "gray" }[state.cmap] ?? state.cmap);
+  const norm = state.norm === "auto" ? usual : { range: "minmax", robust: "robust", positive: "positive" }[state.norm];
   if (norm) words.push("--norm", norm);
   if (state.opacity !== 0.9) words.push("--opacity", String(state.opacity));
   if (!state.smooth) words.push("--blocks");
@@ -27,7 +27,7 @@ function drawn(state) {
 export function commandOf(state, data) {
   const { header } = data, source = header.photo.source || header.photo.name, model = header.model.reference;
   const size = header.size ?? null, entry = entryOf(state, data);
-  if (state.source === "map") return [entry.command, ...drawn(state)].join(" ");
+  if (state.source === "map") return [entry.command, ...drawn(state, entry.norm)].join(" ");
   const scope = `vitscope.load(${python(model)})`, sized = size ? `, size=${size}` : "";
   if (state.query === -2) return `${scope}.attention(${python(source)}${sized}).seed()`;
   if (state.source === "received") {
@@ -39,5 +39,14 @@ export function commandOf(state, data) {
   else words.push("--method", "attention", "--layer", String(state.layer), ...(state.head === "mean" ? [] : ["--head", String(state.head)]));
   if (state.query >= 0) words.push("-O", `query=${tokenOf(state.query, data)}`);
   if (size) words.push("--size", String(size));
-  return [...words, ...drawn(state)].map(quoted).join(" ");
+  return [...words, ...drawn(state, "robust")].map(quoted).join(" ");
+}
+
+// What of the drawing the command does not make, as keys of texts.
+export function lostBy(state) {
+  const numbers = state.source === "received" || (state.source === "query" && state.query === -2);
+  return [
+    ["drawing", numbers], [`norm_${state.norm}`, !numbers && ["share", "balance"].includes(state.norm)], ["as_seen", state.as_seen], ["shared", state.shared],
+    ["sinks", state.sinks], ["pinned", state.pinned.length], ["deletion", state.deletion_step && state.source === "map"], ["masking", state.hidden.length],
+  ].filter(([, lost]) => lost).map(([key]) => key);
 }

@@ -69,7 +69,7 @@ export function panel(root, ctx) {
     const at = key.indexOf(":"), from = key.startsWith("other:") && other ? other : data;
     return { from, entry: from.maps.find(({ id }) => id === key.slice(at + 1)) ?? from.maps[0] };
   };
-  const listed = (from, prefix) => from.maps.map((entry) => [`${prefix}:${entry.id}`, nameOfMap(entry)]);
+  const listed = (from, prefix) => from.maps.map((entry) => [`${prefix}:${entry.id}`, nameOfMap(entry, t)]);
   const groups = [[data.header.photo.name, listed(data, "own")], ...(other ? [[other.header.photo.name, listed(other, "other")]] : [])];
   const left = select(t("left"), groups, (value) => set({ left: value })), right = select(t("right"), groups, (value) => set({ right: value }));
   const way = choices(t("compare_how"), [[false, t("swipe")], [true, t("beside")]], false, (value) => set({ beside: value }));
@@ -107,7 +107,7 @@ export function panel(root, ctx) {
     heat.height = Math.round(h * small);
     drawHeat(heat, scene.values, from, scale, colours, state);
     drawRamp(ramp, colours);
-    name.textContent = other ? `${from.header.photo.name} · ${nameOfMap(entry)}` : nameOfMap(entry);
+    name.textContent = other ? `${from.header.photo.name} · ${nameOfMap(entry, t)}` : nameOfMap(entry, t);
     picture.setAttribute("aria-label", name.textContent);
     low.textContent = figure(scale.low);
     high.textContent = figure(scale.high);

@@ -29,6 +29,21 @@ export const TABS = [
   ["save", save, always], ["about", about, always],
 ];
 
+// Up and Down step layers where no other element wants them and the photo is in view. Where the page is not the
+// viewer's alone, only for the viewer that the pointer or the focus is on.
+function listen(ctx) {
+  const { root, data, host, signal } = ctx, page = root.ownerDocument;
+  page.addEventListener("keydown", (event) => {
+    const by = { ArrowUp: 1, ArrowDown: -1 }[event.key], { target } = event, inside = root.contains(target);
+    if (!by || !data.readable || event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return;
+    if (inside ? !target.matches("h2, button:not([role])") || target.closest(".vs-grid") : target !== page.body) return;
+    const alone = host.kind !== "notebook" && page.querySelectorAll(".vs").length === 1, { top, bottom } = ctx.stage.element.getBoundingClientRect();
+    if (!(inside || alone || root.matches(":hover")) || bottom < 0 || top > innerHeight) return;
+    event.preventDefault();
+    ctx.step(by);
+  }, { signal });
+}
+
 export function mount(element, document, host = fileHost, options = {}) {
   const ending = new AbortController(), { signal } = ending, data = openDocument(document);
   const initial = {
@@ -41,7 +56,12 @@ export function mount(element, document, host = fileHost, options = {}) {
   ctx.other = document.other ? openDocument(document.other) : null;
 
   const asking = () => (store.get().source === "map" ? { source: "query", query: -1 } : {});
-  ctx.step = (by) => ctx.layer(store.get().layer + by);
+  // One layer up or down; from rollout's map one sees rollout itself grow and shrink.
+  ctx.step = (by) => {
+    const { source, map, layer, rolled } = store.get(), grown = source === "map" && data.maps.some((one) => one.id === map && one.method === "rollout");
+    if (grown && ctx.rollout.possible && data.queries.slice(Math.max(layer + by, 0)).every(Boolean) && !rolled) store.set({ rolled: true, ...asking() });
+    ctx.layer(layer + by);
+  };
   ctx.layer = (value) => {
     store.set({ layer: Math.max(0, Math.min(data.layers.length - 1, value)), ...asking() });
   };
@@ -203,6 +223,7 @@ export function mount(element, document, host = fileHost, options = {}) {
     }
     if (state.theme !== before.theme) theme(state);
   }, signal);
+  listen(ctx);
   build();
   return {
     destroy() {

@@ -44,7 +44,7 @@ export function panel(root, ctx) {
         return el("li", {}, el("div", {}, el("span", { text: label }), el("span", { class: "vs-number", text: percent(p) }), bar));
       }));
     } catch (error) {
-      if (!mine.signal.aborted) told.textContent = error.message;
+      if (!mine.signal.aborted) told.textContent = t.said(error.message);
     }
   }
   const show = (state) => how.show(state.how);

@@ -9,7 +9,7 @@ export function panel(root, ctx) {
   const known = host.methods ?? [...new Set(data.maps.map((one) => one.method))].map((name) => ({ name, uses_target: true }));
   const classes = host.labels ?? data.header.predictions.map(([label]) => label);
   const told = el("p", { class: "vs-note", "aria-live": "polite" });
-  const method = el("select", {}, ...known.map(({ name, summary }) => el("option", { value: name, text: name, title: summary })));
+  const method = el("select", {}, ...known.map(({ name, summary }) => el("option", { value: name, text: name, title: store.get().lang === "zh" ? null : summary })));
   const target = el("input", { type: "text", maxlength: "200", autocomplete: "off", placeholder: t("more_predicted") });
   const choices = el("select", {}, el("option", { value: "", text: t("more_predicted") }), ...classes.map((label) => el("option", { value: label, text: label })));
   const few = classes.length > 0 && classes.length <= 100, wanted = few ? choices : target;
@@ -38,9 +38,9 @@ export function panel(root, ctx) {
       if (signal.aborted) return;
       if (!data.maps.some((one) => one.id === entry.id)) data.add(entry, arrays);
       store.set({ map: entry.id, source: "map", deletion_step: null });
-      told.textContent = nameOfMap(entry);
+      told.textContent = nameOfMap(entry, t);
     } catch (error) {
-      if (!signal.aborted) told.textContent = error.message;
+      if (!signal.aborted) told.textContent = t.said(error.message);
     } finally {
       go.disabled = false;
     }

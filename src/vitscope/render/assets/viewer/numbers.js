@@ -106,7 +106,7 @@ function curvesOf(root, ctx) {
     const entry = entryOf(state, data), numbers = entry?.measurement?.numbers.filter((one) => one.x?.length) ?? [];
     root.replaceChildren();
     if (!entry) return;
-    root.append(el("h3", { text: t("curves", { map: nameOfMap(entry) }) }));
+    root.append(el("h3", { text: t("curves", { map: nameOfMap(entry, t) }) }));
     if (!numbers.length) return void root.append(el("p", { class: "vs-note", text: t("not_measured") }));
     const legend = el("p", { class: "vs-legend" }, el("span", { class: "vs-key vs-key-map", text: t("curve_map") }), el("span", { class: "vs-key vs-key-random", text: t("curve_random") }));
     root.append(el("div", { class: "vs-charts" }, ...numbers.map((one) => curve(one, entry.measurement, state, ctx))), legend);

@@ -1,6 +1,6 @@
 // What one takes away: the picture with its legend, the arrays, the state as a link, and the command that makes it.
 
-import { commandOf } from "./command.js";
+import { commandOf, lostBy } from "./command.js";
 import { el } from "./dom.js";
 import { npy, zip } from "./npz.js";
 import { pictureOf } from "./picture.js";
@@ -68,20 +68,25 @@ export function panel(root, ctx) {
     button("save_npz", "npz", () => arraysOf(ctx)),
     button("save_json", "json", () => new Blob([JSON.stringify(recordOf(ctx), null, 1)], { type: "application/json" }))), told);
 
-  const field = (label, text) => {
+  const field = (label, text, ...below) => {
     const box = el("textarea", { readonly: true, rows: "2", spellcheck: "false", "aria-label": t(label) });
     const take = el("button", { type: "button", class: "vs-quiet", text: t("copy"), "aria-label": `${t("copy")}: ${t(label)}`, onclick: async () => {
       await copy(box);
       told.textContent = t("copied");
     } });
-    root.append(el("div", { class: "vs-copy" }, el("span", { class: "vs-note", text: t(label) }), box, take));
+    root.append(el("div", { class: "vs-copy" }, el("span", { class: "vs-note", text: t(label) }), box, take), ...below);
     return () => { box.value = text(); };
   };
+  const lost = el("p", { class: "vs-note" });
   const fields = [
-    host.kind !== "notebook" && field("as_link", () => linkOf(ctx)), field("as_command", () => commandOf(store.get(), data)),
+    host.kind !== "notebook" && field("as_link", () => linkOf(ctx)), field("as_command", () => commandOf(store.get(), data), lost),
     data.header.command && field("as_page", () => data.header.command),
   ].filter(Boolean);
-  const show = () => fields.forEach((fill) => fill());
+  const show = () => {
+    fields.forEach((fill) => fill());
+    const what = lostBy(store.get()).map((key) => t(key)).join(" · ");
+    lost.textContent = what && t("not_carried", { what });
+  };
   show();
   store.subscribe(show, signal);
 }

@@ -18,11 +18,11 @@ export function entryOf(state, data) {
   return data.maps.find((one) => one.id === state.map) ?? data.maps[0];
 }
 
-export function nameOfMap(entry) {
+export function nameOfMap(entry, t) {
   const given = Object.entries(entry.options).filter(([name, value]) => value !== null && ["layers", "start"].includes(name));
   const options = given.map(([, value]) => value).join(", ");
   const of = entry.label ?? (entry.alike || entry.more ? entry.target?.replace(/^similar to .*[\\/]/, "similar to ") : null);
-  return [entry.method, options && `(${options})`, of && `· ${of}`].filter(Boolean).join(" ");
+  return [entry.method, options && `(${options})`, of && `· ${t.said(of)}`].filter(Boolean).join(" ");
 }
 
 const VERDICTS = { "better than random": "better", "worse than random": "worse", "no better than random": "same" };
@@ -72,7 +72,7 @@ export function sceneOf(tokens, state, data, t, query) {
 export async function mapScene(state, data, t) {
   const entry = entryOf(state, data), { values, prefix } = await data.map(entry.id);
   return {
-    values, prefix, kind: "map", caption: nameOfMap(entry), signed: entry.signed, norm: entry.norm, entry,
+    values, prefix, kind: "map", caption: nameOfMap(entry, t), signed: entry.signed, norm: entry.norm, entry,
     unit: t(entry.sums_to_one ? "unit_share" : "unit_map", { method: entry.method }), query: null,
   };
 }

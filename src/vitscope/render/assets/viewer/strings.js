@@ -1,5 +1,7 @@
 // Every text of the viewer, in two languages. `{name}` is replaced by a value.
 
+import { said } from "./said.js";
+
 const TEXTS = {
   title: ["Where the model looks", "模型在看哪里"],
   readout: ["Readout", "读出"],
@@ -37,8 +39,6 @@ const TEXTS = {
   norm_positive: ["0 to 99th percentile", "0 至第 99 百分位"],
   norm_share: ["0 to largest", "0 至最大值"],
   below_zero: ["{share} of the patches are below zero and drawn as zero: Drawing, Scale can show them", "{share} 的图块低于零，按零绘制：在「绘制」的「标度」中可以显示"],
-  score_of_class: ["probability of {name} ({kind})", "{name} 的概率（{kind}）"],
-  score_of_feature: ["cosine to the whole picture's feature", "与整幅图特征的余弦"],
   norm_balance: ["Signed, zero in the middle", "有正负，零居中"],
   norm_shared: ["shared by all panels", "所有面板共用"],
   smooth: ["Smooth", "平滑"],
@@ -74,6 +74,7 @@ const TEXTS = {
   verdict_open: ["undecided", "未定"],
   random_note: ["the baseline: chance", "基线:随机"],
   missing: ["Not in this page", "此页没有"],
+  notes: ["Notes on this map", "关于此热图"],
   rows_missing: ["The attention of layer {layer} is not in this page.", "此页不含第 {layer} 层的注意力。"],
   too_many: ["Too many tokens to roll out here.", "词元过多，无法在此展开。"],
   about: ["About this page", "关于此页"],
@@ -83,7 +84,7 @@ const TEXTS = {
   theme_light: ["Light", "浅色"],
   theme_dark: ["Dark", "深色"],
   language: ["Language", "语言"],
-  stage: ["The photo with the map over it. Arrow keys move over patches, Enter asks one, P pins it, Page Up and Page Down change the layer, Escape goes back to the map.", "带热图的照片。方向键移动图块，回车查询，P 固定，PageUp/PageDown 换层，Esc 返回热图。"],
+  stage: ["The photo with the map over it. Arrow keys move over patches, Enter asks one, P pins it, Page Up and Page Down change the layer, Escape goes back to the map. Beside the photo Up and Down change the layer.", "带热图的照片。方向键移动图块，回车查询，P 固定，PageUp/PageDown 换层，Esc 返回热图。焦点不在照片上时，上下键换层。"],
   scale_label: ["Colour scale from {low} to {high}", "色标:{low} 至 {high}"],
   panel_grid: ["Heads", "注意力头"],
   panel_numbers: ["Numbers", "数值"],
@@ -140,6 +141,8 @@ const TEXTS = {
   as_link: ["This view as a link", "此视图的链接"],
   as_command: ["The command that makes it", "生成它的命令"],
   as_page: ["The command that makes this page", "生成此页的命令"],
+  not_carried: ["Not in it, as no command draws it: {what}.", "命令无法绘出、未包含在内：{what}。"],
+  stop: [". ", "。"],
   copy: ["Copy", "复制"],
   copied: ["Copied.", "已复制。"],
   tour: ["Tour", "导览"],
@@ -153,7 +156,7 @@ const TEXTS = {
   tour_2_title: ["A head", "注意力头"],
   tour_2: ["Every layer has {heads} heads, and each looks in its own way: {layers} × {heads} small maps below. On the photo is layer {layer}, head {head}, the one of its layer that looks most closely.", "每层有 {heads} 个头，各看各的:下方是 {layers} × {heads} 幅小图。照片上是第 {layer} 层第 {head} 头，即该层看得最集中的头。"],
   tour_3_title: ["Rollout", "展开"],
-  tour_3: ["A token of a late layer is a mixture of earlier ones. Rollout follows the answer back through layers {last} to 0, multiplying attention on the way. Page Up and Page Down on the photo let it start later.", "后层的词元是前层词元的混合。展开从答案出发，由第 {last} 层逐层乘回第 0 层。在照片上按 PageUp/PageDown 可改变起始层。"],
+  tour_3: ["A token of a late layer is a mixture of earlier ones. Rollout follows the answer back through layers {last} to 0, multiplying attention on the way. Up and Down let it start later or sooner.", "后层的词元是前层词元的混合。展开从答案出发，由第 {last} 层逐层乘回第 0 层。按上下键可改变起始层。"],
   tour_4_title: ["A sink", "汇聚点"],
   tour_4: ["Dashed patches are sinks ({count}): they collect attention that has nowhere better to go. {token} gets {factor} times its share; colours show who looks at it. A bright sink is no evidence.", "虚线图块是汇聚点({count} 个):无处可去的注意力聚集于此。{token} 得到其份额的 {factor} 倍；颜色表示谁在看它。汇聚点很亮并不是证据。"],
   tour_4_none: ["A sink is a token that collects attention which has nowhere better to go. Here none gets much more than its share, but look for them: a bright sink is no evidence.", "汇聚点是聚集无处可去的注意力的词元。此处没有，但要留意:汇聚点很亮并不是证据。"],
@@ -178,13 +181,9 @@ export function translator(langOf) {
     const text = TEXTS[key]?.[langOf() === "zh" ? 1 : 0] ?? key;
     return text.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole));
   };
+  // What Python says, as far as it is known; else as it says it.
+  t.said = (words) => (words && langOf() === "zh" ? said(words) : words);
   // A metric's name in the reader's language, where there is one.
-  // What Python says of a score, as far as it is known; else as it says it.
-  t.score = (words) => {
-    const of = /^probability of (.*) \((softmax|sigmoid)\)$/s.exec(words);
-    if (of) return t("score_of_class", { name: of[1], kind: of[2] });
-    return words === "cosine to the whole picture's feature" ? t("score_of_feature") : words;
-  };
   t.named = (name) => (`name_${name}` in TEXTS ? t(`name_${name}`) : name);
   return t;
 }

@@ -25,7 +25,7 @@ const STEPS = [
     const query = await hottest({ data }), rows = data.queries.at(-1);
     return {
       state: rows ? { source: "query", query, layer: data.layers.length - 1, head: "mean", rolled: false, smooth: false } : { source: "map", smooth: false },
-      told: { rows: data.rows, columns: data.columns, count: data.tokens, token: data.nameOf(query, t), prefix: data.prefix.join(", ") || "–" }, at: ".vs-stage",
+      told: { rows: data.rows, columns: data.columns, count: data.tokens, token: data.nameOf(query, t), prefix: data.prefix.map(t.said).join(", ") || "–" }, at: ".vs-stage",
     };
   },
   async ({ data }) => {
@@ -62,7 +62,7 @@ const STEPS = [
     const deletion = curveOf(best, "deletion"), step = deletion.x.findIndex((x) => x >= 0.25), m = best.measurement;
     return {
       state: { source: "map", map: best.id, panel: "numbers", deletion_step: step, smooth: true },
-      told: { map: nameOfMap(best), share: percent(deletion.x[step]), score: figure(deletion.y[step]), whole: figure(m.whole), random: figure(deletion.around[step]?.[0]) },
+      told: { map: nameOfMap(best, t), share: percent(deletion.x[step]), score: figure(deletion.y[step]), whole: figure(m.whole), random: figure(deletion.around[step]?.[0]) },
       at: ".vs-steps",
     };
   },
