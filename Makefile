@@ -6,6 +6,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# code is compiled once, not in each of the processes that tests start
+KEPT := PYTHONDONTWRITEBYTECODE=
 
 .PHONY: demo test check bench clean
 
@@ -15,8 +17,8 @@ demo: .venv/demo
 test: .venv/test
 	@tests/browsers.sh
 	@tests/beside.sh $(BIN)/python
-	-@$(BIN)/vitscope inspect embedded:dinov2-small >/dev/null  # fetches the weights that tests want
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	-@$(KEPT) $(BIN)/vitscope inspect embedded:dinov2-small >/dev/null  # fetches the weights that tests want
+	$(KEPT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: .venv/check
 	$(BIN)/ruff format --check .
