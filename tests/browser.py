@@ -164,8 +164,8 @@ class Chromium:
 
 
 @contextmanager
-def browser_of(name: str, folder: Path) -> Iterator[Any]:
-    """One of the two; a test is skipped only where the browser is missing and this is no CI."""
+def browser_of(name: str, folder: Path, **preferences: Any) -> Iterator[Any]:
+    """One of the two, Firefox with preferences; a test is skipped only where it is missing and this is no CI."""
     found = CHROMIUM if name == "chromium" else shutil.which("firefox-esr") or shutil.which("firefox")
     if found is None and not os.environ.get("CI"):
         pytest.skip(f"no {name} on this machine: run tests/browsers.sh")
@@ -179,7 +179,7 @@ def browser_of(name: str, folder: Path) -> Iterator[Any]:
         return
     from browser_firefox import Firefox
 
-    other = Firefox(found or "firefox-esr", folder)
+    other = Firefox(found or "firefox-esr", folder, preferences)
     try:
         yield other
     finally:

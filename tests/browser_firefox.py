@@ -5,7 +5,7 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -111,11 +111,11 @@ class Firefox:
 
     name = "firefox"
 
-    def __init__(self, program: str, folder: Path) -> None:
+    def __init__(self, program: str, folder: Path, preferences: Mapping[str, Any]) -> None:
         profile, self._saved = folder / "profile", folder / "saved"
         profile.mkdir(parents=True)
         self._saved.mkdir()
-        chosen = PREFERENCES | {"browser.download.dir": str(self._saved)}
+        chosen = {**PREFERENCES, **preferences, "browser.download.dir": str(self._saved)}
         lines = [f"user_pref({json.dumps(name)}, {json.dumps(value)});" for name, value in chosen.items()]
         (profile / "user.js").write_text("\n".join(lines))
         command = [program, "--headless", "--no-remote", "--profile", str(profile), "--remote-debugging-port=0"]

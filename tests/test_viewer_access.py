@@ -8,7 +8,7 @@ from PIL import Image
 from skimage import data
 
 import vitscope
-from browser import AXE, CAPTION, SET, VIEWER, shown
+from browser import AXE, CAPTION, SET, VIEWER, browser_of, shown
 from vitscope.render.page import page_bytes
 
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
@@ -176,12 +176,20 @@ def test_dark_and_light_turn_paper_and_ink(made):
     assert brightness["dark"][1] < 150 < 600 < brightness["dark"][0]
 
 
-def test_the_systems_own_darkness_is_followed(browser, file):
-    if browser.name != "chromium":
-        pytest.skip("BiDi of Firefox 140 cannot say which colours the system prefers")
-    with shown(browser, file.as_uri(), color_scheme="dark") as made:
-        paper = made.evaluate("() => getComputedStyle(document.querySelector('main')).backgroundColor")
-        assert sum(int(part) for part in paper[4:-1].split(",")) < 150
+PAPER = "() => getComputedStyle(document.querySelector('main')).backgroundColor"
+
+
+def test_the_systems_own_darkness_is_followed(chromium, file):
+    with shown(chromium, file.as_uri(), color_scheme="dark") as made:
+        assert sum(int(part) for part in made.evaluate(PAPER)[4:-1].split(",")) < 150
+
+
+@pytest.mark.parametrize("dark", [True, False])
+def test_the_systems_own_darkness_is_followed_in_firefox(file, tmp_path, dark):
+    """Its BiDi cannot say which colours the system prefers; a profile of its own can."""
+    chosen = {"layout.css.prefers-color-scheme.content-override": 0 if dark else 1}
+    with browser_of("firefox", tmp_path / "browser", **chosen) as other, shown(other, file.as_uri()) as made:
+        assert (sum(int(part) for part in made.evaluate(PAPER)[4:-1].split(",")) < 150) == dark
 
 
 MOVES = """() => [...document.querySelectorAll('main, main *')].filter((one) => {

@@ -20,7 +20,7 @@ from vitscope.render.page import page_bytes
 from vitscope.store import AttentionStore, Dense, Factored
 from vitscope.viewing import entry_of
 from vitscope.viewing.factors import factorised, fitted, rounded, rows_of
-from vitscope.viewing.mending import Mends, drawn
+from vitscope.viewing.mending import Mends, drawn, mended
 from vitscope.viewing.shipping import shipped, why_not
 
 
@@ -156,6 +156,24 @@ def test_each_of_the_largest_weights_is_right_to_one_percent_where_factors_are_c
         assert worst(true.mean(0), rows.mean(0)) < 0.01
         np.testing.assert_allclose(columns, rows, rtol=1e-3)
     assert sent.error["head_beyond"] == sent.error["mean_beyond"] == 0
+
+
+def test_the_mean_over_heads_is_mended_where_no_head_is_off_among_its_own():
+    """Eight heads look at twenty tokens each, no two at the same; what the mean looks at is in none's own twenty."""
+    torch.manual_seed(0)
+    heads, n = 8, 200
+    scores = torch.randn(heads, n, n) * 0.1 - 6
+    scores[..., 160:180] = 0.6 + torch.randn(heads, n, 20) * 0.1
+    for head in range(heads):
+        scores[head, :, 20 * head : 20 * head + 20] = 1.5 + torch.randn(n, 20) * 0.1
+    b = Factored("planted", scores[None], torch.eye(n).expand(1, heads, n, n), 1.0)
+    made = [rounded(head, 0.05) for head in factorised(b)]
+    bare, mends = drawn(b, made, Mends.none()), mended(b, made)
+    assert bare.fused.max() > 0.01
+    own = {(row, key) for row, key in zip(mends.row.tolist(), mends.key.tolist(), strict=True) if key < 160}
+    assert len(own) < len(mends)
+    assert drawn(b, made, mends).fused.max() < 0.01
+    assert drawn(b, made, mends).single.max() < 0.01
 
 
 def test_where_there_is_no_room_the_worst_weights_are_mended_and_the_rest_is_said():

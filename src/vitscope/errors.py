@@ -28,6 +28,7 @@ __all__ = [
     "UnknownName",
     "UsageError",
     "VitscopeError",
+    "first_line",
 ]
 
 _LISTED, _SHOWN = 60, 8  # up to so many choices are listed; else so many of them
@@ -102,3 +103,8 @@ class MissingExtra(VitscopeError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} is not installed", f"pip install 'vitscope[{extra}]'")
+
+
+def first_line(error: BaseException) -> str:
+    """Of an error's words the first line that says something; the error's kind where none does."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from vitscope import embedded
-from vitscope.errors import LayoutError, MissingExtra, ModelError, UnknownName, UsageError, VitscopeError
+from vitscope.errors import LayoutError, MissingExtra, ModelError, UnknownName, UsageError, VitscopeError, first_line
 from vitscope.geometry import TokenLayout
 from vitscope.registry import FAMILIES, Family
 
@@ -125,7 +125,7 @@ def _made_by(library: str, name: str) -> tuple[nn.Module, dict[str, Any]]:
     except VitscopeError:
         raise
     except Exception as error:  # whatever a broken connection or an unknown name raises in there
-        raise ModelError(f"the model {library}:{name} cannot be loaded: {_first_line(error)}", _ELSEWHERE) from error
+        raise ModelError(f"the model {library}:{name} cannot be loaded: {first_line(error)}", _ELSEWHERE) from error
 
 
 def _from_timm(name: str) -> tuple[nn.Module, dict[str, Any]]:
@@ -217,7 +217,7 @@ def _from_transformers(
     except VitscopeError:
         raise
     except Exception as error:  # broken files make the loaders raise anything
-        raise ModelError(f"the model {reference} cannot be loaded: {_first_line(error)}", _ELSEWHERE) from error
+        raise ModelError(f"the model {reference} cannot be loaded: {first_line(error)}", _ELSEWHERE) from error
     if mismatched := sorted(report["mismatched_keys"]):
         name, found, wanted = mismatched[0]
         raise ModelError(
@@ -263,7 +263,7 @@ def _reach_hub(reference: str, revision: str | None) -> bool:
         if isinstance(try_to_load_from_cache(reference, "config.json", revision=revision), str):
             return False
         if isinstance(error, HfHubHTTPError):
-            raise ModelError(f"the Hub refused {reference}: {_first_line(error)}", _ELSEWHERE) from None
+            raise ModelError(f"the Hub refused {reference}: {first_line(error)}", _ELSEWHERE) from None
         raise ModelError(f"the Hub is out of reach and {reference} is not in its local cache", _ELSEWHERE) from None
     return True
 
@@ -291,9 +291,3 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
 
 def _looks_like_path(reference: str) -> bool:
     return reference.startswith((".", "/", "~")) or reference.count("/") > 1 or "\\" in reference
-
-
-def _first_line(error: BaseException) -> str:
-    if isinstance(error, VitscopeError):
-        return str(error)
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -16,8 +16,8 @@ import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from vitscope.batch.connecting import Cluster, connected, first_line
-from vitscope.errors import ResultError, VitscopeError
+from vitscope.batch.connecting import Cluster, connected
+from vitscope.errors import ResultError, VitscopeError, first_line
 
 __all__ = ["DEATHS", "Job", "Stalled", "run"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vitscope.errors import MissingExtra, ResultError, UsageError
+from vitscope.errors import MissingExtra, ResultError, UsageError, first_line
 
-__all__ = ["Cluster", "connected", "first_line", "start"]
+__all__ = ["Cluster", "connected", "start"]
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,3 @@ def _workers(cluster: Cluster) -> int:
             f"--workers {max(1, (cpus - 1) // cluster.cpus)}, or a larger cluster",
         )
     return workers
-
-
-def first_line(error: BaseException) -> str:
-    """Of an error's words, what fits a message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitscope.capturing import StoreOf, capture, evaluating
-from vitscope.errors import CaptureError, LayoutError
+from vitscope.errors import CaptureError, LayoutError, first_line
 from vitscope.families.preprocessing import checked_size
 from vitscope.geometry import TokenLayout
 from vitscope.registry import Family
@@ -63,7 +63,7 @@ class Traced(Family):
                         if isinstance(error, RuntimeError):  # the model's own trouble, not a missing argument
                             raise
                         raise LayoutError(
-                            f"{type(self.model).__name__} cannot be run on pixels alone: {_first_line(error)}",
+                            f"{type(self.model).__name__} cannot be run on pixels alone: {first_line(error)}",
                             "vitscope.capture(model) around a forward of your own gives raw attention",
                         ) from error
                     raise checked_size(size, error) from error
@@ -204,10 +204,6 @@ def answer_of(output: Any) -> Tensor:
     if not isinstance(output, Tensor):
         raise LayoutError(f"the model answers with a {type(output).__name__}: no tensor in it is understood")
     return output
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def hash_of(model: nn.Module) -> str:

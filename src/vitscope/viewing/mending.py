@@ -89,7 +89,7 @@ def mended(block: Factored, heads: Sequence[Rounded]) -> Mends:
         true, scores = block.rows(queries)[0].float().cpu(), _scores(heads, queries)
         own, fused = true.topk(_top(true), -1), true.mean(0).topk(_top(true), -1)
         first, left = scores.clone(), torch.arange(true.shape[1])
-        for _ in range(_TIMES):
+        for _ in range(_TIMES + 2 * len(heads)):  # of the mean one head at a time
             made = scores[:, left].softmax(-1)
             head, query, key = _wrong(true[:, left], made, own.indices[:, left], fused.indices[left])
             least = torch.finfo(torch.float32).tiny
