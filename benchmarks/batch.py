@@ -27,10 +27,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vitscope.apps.allocator import keep_freed_memory
-from vitscope.batch.contract import Plan
 from vitscope.batch.run import run
-from vitscope.pipeline import Scope, load
+from vitscope.batch.types import Plan
+from vitscope.cli.malloc import keep_freed_memory
+from vitscope.scope import Scope, load
 
 TOKENS = 4096
 
@@ -67,11 +67,11 @@ def plain(scope: Scope, pixels: torch.Tensor, batch: int, backward: bool) -> Cal
     def forward() -> None:
         with torch.inference_mode():
             for part in pixels.split(batch):
-                scope.family.answer(part)
+                scope.adapter.answer(part)
 
     def both() -> None:
         for part in pixels.split(batch):
-            scope.family.answer(part.detach().requires_grad_()).amax(-1).sum().backward()
+            scope.adapter.answer(part.detach().requires_grad_()).amax(-1).sum().backward()
 
     return both if backward else forward
 
@@ -85,7 +85,7 @@ def compare(
         folder = Path(work) / "photos"
         photos(folder, images, (500, 375))
         first = scope.prepare(folder / "000000.jpg", size=size)
-        batch = max(TOKENS // scope.family.layout(first.frame.input).tokens, 1)
+        batch = max(TOKENS // scope.adapter.layout(first.region.input).tokens, 1)
         alone = plain(scope, first.pixels.expand(images, -1, -1, -1).contiguous(), batch, method == "relevance")
         plan = Plan(name, methods=(method,), size=size, batch_tokens=TOKENS, **how)
         times: dict[str, list[float]] = {"plain": [], "batch": []}

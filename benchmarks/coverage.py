@@ -348,7 +348,7 @@ def verdict(model: nn.Module) -> dict[str, Any]:
     from skimage import data
 
     import vitscope
-    from vitscope.capturing import capture, evaluating
+    from vitscope.attention.capture import capture, evaluating
     from vitscope.errors import VitscopeError
 
     found: dict[str, Any] = {}
@@ -386,34 +386,34 @@ def check(scope: Any, layout: Any) -> dict[str, Any]:
     """How the layers were understood, and how far chain and plain rollout are apart where both can be had."""
     from skimage import data
 
-    from vitscope.capturing import capture, evaluating
+    from vitscope.attention import pull
+    from vitscope.attention.capture import capture, evaluating
     from vitscope.images import Picture
-    from vitscope.store import pull
     from vitscope.tracing.chain import chain_of
 
-    family = scope.family
-    pixels = family.prepare(Picture(data.astronaut()))[0][None]
+    adapter = scope.adapter
+    pixels = adapter.prepare(Picture(data.astronaut()))[0][None]
     size = tuple(pixels.shape[2:])
     with evaluating(scope.model), torch.no_grad(), capture(scope.model) as store_of:
-        answer = family.answer(pixels)
-    captured, store = len(store_of.blocks), family.attention(store_of, size, answer)
+        answer = adapter.answer(pixels)
+    captured, store = len(store_of.blocks), adapter.attention(store_of, size, answer)
     found: dict[str, Any] = {"captured": captured, "layers": len(store), "pool": store.pool is not None}
     found["isotropic"], found["difference"] = store.chain is None, None
-    trace = family.traced(size)
+    trace = adapter.traced(size)
     found["tokens_seen"], found["tokens_said"] = None, layout.tokens
     if store.chain is None:
         with evaluating(scope.model), torch.no_grad(), Watcher(scope.model) as watcher:
-            family.answer(pixels)
+            adapter.answer(pixels)
         found["tokens_seen"] = watcher.isotropic()
     found["seen_channels"], found["exact"] = len(trace.channels), trace.exact
     if store.chain is None:
         layers = list(range(len(store)))
         with torch.no_grad():
             plain = store.carry(layers, pull, 0.5, 0.5)
-        chain = chain_of(family.answer, family.model, (1, *size), trace, store_of.seen)
+        chain = chain_of(adapter.answer, adapter.model, (1, *size), trace, store_of.seen)
         found["difference"] = float((plain - chain.pull(layers, pull, 0.5, 0.5)).abs().max())
         found["traced_isotropic"] = trace.isotropic
-        if trace.layout != family.layout(size):
+        if trace.layout != adapter.layout(size):
             found["other_layout"] = f"traced: {trace.layout}"
     return found
 

@@ -31,8 +31,8 @@ def photos(folder: Path, count: int) -> None:
 
 def one(engine: str, folder: str, model: str, size: int, workers: int) -> None:
     """One run in a process of its own; prints what is told."""
-    from vitscope.batch.contract import Plan
     from vitscope.batch.run import run
+    from vitscope.batch.types import Plan
 
     begun, reached = time.perf_counter(), []
     count = 0

@@ -11,7 +11,7 @@ The photo is scikit-image's astronaut. Three ways, side by side in one run:
 Times are interleaved (plain, vitscope, plain, vitscope, ...); ratios are medians of neighbours' ratios. Memory is the
 peak of resident memory during the second of two runs over what was resident before the first, each way in a process
 of its own (Linux; elsewhere it is left out). The maps of both rollouts are compared before anything is timed. The C
-allocator is set as the command line sets it (`vitscope.apps.allocator`), for all three ways.
+allocator is set as the command line sets it (`vitscope.cli.malloc`), for all three ways.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vitscope.apps.allocator import keep_freed_memory
+from vitscope.cli.malloc import keep_freed_memory
 
 CASES = {
     "vit-l/32@384": ("ViT-L/32, 145 tokens, random weights", 384),
@@ -40,11 +40,11 @@ def model_of(case: str):
     from transformers import ViTConfig, ViTForImageClassification
 
     import vitscope
-    from vitscope.families.transformers import Transformers
+    from vitscope.models.transformers import Transformers
 
     torch.manual_seed(0)
     if case.startswith("dinov2"):
-        return vitscope.load("embedded:dinov2-small").family
+        return vitscope.load("embedded:dinov2-small").adapter
     config = ViTConfig(
         hidden_size=1024,
         num_hidden_layers=24,
@@ -59,26 +59,26 @@ def model_of(case: str):
 def ways(case: str) -> dict[str, Callable[[], Tensor]]:
     from skimage import data
 
-    from vitscope.capturing import capture
+    from vitscope.attention.capture import capture
     from vitscope.images import Picture
     from vitscope.methods.rollout import rollout
 
-    family = model_of(case)
+    adapter = model_of(case)
     size = CASES[case][1]
-    pixels = family.prepare(Picture(data.astronaut()), size)[0][None]
+    pixels = adapter.prepare(Picture(data.astronaut()), size)[0][None]
 
     def plain() -> Tensor:
-        return family.model(pixel_values=pixels)[0]
+        return adapter.model(pixel_values=pixels)[0]
 
     def ours() -> Tensor:
-        with capture(family.model) as store_of:
-            family.forward(pixels)
-        return rollout(store_of(family.layout((size, size)), depth=family.depth))
+        with capture(adapter.model) as store_of:
+            adapter.forward(pixels)
+        return rollout(store_of(adapter.layout((size, size)), depth=adapter.depth))
 
     def dense() -> Tensor:
-        family.model.set_attn_implementation("eager")
-        attentions = family.model(pixel_values=pixels, output_attentions=True).attentions
-        family.model.set_attn_implementation("sdpa")
+        adapter.model.set_attn_implementation("eager")
+        attentions = adapter.model(pixel_values=pixels, output_attentions=True).attentions
+        adapter.model.set_attn_implementation("sdpa")
         product = None
         for attention in attentions:
             mixed = (attention.mean(1) + torch.eye(attention.shape[-1])) / 2

@@ -27,25 +27,25 @@ from pathlib import Path
 import torch
 from extraction import resident
 
-from vitscope.apps.allocator import keep_freed_memory
-from vitscope.registry import METHODS
+from vitscope.cli.malloc import keep_freed_memory
+from vitscope.methods.base import METHODS
 
 
 def ways(method: str, size: int, targets: int) -> dict[str, Callable[[], object]]:
     from skimage import data
 
     import vitscope
-    from vitscope.capturing import frozen
-    from vitscope.images import read
+    from vitscope.attention.capture import frozen
+    from vitscope.images import load_image
 
     scope = vitscope.load("embedded:dinov2-small")
     weights = [torch.linspace(-1, 1 + number, 384) for number in range(targets)]
     asked = [lambda answer, w=w: answer @ w for w in weights]
 
     def plain() -> object:
-        pixels = scope.family.prepare(read(data.astronaut()), size)[0][None].requires_grad_()
+        pixels = scope.adapter.prepare(load_image(data.astronaut()), size)[0][None].requires_grad_()
         with frozen(scope.model):
-            answer = scope.family.answer(pixels)
+            answer = scope.adapter.answer(pixels)
             return [
                 torch.autograd.grad(score(answer).sum(), pixels, retain_graph=number < targets - 1)
                 for number, score in enumerate(asked)

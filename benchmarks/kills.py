@@ -7,9 +7,9 @@ Each child is killed at a random moment, none to four shards after it began, the
 After every kill the folder is looked at: each shard that the manifest lists must be there, hash to what is listed,
 and be the very file that was there before (finished shards are not made again). When an attempt ends by itself, its
 rows are compared with those of the undisturbed run, column by column, bit for bit; then a new folder is begun.
-`--points` kills once or twice at each named point of `vitscope.batch.faults` first. `--deadly` begins with a picture
-that kills each process that decodes it: it gets an error in its rows, and all others are as they would be. What is not
-simulated: power that goes off while the system's own cache holds data that was reported as synced.
+`--points` kills once or twice at each named point of `vitscope.batch.fault_injection` first. `--deadly` begins with a
+picture that kills each process that decodes it: it gets an error in its rows, and all others are as they would be.
+What is not simulated: power that goes off while the system's own cache holds data that was reported as synced.
 """
 
 import argparse
@@ -36,10 +36,10 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from vitscope.batch import faults
-from vitscope.batch.contract import Plan
+from vitscope.batch import fault_injection
 from vitscope.batch.run import run
-from vitscope.pipeline import Scope, load
+from vitscope.batch.types import Plan
+from vitscope.scope import Scope, load
 
 SHARD, DEADLY = 2, "005.png"
 PLAN = Plan("tiny", methods=("rollout", "relevance"), shard_size=SHARD, batch_size=2, workers=2)
@@ -144,7 +144,7 @@ def compare(out: Path, reference: Path, without: str = "") -> int:
     keys = list(zip(*(mine[name].to_pylist() for name in ("id", "method", "asked")), strict=True))
     assert len({*keys}) == len(keys), "a row is there twice"
     ends = [bool(without) and source.endswith(without) for source in other["source"].to_pylist()]
-    assert {row["error_kind"] for row in mine.filter(pa.array(ends)).to_pylist()} <= {"Deadly"}
+    assert {row["error_kind"] for row in mine.filter(pa.array(ends)).to_pylist()} <= {"CrashingImage"}
     fine = pa.array([not end for end in ends])
     for name in mine.column_names:
         assert mine[name].filter(fine).equals(other[name].filter(fine)), f"the column {name} differs"
@@ -190,7 +190,7 @@ def torment(given: argparse.Namespace, work: Path, say: Callable[[Told], None]) 
         shutil.rmtree(out)
 
     gap, listed = usual * SHARD / given.images, dict[str, tuple[int, int]]()
-    waiting = [(point, nth) for point in (faults.POINTS if given.points else ()) for nth in (1, 3)]
+    waiting = [(point, nth) for point in (fault_injection.POINTS if given.points else ()) for nth in (1, 3)]
     while waiting:  # one after another in the same folder, as long as there is something left to do in it
         point, nth = waiting.pop(0)
         if nth == 3 and point in ("after-lock", "after-plan"):  # reached once in a run

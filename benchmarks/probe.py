@@ -23,7 +23,7 @@ import vitscope
 from vitscope.bench import photos
 from vitscope.bench.cases import pair_judge
 from vitscope.errors import MethodError
-from vitscope.images import read
+from vitscope.images import load_image
 from vitscope.metrics.resampling import bootstrap, paired
 
 SIDE = 224
@@ -67,7 +67,7 @@ def features(scope: vitscope.Scope, images: Sequence[np.ndarray]) -> np.ndarray:
     """CLS features `(n, D)`."""
     found = []
     for start in range(0, len(images), 16):
-        pixels = [scope.family.prepare(read(image), SIDE)[0] for image in images[start : start + 16]]
+        pixels = [scope.adapter.prepare(load_image(image), SIDE)[0] for image in images[start : start + 16]]
         with torch.no_grad():
             found.append(scope.model(torch.stack(pixels)).last_hidden_state[:, 0])
     return torch.cat(found).numpy()
@@ -90,7 +90,7 @@ def probed(count: int, rng: np.random.Generator) -> vitscope.Scope:
         model.classifier.weight.zero_()
         model.classifier.weight[:, :width] = torch.from_numpy(fitted.coef_).float()
         model.classifier.bias.copy_(torch.from_numpy(fitted.intercept_))
-    return vitscope.load(model.eval(), processor=backbone.family.processor)
+    return vitscope.load(model.eval(), processor=backbone.adapter.processor)
 
 
 def asked(scope: vitscope.Scope, text: str, image: np.ndarray, names: list[str]) -> list[vitscope.Explanation]:

@@ -7,12 +7,12 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
-from vitscope.apps import terminal
-from vitscope.metrics.statistics import concentration
-from vitscope.pipeline import Scope, load
+from vitscope.cli import console
+from vitscope.explanation import Explanation
+from vitscope.metrics.concentration import concentration
 from vitscope.render.html import page
 from vitscope.render.sheets import Cell, sheet
-from vitscope.result import Explanation
+from vitscope.scope import Scope, load
 
 OUT = Path("out")
 PHOTOS = {"astronaut": data.astronaut, "chelsea": data.chelsea, "rocket": data.rocket}
@@ -28,7 +28,7 @@ def main() -> None:
 
     logging.basicConfig(level=logging.WARNING)
     theirs.disable_progress_bar()
-    with terminal.fetching() as progress:
+    with console.fetching() as progress:
         scope = load("embedded:dinov2-small", progress=progress)
     photos = {name: _write(OUT / "photos" / f"{name}.png", make()) for name, make in PHOTOS.items()}
     explanations: list[Explanation] = scope.explain([str(path) for path in photos.values()])
@@ -45,8 +45,8 @@ def main() -> None:
     for caption, picture in sheets:
         picture.save(OUT / f"{caption.replace(':', '').replace(' ', '-')}.png")
     (OUT / "index.html").write_text(page("vitscope: three photos", LEAD, explanations, sheets), "utf-8")
-    terminal.table(["photo", "effective patches", "overlay"], rows)
-    terminal.out.print(f"\nopen {OUT / 'index.html'} in a browser")
+    console.table(["photo", "effective patches", "overlay"], rows)
+    console.out.print(f"\nopen {OUT / 'index.html'} in a browser")
 
 
 def _write(path: Path, pixels: np.ndarray) -> Path:

@@ -14,7 +14,7 @@ from PIL import Image
 from skimage import data
 
 import vitscope
-from vitscope.render.page import page_bytes
+from vitscope.viewer.page import page_bytes
 
 PHOTOS = {"cat": data.chelsea(), "coffee": data.coffee(), "mirrored": data.chelsea()[20:280, 360:90:-1]}
 VIEWERS: dict[str, tuple[str, str, dict[str, Any], str]] = {  # title, photo, options, state
@@ -66,7 +66,7 @@ def build(scope: vitscope.Scope, out: Path, size: int | None = None) -> Path:
         print(f"{out / name}.html: {len(made) / 1e6:.1f} MB", flush=True)
         frames.append(FRAME.format(title=title, file=f"{name}.html", size=len(made) / 1e6, state=state))
     index = out / "index.html"
-    index.write_text(INDEX.format(model=html.escape(scope.family.reference), frames="\n".join(frames)), "utf-8")
+    index.write_text(INDEX.format(model=html.escape(scope.adapter.reference), frames="\n".join(frames)), "utf-8")
     return index
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow.parquet as pq
 
-from vitscope.batch.contract import Plan
+from vitscope.batch.types import Plan
 
 # float32 sums in another order, then float16: two units in its last place, of the map's largest value
 CLOSE = {"rtol": 2e-3, "atol": 2e-3}

@@ -10,9 +10,9 @@ from skimage import data
 import checked_shapes  # noqa: F401  (before vitscope)
 import vitscope
 from browser import browser_of
-from vitscope.geometry import Frame, TokenLayout
+from vitscope.explanation import Explanation
+from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture
-from vitscope.result import Explanation
 
 LABELS = ("tabby", "<b>hound</b>", "teapot", "kite", "[red]robin[/]", "fox", "ant")
 
@@ -132,7 +132,7 @@ def explained():
             prefix=np.array(prefix, np.float32),
             method=fields.pop("method", "rollout"),
             layout=TokenLayout(names, (rows, columns)),
-            frame=Frame.of(size, resized, crop),
+            region=ImageRegion.of(size, resized, crop),
             picture=None if pixels is None else Picture(pixels, fields.pop("name", "photo"), "photo.png"),
             **fields,
         )

@@ -13,8 +13,8 @@ from pathlib import Path
 warnings.simplefilter("ignore")
 import fiftyone as fo  # noqa: E402
 
+from vitscope.explanation import Explanation  # noqa: E402
 from vitscope.export.fiftyone import add  # noqa: E402
-from vitscope.result import Explanation  # noqa: E402
 
 
 class Dataset(list):

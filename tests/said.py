@@ -11,11 +11,11 @@ SOURCES = Path(__file__).parent.parent / "src" / "vitscope"
 TABLES = ("apps/web/assets/app.js", "render/assets/viewer/said.js")  # as they are tried
 GAP = "\u00a4"  # stands for what is filled in
 NAMES = {"notes", "refused", "why", "reason", "words", "told", "hint", "detail", "place", "again", "evidence", "wanted"}
-ERRORS = {"MethodError", "ImageError", "Refusal"}
+ERRORS = {"MethodError", "ImageError", "HTTPError"}
 USAGE = ("targets.py", "methods/cam.py")  # what is asked wrongly there, a page can ask; options it gives none
 # functions that give a reason or a note back, and modules whose every error can be shown by the web app
 REASONS = {
-    "_need", "_needs_cls", "_told", "bag", "body_of", "brought", "excuse", "irremovable", "padding_share", "uneven",
+    "_need", "_needs_cls", "_told", "bag", "find_blocks", "brought", "excuse", "irremovable", "padding_share", "uneven",
     "stages", "stages_of", "without_lengths", "why_not",
 }  # fmt: skip
 PARTS = (
@@ -119,7 +119,7 @@ def _said_by(node: ast.AST, errors: set[str]) -> Iterator[ast.expr]:
     if isinstance(node, ast.Call):
         name = getattr(node.func, "id", getattr(node.func, "attr", ""))
         if name in errors:
-            yield from node.args[name == "Refusal" : 3]
+            yield from node.args[name == "HTTPError" : 3]
         if name == "append" and getattr(getattr(node.func, "value", None), "id", "") in NAMES:
             yield from node.args
         yield from (one.value for one in node.keywords if one.arg in ("caveat", "why", "refuses"))

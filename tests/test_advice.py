@@ -6,10 +6,10 @@ import torch
 
 import vitscope
 import zoo
-from vitscope.advice import EVIDENCE, LAST, OBJECTS
-from vitscope.families.transformers import Transformers
-from vitscope.pipeline import Scope
-from vitscope.registry import METHODS
+from vitscope.engine.auto import EVIDENCE, LAST, OBJECTS
+from vitscope.methods.base import METHODS
+from vitscope.models.transformers import Transformers
+from vitscope.scope import Scope
 
 PHOTO, OTHER = (np.random.default_rng(seed).integers(0, 256, (40, 48, 3), dtype=np.uint8) for seed in (0, 1))
 
@@ -89,8 +89,8 @@ def test_where_nothing_else_applies_it_is_rollout_and_why_is_said(tiny_scope, ph
 
 
 def test_a_familys_own_advice_comes_first(tiny_scope, photo, monkeypatch):
-    monkeypatch.setattr(tiny_scope.family, "advice", {"method": "rollout", "layers": "last2"})
-    monkeypatch.setattr(tiny_scope.family, "drawing", {"norm": "robust"})
+    monkeypatch.setattr(tiny_scope.adapter, "advice", {"method": "rollout", "layers": "last2"})
+    monkeypatch.setattr(tiny_scope.adapter, "drawing", {"norm": "robust"})
     e = tiny_scope.explain(photo)
     assert chosen(e) == "rollout, layers last2, norm robust"
     assert e.provenance["drawing"] == {"norm": "robust"}

@@ -9,7 +9,7 @@ SCRIPT = """
 import ctypes, sys
 from pathlib import Path
 if sys.argv[1] == "kept":
-    from vitscope.apps.allocator import keep_freed_memory
+    from vitscope.cli.malloc import keep_freed_memory
     assert keep_freed_memory()
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]

@@ -17,21 +17,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import oracles_metrics_attention as oracles
 import zoo
 import zoo_traced
-from vitscope.capturing import capture
-from vitscope.errors import ImageError, MethodError, MissingExtra, ResultError, UnknownName, UsageError
-from vitscope.families.transformers import Transformers
-from vitscope.geometry import Frame, TokenLayout
-from vitscope.images import read
-from vitscope.metrics import rank, tables
-from vitscope.metrics.attention import SHARES, Layer, Statistics
-from vitscope.metrics.importance import head_importance
-from vitscope.metrics.rank import effective_rank
-from vitscope.metrics.streaming import statistics_of
-from vitscope.pipeline import Scope
+from vitscope.attention import AttentionStore, CallSite, Dense
+from vitscope.attention.capture import capture
+from vitscope.attention.head_scaling import scale_heads
+from vitscope.errors import ImageError, MethodError, MissingDependencyError, ResultError, UnknownNameError, UsageError
+from vitscope.geometry import ImageRegion, TokenLayout
+from vitscope.images import load_image
+from vitscope.methods.targets import Scorer
+from vitscope.metrics import table_files
+from vitscope.metrics.attention_statistics import SHARES, Layer, Statistics
+from vitscope.metrics.attention_streaming import statistics_of
+from vitscope.metrics.effective_rank import effective_rank
+from vitscope.metrics.head_importance import head_importance
+from vitscope.models.transformers import Transformers
 from vitscope.render.plots import Panel, by_depth
-from vitscope.silencing import weighed_heads
-from vitscope.store import AttentionStore, Call, Dense
-from vitscope.targets import Scorer
+from vitscope.scope import Scope
 
 CHUNKS = (None, 1, 7, 1000)
 NAMES = ["vit", "vit-wide", "deit-teacher", "dinov2-registers", "ijepa", "beit"]
@@ -59,29 +59,29 @@ def photo_of(name, seed=0):
 def seen(request):
     """A store, its frame, the library's own eager attention `(H, N, N)` a layer, the readout row, and the row."""
     row = row_of(request.param)
-    family, pixels = Transformers(row.model().double(), weights="none"), zoo.pixels(row).double()
-    with torch.no_grad(), capture(family.model) as store_of:
-        answer = family.answer(pixels)
-    store = family.attention(store_of, row.size, answer)
-    frame = Frame((90, 50), (10.5, 0, 85, 50), row.size)
-    family.model.set_attn_implementation("eager")
+    adapter, pixels = Transformers(row.model().double(), weights="none"), zoo.pixels(row).double()
+    with torch.no_grad(), capture(adapter.model) as store_of:
+        answer = adapter.answer(pixels)
+    store = adapter.attention(store_of, row.size, answer)
+    region = ImageRegion((90, 50), (10.5, 0, 85, 50), row.size)
+    adapter.model.set_attn_implementation("eager")
     options = {"interpolate_pos_encoding": True} if row.name == "vit-wide" else {}
     with torch.no_grad():
-        attentions = [a[0] for a in family.model(pixel_values=pixels, output_attentions=True, **options).attentions]
+        attentions = [a[0] for a in adapter.model(pixel_values=pixels, output_attentions=True, **options).attentions]
     tokens, prefix = attentions[0].shape[-1], len(row.prefix)
     readout = torch.zeros(tokens, dtype=torch.float64)
     places = {"cls": slice(1), "both": slice(2), "mean": slice(prefix, None)}[row.readout]
     readout[places] = 1
-    return store, frame, attentions, readout / readout.sum(), row
+    return store, region, attentions, readout / readout.sum(), row
 
 
 def close(got, wanted, tolerance=1e-5):
     np.testing.assert_allclose(np.asarray(got), np.asarray(wanted), rtol=tolerance, atol=tolerance * 0.1)
 
 
-def measured(store, frame=None, **options):
-    frame = frame or Frame((64, 64), (0, 0, 64, 64), (64, 64))
-    return statistics_of(store, frame, UNKNOWN, **options)
+def measured(store, region=None, **options):
+    region = region or ImageRegion((64, 64), (0, 0, 64, 64), (64, 64))
+    return statistics_of(store, region, UNKNOWN, **options)
 
 
 def dense(*matrices, prefix=("cls",), grid=(2, 2), **fields):
@@ -96,8 +96,8 @@ def dense(*matrices, prefix=("cls",), grid=(2, 2), **fields):
 @each_chunk
 class TestTwins:
     def test_entropy(self, seen, chunk):
-        store, frame, attentions, readout, _ = seen
-        found = measured(chunked(store, chunk), frame)
+        store, region, attentions, readout, _ = seen
+        found = measured(chunked(store, chunk), region)
         for layer, a in zip(found.layers, attentions, strict=True):
             close(layer.entropy, oracles.entropy(a))
             close(layer.entropy_normalised, np.array(oracles.entropy(a)) / math.log(a.shape[-1]))
@@ -105,23 +105,23 @@ class TestTwins:
             close(layer.readout_entropy_normalised, np.array(layer.readout_entropy) / math.log(a.shape[-1]))
 
     def test_distance(self, seen, chunk):
-        store, frame, attentions, _, row = seen
-        found = measured(chunked(store, chunk), frame)
+        store, region, attentions, _, row = seen
+        found = measured(chunked(store, chunk), region)
         for layer, a in zip(found.layers, attentions, strict=True):
             close(layer.distance, oracles.distance(a, len(row.prefix), row.grid, row.size))
             close(layer.distance_photo, oracles.distance(a, len(row.prefix), row.grid, (50, 74.5)))
 
     def test_shares(self, seen, chunk):
-        store, frame, attentions, _, row = seen
-        found = measured(chunked(store, chunk), frame)
+        store, region, attentions, _, row = seen
+        found = measured(chunked(store, chunk), region)
         for layer, a in zip(found.layers, attentions, strict=True):
             assert tuple(layer.shares) == SHARES
             for kind, wanted in oracles.shares(a, row.prefix).items():
                 close(layer.shares[kind], wanted)
 
     def test_received_and_sinks(self, seen, chunk):
-        store, frame, attentions, _, row = seen
-        found = measured(chunked(store, chunk), frame)
+        store, region, attentions, _, row = seen
+        found = measured(chunked(store, chunk), region)
         n, prefix = attentions[0].shape[-1], len(row.prefix)
         every = np.array([oracles.received(a) for a in attentions])
         for layer, got in zip(found.layers, every, strict=True):
@@ -132,15 +132,15 @@ class TestTwins:
             close([sink.received, sink.factor], [every.mean(0)[sink.token], every.mean(0)[sink.token] * n])
 
     def test_agreement(self, seen, chunk):
-        store, frame, attentions, _, _ = seen
-        found = measured(chunked(store, chunk), frame)
+        store, region, attentions, _, _ = seen
+        found = measured(chunked(store, chunk), region)
         for layer, a in zip(found.layers, attentions, strict=True):
             close(layer.agreement, oracles.agreement(a))
             assert layer.head_agreement == pytest.approx(np.mean(oracles.agreement(a)), rel=1e-5)
 
     def test_effective_rank(self, seen, chunk):
-        store, frame, attentions, _, _ = seen
-        found = measured(chunked(store, chunk), frame)
+        store, region, attentions, _, _ = seen
+        found = measured(chunked(store, chunk), region)
         close([layer.effective_rank for layer in found.layers], oracles.effective_ranks(attentions))
 
 
@@ -165,7 +165,7 @@ def test_some_models_of_the_zoo_have_sinks():
 def test_norms_are_of_the_tokens_that_go_into_a_block():
     scope, photo = scope_of("dinov2-registers"), photo_of("dinov2-registers")
     found = scope.statistics(photo)
-    pixels, _ = scope.family.prepare(read(photo))
+    pixels, _ = scope.adapter.prepare(load_image(photo))
     with torch.no_grad():
         states = scope.model(pixel_values=pixels[None].double(), output_hidden_states=True).hidden_states
     every = torch.stack([state[0].norm(dim=-1) for state in states[:-1]]).numpy()
@@ -182,7 +182,7 @@ def test_tokens_out_of_the_layouts_order_are_put_in_it():
     """YOLOS has its detection tokens last, the layout has them first."""
     scope, photo = scope_of("hf-yolos"), photo_of("hf-yolos")
     found, order = scope.statistics(photo), list(row_of("hf-yolos").order)
-    pixels, _ = scope.family.prepare(read(photo))
+    pixels, _ = scope.adapter.prepare(load_image(photo))
     scope.model.set_attn_implementation("eager")
     with torch.no_grad():
         attentions = scope.model(pixel_values=pixels[None].double(), output_attentions=True).attentions
@@ -238,7 +238,7 @@ def test_attention_of_one_token_to_the_far_corner():
     """A row of two patches, 64 x 64 pixels: their centres are 32 apart; in a photo twice as wide, 64."""
     a = torch.tensor([[[1.0, 0, 0], [0.5, 0.25, 0.25], [0.5, 0, 0.5]]])
     store = dense(a, grid=(1, 2))
-    found = measured(store, Frame((128, 64), (0, 0, 128, 64), (64, 64)))
+    found = measured(store, ImageRegion((128, 64), (0, 0, 128, 64), (64, 64)))
     close(found.layers[0].distance, [8])  # (32 * 1/2 + 0) / 2: the half that goes to CLS is left out
     close(found.layers[0].distance_photo, [16])
     close([found.layers[0].shares[kind][0] for kind in SHARES], [0.5, 0, 0, 0.375, 0.125])
@@ -307,7 +307,7 @@ def test_every_number_stays_in_its_range(seed, heads, rows, columns, sharp):
     n = 1 + rows * columns
     draw = torch.Generator().manual_seed(seed)
     a = (torch.randn(2, heads, n, n, generator=draw, dtype=torch.float64) * sharp).softmax(-1)
-    found = measured(dense(*a, grid=(rows, columns)), Frame((64, 64), (0, 0, 64, 64), (64, 64)))
+    found = measured(dense(*a, grid=(rows, columns)), ImageRegion((64, 64), (0, 0, 64, 64), (64, 64)))
     most = math.hypot(64 * (rows - 1) / rows, 64 * (columns - 1) / columns)
     for layer in found.layers:
         for values, top in ((layer.entropy, math.log(n)), (layer.entropy_normalised, 1), (layer.agreement, 1)):
@@ -341,7 +341,7 @@ def test_memory_is_linear_in_tokens(monkeypatch):
         def rows(self, sel=slice(None)):
             return super().rows(sel).clone()
 
-    monkeypatch.setattr(rank, "MOST_TOKENS", 100)
+    monkeypatch.setattr(rank_module, "MOST_TOKENS", 100)
     n = 401
     a = torch.rand(1, 2, n, n).softmax(-1)
     store = AttentionStore((Rows("one", a, chunk=4),), TokenLayout(("cls",), (20, 20)))
@@ -412,7 +412,7 @@ def test_each_row_of_a_batch_has_its_own_weights(style, layer):
     event, axis = store_of().calls[layer].event, AXES.get(style, 1)
     weights = torch.rand(4, 3, dtype=torch.float64)
     weights[0], weights[1] = torch.tensor([1.0, 0, 1]), 1
-    with weighed_heads(model, Call(event, axis), weights):
+    with scale_heads(model, CallSite(event, axis), weights):
         got = model(x)
     with torch.no_grad():
         plain = model(x)
@@ -449,17 +449,17 @@ def projection_of(model, name, layer):
 
 def importance_twin(scope, name, photo, score):
     """The score's drop when the projection after a head does not read it, one head at a time."""
-    pixels, _ = scope.family.prepare(read(photo), row_of(name).ask if name in BY_TRACE else None)
-    pixels, model = pixels[None].double(), scope.family.model
+    pixels, _ = scope.adapter.prepare(load_image(photo), row_of(name).ask if name in BY_TRACE else None)
+    pixels, model = pixels[None].double(), scope.adapter.model
     with torch.no_grad():
-        whole = scope.family.answer(pixels)
+        whole = scope.adapter.answer(pixels)
         drops = []
         for layer, block in enumerate(scope.attention(photo).blocks):
             heads = block.shape[1]
             for head in range(heads):
-                scope.family.model = oracles.without_head(model, projection_of(model, name, layer), head, heads)
-                drops.append(float(score(whole, whole) - score(scope.family.answer(pixels), whole)))
-                scope.family.model = model
+                scope.adapter.model = oracles.without_head(model, projection_of(model, name, layer), head, heads)
+                drops.append(float(score(whole, whole) - score(scope.adapter.answer(pixels), whole)))
+                scope.adapter.model = model
     return np.array(drops)
 
 
@@ -492,16 +492,16 @@ def test_windows_are_silenced_one_head_at_a_time():
     """Swin: pictures and windows share an axis; heads differ from layer to layer."""
     scope, photo = scope_of("timm-swin"), photo_of("timm-swin")
     found = scope.statistics(photo, importance=True)
-    pixels, _ = scope.family.prepare(read(photo))
-    model, answer = scope.family.model, scope.family.answer
+    pixels, _ = scope.adapter.prepare(load_image(photo))
+    model, answer = scope.adapter.model, scope.adapter.answer
     with torch.no_grad():
         whole = answer(pixels[None].double())
         for layer in found.layers:
             drops = []
             for head in range(layer.heads):
-                scope.family.model = oracles.without_head(model, f"{layer.name}.proj", head, layer.heads)
+                scope.adapter.model = oracles.without_head(model, f"{layer.name}.proj", head, layer.heads)
                 drops.append(float(predicted(whole, whole) - predicted(answer(pixels[None].double()), whole)))
-                scope.family.model = model
+                scope.adapter.model = model
             assert np.abs(drops).max() > 1e-4
             np.testing.assert_allclose(layer.importance, drops, rtol=0, atol=1e-12)
     assert len({layer.heads for layer in found.layers}) > 1
@@ -534,7 +534,7 @@ def test_progress_of_importance(tiny_scope, photo):
 
 def test_a_call_that_is_not_made_is_said():
     model, x = two_layers("fused")
-    with pytest.raises(MethodError, match="was not made"), weighed_heads(model, Call(7, 1), torch.ones(4, 3)):
+    with pytest.raises(MethodError, match="was not made"), scale_heads(model, CallSite(7, 1), torch.ones(4, 3)):
         model(x)
 
 
@@ -547,7 +547,7 @@ def test_importance_needs_to_know_the_calls():
 def test_weights_that_do_not_fit_are_said():
     model, x = two_layers("fused")
     for weights in (torch.ones(4, 5), torch.ones(3, 3)):
-        with pytest.raises(MethodError, match="is not that of"), weighed_heads(model, Call(0, 1), weights):
+        with pytest.raises(MethodError, match="is not that of"), scale_heads(model, CallSite(0, 1), weights):
             model(x)
     assert torch._C._len_torch_function_stack() == 0
 
@@ -563,7 +563,7 @@ def test_heads_that_are_mixed_with_the_values_are_refused():
         model(x)
     with (
         pytest.raises(MethodError, match="cannot be silenced"),
-        weighed_heads(model, store_of().calls[0], torch.zeros(1, 2)),
+        scale_heads(model, store_of().calls[0], torch.zeros(1, 2)),
     ):
         model(x)
 
@@ -616,7 +616,7 @@ def test_the_record_is_frozen_and_says_where_it_is_from(one, photo):
     assert one.provenance["seed"] == 0
     assert set(one.provenance["versions"]) == {"vitscope", "python", "torch", "transformers", "numpy"}
     assert not {"target", "caveat", "gradient", "options"} & set(one.provenance)
-    assert one.frame.size == (451, 300)
+    assert one.region.size == (451, 300)
     assert one.withheld == {}
 
 
@@ -670,8 +670,8 @@ def test_other_endings_are_refused(one, tmp_path):
 
 
 def test_parquet_without_pyarrow_names_the_extra(one, tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtra, match=r"vitscope\[batch\]"):
+    monkeypatch.setattr(table_files, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r"vitscope\[batch\]"):
         one.save(tmp_path / "a.parquet")
     assert list(tmp_path.iterdir()) == []
 
@@ -703,7 +703,7 @@ def test_what_was_not_asked_for_is_said(tiny_scope, photo):
     ("options", "error", "message"),
     [
         ({"target": "tabby"}, UsageError, "a target changes nothing but importance"),
-        ({"target": "cat", "importance": True}, UnknownName, "no class is called 'cat'"),
+        ({"target": "cat", "importance": True}, UnknownNameError, "no class is called 'cat'"),
         ({"target": ["tabby", 2], "importance": True}, UsageError, "one target at a time"),
         ({"size": 3}, UsageError, "size is between"),
         ({"batch_size": 0}, UsageError, "batch_size is at least 1"),

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from batching import CLOSE, plan, same, table
-from vitscope.batch.contract import Plan
 from vitscope.batch.rows import map_of
 from vitscope.batch.run import run
-from vitscope.errors import UnknownName, UsageError
+from vitscope.batch.types import Plan
+from vitscope.errors import UnknownNameError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +47,13 @@ def test_rows_are_what_explain_gives_for_each_photo_alone(whole, collection, tin
         assert (row["grid_rows"], row["grid_columns"]) == e.layout.grid
         assert np.allclose(row["prefix"], e.prefix, **CLOSE)
         assert row["prefix_names"] == list(e.layout.prefix) == ["cls"]
-        assert (row["width"], row["height"], tuple(row["box"])) == (*e.frame.size, e.frame.box)
+        assert (row["width"], row["height"], tuple(row["box"])) == (*e.region.size, e.region.box)
         assert [p["label"] for p in row["top"]] == [label for label, _ in e.predictions]
         if method == "relevance":
             assert row["target"] == e.target
             assert row["score"] == pytest.approx(e.score, rel=1e-3, abs=1e-4)
         told = json.loads(row["provenance"])
-        assert (told["model"], told["weights"]) == (tiny_scope.family.reference, tiny_scope.family.weights)
+        assert (told["model"], told["weights"]) == (tiny_scope.adapter.reference, tiny_scope.adapter.weights)
 
 
 @pytest.mark.parametrize(
@@ -108,15 +108,15 @@ def test_metrics_and_overlays(collection, tiny_scope, tmp_path):
         assert row["deletion"] == pytest.approx(numbers["deletion"].value, abs=1e-3)
         assert row["saco_random"] == pytest.approx(numbers["saco"].random, abs=1e-2)
         with Image.open(tmp_path / "out" / row["overlay"]) as image:
-            assert image.size == e.frame.size
+            assert image.size == e.region.size
 
 
 def test_wrong_questions_are_refused_before_anything_is_written(collection, tiny_scope, tmp_path):
     for wrong, kind in (
-        ({"methods": ("rolout",)}, UnknownName),
-        ({"methods": ("relevance",), "targets": ("tapir",)}, UnknownName),
-        ({"params": {"alfa": 1}}, UnknownName),
-        ({"metrics": ("deletoin",)}, UnknownName),
+        ({"methods": ("rolout",)}, UnknownNameError),
+        ({"methods": ("relevance",), "targets": ("tapir",)}, UnknownNameError),
+        ({"params": {"alfa": 1}}, UnknownNameError),
+        ({"metrics": ("deletoin",)}, UnknownNameError),
         ({"methods": ("logit-lens",), "params": {"layer": "x"}}, UsageError),
     ):
         with pytest.raises(kind):
@@ -125,22 +125,22 @@ def test_wrong_questions_are_refused_before_anything_is_written(collection, tiny
     (tmp_path / "none").mkdir()
     with pytest.raises(UsageError, match="no pictures"):
         run(str(tmp_path / "none"), tmp_path / "out", plan(), scope=tiny_scope)
-    with pytest.raises(UnknownName, match="engine"):
+    with pytest.raises(UnknownNameError, match="engine"):
         run(str(collection), tmp_path / "out", plan(), scope=tiny_scope, engine="spark")
 
 
 def test_memory_that_waits_is_bounded(collection, tiny_scope, tmp_path, monkeypatch):
     """With room for one picture, no more are begun than threads had free before the first one's size was known."""
-    from vitscope.batch import work
+    from vitscope.batch import worker
 
     begun, done = [], []
-    plain = work._item
+    plain = worker._item
 
     def counted(*given):
         begun.append(given)
         return plain(*given)
 
-    monkeypatch.setattr(work, "_item", counted)
+    monkeypatch.setattr(worker, "_item", counted)
     gaps = []
 
     def advance(images, failed):
@@ -153,14 +153,14 @@ def test_memory_that_waits_is_bounded(collection, tiny_scope, tmp_path, monkeypa
 
 
 def test_pictures_of_many_shapes_do_not_pile_up(tiny_scope, tmp_path, monkeypatch):
-    from vitscope.batch import work
+    from vitscope.batch import worker
 
     draw = np.random.default_rng(0)
     for number in range(12):
         pixels = draw.integers(0, 256, (40 + 16 * (number % 4), 64, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{number:02d}.png")
-    sizes, plain = [], work._explain
-    monkeypatch.setattr(work, "_explain", lambda *given: sizes.append(len(given[3])) or plain(*given))
+    sizes, plain = [], worker._explain
+    monkeypatch.setattr(worker, "_explain", lambda *given: sizes.append(len(given[3])) or plain(*given))
     held = tiny_scope.prepare(tmp_path / "00.png", size=64).pixels.nbytes
     asked = plan(size=64, batch_size=8, shard_size=12, ahead=4 * held)
     assert run(str(tmp_path), tmp_path / "out", asked, scope=tiny_scope).failed == 0

@@ -10,10 +10,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vitscope.batch import cluster
-from vitscope.batch.cluster import Stalled, run
-from vitscope.batch.connecting import Cluster, start
-from vitscope.errors import ImageError, MissingExtra, ResultError, UsageError
+from vitscope.batch import ray_pool
+from vitscope.batch.ray_cluster import Cluster, start
+from vitscope.batch.ray_pool import NoProgressError, run
+from vitscope.errors import ImageError, MissingDependencyError, ResultError, UsageError
 
 WORKERS = 2
 EXACT = ("id", "row", "source", "sha256", "width", "box", "grid_rows", "method", "notes", "error", "error_kind")
@@ -90,9 +90,9 @@ def test_the_engine_makes_the_rows_of_the_local_one_while_a_worker_is_killed(ray
     from PIL import Image
     from skimage import data
 
-    from vitscope.batch.contract import Plan
     from vitscope.batch.rows import map_of
     from vitscope.batch.run import run as batch
+    from vitscope.batch.types import Plan
 
     (photos := tmp_path / "photos").mkdir()
     for number in range(24):
@@ -151,7 +151,7 @@ def test_an_address_where_nobody_answers_is_one_line(monkeypatch, capfd):
 
 def test_ray_is_asked_for_by_name(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtra, match=r"vitscope\[ray\]"):
+    with pytest.raises(MissingDependencyError, match=r"vitscope\[ray\]"):
         list(run(Cluster(), [], job()))
 
 
@@ -162,9 +162,11 @@ def test_numbers_that_make_no_sense(wrong):
 
 
 def test_when_nothing_moves_it_says_what_waits(ray_here, tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "_LEAVE", 0.1)  # what is stuck ends only when it is freed, below
+    monkeypatch.setattr(ray_pool, "_LEAVE", 0.1)  # what is stuck ends only when it is freed, below
     begun = time.monotonic()
-    with pytest.raises(Stalled, match=r"nothing moved for 2 s; pieces in work: 0 \(process \d+ on [\d.]+, \d+ s\)"):
+    with pytest.raises(
+        NoProgressError, match=r"nothing moved for 2 s; pieces in work: 0 \(process \d+ on [\d.]+, \d+ s\)"
+    ):
         list(run(Cluster(workers=1, patience=2), numbered(1), job(stuck=[0], freed=str(tmp_path / "freed"))))
     (tmp_path / "freed").touch()  # the piece comes to an end, so that the cluster can
     assert time.monotonic() - begun < 240
@@ -172,8 +174,8 @@ def test_when_nothing_moves_it_says_what_waits(ray_here, tmp_path, monkeypatch):
 
 def test_a_desk_that_does_not_answer_yet_has_the_time_of_a_start(monkeypatch):
     pytest.importorskip("ray", reason="ray is not installed")
-    monkeypatch.setattr(cluster, "_STARTING", 1)
+    monkeypatch.setattr(ray_pool, "_STARTING", 1)
     begun = time.monotonic()
-    with pytest.raises(Stalled, match="the desk does not answer"):
-        list(cluster._watched(queue.Queue(), object(), 0.1, "pieces"))
+    with pytest.raises(NoProgressError, match="the desk does not answer"):
+        list(ray_pool._watched(queue.Queue(), object(), 0.1, "pieces"))
     assert time.monotonic() - begun >= 1

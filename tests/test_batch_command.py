@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from batching import plan
-from vitscope.apps.cli import app, main
-from vitscope.batch import faults
+from vitscope.batch import fault_injection
 from vitscope.batch.rows import schema
 from vitscope.batch.run import run
+from vitscope.cli.main import app, main
 from vitscope.errors import MethodError, ResultError, UsageError
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +43,7 @@ def test_the_command_line(collection, tiny_folder, tmp_path, capsys):
 def test_a_full_disk_is_one_line_of_the_command(collection, tiny_folder, tmp_path, capsys, monkeypatch):
     asked = ["--model", str(tiny_folder), "--method", "rollout", "--shard-size", "4", "--json"]
     monkeypatch.setattr(sys, "argv", ["vitscope", "batch", str(collection), "-o", str(tmp_path / "out"), *asked])
-    monkeypatch.setattr(faults, "_times", type(faults._times)())
+    monkeypatch.setattr(fault_injection, "_times", type(fault_injection._times)())
     monkeypatch.setenv("VITSCOPE_FAULT", "during-shard-write:2=ENOSPC")
     with pytest.raises(SystemExit) as ended:
         main()

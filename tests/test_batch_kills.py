@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vitscope.batch import faults
+from vitscope.batch import fault_injection
 
 ROOT = Path(__file__).parents[1]
 
@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.timeout(240)
 def test_killed_at_every_point_and_at_twenty_random_moments(tmp_path):
     """`benchmarks/kills.py` does the work and asserts; here its count is looked at."""
-    points = 2 * len(faults.POINTS) - 2
-    assert len(faults.POINTS) >= 8
+    points = 2 * len(fault_injection.POINTS) - 2
+    assert len(fault_injection.POINTS) >= 8
     command = [sys.executable, ROOT / "benchmarks" / "kills.py", "--deadly", "--points", "--kills", str(points + 20)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TMPDIR": str(tmp_path)})
     assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ import pytest
 from filelock import FileLock
 
 from batching import plan, same, table
-from vitscope.batch import faults
+from vitscope.batch import fault_injection
 from vitscope.batch.run import run
 from vitscope.errors import ResultError, UsageError
 
@@ -73,12 +73,12 @@ def test_other_weights_and_other_pictures_refuse_to_resume(collection, tiny_scop
     for path in (collection / "1").iterdir():
         (source / path.name).write_bytes(path.read_bytes())
     run(str(source), tmp_path / "out", plan(), scope=tiny_scope)
-    monkeypatch.setattr(tiny_scope.family, "_weights", "others")
-    monkeypatch.delitem(vars(tiny_scope.family), "weights", raising=False)
+    monkeypatch.setattr(tiny_scope.adapter, "_weights", "others")
+    monkeypatch.delitem(vars(tiny_scope.adapter), "weights", raising=False)
     with pytest.raises(ResultError, match="weights was .* and is 'others'"):
         run(str(source), tmp_path / "out", plan(), scope=tiny_scope, resume=True)
     monkeypatch.undo()
-    vars(tiny_scope.family).pop("weights", None)
+    vars(tiny_scope.adapter).pop("weights", None)
     (source / "000.png").write_bytes((collection / "1" / "06.png").read_bytes())
     with pytest.raises(ResultError, match="the source has changed .* shard 0"):
         run(str(source), tmp_path / "out", plan(), scope=tiny_scope, resume=True)
@@ -118,7 +118,7 @@ def test_a_second_writer_is_refused(collection, tiny_scope, tmp_path):
 def test_a_disk_that_fails_is_one_line_and_what_is_finished_stays(
     collection, tiny_scope, tmp_path, monkeypatch, point, error
 ):
-    monkeypatch.setattr(faults, "_times", type(faults._times)())
+    monkeypatch.setattr(fault_injection, "_times", type(fault_injection._times)())
     monkeypatch.setenv("VITSCOPE_FAULT", f"{point}={error}")
     with pytest.raises(ResultError, match="cannot be written: .*--resume"):
         run(str(collection), tmp_path / "out", plan(), scope=tiny_scope)

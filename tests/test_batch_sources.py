@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 from vitscope.batch import sources
-from vitscope.batch.contract import shards_of
-from vitscope.batch.reading import reading
+from vitscope.batch.fetch import reading
 from vitscope.batch.sources import Source
-from vitscope.errors import ImageError, UnknownName, UsageError
+from vitscope.batch.types import shards_of
+from vitscope.errors import ImageError, UnknownNameError, UsageError
 
 
 def picture(number, size=(20, 16)):
@@ -125,7 +125,7 @@ def test_parquet_holds_bytes_paths_or_both(folder, tmp_path):
     found = values(Source(str(path)))  # a usual name
     assert (found[0], found[1], found[3]) == (7, 3, 8)
     assert keys(Source(str(path)))[3] == "data.parquet#3"
-    with pytest.raises(UnknownName, match="did you mean 'bytes'"):
+    with pytest.raises(UnknownNameError, match="did you mean 'bytes'"):
         list(Source(str(path), column="byte"))
 
 
@@ -298,7 +298,7 @@ def test_a_package_that_is_missing_is_told_before_anything_is_read(monkeypatch):
 def test_wrong_sources_are_one_line():
     with pytest.raises(UsageError, match="does not exist"):
         Source("nowhere")
-    with pytest.raises(UnknownName, match="did you mean 'photos'"):
+    with pytest.raises(UnknownNameError, match="did you mean 'photos'"):
         Source(".", "photo")
     with pytest.raises(UsageError, match="at least 1"):
         Source(".", stride=0)
@@ -318,9 +318,9 @@ def test_shards_have_stable_borders_and_digests(folder):
 def test_a_video_becomes_a_video_of_its_maps(video, tiny_scope, tmp_path):
     import av
 
-    from vitscope.batch.contract import Plan
     from vitscope.batch.overlays import drawn, film
     from vitscope.batch.run import run
+    from vitscope.batch.types import Plan
     from vitscope.errors import ResultError
 
     plan = Plan("tiny", methods=("rollout", "attention"), overlays=True, shard_size=2)
@@ -332,7 +332,7 @@ def test_a_video_becomes_a_video_of_its_maps(video, tiny_scope, tmp_path):
     with av.open(str(film(pictures, tmp_path / "maps.mp4", 5.0))) as made:
         stream = made.streams.video[0]
         assert (stream.width, stream.height, float(stream.average_rate)) == (32, 32, 5)
-        frames = [frame.to_ndarray(format="rgb24").astype(int) for frame in made.decode(stream)]
+        frames = [region.to_ndarray(format="rgb24").astype(int) for region in made.decode(stream)]
     assert len(frames) == 4
     with Image.open(pictures[2]) as image:
         assert np.abs(np.asarray(image.convert("RGB")).astype(int) - frames[2]).mean() < 12  # the codec's loss

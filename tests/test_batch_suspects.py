@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from vitscope.batch import suspects
-from vitscope.batch.contract import Plan, Ref, Task
-from vitscope.batch.suspects import Deadly, Watch, trial
+from vitscope.batch import crash_trial
+from vitscope.batch.crash_log import CrashingImage, CrashLog
+from vitscope.batch.crash_trial import trial
+from vitscope.batch.types import Plan, Ref, Task
 
 REFS = tuple(
     Ref(number, f"{number}.png", f"photos/{number}.png", "file", f"photos/{number}.png") for number in range(6)
@@ -19,7 +20,7 @@ TASK = Task(0, REFS)
 
 def died(folder, *refs, tried=lambda refs: {}):
     """What a run leaves that is killed while these are in work."""
-    watch = Watch(folder, tried)
+    watch = CrashLog(folder, tried)
     list(watch.judged(iter([TASK])))
     with watch.working(*refs):
         left = {path: path.read_bytes() for path in folder.iterdir()}
@@ -40,22 +41,22 @@ def test_only_what_was_in_work_at_two_deaths_in_a_row_is_tried(tmp_path):
     assert asked == []
     died(tmp_path, REFS[4], tried=tried)
     assert asked == [[2]]
-    watch = Watch(tmp_path, tried)
+    watch = CrashLog(tmp_path, tried)
     assert list(watch.judged(iter([TASK]))) == [TASK]
     assert asked == [[2]]  # judged once and for all, and nothing else had died twice
     verdict = watch.verdict(REFS[2])
-    assert isinstance(verdict, Deadly)
+    assert isinstance(verdict, CrashingImage)
     assert "photos/2.png: dies" in str(verdict)
     assert watch.verdict(REFS[4]) is None
     watch.close()
-    again = Watch(tmp_path, tried)
+    again = CrashLog(tmp_path, tried)
     assert again.verdict(REFS[2])  # the shard may not have been finished
     again.close()
 
 
 def test_a_run_that_ends_in_order_leaves_no_suspects(tmp_path):
     died(tmp_path, REFS[1])
-    watch = Watch(tmp_path, lambda refs: {})
+    watch = CrashLog(tmp_path, lambda refs: {})
     with watch.working(*REFS[:3]), watch.working(REFS[3]):
         pass
     watch.close()
@@ -63,7 +64,7 @@ def test_a_run_that_ends_in_order_leaves_no_suspects(tmp_path):
 
 
 def test_what_is_in_work_stands_on_file_while_it_is(tmp_path):
-    watch = Watch(tmp_path, lambda refs: {})
+    watch = CrashLog(tmp_path, lambda refs: {})
 
     def standing():
         return {*(tmp_path / ".in-work").read_text().split()}
@@ -82,7 +83,7 @@ def test_what_is_in_work_stands_on_file_while_it_is(tmp_path):
 def test_notes_that_are_broken_count_as_none(tmp_path):
     (tmp_path / ".suspects.json").write_text("{")
     (tmp_path / ".in-work").write_bytes(b"\xff\x00 half of an i")
-    Watch(tmp_path, lambda refs: {}).close()
+    CrashLog(tmp_path, lambda refs: {}).close()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -113,5 +114,5 @@ def test_a_trial_goes_on_after_a_death_and_proves_nothing_against_the_others(ref
     ("code", "deadly"), [(-9, True), (-11, True), (-2, False), (-15, False), (1, False), (0, False)]
 )
 def test_a_wish_to_stop_is_no_crash(code, deadly):
-    assert suspects._died(code) is deadly
-    assert suspects._died(0xC0000005)
+    assert crash_trial._died(code) is deadly
+    assert crash_trial._died(0xC0000005)

@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from vitscope.bench import digits, journal, planted, segmentation, summary
-from vitscope.bench.bench import bench, question
+from vitscope.bench import digits, planted, run_log, segmentation, summary
+from vitscope.bench.benchmark import bench, question
 from vitscope.bench.cases import KINDS, Case, grid_judge, mask_judge, pair_judge
-from vitscope.bench.journal import Journal, Row
-from vitscope.bench.run import PRIORS, Entry, entries, explained, run
-from vitscope.errors import ImageError, MethodError, ResultError, UnknownName, UsageError
+from vitscope.bench.run_log import Row, RunLog
+from vitscope.bench.runner import PRIORS, MethodSpec, entries, explained, run
+from vitscope.errors import ImageError, MethodError, ResultError, UnknownNameError, UsageError
 from vitscope.images import Picture
 from vitscope.metrics.localisation import localise
 
@@ -57,9 +57,9 @@ def test_random_and_centre_prior_are_always_there_and_last(tiny_scope):
 
 
 def test_wrong_methods_are_told_before_anything_runs(tiny_scope):
-    with pytest.raises(UnknownName, match="no method is called 'rolout'"):
+    with pytest.raises(UnknownNameError, match="no method is called 'rolout'"):
         rows_of(tiny_scope, "rolout")
-    with pytest.raises(UnknownName, match="option"):
+    with pytest.raises(UnknownNameError, match="option"):
         rows_of(tiny_scope, "rollout:alfa=1")
     refused = next((m.name for m, reason in tiny_scope.methods() if reason), None)
     if refused:
@@ -72,7 +72,7 @@ def test_wrong_methods_are_told_before_anything_runs(tiny_scope):
 
 def test_a_row_is_what_explaining_and_judging_give(tiny_scope, asked, tmp_path):
     rows = rows_of(tiny_scope, "attention", "rollout:layers=last2")
-    found = run(tiny_scope, asked.cases, rows, Journal(tmp_path / "o", asked.options), size=64, seed=1)
+    found = run(tiny_scope, asked.cases, rows, RunLog(tmp_path / "o", asked.options), size=64, seed=1)
     assert len(found) == 3 * 4
     scenes = planted.scenes(3, size=64, seed=1)
     for scene in scenes:
@@ -90,21 +90,21 @@ def test_priors_are_as_described_and_random_maps_differ_from_case_to_case(tiny_s
     for case in asked.cases:
         picture = Picture(np.array(case.load()[0]))
         for name in PRIORS:
-            maps[name, case.name] = explained(tiny_scope, Entry(name, name), picture, case, 64, 5).map
+            maps[name, case.name] = explained(tiny_scope, MethodSpec(name, name), picture, case, 64, 5).map
     centres = [maps["centre prior", case.name] for case in asked.cases]
     expected = np.exp(-sum(np.meshgrid(*[((np.arange(4) + 0.5) / 4 - 0.5) ** 2] * 2)) / (2 * 0.0625))
     assert np.allclose(centres[0], expected)
     assert (centres[0] == centres[1]).all()
     randoms = [maps["random", case.name] for case in asked.cases]
     assert not (randoms[0] == randoms[1]).any()
-    again = explained(tiny_scope, Entry("random", "random"), picture, asked.cases[-1], 64, 5).map
+    again = explained(tiny_scope, MethodSpec("random", "random"), picture, asked.cases[-1], 64, 5).map
     assert (again == randoms[-1]).all()
-    other = explained(tiny_scope, Entry("random", "random"), picture, asked.cases[-1], 64, 6).map
+    other = explained(tiny_scope, MethodSpec("random", "random"), picture, asked.cases[-1], 64, 6).map
     assert not (other == again).any()
 
 
 def test_a_forward_takes_time_and_changes_nothing(tiny_scope, asked):
-    from vitscope.bench.run import _forward
+    from vitscope.bench.runner import _forward
 
     picture = Picture(np.array(asked.cases[0].load()[0]))
     before = picture.pixels.tobytes()
@@ -170,8 +170,8 @@ def test_cost_is_measured_in_turn_with_a_forward(tiny_scope, tmp_path, monkeypat
         order.append("forward")
         return 0.01
 
-    monkeypatch.setattr("vitscope.bench.run.explained", slow)
-    monkeypatch.setattr("vitscope.bench.run._forward", forward)
+    monkeypatch.setattr("vitscope.bench.runner.explained", slow)
+    monkeypatch.setattr("vitscope.bench.runner._forward", forward)
     made = bench(tiny_scope, asked, rows_of(tiny_scope, "attention", "pca"), tmp_path / "o")
     names = ["attention", "pca", *PRIORS]
     assert order[: 4 + 2 * 3 * 5] == [*names, *["forward", *names] * 6], "a warm-up, then three rounds a scene"
@@ -206,7 +206,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(tiny_scope, asked, tmp_pa
     with (tmp_path / "o" / "rows.jsonl").open("a") as file:
         file.write(lines[0][:40])  # a line cut off in the middle
     made = []
-    monkeypatch.setattr("vitscope.bench.run.explained", lambda *a: made.append(a[1].label) or explained(*a))
+    monkeypatch.setattr("vitscope.bench.runner.explained", lambda *a: made.append(a[1].label) or explained(*a))
     said = []
     resumed = bench(tiny_scope, asked, rows, tmp_path / "o", tell=said.append)
     assert len(made) == 12 - 5
@@ -238,35 +238,35 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("years")
     for force in (False, True):
         with pytest.raises(ResultError, match="holds something else"):
-            Journal(tmp_path, {}, force=force)
+            RunLog(tmp_path, {}, force=force)
     assert (tmp_path / "thesis.txt").read_text() == "years"
     (tmp_path / "bench.json").write_text("not json")
     with pytest.raises(ResultError, match="not what a benchmark wrote"):
-        Journal(tmp_path, {})
+        RunLog(tmp_path, {})
     (tmp_path / "bench.json").write_text("{}")
     (tmp_path / "rows.jsonl").write_text('{"key": "x", "methods": 1}\n')
     with pytest.raises(ResultError, match="a line that no benchmark wrote"):
-        Journal(tmp_path, {})
+        RunLog(tmp_path, {})
 
 
 def test_rows_of_another_key_are_not_taken(tmp_path):
-    one = Journal(tmp_path / "o", {"seed": 0})
+    one = RunLog(tmp_path / "o", {"seed": 0})
     one.add(Row("attention", "a", "g", {"ap": 0.5}))
     path = tmp_path / "o" / "rows.jsonl"
     path.write_text(path.read_text().replace('"case": "a"', '"case": "b"'))
-    again = Journal(tmp_path / "o", {"seed": 0})
+    again = RunLog(tmp_path / "o", {"seed": 0})
     assert again.get("attention", "a") is None
     assert again.get("attention", "b") is None
 
 
 def test_a_fingerprint_sees_contents_and_names(tmp_path):
     (tmp_path / "a").write_text("1")
-    first = journal.fingerprint(tmp_path)
+    first = run_log.fingerprint(tmp_path)
     (tmp_path / "a").write_text("2")
-    second = journal.fingerprint(tmp_path)
+    second = run_log.fingerprint(tmp_path)
     (tmp_path / "a").rename(tmp_path / "b")
-    assert len({first, second, journal.fingerprint(tmp_path)}) == 3
-    assert journal.fingerprint(None) is None
+    assert len({first, second, run_log.fingerprint(tmp_path)}) == 3
+    assert run_log.fingerprint(None) is None
 
 
 # --- tables
@@ -437,12 +437,12 @@ def test_two_digits_by_hand(explained_by_hand):
 
 @pytest.fixture
 def explained_by_hand():
-    from vitscope.geometry import Frame, TokenLayout
-    from vitscope.result import Explanation
+    from vitscope.explanation import Explanation
+    from vitscope.geometry import ImageRegion, TokenLayout
 
     def make(values):
-        layout, frame = TokenLayout(("cls",), values.shape), Frame.of((32, 32), (32, 32))
-        return Explanation(values, np.zeros(1, np.float32), "made", layout, frame)
+        layout, region = TokenLayout(("cls",), values.shape), ImageRegion.of((32, 32), (32, 32))
+        return Explanation(values, np.zeros(1, np.float32), "made", layout, region)
 
     return make
 
@@ -544,7 +544,7 @@ def test_parquet_holds_every_row(tiny_scope, asked, tmp_path):
 
 
 def test_without_pyarrow_the_rest_is_written(tiny_scope, asked, tmp_path, monkeypatch):
-    monkeypatch.setattr("vitscope.bench.bench.find_spec", lambda name: None)
+    monkeypatch.setattr("vitscope.bench.benchmark.find_spec", lambda name: None)
     said = []
     bench(tiny_scope, asked, rows_of(tiny_scope, "attention"), tmp_path / "o", tell=said.append)
     assert "vitscope[batch]" in said[0]
@@ -555,7 +555,7 @@ def test_without_pyarrow_the_rest_is_written(tiny_scope, asked, tmp_path, monkey
 
 @pytest.fixture
 def cli(monkeypatch, capsys, tiny_folder):
-    from vitscope.apps.cli import main
+    from vitscope.cli.main import main
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["vitscope", "bench", *map(str, arguments)])

@@ -7,8 +7,8 @@ import pytest
 from browser import AXE, texts
 from test_bench import pair
 from test_viewer_access import RULES, VIOLATIONS
-from vitscope.bench.bench import bench, question
-from vitscope.bench.run import PRIORS, entries
+from vitscope.bench.benchmark import bench, question
+from vitscope.bench.runner import PRIORS, entries
 
 METHODS = ("attention", "rollout:layers=last2")
 IMAGES = """async () => Promise.all([...document.images].map(async (one) => {

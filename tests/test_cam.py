@@ -7,9 +7,9 @@ import torch
 import vitscope
 import zoo
 from vitscope.errors import UsageError
-from vitscope.families.transformers import Transformers
-from vitscope.images import read
-from vitscope.pipeline import Scope
+from vitscope.images import load_image
+from vitscope.models.transformers import Transformers
+from vitscope.scope import Scope
 from zoo_traced import as_it_is, picture
 
 PHOTOS = [np.random.default_rng(seed).integers(0, 256, (40, 56, 3), dtype=np.uint8) for seed in range(3)]
@@ -34,7 +34,7 @@ def activations(scope, photo, target, layer, at):
         kept["z"] = z
 
     handle = place.register_forward_hook(keep)
-    pixels = scope.family.prepare(read(photo))[0][None].double().requires_grad_()
+    pixels = scope.adapter.prepare(load_image(photo))[0][None].double().requires_grad_()
     answer = scope.model(pixel_values=pixels)
     handle.remove()
     score = answer.logits[0, target] if hasattr(answer, "logits") else (answer.pooler_output[0] ** 2).sum() / 2
@@ -106,7 +106,7 @@ def test_each_is_the_grad_cam_packages(name):
     def grid(x):
         return x[:, 1:].reshape(len(x), 4, 4, -1).permute(0, 3, 1, 2)
 
-    pixels = scope.family.prepare(read(PHOTOS[0]))[0][None].double()
+    pixels = scope.adapter.prepare(load_image(PHOTOS[0]))[0][None].double()
     with made[name](Logits(), [block.layernorm_before], reshape_transform=grid) as cam:
         targets = [ClassifierOutputTarget(1)]
         outputs = cam.activations_and_grads(pixels)
@@ -127,7 +127,7 @@ def test_pca_is_the_grad_cam_packages_eigencam():
     scope = scope_of("dinov2")
     blocks, kept = next(m for m in scope.model.modules() if isinstance(m, torch.nn.ModuleList)), []
     with torch.no_grad(), blocks[1].register_forward_hook(lambda _m, _args, out: kept.append(out)):
-        scope.model(pixel_values=scope.family.prepare(read(PHOTOS[0]))[0][None].double())
+        scope.model(pixel_values=scope.adapter.prepare(load_image(PHOTOS[0]))[0][None].double())
     theirs = get_2d_projection(kept[0][:, 1:].reshape(1, 4, 4, -1).permute(0, 3, 1, 2).numpy())[0]
     ours = scope.explain(PHOTOS[0], method="pca", layer=1).map
     np.testing.assert_allclose(
@@ -177,7 +177,7 @@ def test_eigencam_is_the_first_singular_vector():
             lambda _m, args, out, at=at: kept.update(z=args[0] if at == "input" else out)
         )
         with torch.no_grad():
-            scope.model(pixel_values=scope.family.prepare(read(PHOTOS[0]))[0][None].double())
+            scope.model(pixel_values=scope.adapter.prepare(load_image(PHOTOS[0]))[0][None].double())
         handle.remove()
         z = kept["z"][0] if kept["z"].ndim == 3 else kept["z"]
         z = z[1:].numpy()

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 import vitscope
 import zoo
-from vitscope.capturing import evaluating
+from vitscope.attention.capture import evaluating
 from vitscope.errors import CaptureError, LayoutError
 from vitscope.geometry import TokenLayout
 
@@ -72,10 +72,10 @@ def state(model):
 
 @pytest.mark.parametrize("row", zoo.ROWS, ids=lambda row: row.name)
 def test_the_output_is_the_same_to_the_last_bit(row):
-    from vitscope.families.transformers import Transformers
+    from vitscope.models.transformers import Transformers
 
     model = row.model()
-    family, pixels = Transformers(model), zoo.pixels(row, 2)
+    adapter, pixels = Transformers(model), zoo.pixels(row, 2)
     outputs = []
 
     def keep(_module, _args, output):
@@ -85,9 +85,9 @@ def test_the_output_is_the_same_to_the_last_bit(row):
     before = state(model)
     implementation = model.config._attn_implementation
     with torch.no_grad():
-        family.forward(pixels)
+        adapter.forward(pixels)
         with vitscope.capture(model) as store_of:
-            family.forward(pixels)
+            adapter.forward(pixels)
     assert torch.equal(*outputs)
     assert len(store_of(depth=3)) == 3
     assert state(model) == before
@@ -128,12 +128,12 @@ def test_masks_and_grouped_heads():
 
 
 def test_a_boolean_mask_hides_its_tokens():
-    class Masked(nn.Module):
+    class MaskedPrediction(nn.Module):
         def forward(self, x):
             seen = torch.tensor([True, True, False, True])
             return functional.scaled_dot_product_attention(x, x, x, attn_mask=seen.expand(4, 4))
 
-    model = Masked()
+    model = MaskedPrediction()
     with vitscope.capture(model) as store_of:
         model(torch.randn(1, 2, 4, 8))
     rows = store_of()[0].rows()

@@ -9,7 +9,7 @@ import pytest
 import oracles_metrics_chance as oracles
 from test_faithfulness import NAMES, photo, scope_of
 from vitscope.metrics.faithfulness import DRAWS, MEASURES, Found, Plan
-from vitscope.metrics.measure import Measurement, band, number_of
+from vitscope.metrics.measurement import Measurement, band, number_of
 from vitscope.metrics.ranking import ranked, shuffles
 
 BY_NAME = {measure.name: measure for measure in MEASURES}

@@ -22,11 +22,14 @@ from PIL import Image
 from skimage import data
 
 import vitscope
-from vitscope import Explanation, embedded, loading
-from vitscope.apps import terminal
-from vitscope.apps.cli import main
-from vitscope.metrics.statistics import concentration
-from vitscope.registry import METHODS, RENDERERS
+from vitscope import Explanation
+from vitscope._plugins import RENDERERS
+from vitscope.cli import console
+from vitscope.cli.main import main
+from vitscope.methods.base import METHODS
+from vitscope.metrics.concentration import concentration
+from vitscope.models import loading
+from vitscope.models.bundled import wheel
 
 Ran = namedtuple("Ran", "code out err")
 SCRIPT = Path(sysconfig.get_path("scripts")) / "vitscope"
@@ -105,7 +108,7 @@ def test_explain_one(explain, photo, tiny_folder, tiny_scope, tmp_path):
     loaded, expected = Explanation.load(folder), tiny_scope.explain(photo)
     assert np.array_equal(loaded.map, expected.map)
     assert loaded.provenance["model"] == str(tiny_folder)
-    heading, row, top, chosen, taken = ran.out.splitlines()
+    heading, row, top, chosen, path_exists = ran.out.splitlines()
     assert re.split(r" {2,}", heading.strip()) == [
         "photo",
         "method",
@@ -123,7 +126,7 @@ def test_explain_one(explain, photo, tiny_folder, tiny_scope, tmp_path):
     assert top.startswith(f"chelsea: top 5: {label} {probability:.1%}, ")
     assert set(re.findall(r"(?:: |, )(\S+) [\d.]+%", top)) <= LABELS
     assert chosen == "chelsea: chosen by vitscope for this model: gradcam (evidence for the class)"
-    assert taken.startswith("chelsea: activations taken at the first norm of ")
+    assert path_exists.startswith("chelsea: activations taken at the first norm of ")
 
 
 def test_explain_several_as_one_json_document(explain, album, tiny_scope, tmp_path):
@@ -666,7 +669,7 @@ def test_inspect(cli, tiny_folder, tiny_scope):
     assert (ran.code, ran.err) == (0, "")
     for said in ("17: 1 prefix + 4 x 4 patches", "ViTForImageClassification", "16 x 16 pixels", "3, 2 of width 16"):
         assert said in ran.out
-    assert tiny_scope.family.weights in ran.out
+    assert tiny_scope.adapter.weights in ran.out
     document = json.loads(cli("inspect", tiny_folder, "--json").out)
     assert document["model"] == str(tiny_folder)
     assert document["layout"] == {"prefix": ["cls"], "grid": [4, 4], "pooling": "cls", "pool_prefix": False}
@@ -820,7 +823,7 @@ def test_fetching_says_one_plain_line_a_stage_where_there_is_no_terminal(
                 progress(stage, done, total)
         return tiny_folder
 
-    monkeypatch.setattr(embedded, "folder", folder)
+    monkeypatch.setattr(wheel, "folder", folder)
     ran = cli("explain", album[0], "--out", tmp_path / "out", "--size", 64, "--json")
     assert ran.code == 0
     assert ran.err.splitlines() == [
@@ -853,14 +856,14 @@ def on_a_terminal(*command, **environment):
 
 
 PROGRESS = """
-from vitscope.apps import terminal
-with terminal.explaining(3) as advance:
+from vitscope.cli import console
+with console.explaining(3) as advance:
     for _ in range(3):
         advance()
-with terminal.fetching() as report:
+with console.fetching() as report:
     report("fetch", 1, 2)
     report("fetch", 2, 2)
-terminal.table(["photo", "[red]out[/]"], [["cat", "out/cat/"]])
+console.table(["photo", "[red]out[/]"], [["cat", "out/cat/"]])
 """
 
 
@@ -877,7 +880,7 @@ def test_no_color_is_honoured(what):
 
 
 def test_no_bars_without_a_terminal(capsys):
-    with terminal.explaining(3) as advance:
+    with console.explaining(3) as advance:
         advance()
     assert tuple(capsys.readouterr()) == ("", "")
 

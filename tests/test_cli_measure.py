@@ -13,10 +13,10 @@ from rich.console import Console
 
 import vitscope
 from test_cli import album, cli, damaged, names, one_line, pixels  # noqa: F401
-from vitscope.apps import screen, terminal
+from vitscope.cli import console, report_text
+from vitscope.metrics.concentration import concentration
 from vitscope.metrics.faithfulness import MEASURES
-from vitscope.metrics.measure import Measurement
-from vitscope.metrics.statistics import concentration
+from vitscope.metrics.measurement import Measurement
 
 NAMES = [measure.name for measure in MEASURES]
 FILES = {"measure.json", "measure.parquet", "curves.png", "statistics.json", "by-depth.png"}
@@ -56,8 +56,8 @@ def narrow(monkeypatch):
     """A screen of so many letters."""
 
     def set_to(letters):
-        monkeypatch.setattr(terminal.out, "_width", letters)
-        monkeypatch.setattr(terminal.out, "_height", 40)
+        monkeypatch.setattr(console.out, "_width", letters)
+        monkeypatch.setattr(console.out, "_height", 40)
 
     return set_to
 
@@ -148,7 +148,7 @@ def test_what_is_said_of_attention(measure, album, tiny_scope):  # noqa: F811
 
 
 def test_nothing_wraps_or_is_cut(measure, album, narrow, monkeypatch):  # noqa: F811
-    command = import_module("vitscope.apps.commands.measure")
+    command = import_module("vitscope.cli.commands.measure")
     made, kept = command._measured, []
 
     def first(*arguments):
@@ -172,7 +172,7 @@ def test_nothing_wraps_or_is_cut(measure, album, narrow, monkeypatch):  # noqa: 
 
 def test_signs_stand_for_verdicts_without_colour(capsys, monkeypatch):
     from vitscope.metrics.faithfulness import Found
-    from vitscope.metrics.measure import number_of
+    from vitscope.metrics.measurement import number_of
 
     kinds = {"saco": (0.5, (-1.0, 1.0)), "negative": (0.0, (None, None)), "aopc": (-0.5, (None, None))}
     numbers = [
@@ -180,7 +180,7 @@ def test_signs_stand_for_verdicts_without_colour(capsys, monkeypatch):
         for name, (value, possible) in kinds.items()
     ]
     numbers.append(number_of("insertion", "faithfulness", "higher", Found(0.9), [0.5, 0.7, 0.9], possible=(0.0, 1.0)))
-    screen.measured(Measurement("pca", "x", "m", "s", 1.0, 0.0, "mean", tuple(numbers), 9))
+    report_text.measured(Measurement("pca", "x", "m", "s", 1.0, 0.0, "mean", tuple(numbers), 9))
     said = capsys.readouterr().out
     assert [row[-1] for row in table(said)] == ["+ better", "= no better", "- worse", "? undecided"]
     assert table(said)[3][4].endswith(" .. 1.000")
@@ -194,7 +194,7 @@ def test_no_color_is_honoured_and_progress_is_drawn_on_a_terminal(measure, album
     options = {"file": written, "force_terminal": True, "width": 60, "height": 40, "highlight": False}
     options |= {"color_system": "256", "_environ": {"TERM": "xterm-256color", **environment}}
     for name in ("out", "err"):
-        monkeypatch.setattr(terminal, name, Console(**options))
+        monkeypatch.setattr(console, name, Console(**options))
     assert measure(*album[:2], "--metrics", "deletion,saco,sensitivity-n").code == 0
     said = written.getvalue()
     assert bool(re.search(r"\x1b\[[0-9;]*(3[0-7]|38|9[0-7])[0-9;]*m", said)) != bool(environment)
@@ -306,9 +306,9 @@ def test_a_place_that_cannot_be_written(cli, measure, album, tiny_folder, tmp_pa
 
 
 def test_without_pyarrow_the_rest_is_written_and_it_is_said(measure, cli, album, tiny_folder, tmp_path, monkeypatch):  # noqa: F811
-    from vitscope.metrics import tables
+    from vitscope.metrics import table_files
 
-    monkeypatch.setattr(tables, "find_spec", lambda name: None)
+    monkeypatch.setattr(table_files, "find_spec", lambda name: None)
     ran = measure(album[0], "--out", tmp_path, "--metrics", "saco")
     assert ran.code == 0
     assert one_line(ran.err).endswith("is not installed (pip install 'vitscope[batch]')")
@@ -527,7 +527,7 @@ def masks(album, tmp_path):  # noqa: F811
 
 
 def test_masks(measure, album, masks, tiny_scope, tmp_path):  # noqa: F811
-    from vitscope.metrics.known import against_mask
+    from vitscope.metrics.ground_truth import against_mask
 
     ran = measure(*album, "--metrics", "saco", "--masks", masks, "--json", "--out", tmp_path / "out")
     assert ran.code == 1
@@ -629,7 +629,7 @@ def test_masks_that_are_no_folder(measure, album, tmp_path):  # noqa: F811
 
 
 def test_what_counts_as_object(tmp_path):
-    from vitscope.apps.commands.masks import Masks
+    from vitscope.cli.commands._masks import Masks
 
     numbers = np.array([[0, 1, 255], [7, 0, 255]], np.uint8)
     palette = Image.fromarray(numbers, "L").convert("P")
@@ -651,7 +651,7 @@ class TestKnown:
     """A map against a mask, by hand and against the library's own `localise` on maps made one by one."""
 
     def test_a_map_on_the_object(self, explained):
-        from vitscope.metrics.known import against_mask
+        from vitscope.metrics.ground_truth import against_mask
 
         values = np.zeros((8, 8))
         values[1:3, 5:8] = 1
@@ -674,7 +674,7 @@ class TestKnown:
         assert "mass-inside" not in worse.sentence()
 
     def test_beside_what(self, explained):
-        from vitscope.metrics.known import against_mask
+        from vitscope.metrics.ground_truth import against_mask
         from vitscope.metrics.localisation import localise
 
         rng = np.random.default_rng(1)

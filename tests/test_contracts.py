@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 import vitscope
-from vitscope.store import pull
+from vitscope.attention import pull
 from vitscope.tracing.chain import chain_of
-from vitscope.tracing.shadow import Shadow
+from vitscope.tracing.token_tensor import TokenTensor
 from zoo_traced import ROWS, picture
 
 BY_NAME = {row.name: row for row in ROWS}
@@ -72,7 +72,9 @@ def rollout_of(name):
 
 def pixels_of(row, seeds=(0,)):
     scope = scope_of(row.name)
-    return torch.stack([scope.family.prepare(vitscope.images.read(picture(row.size, s)), row.ask)[0] for s in seeds])
+    return torch.stack(
+        [scope.adapter.prepare(vitscope.images.load_image(picture(row.size, s)), row.ask)[0] for s in seeds]
+    )
 
 
 # layouts
@@ -84,12 +86,12 @@ def test_the_layout_is_as_written_in_the_zoo(row):
     assert layout.prefix == row.prefix
     assert layout.grid == row.grid
     assert (layout.pooling, layout.pool_prefix) == row.pooling
-    assert scope_of(row.name).family.isotropic == row.isotropic
+    assert scope_of(row.name).adapter.isotropic == row.isotropic
 
 
 @each_row
 def test_each_attention_call_with_a_residual_is_a_layer(row):
-    assert len(store_of(row.name)) == row.layers == scope_of(row.name).family.depth
+    assert len(store_of(row.name)) == row.layers == scope_of(row.name).adapter.depth
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.other], ids=lambda row: row.name)
@@ -99,7 +101,7 @@ def test_other_sizes_have_their_own_grid(row):
     hub = type(scope.model).__module__.startswith("transformers.")
     size = {"size": round(math.sqrt(height * width))} if hub else {}
     e = scope.explain(picture(row.other[0]), method="rollout", **size)
-    assert e.frame.input == row.other[0]
+    assert e.region.input == row.other[0]
     assert e.layout.grid == e.map.shape == grid
     assert e.layout.prefix == row.prefix
     assert e.map.sum() + e.prefix.sum() == pytest.approx(1, abs=1e-5)
@@ -169,15 +171,15 @@ def is_same(rows, matrix, order):
 @each_row
 def test_raw_attention_is_a_softmax_made_by_hand(row, monkeypatch):
     model = row.model()
-    family, store, pixels = scope_of(row.name).family, store_of(row.name), pixels_of(row)
-    family = copy.copy(family)
-    family.model, family.config = model, getattr(model, "config", None)
+    adapter, store, pixels = scope_of(row.name).adapter, store_of(row.name), pixels_of(row)
+    adapter = copy.copy(adapter)
+    adapter.model, adapter.config = model, getattr(model, "config", None)
     if row.oracle == "dropout":
         matrices = at_dropout(model)
-        family.run(pixels)
+        adapter.run(pixels)
     else:
         recorded = Recorded(monkeypatch)
-        family.run(pixels)  # with gradients: torch then leaves its fused multi-head layers
+        adapter.run(pixels)  # with gradients: torch then leaves its fused multi-head layers
         monkeypatch.undo()
         matrices = recorded.matrices
     waiting = iter(matrices)
@@ -290,12 +292,12 @@ def test_the_last_block_is_found(name, block):
 def test_the_chain_of_operators_is_the_plain_product_where_both_exist(row):
     scope, seeds = scope_of(row.name), (0, 1)
     pixels = pixels_of(row, seeds)
-    family = scope.family
-    with torch.no_grad(), vitscope.capture(family.model) as seen_of:
-        answer = family.answer(pixels)
-    store = family.attention(seen_of, row.size, answer)
+    adapter = scope.adapter
+    with torch.no_grad(), vitscope.capture(adapter.model) as seen_of:
+        answer = adapter.answer(pixels)
+    store = adapter.attention(seen_of, row.size, answer)
     assert store.chain is None
-    chain = chain_of(family.answer, family.model, (len(seeds), *row.size), family.traced(row.size), seen_of.seen)
+    chain = chain_of(adapter.answer, adapter.model, (len(seeds), *row.size), adapter.traced(row.size), seen_of.seen)
     for layers, keep in ([0, 1], 0.5), ([0, 1], 0.2), ([1], 0.0), ([0], 0.5):
         plain = store.carry(layers, pull, keep, 1 - keep)
         torch.testing.assert_close(chain.pull(layers, pull, keep, 1 - keep), plain, rtol=0, atol=1e-6)
@@ -435,9 +437,9 @@ def weights(model):
 def test_the_answer_is_the_same_with_and_without_capture(row):
     scope, pixels = scope_of(row.name), pixels_of(row, (0, 1))
     with torch.no_grad():
-        plain = scope.family.answer(pixels)
+        plain = scope.adapter.answer(pixels)
         with vitscope.capture(scope.model):
-            captured = scope.family.answer(pixels)
+            captured = scope.adapter.answer(pixels)
     if row.bits:
         assert torch.equal(plain, captured)
     torch.testing.assert_close(captured, plain, rtol=1e-5, atol=1e-5)
@@ -464,11 +466,11 @@ def test_a_model_is_left_as_it_was_after_an_exception_inside_its_forward(row, wh
     last = [module for module in model.modules() if isinstance(module, nn.Linear)]
 
     def fail(_module, args, *_):
-        if isinstance(args[0], Shadow) == (when == "averaged"):
+        if isinstance(args[0], TokenTensor) == (when == "averaged"):
             raise RuntimeError("broken on purpose")
 
     handles = [module.register_forward_pre_hook(fail) for module in last]
-    before, kept = state(model), scope.family.__dict__.pop("_traces")
+    before, kept = state(model), scope.adapter.__dict__.pop("_traces")
     try:
         with pytest.raises(RuntimeError, match="on purpose"):
             scope.attention(picture(row.size), size=row.ask)
@@ -476,7 +478,7 @@ def test_a_model_is_left_as_it_was_after_an_exception_inside_its_forward(row, wh
         assert torch._C._len_torch_function_stack() == 0
         assert torch.is_grad_enabled()
     finally:
-        scope.family.__dict__["_traces"] = kept
+        scope.adapter.__dict__["_traces"] = kept
         for handle in handles:
             handle.remove()
 

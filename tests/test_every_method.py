@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import zoo
-from vitscope.families.transformers import Transformers
-from vitscope.pipeline import Scope
-from vitscope.registry import METHODS
+from vitscope.methods.base import METHODS
+from vitscope.models.transformers import Transformers
+from vitscope.scope import Scope
 
 PHOTOS = [np.random.default_rng(seed).integers(0, 256, (44, 36, 3), dtype=np.uint8) for seed in range(2)]
 QUICKER = {

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitscope.errors import MissingExtra, ResultError, UsageError
+from vitscope.errors import MissingDependencyError, ResultError, UsageError
 from vitscope.export.coco import coco, region
 from vitscope.export.fiftyone import add
 
@@ -152,5 +152,5 @@ def test_fiftyone_wants_files(fiftyone, explained, tmp_path):
 
 def test_fiftyone_is_asked_for_by_name(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "fiftyone", None)
-    with pytest.raises(MissingExtra, match=r"vitscope\[fiftyone\]"):
+    with pytest.raises(MissingDependencyError, match=r"vitscope\[fiftyone\]"):
         add(Dataset(), [], tmp_path)

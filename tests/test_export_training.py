@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from vitscope.errors import ImageError, MissingExtra, UsageError
+from vitscope.errors import ImageError, MissingDependencyError, UsageError
 from vitscope.export import tensorboard, wandb
-from vitscope.export.training import Watched
-from vitscope.metrics.statistics import concentration
+from vitscope.export._callback import Watched
+from vitscope.metrics.concentration import concentration
 
 STEPS, EVERY = 6, 3
 
@@ -35,7 +35,7 @@ def processor(picture):
     return torch.from_numpy(np.asarray(picture.resize((64, 64)), np.float32).transpose(2, 0, 1).copy()) / 127.5 - 1
 
 
-class Seen(list):
+class RecordedCall(list):
     """A log that keeps what it is given."""
 
     def __call__(self, tag, explanation, step):
@@ -116,7 +116,7 @@ TRAINERS = {
 @pytest.mark.parametrize("name", TRAINERS)
 def test_photos_are_watched_and_training_is_not_changed(name, tiny_folder, photo, tmp_path):
     train, maps = TRAINERS[name]
-    seen = Seen()
+    seen = RecordedCall()
     watcher = maps([photo, photo], seen, EVERY, processor=processor, method="rollout")
     watched, alone = train(tiny_folder, tmp_path, [watcher]), train(tiny_folder, tmp_path, [])
     assert [(tag, step) for tag, step, _ in seen] == [
@@ -147,14 +147,14 @@ def test_tensorboard_gets_picture_and_numbers(tiny_scope, photo, tmp_path):
 
 def test_wandb_is_asked_for_by_name(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'vitscope\[wandb\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'vitscope\[wandb\]'"):
         wandb.logger(object())
 
 
 def test_nothing_to_watch_is_said_at_once(photo):
     with pytest.raises(UsageError, match="0 photos and every=100"):
-        Watched.of([], Seen(), 100, {})
+        Watched.of([], RecordedCall(), 100, {})
     with pytest.raises(UsageError, match="every=0"):
-        Watched.of([photo], Seen(), 0, {})
+        Watched.of([photo], RecordedCall(), 0, {})
     with pytest.raises(ImageError, match="does not exist"):
-        Watched.of(["nowhere.jpg"], Seen(), 1, {})
+        Watched.of(["nowhere.jpg"], RecordedCall(), 1, {})

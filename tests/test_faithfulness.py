@@ -16,14 +16,14 @@ from hypothesis.extra.numpy import arrays
 import oracles_metrics_faithfulness as oracles
 import vitscope
 import zoo
-from vitscope.errors import MethodError, UnknownName, UsageError
-from vitscope.families.transformers import Transformers
-from vitscope.images import read
+from vitscope.errors import MethodError, UnknownNameError, UsageError
+from vitscope.images import load_image
 from vitscope.metrics.faithfulness import MEASURES, Found, Plan
-from vitscope.metrics.measure import Measurement, Number, band, number_of, student_quantile
+from vitscope.metrics.measurement import Measurement, Number, band, number_of, student_quantile
 from vitscope.metrics.perturb import BASELINES, Probe, fill_of
 from vitscope.metrics.ranking import covering, ranked, shuffles, spearman, ssim, step_counts
-from vitscope.pipeline import Scope
+from vitscope.models.transformers import Transformers
+from vitscope.scope import Scope
 
 NAMES = [measure.name for measure in MEASURES]
 BETTER = {measure.name: measure.better for measure in MEASURES}
@@ -192,9 +192,9 @@ def test_the_whole_way_against_pixels_replaced_one_by_one(name, baseline):
     """Photo, preprocessing, patches to pixels, model, softmax or cosine, curves: nothing of vitscope's in the twin."""
     scope = scope_of(name)
     e = scope.explain(photo(), method="rollout", **({"layers": [0, 2]} if name == "dinov2" else {}))
-    pixels = scope.family.prepare(read(photo()))[0].double().numpy()
+    pixels = scope.adapter.prepare(load_image(photo()))[0].double().numpy()
     grid, prefix = e.layout.grid, 1
-    black = scope.family.prepare(read(np.zeros((40, 40, 3), np.uint8)))[0].double().numpy()
+    black = scope.adapter.prepare(load_image(np.zeros((40, 40, 3), np.uint8)))[0].double().numpy()
     fill = {
         "blur": lambda: oracles.blurred(pixels, grid),
         "mean": lambda: np.broadcast_to(pixels.mean((1, 2), keepdims=True), pixels.shape),
@@ -209,12 +209,12 @@ def test_the_whole_way_against_pixels_replaced_one_by_one(name, baseline):
     def answer(gone):
         with torch.no_grad():
             if fill is not None:
-                return scope.family.answer(torch.from_numpy(oracles.covered(pixels, fill, gone, grid))[None])[0]
+                return scope.adapter.answer(torch.from_numpy(oracles.covered(pixels, fill, gone, grid))[None])[0]
             kept = [*range(prefix), *(prefix + j for j in range(grid[0] * grid[1]) if j not in gone)]
             block = scope.body.blocks[0]
             handle = block.register_forward_pre_hook(lambda _, args: (args[0][:, kept], *args[1:]))
             try:
-                return scope.family.answer(torch.from_numpy(pixels)[None])[0]
+                return scope.adapter.answer(torch.from_numpy(pixels)[None])[0]
             finally:
                 handle.remove()
 
@@ -226,7 +226,7 @@ def test_the_whole_way_against_pixels_replaced_one_by_one(name, baseline):
             a = answer(gone)
             known[key] = (
                 float(torch.exp(a[best]) / torch.exp(a).sum())
-                if scope.family.labels
+                if scope.adapter.labels
                 else float(a @ whole / (a.norm() * whole.norm()))
             )
         return known[key]
@@ -458,7 +458,7 @@ class TestMeasurement:
         ]
         assert [row["verdict"] for row in got.rows()] == [n["verdict"] for n in document["numbers"]]
         assert got.forwards == document["forwards"] > 0
-        with pytest.raises(UnknownName, match="did you mean 'deletion'"):
+        with pytest.raises(UnknownNameError, match="did you mean 'deletion'"):
             got["deletio"]
         with pytest.raises(AttributeError):
             got.method = "another"
@@ -484,17 +484,17 @@ class TestMeasurement:
 
     def test_logits_and_contrasts_and_other_classes(self, vit):
         plain = vit.explain(photo(), method="rollout")
-        pixels = vit.family.prepare(read(photo()))[0][None].double()
-        logits = vit.family.answer(pixels)[0].detach()
+        pixels = vit.adapter.prepare(load_image(photo()))[0][None].double()
+        logits = vit.adapter.answer(pixels)[0].detach()
         best = int(logits.argmax())
         assert vit.measure(plain, metrics="saco", score="logit").whole == pytest.approx(float(logits[best]))
         other = (best + 1) % 5
         e = vit.explain(photo(), method="gradcam", target=other)
         probability = float(logits.softmax(-1)[other])
         assert vit.measure(e, metrics="saco").whole == pytest.approx(probability, rel=1e-6)
-        label = vit.family.labels[other]
+        label = vit.adapter.labels[other]
         assert vit.measure(plain, metrics="saco", target=label).whole == pytest.approx(probability, rel=1e-6)
-        words = f"{vit.family.labels[best]} - {label}"
+        words = f"{vit.adapter.labels[best]} - {label}"
         contrast = vit.explain(photo(), method="gradcam", target=words)
         got = vit.measure(contrast, metrics="saco")
         assert (got.score, got.whole) == (words, pytest.approx(float(logits[best] - logits[other])))
@@ -503,9 +503,9 @@ class TestMeasurement:
 
     def test_classes_of_one_name_are_told_apart_by_the_score(self):
         scope = scope_of()
-        scope.family.labels = {0: "crane", 1: "crane", 2: "ant", 3: "fox"}  # 4 has none
-        pixels = scope.family.prepare(read(photo()))[0][None].double()
-        shares = scope.family.answer(pixels)[0].detach().softmax(-1)
+        scope.adapter.labels = {0: "crane", 1: "crane", 2: "ant", 3: "fox"}  # 4 has none
+        pixels = scope.adapter.prepare(load_image(photo()))[0][None].double()
+        shares = scope.adapter.answer(pixels)[0].detach().softmax(-1)
         for number in (0, 1, 4):
             e = scope.explain(photo(), method="gradcam", target=number)
             assert e.target == ("crane" if number < 2 else "class 4")
@@ -574,14 +574,14 @@ class TestRefusals:
     def test_another_model(self, vit):
         e = vit.explain(photo(), method="rollout")
         stranger = scope_of("deit")
-        stranger.family._weights = "other"
+        stranger.adapter._weights = "other"
         with pytest.raises(UsageError, match="this map was made by"):
             stranger.measure(e)
 
     def test_another_size(self, vit):
         e = vit.explain(photo(), method="rollout")
         wide = scope_of("vit-wide")
-        wide.family.size = None
+        wide.adapter.size = None
         e = replace(e, provenance={**e.provenance, "size": 48})
         with pytest.raises(UsageError, match=r"this map has .* 4 x 4 patches"):
             vit.measure(e)
@@ -601,7 +601,7 @@ class TestRefusals:
         got = vit.measure(own, metrics="saco")
         assert got["saco"] == vit.measure(e, metrics="saco")["saco"]
         assert any("not checked" in note for note in got.notes)
-        with pytest.raises(UnknownName, match="no method is called 'mine'"):
+        with pytest.raises(UnknownNameError, match="no method is called 'mine'"):
             vit.measure(own, metrics="stability")
 
     def test_saved_and_loaded(self, vit, tmp_path):

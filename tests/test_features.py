@@ -6,13 +6,13 @@ import scipy.linalg
 import torch
 
 import zoo
-from vitscope.body import Spot
+from vitscope.attention.transformer_blocks import TokenActivations
 from vitscope.errors import MethodError, UsageError
-from vitscope.families.transformers import Transformers
-from vitscope.images import read
+from vitscope.images import load_image
 from vitscope.methods import features
 from vitscope.methods.features import ncut, pca_rgb
-from vitscope.pipeline import Scope
+from vitscope.models.transformers import Transformers
+from vitscope.scope import Scope
 
 PHOTOS = [np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8) for seed in range(3)]
 
@@ -23,7 +23,7 @@ def scope_of(name="vit"):
 
 
 def pixels_of(scope, photo):
-    return scope.family.prepare(read(photo))[0][None].double()
+    return scope.adapter.prepare(load_image(photo))[0][None].double()
 
 
 def hidden_of(scope, photo):
@@ -80,7 +80,7 @@ class TestFeatures:
 
 class Fake:
     def __init__(self, z):
-        self.spot = Spot(z, lambda x: x, 0, (5, 5), "a place")
+        self.spot = TokenActivations(z, lambda x: x, 0, (5, 5), "a place")
 
     def after(self, _layer):
         return self.spot
@@ -210,7 +210,7 @@ class TestPerturbation:
         with torch.no_grad():
             model = scope.model
             z = model.embeddings(pixels_of(scope, PHOTOS[0]))
-            own = scope.family.answer(pixels_of(scope, PHOTOS[0])).mean(1)[0]
+            own = scope.adapter.answer(pixels_of(scope, PHOTOS[0])).mean(1)[0]
             blocks = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList))
             for row in kept:
                 tokens = z[:, torch.from_numpy(row)]
@@ -230,7 +230,7 @@ class TestPerturbation:
     def test_rise_finds_the_patch_that_is_scored(self):
         scope = scope_of()
         white = np.full((40, 40, 3), 255, np.uint8)
-        from vitscope.subject import Subject
+        from vitscope.methods.context import MethodContext
 
         pixels = pixels_of(scope, white)
         store = type("Store", (), {"layout": scope.layout})()
@@ -238,7 +238,7 @@ class TestPerturbation:
         def run(x, _pictures):
             return x[:, :, 8:16, 16:24].mean((1, 2, 3))
 
-        subject = Subject(store, pixels, run(pixels, None), run, lambda x: x, batch=64)
+        subject = MethodContext(store, pixels, run(pixels, None), run, lambda x: x, batch=64)
         from vitscope.methods.perturbation import occlusion, rise
 
         for method, options in ((rise, {"masks": 300, "cells": 4}), (occlusion, {"window": 1})):

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional
 
 import vitscope
+from vitscope.attention.softmax_tracking import spelled
 from vitscope.errors import CaptureError, LayoutError
-from vitscope.explicit import spelled
 from vitscope.geometry import TokenLayout
 from zoo_traced import as_it_is, picture
 
@@ -310,7 +310,7 @@ def test_models_of_vit_pytorch(module, name, options, prefix, pooling, layers):
     assert layout.prefix == prefix
     assert layout.grid == (4, 4)
     assert (layout.pooling, layout.pool_prefix) == (pooling, False)
-    assert scope.family.depth == layers
+    assert scope.adapter.depth == layers
     e = scope.explain(picture((32, 32)), method="rollout")
     assert e.map.sum() + e.prefix.sum() == pytest.approx(1, abs=1e-5)
     for block in scope.attention(picture((32, 32))):
@@ -321,11 +321,11 @@ def test_models_of_vit_pytorch(module, name, options, prefix, pooling, layers):
 def test_a_model_of_vit_pytorch_says_its_own_size_and_the_provenance_says_what_was_chosen():
     scope = vitscope.load(vit_pytorch("simple_vit", "SimpleViT", **_P | {"image_size": 48}))
     e = scope.explain(picture((40, 60)))
-    assert e.layout.grid == (e.frame.input[0] // 8, e.frame.input[1] // 8)
-    assert e.frame.box == (0, 0, 60, 40)
+    assert e.layout.grid == (e.region.input[0] // 8, e.region.input[1] // 8)
+    assert e.region.box == (0, 0, 60, 40)
     notes = [note for note in e.provenance["notes"] if "preprocessing chosen by vitscope" in note]
     assert len(notes) == 1
-    assert f"{e.frame.input[0]} x {e.frame.input[1]}" in notes[0]
+    assert f"{e.region.input[0]} x {e.region.input[1]}" in notes[0]
     assert not any(
         "chosen by vitscope" in n
         for n in loaded(made(Fused)).explain(picture((32, 32)), method="rollout").provenance["notes"]
@@ -527,9 +527,9 @@ def test_the_frame_of_torchvisions_resize_and_centre_crop(size, box):
         ]
     )
     e = vitscope.load(made(Fused), processor=process).explain(picture(size), method="rollout")
-    assert e.frame.box == pytest.approx(box, abs=1)
-    assert e.frame.size == (size[1], size[0])
-    assert e.frame.input == (32, 32)
+    assert e.region.box == pytest.approx(box, abs=1)
+    assert e.region.size == (size[1], size[0])
+    assert e.region.input == (32, 32)
 
 
 def letterbox(image):
@@ -548,7 +548,7 @@ def test_a_letterboxing_processor_is_refused_or_right():
     except LayoutError as error:
         assert "more than resize and crop" in str(error)
     else:
-        assert e.frame.box == pytest.approx((0, -25, 100, 75), abs=2)
+        assert e.region.box == pytest.approx((0, -25, 100, 75), abs=2)
 
 
 def test_a_processor_that_flips_is_refused():
@@ -565,7 +565,7 @@ def test_a_timm_model_made_for_another_size_than_its_name_says():
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4)
     scope = vitscope.load(model)
     assert scope.layout == TokenLayout(("cls",), (4, 4))
-    assert scope.explain(picture((60, 40))).frame.input == (32, 32)
+    assert scope.explain(picture((60, 40))).region.input == (32, 32)
 
 
 class WantsAMask(ViT):
@@ -616,7 +616,7 @@ def test_attention_pooling_alone_is_a_map(method):
     image = picture(model.size)
     scope = loaded(model)
     assert scope.layout == TokenLayout((), (4, 4), "map")
-    assert scope.family.depth == 0
+    assert scope.adapter.depth == 0
     x = model.stem(as_it_is(model.size)(Image.fromarray(image))[None]).flatten(2).mT
     wanted = model.attention(model.query, x, x)[1].detach().ravel().numpy()
     np.testing.assert_allclose(scope.explain(image, method=method).map.ravel(), wanted, rtol=0, atol=1e-6)
@@ -635,7 +635,7 @@ def test_blocks_with_two_attentions_side_by_side_are_a_chain():
             if "qkv.weight" in name:
                 parameter.mul_(12)
     scope = vitscope.load(model)
-    assert not scope.family.isotropic
+    assert not scope.adapter.isotropic
     image = picture((32, 32))
     e = scope.explain(image, method="rollout")
     store = scope.attention(image)
@@ -688,14 +688,14 @@ def test_attention_subtracted_from_attention_is_said(kind):
     e = scope.explain(picture((32, 32)), method="rollout")
     said = [note for note in e.provenance["notes"] if "subtracted" in note]
     assert len(said) == 1
-    assert scope.family.describe()["differential attention"] == said[0]
+    assert scope.adapter.describe()["differential attention"] == said[0]
     assert e.map.sum() + e.prefix.sum() == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", [Fused, ScaledAfter, MultiHead])
 def test_of_a_plain_model_nothing_of_the_kind_is_said(kind):
     scope = loaded(made(kind))
-    assert "differential attention" not in scope.family.describe()
+    assert "differential attention" not in scope.adapter.describe()
     assert not [
         note for note in scope.explain(picture((32, 32)), method="rollout").provenance["notes"] if "sub" in note
     ]
@@ -833,7 +833,7 @@ def test_another_size_keeps_the_shape_of_the_photo(name, options, grid, seen):
     image = picture((64, 96))
     e = scope.explain(image, method="rollout", size=78)
     assert e.layout.grid == grid
-    assert e.frame.input == (seen or (64, 96))
+    assert e.region.input == (seen or (64, 96))
     assert not np.isnan(e.heat()).any()
     turned = scope.explain(np.ascontiguousarray(image.transpose(1, 0, 2)), method="rollout", size=78)
     assert turned.layout.grid == grid[::-1]
@@ -861,8 +861,8 @@ def test_a_size_that_fails_does_not_change_the_model():
     before = scope.explain(image, method="rollout").map
     windows = [m.window_size for m in scope.model.modules() if hasattr(m, "window_size")]
     for size in ((24, 24), (16, 40)):
-        with torch.no_grad(), vitscope.capturing.evaluating(scope.model), contextlib.suppress(RuntimeError):
-            scope.family.run(torch.zeros(1, 3, *size))
+        with torch.no_grad(), vitscope.attention.capture.evaluating(scope.model), contextlib.suppress(RuntimeError):
+            scope.adapter.run(torch.zeros(1, 3, *size))
     assert [m.window_size for m in scope.model.modules() if hasattr(m, "window_size")] == windows
     np.testing.assert_array_equal(scope.explain(image, method="rollout").map, before)
 
@@ -876,15 +876,15 @@ def test_a_function_can_be_the_processor_of_a_transformers_model():
     )
     scope = vitscope.load(transformers.ViTModel(config).eval(), processor=as_it_is((32, 48)))
     e = scope.explain(picture((32, 48)), method="rollout")
-    assert (e.layout.grid, e.frame.input, e.frame.box) == ((4, 6), (32, 48), (0, 0, 48, 32))
-    assert scope.explain(picture((32, 48)), method="rollout", size=64).frame.input == (56, 80)
-    assert "function" in scope.family.describe()["input"]
+    assert (e.layout.grid, e.region.input, e.region.box) == ((4, 6), (32, 48), (0, 0, 48, 32))
+    assert scope.explain(picture((32, 48)), method="rollout", size=64).region.input == (56, 80)
+    assert "function" in scope.adapter.describe()["input"]
 
 
 def test_running_a_batch_inside_a_capture_is_one_forward():
     scope = loaded(made(Fused))
     with torch.no_grad(), vitscope.capture(scope.model) as store_of:
-        scope.family.answer(torch.randn(2, 3, 32, 32))
+        scope.adapter.answer(torch.randn(2, 3, 32, 32))
     assert [block.shape[0] for block in store_of.blocks] == [2, 2]
 
 
@@ -896,15 +896,15 @@ def test_siglip_2_sees_the_patches_that_its_own_processor_cuts(size):
     row = next(row for row in ROWS if row.name == "hf-siglip2")
     scope = row.scope()
     image = picture(size)
-    given = scope.family.processor(images=Image.fromarray(image), return_tensors="pt")
+    given = scope.adapter.processor(images=Image.fromarray(image), return_tensors="pt")
     rows, columns = (int(n) for n in given["spatial_shapes"][0])
     assert rows * columns <= given["pixel_values"].shape[1] == 16
     e = scope.explain(image, method="rollout")
     assert e.layout.grid == (rows, columns)
-    assert e.frame.box == (0, 0, size[1], size[0])
+    assert e.region.box == (0, 0, size[1], size[0])
     with torch.no_grad():
         wanted = scope.model(**given).pooler_output
-        answer = scope.family.answer(scope.family.prepare(e.picture)[0][None])
+        answer = scope.adapter.answer(scope.adapter.prepare(e.picture)[0][None])
     torch.testing.assert_close(answer, wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -912,7 +912,7 @@ def test_siglip_2_sees_the_patches_that_its_own_processor_cuts(size):
 
 
 def test_a_function_run_once_where_tensors_repeat_themselves_is_the_same_function():
-    from vitscope.tracing.shadow import one, thinly
+    from vitscope.tracing.token_tensor import one, thinly
 
     torch.manual_seed(0)
     thin, other = (torch.randn(2, 5, 1, dtype=torch.float64, requires_grad=True) for _ in range(2))

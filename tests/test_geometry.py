@@ -1,4 +1,4 @@
-"""TokenLayout and Frame, on cases worked out by hand."""
+"""TokenLayout and ImageRegion, on cases worked out by hand."""
 
 import jaxtyping
 import numpy as np
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vitscope.errors import LayoutError
-from vitscope.geometry import Frame, TokenLayout
+from vitscope.geometry import ImageRegion, TokenLayout
 
 
 class TestTokenLayout:
@@ -66,40 +66,40 @@ class TestTokenLayout:
 
 class TestFrame:
     def test_resize_without_crop_is_the_whole_photo(self):
-        frame = Frame.of((640, 480), (224, 224))
-        assert frame.box == (0, 0, 640, 480)
-        assert frame.input == (224, 224)
+        region = ImageRegion.of((640, 480), (224, 224))
+        assert region.box == (0, 0, 640, 480)
+        assert region.input == (224, 224)
 
     def test_centre_crop_by_hand(self):
         """640 x 480, shorter side to 240 (so 320 x 240), 200 x 200 from the middle: 60 and 20 pixels off, doubled."""
-        frame = Frame.of((640, 480), (240, 320), (200, 200))
-        assert frame.box == (120, 40, 520, 440)
-        assert frame.window() == (120, 40, 520, 440)
+        region = ImageRegion.of((640, 480), (240, 320), (200, 200))
+        assert region.box == (120, 40, 520, 440)
+        assert region.window() == (120, 40, 520, 440)
 
     def test_odd_margin_rounds_down(self):
-        assert Frame.of((11, 11), (11, 11), (4, 4)).box == (3, 3, 7, 7)
+        assert ImageRegion.of((11, 11), (11, 11), (4, 4)).box == (3, 3, 7, 7)
 
     def test_crop_larger_than_the_picture_reaches_beyond_it(self):
-        frame = Frame.of((10, 20), (20, 10), (20, 20))
-        assert frame.box == (-5, 0, 15, 20)
-        assert frame.place(np.ones((2, 2), np.float32)).shape == (20, 10)
-        assert not np.isnan(frame.place(np.ones((2, 2), np.float32))).any()
+        region = ImageRegion.of((10, 20), (20, 10), (20, 20))
+        assert region.box == (-5, 0, 15, 20)
+        assert region.place(np.ones((2, 2), np.float32)).shape == (20, 10)
+        assert not np.isnan(region.place(np.ones((2, 2), np.float32))).any()
 
     def test_blocks_by_hand(self):
-        frame = Frame((6, 4), (0, 0, 6, 4), (4, 6))
-        placed = frame.place(np.array([[1, 2, 3], [4, 5, 6]], np.float32), smooth=False)
+        region = ImageRegion((6, 4), (0, 0, 6, 4), (4, 6))
+        placed = region.place(np.array([[1, 2, 3], [4, 5, 6]], np.float32), smooth=False)
         assert placed.tolist() == [[1, 1, 2, 2, 3, 3]] * 2 + [[4, 4, 5, 5, 6, 6]] * 2
 
     def test_outside_the_box_is_nan(self):
-        frame = Frame((6, 4), (2, 1, 6, 3), (2, 4))
+        region = ImageRegion((6, 4), (2, 1, 6, 3), (2, 4))
         for smooth in (True, False):
-            placed = frame.place(np.ones((1, 2), np.float32), smooth)
+            placed = region.place(np.ones((1, 2), np.float32), smooth)
             seen = ~np.isnan(placed)
             assert seen.sum() == 8
             assert seen[1:3, 2:6].all()
 
     def test_a_pixel_belongs_to_the_box_when_its_centre_does(self):
-        placed = Frame((4, 1), (0.6, 0, 3.4, 1), (1, 4)).place(np.ones((1, 1), np.float32))
+        placed = ImageRegion((4, 1), (0.6, 0, 3.4, 1), (1, 4)).place(np.ones((1, 1), np.float32))
         assert np.isnan(placed).tolist() == [[True, False, False, True]]
 
     @pytest.mark.parametrize("size", [(70, 50), (33, 90), (400, 300)])
@@ -107,20 +107,20 @@ class TestFrame:
         """Upsampling a map over a whole photo is Pillow's bicubic, but for the clipping to the map's range."""
         values = np.random.default_rng(0).random((5, 7)).astype(np.float32)
         wanted = np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BICUBIC))
-        placed = Frame(size, (0, 0, *size), (50, 70)).place(values)
+        placed = ImageRegion(size, (0, 0, *size), (50, 70)).place(values)
         np.testing.assert_allclose(placed, np.clip(wanted, values.min(), values.max()), atol=2e-6)
 
     def test_many_patches_on_few_pixels_skip_none(self):
         values = np.zeros((1, 40), np.float32)
         values[0, ::2] = 1
-        placed = Frame((4, 1), (0, 0, 4, 1), (1, 40)).place(values)
+        placed = ImageRegion((4, 1), (0, 0, 4, 1), (1, 40)).place(values)
         np.testing.assert_allclose(placed, 0.5, atol=0.05)
 
     def test_blur_is_a_gaussian(self):
         """One bright block, blurred: the pixel values are the normal distribution's, by the error function."""
         values = np.zeros((1, 5), np.float32)
         values[0, 2] = 1
-        placed = Frame((100, 3), (0, 0, 100, 3), (3, 100)).place(values, smooth=False, blur=4.0)
+        placed = ImageRegion((100, 3), (0, 0, 100, 3), (3, 100)).place(values, smooth=False, blur=4.0)
         x = np.arange(100)
         kernel = np.exp(-0.5 * ((x[:, None] - x) / 4.0) ** 2)
         wanted = (kernel / kernel.sum(1, keepdims=True))[:, 40:60].sum(1)
@@ -133,15 +133,15 @@ class TestFrame:
     def test_placing_keeps_the_range_and_the_transpose(self, w, h, gh, gw, smooth, box):
         left, top, wide, tall = box
         values = np.random.default_rng(gh * 100 + gw).random((gh, gw)).astype(np.float32)
-        placed = Frame((w, h), (left, top, left + wide, top + tall), (16, 16)).place(values, smooth)
+        placed = ImageRegion((w, h), (left, top, left + wide, top + tall), (16, 16)).place(values, smooth)
         inside = placed[~np.isnan(placed)]
         assert placed.shape == (h, w)
         assert inside.size
         assert inside.min() >= values.min()
         assert inside.max() <= values.max()
-        turned = Frame((h, w), (top, left, top + tall, left + wide), (16, 16)).place(values.T.copy(), smooth)
+        turned = ImageRegion((h, w), (top, left, top + tall, left + wide), (16, 16)).place(values.T.copy(), smooth)
         np.testing.assert_allclose(turned.T, placed, atol=1e-5)
 
     def test_refuses_an_empty_box(self):
         with pytest.raises(LayoutError, match="not empty"):
-            Frame((4, 4), (3, 0, 3, 4), (2, 2))
+            ImageRegion((4, 4), (3, 0, 3, 4), (2, 2))

@@ -6,13 +6,13 @@ import torch
 
 import vitscope
 import zoo
-from vitscope.capturing import capture, frozen
-from vitscope.errors import MethodError, UnknownName, UsageError
-from vitscope.families.transformers import Transformers
+from vitscope.attention.capture import capture, frozen
+from vitscope.errors import MethodError, UnknownNameError, UsageError
 from vitscope.images import Picture
-from vitscope.methods.gradient import attention_gradcam, grad_rollout, grad_sam, relevance
-from vitscope.pipeline import Scope
-from vitscope.targets import scorer_of
+from vitscope.methods.attention_gradient import attention_gradcam, grad_rollout, grad_sam, relevance
+from vitscope.methods.targets import scorer_of
+from vitscope.models.transformers import Transformers
+from vitscope.scope import Scope
 
 NAMES = ["vit", "vit-wide", "deit-teacher", "dinov2-registers", "ijepa", "beit"]
 
@@ -32,11 +32,11 @@ def scored(answer):
 def store_of(name, batch=2):
     """A differentiated store in float64, and its layout."""
     row = row_of(name)
-    family = Transformers(row.model().double(), weights="none")
+    adapter = Transformers(row.model().double(), weights="none")
     pixels = zoo.pixels(row, batch).double().requires_grad_()
-    with frozen(family.model), capture(family.model, gradients=True) as seen:
-        answer = family.answer(pixels)
-    store = family.attention(seen, row.size, answer)
+    with frozen(adapter.model), capture(adapter.model, gradients=True) as seen:
+        answer = adapter.answer(pixels)
+    store = adapter.attention(seen, row.size, answer)
     return store.differentiate(scored(answer), last=False), store
 
 
@@ -45,11 +45,11 @@ def dense_of(name, batch=2):
     row = row_of(name)
     model = row.model().double()
     model.set_attn_implementation("eager")
-    family = Transformers(model, weights="none")
-    run, kept = family.run, {}
+    adapter = Transformers(model, weights="none")
+    run, kept = adapter.run, {}
 
     def eager(pixels):
-        other = tuple(pixels.shape[2:]) != family.input
+        other = tuple(pixels.shape[2:]) != adapter.input
         output = model(
             pixel_values=pixels, output_attentions=True, **({"interpolate_pos_encoding": True} if other else {})
         )
@@ -58,11 +58,11 @@ def dense_of(name, batch=2):
             attention.retain_grad()
         return output
 
-    family.run = eager
-    answer = family.answer(zoo.pixels(row, batch).double())
+    adapter.run = eager
+    answer = adapter.answer(zoo.pixels(row, batch).double())
     scored(answer).sum().backward()
-    family.run = run
-    layout = family.layout(row.size)
+    adapter.run = run
+    layout = adapter.layout(row.size)
     attentions = [a.detach().numpy() for a in kept["attentions"]]
     return attentions, [a.grad.numpy() for a in kept["attentions"]], layout.readout().astype(np.float64)
 
@@ -120,17 +120,17 @@ def test_the_gradient_of_attention_is_autograds(name):
 
 
 def test_relevance_on_a_plain_vit_is_the_same_through_the_chain():
-    from vitscope.families.traced import Traced
-    from vitscope.store import AttentionStore
+    from vitscope.attention import AttentionStore
+    from vitscope.models.traced import Traced
     from vitscope.tracing.chain import chain_of, sources_of
 
     row = row_of("vit")
-    family = Transformers(row.model().double(), weights="none")
-    found = Traced.traced(family)
+    adapter = Transformers(row.model().double(), weights="none")
+    found = Traced.traced(adapter)
     pixels = zoo.pixels(row, 2).double().requires_grad_()
-    with frozen(family.model), capture(family.model, gradients=True) as seen:
-        answer = family.answer(pixels)
-    chain = chain_of(family.answer, family.model, (2, *row.size), found, seen.seen)
+    with frozen(adapter.model), capture(adapter.model, gradients=True) as seen:
+        answer = adapter.answer(pixels)
+    chain = chain_of(adapter.answer, adapter.model, (2, *row.size), found, seen.seen)
     sources = sources_of(found, seen.seen)
     store = AttentionStore(chain.blocks, found.layout, None, None, chain, None, answer, sources)
     expected, _ = store_of("vit")
@@ -189,7 +189,7 @@ class TestTargets:
         assert both.score == pytest.approx(one.score - two.score, abs=1e-5)
 
     def test_an_unknown_class_names_the_nearest(self):
-        with pytest.raises(UnknownName, match="did you mean 'tiger'"):
+        with pytest.raises(UnknownNameError, match="did you mean 'tiger'"):
             scope().explain(photo(), method="relevance", target="tigr")
         with pytest.raises(UsageError, match="there is no class 9 .classes are 0 to 4"):
             scope().explain(photo(), method="relevance", target=9)

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, PngImagePlugin
 
 from vitscope import images
 from vitscope.errors import ImageError
-from vitscope.images import Picture, read
+from vitscope.images import Picture, load_image
 
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 
@@ -24,7 +24,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 def refused(source):
     """The text of the ImageError: one line, with a hint."""
     with pytest.raises(ImageError) as info:
-        read(source)
+        load_image(source)
     error = info.value
     assert error.hint
     assert str(error) == f"{error.message} ({error.hint})"
@@ -124,7 +124,7 @@ def test_nothing_but_one_line_comes_out_of_damaged_files(tmp_path):
             end = rnd.choice([len(damaged), rnd.randrange(1, len(damaged))])
             written(path, bytes(damaged[:end]))
             try:
-                picture = read(path)
+                picture = load_image(path)
             except ImageError as error:
                 outcomes["refused"] += 1
                 assert "\n" not in str(error)
@@ -150,8 +150,8 @@ def test_a_decompression_bomb_is_refused_by_its_header(tmp_path, side):
 def test_the_limit_is_the_number_of_pixels(tmp_path, monkeypatch):
     path = written(tmp_path / "photo.png", encoded(Image.fromarray(NOISE), format="PNG"))
     monkeypatch.setattr(images, "MAX_PIXELS", 24 * 32)
-    assert read(path).size == (32, 24)
-    assert read(NOISE).size == (32, 24)
+    assert load_image(path).size == (32, 24)
+    assert load_image(NOISE).size == (32, 24)
     monkeypatch.setattr(images, "MAX_PIXELS", 24 * 32 - 1)
     assert "photo.png (32 x 24) is larger than" in refused(path)
     assert "the picture (32 x 24) is larger than" in refused(Image.fromarray(NOISE))
@@ -176,7 +176,9 @@ def test_a_picture_without_regions(tmp_path, width, height):
 
 def test_a_panorama_is_read(tmp_path):
     wide = np.random.default_rng(1).integers(0, 256, (40, 20_000, 3), dtype=np.uint8)
-    picture = read(written(tmp_path / "panorama.png", encoded(Image.fromarray(wide), format="PNG", compress_level=1)))
+    picture = load_image(
+        written(tmp_path / "panorama.png", encoded(Image.fromarray(wide), format="PNG", compress_level=1))
+    )
     assert picture.size == (20_000, 40)
     assert np.array_equal(picture.pixels, wide)
 
@@ -211,7 +213,7 @@ def test_an_array_that_is_no_picture_is_described(array):
 
 def test_an_array_is_copied_and_the_picture_is_read_only():
     array = NOISE.copy()
-    picture = read(array)
+    picture = load_image(array)
     array[:] = 0
     assert np.array_equal(picture.pixels, NOISE)
     with pytest.raises(ValueError, match="read-only"):
@@ -220,12 +222,12 @@ def test_an_array_is_copied_and_the_picture_is_read_only():
 
 
 def test_an_array_read_backwards_is_a_picture():
-    assert np.array_equal(read(NOISE[::-1, ::2]).pixels, NOISE[::-1, ::2])
+    assert np.array_equal(load_image(NOISE[::-1, ::2]).pixels, NOISE[::-1, ::2])
 
 
 def test_a_pillow_image_is_left_alone():
     image = Image.fromarray(NOISE)
-    picture = read(image)
+    picture = load_image(image)
     image.putpixel((0, 0), (1, 2, 3))
     assert np.array_equal(picture.pixels, NOISE)
     assert not picture.pixels.flags.writeable
@@ -238,26 +240,26 @@ def test_a_pillow_image_is_left_alone():
 @pytest.mark.parametrize("kind", [str, Path])
 def test_a_path_as_text_and_as_path(tmp_path, kind):
     path = written(tmp_path / "my dog.v2.png", encoded(Image.fromarray(NOISE), format="PNG"))
-    picture = read(kind(path))
+    picture = load_image(kind(path))
     assert np.array_equal(picture.pixels, NOISE)
     assert not picture.pixels.flags.writeable
     assert (picture.name, picture.source, picture.notes) == ("my dog.v2", str(path), ())
     assert picture.size == (32, 24)
     assert np.array_equal(np.asarray(picture.pil()), NOISE)
-    assert read(picture) is picture
+    assert load_image(picture) is picture
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not have such names")
 def test_a_file_name_that_is_no_text(tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
-    picture = read(written(tmp_path / name, encoded(Image.fromarray(NOISE), format="PNG")))
+    picture = load_image(written(tmp_path / name, encoded(Image.fromarray(NOISE), format="PNG")))
     assert picture.name == r"caf\xe9"
     assert picture.source.endswith(r"caf\xe9.png")
 
 
 def test_the_ending_does_not_matter(tmp_path):
     path = written(tmp_path / "really-a-png.jpg", encoded(Image.fromarray(NOISE), format="PNG"))
-    assert np.array_equal(read(path).pixels, NOISE)
+    assert np.array_equal(load_image(path).pixels, NOISE)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +274,7 @@ def test_the_ending_does_not_matter(tmp_path):
     ids=lambda options: "-".join(str(v) for v in options.values()),
 )
 def test_lossless_formats_keep_every_pixel(tmp_path, options):
-    picture = read(written(tmp_path / "photo", encoded(Image.fromarray(NOISE), **options)))
+    picture = load_image(written(tmp_path / "photo", encoded(Image.fromarray(NOISE), **options)))
     assert np.array_equal(picture.pixels, NOISE)
     assert picture.notes == ()
 
@@ -280,7 +282,7 @@ def test_lossless_formats_keep_every_pixel(tmp_path, options):
 def test_an_animation_gives_its_first_frame_and_says_so(tmp_path):
     red, blue = (Image.new("RGB", (8, 6), colour) for colour in ("red", "blue"))
     path = written(tmp_path / "moving.gif", encoded(red, format="GIF", save_all=True, append_images=[blue, red]))
-    picture = read(path)
+    picture = load_image(path)
     assert (picture.pixels == (255, 0, 0)).all()
     assert "first of 3 frames" in picture.notes
 
@@ -290,7 +292,7 @@ def test_a_pillow_image_at_another_frame_is_taken_as_it_stands(tmp_path):
     path = written(tmp_path / "moving.gif", encoded(red, format="GIF", save_all=True, append_images=[blue]))
     with Image.open(path) as image:
         image.seek(1)
-        picture = read(image)
+        picture = load_image(image)
         assert image.tell() == 1
     assert (picture.pixels == (0, 0, 255)).all()
     assert "frame 2 of 2 frames" in picture.notes
@@ -302,14 +304,14 @@ def test_a_phones_mpo_is_its_first_photo_without_remark(tmp_path):
     with Image.open(path) as image:
         assert image.format == "MPO"
         assert image.n_frames == 2
-    picture = read(path)
+    picture = load_image(path)
     assert np.abs(picture.pixels.astype(int) - (255, 0, 0)).max() <= 3
     assert picture.notes == ()
 
 
 def test_cmyk(tmp_path):
     path = written(tmp_path / "print.jpg", encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), format="JPEG"))
-    picture = read(path)
+    picture = load_image(path)
     assert np.abs(picture.pixels.astype(int) - (255, 0, 0)).max() <= 3
     assert picture.notes == ("CMYK converted to RGB",)
 
@@ -317,7 +319,7 @@ def test_cmyk(tmp_path):
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_16_bit_grey_is_scaled_not_cut(tmp_path, kind):
     values = np.array([[65535, 257, 0], [32896, 386, 385]], np.uint16)
-    picture = read(written(tmp_path / "scan", encoded(Image.fromarray(values), format=kind)))
+    picture = load_image(written(tmp_path / "scan", encoded(Image.fromarray(values), format=kind)))
     assert picture.pixels[..., 0].tolist() == [[255, 1, 0], [128, 2, 1]]
     assert (picture.pixels == picture.pixels[..., :1]).all()
     assert picture.notes == ("16-bit grey divided by 257",)
@@ -330,7 +332,7 @@ def test_numbers_of_unknown_range_are_refused():
 
 
 def test_another_colour_space_is_said():
-    picture = read(Image.new("YCbCr", (4, 4), (255, 128, 128)))
+    picture = load_image(Image.new("YCbCr", (4, 4), (255, 128, 128)))
     assert (picture.pixels == 255).all()
     assert picture.notes == ("YCbCr converted to RGB",)
 
@@ -339,10 +341,10 @@ def test_palette(tmp_path):
     image = Image.new("P", (2, 2))
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putdata([0, 1, 1, 0])
-    plain = read(written(tmp_path / "plain.png", encoded(image, format="PNG")))
+    plain = load_image(written(tmp_path / "plain.png", encoded(image, format="PNG")))
     assert plain.pixels.tolist() == [[[255, 0, 0], [0, 0, 255]], [[0, 0, 255], [255, 0, 0]]]
     assert plain.notes == ("palette converted to RGB",)
-    clear = read(written(tmp_path / "clear.png", encoded(image, format="PNG", transparency=0)))
+    clear = load_image(written(tmp_path / "clear.png", encoded(image, format="PNG", transparency=0)))
     assert clear.pixels.tolist() == [[[255, 255, 255], [0, 0, 255]], [[0, 0, 255], [255, 255, 255]]]
     assert clear.notes == ("transparency laid on white",)
 
@@ -358,14 +360,14 @@ def test_palette(tmp_path):
 def test_transparency_is_laid_on_white(tmp_path, mode, pixels, expected):
     image = Image.new(mode, (2, 2))
     image.putdata(pixels)
-    picture = read(written(tmp_path / "clear.png", encoded(image, format="PNG")))
+    picture = load_image(written(tmp_path / "clear.png", encoded(image, format="PNG")))
     assert picture.pixels[..., 0].ravel().tolist() == expected
     assert picture.notes == ("transparency laid on white",)
 
 
 def test_one_transparent_colour_of_an_rgb_png(tmp_path):
     image = Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]] * 2, np.uint8))
-    picture = read(written(tmp_path / "key.png", encoded(image, format="PNG", transparency=(1, 2, 3))))
+    picture = load_image(written(tmp_path / "key.png", encoded(image, format="PNG", transparency=(1, 2, 3))))
     assert picture.pixels[0].tolist() == [[255, 255, 255], [4, 5, 6]]
     assert picture.notes == ("transparency laid on white",)
 
@@ -373,7 +375,7 @@ def test_one_transparent_colour_of_an_rgb_png(tmp_path):
 def test_one_bit(tmp_path):
     image = Image.fromarray(np.array([[True, False], [False, True]]))
     assert image.mode == "1"
-    picture = read(written(tmp_path / "fax.png", encoded(image, format="PNG")))
+    picture = load_image(written(tmp_path / "fax.png", encoded(image, format="PNG")))
     assert picture.pixels[..., 0].tolist() == [[255, 0], [0, 255]]
     assert picture.pixels.shape == (2, 2, 3)
 
@@ -414,7 +416,7 @@ def test_exif_orientation(tmp_path, orientation, kind, side):
     }
     image = Image.fromarray(blocks(UPRIGHT[1], side))
     content = encoded(image, format=kind.partition("-")[0], exif=exif, **options.get(kind, {}))
-    picture = read(written(tmp_path / "turned", content))
+    picture = load_image(written(tmp_path / "turned", content))
     expected = blocks(UPRIGHT[orientation], side)
     assert picture.pixels.shape == expected.shape
     assert np.abs(picture.pixels.astype(int) - expected).max() <= (0 if side == 1 else 4)
@@ -426,7 +428,7 @@ def test_a_pillow_image_is_turned_upright_too(tmp_path):
     exif[ExifTags.Base.Orientation] = 6
     content = encoded(Image.fromarray(blocks(UPRIGHT[1], 1)), format="PNG", exif=exif)
     with Image.open(io.BytesIO(content)) as image:
-        picture = read(image)
+        picture = load_image(image)
     assert np.array_equal(picture.pixels, blocks(UPRIGHT[6], 1))
 
 
@@ -435,7 +437,7 @@ def test_an_orientation_that_does_not_exist_turns_nothing_and_says_nothing(tmp_p
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     path = written(tmp_path / "odd.png", encoded(Image.fromarray(NOISE), format="PNG", exif=exif))
-    picture = read(path)
+    picture = load_image(path)
     assert np.array_equal(picture.pixels, NOISE)
     assert picture.notes == ()
 
@@ -443,7 +445,7 @@ def test_an_orientation_that_does_not_exist_turns_nothing_and_says_nothing(tmp_p
 @pytest.mark.parametrize("tail", [b"MM\0*\0\0\0\x08\xff\xff garbage", b"XX garbage", b"MM\0*"])
 def test_broken_metadata_does_not_cost_the_picture(tmp_path, tail):
     content = encoded(Image.fromarray(NOISE), format="PNG", exif=b"Exif\0\0" + tail)
-    picture = read(written(tmp_path / "odd.png", content))
+    picture = load_image(written(tmp_path / "odd.png", content))
     assert np.array_equal(picture.pixels, NOISE)
     assert picture.notes == ()
 

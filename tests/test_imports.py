@@ -87,9 +87,9 @@ def test_left_never_imports_right():
 @pytest.mark.parametrize(
     ("part", "line"),
     [
-        ("geometry.py", "from vitscope.store import pull"),
-        ("render/raster.py", "import vitscope.pipeline"),
-        ("methods/rollout.py", "def f():\n    from vitscope.capturing import capture"),
+        ("geometry.py", "from vitscope.attention import pull"),
+        ("render/raster.py", "import vitscope.scope"),
+        ("methods/rollout.py", "def f():\n    from vitscope.attention.capture import capture"),
         ("store.py", "from vitscope import capturing"),
         ("result.py", "import torch.nn"),
         ("metrics/measure.py", "import torch"),
@@ -121,11 +121,13 @@ def test_importing_vitscope_loads_nothing_heavy():
 
 
 def test_the_command_line_starts_without_torch():
-    assert fresh("import sys, vitscope.apps.cli; print('torch' in sys.modules)") == "False"
+    assert fresh("import sys, vitscope.cli.main; print('torch' in sys.modules)") == "False"
 
 
 def test_a_saved_result_is_read_and_drawn_without_torch():
-    modules = "vitscope.result, vitscope.render.raster, vitscope.metrics.statistics, vitscope.metrics.measure"
+    modules = (
+        "vitscope.explanation, vitscope.render.raster, vitscope.metrics.concentration, vitscope.metrics.measurement"
+    )
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     assert fresh(code) == "False"
 

@@ -6,11 +6,11 @@ import torch
 
 import vitscope
 import zoo
-from vitscope.body import Body
+from vitscope.attention.transformer_blocks import TransformerBlocks
 from vitscope.errors import UsageError
-from vitscope.families.transformers import Transformers
-from vitscope.images import read
-from vitscope.pipeline import Scope
+from vitscope.images import load_image
+from vitscope.models.transformers import Transformers
+from vitscope.scope import Scope
 
 PHOTOS = [np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8) for seed in range(3)]
 
@@ -21,7 +21,7 @@ def scope_of(name="vit"):
 
 
 def pixels_of(scope, photo):
-    return scope.family.prepare(read(photo))[0][None].double()
+    return scope.adapter.prepare(load_image(photo))[0][None].double()
 
 
 def summed(attribution, grid=(4, 4)):
@@ -126,7 +126,7 @@ class TestBody:
     def test_fewer_tokens_and_other_tokens(self, make):
         model = make()
         scope = vitscope.load(model)
-        assert isinstance(scope.body, Body)
+        assert isinstance(scope.body, TransformerBlocks)
         assert scope.bag == ""
         prefix = len(scope.layout.prefix)
         pixels = torch.randn(2, 3, 32, 32)
@@ -168,7 +168,7 @@ class TestBody:
 
         torch.manual_seed(0)
         scope = vitscope.load(VisionTransformer(32, 8, 2, 4, 32, 48, num_classes=5).eval())
-        assert isinstance(scope.body, Body)
+        assert isinstance(scope.body, TransformerBlocks)
         assert len(scope.body.blocks) == 2
         assert scope.bag == ""
 

@@ -6,9 +6,9 @@ import torch
 
 import zoo
 from vitscope.errors import MethodError, UsageError
-from vitscope.families.transformers import Transformers
-from vitscope.images import read
-from vitscope.pipeline import Scope
+from vitscope.images import load_image
+from vitscope.models.transformers import Transformers
+from vitscope.scope import Scope
 
 PHOTOS = [np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8) for seed in range(2)]
 
@@ -21,7 +21,7 @@ def scope_of(name="vit"):
 def test_the_lens_reads_each_layer_with_the_models_own_norm_and_head():
     scope, model = scope_of(), scope_of().model
     layers = scope.lens(PHOTOS[0])
-    pixels = scope.family.prepare(read(PHOTOS[0]))[0][None].double()
+    pixels = scope.adapter.prepare(load_image(PHOTOS[0]))[0][None].double()
     with torch.no_grad():
         output = model(pixel_values=pixels, output_hidden_states=True)
         best = int(output.logits.argmax())

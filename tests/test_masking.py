@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from test_looking import PHOTOS, scope_of
-from vitscope.errors import MethodError, UnknownName, UsageError
-from vitscope.images import read
-from vitscope.masking import masking
+from vitscope.errors import MethodError, UnknownNameError, UsageError
+from vitscope.evaluation.masked import masking
+from vitscope.images import load_image
 
 
 def pixels_of(scope, photo):
-    return scope.family.prepare(read(photo))[0][None].double()
+    return scope.adapter.prepare(load_image(photo))[0][None].double()
 
 
 def shares(scope, pixels):
@@ -83,7 +83,7 @@ def test_patches_that_are_not_there(hidden):
 
 
 def test_what_cannot_be_asked_says_so():
-    with pytest.raises(UnknownName, match="way to mask"):
+    with pytest.raises(UnknownNameError, match="way to mask"):
         scope_of().masked(PHOTOS[0], [0], "remove")
     with pytest.raises(UsageError, match="one target at a time"):
         scope_of().masked(PHOTOS[0], [0], target=[0, 1])

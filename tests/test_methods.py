@@ -6,16 +6,16 @@ import torch
 
 import oracles
 import zoo
-from vitscope.capturing import capture
-from vitscope.errors import LayoutError, MethodError, UnknownName, UsageError
-from vitscope.families.transformers import Transformers
+from vitscope.attention import AttentionStore, Dense
+from vitscope.attention.capture import capture
+from vitscope.errors import LayoutError, MethodError, UnknownNameError, UsageError
 from vitscope.geometry import TokenLayout
-from vitscope.methods.article import article
 from vitscope.methods.attention import attention
-from vitscope.methods.fusion import fuse_heads
+from vitscope.methods.base import METHODS
+from vitscope.methods.head_fusion import fuse_heads
+from vitscope.methods.notebook_recipe import article
 from vitscope.methods.rollout import rollout
-from vitscope.registry import METHODS
-from vitscope.store import AttentionStore, Dense
+from vitscope.models.transformers import Transformers
 
 CHUNKS = (None, 1, 7, 1000)
 
@@ -25,17 +25,17 @@ def seen(request):
     """(store, eager attentions, readout row) of a batch of two, for each model of the zoo."""
     row = request.param
     model = row.model()
-    family, pixels = Transformers(model), zoo.pixels(row, 2)
+    adapter, pixels = Transformers(model), zoo.pixels(row, 2)
     with torch.no_grad(), capture(model) as store_of:
-        family.forward(pixels)
-    store = store_of(family.layout(row.size), depth=family.depth)
-    return store, eager(model, family, pixels), expected_readout(row)
+        adapter.forward(pixels)
+    store = store_of(adapter.layout(row.size), depth=adapter.depth)
+    return store, eager(model, adapter, pixels), expected_readout(row)
 
 
-def eager(model, family, pixels):
+def eager(model, adapter, pixels):
     """The library's own attention, from its own explicit softmax."""
     model.set_attn_implementation("eager")
-    stretched = family.config.model_type == "vit" and pixels.shape[2] != pixels.shape[3]
+    stretched = adapter.config.model_type == "vit" and pixels.shape[2] != pixels.shape[3]
     options = {"interpolate_pos_encoding": True} if stretched else {}
     with torch.no_grad():
         attentions = model(pixel_values=pixels, output_attentions=True, **options).attentions
@@ -216,11 +216,11 @@ def test_every_method_is_documented():
 def test_options_are_checked_by_name():
     rollout_method = METHODS.get("rollout")
     assert rollout_method.check({})["alpha"] == 0.5
-    with pytest.raises(UnknownName, match="did you mean 'alpha'"):
+    with pytest.raises(UnknownNameError, match="did you mean 'alpha'"):
         rollout_method.check({"alhpa": 1})
-    with pytest.raises(UnknownName, match="no fusion is called 'median'"):
+    with pytest.raises(UnknownNameError, match="no fusion is called 'median'"):
         rollout_method.check({"fusion": "median"})
-    with pytest.raises(UnknownName, match="did you mean 'rollout'"):
+    with pytest.raises(UnknownNameError, match="did you mean 'rollout'"):
         METHODS.get("rolout")
 
 
@@ -237,17 +237,17 @@ def test_transposing_picture_and_weights_transposes_the_map():
     pixels = zoo.pixels(row)
     maps = []
     for one, x in ((model, pixels), (turned, pixels.transpose(2, 3))):
-        family = Transformers(one)
+        adapter = Transformers(one)
         with torch.no_grad(), capture(one) as store_of:
-            family.forward(x)
-        layout = family.layout(tuple(x.shape[2:]))
+            adapter.forward(x)
+        layout = adapter.layout(tuple(x.shape[2:]))
         maps.append(layout.patches(rollout(store_of(layout))))
     assert maps[0].shape == (1, 4, 7)
     np.testing.assert_allclose(maps[1].transpose(1, 2), maps[0], rtol=1e-4, atol=1e-7)
 
 
 def test_refusing_names_what_applies(monkeypatch):
-    from vitscope.pipeline import Scope
+    from vitscope.scope import Scope
 
     row = next(r for r in zoo.ROWS if r.name == "ijepa")
     scope = Scope(Transformers(row.model()), torch.device("cpu"), torch.float32)
@@ -265,7 +265,7 @@ def test_an_option_of_another_kind_is_refused(bad):
 
 
 def test_a_device_without_numbers_is_refused():
-    from vitscope.loading import pick_device
+    from vitscope.models.loading import pick_device
 
     with pytest.raises(UsageError, match="'meta' is not there"):
         pick_device("meta")

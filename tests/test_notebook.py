@@ -9,11 +9,11 @@ import sys
 import numpy as np
 import pytest
 
-from vitscope.errors import MissingExtra, UsageError
-from vitscope.render import widget as module
-from vitscope.render.packed import Packed
-from vitscope.render.page import page
-from vitscope.result import Explanation
+from vitscope.errors import MissingDependencyError, UsageError
+from vitscope.explanation import Explanation
+from vitscope.viewer import widget as module
+from vitscope.viewer.packed import Packed
+from vitscope.viewer.page import page
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -107,7 +107,7 @@ def test_a_missing_anywidget_is_one_line(view, monkeypatch):
     monkeypatch.setitem(sys.modules, "anywidget", None)
     module._kind.cache_clear()
     try:
-        with pytest.raises(MissingExtra, match=r"vitscope\[notebook\]") as error:
+        with pytest.raises(MissingDependencyError, match=r"vitscope\[notebook\]") as error:
             view.widget()
     finally:
         module._kind.cache_clear()
@@ -123,7 +123,7 @@ def test_a_saved_map_is_shown_without_torch(tiny_scope, photo, tmp_path):
     made = tiny_scope.explain(photo, method="rollout")
     made.save(tmp_path / "cat")
     code = (
-        "import sys; from vitscope.result import Explanation\n"
+        "import sys; from vitscope.explanation import Explanation\n"
         f"widget = Explanation.load({str(tmp_path / 'cat')!r}).widget()\n"
         "arrays = widget._document['arrays']\n"
         "print(sorted(arrays), arrays['map.rollout']['shape'], widget._answers, 'torch' in sys.modules)"

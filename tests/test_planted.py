@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from vitscope.bench import photos, planted
-from vitscope.errors import ImageError, UnknownName, UsageError
+from vitscope.errors import ImageError, UnknownNameError, UsageError
 
 
 def bytes_of(scene):
@@ -94,7 +94,7 @@ def test_objects_and_grounds_are_placed_all_over(folders):
 def test_what_cannot_be_used_is_said_in_one_line(folders, tmp_path):
     things, places = folders
     for wrong, kind, words in (
-        ({"split": "test"}, UnknownName, "no split is called 'test'"),
+        ({"split": "test"}, UnknownNameError, "no split is called 'test'"),
         ({"cutouts": tmp_path / "none"}, UsageError, "is not a folder"),
         ({"cutouts": tmp_path}, UsageError, "has no pictures"),
         ({"cutouts": places}, ImageError, "has no transparency"),

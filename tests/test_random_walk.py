@@ -9,11 +9,12 @@ import oracles_random_walk as slow
 import vitscope
 import zoo
 from vitscope.errors import UsageError
-from vitscope.families.transformers import Transformers
-from vitscope.images import read
+from vitscope.images import load_image
 from vitscope.methods import random_walk as module
-from vitscope.pipeline import Scope
-from vitscope.registry import METHODS, Family
+from vitscope.methods.base import METHODS
+from vitscope.models.base import ModelAdapter
+from vitscope.models.transformers import Transformers
+from vitscope.scope import Scope
 
 PHOTOS = [np.random.default_rng(seed).integers(0, 256, (48, 40, 3), dtype=np.uint8) for seed in range(3)]
 
@@ -26,13 +27,13 @@ def scope_of(name="vit"):
 def dense(scope, photo, layer=-2, last=3, size=None, **options):
     """The map from the model's own attention matrices and hidden states."""
     ahead = len(scope.layout.prefix)
-    pixels, frame = scope.family.prepare(read(photo), size)
+    pixels, region = scope.adapter.prepare(load_image(photo), size)
     scope.model.set_attn_implementation("eager")
     with torch.no_grad():
         out = scope.model(pixel_values=pixels[None].double(), output_attentions=True, output_hidden_states=True)
     scope.model.set_attn_implementation("sdpa")
     count = len(out.attentions)
-    readout = torch.from_numpy(scope.family.layout(frame.input).readout()).double()
+    readout = torch.from_numpy(scope.adapter.layout(region.input).readout()).double()
     layers = list(range(max(count - last, 0), count))
     s = oracles.rollout(list(out.attentions), readout, layers)[0, ahead:].numpy()
     z = out.hidden_states[layer if layer < 0 else layer + 1][0, ahead:].numpy()
@@ -137,7 +138,7 @@ def test_what_stands_in_the_way_is_said():
             scope.explain(PHOTOS[0], method="random-walk", **bad)
     with pytest.raises(UsageError, match="no layer 7"):
         scope.explain(PHOTOS[0], method="random-walk", layer=7)
-    windowed = type("Windowed", (), {"isotropic": False, "uneven": Family.uneven})()
+    windowed = type("Windowed", (), {"isotropic": False, "uneven": ModelAdapter.uneven})()
     assert "do not all see the same tokens" in METHODS.get("random-walk").excuse(windowed)
 
 
@@ -146,14 +147,14 @@ def test_no_matrix_of_all_patches_is_held(monkeypatch):
     monkeypatch.setattr(module, "_ENTRIES", 2000)
     seen = []
 
-    class Watch(torch.overrides.TorchFunctionMode):
+    class CrashLog(torch.overrides.TorchFunctionMode):
         def __torch_function__(self, function, types, args=(), kwargs=None):
             out = function(*args, **(kwargs or {}))
             seen.append(out.numel() if isinstance(out, torch.Tensor) else 0)
             return out
 
     s, z = made(3, patches=400, width=4)
-    with Watch():
+    with CrashLog():
         module._walked(torch.from_numpy(s), torch.from_numpy(z), 0.05, 0.1)
     assert 1600 <= max(seen) <= 2000 < 400 * 400
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor, ImageFilter
 
-from vitscope.errors import UnknownName, UsageError
+from vitscope.errors import UnknownNameError, UsageError
 from vitscope.render import sheets
 from vitscope.render.html import page
 from vitscope.render.raster import NORMS, Style, grid, heat, limits, overlay, style
@@ -258,7 +258,7 @@ def test_the_article_look_stays_inside_the_crop_and_bears_a_flat_map(explained):
     ],
 )
 def test_an_unknown_style_is_named(explained, draw, options, told, nearest):
-    with pytest.raises(UnknownName) as info:
+    with pytest.raises(UnknownNameError) as info:
         draw(explained(one_hot(2, 2, 0, 0), (32, 32)), **options)
     assert told in str(info.value)
     assert f"did you mean {nearest}?" in str(info.value)
@@ -282,7 +282,7 @@ def test_a_number_out_of_range_is_refused(options, told):
 @pytest.mark.usefixtures("as_shipped")
 @pytest.mark.parametrize(("field", "name", "nearest"), [("look", "gray", "grey"), ("norm", "robst", "robust")])
 def test_looks_and_norms_are_checked_by_name(field, name, nearest):
-    with pytest.raises(UnknownName, match=rf"is called '{name}' \(did you mean '{nearest}'\? choices: "):
+    with pytest.raises(UnknownNameError, match=rf"is called '{name}' \(did you mean '{nearest}'\? choices: "):
         Style.of(**{field: name})
 
 

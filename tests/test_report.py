@@ -15,14 +15,14 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from vitscope.apps.cli import app
-from vitscope.batch.contract import Plan
 from vitscope.batch.report import HOT, overview
 from vitscope.batch.report_page import page
 from vitscope.batch.results import explanation_of, explanations, photo_of, row_called
 from vitscope.batch.rows import map_of
 from vitscope.batch.run import run
 from vitscope.batch.sources import Source
+from vitscope.batch.types import Plan
+from vitscope.cli.main import app
 from vitscope.errors import ImageError, ResultError
 from vitscope.export.coco import coco
 
@@ -110,7 +110,7 @@ def test_rows_are_explanations_again(finished, tiny_scope):
     (again,) = (e for e in explanations(out) if e.provenance["source"] == row["source"] and e.method == "rollout")
     fresh = tiny_scope.explain(photos / "3.png", method="rollout")
     np.testing.assert_allclose(again.map, fresh.map, atol=2**-11 * fresh.map.max())
-    assert again.frame == fresh.frame
+    assert again.region == fresh.region
     assert again.layout.prefix == fresh.layout.prefix
     assert np.array_equal(again.picture.pixels, fresh.picture.pixels)
     told = coco(explanations(out, photo=False))

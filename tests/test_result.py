@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from vitscope import images, result
+from vitscope import explanation, images
+from vitscope._plugins import RENDERERS
 from vitscope.errors import LayoutError, MethodError, ResultError
-from vitscope.registry import RENDERERS
-from vitscope.result import SCHEMA, Explanation
+from vitscope.explanation import SCHEMA, Explanation
 
 FILES = {"manifest.json", "arrays.npz", "overlay.png", "heat.png", "map.png", "photo.jpg"}
 KEYS = {"schema", "method", "target", "score", "predictions", "layout", "frame", "name", "provenance", "render"}
@@ -305,7 +305,7 @@ def test_a_photo_that_is_a_bomb(saved, monkeypatch):
 
 
 def test_the_limit_on_arrays_lets_real_ones_through():
-    assert result._MAX_ARRAYS > 4 * 1000 * 1000 * 10
+    assert explanation._MAX_ARRAYS > 4 * 1000 * 1000 * 10
 
 
 # --- without torch ---------------------------------------------------------------------------------------------------
@@ -374,12 +374,12 @@ def test_frozen_and_read_only(some, saved):
 
 def test_what_does_not_fit_together_is_refused(some, explained):
     with pytest.raises(LayoutError, match=r"map \(3, 4\) and prefix \(1,\) do not fit"):
-        Explanation(some.map, some.prefix[:1], "rollout", some.layout, some.frame)
+        Explanation(some.map, some.prefix[:1], "rollout", some.layout, some.region)
     with pytest.raises(LayoutError, match=r"map \(2, 4\)"):
-        Explanation(some.map[:2], some.prefix, "rollout", some.layout, some.frame)
+        Explanation(some.map[:2], some.prefix, "rollout", some.layout, some.region)
     with pytest.raises(LayoutError, match=r"photo of \(90, 60\) pixels, not \(32, 32\)"):
         Explanation(
-            some.map, some.prefix, "rollout", some.layout, some.frame, picture=explained(np.eye(2), (32, 32)).picture
+            some.map, some.prefix, "rollout", some.layout, some.region, picture=explained(np.eye(2), (32, 32)).picture
         )
 
 

@@ -13,14 +13,14 @@ from torch import nn
 import vitscope
 import zoo_traced
 from test_faithfulness import photo, scope_of, state
-from vitscope.body import Body
+from vitscope.attention.transformer_blocks import TransformerBlocks
 from vitscope.errors import VitscopeError
-from vitscope.families.traced import hash_of
-from vitscope.images import read
+from vitscope.images import load_image
 from vitscope.metrics.perturb import BASELINES
 from vitscope.metrics.ranking import moved
 from vitscope.metrics.sanity import Stage, redrawn, sanity, stages
 from vitscope.metrics.stability import NOISE_SAMPLES, RADIUS, stability
+from vitscope.models.traced import hash_of
 
 
 class Chain(nn.Module):
@@ -42,7 +42,7 @@ class Chain(nn.Module):
 class TestStages:
     def test_a_vit_from_its_embedding_to_its_head(self):
         scope = scope_of("vit")
-        assert isinstance(scope.body, Body)
+        assert isinstance(scope.body, TransformerBlocks)
         noise = torch.randn(1, 3, 32, 32).double()
         found = stages(scope.model, lambda: scope._answer(noise), scope.body.blocks)
         assert [stage.name for stage in found] == ["embedding", "block 0", "block 1", "block 2", "head"]
@@ -271,8 +271,8 @@ class TestStability:
         got = scope.measure(e, metrics="stability", seed=5)
         assert got.explanations == NOISE_SAMPLES
         assert (got.forwards, got.empty) == (0, None)
-        pixels = scope.family.prepare(read(photo()))[0]
-        span = torch.stack([scope.family.prepare(read(np.full((40, 40, 3), v, np.uint8)))[0] for v in (0, 255)])
+        pixels = scope.adapter.prepare(load_image(photo()))[0]
+        span = torch.stack([scope.adapter.prepare(load_image(np.full((40, 40, 3), v, np.uint8)))[0] for v in (0, 255)])
         span = span[1] - span[0]
         draw = torch.Generator().manual_seed(5)
         changes, ranks = [], []
@@ -280,7 +280,7 @@ class TestStability:
             noise = 2 * torch.rand(pixels.shape, generator=draw, dtype=torch.float64) - 1
             twin = scope_of("vit", torch.float32)
             noisy = pixels + (RADIUS * span * noise.float())
-            twin.family.prepare = lambda *_, noisy=noisy: (noisy, e.frame)
+            twin.adapter.prepare = lambda *_, noisy=noisy: (noisy, e.region)
             other = twin.explain(photo(), method="gradcam", target=3, layer=1).map
             changes.append(np.linalg.norm((other - e.map).ravel()) / np.linalg.norm(e.map.ravel()))
             ranks.append(rank_correlation(other, e.map))
@@ -343,10 +343,10 @@ def test_the_map_is_made_again_with_its_own_options(options):
     e = scope.explain(photo(), method="rollout", **options)
     told = scope.measure(e, metrics="stability")
     assert told["stability"].value > 0.9
-    from vitscope.measuring import _again
+    from vitscope.evaluation.evaluate import _again
 
-    pixels, frame = scope.family.prepare(read(photo()))
-    assert np.array_equal(_again(scope, e, None, e.picture, frame)(pixels), e.map)
+    pixels, region = scope.adapter.prepare(load_image(photo()))
+    assert np.array_equal(_again(scope, e, None, e.picture, region)(pixels), e.map)
 
 
 @pytest.mark.parametrize("name", ["timm-swin", "timm-vit-registers", "timm-cait"])
@@ -378,10 +378,10 @@ def test_the_models_hash_is_not_that_of_other_weights():
     picture = zoo_traced.picture(row.size)
     e = vitscope.load(model, processor=process).explain(picture, method="rollout")
     fresh = vitscope.load(model, processor=process)
-    fresh.family.__dict__.pop("weights", None)
+    fresh.adapter.__dict__.pop("weights", None)
     got = fresh.measure(replace(e, provenance={"options": e.provenance["options"]}), metrics="sanity")
-    assert got.options["weights"] == fresh.family.weights == e.provenance["weights"]
-    assert hash_of(model) in fresh.family.weights
+    assert got.options["weights"] == fresh.adapter.weights == e.provenance["weights"]
+    assert hash_of(model) in fresh.adapter.weights
 
 
 def test_half_precision_and_every_baseline():

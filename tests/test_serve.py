@@ -21,13 +21,13 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from vitscope.apps.cli import main
-from vitscope.apps.web.door import opened
-from vitscope.apps.web.limits import Limits
-from vitscope.apps.web.samples import SAMPLES, picture, raw
-from vitscope.apps.web.server import made as prepared
+from vitscope.cli.main import main
 from vitscope.images import decoded
-from vitscope.render.packed import Packed
+from vitscope.viewer.packed import Packed
+from vitscope.web.access import opened
+from vitscope.web.limits import Limits
+from vitscope.web.samples import SAMPLES, picture, raw
+from vitscope.web.server import made as prepared
 from webserver import TOKEN, entered, explained, process, serving
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -301,7 +301,7 @@ def test_the_model_works_only_so_long_on_one_question(tiny_scope):
 
 def test_a_head_that_does_not_come_is_given_up(address, client, monkeypatch):
     """A byte now and then keeps no connection open; one that sends nothing neither."""
-    monkeypatch.setattr("vitscope.apps.web.server._HEADERS_WITHIN", 0.3)
+    monkeypatch.setattr("vitscope.web.server._HEADERS_WITHIN", 0.3)
     host, port = address.removeprefix("http://").split(":")
     for more in (b"x", b""):
         begun = time.monotonic()
@@ -347,7 +347,7 @@ def test_measuring_ends_with_what_it_has_when_its_time_is_over(tiny_scope):
         now[0] += stage == "faithfulness"
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vitscope.viewing.measured.time", SimpleNamespace(monotonic=lambda: now[0]))
+        patch.setattr("vitscope.viewer.map_metrics.time", SimpleNamespace(monotonic=lambda: now[0]))
         some = tiny_scope.view(
             picture("cat"), methods=("rollout", "attention"), top=1, seconds=half, progress=late
         ).header
@@ -534,8 +534,8 @@ def line(monkeypatch, capsys):
 
 
 def test_a_port_in_use_is_one_line(line, tiny_folder):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        code, said = line("--port", taken.getsockname()[1], "-m", tiny_folder)
+    with socket.create_server(("127.0.0.1", 0)) as path_exists:
+        code, said = line("--port", path_exists.getsockname()[1], "-m", tiny_folder)
     assert (code, "address already in use" in said, "--port 0" in said) == (2, True, True)
 
 
@@ -559,11 +559,11 @@ def test_what_cannot_be_served_is_one_line(line, arguments, words, monkeypatch):
 def test_a_missing_extra_is_named(line, monkeypatch):
     import sys
 
-    for name in [name for name in sys.modules if name.startswith("vitscope.apps.web")]:
+    for name in [name for name in sys.modules if name.startswith("vitscope.web")]:
         monkeypatch.delitem(sys.modules, name)
-    import vitscope.apps
+    import vitscope.cli
 
-    monkeypatch.delattr(vitscope.apps, "web", raising=False)
+    monkeypatch.delattr(vitscope.cli, "web", raising=False)
     monkeypatch.setitem(sys.modules, "fastapi", None)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.setitem(sys.modules, "starlette.types", None)

@@ -5,12 +5,12 @@ import json
 
 import pytest
 
-from vitscope.apps.web.door import Door, opened
-from vitscope.apps.web.guard import Guard
-from vitscope.apps.web.limits import Limits
-from vitscope.apps.web.refusal import Refusal
-from vitscope.apps.web.shelf import Shelf
 from vitscope.errors import UsageError
+from vitscope.web.access import AccessPolicy, opened
+from vitscope.web.http_errors import HTTPError
+from vitscope.web.limits import Limits
+from vitscope.web.middleware import LimitsMiddleware
+from vitscope.web.session_store import SessionStore
 
 TOKEN = "0123456789abcdef-the-token"
 OWN = {"host": "127.0.0.1:8000"}
@@ -25,7 +25,7 @@ def door():
 def status(door, headers, method="GET", path="/api/models", query=b""):
     try:
         door.admit(method, path, query, headers)
-    except Refusal as refusal:
+    except HTTPError as refusal:
         assert refusal.detail
         return refusal.status
     return 200
@@ -181,7 +181,7 @@ def asked(guard, parts, headers=(), app_headers=None, path="/api/photos"):
 
 @pytest.fixture
 def guard(door):
-    return Guard(echo, door, Limits(body=1000, bodies=1500, patience=0.2))
+    return LimitsMiddleware(echo, door, Limits(body=1000, bodies=1500, patience=0.2))
 
 
 def test_a_body_within_the_limits_arrives_whole(guard):
@@ -201,9 +201,9 @@ def test_a_body_that_is_said_to_be_too_long_is_not_read_by_the_app(door):
     async def app(scope, receive, send):
         raise AssertionError("the app was reached")
 
-    code, *_ = asked(Guard(app, door, Limits(body=1000)), [(0, b"x")], [(b"content-length", b"200000000")])
+    code, *_ = asked(LimitsMiddleware(app, door, Limits(body=1000)), [(0, b"x")], [(b"content-length", b"200000000")])
     assert code == 413
-    assert asked(Guard(app, door, Limits()), [(0, b"x")], [(b"content-length", b"-5")])[0] == 400
+    assert asked(LimitsMiddleware(app, door, Limits()), [(0, b"x")], [(b"content-length", b"-5")])[0] == 400
 
 
 def test_a_slow_body_is_given_up(guard):
@@ -222,7 +222,7 @@ def test_bodies_of_all_requests_together_are_bounded(guard):
 
 
 def test_too_many_requests_at_once_are_turned_away(door):
-    guard = Guard(echo, door, Limits(requests=3))
+    guard = LimitsMiddleware(echo, door, Limits(requests=3))
     guard.requests = 3
     assert asked(guard, [(0, b"")])[0] == 503
     assert guard.requests == 3
@@ -253,7 +253,7 @@ def test_websockets_are_closed(guard):
 
 
 def test_the_shelf_forgets_of_the_greediest_what_was_used_longest_ago():
-    shelf = Shelf("view", 100, 10)
+    shelf = SessionStore("view", 100, 10)
     small = shelf.put("ann", "small", 10)
     greedy = [shelf.put("bob", number, 30) for number in range(3)]
     assert shelf.get("bob", greedy[0]) == 0  # used again
@@ -261,7 +261,7 @@ def test_the_shelf_forgets_of_the_greediest_what_was_used_longest_ago():
     assert shelf.size <= 100
     assert shelf.get("ann", small) == "small"
     assert shelf.get("bob", greedy[0]) == 0
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(HTTPError) as refusal:
         shelf.get("bob", greedy[1])
     assert refusal.value.status == 404
     for number in range(30):
@@ -270,11 +270,11 @@ def test_the_shelf_forgets_of_the_greediest_what_was_used_longest_ago():
 
 
 def test_the_shelf_tells_nobody_of_what_is_anothers():
-    shelf = Shelf("view", 100, 10)
+    shelf = SessionStore("view", 100, 10)
     name = shelf.put("ann", "secret", 1)
     said = []
     for key in (name, "nothing"):
-        with pytest.raises(Refusal) as refusal:
+        with pytest.raises(HTTPError) as refusal:
             shelf.get("bob", key)
         said.append(refusal.value.document())
     assert said[0] == said[1]
@@ -286,5 +286,5 @@ def test_a_limit_of_nothing_is_an_error():
 
 
 def test_a_door_is_not_shown_in_words():
-    assert TOKEN not in repr(Door(TOKEN))
-    assert "secret" not in repr(Door(TOKEN))
+    assert TOKEN not in repr(AccessPolicy(TOKEN))
+    assert "secret" not in repr(AccessPolicy(TOKEN))

@@ -9,8 +9,8 @@ from skimage import data
 import vitscope
 from browser import SHOWN, VIEWER, texts
 from test_serve import encoded
-from vitscope.apps.web.samples import picture
 from vitscope.images import decoded
+from vitscope.web.samples import picture
 from webserver import TOKEN, serving
 
 CAT = encoded(data.chelsea())
@@ -167,7 +167,7 @@ def test_a_running_question_is_cancelled_and_nothing_stays(start, tiny_scope, mo
     """Held by a model that waits to be cancelled; also where the question's name comes after the wish to cancel it."""
     import threading
 
-    from vitscope.apps.web import models
+    from vitscope.web import models
 
     entered = threading.Event()
 
@@ -207,7 +207,7 @@ def test_a_bad_file_is_one_line_and_the_next_one_works(start):
 
 
 def test_measuring_says_how_far_it_came_when_time_is_over(start, monkeypatch):
-    monkeypatch.setattr("vitscope.apps.web.models._MEASURING", 0.0)
+    monkeypatch.setattr("vitscope.web.models._MEASURING", 0.0)
     start.click("[data-sample=rocket]")
     start.wait(TITLE, "rocket")
     start.wait(READY)

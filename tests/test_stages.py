@@ -13,8 +13,8 @@ import torch
 
 import vitscope
 from vitscope.errors import MethodError, UsageError
-from vitscope.images import read
-from vitscope.pipeline import Scope
+from vitscope.images import load_image
+from vitscope.scope import Scope
 from zoo_traced import ROWS, as_it_is, picture
 
 BY_NAME = {row.name: row for row in ROWS}
@@ -61,7 +61,7 @@ def close(got, wanted, tolerance=2e-5):
 
 
 def pixels_of(name, seed=0):
-    prepared, _ = scope_of(name).family.prepare(read(picture(BY_NAME[name].size, seed)))
+    prepared, _ = scope_of(name).adapter.prepare(load_image(picture(BY_NAME[name].size, seed)))
     return prepared[None].double()
 
 

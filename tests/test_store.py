@@ -6,9 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from vitscope.errors import LayoutError, UsageError
-from vitscope.geometry import TokenLayout
-from vitscope.store import (
+from vitscope.attention import (
     AttentionStore,
     Dense,
     Factored,
@@ -20,6 +18,8 @@ from vitscope.store import (
     push,
     raising_sums,
 )
+from vitscope.errors import LayoutError, UsageError
+from vitscope.geometry import TokenLayout
 
 
 def factored(b=2, h=3, n=40, m=40, d=8, seed=0, dtype=torch.float64, bias=None, lse=True, chunk=None):
@@ -145,7 +145,7 @@ def test_memory_of_a_pull_is_linear():
 
     largest = 0
 
-    class Watch(TorchDispatchMode):
+    class CrashLog(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             nonlocal largest
             out = func(*args, **(kwargs or {}))
@@ -158,7 +158,7 @@ def test_memory_of_a_pull_is_linear():
         Factored("b", torch.randn(1, 2, n, 8), torch.randn(1, 2, n, 8), 0.3, None, torch.full((1, 2, n), 9.0)),
         None,
     )
-    with Watch():
+    with CrashLog():
         pull(block, torch.rand(1, n))
         pull(block, torch.rand(1, n), lambda rows: rows.amax(1))
         push(block, torch.rand(1, n))

@@ -9,9 +9,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import vitscope
-from vitscope.apps.cli import app
-from vitscope.errors import MethodError, ModelError, UnknownName, UsageError
-from vitscope.targets import class_number
+from vitscope.cli.main import app
+from vitscope.errors import MethodError, ModelError, UnknownNameError, UsageError
+from vitscope.methods.targets import class_number
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
 
@@ -23,7 +23,7 @@ def test_a_text_is_a_target(clip_folder):
     e = scope.explain(PHOTO, method="relevance", target=vitscope.text("a cat"))
     assert e.target == "the text 'a cat'"
     model = CLIPModel.from_pretrained(clip_folder)
-    pixels = scope.family.prepare(e.picture)[0][None]
+    pixels = scope.adapter.prepare(e.picture)[0][None]
     with torch.no_grad():
         given = AutoTokenizer.from_pretrained(clip_folder)(["a cat"], return_tensors="pt")
         output = model(pixel_values=pixels, input_ids=given["input_ids"], attention_mask=given["attention_mask"])
@@ -67,7 +67,7 @@ def test_open_clip_texts():
     scope = vitscope.load(model)
     e = scope.explain(PHOTO, method="relevance", target=vitscope.text("a cat"))
     with torch.no_grad():
-        image = model.encode_image(scope.family.prepare(e.picture)[0][None], normalize=True)
+        image = model.encode_image(scope.adapter.prepare(e.picture)[0][None], normalize=True)
         text = model.encode_text(open_clip.tokenize(["a cat"]), normalize=True)
     assert e.score == pytest.approx((image @ text.T).item(), abs=1e-5)
 
@@ -126,14 +126,14 @@ def test_siglip_texts_are_padded_and_not_masked(clip_folder, tmp_path):
     e = scope.explain(PHOTO, method="gradcam", target=vitscope.text("a cat"))
     ids = torch.tensor([[1, 4, 5, 2] + [0] * 8])  # [BOS] a cat [EOS] [PAD] ...
     with torch.no_grad():
-        output = model(pixel_values=scope.family.prepare(e.picture)[0][None], input_ids=ids)
+        output = model(pixel_values=scope.adapter.prepare(e.picture)[0][None], input_ids=ids)
     cosine = (output.logits_per_image - model.logit_bias) / model.logit_scale.exp()
     assert e.score == pytest.approx(cosine.item(), abs=1e-5)
 
 
 def test_a_class_is_told_by_the_nearest_of_its_names():
     labels = dict(enumerate(["tabby, tabby cat", "tiger cat", "hen"] + [f"thing {i}" for i in range(997)]))
-    with pytest.raises(UnknownName) as told:
+    with pytest.raises(UnknownNameError) as told:
         class_number("tabbi", labels, 1000)
     assert str(told.value).startswith("no class is called 'tabbi' (did you mean 'tabby'? choices: tabby, tabby cat,")
     assert str(told.value).endswith("... 1,000 in all)")
@@ -158,7 +158,7 @@ def test_features_that_do_not_fit_are_refused(clip_folder):
 class TestCommandLine:
     @pytest.fixture
     def run(self, monkeypatch, capsys):
-        from vitscope.apps.cli import main
+        from vitscope.cli.main import main
 
         def run(*arguments):
             monkeypatch.setattr("sys.argv", ["vitscope", *map(str, arguments)])

@@ -9,9 +9,9 @@ import torch
 import vitscope
 import zoo
 from vitscope.errors import CaptureError, LayoutError, ModelError, UsageError
-from vitscope.families.transformers import Transformers, known_types
 from vitscope.images import Picture
-from vitscope.pipeline import Scope
+from vitscope.models.transformers import Transformers, known_types
+from vitscope.scope import Scope
 
 
 def picture(width, height, seed=0):
@@ -41,8 +41,8 @@ def test_the_grid_lies_on_the_picture(name):
     """Changing the pixels of one patch changes the input of that patch's token, and of no other, before any mixing."""
     row = next(row for row in zoo.ROWS if row.name == name)
     model = row.model()
-    family = Transformers(model)
-    layout = family.layout(row.size)
+    adapter = Transformers(model)
+    layout = adapter.layout(row.size)
     seen = []
     first = next(m for n, m in model.named_modules() if n.endswith(("layers.0", "layer.0")))
     handle = first.register_forward_pre_hook(
@@ -54,8 +54,8 @@ def test_the_grid_lies_on_the_picture(name):
     changed = pixels.clone()
     changed[..., r * ph : (r + 1) * ph, c * pw : (c + 1) * pw] += 1
     with torch.no_grad():
-        family.forward(pixels)
-        family.forward(changed)
+        adapter.forward(pixels)
+        adapter.forward(changed)
     handle.remove()
     moved = layout.patches((seen[0] - seen[1]).abs().amax(-1))[0] > 1e-6
     assert moved.nonzero().tolist() == [[r, c]]
@@ -88,11 +88,11 @@ def test_the_frame_is_where_the_pixels_come_from(kind, size):
     ramp = np.zeros((height, width, 3))
     ramp[..., 0] = (np.arange(width) + 0.5) / width * 255
     ramp[..., 1] = ((np.arange(height) + 0.5) / height * 255)[:, None]
-    family = Transformers(zoo.ROWS[0].model(), processor)
+    adapter = Transformers(zoo.ROWS[0].model(), processor)
     dithered = np.floor(ramp + np.random.default_rng(0).random(ramp.shape)).astype(np.uint8)
-    pixels, frame = family.prepare(Picture(dithered))
+    pixels, region = adapter.prepare(Picture(dithered))
     red, green = pixels[0].mean(0).double().numpy(), pixels[1].mean(1).double().numpy()
-    left, top, right, bottom = frame.box
+    left, top, right, bottom = region.box
     for values, low, high, length in ((red, left, right, width), (green, top, bottom, height)):
         middle = slice(len(values) // 8, -len(values) // 8)  # away from where resizing meets the edge
         slope, start = np.polyfit(np.arange(len(values))[middle] + 0.5, values[middle] * length, 1)
@@ -102,18 +102,18 @@ def test_the_frame_is_where_the_pixels_come_from(kind, size):
 
 def test_the_frame_test_can_fail():
     """A centre crop is not where a squash would be, by far more than the tolerance above."""
-    family = Transformers(zoo.ROWS[0].model())
-    squashed = family.prepare(picture(300, 200))[1].box
-    family.processor.do_center_crop, family.processor.crop_size = True, {"height": 16, "width": 16}
-    cropped = family._frame(picture(300, 200)).box
+    adapter = Transformers(zoo.ROWS[0].model())
+    squashed = adapter.prepare(picture(300, 200))[1].box
+    adapter.processor.do_center_crop, adapter.processor.crop_size = True, {"height": 16, "width": 16}
+    cropped = adapter._frame(picture(300, 200)).box
     assert abs(squashed[0] - cropped[0]) > 10
 
 
 def test_size_keeps_the_photos_shape_and_crops_nothing():
     scope = scope_of("dinov2")
     e = scope.explain(picture(600, 200).pixels, size=84)
-    assert e.frame.box == (0, 0, 600, 200)
-    assert e.frame.input == (49, 147)
+    assert e.region.box == (0, 0, 600, 200)
+    assert e.region.input == (49, 147)
     assert e.layout.grid == (7, 21)
     with pytest.raises(UsageError, match="between 16 and 8192"):
         scope.explain(picture(30, 20).pixels, size=3)
@@ -123,10 +123,10 @@ def test_a_processor_of_another_kind_is_measured():
     """YOLOS' processor would pad a batch, and resizes a single photo by a rule of its own: the whole photo is seen."""
     import transformers
 
-    family = Transformers(zoo.ROWS[0].model(), transformers.YolosImageProcessorPil())
-    pixels, frame = family.prepare(picture(40, 30))
-    assert frame.box == (0, 0, 40, 30)
-    assert frame.input == tuple(pixels.shape[1:])
+    adapter = Transformers(zoo.ROWS[0].model(), transformers.YolosImageProcessorPil())
+    pixels, region = adapter.prepare(picture(40, 30))
+    assert region.box == (0, 0, 40, 30)
+    assert region.input == tuple(pixels.shape[1:])
 
 
 def test_a_batch_is_its_singles():
@@ -138,7 +138,7 @@ def test_a_batch_is_its_singles():
             alone = scope.explain(one, method=method)
             np.testing.assert_allclose(e.map, alone.map, rtol=1e-5, atol=1e-7)
             np.testing.assert_allclose(e.prefix, alone.prefix, rtol=1e-5, atol=1e-7)
-            assert e.frame == alone.frame
+            assert e.region == alone.region
             assert [label for label, _ in e.predictions] == [label for label, _ in alone.predictions]
 
 
@@ -148,7 +148,7 @@ def test_mixed_sizes_keep_their_order(batch_size):
     sizes = [(60, 30), (30, 60), (60, 30), (45, 45), (30, 60)]
     pictures = [picture(*size, seed).pixels for seed, size in enumerate(sizes)]
     results = scope.explain(pictures, size=42, batch_size=batch_size)
-    assert [e.frame.size for e in results] == sizes
+    assert [e.region.size for e in results] == sizes
     for one, e in zip(pictures, results, strict=True):
         np.testing.assert_allclose(e.map, scope.explain(one, size=42).map, rtol=1e-4, atol=1e-7)
 
@@ -165,13 +165,13 @@ def test_a_bad_picture_is_a_failure_and_the_others_go_on():
 def test_a_map_that_is_not_finite_is_a_failure_of_its_picture_alone(monkeypatch):
     scope = scope_of("vit")
     dark = np.zeros((32, 32, 3), np.uint8)
-    forward = scope.family.model.vit.embeddings.forward
+    forward = scope.adapter.model.vit.embeddings.forward
 
     def poisoned(pixel_values, **options):
         out = forward(pixel_values, **options)
         return torch.where((pixel_values == pixel_values.amin()).all((1, 2, 3))[:, None, None], float("nan"), out)
 
-    monkeypatch.setattr(scope.family.model.vit.embeddings, "forward", poisoned)
+    monkeypatch.setattr(scope.adapter.model.vit.embeddings, "forward", poisoned)
     outcomes = list(scope.explain_many([picture(20, 20).pixels, dark, picture(20, 20).pixels]))
     assert [type(outcome).__name__ for outcome in outcomes] == ["Explanation", "Failure", "Explanation"]
     assert "NaN" in str(outcomes[1].error)
@@ -181,7 +181,7 @@ def test_predictions_are_the_models_top_five():
     scope = scope_of("vit")
     image = picture(40, 40).pixels
     e = scope.explain(image)
-    pixels, _ = scope.family.prepare(Picture(image))
+    pixels, _ = scope.adapter.prepare(Picture(image))
     with torch.no_grad():
         probabilities = scope.model(pixel_values=pixels[None]).logits.softmax(-1)[0]
     order = probabilities.argsort(descending=True).tolist()
@@ -199,7 +199,7 @@ def test_the_article_look_agrees_with_an_independent_transcription():
     scope = scope_of("vit")
     photo = picture(97, 61, 5)
     e = scope.explain(photo.pixels, method="article")
-    pixels, _ = scope.family.prepare(photo)
+    pixels, _ = scope.adapter.prepare(photo)
     scope.model.set_attn_implementation("eager")
     with torch.no_grad():
         attentions = scope.model(pixel_values=pixels[None], output_attentions=True).attentions
@@ -264,7 +264,7 @@ class TestFolders:
         ViTImageProcessorPil(size={"height": 384, "width": 384}).save_pretrained(tmp_path / "large")
         del model
         scope = vitscope.load(tmp_path / "large")
-        assert (scope.layout.tokens, scope.layout.grid, scope.family.depth) == (145, (12, 12), 24)
+        assert (scope.layout.tokens, scope.layout.grid, scope.adapter.depth) == (145, (12, 12), 24)
         e = scope.explain(picture(500, 300).pixels)
         assert e.map.shape == (12, 12)
         assert len(e.predictions) == 5
@@ -287,11 +287,11 @@ class TestFolders:
 
     def test_the_weights_hash_tells_weights_apart(self, tiny_folder):
         first, second = vitscope.load(tiny_folder), vitscope.load(tiny_folder)
-        assert first.family.weights == second.family.weights
+        assert first.adapter.weights == second.adapter.weights
         third = vitscope.load(tiny_folder)
         with torch.no_grad():
             next(third.model.parameters()).view(-1)[0] += 1
-        assert third.family.weights != first.family.weights
+        assert third.adapter.weights != first.adapter.weights
 
     @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-5), ("bfloat16", 0.05), ("float16", 0.01)])
     def test_precision(self, tiny_folder, dtype, tolerance):
@@ -306,7 +306,7 @@ class TestFolders:
 
         model = ViTForImageClassification.from_pretrained(tiny_folder)
         e = vitscope.load(model).explain(picture(100, 50).pixels)
-        assert e.frame.box == (0, 0, 100, 50)
+        assert e.region.box == (0, 0, 100, 50)
         assert e.map.shape == (4, 4)
 
     def test_an_incomplete_checkpoint_is_refused(self, tiny_folder, tmp_path):
@@ -370,7 +370,7 @@ class TestEmbedded:
         e = scope.explain(photo)
         assert (e.method, e.provenance["options"]["layers"]) == ("random-walk", "last3")
         assert "chosen by vitscope for this model: random-walk (what is looked at" in " ".join(e.provenance["notes"])
-        assert e.frame.box == (0, 0, *e.frame.size)
+        assert e.region.box == (0, 0, *e.region.size)
         assert e.map.sum() == pytest.approx(0, abs=1e-6)
 
     def test_rollout_is_the_dense_one_on_eager_attention(self, scope, photo):
@@ -378,7 +378,7 @@ class TestEmbedded:
 
         e = scope.explain(photo, method="rollout", size=224)
         store = scope.attention(photo, size=224)
-        pixels, _ = scope.family.prepare(vitscope.images.read(photo), 224)
+        pixels, _ = scope.adapter.prepare(vitscope.images.load_image(photo), 224)
         scope.model.set_attn_implementation("eager")
         with torch.no_grad():
             attentions = scope.model(pixel_values=pixels[None], output_attentions=True).attentions

@@ -11,10 +11,10 @@ from torch import nn
 import vitscope
 import zoo
 from vitscope.errors import MethodError, UsageError
-from vitscope.families.transformers import Transformers
+from vitscope.methods.base import METHODS
 from vitscope.methods.refine import spread
-from vitscope.pipeline import Scope
-from vitscope.registry import METHODS
+from vitscope.models.transformers import Transformers
+from vitscope.scope import Scope
 
 PHOTOS = [np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8) for seed in range(3)]
 
@@ -26,9 +26,9 @@ def scope_of(name="vit"):
 
 def dense_of(scope, photo):
     """Attention (L, H, N, N), hidden states (L + 1, N, D) and the model, from the library's own eager path."""
-    from vitscope.images import read
+    from vitscope.images import load_image
 
-    pixels = scope.family.prepare(read(photo))[0][None].double()
+    pixels = scope.adapter.prepare(load_image(photo))[0][None].double()
     model = scope.model
     model.set_attn_implementation("eager")
     output = model(pixel_values=pixels, output_attentions=True, output_hidden_states=True)
@@ -218,7 +218,7 @@ class TestLeGrad:
 
         model = self.torchvision_model()
         e = vitscope.load(model).explain(PHOTOS[0], method="legrad", target=2)
-        pixels = vitscope.load(model).family.prepare(e.picture)[0][None]
+        pixels = vitscope.load(model).adapter.prepare(e.picture)[0][None]
         with LeGrad(model, list(model.encoder.layers)) as extract:
             scores = model(pixels.requires_grad_())
             (theirs, *_) = extract(2, scores, normalized=False), None
@@ -230,13 +230,13 @@ class TestLeGrad:
         scope = scope_of()
         model = scope.model
         e = scope.explain(PHOTOS[0], method="legrad", target=3, readout=readout)
-        pixels = scope.family.prepare(e.picture)[0][None].double()
+        pixels = scope.adapter.prepare(e.picture)[0][None].double()
         model.set_attn_implementation("eager")
         output = model(pixel_values=pixels, output_attentions=True, output_hidden_states=True)
         total = 0
         for a, z in zip(output.attentions, output.hidden_states[1:], strict=True):
             read = z.mean(1) if readout == "mean" else z[:, 0]
-            score = model.classifier(model.vit.layernorm(read))[0, 3]
+            score = model.classifier(model.vit.layernorm(load_image))[0, 3]
             (grad,) = torch.autograd.grad(score, a, retain_graph=True)
             total = total + grad[0].clamp_min(0).mean((0, 1))
         model.set_attn_implementation("sdpa")
@@ -248,7 +248,7 @@ def test_attnlrp_is_its_dense_twin():
     scope = scope_of()
     model = scope.model
     e = scope.explain(PHOTOS[0], method="attnlrp", target=1)
-    pixels = scope.family.prepare(e.picture)[0][None].double()
+    pixels = scope.adapter.prepare(e.picture)[0][None].double()
     heads = model.config.num_attention_heads
 
     def norm(x, m):
@@ -297,7 +297,7 @@ class TestRefine:
         assert any("refined" in note for note in refined.provenance["notes"])
         assert np.ptp(refined.map) < np.ptp(plain.map)
         np.testing.assert_array_equal(refined.prefix, plain.prefix)
-        with pytest.raises(vitscope.UnknownName, match="affinity"):
+        with pytest.raises(vitscope.UnknownNameError, match="affinity"):
             scope.explain(PHOTOS[0], refine="afinity")
 
 

@@ -19,10 +19,10 @@ import zoo
 from browser import CAPTION as WAIT
 from browser import SET, SHOWN, VIEWER, texts
 from browser import shown as opened
-from vitscope.registry import RENDERERS
-from vitscope.render.packed import Packed
-from vitscope.render.page import bundle, page, page_bytes, styles
+from vitscope._plugins import RENDERERS
 from vitscope.render.raster import limits
+from vitscope.viewer.packed import Packed
+from vitscope.viewer.page import bundle, page, page_bytes, styles
 
 
 @pytest.fixture(scope="session")
@@ -357,18 +357,21 @@ def bare(browser):
 
 
 def test_placing_a_map_is_frames_own_bicubic(bare):
-    frame, values = vitscope.Frame((90, 70), (10.5, -8, 71, 64), (64, 64)), np.random.default_rng(0).random((4, 6))
+    region, values = (
+        vitscope.ImageRegion((90, 70), (10.5, -8, 71, 64), (64, 64)),
+        np.random.default_rng(0).random((4, 6)),
+    )
     both = bare(
         """({ $place }, values, box) => [true, false].map((smooth) => {
             const laid = $place.place(Float32Array.from(values), 4, 6, 90, 70, box, smooth);
             return [laid.left, laid.top, laid.width, laid.height, [...laid.values]];
         })""",
         values.ravel().tolist(),
-        frame.box,
+        region.box,
     )
     for smooth, (left, top, width, height, laid) in zip((True, False), both, strict=True):
-        true = frame.place(values.astype(np.float32), smooth)
-        assert (left, top, left + width, top + height) == frame.window()
+        true = region.place(values.astype(np.float32), smooth)
+        assert (left, top, left + width, top + height) == region.window()
         assert np.allclose(np.reshape(laid, (height, width)), true[top : top + height, left : left + width], atol=2e-5)
 
 
@@ -460,7 +463,7 @@ def test_every_byte_comes_through_a_page(browser, tiny_view, tmp_path):
 def test_the_viewer_itself_is_small():
     page, notebook = (
         bundle() + styles(),
-        bundle(escaped=False) + styles() + files("vitscope.render").joinpath("assets/notebook.js").read_text(),
+        bundle(escaped=False) + styles() + files("vitscope.viewer").joinpath("assets/notebook.js").read_text(),
     )
     assert max(len(one.encode()) for one in (page, notebook)) <= 150_000
 

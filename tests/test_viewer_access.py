@@ -9,7 +9,7 @@ from skimage import data
 
 import vitscope
 from browser import AXE, CAPTION, SET, VIEWER, browser_of, shown
-from vitscope.render.page import page_bytes
+from vitscope.viewer.page import page_bytes
 
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 STATES = {

@@ -15,9 +15,9 @@ from scipy.stats import spearmanr
 
 import vitscope
 from browser import CAPTION, SET, SHOWN, VIEWER, shown, texts
-from vitscope.apps.cli import main
-from vitscope.render.page import page, page_bytes
-from vitscope.render.single import document_of
+from vitscope.cli.main import main
+from vitscope.viewer.page import page, page_bytes
+from vitscope.viewer.saved_map import document_of
 
 ENDS = ".vs-half-told:nth-of-type(%d) .vs-ends span"
 
@@ -445,7 +445,7 @@ def test_the_tour_keeps_its_step_in_another_language(fresh):
 
 def test_every_text_has_two_languages_and_the_same_values(fresh):
     """Keys of each pair of texts: `{name}` in one is in the other."""
-    from vitscope.render.page import bundle
+    from vitscope.viewer.page import bundle
 
     found = 0
     for line in bundle().splitlines():

@@ -12,7 +12,7 @@ import vitscope
 import zoo
 from browser import CAPTION, SET, VIEWER, shown
 from said import GAP, compiled, sayings, table
-from vitscope.render.page import page_bytes
+from vitscope.viewer.page import page_bytes
 
 ENGLISH = re.compile(r"[A-Za-z]{2,} [a-z]{2,}|[a-z]{3,}: ")  # words that follow each other
 NAMES = {
@@ -119,7 +119,7 @@ def reasons():
     models = [row.model() for row in zoo.ROWS if row.name in ("vit", "ijepa", "beit")] + [SwinModel(config).eval()]
     scopes = [vitscope.load(model) for model in models]
     found = {reason for scope in scopes for _, reason in scope.methods() if reason}
-    return sorted(found | {note for scope in scopes for note in scope.family.notes})
+    return sorted(found | {note for scope in scopes for note in scope.adapter.notes})
 
 
 def test_real_reasons_and_their_hints_are_chinese_through_and_through(page, reasons):

@@ -24,8 +24,8 @@ def test_three_viewers_live_in_one_page(example, chromium, tiny_scope, tmp_path)
     frames = re.findall(r'<iframe title="([^"]+)" src="(\w+\.html)#', text)
     assert len(frames) == 3
     with chromium.opened(index.as_uri()) as made:
-        for frame in made.page.frames[1:]:
-            frame.wait_for_function("() => document.querySelector('main')?.viewer?.ctx.scene")
+        for region in made.page.frames[1:]:
+            region.wait_for_function("() => document.querySelector('main')?.viewer?.ctx.scene")
         kind = "() => document.querySelector('main').viewer.ctx.scene.kind"
         scenes = [one.evaluate(kind) for one in made.page.frames[1:]]
         other = made.page.frames[-1].evaluate("() => document.querySelectorAll('.vs-half').length")

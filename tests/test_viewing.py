@@ -14,14 +14,14 @@ from typer.testing import CliRunner
 
 import vitscope
 import zoo
+from vitscope.attention import AttentionStore, Dense, Factored
 from vitscope.errors import MethodError
-from vitscope.render.packed import Packed, scaled, zigzag
-from vitscope.render.page import page_bytes
-from vitscope.store import AttentionStore, Dense, Factored
-from vitscope.viewing import entry_of
-from vitscope.viewing.factors import factorised, fitted, rounded, rows_of
-from vitscope.viewing.mending import Mends, drawn, mended
-from vitscope.viewing.shipping import shipped, why_not
+from vitscope.viewer import entry_of
+from vitscope.viewer.attention_payload import shipped, why_not
+from vitscope.viewer.attention_quantisation import factorised, fitted, rounded, rows_of
+from vitscope.viewer.packed import Packed, scaled, zigzag
+from vitscope.viewer.page import page_bytes
+from vitscope.viewer.score_corrections import ScoreCorrections, drawn, mended
 
 
 @given(st.sampled_from(["uint8", "uint16", "float16", "float32"]), st.integers(0, 300), st.integers(0, 9))
@@ -71,7 +71,7 @@ def test_rows_and_their_sums_are_the_models_own():
     made = [rounded(head, 0.001) for head in factorised(b)]
     torch.testing.assert_close(rows_of(made, range(90)), b.rows()[0], rtol=0.02, atol=1e-6)
     scores = torch.stack([head.scores() for head in made])
-    told = drawn(b, made, Mends.none())
+    told = drawn(b, made, ScoreCorrections.none())
     torch.testing.assert_close(torch.from_numpy(told.lse), scores.logsumexp(-1))
     top = b.rows()[0].topk(20, -1)
     off = (scores.softmax(-1).gather(-1, top.indices) / top.values - 1).abs()
@@ -168,7 +168,7 @@ def test_the_mean_over_heads_is_mended_where_no_head_is_off_among_its_own():
         scores[head, :, 20 * head : 20 * head + 20] = 1.5 + torch.randn(n, 20) * 0.1
     b = Factored("planted", scores[None], torch.eye(n).expand(1, heads, n, n), 1.0)
     made = [rounded(head, 0.05) for head in factorised(b)]
-    bare, mends = drawn(b, made, Mends.none()), mended(b, made)
+    bare, mends = drawn(b, made, ScoreCorrections.none()), mended(b, made)
     assert bare.fused.max() > 0.01
     own = {(row, key) for row, key in zip(mends.row.tolist(), mends.key.tolist(), strict=True) if key < 160}
     assert len(own) < len(mends)
@@ -305,7 +305,7 @@ def test_two_photos_are_one_page(tiny_scope, photo, tmp_path):
 
 
 def run(*words, command="view"):
-    from vitscope.apps.cli import app
+    from vitscope.cli.main import app
 
     return CliRunner().invoke(app, [command, *map(str, words)])
 
@@ -337,7 +337,7 @@ def test_the_command_names_a_size_only_where_it_changes_the_page(tiny_scope, pho
 
     assert "--max-mb" not in command(max_mb=24.0)
     assert "--max-mb 2" in command(max_mb=2)
-    monkeypatch.setattr(importlib.import_module("vitscope.viewing.view"), "MAX_MB", 0.2)
+    monkeypatch.setattr(importlib.import_module("vitscope.viewer.view"), "MAX_MB", 0.2)
     assert "--max-mb 24" in command(max_mb=24.0)
 
 

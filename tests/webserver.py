@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 import httpx
 
-from vitscope.apps.web.door import opened
-from vitscope.apps.web.limits import Limits
-from vitscope.apps.web.server import listening, made
+from vitscope.web.access import opened
+from vitscope.web.limits import Limits
+from vitscope.web.server import listening, made
 
 TOKEN = "a-token-for-tests-0123456789"
 
@@ -63,14 +63,14 @@ def process(*arguments, patience=12.0):
     here = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     code = f"""
 from dataclasses import dataclass
-from vitscope.apps.web import limits
+from vitscope.web import limits
 
 @dataclass(frozen=True)
 class Hasty(limits.Limits):
     patience: float = {patience}
 
 limits.Limits = Hasty
-from vitscope.apps.cli import main
+from vitscope.cli.main import main
 main()
 """
     command = [sys.executable, "-c", code, "serve", *map(str, arguments)]

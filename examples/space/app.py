@@ -9,8 +9,8 @@ import gradio as gr
 from PIL import Image
 
 import vitscope
-from vitscope.render.page import page
-from vitscope.render.widget import framed
+from vitscope.viewer.page import page
+from vitscope.viewer.widget import framed
 
 SIZE = 224  # measuring is some hundred forwards: seconds at this size on the two cores of a free Space
 MODEL = os.environ.get("VITSCOPE_MODEL", "embedded:dinov2-small")

@@ -17,28 +17,28 @@ from vitscope.errors import (
     ImageError,
     LayoutError,
     MethodError,
-    MissingExtra,
+    MissingDependencyError,
     ModelError,
     ResultError,
-    UnknownName,
+    UnknownNameError,
     UsageError,
     VitscopeError,
 )
 
 if TYPE_CHECKING:
-    from vitscope.capturing import capture
-    from vitscope.geometry import Frame, TokenLayout
-    from vitscope.options import Failure, Options
-    from vitscope.pipeline import Scope, load
-    from vitscope.result import Explanation
-    from vitscope.store import AttentionStore
-    from vitscope.targets import similar_to, text
+    from vitscope.attention import AttentionStore
+    from vitscope.attention.capture import capture
+    from vitscope.engine.options import Failure, Options
+    from vitscope.explanation import Explanation
+    from vitscope.geometry import ImageRegion, TokenLayout
+    from vitscope.methods.targets import similar_to, text
+    from vitscope.scope import Scope, load
 
 _HOMES = {
     "AttentionStore": "store",
     "Explanation": "result",
     "Failure": "options",
-    "Frame": "geometry",
+    "ImageRegion": "geometry",
     "Options": "options",
     "Scope": "pipeline",
     "TokenLayout": "geometry",
@@ -53,17 +53,17 @@ __all__ = [
     "CaptureError",
     "Explanation",
     "Failure",
-    "Frame",
     "ImageError",
+    "ImageRegion",
     "LayoutError",
     "MethodError",
-    "MissingExtra",
+    "MissingDependencyError",
     "ModelError",
     "Options",
     "ResultError",
     "Scope",
     "TokenLayout",
-    "UnknownName",
+    "UnknownNameError",
     "UsageError",
     "VitscopeError",
     "__version__",

@@ -1,5 +1,5 @@
 """`python -m vitscope` is the command `vitscope`."""
 
-from vitscope.apps.cli import main
+from vitscope.cli.main import main
 
 main()

@@ -2,14 +2,14 @@
 
 VitscopeError
 ├── UsageError        what was asked for does not exist or does not fit (exit code 2 on the command line)
-│   └── UnknownName   a name that is not one of the choices; says the nearest spelling
+│   └── UnknownNameError   a name that is not one of the choices; says the nearest spelling
 ├── ImageError        a picture that cannot be read or used
 ├── ModelError        a model that cannot be found, reached or loaded
 ├── CaptureError      attention that was not seen, or not all of it
 ├── LayoutError       tokens that cannot be laid on the picture
 ├── MethodError       a method that does not apply to this model
 ├── ResultError       a result that cannot be written or read
-└── MissingExtra      an optional part that is not installed
+└── MissingDependencyError      an optional part that is not installed
 
 Each message says what was seen and what was expected; `hint` says what to do.
 """
@@ -22,10 +22,10 @@ __all__ = [
     "ImageError",
     "LayoutError",
     "MethodError",
-    "MissingExtra",
+    "MissingDependencyError",
     "ModelError",
     "ResultError",
-    "UnknownName",
+    "UnknownNameError",
     "UsageError",
     "VitscopeError",
     "first_line",
@@ -55,7 +55,7 @@ class UsageError(VitscopeError):
     """What was asked for does not exist or does not fit."""
 
 
-class UnknownName(UsageError):
+class UnknownNameError(UsageError):
     """A name that is not one of the choices.
 
     Args:
@@ -98,7 +98,7 @@ class ResultError(VitscopeError):
     """A result that cannot be written or read."""
 
 
-class MissingExtra(VitscopeError):
+class MissingDependencyError(VitscopeError):
     """An optional part that is not installed."""
 
     def __init__(self, what: str, extra: str) -> None:

@@ -1,6 +1,7 @@
 """Where tokens lie on the picture: the order of tokens, and the part of the photo that the model saw.
 
-    photo (H, W) --Frame.box--> what the model saw --Frame.input--> pixels (Hi, Wi) --TokenLayout.grid--> (gh, gw)
+    photo (H, W) --ImageRegion.box--> region that the model saw
+    region --ImageRegion.input--> pixels (Hi, Wi) --TokenLayout.grid--> patches (gh, gw)
 
 Both types are checked when made: nothing here takes a square root to guess a grid. Numpy only: a saved explanation is
 placed on its photo without torch.
@@ -15,7 +16,7 @@ from jaxtyping import Float
 
 from vitscope.errors import LayoutError
 
-__all__ = ["Frame", "Pooling", "TokenLayout"]
+__all__ = ["ImageRegion", "Pooling", "TokenLayout"]
 
 Pooling = Literal["cls", "mean", "map"]
 T = TypeVar("T", bound=Any)  # a numpy array or a torch tensor: both slice and reshape alike
@@ -95,7 +96,7 @@ class TokenLayout:
 
 
 @dataclass(frozen=True)
-class Frame:
+class ImageRegion:
     """Which part of the photo the model saw, and at what size.
 
     Attributes:
@@ -120,7 +121,7 @@ class Frame:
             raise LayoutError(f"a frame needs a size, box and input that are not empty, not {self}")
 
     @classmethod
-    def of(cls, size: tuple[int, int], resized: tuple[int, int], crop: tuple[int, int] | None = None) -> "Frame":
+    def of(cls, size: tuple[int, int], resized: tuple[int, int], crop: tuple[int, int] | None = None) -> "ImageRegion":
         """The frame of "resize to `resized (h, w)`, then crop `crop (h, w)` from the middle".
 
         The crop starts at `(resized - crop) / 2` rounded towards zero for a smaller crop; where the crop is larger

@@ -20,7 +20,7 @@ from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, WebPIm
 
 from vitscope.errors import ImageError
 
-__all__ = ["FORMATS", "MAX_PIXELS", "ImageLike", "Picture", "decoded", "read"]
+__all__ = ["FORMATS", "MAX_PIXELS", "ImageLike", "Picture", "decoded", "load_image"]
 
 # phones' MPO files come through the JPEG reader; the last two plugins are not loaded by Pillow on its own
 FORMATS = (
@@ -77,7 +77,7 @@ class Picture:
 ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray | Picture
 
 
-def read(source: ImageLike) -> Picture:
+def load_image(source: ImageLike) -> Picture:
     """Turn a path, a Pillow image or an `(H, W, 3)` uint8 array into a Picture.
 
     Raises:
@@ -98,7 +98,7 @@ def read(source: ImageLike) -> Picture:
 
 
 def decoded(data: bytes, source: str, most: int | None = None) -> Picture:
-    """A Picture from the bytes of a file, as `read` makes it from the file itself.
+    """A Picture from the bytes of a file, as `load_image` makes it from the file itself.
 
     Args:
         data: the whole file.
@@ -106,7 +106,7 @@ def decoded(data: bytes, source: str, most: int | None = None) -> Picture:
         most: pixels that it may have, `MAX_PIXELS` by default; larger ones are refused before they are decoded.
 
     Raises:
-        ImageError: as for `read`.
+        ImageError: as for `load_image`.
     """
     source = _text(source)
     if not data:

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from vitscope.batch.contract import Ref
-from vitscope.batch.shards import OVERLAYS, listed, writing
-from vitscope.errors import MissingExtra, ResultError
+from vitscope.batch.output import OVERLAYS, listed, writing
+from vitscope.batch.types import Ref
+from vitscope.errors import MissingDependencyError, ResultError
 
 if TYPE_CHECKING:
-    from vitscope.result import Explanation
+    from vitscope.explanation import Explanation
 
 __all__ = ["draw", "drawn", "film"]
 
@@ -55,11 +55,11 @@ def film(pictures: Iterable[Path], path: Path, rate: float = 10.0) -> Path:
         rate: pictures a second.
 
     Raises:
-        MissingExtra: PyAV is not installed.
+        MissingDependencyError: PyAV is not installed.
         ResultError: no pictures, or a place that cannot be written.
     """
     if find_spec("av") is None:
-        raise MissingExtra("writing videos needs PyAV, which", "video")
+        raise MissingDependencyError("writing videos needs PyAV, which", "video")
     part = path.with_name(f".part.{path.name}")
     try:
         with writing(path, "check the path"):

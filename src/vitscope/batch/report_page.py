@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from vitscope._plugins import RENDERERS
 from vitscope._version import __version__
 from vitscope.batch.report import HOT, Overview, Places
 from vitscope.batch.results import explanation_of
-from vitscope.registry import RENDERERS
+from vitscope.explanation import Explanation
 from vitscope.render.raster import limits
-from vitscope.result import Explanation
 
 __all__ = ["page"]
 

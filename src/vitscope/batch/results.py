@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vitscope.batch.containers import expand
-from vitscope.batch.contract import SCHEMA, Ref
-from vitscope.batch.reading import reading
+from vitscope.batch.archives import expand
+from vitscope.batch.fetch import reading
 from vitscope.batch.rows import map_of
+from vitscope.batch.types import SCHEMA, Ref
 from vitscope.errors import ImageError, ResultError
-from vitscope.geometry import Frame, TokenLayout
-from vitscope.images import Picture, read
-from vitscope.result import Explanation
+from vitscope.explanation import Explanation
+from vitscope.geometry import ImageRegion, TokenLayout
+from vitscope.images import Picture, load_image
 
 __all__ = ["entries_of", "explanation_of", "explanations", "parts", "photo_of", "plan_of", "row_called"]
 
@@ -122,7 +122,7 @@ def explanation_of(row: Mapping[str, Any], *, photo: bool = True) -> Explanation
         prefix=np.array(row["prefix"], np.float32),
         method=row["method"],
         layout=TokenLayout(tuple(names), (row["grid_rows"], row["grid_columns"]), "mean"),
-        frame=Frame(size, tuple(row["box"]), (row["input_height"], row["input_width"])),
+        region=ImageRegion(size, tuple(row["box"]), (row["input_height"], row["input_width"])),
         target=row["target"],
         score=row["score"],
         predictions=[(top["label"], top["probability"]) for top in row["top"] or ()],
@@ -158,6 +158,6 @@ def photo_of(out: Path, row: Mapping[str, Any]) -> Picture:
 
 def _photo(source: str, size: tuple[int, int]) -> Picture | None:
     with suppress(ImageError):
-        picture = read(source)
+        picture = load_image(source)
         return picture if picture.size == size else None
     return None

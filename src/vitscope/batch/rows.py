@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from vitscope.batch.contract import SCHEMA, Ref
+from vitscope.batch.types import SCHEMA, Ref
 from vitscope.errors import VitscopeError
-from vitscope.metrics.statistics import concentration
-from vitscope.result import Explanation
+from vitscope.explanation import Explanation
+from vitscope.metrics.concentration import concentration
 
 if TYPE_CHECKING:
-    from vitscope.metrics.measure import Measurement
+    from vitscope.metrics.measurement import Measurement
 
 __all__ = ["failed_row", "map_of", "row_of", "schema", "table_of"]
 
@@ -72,15 +72,15 @@ def row_of(
     """The row of one explanation."""
     scale = float(np.abs(e.map).max())
     made = {name: value for name, value in e.provenance.items() if name not in _OF_ONE}
-    (width, height), (rows, columns) = e.frame.size, e.layout.grid
+    (width, height), (rows, columns) = e.region.size, e.layout.grid
     numbers = {n.name.replace("-", "_"): n for n in measurement.numbers} if measurement else {}
     return {
         **_where(ref, sha256),
         "width": width,
         "height": height,
-        "box": list(e.frame.box),
-        "input_height": e.frame.input[0],
-        "input_width": e.frame.input[1],
+        "box": list(e.region.box),
+        "input_height": e.region.input[0],
+        "input_width": e.region.input[1],
         "grid_rows": rows,
         "grid_columns": columns,
         "method": e.method,

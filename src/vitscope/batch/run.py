@@ -12,16 +12,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitscope.batch.contract import Advance, Outcome, Plan, shards_of
 from vitscope.batch.sources import Source
-from vitscope.errors import MissingExtra, UnknownName, UsageError
+from vitscope.batch.types import Advance, Outcome, Plan, shards_of
+from vitscope.errors import MissingDependencyError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
-    from vitscope.pipeline import Scope
+    from vitscope.scope import Scope
 
 __all__ = ["ENGINES", "Summary", "check", "run"]
 
-ENGINES = {"local": "vitscope.batch.local", "ray": "vitscope.batch.ray"}
+ENGINES = {"local": "vitscope.batch.local_engine", "ray": "vitscope.batch.ray_engine"}
 
 
 @dataclass
@@ -79,9 +79,9 @@ def run(
         ResultError: an output that is refused or cannot be written; what is finished stays.
     """
     check(engine)
-    from vitscope.batch.questions import fingerprint, questions_of
-    from vitscope.batch.shards import output
-    from vitscope.pipeline import load
+    from vitscope.batch.output import output
+    from vitscope.batch.requests import fingerprint, questions_of
+    from vitscope.scope import load
 
     folder = Path(out)
     where = replace(Source(source) if isinstance(source, str) else source, without=folder.resolve())
@@ -117,14 +117,14 @@ def check(engine: str) -> None:
     """The parts that a run needs are there.
 
     Raises:
-        UnknownName: an engine that does not exist.
-        MissingExtra: pyarrow or the engine is not installed.
+        UnknownNameError: an engine that does not exist.
+        MissingDependencyError: pyarrow or the engine is not installed.
     """
     if engine not in ENGINES:
-        raise UnknownName("engine", engine, ENGINES)
+        raise UnknownNameError("engine", engine, ENGINES)
     for package, extra in (("pyarrow", "batch"), *((("ray", "ray"),) if engine == "ray" else ())):
         if find_spec(package) is None:
-            raise MissingExtra(f"batch needs {package}, which", extra)
+            raise MissingDependencyError(f"batch needs {package}, which", extra)
 
 
 @contextmanager

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias, get_args
 
-from vitscope.batch.containers import expand, opened, why
-from vitscope.batch.contract import Ref
-from vitscope.errors import UnknownName, UsageError
+from vitscope.batch.archives import expand, opened, why
+from vitscope.batch.types import Ref
+from vitscope.errors import UnknownNameError, UsageError
 
 __all__ = ["PHOTOS", "Holding", "Source"]
 
@@ -61,7 +61,7 @@ class Source:
 
     def __post_init__(self) -> None:
         if self.holding not in get_args(Holding):
-            raise UnknownName("kind of file", self.holding, get_args(Holding))
+            raise UnknownNameError("kind of file", self.holding, get_args(Holding))
         if self.stride < 1 or (self.limit is not None and self.limit < 1):
             raise UsageError("stride and limit are at least 1")
         if _is_url(self.where):

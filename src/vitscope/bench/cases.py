@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from vitscope.bench import planted
+from vitscope.explanation import Explanation
 from vitscope.metrics.localisation import inside, localise, pointing
-from vitscope.result import Explanation
 
 __all__ = ["KINDS", "Case", "Kind", "grid_judge", "mask_judge", "pair_judge", "planted_cases"]
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from vitscope.errors import MissingExtra
+from vitscope.errors import MissingDependencyError
 
 __all__ = ["CLASSES", "FRAMES", "INK", "MOST", "SIZE", "WINDOW", "Digits", "Scenes", "scenes", "split_digits"]
 
@@ -60,7 +60,7 @@ class Scenes:
 def split_digits(held_out: float = 0.2, seed: int = 0) -> tuple[Digits, Digits]:
     """Scikit-learn's digits as training and held-out images, every class in the same proportion in both."""
     if not find_spec("sklearn"):
-        raise MissingExtra("scikit-learn, whose digits the scenes are made of,", "bench")
+        raise MissingDependencyError("scikit-learn, whose digits the scenes are made of,", "bench")
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

@@ -10,7 +10,7 @@ from vitscope.bench.digit_scenes import split_digits
 from vitscope.errors import UsageError
 
 if TYPE_CHECKING:
-    from vitscope.pipeline import Scope
+    from vitscope.scope import Scope
 
 __all__ = ["MODEL", "digit_cases"]
 
@@ -36,9 +36,9 @@ def digit_cases(scope: "Scope", count: int, seed: int = 0) -> tuple[list[Case], 
         UsageError: a model without these classes, or one that names none of the scenes.
     """
     names = {str(digit) for digit in range(10)}
-    if not names <= set(scope.family.labels.values()):
+    if not names <= set(scope.adapter.labels.values()):
         raise UsageError(
-            f"{scope.family.reference} does not name the digits 0 to 9: it cannot be asked which one",
+            f"{scope.adapter.reference} does not name the digits 0 to 9: it cannot be asked which one",
             f"leave --model out: {MODEL} is trained for it",
         )
     _, unseen = split_digits()
@@ -72,7 +72,7 @@ def digit_cases(scope: "Scope", count: int, seed: int = 0) -> tuple[list[Case], 
             Case(f"grid {number:03d} {four[place]} in cell {place}", "grid", load, grid_judge, str(four[place]))
         )
     if not cases:
-        raise UsageError(f"{scope.family.reference} names the digits of none of {2 * count} scenes", "raise --count")
+        raise UsageError(f"{scope.adapter.reference} names the digits of none of {2 * count} scenes", "raise --count")
     return cases, 2 * count - kept
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFilter
 
-from vitscope.errors import MissingExtra
+from vitscope.errors import MissingDependencyError
 
 __all__ = ["BACKGROUNDS", "CUTOUTS", "background", "cutout"]
 
@@ -189,7 +189,7 @@ def _stereo() -> tuple[Any, Any, Any]:
 def _photo(name: str) -> UInt8[np.ndarray, "H W 3"]:
     for package in ("skimage", "sklearn"):
         if not find_spec(package):
-            raise MissingExtra(f"{package}, whose sample photos the built-in scenes are made of,", "bench")
+            raise MissingDependencyError(f"{package}, whose sample photos the built-in scenes are made of,", "bench")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the packages, on import
         if name in ("china", "flower"):

@@ -15,8 +15,8 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from vitscope.bench import photos
-from vitscope.errors import ImageError, UnknownName, UsageError
-from vitscope.images import FORMATS, read
+from vitscope.errors import ImageError, UnknownNameError, UsageError
+from vitscope.images import FORMATS, load_image
 
 __all__ = ["AREAS", "SIZES", "Scene", "Split", "files", "scenes", "size_class"]
 
@@ -82,21 +82,21 @@ def scenes(
 
     Raises:
         UsageError: a count or size out of range, a folder with fewer than two pictures.
-        UnknownName: a split that does not exist.
+        UnknownNameError: a split that does not exist.
         ImageError: a picture that cannot be read, or a cut-out without transparency or almost without opaque pixels.
-        MissingExtra: the built-in set without scikit-image or scikit-learn (extra `bench`).
+        MissingDependencyError: the built-in set without scikit-image or scikit-learn (extra `bench`).
 
     Limits: pasted objects have edges, light and blur of their own, which a model may notice; built-in objects are few:
         intervals over scenes say nothing about other objects.
     """
     if split not in get_args(Split):
-        raise UnknownName("split", split, get_args(Split))
+        raise UnknownNameError("split", split, get_args(Split))
     if count < 1 or not 32 <= size <= 4096 or seed < 0:
         raise UsageError(
             f"a count is at least 1, a size 32 to 4096, a seed not negative; not {count}, {size} and {seed}"
         )
     things = _sources(cutouts, split, _cutout_file, photos.CUTOUTS, photos.cutout)
-    places = _sources(backgrounds, split, lambda path: read(path).pixels, photos.BACKGROUNDS, photos.background)
+    places = _sources(backgrounds, split, lambda path: load_image(path).pixels, photos.BACKGROUNDS, photos.background)
     kept: dict[str, np.ndarray] = {}
     made = []
     for index in range(count):
@@ -159,7 +159,7 @@ def _sources(
 
 def _cutout_file(path: Path) -> UInt8[np.ndarray, "H W 4"]:
     """A picture with transparency as RGBA, cropped to what is visible."""
-    pixels = read(path).pixels  # says what is wrong with a broken file
+    pixels = load_image(path).pixels  # says what is wrong with a broken file
     with Image.open(path, formats=FORMATS) as image:
         alpha = np.asarray(image.convert("RGBA"))[..., 3]
         colours = np.asarray(image.convert("RGBA"))[..., :3]

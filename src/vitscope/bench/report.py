@@ -11,7 +11,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from vitscope._version import __version__
-from vitscope.bench.run import PRIORS
+from vitscope.bench.runner import PRIORS
 from vitscope.bench.summary import Score, Summary, short
 from vitscope.metrics.resampling import Estimate
 from vitscope.render.scores import Dot, dots, scatter

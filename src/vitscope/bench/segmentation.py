@@ -11,8 +11,8 @@ from PIL import Image
 
 from vitscope.bench.cases import Case, mask_judge
 from vitscope.bench.planted import files
-from vitscope.errors import ImageError, MissingExtra, UsageError
-from vitscope.images import FORMATS, read
+from vitscope.errors import ImageError, MissingDependencyError, UsageError
+from vitscope.images import FORMATS, load_image
 
 __all__ = ["PROTOCOL_SIZE", "folder_cases", "imagenet_cases", "mask_of"]
 
@@ -35,7 +35,7 @@ def folder_cases(images: str | Path, masks: str | Path, count: int | None = None
 
     Raises:
         UsageError: not folders, two pictures of one stem, no pair at all.
-        ImageError: a mask that cannot be read, or is of another size than its picture; when its turn comes.
+        ImageError: a mask that cannot be load_image, or is of another size than its picture; when its turn comes.
     """
     of_stem: dict[str, Path] = {}
     for path in files(masks):
@@ -53,7 +53,7 @@ def folder_cases(images: str | Path, masks: str | Path, count: int | None = None
     for image, mask in _drawn(pairs, count, seed):
 
         def load(image: Path = image, mask: Path = mask) -> tuple[UInt8[np.ndarray, "H W 3"], Bool[np.ndarray, "H W"]]:
-            pixels, truth = read(image).pixels, mask_of(mask)
+            pixels, truth = load_image(image).pixels, mask_of(mask)
             if truth.shape != pixels.shape[:2]:
                 raise ImageError(
                     f"{mask} is {truth.shape[1]} x {truth.shape[0]} pixels and its picture "
@@ -75,11 +75,11 @@ def imagenet_cases(path: str | Path, count: int | None = None, seed: int = 0) ->
         seed: of the draw.
 
     Raises:
-        MissingExtra: without h5py (extra `bench`).
+        MissingDependencyError: without h5py (extra `bench`).
         UsageError: not such a file.
     """
     if not find_spec("h5py"):
-        raise MissingExtra("h5py, which reads gtsegs_ijcv.mat,", "bench")
+        raise MissingDependencyError("h5py, which reads gtsegs_ijcv.mat,", "bench")
     import h5py
 
     try:
@@ -108,7 +108,7 @@ def imagenet_cases(path: str | Path, count: int | None = None, seed: int = 0) ->
 
 def mask_of(path: Path) -> Bool[np.ndarray, "H W"]:
     """A mask file as it is defined in `folder_cases`."""
-    read(path)  # says what is wrong with a broken file
+    load_image(path)  # says what is wrong with a broken file
     with Image.open(path, formats=FORMATS) as image:
         if image.format in _LOSSY:
             raise ImageError(f"{path} is a JPEG: compression smears a mask's edges", "save masks as PNG")

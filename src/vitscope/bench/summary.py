@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from vitscope.bench.cases import Kind
-from vitscope.bench.journal import Row
 from vitscope.bench.planted import SIZES
+from vitscope.bench.run_log import Row
 from vitscope.errors import MethodError
 from vitscope.metrics.localisation import pooled
 from vitscope.metrics.resampling import Difference, Estimate, bootstrap, holm, paired

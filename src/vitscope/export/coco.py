@@ -8,7 +8,7 @@ from jaxtyping import Bool
 
 from vitscope._version import __version__
 from vitscope.errors import UsageError
-from vitscope.result import Explanation
+from vitscope.explanation import Explanation
 
 __all__ = ["coco", "region"]
 
@@ -31,7 +31,7 @@ def coco(explanations: Iterable[Explanation], *, above: float = 0.2) -> dict[str
     annotations = []
     for number, e in enumerate(explanations, 1):
         source = str(e.provenance.get("source", e.picture.source if e.picture else number))
-        width, height = e.frame.size
+        width, height = e.region.size
         image = images.setdefault(
             source, {"id": len(images) + 1, "file_name": source, "width": width, "height": height}
         )
@@ -82,7 +82,7 @@ def region(explanation: Explanation, above: float) -> Bool[np.ndarray, "H W"]:
             break
         parts = spread
     counts = np.bincount(parts[bright])
-    placed = explanation.frame.place((parts == counts.argmax()).astype(np.float32), smooth=False)
+    placed = explanation.region.place((parts == counts.argmax()).astype(np.float32), smooth=False)
     return np.asarray(np.nan_to_num(placed) > 0.5)
 
 

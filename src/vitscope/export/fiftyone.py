@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vitscope.errors import MissingExtra, ResultError
-from vitscope.geometry import Frame
+from vitscope.errors import MissingDependencyError, ResultError
+from vitscope.explanation import Explanation
+from vitscope.geometry import ImageRegion
 from vitscope.render.raster import limits
-from vitscope.result import Explanation
 
 __all__ = ["add"]
 
@@ -36,13 +36,13 @@ def add(dataset: Any, explanations: Iterable[Explanation], folder: str | Path, *
         How many maps were added.
 
     Raises:
-        MissingExtra: FiftyOne is not installed.
+        MissingDependencyError: FiftyOne is not installed.
         ResultError: an explanation of a picture that is no file.
     """
     try:
         import fiftyone as fo
     except ImportError:
-        raise MissingExtra("FiftyOne", "fiftyone") from None
+        raise MissingDependencyError("FiftyOne", "fiftyone") from None
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     known = {sample.filepath: sample for sample in dataset}
@@ -69,11 +69,11 @@ def add(dataset: Any, explanations: Iterable[Explanation], folder: str | Path, *
 
 def _picture(explanation: Explanation, low: float, high: float) -> Image.Image:
     """The map on the photo's frame, 0 to 255; 0 where the model saw nothing."""
-    frame = explanation.frame
-    shrink = min(1.0, _SIDE / max(frame.size))
-    width, height = (max(1, round(length * shrink)) for length in frame.size)
-    sx, sy = width / frame.size[0], height / frame.size[1]
-    left, top, right, bottom = frame.box
-    small = Frame((width, height), (left * sx, top * sy, right * sx, bottom * sy), frame.input)
+    region = explanation.region
+    shrink = min(1.0, _SIDE / max(region.size))
+    width, height = (max(1, round(length * shrink)) for length in region.size)
+    sx, sy = width / region.size[0], height / region.size[1]
+    left, top, right, bottom = region.box
+    small = ImageRegion((width, height), (left * sx, top * sy, right * sx, bottom * sy), region.input)
     placed = np.nan_to_num(small.place(explanation.map), nan=low)
     return Image.fromarray(((placed - low) / max(high - low, 1e-30) * 255 + 0.5).astype(np.uint8))

@@ -5,15 +5,15 @@ from typing import Any
 
 from torch import nn
 
-from vitscope.errors import MissingExtra
-from vitscope.export.training import Log, Watched
+from vitscope.errors import MissingDependencyError
+from vitscope.export._callback import Log, Watched
 from vitscope.images import ImageLike
-from vitscope.pipeline import Scope
+from vitscope.scope import Scope
 
 try:
     from lightning.pytorch import Callback
 except ImportError:
-    raise MissingExtra("lightning", "lightning") from None
+    raise MissingDependencyError("lightning", "lightning") from None
 
 __all__ = ["AttentionMaps"]
 

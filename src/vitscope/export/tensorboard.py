@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from vitscope.metrics.statistics import concentration
-from vitscope.result import Explanation
+from vitscope.explanation import Explanation
+from vitscope.metrics.concentration import concentration
 
 __all__ = ["logger"]
 

@@ -4,9 +4,9 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from vitscope.export.training import Log, Watched
+from vitscope.export._callback import Log, Watched
 from vitscope.images import ImageLike
-from vitscope.pipeline import Scope
+from vitscope.scope import Scope
 
 __all__ = ["AttentionMaps"]
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from vitscope.errors import MissingExtra
-from vitscope.metrics.statistics import concentration
-from vitscope.result import Explanation
+from vitscope.errors import MissingDependencyError
+from vitscope.explanation import Explanation
+from vitscope.metrics.concentration import concentration
 
 __all__ = ["logger"]
 
@@ -17,12 +17,12 @@ def logger(run: Any, **style: Any) -> Any:
         style: how to draw, as for `Explanation.overlay`.
 
     Raises:
-        MissingExtra: wandb is not installed.
+        MissingDependencyError: wandb is not installed.
     """
     try:
         import wandb
     except ImportError:
-        raise MissingExtra("wandb", "wandb") from None
+        raise MissingDependencyError("wandb", "wandb") from None
 
     def log(tag: str, explanation: Explanation, step: int) -> None:
         about = f"{explanation.method} · {explanation.provenance.get('model', '')}"

@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitscope.methods.fusion import Fusion, fuse_heads
-from vitscope.registry import method
-from vitscope.store import AttentionStore, Block, LayerSpec, pull
+from vitscope.attention import AttentionStore, Block, LayerSpec, pull
+from vitscope.methods.base import method
+from vitscope.methods.head_fusion import Fusion, fuse_heads
 
 __all__ = ["attention", "attention_received"]
 

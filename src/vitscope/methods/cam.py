@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitscope.body import Place, Spot
+from vitscope.attention.transformer_blocks import HookPoint, TokenActivations
 from vitscope.errors import UsageError
-from vitscope.registry import method
-from vitscope.subject import Subject
+from vitscope.methods.base import method
+from vitscope.methods.context import MethodContext
 
 __all__ = ["eigencam", "gradcam", "gradcam_plus_plus", "hirescam", "layercam"]
 
@@ -22,15 +22,15 @@ _TINY = 1e-7
 
 
 def _patches(
-    subject: Subject, layer: int, at: Place
-) -> tuple[Spot, Float[Tensor, "B gh gw D"], Float[Tensor, "B gh gw D"]]:
+    subject: MethodContext, layer: int, at: HookPoint
+) -> tuple[TokenActivations, Float[Tensor, "B gh gw D"], Float[Tensor, "B gh gw D"]]:
     """Activations of the patches, and the score's gradient there."""
     spot = subject.spot(layer, at)
     (grad,) = subject.gradients([spot.raw])
     return spot, spot.patches(), spot.patches(grad)
 
 
-def _named(subject: Subject, patches: Tensor, spot: Spot) -> tuple[Tensor, list[str]]:
+def _named(subject: MethodContext, patches: Tensor, spot: TokenActivations) -> tuple[Tensor, list[str]]:
     """The map of all tokens, and for each picture a note that names the layer."""
     told = [f"activations taken at the {spot.place}", subject.brought(spot.grid)]
     return subject.whole(patches), ["; ".join(part for part in told if part)] * len(patches)
@@ -44,7 +44,7 @@ def _named(subject: Subject, patches: Tensor, spot: Spot) -> tuple[Tensor, list[
     uses_target=True,
     needs_patches=True,
 )
-def gradcam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
+def gradcam(subject: MethodContext, *, layer: int = -1, at: HookPoint = "norm") -> Named:
     """Channels of the patch tokens, each weighed by its mean gradient.
 
     Formula: `m_j = relu(sum_d w_d z_jd)`, `w_d = 1/P sum_j dy/dz_jd`, z the patch tokens at the chosen place.
@@ -77,7 +77,7 @@ def gradcam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
     uses_target=True,
     needs_patches=True,
 )
-def gradcam_plus_plus(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
+def gradcam_plus_plus(subject: MethodContext, *, layer: int = -1, at: HookPoint = "norm") -> Named:
     """Grad-CAM whose channel weights favour gradients at places where the channel is strong.
 
     Formula: `m_j = relu(sum_d w_d z_jd)`, `w_d = sum_j a_jd relu(g_jd)`, `a_jd = g_jd^2 / (2 g_jd^2 + S_d g_jd^3)`,
@@ -114,7 +114,7 @@ def gradcam_plus_plus(subject: Subject, *, layer: int = -1, at: Place = "norm") 
     uses_target=True,
     needs_patches=True,
 )
-def hirescam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
+def hirescam(subject: MethodContext, *, layer: int = -1, at: HookPoint = "norm") -> Named:
     """Each patch token times the score's gradient at it.
 
     Formula: `m_j = relu(sum_d z_jd dy/dz_jd)`.
@@ -146,7 +146,7 @@ def hirescam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
     uses_target=True,
     needs_patches=True,
 )
-def layercam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
+def layercam(subject: MethodContext, *, layer: int = -1, at: HookPoint = "norm") -> Named:
     """Each patch token times the positive part of the gradient at it.
 
     Formula: `m_j = relu(sum_d z_jd relu(dy/dz_jd))`.
@@ -176,7 +176,7 @@ def layercam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
     source="Muhammad & Yeasin 2020, equations 4 and 5, on patch tokens",
     needs_patches=True,
 )
-def eigencam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
+def eigencam(subject: MethodContext, *, layer: int = -1, at: HookPoint = "norm") -> Named:
     """The patch tokens along their first right singular vector.
 
     Formula: `m_j = sum_d z_jd v_d`, v the first right singular vector of the `(P, D)` matrix z, its mean not removed;
@@ -202,7 +202,7 @@ def eigencam(subject: Subject, *, layer: int = -1, at: Place = "norm") -> Named:
     return _named(subject, projected * sign.to(projected.dtype), spot)
 
 
-def _reached(grad: Tensor, layer: int, at: Place) -> None:
+def _reached(grad: Tensor, layer: int, at: HookPoint) -> None:
     if not bool(grad.any()):
         raise UsageError(
             f"no patch has a gradient at the {at} of block {layer}: nothing reads the patches there",

@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitscope.body import Spot
+from vitscope.attention.transformer_blocks import TokenActivations
 from vitscope.errors import MethodError, UsageError
 from vitscope.methods.attention import attention
-from vitscope.registry import method
-from vitscope.subject import Subject
+from vitscope.methods.base import method
+from vitscope.methods.context import MethodContext
 
 __all__ = ["evolution", "logit_lens", "ncut", "pca", "pca_rgb", "similarity"]
 
@@ -28,7 +28,7 @@ _MOST_PATCHES = 4000
 _TAU, _WEAK = 0.2, 1e-5
 
 
-def _laid(subject: Subject, patches: Float[Tensor, "B P"], spot: Spot) -> Named:
+def _laid(subject: MethodContext, patches: Float[Tensor, "B P"], spot: TokenActivations) -> Named:
     """Values of a layer's patches as those of all tokens, and what was done to the grid."""
     told = subject.brought(spot.grid)
     return subject.whole(patches.reshape(len(patches), *spot.grid)), [told] * len(patches) if told else []
@@ -40,7 +40,7 @@ def _laid(subject: Subject, patches: Float[Tensor, "B P"], spot: Spot) -> Named:
     source="Hotelling 1933; on patch tokens: Amir et al. 2022, Oquab et al. 2023, figure 1",
     needs_patches=True,
 )
-def pca(subject: Subject, *, layer: int = -1, component: int = 0) -> Named:
+def pca(subject: MethodContext, *, layer: int = -1, component: int = 0) -> Named:
     """The patch tokens of each picture along one of their principal directions.
 
     Formula: `m_j = (z_j - mean_i z_i) u_k`, u_k the k-th eigenvector of the patch tokens' covariance, the largest
@@ -93,7 +93,7 @@ def pca_rgb(tokens: Float[np.ndarray, "P D"], grid: tuple[int, int]) -> Float[np
     source="cosine of token features, as in Amir et al. 2022, section 4",
     needs_patches=True,
 )
-def similarity(subject: Subject, *, layer: int = -1, query: str = "readout") -> Named:
+def similarity(subject: MethodContext, *, layer: int = -1, query: str = "readout") -> Named:
     """How alike each patch token is to what is read out, or to one patch.
 
     Formula: `m_j = cos(z_j, z_q)`, z_q the mean of tokens by the readout row (CLS, or the mean patch), or one patch. In
@@ -132,7 +132,7 @@ def similarity(subject: Subject, *, layer: int = -1, query: str = "readout") -> 
     return _laid(subject, cosines[:, spot.prefix :], spot)
 
 
-def _with_readout(subject: Subject, spot: Spot, layer: int) -> tuple[Spot, Tensor]:
+def _with_readout(subject: MethodContext, spot: TokenActivations, layer: int) -> tuple[TokenActivations, Tensor]:
     """The tokens that what is read out is among, and how much of each it is."""
     if spot.readout is not None:
         return spot, spot.readout
@@ -150,7 +150,7 @@ def _with_readout(subject: Subject, spot: Spot, layer: int) -> tuple[Spot, Tenso
     source="Shi & Malik 2000, equation 6; on tokens: TokenCut, Wang et al. 2022, section 3.2",
     needs_patches=True,
 )
-def ncut(subject: Subject, *, layer: int = -1) -> Named:
+def ncut(subject: MethodContext, *, layer: int = -1) -> Named:
     """The object by a normalised cut of the graph of patches that are alike.
 
     Formula: `m = v`, the eigenvector of the second smallest eigenvalue of `(D - W) v = λ D v`, `W_ij = 1` where
@@ -197,7 +197,7 @@ def ncut(subject: Subject, *, layer: int = -1) -> Named:
     uses_target=True,
     needs_tokens=True,
 )
-def logit_lens(subject: Subject, *, layer: int = -1) -> tuple[Float[Tensor, "B N"], list[str]]:
+def logit_lens(subject: MethodContext, *, layer: int = -1) -> tuple[Float[Tensor, "B N"], list[str]]:
     """What the model's own norm and head would say if they read one token alone.
 
     Formula: `m_j = y(z_j)`: the target's score where the tokens after block `layer` are all replaced by the token j.
@@ -251,7 +251,7 @@ def _takes(read: Callable[[int], Tensor], few: int, count: int) -> bool:
     return got.shape == wanted.shape and torch.allclose(got, wanted, rtol=near, atol=near * float(wanted.abs().mean()))
 
 
-def evolution(subject: Subject) -> Float[Tensor, "L B"]:
+def evolution(subject: MethodContext) -> Float[Tensor, "L B"]:
     """The target's score when the model's norm and head read the tokens after each block, first block first."""
     everyone = torch.arange(len(subject.pixels), device=subject.pixels.device)
     scores = []

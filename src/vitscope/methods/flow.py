@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitscope.errors import MethodError, MissingExtra
-from vitscope.methods.fusion import Fusion, fuse_heads
-from vitscope.registry import method
-from vitscope.store import AttentionStore, LayerSpec
+from vitscope.attention import AttentionStore, LayerSpec
+from vitscope.errors import MethodError, MissingDependencyError
+from vitscope.methods.base import method
+from vitscope.methods.head_fusion import Fusion, fuse_heads
 
 __all__ = ["flow"]
 
@@ -43,13 +43,13 @@ def flow(
 
     Raises:
         MethodError: more than 290 tokens: the graph needs all weights of all layers, and a maximum flow for each token.
-        MissingExtra: scipy is not installed.
+        MissingDependencyError: scipy is not installed.
 
     Cost: one forward, then N maximum flows on the CPU: O(L N^2) memory, seconds to minutes a picture.
     Limits: class-agnostic; blind to values, MLPs and signs; the same weights may carry several tokens' flow.
     """
     if find_spec("scipy") is None:
-        raise MissingExtra("the method 'flow' needs scipy", "pip install 'vitscope[flow]'")
+        raise MissingDependencyError("the method 'flow' needs scipy", "pip install 'vitscope[flow]'")
     seed = store.seed()
     tokens = seed.shape[1]
     if tokens > _MOST_TOKENS:

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.errors import UsageError
-from vitscope.registry import method
-from vitscope.subject import Subject
+from vitscope.methods.base import method
+from vitscope.methods.context import MethodContext
 
 __all__ = ["input_x_gradient", "integrated_gradients", "smoothgrad"]
 
@@ -23,7 +23,7 @@ _TOKENS = 2048  # of all rows that go through the model together: each keeps a g
     uses_target=True,
     on_subject=True,
 )
-def input_x_gradient(subject: Subject) -> Float[Tensor, "B N"]:
+def input_x_gradient(subject: MethodContext) -> Float[Tensor, "B N"]:
     """Each pixel times the score's gradient there, added up over the patch.
 
     Formula: `m_j = sum_{p in patch j, c} x_pc dy/dx_pc`, x the normalised pixels that the model gets.
@@ -48,7 +48,7 @@ def input_x_gradient(subject: Subject) -> Float[Tensor, "B N"]:
     on_subject=True,
     own_passes=True,
 )
-def integrated_gradients(subject: Subject, *, steps: int = 32, baseline: float = 0.0) -> Float[Tensor, "B N"]:
+def integrated_gradients(subject: MethodContext, *, steps: int = 32, baseline: float = 0.0) -> Float[Tensor, "B N"]:
     """Gradients added up on the straight way from a flat picture to this one, times the difference.
 
     Formula: `m_j = sum_{p in patch j, c} (x - b)_pc 1/S sum_s dy/dx_pc(b + (s - 1/2)/S (x - b))`, the midpoint rule.
@@ -87,7 +87,7 @@ def integrated_gradients(subject: Subject, *, steps: int = 32, baseline: float =
     on_subject=True,
     own_passes=True,
 )
-def smoothgrad(subject: Subject, *, samples: int = 16, noise: float = 0.15) -> Float[Tensor, "B N"]:
+def smoothgrad(subject: MethodContext, *, samples: int = 16, noise: float = 0.15) -> Float[Tensor, "B N"]:
     """The mean gradient over noisy copies of the picture, times the picture.
 
     Formula: `m_j = sum_{p in patch j, c} x_pc 1/S sum_s dy/dx_pc(x + n_s)`, `n_s ~ N(0, (noise (max x - min x))^2)`.
@@ -117,7 +117,7 @@ def smoothgrad(subject: Subject, *, samples: int = 16, noise: float = 0.15) -> F
     return subject.whole(subject.per_patch((x * total / samples).sum(1)))
 
 
-def _gradients(subject: Subject, count: int, made: object) -> Iterator[tuple[Tensor, Tensor]]:
+def _gradients(subject: MethodContext, count: int, made: object) -> Iterator[tuple[Tensor, Tensor]]:
     """Picture numbers and the score's gradients at `made(pictures, numbers)`, for `count` points of each picture."""
     device, pictures = subject.pixels.device, len(subject.pixels)
     work = torch.arange(pictures * count, device=device)

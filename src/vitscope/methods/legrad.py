@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitscope.registry import method
-from vitscope.store import LayerSpec, budget
-from vitscope.subject import Subject
+from vitscope.attention import LayerSpec, budget
+from vitscope.methods.base import method
+from vitscope.methods.context import MethodContext
 
 __all__ = ["legrad"]
 
@@ -22,7 +22,7 @@ __all__ = ["legrad"]
     needs_tokens=True,
 )
 def legrad(
-    subject: Subject, *, layers: LayerSpec = None, readout: Literal["mean", "own"] = "mean"
+    subject: MethodContext, *, layers: LayerSpec = None, readout: Literal["mean", "own"] = "mean"
 ) -> Float[Tensor, "B N"]:
     """How the answer that each layer could give already depends on its attention.
 

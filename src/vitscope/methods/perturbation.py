@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vitscope.errors import UsageError
-from vitscope.registry import method
-from vitscope.subject import Subject
+from vitscope.methods.base import method
+from vitscope.methods.context import MethodContext
 
 __all__ = ["occlusion", "rise", "token_removal"]
 
@@ -20,7 +20,7 @@ __all__ = ["occlusion", "rise", "token_removal"]
     uses_target=True,
     on_subject=True,
 )
-def occlusion(subject: Subject, *, window: int = 2, stride: int = 1, fill: float = 0.0) -> Float[Tensor, "B N"]:
+def occlusion(subject: MethodContext, *, window: int = 2, stride: int = 1, fill: float = 0.0) -> Float[Tensor, "B N"]:
     """How much the score falls when a patch is covered.
 
     Formula: `m_j = mean over the windows w that cover j of (y(x) - y(x with w flat))`.
@@ -67,7 +67,7 @@ def occlusion(subject: Subject, *, window: int = 2, stride: int = 1, fill: float
     on_subject=True,
 )
 def rise(
-    subject: Subject, *, masks: int = 400, cells: int = 7, share: float = 0.5, fill: float = 0.0
+    subject: MethodContext, *, masks: int = 400, cells: int = 7, share: float = 0.5, fill: float = 0.0
 ) -> Float[Tensor, "B N"]:
     """The mean score of the random soft masks that leave a place visible.
 
@@ -124,7 +124,7 @@ def rise(
     uses_target=True,
     needs_bag=True,
 )
-def token_removal(subject: Subject, *, samples: int = 256, keep: float = 0.5) -> Float[Tensor, "B N"]:
+def token_removal(subject: MethodContext, *, samples: int = 256, keep: float = 0.5) -> Float[Tensor, "B N"]:
     """How much the score rises by a patch's token being there: tokens are really left out, nothing is painted over.
 
     Formula: `m_j = mean of y over the samples with j - mean of y over those without`, each sample a random `keep` of
@@ -169,11 +169,11 @@ def token_removal(subject: Subject, *, samples: int = 256, keep: float = 0.5) ->
     return subject.whole(_laid(subject, (with_it - without) * known))
 
 
-def _removed(subject: Subject, kept: Bool[Tensor, "S P"]) -> Float[Tensor, "B S"]:
+def _removed(subject: MethodContext, kept: Bool[Tensor, "S P"]) -> Float[Tensor, "B S"]:
     return _scores(subject, len(kept), lambda rows, numbers: subject.scores_keeping(kept[numbers], rows))
 
 
-def _scores(subject: Subject, count: int, run: Callable[[Tensor, Tensor], Tensor]) -> Float[Tensor, "B S"]:
+def _scores(subject: MethodContext, count: int, run: Callable[[Tensor, Tensor], Tensor]) -> Float[Tensor, "B S"]:
     """`run(pictures, numbers)` for `count` changes of each picture, `batch` rows at a time."""
     pictures = len(subject.pixels)
     parts = []
@@ -198,5 +198,5 @@ def _in_pixels(cells: Float[Tensor, "S gh gw"], size: torch.Size) -> Float[Tenso
     return cells[:, rows][:, :, columns]
 
 
-def _laid(subject: Subject, patches: Float[Tensor, "B P"]) -> Float[Tensor, "B gh gw"]:
+def _laid(subject: MethodContext, patches: Float[Tensor, "B P"]) -> Float[Tensor, "B gh gw"]:
     return patches.reshape(len(patches), *subject.layout.grid)

@@ -4,14 +4,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitscope.registry import method
-from vitscope.subject import Subject
+from vitscope.methods.base import method
+from vitscope.methods.context import MethodContext
 
 __all__ = ["random"]
 
 
 @method("random", passes="1 forward", source="the baseline", on_subject=True)
-def random(subject: Subject) -> Float[Tensor, "B N"]:
+def random(subject: MethodContext) -> Float[Tensor, "B N"]:
     """Uniform random numbers: what a method must beat.
 
     Formula: `m_j ~ U(0, 1)` for each patch; the prefix gets 0. `seed` and the picture's place in its batch choose them.

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitscope.attention import LayerSpec
 from vitscope.errors import UsageError
+from vitscope.methods.base import method
+from vitscope.methods.context import MethodContext
 from vitscope.methods.rollout import rollout
-from vitscope.registry import method
-from vitscope.store import LayerSpec
-from vitscope.subject import Subject
 
 __all__ = ["random_walk"]
 
@@ -25,7 +25,7 @@ _ACCURACY = 1e-7  # of the solution: norm of what is left over, by that of the r
     needs_tokens=True,
 )
 def random_walk(
-    subject: Subject,
+    subject: MethodContext,
     *,
     layer: int = -2,
     layers: LayerSpec = "last3",

@@ -3,10 +3,10 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from vitscope.attention import AttentionStore, Block, LayerSpec, pull
 from vitscope.errors import UsageError
-from vitscope.methods.fusion import Fusion, fuse_heads
-from vitscope.registry import method
-from vitscope.store import AttentionStore, Block, LayerSpec, pull
+from vitscope.methods.base import method
+from vitscope.methods.head_fusion import Fusion, fuse_heads
 
 __all__ = ["rollout"]
 

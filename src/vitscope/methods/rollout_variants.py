@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vitscope.attention import Block, LayerSpec, pull, push
 from vitscope.errors import MethodError, UsageError
-from vitscope.registry import method
-from vitscope.store import Block, LayerSpec, pull, push
-from vitscope.subject import Subject
+from vitscope.methods.base import method
+from vitscope.methods.context import MethodContext
 
 __all__ = ["outlying_from", "sink_rollout", "value_rollout", "without_lengths"]
 
@@ -24,7 +24,7 @@ _SINK_DEVIATIONS = 6
     on_subject=True,
     needs_values=True,
 )
-def value_rollout(subject: Subject, *, layers: LayerSpec = None, alpha: float = 0.5) -> Float[Tensor, "B N"]:
+def value_rollout(subject: MethodContext, *, layers: LayerSpec = None, alpha: float = 0.5) -> Float[Tensor, "B N"]:
     """Rollout in which attention to a token counts by the length of the vector that it hands on.
 
     Formula: `m = s Â_L ... Â_1`, `Â_l = alpha I + (1 - alpha) rownormalise(sum_h A_lhij ||v_lhj W_lh||)`, v_h W_h the
@@ -87,7 +87,11 @@ def transformed_lengths(block: Block) -> Float[Tensor, "B H M"]:
     needs_tokens=True,
 )
 def sink_rollout(
-    subject: Subject, *, layers: LayerSpec = None, alpha: float = 0.5, by: Literal["attention", "both"] = "attention"
+    subject: MethodContext,
+    *,
+    layers: LayerSpec = None,
+    alpha: float = 0.5,
+    by: Literal["attention", "both"] = "attention",
 ) -> tuple[Float[Tensor, "B N"], list[str]]:
     """Rollout in which attention to sinks counts as staying where one is; the sinks found are told.
 

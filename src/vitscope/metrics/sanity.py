@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import nn
 
 from vitscope.metrics.faithfulness import Found
-from vitscope.metrics.measure import Number, number_of
+from vitscope.metrics.measurement import Number, number_of
 from vitscope.metrics.ranking import moved, spearman, ssim
 
 __all__ = ["Stage", "redrawn", "sanity", "stages"]
@@ -71,11 +71,11 @@ def stages(model: nn.Module, run: Callable[[], object], blocks: Sequence[nn.Modu
         parts = [part for part in np.array_split(np.arange(len(found)), _PARTS) if part.size]
         titles = [f"part {number + 1} of {len(parts)}" for number in range(len(parts))]
         groups = [[found[i][1] for i in part] for part in parts]
-    taken: set[int] = set()
+    path_exists: set[int] = set()
     made = []
     for title, together in zip(titles, groups, strict=True):
-        fresh = {id(p): p for own in together for p in own if id(p) not in taken}
-        taken |= set(fresh)
+        fresh = {id(p): p for own in together for p in own if id(p) not in path_exists}
+        path_exists |= set(fresh)
         if fresh:
             made.append(Stage(title, tuple(fresh.values())))
     return made

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.metrics.faithfulness import Found
-from vitscope.metrics.measure import Number, number_of
+from vitscope.metrics.measurement import Number, number_of
 from vitscope.metrics.ranking import ranked, shuffles, spearman
 
 __all__ = ["NOISE_SAMPLES", "RADIUS", "stability"]

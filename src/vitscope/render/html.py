@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from vitscope.registry import renderer
-from vitscope.result import Explanation
+from vitscope._plugins import renderer
+from vitscope.explanation import Explanation
 
 __all__ = ["card", "page"]
 

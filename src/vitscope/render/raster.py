@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from vitscope.errors import UnknownName, UsageError
-from vitscope.registry import renderer
-from vitscope.result import Explanation
+from vitscope._plugins import renderer
+from vitscope.errors import UnknownNameError, UsageError
+from vitscope.explanation import Explanation
 
 __all__ = ["LOOKS", "NORMS", "Style", "grid", "heat", "limits", "overlay"]
 
@@ -59,7 +59,7 @@ class Style:
     def __post_init__(self) -> None:
         for kind, value, choices in (("look", self.look, LOOKS), ("normalisation", self.norm, NORMS)):
             if value not in choices:
-                raise UnknownName(kind, value, choices)
+                raise UnknownNameError(kind, value, choices)
         if not (0 <= self.opacity <= 1 and 0 <= self.blur <= _MAX_BLUR):
             raise UsageError(f"opacity is in [0, 1] and blur in [0, {_MAX_BLUR}], not {self.opacity} and {self.blur}")
         if self.look == "article" and self.colorbar:
@@ -72,7 +72,7 @@ class Style:
         names = [f.name for f in fields(cls)]
         for name in style:
             if name not in names:
-                raise UnknownName("drawing option", name, names)
+                raise UnknownNameError("drawing option", name, names)
         return replace(cls(**style), cmap="gray", opacity=100 / 255) if style.get("look") == "grey" else cls(**style)
 
 
@@ -159,12 +159,12 @@ def grid(explanation: Explanation, **options: Any) -> Image.Image:
 def _article(explanation: Explanation) -> Image.Image:
     """The published recipe's drawing, on the part of the photo that the model saw."""
     assert explanation.picture is not None
-    values, (height, width) = explanation.map, explanation.frame.input
+    values, (height, width) = explanation.map, explanation.region.input
     scaled = (values - values.min()) / max(float(values.max() - values.min()), np.finfo(np.float32).tiny)
     grey = Image.fromarray((scaled * 255).astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
     grey = grey.filter(ImageFilter.GaussianBlur(radius=_ARTICLE_BLUR))
     layer = Image.merge("RGBA", (grey, grey, grey, Image.new("L", grey.size, _ARTICLE_ALPHA)))
-    left, top, right, bottom = explanation.frame.window()
+    left, top, right, bottom = explanation.region.window()
     photo = explanation.picture.pil().convert("RGBA")
     photo.alpha_composite(layer.resize((right - left, bottom - top), Image.Resampling.BICUBIC), (left, top))
     return photo.convert("RGB")
@@ -181,7 +181,7 @@ def _colours(name: str) -> UInt8[np.ndarray, "256 3"]:
     import matplotlib as mpl
 
     if name not in mpl.colormaps:
-        raise UnknownName("colour map", name, [n for n in mpl.colormaps if not n.endswith("_r")])
+        raise UnknownNameError("colour map", name, [n for n in mpl.colormaps if not n.endswith("_r")])
     return (np.asarray(mpl.colormaps[name](np.linspace(0, 1, 256)))[:, :3] * 255 + 0.5).astype(np.uint8)
 
 

@@ -122,9 +122,9 @@ def _labels(axes: "Axes", found: Sequence[Dot]) -> None:
     placed: list[tuple[float, float]] = []
     for dot in sorted(found, key=lambda d: -d.value):
         across, height = math.log(dot.cost), dot.value
-        for other, taken in placed:
-            if abs(across - other) < near and abs(height - taken) < step:
-                height = taken - step
+        for other, path_exists in placed:
+            if abs(across - other) < near and abs(height - path_exists) < step:
+                height = path_exists - step
         placed.append((across, height))
         axes.annotate(
             dot.label, (dot.cost, height), xytext=(7, 0), textcoords="offset points", fontsize=8, va="center",

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitscope.capturing import Seen
+from vitscope.attention import Block, Chain, Dense, Factored, GraphOutput, pull
+from vitscope.attention.capture import RecordedCall
 from vitscope.errors import LayoutError, UsageError
-from vitscope.store import Block, Chain, Dense, Factored, Source, pull
-from vitscope.tracing.shadow import Plan
+from vitscope.tracing.token_tensor import Plan
 from vitscope.tracing.trace import NO_HEADS, Run, Trace, averaged, prefix_tokens
 
 __all__ = ["OperatorChain", "blocks_of", "chain_of", "sources_of"]
@@ -39,7 +39,7 @@ class OperatorChain:
     averages: Averages
     again: Callable[[Plan], Averages]
     blocks: tuple[Block, ...]
-    seen: dict[int, Seen]
+    seen: dict[int, RecordedCall]
 
     def pull(
         self,
@@ -121,7 +121,7 @@ class _Rows:
 
 
 def chain_of(
-    run: Run, model: nn.Module, size: tuple[int, int, int], found: Trace, seen: dict[int, Seen]
+    run: Run, model: nn.Module, size: tuple[int, int, int], found: Trace, seen: dict[int, RecordedCall]
 ) -> OperatorChain:
     """The chain of one forward of `(B, Hi, Wi)` pixels, whose attention is `seen`."""
 
@@ -141,20 +141,20 @@ def chain_of(
     return OperatorChain(found, plan, again(plan), again, blocks, seen)
 
 
-def blocks_of(found: Trace, seen: dict[int, Seen]) -> tuple[tuple[Block, ...], Block | None]:
+def blocks_of(found: Trace, seen: dict[int, RecordedCall]) -> tuple[tuple[Block, ...], Block | None]:
     """The layers' blocks with prefix tokens first, and the pooling block, of a model whose layers see all tokens."""
     pool = None if found.pool is None else seen[found.pool].block
     return tuple(_reordered(seen[event].block, found.reorder) for event in found.layers), pool
 
 
-def sources_of(found: Trace, seen: dict[int, Seen]) -> tuple[Source, ...]:
+def sources_of(found: Trace, seen: dict[int, RecordedCall]) -> tuple[GraphOutput, ...]:
     """Where the layers' results stand in the graph, in the shape that their blocks have."""
 
-    def of(one: Seen, axis: int) -> Source | None:
+    def of(one: RecordedCall, axis: int) -> GraphOutput | None:
         if one.source is None:
             return None
         first = one.source.place
-        return Source(one.source.out, lambda x: _in_order(_heads_second(first(x), one.lead, axis), found.reorder))
+        return GraphOutput(one.source.out, lambda x: _in_order(_heads_second(first(x), one.lead, axis), found.reorder))
 
     sources = [of(seen[event], found.heads[event]) for event in found.layers]
     return tuple(source for source in sources if source is not None) if None not in sources else ()
@@ -173,7 +173,7 @@ def _in_order(x: Tensor, order: Tensor | None) -> Tensor:
     return x if order is None else x[:, :, order]
 
 
-def _reheaded(seen: Seen, axis: int) -> Block:
+def _reheaded(seen: RecordedCall, axis: int) -> Block:
     """The block with the heads' axis second, whatever the order of the leading axes was."""
     block, lead = seen.block, seen.lead
     if axis == len(lead) - 1 or block.shape[1] == len(lead) == 1:

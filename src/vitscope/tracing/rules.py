@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vitscope.tracing.shadow import one
+from vitscope.tracing.token_tensor import one
 
 __all__ = [
     "ASKS",

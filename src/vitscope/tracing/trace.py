@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vitscope.capturing import Seen, evaluating, uncompiled
+from vitscope.attention.capture import RecordedCall, evaluating, uncompiled
 from vitscope.errors import LayoutError
 from vitscope.geometry import TokenLayout
-from vitscope.tracing.met import Call, Merge
-from vitscope.tracing.network import Averaged
-from vitscope.tracing.shadow import Plan, Shadow, parameter_names, shadow_of
+from vitscope.tracing.averaged import AveragedNetworkMode
+from vitscope.tracing.records import CallSite, TokenMerge
+from vitscope.tracing.token_tensor import Plan, TokenTensor, parameter_names, shadow_of
 
 __all__ = ["NO_HEADS", "Run", "Trace", "averaged", "grid_of", "positions", "trace", "uniform"]
 
@@ -82,11 +82,11 @@ def averaged(
     pixels: Tensor,
     plan: Plan,
     seen: Collection[int],
-    watch: Callable[[Averaged], AbstractContextManager[object]] | None = None,
+    watch: Callable[[AveragedNetworkMode], AbstractContextManager[object]] | None = None,
     **options: Any,
-) -> tuple[Averaged, Tensor, Tensor]:
+) -> tuple[AveragedNetworkMode, Tensor, Tensor]:
     """Run the averaged network on `pixels`: the mode with what it met, its input, and the output's mean per picture."""
-    network = Averaged(plan, frozenset(seen), named=parameter_names(model), **options)
+    network = AveragedNetworkMode(plan, frozenset(seen), named=parameter_names(model), **options)
     with torch.inference_mode(False), torch.enable_grad():
         start = pixels.detach().clone().requires_grad_()
         shadow = shadow_of(start * 1)
@@ -102,7 +102,7 @@ def averaged(
                 f"where the tokens of {type(model).__name__} go is not understood: {what}",
                 "vitscope.capture(model) gives raw attention of any model",
             ) from error
-    if not isinstance(out, Shadow) or not out.requires_grad:
+    if not isinstance(out, TokenTensor) or not out.requires_grad:
         why = f": {network.lost}" if network.lost else ""
         raise LayoutError(
             f"no attention with a softmax leads from the picture to the answer of {type(model).__name__}{why}",
@@ -121,7 +121,7 @@ def _ours(error: BaseException) -> bool:
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def trace(run: Run, model: nn.Module, size: tuple[int, int], seen: dict[int, Seen]) -> Trace:
+def trace(run: Run, model: nn.Module, size: tuple[int, int], seen: dict[int, RecordedCall]) -> Trace:
     """Understand a model at an input of `(Hi, Wi)` pixels.
 
     Args:
@@ -202,7 +202,7 @@ def positions(size: tuple[int, int], device: torch.device) -> Tensor:
     return torch.stack([torch.ones_like(x), x, y, torch.zeros_like(x)])[:, None].expand(4, 3, -1, -1).to(device)
 
 
-def uniform(plan: Plan, network: Averaged) -> dict[int, Tensor]:
+def uniform(plan: Plan, network: AveragedNetworkMode) -> dict[int, Tensor]:
     """Attention between tokens is uniform from now on, beside a residual of the same weight; what calls are asked."""
     sizes = {call.event: call.keys.shape[-1] for call in network.calls if not call.channels}
     read: dict[int, Tensor] = {}
@@ -251,7 +251,7 @@ class Finest:
     order: Tensor
     grid: tuple[int, int]
 
-    def values(self, merges: list[Merge], start: Tensor) -> list[tuple[Tensor, int]]:
+    def values(self, merges: list[TokenMerge], start: Tensor) -> list[tuple[Tensor, int]]:
         """The tensors to take gradients of, with their channel axes."""
         return [(merges[i].values, merges[i].axis) for i in self.merges] or [(start, 1)]
 
@@ -268,7 +268,7 @@ class Finest:
         return total.reshape(batch, gh, height // gh, gw, width // gw).sum((2, 4)).flatten(1)
 
 
-def _finest(merges: list[Merge], start: Tensor, out: Tensor) -> Finest:
+def _finest(merges: list[TokenMerge], start: Tensor, out: Tensor) -> Finest:
     """The last merges before any attention that everything passes through, and the grid that their tokens fill."""
     batch = start.shape[0]
     candidates = [i for i, merge in enumerate(merges) if merge.values.numel() // batch]
@@ -362,7 +362,7 @@ def _layout(
     return choices[best], away[best] < 1e-3
 
 
-def _isotropic(calls: tuple[Call, ...], layout: TokenLayout, counts: list[int]) -> tuple[Tensor | None, bool]:
+def _isotropic(calls: tuple[CallSite, ...], layout: TokenLayout, counts: list[int]) -> tuple[Tensor | None, bool]:
     """Does every call see all tokens, in the same places; and where they are."""
     if not calls or any(c.keys.ndim != 3 or c.keys.shape[0] != 4 or c.queries != layout.tokens for c in calls):
         return None, False
@@ -390,7 +390,7 @@ def _isotropic(calls: tuple[Call, ...], layout: TokenLayout, counts: list[int]) 
     return None if same else reorder, True
 
 
-def _head_axis(call: Call, seen: Seen) -> int:
+def _head_axis(call: CallSite, seen: RecordedCall) -> int:
     """The leading axis along which positions are the same: heads; NO_HEADS where they differ along each."""
     keys = call.keys.detach().as_subclass(Tensor)
     lead = keys.ndim - 1

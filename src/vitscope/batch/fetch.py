@@ -1,0 +1,193 @@
+"""From a ref to a picture: bytes are fetched, hashed and decoded."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import PurePosixPath
+from threading import Lock
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+
+from vitscope.batch.archives import opened, why
+from vitscope.batch.fault_injection import reach
+from vitscope.batch.types import Ref
+from vitscope.errors import ImageError
+from vitscope.images import Picture, decoded, load_image
+
+__all__ = ["Reader", "reading"]
+
+# from a ref to its picture and the SHA-256 of its bytes, or of the pixels for a frame of a video
+Reader: TypeAlias = Callable[[Ref], tuple[Picture, str]]
+_NEAR = 10.0  # seconds that are rather decoded than jumped over
+
+
+@contextmanager
+def reading() -> Iterator[Reader]:
+    """A reader that several threads may share; it keeps the last row group and the last video open.
+
+    The reader raises ImageError for whatever keeps a picture from being read.
+    """
+    with _RowGroup() as rows, _Tar() as tar, _Video() as video:
+
+        def fetch(ref: Ref) -> tuple[Picture, str]:
+            try:
+                return _picture(ref, rows, tar, video)
+            except ImageError:
+                raise
+            except Exception as error:  # any library below, on any broken file
+                hint = "check the path" if isinstance(error, OSError) else "check it"
+                raise ImageError(f"{ref.source} cannot be read: {why(error)}", hint) from error
+
+        yield fetch
+
+
+def _picture(ref: Ref, rows: "_RowGroup", tar: "_Tar", video: "_Video") -> tuple[Picture, str]:
+    reach("during-decode", ref.source)
+    if ref.kind == "broken":
+        raise ImageError(f"{ref.source} {ref.column}", "copy or download it again")
+    if ref.kind == "video":
+        pixels = video.frame(ref)
+        picture = load_image(pixels)
+        named = Picture(picture.pixels, PurePosixPath(ref.source).name, ref.source)
+        return named, hashlib.sha256(pixels.tobytes()).hexdigest()
+    if ref.kind == "file" and "://" not in ref.path:
+        try:
+            data = _whole(ref.path)
+        except (IsADirectoryError, FileNotFoundError):
+            return load_image(ref.path), ""  # which says what is wrong with it
+    else:
+        data = rows.value(ref) if ref.kind == "parquet" else tar.part(ref) if ref.kind == "tar" else _whole(ref.path)
+    return decoded(data, ref.source), hashlib.sha256(data).hexdigest()
+
+
+def _whole(path: str) -> bytes:
+    if "://" in path:
+        import fsspec
+
+        files, place = fsspec.core.url_to_fs(path)
+        data: bytes = files.cat_file(place)  # one request, where opening it takes two
+        return data
+    with opened(path) as file:
+        return file.read()
+
+
+def _part(file: BinaryIO, ref: Ref) -> bytes:
+    file.seek(ref.at)
+    return file.read(ref.size)
+
+
+class _Tar:
+    """The tar on another machine that was read last: what is read ahead of one member serves its neighbours."""
+
+    def __init__(self) -> None:
+        self._lock, self._stack, self._path = Lock(), ExitStack(), ""
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> "_Tar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def part(self, ref: Ref) -> bytes:
+        """The bytes of a member."""
+        if "://" not in ref.path:
+            with opened(ref.path) as file:
+                return _part(file, ref)
+        with self._lock:
+            if self._file is None or ref.path != self._path:
+                self._stack.close()
+                self._file = None
+                self._file, self._path = self._stack.enter_context(opened(ref.path)), ref.path
+            return _part(self._file, ref)
+
+
+class _RowGroup:
+    """The row group that was read last: neighbours ask for their rows one after another."""
+
+    def __init__(self) -> None:
+        self._lock, self._of = Lock(), ("", -1, "")
+        self._values: Any = None
+
+    def __enter__(self) -> "_RowGroup":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._values = None
+
+    def value(self, ref: Ref) -> bytes:
+        """The bytes that a row holds or points to."""
+        import pyarrow.parquet as pq
+
+        with self._lock:
+            if self._of != (ref.path, ref.group, ref.column):
+                with opened(ref.path) as file, pq.ParquetFile(file) as table:
+                    self._values = table.read_row_group(ref.group, columns=[ref.column]).column(0)
+                self._of = (ref.path, ref.group, ref.column)
+            assert self._values is not None
+            value: Any = self._values[ref.at].as_py()
+        if isinstance(value, dict):  # as data sets on the Hub have it
+            value = value.get("bytes") or value.get("path")
+        if isinstance(value, bytes):
+            return value
+        if not isinstance(value, str) or not value:
+            raise ImageError(f"{ref.source} has no picture in column {ref.column}", "an empty row, or another column")
+        beside = ref.path.rpartition("/")[0]
+        return _whole(value if "://" in value or value.startswith("/") or not beside else f"{beside}/{value}")
+
+
+class _Video:
+    """The video that was read last, where it stopped: frames are asked for in nearly the order of time."""
+
+    def __init__(self) -> None:
+        self._lock, self._stack = Lock(), ExitStack()
+        self._path, self._last = "", -1
+        self._container: Any = None
+        self._frames: Iterator[Any] = iter(())
+        self._kept: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Video":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def frame(self, ref: Ref) -> np.ndarray:
+        """The frame `(H, W, 3)` of that time stamp, upright."""
+        with self._lock:
+            found = self._kept.pop(ref.at, None) if ref.path == self._path else None
+            frame = self._decoded(ref) if found is None else found
+        pixels: np.ndarray = frame.to_ndarray(format="rgb24")
+        return np.ascontiguousarray(np.rot90(pixels, round((getattr(frame, "rotation", 0) or 0) / 90) % 4))
+
+    def _decoded(self, ref: Ref) -> Any:
+        if ref.path != self._path:
+            self._open(ref.path)
+        stream = self._container.streams.video[0]
+        near = _NEAR / float(stream.time_base)
+        if not self._last < ref.at < self._last + near:
+            self._container.seek(ref.at, stream=stream)
+            self._frames, self._last = self._container.decode(stream), -1
+        for frame in self._frames:
+            self._last = frame.pts if frame.pts is not None else self._last
+            if frame.pts == ref.at:
+                return frame
+            if frame.pts == ref.group:  # the neighbour's, who may come later
+                self._kept = {frame.pts: frame}
+            if frame.pts is not None and frame.pts > ref.at:
+                break
+        self._path = ""  # opened afresh for the next
+        raise ImageError(f"{ref.source} holds no frame at that time", "the video may be broken there")
+
+    def _open(self, path: str) -> None:
+        import av
+
+        self._stack.close()
+        self._kept = {}
+        file = self._stack.enter_context(opened(path))
+        self._container = self._stack.enter_context(av.open(file))
+        stream = self._container.streams.video[0]
+        stream.thread_type = "AUTO"
+        self._frames = self._container.decode(stream)
+        self._path, self._last = path, -1

@@ -1,0 +1,126 @@
+"""What is asked of each picture: the plan's methods and targets, checked against the model before any work is done."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitscope._version import __version__
+from vitscope.batch.types import SCHEMA, Plan
+from vitscope.engine.options import Failure
+from vitscope.errors import MethodError, UnknownNameError, VitscopeError
+from vitscope.evaluation.evaluate import asked as metrics_asked
+from vitscope.methods.base import METHODS
+from vitscope.methods.targets import parse_target
+
+if TYPE_CHECKING:
+    from vitscope.engine.engine import Prepared
+    from vitscope.explanation import Explanation
+    from vitscope.scope import Scope
+
+__all__ = ["MethodRequest", "answers", "fingerprint", "questions_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class MethodRequest:
+    """One method, asked of every picture.
+
+    Attributes:
+        method: as it was asked for.
+        name: the method that this stands for.
+        asked: the targets in words, one row each; None where the method or the plan names none.
+        options: keywords of `Scope.explain`.
+    """
+
+    method: str
+    name: str
+    asked: tuple[str | None, ...]
+    options: Mapping[str, Any]
+
+
+def questions_of(scope: "Scope", plan: Plan, *, settle: bool = True) -> tuple[MethodRequest, ...]:
+    """The questions of a plan; with `settle` they are tried on the model first, which takes a forward for each target.
+
+    Raises:
+        UsageError: a method, option, metric or target that does not exist or does not fit the model.
+        MethodError: a method that does not apply to this model.
+    """
+    if plan.metrics:
+        metrics_asked(plan.metrics, "mean", "probability")
+    questions, used = [], set()
+    for name in plan.methods:
+        target = plan.targets[0] if plan.targets else None
+        called = scope.advice(target=target, params=plan.params).method if name == "auto" else name
+        method = METHODS.get(called)
+        params = {key: value for key, value in plan.params.items() if key in method.options}
+        used |= {*params}
+        asked = plan.targets if plan.targets and method.uses_target else (None,)
+        targets = [None if words is None else parse_target(words) for words in asked]
+        options: dict[str, Any] = {
+            "method": name,
+            "target": targets if len(targets) > 1 else targets[0],
+            "gradient": plan.gradient,
+            "refine": plan.refine,
+            "size": plan.size,
+            "seed": plan.seed,
+            "params": params,
+        }
+        if settle:
+            scope.check(**options)
+        questions.append(MethodRequest(name, called, asked, options))
+    for key in plan.params:
+        if key not in used:
+            known = sorted({option for question in questions for option in METHODS.get(question.name).options})
+            raise UnknownNameError("option of the methods that are asked for", key, known)
+    return tuple(questions)
+
+
+def answers(
+    scope: "Scope", question: MethodRequest, prepared: Sequence["Prepared"]
+) -> "list[list[Explanation] | VitscopeError]":
+    """One outcome for each picture, all of one size: an explanation for each target, or what went wrong with it.
+
+    Where a batch fails as a whole (a model that cannot, memory that does not suffice) each picture is tried alone.
+    """
+    options = {**question.options, "batch_size": len(prepared)}
+    found: list[Any] = []
+    try:
+        outcomes = list(scope.explain_many(prepared, **options))
+    except Exception as error:  # anything that a model raises costs the row, never the run
+        if len(prepared) > 1:
+            return [answers(scope, question, [one])[0] for one in prepared]
+        return [error if isinstance(error, VitscopeError) else _unforeseen(error)]
+    for outcome in outcomes:
+        if isinstance(outcome, Failure):
+            found.append(outcome.error)
+        else:
+            found.append(outcome if isinstance(outcome, list) else [outcome])
+    return found
+
+
+def fingerprint(scope: "Scope", plan: Plan, source: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that rows depend on, and the versions that made them, in plain values."""
+    known = plan.matters() | {"model": scope.adapter.reference, "weights": scope.adapter.weights}
+    targets = [_with_hash(words) for words in plan.targets]
+    return {
+        "schema": SCHEMA,
+        **{name: list(value) if isinstance(value, tuple) else value for name, value in known.items()},
+        "targets": targets,
+        "dtype": str(scope.dtype).removeprefix("torch."),
+        **{f"source_{name}": value for name, value in source.items()},
+        "versions": {"vitscope": __version__},
+    }
+
+
+def _with_hash(words: str) -> str:
+    """A target that is a picture is told by what is in it."""
+    kind, _, path = words.partition(":")
+    if kind != "like" or not Path(path.strip()).is_file():
+        return words
+    return f"{words} {hashlib.sha256(Path(path.strip()).read_bytes()).hexdigest()[:16]}"
+
+
+def _unforeseen(error: Exception) -> VitscopeError:
+    first = next((line for line in str(error).splitlines() if line.strip()), "")
+    return MethodError(f"{type(error).__name__}: {first}")

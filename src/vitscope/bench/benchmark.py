@@ -1,0 +1,234 @@
+"""`vitscope bench` as a function: cases, rows, table, files."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vitscope._version import __version__
+from vitscope.bench import planted
+from vitscope.bench.cases import KINDS, Case, planted_cases
+from vitscope.bench.digits import digit_cases
+from vitscope.bench.report import Worst, outlined, page
+from vitscope.bench.run_log import Row, RunLog, fingerprint
+from vitscope.bench.runner import MethodSpec, explained, run
+from vitscope.bench.segmentation import folder_cases, imagenet_cases
+from vitscope.bench.summary import Summary, summarise
+from vitscope.errors import ResultError, UnknownNameError, UsageError, VitscopeError
+from vitscope.images import Picture
+
+if TYPE_CHECKING:
+    from vitscope.scope import Scope
+
+__all__ = ["COUNTS", "Benchmark", "bench", "question"]
+
+COUNTS: Mapping[str, int | None] = {"planted": 60, "segmentation": None, "digits": 60, "speed": 12}
+_SCENE = 336  # side of a planted scene where no size is asked for
+_WORST = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Benchmark:
+    """A benchmark's cases, and everything that they and their answers depend on.
+
+    Attributes:
+        kind: `planted`, `segmentation`, `digits` or `speed`.
+        cases: the questions.
+        options: what a row depends on besides its method and case.
+        size: input size for `Scope.explain`; None is the model's own preprocessing.
+        seed: of scenes and random maps.
+        notes: what was left out.
+    """
+
+    kind: str
+    cases: Sequence[Case]
+    options: Mapping[str, Any]
+    size: int | None
+    seed: int
+    notes: tuple[str, ...] = ()
+
+
+def question(
+    scope: "Scope",
+    kind: str,
+    *,
+    count: int | None = None,
+    seed: int = 0,
+    size: int | None = None,
+    split: str = "report",
+    cutouts: str | Path | None = None,
+    backgrounds: str | Path | None = None,
+    images: str | Path | None = None,
+    masks: str | Path | None = None,
+) -> Benchmark:
+    """Make the cases of a benchmark.
+
+    Args:
+        scope: the model.
+        kind: `planted` and `speed`: one planted object in a scene. `segmentation`: photos with masks. `digits`: which
+            of two digits, which quarter of four.
+        count: cases, by default 60, 12 for `speed`, and all for `segmentation`; of `digits` as many of each kind.
+        seed: of all that is random.
+        size: pixels: of the side of a scene, and of the model's input. None is 336 for scenes, and for the input 336
+            with the embedded DINOv2, else the model's own preprocessing.
+        split: half of the planted objects and backgrounds: `tune` or `report`.
+        cutouts: a folder of objects with transparency.
+        backgrounds: a folder of what stands behind them.
+        images: of `segmentation`: a folder of photos, or `gtsegs_ijcv.mat`.
+        masks: of `segmentation`: a folder with a mask of the same name for each photo.
+
+    Raises:
+        UnknownNameError: another kind or split.
+        UsageError: options that do not fit.
+    """
+    if kind not in KINDS:
+        raise UnknownNameError("benchmark", kind, KINDS)
+    folders = {"cutouts": cutouts, "backgrounds": backgrounds, "images": images, "masks": masks}
+    own = {"segmentation": ("images", "masks"), "digits": ()}.get(kind, ("cutouts", "backgrounds"))
+    for name, given in folders.items():
+        if given is not None and name not in own:
+            raise UsageError(f"--{name} is not for {kind}", f"it takes {', '.join(f'--{n}' for n in own) or 'none'}")
+    number = COUNTS[kind] if count is None else count
+    if number is not None and number < 1:
+        raise UsageError(f"a count is at least 1, not {number}")
+    notes: tuple[str, ...] = ()
+    if kind == "segmentation":
+        if images is None or (masks is None and not str(images).endswith(".mat")):
+            raise UsageError("segmentation needs --images FOLDER --masks FOLDER", "or --images gtsegs_ijcv.mat")
+        cases = imagenet_cases(images, number, seed) if masks is None else folder_cases(images, masks, number, seed)
+    elif kind == "digits":
+        assert number is not None
+        cases, left = digit_cases(scope, number, seed)
+        if left:
+            notes = (f"{left} of {2 * number} scenes are left out: the model does not name what is in them",)
+    else:
+        assert number is not None
+        if size is None and scope.adapter.reference == "embedded:dinov2-small":
+            size = _SCENE
+        made = planted.scenes(
+            number, seed=seed, size=size or _SCENE, split=split, cutouts=cutouts, backgrounds=backgrounds
+        )
+        cases = planted_cases(made)
+    options = {
+        "bench": kind,
+        "model": scope.adapter.reference,
+        "weights": scope.adapter.weights,
+        "count": number,
+        "seed": seed,
+        "size": size,
+        **({"split": split} if kind in ("planted", "speed") else {}),
+        **{name: fingerprint(given) for name, given in folders.items() if given is not None},
+        "device": str(scope.device),
+        "dtype": str(scope.dtype).removeprefix("torch."),
+        "version": __version__,
+    }
+    return Benchmark(kind, cases, options, size, seed, notes)
+
+
+def bench(
+    scope: "Scope",
+    asked: Benchmark,
+    rows: Sequence[MethodSpec],
+    out: str | Path,
+    *,
+    force: bool = False,
+    tick: Callable[[int, int], None] = lambda done, total: None,
+    tell: Callable[[str], None] = lambda words: None,
+) -> Summary:
+    """Run methods on a benchmark and write `results.json`, `results.parquet`, `report.html` and `rows.jsonl` to `out`.
+
+    A run that was interrupted goes on where it ended, with the same methods or with others.
+
+    Args:
+        scope: the model.
+        asked: the benchmark, from `question`.
+        rows: the methods, from `run.entries`; the first is what the others are compared with.
+        out: a new folder, or that of an earlier run with the same options.
+        force: start anew in the folder of an earlier run.
+        tick: called with how many maps are there, of how many.
+        tell: called with what the caller should know: a resumed run, a file that is left out.
+
+    Raises:
+        ResultError: a folder of something else, of other options, or one that cannot be written.
+    """
+    journal = RunLog(Path(out), asked.options, force=force)
+    if len(journal):
+        tell(f"{out} has {len(journal)} maps of an earlier run, which are kept")
+    found = run(
+        scope, asked.cases, rows, journal, size=asked.size, seed=asked.seed, timed=asked.kind == "speed", tick=tick
+    )
+    summary = summarise(asked.kind, KINDS[asked.kind], found, asked.options, asked.notes, asked.seed)
+    document = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False) + "\n"
+    _written(Path(out) / "results.json", document)
+    if find_spec("pyarrow"):
+        _parquet(Path(out) / "results.parquet", found)
+    else:
+        tell("pyarrow is not installed: results.parquet is left out (pip install 'vitscope[batch]')")
+    _written(Path(out) / "report.html", page(summary, _worst(scope, asked, rows, found, summary)))
+    return summary
+
+
+def _worst(
+    scope: "Scope", asked: Benchmark, rows: Sequence[MethodSpec], found: Sequence[Row], summary: Summary
+) -> list[Worst]:
+    """The cases where the reference scores lowest, with its map and the best other method's."""
+    name = "iou_mean" if summary.about.headline == "miou" else summary.about.headline
+    own = {row.case: row.numbers[name] for row in found if row.method == summary.reference and name in row.numbers}
+    other = next(s.method for s in summary.scores if s.method != summary.reference)
+    theirs = {row.case: row.numbers.get(name) for row in found if row.method == other}
+    by_name, entry_of = {case.name: case for case in asked.cases}, {entry.label: entry for entry in rows}
+    shown = []
+    for chosen in sorted(own, key=lambda case: (own[case], case))[:_WORST]:
+        case = by_name[chosen]
+        with suppress(VitscopeError):
+            image, mask = case.load()
+            picture = Picture(np.array(image), case.name, "benchmark")
+            pictures = [("the right answer, outlined", outlined(np.array(image), mask))]
+            for method, number in ((summary.reference, own[chosen]), (other, theirs.get(chosen))):
+                e = explained(scope, entry_of[method], picture, case, asked.size, asked.seed)
+                label = "" if number is None else f": {summary.about.metrics[summary.about.headline]} {number:.2f}"
+                pictures.append((f"{method}{label}", e.overlay()))
+            shown.append(Worst(case.name, pictures))
+    return shown
+
+
+def _parquet(path: Path, rows: Sequence[Row]) -> None:
+    """One line for each map: method, case, group, cost, and every number in a column of its own."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = list(dict.fromkeys(name for row in rows for name in row.numbers if name != "counts"))
+    columns: dict[str, list[Any]] = {
+        name: [getattr(row, name) for row in rows]
+        for name in ("method", "used", "case", "group", "seconds", "forward", "error")
+    }
+    columns |= {name: [row.numbers.get(name) for row in rows] for name in names}
+    if any("counts" in row.numbers for row in rows):
+        for place, name in enumerate(("hits", "false", "missed", "right")):
+            columns[name] = [row.numbers["counts"][place] if "counts" in row.numbers else None for row in rows]
+    partial = path.with_suffix(".part")
+    try:
+        pq.write_table(pa.table(columns), partial)
+        partial.replace(path)
+    except OSError as error:
+        raise ResultError(f"{path} cannot be written: {error.strerror or error}", "check --out") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _written(path: Path, text: str) -> None:
+    partial = path.with_suffix(".part")
+    try:
+        partial.write_text(text, "utf-8", errors="backslashreplace")
+        partial.replace(path)
+    except OSError as error:
+        raise ResultError(f"{path} cannot be written: {error.strerror or error}", "check --out") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)

@@ -1,0 +1,76 @@
+"""What `method="auto"` stands for: the choice, and why. What it rests on is measured in docs/which-method.md."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vitscope.attention.gradient_rules import Gradient
+from vitscope.engine.options import Options
+from vitscope.methods.base import METHODS, Method
+from vitscope.models.base import ModelAdapter
+
+__all__ = ["MethodChoice", "choose_method"]
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """A method for one model and one question.
+
+    Attributes:
+        method: its name.
+        params: its own options, where they are not the defaults.
+        gradient: by which rules gradients go back.
+        why: half a sentence, for the provenance.
+        drawing: keywords of `overlay` that suit such maps.
+    """
+
+    method: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    gradient: Gradient = "plain"
+    why: str = ""
+    drawing: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        more = {**self.params, **self.drawing} | ({} if self.gradient == "plain" else {"gradient": self.gradient})
+        return ", ".join([self.method, *(f"{name} {value}" for name, value in more.items())])
+
+
+# for a class or a target: a method and by which rules gradients go back; the best one first
+EVIDENCE: tuple[tuple[str, Gradient], ...] = (
+    ("gradcam", "plain"),
+    ("input-x-gradient", "libra"),
+    ("relevance", "libra"),
+)
+OBJECTS = "random-walk"
+LAST = "rollout"
+
+
+def choose_method(adapter: ModelAdapter, options: Options, excuse: Callable[[Method], str]) -> MethodChoice:
+    """The method for a model and a question.
+
+    A family's own advice comes first. Else models with classes, and targets, get a map of what speaks for the class or
+    target; models without classes get a map of what is looked at. The first is taken that applies to the model and has
+    all options that are given; `why` says what stood in the way of those before it.
+
+    Args:
+        adapter: the model.
+        options: what is asked.
+        excuse: from a method to the reason why it does not apply, or an empty string.
+    """
+    if adapter.advice:
+        own = dict(adapter.advice)
+        return MethodChoice(own.pop("method"), own, drawing=adapter.drawing)
+    evidence = "evidence for the class" if adapter.labels else "evidence for the target"
+    wanted = [(name, gradient, evidence) for name, gradient in EVIDENCE]
+    if not adapter.labels and options.target is None:
+        wanted = []
+    wanted += [(OBJECTS, "plain", "what is looked at, and what is alike"), (LAST, "plain", "what is looked at")]
+    refused: list[str] = []
+    for name, gradient, why in wanted[:-1]:
+        method = METHODS.get(name)
+        foreign = [key for key in options.params if key not in method.options]
+        reason = f"it has no option {foreign[0]}" if foreign else excuse(method)
+        if not reason:
+            return MethodChoice(name, gradient=gradient, why="; ".join([why, *refused]))
+        refused.append(f"not {name}: {reason}")
+    return MethodChoice(LAST, why="; ".join([wanted[-1][2], *refused]))

@@ -1,0 +1,88 @@
+"""What is said of a map: the model, the options, the versions, and notes that a reader must know."""
+
+import platform
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+
+from vitscope._version import __version__
+from vitscope.attention import AttentionStore
+from vitscope.engine.auto import MethodChoice
+from vitscope.engine.options import Options
+from vitscope.images import Picture
+from vitscope.methods.base import Method
+from vitscope.methods.targets import Target
+from vitscope.models.base import ModelAdapter
+
+__all__ = ["padding_share", "provenance"]
+
+_TOLD_SHARE = 0.01
+_PACKAGES = {"open_clip": "open_clip_torch"}
+
+
+def provenance(
+    adapter: ModelAdapter,
+    device: torch.device,
+    dtype: torch.dtype,
+    options: Options,
+    method: Method,
+    params: Mapping[str, Any],
+    advice: MethodChoice | None,
+    picture: Picture,
+    target: Target = None,
+) -> dict[str, Any]:
+    """What made one map, in plain values; `advice` is why, where vitscope chose the method itself."""
+    notes = [*picture.notes, *adapter.notes]
+    if advice is not None:
+        notes.append(f"chosen by vitscope for this model: {advice}{f' ({advice.why})' if advice.why else ''}")
+    if target is not None and not method.uses_target:
+        notes.append(f"{method.name} is class-agnostic: the target {target!r} changes nothing")
+    if options.gradient != "plain" and (method.correction or not method.needs_gradient):
+        why = f"has its own rules, {method.correction}" if method.correction else "uses no gradient"
+        notes.append(f"{method.name} {why}: gradient {options.gradient} changes nothing")
+    told = {
+        "source": picture.source,
+        "model": adapter.reference,
+        "family": adapter.name,
+        "weights": adapter.weights,
+        "options": {name: _plain(value) for name, value in params.items()},
+        **{k: _plain(getattr(options, k)) for k in Options.__dataclass_fields__ if k not in ("method", "params")},
+        "target": _plain(target),
+        "device": str(device),
+        "dtype": str(dtype).removeprefix("torch."),
+        "versions": {
+            "vitscope": __version__,
+            "python": platform.python_version(),
+            **{name: _version(name) for name in ("torch", *_library(adapter), "numpy")},
+        },
+        "notes": notes,
+        **({"drawing": dict(advice.drawing)} if advice and advice.drawing else {}),
+    }
+    return told | ({"caveat": method.caveat} if method.caveat else {})
+
+
+def padding_share(store: AttentionStore, method: Method, relevance: np.ndarray) -> list[str]:
+    """A note on the weight that lies on padding beyond the picture, where there is more than a hundredth."""
+    share = 1 - float(relevance.sum())
+    if store.chain is None or not method.sums_to_one or share < _TOLD_SHARE:
+        return []
+    return [f"{share:.0%} of the weight lies on padding that the model adds beyond the picture, and is not drawn"]
+
+
+@cache
+def _version(package: str) -> str:
+    """Read once: it is parsed from a file, which takes as long as a small picture."""
+    return version(_PACKAGES.get(package, package))
+
+
+def _library(adapter: ModelAdapter) -> tuple[str, ...]:
+    return (adapter.name,) if find_spec(adapter.name) else ()
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)

@@ -1,0 +1,193 @@
+"""What an explanation is, and how it is kept on disk. Numpy only: a saved one opens without torch."""
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from vitscope._files import staged_folder
+from vitscope._plugins import RENDERERS
+from vitscope.errors import LayoutError, MethodError, ResultError
+from vitscope.geometry import ImageRegion, TokenLayout
+from vitscope.images import Picture, load_image
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["SCHEMA", "Explanation"]
+
+SCHEMA = 1
+_MAX_ARRAYS = 1 << 28  # bytes that a saved result may unpack to
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """One map of one picture, with everything that is needed to draw it, judge it and make it again.
+
+    Attributes:
+        map: relevance of each patch `(gh, gw)`, float32, unnormalised: the method's own values.
+        prefix: relevance of the P prefix tokens, in the layout's order.
+        method: the method's name.
+        layout: which token is which.
+        frame: where the patches lie on the photo.
+        target: what was explained, in words; None for a method that does not ask.
+        score: the target's score; None without a target.
+        predictions: (label, probability), most probable first, five at most; empty for a feature model.
+        provenance: model, weights, options, versions, dtype, device, seed and notes.
+        picture: the photo, upright.
+    """
+
+    map: Float32[np.ndarray, "gh gw"]
+    prefix: Float32[np.ndarray, " P"]
+    method: str
+    layout: TokenLayout
+    region: ImageRegion
+    target: str | None = None
+    score: float | None = None
+    predictions: Sequence[tuple[str, float]] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    picture: Picture | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.map.shape != self.layout.grid or self.prefix.shape != (len(self.layout.prefix),):
+            raise LayoutError(f"map {self.map.shape} and prefix {self.prefix.shape} do not fit {self.layout}")
+        if self.picture is not None and self.picture.size != self.region.size:
+            raise LayoutError(f"the frame is for a photo of {self.region.size} pixels, not {self.picture.size}")
+        if not (np.isfinite(self.map).all() and np.isfinite(self.prefix).all()):
+            raise MethodError(f"the map of '{self.method}' holds NaN or infinity", "use dtype float32")
+        self.map.setflags(write=False)
+        self.prefix.setflags(write=False)
+        object.__setattr__(self, "predictions", [(str(label), float(p)) for label, p in self.predictions])
+
+    @property
+    def caveat(self) -> str:
+        """One sentence that goes with every map of this method, or empty."""
+        return str(self.provenance.get("caveat", ""))
+
+    def heat(self, smooth: bool = True, blur: float = 0.0) -> Float32[np.ndarray, "H W"]:
+        """The map on the original photo, unnormalised; NaN where the model saw nothing.
+
+        Args:
+            smooth: bicubic between patch centres; otherwise one flat block per patch.
+            blur: standard deviation of a Gaussian blur after it, in pixels of the photo; 0 for none.
+        """
+        return self.region.place(self.map, smooth, blur)
+
+    def overlay(self, **style: Any) -> "Image.Image":
+        """The map over the photo, in the photo's size; `vitscope.render.raster.Style` lists the keywords."""
+        drawn: Image.Image = RENDERERS.get("overlay")(self, **style)
+        return drawn
+
+    def show(self, **style: Any) -> None:
+        """Open the overlay in the system's picture viewer."""
+        self.overlay(**style).show(self.method)
+
+    def widget(self) -> Any:
+        """The viewer on this map in a notebook; `Scope.view(image).widget()` also has the model and its attention.
+
+        Raises:
+            MissingDependencyError: anywidget is not installed.
+            UsageError: an explanation without its photo.
+        """
+        return RENDERERS.get("widget")(self)
+
+    def _repr_html_(self) -> str:
+        page: str = RENDERERS.get("card")(self)
+        return page
+
+    def manifest(self) -> dict[str, Any]:
+        """Everything but the arrays, ready for JSON."""
+        return {
+            "schema": SCHEMA,
+            "method": self.method,
+            "target": self.target,
+            "score": self.score,
+            "predictions": [{"label": label, "probability": p} for label, p in self.predictions],
+            "layout": asdict(self.layout),
+            "frame": asdict(self.region),
+            "name": self.picture.name if self.picture else None,
+            "provenance": dict(self.provenance),
+        }
+
+    def save(self, folder: str | Path, *, force: bool = False, **style: Any) -> Path:
+        """Write `manifest.json`, `arrays.npz`, `overlay.png`, `heat.png`, `map.png` and `photo.jpg` into a new folder.
+
+        The folder appears whole or not at all. The photo is kept as JPEG (quality 95) for drawing, so that a loaded
+        explanation needs no other file; map and prefix are exact.
+
+        Args:
+            folder: where; its parents are made.
+            force: replace a result that is already there.
+            style: how to draw, as for `overlay`.
+
+        Raises:
+            ResultError: something is already there, or it cannot be written.
+        """
+        manifest = self.manifest() | {"render": RENDERERS.get("style")(self, **style)}
+        with staged_folder(Path(folder), force=force) as stage:
+            np.savez(stage / "arrays.npz", map=self.map, prefix=self.prefix)
+            if self.picture is not None:
+                self.picture.pil().save(stage / "photo.jpg", quality=95, subsampling=0)
+                self.overlay(**style).save(stage / "overlay.png", compress_level=4)
+            RENDERERS.get("heat")(self, **style).save(stage / "heat.png", compress_level=4)
+            RENDERERS.get("grid")(self, **style).save(stage / "map.png")
+            text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+            # bytes of a file name that are no text become \\udcXX, which is what JSON calls them
+            (stage / "manifest.json").write_text(text, "utf-8", errors="backslashreplace")
+        return Path(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Explanation":
+        """Read what `save` wrote.
+
+        Raises:
+            ResultError: missing, broken, or written by a newer vitscope.
+        """
+        folder = Path(folder)
+        try:
+            manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+            _check_schema(manifest["schema"], folder)
+            values, prefix = _arrays(folder / "arrays.npz")
+            picture = load_image(folder / "photo.jpg") if (folder / "photo.jpg").exists() else None
+            if picture is not None:
+                source = str(manifest["provenance"].get("source", picture.source))
+                picture = Picture(picture.pixels, manifest["name"] or picture.name, source)
+            return cls(
+                map=values,
+                prefix=prefix,
+                method=manifest["method"],
+                layout=TokenLayout(**_tuples(manifest["layout"])),
+                region=ImageRegion(**_tuples(manifest["frame"])),
+                target=manifest["target"],
+                score=manifest["score"],
+                predictions=[(p["label"], p["probability"]) for p in manifest["predictions"]],
+                provenance=manifest["provenance"],
+                picture=picture,
+            )
+        except ResultError:
+            raise
+        except Exception as error:  # broken files make json, zipfile and numpy raise anything
+            raise ResultError(f"{folder} is not a result of vitscope: {error or type(error).__name__}") from error
+
+
+def _check_schema(schema: object, folder: Path) -> None:
+    if schema != SCHEMA:
+        raise ResultError(f"{folder} has schema {schema}, this vitscope reads {SCHEMA}", "update vitscope")
+
+
+def _arrays(path: Path) -> tuple[Float32[np.ndarray, "gh gw"], Float32[np.ndarray, " P"]]:
+    with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > _MAX_ARRAYS:
+            raise ResultError(f"{path} would unpack to more than {_MAX_ARRAYS} bytes")
+    with np.load(path, allow_pickle=False) as arrays:
+        return arrays["map"].astype(np.float32), arrays["prefix"].astype(np.float32)
+
+
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON's lists as tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

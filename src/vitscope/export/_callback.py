@@ -1,0 +1,69 @@
+"""Fixed photos seen again and again while a model learns: what the callbacks of Lightning and Trainer share."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from vitscope.errors import UsageError
+from vitscope.explanation import Explanation
+from vitscope.images import ImageLike, Picture, load_image
+from vitscope.scope import Scope, load
+
+__all__ = ["Log", "Watched"]
+
+Log: TypeAlias = Callable[[str, Explanation, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Watched:
+    """Photos whose maps are logged every so many steps.
+
+    Attributes:
+        pictures: the photos, read once.
+        log: `log(tag, explanation, step)`, such as `vitscope.export.tensorboard.logger(writer)`.
+        every: steps between two looks.
+        options: those of `Scope.explain`.
+        processor: how a photo becomes the model's input, as for `vitscope.load`; None is the trainer's own.
+    """
+
+    pictures: Sequence[Picture]
+    log: Log
+    every: int
+    options: Mapping[str, Any]
+    processor: Any = None
+
+    @classmethod
+    def of(
+        cls, photos: Sequence[ImageLike], log: Log, every: int, options: Mapping[str, Any], processor: Any = None
+    ) -> "Watched":
+        """Read the photos.
+
+        Raises:
+            UsageError: no photos, or `every` below 1.
+            ImageError: a photo that cannot be read.
+        """
+        if not photos or every < 1:
+            raise UsageError(f"watching needs photos and every >= 1, not {len(photos)} photos and every={every}")
+        return cls([load_image(photo) for photo in photos], log, every, options, processor)
+
+    def open(self, model: nn.Module, processor: Any = None) -> Scope:
+        """The model that is being trained, ready to be looked into; it stays where it is."""
+        return load(model, processor=self.processor or processor)
+
+    def due(self, step: int) -> bool:
+        """Is it time to look?"""
+        return step % self.every == 0
+
+    def look(self, scope: Scope, step: int) -> None:
+        """Explain and log every photo; the model keeps its mode, weights and gradients."""
+        for tag, picture in zip(self.tags(), self.pictures, strict=True):
+            self.log(tag, scope.explain(picture, **self.options), step)
+
+    def tags(self) -> Iterator[str]:
+        """`vitscope/NAME` for each photo; a second one of the same name is numbered."""
+        names = [picture.name for picture in self.pictures]
+        for at, name in enumerate(names):
+            before = names[:at].count(name)
+            yield f"vitscope/{name}" + (f"-{before + 1}" if before else "")

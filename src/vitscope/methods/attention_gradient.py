@@ -1,0 +1,179 @@
+"""Attention weighed by gradients: where attention went that mattered to the score."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitscope.attention import (
+    AttentionStore,
+    Block,
+    LayerSpec,
+    budget,
+    pull_raising,
+    pull_raising_divided,
+    raising_sums,
+)
+from vitscope.errors import UsageError
+from vitscope.methods.base import method
+
+__all__ = ["attention_gradcam", "grad_rollout", "grad_sam", "relevance"]
+
+
+def _layers(layers: LayerSpec, start: int | None) -> LayerSpec:
+    if start is None:
+        return layers
+    if layers is not None:
+        raise UsageError("layers and start both say where to begin", "give one of them")
+    return f"{start}--1"
+
+
+@method(
+    "relevance",
+    passes="1 forward, 1 backward",
+    source="Chefer, Gur, Wolf 2021 (ICCV), equations 5, 6, 13",
+    needs_gradient=True,
+    uses_target=True,
+)
+def relevance(store: AttentionStore, *, layers: LayerSpec = None, start: int | None = None) -> Float[Tensor, "B N"]:
+    """Attention that raises the score, accumulated through the layers.
+
+    Formula: `R <- R + Ā_l R` from the first layer to the last, starting with `R = I`, where
+    `Ā_l = mean_h relu(dy/dA_l * A_l)`; the map is `s R` with s the readout row. Only that row is carried, from the last
+    layer to the first: `r <- r + r Ā_l`. In windowed and hierarchical models Ā_l is block-diagonal, and merging and
+    pooling stand between the layers: `R <- M R`, M the mean over what they read, as for `rollout`.
+
+    Args:
+        store: a store that was differentiated.
+        layers: which layers take part; all by default.
+        start: the first layer that takes part, instead of `layers`.
+
+    Returns:
+        `(B, N)`, not negative, in units of the score; its sum says nothing. The readout token itself holds at least 1.
+
+    Cost: one forward and one backward, then each layer's rows once, chunk by chunk; memory linear in tokens.
+    Limits: negative evidence is cut off in each head; values and MLPs count through the gradient alone. The readout row
+        itself lies under the map: with mean pooling a floor on every patch, beside which small gradients hardly show.
+    """
+    chosen = store.select(_layers(layers, start))
+    return store.carry(chosen, pull_raising, 1.0, 1.0)
+
+
+@method(
+    "grad-rollout",
+    passes="1 forward, 1 backward",
+    source="after Gildenblat 2020 and Chefer, Gur, Wolf 2021 (CVPR), equation 13; order of Abnar & Zuidema 2020",
+    needs_gradient=True,
+    uses_target=True,
+)
+def grad_rollout(store: AttentionStore, *, layers: LayerSpec = None, start: int | None = None) -> Float[Tensor, "B N"]:
+    """Rollout of the attention that raises the score.
+
+    Formula: `m = s Â_L ... Â_1` with `Â_l = rownormalise(I + mean_h relu(dy/dA_l * A_l))`: each row divided by its own
+    sum, after the identity is added. In windowed and hierarchical models Â_l stands between the operators of merging
+    and pooling, as for `rollout`.
+
+    Args:
+        store: a store that was differentiated.
+        layers: which layers take part; all by default.
+        start: the first layer that takes part, instead of `layers`.
+
+    Returns:
+        `(B, N)`, each in [0, 1], summing to one over all tokens, the prefix included.
+
+    Cost: one forward and one backward, then each layer's rows once, chunk by chunk; memory linear in tokens.
+    Limits: gradients of attention are small beside the identity, so that most weight stays with the readout token: look
+        at the patches alone.
+    """
+    shares: dict[int, Float[Tensor, "B N"]] = {}  # by which a block's rows are divided, known once it was gone through
+
+    def kept(block: Block) -> Float[Tensor, "B N"]:
+        if id(block) not in shares:
+            shares[id(block)] = 1 / (1 + raising_sums(block))
+        return shares[id(block)]
+
+    def attend(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"]:
+        if id(block) in shares:  # asked first where the residual runs through windows and merging
+            return pull_raising(block, r * shares[id(block)])
+        pulled, shares[id(block)] = pull_raising_divided(block, r)
+        return pulled
+
+    return store.carry(store.select(_layers(layers, start)), attend, kept, 1.0)
+
+
+@method(
+    "grad-sam",
+    passes="1 forward, 1 backward",
+    source="Barkan et al. 2021, equation 4",
+    needs_gradient=True,
+    uses_target=True,
+)
+def grad_sam(store: AttentionStore, *, layers: LayerSpec = None) -> Float[Tensor, "B N"]:
+    """How much attention each token receives that raises the score, over all layers, heads and queries.
+
+    Formula: `m_j = 1 / (L H N) sum_lhi A_lhij relu(dy/dA_lhij)`.
+
+    Args:
+        store: a store that was differentiated.
+        layers: which layers take part; all by default.
+
+    Where layers do not all see the same tokens, each layer's part is shared among the tokens that its keys were made
+    of; N counts the queries of all windows, padding included.
+
+    Returns:
+        `(B, N)`, not negative, in units of the score; its sum says nothing.
+
+    Cost: one forward and one backward, then each layer's rows once; memory linear in tokens. Through windows or merging
+        also a short pass back through the averaged network for each layer.
+    Limits: layers are added, not composed: it tells where tokens are read, at any depth, not what reaches the answer.
+    """
+    chosen = store.select(layers)
+
+    def seen(block: Block) -> Float[Tensor, "b M"]:
+        b, _, n, _ = block.shape
+        alike = torch.full((b, n), store.pictures / (b * n), device=block.device)
+        return pull_raising(block, alike)
+
+    parts = [store.received(layer, seen) for layer in chosen]
+    return torch.stack(parts).sum(0) / len(parts)
+
+
+@method(
+    "attention-gradcam",
+    passes="1 forward, 1 backward",
+    source="Selvaraju et al. 2017, equations 1, 2, on attention; Chefer, Gur, Wolf 2021 (CVPR), section 4",
+    needs_gradient=True,
+    uses_target=True,
+)
+def attention_gradcam(store: AttentionStore, *, layer: int = -1) -> Float[Tensor, "B N"]:
+    """One layer's attention from the readout row, each head weighed by its mean gradient.
+
+    Formula: `m_j = relu(sum_h w_h sum_i s_i A_hij)` with `w_h = mean_j sum_i s_i dy/dA_hij` over all tokens j.
+
+    Args:
+        store: a store that was differentiated.
+        layer: from 0, or from the end with negative numbers.
+
+    Where layers do not all see the same tokens, s is taken to that layer along residuals, j counts the keys of all its
+    windows, and the result is shared among the tokens that these were made of.
+
+    Returns:
+        `(B, N)`, not negative, in units of the score; its sum says nothing.
+
+    Cost: one forward and one backward, and one row (with mean pooling: all rows of one layer); memory linear in tokens.
+    Limits: of the last layer only; a head's sign is one number for all patches.
+    """
+
+    def attend(block: Block, r: Float[Tensor, "b N"]) -> Float[Tensor, "b M"]:
+        asked = (r != 0).any(0).nonzero().squeeze(1)
+        b, h, _, m = block.shape
+        attention, slopes = r.new_zeros(b, h, m), r.new_zeros(b, h, m)
+        for part in torch.split(asked, block.chunk or max(1, budget(block.device) // (b * h * m))):
+            weights = r[:, None, part, None]
+            attention = attention + (weights * block.rows(part)).sum(2)
+            slopes = slopes + (weights * block.grad_rows(part)).sum(2)
+        heads = slopes.mean(-1).reshape(store.pictures, -1, h).mean(1, keepdim=True)
+        each = heads.expand(-1, b // store.pictures, -1).reshape(b, h, 1)
+        return (each * attention).sum(1).clamp_min(0)
+
+    (number,) = store.select(layer)
+    return store.through(number, attend)

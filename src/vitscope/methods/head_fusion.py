@@ -1,0 +1,67 @@
+"""Many heads into one: the mean, the largest or the smallest weight, or a single head; and discarding weak weights."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitscope.attention import Block, Fuse
+from vitscope.errors import UsageError
+
+__all__ = ["Fusion", "fuse_heads"]
+
+Fusion = Literal["mean", "max", "min"]
+
+
+def fuse_heads(
+    block: Block, heads: Fusion | int, *, discard: float = 0.0, prefix: int = 0, normalise: bool = True
+) -> Fuse | None:
+    """How the rows of a block become one distribution over its keys.
+
+    Args:
+        block: the layer, asked for its number of heads.
+        heads: `mean`, `max` or `min` over heads, entry by entry, or the number of one head. After `max` and `min` each
+            row is divided by its sum, so that it is a distribution again.
+        discard: the *discard ratio*, in [0, 1). In each row by itself, after the heads are fused and before any
+            residual is added, the floor(discard * patches) smallest entries among the patch columns become zero (of
+            equal ones the earlier patch first); prefix columns (CLS, registers) are never discarded; then the row is
+            divided by its sum. Other tools drop a share of the whole matrix, or count the residual in, or protect
+            one entry: under this name their maps differ.
+        prefix: the number of prefix columns.
+        normalise: without it the divisions by row sums are left out.
+
+    Returns:
+        A function from rows `(B, H, n, M)` to `(B, n, M)`; None for the plain mean, which needs no rows.
+
+    Raises:
+        UsageError: a head that the layer does not have, or a discard ratio outside [0, 1).
+    """
+    count = block.shape[1]
+    if not 0 <= discard < 1:
+        raise UsageError(f"discard is a share in [0, 1), not {discard}")
+    if isinstance(heads, int) and not -count <= heads < count:
+        raise UsageError(f"there is no head {heads}", f"heads are 0 to {count - 1}, or -{count} to -1 from the end")
+    if heads == "mean" and not discard:
+        return None
+
+    divided = _normalised if normalise else lambda rows: rows
+
+    def fuse(rows: Float[Tensor, "B H n M"]) -> Float[Tensor, "B n M"]:
+        if isinstance(heads, int):
+            fused = rows[:, heads]
+        elif heads == "mean":
+            fused = rows.mean(1)
+        else:
+            fused = divided(rows.amax(1) if heads == "max" else rows.amin(1))
+        weakest = int(discard * (fused.shape[-1] - prefix))
+        if weakest:
+            order = fused[..., prefix:].sort(dim=-1, stable=True).indices[..., :weakest] + prefix
+            fused = divided(fused.scatter(-1, order, 0.0))
+        return fused
+
+    return fuse
+
+
+def _normalised(rows: Float[Tensor, "B n M"]) -> Float[Tensor, "B n M"]:
+    return rows / rows.sum(-1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)

@@ -1,0 +1,44 @@
+"""The recipe that hundreds of notebooks copy, kept exactly, and named as what it is."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitscope.attention import AttentionStore, push
+from vitscope.geometry import TokenLayout
+from vitscope.methods.base import method
+
+__all__ = ["article"]
+
+
+def _needs_cls(layout: TokenLayout) -> str:
+    return "" if layout.prefix[:1] == ("cls",) else "the recipe reads token 0 as CLS, and this model has no CLS token"
+
+
+@method(
+    "article",
+    passes="1 forward",
+    source="a widely copied notebook for google/vit-large-patch32-384",
+    caveat="not rollout: the layers are multiplied in the wrong order and the map shows how little each patch's own "
+    "mixture keeps of CLS, not where CLS looks",
+    refuses=_needs_cls,
+    whole=True,
+)
+def article(store: AttentionStore) -> Float[Tensor, "B N"]:
+    """The published recipe: one minus the CLS column of the layers multiplied in forward order.
+
+    Formula: `m = 1 - Â_1 Â_2 ... Â_L e_cls` with `Â_l = (A_l + I) / 2`, A_l the mean over heads (dividing `A + I` by
+    its row sums is dividing by two). Its rendering, `look="article"`, belongs to it.
+
+    Returns:
+        `(B, N)`, each in [0, 1]; not a distribution.
+
+    Cost: one forward, and all rows of all layers chunk by chunk; memory linear in tokens.
+    Limits: kept for comparison with pictures already published, not for use.
+    """
+    first = store[0]
+    v = torch.zeros(first.shape[0], first.shape[3], device=first.device)
+    v[:, 0] = 1
+    for block in reversed(store.blocks):
+        v = (push(block, v) + v) / 2
+    return 1 - v

@@ -1,0 +1,233 @@
+"""Attention statistics of one picture: the record. Numpy only; `metrics.streaming` computes it."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+
+from vitscope.errors import UsageError
+from vitscope.geometry import ImageRegion, TokenLayout
+from vitscope.metrics.table_files import write_table
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["SHARES", "Layer", "Sink", "Statistics"]
+
+SCHEMA = 1
+SHARES = ("cls", "registers", "other prefix", "self", "other patches")
+PerHead: TypeAlias = Float[np.ndarray, " H"]
+_PER_HEAD = (
+    "entropy",
+    "entropy_normalised",
+    "readout_entropy",
+    "readout_entropy_normalised",
+    "distance",
+    "distance_photo",
+    "agreement",
+    "importance",
+)
+
+
+@dataclass(frozen=True)
+class Sink:
+    """A token that collects attention: more than 6 median absolute deviations above the median patch.
+
+    Attributes:
+        token: its number in the layout's order.
+        name: the prefix token's name, or `row,column` of the patch.
+        place: row and column of the patch; None for a prefix token.
+        received: the share of all attention that goes to it, mean over heads and queries, in [0, 1].
+        factor: `received` over the uniform share 1 / N.
+        norm: length of the token as the block is given it; None where blocks are not known.
+        norm_factor: that length over the median patch's.
+    """
+
+    token: int
+    name: str
+    place: tuple[int, int] | None
+    received: float
+    factor: float
+    norm: float | None = None
+    norm_factor: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One layer's attention in numbers; what the model does not allow to compute is None.
+
+    Attributes:
+        name: the module that attends; queries, keys: how many a head has (of one window, where there are windows).
+        entropy: of an attention row in nats, mean over queries, in [0, log keys]; `entropy_normalised` is over
+            log keys, in [0, 1].
+        readout_entropy: the same of the one row that the answer reads, `s A_h`.
+        distance: mean attention distance of patch queries in pixels of the model's input; `distance_photo` in pixels of
+            the photo.
+        shares: of the attention of patch queries, by where it goes (`SHARES`): each in [0, 1], together one.
+        agreement: mean cosine between the head's rows and the other heads' rows, in [0, 1]; None with one head.
+        importance: the score's drop when the head is silenced, where asked for.
+        effective_rank: of rollout up to this layer, in [1, N].
+        received: share of all attention that goes to each token, `(N,)`, summing to one.
+        norms: length of each token as the block is given it, `(N,)`.
+        sinks: tokens that collect attention in this layer, most first.
+    """
+
+    name: str
+    queries: int
+    keys: int
+    entropy: PerHead
+    entropy_normalised: PerHead
+    readout_entropy: PerHead | None = None
+    readout_entropy_normalised: PerHead | None = None
+    distance: PerHead | None = None
+    distance_photo: PerHead | None = None
+    shares: Mapping[str, PerHead] = field(default_factory=dict)
+    agreement: PerHead | None = None
+    importance: PerHead | None = None
+    effective_rank: float | None = None
+    received: Float[np.ndarray, " N"] | None = None
+    norms: Float[np.ndarray, " N"] | None = None
+    sinks: tuple[Sink, ...] = ()
+
+    @property
+    def heads(self) -> int:
+        """H, how many heads the layer has."""
+        return len(self.entropy)
+
+    @property
+    def head_agreement(self) -> float | None:
+        """Mean cosine over all pairs of heads; None with one head."""
+        return None if self.agreement is None else float(self.agreement.mean())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return {
+            "name": self.name,
+            "heads": self.heads,
+            "queries": self.queries,
+            "keys": self.keys,
+            **{name: _listed(getattr(self, name)) for name in _PER_HEAD},
+            "shares": {name: _listed(values) for name, values in self.shares.items()},
+            "head_agreement": self.head_agreement,
+            "effective_rank": self.effective_rank,
+            "received": _listed(self.received),
+            "norms": _listed(self.norms),
+            "sinks": [asdict(sink) for sink in self.sinks],
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Attention of one picture in numbers, layer by layer and head by head. Made by `Scope.statistics`.
+
+    Attributes:
+        layers: first layer first.
+        sinks: tokens that collect attention in the mean over all layers, most first; `norm` is there the largest over
+            the layers' inputs.
+        layout: which token is which.
+        frame: where patches lie on the photo.
+        target: what `importance` scores, in words; None where it was not asked for.
+        score: the score of the whole model.
+        withheld: what could not be computed, by name, and why.
+        provenance: model, weights, versions, size, seed and notes.
+    """
+
+    layers: tuple[Layer, ...]
+    sinks: tuple[Sink, ...]
+    layout: TokenLayout
+    region: ImageRegion
+    target: str | None = None
+    score: float | None = None
+    withheld: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def by_head(self, name: str) -> list[Float[np.ndarray, " _"]]:
+        """One number per head, layer by layer: `entropy`, `distance`, `importance`, ..., or a share such as `self`.
+
+        Raises:
+            UsageError: no such number, or this model or call does not have it.
+        """
+        if name not in (*_PER_HEAD, *SHARES):
+            raise UsageError(f"there is no statistic '{name}'", f"these are: {', '.join((*_PER_HEAD, *SHARES))}")
+        found = [layer.shares.get(name) if name in SHARES else getattr(layer, name) for layer in self.layers]
+        known = [values for values in found if values is not None]
+        if len(known) < len(found):
+            kind = "shares" if name in SHARES else name
+            raise UsageError(f"{name} is not known: {self.withheld.get(kind, 'a layer has a single head')}")
+        return known
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict for each layer and head, all with the same keys: a table."""
+        table: list[dict[str, Any]] = []
+        for number, layer in enumerate(self.layers):
+            for head in range(layer.heads):
+                row: dict[str, Any] = {"layer": number, "head": head, "module": layer.name}
+                row |= {"queries": layer.queries, "keys": layer.keys}
+                row |= {name: _one(getattr(layer, name), head) for name in _PER_HEAD}
+                row |= {f"share_{name.replace(' ', '_')}": _one(layer.shares.get(name), head) for name in SHARES}
+                table.append(row | {"effective_rank": layer.effective_rank})
+        return table
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON; what is not known is None."""
+        return {
+            "schema": SCHEMA,
+            "kind": "attention statistics",
+            "target": self.target,
+            "score": self.score,
+            "sinks": [asdict(sink) for sink in self.sinks],
+            "layers": [layer.to_dict() for layer in self.layers],
+            "withheld": dict(self.withheld),
+            "layout": asdict(self.layout),
+            "frame": asdict(self.region),
+            "provenance": dict(self.provenance),
+        }
+
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write a file: `.json` holds everything (`to_dict`), `.parquet` the table (`rows`).
+
+        Args:
+            path: where; its folder is made.
+            force: replace a file that is already there.
+
+        Raises:
+            UsageError: another ending.
+            MissingDependencyError: Parquet without pyarrow.
+            ResultError: something is already there, or it cannot be written.
+        """
+        return write_table(Path(path), "statistics", self.to_dict(), self.rows(), without=("layers",), force=force)
+
+    def plot(self) -> "Image.Image":
+        """Attention distance and entropy by depth, one dot per head (Dosovitskiy et al. 2021, figure 7).
+
+        Where known, also the effective rank of rollout by depth, and each head's importance.
+        """
+        from vitscope.render.plots import Panel, by_depth
+
+        panels = []
+        if "distance" not in self.withheld:
+            top = math.hypot(*self.region.input)
+            panels.append(Panel("mean attention distance", "pixels of the input", self.by_head("distance"), top=top))
+        limits = [math.log(layer.keys) for layer in self.layers]
+        panels.append(Panel("entropy of attention rows", "nats", self.by_head("entropy"), limits, "uniform attention"))
+        if all(layer.importance is not None for layer in self.layers):
+            panels.append(Panel("importance of heads", f"score drop ({self.target})", self.by_head("importance")))
+        ranks = [layer.effective_rank for layer in self.layers]
+        if all(rank is not None for rank in ranks):
+            most = [float(self.layout.tokens)] * len(ranks)
+            points = [np.array([rank]) for rank in ranks]
+            panels.append(Panel("effective rank of rollout", "dimensions", points, most, "number of tokens"))
+        title = f"{self.provenance.get('model', '')}: {Path(str(self.provenance.get('source', ''))).name}"
+        return by_depth(panels, title.strip(": "))
+
+
+def _one(values: Sequence[float] | np.ndarray | None, head: int) -> float | None:
+    return None if values is None else float(values[head])
+
+
+def _listed(values: Iterable[float] | None) -> list[float] | None:
+    return None if values is None else [float(value) for value in values]

@@ -1,0 +1,233 @@
+"""Attention statistics, computed: one walk over the rows of each layer, chunk by chunk, never a whole matrix.
+
+Letters: B pictures (or windows of one picture), H heads, n queries of a chunk, N tokens, P prefix tokens.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitscope.attention import AttentionStore, Block, pull_heads, walk
+from vitscope.attention.transformer_blocks import HiddenStates
+from vitscope.errors import MethodError
+from vitscope.geometry import ImageRegion, TokenLayout
+from vitscope.methods.rollout_variants import outlying_from
+from vitscope.metrics.attention_statistics import SHARES, Layer, Sink, Statistics
+from vitscope.metrics.effective_rank import effective_ranks
+from vitscope.metrics.head_importance import Importance
+
+__all__ = ["statistics_of"]
+
+_WINDOWS = "its layers do not all see the same tokens (windows, merging or reduced keys)"
+_IN_TOKENS = ("readout_entropy", "distance", "shares", "received", "sinks", "norms", "effective_rank")
+
+
+def statistics_of(
+    store: AttentionStore,
+    region: ImageRegion,
+    states: HiddenStates | str,
+    *,
+    importance: Importance | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Statistics:
+    """All numbers of one picture's attention; `Statistics`, `Layer` and `Sink` say what they are.
+
+    Args:
+        store: the attention of one forward of one picture.
+        region: where its patches lie.
+        states: its tokens between blocks, or why they are not known.
+        importance: what silencing heads does, where it was asked for.
+        provenance: what is kept beside the numbers.
+
+    Raises:
+        MethodError: attention that is not finite.
+
+    Cost: all rows of each layer once, chunk by chunk; memory linear in tokens. Up to 640 tokens once more for the rank.
+    """
+    assert store.layout is not None
+    layout, withheld = store.layout, {}
+    if importance is None:
+        withheld["importance"] = "it was not asked for: importance=True"
+    if store.chain is not None:
+        withheld |= dict.fromkeys(_IN_TOKENS, _WINDOWS)
+        layers = [_in_own_tokens(block) for block in store]
+        sinks: tuple[Sink, ...] = ()
+    else:
+        if isinstance(states, str):
+            withheld["norms"] = states
+        places, readout = _Places.of(layout, region), store.seed()
+        layers = [_in_all_tokens(block, readout, places) for block in store]
+        norms = None if isinstance(states, str) else [_norms(states, number) for number in range(len(layers))]
+        layers, sinks = _with_sinks(layers, norms, layout)
+        try:
+            ranks = effective_ranks(store)
+            layers = [replace(layer, effective_rank=rank) for layer, rank in zip(layers, ranks, strict=True)]
+        except MethodError as error:
+            withheld["effective_rank"] = str(error)
+    if importance is not None:
+        layers = [replace(layer, importance=drops) for layer, drops in zip(layers, importance.drops, strict=True)]
+    target, score = (importance.target, importance.score) if importance else (None, None)
+    return Statistics(tuple(layers), sinks, layout, region, target, score, withheld, provenance or {})
+
+
+@dataclass(frozen=True, eq=False)
+class _Places:
+    """Where tokens are: prefix tokens by kind, patch centres in pixels of the input, and how much larger the photo is.
+
+    Attributes:
+        kinds: numbers of the prefix tokens for each of the first three of `SHARES`.
+        prefix: P.
+        centres: y and x of each patch in the input; scale: pixels of the photo for one of the input, along y and x.
+    """
+
+    kinds: tuple[list[int], list[int], list[int]]
+    prefix: int
+    centres: Float[Tensor, "P 2"]
+    scale: Float[Tensor, " 2"]
+
+    @classmethod
+    def of(cls, layout: TokenLayout, region: ImageRegion) -> "_Places":
+        named = [0 if name == "cls" else 1 if name.startswith("register") else 2 for name in layout.prefix]
+        cls_tokens, registers, others = ([i for i, kind in enumerate(named) if kind == k] for k in range(3))
+        rows, columns = (
+            (torch.arange(cells, dtype=torch.float64) + 0.5) * pixels / cells
+            for cells, pixels in zip(layout.grid, region.input, strict=True)
+        )
+        left, top, right, bottom = region.box
+        scale = torch.tensor([(bottom - top) / region.input[0], (right - left) / region.input[1]], dtype=torch.float64)
+        return cls((cls_tokens, registers, others), len(layout.prefix), torch.cartesian_prod(rows, columns), scale)
+
+    def apart(self, first: int, last: int, photo: bool) -> Float[Tensor, "n P"]:
+        """Distances of the patches from `first` to before `last` to all patches."""
+        centres = self.centres * self.scale if photo else self.centres
+        return torch.cdist(centres[first:last], centres, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _in_own_tokens(block: Block) -> Layer:
+    """What can be said of any layer: entropy and agreement, over its own queries and keys."""
+    b, h, n, _ = block.shape
+    entropy, alike = _zeros(h), _zeros(h)
+    for queries in walk(block):
+        rows = block.rows(queries)
+        entropy += _total(torch.special.entr(rows), (0, 2, 3))
+        alike += _alike(rows)
+    return _layer(block, entropy / (b * n), alike / (b * n))
+
+
+def _in_all_tokens(block: Block, seed: Float[Tensor, "1 N"], places: _Places) -> Layer:
+    """What can be said where each token is a place of the layout."""
+    _, h, n, _ = block.shape
+    p = places.prefix
+    entropy, alike, far = _zeros(h), _zeros(h), _zeros(2, h)
+    shares, received = _zeros(len(SHARES), h), _zeros(n)
+    for queries in walk(block):
+        rows = block.rows(queries)
+        entropy += _total(torch.special.entr(rows), (0, 2, 3))
+        alike += _alike(rows)
+        received += _total(rows, (0, 1, 2))
+        first, last = max(queries.start, p), queries.stop
+        if first >= last:
+            continue
+        rows = rows[0, :, first - queries.start :]
+        own = rows[:, :, first:last].diagonal(dim1=1, dim2=2).sum(1).cpu().double()
+        to_patches = rows[:, :, p:].sum(-1)
+        for kind, tokens in enumerate(places.kinds):
+            shares[kind] += _total(rows[:, :, tokens], (1, 2))
+        shares[3] += own
+        shares[4] += _total(to_patches, (1,)) - own
+        mass = to_patches.clamp_min(torch.finfo(rows.dtype).tiny)
+        for photo in (False, True):
+            apart = places.apart(first - p, last - p, photo).to(rows)
+            far[int(photo)] += _total(torch.einsum("hnm,nm->hn", rows[:, :, p:], apart) / mass, (1,))
+    patches = n - p
+    read = pull_heads(block, seed)[0]
+    read_entropy = _total(torch.special.entr(read), (1,))
+    shares = shares.clamp_min(0) / patches
+    return replace(
+        _layer(block, entropy / n, alike / n),
+        readout_entropy=_numpy(read_entropy),
+        readout_entropy_normalised=_numpy(read_entropy / _most(block)),
+        distance=_numpy(far[0] / patches),
+        distance_photo=_numpy(far[1] / patches),
+        shares={name: _numpy(share) for name, share in zip(SHARES, shares, strict=True)},
+        received=_numpy(received / (h * n)),
+    )
+
+
+def _layer(block: Block, entropy: Tensor, alike: Tensor) -> Layer:
+    _, h, n, m = block.shape
+    if not bool(entropy.isfinite().all()):
+        raise MethodError(f"the attention of {block.name} holds NaN or infinity", "use dtype float32")
+    agreement = _numpy(alike) if h > 1 else None
+    return Layer(block.name, n, m, _numpy(entropy), _numpy(entropy / _most(block)), agreement=agreement)
+
+
+def _most(block: Block) -> float:
+    """The entropy of a uniform row; a single key has none, and its entropy of 0 is divided by one."""
+    return math.log(block.shape[3]) or 1.0
+
+
+def _alike(rows: Float[Tensor, "B H n M"]) -> Float[Tensor, " H"]:
+    """For each head the mean cosine with the others, summed over queries: from the sum of all heads' unit rows."""
+    unit = rows / rows.norm(dim=-1, keepdim=True)
+    with_all = _total(unit * unit.sum(1, keepdim=True), (0, 2, 3))
+    h = rows.shape[1]
+    return (with_all - rows.shape[0] * rows.shape[2]) / max(h - 1, 1)
+
+
+def _norms(states: HiddenStates, number: int) -> Float[Tensor, " N"]:
+    tokens = states.at(number)[0].detach()
+    return tokens.to(torch.promote_types(tokens.dtype, torch.float32)).square().sum(-1).sqrt().cpu().double()
+
+
+def _with_sinks(
+    layers: list[Layer], norms: list[Float[Tensor, " N"]] | None, layout: TokenLayout
+) -> tuple[list[Layer], tuple[Sink, ...]]:
+    """The layers with their sinks and norms, and the sinks of the mean over the layers."""
+    p = len(layout.prefix)
+    every = [torch.from_numpy(layer.received) for layer in layers]
+    ratios = None if norms is None else [x / x[p:].median().clamp_min(1e-30) for x in norms]
+    done = []
+    for number, layer in enumerate(layers):
+        here = None if norms is None or ratios is None else (norms[number], ratios[number])
+        sinks = _sinks(every[number], here, layout)
+        done.append(replace(layer, sinks=sinks, norms=None if here is None else _numpy(here[0])))
+    most = None
+    if norms is not None and ratios is not None:
+        most = torch.stack(norms).amax(0), torch.stack(ratios).amax(0)
+    return done, _sinks(torch.stack(every).mean(0), most, layout)
+
+
+def _sinks(
+    received: Float[Tensor, " N"], lengths: tuple[Tensor, Tensor] | None, layout: TokenLayout
+) -> tuple[Sink, ...]:
+    p, columns = len(layout.prefix), layout.grid[1]
+    found = (received > outlying_from(received[None, p:])[0]).nonzero()[:, 0].tolist()
+    sinks = []
+    for token in sorted(found, key=lambda token: -float(received[token])):
+        place = None if token < p else divmod(token - p, columns)
+        name = layout.prefix[token] if place is None else f"{place[0]},{place[1]}"
+        norm, ratio = (None, None) if lengths is None else (float(lengths[0][token]), float(lengths[1][token]))
+        share = float(received[token])
+        sinks.append(Sink(token, name, place, share, share * len(received), norm, ratio))
+    return tuple(sinks)
+
+
+def _zeros(*shape: int) -> Tensor:
+    return torch.zeros(*shape, dtype=torch.float64)
+
+
+def _total(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """The sum over some axes, in float64 where all devices have it."""
+    return x.sum(axes).cpu().double()
+
+
+def _numpy(x: Tensor) -> np.ndarray:
+    values: np.ndarray = x.detach().double().cpu().numpy()
+    return values

@@ -1,0 +1,228 @@
+"""Models understood by what flows: the base of every family that has no table of its own."""
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitscope.attention import AttentionStore, CallSite, Dense, Factored
+from vitscope.attention.capture import AttentionRecorder, capture, evaluating
+from vitscope.errors import CaptureError, LayoutError, first_line
+from vitscope.geometry import TokenLayout
+from vitscope.models.base import ModelAdapter
+from vitscope.models.preprocessing import checked_size
+from vitscope.tracing.block_io import BlockMap, stages_of
+from vitscope.tracing.chain import blocks_of, chain_of, sources_of
+from vitscope.tracing.trace import Trace, trace
+
+__all__ = ["Traced", "answer_of", "hash_of"]
+
+_ANSWERS = ("logits", "image_embeds", "pooler_output", "last_hidden_state", "image_features", "x_norm_clstoken")
+_DIFFERENTIAL = "one attention is subtracted from another: averages over heads count both alike, as if they were added"
+
+
+class Traced(ModelAdapter):
+    """A family whose layouts come from running the averaged network once for each input size.
+
+    Attributes:
+        input: `(Hi, Wi)`, the size that the model was made for.
+        given: a layout that the caller stated; then nothing is traced.
+    """
+
+    input: tuple[int, int]
+    given: TokenLayout | None = None
+    classes: bool = True
+    reads: int | None = None  # of a model that answers with all its tokens: where its CLS token stands
+
+    def run(self, pixels: Tensor) -> Any:
+        """Call the model on pixels; families with other arguments override this."""
+        return self.model(pixels)
+
+    def traced(self, size: tuple[int, int] | None = None) -> Trace:
+        """What the model does with an input of that size; one forward the first time.
+
+        Raises:
+            CaptureError: no attention was seen.
+            LayoutError: something on the way is not understood.
+            UsageError: the model does not take that size.
+        """
+        size = size or self.input
+        known: dict[tuple[int, int], Trace] = self.__dict__.setdefault("_traces", {})
+        if size not in known:
+            first = next(self.model.parameters())
+            pixels = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(first)
+            with evaluating(self.model), torch.no_grad(), capture(self.model) as store_of:
+                try:
+                    self.run(pixels)
+                except (RuntimeError, AssertionError, ValueError, TypeError, AttributeError) as error:
+                    if size == self.input:
+                        if isinstance(error, RuntimeError):  # the model's own trouble, not a missing argument
+                            raise
+                        raise LayoutError(
+                            f"{type(self.model).__name__} cannot be run on pixels alone: {first_line(error)}",
+                            "vitscope.capture(model) around a forward of your own gives raw attention",
+                        ) from error
+                    raise checked_size(size, error) from error
+            _ = store_of.blocks or store_of()  # raises where nothing was seen
+            self.__dict__.setdefault("_seen_as", _seen_as(store_of))
+            known[size] = trace(self._at_once, self.model, size, store_of.seen)
+            if self.reads is None and self._answers_with_tokens(known[size]):
+                prefix, order = known[size].layout.prefix, known[size].reorder
+                self.reads = prefix.index("cls") if order is None else int(order[prefix.index("cls")])
+                known[size] = trace(self._at_once, self.model, size, store_of.seen)
+            self.batches = known[size].together
+            if known[size].differential and _DIFFERENTIAL not in self.notes:
+                self.notes = (*self.notes, _DIFFERENTIAL)
+        return known[size]
+
+    def _answers_with_tokens(self, found: Trace) -> bool:
+        """Does the model answer with all tokens of the layout, a CLS token among them?"""
+        if "cls" not in found.layout.prefix or not found.isotropic:
+            return False
+        first = next(self.model.parameters())
+        with evaluating(self.model), torch.no_grad():
+            answer = answer_of(self.run(torch.zeros(1, 3, *self.input).to(first)))
+        return answer.ndim == 3 and answer.shape[1] == found.layout.tokens
+
+    @property
+    def isotropic(self) -> bool:
+        """Does every layer see all tokens?"""
+        return self.given is not None or self.traced().isotropic
+
+    @property
+    def depth(self) -> int:
+        """The number of attention layers with a residual; 0 where a layout was stated and nothing traced."""
+        return 0 if self.given else len(self.traced().layers)
+
+    @cached_property
+    def weights(self) -> str:  # type: ignore[override]
+        """The SHA-256 of the parameters in memory."""
+        return hash_of(self.model)
+
+    def uneven(self) -> str:
+        """How many queries and keys one attention of each layer has, beside what plain methods expect."""
+        found = self.traced()
+        tokens, kinds = found.layout.tokens, list(dict.fromkeys(found.sizes))
+        seen = ", ".join(f"{n} x {m}" for n, m in kinds[:6]) + (" and others" if len(kinds) > 6 else "")
+        return (
+            f"this model's layers do not all see the same tokens (windows, merging or reduced keys): expected "
+            f"{tokens} queries x {tokens} keys in each, seen {seen or 'no attention in a residual'}"
+        )
+
+    def stages(self, size: tuple[int, int] | None = None) -> BlockMap | str:
+        """The blocks and the grids of their tokens at that size, found the first time."""
+        if self.given is not None:
+            return "its layout was stated, so nothing is known of the grids of its layers"
+        known: dict[tuple[int, int], BlockMap | str] = self.__dict__.setdefault("_stages", {})
+        size = size or self.input
+        if size not in known:
+            known[size] = stages_of(self._at_once, self.model, size, self.traced(size))
+        return known[size]
+
+    def order(self) -> Tensor | None:
+        """Where the layout's tokens stand among the model's, where they do not stand in its order."""
+        return None if self.given else self.traced().reorder
+
+    def layout(self, size: tuple[int, int] | None = None) -> TokenLayout:
+        """The token layout at an input of `(Hi, Wi)` pixels."""
+        return self.given or self.traced(size).layout
+
+    def answer(self, pixels: Float[Tensor, "B 3 Hi Wi"]) -> Tensor:
+        """What the model answers: class logits, pooled features, or tokens; of all tokens the CLS token."""
+        if len(pixels) > 1 and not self.batches:
+            return torch.cat([self._at_once(pixels[i : i + 1]) for i in range(len(pixels))])
+        return self._at_once(pixels)
+
+    def _at_once(self, pixels: Tensor) -> Tensor:
+        answer = answer_of(self.run(pixels))
+        return answer if self.reads is None or answer.ndim != 3 else answer[:, self.reads]
+
+    def classifies(self, answer: Tensor) -> bool:
+        """Is this answer class logits?"""
+        return self.classes and answer.ndim == 2
+
+    def attention(self, store_of: AttentionRecorder, size: tuple[int, int], answer: Tensor) -> AttentionStore:
+        """The store of a forward on pictures of that size: plain blocks, or a chain of operators."""
+        logits = answer if self.classifies(answer) else None
+        if self.given is not None:
+            return store_of(self.given, logits=logits, answer=answer)
+        found = self.traced(size)
+        missing = set(found.layers) - set(store_of.seen)
+        if missing:
+            raise CaptureError(f"{len(missing)} of {len(found.layers)} attention calls were not seen in this forward")
+        logits = None if logits is None else logits.detach()
+        sources = sources_of(found, store_of.seen)
+        calls = tuple(CallSite(event, found.heads[event]) for event in found.layers)
+        if found.isotropic:
+            blocks, pool = blocks_of(found, store_of.seen)
+            for block in blocks:
+                found.layout.check(block.shape[2], f"{block.name} (with batch_size=1, too?)")
+            row = found.readout / found.readout.sum() if found.queries is None else found.queries
+            known = found.exact and found.queries is None
+            start = None if known else torch.from_numpy(row).float().to(blocks[0].device)
+            return AttentionStore(blocks, found.layout, logits, pool, None, start, answer, sources, calls)
+        chain = chain_of(self._at_once, self.model, (len(answer), *size), found, store_of.seen)
+        return AttentionStore(chain.blocks, found.layout, logits, None, chain, None, answer, sources, calls)
+
+    def describe(self) -> Mapping[str, str]:
+        """Architecture and sizes, in words."""
+        found = None if self.given else self.traced()
+        seen: dict[str, str] = self.__dict__.get("_seen_as", {})
+        facts = {
+            "family": f"{self.name}, {type(self.model).__name__}",
+            "input": self.preprocessing(),
+            "made for": f"{self.input[0]} x {self.input[1]} pixels",
+            "classes": str(len(self.labels)) if self.labels else "none known",
+        }
+        if found is not None:
+            facts |= seen
+            facts["layers"] = str(len(found.layers)) + (", then attention pooling" if found.pool is not None else "")
+            facts["tokens"] = "every layer sees all" if found.isotropic else "windows, merging or reduced keys: a chain"
+            if found.differential:
+                facts["differential attention"] = _DIFFERENTIAL
+            if found.channels:
+                facts["channel attention"] = f"{len(found.channels)} calls, left out: it mixes channels, not tokens"
+        return facts
+
+    def preprocessing(self) -> str:
+        """What happens to a photo, in words."""
+        return "the processor that was given"
+
+
+def answer_of(output: Any) -> Tensor:
+    """The tensor that a model's answer is: logits, else pooled features, else the tokens; the CLS token of several."""
+    for name in _ANSWERS:
+        value = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+        if isinstance(value, Tensor):
+            return value
+    while isinstance(output, (tuple, list, Mapping)) and output:
+        output = next(iter(output.values())) if isinstance(output, Mapping) else output[0]
+    if not isinstance(output, Tensor):
+        raise LayoutError(f"the model answers with a {type(output).__name__}: no tensor in it is understood")
+    return output
+
+
+def hash_of(model: nn.Module) -> str:
+    """The SHA-256 of all parameters and buffers, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _seen_as(store_of: AttentionRecorder) -> dict[str, str]:
+    """Heads, and how attention is seen, in words."""
+    blocks = store_of.blocks
+    heads = " ".join(dict.fromkeys(str(block.shape[1]) for block in blocks))
+    fused = sum(isinstance(block, Factored) and block.lse is not None for block in blocks)
+    dense = sum(isinstance(block, Dense) for block in blocks)
+    kinds = (
+        (len(blocks) - dense, f"as queries and keys{f' ({fused} with the kernel sums)' if fused else ''}"),
+        (dense, "as the matrix that the model makes"),
+    )
+    return {"heads": heads, "attention": ", ".join(f"{n} calls seen {how}" for n, how in kinds if n)}

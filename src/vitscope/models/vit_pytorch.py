@@ -1,0 +1,37 @@
+"""Models of vit-pytorch, which know neither their input size nor their preprocessing by name."""
+
+import math
+from collections.abc import Iterator
+
+from torch import nn
+
+from vitscope.models.base import ADAPTERS
+from vitscope.models.generic import Generic
+
+__all__ = ["VitPytorch"]
+
+
+class VitPytorch(Generic):
+    """A vit-pytorch model. Its input size is told by its patches and its position embedding, and tried."""
+
+    name = "vit_pytorch"
+
+    @classmethod
+    def claims(cls, model: object) -> bool:
+        """A module whose class vit-pytorch defines."""
+        return isinstance(model, nn.Module) and type(model).__module__.startswith("vit_pytorch.")
+
+    def sizes(self) -> Iterator[tuple[int, int]]:
+        """A square of as many patches as position embeddings, with and without a CLS token; then the usual."""
+        patches = [getattr(module, "axes_lengths", {}) for module in self.model.modules()]
+        patch = next(((p["p1"], p["p2"]) for p in patches if {"p1", "p2"} <= set(p)), None)
+        embedding = getattr(self.model, "pos_embedding", None)
+        if patch and embedding is not None:
+            for tokens in (embedding.shape[-2] - 1, embedding.shape[-2]):
+                side = math.isqrt(tokens)
+                if side * side == tokens:
+                    yield side * patch[0], side * patch[1]
+        yield from super().sizes()
+
+
+ADAPTERS.add(VitPytorch.name, VitPytorch)

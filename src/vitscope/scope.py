@@ -1,0 +1,342 @@
+"""Where the stages meet: picture -> pixels -> attention -> method -> explanation, as users call it."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vitscope.attention import AttentionStore
+from vitscope.engine import inspection
+from vitscope.engine.engine import Engine, Prepared
+from vitscope.engine.options import Failure, Progress, options_of
+from vitscope.errors import UsageError, VitscopeError
+from vitscope.evaluation.evaluate import measure
+from vitscope.evaluation.masked import MaskedPrediction, masking
+from vitscope.explanation import Explanation
+from vitscope.geometry import ImageRegion, TokenLayout
+from vitscope.images import ImageLike, Picture, load_image
+from vitscope.methods.base import Method
+from vitscope.methods.targets import Target
+from vitscope.metrics.attention_statistics import Statistics
+from vitscope.metrics.measurement import Measurement
+from vitscope.models.loading import DEFAULT_MODEL, open_model, pick_device
+from vitscope.viewer.view import View, view
+
+__all__ = ["Scope", "load"]
+
+
+class Scope(Engine):
+    """A model, ready to be looked into. Made by `vitscope.load`; the model is left as it was found after each call."""
+
+    def __repr__(self) -> str:
+        return f"<Scope of {self.adapter.reference}: {self.layout}>"
+
+    @overload
+    def explain(self, image: ImageLike, **options: Any) -> Explanation: ...
+    @overload
+    def explain(self, image: Sequence[ImageLike], **options: Any) -> list[Explanation]: ...
+
+    def explain(self, image: Any, *, progress: Progress | None = None, **options: Any) -> Any:
+        """Explain one picture, or several as a batch.
+
+        Args:
+            image: a path, a Pillow image or an `(H, W, 3)` uint8 array; a list of them gives a list.
+            progress: called with (method, done, total) while a method runs many forwards, once for each batch of them.
+            options: the fields of `Options`, and the method's own options (`layers=`, `alpha=`, ...).
+
+        Raises:
+            ImageError: a picture that cannot be used; of several, the first such stops the call (see `explain_many`).
+            UsageError: a method or option that does not exist or does not fit.
+            MethodError: a method that does not apply to this model.
+        """
+        several = isinstance(image, Sequence) and not isinstance(image, str)
+        results: list[Any] = []
+        for outcome in self.explain_many(image if several else [image], progress=progress, **options):
+            if isinstance(outcome, Failure):
+                raise outcome.error
+            results.append(outcome)
+        return results if several else results[0]
+
+    def prepare(self, image: ImageLike, *, size: int | None = None) -> Prepared:
+        """Read a picture and make its pixels ready, which may be done ahead of the model and in other threads.
+
+        Raises:
+            ImageError: a picture that cannot be used.
+            UsageError: a size that the model does not take.
+        """
+        picture = load_image(image)
+        return Prepared(picture, *self._prepared(picture, size), size)
+
+    def check(self, **options: Any) -> tuple[Method, dict[str, Any]]:
+        """The method and all its options as `explain` would take them, and every target settled on a grey picture.
+
+        Raises:
+            UsageError: a method, option or target that does not exist or does not fit.
+            MethodError: a method that does not apply to this model.
+
+        Cost: one forward where there is a target.
+        """
+        chosen = options_of(options)
+        chosen, method, params, _ = self._resolve(chosen)
+        if method.uses_target or method.needs_gradient:
+            pixels, _ = self._prepared(Picture(np.full((64, 64, 3), 127, np.uint8)), chosen.size)
+            answer = self._answer(pixels[None].to(self.device, self.dtype))
+            for target in chosen.targets:
+                self._scorer(target, answer)
+        return method, params
+
+    def explain_many(
+        self, images: Iterable["ImageLike | Prepared"], *, progress: Progress | None = None, **options: Any
+    ) -> Iterator[Any]:
+        """Explain pictures as they come, in their order; a bad one becomes a Failure and the others go on.
+
+        The arguments are those of `explain`.
+
+        Yields:
+            An Explanation, or with several targets a list of them, or a Failure.
+        """
+        chosen = options_of(options)
+        chosen, method, params, advice = self._resolve(chosen)
+        tick = partial(progress, method.name) if progress else lambda done, total: None
+        waiting = iter(images)
+        while window := list(islice(waiting, 2 * chosen.batch_size)):
+            outcomes: list[Any] = [None] * len(window)
+            groups: dict[tuple[int, int], list[tuple[int, Picture, Tensor, ImageRegion]]] = {}
+            for position, image in enumerate(window):
+                try:
+                    ready = image if isinstance(image, Prepared) else self.prepare(image, size=chosen.size)
+                    if ready.size != chosen.size:
+                        raise UsageError(
+                            f"a picture prepared at size {ready.size} cannot be explained at {chosen.size}"
+                        )
+                except VitscopeError as error:
+                    outcomes[position] = Failure(_called(image), error)
+                else:
+                    made = position, ready.picture, ready.pixels, ready.region
+                    groups.setdefault(ready.region.input, []).append(made)
+            for group in groups.values():
+                most = chosen.batch_size if len(group) == 1 or self.adapter.batches else 1
+                for start in range(0, len(group), most):
+                    part = group[start : start + most]
+                    for (position, *_), results in zip(
+                        part, self._explained(part, chosen, method, params, advice, tick), strict=True
+                    ):
+                        bad = next((one for one in results if isinstance(one, Failure)), None)
+                        outcomes[position] = bad or (results if chosen.several else results[0])
+            yield from outcomes
+
+    def attention(self, image: ImageLike | Sequence[ImageLike], *, size: int | None = None) -> AttentionStore:
+        """All attention of one forward: `store[layer].rows(...)`, for one picture or several of one input size."""
+        images: Any = image if isinstance(image, Sequence) and not isinstance(image, str) else [image]
+        prepared = [self._prepared(load_image(one), size)[0] for one in images]
+        if len({pixels.shape for pixels in prepared}) > 1:
+            raise UsageError("the pictures have different input sizes", "ask for one at a time, or crop them alike")
+        return self._forward(prepared).store
+
+    def heads(self, image: ImageLike, layer: int = -1, *, size: int | None = None) -> list[Explanation]:
+        """One explanation for each head of a layer: its own attention from the readout row, from a single forward."""
+        return inspection.heads(self, image, layer, size)
+
+    def queries(
+        self, image: ImageLike, *, method: str = "attention", size: int | None = None, chunk: int = 4096, **params: Any
+    ) -> np.ndarray:
+        """What every token attends to: one row for each, raw or rolled out; the columns say who attends to a token.
+
+        Args:
+            image: one picture.
+            method: a method with the option `query`, such as `attention` or `rollout`.
+            size: input size, as in `Options`.
+            chunk: tokens asked at a time.
+            params: the method's own options (`layer=`, `head=`, `layers=`, `alpha=`, ...).
+
+        Returns:
+            `(N, N)`, prefix tokens first in rows and columns; each row as `explain(..., query=...)` has it.
+
+        Raises:
+            UsageError: a method without queries, or a model whose layers do not all see the same tokens.
+
+        Cost: one forward, and all rows of each layer once for every `chunk` tokens; N x N numbers, asked for by name.
+        """
+        return inspection.queries(self, image, method, size, chunk, params)
+
+    def lens(
+        self, image: ImageLike, *, target: Target = None, size: int | None = None, progress: Progress | None = None
+    ) -> list[Explanation]:
+        """The logit lens at every layer: one explanation each, first block first.
+
+        Its map is that of the method `logit-lens`, its `predictions` and `score` are what the model's own norm and head
+        say when they read the tokens after that block.
+
+        Args:
+            image: one picture.
+            target: whose score is followed; None is what the whole model predicts.
+            size: input size, as in `Options`.
+            progress: called with (method, done, total) within each layer.
+
+        Raises:
+            MethodError: blocks that cannot be told, or layers that do not all see the same tokens.
+
+        Cost: L + 1 forwards and L (N + L + 1) that skip the blocks.
+        """
+        return inspection.lens(self, image, target, size, progress)
+
+    def alike(self, one: ImageLike, other: ImageLike, **options: Any) -> tuple[Explanation, Explanation]:
+        """Which regions make two pictures alike: a map on each, whose target is the other's feature.
+
+        Args:
+            one: a picture.
+            other: another picture.
+            options: as for `explain`; the method is `relevance` where none is given.
+
+        Raises:
+            UsageError: a method without a target, or a target of one's own.
+        """
+        return inspection.alike(self, one, other, options)
+
+    def statistics(
+        self,
+        image: ImageLike,
+        *,
+        size: int | None = None,
+        target: Target = None,
+        importance: bool = False,
+        seed: int = 0,
+        batch_size: int = 8,
+        progress: Progress | None = None,
+    ) -> Statistics:
+        """Attention in numbers, for each layer and head: entropy, distance, shares, sinks, agreement, rank, importance.
+
+        Args:
+            image: a path, a Pillow image or an `(H, W, 3)` uint8 array.
+            size: input size, as for `explain`.
+            target: whose score `importance` follows: None is the predicted class, and for a feature model the cosine
+                to the feature of the whole model.
+            importance: also silence each head in turn: one forward a head.
+            seed: kept in the provenance, as everywhere; none of these numbers is drawn at random.
+            batch_size: heads silenced together, one in each row of a batch.
+            progress: called with ("importance", done, total) heads.
+
+        Raises:
+            ImageError: a picture that cannot be used.
+            UsageError: a target without `importance`, or one that does not fit.
+            MethodError: attention that is not finite, or heads that cannot be silenced.
+
+        Cost: one forward, and all rows of attention twice, chunk by chunk; memory linear in tokens. The effective rank,
+            which needs whole matrices, is given up to 640 tokens.
+        """
+        return inspection.statistics(
+            self,
+            image,
+            size=size,
+            target=target,
+            importance=importance,
+            seed=seed,
+            batch_size=batch_size,
+            progress=progress,
+        )
+
+    def measure(self, explanation: Explanation, **options: Any) -> Measurement:
+        """How far a map of this model can be believed, in numbers beside those of random maps.
+
+        Args:
+            explanation: made by this model.
+            options: `metrics` ("default", "all", a name or several), `baseline`, `score`, `steps`, `random`, `seed`,
+                `batch_size`, `image`, `target`, `progress` and others: those of `vitscope.evaluation.evaluate.measure`.
+
+        Raises:
+            UsageError: made by another model or at another size, without its photo, or an option that does not exist.
+            MethodError: a baseline that does not fit the model, or a score that is not finite.
+        """
+        return measure(self, explanation, **options)
+
+    def masked(
+        self,
+        image: ImageLike,
+        hidden: Iterable[int],
+        how: str = "hide",
+        *,
+        size: int | None = None,
+        target: Any = None,
+    ) -> MaskedPrediction:
+        """What the model says when some patches are painted over, or are not there at all.
+
+        Args:
+            image: a path, a Pillow image or an `(H, W, 3)` uint8 array.
+            hidden: the patches, row by row from 0; none asks of the whole picture.
+            how: `hide`: the picture's own mean colour stands there; `drop`: their tokens are left out.
+            size: input size, as in `Options`.
+            target: whose score is followed; None is the predicted class, and for a model without classes the cosine to
+                the whole picture's feature.
+
+        Raises:
+            UsageError: a patch that is not there, or several targets.
+            MethodError: `drop` where tokens cannot be left out.
+
+        Cost: two forwards; `vitscope.evaluation.masked.masking` prepares a picture once, then each question takes one.
+        """
+        return masking(self, image, size=size, target=target).without(hidden, how)
+
+    def view(self, image: ImageLike, **options: Any) -> View:
+        """Everything that the interactive viewer shows of one photo: `vitscope.viewer.page.page(view.document())`.
+
+        Args:
+            image: a path, a Pillow image or an `(H, W, 3)` uint8 array.
+            options: `other` (a second photo, to compare), `methods` (names), `target`, `top` (classes with a map of
+                their own), `size`, `measure` (deletion and insertion of each map), `max_mb` (of the page), `seed`,
+                `seconds` (for measuring: maps that are left after so long stay unmeasured), `progress`.
+
+        Raises:
+            ImageError: a picture that cannot be used.
+            UsageError: a method, option or target that does not exist or does not fit.
+            MethodError: a method asked for by name that does not apply to this model.
+
+        Cost: a few forwards for each map; measuring is up to 40 for a map and 60 for all random maps.
+        """
+        return view(self, image, **options)
+
+
+def load(
+    model: str | Path | nn.Module = DEFAULT_MODEL,
+    *,
+    processor: Any = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    revision: str | None = None,
+    layout: TokenLayout | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Scope:
+    """Load a model to look into.
+
+    Args:
+        model: `embedded:dinov2-small` (the default), a Hub id, a local folder of transformers, `timm:NAME`,
+            `torchvision:NAME`, `open_clip:ARCH/PRETRAINED`, or any module.
+        processor: the image processor, where the model does not bring its own: for modules outside transformers a
+            function from a Pillow image to a `(3, height, width)` tensor.
+        device: `auto` takes CUDA, then MPS, then the CPU. A module stays where it is.
+        dtype: `float32`, `float64`, `bfloat16`, `float16`. A module keeps its own.
+        revision: branch, tag or commit on the Hub.
+        layout: which token is which, for a module whose tokens cannot be followed.
+        progress: called with (stage, done, total) while weights are fetched.
+
+    Raises:
+        ModelError: not found, out of reach or broken.
+        LayoutError: a model whose tokens are not understood.
+    """
+    adapter = open_model(
+        model, processor=processor, device=device, dtype=dtype, revision=revision, layout=layout, progress=progress
+    )
+    first = next(adapter.model.parameters(), None)
+    if first is None:
+        return Scope(adapter, pick_device(device), torch.float32)
+    return Scope(adapter, first.device, first.dtype)
+
+
+def _called(image: "ImageLike | Prepared") -> str:
+    if isinstance(image, Prepared):
+        return image.picture.source
+    return str(image) if isinstance(image, (str, Path)) else type(image).__name__

@@ -1,0 +1,92 @@
+// What one takes away: the picture with its legend, the arrays, the state as a link, and the command that makes it.
+
+import { commandOf, lostBy } from "./command.js";
+import { el } from "./dom.js";
+import { npy, zip } from "./npz.js";
+import { pictureOf } from "./exportImage.js";
+import { scaleOf } from "./scene.js";
+import { toFragment } from "./store.js";
+
+// `shown` and `shown_prefix`; every map by its name; what the readout attends to, `heads` (L, H, N).
+export async function arraysOf({ data, scene }) {
+  const grid = [data.rows, data.columns], files = [["shown.npy", npy(scene.values, grid)], ["shown_prefix.npy", npy(scene.prefix, [data.prefix.length])]];
+  for (const { id } of data.maps) {
+    const { values } = await data.map(id);
+    files.push([`map.${id.replace(/[^\w.-]+/g, "_")}.npy`, npy(values, grid)]);
+  }
+  const even = data.layers.every((one) => one.heads === data.heads);
+  if (data.readable && even) {
+    const all = await Promise.all(data.layers.map((_, layer) => data.readouts(layer)));
+    const together = new Float32Array(all.length * data.heads * data.tokens);
+    all.forEach((one, i) => together.set(one, i * one.length));
+    files.push(["heads.npy", npy(together, [all.length, data.heads, data.tokens])]);
+  }
+  return zip(files);
+}
+
+export function recordOf({ data, store, scene, bar }) {
+  const { header } = data, state = store.get(), scale = scaleOf(scene, state), { caption, unit } = bar.texts();
+  const { images, statistics, maps, layers, ...told } = header;
+  return {
+    ...told, kind: "shown", state, caption, unit, scale, command: commandOf(state, data), grid: [data.rows, data.columns],
+    values: Array.from(scene.values), prefix: Object.fromEntries(data.prefix.map((name, i) => [name, scene.prefix[i]])),
+    map: scene.entry ? { ...scene.entry } : null, page: header.command,
+  };
+}
+
+export function linkOf({ store, initial }) {
+  const fragment = toFragment(store.get(), initial);
+  return location.href.split("#")[0] + (fragment ? `#${fragment}` : "");
+}
+
+function download(blob, name) {
+  const url = URL.createObjectURL(blob);
+  el("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}
+
+async function copy(field) {
+  try {
+    await navigator.clipboard.writeText(field.value);
+  } catch {
+    field.select();
+    document.execCommand("copy");
+  }
+}
+
+export function panel(root, ctx) {
+  const { data, store, t, host, signal } = ctx;
+  const stem = () => `${data.header.photo.name}-${ctx.scene.entry?.method ?? ctx.scene.kind}`.replace(/[^\p{L}\p{N}._-]+/gu, "_");
+  const told = el("p", { class: "vs-note", role: "status" });
+  const button = (label, ending, make) => el("button", { type: "button", class: "vs-quiet", text: t(label), onclick: async () => {
+    const name = `${stem()}.${ending}`;
+    download(await make(), name);
+    told.textContent = t("saved", { name });
+  } });
+  root.append(el("div", { class: "vs-row" },
+    button("save_png", "png", () => pictureOf(ctx)),
+    button("save_npz", "npz", () => arraysOf(ctx)),
+    button("save_json", "json", () => new Blob([JSON.stringify(recordOf(ctx), null, 1)], { type: "application/json" }))), told);
+
+  const field = (label, text, ...below) => {
+    const box = el("textarea", { readonly: true, rows: "2", spellcheck: "false", "aria-label": t(label) });
+    const take = el("button", { type: "button", class: "vs-quiet", text: t("copy"), "aria-label": `${t("copy")}: ${t(label)}`, onclick: async () => {
+      await copy(box);
+      told.textContent = t("copied");
+    } });
+    root.append(el("div", { class: "vs-copy" }, el("span", { class: "vs-note", text: t(label) }), box, take), ...below);
+    return () => { box.value = text(); };
+  };
+  const lost = el("p", { class: "vs-note" });
+  const fields = [
+    host.kind !== "notebook" && field("as_link", () => linkOf(ctx)), field("as_command", () => commandOf(store.get(), data), lost),
+    data.header.command && field("as_page", () => data.header.command),
+  ].filter(Boolean);
+  const show = () => {
+    fields.forEach((fill) => fill());
+    const what = lostBy(store.get()).map((key) => t(key)).join(" · ");
+    lost.textContent = what && t("not_carried", { what });
+  };
+  show();
+  store.subscribe(show, signal);
+}

@@ -1,0 +1,40 @@
+// A map in its colours, laid over a photo: the hotter, the less of the photo is seen through it.
+
+import { coloursOf } from "./colours.js";
+import { place } from "./resample.js";
+
+// Where the map lies on the picture, in shares of its width and height.
+export function boxOf(data, asSeen) {
+  const { frame } = data, [w, h] = frame.size;
+  return asSeen ? [0, 0, 1, 1] : [frame.box[0] / w, frame.box[1] / h, frame.box[2] / w, frame.box[3] / h];
+}
+
+// The picture's width and height in pixels.
+export function shapeOf(data, asSeen) {
+  return asSeen ? [data.frame.input[1], data.frame.input[0]] : data.frame.size;
+}
+
+export function drawHeat(canvas, values, data, scale, colours, { smooth, opacity, as_seen }) {
+  const context = canvas.getContext("2d"), { width, height } = canvas, [l, top, r, b] = boxOf(data, as_seen);
+  context.clearRect(0, 0, width, height);
+  const laid = place(values, data.rows, data.columns, width, height, [l * width, top * height, r * width, b * height], smooth);
+  const table = coloursOf(colours), pixels = context.createImageData(laid.width, laid.height), out = pixels.data;
+  const signed = scale.kind === "balance", factor = 255 / (scale.high - scale.low || 1);
+  for (let i = 0, at = 0; i < laid.values.length; i++, at += 4) {
+    let level = ((laid.values[i] - scale.low) * factor + 0.5) | 0;
+    level = level < 0 || scale.high <= scale.low ? 0 : level > 255 ? 255 : level;
+    out[at] = table[3 * level];
+    out[at + 1] = table[3 * level + 1];
+    out[at + 2] = table[3 * level + 2];
+    const strength = signed ? Math.abs(level - 127.5) / 127.5 : level / 255;
+    out[at + 3] = 255 * opacity * (0.5 + 0.5 * strength);
+  }
+  context.putImageData(pixels, laid.left, laid.top);
+}
+
+// A colour table as a strip of 256 pixels.
+export function drawRamp(canvas, colours) {
+  const table = coloursOf(colours), context = canvas.getContext("2d"), pixels = context.createImageData(256, 1);
+  for (let i = 0; i < 256; i++) pixels.data.set([table[3 * i], table[3 * i + 1], table[3 * i + 2], 255], 4 * i);
+  context.putImageData(pixels, 0, 0);
+}

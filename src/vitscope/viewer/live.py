@@ -1,0 +1,105 @@
+"""What a host that has the model can do for the viewer: new predictions without some patches, one more map."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vitscope._plugins import RENDERERS
+from vitscope.engine.options import Progress
+from vitscope.evaluation.masked import PatchMasker, masking
+from vitscope.explanation import Explanation
+from vitscope.geometry import ImageRegion, TokenLayout
+from vitscope.images import Picture
+from vitscope.viewer.map_entries import entry_of, finite
+from vitscope.viewer.packed import Packed
+
+if TYPE_CHECKING:
+    from vitscope.scope import Scope
+
+__all__ = ["Live"]
+
+
+@dataclass(frozen=True, eq=False)
+class Live:
+    """The model behind a view, in the same process.
+
+    Attributes:
+        scope: the model.
+        picture: the photo.
+        size: the input size that was asked for.
+        target: what the view's maps explain.
+    """
+
+    scope: "Scope"
+    picture: Picture
+    size: int | None
+    target: Any
+
+    def answers(self) -> dict[str, Callable[..., Mapping[str, Any]]]:
+        """By the names that the viewer's hosts give them."""
+        return {"explain": self.explain, "mask": self.mask}
+
+    @cached_property
+    def masking(self) -> PatchMasker:
+        """The photo, made ready once."""
+        return masking(self.scope, self.picture, size=self.size, target=self.target)
+
+    def card(self, header: Mapping[str, Any], arrays: Mapping[str, Packed]) -> str:
+        """The view's first map as static HTML."""
+        entry = header["maps"][0]
+        first = Explanation(
+            map=arrays[f"map.{entry['id']}"].array().astype(np.float32) * np.float32(entry["scale"]),
+            prefix=np.array(entry["prefix"], np.float32),
+            method=entry["method"],
+            layout=TokenLayout(**_tuples(header["layout"])),
+            region=ImageRegion(**_tuples(header["frame"])),
+            target=entry["target"],
+            score=entry["score"],
+            predictions=[(label, p) for label, p in header["predictions"]],
+            provenance={"model": header["model"]["reference"], "options": entry["options"], "caveat": entry["caveat"]},
+            picture=self.picture,
+        )
+        drawn: str = RENDERERS.get("card")(first)
+        return drawn
+
+    def mask(self, patches: Sequence[int], how: str) -> dict[str, Any]:
+        """The model's answer without these patches: `predictions`, `score`, `whole`, and milliseconds."""
+        begun = time.perf_counter()
+        found = self.masking.without(patches, how)
+        return {
+            "predictions": [[label, p] for label, p in found.predictions],
+            "score": found.score,
+            "whole": found.whole,
+            "forward_ms": found.forward_ms,
+            "total_ms": (time.perf_counter() - begun) * 1000,
+        }
+
+    def explain(
+        self,
+        method: str,
+        target: Any = None,
+        params: Mapping[str, Any] | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """One more map, in the form that it has in a document; its name is its method, target, and options if any."""
+        options = dict(params or {})
+        made = self.scope.explain(
+            self.picture, method=method, target=target, size=self.size, params=options, progress=progress
+        )
+        told = ",".join(f"{name}={value}" for name, value in sorted(options.items()))
+        name = "-".join(filter(None, ("more", made.method, made.target, told)))
+        entry, arrays = entry_of(self.scope, made, name=name)
+        return {
+            "entry": finite(entry) | {"more": True},
+            "arrays": {name: one.document() for name, one in arrays.items()},
+        }
+
+
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON's lists as tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

@@ -1,0 +1,61 @@
+"""The start page: drop a photo, see how far the model is, and then the viewer in the same page."""
+
+import base64
+import hashlib
+from functools import lru_cache
+from importlib.resources import files
+
+from vitscope.viewer.page import bundle, styles
+
+__all__ = ["policy", "start_page"]
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="referrer" content="no-referrer">
+<title>vitscope</title>
+<link rel="icon" href="data:,">
+<style>{style}</style>
+</head>
+<body>
+<div class="vw"></div>
+<main hidden></main>
+<noscript>This page needs JavaScript. `vitscope explain` does not.</noscript>
+<script type="module">{script}</script>
+</body>
+</html>
+"""
+
+
+@lru_cache(maxsize=1)
+def start_page() -> str:
+    """The page; all of it is ours, nothing of a photo or a model is written into it."""
+    return _PAGE.format(style=_style(), script=_script())
+
+
+@lru_cache(maxsize=1)
+def policy() -> str:
+    """Its content security policy: its own script and style by their hashes, pictures and questions of this server."""
+    return (
+        f"default-src 'none'; script-src '{_hash(_script())}'; style-src '{_hash(_style())}'; "
+        "img-src 'self' data: blob:; connect-src 'self'; worker-src blob:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+def _script() -> str:
+    return bundle(escaped=False) + _asset("app.js")
+
+
+def _style() -> str:
+    return styles() + _asset("app.css")
+
+
+def _asset(name: str) -> str:
+    return (files("vitscope.web") / "assets" / name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
