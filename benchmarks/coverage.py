@@ -386,7 +386,7 @@ def check(scope: Any, layout: Any) -> dict[str, Any]:
     """How the layers were understood, and how far chain and plain rollout are apart where both can be had."""
     from skimage import data
 
-    from vitscope.attention import pull
+    from vitscope.attention import vecmat
     from vitscope.attention.capture import capture, evaluating
     from vitscope.images import Picture
     from vitscope.tracing.chain import chain_of
@@ -409,9 +409,9 @@ def check(scope: Any, layout: Any) -> dict[str, Any]:
     if store.chain is None:
         layers = list(range(len(store)))
         with torch.no_grad():
-            plain = store.carry(layers, pull, 0.5, 0.5)
+            plain = store.rollout_from_readout(layers, vecmat, 0.5, 0.5)
         chain = chain_of(adapter.answer, adapter.model, (1, *size), trace, store_of.seen)
-        found["difference"] = float((plain - chain.pull(layers, pull, 0.5, 0.5)).abs().max())
+        found["difference"] = float((plain - chain.vecmat(layers, vecmat, 0.5, 0.5)).abs().max())
         found["traced_isotropic"] = trace.isotropic
         if trace.layout != adapter.layout(size):
             found["other_layout"] = f"traced: {trace.layout}"

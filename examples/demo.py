@@ -39,7 +39,7 @@ def main() -> None:
         numbers = concentration(e)
         rows.append((e.picture.name, f"{numbers['effective_patches']:.0f} of {e.map.size}", f"{folder}/overlay.png"))
     sheets = [(f"{name}: the methods beside each other", _compared(scope, path)) for name, path in photos.items()]
-    heads = scope.heads(str(photos["chelsea"]))
+    heads = scope.attention_heads(str(photos["chelsea"]))
     cells = [Cell(h.overlay(), f"layer 11, head {i}") for i, h in enumerate(heads)]
     sheets.append(("chelsea: every head of the last layer", sheet(cells, "layer 11, each head on its own scale")))
     for caption, picture in sheets:

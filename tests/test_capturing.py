@@ -103,7 +103,7 @@ def test_any_module_that_calls_the_kernel():
     assert [block.name for block in store] == ["layers.0", "layers.1"]
     assert store[-1].rows(slice(None)).shape == (1, 2, 5, 5)
     with_layout = store_of(TokenLayout(("cls",), (2, 2)))
-    assert with_layout.seed().tolist() == [[1, 0, 0, 0, 0]]
+    assert with_layout.readout_weights().tolist() == [[1, 0, 0, 0, 0]]
 
 
 def test_a_forward_with_gradients_keeps_them():

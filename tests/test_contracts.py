@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import vitscope
-from vitscope.attention import pull
+from vitscope.attention import vecmat
 from vitscope.tracing.chain import chain_of
 from vitscope.tracing.token_tensor import TokenTensor
 from zoo_traced import ROWS, picture
@@ -236,9 +236,9 @@ def map_of_touched(store, score):
         return store.layout.patches(score)[0].numpy()
 
     def attend(block, r):
-        return score.float() if block is store[0] else pull(block, r)
+        return score.float() if block is store[0] else vecmat(block, r)
 
-    return store.layout.patches(store.chain.pull([0], attend, 0.0, 1.0))[0].detach().numpy()
+    return store.layout.patches(store.chain.vecmat([0], attend, 0.0, 1.0))[0].detach().numpy()
 
 
 @pytest.mark.parametrize("row", rows(lambda row: row.stem != "none"))
@@ -299,8 +299,8 @@ def test_the_chain_of_operators_is_the_plain_product_where_both_exist(row):
     assert store.chain is None
     chain = chain_of(adapter.answer, adapter.model, (len(seeds), *row.size), adapter.traced(row.size), seen_of.seen)
     for layers, keep in ([0, 1], 0.5), ([0, 1], 0.2), ([1], 0.0), ([0], 0.5):
-        plain = store.carry(layers, pull, keep, 1 - keep)
-        torch.testing.assert_close(chain.pull(layers, pull, keep, 1 - keep), plain, rtol=0, atol=1e-6)
+        plain = store.rollout_from_readout(layers, vecmat, keep, 1 - keep)
+        torch.testing.assert_close(chain.vecmat(layers, vecmat, keep, 1 - keep), plain, rtol=0, atol=1e-6)
 
 
 class Dense:

@@ -87,7 +87,7 @@ def test_left_never_imports_right():
 @pytest.mark.parametrize(
     ("part", "line"),
     [
-        ("geometry.py", "from vitscope.attention import pull"),
+        ("geometry.py", "from vitscope.attention import vecmat"),
         ("render/raster.py", "import vitscope.scope"),
         ("methods/rollout.py", "def f():\n    from vitscope.attention.capture import capture"),
         ("store.py", "from vitscope import capturing"),

@@ -20,7 +20,7 @@ def scope_of(name="vit"):
 
 def test_the_lens_reads_each_layer_with_the_models_own_norm_and_head():
     scope, model = scope_of(), scope_of().model
-    layers = scope.lens(PHOTOS[0])
+    layers = scope.logit_lens(PHOTOS[0])
     pixels = scope.adapter.prepare(load_image(PHOTOS[0]))[0][None].double()
     with torch.no_grad():
         output = model(pixel_values=pixels, output_hidden_states=True)
@@ -67,7 +67,7 @@ def test_alike_is_each_pictures_map_with_the_other_as_its_target(options):
     from vitscope import similar_to
 
     scope = scope_of("dinov2")
-    one, other = scope.alike(*PHOTOS, **options)
+    one, other = scope.compare(*PHOTOS, **options)
     method = options.get("method", "relevance")
     assert one.score == pytest.approx(other.score, rel=1e-6)
     for e, picture, target in ((one, PHOTOS[0], PHOTOS[1]), (other, PHOTOS[1], PHOTOS[0])):
@@ -75,6 +75,6 @@ def test_alike_is_each_pictures_map_with_the_other_as_its_target(options):
         np.testing.assert_array_equal(e.map, wanted.map)
         assert e.method == method
     with pytest.raises(UsageError, match="each picture is the other's target"):
-        scope.alike(*PHOTOS, target=1)
+        scope.compare(*PHOTOS, target=1)
     with pytest.raises(UsageError, match="'rollout' has no target"):
-        scope.alike(*PHOTOS, method="rollout")
+        scope.compare(*PHOTOS, method="rollout")

@@ -27,7 +27,7 @@ def test_hidden_patches_have_the_mean_colour():
         r, c = divmod(patch, gw)
         part = painted[:, :, r * down : (r + 1) * down, c * across : (c + 1) * across]
         part[:] = pixels.mean((2, 3), keepdim=True)
-    found, wanted = scope.masked(PHOTOS[0], [gw + 1, 0, 0]), shares(scope, painted)
+    found, wanted = scope.predict_without(PHOTOS[0], [gw + 1, 0, 0]), shares(scope, painted)
     best = int(shares(scope, pixels).argmax())
     assert found.hidden == (0, gw + 1)
     assert found.score == pytest.approx(float(wanted[best]), abs=1e-9)
@@ -48,9 +48,9 @@ def test_dropped_patches_are_no_tokens_any_more():
             z = block(z)
             z = z[0] if isinstance(z, tuple) else z
         wanted = model.classifier(model.vit.layernorm(z)[:, 0]).softmax(-1)[0]
-    found = scope.masked(PHOTOS[0], gone, "drop", target=1)
+    found = scope.predict_without(PHOTOS[0], gone, "drop", target=1)
     assert found.score == pytest.approx(float(wanted[1]), abs=1e-6)
-    assert found.score != pytest.approx(scope.masked(PHOTOS[0], gone, target=1).score, abs=1e-7)
+    assert found.score != pytest.approx(scope.predict_without(PHOTOS[0], gone, target=1).score, abs=1e-7)
 
 
 def test_nothing_hidden_is_the_whole_picture():
@@ -63,7 +63,7 @@ def test_nothing_hidden_is_the_whole_picture():
 
 def test_a_model_without_classes_keeps_its_feature_or_not():
     scope = scope_of("dinov2")
-    found = scope.masked(PHOTOS[0], [0, 1, 2, 3])
+    found = scope.predict_without(PHOTOS[0], [0, 1, 2, 3])
     assert (found.predictions, found.whole) == ([], pytest.approx(1))
     assert -1 <= found.score < 1 - 1e-9
     assert "cosine" in found.words
@@ -72,7 +72,7 @@ def test_a_model_without_classes_keeps_its_feature_or_not():
 def test_the_model_is_left_as_it_was():
     scope = scope_of()
     before = shares(scope, pixels_of(scope, PHOTOS[0]))
-    scope.masked(PHOTOS[0], [0, 5], "drop")
+    scope.predict_without(PHOTOS[0], [0, 5], "drop")
     assert torch.equal(shares(scope, pixels_of(scope, PHOTOS[0])), before)
 
 

@@ -136,7 +136,7 @@ def test_a_mask_is_answered_as_python_answers(view, tiny_scope):
     whole = decoded(GOOD[0], "cat.png")
     for how in ("hide", "drop"):
         told = made.post(f"/api/views/{name}/mask", json={"patches": [0, 5, 6], "how": how}).json()
-        true = tiny_scope.masked(whole, [0, 5, 6], how)
+        true = tiny_scope.predict_without(whole, [0, 5, 6], how)
         same(told["predictions"], true.predictions)
         assert (told["score"], told["whole"]) == pytest.approx((true.score, true.whole))
 

@@ -112,7 +112,7 @@ def test_patches_are_painted_away_and_the_answer_stands_beside_the_promise(viewe
     told = viewed.wait("() => /2 patches hidden.*ms/.exec(document.querySelector('main').textContent)?.[0]")
     assert viewed.evaluate(f"() => {VIEWER}.state.how") == how
     whole = decoded(CAT, "cat.png")
-    true = tiny_scope.masked(whole, [0, 1], how)
+    true = tiny_scope.predict_without(whole, [0, 1], how)
     score, before = (float(one) for one in re.search(r"hidden: ([\d.e-]+), was ([\d.e-]+)", told).groups())
     assert score == pytest.approx(true.score, rel=1e-2)
     assert before == pytest.approx(true.whole, rel=1e-2)

@@ -11,12 +11,12 @@ from vitscope.attention import (
     Dense,
     Factored,
     matrix,
-    pull,
-    pull_heads,
-    pull_raising,
-    pull_raising_divided,
-    push,
-    raising_sums,
+    matvec,
+    positive_relevance_sums,
+    vecmat,
+    vecmat_heads,
+    vecmat_positive_relevance,
+    vecmat_positive_relevance_normalised,
 )
 from vitscope.errors import LayoutError, UsageError
 from vitscope.geometry import TokenLayout
@@ -51,7 +51,7 @@ def test_a_bias_is_added_to_the_scores(shape):
     torch.testing.assert_close(block.rows([0, 9]), dense[:, :, [0, 9]])
     assert (block.rows()[..., 3] == 0).all()
     r = torch.rand(2, 40, dtype=torch.float64)
-    torch.testing.assert_close(pull(block, r), torch.einsum("bn,bhnm->bm", r, dense) / 3)
+    torch.testing.assert_close(vecmat(block, r), torch.einsum("bn,bhnm->bm", r, dense) / 3)
 
 
 @pytest.mark.parametrize("bad", [40, -41, [0, 99]])
@@ -67,11 +67,11 @@ def test_pull_is_a_vector_matrix_product(n, m, lse, chunk):
     block, dense = factored(n=n, m=m, lse=lse, chunk=chunk)
     r = torch.randn(2, n, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     wanted = torch.einsum("bn,bhnm->bhm", r, dense)
-    assert (block.fold(r) is not None) == lse
-    torch.testing.assert_close(pull(block, r), wanted.mean(1))
-    torch.testing.assert_close(pull_heads(block, r), wanted)
-    torch.testing.assert_close(pull(block, r, lambda rows: rows[:, 1]), wanted[:, 1])
-    torch.testing.assert_close(pull(Dense("block", dense, chunk), r), wanted.mean(1))
+    assert (block.mean_vecmat(r) is not None) == lse
+    torch.testing.assert_close(vecmat(block, r), wanted.mean(1))
+    torch.testing.assert_close(vecmat_heads(block, r), wanted)
+    torch.testing.assert_close(vecmat(block, r, lambda rows: rows[:, 1]), wanted[:, 1])
+    torch.testing.assert_close(vecmat(Dense("block", dense, chunk), r), wanted.mean(1))
 
 
 @pytest.mark.parametrize("chunk", [None, 7])
@@ -84,14 +84,14 @@ def test_attention_that_raises_the_score_is_pulled_alike_by_tiles_and_by_rows(n,
     block = replace(block, v=v, grad_out=grad)
     r = torch.randn(2, n, dtype=torch.float64, generator=draw)
     raises = (dense * torch.einsum("bhne,bhme->bhnm", grad, v)).relu().mean(1)
-    assert (block.raised() is not None) == lse
-    torch.testing.assert_close(pull_raising(block, r), torch.einsum("bn,bnm->bm", r, raises))
-    torch.testing.assert_close(raising_sums(block), raises.sum(-1))
-    pulled, shares = pull_raising_divided(block, r)
+    assert (block.positive_relevance() is not None) == lse
+    torch.testing.assert_close(vecmat_positive_relevance(block, r), torch.einsum("bn,bnm->bm", r, raises))
+    torch.testing.assert_close(positive_relevance_sums(block), raises.sum(-1))
+    pulled, shares = vecmat_positive_relevance_normalised(block, r)
     torch.testing.assert_close(shares, 1 / (1 + raises.sum(-1)))
     torch.testing.assert_close(pulled, torch.einsum("bn,bnm->bm", r * shares, raises))
     one = torch.zeros_like(r).index_fill_(1, torch.tensor([5]), 2.0)
-    pulled, shares = pull_raising_divided(block, one)
+    pulled, shares = vecmat_positive_relevance_normalised(block, one)
     torch.testing.assert_close(pulled, 2 * raises[:, 5] / (1 + raises[:, 5].sum(-1, keepdim=True)))
     assert (shares[:, :5] == 1).all()
 
@@ -100,8 +100,10 @@ def test_attention_that_raises_the_score_is_pulled_alike_by_tiles_and_by_rows(n,
 def test_push_is_a_matrix_vector_product(chunk):
     block, dense = factored(n=300, m=65, chunk=chunk)
     v = torch.randn(2, 65, dtype=torch.float64)
-    torch.testing.assert_close(push(block, v), torch.einsum("bhnm,bm->bn", dense, v) / 3)
-    torch.testing.assert_close(push(block, v, lambda rows: rows.amax(1)), torch.einsum("bnm,bm->bn", dense.amax(1), v))
+    torch.testing.assert_close(matvec(block, v), torch.einsum("bhnm,bm->bn", dense, v) / 3)
+    torch.testing.assert_close(
+        matvec(block, v, lambda rows: rows.amax(1)), torch.einsum("bnm,bm->bn", dense.amax(1), v)
+    )
 
 
 def test_queries_that_weigh_nothing_are_not_computed():
@@ -115,7 +117,7 @@ def test_queries_that_weigh_nothing_are_not_computed():
     _, dense = factored()
     r = torch.zeros(2, 40, dtype=torch.float64)
     r[0, 3] = r[1, 5] = 1
-    pull(Counting("block", dense), r)
+    vecmat(Counting("block", dense), r)
     assert Counting.asked == 2
 
 
@@ -136,11 +138,11 @@ def test_half_precision_is_computed_in_single(dtype):
     assert rows.dtype == torch.float32
     torch.testing.assert_close(rows.sum(-1), torch.ones(2, 3, 100))
     r = torch.full((2, 100), 0.01)
-    torch.testing.assert_close(pull(block, r), (rows.mean(1) * 0.01).sum(1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(vecmat(block, r), (rows.mean(1) * 0.01).sum(1), atol=1e-5, rtol=1e-4)
 
 
 def test_memory_of_a_pull_is_linear():
-    """No tensor that grows with N x M is made: each one made during a pull of 4,000 tokens is small."""
+    """No tensor that grows with N x M is made: each one made during a vecmat of 4,000 tokens is small."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     largest = 0
@@ -159,9 +161,9 @@ def test_memory_of_a_pull_is_linear():
         None,
     )
     with CrashLog():
-        pull(block, torch.rand(1, n))
-        pull(block, torch.rand(1, n), lambda rows: rows.amax(1))
-        push(block, torch.rand(1, n))
+        vecmat(block, torch.rand(1, n))
+        vecmat(block, torch.rand(1, n), lambda rows: rows.amax(1))
+        matvec(block, torch.rand(1, n))
     assert 0 < largest <= 2**20 + n
 
 
@@ -204,12 +206,12 @@ class TestLayers:
 
 def test_the_seed_is_the_readout_row_for_each_picture():
     blocks = (Dense("0", torch.eye(3).expand(2, 1, 3, 3)),)
-    assert AttentionStore(blocks, TokenLayout(("cls",), (1, 2))).seed().tolist() == [[1, 0, 0]] * 2
+    assert AttentionStore(blocks, TokenLayout(("cls",), (1, 2))).readout_weights().tolist() == [[1, 0, 0]] * 2
     pool = Dense("pool", torch.tensor([[0.5, 0.25, 0.25], [0.0, 0.5, 0.5]]).reshape(1, 1, 2, 3).expand(2, 1, 2, 3))
     pooled = AttentionStore(blocks, TokenLayout((), (1, 3), "map"), pool=pool)
-    assert pooled.seed().tolist() == [[0.25, 0.375, 0.375]] * 2
+    assert pooled.readout_weights().tolist() == [[0.25, 0.375, 0.375]] * 2
     with pytest.raises(LayoutError):
-        AttentionStore(blocks).seed()
+        AttentionStore(blocks).readout_weights()
 
 
 def test_the_matrix_for_looking_at_is_whole_or_pooled():

@@ -171,9 +171,9 @@ def test_all_queries_are_refused_where_they_make_no_sense():
     with pytest.raises(UsageError, match="query"):
         scope.queries(PHOTOS[0], method="relevance")
     with pytest.raises(UsageError, match="one picture at a time"):
-        scope.attention(PHOTOS[:2]).asking([0])
+        scope.attention(PHOTOS[:2]).with_queries([0])
     with pytest.raises(UsageError, match="not one of the 17 tokens"):
-        scope.attention(PHOTOS[0]).asking([17])
+        scope.attention(PHOTOS[0]).with_queries([17])
 
 
 class TestFlow:

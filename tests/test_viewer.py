@@ -191,7 +191,7 @@ def test_the_pooling_button_asks_the_pooling_query(browser, pooled_scope, photo,
     with opened(browser, path.as_uri()) as page:
         page.click("[role=radio]", "pooling query")
         drawn = shown(page, "What the pooling query looks at · in the attention pooling")
-        near_at_the_top(drawn, pooled_scope.attention(photo).seed()[0].numpy())
+        near_at_the_top(drawn, pooled_scope.attention(photo).readout_weights()[0].numpy())
         assert page.evaluate(f"() => {VIEWER}.state.query") == -2
         page.click("[role=radio]", "Readout")
         shown(page, "What the readout looks at")
@@ -303,7 +303,7 @@ def test_two_pins_say_how_much_they_share(fresh, tiny_scope, photo):
 def test_a_thumbnail_is_its_head_and_a_click_enlarges_it(fresh, tiny_scope, photo):
     fresh.click(".vs-grid button", "layer 1, head 0")
     drawn = shown(fresh, "layer 1, head 0")
-    heads = tiny_scope.heads(photo, 1)
+    heads = tiny_scope.attention_heads(photo, 1)
     near_at_the_top(drawn[1:], heads[0].map.ravel())
 
 

@@ -237,7 +237,7 @@ def test_arrays_are_saved_as_numpy_reads_them(fresh, tiny_pair, tiny_scope, phot
     assert np.array_equal(arrays["shown"], drawn[1:].reshape(4, 4))
     assert np.array_equal(arrays["shown_prefix"], drawn[:1])
     assert arrays["heads"].shape == (3, 2, 17)
-    assert np.allclose(arrays["heads"][1, 0, 1:], tiny_scope.heads(photo, 1)[0].map.ravel(), rtol=2e-3)
+    assert np.allclose(arrays["heads"][1, 0, 1:], tiny_scope.attention_heads(photo, 1)[0].map.ravel(), rtol=2e-3)
     for entry in tiny_pair.header["maps"]:
         values = tiny_pair.arrays[f"map.{entry['id']}"].array().astype(np.float32) * np.float32(entry["scale"])
         assert np.allclose(arrays[f"map.{entry['id']}"], values.reshape(4, 4), rtol=1e-6)

@@ -267,7 +267,7 @@ def test_maps_are_the_methods_own(tiny_view, tiny_scope, photo):
 def test_the_readouts_heads_are_those_of_heads(tiny_view, tiny_scope, photo):
     for layer in range(3):
         made = tiny_view.arrays[f"heads.{layer}"].array() * tiny_view.header["attention"]["heads_scale"][layer]
-        true = [e.map.ravel() for e in tiny_scope.heads(photo, layer)]
+        true = [e.map.ravel() for e in tiny_scope.attention_heads(photo, layer)]
         assert np.abs(made[:, 1:] - true).max() < 1e-3
 
 

@@ -83,7 +83,7 @@ class TokenLayout:
         weight = np.zeros(self.tokens, np.float32)
         first, patches = slice(None, len(self.prefix)), slice(len(self.prefix), None)
         if self.pooling == "map":
-            raise LayoutError("attention pooling has no fixed readout", "use AttentionStore.seed()")
+            raise LayoutError("attention pooling has no fixed readout", "use AttentionStore.readout_weights()")
         if self.pooling == "cls":
             weight[first if self.pool_prefix else slice(1)] = 1
         else:

@@ -72,7 +72,7 @@ class Scope(Engine):
         picture = load_image(image)
         return Prepared(picture, *self._prepared(picture, size), size)
 
-    def check(self, **options: Any) -> tuple[Method, dict[str, Any]]:
+    def validate(self, **options: Any) -> tuple[Method, dict[str, Any]]:
         """The method and all its options as `explain` would take them, and every target settled on a grey picture.
 
         Raises:
@@ -138,9 +138,9 @@ class Scope(Engine):
             raise UsageError("the pictures have different input sizes", "ask for one at a time, or crop them alike")
         return self._forward(prepared).store
 
-    def heads(self, image: ImageLike, layer: int = -1, *, size: int | None = None) -> list[Explanation]:
+    def attention_heads(self, image: ImageLike, layer: int = -1, *, size: int | None = None) -> list[Explanation]:
         """One explanation for each head of a layer: its own attention from the readout row, from a single forward."""
-        return inspection.heads(self, image, layer, size)
+        return inspection.attention_heads(self, image, layer, size)
 
     def queries(
         self, image: ImageLike, *, method: str = "attention", size: int | None = None, chunk: int = 4096, **params: Any
@@ -164,7 +164,7 @@ class Scope(Engine):
         """
         return inspection.queries(self, image, method, size, chunk, params)
 
-    def lens(
+    def logit_lens(
         self, image: ImageLike, *, target: Target = None, size: int | None = None, progress: Progress | None = None
     ) -> list[Explanation]:
         """The logit lens at every layer: one explanation each, first block first.
@@ -183,9 +183,9 @@ class Scope(Engine):
 
         Cost: L + 1 forwards and L (N + L + 1) that skip the blocks.
         """
-        return inspection.lens(self, image, target, size, progress)
+        return inspection.logit_lens(self, image, target, size, progress)
 
-    def alike(self, one: ImageLike, other: ImageLike, **options: Any) -> tuple[Explanation, Explanation]:
+    def compare(self, one: ImageLike, other: ImageLike, **options: Any) -> tuple[Explanation, Explanation]:
         """Which regions make two pictures alike: a map on each, whose target is the other's feature.
 
         Args:
@@ -196,7 +196,7 @@ class Scope(Engine):
         Raises:
             UsageError: a method without a target, or a target of one's own.
         """
-        return inspection.alike(self, one, other, options)
+        return inspection.compare(self, one, other, options)
 
     def statistics(
         self,
@@ -254,7 +254,7 @@ class Scope(Engine):
         """
         return measure(self, explanation, **options)
 
-    def masked(
+    def predict_without(
         self,
         image: ImageLike,
         hidden: Iterable[int],

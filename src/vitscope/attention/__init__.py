@@ -1,7 +1,7 @@
 """Attention as a linear operator on tokens, never a stored matrix.
 
 A block is anything that gives rows of attention on demand: `Factored` rebuilds them from queries and keys, `Dense`
-holds them. Methods cannot tell the difference. `pull` takes a weighting of queries back to a weighting of keys, chunk
+holds them. Methods cannot tell the difference. `vecmat` takes a weighting of queries back to a weighting of keys, chunk
 by chunk, so that memory stays linear in the number of tokens:
 
     r (B, N)  --pull-->  r A (B, M)       with A (B, H, N, M) the block's attention, fused over heads
@@ -16,14 +16,14 @@ from vitscope.attention.operators import (
     Fuse,
     Weigh,
     matrix,
-    pull,
-    pull_heads,
-    pull_raising,
-    pull_raising_divided,
-    push,
-    raising,
-    raising_sums,
-    walk,
+    matvec,
+    positive_relevance,
+    positive_relevance_sums,
+    query_chunks,
+    vecmat,
+    vecmat_heads,
+    vecmat_positive_relevance,
+    vecmat_positive_relevance_normalised,
 )
 from vitscope.attention.store import AttentionStore, CallSite, Chain, GraphOutput, LayerSpec
 
@@ -41,12 +41,12 @@ __all__ = [
     "Weigh",
     "budget",
     "matrix",
-    "pull",
-    "pull_heads",
-    "pull_raising",
-    "pull_raising_divided",
-    "push",
-    "raising",
-    "raising_sums",
-    "walk",
+    "matvec",
+    "positive_relevance",
+    "positive_relevance_sums",
+    "query_chunks",
+    "vecmat",
+    "vecmat_heads",
+    "vecmat_positive_relevance",
+    "vecmat_positive_relevance_normalised",
 ]

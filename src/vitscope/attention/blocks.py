@@ -15,11 +15,11 @@ from torch import Tensor
 
 from vitscope.errors import MethodError, UsageError
 
-__all__ = ["TILE_QUERIES", "Block", "Dense", "Factored", "Raised", "Selection", "budget", "index_of", "slices"]
+__all__ = ["TILE_QUERIES", "Block", "Dense", "Factored", "RelevanceTile", "Selection", "budget", "index_of", "slices"]
 
 Selection: TypeAlias = slice | int | Sequence[int] | Int[Tensor, " n"]
 
-Raised: TypeAlias = tuple[slice, slice, Float[Tensor, "b n M"]]  # pictures, queries, and their rows
+RelevanceTile: TypeAlias = tuple[slice, slice, Float[Tensor, "b n M"]]  # pictures, queries, and their rows
 
 # a tile of attention that stays in one core's second-level cache while it is made, exponentiated and summed
 TILE_QUERIES, _TILE_KEYS = 256, 512
@@ -59,11 +59,11 @@ class Block(Protocol):
         """The gradient of the score with respect to the chosen rows, in a store that was differentiated."""
         ...
 
-    def fold(self, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"] | None:
+    def mean_vecmat(self, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"] | None:
         """`r` times the mean over heads of A; None where only rows can be had."""
         ...
 
-    def raised(self) -> Iterator[Raised] | None:
+    def positive_relevance(self) -> Iterator[RelevanceTile] | None:
         """All rows of `mean_h relu(A * dy/dA)`, some at a time; None where only rows can be had."""
         ...
 
@@ -119,7 +119,7 @@ class Factored:
         """The gradient of the score with respect to those rows of attention: `dy/dA = (dy/dO) v^T`, exactly."""
         return _grad_rows(self, sel)
 
-    def fold(self, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"] | None:
+    def mean_vecmat(self, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"] | None:
         """`sum_i r_i mean_h A_hij`, from `A_ij = exp(scale q_i.k_j - lse_i)`: no softmax pass, tile by tile.
 
         Powers of two are taken instead of e, which costs half on a CPU. Weights below 2^-80 count as 2^-80: far below
@@ -141,14 +141,14 @@ class Factored:
                     out[heads, :, keys].baddbmm_(weight[heads, :, queries], tile)
         return out.view(b, h, m).mean(1)
 
-    def raised(self) -> Iterator[Raised] | None:
+    def positive_relevance(self) -> Iterator[RelevanceTile] | None:
         """All rows of `mean_h relu(A * dy/dA) = mean_h A * relu(dy/dA)`, in a store that was differentiated.
 
-        Made as in `fold`, heads added up tile by tile; each that is given overwrites the last.
+        Made as in `mean_vecmat`, heads added up tile by tile; each that is given overwrites the last.
         """
-        return None if self.lse is None or self.bias is not None else self._raised(self.lse)
+        return None if self.lse is None or self.bias is not None else self._positive_relevance_tiles(self.lse)
 
-    def _raised(self, lse: Tensor) -> Iterator[Raised]:
+    def _positive_relevance_tiles(self, lse: Tensor) -> Iterator[RelevanceTile]:
         b, h, n, m = self.shape
         q, k = _precise(self.q), _precise(self.k).transpose(2, 3)
         grad, v = _gradient(self)
@@ -215,11 +215,11 @@ class Dense:
         """The gradient of the score with respect to those rows of attention: `dy/dA = (dy/dO) v^T`, exactly."""
         return _grad_rows(self, sel)
 
-    def fold(self, r: Float[Tensor, "B N"]) -> None:
+    def mean_vecmat(self, r: Float[Tensor, "B N"]) -> None:
         """Nothing cheaper than rows here."""
         return
 
-    def raised(self) -> None:
+    def positive_relevance(self) -> None:
         """Nor here."""
 
 

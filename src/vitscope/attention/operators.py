@@ -7,27 +7,27 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vitscope.attention.blocks import TILE_QUERIES, Block, Raised, budget, slices
+from vitscope.attention.blocks import TILE_QUERIES, Block, RelevanceTile, budget, slices
 
 __all__ = [
     "Fuse",
     "Weigh",
     "matrix",
-    "pull",
-    "pull_heads",
-    "pull_raising",
-    "pull_raising_divided",
-    "push",
-    "raising",
-    "raising_sums",
-    "walk",
+    "matvec",
+    "positive_relevance",
+    "positive_relevance_sums",
+    "query_chunks",
+    "vecmat",
+    "vecmat_heads",
+    "vecmat_positive_relevance",
+    "vecmat_positive_relevance_normalised",
 ]
 
 Fuse: TypeAlias = Callable[[Float[Tensor, "B H n M"]], Float[Tensor, "B n M"]]
 Weigh: TypeAlias = Callable[[Float[Tensor, "B H n M"], Float[Tensor, "B H n M"]], Float[Tensor, "B n M"]]
 
 
-def pull(
+def vecmat(
     block: Block, r: Float[Tensor, "B N"], fuse: Fuse | None = None, *, weigh: Weigh | None = None
 ) -> Float[Tensor, "B M"]:
     """Take a weighting of queries to a weighting of keys: `r A`, with A fused over heads.
@@ -46,8 +46,8 @@ def pull(
     if block.shape[0] == 1 < len(r):
         fuse = fuse or (lambda rows: rows.mean(1))
     if fuse is None and weigh is None:
-        folded = block.fold(r) if len(active) > TILE_QUERIES // 2 else None
-        return pull_heads(block, r).mean(1) if folded is None else folded
+        folded = block.mean_vecmat(r) if len(active) > TILE_QUERIES // 2 else None
+        return vecmat_heads(block, r).mean(1) if folded is None else folded
     out = r.new_zeros(r.shape[0], block.shape[3])
     for chunk in torch.split(active, _chunk(block)):
         rows = block.rows(chunk)
@@ -57,56 +57,61 @@ def pull(
     return out
 
 
-def pull_raising(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"]:
-    """`r mean_h relu(A * dy/dA)`: taken back along the attention that raises the score; as `pull` in all else.
+def vecmat_positive_relevance(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"]:
+    """`r mean_h relu(A * dy/dA)`: taken back along the attention that raises the score; as `vecmat` in all else.
 
     Cost: at most one attention and its gradient, no softmax pass where the kernel gave the log-sum-exp.
     """
     if not _many(block, r):
-        return pull(block, r, weigh=raising)
+        return vecmat(block, r, weigh=positive_relevance)
     out = r.new_zeros(len(r), block.shape[3])
-    for pictures, queries, rows in _raised(block):
+    for pictures, queries, rows in _positive_relevance_tiles(block):
         out[pictures] += _times(r[pictures, queries], rows)
     return out
 
 
-def pull_raising_divided(block: Block, r: Float[Tensor, "B N"]) -> tuple[Float[Tensor, "B M"], Float[Tensor, "B N"]]:
+def vecmat_positive_relevance_normalised(
+    block: Block, r: Float[Tensor, "B N"]
+) -> tuple[Float[Tensor, "B M"], Float[Tensor, "B N"]]:
     """`r D mean_h relu(A * dy/dA)` and the diagonal of D, which divides each row of `I + mean_h ...` by its sum.
 
-    Of queries that weigh nothing in the whole batch it is 1. Cost: as for `pull_raising`, which knows the sums ahead.
+    Of queries that weigh nothing in the whole batch it is 1. Cost: as for `vecmat_positive_relevance`, which knows the sums ahead.
     """
     shares = r.new_ones(r.shape)
     if not _many(block, r):
         active = _active(r)
-        sums = [raising(block.rows(part), block.grad_rows(part)).sum(-1) for part in torch.split(active, _chunk(block))]
+        sums = [
+            positive_relevance(block.rows(part), block.grad_rows(part)).sum(-1)
+            for part in torch.split(active, _chunk(block))
+        ]
         if sums:
             shares[:, active] = (1 / (1 + torch.cat(sums, 1))).to(r.dtype)
-        return pull(block, r * shares, weigh=raising), shares
+        return vecmat(block, r * shares, weigh=positive_relevance), shares
     out = r.new_zeros(len(r), block.shape[3])
-    for pictures, queries, rows in _raised(block):
+    for pictures, queries, rows in _positive_relevance_tiles(block):
         shares[pictures, queries] = 1 / (1 + rows.sum(-1))
         out[pictures] += _times(r[pictures, queries] * shares[pictures, queries], rows)
     return out, shares
 
 
-def raising_sums(block: Block) -> Float[Tensor, "B N"]:
+def positive_relevance_sums(block: Block) -> Float[Tensor, "B N"]:
     """`sum_j mean_h relu(A * dy/dA)_hij`: how much attention that raises the score each query holds; cost as above."""
     sums = None
-    for pictures, queries, rows in _raised(block):
+    for pictures, queries, rows in _positive_relevance_tiles(block):
         sums = rows.new_zeros(block.shape[0], block.shape[2]) if sums is None else sums
         sums[pictures, queries] = rows.sum(-1)
     assert sums is not None
     return sums
 
 
-def _raised(block: Block) -> Iterator[Raised]:
+def _positive_relevance_tiles(block: Block) -> Iterator[RelevanceTile]:
     """All rows of `mean_h relu(A * dy/dA)`, tile by tile where that is possible, else by chunks of rows."""
-    tiles = block.raised()
+    tiles = block.positive_relevance()
     if tiles is not None:
         yield from tiles
         return
-    for queries in walk(block):
-        yield slice(0, block.shape[0]), queries, raising(block.rows(queries), block.grad_rows(queries))
+    for queries in query_chunks(block):
+        yield slice(0, block.shape[0]), queries, positive_relevance(block.rows(queries), block.grad_rows(queries))
 
 
 def _times(r: Float[Tensor, "b n"], rows: Float[Tensor, "b n M"]) -> Float[Tensor, "b M"]:
@@ -118,12 +123,12 @@ def _many(block: Block, r: Float[Tensor, "B N"]) -> bool:
     return len(_active(r)) > TILE_QUERIES // 2 and len(r) == block.shape[0]
 
 
-def raising(rows: Float[Tensor, "B H n M"], grads: Float[Tensor, "B H n M"]) -> Float[Tensor, "B n M"]:
+def positive_relevance(rows: Float[Tensor, "B H n M"], grads: Float[Tensor, "B H n M"]) -> Float[Tensor, "B n M"]:
     """The attention that raises the score, mean over heads: `mean_h relu(A * dy/dA)`."""
     return (rows * grads).clamp_min(0).mean(1)
 
 
-def pull_heads(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B H M"]:
+def vecmat_heads(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B H M"]:
     """`r A` for each head by itself."""
     b, h, _, m = block.shape
     out = r.new_zeros(b, h, m)
@@ -133,7 +138,7 @@ def pull_heads(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B H M"]:
     return out
 
 
-def walk(block: Block) -> Iterator[slice]:
+def query_chunks(block: Block) -> Iterator[slice]:
     """All queries, first to last, as many at a time as fit the cache."""
     return slices(block.shape[2], _chunk(block))
 
@@ -146,10 +151,10 @@ def matrix(block: Block, most: int = 1024) -> tuple[Float[Tensor, "B H n m"], in
     return torch.cat([row.reshape(b, h, -1, row.shape[-1]) for row in rows], 2), k
 
 
-def push(block: Block, v: Float[Tensor, "B M"], fuse: Fuse | None = None) -> Float[Tensor, "B N"]:
+def matvec(block: Block, v: Float[Tensor, "B M"], fuse: Fuse | None = None) -> Float[Tensor, "B N"]:
     """Take values of the keys to the queries: `A v`, with A fused over heads; a column of a product from its right."""
     parts = []
-    for queries in walk(block):
+    for queries in query_chunks(block):
         rows = block.rows(queries)
         fused = rows.mean(1) if fuse is None else fuse(rows)
         parts.append(torch.bmm(fused, v[..., None].to(fused.dtype)).squeeze(2))

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.attention.blocks import Block, index_of
-from vitscope.attention.operators import pull
+from vitscope.attention.operators import vecmat
 from vitscope.errors import LayoutError, MethodError, UsageError
 from vitscope.geometry import TokenLayout
 
@@ -30,7 +30,7 @@ class Chain(Protocol):
         """The layers, first layer first."""
         ...
 
-    def pull(self, layers: Sequence[int], attend: Attend, keep: Keep, mix: float) -> Float[Tensor, "B N"]:
+    def vecmat(self, layers: Sequence[int], attend: Attend, keep: Keep, mix: float) -> Float[Tensor, "B N"]:
         """The readout taken back to the finest tokens: `r <- keep r + mix attend(block, r)` at each of `layers`."""
         ...
 
@@ -124,7 +124,7 @@ class AttentionStore:
             raise UsageError(f"layers {layers!r} selects no layer", f"layers are 0 to {depth - 1}")
         return sorted(set(wanted))
 
-    def seed(self) -> Float[Tensor, "B N"]:
+    def readout_weights(self) -> Float[Tensor, "B N"]:
         """The readout row: how much of each last-layer token the model's answer starts from.
 
         Raises:
@@ -139,11 +139,11 @@ class AttentionStore:
         if self.pool is not None:
             queries = self.pool.shape[2]
             read = torch.full((queries,), 1 / queries, device=first.device) if self.start is None else self.start
-            return pull(self.pool, read.expand(first.shape[0], -1))
+            return vecmat(self.pool, read.expand(first.shape[0], -1))
         readout = torch.from_numpy(self.layout.readout()).to(first.device) if self.start is None else self.start
         return readout if readout.ndim == 2 else readout.expand(first.shape[0], -1)
 
-    def asking(self, tokens: Sequence[int]) -> "AttentionStore":
+    def with_queries(self, tokens: Sequence[int]) -> "AttentionStore":
         """The same store of one picture, read from several tokens at once: a method gives a row `(Q, N)` for each.
 
         Args:
@@ -161,7 +161,7 @@ class AttentionStore:
         start[torch.arange(len(tokens)), index] = 1
         return replace(self, pool=None, start=start)
 
-    def asked(self, query: str) -> "AttentionStore":
+    def with_query(self, query: str) -> "AttentionStore":
         """The same store, read from one token: `row,column` of a patch, from 0, or a prefix token's name such as `cls`.
 
         `readout` changes nothing.
@@ -195,31 +195,33 @@ class AttentionStore:
         """How many pictures: blocks may have windows beside them on their first axis."""
         return self.blocks[0].shape[0] if self.answer is None else len(self.answer)
 
-    def received(self, layer: int, weights: Callable[[Block], Float[Tensor, "b M"]]) -> Float[Tensor, "B N"]:
+    def received_attention(self, layer: int, weights: Callable[[Block], Float[Tensor, "b M"]]) -> Float[Tensor, "B N"]:
         """Weights of one layer's keys as weights of the layout's tokens: what a key was made of shares its weight.
 
         Args:
             layer: its number.
             weights: from the layer's block to weights of its keys, a row for each of the block's windows.
         """
-        return self.through(layer, lambda block, _: weights(block))
+        return self.layer_vecmat(layer, lambda block, _: weights(block))
 
-    def through(self, layer: int, attend: Attend) -> Float[Tensor, "B N"]:
-        """`carry` over one layer without its residual, and without what reaches the answer past this layer.
+    def layer_vecmat(self, layer: int, attend: Attend) -> Float[Tensor, "B N"]:
+        """`rollout_from_readout` over one layer without its residual, and without what reaches the answer past this layer.
 
         Some tokens go around a layer's residual: patches around a class attention, or another branch.
         """
         if self.chain is None:
-            return attend(self.blocks[layer], self.seed())
-        past = self.chain.pull([layer], lambda block, r: r.new_zeros(len(r), block.shape[3]), 0.0, 1.0)
-        return self.chain.pull([layer], attend, 0.0, 1.0) - past
+            return attend(self.blocks[layer], self.readout_weights())
+        past = self.chain.vecmat([layer], lambda block, r: r.new_zeros(len(r), block.shape[3]), 0.0, 1.0)
+        return self.chain.vecmat([layer], attend, 0.0, 1.0) - past
 
-    def carry(self, layers: Sequence[int], attend: Attend, keep: Keep, mix: float) -> Float[Tensor, "B N"]:
+    def rollout_from_readout(
+        self, layers: Sequence[int], attend: Attend, keep: Keep, mix: float
+    ) -> Float[Tensor, "B N"]:
         """Take the readout row back through layers: `r <- keep r + mix attend(block, r)`, the last layer first.
 
         Args:
             layers: which take part, ascending; around any other a token's weight stays where it is.
-            attend: from a block and weights of its queries to weights of its keys, such as `pull`.
+            attend: from a block and weights of its queries to weights of its keys, such as `vecmat`.
             keep: weight of the residual path: one for all, or from a block to one for each of its queries.
             mix: weight of attention.
 
@@ -227,8 +229,8 @@ class AttentionStore:
             Weights of the tokens of `layout`: of the first layer's tokens, where layers differ in them.
         """
         if self.chain is not None:
-            return self.chain.pull(layers, attend, keep, mix)
-        r = self.seed()
+            return self.chain.vecmat(layers, attend, keep, mix)
+        r = self.readout_weights()
         for layer in reversed(layers):
             pulled = attend(self.blocks[layer], r)
             kept = keep(self.blocks[layer]) if callable(keep) else keep

@@ -51,7 +51,7 @@ def questions_of(scope: "Scope", plan: Plan, *, settle: bool = True) -> tuple[Me
     questions, used = [], set()
     for name in plan.methods:
         target = plan.targets[0] if plan.targets else None
-        called = scope.advice(target=target, params=plan.params).method if name == "auto" else name
+        called = scope.recommend(target=target, params=plan.params).method if name == "auto" else name
         method = METHODS.get(called)
         params = {key: value for key, value in plan.params.items() if key in method.options}
         used |= {*params}
@@ -67,7 +67,7 @@ def questions_of(scope: "Scope", plan: Plan, *, settle: bool = True) -> tuple[Me
             "params": params,
         }
         if settle:
-            scope.check(**options)
+            scope.validate(**options)
         questions.append(MethodRequest(name, called, asked, options))
     for key in plan.params:
         if key not in used:

@@ -99,7 +99,7 @@ class Engine:
         """Every method, with the reason why it does not work on this model, or an empty string where it does."""
         return [(method, self._excuse(method)) for _, method in METHODS]
 
-    def advice(self, **options: Any) -> MethodChoice:
+    def recommend(self, **options: Any) -> MethodChoice:
         """What `method="auto"` takes for this model and these options of `explain`, and why."""
         return choose_method(self.adapter, options_of(options), self._excuse)
 

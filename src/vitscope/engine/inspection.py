@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from vitscope.attention import pull_heads
+from vitscope.attention import vecmat_heads
 from vitscope.attention.transformer_blocks import HiddenStates, TransformerBlocks
 from vitscope.engine.options import Options, Progress
 from vitscope.errors import MethodError, UsageError
@@ -26,18 +26,18 @@ from vitscope.metrics.head_importance import head_importance
 if TYPE_CHECKING:
     from vitscope.scope import Scope
 
-__all__ = ["alike", "heads", "lens", "queries", "statistics"]
+__all__ = ["attention_heads", "compare", "logit_lens", "queries", "statistics"]
 
 _OF_METHODS = ("options", "gradient", "refine", "target", "caveat")
 
 
-def heads(scope: "Scope", image: ImageLike, layer: int, size: int | None) -> list[Explanation]:
-    """One explanation for each head of a layer; see `Scope.heads`."""
+def attention_heads(scope: "Scope", image: ImageLike, layer: int, size: int | None) -> list[Explanation]:
+    """One explanation for each head of a layer; see `Scope.attention_heads`."""
     picture, method = load_image(image), METHODS.get("attention")
     pixels, region = scope._prepared(picture, size)
     store = scope._forward([pixels]).store
     if store.chain is None:
-        rows = pull_heads(store[layer], store.seed())[0]
+        rows = vecmat_heads(store[layer], store.readout_weights())[0]
     else:
         rows = torch.cat([attention(store, layer=layer, head=head) for head in range(store[layer].shape[1])])
     results = []
@@ -60,16 +60,16 @@ def queries(
     count = store.layout.tokens if store.layout else 0
     with torch.no_grad():
         parts = [
-            chosen.run(store.asking(range(start, min(start + chunk, count))), **given)
+            chosen.run(store.with_queries(range(start, min(start + chunk, count))), **given)
             for start in range(0, count, chunk)
         ]
     return np.concatenate([part.float().cpu().numpy() for part in parts])  # type: ignore[union-attr]
 
 
-def lens(
+def logit_lens(
     scope: "Scope", image: ImageLike, target: Target, size: int | None, progress: Progress | None
 ) -> list[Explanation]:
-    """The logit lens of every layer, with what the readout says there; see `Scope.lens`."""
+    """The logit lens of every layer, with what the readout says there; see `Scope.logit_lens`."""
     picture = load_image(image)
     if isinstance(target, (list, tuple)):
         raise UsageError("the lens follows one target at a time")
@@ -90,8 +90,10 @@ def lens(
     return results
 
 
-def alike(scope: "Scope", one: ImageLike, other: ImageLike, options: dict[str, Any]) -> tuple[Explanation, Explanation]:
-    """Which regions make two pictures alike, on both; see `Scope.alike`."""
+def compare(
+    scope: "Scope", one: ImageLike, other: ImageLike, options: dict[str, Any]
+) -> tuple[Explanation, Explanation]:
+    """Which regions make two pictures alike, on both; see `Scope.compare`."""
     if "target" in options:
         raise UsageError("each picture is the other's target", "leave target out")
     first, second = load_image(one), load_image(other)

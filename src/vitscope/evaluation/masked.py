@@ -1,6 +1,6 @@
 """Some patches hidden or left out: what the model says then, at once.
 
-`Scope.masked` is this module's one entry for callers; `PatchMasker` serves hosts that ask often of one picture.
+`Scope.predict_without` is this module's one entry for callers; `PatchMasker` serves hosts that ask often of one picture.
 """
 
 import time
@@ -74,7 +74,7 @@ class PatchMasker:
     whole: float
 
     def without(self, hidden: Iterable[int], how: str = "hide") -> MaskedPrediction:
-        """What the model says without these patches; see `Scope.masked`."""
+        """What the model says without these patches; see `Scope.predict_without`."""
         if how not in _HOW:
             raise UnknownNameError("way to mask", how, _HOW)
         patches = self.layout.tokens - len(self.layout.prefix)

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitscope.attention import AttentionStore, Block, LayerSpec, pull
+from vitscope.attention import AttentionStore, Block, LayerSpec, vecmat
 from vitscope.methods.base import method
 from vitscope.methods.head_fusion import Fusion, fuse_heads
 
@@ -41,10 +41,12 @@ def attention(
     Limits: class-agnostic. The last layer mixes tokens that have already been mixed: a weight says what is read there,
         not what is in it.
     """
-    store = store.asked(query)
+    store = store.with_query(query)
     if not len(store) and (layer, head) == (-1, "mean"):
-        return store.carry([], pull, 0.0, 1.0)
-    return store.carry(store.select(layer), lambda block, r: pull(block, r, fuse_heads(block, head)), 0.0, 1.0)
+        return store.rollout_from_readout([], vecmat, 0.0, 1.0)
+    return store.rollout_from_readout(
+        store.select(layer), lambda block, r: vecmat(block, r, fuse_heads(block, head)), 0.0, 1.0
+    )
 
 
 @method(
@@ -80,6 +82,6 @@ def attention_received(
     def seen(block: Block) -> Float[Tensor, "b M"]:
         b, _, n, _ = block.shape
         alike = torch.full((b, n), store.pictures / (b * n), device=block.device)
-        return pull(block, alike, fuse_heads(block, head))
+        return vecmat(block, alike, fuse_heads(block, head))
 
-    return torch.stack([store.received(layer, seen) for layer in chosen]).sum(0) / len(chosen)
+    return torch.stack([store.received_attention(layer, seen) for layer in chosen]).sum(0) / len(chosen)

@@ -9,9 +9,9 @@ from vitscope.attention import (
     Block,
     LayerSpec,
     budget,
-    pull_raising,
-    pull_raising_divided,
-    raising_sums,
+    positive_relevance_sums,
+    vecmat_positive_relevance,
+    vecmat_positive_relevance_normalised,
 )
 from vitscope.errors import UsageError
 from vitscope.methods.base import method
@@ -55,7 +55,7 @@ def relevance(store: AttentionStore, *, layers: LayerSpec = None, start: int | N
         itself lies under the map: with mean pooling a floor on every patch, beside which small gradients hardly show.
     """
     chosen = store.select(_layers(layers, start))
-    return store.carry(chosen, pull_raising, 1.0, 1.0)
+    return store.rollout_from_readout(chosen, vecmat_positive_relevance, 1.0, 1.0)
 
 
 @method(
@@ -88,16 +88,16 @@ def grad_rollout(store: AttentionStore, *, layers: LayerSpec = None, start: int 
 
     def kept(block: Block) -> Float[Tensor, "B N"]:
         if id(block) not in shares:
-            shares[id(block)] = 1 / (1 + raising_sums(block))
+            shares[id(block)] = 1 / (1 + positive_relevance_sums(block))
         return shares[id(block)]
 
     def attend(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"]:
         if id(block) in shares:  # asked first where the residual runs through windows and merging
-            return pull_raising(block, r * shares[id(block)])
-        pulled, shares[id(block)] = pull_raising_divided(block, r)
+            return vecmat_positive_relevance(block, r * shares[id(block)])
+        pulled, shares[id(block)] = vecmat_positive_relevance_normalised(block, r)
         return pulled
 
-    return store.carry(store.select(_layers(layers, start)), attend, kept, 1.0)
+    return store.rollout_from_readout(store.select(_layers(layers, start)), attend, kept, 1.0)
 
 
 @method(
@@ -131,9 +131,9 @@ def grad_sam(store: AttentionStore, *, layers: LayerSpec = None) -> Float[Tensor
     def seen(block: Block) -> Float[Tensor, "b M"]:
         b, _, n, _ = block.shape
         alike = torch.full((b, n), store.pictures / (b * n), device=block.device)
-        return pull_raising(block, alike)
+        return vecmat_positive_relevance(block, alike)
 
-    parts = [store.received(layer, seen) for layer in chosen]
+    parts = [store.received_attention(layer, seen) for layer in chosen]
     return torch.stack(parts).sum(0) / len(parts)
 
 
@@ -176,4 +176,4 @@ def attention_gradcam(store: AttentionStore, *, layer: int = -1) -> Float[Tensor
         return (each * attention).sum(1).clamp_min(0)
 
     (number,) = store.select(layer)
-    return store.through(number, attend)
+    return store.layer_vecmat(number, attend)

@@ -50,7 +50,7 @@ def flow(
     """
     if find_spec("scipy") is None:
         raise MissingDependencyError("the method 'flow' needs scipy", "pip install 'vitscope[flow]'")
-    seed = store.seed()
+    seed = store.readout_weights()
     tokens = seed.shape[1]
     if tokens > _MOST_TOKENS:
         raise MethodError(

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitscope.attention import AttentionStore, push
+from vitscope.attention import AttentionStore, matvec
 from vitscope.geometry import TokenLayout
 from vitscope.methods.base import method
 
@@ -40,5 +40,5 @@ def article(store: AttentionStore) -> Float[Tensor, "B N"]:
     v = torch.zeros(first.shape[0], first.shape[3], device=first.device)
     v[:, 0] = 1
     for block in reversed(store.blocks):
-        v = (push(block, v) + v) / 2
+        v = (matvec(block, v) + v) / 2
     return 1 - v

@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from vitscope.attention import AttentionStore, Block, LayerSpec, pull
+from vitscope.attention import AttentionStore, Block, LayerSpec, vecmat
 from vitscope.errors import UsageError
 from vitscope.methods.base import method
 from vitscope.methods.head_fusion import Fusion, fuse_heads
@@ -58,10 +58,10 @@ def rollout(
         if layers is not None:
             raise UsageError("layers and start both say where to begin", "give one of them")
         layers = f"{start}--1"
-    store = store.asked(query)
+    store = store.with_query(query)
     prefix = len(store.layout.prefix) if store.layout and store.chain is None else 0
 
     def attend(block: Block, r: Tensor) -> Tensor:
-        return pull(block, r, fuse_heads(block, fusion, discard=discard, prefix=prefix, normalise=normalise))
+        return vecmat(block, r, fuse_heads(block, fusion, discard=discard, prefix=prefix, normalise=normalise))
 
-    return store.carry(store.select(layers), attend, alpha, 1 - alpha)
+    return store.rollout_from_readout(store.select(layers), attend, alpha, 1 - alpha)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vitscope.attention import Block, LayerSpec, pull, push
+from vitscope.attention import Block, LayerSpec, matvec, vecmat
 from vitscope.errors import MethodError, UsageError
 from vitscope.methods.base import method
 from vitscope.methods.context import MethodContext
@@ -54,10 +54,10 @@ def value_rollout(subject: MethodContext, *, layers: LayerSpec = None, alpha: fl
             weighed = (rows * lengths[:, :, None]).sum(1)
             return weighed / weighed.sum(-1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
 
-        return pull(block, r, fuse)
+        return vecmat(block, r, fuse)
 
     store = subject.store
-    return store.carry(store.select(layers), attend, alpha, 1 - alpha)
+    return store.rollout_from_readout(store.select(layers), attend, alpha, 1 - alpha)
 
 
 def without_lengths(block: Block) -> str:
@@ -118,8 +118,8 @@ def sink_rollout(
     store, prefix = subject.store, len(subject.layout.prefix)
     chosen = store.select(layers)
     with torch.no_grad():
-        uniform = torch.full_like(store.seed(), 1 / store.seed().shape[1]).contiguous()
-        received = torch.stack([pull(store[layer], uniform) for layer in chosen]).mean(0)
+        uniform = torch.full_like(store.readout_weights(), 1 / store.readout_weights().shape[1]).contiguous()
+        received = torch.stack([vecmat(store[layer], uniform) for layer in chosen]).mean(0)
         after = [subject.tokens.at(layer + 1).float().norm(dim=-1) for layer in chosen]
         long = torch.stack([_outlying(lengths, prefix) for lengths in after]).any(0)
         sinks = _outlying(received, prefix)
@@ -127,10 +127,10 @@ def sink_rollout(
         kept = (~sinks).to(received.dtype)
 
         def attend(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
-            pulled = pull(block, r) * kept
+            pulled = vecmat(block, r) * kept
             return pulled + r * _to_sinks(block, 1 - kept)
 
-        relevance = store.carry(chosen, attend, alpha, 1 - alpha)
+        relevance = store.rollout_from_readout(chosen, attend, alpha, 1 - alpha)
     columns = subject.layout.grid[1]
     return relevance, [
         _told(row, other, columns) for row, other in zip(sinks[:, prefix:], long[:, prefix:], strict=True)
@@ -139,7 +139,7 @@ def sink_rollout(
 
 def _to_sinks(block: Block, sinks: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
     """How much of each query's attention goes to sinks."""
-    return push(block, sinks) if bool(sinks.any()) else sinks
+    return matvec(block, sinks) if bool(sinks.any()) else sinks
 
 
 def outlying_from(patches: Float[Tensor, "B P"]) -> Float[Tensor, "B 1"]:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitscope.attention import AttentionStore, Block, pull_heads, walk
+from vitscope.attention import AttentionStore, Block, query_chunks, vecmat_heads
 from vitscope.attention.transformer_blocks import HiddenStates
 from vitscope.errors import MethodError
 from vitscope.geometry import ImageRegion, TokenLayout
@@ -61,7 +61,7 @@ def statistics_of(
     else:
         if isinstance(states, str):
             withheld["norms"] = states
-        places, readout = _Places.of(layout, region), store.seed()
+        places, readout = _Places.of(layout, region), store.readout_weights()
         layers = [_in_all_tokens(block, readout, places) for block in store]
         norms = None if isinstance(states, str) else [_norms(states, number) for number in range(len(layers))]
         layers, sinks = _with_sinks(layers, norms, layout)
@@ -113,7 +113,7 @@ def _in_own_tokens(block: Block) -> Layer:
     """What can be said of any layer: entropy and agreement, over its own queries and keys."""
     b, h, n, _ = block.shape
     entropy, alike = _zeros(h), _zeros(h)
-    for queries in walk(block):
+    for queries in query_chunks(block):
         rows = block.rows(queries)
         entropy += _total(torch.special.entr(rows), (0, 2, 3))
         alike += _alike(rows)
@@ -126,7 +126,7 @@ def _in_all_tokens(block: Block, seed: Float[Tensor, "1 N"], places: _Places) ->
     p = places.prefix
     entropy, alike, far = _zeros(h), _zeros(h), _zeros(2, h)
     shares, received = _zeros(len(SHARES), h), _zeros(n)
-    for queries in walk(block):
+    for queries in query_chunks(block):
         rows = block.rows(queries)
         entropy += _total(torch.special.entr(rows), (0, 2, 3))
         alike += _alike(rows)
@@ -146,7 +146,7 @@ def _in_all_tokens(block: Block, seed: Float[Tensor, "1 N"], places: _Places) ->
             apart = places.apart(first - p, last - p, photo).to(rows)
             far[int(photo)] += _total(torch.einsum("hnm,nm->hn", rows[:, :, p:], apart) / mass, (1,))
     patches = n - p
-    read = pull_heads(block, seed)[0]
+    read = vecmat_heads(block, seed)[0]
     read_entropy = _total(torch.special.entr(read), (1,))
     shares = shares.clamp_min(0) / patches
     return replace(

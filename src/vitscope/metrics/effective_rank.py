@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitscope.attention import AttentionStore, walk
+from vitscope.attention import AttentionStore, query_chunks
 from vitscope.errors import MethodError
 
 __all__ = ["MOST_TOKENS", "effective_rank", "effective_ranks"]
@@ -50,7 +50,7 @@ def effective_ranks(store: AttentionStore) -> list[float]:
     product = torch.eye(tokens, dtype=torch.float64)
     ranks = []
     for block in store:
-        mixed = [block.rows(queries).mean(1)[0].cpu().double() @ product for queries in walk(block)]
+        mixed = [block.rows(queries).mean(1)[0].cpu().double() @ product for queries in query_chunks(block)]
         product = _ALPHA * product + (1 - _ALPHA) * torch.cat(mixed)
         ranks.append(effective_rank(torch.linalg.svdvals(product)))
     return ranks

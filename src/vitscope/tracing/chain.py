@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitscope.attention import Block, Chain, Dense, Factored, GraphOutput, pull
+from vitscope.attention import Block, Chain, Dense, Factored, GraphOutput, vecmat
 from vitscope.attention.capture import RecordedCall
 from vitscope.errors import LayoutError, UsageError
 from vitscope.tracing.token_tensor import Plan
@@ -29,7 +29,7 @@ class Averages:
 class OperatorChain:
     """The averaged network of one forward, ready to be gone through backwards any number of times.
 
-    `pull` starts from what the answer is read from and goes back, operator by operator, to the finest tokens: through
+    `vecmat` starts from what the answer is read from and goes back, operator by operator, to the finest tokens: through
     windows, merging and pooling as the model's own code has them, and through each layer's residual as it is told.
     Attention in no residual (a pooling's, LeViT's between its stages) is gone through as it is, its heads' mean.
     """
@@ -41,7 +41,7 @@ class OperatorChain:
     blocks: tuple[Block, ...]
     seen: dict[int, RecordedCall]
 
-    def pull(
+    def vecmat(
         self,
         layers: Sequence[int],
         attend: Callable[[Block, Tensor], Tensor],
@@ -62,7 +62,7 @@ class OperatorChain:
             if event in numbers:
                 pulled = attend(self.blocks[numbers[event]], rows.together(r)).to(r.dtype)
             else:  # a pooling at the end, or tokens that only attention makes: weights go where it looked
-                pulled = pull(_reheaded(self.seen[event], rows.axis), rows.together(r)).to(r.dtype)
+                pulled = vecmat(_reheaded(self.seen[event], rows.axis), rows.together(r)).to(r.dtype)
             return rows.apart(pulled / rows.heads).reshape(*r.shape[:-1], pulled.shape[-1])
 
         plan, averages = self.plan, self.averages

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from vitscope._version import __version__
-from vitscope.attention import AttentionStore, pull, pull_heads
+from vitscope.attention import AttentionStore, vecmat, vecmat_heads
 from vitscope.engine.options import Progress
 from vitscope.errors import MethodError, VitscopeError
 from vitscope.explanation import Explanation
@@ -109,7 +109,7 @@ def view(
     if other is None or second is None:
         return replace(_one(scope, picture, asked, [], max_mb), live=live)
     options: dict[str, Any] = {"size": size, "seed": seed, "progress": progress}
-    own, others = scope.alike(image, other, **options)
+    own, others = scope.compare(image, other, **options)
     beside = _one(scope, second, asked, [others], 0.0)
     made = _one(scope, picture, asked, [own], max_mb - beside.nbytes / 1e6)
     return View(made.header, made.arrays, beside, live)
@@ -284,15 +284,15 @@ def _classes(
 
 def _readouts(store: AttentionStore) -> tuple[list[float], dict[str, Packed]]:
     """What the readout attends to, in each layer and head, `(H, N)` for each layer; the readout itself; its pooling."""
-    scales, arrays = [], {"readout": Packed.of(store.seed()[0].float().cpu().numpy())}
+    scales, arrays = [], {"readout": Packed.of(store.readout_weights()[0].float().cpu().numpy())}
     with torch.no_grad():
         for number, block in enumerate(store):
-            values, scale = scaled(pull_heads(block, store.seed())[0].float().cpu().numpy())
+            values, scale = scaled(vecmat_heads(block, store.readout_weights())[0].float().cpu().numpy())
             arrays[f"heads.{number}"] = Packed.of(values)
             scales.append(scale)
         if store.pool is not None:
             queries = torch.eye(store.pool.shape[2], device=store.pool.device)
-            arrays["pool"] = Packed.of(pull(store.pool, queries).float().cpu().numpy())
+            arrays["pool"] = Packed.of(vecmat(store.pool, queries).float().cpu().numpy())
     return scales, arrays
 
 

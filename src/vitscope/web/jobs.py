@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Stopped(BaseException):
-    """Raised inside a question that is not to be answered any more; no `except Exception` may keep it."""
+    """RelevanceTile inside a question that is not to be answered any more; no `except Exception` may keep it."""
 
 
 @dataclass(eq=False)

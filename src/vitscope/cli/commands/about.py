@@ -87,7 +87,7 @@ def inspect(
         "prefix tokens": ", ".join(layout.prefix) or "none",
         "pooling": layout.pooling + (" (prefix tokens included)" if layout.pool_prefix else ""),
         "weights": scope.adapter.weights,
-        "recommended": f"{(best := scope.advice())}{f': {best.why}' if best.why else ''}",
+        "recommended": f"{(best := scope.recommend())}{f': {best.why}' if best.why else ''}",
     }
     fitting = {m.name: reason for m, reason in scope.methods()}
     if as_json:

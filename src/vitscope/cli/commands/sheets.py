@@ -61,7 +61,7 @@ def heads(
     picture = load_image(image)
     scope = load(model, revision, device, dtype)
     if kind == "map":
-        maps = scope.heads(picture, layer, size=size)
+        maps = scope.attention_heads(picture, layer, size=size)
         number = maps[0].provenance["options"]["layer"]
         cells = [
             Cell(e.overlay(cmap=cmap, norm=norm), f"layer {number}, head {i}", f"largest patch {e.map.max():.2g}")
@@ -108,7 +108,9 @@ def lens(
     picture = load_image(image)
     scope = load(model, revision, device, dtype)
     with explaining(1) as bars:
-        layers = scope.lens(picture, target=target_of(target) if target else None, size=size, progress=bars.forwards)
+        layers = scope.logit_lens(
+            picture, target=target_of(target) if target else None, size=size, progress=bars.forwards
+        )
     cells = []
     for number, e in enumerate(layers):
         says = [f"{label} {share:.0%}" for label, share in e.predictions[:2]] or [""]
@@ -141,7 +143,7 @@ def alike(
 
     pictures = load_image(image), load_image(other)
     scope = load(model, revision, device, dtype)
-    pair_of = scope.alike(*pictures, method=method, size=size)
+    pair_of = scope.compare(*pictures, method=method, size=size)
     cells = [
         Cell(e.overlay(cmap=cmap, norm=norm), p.name, f"as {q.name} sees it")
         for e, p, q in zip(pair_of, pictures, reversed(pictures), strict=True)
