@@ -15,8 +15,8 @@ demo: .venv/demo
 	$(BIN)/python examples/demo.py
 
 test: .venv/test
-	@tests/browsers.sh
-	@tests/beside.sh $(BIN)/python
+	@tests/helpers/browsers.sh
+	@tests/helpers/beside.sh $(BIN)/python
 	-@$(KEPT) $(BIN)/vitscope inspect embedded:dinov2-small >/dev/null  # fetches the weights that tests want
 	$(KEPT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 

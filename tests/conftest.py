@@ -7,16 +7,15 @@ import torch
 from PIL import Image
 from skimage import data
 
-import checked_shapes  # noqa: F401  (before vitscope)
 import vitscope
-from browser import browser_of
+from tests.helpers.browser import browser_of
 from vitscope.explanation import Explanation
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture
 
 LABELS = ("tabby", "<b>hound</b>", "teapot", "kite", "[red]robin[/]", "fox", "ant")
 
-LONG = {"test_batch_cluster", "test_viewer", "test_notebook_page", "test_serve", "test_batch_kills", "test_docs"}
+LONG = {"test_ray_engine", "test_page", "test_notebook_page", "test_server", "test_kills", "test_docs"}
 
 
 def pytest_collection_modifyitems(items):
@@ -132,7 +131,7 @@ def explained():
             prefix=np.array(prefix, np.float32),
             method=fields.pop("method", "rollout"),
             layout=TokenLayout(names, (rows, columns)),
-            region=ImageRegion.of(size, resized, crop),
+            region=ImageRegion.from_resize_crop(size, resized, crop),
             picture=None if pixels is None else Picture(pixels, fields.pop("name", "photo"), "photo.png"),
             **fields,
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import zoo
+from tests.models import toys as zoo
 from vitscope.methods.base import METHODS
 
 ROOT = Path(__file__).parent.parent

@@ -66,34 +66,34 @@ class TestTokenLayout:
 
 class TestFrame:
     def test_resize_without_crop_is_the_whole_photo(self):
-        region = ImageRegion.of((640, 480), (224, 224))
+        region = ImageRegion.from_resize_crop((640, 480), (224, 224))
         assert region.box == (0, 0, 640, 480)
         assert region.input == (224, 224)
 
     def test_centre_crop_by_hand(self):
         """640 x 480, shorter side to 240 (so 320 x 240), 200 x 200 from the middle: 60 and 20 pixels off, doubled."""
-        region = ImageRegion.of((640, 480), (240, 320), (200, 200))
+        region = ImageRegion.from_resize_crop((640, 480), (240, 320), (200, 200))
         assert region.box == (120, 40, 520, 440)
         assert region.window() == (120, 40, 520, 440)
 
     def test_odd_margin_rounds_down(self):
-        assert ImageRegion.of((11, 11), (11, 11), (4, 4)).box == (3, 3, 7, 7)
+        assert ImageRegion.from_resize_crop((11, 11), (11, 11), (4, 4)).box == (3, 3, 7, 7)
 
     def test_crop_larger_than_the_picture_reaches_beyond_it(self):
-        region = ImageRegion.of((10, 20), (20, 10), (20, 20))
+        region = ImageRegion.from_resize_crop((10, 20), (20, 10), (20, 20))
         assert region.box == (-5, 0, 15, 20)
-        assert region.place(np.ones((2, 2), np.float32)).shape == (20, 10)
-        assert not np.isnan(region.place(np.ones((2, 2), np.float32))).any()
+        assert region.upsample(np.ones((2, 2), np.float32)).shape == (20, 10)
+        assert not np.isnan(region.upsample(np.ones((2, 2), np.float32))).any()
 
     def test_blocks_by_hand(self):
         region = ImageRegion((6, 4), (0, 0, 6, 4), (4, 6))
-        placed = region.place(np.array([[1, 2, 3], [4, 5, 6]], np.float32), smooth=False)
+        placed = region.upsample(np.array([[1, 2, 3], [4, 5, 6]], np.float32), smooth=False)
         assert placed.tolist() == [[1, 1, 2, 2, 3, 3]] * 2 + [[4, 4, 5, 5, 6, 6]] * 2
 
     def test_outside_the_box_is_nan(self):
         region = ImageRegion((6, 4), (2, 1, 6, 3), (2, 4))
         for smooth in (True, False):
-            placed = region.place(np.ones((1, 2), np.float32), smooth)
+            placed = region.upsample(np.ones((1, 2), np.float32), smooth)
             seen = ~np.isnan(placed)
             assert seen.sum() == 8
             assert seen[1:3, 2:6].all()

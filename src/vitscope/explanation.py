@@ -76,7 +76,7 @@ class Explanation:
             smooth: bicubic between patch centres; otherwise one flat block per patch.
             blur: standard deviation of a Gaussian blur after it, in pixels of the photo; 0 for none.
         """
-        return self.region.place(self.map, smooth, blur)
+        return self.region.upsample(self.map, smooth, blur)
 
     def overlay(self, **style: Any) -> "Image.Image":
         """The map over the photo, in the photo's size; `vitscope.render.raster.Style` lists the keywords."""

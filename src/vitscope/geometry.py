@@ -121,7 +121,9 @@ class ImageRegion:
             raise LayoutError(f"a frame needs a size, box and input that are not empty, not {self}")
 
     @classmethod
-    def of(cls, size: tuple[int, int], resized: tuple[int, int], crop: tuple[int, int] | None = None) -> "ImageRegion":
+    def from_resize_crop(
+        cls, size: tuple[int, int], resized: tuple[int, int], crop: tuple[int, int] | None = None
+    ) -> "ImageRegion":
         """The frame of "resize to `resized (h, w)`, then crop `crop (h, w)` from the middle".
 
         The crop starts at `(resized - crop) / 2` rounded towards zero for a smaller crop; where the crop is larger
@@ -133,7 +135,7 @@ class ImageRegion:
         sx, sy = w / rw, h / rh
         return cls(size, (left * sx, top * sy, (left + cw) * sx, (top + ch) * sy), crop)
 
-    def place(
+    def upsample(
         self, grid: Float[np.ndarray, "gh gw"], smooth: bool = True, blur: float = 0.0
     ) -> Float[np.ndarray, "H W"]:
         """Lay a map of patches on the photo.

@@ -75,7 +75,7 @@ def vecmat_positive_relevance_normalised(
 ) -> tuple[Float[Tensor, "B M"], Float[Tensor, "B N"]]:
     """`r D mean_h relu(A * dy/dA)` and the diagonal of D, which divides each row of `I + mean_h ...` by its sum.
 
-    Of queries that weigh nothing in the whole batch it is 1. Cost: as for `vecmat_positive_relevance`, which knows the sums ahead.
+    D is 1 for queries that weigh nothing in the whole batch. Cost: that of `vecmat_positive_relevance`.
     """
     shares = r.new_ones(r.shape)
     if not _many(block, r):

@@ -205,7 +205,7 @@ class AttentionStore:
         return self.layer_vecmat(layer, lambda block, _: weights(block))
 
     def layer_vecmat(self, layer: int, attend: Attend) -> Float[Tensor, "B N"]:
-        """`rollout_from_readout` over one layer without its residual, and without what reaches the answer past this layer.
+        """Return the readout weights times one layer's attention, without the residual path.
 
         Some tokens go around a layer's residual: patches around a class attention, or another branch.
         """

@@ -1,6 +1,6 @@
 """Some patches hidden or left out: what the model says then, at once.
 
-`Scope.predict_without` is this module's one entry for callers; `PatchMasker` serves hosts that ask often of one picture.
+`Scope.predict_without` is this module's one entry for callers; `PatchMasker` serves hosts that ask often of one.
 """
 
 import time

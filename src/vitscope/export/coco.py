@@ -82,7 +82,7 @@ def region(explanation: Explanation, above: float) -> Bool[np.ndarray, "H W"]:
             break
         parts = spread
     counts = np.bincount(parts[bright])
-    placed = explanation.region.place((parts == counts.argmax()).astype(np.float32), smooth=False)
+    placed = explanation.region.upsample((parts == counts.argmax()).astype(np.float32), smooth=False)
     return np.asarray(np.nan_to_num(placed) > 0.5)
 
 

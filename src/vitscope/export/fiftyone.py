@@ -75,5 +75,5 @@ def _picture(explanation: Explanation, low: float, high: float) -> Image.Image:
     sx, sy = width / region.size[0], height / region.size[1]
     left, top, right, bottom = region.box
     small = ImageRegion((width, height), (left * sx, top * sy, right * sx, bottom * sy), region.input)
-    placed = np.nan_to_num(small.place(explanation.map), nan=low)
+    placed = np.nan_to_num(small.upsample(explanation.map), nan=low)
     return Image.fromarray(((placed - low) / max(high - low, 1e-30) * 255 + 0.5).astype(np.uint8))

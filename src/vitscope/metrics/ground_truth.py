@@ -71,9 +71,9 @@ def against_mask(explanation: Explanation, mask: Bool[np.ndarray, "H W"], seed: 
     """
     region, grid = explanation.region, explanation.map.shape
     own = localise(explanation.heat(), mask)
-    middle = localise(region.place(centre_prior(grid)), mask)
+    middle = localise(region.upsample(centre_prior(grid)), mask)
     randoms = [
-        localise(region.place(other.values.reshape(grid).astype(np.float32)), mask)
+        localise(region.upsample(other.values.reshape(grid).astype(np.float32)), mask)
         for other in shuffles(ranked(explanation.map, seed), _DRAWS, seed)
     ]
     numbers = tuple(

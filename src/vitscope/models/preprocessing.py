@@ -74,7 +74,9 @@ class Preprocessing:
         resized = Image.fromarray(picture.pixels).resize((wanted[1], wanted[0]), Image.Resampling.BICUBIC)
         low, high = self._extremes()
         part = torch.from_numpy(np.array(resized, np.float32) / 255).permute(2, 0, 1)
-        return low[:, None, None] + part * (high - low)[:, None, None], ImageRegion.of(picture.size, wanted)
+        return low[:, None, None] + part * (high - low)[:, None, None], ImageRegion.from_resize_crop(
+            picture.size, wanted
+        )
 
     def _run(self, image: Image.Image) -> Tensor:
         made = self.process(image)

@@ -239,7 +239,7 @@ class Transformers(Traced):
         if size:
             resized = self._covering(height, width, size)
             options = {"size": {"height": resized[0], "width": resized[1]}, "do_resize": True, "do_center_crop": False}
-            region = ImageRegion.of(picture.size, resized)
+            region = ImageRegion.from_resize_crop(picture.size, resized)
         else:
             region = self._frame(picture)
         batch = self.processor(
@@ -368,7 +368,7 @@ class Transformers(Traced):
                 resized = get_size_with_aspect_ratio((height, width), size["shortest_edge"], size["longest_edge"])
             else:
                 raise LayoutError(f"{self._processor_name} resizes to {size}: not understood", "pass size=...")
-        return ImageRegion.of(picture.size, (int(resized[0]), int(resized[1])), self._crop())
+        return ImageRegion.from_resize_crop(picture.size, (int(resized[0]), int(resized[1])), self._crop())
 
     def _covering(self, height: int, width: int, size: int) -> tuple[int, int]:
         """`(Hi, Wi)` in whole patches, about `size ** 2` pixels, in the photo's own shape."""

@@ -242,7 +242,7 @@ def _intact(place: Path, *, hashed: bool = True) -> bool:
 
 @contextmanager
 def _workspace(place: Path) -> Iterator[Path]:
-    """A temporary folder inside `place`, which is swept of what killed runs left; OSErrors become ModelErrors."""
+    """A temporary folder inside `upsample`, which is swept of what killed runs left; OSErrors become ModelErrors."""
     try:
         place.mkdir(parents=True, exist_ok=True)
         for old in place.glob("tmp-*"):
@@ -298,7 +298,7 @@ def _run(command: list[str], report: Path, tick: Callable[[], None]) -> int:
 
 
 def _largest(place: Path) -> int:
-    """Bytes in the largest file under `place`: pip first fills a temporary file, then copies it."""
+    """Bytes in the largest file under `upsample`: pip first fills a temporary file, then copies it."""
     with suppress(OSError):  # moved meanwhile
         return max((file.stat().st_size for file in place.rglob("*.whl")), default=0)
     return 0

@@ -1,0 +1,266 @@
+"""Capture sees all attention, changes nothing, and leaves nothing behind."""
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import vitscope
+from tests.models import toys as zoo
+from vitscope.attention.capture import evaluating
+from vitscope.errors import CaptureError, LayoutError
+from vitscope.geometry import TokenLayout
+
+
+class Attention(nn.Module):
+    """Self-attention by the fused kernel, in the plainest way."""
+
+    def __init__(self, dim=8, heads=2, dropout=0.0, causal=False, groups=None):
+        super().__init__()
+        self.heads, self.dropout, self.causal, self.groups = heads, dropout, causal, groups or heads
+        self.to_q = nn.Linear(dim, dim)
+        self.to_k = nn.Linear(dim, dim * self.groups // heads)
+        self.to_v = nn.Linear(dim, dim * self.groups // heads)
+
+    def forward(self, x):
+        q, k, v = (
+            part.unflatten(-1, (heads, -1)).transpose(1, 2)
+            for part, heads in ((self.to_q(x), self.heads), (self.to_k(x), self.groups), (self.to_v(x), self.groups))
+        )
+        out = functional.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=self.causal,
+            enable_gqa=self.groups != self.heads,
+        )
+        return x + out.transpose(1, 2).flatten(2)
+
+
+class Encoder(nn.Module):
+    """A few such blocks, and nothing that vitscope knows."""
+
+    def __init__(self, depth=2, fail=False, **options):
+        super().__init__()
+        self.layers = nn.ModuleList(Attention(**options) for _ in range(depth))
+        self.fail = fail
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        if self.fail:
+            raise RuntimeError("broken on purpose")
+        return x
+
+
+def state(model):
+    """Everything about a model that a capture could leave changed."""
+    return {
+        name: (
+            module.training,
+            *(len(getattr(module, hooks)) for hooks in sorted(vars(module)) if "hooks" in hooks),
+            tuple(
+                (p.data_ptr(), p.requires_grad, p.grad is None, p._version) for p in module.parameters(recurse=False)
+            ),
+        )
+        for name, module in model.named_modules()
+    }
+
+
+@pytest.mark.parametrize("row", zoo.ROWS, ids=lambda row: row.name)
+def test_the_output_is_the_same_to_the_last_bit(row):
+    from vitscope.models.transformers import Transformers
+
+    model = row.model()
+    adapter, pixels = Transformers(model), zoo.pixels(row, 2)
+    outputs = []
+
+    def keep(_module, _args, output):
+        outputs.append(output[0] if isinstance(output, tuple) else next(iter(output.values())))
+
+    handle = model.register_forward_hook(keep)
+    before = state(model)
+    implementation = model.config._attn_implementation
+    with torch.no_grad():
+        adapter.forward(pixels)
+        with vitscope.capture(model) as store_of:
+            adapter.forward(pixels)
+    assert torch.equal(*outputs)
+    assert len(store_of(depth=3)) == 3
+    assert state(model) == before
+    assert model.config._attn_implementation == implementation
+    handle.remove()
+
+
+def test_any_module_that_calls_the_kernel():
+    model = Encoder()
+    with vitscope.capture(model) as store_of:
+        model(torch.randn(1, 5, 8))
+    store = store_of()
+    assert [block.name for block in store] == ["layers.0", "layers.1"]
+    assert store[-1].rows(slice(None)).shape == (1, 2, 5, 5)
+    with_layout = store_of(TokenLayout(("cls",), (2, 2)))
+    assert with_layout.readout_weights().tolist() == [[1, 0, 0, 0, 0]]
+
+
+def test_a_forward_with_gradients_keeps_them():
+    model = Encoder()
+    x = torch.randn(1, 5, 8, requires_grad=True)
+    plain = torch.autograd.grad(model(x).sum(), x)[0]
+    with vitscope.capture(model):
+        captured = torch.autograd.grad(model(x).sum(), x)[0]
+    assert torch.equal(plain, captured)
+
+
+def test_masks_and_grouped_heads():
+    torch.manual_seed(0)
+    model = Encoder(depth=1, dim=16, heads=4, groups=2)
+    x = torch.randn(2, 5, 16)
+    with torch.no_grad(), vitscope.capture(model) as store_of:
+        model(x)
+    layer = model.layers[0]
+    q = layer.to_q(x).unflatten(-1, (4, 4)).transpose(1, 2)
+    k = layer.to_k(x).unflatten(-1, (2, 4)).transpose(1, 2)[:, [0, 0, 1, 1]]
+    torch.testing.assert_close(store_of()[0].rows(), (q @ k.mT / 2).softmax(-1), atol=1e-6, rtol=1e-5)
+
+
+def test_a_boolean_mask_hides_its_tokens():
+    class MaskedPrediction(nn.Module):
+        def forward(self, x):
+            seen = torch.tensor([True, True, False, True])
+            return functional.scaled_dot_product_attention(x, x, x, attn_mask=seen.expand(4, 4))
+
+    model = MaskedPrediction()
+    with vitscope.capture(model) as store_of:
+        model(torch.randn(1, 2, 4, 8))
+    rows = store_of()[0].rows()
+    assert (rows[..., 2] == 0).all()
+    torch.testing.assert_close(rows.sum(-1), torch.ones(1, 2, 4))
+
+
+class TestLeavesNothingBehind:
+    @pytest.mark.parametrize("fail", [False, True])
+    def test_after_success_and_after_an_exception_in_the_forward(self, fail):
+        model = Encoder(fail=fail)
+        model.layers[1].train(False)
+        model.layers[0].to_q.weight.requires_grad_(False)
+        before, kernel = state(model), functional.scaled_dot_product_attention
+        x = torch.randn(1, 5, 8)
+        try:
+            with evaluating(model), vitscope.capture(model):
+                model(x)
+        except RuntimeError as error:
+            assert fail
+            assert "on purpose" in str(error)
+        else:
+            assert not fail
+        assert state(model) == before
+        assert functional.scaled_dot_product_attention is kernel
+        assert torch._C._len_torch_function_stack() == 0
+
+    def test_after_an_exception_of_the_caller(self):
+        model = Encoder()
+        before = state(model)
+        with pytest.raises(KeyboardInterrupt), vitscope.capture(model):
+            raise KeyboardInterrupt
+        assert state(model) == before
+
+    def test_every_submodule_gets_its_own_mode_back(self):
+        model = Encoder()
+        model.train()
+        model.layers[0].eval()
+        modes = [module.training for module in model.modules()]
+        with evaluating(model):
+            assert not any(module.training for module in model.modules())
+        assert [module.training for module in model.modules()] == modes
+
+
+class TestIsLoud:
+    def test_when_nothing_was_seen(self):
+        model = nn.Linear(4, 4)
+        with vitscope.capture(model) as store_of:
+            model(torch.randn(2, 4))
+        with pytest.raises(CaptureError, match="no attention was seen in Linear.*set_attn_implementation"):
+            store_of()
+
+    def test_when_another_number_of_blocks_was_seen(self):
+        model = Encoder()
+        with vitscope.capture(model) as store_of:
+            model(torch.randn(1, 5, 8))
+        with pytest.raises(
+            CaptureError, match="2 attention calls were seen in Encoder, 3 were expected.*layers.0, layers.1"
+        ):
+            store_of(depth=3)
+
+    def test_when_two_forwards_ran(self):
+        model = Encoder()
+        with vitscope.capture(model) as store_of:
+            model(torch.randn(1, 5, 8))
+            model(torch.randn(1, 5, 8))
+        with pytest.raises(CaptureError, match="2 forwards ran"):
+            store_of()
+
+    def test_when_the_layout_does_not_fit(self):
+        model = Encoder()
+        with vitscope.capture(model, layout=TokenLayout(("cls",), (3, 3))) as store_of:
+            model(torch.randn(1, 5, 8))
+        with pytest.raises(LayoutError, match="layers.0 has 5 tokens, but the layout"):
+            store_of()
+
+    @pytest.mark.parametrize(
+        ("options", "message"), [({"causal": True}, "causally"), ({"dropout": 0.1}, "dropout 0.1")]
+    )
+    def test_when_it_is_not_an_encoder_being_evaluated(self, options, message):
+        model = Encoder(**options).train()
+        with pytest.raises(CaptureError, match=message), vitscope.capture(model):
+            model(torch.randn(1, 5, 8))
+
+
+def test_two_threads_do_not_see_each_others_attention():
+    """Both forwards are inside their captures at the same time, held there by a barrier in their last layers."""
+    together = threading.Barrier(2, timeout=30)
+
+    class Waiting(Encoder):
+        def forward(self, x):
+            together.wait()
+            x = super().forward(x)
+            together.wait()
+            return x
+
+    models = [Waiting(depth=2), Waiting(depth=5)]
+    stores = [None, None]
+
+    def look(i):
+        with torch.no_grad(), vitscope.capture(models[i]) as store_of:
+            models[i](torch.randn(1, 3 + i, 8))
+        stores[i] = store_of()
+
+    threads = [threading.Thread(target=look, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [len(store) for store in stores] == [2, 5]
+    assert [store[0].shape[-1] for store in stores] == [3, 4]
+
+
+def test_one_model_in_two_threads_is_seen_by_the_one_that_looks():
+    model, entered, done = Encoder(), threading.Event(), threading.Event()
+
+    def other():
+        entered.wait(30)
+        with torch.no_grad():
+            model(torch.randn(1, 9, 8))
+        done.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with torch.no_grad(), vitscope.capture(model) as store_of:
+        entered.set()
+        done.wait(30)
+        model(torch.randn(1, 4, 8))
+    thread.join()
+    assert [block.shape for block in store_of()] == [(1, 2, 4, 4)] * 2

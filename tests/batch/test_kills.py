@@ -1,0 +1,29 @@
+"""A run that is killed, and killed again: `benchmarks/kills.py`, in short."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vitscope.batch import fault_injection
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.timeout(240)
+def test_killed_at_every_point_and_at_twenty_random_moments(tmp_path):
+    """`benchmarks/kills.py` does the work and asserts; here its count is looked at."""
+    points = 2 * len(fault_injection.POINTS) - 2
+    assert len(fault_injection.POINTS) >= 8
+    command = [sys.executable, ROOT / "benchmarks" / "kills.py", "--deadly", "--points", "--kills", str(points + 20)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TMPDIR": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["kills"] == points + 20
+    assert told["killed_in_time"] >= points + 10
+    assert told["finished_runs"] >= 1
+    assert told["shards_kept"] > 0
+    assert told["deadly_rows"] == 2

@@ -1,0 +1,144 @@
+"""Runs that end too early and are gone on with: nothing lost, nothing twice, and nothing mixed up."""
+
+import json
+import os
+import signal
+
+import pyarrow.parquet as pq
+import pytest
+from filelock import FileLock
+
+from tests.helpers.batching import plan, same, table
+from vitscope.batch import fault_injection
+from vitscope.batch.run import run
+from vitscope.errors import ResultError, UsageError
+
+
+def test_resume_does_only_what_is_left(collection, tiny_scope, tmp_path):
+    out, done = tmp_path / "out", []
+
+    def stop(images, failed):
+        done.append(images)
+        if sum(done) >= 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(str(collection), out, plan(batch_size=2), scope=tiny_scope, advance=stop)
+    kept = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (out / "data").iterdir()}
+    assert [path.name for path in kept] == ["part-000000.parquet"]
+    assert len(table(out)) == 4  # what is finished can be read
+    with pytest.raises(ResultError, match="--resume goes on"):
+        run(str(collection), out, plan(), scope=tiny_scope)
+    summary = run(str(collection), out, plan(batch_size=3), scope=tiny_scope, resume=True)
+    assert (summary.skipped, summary.images, summary.shards, summary.failed_before) == (4, 7, 2, 1)
+    assert all((p.stat().st_ino, p.stat().st_mtime_ns) == was for p, was in kept.items())
+    run(str(collection), tmp_path / "other", plan(), scope=tiny_scope)
+    same(out, tmp_path / "other")
+
+
+def test_sigterm_stops_as_ctrl_c_does(collection, tiny_scope, tmp_path):
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            str(collection),
+            tmp_path / "out",
+            plan(),
+            scope=tiny_scope,
+            advance=lambda images, failed: os.kill(os.getpid(), signal.SIGTERM),
+        )
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert run(str(collection), tmp_path / "out", plan(), scope=tiny_scope, resume=True).failed == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"methods": ("attention",)}, "methods was \\['rollout'\\] and is \\['attention'\\]"),
+        ({"size": 96}, "size was None and is 96"),
+        ({"params": {"alpha": 0.3}}, "params was {} and is {'alpha': 0.3}"),
+        ({"shard_size": 5}, "shard_size was 4 and is 5"),
+        ({"seed": 1}, "seed was 0 and is 1"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_a_changed_option_refuses_to_resume_and_says_which(collection, tiny_scope, tmp_path, change, said):
+    run(str(collection / "1"), tmp_path, plan(), scope=tiny_scope)
+    with pytest.raises(ResultError, match=said):
+        run(str(collection / "1"), tmp_path, plan(**change), scope=tiny_scope, resume=True)
+
+
+def test_other_weights_and_other_pictures_refuse_to_resume(collection, tiny_scope, tmp_path, monkeypatch):
+    source = tmp_path / "photos"
+    source.mkdir()
+    for path in (collection / "1").iterdir():
+        (source / path.name).write_bytes(path.read_bytes())
+    run(str(source), tmp_path / "out", plan(), scope=tiny_scope)
+    monkeypatch.setattr(tiny_scope.adapter, "_weights", "others")
+    monkeypatch.delitem(vars(tiny_scope.adapter), "weights", raising=False)
+    with pytest.raises(ResultError, match="weights was .* and is 'others'"):
+        run(str(source), tmp_path / "out", plan(), scope=tiny_scope, resume=True)
+    monkeypatch.undo()
+    vars(tiny_scope.adapter).pop("weights", None)
+    (source / "000.png").write_bytes((collection / "1" / "06.png").read_bytes())
+    with pytest.raises(ResultError, match="the source has changed .* shard 0"):
+        run(str(source), tmp_path / "out", plan(), scope=tiny_scope, resume=True)
+
+
+def test_a_folder_of_something_else_is_refused(collection, tiny_scope, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ResultError, match="not empty and holds no run"):
+        run(str(collection), tmp_path, plan(), scope=tiny_scope, resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/out", "gs://bucket", "memory://out"])
+def test_an_object_store_is_refused_as_output(collection, tiny_scope, tmp_path, monkeypatch, url):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="no folder: object stores know no rename"):
+        run(str(collection), url, plan(), scope=tiny_scope)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_second_writer_is_refused(collection, tiny_scope, tmp_path):
+    run(str(collection / "1"), tmp_path, plan(), scope=tiny_scope)
+    with FileLock(tmp_path / ".lock"), pytest.raises(ResultError, match="somebody is writing"):
+        run(str(collection / "1"), tmp_path, plan(), scope=tiny_scope, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("point", "error"),
+    [
+        ("during-shard-write:2", "ENOSPC"),
+        ("during-shard-write:2", "EROFS"),
+        ("after-shard-write:2", "EDQUOT"),
+        ("during-manifest-write:2", "ENOSPC"),
+        ("during-manifest-write:2", "EIO"),
+    ],
+)
+def test_a_disk_that_fails_is_one_line_and_what_is_finished_stays(
+    collection, tiny_scope, tmp_path, monkeypatch, point, error
+):
+    monkeypatch.setattr(fault_injection, "_times", type(fault_injection._times)())
+    monkeypatch.setenv("VITSCOPE_FAULT", f"{point}={error}")
+    with pytest.raises(ResultError, match="cannot be written: .*--resume"):
+        run(str(collection), tmp_path / "out", plan(), scope=tiny_scope)
+    monkeypatch.delenv("VITSCOPE_FAULT")
+    listed = json.loads((tmp_path / "out" / "manifest.json").read_text())["shards"]
+    assert [entry["number"] for entry in listed] == [0]
+    assert pq.read_table(tmp_path / "out" / listed[0]["file"]).num_rows == 4
+    assert not list((tmp_path / "out").rglob("*.part"))
+    summary = run(str(collection), tmp_path / "out", plan(), scope=tiny_scope, resume=True)
+    assert (summary.skipped, summary.images) == (4, 7)
+
+
+def test_broken_manifests_and_lost_shards_are_told(collection, tiny_scope, tmp_path):
+    run(str(collection / "1"), tmp_path, plan(), scope=tiny_scope)
+    (tmp_path / "data" / "part-000000.parquet").rename(tmp_path / "away")
+    with pytest.raises(ResultError, match="is listed as finished and is not there"):
+        run(str(collection / "1"), tmp_path, plan(), scope=tiny_scope, resume=True)
+    (tmp_path / "manifest.json").write_text('{"schema": 9, "shards": []}')
+    with pytest.raises(ResultError, match="schema 9"):
+        run(str(collection / "1"), tmp_path, plan(), scope=tiny_scope, resume=True)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(ResultError, match="not what a run wrote"):
+        run(str(collection / "1"), tmp_path, plan(), scope=tiny_scope, resume=True)

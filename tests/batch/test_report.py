@@ -1,0 +1,207 @@
+"""The report on a batch: its numbers against the rows, its page, its command."""
+
+import json
+import re
+import shutil
+import tarfile
+from pathlib import Path
+
+import av
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from vitscope.batch.report import HOT, overview
+from vitscope.batch.report_page import page
+from vitscope.batch.results import explanation_of, explanations, photo_of, row_called
+from vitscope.batch.rows import map_of
+from vitscope.batch.run import run
+from vitscope.batch.sources import Source
+from vitscope.batch.types import Plan
+from vitscope.cli.main import app
+from vitscope.errors import ImageError, ResultError
+from vitscope.export.coco import coco
+
+GOOD, BAD = 9, 2
+HOSTILE = "<img src=x onerror=alert(1)>.png"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_scope, tiny_folder):
+    """A run over nine photos and two files that are none, and the photos' folder."""
+    photos = tmp_path_factory.mktemp("photos")
+    noise = np.random.default_rng(3)
+    for number in range(GOOD - 1):
+        coarse = Image.fromarray(noise.integers(0, 256, (5, 7, 3), dtype=np.uint8))
+        coarse.resize((140, 100)).save(photos / f"{number}.png")
+    shutil.copy(photos / "0.png", photos / HOSTILE)
+    for number in range(BAD):
+        (photos / f"bad{number}.jpg").write_bytes(b"<script>alert(1)</script>")
+    out = tmp_path_factory.mktemp("out") / "run"
+    run(str(photos), out, Plan(str(tiny_folder), methods=("rollout", "attention"), shard_size=4), scope=tiny_scope)
+    return out, photos
+
+
+def rows_of(out):
+    return pq.read_table(out / "data").to_pylist()
+
+
+def test_the_numbers_are_those_of_the_rows(finished):
+    out, _ = finished
+    seen, rows = overview(out, cards=3), rows_of(out)
+    fine = [row for row in rows if row["error"] is None]
+    assert (seen.images, seen.failed, seen.rows) == (GOOD + BAD, BAD, 2 * (GOOD + BAD))
+    assert {kind: count for kind, (count, _) in seen.failures.items()} == {"ImageError": 2 * BAD}
+    assert len(seen.failures["ImageError"][1]) == BAD
+    for method in ("rollout", "attention"):
+        held = [row["largest_share"] for row in fine if row["method"] == method]
+        assert sorted(seen.numbers[method]["largest_share"].tolist()) == pytest.approx(sorted(held))
+    breadth = sorted(row["effective_patches"] / (row["grid_rows"] * row["grid_columns"]) for row in fine)
+    shown = [row["effective_patches"] / 16 for row in seen.narrow + seen.broad[::-1]]
+    assert shown == pytest.approx(breadth[:3] + breadth[-3:], rel=1e-6)
+    assert [row["id"] for row in seen.sample] == sorted(row["id"] for row in fine)
+
+
+def test_hot_patches_are_counted_where_they_lie(finished):
+    out, _ = finished
+    found = overview(out).places[4, 4]
+    maps = [map_of(row) for row in rows_of(out) if row["map"]]
+    by_hand = sum((values > HOT * values.mean()).astype(int) for values in maps)
+    assert found.maps == len(maps) == 2 * GOOD
+    assert np.array_equal(found.hot, by_hand)
+    found.hot[:] = [[4, 0, 0, 0], [0, 6, 0, 0], [0, 0, 0, 0], [0, 0, 0, 2]]
+    assert found.border == (0.5, 0.75)
+
+
+def test_the_page_holds_everything_and_runs_nothing(finished):
+    out, _ = finished
+    text = page(overview(out), "run <b>")
+    assert "<h1>run &lt;b&gt;</h1>" in text
+    assert "<script" not in text
+    assert "<img src=x" not in text
+    assert "&lt;img src=x onerror=alert(1)&gt;.png" in text
+    assert not re.findall(r"""(?:src|href)=["'](?!data:)""", text)
+    assert text.count("<svg") == 2 * 3
+    for heading in ("Failures", "Most concentrated", "Least concentrated", "Sinks by position", "Contact sheet"):
+        assert f">{heading}</h2>" in text
+
+
+def test_photos_that_are_gone_leave_their_maps(finished, tmp_path):
+    out, photos = finished
+    shutil.copytree(out, tmp_path / "moved")
+    with_photos = page(overview(tmp_path / "moved"), "run")
+    hidden = photos.rename(photos.with_name("elsewhere"))
+    try:
+        without = page(overview(tmp_path / "moved"), "run")
+    finally:
+        hidden.rename(photos)
+    assert without.count("<img") == with_photos.count("<img")
+    assert without != with_photos
+
+
+def test_rows_are_explanations_again(finished, tiny_scope):
+    out, photos = finished
+    row = row_called(out, "3.png")
+    assert row_called(out, row["id"][:10]) == row
+    (again,) = (e for e in explanations(out) if e.provenance["source"] == row["source"] and e.method == "rollout")
+    fresh = tiny_scope.explain(photos / "3.png", method="rollout")
+    np.testing.assert_allclose(again.map, fresh.map, atol=2**-11 * fresh.map.max())
+    assert again.region == fresh.region
+    assert again.layout.prefix == fresh.layout.prefix
+    assert np.array_equal(again.picture.pixels, fresh.picture.pixels)
+    told = coco(explanations(out, photo=False))
+    assert len(told["annotations"]) == 2 * GOOD
+    assert len(told["images"]) == GOOD
+
+
+def test_the_command_writes_the_page_once(finished, tmp_path):
+    out, _ = finished
+    place = tmp_path / "page.html"
+    done = CliRunner().invoke(app, ["report", str(out), "-o", str(place), "--json"])
+    told = json.loads(done.stdout)
+    assert (told["images"], told["failed"], told["maps"]) == (GOOD + BAD, BAD, 2 * GOOD)
+    assert place.read_text("utf-8").startswith("<!doctype html>")
+    again = CliRunner().invoke(app, ["report", str(out), "-o", str(place)])
+    assert isinstance(again.exception, ResultError)
+
+
+def test_one_row_opens_in_the_viewer(finished, tmp_path):
+    out, _ = finished
+    row, place = row_called(out, "3.png"), tmp_path / "view.html"
+    done = CliRunner().invoke(app, ["report", str(out), "--view", row["id"][:12], "-o", str(place), "--json"])
+    assert json.loads(done.stdout)["source"] == row["source"]
+    text = place.read_bytes()
+    assert text.lower().startswith(b"<!doctype html>")
+    assert row["method"].encode() in text
+    bad = CliRunner().invoke(app, ["report", str(out), "--view", "bad0.jpg", "-o", str(tmp_path / "other.html")])
+    assert isinstance(bad.exception, ResultError)
+    assert "was not explained" in str(bad.exception)
+
+
+def test_a_photo_is_found_wherever_it_lies(finished, tiny_scope, tmp_path):
+    """In a tar, in Parquet, in a video, behind a URL; and not where another one lies now."""
+    _, photos = finished
+    names = [f"{number}.png" for number in range(3)]
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name in names:
+            archive.add(photos / name, name)
+    pq.write_table(pa.table({"where": [str(photos / name) for name in names]}), tmp_path / "a.parquet")
+    store = fsspec.filesystem("memory")
+    store.pipe({f"/shelf/{name}": (photos / name).read_bytes() for name in names})
+    sources = [tmp_path / "a.tar", tmp_path / "a.parquet", "memory://shelf", "memory://shelf/1.png"]
+    with av.open(str(tmp_path / "a.mp4"), "w") as film:
+        stream = film.add_stream("libx264", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 140, 100, "yuv420p"
+        for name in names:
+            film.mux(stream.encode(av.VideoFrame.from_image(Image.open(photos / name).convert("RGB"))))
+        film.mux(stream.encode(None))
+    sources.append(tmp_path / "a.mp4")
+    for number, place in enumerate(sources):
+        out = tmp_path / f"out{number}"
+        source = Source(str(place), column="where" if number == 1 else None, stride=1)
+        run(source, out, Plan("tiny", methods=("rollout",)), scope=tiny_scope)
+        for row in rows_of(out):
+            e = tiny_scope.explain(photo_of(out, row), method="rollout")
+            assert np.abs(map_of(row) - e.map).max() <= 2e-3 * e.map.max(), place
+    store.rm("/shelf", recursive=True)
+    for place in (tmp_path / "a.tar", tmp_path / "a.parquet"):
+        place.unlink()
+    shutil.copy(photos / "3.png", tmp_path / "a.tar")
+    for number in range(4):
+        with pytest.raises(ImageError):
+            photo_of(tmp_path / f"out{number}", rows_of(tmp_path / f"out{number}")[0])
+
+
+def test_options_that_the_viewer_leaves_out_are_told(photo, tiny_folder, tmp_path, capsys):
+    asked = Plan(str(tiny_folder), methods=("rollout",), params={"alpha": 0.3})
+    run(str(photo), tmp_path / "run", asked)
+    app(["report", str(tmp_path / "run"), "--view", photo.name, "-o", str(tmp_path / "a.html")], standalone_mode=False)
+    assert "made with alpha=0.3; the page shows rollout as it is without" in capsys.readouterr().err
+
+
+def test_the_documents_examples_run(finished, tmp_path, monkeypatch, capsys):
+    shutil.copytree(finished[0], tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "report.md").read_text("utf-8")
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(code, "report.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 2 * GOOD
+    assert len(json.loads((tmp_path / "maps.json").read_text())["annotations"]) == 2 * GOOD
+
+
+def test_what_is_no_run_is_told(finished, tmp_path):
+    out, _ = finished
+    with pytest.raises(ResultError, match="holds no run of vitscope batch"):
+        overview(tmp_path)
+    with pytest.raises(ResultError, match="no row called 'nothing'"):
+        row_called(out, "nothing")
+    (tmp_path / "batch.json").write_text("{}")
+    with pytest.raises(ResultError, match="no finished shard yet"):
+        overview(tmp_path)
+    row = next(row for row in rows_of(out) if row["error"])
+    with pytest.raises(ResultError, match="was not explained"):
+        explanation_of(row)

@@ -1,0 +1,98 @@
+"""What `auto` stands for, and that it is said."""
+
+import numpy as np
+import pytest
+import torch
+
+import vitscope
+from tests.models import toys as zoo
+from vitscope.engine.auto import EVIDENCE, LAST, OBJECTS
+from vitscope.methods.base import METHODS
+from vitscope.models.transformers import Transformers
+from vitscope.scope import Scope
+
+PHOTO, OTHER = (np.random.default_rng(seed).integers(0, 256, (40, 48, 3), dtype=np.uint8) for seed in (0, 1))
+
+
+@pytest.fixture(scope="module")
+def features():
+    """A tiny model without classes."""
+    torch.manual_seed(0)
+    row = next(row for row in zoo.ROWS if row.name == "dinov2-registers")
+    return Scope(Transformers(row.model().eval(), weights="none"), torch.device("cpu"), torch.float32)
+
+
+def chosen(explanation):
+    (note,) = (note for note in explanation.provenance["notes"] if note.startswith("chosen by vitscope"))
+    return note.removeprefix("chosen by vitscope for this model: ")
+
+
+def same(one, other):
+    assert (one.method, one.target) == (other.method, other.target)
+    np.testing.assert_array_equal(one.map, other.map)
+
+
+def test_at_most_one_forward_and_one_backward():
+    assert all(METHODS.get(name).quick for name in (*(name for name, _ in EVIDENCE), OBJECTS, LAST))
+
+
+def test_evidence_follows_a_target_and_objects_need_none():
+    assert all(METHODS.get(name).uses_target and METHODS.get(name).correction == "" for name, _ in EVIDENCE)
+    assert not METHODS.get(OBJECTS).uses_target
+
+
+def test_a_classifier_gets_evidence_for_its_class(tiny_scope, photo):
+    e = tiny_scope.explain(photo)
+    assert chosen(e) == "gradcam (evidence for the class)"
+    assert e.target == e.predictions[0][0]
+    same(e, tiny_scope.explain(photo, method="gradcam"))
+    same(tiny_scope.explain(photo, target="fox"), tiny_scope.explain(photo, method="gradcam", target="fox"))
+
+
+def test_a_model_without_classes_gets_what_is_looked_at(features):
+    e = features.explain(PHOTO)
+    assert chosen(e) == "random-walk (what is looked at, and what is alike)"
+    same(e, features.explain(PHOTO, method="random-walk"))
+
+
+def test_a_target_of_a_model_without_classes_is_followed(features):
+    like = vitscope.similar_to(OTHER)
+    e = features.explain(PHOTO, target=like)
+    assert chosen(e) == "gradcam (evidence for the target)"
+    same(e, features.explain(PHOTO, method="gradcam", target=like))
+
+
+def test_options_lead_to_a_method_that_has_them(tiny_scope, features, photo):
+    layers = tiny_scope.explain(photo, layers="last2")
+    assert chosen(layers).startswith("relevance, gradient libra (evidence for the class; not gradcam: it has no option")
+    assert layers.provenance["gradient"] == "libra"
+    same(layers, tiny_scope.explain(photo, method="relevance", gradient="libra", layers="last2"))
+    assert not np.array_equal(layers.map, tiny_scope.explain(photo, method="relevance", layers="last2").map)
+    alpha = features.explain(PHOTO, alpha=0.3)
+    assert chosen(alpha) == "rollout (what is looked at; not random-walk: it has no option alpha)"
+    same(alpha, features.explain(PHOTO, method="rollout", alpha=0.3))
+
+
+def test_a_gradient_that_is_asked_for_stays(tiny_scope, photo):
+    e = tiny_scope.explain(photo, layers="last2", gradient="attnlrp")
+    assert (e.method, e.provenance["gradient"]) == ("relevance", "attnlrp")
+
+
+def test_where_nothing_else_applies_it_is_rollout_and_why_is_said(tiny_scope, photo, monkeypatch):
+    monkeypatch.setattr(
+        type(tiny_scope), "_excuse", lambda self, method: "" if method.name == LAST else f"no {method.name} here"
+    )
+    e = tiny_scope.explain(photo)
+    assert e.method == "rollout"
+    for name in (*(name for name, _ in EVIDENCE), OBJECTS):
+        assert f"not {name}: no {name} here" in chosen(e)
+
+
+def test_a_familys_own_advice_comes_first(tiny_scope, photo, monkeypatch):
+    monkeypatch.setattr(tiny_scope.adapter, "advice", {"method": "rollout", "layers": "last2"})
+    monkeypatch.setattr(tiny_scope.adapter, "drawing", {"norm": "robust"})
+    e = tiny_scope.explain(photo)
+    assert chosen(e) == "rollout, layers last2, norm robust"
+    assert e.provenance["drawing"] == {"norm": "robust"}
+    same(e, tiny_scope.explain(photo, method="rollout", layers="last2"))
+    same(tiny_scope.explain(photo, start=2), tiny_scope.explain(photo, method="rollout", start=2))

@@ -1,0 +1,23 @@
+"""Written shapes are executed while the tests run: a wrong one is an error in whichever module states it."""
+
+import importlib
+import inspect
+
+import jaxtyping
+import numpy as np
+import pytest
+
+from tests.helpers.checked_shapes import modules_with_shapes
+from vitscope.metrics.localisation import pointing
+
+
+def test_every_module_that_states_shapes_is_wrapped():
+    for name in modules_with_shapes():
+        module = importlib.import_module(name)
+        own = [value for value in vars(module).values() if inspect.isfunction(value) and value.__module__ == name]
+        assert not own or any(hasattr(value, "__wrapped__") for value in own), name
+
+
+def test_a_wrong_shape_is_refused():
+    with pytest.raises(jaxtyping.TypeCheckError):
+        pointing(np.zeros((2, 3), np.float32), np.zeros((3, 2), bool))

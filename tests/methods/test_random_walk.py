@@ -1,0 +1,173 @@
+"""Random walks on patches against slow walks, and what must hold of them."""
+
+import numpy as np
+import pytest
+import torch
+
+import vitscope
+from tests.models import toys as zoo
+from tests.oracles import attention as oracles
+from tests.oracles import random_walk as slow
+from vitscope.errors import UsageError
+from vitscope.images import load_image
+from vitscope.methods import random_walk as module
+from vitscope.methods.base import METHODS
+from vitscope.models.base import ModelAdapter
+from vitscope.models.transformers import Transformers
+from vitscope.scope import Scope
+
+PHOTOS = [np.random.default_rng(seed).integers(0, 256, (48, 40, 3), dtype=np.uint8) for seed in range(3)]
+
+
+def scope_of(name="vit"):
+    row = next(row for row in zoo.ROWS if row.name == name)
+    return Scope(Transformers(row.model().double(), weights="none"), torch.device("cpu"), torch.float64)
+
+
+def dense(scope, photo, layer=-2, last=3, size=None, **options):
+    """The map from the model's own attention matrices and hidden states."""
+    ahead = len(scope.layout.prefix)
+    pixels, region = scope.adapter.prepare(load_image(photo), size)
+    scope.model.set_attn_implementation("eager")
+    with torch.no_grad():
+        out = scope.model(pixel_values=pixels[None].double(), output_attentions=True, output_hidden_states=True)
+    scope.model.set_attn_implementation("sdpa")
+    count = len(out.attentions)
+    readout = torch.from_numpy(scope.adapter.layout(region.input).readout()).double()
+    layers = list(range(max(count - last, 0), count))
+    s = oracles.rollout(list(out.attentions), readout, layers)[0, ahead:].numpy()
+    z = out.hidden_states[layer if layer < 0 else layer + 1][0, ahead:].numpy()
+    return slow.walked(s, z, **options)
+
+
+def close(got, wanted):
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("name", ["vit", "dinov2-registers", "ijepa"])
+@pytest.mark.parametrize("entries", [1, 7 * 16, 2**21])
+def test_it_is_the_slow_walk(name, entries, monkeypatch):
+    """With the affinity made one row, seven rows, and all rows at a time."""
+    monkeypatch.setattr(module, "_ENTRIES", entries)
+    scope = scope_of(name)
+    assert len(scope.layout.prefix) == {"vit": 1, "dinov2-registers": 4, "ijepa": 0}[name]
+    close(scope.explain(PHOTOS[0], method="random-query_chunks").map.ravel(), dense(scope, PHOTOS[0]))
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"layer": -1}, {"layer": -1}),
+        ({"layer": 0}, {"layer": 0}),
+        ({"layers": "last1"}, {"last": 1}),
+        ({"restart": 0.4, "temperature": 0.5}, {"restart": 0.4, "temperature": 0.5}),
+        ({"detail": 0.0}, {"detail": 0.0}),
+        ({"detail": 2.0}, {"detail": 2.0}),
+    ],
+    ids=str,
+)
+def test_its_options(given, wanted):
+    scope = scope_of()
+    close(
+        scope.explain(PHOTOS[0], method="random-query_chunks", **given).map.ravel(), dense(scope, PHOTOS[0], **wanted)
+    )
+
+
+def test_a_grid_that_is_not_square():
+    scope = scope_of("dinov2-registers")
+    e = scope.explain(PHOTOS[0], method="random-query_chunks", size=70)
+    assert e.map.shape[0] > e.map.shape[1]
+    close(e.map.ravel(), dense(scope, PHOTOS[0], size=70))
+
+
+def query_chunks(s, z, restart=0.05, temperature=0.1):
+    return module._walked(torch.as_tensor(s), torch.as_tensor(z), restart, temperature).numpy()
+
+
+def made(seed, patches=30, width=6):
+    rng = np.random.default_rng(seed)
+    return rng.random(patches) / patches, rng.normal(size=(patches, width)) + 0.5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_holds_of_any_walk(seed):
+    s, z = made(seed)
+    x = query_chunks(s, z)
+    assert s.min() <= x.min() <= x.max() <= s.max()
+    weight = 1 / slow.steps(z, 0.1).max(1)  # the step to oneself has W = 1: these are the rows' sums
+    assert weight @ x == pytest.approx(weight @ s, rel=1e-6)  # a reversible walk moves attention, and loses none
+    order = np.random.default_rng(seed).permutation(len(s))
+    np.testing.assert_allclose(query_chunks(s[order], z[order]), x[order], rtol=1e-5)
+    turn = np.linalg.qr(np.random.default_rng(seed).normal(size=(6, 6)))[0]
+    np.testing.assert_allclose(query_chunks(s, 3 * z @ turn), x, rtol=1e-5)  # lengths and axes of tokens mean nothing
+    np.testing.assert_allclose(query_chunks(2 * s, z), 2 * x, rtol=1e-6)
+    np.testing.assert_allclose(query_chunks(s, z, restart=1.0), s, rtol=1e-6)
+    np.testing.assert_allclose(query_chunks(np.full(30, 0.25), z), 0.25, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_walk_that_seldom_stops_is_solved_as_well(dtype):
+    s, z = made(1)
+    x = query_chunks(s.astype(dtype), z.astype(dtype), restart=0.001, temperature=0.05)
+    np.testing.assert_allclose(
+        x - x.mean(), slow.walked(s, z, 0.001, 0.05, detail=0), atol=(1e-4 if dtype == np.float32 else 1e-6)
+    )
+    assert np.isfinite(x).all()
+
+
+def test_one_patch_of_an_object_lights_all_of_it():
+    """Two kinds of patches, attention on one patch of the first and, weaker, on all of the second: a known answer."""
+    z = np.repeat(np.eye(2), [4, 12], axis=0)
+    s = np.zeros(16)
+    s[0] = 0.4
+    s[4:] = 0.05
+    x = query_chunks(s, z, restart=0.05, temperature=0.1)
+    # between kinds W is e^-10; without it the kinds are apart, and each patch has c s_i + (1 - c) mean of its kind
+    np.testing.assert_allclose(x[:4], 0.05 * s[:4] + 0.95 * 0.1, rtol=2e-3)
+    np.testing.assert_allclose(x[4:], 0.05, rtol=1e-3)
+    assert x[1:4].min() > x[4:].max() > s[1:4].max()
+
+
+def test_alike_patches_everywhere_change_nothing_but_the_mean():
+    s = made(2)[0]
+    np.testing.assert_allclose(query_chunks(s, np.ones((30, 6))), 0.05 * s + 0.95 * s.mean(), rtol=1e-6)
+
+
+def test_what_stands_in_the_way_is_said():
+    scope = scope_of()
+    for bad in ({"restart": 0.0}, {"restart": 1.5}, {"temperature": 0.0}, {"detail": -1.0}):
+        with pytest.raises(UsageError, match=r"restart is in \[0.001, 1\]"):
+            scope.explain(PHOTOS[0], method="random-query_chunks", **bad)
+    with pytest.raises(UsageError, match="no layer 7"):
+        scope.explain(PHOTOS[0], method="random-query_chunks", layer=7)
+    windowed = type("Windowed", (), {"isotropic": False, "uneven": ModelAdapter.uneven})()
+    assert "do not all see the same tokens" in METHODS.get("random-query_chunks").excuse(windowed)
+
+
+def test_no_matrix_of_all_patches_is_held(monkeypatch):
+    """The largest tensor that it makes follows the bound on entries, not the square of the patches."""
+    monkeypatch.setattr(module, "_ENTRIES", 2000)
+    seen = []
+
+    class CrashLog(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            seen.append(out.numel() if isinstance(out, torch.Tensor) else 0)
+            return out
+
+    s, z = made(3, patches=400, width=4)
+    with CrashLog():
+        module._walked(torch.from_numpy(s), torch.from_numpy(z), 0.05, 0.1)
+    assert 1600 <= max(seen) <= 2000 < 400 * 400
+
+
+@pytest.mark.weights
+def test_on_planted_scenes_it_beats_rollout():
+    from vitscope.bench import planted
+
+    scope, inside = vitscope.load("embedded:dinov2-small"), {}
+    for scene in planted.scenes(5, seed=3, split="tune"):
+        for name, options in (("random-query_chunks", {}), ("rollout", {"layers": "last3"})):
+            heat = scope.explain(scene.image, method=name, size=336, **options).heat().clip(0)
+            inside.setdefault(name, []).append(heat[scene.mask].sum() / heat.sum())
+    assert np.mean(inside["random-query_chunks"]) > np.mean(inside["rollout"]) + 0.2

@@ -1,0 +1,500 @@
+"""What holds for every family: over a zoo of tiny models that no table knows.
+
+The oracle of raw attention is independent of capture: it replaces torch's softmax and fused kernel by explicit ones
+that keep their matrices, and runs the model by itself.
+"""
+
+import copy
+import functools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import vitscope
+from tests.models.toys_traced import ROWS, picture
+from vitscope.attention import vecmat
+from vitscope.tracing.chain import chain_of
+from vitscope.tracing.token_tensor import TokenTensor
+
+BY_NAME = {row.name: row for row in ROWS}
+each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+
+
+quick = pytest.mark.usefixtures("as_shipped")  # annotations are executed by the other tests of the same rows
+
+
+def rows(choose=lambda row: True):
+    """Parameters for the rows chosen."""
+    return [pytest.param(row, id=row.name) for row in ROWS if choose(row)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Models this small only lose by threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@functools.cache
+def looked_at(name):
+    """A model in training mode, with a frozen part, explained; and everything about it before and after."""
+    row = BY_NAME[name]
+    model = row.model().train()
+    [*model.children()][-1].eval()
+    next(model.parameters()).requires_grad_(False)
+    before, numbers = state(model), weights(model)
+    scope = row.scope(model)
+    e = scope.explain(picture(row.size), method="rollout", size=row.ask)
+    found = (before, state(model), numbers, weights(model))
+    next(model.parameters()).requires_grad_(True)
+    model.eval()
+    return scope, e, found
+
+
+def scope_of(name):
+    return looked_at(name)[0]
+
+
+@functools.cache
+def store_of(name):
+    row = BY_NAME[name]
+    return scope_of(name).attention(picture(row.size), size=row.ask)
+
+
+def rollout_of(name):
+    return looked_at(name)[1]
+
+
+def pixels_of(row, seeds=(0,)):
+    scope = scope_of(row.name)
+    return torch.stack(
+        [scope.adapter.prepare(vitscope.images.load_image(picture(row.size, s)), row.ask)[0] for s in seeds]
+    )
+
+
+# layouts
+
+
+@each_row
+def test_the_layout_is_as_written_in_the_zoo(row):
+    layout = scope_of(row.name).layout
+    assert layout.prefix == row.prefix
+    assert layout.grid == row.grid
+    assert (layout.pooling, layout.pool_prefix) == row.pooling
+    assert scope_of(row.name).adapter.isotropic == row.isotropic
+
+
+@each_row
+def test_each_attention_call_with_a_residual_is_a_layer(row):
+    assert len(store_of(row.name)) == row.layers == scope_of(row.name).adapter.depth
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.other], ids=lambda row: row.name)
+def test_other_sizes_have_their_own_grid(row):
+    (height, width), grid = row.other
+    scope = row.scope(size=row.other[0])
+    hub = type(scope.model).__module__.startswith("transformers.")
+    size = {"size": round(math.sqrt(height * width))} if hub else {}
+    e = scope.explain(picture(row.other[0]), method="rollout", **size)
+    assert e.region.input == row.other[0]
+    assert e.layout.grid == e.map.shape == grid
+    assert e.layout.prefix == row.prefix
+    assert e.map.sum() + e.prefix.sum() == pytest.approx(1, abs=1e-5)
+
+
+# raw attention
+
+
+class Recorded:
+    """Every matrix that a softmax over the last axis or the fused kernel makes, while a model runs."""
+
+    def __init__(self, monkeypatch):
+        self.matrices = []
+        fused, soft = nn.functional.scaled_dot_product_attention, torch.Tensor.softmax
+
+        def attend(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
+            assert not dropout_p
+            assert not is_causal
+            assert not enable_gqa
+            scores = query.double() @ key.double().transpose(-1, -2)
+            scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
+            if attn_mask is not None and attn_mask.dtype == torch.bool:
+                scores = scores.masked_fill(~attn_mask, -math.inf)
+            elif attn_mask is not None:
+                scores = scores + attn_mask.double()
+            self.keep(scores, -1)
+            return fused(query, key, value, attn_mask, scale=scale)
+
+        def softmax(x, dim=None, *rest, **options):
+            options.pop("_stacklevel", None)
+            self.keep(x, dim)
+            return soft(x, dim, *rest, **options)
+
+        monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", attend)
+        for place in (torch, torch.Tensor, nn.functional):
+            monkeypatch.setattr(place, "softmax", softmax)
+
+    def keep(self, scores, dim):
+        if scores.ndim > 2 and dim in (-1, scores.ndim - 1):
+            scores = scores.detach().double()
+            weights = (scores - scores.amax(-1, keepdim=True)).exp()
+            self.matrices.append(weights / weights.sum(-1, keepdim=True))
+
+
+def at_dropout(model):
+    """What goes into each module called attn_drop."""
+    matrices = []
+    for name, module in model.named_modules():
+        if name.endswith("attn_drop"):
+            module.register_forward_pre_hook(lambda _module, args: matrices.append(args[0].detach().double()))
+    return matrices
+
+
+def is_same(rows, matrix, order):
+    """The same numbers, whichever of the leading axes of `matrix` is the heads'."""
+    if order is not None and matrix.shape[-1] == len(order):
+        matrix = matrix[..., order, :][..., order]
+    if matrix.numel() != rows.numel() or matrix.shape[-2:] != rows.shape[-2:]:
+        return False
+    for axis in range(max(matrix.ndim - 2, 1)):
+        moved = matrix.movedim(axis, -3).reshape(rows.shape) if matrix.ndim > 3 else matrix.reshape(rows.shape)
+        if torch.allclose(rows.double(), moved, rtol=0, atol=1e-5):
+            return True
+    return False
+
+
+@each_row
+def test_raw_attention_is_a_softmax_made_by_hand(row, monkeypatch):
+    model = row.model()
+    adapter, store, pixels = scope_of(row.name).adapter, store_of(row.name), pixels_of(row)
+    adapter = copy.copy(adapter)
+    adapter.model, adapter.config = model, getattr(model, "config", None)
+    if row.oracle == "dropout":
+        matrices = at_dropout(model)
+        adapter.run(pixels)
+    else:
+        recorded = Recorded(monkeypatch)
+        adapter.run(pixels)  # with gradients: torch then leaves its fused multi-head layers
+        monkeypatch.undo()
+        matrices = recorded.matrices
+    waiting = iter(matrices)
+    for i, block in enumerate(store):
+        rows = block.rows()
+        assert any(is_same(rows, matrix, row.order) for matrix in waiting), f"layer {i} {block.name} {block.shape}"
+    if store.pool is not None:
+        columns = None if row.order is None else row.order
+        assert any(is_same(store.pool.rows(), matrix, columns) for matrix in waiting)
+
+
+@each_row
+def test_rows_sum_to_one_and_are_far_from_uniform(row):
+    store, peaks = store_of(row.name), []
+    for block in [*store, *([store.pool] if store.pool else [])]:
+        rows = block.rows()
+        torch.testing.assert_close(rows.sum(-1), torch.ones(rows.shape[:-1]), rtol=0, atol=1e-5)
+        assert rows.min() >= 0
+        peaks.append(float(rows.amax(-1).mean()) * block.shape[-1])
+    assert max(peaks) > 1.4  # or these tests would not notice a wrong matrix
+
+
+@each_row
+def test_rollout_weights_sum_to_one_but_for_padding(row):
+    e = rollout_of(row.name)
+    total = float(e.map.sum() + e.prefix.sum())
+    assert e.map.min() >= 0
+    if row.padding:
+        assert 1 - row.padding < total < 0.99
+        assert any("padding" in note for note in e.provenance["notes"])
+    else:
+        assert total == pytest.approx(1, abs=1e-5)
+        assert not any("padding" in note for note in e.provenance["notes"])
+
+
+# geometry
+
+
+def touched(before, after, alone):
+    """How much each key of a layer changed, for queries that themselves did not: `(windows, keys)`.
+
+    Where the input of one key token changes, the scores of the other queries change in that column alone. What the
+    median query sees is said, or, where just one query changed, what the second most affected one sees.
+    """
+    tiny = 1e-30
+    ratio = after.rows().clamp_min(tiny).double().log() - before.rows().clamp_min(tiny).double().log()
+    moved = (ratio - ratio.median(-1, keepdim=True).values).abs().mean(1)
+    return moved.kthvalue(moved.shape[1] - 1, 1).values if alone else moved.median(1).values
+
+
+def map_of_touched(store, score):
+    """The keys' scores, taken to the map as the first layer's attention would be."""
+    if store.chain is None:
+        return store.layout.patches(score)[0].numpy()
+
+    def attend(block, r):
+        return score.float() if block is store[0] else vecmat(block, r)
+
+    return store.layout.patches(store.chain.vecmat([0], attend, 0.0, 1.0))[0].detach().numpy()
+
+
+@pytest.mark.parametrize("row", rows(lambda row: row.stem != "none"))
+@pytest.mark.parametrize("where", [(-1, 1), (1, -2)])
+@quick
+def test_a_token_lies_on_the_pixels_that_it_is_made_of(row, where):
+    """Other pixels in one cell of the grid change the key of that token: of it alone, or of it most."""
+    scope = scope_of(row.name)
+    (gh, gw), (height, width) = row.grid, row.size
+    r, c = where[0] % gh, where[1] % gw
+    if row.stem == "most":  # away from the edges, where windows of the stem are smaller
+        r, c = min(max(r, 1), gh - 2), min(max(c, 1), gw - 2)
+    plain = picture(row.size)
+    changed = plain.copy()
+    cell = slice(r * height // gh, (r + 1) * height // gh), slice(c * width // gw, (c + 1) * width // gw)
+    changed[cell] = 255 - changed[cell]
+    before, after = store_of(row.name), scope.attention(changed, size=row.ask)
+    laid = map_of_touched(before, touched(before[0], after[0], row.stem == "alone"))
+    assert laid.max() > 0
+    if row.stem == "alone":
+        assert np.argwhere(laid > 1e-3 * laid.max()).tolist() == [[r, c]]
+    else:
+        largest = np.argwhere(laid >= laid.max() * (1 - 1e-4))  # several, where keys are merged
+        assert np.abs(largest - (r, c)).max(1).min() <= 1
+        assert len(largest) <= row.merged
+
+
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [
+        ("timm-maxvit", "stages.1.blocks.0.attn_grid"),
+        ("hf-swin", "swin.encoder.layers.1.blocks.1"),
+        ("timm-mvitv2-cls", "stages.1.blocks.0"),
+        ("timm-gcvit", "stages.1.blocks.1"),
+        ("timm-tnt", "blocks.1"),
+        ("timm-volo", "post_network.1"),
+        ("timm-xcit", "cls_attn_blocks.1"),
+        ("torchvision-swin", "features.3.1"),
+    ],
+)
+def test_the_last_block_is_found(name, block):
+    e = scope_of(name).explain(picture(BY_NAME[name].size), method="eigencam")
+    assert f"first norm of block {len(store_of(name)) - 1} ({block})" in e.provenance["notes"][-1]
+    assert np.ptp(e.map) > 0
+
+
+# the chain
+
+
+@pytest.mark.parametrize("row", rows(lambda row: row.isotropic))
+def test_the_chain_of_operators_is_the_plain_product_where_both_exist(row):
+    scope, seeds = scope_of(row.name), (0, 1)
+    pixels = pixels_of(row, seeds)
+    adapter = scope.adapter
+    with torch.no_grad(), vitscope.capture(adapter.model) as seen_of:
+        answer = adapter.answer(pixels)
+    store = adapter.attention(seen_of, row.size, answer)
+    assert store.chain is None
+    chain = chain_of(adapter.answer, adapter.model, (len(seeds), *row.size), adapter.traced(row.size), seen_of.seen)
+    for layers, keep in ([0, 1], 0.5), ([0, 1], 0.2), ([1], 0.0), ([0], 0.5):
+        plain = store.rollout_from_readout(layers, vecmat, keep, 1 - keep)
+        torch.testing.assert_close(chain.vecmat(layers, vecmat, keep, 1 - keep), plain, rtol=0, atol=1e-6)
+
+
+class Dense:
+    """Rollout as whole float64 matrices on the finest tokens, written from the papers."""
+
+    def __init__(self, tokens):
+        self.product = np.eye(tokens)
+
+    def mix(self, attention):
+        """A layer: half residual, half attention."""
+        self.product = (np.eye(len(attention)) + attention) / 2 @ self.product
+
+    def then(self, matrix):
+        self.product = matrix @ self.product
+
+    def read_by_mean(self):
+        return self.product.mean(0)
+
+
+def mean_of_cells(height, width, k):
+    """Each k x k cell becomes one token, the mean: `(height width / k^2, height width)`."""
+    matrix = np.zeros((height // k, width // k, height, width))
+    for y in range(height):
+        for x in range(width):
+            matrix[y // k, x // k, y, x] = 1 / k**2
+    return matrix.reshape(-1, height * width)
+
+
+def mean_of_overlapping(side):
+    """Each token is the mean over 3 x 3 in steps of 2, those beyond the edge left out: `((side / 2)^2, side^2)`."""
+    near = np.abs(2 * np.arange(side // 2)[:, None] - np.arange(side)) <= 1
+    near = near / near.sum(1, keepdims=True)
+    return np.kron(near, near)
+
+
+def in_windows(matrices, height, width, window, shift):
+    """Attention inside windows of a shifted and then padded map: `(height width, height width)`, and 0 for padding."""
+    down, right = -(-height // window), -(-width // window)
+    matrices = matrices.mean(1).numpy()
+    assert len(matrices) == down * right
+    dense = np.zeros((height * width, height * width))
+    for number, matrix in enumerate(matrices):
+        top, left = number // right * window, number % right * window
+        places = []
+        for y in range(top, top + window):
+            for x in range(left, left + window):
+                inside = y < height and x < width
+                places.append((y + shift) % height * width + (x + shift) % width if inside else None)
+        for i, query in enumerate(places):
+            for j, key in enumerate(places):
+                if query is not None and key is not None:
+                    dense[query, key] += matrix[i, j]
+    return dense
+
+
+def matrices_of(row, monkeypatch):
+    model, pixels = row.model(), pixels_of(row)
+    recorded = Recorded(monkeypatch)
+    model(pixels)
+    monkeypatch.undo()
+    return recorded.matrices
+
+
+@pytest.mark.parametrize(("name", "side"), [("timm-swin", 8), ("timm-swin-padded", 10)])
+def test_rollout_of_shifted_windows_is_a_product_of_dense_matrices(name, side, monkeypatch):
+    first, shifted, third, fourth = matrices_of(BY_NAME[name], monkeypatch)
+    dense, half = Dense(side**2), side // 2
+    dense.mix(in_windows(first, side, side, 4, 0))
+    dense.mix(in_windows(shifted, side, side, 4, 2))
+    dense.then(mean_of_cells(side, side, 2))
+    dense.mix(in_windows(third, half, half, 4, 0))
+    dense.mix(in_windows(fourth, half, half, 4, 2 if half > 4 else 0))  # one window is never shifted
+    e = scope_of(name).explain(picture(BY_NAME[name].size), method="rollout")
+    np.testing.assert_allclose(e.map.ravel(), dense.read_by_mean(), rtol=0, atol=1e-6)
+    assert np.abs(e.map - e.map.mean()).max() > 1e-3
+    if name == "timm-swin-padded":
+        assert dense.read_by_mean().sum() < 0.95
+
+
+@pytest.mark.parametrize("name", ["timm-twins-pcpvt", "timm-pvt-v2"])
+def test_rollout_with_reduced_keys_is_a_product_of_dense_matrices(name, monkeypatch):
+    """A pyramid: 16 x 16 tokens with 2 x 2 keys, then half as many a side, four times; PVTv2's merges overlap."""
+    side = 16
+    dense = Dense(side**2)
+    for layer, matrix in enumerate(matrices_of(BY_NAME[name], monkeypatch)):
+        if layer:
+            merge = mean_of_cells(2 * side, 2 * side, 2)
+            dense.then(merge if name == "timm-twins-pcpvt" else mean_of_overlapping(2 * side))
+        assert matrix.shape[-2:] == (side**2, 4)
+        dense.mix(matrix[0].mean(0).numpy() @ mean_of_cells(side, side, side // 2))
+        side //= 2
+    e = scope_of(name).explain(picture(BY_NAME[name].size), method="rollout")
+    np.testing.assert_allclose(e.map.ravel(), dense.read_by_mean(), rtol=0, atol=1e-6)
+    assert e.map.max() > 1.2 * e.map.min()
+
+
+# batches
+
+
+@each_row
+@quick
+def test_a_batch_is_its_singles(row):
+    scope, pictures = scope_of(row.name), [picture(row.size, seed) for seed in range(3)]
+    together = scope.explain(pictures, method="rollout", size=row.ask)
+    first, last = rollout_of(row.name), scope.explain(pictures[2], method="rollout", size=row.ask)
+    for e, alone in ((together[0], first), (together[2], last)):
+        np.testing.assert_allclose(e.map, alone.map, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(e.prefix, alone.prefix, rtol=1e-5, atol=1e-5)
+    assert np.abs(first.map - last.map).max() > 1e-4
+
+
+# nothing is changed
+
+
+def state(model):
+    """Everything about a model that a look into it could leave changed."""
+    modules = {
+        name: (
+            module.training,
+            *(len(getattr(module, hooks)) for hooks in sorted(vars(module)) if "hooks" in hooks),
+            tuple((p.data_ptr(), p.requires_grad, p.grad is None) for p in module.parameters(recurse=False)),
+        )
+        for name, module in model.named_modules()
+    }
+    config = getattr(model, "config", None)
+    return modules, getattr(config, "_attn_implementation", None), getattr(config, "mask_ratio", None)
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@each_row
+def test_the_answer_is_the_same_with_and_without_capture(row):
+    scope, pixels = scope_of(row.name), pixels_of(row, (0, 1))
+    with torch.no_grad():
+        plain = scope.adapter.answer(pixels)
+        with vitscope.capture(scope.model):
+            captured = scope.adapter.answer(pixels)
+    if row.bits:
+        assert torch.equal(plain, captured)
+    torch.testing.assert_close(captured, plain, rtol=1e-5, atol=1e-5)
+
+
+@each_row
+def test_a_model_is_left_as_it_was(row):
+    """It is looked at in evaluation mode, and put back."""
+    _, e, (before, after, numbers, now) = looked_at(row.name)
+    assert after == before
+    assert torch._C._len_torch_function_stack() == 0
+    for name, value in now.items():
+        torch.testing.assert_close(value, numbers[name], rtol=0, atol=0, equal_nan=True)
+    again = scope_of(row.name).explain(picture(row.size), method="rollout", size=row.ask)  # now in evaluation mode
+    np.testing.assert_allclose(e.map, again.map, rtol=1e-5, atol=1e-7)
+
+
+@each_row
+@pytest.mark.parametrize("when", ["real", "averaged"])
+@quick
+def test_a_model_is_left_as_it_was_after_an_exception_inside_its_forward(row, when):
+    scope = scope_of(row.name)
+    model = scope.model
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)]
+
+    def fail(_module, args, *_):
+        if isinstance(args[0], TokenTensor) == (when == "averaged"):
+            raise RuntimeError("broken on purpose")
+
+    handles = [module.register_forward_pre_hook(fail) for module in last]
+    before, kept = state(model), scope.adapter.__dict__.pop("_traces")
+    try:
+        with pytest.raises(RuntimeError, match="on purpose"):
+            scope.attention(picture(row.size), size=row.ask)
+        assert state(model) == before
+        assert torch._C._len_torch_function_stack() == 0
+        assert torch.is_grad_enabled()
+    finally:
+        scope.adapter.__dict__["_traces"] = kept
+        for handle in handles:
+            handle.remove()
+
+
+HALVES = ["hf-clip-vision", "hf-dinov3", "hf-swin", "timm-vit", "timm-vit-unfused", "timm-swin", "timm-swinv2"]
+HALVES += ["timm-cait", "timm-pvt-v2", "openclip-vit"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+@pytest.mark.parametrize("name", HALVES)
+def test_half_precision_shows_the_same_map(name, dtype):
+    """Weights and activations in 8 or 11 bits: maps differ by rounding alone, in float32 none the less."""
+    row = BY_NAME[name]
+    wanted = rollout_of(name).map
+    e = row.scope(row.model().to(dtype)).explain(picture(row.size), method="rollout")
+    tolerance = 0.15 if dtype == torch.bfloat16 else 0.02
+    assert e.map.dtype == np.float32
+    assert np.abs(e.map - wanted).max() < tolerance * wanted.max()
+    assert e.map.sum() + e.prefix.sum() == pytest.approx(1, abs=1e-3)

@@ -1,0 +1,235 @@
+"""The web app's page in Chromium: a photo goes in by drop, paste or click, and the viewer has the model behind it."""
+
+import re
+
+import numpy as np
+import pytest
+from skimage import data
+
+import vitscope
+from tests.helpers.browser import SHOWN, VIEWER, texts
+from tests.helpers.webserver import TOKEN, serving
+from tests.web.test_server import encoded
+from vitscope.images import decoded
+from vitscope.web.samples import picture
+
+CAT = encoded(data.chelsea())
+READY = "() => Boolean(document.querySelector('main').viewer?.ctx.scene)"
+START = "() => Boolean(document.querySelector('.vw-samples button'))"
+TITLE = "(name) => document.querySelector('main h1')?.textContent === name"
+BYTES = "const file = new File([Uint8Array.from(bytes)], name, { type: kind }), moved = new DataTransfer();"
+DROP = f"""([bytes, name, kind]) => {{
+    {BYTES} moved.items.add(file);
+    const on = document.querySelector('.vw-drop') ?? document.body;
+    const what = {{ bubbles: true, cancelable: true, dataTransfer: moved }};
+    on.dispatchEvent(new DragEvent('dragover', what));
+    const marked = document.querySelector('.vw').classList.contains('vw-over');
+    return [marked, on.dispatchEvent(new DragEvent('drop', what))];
+}}"""
+PASTE = f"""([bytes, name, kind]) => {{
+    {BYTES} moved.items.add(file);
+    document.body.dispatchEvent(new ClipboardEvent('paste', {{ bubbles: true, clipboardData: moved }}));
+}}"""
+
+
+@pytest.fixture(scope="module")
+def address(tiny_scope):
+    with serving(tiny_scope) as (made, _):
+        yield made
+
+
+@pytest.fixture(scope="module")
+def app(chromium, address):
+    """One page for all tests; nothing of it may go wrong or leave the server."""
+    with chromium.opened(f"{address}/?token={TOKEN}", own=address) as made:
+        wrong = []
+        made.page.on("response", lambda one: wrong.append((one.status, one.url)) if one.status >= 400 else None)
+        yield made
+        assert [status for status, _ in wrong] == [422], wrong  # the bad file
+        assert [one for one in made.troubles if "status of 422" not in one] == []
+
+
+@pytest.fixture
+def start(app):
+    """The start page."""
+    if app.evaluate("() => !document.querySelector('main').hidden"):
+        app.click(".vw-above button", "Another photo")
+    app.wait(START)
+    return app
+
+
+def moved(raw, name="cat.png", kind="image/png"):
+    return [list(raw), name, kind]
+
+
+@pytest.fixture
+def viewed(app):
+    """A finished view of the cat: that of the test before, where there is one."""
+    if app.evaluate("() => document.querySelector('main').hidden") or app.text("main h1") != "cat":
+        app.evaluate(DROP, moved(CAT))
+        app.wait(TITLE, "cat")
+        app.wait(READY)
+    app.evaluate(f"() => {{ const {{ store, ctx }} = {VIEWER}; store.set({{ ...ctx.initial }}); }}")
+    return app
+
+
+def test_a_photo_is_dropped(start, tiny_scope):
+    marked, unheeded = start.evaluate(DROP, moved(CAT))
+    assert marked
+    assert not unheeded  # the browser itself would open the file
+    start.wait(TITLE, "cat")
+    start.wait(READY)
+    drawn = start.evaluate(SHOWN)
+    true = tiny_scope.explain(decoded(CAT, "cat.png"), method="auto")
+    assert np.allclose(drawn[1:], true.map.ravel(), rtol=2e-3, atol=1e-3 * np.abs(true.map).max())
+    assert "?" not in start.evaluate("() => location.href")  # the token is gone from the address
+
+
+def test_any_class_is_asked_on_demand(viewed, tiny_scope):
+    label = "kite"
+    viewed.evaluate("""(label) => {
+        const [method, target] = document.querySelectorAll('.vs-more select');
+        [method.value, target.value] = ['gradcam', label];
+        method.dispatchEvent(new Event('change'));
+    }""", label)  # fmt: skip
+    viewed.click(".vs-more button")
+    viewed.wait(f"(label) => {VIEWER}.ctx.scene.entry?.target === label && {VIEWER}.ctx.scene.entry.more", label)
+    true = tiny_scope.explain(decoded(CAT, "cat.png"), method="gradcam", target=label)
+    assert np.allclose(viewed.evaluate(SHOWN)[1:], true.map.ravel(), rtol=2e-3, atol=2e-3 * np.abs(true.map).max())
+    assert any("kite" in one for one in texts(viewed, ".vs-methods button"))
+
+
+@pytest.mark.parametrize("how", ["hide", "drop"])
+def test_patches_are_painted_away_and_the_answer_stands_beside_the_promise(viewed, tiny_scope, how):
+    viewed.wait("() => !/patches hidden/.test(document.querySelector('main').textContent)")  # and nothing moves
+    viewed.click(".vs-toggle", "Paint")
+    viewed.click("[role=radio]", how)
+    box = viewed.box(".vs-stage")
+    viewed.move(box["x"] + box["width"] * 0.1, box["y"] + box["height"] * 0.1)
+    viewed.down()
+    viewed.move(box["x"] + box["width"] * 0.4, box["y"] + box["height"] * 0.1)
+    viewed.up()
+    told = viewed.wait("() => /2 patches hidden.*ms/.exec(document.querySelector('main').textContent)?.[0]")
+    assert viewed.evaluate(f"() => {VIEWER}.state.how") == how
+    whole = decoded(CAT, "cat.png")
+    true = tiny_scope.predict_without(whole, [0, 1], how)
+    score, before = (float(one) for one in re.search(r"hidden: ([\d.e-]+), was ([\d.e-]+)", told).groups())
+    assert score == pytest.approx(true.score, rel=1e-2)
+    assert before == pytest.approx(true.whole, rel=1e-2)
+    values = np.clip(viewed.evaluate(SHOWN)[1:], 0, None)
+    promise = f"The map put {100 * values[:2].sum() / values.sum():.0f}"
+    said = viewed.evaluate("() => document.querySelector('main').textContent")
+    assert promise in said
+    rows = texts(viewed, ".vs-predictions")[-1]
+    assert true.predictions[0][0] in rows
+    viewed.click(".vs-toggle", "Paint")
+
+
+def test_measuring_is_asked_for_beside_the_viewer(viewed):
+    viewed.click(".vw-above button", "Measure")
+    viewed.wait("() => document.querySelector('main').viewer?.ctx.data.maps.some((one) => one.measurement)")
+    assert re.search(r"deletion [\d.e-]+, random maps", viewed.text(".vs-methods"))
+
+
+def test_a_photo_is_pasted(start):
+    start.evaluate(PASTE, moved(CAT, "pasted.png"))
+    start.wait(TITLE, "pasted")
+    start.wait(READY)
+
+
+def test_a_sample_is_taken_and_a_reload_keeps_it(start, tiny_scope):
+    start.click("[data-sample=coffee]")
+    start.wait(TITLE, "coffee")
+    start.wait(READY)
+    before = start.evaluate(SHOWN)
+    true = tiny_scope.explain(picture("coffee"), method="auto")
+    assert np.allclose(before[1:], true.map.ravel(), rtol=2e-3, atol=1e-3 * np.abs(true.map).max())
+    start.page.reload()
+    start.wait(READY)
+    assert start.evaluate(SHOWN) == before
+
+
+LATE = """(seconds) => {
+    const real = window.fetch;
+    window.fetch = async (path, ...given) => {
+        const answer = await real(path, ...given);
+        if (path === "/api/views") {
+            window.fetch = real;
+            await new Promise((go) => setTimeout(go, 1000 * seconds));
+        }
+        return answer;
+    };
+}"""
+
+
+@pytest.mark.parametrize("late", [0, 2])
+def test_a_running_question_is_cancelled_and_nothing_stays(start, tiny_scope, monkeypatch, late):
+    """Held by a model that waits to be cancelled; also where the question's name comes after the wish to cancel it."""
+    import threading
+
+    from vitscope.web import models
+
+    entered = threading.Event()
+
+    def held(scope, picture, asked, job):
+        entered.set()
+        while True:
+            job.look_up()
+            threading.Event().wait(0.01)
+
+    monkeypatch.setattr(models, "made_view", held)
+    start.evaluate(LATE, late)
+    start.evaluate(DROP, moved(CAT))
+    assert entered.wait(10)
+    start.wait("() => document.querySelector('.vw-work progress')")
+    start.press("Escape")
+    start.wait(START)
+    assert texts(start, ".vw-error") == []
+    monkeypatch.undo()
+    start.click("[data-sample=digits]")
+    start.wait(TITLE, "digits")
+
+
+def test_a_bad_file_is_one_line_and_the_next_one_works(start):
+    start.evaluate(DROP, moved(b"hello, I am no picture" * 50, "notes.png"))
+    said = start.wait("() => document.querySelector('.vw-error')?.textContent")
+    assert "notes" in said
+    assert len(said) < 200
+    assert start.evaluate("() => document.querySelector('.vw-error').closest('[role=alert]') !== null")
+    start.click(".vw-group [role=radio]", "中文")
+    start.wait(
+        "() => document.querySelector('.vw-error').textContent.startsWith('notes.png 不是可读取的图片可读取的有 ')"
+    )
+    assert "一杯咖啡" in start.evaluate("() => [...document.querySelectorAll('.vw-samples img')].map((one) => one.alt)")
+    start.click(".vw-group [role=radio]", "English")
+    start.evaluate(DROP, moved(CAT))
+    start.wait(READY)
+
+
+def test_measuring_says_how_far_it_came_when_time_is_over(start, monkeypatch):
+    monkeypatch.setattr("vitscope.web.models._MEASURING", 0.0)
+    start.click("[data-sample=rocket]")
+    start.wait(TITLE, "rocket")
+    start.wait(READY)
+    start.click(".vw-above button", "Measure")
+    told = start.wait("() => document.querySelector('.vw-above .vw-said:last-child')?.textContent")
+    assert re.search(r"as far as time allowed: 0 seconds were enough for 0 of \d+ maps", told)
+    assert start.evaluate(f"() => {VIEWER}.ctx.data.maps.every((one) => !one.measurement)")
+
+
+def test_any_text_is_asked_of_a_model_that_reads(chromium, clip_folder):
+    scope = vitscope.load(clip_folder)
+    with serving(scope) as (made, _), chromium.opened(f"{made}/?token={TOKEN}", own=made) as page:
+        page.wait(START)
+        page.evaluate(DROP, moved(CAT))
+        page.wait(READY)
+        page.evaluate("""(words) => {
+            document.querySelector('.vs-more select').value = 'relevance';
+            document.querySelector('.vs-more input').value = words;
+        }""", "a cat on a sofa")  # fmt: skip
+        page.click(".vs-more button")
+        page.wait(f"() => /a cat on a sofa/.test({VIEWER}.ctx.scene.entry?.target) && {VIEWER}.ctx.scene.entry.more")
+        true = scope.explain(decoded(CAT, "cat.png"), method="relevance", target=vitscope.text("a cat on a sofa"))
+        drawn = page.evaluate(SHOWN)[-true.map.size :]
+        assert np.allclose(drawn, true.map.ravel(), rtol=2e-3, atol=2e-3 * np.abs(true.map).max())
+        assert page.troubles == []
