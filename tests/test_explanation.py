@@ -20,7 +20,7 @@ from vitscope.errors import LayoutError, MethodError, ResultError
 from vitscope.explanation import SCHEMA, Explanation
 
 FILES = {"manifest.json", "arrays.npz", "overlay.png", "heat.png", "map.png", "photo.jpg"}
-KEYS = {"schema", "method", "target", "score", "predictions", "layout", "frame", "name", "provenance", "render"}
+KEYS = {"schema", "method", "target", "score", "predictions", "layout", "region", "name", "provenance", "render"}
 EVIL = '</script><img src=x onerror="alert(1)">\'&'
 
 
@@ -71,7 +71,7 @@ def test_round_trip(some, saved):
     assert loaded.map.dtype == np.float32
     assert np.array_equal(loaded.map, some.map)
     assert np.array_equal(loaded.prefix, some.prefix)
-    for field in ("method", "layout", "frame", "target", "score", "predictions", "provenance", "caveat"):
+    for field in ("method", "layout", "region", "target", "score", "predictions", "provenance", "caveat"):
         assert getattr(loaded, field) == getattr(some, field), field
     assert (loaded.picture.name, loaded.picture.source) == ("dog", "photo.png")
     assert loaded.manifest() == some.manifest()
@@ -99,7 +99,7 @@ def test_what_is_written(some, tmp_path):
         "pooling": "cls",
         "pool_prefix": False,
     }
-    assert set(manifest["frame"]) == {"size", "box", "input"}
+    assert set(manifest["region"]) == {"size", "box", "input"}
     assert manifest["predictions"][0] == {"label": "tabby", "probability": 0.9}
     assert manifest["render"]["norm"] == "robust"
     assert manifest["render"]["normalisation"].startswith("1st to 99th percentile")
@@ -256,9 +256,9 @@ def test_another_schema(saved, schema):
         {"layout": {"prefix": ["cls", "cls"], "grid": [3, 4]}},
         {"layout": {"grid": [3, 4]}},
         {"layout": 7},
-        {"frame": {"size": [90, 60], "box": [0, 0, 90, 60]}},
-        {"frame": {"size": [0, 60], "box": [0, 0, 90, 60], "input": [48, 64]}},
-        {"frame": {"size": [91, 60], "box": [0, 0, 91, 60], "input": [48, 64]}},  # not the photo's size
+        {"region": {"size": [90, 60], "box": [0, 0, 90, 60]}},
+        {"region": {"size": [0, 60], "box": [0, 0, 90, 60], "input": [48, 64]}},
+        {"region": {"size": [91, 60], "box": [0, 0, 91, 60], "input": [48, 64]}},  # not the photo's size
         {"predictions": [1]},
         {"predictions": [{"label": "fox", "probability": "high"}]},
         {"provenance": None},

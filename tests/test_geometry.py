@@ -99,7 +99,7 @@ class TestFrame:
             assert seen[1:3, 2:6].all()
 
     def test_a_pixel_belongs_to_the_box_when_its_centre_does(self):
-        placed = ImageRegion((4, 1), (0.6, 0, 3.4, 1), (1, 4)).place(np.ones((1, 1), np.float32))
+        placed = ImageRegion((4, 1), (0.6, 0, 3.4, 1), (1, 4)).upsample(np.ones((1, 1), np.float32))
         assert np.isnan(placed).tolist() == [[True, False, False, True]]
 
     @pytest.mark.parametrize("size", [(70, 50), (33, 90), (400, 300)])
@@ -107,20 +107,20 @@ class TestFrame:
         """Upsampling a map over a whole photo is Pillow's bicubic, but for the clipping to the map's range."""
         values = np.random.default_rng(0).random((5, 7)).astype(np.float32)
         wanted = np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BICUBIC))
-        placed = ImageRegion(size, (0, 0, *size), (50, 70)).place(values)
+        placed = ImageRegion(size, (0, 0, *size), (50, 70)).upsample(values)
         np.testing.assert_allclose(placed, np.clip(wanted, values.min(), values.max()), atol=2e-6)
 
     def test_many_patches_on_few_pixels_skip_none(self):
         values = np.zeros((1, 40), np.float32)
         values[0, ::2] = 1
-        placed = ImageRegion((4, 1), (0, 0, 4, 1), (1, 40)).place(values)
+        placed = ImageRegion((4, 1), (0, 0, 4, 1), (1, 40)).upsample(values)
         np.testing.assert_allclose(placed, 0.5, atol=0.05)
 
     def test_blur_is_a_gaussian(self):
         """One bright block, blurred: the pixel values are the normal distribution's, by the error function."""
         values = np.zeros((1, 5), np.float32)
         values[0, 2] = 1
-        placed = ImageRegion((100, 3), (0, 0, 100, 3), (3, 100)).place(values, smooth=False, blur=4.0)
+        placed = ImageRegion((100, 3), (0, 0, 100, 3), (3, 100)).upsample(values, smooth=False, blur=4.0)
         x = np.arange(100)
         kernel = np.exp(-0.5 * ((x[:, None] - x) / 4.0) ** 2)
         wanted = (kernel / kernel.sum(1, keepdims=True))[:, 40:60].sum(1)
@@ -133,13 +133,13 @@ class TestFrame:
     def test_placing_keeps_the_range_and_the_transpose(self, w, h, gh, gw, smooth, box):
         left, top, wide, tall = box
         values = np.random.default_rng(gh * 100 + gw).random((gh, gw)).astype(np.float32)
-        placed = ImageRegion((w, h), (left, top, left + wide, top + tall), (16, 16)).place(values, smooth)
+        placed = ImageRegion((w, h), (left, top, left + wide, top + tall), (16, 16)).upsample(values, smooth)
         inside = placed[~np.isnan(placed)]
         assert placed.shape == (h, w)
         assert inside.size
         assert inside.min() >= values.min()
         assert inside.max() <= values.max()
-        turned = ImageRegion((h, w), (top, left, top + tall, left + wide), (16, 16)).place(values.T.copy(), smooth)
+        turned = ImageRegion((h, w), (top, left, top + tall, left + wide), (16, 16)).upsample(values.T.copy(), smooth)
         np.testing.assert_allclose(turned.T, placed, atol=1e-5)
 
     def test_refuses_an_empty_box(self):

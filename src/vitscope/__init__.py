@@ -35,17 +35,17 @@ if TYPE_CHECKING:
     from vitscope.scope import Scope, load
 
 _HOMES = {
-    "AttentionStore": "store",
-    "Explanation": "result",
-    "Failure": "options",
+    "AttentionStore": "attention",
+    "Explanation": "explanation",
+    "Failure": "engine.options",
     "ImageRegion": "geometry",
-    "Options": "options",
-    "Scope": "pipeline",
+    "Options": "engine.options",
+    "Scope": "scope",
     "TokenLayout": "geometry",
-    "capture": "capturing",
-    "load": "pipeline",
-    "similar_to": "targets",
-    "text": "targets",
+    "capture": "attention.capture",
+    "load": "scope",
+    "similar_to": "methods.targets",
+    "text": "methods.targets",
 }
 
 __all__ = [

@@ -41,9 +41,9 @@ def test_the_lens_reads_each_layer_with_the_models_own_norm_and_head():
 
 
 def test_the_lens_follows_a_target_and_says_nothing_of_classes_where_there_are_none():
-    layers = scope_of().lens(PHOTOS[0], target=3)
+    layers = scope_of().logit_lens(PHOTOS[0], target=3)
     assert {e.target for e in layers} == {"LABEL_3"}
-    layers = scope_of("dinov2").lens(PHOTOS[0])
+    layers = scope_of("dinov2").logit_lens(PHOTOS[0])
     assert all(e.predictions == [] for e in layers)
     own = scope_of("dinov2").explain(PHOTOS[0], method="relevance").score
     assert layers[-1].score == pytest.approx(own, rel=1e-6)
@@ -52,14 +52,14 @@ def test_the_lens_follows_a_target_and_says_nothing_of_classes_where_there_are_n
 @pytest.mark.usefixtures("as_shipped")
 def test_the_lens_follows_one_target():
     with pytest.raises(UsageError, match="one target at a time"):
-        scope_of().lens(PHOTOS[0], target=[1, 2])
+        scope_of().logit_lens(PHOTOS[0], target=[1, 2])
 
 
 def test_the_lens_is_refused_where_tokens_differ_from_layer_to_layer():
     from tests.models.test_traced_contracts import scope_of as traced
 
     with pytest.raises(MethodError, match="lens does not apply"):
-        traced("hf-swin").lens(PHOTOS[0])
+        traced("hf-swin").logit_lens(PHOTOS[0])
 
 
 @pytest.mark.parametrize("options", [{}, {"method": "grad-sam"}])

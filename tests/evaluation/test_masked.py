@@ -79,13 +79,13 @@ def test_the_model_is_left_as_it_was():
 @pytest.mark.parametrize("hidden", [[-1], [10**6], [0, 25000]])
 def test_patches_that_are_not_there(hidden):
     with pytest.raises(UsageError, match="patches are numbered 0 to"):
-        scope_of().masked(PHOTOS[0], hidden)
+        scope_of().predict_without(PHOTOS[0], hidden)
 
 
 def test_what_cannot_be_asked_says_so():
     with pytest.raises(UnknownNameError, match="way to mask"):
-        scope_of().masked(PHOTOS[0], [0], "remove")
+        scope_of().predict_without(PHOTOS[0], [0], "remove")
     with pytest.raises(UsageError, match="one target at a time"):
-        scope_of().masked(PHOTOS[0], [0], target=[0, 1])
+        scope_of().predict_without(PHOTOS[0], [0], target=[0, 1])
     with pytest.raises(MethodError, match="patches cannot be dropped"):
-        scope_of("beit").masked(PHOTOS[0], [0], "drop")
+        scope_of("beit").predict_without(PHOTOS[0], [0], "drop")

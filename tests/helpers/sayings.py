@@ -8,21 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SOURCES = Path(__file__).parents[2] / "src" / "vitscope"
-TABLES = ("apps/web/assets/app.js", "render/assets/viewer/said.js")  # as they are tried
+TABLES = ("web/assets/app.js", "viewer/assets/translate.js")  # as they are tried
 GAP = "\u00a4"  # stands for what is filled in
 NAMES = {"notes", "refused", "why", "reason", "words", "told", "hint", "detail", "place", "again", "evidence", "wanted"}
 ERRORS = {"MethodError", "ImageError", "HTTPError"}
-USAGE = ("targets.py", "methods/cam.py")  # what is asked wrongly there, a page can ask; options it gives none
+USAGE = ("methods/targets.py", "methods/cam.py")  # what is asked wrongly there, a page can ask; options it gives none
 # functions that give a reason or a note back, and modules whose every error can be shown by the web app
 REASONS = {
     "_need", "_needs_cls", "_told", "bag", "find_blocks", "brought", "excuse", "irremovable", "padding_share", "uneven",
     "stages", "stages_of", "without_lengths", "why_not",
 }  # fmt: skip
 PARTS = (
-    "advice.py", "body.py", "images.py", "masking.py", "provenance.py", "registry.py", "result.py", "running.py",
-    "subject.py", "targets.py", "tracing/stages.py", "families/timm.py", "families/open_clip.py",
-    "families/generic.py", "families/traced.py", "metrics/perturb.py",
-    "render/single.py", "viewing/*.py", "methods/*.py", "apps/web/*.py",
+    "engine/auto.py", "attention/transformer_blocks.py", "images.py", "evaluation/masked.py", "engine/provenance.py",
+    "_plugins.py", "methods/*.py", "models/base.py", "explanation.py", "_files.py", "engine/engine.py",
+    "tracing/block_io.py", "models/timm.py", "models/open_clip.py", "models/generic.py", "models/traced.py",
+    "metrics/perturb.py", "viewer/*.py", "web/*.py",
 )  # fmt: skip
 
 
