@@ -8,80 +8,34 @@ from pathlib import Path
 import pytest
 
 import vitscope
+from tests.helpers import import_graph
 
 SOURCE = Path(vitscope.__file__).parent
-# left never imports right; parts of one stage may import each other
-STAGES = (
-    ("errors", "geometry", "images", "onnx", "result", "registry", "_version"),
-    ("store",),
-    ("capturing", "explicit", "tracing", "targets", "body", "correction", "subject", "silencing", "methods"),
-    ("families", "loading", "embedded"),
-    ("metrics", "render"),
-    ("options", "advice", "provenance", "running", "pipeline", "measuring", "masking", "looking", "viewing", "bench"),
-    ("batch",),
-    ("export",),
-    ("apps", "__main__"),
-)
-STAGE_OF = {name: number for number, names in enumerate(STAGES) for name in names}
-FORBIDDEN = {
-    "methods": {"capturing", "explicit", "tracing", "families", "loading"},
-    "embedded": {"families", "loading"},
-}
-NO_TORCH = (  # whole parts, and single modules of others
-    *("errors", "geometry", "images", "result", "registry", "embedded", "onnx", "render", "_version"),
-    *("metrics/statistics", "metrics/attention", "metrics/ranking", "metrics/faithfulness", "metrics/measure"),
-    *("metrics/localisation", "metrics/resampling", "bench/planted", "bench/photos"),
-    *("batch/results", "batch/report", "batch/report_page", "batch/connecting", "batch/cluster"),
-    *("export/coco", "export/fiftyone"),
-    *("export/tensorboard", "export/wandb"),
+NO_TORCH = (  # whole folders, and single modules of others
+    *("errors", "geometry", "images", "explanation", "render", "_files", "_messages", "_plugins", "_version"),
+    *("models/bundled/wheel", "models/bundled/onnx"),
+    *("metrics/concentration", "metrics/attention_statistics", "metrics/ranking", "metrics/faithfulness"),
+    *("metrics/measurement", "metrics/localisation", "metrics/resampling", "bench/planted", "bench/photos"),
+    *("batch/results", "batch/report", "batch/report_page", "batch/ray_cluster", "batch/ray_pool"),
+    *("export/coco", "export/fiftyone", "export/tensorboard", "export/wandb"),
 )
 
 
-def imports(path):
-    """Modules that a file imports, at any depth of its code, but not those under `if TYPE_CHECKING`."""
-    tree = ast.parse(path.read_text("utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            node.body = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names if node.module == "vitscope")
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+@pytest.fixture(scope="module")
+def edges():
+    return import_graph.graph(SOURCE)
 
 
-def part_of(path, root):
-    return path.relative_to(root).parts[0].removesuffix(".py")
+def test_every_part_has_its_place(edges):
+    assert {import_graph.part(module) for module in edges} <= set(import_graph.STAGE_OF), "say where it stands"
 
 
-def breaches(root):
-    """Each import that goes against the order, as text."""
-    found = []
-    for path in sorted(root.rglob("*.py")):
-        here = part_of(path, root)
-        where = path.relative_to(root).with_suffix("").as_posix()
-        if here == "__init__":
-            continue
-        for module in imports(path):
-            top, _, rest = module.partition(".")
-            if top == "torch" and {here, where} & {*NO_TORCH}:
-                found.append(f"{where} imports torch")
-            there = rest.split(".")[0]
-            if top != "vitscope" or not there or there not in STAGE_OF:
-                continue
-            if STAGE_OF[there] > STAGE_OF[here] or there in FORBIDDEN.get(here, ()):
-                found.append(f"{here} imports {there}")
-    return found
+def test_left_never_imports_right(edges):
+    assert import_graph.breaches(edges) == []
 
 
-def test_every_part_has_its_place():
-    parts = {part_of(path, SOURCE) for path in SOURCE.rglob("*.py")} - {"__init__"}
-    assert parts <= set(STAGE_OF), "say in STAGES where the new part stands"
-
-
-def test_left_never_imports_right():
-    assert breaches(SOURCE) == []
+def test_no_folder_holds_a_circle(edges):
+    assert import_graph.circles(edges) == []
 
 
 @pytest.mark.parametrize(
@@ -89,22 +43,78 @@ def test_left_never_imports_right():
     [
         ("geometry.py", "from vitscope.attention import vecmat"),
         ("render/raster.py", "import vitscope.scope"),
-        ("methods/rollout.py", "def f():\n    from vitscope.attention.capture import capture"),
-        ("store.py", "from vitscope import capturing"),
-        ("result.py", "import torch.nn"),
-        ("metrics/measure.py", "import torch"),
+        (
+            "methods/rollout.py",
+            "def f():\n    from vitscope.tracing.trace import follow\n    from vitscope.models import base",
+        ),
+        ("attention/store.py", "from vitscope import methods"),
+        ("attention/store.py", "from ..methods import base"),
+        ("explanation.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from vitscope.scope import Scope"),
+        ("bench/runner.py", "from vitscope.batch.run import explain"),
+        ("render/html.py", "from vitscope.attention.store import AttentionStore"),
     ],
 )
-def test_the_test_above_can_fail(tmp_path, part, line):
-    path = tmp_path / part
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(line)
-    assert len(breaches(tmp_path)) == 1
+def test_each_kind_of_breach_is_seen(tmp_path, part, line):
+    house(tmp_path, {part: line})
+    assert len(import_graph.breaches(import_graph.graph(tmp_path))) == 1
 
 
-def test_an_import_for_types_only_is_no_breach(tmp_path):
-    (tmp_path / "errors.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch")
-    assert breaches(tmp_path) == []
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"methods/cam.py": "from vitscope.methods.flow import x", "methods/flow.py": "import vitscope.methods.cam"},
+        {"methods/cam.py": "from vitscope.methods import flow", "methods/flow.py": "def f():\n    from . import cam"},
+        {
+            "methods/cam.py": "from .flow import x",
+            "methods/flow.py": "from vitscope.methods.refine import y",
+            "methods/refine.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .cam import z",
+        },
+    ],
+)
+def test_circles_inside_a_folder_are_seen(tmp_path, files):
+    house(tmp_path, files)
+    assert import_graph.circles(import_graph.graph(tmp_path)) == [
+        sorted(f"vitscope.{name.removesuffix('.py').replace('/', '.')}" for name in files)
+    ]
+
+
+def house(root, files):
+    """A small vitscope: these files, and empty ones that they can import."""
+    empty = ("attention/store", "methods/base", "models/base", "tracing/trace", "batch/run", "scope", "methods/refine")
+    for name in (*empty, *(name.removesuffix(".py") for name in files)):
+        path = root / f"{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        if path.parent != root:
+            (path.parent / "__init__.py").touch()
+        path.write_text(files.get(f"{name}.py", ""))
+
+
+def torch_imports(root):
+    """Each import of torch, at any depth but for type checkers, in a part that must do without."""
+    found = []
+    for path in sorted(root.rglob("*.py")):
+        where = path.relative_to(root).with_suffix("").as_posix()
+        if not {where.split("/")[0], where} & {*NO_TORCH}:
+            continue
+        tree = ast.parse(path.read_text("utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+                node.body = []
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found += [where for name in names if name.partition(".")[0] == "torch"]
+    return found
+
+
+def test_parts_that_do_without_torch():
+    assert torch_imports(SOURCE) == []
+
+
+@pytest.mark.parametrize("part", ["explanation.py", "metrics/measurement.py", "render/raster.py"])
+def test_an_import_of_torch_is_seen(tmp_path, part):
+    house(tmp_path, {part: "import torch.nn"})
+    assert torch_imports(tmp_path) == [part.removesuffix(".py")]
 
 
 def fresh(code):

@@ -55,6 +55,6 @@ def _replaceable(folder: Path) -> bool:
         if not any(folder.iterdir()):
             return True
         manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-        return {"schema", "method", "layout", "frame"} <= set(manifest)
+        return {"schema", "method", "layout", "region"} <= set(manifest)
     except (OSError, ValueError, TypeError):
         return False

@@ -7,17 +7,24 @@ VitscopeError
 ├── ModelError        a model that cannot be found, reached or loaded
 ├── CaptureError      attention that was not seen, or not all of it
 ├── LayoutError       tokens that cannot be laid on the picture
-├── MethodError       a method that does not apply to this model
+├── MethodError       a method that cannot run on this model or input
+│   └── UnsupportedError   this model cannot do what was asked for; `Support` answers the same as a question
 ├── ResultError       a result that cannot be written or read
-└── MissingDependencyError      an optional part that is not installed
+└── MissingDependencyError      an optional package that is not installed
 
-Each message says what was seen and what was expected; `hint` says what to do.
+Each message says what was seen and what was expected; `hint` says what to do. `code` identifies the error for programs
+and never changes with the words. Errors can be pickled, so they cross process pools whole.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from vitscope._messages import Language, Message, msg
 
 __all__ = [
+    "YES",
     "CaptureError",
     "ImageError",
     "LayoutError",
@@ -25,7 +32,9 @@ __all__ = [
     "MissingDependencyError",
     "ModelError",
     "ResultError",
+    "Support",
     "UnknownNameError",
+    "UnsupportedError",
     "UsageError",
     "VitscopeError",
     "first_line",
@@ -42,17 +51,47 @@ class VitscopeError(Exception):
         hint: what to do about it, in one line.
     """
 
+    default_code: ClassVar[str] = "vitscope"
+
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
-        self.message = " ".join(message.split())
-        self.hint = " ".join(hint.split())
+        self.message = _one_line(message)
+        self.hint = _one_line(hint)
+
+    @property
+    def code(self) -> str:
+        """What identifies this error: the code of its message, or of its class where the message has none."""
+        return self.message.code if isinstance(self.message, Message) else self.default_code
+
+    def spoken(self, language: Language) -> tuple[str, str]:
+        """Return message and hint with options as Python (`size=224`) or the command line (`--size 224`) has them."""
+        message, hint = (
+            text.spoken(language) if isinstance(text, Message) else text for text in (self.message, self.hint)
+        )
+        return message, hint
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _one_line(text: str) -> str:
+    return text if isinstance(text, Message) else " ".join(text.split())
+
+
+def _restored(kind: type[VitscopeError], args: tuple[Any, ...], state: Mapping[str, Any]) -> VitscopeError:
+    """Make a pickled error again, without the checks of its `__init__`."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
+
 
 class UsageError(VitscopeError):
     """What was asked for does not exist or does not fit."""
+
+    default_code = "usage"
 
 
 class UnknownNameError(UsageError):
@@ -64,45 +103,111 @@ class UnknownNameError(UsageError):
         spellings: other names of the choices, among which the nearest is looked for too.
     """
 
+    default_code = "unknown-name"
+
     def __init__(self, kind: str, name: str, choices: Iterable[str], spellings: Iterable[str] = ()) -> None:
         self.choices = tuple(choices)
         known = {spelling.lower(): spelling for spelling in (*spellings, *self.choices)}
         near = difflib.get_close_matches(name.lower(), known, n=1)
-        meant = f"did you mean '{known[near[0]]}'? " if near else ""
         many = len(self.choices) > _LISTED
         listed = (*self.choices[:_SHOWN], f"... {len(self.choices):,} in all") if many else self.choices
-        super().__init__(f"no {kind} is called '{name}'", f"{meant}choices: {', '.join(listed)}")
+        choices_text = ", ".join(listed)
+        super().__init__(
+            msg("unknown-name", "no {kind} is called '{name}'", kind=kind, name=name),
+            msg(
+                "unknown-name.meant",
+                "did you mean '{near}'? choices: {choices}",
+                near=known[near[0]],
+                choices=choices_text,
+            )
+            if near
+            else msg("unknown-name.choices", "choices: {choices}", choices=choices_text),
+        )
 
 
 class ImageError(VitscopeError):
     """A picture that cannot be read or used."""
 
+    default_code = "image"
+
 
 class ModelError(VitscopeError):
     """A model that cannot be found, reached or loaded."""
+
+    default_code = "model"
 
 
 class CaptureError(VitscopeError):
     """Attention that was not seen, or not all of it."""
 
+    default_code = "capture"
+
 
 class LayoutError(VitscopeError):
     """Tokens that cannot be laid on the picture."""
+
+    default_code = "layout"
 
 
 class MethodError(VitscopeError):
     """A method that does not apply to this model."""
 
+    default_code = "method"
+
+
+class UnsupportedError(MethodError):
+    """This model cannot do what was asked for."""
+
+    default_code = "unsupported"
+
+
+@dataclass(frozen=True)
+class Support:
+    """Whether something is supported, and why not.
+
+    Attributes:
+        ok: it is; also the truth value.
+        reason: why not, in one line; empty where it is.
+        name: what was asked about, such as a method's name; empty where nothing has a name.
+    """
+
+    ok: bool
+    reason: str = ""
+    name: str = ""
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    @classmethod
+    def no(cls, reason: str, name: str = "") -> "Support":
+        """Make the answer no."""
+        return cls(False, reason, name)
+
+    def require(self, hint: str = "") -> None:
+        """Raise an UnsupportedError with the reason where it is not supported."""
+        if not self.ok:
+            raise UnsupportedError(self.reason, hint)
+
+
+YES = Support(True)
+
 
 class ResultError(VitscopeError):
     """A result that cannot be written or read."""
+
+    default_code = "result"
 
 
 class MissingDependencyError(VitscopeError):
     """An optional part that is not installed."""
 
+    default_code = "missing-dependency"
+
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} is not installed", f"pip install 'vitscope[{extra}]'")
+        super().__init__(
+            msg("missing-dependency", "{package} is not installed", package=what),
+            msg("missing-dependency.hint", "pip install 'vitscope[{extra}]'", extra=extra),
+        )
 
 
 def first_line(error: BaseException) -> str:

@@ -109,7 +109,7 @@ class Explanation:
             "score": self.score,
             "predictions": [{"label": label, "probability": p} for label, p in self.predictions],
             "layout": asdict(self.layout),
-            "frame": asdict(self.region),
+            "region": asdict(self.region),
             "name": self.picture.name if self.picture else None,
             "provenance": dict(self.provenance),
         }
@@ -162,7 +162,7 @@ class Explanation:
                 prefix=prefix,
                 method=manifest["method"],
                 layout=TokenLayout(**_tuples(manifest["layout"])),
-                region=ImageRegion(**_tuples(manifest["frame"])),
+                region=ImageRegion(**_tuples(manifest["region"])),
                 target=manifest["target"],
                 score=manifest["score"],
                 predictions=[(p["label"], p["probability"]) for p in manifest["predictions"]],

@@ -145,7 +145,7 @@ def test_explain_several_as_one_json_document(explain, album, tiny_scope, tmp_pa
         assert result["statistics"] == pytest.approx(concentration(single), abs=1e-4)
         assert [p["label"] for p in result["predictions"]] == [label for label, _ in single.predictions]
         assert result["provenance"]["batch_size"] == 2
-        assert result["frame"]["input"] == [64, 64]
+        assert result["region"]["input"] == [64, 64]
 
 
 def test_a_bad_picture_among_good_ones(explain, album, tmp_path):

@@ -211,7 +211,7 @@ def test_the_document_has_the_form_that_hosts_rely_on(tiny_view):
             "model",
             "photo",
             "images",
-            "frame",
+            "region",
             "layout",
             "layers",
             "attention",

@@ -183,7 +183,7 @@ class Statistics:
             "layers": [layer.to_dict() for layer in self.layers],
             "withheld": dict(self.withheld),
             "layout": asdict(self.layout),
-            "frame": asdict(self.region),
+            "region": asdict(self.region),
             "provenance": dict(self.provenance),
         }
 

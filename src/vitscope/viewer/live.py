@@ -56,7 +56,7 @@ class Live:
             prefix=np.array(entry["prefix"], np.float32),
             method=entry["method"],
             layout=TokenLayout(**_tuples(header["layout"])),
-            region=ImageRegion(**_tuples(header["frame"])),
+            region=ImageRegion(**_tuples(header["region"])),
             target=entry["target"],
             score=entry["score"],
             predictions=[(label, p) for label, p in header["predictions"]],

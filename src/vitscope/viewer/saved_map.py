@@ -68,7 +68,7 @@ def document_of(explanation: Explanation) -> dict[str, Any]:
             "notes": list(explanation.picture.notes),
         },
         "images": {"photo": photo, "seen": _jpeg(_seen(explanation))},
-        "frame": asdict(explanation.region),
+        "region": asdict(explanation.region),
         "layout": asdict(explanation.layout),
         "layers": [],
         "attention": {"why": _WHY, "error": None, "heads_scale": [], "max_mb": 0},

@@ -184,7 +184,7 @@ def _one(scope: "Scope", picture: Picture, asked: _Asked, more: Sequence[Explana
         "model": {"reference": scope.adapter.reference, "family": scope.adapter.name, "weights": scope.adapter.weights},
         "photo": {"name": picture.name, "source": picture.source, "notes": list(picture.notes)},
         "images": images,
-        "frame": asdict(region),
+        "region": asdict(region),
         "layout": asdict(store.layout),
         "layers": sent.layers,
         "attention": {"why": reason, "error": sent.error, "heads_scale": scales, "max_mb": max_mb},

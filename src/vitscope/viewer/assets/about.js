@@ -8,7 +8,7 @@ export function panel(root, ctx) {
   const [rows, columns] = header.layout.grid;
   const list = (texts) => el("ul", { class: "vs-facts" }, ...texts.map((text) => el("li", { text })));
   root.append(list([
-    header.model.reference, `${header.photo.name} · ${header.frame.size.join(" × ")}`,
+    header.model.reference, `${header.photo.name} · ${header.region.size.join(" × ")}`,
     `${data.prefix.length} + ${rows} × ${columns} · ${data.layers.length} × ${data.heads}`, `vitscope ${header.vitscope}`, ...header.photo.notes.map(t.said),
   ]));
   const { error } = header.attention;

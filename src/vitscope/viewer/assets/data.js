@@ -105,7 +105,7 @@ export function openDocument(document) {
 
   const data = {
     header, arrays, tokens, prefix, rows, columns,
-    frame: header.frame, layers: header.layers, maps: [...header.maps],
+    region: header.region, layers: header.layers, maps: [...header.maps],
     heads: Math.max(0, ...header.layers.map((one) => one.heads)),
     queries: header.layers.map((one) => Boolean(one.rank)),
     pooled: header.layout.pooling === "map" && "readout" in arrays,

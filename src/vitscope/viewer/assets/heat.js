@@ -11,7 +11,7 @@ export function boxOf(data, asSeen) {
 
 // The picture's width and height in pixels.
 export function shapeOf(data, asSeen) {
-  return asSeen ? [data.frame.input[1], data.frame.input[0]] : data.frame.size;
+  return asSeen ? [data.region.input[1], data.region.input[0]] : data.region.size;
 }
 
 export function drawHeat(canvas, values, data, scale, colours, { smooth, opacity, as_seen }) {

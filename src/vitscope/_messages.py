@@ -1,0 +1,121 @@
+"""Sentences that users read, as codes with parameters, so that a page can show them in another language.
+
+A sentence is written where it is said, in English, beside its code:
+
+    msg("geometry.no-such-class", "class {number} does not exist", number=1000)
+
+A `Message` is that English text, a `str`, which also knows its code and parameters. The part of a code before the dot
+is its area: `make messages` collects the codes of an area into `locales/en/AREA.po`; `locales/zh/AREA.po` has the Chinese.
+Pages get plain text and, beside it, a table from each text to its code and parameters (`message_table`); the page looks
+the code up in its language.
+
+In a template, `{name}` is a parameter and `{@size=224}` an option in the caller's language: `size=224` in Python,
+`--size 224` on the command line. `{@size}` names the option alone; `{@O:layer=3}` is an option of a method, which the
+command line writes `-O layer=3`. A parameter may be a Message; numbers are formatted by the caller.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+__all__ = ["Message", "join_messages", "message_table", "msg"]
+
+Language = Literal["python", "cli"]
+
+_OPTION = re.compile(r"\{@(O:)?(\w+)(?:=((?:[^{}]|\{\w+\})*))?\}")
+
+
+class Message(str):
+    """One sentence with its code and parameters; equal to its English text, as Python callers read it.
+
+    Attributes:
+        code: what identifies the sentence in every language, such as `images.not-found`.
+        template: the English text with `{name}` for each parameter.
+        params: the parameters, plain values or Messages.
+    """
+
+    code: str
+    template: str
+    params: Mapping[str, Any]
+
+    def __new__(cls, code: str, template: str, params: Mapping[str, Any]) -> "Message":
+        """Fill the template in.
+
+        Raises:
+            KeyError: a parameter of the template is missing.
+        """
+        message = super().__new__(cls, _filled(template, params, "python"))
+        message.code, message.template, message.params = code, template, params
+        return message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Message, (self.code, self.template, dict(self.params))
+
+    def spoken(self, language: Language) -> str:
+        """Return the English text with options as Python or the command line writes them."""
+        return _filled(self.template, self.params, language)
+
+
+def msg(code: str, template: str, /, **params: object) -> Message:
+    """Make the Message of a code: `template` in English, filled in with `params`."""
+    return Message(code, " ".join(template.split()), params)
+
+
+def join_messages(separator: Literal["; ", ", "], messages: Iterable[str]) -> str:
+    """Join sentences; the result is a Message whose parts keep their codes, or the one sentence that there is."""
+    parts = list(messages)
+    if len(parts) < 2:
+        return parts[0] if parts else ""
+    names = {f"part{number}": part for number, part in enumerate(parts)}
+    return Message("joined", separator.join(f"{{{name}}}" for name in names), names)
+
+
+def message_table(document: object) -> dict[str, dict[str, Any]]:
+    """Return the code and parameters of each Message in a document, by its English text.
+
+    Args:
+        document: mappings, sequences and values, nested at will.
+    """
+    return {
+        str(message): {
+            "code": message.code,
+            "params": {name: _plain(value) for name, value in message.params.items()},
+            **({"template": message.template} if message.code == "joined" else {}),
+        }
+        for message in _messages(document)
+    }
+
+
+def _messages(document: object) -> Iterator[Message]:
+    if isinstance(document, Message):
+        yield document
+        yield from _messages(document.params)
+    elif isinstance(document, Mapping):
+        for value in document.values():
+            yield from _messages(value)
+    elif isinstance(document, (list, tuple)):
+        for value in document:
+            yield from _messages(value)
+
+
+def _plain(value: object) -> object:
+    return value if value is None or isinstance(value, (bool, int, float)) else str(value)
+
+
+def _filled(template: str, params: Mapping[str, Any], language: Language) -> str:
+    text = _OPTION.sub(lambda found: _option(found, language), template)
+    return text.format_map(
+        {name: value.spoken(language) if isinstance(value, Message) else value for name, value in params.items()}
+    )
+
+
+def _option(found: re.Match[str], language: Language) -> str:
+    """Write one option in a language."""
+    of_method, name, value = found.groups()
+    if language == "python" or of_method:
+        text = f"{name}={'' if value is None else value}"
+        return f"-O {text}" if of_method and language == "cli" else text
+    flag = f"--{name.replace('_', '-')}"
+    if value is None or value == "True":
+        return flag
+    return f"--no-{name.replace('_', '-')}" if value == "False" else f"{flag} {value}"
