@@ -5,9 +5,9 @@ A sentence is written where it is said, in English, beside its code:
     msg("geometry.no-such-class", "class {number} does not exist", number=1000)
 
 A `Message` is that English text, a `str`, which also knows its code and parameters. The part of a code before the dot
-is its area: `make messages` collects the codes of an area into `locales/en/AREA.po`; `locales/zh/AREA.po` has the Chinese.
-Pages get plain text and, beside it, a table from each text to its code and parameters (`message_table`); the page looks
-the code up in its language.
+is its area: `make messages` collects the codes of an area into `locales/en/AREA.po`; the Chinese is in
+`locales/zh/AREA.po`. Pages get plain text and, beside it, a table from each text to its code and parameters
+(`message_table`); the page looks the code up in its language.
 
 In a template, `{name}` is a parameter and `{@size=224}` an option in the caller's language: `size=224` in Python,
 `--size 224` on the command line. `{@size}` names the option alone; `{@O:layer=3}` is an option of a method, which the

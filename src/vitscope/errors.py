@@ -113,15 +113,15 @@ class UnknownNameError(UsageError):
         listed = (*self.choices[:_SHOWN], f"... {len(self.choices):,} in all") if many else self.choices
         choices_text = ", ".join(listed)
         super().__init__(
-            msg("unknown-name", "no {kind} is called '{name}'", kind=kind, name=name),
+            msg("errors.unknown-name", "no {kind} is called '{name}'", kind=kind, name=name),
             msg(
-                "unknown-name.meant",
+                "errors.unknown-name.meant",
                 "did you mean '{near}'? choices: {choices}",
                 near=known[near[0]],
                 choices=choices_text,
             )
             if near
-            else msg("unknown-name.choices", "choices: {choices}", choices=choices_text),
+            else msg("errors.unknown-name.choices", "choices: {choices}", choices=choices_text),
         )
 
 
@@ -205,8 +205,8 @@ class MissingDependencyError(VitscopeError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(
-            msg("missing-dependency", "{package} is not installed", package=what),
-            msg("missing-dependency.hint", "pip install 'vitscope[{extra}]'", extra=extra),
+            msg("errors.missing-dependency", "{package} is not installed", package=what),
+            msg("errors.missing-dependency.hint", "pip install 'vitscope[{extra}]'", extra=extra),
         )
 
 
