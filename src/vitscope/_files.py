@@ -1,36 +1,91 @@
 """Files and folders that appear whole or not at all."""
 
 import json
+import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from vitscope._messages import msg
 from vitscope.errors import ResultError
 
-__all__ = ["path_exists", "staged_folder"]
+__all__ = ["PART_PREFIX", "already_there", "atomic_write", "not_written", "path_exists", "staged_folder"]
+
+PART_PREFIX = ".part-"
+_WHERE = msg("files.not-written.hint", "check that the folder can be written to and that the disk is not full")
 
 
 def path_exists(path: Path) -> bool:
-    """Is something there? A path that cannot even be looked at is told of when it is written."""
+    """Return whether something is at `path`; False also for a path that the system cannot look up."""
     try:
         return path.exists()
     except OSError:
         return False
 
 
+def not_written(path: Path, error: OSError, hint: str = _WHERE) -> ResultError:
+    """Make the error for a file or folder that the system did not write."""
+    reason = error.strerror or str(error)
+    return ResultError(msg("files.not-written", "{path} cannot be written: {reason}", path=path, reason=reason), hint)
+
+
+@contextmanager
+def atomic_write(path: Path, hint: str = _WHERE, *, sync: bool = False) -> Iterator[Path]:
+    """Yield a temporary path whose file replaces `path` when the `with` ends without an error.
+
+    The temporary file lies beside `path`, has the same ending, and its name starts with `PART_PREFIX`; it is the same
+    for each write to `path`, so the next write overwrites what a killed process left. An error removes it.
+
+    Args:
+        path: the file; missing parent folders are made.
+        hint: what to do where it cannot be written.
+        sync: also wait until the contents and the new name are on disk.
+
+    Raises:
+        ResultError: for any OSError in the `with` or of the replacement.
+    """
+    part = path.with_name(f"{PART_PREFIX}{zlib.crc32(os.fsencode(path.name)):08x}-{path.name[-40:]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        if sync:
+            _sync(part, os.O_RDWR)
+        part.replace(path)
+        if sync:
+            with suppress(PermissionError):  # Windows opens no folders
+                _sync(path.parent, os.O_RDONLY)
+    except OSError as error:
+        raise not_written(path, error, hint) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def staged_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its place when the `with` ends well, and vanishes otherwise.
+    """Yield a temporary folder that replaces `folder` when the `with` ends without an error; an error removes it.
 
     Raises:
         ResultError: `folder` is there already (without `force`), is not a result, or cannot be written.
     """
     if path_exists(folder) and not force:
-        raise ResultError(f"{folder} is already there", "--force (force=True) replaces it, or choose another place")
+        raise already_there(folder)
     if path_exists(folder) and not _replaceable(folder):
-        raise ResultError(f"{folder} is not a result of vitscope: it is not replaced", "choose another place")
+        raise ResultError(
+            msg("files.not-a-result", "{path} is not a result of vitscope and is not replaced", path=folder),
+            msg("files.not-a-result.hint", "choose another path"),
+        )
     work = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +96,7 @@ def staged_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
             folder.replace(work / "old")
         stage.replace(folder)
     except OSError as error:
-        raise ResultError(f"{folder} cannot be written: {error.strerror or error}", "check the place") from error
+        raise not_written(folder, error) from error
     finally:
         if work is not None:
             if (work / "old").exists() and not folder.exists():  # interrupted between the two
@@ -49,8 +104,16 @@ def staged_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
             shutil.rmtree(work, ignore_errors=True)
 
 
+def already_there(path: Path) -> ResultError:
+    """Make the error for a path that is taken."""
+    return ResultError(
+        msg("files.already-there", "{path} is already there", path=path),
+        msg("files.already-there.hint", "{@force=True} replaces it, or choose another path"),
+    )
+
+
 def _replaceable(folder: Path) -> bool:
-    """Is it a result, or an empty folder? A `manifest.json` alone is what web pages have, too."""
+    """Return whether `folder` is empty or a result; web pages, too, have a `manifest.json`, so its keys are read."""
     try:
         if not any(folder.iterdir()):
             return True

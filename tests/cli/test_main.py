@@ -190,7 +190,7 @@ def test_a_foreign_folder_is_never_replaced(explain, album, tmp_path, name):
     (folder / name).write_text('{"name": "mine"}')
     ran = explain(*album[:2], "--force")
     assert ran.code == 1
-    assert f"{folder} is not a result of vitscope: it is not replaced" in one_line(ran.err)
+    assert f"{folder} is not a result of vitscope and is not replaced" in one_line(ran.err)
     assert (folder / name).read_text() == '{"name": "mine"}'
     assert names(folder) == {name}
     assert names(tmp_path / "out") == {"cat", "cup"}

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.helpers.errors import raises
 from tests.models import toys as zoo
 from tests.models import toys_traced as zoo_traced
 from tests.oracles import attention_statistics as oracles
@@ -653,15 +654,15 @@ def test_json_holds_everything(one, tmp_path):
 def test_a_file_that_is_there_is_not_replaced(one, tmp_path):
     path = one.save(tmp_path / "a.json")
     path.write_text("mine")
-    with pytest.raises(ResultError, match="already there"):
+    with raises(ResultError, "files.already-there"):
         one.save(path)
     assert path.read_text() == "mine"
     one.save(path, force=True)
     assert json.loads(path.read_text())["kind"] == "attention statistics"
     (tmp_path / "folder.json").mkdir()
-    with pytest.raises(ResultError, match="already there"):
+    with raises(ResultError, "files.already-there"):
         one.save(tmp_path / "folder.json", force=True)
-    with pytest.raises(ResultError, match="cannot be written"):
+    with raises(ResultError, "files.not-written"):
         one.save(path / "below.json")
 
 

@@ -6,8 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from vitscope._files import path_exists
-from vitscope.errors import MissingDependencyError, ResultError, UsageError
+from vitscope._files import already_there, atomic_write, path_exists
+from vitscope.errors import MissingDependencyError, UsageError
 
 __all__ = ["write_table"]
 
@@ -42,21 +42,13 @@ def write_table(
     if ending == ".parquet" and find_spec("pyarrow") is None:
         raise MissingDependencyError("Parquet needs pyarrow, which", "batch")
     if path_exists(path) and (not force or path.is_dir()):
-        raise ResultError(f"{path} is already there", "force=True replaces a file, or choose another place")
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        raise already_there(path)
+    with atomic_write(path) as part:
         if ending == ".json":
             text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
             part.write_text(text, "utf-8", errors="backslashreplace")
         else:
             _parquet(part, rows, {k: v for k, v in document.items() if k not in without})
-        part.replace(path)
-    except OSError as error:
-        raise ResultError(f"{path} cannot be written: {error.strerror or error}", "check the place") from error
-    finally:
-        if path_exists(part):
-            part.unlink(missing_ok=True)
     return path
 
 

@@ -1,6 +1,5 @@
 """Flags that several commands share, and what is done with them."""
 
-from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -124,16 +123,10 @@ def already_there(path: Path) -> ResultError:
 
 def write(picture: "Image.Image", path: Path) -> None:
     """Write a PNG, whole or not at all."""
-    partial = path.with_name(f".{path.name[:40]}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(partial, "PNG")
-        partial.replace(path)
-    except OSError as error:
-        raise ResultError(f"{path} cannot be written: {error.strerror or error}", "check --out") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+    from vitscope._files import atomic_write
+
+    with atomic_write(path) as part:
+        picture.save(part, "PNG")
 
 
 def done(path: Path, as_json: bool, document: dict[str, Any]) -> None:

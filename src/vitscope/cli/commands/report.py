@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vitscope._files import atomic_write
 from vitscope.cli import console
 from vitscope.cli.commands._options import AsJson, Force, done, picture_path
 from vitscope.errors import MissingDependencyError, ResultError
@@ -41,15 +42,8 @@ def report(
 
 
 def _write(place: Path, text: str) -> None:
-    part = place.with_name(f".{place.name[:40]}.part")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(place) as part:
         part.write_text(text, "utf-8", errors="backslashreplace")
-        part.replace(place)
-    except OSError as error:
-        raise ResultError(f"{place} cannot be written: {error.strerror or error}", "check --out") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _view(folder: Path, name: str, place: Path, force: bool, as_json: bool) -> None:

@@ -1,11 +1,11 @@
 """`vitscope view`: one self-contained interactive page."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from vitscope._files import atomic_write
 from vitscope.cli import console
 from vitscope.cli.commands._options import (
     DEFAULT_MODEL,
@@ -22,7 +22,7 @@ from vitscope.cli.commands._options import (
     picture_path,
     target_of,
 )
-from vitscope.errors import ResultError, UnknownNameError, UsageError
+from vitscope.errors import UnknownNameError, UsageError
 
 __all__ = ["view"]
 
@@ -90,21 +90,8 @@ def view(
     console.note(words)
     for one in made.header["missing"]:
         console.note(f"not in the page: {one['what']}: {one['why']}")
-    _write(text, path)
+    with atomic_write(path) as part:
+        part.write_bytes(text)
     done(path, as_json, {"bytes": len(text), "error": told, "missing": made.header["missing"]})
     if open_:
         typer.launch(path.resolve().as_uri())
-
-
-def _write(text: bytes, path: Path) -> None:
-    """The page, whole or not at all."""
-    partial = path.with_name(f".{path.name[:40]}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(text)
-        partial.replace(path)
-    except OSError as error:
-        raise ResultError(f"{path} cannot be written: {error.strerror or error}", "check --out") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
