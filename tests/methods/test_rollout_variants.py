@@ -26,9 +26,9 @@ def scope_of(name="vit"):
 
 def dense_of(scope, photo):
     """Attention (L, H, N, N), hidden states (L + 1, N, D) and the model, from the library's own eager path."""
-    from vitscope.images import read
+    from vitscope.images import load_image
 
-    pixels = scope.adapter.prepare(read(photo))[0][None].double()
+    pixels = scope.adapter.prepare(load_image(photo))[0][None].double()
     model = scope.model
     model.set_attn_implementation("eager")
     output = model(pixel_values=pixels, output_attentions=True, output_hidden_states=True)

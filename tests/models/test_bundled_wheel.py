@@ -100,22 +100,22 @@ class Fake:
 
     def install(self, onnx, **changes):
         """Make a wheel with `onnx` in it and put it where the real one stands in the table."""
-        wheel = self.folder / "tiny-1.0-py3-none-any.whl"
-        with zipfile.ZipFile(wheel, "w") as archive:
+        archive_path = self.folder / "tiny-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(archive_path, "w") as archive:
             archive.writestr("tiny/__init__.py", "raise AssertionError('code of the wheel was run')")
             archive.writestr("tiny/models/tiny.onnx", onnx)
         facts = {
             "package": "tiny",
             "version": "1.0",
-            "wheel": wheel.name,
-            "wheel_size": wheel.stat().st_size,
-            "wheel_sha256": sha256(wheel.read_bytes()),
+            "wheel": archive_path.name,
+            "wheel_size": archive_path.stat().st_size,
+            "wheel_sha256": sha256(archive_path.read_bytes()),
             "member": "tiny/models/tiny.onnx",
             "member_size": len(onnx),
             "member_sha256": sha256(onnx),
         }
         changes = {**facts, **TINY, **changes}
-        self.entry, self.wheel = dataclasses.replace(wheel.about(NAME), **changes), wheel
+        self.entry, self.wheel = dataclasses.replace(wheel.about(NAME), **changes), archive_path
         self.patch.setitem(wheel.TABLE, NAME, self.entry)
         return self
 

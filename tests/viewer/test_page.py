@@ -348,7 +348,7 @@ def test_deletion_steps_hide_the_hottest_patches(fresh, tiny_view):
 @pytest.fixture(scope="module")
 def bare(browser):
     """Call a function of JavaScript with some of the viewer's modules, on an empty page."""
-    code = bundle().replace("export const { mount, fileHost } = $main;", "export { $place, $colours };")
+    code = bundle().replace("export const { mount, fileHost } = $main;", "export { $resample, $colours };")
     made = f"data:text/javascript,{quote(code)}"
     with browser.opened("about:blank") as blank:
         yield lambda function, *given: blank.evaluate(
@@ -362,8 +362,8 @@ def test_placing_a_map_is_frames_own_bicubic(bare):
         np.random.default_rng(0).random((4, 6)),
     )
     both = bare(
-        """({ $place }, values, box) => [true, false].map((smooth) => {
-            const laid = $place.place(Float32Array.from(values), 4, 6, 90, 70, box, smooth);
+        """({ $resample }, values, box) => [true, false].map((smooth) => {
+            const laid = $resample.place(Float32Array.from(values), 4, 6, 90, 70, box, smooth);
             return [laid.left, laid.top, laid.width, laid.height, [...laid.values]];
         })""",
         values.ravel().tolist(),

@@ -25,7 +25,7 @@ const WORDS = {
   auto: ["Auto", "自动"], light: ["Light", "浅色"], dark: ["Dark", "深色"],
 };
 // What the server says besides what the viewer knows of.
-$said.learn([
+$translate.learn([
   ["this address needs its token", "此地址需要令牌"],
   ["open the address that `vitscope serve` printed, or send it as Authorization: Bearer TOKEN", "请打开 vitscope serve 给出的地址，或以 Authorization: Bearer TOKEN 发送令牌"],
   ["the request names no host", "请求未写明主机"],
@@ -91,7 +91,7 @@ $said.learn([
   ["digits: {a}", "数字：{a}"],
   ["faithfulness", "忠实度"],
 ]);
-const inWords = (words) => (words && state.lang === "zh" ? $said.said(words) : words);
+const inWords = (words) => (words && state.lang === "zh" ? $translate.said(words) : words);
 const root = document.querySelector(".vw"), main = document.querySelector("main");
 const kept = (name) => sessionStorage.getItem(`vitscope ${name}`);
 const keep = (name, value) => sessionStorage.setItem(`vitscope ${name}`, value);
