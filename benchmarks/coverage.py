@@ -399,7 +399,7 @@ def check(scope: Any, layout: Any) -> dict[str, Any]:
     captured, store = len(store_of.blocks), adapter.attention(store_of, size, answer)
     found: dict[str, Any] = {"captured": captured, "layers": len(store), "pool": store.pool is not None}
     found["isotropic"], found["difference"] = store.chain is None, None
-    trace = adapter.traced(size)
+    trace = adapter.trace(size)
     found["tokens_seen"], found["tokens_said"] = None, layout.tokens
     if store.chain is None:
         with evaluating(scope.model), torch.no_grad(), Watcher(scope.model) as watcher:

@@ -40,7 +40,7 @@ def model_of(case: str):
     from transformers import ViTConfig, ViTForImageClassification
 
     import vitscope
-    from vitscope.models.transformers import Transformers
+    from vitscope.models.transformers import TransformersAdapter
 
     torch.manual_seed(0)
     if case.startswith("dinov2"):
@@ -53,7 +53,7 @@ def model_of(case: str):
         image_size=384,
         patch_size=32,
     )
-    return Transformers(ViTForImageClassification(config).eval(), weights="random")
+    return TransformersAdapter(ViTForImageClassification(config).eval(), weights="random")
 
 
 def ways(case: str) -> dict[str, Callable[[], Tensor]]:

@@ -35,7 +35,7 @@ def test_the_readmes_python_runs(photo, tmp_path, monkeypatch, capsys):
 
 def test_the_method_of_the_how_to_works():
     from vitscope.attention.capture import capture
-    from vitscope.models.transformers import Transformers
+    from vitscope.models.transformers import TransformersAdapter
 
     (code,) = blocks("docs/add-a-method.md", "python")
     names = {}
@@ -45,7 +45,7 @@ def test_the_method_of_the_how_to_works():
     finally:
         METHODS._parts.pop("received-in-layer", None)
     row = zoo.ROWS[0]
-    adapter = Transformers(row.model())
+    adapter = TransformersAdapter(row.model())
     with torch.no_grad(), capture(adapter.model) as store_of:
         adapter.forward(zoo.pixels(row))
     store = store_of(adapter.layout(row.size))

@@ -120,7 +120,7 @@ class Scope(Engine):
                     made = position, ready.picture, ready.pixels, ready.region
                     groups.setdefault(ready.region.input, []).append(made)
             for group in groups.values():
-                most = chosen.batch_size if len(group) == 1 or self.adapter.batches else 1
+                most = chosen.batch_size if len(group) == 1 or self.adapter.supports_batches else 1
                 for start in range(0, len(group), most):
                     part = group[start : start + most]
                     for (position, *_), results in zip(

@@ -72,10 +72,10 @@ def state(model):
 
 @pytest.mark.parametrize("row", zoo.ROWS, ids=lambda row: row.name)
 def test_the_output_is_the_same_to_the_last_bit(row):
-    from vitscope.models.transformers import Transformers
+    from vitscope.models.transformers import TransformersAdapter
 
     model = row.model()
-    adapter, pixels = Transformers(model), zoo.pixels(row, 2)
+    adapter, pixels = TransformersAdapter(model), zoo.pixels(row, 2)
     outputs = []
 
     def keep(_module, _args, output):

@@ -8,7 +8,7 @@ import vitscope
 from tests.models import toys as zoo
 from vitscope.engine.auto import EVIDENCE, LAST, OBJECTS
 from vitscope.methods.base import METHODS
-from vitscope.models.transformers import Transformers
+from vitscope.models.transformers import TransformersAdapter
 from vitscope.scope import Scope
 
 PHOTO, OTHER = (np.random.default_rng(seed).integers(0, 256, (40, 48, 3), dtype=np.uint8) for seed in (0, 1))
@@ -19,7 +19,7 @@ def features():
     """A tiny model without classes."""
     torch.manual_seed(0)
     row = next(row for row in zoo.ROWS if row.name == "dinov2-registers")
-    return Scope(Transformers(row.model().eval(), weights="none"), torch.device("cpu"), torch.float32)
+    return Scope(TransformersAdapter(row.model().eval(), weights="none"), torch.device("cpu"), torch.float32)
 
 
 def chosen(explanation):
@@ -88,9 +88,9 @@ def test_where_nothing_else_applies_it_is_rollout_and_why_is_said(tiny_scope, ph
         assert f"not {name}: no {name} here" in chosen(e)
 
 
-def test_a_familys_own_advice_comes_first(tiny_scope, photo, monkeypatch):
-    monkeypatch.setattr(tiny_scope.adapter, "advice", {"method": "rollout", "layers": "last2"})
-    monkeypatch.setattr(tiny_scope.adapter, "drawing", {"norm": "robust"})
+def test_an_adapters_own_options_come_first(tiny_scope, photo, monkeypatch):
+    monkeypatch.setattr(tiny_scope.adapter, "auto_options", {"method": "rollout", "layers": "last2"})
+    monkeypatch.setattr(tiny_scope.adapter, "overlay_options", {"norm": "robust"})
     e = tiny_scope.explain(photo)
     assert chosen(e) == "rollout, layers last2, norm robust"
     assert e.provenance["drawing"] == {"norm": "robust"}

@@ -7,7 +7,7 @@ import torch
 from tests.models import toys as zoo
 from vitscope.errors import MethodError, UsageError
 from vitscope.images import load_image
-from vitscope.models.transformers import Transformers
+from vitscope.models.transformers import TransformersAdapter
 from vitscope.scope import Scope
 
 PHOTOS = [np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8) for seed in range(2)]
@@ -15,7 +15,7 @@ PHOTOS = [np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uin
 
 def scope_of(name="vit"):
     row = next(row for row in zoo.ROWS if row.name == name)
-    return Scope(Transformers(row.model().double(), weights="none"), torch.device("cpu"), torch.float64)
+    return Scope(TransformersAdapter(row.model().double(), weights="none"), torch.device("cpu"), torch.float64)
 
 
 def test_the_lens_reads_each_layer_with_the_models_own_norm_and_head():

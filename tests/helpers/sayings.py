@@ -15,7 +15,7 @@ ERRORS = {"MethodError", "ImageError", "HTTPError"}
 USAGE = ("methods/targets.py", "methods/cam.py")  # what is asked wrongly there, a page can ask; options it gives none
 # functions that give a reason or a note back, and modules whose every error can be shown by the web app
 REASONS = {
-    "_need", "_needs_cls", "_told", "bag", "find_blocks", "brought", "excuse", "irremovable", "padding_share", "uneven",
+    "_need", "_needs_cls", "_told", "bag", "find_blocks", "brought", "excuse", "irremovable", "padding_share",
     "stages", "stages_of", "without_lengths", "why_not",
 }  # fmt: skip
 PARTS = (

@@ -11,7 +11,7 @@ from vitscope.errors import MethodError, UnknownNameError, UsageError
 from vitscope.images import Picture
 from vitscope.methods.attention_gradient import attention_gradcam, grad_rollout, grad_sam, relevance
 from vitscope.methods.targets import scorer_of
-from vitscope.models.transformers import Transformers
+from vitscope.models.transformers import TransformersAdapter
 from vitscope.scope import Scope
 
 NAMES = ["vit", "vit-wide", "deit-teacher", "dinov2-registers", "ijepa", "beit"]
@@ -32,7 +32,7 @@ def scored(answer):
 def store_of(name, batch=2):
     """A differentiated store in float64, and its layout."""
     row = row_of(name)
-    adapter = Transformers(row.model().double(), weights="none")
+    adapter = TransformersAdapter(row.model().double(), weights="none")
     pixels = zoo.pixels(row, batch).double().requires_grad_()
     with frozen(adapter.model), capture(adapter.model, gradients=True) as seen:
         answer = adapter.answer(pixels)
@@ -45,11 +45,11 @@ def dense_of(name, batch=2):
     row = row_of(name)
     model = row.model().double()
     model.set_attn_implementation("eager")
-    adapter = Transformers(model, weights="none")
+    adapter = TransformersAdapter(model, weights="none")
     run, kept = adapter.run, {}
 
     def eager(pixels):
-        other = tuple(pixels.shape[2:]) != adapter.input
+        other = tuple(pixels.shape[2:]) != adapter.input_size
         output = model(
             pixel_values=pixels, output_attentions=True, **({"interpolate_pos_encoding": True} if other else {})
         )
@@ -121,12 +121,12 @@ def test_the_gradient_of_attention_is_autograds(name):
 
 def test_relevance_on_a_plain_vit_is_the_same_through_the_chain():
     from vitscope.attention import AttentionStore
-    from vitscope.models.traced import Traced
+    from vitscope.models.traced import TracedAdapter
     from vitscope.tracing.chain import chain_of, sources_of
 
     row = row_of("vit")
-    adapter = Transformers(row.model().double(), weights="none")
-    found = Traced.traced(adapter)
+    adapter = TransformersAdapter(row.model().double(), weights="none")
+    found = TracedAdapter.trace(adapter)
     pixels = zoo.pixels(row, 2).double().requires_grad_()
     with frozen(adapter.model), capture(adapter.model, gradients=True) as seen:
         answer = adapter.answer(pixels)
@@ -162,7 +162,7 @@ def scope(name="vit"):
     model = row_of(name).model()
     if name == "vit":
         model.config.id2label = {0: "tench", 1: "tabby, tabby cat", 2: "tiger", 3: "kite", 4: "ant"}
-    return Scope(Transformers(model, weights="none"), torch.device("cpu"), torch.float32)
+    return Scope(TransformersAdapter(model, weights="none"), torch.device("cpu"), torch.float32)
 
 
 def photo(seed=0):

@@ -11,7 +11,7 @@ import torch
 
 from tests.models import toys as zoo
 from vitscope.methods.base import METHODS
-from vitscope.models.transformers import Transformers
+from vitscope.models.transformers import TransformersAdapter
 from vitscope.scope import Scope
 
 PHOTOS = [np.random.default_rng(seed).integers(0, 256, (44, 36, 3), dtype=np.uint8) for seed in range(2)]
@@ -36,7 +36,7 @@ def scope_of(model, dtype=torch.float64, attention="sdpa"):
     row = next(row for row in zoo.ROWS if row.name == model)
     made = row.model().to(dtype)
     made.set_attn_implementation(attention)
-    return Scope(Transformers(made, weights="none"), torch.device("cpu"), dtype)
+    return Scope(TransformersAdapter(made, weights="none"), torch.device("cpu"), dtype)
 
 
 def values(e):
@@ -115,7 +115,7 @@ def with_heads_moved(*order):
                     part.weight.copy_(part.weight[places].clone())
                     part.bias.copy_(part.bias[places].clone())
                 module.o_proj.weight.copy_(module.o_proj.weight[:, places].clone())
-    moved = Scope(Transformers(model, weights="none"), torch.device("cpu"), torch.float64)
+    moved = Scope(TransformersAdapter(model, weights="none"), torch.device("cpu"), torch.float64)
     first = scope_of("vit").attention(PHOTOS[0])[0].rows()
     torch.testing.assert_close(moved.attention(PHOTOS[0])[0].rows(), first[:, list(order)])
     return moved

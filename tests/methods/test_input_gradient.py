@@ -9,7 +9,7 @@ from tests.models import toys as zoo
 from vitscope.attention.transformer_blocks import TransformerBlocks
 from vitscope.errors import UsageError
 from vitscope.images import load_image
-from vitscope.models.transformers import Transformers
+from vitscope.models.transformers import TransformersAdapter
 from vitscope.scope import Scope
 
 PHOTOS = [np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8) for seed in range(3)]
@@ -17,7 +17,7 @@ PHOTOS = [np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uin
 
 def scope_of(name="vit"):
     row = next(row for row in zoo.ROWS if row.name == name)
-    return Scope(Transformers(row.model().double(), weights="none"), torch.device("cpu"), torch.float64)
+    return Scope(TransformersAdapter(row.model().double(), weights="none"), torch.device("cpu"), torch.float64)
 
 
 def pixels_of(scope, photo):

@@ -8,12 +8,11 @@ import vitscope
 from tests.models import toys as zoo
 from tests.oracles import attention as oracles
 from tests.oracles import random_walk as slow
-from vitscope.errors import UsageError
+from vitscope.errors import Support, UsageError
 from vitscope.images import load_image
 from vitscope.methods import random_walk as module
 from vitscope.methods.base import METHODS
-from vitscope.models.base import ModelAdapter
-from vitscope.models.transformers import Transformers
+from vitscope.models.transformers import TransformersAdapter
 from vitscope.scope import Scope
 
 PHOTOS = [np.random.default_rng(seed).integers(0, 256, (48, 40, 3), dtype=np.uint8) for seed in range(3)]
@@ -21,7 +20,7 @@ PHOTOS = [np.random.default_rng(seed).integers(0, 256, (48, 40, 3), dtype=np.uin
 
 def scope_of(name="vit"):
     row = next(row for row in zoo.ROWS if row.name == name)
-    return Scope(Transformers(row.model().double(), weights="none"), torch.device("cpu"), torch.float64)
+    return Scope(TransformersAdapter(row.model().double(), weights="none"), torch.device("cpu"), torch.float64)
 
 
 def dense(scope, photo, layer=-2, last=3, size=None, **options):
@@ -140,7 +139,7 @@ def test_what_stands_in_the_way_is_said():
             scope.explain(PHOTOS[0], method="random-query_chunks", **bad)
     with pytest.raises(UsageError, match="no layer 7"):
         scope.explain(PHOTOS[0], method="random-query_chunks", layer=7)
-    windowed = type("Windowed", (), {"isotropic": False, "uneven": ModelAdapter.uneven})()
+    windowed = type("Windowed", (), {"isotropic": Support.no("its layers do not all see the same tokens")})()
     assert "do not all see the same tokens" in METHODS.get("random-query_chunks").excuse(windowed)
 
 

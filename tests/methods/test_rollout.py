@@ -15,7 +15,7 @@ from vitscope.methods.base import METHODS
 from vitscope.methods.head_fusion import fuse_heads
 from vitscope.methods.notebook_recipe import article
 from vitscope.methods.rollout import rollout
-from vitscope.models.transformers import Transformers
+from vitscope.models.transformers import TransformersAdapter
 
 CHUNKS = (None, 1, 7, 1000)
 
@@ -25,7 +25,7 @@ def seen(request):
     """(store, eager attentions, readout row) of a batch of two, for each model of the zoo."""
     row = request.param
     model = row.model()
-    adapter, pixels = Transformers(model), zoo.pixels(row, 2)
+    adapter, pixels = TransformersAdapter(model), zoo.pixels(row, 2)
     with torch.no_grad(), capture(model) as store_of:
         adapter.forward(pixels)
     store = store_of(adapter.layout(row.size), depth=adapter.depth)
@@ -237,7 +237,7 @@ def test_transposing_picture_and_weights_transposes_the_map():
     pixels = zoo.pixels(row)
     maps = []
     for one, x in ((model, pixels), (turned, pixels.transpose(2, 3))):
-        adapter = Transformers(one)
+        adapter = TransformersAdapter(one)
         with torch.no_grad(), capture(one) as store_of:
             adapter.forward(x)
         layout = adapter.layout(tuple(x.shape[2:]))
@@ -250,7 +250,7 @@ def test_refusing_names_what_applies(monkeypatch):
     from vitscope.scope import Scope
 
     row = next(r for r in zoo.ROWS if r.name == "ijepa")
-    scope = Scope(Transformers(row.model()), torch.device("cpu"), torch.float32)
+    scope = Scope(TransformersAdapter(row.model()), torch.device("cpu"), torch.float32)
     photo = np.zeros((20, 20, 3), np.uint8)
     with pytest.raises(MethodError, match="these do: attention, .*rollout"):
         scope.explain(photo, method="article")

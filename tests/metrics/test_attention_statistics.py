@@ -31,7 +31,7 @@ from vitscope.metrics.attention_statistics import SHARES, Layer, Statistics
 from vitscope.metrics.attention_streaming import statistics_of
 from vitscope.metrics.effective_rank import effective_rank
 from vitscope.metrics.head_importance import head_importance
-from vitscope.models.transformers import Transformers
+from vitscope.models.transformers import TransformersAdapter
 from vitscope.render.plots import Panel, by_depth
 from vitscope.scope import Scope
 
@@ -50,7 +50,7 @@ def scope_of(name):
     row = row_of(name)
     if isinstance(row, zoo_traced.Row):
         return row.scope(row.model().double())
-    return Scope(Transformers(row.model().double(), weights="none"), torch.device("cpu"), torch.float64)
+    return Scope(TransformersAdapter(row.model().double(), weights="none"), torch.device("cpu"), torch.float64)
 
 
 def photo_of(name, seed=0):
@@ -61,7 +61,7 @@ def photo_of(name, seed=0):
 def seen(request):
     """A store, its frame, the library's own eager attention `(H, N, N)` a layer, the readout row, and the row."""
     row = row_of(request.param)
-    adapter, pixels = Transformers(row.model().double(), weights="none"), zoo.pixels(row).double()
+    adapter, pixels = TransformersAdapter(row.model().double(), weights="none"), zoo.pixels(row).double()
     with torch.no_grad(), capture(adapter.model) as store_of:
         answer = adapter.answer(pixels)
     store = adapter.attention(store_of, row.size, answer)

@@ -22,7 +22,7 @@ from vitscope.metrics.faithfulness import MEASURES, Found, Plan
 from vitscope.metrics.measurement import Measurement, Number, band, number_of, student_quantile
 from vitscope.metrics.perturb import BASELINES, Probe, fill_of
 from vitscope.metrics.ranking import covering, ranked, shuffles, spearman, ssim, step_counts
-from vitscope.models.transformers import Transformers
+from vitscope.models.transformers import TransformersAdapter
 from vitscope.scope import Scope
 
 NAMES = [measure.name for measure in MEASURES]
@@ -43,7 +43,7 @@ def scope_of(name="vit", dtype=torch.float64):
         for key, parameter in model.named_parameters():
             if "projection.weight" in key or "v_proj.weight" in key:
                 parameter.mul_(10)
-    return Scope(Transformers(model, weights="none"), torch.device("cpu"), dtype)
+    return Scope(TransformersAdapter(model, weights="none"), torch.device("cpu"), dtype)
 
 
 @pytest.fixture(scope="module")

@@ -86,7 +86,7 @@ def test_the_layout_is_as_written_in_the_zoo(row):
     assert layout.prefix == row.prefix
     assert layout.grid == row.grid
     assert (layout.pooling, layout.pool_prefix) == row.pooling
-    assert scope_of(row.name).adapter.isotropic == row.isotropic
+    assert scope_of(row.name).adapter.isotropic.ok == row.isotropic
 
 
 @each_row
@@ -297,7 +297,7 @@ def test_the_chain_of_operators_is_the_plain_product_where_both_exist(row):
         answer = adapter.answer(pixels)
     store = adapter.attention(seen_of, row.size, answer)
     assert store.chain is None
-    chain = chain_of(adapter.answer, adapter.model, (len(seeds), *row.size), adapter.traced(row.size), seen_of.seen)
+    chain = chain_of(adapter.answer, adapter.model, (len(seeds), *row.size), adapter.trace(row.size), seen_of.seen)
     for layers, keep in ([0, 1], 0.5), ([0, 1], 0.2), ([1], 0.0), ([0], 0.5):
         plain = store.rollout_from_readout(layers, vecmat, keep, 1 - keep)
         torch.testing.assert_close(chain.vecmat(layers, vecmat, keep, 1 - keep), plain, rtol=0, atol=1e-6)

@@ -10,7 +10,7 @@ import vitscope
 from tests.models import toys as zoo
 from vitscope.errors import CaptureError, LayoutError, ModelError, UsageError
 from vitscope.images import Picture
-from vitscope.models.transformers import Transformers, known_types
+from vitscope.models.transformers import TransformersAdapter, known_types
 from vitscope.scope import Scope
 
 
@@ -20,12 +20,12 @@ def picture(width, height, seed=0):
 
 def scope_of(name):
     row = next(row for row in zoo.ROWS if row.name == name)
-    return Scope(Transformers(row.model(), weights="none"), torch.device("cpu"), torch.float32)
+    return Scope(TransformersAdapter(row.model(), weights="none"), torch.device("cpu"), torch.float32)
 
 
 @pytest.mark.parametrize("row", zoo.ROWS, ids=lambda row: row.name)
 def test_layouts_are_as_written_in_the_zoo(row):
-    layout = Transformers(row.model()).layout(row.size)
+    layout = TransformersAdapter(row.model()).layout(row.size)
     assert layout.prefix == row.prefix
     assert layout.grid == row.grid
     expected = {"cls": ("cls", False), "both": ("cls", True), "mean": ("mean", False)}[row.readout]
@@ -41,7 +41,7 @@ def test_the_grid_lies_on_the_picture(name):
     """Changing the pixels of one patch changes the input of that patch's token, and of no other, before any mixing."""
     row = next(row for row in zoo.ROWS if row.name == name)
     model = row.model()
-    adapter = Transformers(model)
+    adapter = TransformersAdapter(model)
     layout = adapter.layout(row.size)
     seen = []
     first = next(m for n, m in model.named_modules() if n.endswith(("layers.0", "layer.0")))
@@ -88,7 +88,7 @@ def test_the_frame_is_where_the_pixels_come_from(kind, size):
     ramp = np.zeros((height, width, 3))
     ramp[..., 0] = (np.arange(width) + 0.5) / width * 255
     ramp[..., 1] = ((np.arange(height) + 0.5) / height * 255)[:, None]
-    adapter = Transformers(zoo.ROWS[0].model(), processor)
+    adapter = TransformersAdapter(zoo.ROWS[0].model(), processor)
     dithered = np.floor(ramp + np.random.default_rng(0).random(ramp.shape)).astype(np.uint8)
     pixels, region = adapter.prepare(Picture(dithered))
     red, green = pixels[0].mean(0).double().numpy(), pixels[1].mean(1).double().numpy()
@@ -102,7 +102,7 @@ def test_the_frame_is_where_the_pixels_come_from(kind, size):
 
 def test_the_frame_test_can_fail():
     """A centre crop is not where a squash would be, by far more than the tolerance above."""
-    adapter = Transformers(zoo.ROWS[0].model())
+    adapter = TransformersAdapter(zoo.ROWS[0].model())
     squashed = adapter.prepare(picture(300, 200))[1].box
     adapter.processor.do_center_crop, adapter.processor.crop_size = True, {"height": 16, "width": 16}
     cropped = adapter._frame(picture(300, 200)).box
@@ -123,7 +123,7 @@ def test_a_processor_of_another_kind_is_measured():
     """YOLOS' processor would pad a batch, and resizes a single photo by a rule of its own: the whole photo is seen."""
     import transformers
 
-    adapter = Transformers(zoo.ROWS[0].model(), transformers.YolosImageProcessorPil())
+    adapter = TransformersAdapter(zoo.ROWS[0].model(), transformers.YolosImageProcessorPil())
     pixels, region = adapter.prepare(picture(40, 30))
     assert region.box == (0, 0, 40, 30)
     assert region.input == tuple(pixels.shape[1:])
@@ -235,7 +235,7 @@ def test_the_model_is_left_as_it_was():
         return modes, hooks, parameters, model.config._attn_implementation, torch.is_grad_enabled()
 
     before = everything()
-    scope = Scope(Transformers(model, weights="none"), torch.device("cpu"), torch.float32)
+    scope = Scope(TransformersAdapter(model, weights="none"), torch.device("cpu"), torch.float32)
     first = scope.explain(picture(40, 40).pixels)
     assert everything() == before
     assert np.array_equal(first.map, scope.explain(picture(40, 40).pixels).map), "dropout was off"

@@ -136,7 +136,7 @@ def given_up(task: Task, plan: Plan, scope: "Scope", error: VitscopeError) -> Ou
 
 def _most(plan: Plan, scope: "Scope", size: tuple[int, int]) -> int:
     """How many pictures of that input size go through the model together."""
-    if not scope.adapter.batches:
+    if not scope.adapter.supports_batches:
         return 1
     by_tokens = max(plan.batch_tokens // scope.adapter.layout(size).tokens, 1)
     return plan.batch_size or by_tokens

@@ -48,7 +48,7 @@ LAST = "rollout"
 def choose_method(adapter: ModelAdapter, options: Options, excuse: Callable[[Method], str]) -> MethodChoice:
     """The method for a model and a question.
 
-    A family's own advice comes first. Else models with classes, and targets, get a map of what speaks for the class or
+    `auto_options` of the adapter come first. Else models with classes, and targets, get what speaks for the class or
     target; models without classes get a map of what is looked at. The first is taken that applies to the model and has
     all options that are given; `why` says what stood in the way of those before it.
 
@@ -57,9 +57,9 @@ def choose_method(adapter: ModelAdapter, options: Options, excuse: Callable[[Met
         options: what is asked.
         excuse: from a method to the reason why it does not apply, or an empty string.
     """
-    if adapter.advice:
-        own = dict(adapter.advice)
-        return MethodChoice(own.pop("method"), own, drawing=adapter.drawing)
+    if adapter.auto_options:
+        own = dict(adapter.auto_options)
+        return MethodChoice(own.pop("method"), own, drawing=adapter.overlay_options)
     evidence = "evidence for the class" if adapter.labels else "evidence for the target"
     wanted = [(name, gradient, evidence) for name, gradient in EVIDENCE]
     if not adapter.labels and options.target is None:

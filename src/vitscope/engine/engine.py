@@ -17,7 +17,7 @@ from vitscope.attention.transformer_blocks import HiddenStates, TransformerBlock
 from vitscope.engine.auto import MethodChoice, choose_method
 from vitscope.engine.options import Failure, Options, options_of
 from vitscope.engine.provenance import padding_share, provenance
-from vitscope.errors import LayoutError, MethodError, UsageError, VitscopeError
+from vitscope.errors import LayoutError, MethodError, UnsupportedError, UsageError, VitscopeError
 from vitscope.explanation import Explanation
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture, load_image
@@ -106,15 +106,15 @@ class Engine:
     @cached_property
     def body(self) -> TransformerBlocks | str:
         """The blocks that tokens go through, or why they cannot be told."""
-        if not self.adapter.batches:
+        if not self.adapter.supports_batches:
             return _ONE_ROW
         if not self.adapter.isotropic:
-            return self.adapter.uneven()
+            return self.adapter.isotropic.reason
         pixels = self._noise()
         store = self._forward([*pixels]).store
         names = [block.name for block in store.blocks]
         layout = self.adapter.layout((pixels.shape[2], pixels.shape[3]))
-        run, order = lambda: self._answer(pixels), self.adapter.order()
+        run, order = lambda: self._answer(pixels), self.adapter.token_order()
         return find_blocks(names, self.model, run, layout.tokens, order, len(layout.prefix))
 
     @cached_property
@@ -147,16 +147,16 @@ class Engine:
 
     def stages(self, size: tuple[int, int] | None = None) -> BlockMap | str:
         """The blocks of a model whose layers do not all see the same tokens, or why they cannot be told."""
-        if not self.adapter.batches:
+        if not self.adapter.supports_batches:
             return _ONE_ROW
         try:
-            return self.adapter.stages(size)
-        except LayoutError as error:
+            return self.adapter.block_map(size)
+        except (LayoutError, UnsupportedError) as error:
             return str(error)
 
     def _noise(self) -> Tensor:
         """Two pictures to try the model on; few patches where it takes any number of them."""
-        height, width = getattr(self.adapter, "input", None) or (224, 224)
+        height, width = getattr(self.adapter, "input_size", None) or (224, 224)
         if getattr(self.adapter, "size", None):
             rows, columns = self.layout.grid
             height, width = height // rows * min(rows, _TRIED), width // columns * min(columns, _TRIED)
@@ -183,7 +183,7 @@ class Engine:
         if not self.adapter.classifies(answer):
             return []
         logits = answer[row].float()
-        probabilities = logits.sigmoid() if self.adapter.independent else logits.softmax(-1)
+        probabilities = logits.sigmoid() if self.adapter.multi_label else logits.softmax(-1)
         values, classes = probabilities.topk(min(_TOP, logits.shape[-1]))
         labels = self.adapter.labels
         pairs = zip(classes.tolist(), values.tolist(), strict=True)
@@ -205,7 +205,7 @@ class Engine:
         values: bool = False,
     ) -> _Forward:
         """One forward, its attention seen; with a graph, tokens between blocks, and values, where they are wanted."""
-        if len(prepared) > 1 and not self.adapter.batches:
+        if len(prepared) > 1 and not self.adapter.supports_batches:
             raise UsageError(_ONE_ROW, "ask for one picture at a time")
         pixels = torch.stack(list(prepared)).to(self.device, self.dtype).requires_grad_(gradients)
         model, states = self.adapter.model, None

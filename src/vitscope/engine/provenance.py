@@ -48,7 +48,7 @@ def provenance(
     told = {
         "source": picture.source,
         "model": adapter.reference,
-        "family": adapter.name,
+        "adapter": adapter.name,
         "weights": adapter.weights,
         "options": {name: _plain(value) for name, value in params.items()},
         **{k: _plain(getattr(options, k)) for k in Options.__dataclass_fields__ if k not in ("method", "params")},

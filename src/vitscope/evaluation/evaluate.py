@@ -316,7 +316,7 @@ def _score(
         answer,
         labels=scope.adapter.labels,
         classifies=classifies,
-        independent=scope.adapter.independent,
+        independent=scope.adapter.multi_label,
         settle=settle,
         was=was,
     )

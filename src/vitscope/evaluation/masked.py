@@ -120,7 +120,7 @@ def masking(scope: "Scope", image: ImageLike, *, size: int | None = None, target
         answer,
         labels=scope.adapter.labels,
         classifies=scope.adapter.classifies(answer),
-        independent=scope.adapter.independent,
+        independent=scope.adapter.multi_label,
         settle=settle,
     )
     fill = fill_of("mean", pixels, pixels, layout.grid)

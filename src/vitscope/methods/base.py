@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from vitscope._plugins import Registry
-from vitscope.errors import UnknownNameError, UsageError
+from vitscope.errors import Support, UnknownNameError, UsageError
 from vitscope.geometry import TokenLayout
 
 if TYPE_CHECKING:
@@ -22,11 +22,8 @@ class ModelTraits(Protocol):
     """What a method must know of a model to say whether it applies; a model adapter has it."""
 
     @property
-    def isotropic(self) -> bool:
-        """Does every layer see all tokens of the layout?"""
-
-    def uneven(self) -> str:
-        """How the layers differ in the tokens that they see."""
+    def isotropic(self) -> Support:
+        """Whether every layer sees all tokens of the layout; else how the layers differ."""
 
     def layout(self) -> TokenLayout:
         """The token layout at the input size that the model was made for."""
@@ -99,7 +96,7 @@ class Method:
     def excuse(self, model: ModelTraits) -> str:
         """Why the method does not apply to this model, or an empty string where it does."""
         if self.whole and not model.isotropic:
-            return f"{self._need}, and {model.uneven()}"
+            return f"{self._need}, and {model.isotropic.reason}"
         return self.refuses(model.layout())
 
     @property

@@ -5,8 +5,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from vitscope._messages import msg
 from vitscope._plugins import Registry
-from vitscope.errors import MethodError
+from vitscope.errors import YES, MethodError, Support, UnsupportedError
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture
 
@@ -28,11 +29,11 @@ class ModelAdapter(ABC):
         reference: how the model was named, for the provenance.
         weights: a revision or hash that identifies the weights.
         labels: class names by index; empty for a model that does not classify.
-        advice: a method and its options that suit this model, taken for the method "auto" instead of vitscope's choice.
-        drawing: keywords of `overlay` that suit those maps.
-        independent: several classes can be right at once: each has a probability of its own.
+        auto_options: `method` and its options, which the method "auto" takes for this model instead of its own choice.
+        overlay_options: keywords of `overlay` that suit those maps.
+        multi_label: several classes can be right at once: each has a probability of its own.
         notes: what the provenance of every map says about the model, such as preprocessing that was chosen.
-        batches: several pictures can go through one forward; else they go one at a time.
+        supports_batches: several pictures can go through one forward; else they go one at a time.
     """
 
     name: ClassVar[str]
@@ -40,11 +41,11 @@ class ModelAdapter(ABC):
     reference: str
     weights: str
     labels: Mapping[int, str]
-    advice: Mapping[str, Any] = types.MappingProxyType({})
-    drawing: Mapping[str, Any] = types.MappingProxyType({})
-    independent: bool = False
+    auto_options: Mapping[str, Any] = types.MappingProxyType({})
+    overlay_options: Mapping[str, Any] = types.MappingProxyType({})
+    multi_label: bool = False
     notes: tuple[str, ...] = ()
-    batches: bool = True
+    supports_batches: bool = True
 
     @classmethod
     @abstractmethod
@@ -77,19 +78,21 @@ class ModelAdapter(ABC):
         return answer if self.classifies(answer) else None
 
     @property
-    def isotropic(self) -> bool:
-        """Does every layer see all tokens of the layout?"""
-        return True
+    def isotropic(self) -> Support:
+        """Whether every layer sees all tokens of the layout; else how the layers differ."""
+        return YES
 
-    def uneven(self) -> str:
-        """How the layers differ in the tokens that they see, in words; of use where `isotropic` is false."""
-        return "this model's layers do not all see the same tokens (windows, merging or reduced keys)"
+    def block_map(self, size: tuple[int, int] | None = None) -> "BlockMap":
+        """Return the blocks and the grids of their tokens at an input of `(Hi, Wi)` pixels.
 
-    def stages(self, size: tuple[int, int] | None = None) -> "BlockMap | str":
-        """The blocks and the grids of their tokens at an input of `(Hi, Wi)` pixels, or why they cannot be told."""
-        return "where its blocks' tokens lie on the picture is not known"
+        Raises:
+            UnsupportedError: where the blocks' tokens lie on the image is not known.
+        """
+        raise UnsupportedError(
+            msg("models.blocks-unknown", "where the tokens of its blocks lie on the image is not known")
+        )
 
-    def order(self) -> "torch.Tensor | None":
+    def token_order(self) -> "torch.Tensor | None":
         """Where the layout's tokens stand among the model's, where they do not stand in its order."""
         return None
 
@@ -109,15 +112,15 @@ class ModelAdapter(ABC):
         return bool(self.labels)
 
     def attention(
-        self, store_of: "AttentionRecorder", size: tuple[int, int], answer: "torch.Tensor"
+        self, recorder: "AttentionRecorder", size: tuple[int, int], answer: "torch.Tensor"
     ) -> "AttentionStore":
         """The attention of a forward on `(B, 3, Hi, Wi)` pixels that ran inside a capture and gave `answer`."""
         logits = answer if self.classifies(answer) else None
-        return store_of(self.layout(size), logits=logits, depth=self.depth, answer=answer)
+        return recorder(self.layout(size), logits=logits, depth=self.depth, answer=answer)
 
     @abstractmethod
     def describe(self) -> Mapping[str, str]:
         """What `vitscope inspect` prints of the model beyond the layout."""
 
 
-ADAPTERS: Registry[type[ModelAdapter]] = Registry("family", "vitscope.models")
+ADAPTERS: Registry[type[ModelAdapter]] = Registry("adapter", "vitscope.models")

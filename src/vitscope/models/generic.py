@@ -12,16 +12,16 @@ from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture
 from vitscope.models.base import ADAPTERS
 from vitscope.models.preprocessing import Preprocessing, squash
-from vitscope.models.traced import Traced
+from vitscope.models.traced import TracedAdapter
 
-__all__ = ["Generic"]
+__all__ = ["GenericAdapter"]
 
 _SIZE_NAMES = ("img_size", "image_size", "input_size", "input_resolution", "resolution")
 # after 224 the largest that works: position embeddings longer than the input are often cut without a word
 _COMMON_SIZES = (224, 518, 512, 448, 384, 336, 256, 192, 160, 144, 128, 112, 96, 64, 56, 48, 32, 28)
 
 
-class Generic(Traced):
+class GenericAdapter(TracedAdapter):
     """A module that takes `(B, 3, Hi, Wi)` and answers with class logits or features.
 
     Args:
@@ -50,19 +50,19 @@ class Generic(Traced):
     ) -> None:
         self.model = model
         self.reference = reference or type(model).__name__
-        self.given = layout
+        self.given_layout = layout
         self.labels = labels or {}
         if processor is not None:
             self._preprocess = Preprocessing(processor)
             made = self._preprocess(Picture(_grey()))[0]
-            self.input = (made.shape[1], made.shape[2])
+            self.input_size = (made.shape[1], made.shape[2])
             self.notes: tuple[str, ...] = ()
         else:
-            self.input = self._found_size()
+            self.input_size = self._found_size()
             self._preprocess = Preprocessing(self.default_processor())
             self.notes = (f"preprocessing chosen by vitscope: {self.preprocessing()}",)
         if layout is None:
-            self.traced()
+            self.trace()
 
     @classmethod
     def claims(cls, model: object) -> bool:
@@ -71,18 +71,18 @@ class Generic(Traced):
 
     def default_processor(self) -> Callable[..., Any]:
         """What is done to a photo where no processor is given."""
-        return squash(self.input)
+        return squash(self.input_size)
 
     def preprocessing(self) -> str:
         """What happens to a photo, in words."""
-        return f"the whole photo resized to {self.input[0]} x {self.input[1]}, ImageNet mean and deviation"
+        return f"the whole photo resized to {self.input_size[0]} x {self.input_size[1]}, ImageNet mean and deviation"
 
     def prepare(self, picture: Picture, size: int | None = None) -> tuple[Tensor, ImageRegion]:
         """Pixels as the processor makes them, and where on the photo they come from."""
         if size is None:
             return self._preprocess(picture)
         layout = self.layout()
-        patch = self.input[0] // layout.grid[0], self.input[1] // layout.grid[1]
+        patch = self.input_size[0] // layout.grid[0], self.input_size[1] // layout.grid[1]
         return self._preprocess(picture, size, patch if self.isotropic else (max(32, patch[0]), max(32, patch[1])))
 
     def sizes(self) -> Iterator[tuple[int, int]]:
@@ -126,4 +126,4 @@ def _grey() -> Any:
     return np.full((256, 256, 3), 128, np.uint8)
 
 
-ADAPTERS.add(Generic.name, Generic)
+ADAPTERS.add(GenericAdapter.name, GenericAdapter)

@@ -10,14 +10,14 @@ from vitscope.attention.capture import evaluating
 from vitscope.errors import ModelError
 from vitscope.geometry import TokenLayout
 from vitscope.models.base import ADAPTERS
-from vitscope.models.generic import Generic
+from vitscope.models.generic import GenericAdapter
 
-__all__ = ["OpenClip"]
+__all__ = ["OpenClipAdapter"]
 
 _CLIP_WORDS = 49408
 
 
-class OpenClip(Generic):
+class OpenClipAdapter(GenericAdapter):
     """An open_clip model, of which the image tower is looked at, or an image tower by itself.
 
     Args:
@@ -95,4 +95,4 @@ class OpenClip(Generic):
         return "open_clip's own for this tower" if self._own else super().preprocessing()
 
 
-ADAPTERS.add(OpenClip.name, OpenClip)
+ADAPTERS.add(OpenClipAdapter.name, OpenClipAdapter)

@@ -8,12 +8,12 @@ from torch import nn
 
 from vitscope.geometry import TokenLayout
 from vitscope.models.base import ADAPTERS
-from vitscope.models.generic import Generic
+from vitscope.models.generic import GenericAdapter
 
-__all__ = ["Timm"]
+__all__ = ["TimmAdapter"]
 
 
-class Timm(Generic):
+class TimmAdapter(GenericAdapter):
     """A timm model.
 
     Args:
@@ -79,4 +79,4 @@ def _labels(model: Any) -> dict[int, str]:
     return {i: info.index_to_description(i) for i in range(model.num_classes)}
 
 
-ADAPTERS.add(Timm.name, Timm)
+ADAPTERS.add(TimmAdapter.name, TimmAdapter)

@@ -6,12 +6,12 @@ from typing import Any
 from torch import nn
 
 from vitscope.models.base import ADAPTERS
-from vitscope.models.generic import Generic
+from vitscope.models.generic import GenericAdapter
 
-__all__ = ["Torchvision"]
+__all__ = ["TorchvisionAdapter"]
 
 
-class Torchvision(Generic):
+class TorchvisionAdapter(GenericAdapter):
     """A torchvision model; made by `load("torchvision:NAME")` it knows its weights' preprocessing and classes."""
 
     name = "torchvision"
@@ -25,12 +25,12 @@ class Torchvision(Generic):
         """Torchvision's preset for classification at the model's size: shortest side, then the centre."""
         from torchvision.transforms._presets import ImageClassification
 
-        preset: Callable[..., Any] = ImageClassification(crop_size=self.input[0], resize_size=self.input[0])
+        preset: Callable[..., Any] = ImageClassification(crop_size=self.input_size[0], resize_size=self.input_size[0])
         return preset
 
     def preprocessing(self) -> str:
         """What happens to a photo, in words."""
-        return f"torchvision's ImageClassification preset: shortest side and centre crop at {self.input[0]}"
+        return f"torchvision's ImageClassification preset: shortest side and centre crop at {self.input_size[0]}"
 
 
-ADAPTERS.add(Torchvision.name, Torchvision)
+ADAPTERS.add(TorchvisionAdapter.name, TorchvisionAdapter)

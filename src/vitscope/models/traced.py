@@ -9,40 +9,42 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitscope._messages import msg
 from vitscope.attention import AttentionStore, CallSite, Dense, Factored
 from vitscope.attention.capture import AttentionRecorder, capture, evaluating
-from vitscope.errors import CaptureError, LayoutError, first_line
+from vitscope.errors import YES, CaptureError, LayoutError, Support, UnsupportedError, first_line
 from vitscope.geometry import TokenLayout
 from vitscope.models.base import ModelAdapter
 from vitscope.models.preprocessing import checked_size
 from vitscope.tracing.block_io import BlockMap, stages_of
 from vitscope.tracing.chain import blocks_of, chain_of, sources_of
-from vitscope.tracing.trace import Trace, trace
+from vitscope.tracing.trace import Trace
+from vitscope.tracing.trace import trace as trace_model
 
-__all__ = ["Traced", "answer_of", "hash_of"]
+__all__ = ["TracedAdapter", "answer_of", "hash_of"]
 
 _ANSWERS = ("logits", "image_embeds", "pooler_output", "last_hidden_state", "image_features", "x_norm_clstoken")
 _DIFFERENTIAL = "one attention is subtracted from another: averages over heads count both alike, as if they were added"
 
 
-class Traced(ModelAdapter):
+class TracedAdapter(ModelAdapter):
     """A family whose layouts come from running the averaged network once for each input size.
 
     Attributes:
-        input: `(Hi, Wi)`, the size that the model was made for.
-        given: a layout that the caller stated; then nothing is traced.
+        input_size: `(Hi, Wi)`, the size that the model was made for.
+        given_layout: a layout that the caller stated; then nothing is traced.
     """
 
-    input: tuple[int, int]
-    given: TokenLayout | None = None
+    input_size: tuple[int, int]
+    given_layout: TokenLayout | None = None
     classes: bool = True
-    reads: int | None = None  # of a model that answers with all its tokens: where its CLS token stands
+    cls_index: int | None = None  # of a model that answers with all its tokens: where its CLS token stands
 
     def run(self, pixels: Tensor) -> Any:
         """Call the model on pixels; families with other arguments override this."""
         return self.model(pixels)
 
-    def traced(self, size: tuple[int, int] | None = None) -> Trace:
+    def trace(self, size: tuple[int, int] | None = None) -> Trace:
         """What the model does with an input of that size; one forward the first time.
 
         Raises:
@@ -50,16 +52,16 @@ class Traced(ModelAdapter):
             LayoutError: something on the way is not understood.
             UsageError: the model does not take that size.
         """
-        size = size or self.input
+        size = size or self.input_size
         known: dict[tuple[int, int], Trace] = self.__dict__.setdefault("_traces", {})
         if size not in known:
             first = next(self.model.parameters())
             pixels = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(first)
-            with evaluating(self.model), torch.no_grad(), capture(self.model) as store_of:
+            with evaluating(self.model), torch.no_grad(), capture(self.model) as recorder:
                 try:
                     self.run(pixels)
                 except (RuntimeError, AssertionError, ValueError, TypeError, AttributeError) as error:
-                    if size == self.input:
+                    if size == self.input_size:
                         if isinstance(error, RuntimeError):  # the model's own trouble, not a missing argument
                             raise
                         raise LayoutError(
@@ -67,14 +69,14 @@ class Traced(ModelAdapter):
                             "vitscope.capture(model) around a forward of your own gives raw attention",
                         ) from error
                     raise checked_size(size, error) from error
-            _ = store_of.blocks or store_of()  # raises where nothing was seen
-            self.__dict__.setdefault("_seen_as", _seen_as(store_of))
-            known[size] = trace(self._at_once, self.model, size, store_of.seen)
-            if self.reads is None and self._answers_with_tokens(known[size]):
+            _ = recorder.blocks or recorder()  # raises where nothing was seen
+            self.__dict__.setdefault("_seen_as", _seen_as(recorder))
+            known[size] = trace_model(self._at_once, self.model, size, recorder.seen)
+            if self.cls_index is None and self._answers_with_tokens(known[size]):
                 prefix, order = known[size].layout.prefix, known[size].reorder
-                self.reads = prefix.index("cls") if order is None else int(order[prefix.index("cls")])
-                known[size] = trace(self._at_once, self.model, size, store_of.seen)
-            self.batches = known[size].together
+                self.cls_index = prefix.index("cls") if order is None else int(order[prefix.index("cls")])
+                known[size] = trace_model(self._at_once, self.model, size, recorder.seen)
+            self.supports_batches = known[size].together
             if known[size].differential and _DIFFERENTIAL not in self.notes:
                 self.notes = (*self.notes, _DIFFERENTIAL)
         return known[size]
@@ -85,97 +87,108 @@ class Traced(ModelAdapter):
             return False
         first = next(self.model.parameters())
         with evaluating(self.model), torch.no_grad():
-            answer = answer_of(self.run(torch.zeros(1, 3, *self.input).to(first)))
+            answer = answer_of(self.run(torch.zeros(1, 3, *self.input_size).to(first)))
         return answer.ndim == 3 and answer.shape[1] == found.layout.tokens
 
     @property
-    def isotropic(self) -> bool:
-        """Does every layer see all tokens?"""
-        return self.given is not None or self.traced().isotropic
+    def isotropic(self) -> Support:
+        """Whether every layer sees all tokens; else how many queries and keys one attention of each layer has."""
+        if self.given_layout is not None or self.trace().isotropic:
+            return YES
+        found = self.trace()
+        tokens, kinds = found.layout.tokens, list(dict.fromkeys(found.sizes))
+        seen = ", ".join(f"{n} x {m}" for n, m in kinds[:6]) + (" and others" if len(kinds) > 6 else "")
+        return Support.no(
+            msg(
+                "models.layers-differ",
+                "this model's layers do not all see the same tokens (windows, merging or reduced keys): expected "
+                "{tokens} queries x {tokens} keys in each, seen {sizes}",
+                tokens=tokens,
+                sizes=seen or "no attention in a residual",
+            )
+        )
 
     @property
     def depth(self) -> int:
         """The number of attention layers with a residual; 0 where a layout was stated and nothing traced."""
-        return 0 if self.given else len(self.traced().layers)
+        return 0 if self.given_layout else len(self.trace().layers)
 
     @cached_property
     def weights(self) -> str:  # type: ignore[override]
         """The SHA-256 of the parameters in memory."""
         return hash_of(self.model)
 
-    def uneven(self) -> str:
-        """How many queries and keys one attention of each layer has, beside what plain methods expect."""
-        found = self.traced()
-        tokens, kinds = found.layout.tokens, list(dict.fromkeys(found.sizes))
-        seen = ", ".join(f"{n} x {m}" for n, m in kinds[:6]) + (" and others" if len(kinds) > 6 else "")
-        return (
-            f"this model's layers do not all see the same tokens (windows, merging or reduced keys): expected "
-            f"{tokens} queries x {tokens} keys in each, seen {seen or 'no attention in a residual'}"
-        )
-
-    def stages(self, size: tuple[int, int] | None = None) -> BlockMap | str:
-        """The blocks and the grids of their tokens at that size, found the first time."""
-        if self.given is not None:
-            return "its layout was stated, so nothing is known of the grids of its layers"
-        known: dict[tuple[int, int], BlockMap | str] = self.__dict__.setdefault("_stages", {})
-        size = size or self.input
+    def block_map(self, size: tuple[int, int] | None = None) -> BlockMap:
+        """Return the blocks and the grids of their tokens at that size; found the first time."""
+        if self.given_layout is not None:
+            raise UnsupportedError(
+                msg("models.blocks-of-given-layout", "the layout was given by the caller: nothing was traced")
+            )
+        known: dict[tuple[int, int], BlockMap | UnsupportedError] = self.__dict__.setdefault("_block_maps", {})
+        size = size or self.input_size
         if size not in known:
-            known[size] = stages_of(self._at_once, self.model, size, self.traced(size))
-        return known[size]
+            try:
+                known[size] = stages_of(self._at_once, self.model, size, self.trace(size))
+            except UnsupportedError as error:
+                known[size] = error
+        found = known[size]
+        if isinstance(found, UnsupportedError):
+            raise found
+        return found
 
-    def order(self) -> Tensor | None:
+    def token_order(self) -> Tensor | None:
         """Where the layout's tokens stand among the model's, where they do not stand in its order."""
-        return None if self.given else self.traced().reorder
+        return None if self.given_layout else self.trace().reorder
 
     def layout(self, size: tuple[int, int] | None = None) -> TokenLayout:
         """The token layout at an input of `(Hi, Wi)` pixels."""
-        return self.given or self.traced(size).layout
+        return self.given_layout or self.trace(size).layout
 
     def answer(self, pixels: Float[Tensor, "B 3 Hi Wi"]) -> Tensor:
         """What the model answers: class logits, pooled features, or tokens; of all tokens the CLS token."""
-        if len(pixels) > 1 and not self.batches:
+        if len(pixels) > 1 and not self.supports_batches:
             return torch.cat([self._at_once(pixels[i : i + 1]) for i in range(len(pixels))])
         return self._at_once(pixels)
 
     def _at_once(self, pixels: Tensor) -> Tensor:
         answer = answer_of(self.run(pixels))
-        return answer if self.reads is None or answer.ndim != 3 else answer[:, self.reads]
+        return answer if self.cls_index is None or answer.ndim != 3 else answer[:, self.cls_index]
 
     def classifies(self, answer: Tensor) -> bool:
         """Is this answer class logits?"""
         return self.classes and answer.ndim == 2
 
-    def attention(self, store_of: AttentionRecorder, size: tuple[int, int], answer: Tensor) -> AttentionStore:
+    def attention(self, recorder: AttentionRecorder, size: tuple[int, int], answer: Tensor) -> AttentionStore:
         """The store of a forward on pictures of that size: plain blocks, or a chain of operators."""
         logits = answer if self.classifies(answer) else None
-        if self.given is not None:
-            return store_of(self.given, logits=logits, answer=answer)
-        found = self.traced(size)
-        missing = set(found.layers) - set(store_of.seen)
+        if self.given_layout is not None:
+            return recorder(self.given_layout, logits=logits, answer=answer)
+        found = self.trace(size)
+        missing = set(found.layers) - set(recorder.seen)
         if missing:
             raise CaptureError(f"{len(missing)} of {len(found.layers)} attention calls were not seen in this forward")
         logits = None if logits is None else logits.detach()
-        sources = sources_of(found, store_of.seen)
+        sources = sources_of(found, recorder.seen)
         calls = tuple(CallSite(event, found.heads[event]) for event in found.layers)
         if found.isotropic:
-            blocks, pool = blocks_of(found, store_of.seen)
+            blocks, pool = blocks_of(found, recorder.seen)
             for block in blocks:
                 found.layout.check(block.shape[2], f"{block.name} (with batch_size=1, too?)")
             row = found.readout / found.readout.sum() if found.queries is None else found.queries
             known = found.exact and found.queries is None
             start = None if known else torch.from_numpy(row).float().to(blocks[0].device)
             return AttentionStore(blocks, found.layout, logits, pool, None, start, answer, sources, calls)
-        chain = chain_of(self._at_once, self.model, (len(answer), *size), found, store_of.seen)
+        chain = chain_of(self._at_once, self.model, (len(answer), *size), found, recorder.seen)
         return AttentionStore(chain.blocks, found.layout, logits, None, chain, None, answer, sources, calls)
 
     def describe(self) -> Mapping[str, str]:
         """Architecture and sizes, in words."""
-        found = None if self.given else self.traced()
+        found = None if self.given_layout else self.trace()
         seen: dict[str, str] = self.__dict__.get("_seen_as", {})
         facts = {
-            "family": f"{self.name}, {type(self.model).__name__}",
+            "adapter": f"{self.name}, {type(self.model).__name__}",
             "input": self.preprocessing(),
-            "made for": f"{self.input[0]} x {self.input[1]} pixels",
+            "made for": f"{self.input_size[0]} x {self.input_size[1]} pixels",
             "classes": str(len(self.labels)) if self.labels else "none known",
         }
         if found is not None:
@@ -215,9 +228,9 @@ def hash_of(model: nn.Module) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def _seen_as(store_of: AttentionRecorder) -> dict[str, str]:
+def _seen_as(recorder: AttentionRecorder) -> dict[str, str]:
     """Heads, and how attention is seen, in words."""
-    blocks = store_of.blocks
+    blocks = recorder.blocks
     heads = " ".join(dict.fromkeys(str(block.shape[1]) for block in blocks))
     fused = sum(isinstance(block, Factored) and block.lse is not None for block in blocks)
     dense = sum(isinstance(block, Dense) for block in blocks)

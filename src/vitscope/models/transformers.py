@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from vitscope.attention import AttentionStore
 from vitscope.attention.capture import AttentionRecorder, evaluating
-from vitscope.errors import LayoutError, ModelError
+from vitscope.errors import YES, LayoutError, ModelError, Support
 from vitscope.geometry import ImageRegion, Pooling, TokenLayout
 from vitscope.images import Picture
 from vitscope.models.base import ADAPTERS
 from vitscope.models.preprocessing import Preprocessing
-from vitscope.models.traced import Traced, answer_of, hash_of
+from vitscope.models.traced import TracedAdapter, answer_of, hash_of
 
-__all__ = ["Transformers", "known_types"]
+__all__ = ["TransformersAdapter", "known_types"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def known_types() -> tuple[str, ...]:
     return tuple(_ROWS)
 
 
-class Transformers(Traced):
+class TransformersAdapter(TracedAdapter):
     """A transformers vision model with its image processor.
 
     Args:
@@ -107,19 +107,19 @@ class Transformers(Traced):
         row = _ROWS.get(config.model_type)
         self._row = None if row is None or (row.features_only and _CLASSIFIER in self.architecture) else row
         self.vision: Any = next((c for c in (getattr(config, "vision_config", None),) if c is not None), config)
-        self.input = _pair(getattr(self.vision, "image_size", None) or self._usual_size())
+        self.input_size = _pair(getattr(self.vision, "image_size", None) or self._usual_size())
         self._tokenizer = getattr(processor, "tokenizer", None)
         self.processor = getattr(processor, "image_processor", processor) or self._default_processor()
         self.reference = reference or self.architecture
         self.size = size
         self._weights = weights
-        self.independent = getattr(config, "problem_type", None) == "multi_label_classification"
+        self.multi_label = getattr(config, "problem_type", None) == "multi_label_classification"
         names = (config.id2label or {}) if _CLASSIFIER in self.architecture else {}
         self.labels = {int(i): str(label) for i, label in names.items()}
         if self._row is None:
-            self.traced()
+            self.trace()
         elif self.layout().prefix[:1] == ("cls",) and self.layout().pooling == "cls":
-            self.reads = 0
+            self.cls_index = 0
 
     @classmethod
     def claims(cls, model: object) -> bool:
@@ -139,7 +139,7 @@ class Transformers(Traced):
             shapes = torch.tensor([[rows, columns]] * len(pixels), device=pixels.device)
             return call(pixel_values=patches, pixel_attention_mask=mask, spatial_shapes=shapes)
         takes = inspect.signature(getattr(call, "forward", call)).parameters
-        other = tuple(pixels.shape[2:]) != self.input
+        other = tuple(pixels.shape[2:]) != self.input_size
         options: dict[str, Any] = {"interpolate_pos_encoding": True} if other and _INTERPOLATE in takes else {}
         if self.config.model_type == "vit_mae":  # no token is masked, and none is shuffled
             tokens = (pixels.shape[2] // self._patch[0]) * (pixels.shape[3] // self._patch[1])
@@ -182,9 +182,9 @@ class Transformers(Traced):
             self.config.mask_ratio = ratio
 
     @property
-    def isotropic(self) -> bool:
-        """Does every layer see all tokens?"""
-        return self._row is not None or super().isotropic
+    def isotropic(self) -> Support:
+        """Whether every layer sees all tokens."""
+        return YES if self._row is not None else super().isotropic
 
     @property
     def depth(self) -> int:
@@ -196,20 +196,20 @@ class Transformers(Traced):
         """What sizes are multiples of: the patch, or 32 pixels where layers differ in their tokens."""
         if self._row is not None or self.config.model_type == "vit_mae" or self._in_patches():
             return _pair(self.vision.patch_size)
-        layout = self.traced().layout
-        patch = self.input[0] // layout.grid[0], self.input[1] // layout.grid[1]
+        layout = self.trace().layout
+        patch = self.input_size[0] // layout.grid[0], self.input_size[1] // layout.grid[1]
         return patch if self.isotropic else (max(32, patch[0]), max(32, patch[1]))
 
-    def attention(self, store_of: AttentionRecorder, size: tuple[int, int], answer: Tensor) -> AttentionStore:
+    def attention(self, recorder: AttentionRecorder, size: tuple[int, int], answer: Tensor) -> AttentionStore:
         """The store of a forward on pictures of that size."""
         if self._row is not None:
             logits = answer if self.classifies(answer) else None
-            return store_of(self.layout(size), logits=logits, depth=self.depth, answer=answer)
-        return super().attention(store_of, size, answer)
+            return recorder(self.layout(size), logits=logits, depth=self.depth, answer=answer)
+        return super().attention(recorder, size, answer)
 
-    def order(self) -> Tensor | None:
+    def token_order(self) -> Tensor | None:
         """Where the layout's tokens stand among the model's, where they do not stand in its order."""
-        return None if self._row is not None else super().order()
+        return None if self._row is not None else super().token_order()
 
     @cached_property
     def weights(self) -> str:  # type: ignore[override]
@@ -222,7 +222,7 @@ class Transformers(Traced):
         """The token layout at an input of `(Hi, Wi)` pixels, by default the one the model was configured for."""
         if self._row is None:
             return super().layout(size)
-        height, width = size or self.input
+        height, width = size or self.input_size
         patch = _pair(self.config.patch_size)
         pooling, pool_prefix = self._row.pooling(self.config, self.architecture)
         return TokenLayout(self._row.prefix(self.config), (height // patch[0], width // patch[1]), pooling, pool_prefix)
@@ -260,11 +260,11 @@ class Transformers(Traced):
     def describe(self) -> Mapping[str, str]:
         """ModelAdapter, architecture and sizes, in words."""
         if self._row is None:
-            facts = {"family": f"transformers, {self.architecture} (model type {self.config.model_type})"}
+            facts = {"adapter": f"transformers, {self.architecture} (model type {self.config.model_type})"}
             return dict(super().describe()) | facts
-        patch, image = _pair(self.config.patch_size), self.input
+        patch, image = _pair(self.config.patch_size), self.input_size
         return {
-            "family": f"transformers, {self.architecture} (model type {self.config.model_type})",
+            "adapter": f"transformers, {self.architecture} (model type {self.config.model_type})",
             "layers, heads": f"{self.depth}, {self.config.num_attention_heads} of width "
             f"{self.config.hidden_size // self.config.num_attention_heads}",
             "patch": f"{patch[0]} x {patch[1]} pixels",
@@ -301,11 +301,11 @@ class Transformers(Traced):
             return Siglip2ImageProcessorPil(patch_size=self._patch[0], max_num_patches=self.vision.num_patches)
         choices: Any = IMAGE_PROCESSOR_MAPPING.get(type(self.vision), None) or {}
         made = choices.get("pil") or choices.get("torchvision") or BitImageProcessorPil
-        height, width = self.input
+        height, width = self.input_size
         size = {"height": height, "width": width}
         try:
             processor = made(size=size, do_center_crop=False, do_pad=False)
-            fits = tuple(processor(images=_GREY, return_tensors="pt")["pixel_values"].shape[2:]) == self.input
+            fits = tuple(processor(images=_GREY, return_tensors="pt")["pixel_values"].shape[2:]) == self.input_size
         except Exception:  # a processor that wants its size in other words
             fits = False
         return processor if fits else BitImageProcessorPil(size=size, do_center_crop=False)
@@ -396,4 +396,4 @@ def _pair(value: Any) -> tuple[int, int]:
     return int(first), int(second)
 
 
-ADAPTERS.add(Transformers.name, Transformers)
+ADAPTERS.add(TransformersAdapter.name, TransformersAdapter)

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from torch import nn
 
 from vitscope.models.base import ADAPTERS
-from vitscope.models.generic import Generic
+from vitscope.models.generic import GenericAdapter
 
-__all__ = ["VitPytorch"]
+__all__ = ["VitPytorchAdapter"]
 
 
-class VitPytorch(Generic):
+class VitPytorchAdapter(GenericAdapter):
     """A vit-pytorch model. Its input size is told by its patches and its position embedding, and tried."""
 
     name = "vit_pytorch"
@@ -34,4 +34,4 @@ class VitPytorch(Generic):
         yield from super().sizes()
 
 
-ADAPTERS.add(VitPytorch.name, VitPytorch)
+ADAPTERS.add(VitPytorchAdapter.name, VitPytorchAdapter)

@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vitscope._messages import msg
 from vitscope.attention.transformer_blocks import HookPoint, TokenActivations
-from vitscope.errors import UsageError
+from vitscope.errors import UnsupportedError, UsageError
 from vitscope.tracing.averaged import AveragedNetworkMode
 from vitscope.tracing.records import varies
 from vitscope.tracing.token_tensor import Plan, TokenTensor, tensors_in
@@ -262,7 +263,7 @@ class _Blocks:
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def stages_of(run: Run, model: nn.Module, size: tuple[int, int], found: Trace) -> BlockMap | str:
+def stages_of(run: Run, model: nn.Module, size: tuple[int, int], found: Trace) -> BlockMap:
     """The blocks at an input of `(Hi, Wi)` pixels, or why they cannot be told.
 
     Cost: one forward of the averaged network and two passes back.
@@ -286,11 +287,18 @@ def stages_of(run: Run, model: nn.Module, size: tuple[int, int], found: Trace) -
     )
     last = stages[-1]
     if last is None:
-        return "the tokens around its last attention layer fill no grid of patches"
+        raise UnsupportedError(
+            msg("tracing.last-block-without-grid", "the tokens around its last attention layer fill no grid of patches")
+        )
     if last.share < 1 - 1e-3:
-        return (
-            f"only {last.share:.0%} of what the answer reads of the picture passes through the tokens of its last "
-            f"block ({last.block}): there are branches side by side, and a map of one would be part of the answer's"
+        raise UnsupportedError(
+            msg(
+                "tracing.parallel-branches",
+                "only {share} of what the answer reads of the image passes through the tokens of its last block "
+                "({block}): the model has parallel branches, and a map of one would be a part of the answer's",
+                share=f"{last.share:.0%}",
+                block=last.block,
+            )
         )
     return BlockMap(stages)
 

@@ -101,7 +101,7 @@ def _steps(scope: "Scope", explanation: Explanation, baseline: Any, seed: int) -
             assert isinstance(scope.body, TransformerBlocks)
             with scope.body.keeping(kept):
                 answer = scope._answer(shown)
-        likely = answer.sigmoid() if scope.adapter.independent else answer.softmax(-1)
+        likely = answer.sigmoid() if scope.adapter.multi_label else answer.softmax(-1)
         values, classes = likely[0].float().topk(min(_TOP, answer.shape[-1]))
         labels = scope.adapter.labels
         pairs = zip(classes.tolist(), values.tolist(), strict=True)

@@ -59,7 +59,7 @@ def document_of(explanation: Explanation) -> dict[str, Any]:
         "vitscope": __version__,
         "model": {
             "reference": str(told.get("model", "")),
-            "family": str(told.get("family", "")),
+            "adapter": str(told.get("adapter", "")),
             "weights": str(told.get("weights", "")),
         },
         "photo": {

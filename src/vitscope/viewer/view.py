@@ -181,7 +181,11 @@ def _one(scope: "Scope", picture: Picture, asked: _Asked, more: Sequence[Explana
         "schema": SCHEMA,
         "kind": "view",
         "vitscope": __version__,
-        "model": {"reference": scope.adapter.reference, "family": scope.adapter.name, "weights": scope.adapter.weights},
+        "model": {
+            "reference": scope.adapter.reference,
+            "adapter": scope.adapter.name,
+            "weights": scope.adapter.weights,
+        },
         "photo": {"name": picture.name, "source": picture.source, "notes": list(picture.notes)},
         "images": images,
         "region": asdict(region),

@@ -157,7 +157,7 @@ def _about(name: str, scope: Scope) -> dict[str, Any]:
     ]
     return {
         "reference": name,
-        "family": scope.adapter.name,
+        "adapter": scope.adapter.name,
         "tokens": layout.tokens,
         "grid": list(layout.grid),
         "labels": labels,
