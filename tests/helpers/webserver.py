@@ -10,20 +10,20 @@ from contextlib import contextmanager
 
 import httpx
 
-from vitscope.web.access import opened
+from vitscope.web.access import make_access_policy
 from vitscope.web.limits import Limits
-from vitscope.web.server import listening, made
+from vitscope.web.server import listen, make_server
 
 TOKEN = "a-token-for-tests-0123456789"
 
 
 @contextmanager
-def serving(scope, *, free=False, **limits):
+def serving(scope, *, use_token=True, **limits):
     """The app on a free port of loopback, in a thread; yields the address and the server."""
-    with listening("127.0.0.1", 0) as listener:
+    with listen("127.0.0.1", 0) as listener:
         port, ready = listener.getsockname()[1], threading.Event()
-        door = opened("127.0.0.1", port, None if free else TOKEN, free=free)
-        server = made({"tiny": scope}, door, Limits(**{"farewell": 5.0, **limits}), ready.set)
+        policy = make_access_policy("127.0.0.1", port, TOKEN if use_token else None, use_token=use_token)
+        server = make_server({"tiny": scope}, policy, Limits(**{"shutdown_seconds": 5.0, **limits}), ready.set)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
         thread.start()
         try:
@@ -67,7 +67,7 @@ from vitscope.web import limits
 
 @dataclass(frozen=True)
 class Hasty(limits.Limits):
-    patience: float = {patience}
+    body_seconds: float = {patience}
 
 limits.Limits = Hasty
 from vitscope.cli.main import main

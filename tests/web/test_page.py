@@ -11,7 +11,7 @@ from tests.helpers.browser import SHOWN, VIEWER, texts
 from tests.helpers.webserver import TOKEN, serving
 from tests.web.test_server import encoded
 from vitscope.images import decoded
-from vitscope.web.samples import picture
+from vitscope.web.samples import sample_picture
 
 CAT = encoded(data.chelsea())
 READY = "() => Boolean(document.querySelector('main').viewer?.ctx.scene)"
@@ -142,7 +142,7 @@ def test_a_sample_is_taken_and_a_reload_keeps_it(start, tiny_scope):
     start.wait(TITLE, "coffee")
     start.wait(READY)
     before = start.evaluate(SHOWN)
-    true = tiny_scope.explain(picture("coffee"), method="auto")
+    true = tiny_scope.explain(sample_picture("coffee"), method="auto")
     assert np.allclose(before[1:], true.map.ravel(), rtol=2e-3, atol=1e-3 * np.abs(true.map).max())
     start.page.reload()
     start.wait(READY)
@@ -174,10 +174,10 @@ def test_a_running_question_is_cancelled_and_nothing_stays(start, tiny_scope, mo
     def held(scope, picture, asked, job):
         entered.set()
         while True:
-            job.look_up()
+            job.check()
             threading.Event().wait(0.01)
 
-    monkeypatch.setattr(models, "made_view", held)
+    monkeypatch.setattr(models, "make_view", held)
     start.evaluate(LATE, late)
     start.evaluate(DROP, moved(CAT))
     assert entered.wait(10)
@@ -207,7 +207,7 @@ def test_a_bad_file_is_one_line_and_the_next_one_works(start):
 
 
 def test_measuring_says_how_far_it_came_when_time_is_over(start, monkeypatch):
-    monkeypatch.setattr("vitscope.web.models._MEASURING", 0.0)
+    monkeypatch.setattr("vitscope.web.models._MEASURING_SHARE", 0.0)
     start.click("[data-sample=rocket]")
     start.wait(TITLE, "rocket")
     start.wait(READY)

@@ -25,10 +25,10 @@ from tests.helpers.webserver import TOKEN, entered, explained, process, serving
 from vitscope.cli.main import main
 from vitscope.images import decoded
 from vitscope.viewer.packed import Packed
-from vitscope.web.access import opened
+from vitscope.web.access import make_access_policy
 from vitscope.web.limits import Limits
-from vitscope.web.samples import SAMPLES, picture, raw
-from vitscope.web.server import made as prepared
+from vitscope.web.samples import SAMPLES, sample_file, sample_picture
+from vitscope.web.server import make_server
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -50,6 +50,7 @@ def bomb(width, height, mode=6):
     return b"\x89PNG\r\n\x1a\n" + body
 
 
+PROBLEM = {"detail", "hint", "code", "messages"}
 CAT = data.chelsea()
 GOOD = [
     encoded(CAT),
@@ -96,7 +97,7 @@ def same(predictions, others):
 
 @pytest.fixture(scope="module")
 def address(tiny_scope):
-    with serving(tiny_scope, body=3_000_000) as (made, _):
+    with serving(tiny_scope, body_bytes=3_000_000) as (made, _):
         yield made
 
 
@@ -163,35 +164,36 @@ def test_any_other_map_is_made_on_demand(view, tiny_scope):
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("asked", "code"),
     [
-        ({"method": "rolout"}, "no method is called 'rolout'"),
-        ({"method": "gradcam", "target": "dog"}, "no class is called 'dog'"),
-        ({"method": "gradcam", "target": {"text": "a cat"}}, "text"),
-        ({"method": "rise", "params": {"masks": 10**6}}, "masks is 4000 at most here"),
+        ({"method": "rolout"}, "errors.unknown-name"),
+        ({"method": "gradcam", "target": "dog"}, ""),
+        ({"method": "gradcam", "target": {"text": "a cat"}}, ""),
+        ({"method": "rise", "params": {"masks": 10**6}}, "web.option-too-large"),
         ({"method": "rise", "params": {"cells": 0}}, ""),
         ({"method": "occlusion", "params": {"stride": 0}}, ""),
         ({"method": "rollout", "params": {"layers": "../../etc/passwd"}}, ""),
         ({"method": "rollout", "params": {"query": "999,999"}}, ""),
-        ({"method": "rollout", "target": "\ud800"}, "target"),
-        ({"method": "rollout", "image": "/etc/passwd"}, "image: Extra inputs"),
+        ({"method": "rollout", "target": "\ud800"}, "web.invalid-request"),
+        ({"method": "rollout", "image": "/etc/passwd"}, "web.invalid-request"),
     ],
 )
-def test_what_cannot_be_made_is_one_line(view, asked, said):
+def test_what_cannot_be_made_is_one_line(view, asked, code):
     made, name, _ = view
     answer = made.post(
         f"/api/views/{name}/maps", content=json.dumps(asked), headers={"content-type": "application/json"}
     )
     assert answer.status_code == 422, answer.text
-    assert set(answer.json()) == {"detail", "hint"}
-    assert said in answer.json()["detail"]
+    assert set(answer.json()) == PROBLEM
+    assert answer.json()["code"].startswith(code)
+    assert "\n" not in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_what_is_no_photo_is_refused_in_one_line(client, kind):
     answer = client.post("/api/photos", content=HOSTILE[kind])
     assert answer.status_code == 422
-    assert set(answer.json()) == {"detail", "hint"}
+    assert set(answer.json()) == PROBLEM
     assert "\n" not in answer.json()["detail"]
 
 
@@ -227,7 +229,7 @@ def test_nothing_is_fetched_or_opened_for_a_client(client):
         assert client.post("/api/views", json=asked).status_code == 404
     for asked in ({"sample": "cat", "model": "/etc"}, {"sample": "cat", "model": "timm:vit_tiny_patch16_224"}):
         answer = client.post("/api/views", json=asked)
-        assert (answer.status_code, answer.json()["detail"]) == (422, "the server was not started with this model")
+        assert (answer.status_code, answer.json()["code"]) == (422, "web.no-such-model")
     for path in ("/api/samples/..%2f..%2fpyproject.toml", "/api/samples/cat.jpg", "/static/x", "/../../etc/passwd"):
         assert client.get(path).status_code == 404
     for asked in ({}, {"sample": "cat", "photo": "x"}, {"sample": "cat", "size": 5000}, {"sample": "cat", "size": 3}):
@@ -270,7 +272,7 @@ def test_a_view_is_cancelled_and_the_next_one_answered(client):
         begun = time.monotonic()
         assert client.delete(f"/api/views/{view}").status_code == 204
         last = [json.loads(line[6:]) for line in lines if line.startswith("data: ")][-1]
-    assert (last["state"], last["detail"]) == ("cancelled", "cancelled")
+    assert (last["state"], last["code"]) == ("cancelled", "web.cancelled")
     assert time.monotonic() - begun < 2
     assert client.get(f"/api/views/{view}").status_code == 404
     assert explained(client, {"sample": "cat"})[1].status_code == 200
@@ -278,30 +280,35 @@ def test_a_view_is_cancelled_and_the_next_one_answered(client):
 
 def test_the_queue_is_bounded_for_each_and_for_all(tiny_scope):
     long = {"sample": "cat", "measure": True, "top": 10}
-    with serving(tiny_scope, waiting=3, each=2) as (address, _), entered(address) as ann, entered(address) as bob:
+    with (
+        serving(tiny_scope, queue=3, queue_per_session=2) as (address, _),
+        entered(address) as ann,
+        entered(address) as bob,
+    ):
         first = [ann.post("/api/views", json=long) for _ in range(4)]
         assert [one.status_code for one in first[:2]] == [202, 202]
         assert first[-1].status_code == 429
         assert int(first[-1].headers["retry-after"]) >= 1
         second = [bob.post("/api/views", json=long) for _ in range(3)]
         assert second[-1].status_code in (429, 503)
-        assert {one.json()["detail"] for one in (first[-1], second[-1])} <= {
-            "2 of your questions are waiting already",
-            "the server is busy: its queue is full",
+        assert {one.json()["code"] for one in (first[-1], second[-1])} <= {
+            "web.session-queue-full",
+            "web.queue-full",
         }
 
 
 def test_the_model_works_only_so_long_on_one_question(tiny_scope):
-    with serving(tiny_scope, seconds=0.05) as (address, _), entered(address) as made:
+    with serving(tiny_scope, job_seconds=0.05) as (address, _), entered(address) as made:
         answer = explained(made, {"sample": "cat", "measure": True})[1]
         assert answer.status_code == 422
-        assert "worked for 0.05 seconds" in answer.json()["detail"]
-    assert tiny_scope.explain(picture("cat")).map.shape == (4, 4), "the model is as it was"
+        assert answer.json()["code"] == "web.out-of-time"
+        assert "0.05 seconds" in answer.json()["detail"]
+    assert tiny_scope.explain(sample_picture("cat")).map.shape == (4, 4), "the model is as it was"
 
 
 def test_a_head_that_does_not_come_is_given_up(address, client, monkeypatch):
     """A byte now and then keeps no connection open; one that sends nothing neither."""
-    monkeypatch.setattr("vitscope.web.server._HEADERS_WITHIN", 0.3)
+    monkeypatch.setattr("vitscope.web.server._HEADER_SECONDS", 0.3)
     host, port = address.removeprefix("http://").split(":")
     for more in (b"x", b""):
         begun = time.monotonic()
@@ -319,11 +326,11 @@ def test_a_head_that_does_not_come_is_given_up(address, client, monkeypatch):
 def test_both_signals_are_heeded_and_given_back(tiny_scope):
     before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     for one in (signal.SIGINT, signal.SIGTERM):
-        server = prepared({"tiny": tiny_scope}, opened("127.0.0.1", 1, TOKEN), Limits())
+        server = make_server({"tiny": tiny_scope}, make_access_policy("127.0.0.1", 1, TOKEN), Limits())
         with server.capture_signals():
             signal.raise_signal(one)
             assert server.should_exit
-        assert server.guard.close()
+        assert server.app.close()
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
 
 
@@ -334,10 +341,10 @@ def test_measuring_ends_with_what_it_has_when_its_time_is_over(tiny_scope):
     def ticked(stage, done, total):
         seen.append(stage)
 
-    whole = tiny_scope.view(picture("cat"), methods=("rollout", "attention"), top=1, progress=ticked).header
+    whole = tiny_scope.view(sample_picture("cat"), methods=("rollout", "attention"), top=1, progress=ticked).header
     measured = [one["measurement"] is not None for one in whole["maps"]]
     assert all(measured)
-    none = tiny_scope.view(picture("cat"), methods=("rollout", "attention"), top=1, seconds=0).header
+    none = tiny_scope.view(sample_picture("cat"), methods=("rollout", "attention"), top=1, seconds=0).header
     assert [one["measurement"] for one in none["maps"]] == [None] * len(measured)
     assert {"what": "measurement", "why": f"0 seconds were enough for 0 of {len(measured)} maps"} in none["missing"]
     half = seen.count("faithfulness") // 2
@@ -349,7 +356,7 @@ def test_measuring_ends_with_what_it_has_when_its_time_is_over(tiny_scope):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vitscope.viewer.map_metrics.time", SimpleNamespace(monotonic=lambda: now[0]))
         some = tiny_scope.view(
-            picture("cat"), methods=("rollout", "attention"), top=1, seconds=half, progress=late
+            sample_picture("cat"), methods=("rollout", "attention"), top=1, seconds=half, progress=late
         ).header
     found = [one["measurement"] is not None for one in some["maps"]]
     assert found[0]
@@ -362,7 +369,7 @@ def test_the_samples_are_photos(client):
     assert [one["name"] for one in told] == list(SAMPLES)
     for name in SAMPLES:
         answer = client.get(f"/api/samples/{name}")
-        assert answer.content == raw(name)[0]
+        assert answer.content == sample_file(name)[0]
         assert answer.headers["x-content-type-options"] == "nosniff"
         Image.open(io.BytesIO(answer.content)).verify()
 
@@ -474,7 +481,7 @@ def test_fifty_at_once_a_third_of_them_hostile(own, tiny_scope):
             if kind != "good":
                 content = endless() if body is None else body
                 answer = made.post("/api/photos", content=content, params={"name": kind})
-                assert set(answer.json()) == {"detail", "hint"}
+                assert set(answer.json()) == PROBLEM
                 return kind, answer.status_code, None
             _, answer = explained(made, {"photo": uploaded(made, body), "methods": ["rollout"], "top": 1}, 120)
             return kind, answer.status_code, (body, answer.json())
@@ -511,7 +518,7 @@ def test_a_signal_ends_it_in_order_while_it_works(own):
             server.send_signal(signal.SIGINT)
             told = [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
     assert told[-1]["state"] == "cancelled"
-    assert told[-1]["detail"] == "the server is being stopped"
+    assert told[-1]["code"] == "web.stopping"
     assert server.wait(15) == 0
     assert time.monotonic() - begun < 10
     said = server.stderr.read()
@@ -542,9 +549,9 @@ def test_a_port_in_use_is_one_line(line, tiny_folder):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--host", "0.0.0.0", "--no-token"], "needs a token"),
+        (["--host", "0.0.0.0", "--no-token"], "can be reached from other machines"),
         (["--token", "short"], "at least 16"),
-        (["--host", "203.0.113.77", "--port", 0], "cannot be listened on"),
+        (["--host", "203.0.113.77", "--port", 0], "cannot listen on 203.0.113.77"),
         (["--queue", 0], "above zero"),
         (["-m", "no-such-folder/x/y", "--port", 0], "no-such-folder"),
     ],

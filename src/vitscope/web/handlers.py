@@ -1,50 +1,51 @@
-"""What a client is told when something goes wrong: one line of JSON and a hint, whoever raised it."""
+"""Exception handlers: every error becomes one line of JSON with a code and a hint."""
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from vitscope._messages import msg
 from vitscope.errors import VitscopeError
-from vitscope.web.http_errors import HTTPError, refused
+from vitscope.web.http_errors import HTTPError, internal_error, to_http_error
 
-__all__ = ["handle"]
+__all__ = ["add_error_handlers"]
 
 
-def handle(app: FastAPI) -> None:
-    """Make every error one line of JSON and a hint."""
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer every exception of the app with an `HTTPError` document."""
 
-    def said(refusal: HTTPError) -> JSONResponse:
-        return JSONResponse(refusal.document(), refusal.status, dict(refusal.headers))
+    async def answer(_: Request, error: Exception) -> JSONResponse:
+        found = _http_error(error)
+        return JSONResponse(found.document(), found.status, dict(found.headers))
 
-    async def ours(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPError)
-        return said(error)
+    for kind in (HTTPError, VitscopeError, StarletteHTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, answer)
 
-    async def library(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, VitscopeError)
-        return said(refused(error))
 
-    async def framework(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)
-        words = str(error.detail).lower()
-        return said(HTTPError(error.status_code, words, "/openapi.json says what there is", error.headers or {}))
-
-    async def form(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)
+def _http_error(error: Exception) -> HTTPError:
+    if isinstance(error, HTTPError):
+        return error
+    if isinstance(error, VitscopeError):
+        return to_http_error(error)
+    if isinstance(error, StarletteHTTPException):
+        return HTTPError(
+            error.status_code,
+            msg("web.bad-request", "{reason}", reason=str(error.detail).lower()),
+            msg("web.bad-request.hint", "/openapi.json lists the endpoints"),
+            error.headers or {},
+        )
+    if isinstance(error, RequestValidationError):
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
-        words = f"{where}: {first['msg']}".encode("utf-8", "backslashreplace").decode()
-        return said(HTTPError(422, words, "/openapi.json says what is expected"))
-
-    async def unforeseen(_: Request, error: Exception) -> JSONResponse:
-        return said(HTTPError(500, f"this went wrong inside: {type(error).__name__}", "the server's log says more"))
-
-    for kind, handler in (
-        (HTTPError, ours),
-        (VitscopeError, library),
-        (HTTPException, framework),
-        (RequestValidationError, form),
-        (Exception, unforeseen),
-    ):
-        app.add_exception_handler(kind, handler)
+        field = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
+        printable = {"field": field, "problem": first["msg"]}
+        return HTTPError(
+            422,
+            msg(
+                "web.invalid-request",
+                "{field}: {problem}",
+                **{name: text.encode("utf-8", "backslashreplace").decode() for name, text in printable.items()},
+            ),
+            msg("web.invalid-request.hint", "/openapi.json describes the expected request"),
+        )
+    return internal_error(error)

@@ -1,8 +1,10 @@
-"""What is said when something is refused: a status, one line, and what to do about it."""
+"""Errors of the web app: an HTTP status, a code, one line and a hint."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from vitscope._messages import message_table, msg
 from vitscope.errors import (
     CaptureError,
     ImageError,
@@ -14,7 +16,7 @@ from vitscope.errors import (
     VitscopeError,
 )
 
-__all__ = ["HTTPError", "refused"]
+__all__ = ["HTTPError", "internal_error", "to_http_error"]
 
 _STATUS: tuple[tuple[type[VitscopeError], int], ...] = (
     (ImageError, 422),
@@ -29,26 +31,41 @@ _STATUS: tuple[tuple[type[VitscopeError], int], ...] = (
 
 @dataclass(eq=False)
 class HTTPError(Exception):
-    """A request that is not answered as asked.
+    """A request that the web app rejects, or a job that it could not finish.
 
     Attributes:
-        status: of HTTP.
+        status: the HTTP status.
         detail: what was seen and what was expected, in one line.
         hint: what to do about it.
-        headers: more headers of the answer.
+        headers: further headers of the response.
+        code: identifies the error for programs; by default the code of `detail`.
     """
 
     status: int
     detail: str
     hint: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
+    code: str = ""
 
-    def document(self) -> dict[str, str]:
-        """What the client is told."""
-        return {"detail": self.detail, "hint": self.hint}
+    def __post_init__(self) -> None:
+        self.code = self.code or getattr(self.detail, "code", "http")
+
+    def document(self) -> dict[str, Any]:
+        """Return the body of the response."""
+        sentences = {"detail": self.detail, "hint": self.hint}
+        return {**sentences, "code": self.code, "messages": message_table(sentences)}
 
 
-def refused(error: VitscopeError) -> HTTPError:
-    """An error of vitscope as the answer to a request."""
+def to_http_error(error: VitscopeError) -> HTTPError:
+    """Return the response to an error of vitscope."""
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 422)
-    return HTTPError(status, error.message, error.hint)
+    return HTTPError(status, error.message, error.hint, code=error.code)
+
+
+def internal_error(error: BaseException) -> HTTPError:
+    """Return the response to an error that nobody expected; it names the error's type and nothing else."""
+    return HTTPError(
+        500,
+        msg("web.internal-error", "internal error: {kind}", kind=type(error).__name__),
+        msg("web.internal-error.hint", "the server's log has the details"),
+    )

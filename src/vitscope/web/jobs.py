@@ -1,4 +1,4 @@
-"""What the model is asked, one question after the other: a bounded queue, one thread, progress, cancel, time limit."""
+"""The job queue: one thread runs the model; jobs report progress, can be cancelled and have a time limit."""
 
 import logging
 import math
@@ -9,103 +9,113 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from vitscope._messages import Message, msg
 from vitscope.errors import VitscopeError
-from vitscope.web.http_errors import HTTPError, refused
+from vitscope.web.http_errors import HTTPError, internal_error, to_http_error
 from vitscope.web.limits import Limits
 
-__all__ = ["Job", "State", "Stopped", "Worker"]
+__all__ = ["Job", "JobCancelled", "JobState", "Worker"]
 
-State: TypeAlias = Literal["waiting", "running", "done", "failed", "cancelled"]
+JobState: TypeAlias = Literal["waiting", "running", "done", "failed", "cancelled"]
 log = logging.getLogger(__name__)
 
+_CANCELLED = msg("web.cancelled", "cancelled")
 
-class Stopped(BaseException):
-    """RelevanceTile inside a question that is not to be answered any more; no `except Exception` may keep it."""
+
+class JobCancelled(BaseException):
+    """Raised inside a job that must end; not an Exception, so that no `except Exception` swallows it."""
 
 
 @dataclass(eq=False)
 class Job:
-    """One question.
+    """One piece of work for the model.
 
     Attributes:
-        owner: the session that asks.
-        work: answers it; given the job, whose `tick` and `look_up` it calls.
-        seconds: how long the model may work on it.
-        quick: goes before others that wait.
-        state: how far it is.
-        stage: what is done now, with `done` of `total`.
-        answer: settled with what `work` returned, or with a HTTPError.
+        session: that submitted it.
+        work: does it, given the job; calls `report` and `check` now and then.
+        seconds: for which it may run.
+        priority: runs before jobs without priority.
+        state: of its life cycle.
+        stage: what it is doing, at `done` of `total`.
+        result: settled with the return value of `work`, or with an HTTPError.
     """
 
-    owner: str
+    session: str
     work: Callable[["Job"], Any]
     seconds: float
-    quick: bool = False
-    state: State = "waiting"
+    priority: bool = False
+    state: JobState = "waiting"
     stage: str = ""
     done: int = 0
     total: int = 0
-    answer: "Future[Any]" = field(default_factory=Future)
-    _until: float = math.inf
-    _why: HTTPError | None = None
+    result: "Future[Any]" = field(default_factory=Future)
+    _deadline: float = math.inf
+    _stop_error: HTTPError | None = None
 
-    def tick(self, stage: str, done: int, total: int) -> None:
-        """So far it is; called from within the work.
+    def report(self, stage: str, done: int, total: int) -> None:
+        """Record the progress; called by the work.
 
         Raises:
-            Stopped: cancelled, or out of time.
+            JobCancelled: cancelled, or out of time.
         """
         self.stage, self.done, self.total = stage, done, total
-        self.look_up()
+        self.check()
 
-    def look_up(self) -> None:
-        """Go on?
+    def check(self) -> None:
+        """Return if the job may go on.
 
         Raises:
-            Stopped: cancelled, or out of time.
+            JobCancelled: cancelled, or out of time.
         """
-        if self._why is None and time.monotonic() > self._until:
-            words = f"the model worked for {self.seconds:g} seconds and was stopped"
-            self._why = HTTPError(422, words, "a smaller size, fewer methods, or without measuring; --seconds sets it")
-        if self._why is not None:
-            raise Stopped
+        if self._stop_error is None and time.monotonic() > self._deadline:
+            self._stop_error = HTTPError(
+                422,
+                msg(
+                    "web.out-of-time",
+                    "the model was stopped after {seconds} seconds",
+                    seconds=format(self.seconds, "g"),
+                ),
+                msg(
+                    "web.out-of-time.hint",
+                    "use a smaller size or fewer methods, or do not measure; `vitscope serve --seconds` sets the limit",
+                ),
+            )
+        if self._stop_error is not None:
+            raise JobCancelled
 
-    def stop(self, detail: str) -> None:
-        """End it soon; a question that is settled stays so."""
-        self._why = self._why or HTTPError(409, detail)
+    def stop(self, reason: Message = _CANCELLED) -> None:
+        """Ask the job to end; a settled job stays as it is."""
+        self._stop_error = self._stop_error or HTTPError(409, reason)
 
     def run(self) -> None:
-        """Answer it, whatever happens."""
-        self.state, self._until = "running", time.monotonic() + self.seconds
+        """Do the work and settle the result, whatever happens."""
+        self.state, self._deadline = "running", time.monotonic() + self.seconds
         try:
-            self.look_up()
-            found = self.work(self)
-        except Stopped:
-            self._settle(self._why)
-        except HTTPError as refusal:
-            self._settle(refusal)
+            self.check()
+            result = self.work(self)
+        except JobCancelled:
+            self._fail(self._stop_error or HTTPError(409, _CANCELLED))
+        except HTTPError as error:
+            self._fail(error)
         except VitscopeError as error:
-            self._settle(refused(error))
+            self._fail(to_http_error(error))
         except BaseException as error:
-            log.exception("a question could not be answered")
-            self._settle(
-                HTTPError(500, f"this went wrong inside: {type(error).__name__}", "the server's log says more")
-            )
+            log.exception("a job failed")
+            self._fail(internal_error(error))
         else:
             self.state = "done"
-            self.answer.set_result(found)
+            self.result.set_result(result)
 
-    def _settle(self, refusal: HTTPError | None) -> None:
-        refusal = refusal or HTTPError(409, "cancelled")
-        self.state = "cancelled" if refusal.status == 409 else "failed"
-        self.answer.set_exception(refusal)
+    def _fail(self, error: HTTPError) -> None:
+        self.state = "cancelled" if error.status == 409 else "failed"
+        self.result.set_exception(error)
 
 
 class Worker:
     """The one thread in which models run.
 
     Args:
-        limits: how many may wait, of one session and of all, and how long one may take.
+        limits: of the queue, for one session and for all, and of a job's time.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -113,59 +123,73 @@ class Worker:
         self._waiting: list[Job] = []
         self._running: Job | None = None
         self._closed = False
-        self._spent = 1.0  # seconds of a usual question
+        self._mean_seconds = 1.0  # of recent jobs, for retry-after
         self._change = threading.Condition()
-        self._thread = threading.Thread(target=self._work, name="vitscope model", daemon=True)
+        self._thread = threading.Thread(target=self._run_jobs, name="vitscope model", daemon=True)
         self._thread.start()
 
-    def ask(self, owner: str, work: Callable[[Job], Any], *, quick: bool = False) -> Job:
-        """Put a question into the queue.
+    def submit(self, session: str, work: Callable[[Job], Any], *, priority: bool = False) -> Job:
+        """Put a job into the queue.
 
         Raises:
-            HTTPError: 429 where the session has enough waiting, 503 where all together have, with `retry-after`.
+            HTTPError: 429 where the session's queue is full, 503 where that of all sessions is, with `retry-after`.
         """
         with self._change:
             if self._closed:
-                raise HTTPError(503, "the server is being stopped")
-            after = {"retry-after": str(max(1, min(60, round(self._spent * (len(self._waiting) + 1) / 2))))}
-            if sum(job.owner == owner for job in self._waiting) >= self.limits.each:
-                words = f"{self.limits.each} of your questions are waiting already"
-                raise HTTPError(429, words, "wait for one of them, or cancel it", after)
-            if len(self._waiting) >= self.limits.waiting:
-                raise HTTPError(503, "the server is busy: its queue is full", "try again soon", after)
-            job = Job(owner, work, self.limits.seconds, quick)
-            at = sum(other.quick for other in self._waiting) if quick else len(self._waiting)
-            self._waiting.insert(at, job)
+                raise HTTPError(503, _stopping())
+            seconds = round(self._mean_seconds * (len(self._waiting) + 1) / 2)
+            retry = {"retry-after": str(max(1, min(60, seconds)))}
+            if sum(job.session == session for job in self._waiting) >= self.limits.queue_per_session:
+                raise HTTPError(
+                    429,
+                    msg(
+                        "web.session-queue-full",
+                        "{count} of your requests are already waiting",
+                        count=self.limits.queue_per_session,
+                    ),
+                    msg("web.session-queue-full.hint", "wait for one of them, or cancel it"),
+                    retry,
+                )
+            if len(self._waiting) >= self.limits.queue:
+                raise HTTPError(
+                    503,
+                    msg("web.queue-full", "the server is busy: its queue is full"),
+                    msg("web.queue-full.hint", "try again soon"),
+                    retry,
+                )
+            job = Job(session, work, self.limits.job_seconds, priority)
+            position = sum(other.priority for other in self._waiting) if priority else len(self._waiting)
+            self._waiting.insert(position, job)
             self._change.notify()
             return job
 
-    def ahead(self, job: Job) -> int:
-        """How many are answered before it."""
+    def jobs_ahead(self, job: Job) -> int:
+        """Return how many jobs will be finished before this one starts."""
         with self._change:
             before = self._waiting.index(job) if job in self._waiting else 0
             return before + (self._running is not None and job in self._waiting)
 
-    def cancel(self, job: Job, detail: str = "cancelled") -> None:
-        """End a question: at once where it waits, else before the model's next forward."""
-        job.stop(detail)
+    def cancel(self, job: Job, reason: Message = _CANCELLED) -> None:
+        """End a job: at once where it waits, else before the model's next forward."""
+        job.stop(reason)
         with self._change:
             if job not in self._waiting:
                 return
             self._waiting.remove(job)
-        job.run()  # which sees that it is stopped
+        job.run()  # settles it: the stop request is seen first
 
     def close(self, seconds: float) -> bool:
-        """Cancel everything and end the thread; is it ended within so many seconds?"""
+        """Cancel all jobs and end the thread; return whether it ended within `seconds`."""
         with self._change:
             self._closed = True
-            left, running = list(self._waiting), self._running
+            jobs = [*self._waiting, *([self._running] if self._running else [])]
             self._change.notify()
-        for job in [*left, *([running] if running else [])]:
-            self.cancel(job, "the server is being stopped")
+        for job in jobs:
+            self.cancel(job, _stopping())
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
-    def _work(self) -> None:
+    def _run_jobs(self) -> None:
         while True:
             with self._change:
                 self._running = None
@@ -173,6 +197,10 @@ class Worker:
                 if not self._waiting:
                     return
                 job = self._running = self._waiting.pop(0)
-            begun = time.monotonic()
+            start = time.monotonic()
             job.run()
-            self._spent += 0.3 * (time.monotonic() - begun - self._spent)
+            self._mean_seconds += 0.3 * (time.monotonic() - start - self._mean_seconds)
+
+
+def _stopping() -> Message:
+    return msg("web.stopping", "the server is stopping")

@@ -1,7 +1,8 @@
-"""How much of everything the web app gives to its users."""
+"""Resource limits of the web app."""
 
 from dataclasses import dataclass
 
+from vitscope._messages import msg
 from vitscope.errors import UsageError
 
 __all__ = ["Limits"]
@@ -9,37 +10,39 @@ __all__ = ["Limits"]
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request, one session and all of them together may take.
+    """What one request, one session and all sessions together may use.
 
     Attributes:
-        body: bytes of one request.
-        bodies: bytes of all requests that are being received or decoded.
-        patience: seconds in which a request's body must have arrived.
-        requests: requests in work at once, streams of progress included.
+        body_bytes: of one request.
+        total_body_bytes: of all requests that are being received or decoded.
+        body_seconds: within which a request's body must arrive.
+        requests: in progress at once, event streams included.
         pixels: of one photo.
-        side: input size that may be asked for, in pixels.
-        seconds: the model may work on one question.
-        waiting: questions that wait for the model.
-        each: of one session.
-        kept: bytes of photos and views in memory; the session that holds most of it loses its oldest first.
-        count: photos, and views, in memory.
-        farewell: seconds that running work has to end when the server is stopped.
+        input_size: the largest input size of the model, in pixels.
+        job_seconds: for which the model may work on one job.
+        queue: jobs that wait for the model.
+        queue_per_session: of these, jobs of one session.
+        memory_bytes: of stored photos and views; the session that holds most of it loses its oldest items first.
+        items: photos, and views, that are stored.
+        shutdown_seconds: that the running job has to end when the server stops.
     """
 
-    body: int = 20_000_000
-    bodies: int = 160_000_000
-    patience: float = 20.0
+    body_bytes: int = 20_000_000
+    total_body_bytes: int = 160_000_000
+    body_seconds: float = 20.0
     requests: int = 128
     pixels: int = 25_000_000
-    side: int = 1036
-    seconds: float = 300.0
-    waiting: int = 16
-    each: int = 4
-    kept: int = 500_000_000
-    count: int = 64
-    farewell: float = 5.0
+    input_size: int = 1036
+    job_seconds: float = 300.0
+    queue: int = 16
+    queue_per_session: int = 4
+    memory_bytes: int = 500_000_000
+    items: int = 64
+    shutdown_seconds: float = 5.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not value > 0:
-                raise UsageError(f"the limit '{name}' is above zero, not {value}")
+                raise UsageError(
+                    msg("web.bad-limit", "the limit '{name}' must be above zero, not {value}", name=name, value=value)
+                )

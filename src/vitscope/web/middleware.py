@@ -1,17 +1,18 @@
-"""What stands before the app: who comes in, how much and how slowly they may send, and what every answer carries.
+"""ASGI middleware in front of the app: access control, request limits and security headers.
 
-Plain ASGI, because nothing of a request may be read before it is counted: frameworks spool a body first.
+Plain ASGI, because a request must be checked before any of its body is read, and frameworks spool a body first.
 """
 
 import asyncio
 import json
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vitscope._messages import msg
 from vitscope.web.access import AccessPolicy
 from vitscope.web.http_errors import HTTPError
 from vitscope.web.limits import Limits
@@ -27,129 +28,143 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
-_LINGER = 1.0  # seconds in which what a refused client still sends is thrown away, so that it reads why
+_DRAIN_SECONDS = 1.0  # for which the rest of a rejected body is read and dropped, so that the client reads the answer
 
 
 class LimitsMiddleware:
-    """The app behind its door.
+    """Checks every request before the app and every response after it.
 
     Args:
-        app: gets `scope["state"]["session"]`, and bodies within the limits.
-        door: who comes in.
-        limits: how much and how slowly.
-        close: ends what works behind the app; did it end in time?
+        app: gets `scope["state"]["session"]` and bodies within the limits.
+        policy: the access rules.
+        limits: of bodies and requests.
+        close: ends the work behind the app; returns whether it ended in time.
     """
 
     def __init__(
-        self, app: ASGIApp, door: AccessPolicy, limits: Limits, close: Callable[[], bool] = lambda: True
+        self, app: ASGIApp, policy: AccessPolicy, limits: Limits, close: Callable[[], bool] = lambda: True
     ) -> None:
-        self.app, self.door, self.limits, self.close = app, door, limits, close
-        self.requests = self.bodies = 0
+        self.app, self.policy, self.limits, self.close = app, policy, limits, close
+        self.requests = self.body_bytes = 0  # of all requests in progress
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or refuse it."""
+        """Answer or reject a request."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
-            await self._answer(scope, receive, send)
+            await self._respond(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1008})
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = _Answer(send)
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = _Response(send)
         body = _Body(receive, self)
         self.requests += 1
         try:
             headers = _headers(scope)
-            session, new = self.door.admit(scope["method"], scope["path"], scope["query_string"], headers)
-            self._not_too_much(headers)
-            answer.cookie = self.door.ticket(session) if new else ""
+            session, new = self.policy.authorize(scope["method"], scope["path"], scope["query_string"], headers)
+            self._check_limits(headers)
+            response.cookie = self.policy.session_cookie(session) if new else ""
             scope.setdefault("state", {})["session"] = session
-            answer.body = body
-            with suppress(HTTPError):  # what the body was refused for is in `body.refusal`
-                await self.app(scope, body.receive, answer.send)
-            if body.refusal is not None and not answer.begun:
-                raise body.refusal
-        except HTTPError as refusal:
-            answer.cookie, answer.body = "", None
-            await _refuse(refusal, receive if not body.whole else None, answer.send)
+            response.body = body
+            with suppress(HTTPError):  # `body.error` has why the body was rejected
+                await self.app(scope, body.receive, response.send)
+            if body.error is not None and not response.started:
+                raise body.error
+        except HTTPError as error:
+            response.cookie, response.body = "", None
+            await _send_error(error, receive if not body.complete else None, response.send)
         finally:
             self.requests -= 1
-            self.bodies -= body.held
+            self.body_bytes -= body.size
 
-    def _not_too_much(self, headers: MutableMapping[str, str]) -> None:
+    def _check_limits(self, headers: Mapping[str, str]) -> None:
         if self.requests > self.limits.requests:
             raise HTTPError(
-                503, "the server is busy: too many requests at once", "try again soon", {"retry-after": "1"}
+                503,
+                msg("web.too-many-requests", "the server is busy: too many requests at once"),
+                msg("web.too-many-requests.hint", "try again soon"),
+                {"retry-after": "1"},
             )
         length = headers.get("content-length", "0")
         if not length.isdecimal():
-            raise HTTPError(400, "the length of the body is not a number")
-        if int(length) > self.limits.body:
-            raise _too_long(self.limits)
+            raise HTTPError(400, msg("web.bad-content-length", "the content length is not a number"))
+        if int(length) > self.limits.body_bytes:
+            raise _body_too_long(self.limits)
 
 
 @dataclass
 class _Body:
-    """A request's body, counted while it comes."""
+    """A request's body, counted as it arrives."""
 
     source: Receive
-    guard: LimitsMiddleware
-    held: int = 0
-    whole: bool = False
-    refusal: HTTPError | None = None
-    until: float = field(default=0.0)
+    middleware: LimitsMiddleware
+    size: int = 0
+    complete: bool = False
+    error: HTTPError | None = None
+    deadline: float = 0.0
 
     async def receive(self) -> Message:
-        """The next part.
+        """Return the next part.
 
         Raises:
-            HTTPError: too much of it, or too slowly.
+            HTTPError: the body is too long or too slow.
         """
-        if self.refusal is not None:
-            raise self.refusal
-        if self.whole:
+        if self.error is not None:
+            raise self.error
+        if self.complete:
             return await self.source()
-        limits, now = self.guard.limits, asyncio.get_running_loop().time()
-        self.until = self.until or now + limits.patience
+        limits, now = self.middleware.limits, asyncio.get_running_loop().time()
+        self.deadline = self.deadline or now + limits.body_seconds
         try:
-            async with asyncio.timeout_at(self.until):
+            async with asyncio.timeout_at(self.deadline):
                 message = await self.source()
         except TimeoutError:
-            words = f"the body did not arrive within {limits.patience:g} seconds"
-            self.refusal = HTTPError(408, words, "send it faster, or a smaller photo")
-            raise self.refusal from None
+            self.error = HTTPError(
+                408,
+                msg(
+                    "web.body-too-slow",
+                    "the body did not arrive within {seconds} seconds",
+                    seconds=format(limits.body_seconds, "g"),
+                ),
+                msg("web.body-too-slow.hint", "send it faster, or a smaller photo"),
+            )
+            raise self.error from None
         self._count(len(message.get("body", b"")), limits)
-        self.whole = not message.get("more_body", False)
+        self.complete = not message.get("more_body", False)
         return message
 
     def _count(self, size: int, limits: Limits) -> None:
-        self.held += size
-        self.guard.bodies += size
-        if self.held > limits.body:
-            self.refusal = _too_long(limits)
-        elif self.guard.bodies > limits.bodies:
-            again = {"retry-after": "2"}
-            self.refusal = HTTPError(503, "the server is busy: too much is being sent to it", "try again soon", again)
-        if self.refusal is not None:
-            raise self.refusal
+        self.size += size
+        self.middleware.body_bytes += size
+        if self.size > limits.body_bytes:
+            self.error = _body_too_long(limits)
+        elif self.middleware.body_bytes > limits.total_body_bytes:
+            self.error = HTTPError(
+                503,
+                msg("web.too-many-bytes", "the server is busy: it is receiving too much at once"),
+                msg("web.too-many-bytes.hint", "try again soon"),
+                {"retry-after": "2"},
+            )
+        if self.error is not None:
+            raise self.error
 
 
 @dataclass
-class _Answer:
-    """An answer on its way out: with the headers that all carry; swallowed where the body was refused meanwhile."""
+class _Response:
+    """A response with the common headers; dropped where the body was rejected before it started."""
 
     out: Send
     cookie: str = ""
     body: _Body | None = None
-    begun: bool = False
+    started: bool = False
 
     async def send(self, message: Message) -> None:
-        """Pass a part on."""
-        if not self.begun and self.body is not None and self.body.refusal is not None:
+        """Send a part."""
+        if not self.started and self.body is not None and self.body.error is not None:
             return
         if message["type"] == "http.response.start":
-            self.begun = True
+            self.started = True
             headers = list(message.get("headers", []))
             present = {name.lower() for name, _ in headers}
             headers += [(n.encode(), v.encode()) for n, v in _HEADERS.items() if n.encode() not in present]
@@ -159,21 +174,21 @@ class _Answer:
         await self.out(message)
 
 
-async def _refuse(refusal: HTTPError, rest: Receive | None, send: Send) -> None:
-    """Say why; `rest` is what the client still sends, thrown away for a while: closing at once would cut it off."""
-    text = json.dumps(refusal.document()).encode()
-    headers = {"content-type": "application/json", "content-length": str(len(text)), **refusal.headers}
+async def _send_error(error: HTTPError, rest: Receive | None, send: Send) -> None:
+    """Send an error and drain `rest`, what the client still sends: closing at once would cut the answer off."""
+    text = json.dumps(error.document()).encode()
+    headers = {"content-type": "application/json", "content-length": str(len(text)), **error.headers}
     if rest is not None:
         headers["connection"] = "close"
-    if refusal.status == 401:
+    if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     start = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": refusal.status, "headers": start})
+    await send({"type": "http.response.start", "status": error.status, "headers": start})
     await send({"type": "http.response.body", "body": text, "more_body": rest is not None})
     if rest is None:
         return
     with suppress(TimeoutError):
-        async with asyncio.timeout(_LINGER):
+        async with asyncio.timeout(_DRAIN_SECONDS):
             while (await rest()).get("more_body", False):
                 pass
     await send({"type": "http.response.body", "body": b""})
@@ -186,5 +201,9 @@ def _headers(scope: Scope) -> dict[str, str]:
     return {name: (";" if name == "cookie" else ",").join(values) for name, values in found.items()}
 
 
-def _too_long(limits: Limits) -> HTTPError:
-    return HTTPError(413, f"the body is longer than {limits.body / 1e6:g} MB", "send a smaller photo")
+def _body_too_long(limits: Limits) -> HTTPError:
+    return HTTPError(
+        413,
+        msg("web.body-too-long", "the body is longer than {most} MB", most=format(limits.body_bytes / 1e6, "g")),
+        msg("web.body-too-long.hint", "send a smaller photo"),
+    )

@@ -1,11 +1,12 @@
-"""The models of the web app, and what is asked of them: all of it runs in the worker's thread."""
+"""The models of the web app and the work that jobs do with them, all of it in the worker's thread."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vitscope.errors import UsageError
+from vitscope._messages import msg
+from vitscope.errors import UsageError, first_line
 from vitscope.images import Picture
 from vitscope.methods.base import METHODS
 from vitscope.methods.targets import text
@@ -15,29 +16,29 @@ from vitscope.viewer.map_entries import finite
 from vitscope.web.http_errors import HTTPError
 from vitscope.web.jobs import Job
 
-__all__ = ["Models", "Viewed", "made_view", "one_more", "without"]
+__all__ = ["FinishedView", "Models", "make_map", "make_view", "predict_without"]
 
-_MOST_TIMES, _MOST = 10, 64
-_MEASURING = 0.6  # of the time for a question
-_ROOM = 24.0  # megabytes of a view: it goes no further than this machine, and fitting it into less takes the longest
+_LARGEST_FACTOR, _LARGEST = 10, 64  # an option may be so many times its default, or this
+_MEASURING_SHARE = 0.6  # of a job's time
+_VIEW_MB = 24.0  # a view stays on this machine, and fitting it into fewer megabytes takes most of the time
 
 
-class _Watched(Scope):
-    """A scope that looks up before each forward, so that a question can be ended between two of them."""
+class _CancellableScope(Scope):
+    """A scope that calls `before_forward` first, so that a job can end between two forwards."""
 
-    look_up: Callable[[], None] = staticmethod(lambda: None)
+    before_forward: Callable[[], None] = staticmethod(lambda: None)
 
     def _forward(self, *args: Any, **options: Any) -> Any:
-        self.look_up()
+        self.before_forward()
         return super()._forward(*args, **options)
 
     def _answer(self, pixels: Any) -> Any:
-        self.look_up()
+        self.before_forward()
         return super()._answer(pixels)
 
 
 @dataclass(frozen=True, eq=False)
-class Viewed:
+class FinishedView:
     """A finished view.
 
     Attributes:
@@ -50,98 +51,114 @@ class Viewed:
 
     @property
     def size(self) -> int:
-        """About how many bytes it holds."""
+        """Approximate bytes in memory."""
         pixels: int = self.live.masking.pixels.nbytes
         return len(self.document) + self.live.picture.pixels.nbytes + 3 * pixels
 
 
 class Models:
-    """The models that were named at launch; a client chooses among them and names no others.
+    """The models that the server was started with.
 
     Args:
-        scopes: by reference; the first is taken where none is chosen.
+        scopes: by reference; the first is the default.
     """
 
     def __init__(self, scopes: Mapping[str, Scope]) -> None:
-        self._scopes = {name: _Watched(one.adapter, one.device, one.dtype) for name, one in scopes.items()}
-        self._told = [_about(name, one) for name, one in self._scopes.items()]
+        self._scopes = {name: _CancellableScope(one.adapter, one.device, one.dtype) for name, one in scopes.items()}
+        self._descriptions = [_description(name, one) for name, one in self._scopes.items()]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Their references, the first one first."""
+        """Their references, the default first."""
         return tuple(self._scopes)
 
-    def pick(self, name: str | None) -> _Watched:
-        """The model of this name.
+    def get(self, name: str | None) -> _CancellableScope:
+        """Return the model of this name, or the default.
 
         Raises:
-            HTTPError: 422: it was not named at launch.
+            HTTPError: 422: the server does not offer this model.
         """
         if name is None:
             name = self.names[0]
         if name not in self._scopes:
-            raise HTTPError(422, "the server was not started with this model", f"choices: {', '.join(self.names)}")
+            raise HTTPError(
+                422,
+                msg("web.no-such-model", "the server was not started with this model"),
+                msg("web.no-such-model.hint", "choices: {choices}", choices=", ".join(self.names)),
+            )
         return self._scopes[name]
 
-    def about(self) -> list[dict[str, Any]]:
-        """What each model is, and its methods, with the reason where one cannot fit; no forward is made to find out."""
-        return self._told
+    def describe(self) -> list[dict[str, Any]]:
+        """Return each model and its methods, with the reason where a method does not apply; runs no forward."""
+        return self._descriptions
 
 
-def watched(scope: _Watched, job: Job) -> _Watched:
-    """The scope, heeding this job from now on."""
-    scope.look_up = job.look_up
-    return scope
-
-
-def made_view(scope: _Watched, picture: Picture, asked: Mapping[str, Any], job: Job) -> Viewed:
-    """The view document of a photo, and the photo made ready for masks."""
-    options = {name: value for name, value in asked.items() if value is not None}
-    left = _MEASURING * job.seconds  # then the view comes with what has been measured, before the limit ends all of it
-    view = watched(scope, job).view(picture, progress=job.tick, seconds=left, max_mb=_ROOM, **options)
+def make_view(scope: _CancellableScope, picture: Picture, request: Mapping[str, Any], job: Job) -> FinishedView:
+    """Return the view of a photo, ready for masks."""
+    options = {name: value for name, value in request.items() if value is not None}
+    scope.before_forward = job.check
+    measuring = _MEASURING_SHARE * job.seconds  # a view with some measurements is better than none at the time limit
+    view = scope.view(picture, progress=job.report, seconds=measuring, max_mb=_VIEW_MB, **options)
     assert view.live is not None
     live = view.live
-    live.masking  # noqa: B018  made now, so that the first mask waits for one forward only
-    return Viewed(json.dumps(view.document(), separators=(",", ":"), allow_nan=False).encode(), live)
+    live.masking  # noqa: B018  computed now, so that the first mask costs one forward only
+    return FinishedView(json.dumps(view.document(), separators=(",", ":"), allow_nan=False).encode(), live)
 
 
-def without(viewed: Viewed, patches: Sequence[int], how: str, job: Job) -> dict[str, Any]:
-    """The model's answer without these patches."""
-    _watch(viewed.live, job)
-    found: dict[str, Any] = finite(viewed.live.mask(patches, how))
+def predict_without(view: FinishedView, patches: Sequence[int], how: str, job: Job) -> dict[str, Any]:
+    """Return the model's prediction without these patches."""
+    _watch(view.live, job)
+    found: dict[str, Any] = finite(view.live.mask(patches, how))
     return found
 
 
-def one_more(viewed: Viewed, method: str, target: Any, params: Mapping[str, Any], job: Job) -> dict[str, Any]:
-    """One more map of a view's photo."""
-    _watch(viewed.live, job)
-    _modest(method, params)
-    wanted = text(target["text"]) if isinstance(target, Mapping) else target
+def make_map(view: FinishedView, method: str, target: Any, params: Mapping[str, Any], job: Job) -> dict[str, Any]:
+    """Return a further map of a view's photo."""
+    _watch(view.live, job)
+    _check_options(method, params)
+    goal = text(target["text"]) if isinstance(target, Mapping) else target
     try:
-        return viewed.live.explain(method, wanted, params, progress=job.tick)
+        return view.live.explain(method, goal, params, progress=job.report)
     except (ArithmeticError, IndexError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         if not params:
             raise
-        told = str(error).partition("\n")[0] or type(error).__name__
-        raise UsageError(f"the method '{method}' fails with these options: {told}", "leave them out") from error
+        raise UsageError(
+            msg(
+                "web.options-fail",
+                "method '{method}' fails with these options: {reason}",
+                method=method,
+                reason=first_line(error),
+            ),
+            msg("web.options-fail.hint", "leave the options out"),
+        ) from error
 
 
 def _watch(live: Live, job: Job) -> None:
-    assert isinstance(live.scope, _Watched)
-    watched(live.scope, job)
+    """Let a job end between the forwards of a view's model."""
+    assert isinstance(live.scope, _CancellableScope)
+    live.scope.before_forward = job.check
 
 
-def _modest(method: str, params: Mapping[str, Any]) -> None:
-    """Options that count something may not be far beyond what they usually are: memory grows with them."""
+def _check_options(method: str, params: Mapping[str, Any]) -> None:
+    """Reject numbers far beyond an option's default: memory grows with them."""
     for name, value in params.items():
         option = METHODS.get(method).options.get(name)
-        usual = option.default if option and isinstance(option.default, (int, float)) else 0
-        most = max(_MOST, _MOST_TIMES * abs(usual))
+        default = option.default if option and isinstance(option.default, (int, float)) else 0
+        most = max(_LARGEST, _LARGEST_FACTOR * abs(default))
         if isinstance(value, (int, float)) and abs(value) > most:
-            raise UsageError(f"{name} is {most:g} at most here, not {value:g}", "the command line has no such limit")
+            raise UsageError(
+                msg(
+                    "web.option-too-large",
+                    "{name} must be at most {most} here, not {value}",
+                    name=name,
+                    most=format(most, "g"),
+                    value=format(value, "g"),
+                ),
+                msg("web.option-too-large.hint", "the command line has no such limit"),
+            )
 
 
-def _about(name: str, scope: Scope) -> dict[str, Any]:
+def _description(name: str, scope: Scope) -> dict[str, Any]:
     layout = scope.layout
     labels = list(scope.adapter.labels.values())
     methods = [

@@ -1,4 +1,4 @@
-"""The start page: drop a photo, see how far the model is, and then the viewer in the same page."""
+"""The start page: it uploads a photo, shows the progress and then the viewer in the same page."""
 
 import base64
 import hashlib
@@ -7,7 +7,7 @@ from importlib.resources import files
 
 from vitscope.viewer.page import bundle, styles
 
-__all__ = ["policy", "start_page"]
+__all__ = ["content_security_policy", "start_page"]
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -31,13 +31,13 @@ _PAGE = """<!doctype html>
 
 @lru_cache(maxsize=1)
 def start_page() -> str:
-    """The page; all of it is ours, nothing of a photo or a model is written into it."""
+    """Return the page, which is static: nothing of an image or a model is written into it."""
     return _PAGE.format(style=_style(), script=_script())
 
 
 @lru_cache(maxsize=1)
-def policy() -> str:
-    """Its content security policy: its own script and style by their hashes, pictures and questions of this server."""
+def content_security_policy() -> str:
+    """Return the page's policy: its own script and style by hash, images and requests of this server only."""
     return (
         f"default-src 'none'; script-src '{_hash(_script())}'; style-src '{_hash(_style())}'; "
         "img-src 'self' data: blob:; connect-src 'self'; worker-src blob:; "

@@ -1,37 +1,74 @@
-"""The photos that come with the web app, so that there is something to look at."""
+"""Sample photos that come with the web app."""
 
 from functools import cache
 from importlib.resources import files
+from typing import NamedTuple
 
+from vitscope._messages import Message, msg
 from vitscope.images import Picture, decoded
 from vitscope.web.http_errors import HTTPError
 
-__all__ = ["SAMPLES", "picture", "raw"]
+__all__ = ["SAMPLES", "sample_file", "sample_picture"]
 
-# name: file, what it shows, whose it is
+
+class _Sample(NamedTuple):
+    file: str
+    subject: Message
+    credit: Message
+
+
 SAMPLES = {
-    "cat": ("cat.jpg", "a cat", "Stéfan van der Walt, CC0"),
-    "astronaut": ("astronaut.jpg", "Eileen Collins", "NASA, public domain"),
-    "coffee": ("coffee.jpg", "a cup of coffee", "Rachel Michetti, CC0"),
-    "rocket": ("rocket.jpg", "a Falcon 9", "SpaceX, public domain"),
-    "digits": ("digits.png", "two handwritten digits", "composed; digits: E. Alpaydin and C. Kaynak, UCI"),
+    "cat": _Sample(
+        "cat.jpg",
+        msg("web.sample.cat", "a cat"),
+        msg("web.credit.cc0", "{author}, CC0", author="Stéfan van der Walt"),
+    ),
+    "astronaut": _Sample(
+        "astronaut.jpg",
+        msg("web.sample.astronaut", "Eileen Collins"),
+        msg("web.credit.public-domain", "{author}, public domain", author="NASA"),
+    ),
+    "coffee": _Sample(
+        "coffee.jpg",
+        msg("web.sample.coffee", "a cup of coffee"),
+        msg("web.credit.cc0", "{author}, CC0", author="Rachel Michetti"),
+    ),
+    "rocket": _Sample(
+        "rocket.jpg",
+        msg("web.sample.rocket", "a Falcon 9"),
+        msg("web.credit.public-domain", "{author}, public domain", author="SpaceX"),
+    ),
+    "digits": _Sample(
+        "digits.png",
+        msg("web.sample.digits", "two handwritten digits"),
+        msg("web.credit.digits", "composed; digits: {authors}", authors="E. Alpaydin and C. Kaynak, UCI"),
+    ),
 }
 
 
-def raw(name: str) -> tuple[bytes, str]:
-    """A sample's file and its media type.
+def sample_file(name: str) -> tuple[bytes, str]:
+    """Return a sample's bytes and media type.
 
     Raises:
-        HTTPError: 404: there is none of this name.
+        HTTPError: 404: no sample has this name.
     """
     if name not in SAMPLES:
-        raise HTTPError(404, "there is no such sample", f"choices: {', '.join(SAMPLES)}")
-    file = SAMPLES[name][0]
+        raise HTTPError(
+            404,
+            msg("web.no-such-sample", "this sample does not exist"),
+            msg("web.no-such-sample.hint", "choices: {choices}", choices=", ".join(SAMPLES)),
+        )
+    file = SAMPLES[name].file
     kind = "image/png" if file.endswith("png") else "image/jpeg"
     return (files("vitscope.web") / "samples" / file).read_bytes(), kind
 
 
 @cache
-def picture(name: str) -> Picture:
-    """The same, decoded."""
-    return decoded(raw(name)[0], SAMPLES[name][0] if name in SAMPLES else name)
+def sample_picture(name: str) -> Picture:
+    """Return a sample, decoded.
+
+    Raises:
+        HTTPError: 404: no sample has this name.
+    """
+    data, _ = sample_file(name)
+    return decoded(data, SAMPLES[name].file)

@@ -1,4 +1,4 @@
-"""The server's life: a socket that is there or one clear line, start, and an end that waits for nobody too long."""
+"""The server process: its socket, start and shutdown."""
 
 import asyncio
 import signal
@@ -14,6 +14,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from vitscope._messages import msg
 from vitscope.errors import UsageError
 from vitscope.scope import Scope
 from vitscope.web.access import AccessPolicy
@@ -21,82 +22,82 @@ from vitscope.web.limits import Limits
 from vitscope.web.middleware import LimitsMiddleware
 from vitscope.web.routes import create_app
 
-__all__ = ["Server", "address", "listening", "made", "run"]
+__all__ = ["Server", "listen", "make_server", "serve", "url"]
 
-_HEADERS_WITHIN = 10.0  # seconds in which a request's head must have arrived
+_HEADER_SECONDS = 10.0  # within which a request's header must arrive
 
 
-class _Patient(H11Protocol):
-    """HTTP/1.1 that does not wait forever for a request's head; uvicorn limits idle connections only."""
+class _HeaderTimeoutProtocol(H11Protocol):
+    """HTTP/1.1 with a time limit for a request's header; uvicorn limits idle connections only."""
 
-    _late: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._watch()
+        self._watch_header()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._watch()
+        self._watch_header()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._late is not None:
-            self._late.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         super().connection_lost(exc)
 
-    def _watch(self) -> None:
-        """A head that is not whole has from its first byte on so long."""
+    def _watch_header(self) -> None:
+        """Start the time limit with a header's first byte, and end it with the last."""
         if self.conn.their_state is not h11.IDLE:
-            if self._late is not None:
-                self._late.cancel()
-            self._late = None
-        elif self._late is None:
-            self._late = self.loop.call_later(_HEADERS_WITHIN, self._give_up)
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = None
+        elif self._timer is None:
+            self._timer = self.loop.call_later(_HEADER_SECONDS, self._close)
 
-    def _give_up(self) -> None:
+    def _close(self) -> None:
         if not self.transport.is_closing():
             self.transport.close()
 
 
 class Server(uvicorn.Server):
-    """Uvicorn that says when it is ready, ends quietly on signals, and ends the model's work before its connections."""
+    """Uvicorn that calls `ready`, ends quietly on signals, and stops the model before it closes connections."""
 
-    def __init__(self, config: uvicorn.Config, guard: LimitsMiddleware, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, app: LimitsMiddleware, ready: Callable[[], None]) -> None:
         super().__init__(config)
-        self.guard, self.ready, self.clean = guard, ready, True
+        self.app, self.ready, self.ended_in_time = app, ready, True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin, and say so."""
+        """Start, and call `ready`."""
         await super().startup(sockets)
         self.ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let nobody in, end the model's work, which ends the streams of its progress, then the connections."""
+        """Stop accepting, then end the model's work, which ends the event streams, then close the connections."""
         for server in self.servers:
             server.close()
-        self.clean = await asyncio.to_thread(self.guard.close)
+        self.ended_in_time = await asyncio.to_thread(self.app.close)
         await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """As uvicorn's, but the signal is not raised again afterwards: it has been heeded."""
+        """Handle signals as uvicorn does, but do not raise them again afterwards."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {one: signal.signal(one, self.handle_exit) for one in (signal.SIGINT, signal.SIGTERM)}
+        previous = {one: signal.signal(one, self.handle_exit) for one in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            for one, handler in before.items():
+            for one, handler in previous.items():
                 signal.signal(one, handler)
 
 
 @contextmanager
-def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket bound to this address, closed in the end.
+def listen(host: str, port: int) -> Iterator[socket.socket]:
+    """Yield a socket bound to this address, and close it afterwards.
 
     Raises:
-        UsageError: the port is taken, or the address is none of this machine.
+        UsageError: the port is in use, or the address does not belong to this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio sets NODELAY where TCP is said
@@ -107,9 +108,16 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         listener.listen(128)
     except OSError as error:
         listener.close()
-        words = error.strerror or str(error)
-        hint = "--port 0 takes a free one" if "in use" in words.lower() else "check --host and --port"
-        raise UsageError(f"{host}:{port} cannot be listened on: {words.lower()}", hint) from None
+        reason = (error.strerror or str(error)).lower()
+        hint = (
+            msg("web.port-in-use.hint", "--port 0 chooses a free port")
+            if "in use" in reason
+            else msg("web.cannot-listen.hint", "check --host and --port")
+        )
+        raise UsageError(
+            msg("web.cannot-listen", "cannot listen on {host}:{port}: {reason}", host=host, port=port, reason=reason),
+            hint,
+        ) from None
     try:
         yield listener
     finally:
@@ -117,23 +125,21 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
             listener.close()
 
 
-def address(host: str, port: int, door: AccessPolicy) -> str:
-    """What a person opens."""
-    shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(
-        host, f"[{host}]" if ":" in host else host
-    )
-    token = f"?token={quote(door.token, safe='')}" if door.token else ""
-    return f"http://{shown}:{port}/{token}"
+def url(host: str, port: int, policy: AccessPolicy) -> str:
+    """Return the address that a user opens, with the token."""
+    name = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, f"[{host}]" if ":" in host else host)
+    token = f"?token={quote(policy.token, safe='')}" if policy.token else ""
+    return f"http://{name}:{port}/{token}"
 
 
-def made(
-    scopes: Mapping[str, Scope], door: AccessPolicy, limits: Limits, ready: Callable[[], None] = lambda: None
+def make_server(
+    scopes: Mapping[str, Scope], policy: AccessPolicy, limits: Limits, ready: Callable[[], None] = lambda: None
 ) -> Server:
-    """A server that is yet to be run on a listening socket; `ready` is called once it answers."""
-    guard = create_app(scopes, door, limits)
+    """Make a server for a listening socket; it calls `ready` once it answers."""
+    app = create_app(scopes, policy, limits)
     config = uvicorn.Config(
-        guard,
-        http=_Patient,
+        app,
+        http=_HeaderTimeoutProtocol,
         ws="none",
         lifespan="on",
         log_level="warning",
@@ -142,15 +148,19 @@ def made(
         date_header=False,
         proxy_headers=False,
         timeout_keep_alive=5,
-        timeout_graceful_shutdown=max(1, round(limits.farewell)),
+        timeout_graceful_shutdown=max(1, round(limits.shutdown_seconds)),
     )
-    return Server(config, guard, ready)
+    return Server(config, app, ready)
 
 
-def run(
-    scopes: Mapping[str, Scope], door: AccessPolicy, limits: Limits, listener: socket.socket, ready: Callable[[], None]
+def serve(
+    scopes: Mapping[str, Scope],
+    policy: AccessPolicy,
+    limits: Limits,
+    listener: socket.socket,
+    ready: Callable[[], None],
 ) -> bool:
-    """Serve until a signal comes; did everything end in time?"""
-    server = made(scopes, door, limits, ready)
+    """Serve until a signal comes; return whether all work ended in time."""
+    server = make_server(scopes, policy, limits, ready)
     asyncio.run(server.serve([listener]))
-    return server.clean
+    return server.ended_in_time

@@ -1,11 +1,12 @@
-"""What is kept in memory: by a random name, for the session that made it, within a bound."""
+"""In-memory storage of each session's photos and views, bounded in bytes and number."""
 
 import secrets
 import threading
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
+from vitscope._messages import Message, msg
 from vitscope.web.http_errors import HTTPError
 
 __all__ = ["SessionStore"]
@@ -14,76 +15,89 @@ T = TypeVar("T")
 
 
 @dataclass
-class _Kept(Generic[T]):
-    owner: str
+class _Item(Generic[T]):
+    session: str
     value: T
     size: int
 
 
 class SessionStore(Generic[T]):
-    """Things of sessions; when there are too many, the session that holds most bytes loses what it used longest ago.
+    """Items by random id; when they exceed the bound, the session that holds most bytes loses its least recently used.
 
     Args:
-        kind: what they are called in messages.
-        most: bytes.
-        count: how many.
+        kind: of item, which error messages name.
+        max_bytes: of all items.
+        max_items: of all sessions.
     """
 
-    def __init__(self, kind: str, most: int, count: int) -> None:
-        self.kind, self.most, self.count = kind, most, count
-        self._kept: OrderedDict[str, _Kept[T]] = OrderedDict()
+    def __init__(self, kind: Literal["photo", "view"], max_bytes: int, max_items: int) -> None:
+        self.kind, self.max_bytes, self.max_items = kind, max_bytes, max_items
+        self._items: OrderedDict[str, _Item[T]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def put(self, owner: str, value: T, size: int) -> str:
-        """Keep a thing of so many bytes; its name."""
-        name = secrets.token_urlsafe(18)
+    def add(self, session: str, value: T, size: int) -> str:
+        """Store an item of `size` bytes and return its id."""
+        key = secrets.token_urlsafe(18)
         with self._lock:
-            self._kept[name] = _Kept(owner, value, size)
-            self._fit(name)
-        return name
+            self._items[key] = _Item(session, value, size)
+            self._evict(key)
+        return key
 
-    def grow(self, name: str, size: int) -> None:
-        """The thing is now so large; nothing where it is gone."""
+    def resize(self, key: str, size: int) -> None:
+        """Record an item's new size in bytes; do nothing where the item is gone."""
         with self._lock:
-            if name in self._kept:
-                self._kept[name].size = size
-                self._fit(name)
+            if key in self._items:
+                self._items[key].size = size
+                self._evict(key)
 
-    def get(self, owner: str, name: str) -> T:
-        """The thing.
+    def get(self, session: str, key: str) -> T:
+        """Return an item.
 
         Raises:
-            HTTPError: 404: there is none of this name, or it is another session's, which is not told apart.
+            HTTPError: 404: no item has this id, or another session owns it; the two are not told apart.
         """
         with self._lock:
-            kept = self._kept.get(name)
-            if kept is None or kept.owner != owner:
-                hint = f"a {self.kind} is kept for a while only, and for the browser that made it: make it again"
-                raise HTTPError(404, f"there is no such {self.kind}", hint)
-            self._kept.move_to_end(name)
-            return kept.value
+            item = self._items.get(key)
+            if item is None or item.session != session:
+                raise HTTPError(404, *_not_found(self.kind))
+            self._items.move_to_end(key)
+            return item.value
 
-    def drop(self, name: str) -> None:
-        """Forget it."""
+    def remove(self, key: str) -> None:
+        """Remove an item, if it is there."""
         with self._lock:
-            self._kept.pop(name, None)
+            self._items.pop(key, None)
 
     @property
     def size(self) -> int:
-        """Bytes of all."""
+        """Bytes of all items."""
         with self._lock:
-            return sum(kept.size for kept in self._kept.values())
+            return sum(item.size for item in self._items.values())
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._items)
 
-    def _fit(self, newest: str) -> None:
-        """Let go of what is too much, but not of the newest."""
+    def _evict(self, newest: str) -> None:
+        """Remove items until the rest is within the bound; never the newest."""
         held: Counter[str] = Counter()
-        for kept in self._kept.values():
-            held[kept.owner] += kept.size
-        while len(self._kept) > 1 and (held.total() > self.most or len(self._kept) > self.count):
-            others = {kept.owner for name, kept in self._kept.items() if name != newest}
-            greedy = max(others, key=lambda owner: held[owner])
-            oldest = next(n for n, kept in self._kept.items() if kept.owner == greedy and n != newest)
-            held[greedy] -= self._kept.pop(oldest).size
+        for item in self._items.values():
+            held[item.session] += item.size
+        while len(self._items) > 1 and (held.total() > self.max_bytes or len(self._items) > self.max_items):
+            others = {item.session for key, item in self._items.items() if key != newest}
+            largest = max(others, key=lambda session: held[session])
+            oldest = next(k for k, item in self._items.items() if item.session == largest and k != newest)
+            held[largest] -= self._items.pop(oldest).size
+
+
+def _not_found(kind: str) -> tuple[Message, Message]:
+    if kind == "photo":
+        return (
+            msg("web.no-such-photo", "this photo does not exist"),
+            msg(
+                "web.no-such-photo.hint", "photos are kept for a while, for the browser that sent them: upload it again"
+            ),
+        )
+    return (
+        msg("web.no-such-view", "this view does not exist"),
+        msg("web.no-such-view.hint", "views are kept for a while, for the browser that made them: make it again"),
+    )

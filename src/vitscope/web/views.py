@@ -1,4 +1,4 @@
-"""The questions of a server, their progress and their answers."""
+"""Views in the making: their jobs, progress and results."""
 
 import asyncio
 import json
@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 from fastapi import Request
 
+from vitscope._messages import msg
 from vitscope.images import Picture
 from vitscope.scope import Scope
 from vitscope.web import models, samples
@@ -18,79 +19,89 @@ from vitscope.web.jobs import Job, Worker
 from vitscope.web.limits import Limits
 from vitscope.web.session_store import SessionStore
 
-__all__ = ["Views", "events_of"]
+__all__ = ["Views", "view_events"]
 
 _DECODERS = 2  # photos decoded at once: each may take several bytes a pixel
-_TURN = 0.1  # seconds between two messages of progress
+_EVENT_INTERVAL = 0.1  # seconds between two progress events
 
 
 class Views:
-    """The questions of a server and their answers."""
+    """The photos, views and jobs of a server."""
 
     def __init__(self, scopes: Mapping[str, Scope], limits: Limits) -> None:
         self.limits, self.models, self.worker = limits, models.Models(scopes), Worker(limits)
-        self.photos: SessionStore[Picture] = SessionStore("photo", limits.kept // 2, limits.count)
-        self.views: SessionStore[Job] = SessionStore("view", limits.kept // 2, limits.count)
+        self.photos: SessionStore[Picture] = SessionStore("photo", limits.memory_bytes // 2, limits.items)
+        self.jobs: SessionStore[Job] = SessionStore("view", limits.memory_bytes // 2, limits.items)
         self.decoders = anyio.CapacityLimiter(_DECODERS)
 
-    def begun(self, session: str, asked: s.ViewAsk) -> tuple[str, Job]:
-        """A view that is being made: its id and its question."""
-        if asked.size is not None and asked.size > self.limits.side:
-            raise HTTPError(422, f"size is {self.limits.side} at most here, not {asked.size}")
-        picture = self.photos.get(session, asked.photo) if asked.photo else samples.picture(str(asked.sample))
-        scope = self.models.pick(asked.model)
-        options = asked.model_dump(exclude={"photo", "sample", "model"})
-        job = self.worker.ask(session, partial(models.made_view, scope, picture, options))
-        name = self.views.put(session, job, picture.pixels.nbytes)
-        job.answer.add_done_callback(lambda _: self.views.grow(name, _size(job)))
-        return name, job
+    def start(self, session: str, request: s.ViewRequest) -> tuple[str, Job]:
+        """Submit a view; return its id and its job."""
+        if request.size is not None and request.size > self.limits.input_size:
+            raise HTTPError(
+                422,
+                msg(
+                    "web.size-too-large",
+                    "size must be at most {most} here, not {size}",
+                    most=self.limits.input_size,
+                    size=request.size,
+                ),
+            )
+        if request.photo:
+            picture = self.photos.get(session, request.photo)
+        else:
+            picture = samples.sample_picture(str(request.sample))
+        scope = self.models.get(request.model)
+        options = request.model_dump(exclude={"photo", "sample", "model"})
+        job = self.worker.submit(session, partial(models.make_view, scope, picture, options))
+        key = self.jobs.add(session, job, picture.pixels.nbytes)
+        job.result.add_done_callback(lambda _: self.jobs.resize(key, _size(job)))
+        return key, job
 
-    def state(self, name: str, job: Job) -> s.ViewState:
-        """How far a view is."""
-        error = job.answer.exception() if job.answer.done() else None
-        told = error.document() if isinstance(error, HTTPError) else {}
-        ahead = self.worker.ahead(job)
-        return s.ViewState(
-            id=name, state=job.state, ahead=ahead, stage=job.stage, done=job.done, total=job.total, **told
+    def status(self, key: str, job: Job) -> s.ViewStatus:
+        """Return a view's state and progress."""
+        error = job.result.exception() if job.result.done() else None
+        problem = error.document() if isinstance(error, HTTPError) else {}
+        ahead = self.worker.jobs_ahead(job)
+        return s.ViewStatus(
+            id=key, state=job.state, ahead=ahead, stage=job.stage, done=job.done, total=job.total, **problem
         )
 
-    async def answered(self, request: Request, job: Job) -> Any:
-        """The answer to a question, for as long as the client waits for it."""
-        answer = asyncio.wrap_future(job.answer)
-        left = asyncio.ensure_future(_left(request))
+    async def wait(self, request: Request, job: Job) -> Any:
+        """Return a job's result; cancel the job when the client disconnects."""
+        result = asyncio.wrap_future(job.result)
+        disconnected = asyncio.ensure_future(_disconnected(request))
         try:
-            await asyncio.wait({answer, left}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({result, disconnected}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            left.cancel()
-            if not job.answer.done():
-                self.worker.cancel(job, "nobody waits for it any more")
-        return await answer
+            disconnected.cancel()
+            if not job.result.done():
+                self.worker.cancel(job, msg("web.disconnected", "the client disconnected"))
+        return await result
 
 
-async def events_of(views: Views, name: str, job: Job) -> AsyncIterator[str]:
-    """HiddenStates of a view as server-sent events, whenever something changed; the last one is the settled state."""
-    answer = asyncio.wrap_future(job.answer)
-    answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # told in the state
-    before = ""
+async def view_events(views: Views, key: str, job: Job) -> AsyncIterator[str]:
+    """Yield a view's status as server-sent events, one for each change; the last has the final state."""
+    result = asyncio.wrap_future(job.result)
+    result.add_done_callback(lambda done: done.cancelled() or done.exception())  # the status carries the error
+    previous = ""
     while True:
-        settled, _ = await asyncio.wait({answer}, timeout=_TURN if before else 0)
-        told = views.state(name, job).model_dump()
-        text = json.dumps(told, ensure_ascii=True)
-        if text != before:
-            yield f"event: state\ndata: {text}\n\n"
-            before = text
+        settled, _ = await asyncio.wait({result}, timeout=_EVENT_INTERVAL if previous else 0)
+        status = json.dumps(views.status(key, job).model_dump(), ensure_ascii=True)
+        if status != previous:
+            yield f"event: state\ndata: {status}\n\n"
+            previous = status
         if settled:
             return
 
 
-async def _left(request: Request) -> None:
-    """Ends when the client is gone."""
+async def _disconnected(request: Request) -> None:
+    """Return when the client is gone."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 def _size(job: Job) -> int:
-    if job.answer.exception() is not None:
+    if job.result.exception() is not None:
         return 1000
-    viewed: models.Viewed = job.answer.result()
-    return viewed.size
+    view: models.FinishedView = job.result.result()
+    return view.size

@@ -44,33 +44,31 @@ def serve(
         raise MissingDependencyError(error.name or "fastapi", "serve") from None
 
     most = limits.Limits(
-        body=int(max_mb * 1e6),
-        bodies=int(8 * max_mb * 1e6),
+        body_bytes=int(max_mb * 1e6),
+        total_body_bytes=int(8 * max_mb * 1e6),
         pixels=int(max_pixels * 1e6),
-        side=max_size,
-        seconds=seconds,
-        waiting=queue,
-        kept=int(keep_mb * 1e6),
+        input_size=max_size,
+        job_seconds=seconds,
+        queue=queue,
+        memory_bytes=int(keep_mb * 1e6),
     )
     references = list(dict.fromkeys(model or [DEFAULT_MODEL]))
     if revision is not None and len(references) > 1:
         raise UsageError("--revision is of one model", "start with one --model")
-    access.opened(
-        host, port, token, free=no_token, names=allow_host or []
+    access.make_access_policy(
+        host, port, token, use_token=not no_token, host_names=allow_host or []
     )  # what is wrong is said before anything loads
-    with server.listening(host, port) as listener:
+    with server.listen(host, port) as listener:
         bound: int = listener.getsockname()[1]
-        entrance = access.opened(host, bound, token, free=no_token, names=allow_host or [])
+        policy = access.make_access_policy(host, bound, token, use_token=not no_token, host_names=allow_host or [])
         scopes = {reference: load(reference, revision, device, dtype) for reference in references}
-        address = server.address(host, bound, entrance)
+        address = server.url(host, bound, policy)
 
         def ready() -> None:
             console.out.print(address, markup=False, soft_wrap=True)
-            console.note(
-                "listening; Ctrl-C ends it" + ("" if entrance.token else "; no token: any program here may ask")
-            )
+            console.note("listening; Ctrl-C ends it" + ("" if policy.token else "; no token: any program here may ask"))
             if open_:
                 typer.launch(address)
 
-        if not server.run(scopes, entrance, most, listener, ready):
+        if not server.serve(scopes, policy, most, listener, ready):
             raise VitscopeError("a running explanation did not end in time and was cut off")
