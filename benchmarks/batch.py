@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 
 from vitscope.batch.run import run
-from vitscope.batch.types import Plan
+from vitscope.batch.types import BatchPlan
 from vitscope.cli.malloc import keep_freed_memory
 from vitscope.scope import Scope, load
 
@@ -87,7 +87,7 @@ def compare(
         first = scope.prepare(folder / "000000.jpg", size=size)
         batch = max(TOKENS // scope.adapter.layout(first.region.input).tokens, 1)
         alone = plain(scope, first.pixels.expand(images, -1, -1, -1).contiguous(), batch, method == "relevance")
-        plan = Plan(name, methods=(method,), size=size, batch_tokens=TOKENS, **how)
+        plan = BatchPlan(name, methods=(method,), size=size, batch_tokens=TOKENS, **how)
         times: dict[str, list[float]] = {"plain": [], "batch": []}
         spent: dict[str, list[float]] = {"plain": [], "batch": []}
         for block in range(blocks + 1):  # the first warms up
@@ -137,7 +137,7 @@ def peak(images: int) -> None:
         run(
             str(Path(work) / "photos"),
             Path(work) / "out",
-            Plan("tiny", methods=("rollout",), shard_size=100),
+            BatchPlan("tiny", methods=("rollout",), shard_size=100),
             scope=scope,
         )
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

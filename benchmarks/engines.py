@@ -32,19 +32,21 @@ def photos(folder: Path, count: int) -> None:
 def one(engine: str, folder: str, model: str, size: int, workers: int) -> None:
     """One run in a process of its own; prints what is told."""
     from vitscope.batch.run import run
-    from vitscope.batch.types import Plan
+    from vitscope.batch.types import BatchPlan
 
     begun, reached = time.perf_counter(), []
     count = 0
 
-    def advance(images: int, failed: int) -> None:
+    def on_progress(images: int, failed: int) -> None:
         nonlocal count
         count += images
         reached.append((time.perf_counter(), count))
 
-    plan = Plan(model, methods=("rollout",), size=size, shard_size=SHARD, workers=workers if engine == "ray" else 0)
+    plan = BatchPlan(
+        model, methods=("rollout",), size=size, shard_size=SHARD, workers=workers if engine == "ray" else 0
+    )
     with tempfile.TemporaryDirectory() as out:
-        run(folder, Path(out) / "out", plan, engine=engine, advance=advance)
+        run(folder, Path(out) / "out", plan, engine=engine, on_progress=on_progress)
     reached = [(at, done) for at, done in reached if done >= SHARD * workers]
     (first, some), (last, everything) = reached[0], reached[-1]
     seconds = time.perf_counter() - begun

@@ -38,11 +38,11 @@ from PIL import Image
 
 from vitscope.batch import fault_injection
 from vitscope.batch.run import run
-from vitscope.batch.types import Plan
+from vitscope.batch.types import BatchPlan
 from vitscope.scope import Scope, load
 
 SHARD, DEADLY = 2, "005.png"
-PLAN = Plan("tiny", methods=("rollout", "relevance"), shard_size=SHARD, batch_size=2, workers=2)
+PLAN = BatchPlan("tiny", methods=("rollout", "relevance"), shard_size=SHARD, batch_size=2, workers=2)
 
 
 @dataclass
@@ -141,7 +141,7 @@ def compare(out: Path, reference: Path, without: str = "") -> int:
     assert names == sorted(path.name for path in (out / "data").iterdir()), "other files than undisturbed"
     mine, other = (pq.read_table(folder / "data", use_threads=False) for folder in (out, reference))
     assert mine.num_rows == other.num_rows
-    keys = list(zip(*(mine[name].to_pylist() for name in ("id", "method", "asked")), strict=True))
+    keys = list(zip(*(mine[name].to_pylist() for name in ("id", "method", "requested_target")), strict=True))
     assert len({*keys}) == len(keys), "a row is there twice"
     ends = [bool(without) and source.endswith(without) for source in other["source"].to_pylist()]
     assert {row["error_kind"] for row in mine.filter(pa.array(ends)).to_pylist()} <= {"CrashingImage"}
@@ -162,7 +162,7 @@ def torment(given: argparse.Namespace, work: Path, say: Callable[[Told], None]) 
     compare(reference, reference)
     assert threading.active_count() == 1, "a fork takes no threads along"
 
-    def attempt(folder: Path, fault: str = "", plan: Plan = PLAN) -> int:
+    def attempt(folder: Path, fault: str = "", plan: BatchPlan = PLAN) -> int:
         def go() -> None:
             if fault:
                 os.environ["VITSCOPE_FAULT"] = fault

@@ -9,8 +9,8 @@ import pytest
 
 from vitscope.batch import crash_trial
 from vitscope.batch.crash_log import CrashingImage, CrashLog
-from vitscope.batch.crash_trial import trial
-from vitscope.batch.types import Plan, Ref, Task
+from vitscope.batch.crash_trial import try_in_subprocess
+from vitscope.batch.types import BatchPlan, Ref, Task
 
 REFS = tuple(
     Ref(number, f"{number}.png", f"photos/{number}.png", "file", f"photos/{number}.png") for number in range(6)
@@ -20,11 +20,11 @@ TASK = Task(0, REFS)
 
 def died(folder, *refs, tried=lambda refs: {}):
     """What a run leaves that is killed while these are in work."""
-    watch = CrashLog(folder, tried)
-    list(watch.judged(iter([TASK])))
-    with watch.working(*refs):
+    crash_log = CrashLog(folder, tried)
+    list(crash_log.screened(iter([TASK])))
+    with crash_log.in_progress(*refs):
         left = {path: path.read_bytes() for path in folder.iterdir()}
-    watch.close()
+    crash_log.close()
     for path, data in left.items():
         path.write_bytes(data)
 
@@ -41,43 +41,43 @@ def test_only_what_was_in_work_at_two_deaths_in_a_row_is_tried(tmp_path):
     assert asked == []
     died(tmp_path, REFS[4], tried=tried)
     assert asked == [[2]]
-    watch = CrashLog(tmp_path, tried)
-    assert list(watch.judged(iter([TASK]))) == [TASK]
+    crash_log = CrashLog(tmp_path, tried)
+    assert list(crash_log.screened(iter([TASK]))) == [TASK]
     assert asked == [[2]]  # judged once and for all, and nothing else had died twice
-    verdict = watch.verdict(REFS[2])
-    assert isinstance(verdict, CrashingImage)
-    assert "photos/2.png: dies" in str(verdict)
-    assert watch.verdict(REFS[4]) is None
-    watch.close()
+    crash_error = crash_log.crash_error(REFS[2])
+    assert isinstance(crash_error, CrashingImage)
+    assert "photos/2.png: dies" in str(crash_error)
+    assert crash_log.crash_error(REFS[4]) is None
+    crash_log.close()
     again = CrashLog(tmp_path, tried)
-    assert again.verdict(REFS[2])  # the shard may not have been finished
+    assert again.crash_error(REFS[2])  # the shard may not have been finished
     again.close()
 
 
 def test_a_run_that_ends_in_order_leaves_no_suspects(tmp_path):
     died(tmp_path, REFS[1])
-    watch = CrashLog(tmp_path, lambda refs: {})
-    with watch.working(*REFS[:3]), watch.working(REFS[3]):
+    crash_log = CrashLog(tmp_path, lambda refs: {})
+    with crash_log.in_progress(*REFS[:3]), crash_log.in_progress(REFS[3]):
         pass
-    watch.close()
+    crash_log.close()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_in_work_stands_on_file_while_it_is(tmp_path):
-    watch = CrashLog(tmp_path, lambda refs: {})
+    crash_log = CrashLog(tmp_path, lambda refs: {})
 
     def standing():
         return {*(tmp_path / ".in-work").read_text().split()}
 
-    with watch.working(*REFS[:2]):
-        with watch.working(REFS[2]):
+    with crash_log.in_progress(*REFS[:2]):
+        with crash_log.in_progress(REFS[2]):
             assert standing() == {ref.id for ref in REFS[:3]}
-        with watch.working(REFS[5]):
+        with crash_log.in_progress(REFS[5]):
             assert standing() == {REFS[n].id for n in (0, 1, 5)}
         assert standing() == {ref.id for ref in REFS[:2]}
     assert standing() == set()
     assert (tmp_path / ".in-work").stat().st_size == 3 * 33
-    watch.close()
+    crash_log.close()
 
 
 def test_notes_that_are_broken_count_as_none(tmp_path):
@@ -97,17 +97,19 @@ def refs(tmp_path, photo):
 
 def test_a_trial_in_a_process_apart_names_the_picture_and_how_it_died(refs, tiny_folder, monkeypatch):
     monkeypatch.setenv("VITSCOPE_FAULT", "during-decode@deadly.png")
-    plan = Plan(str(tiny_folder), methods=("rollout",), device="cpu")
-    assert trial(refs, plan, model=True) == {refs[2].id: "the process dies over it (SIGKILL)"}
+    plan = BatchPlan(str(tiny_folder), methods=("rollout",), device="cpu")
+    assert try_in_subprocess(refs, plan, model=True) == {refs[2].id: "the process dies over it (SIGKILL)"}
 
 
 def test_a_trial_goes_on_after_a_death_and_proves_nothing_against_the_others(refs, monkeypatch):
     monkeypatch.setenv("VITSCOPE_FAULT", "during-decode@e.png")  # the first
-    plan = Plan("a model that only its maker has", methods=("rollout",))
-    assert [*trial(refs, plan, model=False)] == [refs[0].id]
+    plan = BatchPlan("a model that only its maker has", methods=("rollout",))
+    assert [*try_in_subprocess(refs, plan, model=False)] == [refs[0].id]
     monkeypatch.setenv("VITSCOPE_FAULT", "during-decode=EIO")
-    assert trial(refs, plan, model=False) == {}
-    assert trial(refs, replace(plan, model="nowhere/nothing:at-all"), model=True) == {}  # dies before it is ready
+    assert try_in_subprocess(refs, plan, model=False) == {}
+    assert (
+        try_in_subprocess(refs, replace(plan, model="nowhere/nothing:at-all"), model=True) == {}
+    )  # dies before it is ready
 
 
 @pytest.mark.parametrize(

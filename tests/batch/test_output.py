@@ -23,7 +23,7 @@ def test_resume_does_only_what_is_left(collection, tiny_scope, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(str(collection), out, plan(batch_size=2), scope=tiny_scope, advance=stop)
+        run(str(collection), out, plan(batch_size=2), scope=tiny_scope, on_progress=stop)
     kept = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (out / "data").iterdir()}
     assert [path.name for path in kept] == ["part-000000.parquet"]
     assert len(table(out)) == 4  # what is finished can be read
@@ -44,7 +44,7 @@ def test_sigterm_stops_as_ctrl_c_does(collection, tiny_scope, tmp_path):
             tmp_path / "out",
             plan(),
             scope=tiny_scope,
-            advance=lambda images, failed: os.kill(os.getpid(), signal.SIGTERM),
+            on_progress=lambda images, failed: os.kill(os.getpid(), signal.SIGTERM),
         )
     assert signal.getsignal(signal.SIGTERM) is handler
     assert run(str(collection), tmp_path / "out", plan(), scope=tiny_scope, resume=True).failed == 1

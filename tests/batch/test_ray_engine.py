@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from vitscope.batch import ray_pool
-from vitscope.batch.ray_cluster import Cluster, start
+from vitscope.batch.ray_cluster import Cluster, start_ray
 from vitscope.batch.ray_pool import NoProgressError, run
 from vitscope.errors import ImageError, MissingDependencyError, ResultError, UsageError
 
@@ -33,10 +33,10 @@ def ray_here(tmp_path_factory):
     ray = pytest.importorskip("ray", reason="ray is not installed")
     folder = tmp_path_factory.mktemp("ray")
     try:
-        start(Cluster(workers=WORKERS), folder)
+        start_ray(Cluster(workers=WORKERS), folder)
     except ResultError:  # other tests keep a small machine busier than Ray's own start limit allows: twice as patient
         ray.shutdown()
-        start(Cluster(workers=WORKERS), folder)
+        start_ray(Cluster(workers=WORKERS), folder)
     yield ray
     for thread in threading.enumerate():  # of the run that was given up: its piece comes to an end
         if thread.name == "vitscope-ray":
@@ -47,7 +47,7 @@ def ray_here(tmp_path_factory):
 def job(killing=(), stuck=(), broken=None, freed=None):
     """What workers do: a class made here, so that it is pickled by value."""
 
-    class Job:
+    class Handler:
         def __call__(self, piece, tick):
             import os
             import signal
@@ -69,7 +69,7 @@ def job(killing=(), stuck=(), broken=None, freed=None):
         def give_up(self, piece, deaths):
             return piece, f"gave up after {deaths}"
 
-    return Job
+    return Handler
 
 
 def numbered(count):
@@ -90,9 +90,9 @@ def test_the_engine_makes_the_rows_of_the_local_one_while_a_worker_is_killed(ray
     from PIL import Image
     from skimage import data
 
-    from vitscope.batch.rows import map_of
+    from vitscope.batch.rows import map_from_row
     from vitscope.batch.run import run as batch
-    from vitscope.batch.types import Plan
+    from vitscope.batch.types import BatchPlan
 
     (photos := tmp_path / "photos").mkdir()
     for number in range(24):
@@ -106,9 +106,9 @@ def test_the_engine_makes_the_rows_of_the_local_one_while_a_worker_is_killed(ray
                 process.kill()
                 killed.append(process.pid)
 
-    plan = Plan(str(tiny_folder), methods=("rollout",), device="cpu", shard_size=3)
+    plan = BatchPlan(str(tiny_folder), methods=("rollout",), device="cpu", shard_size=3)
     alone = batch(str(photos), tmp_path / "alone", plan)
-    many = batch(str(photos), tmp_path / "many", replace(plan, workers=WORKERS), engine="ray", advance=kill)
+    many = batch(str(photos), tmp_path / "many", replace(plan, workers=WORKERS), engine="ray", on_progress=kill)
     assert killed
     assert (many.images, many.failed, many.failures, many.shards) == (24, 1, {"ImageError": 1}, 8)
     assert (alone.images, alone.failed, alone.failures, alone.shards) == (24, 1, {"ImageError": 1}, 8)
@@ -117,7 +117,7 @@ def test_the_engine_makes_the_rows_of_the_local_one_while_a_worker_is_killed(ray
     for here, there in zip(one, other, strict=True):
         assert [here[k] for k in EXACT] == [there[k] for k in EXACT]
         if here["map"]:  # float16 of float32 sums whose order depends on the number of threads
-            assert np.allclose(map_of(here), map_of(there), rtol=2e-3, atol=0)
+            assert np.allclose(map_from_row(here), map_from_row(there), rtol=2e-3, atol=0)
 
 
 def test_a_full_disk_ends_the_run_in_one_line(ray_here):
@@ -155,7 +155,7 @@ def test_ray_is_asked_for_by_name(monkeypatch):
         list(run(Cluster(), [], job()))
 
 
-@pytest.mark.parametrize("wrong", [{"workers": 0}, {"cpus": 0}, {"patience": 0}])
+@pytest.mark.parametrize("wrong", [{"workers": 0}, {"cpus": 0}, {"stall_timeout": 0}])
 def test_numbers_that_make_no_sense(wrong):
     with pytest.raises(UsageError, match="above zero"):
         Cluster(**wrong)
@@ -167,7 +167,7 @@ def test_when_nothing_moves_it_says_what_waits(ray_here, tmp_path, monkeypatch):
     with pytest.raises(
         NoProgressError, match=r"nothing moved for 2 s; pieces in work: 0 \(process \d+ on [\d.]+, \d+ s\)"
     ):
-        list(run(Cluster(workers=1, patience=2), numbered(1), job(stuck=[0], freed=str(tmp_path / "freed"))))
+        list(run(Cluster(workers=1, stall_timeout=2), numbered(1), job(stuck=[0], freed=str(tmp_path / "freed"))))
     (tmp_path / "freed").touch()  # the piece comes to an end, so that the cluster can
     assert time.monotonic() - begun < 240
 
@@ -177,5 +177,5 @@ def test_a_desk_that_does_not_answer_yet_has_the_time_of_a_start(monkeypatch):
     monkeypatch.setattr(ray_pool, "_STARTING", 1)
     begun = time.monotonic()
     with pytest.raises(NoProgressError, match="the desk does not answer"):
-        list(ray_pool._watched(queue.Queue(), object(), 0.1, "pieces"))
+        list(ray_pool._collect(queue.Queue(), object(), 0.1, "pieces"))
     assert time.monotonic() - begun >= 1

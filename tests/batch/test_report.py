@@ -15,13 +15,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from vitscope.batch.report import HOT, overview
-from vitscope.batch.report_page import page
-from vitscope.batch.results import explanation_of, explanations, photo_of, row_called
-from vitscope.batch.rows import map_of
+from vitscope.batch.report import SINK_FACTOR, overview
+from vitscope.batch.report_page import render_report
+from vitscope.batch.results import explanation_from_row, explanations, find_row, photo_from_row
+from vitscope.batch.rows import map_from_row
 from vitscope.batch.run import run
-from vitscope.batch.sources import Source
-from vitscope.batch.types import Plan
+from vitscope.batch.sources import ImageSource
+from vitscope.batch.types import BatchPlan
 from vitscope.cli.main import app
 from vitscope.errors import ImageError, ResultError
 from vitscope.export.coco import coco
@@ -42,7 +42,7 @@ def finished(tmp_path_factory, tiny_scope, tiny_folder):
     for number in range(BAD):
         (photos / f"bad{number}.jpg").write_bytes(b"<script>alert(1)</script>")
     out = tmp_path_factory.mktemp("out") / "run"
-    run(str(photos), out, Plan(str(tiny_folder), methods=("rollout", "attention"), shard_size=4), scope=tiny_scope)
+    run(str(photos), out, BatchPlan(str(tiny_folder), methods=("rollout", "attention"), shard_size=4), scope=tiny_scope)
     return out, photos
 
 
@@ -68,18 +68,18 @@ def test_the_numbers_are_those_of_the_rows(finished):
 
 def test_hot_patches_are_counted_where_they_lie(finished):
     out, _ = finished
-    found = overview(out).places[4, 4]
-    maps = [map_of(row) for row in rows_of(out) if row["map"]]
-    by_hand = sum((values > HOT * values.mean()).astype(int) for values in maps)
+    found = overview(out).sinks[4, 4]
+    maps = [map_from_row(row) for row in rows_of(out) if row["map"]]
+    by_hand = sum((values > SINK_FACTOR * values.mean()).astype(int) for values in maps)
     assert found.maps == len(maps) == 2 * GOOD
-    assert np.array_equal(found.hot, by_hand)
-    found.hot[:] = [[4, 0, 0, 0], [0, 6, 0, 0], [0, 0, 0, 0], [0, 0, 0, 2]]
+    assert np.array_equal(found.counts, by_hand)
+    found.counts[:] = [[4, 0, 0, 0], [0, 6, 0, 0], [0, 0, 0, 0], [0, 0, 0, 2]]
     assert found.border == (0.5, 0.75)
 
 
 def test_the_page_holds_everything_and_runs_nothing(finished):
     out, _ = finished
-    text = page(overview(out), "run <b>")
+    text = render_report(overview(out), "run <b>")
     assert "<h1>run &lt;b&gt;</h1>" in text
     assert "<script" not in text
     assert "<img src=x" not in text
@@ -93,10 +93,10 @@ def test_the_page_holds_everything_and_runs_nothing(finished):
 def test_photos_that_are_gone_leave_their_maps(finished, tmp_path):
     out, photos = finished
     shutil.copytree(out, tmp_path / "moved")
-    with_photos = page(overview(tmp_path / "moved"), "run")
+    with_photos = render_report(overview(tmp_path / "moved"), "run")
     hidden = photos.rename(photos.with_name("elsewhere"))
     try:
-        without = page(overview(tmp_path / "moved"), "run")
+        without = render_report(overview(tmp_path / "moved"), "run")
     finally:
         hidden.rename(photos)
     assert without.count("<img") == with_photos.count("<img")
@@ -105,8 +105,8 @@ def test_photos_that_are_gone_leave_their_maps(finished, tmp_path):
 
 def test_rows_are_explanations_again(finished, tiny_scope):
     out, photos = finished
-    row = row_called(out, "3.png")
-    assert row_called(out, row["id"][:10]) == row
+    row = find_row(out, "3.png")
+    assert find_row(out, row["id"][:10]) == row
     (again,) = (e for e in explanations(out) if e.provenance["source"] == row["source"] and e.method == "rollout")
     fresh = tiny_scope.explain(photos / "3.png", method="rollout")
     np.testing.assert_allclose(again.map, fresh.map, atol=2**-11 * fresh.map.max())
@@ -131,7 +131,7 @@ def test_the_command_writes_the_page_once(finished, tmp_path):
 
 def test_one_row_opens_in_the_viewer(finished, tmp_path):
     out, _ = finished
-    row, place = row_called(out, "3.png"), tmp_path / "view.html"
+    row, place = find_row(out, "3.png"), tmp_path / "view.html"
     done = CliRunner().invoke(app, ["report", str(out), "--view", row["id"][:12], "-o", str(place), "--json"])
     assert json.loads(done.stdout)["source"] == row["source"]
     text = place.read_bytes()
@@ -162,22 +162,22 @@ def test_a_photo_is_found_wherever_it_lies(finished, tiny_scope, tmp_path):
     sources.append(tmp_path / "a.mp4")
     for number, place in enumerate(sources):
         out = tmp_path / f"out{number}"
-        source = Source(str(place), column="where" if number == 1 else None, stride=1)
-        run(source, out, Plan("tiny", methods=("rollout",)), scope=tiny_scope)
+        source = ImageSource(str(place), column="where" if number == 1 else None, stride=1)
+        run(source, out, BatchPlan("tiny", methods=("rollout",)), scope=tiny_scope)
         for row in rows_of(out):
-            e = tiny_scope.explain(photo_of(out, row), method="rollout")
-            assert np.abs(map_of(row) - e.map).max() <= 2e-3 * e.map.max(), place
+            e = tiny_scope.explain(photo_from_row(out, row), method="rollout")
+            assert np.abs(map_from_row(row) - e.map).max() <= 2e-3 * e.map.max(), place
     store.rm("/shelf", recursive=True)
     for place in (tmp_path / "a.tar", tmp_path / "a.parquet"):
         place.unlink()
     shutil.copy(photos / "3.png", tmp_path / "a.tar")
     for number in range(4):
         with pytest.raises(ImageError):
-            photo_of(tmp_path / f"out{number}", rows_of(tmp_path / f"out{number}")[0])
+            photo_from_row(tmp_path / f"out{number}", rows_of(tmp_path / f"out{number}")[0])
 
 
 def test_options_that_the_viewer_leaves_out_are_told(photo, tiny_folder, tmp_path, capsys):
-    asked = Plan(str(tiny_folder), methods=("rollout",), params={"alpha": 0.3})
+    asked = BatchPlan(str(tiny_folder), methods=("rollout",), params={"alpha": 0.3})
     run(str(photo), tmp_path / "run", asked)
     app(["report", str(tmp_path / "run"), "--view", photo.name, "-o", str(tmp_path / "a.html")], standalone_mode=False)
     assert "made with alpha=0.3; the page shows rollout as it is without" in capsys.readouterr().err
@@ -198,10 +198,10 @@ def test_what_is_no_run_is_told(finished, tmp_path):
     with pytest.raises(ResultError, match="holds no run of vitscope batch"):
         overview(tmp_path)
     with pytest.raises(ResultError, match="no row called 'nothing'"):
-        row_called(out, "nothing")
+        find_row(out, "nothing")
     (tmp_path / "batch.json").write_text("{}")
     with pytest.raises(ResultError, match="no finished shard yet"):
         overview(tmp_path)
     row = next(row for row in rows_of(out) if row["error"])
     with pytest.raises(ResultError, match="was not explained"):
-        explanation_of(row)
+        explanation_from_row(row)

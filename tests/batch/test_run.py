@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from tests.helpers.batching import CLOSE, plan, same, table
-from vitscope.batch.rows import map_of
+from vitscope.batch.rows import map_from_row
 from vitscope.batch.run import run
-from vitscope.batch.types import Plan
+from vitscope.batch.types import BatchPlan
 from vitscope.errors import UnknownNameError, UsageError
 
 
@@ -18,8 +18,8 @@ from vitscope.errors import UnknownNameError, UsageError
 def whole(collection, tiny_scope, tmp_path_factory):
     """An undisturbed run of two methods, and its folder."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    asked = plan(methods=("rollout", "relevance"), targets=("teapot", "kite - fox"), size=64)
-    return run(str(collection), out, asked, scope=tiny_scope), out, asked
+    requested = plan(methods=("rollout", "relevance"), targets=("teapot", "kite - fox"), size=64)
+    return run(str(collection), out, requested, scope=tiny_scope), out, requested
 
 
 def test_a_row_for_each_picture_method_and_target(whole):
@@ -28,9 +28,9 @@ def test_a_row_for_each_picture_method_and_target(whole):
     assert summary.failures == {"ImageError": 1}
     rows = table(out)
     assert len(rows) == 11 * 3
-    assert not rows.duplicated(["id", "method", "asked"]).any()
+    assert not rows.duplicated(["id", "method", "requested_target"]).any()
     assert rows.row.is_monotonic_increasing
-    assert rows.groupby("method").asked.nunique(dropna=True).to_dict() == {"relevance": 2, "rollout": 0}
+    assert rows.groupby("method").requested_target.nunique(dropna=True).to_dict() == {"relevance": 2, "rollout": 0}
     stats = json.loads((out / "stats" / "part-000000.json").read_text())
     assert (stats["images"], stats["rows"], stats["failures"]) == (4, 12, {"ImageError": 1})
 
@@ -41,9 +41,9 @@ def test_rows_are_what_explain_gives_for_each_photo_alone(whole, collection, tin
         if row["error"]:
             continue
         method = row["method"]
-        e = tiny_scope.explain(row["source"], method=method, target=row["asked"], size=64)
+        e = tiny_scope.explain(row["source"], method=method, target=row["requested_target"], size=64)
         largest = np.abs(e.map).max()
-        assert np.abs(map_of(row) - e.map).max() <= 2e-3 * largest
+        assert np.abs(map_from_row(row) - e.map).max() <= 2e-3 * largest
         assert (row["grid_rows"], row["grid_columns"]) == e.layout.grid
         assert np.allclose(row["prefix"], e.prefix, **CLOSE)
         assert row["prefix_names"] == list(e.layout.prefix) == ["cls"]
@@ -58,20 +58,20 @@ def test_rows_are_what_explain_gives_for_each_photo_alone(whole, collection, tin
 
 @pytest.mark.parametrize(
     "how",
-    [{"batch_size": 1, "workers": 1}, {"batch_size": 3, "workers": 3}, {"batch_tokens": 60}, {"ahead": 1}],
+    [{"batch_size": 1, "workers": 1}, {"batch_size": 3, "workers": 3}, {"batch_tokens": 60}, {"max_pending_bytes": 1}],
     ids=str,
 )
 def test_the_rows_do_not_depend_on_how_the_work_is_done(whole, collection, tiny_scope, tmp_path, how):
-    _, out, asked = whole
-    run(str(collection), tmp_path / "out", Plan(**vars(asked) | how), scope=tiny_scope)
+    _, out, requested = whole
+    run(str(collection), tmp_path / "out", BatchPlan(**vars(requested) | how), scope=tiny_scope)
     same(tmp_path / "out", out)
 
 
 def test_a_bad_file_leaves_the_other_rows_as_they_are(whole, collection, tiny_scope, tmp_path):
-    _, out, asked = whole
+    _, out, requested = whole
     clean = tmp_path / "clean.txt"
     clean.write_text("\n".join(str(path) for path in sorted(collection.rglob("*.png")) if path.stem != "03"))
-    run(str(clean), tmp_path / "out", asked, scope=tiny_scope)
+    run(str(clean), tmp_path / "out", requested, scope=tiny_scope)
     same(out, tmp_path / "out", without=("id", "row", "source"))
     rows = table(out)
     bad = rows[rows.error.notna()]
@@ -100,8 +100,8 @@ def test_what_a_model_raises_in_a_batch_costs_only_the_rows_it_is_about(collecti
 
 
 def test_metrics_and_overlays(collection, tiny_scope, tmp_path):
-    asked = plan(metrics=("deletion", "saco"), overlays=True, size=64)
-    run(str(collection / "1"), tmp_path / "out", asked, scope=tiny_scope)
+    requested = plan(metrics=("deletion", "saco"), overlays=True, size=64)
+    run(str(collection / "1"), tmp_path / "out", requested, scope=tiny_scope)
     for row in table(tmp_path / "out").to_dict("records"):
         e = tiny_scope.explain(row["source"], method="rollout", size=64)
         numbers = {n.name: n for n in tiny_scope.measure(e, metrics=("deletion", "saco")).numbers}
@@ -134,20 +134,26 @@ def test_memory_that_waits_is_bounded(collection, tiny_scope, tmp_path, monkeypa
     from vitscope.batch import worker
 
     begun, done = [], []
-    plain = worker._item
+    plain = worker._load
 
     def counted(*given):
         begun.append(given)
         return plain(*given)
 
-    monkeypatch.setattr(worker, "_item", counted)
+    monkeypatch.setattr(worker, "_load", counted)
     gaps = []
 
-    def advance(images, failed):
+    def on_progress(images, failed):
         done.append(images)
         gaps.append(len(begun) - sum(done))
 
-    run(str(collection), tmp_path / "out", plan(ahead=1, batch_size=1), scope=tiny_scope, advance=advance)
+    run(
+        str(collection),
+        tmp_path / "out",
+        plan(max_pending_bytes=1, batch_size=1),
+        scope=tiny_scope,
+        on_progress=on_progress,
+    )
     assert max(gaps) <= 2
     assert sum(done) == 11
 
@@ -162,7 +168,7 @@ def test_pictures_of_many_shapes_do_not_pile_up(tiny_scope, tmp_path, monkeypatc
     sizes, plain = [], worker._explain
     monkeypatch.setattr(worker, "_explain", lambda *given: sizes.append(len(given[3])) or plain(*given))
     held = tiny_scope.prepare(tmp_path / "00.png", size=64).pixels.nbytes
-    asked = plan(size=64, batch_size=8, shard_size=12, ahead=4 * held)
-    assert run(str(tmp_path), tmp_path / "out", asked, scope=tiny_scope).failed == 0
+    requested = plan(size=64, batch_size=8, shard_size=12, max_pending_bytes=4 * held)
+    assert run(str(tmp_path), tmp_path / "out", requested, scope=tiny_scope).failed == 0
     assert sum(sizes) == 12
     assert len(sizes) > 4  # more batches than shapes: some had to go before they were full

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from vitscope.batch import sources
-from vitscope.batch.fetch import reading
-from vitscope.batch.sources import Source
-from vitscope.batch.types import shards_of
+from vitscope.batch.fetch import image_reader
+from vitscope.batch.sources import ImageSource
+from vitscope.batch.types import split_tasks
 from vitscope.errors import ImageError, UnknownNameError, UsageError
 
 
@@ -50,7 +50,7 @@ def keys(source):
 def values(source):
     """The grey value of each picture, or the error."""
     found = []
-    with reading() as read:
+    with image_reader() as read:
         for ref in source:
             try:
                 found.append(int(read(ref)[0].pixels.mean().round()))
@@ -60,24 +60,24 @@ def values(source):
 
 
 def test_a_folder_is_walked_in_the_order_of_names(folder):
-    refs = list(Source(str(folder)))
+    refs = list(ImageSource(str(folder)))
     assert [ref.key for ref in refs] == ["a/deep/er/y.png", "a/x.PNG", "b/10.png", "b/2.png", "b.png", "c.jpg"]
     assert [ref.row for ref in refs] == list(range(6))
-    assert values(Source(str(folder))) == [5, 2, 1, 0, 4, 3]
+    assert values(ImageSource(str(folder))) == [5, 2, 1, 0, 4, 3]
 
 
 def test_ids_depend_on_the_place_in_the_source_not_on_where_it_lies(folder, tmp_path):
-    before = [ref.id for ref in Source(str(folder))]
+    before = [ref.id for ref in ImageSource(str(folder))]
     assert len({*before}) == 6
     assert all(len(one) == 32 for one in before)
     folder.rename(tmp_path / "moved")
-    assert [ref.id for ref in Source(str(tmp_path / "moved"))] == before
+    assert [ref.id for ref in ImageSource(str(tmp_path / "moved"))] == before
 
 
 def test_a_folder_is_listed_only_as_far_as_it_is_asked_for(folder, monkeypatch):
     listed, plain = [], sources._listing
     monkeypatch.setattr(sources, "_listing", lambda path: listed.append(Path(path).name) or plain(path))
-    stream = iter(Source(str(folder)))
+    stream = iter(ImageSource(str(folder)))
     next(stream)
     assert listed == ["photos", "a", "deep", "er"]
     list(stream)
@@ -88,23 +88,23 @@ def test_the_output_and_links_that_lead_back_are_left_out(folder):
     (folder / "out").mkdir()
     picture(9).save(folder / "out" / "overlay.png")
     (folder / "b" / "again").symlink_to(folder)
-    assert len(keys(Source(str(folder), without=(folder / "out").resolve()))) == 6
+    assert len(keys(ImageSource(str(folder), exclude=(folder / "out").resolve()))) == 6
 
 
 def test_a_pattern_takes_what_it_matches(folder, monkeypatch):
-    assert keys(Source(f"{folder}/*/*.png")) == ["b/10.png", "b/2.png"]
-    assert keys(Source(f"{folder}/**/*.png")) == ["a/deep/er/y.png", "b/10.png", "b/2.png", "b.png"]
-    assert keys(Source(f"{folder}/b/?.png")) == ["2.png"]
+    assert keys(ImageSource(f"{folder}/*/*.png")) == ["b/10.png", "b/2.png"]
+    assert keys(ImageSource(f"{folder}/**/*.png")) == ["a/deep/er/y.png", "b/10.png", "b/2.png", "b.png"]
+    assert keys(ImageSource(f"{folder}/b/?.png")) == ["2.png"]
     monkeypatch.chdir(folder)
-    assert keys(Source("b/*")) == ["10.png", "2.png"]
+    assert keys(ImageSource("b/*")) == ["10.png", "2.png"]
 
 
 def test_a_list_has_a_ref_for_each_line_also_for_one_that_is_there_twice(folder, tmp_path):
     lines = tmp_path / "photos.txt"
     lines.write_text(f"{folder}/c.jpg\n\n{folder}/b.png\n{folder}/c.jpg\n{folder}/gone.png\n")
-    refs = list(Source(str(lines)))
+    refs = list(ImageSource(str(lines)))
     assert len({ref.id for ref in refs}) == 4
-    found = values(Source(str(lines)))
+    found = values(ImageSource(str(lines)))
     assert found[:3] == [3, 4, 3]
     assert "does not exist" in found[3]
 
@@ -117,16 +117,16 @@ def test_parquet_holds_bytes_paths_or_both(folder, tmp_path):
         "image": [{"bytes": png(7), "path": "x"}, {"bytes": None, "path": "photos/c.jpg"}, None, {"bytes": png(8)}],
     }
     pq.write_table(pa.table(table), path, row_group_size=2)
-    assert values(Source(str(path), column="bytes"))[:2] == [1, 2]
-    assert "no picture in column bytes" in values(Source(str(path), column="bytes"))[2]
-    assert "not a picture" in values(Source(str(path), column="bytes"))[3]
-    assert values(Source(str(path), column="file_name"))[:2] == [3, 4]
-    assert "cannot be read" in values(Source(str(path), column="file_name"))[2]
-    found = values(Source(str(path)))  # a usual name
+    assert values(ImageSource(str(path), column="bytes"))[:2] == [1, 2]
+    assert "no picture in column bytes" in values(ImageSource(str(path), column="bytes"))[2]
+    assert "not a picture" in values(ImageSource(str(path), column="bytes"))[3]
+    assert values(ImageSource(str(path), column="file_name"))[:2] == [3, 4]
+    assert "cannot be read" in values(ImageSource(str(path), column="file_name"))[2]
+    found = values(ImageSource(str(path)))  # a usual name
     assert (found[0], found[1], found[3]) == (7, 3, 8)
-    assert keys(Source(str(path)))[3] == "data.parquet#3"
+    assert keys(ImageSource(str(path)))[3] == "data.parquet#3"
     with pytest.raises(UnknownNameError, match="did you mean 'bytes'"):
-        list(Source(str(path), column="byte"))
+        list(ImageSource(str(path), column="byte"))
 
 
 def archive(path, numbers):
@@ -142,16 +142,16 @@ def test_tars_of_webdataset(tmp_path):
     archive(tmp_path / "s-00.tar", [1, 2])
     archive(tmp_path / "s-01.tar", [3])
     for where in (f"{tmp_path}/s-{{00..01}}.tar", f"{tmp_path}/s-*.tar"):
-        assert values(Source(where)) == [1, 2, 3]
-    assert values(Source(str(tmp_path), "webdataset")) == [1, 2, 3]
-    assert keys(Source(f"{tmp_path}/s-*.tar"))[2] == "s-01.tar::003.png"
+        assert values(ImageSource(where)) == [1, 2, 3]
+    assert values(ImageSource(str(tmp_path), "webdataset")) == [1, 2, 3]
+    assert keys(ImageSource(f"{tmp_path}/s-*.tar"))[2] == "s-01.tar::003.png"
 
 
 def test_a_broken_tar_costs_one_row_and_gives_what_comes_before(tmp_path):
     archive(tmp_path / "a.tar", [1])
     (tmp_path / "b.tar").write_bytes(b"no tar" * 200)
     archive(tmp_path / "c.tar", [2])
-    found = values(Source(f"{tmp_path}/*.tar"))
+    found = values(ImageSource(f"{tmp_path}/*.tar"))
     assert (found[0], found[2]) == (1, 2)
     assert "cannot be read as webdataset" in found[1]
 
@@ -173,13 +173,13 @@ def video(tmp_path_factory):
 
 
 def test_a_video_gives_every_so_many_frames_one_in_any_order(video):
-    source = Source(str(video), stride=7)
+    source = ImageSource(str(video), stride=7)
     refs = list(source)
     assert [ref.key for ref in refs] == [f"film.mp4@{n}" for n in range(0, 40, 7)]
     assert [ref.source.rpartition("@")[2] for ref in refs][:3] == ["0.000s", "0.700s", "1.400s"]
     expected = np.array([5 * n + 20 for n in range(0, 40, 7)])
     assert np.abs(np.array(values(source)) - expected).max() <= 3  # the codec's own loss
-    with reading() as read:
+    with image_reader() as read:
         for place in (4, 1, 5, 0, 2, 1):
             assert abs(read(refs[place])[0].pixels.mean() - expected[place]) <= 3
 
@@ -190,8 +190,8 @@ def test_a_url_goes_through_fsspec(folder):
     for name in ("z.png", "d/a.png"):
         files.pipe(f"/bucket/{name}", png(4))
     try:
-        assert keys(Source("memory://bucket")) == ["d/a.png", "z.png"]
-        assert values(Source("memory://bucket")) == [4, 4]
+        assert keys(ImageSource("memory://bucket")) == ["d/a.png", "z.png"]
+        assert values(ImageSource("memory://bucket")) == [4, 4]
     finally:
         files.rm("/bucket", recursive=True)
 
@@ -233,10 +233,10 @@ def web(request, folder):
 
 
 def test_folders_and_patterns_of_the_web(web):
-    assert values(Source(f"{web}/photos/b")) == [1, 0]
-    assert keys(Source(f"{web}/photos/*/*.png")) == ["b/10.png", "b/2.png"]
-    assert len(keys(Source(web))) == 6
-    signed = Source(f"{web}/photos/b/2.png?signature=a*b")
+    assert values(ImageSource(f"{web}/photos/b")) == [1, 0]
+    assert keys(ImageSource(f"{web}/photos/*/*.png")) == ["b/10.png", "b/2.png"]
+    assert len(keys(ImageSource(web))) == 6
+    signed = ImageSource(f"{web}/photos/b/2.png?signature=a*b")
     assert (keys(signed), values(signed)) == (["2.png"], [0])
 
 
@@ -244,7 +244,7 @@ def test_a_list_of_urls_wherever_it_lies_where_a_bad_one_costs_its_own_row(web, 
     urls = [f"{web}/photos/c.jpg", f"{web}/photos/gone.png", "http://127.0.0.1:1/x.png", f"{web}/photos/b.png?v=2"]
     (folder / "all.txt").write_text("\n".join(urls))
     for where in (str(folder / "all.txt"), f"{web}/photos/all.txt"):
-        found = values(Source(where))
+        found = values(ImageSource(where))
         assert (found[0], found[3]) == (3, 4)
         assert found[1] == f"{urls[1]} cannot be read: does not exist"
         assert found[2].startswith(f"{urls[2]} cannot be read: ")
@@ -260,12 +260,12 @@ def test_parquet_and_tars_of_the_web(web, tmp_path):
         "url": [f"{web}/photos/c.jpg", f"{web}/gone", "photos/b.png", None],
     }
     pq.write_table(pa.table(table), tmp_path / "data.parquet", row_group_size=1, compression="none")
-    found = values(Source(f"{web}/s-{{00..02}}.tar"))
+    found = values(ImageSource(f"{web}/s-{{00..02}}.tar"))
     assert found[:2] + found[3:] == [1, 2, 3]
     assert "s-01.tar cannot be read as webdataset: " in found[2]
-    assert keys(Source(f"{web}/s-*.tar")) == ["s-00.tar::001.png", "s-00.tar::002.png", "s-02.tar::003.png"]
-    assert values(Source(f"{web}/data.parquet"))[::3] == [7, 8]
-    found = values(Source(f"{web}/data.parquet", column="url"))
+    assert keys(ImageSource(f"{web}/s-*.tar")) == ["s-00.tar::001.png", "s-00.tar::002.png", "s-02.tar::003.png"]
+    assert values(ImageSource(f"{web}/data.parquet"))[::3] == [7, 8]
+    found = values(ImageSource(f"{web}/data.parquet", column="url"))
     assert (found[0], found[2]) == (3, 4)
     assert "does not exist" in found[1]
     assert "no picture in column url" in found[3]
@@ -274,9 +274,9 @@ def test_parquet_and_tars_of_the_web(web, tmp_path):
 def test_a_photo_of_the_web_is_one_request_and_neighbours_in_a_tar_share_one(folder):
     archive(folder / "many.tar", range(20))
     with served(folder, parts=True) as (url, asked):
-        refs = [*Source(f"{url}/b.png"), *Source(f"{url}/many.tar")]
+        refs = [*ImageSource(f"{url}/b.png"), *ImageSource(f"{url}/many.tar")]
         del asked[:]
-        with reading() as read:
+        with image_reader() as read:
             assert [int(read(ref)[0].pixels.mean()) for ref in refs] == [4, *range(20)]
     assert [path for _, path, _ in asked].count("/b.png") == 1
     assert len(asked) <= 1 + 4  # its length, its end, and what is read ahead
@@ -285,51 +285,51 @@ def test_a_photo_of_the_web_is_one_request_and_neighbours_in_a_tar_share_one(fol
 @pytest.mark.parametrize("where", ["", "/", "/none/", "/none/*.png", "/none.txt"])
 def test_a_server_that_is_not_there_is_one_line(where):
     with pytest.raises(UsageError, match=r"^the source http://127.0.0.1:1\S* cannot be read: .*onnect call failed"):
-        list(Source(f"http://127.0.0.1:1{where}"))
+        list(ImageSource(f"http://127.0.0.1:1{where}"))
 
 
 def test_a_package_that_is_missing_is_told_before_anything_is_read(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(UsageError, match=r"^s3://bucket/x.jpg cannot be opened: .*s3fs"):
-        Source("s3://bucket/x.jpg")
+        ImageSource("s3://bucket/x.jpg")
 
 
 @pytest.mark.usefixtures("as_shipped")
 def test_wrong_sources_are_one_line():
     with pytest.raises(UsageError, match="does not exist"):
-        Source("nowhere")
+        ImageSource("nowhere")
     with pytest.raises(UnknownNameError, match="did you mean 'photos'"):
-        Source(".", "photo")
+        ImageSource(".", "photo")
     with pytest.raises(UsageError, match="at least 1"):
-        Source(".", stride=0)
+        ImageSource(".", stride=0)
     with pytest.raises(UsageError, match="cannot be opened"):
-        list(Source("nosuch://bucket/photos"))
+        list(ImageSource("nosuch://bucket/photos"))
 
 
 def test_shards_have_stable_borders_and_digests(folder):
-    tasks = list(shards_of(Source(str(folder)), 4))
+    tasks = list(split_tasks(ImageSource(str(folder)), 4))
     assert [(task.number, len(task.refs)) for task in tasks] == [(0, 4), (1, 2)]
-    assert [task.digest for task in shards_of(Source(str(folder)), 4)] == [task.digest for task in tasks]
+    assert [task.digest for task in split_tasks(ImageSource(str(folder)), 4)] == [task.digest for task in tasks]
     (folder / "a" / "x.PNG").unlink()
-    assert next(shards_of(Source(str(folder)), 4)).digest != tasks[0].digest
-    assert len(list(Source(str(folder), limit=3))) == 3
+    assert next(split_tasks(ImageSource(str(folder)), 4)).digest != tasks[0].digest
+    assert len(list(ImageSource(str(folder), limit=3))) == 3
 
 
 def test_a_video_becomes_a_video_of_its_maps(video, tiny_scope, tmp_path):
     import av
 
-    from vitscope.batch.overlays import drawn, film
+    from vitscope.batch.overlays import overlay_paths, write_video
     from vitscope.batch.run import run
-    from vitscope.batch.types import Plan
+    from vitscope.batch.types import BatchPlan
     from vitscope.errors import ResultError
 
-    plan = Plan("tiny", methods=("rollout", "attention"), overlays=True, shard_size=2)
-    summary = run(Source(str(video), stride=10), tmp_path / "out", plan, scope=tiny_scope)
+    plan = BatchPlan("tiny", methods=("rollout", "attention"), overlays=True, shard_size=2)
+    summary = run(ImageSource(str(video), stride=10), tmp_path / "out", plan, scope=tiny_scope)
     assert (summary.images, summary.failed) == (4, 0)
-    pictures = list(drawn(tmp_path / "out"))
+    pictures = list(overlay_paths(tmp_path / "out"))
     assert len(pictures) == 4
     assert all("-rollout-" in path.name for path in pictures)
-    with av.open(str(film(pictures, tmp_path / "maps.mp4", 5.0))) as made:
+    with av.open(str(write_video(pictures, tmp_path / "maps.mp4", 5.0))) as made:
         stream = made.streams.video[0]
         assert (stream.width, stream.height, float(stream.average_rate)) == (32, 32, 5)
         frames = [region.to_ndarray(format="rgb24").astype(int) for region in made.decode(stream)]
@@ -337,5 +337,5 @@ def test_a_video_becomes_a_video_of_its_maps(video, tiny_scope, tmp_path):
     with Image.open(pictures[2]) as image:
         assert np.abs(np.asarray(image.convert("RGB")).astype(int) - frames[2]).mean() < 12  # the codec's loss
     with pytest.raises(ResultError, match="no pictures"):
-        film([], tmp_path / "none.mp4")
+        write_video([], tmp_path / "none.mp4")
     assert {path.name for path in tmp_path.iterdir()} == {"out", "maps.mp4"}

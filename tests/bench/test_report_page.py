@@ -7,8 +7,8 @@ import pytest
 from tests.bench.test_runner import pair
 from tests.helpers.browser import AXE, texts
 from tests.viewer.test_access import RULES, VIOLATIONS
-from vitscope.bench.benchmark import bench, question
-from vitscope.bench.runner import PRIORS, entries
+from vitscope.bench.benchmark import make_benchmark, run_benchmark
+from vitscope.bench.runner import PRIORS, method_specs
 
 METHODS = ("attention", "rollout:layers=last2")
 IMAGES = """async () => Promise.all([...document.images].map(async (one) => {
@@ -31,8 +31,8 @@ LEAVING = """() => [...performance.getEntriesByType('resource').map((one) => one
 def made(tiny_scope, tmp_path_factory):
     """Three scenes, four rows, cost included: the longest page there is."""
     out = tmp_path_factory.mktemp("bench")
-    asked = question(tiny_scope, "speed", count=3, size=64)
-    return bench(tiny_scope, asked, entries(tiny_scope, METHODS, pair), out), out / "report.html"
+    benchmark = make_benchmark(tiny_scope, "speed", count=3, size=64)
+    return run_benchmark(tiny_scope, benchmark, method_specs(tiny_scope, METHODS, pair), out), out / "report.html"
 
 
 @pytest.fixture
@@ -46,7 +46,9 @@ def test_tables_plots_and_worst_cases_are_there(page, made):
     summary, _ = made
     assert page.evaluate(LEAVING) == []
     rows = texts(page, "table:first-of-type tbody tr td:first-child")[: len(summary.scores)]
-    assert sorted(rows) == sorted({s.method if s.used in ("", s.method) else s.method + s.used for s in summary.scores})
+    assert sorted(rows) == sorted(
+        {s.method if s.resolved in ("", s.method) else s.method + s.resolved for s in summary.scores}
+    )
     assert {row for row in rows if row in PRIORS} == set(PRIORS)
     cells = [" ".join(cell.split()) for cell in texts(page, "table:first-of-type tbody td")]
     for score in summary.scores:

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from vitscope.bench import digits, planted, run_log, segmentation, summary
-from vitscope.bench.benchmark import bench, question
+from vitscope.bench.benchmark import make_benchmark, run_benchmark
 from vitscope.bench.cases import KINDS, Case, grid_judge, mask_judge, pair_judge
-from vitscope.bench.run_log import Row, RunLog
-from vitscope.bench.runner import PRIORS, MethodSpec, entries, explained, run
+from vitscope.bench.run_log import CaseResult, RunLog
+from vitscope.bench.runner import PRIORS, MethodSpec, explain_case, method_specs, run_cases
 from vitscope.errors import ImageError, MethodError, ResultError, UnknownNameError, UsageError
 from vitscope.images import Picture
 from vitscope.metrics.localisation import localise
@@ -35,12 +35,12 @@ def plots_are_not_drawn(monkeypatch):
 
 
 @pytest.fixture
-def asked(tiny_scope):
-    return question(tiny_scope, "planted", count=3, size=64, seed=1)
+def benchmark(tiny_scope):
+    return make_benchmark(tiny_scope, "planted", count=3, size=64, seed=1)
 
 
 def rows_of(scope, *texts):
-    return entries(scope, texts, pair)
+    return method_specs(scope, texts, pair)
 
 
 # --- which methods
@@ -70,9 +70,9 @@ def test_wrong_methods_are_told_before_anything_runs(tiny_scope):
 # --- rows
 
 
-def test_a_row_is_what_explaining_and_judging_give(tiny_scope, asked, tmp_path):
+def test_a_row_is_what_explaining_and_judging_give(tiny_scope, benchmark, tmp_path):
     rows = rows_of(tiny_scope, "attention", "rollout:layers=last2")
-    found = run(tiny_scope, asked.cases, rows, RunLog(tmp_path / "o", asked.options), size=64, seed=1)
+    found = run_cases(tiny_scope, benchmark.cases, rows, RunLog(tmp_path / "o", benchmark.options), size=64, seed=1)
     assert len(found) == 3 * 4
     scenes = planted.scenes(3, size=64, seed=1)
     for scene in scenes:
@@ -81,98 +81,98 @@ def test_a_row_is_what_explaining_and_judging_give(tiny_scope, asked, tmp_path):
         expected = localise(e.heat(), scene.mask).to_dict()
         assert json.loads(json.dumps(dict(row.numbers))) == json.loads(json.dumps(expected))
         assert row.group == scene.size
-        assert row.used.startswith("rollout ")
-        assert "layers=last2" in row.used
+        assert row.resolved.startswith("rollout ")
+        assert "layers=last2" in row.resolved
 
 
-def test_priors_are_as_described_and_random_maps_differ_from_case_to_case(tiny_scope, asked):
+def test_priors_are_as_described_and_random_maps_differ_from_case_to_case(tiny_scope, benchmark):
     maps = {}
-    for case in asked.cases:
+    for case in benchmark.cases:
         picture = Picture(np.array(case.load()[0]))
         for name in PRIORS:
-            maps[name, case.name] = explained(tiny_scope, MethodSpec(name, name), picture, case, 64, 5).map
-    centres = [maps["centre prior", case.name] for case in asked.cases]
+            maps[name, case.name] = explain_case(tiny_scope, MethodSpec(name, name), picture, case, 64, 5).map
+    centres = [maps["centre prior", case.name] for case in benchmark.cases]
     expected = np.exp(-sum(np.meshgrid(*[((np.arange(4) + 0.5) / 4 - 0.5) ** 2] * 2)) / (2 * 0.0625))
     assert np.allclose(centres[0], expected)
     assert (centres[0] == centres[1]).all()
-    randoms = [maps["random", case.name] for case in asked.cases]
+    randoms = [maps["random", case.name] for case in benchmark.cases]
     assert not (randoms[0] == randoms[1]).any()
-    again = explained(tiny_scope, MethodSpec("random", "random"), picture, asked.cases[-1], 64, 5).map
+    again = explain_case(tiny_scope, MethodSpec("random", "random"), picture, benchmark.cases[-1], 64, 5).map
     assert (again == randoms[-1]).all()
-    other = explained(tiny_scope, MethodSpec("random", "random"), picture, asked.cases[-1], 64, 6).map
+    other = explain_case(tiny_scope, MethodSpec("random", "random"), picture, benchmark.cases[-1], 64, 6).map
     assert not (other == again).any()
 
 
-def test_a_forward_takes_time_and_changes_nothing(tiny_scope, asked):
+def test_a_forward_takes_time_and_changes_nothing(tiny_scope, benchmark):
     from vitscope.bench.runner import _forward
 
-    picture = Picture(np.array(asked.cases[0].load()[0]))
+    picture = Picture(np.array(benchmark.cases[0].load()[0]))
     before = picture.pixels.tobytes()
     assert _forward(tiny_scope, picture, 64) > 0
     assert picture.pixels.tobytes() == before
 
 
-def test_nothing_of_the_model_or_the_pictures_changes(tiny_scope, asked, tmp_path):
+def test_nothing_of_the_model_or_the_pictures_changes(tiny_scope, benchmark, tmp_path):
     model = tiny_scope.model
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
-    scenes = [case.load()[0].tobytes() for case in asked.cases]
+    scenes = [case.load()[0].tobytes() for case in benchmark.cases]
     rows = rows_of(tiny_scope, "attention", "relevance")
-    bench(tiny_scope, asked, rows, tmp_path / "o")
+    run_benchmark(tiny_scope, benchmark, rows, tmp_path / "o")
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert modes == [module.training for module in model.modules()]
     assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules())
-    assert scenes == [case.load()[0].tobytes() for case in asked.cases]
+    assert scenes == [case.load()[0].tobytes() for case in benchmark.cases]
 
 
-def test_numbers_repeat_to_the_digit_in_another_folder(tiny_scope, asked, tmp_path):
+def test_numbers_repeat_to_the_digit_in_another_folder(tiny_scope, benchmark, tmp_path):
     rows = rows_of(tiny_scope, "attention", "relevance")
     kept = []
     for name in ("a", "b"):
-        made = bench(tiny_scope, asked, rows, tmp_path / name).to_dict()
+        made = run_benchmark(tiny_scope, benchmark, rows, tmp_path / name).to_dict()
         for score in made["scores"]:
             score.pop("seconds")
         kept.append(made)
     assert kept[0] == kept[1]
 
 
-def test_a_bad_case_is_told_and_the_others_go_on(tiny_scope, tmp_path, asked):
+def test_a_bad_case_is_told_and_the_others_go_on(tiny_scope, tmp_path, benchmark):
     def broken():
         raise ImageError("this one is broken")
 
     def empty():
-        return asked.cases[0].load()[0], np.zeros((64, 64), bool)
+        return benchmark.cases[0].load()[0], np.zeros((64, 64), bool)
 
     cases = [
         Case("broken", "", broken, mask_judge),
         Case("empty", "", empty, mask_judge),
-        *asked.cases,
+        *benchmark.cases,
     ]
-    made = bench(tiny_scope, replace(asked, cases=cases), rows_of(tiny_scope, "attention"), tmp_path / "o")
+    made = run_benchmark(tiny_scope, replace(benchmark, cases=cases), rows_of(tiny_scope, "attention"), tmp_path / "o")
     assert {score.failed for score in made.scores} == {2}
     assert {score.count for score in made.scores} == {3}
     assert "2 of 5 cases have no numbers, the first: this one is broken" in made.notes[0]
     assert sum(made.groups.values()) == 3
     with pytest.raises(MethodError, match="no method has a number on any case: this one is broken"):
-        bench(tiny_scope, replace(asked, cases=cases[:1]), rows_of(tiny_scope, "attention"), tmp_path / "p")
+        run_benchmark(tiny_scope, replace(benchmark, cases=cases[:1]), rows_of(tiny_scope, "attention"), tmp_path / "p")
 
 
 def test_cost_is_measured_in_turn_with_a_forward(tiny_scope, tmp_path, monkeypatch):
-    asked = question(tiny_scope, "speed", count=2, size=64)
+    benchmark = make_benchmark(tiny_scope, "speed", count=2, size=64)
     order = []
 
     def slow(*a):
         order.append(a[1].label)
         time.sleep({"attention": 0.06, "pca": 0.03}.get(a[1].label, 0))
-        return explained(*a)
+        return explain_case(*a)
 
     def forward(*a):
         order.append("forward")
         return 0.01
 
-    monkeypatch.setattr("vitscope.bench.runner.explained", slow)
+    monkeypatch.setattr("vitscope.bench.runner.explain_case", slow)
     monkeypatch.setattr("vitscope.bench.runner._forward", forward)
-    made = bench(tiny_scope, asked, rows_of(tiny_scope, "attention", "pca"), tmp_path / "o")
+    made = run_benchmark(tiny_scope, benchmark, rows_of(tiny_scope, "attention", "pca"), tmp_path / "o")
     names = ["attention", "pca", *PRIORS]
     assert order[: 4 + 2 * 3 * 5] == [*names, *["forward", *names] * 6], "a warm-up, then three rounds a scene"
     ratio = {score.method: score.ratio.value for score in made.scores}
@@ -190,9 +190,9 @@ class Stop(Exception):
     pass
 
 
-def test_an_interrupted_run_goes_on_and_gives_the_same(tiny_scope, asked, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on_and_gives_the_same(tiny_scope, benchmark, tmp_path, monkeypatch):
     rows = rows_of(tiny_scope, "attention", "rollout")
-    whole = bench(tiny_scope, asked, rows, tmp_path / "whole")
+    whole = run_benchmark(tiny_scope, benchmark, rows, tmp_path / "whole")
 
     def stop(done, total):
         assert total == 12
@@ -200,35 +200,35 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(tiny_scope, asked, tmp_pa
             raise Stop
 
     with pytest.raises(Stop):
-        bench(tiny_scope, asked, rows, tmp_path / "o", tick=stop)
+        run_benchmark(tiny_scope, benchmark, rows, tmp_path / "o", on_progress=stop)
     lines = (tmp_path / "o" / "rows.jsonl").read_text().splitlines(keepends=True)
     assert len(lines) == 5
     with (tmp_path / "o" / "rows.jsonl").open("a") as file:
         file.write(lines[0][:40])  # a line cut off in the middle
     made = []
-    monkeypatch.setattr("vitscope.bench.runner.explained", lambda *a: made.append(a[1].label) or explained(*a))
+    monkeypatch.setattr("vitscope.bench.runner.explain_case", lambda *a: made.append(a[1].label) or explain_case(*a))
     said = []
-    resumed = bench(tiny_scope, asked, rows, tmp_path / "o", tell=said.append)
+    resumed = run_benchmark(tiny_scope, benchmark, rows, tmp_path / "o", on_note=said.append)
     assert len(made) == 12 - 5
     assert "5 maps of an earlier run" in said[0]
     for one, other in zip(resumed.scores, whole.scores, strict=True):
         assert (one.method, one.numbers, one.groups, one.p) == (other.method, other.numbers, other.groups, other.p)
     made.clear()
-    bench(tiny_scope, asked, rows_of(tiny_scope, "attention", "pca"), tmp_path / "o")
+    run_benchmark(tiny_scope, benchmark, rows_of(tiny_scope, "attention", "pca"), tmp_path / "o")
     assert set(made) == {"pca"}, "another method is added, the others stay"
 
 
-def test_other_options_are_refused_by_name(tiny_scope, asked, tmp_path):
+def test_other_options_are_refused_by_name(tiny_scope, benchmark, tmp_path):
     rows = rows_of(tiny_scope, "attention")
-    bench(tiny_scope, asked, rows, tmp_path / "o")
-    other = question(tiny_scope, "planted", count=3, size=80, seed=2)
+    run_benchmark(tiny_scope, benchmark, rows, tmp_path / "o")
+    other = make_benchmark(tiny_scope, "planted", count=3, size=80, seed=2)
     with pytest.raises(ResultError, match="seed was 1 and is 2; size was 64 and is 80") as info:
-        bench(tiny_scope, other, rows, tmp_path / "o")
+        run_benchmark(tiny_scope, other, rows, tmp_path / "o")
     assert "count" not in info.value.message
-    changed = replace(asked, options={**asked.options, "weights": "others"})
+    changed = replace(benchmark, options={**benchmark.options, "weights": "others"})
     with pytest.raises(ResultError, match="weights was .* and is 'others'"):
-        bench(tiny_scope, changed, rows, tmp_path / "o")
-    bench(tiny_scope, other, rows, tmp_path / "o", force=True)
+        run_benchmark(tiny_scope, changed, rows, tmp_path / "o")
+    run_benchmark(tiny_scope, other, rows, tmp_path / "o", force=True)
     kept = [json.loads(line) for line in (tmp_path / "o" / "rows.jsonl").read_text().splitlines()]
     assert len(kept) == 9
     assert json.loads((tmp_path / "o" / "bench.json").read_text())["seed"] == 2
@@ -251,7 +251,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 
 def test_rows_of_another_key_are_not_taken(tmp_path):
     one = RunLog(tmp_path / "o", {"seed": 0})
-    one.add(Row("attention", "a", "g", {"ap": 0.5}))
+    one.add(CaseResult("attention", "a", "g", {"ap": 0.5}))
     path = tmp_path / "o" / "rows.jsonl"
     path.write_text(path.read_text().replace('"case": "a"', '"case": "b"'))
     again = RunLog(tmp_path / "o", {"seed": 0})
@@ -275,17 +275,17 @@ def test_a_fingerprint_sees_contents_and_names(tmp_path):
 def made_up(values, seconds=1.0):
     """Rows of methods with given average precisions."""
     return [
-        Row(method, f"case {n}", "small" if n % 2 else "large", {"ap": ap, "auc": ap}, seconds)
+        CaseResult(method, f"case {n}", "small" if n % 2 else "large", {"ap": ap, "auc": ap}, seconds)
         for method, own in values.items()
         for n, ap in enumerate(own)
     ]
 
 
 def test_a_summary_by_hand():
-    about = replace(KINDS["planted"], metrics={"auc": "AUC", "ap": "AP"})
+    info = replace(KINDS["planted"], metrics={"auc": "AUC", "ap": "AP"})
     rng = np.random.default_rng(0)
     first, same = rng.uniform(0.3, 0.5, 40), rng.uniform(0.3, 0.5, 40)
-    made = summary.summarise("planted", about, made_up({"a": first, "b": first + 0.2, "c": same}), {})
+    made = summary.summarise("planted", info, made_up({"a": first, "b": first + 0.2, "c": same}), {})
     assert next(score.method for score in made.scores) == "b"
     assert made.reference == "a"
     of = {score.method: score for score in made.scores}
@@ -304,10 +304,10 @@ def test_a_summary_by_hand():
 
 
 def test_methods_are_compared_on_the_cases_that_both_have():
-    about = KINDS["planted"]
+    info = KINDS["planted"]
     rows = made_up({"a": [0.1, 0.2, 0.3], "b": [0.2, 0.3, 0.4]})
     rows[1] = replace(rows[1], numbers={}, error="broken")
-    made = summary.summarise("planted", about, rows, {})
+    made = summary.summarise("planted", info, rows, {})
     assert next(s for s in made.scores if s.method == "b").difference.value == pytest.approx(0.1)
     assert made.notes == ("a: 1 of 3 cases have no numbers, the first: broken",)
 
@@ -315,7 +315,7 @@ def test_methods_are_compared_on_the_cases_that_both_have():
 def test_pixels_of_all_photos_are_pooled():
     counts = [(10, 0, 0, 90), (0, 50, 50, 0)]
     numbers = [{"counts": c, "iou_mean": i, "ap": 0.5, "ap_both": 0.6} for c, i in zip(counts, (1.0, 0.0), strict=True)]
-    rows = [Row("a", str(n), "small", one) for n, one in enumerate(numbers)]
+    rows = [CaseResult("a", str(n), "small", one) for n, one in enumerate(numbers)]
     made = summary.summarise("segmentation", KINDS["segmentation"], rows, {}).scores[0]
     assert made.numbers["accuracy"].value == 0.5
     assert made.numbers["miou"].value == pytest.approx((10 / 110 + 90 / 190) / 2)
@@ -351,13 +351,13 @@ def test_photos_and_masks_of_one_name(photos, tiny_scope, tmp_path):
     assert [case.name for case in cases] == ["one", "two"]
     assert cases[0].load()[1].sum() == 15 * 20
     assert cases[1].load()[1].sum() == 16 * 16, "255 of a palette is a border"
-    asked = question(tiny_scope, "segmentation", images=photos[0], masks=photos[1])
-    made = bench(tiny_scope, asked, rows_of(tiny_scope, "attention"), tmp_path / "o")
+    benchmark = make_benchmark(tiny_scope, "segmentation", images=photos[0], masks=photos[1])
+    made = run_benchmark(tiny_scope, benchmark, rows_of(tiny_scope, "attention"), tmp_path / "o")
     assert set(made.scores[0].numbers) == set(KINDS["segmentation"].metrics)
     Image.new("L", (60, 40), 1).save(photos[1] / "one.png")
-    changed = question(tiny_scope, "segmentation", images=photos[0], masks=photos[1])
+    changed = make_benchmark(tiny_scope, "segmentation", images=photos[0], masks=photos[1])
     with pytest.raises(ResultError, match="masks was"):
-        bench(tiny_scope, changed, rows_of(tiny_scope, "attention"), tmp_path / "o")
+        run_benchmark(tiny_scope, changed, rows_of(tiny_scope, "attention"), tmp_path / "o")
 
 
 def test_masks_that_do_not_fit(photos, tiny_scope):
@@ -369,20 +369,20 @@ def test_masks_that_do_not_fit(photos, tiny_scope):
     with pytest.raises(UsageError, match="two masks called alone"):
         segmentation.folder_cases(images, masks)
     with pytest.raises(ImageError, match="is a JPEG"):
-        segmentation.mask_of(masks / "alone.jpg")
+        segmentation.read_mask(masks / "alone.jpg")
     (images / "alone.png").rename(images / "other.png")
     for stem in ("one", "two", "alone"):
         (masks / f"{stem}.png").unlink()
     with pytest.raises(UsageError, match="has a mask of the same name"):
         segmentation.folder_cases(images, masks)
     with pytest.raises(UsageError, match="needs --images FOLDER --masks FOLDER"):
-        question(tiny_scope, "segmentation", images=images)
+        make_benchmark(tiny_scope, "segmentation", images=images)
 
 
 def test_a_draw_of_photos_repeats():
-    assert segmentation._drawn(list(range(100)), 7, 3) == segmentation._drawn(list(range(100)), 7, 3)
-    assert len(set(segmentation._drawn(list(range(100)), 7, 3))) == 7
-    assert segmentation._drawn([1, 2], 7, 3) == [1, 2]
+    assert segmentation._sample(list(range(100)), 7, 3) == segmentation._sample(list(range(100)), 7, 3)
+    assert len(set(segmentation._sample(list(range(100)), 7, 3))) == 7
+    assert segmentation._sample([1, 2], 7, 3) == [1, 2]
 
 
 def test_the_imagenet_file(tmp_path):
@@ -473,8 +473,8 @@ def test_digits_are_asked_both_ways_and_in_grids(as_shipped, digit_scope):
 
 
 def test_methods_that_know_the_class_beat_those_that_do_not(as_shipped, digit_scope, tmp_path):
-    asked = question(digit_scope, "digits", count=6)
-    made = bench(digit_scope, asked, rows_of(digit_scope, "relevance", "rollout"), tmp_path / "o")
+    benchmark = make_benchmark(digit_scope, "digits", count=6)
+    made = run_benchmark(digit_scope, benchmark, rows_of(digit_scope, "relevance", "rollout"), tmp_path / "o")
     of = {score.method: score for score in made.scores}
     assert of["relevance"].numbers["share"].value > 0.9
     assert of["relevance"].numbers["cell share"].value > 0.6
@@ -486,7 +486,7 @@ def test_methods_that_know_the_class_beat_those_that_do_not(as_shipped, digit_sc
 
 def test_digits_need_a_model_that_names_them(tiny_scope):
     with pytest.raises(UsageError, match="does not name the digits"):
-        question(tiny_scope, "digits")
+        make_benchmark(tiny_scope, "digits")
 
 
 # --- files and the command
@@ -515,9 +515,9 @@ def test_the_report_stands_alone_and_escapes_what_it_shows(tiny_scope, tmp_path)
         rgba = np.full((30, 30, 4), 90, np.uint8)
         rgba[..., 3] = 255 * ((x - 15) ** 2 + (y - 15) ** 2 < 150)
         Image.fromarray(rgba).save(things / f"<b>bold{number}<b>.png")
-    asked = question(tiny_scope, "planted", count=3, size=64, cutouts=things)
-    asked = replace(asked, notes=(evil,), options={**asked.options, "model": evil})
-    bench(tiny_scope, asked, rows_of(tiny_scope, "attention", "rollout:layers=last2"), tmp_path / "o")
+    benchmark = make_benchmark(tiny_scope, "planted", count=3, size=64, cutouts=things)
+    benchmark = replace(benchmark, notes=(evil,), options={**benchmark.options, "model": evil})
+    run_benchmark(tiny_scope, benchmark, rows_of(tiny_scope, "attention", "rollout:layers=last2"), tmp_path / "o")
     page = Page((tmp_path / "o" / "report.html").read_text())
     assert all(link.startswith("data:image/") for link in page.links)
     assert len(page.links) == 1 + 3 * 3
@@ -529,10 +529,10 @@ def test_the_report_stands_alone_and_escapes_what_it_shows(tiny_scope, tmp_path)
     assert "http" not in (tmp_path / "o" / "report.html").read_text()
 
 
-def test_parquet_holds_every_row(tiny_scope, asked, tmp_path):
+def test_parquet_holds_every_row(tiny_scope, benchmark, tmp_path):
     pq = pytest.importorskip("pyarrow.parquet")
     rows = rows_of(tiny_scope, "attention")
-    bench(tiny_scope, asked, rows, tmp_path / "o")
+    run_benchmark(tiny_scope, benchmark, rows, tmp_path / "o")
     table = pq.read_table(tmp_path / "o" / "results.parquet").to_pylist()
     kept = [json.loads(line) for line in (tmp_path / "o" / "rows.jsonl").read_text().splitlines()]
     assert len(table) == len(kept) == 9
@@ -543,10 +543,10 @@ def test_parquet_holds_every_row(tiny_scope, asked, tmp_path):
         assert [line[n] for n in ("hits", "false", "missed", "right")] == row["numbers"]["counts"]
 
 
-def test_without_pyarrow_the_rest_is_written(tiny_scope, asked, tmp_path, monkeypatch):
+def test_without_pyarrow_the_rest_is_written(tiny_scope, benchmark, tmp_path, monkeypatch):
     monkeypatch.setattr("vitscope.bench.benchmark.find_spec", lambda name: None)
     said = []
-    bench(tiny_scope, asked, rows_of(tiny_scope, "attention"), tmp_path / "o", tell=said.append)
+    run_benchmark(tiny_scope, benchmark, rows_of(tiny_scope, "attention"), tmp_path / "o", on_note=said.append)
     assert "vitscope[batch]" in said[0]
     assert sorted(p.name for p in (tmp_path / "o").iterdir()) == [
         *("bench.json", "report.html", "results.json", "rows.jsonl"),
@@ -614,8 +614,8 @@ def test_the_embedded_model_finds_planted_objects(as_shipped, tmp_path):
     import vitscope
 
     scope = vitscope.load("embedded:dinov2-small")
-    asked = question(scope, "planted", count=4, size=224)
-    made = bench(scope, asked, rows_of(scope, "auto", "attention"), tmp_path / "o")
+    benchmark = make_benchmark(scope, "planted", count=4, size=224)
+    made = run_benchmark(scope, benchmark, rows_of(scope, "auto", "attention"), tmp_path / "o")
     of = {score.method: score.numbers for score in made.scores}
     assert of["auto"]["auc"].value > 0.9
     assert of["auto"]["ap"].value > of["centre prior"]["ap"].value + 0.3

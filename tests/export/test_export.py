@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from vitscope.errors import MissingDependencyError, ResultError, UsageError
-from vitscope.export.coco import coco, region
+from vitscope.export.coco import bright_region, coco
 from vitscope.export.fiftyone import add
 
 FIFTYONE = Path(__file__).parents[2] / ".cache" / "fiftyone"  # put there by tests/beside.sh
@@ -31,16 +31,16 @@ def decoded(segmentation):
 
 
 def test_the_region_is_the_largest_bright_part(explained):
-    inside = region(explained(MAP, (40, 30)), 0.2)
+    inside = bright_region(explained(MAP, (40, 30)), 0.2)
     assert sorted({(y // 10, x // 10) for y, x in np.argwhere(inside)}) == [(0, 1), (1, 0), (1, 1)]
     assert inside.sum() == 300
 
 
 def test_a_map_without_light_and_a_flat_one_have_a_region(explained):
-    assert region(explained(np.zeros((2, 2)), (20, 20)), 0.2).all()
-    assert region(explained(-np.ones((2, 2)), (20, 20)), 0.2).all()
+    assert bright_region(explained(np.zeros((2, 2)), (20, 20)), 0.2).all()
+    assert bright_region(explained(-np.ones((2, 2)), (20, 20)), 0.2).all()
     with pytest.raises(UsageError, match=r"in \[0, 1\)"):
-        region(explained(MAP, (40, 30)), 1.0)
+        bright_region(explained(MAP, (40, 30)), 1.0)
 
 
 def test_coco_tells_one_region_a_map(explained):
@@ -59,7 +59,7 @@ def test_coco_tells_one_region_a_map(explained):
     first = told["annotations"][0]
     assert first["bbox"] == [0, 0, 20, 20]
     assert first["area"] == 300
-    assert np.array_equal(decoded(first["segmentation"]), region(explained(MAP, (40, 30)), 0.2))
+    assert np.array_equal(decoded(first["segmentation"]), bright_region(explained(MAP, (40, 30)), 0.2))
 
 
 def test_the_runs_begin_with_what_is_outside(explained):

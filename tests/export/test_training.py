@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from vitscope.errors import ImageError, MissingDependencyError, UsageError
 from vitscope.export import tensorboard, wandb
-from vitscope.export._callback import Watched
+from vitscope.export._callback import LoggedPhotos
 from vitscope.metrics.concentration import concentration
 
 STEPS, EVERY = 6, 3
@@ -153,8 +153,8 @@ def test_wandb_is_asked_for_by_name(monkeypatch):
 
 def test_nothing_to_watch_is_said_at_once(photo):
     with pytest.raises(UsageError, match="0 photos and every=100"):
-        Watched.of([], RecordedCall(), 100, {})
+        LoggedPhotos.read([], RecordedCall(), 100, {})
     with pytest.raises(UsageError, match="every=0"):
-        Watched.of([photo], RecordedCall(), 0, {})
+        LoggedPhotos.read([photo], RecordedCall(), 0, {})
     with pytest.raises(ImageError, match="does not exist"):
-        Watched.of(["nowhere.jpg"], RecordedCall(), 1, {})
+        LoggedPhotos.read(["nowhere.jpg"], RecordedCall(), 1, {})

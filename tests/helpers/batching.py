@@ -3,14 +3,14 @@
 import numpy as np
 import pyarrow.parquet as pq
 
-from vitscope.batch.types import Plan
+from vitscope.batch.types import BatchPlan
 
 # float32 sums in another order, then float16: two units in its last place, of the map's largest value
 CLOSE = {"rtol": 2e-3, "atol": 2e-3}
 
 
 def plan(**options):
-    return Plan("tiny", **{"methods": ("rollout",), "shard_size": 4, "workers": 2} | options)
+    return BatchPlan("tiny", **{"methods": ("rollout",), "shard_size": 4, "workers": 2} | options)
 
 
 def table(out):

@@ -15,37 +15,37 @@ from typing import Any, BinaryIO
 from vitscope.batch.types import Ref
 from vitscope.errors import MissingDependencyError, UnknownNameError, UsageError, VitscopeError
 
-__all__ = ["COLUMNS", "expand", "opened", "why"]
+__all__ = ["IMAGE_COLUMNS", "failure_reason", "list_refs", "open_file"]
 
-COLUMNS = ("image", "image_bytes", "bytes", "jpg", "png", "path", "image_path", "file_name", "filename", "url")
-_IN_TARS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".ppm", ".pgm", ".gif", ".bmp", ".tif", ".tiff"})
+IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "png", "path", "image_path", "file_name", "filename", "url")
+_TAR_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".ppm", ".pgm", ".gif", ".bmp", ".tif", ".tiff"})
 
 
-def expand(path: str, key: str, holding: str, column: str | None, stride: int) -> Iterator[Ref]:
+def list_refs(path: str, key: str, file_kind: str, column: str | None, stride: int) -> Iterator[Ref]:
     """The refs of one file; their `row` is not set yet."""
-    listed = {"parquet": _of_parquet, "webdataset": _of_tar, "video": _of_video}.get(holding)
-    if listed is None:
+    list_file = {"parquet": _list_parquet, "webdataset": _list_tar, "video": _list_video}.get(file_kind)
+    if list_file is None:
         yield Ref(0, key, path, "file", path)
         return
     try:
-        yield from listed(path, key, column if holding == "parquet" else stride)  # type: ignore[operator]
+        yield from list_file(path, key, column if file_kind == "parquet" else stride)  # type: ignore[operator]
     except VitscopeError:
         raise
     except Exception as error:  # whatever a broken file makes its library raise
-        yield Ref(0, f"{key}!", path, "broken", path, column=f"cannot be read as {holding}: {why(error)}")
+        yield Ref(0, f"{key}!", path, "broken", path, column=f"cannot be read as {file_kind}: {failure_reason(error)}")
 
 
-def why(error: BaseException) -> str:
+def failure_reason(error: BaseException) -> str:
     """What went wrong in words, without the path: fsspec raises an OSError of nothing but the URL, from the cause."""
     if isinstance(error, OSError) and error.errno is None and error.__cause__ is not None:
-        return why(error.__cause__)
+        return failure_reason(error.__cause__)
     if isinstance(error, FileNotFoundError) and error.errno is None:
         return "does not exist"
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
 @contextmanager
-def opened(path: str) -> Iterator[BinaryIO]:
+def open_file(path: str) -> Iterator[BinaryIO]:
     """A local file or a URL, open for reading anywhere; fetched whole, onto disk, where a web server gives no parts."""
     if "://" not in path:
         with open(path, "rb") as file:  # noqa: PTH123  # a name may hold bytes that are no text
@@ -55,7 +55,7 @@ def opened(path: str) -> Iterator[BinaryIO]:
 
     files, place = fsspec.core.url_to_fs(path)
     with files.open(place, "rb") as file:
-        if _gives_parts(file):
+        if _supports_ranges(file):
             yield file
             return
     with files.open(place, "rb", block_size=0) as stream, TemporaryFile() as whole:
@@ -64,7 +64,7 @@ def opened(path: str) -> Iterator[BinaryIO]:
         yield whole
 
 
-def _gives_parts(file: Any) -> bool:
+def _supports_ranges(file: Any) -> bool:
     """Some web servers send a file from its beginning only, and do not say so before they are asked for its end."""
     try:
         file.seek(file.size - 1)
@@ -75,12 +75,12 @@ def _gives_parts(file: Any) -> bool:
     return True
 
 
-def _of_parquet(path: str, key: str, column: str | None) -> Iterator[Ref]:
+def _list_parquet(path: str, key: str, column: str | None) -> Iterator[Ref]:
     import pyarrow.parquet as pq
 
-    with opened(path) as file, pq.ParquetFile(file) as table:
+    with open_file(path) as file, pq.ParquetFile(file) as table:
         names = table.schema_arrow.names
-        chosen = column or next((name for name in COLUMNS if name in names), None)
+        chosen = column or next((name for name in IMAGE_COLUMNS if name in names), None)
         if chosen not in names:
             if column:
                 raise UnknownNameError(f"column of {path}", column, names)
@@ -94,21 +94,21 @@ def _of_parquet(path: str, key: str, column: str | None) -> Iterator[Ref]:
                 row += 1
 
 
-def _of_tar(path: str, key: str, _stride: int) -> Iterator[Ref]:
-    with opened(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+def _list_tar(path: str, key: str, _stride: int) -> Iterator[Ref]:
+    with open_file(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
         for member in archive:
             archive.members = []  # type: ignore[attr-defined]  # or all headers stay in memory
-            if member.isreg() and PurePosixPath(member.name).suffix.lower() in _IN_TARS:
+            if member.isreg() and PurePosixPath(member.name).suffix.lower() in _TAR_SUFFIXES:
                 name = member.name
                 yield Ref(0, f"{key}::{name}", f"{path}::{name}", "tar", path, member.offset_data, member.size)
 
 
-def _of_video(path: str, key: str, stride: int) -> Iterator[Ref]:
+def _list_video(path: str, key: str, stride: int) -> Iterator[Ref]:
     if find_spec("av") is None:
         raise MissingDependencyError("reading videos needs PyAV, which", "video")
     import av
 
-    with opened(path) as file, av.open(file, "r") as video:
+    with open_file(path) as file, av.open(file, "r") as video:
         stream: Any = video.streams.video[0]
         stamps = sorted(packet.pts for packet in video.demux(stream) if packet.pts is not None)
         base, before = float(stream.time_base), 0

@@ -19,49 +19,49 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitscope.batch.crash_log import CrashLog
-from vitscope.batch.output import writing
-from vitscope.batch.types import Plan, Ref, Task
+from vitscope.batch.output import write_errors
+from vitscope.batch.types import BatchPlan, Ref, Task
 from vitscope.errors import VitscopeError
 
 if TYPE_CHECKING:
     from vitscope.scope import Scope
 
-__all__ = ["trial", "watching"]
+__all__ = ["open_crash_log", "try_in_subprocess"]
 
 _READY = b"ready"
 _ASKED_TO_STOP = (-signal.SIGINT, -signal.SIGTERM)
 
 
 @contextmanager
-def watching(folder: Path, plan: Plan, *, model: bool) -> Iterator[CrashLog]:
+def open_crash_log(folder: Path, plan: BatchPlan, *, model: bool) -> Iterator[CrashLog]:
     """CrashLog a run into `folder`; with `model`, the plan's model can be loaded in another process.
 
     Raises:
         ResultError: the folder cannot be written.
     """
-    with writing(folder):
-        watch = CrashLog(folder, lambda refs: trial(refs, plan, model=model))
+    with write_errors(folder):
+        log = CrashLog(folder, lambda refs: try_in_subprocess(refs, plan, model=model))
     try:
-        yield watch
+        yield log
     finally:
-        watch.close()
+        log.close()
 
 
-def trial(refs: Sequence[Ref], plan: Plan, *, model: bool) -> dict[str, str]:
+def try_in_subprocess(refs: Sequence[Ref], plan: BatchPlan, *, model: bool) -> dict[str, str]:
     """Work on each picture in a process apart; by id, how that died, where it did.
 
     Cost: the time to load the model, once and again after each death, and one picture after another.
     """
-    left, deadly = [*refs], dict[str, str]()
+    left, crashing = [*refs], dict[str, str]()
     while left:
         command = [sys.executable, "-m", "vitscope.batch.crash_trial"]
         done = subprocess.run(command, input=pickle.dumps((left, plan, model)), capture_output=True, check=False)
-        said = {*done.stdout.splitlines()}
-        left = [ref for ref in left if ref.id.encode() not in said]
-        if not left or _READY not in said or not _died(done.returncode):
+        survived = {*done.stdout.splitlines()}
+        left = [ref for ref in left if ref.id.encode() not in survived]
+        if not left or _READY not in survived or not _died(done.returncode):
             break  # what went wrong in another way will be an error in the run itself
-        deadly[left.pop(0).id] = f"the process dies over it ({_named(done.returncode)})"
-    return deadly
+        crashing[left.pop(0).id] = f"the process dies over it ({_death_name(done.returncode)})"
+    return crashing
 
 
 def _died(code: int) -> bool:
@@ -69,15 +69,15 @@ def _died(code: int) -> bool:
     return (code < 0 and code not in _ASKED_TO_STOP) or code >= 0xC0000000
 
 
-def _named(code: int) -> str:
+def _death_name(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else hex(code)
 
 
-def _try(refs: Sequence[Ref], plan: Plan, model: bool) -> None:
+def _try(refs: Sequence[Ref], plan: BatchPlan, model: bool) -> None:
     """In the process apart: a line on stdout when all is ready, and for each picture that is survived."""
-    from vitscope.batch.fetch import reading
+    from vitscope.batch.fetch import image_reader
 
-    with reading() as fetch:
+    with image_reader() as fetch:
         work: Callable[[Ref], object] = partial(_explained, _loaded(plan), plan) if model else fetch
         os.write(1, _READY + b"\n")
         for ref in refs:
@@ -86,13 +86,13 @@ def _try(refs: Sequence[Ref], plan: Plan, model: bool) -> None:
             os.write(1, f"{ref.id}\n".encode())
 
 
-def _loaded(plan: Plan) -> "Scope":
+def _loaded(plan: BatchPlan) -> "Scope":
     from vitscope.scope import load
 
     return load(plan.model, revision=plan.revision, device=plan.device, dtype=plan.dtype)
 
 
-def _explained(scope: "Scope", plan: Plan, ref: Ref) -> None:
+def _explained(scope: "Scope", plan: BatchPlan, ref: Ref) -> None:
     from vitscope.batch.worker import outcomes
 
     list(outcomes([Task(0, (ref,))], replace(plan, metrics=(), overlays=False, workers=1), scope))

@@ -9,21 +9,21 @@ from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
-from vitscope.batch.archives import opened, why
+from vitscope.batch.archives import failure_reason, open_file
 from vitscope.batch.fault_injection import reach
 from vitscope.batch.types import Ref
 from vitscope.errors import ImageError
 from vitscope.images import Picture, decoded, load_image
 
-__all__ = ["Reader", "reading"]
+__all__ = ["ImageReader", "image_reader"]
 
 # from a ref to its picture and the SHA-256 of its bytes, or of the pixels for a frame of a video
-Reader: TypeAlias = Callable[[Ref], tuple[Picture, str]]
+ImageReader: TypeAlias = Callable[[Ref], tuple[Picture, str]]
 _NEAR = 10.0  # seconds that are rather decoded than jumped over
 
 
 @contextmanager
-def reading() -> Iterator[Reader]:
+def image_reader() -> Iterator[ImageReader]:
     """A reader that several threads may share; it keeps the last row group and the last video open.
 
     The reader raises ImageError for whatever keeps a picture from being read.
@@ -37,7 +37,7 @@ def reading() -> Iterator[Reader]:
                 raise
             except Exception as error:  # any library below, on any broken file
                 hint = "check the path" if isinstance(error, OSError) else "check it"
-                raise ImageError(f"{ref.source} cannot be read: {why(error)}", hint) from error
+                raise ImageError(f"{ref.source} cannot be read: {failure_reason(error)}", hint) from error
 
         yield fetch
 
@@ -68,7 +68,7 @@ def _whole(path: str) -> bytes:
         files, place = fsspec.core.url_to_fs(path)
         data: bytes = files.cat_file(place)  # one request, where opening it takes two
         return data
-    with opened(path) as file:
+    with open_file(path) as file:
         return file.read()
 
 
@@ -93,13 +93,13 @@ class _Tar:
     def part(self, ref: Ref) -> bytes:
         """The bytes of a member."""
         if "://" not in ref.path:
-            with opened(ref.path) as file:
+            with open_file(ref.path) as file:
                 return _part(file, ref)
         with self._lock:
             if self._file is None or ref.path != self._path:
                 self._stack.close()
                 self._file = None
-                self._file, self._path = self._stack.enter_context(opened(ref.path)), ref.path
+                self._file, self._path = self._stack.enter_context(open_file(ref.path)), ref.path
             return _part(self._file, ref)
 
 
@@ -122,7 +122,7 @@ class _RowGroup:
 
         with self._lock:
             if self._of != (ref.path, ref.group, ref.column):
-                with opened(ref.path) as file, pq.ParquetFile(file) as table:
+                with open_file(ref.path) as file, pq.ParquetFile(file) as table:
                     self._values = table.read_row_group(ref.group, columns=[ref.column]).column(0)
                 self._of = (ref.path, ref.group, ref.column)
             assert self._values is not None
@@ -185,7 +185,7 @@ class _Video:
 
         self._stack.close()
         self._kept = {}
-        file = self._stack.enter_context(opened(path))
+        file = self._stack.enter_context(open_file(path))
         self._container = self._stack.enter_context(av.open(file))
         stream = self._container.streams.video[0]
         stream.thread_type = "AUTO"

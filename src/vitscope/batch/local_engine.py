@@ -7,8 +7,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitscope.batch.crash_trial import watching
-from vitscope.batch.types import Advance, Commit, Plan, Task
+from vitscope.batch.crash_trial import open_crash_log
+from vitscope.batch.types import BatchPlan, CommitCallback, ProgressCallback, Task
 from vitscope.batch.worker import outcomes
 
 if TYPE_CHECKING:
@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 
-def run(tasks: Iterator[Task], plan: Plan, scope: "Scope", commit: Commit, advance: Advance, out: Path) -> None:
+def run(
+    tasks: Iterator[Task],
+    plan: BatchPlan,
+    scope: "Scope",
+    commit: CommitCallback,
+    on_progress: ProgressCallback,
+    out: Path,
+) -> None:
     """Explain every task here, in order; at most two finished shards wait to be written.
 
     A picture over which the process died twice is tried in a process apart before it is worked on again.
@@ -28,11 +35,13 @@ def run(tasks: Iterator[Task], plan: Plan, scope: "Scope", commit: Commit, advan
     waiting: deque[Future[object]] = deque()
     loadable = scope.adapter.reference == plan.model
     with (
-        watching(out, plan, model=loadable) as watch,
+        open_crash_log(out, plan, model=loadable) as crash_log,
         ThreadPoolExecutor(1, "vitscope-write") as writer,
-        closing(outcomes(watch.judged(tasks), plan, scope, out=out, advance=advance, watch=watch)) as made,
+        closing(
+            outcomes(crash_log.screened(tasks), plan, scope, out=out, on_progress=on_progress, crash_log=crash_log)
+        ) as results,
     ):
-        for outcome in made:
+        for outcome in results:
             while waiting and (len(waiting) > 1 or waiting[0].done()):
                 waiting.popleft().result()
             waiting.append(writer.submit(commit, outcome))

@@ -18,7 +18,7 @@ from vitscope.batch.fault_injection import reach
 from vitscope.batch.types import SCHEMA, Outcome, Task
 from vitscope.errors import ResultError, UsageError
 
-__all__ = ["Entry", "Output", "listed", "output", "refused", "write_shard", "writing"]
+__all__ = ["OutputFolder", "ShardRecord", "check_output", "open_output", "read_manifest", "write_errors", "write_shard"]
 
 PLAN, MANIFEST, LOCK = "batch.json", "manifest.json", ".lock"
 DATA, STATS, OVERLAYS = "data", "stats", "overlays"
@@ -27,7 +27,7 @@ _GO_ON = "run again with --resume to go on: what is finished can be read, and is
 
 
 @dataclass(frozen=True)
-class Entry:
+class ShardRecord:
     """What the manifest says of a finished shard.
 
     Attributes:
@@ -49,7 +49,7 @@ class Entry:
     failed: int
 
 
-def write_shard(folder: Path, outcome: Outcome) -> Entry:
+def write_shard(folder: Path, outcome: Outcome) -> ShardRecord:
     """Write a shard and its statistics into an output folder, from any process that sees it; the caller lists it.
 
     Both appear whole or not at all, and a shard that was written before is replaced by the same.
@@ -62,7 +62,7 @@ def write_shard(folder: Path, outcome: Outcome) -> Entry:
     pq.write_table(outcome.table, buffer, compression="zstd")
     data = buffer.getvalue()
     stats = outcome.stats
-    entry = Entry(
+    shard = ShardRecord(
         number=outcome.number,
         digest=outcome.digest,
         file=f"{DATA}/{name}.parquet",
@@ -71,58 +71,58 @@ def write_shard(folder: Path, outcome: Outcome) -> Entry:
         rows=stats["rows"],
         failed=stats["failed"],
     )
-    with writing(folder):
+    with write_errors(folder):
         reach("before-shard-write")
-        _put(folder / entry.file, data, "shard")
+        _put(folder / shard.file, data, "shard")
         reach("after-shard-rename")
-        _put(folder / STATS / f"{name}.json", _json({**asdict(entry), **stats}), "stats")
+        _put(folder / STATS / f"{name}.json", _json({**asdict(shard), **stats}), "stats")
         reach("after-stats-rename")
-    return entry
+    return shard
 
 
-class Output:
+class OutputFolder:
     """An output folder that is held for writing. Made by `output`."""
 
-    def __init__(self, folder: Path, entries: Iterable[Entry]) -> None:
-        self.folder, self._entries = folder, {entry.number: entry for entry in entries}
+    def __init__(self, folder: Path, shards: Iterable[ShardRecord]) -> None:
+        self.folder, self._shards = folder, {shard.number: shard for shard in shards}
 
     @property
-    def entries(self) -> tuple[Entry, ...]:
+    def shards(self) -> tuple[ShardRecord, ...]:
         """The finished shards."""
-        return tuple(self._entries[number] for number in sorted(self._entries))
+        return tuple(self._shards[number] for number in sorted(self._shards))
 
-    def left(self, tasks: Iterator[Task]) -> Iterator[Task]:
+    def remaining(self, tasks: Iterator[Task]) -> Iterator[Task]:
         """The tasks whose shards are not finished yet.
 
         Raises:
             ResultError: a finished shard holds other pictures than its task: the source has changed.
         """
         for task in tasks:
-            entry = self._entries.get(task.number)
-            if entry is None:
+            shard = self._shards.get(task.number)
+            if shard is None:
                 yield task
-            elif entry.digest != task.digest:
+            elif shard.digest != task.digest:
                 raise ResultError(
                     f"the source has changed since {self.folder} was begun: shard {task.number} held other pictures",
                     "choose another --out, or put the source back as it was",
                 )
 
-    def commit(self, outcome: Outcome) -> Entry:
+    def commit(self, outcome: Outcome) -> ShardRecord:
         """Write a shard and list it; on disk before this returns. One caller at a time."""
-        entry = write_shard(self.folder, outcome)
-        self.enlist(entry)
-        return entry
+        shard = write_shard(self.folder, outcome)
+        self.record(shard)
+        return shard
 
-    def enlist(self, entry: Entry) -> None:
+    def record(self, shard: ShardRecord) -> None:
         """List a shard that `write_shard` wrote; on disk before this returns. One caller at a time."""
-        self._entries[entry.number] = entry
-        document = {"schema": SCHEMA, "shards": [asdict(one) for one in self.entries]}
-        with writing(self.folder):
+        self._shards[shard.number] = shard
+        document = {"schema": SCHEMA, "shards": [asdict(one) for one in self.shards]}
+        with write_errors(self.folder):
             _put(self.folder / MANIFEST, _json(document, indent=None), "manifest")
 
 
 @contextmanager
-def output(folder: Path, plan: Mapping[str, Any], *, resume: bool) -> Iterator[Output]:
+def open_output(folder: Path, plan: Mapping[str, Any], *, resume: bool) -> Iterator[OutputFolder]:
     """Hold an output folder for writing, new or begun before.
 
     Args:
@@ -136,8 +136,8 @@ def output(folder: Path, plan: Mapping[str, Any], *, resume: bool) -> Iterator[O
             options (which are named), somebody is writing into it, or it cannot be written.
     """
     plan = json.loads(json.dumps(plan))
-    with writing(folder, "check the path, or choose another --out"):
-        begun = _begun(folder, resume)
+    with write_errors(folder, "check the path, or choose another --out"):
+        resuming = _holds_run(folder, resume)
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK, timeout=0)
         try:
@@ -146,34 +146,34 @@ def output(folder: Path, plan: Mapping[str, Any], *, resume: bool) -> Iterator[O
             raise ResultError(f"somebody is writing into {folder}", "wait for it, or choose another --out") from None
     try:
         reach("after-lock")
-        with writing(folder):
-            begun = begun or _begun(folder, resume)  # somebody may have begun while this waited
-            if begun:
-                _compare(folder, plan)
+        with write_errors(folder):
+            resuming = resuming or _holds_run(folder, resume)  # somebody may have begun while this waited
+            if resuming:
+                _check_same_options(folder, plan)
             for name in (DATA, STATS):
                 (folder / name).mkdir(exist_ok=True)
-                for left in (folder / name).glob(".*.part"):
-                    left.unlink()
-            if not begun:
+                for remaining in (folder / name).glob(".*.part"):
+                    remaining.unlink()
+            if not resuming:
                 _put(folder / PLAN, _json(plan), "plan")
                 reach("after-plan")
-        yield Output(folder, listed(folder))
+        yield OutputFolder(folder, read_manifest(folder))
     finally:
         lock.release()
 
 
-def refused(folder: Path, *, resume: bool) -> None:
+def check_output(folder: Path, *, resume: bool) -> None:
     """Look at an output folder before the model is loaded.
 
     Raises:
         UsageError: a URL.
         ResultError: it holds something else, or a run that is not to be gone on with.
     """
-    with writing(folder, "check the path"):
-        _begun(folder, resume)
+    with write_errors(folder, "check the path"):
+        _holds_run(folder, resume)
 
 
-def _begun(folder: Path, resume: bool) -> bool:
+def _holds_run(folder: Path, resume: bool) -> bool:
     """Does the folder hold a run of ours?"""
     if _URL.match(place := folder.as_posix()) and not folder.exists():
         raise UsageError(
@@ -194,7 +194,7 @@ def _begun(folder: Path, resume: bool) -> bool:
     return False
 
 
-def _compare(folder: Path, plan: Mapping[str, Any]) -> None:
+def _check_same_options(folder: Path, plan: Mapping[str, Any]) -> None:
     """The run that is there was begun with the same options."""
     try:
         was = json.loads((folder / PLAN).read_text("utf-8"))
@@ -208,7 +208,7 @@ def _compare(folder: Path, plan: Mapping[str, Any]) -> None:
         )
 
 
-def listed(folder: Path) -> tuple[Entry, ...]:
+def read_manifest(folder: Path) -> tuple[ShardRecord, ...]:
     """The finished shards of an output folder, in order; also while somebody writes into it.
 
     Raises:
@@ -221,13 +221,13 @@ def listed(folder: Path) -> tuple[Entry, ...]:
         document = json.loads(path.read_text("utf-8"))
         if document["schema"] != SCHEMA:
             raise ResultError(f"{folder} has schema {document['schema']}, this vitscope writes {SCHEMA}", "update it")
-        entries = [Entry(**one) for one in document["shards"]]
+        shards = [ShardRecord(**one) for one in document["shards"]]
     except (ValueError, TypeError, KeyError) as error:
         raise ResultError(f"{path} is not what a run wrote: {error}", "choose another --out") from error
-    for entry in entries:
-        if not (folder / entry.file).is_file():
-            raise ResultError(f"{folder / entry.file} is listed as finished and is not there", "put it back")
-    return tuple(sorted(entries, key=lambda entry: entry.number))
+    for shard in shards:
+        if not (folder / shard.file).is_file():
+            raise ResultError(f"{folder / shard.file} is listed as finished and is not there", "put it back")
+    return tuple(sorted(shards, key=lambda shard: shard.number))
 
 
 def _json(document: Any, indent: int | None = 1) -> bytes:
@@ -267,7 +267,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def writing(folder: Path, hint: str = _GO_ON) -> Iterator[None]:
+def write_errors(folder: Path, hint: str = _GO_ON) -> Iterator[None]:
     """Whatever the system says against writing becomes one line."""
     try:
         yield

@@ -10,17 +10,17 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from vitscope.batch.output import OVERLAYS, listed, writing
+from vitscope.batch.output import OVERLAYS, read_manifest, write_errors
 from vitscope.batch.types import Ref
 from vitscope.errors import MissingDependencyError, ResultError
 
 if TYPE_CHECKING:
     from vitscope.explanation import Explanation
 
-__all__ = ["draw", "drawn", "film"]
+__all__ = ["overlay_paths", "write_overlay", "write_video"]
 
 
-def draw(e: "Explanation", out: Path, number: int, ref: Ref, which: int) -> str:
+def write_overlay(e: "Explanation", out: Path, number: int, ref: Ref, which: int) -> str:
     """Write the overlay of one row; its path within the output folder.
 
     The style is the model's own where vitscope chose the method, as on the command line. The file appears whole; it is
@@ -29,24 +29,24 @@ def draw(e: "Explanation", out: Path, number: int, ref: Ref, which: int) -> str:
     inside = f"{OVERLAYS}/{number:06d}/{ref.id}-{e.method}-{which}.png"
     path = out / inside
     part = path.with_name(f".{path.name}.part")
-    with writing(out):
+    with write_errors(out):
         path.parent.mkdir(parents=True, exist_ok=True)
         e.overlay(**dict(e.provenance.get("drawing", {}))).save(part, "PNG", compress_level=4)
         part.replace(path)
     return inside
 
 
-def drawn(out: Path) -> Iterator[Path]:
+def overlay_paths(out: Path) -> Iterator[Path]:
     """The overlays of an output folder in the order of its source, of each photo the first."""
     last = None
-    for entry in listed(out):
-        for row in pq.read_table(out / entry.file, columns=["id", "overlay"]).to_pylist():
+    for shard in read_manifest(out):
+        for row in pq.read_table(out / shard.file, columns=["id", "overlay"]).to_pylist():
             if row["overlay"] and row["id"] != last:
                 last = row["id"]
                 yield out / row["overlay"]
 
 
-def film(pictures: Iterable[Path], path: Path, rate: float = 10.0) -> Path:
+def write_video(pictures: Iterable[Path], path: Path, rate: float = 10.0) -> Path:
     """One video of pictures, in their order, at the size of the first.
 
     Args:
@@ -62,15 +62,15 @@ def film(pictures: Iterable[Path], path: Path, rate: float = 10.0) -> Path:
         raise MissingDependencyError("writing videos needs PyAV, which", "video")
     part = path.with_name(f".part.{path.name}")
     try:
-        with writing(path, "check the path"):
-            _encoded(pictures, part, rate)
+        with write_errors(path, "check the path"):
+            _encode(pictures, part, rate)
             part.replace(path)
     finally:
         part.unlink(missing_ok=True)
     return path
 
 
-def _encoded(pictures: Iterable[Path], path: Path, rate: float) -> None:
+def _encode(pictures: Iterable[Path], path: Path, rate: float) -> None:
     import av
 
     with av.open(str(path), "w") as video:

@@ -11,7 +11,7 @@ from typing import Any
 
 from vitscope.errors import MissingDependencyError, ResultError, UsageError, first_line
 
-__all__ = ["Cluster", "connected", "start"]
+__all__ = ["Cluster", "connected", "start_ray"]
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,17 @@ class Cluster:
         address: of a running cluster (`auto`, `ray://HOST:PORT`); None starts one on this machine, for this run only.
         workers: actors; None takes one per GPU, or where there is none one per CPU but one.
         cpus: CPUs for each actor.
-        patience: seconds without any progress after which the run fails; the first piece has three minutes
+        stall_timeout: seconds without any progress after which the run fails; the first piece has three minutes
             to be begun.
     """
 
     address: str | None = None
     workers: int | None = None
     cpus: int = 1
-    patience: float | int = 600
+    stall_timeout: float | int = 600
 
     def __post_init__(self) -> None:
-        if (self.workers is not None and self.workers < 1) or self.cpus < 1 or self.patience <= 0:
+        if (self.workers is not None and self.workers < 1) or self.cpus < 1 or self.stall_timeout <= 0:
             raise UsageError(f"workers, cpus and patience are above zero, not {self}")
 
 
@@ -46,16 +46,16 @@ def connected(cluster: Cluster) -> Iterator[tuple[int, bool]]:
         import ray.data
     except ImportError:
         raise MissingDependencyError("Ray", "ray") from None
-    ours = not ray.is_initialized()
+    started_here = not ray.is_initialized()
     with ExitStack() as until:
-        if ours:
+        if started_here:
             folder = until.enter_context(TemporaryDirectory(prefix="vitscope-ray-"))
-            start(cluster, Path(folder))
+            start_ray(cluster, Path(folder))
             until.callback(ray.shutdown)
-        yield _workers(cluster), ours
+        yield _workers(cluster), started_here
 
 
-def start(cluster: Cluster, folder: Path) -> None:
+def start_ray(cluster: Cluster, folder: Path) -> None:
     """Start Ray or go to where it runs.
 
     Args:
@@ -73,11 +73,11 @@ def start(cluster: Cluster, folder: Path) -> None:
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     if cluster.address is None:
-        with _lean(folder):
+        with _without_rfc3987(folder):
             _start_here((cluster.workers or max(1, (os.cpu_count() or 1) - 1)) * cluster.cpus, quiet)
         return
     try:
-        _knock(cluster.address)
+        _check_reachable(cluster.address)
         ray.init(address=cluster.address, **quiet)
     except Exception as error:  # ConnectionError, ValueError, RuntimeError: by version and form of address
         raise UsageError(
@@ -86,7 +86,7 @@ def start(cluster: Cluster, folder: Path) -> None:
 
 
 @contextmanager
-def _lean(folder: Path) -> Iterator[None]:
+def _without_rfc3987(folder: Path) -> Iterator[None]:
     """What is started meanwhile imports faster.
 
     Each of Ray's own processes, a dozen, imports jsonschema, which where Jupyter is installed works out a grammar of
@@ -119,7 +119,7 @@ def _start_here(cpus: int, quiet: dict[str, Any]) -> None:
             return
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Ray itself takes minutes to find out that nobody is there."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdigit():

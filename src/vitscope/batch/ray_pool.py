@@ -19,15 +19,15 @@ from typing import Any, Protocol, runtime_checkable
 from vitscope.batch.ray_cluster import Cluster, connected
 from vitscope.errors import ResultError, VitscopeError, first_line
 
-__all__ = ["DEATHS", "Job", "NoProgressError", "run"]
+__all__ = ["MAX_WORKER_DEATHS", "NoProgressError", "TaskHandler", "run"]
 
-DEATHS = 3  # workers that a piece may cost before it is given up
+MAX_WORKER_DEATHS = 3  # workers that a piece may cost before it is given up
 _IN_FLIGHT = 2  # pieces an actor holds: one in work, one waiting
-_READING = 0.5  # CPUs of the task that takes pieces from the desk; unlike the actors', or Ray fuses it into them
-_WAITING = 4  # pieces per worker on the desk
+_READER_CPUS = 0.5  # CPUs of the task that takes pieces from the desk; unlike the actors', or Ray fuses it into them
+_QUEUED_PER_WORKER = 4  # pieces per worker on the desk
 _POLL = 0.25  # seconds
-_STARTING = 180  # seconds until the first piece is begun, whatever the patience
-_LEAVE = 10  # seconds that a cluster which runs on gets to end what was given up
+_START_TIMEOUT = 180  # seconds until the first piece is begun, whatever the patience
+_DRAIN_TIMEOUT = 10  # seconds that a cluster which runs on gets to end what was given up
 
 
 class NoProgressError(VitscopeError):
@@ -35,13 +35,13 @@ class NoProgressError(VitscopeError):
 
 
 @runtime_checkable
-class Job(Protocol):
+class TaskHandler(Protocol):
     """What a worker does; made in the worker, once, when its first piece comes."""
 
-    def __call__(self, piece: Any, tick: Callable[[], None], /) -> Any:
+    def __call__(self, task: Any, heartbeat: Callable[[], None], /) -> Any:
         """Do one piece; `tick()` tells that something moves."""
 
-    def give_up(self, piece: Any, deaths: int, /) -> Any:
+    def give_up(self, task: Any, deaths: int, /) -> Any:
         """What stands for a piece that killed this many workers."""
 
 
@@ -53,61 +53,65 @@ class TaskBoard:
     """
 
     def __init__(self, room: int) -> None:
-        self.pieces: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(room)
+        self.tasks: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(room)
         self.tries: dict[str, int] = {}
-        self.hands: dict[str, tuple[str, float]] = {}
-        self.moves, self.begun = 0, False
+        self.holders: dict[str, tuple[str, float]] = {}
+        self.progress, self.started = 0, False
 
-    async def put(self, piece: dict[str, Any] | None) -> None:
+    async def put(self, task: dict[str, Any] | None) -> None:
         """A piece that waits; None is the end. Answers when there is room for it."""
-        await self.pieces.put(piece)
+        await self.tasks.put(task)
 
     async def take(self) -> dict[str, Any] | None:
         """The next piece, when there is one."""
-        return await self.pieces.get()
+        return await self.tasks.get()
 
     async def start(self, key: str, worker: str) -> int:
         """A worker begins with a piece; how many began with it before and did not come to an end."""
         self.tries[key] = self.tries.get(key, 0) + 1
-        self.hands[key] = (worker, time.time())
-        self.moves, self.begun = self.moves + 1, True
+        self.holders[key] = (worker, time.time())
+        self.progress, self.started = self.progress + 1, True
         return self.tries[key] - 1
 
-    async def tick(self) -> None:
+    async def heartbeat(self) -> None:
         """Something moves."""
-        self.moves += 1
+        self.progress += 1
 
     async def done(self, key: str) -> None:
         """The piece is finished or given up."""
-        self.hands.pop(key, None)
+        self.holders.pop(key, None)
         self.tries.pop(key, None)
-        self.moves += 1
+        self.progress += 1
 
     async def state(self) -> tuple[tuple[int, bool], dict[str, tuple[str, float]], list[str]]:
         """Moves so far and was any piece begun, who holds what since when, and which were begun more than once."""
-        return (self.moves, self.begun), self.hands, sorted(key for key, tries in self.tries.items() if tries > 1)
+        return (
+            (self.progress, self.started),
+            self.holders,
+            sorted(key for key, tries in self.tries.items() if tries > 1),
+        )
 
 
 class _Worker:
     """The actor of the pool; the job is made late, so that a model that cannot be loaded is an answer, not a death."""
 
-    def __init__(self, desk: str, make: Callable[[], Job]) -> None:
+    def __init__(self, board: str, make: Callable[[], TaskHandler]) -> None:
         import ray
 
-        self.desk, self.make = ray.get_actor(desk), make
-        self.job: Job | None = None
-        self.desk.tick.remote()  # it took its time to start
+        self.board, self.make = ray.get_actor(board), make
+        self.handler: TaskHandler | None = None
+        self.board.heartbeat.remote()  # it took its time to start
         self.name = f"process {os.getpid()} on {ray.util.get_node_ip_address()}"
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         import ray
 
-        deaths = ray.get(self.desk.start.remote(row["key"], self.name))
+        deaths = ray.get(self.board.start.remote(row["key"], self.name))
         try:
-            self.job = self.job or self.make()
-            piece = pickle.loads(row["piece"])
-            lost = deaths >= DEATHS
-            result = self.job.give_up(piece, deaths) if lost else self.job(piece, _ticker(self.desk))
+            self.handler = self.handler or self.make()
+            task = pickle.loads(row["task"])
+            lost = deaths >= MAX_WORKER_DEATHS
+            result = self.handler.give_up(task, deaths) if lost else self.handler(task, _heartbeat(self.board))
             answer = ("done", result)
         except VitscopeError as error:
             answer = ("failed", ResultError(error.message, error.hint))
@@ -115,32 +119,32 @@ class _Worker:
             answer = ("failed", ResultError(f"{error.filename or 'the system'}: {error.strerror or error}"))
         except Exception:  # a defect: told where it is, not tried again
             answer = ("failed", ResultError(f"{self.name}, piece {row['key']}: {traceback.format_exc(limit=-3)}"))
-        self.desk.done.remote(row["key"])
+        self.board.done.remote(row["key"])
         return {"answer": pickle.dumps(answer)}
 
 
-def _ticker(desk: Any) -> Callable[[], None]:
+def _heartbeat(board: Any) -> Callable[[], None]:
     last = time.monotonic()
 
-    def tick() -> None:
+    def heartbeat() -> None:
         nonlocal last
         if time.monotonic() - last > 1:
             last = time.monotonic()
-            desk.tick.remote()
+            board.heartbeat.remote()
 
-    return tick
+    return heartbeat
 
 
 def run(
-    cluster: Cluster, pieces: Iterable[tuple[str, Any]], make: Callable[[], Job], about: str = "pieces"
+    cluster: Cluster, tasks: Iterable[tuple[str, Any]], make: Callable[[], TaskHandler], noun: str = "pieces"
 ) -> Generator[Any, None, None]:
     """What each piece gave, in the order in which they are finished.
 
     Args:
         cluster: where.
-        pieces: (key, piece) one after the other, taken as the workers need them, in a thread.
+        tasks: (key, piece) one after the other, taken as the workers need them, in a thread.
         make: makes the job in each worker.
-        about: what the pieces are called in messages.
+        noun: what the pieces are called in messages.
 
     Raises:
         MissingDependencyError: Ray is not installed.
@@ -149,39 +153,39 @@ def run(
         VitscopeError: what `pieces` raised.
         ResultError: a worker failed in a way that is not the piece's fault, such as a full disk.
     """
-    with connected(cluster) as (workers, ours):
+    with connected(cluster) as (workers, started_here):
         import ray
 
         name = f"vitscope-desk-{os.getpid()}-{time.time_ns()}"
-        desk = ray.remote(TaskBoard).options(name=name, num_cpus=0).remote(_WAITING * workers)
-        answers: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=_WAITING * workers)
+        board = ray.remote(TaskBoard).options(name=name, num_cpus=0).remote(_QUEUED_PER_WORKER * workers)
+        results: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=_QUEUED_PER_WORKER * workers)
         rows = _pipeline(cluster, workers, name, make)
-        _thread(lambda: _feed(pieces, desk), answers)
-        reader = _thread(lambda: _read(rows, answers), answers)
+        _thread(lambda: _feed(tasks, board), results)
+        reader = _thread(lambda: _read(rows, results), results)
         try:
-            for kind, result in _watched(answers, desk, cluster.patience, about):
+            for kind, result in _collect(results, board, cluster.stall_timeout, noun):
                 if kind == "failed":
                     raise result
                 yield result
         finally:  # what is still on its way ends for want of the desk, and gives its CPUs back
-            ray.kill(desk)
-            if not ours:
-                reader.join(_LEAVE)
+            ray.kill(board)
+            if not started_here:
+                reader.join(_DRAIN_TIMEOUT)
 
 
-def _reading(_: Mapping[str, Any], desk: str) -> Iterator[dict[str, Any]]:
+def _take_tasks(_: Mapping[str, Any], board: str) -> Iterator[dict[str, Any]]:
     import ray
 
-    take = ray.get_actor(desk).take
-    while (piece := ray.get(take.remote())) is not None:
-        yield piece
+    take = ray.get_actor(board).take
+    while (task := ray.get(take.remote())) is not None:
+        yield task
 
 
 def _pipeline(
     cluster: Cluster,
     workers: int,
-    desk: str,
-    make: Callable[[], Job],
+    board: str,
+    make: Callable[[], TaskHandler],
 ) -> Any:
     import ray.data
 
@@ -193,60 +197,64 @@ def _pipeline(
     context.max_errored_blocks = 0
     context.execution_no_progress_timeout_s = -1  # ours says more
     with ray.data.DataContext.current(context):
-        read = ray.data.from_items([0], override_num_blocks=1).flat_map(_reading, fn_args=(desk,), num_cpus=_READING)
+        read = ray.data.from_items([0], override_num_blocks=1).flat_map(
+            _take_tasks, fn_args=(board,), num_cpus=_READER_CPUS
+        )
         return read.map(
             _Worker,
-            fn_constructor_args=(desk, make),
+            fn_constructor_args=(board, make),
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=_IN_FLIGHT),
             num_cpus=cluster.cpus,
             num_gpus=min(1.0, gpus / workers) if gpus else None,
         )
 
 
-def _thread(work: Callable[[], None], answers: "queue.Queue[tuple[str, Any]]") -> threading.Thread:
+def _thread(work: Callable[[], None], results: "queue.Queue[tuple[str, Any]]") -> threading.Thread:
     """Run it aside; what it raises is raised where the answers are taken."""
 
     def run() -> None:
         try:
             work()
         except BaseException as error:
-            answers.put(("broken", error))
+            results.put(("broken", error))
 
     thread = threading.Thread(target=run, daemon=True, name="vitscope-ray")
     thread.start()
     return thread
 
 
-def _feed(pieces: Iterable[tuple[str, Any]], desk: Any) -> None:
+def _feed(tasks: Iterable[tuple[str, Any]], board: Any) -> None:
     """Pieces onto the desk, no faster than they are taken."""
     import ray
 
-    for key, piece in pieces:
-        ray.get(desk.put.remote({"key": key, "piece": pickle.dumps(piece)}))
-    ray.get(desk.put.remote(None))
+    for key, task in tasks:
+        ray.get(board.put.remote({"key": key, "task": pickle.dumps(task)}))
+    ray.get(board.put.remote(None))
 
 
-def _read(rows: Any, answers: "queue.Queue[tuple[str, Any]]") -> None:
+def _read(rows: Any, results: "queue.Queue[tuple[str, Any]]") -> None:
     """What the pipeline gives, no faster than it is taken."""
     for row in rows.iter_rows():
-        answers.put(("answer", row["answer"]))
-    answers.put(("end", None))
+        results.put(("answer", row["answer"]))
+    results.put(("end", None))
 
 
-def _watched(
-    answers: "queue.Queue[tuple[str, Any]]", desk: Any, patience: float | int, about: str
+def _collect(
+    results: "queue.Queue[tuple[str, Any]]", board: Any, stall_timeout: float | int, noun: str
 ) -> Iterator[tuple[str, Any]]:
     """The answers as they come; two threads feed and read the pipeline, so that here it is noticed when none comes."""
     moved, seen = time.monotonic(), (0, False)
     while True:
         try:
-            kind, value = answers.get(timeout=_POLL)
+            kind, value = results.get(timeout=_POLL)
         except queue.Empty:
-            moves = _moves(desk, seen)
-            if moves != seen:
-                moved, seen = time.monotonic(), moves
-            if time.monotonic() - moved > (patience if moves[1] else max(patience, _STARTING)):
-                raise NoProgressError(_waiting(desk, patience, about), "see the cluster's state: ray status") from None
+            progress = _progress(board, seen)
+            if progress != seen:
+                moved, seen = time.monotonic(), progress
+            if time.monotonic() - moved > (stall_timeout if progress[1] else max(stall_timeout, _START_TIMEOUT)):
+                raise NoProgressError(
+                    _stall_message(board, stall_timeout, noun), "see the cluster's state: ray status"
+                ) from None
             continue
         moved = time.monotonic()
         if kind == "end":
@@ -258,27 +266,27 @@ def _watched(
         yield pickle.loads(value)
 
 
-def _moves(desk: Any, seen: tuple[int, bool]) -> tuple[int, bool]:
+def _progress(board: Any, seen: tuple[int, bool]) -> tuple[int, bool]:
     """How often something moved, and whether a piece was begun; no answer, as of a desk that starts, is no progress."""
     import ray
 
     try:
-        moves: tuple[int, bool] = ray.get(desk.state.remote(), timeout=5)[0]
+        progress: tuple[int, bool] = ray.get(board.state.remote(), timeout=5)[0]
     except Exception:
         return seen
-    return moves
+    return progress
 
 
-def _waiting(desk: Any, patience: float | int, about: str) -> str:
+def _stall_message(board: Any, stall_timeout: float | int, noun: str) -> str:
     import ray
 
     try:
-        _, hands, again = ray.get(desk.state.remote(), timeout=5)
+        _, holders, again = ray.get(board.state.remote(), timeout=5)
     except Exception as error:
-        return f"nothing moved for {patience:.0f} s, and the desk does not answer: {first_line(error)}"
+        return f"nothing moved for {stall_timeout:.0f} s, and the desk does not answer: {first_line(error)}"
     now = time.time()
-    held = [f"{key} ({worker}, {now - since:.0f} s)" for key, (worker, since) in sorted(hands.items())]
+    held = [f"{key} ({worker}, {now - since:.0f} s)" for key, (worker, since) in sorted(holders.items())]
     free, total = ray.available_resources().get("CPU", 0), ray.cluster_resources().get("CPU", 0)
     tried = f"; tried more than once: {', '.join(again)}" if again else ""
-    what = f"{about} in work: {', '.join(held[:8])}" if held else f"no {about} are in work"
-    return f"nothing moved for {patience:.0f} s; {what}{tried}; {free:g} of {total:g} CPUs free"
+    what = f"{noun} in work: {', '.join(held[:8])}" if held else f"no {noun} are in work"
+    return f"nothing moved for {stall_timeout:.0f} s; {what}{tried}; {free:g} of {total:g} CPUs free"

@@ -12,18 +12,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float, Int
 
-from vitscope.batch.results import entries_of, parts, plan_of
+from vitscope.batch.results import finished_shards, read_plan, row_batches
 from vitscope.errors import ResultError
 
-__all__ = ["HOT", "NUMBERS", "Overview", "Places", "overview"]
+__all__ = ["NUMBERS", "SINK_FACTOR", "Overview", "SinkCounts", "overview"]
 
-HOT = 10  # times its even share: what a patch holds to be counted among the sinks
+SINK_FACTOR = 10  # times its even share: what a patch holds to be counted among the sinks
 NUMBERS = ("effective_share", "largest_share", "prefix_share")
 _TOLD = 3  # examples of each kind of failure
 
 
 @dataclass
-class Places:
+class SinkCounts:
     """Where on a grid weight gathers.
 
     Attributes:
@@ -31,15 +31,15 @@ class Places:
         maps: how many maps have this grid.
     """
 
-    hot: Int[np.ndarray, "gh gw"]
+    counts: Int[np.ndarray, "gh gw"]
     maps: int = 0
 
     @property
     def border(self) -> tuple[float, float]:
         """The share of hot patches that lie on the border of the grid, and the border's share of all patches."""
-        edge = np.ones(self.hot.shape, bool)
+        edge = np.ones(self.counts.shape, bool)
         edge[1:-1, 1:-1] = False
-        return float(self.hot[edge].sum() / max(self.hot.sum(), 1)), float(edge.mean())
+        return float(self.counts[edge].sum() / max(self.counts.sum(), 1)), float(edge.mean())
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Overview:
     broad: list[dict[str, Any]] = field(default_factory=list)
     narrow: list[dict[str, Any]] = field(default_factory=list)
     sample: list[dict[str, Any]] = field(default_factory=list)
-    places: dict[tuple[int, int], Places] = field(default_factory=dict)
+    sinks: dict[tuple[int, int], SinkCounts] = field(default_factory=dict)
 
 
 class _Best:
@@ -102,8 +102,8 @@ def overview(out: str | Path, *, cards: int = 8, sheet: int = 24) -> Overview:
         ResultError: no run, nothing finished in it, or a shard that cannot be read.
     """
     folder = Path(out)
-    seen = Overview(plan_of(folder))
-    for entry in entries_of(folder):
+    seen = Overview(read_plan(folder))
+    for entry in finished_shards(folder):
         seen.images, seen.failed = seen.images + entry["images"], seen.failed + entry["failed"]
         seen.rows, seen.seconds = seen.rows + entry["rows"], seen.seconds + entry.get("seconds", 0.0)
     if not seen.rows:
@@ -112,7 +112,7 @@ def overview(out: str | Path, *, cards: int = 8, sheet: int = 24) -> Overview:
     kinds: Counter[str] = Counter()
     examples: dict[str, list[str]] = {}
     collected: dict[str, dict[str, list[np.ndarray]]] = {}
-    for part in parts(folder):
+    for part in row_batches(folder):
         broken = part.filter(pc.is_valid(part["error"]))
         for kind, words in zip(broken["error_kind"].to_pylist(), broken["error"].to_pylist(), strict=True):
             kinds[kind] += 1
@@ -126,7 +126,7 @@ def overview(out: str | Path, *, cards: int = 8, sheet: int = 24) -> Overview:
         broad.offer(shares, ids, fine)
         narrow.offer(-shares, ids, fine)
         sample.offer([_lowest_first(name) for name in ids], ids, fine)
-        _gather(fine, seen.places)
+        _gather(fine, seen.sinks)
     seen.failures = {kind: (count, examples[kind]) for kind, count in kinds.most_common()}
     seen.numbers = {m: {n: np.concatenate(v) for n, v in values.items()} for m, values in sorted(collected.items())}
     seen.broad, seen.narrow, seen.sample = broad.rows(), narrow.rows(), sample.rows()
@@ -156,7 +156,7 @@ def _numbers(part: Any, into: dict[str, dict[str, list[np.ndarray]]]) -> Float[n
     return np.asarray(values["effective_share"])
 
 
-def _gather(part: Any, places: dict[tuple[int, int], Places]) -> None:
+def _gather(part: Any, sinks: dict[tuple[int, int], SinkCounts]) -> None:
     """Count the hot patches of each map, grid by grid."""
     grids = np.stack([_column(part, "grid_rows"), _column(part, "grid_columns")], 1).astype(int)
     for gh, gw in np.unique(grids, axis=0).tolist():
@@ -164,6 +164,6 @@ def _gather(part: Any, places: dict[tuple[int, int], Places]) -> None:
         maps = same["map"].flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, gh, gw)
         weight = np.clip(maps, 0, None)
         even = weight.mean((1, 2), keepdims=True)
-        here = places.setdefault((gh, gw), Places(np.zeros((gh, gw), np.int64)))
-        here.hot += (weight > HOT * even).sum(0)
+        here = sinks.setdefault((gh, gw), SinkCounts(np.zeros((gh, gw), np.int64)))
+        here.counts += (weight > SINK_FACTOR * even).sum(0)
         here.maps += len(maps)

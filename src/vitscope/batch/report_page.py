@@ -12,12 +12,12 @@ from PIL import Image
 
 from vitscope._plugins import RENDERERS
 from vitscope._version import __version__
-from vitscope.batch.report import HOT, Overview, Places
-from vitscope.batch.results import explanation_of
+from vitscope.batch.report import SINK_FACTOR, Overview, SinkCounts
+from vitscope.batch.results import explanation_from_row
 from vitscope.explanation import Explanation
 from vitscope.render.raster import limits
 
-__all__ = ["page"]
+__all__ = ["render_report"]
 
 _BARS = 40
 _TITLES = {
@@ -65,7 +65,7 @@ svg line {{ stroke: var(--line) }} code {{ font-size: .8125rem }}
 """
 
 
-def page(seen: Overview, name: str) -> str:
+def render_report(seen: Overview, name: str) -> str:
     """The whole report.
 
     Args:
@@ -83,8 +83,8 @@ def page(seen: Overview, name: str) -> str:
         ("images/s of a worker", f"{seen.images / seen.seconds:.3g}" if seen.seconds else "–"),
     ]
     body = [_failures(seen), *(_method(*one) for one in seen.numbers.items())]
-    grids = sorted(seen.places.items(), key=lambda one: -one[1].maps)[:3]
-    body += ["<h2>Sinks by position</h2>" if grids else "", *(_places(*one) for one in grids)]
+    grids = sorted(seen.sinks.items(), key=lambda one: -one[1].maps)[:3]
+    body += ["<h2>Sinks by position</h2>" if grids else "", *(_sinks(*one) for one in grids)]
     body += [
         _cards("Most concentrated", "The maps that spread over the smallest share of their patches.", seen.narrow),
         _cards("Least concentrated", "The maps that spread over the largest share.", seen.broad),
@@ -138,19 +138,20 @@ def _histogram(values: Float[np.ndarray, " n"], title: str) -> str:
     )
 
 
-def _places(grid: tuple[int, int], found: Places) -> str:
+def _sinks(grid: tuple[int, int], found: SinkCounts) -> str:
     share, even = found.border
-    per_map = found.hot.sum() / max(found.maps, 1)
+    per_map = found.counts.sum() / max(found.maps, 1)
     words = (
-        f"{found.maps:,} maps of {grid[0]} x {grid[1]} patches: how often a patch holds more than {HOT} times its even "
-        f"share, white where most often ({int(found.hot.max()):,} times). {per_map:.2g} such patches a map; "
+        f"{found.maps:,} maps of {grid[0]} x {grid[1]} patches: how often a patch holds more than "
+        f"{SINK_FACTOR} times its even share, white where most often ({int(found.counts.max()):,} times). "
+        f"{per_map:.2g} such patches a map; "
         f"{share:.0%} of them lie on the border, which is {even:.0%} of the patches."
     )
     side = max(1, 360 // max(grid))
-    level = (found.hot / max(int(found.hot.max()), 1)).astype(np.float32)
+    level = (found.counts / max(int(found.counts.max()), 1)).astype(np.float32)
     picture = Image.fromarray((level * 255).astype(np.uint8).repeat(side, 0).repeat(side, 1))
-    drawn = f'<img alt="where sinks lie" src="{_data(picture, "PNG")}">'
-    return f'<figure class="places">{drawn}<figcaption>{words}</figcaption></figure>'
+    figure = f'<img alt="where sinks lie" src="{_data(picture, "PNG")}">'
+    return f'<figure class="places">{figure}<figcaption>{words}</figcaption></figure>'
 
 
 def _cards(title: str, about: str, rows: Sequence[Mapping[str, Any]], small: bool = False) -> str:
@@ -179,7 +180,7 @@ def _card(row: Mapping[str, Any], width: int, small: bool) -> str:
 
 def _picture(row: Mapping[str, Any]) -> Image.Image:
     """The map over the photo, where the photo is still there; else the map alone on the photo's frame."""
-    e = explanation_of(row)
+    e = explanation_from_row(row)
     if e.picture is not None:
         return e.overlay(**_drawing(e))
     heat: Image.Image = RENDERERS.get("heat")(e, **_drawing(e))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitscope._version import __version__
-from vitscope.batch.types import SCHEMA, Plan
+from vitscope.batch.types import SCHEMA, BatchPlan
 from vitscope.engine.options import Failure
 from vitscope.errors import MethodError, UnknownNameError, VitscopeError
 from vitscope.evaluation.evaluate import asked as metrics_asked
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vitscope.explanation import Explanation
     from vitscope.scope import Scope
 
-__all__ = ["MethodRequest", "answers", "fingerprint", "questions_of"]
+__all__ = ["MethodRequest", "explain_batch", "fingerprint", "method_requests"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,11 +35,11 @@ class MethodRequest:
 
     method: str
     name: str
-    asked: tuple[str | None, ...]
+    targets: tuple[str | None, ...]
     options: Mapping[str, Any]
 
 
-def questions_of(scope: "Scope", plan: Plan, *, settle: bool = True) -> tuple[MethodRequest, ...]:
+def method_requests(scope: "Scope", plan: BatchPlan, *, validate: bool = True) -> tuple[MethodRequest, ...]:
     """The questions of a plan; with `settle` they are tried on the model first, which takes a forward for each target.
 
     Raises:
@@ -48,49 +48,49 @@ def questions_of(scope: "Scope", plan: Plan, *, settle: bool = True) -> tuple[Me
     """
     if plan.metrics:
         metrics_asked(plan.metrics, "mean", "probability")
-    questions, used = [], set()
+    requests, used = [], set()
     for name in plan.methods:
         target = plan.targets[0] if plan.targets else None
         called = scope.recommend(target=target, params=plan.params).method if name == "auto" else name
         method = METHODS.get(called)
         params = {key: value for key, value in plan.params.items() if key in method.options}
         used |= {*params}
-        asked = plan.targets if plan.targets and method.uses_target else (None,)
-        targets = [None if words is None else parse_target(words) for words in asked]
+        targets = plan.targets if plan.targets and method.uses_target else (None,)
+        parsed = [None if words is None else parse_target(words) for words in targets]
         options: dict[str, Any] = {
             "method": name,
-            "target": targets if len(targets) > 1 else targets[0],
+            "target": parsed if len(parsed) > 1 else parsed[0],
             "gradient": plan.gradient,
             "refine": plan.refine,
             "size": plan.size,
             "seed": plan.seed,
             "params": params,
         }
-        if settle:
+        if validate:
             scope.validate(**options)
-        questions.append(MethodRequest(name, called, asked, options))
+        requests.append(MethodRequest(name, called, targets, options))
     for key in plan.params:
         if key not in used:
-            known = sorted({option for question in questions for option in METHODS.get(question.name).options})
+            known = sorted({option for request in requests for option in METHODS.get(request.name).options})
             raise UnknownNameError("option of the methods that are asked for", key, known)
-    return tuple(questions)
+    return tuple(requests)
 
 
-def answers(
-    scope: "Scope", question: MethodRequest, prepared: Sequence["Prepared"]
+def explain_batch(
+    scope: "Scope", request: MethodRequest, prepared: Sequence["Prepared"]
 ) -> "list[list[Explanation] | VitscopeError]":
     """One outcome for each picture, all of one size: an explanation for each target, or what went wrong with it.
 
     Where a batch fails as a whole (a model that cannot, memory that does not suffice) each picture is tried alone.
     """
-    options = {**question.options, "batch_size": len(prepared)}
+    options = {**request.options, "batch_size": len(prepared)}
     found: list[Any] = []
     try:
         outcomes = list(scope.explain_many(prepared, **options))
     except Exception as error:  # anything that a model raises costs the row, never the run
         if len(prepared) > 1:
-            return [answers(scope, question, [one])[0] for one in prepared]
-        return [error if isinstance(error, VitscopeError) else _unforeseen(error)]
+            return [explain_batch(scope, request, [one])[0] for one in prepared]
+        return [error if isinstance(error, VitscopeError) else _as_method_error(error)]
     for outcome in outcomes:
         if isinstance(outcome, Failure):
             found.append(outcome.error)
@@ -99,9 +99,9 @@ def answers(
     return found
 
 
-def fingerprint(scope: "Scope", plan: Plan, source: Mapping[str, Any]) -> dict[str, Any]:
+def fingerprint(scope: "Scope", plan: BatchPlan, source: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that rows depend on, and the versions that made them, in plain values."""
-    known = plan.matters() | {"model": scope.adapter.reference, "weights": scope.adapter.weights}
+    known = plan.identity() | {"model": scope.adapter.reference, "weights": scope.adapter.weights}
     targets = [_with_hash(words) for words in plan.targets]
     return {
         "schema": SCHEMA,
@@ -121,6 +121,6 @@ def _with_hash(words: str) -> str:
     return f"{words} {hashlib.sha256(Path(path.strip()).read_bytes()).hexdigest()[:16]}"
 
 
-def _unforeseen(error: Exception) -> VitscopeError:
+def _as_method_error(error: Exception) -> VitscopeError:
     first = next((line for line in str(error).splitlines() if line.strip()), "")
     return MethodError(f"{type(error).__name__}: {first}")

@@ -12,21 +12,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vitscope.batch.archives import expand
-from vitscope.batch.fetch import reading
-from vitscope.batch.rows import map_of
+from vitscope.batch.archives import list_refs
+from vitscope.batch.fetch import image_reader
+from vitscope.batch.rows import map_from_row
 from vitscope.batch.types import SCHEMA, Ref
 from vitscope.errors import ImageError, ResultError
 from vitscope.explanation import Explanation
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture, load_image
 
-__all__ = ["entries_of", "explanation_of", "explanations", "parts", "photo_of", "plan_of", "row_called"]
+__all__ = [
+    "explanation_from_row",
+    "explanations",
+    "find_row",
+    "finished_shards",
+    "photo_from_row",
+    "read_plan",
+    "row_batches",
+]
 
 _MARKS = {"::": "webdataset", "#": "parquet", "@": "video"}  # what stands in a source after the file
 
 
-def plan_of(out: Path) -> dict[str, Any]:
+def read_plan(out: Path) -> dict[str, Any]:
     """What the run is: the content of `batch.json`.
 
     Raises:
@@ -39,13 +47,13 @@ def plan_of(out: Path) -> dict[str, Any]:
     return plan
 
 
-def entries_of(out: Path) -> list[dict[str, Any]]:
+def finished_shards(out: Path) -> list[dict[str, Any]]:
     """The finished shards, each with its statistics.
 
     Raises:
         ResultError: the folder holds no run, or one of another schema.
     """
-    plan_of(out)
+    read_plan(out)
     try:
         manifest = json.loads((out / "manifest.json").read_text("utf-8"))
     except FileNotFoundError:
@@ -55,18 +63,18 @@ def entries_of(out: Path) -> list[dict[str, Any]]:
     if manifest.get("schema") != SCHEMA:
         raise ResultError(f"{out} has schema {manifest.get('schema')}, this vitscope reads {SCHEMA}", "update vitscope")
     found = []
-    for entry in manifest["shards"]:
+    for shard in manifest["shards"]:
         stats: dict[str, Any] = {}
         with suppress(OSError, ValueError):  # numbers beside the rows; without them the rows are still there
-            stats = json.loads((out / "stats" / f"{Path(entry['file']).stem}.json").read_text("utf-8"))
-        found.append(stats | entry)
+            stats = json.loads((out / "stats" / f"{Path(shard['file']).stem}.json").read_text("utf-8"))
+        found.append(stats | shard)
     return found
 
 
-def parts(out: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+def row_batches(out: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
     """The rows of all finished shards, 1,024 at a time, in the source's order."""
-    for entry in entries_of(out):
-        path = out / entry["file"]
+    for shard in finished_shards(out):
+        path = out / shard["file"]
         try:
             with pq.ParquetFile(path) as file:
                 yield from file.iter_batches(1024, columns=columns)
@@ -74,13 +82,13 @@ def parts(out: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Record
             raise ResultError(f"{path} cannot be read: {str(error).splitlines()[0]}", "put it back") from error
 
 
-def row_called(out: Path, name: str) -> dict[str, Any]:
+def find_row(out: Path, name: str) -> dict[str, Any]:
     """The first row whose id begins with `name`, or whose source is or ends with it.
 
     Raises:
         ResultError: there is none.
     """
-    for part in parts(out):
+    for part in row_batches(out):
         source = part["source"]
         here = pc.or_(
             pc.starts_with(part["id"], name), pc.or_(pc.equal(source, name), pc.ends_with(source, f"/{name}"))
@@ -94,13 +102,13 @@ def row_called(out: Path, name: str) -> dict[str, Any]:
 
 def explanations(out: str | Path, *, photo: bool = True) -> Iterator[Explanation]:
     """Every row that is fine, as `explanation_of` makes it; one after the other."""
-    for part in parts(Path(out)):
+    for part in row_batches(Path(out)):
         for row in part.to_pylist():
             if row["map"] is not None:
-                yield explanation_of(row, photo=photo)
+                yield explanation_from_row(row, photo=photo)
 
 
-def explanation_of(row: Mapping[str, Any], *, photo: bool = True) -> Explanation:
+def explanation_from_row(row: Mapping[str, Any], *, photo: bool = True) -> Explanation:
     """A row that is fine as an explanation, its map as exact as the data set keeps it.
 
     How the model reads out is not kept, and the names of prefix tokens are not in rows of older versions, where they
@@ -118,7 +126,7 @@ def explanation_of(row: Mapping[str, Any], *, photo: bool = True) -> Explanation
     size = (row["width"], row["height"])
     names = row.get("prefix_names") or [f"prefix {number + 1}" for number in range(len(row["prefix"]))]
     return Explanation(
-        map=map_of(row),
+        map=map_from_row(row),
         prefix=np.array(row["prefix"], np.float32),
         method=row["method"],
         layout=TokenLayout(tuple(names), (row["grid_rows"], row["grid_columns"]), "mean"),
@@ -127,11 +135,11 @@ def explanation_of(row: Mapping[str, Any], *, photo: bool = True) -> Explanation
         score=row["score"],
         predictions=[(top["label"], top["probability"]) for top in row["top"] or ()],
         provenance={**json.loads(row["provenance"] or "{}"), "source": row["source"], "notes": row["notes"] or []},
-        picture=_photo(row["source"], size) if photo else None,
+        picture=_photo_if_there(row["source"], size) if photo else None,
     )
 
 
-def photo_of(out: Path, row: Mapping[str, Any]) -> Picture:
+def photo_from_row(out: Path, row: Mapping[str, Any]) -> Picture:
     """The photo of a row, read from wherever it lies: a file, a URL, a tar, Parquet, a video.
 
     Raises:
@@ -141,22 +149,22 @@ def photo_of(out: Path, row: Mapping[str, Any]) -> Picture:
     """
     source = row["source"]
     ref: Ref | None = Ref(row["row"], source, source, "file", source)
-    for mark, holding in _MARKS.items():
+    for mark, file_kind in _MARKS.items():
         path = source.rpartition(mark)[0]
         if not os.path.lexists(source) and path and ("://" in path or os.path.lexists(path)):
-            held = expand(path, path, holding, plan_of(out).get("source_column"), 1)
+            held = list_refs(path, path, file_kind, read_plan(out).get("source_column"), 1)
             ref = next((one for one in held if one.source == source), None)
             break
     if ref is None:
         raise ImageError(f"{source} is not there any more", "put the file back as it was")
-    with reading() as fetch:
+    with image_reader() as fetch:
         picture, sha256 = fetch(ref)
     if sha256 != row["sha256"]:
         raise ImageError(f"{source} is not the photo that was explained", "put the file back as it was")
     return picture
 
 
-def _photo(source: str, size: tuple[int, int]) -> Picture | None:
+def _photo_if_there(source: str, size: tuple[int, int]) -> Picture | None:
     with suppress(ImageError):
         picture = load_image(source)
         return picture if picture.size == size else None

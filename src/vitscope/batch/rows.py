@@ -19,7 +19,7 @@ from vitscope.metrics.concentration import concentration
 if TYPE_CHECKING:
     from vitscope.metrics.measurement import Measurement
 
-__all__ = ["failed_row", "map_of", "row_of", "schema", "table_of"]
+__all__ = ["error_row", "explanation_row", "map_from_row", "schema", "to_table"]
 
 _FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("id", pa.string()),
@@ -34,7 +34,7 @@ _FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("grid_rows", pa.int32()),
     ("grid_columns", pa.int32()),
     ("method", pa.string()),
-    ("asked", pa.string()),
+    ("requested_target", pa.string()),
     ("target", pa.string()),
     ("score", pa.float32()),
     ("map", pa.list_(pa.float16())),
@@ -61,10 +61,10 @@ def schema(metrics: Sequence[str] = ()) -> pa.Schema:
     return pa.schema([*_FIELDS, *more], metadata={"vitscope.batch": str(SCHEMA)})
 
 
-def row_of(
+def explanation_row(
     ref: Ref,
     sha256: str,
-    asked: str | None,
+    requested_target: str | None,
     e: Explanation,
     measurement: "Measurement | None" = None,
     overlay: str | None = None,
@@ -84,7 +84,7 @@ def row_of(
         "grid_rows": rows,
         "grid_columns": columns,
         "method": e.method,
-        "asked": asked,
+        "requested_target": requested_target,
         "target": e.target,
         "score": e.score,
         "map": (e.map.ravel() / (scale or 1)).astype(np.float16),
@@ -101,13 +101,19 @@ def row_of(
     }
 
 
-def failed_row(ref: Ref, sha256: str, asked: str | None, method: str, error: VitscopeError) -> dict[str, Any]:
+def error_row(ref: Ref, sha256: str, requested_target: str | None, method: str, error: VitscopeError) -> dict[str, Any]:
     """The row of a picture that could not be explained: where it is, and why."""
     kind = type(error).__name__
-    return {**_where(ref, sha256), "method": method, "asked": asked, "error": str(error), "error_kind": kind}
+    return {
+        **_where(ref, sha256),
+        "method": method,
+        "requested_target": requested_target,
+        "error": str(error),
+        "error_kind": kind,
+    }
 
 
-def table_of(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = ()) -> pa.Table:
+def to_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = ()) -> pa.Table:
     """The table of rows; what a row does not have is null, and text that is not UTF-8 is escaped."""
     columns = schema(metrics)
     arrays = []
@@ -119,7 +125,7 @@ def table_of(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = ()) -> 
     return pa.Table.from_arrays(arrays, schema=columns)
 
 
-def map_of(row: Mapping[str, Any]) -> np.ndarray:
+def map_from_row(row: Mapping[str, Any]) -> np.ndarray:
     """The map `(gh, gw)` of a row in the method's own values, float32."""
     values = np.asarray(row["map"], np.float32) * np.float32(row["scale"])
     return values.reshape(row["grid_rows"], row["grid_columns"])

@@ -12,20 +12,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitscope.batch.sources import Source
-from vitscope.batch.types import Advance, Outcome, Plan, shards_of
+from vitscope.batch.sources import ImageSource
+from vitscope.batch.types import BatchPlan, Outcome, ProgressCallback, split_tasks
 from vitscope.errors import MissingDependencyError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from vitscope.scope import Scope
 
-__all__ = ["ENGINES", "Summary", "check", "run"]
+__all__ = ["ENGINES", "BatchSummary", "require_engine", "run"]
 
 ENGINES = {"local": "vitscope.batch.local_engine", "ray": "vitscope.batch.ray_engine"}
 
 
 @dataclass
-class Summary:
+class BatchSummary:
     """What a run did.
 
     Attributes:
@@ -50,17 +50,17 @@ class Summary:
 
 
 def run(
-    source: Source | str,
+    source: ImageSource | str,
     out: str | Path,
-    plan: Plan,
+    plan: BatchPlan,
     *,
     scope: "Scope | None" = None,
     engine: str = "local",
     engine_options: Mapping[str, Any] | None = None,
     resume: bool = False,
-    advance: Advance = lambda images, failed: None,
-    begun: Callable[[int], None] = lambda skipped: None,
-) -> Summary:
+    on_progress: ProgressCallback = lambda images, failed: None,
+    on_start: Callable[[int], None] = lambda skipped: None,
+) -> BatchSummary:
     """Explain a collection into a folder; see `vitscope.batch` for what is in it.
 
     Args:
@@ -71,32 +71,35 @@ def run(
         engine: `local` or `ray`.
         engine_options: keywords of the engine's own.
         resume: go on with what is there.
-        advance: called with how many more pictures are done, and how many of them failed.
-        begun: called once with how many pictures were finished by earlier runs.
+        on_progress: called with how many more pictures are done, and how many of them failed.
+        on_start: called once with how many pictures were finished by earlier runs.
 
     Raises:
         UsageError: a source that is not there, or a question that does not fit the model; nothing is written then.
         ResultError: an output that is refused or cannot be written; what is finished stays.
     """
-    check(engine)
-    from vitscope.batch.output import output
-    from vitscope.batch.requests import fingerprint, questions_of
+    require_engine(engine)
+    from vitscope.batch.output import open_output
+    from vitscope.batch.requests import fingerprint, method_requests
     from vitscope.scope import load
 
     folder = Path(out)
-    where = replace(Source(source) if isinstance(source, str) else source, without=folder.resolve())
+    images = replace(ImageSource(source) if isinstance(source, str) else source, exclude=folder.resolve())
     work = importlib.import_module(ENGINES[engine]).run
     scope = scope or load(plan.model, revision=plan.revision, device=plan.device, dtype=plan.dtype)
-    questions_of(scope, plan)
-    if next(iter(where), None) is None:
+    method_requests(scope, plan)
+    if next(iter(images), None) is None:
         raise UsageError(
-            f"there are no pictures in {where.where}", "name a folder, a pattern, a list or a file of them"
+            f"there are no pictures in {images.location}", "name a folder, a pattern, a list or a file of them"
         )
-    summary, kinds, start = Summary(str(folder)), Counter[str](), time.perf_counter()
-    with _stopping(), output(folder, fingerprint(scope, plan, where.matters()), resume=resume) as sink:
-        summary.skipped = sum(entry.images for entry in sink.entries)
-        summary.failed_before = sum(entry.failed for entry in sink.entries)
-        begun(summary.skipped)
+    summary, kinds, start = BatchSummary(str(folder)), Counter[str](), time.perf_counter()
+    with (
+        _sigterm_as_interrupt(),
+        open_output(folder, fingerprint(scope, plan, images.identity()), resume=resume) as sink,
+    ):
+        summary.skipped = sum(shard.images for shard in sink.shards)
+        summary.failed_before = sum(shard.failed for shard in sink.shards)
+        on_start(summary.skipped)
 
         def commit(outcome: Outcome) -> None:
             sink.commit(outcome)
@@ -106,14 +109,14 @@ def run(
             kinds.update(outcome.stats["failures"])
 
         try:
-            tasks = sink.left(shards_of(where, plan.shard_size))
-            work(tasks, plan, scope, commit, advance, folder, **(engine_options or {}))
+            tasks = sink.remaining(split_tasks(images, plan.shard_size))
+            work(tasks, plan, scope, commit, on_progress, folder, **(engine_options or {}))
         finally:
             summary.failures, summary.seconds = dict(kinds.most_common()), time.perf_counter() - start
     return summary
 
 
-def check(engine: str) -> None:
+def require_engine(engine: str) -> None:
     """The parts that a run needs are there.
 
     Raises:
@@ -128,7 +131,7 @@ def check(engine: str) -> None:
 
 
 @contextmanager
-def _stopping() -> Iterator[None]:
+def _sigterm_as_interrupt() -> Iterator[None]:
     """SIGTERM stops the run as Ctrl-C does: what is finished stays."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -13,71 +13,71 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias, get_args
 
-from vitscope.batch.archives import expand, opened, why
+from vitscope.batch.archives import failure_reason, list_refs, open_file
 from vitscope.batch.types import Ref
 from vitscope.errors import UnknownNameError, UsageError
 
-__all__ = ["PHOTOS", "Holding", "Source"]
+__all__ = ["IMAGE_SUFFIXES", "FileKind", "ImageSource"]
 
-Holding: TypeAlias = Literal["auto", "photos", "parquet", "webdataset", "video"]
+FileKind: TypeAlias = Literal["auto", "photos", "parquet", "webdataset", "video"]
 _JPEG = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"})
-PHOTOS = _JPEG | {".png", ".gif", ".bmp", ".ppm", ".pgm", ".pnm", ".webp", ".tif", ".tiff"}
-_HOLDERS: dict[Holding, frozenset[str]] = {
+IMAGE_SUFFIXES = _JPEG | {".png", ".gif", ".bmp", ".ppm", ".pgm", ".pnm", ".webp", ".tif", ".tiff"}
+_CONTAINER_SUFFIXES: dict[FileKind, frozenset[str]] = {
     "parquet": frozenset({".parquet", ".pq"}),
     "webdataset": frozenset({".tar"}),
     "video": frozenset({".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg"}),
 }
-_LISTS = frozenset({".txt", ".lst", ".list"})
+_LIST_SUFFIXES = frozenset({".txt", ".lst", ".list"})
 _MAGIC = re.compile(r"[*?\[]")
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 @dataclass(frozen=True)
-class Source:
+class ImageSource:
     """A collection of pictures.
 
     Attributes:
-        where: a folder, a pattern such as `photos/**/*.jpg` or `shards/{000..099}.tar`, a list (`.txt`, `.lst`, one
+        location: a folder, a pattern such as `photos/**/*.jpg` or `shards/{000..099}.tar`, a list (`.txt`, `.lst`, one
             path or URL a line, as seen from the working directory), a Parquet file, a tar, a video, or a photo; each
             also as a URL that fsspec opens (`s3://`, `gs://`, `https://`, if their packages are there).
-        holding: what its files are; `auto` goes by their endings. A folder is searched for photos unless this says
+        file_kind: what its files are; `auto` goes by their endings. A folder is searched for photos unless this says
             otherwise; a pattern and a list take every file that they name.
         column: of Parquet files: bytes, paths or URLs, or a struct of the two; by default the first of `COLUMNS`.
         stride: of a video, every so many frames one.
         limit: no more pictures than this.
-        without: a folder that is left out, such as the output's own.
+        exclude: a folder that is left out, such as the output's own.
 
     Raises:
         UsageError: nothing is there, a URL whose package is not installed, a column that is not there, or a stride
             below 1.
     """
 
-    where: str
-    holding: Holding = "auto"
+    location: str
+    file_kind: FileKind = "auto"
     column: str | None = None
     stride: int = 30
     limit: int | None = None
-    without: Path | None = None
+    exclude: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.holding not in get_args(Holding):
-            raise UnknownNameError("kind of file", self.holding, get_args(Holding))
+        if self.file_kind not in get_args(FileKind):
+            raise UnknownNameError("kind of file", self.file_kind, get_args(FileKind))
         if self.stride < 1 or (self.limit is not None and self.limit < 1):
             raise UsageError("stride and limit are at least 1")
-        if _is_url(self.where):
-            _known(self.where)
-        somewhere = _is_url(self.where) or self._is_pattern() or _BRACES.search(self.where)
-        if not somewhere and not os.path.lexists(self.where):
-            raise UsageError(f"the source {self.where} does not exist", "check the path")
+        if _is_url(self.location):
+            _check_scheme(self.location)
+        somewhere = _is_url(self.location) or self._is_pattern() or _BRACES.search(self.location)
+        if not somewhere and not os.path.lexists(self.location):
+            raise UsageError(f"the source {self.location} does not exist", "check the path")
 
-    def matters(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """What refs depend on, besides what lies there: that is compared shard by shard."""
-        return {name: getattr(self, name) for name in ("holding", "column", "stride", "limit")}
+        return {name: getattr(self, name) for name in ("file_kind", "column", "stride", "limit")}
 
     def __iter__(self) -> Iterator[Ref]:
         row = 0
         for path, key in self._files():
-            refs = expand(path, key, self._held(path), self.column, self.stride)
+            refs = list_refs(path, key, self._kind_of(path), self.column, self.stride)
             if key.endswith("/"):
                 refs = iter([Ref(0, key, path, "broken", path, column="is a folder that cannot be read")])
             for ref in refs:
@@ -88,44 +88,44 @@ class Source:
 
     def _files(self) -> Iterator[tuple[str, str]]:
         """Each file and what it is called within the source."""
-        if found := _BRACES.search(self.where):
+        if found := _BRACES.search(self.location):
             first, last = found.groups()
             for number in range(int(first), int(last) + 1):
-                name = self.where[: found.start()] + str(number).zfill(len(first)) + self.where[found.end() :]
+                name = self.location[: found.start()] + str(number).zfill(len(first)) + self.location[found.end() :]
                 yield name, name
-        elif self._is_pattern() and not os.path.lexists(self.where):
+        elif self._is_pattern() and not os.path.lexists(self.location):
             yield from self._matching()
-        elif Path(self.where).is_dir() or (_is_url(self.where) and not _ending(self.where)):
+        elif Path(self.location).is_dir() or (_is_url(self.location) and not _ending(self.location)):
             yield from self._in_folder()
-        elif _ending(self.where) in _LISTS:
-            yield from _lines(self.where)
+        elif _ending(self.location) in _LIST_SUFFIXES:
+            yield from _lines(self.location)
         else:
-            yield self.where, Path(_without_query(self.where)).name
+            yield self.location, Path(_without_query(self.location)).name
 
     def _is_pattern(self) -> bool:
-        return _MAGIC.search(_without_query(self.where)) is not None
+        return _MAGIC.search(_without_query(self.location)) is not None
 
     def _in_folder(self) -> Iterator[tuple[str, str]]:
-        wanted = PHOTOS if self.holding in ("auto", "photos") else _HOLDERS[self.holding]
-        for path, key in _walk(self.where, "", self.without):
+        wanted = IMAGE_SUFFIXES if self.file_kind in ("auto", "photos") else _CONTAINER_SUFFIXES[self.file_kind]
+        for path, key in _walk(self.location, "", self.exclude):
             if not key or key.endswith("/") or PurePosixPath(key).suffix.lower() in wanted:
                 yield path, key
 
     def _matching(self) -> Iterator[tuple[str, str]]:
         from fsspec.utils import glob_translate
 
-        parts = self.where.split("/")
-        fixed = next(i for i, part in enumerate(parts) if _MAGIC.search(part))
-        root, pattern = "/".join(parts[:fixed]) or ("/" if fixed else "."), "/".join(parts[fixed:])
-        fits, deep = re.compile(glob_translate(pattern)), len(parts) - fixed if "**" not in pattern else None
-        for path, key in _walk(root, "", self.without, deep):
+        pieces = self.location.split("/")
+        fixed = next(i for i, part in enumerate(pieces) if _MAGIC.search(part))
+        root, pattern = "/".join(pieces[:fixed]) or ("/" if fixed else "."), "/".join(pieces[fixed:])
+        fits, deep = re.compile(glob_translate(pattern)), len(pieces) - fixed if "**" not in pattern else None
+        for path, key in _walk(root, "", self.exclude, deep):
             if fits.match(key):
                 yield path, key
 
-    def _held(self, path: str) -> Holding:
-        if self.holding != "auto":
-            return self.holding
-        return next((kind for kind, endings in _HOLDERS.items() if _ending(path) in endings), "photos")
+    def _kind_of(self, path: str) -> FileKind:
+        if self.file_kind != "auto":
+            return self.file_kind
+        return next((kind for kind, endings in _CONTAINER_SUFFIXES.items() if _ending(path) in endings), "photos")
 
 
 def _is_url(path: str) -> bool:
@@ -143,7 +143,7 @@ def _ending(path: str) -> str:
     return PurePosixPath(name.replace(os.sep, "/")).suffix.lower()
 
 
-def _known(url: str) -> None:
+def _check_scheme(url: str) -> None:
     """Before anything is read: is there a package for it."""
     import fsspec
 
@@ -153,18 +153,18 @@ def _known(url: str) -> None:
         raise UsageError(f"{url} cannot be opened: {error}") from error
 
 
-def _lines(where: str) -> Iterator[tuple[str, str]]:
+def _lines(location: str) -> Iterator[tuple[str, str]]:
     try:
-        with opened(where) as file, io.TextIOWrapper(file, "utf-8", "surrogateescape") as lines:
+        with open_file(location) as file, io.TextIOWrapper(file, "utf-8", "surrogateescape") as lines:
             for number, line in enumerate(lines):
                 if name := line.strip():
                     yield name, f"{number}:{name}"
     except Exception as error:
-        raise UsageError(f"the source {where} cannot be read: {why(error)}", "check it") from error
+        raise UsageError(f"the source {location} cannot be read: {failure_reason(error)}", "check it") from error
 
 
 def _walk(
-    folder: str, key: str, without: Path | None, deep: int | None = None, above: tuple[tuple[int, int], ...] = ()
+    folder: str, key: str, exclude: Path | None, deep: int | None = None, above: tuple[tuple[int, int], ...] = ()
 ) -> Iterator[tuple[str, str]]:
     """Files below a folder and their path within it, sorted; hidden ones are passed over.
 
@@ -179,17 +179,17 @@ def _walk(
         found = _listing(folder)
     except Exception as error:  # a server has its own ways of failing
         if not key:
-            raise UsageError(f"the source {folder} cannot be read: {why(error)}", "check it") from error
+            raise UsageError(f"the source {folder} cannot be read: {failure_reason(error)}", "check it") from error
         yield folder, f"{key}/"
         return
     for name, is_folder in found:
         path, called = f"{folder.rstrip('/')}/{name}" if folder != "." else name, f"{key}/{name}" if key else name
-        if name.startswith(".") or (is_folder and without is not None and Path(path).resolve() == without):
+        if name.startswith(".") or (is_folder and exclude is not None and Path(path).resolve() == exclude):
             continue
         if not is_folder:
             yield path, called
         elif deep is None or deep > 1:
-            yield from _walk(path, called, without, None if deep is None else deep - 1, above)
+            yield from _walk(path, called, exclude, None if deep is None else deep - 1, above)
 
 
 def _listing(folder: str) -> list[tuple[str, bool]]:

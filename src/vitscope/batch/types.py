@@ -15,10 +15,21 @@ if TYPE_CHECKING:
 
     from vitscope.scope import Scope
 
-__all__ = ["SCHEMA", "Advance", "Commit", "Engine", "Kind", "Outcome", "Plan", "Ref", "Task", "shards_of"]
+__all__ = [
+    "SCHEMA",
+    "BatchEngine",
+    "BatchPlan",
+    "CommitCallback",
+    "Outcome",
+    "ProgressCallback",
+    "Ref",
+    "RefKind",
+    "Task",
+    "split_tasks",
+]
 
 SCHEMA = 1
-Kind: TypeAlias = Literal["file", "parquet", "tar", "video", "broken"]
+RefKind: TypeAlias = Literal["file", "parquet", "tar", "video", "broken"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +51,7 @@ class Ref:
     row: int
     key: str
     source: str
-    kind: Kind
+    kind: RefKind
     path: str
     at: int = 0
     size: int = 0
@@ -92,7 +103,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchPlan:
     """What is asked of every picture, and how the work is done.
 
     Attributes:
@@ -113,7 +124,7 @@ class Plan:
         batch_size: pictures that go through the model together, at most; None leaves it to `batch_tokens`.
         batch_tokens: tokens that go through the model together, at most, but for a single picture.
         workers: threads that read and decode; 0 chooses.
-        ahead: bytes of decoded pictures that may wait for the model.
+        max_pending_bytes: bytes of decoded pictures that may wait for the model.
     """
 
     model: str
@@ -133,10 +144,10 @@ class Plan:
     batch_size: int | None = None
     batch_tokens: int = 4096
     workers: int = 0
-    ahead: int = 256 * 2**20
+    max_pending_bytes: int = 256 * 2**20
 
     def __post_init__(self) -> None:
-        for name in ("shard_size", "batch_tokens", "ahead"):
+        for name in ("shard_size", "batch_tokens", "max_pending_bytes"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is at least 1, not {getattr(self, name)}")
         if (self.batch_size is not None and self.batch_size < 1) or self.workers < 0:
@@ -144,19 +155,19 @@ class Plan:
         if not self.methods or len({*self.methods}) < len(self.methods) or len({*self.targets}) < len(self.targets):
             raise UsageError("methods and targets are each named once, and there is a method")
 
-    def matters(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """The fields that rows depend on: a run that is gone on with has the same."""
-        how = ("revision", "device", "batch_size", "batch_tokens", "workers", "ahead")
+        how = ("revision", "device", "batch_size", "batch_tokens", "workers", "max_pending_bytes")
         return {name: value for name, value in asdict(self).items() if name not in how}
 
 
-Commit: TypeAlias = Callable[[Outcome], None]
-Advance: TypeAlias = Callable[[int, int], None]
+CommitCallback: TypeAlias = Callable[[Outcome], None]
+ProgressCallback: TypeAlias = Callable[[int, int], None]
 # tasks, plan, model, commit (in any order, from one thread at a time), progress, output folder; options of its own
-Engine: TypeAlias = "Callable[[Iterator[Task], Plan, Scope, Commit, Advance, Path], None]"
+BatchEngine: TypeAlias = "Callable[[Iterator[Task], BatchPlan, Scope, CommitCallback, ProgressCallback, Path], None]"
 
 
-def shards_of(refs: Iterable[Ref], size: int) -> Iterator[Task]:
+def split_tasks(refs: Iterable[Ref], size: int) -> Iterator[Task]:
     """Tasks of `size` refs each, the last one shorter."""
     waiting, number = iter(refs), 0
     while part := tuple(islice(waiting, size)):

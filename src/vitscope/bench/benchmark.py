@@ -14,20 +14,20 @@ from vitscope._version import __version__
 from vitscope.bench import planted
 from vitscope.bench.cases import KINDS, Case, planted_cases
 from vitscope.bench.digits import digit_cases
-from vitscope.bench.report import Worst, outlined, page
-from vitscope.bench.run_log import Row, RunLog, fingerprint
-from vitscope.bench.runner import MethodSpec, explained, run
+from vitscope.bench.report import WorstCase, outline_mask, render_report
+from vitscope.bench.run_log import CaseResult, RunLog, fingerprint
+from vitscope.bench.runner import MethodSpec, explain_case, run_cases
 from vitscope.bench.segmentation import folder_cases, imagenet_cases
-from vitscope.bench.summary import Summary, summarise
+from vitscope.bench.summary import BenchmarkSummary, summarise
 from vitscope.errors import ResultError, UnknownNameError, UsageError, VitscopeError
 from vitscope.images import Picture
 
 if TYPE_CHECKING:
     from vitscope.scope import Scope
 
-__all__ = ["COUNTS", "Benchmark", "bench", "question"]
+__all__ = ["DEFAULT_COUNTS", "Benchmark", "make_benchmark", "run_benchmark"]
 
-COUNTS: Mapping[str, int | None] = {"planted": 60, "segmentation": None, "digits": 60, "speed": 12}
+DEFAULT_COUNTS: Mapping[str, int | None] = {"planted": 60, "segmentation": None, "digits": 60, "speed": 12}
 _SCENE = 336  # side of a planted scene where no size is asked for
 _WORST = 6
 
@@ -53,7 +53,7 @@ class Benchmark:
     notes: tuple[str, ...] = ()
 
 
-def question(
+def make_benchmark(
     scope: "Scope",
     kind: str,
     *,
@@ -93,7 +93,7 @@ def question(
     for name, given in folders.items():
         if given is not None and name not in own:
             raise UsageError(f"--{name} is not for {kind}", f"it takes {', '.join(f'--{n}' for n in own) or 'none'}")
-    number = COUNTS[kind] if count is None else count
+    number = DEFAULT_COUNTS[kind] if count is None else count
     if number is not None and number < 1:
         raise UsageError(f"a count is at least 1, not {number}")
     notes: tuple[str, ...] = ()
@@ -130,74 +130,87 @@ def question(
     return Benchmark(kind, cases, options, size, seed, notes)
 
 
-def bench(
+def run_benchmark(
     scope: "Scope",
-    asked: Benchmark,
+    benchmark: Benchmark,
     rows: Sequence[MethodSpec],
     out: str | Path,
     *,
     force: bool = False,
-    tick: Callable[[int, int], None] = lambda done, total: None,
-    tell: Callable[[str], None] = lambda words: None,
-) -> Summary:
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_note: Callable[[str], None] = lambda words: None,
+) -> BenchmarkSummary:
     """Run methods on a benchmark and write `results.json`, `results.parquet`, `report.html` and `rows.jsonl` to `out`.
 
     A run that was interrupted goes on where it ended, with the same methods or with others.
 
     Args:
         scope: the model.
-        asked: the benchmark, from `question`.
-        rows: the methods, from `run.entries`; the first is what the others are compared with.
+        benchmark: from `make_benchmark`.
+        rows: the methods, from `method_specs`; the first is what the others are compared with.
         out: a new folder, or that of an earlier run with the same options.
         force: start anew in the folder of an earlier run.
-        tick: called with how many maps are there, of how many.
-        tell: called with what the caller should know: a resumed run, a file that is left out.
+        on_progress: called with how many maps are there, of how many.
+        on_note: called with what the caller should know: a resumed run, a file that is left out.
 
     Raises:
         ResultError: a folder of something else, of other options, or one that cannot be written.
     """
-    journal = RunLog(Path(out), asked.options, force=force)
-    if len(journal):
-        tell(f"{out} has {len(journal)} maps of an earlier run, which are kept")
-    found = run(
-        scope, asked.cases, rows, journal, size=asked.size, seed=asked.seed, timed=asked.kind == "speed", tick=tick
+    run_log = RunLog(Path(out), benchmark.options, force=force)
+    if len(run_log):
+        on_note(f"{out} has {len(run_log)} maps of an earlier run, which are kept")
+    results = run_cases(
+        scope,
+        benchmark.cases,
+        rows,
+        run_log,
+        size=benchmark.size,
+        seed=benchmark.seed,
+        timed=benchmark.kind == "speed",
+        on_progress=on_progress,
     )
-    summary = summarise(asked.kind, KINDS[asked.kind], found, asked.options, asked.notes, asked.seed)
+    summary = summarise(
+        benchmark.kind, KINDS[benchmark.kind], results, benchmark.options, benchmark.notes, benchmark.seed
+    )
     document = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False) + "\n"
-    _written(Path(out) / "results.json", document)
+    _write(Path(out) / "results.json", document)
     if find_spec("pyarrow"):
-        _parquet(Path(out) / "results.parquet", found)
+        _parquet(Path(out) / "results.parquet", results)
     else:
-        tell("pyarrow is not installed: results.parquet is left out (pip install 'vitscope[batch]')")
-    _written(Path(out) / "report.html", page(summary, _worst(scope, asked, rows, found, summary)))
+        on_note("pyarrow is not installed: results.parquet is left out (pip install 'vitscope[batch]')")
+    _write(Path(out) / "report.html", render_report(summary, _worst(scope, benchmark, rows, results, summary)))
     return summary
 
 
 def _worst(
-    scope: "Scope", asked: Benchmark, rows: Sequence[MethodSpec], found: Sequence[Row], summary: Summary
-) -> list[Worst]:
+    scope: "Scope",
+    benchmark: Benchmark,
+    rows: Sequence[MethodSpec],
+    results: Sequence[CaseResult],
+    summary: BenchmarkSummary,
+) -> list[WorstCase]:
     """The cases where the reference scores lowest, with its map and the best other method's."""
-    name = "iou_mean" if summary.about.headline == "miou" else summary.about.headline
-    own = {row.case: row.numbers[name] for row in found if row.method == summary.reference and name in row.numbers}
+    name = "iou_mean" if summary.info.headline == "miou" else summary.info.headline
+    own = {row.case: row.numbers[name] for row in results if row.method == summary.reference and name in row.numbers}
     other = next(s.method for s in summary.scores if s.method != summary.reference)
-    theirs = {row.case: row.numbers.get(name) for row in found if row.method == other}
-    by_name, entry_of = {case.name: case for case in asked.cases}, {entry.label: entry for entry in rows}
+    theirs = {row.case: row.numbers.get(name) for row in results if row.method == other}
+    by_name, spec_of = {case.name: case for case in benchmark.cases}, {spec.label: spec for spec in rows}
     shown = []
     for chosen in sorted(own, key=lambda case: (own[case], case))[:_WORST]:
         case = by_name[chosen]
         with suppress(VitscopeError):
             image, mask = case.load()
             picture = Picture(np.array(image), case.name, "benchmark")
-            pictures = [("the right answer, outlined", outlined(np.array(image), mask))]
+            pictures = [("the right answer, outlined", outline_mask(np.array(image), mask))]
             for method, number in ((summary.reference, own[chosen]), (other, theirs.get(chosen))):
-                e = explained(scope, entry_of[method], picture, case, asked.size, asked.seed)
-                label = "" if number is None else f": {summary.about.metrics[summary.about.headline]} {number:.2f}"
+                e = explain_case(scope, spec_of[method], picture, case, benchmark.size, benchmark.seed)
+                label = "" if number is None else f": {summary.info.metrics[summary.info.headline]} {number:.2f}"
                 pictures.append((f"{method}{label}", e.overlay()))
-            shown.append(Worst(case.name, pictures))
+            shown.append(WorstCase(case.name, pictures))
     return shown
 
 
-def _parquet(path: Path, rows: Sequence[Row]) -> None:
+def _parquet(path: Path, rows: Sequence[CaseResult]) -> None:
     """One line for each map: method, case, group, cost, and every number in a column of its own."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -205,7 +218,7 @@ def _parquet(path: Path, rows: Sequence[Row]) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row.numbers if name != "counts"))
     columns: dict[str, list[Any]] = {
         name: [getattr(row, name) for row in rows]
-        for name in ("method", "used", "case", "group", "seconds", "forward", "error")
+        for name in ("method", "resolved", "case", "group", "seconds", "forward", "error")
     }
     columns |= {name: [row.numbers.get(name) for row in rows] for name in names}
     if any("counts" in row.numbers for row in rows):
@@ -222,7 +235,7 @@ def _parquet(path: Path, rows: Sequence[Row]) -> None:
             partial.unlink(missing_ok=True)
 
 
-def _written(path: Path, text: str) -> None:
+def _write(path: Path, text: str) -> None:
     partial = path.with_suffix(".part")
     try:
         partial.write_text(text, "utf-8", errors="backslashreplace")

@@ -11,7 +11,7 @@ from vitscope.bench import planted
 from vitscope.explanation import Explanation
 from vitscope.metrics.localisation import inside, localise, pointing
 
-__all__ = ["KINDS", "Case", "Kind", "grid_judge", "mask_judge", "pair_judge", "planted_cases"]
+__all__ = ["KINDS", "BenchmarkInfo", "Case", "grid_judge", "mask_judge", "pair_judge", "planted_cases"]
 
 Numbers = Mapping[str, Any]
 
@@ -36,7 +36,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Kind:
+class BenchmarkInfo:
     """What a benchmark's table shows.
 
     Attributes:
@@ -62,16 +62,18 @@ _PLANTED = {
     "iou_best": "IoU, best threshold",
     "iou_mean": "IoU, mean threshold",
 }
-KINDS: Mapping[str, Kind] = {
-    "planted": Kind("planted objects", _PLANTED, "ap", chance="AUC .5; the others near the object's share of pixels"),
-    "segmentation": Kind(
+KINDS: Mapping[str, BenchmarkInfo] = {
+    "planted": BenchmarkInfo(
+        "planted objects", _PLANTED, "ap", chance="AUC .5; the others near the object's share of pixels"
+    ),
+    "segmentation": BenchmarkInfo(
         "segmented photos",
         {"accuracy": "pixel accuracy", "miou": "mIoU", "ap_both": "mAP"} | _PLANTED,
         "miou",
         pooled=("accuracy", "miou"),
         chance="AUC .5",
     ),
-    "digits": Kind(
+    "digits": BenchmarkInfo(
         "which digit, which quarter",
         {
             "share": "share on the digit",
@@ -83,7 +85,7 @@ KINDS: Mapping[str, Kind] = {
         "share",
         chance=".5 for share on the digit and pointing, .25 for the quarters",
     ),
-    "speed": Kind("accuracy and cost on planted objects", _PLANTED, "ap", chance="AUC .5"),
+    "speed": BenchmarkInfo("accuracy and cost on planted objects", _PLANTED, "ap", chance="AUC .5"),
 }
 
 

@@ -46,9 +46,9 @@ def digit_cases(scope: "Scope", count: int, seed: int = 0) -> tuple[list[Case], 
     cells = digit_scenes(unseen.images, unseen.labels, 16 * count, _CELLS + seed, size=30, shares=(1.0, 0.0, 0.0))
     cases: list[Case] = []
     kept = 0
-    named = _named(scope, list(pairs.images), 2)
+    top_classes = _top_classes(scope, list(pairs.images), 2)
     for number, (image, labels, masks) in enumerate(zip(pairs.images, pairs.labels, pairs.masks, strict=True)):
-        if named[number] != {str(label) for label in labels[:2]} or not masks[:2].any((1, 2)).all():
+        if top_classes[number] != {str(label) for label in labels[:2]} or not masks[:2].any((1, 2)).all():
             continue
         kept += 1
         for asked in (0, 1):
@@ -56,11 +56,11 @@ def digit_cases(scope: "Scope", count: int, seed: int = 0) -> tuple[list[Case], 
             load = lambda image=image, mask=masks[asked]: (image, mask)  # noqa: E731
             cases.append(Case(name, "two digits", load, pair_judge(masks[1 - asked]), str(labels[asked])))
     grids = [_grid(cells.images, cells.labels[:, 0], row) for row in range(0, 16 * count, 16)]
-    named = _named(scope, [image for image, _ in grids], 4)
+    top_classes = _top_classes(scope, [image for image, _ in grids], 4)
     rng = np.random.default_rng([seed, _CELLS])
     for number, (image, four) in enumerate(grids):
         place = int(rng.integers(4))
-        if named[number] != {str(label) for label in four}:
+        if top_classes[number] != {str(label) for label in four}:
             continue
         kept += 1
         mask = np.zeros(image.shape[:2], bool)
@@ -87,7 +87,7 @@ def _grid(images: np.ndarray, labels: np.ndarray, first: int) -> tuple[np.ndarra
     return np.concatenate([np.concatenate([a, b], 1), np.concatenate([c, d], 1)], 0), [int(v) for v in labels[chosen]]
 
 
-def _named(scope: "Scope", images: list[np.ndarray], most: int) -> list[set[str]]:
+def _top_classes(scope: "Scope", images: list[np.ndarray], most: int) -> list[set[str]]:
     """For each picture the classes that the model finds likeliest."""
     found = scope.explain(images, method="attention", batch_size=32)
     return [{label for label, _ in e.predictions[:most]} for e in found]

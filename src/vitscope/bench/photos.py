@@ -102,7 +102,7 @@ CUTOUTS: Mapping[str, tuple[str, ...]] = {
 }
 
 # name: photo, and the part of it (left, top, right, bottom) that shows none of the cut-outs
-_PLACES: Mapping[str, tuple[str, tuple[int, int, int, int] | None]] = {
+_BACKGROUND_PARTS: Mapping[str, tuple[str, tuple[int, int, int, int] | None]] = {
     "brick": ("brick", None),
     "gravel": ("gravel", None),
     "galaxies": ("hubble", None),
@@ -127,7 +127,7 @@ def cutout(name: str) -> UInt8[np.ndarray, "H W 4"]:
     """A built-in cut-out as RGBA, cropped to what is visible of it."""
     photo, shapes = _SHAPES[name]
     pixels = _photo(photo)
-    alpha = np.maximum.reduce([_DRAWN[kind](pixels.shape[:2], data) for kind, data in shapes])
+    alpha = np.maximum.reduce([_DRAWERS[kind](pixels.shape[:2], data) for kind, data in shapes])
     rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return np.concatenate([pixels[box], alpha[box][..., None]], axis=2)
@@ -136,7 +136,7 @@ def cutout(name: str) -> UInt8[np.ndarray, "H W 4"]:
 @cache
 def background(name: str) -> UInt8[np.ndarray, "H W 3"]:
     """A built-in background: a photo, or a part of one, without any of the cut-outs."""
-    photo, box = _PLACES[name]
+    photo, box = _BACKGROUND_PARTS[name]
     pixels = _photo(photo)
     left, top, right, bottom = box or (0, 0, pixels.shape[1], pixels.shape[0])
     return pixels[top:bottom, left:right]
@@ -170,7 +170,7 @@ def _nearer(size: tuple[int, int], points: Points) -> UInt8[np.ndarray, "H W"]:
     return np.asarray(closed.filter(ImageFilter.GaussianBlur(0.6)))
 
 
-_DRAWN: Mapping[str, Callable[..., UInt8[np.ndarray, "H W"]]] = {
+_DRAWERS: Mapping[str, Callable[..., UInt8[np.ndarray, "H W"]]] = {
     "polygon": _polygon,
     "ellipse": _ellipse,
     "nearer": _nearer,

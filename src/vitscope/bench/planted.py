@@ -18,10 +18,10 @@ from vitscope.bench import photos
 from vitscope.errors import ImageError, UnknownNameError, UsageError
 from vitscope.images import FORMATS, load_image
 
-__all__ = ["AREAS", "SIZES", "Scene", "Split", "files", "scenes", "size_class"]
+__all__ = ["AREAS", "SIZES", "Scene", "Split", "image_files", "scenes", "size_class"]
 
 Split: TypeAlias = Literal["tune", "report"]
-Source: TypeAlias = "tuple[str, Callable[[], np.ndarray]]"
+NamedLoader: TypeAlias = "tuple[str, Callable[[], np.ndarray]]"
 
 AREAS = (0.015, 0.20)  # share of the scene that the object covers: log-uniform between them
 SIZES = ("small", "medium", "large")
@@ -95,19 +95,19 @@ def scenes(
         raise UsageError(
             f"a count is at least 1, a size 32 to 4096, a seed not negative; not {count}, {size} and {seed}"
         )
-    things = _sources(cutouts, split, _cutout_file, photos.CUTOUTS, photos.cutout)
-    places = _sources(backgrounds, split, lambda path: load_image(path).pixels, photos.BACKGROUNDS, photos.background)
+    things = _loaders(cutouts, split, _cutout_file, photos.CUTOUTS, photos.cutout)
+    places = _loaders(backgrounds, split, lambda path: load_image(path).pixels, photos.BACKGROUNDS, photos.background)
     kept: dict[str, np.ndarray] = {}
     made = []
     for index in range(count):
         rng = np.random.default_rng([seed, get_args(Split).index(split), index])
-        thing = things[_turn(index, len(things), seed, 11)]
-        place = places[_turn(index, len(places), seed, 13)]
+        thing = things[_permuted_choice(index, len(things), seed, 11)]
+        place = places[_permuted_choice(index, len(places), seed, 13)]
         if f"cutout {thing[0]}" not in kept:
             kept[f"cutout {thing[0]}"] = thing[1]()
         if f"place {place[0]}" not in kept:
             kept[f"place {place[0]}"] = place[1]()
-        image, mask = _composed(kept[f"cutout {thing[0]}"], kept[f"place {place[0]}"], size, rng)
+        image, mask = _compose(kept[f"cutout {thing[0]}"], kept[f"place {place[0]}"], size, rng)
         made.append(Scene(image, mask, size_class(mask), thing[0], place[0], index))
     return made
 
@@ -117,7 +117,7 @@ def size_class(mask: Bool[np.ndarray, "H W"]) -> str:
     return SIZES[int(np.searchsorted(_CUTS, mask.mean(), side="right"))]
 
 
-def files(folder: str | Path) -> list[Path]:
+def image_files(folder: str | Path) -> list[Path]:
     """The pictures of a folder, by name.
 
     Raises:
@@ -133,23 +133,23 @@ def files(folder: str | Path) -> list[Path]:
     return found
 
 
-def _turn(index: int, length: int, seed: int, salt: int) -> int:
+def _permuted_choice(index: int, length: int, seed: int, salt: int) -> int:
     """The element whose turn it is: one permutation after another."""
     block, within = divmod(index, length)
     return int(np.random.default_rng([seed, salt, block]).permutation(length)[within])
 
 
-def _sources(
+def _loaders(
     folder: str | Path | None,
     split: str,
     opened: Callable[[Path], np.ndarray],
     names: Mapping[str, Sequence[str]],
     built_in: Callable[[str], np.ndarray],
-) -> list[Source]:
+) -> list[NamedLoader]:
     """Names, and how each is opened, of one half."""
     if folder is None:
         return [(name, lambda name=name: built_in(name)) for name in names[split]]  # type: ignore[misc]
-    found = files(folder)
+    found = image_files(folder)
     if len(found) < 2:
         raise UsageError(f"{folder} has one picture: there are no two halves, 'tune' and 'report', to make of it")
     mixed = sorted(found, key=lambda path: hashlib.sha256(path.name.encode("utf-8", "surrogateescape")).digest())
@@ -175,7 +175,7 @@ def _cutout_file(path: Path) -> UInt8[np.ndarray, "H W 4"]:
     return np.concatenate([colours[box], alpha[box][..., None]], axis=2)
 
 
-def _composed(
+def _compose(
     thing: UInt8[np.ndarray, "h w 4"], place: UInt8[np.ndarray, "H W 3"], size: int, rng: np.random.Generator
 ) -> tuple[UInt8[np.ndarray, "S S 3"], Bool[np.ndarray, "S S"]]:
     """The background's crop with the object on it, and the object's mask."""
@@ -185,7 +185,7 @@ def _composed(
     height, width = thing.shape[:2]
     scale = min((share * size * size / solid) ** 0.5, _LONGEST * size / max(height, width))
     wide, tall = max(round(width * scale), 2), max(round(height * scale), 2)
-    small = _shrunk(thing, (wide, tall))
+    small = _resize(thing, (wide, tall))
     if rng.random() < 0.5:
         small = small[:, ::-1]
     left, top = int(rng.integers(0, size - wide + 1)), int(rng.integers(0, size - tall + 1))
@@ -207,7 +207,7 @@ def _crop(place: UInt8[np.ndarray, "H W 3"], size: int, rng: np.random.Generator
     return made[:, ::-1] if rng.random() < 0.5 else made
 
 
-def _shrunk(thing: UInt8[np.ndarray, "h w 4"], size: tuple[int, int]) -> np.ndarray:
+def _resize(thing: UInt8[np.ndarray, "h w 4"], size: tuple[int, int]) -> np.ndarray:
     """Resized with colours weighted by alpha, so that what lies outside the outline does not bleed in."""
     alpha = thing[..., 3].astype(np.float32)
     layers = [thing[..., channel] * alpha for channel in range(3)]

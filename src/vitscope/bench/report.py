@@ -12,11 +12,11 @@ from PIL import Image
 
 from vitscope._version import __version__
 from vitscope.bench.runner import PRIORS
-from vitscope.bench.summary import Score, Summary, short
+from vitscope.bench.summary import BenchmarkSummary, MethodScore, format_number
 from vitscope.metrics.resampling import Estimate
 from vitscope.render.scores import Dot, dots, scatter
 
-__all__ = ["Worst", "outlined", "page"]
+__all__ = ["WorstCase", "outline_mask", "render_report"]
 
 _LINE = (0, 255, 128)
 _THUMB = 224
@@ -37,7 +37,7 @@ dt { opacity: .65; padding-right: 1rem } dd { margin: 0; overflow-wrap: anywhere
 
 
 @dataclass(frozen=True, eq=False)
-class Worst:
+class WorstCase:
     """One case that went badly.
 
     Attributes:
@@ -49,7 +49,7 @@ class Worst:
     pictures: Sequence[tuple[str, Image.Image]]
 
 
-def outlined(image: UInt8[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"]) -> Image.Image:
+def outline_mask(image: UInt8[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"]) -> Image.Image:
     """The picture with a line around the mask."""
     wide = max(1, round(min(mask.shape) / 160))
     inner = mask.copy()
@@ -61,16 +61,16 @@ def outlined(image: UInt8[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"]) -
     return Image.fromarray(drawn)
 
 
-def page(summary: Summary, worst: Sequence[Worst]) -> str:
+def render_report(summary: BenchmarkSummary, worst: Sequence[WorstCase]) -> str:
     """The whole report.
 
     Args:
         summary: the table.
         worst: cases to show, the worst first.
     """
-    about, cases = summary.about, sum(summary.groups.values())
+    info, cases = summary.info, sum(summary.groups.values())
     parts = [
-        f"<h1>{_safe(about.title)}</h1>",
+        f"<h1>{_safe(info.title)}</h1>",
         f"<p>{_safe(_lead(summary, cases))}</p>",
         f'<div class="wide">{_main(summary)}</div>',
         f"<p><small>{_safe(_reading(summary))}</small></p>",
@@ -82,9 +82,9 @@ def page(summary: Summary, worst: Sequence[Worst]) -> str:
             "<h2>Accuracy and cost</h2>",
             _image(
                 scatter(
-                    _dots(summary, about.headline),
+                    _dots(summary, info.headline),
                     "cost of one map, in plain forwards (preprocessing included)",
-                    about.metrics[about.headline],
+                    info.metrics[info.headline],
                 ),
                 "accuracy against cost",
             ),
@@ -101,17 +101,17 @@ def page(summary: Summary, worst: Sequence[Worst]) -> str:
     )
 
 
-def _lead(summary: Summary, cases: int) -> str:
-    about = summary.about
+def _lead(summary: BenchmarkSummary, cases: int) -> str:
+    info = summary.info
     groups = ", ".join(f"{count} {group}" for group, count in summary.groups.items() if group)
     named = f" ({groups})" if len(summary.groups) > 1 else ""
     return (
-        f"{summary.options.get('model', '')}: {cases} cases{named}, sorted by {about.metrics[about.headline]}. "
-        f"Knowing nothing scores: {about.chance}."
+        f"{summary.options.get('model', '')}: {cases} cases{named}, sorted by {info.metrics[info.headline]}. "
+        f"Knowing nothing scores: {info.chance}."
     )
 
 
-def _reading(summary: Summary) -> str:
+def _reading(summary: BenchmarkSummary) -> str:
     cost = "cost in plain forwards, median and its interval" if summary.timed else "median seconds of one map"
     return (
         "In brackets 95 % bootstrap intervals over the cases. The difference is from "
@@ -120,45 +120,45 @@ def _reading(summary: Summary) -> str:
     )
 
 
-def _main(summary: Summary) -> str:
+def _main(summary: BenchmarkSummary) -> str:
     head = "".join(f"<th>{_safe(heading)}</th>" for heading in summary.headings())
     body = []
     for score, line in zip(summary.scores, summary.table(), strict=True):
         cells = [_safe(cell).replace(" [", "<br><small>[").replace("]", "]</small>") for cell in line[1:]]
-        used = "" if score.used in ("", score.method) else f"<br><small>{_safe(score.used)}</small>"
+        resolved = "" if score.resolved in ("", score.method) else f"<br><small>{_safe(score.resolved)}</small>"
         kind = ' class="prior"' if score.method in PRIORS else ""
-        body.append(f"<tr{kind}><td>{_safe(line[0])}{used}</td>{''.join(f'<td>{c}</td>' for c in cells)}</tr>")
+        body.append(f"<tr{kind}><td>{_safe(line[0])}{resolved}</td>{''.join(f'<td>{c}</td>' for c in cells)}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
 
-def _groups(summary: Summary) -> str:
+def _groups(summary: BenchmarkSummary) -> str:
     shown = summary.shown()
-    head = "".join(f"<th>{_safe(summary.about.metrics[name])}</th>" for name in shown)
+    head = "".join(f"<th>{_safe(summary.info.metrics[name])}</th>" for name in shown)
     body = []
     for group, count in summary.groups.items():
         body.append(f'<tr><th colspan="{len(shown) + 1}" style="text-align:left">{_safe(group)} ({count})</th></tr>')
         for score in summary.scores:
             numbers = score.groups.get(group, {})
-            cells = "".join(f"<td>{short(numbers[n]) if n in numbers else ''}</td>" for n in shown)
+            cells = "".join(f"<td>{format_number(numbers[n]) if n in numbers else ''}</td>" for n in shown)
             body.append(f"<tr><td>{_safe(score.method)}</td>{cells}</tr>")
     return f"<table><thead><tr><th>method</th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
 
-def _panels(summary: Summary) -> list[tuple[str, list[Dot]]]:
-    return [(summary.about.metrics[name], _dots(summary, name)) for name in summary.shown()]
+def _panels(summary: BenchmarkSummary) -> list[tuple[str, list[Dot]]]:
+    return [(summary.info.metrics[name], _dots(summary, name)) for name in summary.shown()]
 
 
-def _dots(summary: Summary, name: str) -> list[Dot]:
+def _dots(summary: BenchmarkSummary, name: str) -> list[Dot]:
     return [_dot(score, score.numbers[name], summary.reference) for score in summary.scores if name in score.numbers]
 
 
-def _dot(score: Score, number: Estimate, reference: str) -> Dot:
+def _dot(score: MethodScore, number: Estimate, reference: str) -> Dot:
     prior, ratio = score.method in PRIORS, score.ratio
     cost = (ratio.value, ratio.low, ratio.high) if ratio and not prior else (0.0, 0.0, 0.0)
     return Dot(score.method, number.value, number.low, number.high, *cost, prior, score.method == reference)
 
 
-def _worst(one: Worst) -> str:
+def _worst(one: WorstCase) -> str:
     figures = []
     for caption, picture in one.pictures:
         small = picture.copy()
@@ -170,9 +170,9 @@ def _worst(one: Worst) -> str:
     return f'<h3>{_safe(one.name)}</h3><div class="row">{"".join(figures)}</div>'
 
 
-def _options(summary: Summary) -> str:
-    told = {"vitscope": __version__, **summary.options}
-    lines = "".join(f"<dt>{_safe(name)}</dt><dd>{_safe(value)}</dd>" for name, value in told.items())
+def _options(summary: BenchmarkSummary) -> str:
+    options = {"vitscope": __version__, **summary.options}
+    lines = "".join(f"<dt>{_safe(name)}</dt><dd>{_safe(value)}</dd>" for name, value in options.items())
     return f"<dl>{lines}</dl>"
 
 

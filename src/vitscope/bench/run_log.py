@@ -14,14 +14,14 @@ from typing import Any, TextIO
 
 from vitscope.errors import ResultError
 
-__all__ = ["FILES", "Row", "RunLog", "fingerprint"]
+__all__ = ["FILES", "CaseResult", "RunLog", "fingerprint"]
 
 OPTIONS, ROWS = "bench.json", "rows.jsonl"
 FILES = (OPTIONS, ROWS, "results.json", "results.parquet", "report.html")
 
 
 @dataclass(frozen=True)
-class Row:
+class CaseResult:
     """What one method's map of one case scored.
 
     Attributes:
@@ -31,7 +31,7 @@ class Row:
         numbers: by name.
         seconds: how long the map took, preprocessing included.
         forward: seconds of a plain forward, measured beside it; None where cost is not asked for.
-        used: the method and options that a name like `auto` stands for.
+        resolved: the method and options that a name like `auto` stands for.
         error: why there are no numbers; empty where there are.
     """
 
@@ -41,7 +41,7 @@ class Row:
     numbers: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     forward: float | None = None
-    used: str = ""
+    resolved: str = ""
     error: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class RunLog:
 
     def __init__(self, folder: Path, options: Mapping[str, Any], *, force: bool = False) -> None:
         self.folder, self.options = Path(folder), json.loads(json.dumps(options))
-        self._rows: dict[str, Row] = {}
+        self._rows: dict[str, CaseResult] = {}
         with _writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._open(force)
@@ -113,7 +113,7 @@ class RunLog:
             try:
                 document = json.loads(line)
                 key = document.pop("key")
-                row = Row(**document)
+                row = CaseResult(**document)
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise ResultError(
                     f"{path} holds a line that no benchmark wrote: {error}", "choose another --out"
@@ -126,14 +126,14 @@ class RunLog:
         text = json.dumps([self.options, method, case], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def get(self, method: str, case: str) -> Row | None:
+    def get(self, method: str, case: str) -> CaseResult | None:
         """The row of an earlier run, if there is one."""
         return self._rows.get(self.key(method, case))
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, row: Row) -> None:
+    def add(self, row: CaseResult) -> None:
         """Keep a row, on disk before this returns."""
         key = self.key(row.method, row.case)
         line = json.dumps({"key": key} | row.to_dict(), ensure_ascii=False, allow_nan=False) + "\n"

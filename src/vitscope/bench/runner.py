@@ -11,7 +11,7 @@ import numpy as np
 
 from vitscope.bench.cases import Case
 from vitscope.bench.planted import size_class
-from vitscope.bench.run_log import Row, RunLog
+from vitscope.bench.run_log import CaseResult, RunLog
 from vitscope.errors import ImageError, MethodError, UsageError
 from vitscope.explanation import Explanation
 from vitscope.images import Picture
@@ -20,14 +20,14 @@ from vitscope.methods.base import METHODS
 if TYPE_CHECKING:
     from vitscope.scope import Scope
 
-__all__ = ["CENTRE", "PRIORS", "RANDOM", "MethodSpec", "entries", "explained", "run"]
+__all__ = ["CENTRE", "PRIORS", "RANDOM", "MethodSpec", "explain_case", "method_specs", "run_cases"]
 
 RANDOM, CENTRE = "random", "centre prior"
 PRIORS = (RANDOM, CENTRE)
-USUAL = ("auto", "rollout", "attention", "relevance", "grad-sam", "attnlrp", "gradcam", "pca", "ncut")
-ROUNDS = 3  # how often a map is timed where cost is asked for
+DEFAULT_METHODS = ("auto", "rollout", "attention", "relevance", "grad-sam", "attnlrp", "gradcam", "pca", "ncut")
+TIMING_ROUNDS = 3  # how often a map is timed where cost is asked for
 _SIGMA = 0.25  # of the centre prior, in sides of the picture
-_CALLS = ("gradient", "refine")  # options of the call, not of the method
+_CALL_OPTIONS = ("gradient", "refine")  # options of the call, not of the method
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class MethodSpec:
     params: Mapping[str, Any] = field(default_factory=dict)
 
 
-def entries(scope: "Scope", texts: Sequence[str], parsed: Callable[[str], tuple[str, Any]]) -> list[MethodSpec]:
+def method_specs(scope: "Scope", texts: Sequence[str], parsed: Callable[[str], tuple[str, Any]]) -> list[MethodSpec]:
     """The rows that are asked for, checked before anything runs; `random` and `centre prior` always come last.
 
     Args:
@@ -61,98 +61,98 @@ def entries(scope: "Scope", texts: Sequence[str], parsed: Callable[[str], tuple[
         MethodError: a method that does not apply.
     """
     fits = {method.name: reason for method, reason in scope.methods()}
-    wanted = [text.strip() for text in texts if text.strip()]
-    if wanted == ["all"]:
-        wanted = ["auto", *(m.name for m, reason in scope.methods() if m.quick and not reason)]
-    elif not wanted:
-        wanted = [name for name in USUAL if not fits.get(name, "")]
+    names = [text.strip() for text in texts if text.strip()]
+    if names == ["all"]:
+        names = ["auto", *(m.name for m, reason in scope.methods() if m.quick and not reason)]
+    elif not names:
+        names = [name for name in DEFAULT_METHODS if not fits.get(name, "")]
     found = []
-    for text in dict.fromkeys(wanted):
+    for text in dict.fromkeys(names):
         name, *rest = text.split(":")
         if name in PRIORS or name == "centre":
             continue
         given = dict(parsed(part) for part in rest)
-        params = {key: value for key, value in given.items() if key not in _CALLS}
+        params = {key: value for key, value in given.items() if key not in _CALL_OPTIONS}
         if name != "auto":
             METHODS.get(name).check(params)
             if fits[name]:
                 raise MethodError(f"the method '{name}' does not apply: {fits[name]}", "leave it out of --methods")
-        found.append(MethodSpec(text, name, {key: given[key] for key in _CALLS if key in given}, params))
+        found.append(MethodSpec(text, name, {key: given[key] for key in _CALL_OPTIONS if key in given}, params))
     return [*found, *(MethodSpec(name, name) for name in PRIORS)]
 
 
-def run(
+def run_cases(
     scope: "Scope",
     cases: Sequence[Case],
     rows: Sequence[MethodSpec],
-    journal: RunLog,
+    run_log: RunLog,
     *,
     size: int | None = None,
     seed: int = 0,
     timed: bool = False,
-    tick: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Row]:
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[CaseResult]:
     """The row of every method on every case: from the journal where it is there, else made now and put there.
 
     Args:
         scope: the model.
         cases: the questions.
         rows: the methods.
-        journal: where rows are kept.
+        run_log: where rows are kept.
         size: input size, as `Scope.explain` has it.
         seed: of methods that draw, and of the random maps, which differ from case to case.
         timed: make each map three times in turn with a plain forward of the same picture, and keep the medians; every
             method has run once before on the first picture.
-        tick: called with how many rows are there, of how many.
+        on_progress: called with how many rows are there, of how many.
     """
     total, done, warm = len(cases) * len(rows), 0, False
-    made: list[Row] = []
+    results: list[CaseResult] = []
     for case in cases:
-        missing = [entry for entry in rows if journal.get(entry.label, case.name) is None]
+        missing = [spec for spec in rows if run_log.get(spec.label, case.name) is None]
         if missing:
             try:
                 image, mask = case.load()
             except ImageError as error:
-                for entry in missing:
-                    journal.add(Row(entry.label, case.name, case.group, error=error.message))
+                for spec in missing:
+                    run_log.add(CaseResult(spec.label, case.name, case.group, error=error.message))
                 missing = []
         if missing:
             picture = Picture(np.array(image), case.name, "benchmark")
             if timed and not warm:
                 warm = True
-                for entry in missing:
-                    _attempt(scope, entry, picture, case, size, seed)
+                for spec in missing:
+                    _try_explain(scope, spec, picture, case, size, seed)
             for row in _rows(scope, missing, picture, mask, case, size, seed, timed):
-                journal.add(row)
+                run_log.add(row)
                 done += 1
-                tick(done, total)
+                on_progress(done, total)
         done += len(rows) - len(missing)
-        tick(done, total)
-        made += [kept for entry in rows if (kept := journal.get(entry.label, case.name)) is not None]
-    return made
+        on_progress(done, total)
+        results += [result for spec in rows if (result := run_log.get(spec.label, case.name)) is not None]
+    return results
 
 
-def explained(
-    scope: "Scope", entry: MethodSpec, picture: Picture, case: Case, size: int | None = None, seed: int = 0
+def explain_case(
+    scope: "Scope", spec: MethodSpec, picture: Picture, case: Case, size: int | None = None, seed: int = 0
 ) -> Explanation:
     """One method's map of one case.
 
     `random` is uniform random numbers that the seed and the case's name draw. `centre prior` is a Gaussian in the
     middle of the input, its standard deviation a quarter of each side. Both see only where the patches lie.
     """
-    if entry.method not in PRIORS:
-        options = {"method": entry.method, "size": size, "target": case.target, "seed": seed, **entry.options}
-        found: Explanation = scope.explain(picture, params=dict(entry.params), **options)
+    if spec.method not in PRIORS:
+        options = {"method": spec.method, "size": size, "target": case.target, "seed": seed, **spec.options}
+        found: Explanation = scope.explain(picture, params=dict(spec.params), **options)
         return found
     pixels, region = scope.adapter.prepare(picture, size)
     layout = scope.adapter.layout((pixels.shape[1], pixels.shape[2]))
-    if entry.method == RANDOM:
+    if spec.method == RANDOM:
         values = np.random.default_rng([seed, zlib.crc32(case.name.encode())]).random(layout.grid)
     else:
         down, across = ((np.arange(n) + 0.5) / n - 0.5 for n in layout.grid)
         values = np.exp(-(down[:, None] ** 2 + across**2) / (2 * _SIGMA**2))
     prefix = np.zeros(len(layout.prefix), np.float32)
-    return Explanation(values.astype(np.float32), prefix, entry.method, layout, region, picture=picture)
+    return Explanation(values.astype(np.float32), prefix, spec.method, layout, region, picture=picture)
 
 
 def _rows(
@@ -164,42 +164,42 @@ def _rows(
     size: int | None,
     seed: int,
     timed: bool,
-) -> list[Row]:
+) -> list[CaseResult]:
     """The rows of one case; where they are timed, forward and methods take turns."""
     group = case.group or size_class(mask)
-    spent: dict[str, list[float]] = {entry.label: [] for entry in missing}
-    ratios: dict[str, list[float]] = {entry.label: [] for entry in missing}
+    spent: dict[str, list[float]] = {spec.label: [] for spec in missing}
+    ratios: dict[str, list[float]] = {spec.label: [] for spec in missing}
     outcomes: dict[str, Explanation | str] = {}
-    for _ in range(ROUNDS if timed else 1):
+    for _ in range(TIMING_ROUNDS if timed else 1):
         forward = _forward(scope, picture, size) if timed else 0.0
-        for entry in missing:
+        for spec in missing:
             began = time.perf_counter()
-            outcomes[entry.label] = _attempt(scope, entry, picture, case, size, seed)
-            spent[entry.label].append(time.perf_counter() - began)
-            ratios[entry.label].append(spent[entry.label][-1] / forward if forward else 0.0)
+            outcomes[spec.label] = _try_explain(scope, spec, picture, case, size, seed)
+            spent[spec.label].append(time.perf_counter() - began)
+            ratios[spec.label].append(spent[spec.label][-1] / forward if forward else 0.0)
     rows = []
-    for entry in missing:
-        outcome = outcomes[entry.label]
-        seconds = statistics.median(spent[entry.label])
-        row = Row(entry.label, case.name, group, seconds=seconds)
+    for spec in missing:
+        outcome = outcomes[spec.label]
+        seconds = statistics.median(spent[spec.label])
+        row = CaseResult(spec.label, case.name, group, seconds=seconds)
         if timed:
-            row = replace(row, forward=seconds / statistics.median(ratios[entry.label]))
+            row = replace(row, forward=seconds / statistics.median(ratios[spec.label]))
         if isinstance(outcome, str):
             rows.append(replace(row, error=outcome))
             continue
         try:
-            rows.append(replace(row, numbers=dict(case.judge(outcome, mask)), used=_used(outcome)))
+            rows.append(replace(row, numbers=dict(case.judge(outcome, mask)), resolved=_resolved(outcome)))
         except UsageError as error:
-            rows.append(replace(row, error=error.message, used=_used(outcome)))
+            rows.append(replace(row, error=error.message, resolved=_resolved(outcome)))
     return rows
 
 
-def _attempt(
-    scope: "Scope", entry: MethodSpec, picture: Picture, case: Case, size: int | None, seed: int
+def _try_explain(
+    scope: "Scope", spec: MethodSpec, picture: Picture, case: Case, size: int | None, seed: int
 ) -> Explanation | str:
     """The map, or why this picture has none: a picture's fault or the map's does not stop a benchmark."""
     try:
-        return explained(scope, entry, picture, case, size, seed)
+        return explain_case(scope, spec, picture, case, size, seed)
     except (ImageError, MethodError) as error:
         return error.message
 
@@ -212,7 +212,7 @@ def _forward(scope: "Scope", picture: Picture, size: int | None) -> float:
     return time.perf_counter() - began
 
 
-def _used(explanation: Explanation) -> str:
+def _resolved(explanation: Explanation) -> str:
     """The method and the options that it ran with."""
-    told = explanation.provenance.get("options", {})
-    return " ".join([explanation.method, *(f"{k}={v}" for k, v in told.items() if v is not None)])
+    options = explanation.provenance.get("options", {})
+    return " ".join([explanation.method, *(f"{k}={v}" for k, v in options.items() if v is not None)])

@@ -10,11 +10,11 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from vitscope.bench.cases import Case, mask_judge
-from vitscope.bench.planted import files
+from vitscope.bench.planted import image_files
 from vitscope.errors import ImageError, MissingDependencyError, UsageError
 from vitscope.images import FORMATS, load_image
 
-__all__ = ["PROTOCOL_SIZE", "folder_cases", "imagenet_cases", "mask_of"]
+__all__ = ["PROTOCOL_SIZE", "folder_cases", "imagenet_cases", "read_mask"]
 
 T = TypeVar("T")
 
@@ -38,11 +38,11 @@ def folder_cases(images: str | Path, masks: str | Path, count: int | None = None
         ImageError: a mask that cannot be load_image, or is of another size than its picture; when its turn comes.
     """
     of_stem: dict[str, Path] = {}
-    for path in files(masks):
+    for path in image_files(masks):
         if path.stem in of_stem:
             raise UsageError(f"{masks} has two masks called {path.stem}")
         of_stem[path.stem] = path
-    pictures = files(images)
+    pictures = image_files(images)
     if len({path.stem for path in pictures}) < len(pictures):
         twice = next(p.stem for i, p in enumerate(pictures) if p.stem in {q.stem for q in pictures[:i]})
         raise UsageError(f"{images} has two pictures called {twice}")
@@ -50,10 +50,10 @@ def folder_cases(images: str | Path, masks: str | Path, count: int | None = None
     if not pairs:
         raise UsageError(f"no picture of {images} has a mask of the same name in {masks}", "photo.jpg, photo.png")
     cases = []
-    for image, mask in _drawn(pairs, count, seed):
+    for image, mask in _sample(pairs, count, seed):
 
         def load(image: Path = image, mask: Path = mask) -> tuple[UInt8[np.ndarray, "H W 3"], Bool[np.ndarray, "H W"]]:
-            pixels, truth = load_image(image).pixels, mask_of(mask)
+            pixels, truth = load_image(image).pixels, read_mask(mask)
             if truth.shape != pixels.shape[:2]:
                 raise ImageError(
                     f"{mask} is {truth.shape[1]} x {truth.shape[0]} pixels and its picture "
@@ -102,11 +102,11 @@ def imagenet_cases(path: str | Path, count: int | None = None, seed: int = 0) ->
 
     return [
         Case(f"{index:04d}", "", lambda index=index: load(index), mask_judge)  # type: ignore[misc]
-        for index in _drawn(list(range(total)), count, seed)
+        for index in _sample(list(range(total)), count, seed)
     ]
 
 
-def mask_of(path: Path) -> Bool[np.ndarray, "H W"]:
+def read_mask(path: Path) -> Bool[np.ndarray, "H W"]:
     """A mask file as it is defined in `folder_cases`."""
     load_image(path)  # says what is wrong with a broken file
     with Image.open(path, formats=FORMATS) as image:
@@ -119,7 +119,7 @@ def mask_of(path: Path) -> Bool[np.ndarray, "H W"]:
         return np.asarray((values > 0).reshape(*values.shape[:2], -1).max(2), bool)
 
 
-def _drawn(items: Sequence[T], count: int | None, seed: int) -> Sequence[T]:
+def _sample(items: Sequence[T], count: int | None, seed: int) -> Sequence[T]:
     if count is None or count >= len(items):
         return items
     return [items[i] for i in sorted(np.random.default_rng(seed).choice(len(items), count, replace=False))]

@@ -7,25 +7,25 @@ from typing import Any
 
 import numpy as np
 
-from vitscope.bench.cases import Kind
+from vitscope.bench.cases import BenchmarkInfo
 from vitscope.bench.planted import SIZES
-from vitscope.bench.run_log import Row
+from vitscope.bench.run_log import CaseResult
 from vitscope.errors import MethodError
 from vitscope.metrics.localisation import pooled
 from vitscope.metrics.resampling import Difference, Estimate, bootstrap, holm, paired
 
-__all__ = ["Score", "Summary", "short", "summarise"]
+__all__ = ["BenchmarkSummary", "MethodScore", "format_number", "summarise"]
 
 _POOL_DRAWS = 1000
 
 
 @dataclass(frozen=True)
-class Score:
+class MethodScore:
     """One method's line.
 
     Attributes:
         method: as it was asked for.
-        used: what that stands for.
+        resolved: what that stands for.
         count: cases with numbers.
         failed: cases without, for this method.
         numbers: each metric over the cases that have it, with a 95 % bootstrap interval.
@@ -37,7 +37,7 @@ class Score:
     """
 
     method: str
-    used: str
+    resolved: str
     count: int
     failed: int
     numbers: Mapping[str, Estimate]
@@ -51,7 +51,7 @@ class Score:
         """Everything, ready for JSON."""
         return {
             "method": self.method,
-            "used": self.used,
+            "resolved": self.resolved,
             "count": self.count,
             "failed": self.failed,
             "numbers": {name: estimate.to_dict() for name, estimate in self.numbers.items()},
@@ -64,12 +64,12 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Summary:
+class BenchmarkSummary:
     """A benchmark's table.
 
     Attributes:
         kind: its name, such as `planted`.
-        about: what its table shows.
+        info: what its table shows.
         scores: one line a method, the best headline first.
         reference: the method that the others are compared with.
         groups: how many cases each group has.
@@ -78,8 +78,8 @@ class Summary:
     """
 
     kind: str
-    about: Kind
-    scores: tuple[Score, ...]
+    info: BenchmarkInfo
+    scores: tuple[MethodScore, ...]
     reference: str
     groups: Mapping[str, int]
     options: Mapping[str, Any]
@@ -87,16 +87,16 @@ class Summary:
 
     def headings(self) -> list[str]:
         """Of the table's columns."""
-        shown = [self.about.metrics[name] for name in self.shown()]
+        shown = [self.info.metrics[name] for name in self.shown()]
         cost = ["x forward"] if self.timed else ["s"]
-        return ["method", *shown, f"{self.about.metrics[self.about.headline]} against {self.reference}", *cost]
+        return ["method", *shown, f"{self.info.metrics[self.info.headline]} against {self.reference}", *cost]
 
     def table(self, intervals: bool = True) -> list[list[str]]:
         """The lines: numbers with their intervals (or only the headline's), the difference with its p, the cost."""
         return [
             [
                 score.method,
-                *(_cell(score.numbers.get(name), intervals or name == self.about.headline) for name in self.shown()),
+                *(_cell(score.numbers.get(name), intervals or name == self.info.headline) for name in self.shown()),
                 _against(score),
                 *([_ratio(score.ratio)] if self.timed else [f"{score.seconds:.2f}"]),
             ]
@@ -105,7 +105,7 @@ class Summary:
 
     def shown(self) -> list[str]:
         """The metrics that some method has."""
-        return [name for name in self.about.metrics if any(name in score.numbers for score in self.scores)]
+        return [name for name in self.info.metrics if any(name in score.numbers for score in self.scores)]
 
     @property
     def timed(self) -> bool:
@@ -117,7 +117,7 @@ class Summary:
         return {
             "bench": self.kind,
             "reference": self.reference,
-            "headline": self.about.headline,
+            "headline": self.info.headline,
             "scores": [score.to_dict() for score in self.scores],
             "groups": dict(self.groups),
             "options": dict(self.options),
@@ -126,40 +126,47 @@ class Summary:
 
 
 def summarise(
-    kind: str, about: Kind, rows: Sequence[Row], options: Mapping[str, Any], notes: Sequence[str] = (), seed: int = 0
-) -> Summary:
+    kind: str,
+    info: BenchmarkInfo,
+    rows: Sequence[CaseResult],
+    options: Mapping[str, Any],
+    notes: Sequence[str] = (),
+    seed: int = 0,
+) -> BenchmarkSummary:
     """The table of these rows; methods stand in the rows' order before they are sorted, the first is the reference.
 
     Raises:
         MethodError: no method has a number on any case.
     """
-    of_method: dict[str, list[Row]] = {}
+    of_method: dict[str, list[CaseResult]] = {}
     for row in rows:
         of_method.setdefault(row.method, []).append(row)
     good = {method: [row for row in own if not row.error] for method, own in of_method.items()}
     if not any(good.values()):
         raise MethodError(f"no method has a number on any case: {rows[0].error if rows else 'there are no cases'}")
     reference = next(method for method, own in good.items() if own)
-    scores = [_score(method, good[method], of_method[method], about, seed) for method in of_method]
-    compared = [(score, _difference(good[score.method], good[reference], about, seed)) for score in scores]
+    scores = [_score(method, good[method], of_method[method], info, seed) for method in of_method]
+    compared = [(score, _difference(good[score.method], good[reference], info, seed)) for score in scores]
     ps = iter(holm([d.p for score, d in compared if d is not None and score.method != reference]))
     finished = [
         score
         if difference is None or score.method == reference
-        else Score(**{**vars(score), "difference": difference, "p": next(ps)})
+        else MethodScore(**{**vars(score), "difference": difference, "p": next(ps)})
         for score, difference in compared
     ]
-    best = sorted(finished, key=lambda s: -(s.numbers[about.headline].value if about.headline in s.numbers else -1.0))
+    best = sorted(finished, key=lambda s: -(s.numbers[info.headline].value if info.headline in s.numbers else -1.0))
     cases = {row.case: row.group for own in good.values() for row in own}
     counts = {group: list(cases.values()).count(group) for group in _ordered(cases.values())}
-    told = [*notes, *_failures(of_method)]
-    return Summary(kind, about, tuple(best), reference, counts, dict(options), tuple(told))
+    notes = [*notes, *_failures(of_method)]
+    return BenchmarkSummary(kind, info, tuple(best), reference, counts, dict(options), tuple(notes))
 
 
-def _score(method: str, own: Sequence[Row], everything: Sequence[Row], about: Kind, seed: int) -> Score:
+def _score(
+    method: str, own: Sequence[CaseResult], everything: Sequence[CaseResult], info: BenchmarkInfo, seed: int
+) -> MethodScore:
     numbers = {}
-    for name in about.metrics:
-        if name in about.pooled:
+    for name in info.metrics:
+        if name in info.pooled:
             counts = np.array([row.numbers["counts"] for row in own], np.float64)
             if len(counts):
                 numbers[name] = bootstrap(counts, partial(_pooled, name), seed=seed, draws=_POOL_DRAWS)
@@ -169,14 +176,14 @@ def _score(method: str, own: Sequence[Row], everything: Sequence[Row], about: Ki
     for group in _ordered(row.group for row in own):
         part = [row.numbers for row in own if row.group == group]
         groups[group] = {
-            name: _mean(part, name, name in about.pooled)
-            for name in about.metrics
-            if name in about.pooled or any(name in one for one in part)
+            name: _mean(part, name, name in info.pooled)
+            for name in info.metrics
+            if name in info.pooled or any(name in one for one in part)
         }
     costs = np.array([row.seconds / row.forward for row in own if row.forward])
-    return Score(
+    return MethodScore(
         method,
-        next((row.used for row in own if row.used), ""),
+        next((row.resolved for row in own if row.resolved), ""),
         len(own),
         len(everything) - len(own),
         numbers,
@@ -196,9 +203,11 @@ def _pooled(name: str, counts: np.ndarray) -> float:
     return float(getattr(pooled(counts), name))
 
 
-def _difference(ours: Sequence[Row], theirs: Sequence[Row], about: Kind, seed: int) -> Difference | None:
+def _difference(
+    ours: Sequence[CaseResult], theirs: Sequence[CaseResult], info: BenchmarkInfo, seed: int
+) -> Difference | None:
     """On the cases that both have. Of numbers that are pooled, each picture's own stands for it."""
-    name = "iou_mean" if about.headline == "miou" else about.headline
+    name = "iou_mean" if info.headline == "miou" else info.headline
     there = {row.case: row.numbers[name] for row in theirs if name in row.numbers}
     pairs = [(row.numbers[name], there[row.case]) for row in ours if name in row.numbers and row.case in there]
     if not pairs:
@@ -207,15 +216,15 @@ def _difference(ours: Sequence[Row], theirs: Sequence[Row], about: Kind, seed: i
     return paired(mine, other, seed=seed)
 
 
-def _failures(of_method: Mapping[str, Sequence[Row]]) -> list[str]:
-    told = []
+def _failures(of_method: Mapping[str, Sequence[CaseResult]]) -> list[str]:
+    notes = []
     for method, own in of_method.items():
         bad = [row for row in own if row.error]
         if bad:
-            told.append(f"{method}: {len(bad)} of {len(own)} cases have no numbers, the first: {bad[0].error}")
-    if len(told) == len(of_method) and len({line.partition(": ")[2] for line in told}) == 1:
-        return [f"every method: {told[0].partition(': ')[2]}"]
-    return told
+            notes.append(f"{method}: {len(bad)} of {len(own)} cases have no numbers, the first: {bad[0].error}")
+    if len(notes) == len(of_method) and len({line.partition(": ")[2] for line in notes}) == 1:
+        return [f"every method: {notes[0].partition(': ')[2]}"]
+    return notes
 
 
 def _ordered(groups: Any) -> list[str]:
@@ -227,11 +236,11 @@ def _cell(estimate: Estimate | None, interval: bool) -> str:
     if estimate is None:
         return ""
     if not interval:
-        return short(estimate.value)
-    return f"{short(estimate.value)} [{short(estimate.low)} {short(estimate.high)}]"
+        return format_number(estimate.value)
+    return f"{format_number(estimate.value)} [{format_number(estimate.low)} {format_number(estimate.high)}]"
 
 
-def _against(score: Score) -> str:
+def _against(score: MethodScore) -> str:
     if score.difference is None or score.p is None:
         return ""
     p = f"p {score.p:.2f}" if score.p >= 0.01 else f"p {score.p:.4f}" if score.p >= 0.0001 else "p < .0001"
@@ -242,7 +251,7 @@ def _ratio(ratio: Estimate | None) -> str:
     return "" if ratio is None else f"{ratio.value:.2f} [{ratio.low:.2f} {ratio.high:.2f}]"
 
 
-def short(value: float) -> str:
+def format_number(value: float) -> str:
     """Three digits behind the point, without a leading zero."""
     text = f"{value:.3f}"
     return text[1:] if text.startswith("0.") else text

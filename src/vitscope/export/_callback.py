@@ -11,13 +11,13 @@ from vitscope.explanation import Explanation
 from vitscope.images import ImageLike, Picture, load_image
 from vitscope.scope import Scope, load
 
-__all__ = ["Log", "Watched"]
+__all__ = ["LogFunction", "LoggedPhotos"]
 
-Log: TypeAlias = Callable[[str, Explanation, int], None]
+LogFunction: TypeAlias = Callable[[str, Explanation, int], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Watched:
+class LoggedPhotos:
     """Photos whose maps are logged every so many steps.
 
     Attributes:
@@ -29,15 +29,20 @@ class Watched:
     """
 
     pictures: Sequence[Picture]
-    log: Log
+    log: LogFunction
     every: int
     options: Mapping[str, Any]
     processor: Any = None
 
     @classmethod
-    def of(
-        cls, photos: Sequence[ImageLike], log: Log, every: int, options: Mapping[str, Any], processor: Any = None
-    ) -> "Watched":
+    def read(
+        cls,
+        photos: Sequence[ImageLike],
+        log: LogFunction,
+        every: int,
+        options: Mapping[str, Any],
+        processor: Any = None,
+    ) -> "LoggedPhotos":
         """Read the photos.
 
         Raises:
@@ -48,7 +53,7 @@ class Watched:
             raise UsageError(f"watching needs photos and every >= 1, not {len(photos)} photos and every={every}")
         return cls([load_image(photo) for photo in photos], log, every, options, processor)
 
-    def open(self, model: nn.Module, processor: Any = None) -> Scope:
+    def load_model(self, model: nn.Module, processor: Any = None) -> Scope:
         """The model that is being trained, ready to be looked into; it stays where it is."""
         return load(model, processor=self.processor or processor)
 
@@ -56,7 +61,7 @@ class Watched:
         """Is it time to look?"""
         return step % self.every == 0
 
-    def look(self, scope: Scope, step: int) -> None:
+    def log_maps(self, scope: Scope, step: int) -> None:
         """Explain and log every photo; the model keeps its mode, weights and gradients."""
         for tag, picture in zip(self.tags(), self.pictures, strict=True):
             self.log(tag, scope.explain(picture, **self.options), step)

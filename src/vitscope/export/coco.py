@@ -10,7 +10,7 @@ from vitscope._version import __version__
 from vitscope.errors import UsageError
 from vitscope.explanation import Explanation
 
-__all__ = ["coco", "region"]
+__all__ = ["bright_region", "coco"]
 
 _NO_CLASS = "attended"
 
@@ -36,7 +36,7 @@ def coco(explanations: Iterable[Explanation], *, above: float = 0.2) -> dict[str
             source, {"id": len(images) + 1, "file_name": source, "width": width, "height": height}
         )
         label, score = (e.target, e.score) if e.target else (e.predictions[0] if e.predictions else (_NO_CLASS, None))
-        inside = region(e, above)
+        inside = bright_region(e, above)
         ys, xs = np.nonzero(inside)
         left, top = int(xs.min()), int(ys.min())
         annotations.append(
@@ -60,7 +60,7 @@ def coco(explanations: Iterable[Explanation], *, above: float = 0.2) -> dict[str
     }
 
 
-def region(explanation: Explanation, above: float) -> Bool[np.ndarray, "H W"]:
+def bright_region(explanation: Explanation, above: float) -> Bool[np.ndarray, "H W"]:
     """The largest connected part of the patches above a share of the map's largest value, as pixels of the photo.
 
     Never empty. Connected are patches that share an edge (Zhou et al. 2016, "Learning Deep Features for Discriminative

@@ -45,7 +45,7 @@ def add(dataset: Any, explanations: Iterable[Explanation], folder: str | Path, *
         raise MissingDependencyError("FiftyOne", "fiftyone") from None
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    known = {sample.filepath: sample for sample in dataset}
+    samples = {sample.filepath: sample for sample in dataset}
     count = 0
     for e in explanations:
         path = Path(str(e.provenance.get("source", ""))).resolve()
@@ -55,19 +55,19 @@ def add(dataset: Any, explanations: Iterable[Explanation], folder: str | Path, *
         name = re.sub(r"\W", "_", f"{field}_{e.method}")
         apart = hashlib.blake2b(str(path).encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
         heat = folder / f"{path.stem}-{apart}-{name}.png"
-        _picture(e, low, high).save(heat)
-        sample = known.get(str(path))
+        _map_image(e, low, high).save(heat)
+        sample = samples.get(str(path))
         if sample is None:
-            sample = known[str(path)] = fo.Sample(filepath=str(path))
+            sample = samples[str(path)] = fo.Sample(filepath=str(path))
             dataset.add_sample(sample)
-        told = {"method": e.method, "model": e.provenance.get("model"), "target": e.target, "score": e.score}
-        sample[name] = fo.Heatmap(map_path=str(heat), range=[0, 255], low=low, high=high, **told)
+        fields = {"method": e.method, "model": e.provenance.get("model"), "target": e.target, "score": e.score}
+        sample[name] = fo.Heatmap(map_path=str(heat), range=[0, 255], low=low, high=high, **fields)
         sample.save()
         count += 1
     return count
 
 
-def _picture(explanation: Explanation, low: float, high: float) -> Image.Image:
+def _map_image(explanation: Explanation, low: float, high: float) -> Image.Image:
     """The map on the photo's frame, 0 to 255; 0 where the model saw nothing."""
     region = explanation.region
     shrink = min(1.0, _SIDE / max(region.size))

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from vitscope.errors import MissingDependencyError
-from vitscope.export._callback import Log, Watched
+from vitscope.export._callback import LogFunction, LoggedPhotos
 from vitscope.images import ImageLike
 from vitscope.scope import Scope
 
@@ -33,13 +33,13 @@ class AttentionMaps(Callback):  # type: ignore[misc]
     def __init__(
         self,
         photos: list[ImageLike],
-        log: Log,
+        log: LogFunction,
         every: int = 100,
         model: Callable[[Any], nn.Module] | None = None,
         processor: Any = None,
         **options: Any,
     ) -> None:
-        self._watched = Watched.of(photos, log, every, options, processor)
+        self._photos = LoggedPhotos.read(photos, log, every, options, processor)
         self._model = model or (lambda module: module.model)
         self._scope: Scope | None = None
         self._last = -1
@@ -47,15 +47,15 @@ class AttentionMaps(Callback):  # type: ignore[misc]
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Open the model, and look before the first step."""
         if trainer.is_global_zero:
-            self._scope = self._watched.open(self._model(pl_module))
-            self._look(trainer.global_step)
+            self._scope = self._photos.load_model(self._model(pl_module))
+            self._log_maps(trainer.global_step)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *batch: Any, **more: Any) -> None:
         """Look, where it is time; once a step, however many batches a step gathers."""
-        if self._watched.due(trainer.global_step) and trainer.global_step != self._last:
-            self._look(trainer.global_step)
+        if self._photos.due(trainer.global_step) and trainer.global_step != self._last:
+            self._log_maps(trainer.global_step)
 
-    def _look(self, step: int) -> None:
+    def _log_maps(self, step: int) -> None:
         if self._scope is not None:
-            self._watched.look(self._scope, step)
+            self._photos.log_maps(self._scope, step)
             self._last = step

@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from vitscope.export._callback import Log, Watched
+from vitscope.export._callback import LogFunction, LoggedPhotos
 from vitscope.images import ImageLike
 from vitscope.scope import Scope
 
@@ -23,18 +23,18 @@ class AttentionMaps(TrainerCallback):
     """
 
     def __init__(
-        self, photos: list[ImageLike], log: Log, every: int = 100, processor: Any = None, **options: Any
+        self, photos: list[ImageLike], log: LogFunction, every: int = 100, processor: Any = None, **options: Any
     ) -> None:
-        self._watched = Watched.of(photos, log, every, options, processor)
+        self._photos = LoggedPhotos.read(photos, log, every, options, processor)
         self._scope: Scope | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **more: Any) -> None:
         """Open the model, and look before the first step."""
         if state.is_world_process_zero:
-            self._scope = self._watched.open(model, more.get("processing_class"))
-            self._watched.look(self._scope, state.global_step)
+            self._scope = self._photos.load_model(model, more.get("processing_class"))
+            self._photos.log_maps(self._scope, state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Look, where it is time."""
-        if self._scope is not None and self._watched.due(state.global_step):
-            self._watched.look(self._scope, state.global_step)
+        if self._scope is not None and self._photos.due(state.global_step):
+            self._photos.log_maps(self._scope, state.global_step)

@@ -29,14 +29,14 @@ class Masks:
         Raises:
             ImageError: no mask, two masks, one that cannot be read, has another size, or shows no object or only it.
         """
-        from vitscope.bench.segmentation import mask_of
+        from vitscope.bench.segmentation import read_mask
 
         stem = Path(image).stem
         found = [path for path in self._files if path.stem == stem]
         if len(found) != 1:
             told = f"has {len(found)} masks called {stem}" if found else f"has no mask called {stem}"
             raise ImageError(f"{self._folder} {told}", "one mask for each photo, of the same name but for the ending")
-        mask = mask_of(found[0])
+        mask = read_mask(found[0])
         if mask.shape != size[::-1]:
             raise ImageError(
                 f"the mask {found[0]} has {mask.shape[1]} x {mask.shape[0]} pixels and its photo {size[0]} x {size[1]}",

@@ -33,8 +33,8 @@ from vitscope.cli.commands._options import (
 from vitscope.errors import UsageError
 
 if TYPE_CHECKING:
-    from vitscope.batch.run import Summary
-    from vitscope.batch.sources import Source
+    from vitscope.batch.run import BatchSummary
+    from vitscope.batch.sources import ImageSource
 
 __all__ = ["batch"]
 
@@ -72,7 +72,7 @@ def batch(
     overlays: Annotated[bool, typer.Option("--overlays", help="Also draw every map over its photo.")] = False,
     film: Annotated[Path | None, typer.Option(help="Make a video of the overlays, such as maps.mp4.")] = None,
     rate: Annotated[float, typer.Option(help="Pictures a second in that video.")] = 10.0,
-    holding: Annotated[
+    file_kind: Annotated[
         str, typer.Option("--kind", help="What the files are: photos, parquet, webdataset, video; auto looks.")
     ] = "auto",
     column: Annotated[str | None, typer.Option(help="Of Parquet: bytes, paths or URLs of the pictures.")] = None,
@@ -91,17 +91,16 @@ def batch(
     dtype: Dtype = "float32",
 ) -> int:
     """Explain a whole collection: one row for each photo, method and target, in Parquet files."""
-    from vitscope.batch.run import check, run
+    from vitscope.batch.run import require_engine, run
 
-    check(engine)
-    from vitscope.batch.output import refused
-    from vitscope.batch.overlays import drawn
-    from vitscope.batch.overlays import film as write_film
-    from vitscope.batch.sources import Source
-    from vitscope.batch.types import Plan
+    require_engine(engine)
+    from vitscope.batch.output import check_output
+    from vitscope.batch.overlays import overlay_paths, write_video
+    from vitscope.batch.sources import ImageSource
+    from vitscope.batch.types import BatchPlan
 
     named = {"layers": layers, "start": start, "layer": layer, "alpha": alpha, "discard": discard}
-    plan = Plan(
+    plan = BatchPlan(
         model=model,
         revision=revision,
         device=device,
@@ -120,8 +119,8 @@ def batch(
         batch_tokens=batch_tokens,
         workers=workers,
     )
-    where = Source(source, holding, column, stride, limit)  # type: ignore[arg-type]  # looked at when made
-    refused(out, resume=resume)
+    where = ImageSource(source, file_kind, column, stride, limit)  # type: ignore[arg-type]  # looked at when made
+    check_output(out, resume=resume)
     if film is not None and not overlays:
         raise UsageError("a video of the maps is made of overlays", "add --overlays")
     if ray_address and engine != "ray":
@@ -139,11 +138,11 @@ def batch(
             engine=engine,
             engine_options=options,
             resume=resume,
-            advance=bars,
-            begun=bars.begun,
+            on_progress=bars,
+            on_start=bars.begun,
         )
     if film is not None:
-        write_film(drawn(out), film, rate)
+        write_video(overlay_paths(out), film, rate)
     _say(summary, as_json)
     return 1 if summary.failed or summary.failed_before else 0
 
@@ -152,12 +151,12 @@ def _names(words: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in (words or "").split(",") if name.strip())
 
 
-def _count(source: "Source", bars: Any) -> None:
+def _count(source: "ImageSource", bars: Any) -> None:
     """How many pictures there are, found out beside the work."""
     bars.total(sum(1 for _ in source))
 
 
-def _say(summary: "Summary", as_json: bool) -> None:
+def _say(summary: "BatchSummary", as_json: bool) -> None:
     from dataclasses import asdict
 
     if as_json:

@@ -34,18 +34,17 @@ def bench(
     dtype: Dtype = "float32",
 ) -> int:
     """Methods against known answers, beside a random map and a blob in the middle; goes on where it was interrupted."""
-    from vitscope.bench.benchmark import bench as run_bench
-    from vitscope.bench.benchmark import question
+    from vitscope.bench.benchmark import make_benchmark, run_benchmark
     from vitscope.bench.cases import KINDS
     from vitscope.bench.digits import MODEL
-    from vitscope.bench.runner import entries
+    from vitscope.bench.runner import method_specs
     from vitscope.errors import UnknownNameError
 
     if kind not in KINDS:
         raise UnknownNameError("benchmark", kind, KINDS)
     scope = load(model or (MODEL if kind == "digits" else DEFAULT_MODEL), revision, device, dtype)
-    rows = entries(scope, methods.split(","), pair)
-    asked = question(
+    specs = method_specs(scope, methods.split(","), pair)
+    benchmark = make_benchmark(
         scope,
         kind,
         count=count,
@@ -58,8 +57,10 @@ def bench(
         masks=masks,
     )
     where = out or Path("out") / f"bench-{kind}"
-    with console.explaining(len(asked.cases) * len(rows)) as progress:
-        summary = run_bench(scope, asked, rows, where, force=force, tick=progress.reached, tell=console.note)
+    with console.explaining(len(benchmark.cases) * len(specs)) as progress:
+        summary = run_benchmark(
+            scope, benchmark, specs, where, force=force, on_progress=progress.reached, on_note=console.note
+        )
     failed = any(score.failed for score in summary.scores)
     if as_json:
         console.print_json({"vitscope": __version__, "out": str(where)} | summary.to_dict())
@@ -68,7 +69,7 @@ def bench(
     groups = ", ".join(f"{number} {group}" for group, number in summary.groups.items())
     console.out.print(
         f"\n{sum(summary.groups.values())} cases ({groups}). In brackets 95 % intervals; p is corrected for the number "
-        f"of methods. Knowing nothing scores {summary.about.chance}.",
+        f"of methods. Knowing nothing scores {summary.info.chance}.",
         markup=False,
         highlight=False,
         soft_wrap=True,

@@ -27,7 +27,7 @@ def report(
     """One page about a batch: counts, failures, distributions, the most and least concentrated maps, sinks by place."""
     try:
         from vitscope.batch.report import overview
-        from vitscope.batch.report_page import page
+        from vitscope.batch.report_page import render_report
     except ImportError:
         raise MissingDependencyError("report needs pyarrow, which", "batch") from None
     if view:
@@ -35,7 +35,7 @@ def report(
         return
     place = picture_path(out or folder / "report.html", force)
     seen = overview(folder)
-    _write(place, page(seen, folder.resolve().name))
+    _write(place, render_report(seen, folder.resolve().name))
     numbers = {"images": seen.images, "failed": seen.failed, "rows": seen.rows}
     numbers["maps"] = sum(values["largest_share"].size for values in seen.numbers.values())
     done(place, as_json, numbers)
@@ -50,19 +50,19 @@ def _view(folder: Path, name: str, place: Path, force: bool, as_json: bool) -> N
     """The viewer on one row: its photo, explained again by the same model with the same method and target."""
     import json
 
-    from vitscope.batch.results import photo_of, row_called
+    from vitscope.batch.results import find_row, photo_from_row
     from vitscope.cli.commands._options import load, target_of
     from vitscope.viewer.page import page
 
     picture_path(place, force)
-    row = row_called(folder, name)
+    row = find_row(folder, name)
     if row["map"] is None:
         raise ResultError(f"{row['source']} was not explained: {row['error']}")
     told = json.loads(row["provenance"])
-    photo = photo_of(folder, row)
+    photo = photo_from_row(folder, row)
     kind, _, commit = str(told["weights"]).partition(":")
     scope = load(told["model"], commit if kind == "revision" else None, dtype=told["dtype"])
-    target = target_of(row["asked"]) if row["asked"] else None
+    target = target_of(row["requested_target"]) if row["requested_target"] else None
     view = scope.view(photo, methods=(row["method"],), target=target, size=told["size"], seed=told["seed"])
     if said := _other_options(row["method"], told):
         console.note(f"the row was made with {said}; the page shows {row['method']} as it is without")
