@@ -50,7 +50,7 @@ def test_it_is_the_slow_walk(name, entries, monkeypatch):
     monkeypatch.setattr(module, "_ENTRIES", entries)
     scope = scope_of(name)
     assert len(scope.layout.prefix) == {"vit": 1, "dinov2-registers": 4, "ijepa": 0}[name]
-    close(scope.explain(PHOTOS[0], method="random-query_chunks").map.ravel(), dense(scope, PHOTOS[0]))
+    close(scope.explain(PHOTOS[0], method="random-walk").map.ravel(), dense(scope, PHOTOS[0]))
 
 
 @pytest.mark.parametrize(
@@ -68,18 +68,18 @@ def test_it_is_the_slow_walk(name, entries, monkeypatch):
 def test_its_options(given, wanted):
     scope = scope_of()
     close(
-        scope.explain(PHOTOS[0], method="random-query_chunks", **given).map.ravel(), dense(scope, PHOTOS[0], **wanted)
+        scope.explain(PHOTOS[0], method="random-walk", **given).map.ravel(), dense(scope, PHOTOS[0], **wanted)
     )
 
 
 def test_a_grid_that_is_not_square():
     scope = scope_of("dinov2-registers")
-    e = scope.explain(PHOTOS[0], method="random-query_chunks", size=70)
+    e = scope.explain(PHOTOS[0], method="random-walk", size=70)
     assert e.map.shape[0] > e.map.shape[1]
     close(e.map.ravel(), dense(scope, PHOTOS[0], size=70))
 
 
-def query_chunks(s, z, restart=0.05, temperature=0.1):
+def smoothed(s, z, restart=0.05, temperature=0.1):
     return module._walked(torch.as_tensor(s), torch.as_tensor(z), restart, temperature).numpy()
 
 
@@ -91,23 +91,23 @@ def made(seed, patches=30, width=6):
 @pytest.mark.parametrize("seed", range(5))
 def test_what_holds_of_any_walk(seed):
     s, z = made(seed)
-    x = query_chunks(s, z)
+    x = smoothed(s, z)
     assert s.min() <= x.min() <= x.max() <= s.max()
     weight = 1 / slow.steps(z, 0.1).max(1)  # the step to oneself has W = 1: these are the rows' sums
     assert weight @ x == pytest.approx(weight @ s, rel=1e-6)  # a reversible walk moves attention, and loses none
     order = np.random.default_rng(seed).permutation(len(s))
-    np.testing.assert_allclose(query_chunks(s[order], z[order]), x[order], rtol=1e-5)
+    np.testing.assert_allclose(smoothed(s[order], z[order]), x[order], rtol=1e-5)
     turn = np.linalg.qr(np.random.default_rng(seed).normal(size=(6, 6)))[0]
-    np.testing.assert_allclose(query_chunks(s, 3 * z @ turn), x, rtol=1e-5)  # lengths and axes of tokens mean nothing
-    np.testing.assert_allclose(query_chunks(2 * s, z), 2 * x, rtol=1e-6)
-    np.testing.assert_allclose(query_chunks(s, z, restart=1.0), s, rtol=1e-6)
-    np.testing.assert_allclose(query_chunks(np.full(30, 0.25), z), 0.25, rtol=1e-6)
+    np.testing.assert_allclose(smoothed(s, 3 * z @ turn), x, rtol=1e-5)  # lengths and axes of tokens mean nothing
+    np.testing.assert_allclose(smoothed(2 * s, z), 2 * x, rtol=1e-6)
+    np.testing.assert_allclose(smoothed(s, z, restart=1.0), s, rtol=1e-6)
+    np.testing.assert_allclose(smoothed(np.full(30, 0.25), z), 0.25, rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_walk_that_seldom_stops_is_solved_as_well(dtype):
     s, z = made(1)
-    x = query_chunks(s.astype(dtype), z.astype(dtype), restart=0.001, temperature=0.05)
+    x = smoothed(s.astype(dtype), z.astype(dtype), restart=0.001, temperature=0.05)
     np.testing.assert_allclose(
         x - x.mean(), slow.walked(s, z, 0.001, 0.05, detail=0), atol=(1e-4 if dtype == np.float32 else 1e-6)
     )
@@ -120,7 +120,7 @@ def test_one_patch_of_an_object_lights_all_of_it():
     s = np.zeros(16)
     s[0] = 0.4
     s[4:] = 0.05
-    x = query_chunks(s, z, restart=0.05, temperature=0.1)
+    x = smoothed(s, z, restart=0.05, temperature=0.1)
     # between kinds W is e^-10; without it the kinds are apart, and each patch has c s_i + (1 - c) mean of its kind
     np.testing.assert_allclose(x[:4], 0.05 * s[:4] + 0.95 * 0.1, rtol=2e-3)
     np.testing.assert_allclose(x[4:], 0.05, rtol=1e-3)
@@ -129,18 +129,18 @@ def test_one_patch_of_an_object_lights_all_of_it():
 
 def test_alike_patches_everywhere_change_nothing_but_the_mean():
     s = made(2)[0]
-    np.testing.assert_allclose(query_chunks(s, np.ones((30, 6))), 0.05 * s + 0.95 * s.mean(), rtol=1e-6)
+    np.testing.assert_allclose(smoothed(s, np.ones((30, 6))), 0.05 * s + 0.95 * s.mean(), rtol=1e-6)
 
 
 def test_what_stands_in_the_way_is_said():
     scope = scope_of()
     for bad in ({"restart": 0.0}, {"restart": 1.5}, {"temperature": 0.0}, {"detail": -1.0}):
         with pytest.raises(UsageError, match=r"restart is in \[0.001, 1\]"):
-            scope.explain(PHOTOS[0], method="random-query_chunks", **bad)
+            scope.explain(PHOTOS[0], method="random-walk", **bad)
     with pytest.raises(UsageError, match="no layer 7"):
-        scope.explain(PHOTOS[0], method="random-query_chunks", layer=7)
+        scope.explain(PHOTOS[0], method="random-walk", layer=7)
     windowed = type("Windowed", (), {"isotropic": Support.no("its layers do not all see the same tokens")})()
-    assert "do not all see the same tokens" in METHODS.get("random-query_chunks").excuse(windowed)
+    assert "do not all see the same tokens" in METHODS.get("random-walk").excuse(windowed)
 
 
 def test_no_matrix_of_all_patches_is_held(monkeypatch):
@@ -166,7 +166,7 @@ def test_on_planted_scenes_it_beats_rollout():
 
     scope, inside = vitscope.load("embedded:dinov2-small"), {}
     for scene in planted.scenes(5, seed=3, split="tune"):
-        for name, options in (("random-query_chunks", {}), ("rollout", {"layers": "last3"})):
+        for name, options in (("random-walk", {}), ("rollout", {"layers": "last3"})):
             heat = scope.explain(scene.image, method=name, size=336, **options).heat().clip(0)
             inside.setdefault(name, []).append(heat[scene.mask].sum() / heat.sum())
-    assert np.mean(inside["random-query_chunks"]) > np.mean(inside["rollout"]) + 0.2
+    assert np.mean(inside["random-walk"]) > np.mean(inside["rollout"]) + 0.2
