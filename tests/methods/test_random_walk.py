@@ -67,9 +67,7 @@ def test_it_is_the_slow_walk(name, entries, monkeypatch):
 )
 def test_its_options(given, wanted):
     scope = scope_of()
-    close(
-        scope.explain(PHOTOS[0], method="random-walk", **given).map.ravel(), dense(scope, PHOTOS[0], **wanted)
-    )
+    close(scope.explain(PHOTOS[0], method="random-walk", **given).map.ravel(), dense(scope, PHOTOS[0], **wanted))
 
 
 def test_a_grid_that_is_not_square():
