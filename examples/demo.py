@@ -44,7 +44,9 @@ def main() -> None:
     sheets.append(("chelsea: every head of the last layer", sheet(cells, "layer 11, each head on its own scale")))
     for caption, picture in sheets:
         picture.save(OUT / f"{caption.replace(':', '').replace(' ', '-')}.png")
-    (OUT / "index.html").write_text(page("vitscope: three photos", LEAD, explanations, sheets), "utf-8")
+    (OUT / "index.html").write_text(
+        page("vitscope: three photos", LEAD, [e.card() for e in explanations], sheets), "utf-8"
+    )
     console.table(["photo", "effective patches", "overlay"], rows)
     console.out.print(f"\nopen {OUT / 'index.html'} in a browser")
 

@@ -1,6 +1,7 @@
 """A saved explanation is the same when loaded, whole or not there, and shown without anything executable in it."""
 
 import base64
+import html
 import io
 import json
 import re
@@ -16,9 +17,9 @@ from skimage import data
 
 from tests.helpers.errors import raises
 from vitscope import explanation, images
-from vitscope._plugins import RENDERERS
 from vitscope.errors import LayoutError, MethodError, ResultError
 from vitscope.explanation import SCHEMA, Explanation
+from vitscope.render import raster
 
 FILES = {"manifest.json", "arrays.npz", "overlay.png", "heat.png", "map.png", "photo.jpg"}
 KEYS = {"schema", "method", "target", "score", "predictions", "layout", "region", "name", "provenance", "render"}
@@ -106,9 +107,11 @@ def test_what_is_written(some, tmp_path):
     assert manifest["render"]["normalisation"].startswith("1st to 99th percentile")
     with np.load(folder / "arrays.npz") as arrays:
         assert set(arrays.files) == {"map", "prefix"}
-    for name, draw in (("overlay", some.overlay), ("heat", lambda **style: RENDERERS.get("heat")(some, **style))):
+    style = some.style(norm="robust", colorbar=True)
+    drawn = {"overlay": some.overlay(norm="robust", colorbar=True), "heat": raster.heat(some.map, some.region, style)}
+    for name, expected in drawn.items():
         with Image.open(folder / f"{name}.png") as image:
-            assert np.array_equal(np.asarray(image), np.asarray(draw(norm="robust", colorbar=True)))
+            assert np.array_equal(np.asarray(image), np.asarray(expected))
     with Image.open(folder / "photo.jpg") as image:
         assert image.size == (90, 60)
 
@@ -201,7 +204,7 @@ def test_an_interrupted_save_leaves_nothing_new_and_keeps_the_old(some, tmp_path
     if force:
         some.save(folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()} if force else {}
-    monkeypatch.setitem(RENDERERS._parts, "heat", broken(error))
+    monkeypatch.setattr(raster, "heat", broken(error))
     with pytest.raises(ResultError if isinstance(error, OSError) else type(error)) as info:
         some.save(folder, force=force, norm="robust")
     if isinstance(error, OSError):
@@ -346,7 +349,7 @@ def test_the_notebook_card_is_self_contained_and_escapes_everything(explained):
     text = e._repr_html_()
     assert re.findall(r"<\s*(\w+)", text) == ["figure", "img", "figcaption", "b", "br", "br", "br", "i"]
     assert "</script" not in text
-    assert text.count("&lt;/script&gt;&lt;img src=x onerror=&quot;alert(1)&quot;&gt;&#x27;&amp;") == 5
+    assert html.unescape(text).count(EVIL) == 5
     assert not re.search(r"https?:|\bon\w+=[\"']?\w+\(", re.sub(r"&lt;.*?&amp;", "", text))
     [source] = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', text)
     with Image.open(io.BytesIO(base64.b64decode(source))) as image:
@@ -359,6 +362,32 @@ def test_the_notebook_card_says_what_it_shows(some):
     text = some._repr_html_()
     for said in ("<b>rollout</b> (alpha 0.3)", "a/b · 2 prefix + 3 x 4 patches", "tabby 90.0%", "rollout over dog"):
         assert said in text
+
+
+class Shell:
+    """An IPython shell; a notebook's has a kernel."""
+
+    def __init__(self, **attributes):
+        self.__dict__.update(attributes)
+
+
+@pytest.mark.parametrize("shell", [Shell(kernel=object()), Shell(), None], ids=["notebook", "terminal", "script"])
+def test_show_uses_the_notebook_and_never_a_desktop_program_there(some, monkeypatch, shell):
+    import IPython
+
+    inside, outside = [], []
+    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
+    monkeypatch.setattr("IPython.display.display", inside.append)
+    monkeypatch.setattr(Image.Image, "show", lambda image, title=None: outside.append(image))
+    some.show(norm="robust")
+    [image] = inside or outside
+    assert np.array_equal(np.asarray(image), np.asarray(some.overlay(norm="robust")))
+    assert bool(inside) == hasattr(shell, "kernel")
+
+
+def test_repr_is_one_line(some, explained):
+    assert repr(some) == "<Explanation 'rollout' 3 x 4 dog target='tabby'>"
+    assert repr(explained(np.eye(2), (30, 20), pixels=None)) == "<Explanation 'rollout' 2 x 2 no photo>"
 
 
 # --- frozen ----------------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from vitscope.geometry import ImageRegion, TokenLayout
     from vitscope.methods.targets import similar_to, text
     from vitscope.scope import Scope, load
+    from vitscope.viewer.widget import widget_of
 
 _HOMES = {
     "AttentionStore": "attention",
@@ -46,6 +47,7 @@ _HOMES = {
     "load": "scope",
     "similar_to": "methods.targets",
     "text": "methods.targets",
+    "widget_of": "viewer.widget",
 }
 
 __all__ = [
@@ -71,6 +73,7 @@ __all__ = [
     "load",
     "similar_to",
     "text",
+    "widget_of",
 ]
 
 

@@ -7,13 +7,13 @@ is found through its entry point (groups `vitscope.models`, `vitscope.methods`).
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import entry_points
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from vitscope.errors import UnknownNameError, UsageError
 
-__all__ = ["RENDERERS", "Registry", "renderer"]
+__all__ = ["Registry"]
 
 T = TypeVar("T")
 
@@ -62,11 +62,3 @@ class Registry(Generic[T]):
         for entry in entry_points(group=self.package):
             entry.load()
         self._complete = True
-
-
-RENDERERS: Registry[Callable[..., Any]] = Registry("renderer", "vitscope.render")
-
-
-def renderer(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a function `(explanation, **options) -> picture or text` as a renderer."""
-    return lambda draw: RENDERERS.add(name, draw)

@@ -1,23 +1,25 @@
-"""What an explanation is, and how it is kept on disk. Numpy only: a saved one opens without torch."""
+"""One map of one image, how it is drawn and how it is kept on disk; without torch."""
 
 import json
+import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Unpack
 
 import numpy as np
 from jaxtyping import Float32
+from PIL import Image
 
 from vitscope._files import staged_folder
-from vitscope._plugins import RENDERERS
-from vitscope.errors import LayoutError, MethodError, ResultError
+from vitscope._messages import msg
+from vitscope.errors import LayoutError, MethodError, ResultError, UsageError
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture, load_image
-
-if TYPE_CHECKING:
-    from PIL import Image
+from vitscope.render import raster
+from vitscope.render.html import Card
+from vitscope.render.raster import Style, StyleOptions
 
 __all__ = ["SCHEMA", "Explanation"]
 
@@ -25,7 +27,7 @@ SCHEMA = 1
 _MAX_ARRAYS = 1 << 28  # bytes that a saved result may unpack to
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Explanation:
     """One map of one picture, with everything that is needed to draw it, judge it and make it again.
 
@@ -66,11 +68,11 @@ class Explanation:
 
     @property
     def caveat(self) -> str:
-        """One sentence that goes with every map of this method, or empty."""
+        """The sentence that belongs to every map of this method; empty for most methods."""
         return str(self.provenance.get("caveat", ""))
 
     def heat(self, smooth: bool = True, blur: float = 0.0) -> Float32[np.ndarray, "H W"]:
-        """The map on the original photo, unnormalised; NaN where the model saw nothing.
+        """Return the map in the photo's size, unnormalised; NaN where the model saw nothing.
 
         Args:
             smooth: bicubic between patch centres; otherwise one flat block per patch.
@@ -78,30 +80,72 @@ class Explanation:
         """
         return self.region.upsample(self.map, smooth, blur)
 
-    def overlay(self, **style: Any) -> "Image.Image":
-        """The map over the photo, in the photo's size; `vitscope.render.raster.Style` lists the keywords."""
-        drawn: Image.Image = RENDERERS.get("overlay")(self, **style)
-        return drawn
+    def style(self, **options: Unpack[StyleOptions]) -> Style:
+        """Return the drawing style of this map: `norm="auto"` becomes what was recommended with the method."""
+        return Style.of(**options).resolved(self.map, self.provenance.get("drawing", {}).get("norm"))
 
-    def show(self, **style: Any) -> None:
-        """Open the overlay in the system's picture viewer."""
-        self.overlay(**style).show(self.method)
+    def overlay(self, **style: Unpack[StyleOptions]) -> Image.Image:
+        """Draw the map over the photo, in the photo's size.
 
-    def widget(self) -> Any:
-        """The viewer on this map in a notebook; `Scope.view(image).widget()` also has the model and its attention.
+        Args:
+            style: the fields of `vitscope.render.raster.Style`.
 
         Raises:
-            MissingDependencyError: anywidget is not installed.
             UsageError: an explanation without its photo.
         """
-        return RENDERERS.get("widget")(self)
+        return raster.overlay(self.map, self.region, self.photo.pixels, self.style(**style))
+
+    def show(self, **style: Unpack[StyleOptions]) -> None:
+        """Show the overlay: inside a notebook as its output, elsewhere in the system's image viewer."""
+        image = self.overlay(**style)
+        if _in_notebook():
+            from IPython.display import display
+
+            display(image)
+        else:
+            image.show(self.method)
+
+    def card(self) -> Card:
+        """Return the overlay with its caption: method, model, predictions and caveat."""
+        options = self.provenance.get("options", {})
+        name = self.picture.name if self.picture else "no photo"
+        return Card(
+            self.overlay() if self.picture else Image.new("RGB", (1, 1)),
+            alt=f"{self.method} over {name}",
+            title=self.method,
+            detail=", ".join(f"{key} {value}" for key, value in options.items() if value is not None),
+            lines=[
+                f"{self.provenance.get('model', '')} · {self.layout}",
+                *(f"{label} {p:.1%}" for label, p in self.predictions),
+            ],
+            note=self.caveat,
+        )
+
+    def __repr__(self) -> str:
+        rows, columns = self.layout.grid
+        about = [f"{rows} x {columns}", self.picture.name if self.picture else "no photo"]
+        target = [] if self.target is None else [f"target={self.target!r}"]
+        return f"<Explanation {self.method!r} {' '.join(about + target)}>"
 
     def _repr_html_(self) -> str:
-        page: str = RENDERERS.get("card")(self)
-        return page
+        return self.card().html()
+
+    @property
+    def photo(self) -> Picture:
+        """The photo.
+
+        Raises:
+            UsageError: an explanation without its photo.
+        """
+        if self.picture is None:
+            raise UsageError(
+                msg("explanation.no-photo", "this explanation has no photo to draw on"),
+                msg("explanation.no-photo.hint", "heat() needs none"),
+            )
+        return self.picture
 
     def manifest(self) -> dict[str, Any]:
-        """Everything but the arrays, ready for JSON."""
+        """Return everything but the arrays, ready for JSON."""
         return {
             "schema": SCHEMA,
             "method": self.method,
@@ -114,7 +158,7 @@ class Explanation:
             "provenance": dict(self.provenance),
         }
 
-    def save(self, folder: str | Path, *, force: bool = False, **style: Any) -> Path:
+    def save(self, folder: str | Path, *, force: bool = False, **style: Unpack[StyleOptions]) -> Path:
         """Write `manifest.json`, `arrays.npz`, `overlay.png`, `heat.png`, `map.png` and `photo.jpg` into a new folder.
 
         The folder appears whole or not at all. The photo is kept as JPEG (quality 95) for drawing, so that a loaded
@@ -128,14 +172,15 @@ class Explanation:
         Raises:
             ResultError: something is already there, or it cannot be written.
         """
-        manifest = self.manifest() | {"render": RENDERERS.get("style")(self, **style)}
+        chosen = self.style(**style)
+        manifest = self.manifest() | {"render": chosen.to_dict()}
         with staged_folder(Path(folder), force=force) as stage:
             np.savez(stage / "arrays.npz", map=self.map, prefix=self.prefix)
             if self.picture is not None:
                 self.picture.pil().save(stage / "photo.jpg", quality=95, subsampling=0)
                 self.overlay(**style).save(stage / "overlay.png", compress_level=4)
-            RENDERERS.get("heat")(self, **style).save(stage / "heat.png", compress_level=4)
-            RENDERERS.get("grid")(self, **style).save(stage / "map.png")
+            raster.heat(self.map, self.region, chosen).save(stage / "heat.png", compress_level=4)
+            raster.grid(self.map, chosen).save(stage / "map.png")
             text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
             # bytes of a file name that are no text become \\udcXX, which is what JSON calls them
             (stage / "manifest.json").write_text(text, "utf-8", errors="backslashreplace")
@@ -173,6 +218,12 @@ class Explanation:
             raise
         except Exception as error:  # broken files make json, zipfile and numpy raise anything
             raise ResultError(f"{folder} is not a result of vitscope: {error or type(error).__name__}") from error
+
+
+def _in_notebook() -> bool:
+    """Whether a kernel runs this code; the IPython of a terminal shows no images."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 def _check_schema(schema: object, folder: Path) -> None:

@@ -23,13 +23,13 @@ from skimage import data
 
 import vitscope
 from vitscope import Explanation
-from vitscope._plugins import RENDERERS
 from vitscope.cli import console
 from vitscope.cli.main import main
 from vitscope.methods.base import METHODS
 from vitscope.metrics.concentration import concentration
 from vitscope.models import loading
 from vitscope.models.bundled import wheel
+from vitscope.render import raster
 
 Ran = namedtuple("Ran", "code out err")
 SCRIPT = Path(sysconfig.get_path("scripts")) / "vitscope"
@@ -483,15 +483,15 @@ def test_a_name_that_is_no_text(explain, album, tmp_path):
 
 
 def test_ctrl_c_keeps_what_is_finished_and_nothing_else(explain, album, tmp_path, monkeypatch):
-    draw, calls = RENDERERS.get("overlay"), []
+    draw, calls = raster.overlay, []
 
-    def interrupted(explanation, **style):
-        calls.append(explanation)
+    def interrupted(*of):
+        calls.append(of)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return draw(explanation, **style)
+        return draw(*of)
 
-    monkeypatch.setitem(RENDERERS._parts, "overlay", interrupted)
+    monkeypatch.setattr(raster, "overlay", interrupted)
     ran = explain(*album)
     assert (ran.code, ran.out) == (130, "")
     assert one_line(ran.err) == ("vitscope: interrupted; finished results are complete, nothing half-written is left")

@@ -3,19 +3,37 @@
 import base64
 import io
 import re
+from dataclasses import fields
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 from PIL import Image, ImageColor, ImageFilter
 
+from tests.helpers.errors import raises
 from vitscope.errors import UnknownNameError, UsageError
-from vitscope.render import sheets
+from vitscope.render import raster, sheets
 from vitscope.render.html import page
-from vitscope.render.raster import NORMS, Style, grid, heat, limits, overlay, style
+from vitscope.render.raster import NORMS, Style, StyleOptions, limits
 from vitscope.render.sheets import Cell, sheet
 
 HOT, COLD = 0.9, 0.45  # opacities of the hottest and the coldest colour, as Style documents them
+
+
+def overlay(e, **options):
+    return e.overlay(**options)
+
+
+def heat(e, **options):
+    return raster.heat(e.map, e.region, e.style(**options))
+
+
+def grid(e, **options):
+    return raster.grid(e.map, e.style(**options))
+
+
+def style(e, **options):
+    return e.style(**options).to_dict()
 
 
 def one_hot(rows, columns, row, column):
@@ -264,6 +282,10 @@ def test_an_unknown_style_is_named(explained, draw, options, told, nearest):
     assert f"did you mean {nearest}?" in str(info.value)
 
 
+def test_style_options_are_the_fields_of_a_style():
+    assert StyleOptions.__annotations__ == {field.name: field.type for field in fields(Style)}
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -317,7 +339,7 @@ def test_the_recommended_normalisation_holds_where_none_is_asked_for(explained):
 def test_without_a_photo_there_is_heat_but_no_overlay(explained):
     e = explained(one_hot(2, 2, 0, 0), (32, 20), pixels=None)
     assert heat(e).size == (32, 20)
-    with pytest.raises(UsageError, match="no photo to draw on"):
+    with raises(UsageError, "explanation.no-photo", "explanation.no-photo.hint"):
         overlay(e)
 
 
@@ -436,7 +458,7 @@ def test_a_long_title_is_broken_into_lines_and_not_cut(drawn):
 def test_a_page_shows_cards_and_sheets_and_is_self_contained(explained):
     e = explained(one_hot(2, 2, 0, 0), (64, 48), name="<i>cat</i>")
     caption = "sheet & <script>alert(1)</script>"
-    text = page("Two <photos>", "what & why", [e, e], [(caption, Image.new("RGB", (50, 20)))])
+    text = page("Two <photos>", "what & why", [e.card(), e.card()], [(caption, Image.new("RGB", (50, 20)))])
     assert "<script" not in text
     assert "<i>cat" not in text
     assert "<title>Two &lt;photos&gt;</title>" in text

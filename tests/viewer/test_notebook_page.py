@@ -32,7 +32,7 @@ def jupyter(tmp_path_factory, tiny_folder):
         f"import vitscope\nscope = vitscope.load({str(tiny_folder)!r})",
         "scope.view('chelsea.png', measure=False, methods=('rollout', 'attention')).widget()",
         "scope.view('coffee.png', measure=False, methods=('rollout',)).widget()",
-        "scope.explain('coffee.png', method='attention').widget()",
+        "vitscope.widget_of(scope.explain('coffee.png', method='attention'))",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}

@@ -16,9 +16,9 @@ import vitscope
 from tests.models import toys as zoo
 from vitscope.attention import AttentionStore, Dense, Factored
 from vitscope.errors import MethodError
-from vitscope.viewer import entry_of
 from vitscope.viewer.attention_payload import shipped, why_not
 from vitscope.viewer.attention_quantisation import factorised, fitted, rounded, rows_of
+from vitscope.viewer.map_entries import entry_of
 from vitscope.viewer.packed import Packed, scaled, zigzag
 from vitscope.viewer.page import page_bytes
 from vitscope.viewer.score_corrections import ScoreCorrections, drawn, mended

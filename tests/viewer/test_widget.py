@@ -9,11 +9,13 @@ import sys
 import numpy as np
 import pytest
 
+from tests.helpers.errors import raises
 from vitscope.errors import MissingDependencyError, UsageError
 from vitscope.explanation import Explanation
 from vitscope.viewer import widget as module
 from vitscope.viewer.packed import Packed
 from vitscope.viewer.page import page
+from vitscope.viewer.widget import widget_of
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -115,22 +117,22 @@ def test_a_missing_anywidget_is_one_line(view, monkeypatch):
 
 
 def test_an_explanation_without_its_photo_has_nothing_to_show(explained):
-    with pytest.raises(UsageError, match="no photo"):
-        explained([[1.0, 2.0], [3.0, 4.0]], (32, 32), pixels=None).widget()
+    with raises(UsageError, "explanation.no-photo"):
+        widget_of(explained([[1.0, 2.0], [3.0, 4.0]], (32, 32), pixels=None))
 
 
 def test_a_saved_map_is_shown_without_torch(tiny_scope, photo, tmp_path):
     made = tiny_scope.explain(photo, method="rollout")
     made.save(tmp_path / "cat")
     code = (
-        "import sys; from vitscope.explanation import Explanation\n"
-        f"widget = Explanation.load({str(tmp_path / 'cat')!r}).widget()\n"
+        "import sys; from vitscope import Explanation, widget_of\n"
+        f"widget = widget_of(Explanation.load({str(tmp_path / 'cat')!r}))\n"
         "arrays = widget._document['arrays']\n"
         "print(sorted(arrays), arrays['map.rollout']['shape'], widget._answers, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['map.rollout', 'order.rollout'] [4, 4] [] False"
-    document = Explanation.load(tmp_path / "cat").widget()._document
+    document = widget_of(Explanation.load(tmp_path / "cat"))._document
     packed, scale = document["arrays"]["map.rollout"], document["header"]["maps"][0]["scale"]
     values = Packed(packed["dtype"], tuple(packed["shape"]), packed["data"]).array().astype(np.float32) * scale
     np.testing.assert_allclose(values, made.map, rtol=1e-3)
@@ -142,7 +144,7 @@ def test_a_notebook_runs(tmp_path, tiny_folder, photo):
     cells = [
         f"import vitscope\nscope = vitscope.load({str(tiny_folder)!r})",
         f"view = scope.view({str(photo)!r}, measure=False, methods=('rollout',))\nview.widget()",
-        f"scope.explain({str(photo)!r}, method='attention').widget()",
+        f"vitscope.widget_of(scope.explain({str(photo)!r}, method='attention'))",
         "view",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])

@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from vitscope._plugins import RENDERERS
 from vitscope._version import __version__
 from vitscope.batch.report import SINK_FACTOR, Overview, SinkCounts
 from vitscope.batch.results import explanation_from_row
 from vitscope.explanation import Explanation
-from vitscope.render.raster import limits
+from vitscope.render import raster
+from vitscope.render.raster import StyleOptions, limits
 
 __all__ = ["render_report"]
 
@@ -183,12 +183,12 @@ def _picture(row: Mapping[str, Any]) -> Image.Image:
     e = explanation_from_row(row)
     if e.picture is not None:
         return e.overlay(**_drawing(e))
-    heat: Image.Image = RENDERERS.get("heat")(e, **_drawing(e))
+    heat = raster.heat(e.map, e.region, e.style(**_drawing(e)))
     below = Image.new("RGBA", heat.size, (127, 127, 127, 255))
     return Image.alpha_composite(below, heat).convert("RGB")
 
 
-def _drawing(e: Explanation) -> dict[str, Any]:
+def _drawing(e: Explanation) -> StyleOptions:
     return {"norm": "robust"} if limits(e.map, "robust")[0] < limits(e.map, "robust")[1] else {}
 
 

@@ -1,69 +1,81 @@
-"""An explanation as HTML: the card that a notebook shows, and a page of several."""
+"""Images as HTML: the card that a notebook shows, a page of several, and the templates of all pages."""
 
 import base64
-import html
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
 
 from PIL import Image
 
-from vitscope._plugins import renderer
-from vitscope.explanation import Explanation
-
-__all__ = ["card", "page"]
-
-_CARD = (
-    '<figure class="vitscope" style="display:inline-block;margin:8px;font:13px/1.5 system-ui,sans-serif;'
-    'max-width:{width}px;vertical-align:top"><img alt="{alt}" width="{width}" src="data:image/jpeg;base64,{data}">'
-    '<figcaption style="padding:4px 0">{lines}</figcaption></figure>'
-)
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 1280px; margin: 2rem auto; padding: 0 1rem }}
-h1 {{ font-weight: 600 }}
-img {{ max-width: 100%; height: auto; border-radius: 6px }}
-</style>
-<h1>{title}</h1>
-<p>{lead}</p>
-{body}
-</html>
-"""
+__all__ = ["Card", "data_url", "page", "render_template"]
 
 
-@renderer("card")
-def card(explanation: Explanation, width: int = 448) -> str:
-    """The overlay with what it is: method, model, predictions, caveat. Self-contained, nothing executable."""
-    picture = explanation.overlay() if explanation.picture else Image.new("RGB", (1, 1))
-    picture.thumbnail((width * 2, width * 2))
-    told = explanation.provenance
-    options = ", ".join(f"{k} {v}" for k, v in told.get("options", {}).items() if v is not None)
-    lines = [f"<b>{_safe(explanation.method)}</b> ({_safe(options)})" if options else _safe(explanation.method)]
-    lines += [f"{_safe(told.get('model', ''))} · {_safe(explanation.layout)}"]
-    lines += [f"{_safe(label)} {p:.1%}" for label, p in explanation.predictions]
-    if explanation.caveat:
-        lines.append(f"<i>{_safe(explanation.caveat)}</i>")
-    alt = f"{explanation.method} over {explanation.picture.name if explanation.picture else 'no photo'}"
-    return _CARD.format(width=width, alt=_safe(alt), data=_jpeg(picture), lines="<br>".join(lines))
+@dataclass(frozen=True, eq=False)
+class Card:
+    """An image with its caption.
+
+    Attributes:
+        image: what to show.
+        alt: the image in words, for those who cannot see it.
+        title: printed bold; detail: in brackets after it.
+        lines: below the title.
+        note: last, in italics.
+    """
+
+    image: Image.Image
+    alt: str
+    title: str
+    detail: str = ""
+    lines: Sequence[str] = field(default_factory=list)
+    note: str = ""
+
+    def html(self, width: int = 448) -> str:
+        """Return a self-contained HTML figure, `width` CSS pixels wide, with nothing executable in it."""
+        image = data_url(self.image, longest=2 * width, quality=90)
+        return render_template("vitscope.render", "card.html", card=self, image=image, width=width)
 
 
-def page(title: str, lead: str, explanations: Sequence[Explanation], sheets: Sequence[tuple[str, Image.Image]]) -> str:
-    """One self-contained page: a card for each explanation, then sheets with their captions."""
-    body = [card(e, 380) for e in explanations]
-    body += [
-        f'<h2>{_safe(caption)}</h2><img alt="{_safe(caption)}" src="data:image/jpeg;base64,{_jpeg(picture)}">'
-        for caption, picture in sheets
-    ]
-    return _PAGE.format(title=_safe(title), lead=_safe(lead), body="\n".join(body))
+def page(title: str, lead: str, cards: Sequence[Card], sheets: Sequence[tuple[str, Image.Image]]) -> str:
+    """Return one self-contained page: the cards, then the sheets with their captions."""
+    from markupsafe import Markup
+
+    return render_template(
+        "vitscope.render",
+        "page.html",
+        title=title,
+        lead=lead,
+        cards=[Markup(card.html(380)) for card in cards],
+        sheets=[(caption, data_url(image, quality=90)) for caption, image in sheets],
+    )
 
 
-def _jpeg(picture: Image.Image) -> str:
+def render_template(package: str, name: str, **values: Any) -> str:
+    """Fill in a template of a package's folder `templates`; every value is escaped unless it is `Markup`."""
+    return str(_templates(package).get_template(name).render(values))
+
+
+@cache
+def _templates(package: str) -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader(package)
+    return Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+
+
+def data_url(image: Image.Image, kind: str = "JPEG", *, longest: int | None = None, **options: Any) -> str:
+    """Return an image as a `data:` URL.
+
+    Args:
+        image: any mode for PNG; JPEG is made from RGB.
+        kind: `JPEG` or `PNG`.
+        longest: shrink the image to this longest side, in pixels, where it is larger.
+        options: how Pillow writes it, such as `quality`.
+    """
+    if longest is not None and longest < max(image.size):
+        image = image.copy()
+        image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "JPEG", quality=90)
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def _safe(text: object) -> str:
-    return html.escape(str(text))
+    (image.convert("RGB") if kind == "JPEG" else image).save(buffer, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

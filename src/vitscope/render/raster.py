@@ -1,31 +1,47 @@
-"""One map as a picture: the heat alone, the heat over the photo, the patch grid.
+"""One map as an image: the heat alone, the heat over the photo, the patch grid.
 
-What is drawn is stated: `Style` is the whole recipe, and `manifest.json` keeps it. Values become colours by one linear
-scale between two numbers of the map (its extremes, or two percentiles under `norm="robust"`).
+`Style` is the whole drawing recipe, and `manifest.json` keeps it. Values become colours by one linear scale between two
+numbers of the map (its extremes, or two percentiles under `norm="robust"`).
 """
 
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Literal, TypedDict, Unpack, get_args
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from vitscope._plugins import renderer
 from vitscope.errors import UnknownNameError, UsageError
-from vitscope.explanation import Explanation
+from vitscope.geometry import ImageRegion
 
-__all__ = ["LOOKS", "NORMS", "Style", "grid", "heat", "limits", "overlay"]
+__all__ = ["LOOKS", "NORMS", "Style", "StyleOptions", "grid", "heat", "limits", "overlay"]
 
 Look = Literal["color", "grey", "article"]
 Norm = Literal["auto", "minmax", "robust", "positive"]
 LOOKS, NORMS = get_args(Look), get_args(Norm)
+_NORMALISATION = {
+    "minmax": "smallest to largest value",
+    "robust": "1st to 99th percentile of the patches, clipped",
+    "positive": "0 to the 99th percentile of the patches, clipped",
+}
 _ROBUST = (1.0, 99.0)
 _ARTICLE_ALPHA, _ARTICLE_BLUR = 100, 2
 _MAX_BLUR = 1000  # beyond it everything is one colour, and the kernel only costs
 _GREY, _LUMA = np.float32(0.7), np.array([0.299, 0.587, 0.114], np.float32)  # how grey; ITU-R BT.601
 _STRIP = 512  # rows of the photo that are mixed at a time
+
+
+class StyleOptions(TypedDict, total=False):
+    """The fields of `Style` as keywords."""
+
+    look: Look
+    cmap: str
+    opacity: float
+    norm: Norm
+    smooth: bool
+    blur: float
+    colorbar: bool
 
 
 @dataclass(frozen=True)
@@ -67,26 +83,33 @@ class Style:
         _colours(self.cmap)
 
     @classmethod
-    def of(cls, **style: Any) -> "Style":
-        """A style from keywords; an unknown one is named with its nearest spelling."""
+    def of(cls, **options: Unpack[StyleOptions]) -> "Style":
+        """Make a style from keywords.
+
+        Raises:
+            UnknownNameError: a keyword that is no drawing option, with its nearest spelling.
+        """
         names = [f.name for f in fields(cls)]
-        for name in style:
+        for name in options:
             if name not in names:
                 raise UnknownNameError("drawing option", name, names)
-        return replace(cls(**style), cmap="gray", opacity=100 / 255) if style.get("look") == "grey" else cls(**style)
+        chosen = cls(**options)
+        return replace(chosen, cmap="gray", opacity=100 / 255) if chosen.look == "grey" else chosen
 
+    def resolved(self, values: Float[np.ndarray, "gh gw"], recommended: Norm | None = None) -> "Style":
+        """Replace `norm="auto"`: by the recommendation, or else by what the signs of the map ask for."""
+        if self.norm != "auto":
+            return self
+        signed = values.min() < 0 < values.max()
+        return replace(self, norm=recommended or ("positive" if signed else "minmax"))
 
-@renderer("style")
-def style(explanation: Explanation, **options: Any) -> dict[str, Any]:
-    """The full style as it goes into the manifest, the normalisation in words."""
-    chosen = _chosen(explanation, options)
-    words = {"minmax": "smallest to largest value", "robust": "1st to 99th percentile of the patches, clipped"}
-    words["positive"] = "0 to the 99th percentile of the patches, clipped"
-    return asdict(chosen) | {"normalisation": words[chosen.norm]}
+    def to_dict(self) -> dict[str, object]:
+        """Return the style as a manifest keeps it, the normalisation in words."""
+        return asdict(self) | {"normalisation": _NORMALISATION.get(self.norm, self.norm)}
 
 
 def limits(values: Float[np.ndarray, "..."], norm: Norm) -> tuple[float, float]:
-    """The two values of a map that become the coldest and the hottest colour.
+    """Return the two values of a map that become the coldest and the hottest colour.
 
     Percentiles are values of the map (the lower of two neighbours), so that on a small grid one sink is clipped, too.
     """
@@ -98,80 +121,75 @@ def limits(values: Float[np.ndarray, "..."], norm: Norm) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _chosen(explanation: Explanation, options: dict[str, Any]) -> Style:
-    """The style, with `auto` resolved."""
-    chosen = Style.of(**options)
-    signed = explanation.map.min() < 0 < explanation.map.max()
-    recommended = explanation.provenance.get("drawing", {}).get("norm", "positive" if signed else "minmax")
-    return replace(chosen, norm=recommended) if chosen.norm == "auto" else chosen
+def overlay(
+    values: Float[np.ndarray, "gh gw"], region: ImageRegion, photo: UInt8[np.ndarray, "H W 3"], style: Style
+) -> Image.Image:
+    """Draw a map over its photo, in the photo's size.
 
-
-@renderer("overlay")
-def overlay(explanation: Explanation, **options: Any) -> Image.Image:
-    """The map over the photo, in the photo's own size; where the model saw nothing the photo is as it was."""
-    chosen = _chosen(explanation, options)
-    if explanation.picture is None:
-        raise UsageError("this explanation has no photo to draw on", "heat() and the renderer 'heat' need none")
-    if chosen.look == "article":
-        return _article(explanation)
-    low, high = limits(explanation.map, chosen.norm)
-    placed = explanation.heat(chosen.smooth, chosen.blur)
-    drawn = explanation.picture.pixels.copy()
-    colours = _colours(chosen.cmap).astype(np.float32)
-    for top in range(0, len(drawn), _STRIP):
+    Args:
+        values: relevance of each patch.
+        region: the part of the photo that the patches cover; outside it the photo stays as it is.
+        photo: RGB pixels.
+        style: how to draw.
+    """
+    if style.look == "article":
+        return _article(values, region, photo)
+    style = style.resolved(values)
+    low, high = limits(values, style.norm)
+    placed = region.upsample(values, style.smooth, style.blur)
+    pixels = photo.copy()
+    colours = _colours(style.cmap).astype(np.float32)
+    for top in range(0, len(pixels), _STRIP):
         strip = placed[top : top + _STRIP]
-        seen = ~np.isnan(strip)
-        level = _levels(strip[seen], low, high)
-        part = drawn[top : top + _STRIP]
-        below = part[seen].astype(np.float32)
-        alpha = np.full((len(level), 1), chosen.opacity, np.float32)
-        if chosen.look == "color":
+        covered = ~np.isnan(strip)
+        level = _levels(strip[covered], low, high)
+        part = pixels[top : top + _STRIP]
+        below = part[covered].astype(np.float32)
+        alpha = np.full((len(level), 1), style.opacity, np.float32)
+        if style.look == "color":
             below += _GREY * ((below @ _LUMA)[:, None] - below)
             alpha *= level[:, None] / np.float32(510) + np.float32(0.5)
-        part[seen] = (below + alpha * (colours[level] - below) + 0.5).astype(np.uint8)
-    image = Image.fromarray(drawn)
-    return _with_bar(image, chosen, low, high) if chosen.colorbar else image
+        part[covered] = (below + alpha * (colours[level] - below) + 0.5).astype(np.uint8)
+    image = Image.fromarray(pixels)
+    return _with_bar(image, style, low, high) if style.colorbar else image
 
 
-@renderer("heat")
-def heat(explanation: Explanation, **options: Any) -> Image.Image:
-    """The map alone on the photo's frame, RGBA, transparent where the model saw nothing."""
-    chosen = _chosen(explanation, options)
-    low, high = limits(explanation.map, chosen.norm)
-    placed = explanation.heat(chosen.smooth, chosen.blur)
-    seen = ~np.isnan(placed)
-    drawn = np.zeros((*placed.shape, 4), np.uint8)
-    drawn[seen, :3] = _colours(chosen.cmap)[_levels(placed[seen], low, high)]
-    drawn[seen, 3] = 255
-    image = Image.fromarray(drawn)
-    return _with_bar(image, chosen, low, high) if chosen.colorbar else image
+def heat(values: Float[np.ndarray, "gh gw"], region: ImageRegion, style: Style) -> Image.Image:
+    """Draw a map alone in the photo's size, RGBA, transparent outside the region."""
+    style = style.resolved(values)
+    low, high = limits(values, style.norm)
+    placed = region.upsample(values, style.smooth, style.blur)
+    covered = ~np.isnan(placed)
+    pixels = np.zeros((*placed.shape, 4), np.uint8)
+    pixels[covered, :3] = _colours(style.cmap)[_levels(placed[covered], low, high)]
+    pixels[covered, 3] = 255
+    image = Image.fromarray(pixels)
+    return _with_bar(image, style, low, high) if style.colorbar else image
 
 
-@renderer("grid")
-def grid(explanation: Explanation, **options: Any) -> Image.Image:
-    """The map on its own patch grid, each patch a square; no photo, no interpolation."""
-    chosen = _chosen(explanation, options)
-    drawn = _colours(chosen.cmap)[_levels(explanation.map, *limits(explanation.map, chosen.norm))]
-    side = max(1, 512 // max(explanation.layout.grid))
-    return Image.fromarray(drawn.repeat(side, 0).repeat(side, 1))
+def grid(values: Float[np.ndarray, "gh gw"], style: Style) -> Image.Image:
+    """Draw a map on its own patch grid, each patch a square, without interpolation."""
+    style = style.resolved(values)
+    pixels = _colours(style.cmap)[_levels(values, *limits(values, style.norm))]
+    side = max(1, 512 // max(values.shape))
+    return Image.fromarray(pixels.repeat(side, 0).repeat(side, 1))
 
 
-def _article(explanation: Explanation) -> Image.Image:
-    """The published recipe's drawing, on the part of the photo that the model saw."""
-    assert explanation.picture is not None
-    values, (height, width) = explanation.map, explanation.region.input
+def _article(values: Float[np.ndarray, "gh gw"], region: ImageRegion, photo: UInt8[np.ndarray, "H W 3"]) -> Image.Image:
+    """Draw as the published recipe does, on the part of the photo that the model saw."""
+    height, width = region.input
     scaled = (values - values.min()) / max(float(values.max() - values.min()), np.finfo(np.float32).tiny)
     grey = Image.fromarray((scaled * 255).astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
     grey = grey.filter(ImageFilter.GaussianBlur(radius=_ARTICLE_BLUR))
     layer = Image.merge("RGBA", (grey, grey, grey, Image.new("L", grey.size, _ARTICLE_ALPHA)))
-    left, top, right, bottom = explanation.region.window()
-    photo = explanation.picture.pil().convert("RGBA")
-    photo.alpha_composite(layer.resize((right - left, bottom - top), Image.Resampling.BICUBIC), (left, top))
-    return photo.convert("RGB")
+    left, top, right, bottom = region.window()
+    image = Image.fromarray(photo).convert("RGBA")
+    image.alpha_composite(layer.resize((right - left, bottom - top), Image.Resampling.BICUBIC), (left, top))
+    return image.convert("RGB")
 
 
 def _levels(values: Float[np.ndarray, "..."], low: float, high: float) -> UInt8[np.ndarray, "..."]:
-    """0 to 255, linear between the limits; a flat map is all 0."""
+    """Scale values to 0..255, linear between the limits; a flat map is all 0."""
     span = high - low
     return (np.clip((values - low) / span if span > 0 else values * 0, 0, 1) * 255 + 0.5).astype(np.uint8)
 
@@ -185,8 +203,8 @@ def _colours(name: str) -> UInt8[np.ndarray, "256 3"]:
     return (np.asarray(mpl.colormaps[name](np.linspace(0, 1, 256)))[:, :3] * 255 + 0.5).astype(np.uint8)
 
 
-def _with_bar(image: Image.Image, chosen: Style, low: float, high: float) -> Image.Image:
-    """The picture with its colour scale at the right, the map's values beside it."""
+def _with_bar(image: Image.Image, style: Style, low: float, high: float) -> Image.Image:
+    """Draw the colour scale at the right of an image, the map's values beside it."""
     text = min(max(image.height // 28, 9), 60)
     font = ImageFont.load_default(size=text)
     ticks = [(part, f"{low + part * (high - low):.3g}") for part in (1.0, 0.5, 0.0)]
@@ -195,7 +213,7 @@ def _with_bar(image: Image.Image, chosen: Style, low: float, high: float) -> Ima
     out = Image.new(image.mode, (image.width + bar + wide + 3 * gap, image.height), "white")
     out.paste(image, (0, 0))
     length = max(image.height - text, 2)
-    ramp = _colours(chosen.cmap)[np.linspace(255, 0, length).round().astype(int)]
+    ramp = _colours(style.cmap)[np.linspace(255, 0, length).round().astype(int)]
     out.paste(Image.fromarray(ramp[:, None].repeat(bar, 1)), (image.width + gap, text // 2))
     draw = ImageDraw.Draw(out)
     for part, label in ticks:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitscope._plugins import RENDERERS
 from vitscope.engine.options import Progress
 from vitscope.evaluation.masked import PatchMasker, masking
 from vitscope.explanation import Explanation
@@ -63,8 +62,7 @@ class Live:
             provenance={"model": header["model"]["reference"], "options": entry["options"], "caveat": entry["caveat"]},
             picture=self.picture,
         )
-        drawn: str = RENDERERS.get("card")(first)
-        return drawn
+        return first.card().html()
 
     def mask(self, patches: Sequence[int], how: str) -> dict[str, Any]:
         """The model's answer without these patches: `predictions`, `score`, `whole`, and milliseconds."""

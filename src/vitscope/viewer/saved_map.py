@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from vitscope._version import __version__
-from vitscope.errors import UsageError
 from vitscope.explanation import Explanation
 from vitscope.metrics.concentration import concentration
 from vitscope.metrics.ranking import ranked
@@ -26,8 +25,6 @@ def document_of(explanation: Explanation) -> dict[str, Any]:
     Raises:
         UsageError: an explanation without its photo.
     """
-    if explanation.picture is None:
-        raise UsageError("this explanation has no photo to draw on", "heat() and the renderer 'heat' need none")
     told, name = explanation.provenance, explanation.method
     values, scale = scaled(explanation.map)
     order = ranked(explanation.map, int(told.get("seed", 0))).order.astype(np.uint16)
@@ -52,7 +49,7 @@ def document_of(explanation: Explanation) -> dict[str, Any]:
         "command": "",
         "measurement": None,
     }
-    photo = _jpeg(explanation.picture.pil())
+    photo = _jpeg(explanation.photo.pil())
     header = {
         "schema": 1,
         "kind": "view",
@@ -63,9 +60,9 @@ def document_of(explanation: Explanation) -> dict[str, Any]:
             "weights": str(told.get("weights", "")),
         },
         "photo": {
-            "name": explanation.picture.name,
-            "source": explanation.picture.source,
-            "notes": list(explanation.picture.notes),
+            "name": explanation.photo.name,
+            "source": explanation.photo.source,
+            "notes": list(explanation.photo.notes),
         },
         "images": {"photo": photo, "seen": _jpeg(_seen(explanation))},
         "region": asdict(explanation.region),
@@ -83,9 +80,8 @@ def document_of(explanation: Explanation) -> dict[str, Any]:
 
 
 def _seen(explanation: Explanation) -> Image.Image:
-    assert explanation.picture is not None
     (height, width), (left, top, right, bottom) = explanation.region.input, explanation.region.box
-    return explanation.picture.pil().transform(
+    return explanation.photo.pil().transform(
         (width, height), Image.Transform.EXTENT, (left, top, right, bottom), Image.Resampling.BICUBIC
     )
 

@@ -7,13 +7,11 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, TypeAlias
 
-from vitscope._plugins import renderer
 from vitscope.errors import MissingDependencyError, VitscopeError
 from vitscope.explanation import Explanation
-from vitscope.render.html import card
 from vitscope.viewer.saved_map import document_of
 
-__all__ = ["Answer", "framed", "saved", "widget"]
+__all__ = ["Answer", "framed", "widget", "widget_of"]
 
 Answer: TypeAlias = Callable[..., Mapping[str, Any]]
 _FRAME = (
@@ -36,10 +34,14 @@ def widget(document: Mapping[str, Any], answers: Mapping[str, Answer] | None = N
     return _kind()(document, dict(answers or {}), fallback)
 
 
-@renderer("widget")
-def saved(explanation: Explanation) -> Any:
-    """The viewer on one map, with nothing behind it."""
-    return widget(document_of(explanation), fallback=card(explanation))
+def widget_of(explanation: Explanation) -> Any:
+    """Return the viewer on one finished map as a notebook widget; `Scope.view(image).widget()` has the model as well.
+
+    Raises:
+        MissingDependencyError: anywidget is not installed.
+        UsageError: an explanation without its photo.
+    """
+    return widget(document_of(explanation), fallback=explanation.card().html())
 
 
 def framed(page: str, height: int = 760) -> str:

@@ -12,9 +12,19 @@ from vitscope.errors import ResultError, UsageError
 if TYPE_CHECKING:
     from PIL import Image
 
+    from vitscope.render.raster import StyleOptions
     from vitscope.scope import Scope
 
 _FILES = {".png", ".jpg", ".jpeg", ".pdf", ".html", ".json", ".npz"}
+
+
+def style_of(**options: Any) -> "StyleOptions":
+    """Return the drawing options of a command line, checked."""
+    from vitscope.render.raster import Style
+
+    Style.of(**options)
+    chosen: StyleOptions = options  # type: ignore[assignment]
+    return chosen
 
 
 def _folder(path: Path | None) -> Path | None:

@@ -37,6 +37,7 @@ from vitscope.cli.commands._options import (
     folders,
     load,
     params_of,
+    style_of,
     target_of,
 )
 from vitscope.errors import UnknownNameError, UsageError, VitscopeError
@@ -44,6 +45,7 @@ from vitscope.errors import UnknownNameError, UsageError, VitscopeError
 if TYPE_CHECKING:
     from vitscope.engine.options import Failure
     from vitscope.explanation import Explanation
+    from vitscope.render.raster import StyleOptions
 
 __all__ = ["explain"]
 
@@ -88,13 +90,10 @@ def explain(
 ) -> int:
     """Where the model looks: overlay, heat map, arrays and manifest for each photo, in OUT/NAME/."""
     from vitscope._files import path_exists
-    from vitscope.render.raster import Style
 
     if recipe is not None:
         method, look = _recipe(recipe, method)
-    style = {"look": look, "cmap": cmap, "norm": norm, "opacity": opacity, "blur": blur}
-    style |= {"smooth": not blocks, "colorbar": colorbar}
-    Style.of(**style)
+    style = style_of(look=look, cmap=cmap, norm=norm, opacity=opacity, blur=blur, smooth=not blocks, colorbar=colorbar)
     named = {"layers": layers, "start": start, "layer": layer, "alpha": alpha, "discard": discard}
     params = params_of(option, **named, head=head, fusion=fusion)
     targets = [target_of(words) for words in target or []]
@@ -158,7 +157,7 @@ def _each(outcome: Any, folder: Path) -> list[tuple[Any, Path]]:
     ]
 
 
-def _saved(outcome: "Explanation | Failure", folder: Path, force: bool, style: dict[str, Any]) -> dict[str, Any]:
+def _saved(outcome: "Explanation | Failure", folder: Path, force: bool, style: "StyleOptions") -> dict[str, Any]:
     """Save one result; what is said of it."""
     from vitscope.engine.options import Failure
     from vitscope.metrics.concentration import concentration

@@ -23,6 +23,7 @@ from vitscope.cli.commands._options import (
     load,
     pair,
     picture_path,
+    style_of,
     target_of,
     write,
 )
@@ -64,7 +65,11 @@ def heads(
         maps = scope.attention_heads(picture, layer, size=size)
         number = maps[0].provenance["options"]["layer"]
         cells = [
-            Cell(e.overlay(cmap=cmap, norm=norm), f"layer {number}, head {i}", f"largest patch {e.map.max():.2g}")
+            Cell(
+                e.overlay(**style_of(cmap=cmap, norm=norm)),
+                f"layer {number}, head {i}",
+                f"largest patch {e.map.max():.2g}",
+            )
             for i, e in enumerate(maps)
         ]
         what = "attention of the readout row; each head on its own scale"
@@ -114,7 +119,9 @@ def lens(
     cells = []
     for number, e in enumerate(layers):
         says = [f"{label} {share:.0%}" for label, share in e.predictions[:2]] or [""]
-        cells.append(Cell(e.overlay(cmap=cmap, norm=norm), f"after layer {number}: {e.score:.3g}", "\n".join(says)))
+        cells.append(
+            Cell(e.overlay(**style_of(cmap=cmap, norm=norm)), f"after layer {number}: {e.score:.3g}", "\n".join(says))
+        )
     path = picture_path(out / f"{picture.name}-lens.png", force)
     what = f"{layers[-1].target} after each layer; each map on its own scale"
     write(sheet(cells, f"{picture.name} · {scope.adapter.reference} · {what}", cmap=cmap), path)
@@ -145,7 +152,7 @@ def alike(
     scope = load(model, revision, device, dtype)
     pair_of = scope.compare(*pictures, method=method, size=size)
     cells = [
-        Cell(e.overlay(cmap=cmap, norm=norm), p.name, f"as {q.name} sees it")
+        Cell(e.overlay(**style_of(cmap=cmap, norm=norm)), p.name, f"as {q.name} sees it")
         for e, p, q in zip(pair_of, pictures, reversed(pictures), strict=True)
     ]
     path = picture_path(out / f"{pictures[0].name}-{pictures[1].name}-alike.png", force)
@@ -205,7 +212,7 @@ def compare(
                 m = scope.measure(e, metrics=_CURVES, baseline=baseline, known=known, progress=bars.forwards)
             below += "".join(f"\n{_beside(number)}" for number in m.numbers)
             document["measurement"] = m.to_dict()
-        cells.append(Cell(e.overlay(cmap=cmap, norm=norm), text.strip(), below))
+        cells.append(Cell(e.overlay(**style_of(cmap=cmap, norm=norm)), text.strip(), below))
         documents.append(document)
     path = picture_path(out / f"{picture.name}-compare.png", force)
     columns = len(cells) if len(cells) <= 4 else None
