@@ -59,7 +59,7 @@ def areas(
 ) -> dict[tuple[str, str], float]:
     """Deletion and insertion of each method on one picture, and of random orders; what is scored once is shared."""
     found, known = {}, {}
-    curves_of = {"metrics": CURVES, "baseline": "removal", "steps": steps, "random": 2, "batch_size": 16}
+    curves_of = {"metrics": CURVES, "baseline": "removal", "steps": steps, "n_random_maps": 2, "batch_size": 16}
     for label, (name, options) in methods.items():
         e = scope.explain(image, method=name, size=size, **options)
         m = scope.measure(e, known=known, **curves_of)

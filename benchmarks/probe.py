@@ -1,6 +1,6 @@
 """Do maps of a real pretrained model know one class from another? A linear probe, and scenes with two objects.
 
-    python benchmarks/probe.py [--train 110] [--scenes 20] [--seed 0] [--methods gradcam,relevance:gradient=libra]
+    python benchmarks/probe.py [--train 110] [--scenes 20] [--seed 0] [--methods gradcam,relevance:gradient_rule=libra]
 
 A linear classifier of the 11 built-in cut-outs is trained on the CLS feature of the embedded DINOv2 ViT-S/14, on scenes
 with one object each, on the backgrounds of the tune half. Two-object scenes on the backgrounds of the report half are
@@ -31,7 +31,7 @@ CLASSES = sorted([*photos.CUTOUTS["tune"], *photos.CUTOUTS["report"]])
 SHARES = (0.04, 0.15)  # of the scene that one object covers
 NUMBERS = ("share", "hotter", "inside")
 METHODS = (
-    "gradcam,gradcam:gradient=libra,layercam,relevance,relevance:gradient=libra,input-x-gradient:gradient=libra,"
+    "gradcam,gradcam:gradient_rule=libra,layercam,relevance,relevance:gradient_rule=libra,input-x-gradient:gradient_rule=libra,"
     "attnlrp,random-walk"
 )
 

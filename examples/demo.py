@@ -63,12 +63,12 @@ def _compared(scope: Scope, path: Path) -> Image.Image:
         "recommended: random-walk": {},
         "rollout over all 12 layers": {"method": "rollout"},
         "attention of the last layer": {"method": "attention"},
-        "the copied recipe (not rollout)": {"method": "article"},
+        "the copied recipe (not rollout)": {"method": "notebook-recipe"},
     }.items():
         e = scope.explain(str(path), **options)
         numbers = concentration(e)
         below = f"{numbers['effective_patches']:.0f} of {e.map.size} patches, largest {numbers['largest_share']:.1%}"
-        cells.append(Cell(e.overlay(look="article" if e.method == "article" else "color"), title, below))
+        cells.append(Cell(e.overlay(style="notebook" if e.method == "notebook-recipe" else "color"), title, below))
     return sheet(cells, path.stem, columns=len(cells))
 
 

@@ -24,9 +24,9 @@ VARIANTS: list[tuple[str, dict[str, object]]] = [
     ("value-rollout", {}),
     ("sink-rollout", {}),
     ("flow", {"size": 224}),
-    ("article", {}),
+    ("notebook-recipe", {}),
     ("relevance", {}),
-    ("relevance", {"gradient": "libra"}),
+    ("relevance", {"gradient_rule": "libra"}),
     ("grad-rollout", {}),
     ("grad-sam", {}),
     ("attention-gradcam", {}),
@@ -38,7 +38,7 @@ VARIANTS: list[tuple[str, dict[str, object]]] = [
     ("layercam", {}),
     ("eigencam", {}),
     ("input-x-gradient", {}),
-    ("input-x-gradient", {"gradient": "libra"}),
+    ("input-x-gradient", {"gradient_rule": "libra"}),
     ("integrated-gradients", {"steps": 16}),
     ("smoothgrad", {"samples": 8}),
     ("occlusion", {"window": 3, "stride": 3}),
@@ -75,7 +75,7 @@ def main() -> None:
         height = max(p.shape[0] for p in pictures)
         padded = [np.pad(p, ((0, height - len(p)), (0, 8), (0, 0)), constant_values=255) for p in pictures]
         words = "-".join([name, *(f"{key}-{value}" for key, value in options.items() if key != "size")])
-        file = f"{words.replace('+', 'p')}.jpg"
+        file = f"{words.replace('+', 'p').replace('_', '-')}.jpg"
         Image.fromarray(np.concatenate(padded, 1)).save(given.out / file, quality=82)
         said = ", ".join([f"`{name}`", *(f"{key} {value}" for key, value in options.items())])
         rows.append(f"| {said} | ![{name}](images/gallery/{file}) |")
@@ -89,7 +89,7 @@ def main() -> None:
         "figures on pictures whose answer is known.",
         "",
         "`flow` looks striped because the first layer decides it: on the cat at 112 px the flow of 93 % of the patches",
-        "is, to four digits, what that layer lets through (the column sums of `alpha I + (1 - alpha) A_1`).",
+        "is, to four digits, what that layer lets through (the column sums of `w I + (1 - w) A_1`).",
         "",
         "`ncut` shows the wall behind the cat: a cut has no inside, TokenCut's rule takes the side with the patch that",
         "stands out most, and where the object fills the picture that is a patch of the background.",

@@ -41,7 +41,12 @@ def some(explained):
         target="tabby",
         score=1 / 3,
         predictions=[("tabby", 0.9), ("fox", 0.1 / 3)],
-        provenance={"model": "a/b", "source": "photo.png", "options": {"alpha": 0.3, "layers": None}, "notes": ["cut"]},
+        provenance={
+            "model": "a/b",
+            "source": "photo.png",
+            "options": {"residual_weight": 0.3, "layers": None},
+            "notes": ["cut"],
+        },
     )
 
 
@@ -82,7 +87,7 @@ def test_round_trip(some, saved):
 def test_a_loaded_one_draws_the_same_but_for_jpeg(some, saved):
     loaded = Explanation.load(str(saved))
     assert np.array_equal(loaded.heat(), some.heat(), equal_nan=True)
-    for style in ({}, {"smooth": False, "cmap": "viridis"}, {"look": "article"}):
+    for style in ({}, {"smooth": False, "cmap": "viridis"}, {"style": "notebook"}):
         difference = np.asarray(loaded.overlay(**style)).astype(int) - np.asarray(some.overlay(**style))
         assert np.abs(difference).mean() < 3
         assert np.abs(difference).max() < 40
@@ -360,7 +365,12 @@ def test_the_notebook_card_is_self_contained_and_escapes_everything(explained):
 
 def test_the_notebook_card_says_what_it_shows(some):
     text = some._repr_html_()
-    for said in ("<b>rollout</b> (alpha 0.3)", "a/b · 2 prefix + 3 x 4 patches", "tabby 90.0%", "rollout over dog"):
+    for said in (
+        "<b>rollout</b> (residual_weight 0.3)",
+        "a/b · 2 prefix + 3 x 4 patches",
+        "tabby 90.0%",
+        "rollout over dog",
+    ):
         assert said in text
 
 

@@ -1,6 +1,6 @@
 """Does a map of class a land on digit a, where digit b stands beside it?
 
-    python benchmarks/digits/planted.py [--scenes 300] [--methods relevance,gradcam:at=input] [--gradient libra]
+    python benchmarks/digits/planted.py [--scenes 300] [--methods relevance,gradcam:at=input] [--gradient-rule libra]
 
 Scenes of two different digits, unseen in training, are explained once for each digit by the embedded model
 `digit-scenes`. Per method:
@@ -47,14 +47,16 @@ def figures(heat: np.ndarray, boxes: np.ndarray, masks: np.ndarray, asked: int) 
     return share, pointing, on[asked] / max(float(positive.sum()), 1e-30)
 
 
-def measure(scope: vitscope.Scope, count: int, method: str, gradient: str = "plain", **params: object) -> np.ndarray:
+def measure(
+    scope: vitscope.Scope, count: int, method: str, gradient_rule: str = "plain", **params: object
+) -> np.ndarray:
     """The three figures, and how many maps they are the mean of."""
     images, labels, boxes, masks = two_digits(count)
     found = []
     for asked in (0, 1):
         for digit in range(10):  # pictures that are asked for the same class go through together
             rows = np.flatnonzero(labels[:, asked] == digit)
-            options = {"method": method, "target": digit, "batch_size": 32, "gradient": gradient, **params}
+            options = {"method": method, "target": digit, "batch_size": 32, "gradient_rule": gradient_rule, **params}
             for row, e in zip(rows, scope.explain([images[r] for r in rows], **options), strict=True):
                 named = {int(label) for label, _ in e.predictions[:2]}
                 if named == set(labels[row].tolist()):
@@ -66,7 +68,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=300)
     parser.add_argument("--methods", default="", help="names with commas, each with options: rollout:layers=last3")
-    parser.add_argument("--gradient", default="plain", help="plain, libra or attnlrp, for methods that leave it open")
+    parser.add_argument(
+        "--gradient-rule", default="plain", help="plain, libra or attnlrp, for methods that leave it open"
+    )
     options = parser.parse_args()
     scope = vitscope.load("embedded:digit-scenes")
     names = options.methods.split(",") if options.methods else [m.name for m, reason in scope.methods() if not reason]
@@ -76,7 +80,7 @@ def main() -> None:
         pairs = [part.partition("=") for part in rest]
         params = {key: int(value) if value.lstrip("-").isdigit() else value for key, _, value in pairs}
         began = time.perf_counter()
-        share, pointing, inside, maps = measure(scope, options.scenes, name, options.gradient, **params)
+        share, pointing, inside, maps = measure(scope, options.scenes, name, options.gradient_rule, **params)
         seconds = time.perf_counter() - began
         print(f"| {text} | {share:.3f} | {pointing:.3f} | {inside:.3f} | {maps:.0f} | {seconds:.0f} |", flush=True)
 

@@ -47,7 +47,7 @@ class Scope(Engine):
         Args:
             image: a path, a Pillow image or an `(H, W, 3)` uint8 array; a list of them gives a list.
             progress: called with (method, done, total) while a method runs many forwards, once for each batch of them.
-            options: the fields of `Options`, and the method's own options (`layers=`, `alpha=`, ...).
+            options: the fields of `Options`, and the method's own options (`layers=`, `residual_weight=`, ...).
 
         Raises:
             ImageError: a picture that cannot be used; of several, the first such stops the call (see `explain_many`).
@@ -152,7 +152,7 @@ class Scope(Engine):
             method: a method with the option `query`, such as `attention` or `rollout`.
             size: input size, as in `Options`.
             chunk: tokens asked at a time.
-            params: the method's own options (`layer=`, `head=`, `layers=`, `alpha=`, ...).
+            params: the method's own options (`layer=`, `head=`, `layers=`, `residual_weight=`, ...).
 
         Returns:
             `(N, N)`, prefix tokens first in rows and columns; each row as `explain(..., query=...)` has it.
@@ -257,8 +257,8 @@ class Scope(Engine):
     def predict_without(
         self,
         image: ImageLike,
-        hidden: Iterable[int],
-        how: str = "hide",
+        patches: Iterable[int],
+        mode: str = "fill",
         *,
         size: int | None = None,
         target: Any = None,
@@ -267,8 +267,8 @@ class Scope(Engine):
 
         Args:
             image: a path, a Pillow image or an `(H, W, 3)` uint8 array.
-            hidden: the patches, row by row from 0; none asks of the whole picture.
-            how: `hide`: the picture's own mean colour stands there; `drop`: their tokens are left out.
+            patches: the patches, row by row from 0; none asks of the whole picture.
+            mode: `fill`: the picture's own mean colour stands there; `drop`: their tokens are left out.
             size: input size, as in `Options`.
             target: whose score is followed; None is the predicted class, and for a model without classes the cosine to
                 the whole picture's feature.
@@ -279,7 +279,7 @@ class Scope(Engine):
 
         Cost: two forwards; `vitscope.evaluation.masked.masking` prepares a picture once, then each question takes one.
         """
-        return masking(self, image, size=size, target=target).without(hidden, how)
+        return masking(self, image, size=size, target=target).without(patches, mode)
 
     def view(self, image: ImageLike, **options: Any) -> View:
         """Everything that the interactive viewer shows of one photo: `vitscope.viewer.page.page(view.document())`.

@@ -55,7 +55,7 @@ def test_sigterm_stops_as_ctrl_c_does(collection, tiny_scope, tmp_path):
     [
         ({"methods": ("attention",)}, "methods was \\['rollout'\\] and is \\['attention'\\]"),
         ({"size": 96}, "size was None and is 96"),
-        ({"params": {"alpha": 0.3}}, "params was {} and is {'alpha': 0.3}"),
+        ({"method_options": {"residual_weight": 0.3}}, "method_options was {} and is {'residual_weight': 0.3}"),
         ({"shard_size": 5}, "shard_size was 4 and is 5"),
         ({"seed": 1}, "seed was 0 and is 1"),
     ],

@@ -177,10 +177,10 @@ def test_a_photo_is_found_wherever_it_lies(finished, tiny_scope, tmp_path):
 
 
 def test_options_that_the_viewer_leaves_out_are_told(photo, tiny_folder, tmp_path, capsys):
-    asked = BatchPlan(str(tiny_folder), methods=("rollout",), params={"alpha": 0.3})
+    asked = BatchPlan(str(tiny_folder), methods=("rollout",), method_options={"residual_weight": 0.3})
     run(str(photo), tmp_path / "run", asked)
     app(["report", str(tmp_path / "run"), "--view", photo.name, "-o", str(tmp_path / "a.html")], standalone_mode=False)
-    assert "made with alpha=0.3; the page shows rollout as it is without" in capsys.readouterr().err
+    assert "made with residual_weight=0.3; the page shows rollout as it is without" in capsys.readouterr().err
 
 
 def test_the_documents_examples_run(finished, tmp_path, monkeypatch, capsys):

@@ -115,9 +115,9 @@ def test_wrong_questions_are_refused_before_anything_is_written(collection, tiny
     for wrong, kind in (
         ({"methods": ("rolout",)}, UnknownNameError),
         ({"methods": ("relevance",), "targets": ("tapir",)}, UnknownNameError),
-        ({"params": {"alfa": 1}}, UnknownNameError),
+        ({"method_options": {"alfa": 1}}, UnknownNameError),
         ({"metrics": ("deletoin",)}, UnknownNameError),
-        ({"methods": ("logit-lens",), "params": {"layer": "x"}}, UsageError),
+        ({"methods": ("logit-lens",), "method_options": {"layer": "x"}}, UsageError),
     ):
         with pytest.raises(kind):
             run(str(collection), tmp_path / "out", plan(**wrong), scope=tiny_scope)

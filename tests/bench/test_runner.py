@@ -49,8 +49,10 @@ def rows_of(scope, *texts):
 def test_random_and_centre_prior_are_always_there_and_last(tiny_scope):
     labels = [e.label for e in rows_of(tiny_scope, "random", "rollout:layers=last2", "attention", "attention")]
     assert labels == ["rollout:layers=last2", "attention", *PRIORS]
-    assert rows_of(tiny_scope, "rollout:alpha=0.3:refine=affinity")[0].params == {"alpha": 0.3}
-    assert rows_of(tiny_scope, "rollout:alpha=0.3:refine=affinity")[0].options == {"refine": "affinity"}
+    assert rows_of(tiny_scope, "rollout:residual_weight=0.3:refine=affinity")[0].method_options == {
+        "residual_weight": 0.3
+    }
+    assert rows_of(tiny_scope, "rollout:residual_weight=0.3:refine=affinity")[0].options == {"refine": "affinity"}
     everything = {e.method for e in rows_of(tiny_scope, "all")}
     assert {m.name for m, reason in tiny_scope.methods() if m.quick and not reason} <= everything
     assert next(e.label for e in rows_of(tiny_scope)) == "auto"

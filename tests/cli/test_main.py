@@ -230,13 +230,24 @@ def test_photos_of_one_name_get_folders_of_their_own(explain, album, tmp_path):
     ("flags", "options"),
     [
         (
-            ["--method", "rollout", "--alpha", ".3", "--layers", "1-2", "--fusion", "max", "--discard", ".2"],
-            {"method": "rollout", "alpha": 0.3, "layers": "1-2", "fusion": "max", "discard": 0.2},
+            [
+                "--method",
+                "rollout",
+                "--residual-weight",
+                ".3",
+                "--layers",
+                "1-2",
+                "--head-fusion",
+                "max",
+                "--discard-ratio",
+                ".2",
+            ],
+            {"method": "rollout", "residual_weight": 0.3, "layers": "1-2", "head_fusion": "max", "discard_ratio": 0.2},
         ),
-        (["--method", "rollout", "--start", "1"], {"method": "rollout", "start": 1}),
+        (["--method", "rollout", "--start-layer", "1"], {"method": "rollout", "start_layer": 1}),
         (
-            ["--method", "rollout", "-O", "alpha=0.3", "-O", "fusion=1"],
-            {"method": "rollout", "alpha": 0.3, "fusion": 1},
+            ["--method", "rollout", "-O", "residual_weight=0.3", "-O", "head_fusion=1"],
+            {"method": "rollout", "residual_weight": 0.3, "head_fusion": 1},
         ),
         (["--method", "attention", "--layer", "0", "--head", "1"], {"method": "attention", "layer": 0, "head": 1}),
         (["--method", "attention", "--head", "max"], {"method": "attention", "head": "max"}),
@@ -257,15 +268,15 @@ def test_options_reach_the_method(explain, album, tiny_scope, tmp_path, flags, o
         assert not np.array_equal(loaded.map, tiny_scope.explain(album[0]).map)
 
 
-def test_the_article_recipe_is_labelled(explain, album, tmp_path, tiny_scope):
-    ran = explain(album[0], "--recipe", "article")
+def test_the_notebook_recipe_is_labelled(explain, album, tmp_path, tiny_scope):
+    ran = explain(album[0], "--method", "notebook-recipe", "--style", "notebook")
     assert ran.code == 0
     assert "cat: not rollout: the layers are multiplied in the wrong order" in ran.out
     told = manifest(tmp_path / "out" / "cat")
-    assert told["method"] == "article"
-    assert told["render"]["look"] == "article"
+    assert told["method"] == "notebook-recipe"
+    assert told["render"]["style"] == "notebook"
     assert told["provenance"]["caveat"].startswith("not rollout")
-    expected = tiny_scope.explain(album[0], method="article").overlay(look="article")
+    expected = tiny_scope.explain(album[0], method="notebook-recipe").overlay(style="notebook")
     assert np.array_equal(pixels(tmp_path / "out" / "cat" / "overlay.png"), np.asarray(expected))
 
 
@@ -275,7 +286,7 @@ def test_the_article_recipe_is_labelled(explain, album, tmp_path, tiny_scope):
         (["--norm", "robust"], {"norm": "robust"}),
         (["--colorbar"], {"colorbar": True}),
         (["--blocks"], {"smooth": False}),
-        (["--look", "grey"], {"look": "grey"}),
+        (["--style", "grey"], {"style": "grey"}),
         (["--cmap", "viridis", "--opacity", ".4"], {"cmap": "viridis", "opacity": 0.4}),
         (["--blur", "3"], {"blur": 3.0}),
     ],
@@ -303,11 +314,9 @@ def test_a_target_that_changes_nothing_is_said(explain, album):
 # --- wrong usage -----------------------------------------------------------------------------------------------------
 
 WRONG = {
-    "--method rolout": "no method is called 'rolout' (did you mean 'rollout'? choices: article, attention, ",
-    "--recipe artikel": "no recipe is called 'artikel' (did you mean 'article'?",
-    "--recipe article --method rollout": "--recipe and --method both name a method",
+    "--method rolout": "no method is called 'rolout' (did you mean 'rollout'? choices: attention, ",
     "--norm robst": "no normalisation is called 'robst' (did you mean 'robust'? choices: ",
-    "--look gray": "no look is called 'gray' (did you mean 'grey'?",
+    "--style gray": "no style is called 'gray' (did you mean 'grey'?",
     "--cmap infernal": "no colour map is called 'infernal' (did you mean 'inferno'?",
     "--opacity 2": "opacity is in [0, 1]",
     "--blur nan": "blur in [0, 1000]",
@@ -320,19 +329,19 @@ WRONG = {
     "--model timn:vit_base_patch16_224": "no kind of model reference is called 'timn:' (did you mean 'timm:'?",
     "--method rollout --layers 9": "there is no layer 9 (layers are 0 to 2, or -3 to -1 from the end)",
     "--method rollout --layers first": "'first' is not a layer (write 3, -1, 0-11, -3--1, 4,7,9, last3 or all)",
-    "--method rollout --layers 1 --start 1": "layers and start both say where to begin",
+    "--method rollout --layers 1 --start-layer 1": "layers and start_layer both say where to begin",
     "--method attention --layer 7": "there is no layer 7 (layers are 0 to 2,",
     "--method attention --head 2": "there is no head 2 (heads are 0 to 1,",
     "--method attention --head men": "no head is called 'men' (did you mean 'mean'? choices: mean, max, min)",
-    "--method rollout --fusion man": "no fusion is called 'man' (did you mean 'mean'?",
-    "--method rollout --alpha 2": "alpha is a weight in [0, 1], not 2.0",
-    "--method rollout --discard 1": "discard is a share in [0, 1), not 1.0",
-    "--method article --layers 1": "no option of the method 'article' is called 'layers'",
-    "--method rollout -O alhpa=1": "no option of the method 'rollout' is called 'alhpa' (did you mean 'alpha'?",
-    "--method rollout -O alpha": "'alpha' is not an option (write NAME=VALUE, such as alpha=0.3)",
+    "--method rollout --head-fusion man": "no head_fusion is called 'man' (did you mean 'mean'?",
+    "--method rollout --residual-weight 2": "residual_weight is a weight in [0, 1], not 2.0",
+    "--method rollout --discard-ratio 1": "discard_ratio is a share in [0, 1), not 1.0",
+    "--method notebook-recipe --layers 1": "no option of the method 'notebook-recipe' is called 'layers'",
+    "--method rollout -O residual_wieght=1": "no option of the method 'rollout' is called 'residual_wieght' (did you",
+    "--method rollout -O residual_weight": "'residual_weight' is not an option (write NAME=VALUE, such as residual_we",
     "--size 3": "size is between 16 and 8192 pixels, not 3",
     "--batch-size 0": "batch_size is at least 1, not 0",
-    "--alpha much": "Invalid value for '--alpha'",
+    "--residual-weight much": "Invalid value for '--residual-weight'",
     "--opactiy 1": "No such option: --opactiy",
 }
 
@@ -360,7 +369,10 @@ def test_wrong_usage_of_explain(cli, album, tiny_folder, tmp_path, flags):
         (["heads", "PHOTO", "--layer", "3", "--model", "TINY"], "there is no layer 3 (layers are 0 to 2,"),
         (["heads", "PHOTO", "--kind", "matrix", "--layer", "-4", "--model", "TINY"], "there is no layer -4"),
         (["compare", "PHOTO", "--methods", "rollout,atention", "--model", "TINY"], "(did you mean 'attention'?"),
-        (["compare", "PHOTO", "--methods", "rollout:alpha", "--model", "TINY"], "'alpha' is not an option"),
+        (
+            ["compare", "PHOTO", "--methods", "rollout:residual_weight", "--model", "TINY"],
+            "'residual_weight' is not an option",
+        ),
         (["inspect", "open_clip:ViT-B-32/nobody"], "no pretrained weights of ViT-B-32 is called 'nobody'"),
         (["explain", "PHOTO", "-o", "map.png"], "--out is a folder, and map.png is called like a file"),
         (["statistics", "PHOTO", "-o", "numbers.json"], "(give a folder: -o numbers)"),
@@ -609,14 +621,18 @@ def test_compare(cli, album, tiny_folder, tmp_path):
         "--out",
         tmp_path / "out",
         "--methods",
-        "rollout:layers=last2:alpha=.3,attention",
+        "rollout:layers=last2:residual_weight=.3,attention",
     ]
     ran = cli("compare", album[1], *arguments)
     assert ran.code == 1
     assert "cup-compare.png is already there" in one_line(ran.err)
     ran = cli("compare", album[1], *arguments, "--force", "--json")
     first, second = json.loads(ran.out)["methods"]
-    assert (first["method"], first["options"]["layers"], first["options"]["alpha"]) == ("rollout", "last2", 0.3)
+    assert (first["method"], first["options"]["layers"], first["options"]["residual_weight"]) == (
+        "rollout",
+        "last2",
+        0.3,
+    )
     assert second["method"] == "attention"
     assert pixels(document["out"]).size < every.size
 
@@ -637,13 +653,18 @@ def test_models(cli):
 def test_methods(cli, tiny_folder):
     ran = cli("methods")
     assert (ran.code, ran.err) == (0, "")
-    for said in ("Abnar & Zuidema 2020, equation 1", "alpha=0.5", "rollout: How much", "Caution: not rollout: "):
+    for said in (
+        "Abnar & Zuidema 2020, equation 1",
+        "residual_weight=0.5",
+        "rollout: How much",
+        "Caution: not rollout: ",
+    ):
         assert said in ran.out
     assert "works here" not in ran.out
     documents = {told["name"]: told for told in json.loads(cli("methods", "--json").out)["methods"]}
-    assert {"article", "attention", "rollout"} <= set(documents)
-    assert documents["rollout"]["options"]["alpha"] == "0.5"
-    assert documents["article"]["caveat"].startswith("not rollout")
+    assert {"notebook-recipe", "attention", "rollout"} <= set(documents)
+    assert documents["rollout"]["options"]["residual_weight"] == "0.5"
+    assert documents["notebook-recipe"]["caveat"].startswith("not rollout")
     assert "works" not in documents["rollout"]
     ran = cli("methods", tiny_folder)
     assert (ran.code, ran.err) == (0, "")
@@ -659,8 +680,8 @@ def test_methods_says_why_one_does_not_work(cli, tmp_path):
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
     documents = {told["name"]: told for told in json.loads(cli("methods", tmp_path, "--json").out)["methods"]}
     assert documents["rollout"]["works"]
-    assert not documents["article"]["works"]
-    assert "no CLS token" in documents["article"]["reason"]
+    assert not documents["notebook-recipe"]["works"]
+    assert "no CLS token" in documents["notebook-recipe"]["reason"]
     assert "no: the recipe reads token 0 as CLS" in " ".join(cli("methods", tmp_path).out.split())
 
 

@@ -20,7 +20,7 @@ from vitscope.metrics.measurement import Measurement
 
 NAMES = [measure.name for measure in MEASURES]
 FILES = {"measure.json", "measure.parquet", "curves.png", "statistics.json", "by-depth.png"}
-FEW = ("--random", "2", "--steps", "4")
+FEW = ("--n-random-maps", "2", "--steps", "4")
 MARKS = {"better than random": "+ better", "no better than random": "= no better"}
 MARKS |= {"worse than random": "- worse", "undecided": "? undecided"}
 
@@ -65,7 +65,7 @@ def narrow(monkeypatch):
 def measured(scope, photo, method="rollout", **options):
     """The same in Python."""
     e = scope.explain(photo, method=method)
-    return e, scope.measure(e, random=2, steps=4, **options)
+    return e, scope.measure(e, n_random_maps=2, steps=4, **options)
 
 
 def table(said):
@@ -218,7 +218,7 @@ def test_json_is_one_document_and_what_python_gives(measure, album, tiny_scope):
     assert [result["name"] for result in document["results"]] == ["cat", "cup"]
     for path, result in zip(album[:2], document["results"], strict=True):
         e = tiny_scope.explain(path, method="rollout", seed=3)
-        m = tiny_scope.measure(e, random=2, steps=4, baseline="black", seed=3)
+        m = tiny_scope.measure(e, n_random_maps=2, steps=4, baseline="black", seed=3)
         alike(result["measurement"], json.loads(m.to_json()))
         assert result["statistics"] == pytest.approx(concentration(e))
         assert result["method"] == "rollout"
@@ -344,11 +344,11 @@ def test_options_reach_the_measurement(measure, album, tiny_scope, flags, option
     ("flags", "options"),
     [
         (
-            ["--method", "rollout", "--alpha", ".3", "--layers", "1-2"],
-            {"method": "rollout", "alpha": 0.3, "layers": "1-2"},
+            ["--method", "rollout", "--residual-weight", ".3", "--layers", "1-2"],
+            {"method": "rollout", "residual_weight": 0.3, "layers": "1-2"},
         ),
         (["--method", "attention", "--head", "1"], {"method": "attention", "head": 1}),
-        (["--method", "rollout", "-O", "fusion=max"], {"method": "rollout", "fusion": "max"}),
+        (["--method", "rollout", "-O", "head_fusion=max"], {"method": "rollout", "head_fusion": "max"}),
         (["--method", "gradcam", "--target", "fox"], {"method": "gradcam", "target": "fox"}),
         (["--method", "rollout", "--size", "96"], {"method": "rollout", "size": 96}),
     ],
@@ -360,7 +360,7 @@ def test_options_reach_the_map(measure, album, tiny_scope, flags, options):  # n
     assert result["provenance"]["options"] == e.provenance["options"]
     assert result["target"] == e.target
     assert result["statistics"] == pytest.approx(concentration(e))
-    number = tiny_scope.measure(e, metrics="saco", random=2, steps=4, target=options.get("target"))["saco"]
+    number = tiny_scope.measure(e, metrics="saco", n_random_maps=2, steps=4, target=options.get("target"))["saco"]
     alike(result["measurement"]["numbers"], [json.loads(json.dumps(number.to_dict()))])
 
 
@@ -370,15 +370,15 @@ WRONG = {
     "--metrics ,": "no metric is called ''",
     "--baseline white": "no baseline is called 'white' (choices: blur, mean,",
     "--score loss": "no score is called 'loss'",
-    "--random 1": "random is at least 2",
+    "--n-random-maps 1": "n_random_maps is at least 2",
     "--steps 0": "steps is at least 1",
     "--batch-size 0": "batch_size is at least 1",
     "--target unicorn": "no class is called 'unicorn'",
     "--method rolout": "no method is called 'rolout' (did you mean 'rollout'?",
-    "--method rollout -O alpha": "'alpha' is not an option",
-    "--method attention --alpha .3": "no option of the method 'attention' is called 'alpha'",
+    "--method rollout -O residual_weight": "'residual_weight' is not an option",
+    "--method attention --residual-weight .3": "no option of the method 'attention' is called 'residual_weight'",
     "--size 3": "size is between 16 and 8192 pixels, not 3",
-    "--random many": "Invalid value for '--random'",
+    "--n-random-maps many": "Invalid value for '--n-random-maps'",
 }
 
 
@@ -739,7 +739,7 @@ def test_compare_with_measured_numbers(cli, album, tiny_folder, tiny_scope, tmp_
 
 def test_known_scores_belong_to_one_picture_and_one_question(tiny_scope, album):  # noqa: F811
     known = {}
-    options = {"metrics": ["deletion"], "random": 2, "steps": 4, "known": known}
+    options = {"metrics": ["deletion"], "n_random_maps": 2, "steps": 4, "known": known}
     e = tiny_scope.explain(album[0])
     first = tiny_scope.measure(e, **options)
     assert first.forwards == len(next(iter(known.values()))) > 0

@@ -65,17 +65,17 @@ def test_a_target_of_a_model_without_classes_is_followed(features):
 def test_options_lead_to_a_method_that_has_them(tiny_scope, features, photo):
     layers = tiny_scope.explain(photo, layers="last2")
     assert chosen(layers).startswith("relevance, gradient libra (evidence for the class; not gradcam: it has no option")
-    assert layers.provenance["gradient"] == "libra"
-    same(layers, tiny_scope.explain(photo, method="relevance", gradient="libra", layers="last2"))
+    assert layers.provenance["gradient_rule"] == "libra"
+    same(layers, tiny_scope.explain(photo, method="relevance", gradient_rule="libra", layers="last2"))
     assert not np.array_equal(layers.map, tiny_scope.explain(photo, method="relevance", layers="last2").map)
-    alpha = features.explain(PHOTO, alpha=0.3)
-    assert chosen(alpha) == "rollout (what is looked at; not random-walk: it has no option alpha)"
-    same(alpha, features.explain(PHOTO, method="rollout", alpha=0.3))
+    alpha = features.explain(PHOTO, residual_weight=0.3)
+    assert chosen(alpha) == "rollout (what is looked at; not random-walk: it has no option residual_weight)"
+    same(alpha, features.explain(PHOTO, method="rollout", residual_weight=0.3))
 
 
 def test_a_gradient_that_is_asked_for_stays(tiny_scope, photo):
-    e = tiny_scope.explain(photo, layers="last2", gradient="attnlrp")
-    assert (e.method, e.provenance["gradient"]) == ("relevance", "attnlrp")
+    e = tiny_scope.explain(photo, layers="last2", gradient_rule="attnlrp")
+    assert (e.method, e.provenance["gradient_rule"]) == ("relevance", "attnlrp")
 
 
 def test_where_nothing_else_applies_it_is_rollout_and_why_is_said(tiny_scope, photo, monkeypatch):
@@ -95,4 +95,4 @@ def test_an_adapters_own_options_come_first(tiny_scope, photo, monkeypatch):
     assert chosen(e) == "rollout, layers last2, norm robust"
     assert e.provenance["drawing"] == {"norm": "robust"}
     same(e, tiny_scope.explain(photo, method="rollout", layers="last2"))
-    same(tiny_scope.explain(photo, start=2), tiny_scope.explain(photo, method="rollout", start=2))
+    same(tiny_scope.explain(photo, start_layer=2), tiny_scope.explain(photo, method="rollout", start_layer=2))

@@ -29,7 +29,7 @@ def test_hidden_patches_have_the_mean_colour():
         part[:] = pixels.mean((2, 3), keepdim=True)
     found, wanted = scope.predict_without(PHOTOS[0], [gw + 1, 0, 0]), shares(scope, painted)
     best = int(shares(scope, pixels).argmax())
-    assert found.hidden == (0, gw + 1)
+    assert found.patches == (0, gw + 1)
     assert found.score == pytest.approx(float(wanted[best]), abs=1e-9)
     assert found.whole == pytest.approx(float(shares(scope, pixels)[best]), abs=1e-9)
     assert found.score != pytest.approx(found.whole, abs=1e-6)
@@ -55,8 +55,8 @@ def test_dropped_patches_are_no_tokens_any_more():
 
 def test_nothing_hidden_is_the_whole_picture():
     ready = masking(scope_of(), PHOTOS[1])
-    for how in ("hide", "drop"):
-        found = ready.without([], how)
+    for mode in ("fill", "drop"):
+        found = ready.without([], mode)
         assert found.score == pytest.approx(found.whole, abs=1e-9)
         assert found.forward_ms > 0
 

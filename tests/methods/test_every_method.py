@@ -23,7 +23,7 @@ QUICKER = {
 }
 MODELS = ("vit", "dinov2-registers", "ijepa", "deit-teacher")
 NAMES = [name for name, _ in METHODS]
-REFUSED = {("ijepa", "article"): "no CLS token"}
+REFUSED = {("ijepa", "notebook-recipe"): "no CLS token"}
 every_method = pytest.mark.parametrize("name", NAMES)
 every_pair = pytest.mark.parametrize(
     ("model", "name"), [(model, name) for model in MODELS for name in NAMES if (model, name) not in REFUSED]
@@ -88,7 +88,7 @@ def test_a_map_can_be_repeated_to_the_digit(name):
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
 @quick
 def test_the_number_of_queries_at_a_time_changes_nothing(name, chunk, monkeypatch):
-    model = "dinov2-registers" if name != "article" else "vit"
+    model = "dinov2-registers" if name != "notebook-recipe" else "vit"
     scope, wanted = scope_of(model), values(plain(model, name))
     forward, used = Scope._forward, []
 
@@ -192,7 +192,7 @@ def test_a_docstring_has_meaning_formula_range_sum_cost_memory_and_limits(name):
 def test_a_source_has_a_year_and_a_place(name):
     """Where equations have numbers, theirs; of those named here the sources have none."""
     source = METHODS.get(name).source
-    if name in ("random", "article", "logit-lens"):
+    if name in ("random", "notebook-recipe", "logit-lens"):
         return
     assert re.search(r"\b(19|20)\d\d\b", source)
     assert re.search(r"(equations?|section|figure|table) \d", source)

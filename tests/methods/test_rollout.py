@@ -13,7 +13,7 @@ from vitscope.geometry import TokenLayout
 from vitscope.methods.attention import attention
 from vitscope.methods.base import METHODS
 from vitscope.methods.head_fusion import fuse_heads
-from vitscope.methods.notebook_recipe import article
+from vitscope.methods.notebook_recipe import notebook_recipe
 from vitscope.methods.rollout import rollout
 from vitscope.models.transformers import TransformersAdapter
 
@@ -85,33 +85,37 @@ def test_rollout(seen):
     same(lambda s: rollout(s), store, oracles.rollout(attentions, readout))
 
 
-@pytest.mark.parametrize("fusion", ["max", "min", 2, -1])
-def test_rollout_with_other_fusions(seen, fusion):
+@pytest.mark.parametrize("head_fusion", ["max", "min", 2, -1])
+def test_rollout_with_other_fusions(seen, head_fusion):
     store, attentions, readout = seen
-    same(lambda s: rollout(s, fusion=fusion), store, oracles.rollout(attentions, readout, fusion=fusion))
+    same(
+        lambda s: rollout(s, head_fusion=head_fusion),
+        store,
+        oracles.rollout(attentions, readout, head_fusion=head_fusion),
+    )
 
 
-@pytest.mark.parametrize(("fusion", "discard"), [("mean", 0.5), ("mean", 0.9), ("max", 0.3), (1, 0.7)])
-def test_rollout_that_discards(seen, fusion, discard):
+@pytest.mark.parametrize(("head_fusion", "discard_ratio"), [("mean", 0.5), ("mean", 0.9), ("max", 0.3), (1, 0.7)])
+def test_rollout_that_discards(seen, head_fusion, discard_ratio):
     store, attentions, readout = seen
     prefix = len(store.layout.prefix)
-    wanted = oracles.rollout(attentions, readout, fusion=fusion, discard=discard, prefix=prefix)
-    same(lambda s: rollout(s, fusion=fusion, discard=discard), store, wanted)
+    wanted = oracles.rollout(attentions, readout, head_fusion=head_fusion, discard_ratio=discard_ratio, prefix=prefix)
+    same(lambda s: rollout(s, head_fusion=head_fusion, discard_ratio=discard_ratio), store, wanted)
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("residual_weight", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize(("layers", "numbers"), [("0-1", [0, 1]), ("last2", [1, 2]), (-1, [2]), ([0, 2], [0, 2])])
-def test_rollout_over_some_layers(seen, layers, numbers, alpha):
+def test_rollout_over_some_layers(seen, layers, numbers, residual_weight):
     store, attentions, readout = seen
-    wanted = oracles.rollout(attentions, readout, layers=numbers, alpha=alpha)
-    close(rollout(store, layers=layers, alpha=alpha), wanted)
+    wanted = oracles.rollout(attentions, readout, layers=numbers, residual_weight=residual_weight)
+    close(rollout(store, layers=layers, residual_weight=residual_weight), wanted)
 
 
 def test_start_layer_is_a_range_to_the_last(seen):
     store, attentions, readout = seen
-    close(rollout(store, start=1), oracles.rollout(attentions, readout, layers=[1, 2]))
+    close(rollout(store, start_layer=1), oracles.rollout(attentions, readout, layers=[1, 2]))
     with pytest.raises(UsageError, match="both say where to begin"):
-        rollout(store, start=1, layers="0-1")
+        rollout(store, start_layer=1, layers="0-1")
 
 
 @pytest.mark.parametrize("layer", [0, -1])
@@ -124,14 +128,14 @@ def test_attention(seen, layer, head):
 
 def test_article(seen):
     store, attentions, _ = seen
-    same(article, store, oracles.article(attentions))
+    same(notebook_recipe, store, oracles.notebook_recipe(attentions))
 
 
 def test_maps_are_distributions(seen):
     store, _, _ = seen
     for relevance in (
         rollout(store),
-        rollout(store, fusion="max", discard=0.4),
+        rollout(store, head_fusion="max", discard_ratio=0.4),
         attention(store),
         attention(store, head=1),
     ):
@@ -156,13 +160,13 @@ def test_order_of_layers_by_hand():
     mean = AttentionStore(store.blocks, TokenLayout(("cls",), (1, 1), "mean"))
     assert rollout(mean).tolist() == [[0.5, 0.5]]
     # article: column 0 of A1' A2', one minus it
-    assert article(store).tolist() == [[0.25, 0.25]]
+    assert notebook_recipe(store).tolist() == [[0.25, 0.25]]
 
 
 def test_discard_by_hand():
     """Prefix kept, two weakest of four patches gone, the rest divided by what is left; the earlier of equals goes."""
     rows = torch.tensor([0.2, 0.1, 0.3, 0.1, 0.3]).reshape(1, 1, 1, 5)
-    fuse = fuse_heads(Dense("block", rows), "mean", discard=0.5, prefix=1)
+    fuse = fuse_heads(Dense("block", rows), "mean", discard_ratio=0.5, prefix=1)
     torch.testing.assert_close(fuse(rows), torch.tensor([[[0.25, 0, 0.375, 0, 0.375]]]))
     torch.testing.assert_close(fuse(torch.full((1, 1, 1, 5), 0.2)), torch.tensor([[[1 / 3, 0, 0, 1 / 3, 1 / 3]]]))
 
@@ -172,7 +176,7 @@ def test_heads_can_be_permuted(seen):
     order = [2, 0, 3, 1]
     mixed = AttentionStore(tuple(Dense(b.name, b.rows()[:, order]) for b in store), store.layout)
     close(rollout(mixed), rollout(store))
-    close(rollout(mixed, fusion="max"), rollout(store, fusion="max"))
+    close(rollout(mixed, head_fusion="max"), rollout(store, head_fusion="max"))
 
 
 def test_methods_cannot_tell_factored_from_dense(seen):
@@ -184,7 +188,15 @@ def test_methods_cannot_tell_factored_from_dense(seen):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"alpha": 1.5}, {"alpha": -0.1}, {"discard": 1.0}, {"fusion": 4}, {"layers": "0-3"}, {"layers": "x"}]
+    "bad",
+    [
+        {"residual_weight": 1.5},
+        {"residual_weight": -0.1},
+        {"discard_ratio": 1.0},
+        {"head_fusion": 4},
+        {"layers": "0-3"},
+        {"layers": "x"},
+    ],
 )
 def test_options_out_of_range_are_refused(seen, bad):
     store, _, _ = seen
@@ -199,8 +211,8 @@ def test_without_a_layout_there_is_no_map(seen):
 
 
 def test_article_needs_a_cls_token():
-    assert "no CLS token" in METHODS.get("article").refuses(TokenLayout((), (2, 2), "mean"))
-    assert METHODS.get("article").refuses(TokenLayout(("cls",), (2, 2))) == ""
+    assert "no CLS token" in METHODS.get("notebook-recipe").refuses(TokenLayout((), (2, 2), "mean"))
+    assert METHODS.get("notebook-recipe").refuses(TokenLayout(("cls",), (2, 2))) == ""
 
 
 def test_every_method_is_documented():
@@ -215,11 +227,11 @@ def test_every_method_is_documented():
 
 def test_options_are_checked_by_name():
     rollout_method = METHODS.get("rollout")
-    assert rollout_method.check({})["alpha"] == 0.5
-    with pytest.raises(UnknownNameError, match="did you mean 'alpha'"):
-        rollout_method.check({"alhpa": 1})
-    with pytest.raises(UnknownNameError, match="no fusion is called 'median'"):
-        rollout_method.check({"fusion": "median"})
+    assert rollout_method.check({})["residual_weight"] == 0.5
+    with pytest.raises(UnknownNameError, match="did you mean 'residual_weight'"):
+        rollout_method.check({"residual_wieght": 1})
+    with pytest.raises(UnknownNameError, match="no head_fusion is called 'median'"):
+        rollout_method.check({"head_fusion": "median"})
     with pytest.raises(UnknownNameError, match="did you mean 'rollout'"):
         METHODS.get("rolout")
 
@@ -253,10 +265,12 @@ def test_refusing_names_what_applies(monkeypatch):
     scope = Scope(TransformersAdapter(row.model()), torch.device("cpu"), torch.float32)
     photo = np.zeros((20, 20, 3), np.uint8)
     with pytest.raises(MethodError, match="these do: attention, .*rollout"):
-        scope.explain(photo, method="article")
+        scope.explain(photo, method="notebook-recipe")
 
 
-@pytest.mark.parametrize("bad", [{"alpha": "abc"}, {"alpha": None}, {"alpha": True}, {"discard": "x"}])
+@pytest.mark.parametrize(
+    "bad", [{"residual_weight": "abc"}, {"residual_weight": None}, {"residual_weight": True}, {"discard_ratio": "x"}]
+)
 def test_an_option_of_another_kind_is_refused(bad):
     with pytest.raises(UsageError, match="is a number, not"):
         METHODS.get("rollout").check(bad)

@@ -41,10 +41,10 @@ def all_values(e):
     return np.concatenate([e.prefix, e.map.ravel()])
 
 
-def rolled(steps, readout, alpha=0.5):
+def rolled(steps, readout, residual_weight=0.5):
     product = np.eye(steps[0].shape[-1])
     for a in steps:
-        product = (alpha * np.eye(len(a)) + (1 - alpha) * a) @ product
+        product = (residual_weight * np.eye(len(a)) + (1 - residual_weight) * a) @ product
     return readout @ product
 
 
@@ -67,7 +67,7 @@ class TestRolloutVariants:
             steps.append(weighed / weighed.sum(1, keepdims=True))
         readout = scope.layout.readout()
         for alpha in (0.5, 0.2):
-            e = scope.explain(PHOTOS[0], method="value-rollout", alpha=alpha)
+            e = scope.explain(PHOTOS[0], method="value-rollout", residual_weight=alpha)
             np.testing.assert_allclose(all_values(e), rolled(steps, readout, alpha), rtol=1e-4, atol=1e-7)
 
     def test_sink_rollout(self, name):
@@ -121,7 +121,7 @@ class TestRolloutVariants:
         np.testing.assert_allclose(
             scope.queries(PHOTOS[0], method="rollout", chunk=chunk), rolled(list(attentions.mean(1)), eye), rtol=1e-5
         )
-        for options in ({"alpha": 0.3, "fusion": "max"}, {"discard": 0.5, "layers": "last1"}):
+        for options in ({"residual_weight": 0.3, "head_fusion": "max"}, {"discard_ratio": 0.5, "layers": "last1"}):
             rows = scope.queries(PHOTOS[0], method="rollout", chunk=chunk, **options)
             e = scope.explain(PHOTOS[0], method="rollout", query="2,1", **options)
             np.testing.assert_allclose(rows[len(e.prefix) + 9], all_values(e), rtol=1e-5, atol=1e-8)
@@ -136,7 +136,7 @@ class TestRolloutVariants:
     def test_max_fusion_without_dividing(self, name):
         scope = scope_of(name)
         attentions, _, _ = dense_of(scope, PHOTOS[0])
-        e = scope.explain(PHOTOS[0], method="rollout", fusion="max", normalise=False)
+        e = scope.explain(PHOTOS[0], method="rollout", head_fusion="max", normalise=False)
         wanted = rolled(list(attentions.max(1)), scope.layout.readout())
         np.testing.assert_allclose(all_values(e), wanted, rtol=1e-5)
         assert wanted.sum() > 1.01

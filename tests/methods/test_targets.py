@@ -195,7 +195,7 @@ class TestCommandLine:
     def test_a_text_and_a_picture(self, run, clip_folder, tmp_path, photo):
         out = tmp_path / "out"
         arguments = ["explain", photo, "--model", clip_folder, "--method", "relevance", "--out", out, "--json"]
-        code, said = run(*arguments, "--target", "text:a cat", "--target", f"like:{photo}")
+        code, said = run(*arguments, "--target", "text:a cat", "--target", f"image:{photo}")
         assert code == 0, said.err
         first, second = json.loads(said.out)["results"]
         assert first["target"] == "the text 'a cat'"
@@ -203,11 +203,11 @@ class TestCommandLine:
 
     def test_gradient_and_refinement_are_echoed(self, run, tiny_folder, tmp_path, photo):
         arguments = ["explain", photo, "--model", tiny_folder, "--out", tmp_path / "out", "--json"]
-        more = ["--method", "input-x-gradient", "--gradient", "libra", "--refine", "affinity"]
+        more = ["--method", "input-x-gradient", "--gradient-rule", "libra", "--refine", "affinity"]
         code, said = run(*arguments, *more)
         assert code == 0, said.err
         told = json.loads(said.out)["results"][0]["provenance"]
-        assert (told["gradient"], told["refine"]) == ("libra", "affinity")
-        code, said = run(*arguments, "--gradient", "libre")
+        assert (told["gradient_rule"], told["refine"]) == ("libra", "affinity")
+        code, said = run(*arguments, "--gradient-rule", "libre")
         assert code == 2
         assert "did you mean 'libra'" in said.err

@@ -50,7 +50,7 @@ class TestRanks:
 class TestManyRandomMaps:
     """`Measure.more`: many random maps out of few forwards."""
 
-    plan = Plan((6, 10), samples=8, squares=12)
+    plan = Plan((6, 10), n_subsets=8, n_squares=12)
     parts = np.random.default_rng(2).exponential(size=60)
 
     def scored(self, name, maps, plan):
@@ -157,7 +157,7 @@ class TestPossible:
     def test_the_ends_of_each_number(self):
         vit, dino = scope_of("vit"), scope_of("dinov2")
         e = vit.explain(photo(), method="rollout")
-        got = vit.measure(e, steps=3, random=2)
+        got = vit.measure(e, steps=3, n_random_maps=2)
         share = (0.0, 1.0)
         assert {n.name: n.possible for n in got.numbers} == dict.fromkeys(NAMES, share) | {
             "aopc": (got.whole - 1, got.whole),
@@ -166,9 +166,11 @@ class TestPossible:
         }
         for number in got.numbers:
             assert number.possible[0] <= number.shown[0] <= number.shown[1] <= number.possible[1]
-        logit = vit.measure(e, steps=3, random=2, score="logit", metrics=["deletion", "aopc", "saco"])
+        logit = vit.measure(e, steps=3, n_random_maps=2, score="logit", metrics=["deletion", "aopc", "saco"])
         assert [n.possible for n in logit.numbers] == [(None, None), (None, None), (-1, 1)]
-        cosine = dino.measure(dino.explain(photo(), method="rollout"), steps=3, random=2, metrics=["deletion", "aopc"])
+        cosine = dino.measure(
+            dino.explain(photo(), method="rollout"), steps=3, n_random_maps=2, metrics=["deletion", "aopc"]
+        )
         assert cosine["deletion"].possible == (-1, 1)
         assert cosine["aopc"].possible == pytest.approx((0, 2))
 
@@ -190,7 +192,7 @@ class TestAroundTheCurve:
     def test_it_is_the_band_of_the_random_maps_at_each_step(self):
         scope = scope_of("vit")
         e = scope.explain(photo(), method="rollout")
-        got = scope.measure(e, metrics=["deletion", "insertion", "saco"], steps=4, random=3)
+        got = scope.measure(e, metrics=["deletion", "insertion", "saco"], steps=4, n_random_maps=3)
         for number in (got["deletion"], got["insertion"]):
             mean, low, high = np.array(number.around).T
             assert len(mean) == len(number.x) == 5
@@ -209,7 +211,7 @@ class TestAroundTheCurve:
     def test_it_repeats_to_the_digit(self):
         scope = scope_of("vit")
         e = scope.explain(photo(), method="rollout")
-        first, again = (scope.measure(e, steps=4, random=3).to_json() for _ in range(2))
+        first, again = (scope.measure(e, steps=4, n_random_maps=3).to_json() for _ in range(2))
         assert first == again
 
 

@@ -141,7 +141,7 @@ def test_every_measure_against_its_twin(grid, steps):
         there = np.array([float(j not in gone) for j in range(patches)])
         return float(np.tanh(there @ weights @ there) + there @ weights[0])
 
-    plan = Plan(grid, steps, samples=7, squares=6, seed=3)
+    plan = Plan(grid, steps, n_subsets=7, n_squares=6, seed=3)
     one = ranked(values.reshape(grid), plan.seed)
     order = sorted(range(patches), key=lambda j: -values[j])
     assert one.order.tolist() == order
@@ -170,7 +170,7 @@ def test_every_measure_against_its_twin(grid, steps):
 
 
 def test_squares_are_squares_and_sets_of_n_differ():
-    plan = Plan((5, 9), squares=30)
+    plan = Plan((5, 9), n_squares=30)
     one = ranked(np.zeros((5, 9), np.float32), 0)
     masks = next(m for m in MEASURES if m.name == "infidelity").masks(one, plan)
     assert not masks[0].any()
@@ -246,7 +246,7 @@ def test_the_whole_way_against_pixels_replaced_one_by_one(name, baseline):
     }
     assert abs(wanted["insertion"] - wanted["deletion"]) > 1e-5  # else nothing is compared
     for batch in (1, 7, 1000):
-        got = scope.measure(e, metrics=list(wanted), baseline=baseline, steps=6, random=2, batch_size=batch)
+        got = scope.measure(e, metrics=list(wanted), baseline=baseline, steps=6, n_random_maps=2, batch_size=batch)
         assert {n.name: n.value for n in got.numbers} == pytest.approx(wanted, rel=1e-6, abs=1e-9)
         assert (got.whole, got.empty) == pytest.approx((y(set()), y(set(order))), rel=1e-6)
         curve = [y(set(order[:k])) for k in oracles.counts_of(len(order), 6)]
@@ -412,7 +412,7 @@ class TestRandomBand:
         """An additive score, 400 maps of independent normal numbers: one in twenty lies outside, within four sigma."""
         rng = np.random.default_rng(0)
         parts = rng.exponential(size=36)
-        plan = Plan((6, 6), samples=6)
+        plan = Plan((6, 6), n_subsets=6)
         for name in ("deletion", "saco", "sensitivity-n"):
             measure = next(m for m in MEASURES if m.name == name)
             outside = []
@@ -468,7 +468,7 @@ class TestMeasurement:
         rows = []
         handle = vit.model.register_forward_hook(lambda _m, args, kwargs, _out: rows.append(0), with_kwargs=True)
         try:
-            got = vit.measure(e, metrics=["deletion", "insertion"], steps=20, random=2, batch_size=1)
+            got = vit.measure(e, metrics=["deletion", "insertion"], steps=20, n_random_maps=2, batch_size=1)
         finally:
             handle.remove()
         assert got.forwards == len(rows) - 1  # and one that settles the target
@@ -622,9 +622,9 @@ class TestRefusals:
             ({"metrics": []}, "no metric is asked for"),
             ({"baseline": "white"}, "no baseline is called 'white'"),
             ({"score": "loss"}, "no score is called 'loss'"),
-            ({"random": 1}, "random is at least 2"),
+            ({"n_random_maps": 1}, "n_random_maps is at least 2"),
             ({"steps": 0}, "steps is at least 1"),
-            ({"samples": 2}, "samples and squares are at least 3"),
+            ({"n_subsets": 2}, "n_subsets and n_squares are at least 3"),
             ({"batch_size": 0}, "batch_size at least 1"),
             ({"target": "unicorn"}, "no class is called 'unicorn'"),
         ],
@@ -668,7 +668,7 @@ def test_neither_model_nor_map_is_changed(options):
     scope.model.vit.layers[0].eval()
     next(scope.model.parameters()).requires_grad_(False)
     before, values = state(scope.model), e.map.tobytes()
-    scope.measure(e, steps=3, random=2, **options)
+    scope.measure(e, steps=3, n_random_maps=2, **options)
     assert state(scope.model) == before
     assert e.map.tobytes() == values
     assert scope.explain(photo(), method="relevance", target=2).map.tobytes() == values

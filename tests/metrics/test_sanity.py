@@ -337,7 +337,9 @@ class TestLinear:
         assert worst.verdict == mean.verdict == "better than random"
 
 
-@pytest.mark.parametrize("options", [{"layers": [0, 2]}, {"layers": "last2", "alpha": 0.25, "fusion": "max"}])
+@pytest.mark.parametrize(
+    "options", [{"layers": [0, 2]}, {"layers": "last2", "residual_weight": 0.25, "head_fusion": "max"}]
+)
 def test_the_map_is_made_again_with_its_own_options(options):
     scope = scope_of("vit", torch.float32)
     e = scope.explain(photo(), method="rollout", **options)
@@ -359,7 +361,7 @@ def test_other_families(name):
     picture = zoo_traced.picture(row.size)
     e = scope.explain(picture, method="rollout")
     before, values = state(model), e.map.copy()
-    got = scope.measure(e, metrics="all", steps=4, random=2, samples=3, squares=3)
+    got = scope.measure(e, metrics="all", steps=4, n_random_maps=2, n_subsets=3, n_squares=3)
     assert all(np.isfinite([n.value, n.low, n.high]).all() for n in got.numbers)
     assert state(model) == before
     assert np.array_equal(scope.explain(picture, method="rollout").map, values)
@@ -367,7 +369,7 @@ def test_other_families(name):
         with pytest.raises(VitscopeError, match="'removal' does not apply"):
             scope.measure(e, baseline="removal")
     else:
-        assert scope.measure(e, baseline="removal", metrics="deletion", steps=4, random=2)["deletion"].y[0] > 0
+        assert scope.measure(e, baseline="removal", metrics="deletion", steps=4, n_random_maps=2)["deletion"].y[0] > 0
 
 
 def test_the_models_hash_is_not_that_of_other_weights():
@@ -389,7 +391,7 @@ def test_half_precision_and_every_baseline():
     e = scope.explain(photo(), method="rollout")
     wholes = {baseline: scope.measure(e, metrics="saco", baseline=baseline).whole for baseline in BASELINES}
     assert len(set(wholes.values())) == 1
-    got = scope.measure(e, metrics="all", steps=3, random=2)
+    got = scope.measure(e, metrics="all", steps=3, n_random_maps=2)
     assert all(np.isfinite(number.value) for number in got.numbers)
 
 

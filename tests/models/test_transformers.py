@@ -132,7 +132,7 @@ def test_a_processor_of_another_kind_is_measured():
 def test_a_batch_is_its_singles():
     scope = scope_of("vit")
     pictures = [picture(50, 40, 1).pixels, picture(30, 90, 2).pixels, picture(64, 64, 3).pixels]
-    for method in ("rollout", "attention", "article"):
+    for method in ("rollout", "attention", "notebook-recipe"):
         together = scope.explain(pictures, method=method)
         for one, e in zip(pictures, together, strict=True):
             alone = scope.explain(one, method=method)
@@ -190,21 +190,21 @@ def test_predictions_are_the_models_top_five():
     assert scope_of("dinov2").explain(image, size=28).predictions == []
 
 
-def test_the_article_look_agrees_with_an_independent_transcription():
-    """`--recipe article`, end to end, against the notebook's own steps on the library's eager attention."""
+def test_the_notebook_style_agrees_with_an_independent_transcription():
+    """`notebook-recipe` in its own style, end to end, against the notebook's steps on the library's eager attention."""
     from PIL import Image, ImageFilter
 
     from tests.oracles import attention as oracles
 
     scope = scope_of("vit")
     photo = picture(97, 61, 5)
-    e = scope.explain(photo.pixels, method="article")
+    e = scope.explain(photo.pixels, method="notebook-recipe")
     pixels, _ = scope.adapter.prepare(photo)
     scope.model.set_attn_implementation("eager")
     with torch.no_grad():
         attentions = scope.model(pixel_values=pixels[None], output_attentions=True).attentions
     scope.model.set_attn_implementation("sdpa")
-    patches = oracles.article(list(attentions))[0, 1:].reshape(4, 4).numpy()
+    patches = oracles.notebook_recipe(list(attentions))[0, 1:].reshape(4, 4).numpy()
     np.testing.assert_allclose(e.map, patches, rtol=1e-5)
     scaled = (patches - patches.min()) / (patches.max() - patches.min())
     small = Image.fromarray((scaled * 255).astype(np.uint8)).resize((32, 32), resample=Image.BICUBIC)
@@ -213,7 +213,7 @@ def test_the_article_look_agrees_with_an_independent_transcription():
     layer.putalpha(100)
     original = Image.fromarray(photo.pixels).convert("RGBA")
     wanted = Image.alpha_composite(original, layer.resize(original.size, resample=Image.BICUBIC)).convert("RGB")
-    difference = np.asarray(e.overlay(look="article")).astype(int) - np.asarray(wanted)
+    difference = np.asarray(e.overlay(style="notebook")).astype(int) - np.asarray(wanted)
     assert np.abs(difference).max() <= 1  # 8 bits of float32 against float64
     assert (difference != 0).mean() < 0.02
 
@@ -276,7 +276,13 @@ class TestFolders:
         told = e.provenance
         assert told["model"] == str(tiny_folder)
         assert told["weights"].startswith("sha256:")
-        assert told["options"] == {"layers": None, "start": None, "alpha": 0.5, "fusion": "mean", "discard": 0.0} | {
+        assert told["options"] == {
+            "layers": None,
+            "start_layer": None,
+            "residual_weight": 0.5,
+            "head_fusion": "mean",
+            "discard_ratio": 0.0,
+        } | {
             "normalise": True,
             "query": "readout",
         }

@@ -31,9 +31,9 @@ def rollout(
     attentions: list[Tensor],
     readout: Tensor,
     layers: list[int] | None = None,
-    alpha: float = 0.5,
-    fusion: str | int = "mean",
-    discard: float = 0.0,
+    residual_weight: float = 0.5,
+    head_fusion: str | int = "mean",
+    discard_ratio: float = 0.0,
     prefix: int = 0,
 ) -> Tensor:
     """Abnar & Zuidema 2020, equation 1: the whole product, each later layer multiplied on from the left."""
@@ -42,7 +42,9 @@ def rollout(
     product = torch.eye(n, dtype=torch.float64).expand(attentions[0].shape[0], n, n)
     for layer, attention in enumerate(attentions):
         if layers is None or layer in layers:
-            mixed = alpha * torch.eye(n, dtype=torch.float64) + (1 - alpha) * fused(attention, fusion, discard, prefix)
+            mixed = residual_weight * torch.eye(n, dtype=torch.float64) + (1 - residual_weight) * fused(
+                attention, head_fusion, discard_ratio, prefix
+            )
             product = mixed @ product
     return torch.einsum("n,bnm->bm", readout.double(), product)
 
@@ -52,7 +54,7 @@ def attention(attentions: list[Tensor], readout: Tensor, layer: int = -1, head: 
     return torch.einsum("n,bnm->bm", readout.double(), fused(attentions[layer].double(), head))
 
 
-def article(attentions: list[Tensor]) -> Tensor:
+def notebook_recipe(attentions: list[Tensor]) -> Tensor:
     """The published notebook, line by line: identity added, rows divided by their sums, multiplied in forward order."""
     result = torch.eye(attentions[0].size(-1), dtype=torch.float64)
     for one in attentions:

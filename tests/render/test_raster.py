@@ -218,7 +218,7 @@ def test_the_grid_is_the_map_itself(explained):
 
 def test_the_grey_look_is_grey_at_one_opacity(explained):
     e = explained(one_hot(2, 2, 0, 1), (40, 20), pixels=np.full((20, 40, 3), (200, 100, 0), np.uint8))
-    drawn = np.asarray(overlay(e, look="grey", smooth=False)).astype(float)
+    drawn = np.asarray(overlay(e, style="grey", smooth=False)).astype(float)
     assert np.abs(drawn[5, 30] - mixed(np.array((200, 100, 0)), 255, 100 / 255)).max() <= 1
     assert np.abs(drawn[5, 10] - mixed(np.array((200, 100, 0)), 0, 100 / 255)).max() <= 1
 
@@ -242,25 +242,25 @@ def published(values, photo, side):
 def test_the_article_look_is_the_published_drawing(explained, size):
     values = np.random.default_rng(5).random((4, 4), np.float32)
     e = explained(values, size)
-    assert np.array_equal(np.asarray(overlay(e, look="article")), np.asarray(published(values, e.picture.pil(), 64)))
+    assert np.array_equal(np.asarray(overlay(e, style="notebook")), np.asarray(published(values, e.picture.pil(), 64)))
 
 
 def test_the_article_look_of_a_real_run(tiny_scope, photo):
-    e = tiny_scope.explain(photo, method="article")
+    e = tiny_scope.explain(photo, method="notebook-recipe")
     with Image.open(photo) as image:
         expected = published(e.map, image, 64)
-    assert np.array_equal(np.asarray(e.overlay(look="article")), np.asarray(expected))
+    assert np.array_equal(np.asarray(e.overlay(style="notebook")), np.asarray(expected))
 
 
 def test_the_article_look_stays_inside_the_crop_and_bears_a_flat_map(explained):
     e = explained(one_hot(3, 3, 1, 1), (100, 60), resized=(48, 80), crop=(48, 48))
-    drawn = np.asarray(overlay(e, look="article"))
+    drawn = np.asarray(overlay(e, style="notebook"))
     assert np.array_equal(drawn[:, :20], e.picture.pixels[:, :20])
     assert np.array_equal(drawn[:, 80:], e.picture.pixels[:, 80:])
     assert (drawn[:, 20:80] != e.picture.pixels[:, 20:80]).any()
     flat = explained(np.ones((2, 2)), (32, 32))
     expected = mixed(flat.picture.pixels, 0, 100 / 255)
-    assert np.abs(np.asarray(overlay(flat, look="article")) - expected).max() <= 1
+    assert np.abs(np.asarray(overlay(flat, style="notebook")) - expected).max() <= 1
 
 
 # --- what a style is -------------------------------------------------------------------------------------------------
@@ -302,7 +302,7 @@ def test_a_number_out_of_range_is_refused(options, told):
 
 
 @pytest.mark.usefixtures("as_shipped")
-@pytest.mark.parametrize(("field", "name", "nearest"), [("look", "gray", "grey"), ("norm", "robst", "robust")])
+@pytest.mark.parametrize(("field", "name", "nearest"), [("style", "gray", "grey"), ("norm", "robst", "robust")])
 def test_looks_and_norms_are_checked_by_name(field, name, nearest):
     with pytest.raises(UnknownNameError, match=rf"is called '{name}' \(did you mean '{nearest}'\? choices: "):
         Style.of(**{field: name})
@@ -311,7 +311,7 @@ def test_looks_and_norms_are_checked_by_name(field, name, nearest):
 def test_the_style_is_stated_in_full(explained):
     e = explained(one_hot(2, 2, 0, 0), (32, 32))
     assert style(e, norm="robust", blur=2.0) == {
-        "look": "color",
+        "style": "color",
         "cmap": "inferno",
         "opacity": 0.9,
         "norm": "robust",
@@ -321,7 +321,7 @@ def test_the_style_is_stated_in_full(explained):
         "normalisation": "1st to 99th percentile of the patches, clipped",
     }
     assert style(e)["normalisation"] == "smallest to largest value"
-    assert (style(e, look="grey")["cmap"], style(e, look="grey")["opacity"]) == ("gray", 100 / 255)
+    assert (style(e, style="grey")["cmap"], style(e, style="grey")["opacity"]) == ("gray", 100 / 255)
 
 
 def test_the_recommended_normalisation_holds_where_none_is_asked_for(explained):
@@ -472,4 +472,4 @@ def test_a_page_shows_cards_and_sheets_and_is_self_contained(explained):
 
 def test_the_article_look_has_no_colour_bar(explained):
     with pytest.raises(UsageError, match="no colour scale"):
-        explained([[0.1, 0.2]], (32, 16)).overlay(look="article", colorbar=True)
+        explained([[0.1, 0.2]], (32, 16)).overlay(style="notebook", colorbar=True)

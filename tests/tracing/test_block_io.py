@@ -24,7 +24,7 @@ QUICKER = {
     "smoothgrad": {"samples": 3},
     "occlusion": {"window": 4, "stride": 4},
 }
-REFUSED = ("article", "attnlrp", "flow", "legrad", "logit-lens", "random-walk", "sink-rollout", "token-removal")
+REFUSED = ("notebook-recipe", "attnlrp", "flow", "legrad", "logit-lens", "random-walk", "sink-rollout", "token-removal")
 MODELS = ("timm-swin", "timm-twins-pcpvt", "timm-cait")
 TWINNED = (*MODELS, "timm-pvt-v2")
 every_model = pytest.mark.parametrize("name", MODELS)

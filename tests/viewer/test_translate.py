@@ -16,8 +16,8 @@ from vitscope.viewer.page import page_bytes
 
 ENGLISH = re.compile(r"[A-Za-z]{2,} [a-z]{2,}|[a-z]{3,}: ")  # words that follow each other
 NAMES = {
-    "vitscope", "tiny", "vit", "cat", "coffee", "softmax", "auto", "article", "gradcam", "sink", "rollout", "attention",
-    "random", "cls", "CLS", "tabby", "hound", "teapot", "kite", "red", "robin", "fox", "ant", "English", "Spearman",
+    "vitscope", "tiny", "vit", "cat", "coffee", "softmax", "auto", "notebook-recipe", "gradcam", "sink", "rollout",
+    "attention", "random", "cls", "CLS", "tabby", "hound", "teapot", "kite", "red", "robin", "fox", "ant", "English", "Spearman",
     "inferno", "viridis", "cividis", "grey", "balance", "PNG", "npz", "JSON", "PageUp", "PageDown", "Esc", "Shift", "P",
     "relevance", "dev", "MB", "png",
 }  # fmt: skip
@@ -71,7 +71,7 @@ def page(chromium, tiny_scope, tmp_path_factory):
     cat = np.dstack([data.chelsea(), np.full(data.chelsea().shape[:2], 200, np.uint8)])
     Image.fromarray(cat).save(folder / "cat.png")
     Image.fromarray(data.coffee()).save(folder / "coffee.png")
-    methods = ("auto", "article", "sink-rollout")
+    methods = ("auto", "notebook-recipe", "sink-rollout")
     view = tiny_scope.view(folder / "cat.png", other=folder / "coffee.png", methods=methods, measure=False)
     document = view.document()
     document["header"]["model"]["reference"] = "tiny-vit"
@@ -102,8 +102,8 @@ def test_a_chinese_page_has_no_english(page):
 
 
 def test_an_english_page_says_what_python_says(page):
-    page.evaluate(SET, {"lang": "en", "panel": "about", "source": "map", "tour": None, "map": "1-article"})
-    page.wait(CAPTION, "article")
+    page.evaluate(SET, {"lang": "en", "panel": "about", "source": "map", "tour": None, "map": "1-notebook-recipe"})
+    page.wait(CAPTION, "notebook-recipe")
     assert "it was not asked for" in page.text(".vs-tab")
     assert "not rollout: the layers are multiplied in the wrong order" in page.text(".vs-below")
     page.evaluate(SET, {"lang": "zh"})
@@ -124,7 +124,9 @@ def reasons():
 
 def test_real_reasons_and_their_hints_are_chinese_through_and_through(page, reasons):
     assert len(reasons) >= 5
-    whole = [f"the method 'article' does not apply: {reason} (these do: attention, rollout)" for reason in reasons]
+    whole = [
+        f"the method 'notebook-recipe' does not apply: {reason} (these do: attention, rollout)" for reason in reasons
+    ]
     advice = f"chosen by vitscope for this model: relevance (evidence for the class; not gradcam: {reasons[0]})"
     asked = [*reasons, *whole, advice, "no class is called 'ca' (did you mean 'cat'? choices: cat, dog)"]
     made = page.evaluate(f"(all) => all.map((one) => {VIEWER}.ctx.t.said(one))", asked)

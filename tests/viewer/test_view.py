@@ -313,7 +313,7 @@ def run(*words, command="view"):
 @pytest.mark.parametrize(
     "asked",
     [
-        {"method": "relevance", "gradient": "libra", "target": "fox"},
+        {"method": "relevance", "gradient_rule": "libra", "target": "fox"},
         {"method": "relevance", "refine": "affinity", "target": vitscope.similar_to("PHOTO")},
         {"method": "random", "seed": 3, "size": 64},
     ],

@@ -54,24 +54,24 @@ def test_arrays_travel_as_bytes(view):
 
 def test_the_kernel_makes_one_more_map(view, asked, tiny_scope, photo):
     message, buffers = asked(
-        view.widget(), id="a", kind="explain", method="rollout", target=None, params={"alpha": 0.3}
+        view.widget(), id="a", kind="explain", method="rollout", target=None, method_options={"residual_weight": 0.3}
     )
     assert message["id"] == "a"
     entry, arrays = message["result"]["entry"], message["result"]["arrays"]
     found = array_of(arrays[f"map.{entry['id']}"], buffers).astype(np.float32) * entry["scale"]
-    made = tiny_scope.explain(photo, method="rollout", alpha=0.3)
+    made = tiny_scope.explain(photo, method="rollout", residual_weight=0.3)
     np.testing.assert_allclose(found, made.map, rtol=1e-3)
-    assert entry["options"]["alpha"] == 0.3
+    assert entry["options"]["residual_weight"] == 0.3
 
 
 def test_the_kernel_answers_without_some_patches(view, asked, tiny_scope, photo):
-    message, _ = asked(view.widget(), id="m", kind="mask", patches=[0, 5, 6], how="hide")
+    message, _ = asked(view.widget(), id="m", kind="mask", patches=[0, 5, 6], mode="fill")
     found = message["result"]
     whole = tiny_scope.explain(photo).predictions
     assert [label for label, _ in found["predictions"]] != []
     assert found["predictions"] != [[label, p] for label, p in whole]
     assert found["total_ms"] >= found["forward_ms"] > 0
-    nothing, _ = asked(view.widget(), id="n", kind="mask", patches=[], how="hide")
+    nothing, _ = asked(view.widget(), id="n", kind="mask", patches=[], mode="fill")
     assert nothing["result"]["score"] == pytest.approx(nothing["result"]["whole"])
 
 
@@ -79,7 +79,10 @@ def test_the_kernel_answers_without_some_patches(view, asked, tiny_scope, photo)
     ("question", "said"),
     [
         ({"kind": "explain", "method": "rolout"}, "did you mean 'rollout'"),
-        ({"kind": "explain", "method": "rollout", "params": {"alpha": "x"}}, "alpha is a number"),
+        (
+            {"kind": "explain", "method": "rollout", "method_options": {"residual_weight": "x"}},
+            "residual_weight is a number",
+        ),
         ({"kind": "format-the-disk"}, "KeyError"),
     ],
 )

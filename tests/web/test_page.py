@@ -99,20 +99,20 @@ def test_any_class_is_asked_on_demand(viewed, tiny_scope):
     assert any("kite" in one for one in texts(viewed, ".vs-methods button"))
 
 
-@pytest.mark.parametrize("how", ["hide", "drop"])
-def test_patches_are_painted_away_and_the_answer_stands_beside_the_promise(viewed, tiny_scope, how):
+@pytest.mark.parametrize("mode", ["fill", "drop"])
+def test_patches_are_painted_away_and_the_answer_stands_beside_the_promise(viewed, tiny_scope, mode):
     viewed.wait("() => !/patches hidden/.test(document.querySelector('main').textContent)")  # and nothing moves
     viewed.click(".vs-toggle", "Paint")
-    viewed.click("[role=radio]", how)
+    viewed.click("[role=radio]", mode)
     box = viewed.box(".vs-stage")
     viewed.move(box["x"] + box["width"] * 0.1, box["y"] + box["height"] * 0.1)
     viewed.down()
     viewed.move(box["x"] + box["width"] * 0.4, box["y"] + box["height"] * 0.1)
     viewed.up()
     told = viewed.wait("() => /2 patches hidden.*ms/.exec(document.querySelector('main').textContent)?.[0]")
-    assert viewed.evaluate(f"() => {VIEWER}.state.how") == how
+    assert viewed.evaluate(f"() => {VIEWER}.state.mode") == mode
     whole = decoded(CAT, "cat.png")
-    true = tiny_scope.predict_without(whole, [0, 1], how)
+    true = tiny_scope.predict_without(whole, [0, 1], mode)
     score, before = (float(one) for one in re.search(r"hidden: ([\d.e-]+), was ([\d.e-]+)", told).groups())
     assert score == pytest.approx(true.score, rel=1e-2)
     assert before == pytest.approx(true.whole, rel=1e-2)

@@ -135,9 +135,9 @@ def test_a_measured_view_has_its_numbers(client):
 def test_a_mask_is_answered_as_python_answers(view, tiny_scope):
     made, name, _ = view
     whole = decoded(GOOD[0], "cat.png")
-    for how in ("hide", "drop"):
-        told = made.post(f"/api/views/{name}/mask", json={"patches": [0, 5, 6], "how": how}).json()
-        true = tiny_scope.predict_without(whole, [0, 5, 6], how)
+    for mode in ("fill", "drop"):
+        told = made.post(f"/api/views/{name}/mask", json={"patches": [0, 5, 6], "mode": mode}).json()
+        true = tiny_scope.predict_without(whole, [0, 5, 6], mode)
         same(told["predictions"], true.predictions)
         assert (told["score"], told["whole"]) == pytest.approx((true.score, true.whole))
 
@@ -155,9 +155,14 @@ def test_a_mask_costs_little_more_than_its_forward(view):
 
 def test_any_other_map_is_made_on_demand(view, tiny_scope):
     made, name, _ = view
-    for asked in ({"method": "gradcam", "target": "kite"}, {"method": "rollout", "params": {"alpha": 0.3}}):
+    for asked in (
+        {"method": "gradcam", "target": "kite"},
+        {"method": "rollout", "method_options": {"residual_weight": 0.3}},
+    ):
         told = made.post(f"/api/views/{name}/maps", json=asked).json()
-        options = {key: value for key, value in asked.items() if key != "params"} | asked.get("params", {})
+        options = {key: value for key, value in asked.items() if key != "method_options"} | asked.get(
+            "method_options", {}
+        )
         true = tiny_scope.explain(decoded(GOOD[0], "cat.png"), **options)
         np.testing.assert_allclose(map_of(told, told["entry"]), true.map, rtol=2e-3, atol=1e-6)
         assert told["entry"]["target"] == true.target
@@ -169,11 +174,11 @@ def test_any_other_map_is_made_on_demand(view, tiny_scope):
         ({"method": "rolout"}, "errors.unknown-name"),
         ({"method": "gradcam", "target": "dog"}, ""),
         ({"method": "gradcam", "target": {"text": "a cat"}}, ""),
-        ({"method": "rise", "params": {"masks": 10**6}}, "web.option-too-large"),
-        ({"method": "rise", "params": {"cells": 0}}, ""),
-        ({"method": "occlusion", "params": {"stride": 0}}, ""),
-        ({"method": "rollout", "params": {"layers": "../../etc/passwd"}}, ""),
-        ({"method": "rollout", "params": {"query": "999,999"}}, ""),
+        ({"method": "rise", "method_options": {"masks": 10**6}}, "web.option-too-large"),
+        ({"method": "rise", "method_options": {"cells": 0}}, ""),
+        ({"method": "occlusion", "method_options": {"stride": 0}}, ""),
+        ({"method": "rollout", "method_options": {"layers": "../../etc/passwd"}}, ""),
+        ({"method": "rollout", "method_options": {"query": "999,999"}}, ""),
         ({"method": "rollout", "target": "\ud800"}, "web.invalid-request"),
         ({"method": "rollout", "image": "/etc/passwd"}, "web.invalid-request"),
     ],

@@ -51,25 +51,25 @@ def method_requests(scope: "Scope", plan: BatchPlan, *, validate: bool = True) -
     requests, used = [], set()
     for name in plan.methods:
         target = plan.targets[0] if plan.targets else None
-        called = scope.recommend(target=target, params=plan.params).method if name == "auto" else name
+        called = scope.recommend(target=target, method_options=plan.method_options).method if name == "auto" else name
         method = METHODS.get(called)
-        params = {key: value for key, value in plan.params.items() if key in method.options}
+        params = {key: value for key, value in plan.method_options.items() if key in method.options}
         used |= {*params}
         targets = plan.targets if plan.targets and method.uses_target else (None,)
         parsed = [None if words is None else parse_target(words) for words in targets]
         options: dict[str, Any] = {
             "method": name,
             "target": parsed if len(parsed) > 1 else parsed[0],
-            "gradient": plan.gradient,
+            "gradient_rule": plan.gradient_rule,
             "refine": plan.refine,
             "size": plan.size,
             "seed": plan.seed,
-            "params": params,
+            "method_options": params,
         }
         if validate:
             scope.validate(**options)
         requests.append(MethodRequest(name, called, targets, options))
-    for key in plan.params:
+    for key in plan.method_options:
         if key not in used:
             known = sorted({option for request in requests for option in METHODS.get(request.name).options})
             raise UnknownNameError("option of the methods that are asked for", key, known)
@@ -116,7 +116,7 @@ def fingerprint(scope: "Scope", plan: BatchPlan, source: Mapping[str, Any]) -> d
 def _with_hash(words: str) -> str:
     """A target that is a picture is told by what is in it."""
     kind, _, path = words.partition(":")
-    if kind != "like" or not Path(path.strip()).is_file():
+    if kind != "image" or not Path(path.strip()).is_file():
         return words
     return f"{words} {hashlib.sha256(Path(path.strip()).read_bytes()).hexdigest()[:16]}"
 

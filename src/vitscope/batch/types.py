@@ -113,11 +113,11 @@ class BatchPlan:
         dtype: as for `vitscope.load`.
         methods: one or more; a row for each.
         targets: as the command line has them, none for the model's own answer; a row for each where a method asks.
-        params: the methods' own options: each goes to the methods that have it.
-        gradient: as in `vitscope.engine.options.Options`; so are `refine`, `size` and `seed`.
-        refine: see `gradient`.
-        size: see `gradient`.
-        seed: see `gradient`.
+        method_options: the methods' own options: each goes to the methods that have it.
+        gradient_rule: as in `vitscope.engine.options.Options`; so are `refine`, `size` and `seed`.
+        refine: see `gradient_rule`.
+        size: see `gradient_rule`.
+        seed: see `gradient_rule`.
         metrics: measures of `Scope.measure`, none by default: each costs many forwards.
         overlays: also draw the map over the photo.
         shard_size: pictures in a shard.
@@ -133,8 +133,8 @@ class BatchPlan:
     dtype: str = "float32"
     methods: tuple[str, ...] = ("auto",)
     targets: tuple[str, ...] = ()
-    params: Mapping[str, Any] = field(default_factory=dict)
-    gradient: str = "plain"
+    method_options: Mapping[str, Any] = field(default_factory=dict)
+    gradient_rule: str = "plain"
     refine: str = "none"
     size: int | None = None
     seed: int = 0

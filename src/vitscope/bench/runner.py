@@ -27,7 +27,7 @@ PRIORS = (RANDOM, CENTRE)
 DEFAULT_METHODS = ("auto", "rollout", "attention", "relevance", "grad-sam", "attnlrp", "gradcam", "pca", "ncut")
 TIMING_ROUNDS = 3  # how often a map is timed where cost is asked for
 _SIGMA = 0.25  # of the centre prior, in sides of the picture
-_CALL_OPTIONS = ("gradient", "refine")  # options of the call, not of the method
+_CALL_OPTIONS = ("gradient_rule", "refine")  # options of the call, not of the method
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class MethodSpec:
     Attributes:
         label: the text it was asked with, such as `rollout:layers=last3`.
         method: its name; `random` and `centre prior` are made without the model.
-        options: `gradient` and `refine`.
-        params: the method's own options.
+        options: `gradient_rule` and `refine`.
+        method_options: the method's own options.
     """
 
     label: str
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    params: Mapping[str, Any] = field(default_factory=dict)
+    method_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def method_specs(scope: "Scope", texts: Sequence[str], parsed: Callable[[str], tuple[str, Any]]) -> list[MethodSpec]:
@@ -52,8 +52,8 @@ def method_specs(scope: "Scope", texts: Sequence[str], parsed: Callable[[str], t
 
     Args:
         scope: the model.
-        texts: such as `rollout:layers=last3:gradient=libra`; none is a usual choice of those that apply to this model,
-            `all` every method of one forward and at most one backward that applies.
+        texts: such as `rollout:layers=last3:gradient_rule=libra`; none is a usual choice of those that apply to this
+            model, `all` every method of one forward and at most one backward that applies.
         parsed: from `NAME=VALUE` to name and value.
 
     Raises:
@@ -142,7 +142,7 @@ def explain_case(
     """
     if spec.method not in PRIORS:
         options = {"method": spec.method, "size": size, "target": case.target, "seed": seed, **spec.options}
-        found: Explanation = scope.explain(picture, params=dict(spec.params), **options)
+        found: Explanation = scope.explain(picture, method_options=dict(spec.method_options), **options)
         return found
     pixels, region = scope.adapter.prepare(picture, size)
     layout = scope.adapter.layout((pixels.shape[1], pixels.shape[2]))

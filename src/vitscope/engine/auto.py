@@ -18,20 +18,22 @@ class MethodChoice:
 
     Attributes:
         method: its name.
-        params: its own options, where they are not the defaults.
-        gradient: by which rules gradients go back.
+        method_options: its own options, where they are not the defaults.
+        gradient_rule: by which rules gradients go back.
         why: half a sentence, for the provenance.
         drawing: keywords of `overlay` that suit such maps.
     """
 
     method: str
-    params: Mapping[str, Any] = field(default_factory=dict)
-    gradient: Gradient = "plain"
+    method_options: Mapping[str, Any] = field(default_factory=dict)
+    gradient_rule: Gradient = "plain"
     why: str = ""
     drawing: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        more = {**self.params, **self.drawing} | ({} if self.gradient == "plain" else {"gradient": self.gradient})
+        more = {**self.method_options, **self.drawing} | (
+            {} if self.gradient_rule == "plain" else {"gradient_rule": self.gradient_rule}
+        )
         return ", ".join([self.method, *(f"{name} {value}" for name, value in more.items())])
 
 
@@ -61,16 +63,16 @@ def choose_method(adapter: ModelAdapter, options: Options, excuse: Callable[[Met
         own = dict(adapter.auto_options)
         return MethodChoice(own.pop("method"), own, drawing=adapter.overlay_options)
     evidence = "evidence for the class" if adapter.labels else "evidence for the target"
-    wanted = [(name, gradient, evidence) for name, gradient in EVIDENCE]
+    wanted = [(name, rule, evidence) for name, rule in EVIDENCE]
     if not adapter.labels and options.target is None:
         wanted = []
     wanted += [(OBJECTS, "plain", "what is looked at, and what is alike"), (LAST, "plain", "what is looked at")]
     refused: list[str] = []
-    for name, gradient, why in wanted[:-1]:
+    for name, rule, why in wanted[:-1]:
         method = METHODS.get(name)
-        foreign = [key for key in options.params if key not in method.options]
+        foreign = [key for key in options.method_options if key not in method.options]
         reason = f"it has no option {foreign[0]}" if foreign else excuse(method)
         if not reason:
-            return MethodChoice(name, gradient=gradient, why="; ".join([why, *refused]))
+            return MethodChoice(name, gradient_rule=rule, why="; ".join([why, *refused]))
         refused.append(f"not {name}: {reason}")
     return MethodChoice(LAST, why="; ".join([wanted[-1][2], *refused]))

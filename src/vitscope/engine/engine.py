@@ -252,12 +252,12 @@ class Engine:
             raise MethodError(f"the method '{method.name}' does not apply: {reason}", self._others())
         if options.refine != "none" and isinstance(self.body, str):
             raise UsageError(f"refine does not apply: {self.body}")
-        advised = dict(advice.params) if advice else {}
-        if "start" in options.params:
+        advised = dict(advice.method_options) if advice else {}
+        if "start_layer" in options.method_options:
             advised.pop("layers", None)
-        if advice and options.gradient == "plain":
-            options = replace(options, gradient=advice.gradient)
-        return options, method, method.check(advised | dict(options.params)), advice
+        if advice and options.gradient_rule == "plain":
+            options = replace(options, gradient_rule=advice.gradient_rule)
+        return options, method, method.check(advised | dict(options.method_options)), advice
 
     def _others(self) -> str:
         return f"these do: {', '.join(method.name for method, reason in self.methods() if not reason)}"
@@ -296,7 +296,7 @@ class Engine:
         tick: Callable[[int, int], None],
     ) -> list[list[Explanation | Failure]]:
         """One list for each picture of a batch, with one outcome for each target."""
-        correction = GradientRule(method.correction or chosen.gradient)  # type: ignore[arg-type]
+        correction = GradientRule(method.correction or chosen.gradient_rule)  # type: ignore[arg-type]
         tokens = method.needs_tokens or method.needs_patches or chosen.refine != "none"
         graph = method.needs_gradient and not method.own_passes
         forward = self._forward([pixels for _, _, pixels, _ in part], graph, correction, tokens, method.needs_values)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["attention_heads", "compare", "logit_lens", "queries", "statistics"]
 
-_OF_METHODS = ("options", "gradient", "refine", "target", "caveat")
+_OF_METHODS = ("options", "gradient_rule", "refine", "target", "caveat")
 
 
 def attention_heads(scope: "Scope", image: ImageLike, layer: int, size: int | None) -> list[Explanation]:

@@ -24,30 +24,30 @@ class Options:
             predicted class, and for a feature model the feature's own norm. A list of these gives each picture a list
             of explanations, from one forward.
         refine: `affinity` spreads the finished map along what patches have in common (`methods.refine.spread`).
-        gradient: by which rules gradients go back through the model: `plain`, `libra` or `attnlrp`.
+        gradient_rule: by which rules gradients go back through the model: `plain`, `libra` or `attnlrp`.
         size: input size: the photo keeps its aspect ratio, nothing is cropped, about `size ** 2` pixels go in. None is
             the model's own preprocessing.
         batch_size: pictures that go through the model together; those of one size do.
         seed: for methods that draw random numbers.
-        params: the method's own options.
+        method_options: the method's own options.
     """
 
     method: str = "auto"
     target: Any = None
-    gradient: Gradient = "plain"
+    gradient_rule: Gradient = "plain"
     refine: Literal["none", "affinity"] = "none"
     size: int | None = None
     batch_size: int = 8
     seed: int = 0
-    params: Mapping[str, Any] = field(default_factory=dict)
+    method_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.size is not None and not 16 <= self.size <= 8192:
             raise UsageError(f"size is between 16 and 8192 pixels, not {self.size}")
         if self.batch_size < 1:
             raise UsageError(f"batch_size is at least 1, not {self.batch_size}")
-        if self.gradient not in CORRECTIONS:
-            raise UnknownNameError("gradient", self.gradient, CORRECTIONS)
+        if self.gradient_rule not in CORRECTIONS:
+            raise UnknownNameError("gradient_rule", self.gradient_rule, CORRECTIONS)
         if self.refine not in ("none", "affinity"):
             raise UnknownNameError("refinement", self.refine, ["none", "affinity"])
         if self.several and not self.target:
@@ -74,6 +74,6 @@ class Failure:
 
 def options_of(given: Mapping[str, Any]) -> Options:
     """Options from keywords: those that are none of its fields are the method's own."""
-    known = {name: given[name] for name in Options.__dataclass_fields__ if name in given and name != "params"}
-    params = {name: value for name, value in given.items() if name not in known and name != "params"}
-    return Options(**known, params=params | dict(given.get("params", {})))
+    known = {name: given[name] for name in Options.__dataclass_fields__ if name in given and name != "method_options"}
+    own = {name: value for name, value in given.items() if name not in known and name != "method_options"}
+    return Options(**known, method_options=own | dict(given.get("method_options", {})))

@@ -31,7 +31,7 @@ def provenance(
     dtype: torch.dtype,
     options: Options,
     method: Method,
-    params: Mapping[str, Any],
+    method_options: Mapping[str, Any],
     advice: MethodChoice | None,
     picture: Picture,
     target: Target = None,
@@ -42,16 +42,20 @@ def provenance(
         notes.append(f"chosen by vitscope for this model: {advice}{f' ({advice.why})' if advice.why else ''}")
     if target is not None and not method.uses_target:
         notes.append(f"{method.name} is class-agnostic: the target {target!r} changes nothing")
-    if options.gradient != "plain" and (method.correction or not method.needs_gradient):
+    if options.gradient_rule != "plain" and (method.correction or not method.needs_gradient):
         why = f"has its own rules, {method.correction}" if method.correction else "uses no gradient"
-        notes.append(f"{method.name} {why}: gradient {options.gradient} changes nothing")
+        notes.append(f"{method.name} {why}: gradient_rule {options.gradient_rule} changes nothing")
     told = {
         "source": picture.source,
         "model": adapter.reference,
         "adapter": adapter.name,
         "weights": adapter.weights,
-        "options": {name: _plain(value) for name, value in params.items()},
-        **{k: _plain(getattr(options, k)) for k in Options.__dataclass_fields__ if k not in ("method", "params")},
+        "options": {name: _plain(value) for name, value in method_options.items()},
+        **{
+            k: _plain(getattr(options, k))
+            for k in Options.__dataclass_fields__
+            if k not in ("method", "method_options")
+        },
         "target": _plain(target),
         "device": str(device),
         "dtype": str(dtype).removeprefix("torch."),

@@ -48,9 +48,9 @@ def measure(
     baseline: Baseline = "mean",
     score: ScoreKind = "probability",
     steps: int = 20,
-    samples: int = 24,
-    squares: int = 40,
-    random: int = 5,
+    n_subsets: int = 24,
+    n_squares: int = 40,
+    n_random_maps: int = 5,
     seed: int = 0,
     batch_size: int = 8,
     image: ImageLike | None = None,
@@ -75,9 +75,9 @@ def measure(
             picture's feature, other targets are their own score (`metrics.score.score_of`).
         steps: intervals of the deletion and insertion curves; fewer where there are fewer patches. 20 steps are 40
             forwards for both curves of one map.
-        samples: random sets for each of five n of sensitivity-n, the same for all maps.
-        squares: random squares of infidelity, the same for all maps.
-        random: how many random maps the model is run for; where a random map takes no forwards of its own (saco,
+        n_subsets: random sets for each of five n of sensitivity-n, the same for all maps.
+        n_squares: random squares of infidelity, the same for all maps.
+        n_random_maps: how many random maps the model is run for; where a random map takes no forwards of its own (saco,
             sensitivity-n, infidelity, stability) there are 199.
         seed: draws sets, random maps, noise and weights; everything repeats to the digit.
         batch_size: pictures that go through the model together.
@@ -96,9 +96,9 @@ def measure(
     """
     names = asked(metrics, baseline, score)
     weights = scope.adapter.weights  # a hash of them may be taken only now, and never while others stand in their place
-    if random < 2 or batch_size < 1:
-        raise UsageError(f"random is at least 2 and batch_size at least 1, not {random} and {batch_size}")
-    plan = Plan(explanation.layout.grid, steps, samples, squares, seed)
+    if n_random_maps < 2 or batch_size < 1:
+        raise UsageError(f"n_random_maps is at least 2 and batch_size at least 1, not {n_random_maps} and {batch_size}")
+    plan = Plan(explanation.layout.grid, steps, n_subsets, n_squares, seed)
     notes: list[str] = []
     picture = _picture(explanation, image)
     pixels, region = _pixels(scope, explanation, picture, notes)
@@ -116,7 +116,9 @@ def measure(
         memory = None if known is None else known.setdefault(_case(pixels, baseline, goal.words, weights), {})
         probe = Probe(_runner(scope, goal.of, baseline), pixels, fill, plan.grid, batch_size, memory)
         ends = _ends(goal.possible, float(goal.of(answer)[0]))
-        numbers, empty, forwards = _faithfulness(probe, explanation, plan, names, random, ends, tick("faithfulness"))
+        numbers, empty, forwards = _faithfulness(
+            probe, explanation, plan, names, n_random_maps, ends, tick("faithfulness")
+        )
     if any(name in _DEAR for name in names):
         again = _again(scope, explanation, goal.target, picture, region)
         if "stability" in names:
@@ -125,7 +127,7 @@ def measure(
                 again,
                 pixels,
                 white - black,
-                random=max(random, DRAWS),
+                n_random_maps=max(n_random_maps, DRAWS),
                 seed=seed,
                 tick=tick("stability"),
             )
@@ -149,7 +151,13 @@ def measure(
         forwards=forwards,
         explanations=explanations,
         options={
-            **{"metrics": list(names), "steps": steps, "samples": samples, "squares": squares, "random": random},
+            **{
+                "metrics": list(names),
+                "steps": steps,
+                "n_subsets": n_subsets,
+                "n_squares": n_squares,
+                "n_random_maps": n_random_maps,
+            },
             **{"seed": seed, "batch_size": batch_size, "weights": weights, "input": list(region.input)},
             **{"device": str(scope.device), "dtype": str(scope.dtype).removeprefix("torch.")},
         },
@@ -258,13 +266,13 @@ def _faithfulness(
     explanation: Explanation,
     plan: Plan,
     names: Sequence[str],
-    random: int,
+    n_random_maps: int,
     ends: Callable[[Measure], Ends],
     tick: Callable[..., None],
 ) -> tuple[list[Number], float, int]:
     """The numbers, the score with everything replaced, and the forwards: sets that measures share are scored once."""
     one = ranked(explanation.map, plan.seed)
-    maps = [one, *shuffles(one, random, plan.seed)]
+    maps = [one, *shuffles(one, n_random_maps, plan.seed)]
     asked = [measure for measure in MEASURES if measure.name in names]
     masks = [np.ones((1, plan.patches), bool), *(measure.masks(m, plan) for measure in asked for m in maps)]
     scores, forwards = probe.scores(masks, tick)
@@ -339,7 +347,7 @@ def _again(
     chosen = Options(
         method.name,
         target if method.uses_target else None,
-        gradient=told.get("gradient", "plain"),
+        gradient_rule=told.get("gradient_rule", "plain"),
         refine=told.get("refine", "none"),
         size=told.get("size"),
         batch_size=told.get("batch_size", 8),

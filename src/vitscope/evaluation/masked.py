@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MaskedPrediction", "PatchMasker", "masking"]
 
-_HOW = ("hide", "drop")
+_MODES = ("fill", "drop")
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class MaskedPrediction:
             feature, of another target its own (`metrics.score.score_of`).
         whole: the same score of the whole picture.
         words: which score that is.
-        how: `hide` or `drop`.
-        hidden: the patches, row by row from 0.
+        mode: `fill` or `drop`.
+        patches: the patches, row by row from 0.
         forward_ms: milliseconds of the one forward.
     """
 
@@ -48,8 +48,8 @@ class MaskedPrediction:
     score: float
     whole: float
     words: str
-    how: str
-    hidden: tuple[int, ...]
+    mode: str
+    patches: tuple[int, ...]
     forward_ms: float
 
 
@@ -73,29 +73,29 @@ class PatchMasker:
     score: Score
     whole: float
 
-    def without(self, hidden: Iterable[int], how: str = "hide") -> MaskedPrediction:
+    def without(self, patches: Iterable[int], mode: str = "fill") -> MaskedPrediction:
         """What the model says without these patches; see `Scope.predict_without`."""
-        if how not in _HOW:
-            raise UnknownNameError("way to mask", how, _HOW)
-        patches = self.layout.tokens - len(self.layout.prefix)
-        numbers = sorted({int(patch) for patch in hidden})
-        if numbers and not 0 <= numbers[0] <= numbers[-1] < patches:
-            raise UsageError(f"patches are numbered 0 to {patches - 1}, not {numbers[0]} to {numbers[-1]}")
-        gone = torch.zeros(1, patches, dtype=torch.bool, device=self.pixels.device)
+        if mode not in _MODES:
+            raise UnknownNameError("mode", mode, _MODES)
+        count = self.layout.tokens - len(self.layout.prefix)
+        numbers = sorted({int(patch) for patch in patches})
+        if numbers and not 0 <= numbers[0] <= numbers[-1] < count:
+            raise UsageError(f"patches are numbered 0 to {count - 1}, not {numbers[0]} to {numbers[-1]}")
+        gone = torch.zeros(1, count, dtype=torch.bool, device=self.pixels.device)
         gone[:, numbers] = True
         begun = time.perf_counter()
-        answer = self._dropped(gone) if how == "drop" else self._hidden(gone)
+        answer = self._dropped(gone) if mode == "drop" else self._filled(gone)
         score = float(self.score.of(answer)[0])  # waits for the device
         spent = (time.perf_counter() - begun) * 1000
         says = self.scope.said(answer)
-        return MaskedPrediction(says, score, self.whole, self.score.words, how, tuple(numbers), spent)
+        return MaskedPrediction(says, score, self.whole, self.score.words, mode, tuple(numbers), spent)
 
-    def _hidden(self, gone: Tensor) -> Tensor:
+    def _filled(self, gone: Tensor) -> Tensor:
         return self.scope._answer(covered_with(self.fill, self.pixels[None], gone, self.layout.grid))
 
     def _dropped(self, gone: Tensor) -> Tensor:
         if reason := irremovable(self.scope):
-            raise MethodError(f"patches cannot be dropped: {reason}", "how='hide' paints over them")
+            raise MethodError(f"patches cannot be dropped: {reason}", "mode='fill' paints over them")
         assert isinstance(self.scope.body, TransformerBlocks)
         with self.scope.body.keeping(~gone):
             return self.scope._answer(self.pixels[None])

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vitscope.attention import AttentionStore, Block, LayerSpec, vecmat
 from vitscope.methods.base import method
-from vitscope.methods.head_fusion import Fusion, fuse_heads
+from vitscope.methods.head_fusion import HeadFusion, fuse_heads
 
 __all__ = ["attention", "attention_received"]
 
@@ -18,7 +18,7 @@ __all__ = ["attention", "attention_received"]
     sums_to_one=True,
 )
 def attention(
-    store: AttentionStore, *, layer: int = -1, head: Fusion | int = "mean", query: str = "readout"
+    store: AttentionStore, *, layer: int = -1, head: HeadFusion | int = "mean", query: str = "readout"
 ) -> Float[Tensor, "B N"]:
     """One layer's attention from the readout row, or from one patch, to every token.
 
@@ -56,7 +56,7 @@ def attention(
     sums_to_one=True,
 )
 def attention_received(
-    store: AttentionStore, *, layers: LayerSpec = "-1", head: Fusion | int = "mean"
+    store: AttentionStore, *, layers: LayerSpec = "-1", head: HeadFusion | int = "mean"
 ) -> Float[Tensor, "B N"]:
     """How much attention each token gets from all tokens alike.
 

@@ -19,12 +19,12 @@ from vitscope.methods.base import method
 __all__ = ["attention_gradcam", "grad_rollout", "grad_sam", "relevance"]
 
 
-def _layers(layers: LayerSpec, start: int | None) -> LayerSpec:
-    if start is None:
+def _layers(layers: LayerSpec, start_layer: int | None) -> LayerSpec:
+    if start_layer is None:
         return layers
     if layers is not None:
-        raise UsageError("layers and start both say where to begin", "give one of them")
-    return f"{start}--1"
+        raise UsageError("layers and start_layer both say where to begin", "give one of them")
+    return f"{start_layer}--1"
 
 
 @method(
@@ -34,7 +34,9 @@ def _layers(layers: LayerSpec, start: int | None) -> LayerSpec:
     needs_gradient=True,
     uses_target=True,
 )
-def relevance(store: AttentionStore, *, layers: LayerSpec = None, start: int | None = None) -> Float[Tensor, "B N"]:
+def relevance(
+    store: AttentionStore, *, layers: LayerSpec = None, start_layer: int | None = None
+) -> Float[Tensor, "B N"]:
     """Attention that raises the score, accumulated through the layers.
 
     Formula: `R <- R + Ā_l R` from the first layer to the last, starting with `R = I`, where
@@ -45,7 +47,7 @@ def relevance(store: AttentionStore, *, layers: LayerSpec = None, start: int | N
     Args:
         store: a store that was differentiated.
         layers: which layers take part; all by default.
-        start: the first layer that takes part, instead of `layers`.
+        start_layer: the first layer that takes part, instead of `layers`.
 
     Returns:
         `(B, N)`, not negative, in units of the score; its sum says nothing. The readout token itself holds at least 1.
@@ -54,7 +56,7 @@ def relevance(store: AttentionStore, *, layers: LayerSpec = None, start: int | N
     Limits: negative evidence is cut off in each head; values and MLPs count through the gradient alone. The readout row
         itself lies under the map: with mean pooling a floor on every patch, beside which small gradients hardly show.
     """
-    chosen = store.select(_layers(layers, start))
+    chosen = store.select(_layers(layers, start_layer))
     return store.rollout_from_readout(chosen, vecmat_positive_relevance, 1.0, 1.0)
 
 
@@ -65,7 +67,9 @@ def relevance(store: AttentionStore, *, layers: LayerSpec = None, start: int | N
     needs_gradient=True,
     uses_target=True,
 )
-def grad_rollout(store: AttentionStore, *, layers: LayerSpec = None, start: int | None = None) -> Float[Tensor, "B N"]:
+def grad_rollout(
+    store: AttentionStore, *, layers: LayerSpec = None, start_layer: int | None = None
+) -> Float[Tensor, "B N"]:
     """Rollout of the attention that raises the score.
 
     Formula: `m = s Â_L ... Â_1` with `Â_l = rownormalise(I + mean_h relu(dy/dA_l * A_l))`: each row divided by its own
@@ -75,7 +79,7 @@ def grad_rollout(store: AttentionStore, *, layers: LayerSpec = None, start: int 
     Args:
         store: a store that was differentiated.
         layers: which layers take part; all by default.
-        start: the first layer that takes part, instead of `layers`.
+        start_layer: the first layer that takes part, instead of `layers`.
 
     Returns:
         `(B, N)`, each in [0, 1], summing to one over all tokens, the prefix included.
@@ -97,7 +101,7 @@ def grad_rollout(store: AttentionStore, *, layers: LayerSpec = None, start: int 
         pulled, shares[id(block)] = vecmat_positive_relevance_normalised(block, r)
         return pulled
 
-    return store.rollout_from_readout(store.select(_layers(layers, start)), attend, kept, 1.0)
+    return store.rollout_from_readout(store.select(_layers(layers, start_layer)), attend, kept, 1.0)
 
 
 @method(

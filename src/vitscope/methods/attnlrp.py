@@ -22,7 +22,7 @@ def attnlrp(subject: MethodContext) -> Float[Tensor, "B N"]:
     """How much of the score each token brings into the first block, attention, MLPs and norms included.
 
     Formula: `m_j = sum_d z_jd d̃y/dz_jd`, z the tokens given to the first block, d̃ the gradient by the rules of
-    `gradient="attnlrp"` (`vitscope.attention.gradient_rules`): norms with their deviation held fixed,
+    `gradient_rule="attnlrp"` (`vitscope.attention.gradient_rules`): norms with their deviation held fixed,
     activations as fixed quotients, half the relevance of each product to either factor, softmax by its own derivative.
 
     Returns:

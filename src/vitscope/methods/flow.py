@@ -10,7 +10,7 @@ from torch import Tensor
 from vitscope.attention import AttentionStore, LayerSpec
 from vitscope.errors import MethodError, MissingDependencyError
 from vitscope.methods.base import method
-from vitscope.methods.head_fusion import Fusion, fuse_heads
+from vitscope.methods.head_fusion import HeadFusion, fuse_heads
 
 __all__ = ["flow"]
 
@@ -25,18 +25,22 @@ _SCALE = 2**24  # capacities become whole numbers
     whole=True,
 )
 def flow(
-    store: AttentionStore, *, layers: LayerSpec = None, alpha: float = 0.5, fusion: Fusion | int = "mean"
+    store: AttentionStore,
+    *,
+    layers: LayerSpec = None,
+    residual_weight: float = 0.5,
+    head_fusion: HeadFusion | int = "mean",
 ) -> Float[Tensor, "B N"]:
     """The maximum flow from each input token to the readout through the layers.
 
     Formula: `m_j = maxflow((0, j) -> t)` in the graph with an edge `(l-1, k) -> (l, i)` of capacity
-    `(alpha I + (1 - alpha) A_l)_ik` for each layer, and edges `(L, i) -> t` of capacity s_i, s the readout row.
+    `(w I + (1 - w) A_l)_ik` for each layer, and edges `(L, i) -> t` of capacity s_i, s the readout row.
 
     Args:
         store: the attention of one forward.
         layers: which layers take part; all by default.
-        alpha: weight of the residual path; the paper's is 0.5.
-        fusion: `mean`, `max` or `min` over heads, or one head's number.
+        residual_weight: weight of the residual path; the paper's is 0.5.
+        head_fusion: `mean`, `max` or `min` over heads, or one head's number.
 
     Returns:
         `(B, N)`, each in [0, 1]; no distribution: flows of different tokens share pipes. Exact up to 2^-24 an edge.
@@ -59,10 +63,10 @@ def flow(
         )
     steps = []
     for layer in store.select(layers):
-        fuse = fuse_heads(store[layer], fusion)
+        fuse = fuse_heads(store[layer], head_fusion)
         rows = store[layer].rows(slice(None))
         a = rows.mean(1) if fuse is None else fuse(rows)
-        steps.append(alpha * torch.eye(tokens, device=a.device) + (1 - alpha) * a)
+        steps.append(residual_weight * torch.eye(tokens, device=a.device) + (1 - residual_weight) * a)
     weights = torch.stack(steps, 1).double().cpu().numpy()
     flows = [_flows(one, row) for one, row in zip(weights, seed.double().cpu().numpy(), strict=True)]
     return torch.from_numpy(np.stack(flows)).to(seed)

@@ -9,13 +9,13 @@ from torch import Tensor
 from vitscope.attention import Block, Fuse
 from vitscope.errors import UsageError
 
-__all__ = ["Fusion", "fuse_heads"]
+__all__ = ["HeadFusion", "fuse_heads"]
 
-Fusion = Literal["mean", "max", "min"]
+HeadFusion = Literal["mean", "max", "min"]
 
 
 def fuse_heads(
-    block: Block, heads: Fusion | int, *, discard: float = 0.0, prefix: int = 0, normalise: bool = True
+    block: Block, heads: HeadFusion | int, *, discard_ratio: float = 0.0, prefix: int = 0, normalise: bool = True
 ) -> Fuse | None:
     """How the rows of a block become one distribution over its keys.
 
@@ -23,9 +23,9 @@ def fuse_heads(
         block: the layer, asked for its number of heads.
         heads: `mean`, `max` or `min` over heads, entry by entry, or the number of one head. After `max` and `min` each
             row is divided by its sum, so that it is a distribution again.
-        discard: the *discard ratio*, in [0, 1). In each row by itself, after the heads are fused and before any
-            residual is added, the floor(discard * patches) smallest entries among the patch columns become zero (of
-            equal ones the earlier patch first); prefix columns (CLS, registers) are never discarded; then the row is
+        discard_ratio: the *discard ratio*, in [0, 1). In each row by itself, after the heads are fused and before any
+            residual is added, the floor(discard_ratio * patches) smallest entries among the patch columns become zero
+            (of equal ones the earlier patch first); prefix columns (CLS, registers) are never discarded; then the row is
             divided by its sum. Other tools drop a share of the whole matrix, or count the residual in, or protect
             one entry: under this name their maps differ.
         prefix: the number of prefix columns.
@@ -38,11 +38,11 @@ def fuse_heads(
         UsageError: a head that the layer does not have, or a discard ratio outside [0, 1).
     """
     count = block.shape[1]
-    if not 0 <= discard < 1:
-        raise UsageError(f"discard is a share in [0, 1), not {discard}")
+    if not 0 <= discard_ratio < 1:
+        raise UsageError(f"discard_ratio is a share in [0, 1), not {discard_ratio}")
     if isinstance(heads, int) and not -count <= heads < count:
         raise UsageError(f"there is no head {heads}", f"heads are 0 to {count - 1}, or -{count} to -1 from the end")
-    if heads == "mean" and not discard:
+    if heads == "mean" and not discard_ratio:
         return None
 
     divided = _normalised if normalise else lambda rows: rows
@@ -54,7 +54,7 @@ def fuse_heads(
             fused = rows.mean(1)
         else:
             fused = divided(rows.amax(1) if heads == "max" else rows.amin(1))
-        weakest = int(discard * (fused.shape[-1] - prefix))
+        weakest = int(discard_ratio * (fused.shape[-1] - prefix))
         if weakest:
             order = fused[..., prefix:].sort(dim=-1, stable=True).indices[..., :weakest] + prefix
             fused = divided(fused.scatter(-1, order, 0.0))

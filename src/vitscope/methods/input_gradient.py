@@ -30,7 +30,7 @@ def input_x_gradient(subject: MethodContext) -> Float[Tensor, "B N"]:
 
     Returns:
         `(B, N)`, signed, in units of the score; the prefix gets 0. For a model without biases whose parts are all
-        linear it sums to the score; `gradient="libra"` brings a transformer near that.
+        linear it sums to the score; `gradient_rule="libra"` brings a transformer near that.
 
     Cost: one forward and one backward, and their memory.
     Limits: a pixel at the mean (normalised 0) gets nothing whatever it means.

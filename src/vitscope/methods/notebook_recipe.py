@@ -8,7 +8,7 @@ from vitscope.attention import AttentionStore, matvec
 from vitscope.geometry import TokenLayout
 from vitscope.methods.base import method
 
-__all__ = ["article"]
+__all__ = ["notebook_recipe"]
 
 
 def _needs_cls(layout: TokenLayout) -> str:
@@ -16,7 +16,7 @@ def _needs_cls(layout: TokenLayout) -> str:
 
 
 @method(
-    "article",
+    "notebook-recipe",
     passes="1 forward",
     source="a widely copied notebook for google/vit-large-patch32-384",
     caveat="not rollout: the layers are multiplied in the wrong order and the map shows how little each patch's own "
@@ -24,11 +24,11 @@ def _needs_cls(layout: TokenLayout) -> str:
     refuses=_needs_cls,
     whole=True,
 )
-def article(store: AttentionStore) -> Float[Tensor, "B N"]:
+def notebook_recipe(store: AttentionStore) -> Float[Tensor, "B N"]:
     """The published recipe: one minus the CLS column of the layers multiplied in forward order.
 
     Formula: `m = 1 - Â_1 Â_2 ... Â_L e_cls` with `Â_l = (A_l + I) / 2`, A_l the mean over heads (dividing `A + I` by
-    its row sums is dividing by two). Its rendering, `look="article"`, belongs to it.
+    its row sums is dividing by two). Its rendering, `style="notebook"`, belongs to it.
 
     Returns:
         `(B, N)`, each in [0, 1]; not a distribution.

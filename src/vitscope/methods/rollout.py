@@ -6,7 +6,7 @@ from torch import Tensor
 from vitscope.attention import AttentionStore, Block, LayerSpec, vecmat
 from vitscope.errors import UsageError
 from vitscope.methods.base import method
-from vitscope.methods.head_fusion import Fusion, fuse_heads
+from vitscope.methods.head_fusion import HeadFusion, fuse_heads
 
 __all__ = ["rollout"]
 
@@ -16,16 +16,16 @@ def rollout(
     store: AttentionStore,
     *,
     layers: LayerSpec = None,
-    start: int | None = None,
-    alpha: float = 0.5,
-    fusion: Fusion | int = "mean",
-    discard: float = 0.0,
+    start_layer: int | None = None,
+    residual_weight: float = 0.5,
+    head_fusion: HeadFusion | int = "mean",
+    discard_ratio: float = 0.0,
     normalise: bool = True,
     query: str = "readout",
 ) -> Float[Tensor, "B N"]:
     """How much of each input token reaches the readout through all layers, if attention were all that mixed tokens.
 
-    Formula: `m = s Â_L ... Â_2 Â_1` with `Â_l = alpha I + (1 - alpha) A_l`, s the readout row and A_l fused over heads.
+    Formula: `m = s Â_L ... Â_2 Â_1` with `Â_l = w I + (1 - w) A_l`, s the readout row and A_l fused over heads.
     The later layer stands on the left; only the row s is carried, from the last layer to the first. In windowed and
     hierarchical models A_l is block-diagonal and the chain has further operators (windows, merging, pooling: the mean
     over what they read); the map lies on the finest tokens.
@@ -33,10 +33,10 @@ def rollout(
     Args:
         store: the attention of one forward.
         layers: which layers take part, such as `0-11` or `last3`; all by default.
-        start: the first layer that takes part, to the last; instead of `layers`.
-        alpha: weight of the residual path, in [0, 1]; the paper's is 0.5.
-        fusion: `mean` (the paper's), `max` or `min` over heads, or one head's number.
-        discard: share of the weakest patches that each row of attention forgets; `fuse_heads` defines it.
+        start_layer: the first layer that takes part, to the last; instead of `layers`.
+        residual_weight: weight of the residual path, in [0, 1]; the paper's is 0.5.
+        head_fusion: `mean` (the paper's), `max` or `min` over heads, or one head's number.
+        discard_ratio: share of the weakest patches that each row of attention forgets; `fuse_heads` defines it.
         normalise: divide rows by their sums after `max`, `min` or discarding, before the identity is added; without it
             the map need not sum to one.
         query: `readout`, or the last-layer token to start from: a prefix token's name, or `row,column` of a patch.
@@ -45,23 +45,26 @@ def rollout(
         `(B, N)`, each in [0, 1], summing to one over all tokens, the prefix included.
 
     Raises:
-        UsageError: alpha or discard out of range, both `layers` and `start`, or a layer or head that is not there.
+        UsageError: `residual_weight` or `discard_ratio` out of range, both `layers` and `start_layer`, or a layer or head
+            that does not exist.
 
     Cost: one forward; with mean fusion and no discarding at most one more attention per layer but the last, and memory
         linear in tokens. Other fusions and discarding make all rows, chunk by chunk.
     Limits: class-agnostic; blind to values, MLPs and signs. Over many layers it drifts to the tokens that every layer
         attends to (sinks).
     """
-    if not 0 <= alpha <= 1:
-        raise UsageError(f"alpha is a weight in [0, 1], not {alpha}")
-    if start is not None:
+    if not 0 <= residual_weight <= 1:
+        raise UsageError(f"residual_weight is a weight in [0, 1], not {residual_weight}")
+    if start_layer is not None:
         if layers is not None:
-            raise UsageError("layers and start both say where to begin", "give one of them")
-        layers = f"{start}--1"
+            raise UsageError("layers and start_layer both say where to begin", "give one of them")
+        layers = f"{start_layer}--1"
     store = store.with_query(query)
     prefix = len(store.layout.prefix) if store.layout and store.chain is None else 0
 
     def attend(block: Block, r: Tensor) -> Tensor:
-        return vecmat(block, r, fuse_heads(block, fusion, discard=discard, prefix=prefix, normalise=normalise))
+        return vecmat(
+            block, r, fuse_heads(block, head_fusion, discard_ratio=discard_ratio, prefix=prefix, normalise=normalise)
+        )
 
-    return store.rollout_from_readout(store.select(layers), attend, alpha, 1 - alpha)
+    return store.rollout_from_readout(store.select(layers), attend, residual_weight, 1 - residual_weight)

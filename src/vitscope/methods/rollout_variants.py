@@ -24,16 +24,18 @@ _SINK_DEVIATIONS = 6
     on_subject=True,
     needs_values=True,
 )
-def value_rollout(subject: MethodContext, *, layers: LayerSpec = None, alpha: float = 0.5) -> Float[Tensor, "B N"]:
+def value_rollout(
+    subject: MethodContext, *, layers: LayerSpec = None, residual_weight: float = 0.5
+) -> Float[Tensor, "B N"]:
     """Rollout in which attention to a token counts by the length of the vector that it hands on.
 
-    Formula: `m = s Â_L ... Â_1`, `Â_l = alpha I + (1 - alpha) rownormalise(sum_h A_lhij ||v_lhj W_lh||)`, v_h W_h the
+    Formula: `m = s Â_L ... Â_1`, `Â_l = w I + (1 - w) rownormalise(sum_h A_lhij ||v_lhj W_lh||)`, v_h W_h the
     value of token j in head h after that head's part of the output projection.
 
     Args:
         subject: the pictures.
         layers: which layers take part; all by default.
-        alpha: weight of the residual path, in [0, 1].
+        residual_weight: weight of the residual path, in [0, 1].
 
     Returns:
         `(B, N)`, each in [0, 1], summing to one over all tokens, the prefix included.
@@ -44,8 +46,8 @@ def value_rollout(subject: MethodContext, *, layers: LayerSpec = None, alpha: fl
     Cost: one forward; all rows of each layer but the last, chunk by chunk; memory linear in tokens.
     Limits: class-agnostic; lengths of the heads are added, as if they never cancelled each other.
     """
-    if not 0 <= alpha <= 1:
-        raise UsageError(f"alpha is a weight in [0, 1], not {alpha}")
+    if not 0 <= residual_weight <= 1:
+        raise UsageError(f"residual_weight is a weight in [0, 1], not {residual_weight}")
 
     def attend(block: Block, r: Float[Tensor, "b N"]) -> Float[Tensor, "b M"]:
         lengths = transformed_lengths(block)
@@ -57,7 +59,7 @@ def value_rollout(subject: MethodContext, *, layers: LayerSpec = None, alpha: fl
         return vecmat(block, r, fuse)
 
     store = subject.store
-    return store.rollout_from_readout(store.select(layers), attend, alpha, 1 - alpha)
+    return store.rollout_from_readout(store.select(layers), attend, residual_weight, 1 - residual_weight)
 
 
 def without_lengths(block: Block) -> str:
@@ -90,12 +92,12 @@ def sink_rollout(
     subject: MethodContext,
     *,
     layers: LayerSpec = None,
-    alpha: float = 0.5,
+    residual_weight: float = 0.5,
     by: Literal["attention", "both"] = "attention",
 ) -> tuple[Float[Tensor, "B N"], list[str]]:
     """Rollout in which attention to sinks counts as staying where one is; the sinks found are told.
 
-    Formula: `m = s Â_L ... Â_1`, `Â_l = alpha I + (1 - alpha) (A_l with a_ij moved to a_ii for each sink j)`. A patch
+    Formula: `m = s Â_L ... Â_1`, `Â_l = w I + (1 - w) (A_l with a_ij moved to a_ii for each sink j)`. A patch
     is a sink where the attention it gets (mean over the chosen layers and all queries) lies more than 6 median absolute
     deviations above the median of the patches. The note also says how many of them have a token after some chosen layer
     whose length lies as far out: large models show such tokens, small ones often do not.
@@ -103,7 +105,7 @@ def sink_rollout(
     Args:
         subject: the pictures.
         layers: which layers take part; all by default.
-        alpha: weight of the residual path, in [0, 1].
+        residual_weight: weight of the residual path, in [0, 1].
         by: `attention`, or `both`: only patches whose tokens are that long as well.
 
     Returns:
@@ -113,8 +115,8 @@ def sink_rollout(
     Cost: one forward, all rows of the chosen layers once, and the rollout; memory linear in tokens.
     Limits: class-agnostic. A sink may also be about something: compare with `rollout`.
     """
-    if not 0 <= alpha <= 1:
-        raise UsageError(f"alpha is a weight in [0, 1], not {alpha}")
+    if not 0 <= residual_weight <= 1:
+        raise UsageError(f"residual_weight is a weight in [0, 1], not {residual_weight}")
     store, prefix = subject.store, len(subject.layout.prefix)
     chosen = store.select(layers)
     with torch.no_grad():
@@ -130,7 +132,7 @@ def sink_rollout(
             pulled = vecmat(block, r) * kept
             return pulled + r * _to_sinks(block, 1 - kept)
 
-        relevance = store.rollout_from_readout(chosen, attend, alpha, 1 - alpha)
+        relevance = store.rollout_from_readout(chosen, attend, residual_weight, 1 - residual_weight)
     columns = subject.layout.grid[1]
     return relevance, [
         _told(row, other, columns) for row, other in zip(sinks[:, prefix:], long[:, prefix:], strict=True)

@@ -87,9 +87,9 @@ def text(words: str) -> Text:
 
 
 def parse_target(words: str) -> Target:
-    """What flags and manifests say: `text:WORDS`, `like:IMAGE`, or a class by number, name or contrast."""
+    """What flags and manifests say: `text:WORDS`, `image:IMAGE`, or a class by number, name or contrast."""
     kind, colon, rest = words.partition(":")
-    if colon and kind in ("text", "like"):
+    if colon and kind in ("text", "image"):
         return text(rest.strip()) if kind == "text" else similar_to(rest.strip())
     return words
 
@@ -99,7 +99,7 @@ def format_target(target: Target) -> str | None:
     if isinstance(target, Text):
         return f"text:{target.words}"
     if isinstance(target, SimilarTo):
-        return f"like:{target.image}" if isinstance(target.image, str) else None
+        return f"image:{target.image}" if isinstance(target.image, str) else None
     return str(target) if isinstance(target, (int, str)) else None
 
 
@@ -161,7 +161,7 @@ def scorer_of(target: Target, answer: Tensor, labels: Mapping[int, str], classif
     if not classifies:
         raise UsageError(
             f"the target {target!r} is a class, and this model has none",
-            "leave the target out, or write like:IMAGE, or for CLIP and SigLIP text:WORDS; in Python also "
+            "leave the target out, or write image:IMAGE, or for CLIP and SigLIP text:WORDS; in Python also "
             "vitscope.similar_to(image), vitscope.text(words) or a function of the answer",
         )
     if target is None:

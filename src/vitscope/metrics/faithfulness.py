@@ -31,22 +31,22 @@ class Plan:
     Attributes:
         grid: rows and columns of patches.
         steps: intervals of the deletion and insertion curves; P where there are fewer patches.
-        samples: random sets for each n of sensitivity-n.
-        squares: random squares of infidelity.
+        n_subsets: random sets for each n of sensitivity-n.
+        n_squares: random squares of infidelity.
         seed: draws those sets.
     """
 
     grid: tuple[int, int]
     steps: int = 20
-    samples: int = 24
-    squares: int = 40
+    n_subsets: int = 24
+    n_squares: int = 40
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise UsageError(f"steps is at least 1, not {self.steps}")
-        if self.samples < 3 or self.squares < 3:
-            raise UsageError(f"samples and squares are at least 3, not {self.samples} and {self.squares}")
+        if self.n_subsets < 3 or self.n_squares < 3:
+            raise UsageError(f"n_subsets and n_squares are at least 3, not {self.n_subsets} and {self.n_squares}")
 
     @property
     def patches(self) -> int:
@@ -192,7 +192,7 @@ def _subsets(plan: Plan) -> np.ndarray:
     masks = [np.zeros((1, plan.patches), bool)]
     for n in _sizes(plan):
         rng = np.random.default_rng([plan.seed, n])
-        masks += [covering(rng.permutation(plan.patches), np.array([n])) for _ in range(plan.samples)]
+        masks += [covering(rng.permutation(plan.patches), np.array([n])) for _ in range(plan.n_subsets)]
     drawn = np.concatenate(masks)
     drawn.setflags(write=False)
     return drawn
@@ -204,8 +204,8 @@ def _subset_masks(_map: Ranked, plan: Plan) -> np.ndarray:
 
 def _sensitivity_n(one: Ranked, scores: np.ndarray, plan: Plan) -> Found:
     """Pearson's correlation of `sum_{j in S} m_j` and `y(0) - y(S)` over random sets of n patches; the mean over n."""
-    sums = (_subsets(plan)[1:] @ one.values).reshape(-1, plan.samples)
-    drops = (scores[0] - scores[1:]).reshape(-1, plan.samples)
+    sums = (_subsets(plan)[1:] @ one.values).reshape(-1, plan.n_subsets)
+    drops = (scores[0] - scores[1:]).reshape(-1, plan.n_subsets)
     each = [_pearson(a, b) for a, b in zip(sums, drops, strict=True)]
     x = tuple(n / plan.patches for n in _sizes(plan))
     return Found(float(np.mean(each)), x, tuple(each), {"n": _sizes(plan)})
@@ -215,7 +215,7 @@ def _sensitivity_n(one: Ranked, scores: np.ndarray, plan: Plan) -> Found:
 def _squares(plan: Plan) -> np.ndarray:
     gh, gw = plan.grid
     rng = np.random.default_rng([plan.seed, 0])
-    masks = np.zeros((plan.squares + 1, gh, gw), bool)
+    masks = np.zeros((plan.n_squares + 1, gh, gw), bool)
     for mask in masks[1:]:
         side = rng.integers(1, max(min(gh, gw) // 2, 1) + 1)
         top, left = rng.integers(0, gh - side + 1), rng.integers(0, gw - side + 1)

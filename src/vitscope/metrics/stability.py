@@ -23,7 +23,7 @@ def stability(
     pixels: Float[Tensor, "3 Hi Wi"],
     span: Float[Tensor, "3 Hi Wi"],
     *,
-    random: int = 5,
+    n_random_maps: int = 5,
     seed: int = 0,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Number]:
@@ -38,7 +38,7 @@ def stability(
         again: the map of pixels `(3, Hi, Wi)`, made as that one was.
         pixels: the picture as the model gets it.
         span: white minus black, as the model gets them.
-        random: how many random maps.
+        n_random_maps: how many random maps.
         seed: draws noise and random maps.
         tick: called with (done, total).
 
@@ -56,7 +56,7 @@ def stability(
     grid = values.shape
     others = [
         _changes(first.values.reshape(grid), np.stack([m.values.reshape(grid) for m in rest]))
-        for number, first in enumerate(shuffles(one, random, seed))
+        for number, first in enumerate(shuffles(one, n_random_maps, seed))
         for rest in [shuffles(first, NOISE_SAMPLES, seed + 1 + number)]
     ]
     detail = {"radius": RADIUS, "samples": NOISE_SAMPLES}

@@ -15,18 +15,18 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from vitscope.errors import UnknownNameError, UsageError
 from vitscope.geometry import ImageRegion
 
-__all__ = ["LOOKS", "NORMS", "Style", "StyleOptions", "grid", "heat", "limits", "overlay"]
+__all__ = ["NORMS", "STYLES", "Style", "StyleOptions", "grid", "heat", "limits", "overlay"]
 
-Look = Literal["color", "grey", "article"]
+StyleName = Literal["color", "grey", "notebook"]
 Norm = Literal["auto", "minmax", "robust", "positive"]
-LOOKS, NORMS = get_args(Look), get_args(Norm)
+STYLES, NORMS = get_args(StyleName), get_args(Norm)
 _NORMALISATION = {
     "minmax": "smallest to largest value",
     "robust": "1st to 99th percentile of the patches, clipped",
     "positive": "0 to the 99th percentile of the patches, clipped",
 }
 _ROBUST = (1.0, 99.0)
-_ARTICLE_ALPHA, _ARTICLE_BLUR = 100, 2
+_NOTEBOOK_ALPHA, _NOTEBOOK_BLUR = 100, 2
 _MAX_BLUR = 1000  # beyond it everything is one colour, and the kernel only costs
 _GREY, _LUMA = np.float32(0.7), np.array([0.299, 0.587, 0.114], np.float32)  # how grey; ITU-R BT.601
 _STRIP = 512  # rows of the photo that are mixed at a time
@@ -35,7 +35,7 @@ _STRIP = 512  # rows of the photo that are mixed at a time
 class StyleOptions(TypedDict, total=False):
     """The fields of `Style` as keywords."""
 
-    look: Look
+    style: StyleName
     cmap: str
     opacity: float
     norm: Norm
@@ -49,7 +49,7 @@ class Style:
     """How a map is drawn.
 
     Attributes:
-        look: `color`: a colour map. `grey`: white on the photo at opacity 100/255. `article`: the grey overlay of the
+        style: `color`: a colour map. `grey`: white on the photo at opacity 100/255. `notebook`: the grey overlay of the
             published recipe, step by step (8 bits, bicubic to the input size, Gaussian blur of radius 2).
         cmap: any colour map of matplotlib; perceptually uniform ones are inferno, magma, viridis, plasma, cividis.
         opacity: of the hottest colour over the photo, in [0, 1]; the coldest gets half of it, so that the photo stays
@@ -64,7 +64,7 @@ class Style:
         colorbar: draw the scale beside the picture, with the map's own values.
     """
 
-    look: Look = "color"
+    style: StyleName = "color"
     cmap: str = "inferno"
     opacity: float = 0.9
     norm: Norm = "auto"
@@ -73,13 +73,13 @@ class Style:
     colorbar: bool = False
 
     def __post_init__(self) -> None:
-        for kind, value, choices in (("look", self.look, LOOKS), ("normalisation", self.norm, NORMS)):
+        for kind, value, choices in (("style", self.style, STYLES), ("normalisation", self.norm, NORMS)):
             if value not in choices:
                 raise UnknownNameError(kind, value, choices)
         if not (0 <= self.opacity <= 1 and 0 <= self.blur <= _MAX_BLUR):
             raise UsageError(f"opacity is in [0, 1] and blur in [0, {_MAX_BLUR}], not {self.opacity} and {self.blur}")
-        if self.look == "article" and self.colorbar:
-            raise UsageError("the article look has no colour scale to draw", "leave out the colour bar")
+        if self.style == "notebook" and self.colorbar:
+            raise UsageError("the style 'notebook' has no colour scale to draw", "leave out the colour bar")
         _colours(self.cmap)
 
     @classmethod
@@ -94,7 +94,7 @@ class Style:
             if name not in names:
                 raise UnknownNameError("drawing option", name, names)
         chosen = cls(**options)
-        return replace(chosen, cmap="gray", opacity=100 / 255) if chosen.look == "grey" else chosen
+        return replace(chosen, cmap="gray", opacity=100 / 255) if chosen.style == "grey" else chosen
 
     def resolved(self, values: Float[np.ndarray, "gh gw"], recommended: Norm | None = None) -> "Style":
         """Replace `norm="auto"`: by the recommendation, or else by what the signs of the map ask for."""
@@ -132,8 +132,8 @@ def overlay(
         photo: RGB pixels.
         style: how to draw.
     """
-    if style.look == "article":
-        return _article(values, region, photo)
+    if style.style == "notebook":
+        return _notebook(values, region, photo)
     style = style.resolved(values)
     low, high = limits(values, style.norm)
     placed = region.upsample(values, style.smooth, style.blur)
@@ -146,7 +146,7 @@ def overlay(
         part = pixels[top : top + _STRIP]
         below = part[covered].astype(np.float32)
         alpha = np.full((len(level), 1), style.opacity, np.float32)
-        if style.look == "color":
+        if style.style == "color":
             below += _GREY * ((below @ _LUMA)[:, None] - below)
             alpha *= level[:, None] / np.float32(510) + np.float32(0.5)
         part[covered] = (below + alpha * (colours[level] - below) + 0.5).astype(np.uint8)
@@ -175,13 +175,15 @@ def grid(values: Float[np.ndarray, "gh gw"], style: Style) -> Image.Image:
     return Image.fromarray(pixels.repeat(side, 0).repeat(side, 1))
 
 
-def _article(values: Float[np.ndarray, "gh gw"], region: ImageRegion, photo: UInt8[np.ndarray, "H W 3"]) -> Image.Image:
+def _notebook(
+    values: Float[np.ndarray, "gh gw"], region: ImageRegion, photo: UInt8[np.ndarray, "H W 3"]
+) -> Image.Image:
     """Draw as the published recipe does, on the part of the photo that the model saw."""
     height, width = region.input
     scaled = (values - values.min()) / max(float(values.max() - values.min()), np.finfo(np.float32).tiny)
     grey = Image.fromarray((scaled * 255).astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
-    grey = grey.filter(ImageFilter.GaussianBlur(radius=_ARTICLE_BLUR))
-    layer = Image.merge("RGBA", (grey, grey, grey, Image.new("L", grey.size, _ARTICLE_ALPHA)))
+    grey = grey.filter(ImageFilter.GaussianBlur(radius=_NOTEBOOK_BLUR))
+    layer = Image.merge("RGBA", (grey, grey, grey, Image.new("L", grey.size, _NOTEBOOK_ALPHA)))
     left, top, right, bottom = region.window()
     image = Image.fromarray(photo).convert("RGBA")
     image.alpha_composite(layer.resize((right - left, bottom - top), Image.Resampling.BICUBIC), (left, top))

@@ -64,10 +64,10 @@ class Live:
         )
         return first.card().html()
 
-    def mask(self, patches: Sequence[int], how: str) -> dict[str, Any]:
+    def mask(self, patches: Sequence[int], mode: str) -> dict[str, Any]:
         """The model's answer without these patches: `predictions`, `score`, `whole`, and milliseconds."""
         begun = time.perf_counter()
-        found = self.masking.without(patches, how)
+        found = self.masking.without(patches, mode)
         return {
             "predictions": [[label, p] for label, p in found.predictions],
             "score": found.score,
@@ -80,14 +80,14 @@ class Live:
         self,
         method: str,
         target: Any = None,
-        params: Mapping[str, Any] | None = None,
+        method_options: Mapping[str, Any] | None = None,
         *,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
         """One more map, in the form that it has in a document; its name is its method, target, and options if any."""
-        options = dict(params or {})
+        options = dict(method_options or {})
         made = self.scope.explain(
-            self.picture, method=method, target=target, size=self.size, params=options, progress=progress
+            self.picture, method=method, target=target, size=self.size, method_options=options, progress=progress
         )
         told = ",".join(f"{name}={value}" for name, value in sorted(options.items()))
         name = "-".join(filter(None, ("more", made.method, made.target, told)))

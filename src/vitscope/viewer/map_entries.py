@@ -80,9 +80,9 @@ def command_of(scope: "Scope", explanation: Explanation) -> str:
             words += ["-O", f"{option}={value}"]
     if target := _asked(explanation):
         words += ["--target", target]
-    for name, default in (("gradient", "plain"), ("refine", "none"), ("seed", 0), ("size", None)):
+    for name, default in (("gradient_rule", "plain"), ("refine", "none"), ("seed", 0), ("size", None)):
         if told.get(name, default) != default:
-            words += [f"--{name}", str(told[name])]
+            words += [f"--{name.replace('_', '-')}", str(told[name])]
     return shlex.join(words)
 
 
@@ -92,7 +92,7 @@ def _asked(explanation: Explanation) -> str:
     if text := re.fullmatch("the text '(.*)'", words, re.DOTALL):
         return f"text:{text[1]}"
     if words.startswith("similar to "):
-        return f"like:{words.removeprefix('similar to ')}"
+        return f"image:{words.removeprefix('similar to ')}"
     return words if explanation.predictions else ""
 
 

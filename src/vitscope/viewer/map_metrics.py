@@ -76,7 +76,7 @@ def measured_maps(
                 metrics=("deletion", "insertion"),
                 baseline=baseline,
                 steps=_STEPS,
-                random=_RANDOM,
+                n_random_maps=_RANDOM,
                 seed=seed,
                 known=known,
                 progress=told,

@@ -105,22 +105,24 @@ def make_view(scope: _CancellableScope, picture: Picture, request: Mapping[str, 
     return FinishedView(json.dumps(view.document(), separators=(",", ":"), allow_nan=False).encode(), live)
 
 
-def predict_without(view: FinishedView, patches: Sequence[int], how: str, job: Job) -> dict[str, Any]:
+def predict_without(view: FinishedView, patches: Sequence[int], mode: str, job: Job) -> dict[str, Any]:
     """Return the model's prediction without these patches."""
     _watch(view.live, job)
-    found: dict[str, Any] = finite(view.live.mask(patches, how))
+    found: dict[str, Any] = finite(view.live.mask(patches, mode))
     return found
 
 
-def make_map(view: FinishedView, method: str, target: Any, params: Mapping[str, Any], job: Job) -> dict[str, Any]:
+def make_map(
+    view: FinishedView, method: str, target: Any, method_options: Mapping[str, Any], job: Job
+) -> dict[str, Any]:
     """Return a further map of a view's photo."""
     _watch(view.live, job)
-    _check_options(method, params)
+    _check_options(method, method_options)
     goal = text(target["text"]) if isinstance(target, Mapping) else target
     try:
-        return view.live.explain(method, goal, params, progress=job.report)
+        return view.live.explain(method, goal, method_options, progress=job.report)
     except (ArithmeticError, IndexError, MemoryError, RuntimeError, TypeError, ValueError) as error:
-        if not params:
+        if not method_options:
             raise
         raise UsageError(
             msg(
@@ -139,9 +141,9 @@ def _watch(live: Live, job: Job) -> None:
     live.scope.before_forward = job.check
 
 
-def _check_options(method: str, params: Mapping[str, Any]) -> None:
+def _check_options(method: str, method_options: Mapping[str, Any]) -> None:
     """Reject numbers far beyond an option's default: memory grows with them."""
-    for name, value in params.items():
+    for name, value in method_options.items():
         option = METHODS.get(method).options.get(name)
         default = option.default if option and isinstance(option.default, (int, float)) else 0
         most = max(_LARGEST, _LARGEST_FACTOR * abs(default))

@@ -188,13 +188,15 @@ def _add_live(app: FastAPI, views: Views) -> None:
     @app.post("/api/views/{view}/maps", summary="Make a further map of the view's photo")
     async def make_map(request: Request, view: str, body: Annotated[s.MapRequest, Body()]) -> s.MapResponse:
         given = body.model_dump()
-        work = partial(models.make_map, finished(request, view), given["method"], given["target"], given["params"])
+        work = partial(
+            models.make_map, finished(request, view), given["method"], given["target"], given["method_options"]
+        )
         job = views.worker.submit(_session(request), work, priority=True)
         return s.MapResponse(**await views.wait(request, job))
 
     @app.post("/api/views/{view}/mask", summary="Predict without some patches")
     async def mask(request: Request, view: str, body: Annotated[s.MaskRequest, Body()]) -> s.MaskResponse:
-        work = partial(models.predict_without, finished(request, view), body.patches, body.how)
+        work = partial(models.predict_without, finished(request, view), body.patches, body.mode)
         job = views.worker.submit(_session(request), work, priority=True)
         return s.MaskResponse(**await views.wait(request, job))
 

@@ -107,7 +107,9 @@ class MapRequest(_Request):
 
     method: Words
     target: ClassNumber | Words | Text | None = None
-    params: Annotated[dict[Words, Scalar], Field(max_length=8)] = Field({}, description="Options of the method.")
+    method_options: Annotated[dict[Words, Scalar], Field(max_length=8)] = Field(
+        {}, description="Options of the method."
+    )
 
 
 class MapResponse(BaseModel):
@@ -121,7 +123,7 @@ class MaskRequest(_Request):
     """Patches to leave out, numbered row by row from 0."""
 
     patches: Annotated[list[Annotated[int, Field(ge=0, le=10**6)]], Field(max_length=20_000)]
-    how: Literal["hide", "drop"] = "hide"
+    mode: Literal["fill", "drop"] = "fill"
 
 
 class MaskResponse(BaseModel):

@@ -42,15 +42,15 @@ Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, mps.")]
 Dtype = Annotated[str, typer.Option(help="float32, float64, bfloat16, float16.")]
 Method = Annotated[str, typer.Option(help="A method's name; auto takes what suits the model, and says so.")]
-Gradient = Annotated[str, typer.Option(help="plain, libra or attnlrp: how gradients go back.")]
+GradientRule = Annotated[str, typer.Option(help="plain, libra or attnlrp: how gradients go back.")]
 Refine = Annotated[str, typer.Option(help="affinity: spread the map along patches that are alike.")]
 Layers = Annotated[str | None, typer.Option(help="0-11, -3--1, 4,7,9, last3 or all.")]
-Start = Annotated[int | None, typer.Option(help="First layer that takes part.")]
+StartLayer = Annotated[int | None, typer.Option(help="First layer that takes part.")]
 Layer = Annotated[int | None, typer.Option(help="The one layer of method attention.")]
 Head = Annotated[str | None, typer.Option(help="mean, max, min or a head's number (method attention).")]
-Alpha = Annotated[float | None, typer.Option(help="Weight of the residual path (rollout).")]
-Fusion = Annotated[str | None, typer.Option(help="mean, max, min or a head's number (rollout).")]
-Discard = Annotated[float | None, typer.Option(help="Share of weakest patches a row forgets (rollout).")]
+ResidualWeight = Annotated[float | None, typer.Option(help="Weight of the residual path (rollout).")]
+HeadFusion = Annotated[str | None, typer.Option(help="mean, max, min or a head's number (rollout).")]
+DiscardRatio = Annotated[float | None, typer.Option(help="Share of weakest patches a row forgets (rollout).")]
 AnyOption = Annotated[list[str] | None, typer.Option("--option", "-O", help="NAME=VALUE, any method's.")]
 Size = Annotated[int | None, typer.Option(help="Input size; keeps the photo's shape and crops nothing.")]
 Out = Annotated[Path, typer.Option("--out", "-o", callback=_folder, help="Folder where results go.")]
@@ -79,7 +79,7 @@ def pair(text: str) -> tuple[str, Any]:
     """`NAME=VALUE` as a name and a value."""
     name, equals, value = text.partition("=")
     if not equals:
-        raise UsageError(f"'{text}' is not an option", "write NAME=VALUE, such as alpha=0.3")
+        raise UsageError(f"'{text}' is not an option", "write NAME=VALUE, such as residual_weight=0.3")
     return name.strip(), parsed(value.strip())
 
 
@@ -93,10 +93,10 @@ def parsed(text: str) -> Any:
     return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
-def params_of(given: list[str] | None, **named: Any) -> dict[str, Any]:
+def method_options_of(given: list[str] | None, **named: Any) -> dict[str, Any]:
     """A method's own options: the named ones that were given, and those of `-O NAME=VALUE`."""
     found = {name: value for name, value in named.items() if value is not None}
-    found |= {name: parsed(found[name]) for name in ("head", "fusion") if name in found}
+    found |= {name: parsed(found[name]) for name in ("head", "head_fusion") if name in found}
     return found | dict(pair(text) for text in given or [])
 
 
@@ -111,7 +111,7 @@ def folders(images: list[str], out: Path) -> list[Path]:
 
 
 def target_of(words: str) -> Any:
-    """What `--target` says: `text:WORDS`, `like:IMAGE`, or a class by number, name or contrast."""
+    """What `--target` says: `text:WORDS`, `image:IMAGE`, or a class by number, name or contrast."""
     from vitscope.methods.targets import parse_target
 
     return parse_target(words)

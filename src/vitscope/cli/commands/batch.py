@@ -10,25 +10,25 @@ from vitscope._version import __version__
 from vitscope.cli import console
 from vitscope.cli.commands._options import (
     DEFAULT_MODEL,
-    Alpha,
     AnyOption,
     AsJson,
     Device,
-    Discard,
+    DiscardRatio,
     Dtype,
-    Fusion,
-    Gradient,
+    GradientRule,
     Head,
+    HeadFusion,
     Layer,
     Layers,
     Model,
     Out,
     Refine,
+    ResidualWeight,
     Revision,
     Size,
-    Start,
+    StartLayer,
     load,
-    params_of,
+    method_options_of,
 )
 from vitscope.errors import UsageError
 
@@ -56,15 +56,15 @@ def batch(
         list[str] | None,
         typer.Option(help="As for explain; more than once: a row for each, where the method asks."),
     ] = None,
-    gradient: Gradient = "plain",
+    gradient_rule: GradientRule = "plain",
     refine: Refine = "none",
     layers: Layers = None,
-    start: Start = None,
+    start_layer: StartLayer = None,
     layer: Layer = None,
     head: Head = None,
-    alpha: Alpha = None,
-    fusion: Fusion = None,
-    discard: Discard = None,
+    residual_weight: ResidualWeight = None,
+    head_fusion: HeadFusion = None,
+    discard_ratio: DiscardRatio = None,
     option: AnyOption = None,
     size: Size = None,
     seed: Annotated[int, typer.Option(help="For methods that draw random numbers.")] = 0,
@@ -99,7 +99,13 @@ def batch(
     from vitscope.batch.sources import ImageSource
     from vitscope.batch.types import BatchPlan
 
-    named = {"layers": layers, "start": start, "layer": layer, "alpha": alpha, "discard": discard}
+    named = {
+        "layers": layers,
+        "start_layer": start_layer,
+        "layer": layer,
+        "residual_weight": residual_weight,
+        "discard_ratio": discard_ratio,
+    }
     plan = BatchPlan(
         model=model,
         revision=revision,
@@ -107,8 +113,8 @@ def batch(
         dtype=dtype,
         methods=_names(method),
         targets=tuple(target or ()),
-        params=params_of(option, **named, head=head, fusion=fusion),
-        gradient=gradient,
+        method_options=method_options_of(option, **named, head=head, head_fusion=head_fusion),
+        gradient_rule=gradient_rule,
         refine=refine,
         size=size,
         seed=seed,

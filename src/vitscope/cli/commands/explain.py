@@ -11,17 +11,16 @@ from vitscope._version import __version__
 from vitscope.cli import console
 from vitscope.cli.commands._options import (
     DEFAULT_MODEL,
-    Alpha,
     AnyOption,
     AsJson,
     Cmap,
     Device,
-    Discard,
+    DiscardRatio,
     Dtype,
     Force,
-    Fusion,
-    Gradient,
+    GradientRule,
     Head,
+    HeadFusion,
     Images,
     Layer,
     Layers,
@@ -30,17 +29,18 @@ from vitscope.cli.commands._options import (
     Norm,
     Out,
     Refine,
+    ResidualWeight,
     Revision,
     Size,
-    Start,
+    StartLayer,
     already_there,
     folders,
     load,
-    params_of,
+    method_options_of,
     style_of,
     target_of,
 )
-from vitscope.errors import UnknownNameError, UsageError, VitscopeError
+from vitscope.errors import VitscopeError
 
 if TYPE_CHECKING:
     from vitscope.engine.options import Failure
@@ -58,23 +58,22 @@ def explain(
     method: Method = "auto",
     target: Annotated[
         list[str] | None,
-        typer.Option(help="Class (number, name, 'a - b'), text:WORDS or like:IMAGE; more than once: several."),
+        typer.Option(help="Class (number, name, 'a - b'), text:WORDS or image:IMAGE; more than once: several."),
     ] = None,
-    gradient: Gradient = "plain",
+    gradient_rule: GradientRule = "plain",
     refine: Refine = "none",
-    recipe: Annotated[str | None, typer.Option(help="article: the widely copied notebook, exactly.")] = None,
     layers: Layers = None,
-    start: Start = None,
+    start_layer: StartLayer = None,
     layer: Layer = None,
     head: Head = None,
-    alpha: Alpha = None,
-    fusion: Fusion = None,
-    discard: Discard = None,
+    residual_weight: ResidualWeight = None,
+    head_fusion: HeadFusion = None,
+    discard_ratio: DiscardRatio = None,
     option: AnyOption = None,
     size: Size = None,
     batch_size: Annotated[int, typer.Option(help="Photos that go through the model together.")] = 8,
     seed: Annotated[int, typer.Option(help="For methods that draw random numbers.")] = 0,
-    look: Annotated[str, typer.Option(help="color, grey or article.")] = "color",
+    style: Annotated[str, typer.Option(help="color, grey or notebook.")] = "color",
     cmap: Cmap = "inferno",
     norm: Norm = "auto",
     opacity: Annotated[float, typer.Option(help="Of the hottest colour over the photo.")] = 0.9,
@@ -91,17 +90,23 @@ def explain(
     """Where the model looks: overlay, heat map, arrays and manifest for each photo, in OUT/NAME/."""
     from vitscope._files import path_exists
 
-    if recipe is not None:
-        method, look = _recipe(recipe, method)
-    style = style_of(look=look, cmap=cmap, norm=norm, opacity=opacity, blur=blur, smooth=not blocks, colorbar=colorbar)
-    named = {"layers": layers, "start": start, "layer": layer, "alpha": alpha, "discard": discard}
-    params = params_of(option, **named, head=head, fusion=fusion)
+    drawing = style_of(
+        style=style, cmap=cmap, norm=norm, opacity=opacity, blur=blur, smooth=not blocks, colorbar=colorbar
+    )
+    named = {
+        "layers": layers,
+        "start_layer": start_layer,
+        "layer": layer,
+        "residual_weight": residual_weight,
+        "discard_ratio": discard_ratio,
+    }
+    method_options = method_options_of(option, **named, head=head, head_fusion=head_fusion)
     targets = [target_of(words) for words in target or []]
     asked = targets if len(targets) > 1 else targets[0] if targets else None
     options = {
         "method": method,
         "target": asked,
-        "gradient": gradient,
+        "gradient_rule": gradient_rule,
         "refine": refine,
         "size": size,
         "batch_size": batch_size,
@@ -115,11 +120,11 @@ def explain(
     failures += [(image, already_there(folder)) for image, folder in work if (image, folder) not in free]
     with console.explaining(len(free)) as advance:
         given = [image for image, _ in free]
-        outcomes = scope.explain_many(given, progress=advance.forwards, **options, params=params)
+        outcomes = scope.explain_many(given, progress=advance.forwards, **options, method_options=method_options)
         for (image, folder), outcome in zip(free, outcomes, strict=True):
             try:
                 for one, where in _each(outcome, folder):
-                    documents.append(_saved(one, where, force, style))
+                    documents.append(_saved(one, where, force, drawing))
             except VitscopeError as error:
                 failures.append((image, error))
             advance()
@@ -137,15 +142,6 @@ def explain(
     return 1 if failures else 0
 
 
-def _recipe(recipe: str, method: str) -> tuple[str, str]:
-    """The method and the look that a recipe's name stands for."""
-    if recipe != "article":
-        raise UnknownNameError("recipe", recipe, ["article"])
-    if method not in ("auto", "article"):
-        raise UsageError("--recipe and --method both name a method", "give one of them")
-    return "article", "article"
-
-
 def _each(outcome: Any, folder: Path) -> list[tuple[Any, Path]]:
     """Results and their folders: FOLDER, or with several targets FOLDER/TARGET for each."""
     if not isinstance(outcome, list):
@@ -157,14 +153,14 @@ def _each(outcome: Any, folder: Path) -> list[tuple[Any, Path]]:
     ]
 
 
-def _saved(outcome: "Explanation | Failure", folder: Path, force: bool, style: "StyleOptions") -> dict[str, Any]:
+def _saved(outcome: "Explanation | Failure", folder: Path, force: bool, drawing: "StyleOptions") -> dict[str, Any]:
     """Save one result; what is said of it."""
     from vitscope.engine.options import Failure
     from vitscope.metrics.concentration import concentration
 
     if isinstance(outcome, Failure):
         raise outcome.error
-    outcome.save(folder, force=force, **style)
+    outcome.save(folder, force=force, **drawing)
     return outcome.manifest() | {"out": str(folder), "statistics": concentration(outcome)}
 
 

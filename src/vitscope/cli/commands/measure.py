@@ -11,16 +11,15 @@ from vitscope.cli import console, report_text
 from vitscope.cli.commands._masks import Masks
 from vitscope.cli.commands._options import (
     DEFAULT_MODEL,
-    Alpha,
     AnyOption,
     AsJson,
     Device,
-    Discard,
+    DiscardRatio,
     Dtype,
     Force,
-    Fusion,
-    Gradient,
+    GradientRule,
     Head,
+    HeadFusion,
     Images,
     Layer,
     Layers,
@@ -28,13 +27,14 @@ from vitscope.cli.commands._options import (
     Method,
     Model,
     Refine,
+    ResidualWeight,
     Revision,
     Size,
-    Start,
+    StartLayer,
     already_there,
     folders,
     load,
-    params_of,
+    method_options_of,
     target_of,
     write,
 )
@@ -80,28 +80,28 @@ def measure(
     model: Model = DEFAULT_MODEL,
     method: Method = "auto",
     target: Annotated[
-        str | None, typer.Option(help="What is scored: class (number, name, 'a - b'), text:WORDS or like:IMAGE.")
+        str | None, typer.Option(help="What is scored: class (number, name, 'a - b'), text:WORDS or image:IMAGE.")
     ] = None,
     metrics: Annotated[
         str, typer.Option(help="default, all (also stability and sanity: the map is made again), or names: a,b.")
     ] = "default",
     baseline: Annotated[str, typer.Option(help="What replaces a patch: mean, blur, black, zero or removal.")] = "mean",
     score: Annotated[str, typer.Option(help="Of a class: probability or logit.")] = "probability",
-    random: Annotated[int, typer.Option(help="Random maps that the model is run for.")] = 5,
+    n_random_maps: Annotated[int, typer.Option(help="Random maps that the model is run for.")] = 5,
     steps: Annotated[int, typer.Option(help="Steps of the deletion and insertion curves.")] = 20,
     seed: Annotated[int, typer.Option(help="Draws random maps and sets of patches.")] = 0,
     masks: Annotated[
         Path | None, typer.Option(help="Folder of object masks named like the photos: also how well maps find them.")
     ] = None,
-    gradient: Gradient = "plain",
+    gradient_rule: GradientRule = "plain",
     refine: Refine = "none",
     layers: Layers = None,
-    start: Start = None,
+    start_layer: StartLayer = None,
     layer: Layer = None,
     head: Head = None,
-    alpha: Alpha = None,
-    fusion: Fusion = None,
-    discard: Discard = None,
+    residual_weight: ResidualWeight = None,
+    head_fusion: HeadFusion = None,
+    discard_ratio: DiscardRatio = None,
     option: AnyOption = None,
     size: Size = None,
     batch_size: Annotated[int, typer.Option(help="Pictures that go through the model together.")] = 8,
@@ -119,14 +119,20 @@ def measure(
     from vitscope.evaluation.evaluate import asked
 
     names = asked(metrics if "," not in metrics else [name.strip() for name in metrics.split(",")], baseline, score)
-    named = {"layers": layers, "start": start, "layer": layer, "alpha": alpha, "discard": discard}
-    params = params_of(option, **named, head=head, fusion=fusion)
-    made = {"method": method, "gradient": gradient, "refine": refine, "size": size, "batch_size": batch_size}
-    wanted = {"metrics": names, "baseline": baseline, "score": score, "random": random, "steps": steps}
+    named = {
+        "layers": layers,
+        "start_layer": start_layer,
+        "layer": layer,
+        "residual_weight": residual_weight,
+        "discard_ratio": discard_ratio,
+    }
+    method_options = method_options_of(option, **named, head=head, head_fusion=head_fusion)
+    made = {"method": method, "gradient_rule": gradient_rule, "refine": refine, "size": size, "batch_size": batch_size}
+    wanted = {"metrics": names, "baseline": baseline, "score": score, "n_random_maps": n_random_maps, "steps": steps}
     wanted |= {"seed": seed, "batch_size": batch_size}
     goal, objects = target_of(target) if target else None, Masks(masks) if masks else None
     scope = load(model, revision, device, dtype)
-    what = _Asked(made | {"seed": seed, "params": params}, wanted, goal, objects)
+    what = _Asked(made | {"seed": seed, "method_options": method_options}, wanted, goal, objects)
     places = folders(images, out) if out else [None] * len(images)
     found: dict[str, Any] = {"results": [], "failures": []}
     verdicts: list[list[Number]] = []

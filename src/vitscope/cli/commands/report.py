@@ -76,7 +76,7 @@ def _other_options(method: str, told: dict[str, Any]) -> str:
 
     from vitscope.methods.base import METHODS
 
-    usual: dict[str, Any] = {**METHODS.get(method).check({}), "gradient": "plain", "refine": "none"}
+    usual: dict[str, Any] = {**METHODS.get(method).check({}), "gradient_rule": "plain", "refine": "none"}
     usual = json.loads(json.dumps(usual, default=str))
-    made = {**told["options"], "gradient": told["gradient"], "refine": told["refine"]}
+    made = {**told["options"], "gradient_rule": told["gradient_rule"], "refine": told["refine"]}
     return ", ".join(f"{name}={value}" for name, value in made.items() if value != usual.get(name))

@@ -165,7 +165,9 @@ def compare(
     image: Photo,
     methods: Annotated[
         str,
-        typer.Option(help="Names with commas between, each with options: attention,rollout:layers=last3:alpha=.3."),
+        typer.Option(
+            help="Names with commas between, each with options: attention,rollout:layers=last3:residual_weight=.3."
+        ),
     ] = "",
     model: Model = DEFAULT_MODEL,
     size: Size = None,
@@ -201,7 +203,7 @@ def compare(
     for text in wanted:
         name, *options = text.strip().split(":")
         began = time.perf_counter()
-        e = scope.explain(picture, method=name, size=size, params=dict(pair(option) for option in options))
+        e = scope.explain(picture, method=name, size=size, method_options=dict(pair(option) for option in options))
         seconds = time.perf_counter() - began
         told = concentration(e)
         numbers = f"{told['effective_patches']:.0f} of {e.map.size} patches, largest {told['largest_share']:.1%}"

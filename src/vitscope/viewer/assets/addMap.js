@@ -34,7 +34,7 @@ export function panel(root, ctx) {
     go.disabled = true;
     told.textContent = t("busy");
     try {
-      const { entry, arrays } = await host.explain({ method: method.value, target: aim(), params: {} }, signal);
+      const { entry, arrays } = await host.explain({ method: method.value, target: aim(), method_options: {} }, signal);
       if (signal.aborted) return;
       if (!data.maps.some((one) => one.id === entry.id)) data.add(entry, arrays);
       store.set({ map: entry.id, source: "map", deletion_step: null });

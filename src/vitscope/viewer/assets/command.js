@@ -35,7 +35,7 @@ export function commandOf(state, data) {
     return `${scope}.queries(${python(source)}, layer=${state.layer}, head=${head}${sized})[:, ${Math.max(state.query, 0)}]`;
   }
   const words = ["vitscope", "explain", source, "--model", model];
-  if (state.rolled) words.push("--method", "rollout", "--start", String(state.layer), ...(state.head === "mean" ? [] : ["--fusion", String(state.head)]));
+  if (state.rolled) words.push("--method", "rollout", "--start-layer", String(state.layer), ...(state.head === "mean" ? [] : ["--head-fusion", String(state.head)]));
   else words.push("--method", "attention", "--layer", String(state.layer), ...(state.head === "mean" ? [] : ["--head", String(state.head)]));
   if (state.query >= 0) words.push("-O", `query=${tokenOf(state.query, data)}`);
   if (size) words.push("--size", String(size));

@@ -13,10 +13,10 @@ export function panel(root, ctx) {
     painting = value;
     ctx.stage.element.classList.toggle("vs-painting", value);
   });
-  const how = choices(t("masking"), [["hide", t("hide")], ["drop", t("drop")]], store.get().how, (value) => store.set({ how: value }));
+  const mode = choices(t("masking"), [["fill", t("fill")], ["drop", t("drop")]], store.get().mode, (value) => store.set({ mode: value }));
   const clear = el("button", { type: "button", class: "vs-quiet", text: t("clear"), onclick: () => store.set({ hidden: [] }) });
   const told = el("p", { class: "vs-note", "aria-live": "polite" }), list = el("ul", { class: "vs-predictions" });
-  root.append(el("div", { class: "vs-row" }, brush, how, clear), el("p", { class: "vs-note", text: t("masking_hint") }), told, list);
+  root.append(el("div", { class: "vs-row" }, brush, mode, clear), el("p", { class: "vs-note", text: t("masking_hint") }), told, list);
 
   async function ask(state) {
     asked?.abort();
@@ -31,7 +31,7 @@ export function panel(root, ctx) {
     const began = performance.now();
     try {
       const patches = state.hidden.map((token) => token - data.prefix.length);
-      const found = await host.mask(patches, state.how, AbortSignal.any([mine.signal, signal]));
+      const found = await host.mask(patches, state.mode, AbortSignal.any([mine.signal, signal]));
       if (mine.signal.aborted) return;
       told.dataset.beyond = performance.now() - began - found.forward_ms; // what asking costs besides the model itself
       const { values } = await data.map(state.map ?? data.maps[0].id);
@@ -47,11 +47,11 @@ export function panel(root, ctx) {
       if (!mine.signal.aborted) told.textContent = t.said(error.message);
     }
   }
-  const show = (state) => how.show(state.how);
+  const show = (state) => mode.show(state.mode);
   show(store.get());
   store.subscribe((state, before) => {
     show(state);
-    if (state.hidden === before.hidden && state.how === before.how) return;
+    if (state.hidden === before.hidden && state.mode === before.mode) return;
     ctx.stage.marks();
     clearTimeout(timer);
     timer = setTimeout(() => ask(state), PAUSE);

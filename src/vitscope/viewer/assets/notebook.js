@@ -25,7 +25,7 @@ function kernelHost(model, signal) {
 
   const answers = model.get("_answers");
   const host = { kind: "notebook" };
-  if (answers.includes("mask")) host.mask = latest((patches, how) => ask("mask", { patches, how }));
+  if (answers.includes("mask")) host.mask = latest((patches, mode) => ask("mask", { patches, mode }));
   if (answers.includes("explain")) host.explain = (question, signal) => given(ask("explain", question), signal);
   return host;
 }
@@ -44,10 +44,10 @@ function latest(ask) {
         if (job) start(job);
       });
   };
-  return (patches, how, signal) =>
+  return (patches, mode, signal) =>
     given(
       new Promise((resolve, reject) => {
-        const job = { question: [patches, how], resolve, reject };
+        const job = { question: [patches, mode], resolve, reject };
         if (!running) return start(job);
         next?.reject(new DOMException("a newer mask was asked for", "AbortError"));
         next = job;

@@ -19,7 +19,7 @@ export function entryOf(state, data) {
 }
 
 export function nameOfMap(entry, t) {
-  const given = Object.entries(entry.options).filter(([name, value]) => value !== null && ["layers", "start"].includes(name));
+  const given = Object.entries(entry.options).filter(([name, value]) => value !== null && ["layers", "start_layer"].includes(name));
   const options = given.map(([, value]) => value).join(", ");
   const of = entry.label ?? (entry.alike || entry.more ? entry.target?.replace(/^similar to .*[\\/]/, "similar to ") : null);
   return [entry.method, options && `(${options})`, of && `· ${t.said(of)}`].filter(Boolean).join(" ");

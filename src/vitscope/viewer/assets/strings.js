@@ -53,7 +53,7 @@ const TEXTS = {
   masking: ["Hide patches", "遮住图块"],
   masking_hint: ["Paint on the photo; Shift removes.", "在照片上涂抹；按住 Shift 擦除。"],
   paint: ["Paint", "涂抹"],
-  hide: ["hide", "遮住"],
+  fill: ["fill", "遮住"],
   drop: ["drop", "移除"],
   clear: ["Clear", "清除"],
   masked: ["{count} patches hidden: {score}, was {whole} ({ms} ms).", "已遮住 {count} 个图块：{score}，原为 {whole}（{ms} 毫秒）。"],

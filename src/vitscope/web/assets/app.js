@@ -134,8 +134,8 @@ const post = (path, body, signal) =>
 const hostOf = (view, model) => ({
   kind: "web",
   methods: model?.methods.filter((one) => !one.reason), labels: model?.labels,
-  mask: (patches, how, signal) => post(`/api/views/${view}/mask`, { patches, how }, signal),
-  explain: ({ method, target = null, params = {} }, signal) => post(`/api/views/${view}/maps`, { method, target, params }, signal),
+  mask: (patches, mode, signal) => post(`/api/views/${view}/mask`, { patches, mode }, signal),
+  explain: ({ method, target = null, method_options = {} }, signal) => post(`/api/views/${view}/maps`, { method, target, method_options }, signal),
 });
 
 // The viewer on a finished view; `asked` is what was asked for, where that is known: it can be asked for again, measured.
