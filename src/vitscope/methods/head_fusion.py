@@ -25,8 +25,8 @@ def fuse_heads(
             row is divided by its sum, so that it is a distribution again.
         discard_ratio: the *discard ratio*, in [0, 1). In each row by itself, after the heads are fused and before any
             residual is added, the floor(discard_ratio * patches) smallest entries among the patch columns become zero
-            (of equal ones the earlier patch first); prefix columns (CLS, registers) are never discarded; then the row is
-            divided by its sum. Other tools drop a share of the whole matrix, or count the residual in, or protect
+            (of equal ones the earlier patch first); prefix columns (CLS, registers) are never discarded; then the row
+            is divided by its sum. Other tools drop a share of the whole matrix, or count the residual in, or protect
             one entry: under this name their maps differ.
         prefix: the number of prefix columns.
         normalise: without it the divisions by row sums are left out.
