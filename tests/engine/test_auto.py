@@ -64,7 +64,9 @@ def test_a_target_of_a_model_without_classes_is_followed(features):
 
 def test_options_lead_to_a_method_that_has_them(tiny_scope, features, photo):
     layers = tiny_scope.explain(photo, layers="last2")
-    assert chosen(layers).startswith("relevance, gradient libra (evidence for the class; not gradcam: it has no option")
+    assert chosen(layers).startswith(
+        "relevance, gradient_rule libra (evidence for the class; not gradcam: it has no option"
+    )
     assert layers.provenance["gradient_rule"] == "libra"
     same(layers, tiny_scope.explain(photo, method="relevance", gradient_rule="libra", layers="last2"))
     assert not np.array_equal(layers.map, tiny_scope.explain(photo, method="relevance", layers="last2").map)

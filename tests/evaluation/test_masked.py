@@ -83,7 +83,7 @@ def test_patches_that_are_not_there(hidden):
 
 
 def test_what_cannot_be_asked_says_so():
-    with pytest.raises(UnknownNameError, match="way to mask"):
+    with pytest.raises(UnknownNameError, match="no mode"):
         scope_of().predict_without(PHOTOS[0], [0], "remove")
     with pytest.raises(UsageError, match="one target at a time"):
         scope_of().predict_without(PHOTOS[0], [0], target=[0, 1])

@@ -45,7 +45,8 @@ def rollout(
         `(B, N)`, each in [0, 1], summing to one over all tokens, the prefix included.
 
     Raises:
-        UsageError: `residual_weight` or `discard_ratio` out of range, both `layers` and `start_layer`, or no such layer or head.
+        UsageError: `residual_weight` or `discard_ratio` out of range, both `layers` and `start_layer`, or no such layer
+            or head.
 
     Cost: one forward; with mean fusion and no discarding at most one more attention per layer but the last, and memory
         linear in tokens. Other fusions and discarding make all rows, chunk by chunk.
