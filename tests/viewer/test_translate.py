@@ -18,8 +18,8 @@ ENGLISH = re.compile(r"[A-Za-z]{2,} [a-z]{2,}|[a-z]{3,}: ")  # words that follow
 NAMES = {
     "vitscope", "tiny", "vit", "cat", "coffee", "softmax", "auto", "notebook-recipe", "gradcam", "sink", "rollout",
     "attention", "random", "cls", "CLS", "tabby", "hound", "teapot", "kite", "red", "robin", "fox", "ant", "English",
-    "Spearman", "inferno", "viridis", "cividis", "grey", "balance", "PNG", "npz", "JSON", "PageUp", "PageDown", "Esc", "Shift",
-    "P",     "relevance", "dev", "MB", "png",
+    "Spearman", "inferno", "viridis", "cividis", "grey", "balance", "PNG", "npz", "JSON", "PageUp", "PageDown", "Esc",
+    "Shift", "P", "relevance", "dev", "MB", "png",
 }  # fmt: skip
 WORDS = """() => {
     const found = [], skipped = 'textarea, script, style, .vs-predictions';
