@@ -103,6 +103,18 @@ def photo(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def album(tmp_path_factory):
+    """Three small real photos: landscape, portrait, square."""
+    folder = tmp_path_factory.mktemp("album")
+    cat, coffee, rocket = data.chelsea(), data.coffee(), data.rocket()
+    paths = [folder / name for name in ("cat.png", "cup.jpg", "rocket.webp")]
+    Image.fromarray(cat[20:120, 100:250]).save(paths[0])
+    Image.fromarray(coffee[100:280, 200:300]).save(paths[1])
+    Image.fromarray(rocket[100:200, 200:300]).save(paths[2])
+    return paths
+
+
+@pytest.fixture(scope="session")
 def collection(tmp_path_factory):
     """Eleven photos in two folders, of two shapes, one of them broken."""
     folder, draw = tmp_path_factory.mktemp("collection") / "photos", np.random.default_rng(0)
@@ -113,6 +125,13 @@ def collection(tmp_path_factory):
         Image.fromarray(draw.integers(0, 256, shape, np.uint8)).save(path)
     (folder / "0" / "03.png").write_bytes((folder / "0" / "02.png").read_bytes()[:900])
     return folder
+
+
+@pytest.fixture
+def plots_are_not_drawn(monkeypatch):
+    """Plots of a benchmark are blank: Matplotlib would take most of the time."""
+    for name in ("dots", "scatter"):
+        monkeypatch.setattr(f"vitscope.bench.report.{name}", lambda *_: Image.new("RGB", (8, 8)))
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,8 @@ import os
 
 import pytest
 
-from tests.bench.test_runner import pair
-from tests.helpers.browser import AXE, texts
-from tests.viewer.test_access import RULES, VIOLATIONS
+from tests.helpers.benchmarks import pair
+from tests.helpers.browser import AXE, RULES, VIOLATIONS, texts
 from vitscope.bench.benchmark import make_benchmark, run_benchmark
 from vitscope.bench.runner import PRIORS, method_specs
 

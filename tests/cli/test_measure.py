@@ -1,4 +1,4 @@
-"""`vitscope measure` and `vitscope statistics` as users run them: screen, JSON, files, exit codes."""
+"""`vitscope measure` as users run it: screen, JSON, files, exit codes."""
 
 import hashlib
 import io
@@ -8,22 +8,14 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-from PIL import Image
 from rich.console import Console
 
 import vitscope
-from tests.cli.test_main import album, cli, damaged, names, one_line, pixels  # noqa: F401
+from tests.helpers.console import damaged, names, one_line, pixels
+from tests.helpers.measured import FEW, FILES, MARKS, NAMES, alike, measured, table
 from vitscope.cli import console, report_text
 from vitscope.metrics.concentration import concentration
-from vitscope.metrics.faithfulness import MEASURES
 from vitscope.metrics.measurement import Measurement
-
-NAMES = [measure.name for measure in MEASURES]
-FILES = {"measure.json", "measure.parquet", "curves.png", "statistics.json", "by-depth.png"}
-FEW = ("--n-random-maps", "2", "--steps", "4")
-MARKS = {"better than random": "+ better", "no better than random": "= no better"}
-MARKS |= {"worse than random": "- worse", "undecided": "? undecided"}
-
 
 RAN = {}
 
@@ -40,62 +32,6 @@ def once(measure):
     return run
 
 
-@pytest.fixture
-def measure(cli, tiny_folder):  # noqa: F811
-    """`vitscope measure ARGUMENTS...` with the tiny model, rollout unless another method is named, two random maps."""
-
-    def run(*arguments):
-        method = () if "--method" in arguments else ("--method", "rollout")
-        return cli("measure", *arguments, *method, "--model", tiny_folder, *FEW)
-
-    return run
-
-
-@pytest.fixture
-def narrow(monkeypatch):
-    """A screen of so many letters."""
-
-    def set_to(letters):
-        monkeypatch.setattr(console.out, "_width", letters)
-        monkeypatch.setattr(console.out, "_height", 40)
-
-    return set_to
-
-
-def measured(scope, photo, method="rollout", **options):
-    """The same in Python."""
-    e = scope.explain(photo, method=method)
-    return e, scope.measure(e, n_random_maps=2, steps=4, **options)
-
-
-def table(said):
-    """The rows of the table of measures, cell by cell."""
-    lines = said.splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith("measure  "))
-    rows = []
-    for line in lines[start + 1 :]:
-        if not line.strip() or line.startswith("asked "):
-            break
-        rows.append(re.fullmatch(r"(\S+) +(low|high) +(\S+) +(\S+) +(\S+ ?\.\. ?\S+) +(. .+)", line).groups())
-    return rows
-
-
-def alike(got, wanted):
-    """The same document but for rounding: where arrays lie in memory decides the order of some sums."""
-    if isinstance(wanted, dict):
-        assert set(got) == set(wanted)
-        for name in wanted:
-            alike(got[name], wanted[name])
-    elif isinstance(wanted, list):
-        assert len(got) == len(wanted)
-        for one, other in zip(got, wanted, strict=True):
-            alike(one, other)
-    elif isinstance(wanted, float):
-        assert got == pytest.approx(wanted, rel=1e-4, abs=1e-6)
-    else:
-        assert got == wanted
-
-
 def digests(folder):
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*.*"))}
 
@@ -103,7 +39,7 @@ def digests(folder):
 # --- the screen ------------------------------------------------------------------------------------------------------
 
 
-def test_one_screen(once, album, tiny_scope):  # noqa: F811
+def test_one_screen(once, album, tiny_scope):
     ran = once(album[0])
     assert (ran.code, ran.err) == (0, "")
     e, m = measured(tiny_scope, album[0])
@@ -130,7 +66,7 @@ def test_one_screen(once, album, tiny_scope):  # noqa: F811
     assert words.endswith(m.sentence(brief=True))
 
 
-def test_what_is_said_of_attention(measure, album, tiny_scope):  # noqa: F811
+def test_what_is_said_of_attention(measure, album, tiny_scope):
     said = " ".join(measure(album[0], "--metrics", "saco").out.split())
     found = tiny_scope.statistics(album[0])
     share = np.mean([layer.shares["cls"].mean() for layer in found.layers])
@@ -147,7 +83,7 @@ def test_what_is_said_of_attention(measure, album, tiny_scope):  # noqa: F811
         assert "sinks none: no token receives far more" in said
 
 
-def test_nothing_wraps_or_is_cut(measure, album, narrow, monkeypatch):  # noqa: F811
+def test_nothing_wraps_or_is_cut(measure, album, narrow, monkeypatch):
     command = import_module("vitscope.cli.commands.measure")
     made, kept = command._measured, []
 
@@ -189,7 +125,7 @@ def test_signs_stand_for_verdicts_without_colour(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {}], ids=["no colour", "colour"])
-def test_no_color_is_honoured_and_progress_is_drawn_on_a_terminal(measure, album, monkeypatch, environment):  # noqa: F811
+def test_no_color_is_honoured_and_progress_is_drawn_on_a_terminal(measure, album, monkeypatch, environment):
     written = io.StringIO()
     options = {"file": written, "force_terminal": True, "width": 60, "height": 40, "highlight": False}
     options |= {"color_system": "256", "_environ": {"TERM": "xterm-256color", **environment}}
@@ -209,7 +145,7 @@ def test_no_color_is_honoured_and_progress_is_drawn_on_a_terminal(measure, album
 # --- JSON and files --------------------------------------------------------------------------------------------------
 
 
-def test_json_is_one_document_and_what_python_gives(measure, album, tiny_scope):  # noqa: F811
+def test_json_is_one_document_and_what_python_gives(measure, album, tiny_scope):
     ran = measure(*album[:2], "--json", "--baseline", "black", "--seed", 3)
     assert (ran.code, ran.err) == (0, "")
     document = json.loads(ran.out)
@@ -231,7 +167,7 @@ def test_json_is_one_document_and_what_python_gives(measure, album, tiny_scope):
     assert again.out == ran.out
 
 
-def test_several_photos_end_in_a_count(once, album):  # noqa: F811
+def test_several_photos_end_in_a_count(once, album):
     metrics = ("--metrics", "deletion,insertion,saco")
     ran = once(*album, *metrics)
     document = json.loads(once(*album, *metrics, "--json").out)
@@ -248,7 +184,7 @@ def test_several_photos_end_in_a_count(once, album):  # noqa: F811
     assert "By chance" not in once(album[0]).out
 
 
-def test_files_and_the_maps_are_never_touched(cli, measure, album, tiny_folder, tiny_scope, tmp_path):  # noqa: F811
+def test_files_and_the_maps_are_never_touched(cli, measure, album, tiny_folder, tiny_scope, tmp_path):
     out = tmp_path / "out"
     assert cli("explain", album[0], "--model", tiny_folder, "--out", out).code == 0
     maps, model = digests(out), digests(tiny_folder)
@@ -276,7 +212,7 @@ def test_files_and_the_maps_are_never_touched(cli, measure, album, tiny_folder, 
     assert pixels(folder / "by-depth.png").ndim == 3
 
 
-def test_what_is_there_is_kept_without_force(measure, album, tmp_path):  # noqa: F811
+def test_what_is_there_is_kept_without_force(measure, album, tmp_path):
     out = tmp_path / "out"
     mine = out / "cat" / "curves.png"
     mine.parent.mkdir(parents=True)
@@ -294,7 +230,7 @@ def test_what_is_there_is_kept_without_force(measure, album, tmp_path):  # noqa:
     assert pixels(mine).ndim == 3
 
 
-def test_a_place_that_cannot_be_written(cli, measure, album, tiny_folder, tmp_path):  # noqa: F811
+def test_a_place_that_cannot_be_written(cli, measure, album, tiny_folder, tmp_path):
     (tmp_path / "file").write_text("mine")
     for ran in (
         measure(album[0], "--out", tmp_path / "file" / "out", "--metrics", "saco"),
@@ -305,7 +241,7 @@ def test_a_place_that_cannot_be_written(cli, measure, album, tiny_folder, tmp_pa
     assert names(tmp_path) == {"file"}
 
 
-def test_without_pyarrow_the_rest_is_written_and_it_is_said(measure, cli, album, tiny_folder, tmp_path, monkeypatch):  # noqa: F811
+def test_without_pyarrow_the_rest_is_written_and_it_is_said(measure, cli, album, tiny_folder, tmp_path, monkeypatch):
     from vitscope.metrics import table_files
 
     monkeypatch.setattr(table_files, "find_spec", lambda name: None)
@@ -333,7 +269,7 @@ def test_without_pyarrow_the_rest_is_written_and_it_is_said(measure, cli, album,
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_options_reach_the_measurement(measure, album, tiny_scope, flags, options):  # noqa: F811
+def test_options_reach_the_measurement(measure, album, tiny_scope, flags, options):
     [result] = json.loads(measure(album[0], *flags, "--json").out)["results"]
     _, m = measured(tiny_scope, album[0], **options)
     alike(result["measurement"], json.loads(m.to_json()))
@@ -354,7 +290,7 @@ def test_options_reach_the_measurement(measure, album, tiny_scope, flags, option
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_options_reach_the_map(measure, album, tiny_scope, flags, options):  # noqa: F811
+def test_options_reach_the_map(measure, album, tiny_scope, flags, options):
     [result] = json.loads(measure(album[0], *flags, "--metrics", "saco", "--json").out)["results"]
     e = tiny_scope.explain(album[0], **options)
     assert result["provenance"]["options"] == e.provenance["options"]
@@ -384,7 +320,7 @@ WRONG = {
 
 @pytest.mark.usefixtures("as_shipped")
 @pytest.mark.parametrize("flags", WRONG)
-def test_wrong_usage(cli, album, tiny_folder, tmp_path, flags):  # noqa: F811
+def test_wrong_usage(cli, album, tiny_folder, tmp_path, flags):
     out = tmp_path / "out"
     ran = cli("measure", album[0], "--model", tiny_folder, *FEW, "--out", out, *flags.split())
     assert (ran.code, ran.out) == (2, "")
@@ -394,13 +330,13 @@ def test_wrong_usage(cli, album, tiny_folder, tmp_path, flags):  # noqa: F811
 
 @pytest.mark.parametrize("flags", ["--metrics delete", "--baseline white", "--score loss"])
 @pytest.mark.usefixtures("as_shipped")
-def test_a_wrong_word_is_told_before_a_model_is_loaded(cli, album, flags):  # noqa: F811
+def test_a_wrong_word_is_told_before_a_model_is_loaded(cli, album, flags):
     ran = cli("measure", album[0], "--model", "./nowhere", *flags.split())
     assert ran.code == 2
 
 
 @pytest.mark.parametrize("kind", ["missing", "text", "truncated", "one pixel"])
-def test_a_bad_photo_among_good_ones(measure, cli, album, tiny_folder, tmp_path, kind):  # noqa: F811
+def test_a_bad_photo_among_good_ones(measure, cli, album, tiny_folder, tmp_path, kind):
     bad = tmp_path / "bad.jpg"
     damaged(bad, kind)
     ran = measure(album[0], bad, album[1], "--json", "--metrics", "saco")
@@ -415,7 +351,7 @@ def test_a_bad_photo_among_good_ones(measure, cli, album, tiny_folder, tmp_path,
     assert str(bad) in one_line(ran.err)
 
 
-def test_a_baseline_that_does_not_fit_the_model(cli, album, tmp_path):  # noqa: F811
+def test_a_baseline_that_does_not_fit_the_model(cli, album, tmp_path):
     from transformers import IJepaConfig, IJepaModel, ViTImageProcessorPil
 
     sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
@@ -430,7 +366,7 @@ def test_a_baseline_that_does_not_fit_the_model(cli, album, tmp_path):  # noqa: 
     assert "prefix" not in ran.out
 
 
-def test_windows_have_no_sinks_and_it_is_said(cli, album, tmp_path):  # noqa: F811
+def test_windows_have_no_sinks_and_it_is_said(cli, album, tmp_path):
     from transformers import SwinConfig, SwinForImageClassification, ViTImageProcessorPil
 
     config = SwinConfig(image_size=32, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=4)
@@ -446,306 +382,3 @@ def test_windows_have_no_sinks_and_it_is_said(cli, album, tmp_path):  # noqa: F8
     ran = cli("statistics", album[0], "--model", tmp_path)
     assert ran.code == 0
     assert ran.out.splitlines()[2].split() == ["layer", "entr.", "agree"]
-
-
-# --- statistics ------------------------------------------------------------------------------------------------------
-
-
-def test_statistics(cli, album, tiny_folder, tiny_scope, tmp_path, narrow):  # noqa: F811
-    narrow(60)
-    ran = cli("statistics", album[0], "--model", tiny_folder, "--importance", "--out", tmp_path)
-    assert (ran.code, ran.err) == (0, "")
-    assert max(len(line) for line in ran.out.splitlines() if str(tmp_path) not in line) <= 60
-    found = tiny_scope.statistics(album[0], importance=True)
-    head, *rows = [line.split() for line in ran.out.split("\n\n")[1].splitlines()]
-    assert head == ["layer", "entr.", "dist.", "CLS", "self", "agree", "rank", "sinks", "importance"]
-    for number, (layer, row) in enumerate(zip(found.layers, rows, strict=True)):
-        low, high = layer.importance.min(), layer.importance.max()
-        assert row[:8] == [
-            str(number),
-            f"{layer.entropy_normalised.mean():.2f}",
-            f"{layer.distance.mean():.0f}",
-            f"{layer.shares['cls'].mean():.1%}",
-            f"{layer.shares['self'].mean():.1%}",
-            f"{layer.agreement.mean():.2f}",
-            f"{layer.effective_rank:.0f}",
-            str(len(layer.sinks)),
-        ]
-        assert [float(end) for end in row[8].split("..")] == pytest.approx([low, high], abs=6e-4)
-    assert names(tmp_path / "cat") == {"statistics.json", "statistics.parquet", "by-depth.png"}
-    saved = json.loads((tmp_path / "cat" / "statistics.json").read_text())
-    alike(saved["layers"], json.loads(json.dumps(found.to_dict()["layers"])))
-    again = cli("statistics", album[0], "--model", tiny_folder, "--out", tmp_path)
-    assert (again.code, again.out) == (1, "")
-    assert "is already there (--force replaces it" in one_line(again.err)
-    plain = cli("statistics", album[0], "--model", tiny_folder, "--out", tmp_path, "--force", "--json")
-    document = json.loads(plain.out)
-    assert (plain.code, plain.err) == (0, "")
-    alike(document["layers"], json.loads(json.dumps(tiny_scope.statistics(album[0]).to_dict()["layers"])))
-    assert document["name"] == "cat"
-    assert "importance" in document["withheld"]
-    assert len(document["files"]) == 3
-    told = [cli("statistics", album[0], "--model", tiny_folder, "--importance", "--json").out for _ in range(2)]
-    assert told[0] == told[1]
-
-
-@pytest.mark.usefixtures("as_shipped")
-def test_wrong_usage_of_statistics(cli, album, tiny_folder):  # noqa: F811
-    for flags, told in {
-        "--target fox": "a target changes nothing but importance",
-        "--importance --target unicorn": "no class is called 'unicorn'",
-        "--size 3": "size is between 16 and 8192",
-    }.items():
-        ran = cli("statistics", album[0], "--model", tiny_folder, *flags.split())
-        assert (ran.code, ran.out) == (2, "")
-        assert told in one_line(ran.err)
-    ran = cli("statistics")
-    assert (ran.code, ran.out) == (2, "")
-    assert "Missing argument 'IMAGE'" in one_line(ran.err)
-
-
-def test_a_saved_picture_of_nothing_is_refused():
-    from vitscope.errors import UsageError
-
-    with pytest.raises(UsageError, match="no curves"):
-        Measurement("pca", "x", "m", "s", 1.0, None, "mean", (), 0).plot()
-
-
-# --- masks -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def masks(album, tmp_path):  # noqa: F811
-    """The left third of the cat, the lower half of the cup, as two kinds of file; none for the rocket."""
-    folder = tmp_path / "masks"
-    folder.mkdir()
-    cat, cup = np.zeros((100, 150), np.uint8), np.zeros((180, 100), np.uint16)
-    cat[:, :50], cup[90:] = 1, 1
-    Image.fromarray(cat).save(folder / "cat.png")
-    Image.fromarray(cup).save(folder / "cup.tiff")
-    return folder
-
-
-def test_masks(measure, album, masks, tiny_scope, tmp_path):  # noqa: F811
-    from vitscope.metrics.ground_truth import against_mask
-
-    ran = measure(*album, "--metrics", "saco", "--masks", masks, "--json", "--out", tmp_path / "out")
-    assert ran.code == 1
-    assert one_line(ran.err) == (
-        f"vitscope: {album[2]}: {masks} has no mask called rocket "
-        "(one mask for each photo, of the same name but for the ending)"
-    )
-    document = json.loads(ran.out)
-    assert [result["name"] for result in document["results"]] == ["cat", "cup"]
-    truth = np.zeros((180, 100), bool)
-    truth[90:] = True
-    wanted = against_mask(tiny_scope.explain(album[1], method="rollout"), truth)
-    alike(document["results"][1]["localisation"], json.loads(json.dumps(wanted.to_dict())))
-    assert document["results"][0]["localisation"]["object_share"] == pytest.approx(1 / 3)
-    saved = json.loads((tmp_path / "out" / "cup" / "localisation.json").read_text())
-    assert saved == document["results"][1]["localisation"]
-    assert sum(document["summary"]["verdicts"]["pixel-auc"].values()) == 2
-
-
-@pytest.mark.parametrize("letters", [60, 80])
-def test_the_screen_of_masks(measure, album, masks, narrow, letters):  # noqa: F811
-    narrow(letters)
-    arguments = (album[0], "--metrics", "saco", "--masks", masks)
-    [result] = json.loads(measure(*arguments, "--json").out)["results"]
-    ran = measure(*arguments)
-    assert (ran.code, ran.err) == (0, "")
-    assert max(map(len, ran.out.splitlines())) <= letters
-    rows = re.findall(
-        r"^(pixel-auc|avg-precision|pointing|mass-inside) +(\S+) +(\S+) +(\S+) ?\.\. ?(\S+) +(\S+) +(.*)$",
-        ran.out,
-        re.MULTILINE,
-    )
-    assert len(rows) == 4
-    for row, number in zip(rows, result["localisation"]["numbers"], strict=True):
-        told = [number["value"], number["random"], *number["shown"], number["detail"]["centre"]]
-        assert [float(cell) for cell in row[1:6]] == pytest.approx(told, abs=6e-4)
-        assert row[6] == MARKS[number["verdict"]]
-    assert " ".join(ran.out.split()).endswith(result["localisation"]["sentence"])
-
-
-BAD_MASKS = {
-    "another size": "has 20 x 30 pixels and its photo 150 x 100 (a mask has its photo's size)",
-    "empty": "is empty (0 is ground, everything else is the object)",
-    "everything": "covers the whole photo",
-    "jpeg": "is a JPEG: compression smears a mask's edges",
-    "text": "is not a picture that can be read",
-    "two": "has 2 masks called cat",
-}
-
-
-@pytest.mark.parametrize("kind", BAD_MASKS)
-def test_a_bad_mask_is_one_line_and_the_others_go_on(measure, album, masks, kind):  # noqa: F811
-    made = {
-        "another size": np.eye(30, 20, dtype=np.uint8),
-        "empty": np.zeros((100, 150), np.uint8),
-        "everything": np.ones((100, 150), np.uint8),
-    }
-    if kind in made:
-        Image.fromarray(made[kind]).save(masks / "cat.png")
-    elif kind == "text":
-        (masks / "cat.png").write_text("Dear diary")
-    else:
-        Image.open(masks / "cat.png").save(masks / {"jpeg": "cat.jpg", "two": "cat.bmp"}[kind])
-        if kind == "jpeg":
-            (masks / "cat.png").unlink()
-    ran = measure(*album[:2], "--metrics", "saco", "--masks", masks, "--json")
-    assert ran.code == 1
-    assert BAD_MASKS[kind] in one_line(ran.err)
-    assert [result["name"] for result in json.loads(ran.out)["results"]] == ["cup"]
-
-
-def test_an_object_that_the_model_does_not_see_is_no_wrong_usage(cli, tmp_path):  # noqa: F811
-    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
-
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    config = ViTConfig(**sizes, image_size=32, patch_size=8)
-    ViTForImageClassification(config).eval().save_pretrained(tmp_path / "model")
-    ViTImageProcessorPil(
-        size={"shortest_edge": 32}, do_center_crop=True, crop_size={"height": 32, "width": 32}
-    ).save_pretrained(tmp_path / "model")
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 200, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "wide.png")
-    mask = np.zeros((40, 200), np.uint8)
-    mask[:, :20] = 255
-    (tmp_path / "masks").mkdir()
-    Image.fromarray(mask).save(tmp_path / "masks" / "wide.png")
-    arguments = ("--model", tmp_path / "model", *FEW, "--metrics", "saco", "--masks", tmp_path / "masks")
-    ran = cli("measure", tmp_path / "wide.png", *arguments)
-    assert json.loads((tmp_path / "model" / "preprocessor_config.json").read_text())["do_center_crop"] is True
-    assert (ran.code, ran.out) == (1, "")
-    assert "the mask has no object in what the model saw" in one_line(ran.err)
-
-
-@pytest.mark.usefixtures("as_shipped")
-def test_masks_that_are_no_folder(measure, album, tmp_path):  # noqa: F811
-    ran = measure(album[0], "--masks", tmp_path / "nowhere")
-    assert (ran.code, ran.out) == (2, "")
-    assert "nowhere is not a folder" in one_line(ran.err)
-
-
-def test_what_counts_as_object(tmp_path):
-    from vitscope.cli.commands._masks import Masks
-
-    numbers = np.array([[0, 1, 255], [7, 0, 255]], np.uint8)
-    palette = Image.fromarray(numbers, "L").convert("P")
-    palette.putdata(numbers.ravel().tolist())
-    palette.save(tmp_path / "voc.png")
-    Image.fromarray(numbers).save(tmp_path / "grey.png")
-    Image.fromarray(numbers.astype(np.uint16)).save(tmp_path / "deep.tiff")
-    colour = np.zeros((2, 3, 3), np.uint8)
-    colour[0, 1], colour[1, 2] = (0, 0, 9), (1, 0, 0)
-    Image.fromarray(colour).save(tmp_path / "colour.bmp")
-    masks, size = Masks(tmp_path), (3, 2)
-    assert masks.of("a/voc.jpg", size).tolist() == [[False, True, False], [True, False, False]]
-    for name in ("grey", "deep"):
-        assert masks.of(f"{name}.jpg", size).tolist() == (numbers > 0).tolist()
-    assert masks.of("colour.jpg", size).tolist() == [[False, True, False], [False, False, True]]
-
-
-class TestKnown:
-    """A map against a mask, by hand and against the library's own `localise` on maps made one by one."""
-
-    def test_a_map_on_the_object(self, explained):
-        from vitscope.metrics.ground_truth import against_mask
-
-        values = np.zeros((8, 8))
-        values[1:3, 5:8] = 1
-        e = explained(values, (64, 64))
-        mask = np.zeros((64, 64), bool)
-        mask[8:24, 40:64] = True
-        got = against_mask(e, mask)
-        assert got.share == pytest.approx(mask.mean())
-        assert got["pixel-auc"].value > 0.99
-        assert got["pixel-auc"].verdict == "better than random"
-        assert got["pixel-auc"].random == pytest.approx(0.5, abs=0.1)
-        assert got["pointing"].verdict == "undecided"  # a random map may point at it, and no map does more
-        assert got["mass-inside"].value > 0.7
-        assert "above a blob in the middle in 4" in got.sentence()
-        off = np.zeros((64, 64), bool)
-        off[40:, :24] = True
-        worse = against_mask(e, off)
-        assert worse["mass-inside"].value < 0.01
-        assert "better than random" not in worse.sentence()
-        assert "mass-inside" not in worse.sentence()
-
-    def test_beside_what(self, explained):
-        from vitscope.metrics.ground_truth import against_mask
-        from vitscope.metrics.localisation import localise
-
-        rng = np.random.default_rng(1)
-        e = explained(rng.normal(size=(5, 7)), (35, 25))
-        mask = rng.random((25, 35)) < 0.3
-        got = against_mask(e, mask, seed=2)
-        blob = [
-            [np.exp(-(((r + 0.5) / 5 - 0.5) ** 2 + ((c + 0.5) / 7 - 0.5) ** 2) / 0.125) for c in range(7)]
-            for r in range(5)
-        ]
-        middle = localise(explained(blob, (35, 25)).heat(), mask)
-        own = localise(e.heat(), mask)
-        flat = e.map.ravel()
-        order = np.argsort(-flat, kind="stable")
-        randoms = []
-        for number in range(39):
-            shuffled = np.empty_like(flat)
-            shuffled[np.random.default_rng([2, number]).permutation(35)] = flat[order]
-            randoms.append(localise(explained(shuffled.reshape(5, 7), (35, 25)).heat(), mask))
-        fields = {"pixel-auc": "auc", "average-precision": "ap", "pointing": "pointing", "mass-inside": "inside"}
-        for name, field in fields.items():
-            values = [getattr(one, field) for one in randoms]
-            number = got[name]
-            assert number.value == getattr(own, field)
-            assert number.detail["centre"] == pytest.approx(getattr(middle, field), rel=1e-5)
-            assert (number.low, number.high, number.draws) == (min(values), max(values), 39)
-            assert number.random == pytest.approx(np.mean(values))
-        before = e.map.tobytes()
-        assert against_mask(e, mask, seed=2) == got
-        assert e.map.tobytes() == before
-
-
-# --- compare ---------------------------------------------------------------------------------------------------------
-
-
-def test_compare_with_measured_numbers(cli, album, tiny_folder, tiny_scope, tmp_path, monkeypatch):  # noqa: F811
-    from vitscope.render import sheets
-
-    shown = []
-    monkeypatch.setattr(sheets, "sheet", lambda cells, title, **_: shown.extend(cells) or Image.new("L", (2, 2)))
-    arguments = ["compare", album[0], "--model", tiny_folder, "--methods", "rollout,attention,random"]
-    ran = cli(*arguments, "--out", tmp_path / "a", "--measure", "--baseline", "black", "--json")
-    assert (ran.code, ran.err) == (0, "")
-    documents = json.loads(ran.out)["methods"]
-    for cell, document, method in zip(shown[1:], documents, ("rollout", "attention", "random"), strict=True):
-        e = tiny_scope.explain(album[0], method=method)
-        wanted = tiny_scope.measure(e, metrics=["deletion", "insertion"], baseline="black")
-        for got, number in zip(document["measurement"]["numbers"], wanted.numbers, strict=True):
-            for field in ("value", "random", "low", "high"):
-                assert got[field] == pytest.approx(getattr(number, field), abs=1e-6)
-            low, high = number.shown
-            assert f"\n{number.name} {number.value:.3f} ({low:.2f} to {high:.2f}) " in cell.below
-    first, *others = (document["measurement"]["forwards"] for document in documents)
-    assert all(count <= 2 * 15 + 2 < first for count in others)  # random maps are those of the first
-    shown.clear()
-    assert cli(*arguments, "--out", tmp_path / "b").code == 0
-    assert "deletion" not in shown[1].below
-    ran = cli(*arguments, "--out", tmp_path / "c", "--measure", "--baseline", "white")
-    assert (ran.code, ran.out) == (2, "")
-    assert "no baseline is called 'white'" in one_line(ran.err)
-
-
-def test_known_scores_belong_to_one_picture_and_one_question(tiny_scope, album):  # noqa: F811
-    known = {}
-    options = {"metrics": ["deletion"], "n_random_maps": 2, "steps": 4, "known": known}
-    e = tiny_scope.explain(album[0])
-    first = tiny_scope.measure(e, **options)
-    assert first.forwards == len(next(iter(known.values()))) > 0
-    assert tiny_scope.measure(e, **options).forwards == 0
-    assert tiny_scope.measure(e, **options).numbers == first.numbers
-    for other in ({"baseline": "black"}, {"score": "logit"}, {"target": "fox"}):
-        assert tiny_scope.measure(e, **options, **other).forwards == first.forwards
-    assert tiny_scope.measure(tiny_scope.explain(album[1]), **options).forwards > 0
-    assert len(known) == 5

@@ -4,18 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models import toys as zoo
+from tests.models import toys_traced
+from tests.models.toys import PHOTOS, scope_of
 from vitscope.errors import MethodError, UsageError
 from vitscope.images import load_image
-from vitscope.models.transformers import TransformersAdapter
-from vitscope.scope import Scope
-
-PHOTOS = [np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8) for seed in range(2)]
-
-
-def scope_of(name="vit"):
-    row = next(row for row in zoo.ROWS if row.name == name)
-    return Scope(TransformersAdapter(row.model().double(), weights="none"), torch.device("cpu"), torch.float64)
 
 
 def test_the_lens_reads_each_layer_with_the_models_own_norm_and_head():
@@ -56,10 +48,9 @@ def test_the_lens_follows_one_target():
 
 
 def test_the_lens_is_refused_where_tokens_differ_from_layer_to_layer():
-    from tests.models.test_traced_contracts import scope_of as traced
-
+    row = toys_traced.row_of("hf-swin")
     with pytest.raises(MethodError, match="lens does not apply"):
-        traced("hf-swin").logit_lens(PHOTOS[0])
+        row.scope().logit_lens(PHOTOS[0])
 
 
 @pytest.mark.parametrize("options", [{}, {"method": "grad-sam"}])

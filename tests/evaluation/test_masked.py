@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.engine.test_inspection import PHOTOS, scope_of
+from tests.models.toys import PHOTOS, scope_of
 from vitscope.errors import MethodError, UnknownNameError, UsageError
 from vitscope.evaluation.masked import masking
 from vitscope.images import load_image

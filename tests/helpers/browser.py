@@ -30,6 +30,12 @@ VIEWER = "document.querySelector('main').viewer"  # what `mount` returned
 SET = f"(change) => {VIEWER}.store.set(change)"
 SHOWN = f"() => [...{VIEWER}.ctx.scene.prefix, ...{VIEWER}.ctx.scene.values]"  # the numbers on the stage, all tokens
 CAPTION = "(words) => document.querySelector('.vs-caption').textContent.includes(words)"
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+VIOLATIONS = """async (values) => {
+    const { violations, passes } = await window.axe.run(document, { runOnly: { type: 'tag', values } });
+    const told = (one) => `${one.html.slice(0, 200)} | ${one.failureSummary}`;
+    return { passes: passes.length, violations: violations.map(({ id, nodes }) => [id, nodes.map(told)]) };
+}"""
 _LOOK = """(found) => [...document.querySelectorAll(found.selector)].filter((one) => {
     const said = one.getAttribute('aria-label') ?? one.textContent;
     return one.offsetParent !== null && (found.text === null || said.trim().includes(found.text));

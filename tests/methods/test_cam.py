@@ -5,20 +5,13 @@ import pytest
 import torch
 
 import vitscope
-from tests.models import toys as zoo
-from tests.models.toys_traced import as_it_is, picture
+from tests.models.toys import scope_of
+from tests.models.traced_row import as_it_is, picture
 from vitscope.errors import UsageError
 from vitscope.images import load_image
-from vitscope.models.transformers import TransformersAdapter
-from vitscope.scope import Scope
 
 PHOTOS = [np.random.default_rng(seed).integers(0, 256, (40, 56, 3), dtype=np.uint8) for seed in range(3)]
 NAMES = ["gradcam", "gradcam++", "hirescam", "layercam"]
-
-
-def scope_of(name="vit"):
-    row = next(row for row in zoo.ROWS if row.name == name)
-    return Scope(TransformersAdapter(row.model().double(), weights="none"), torch.device("cpu"), torch.float64)
 
 
 def activations(scope, photo, target, layer, at):

@@ -5,21 +5,14 @@ import pytest
 import scipy.linalg
 import torch
 
-from tests.models import toys as zoo
+from tests.models.toys import scope_of
 from vitscope.attention.transformer_blocks import TokenActivations
 from vitscope.errors import MethodError, UsageError
 from vitscope.images import load_image
 from vitscope.methods import features
 from vitscope.methods.features import ncut, pca_rgb
-from vitscope.models.transformers import TransformersAdapter
-from vitscope.scope import Scope
 
 PHOTOS = [np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8) for seed in range(3)]
-
-
-def scope_of(name="vit"):
-    row = next(row for row in zoo.ROWS if row.name == name)
-    return Scope(TransformersAdapter(row.model().double(), weights="none"), torch.device("cpu"), torch.float64)
 
 
 def pixels_of(scope, photo):

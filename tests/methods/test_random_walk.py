@@ -5,22 +5,15 @@ import pytest
 import torch
 
 import vitscope
-from tests.models import toys as zoo
+from tests.models.toys import scope_of
 from tests.oracles import attention as oracles
 from tests.oracles import random_walk as slow
 from vitscope.errors import Support, UsageError
 from vitscope.images import load_image
 from vitscope.methods import random_walk as module
 from vitscope.methods.base import METHODS
-from vitscope.models.transformers import TransformersAdapter
-from vitscope.scope import Scope
 
 PHOTOS = [np.random.default_rng(seed).integers(0, 256, (48, 40, 3), dtype=np.uint8) for seed in range(3)]
-
-
-def scope_of(name="vit"):
-    row = next(row for row in zoo.ROWS if row.name == name)
-    return Scope(TransformersAdapter(row.model().double(), weights="none"), torch.device("cpu"), torch.float64)
 
 
 def dense(scope, photo, layer=-2, last=3, size=None, **options):

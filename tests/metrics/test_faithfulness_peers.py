@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.metrics.test_faithfulness import numbers_of
+from tests.helpers.faithfulness import numbers_of
 from vitscope.metrics.faithfulness import MEASURES, Plan
 from vitscope.metrics.perturb import Probe
 from vitscope.metrics.ranking import ranked

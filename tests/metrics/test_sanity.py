@@ -11,7 +11,7 @@ from skimage.metrics import structural_similarity
 from torch import nn
 
 import vitscope
-from tests.metrics.test_faithfulness import photo, scope_of, state
+from tests.helpers.faithfulness import photo, scope_of, state
 from tests.models import toys_traced as zoo_traced
 from vitscope.attention.transformer_blocks import TransformerBlocks
 from vitscope.errors import VitscopeError

@@ -14,15 +14,14 @@ import torch
 from torch import nn
 
 import vitscope
-from tests.models.toys_traced import ROWS, picture
+from tests.models.toys_traced import ROWS
+from tests.models.traced_row import picture
 from vitscope.attention import vecmat
 from vitscope.tracing.chain import chain_of
 from vitscope.tracing.token_tensor import TokenTensor
 
 BY_NAME = {row.name: row for row in ROWS}
 each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-
-
 quick = pytest.mark.usefixtures("as_shipped")  # annotations are executed by the other tests of the same rows
 
 

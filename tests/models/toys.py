@@ -4,10 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from vitscope.models.transformers import TransformersAdapter
+from vitscope.scope import Scope
+
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
+PHOTOS = [np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8) for seed in range(2)]
 
 
 @dataclass(frozen=True)
@@ -76,3 +81,12 @@ ROWS = [
 def pixels(row: Row, batch: int = 1, seed: int = 0) -> torch.Tensor:
     """Random pixels of the row's size."""
     return torch.randn(batch, 3, *row.size, generator=torch.Generator().manual_seed(seed))
+
+
+def row_of(name: str) -> Row:
+    return next(row for row in ROWS if row.name == name)
+
+
+def scope_of(name: str = "vit", dtype: torch.dtype = torch.float64) -> Scope:
+    """One of the models, loaded as a model of transformers."""
+    return Scope(TransformersAdapter(row_of(name).model().to(dtype), weights="none"), torch.device("cpu"), dtype)

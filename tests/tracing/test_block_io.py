@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import vitscope
-from tests.models.toys_traced import ROWS, as_it_is, picture
+from tests.models.toys_traced import ROWS
+from tests.models.traced_row import as_it_is, picture
 from vitscope.errors import MethodError, UsageError
 from vitscope.images import load_image
 from vitscope.scope import Scope

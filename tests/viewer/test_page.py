@@ -1,16 +1,12 @@
-"""The interactive page in a real browser: what is drawn is what Python says, and nothing leaves the page."""
+"""The viewer in a browser: what it shows of attention is what Python says."""
 
-import json
 import re
 import statistics as numbers
-from importlib.resources import files
 from types import SimpleNamespace
-from urllib.parse import quote
 
 import numpy as np
 import pytest
 import torch
-from matplotlib import colormaps
 from skimage import data
 from torchvision.transforms.functional import to_tensor
 
@@ -18,53 +14,10 @@ import vitscope
 from tests.helpers.browser import CAPTION as WAIT
 from tests.helpers.browser import SET, SHOWN, VIEWER, texts
 from tests.helpers.browser import shown as opened
+from tests.helpers.viewing import hover, near_at_the_top, shown
 from tests.models import toys as zoo
-from vitscope._plugins import RENDERERS
-from vitscope.render.raster import limits
 from vitscope.viewer.packed import Packed
-from vitscope.viewer.page import bundle, page, page_bytes, styles
-
-
-@pytest.fixture(scope="session")
-def tiny_file(tiny_view, tmp_path_factory):
-    path = tmp_path_factory.mktemp("pages") / "tiny.html"
-    path.write_bytes(page_bytes(tiny_view.document(), "en"))
-    return path
-
-
-@pytest.fixture(scope="module")
-def tiny(browser, tiny_file):
-    """One page for many tests; each sets the state that it needs."""
-    with opened(browser, tiny_file.as_uri()) as made:
-        yield made
-        assert made.troubles == []
-
-
-@pytest.fixture
-def fresh(tiny):
-    tiny.evaluate(f"() => {{ const {{ store, ctx }} = {VIEWER}; store.set({{ ...ctx.initial }}); }}")
-    tiny.move(1, 1)
-    tiny.wait(WAIT, "rollout")
-    return tiny
-
-
-def shown(made, words, change=None):
-    if change is not None:
-        made.evaluate(SET, change)
-    made.wait(WAIT, words)
-    return np.array(made.evaluate(SHOWN))
-
-
-def hover(made, layout, row, column):
-    bounds, (rows, columns) = made.box(".vs-stage"), layout.grid
-    made.move(
-        bounds["x"] + bounds["width"] * (column + 0.5) / columns, bounds["y"] + bounds["height"] * (row + 0.5) / rows
-    )
-
-
-def near_at_the_top(drawn, true):
-    top = np.argsort(-true)[:20]
-    assert np.abs(drawn[top] / true[top] - 1).max() < 1e-2
+from vitscope.viewer.page import page_bytes
 
 
 @pytest.mark.parametrize("head", ["mean", "max", 0, 1])
@@ -210,88 +163,6 @@ def test_layers_are_stepped_by_keys(fresh, tiny_scope):
     shown(fresh, "layer 1")
 
 
-def free(made):
-    """The focus is on nothing in particular, the photo in view."""
-    made.front()
-    made.box(".vs-stage")
-    made.evaluate("() => document.activeElement.blur()")
-
-
-def layer_of(made):
-    return made.evaluate(f"() => {VIEWER}.state.layer")
-
-
-def test_up_and_down_step_layers_and_rollout_grows(fresh, tiny_scope, photo):
-    free(fresh)
-    for key, start in (("ArrowDown", 1), ("ArrowDown", 0), ("ArrowUp", 1)):
-        fresh.press(key)
-        drawn = shown(fresh, f"layers {start} to 2, rolled out")
-        e = tiny_scope.explain(photo, method="rollout", start=start)
-        assert np.allclose(drawn, [*e.prefix, *e.map.ravel()], rtol=1e-2, atol=2**-16)  # what 16 bits a weight keep
-    fresh.evaluate(SET, {"rolled": False})
-    fresh.press("ArrowUp")
-    shown(fresh, "layer 2, mean of heads")
-
-
-def test_up_and_down_serve_beside_the_photo_too(fresh, tiny_view):
-    fresh.evaluate(SET, {"source": "query"})
-    free(fresh)
-    fresh.focus(".vs-predictions button")
-    fresh.press("ArrowDown")
-    shown(fresh, "layer 1")
-    fresh.evaluate(SET, {"tour": 2})
-    fresh.wait("() => document.activeElement === document.querySelector('.vs-tour h2')")
-    fresh.press("ArrowUp")
-    shown(fresh, "layers 1 to 2, rolled out")
-    fresh.evaluate(SET, {"tour": None})
-
-
-@pytest.mark.parametrize("one", [".vs-side select", ".vs-side [role=radio]", ".vs-slider input", ".vs-grid button",
-                                 ".vs-tabs button", ".vs-tab textarea", ".vs-side summary"])  # fmt: skip
-def test_up_and_down_keep_their_own_meaning(fresh, one):
-    fresh.evaluate("() => { for (const one of document.querySelectorAll('main details')) one.open = true; }")
-    fresh.evaluate(SET, {"layer": 1, "source": "query", "panel": "save" if "textarea" in one else "grid"})
-    free(fresh)
-    fresh.focus(one)
-    before = fresh.evaluate("() => window.scrollY")
-    fresh.press("ArrowUp")
-    steps = 1 if "slider" in one and fresh.evaluate("() => document.activeElement.max") == "2" else 0
-    assert layer_of(fresh) == 1 + steps
-    assert fresh.evaluate("() => document.activeElement !== document.body")
-    fresh.evaluate("(y) => { document.activeElement.blur(); window.scrollTo(0, y); }", before)
-
-
-KEY = """(how) => {
-    const event = new KeyboardEvent('keydown', { key: 'ArrowDown', bubbles: true, cancelable: true, ...how });
-    document.body.dispatchEvent(event);
-    return event.defaultPrevented;
-}"""
-
-
-def test_up_and_down_are_not_taken_with_a_modifier_or_out_of_sight(fresh):
-    fresh.evaluate(SET, {"source": "query"})
-    free(fresh)
-    for name in ("ctrlKey", "metaKey", "altKey", "shiftKey"):
-        assert not fresh.evaluate(KEY, {name: True})
-    fresh.evaluate("() => { document.body.style.paddingBlockEnd = '3000px'; window.scrollTo(0, 5000); }")
-    assert not fresh.evaluate(KEY, {})
-    assert layer_of(fresh) == 2
-    fresh.evaluate("() => { document.body.style.paddingBlockEnd = ''; window.scrollTo(0, 0); }")
-    assert fresh.evaluate(KEY, {})
-    assert layer_of(fresh) == 1
-
-
-def test_patches_are_walked_by_keys_and_spoken(fresh):
-    fresh.focus(".vs-stage")
-    for key in ("ArrowRight", "ArrowRight", "ArrowUp"):
-        fresh.press(key)
-    shown(fresh, "patch 1,3")
-    assert "patch 1,3" in fresh.text("[aria-live=polite].vs-sr")
-    fresh.press("Enter")
-    fresh.press("p")
-    assert fresh.evaluate(f"() => {VIEWER}.state.pinned") == [1 + 4 + 3]
-
-
 def test_two_pins_say_how_much_they_share(fresh, tiny_scope, photo):
     fresh.evaluate(SET, {"source": "query", "query": 3, "pinned": [3, 9], "layer": 2})
     rows = tiny_scope.queries(photo, layer=2)
@@ -345,62 +216,6 @@ def test_deletion_steps_hide_the_hottest_patches(fresh, tiny_view):
     assert sorted(token - 1 for token in hidden) == sorted(order[: round(curve["x"][5] * 16)])
 
 
-@pytest.fixture(scope="module")
-def bare(browser):
-    """Call a function of JavaScript with some of the viewer's modules, on an empty page."""
-    code = bundle().replace("export const { mount, fileHost } = $main;", "export { $resample, $colours };")
-    made = f"data:text/javascript,{quote(code)}"
-    with browser.opened("about:blank") as blank:
-        yield lambda function, *given: blank.evaluate(
-            f"async ([url, given]) => ({function})(await import(url), ...given)", [made, given]
-        )
-
-
-def test_placing_a_map_is_frames_own_bicubic(bare):
-    region, values = (
-        vitscope.ImageRegion((90, 70), (10.5, -8, 71, 64), (64, 64)),
-        np.random.default_rng(0).random((4, 6)),
-    )
-    both = bare(
-        """({ $resample }, values, box) => [true, false].map((smooth) => {
-            const laid = $resample.place(Float32Array.from(values), 4, 6, 90, 70, box, smooth);
-            return [laid.left, laid.top, laid.width, laid.height, [...laid.values]];
-        })""",
-        values.ravel().tolist(),
-        region.box,
-    )
-    for smooth, (left, top, width, height, laid) in zip((True, False), both, strict=True):
-        true = region.upsample(values.astype(np.float32), smooth)
-        assert (left, top, left + width, top + height) == region.window()
-        assert np.allclose(np.reshape(laid, (height, width)), true[top : top + height, left : left + width], atol=2e-5)
-
-
-@pytest.mark.parametrize("name", ["inferno", "viridis", "cividis", "grey", "balance"])
-def test_colours_are_those_that_the_command_names(bare, name):
-    drawn = bare("({ $colours }, name) => [...$colours.coloursOf(name)]", name)
-    table = colormaps[{"grey": "gray", "balance": "RdBu_r"}.get(name, name)](np.arange(256))[:, :3]
-    assert np.abs(np.reshape(drawn, (256, 3)) - 255 * table).max() <= 1
-
-
-@pytest.mark.parametrize("case", ["both signs", "few above zero", "none above zero", "all above zero", "flat"])
-def test_the_scale_of_a_map_is_that_of_its_picture(bare, explained, case):
-    values = {
-        "both signs": np.linspace(-2, 3, 256),
-        "few above zero": np.r_[np.linspace(-4, -1, 255), 5],
-        "none above zero": np.linspace(-4, -1, 256),
-        "all above zero": np.linspace(1, 2, 256),
-        "flat": np.full(256, 0.5),
-    }[case].reshape(16, 16)
-    e = explained(values, (64, 64))
-    norm = RENDERERS.get("style")(e)["norm"]
-    told = bare(
-        "({ $colours }, values, signed) => $colours.limits(Float32Array.from(values), 'auto', signed)",
-        values.ravel().tolist(),
-        bool(values.min() < 0 < values.max()),
-    )
-    assert (told["low"], told["high"]) == pytest.approx(limits(values.astype(np.float32), norm))
-
-
 def test_the_link_brings_the_state_back_and_wrong_links_are_harmless(browser, tiny_file):
     link = f"{tiny_file.as_uri()}#source=%22query%22&query=7&layer=1&head=0"
     with opened(browser, link) as made:
@@ -426,72 +241,6 @@ def test_names_stay_text(fresh, tiny_view):
     names = [label for label, _ in tiny_view.header["predictions"]]
     assert [one for one in names if "<b>" in one or "[red]" in one]
     assert set(names) <= set(texts(fresh, ".vs-predictions span"))
-
-
-def test_the_document_is_an_island_that_no_name_can_leave(tiny_view):
-    document = json.loads(json.dumps(tiny_view.document()))
-    document["header"]["photo"]["name"] = "</script><img src=x onerror=alert(1)>\u2028\u2029<!--"
-    text = page(document)
-    island = re.search(r'<script type="application/json">(.*?)</script>', text, re.S)[1]
-    assert "<" not in island
-    assert "\u2028" not in island
-    assert json.loads(island) == document
-    assert "&lt;/script&gt;" in text[: text.index("<style>")]
-
-
-def test_the_policy_allows_nothing_from_outside(tiny_file):
-    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', tiny_file.read_text("latin-1"))[1]
-    assert "default-src 'none'" in policy
-    assert "unsafe" not in policy
-    assert "http" not in policy
-
-
-def test_every_byte_comes_through_a_page(browser, tiny_view, tmp_path):
-    """Arrays whose streams hold each byte, also those that HTML changes."""
-    document = tiny_view.document()
-    values = np.random.default_rng(0).integers(0, 256, 20_000).astype(np.uint8)
-    document["arrays"]["every"] = Packed.of(values).document()
-    document["other"] = {"header": document["header"], "arrays": {"more": Packed.of(values[::-1]).document()}}
-    path = tmp_path / "bytes.html"
-    path.write_bytes(page_bytes(document, "en"))
-    with opened(browser, path.as_uri()) as made:
-        got = made.evaluate(f"async () => [...await {VIEWER}.ctx.data.array('every')]")
-        assert got == values.tolist()
-        assert made.troubles == []
-
-
-def test_the_viewer_itself_is_small():
-    page, notebook = (
-        bundle() + styles(),
-        bundle(escaped=False) + styles() + files("vitscope.viewer").joinpath("assets/notebook.js").read_text(),
-    )
-    assert max(len(one.encode()) for one in (page, notebook)) <= 150_000
-
-
-def test_several_viewers_do_not_disturb_each_other(browser, tiny_view, tmp_path):
-    text = page(tiny_view.document(), "en")
-    path = tmp_path / "two.html"
-    path.write_text(re.sub("<meta http-equiv[^>]*>", "", text).replace(
-        "root.viewer = viewer;",
-        "root.viewer = viewer; const more = document.body.appendChild(document.createElement('div'));"
-        "more.viewer = mount(more, given, fileHost, { lang: 'en' });",
-    ), "utf-8")  # fmt: skip
-    with opened(browser, path.as_uri(), size=(1280, 3000)) as made:  # both photos are in view
-        made.evaluate(SET, {"layer": 0, "source": "query"})
-        shown(made, "layer 0")
-        made.wait("() => Boolean(document.querySelector('div.vs').viewer.ctx.scene)")
-        second = "() => document.querySelector('div.vs').viewer.state.layer"
-        assert made.evaluate(second) == 2
-        made.evaluate("() => { document.querySelector('main').style.minBlockSize = 0; }")
-        for on, layers in (("div.vs .vs-stage", (0, 1)), ("main .vs-stage", (1, 1))):
-            box = made.box(on)
-            made.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-            made.wait("(on) => document.querySelector(on).matches(':hover')", on)
-            made.evaluate(KEY, {"key": "ArrowUp" if on == "main .vs-stage" else "ArrowDown"})
-            assert (layer_of(made), made.evaluate(second)) == layers
-        made.evaluate(f"() => {VIEWER}.destroy()")
-        assert len(texts(made, "div.vs .vs-stage")) == 1
-        assert made.troubles == []
 
 
 @pytest.mark.weights

@@ -8,8 +8,8 @@ from skimage import data
 
 import vitscope
 from tests.helpers.browser import SHOWN, VIEWER, texts
+from tests.helpers.uploads import encoded
 from tests.helpers.webserver import TOKEN, serving
-from tests.web.test_server import encoded
 from vitscope.images import decoded
 from vitscope.web.samples import sample_picture
 

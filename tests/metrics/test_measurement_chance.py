@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.metrics.test_faithfulness import NAMES, photo, scope_of
+from tests.helpers.faithfulness import NAMES, photo, scope_of
 from tests.oracles import chance as oracles
 from vitscope.metrics.faithfulness import DRAWS, MEASURES, Found, Plan
 from vitscope.metrics.measurement import Measurement, band, number_of

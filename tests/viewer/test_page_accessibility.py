@@ -8,10 +8,9 @@ from PIL import Image
 from skimage import data
 
 import vitscope
-from tests.helpers.browser import AXE, CAPTION, SET, VIEWER, browser_of, shown
+from tests.helpers.browser import AXE, CAPTION, RULES, SET, VIEWER, VIOLATIONS, browser_of, shown
 from vitscope.viewer.page import page_bytes
 
-RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 STATES = {
     "map": {},
     "dark map": {"theme": "dark"},
@@ -52,11 +51,6 @@ MISSED = """(groups) => {
     const walked = [...window.walked.keys()];
     return all.filter((one) => one.checkVisibility() && !one.disabled && one.tagName !== 'H2' && !walked.includes(one)
         && !walked.some((other) => one.closest(groups)?.contains(other))).map((one) => one.outerHTML.slice(0, 120));
-}"""
-VIOLATIONS = """async (values) => {
-    const { violations, passes } = await window.axe.run(document, { runOnly: { type: 'tag', values } });
-    const told = (one) => `${one.html.slice(0, 200)} | ${one.failureSummary}`;
-    return { passes: passes.length, violations: violations.map(({ id, nodes }) => [id, nodes.map(told)]) };
 }"""
 
 

@@ -1,0 +1,100 @@
+"""The log of a run: resuming, and what is never taken for it."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from tests.helpers.benchmarks import rows_of
+from vitscope.bench import run_log
+from vitscope.bench.benchmark import make_benchmark, run_benchmark
+from vitscope.bench.run_log import CaseResult, RunLog
+from vitscope.bench.runner import explain_case
+from vitscope.errors import ResultError
+
+pytestmark = pytest.mark.usefixtures("plots_are_not_drawn")
+
+# --- resuming
+
+
+class Stop(Exception):
+    pass
+
+
+def test_an_interrupted_run_goes_on_and_gives_the_same(tiny_scope, benchmark, tmp_path, monkeypatch):
+    rows = rows_of(tiny_scope, "attention", "rollout")
+    whole = run_benchmark(tiny_scope, benchmark, rows, tmp_path / "whole")
+
+    def stop(done, total):
+        assert total == 12
+        if done == 5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run_benchmark(tiny_scope, benchmark, rows, tmp_path / "o", on_progress=stop)
+    lines = (tmp_path / "o" / "rows.jsonl").read_text().splitlines(keepends=True)
+    assert len(lines) == 5
+    with (tmp_path / "o" / "rows.jsonl").open("a") as file:
+        file.write(lines[0][:40])  # a line cut off in the middle
+    made = []
+    monkeypatch.setattr("vitscope.bench.runner.explain_case", lambda *a: made.append(a[1].label) or explain_case(*a))
+    said = []
+    resumed = run_benchmark(tiny_scope, benchmark, rows, tmp_path / "o", on_note=said.append)
+    assert len(made) == 12 - 5
+    assert "5 maps of an earlier run" in said[0]
+    for one, other in zip(resumed.scores, whole.scores, strict=True):
+        assert (one.method, one.numbers, one.groups, one.p) == (other.method, other.numbers, other.groups, other.p)
+    made.clear()
+    run_benchmark(tiny_scope, benchmark, rows_of(tiny_scope, "attention", "pca"), tmp_path / "o")
+    assert set(made) == {"pca"}, "another method is added, the others stay"
+
+
+def test_other_options_are_refused_by_name(tiny_scope, benchmark, tmp_path):
+    rows = rows_of(tiny_scope, "attention")
+    run_benchmark(tiny_scope, benchmark, rows, tmp_path / "o")
+    other = make_benchmark(tiny_scope, "planted", count=3, size=80, seed=2)
+    with pytest.raises(ResultError, match="seed was 1 and is 2; size was 64 and is 80") as info:
+        run_benchmark(tiny_scope, other, rows, tmp_path / "o")
+    assert "count" not in info.value.message
+    changed = replace(benchmark, options={**benchmark.options, "weights": "others"})
+    with pytest.raises(ResultError, match="weights was .* and is 'others'"):
+        run_benchmark(tiny_scope, changed, rows, tmp_path / "o")
+    run_benchmark(tiny_scope, other, rows, tmp_path / "o", force=True)
+    kept = [json.loads(line) for line in (tmp_path / "o" / "rows.jsonl").read_text().splitlines()]
+    assert len(kept) == 9
+    assert json.loads((tmp_path / "o" / "bench.json").read_text())["seed"] == 2
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years")
+    for force in (False, True):
+        with pytest.raises(ResultError, match="holds something else"):
+            RunLog(tmp_path, {}, force=force)
+    assert (tmp_path / "thesis.txt").read_text() == "years"
+    (tmp_path / "bench.json").write_text("not json")
+    with pytest.raises(ResultError, match="not what a benchmark wrote"):
+        RunLog(tmp_path, {})
+    (tmp_path / "bench.json").write_text("{}")
+    (tmp_path / "rows.jsonl").write_text('{"key": "x", "methods": 1}\n')
+    with pytest.raises(ResultError, match="a line that no benchmark wrote"):
+        RunLog(tmp_path, {})
+
+
+def test_rows_of_another_key_are_not_taken(tmp_path):
+    one = RunLog(tmp_path / "o", {"seed": 0})
+    one.add(CaseResult("attention", "a", "g", {"ap": 0.5}))
+    path = tmp_path / "o" / "rows.jsonl"
+    path.write_text(path.read_text().replace('"case": "a"', '"case": "b"'))
+    again = RunLog(tmp_path / "o", {"seed": 0})
+    assert again.get("attention", "a") is None
+    assert again.get("attention", "b") is None
+
+
+def test_a_fingerprint_sees_contents_and_names(tmp_path):
+    (tmp_path / "a").write_text("1")
+    first = run_log.fingerprint(tmp_path)
+    (tmp_path / "a").write_text("2")
+    second = run_log.fingerprint(tmp_path)
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert len({first, second, run_log.fingerprint(tmp_path)}) == 3
+    assert run_log.fingerprint(None) is None

@@ -1,0 +1,272 @@
+"""`vitscope explain` as users run it: files, stdout, stderr and exit codes."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vitscope
+from tests.helpers.console import FILES, LABELS, manifest, names, one_line, pixels
+from vitscope import Explanation
+from vitscope.metrics.concentration import concentration
+
+
+def test_explain_one(explain, photo, tiny_folder, tiny_scope, tmp_path):
+    ran = explain(photo)
+    folder = tmp_path / "out" / "chelsea"
+    assert (ran.code, ran.err) == (0, "")
+    assert names(tmp_path / "out") == {"chelsea"}
+    assert names(folder) == FILES
+    assert pixels(folder / "overlay.png").shape == (300, 451, 3)
+    loaded, expected = Explanation.load(folder), tiny_scope.explain(photo)
+    assert np.array_equal(loaded.map, expected.map)
+    assert loaded.provenance["model"] == str(tiny_folder)
+    heading, row, top, chosen, path_exists = ran.out.splitlines()
+    assert re.split(r" {2,}", heading.strip()) == [
+        "photo",
+        "method",
+        "effective patches",
+        "largest share",
+        "prefix share",
+        "out",
+    ]
+    told = concentration(expected)
+    assert re.split(r" {2,}", row.strip())[:2] == ["chelsea", f"gradcam of {expected.target}"]
+    assert f"{told['effective_patches']:.0f} of 16" in row
+    assert f"{told['largest_share']:.1%}  " in row
+    assert f"{told['prefix_share']:.1%}  " in row
+    label, probability = expected.predictions[0]
+    assert top.startswith(f"chelsea: top 5: {label} {probability:.1%}, ")
+    assert set(re.findall(r"(?:: |, )(\S+) [\d.]+%", top)) <= LABELS
+    assert chosen == "chelsea: chosen by vitscope for this model: gradcam (evidence for the class)"
+    assert path_exists.startswith("chelsea: activations taken at the first norm of ")
+
+
+def test_explain_several_as_one_json_document(explain, album, tiny_scope, tmp_path):
+    ran = explain(*album, "--json", "--batch-size", 2)
+    assert (ran.code, ran.err) == (0, "")
+    document = json.loads(ran.out)
+    assert set(document) == {"vitscope", "results", "failures"}
+    assert document["vitscope"] == vitscope.__version__
+    assert document["failures"] == []
+    assert [result["name"] for result in document["results"]] == ["cat", "cup", "rocket"]
+    for path, result in zip(album, document["results"], strict=True):
+        assert result["out"] == str(tmp_path / "out" / path.stem)
+        assert names(Path(result["out"])) == FILES
+        single = tiny_scope.explain(path)
+        assert np.abs(Explanation.load(result["out"]).map - single.map).max() < 1e-6
+        assert result["statistics"] == pytest.approx(concentration(single), abs=1e-4)
+        assert [p["label"] for p in result["predictions"]] == [label for label, _ in single.predictions]
+        assert result["provenance"]["batch_size"] == 2
+        assert result["region"]["input"] == [64, 64]
+
+
+def test_a_bad_picture_among_good_ones(explain, album, tmp_path):
+    bad = tmp_path / "letter.jpg"
+    bad.write_text("Dear diary")
+    ran = explain(album[0], bad, album[1])
+    assert ran.code == 1
+    assert f"{bad} is not a picture that can be read" in one_line(ran.err)
+    assert names(tmp_path / "out") == {"cat", "cup"}
+    assert [line.split()[0] for line in ran.out.splitlines()[1:3]] == ["cat", "cup"]
+    again = explain(album[0], bad, album[2], "--json", "--force")
+    document = json.loads(again.out)
+    assert again.code == 1
+    assert [result["name"] for result in document["results"]] == ["cat", "rocket"]
+    [failure] = document["failures"]
+    assert failure["source"] == str(bad)
+    assert failure["error"] == f"{bad} is not a picture that can be read"
+    assert failure["hint"].startswith("readable are JPEG")
+    one_line(again.err)
+
+
+def test_an_existing_result_is_kept_without_force_and_replaced_with_it(explain, album, tmp_path):
+    explain(album[0])
+    ran = explain(*album[:2], "--method", "attention")
+    assert ran.code == 1
+    folder = tmp_path / "out" / "cat"
+    assert one_line(ran.err) == (
+        f"vitscope: {album[0]}: {folder} is already there (--force replaces it, or give another --out)"
+    )
+    assert manifest(folder)["method"] == "gradcam"
+    assert manifest(tmp_path / "out" / "cup")["method"] == "attention"
+    ran = explain(album[0], "--method", "attention", "--force")
+    assert (ran.code, ran.err) == (0, "")
+    assert manifest(folder)["method"] == "attention"
+    assert names(tmp_path / "out") == {"cat", "cup"}
+
+
+@pytest.mark.parametrize("name", ["diary.txt", "manifest.json"])
+def test_a_foreign_folder_is_never_replaced(explain, album, tmp_path, name):
+    folder = tmp_path / "out" / "cat"
+    folder.mkdir(parents=True)
+    (folder / name).write_text('{"name": "mine"}')
+    ran = explain(*album[:2], "--force")
+    assert ran.code == 1
+    assert f"{folder} is not a result of vitscope and is not replaced" in one_line(ran.err)
+    assert (folder / name).read_text() == '{"name": "mine"}'
+    assert names(folder) == {name}
+    assert names(tmp_path / "out") == {"cat", "cup"}
+
+
+def test_a_place_that_cannot_be_written(cli, album, tiny_folder, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for command in ("explain", "heads", "compare"):
+        ran = cli(command, album[0], "--model", tiny_folder, "--out", tmp_path / "file" / "out")
+        assert (ran.code, ran.out) == (1, "")
+        assert "cannot be written: Not a directory" in one_line(ran.err)
+        ran = cli(command, album[0], "--model", tiny_folder, "--out", tmp_path / ("a" * 300))
+        assert (ran.code, ran.out) == (1, "")
+        assert "cannot be written: File name too long" in one_line(ran.err)
+    assert names(tmp_path) == {"file"}
+
+
+def test_photos_of_one_name_get_folders_of_their_own(explain, album, tmp_path):
+    places = {}
+    for path, (folder, name) in zip(
+        [*album, album[0]], [("a", "x"), ("b", "x"), ("a", "x-2"), ("c", "x")], strict=True
+    ):
+        places[folder, name] = tmp_path / folder / (name + path.suffix)
+        places[folder, name].parent.mkdir(exist_ok=True)
+        shutil.copy(path, places[folder, name])
+    ran = explain(*places.values(), "--json")
+    assert (ran.code, ran.err) == (0, "")
+    assert [Path(result["out"]).name for result in json.loads(ran.out)["results"]] == ["x", "x-3", "x-2", "x-4"]
+    shapes = {name: pixels(tmp_path / "out" / name / "overlay.png").shape for name in ("x", "x-3", "x-2", "x-4")}
+    assert shapes == {"x": (100, 150, 3), "x-3": (180, 100, 3), "x-2": (100, 100, 3), "x-4": (100, 150, 3)}
+
+
+# --- explain: options ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        (
+            [
+                "--method",
+                "rollout",
+                "--residual-weight",
+                ".3",
+                "--layers",
+                "1-2",
+                "--head-fusion",
+                "max",
+                "--discard-ratio",
+                ".2",
+            ],
+            {"method": "rollout", "residual_weight": 0.3, "layers": "1-2", "head_fusion": "max", "discard_ratio": 0.2},
+        ),
+        (["--method", "rollout", "--start-layer", "1"], {"method": "rollout", "start_layer": 1}),
+        (
+            ["--method", "rollout", "-O", "residual_weight=0.3", "-O", "head_fusion=1"],
+            {"method": "rollout", "residual_weight": 0.3, "head_fusion": 1},
+        ),
+        (["--method", "attention", "--layer", "0", "--head", "1"], {"method": "attention", "layer": 0, "head": 1}),
+        (["--method", "attention", "--head", "max"], {"method": "attention", "head": "max"}),
+        (["--size", "96"], {"size": 96}),
+        (["--dtype", "float64"], {}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_options_reach_the_method(explain, album, tiny_scope, tmp_path, flags, options):
+    ran = explain(album[0], *flags)
+    assert (ran.code, ran.err) == (0, "")
+    loaded, expected = Explanation.load(tmp_path / "out" / "cat"), tiny_scope.explain(album[0], **options)
+    assert loaded.map.shape == expected.map.shape
+    assert np.abs(loaded.map - expected.map).max() < 1e-6
+    assert loaded.provenance["options"] == expected.provenance["options"]
+    assert loaded.provenance["dtype"] == ("float64" if "float64" in flags else "float32")
+    if options:
+        assert not np.array_equal(loaded.map, tiny_scope.explain(album[0]).map)
+
+
+def test_the_notebook_recipe_is_labelled(explain, album, tmp_path, tiny_scope):
+    ran = explain(album[0], "--method", "notebook-recipe", "--style", "notebook")
+    assert ran.code == 0
+    assert "cat: not rollout: the layers are multiplied in the wrong order" in ran.out
+    told = manifest(tmp_path / "out" / "cat")
+    assert told["method"] == "notebook-recipe"
+    assert told["render"]["style"] == "notebook"
+    assert told["provenance"]["caveat"].startswith("not rollout")
+    expected = tiny_scope.explain(album[0], method="notebook-recipe").overlay(style="notebook")
+    assert np.array_equal(pixels(tmp_path / "out" / "cat" / "overlay.png"), np.asarray(expected))
+
+
+@pytest.mark.parametrize(
+    ("flags", "style"),
+    [
+        (["--norm", "robust"], {"norm": "robust"}),
+        (["--colorbar"], {"colorbar": True}),
+        (["--blocks"], {"smooth": False}),
+        (["--style", "grey"], {"style": "grey"}),
+        (["--cmap", "viridis", "--opacity", ".4"], {"cmap": "viridis", "opacity": 0.4}),
+        (["--blur", "3"], {"blur": 3.0}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_drawing_options_draw_and_are_in_the_manifest(explain, album, tiny_scope, tmp_path, flags, style):
+    ran = explain(album[0], *flags)
+    assert (ran.code, ran.err) == (0, "")
+    e = tiny_scope.explain(album[0])
+    drawn = pixels(tmp_path / "out" / "cat" / "overlay.png")
+    assert np.array_equal(drawn, np.asarray(e.overlay(**style)))
+    assert not np.array_equal(drawn, np.asarray(e.overlay()))
+    told = manifest(tmp_path / "out" / "cat")["render"]
+    assert {name: told[name] for name in style} == style
+    words = {"robust": "1st to 99th percentile of the patches, clipped", "minmax": "smallest to largest value"}
+    assert told["normalisation"] == words[style.get("norm", "minmax")]
+
+
+def test_a_target_that_changes_nothing_is_said(explain, album):
+    ran = explain(album[0], "--target", "tabby", "--method", "rollout")
+    assert ran.code == 0
+    assert "cat: rollout is class-agnostic: the target 'tabby' changes nothing" in ran.out
+
+
+# --- wrong usage -----------------------------------------------------------------------------------------------------
+
+WRONG = {
+    "--method rolout": "no method is called 'rolout' (did you mean 'rollout'? choices: attention, ",
+    "--norm robst": "no normalisation is called 'robst' (did you mean 'robust'? choices: ",
+    "--style gray": "no style is called 'gray' (did you mean 'grey'?",
+    "--cmap infernal": "no colour map is called 'infernal' (did you mean 'inferno'?",
+    "--opacity 2": "opacity is in [0, 1]",
+    "--blur nan": "blur in [0, 1000]",
+    "--blur 1e9": "blur in [0, 1000]",
+    "--dtype flaot32": "no dtype is called 'flaot32' (did you mean 'float32'? choices: float32, float64,",
+    "--device gpu9": "the device 'gpu9' is not there",
+    "--model embeded:dinov2-small": "no kind of model reference is called 'embeded:' (did you mean 'embedded:'?",
+    "--model embedded:dinov2-smal": "no embedded model is called 'dinov2-smal' (did you mean 'dinov2-small'?",
+    "--model timm:vit_bas_patch16_224": "(did you mean 'vit_base_patch16_224'?",
+    "--model timn:vit_base_patch16_224": "no kind of model reference is called 'timn:' (did you mean 'timm:'?",
+    "--method rollout --layers 9": "there is no layer 9 (layers are 0 to 2, or -3 to -1 from the end)",
+    "--method rollout --layers first": "'first' is not a layer (write 3, -1, 0-11, -3--1, 4,7,9, last3 or all)",
+    "--method rollout --layers 1 --start-layer 1": "layers and start_layer both say where to begin",
+    "--method attention --layer 7": "there is no layer 7 (layers are 0 to 2,",
+    "--method attention --head 2": "there is no head 2 (heads are 0 to 1,",
+    "--method attention --head men": "no head is called 'men' (did you mean 'mean'? choices: mean, max, min)",
+    "--method rollout --head-fusion man": "no head_fusion is called 'man' (did you mean 'mean'?",
+    "--method rollout --residual-weight 2": "residual_weight is a weight in [0, 1], not 2.0",
+    "--method rollout --discard-ratio 1": "discard_ratio is a share in [0, 1), not 1.0",
+    "--method notebook-recipe --layers 1": "no option of the method 'notebook-recipe' is called 'layers'",
+    "--method rollout -O residual_wieght=1": "no option of the method 'rollout' is called 'residual_wieght' (did you",
+    "--method rollout -O residual_weight": "'residual_weight' is not an option (write NAME=VALUE, such as residual_we",
+    "--size 3": "size is between 16 and 8192 pixels, not 3",
+    "--batch-size 0": "batch_size is at least 1, not 0",
+    "--residual-weight much": "Invalid value for '--residual-weight'",
+    "--opactiy 1": "No such option: --opactiy",
+}
+
+
+@pytest.mark.usefixtures("as_shipped")
+@pytest.mark.parametrize("flags", WRONG)
+def test_wrong_usage_of_explain(cli, album, tiny_folder, tmp_path, flags):
+    model = [] if "--model" in flags else ["--model", tiny_folder]
+    ran = cli("explain", album[0], *model, *flags.split(), "--out", tmp_path / "out")
+    assert (ran.code, ran.out) == (2, "")
+    assert WRONG[flags] in one_line(ran.err)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,258 @@
+"""The measurement of a map: numbers, sentence, refusals."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+import vitscope
+from tests.helpers.faithfulness import BETTER, NAMES, photo, scope_of, state
+from vitscope.errors import MethodError, UnknownNameError, UsageError
+from vitscope.images import load_image
+from vitscope.metrics.faithfulness import Found
+from vitscope.metrics.measurement import Measurement, Number, number_of
+
+
+def test_known_scores_belong_to_one_picture_and_one_question(tiny_scope, album):
+    known = {}
+    options = {"metrics": ["deletion"], "n_random_maps": 2, "steps": 4, "known": known}
+    e = tiny_scope.explain(album[0])
+    first = tiny_scope.measure(e, **options)
+    assert first.forwards == len(next(iter(known.values()))) > 0
+    assert tiny_scope.measure(e, **options).forwards == 0
+    assert tiny_scope.measure(e, **options).numbers == first.numbers
+    for other in ({"baseline": "black"}, {"score": "logit"}, {"target": "fox"}):
+        assert tiny_scope.measure(e, **options, **other).forwards == first.forwards
+    assert tiny_scope.measure(tiny_scope.explain(album[1]), **options).forwards > 0
+    assert len(known) == 5
+
+
+class TestMeasurement:
+    def test_it_repeats_to_the_digit_and_follows_its_seed(self, vit):
+        e = vit.explain(photo(), method="rollout")
+        first, again = (vit.measure(e, metrics="all", steps=5, seed=0) for _ in range(2))
+        other = vit.measure(e, steps=5, seed=1)
+        assert first.to_json() == again.to_json()
+        assert all(first[number.name].random != number.random for number in other.numbers)
+        assert first["deletion"].value == other["deletion"].value  # the map's own order draws nothing
+
+    def test_what_is_recorded(self, vit):
+        e = vit.explain(photo(), method="rollout")
+        got = vit.measure(e)
+        document = json.loads(got.to_json())
+        assert [n["name"] for n in document["numbers"]] == NAMES
+        assert {n["name"]: n["better"] for n in document["numbers"]} == BETTER
+        assert document["sentence"] == got.sentence()
+        assert document["score"] == f"probability of {e.predictions[0][0]} (softmax)"
+        assert got.whole == pytest.approx(e.predictions[0][1], abs=1e-6)
+        assert list(got.rows()[0]) == [
+            "name",
+            "value",
+            "better",
+            "random",
+            "low",
+            "high",
+            "draws",
+            "verdict",
+        ]
+        assert [row["verdict"] for row in got.rows()] == [n["verdict"] for n in document["numbers"]]
+        assert got.forwards == document["forwards"] > 0
+        with pytest.raises(UnknownNameError, match="did you mean 'deletion'"):
+            got["deletio"]
+        with pytest.raises(AttributeError):
+            got.method = "another"
+
+    def test_forwards_are_counted_and_bounded(self, vit):
+        e = vit.explain(photo(), method="rollout")
+        rows = []
+        handle = vit.model.register_forward_hook(lambda _m, args, kwargs, _out: rows.append(0), with_kwargs=True)
+        try:
+            got = vit.measure(e, metrics=["deletion", "insertion"], steps=20, n_random_maps=2, batch_size=1)
+        finally:
+            handle.remove()
+        assert got.forwards == len(rows) - 1  # and one that settles the target
+        assert got.forwards <= 3 * 2 * 15 + 2
+
+    def test_progress(self, vit):
+        told = []
+        e = vit.explain(photo(), method="rollout")
+        got = vit.measure(e, metrics="deletion", progress=lambda *args: told.append(args))
+        assert {name for name, *_ in told} == {"faithfulness"}
+        assert told[-1][1:] == (got.forwards, got.forwards)
+        assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+
+    def test_logits_and_contrasts_and_other_classes(self, vit):
+        plain = vit.explain(photo(), method="rollout")
+        pixels = vit.adapter.prepare(load_image(photo()))[0][None].double()
+        logits = vit.adapter.answer(pixels)[0].detach()
+        best = int(logits.argmax())
+        assert vit.measure(plain, metrics="saco", score="logit").whole == pytest.approx(float(logits[best]))
+        other = (best + 1) % 5
+        e = vit.explain(photo(), method="gradcam", target=other)
+        probability = float(logits.softmax(-1)[other])
+        assert vit.measure(e, metrics="saco").whole == pytest.approx(probability, rel=1e-6)
+        label = vit.adapter.labels[other]
+        assert vit.measure(plain, metrics="saco", target=label).whole == pytest.approx(probability, rel=1e-6)
+        words = f"{vit.adapter.labels[best]} - {label}"
+        contrast = vit.explain(photo(), method="gradcam", target=words)
+        got = vit.measure(contrast, metrics="saco")
+        assert (got.score, got.whole) == (words, pytest.approx(float(logits[best] - logits[other])))
+        asked = vit.measure(plain, metrics="saco", target=lambda answer: answer[:, 0] ** 2)
+        assert asked.whole == pytest.approx(float(logits[0] ** 2))
+
+    def test_classes_of_one_name_are_told_apart_by_the_score(self):
+        scope = scope_of()
+        scope.adapter.labels = {0: "crane", 1: "crane", 2: "ant", 3: "fox"}  # 4 has none
+        pixels = scope.adapter.prepare(load_image(photo()))[0][None].double()
+        shares = scope.adapter.answer(pixels)[0].detach().softmax(-1)
+        for number in (0, 1, 4):
+            e = scope.explain(photo(), method="gradcam", target=number)
+            assert e.target == ("crane" if number < 2 else "class 4")
+            assert scope.measure(e, metrics="saco").whole == pytest.approx(float(shares[number]), rel=1e-6)
+
+    def test_features_and_likeness(self):
+        scope = scope_of("dinov2")
+        e = scope.explain(photo(), method="relevance")
+        got = scope.measure(e, metrics="saco")
+        assert (got.score, got.whole) == ("cosine to the whole picture's feature", pytest.approx(1))
+        like = vitscope.similar_to(photo(seed=1))
+        e = scope.explain(photo(), method="relevance", target=like)
+        with pytest.raises(UsageError, match="cannot be made again from its words"):
+            scope.measure(e)
+        got = scope.measure(e, metrics="saco", target=like)
+        assert got.score == "similar to ndarray"
+        assert got.whole == pytest.approx(e.score, rel=1e-5)
+        with pytest.raises(UsageError, match="no classes"):
+            scope.measure(e, score="logit", target=like)
+
+
+class TestSentence:
+    @staticmethod
+    def made(*verdicts):
+        place = {"better": 2.0, "worse": -2.0, "same": 0.0}
+        numbers = [
+            number_of(name, "faithfulness", "higher", Found(place[v]), [-0.1, 0.0, 0.1])
+            for name, v in zip(NAMES, verdicts, strict=False)
+        ]
+        return Measurement("pca", "x", "m", "s", 1.0, 0.0, "blur", tuple(numbers), 9).sentence()
+
+    def test_nothing_found(self):
+        assert "no measure of 8 tells the map from random maps" in self.made(*["same"] * 8)
+
+    def test_one_of_eight_is_what_chance_gives(self):
+        said = self.made("better", *["same"] * 7)
+        assert "better than random maps by 1 of 8 measures (deletion), which chance alone gives to up to 20%" in said
+        assert "no better by 7" in said
+        said = self.made("worse", *["same"] * 7)
+        assert "worse than random maps by 1 of 8 measures (deletion), which chance alone gives to up to 20%" in said
+
+    def test_four_of_eight_are_not(self):
+        said = self.made(*["better"] * 4, *["same"] * 4)
+        assert "better than random maps by 4 of 8 measures (deletion, insertion, aopc, positive)" in said
+        assert "chance" not in said
+
+    def test_good_and_bad_are_both_said(self):
+        said = self.made(*["better"] * 4, *["worse"] * 4)
+        assert re.search(r"better than random maps by 4 .* worse than random maps by 4", said)
+
+    def test_all(self):
+        said = self.made(*["better"] * 8)
+        assert "8 of 8" in said
+        assert "no better" not in said
+        assert "deletion 2 against 0" in said
+
+    def test_nothing_measured(self):
+        assert Measurement("pca", "x", "m", "s", 1.0, None, "blur", (), 0).sentence() == "pca: nothing was measured."
+
+    def test_a_number_goes_into_json(self):
+        number = Number("saco", "faithfulness", 1.0, "higher", 0.0, -1.0, 0.5, 5)
+        assert json.loads(json.dumps(number.to_dict()))["verdict"] == "better than random"
+
+
+class TestRefusals:
+    def test_another_model(self, vit):
+        e = vit.explain(photo(), method="rollout")
+        stranger = scope_of("deit")
+        stranger.adapter._weights = "other"
+        with pytest.raises(UsageError, match="this map was made by"):
+            stranger.measure(e)
+
+    def test_another_size(self, vit):
+        e = vit.explain(photo(), method="rollout")
+        wide = scope_of("vit-wide")
+        wide.adapter.size = None
+        e = replace(e, provenance={**e.provenance, "size": 48})
+        with pytest.raises(UsageError, match=r"this map has .* 4 x 4 patches"):
+            vit.measure(e)
+
+    def test_no_photo_and_another_photo(self, vit):
+        e = vit.explain(photo(), method="rollout")
+        bare = replace(e, picture=None)
+        with pytest.raises(UsageError, match="without its photo .*image="):
+            vit.measure(bare)
+        assert vit.measure(bare, metrics="saco", image=photo())["saco"] == vit.measure(e, metrics="saco")["saco"]
+        with pytest.raises(UsageError, match="of a photo of"):
+            vit.measure(e, image=photo((50, 40)))
+
+    def test_a_map_of_ones_own(self, vit):
+        e = vit.explain(photo(), method="rollout")
+        own = replace(e, provenance={}, method="mine")
+        got = vit.measure(own, metrics="saco")
+        assert got["saco"] == vit.measure(e, metrics="saco")["saco"]
+        assert any("not checked" in note for note in got.notes)
+        with pytest.raises(UnknownNameError, match="no method is called 'mine'"):
+            vit.measure(own, metrics="stability")
+
+    def test_saved_and_loaded(self, vit, tmp_path):
+        e = vit.explain(photo(), method="gradcam", target=1)
+        e.save(tmp_path / "e")
+        loaded = vitscope.Explanation.load(tmp_path / "e")
+        lossless = vit.measure(loaded, metrics="saco", image=photo())
+        assert lossless["saco"] == vit.measure(e, metrics="saco")["saco"]
+        assert not lossless.notes
+        kept = vit.measure(loaded, metrics="saco")
+        assert any("JPEG" in note for note in kept.notes)
+
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
+            ({"metrics": "delete"}, "no metric is called 'delete'"),
+            ({"metrics": ["saco", "delete"]}, "no metric is called 'delete'"),
+            ({"metrics": []}, "no metric is asked for"),
+            ({"baseline": "white"}, "no baseline is called 'white'"),
+            ({"score": "loss"}, "no score is called 'loss'"),
+            ({"n_random_maps": 1}, "n_random_maps is at least 2"),
+            ({"steps": 0}, "steps is at least 1"),
+            ({"n_subsets": 2}, "n_subsets and n_squares are at least 3"),
+            ({"batch_size": 0}, "batch_size at least 1"),
+            ({"target": "unicorn"}, "no class is called 'unicorn'"),
+        ],
+    )
+    @pytest.mark.usefixtures("as_shipped")
+    def test_wrong_options(self, vit, options, told):
+        e = vit.explain(photo(), method="rollout")
+        with pytest.raises(UsageError, match=told) as caught:
+            vit.measure(e, **options)
+        assert "\n" not in str(caught.value)
+
+    def test_removal_where_it_does_not_apply(self):
+        for name, told in (("beit", "places themselves"), ("ijepa", "no token left")):
+            scope = scope_of(name)
+            e = scope.explain(photo(), method="rollout")
+            with pytest.raises(MethodError, match=f"'removal' does not apply: .*{told}.*these do: blur, mean"):
+                scope.measure(e, baseline="removal")
+
+
+@pytest.mark.parametrize("options", [{"metrics": "all"}, {"baseline": "removal"}])
+def test_neither_model_nor_map_is_changed(options):
+    scope = scope_of("vit")
+    e = scope.explain(photo(), method="relevance", target=2)
+    scope.model.train()
+    scope.model.vit.layers[0].eval()
+    next(scope.model.parameters()).requires_grad_(False)
+    before, values = state(scope.model), e.map.tobytes()
+    scope.measure(e, steps=3, n_random_maps=2, **options)
+    assert state(scope.model) == before
+    assert e.map.tobytes() == values
+    assert scope.explain(photo(), method="relevance", target=2).map.tobytes() == values

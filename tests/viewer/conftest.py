@@ -1,0 +1,31 @@
+"""The viewer's page of a tiny model, open in a browser."""
+
+import pytest
+
+from tests.helpers.browser import CAPTION as WAIT
+from tests.helpers.browser import VIEWER
+from tests.helpers.browser import shown as opened
+from vitscope.viewer.page import page_bytes
+
+
+@pytest.fixture(scope="session")
+def tiny_file(tiny_view, tmp_path_factory):
+    path = tmp_path_factory.mktemp("pages") / "tiny.html"
+    path.write_bytes(page_bytes(tiny_view.document(), "en"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny(browser, tiny_file):
+    """One page for many tests; each sets the state that it needs."""
+    with opened(browser, tiny_file.as_uri()) as made:
+        yield made
+        assert made.troubles == []
+
+
+@pytest.fixture
+def fresh(tiny):
+    tiny.evaluate(f"() => {{ const {{ store, ctx }} = {VIEWER}; store.set({{ ...ctx.initial }}); }}")
+    tiny.move(1, 1)
+    tiny.wait(WAIT, "rollout")
+    return tiny

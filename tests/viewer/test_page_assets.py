@@ -1,0 +1,114 @@
+"""The viewer's file: its scripts alone, its island of data, its policy and size."""
+
+import json
+import re
+from importlib.resources import files
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from matplotlib import colormaps
+
+import vitscope
+from tests.helpers.browser import VIEWER
+from tests.helpers.browser import shown as opened
+from vitscope._plugins import RENDERERS
+from vitscope.render.raster import limits
+from vitscope.viewer.packed import Packed
+from vitscope.viewer.page import bundle, page, page_bytes, styles
+
+
+@pytest.fixture(scope="module")
+def bare(browser):
+    """Call a function of JavaScript with some of the viewer's modules, on an empty page."""
+    code = bundle().replace("export const { mount, fileHost } = $main;", "export { $resample, $colours };")
+    made = f"data:text/javascript,{quote(code)}"
+    with browser.opened("about:blank") as blank:
+        yield lambda function, *given: blank.evaluate(
+            f"async ([url, given]) => ({function})(await import(url), ...given)", [made, given]
+        )
+
+
+def test_placing_a_map_is_frames_own_bicubic(bare):
+    region, values = (
+        vitscope.ImageRegion((90, 70), (10.5, -8, 71, 64), (64, 64)),
+        np.random.default_rng(0).random((4, 6)),
+    )
+    both = bare(
+        """({ $resample }, values, box) => [true, false].map((smooth) => {
+            const laid = $resample.place(Float32Array.from(values), 4, 6, 90, 70, box, smooth);
+            return [laid.left, laid.top, laid.width, laid.height, [...laid.values]];
+        })""",
+        values.ravel().tolist(),
+        region.box,
+    )
+    for smooth, (left, top, width, height, laid) in zip((True, False), both, strict=True):
+        true = region.upsample(values.astype(np.float32), smooth)
+        assert (left, top, left + width, top + height) == region.window()
+        assert np.allclose(np.reshape(laid, (height, width)), true[top : top + height, left : left + width], atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["inferno", "viridis", "cividis", "grey", "balance"])
+def test_colours_are_those_that_the_command_names(bare, name):
+    drawn = bare("({ $colours }, name) => [...$colours.coloursOf(name)]", name)
+    table = colormaps[{"grey": "gray", "balance": "RdBu_r"}.get(name, name)](np.arange(256))[:, :3]
+    assert np.abs(np.reshape(drawn, (256, 3)) - 255 * table).max() <= 1
+
+
+@pytest.mark.parametrize("case", ["both signs", "few above zero", "none above zero", "all above zero", "flat"])
+def test_the_scale_of_a_map_is_that_of_its_picture(bare, explained, case):
+    values = {
+        "both signs": np.linspace(-2, 3, 256),
+        "few above zero": np.r_[np.linspace(-4, -1, 255), 5],
+        "none above zero": np.linspace(-4, -1, 256),
+        "all above zero": np.linspace(1, 2, 256),
+        "flat": np.full(256, 0.5),
+    }[case].reshape(16, 16)
+    e = explained(values, (64, 64))
+    norm = RENDERERS.get("style")(e)["norm"]
+    told = bare(
+        "({ $colours }, values, signed) => $colours.limits(Float32Array.from(values), 'auto', signed)",
+        values.ravel().tolist(),
+        bool(values.min() < 0 < values.max()),
+    )
+    assert (told["low"], told["high"]) == pytest.approx(limits(values.astype(np.float32), norm))
+
+
+def test_the_document_is_an_island_that_no_name_can_leave(tiny_view):
+    document = json.loads(json.dumps(tiny_view.document()))
+    document["header"]["photo"]["name"] = "</script><img src=x onerror=alert(1)>\u2028\u2029<!--"
+    text = page(document)
+    island = re.search(r'<script type="application/json">(.*?)</script>', text, re.S)[1]
+    assert "<" not in island
+    assert "\u2028" not in island
+    assert json.loads(island) == document
+    assert "&lt;/script&gt;" in text[: text.index("<style>")]
+
+
+def test_the_policy_allows_nothing_from_outside(tiny_file):
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', tiny_file.read_text("latin-1"))[1]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "http" not in policy
+
+
+def test_every_byte_comes_through_a_page(browser, tiny_view, tmp_path):
+    """Arrays whose streams hold each byte, also those that HTML changes."""
+    document = tiny_view.document()
+    values = np.random.default_rng(0).integers(0, 256, 20_000).astype(np.uint8)
+    document["arrays"]["every"] = Packed.of(values).document()
+    document["other"] = {"header": document["header"], "arrays": {"more": Packed.of(values[::-1]).document()}}
+    path = tmp_path / "bytes.html"
+    path.write_bytes(page_bytes(document, "en"))
+    with opened(browser, path.as_uri()) as made:
+        got = made.evaluate(f"async () => [...await {VIEWER}.ctx.data.array('every')]")
+        assert got == values.tolist()
+        assert made.troubles == []
+
+
+def test_the_viewer_itself_is_small():
+    page, notebook = (
+        bundle() + styles(),
+        bundle(escaped=False) + styles() + files("vitscope.viewer").joinpath("assets/notebook.js").read_text(),
+    )
+    assert max(len(one.encode()) for one in (page, notebook)) <= 150_000
