@@ -389,7 +389,7 @@ def check(scope: Any, layout: Any) -> dict[str, Any]:
     from vitscope.attention import vecmat
     from vitscope.attention.capture import capture, evaluating
     from vitscope.images import Picture
-    from vitscope.tracing.chain import chain_of
+    from vitscope.tracing.chain import operator_chain
 
     adapter = scope.adapter
     pixels = adapter.prepare(Picture(data.astronaut()))[0][None]
@@ -410,7 +410,7 @@ def check(scope: Any, layout: Any) -> dict[str, Any]:
         layers = list(range(len(store)))
         with torch.no_grad():
             plain = store.rollout_from_readout(layers, vecmat, 0.5, 0.5)
-        chain = chain_of(adapter.answer, adapter.model, (1, *size), trace, store_of.seen)
+        chain = operator_chain(adapter.answer, adapter.model, (1, *size), trace, store_of.seen)
         found["difference"] = float((plain - chain.vecmat(layers, vecmat, 0.5, 0.5)).abs().max())
         found["traced_isotropic"] = trace.isotropic
         if trace.layout != adapter.layout(size):

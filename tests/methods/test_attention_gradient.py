@@ -122,7 +122,7 @@ def test_the_gradient_of_attention_is_autograds(name):
 def test_relevance_on_a_plain_vit_is_the_same_through_the_chain():
     from vitscope.attention import AttentionStore
     from vitscope.models.traced import TracedAdapter
-    from vitscope.tracing.chain import chain_of, sources_of
+    from vitscope.tracing.chain import graph_outputs, operator_chain
 
     row = row_of("vit")
     adapter = TransformersAdapter(row.model().double(), weights="none")
@@ -130,8 +130,8 @@ def test_relevance_on_a_plain_vit_is_the_same_through_the_chain():
     pixels = zoo.pixels(row, 2).double().requires_grad_()
     with frozen(adapter.model), capture(adapter.model, gradients=True) as seen:
         answer = adapter.answer(pixels)
-    chain = chain_of(adapter.answer, adapter.model, (2, *row.size), found, seen.seen)
-    sources = sources_of(found, seen.seen)
+    chain = operator_chain(adapter.answer, adapter.model, (2, *row.size), found, seen.seen)
+    sources = graph_outputs(found, seen.seen)
     store = AttentionStore(chain.blocks, found.layout, None, None, chain, None, answer, sources)
     expected, _ = store_of("vit")
     got = relevance(store.differentiate(scored(answer)))

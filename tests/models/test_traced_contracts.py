@@ -17,7 +17,7 @@ import vitscope
 from tests.models.toys_traced import ROWS
 from tests.models.traced_row import picture
 from vitscope.attention import vecmat
-from vitscope.tracing.chain import chain_of
+from vitscope.tracing.chain import operator_chain
 from vitscope.tracing.token_tensor import TokenTensor
 
 BY_NAME = {row.name: row for row in ROWS}
@@ -296,7 +296,9 @@ def test_the_chain_of_operators_is_the_plain_product_where_both_exist(row):
         answer = adapter.answer(pixels)
     store = adapter.attention(seen_of, row.size, answer)
     assert store.chain is None
-    chain = chain_of(adapter.answer, adapter.model, (len(seeds), *row.size), adapter.trace(row.size), seen_of.seen)
+    chain = operator_chain(
+        adapter.answer, adapter.model, (len(seeds), *row.size), adapter.trace(row.size), seen_of.seen
+    )
     for layers, keep in ([0, 1], 0.5), ([0, 1], 0.2), ([1], 0.0), ([0], 0.5):
         plain = store.rollout_from_readout(layers, vecmat, keep, 1 - keep)
         torch.testing.assert_close(chain.vecmat(layers, vecmat, keep, 1 - keep), plain, rtol=0, atol=1e-6)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import vitscope
+from tests.helpers.errors import raises
 from tests.models.toys_traced import ROWS
 from tests.models.traced_row import as_it_is, picture
 from vitscope.errors import MethodError, UsageError
@@ -406,7 +407,7 @@ def test_an_earlier_layer_has_its_own_grid():
 
 
 def test_where_a_block_hands_on_cls_alone_its_output_has_no_map():
-    with pytest.raises(UsageError, match="hands on no patch tokens"):
+    with raises(UsageError, "tracing.output-without-patches"):
         explained("timm-cait", "gradcam", at="output")
 
 

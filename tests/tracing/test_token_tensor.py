@@ -4,7 +4,7 @@ import torch
 
 
 def test_a_function_run_once_where_tensors_repeat_themselves_is_the_same_function():
-    from vitscope.tracing.token_tensor import one, thinly
+    from vitscope.tracing.token_tensor import first_along, run_collapsed
 
     torch.manual_seed(0)
     thin, other = (torch.randn(2, 5, 1, dtype=torch.float64, requires_grad=True) for _ in range(2))
@@ -15,14 +15,14 @@ def test_a_function_run_once_where_tensors_repeat_themselves_is_the_same_functio
         sizes.append(a.numel())
         return (a + b) / 2
 
-    for way in (thinly, lambda run, *tensors: run(*tensors)):
+    for way in (run_collapsed, lambda run, *tensors: run(*tensors)):
         out = way(mean, thin.expand(2, 5, 7), other.expand(2, 5, 7))
         assert out.shape == (2, 5, 7)
         grads.append(torch.autograd.grad((out * weight).sum(), (thin, other)))
     assert sizes == [10, 70]
     for got, wanted in zip(*grads, strict=True):
         torch.testing.assert_close(got, wanted)
-    (got,) = torch.autograd.grad((one(thin.expand(2, 5, 7), 2) * weight[..., :1]).sum(), thin)
+    (got,) = torch.autograd.grad((first_along(thin.expand(2, 5, 7), 2) * weight[..., :1]).sum(), thin)
     torch.testing.assert_close(got, weight[..., :1])
     full = torch.randn(2, 5, 7, dtype=torch.float64)
-    torch.testing.assert_close(thinly(mean, thin.expand(2, 5, 7), full), mean(thin.expand(2, 5, 7), full))
+    torch.testing.assert_close(run_collapsed(mean, thin.expand(2, 5, 7), full), mean(thin.expand(2, 5, 7), full))

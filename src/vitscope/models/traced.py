@@ -16,8 +16,9 @@ from vitscope.errors import YES, CaptureError, LayoutError, Support, Unsupported
 from vitscope.geometry import TokenLayout
 from vitscope.models.base import ModelAdapter
 from vitscope.models.preprocessing import checked_size
-from vitscope.tracing.block_io import BlockMap, stages_of
-from vitscope.tracing.chain import blocks_of, chain_of, sources_of
+from vitscope.tracing.block_finder import find_block_map
+from vitscope.tracing.block_io import BlockMap
+from vitscope.tracing.chain import graph_outputs, layer_blocks, operator_chain
 from vitscope.tracing.trace import Trace
 from vitscope.tracing.trace import trace as trace_model
 
@@ -73,10 +74,10 @@ class TracedAdapter(ModelAdapter):
             self.__dict__.setdefault("_seen_as", _seen_as(recorder))
             known[size] = trace_model(self._at_once, self.model, size, recorder.seen)
             if self.cls_index is None and self._answers_with_tokens(known[size]):
-                prefix, order = known[size].layout.prefix, known[size].reorder
+                prefix, order = known[size].layout.prefix, known[size].order
                 self.cls_index = prefix.index("cls") if order is None else int(order[prefix.index("cls")])
                 known[size] = trace_model(self._at_once, self.model, size, recorder.seen)
-            self.supports_batches = known[size].together
+            self.supports_batches = known[size].per_image
             if known[size].differential and _DIFFERENTIAL not in self.notes:
                 self.notes = (*self.notes, _DIFFERENTIAL)
         return known[size]
@@ -128,7 +129,7 @@ class TracedAdapter(ModelAdapter):
         size = size or self.input_size
         if size not in known:
             try:
-                known[size] = stages_of(self._at_once, self.model, size, self.trace(size))
+                known[size] = find_block_map(self._at_once, self.model, size, self.trace(size))
             except UnsupportedError as error:
                 known[size] = error
         found = known[size]
@@ -138,7 +139,7 @@ class TracedAdapter(ModelAdapter):
 
     def token_order(self) -> Tensor | None:
         """Where the layout's tokens stand among the model's, where they do not stand in its order."""
-        return None if self.given_layout else self.trace().reorder
+        return None if self.given_layout else self.trace().order
 
     def layout(self, size: tuple[int, int] | None = None) -> TokenLayout:
         """The token layout at an input of `(Hi, Wi)` pixels."""
@@ -168,17 +169,17 @@ class TracedAdapter(ModelAdapter):
         if missing:
             raise CaptureError(f"{len(missing)} of {len(found.layers)} attention calls were not seen in this forward")
         logits = None if logits is None else logits.detach()
-        sources = sources_of(found, recorder.seen)
+        sources = graph_outputs(found, recorder.seen)
         calls = tuple(CallSite(event, found.heads[event]) for event in found.layers)
         if found.isotropic:
-            blocks, pool = blocks_of(found, recorder.seen)
+            blocks, pool = layer_blocks(found, recorder.seen)
             for block in blocks:
                 found.layout.check(block.shape[2], f"{block.name} (with batch_size=1, too?)")
             row = found.readout / found.readout.sum() if found.queries is None else found.queries
             known = found.exact and found.queries is None
             start = None if known else torch.from_numpy(row).float().to(blocks[0].device)
             return AttentionStore(blocks, found.layout, logits, pool, None, start, answer, sources, calls)
-        chain = chain_of(self._at_once, self.model, (len(answer), *size), found, recorder.seen)
+        chain = operator_chain(self._at_once, self.model, (len(answer), *size), found, recorder.seen)
         return AttentionStore(chain.blocks, found.layout, logits, None, chain, None, answer, sources, calls)
 
     def describe(self) -> Mapping[str, str]:

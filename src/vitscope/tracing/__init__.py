@@ -1,1 +1,1 @@
-"""The averaged network: where tokens go in a model's own code, with attention as the only thing that mixes them."""
+"""Token tracing: where tokens go in a model's own code, with attention as the only operation that mixes them."""

@@ -1,4 +1,4 @@
-"""A forward as a chain of operators on tokens: what windows, merging and pooling do is the model's own code."""
+"""A forward as a chain of operators on tokens: windows, merging and pooling are the model's own code."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -7,39 +7,43 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitscope._messages import msg
 from vitscope.attention import Block, Chain, Dense, Factored, GraphOutput, vecmat
 from vitscope.attention.capture import RecordedCall
 from vitscope.errors import LayoutError, UsageError
-from vitscope.tracing.token_tensor import Plan
-from vitscope.tracing.trace import NO_HEADS, Run, Trace, averaged, prefix_tokens
+from vitscope.tracing.averaged import Run, run_averaged
+from vitscope.tracing.token_grid import prefix_weights
+from vitscope.tracing.token_tensor import BackwardPlan
+from vitscope.tracing.trace import NO_HEADS, Trace
 
-__all__ = ["OperatorChain", "blocks_of", "chain_of", "sources_of"]
+__all__ = ["OperatorChain", "graph_outputs", "layer_blocks", "operator_chain"]
 
 
 @dataclass(frozen=True, eq=False)
-class Averages:
-    """One run of the averaged network: its output, the parts that its finest tokens are, and tokens from outside."""
+class AveragedRun:
+    """One run of the averaged network: its answer, the tensors of its finest tokens, and its prefix tokens."""
 
     out: Tensor
-    parts: list[tuple[Tensor, int]]
+    tensors: list[tuple[Tensor, int]]
     leaves: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class OperatorChain:
-    """The averaged network of one forward, ready to be gone through backwards any number of times.
+    """The averaged network of one forward, ready for any number of backward passes.
 
-    `vecmat` starts from what the answer is read from and goes back, operator by operator, to the finest tokens: through
-    windows, merging and pooling as the model's own code has them, and through each layer's residual as it is told.
-    Attention in no residual (a pooling's, LeViT's between its stages) is gone through as it is, its heads' mean.
+    `vecmat` starts from the tokens that the answer is read from and goes back, operator by operator, to the finest
+    tokens: through windows, merging and pooling as the model's own code has them, and through each layer's residual
+    connection with the given weights. Attention without a residual (a pooling, LeViT between its stages) takes the mean
+    of its heads.
     """
 
     trace: Trace
-    plan: Plan
-    averages: Averages
-    again: Callable[[Plan], Averages]
+    plan: BackwardPlan
+    averages: AveragedRun
+    rerun: Callable[[BackwardPlan], AveragedRun]
     blocks: tuple[Block, ...]
-    seen: dict[int, RecordedCall]
+    recorded: dict[int, RecordedCall]
 
     def vecmat(
         self,
@@ -48,120 +52,143 @@ class OperatorChain:
         keep: float | Callable[[Block], Tensor],
         mix: float,
     ) -> Float[Tensor, "B N"]:
-        """Weights of the finest tokens, prefix first: `r <- keep r + mix attend(block, r)` at each of `layers`.
+        """Return weights of the finest tokens, prefix first: `r <- keep r + mix attend(block, r)` at each of `layers`.
 
-        A `keep` for each query is carried forward to where its residual is: another run of the averaged network.
+        A `keep` for each query is carried forward to its residual connection: another run of the averaged network.
         """
         numbers = {event: i for i, event in enumerate(self.trace.layers)}
         active = frozenset(self.trace.layers[layer] for layer in layers)
 
-        def through(event: int, r: Tensor) -> Tensor:
-            if event in numbers and event not in active:  # its residual hands everything to the other end
-                return r.new_zeros(*r.shape[:-1], self.seen[event].block.shape[3])
-            rows = self._rows(event)
+        def attend_event(event: int, r: Tensor) -> Tensor:
+            if event in numbers and event not in active:  # its residual passes everything to the skip connection
+                return r.new_zeros(*r.shape[:-1], self.recorded[event].block.shape[3])
+            heads = self._head_axes(event)
             if event in numbers:
-                pulled = attend(self.blocks[numbers[event]], rows.together(r)).to(r.dtype)
-            else:  # a pooling at the end, or tokens that only attention makes: weights go where it looked
-                pulled = vecmat(_reheaded(self.seen[event], rows.axis), rows.together(r)).to(r.dtype)
-            return rows.apart(pulled / rows.heads).reshape(*r.shape[:-1], pulled.shape[-1])
+                keys = attend(self.blocks[numbers[event]], heads.sum(r)).to(r.dtype)
+            else:  # a pooling at the end, or tokens that only attention makes: weights follow the attention
+                keys = vecmat(_heads_second(self.recorded[event], heads.axis), heads.sum(r)).to(r.dtype)
+            return heads.repeat(keys / heads.count).reshape(*r.shape[:-1], keys.shape[-1])
 
         plan, averages = self.plan, self.averages
         if callable(keep):
             if mix != 1.0:
-                raise UsageError("a weight of the residual path for each query goes with the weight 1 of attention")
-            told = {event: self._rows(event).apart(keep(self.blocks[numbers[event]])) for event in active}
-            plan = Plan(1.0, 1.0, active, through, told)
-            averages = self.again(plan)
+                raise UsageError(
+                    msg(
+                        "tracing.query-skips-need-mix-one",
+                        "a weight of the skip connection for each query needs a weight of attention of 1, got {mix}",
+                        mix=mix,
+                    )
+                )
+            skips = {event: self._head_axes(event).repeat(keep(self.blocks[numbers[event]])) for event in active}
+            plan = BackwardPlan(1.0, 1.0, active, attend_event, skips)
+            averages = self.rerun(plan)
         else:
-            plan.keep, plan.mix, plan.active, plan.attend = keep, mix, active, through
+            plan.skip, plan.branch, plan.active, plan.attend = keep, mix, active, attend_event
         with torch.inference_mode(False), torch.enable_grad():
-            tensors = [*(values for values, _ in averages.parts), *averages.leaves]
+            tensors = [*(values for values, _ in averages.tensors), *averages.leaves]
             grads = torch.autograd.grad(averages.out.sum(), tensors, retain_graph=True, allow_unused=True)
-        batch, count = len(averages.out), len(averages.parts)
-        patches = self.trace.finest.laid(grads[:count], averages.parts, batch)
-        prefix = [prefix_tokens(g, leaf, batch) for g, leaf in zip(grads[count:], averages.leaves, strict=True)]
+        batch, count = len(averages.out), len(averages.tensors)
+        patches = self.trace.finest.weights(grads[:count], averages.tensors, batch)
+        prefix = [prefix_weights(g, leaf, batch) for g, leaf in zip(grads[count:], averages.leaves, strict=True)]
         return torch.cat([*prefix, patches], 1)
 
-    def _rows(self, event: int) -> "_Rows":
-        return _Rows(self.seen[event].lead, self.trace.heads[event])
+    def _head_axes(self, event: int) -> "_HeadAxes":
+        return _HeadAxes(self.recorded[event].lead, self.trace.heads[event])
 
     def with_blocks(self, blocks: tuple[Block, ...]) -> Chain:
-        """The same chain with other blocks."""
+        """Return the same chain with other blocks."""
         return replace(self, blocks=blocks)
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """Between numbers for each of a block's queries `(b, n)` and the leading axes that the model has them in."""
+class _HeadAxes:
+    """Converts between one number for each of a block's queries `(b, n)` and the leading axes that the model has."""
 
     lead: tuple[int, ...]
     axis: int
 
     @property
-    def heads(self) -> int:
-        """How many heads the block has."""
+    def count(self) -> int:
+        """The number of heads."""
         return 1 if self.axis == NO_HEADS else self.lead[self.axis]
 
     @property
-    def _places(self) -> tuple[tuple[int, ...], int]:
-        """The leading axes with one for heads, and which it is."""
+    def _shape(self) -> tuple[tuple[int, ...], int]:
+        """The leading axes with one for heads, and its position."""
         return ((*self.lead, 1), len(self.lead)) if self.axis == NO_HEADS else (self.lead, self.axis)
 
-    def together(self, r: Tensor) -> Float[Tensor, "b n"]:
-        """Summed over heads."""
-        shape, axis = self._places
-        return r.reshape(*shape, r.shape[-1]).movedim(axis, -2).reshape(-1, self.heads, r.shape[-1]).sum(1)
+    def sum(self, r: Tensor) -> Float[Tensor, "b n"]:
+        """Sum over the heads."""
+        shape, axis = self._shape
+        return r.reshape(*shape, r.shape[-1]).movedim(axis, -2).reshape(-1, self.count, r.shape[-1]).sum(1)
 
-    def apart(self, r: Float[Tensor, "b n"]) -> Tensor:
-        """The same for each head: `(*lead, n)`, with one more axis where there are no heads."""
-        shape, axis = self._places
+    def repeat(self, r: Float[Tensor, "b n"]) -> Tensor:
+        """Repeat for each head: `(*lead, n)`, with one more axis where there are no heads."""
+        shape, axis = self._shape
         others = [size for i, size in enumerate(shape) if i != axis]
-        spread = r[:, None].expand(-1, self.heads, -1).reshape(*others, self.heads, r.shape[-1])
+        spread = r[:, None].expand(-1, self.count, -1).reshape(*others, self.count, r.shape[-1])
         return spread.movedim(-2, axis)
 
 
-def chain_of(
-    run: Run, model: nn.Module, size: tuple[int, int, int], found: Trace, seen: dict[int, RecordedCall]
+def operator_chain(
+    run: Run, model: nn.Module, size: tuple[int, int, int], found: Trace, recorded: dict[int, RecordedCall]
 ) -> OperatorChain:
-    """The chain of one forward of `(B, Hi, Wi)` pixels, whose attention is `seen`."""
+    """Make the chain of one forward of `(B, Hi, Wi)` pixels from its recorded attention calls.
+
+    Cost: one forward of the averaged network.
+
+    Raises:
+        LayoutError: the model took another path with this batch than when it was traced.
+    """
 
     @torch.inference_mode(False)
     @torch.enable_grad()
-    def again(plan: Plan) -> Averages:
+    def rerun(plan: BackwardPlan) -> AveragedRun:
         batch, height, width = size
         pixels = torch.zeros(batch, 3, height, width, device=next(model.parameters()).device)
-        network, start, out = averaged(run, model, pixels, plan, seen, channels=found.channels)
-        if len(network.merges) <= max(found.finest.merges, default=0) or len(network.leaves) != len(found.leaves):
-            raise LayoutError("the model did something else with this batch than with the picture it was understood by")
-        leaves = tuple(leaf for (_, leaf), count in zip(network.leaves, found.leaves, strict=True) if count)
-        return Averages(out, found.finest.values(network.merges, start), leaves)
+        network, start, out = run_averaged(run, model, pixels, plan, recorded, channels=found.channels)
+        if len(network.merges) <= max(found.finest.merges, default=0) or len(network.leaves) != len(found.leaf_sizes):
+            raise LayoutError(
+                msg(
+                    "tracing.other-path",
+                    "{model} took another path with this batch than with the image it was traced with",
+                    model=type(model).__name__,
+                )
+            )
+        leaves = tuple(leaf for (_, leaf), count in zip(network.leaves, found.leaf_sizes, strict=True) if count)
+        return AveragedRun(out, found.finest.tensors(network.merges, start), leaves)
 
-    blocks = tuple(_reheaded(seen[event], found.heads[event]) for event in found.layers)
-    plan = Plan()
-    return OperatorChain(found, plan, again(plan), again, blocks, seen)
+    blocks = tuple(_heads_second(recorded[event], found.heads[event]) for event in found.layers)
+    plan = BackwardPlan()
+    return OperatorChain(found, plan, rerun(plan), rerun, blocks, recorded)
 
 
-def blocks_of(found: Trace, seen: dict[int, RecordedCall]) -> tuple[tuple[Block, ...], Block | None]:
-    """The layers' blocks with prefix tokens first, and the pooling block, of a model whose layers see all tokens."""
-    pool = None if found.pool is None else seen[found.pool].block
-    return tuple(_reordered(seen[event].block, found.reorder) for event in found.layers), pool
+def layer_blocks(found: Trace, recorded: dict[int, RecordedCall]) -> tuple[tuple[Block, ...], Block | None]:
+    """Return the layers' blocks with prefix tokens first, and the pooling block, where all layers see all tokens."""
+    pool = None if found.pool is None else recorded[found.pool].block
+    return tuple(_in_order(recorded[event].block, found.order) for event in found.layers), pool
 
 
-def sources_of(found: Trace, seen: dict[int, RecordedCall]) -> tuple[GraphOutput, ...]:
-    """Where the layers' results stand in the graph, in the shape that their blocks have."""
+def graph_outputs(found: Trace, recorded: dict[int, RecordedCall]) -> tuple[GraphOutput, ...]:
+    """Return the layers' results in the graph, in the shape of their blocks; none where one has no graph."""
 
-    def of(one: RecordedCall, axis: int) -> GraphOutput | None:
-        if one.source is None:
+    def output_of(call: RecordedCall, axis: int) -> GraphOutput | None:
+        if call.source is None:
             return None
-        first = one.source.place
-        return GraphOutput(one.source.out, lambda x: _in_order(_heads_second(first(x), one.lead, axis), found.reorder))
+        first, order = call.source.place, found.order
 
-    sources = [of(seen[event], found.heads[event]) for event in found.layers]
-    return tuple(source for source in sources if source is not None) if None not in sources else ()
+        def place(x: Tensor) -> Tensor:
+            x = _move_heads(first(x), call.lead, axis)
+            return x if order is None else x[:, :, order]
+
+        return GraphOutput(call.source.out, place)
+
+    outputs = [output_of(recorded[event], found.heads[event]) for event in found.layers]
+    return tuple(output for output in outputs if output is not None) if None not in outputs else ()
 
 
-def _heads_second(x: Tensor, lead: tuple[int, ...], axis: int) -> Tensor:
-    """`(B', H', ...)` with the leading axes as they were seen, to the heads' axis second."""
+def _move_heads(x: Tensor, lead: tuple[int, ...], axis: int) -> Tensor:
+    """Move the heads of `(B', H', ...)`, whose leading axes were `lead`, to the second axis."""
     if axis == NO_HEADS:
         return x.reshape(-1, 1, *x.shape[2:])
     if len(lead) < 2 or axis == len(lead) - 1:
@@ -169,18 +196,14 @@ def _heads_second(x: Tensor, lead: tuple[int, ...], axis: int) -> Tensor:
     return x.reshape(*lead, *x.shape[2:]).movedim(axis, len(lead) - 1).reshape(-1, lead[axis], *x.shape[2:])
 
 
-def _in_order(x: Tensor, order: Tensor | None) -> Tensor:
-    return x if order is None else x[:, :, order]
-
-
-def _reheaded(seen: RecordedCall, axis: int) -> Block:
-    """The block with the heads' axis second, whatever the order of the leading axes was."""
-    block, lead = seen.block, seen.lead
+def _heads_second(call: RecordedCall, axis: int) -> Block:
+    """Return the block of a call with heads as its second axis, whatever the order of the leading axes was."""
+    block, lead = call.block, call.lead
     if axis == len(lead) - 1 or block.shape[1] == len(lead) == 1:
         return block
 
     def moved(x: Tensor) -> Tensor:
-        return _heads_second(x, lead, axis)
+        return _move_heads(x, lead, axis)
 
     v = None if block.v is None else moved(block.v)
     if isinstance(block, Dense):
@@ -192,7 +215,8 @@ def _reheaded(seen: RecordedCall, axis: int) -> Block:
     return replace(block, q=moved(block.q), k=moved(block.k), bias=bias, lse=lse, v=v)
 
 
-def _reordered(block: Factored | Dense, order: Tensor | None) -> Block:
+def _in_order(block: Factored | Dense, order: Tensor | None) -> Block:
+    """Return the block with its tokens in the layout's order."""
     if order is None:
         return block
     v = None if block.v is None else block.v[:, :, order]

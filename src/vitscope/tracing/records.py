@@ -1,21 +1,27 @@
-"""What the averaged network meets on its way: attention calls, merges, and how positions tell tokens from channels."""
+"""What one run of the averaged network records: attention calls and merges of positions into tokens."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["CallSite", "TokenMerge", "channels_mix", "varies"]
+from vitscope._messages import msg
+
+__all__ = ["CAPTURE_HINT", "TokenMerge", "TracedCall", "channels_mix", "varies"]
+
+CAPTURE_HINT = msg("tracing.use-capture.hint", "vitscope.capture(model) records the raw attention of any model")
 
 
 @dataclass(eq=False)
-class CallSite:
-    """One attention call as the averaged network met it.
+class TracedCall:
+    """One attention call of the averaged network.
 
     Attributes:
         event: its number among all calls of softmax and fused attention.
-        keys: what stands at its keys, `(..., M)`; queries: N.
-        joined: a residual has taken its result in; channels: it mixes channels, not tokens.
+        keys: the positions at its keys, `(..., M)`.
+        queries: the number of its queries, N.
+        joined: a residual connection added its result.
+        channels: it mixes channels, not tokens.
     """
 
     event: int
@@ -23,12 +29,17 @@ class CallSite:
     queries: int
     joined: bool = False
     channels: bool = False
-    asked: Tensor | None = None
 
 
 @dataclass(eq=False)
 class TokenMerge:
-    """A place where several positions may become one token: `values`, with the channels along `axis`."""
+    """A layer that may merge positions into tokens.
+
+    Attributes:
+        values: its result.
+        axis: the channels of `values`.
+        real: it merged positions that differ.
+    """
 
     values: Tensor
     axis: int
@@ -36,7 +47,7 @@ class TokenMerge:
 
 
 def varies(x: Tensor, axis: int) -> bool:
-    """Do positions differ along this axis? Probing values are (mass, x, y, leaf) along the batch."""
+    """Return whether positions differ along an axis; `x` holds (mass, x, y, leaf) along its batch axis."""
     if not x.stride(axis):
         return False
     with torch.no_grad():
@@ -47,5 +58,5 @@ def varies(x: Tensor, axis: int) -> bool:
 
 
 def channels_mix(value: Tensor) -> bool:
-    """Are these values channels of tokens along the last axis, not tokens along the last but one?"""
+    """Return whether attention over these values `(..., M, D)` mixes channels of tokens, not tokens."""
     return value.shape[-1] > 1 and varies(value, -1) and not varies(value, -2)

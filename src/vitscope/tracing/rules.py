@@ -1,15 +1,16 @@
-"""How each torch function acts on shadows: what moves tokens runs as it is, what learns becomes a mean.
+"""Rules by which torch functions act on tokens: what moves tokens runs as it is, what mixes channels becomes a mean.
 
-- moving (reshape, roll, windows, concatenation): as it is; what is concatenated from outside becomes a leaf of its own
-- pointwise (norms, activations, dropout, scaling): nothing, a token stays what it is
-- learned maps and reductions over channels: the mean over what they read
-- convolutions: the mean over channels; with a stride, also over the window (patch embedding, merging); without one,
-  nothing else, like every other part that is not attention
+- moving (reshape, roll, windows, concatenation): unchanged; a tensor concatenated from outside becomes a leaf
+- pointwise (norms, activations, dropout, scaling): a token stays as it is
+- learned maps and reductions over channels: the mean of their input
+- convolutions: the mean over channels; with a stride, also over the window (patch embedding, merging); without a
+  stride, a token stays where it is
 - pooling: the mean over the window, also for maximum pooling
-- addition of two shadows: a residual, where one end has seen an attention call that the other has not; else the mean
-- softmax and fused attention: the attention that was seen in the real forward
+- addition of two token tensors: a residual connection where one end holds an attention call that the other lacks; else
+  the mean
+- softmax and fused attention: the attention that the real forward recorded
 
-A function that is none of these is refused by name: nothing is guessed.
+A function outside these groups is refused by name.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,21 +20,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vitscope.tracing.token_tensor import one
+from vitscope.tracing.token_tensor import first_along
 
 __all__ = [
-    "ASKS",
-    "AS_IT_IS",
     "BINARY",
+    "METADATA",
+    "MOVING",
     "POINTWISE",
     "POOLING",
     "REDUCTIONS",
-    "bound",
-    "conv",
-    "conv_transposed",
-    "expanded",
+    "argument",
+    "mean_along",
+    "mean_conv",
+    "mean_conv_transpose",
+    "mean_pool",
     "plain_name",
-    "pool",
 ]
 
 _MOVING = """
@@ -58,7 +59,7 @@ _POOLING = """
     adaptive_max_pool3d max_pool2d_with_indices
 """
 _BINARY = "add sub mul div truediv multiply divide true_divide subtract maximum minimum where lerp addcmul fmax fmin"
-_ASKED = """
+_METADATA = """
     size dim numel nelement stride is_contiguous ndimension element_size data_ptr len get_device is_floating_point
     is_complex is_same_size zeros_like ones_like empty_like full_like rand_like randn_like new_zeros new_ones new_empty
     new_full new_tensor eq ne gt lt ge le isnan isinf isfinite any all item tolist bool int hash format repr
@@ -66,13 +67,13 @@ _ASKED = """
     is_tensor is_inference
 """
 
-AS_IT_IS, POINTWISE, REDUCTIONS, POOLING, BINARY, ASKS = (
-    frozenset(words.split()) for words in (_MOVING, _POINTWISE, _REDUCTIONS, _POOLING, _BINARY, _ASKED)
+MOVING, POINTWISE, REDUCTIONS, POOLING, BINARY, METADATA = (
+    frozenset(words.split()) for words in (_MOVING, _POINTWISE, _REDUCTIONS, _POOLING, _BINARY, _METADATA)
 )
 
 
 def plain_name(func: Callable[..., Any]) -> str:
-    """`add` for torch.add, Tensor.add, Tensor.add_, `+`, `+=` and reversed `+` alike."""
+    """Return one name for all spellings: `add` for torch.add, Tensor.add_, `+`, `+=` and reversed `+`."""
     name: str = getattr(func, "__name__", str(func))
     if name.startswith("__") and name.endswith("__"):
         name = name[2:-2]
@@ -82,24 +83,24 @@ def plain_name(func: Callable[..., Any]) -> str:
     return name.strip("_")
 
 
-def bound(func: Callable[..., Any], args: Any, kwargs: Any, place: int, name: str, default: Any = None) -> Any:
-    """An argument of a call, given by place or by name."""
-    return args[place] if len(args) > place else kwargs.get(name, default)
+def argument(args: Any, kwargs: Any, position: int, name: str, default: Any = None) -> Any:
+    """Return an argument of a call, passed by position or by name."""
+    return args[position] if len(args) > position else kwargs.get(name, default)
 
 
-def expanded(x: Tensor, dim: int, size: int) -> Tensor:
-    """The mean of `x` over one axis, repeated to `size` along it."""
+def mean_along(x: Tensor, dim: int, size: int) -> Tensor:
+    """Return the mean of `x` over one axis, repeated to `size` along that axis."""
     shape = list(x.shape)
     shape[dim] = size
-    mean = x.mean(dim, keepdim=True) if x.stride(dim) else one(x, dim)
+    mean = x.mean(dim, keepdim=True) if x.stride(dim) else first_along(x, dim)
     return mean.expand(shape)
 
 
-def conv(x: Tensor, weight: Tensor, valid: Tensor | None = None, **options: Any) -> Tensor:
-    """A convolution that takes means: over each group's channels, and over the window where it has a stride.
+def mean_conv(x: Tensor, weight: Tensor, valid: Tensor | None = None, **options: Any) -> Tensor:
+    """Convolve with means: over the channels of each group, and over the window where there is a stride.
 
     A convolution without a stride that keeps the size leaves each token where it is. `valid` is 0 where the input was
-    padded: padding counts in no mean.
+    padded; padding counts in no mean.
     """
     dims = weight.ndim - 2
     stride, padding, dilation = (
@@ -109,7 +110,7 @@ def conv(x: Tensor, weight: Tensor, valid: Tensor | None = None, **options: Any)
     single = x.ndim == dims + 1
     x = x[None] if single else x
     if not x.stride(1):  # all channels are one
-        x, groups = one(x, 1), 1
+        x, groups = first_along(x, 1), 1
     outputs, inputs = weight.shape[0], x.shape[1]
     grouped = x.reshape(x.shape[0], groups, inputs // groups, *x.shape[2:]).mean(2)
     if isinstance(padding[0], str):
@@ -129,8 +130,8 @@ def conv(x: Tensor, weight: Tensor, valid: Tensor | None = None, **options: Any)
     return out[0] if single else out
 
 
-def conv_transposed(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
-    """A transposed convolution that takes means: each output reads the inputs that reach it, in equal parts."""
+def mean_conv_transpose(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
+    """Convolve transposed with means: each output reads the inputs that reach it, in equal parts."""
     dims = weight.ndim - 2
     convolve: Any = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)[dims - 1]
     keys = ("stride", "padding", "output_padding", "dilation")
@@ -143,8 +144,8 @@ def conv_transposed(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
     return spread
 
 
-def pool(name: str, x: Tensor, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
-    """The mean over the window of a pooling function of that name."""
+def mean_pool(name: str, x: Tensor, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    """Return the mean over the window of the pooling function of that name."""
     dims = next(int(c) for c in name if c.isdigit())
     if name.startswith("adaptive"):
         size = args[0] if args else kwargs["output_size"]
