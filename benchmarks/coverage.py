@@ -348,13 +348,14 @@ def verdict(model: nn.Module) -> dict[str, Any]:
     from skimage import data
 
     import vitscope
-    from vitscope.attention.capture import capture, evaluating
+    from vitscope.attention.capture import capture
+    from vitscope.attention.model_modes import eval_mode
     from vitscope.errors import VitscopeError
 
     found: dict[str, Any] = {}
     began = time.perf_counter()
     try:
-        with torch.no_grad(), evaluating(model), capture(model):
+        with torch.no_grad(), eval_mode(model), capture(model):
             pass
         scope = vitscope.load(model)
         e = scope.explain(data.astronaut(), method="rollout")
@@ -387,22 +388,23 @@ def check(scope: Any, layout: Any) -> dict[str, Any]:
     from skimage import data
 
     from vitscope.attention import vecmat
-    from vitscope.attention.capture import capture, evaluating
+    from vitscope.attention.capture import capture
+    from vitscope.attention.model_modes import eval_mode
     from vitscope.images import Picture
     from vitscope.tracing.chain import operator_chain
 
     adapter = scope.adapter
     pixels = adapter.prepare(Picture(data.astronaut()))[0][None]
     size = tuple(pixels.shape[2:])
-    with evaluating(scope.model), torch.no_grad(), capture(scope.model) as store_of:
+    with eval_mode(scope.model), torch.no_grad(), capture(scope.model) as captured:
         answer = adapter.answer(pixels)
-    captured, store = len(store_of.blocks), adapter.attention(store_of, size, answer)
+    captured, store = len(captured.blocks), adapter.attention(captured, size, answer)
     found: dict[str, Any] = {"captured": captured, "layers": len(store), "pool": store.pool is not None}
     found["isotropic"], found["difference"] = store.chain is None, None
     trace = adapter.trace(size)
     found["tokens_seen"], found["tokens_said"] = None, layout.tokens
     if store.chain is None:
-        with evaluating(scope.model), torch.no_grad(), Watcher(scope.model) as watcher:
+        with eval_mode(scope.model), torch.no_grad(), Watcher(scope.model) as watcher:
             adapter.answer(pixels)
         found["tokens_seen"] = watcher.isotropic()
     found["seen_channels"], found["exact"] = len(trace.channels), trace.exact
@@ -410,7 +412,7 @@ def check(scope: Any, layout: Any) -> dict[str, Any]:
         layers = list(range(len(store)))
         with torch.no_grad():
             plain = store.rollout_from_readout(layers, vecmat, 0.5, 0.5)
-        chain = operator_chain(adapter.answer, adapter.model, (1, *size), trace, store_of.seen)
+        chain = operator_chain(adapter.answer, adapter.model, (1, *size), trace, captured.recorded_calls)
         found["difference"] = float((plain - chain.vecmat(layers, vecmat, 0.5, 0.5)).abs().max())
         found["traced_isotropic"] = trace.isotropic
         if trace.layout != adapter.layout(size):

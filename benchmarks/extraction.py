@@ -71,9 +71,9 @@ def ways(case: str) -> dict[str, Callable[[], Tensor]]:
         return adapter.model(pixel_values=pixels)[0]
 
     def ours() -> Tensor:
-        with capture(adapter.model) as store_of:
+        with capture(adapter.model) as captured:
             adapter.forward(pixels)
-        return rollout(store_of(adapter.layout((size, size)), depth=adapter.depth))
+        return rollout(captured.store(adapter.layout((size, size)), depth=adapter.depth))
 
     def dense() -> Tensor:
         adapter.model.set_attn_implementation("eager")

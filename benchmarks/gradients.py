@@ -35,7 +35,7 @@ def ways(method: str, size: int, targets: int) -> dict[str, Callable[[], object]
     from skimage import data
 
     import vitscope
-    from vitscope.attention.capture import frozen
+    from vitscope.attention.model_modes import frozen_parameters
     from vitscope.images import load_image
 
     scope = vitscope.load("embedded:dinov2-small")
@@ -44,7 +44,7 @@ def ways(method: str, size: int, targets: int) -> dict[str, Callable[[], object]
 
     def plain() -> object:
         pixels = scope.adapter.prepare(load_image(data.astronaut()), size)[0][None].requires_grad_()
-        with frozen(scope.model):
+        with frozen_parameters(scope.model):
             answer = scope.adapter.answer(pixels)
             return [
                 torch.autograd.grad(score(answer).sum(), pixels, retain_graph=number < targets - 1)

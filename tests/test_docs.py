@@ -46,9 +46,9 @@ def test_the_method_of_the_how_to_works():
         METHODS._parts.pop("received-in-layer", None)
     row = zoo.ROWS[0]
     adapter = TransformersAdapter(row.model())
-    with torch.no_grad(), capture(adapter.model) as store_of:
+    with torch.no_grad(), capture(adapter.model) as captured:
         adapter.forward(zoo.pixels(row))
-    store = store_of(adapter.layout(row.size))
+    store = captured.store(adapter.layout(row.size))
     torch.testing.assert_close(method.run(store, layer=1), store[1].rows().mean((1, 2)))
     assert method.summary.startswith("How much attention each token receives")
     assert method.options["layer"].default == -1

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.helpers.errors import raises
 from vitscope.errors import LayoutError
 from vitscope.geometry import ImageRegion, TokenLayout
 
@@ -37,26 +38,26 @@ class TestTokenLayout:
         assert layout.readout().tolist() == expected
 
     def test_attention_pooling_has_no_fixed_readout(self):
-        with pytest.raises(LayoutError, match="no fixed readout"):
+        with raises(LayoutError, "geometry.no-fixed-readout"):
             TokenLayout((), (2, 2), "map").readout()
 
     @pytest.mark.parametrize(
-        ("arguments", "message"),
+        ("arguments", "code"),
         [
-            ((("cls",), (0, 4)), "two positive numbers"),
-            ((("cls",), (4,)), "two positive numbers"),
-            ((("cls", "cls"), (2, 2)), "different names"),
-            (((), (2, 2), "cls"), "needs a prefix token"),
-            ((("cls",), (2, 2), "sum"), "pooling is one of cls, mean, map"),
+            ((("cls",), (0, 4)), "not-a-grid"),
+            ((("cls",), (4,)), "not-a-grid"),
+            ((("cls", "cls"), (2, 2)), "repeated-name"),
+            (((), (2, 2), "cls"), "cls-without-prefix"),
+            ((("cls",), (2, 2), "sum"), "unknown-pooling"),
         ],
     )
-    def test_refuses(self, arguments, message, monkeypatch):
+    def test_refuses(self, arguments, code, monkeypatch):
         monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
-        with pytest.raises(LayoutError, match=message):
+        with raises(LayoutError, f"geometry.{code}"):
             TokenLayout(*arguments)
 
     def test_wrong_number_of_tokens_says_both_numbers(self):
-        with pytest.raises(LayoutError, match="has 9 tokens, but the layout 2 prefix \\+ 2 x 3 patches has 8"):
+        with raises(LayoutError, "geometry.wrong-token-count"):
             TokenLayout(("cls", "register 1"), (2, 3)).patches(np.zeros(9))
 
     def test_a_square_is_never_guessed(self):

@@ -1,10 +1,10 @@
-"""Where tokens lie on the picture: the order of tokens, and the part of the photo that the model saw.
+"""The geometry of tokens: their order and grid, and the part of the photo that the model saw.
 
     photo (H, W) --ImageRegion.box--> region that the model saw
     region --ImageRegion.input--> pixels (Hi, Wi) --TokenLayout.grid--> patches (gh, gw)
 
-Both types are checked when made: nothing here takes a square root to guess a grid. Numpy only: a saved explanation is
-placed on its photo without torch.
+Both types check their values: no grid is guessed from a square root. Numpy only: a saved explanation is laid on its
+photo without torch.
 """
 
 import math
@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar, get_args
 import numpy as np
 from jaxtyping import Float
 
+from vitscope._messages import msg
 from vitscope.errors import LayoutError
 
 __all__ = ["ImageRegion", "Pooling", "TokenLayout"]
@@ -24,13 +25,13 @@ T = TypeVar("T", bound=Any)  # a numpy array or a torch tensor: both slice and r
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Which token is which: `N = P + gh * gw` tokens, the prefix first, then the patches row by row.
+    """The order of the tokens: `N = P + gh * gw`, the prefix first, then the patches row by row.
 
     Attributes:
         prefix: the names of the P prefix tokens in their order, such as `("cls", "register 1", "register 2")`.
         grid: rows and columns of patches, `(gh, gw)`.
-        pooling: how the model reads its answer out. `cls`: from the first prefix token. `mean`: from the mean of the
-            patch tokens. `map`: by attention pooling (a learned query that attends to the tokens).
+        pooling: how the model reads out its answer. `cls`: from the first prefix token. `mean`: from the mean of the
+            patch tokens. `map`: by attention pooling (a learned query attends to the tokens).
         pool_prefix: the prefix tokens take part in the readout: with `mean` beside the patches, with `cls` all of them
             in equal parts (DeiT with its teacher head reads the mean of CLS and distillation token).
 
@@ -47,43 +48,72 @@ class TokenLayout:
         object.__setattr__(self, "prefix", tuple(self.prefix))
         object.__setattr__(self, "grid", tuple(self.grid))
         if len(self.grid) != 2 or min(self.grid) < 1:
-            raise LayoutError(f"a token grid needs two positive numbers (rows, columns), not {self.grid}")
+            raise LayoutError(
+                msg(
+                    "geometry.not-a-grid",
+                    "a token grid is two positive numbers (rows, columns), not {grid}",
+                    grid=self.grid,
+                )
+            )
         if len(set(self.prefix)) != len(self.prefix):
-            raise LayoutError(f"prefix tokens need different names, not {self.prefix}")
+            raise LayoutError(
+                msg("geometry.repeated-name", "prefix tokens need different names, not {names}", names=self.prefix)
+            )
         if self.pooling not in get_args(Pooling):
-            raise LayoutError(f"pooling is one of {', '.join(get_args(Pooling))}, not '{self.pooling}'")
+            choices = ", ".join(get_args(Pooling))
+            raise LayoutError(
+                msg(
+                    "geometry.unknown-pooling",
+                    "pooling is one of {choices}, not '{pooling}'",
+                    choices=choices,
+                    pooling=self.pooling,
+                )
+            )
         if self.pooling == "cls" and not self.prefix:
-            raise LayoutError("cls pooling needs a prefix token to read from", "name it: prefix=('cls',)")
+            raise LayoutError(
+                msg("geometry.cls-without-prefix", "cls pooling needs a prefix token to read from"),
+                msg("geometry.cls-without-prefix.hint", "name it: prefix=('cls',)"),
+            )
 
     @property
     def tokens(self) -> int:
-        """N, the number of tokens."""
+        """The number of tokens, N."""
         return len(self.prefix) + self.grid[0] * self.grid[1]
 
     def check(self, tokens: int, where: str = "the model") -> None:
         """Raise LayoutError unless `tokens` equals N."""
         if tokens != self.tokens:
             raise LayoutError(
-                f"{where} has {tokens} tokens, but the layout {self} has {self.tokens}",
-                "pass layout=TokenLayout(prefix=..., grid=(rows, columns))",
+                msg(
+                    "geometry.wrong-token-count",
+                    "{where} has {tokens} tokens, but the layout {layout} has {expected}",
+                    where=where,
+                    tokens=tokens,
+                    layout=str(self),
+                    expected=self.tokens,
+                ),
+                msg("geometry.wrong-token-count.hint", "pass layout=TokenLayout(prefix=..., grid=(rows, columns))"),
             )
 
     def patches(self, x: T) -> T:
-        """The patch part of `x (..., N)` on the grid: `(..., gh, gw)`; numpy or torch."""
+        """Return the patch part of `x (..., N)` on the grid: `(..., gh, gw)`; numpy or torch."""
         self.check(x.shape[-1], "the array")
-        laid: T = x[..., len(self.prefix) :].reshape(*x.shape[:-1], *self.grid)
-        return laid
+        patches: T = x[..., len(self.prefix) :].reshape(*x.shape[:-1], *self.grid)
+        return patches
 
     def readout(self) -> Float[np.ndarray, " N"]:
-        """How much of each token the model's answer starts from; sums to one.
+        """Return the weight of each token in the model's answer; the weights sum to one.
 
         Raises:
-            LayoutError: with `map` pooling, where the readout is itself an attention and depends on the picture.
+            LayoutError: with `map` pooling, where the readout is an attention and depends on the image.
         """
         weight = np.zeros(self.tokens, np.float32)
         first, patches = slice(None, len(self.prefix)), slice(len(self.prefix), None)
         if self.pooling == "map":
-            raise LayoutError("attention pooling has no fixed readout", "use AttentionStore.readout_weights()")
+            raise LayoutError(
+                msg("geometry.no-fixed-readout", "attention pooling has no fixed readout weights"),
+                msg("geometry.no-fixed-readout.hint", "use AttentionStore.readout_weights()"),
+            )
         if self.pooling == "cls":
             weight[first if self.pool_prefix else slice(1)] = 1
         else:
@@ -97,13 +127,13 @@ class TokenLayout:
 
 @dataclass(frozen=True)
 class ImageRegion:
-    """Which part of the photo the model saw, and at what size.
+    """The part of the photo that the model saw, and its size as input.
 
     Attributes:
         size: `(W, H)` of the photo, upright (after its EXIF rotation), in pixels.
-        box: `(left, top, right, bottom)` of what the model saw, in pixels of the photo, fractions allowed; it may
-            reach beyond the photo where the preprocessing padded.
-        input: `(Hi, Wi)`, the pixels that went into the model.
+        box: `(left, top, right, bottom)` of that part, in pixels of the photo, fractions allowed; it may reach beyond
+            the photo where the preprocessing padded.
+        input: `(Hi, Wi)` of the model's input, in pixels.
 
     Raises:
         LayoutError: on an empty size, box or input.
@@ -118,16 +148,22 @@ class ImageRegion:
             object.__setattr__(self, name, tuple(kind(v) for v in getattr(self, name)))
         left, top, right, bottom = self.box
         if min(self.size) < 1 or min(self.input) < 1 or not (left < right and top < bottom):
-            raise LayoutError(f"a frame needs a size, box and input that are not empty, not {self}")
+            raise LayoutError(
+                msg(
+                    "geometry.empty-region",
+                    "an image region needs size, box and input that are not empty, not {region}",
+                    region=str(self),
+                )
+            )
 
     @classmethod
     def from_resize_crop(
         cls, size: tuple[int, int], resized: tuple[int, int], crop: tuple[int, int] | None = None
     ) -> "ImageRegion":
-        """The frame of "resize to `resized (h, w)`, then crop `crop (h, w)` from the middle".
+        """Return the region of "resize to `resized (h, w)`, then crop `crop (h, w)` from the middle".
 
-        The crop starts at `(resized - crop) / 2` rounded towards zero for a smaller crop; where the crop is larger
-        than the picture, the picture is padded by `(crop - resized) // 2` before it (as transformers does it).
+        A smaller crop starts at `(resized - crop) / 2`, rounded towards zero. Where the crop is larger than the image,
+        the image is padded by `(crop - resized) // 2` before it, as in transformers.
         """
         crop = resized if crop is None else crop
         (w, h), (rh, rw), (ch, cw) = size, resized, crop
@@ -138,17 +174,17 @@ class ImageRegion:
     def upsample(
         self, grid: Float[np.ndarray, "gh gw"], smooth: bool = True, blur: float = 0.0
     ) -> Float[np.ndarray, "H W"]:
-        """Lay a map of patches on the photo.
+        """Upsample a map of patches to the photo.
 
         Args:
             grid: one number per patch; the patches tile `box` evenly.
-            smooth: bicubic interpolation between the patches' centres (Keys 1981, a = -1/2), clipped to the map's own
-                range so that the picture shows no value beyond it; otherwise each patch is one flat block.
+            smooth: interpolate bicubically between the patches' centres (Keys 1981, a = -1/2), clipped to the map's
+                range, so that no value beyond it appears; otherwise each patch is one flat block.
             blur: standard deviation of a Gaussian in pixels of the photo, applied inside the box with its edges
                 repeated; 0 for none.
 
         Returns:
-            float32, NaN where the model saw nothing. A pixel belongs to the box when its centre does.
+            float32, NaN where the model saw nothing. A pixel belongs to the box if its centre does.
         """
         (w, h), (left, top, right, bottom) = self.size, self.box
         rows, ys = _weights(h, top, bottom, grid.shape[0], smooth)
@@ -161,7 +197,7 @@ class ImageRegion:
         return out
 
     def window(self) -> tuple[int, int, int, int]:
-        """The box in whole pixels of the photo, `(left, top, right, bottom)`, cut to the photo; never empty."""
+        """Return the box in whole pixels, `(left, top, right, bottom)`, cut to the photo; never empty."""
         (w, h), (left, top, right, bottom) = self.size, self.box
         xs, ys = _inside(w, left, right), _inside(h, top, bottom)
         return xs.start, ys.start, xs.stop, ys.stop
@@ -185,7 +221,7 @@ def _blurred(weights: Float[np.ndarray, "n g"], sigma: float) -> Float[np.ndarra
 
 
 def _weights(length: int, low: float, high: float, cells: int, smooth: bool) -> tuple[Float[np.ndarray, "n g"], slice]:
-    """How each of the pixels inside [low, high) mixes `cells` equal cells: rows that sum to one, and which pixels."""
+    """Return the pixels inside [low, high), and the weights of `cells` equal cells in each; rows sum to one."""
     pixels = _inside(length, low, high)
     per_pixel = cells / (high - low)
     centre = np.clip((np.arange(pixels.start, pixels.stop) + 0.5 - low) * per_pixel, 0, cells)  # cell i is [i, i + 1)

@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn import functional
 
 import vitscope
+from tests.helpers.errors import raises
 from tests.models import toys as zoo
-from vitscope.attention.capture import evaluating
+from vitscope.attention.model_modes import eval_mode
 from vitscope.errors import CaptureError, LayoutError
 from vitscope.geometry import TokenLayout
 
@@ -86,10 +87,10 @@ def test_the_output_is_the_same_to_the_last_bit(row):
     implementation = model.config._attn_implementation
     with torch.no_grad():
         adapter.forward(pixels)
-        with vitscope.capture(model) as store_of:
+        with vitscope.capture(model) as captured:
             adapter.forward(pixels)
     assert torch.equal(*outputs)
-    assert len(store_of(depth=3)) == 3
+    assert len(captured.store(depth=3)) == 3
     assert state(model) == before
     assert model.config._attn_implementation == implementation
     handle.remove()
@@ -97,12 +98,12 @@ def test_the_output_is_the_same_to_the_last_bit(row):
 
 def test_any_module_that_calls_the_kernel():
     model = Encoder()
-    with vitscope.capture(model) as store_of:
+    with vitscope.capture(model) as captured:
         model(torch.randn(1, 5, 8))
-    store = store_of()
+    store = captured.attention
     assert [block.name for block in store] == ["layers.0", "layers.1"]
     assert store[-1].rows(slice(None)).shape == (1, 2, 5, 5)
-    with_layout = store_of(TokenLayout(("cls",), (2, 2)))
+    with_layout = captured.store(TokenLayout(("cls",), (2, 2)))
     assert with_layout.readout_weights().tolist() == [[1, 0, 0, 0, 0]]
 
 
@@ -119,12 +120,12 @@ def test_masks_and_grouped_heads():
     torch.manual_seed(0)
     model = Encoder(depth=1, dim=16, heads=4, groups=2)
     x = torch.randn(2, 5, 16)
-    with torch.no_grad(), vitscope.capture(model) as store_of:
+    with torch.no_grad(), vitscope.capture(model) as captured:
         model(x)
     layer = model.layers[0]
     q = layer.to_q(x).unflatten(-1, (4, 4)).transpose(1, 2)
     k = layer.to_k(x).unflatten(-1, (2, 4)).transpose(1, 2)[:, [0, 0, 1, 1]]
-    torch.testing.assert_close(store_of()[0].rows(), (q @ k.mT / 2).softmax(-1), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(captured.attention[0].rows(), (q @ k.mT / 2).softmax(-1), atol=1e-6, rtol=1e-5)
 
 
 def test_a_boolean_mask_hides_its_tokens():
@@ -134,9 +135,9 @@ def test_a_boolean_mask_hides_its_tokens():
             return functional.scaled_dot_product_attention(x, x, x, attn_mask=seen.expand(4, 4))
 
     model = MaskedPrediction()
-    with vitscope.capture(model) as store_of:
+    with vitscope.capture(model) as captured:
         model(torch.randn(1, 2, 4, 8))
-    rows = store_of()[0].rows()
+    rows = captured.attention[0].rows()
     assert (rows[..., 2] == 0).all()
     torch.testing.assert_close(rows.sum(-1), torch.ones(1, 2, 4))
 
@@ -150,7 +151,7 @@ class TestLeavesNothingBehind:
         before, kernel = state(model), functional.scaled_dot_product_attention
         x = torch.randn(1, 5, 8)
         try:
-            with evaluating(model), vitscope.capture(model):
+            with eval_mode(model), vitscope.capture(model):
                 model(x)
         except RuntimeError as error:
             assert fail
@@ -173,7 +174,7 @@ class TestLeavesNothingBehind:
         model.train()
         model.layers[0].eval()
         modes = [module.training for module in model.modules()]
-        with evaluating(model):
+        with eval_mode(model):
             assert not any(module.training for module in model.modules())
         assert [module.training for module in model.modules()] == modes
 
@@ -181,41 +182,42 @@ class TestLeavesNothingBehind:
 class TestIsLoud:
     def test_when_nothing_was_seen(self):
         model = nn.Linear(4, 4)
-        with vitscope.capture(model) as store_of:
+        with vitscope.capture(model) as captured:
             model(torch.randn(2, 4))
-        with pytest.raises(CaptureError, match="no attention was seen in Linear.*set_attn_implementation"):
-            store_of()
+        with raises(CaptureError, "attention.no-call", "attention.no-call.hint"):
+            captured.store()
 
     def test_when_another_number_of_blocks_was_seen(self):
         model = Encoder()
-        with vitscope.capture(model) as store_of:
+        with vitscope.capture(model) as captured:
             model(torch.randn(1, 5, 8))
-        with pytest.raises(
-            CaptureError, match="2 attention calls were seen in Encoder, 3 were expected.*layers.0, layers.1"
-        ):
-            store_of(depth=3)
+        with raises(CaptureError, "attention.wrong-depth") as caught:
+            captured.store(depth=3)
+        assert "layers.0, layers.1" in caught.value.hint
 
     def test_when_two_forwards_ran(self):
         model = Encoder()
-        with vitscope.capture(model) as store_of:
+        with vitscope.capture(model) as captured:
             model(torch.randn(1, 5, 8))
             model(torch.randn(1, 5, 8))
-        with pytest.raises(CaptureError, match="2 forwards ran"):
-            store_of()
+        with raises(CaptureError, "attention.several-forwards") as caught:
+            captured.store()
+        assert "2 forwards" in str(caught.value)
 
     def test_when_the_layout_does_not_fit(self):
         model = Encoder()
-        with vitscope.capture(model, layout=TokenLayout(("cls",), (3, 3))) as store_of:
+        with vitscope.capture(model, layout=TokenLayout(("cls",), (3, 3))) as captured:
             model(torch.randn(1, 5, 8))
-        with pytest.raises(LayoutError, match="layers.0 has 5 tokens, but the layout"):
-            store_of()
+        with raises(LayoutError, "geometry.wrong-token-count") as caught:
+            captured.store()
+        assert "layers.0 has 5 tokens" in str(caught.value)
 
     @pytest.mark.parametrize(
-        ("options", "message"), [({"causal": True}, "causally"), ({"dropout": 0.1}, "dropout 0.1")]
+        ("options", "code"), [({"causal": True}, "attention.causal"), ({"dropout": 0.1}, "attention.dropout")]
     )
-    def test_when_it_is_not_an_encoder_being_evaluated(self, options, message):
+    def test_when_it_is_not_an_encoder_being_evaluated(self, options, code):
         model = Encoder(**options).train()
-        with pytest.raises(CaptureError, match=message), vitscope.capture(model):
+        with raises(CaptureError, code), vitscope.capture(model):
             model(torch.randn(1, 5, 8))
 
 
@@ -234,9 +236,9 @@ def test_two_threads_do_not_see_each_others_attention():
     stores = [None, None]
 
     def look(i):
-        with torch.no_grad(), vitscope.capture(models[i]) as store_of:
+        with torch.no_grad(), vitscope.capture(models[i]) as captured:
             models[i](torch.randn(1, 3 + i, 8))
-        stores[i] = store_of()
+        stores[i] = captured.attention
 
     threads = [threading.Thread(target=look, args=(i,)) for i in range(2)]
     for thread in threads:
@@ -258,9 +260,9 @@ def test_one_model_in_two_threads_is_seen_by_the_one_that_looks():
 
     thread = threading.Thread(target=other)
     thread.start()
-    with torch.no_grad(), vitscope.capture(model) as store_of:
+    with torch.no_grad(), vitscope.capture(model) as captured:
         entered.set()
         done.wait(30)
         model(torch.randn(1, 4, 8))
     thread.join()
-    assert [block.shape for block in store_of()] == [(1, 2, 4, 4)] * 2
+    assert [block.shape for block in captured.attention] == [(1, 2, 4, 4)] * 2

@@ -69,7 +69,7 @@ def made(style="fused", middle="gelu"):
 
 def gradient(model, x, kind):
     x = x.clone().requires_grad_()
-    with capture(model, correction=GradientRule(kind)):
+    with capture(model, gradient_rule=GradientRule(kind)):
         y = model(x)
     score = y[:, 0].sum()
     return y.detach(), score.item(), torch.autograd.grad(score, x)[0]

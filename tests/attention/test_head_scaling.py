@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from tests.helpers.errors import raises
 from vitscope.attention import CallSite
 from vitscope.attention.capture import capture
 from vitscope.attention.head_scaling import scale_heads
@@ -62,9 +63,9 @@ def two_layers(style):
 @pytest.mark.parametrize("layer", [0, 1])
 def test_each_row_of_a_batch_has_its_own_weights(style, layer):
     model, x = two_layers(style)
-    with torch.no_grad(), capture(model) as store_of:
+    with torch.no_grad(), capture(model) as captured:
         model(x)
-    event, axis = store_of().calls[layer].event, AXES.get(style, 1)
+    event, axis = captured.attention.call_sites[layer].event, AXES.get(style, 1)
     weights = torch.rand(4, 3, dtype=torch.float64)
     weights[0], weights[1] = torch.tensor([1.0, 0, 1]), 1
     with scale_heads(model, CallSite(event, axis), weights):
@@ -83,14 +84,14 @@ def test_each_row_of_a_batch_has_its_own_weights(style, layer):
 
 def test_a_call_that_is_not_made_is_said():
     model, x = two_layers("fused")
-    with pytest.raises(MethodError, match="was not made"), scale_heads(model, CallSite(7, 1), torch.ones(4, 3)):
+    with raises(MethodError, "attention.call-not-made"), scale_heads(model, CallSite(7, 1), torch.ones(4, 3)):
         model(x)
 
 
 def test_weights_that_do_not_fit_are_said():
     model, x = two_layers("fused")
     for weights in (torch.ones(4, 5), torch.ones(3, 3)):
-        with pytest.raises(MethodError, match="is not that of"), scale_heads(model, CallSite(0, 1), weights):
+        with raises(MethodError, "attention.heads-mismatch"), scale_heads(model, CallSite(0, 1), weights):
             model(x)
     assert torch._C._len_torch_function_stack() == 0
 
@@ -102,10 +103,10 @@ def test_heads_that_are_mixed_with_the_values_are_refused():
             return torch.einsum("bhij,bjd->bid", a, x)
 
     model, x = Mixed(), torch.randn(1, 4, 6)
-    with capture(model) as store_of:
+    with capture(model) as captured:
         model(x)
     with (
-        pytest.raises(MethodError, match="cannot be silenced"),
-        scale_heads(model, store_of().calls[0], torch.zeros(1, 2)),
+        raises(MethodError, "attention.heads-mixed"),
+        scale_heads(model, captured.attention.call_sites[0], torch.zeros(1, 2)),
     ):
         model(x)

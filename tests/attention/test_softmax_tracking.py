@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vitscope.attention.softmax_tracking import spelled
+from vitscope.attention.softmax_tracking import expand_ellipsis
 
 
 @pytest.mark.parametrize(
@@ -18,5 +18,5 @@ from vitscope.attention.softmax_tracking import spelled
 )
 def test_dots_in_an_equation_are_spelled_out(equation, dims, wanted):
     left, right = (torch.randn(*(2,) * n).double() for n in dims)
-    assert spelled(equation, dims) == wanted
+    assert expand_ellipsis(equation, dims) == wanted
     torch.testing.assert_close(torch.einsum(wanted, left, right), torch.einsum(equation, left, right))

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from tests.helpers.errors import raises
 from vitscope.attention import (
     AttentionStore,
     Dense,
     Factored,
-    matrix,
     matvec,
+    pooled_matrix,
     positive_relevance_sums,
     vecmat,
     vecmat_heads,
@@ -56,7 +57,7 @@ def test_a_bias_is_added_to_the_scores(shape):
 
 @pytest.mark.parametrize("bad", [40, -41, [0, 99]])
 def test_a_query_that_is_not_there_is_named(bad):
-    with pytest.raises(UsageError, match="is not one of the 40 tokens"):
+    with raises(UsageError, "attention.no-such-query"):
         factored()[0].rows(bad)
 
 
@@ -200,7 +201,7 @@ class TestLayers:
         assert self.store[-1].name == "11"
         assert self.store[4].name == "4"
         assert [block.name for block in self.store] == [str(i) for i in range(12)]
-        with pytest.raises(UsageError, match="layers are 0 to 11"):
+        with raises(UsageError, "attention.no-such-layer"):
             self.store[12]
 
 
@@ -216,10 +217,10 @@ def test_the_seed_is_the_readout_row_for_each_picture():
 
 def test_the_matrix_for_looking_at_is_whole_or_pooled():
     block, dense = factored(n=40, m=40)
-    whole, k = matrix(block)
+    whole, k = pooled_matrix(block)
     assert k == 1
     torch.testing.assert_close(whole, dense)
-    pooled, k = matrix(block, most=16)
+    pooled, k = pooled_matrix(block, max_side=16)
     assert k == 3
     assert pooled.shape == (2, 3, 14, 14)
     torch.testing.assert_close(pooled[1, 2, 3, 4], dense[1, 2, 9:12, 12:15].mean())

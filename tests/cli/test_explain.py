@@ -244,7 +244,7 @@ WRONG = {
     "--model timm:vit_bas_patch16_224": "(did you mean 'vit_base_patch16_224'?",
     "--model timn:vit_base_patch16_224": "no kind of model reference is called 'timn:' (did you mean 'timm:'?",
     "--method rollout --layers 9": "there is no layer 9 (layers are 0 to 2, or -3 to -1 from the end)",
-    "--method rollout --layers first": "'first' is not a layer (write 3, -1, 0-11, -3--1, 4,7,9, last3 or all)",
+    "--method rollout --layers first": "'first' is not a valid choice of layers (write 3, -1, 0-11,",
     "--method rollout --layers 1 --start-layer 1": "layers and start_layer both say where to begin",
     "--method attention --layer 7": "there is no layer 7 (layers are 0 to 2,",
     "--method attention --head 2": "there is no head 2 (heads are 0 to 1,",

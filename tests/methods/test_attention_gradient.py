@@ -6,7 +6,8 @@ import torch
 
 import vitscope
 from tests.models import toys as zoo
-from vitscope.attention.capture import capture, frozen
+from vitscope.attention.capture import capture
+from vitscope.attention.model_modes import frozen_parameters
 from vitscope.errors import MethodError, UnknownNameError, UsageError
 from vitscope.images import Picture
 from vitscope.methods.attention_gradient import attention_gradcam, grad_rollout, grad_sam, relevance
@@ -34,7 +35,7 @@ def store_of(name, batch=2):
     row = row_of(name)
     adapter = TransformersAdapter(row.model().double(), weights="none")
     pixels = zoo.pixels(row, batch).double().requires_grad_()
-    with frozen(adapter.model), capture(adapter.model, gradients=True) as seen:
+    with frozen_parameters(adapter.model), capture(adapter.model, gradients=True) as seen:
         answer = adapter.answer(pixels)
     store = adapter.attention(seen, row.size, answer)
     return store.differentiate(scored(answer), last=False), store
@@ -128,10 +129,10 @@ def test_relevance_on_a_plain_vit_is_the_same_through_the_chain():
     adapter = TransformersAdapter(row.model().double(), weights="none")
     found = TracedAdapter.trace(adapter)
     pixels = zoo.pixels(row, 2).double().requires_grad_()
-    with frozen(adapter.model), capture(adapter.model, gradients=True) as seen:
+    with frozen_parameters(adapter.model), capture(adapter.model, gradients=True) as seen:
         answer = adapter.answer(pixels)
-    chain = operator_chain(adapter.answer, adapter.model, (2, *row.size), found, seen.seen)
-    sources = graph_outputs(found, seen.seen)
+    chain = operator_chain(adapter.answer, adapter.model, (2, *row.size), found, seen.recorded_calls)
+    sources = graph_outputs(found, seen.recorded_calls)
     store = AttentionStore(chain.blocks, found.layout, None, None, chain, None, answer, sources)
     expected, _ = store_of("vit")
     got = relevance(store.differentiate(scored(answer)))
@@ -153,9 +154,9 @@ def test_a_store_without_its_graph_says_so():
     with torch.no_grad(), capture(model) as seen:
         model(zoo.pixels(row))
     with pytest.raises(MethodError, match="gradients=True"):
-        seen().differentiate(torch.ones(1))
+        seen.attention.differentiate(torch.ones(1))
     with pytest.raises(MethodError, match="differentiate"):
-        seen()[0].grad_rows(slice(None))
+        seen.attention[0].grad_rows(slice(None))
 
 
 def scope(name="vit"):

@@ -126,14 +126,14 @@ class TestBody:
         kept = torch.zeros(2, 16, dtype=torch.bool)
         kept[0, [1, 5, 6]] = kept[1, [0, 2, 15]] = True
         with torch.no_grad():
-            with scope.body.keeping(kept):
+            with scope.body.keep_patches(kept):
                 fewer = model(pixels)
             tokens = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(pixels))))
             chosen = torch.stack([torch.cat([t[:prefix], t[prefix:][k]]) for t, k in zip(tokens, kept, strict=True)])
             wanted = model.forward_head(model.norm(model.blocks(chosen)))
             torch.testing.assert_close(fewer, wanted)
             other = torch.randn(2, 16 + prefix, 32)
-            with scope.body.replaced(other):
+            with scope.body.skip(other):
                 read_out = model(pixels)
             torch.testing.assert_close(read_out, model.forward_head(model.norm(other)))
 
@@ -143,9 +143,9 @@ class TestBody:
         with torch.no_grad():
             before = scope.model(pixel_values=pixels).logits
         for entered in (
-            body.watched(),
-            body.keeping(torch.ones(1, 16, dtype=torch.bool)),
-            body.replaced(torch.zeros(1, 17, 32).double()),
+            body.record_states(),
+            body.keep_patches(torch.ones(1, 16, dtype=torch.bool)),
+            body.skip(torch.zeros(1, 17, 32).double()),
         ):
             with pytest.raises(RuntimeError, match="on purpose"), entered:
                 raise RuntimeError("on purpose")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers.errors import raises
 from tests.models import toys as zoo
 from tests.oracles import attention as oracles
 from vitscope.attention import AttentionStore, Dense
@@ -26,9 +27,9 @@ def seen(request):
     row = request.param
     model = row.model()
     adapter, pixels = TransformersAdapter(model), zoo.pixels(row, 2)
-    with torch.no_grad(), capture(model) as store_of:
+    with torch.no_grad(), capture(model) as captured:
         adapter.forward(pixels)
-    store = store_of(adapter.layout(row.size), depth=adapter.depth)
+    store = captured.store(adapter.layout(row.size), depth=adapter.depth)
     return store, eager(model, adapter, pixels), expected_readout(row)
 
 
@@ -206,7 +207,7 @@ def test_options_out_of_range_are_refused(seen, bad):
 
 def test_without_a_layout_there_is_no_map(seen):
     store, _, _ = seen
-    with pytest.raises(LayoutError, match="nobody said which token is which"):
+    with raises(LayoutError, "attention.no-layout"):
         rollout(AttentionStore(store.blocks))
 
 
@@ -250,10 +251,10 @@ def test_transposing_picture_and_weights_transposes_the_map():
     maps = []
     for one, x in ((model, pixels), (turned, pixels.transpose(2, 3))):
         adapter = TransformersAdapter(one)
-        with torch.no_grad(), capture(one) as store_of:
+        with torch.no_grad(), capture(one) as captured:
             adapter.forward(x)
         layout = adapter.layout(tuple(x.shape[2:]))
-        maps.append(layout.patches(rollout(store_of(layout))))
+        maps.append(layout.patches(rollout(captured.store(layout))))
     assert maps[0].shape == (1, 4, 7)
     np.testing.assert_allclose(maps[1].transpose(1, 2), maps[0], rtol=1e-4, atol=1e-7)
 

@@ -29,9 +29,9 @@ def seen(request):
     """A store, its frame, the library's own eager attention `(H, N, N)` a layer, the readout row, and the row."""
     row = row_of(request.param)
     adapter, pixels = TransformersAdapter(row.model().double(), weights="none"), zoo.pixels(row).double()
-    with torch.no_grad(), capture(adapter.model) as store_of:
+    with torch.no_grad(), capture(adapter.model) as captured:
         answer = adapter.answer(pixels)
-    store = adapter.attention(store_of, row.size, answer)
+    store = adapter.attention(captured, row.size, answer)
     region = ImageRegion((90, 50), (10.5, 0, 85, 50), row.size)
     adapter.model.set_attn_implementation("eager")
     options = {"interpolate_pos_encoding": True} if row.name == "vit-wide" else {}

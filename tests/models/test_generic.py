@@ -7,6 +7,7 @@ from PIL import Image
 from torch import nn
 
 import vitscope
+from tests.helpers.errors import raises
 from tests.models.toys_generic import (
     _P,
     KINDS,
@@ -59,11 +60,11 @@ def test_capture_sees_the_same_without_a_layout(kind):
     pixels = torch.randn(2, 3, *model.size)
     with torch.no_grad():
         plain = model(pixels)
-        with vitscope.capture(model) as store_of:
+        with vitscope.capture(model) as captured:
             out = model(pixels)
     torch.testing.assert_close(out, plain, rtol=1e-5, atol=1e-5)
-    assert len(store_of()) == 2
-    for block, matrix in zip(store_of(), rows_by_hand(model, pixels), strict=True):
+    assert len(captured.attention) == 2
+    for block, matrix in zip(captured.attention, rows_by_hand(model, pixels), strict=True):
         rows = block.rows()
         matrix = matrix.transpose(0, 1) if kind is HeadsFirst else matrix
         torch.testing.assert_close(rows.reshape(matrix.shape).double(), matrix, rtol=0, atol=1e-5)
@@ -138,7 +139,7 @@ def test_a_layout_that_is_stated_is_taken():
 def test_a_wrong_layout_that_is_stated_is_refused():
     model = made(Fused)
     scope = vitscope.load(model, processor=as_it_is(model.size), layout=TokenLayout(("cls",), (4, 5)))
-    with pytest.raises(LayoutError, match="has 17 tokens, but the layout 1 prefix . 4 x 5 patches has 21"):
+    with raises(LayoutError, "geometry.wrong-token-count"):
         scope.explain(picture(model.size))
 
 

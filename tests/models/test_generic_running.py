@@ -62,11 +62,11 @@ def test_a_compiled_model_is_seen(kind, way):
     e = vitscope.load(compiled, processor=as_it_is(model.size)).explain(picture(model.size), method="rollout")
     with torch.no_grad():
         plain = compiled(pixels)
-        with vitscope.capture(compiled) as store_of:
+        with vitscope.capture(compiled) as captured:
             captured = compiled(pixels)
         after = compiled(pixels)
     np.testing.assert_allclose(e.map, wanted.map, rtol=0, atol=1e-6)
-    assert len(store_of()) == 2
+    assert len(captured.attention) == 2
     assert torch.equal(plain, after)
     torch.testing.assert_close(captured, plain, rtol=1e-5, atol=1e-5)
     torch._dynamo.reset()
@@ -85,6 +85,6 @@ def test_progress_is_told_by_batches_and_ends_at_the_total():
 
 def test_running_a_batch_inside_a_capture_is_one_forward():
     scope = loaded(made(Fused))
-    with torch.no_grad(), vitscope.capture(scope.model) as store_of:
+    with torch.no_grad(), vitscope.capture(scope.model) as captured:
         scope.adapter.answer(torch.randn(2, 3, 32, 32))
-    assert [block.shape[0] for block in store_of.blocks] == [2, 2]
+    assert [block.shape[0] for block in captured.blocks] == [2, 2]

@@ -165,7 +165,7 @@ def test_a_size_that_fails_does_not_change_the_model():
     before = scope.explain(image, method="rollout").map
     windows = [m.window_size for m in scope.model.modules() if hasattr(m, "window_size")]
     for size in ((24, 24), (16, 40)):
-        with torch.no_grad(), vitscope.attention.capture.evaluating(scope.model), contextlib.suppress(RuntimeError):
+        with torch.no_grad(), vitscope.attention.model_modes.eval_mode(scope.model), contextlib.suppress(RuntimeError):
             scope.adapter.run(torch.zeros(1, 3, *size))
     assert [m.window_size for m in scope.model.modules() if hasattr(m, "window_size")] == windows
     np.testing.assert_array_equal(scope.explain(image, method="rollout").map, before)

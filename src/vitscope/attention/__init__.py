@@ -1,22 +1,22 @@
-"""Attention as a linear operator on tokens, never a stored matrix.
+"""Attention as a linear operator on tokens instead of a stored matrix.
 
-A block is anything that gives rows of attention on demand: `Factored` rebuilds them from queries and keys, `Dense`
-holds them. Methods cannot tell the difference. `vecmat` takes a weighting of queries back to a weighting of keys, chunk
-by chunk, so that memory stays linear in the number of tokens:
+A block gives rows of attention on demand: `Factored` makes them from queries and keys, `Dense` stores them; methods
+treat both alike. `vecmat` takes weights of queries back to weights of keys, chunk by chunk, so that memory stays linear
+in the number of tokens:
 
-    r (B, N)  --pull-->  r A (B, M)       with A (B, H, N, M) the block's attention, fused over heads
+    r (B, N)  --vecmat-->  r A (B, M)       with A (B, H, N, M) the block's attention, fused over heads
 
-An `AttentionStore` holds the blocks of one forward, and knows where the answer reads them.
+An `AttentionStore` holds the blocks of one forward and the weights of their tokens in the model's answer.
 
 Letters: B images, H heads, N query tokens, M key tokens, D head width.
 """
 
 from vitscope.attention.blocks import Block, Dense, Factored, Selection, budget
 from vitscope.attention.operators import (
-    Fuse,
-    Weigh,
-    matrix,
+    FuseHeads,
+    FuseWithGradient,
     matvec,
+    pooled_matrix,
     positive_relevance,
     positive_relevance_sums,
     query_chunks,
@@ -34,14 +34,14 @@ __all__ = [
     "Chain",
     "Dense",
     "Factored",
-    "Fuse",
+    "FuseHeads",
+    "FuseWithGradient",
     "GraphOutput",
     "LayerSpec",
     "Selection",
-    "Weigh",
     "budget",
-    "matrix",
     "matvec",
+    "pooled_matrix",
     "positive_relevance",
     "positive_relevance_sums",
     "query_chunks",

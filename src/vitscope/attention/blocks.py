@@ -1,4 +1,4 @@
-"""One layer's attention, by rows: rebuilt from queries and keys (`Factored`), or held (`Dense`).
+"""One layer's attention, row by row: made from queries and keys (`Factored`), or stored (`Dense`).
 
 Letters: B images, H heads, N query tokens, M key tokens, D head width.
 """
@@ -13,13 +13,24 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vitscope._messages import msg
 from vitscope.errors import MethodError, UsageError
 
-__all__ = ["TILE_QUERIES", "Block", "Dense", "Factored", "RelevanceTile", "Selection", "budget", "index_of", "slices"]
+__all__ = [
+    "TILE_QUERIES",
+    "Block",
+    "Dense",
+    "Factored",
+    "RelevanceTile",
+    "Selection",
+    "budget",
+    "query_index",
+    "slices",
+]
 
 Selection: TypeAlias = slice | int | Sequence[int] | Int[Tensor, " n"]
 
-RelevanceTile: TypeAlias = tuple[slice, slice, Float[Tensor, "b n M"]]  # pictures, queries, and their rows
+RelevanceTile: TypeAlias = tuple[slice, slice, Float[Tensor, "b n M"]]  # images, queries, and their rows
 
 # a tile of attention that stays in one core's second-level cache while it is made, exponentiated and summed
 TILE_QUERIES, _TILE_KEYS = 256, 512
@@ -29,11 +40,11 @@ _CHUNK_ELEMENTS = {"cpu": 2**20, "other": 2**25}
 
 @runtime_checkable
 class Block(Protocol):
-    """One layer's attention, by rows."""
+    """One layer's attention, row by row."""
 
     @property
     def name(self) -> str:
-        """The module that made it."""
+        """The name of the module that called the attention kernel."""
         ...
 
     @property
@@ -43,45 +54,47 @@ class Block(Protocol):
 
     @property
     def chunk(self) -> int | None:
-        """Queries at a time; None chooses a number that fits the cache."""
+        """Queries at a time; None for as many as fit the cache."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where the numbers are."""
+        """The device of its tensors."""
         ...
 
     def rows(self, sel: Selection = ...) -> Float[Tensor, "B H n M"]:
-        """The attention distributions of the chosen queries; each sums to one over M."""
+        """Return the attention of the selected queries; each row sums to one."""
         ...
 
     def grad_rows(self, sel: Selection = ...) -> Float[Tensor, "B H n M"]:
-        """The gradient of the score with respect to the chosen rows, in a store that was differentiated."""
+        """Return the gradient of the score with respect to the selected rows, in a differentiated store."""
         ...
 
     def mean_vecmat(self, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"] | None:
-        """`r` times the mean over heads of A; None where only rows can be had."""
+        """Return `r` times the mean over heads of A; None where that needs all rows."""
         ...
 
     def positive_relevance(self) -> Iterator[RelevanceTile] | None:
-        """All rows of `mean_h relu(A * dy/dA)`, some at a time; None where only rows can be had."""
+        """Yield all rows of `mean_h relu(A * dy/dA)`, tile by tile; None where tiles need all rows."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Factored:
-    """Attention kept as queries and keys: `A = softmax(scale * q k^T + bias)`.
+    """Attention stored as queries and keys: `A = softmax(scale * q k^T + bias)`.
 
     Attributes:
         name: the module that called the attention kernel.
-        q: queries `(B, H, N, D)`; k: keys `(B, H, M, D)`, grouped heads already expanded.
-        scale: what the scores are multiplied by, `1 / sqrt(D)` as a rule.
+        q: queries `(B, H, N, D)`.
+        k: keys `(B, H, M, D)`, grouped heads expanded.
+        scale: the factor of the scores, `1 / sqrt(D)` as a rule.
         bias: additive mask or position bias, broadcastable to `(B, H, N, M)`, or None.
-        lse: log of each query's sum of exponentiated scores `(B, H, N)`, where the kernel gave it.
-        chunk: queries at a time; None chooses.
-        v: values `(B, H, M, E)`, kept where gradients are wanted.
-        grad_out: gradient of a score with respect to the result `A v`, `(B, H, N, E)`.
-        project: weight `(W, H E)` of the linear map that the heads' results, side by side, go into; where asked for.
+        lse: the log-sum-exp of each query's scores `(B, H, N)`, where the kernel returned it.
+        chunk: queries at a time; None for as many as fit the cache.
+        v: values `(B, H, M, E)`, where gradients or values were captured.
+        grad_out: the gradient of a score with respect to the result `A v`, `(B, H, N, E)`.
+        project: the weight `(W, H E)` of the linear map after the heads are put side by side, where values were
+            captured.
 
     Memory: O(B H (N + M) D); rows are made on demand and not kept.
     """
@@ -104,26 +117,26 @@ class Factored:
 
     @property
     def device(self) -> torch.device:
-        """Where the numbers are."""
+        """The device of its tensors."""
         return self.q.device
 
     def rows(self, sel: Selection = slice(None)) -> Float[Tensor, "B H n M"]:
-        """The attention distributions of the queries `sel` (a slice, an index, or several), in float32 or better."""
-        sel = index_of(sel, self.shape[2])
+        """Return the attention of the queries `sel` (a slice, an index, or several), in float32 or better."""
+        sel = query_index(sel, self.shape[2])
         scores = torch.matmul(_precise(self.q[:, :, sel]) * self.scale, _precise(self.k).transpose(-1, -2))
         if self.bias is not None:
             scores = scores + (self.bias if self.bias.shape[2] == 1 else self.bias[:, :, sel])
         return torch.softmax(scores, -1)
 
     def grad_rows(self, sel: Selection = slice(None)) -> Float[Tensor, "B H n M"]:
-        """The gradient of the score with respect to those rows of attention: `dy/dA = (dy/dO) v^T`, exactly."""
+        """Return the gradient of the score with respect to the selected rows: `dy/dA = (dy/dO) v^T`, exactly."""
         return _grad_rows(self, sel)
 
     def mean_vecmat(self, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"] | None:
-        """`sum_i r_i mean_h A_hij`, from `A_ij = exp(scale q_i.k_j - lse_i)`: no softmax pass, tile by tile.
+        """Return `sum_i r_i mean_h A_hij`, tile by tile from `A_ij = exp(scale q_i.k_j - lse_i)`, without a softmax.
 
-        Powers of two are taken instead of e, which costs half on a CPU. Weights below 2^-80 count as 2^-80: far below
-        the resolution of the sum, and it keeps denormal numbers out, which are slow.
+        Powers of two instead of e cost half as much on a CPU. Weights below 2^-80 count as 2^-80: that is far below the
+        resolution of the sum, and avoids denormal numbers, which are slow.
         """
         if self.lse is None or self.bias is not None:
             return None
@@ -142,9 +155,9 @@ class Factored:
         return out.view(b, h, m).mean(1)
 
     def positive_relevance(self) -> Iterator[RelevanceTile] | None:
-        """All rows of `mean_h relu(A * dy/dA) = mean_h A * relu(dy/dA)`, in a store that was differentiated.
+        """Yield all rows of `mean_h relu(A * dy/dA) = mean_h A * relu(dy/dA)`, in a differentiated store.
 
-        Made as in `mean_vecmat`, heads added up tile by tile; each that is given overwrites the last.
+        Rows are made as in `mean_vecmat`, heads added up tile by tile. Each tile overwrites the last one's memory.
         """
         return None if self.lse is None or self.bias is not None else self._positive_relevance_tiles(self.lse)
 
@@ -167,8 +180,11 @@ class Factored:
                     total[:, :, keys].addcmul_(a, rise.clamp_(min=0))
                 yield pictures, queries, total
 
+    def __repr__(self) -> str:
+        return _repr(self, self.q.dtype)
+
     def _tile(self) -> tuple[int, int, int]:
-        """Queries of a tile (none much smaller than the others), its keys, and how many tiles at once."""
+        """Return a tile's queries (no tile much smaller than the others), its keys, and the tiles at a time."""
         _, _, n, m = self.shape
         wide = min(_TILE_KEYS, m) if self.device.type == "cpu" else m
         tall = -(-n // -(-n // (self.chunk or TILE_QUERIES)))
@@ -178,7 +194,7 @@ class Factored:
         return _precise(lse).to(_precise(self.q).dtype) * -_LOG2_E
 
     def _exp(self, shift: Tensor, q: Tensor, k: Tensor, into: Tensor) -> Tensor:
-        """One tile of attention."""
+        """Compute one tile of attention in the memory of `into`."""
         shape = (*q.shape[:2], k.shape[2])
         a = into[: math.prod(shape)].view(shape)
         torch.baddbmm(shift, q, k, alpha=self.scale * _LOG2_E, out=a)
@@ -187,7 +203,7 @@ class Factored:
 
 @dataclass(frozen=True, eq=False)
 class Dense:
-    """Attention that is already a matrix, `probs (B, H, N, M)`: for code with a softmax of its own, and for tests."""
+    """Attention stored as a matrix, `probs (B, H, N, M)`: of models with a softmax of their own, and in tests."""
 
     name: str
     probs: Float[Tensor, "B H N M"]
@@ -204,58 +220,76 @@ class Dense:
 
     @property
     def device(self) -> torch.device:
-        """Where the numbers are."""
+        """The device of its tensors."""
         return self.probs.device
 
     def rows(self, sel: Selection = slice(None)) -> Float[Tensor, "B H n M"]:
-        """The attention distributions of the queries `sel`."""
-        return _precise(self.probs[:, :, index_of(sel, self.shape[2])])
+        """Return the attention of the queries `sel`, in float32 or better."""
+        return _precise(self.probs[:, :, query_index(sel, self.shape[2])])
 
     def grad_rows(self, sel: Selection = slice(None)) -> Float[Tensor, "B H n M"]:
-        """The gradient of the score with respect to those rows of attention: `dy/dA = (dy/dO) v^T`, exactly."""
+        """Return the gradient of the score with respect to the selected rows: `dy/dA = (dy/dO) v^T`, exactly."""
         return _grad_rows(self, sel)
 
     def mean_vecmat(self, r: Float[Tensor, "B N"]) -> None:
-        """Nothing cheaper than rows here."""
+        """Return None: a matrix has nothing cheaper than its rows."""
         return
 
     def positive_relevance(self) -> None:
-        """Nor here."""
+        """Return None: a matrix has nothing cheaper than its rows."""
+
+    def __repr__(self) -> str:
+        return _repr(self, self.probs.dtype)
+
+
+def _repr(block: Factored | Dense, dtype: torch.dtype) -> str:
+    about = f"'{block.name}', shape={block.shape}, dtype={str(dtype).removeprefix('torch.')}, device='{block.device}'"
+    return f"{type(block).__name__}({about})"
 
 
 def _grad_rows(block: Factored | Dense, sel: Selection) -> Tensor:
     grad, v = _gradient(block)
-    return torch.matmul(grad[:, :, index_of(sel, block.shape[2])], v)
+    return torch.matmul(grad[:, :, query_index(sel, block.shape[2])], v)
 
 
 def _gradient(block: Factored | Dense) -> tuple[Float[Tensor, "B H N E"], Float[Tensor, "B H E M"]]:
-    """The two factors of `dy/dA`."""
+    """Return the two factors of `dy/dA`."""
     if block.v is None or block.grad_out is None:
-        raise MethodError(f"no gradient is known of {block.name}", "store.differentiate(score) comes first")
+        raise MethodError(
+            msg("attention.no-gradient", "no gradient is known for the attention of {block}", block=block.name),
+            msg("attention.no-gradient.hint", "call store.differentiate(score) first"),
+        )
     return _precise(block.grad_out), _precise(block.v).transpose(-1, -2)
 
 
-def index_of(sel: Selection, length: int) -> slice | Tensor:
-    """What users write, as what tensors take.
+def query_index(sel: Selection, length: int) -> slice | Tensor:
+    """Return a selection of queries as an index for tensors.
 
     Raises:
-        UsageError: none of `length` queries.
+        UsageError: a number beyond the `length` queries.
     """
     if isinstance(sel, slice):
         return sel
     index = torch.as_tensor([sel] if isinstance(sel, int) else sel, dtype=torch.long)
     if len(index) and not (-length <= int(index.min()) and int(index.max()) < length):
-        raise UsageError(f"query {index.tolist()} is not one of the {length} tokens")
+        raise UsageError(
+            msg(
+                "attention.no-such-query",
+                "query {index} is not one of the {count} tokens",
+                index=index.tolist(),
+                count=length,
+            )
+        )
     return index
 
 
 def budget(device: torch.device) -> int:
-    """How many numbers a chunk may have."""
+    """Return how many numbers a chunk may have on a device."""
     return _CHUNK_ELEMENTS["cpu" if device.type == "cpu" else "other"]
 
 
 def slices(length: int, step: int) -> Iterator[slice]:
-    """`length` things, `step` at a time."""
+    """Yield slices of `step` that together cover `length`; the last may be shorter."""
     return (slice(start, min(start + step, length)) for start in range(0, length, step))
 
 

@@ -1,187 +1,40 @@
-"""Seeing attention under any kernel, and leaving no trace.
+"""Capture the attention of one forward under any kernel, without a change to the model or its output.
 
-A `TorchFunctionMode` is active for the length of a `with`, on the calling thread only. It sees each call of
+A `TorchFunctionMode` is active during the `with`, on the calling thread only. It sees each call of
 `scaled_dot_product_attention` and of `nn.MultiheadAttention`, and each softmax whose result is multiplied with values,
-however the model imported them; it keeps queries and keys (or, where there are none, the matrix) and passes the call on
-to the same kernel, so the model's output is the same to the last bit. Forward hooks tell which module called; they are
-removed on the way out, also after an exception. Nothing process-wide is changed, so two threads never see each other's
-attention.
+however the model imported them. It records queries and keys (or the matrix, where there are none) and passes the call
+on to the same kernel, so the model's output is the same to the last bit. Forward hooks find out which module called;
+they are removed at the end, also after an exception. Nothing process-wide changes, so two threads never see each
+other's attention.
 """
 
-import sys
+import inspect
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend
 from torch.nn.functional import linear, multi_head_attention_forward, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from vitscope.attention import AttentionStore, CallSite, Dense, Factored, GraphOutput
+from vitscope._messages import msg
+from vitscope.attention._torch_private import flash_attention_with_lse, traceable
+from vitscope.attention.blocks import Dense, Factored
 from vitscope.attention.gradient_rules import GradientRule
-from vitscope.attention.softmax_tracking import SoftmaxTracker, four, multi_head_inside, split_heads
+from vitscope.attention.model_modes import uncompiled
+from vitscope.attention.recorder import AttentionRecorder, OutputEdit
+from vitscope.attention.softmax_tracking import SoftmaxTracker, as_4d, split_heads
+from vitscope.attention.store import GraphOutput
 from vitscope.errors import CaptureError
 from vitscope.geometry import TokenLayout
 
-__all__ = ["AttentionRecorder", "OutputEdit", "RecordedCall", "capture", "evaluating", "frozen", "uncompiled"]
+__all__ = ["capture"]
 
-
-OutputEdit: TypeAlias = Callable[[frozenset[int], tuple[int, ...], GraphOutput | None], None]
-
-
-@dataclass(frozen=True, eq=False)
-class RecordedCall:
-    """One attention call of the forward.
-
-    Attributes:
-        block: its attention, the axes before the heads folded into one.
-        lead: the axes before `(N, D)` as the model had them, `(B, H)` as a rule.
-        source: where its result stands in the graph, where gradients are wanted.
-    """
-
-    block: Factored | Dense
-    lead: tuple[int, ...]
-    source: GraphOutput | None = None
-
-
-class AttentionRecorder:
-    """What a capture saw: call it to get the AttentionStore."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        layout: TokenLayout | None = None,
-        gradients: bool = False,
-        values: bool = False,
-        edit: OutputEdit | None = None,
-    ) -> None:
-        self._model, self._layout, self._gradients, self._values = model, layout, gradients, values
-        self._edit = edit
-        self._last: tuple[tuple[int, ...], Tensor] | None = None
-        self.seen: dict[int, RecordedCall] = {}
-        self._event = -1
-        self._inside: list[str] = []
-        self._forwards = 0
-
-    def __call__(
-        self,
-        layout: TokenLayout | None = None,
-        *,
-        logits: Tensor | None = None,
-        depth: int | None = None,
-        answer: Tensor | None = None,
-    ) -> AttentionStore:
-        """The attention of the one forward that ran inside the `with`.
-
-        Args:
-            layout: which token is which, where the `with` was not told; without it rows can be had, but no maps.
-            logits: the model's class scores, kept beside the attention.
-            depth: how many self-attention calls the model must have made.
-            answer: what scores are made from, with its graph.
-
-        Raises:
-            CaptureError: nothing was seen, not `depth` calls were seen, or more than one forward ran.
-            LayoutError: the layout does not have as many tokens as the attention.
-        """
-        layout = layout or self._layout
-        if self._forwards > 1:
-            raise CaptureError(f"{self._forwards} forwards ran inside one capture", "use one `with` for each forward")
-        blocks = self.blocks
-        if not blocks:
-            raise CaptureError(
-                f"no attention was seen in {type(self._model).__name__}: it called neither "
-                "torch.nn.functional.scaled_dot_product_attention nor nn.MultiheadAttention, and multiplied no softmax "
-                "with values",
-                "run the forward inside the `with`; a transformers model needs model.set_attn_implementation('sdpa')",
-            )
-        if depth is not None and len(blocks) != depth:
-            raise CaptureError(
-                f"{len(blocks)} attention calls were seen in {type(self._model).__name__}, {depth} were expected",
-                f"seen: {', '.join(block.name for block in blocks)}",
-            )
-        if layout is not None:
-            for block in blocks:
-                layout.check(block.shape[2], block.name)
-        sources = tuple(seen.source for seen in self.seen.values() if seen.source is not None)
-        logits = None if logits is None else logits.detach()
-        return AttentionStore(
-            blocks,
-            layout,
-            logits,
-            answer=answer,
-            sources=sources if len(sources) == len(blocks) else (),
-            calls=self.calls,
-        )
-
-    @property
-    def blocks(self) -> tuple[Factored | Dense, ...]:
-        """The attention seen so far, in the order of its calls."""
-        return tuple({id(seen.block): seen.block for _, seen in sorted(self.seen.items())}.values())
-
-    @property
-    def calls(self) -> tuple[CallSite, ...]:
-        """Which calls they were."""
-        first: dict[int, CallSite] = {}
-        for event, seen in sorted(self.seen.items()):
-            first.setdefault(id(seen.block), CallSite(event, len(seen.lead) - 1))
-        return tuple(first.values())
-
-    def _projected(self, given: Tensor, weight: Tensor) -> None:
-        """A linear map: keep its weight if what it is given are the last heads' results, side by side."""
-        assert self._last is not None
-        events, out = self._last
-        h, e = out.shape[1], out.shape[3]
-        if given.shape[-1] != h * e or given.numel() != out.numel():
-            return
-        first = given.reshape(-1, h * e)[0]
-        if torch.equal(first, out[0, :, 0].reshape(-1)):
-            for event in events:
-                seen = self.seen[event]
-                self.seen[event] = replace(seen, block=replace(seen.block, project=weight.detach()))
-        self._last = None
-
-    @property
-    def _where(self) -> str:
-        return self._inside[-1] or type(self._model).__name__
-
-    def _next(self) -> int:
-        self._event += 1
-        return self._event
-
-    def _keep(
-        self,
-        events: Iterable[int],
-        block: Factored | Dense,
-        lead: Any,
-        value: Tensor | None,
-        source: GraphOutput | None,
-        mixed: Tensor | None = None,
-    ) -> None:
-        """One attention call; `mixed` is the softmax that the block holds, where heads are mixed after it."""
-        if self._edit is not None:
-            self._edit(frozenset(events), tuple(lead), source)
-            return
-        if mixed is not None:  # no value belongs to one of these heads: the gradient is taken of the softmax itself
-            source = None
-            if self._gradients and mixed.requires_grad:
-                own = torch.eye(mixed.shape[-1], dtype=mixed.dtype, device=mixed.device)
-                block = replace(block, v=own.expand(*block.shape[:2], -1, -1))
-                source = GraphOutput(mixed, four)
-        elif self._gradients and value is not None and source is not None and source.out.requires_grad:
-            block = replace(block, v=value.detach())
-        else:
-            block = replace(block, v=value.detach()) if self._values and value is not None else block
-            self._last = None
-            if self._values and source is not None:
-                self._last = tuple(events), source.place(source.out)
-            source = None
-        for event in events:
-            self.seen[event] = RecordedCall(block, tuple(lead), source)
+_MULTI_HEAD = inspect.signature(multi_head_attention_forward)
+_traceable_multi_head = traceable(multi_head_attention_forward)
 
 
 @contextmanager
@@ -190,29 +43,29 @@ def capture(
     *,
     layout: TokenLayout | None = None,
     gradients: bool = False,
-    correction: GradientRule | None = None,
+    gradient_rule: GradientRule | None = None,
     values: bool = False,
     edit: OutputEdit | None = None,
 ) -> Iterator[AttentionRecorder]:
-    """See the attention of one forward of any module.
+    """Capture the attention of one forward of any module.
 
-        with vitscope.capture(model) as store_of:
+        with vitscope.capture(model) as captured:
             model(pixels)
-        store_of()[-1].rows(slice(None))        # (B, H, N, M) of the last layer, made on demand
+        captured.attention[-1].rows(slice(None))        # (B, H, N, M) of the last layer, made on demand
 
     Args:
-        model: any `nn.Module`; its output, weights, hooks and modes are as they were.
-        layout: which token is which, for methods that draw maps.
+        model: any `nn.Module`; its output, weights, hooks and modes stay as they are.
+        layout: which token is which, for methods that make maps.
         gradients: also keep values and results, for `AttentionStore.differentiate`; the forward must make a graph.
+        gradient_rule: the rule by which the graph is made; by default each function has its own gradient.
         values: also keep values, and the weights of the projection that follows attention.
-        correction: rules by which that graph is made; none are the functions' own gradients.
-        edit: called with the event numbers, the axes before `(N, D)` and the result of each attention call, which it
-            may change in place before the model goes on with it; then nothing is kept.
+        edit: called with the event numbers, the axes before `(N, D)` and the result of each attention call; may change
+            the result in place before the model goes on with it. Nothing is recorded then.
 
-    Cost: no more than the forward itself; queries and keys of each layer are kept, O(L N D). Only where the model makes
-    its attention matrix in a way that no queries and keys explain, the matrix itself is kept.
+    Cost: no more than the forward itself. Queries and keys of each layer are kept, O(L N D); the matrix of a layer is
+    kept only where the model makes it in a way that no queries and keys explain.
     """
-    store_of = AttentionRecorder(model, layout, gradients, values, edit)
+    recorder = AttentionRecorder(model, layout, gradients, values, edit)
     thread = threading.get_ident()
     handles = []
 
@@ -220,93 +73,77 @@ def capture(
         for name, module in model.named_modules():
             if name and next(module.children(), None) is None:
                 continue  # a linear layer or a norm; where such a module does call the kernel, its parent is named
-            handles.append(module.register_forward_pre_hook(partial(_enter, store_of, thread, name)))
-            handles.append(module.register_forward_hook(partial(_leave, store_of, thread), always_call=True))
-        with uncompiled(model), _Watch(store_of, correction or GradientRule("plain")):
-            yield store_of
+            handles.append(module.register_forward_pre_hook(partial(_enter, recorder, thread, name)))
+            handles.append(module.register_forward_hook(partial(_leave, recorder, thread), always_call=True))
+        with uncompiled(model), _CaptureMode(recorder, gradient_rule or GradientRule("plain")):
+            yield recorder
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _enter(store_of: AttentionRecorder, thread: int, name: str, _module: nn.Module, _args: Any) -> None:
-    """A forward pre-hook: the model's forward is inside this module now."""
+def _enter(recorder: AttentionRecorder, thread: int, name: str, _module: nn.Module, _args: Any) -> None:
+    """Note, as a forward pre-hook, that this module's forward begins."""
     if threading.get_ident() == thread:
-        store_of._forwards += not name
-        store_of._inside.append(name)
+        recorder._forwards += not name
+        recorder._modules.append(name)
 
 
-def _leave(store_of: AttentionRecorder, thread: int, _module: nn.Module, _args: Any, _output: Any) -> None:
-    """A forward hook: and outside again."""
+def _leave(recorder: AttentionRecorder, thread: int, _module: nn.Module, _args: Any, _output: Any) -> None:
+    """Note, as a forward hook, that this module's forward ends."""
     if threading.get_ident() == thread:
-        store_of._inside.pop()
+        recorder._modules.pop()
 
 
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter asks for gradients for the length of a `with`, so that only the pixels carry a graph."""
-    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in wanted:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in wanted:
-            parameter.requires_grad_(True)
+class _CaptureMode(TorchFunctionMode):
+    """Passes every torch function on, and records the inputs of attention calls."""
 
-
-_PLAIN = (bool, int, float, str, tuple)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode (no dropout) for the length of a `with`; each submodule gets its own mode back.
-
-    So are its other plain attributes: some models note the size of the last picture in them (transformers' Swin makes
-    its windows smaller for good when it sees a small picture).
-    """
-    plain = {module: {k: v for k, v in vars(module).items() if isinstance(v, _PLAIN)} for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, attributes in plain.items():
-            vars(module).update(attributes)
-
-
-class _Watch(TorchFunctionMode):
-    """Passes every torch function on, and keeps what attention calls were given."""
-
-    def __init__(self, store_of: AttentionRecorder, correction: GradientRule) -> None:
+    def __init__(self, recorder: AttentionRecorder, gradient_rule: GradientRule) -> None:
         super().__init__()
-        self._store_of, self._correction = store_of, correction
-        self._explicit = SoftmaxTracker(store_of._next, lambda: store_of._where, store_of._keep, correction)
+        self._recorder, self._gradient_rule = recorder, gradient_rule
+        self._softmax_tracker = SoftmaxTracker(
+            recorder._next_event, lambda: recorder._module, recorder._record, gradient_rule
+        )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not self._store_of._inside:
+        if not self._recorder._modules:
             return func(*args, **kwargs)
         if func is scaled_dot_product_attention:
-            return self._attend(*args, **kwargs)
+            return self._fused(*args, **kwargs)
         if func is multi_head_attention_forward:
             return self._multi_head(args, kwargs)
-        if func is linear and self._store_of._last is not None:
-            self._store_of._projected(args[0], args[1])
-        return self._explicit(func, args, kwargs)
+        if func is linear and self._recorder._unprojected is not None:
+            self._recorder._record_projection(args[0], args[1])
+        return self._softmax_tracker(func, args, kwargs)
 
     def _multi_head(self, args: Any, kwargs: Any) -> Any:
-        with self:  # what happens inside is one of the calls that are seen
-            out = multi_head_inside(*args, **kwargs)
-        event, heads = self._store_of._event, args[4] if len(args) > 4 else kwargs["num_heads"]
-        seen = self._store_of.seen.get(event)
-        if seen is not None and len(seen.lead) == 1:
-            block, source = split_heads(seen.block, heads), seen.source
-            if source is not None:
-                source = GraphOutput(source.out, lambda x: x.reshape(-1, heads, *x.shape[-2:]))
-            self._store_of._keep((event,), block, block.shape[:2], block.v, source)
+        if _traceable_multi_head is None:
+            return self._opaque_multi_head(args, kwargs)
+        with self:  # the calls inside are recorded one by one
+            out = _traceable_multi_head(*args, **kwargs)
+        event, heads = self._recorder._event, args[4] if len(args) > 4 else kwargs["num_heads"]
+        call = self._recorder.recorded_calls.get(event)
+        if call is not None and len(call.lead) == 1:
+            block, output = split_heads(call.block, heads), call.output
+            if output is not None:
+                output = GraphOutput(output.tensor, lambda x: x.reshape(-1, heads, *x.shape[-2:]))
+            self._recorder._record((event,), block, block.shape[:2], block.v, output)
         return out
 
-    def _attend(
+    def _opaque_multi_head(self, args: Any, kwargs: Any) -> Any:
+        """Record the matrix that the function returns, where its code cannot be traced."""
+        options = _MULTI_HEAD.bind(*args, **kwargs)
+        options.apply_defaults()
+        wanted, mean = options.arguments["need_weights"], options.arguments["average_attn_weights"]
+        options.arguments |= {"need_weights": True, "average_attn_weights": False}
+        out, weights = multi_head_attention_forward(*options.args, **options.kwargs)
+        assert weights is not None
+        block = Dense(self._recorder._module, as_4d(weights).detach())
+        self._recorder._record((self._recorder._next_event(),), block, block.shape[:2], None, None, weights)
+        return out, (weights.mean(-3) if mean else weights) if wanted else None
+
+    def _fused(
         self,
         query: Tensor,
         key: Tensor,
@@ -317,60 +154,49 @@ class _Watch(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        name = self._store_of._where
-        if is_causal or dropout_p:
+        name = self._recorder._module
+        if dropout_p:
             raise CaptureError(
-                f"{name} attends {'causally' if is_causal else f'with dropout {dropout_p}'}: "
-                "that is not the attention of a Vision Transformer being evaluated",
-                "call model.eval() first" if dropout_p else "capture the image tower alone",
+                msg(
+                    "attention.dropout",
+                    "{module} drops attention weights with probability {probability}: the model is in training mode",
+                    module=name,
+                    probability=f"{dropout_p:g}",
+                ),
+                msg("attention.dropout.hint", "call model.eval() first"),
             )
+        if is_causal:
+            raise CaptureError(
+                msg("attention.causal", "{module} uses causal attention, as no Vision Transformer does", module=name),
+                msg("attention.causal.hint", "capture the image tower alone"),
+            )
+        q, k, v = self._gradient_rule.attention_inputs(query, key, value)
         plain = attn_mask is None and not enable_gqa and not torch.is_autocast_enabled(query.device.type)
-        out: Tensor
-        lse: Tensor | None = None
-        q, k, v = self._correction.attended(query, key, value)
-        if plain and query.ndim == 4 and query.device.type == "cpu" and _would_flash(query, key, value, scale):
-            # the kernel that the public function would choose here; called by its own name it also gives the
-            # log-sum-exp of each row, which saves rollout a softmax pass
-            kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-            out, lse = kernel(q, k, v, scale=scale)
-        else:
-            out = scaled_dot_product_attention(
-                q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-            )
+        flash = flash_attention_with_lse((query, key, value), (q, k, v), scale) if plain else None
+        out, lse = flash or (
+            scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa),
+            None,
+        )
         key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3) if enable_gqa else key
         bias, lead = _additive(attn_mask, query), query.shape[:-2]
         if query.ndim > 4 and bias is not None:
             bias = bias.expand(*lead, *bias.shape[-2:])
         block = Factored(
             name=name,
-            q=four(query.detach()),
-            k=four(key.expand(*lead, *key.shape[-2:]).detach()),
+            q=as_4d(query.detach()),
+            k=as_4d(key.expand(*lead, *key.shape[-2:]).detach()),
             scale=query.shape[-1] ** -0.5 if scale is None else scale,
-            bias=None if bias is None else four(bias),
+            bias=None if bias is None else as_4d(bias),
             lse=None if lse is None else lse.detach(),
         )
         value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3) if enable_gqa else value
-        value = four(value.expand(*lead, *value.shape[-2:]))
-        self._store_of._keep((self._store_of._next(),), block, lead, value, GraphOutput(out, four))
+        value = as_4d(value.expand(*lead, *value.shape[-2:]))
+        self._recorder._record((self._recorder._next_event(),), block, lead, value, GraphOutput(out, as_4d))
         return out
 
 
-@contextmanager
-def uncompiled(model: nn.Module) -> Iterator[None]:
-    """A compiled model runs its own Python code meanwhile: compiled code cannot be watched."""
-    with ExitStack() as stack:
-        compiled = any(getattr(m, "_compiled_call_impl", None) for m in model.modules()) or hasattr(model, "_orig_mod")
-        if compiled and "torch._dynamo" in sys.modules:
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        yield
-
-
-def _would_flash(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> bool:
-    choice: int = torch._fused_sdp_choice(query, key, value, scale=scale)
-    return choice == SDPBackend.FLASH_ATTENTION.value
-
-
 def _additive(mask: Tensor | None, query: Tensor) -> Tensor | None:
+    """Return a mask as a float bias, with as many axes as `query`."""
     if mask is None:
         return None
     mask = mask.detach()

@@ -1,8 +1,8 @@
-"""Corrected gradients: the same forward; backward paths pruned or scaled so that relevance is neither made nor lost.
+"""Gradient rules: the same forward, whose backward paths are pruned or scaled so that relevance is conserved.
 
-A gradient says how the score changes with a small step; a part of the picture is worth its share of the score. The two
-differ where a function is not linear in what it is given. Each rule here replaces a function by one that has the same
-value and is linear, with the rest held fixed:
+A gradient says how the score changes with a small step, while relevance is a share of the score. The two differ where a
+function is not linear in its input. Each rule replaces a function by one that has the same value and is linear, with
+the rest held fixed:
 
 - a norm: `(x - mean(x)) / std(x)` with `std(x)` held fixed
 - an activation: `f(x) = x (f(x) / x)` with the quotient held fixed; a sigmoid is a gate, and held fixed itself
@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-__all__ = ["CORRECTIONS", "Gradient", "GradientRule"]
+__all__ = ["GRADIENT_RULES", "GradientRule", "GradientRuleName"]
 
-Gradient = Literal["plain", "libra", "attnlrp"]
-CORRECTIONS: tuple[str, ...] = get_args(Gradient)
+GradientRuleName = Literal["plain", "libra", "attnlrp"]
+GRADIENT_RULES: tuple[str, ...] = get_args(GradientRuleName)
 _ACTIVATIONS = frozenset(
     ("gelu", "relu", "relu6", "silu", "mish", "hardswish", "elu", "selu", "celu", "leaky_relu", "tanh")
 )
@@ -34,42 +34,42 @@ _SMALL = 1e-6
 
 
 class GradientRule:
-    """Runs torch functions so that their gradients are corrected.
+    """Calls torch functions such that their gradients follow a rule.
 
     Args:
-        kind: `libra` or `attnlrp`; `plain` changes nothing.
+        name: `libra` or `attnlrp`; `plain` keeps each function's own gradient.
     """
 
-    def __init__(self, kind: Gradient) -> None:
-        self.kind = kind
+    def __init__(self, name: GradientRuleName) -> None:
+        self.name = name
 
     def __call__(self, func: Any, args: Any, kwargs: Any) -> Any:  # noqa: PLR0911 - the rules, one after another
-        """The function's value; its gradient by the rules."""
-        if self.kind == "plain" or not torch.is_grad_enabled():
+        """Return the function's value, whose gradient follows the rule."""
+        if self.name == "plain" or not torch.is_grad_enabled():
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
         if func is scaled_dot_product_attention:
-            return func(*self.attended(*args[:3]), *args[3:], **kwargs)
-        if name in ("layer_norm", "rms_norm") and _grows(args[0]):
+            return func(*self.attention_inputs(*args[:3]), *args[3:], **kwargs)
+        if name in ("layer_norm", "rms_norm") and _needs_grad(args[0]):
             return _norm(func, args, kwargs)
-        if name in _ACTIVATIONS and args and _grows(args[0]):
-            return _gate(func, args, kwargs)
-        if name in _GATES or (name == "softmax" and self.kind == "libra"):
+        if name in _ACTIVATIONS and args and _needs_grad(args[0]):
+            return _as_product(func, args, kwargs)
+        if name in _GATES or (name == "softmax" and self.name == "libra"):
             return func(*args, **kwargs).detach()
-        if name in _PRODUCTS and len(args) == 2 and all(map(_grows, args)):
-            return func(*map(halved, args))
-        if name in _MATRIX_PRODUCTS and self.kind == "attnlrp" and all(map(_grows, args[:2])):
-            return func(halved(args[0]), halved(args[1]), *args[2:], **kwargs)
-        if name == "einsum" and self.kind == "attnlrp" and len(args) == 3 and all(map(_grows, args[1:])):
-            return func(args[0], halved(args[1]), halved(args[2]))
+        if name in _PRODUCTS and len(args) == 2 and all(map(_needs_grad, args)):
+            return func(*map(halve_gradient, args))
+        if name in _MATRIX_PRODUCTS and self.name == "attnlrp" and all(map(_needs_grad, args[:2])):
+            return func(halve_gradient(args[0]), halve_gradient(args[1]), *args[2:], **kwargs)
+        if name == "einsum" and self.name == "attnlrp" and len(args) == 3 and all(map(_needs_grad, args[1:])):
+            return func(args[0], halve_gradient(args[1]), halve_gradient(args[2]))
         return func(*args, **kwargs)
 
-    def attended(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values with the same numbers, whose gradients follow the rule of attention."""
-        if self.kind == "libra":
+    def attention_inputs(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the same queries, keys and values, whose gradients follow the rule of attention."""
+        if self.name == "libra":
             return q.detach(), k.detach(), v
-        if self.kind == "attnlrp":
-            return scaled(q, 0.25), scaled(k, 0.25), halved(v)
+        if self.name == "attnlrp":
+            return scale_gradient(q, 0.25), scale_gradient(k, 0.25), halve_gradient(v)
         return q, k, v
 
 
@@ -84,14 +84,14 @@ class _Scaled(torch.autograd.Function):
         return grads[0] * ctx.factor, None
 
 
-def scaled(x: Tensor, factor: float) -> Tensor:
-    """The same numbers, through which `factor` of the gradient goes."""
+def scale_gradient(x: Tensor, factor: float) -> Tensor:
+    """Return the same numbers; `factor` of their gradient flows back."""
     return cast(Tensor, _Scaled.apply(x, factor)) if x.requires_grad else x
 
 
-def halved(x: Tensor) -> Tensor:
-    """The same numbers, through which half of the gradient goes."""
-    return scaled(x, 0.5)
+def halve_gradient(x: Tensor) -> Tensor:
+    """Return the same numbers; half of their gradient flows back."""
+    return scale_gradient(x, 0.5)
 
 
 class _Linear(torch.autograd.Function):
@@ -108,7 +108,7 @@ class _Linear(torch.autograd.Function):
         return grads[0] * factor, None, None
 
 
-def _gate(func: Any, args: Any, kwargs: Any) -> Tensor:
+def _as_product(func: Any, args: Any, kwargs: Any) -> Tensor:
     x = args[0]
     with torch.no_grad():
         value = func(x.detach().clone(), *args[1:], **kwargs)  # some work in place
@@ -153,5 +153,5 @@ def _norm(func: Any, args: Any, kwargs: Any) -> Any:
     return _Norm.apply(x, value, scale, None if weight is None else weight.detach(), dims if layer else 0)
 
 
-def _grows(x: Any) -> bool:
+def _needs_grad(x: Any) -> bool:
     return isinstance(x, Tensor) and x.requires_grad

@@ -1,4 +1,4 @@
-"""Heads switched off: the result of one attention call weighed head by head, before the model goes on with it."""
+"""Scale or silence heads: multiply one attention call's result head by head before the model goes on with it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitscope._messages import msg
 from vitscope.attention import CallSite, GraphOutput
 from vitscope.attention.capture import capture
 from vitscope.errors import MethodError
@@ -16,44 +17,60 @@ __all__ = ["scale_heads"]
 
 @contextmanager
 def scale_heads(model: nn.Module, call: CallSite, weights: Float[Tensor, "B H"]) -> Iterator[None]:
-    """The heads of one attention call count by these weights for the length of a `with`: 0 silences, 1 changes nothing.
+    """Scale the heads of one attention call during the `with`: 0 silences a head, 1 changes nothing.
 
-    Formula: `O_bh <- w_bh (A_bh V_bh)`, before the heads are put side by side and projected. Under a fused kernel, in
-    `nn.MultiheadAttention` and after a softmax of the model's own alike. Where a model mixes heads after the softmax
-    (talking heads), it is the mixed head that is weighed.
+    Formula: `O_bh <- w_bh (A_bh V_bh)`, before the heads are put side by side and projected. It works the same under a
+    fused kernel, in `nn.MultiheadAttention` and after a softmax of the model's own. Where a model mixes heads after the
+    softmax (talking heads), the mixed heads are scaled.
 
     Args:
-        model: the model; nothing of it is changed.
-        call: which of the forward's attention calls, as `AttentionStore.calls` has it.
+        model: the model; it is not changed.
+        call: the attention call, from `AttentionStore.call_sites`.
         weights: one row for each row of the forward's batch.
 
     Raises:
-        MethodError: the forward does not make that call, or its result is not that of a head for each picture.
+        MethodError: the forward does not make that call, or its result is not one of `H` heads for each image.
     """
-    met: list[int] = []
+    edited = False
 
-    def edit(events: frozenset[int], lead: tuple[int, ...], source: GraphOutput | None) -> None:
+    def edit(events: frozenset[int], lead: tuple[int, ...], output: GraphOutput | None) -> None:
+        nonlocal edited
         if call.event in events:
-            met.append(call.event)
-            if source is None:
-                raise MethodError("an attention call mixes its heads with the values: they cannot be silenced apart")
-            _weigh(source, _placed(weights, lead, call.axis))
+            edited = True
+            if output is None:
+                raise MethodError(
+                    msg(
+                        "attention.heads-mixed",
+                        "this layer mixes its heads as it multiplies with the values, so single heads have no result",
+                    )
+                )
+            _scale(output, _expand_weights(weights, lead, call.axis))
 
     with torch.no_grad(), capture(model, edit=edit):
         yield
-    if not met:
-        raise MethodError("the attention call whose heads are silenced was not made in this forward")
+    if not edited:
+        raise MethodError(
+            msg("attention.call-not-made", "this forward does not make attention call {number}", number=call.event)
+        )
 
 
-def _placed(weights: Float[Tensor, "B H"], lead: tuple[int, ...], axis: int) -> Float[Tensor, "b h 1 1"]:
-    """The weights on the axes before `(N, D)` as the model has them, folded as blocks fold them."""
+def _expand_weights(weights: Float[Tensor, "B H"], lead: tuple[int, ...], axis: int) -> Float[Tensor, "b h 1 1"]:
+    """Lay the weights on the axes before `(N, D)` as the model has them, folded as blocks fold them."""
     batch, heads = weights.shape
     if lead == (batch * heads,):  # heads folded into the batch
         return weights.reshape(-1, 1, 1, 1)
     first = 1 if axis == 0 else 0
     fits = axis < 0 or lead[axis] == heads
     if not fits or (batch > 1 and (first >= len(lead) or lead[first] != batch)):
-        raise MethodError(f"attention over axes {lead} is not that of {heads} heads for each of {batch} pictures")
+        raise MethodError(
+            msg(
+                "attention.heads-mismatch",
+                "attention over axes {axes} is not that of {heads} heads for each of {images} images",
+                axes=lead,
+                heads=heads,
+                images=batch,
+            )
+        )
     shape = [1] * len(lead)
     if batch > 1:
         shape[first] = batch
@@ -63,10 +80,10 @@ def _placed(weights: Float[Tensor, "B H"], lead: tuple[int, ...], axis: int) -> 
     return whole.reshape(-1, 1, 1, 1) if len(lead) == 1 else whole.reshape(-1, lead[-1], 1, 1)
 
 
-def _weigh(source: GraphOutput, factor: Float[Tensor, "b h 1 1"]) -> None:
+def _scale(output: GraphOutput, factor: Float[Tensor, "b h 1 1"]) -> None:
     """Multiply the result in place, wherever the model has its heads."""
-    out = source.out
-    where = source.place(torch.arange(out.numel(), device=out.device).reshape(out.shape))
+    out = output.tensor
+    where = output.arrange(torch.arange(out.numel(), device=out.device).reshape(out.shape))
     factors = torch.ones(out.numel(), dtype=out.dtype, device=out.device)
     factors[where] = factor.to(factors).expand(where.shape)
     out.mul_(factors.reshape(out.shape))

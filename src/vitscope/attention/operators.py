@@ -1,4 +1,4 @@
-"""What attention does to weights of tokens, chunk by chunk: taken back to the keys, or brought to the queries."""
+"""Products of weights of tokens with attention, from the queries to the keys or back, chunk by chunk of queries."""
 
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
@@ -10,10 +10,10 @@ from torch import Tensor
 from vitscope.attention.blocks import TILE_QUERIES, Block, RelevanceTile, budget, slices
 
 __all__ = [
-    "Fuse",
-    "Weigh",
-    "matrix",
+    "FuseHeads",
+    "FuseWithGradient",
     "matvec",
+    "pooled_matrix",
     "positive_relevance",
     "positive_relevance_sums",
     "query_chunks",
@@ -23,59 +23,65 @@ __all__ = [
     "vecmat_positive_relevance_normalised",
 ]
 
-Fuse: TypeAlias = Callable[[Float[Tensor, "B H n M"]], Float[Tensor, "B n M"]]
-Weigh: TypeAlias = Callable[[Float[Tensor, "B H n M"], Float[Tensor, "B H n M"]], Float[Tensor, "B n M"]]
+FuseHeads: TypeAlias = Callable[[Float[Tensor, "B H n M"]], Float[Tensor, "B n M"]]
+FuseWithGradient: TypeAlias = Callable[[Float[Tensor, "B H n M"], Float[Tensor, "B H n M"]], Float[Tensor, "B n M"]]
 
 
 def vecmat(
-    block: Block, r: Float[Tensor, "B N"], fuse: Fuse | None = None, *, weigh: Weigh | None = None
+    block: Block,
+    r: Float[Tensor, "B N"],
+    fuse: FuseHeads | None = None,
+    *,
+    fuse_with_gradient: FuseWithGradient | None = None,
 ) -> Float[Tensor, "B M"]:
-    """Take a weighting of queries to a weighting of keys: `r A`, with A fused over heads.
+    """Take weights of queries to weights of keys: `r A`, with A fused over heads.
 
     Args:
         block: one layer's attention.
-        r: weights of the query tokens, any sign; queries that weigh nothing in the whole batch are never computed.
-        fuse: from rows `(B, H, n, M)` to `(B, n, M)`; None is the mean over heads, which is also the fastest.
-        weigh: from rows and their gradients, both `(B, H, n, M)`, to `(B, n, M)`; instead of `fuse`.
-
-    A block of one picture takes several weightings at once, a row of `r` for each.
+        r: weights of the queries, of any sign; queries with weight 0 in the whole batch are not computed. A block of
+            one image takes several rows.
+        fuse: from rows `(B, H, n, M)` to `(B, n, M)`; by default the mean over heads, which is also the fastest.
+        fuse_with_gradient: from rows and their gradients, both `(B, H, n, M)`, to `(B, n, M)`; instead of `fuse`.
 
     Cost: at most one attention without its value product; O(chunk M) memory beyond the block.
     """
     active = _active(r)
     if block.shape[0] == 1 < len(r):
         fuse = fuse or (lambda rows: rows.mean(1))
-    if fuse is None and weigh is None:
+    if fuse is None and fuse_with_gradient is None:
         folded = block.mean_vecmat(r) if len(active) > TILE_QUERIES // 2 else None
         return vecmat_heads(block, r).mean(1) if folded is None else folded
     out = r.new_zeros(r.shape[0], block.shape[3])
     for chunk in torch.split(active, _chunk(block)):
         rows = block.rows(chunk)
-        fused = weigh(rows, block.grad_rows(chunk)) if weigh else fuse(rows) if fuse else rows.mean(1)
+        if fuse_with_gradient:
+            fused = fuse_with_gradient(rows, block.grad_rows(chunk))
+        else:
+            fused = fuse(rows) if fuse else rows.mean(1)
         part = r[:, chunk].to(fused.dtype)
         out = out + (part @ fused[0] if len(fused) == 1 else torch.bmm(part[:, None], fused).squeeze(1))
     return out
 
 
 def vecmat_positive_relevance(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"]:
-    """`r mean_h relu(A * dy/dA)`: taken back along the attention that raises the score; as `vecmat` in all else.
+    """Return `r mean_h relu(A * dy/dA)`: `vecmat` along the attention that raises the score.
 
-    Cost: at most one attention and its gradient, no softmax pass where the kernel gave the log-sum-exp.
+    Cost: at most one attention and its gradient, without a softmax where the kernel returned the log-sum-exp.
     """
     if not _many(block, r):
-        return vecmat(block, r, weigh=positive_relevance)
+        return vecmat(block, r, fuse_with_gradient=positive_relevance)
     out = r.new_zeros(len(r), block.shape[3])
-    for pictures, queries, rows in _positive_relevance_tiles(block):
-        out[pictures] += _times(r[pictures, queries], rows)
+    for images, queries, rows in _positive_relevance_tiles(block):
+        out[images] += _times(r[images, queries], rows)
     return out
 
 
 def vecmat_positive_relevance_normalised(
     block: Block, r: Float[Tensor, "B N"]
 ) -> tuple[Float[Tensor, "B M"], Float[Tensor, "B N"]]:
-    """`r D mean_h relu(A * dy/dA)` and the diagonal of D, which divides each row of `I + mean_h ...` by its sum.
+    """Return `r D mean_h relu(A * dy/dA)` and the diagonal of D, which divides each row of `I + mean_h ...` by its sum.
 
-    D is 1 for queries that weigh nothing in the whole batch. Cost: that of `vecmat_positive_relevance`.
+    D is 1 for queries with weight 0 in the whole batch. Cost: that of `vecmat_positive_relevance`.
     """
     shares = r.new_ones(r.shape)
     if not _many(block, r):
@@ -86,26 +92,26 @@ def vecmat_positive_relevance_normalised(
         ]
         if sums:
             shares[:, active] = (1 / (1 + torch.cat(sums, 1))).to(r.dtype)
-        return vecmat(block, r * shares, weigh=positive_relevance), shares
+        return vecmat(block, r * shares, fuse_with_gradient=positive_relevance), shares
     out = r.new_zeros(len(r), block.shape[3])
-    for pictures, queries, rows in _positive_relevance_tiles(block):
-        shares[pictures, queries] = 1 / (1 + rows.sum(-1))
-        out[pictures] += _times(r[pictures, queries] * shares[pictures, queries], rows)
+    for images, queries, rows in _positive_relevance_tiles(block):
+        shares[images, queries] = 1 / (1 + rows.sum(-1))
+        out[images] += _times(r[images, queries] * shares[images, queries], rows)
     return out, shares
 
 
 def positive_relevance_sums(block: Block) -> Float[Tensor, "B N"]:
-    """`sum_j mean_h relu(A * dy/dA)_hij`: how much attention that raises the score each query holds; cost as above."""
+    """Return `sum_j mean_h relu(A * dy/dA)_hij` of each query, at the cost of `vecmat_positive_relevance`."""
     sums = None
-    for pictures, queries, rows in _positive_relevance_tiles(block):
+    for images, queries, rows in _positive_relevance_tiles(block):
         sums = rows.new_zeros(block.shape[0], block.shape[2]) if sums is None else sums
-        sums[pictures, queries] = rows.sum(-1)
+        sums[images, queries] = rows.sum(-1)
     assert sums is not None
     return sums
 
 
 def _positive_relevance_tiles(block: Block) -> Iterator[RelevanceTile]:
-    """All rows of `mean_h relu(A * dy/dA)`, tile by tile where that is possible, else by chunks of rows."""
+    """Yield all rows of `mean_h relu(A * dy/dA)`, in tiles where the block has them, else in chunks of rows."""
     tiles = block.positive_relevance()
     if tiles is not None:
         yield from tiles
@@ -119,17 +125,17 @@ def _times(r: Float[Tensor, "b n"], rows: Float[Tensor, "b n M"]) -> Float[Tenso
 
 
 def _many(block: Block, r: Float[Tensor, "B N"]) -> bool:
-    """Do most queries count, so that nothing is saved by choosing among them?"""
+    """Return whether so many queries have weight that to select them saves nothing."""
     return len(_active(r)) > TILE_QUERIES // 2 and len(r) == block.shape[0]
 
 
 def positive_relevance(rows: Float[Tensor, "B H n M"], grads: Float[Tensor, "B H n M"]) -> Float[Tensor, "B n M"]:
-    """The attention that raises the score, mean over heads: `mean_h relu(A * dy/dA)`."""
+    """Return the attention that raises the score, averaged over heads: `mean_h relu(A * dy/dA)`."""
     return (rows * grads).clamp_min(0).mean(1)
 
 
 def vecmat_heads(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B H M"]:
-    """`r A` for each head by itself."""
+    """Return `r A` of each head."""
     b, h, _, m = block.shape
     out = r.new_zeros(b, h, m)
     for chunk in torch.split(_active(r), _chunk(block)):
@@ -139,20 +145,20 @@ def vecmat_heads(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B H M"
 
 
 def query_chunks(block: Block) -> Iterator[slice]:
-    """All queries, first to last, as many at a time as fit the cache."""
+    """Yield slices of all queries, first to last, as many at a time as fit the cache."""
     return slices(block.shape[2], _chunk(block))
 
 
-def matrix(block: Block, most: int = 1024) -> tuple[Float[Tensor, "B H n m"], int]:
-    """All rows, for looking at: at most `most` on a side, by the mean over k x k entries; and that k."""
+def pooled_matrix(block: Block, max_side: int = 1024) -> tuple[Float[Tensor, "B H n m"], int]:
+    """Return all rows for display, averaged over k x k entries so that no side exceeds `max_side`, and k."""
     b, h, n, m = block.shape
-    k = -(-max(n, m) // most)
+    k = -(-max(n, m) // max_side)
     rows = [_columns_pooled(block.rows(queries).mean(2), k) for queries in slices(n, k)] if k > 1 else [block.rows()]
     return torch.cat([row.reshape(b, h, -1, row.shape[-1]) for row in rows], 2), k
 
 
-def matvec(block: Block, v: Float[Tensor, "B M"], fuse: Fuse | None = None) -> Float[Tensor, "B N"]:
-    """Take values of the keys to the queries: `A v`, with A fused over heads; a column of a product from its right."""
+def matvec(block: Block, v: Float[Tensor, "B M"], fuse: FuseHeads | None = None) -> Float[Tensor, "B N"]:
+    """Take values of keys to values of queries: `A v`, with A fused over heads (by default, averaged)."""
     parts = []
     for queries in query_chunks(block):
         rows = block.rows(queries)

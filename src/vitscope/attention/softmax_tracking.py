@@ -1,22 +1,21 @@
-"""Attention that is no fused call: a softmax of a model's own, and what happens inside `nn.MultiheadAttention`.
+"""Recognise attention that is written out: scores, a softmax over the last axis, and its product with values.
 
-A softmax over the last axis is attention once its result is multiplied with values. Where the scores are visibly
-`scale * q k^T + bias`, queries and keys are kept and one row is checked; else the matrix is.
+Where the scores are a recognised `scale * q k^T + bias`, queries and keys are recorded, after one row made from them is
+compared with the softmax; otherwise the matrix is recorded.
 """
 
 import string
-import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import multi_head_attention_forward
 
-from vitscope.attention import Dense, Factored, GraphOutput
+from vitscope.attention.blocks import Dense, Factored
+from vitscope.attention.store import GraphOutput
 
-__all__ = ["SoftmaxTracker", "four", "multi_head_inside", "spelled", "split_heads"]
+__all__ = ["SoftmaxTracker", "as_4d", "expand_ellipsis", "split_heads"]
 
 
 def _functions(*names: str) -> frozenset[Any]:
@@ -31,8 +30,10 @@ _BADDBMM = _functions("baddbmm")
 _TIMES = _functions("mul", "mul_", "__mul__", "__imul__", "__rmul__", "multiply")
 _OVER = _functions("div", "div_", "__truediv__", "__itruediv__", "divide")
 _PLUS = _functions("add", "add_", "__add__", "__iadd__", "__radd__")
-_TURN = _functions("transpose", "swapaxes", "swapdims")
-_SAME = _functions("dropout", "to", "type_as", "contiguous", "clone", "float", "half", "bfloat16", "double", "detach")
+_TRANSPOSE = _functions("transpose", "swapaxes", "swapdims")
+_NEUTRAL = _functions(
+    "dropout", "to", "type_as", "contiguous", "clone", "float", "half", "bfloat16", "double", "detach"
+)
 _AFTER_SCORES = _TIMES | _OVER | _PLUS
 _MOST_PENDING = 4
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
@@ -40,9 +41,9 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 
 @dataclass(frozen=True, eq=False)
 class _Scores:
-    """The product `scale * q k^T + bias`, as the tensor `made`."""
+    """The tensor `product = scale * q k^T + bias`."""
 
-    made: Tensor
+    product: Tensor
     q: Tensor
     k: Tensor
     scale: float = 1.0
@@ -51,50 +52,63 @@ class _Scores:
 
 @dataclass(frozen=True, eq=False)
 class _Pending:
-    """The result of a softmax on its way to the values: `now` is what `soft` has become."""
+    """A softmax that has not met its values yet.
+
+    Attributes:
+        events: its number, and those of the softmaxes that were combined with it.
+        softmax: its result.
+        current: that result after the functions applied to it since.
+        scores: its input, where that was recognised.
+        unchanged: those functions changed no weight.
+        transposed: queries and keys are swapped in `current`.
+    """
 
     events: frozenset[int]
-    soft: Tensor
-    now: Tensor
+    softmax: Tensor
+    current: Tensor
     scores: _Scores | None
-    same: bool = True
-    turned: bool = False
+    unchanged: bool = True
+    transposed: bool = False
 
 
 class SoftmaxTracker:
     """Follows scores to their softmax, and the softmax to its values.
 
     Args:
-        number: gives the next event number.
-        where: the name of the module that is running.
-        keep: called with events, block and leading axes for each attention found.
+        next_event: returns the next event number.
+        module: returns the name of the module whose forward is running.
+        record: called for each attention, as `AttentionRecorder` records it.
         run: calls a function with its arguments.
     """
 
     def __init__(
-        self, number: Callable[[], int], where: Callable[[], str], keep: Callable[..., None], run: Callable[..., Any]
+        self,
+        next_event: Callable[[], int],
+        module: Callable[[], str],
+        record: Callable[..., None],
+        run: Callable[..., Any],
     ) -> None:
-        self._number, self._where, self._keep, self._run = number, where, keep, run
+        self._next_event, self._module, self._record, self._run = next_event, module, record, run
         self._scores: _Scores | None = None
         self._pending: list[_Pending] = []
 
     def __call__(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Run one torch function and see what it means."""
+        """Run one torch function and follow its result."""
         if self._pending:
             for value in _operands(func, args):
                 for pending in self._pending:
-                    if value is pending.now:
+                    if value is pending.current:
                         return self._follow(pending, func, args, kwargs)
         out = self._run(func, args, kwargs)
         if func in _SOFTMAX:
-            self._softened(args, kwargs, out)
+            self._on_softmax(args, kwargs, out)
         elif func in _PRODUCT or func in _BADDBMM or func in _EINSUM:
-            self._multiplied(func, args, out)
+            self._on_product(func, args, out)
         elif self._scores is not None and func in _AFTER_SCORES:
-            self._adjusted(func, args, out)
+            self._on_scaled_scores(func, args, out)
         return out
 
-    def _multiplied(self, func: Any, args: Any, out: Tensor) -> None:
+    def _on_product(self, func: Any, args: Any, out: Tensor) -> None:
         a, b = args[-2:] if len(args) > 1 and func not in _EINSUM else (None, None)
         bias = args[0] if func in _BADDBMM else None
         self._scores = None
@@ -103,100 +117,108 @@ class SoftmaxTracker:
         if out.ndim in (3, 4) and a.shape[:-2] == b.shape[:-2]:
             self._scores = _Scores(out, a, b.transpose(-1, -2), 1.0, bias)
 
-    def _adjusted(self, func: Any, args: Any, out: Tensor) -> None:
+    def _on_scaled_scores(self, func: Any, args: Any, out: Tensor) -> None:
         scores = self._scores
         assert scores is not None
-        other: Any = next((a for a in args if a is not scores.made), None)
-        if not any(a is scores.made for a in args) or not isinstance(out, Tensor) or out.shape != scores.made.shape:
+        other: Any = next((a for a in args if a is not scores.product), None)
+        if (
+            not any(a is scores.product for a in args)
+            or not isinstance(out, Tensor)
+            or out.shape != scores.product.shape
+        ):
             return
         number = other is not None and (not isinstance(other, Tensor) or not other.ndim)
         if func in _PLUS and isinstance(other, Tensor):
-            self._scores = replace(scores, made=out, bias=other if scores.bias is None else scores.bias + other)
+            self._scores = replace(scores, product=out, bias=other if scores.bias is None else scores.bias + other)
         elif number and func not in _PLUS:
             factor = float(other) if func in _TIMES else 1 / float(other)
             bias = None if scores.bias is None else scores.bias * factor
-            self._scores = replace(scores, made=out, scale=scores.scale * factor, bias=bias)
+            self._scores = replace(scores, product=out, scale=scores.scale * factor, bias=bias)
         else:
             self._scores = None
 
-    def _softened(self, args: Any, kwargs: Any, out: Tensor) -> None:
-        event = self._number()
+    def _on_softmax(self, args: Any, kwargs: Any, out: Tensor) -> None:
+        event = self._next_event()
         x = args[0] if args else kwargs["input"]
         dim = args[1] if len(args) > 1 else kwargs.get("dim")
         if out.ndim < 3 or dim not in (-1, out.ndim - 1):
             return
-        scores = self._scores if self._scores is not None and self._scores.made is x else None
+        scores = self._scores if self._scores is not None and self._scores.product is x else None
         self._scores = None
         self._pending = [*self._pending[1 - _MOST_PENDING :], _Pending(frozenset({event}), out, out, scores)]
 
     def _follow(self, pending: _Pending, func: Any, args: Any, kwargs: Any) -> Any:
         out = self._run(func, args, kwargs)
         if func in _SOFTMAX:
-            self._number()
+            self._next_event()
         operands = _operands(func, args)
         if func in _EINSUM:
-            self._contracted(pending, args[0], operands, out)
+            self._on_einsum(pending, args[0], operands, out)
             return out
         if func in _PRODUCT:
-            if operands[0] is pending.now and not pending.turned:
-                self._found(pending, pending.now, operands[1], GraphOutput(out, four))
-            elif operands[1] is pending.now and pending.turned:
-                turned = GraphOutput(out, lambda x: four(x.transpose(-1, -2)))
-                self._found(pending, pending.now.transpose(-1, -2), operands[0].transpose(-1, -2), turned)
+            if operands[0] is pending.current and not pending.transposed:
+                self._record_attention(pending, pending.current, operands[1], GraphOutput(out, as_4d))
+            elif operands[1] is pending.current and pending.transposed:
+                output = GraphOutput(out, lambda x: as_4d(x.transpose(-1, -2)))
+                self._record_attention(
+                    pending, pending.current.transpose(-1, -2), operands[0].transpose(-1, -2), output
+                )
             else:
                 self._pending.remove(pending)
             return out
-        if isinstance(out, Tensor) and out.numel() == pending.now.numel() and out.is_floating_point():
-            if func in _TURN and sorted(d % out.ndim for d in args[1:]) == [out.ndim - 2, out.ndim - 1]:
-                step = replace(pending, now=out, turned=not pending.turned)
+        if isinstance(out, Tensor) and out.numel() == pending.current.numel() and out.is_floating_point():
+            if func in _TRANSPOSE and sorted(d % out.ndim for d in args[1:]) == [out.ndim - 2, out.ndim - 1]:
+                step = replace(pending, current=out, transposed=not pending.transposed)
             else:
-                step = replace(pending, now=out, same=pending.same and func in _SAME)
-            others = [p for p in self._pending if p is not pending and any(a is p.now for a in args)]
+                step = replace(pending, current=out, unchanged=pending.unchanged and func in _NEUTRAL)
+            others = [p for p in self._pending if p is not pending and any(a is p.current for a in args)]
             for other in others:
                 step = replace(step, events=step.events | other.events)
             self._pending = [p for p in self._pending if p is not pending and p not in others]
             self._pending.append(step)
         return out
 
-    def _contracted(self, pending: _Pending, equation: str, operands: Sequence[Any], result: Tensor) -> None:
-        """`einsum` of attention with values: which letters are queries and keys, and which come before them."""
+    def _on_einsum(self, pending: _Pending, equation: str, operands: Sequence[Any], result: Tensor) -> None:
+        """Record an `einsum` of attention with values: find the letters of queries and keys, and those before them."""
         if "." in equation:
-            equation = spelled(equation, [x.ndim for x in operands])
+            equation = expand_ellipsis(equation, [x.ndim for x in operands])
         left, _, out = equation.replace(" ", "").partition("->")
         terms = left.split(",")
         if len(operands) != 2 or not out:
             return
-        which = 0 if operands[0] is pending.now else 1
+        which = 0 if operands[0] is pending.current else 1
         probs, value = terms[which], terms[1 - which]
         key = [c for c in probs if c in value and c not in out]
         query = [c for c in probs if c not in value and c in out]
         if len(key) == len(query) == 1:
             lead = [c for c in probs if c not in (*key, *query)]
             width = [c for c in value if c not in probs]
-            matrix = pending.now.permute([probs.index(c) for c in (*lead, *query, *key)])
+            matrix = pending.current.permute([probs.index(c) for c in (*lead, *query, *key)])
             plain = len(width) == 1 and set(lead) <= set(value) and set(out) == {*lead, *query, *width}
             if not plain:
-                self._found(pending, matrix, None, None)
+                self._record_attention(pending, matrix, None, None)
                 return
             values = operands[1 - which].permute([value.index(c) for c in (*lead, *key, *width)])
             back = [out.index(c) for c in (*lead, *query, *width)]
-            self._found(pending, matrix, values, GraphOutput(result, lambda x: four(x.permute(back))))
+            self._record_attention(pending, matrix, values, GraphOutput(result, lambda x: as_4d(x.permute(back))))
 
-    def _found(self, pending: _Pending, matrix: Tensor, value: Tensor | None, source: GraphOutput | None) -> None:
+    def _record_attention(
+        self, pending: _Pending, matrix: Tensor, value: Tensor | None, output: GraphOutput | None
+    ) -> None:
         self._pending.remove(pending)
         scores, matrix = pending.scores, matrix.detach()
         lead = matrix.shape[:-2]
-        value = None if value is None else four(value.expand(*lead, *value.shape[-2:]))
-        mixed = None
-        if not pending.same and not _stochastic(matrix):  # heads are mixed after their softmax: rows as before
-            mixed = pending.soft if pending.soft.shape == matrix.shape else None
-            matrix = matrix if mixed is None else mixed.detach()
-        elif pending.same and scores is not None and not pending.turned:
-            factored = _factored(self._where(), scores, matrix)
+        value = None if value is None else as_4d(value.expand(*lead, *value.shape[-2:]))
+        softmax = None
+        if not pending.unchanged and not _stochastic(matrix):  # heads are mixed after their softmax: rows as before
+            softmax = pending.softmax if pending.softmax.shape == matrix.shape else None
+            matrix = matrix if softmax is None else softmax.detach()
+        elif pending.unchanged and scores is not None and not pending.transposed:
+            factored = _factored(self._module(), scores, matrix)
             if factored is not None:
-                self._keep(pending.events, factored, lead, value, source)
+                self._record(pending.events, factored, lead, value, output)
                 return
-        self._keep(pending.events, Dense(self._where(), four(matrix)), lead, value, source, mixed)
+        self._record(pending.events, Dense(self._module(), as_4d(matrix)), lead, value, output, softmax)
 
 
 def _operands(func: Any, args: Any) -> Sequence[Any]:
@@ -205,8 +227,8 @@ def _operands(func: Any, args: Any) -> Sequence[Any]:
     return args[0] if args and isinstance(args[0], (tuple, list)) else args
 
 
-def spelled(equation: str, dims: Sequence[int]) -> str:
-    """An equation of `einsum` with letters for `...`, for operands of so many dimensions."""
+def expand_ellipsis(equation: str, dims: Sequence[int]) -> str:
+    """Return an `einsum` equation with letters for `...`; `dims` are its operands' numbers of axes."""
     left, arrow, out = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     rest = [max(n - len(term.replace("...", "")), 0) for term, n in zip(terms, dims, strict=True)]
@@ -217,7 +239,7 @@ def spelled(equation: str, dims: Sequence[int]) -> str:
 
 
 def _factored(name: str, scores: _Scores, matrix: Tensor) -> Factored | None:
-    """Queries and keys, if their first row is the matrix's."""
+    """Return queries and keys, if the first row made from them is the first of `matrix`."""
     q, k = (x.detach() if x.ndim == 4 else x.detach()[:, None] for x in (scores.q, scores.k))
     bias = scores.bias
     if bias is not None:
@@ -233,8 +255,8 @@ def _factored(name: str, scores: _Scores, matrix: Tensor) -> Factored | None:
     return block if torch.allclose(block.rows([0]).to(row.dtype), row, rtol=0, atol=tolerance) else None
 
 
-def four(x: Tensor) -> Tensor:
-    """Leading axes folded into one, or one made, so that there are four."""
+def as_4d(x: Tensor) -> Tensor:
+    """Reshape to four axes: fold leading axes into one, or add one."""
     return x.reshape(-1, *x.shape[-3:]) if x.ndim >= 4 else x.unsqueeze(-3).reshape(-1, 1, *x.shape[-2:])
 
 
@@ -243,19 +265,8 @@ def _stochastic(matrix: Tensor) -> bool:
     return bool((matrix.sum(-1) - 1).abs().max() < tolerance) and bool(matrix.min() >= -tolerance)
 
 
-def _open(function: types.FunctionType) -> Callable[..., Any]:
-    """The same code, in which every torch call is seen by an active mode, instead of the function as a whole."""
-    names = {**function.__globals__, "has_torch_function": lambda _tensors: False}
-    opened = types.FunctionType(function.__code__, names, function.__name__, function.__defaults__)
-    opened.__kwdefaults__ = function.__kwdefaults__
-    return opened
-
-
-multi_head_inside = _open(cast(types.FunctionType, multi_head_attention_forward))
-
-
 def split_heads(block: Factored | Dense, heads: int) -> Factored | Dense:
-    """A block whose heads are folded into the batch, `(B*H, 1, N, M)`, as `(B, H, N, M)`."""
+    """Return a block whose heads are folded into the batch, `(B*H, 1, N, M)`, as `(B, H, N, M)`."""
 
     def split(x: Tensor) -> Tensor:
         return x.reshape(-1, heads, *x.shape[2:])

@@ -1,5 +1,6 @@
-"""All attention of one forward: which layers there are, where the answer starts from, and what its gradients are."""
+"""The attention of one forward: its layers, the tokens that the answer is read from, and its gradients."""
 
+import html
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,56 +10,71 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitscope.attention.blocks import Block, index_of
+from vitscope._messages import msg
+from vitscope.attention.blocks import Block, query_index
 from vitscope.attention.operators import vecmat
 from vitscope.errors import LayoutError, MethodError, UsageError
 from vitscope.geometry import TokenLayout
 
-__all__ = ["AttentionStore", "CallSite", "Chain", "GraphOutput", "LayerSpec"]
+__all__ = [
+    "AttentionStore",
+    "AttentionVecmat",
+    "CallSite",
+    "Chain",
+    "GraphOutput",
+    "LayerSpec",
+    "ResidualWeight",
+]
 
 LayerSpec: TypeAlias = str | int | slice | Sequence[int] | None
-Attend: TypeAlias = Callable[[Block, Tensor], Tensor]
-Keep: TypeAlias = float | Callable[[Block], Tensor]
+AttentionVecmat: TypeAlias = Callable[[Block, Tensor], Tensor]  # from weights of queries to weights of keys
+ResidualWeight: TypeAlias = float | Callable[[Block], Tensor]
 
 
 @runtime_checkable
 class Chain(Protocol):
-    """A forward as operators on tokens, where layers do not all see the same tokens."""
+    """A forward as a chain of operators on tokens, for models whose layers do not all have the same tokens."""
 
     @property
     def blocks(self) -> tuple[Block, ...]:
         """The layers, first layer first."""
         ...
 
-    def vecmat(self, layers: Sequence[int], attend: Attend, keep: Keep, mix: float) -> Float[Tensor, "B N"]:
-        """The readout taken back to the finest tokens: `r <- keep r + mix attend(block, r)` at each of `layers`."""
+    def vecmat(
+        self,
+        layers: Sequence[int],
+        attention_vecmat: AttentionVecmat,
+        residual_weight: ResidualWeight,
+        attention_weight: float,
+    ) -> Float[Tensor, "B N"]:
+        """Take the readout weights back to the finest tokens, as `AttentionStore.rollout_from_readout` does."""
         ...
 
     def with_blocks(self, blocks: tuple[Block, ...]) -> "Chain":
-        """The same with other blocks, such as some that know gradients."""
+        """Return the same chain with other blocks, such as differentiated ones."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class GraphOutput:
-    """Where a block's result stands in the autograd graph.
+    """The result of an attention call, as the autograd graph has it.
 
     Attributes:
-        out: the result itself.
-        place: what makes a tensor of its shape `(B, H, N, E)`, as the block has it.
+        tensor: the result.
+        arrange: brings a tensor of its shape to the block's shape `(B, H, N, E)`.
     """
 
-    out: Tensor
-    place: Callable[[Tensor], Tensor]
+    tensor: Tensor
+    arrange: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class CallSite:
-    """Which attention call of the forward a block was.
+    """The attention call of the forward that made a block.
 
     Attributes:
         event: its number among the softmaxes and attention calls of the forward.
-        axis: which of the axes before `(N, D)`, as the model has them, is the heads'; -1 where there are no heads.
+        axis: the axis of the heads among those before `(N, D)`, as the model has them; -1 where there are no heads.
     """
 
     event: int
@@ -67,20 +83,21 @@ class CallSite:
 
 @dataclass(frozen=True, eq=False)
 class AttentionStore:
-    """All attention of one forward, for one batch of pictures of one size.
+    """The attention of one forward, for one batch of images of one size.
 
     Attributes:
         blocks: self-attention, first layer first.
-        layout: which token is which; None where nobody said.
+        layout: which token is which; None where no layout was given.
         logits: class scores `(B, C)`, or None.
         pool: the attention of a pooling head over the tokens, or None.
-        chain: how tokens go from layer to layer, where layers differ in them (windows, merging, reduced keys); a block
-            then has the shape that its layer has, windows folded into B. None where each layer sees all tokens.
+        chain: how tokens go from layer to layer, where layers have different tokens (windows, merging, reduced keys);
+            a block then has its layer's shape, windows folded into B. None where each layer has all tokens.
         answer: the model's answer `(B, C)` or `(B, N, D)`, with its graph where gradients are wanted.
-        sources: where the blocks' results stand in that graph.
-        start: the readout row, where it is none of the layout's, such as CLS and the mean patch in equal parts; with
-            `pool`, how much of each pooling query the answer reads. For one picture, several of them `(Q, N)`.
-        calls: which call of the forward each block was; empty for blocks that no capture saw.
+        readout: the weights of the last layer's tokens in the answer, where they are not the layout's, such as CLS and
+            the mean patch in equal parts; with `pool`, the weights of the pooling queries. For one image, there may be
+            several rows `(Q, N)`.
+        outputs: the results of the blocks in that graph.
+        call_sites: the call of the forward that made each block; empty for blocks that were not captured.
     """
 
     blocks: tuple[Block, ...]
@@ -88,10 +105,10 @@ class AttentionStore:
     logits: Float[Tensor, "B C"] | None = None
     pool: Block | None = None
     chain: Chain | None = None
-    start: Float[Tensor, "*Q N"] | None = None
+    readout: Float[Tensor, "*Q N"] | None = None
     answer: Tensor | None = None
-    sources: tuple[GraphOutput, ...] = ()
-    calls: tuple[CallSite, ...] = ()
+    outputs: tuple[GraphOutput, ...] = ()
+    call_sites: tuple[CallSite, ...] = ()
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -100,177 +117,232 @@ class AttentionStore:
         return iter(self.blocks)
 
     def __getitem__(self, layer: int) -> Block:
-        """The block of one layer, counted from 0, or from the end with negative numbers."""
+        """Return the block of one layer, counted from 0, or from the end with negative numbers."""
         return self.blocks[self.select(layer)[0]]
 
     def select(self, layers: LayerSpec) -> list[int]:
-        """Layer numbers, ascending, from what users write.
+        """Return the numbers of the selected layers, ascending.
 
         Args:
             layers: None or "all"; 3, -1; "0-11" (both included), "-3--1", "4,7,9", "last3"; a slice; several numbers.
 
         Raises:
-            UsageError: a layer that this model does not have, or text that is none of these forms.
+            UsageError: the model has no such layer, or the text has none of these forms.
         """
         depth = len(self.blocks)
         if layers is None or layers == "all":
-            wanted = list(range(depth))
+            numbers = list(range(depth))
         elif isinstance(layers, slice):
-            wanted = list(range(depth))[layers]
+            numbers = list(range(depth))[layers]
         else:
             parts = layers.split(",") if isinstance(layers, str) else [layers] if isinstance(layers, int) else layers
-            wanted = [number for part in parts for number in _numbers(part, depth)]
-        if not wanted and depth:
-            raise UsageError(f"layers {layers!r} selects no layer", f"layers are 0 to {depth - 1}")
-        return sorted(set(wanted))
+            numbers = [number for part in parts for number in _numbers(part, depth)]
+        if not numbers and depth:
+            raise UsageError(
+                msg("attention.empty-selection", "layers {layers} selects no layer", layers=repr(layers)),
+                msg("attention.empty-selection.hint", "layers are 0 to {last}", last=depth - 1),
+            )
+        return sorted(set(numbers))
 
     def readout_weights(self) -> Float[Tensor, "B N"]:
-        """The readout row: how much of each last-layer token the model's answer starts from.
+        """Return the weights of the last layer's tokens in the model's answer; each row sums to one.
 
         Raises:
-            LayoutError: where the layout is not known.
+            LayoutError: no layout was given.
         """
         if self.layout is None:
             raise LayoutError(
-                "nobody said which token is which, so the readout row is not known",
-                "store_of(layout=vitscope.TokenLayout(prefix=('cls',), grid=(rows, columns)))",
+                msg("attention.no-layout", "no token layout was given, so the readout weights are not known"),
+                msg(
+                    "attention.no-layout.hint",
+                    "capture(model, layout=vitscope.TokenLayout(prefix=('cls',), grid=(rows, columns)))",
+                ),
             )
         first = self.blocks[0]
         if self.pool is not None:
             queries = self.pool.shape[2]
-            read = torch.full((queries,), 1 / queries, device=first.device) if self.start is None else self.start
-            return vecmat(self.pool, read.expand(first.shape[0], -1))
-        readout = torch.from_numpy(self.layout.readout()).to(first.device) if self.start is None else self.start
+            mean = torch.full((queries,), 1 / queries, device=first.device)
+            return vecmat(self.pool, (mean if self.readout is None else self.readout).expand(first.shape[0], -1))
+        readout = torch.from_numpy(self.layout.readout()).to(first.device) if self.readout is None else self.readout
         return readout if readout.ndim == 2 else readout.expand(first.shape[0], -1)
 
     def with_queries(self, tokens: Sequence[int]) -> "AttentionStore":
-        """The same store of one picture, read from several tokens at once: a method gives a row `(Q, N)` for each.
+        """Return the store of one image, read out from several tokens: methods give a row `(Q, N)` for each.
 
         Args:
-            tokens: places in the layout, prefix first.
+            tokens: their numbers in the layout, prefix first.
 
         Raises:
-            UsageError: more than one picture, layers that do not all see the same tokens, or no such token.
+            UsageError: several images, layers that do not all have the same tokens, or no such token.
         """
         if self.layout is None or self.chain is not None:
-            raise UsageError("tokens cannot be asked where layers do not all see the same tokens")
+            raise UsageError(_uneven())
         if self.blocks[0].shape[0] != 1:
-            raise UsageError("tokens are asked of one picture at a time")
-        index = index_of(list(tokens), self.layout.tokens)
-        start = torch.zeros(len(tokens), self.layout.tokens, device=self.blocks[0].device)
-        start[torch.arange(len(tokens)), index] = 1
-        return replace(self, pool=None, start=start)
+            raise UsageError(msg("attention.query-several-images", "tokens are queried in one image at a time"))
+        index = query_index(list(tokens), self.layout.tokens)
+        readout = torch.zeros(len(tokens), self.layout.tokens, device=self.blocks[0].device)
+        readout[torch.arange(len(tokens)), index] = 1
+        return replace(self, pool=None, readout=readout)
 
     def with_query(self, query: str) -> "AttentionStore":
-        """The same store, read from one token: `row,column` of a patch, from 0, or a prefix token's name such as `cls`.
+        """Return the store, read out from one token instead of the answer's tokens.
 
-        `readout` changes nothing.
+        Args:
+            query: `row,column` of a patch, counted from 0; the name of a prefix token, such as `cls`; or `readout` for
+                the answer's own tokens.
 
         Raises:
-            UsageError: no such token, or layers that do not all see the same tokens.
+            UsageError: no such token, or layers that do not all have the same tokens.
         """
         if query == "readout":
             return self
         named = self.layout is not None and query in self.layout.prefix
         match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", query)
         if (match is None and not named) or self.layout is None:
-            names = "".join(f", {name}" for name in self.layout.prefix) if self.layout else ""
-            raise UsageError(f"'{query}' is no query", f"write readout{names}, or row,column of a patch, from 0")
-        if self.chain is not None:
-            raise UsageError("a token cannot be asked where layers do not all see the same tokens")
-        start = torch.zeros(self.layout.tokens, device=self.blocks[0].device)
-        if match is None:
-            start[self.layout.prefix.index(query)] = 1
-            return replace(self, pool=None, start=start)
-        (row, column), (rows, columns) = map(int, match.groups()), self.layout.grid
-        if row >= rows or column >= columns:
+            names = ", ".join(("readout", *(self.layout.prefix if self.layout else ())))
             raise UsageError(
-                f"there is no patch {row},{column}", f"rows are 0 to {rows - 1}, columns 0 to {columns - 1}"
+                msg("attention.not-a-query", "'{query}' is not a valid query", query=query),
+                msg(
+                    "attention.not-a-query.hint", "write {names}, or row,column of a patch, counted from 0", names=names
+                ),
             )
-        start[len(self.layout.prefix) + row * columns + column] = 1
-        return replace(self, pool=None, start=start)
+        if self.chain is not None:
+            raise UsageError(_uneven())
+        if match is None:
+            token = self.layout.prefix.index(query)
+        else:
+            (row, column), (rows, columns) = map(int, match.groups()), self.layout.grid
+            if row >= rows or column >= columns:
+                raise UsageError(
+                    msg("attention.no-such-patch", "there is no patch {row},{column}", row=row, column=column),
+                    msg(
+                        "attention.no-such-patch.hint",
+                        "rows are 0 to {last_row}, columns 0 to {last_column}",
+                        last_row=rows - 1,
+                        last_column=columns - 1,
+                    ),
+                )
+            token = len(self.layout.prefix) + row * columns + column
+        readout = torch.zeros(self.layout.tokens, device=self.blocks[0].device)
+        readout[token] = 1
+        return replace(self, pool=None, readout=readout)
 
     @property
-    def pictures(self) -> int:
-        """How many pictures: blocks may have windows beside them on their first axis."""
+    def images(self) -> int:
+        """How many images: the first axis of a block may have windows beside them."""
         return self.blocks[0].shape[0] if self.answer is None else len(self.answer)
 
     def received_attention(self, layer: int, weights: Callable[[Block], Float[Tensor, "b M"]]) -> Float[Tensor, "B N"]:
-        """Weights of one layer's keys as weights of the layout's tokens: what a key was made of shares its weight.
+        """Return weights of one layer's keys as weights of the layout's tokens: a key's tokens share its weight.
 
         Args:
             layer: its number.
-            weights: from the layer's block to weights of its keys, a row for each of the block's windows.
+            weights: from the layer's block to the weights of its keys, a row for each of the block's windows.
         """
         return self.layer_vecmat(layer, lambda block, _: weights(block))
 
-    def layer_vecmat(self, layer: int, attend: Attend) -> Float[Tensor, "B N"]:
+    def layer_vecmat(self, layer: int, attention_vecmat: AttentionVecmat) -> Float[Tensor, "B N"]:
         """Return the readout weights times one layer's attention, without the residual path.
 
-        Some tokens go around a layer's residual: patches around a class attention, or another branch.
+        Weight that bypasses the layer's attention is left out, too: patches around a class attention, another branch.
         """
         if self.chain is None:
-            return attend(self.blocks[layer], self.readout_weights())
-        past = self.chain.vecmat([layer], lambda block, r: r.new_zeros(len(r), block.shape[3]), 0.0, 1.0)
-        return self.chain.vecmat([layer], attend, 0.0, 1.0) - past
+            return attention_vecmat(self.blocks[layer], self.readout_weights())
+        bypass = self.chain.vecmat([layer], lambda block, r: r.new_zeros(len(r), block.shape[3]), 0.0, 1.0)
+        return self.chain.vecmat([layer], attention_vecmat, 0.0, 1.0) - bypass
 
     def rollout_from_readout(
-        self, layers: Sequence[int], attend: Attend, keep: Keep, mix: float
+        self,
+        layers: Sequence[int],
+        attention_vecmat: AttentionVecmat,
+        residual_weight: ResidualWeight,
+        attention_weight: float,
     ) -> Float[Tensor, "B N"]:
-        """Take the readout row back through layers: `r <- keep r + mix attend(block, r)`, the last layer first.
+        """Take the readout weights back through layers, the last layer first.
+
+        Formula: `r <- residual_weight r + attention_weight attention_vecmat(block, r)`.
 
         Args:
-            layers: which take part, ascending; around any other a token's weight stays where it is.
-            attend: from a block and weights of its queries to weights of its keys, such as `vecmat`.
-            keep: weight of the residual path: one for all, or from a block to one for each of its queries.
-            mix: weight of attention.
+            layers: their numbers, ascending; any other layer leaves the weights of its tokens as they are.
+            attention_vecmat: from a block and weights of its queries to weights of its keys, such as `vecmat`.
+            residual_weight: the weight of the residual path: a number, or from a block to a number for each query.
+            attention_weight: the weight of attention.
 
         Returns:
-            Weights of the tokens of `layout`: of the first layer's tokens, where layers differ in them.
+            Weights of the tokens of `layout`; of the first layer's tokens, where layers have different tokens.
         """
         if self.chain is not None:
-            return self.chain.vecmat(layers, attend, keep, mix)
+            return self.chain.vecmat(layers, attention_vecmat, residual_weight, attention_weight)
         r = self.readout_weights()
         for layer in reversed(layers):
-            pulled = attend(self.blocks[layer], r)
-            kept = keep(self.blocks[layer]) if callable(keep) else keep
-            r = kept * r + mix * pulled if isinstance(kept, Tensor) or kept else mix * pulled
+            block = self.blocks[layer]
+            attended = attention_weight * attention_vecmat(block, r)
+            residual = residual_weight(block) if callable(residual_weight) else residual_weight
+            r = residual * r + attended if isinstance(residual, Tensor) or residual else attended
         return r
 
     def in_chunks(self, chunk: int) -> "AttentionStore":
-        """The same store, with blocks that work on `chunk` queries at a time."""
+        """Return the store with blocks that work on `chunk` queries at a time."""
         return self._with(tuple(replace(block, chunk=chunk) for block in self.blocks))  # type: ignore[type-var]
 
     def without_blocks(self) -> "AttentionStore":
-        """The answer and its layout alone: attention gives its memory back."""
-        return replace(self, blocks=(), pool=None, chain=None, sources=(), calls=())
+        """Return the store with its answer and layout alone, which frees the memory of attention."""
+        return replace(self, blocks=(), pool=None, chain=None, outputs=(), call_sites=())
 
     def differentiate(self, score: Float[Tensor, " B"], *, last: bool = True) -> "AttentionStore":
-        """The same store, whose blocks know the gradient of `score` with respect to their attention.
+        """Return the store whose blocks have the gradient of `score` with respect to their attention.
 
         Args:
-            score: one number per picture, made from `answer`.
-            last: no other score will be differentiated: the graph is freed.
+            score: one number per image, made from `answer`.
+            last: free the graph; no other score can be differentiated afterwards.
 
         Raises:
-            MethodError: the forward kept no graph.
+            MethodError: the forward was captured without its graph.
 
-        Cost: one backward pass; memory beyond it is that of the results, O(L N D).
+        Cost: one backward pass; beyond it, the memory of the results, O(L N D).
         """
-        if not self.sources or score.grad_fn is None:
-            raise MethodError("this attention was captured without its graph", "use capture(model, gradients=True)")
-        outs = [source.out for source in self.sources]
-        grads = torch.autograd.grad(score.sum(), outs, retain_graph=not last, allow_unused=True)
-        placed = [
-            source.place(torch.zeros_like(source.out) if grad is None else grad)
-            for source, grad in zip(self.sources, grads, strict=True)
+        if not self.outputs or score.grad_fn is None:
+            raise MethodError(
+                msg("attention.no-graph", "this attention was captured without its graph"),
+                msg("attention.no-graph.hint", "use capture(model, gradients=True)"),
+            )
+        tensors = [output.tensor for output in self.outputs]
+        grads = torch.autograd.grad(score.sum(), tensors, retain_graph=not last, allow_unused=True)
+        arranged = [
+            output.arrange(torch.zeros_like(output.tensor) if grad is None else grad)
+            for output, grad in zip(self.outputs, grads, strict=True)
         ]
-        pairs = zip(self.blocks, placed, strict=True)
+        pairs = zip(self.blocks, arranged, strict=True)
         return self._with(tuple(replace(block, grad_out=grad) for block, grad in pairs))  # type: ignore[type-var]
 
     def _with(self, blocks: tuple[Block, ...]) -> "AttentionStore":
         chain = None if self.chain is None else self.chain.with_blocks(blocks)
         return replace(self, blocks=blocks, chain=chain)
+
+    def __repr__(self) -> str:
+        sizes = (
+            f"{name}={_range([block.shape[axis] for block in self.blocks])}"
+            for name, axis in (("heads", 1), ("queries", 2), ("keys", 3))
+        )
+        counts = [f"images={self.images}", *sizes] if self.blocks else []
+        about = f"'{self.layout}'" if self.layout else "None"
+        return f"{type(self).__name__}({', '.join((f'layers={len(self)}', *counts, f'layout={about}'))})"
+
+    def _repr_html_(self) -> str:
+        """Return a table of the layers, for notebooks."""
+        cells = [(str(number), block.name, *map(str, block.shape[1:])) for number, block in enumerate(self.blocks)]
+        head = "".join(f"<th>{name}</th>" for name in ("layer", "module", "heads", "queries", "keys"))
+        rows = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in cells)
+        return f"<table><caption>{html.escape(repr(self))}</caption><tr>{head}</tr>{rows}</table>"
+
+
+def _range(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low}..{high}"
+
+
+def _uneven() -> str:
+    return msg("attention.query-uneven", "single tokens cannot be queried where layers do not all have the same tokens")
 
 
 def _numbers(part: str | int, depth: int) -> list[int]:
@@ -282,9 +354,20 @@ def _numbers(part: str | int, depth: int) -> list[int]:
     elif re.fullmatch(r"-?\d+", text):
         ends = int(text), int(text)
     else:
-        raise UsageError(f"'{text}' is not a layer", "write 3, -1, 0-11, -3--1, 4,7,9, last3 or all")
+        raise UsageError(
+            msg("attention.not-a-layer", "'{text}' is not a valid choice of layers", text=text),
+            msg("attention.not-a-layer.hint", "write 3, -1, 0-11, -3--1, 4,7,9, last3 or all"),
+        )
     for end in ends:
         if not -depth <= end < depth:
-            raise UsageError(f"there is no layer {end}", f"layers are 0 to {depth - 1}, or -{depth} to -1 from the end")
+            raise UsageError(
+                msg("attention.no-such-layer", "there is no layer {layer}", layer=end),
+                msg(
+                    "attention.no-such-layer.hint",
+                    "layers are 0 to {last}, or -{depth} to -1 from the end",
+                    last=depth - 1,
+                    depth=depth,
+                ),
+            )
     first, last = (end % depth for end in ends)
     return list(range(first, last + 1))

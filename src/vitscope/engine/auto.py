@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vitscope.attention.gradient_rules import Gradient
+from vitscope.attention.gradient_rules import GradientRuleName
 from vitscope.engine.options import Options
 from vitscope.methods.base import METHODS, Method
 from vitscope.models.base import ModelAdapter
@@ -26,7 +26,7 @@ class MethodChoice:
 
     method: str
     method_options: Mapping[str, Any] = field(default_factory=dict)
-    gradient_rule: Gradient = "plain"
+    gradient_rule: GradientRuleName = "plain"
     why: str = ""
     drawing: Mapping[str, Any] = field(default_factory=dict)
 
@@ -38,7 +38,7 @@ class MethodChoice:
 
 
 # for a class or a target: a method and by which rules gradients go back; the best one first
-EVIDENCE: tuple[tuple[str, Gradient], ...] = (
+EVIDENCE: tuple[tuple[str, GradientRuleName], ...] = (
     ("gradcam", "plain"),
     ("input-x-gradient", "libra"),
     ("relevance", "libra"),

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from vitscope.attention import AttentionStore
-from vitscope.attention.capture import capture, evaluating, frozen
+from vitscope.attention.capture import capture
 from vitscope.attention.gradient_rules import GradientRule
+from vitscope.attention.model_modes import eval_mode, frozen_parameters
 from vitscope.attention.transformer_blocks import HiddenStates, TransformerBlocks, find_blocks
 from vitscope.engine.auto import MethodChoice, choose_method
 from vitscope.engine.options import Failure, Options, options_of
@@ -128,12 +129,12 @@ class Engine:
         shuffled = torch.randperm(tokens - prefix, generator=torch.Generator().manual_seed(0))
         order = torch.cat([torch.arange(prefix), prefix + shuffled]).to(self.device)
         plain = feature_of(self._answer(pixels)).float()
-        with self.body.entered(order.expand(2, -1)):
+        with self.body.select_tokens(order.expand(2, -1)):
             moved = feature_of(self._answer(pixels)).float()
         same = torch.allclose(plain, moved, rtol=1e-2, atol=1e-3 * float(plain.abs().max()))
         kept = (torch.arange(tokens - prefix, device=self.device) % 2 == 0).expand(2, -1)
         try:
-            with self.body.keeping(kept):
+            with self.body.keep_patches(kept):
                 self._answer(pixels)
         except (RuntimeError, ValueError, IndexError):  # a bias or rotation as long as all tokens
             same = False
@@ -210,27 +211,27 @@ class Engine:
         pixels = torch.stack(list(prepared)).to(self.device, self.dtype).requires_grad_(gradients)
         model, states = self.adapter.model, None
         with ExitStack() as stack:
-            stack.enter_context(evaluating(model))
+            stack.enter_context(eval_mode(model))
             stack.enter_context(torch.set_grad_enabled(gradients))
             if gradients:
-                stack.enter_context(frozen(model))
+                stack.enter_context(frozen_parameters(model))
             if tokens:
                 states = self._watched(stack, (pixels.shape[2], pixels.shape[3]))
-            store_of = stack.enter_context(capture(model, gradients=gradients, correction=correction, values=values))
+            recorder = stack.enter_context(capture(model, gradients=gradients, gradient_rule=correction, values=values))
             answer = self.adapter.answer(pixels)
-        store = self.adapter.attention(store_of, (pixels.shape[2], pixels.shape[3]), answer)
+        store = self.adapter.attention(recorder, (pixels.shape[2], pixels.shape[3]), answer)
         return _Forward(store, pixels, states)
 
     def _watched(self, stack: ExitStack, size: tuple[int, int]) -> HiddenStates | StagedHiddenStates | None:
         """The tokens of the next forward of pictures of that size, where they can be told."""
         if isinstance(self.body, TransformerBlocks):
-            return stack.enter_context(self.body.watched())
+            return stack.enter_context(self.body.record_states())
         found = self.stages(size)
         return None if isinstance(found, str) else stack.enter_context(found.watched(self.model))
 
     def _answer(self, pixels: Tensor) -> Tensor:
         """The model's answer, nothing looked at."""
-        with evaluating(self.model), torch.no_grad():
+        with eval_mode(self.model), torch.no_grad():
             return self.adapter.answer(pixels)
 
     def _scorer(self, target: Target, answer: Tensor | None) -> Scorer | None:
@@ -345,9 +346,9 @@ class Engine:
                 with ExitStack() as stack:
                     stack.enter_context(torch.set_grad_enabled(pixels.requires_grad))
                     if pixels.requires_grad:
-                        stack.enter_context(frozen(self.model))
-                        stack.enter_context(capture(self.model, correction=correction))
-                    stack.enter_context(evaluating(self.model))
+                        stack.enter_context(frozen_parameters(self.model))
+                        stack.enter_context(capture(self.model, gradient_rule=correction))
+                    stack.enter_context(eval_mode(self.model))
                     return scorer(self.adapter.answer(pixels), pictures)
 
             found = method.run(

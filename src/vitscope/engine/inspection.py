@@ -82,7 +82,7 @@ def logit_lens(
     results = []
     for number in range(len(forward.store)):
         e = scope.explain(picture, method="logit-lens", layer=number, target=target, size=size, progress=progress)
-        with scope.body.replaced(forward.states.at(number + 1).detach()):
+        with scope.body.skip(forward.states.at(number + 1).detach()):
             answer = scope._answer(forward.pixels)
         says = scope.predictions(replace(forward.store, logits=answer)) if e.predictions else []
         score = scope._scorer(target, forward.store.answer)

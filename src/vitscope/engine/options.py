@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from vitscope.attention.gradient_rules import CORRECTIONS, Gradient
+from vitscope.attention.gradient_rules import GRADIENT_RULES, GradientRuleName
 from vitscope.errors import UnknownNameError, UsageError, VitscopeError
 from vitscope.methods.targets import Target
 
@@ -34,7 +34,7 @@ class Options:
 
     method: str = "auto"
     target: Any = None
-    gradient_rule: Gradient = "plain"
+    gradient_rule: GradientRuleName = "plain"
     refine: Literal["none", "affinity"] = "none"
     size: int | None = None
     batch_size: int = 8
@@ -46,8 +46,8 @@ class Options:
             raise UsageError(f"size is between 16 and 8192 pixels, not {self.size}")
         if self.batch_size < 1:
             raise UsageError(f"batch_size is at least 1, not {self.batch_size}")
-        if self.gradient_rule not in CORRECTIONS:
-            raise UnknownNameError("gradient_rule", self.gradient_rule, CORRECTIONS)
+        if self.gradient_rule not in GRADIENT_RULES:
+            raise UnknownNameError("gradient_rule", self.gradient_rule, GRADIENT_RULES)
         if self.refine not in ("none", "affinity"):
             raise UnknownNameError("refinement", self.refine, ["none", "affinity"])
         if self.several and not self.target:

@@ -255,7 +255,7 @@ def _runner(
 
     def run(pixels: Tensor, kept: Tensor | None) -> Tensor:
         assert kept is not None
-        with body.keeping(kept):
+        with body.keep_patches(kept):
             return scored(scope._answer(pixels))
 
     return run

@@ -97,7 +97,7 @@ class PatchMasker:
         if reason := irremovable(self.scope):
             raise MethodError(f"patches cannot be dropped: {reason}", "mode='fill' paints over them")
         assert isinstance(self.scope.body, TransformerBlocks)
-        with self.scope.body.keeping(~gone):
+        with self.scope.body.keep_patches(~gone):
             return self.scope._answer(self.pixels[None])
 
 

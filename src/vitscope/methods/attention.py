@@ -81,7 +81,7 @@ def attention_received(
 
     def seen(block: Block) -> Float[Tensor, "b M"]:
         b, _, n, _ = block.shape
-        alike = torch.full((b, n), store.pictures / (b * n), device=block.device)
+        alike = torch.full((b, n), store.images / (b * n), device=block.device)
         return vecmat(block, alike, fuse_heads(block, head))
 
     return torch.stack([store.received_attention(layer, seen) for layer in chosen]).sum(0) / len(chosen)

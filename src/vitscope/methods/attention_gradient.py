@@ -134,7 +134,7 @@ def grad_sam(store: AttentionStore, *, layers: LayerSpec = None) -> Float[Tensor
 
     def seen(block: Block) -> Float[Tensor, "b M"]:
         b, _, n, _ = block.shape
-        alike = torch.full((b, n), store.pictures / (b * n), device=block.device)
+        alike = torch.full((b, n), store.images / (b * n), device=block.device)
         return vecmat_positive_relevance(block, alike)
 
     parts = [store.received_attention(layer, seen) for layer in chosen]
@@ -175,8 +175,8 @@ def attention_gradcam(store: AttentionStore, *, layer: int = -1) -> Float[Tensor
             weights = r[:, None, part, None]
             attention = attention + (weights * block.rows(part)).sum(2)
             slopes = slopes + (weights * block.grad_rows(part)).sum(2)
-        heads = slopes.mean(-1).reshape(store.pictures, -1, h).mean(1, keepdim=True)
-        each = heads.expand(-1, b // store.pictures, -1).reshape(b, h, 1)
+        heads = slopes.mean(-1).reshape(store.images, -1, h).mean(1, keepdim=True)
+        each = heads.expand(-1, b // store.images, -1).reshape(b, h, 1)
         return (each * attention).sum(1).clamp_min(0)
 
     (number,) = store.select(layer)

@@ -32,7 +32,7 @@ def _patches(
 
 def _named(subject: MethodContext, patches: Tensor, spot: TokenActivations) -> tuple[Tensor, list[str]]:
     """The map of all tokens, and for each picture a note that names the layer."""
-    told = [f"activations taken at the {spot.place}", subject.brought(spot.grid)]
+    told = [f"activations taken at the {spot.location}", subject.brought(spot.grid)]
     return subject.whole(patches), ["; ".join(part for part in told if part)] * len(patches)
 
 

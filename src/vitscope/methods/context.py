@@ -66,7 +66,7 @@ class MethodContext:
 
     def scores_keeping(self, kept: Bool[Tensor, "n P"], pictures: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """The target's scores where only some patch tokens go through the blocks, equally many in each row."""
-        with self.blocks.keeping(kept):
+        with self.blocks.keep_patches(kept):
             return self.run(self.pixels.detach()[pictures], pictures)
 
     def scores_past(self, tokens: Float[Tensor, "n k D"], pictures: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -74,7 +74,7 @@ class MethodContext:
 
         Only for models of which nothing but the blocks needs to know how many pictures and tokens there are.
         """
-        with self.blocks.replaced(tokens):
+        with self.blocks.skip(tokens):
             return self.run(self.pixels.detach()[:1], pictures)
 
     @property

@@ -139,7 +139,7 @@ def _with_readout(subject: MethodContext, spot: TokenActivations, layer: int) ->
     normed, layout = subject.spot(layer, "norm"), subject.layout
     if (normed.prefix, normed.grid) != (len(layout.prefix), layout.grid):
         raise UsageError(
-            f"what is read out is not among the tokens at the {spot.place}", "ask for a patch: query='row,column'"
+            f"what is read out is not among the tokens at the {spot.location}", "ask for a patch: query='row,column'"
         )
     return normed, torch.from_numpy(layout.readout())
 
@@ -173,7 +173,9 @@ def ncut(subject: MethodContext, *, layer: int = -1) -> Named:
     spot = subject.after(layer)
     z = torch.nn.functional.normalize(spot.tokens()[:, spot.prefix :].double(), dim=-1)
     if z.shape[1] < 2:
-        raise MethodError(f"there is but one patch token at the {spot.place}: nothing to cut", "ask an earlier layer=")
+        raise MethodError(
+            f"there is but one patch token at the {spot.location}: nothing to cut", "ask an earlier layer="
+        )
     if z.shape[1] > _MOST_PATCHES:
         raise MethodError(
             f"ncut makes a matrix of all patches with all: {z.shape[1]} are more than {_MOST_PATCHES}",
@@ -227,7 +229,7 @@ def logit_lens(subject: MethodContext, *, layer: int = -1) -> tuple[Float[Tensor
         with torch.no_grad():
             if fill < count:
                 return subject.scores_past(given, picture)
-            with subject.blocks.replaced(given):
+            with subject.blocks.skip(given):
                 return subject.scores(pixels[picture], picture)
 
     few, some = len(subject.layout.prefix) + 1, everyone[:: max(count // 3, 1)]
@@ -256,6 +258,6 @@ def evolution(subject: MethodContext) -> Float[Tensor, "L B"]:
     everyone = torch.arange(len(subject.pixels), device=subject.pixels.device)
     scores = []
     for number in range(len(subject.store)):
-        with torch.no_grad(), subject.blocks.replaced(subject.tokens.at(number + 1).detach()):
+        with torch.no_grad(), subject.blocks.skip(subject.tokens.at(number + 1).detach()):
             scores.append(subject.scores(subject.pixels.detach(), everyone))
     return torch.stack(scores)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitscope.attention import Block, Fuse
+from vitscope.attention import Block, FuseHeads
 from vitscope.errors import UsageError
 
 __all__ = ["HeadFusion", "fuse_heads"]
@@ -16,7 +16,7 @@ HeadFusion = Literal["mean", "max", "min"]
 
 def fuse_heads(
     block: Block, heads: HeadFusion | int, *, discard_ratio: float = 0.0, prefix: int = 0, normalise: bool = True
-) -> Fuse | None:
+) -> FuseHeads | None:
     """How the rows of a block become one distribution over its keys.
 
     Args:

@@ -48,14 +48,14 @@ def legrad(
     for layer in chosen:
         tokens = states.at(layer + 1)
         seen = tokens.mean(1, keepdim=True).expand_as(tokens) if readout == "mean" else tokens
-        with subject.blocks.replaced(seen):
+        with subject.blocks.skip(seen):
             score = subject.scores(subject.pixels, everyone)
-        source, block = store.sources[layer], store[layer]
+        source, block = store.outputs[layer], store[layer]
         # no two layers share a part of the graph: what one has gone through can go
-        (grad,) = torch.autograd.grad(score.sum(), [source.out], retain_graph=not subject.last, allow_unused=True)
+        (grad,) = torch.autograd.grad(score.sum(), [source.tensor], retain_graph=not subject.last, allow_unused=True)
         assert block.v is not None  # type: ignore[attr-defined]
         if grad is not None:
-            total = total + _received(source.place(grad), block.v)  # type: ignore[attr-defined]
+            total = total + _received(source.arrange(grad), block.v)  # type: ignore[attr-defined]
     return total / len(chosen)
 
 

@@ -62,7 +62,7 @@ def head_importance(
 
     Source: Michel, Levy & Neubig 2019, section 3, and Voita et al. 2019: heads masked one by one.
     """
-    if len(store.calls) != len(store):
+    if len(store.call_sites) != len(store):
         raise MethodError("it is not known which attention calls the layers are: their heads cannot be silenced")
     total = sum(block.shape[1] for block in store)
     done, result = 0, []
@@ -73,7 +73,7 @@ def head_importance(
         return scorer(given, torch.zeros(rows, dtype=torch.long, device=given.device)).double().tolist()
 
     (whole,) = scores(1)
-    for block, call in zip(store, store.calls, strict=True):
+    for block, call in zip(store, store.call_sites, strict=True):
         drops: list[float] = []
         for heads in torch.split(torch.arange(block.shape[1]), 1 if store.chain is not None else batch):
             weights = torch.ones(len(heads), block.shape[1], dtype=torch.float64)

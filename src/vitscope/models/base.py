@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from vitscope.attention import AttentionStore
-    from vitscope.attention.capture import AttentionRecorder
+    from vitscope.attention.recorder import AttentionRecorder
     from vitscope.tracing.block_io import BlockMap
 
 __all__ = ["ADAPTERS", "ModelAdapter"]
@@ -116,7 +116,7 @@ class ModelAdapter(ABC):
     ) -> "AttentionStore":
         """The attention of a forward on `(B, 3, Hi, Wi)` pixels that ran inside a capture and gave `answer`."""
         logits = answer if self.classifies(answer) else None
-        return recorder(self.layout(size), logits=logits, depth=self.depth, answer=answer)
+        return recorder.store(self.layout(size), logits=logits, depth=self.depth, answer=answer)
 
     @abstractmethod
     def describe(self) -> Mapping[str, str]:

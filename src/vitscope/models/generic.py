@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitscope.attention.capture import evaluating
+from vitscope.attention.model_modes import eval_mode
 from vitscope.errors import LayoutError
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture
@@ -99,7 +99,7 @@ class GenericAdapter(TracedAdapter):
         for size in dict.fromkeys(self.sizes()):
             pixels = torch.zeros(1, 3, *size, dtype=first.dtype, device=first.device)
             try:
-                with evaluating(self.model), torch.no_grad():
+                with eval_mode(self.model), torch.no_grad():
                     self.run(pixels)
             except Exception as error:  # whatever a model raises at a size that is not its own
                 why = why or error

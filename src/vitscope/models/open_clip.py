@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from vitscope.attention.capture import evaluating
+from vitscope.attention.model_modes import eval_mode
 from vitscope.errors import ModelError
 from vitscope.geometry import TokenLayout
 from vitscope.models.base import ADAPTERS
@@ -67,7 +67,7 @@ class OpenClipAdapter(GenericAdapter):
             return super().text_features(words)
         device, model = next(self.model.parameters()).device, cast(Any, self.model)
         tokens = self._tokenizer()([words])
-        with evaluating(self.model), torch.no_grad():
+        with eval_mode(self.model), torch.no_grad():
             features: Tensor = model.encode_text(tokens.to(device))
         return features
 

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from vitscope._messages import msg
 from vitscope.attention import AttentionStore, CallSite, Dense, Factored
-from vitscope.attention.capture import AttentionRecorder, capture, evaluating
+from vitscope.attention.capture import capture
+from vitscope.attention.model_modes import eval_mode
+from vitscope.attention.recorder import AttentionRecorder
 from vitscope.errors import YES, CaptureError, LayoutError, Support, UnsupportedError, first_line
 from vitscope.geometry import TokenLayout
 from vitscope.models.base import ModelAdapter
@@ -58,7 +60,7 @@ class TracedAdapter(ModelAdapter):
         if size not in known:
             first = next(self.model.parameters())
             pixels = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(first)
-            with evaluating(self.model), torch.no_grad(), capture(self.model) as recorder:
+            with eval_mode(self.model), torch.no_grad(), capture(self.model) as recorder:
                 try:
                     self.run(pixels)
                 except (RuntimeError, AssertionError, ValueError, TypeError, AttributeError) as error:
@@ -70,13 +72,13 @@ class TracedAdapter(ModelAdapter):
                             "vitscope.capture(model) around a forward of your own gives raw attention",
                         ) from error
                     raise checked_size(size, error) from error
-            _ = recorder.blocks or recorder()  # raises where nothing was seen
+            _ = recorder.blocks or recorder.store()  # raises where nothing was seen
             self.__dict__.setdefault("_seen_as", _seen_as(recorder))
-            known[size] = trace_model(self._at_once, self.model, size, recorder.seen)
+            known[size] = trace_model(self._at_once, self.model, size, recorder.recorded_calls)
             if self.cls_index is None and self._answers_with_tokens(known[size]):
                 prefix, order = known[size].layout.prefix, known[size].order
                 self.cls_index = prefix.index("cls") if order is None else int(order[prefix.index("cls")])
-                known[size] = trace_model(self._at_once, self.model, size, recorder.seen)
+                known[size] = trace_model(self._at_once, self.model, size, recorder.recorded_calls)
             self.supports_batches = known[size].per_image
             if known[size].differential and _DIFFERENTIAL not in self.notes:
                 self.notes = (*self.notes, _DIFFERENTIAL)
@@ -87,7 +89,7 @@ class TracedAdapter(ModelAdapter):
         if "cls" not in found.layout.prefix or not found.isotropic:
             return False
         first = next(self.model.parameters())
-        with evaluating(self.model), torch.no_grad():
+        with eval_mode(self.model), torch.no_grad():
             answer = answer_of(self.run(torch.zeros(1, 3, *self.input_size).to(first)))
         return answer.ndim == 3 and answer.shape[1] == found.layout.tokens
 
@@ -163,23 +165,23 @@ class TracedAdapter(ModelAdapter):
         """The store of a forward on pictures of that size: plain blocks, or a chain of operators."""
         logits = answer if self.classifies(answer) else None
         if self.given_layout is not None:
-            return recorder(self.given_layout, logits=logits, answer=answer)
+            return recorder.store(self.given_layout, logits=logits, answer=answer)
         found = self.trace(size)
-        missing = set(found.layers) - set(recorder.seen)
+        missing = set(found.layers) - set(recorder.recorded_calls)
         if missing:
             raise CaptureError(f"{len(missing)} of {len(found.layers)} attention calls were not seen in this forward")
         logits = None if logits is None else logits.detach()
-        sources = graph_outputs(found, recorder.seen)
+        sources = graph_outputs(found, recorder.recorded_calls)
         calls = tuple(CallSite(event, found.heads[event]) for event in found.layers)
         if found.isotropic:
-            blocks, pool = layer_blocks(found, recorder.seen)
+            blocks, pool = layer_blocks(found, recorder.recorded_calls)
             for block in blocks:
                 found.layout.check(block.shape[2], f"{block.name} (with batch_size=1, too?)")
             row = found.readout / found.readout.sum() if found.queries is None else found.queries
             known = found.exact and found.queries is None
             start = None if known else torch.from_numpy(row).float().to(blocks[0].device)
             return AttentionStore(blocks, found.layout, logits, pool, None, start, answer, sources, calls)
-        chain = operator_chain(self._at_once, self.model, (len(answer), *size), found, recorder.seen)
+        chain = operator_chain(self._at_once, self.model, (len(answer), *size), found, recorder.recorded_calls)
         return AttentionStore(chain.blocks, found.layout, logits, None, chain, None, answer, sources, calls)
 
     def describe(self) -> Mapping[str, str]:

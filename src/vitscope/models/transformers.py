@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitscope.attention import AttentionStore
-from vitscope.attention.capture import AttentionRecorder, evaluating
+from vitscope.attention.model_modes import eval_mode
+from vitscope.attention.recorder import AttentionRecorder
 from vitscope.errors import YES, LayoutError, ModelError, Support
 from vitscope.geometry import ImageRegion, Pooling, TokenLayout
 from vitscope.images import Picture
@@ -171,7 +172,7 @@ class TransformersAdapter(TracedAdapter):
         if siglip:
             given.pop("attention_mask", None)
         model: Any = self.model
-        with evaluating(self.model), torch.no_grad():
+        with eval_mode(self.model), torch.no_grad():
             return answer_of(model.get_text_features(**given.to(self.model.device)))
 
     def _unmasked(self, pixels: Tensor, options: dict[str, Any]) -> Any:
@@ -204,7 +205,7 @@ class TransformersAdapter(TracedAdapter):
         """The store of a forward on pictures of that size."""
         if self._row is not None:
             logits = answer if self.classifies(answer) else None
-            return recorder(self.layout(size), logits=logits, depth=self.depth, answer=answer)
+            return recorder.store(self.layout(size), logits=logits, depth=self.depth, answer=answer)
         return super().attention(recorder, size, answer)
 
     def token_order(self) -> Tensor | None:

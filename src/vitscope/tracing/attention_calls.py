@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vitscope._messages import msg
-from vitscope.attention.softmax_tracking import spelled
+from vitscope.attention.softmax_tracking import expand_ellipsis
 from vitscope.errors import LayoutError
 from vitscope.tracing.network import AveragedNetwork, broadcast_shape
 from vitscope.tracing.rules import argument
@@ -96,7 +96,7 @@ def einsum(network: AveragedNetwork, equation: str, *operands: Any) -> Tensor:
         raise LayoutError(
             msg("tracing.einsum-of-tokens", "einsum '{equation}' on tokens is not supported", equation=equation)
         )
-    inputs, out = spelled(equation, [x.ndim for x in operands]).split("->")
+    inputs, out = expand_ellipsis(equation, [x.ndim for x in operands]).split("->")
     terms = inputs.split(",")
     sizes = {c: n for term, x in zip(terms, operands, strict=True) for c, n in zip(term, x.shape, strict=True)}
     if any(isinstance(x, AttentionTensor) for x in operands):

@@ -11,7 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from vitscope._messages import msg
-from vitscope.attention.capture import evaluating, uncompiled
+from vitscope.attention.model_modes import eval_mode, uncompiled
 from vitscope.errors import LayoutError, first_line
 from vitscope.tracing.attention_calls import einsum, fused_attention, matmul, multi_head_attention, softmax
 from vitscope.tracing.network import SUBTRACTIONS, AveragedNetwork
@@ -85,7 +85,7 @@ def run_averaged(
     with torch.inference_mode(False), torch.enable_grad():
         start = pixels.detach().clone().requires_grad_()
         tokens = token_tensor(start * 1)
-    with evaluating(model), uncompiled(model), hooks(network) if hooks else nullcontext(), network.running():
+    with eval_mode(model), uncompiled(model), hooks(network) if hooks else nullcontext(), network.running():
         try:
             out = run(tokens)
         except _RULE_ERRORS as error:

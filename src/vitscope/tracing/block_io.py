@@ -134,7 +134,9 @@ class StagedHiddenStates:
         if io is None or io.output is not None:
             return self.spot(layer, "output")
         spot = self.spot(layer, "input")
-        return TokenActivations(spot.raw, spot.arrange, spot.prefix, spot.grid, f"{spot.place}, which changes no patch")
+        return TokenActivations(
+            spot.raw, spot.arrange, spot.prefix, spot.grid, f"{spot.location}, which changes no patch"
+        )
 
 
 @dataclass(frozen=True, eq=False)

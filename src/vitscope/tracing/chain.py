@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vitscope._messages import msg
 from vitscope.attention import Block, Chain, Dense, Factored, GraphOutput, vecmat
-from vitscope.attention.capture import RecordedCall
+from vitscope.attention.recorder import RecordedCall
 from vitscope.errors import LayoutError, UsageError
 from vitscope.tracing.averaged import Run, run_averaged
 from vitscope.tracing.token_grid import prefix_weights
@@ -173,15 +173,15 @@ def graph_outputs(found: Trace, recorded: dict[int, RecordedCall]) -> tuple[Grap
     """Return the layers' results in the graph, in the shape of their blocks; none where one has no graph."""
 
     def output_of(call: RecordedCall, axis: int) -> GraphOutput | None:
-        if call.source is None:
+        if call.output is None:
             return None
-        first, order = call.source.place, found.order
+        first, order = call.output.arrange, found.order
 
         def place(x: Tensor) -> Tensor:
             x = _move_heads(first(x), call.lead, axis)
             return x if order is None else x[:, :, order]
 
-        return GraphOutput(call.source.out, place)
+        return GraphOutput(call.output.tensor, place)
 
     outputs = [output_of(recorded[event], found.heads[event]) for event in found.layers]
     return tuple(output for output in outputs if output is not None) if None not in outputs else ()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vitscope._messages import msg
-from vitscope.attention.capture import RecordedCall
+from vitscope.attention.recorder import RecordedCall
 from vitscope.errors import LayoutError
 from vitscope.geometry import TokenLayout
 from vitscope.tracing.averaged import Run, run_averaged

@@ -99,7 +99,7 @@ def _steps(scope: "Scope", explanation: Explanation, baseline: Any, seed: int) -
             answer = scope._answer(shown)
         else:
             assert isinstance(scope.body, TransformerBlocks)
-            with scope.body.keeping(kept):
+            with scope.body.keep_patches(kept):
                 answer = scope._answer(shown)
         likely = answer.sigmoid() if scope.adapter.multi_label else answer.softmax(-1)
         values, classes = likely[0].float().topk(min(_TOP, answer.shape[-1]))

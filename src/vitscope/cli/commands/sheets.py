@@ -53,7 +53,7 @@ def heads(
     dtype: Dtype = "float32",
 ) -> None:
     """Every head of one layer on one contact sheet."""
-    from vitscope.attention import matrix
+    from vitscope.attention import pooled_matrix
     from vitscope.images import load_image
     from vitscope.render.sheets import Cell, sheet
 
@@ -76,7 +76,7 @@ def heads(
     else:
         store = scope.attention(picture, size=size)
         number = store.select(layer)[0]
-        weights, k = matrix(store[layer])
+        weights, k = pooled_matrix(store[layer])
         cells = [
             Cell(w.float().cpu().numpy(), f"layer {number}, head {i}", f"{w.max():.2g} at most")
             for i, w in enumerate(weights[0])

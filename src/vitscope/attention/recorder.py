@@ -1,0 +1,217 @@
+"""The record of one forward's attention calls, from which its AttentionStore is made."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from vitscope._messages import msg
+from vitscope.attention.blocks import Dense, Factored
+from vitscope.attention.softmax_tracking import as_4d
+from vitscope.attention.store import AttentionStore, CallSite, GraphOutput
+from vitscope.errors import CaptureError
+from vitscope.geometry import TokenLayout
+
+__all__ = ["AttentionRecorder", "OutputEdit", "RecordedCall"]
+
+OutputEdit: TypeAlias = Callable[[frozenset[int], tuple[int, ...], GraphOutput | None], None]
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedCall:
+    """One attention call of the forward.
+
+    Attributes:
+        block: its attention, the axes before the heads folded into one.
+        lead: the sizes of the axes before `(N, D)` as the model had them, `(B, H)` as a rule.
+        output: the call's result in the autograd graph, where gradients are captured.
+    """
+
+    block: Factored | Dense
+    lead: tuple[int, ...]
+    output: GraphOutput | None = None
+
+
+class AttentionRecorder:
+    """What `capture` yields; `attention` is the AttentionStore of the forward that ran in the `with`.
+
+    Attributes:
+        recorded_calls: each attention call by its event number: its number among the forward's softmaxes and attention
+            calls. A call with several softmaxes is listed under each of them.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layout: TokenLayout | None = None,
+        gradients: bool = False,
+        values: bool = False,
+        edit: OutputEdit | None = None,
+    ) -> None:
+        self._model, self._layout, self._gradients, self._values = model, layout, gradients, values
+        self._edit = edit
+        self._unprojected: tuple[tuple[int, ...], Tensor] | None = None  # the last call's events and result
+        self.recorded_calls: dict[int, RecordedCall] = {}
+        self._event = -1
+        self._modules: list[str] = []  # the modules whose forward is running, outermost first
+        self._forwards = 0
+
+    @property
+    def attention(self) -> AttentionStore:
+        """The attention of the forward that ran in the `with`.
+
+        Raises:
+            CaptureError: no attention call was made, or more than one forward ran.
+            LayoutError: the layout given to `capture` does not have as many tokens as the attention.
+        """
+        return self.store()
+
+    def store(
+        self,
+        layout: TokenLayout | None = None,
+        *,
+        logits: Tensor | None = None,
+        depth: int | None = None,
+        answer: Tensor | None = None,
+    ) -> AttentionStore:
+        """Return the attention of the forward that ran in the `with`, together with what else is known of it.
+
+        Args:
+            layout: which token is which; by default the layout given to `capture`. Without one the store gives rows of
+                attention, but no maps.
+            logits: the model's class scores, stored beside the attention.
+            depth: how many self-attention calls the model must have made.
+            answer: the model's answer with its graph, from which scores are made.
+
+        Raises:
+            CaptureError: no attention call was made, not `depth` calls were made, or more than one forward ran.
+            LayoutError: the layout does not have as many tokens as the attention.
+        """
+        layout, blocks, model = layout or self._layout, self.blocks, type(self._model).__name__
+        if self._forwards > 1:
+            raise CaptureError(
+                msg("attention.several-forwards", "{count} forwards ran inside one capture", count=self._forwards),
+                msg("attention.several-forwards.hint", "use one `with` for each forward"),
+            )
+        if not blocks:
+            raise CaptureError(
+                msg(
+                    "attention.no-call",
+                    """{model} made no attention call: it called neither
+                    torch.nn.functional.scaled_dot_product_attention nor nn.MultiheadAttention, and multiplied no
+                    softmax with values""",
+                    model=model,
+                ),
+                msg(
+                    "attention.no-call.hint",
+                    """run the forward inside the `with`; a transformers model needs
+                    model.set_attn_implementation('sdpa')""",
+                ),
+            )
+        if depth is not None and len(blocks) != depth:
+            raise CaptureError(
+                msg(
+                    "attention.wrong-depth",
+                    "{model} made {count} attention calls, but {depth} were expected",
+                    model=model,
+                    count=len(blocks),
+                    depth=depth,
+                ),
+                msg(
+                    "attention.wrong-depth.hint",
+                    "the calls came from {names}",
+                    names=", ".join(block.name for block in blocks),
+                ),
+            )
+        if layout is not None:
+            for block in blocks:
+                layout.check(block.shape[2], block.name)
+        outputs = tuple(call.output for call in self.recorded_calls.values() if call.output is not None)
+        return AttentionStore(
+            blocks,
+            layout,
+            None if logits is None else logits.detach(),
+            answer=answer,
+            outputs=outputs if len(outputs) == len(blocks) else (),
+            call_sites=self.call_sites,
+        )
+
+    @property
+    def blocks(self) -> tuple[Factored | Dense, ...]:
+        """The blocks recorded so far, in the order of their calls."""
+        return tuple({id(call.block): call.block for _, call in sorted(self.recorded_calls.items())}.values())
+
+    @property
+    def call_sites(self) -> tuple[CallSite, ...]:
+        """The call site of each block."""
+        first: dict[int, CallSite] = {}
+        for event, call in sorted(self.recorded_calls.items()):
+            first.setdefault(id(call.block), CallSite(event, len(call.lead) - 1))
+        return tuple(first.values())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(self._model).__name__}, {len(self.blocks)} attention calls)"
+
+    def _record_projection(self, x: Tensor, weight: Tensor) -> None:
+        """Record a linear map's weight if its input is the last call's result, heads side by side."""
+        assert self._unprojected is not None
+        events, out = self._unprojected
+        h, e = out.shape[1], out.shape[3]
+        if x.shape[-1] != h * e or x.numel() != out.numel():
+            return
+        if torch.equal(x.reshape(-1, h * e)[0], out[0, :, 0].reshape(-1)):
+            for event in events:
+                call = self.recorded_calls[event]
+                self.recorded_calls[event] = replace(call, block=replace(call.block, project=weight.detach()))
+        self._unprojected = None
+
+    @property
+    def _module(self) -> str:
+        """The name of the module whose forward is running."""
+        return self._modules[-1] or type(self._model).__name__
+
+    def _next_event(self) -> int:
+        self._event += 1
+        return self._event
+
+    def _record(
+        self,
+        events: Iterable[int],
+        block: Factored | Dense,
+        lead: Any,
+        value: Tensor | None,
+        output: GraphOutput | None,
+        softmax: Tensor | None = None,
+    ) -> None:
+        """Record one attention call, or let `edit` change its result.
+
+        Args:
+            events: the numbers of its softmaxes.
+            block: its attention.
+            lead: the sizes of the axes before `(N, D)`.
+            value: its values `(B, H, M, E)`; None where heads share them.
+            output: its result in the graph.
+            softmax: the softmax that the block holds, where no value belongs to one head, as in a model that mixes
+                heads after the softmax: the gradient is then that of the softmax itself.
+        """
+        if self._edit is not None:
+            self._edit(frozenset(events), tuple(lead), output)
+            return
+        if softmax is not None:
+            output = None
+            if self._gradients and softmax.requires_grad:
+                identity = torch.eye(softmax.shape[-1], dtype=softmax.dtype, device=softmax.device)
+                block = replace(block, v=identity.expand(*block.shape[:2], -1, -1))
+                output = GraphOutput(softmax, as_4d)
+        elif self._gradients and value is not None and output is not None and output.tensor.requires_grad:
+            block = replace(block, v=value.detach())
+        else:
+            block = replace(block, v=value.detach()) if self._values and value is not None else block
+            self._unprojected = None
+            if self._values and output is not None:
+                self._unprojected = tuple(events), output.arrange(output.tensor)
+            output = None
+        for event in events:
+            self.recorded_calls[event] = RecordedCall(block, tuple(lead), output)
