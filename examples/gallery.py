@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=336)
     given = parser.parse_args()
     scope = vitscope.load("embedded:dinov2-small")
-    known = {method.name for method, reason in scope.methods() if not reason}
+    known = {method.name for method in scope.methods() if method}
     assert known == {name for name, _ in VARIANTS}, known ^ {name for name, _ in VARIANTS}
     given.out.mkdir(parents=True, exist_ok=True)
     photos = [data.chelsea(), data.astronaut(), data.coffee()]

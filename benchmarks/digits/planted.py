@@ -73,7 +73,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     scope = vitscope.load("embedded:digit-scenes")
-    names = options.methods.split(",") if options.methods else [m.name for m, reason in scope.methods() if not reason]
+    names = options.methods.split(",") if options.methods else [method.name for method in scope.methods() if method]
     print("| method | share | pointing | inside | maps | seconds |\n|---|---|---|---|---|---|")
     for text in names:
         name, *rest = text.split(":")

@@ -1,40 +1,96 @@
 """Where the stages meet: picture -> pixels -> attention -> method -> explanation, as users call it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vitscope.attention import AttentionStore
 from vitscope.engine import inspection
-from vitscope.engine.engine import Engine, Prepared
+from vitscope.engine.auto import MethodChoice
+from vitscope.engine.engine import Engine
 from vitscope.engine.options import Failure, Progress, options_of
-from vitscope.errors import UsageError, VitscopeError
+from vitscope.engine.request import Request
+from vitscope.engine.runner import Prepared
+from vitscope.errors import Support
 from vitscope.evaluation.evaluate import measure
 from vitscope.evaluation.masked import MaskedPrediction, masking
 from vitscope.explanation import Explanation
-from vitscope.geometry import ImageRegion, TokenLayout
-from vitscope.images import ImageLike, Picture, load_image
-from vitscope.methods.base import Method
+from vitscope.geometry import TokenLayout
+from vitscope.images import ImageLike
 from vitscope.methods.targets import Target
 from vitscope.metrics.attention_statistics import Statistics
 from vitscope.metrics.measurement import Measurement
+from vitscope.models.base import ModelAdapter
 from vitscope.models.loading import DEFAULT_MODEL, open_model, pick_device
 from vitscope.viewer.view import View, view
 
 __all__ = ["Scope", "load"]
 
 
-class Scope(Engine):
-    """A model, ready to be looked into. Made by `vitscope.load`; the model is left as it was found after each call."""
+class Scope:
+    """A model, ready to be looked into. Made by `vitscope.load`; the model is left as it was found after each call.
+
+    Attributes:
+        engine: does the work, for code that needs single stages of it.
+    """
+
+    def __init__(self, adapter: ModelAdapter, device: torch.device, dtype: torch.dtype) -> None:
+        self.engine = Engine(adapter, device, dtype)
 
     def __repr__(self) -> str:
         return f"<Scope of {self.adapter.reference}: {self.layout}>"
+
+    @property
+    def adapter(self) -> ModelAdapter:
+        """What vitscope knows of the model: labels, preprocessing, layouts."""
+        return self.engine.adapter
+
+    @property
+    def model(self) -> nn.Module:
+        """The model itself."""
+        return self.engine.model
+
+    @property
+    def layout(self) -> TokenLayout:
+        """The token layout at the size that the model was made for."""
+        return self.engine.layout
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model's parameters."""
+        return self.engine.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the model's parameters."""
+        return self.engine.dtype
+
+    def supports(self, name: str) -> Support:
+        """Answer whether this model supports a method or a capability, and why not.
+
+        Args:
+            name: a method's name, or `batches` (several images in one forward), `hidden-states` (tokens between the
+                blocks), `token-grids` (patch tokens of single layers), `order-free` (tokens can be left out or moved),
+                `patch-dropping` (all patch tokens can be left out), `values` (the values that attention weighs).
+
+        Raises:
+            UnknownNameError: neither a method nor a capability.
+
+        Cost: a few forwards on noise, once for each capability.
+        """
+        return self.engine.supports(name)
+
+    def methods(self) -> list[Support]:
+        """Return every method by name: whether it applies to this model, and why not."""
+        return self.engine.methods()
+
+    def recommend(self, **options: Any) -> MethodChoice:
+        """Choose the method that `method="auto"` stands for, given this model and these options of `explain`."""
+        return self.engine.recommend(options_of(options))
 
     @overload
     def explain(self, image: ImageLike, **options: Any) -> Explanation: ...
@@ -54,46 +110,19 @@ class Scope(Engine):
             UsageError: a method or option that does not exist or does not fit.
             MethodError: a method that does not apply to this model.
         """
+        chosen = options_of(options)
         several = isinstance(image, Sequence) and not isinstance(image, str)
-        results: list[Any] = []
-        for outcome in self.explain_many(image if several else [image], progress=progress, **options):
+        results = []
+        for outcome in self.engine.explain_many(image if several else [image], chosen, progress):
             if isinstance(outcome, Failure):
                 raise outcome.error
-            results.append(outcome)
+            results.append(outcome if chosen.several else outcome[0])
         return results if several else results[0]
 
-    def prepare(self, image: ImageLike, *, size: int | None = None) -> Prepared:
-        """Read a picture and make its pixels ready, which may be done ahead of the model and in other threads.
-
-        Raises:
-            ImageError: a picture that cannot be used.
-            UsageError: a size that the model does not take.
-        """
-        picture = load_image(image)
-        return Prepared(picture, *self._prepared(picture, size), size)
-
-    def validate(self, **options: Any) -> tuple[Method, dict[str, Any]]:
-        """The method and all its options as `explain` would take them, and every target settled on a grey picture.
-
-        Raises:
-            UsageError: a method, option or target that does not exist or does not fit.
-            MethodError: a method that does not apply to this model.
-
-        Cost: one forward where there is a target.
-        """
-        chosen = options_of(options)
-        chosen, method, params, _ = self._resolve(chosen)
-        if method.uses_target or method.needs_gradient:
-            pixels, _ = self._prepared(Picture(np.full((64, 64, 3), 127, np.uint8)), chosen.size)
-            answer = self._answer(pixels[None].to(self.device, self.dtype))
-            for target in chosen.targets:
-                self._scorer(target, answer)
-        return method, params
-
     def explain_many(
-        self, images: Iterable["ImageLike | Prepared"], *, progress: Progress | None = None, **options: Any
+        self, images: Iterable[ImageLike | Prepared], *, progress: Progress | None = None, **options: Any
     ) -> Iterator[Any]:
-        """Explain pictures as they come, in their order; a bad one becomes a Failure and the others go on.
+        """Explain images as they come, in their order; a bad one becomes a Failure and the others go on.
 
         The arguments are those of `explain`.
 
@@ -101,46 +130,37 @@ class Scope(Engine):
             An Explanation, or with several targets a list of them, or a Failure.
         """
         chosen = options_of(options)
-        chosen, method, params, advice = self._resolve(chosen)
-        tick = partial(progress, method.name) if progress else lambda done, total: None
-        waiting = iter(images)
-        while window := list(islice(waiting, 2 * chosen.batch_size)):
-            outcomes: list[Any] = [None] * len(window)
-            groups: dict[tuple[int, int], list[tuple[int, Picture, Tensor, ImageRegion]]] = {}
-            for position, image in enumerate(window):
-                try:
-                    ready = image if isinstance(image, Prepared) else self.prepare(image, size=chosen.size)
-                    if ready.size != chosen.size:
-                        raise UsageError(
-                            f"a picture prepared at size {ready.size} cannot be explained at {chosen.size}"
-                        )
-                except VitscopeError as error:
-                    outcomes[position] = Failure(_called(image), error)
-                else:
-                    made = position, ready.picture, ready.pixels, ready.region
-                    groups.setdefault(ready.region.input, []).append(made)
-            for group in groups.values():
-                most = chosen.batch_size if len(group) == 1 or self.adapter.supports_batches else 1
-                for start in range(0, len(group), most):
-                    part = group[start : start + most]
-                    for (position, *_), results in zip(
-                        part, self._explained(part, chosen, method, params, advice, tick), strict=True
-                    ):
-                        bad = next((one for one in results if isinstance(one, Failure)), None)
-                        outcomes[position] = bad or (results if chosen.several else results[0])
-            yield from outcomes
+        for outcome in self.engine.explain_many(images, chosen, progress):
+            yield outcome if isinstance(outcome, Failure) or chosen.several else outcome[0]
+
+    def prepare(self, image: ImageLike, *, size: int | None = None) -> Prepared:
+        """Read an image and make its pixels ready, which may be done ahead of the model and in other threads.
+
+        Raises:
+            ImageError: an image that cannot be used.
+            UsageError: a size that the model does not take.
+        """
+        return self.engine.prepare(image, size=size)
+
+    def validate(self, **options: Any) -> Request:
+        """Settle the method and all its options as `explain` would, and every target on a grey image.
+
+        Raises:
+            UsageError: a method, option or target that does not exist or does not fit.
+            UnsupportedError: a method that does not apply to this model.
+
+        Cost: one forward where there is a target.
+        """
+        return self.engine.validate(options_of(options))
 
     def attention(self, image: ImageLike | Sequence[ImageLike], *, size: int | None = None) -> AttentionStore:
         """All attention of one forward: `store[layer].rows(...)`, for one picture or several of one input size."""
         images: Any = image if isinstance(image, Sequence) and not isinstance(image, str) else [image]
-        prepared = [self._prepared(load_image(one), size)[0] for one in images]
-        if len({pixels.shape for pixels in prepared}) > 1:
-            raise UsageError("the pictures have different input sizes", "ask for one at a time, or crop them alike")
-        return self._forward(prepared).store
+        return inspection.attention_store(self.engine, images, size)
 
     def attention_heads(self, image: ImageLike, layer: int = -1, *, size: int | None = None) -> list[Explanation]:
         """One explanation for each head of a layer: its own attention from the readout row, from a single forward."""
-        return inspection.attention_heads(self, image, layer, size)
+        return inspection.attention_heads(self.engine, image, layer, size)
 
     def queries(
         self, image: ImageLike, *, method: str = "attention", size: int | None = None, chunk: int = 4096, **params: Any
@@ -162,7 +182,7 @@ class Scope(Engine):
 
         Cost: one forward, and all rows of each layer once for every `chunk` tokens; N x N numbers, asked for by name.
         """
-        return inspection.queries(self, image, method, size, chunk, params)
+        return inspection.queries(self.engine, image, method, size, chunk, params)
 
     def logit_lens(
         self, image: ImageLike, *, target: Target = None, size: int | None = None, progress: Progress | None = None
@@ -183,20 +203,23 @@ class Scope(Engine):
 
         Cost: L + 1 forwards and L (N + L + 1) that skip the blocks.
         """
-        return inspection.logit_lens(self, image, target, size, progress)
+        return inspection.logit_lens(self.engine, image, target, size, progress)
 
-    def compare(self, one: ImageLike, other: ImageLike, **options: Any) -> tuple[Explanation, Explanation]:
+    def compare(
+        self, one: ImageLike, other: ImageLike, *, progress: Progress | None = None, **options: Any
+    ) -> tuple[Explanation, Explanation]:
         """Which regions make two pictures alike: a map on each, whose target is the other's feature.
 
         Args:
             one: a picture.
             other: another picture.
+            progress: as for `explain`.
             options: as for `explain`; the method is `relevance` where none is given.
 
         Raises:
             UsageError: a method without a target, or a target of one's own.
         """
-        return inspection.compare(self, one, other, options)
+        return inspection.compare(self.engine, one, other, options, progress)
 
     def statistics(
         self,
@@ -230,7 +253,7 @@ class Scope(Engine):
             which needs whole matrices, is given up to 640 tokens.
         """
         return inspection.statistics(
-            self,
+            self.engine,
             image,
             size=size,
             target=target,
@@ -252,7 +275,7 @@ class Scope(Engine):
             UsageError: made by another model or at another size, without its photo, or an option that does not exist.
             MethodError: a baseline that does not fit the model, or a score that is not finite.
         """
-        return measure(self, explanation, **options)
+        return measure(self.engine, explanation, **options)
 
     def predict_without(
         self,
@@ -279,7 +302,7 @@ class Scope(Engine):
 
         Cost: two forwards; `vitscope.evaluation.masked.masking` prepares a picture once, then each question takes one.
         """
-        return masking(self, image, size=size, target=target).without(patches, mode)
+        return masking(self.engine, image, size=size, target=target).without(patches, mode)
 
     def view(self, image: ImageLike, **options: Any) -> View:
         """Everything that the interactive viewer shows of one photo: `vitscope.viewer.page.page(view.document())`.
@@ -297,7 +320,7 @@ class Scope(Engine):
 
         Cost: a few forwards for each map; measuring is up to 40 for a map and 60 for all random maps.
         """
-        return view(self, image, **options)
+        return view(self.engine, image, **options)
 
 
 def load(
@@ -334,9 +357,3 @@ def load(
     if first is None:
         return Scope(adapter, pick_device(device), torch.float32)
     return Scope(adapter, first.device, first.dtype)
-
-
-def _called(image: "ImageLike | Prepared") -> str:
-    if isinstance(image, Prepared):
-        return image.picture.source
-    return str(image) if isinstance(image, (str, Path)) else type(image).__name__

@@ -16,6 +16,7 @@ from vitscope.bench.run_log import RunLog
 from vitscope.bench.runner import PRIORS, MethodSpec, explain_case, run_cases
 from vitscope.errors import ImageError, MethodError, UnknownNameError
 from vitscope.images import Picture
+from vitscope.methods.base import METHODS
 from vitscope.metrics.localisation import localise
 
 pytestmark = pytest.mark.usefixtures("plots_are_not_drawn")
@@ -31,7 +32,7 @@ def test_random_and_centre_prior_are_always_there_and_last(tiny_scope):
     }
     assert rows_of(tiny_scope, "rollout:residual_weight=0.3:refine=affinity")[0].options == {"refine": "affinity"}
     everything = {e.method for e in rows_of(tiny_scope, "all")}
-    assert {m.name for m, reason in tiny_scope.methods() if m.quick and not reason} <= everything
+    assert {m.name for m in tiny_scope.methods() if m and METHODS.get(m.name).quick} <= everything
     assert next(e.label for e in rows_of(tiny_scope)) == "auto"
 
 
@@ -40,7 +41,7 @@ def test_wrong_methods_are_told_before_anything_runs(tiny_scope):
         rows_of(tiny_scope, "rolout")
     with pytest.raises(UnknownNameError, match="option"):
         rows_of(tiny_scope, "rollout:alfa=1")
-    refused = next((m.name for m, reason in tiny_scope.methods() if reason), None)
+    refused = next((m.name for m in tiny_scope.methods() if not m), None)
     if refused:
         with pytest.raises(MethodError, match="does not apply"):
             rows_of(tiny_scope, refused)

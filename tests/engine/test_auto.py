@@ -7,6 +7,7 @@ import torch
 import vitscope
 from tests.models import toys as zoo
 from vitscope.engine.auto import EVIDENCE, LAST, OBJECTS
+from vitscope.errors import YES, Support
 from vitscope.methods.base import METHODS
 from vitscope.models.transformers import TransformersAdapter
 from vitscope.scope import Scope
@@ -82,7 +83,9 @@ def test_a_gradient_that_is_asked_for_stays(tiny_scope, photo):
 
 def test_where_nothing_else_applies_it_is_rollout_and_why_is_said(tiny_scope, photo, monkeypatch):
     monkeypatch.setattr(
-        type(tiny_scope), "_excuse", lambda self, method: "" if method.name == LAST else f"no {method.name} here"
+        tiny_scope.engine.capabilities,
+        "method",
+        lambda method: YES if method.name == LAST else Support.no(f"no {method.name} here"),
     )
     e = tiny_scope.explain(photo)
     assert e.method == "rollout"

@@ -54,7 +54,7 @@ def test_dropped_patches_are_no_tokens_any_more():
 
 
 def test_nothing_hidden_is_the_whole_picture():
-    ready = masking(scope_of(), PHOTOS[1])
+    ready = masking(scope_of().engine, PHOTOS[1])
     for mode in ("fill", "drop"):
         found = ready.without([], mode)
         assert found.score == pytest.approx(found.whole, abs=1e-9)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.models import toys as zoo
+from vitscope.engine.engine import Engine
 from vitscope.methods.base import METHODS
 from vitscope.models.transformers import TransformersAdapter
 from vitscope.scope import Scope
@@ -60,7 +61,7 @@ def close(got, wanted, tolerance=1e-5):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_method_applies_to_a_plain_vit_but_for_those_named(model):
-    refused = {method.name: reason for method, reason in scope_of(model).methods() if reason}
+    refused = {method.name: method.reason for method in scope_of(model).methods() if not method}
     assert set(refused) == {name for other, name in REFUSED if other == model}
     assert all(REFUSED[model, name] in reason for name, reason in refused.items())
 
@@ -90,14 +91,14 @@ def test_a_map_can_be_repeated_to_the_digit(name):
 def test_the_number_of_queries_at_a_time_changes_nothing(name, chunk, monkeypatch):
     model = "dinov2-registers" if name != "notebook-recipe" else "vit"
     scope, wanted = scope_of(model), values(plain(model, name))
-    forward, used = Scope._forward, []
+    forward, used = Engine.forward, []
 
     def in_chunks(self, *args, **kwargs):
         made = forward(self, *args, **kwargs)
         used.append(chunk)
         return replace(made, store=made.store.in_chunks(chunk))
 
-    monkeypatch.setattr(Scope, "_forward", in_chunks)
+    monkeypatch.setattr(Engine, "forward", in_chunks)
     close(values(explained(scope, PHOTOS[0], name)), wanted)
     assert used
 

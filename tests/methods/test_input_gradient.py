@@ -103,14 +103,14 @@ class TestBody:
     def test_tokens_are_the_librarys_hidden_states(self):
         scope = scope_of("dinov2-registers")
         pixels = pixels_of(scope, PHOTOS[0])
-        forward = scope._forward([pixels[0]], tokens=True)
+        forward = scope.engine.forward(pixels, tokens=True)
         with torch.no_grad():
             wanted = scope.model(pixel_values=pixels, output_hidden_states=True).hidden_states
         assert len(forward.states.tokens) == len(wanted) == 4
         for layer, tokens in enumerate(wanted):
             torch.testing.assert_close(forward.states.at(layer), tokens)
         with torch.no_grad():
-            block = scope.body.blocks[1]
+            block = scope.engine.blocks.blocks[1]
             torch.testing.assert_close(forward.states.normed[1], block.norm1(wanted[1]))
 
     @pytest.mark.parametrize(
@@ -119,27 +119,27 @@ class TestBody:
     def test_fewer_tokens_and_other_tokens(self, make):
         model = make()
         scope = vitscope.load(model)
-        assert isinstance(scope.body, TransformerBlocks)
-        assert scope.bag == ""
+        assert isinstance(scope.engine.blocks, TransformerBlocks)
+        assert scope.supports("order-free")
         prefix = len(scope.layout.prefix)
         pixels = torch.randn(2, 3, 32, 32)
         kept = torch.zeros(2, 16, dtype=torch.bool)
         kept[0, [1, 5, 6]] = kept[1, [0, 2, 15]] = True
         with torch.no_grad():
-            with scope.body.keep_patches(kept):
+            with scope.engine.blocks.keep_patches(kept):
                 fewer = model(pixels)
             tokens = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(pixels))))
             chosen = torch.stack([torch.cat([t[:prefix], t[prefix:][k]]) for t, k in zip(tokens, kept, strict=True)])
             wanted = model.forward_head(model.norm(model.blocks(chosen)))
             torch.testing.assert_close(fewer, wanted)
             other = torch.randn(2, 16 + prefix, 32)
-            with scope.body.skip(other):
+            with scope.engine.blocks.skip(other):
                 read_out = model(pixels)
             torch.testing.assert_close(read_out, model.forward_head(model.norm(other)))
 
     def test_all_is_undone_after_an_exception(self):
         scope = scope_of()
-        pixels, body = pixels_of(scope, PHOTOS[0]), scope.body
+        pixels, body = pixels_of(scope, PHOTOS[0]), scope.engine.blocks
         with torch.no_grad():
             before = scope.model(pixel_values=pixels).logits
         for entered in (
@@ -161,9 +161,9 @@ class TestBody:
 
         torch.manual_seed(0)
         scope = vitscope.load(VisionTransformer(32, 8, 2, 4, 32, 48, num_classes=5).eval())
-        assert isinstance(scope.body, TransformerBlocks)
-        assert len(scope.body.blocks) == 2
-        assert scope.bag == ""
+        assert isinstance(scope.engine.blocks, TransformerBlocks)
+        assert len(scope.engine.blocks.blocks) == 2
+        assert scope.supports("order-free")
 
     def test_places_inside_the_blocks_are_noticed(self):
         import timm
@@ -174,4 +174,4 @@ class TestBody:
         with torch.no_grad():
             for p in rotated.parameters():
                 p.add_(torch.randn_like(p) * 0.3)
-        assert "know places themselves" in vitscope.load(rotated).bag
+        assert vitscope.load(rotated).supports("order-free").reason.code == "engine.positions-in-blocks"

@@ -315,7 +315,7 @@ def test_random_is_the_seeds():
 
 def test_every_method_says_whether_it_fits():
     scope = scope_of("beit")
-    told = {method.name: reason for method, reason in scope.methods()}
+    told = {method.name: method.reason for method in scope.methods()}
     assert set(told) == {name for name, _ in METHODS}
     assert told["value-rollout"] == ""
 

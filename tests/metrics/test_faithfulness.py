@@ -160,7 +160,7 @@ def test_the_whole_way_against_pixels_replaced_one_by_one(name, baseline):
             if fill is not None:
                 return scope.adapter.answer(torch.from_numpy(oracles.covered(pixels, fill, gone, grid))[None])[0]
             kept = [*range(prefix), *(prefix + j for j in range(grid[0] * grid[1]) if j not in gone)]
-            block = scope.body.blocks[0]
+            block = scope.engine.blocks.blocks[0]
             handle = block.register_forward_pre_hook(lambda _, args: (args[0][:, kept], *args[1:]))
             try:
                 return scope.adapter.answer(torch.from_numpy(pixels)[None])[0]

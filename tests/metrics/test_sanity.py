@@ -42,9 +42,9 @@ class Chain(nn.Module):
 class TestStages:
     def test_a_vit_from_its_embedding_to_its_head(self):
         scope = scope_of("vit")
-        assert isinstance(scope.body, TransformerBlocks)
+        assert isinstance(scope.engine.blocks, TransformerBlocks)
         noise = torch.randn(1, 3, 32, 32).double()
-        found = stages(scope.model, lambda: scope._answer(noise), scope.body.blocks)
+        found = stages(scope.model, lambda: scope.engine.answer(noise), scope.engine.blocks.blocks)
         assert [stage.name for stage in found] == ["embedding", "block 0", "block 1", "block 2", "head"]
         name_of = {id(p): name for name, p in scope.model.named_parameters()}
         names = [[name_of[id(p)] for p in stage.parameters] for stage in found]
@@ -348,7 +348,7 @@ def test_the_map_is_made_again_with_its_own_options(options):
     from vitscope.evaluation.evaluate import _again
 
     pixels, region = scope.adapter.prepare(load_image(photo()))
-    assert np.array_equal(_again(scope, e, None, e.picture, region)(pixels), e.map)
+    assert np.array_equal(_again(scope.engine, e, None, e.picture, region)(pixels), e.map)
 
 
 @pytest.mark.parametrize("name", ["timm-swin", "timm-vit-registers", "timm-cait"])
@@ -365,7 +365,7 @@ def test_other_families(name):
     assert all(np.isfinite([n.value, n.low, n.high]).all() for n in got.numbers)
     assert state(model) == before
     assert np.array_equal(scope.explain(picture, method="rollout").map, values)
-    if scope.bag:
+    if not scope.supports("order-free"):
         with pytest.raises(VitscopeError, match="'removal' does not apply"):
             scope.measure(e, baseline="removal")
     else:
@@ -406,8 +406,8 @@ def test_a_map_that_fails_under_other_weights_puts_them_back(monkeypatch):
             raise RuntimeError("broken on purpose")
         return copy.deepcopy(explained(*args, **kwargs))
 
-    explained = scope._explained
-    monkeypatch.setattr(scope, "_explained", broken)
+    explained = scope.engine.explain_batch
+    monkeypatch.setattr(scope.engine, "explain_batch", broken)
     with pytest.raises(RuntimeError, match="on purpose"):
         scope.measure(e, metrics="sanity")
     assert state(scope.model) == before

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 import vitscope
+from tests.helpers.errors import raises
 from tests.models.toys_generic import (
     HEADS,
     WIDTH,
@@ -22,6 +23,7 @@ from tests.models.toys_generic import (
 )
 from tests.models.toys_traced import row_of
 from tests.models.traced_row import as_it_is, picture
+from vitscope.errors import UnsupportedError
 from vitscope.geometry import TokenLayout
 
 
@@ -83,8 +85,8 @@ def test_blocks_with_two_attentions_side_by_side_are_a_chain():
 def test_a_model_that_lays_all_pictures_in_one_row_is_run_on_one_at_a_time():
     scope = row_of("hf-pixtral").scope()
     one, other = picture((32, 32), 0), picture((32, 32), 1)
-    assert "all pictures in one row" in scope.body
-    with pytest.raises(vitscope.errors.UsageError, match="one picture at a time"):
+    assert scope.supports("hidden-states").reason.code == "engine.one-at-a-time"
+    with raises(UnsupportedError, "engine.one-at-a-time"):
         scope.attention([one, other])
     alone = scope.explain(other, method="occlusion", batch_size=1)
     together = scope.explain([one, other], method="occlusion", batch_size=8)[1]

@@ -15,9 +15,10 @@ import vitscope
 from tests.helpers.errors import raises
 from tests.models.toys_traced import ROWS
 from tests.models.traced_row import as_it_is, picture
+from vitscope.engine.engine import Engine
 from vitscope.errors import MethodError, UsageError
 from vitscope.images import load_image
-from vitscope.scope import Scope
+from vitscope.methods.base import METHODS
 
 BY_NAME = {row.name: row for row in ROWS}
 QUICKER = {
@@ -239,14 +240,14 @@ def test_each_method_through_windows_and_merges_is_its_dense_twin(name, method, 
         with pytest.raises(MethodError, match="the lengths of values are not known"):  # heads are mixed before them
             explained(name, method)
         return
-    wanted, forward = TWINS[method](name), Scope._forward
+    wanted, forward = TWINS[method](name), Engine.forward
     for chunk in (1, 7, 1000):
 
         def in_chunks(self, *args, chunk=chunk, **kwargs):
             made = forward(self, *args, **kwargs)
             return replace(made, store=made.store.in_chunks(chunk))
 
-        monkeypatch.setattr(Scope, "_forward", in_chunks)
+        monkeypatch.setattr(Engine, "forward", in_chunks)
         (e,) = explained(name, method, target=1)
         if np.abs(wanted).max() == 0:
             assert not values(e).any()
@@ -451,12 +452,12 @@ def test_pixel_methods_are_captums(name):
 # contracts
 
 
-WORKING = [method.name for method, _ in scope_of("timm-cait").methods() if method.name not in REFUSED]
+WORKING = [method.name for method in scope_of("timm-cait").methods() if method.name not in REFUSED]
 
 
 @every_model
 def test_just_those_are_refused_that_need_the_same_tokens_everywhere(name):
-    refused = {method.name: reason for method, reason in scope_of(name).methods() if reason}
+    refused = {method.name: method.reason for method in scope_of(name).methods() if not method}
     mixed = refused.pop("value-rollout", "")
     assert ("the lengths of values are not known" in mixed) == (name == "timm-cait")
     assert set(refused) == set(REFUSED)
@@ -477,7 +478,7 @@ def test_a_fused_batch_is_its_eager_singles_and_classes_count_where_they_should(
     largest = max(np.abs(values(e)).max() for e in (first, second, other))
     for got, wanted in zip((first, second), singles, strict=True):
         np.testing.assert_allclose(values(got), values(wanted), rtol=0, atol=1e-5 * largest)
-    uses = next(m for m, _ in scope_of(name).methods() if m.name == method).uses_target
+    uses = METHODS.get(method).uses_target
     assert np.array_equal(values(first), values(other)) != uses
     if method not in ("random", "rise") and (name, method) != (
         "timm-twins-pcpvt",

@@ -118,7 +118,7 @@ def reasons():
     config = SwinConfig(image_size=64, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4)
     models = [row.model() for row in zoo.ROWS if row.name in ("vit", "ijepa", "beit")] + [SwinModel(config).eval()]
     scopes = [vitscope.load(model) for model in models]
-    found = {reason for scope in scopes for _, reason in scope.methods() if reason}
+    found = {method.reason for scope in scopes for method in scope.methods() if not method}
     return sorted(found | {note for scope in scopes for note in scope.adapter.notes})
 
 

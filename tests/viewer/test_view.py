@@ -322,7 +322,7 @@ def test_the_command_of_a_map_makes_it_again(tiny_scope, photo, tmp_path, asked)
     if "PHOTO" in str(asked.get("target")):
         asked = {**asked, "target": vitscope.similar_to(str(photo))}
     e = tiny_scope.explain(photo, **asked)
-    words = shlex.split(entry_of(tiny_scope, e)[0]["command"])
+    words = shlex.split(entry_of(tiny_scope.engine, e)[0]["command"])
     done = run(*words[2:], "--out", tmp_path / "out", command=words[1])
     assert done.exit_code == 0, done.output
     again = vitscope.Explanation.load(tmp_path / "out" / "chelsea")

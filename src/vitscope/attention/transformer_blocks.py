@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vitscope._messages import msg
-from vitscope.errors import MethodError
+from vitscope.errors import MethodError, UnsupportedError
 
 __all__ = ["HiddenStates", "HookPoint", "TokenActivations", "TransformerBlocks", "find_blocks"]
 
@@ -185,8 +185,8 @@ class TransformerBlocks:
 
 def find_blocks(
     names: Sequence[str], model: nn.Module, run: Callable[[], object], count: int, order: Tensor | None, prefix: int
-) -> TransformerBlocks | str:
-    """Find the blocks of a model, or the reason why they cannot be told.
+) -> TransformerBlocks:
+    """Find the blocks of a model.
 
     Args:
         names: the modules that called attention, first layer first.
@@ -195,12 +195,15 @@ def find_blocks(
         count: the number of the layout's tokens, prefix included.
         order: the positions of the layout's tokens in the model's, where the order differs.
         prefix: the number of prefix tokens.
+
+    Raises:
+        UnsupportedError: the model has no such blocks.
     """
     paths = [name.split(".") for name in names]
     deepest = min((len(path) for path in paths), default=0)
     depth = next((d for d in range(1, deepest + 1) if len({tuple(p[:d]) for p in paths}) == len(paths)), None)
     if depth is None:
-        return msg("attention.no-blocks", "its attention calls are not in separate blocks")
+        raise UnsupportedError(msg("attention.no-blocks", "its attention calls are not in separate blocks"))
     blocks = tuple(model.get_submodule(".".join(path[:depth])) for path in paths)
     runs: list[tuple[Any, Any, int | None]] = []  # of each block: input, output, extra outputs
 
@@ -220,10 +223,14 @@ def find_blocks(
         )
         if batch is not None:
             if any(not torch.equal(a[1], b[0]) for a, b in pairwise(runs)):
-                return msg("attention.tokens-change", "its tokens change between its blocks")
+                raise UnsupportedError(msg("attention.tokens-change", "its tokens change between its blocks"))
             return TransformerBlocks(blocks, tuple(extra for _, _, extra in runs), batch, order, prefix)
-    return msg(
-        "attention.not-token-blocks", "not every block takes and returns tokens of shape (B, {count}, D)", count=count
+    raise UnsupportedError(
+        msg(
+            "attention.not-token-blocks",
+            "not every block takes and returns tokens of shape (B, {count}, D)",
+            count=count,
+        )
     )
 
 

@@ -24,7 +24,7 @@ from vitscope.errors import VitscopeError
 
 if TYPE_CHECKING:
     from vitscope.batch.crash_log import CrashLog
-    from vitscope.engine.engine import Prepared
+    from vitscope.engine.runner import Prepared
     from vitscope.explanation import Explanation
     from vitscope.scope import Scope
 

@@ -12,7 +12,7 @@ import numpy as np
 from vitscope.bench.cases import Case
 from vitscope.bench.planted import size_class
 from vitscope.bench.run_log import CaseResult, RunLog
-from vitscope.errors import ImageError, MethodError, UsageError
+from vitscope.errors import YES, ImageError, MethodError, UnsupportedError, UsageError
 from vitscope.explanation import Explanation
 from vitscope.images import Picture
 from vitscope.methods.base import METHODS
@@ -60,12 +60,12 @@ def method_specs(scope: "Scope", texts: Sequence[str], parsed: Callable[[str], t
         UnknownNameError: a method or option that does not exist.
         MethodError: a method that does not apply.
     """
-    fits = {method.name: reason for method, reason in scope.methods()}
+    fits = {support.name: support for support in scope.methods()}
     names = [text.strip() for text in texts if text.strip()]
     if names == ["all"]:
-        names = ["auto", *(m.name for m, reason in scope.methods() if m.quick and not reason)]
+        names = ["auto", *(name for name, support in fits.items() if support and METHODS.get(name).quick)]
     elif not names:
-        names = [name for name in DEFAULT_METHODS if not fits.get(name, "")]
+        names = [name for name in DEFAULT_METHODS if fits.get(name, YES)]
     found = []
     for text in dict.fromkeys(names):
         name, *rest = text.split(":")
@@ -75,8 +75,9 @@ def method_specs(scope: "Scope", texts: Sequence[str], parsed: Callable[[str], t
         params = {key: value for key, value in given.items() if key not in _CALL_OPTIONS}
         if name != "auto":
             METHODS.get(name).check(params)
-            if fits[name]:
-                raise MethodError(f"the method '{name}' does not apply: {fits[name]}", "leave it out of --methods")
+            if not fits[name]:
+                reason = fits[name].reason
+                raise UnsupportedError(f"the method '{name}' does not apply: {reason}", "leave it out of --methods")
         found.append(MethodSpec(text, name, {key: given[key] for key in _CALL_OPTIONS if key in given}, params))
     return [*found, *(MethodSpec(name, name) for name in PRIORS)]
 
@@ -208,7 +209,7 @@ def _forward(scope: "Scope", picture: Picture, size: int | None) -> float:
     """Seconds of preprocessing and one plain forward, nothing looked at."""
     began = time.perf_counter()
     pixels, _ = scope.adapter.prepare(picture, size)
-    scope._answer(pixels[None].to(scope.device, scope.dtype)).cpu()  # waits for the device
+    scope.engine.answer(pixels[None]).cpu()  # waits for the device
     return time.perf_counter() - began
 
 

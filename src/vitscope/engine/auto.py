@@ -6,6 +6,7 @@ from typing import Any
 
 from vitscope.attention.gradient_rules import GradientRuleName
 from vitscope.engine.options import Options
+from vitscope.errors import Support
 from vitscope.methods.base import METHODS, Method
 from vitscope.models.base import ModelAdapter
 
@@ -47,7 +48,7 @@ OBJECTS = "random-walk"
 LAST = "rollout"
 
 
-def choose_method(adapter: ModelAdapter, options: Options, excuse: Callable[[Method], str]) -> MethodChoice:
+def choose_method(adapter: ModelAdapter, options: Options, supports: Callable[[Method], Support]) -> MethodChoice:
     """The method for a model and a question.
 
     `auto_options` of the adapter come first. Else models with classes, and targets, get what speaks for the class or
@@ -57,7 +58,7 @@ def choose_method(adapter: ModelAdapter, options: Options, excuse: Callable[[Met
     Args:
         adapter: the model.
         options: what is asked.
-        excuse: from a method to the reason why it does not apply, or an empty string.
+        supports: whether a method applies to the model.
     """
     if adapter.auto_options:
         own = dict(adapter.auto_options)
@@ -71,7 +72,7 @@ def choose_method(adapter: ModelAdapter, options: Options, excuse: Callable[[Met
     for name, rule, why in wanted[:-1]:
         method = METHODS.get(name)
         foreign = [key for key in options.method_options if key not in method.options]
-        reason = f"it has no option {foreign[0]}" if foreign else excuse(method)
+        reason = f"it has no option {foreign[0]}" if foreign else supports(method).reason
         if not reason:
             return MethodChoice(name, gradient_rule=rule, why="; ".join([why, *refused]))
         refused.append(f"not {name}: {reason}")

@@ -3,19 +3,23 @@
 Each function is the body of a method of `Scope`; it stands beside the pipeline, whose stages it calls.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from vitscope.attention import vecmat_heads
-from vitscope.attention.transformer_blocks import HiddenStates, TransformerBlocks
-from vitscope.engine.options import Options, Progress
-from vitscope.errors import MethodError, UsageError
+from vitscope._messages import msg
+from vitscope.attention import AttentionStore, vecmat_heads
+from vitscope.attention.transformer_blocks import HiddenStates
+from vitscope.engine.engine import Engine
+from vitscope.engine.options import Options, Progress, options_of
+from vitscope.engine.request import Request
+from vitscope.errors import UnsupportedError, UsageError
 from vitscope.explanation import Explanation
-from vitscope.images import ImageLike, load_image
+from vitscope.images import ImageLike
 from vitscope.methods.attention import attention
 from vitscope.methods.base import METHODS
 from vitscope.methods.targets import SimilarTo, Target, feature_of, similar_to
@@ -23,19 +27,15 @@ from vitscope.metrics.attention_statistics import Statistics
 from vitscope.metrics.attention_streaming import statistics_of
 from vitscope.metrics.head_importance import head_importance
 
-if TYPE_CHECKING:
-    from vitscope.scope import Scope
-
-__all__ = ["attention_heads", "compare", "logit_lens", "queries", "statistics"]
+__all__ = ["attention_heads", "attention_store", "compare", "logit_lens", "queries", "statistics"]
 
 _OF_METHODS = ("options", "gradient_rule", "refine", "target", "caveat")
 
 
-def attention_heads(scope: "Scope", image: ImageLike, layer: int, size: int | None) -> list[Explanation]:
-    """One explanation for each head of a layer; see `Scope.attention_heads`."""
-    picture, method = load_image(image), METHODS.get("attention")
-    pixels, region = scope._prepared(picture, size)
-    store = scope._forward([pixels]).store
+def attention_heads(engine: Engine, image: ImageLike, layer: int, size: int | None) -> list[Explanation]:
+    """Explain with each head of a layer; see `Scope.attention_heads`."""
+    ready, method = engine.prepare(image, size=size), METHODS.get("attention")
+    store = engine.forward(ready.pixels[None]).store
     if store.chain is None:
         rows = vecmat_heads(store[layer], store.readout_weights())[0]
     else:
@@ -43,20 +43,32 @@ def attention_heads(scope: "Scope", image: ImageLike, layer: int, size: int | No
     results = []
     for head, row in enumerate(rows.float().cpu().numpy()):
         params = {"layer": store.select(layer)[0], "head": head}
-        told = scope._told(Options("attention", size=size), method, params, None, picture)
-        results.append(scope._explanation(method, store, row, 0, picture, region, told))
+        request = Request(Options("attention", size=size), method, params)
+        told = engine.provenance(request, ready.picture)
+        results.append(engine.explanation(request, store, row, 0, ready, told))
     return results
 
 
+def attention_store(engine: Engine, images: Sequence[ImageLike], size: int | None) -> AttentionStore:
+    """Return all attention of one forward of images of one input size; see `Scope.attention`."""
+    ready = [engine.prepare(image, size=size).pixels for image in images]
+    if len({pixels.shape for pixels in ready}) > 1:
+        raise UsageError(
+            msg("engine.sizes-differ", "the images have different input sizes"),
+            msg("engine.sizes-differ.hint", "pass one at a time, or crop them to one shape"),
+        )
+    return engine.forward(torch.stack(ready)).store
+
+
 def queries(
-    scope: "Scope", image: ImageLike, method: str, size: int | None, chunk: int, params: dict[str, Any]
+    engine: Engine, image: ImageLike, method: str, size: int | None, chunk: int, params: dict[str, Any]
 ) -> np.ndarray:
     """What every token attends to; see `Scope.queries`."""
     chosen = METHODS.get(method)
     if chosen.on_subject:
         raise UsageError(f"the method '{method}' does not read attention", "ask attention or rollout")
     given = chosen.check({**params, "query": "readout"})
-    store = scope.attention(image, size=size)
+    store = attention_store(engine, [image], size)
     count = store.layout.tokens if store.layout else 0
     with torch.no_grad():
         parts = [
@@ -67,54 +79,55 @@ def queries(
 
 
 def logit_lens(
-    scope: "Scope", image: ImageLike, target: Target, size: int | None, progress: Progress | None
+    engine: Engine, image: ImageLike, target: Target, size: int | None, progress: Progress | None
 ) -> list[Explanation]:
-    """The logit lens of every layer, with what the readout says there; see `Scope.logit_lens`."""
-    picture = load_image(image)
+    """Explain with the logit lens of every layer; see `Scope.logit_lens`."""
     if isinstance(target, (list, tuple)):
         raise UsageError("the lens follows one target at a time")
-    if reason := scope._excuse(METHODS.get("logit-lens")):
-        raise MethodError(f"the lens does not apply: {reason}")
-    assert isinstance(scope.body, TransformerBlocks)
-    pixels, _ = scope._prepared(picture, size)
-    forward = scope._forward([pixels], tokens=True)
+    if not (support := engine.supports("logit-lens")):
+        raise UnsupportedError(
+            msg("engine.logit-lens", "the logit lens does not apply: {reason}", reason=support.reason)
+        )
+    blocks, ready = engine.require_blocks(), engine.prepare(image, size=size)
+    forward = engine.forward(ready.pixels[None], tokens=True)
     assert isinstance(forward.states, HiddenStates)
     results = []
     for number in range(len(forward.store)):
-        e = scope.explain(picture, method="logit-lens", layer=number, target=target, size=size, progress=progress)
-        with scope.body.skip(forward.states.at(number + 1).detach()):
-            answer = scope._answer(forward.pixels)
-        says = scope.predictions(replace(forward.store, logits=answer)) if e.predictions else []
-        score = scope._scorer(target, forward.store.answer)
-        results.append(replace(e, predictions=says, score=float(score(answer)[0]) if score else None))
+        options = Options("logit-lens", target, size=size, method_options={"layer": number})
+        (e,) = engine.explain(ready, options, progress)
+        with blocks.skip(forward.states.at(number + 1).detach()):
+            answer = engine.answer(forward.pixels)
+        score = float(engine.scorer(target, forward.answer)(answer)[0])
+        results.append(replace(e, predictions=engine.predictions(answer), score=score))
     return results
 
 
 def compare(
-    scope: "Scope", one: ImageLike, other: ImageLike, options: dict[str, Any]
+    engine: Engine, one: ImageLike, two: ImageLike, options: dict[str, Any], progress: Progress | None
 ) -> tuple[Explanation, Explanation]:
     """Which regions make two pictures alike, on both; see `Scope.compare`."""
     if "target" in options:
         raise UsageError("each picture is the other's target", "leave target out")
-    first, second = load_image(one), load_image(other)
-    if (method := METHODS.get(options.setdefault("method", "relevance"))).uses_target is False:
-        raise UsageError(f"the method '{method.name}' has no target", "ask relevance or another that uses one")
-    return (
-        scope.explain(first, target=similar_to(other), **options),
-        scope.explain(second, target=similar_to(one), **options),
+    chosen = options_of({"method": "relevance"} | options)
+    if not METHODS.get(chosen.method).uses_target:
+        raise UsageError(f"the method '{chosen.method}' has no target", "ask relevance or another that uses one")
+    ((first,), (second,)) = (
+        engine.explain(image, replace(chosen, target=similar_to(other)), progress)
+        for image, other in ((one, two), (two, one))
     )
+    return first, second
 
 
 def statistics(
-    scope: "Scope",
+    engine: Engine,
     image: ImageLike,
     *,
-    size: int | None,
-    target: Target,
-    importance: bool,
-    seed: int,
-    batch_size: int,
-    progress: Progress | None,
+    size: int | None = None,
+    target: Target = None,
+    importance: bool = False,
+    seed: int = 0,
+    batch_size: int = 8,
+    progress: Progress | None = None,
 ) -> Statistics:
     """Attention in numbers; see `Scope.statistics`."""
     if not importance and target is not None:
@@ -122,18 +135,15 @@ def statistics(
     options = Options("attention", target, size=size, batch_size=batch_size, seed=seed)
     if options.several:
         raise UsageError("importance follows one target at a time")
-    picture = load_image(image)
-    pixels, region = scope._prepared(picture, size)
-    forward, drops = scope._forward([pixels], tokens=isinstance(scope.body, TransformerBlocks)), None
+    ready = engine.prepare(image, size=size)
+    forward, drops = engine.forward(ready.pixels[None], tokens=engine.blocks is not None), None
     if importance:
-        assert forward.store.answer is not None
-        own = target is None and not scope.adapter.classifies(forward.store.answer)
-        asked = SimilarTo("the whole model's feature", feature_of(forward.store.answer)) if own else target
-        scorer = scope._scorer(asked, forward.store.answer)
-        assert scorer is not None
+        own = target is None and not engine.adapter.classifies(forward.answer)
+        followed = SimilarTo("the whole model's feature", feature_of(forward.answer)) if own else target
+        scorer = engine.scorer(followed, forward.answer)
         tick = partial(progress, "importance") if progress else lambda done, total: None
-        drops = head_importance(forward.store, scope.model, forward.pixels, scorer, scope._answer, batch_size, tick)
-    told = scope._told(options, METHODS.get("attention"), {}, None, picture)
+        drops = head_importance(forward.store, engine.model, forward.pixels, scorer, engine.answer, batch_size, tick)
+    told = engine.provenance(Request(options, METHODS.get("attention"), {}), ready.picture)
     told = {name: value for name, value in told.items() if name not in _OF_METHODS}
-    states = forward.states if isinstance(forward.states, HiddenStates) else str(scope.body)
-    return statistics_of(forward.store, region, states, importance=drops, provenance=told)
+    states = forward.states if isinstance(forward.states, HiddenStates) else engine.supports("hidden-states").reason
+    return statistics_of(forward.store, ready.region, states, importance=drops, provenance=told)

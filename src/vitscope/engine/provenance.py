@@ -1,7 +1,6 @@
 """What is said of a map: the model, the options, the versions, and notes that a reader must know."""
 
 import platform
-from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -12,16 +11,19 @@ import torch
 
 from vitscope._version import __version__
 from vitscope.attention import AttentionStore
-from vitscope.engine.auto import MethodChoice
 from vitscope.engine.options import Options
+from vitscope.engine.request import Request
 from vitscope.images import Picture
 from vitscope.methods.base import Method
 from vitscope.methods.targets import Target
 from vitscope.models.base import ModelAdapter
 
-__all__ = ["padding_share", "provenance"]
+__all__ = ["notes_of", "padding_share", "provenance"]
 
 _TOLD_SHARE = 0.01
+_OPTIONS = [
+    name for name in Options.__dataclass_fields__ if name not in ("method", "target", "targets", "method_options")
+]
 _PACKAGES = {"open_clip": "open_clip_torch"}
 
 
@@ -29,33 +31,19 @@ def provenance(
     adapter: ModelAdapter,
     device: torch.device,
     dtype: torch.dtype,
-    options: Options,
-    method: Method,
-    method_options: Mapping[str, Any],
-    advice: MethodChoice | None,
+    request: Request,
     picture: Picture,
     target: Target = None,
 ) -> dict[str, Any]:
-    """What made one map, in plain values; `advice` is why, where vitscope chose the method itself."""
-    notes = [*picture.notes, *adapter.notes]
-    if advice is not None:
-        notes.append(f"chosen by vitscope for this model: {advice}{f' ({advice.why})' if advice.why else ''}")
-    if target is not None and not method.uses_target:
-        notes.append(f"{method.name} is class-agnostic: the target {target!r} changes nothing")
-    if options.gradient_rule != "plain" and (method.correction or not method.needs_gradient):
-        why = f"has its own rules, {method.correction}" if method.correction else "uses no gradient"
-        notes.append(f"{method.name} {why}: gradient_rule {options.gradient_rule} changes nothing")
+    """Return what made one map, in plain values."""
+    options, method, choice = request.options, request.method, request.choice
     told = {
         "source": picture.source,
         "model": adapter.reference,
         "adapter": adapter.name,
         "weights": adapter.weights,
-        "options": {name: _plain(value) for name, value in method_options.items()},
-        **{
-            k: _plain(getattr(options, k))
-            for k in Options.__dataclass_fields__
-            if k not in ("method", "method_options")
-        },
+        "options": {name: _plain(value) for name, value in request.method_options.items()},
+        **{name: _plain(getattr(options, name)) for name in _OPTIONS},
         "target": _plain(target),
         "device": str(device),
         "dtype": str(dtype).removeprefix("torch."),
@@ -64,10 +52,24 @@ def provenance(
             "python": platform.python_version(),
             **{name: _version(name) for name in ("torch", *_library(adapter), "numpy")},
         },
-        "notes": notes,
-        **({"drawing": dict(advice.drawing)} if advice and advice.drawing else {}),
+        "notes": [*picture.notes, *notes_of(adapter, request, target)],
+        **({"drawing": dict(choice.drawing)} if choice and choice.drawing else {}),
     }
     return told | ({"caveat": method.caveat} if method.caveat else {})
+
+
+def notes_of(adapter: ModelAdapter, request: Request, target: Target = None) -> list[str]:
+    """Return what a reader must know of every map that a request makes."""
+    options, method, choice = request.options, request.method, request.choice
+    notes = [*adapter.notes]
+    if choice is not None:
+        notes.append(f"chosen by vitscope for this model: {choice}{f' ({choice.why})' if choice.why else ''}")
+    if target is not None and not method.uses_target:
+        notes.append(f"{method.name} is class-agnostic: the target {target!r} changes nothing")
+    if options.gradient_rule != "plain" and (method.correction or not method.needs_gradient):
+        why = f"has its own rules, {method.correction}" if method.correction else "uses no gradient"
+        notes.append(f"{method.name} {why}: gradient_rule {options.gradient_rule} changes nothing")
+    return notes
 
 
 def padding_share(store: AttentionStore, method: Method, relevance: np.ndarray) -> list[str]:

@@ -6,19 +6,22 @@
 import ast
 from collections.abc import Callable, Sequence
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, TypeAlias, get_args
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 from torch import Tensor
 
-from vitscope.attention.transformer_blocks import TransformerBlocks
+from vitscope._messages import msg
+from vitscope.engine.engine import Engine
 from vitscope.engine.options import Failure, Options
-from vitscope.errors import MethodError, UnknownNameError, UsageError
+from vitscope.engine.request import Request
+from vitscope.engine.runner import Prepared
+from vitscope.errors import UnknownNameError, UnsupportedError, UsageError
 from vitscope.explanation import Explanation
 from vitscope.geometry import ImageRegion
 from vitscope.images import ImageLike, Picture, load_image
 from vitscope.methods.base import METHODS
-from vitscope.methods.targets import Scorer, Target
+from vitscope.methods.targets import Target
 from vitscope.metrics.faithfulness import DRAWS, MEASURES, Measure, Plan
 from vitscope.metrics.measurement import Ends, Measurement, Number, number_of
 from vitscope.metrics.perturb import BASELINES, Baseline, Probe, fill_of
@@ -27,10 +30,7 @@ from vitscope.metrics.sanity import sanity, stages
 from vitscope.metrics.stability import NOISE_SAMPLES, stability
 from vitscope.metrics.target_score import Score, ScoreKind, score_of, target_from_text
 
-if TYPE_CHECKING:
-    from vitscope.scope import Scope
-
-__all__ = ["asked", "irremovable", "measure"]
+__all__ = ["asked", "measure"]
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 Known: TypeAlias = dict[tuple[str, ...], dict[bytes, float]]
@@ -41,7 +41,7 @@ _TOLD_CHANGE = 1e-4
 
 
 def measure(
-    scope: "Scope",
+    engine: Engine,
     explanation: Explanation,
     *,
     metrics: str | Sequence[str] = "default",
@@ -64,7 +64,7 @@ def measure(
     the map itself with its values in a random order. `docs/measuring.md` has the formulas.
 
     Args:
-        scope: the model that made the map.
+        engine: the model that made the map.
         explanation: the map.
         metrics: `default`: deletion, insertion, aopc, positive, negative, saco, sensitivity-n, infidelity. `all`: also
             `stability` and `sanity`, which make the map 8 and 2 S - 1 times again, S the number of blocks plus two.
@@ -95,16 +95,16 @@ def measure(
     Cost: `Measurement.forwards`, about 430 by default; two curves with five random maps are 240 at most.
     """
     names = asked(metrics, baseline, score)
-    weights = scope.adapter.weights  # a hash of them may be taken only now, and never while others stand in their place
+    weights = engine.adapter.weights  # hashed now if ever, and never while others stand in their place
     if n_random_maps < 2 or batch_size < 1:
         raise UsageError(f"n_random_maps is at least 2 and batch_size at least 1, not {n_random_maps} and {batch_size}")
     plan = Plan(explanation.layout.grid, steps, n_subsets, n_squares, seed)
     notes: list[str] = []
     picture = _picture(explanation, image)
-    pixels, region = _pixels(scope, explanation, picture, notes)
-    answer = scope._answer(pixels[None])
-    goal = _score(scope, explanation, target, score, answer, notes)
-    black, white = (_flat(scope, explanation, value) for value in (0, 255))
+    pixels, region = _pixels(engine, explanation, picture, notes)
+    answer = engine.answer(pixels[None])
+    goal = _score(engine, explanation, target, score, answer, notes)
+    black, white = (_flat(engine, explanation, value) for value in (0, 255))
     numbers: list[Number] = []
     empty, forwards, explanations = None, 0, 0
 
@@ -114,13 +114,13 @@ def measure(
     if any(name in _CHEAP for name in names):
         fill = fill_of(baseline, pixels, black, plan.grid)
         memory = None if known is None else known.setdefault(_case(pixels, baseline, goal.words, weights), {})
-        probe = Probe(_runner(scope, goal.of, baseline), pixels, fill, plan.grid, batch_size, memory)
+        probe = Probe(_runner(engine, goal.of, baseline), pixels, fill, plan.grid, batch_size, memory)
         ends = _ends(goal.possible, float(goal.of(answer)[0]))
         numbers, empty, forwards = _faithfulness(
             probe, explanation, plan, names, n_random_maps, ends, tick("faithfulness")
         )
     if any(name in _DEAR for name in names):
-        again = _again(scope, explanation, goal.target, picture, region)
+        again = _again(engine, explanation, goal.target, picture, region)
         if "stability" in names:
             numbers += stability(
                 explanation.map,
@@ -133,16 +133,16 @@ def measure(
             )
             explanations += NOISE_SAMPLES
         if "sanity" in names:
-            blocks = scope.body.blocks if isinstance(scope.body, TransformerBlocks) else ()
-            parts = stages(scope.model, lambda: scope._answer(pixels[None]), blocks)
+            blocks = engine.blocks.blocks if engine.blocks else ()
+            parts = stages(engine.model, lambda: engine.answer(pixels[None]), blocks)
             numbers += sanity(
-                explanation.map, lambda: again(pixels), scope.model, parts, seed=seed, tick=tick("sanity")
+                explanation.map, lambda: again(pixels), engine.model, parts, seed=seed, tick=tick("sanity")
             )
             explanations += 2 * len(parts) - 1
     return Measurement(
         method=explanation.method,
         picture=picture.source,
-        model=scope.adapter.reference,
+        model=engine.adapter.reference,
         score=goal.words,
         whole=float(goal.of(answer)[0]),
         empty=empty,
@@ -159,7 +159,7 @@ def measure(
                 "n_random_maps": n_random_maps,
             },
             **{"seed": seed, "batch_size": batch_size, "weights": weights, "input": list(region.input)},
-            **{"device": str(scope.device), "dtype": str(scope.dtype).removeprefix("torch.")},
+            **{"device": str(engine.device), "dtype": str(engine.dtype).removeprefix("torch.")},
         },
         notes=tuple(notes),
     )
@@ -197,26 +197,26 @@ def _picture(explanation: Explanation, image: ImageLike | None) -> Picture:
     return picture
 
 
-def _pixels(scope: "Scope", explanation: Explanation, picture: Picture, notes: list[str]) -> tuple[Tensor, ImageRegion]:
+def _pixels(engine: Engine, explanation: Explanation, picture: Picture, notes: list[str]) -> tuple[Tensor, ImageRegion]:
     """The pixels that the map was made from, and whether this scope made it."""
     told = explanation.provenance
     if "weights" not in told:
         notes.append("the explanation does not say which model made it: that it was this one is not checked")
-    elif told["weights"] != scope.adapter.weights:
+    elif told["weights"] != engine.adapter.weights:
         raise UsageError(
-            f"this map was made by {told.get('model')} ({told['weights']}), not by {scope.adapter.reference} "
-            f"({scope.adapter.weights})",
+            f"this map was made by {told.get('model')} ({told['weights']}), not by {engine.adapter.reference} "
+            f"({engine.adapter.weights})",
             "measure it with the scope that made it",
         )
-    pixels, region = scope.adapter.prepare(picture, told.get("size"))
-    layout = scope.adapter.layout(region.input)
+    pixels, region = engine.adapter.prepare(picture, told.get("size"))
+    layout = engine.adapter.layout(region.input)
     if (region, layout.grid) != (explanation.region, explanation.layout.grid):
         raise UsageError(
             f"this map has {explanation.layout} on an input of {explanation.region.input}, and of this photo "
-            f"{scope.adapter.reference} makes {layout} on {region.input}",
+            f"{engine.adapter.reference} makes {layout} on {region.input}",
             "measure it with the scope that made it, at the size that it was made at",
         )
-    return pixels.to(scope.device, scope.dtype), region
+    return pixels.to(engine.device, engine.dtype), region
 
 
 def _case(pixels: Tensor, baseline: str, score: str, weights: str) -> tuple[str, ...]:
@@ -225,38 +225,32 @@ def _case(pixels: Tensor, baseline: str, score: str, weights: str) -> tuple[str,
     return picture, str(pixels.dtype), baseline, score, weights
 
 
-def _flat(scope: "Scope", explanation: Explanation, value: int) -> Tensor:
+def _flat(engine: Engine, explanation: Explanation, value: int) -> Tensor:
     """What a photo of one grey becomes before it goes into the model."""
     width, height = explanation.region.size
     flat = Picture(np.full((height, width, 3), value, np.uint8))
-    pixels, _ = scope.adapter.prepare(flat, explanation.provenance.get("size"))
-    return pixels.to(scope.device, scope.dtype)
-
-
-def irremovable(scope: "Scope") -> str:
-    """Why patch tokens cannot be left out of this model, or an empty string where they can."""
-    reason = scope.body if isinstance(scope.body, str) else scope.bag
-    if not reason and not scope.layout.prefix:
-        reason = "with every patch token left out the model has no token left"
-    return reason
+    pixels, _ = engine.adapter.prepare(flat, explanation.provenance.get("size"))
+    return pixels.to(engine.device, engine.dtype)
 
 
 def _runner(
-    scope: "Scope", scored: Callable[[Tensor], Tensor], baseline: str
+    engine: Engine, scored: Callable[[Tensor], Tensor], baseline: str
 ) -> Callable[[Tensor, Tensor | None], Tensor]:
     """The score of pixels, on all patch tokens or on some."""
     if baseline != "removal":
-        return lambda pixels, _kept: scored(scope._answer(pixels))
-    reason = irremovable(scope)
-    if reason or isinstance(scope.body, str):
+        return lambda pixels, _kept: scored(engine.answer(pixels))
+    if not (support := engine.supports("patch-dropping")):
         others = ", ".join(name for name in BASELINES if name != "removal")
-        raise MethodError(f"the baseline 'removal' does not apply: {reason}", f"these do: {others}")
-    body = scope.body
+        raise UnsupportedError(
+            msg("evaluation.no-removal", "the baseline 'removal' does not apply: {reason}", reason=support.reason),
+            msg("evaluation.no-removal.hint", "these do: {baselines}", baselines=others),
+        )
+    blocks = engine.require_blocks()
 
     def run(pixels: Tensor, kept: Tensor | None) -> Tensor:
         assert kept is not None
-        with body.keep_patches(kept):
-            return scored(scope._answer(pixels))
+        with blocks.keep_patches(kept):
+            return scored(engine.answer(pixels))
 
     return run
 
@@ -308,24 +302,18 @@ def _ends(possible: tuple[float, float] | None, whole: float) -> Callable[[Measu
 
 
 def _score(
-    scope: "Scope", explanation: Explanation, given: Target, kind: ScoreKind, answer: Tensor, notes: list[str]
+    engine: Engine, explanation: Explanation, given: Target, kind: ScoreKind, answer: Tensor, notes: list[str]
 ) -> Score:
     """What is asked of the model: the map's own target, or the one that the caller says."""
-    classifies, was = scope.adapter.classifies(answer), explanation.score if given is None else None
-
-    def settle(target: Target) -> Scorer:
-        scorer = scope._scorer(target, answer)
-        assert scorer is not None
-        return scorer
-
+    classifies, was = engine.adapter.classifies(answer), explanation.score if given is None else None
     score = score_of(
         target_from_text(explanation.target, classifies) if given is None else given,
         kind,
         answer,
-        labels=scope.adapter.labels,
+        labels=engine.adapter.labels,
         classifies=classifies,
-        independent=scope.adapter.multi_label,
-        settle=settle,
+        independent=engine.adapter.multi_label,
+        settle=lambda target: engine.scorer(target, answer),
         was=was,
     )
     if None not in (was, score.logit, explanation.target):
@@ -339,12 +327,12 @@ def _score(
 
 
 def _again(
-    scope: "Scope", explanation: Explanation, target: Target, picture: Picture, region: ImageRegion
+    engine: Engine, explanation: Explanation, target: Target, picture: Picture, region: ImageRegion
 ) -> Callable[[Tensor], np.ndarray]:
     """The map of other pixels, made as this one was."""
     told, method = explanation.provenance, METHODS.get(explanation.method)
     params = method.check({name: _value(value) for name, value in told.get("options", {}).items()})
-    chosen = Options(
+    options = Options(
         method.name,
         target if method.uses_target else None,
         gradient_rule=told.get("gradient_rule", "plain"),
@@ -353,13 +341,13 @@ def _again(
         batch_size=told.get("batch_size", 8),
         seed=told.get("seed", 0),
     )
+    request = Request(options, method, params)
 
     def again(pixels: Tensor) -> np.ndarray:
-        part = [(0, picture, pixels, region)]
-        ((made,),) = scope._explained(part, chosen, method, params, None, lambda done, total: None)
+        (made,) = engine.explain_batch([Prepared(picture, pixels, region, options.size)], request)
         if isinstance(made, Failure):
             raise made.error
-        return made.map
+        return made[0].map
 
     return again
 

@@ -6,23 +6,19 @@
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitscope.attention.transformer_blocks import TransformerBlocks
-from vitscope.errors import MethodError, UnknownNameError, UsageError
-from vitscope.evaluation.evaluate import irremovable
+from vitscope._messages import msg
+from vitscope.engine.engine import Engine
+from vitscope.errors import UnknownNameError, UnsupportedError, UsageError
 from vitscope.geometry import TokenLayout
 from vitscope.images import ImageLike
-from vitscope.methods.targets import Scorer, Target
 from vitscope.metrics.perturb import covered_with, fill_of
 from vitscope.metrics.target_score import Score, score_of
-
-if TYPE_CHECKING:
-    from vitscope.scope import Scope
 
 __all__ = ["MaskedPrediction", "PatchMasker", "masking"]
 
@@ -58,7 +54,7 @@ class PatchMasker:
     """One picture made ready: each question costs one forward.
 
     Attributes:
-        scope: the model.
+        engine: the model.
         layout: its tokens at this input size.
         pixels: the picture as the model gets it.
         fill: what stands where a patch is hidden: the picture's own mean colour.
@@ -66,7 +62,7 @@ class PatchMasker:
         whole: the score of the whole picture.
     """
 
-    scope: "Scope"
+    engine: Engine
     layout: TokenLayout
     pixels: Float[Tensor, "3 Hi Wi"]
     fill: Float[Tensor, "3 Hi Wi"]
@@ -87,42 +83,38 @@ class PatchMasker:
         answer = self._dropped(gone) if mode == "drop" else self._filled(gone)
         score = float(self.score.of(answer)[0])  # waits for the device
         spent = (time.perf_counter() - begun) * 1000
-        says = self.scope.said(answer)
+        says = self.engine.predictions(answer)
         return MaskedPrediction(says, score, self.whole, self.score.words, mode, tuple(numbers), spent)
 
     def _filled(self, gone: Tensor) -> Tensor:
-        return self.scope._answer(covered_with(self.fill, self.pixels[None], gone, self.layout.grid))
+        return self.engine.answer(covered_with(self.fill, self.pixels[None], gone, self.layout.grid))
 
     def _dropped(self, gone: Tensor) -> Tensor:
-        if reason := irremovable(self.scope):
-            raise MethodError(f"patches cannot be dropped: {reason}", "mode='fill' paints over them")
-        assert isinstance(self.scope.body, TransformerBlocks)
-        with self.scope.body.keep_patches(~gone):
-            return self.scope._answer(self.pixels[None])
+        if not (support := self.engine.supports("patch-dropping")):
+            raise UnsupportedError(
+                msg("evaluation.no-drop", "patches cannot be dropped: {reason}", reason=support.reason),
+                "mode='fill' paints over them",
+            )
+        with self.engine.require_blocks().keep_patches(~gone):
+            return self.engine.answer(self.pixels[None])
 
 
-def masking(scope: "Scope", image: ImageLike, *, size: int | None = None, target: Any = None) -> PatchMasker:
+def masking(engine: Engine, image: ImageLike, *, size: int | None = None, target: Any = None) -> PatchMasker:
     """Make a picture ready to be asked of without some of its patches."""
     if isinstance(target, (list, tuple)):
         raise UsageError("one target at a time is followed")
-    ready = scope.prepare(image, size=size)
-    pixels = ready.pixels.to(scope.device, scope.dtype)
-    layout, answer = scope.adapter.layout(ready.region.input), scope._answer(pixels[None])
-
-    def settle(other: Target) -> Scorer:
-        scorer = scope._scorer(other, answer)
-        assert scorer is not None
-        return scorer
-
+    ready = engine.prepare(image, size=size)
+    pixels = ready.pixels.to(engine.device, engine.dtype)
+    layout, answer = engine.adapter.layout(ready.region.input), engine.answer(pixels[None])
     score = score_of(
         target,
         "probability",
         answer,
-        labels=scope.adapter.labels,
-        classifies=scope.adapter.classifies(answer),
-        independent=scope.adapter.multi_label,
-        settle=settle,
+        labels=engine.adapter.labels,
+        classifies=engine.adapter.classifies(answer),
+        independent=engine.adapter.multi_label,
+        settle=lambda other: engine.scorer(other, answer),
     )
     fill = fill_of("mean", pixels, pixels, layout.grid)
     assert fill is not None
-    return PatchMasker(scope, layout, pixels, fill, score, float(score.of(answer)[0]))
+    return PatchMasker(engine, layout, pixels, fill, score, float(score.of(answer)[0]))

@@ -3,7 +3,7 @@
 A target turns the model's answer `(B, C)` or `(B, N, D)` into one score per picture, whose gradient methods follow.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -23,6 +23,7 @@ __all__ = [
     "format_target",
     "parse_target",
     "scorer_of",
+    "scorer_of_each",
     "similar_to",
     "text",
 ]
@@ -176,6 +177,17 @@ def scorer_of(target: Target, answer: Tensor, labels: Mapping[int, str], classif
         return Scorer(words, lambda answer, _: answer[:, first] - answer[:, second])
     number = class_number(target, labels, answer.shape[-1])
     return Scorer([_name(number, labels)] * count, lambda answer, _: answer[:, number])
+
+
+def scorer_of_each(scorers: Sequence[Scorer], which: Sequence[int]) -> Scorer:
+    """Make one scorer of several: image i of the batch is scored by `scorers[which[i]]`."""
+    number = torch.tensor(which)
+
+    def score(answer: Tensor, images: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        scores = torch.stack([scorer.score(answer, images) for scorer in scorers])
+        return scores.gather(0, number.to(images.device)[images][None])[0]
+
+    return Scorer([scorers[n].words[image] for image, n in enumerate(which)], score)
 
 
 def _checked(function: Callable[[Tensor], Tensor], answer: Tensor) -> Tensor:

@@ -4,20 +4,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from vitscope.engine.options import Progress
+from vitscope.engine.engine import Engine
+from vitscope.engine.options import Options, Progress
 from vitscope.evaluation.masked import PatchMasker, masking
 from vitscope.explanation import Explanation
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture
 from vitscope.viewer.map_entries import entry_of, finite
 from vitscope.viewer.packed import Packed
-
-if TYPE_CHECKING:
-    from vitscope.scope import Scope
 
 __all__ = ["Live"]
 
@@ -27,13 +25,13 @@ class Live:
     """The model behind a view, in the same process.
 
     Attributes:
-        scope: the model.
+        engine: the model.
         picture: the photo.
         size: the input size that was asked for.
         target: what the view's maps explain.
     """
 
-    scope: "Scope"
+    engine: Engine
     picture: Picture
     size: int | None
     target: Any
@@ -45,7 +43,7 @@ class Live:
     @cached_property
     def masking(self) -> PatchMasker:
         """The photo, made ready once."""
-        return masking(self.scope, self.picture, size=self.size, target=self.target)
+        return masking(self.engine, self.picture, size=self.size, target=self.target)
 
     def card(self, header: Mapping[str, Any], arrays: Mapping[str, Packed]) -> str:
         """The view's first map as static HTML."""
@@ -86,12 +84,12 @@ class Live:
     ) -> dict[str, Any]:
         """One more map, in the form that it has in a document; its name is its method, target, and options if any."""
         options = dict(method_options or {})
-        made = self.scope.explain(
-            self.picture, method=method, target=target, size=self.size, method_options=options, progress=progress
+        (made,) = self.engine.explain(
+            self.picture, Options(method, target, size=self.size, method_options=options), progress
         )
         told = ",".join(f"{name}={value}" for name, value in sorted(options.items()))
         name = "-".join(filter(None, ("more", made.method, made.target, told)))
-        entry, arrays = entry_of(self.scope, made, name=name)
+        entry, arrays = entry_of(self.engine, made, name=name)
         return {
             "entry": finite(entry) | {"more": True},
             "arrays": {name: one.document() for name, one in arrays.items()},

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vitscope.engine.engine import Engine
 from vitscope.explanation import Explanation
 from vitscope.methods.base import METHODS
 from vitscope.metrics.concentration import concentration
@@ -16,13 +17,12 @@ from vitscope.viewer.packed import Packed, scaled
 
 if TYPE_CHECKING:
     from vitscope.metrics.measurement import Measurement
-    from vitscope.scope import Scope
 
 __all__ = ["command_of", "entry_of", "finite"]
 
 
 def entry_of(
-    scope: "Scope",
+    engine: Engine,
     explanation: Explanation,
     measurement: "Measurement | None" = None,
     *,
@@ -32,7 +32,7 @@ def entry_of(
     """A map's place in the header and its arrays.
 
     Args:
-        scope: the model that made it.
+        engine: the model that made it.
         explanation: the map.
         measurement: how far it can be believed, where that was measured.
         name: what its arrays are called by, unique in a page; None is the method and the target.
@@ -63,16 +63,16 @@ def entry_of(
         "passes": METHODS.get(explanation.method).passes,
         "sums_to_one": METHODS.get(explanation.method).sums_to_one,
         "statistics": concentration(explanation),
-        "command": command_of(scope, explanation),
+        "command": command_of(engine, explanation),
         "measurement": None if measurement is None else measurement.to_dict(),
     }
     return entry, {f"map.{name}": Packed.of(values), f"order.{name}": Packed.of(order)}
 
 
-def command_of(scope: "Scope", explanation: Explanation) -> str:
+def command_of(engine: Engine, explanation: Explanation) -> str:
     """The command line that makes this map again."""
     told = explanation.provenance
-    words = ["vitscope", "explain", str(told.get("source", "photo.jpg")), "--model", scope.adapter.reference]
+    words = ["vitscope", "explain", str(told.get("source", "photo.jpg")), "--model", engine.adapter.reference]
     words += ["--method", explanation.method]
     usual = {name: option.default for name, option in METHODS.get(explanation.method).options.items()}
     for option, value in told.get("options", {}).items():

@@ -4,21 +4,19 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vitscope.attention.transformer_blocks import TransformerBlocks
+from vitscope.engine.engine import Engine
 from vitscope.engine.options import Progress
+from vitscope.evaluation.evaluate import measure
 from vitscope.explanation import Explanation
 from vitscope.metrics.measurement import Measurement
-from vitscope.metrics.perturb import Probe, fill_of
+from vitscope.metrics.perturb import Baseline, Probe, fill_of
 from vitscope.metrics.ranking import covering, ranked, step_counts
-
-if TYPE_CHECKING:
-    from vitscope.scope import Scope
 
 __all__ = ["measured_maps"]
 
@@ -33,7 +31,7 @@ class _Late(Exception):
 
 
 def measured_maps(
-    scope: "Scope",
+    engine: Engine,
     explanations: Sequence[Explanation],
     seed: int,
     progress: Progress | None,
@@ -45,7 +43,7 @@ def measured_maps(
     photo's mean colour. All maps share the random maps' forwards.
 
     Args:
-        scope: the model.
+        engine: the model.
         explanations: maps of one photo.
         seed: draws the random maps.
         progress: told before each forward.
@@ -56,9 +54,7 @@ def measured_maps(
 
     Cost: 20 forwards for a map, 60 for the random maps; with classes 10 more for a map.
     """
-    baseline = (
-        "removal" if isinstance(scope.body, TransformerBlocks) and not scope.bag and scope.layout.prefix else "mean"
-    )
+    baseline: Baseline = "removal" if engine.supports("patch-dropping") else "mean"
     known: dict[Any, Any] = {}
     found = {}
     until = math.inf if seconds is None else time.monotonic() + seconds
@@ -71,7 +67,8 @@ def measured_maps(
 
     with suppress(_Late):
         for number, explanation in enumerate(explanations):
-            measurement = scope.measure(
+            measurement = measure(
+                engine,
                 explanation,
                 metrics=("deletion", "insertion"),
                 baseline=baseline,
@@ -81,31 +78,26 @@ def measured_maps(
                 known=known,
                 progress=told,
             )
-            found[number] = measurement, _steps(scope, explanation, baseline, seed) if explanation.predictions else []
+            found[number] = measurement, _steps(engine, explanation, baseline, seed) if explanation.predictions else []
     return found
 
 
-def _steps(scope: "Scope", explanation: Explanation, baseline: Any, seed: int) -> Steps:
+def _steps(engine: Engine, explanation: Explanation, baseline: Baseline, seed: int) -> Steps:
     """What a classifier predicts at each step of deletion."""
     assert explanation.picture is not None
-    pixels, _ = scope._prepared(explanation.picture, explanation.provenance.get("size"))
-    pixels = pixels.to(scope.device, scope.dtype)
+    pixels, _ = engine.prepare_pixels(explanation.picture, explanation.provenance.get("size"))
+    pixels = pixels.to(engine.device, engine.dtype)
     order = ranked(explanation.map, seed).order
     counts = step_counts(order.size, _STEPS)
     said: Steps = []
 
     def run(shown: Tensor, kept: Tensor | None) -> Tensor:
         if kept is None:
-            answer = scope._answer(shown)
+            answer = engine.answer(shown)
         else:
-            assert isinstance(scope.body, TransformerBlocks)
-            with scope.body.keep_patches(kept):
-                answer = scope._answer(shown)
-        likely = answer.sigmoid() if scope.adapter.multi_label else answer.softmax(-1)
-        values, classes = likely[0].float().topk(min(_TOP, answer.shape[-1]))
-        labels = scope.adapter.labels
-        pairs = zip(classes.tolist(), values.tolist(), strict=True)
-        said.append([[labels.get(number, f"class {number}"), value] for number, value in pairs])
+            with engine.require_blocks().keep_patches(kept):
+                answer = engine.answer(shown)
+        said.append([[label, share] for label, share in engine.predictions(answer)[:_TOP]])
         return torch.zeros(len(shown))
 
     fill = fill_of(baseline, pixels, pixels, explanation.layout.grid)

@@ -6,14 +6,17 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL import Image
 
 from vitscope._version import __version__
 from vitscope.attention import AttentionStore, vecmat, vecmat_heads
-from vitscope.engine.options import Progress
+from vitscope.engine.engine import Engine
+from vitscope.engine.inspection import compare, statistics
+from vitscope.engine.options import Options, Progress
+from vitscope.engine.runner import Prepared
 from vitscope.errors import MethodError, VitscopeError
 from vitscope.explanation import Explanation
 from vitscope.geometry import ImageRegion
@@ -26,9 +29,6 @@ from vitscope.viewer.map_metrics import measured_maps
 from vitscope.viewer.packed import Packed, scaled
 from vitscope.viewer.page import page
 from vitscope.viewer.widget import framed, widget
-
-if TYPE_CHECKING:
-    from vitscope.scope import Scope
 
 __all__ = ["CLASSES", "METHODS_SHOWN", "View", "view"]
 
@@ -86,7 +86,7 @@ class View:
 
 
 def view(
-    scope: "Scope",
+    engine: Engine,
     image: ImageLike,
     *,
     other: ImageLike | None = None,
@@ -105,13 +105,12 @@ def view(
     second = None if other is None else load_image(other)
     photos = (picture.source,) if second is None else (picture.source, second.source)
     asked = _Asked(tuple(methods), target, top, size, measure, seed, seconds, progress, photos, max_mb)
-    live = Live(scope, picture, size, target)
+    live = Live(engine, picture, size, target)
     if other is None or second is None:
-        return replace(_one(scope, picture, asked, [], max_mb), live=live)
-    options: dict[str, Any] = {"size": size, "seed": seed, "progress": progress}
-    own, others = scope.compare(image, other, **options)
-    beside = _one(scope, second, asked, [others], 0.0)
-    made = _one(scope, picture, asked, [own], max_mb - beside.nbytes / 1e6)
+        return replace(_one(engine, picture, asked, [], max_mb), live=live)
+    own, others = compare(engine, image, other, {"size": size, "seed": seed}, progress)
+    beside = _one(engine, second, asked, [others], 0.0)
+    made = _one(engine, picture, asked, [own], max_mb - beside.nbytes / 1e6)
     return View(made.header, made.arrays, beside, live)
 
 
@@ -130,9 +129,8 @@ class _Asked:
     photos: tuple[str, ...]
     max_mb: float | int
 
-    @property
-    def options(self) -> dict[str, Any]:
-        return {"target": self.target, "size": self.size, "seed": self.seed, "progress": self.progress}
+    def options(self, method: str) -> Options:
+        return Options(method, self.target, size=self.size, seed=self.seed)
 
     def command(self, model: str, small: bool) -> str:
         """The command line that makes the page again; what is as usual, or changes nothing in it, is left out.
@@ -156,20 +154,22 @@ class _Asked:
         return shlex.join(words if self.measure else [*words, "--no-measure"])
 
 
-def _one(scope: "Scope", picture: Picture, asked: _Asked, more: Sequence[Explanation], max_mb: float | int) -> View:
+def _one(engine: Engine, picture: Picture, asked: _Asked, more: Sequence[Explanation], max_mb: float | int) -> View:
     """One photo; `max_mb` of 0 leaves rows of attention out."""
-    pixels, region = scope._prepared(picture, asked.size)
-    store = scope._forward([pixels]).store
+    ready = engine.prepare(picture, size=asked.size)
+    region, store = ready.region, engine.forward(ready.pixels[None]).store
     assert store.layout is not None
+    assert store.answer is not None
+    predictions = engine.predictions(store.answer)[: asked.top]
     missing: list[dict[str, str]] = []
-    maps, arrays = _maps(scope, picture, store, asked, more, missing)
+    maps, arrays = _maps(engine, ready, [label for label, _ in predictions], asked, more, missing)
     images = {"photo": _jpeg(picture.pil(), *_PHOTO), "seen": _jpeg(_seen(picture, region), *_SEEN)}
     reason = why_not(store)
     scales, readouts = _readouts(store) if store.chain is None else ([], {})
     arrays |= readouts
-    statistics = finite(_statistics(scope, picture, asked.size))
+    numbers = finite(_statistics(engine, picture, asked))
     used = sum(one.nbytes for one in arrays.values()) + sum(map(len, images.values()))
-    used += len(json.dumps([finite(maps), statistics])) + _ROOM
+    used += len(json.dumps([finite(maps), numbers])) + _ROOM
     sent = shipped(store, max_mb * 1e6 - used) if max_mb else without(store)
     arrays |= sent.arrays
     used += sum(one.nbytes for one in sent.arrays.values())
@@ -182,9 +182,9 @@ def _one(scope: "Scope", picture: Picture, asked: _Asked, more: Sequence[Explana
         "kind": "view",
         "vitscope": __version__,
         "model": {
-            "reference": scope.adapter.reference,
-            "adapter": scope.adapter.name,
-            "weights": scope.adapter.weights,
+            "reference": engine.adapter.reference,
+            "adapter": engine.adapter.name,
+            "weights": engine.adapter.weights,
         },
         "photo": {"name": picture.name, "source": picture.source, "notes": list(picture.notes)},
         "images": images,
@@ -193,31 +193,30 @@ def _one(scope: "Scope", picture: Picture, asked: _Asked, more: Sequence[Explana
         "layers": sent.layers,
         "attention": {"why": reason, "error": sent.error, "heads_scale": scales, "max_mb": max_mb},
         "maps": maps,
-        "predictions": [[label, p] for label, p in scope.predictions(store)[: asked.top]],
-        "statistics": statistics,
+        "predictions": [[label, p] for label, p in predictions],
+        "statistics": numbers,
         "missing": missing,
         "seed": asked.seed,
         "size": asked.size,
-        "command": asked.command(scope.adapter.reference, used <= _SURE * (MAX_MB - asked.max_mb + max_mb) * 1e6),
+        "command": asked.command(engine.adapter.reference, used <= _SURE * (MAX_MB - asked.max_mb + max_mb) * 1e6),
     }
     return View(finite(header), arrays)
 
 
 def _maps(
-    scope: "Scope",
-    picture: Picture,
-    store: AttentionStore,
+    engine: Engine,
+    image: Prepared,
+    labels: list[str],
     asked: _Asked,
     more: Sequence[Explanation],
     missing: list[dict[str, str]],
 ) -> tuple[list[dict[str, Any]], dict[str, Packed]]:
     """All maps: of methods, of predicted classes, and more; each measured where it was asked for."""
-    explained = _explained(scope, picture, asked.methods, asked.options, missing)
-    labels = [label for label, _ in scope.predictions(store)[: asked.top]]
-    explained += _classes(scope, picture, labels, asked.options | {"target": labels}, missing)
+    explained = _explained(engine, image, asked, missing)
+    explained += _classes(engine, image, labels, asked, missing)
     measured: dict[int, Any] = {}
     if asked.measure:
-        measured = measured_maps(scope, [e for e, _ in explained], asked.seed, asked.progress, asked.seconds)
+        measured = measured_maps(engine, [e for e, _ in explained], asked.seed, asked.progress, asked.seconds)
     if not asked.measure:
         missing.append({"what": "measurement", "why": "it was not asked for"})
     elif len(measured) < len(explained):
@@ -229,34 +228,30 @@ def _maps(
     for number, (explanation, label) in enumerate(explained):
         name = f"{number}-{explanation.method}"
         measurement, steps = measured.get(number, (None, []))
-        entry, packed = entry_of(scope, explanation, measurement, name=name, label=label)
+        entry, packed = entry_of(engine, explanation, measurement, name=name, label=label)
         maps.append(entry | {"steps": steps, "alike": any(explanation is one for one in more)})
         arrays |= packed
     return maps, arrays
 
 
-def _statistics(scope: "Scope", picture: Picture, size: int | None) -> dict[str, Any]:
+def _statistics(engine: Engine, picture: Picture, asked: _Asked) -> dict[str, Any]:
     """Attention in numbers, without those of each token."""
-    statistics = scope.statistics(picture, size=size).to_dict()
-    for layer in statistics["layers"]:
+    numbers = statistics(engine, picture, size=asked.size).to_dict()
+    for layer in numbers["layers"]:
         layer.pop("received"), layer.pop("norms")
-    return statistics
+    return numbers
 
 
 def _explained(
-    scope: "Scope",
-    picture: Picture,
-    methods: Sequence[str],
-    asked: dict[str, Any],
-    missing: list[dict[str, str]],
+    engine: Engine, image: Prepared, asked: _Asked, missing: list[dict[str, str]]
 ) -> list[tuple[Explanation, str | None]]:
-    """One map for each method; a default one that does not apply is said to be missing, one asked for is an error."""
+    """Make one map with each method; skip a default one that does not apply, refuse one asked for by name."""
     made: list[tuple[Explanation, str | None]] = []
-    for name in methods:
+    for name in asked.methods:
         try:
-            found = scope.explain(picture, method=name, **asked)
+            (found,) = engine.explain(image, asked.options(name), asked.progress)
         except MethodError as error:
-            if tuple(methods) != METHODS_SHOWN:
+            if asked.methods != METHODS_SHOWN:
                 raise
             missing.append({"what": name, "why": error.message})
             continue
@@ -270,17 +265,13 @@ def _same(one: Explanation, other: Explanation) -> bool:
 
 
 def _classes(
-    scope: "Scope",
-    picture: Picture,
-    labels: list[str],
-    asked: dict[str, Any],
-    missing: list[dict[str, str]],
+    engine: Engine, image: Prepared, labels: list[str], asked: _Asked, missing: list[dict[str, str]]
 ) -> list[tuple[Explanation, str | None]]:
-    """A map of each predicted class."""
+    """Make a map of each predicted class."""
     for name in (CLASSES, "relevance") if labels else ():
         try:
-            made: Any = scope.explain(picture, method=name, **asked)
-            return [(one, label) for one, label in zip(made, labels, strict=True)]
+            made = engine.explain(image, replace(asked.options(name), target=labels), asked.progress)
+            return list(zip(made, labels, strict=True))
         except VitscopeError as error:
             missing.append({"what": f"{name} by class", "why": error.message})
     return []

@@ -1,7 +1,7 @@
 """The models of the web app and the work that jobs do with them, all of it in the worker's thread."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,20 +21,6 @@ __all__ = ["FinishedView", "Models", "make_map", "make_view", "predict_without"]
 _LARGEST_FACTOR, _LARGEST = 10, 64  # an option may be so many times its default, or this
 _MEASURING_SHARE = 0.6  # of a job's time
 _VIEW_MB = 24.0  # a view stays on this machine, and fitting it into fewer megabytes takes most of the time
-
-
-class _CancellableScope(Scope):
-    """A scope that calls `before_forward` first, so that a job can end between two forwards."""
-
-    before_forward: Callable[[], None] = staticmethod(lambda: None)
-
-    def _forward(self, *args: Any, **options: Any) -> Any:
-        self.before_forward()
-        return super()._forward(*args, **options)
-
-    def _answer(self, pixels: Any) -> Any:
-        self.before_forward()
-        return super()._answer(pixels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +50,7 @@ class Models:
     """
 
     def __init__(self, scopes: Mapping[str, Scope]) -> None:
-        self._scopes = {name: _CancellableScope(one.adapter, one.device, one.dtype) for name, one in scopes.items()}
+        self._scopes = dict(scopes)
         self._descriptions = [_description(name, one) for name, one in self._scopes.items()]
 
     @property
@@ -72,7 +58,7 @@ class Models:
         """Their references, the default first."""
         return tuple(self._scopes)
 
-    def get(self, name: str | None) -> _CancellableScope:
+    def get(self, name: str | None) -> Scope:
         """Return the model of this name, or the default.
 
         Raises:
@@ -93,10 +79,10 @@ class Models:
         return self._descriptions
 
 
-def make_view(scope: _CancellableScope, picture: Picture, request: Mapping[str, Any], job: Job) -> FinishedView:
+def make_view(scope: Scope, picture: Picture, request: Mapping[str, Any], job: Job) -> FinishedView:
     """Return the view of a photo, ready for masks."""
     options = {name: value for name, value in request.items() if value is not None}
-    scope.before_forward = job.check
+    scope.engine.on_forward = job.check
     measuring = _MEASURING_SHARE * job.seconds  # a view with some measurements is better than none at the time limit
     view = scope.view(picture, progress=job.report, seconds=measuring, max_mb=_VIEW_MB, **options)
     assert view.live is not None
@@ -107,7 +93,7 @@ def make_view(scope: _CancellableScope, picture: Picture, request: Mapping[str, 
 
 def predict_without(view: FinishedView, patches: Sequence[int], mode: str, job: Job) -> dict[str, Any]:
     """Return the model's prediction without these patches."""
-    _watch(view.live, job)
+    view.live.engine.on_forward = job.check
     found: dict[str, Any] = finite(view.live.mask(patches, mode))
     return found
 
@@ -116,7 +102,7 @@ def make_map(
     view: FinishedView, method: str, target: Any, method_options: Mapping[str, Any], job: Job
 ) -> dict[str, Any]:
     """Return a further map of a view's photo."""
-    _watch(view.live, job)
+    view.live.engine.on_forward = job.check
     _check_options(method, method_options)
     goal = text(target["text"]) if isinstance(target, Mapping) else target
     try:
@@ -133,12 +119,6 @@ def make_map(
             ),
             msg("web.options-fail.hint", "leave the options out"),
         ) from error
-
-
-def _watch(live: Live, job: Job) -> None:
-    """Let a job end between the forwards of a view's model."""
-    assert isinstance(live.scope, _CancellableScope)
-    live.scope.before_forward = job.check
 
 
 def _check_options(method: str, method_options: Mapping[str, Any]) -> None:

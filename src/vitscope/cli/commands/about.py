@@ -49,7 +49,7 @@ def methods(
     """Every method: what it needs, what it costs, where it comes from."""
     from vitscope.methods.base import METHODS
 
-    reasons = {m.name: r for m, r in load(reference).methods()} if reference else {}
+    reasons = {support.name: support.reason for support in load(reference).methods()} if reference else {}
     found = [method for _, method in METHODS]
     if as_json:
         fields = ("name", "summary", "needs_gradient", "uses_target", "passes", "works_on", "source", "caveat")
@@ -89,7 +89,7 @@ def inspect(
         "weights": scope.adapter.weights,
         "recommended": f"{(best := scope.recommend())}{f': {best.why}' if best.why else ''}",
     }
-    fitting = {m.name: reason for m, reason in scope.methods()}
+    fitting = {support.name: support.reason for support in scope.methods()}
     if as_json:
         grid = {
             "prefix": layout.prefix,

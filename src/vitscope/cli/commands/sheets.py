@@ -187,6 +187,7 @@ def compare(
     """Several methods on one photo: one panel, with a line of numbers under each picture."""
     from vitscope.cli import console
     from vitscope.images import load_image
+    from vitscope.methods.base import METHODS
     from vitscope.metrics.concentration import concentration
     from vitscope.render.sheets import Cell, sheet
 
@@ -198,7 +199,7 @@ def compare(
     scope = load(model, revision, device, dtype)
     known: dict[Any, Any] = {}
     wanted = [name for name in methods.split(",") if name.strip()]
-    wanted = wanted or [method.name for method, reason in scope.methods() if not reason and method.quick]
+    wanted = wanted or [support.name for support in scope.methods() if support and METHODS.get(support.name).quick]
     cells, documents = [Cell(picture.pil(), "photo")], []
     for text in wanted:
         name, *options = text.strip().split(":")

@@ -1,0 +1,118 @@
+"""What one model supports, found out by trying it on noise."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+
+import torch
+
+from vitscope._messages import msg
+from vitscope.engine.runner import ONE_AT_A_TIME, ModelRunner
+from vitscope.errors import YES, LayoutError, Support, UnknownNameError, UnsupportedError
+from vitscope.methods.base import METHODS, Method
+from vitscope.methods.rollout_variants import without_lengths
+from vitscope.methods.targets import feature_of
+
+__all__ = ["CAPABILITIES", "Capabilities"]
+
+CAPABILITIES = ("batches", "hidden-states", "token-grids", "order-free", "patch-dropping", "values")
+
+
+class Capabilities:
+    """What one model supports; each answer is found once, by a few forwards at most."""
+
+    def __init__(self, runner: ModelRunner) -> None:
+        self._runner = runner
+
+    def supports(self, name: str) -> Support:
+        """Answer for a capability or a method; see `Scope.supports`."""
+        if name in CAPABILITIES:
+            answer: Support = getattr(self, name.replace("-", "_"))
+        else:
+            methods = dict(METHODS)
+            if name not in methods:
+                raise UnknownNameError("capability or method", name, (*CAPABILITIES, *methods))
+            answer = self.method(methods[name])
+        return replace(answer, name=name)
+
+    @property
+    def batches(self) -> Support:
+        """Can several images go through one forward?"""
+        return YES if self._runner.adapter.supports_batches else Support.no(ONE_AT_A_TIME)
+
+    @cached_property
+    def hidden_states(self) -> Support:
+        """Can the tokens between the blocks be read and replaced?"""
+        return _possible(self._runner.require_blocks)
+
+    @cached_property
+    def token_grids(self) -> Support:
+        """Can the patch tokens of single layers be laid on the image, on whatever grid a layer has?"""
+        return self.hidden_states or _possible(self._runner.block_map)
+
+    @cached_property
+    def order_free(self) -> Support:
+        """Do the blocks know positions from the tokens alone, so that tokens can be left out or moved?"""
+        if not self.hidden_states:
+            return self.hidden_states
+        runner, blocks = self._runner, self._runner.require_blocks()
+        pixels = runner.trial_pixels()
+        layout = runner.adapter.layout((pixels.shape[2], pixels.shape[3]))
+        prefix, tokens = len(layout.prefix), layout.tokens
+        shuffled = torch.randperm(tokens - prefix, generator=torch.Generator().manual_seed(0))
+        order = torch.cat([torch.arange(prefix), prefix + shuffled]).to(runner.device)
+        plain = feature_of(runner.answer(pixels)).float()
+        with blocks.select_tokens(order.expand(2, -1)):
+            moved = feature_of(runner.answer(pixels)).float()
+        same = torch.allclose(plain, moved, rtol=1e-2, atol=1e-3 * float(plain.abs().max()))
+        kept = (torch.arange(tokens - prefix, device=runner.device) % 2 == 0).expand(2, -1)
+        try:
+            with blocks.keep_patches(kept):
+                runner.answer(pixels)
+        except (RuntimeError, ValueError, IndexError):  # a bias or rotation as long as all tokens
+            same = False
+        return YES if same else Support.no(_POSITIONS)
+
+    @cached_property
+    def patch_dropping(self) -> Support:
+        """Can patch tokens be left out, all of them too?"""
+        if self.order_free and not self._runner.layout.prefix:
+            return Support.no(_NO_PREFIX)
+        return self.order_free
+
+    @cached_property
+    def values(self) -> Support:
+        """Is it known what each layer does with the values that attention weighs?"""
+        store = self._runner.forward(self._runner.trial_pixels()[:1], values=True).store
+        reason = next((reason for block in store.blocks if (reason := without_lengths(block))), "")
+        return Support.no(reason) if reason else YES
+
+    def method(self, method: Method) -> Support:
+        """Does a method apply to this model?"""
+        reason = method.excuse(self._runner.adapter)
+        if reason:
+            return Support.no(reason)
+        needs = (
+            (method.needs_tokens, "hidden_states"),
+            (method.needs_patches, "token_grids"),
+            (method.needs_values, "values"),
+            (method.needs_bag, "order_free"),
+        )
+        answers = (getattr(self, name) for needed, name in needs if needed)
+        return next((answer for answer in answers if not answer), YES)
+
+
+_POSITIONS = msg(
+    "engine.positions-in-blocks",
+    "its blocks know positions themselves (position bias or rotation): tokens cannot be left out",
+)
+_NO_PREFIX = msg("engine.no-token-left", "without its patch tokens the model has no token left")
+
+
+def _possible(find: Callable[[], object]) -> Support:
+    """Turn a demand into a question."""
+    try:
+        find()
+    except (UnsupportedError, LayoutError) as error:
+        return Support.no(error.message)
+    return YES

@@ -1,0 +1,165 @@
+"""One method and all its options settled for a model, and the method run on one forward."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitscope._messages import msg
+from vitscope.attention import AttentionStore
+from vitscope.attention.capture import capture
+from vitscope.attention.gradient_rules import GradientRule
+from vitscope.attention.model_modes import frozen_parameters
+from vitscope.engine.auto import MethodChoice
+from vitscope.engine.options import Options
+from vitscope.engine.runner import Forward, ModelRunner
+from vitscope.methods.base import Method
+from vitscope.methods.context import MethodContext
+from vitscope.methods.refine import spread
+from vitscope.methods.targets import Scorer, Target
+
+__all__ = ["Relevance", "Request", "Tick", "relevances"]
+
+Tick = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is computed of each image.
+
+    Attributes:
+        options: as they were given, with what `auto` chose.
+        method: the method.
+        method_options: all its own options, defaults filled in.
+        choice: why this method, where vitscope chose it.
+    """
+
+    options: Options
+    method: Method
+    method_options: Mapping[str, Any]
+    choice: MethodChoice | None = None
+
+    @cached_property
+    def rule(self) -> GradientRule:
+        """How gradients go back through the model."""
+        return GradientRule(self.method.correction or self.options.gradient_rule)  # type: ignore[arg-type]
+
+    @property
+    def follows_target(self) -> bool:
+        """Does the computation need the target's score?"""
+        return self.method.uses_target or self.method.needs_gradient
+
+    def forward(self, runner: ModelRunner, pixels: Float[Tensor, "B 3 Hi Wi"]) -> Forward:
+        """Run the model once and keep what the method needs."""
+        method = self.method
+        return runner.forward(
+            pixels,
+            gradients=method.needs_gradient and not method.own_passes,
+            rule=self.rule,
+            tokens=method.needs_tokens or method.needs_patches or self.options.refine != "none",
+            values=method.needs_values,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Relevance:
+    """What a method found in a batch of images under one target.
+
+    Attributes:
+        values: relevance of each token, on the model's device.
+        target: the target of each image, in words; None where the method follows none.
+        score: the target's score of each image.
+        notes: what must be known of each image's map.
+    """
+
+    values: Float[Tensor, "B N"]
+    target: list[str] | None
+    score: Float[Tensor, " B"]
+    notes: list[list[str]]
+
+
+def relevances(
+    runner: ModelRunner, request: Request, forward: Forward, targets: "Sequence[Target | list[Target]]", tick: Tick
+) -> list[Relevance]:
+    """Run a method on one forward of a batch, once for each target.
+
+    Args:
+        runner: the model.
+        request: the method and its options.
+        forward: what `Request.forward` returned.
+        targets: each for all images, or a list with one for each.
+        tick: called with (done, total) while the method runs many forwards.
+    """
+    store = forward.store.without_blocks() if request.method.own_passes else forward.store
+    made = []
+    for number, target in enumerate(targets):
+        scorer = runner.scorer(target, forward.answer) if request.follows_target else None
+        score = torch.zeros(len(forward.pixels))
+        with torch.set_grad_enabled(request.method.needs_gradient):
+            if scorer is not None:
+                score = scorer(forward.answer)
+        last = number == len(targets) - 1
+        if request.method.on_subject:
+            context = _context(runner, request, forward, scorer, store, score, last, tick)
+            found = request.method.run(context, **request.method_options)
+        else:
+            differentiated = store.differentiate(score, last=last) if request.method.needs_gradient else store
+            with torch.no_grad():
+                found = request.method.run(differentiated, **request.method_options)
+        values, said = found if isinstance(found, tuple) else (found, [])
+        notes = [[note] for note in said] or [[] for _ in forward.pixels]
+        values = values.detach()
+        if request.options.refine == "affinity":
+            values = _refined(values, forward.tokens(), len(runner.layout.prefix))
+            notes = [[*one, _REFINED] for one in notes]
+        made.append(Relevance(values, scorer.words if scorer else None, score.detach(), notes))
+    return made
+
+
+_REFINED = msg("engine.refined", "refined: the method's map is spread along what patches have in common")
+
+
+def _context(
+    runner: ModelRunner,
+    request: Request,
+    forward: Forward,
+    scorer: Scorer | None,
+    store: AttentionStore,
+    score: Tensor,
+    last: bool,
+    tick: Tick,
+) -> MethodContext:
+    """Return what a method that runs the model itself is given."""
+
+    def run(pixels: Tensor, images: Tensor) -> Tensor:
+        assert scorer is not None
+        with ExitStack() as stack:
+            stack.enter_context(torch.set_grad_enabled(pixels.requires_grad))
+            if pixels.requires_grad:
+                stack.enter_context(frozen_parameters(runner.model))
+                stack.enter_context(capture(runner.model, gradient_rule=request.rule))
+            return scorer(runner.run(pixels), images)
+
+    options = request.options
+    return MethodContext(
+        store,
+        forward.pixels,
+        score,
+        run,
+        runner.answer,
+        forward.states,
+        runner.blocks if request.method.needs_tokens else None,
+        options.seed,
+        options.batch_size,
+        last,
+        tick,
+    )
+
+
+def _refined(values: Float[Tensor, "B N"], tokens: Float[Tensor, "B N D"], prefix: int) -> Float[Tensor, "B N"]:
+    return torch.cat([values[:, :prefix], spread(values[:, prefix:], tokens[:, prefix:])], 1)

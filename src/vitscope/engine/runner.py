@@ -1,0 +1,253 @@
+"""One model as the engine runs it: images made ready, forwards with and without attention, targets settled."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitscope._messages import msg
+from vitscope.attention import AttentionStore
+from vitscope.attention.capture import capture
+from vitscope.attention.gradient_rules import GradientRule
+from vitscope.attention.model_modes import eval_mode, frozen_parameters
+from vitscope.attention.transformer_blocks import HiddenStates, TransformerBlocks, find_blocks
+from vitscope.errors import LayoutError, UnsupportedError
+from vitscope.geometry import ImageRegion, TokenLayout
+from vitscope.images import ImageLike, Picture, load_image
+from vitscope.methods.targets import Scorer, SimilarTo, Target, Text, feature_of, scorer_of, scorer_of_each
+from vitscope.models.base import ModelAdapter
+from vitscope.tracing.block_io import BlockMap, StagedHiddenStates
+
+__all__ = ["Forward", "ModelRunner", "Prepared"]
+
+_TOP = 5
+_TRIED = 8  # patches a side
+ONE_AT_A_TIME = msg("engine.one-at-a-time", "the model joins the tokens of all images in one sequence")
+
+
+@dataclass(frozen=True, eq=False)
+class Forward:
+    """What one forward of a batch leaves behind.
+
+    Attributes:
+        store: its attention.
+        pixels: the batch `(B, 3, Hi, Wi)`, on the model's device.
+        answer: the model's answer, with its graph where gradients are wanted.
+        states: the tokens between the blocks, where they were asked for and can be told.
+    """
+
+    store: AttentionStore
+    pixels: Float[Tensor, "B 3 Hi Wi"]
+    answer: Tensor
+    states: HiddenStates | StagedHiddenStates | None
+
+    def tokens(self) -> Float[Tensor, "B N D"]:
+        """Return the tokens after the last block."""
+        assert isinstance(self.states, HiddenStates)
+        return self.states.at(len(self.states.tokens) - 1).detach()
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """An image made ready for the model ahead of time, by `Scope.prepare`; taken wherever an image is.
+
+    Attributes:
+        picture: the photo.
+        pixels: `(3, Hi, Wi)`, as the model wants them.
+        region: which part of the photo they are.
+        size: the `size` they were prepared with.
+    """
+
+    picture: Picture
+    pixels: Tensor
+    region: ImageRegion
+    size: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes while it waits, in bytes."""
+        held = 0 if self.picture.pixels.strides == (0, 0, 0) else self.picture.pixels.nbytes
+        return held + self.pixels.nbytes
+
+    def without_photo(self) -> "Prepared":
+        """Return the same for making the map only: the photo keeps its size and frees its memory."""
+        width, height = self.picture.size
+        return replace(self, picture=replace(self.picture, pixels=np.broadcast_to(np.uint8(0), (height, width, 3))))
+
+
+class ModelRunner:
+    """A model with the stages that everything else is made of; each leaves the model as it was.
+
+    Attributes:
+        adapter: what vitscope knows of the model.
+        device, dtype: of the model's parameters.
+        on_forward: called before each run of the model; what it raises ends the call, so that hosts can cancel.
+    """
+
+    def __init__(self, adapter: ModelAdapter, device: torch.device, dtype: torch.dtype) -> None:
+        self.adapter, self.device, self.dtype = adapter, device, dtype
+        self.on_forward: Callable[[], None] = lambda: None
+
+    @property
+    def model(self) -> nn.Module:
+        """The model itself."""
+        return self.adapter.model
+
+    @property
+    def layout(self) -> TokenLayout:
+        """The token layout at the size that the model was made for."""
+        return self.adapter.layout()
+
+    @cached_property
+    def _blocks(self) -> TransformerBlocks | UnsupportedError:
+        if not self.adapter.supports_batches:
+            return UnsupportedError(ONE_AT_A_TIME)
+        if not self.adapter.isotropic:
+            return UnsupportedError(self.adapter.isotropic.reason)
+        pixels = self.trial_pixels()
+        names = [block.name for block in self.forward(pixels).store.blocks]
+        layout = self.adapter.layout((pixels.shape[2], pixels.shape[3]))
+        order, prefix = self.adapter.token_order(), len(layout.prefix)
+        try:
+            return find_blocks(names, self.model, lambda: self.answer(pixels), layout.tokens, order, prefix)
+        except UnsupportedError as error:
+            return error
+
+    @property
+    def blocks(self) -> TransformerBlocks | None:
+        """The blocks that tokens go through, found by two forwards on noise; None where they cannot be told."""
+        return None if isinstance(self._blocks, UnsupportedError) else self._blocks
+
+    def require_blocks(self) -> TransformerBlocks:
+        """Return the blocks that tokens go through.
+
+        Raises:
+            UnsupportedError: they cannot be told.
+        """
+        if isinstance(self._blocks, UnsupportedError):
+            raise self._blocks
+        return self._blocks
+
+    def block_map(self, size: tuple[int, int] | None = None) -> BlockMap:
+        """Return the blocks of a model whose layers do not all see the same tokens, for an input of `(Hi, Wi)` pixels.
+
+        Raises:
+            UnsupportedError, LayoutError: they cannot be told.
+        """
+        if not self.adapter.supports_batches:
+            raise UnsupportedError(ONE_AT_A_TIME)
+        return self.adapter.block_map(size)
+
+    def trial_pixels(self) -> Float[Tensor, "2 3 Hi Wi"]:
+        """Return two images of noise to try the model on; of few patches where it takes any number of them."""
+        height, width = getattr(self.adapter, "input_size", None) or (224, 224)
+        if getattr(self.adapter, "size", None):
+            rows, columns = self.layout.grid
+            height, width = height // rows * min(rows, _TRIED), width // columns * min(columns, _TRIED)
+        made = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+        return made.to(self.device, self.dtype)
+
+    def prepare(self, image: ImageLike, *, size: int | None = None) -> Prepared:
+        """Read an image and make its pixels ready, in any thread; see `Scope.prepare`."""
+        picture = load_image(image)
+        return Prepared(picture, *self.prepare_pixels(picture, size), size)
+
+    def prepare_pixels(self, picture: Picture, size: int | None = None) -> tuple[Tensor, ImageRegion]:
+        """Return the pixels `(3, Hi, Wi)` that the model gets of a picture, and their region of it.
+
+        Raises:
+            UsageError: a size that the model does not take.
+        """
+        pixels, region = self.adapter.prepare(picture, size)
+        if size is not None:
+            self.adapter.layout(region.input)
+        return pixels, region
+
+    def run(self, pixels: Float[Tensor, "B 3 Hi Wi"]) -> Tensor:
+        """Run the model in evaluation mode, in the caller's gradient mode."""
+        self.on_forward()
+        with eval_mode(self.model):
+            return self.adapter.answer(pixels.to(self.device, self.dtype))
+
+    def answer(self, pixels: Float[Tensor, "B 3 Hi Wi"]) -> Tensor:
+        """Return the model's answer without a graph and without its attention."""
+        with torch.no_grad():
+            return self.run(pixels)
+
+    def forward(
+        self,
+        pixels: Float[Tensor, "B 3 Hi Wi"],
+        *,
+        gradients: bool = False,
+        rule: GradientRule | None = None,
+        tokens: bool = False,
+        values: bool = False,
+    ) -> Forward:
+        """Run the model once and capture its attention.
+
+        Args:
+            pixels: the batch, on any device.
+            gradients: keep the graph.
+            rule: how gradients go back through that graph.
+            tokens: also keep the tokens between the blocks, where they can be told.
+            values: also keep the values that attention weighs.
+
+        Raises:
+            UnsupportedError: several images for a model that takes one at a time.
+            CaptureError: attention that was not seen.
+        """
+        if len(pixels) > 1 and not self.adapter.supports_batches:
+            raise UnsupportedError(ONE_AT_A_TIME, msg("engine.one-at-a-time.hint", "explain one image at a time"))
+        pixels = pixels.to(self.device, self.dtype).detach().requires_grad_(gradients)
+        size, states = (pixels.shape[2], pixels.shape[3]), None
+        with ExitStack() as stack:
+            stack.enter_context(torch.set_grad_enabled(gradients))
+            if gradients:
+                stack.enter_context(frozen_parameters(self.model))
+            if tokens:
+                states = self._watch_tokens(stack, size)
+            recorder = stack.enter_context(capture(self.model, gradients=gradients, gradient_rule=rule, values=values))
+            answer = self.run(pixels)
+        return Forward(self.adapter.attention(recorder, size, answer), pixels, answer, states)
+
+    def _watch_tokens(self, stack: ExitStack, size: tuple[int, int]) -> HiddenStates | StagedHiddenStates | None:
+        """Keep the tokens of the next forward on images of that size, where they can be told."""
+        if self.blocks is not None:
+            return stack.enter_context(self.blocks.record_states())
+        try:
+            found = self.block_map(size)
+        except (UnsupportedError, LayoutError):
+            return None
+        return stack.enter_context(found.watched(self.model))
+
+    def scorer(self, target: "Target | list[Target]", answer: Tensor) -> Scorer:
+        """Settle a target for the batch that gave this answer; of a list each image gets its own.
+
+        Raises:
+            UsageError: a target that does not fit the model.
+        """
+        if isinstance(target, list):
+            distinct = list(dict.fromkeys(target))
+            return scorer_of_each([self.scorer(one, answer) for one in distinct], [distinct.index(t) for t in target])
+        if isinstance(target, SimilarTo) and target.features is None:
+            pixels, _ = self.adapter.prepare(load_image(target.image))
+            target = target.known(feature_of(self.answer(pixels[None])))
+        elif isinstance(target, Text) and target.features is None:
+            target = target.known(self.adapter.text_features(target.words))
+        return scorer_of(target, answer, self.adapter.labels, self.adapter.classifies(answer))
+
+    def predictions(self, answer: Tensor, row: int = 0) -> list[tuple[str, float]]:
+        """Return the most probable classes of one image of a batch, five at most; none for a feature model."""
+        if not self.adapter.classifies(answer):
+            return []
+        logits = answer[row].detach().float()
+        probabilities = logits.sigmoid() if self.adapter.multi_label else logits.softmax(-1)
+        values, classes = probabilities.topk(min(_TOP, logits.shape[-1]))
+        labels = self.adapter.labels
+        pairs = zip(classes.tolist(), values.tolist(), strict=True)
+        return [(labels.get(c, f"class {c}"), p) for c, p in pairs]
