@@ -225,3 +225,20 @@ def test_the_matrix_for_looking_at_is_whole_or_pooled():
     assert pooled.shape == (2, 3, 14, 14)
     torch.testing.assert_close(pooled[1, 2, 3, 4], dense[1, 2, 9:12, 12:15].mean())
     torch.testing.assert_close(pooled[1, 2, 13, 13], dense[1, 2, 39, 39])
+
+
+def test_stores_and_blocks_are_one_line():
+    blocks = Factored("a.b", *torch.zeros(2, 2, 3, 5, 4), 1.0), Dense("<c>", torch.eye(7).expand(2, 3, 7, 7))
+    store = AttentionStore(blocks, TokenLayout(("cls",), (2, 2)))
+    assert repr(blocks[0]) == "Factored('a.b', shape=(2, 3, 5, 5), dtype=float32, device='cpu')"
+    assert repr(blocks[1]) == "Dense('<c>', shape=(2, 3, 7, 7), dtype=float32, device='cpu')"
+    expected = "AttentionStore(layers=2, images=2, heads=3, queries=5..7, keys=5..7, layout='1 prefix + 2 x 2 patches')"
+    assert repr(store) == expected
+    assert repr(AttentionStore(())) == "AttentionStore(layers=0, layout=None)"
+
+
+def test_a_notebook_shows_the_layers_of_a_store():
+    blocks = Factored("a.b", *torch.zeros(2, 2, 3, 5, 4), 1.0), Dense("<c>", torch.eye(7).expand(2, 3, 7, 7))
+    page = AttentionStore(blocks)._repr_html_()
+    assert "<tr><td>0</td><td>a.b</td><td>3</td><td>5</td><td>5</td></tr>" in page
+    assert "<tr><td>1</td><td>&lt;c&gt;</td><td>3</td><td>7</td><td>7</td></tr>" in page

@@ -81,3 +81,6 @@ def unwrap_compiled(model: nn.Module) -> nn.Module:
 # Part 4: a context in which tensor subclasses are treated as plain tensors. The older name also suspends modes.
 
 DisableTensorSubclass: Any = getattr(torch._C, "DisableTorchFunctionSubclass", None) or torch._C.DisableTorchFunction
+
+# Part 5, without code here: nn.MultiheadAttention and nn.TransformerEncoderLayer leave their fused path while a mode is
+# active. Otherwise capture would report that the model made no attention call.

@@ -133,6 +133,17 @@ class _CaptureMode(TorchFunctionMode):
 
     def _opaque_multi_head(self, args: Any, kwargs: Any) -> Any:
         """Record the matrix that the function returns, where its code cannot be traced."""
+        if self._recorder.gradients or self._gradient_rule.name != "plain":
+            raise CaptureError(
+                msg(
+                    "attention.opaque-multi-head",
+                    "gradients inside nn.MultiheadAttention cannot be followed with torch {version}",
+                    version=torch.__version__,
+                ),
+                msg(
+                    "attention.opaque-multi-head.hint", "choose a method without gradients or another version of torch"
+                ),
+            )
         options = _MULTI_HEAD.bind(*args, **kwargs)
         options.apply_defaults()
         wanted, mean = options.arguments["need_weights"], options.arguments["average_attn_weights"]
@@ -140,7 +151,7 @@ class _CaptureMode(TorchFunctionMode):
         out, weights = multi_head_attention_forward(*options.args, **options.kwargs)
         assert weights is not None
         block = Dense(self._recorder._module, as_4d(weights).detach())
-        self._recorder._record((self._recorder._next_event(),), block, block.shape[:2], None, None, weights)
+        self._recorder._record((self._recorder._next_event(),), block, block.shape[:2], None, None)
         return out, (weights.mean(-3) if mean else weights) if wanted else None
 
     def _fused(

@@ -40,6 +40,7 @@ class AttentionRecorder:
     Attributes:
         recorded_calls: each attention call by its event number: its number among the forward's softmaxes and attention
             calls. A call with several softmaxes is listed under each of them.
+        gradients: whether values and results are kept for `AttentionStore.differentiate`.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class AttentionRecorder:
         values: bool = False,
         edit: OutputEdit | None = None,
     ) -> None:
-        self._model, self._layout, self._gradients, self._values = model, layout, gradients, values
+        self._model, self._layout, self._values, self.gradients = model, layout, values, gradients
         self._edit = edit
         self._unprojected: tuple[tuple[int, ...], Tensor] | None = None  # the last call's events and result
         self.recorded_calls: dict[int, RecordedCall] = {}
@@ -201,11 +202,11 @@ class AttentionRecorder:
             return
         if softmax is not None:
             output = None
-            if self._gradients and softmax.requires_grad:
+            if self.gradients and softmax.requires_grad:
                 identity = torch.eye(softmax.shape[-1], dtype=softmax.dtype, device=softmax.device)
                 block = replace(block, v=identity.expand(*block.shape[:2], -1, -1))
                 output = GraphOutput(softmax, as_4d)
-        elif self._gradients and value is not None and output is not None and output.tensor.requires_grad:
+        elif self.gradients and value is not None and output is not None and output.tensor.requires_grad:
             block = replace(block, v=value.detach())
         else:
             block = replace(block, v=value.detach()) if self._values and value is not None else block

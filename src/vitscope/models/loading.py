@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from vitscope.attention._torch_private import unwrap_compiled
 from vitscope.errors import (
     LayoutError,
     MissingDependencyError,
@@ -65,7 +66,7 @@ def open_model(
         LayoutError: loaded, but of a kind whose tokens are not understood.
     """
     if isinstance(model, nn.Module):
-        model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+        model = unwrap_compiled(model)
         assert isinstance(model, nn.Module)
         stated = {} if layout is None else {"layout": layout}
         return _claim(model)(model, processor, **stated)  # type: ignore[call-arg]

@@ -11,6 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from vitscope._messages import msg
+from vitscope.attention._torch_private import DisableTensorSubclass
 from vitscope.attention.model_modes import eval_mode, uncompiled
 from vitscope.errors import LayoutError, first_line
 from vitscope.tracing.attention_calls import einsum, fused_attention, matmul, multi_head_attention, softmax
@@ -137,7 +138,7 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         try:
-            with torch._C.DisableTorchFunctionSubclass():
+            with DisableTensorSubclass():
                 return self._dispatch(func, plain_name(func), args, kwargs or {})
         except _RULE_ERRORS as error:
             self.failure = error

@@ -1,0 +1,132 @@
+"""Canaries for the private parts of torch that vitscope relies on, and what happens without them."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.attention import SDPBackend
+
+import vitscope
+from tests.helpers.errors import raises
+from vitscope.attention import Dense, Factored, _torch_private, vecmat
+from vitscope.attention import capture as capturing
+from vitscope.attention.gradient_rules import GradientRule
+from vitscope.errors import CaptureError
+
+Q, K, V = torch.randn(3, 2, 3, 5, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Fused(nn.Module):
+    def forward(self, q, k, v):
+        return functional.scaled_dot_product_attention(q, k, v)
+
+
+def multi_head():
+    torch.manual_seed(0)
+    return nn.MultiheadAttention(8, 2, batch_first=True).eval(), torch.randn(3, 5, 8)
+
+
+class TestFlashKernel:
+    def test_canary_it_exists_and_is_what_the_public_function_chooses_on_a_cpu(self):
+        assert hasattr(torch, "_fused_sdp_choice"), "torch lost _fused_sdp_choice: rollout loses its fast path"
+        assert torch._fused_sdp_choice(Q, K, V, scale=None) == SDPBackend.FLASH_ATTENTION.value
+        found = _torch_private.flash_attention_with_lse((Q, K, V), (Q, K, V), None)
+        assert found is not None, "torch renamed the flash kernel of the CPU: rollout loses its fast path"
+        out, lse = found
+        assert torch.equal(out, functional.scaled_dot_product_attention(Q, K, V)), "it is another kernel now"
+        torch.testing.assert_close(lse, (Q @ K.mT / 8**0.5).logsumexp(-1), msg="it returns something else beside out")
+
+    def test_without_it_the_public_function_runs_and_attention_takes_a_softmax(self, monkeypatch):
+        with vitscope.capture(Fused()) as captured:
+            expected = captured._model(Q, K, V)
+        assert captured.attention[0].lse is not None
+        monkeypatch.delattr(torch, "_fused_sdp_choice")
+        with vitscope.capture(Fused()) as without:
+            assert torch.equal(without._model(Q, K, V), expected)
+        assert without.attention[0].lse is None
+        torch.testing.assert_close(without.attention[0].rows(), captured.attention[0].rows())
+        r = torch.rand(2, 5)
+        torch.testing.assert_close(vecmat(without.attention[0], r), vecmat(captured.attention[0], r))
+
+    @pytest.mark.parametrize("call", [(Q[0], K[0], V[0]), tuple(x.to("meta") for x in (Q, K, V))], ids=["3d", "meta"])
+    def test_other_calls_are_left_to_the_public_function(self, call):
+        assert _torch_private.flash_attention_with_lse(call, call, None) is None
+
+
+class TestTraceableMultiHead:
+    def test_canary_the_public_function_is_code_that_asks_has_torch_function(self):
+        assert _torch_private.traceable() is not None, "multi_head_attention_forward can no longer be traced"
+        model, x = multi_head()
+        with vitscope.capture(model) as captured:
+            model(x, x, x, need_weights=False)
+        assert isinstance(captured.attention[0], Factored), "its queries and keys are no longer seen"
+
+    @pytest.mark.parametrize("function", [len, lambda: None])
+    def test_other_functions_are_not_traceable(self, function):
+        assert _torch_private.traceable(function) is None
+
+    @pytest.mark.parametrize(("need_weights", "mean"), [(False, True), (True, True), (True, False)])
+    def test_without_it_the_matrix_is_recorded(self, monkeypatch, need_weights, mean):
+        model, x = multi_head()
+        options = {"need_weights": need_weights, "average_attn_weights": mean}
+        stores, outs = [], []
+        for traceable in (capturing._traceable_multi_head, None):
+            monkeypatch.setattr(capturing, "_traceable_multi_head", traceable)
+            with vitscope.capture(model) as captured:
+                outs.append(model(x, x, x, **options))
+            stores.append(captured.attention)
+        assert [type(store[0]) for store in stores] == [Factored, Dense]
+        torch.testing.assert_close(outs[0], outs[1])
+        torch.testing.assert_close(stores[0][0].rows(), stores[1][0].rows())
+
+    @pytest.mark.parametrize("options", [{"gradients": True}, {"gradient_rule": GradientRule("libra")}])
+    def test_without_it_gradients_are_refused(self, monkeypatch, options):
+        model, x = multi_head()
+        monkeypatch.setattr(capturing, "_traceable_multi_head", None)
+        with raises(CaptureError, "attention.opaque-multi-head"), vitscope.capture(model, **options):
+            model(x, x, x)
+
+
+class TestCompiled:
+    def test_canary_both_ways_to_compile_are_recognised(self):
+        one, two = nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2))
+        assert not _torch_private.is_compiled(one)
+        wrapped = torch.compile(one, backend="eager")
+        assert _torch_private.unwrap_compiled(wrapped) is one, "torch.compile hides the module elsewhere now"
+        assert _torch_private.is_compiled(wrapped)
+        two[0].compile(backend="eager")
+        assert _torch_private.is_compiled(two), "Module.compile leaves another mark now"
+
+    def test_a_plain_model_is_its_own_original(self):
+        model = nn.Linear(2, 2)
+        assert _torch_private.unwrap_compiled(model) is model
+
+
+class TestDisableTensorSubclass:
+    @pytest.mark.parametrize("context", [_torch_private.DisableTensorSubclass, torch._C.DisableTorchFunction])
+    def test_canary_a_subclass_is_a_plain_tensor_within_it(self, context):
+        calls = []
+
+        class Loud(torch.Tensor):
+            @classmethod
+            def __torch_function__(cls, func, types, args=(), kwargs=None):
+                calls.append(func)
+                return super().__torch_function__(func, types, args, kwargs or {})
+
+        x = torch.ones(2).as_subclass(Loud)
+        x + 1
+        assert calls
+        calls.clear()
+        with context():
+            assert type(x + 1) is torch.Tensor, "this context no longer makes plain tensors"
+        assert not calls
+
+
+@pytest.mark.parametrize("kind", ["attention", "encoder layer"])
+def test_canary_a_mode_keeps_modules_off_their_fused_path(kind):
+    model, x = multi_head()
+    if kind == "encoder layer":
+        model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    with torch.no_grad(), vitscope.capture(model) as captured:
+        model(x) if kind == "encoder layer" else model(x, x, x, need_weights=False)
+    assert len(captured.blocks) == 1, "torch runs its fused path under a mode: attention is not captured there"
