@@ -1,5 +1,6 @@
 # make demo   a virtual environment, install, and three sample photos explained into out/
-# make test   the tests, those with the pretrained weights included
+# make test   the tests that find most faults for their time, those with the pretrained weights included
+# make test-all  all tests: after those of `make test`, the slow ones
 # make check  format, lint, types
 # make bench  speed and memory beside the plain forward
 
@@ -8,8 +9,9 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # code is compiled once, not in each of the processes that tests start
 KEPT := PYTHONDONTWRITEBYTECODE=
+PYTEST := $(KEPT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-all check bench clean
 
 demo: .venv/demo
 	$(BIN)/python examples/demo.py
@@ -18,7 +20,10 @@ test: .venv/test
 	@tests/helpers/browsers.sh
 	@tests/helpers/beside.sh $(BIN)/python
 	-@$(KEPT) $(BIN)/vitscope inspect embedded:dinov2-small >/dev/null  # fetches the weights that tests want
-	$(KEPT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not slow"
+
+test-all: test
+	$(PYTEST) -m slow
 
 check: .venv/check
 	$(BIN)/ruff format --check .

@@ -9,6 +9,7 @@ from skimage import data
 
 import vitscope
 from tests.helpers.browser import browser_of
+from tests.helpers.tiers import mark_slow
 from vitscope.explanation import Explanation
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture
@@ -18,8 +19,10 @@ LABELS = ("tabby", "<b>hound</b>", "teapot", "kite", "[red]robin[/]", "fox", "an
 LONG = {"test_ray_engine", "test_page", "test_notebook_page", "test_server", "test_kills", "test_docs"}
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Files that take long come first (the workers take files in this order), or a core waits for one at the end."""
+    mark_slow(items)  # before `-m` chooses
     items.sort(key=lambda item: item.path.stem not in LONG)
 
 

@@ -17,6 +17,7 @@ def blocks(page, language):
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
 
 
+@pytest.mark.slow
 @pytest.mark.weights
 def test_the_readmes_python_runs(photo, tmp_path, monkeypatch, capsys):
     from PIL import Image

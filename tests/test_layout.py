@@ -13,6 +13,7 @@ FOLDERS = {"helpers", "oracles"}  # of the tests' own; toy models stand in `mode
 NAMES = {  # test files that are not about one module of their folder, and why
     "test_docs": "what the documents say and run",
     "test_layout": "this file",
+    "test_mutants": "benchmarks/mutants",
     "test_imports": "all modules",
     "test_space": "the example app for a Space",
     "test_viewers_example": "an example",

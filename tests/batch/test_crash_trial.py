@@ -101,6 +101,7 @@ def test_a_trial_in_a_process_apart_names_the_picture_and_how_it_died(refs, tiny
     assert try_in_subprocess(refs, plan, model=True) == {refs[2].id: "the process dies over it (SIGKILL)"}
 
 
+@pytest.mark.slow
 def test_a_trial_goes_on_after_a_death_and_proves_nothing_against_the_others(refs, monkeypatch):
     monkeypatch.setenv("VITSCOPE_FAULT", "during-decode@e.png")  # the first
     plan = BatchPlan("a model that only its maker has", methods=("rollout",))

@@ -13,6 +13,7 @@ from vitscope.batch import fault_injection
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_killed_at_every_point_and_at_twenty_random_moments(tmp_path):
     """`benchmarks/kills.py` does the work and asserts; here its count is looked at."""

@@ -84,6 +84,7 @@ def test_a_killed_worker_costs_nothing_and_a_deadly_piece_only_itself(ray_here):
     assert len({who for _, who in done if isinstance(who, int)}) >= WORKERS
 
 
+@pytest.mark.slow
 def test_the_engine_makes_the_rows_of_the_local_one_while_a_worker_is_killed(ray_here, tiny_folder, tmp_path):
     import psutil
     import pyarrow.parquet as pq
@@ -120,12 +121,14 @@ def test_the_engine_makes_the_rows_of_the_local_one_while_a_worker_is_killed(ray
             assert np.allclose(map_from_row(here), map_from_row(there), rtol=2e-3, atol=0)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_in_one_line(ray_here):
     full = OSError(28, "No space left on device", "/data/out")
     with pytest.raises(ResultError, match="/data/out: No space left on device"):
         list(run(Cluster(workers=1), numbered(3), job(broken=full)))
 
 
+@pytest.mark.slow
 def test_a_source_that_breaks_is_told_as_it_is(ray_here):
     def breaking():
         yield "0", 0
@@ -161,6 +164,7 @@ def test_numbers_that_make_no_sense(wrong):
         Cluster(**wrong)
 
 
+@pytest.mark.slow
 def test_when_nothing_moves_it_says_what_waits(ray_here, tmp_path, monkeypatch):
     monkeypatch.setattr(ray_pool, "_LEAVE", 0.1)  # what is stuck ends only when it is freed, below
     begun = time.monotonic()
@@ -172,6 +176,7 @@ def test_when_nothing_moves_it_says_what_waits(ray_here, tmp_path, monkeypatch):
     assert time.monotonic() - begun < 240
 
 
+@pytest.mark.slow
 def test_a_desk_that_does_not_answer_yet_has_the_time_of_a_start(monkeypatch):
     pytest.importorskip("ray", reason="ray is not installed")
     monkeypatch.setattr(ray_pool, "_STARTING", 1)

@@ -1,11 +1,10 @@
-"""What holds for every family: over a zoo of tiny models that no table knows.
+"""What holds for every adapter: over a zoo of tiny models that no table knows.
 
 The oracle of raw attention is independent of capture: it replaces torch's softmax and fused kernel by explicit ones
 that keep their matrices, and runs the model by itself.
 """
 
 import copy
-import functools
 import math
 
 import numpy as np
@@ -16,67 +15,21 @@ from torch import nn
 import vitscope
 from tests.models.toys_traced import ROWS
 from tests.models.traced_row import picture
+from tests.models.traced_zoo import (
+    BY_NAME,
+    Recorded,
+    each_row,
+    looked_at,
+    pixels_of,
+    quick,
+    rollout_of,
+    rows,
+    scope_of,
+    state,
+    store_of,
+)
 from vitscope.attention import vecmat
-from vitscope.tracing.chain import operator_chain
 from vitscope.tracing.token_tensor import TokenTensor
-
-BY_NAME = {row.name: row for row in ROWS}
-each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-quick = pytest.mark.usefixtures("as_shipped")  # annotations are executed by the other tests of the same rows
-
-
-def rows(choose=lambda row: True):
-    """Parameters for the rows chosen."""
-    return [pytest.param(row, id=row.name) for row in ROWS if choose(row)]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Models this small only lose by threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@functools.cache
-def looked_at(name):
-    """A model in training mode, with a frozen part, explained; and everything about it before and after."""
-    row = BY_NAME[name]
-    model = row.model().train()
-    [*model.children()][-1].eval()
-    next(model.parameters()).requires_grad_(False)
-    before, numbers = state(model), weights(model)
-    scope = row.scope(model)
-    e = scope.explain(picture(row.size), method="rollout", size=row.ask)
-    found = (before, state(model), numbers, weights(model))
-    next(model.parameters()).requires_grad_(True)
-    model.eval()
-    return scope, e, found
-
-
-def scope_of(name):
-    return looked_at(name)[0]
-
-
-@functools.cache
-def store_of(name):
-    row = BY_NAME[name]
-    return scope_of(name).attention(picture(row.size), size=row.ask)
-
-
-def rollout_of(name):
-    return looked_at(name)[1]
-
-
-def pixels_of(row, seeds=(0,)):
-    scope = scope_of(row.name)
-    return torch.stack(
-        [scope.adapter.prepare(vitscope.images.load_image(picture(row.size, s)), row.ask)[0] for s in seeds]
-    )
-
-
-# layouts
 
 
 @each_row
@@ -104,45 +57,6 @@ def test_other_sizes_have_their_own_grid(row):
     assert e.layout.grid == e.map.shape == grid
     assert e.layout.prefix == row.prefix
     assert e.map.sum() + e.prefix.sum() == pytest.approx(1, abs=1e-5)
-
-
-# raw attention
-
-
-class Recorded:
-    """Every matrix that a softmax over the last axis or the fused kernel makes, while a model runs."""
-
-    def __init__(self, monkeypatch):
-        self.matrices = []
-        fused, soft = nn.functional.scaled_dot_product_attention, torch.Tensor.softmax
-
-        def attend(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
-            assert not dropout_p
-            assert not is_causal
-            assert not enable_gqa
-            scores = query.double() @ key.double().transpose(-1, -2)
-            scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
-            if attn_mask is not None and attn_mask.dtype == torch.bool:
-                scores = scores.masked_fill(~attn_mask, -math.inf)
-            elif attn_mask is not None:
-                scores = scores + attn_mask.double()
-            self.keep(scores, -1)
-            return fused(query, key, value, attn_mask, scale=scale)
-
-        def softmax(x, dim=None, *rest, **options):
-            options.pop("_stacklevel", None)
-            self.keep(x, dim)
-            return soft(x, dim, *rest, **options)
-
-        monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", attend)
-        for place in (torch, torch.Tensor, nn.functional):
-            monkeypatch.setattr(place, "softmax", softmax)
-
-    def keep(self, scores, dim):
-        if scores.ndim > 2 and dim in (-1, scores.ndim - 1):
-            scores = scores.detach().double()
-            weights = (scores - scores.amax(-1, keepdim=True)).exp()
-            self.matrices.append(weights / weights.sum(-1, keepdim=True))
 
 
 def at_dropout(model):
@@ -284,120 +198,6 @@ def test_the_last_block_is_found(name, block):
     assert np.ptp(e.map) > 0
 
 
-# the chain
-
-
-@pytest.mark.parametrize("row", rows(lambda row: row.isotropic))
-def test_the_chain_of_operators_is_the_plain_product_where_both_exist(row):
-    scope, seeds = scope_of(row.name), (0, 1)
-    pixels = pixels_of(row, seeds)
-    adapter = scope.adapter
-    with torch.no_grad(), vitscope.capture(adapter.model) as seen_of:
-        answer = adapter.answer(pixels)
-    store = adapter.attention(seen_of, row.size, answer)
-    assert store.chain is None
-    chain = operator_chain(
-        adapter.answer, adapter.model, (len(seeds), *row.size), adapter.trace(row.size), seen_of.recorded_calls
-    )
-    for layers, keep in ([0, 1], 0.5), ([0, 1], 0.2), ([1], 0.0), ([0], 0.5):
-        plain = store.rollout_from_readout(layers, vecmat, keep, 1 - keep)
-        torch.testing.assert_close(chain.vecmat(layers, vecmat, keep, 1 - keep), plain, rtol=0, atol=1e-6)
-
-
-class Dense:
-    """Rollout as whole float64 matrices on the finest tokens, written from the papers."""
-
-    def __init__(self, tokens):
-        self.product = np.eye(tokens)
-
-    def mix(self, attention):
-        """A layer: half residual, half attention."""
-        self.product = (np.eye(len(attention)) + attention) / 2 @ self.product
-
-    def then(self, matrix):
-        self.product = matrix @ self.product
-
-    def read_by_mean(self):
-        return self.product.mean(0)
-
-
-def mean_of_cells(height, width, k):
-    """Each k x k cell becomes one token, the mean: `(height width / k^2, height width)`."""
-    matrix = np.zeros((height // k, width // k, height, width))
-    for y in range(height):
-        for x in range(width):
-            matrix[y // k, x // k, y, x] = 1 / k**2
-    return matrix.reshape(-1, height * width)
-
-
-def mean_of_overlapping(side):
-    """Each token is the mean over 3 x 3 in steps of 2, those beyond the edge left out: `((side / 2)^2, side^2)`."""
-    near = np.abs(2 * np.arange(side // 2)[:, None] - np.arange(side)) <= 1
-    near = near / near.sum(1, keepdims=True)
-    return np.kron(near, near)
-
-
-def in_windows(matrices, height, width, window, shift):
-    """Attention inside windows of a shifted and then padded map: `(height width, height width)`, and 0 for padding."""
-    down, right = -(-height // window), -(-width // window)
-    matrices = matrices.mean(1).numpy()
-    assert len(matrices) == down * right
-    dense = np.zeros((height * width, height * width))
-    for number, matrix in enumerate(matrices):
-        top, left = number // right * window, number % right * window
-        places = []
-        for y in range(top, top + window):
-            for x in range(left, left + window):
-                inside = y < height and x < width
-                places.append((y + shift) % height * width + (x + shift) % width if inside else None)
-        for i, query in enumerate(places):
-            for j, key in enumerate(places):
-                if query is not None and key is not None:
-                    dense[query, key] += matrix[i, j]
-    return dense
-
-
-def matrices_of(row, monkeypatch):
-    model, pixels = row.model(), pixels_of(row)
-    recorded = Recorded(monkeypatch)
-    model(pixels)
-    monkeypatch.undo()
-    return recorded.matrices
-
-
-@pytest.mark.parametrize(("name", "side"), [("timm-swin", 8), ("timm-swin-padded", 10)])
-def test_rollout_of_shifted_windows_is_a_product_of_dense_matrices(name, side, monkeypatch):
-    first, shifted, third, fourth = matrices_of(BY_NAME[name], monkeypatch)
-    dense, half = Dense(side**2), side // 2
-    dense.mix(in_windows(first, side, side, 4, 0))
-    dense.mix(in_windows(shifted, side, side, 4, 2))
-    dense.then(mean_of_cells(side, side, 2))
-    dense.mix(in_windows(third, half, half, 4, 0))
-    dense.mix(in_windows(fourth, half, half, 4, 2 if half > 4 else 0))  # one window is never shifted
-    e = scope_of(name).explain(picture(BY_NAME[name].size), method="rollout")
-    np.testing.assert_allclose(e.map.ravel(), dense.read_by_mean(), rtol=0, atol=1e-6)
-    assert np.abs(e.map - e.map.mean()).max() > 1e-3
-    if name == "timm-swin-padded":
-        assert dense.read_by_mean().sum() < 0.95
-
-
-@pytest.mark.parametrize("name", ["timm-twins-pcpvt", "timm-pvt-v2"])
-def test_rollout_with_reduced_keys_is_a_product_of_dense_matrices(name, monkeypatch):
-    """A pyramid: 16 x 16 tokens with 2 x 2 keys, then half as many a side, four times; PVTv2's merges overlap."""
-    side = 16
-    dense = Dense(side**2)
-    for layer, matrix in enumerate(matrices_of(BY_NAME[name], monkeypatch)):
-        if layer:
-            merge = mean_of_cells(2 * side, 2 * side, 2)
-            dense.then(merge if name == "timm-twins-pcpvt" else mean_of_overlapping(2 * side))
-        assert matrix.shape[-2:] == (side**2, 4)
-        dense.mix(matrix[0].mean(0).numpy() @ mean_of_cells(side, side, side // 2))
-        side //= 2
-    e = scope_of(name).explain(picture(BY_NAME[name].size), method="rollout")
-    np.testing.assert_allclose(e.map.ravel(), dense.read_by_mean(), rtol=0, atol=1e-6)
-    assert e.map.max() > 1.2 * e.map.min()
-
-
 # batches
 
 
@@ -411,27 +211,6 @@ def test_a_batch_is_its_singles(row):
         np.testing.assert_allclose(e.map, alone.map, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(e.prefix, alone.prefix, rtol=1e-5, atol=1e-5)
     assert np.abs(first.map - last.map).max() > 1e-4
-
-
-# nothing is changed
-
-
-def state(model):
-    """Everything about a model that a look into it could leave changed."""
-    modules = {
-        name: (
-            module.training,
-            *(len(getattr(module, hooks)) for hooks in sorted(vars(module)) if "hooks" in hooks),
-            tuple((p.data_ptr(), p.requires_grad, p.grad is None) for p in module.parameters(recurse=False)),
-        )
-        for name, module in model.named_modules()
-    }
-    config = getattr(model, "config", None)
-    return modules, getattr(config, "_attn_implementation", None), getattr(config, "mask_ratio", None)
-
-
-def weights(model):
-    return {name: value.clone() for name, value in model.state_dict().items()}
 
 
 @each_row

@@ -16,7 +16,7 @@ from PIL import Image
 from skimage import data
 
 ARTEFACTS = Path(os.environ["VITSCOPE_ARTEFACTS"]) if "VITSCOPE_ARTEFACTS" in os.environ else None
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.slow]
 PAINTED = "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(Boolean)"
 PAINT = ".vs-toggle:has-text('Paint') input"
 DRAWN = "root => root.querySelector('.vs-heat').toDataURL()"

@@ -243,6 +243,7 @@ def test_names_stay_text(fresh, tiny_view):
     assert set(names) <= set(texts(fresh, ".vs-predictions span"))
 
 
+@pytest.mark.slow
 @pytest.mark.weights
 @pytest.mark.timeout(900)  # a busy machine: twelve layers are fitted
 def test_the_default_photo_fits_and_hover_keeps_up(chromium, tmp_path):

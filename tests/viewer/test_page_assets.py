@@ -12,7 +12,6 @@ from matplotlib import colormaps
 import vitscope
 from tests.helpers.browser import VIEWER
 from tests.helpers.browser import shown as opened
-from vitscope._plugins import RENDERERS
 from vitscope.render.raster import limits
 from vitscope.viewer.packed import Packed
 from vitscope.viewer.page import bundle, page, page_bytes, styles
@@ -65,7 +64,7 @@ def test_the_scale_of_a_map_is_that_of_its_picture(bare, explained, case):
         "flat": np.full(256, 0.5),
     }[case].reshape(16, 16)
     e = explained(values, (64, 64))
-    norm = RENDERERS.get("style")(e)["norm"]
+    norm = e.style().norm
     told = bare(
         "({ $colours }, values, signed) => $colours.limits(Float32Array.from(values), 'auto', signed)",
         values.ravel().tolist(),

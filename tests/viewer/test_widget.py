@@ -141,6 +141,7 @@ def test_a_saved_map_is_shown_without_torch(tiny_scope, photo, tmp_path):
     np.testing.assert_allclose(values, made.map, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_notebook_runs(tmp_path, tiny_folder, photo):
     import nbformat
 

@@ -188,6 +188,7 @@ def test_a_wrong_host_and_a_foreign_page_are_refused_over_the_wire(client):
     assert client.get("/docs").status_code == 404
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_its_own_openapi_document_finds_no_fault(address):
     """Schemathesis asks whatever the document allows; no answer is a 5xx, or unlike what the document says."""

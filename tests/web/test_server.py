@@ -67,6 +67,7 @@ def endless():
         yield bytes(1_000_000)
 
 
+@pytest.mark.slow
 def test_fifty_at_once_a_third_of_them_hostile(own, tiny_scope):
     server, address = own
     process_of = psutil.Process(server.pid)

@@ -1,0 +1,293 @@
+"""Mutants: one-line changes that break vitscope, each named by what it breaks, with the tests that should notice."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+SOURCE = Path("src/vitscope")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of one line.
+
+    Attributes:
+        name: what it breaks.
+        file: below `src/vitscope`.
+        old: text that stands once in the file; new: what takes its place.
+        tests: files below `tests` that are expected to fail.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+    def applied(self, text: str) -> str:
+        """Return the file's text with the mutation.
+
+        Raises:
+            ValueError: `old` does not stand exactly once in `text`.
+        """
+        if (count := text.count(self.old)) != 1:
+            raise ValueError(f"{self.name}: {self.old!r} stands {count} times in {self.file}")
+        return text.replace(self.old, self.new)
+
+
+_TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
+    "attention/blocks.py": (
+        ["attention/test_store.py", "attention/test_capture.py", "methods/test_attention_gradient.py"],
+        [
+            ("scores are not scaled", "sel]) * self.scale, _precise", "sel]), _precise"),
+            (
+                "a bias is left out of rows",
+                "if self.bias is not None:\n            scores",
+                "if self.bias is None:\n            scores",
+            ),
+            ("tiles forget the log-sum-exp's base", "* -_LOG2_E", "* -1.0"),
+            (
+                "a mean over heads in the exponent is a sum",
+                "self._shift(lse) - math.log2(h)",
+                "self._shift(lse) - 0 * math.log2(h)",
+            ),
+            (
+                "the gradient of attention reads keys for values",
+                "_precise(block.v).transpose",
+                "_precise(block.k).transpose",
+            ),
+        ],
+    ),
+    "attention/operators.py": (
+        ["attention/test_store.py", "methods/test_attention_gradient.py"],
+        [
+            ("only the first chunk of queries counts", "out = out + (part", "out = (part"),
+            ("negative relevance is not cut off", ".clamp_min(0).mean(1)", ".mean(1)"),
+            ("values are taken to the keys", "torch.bmm(fused, v[..., None]", "torch.bmm(fused.mT, v[..., None]"),
+        ],
+    ),
+    "attention/store.py": (
+        ["methods/test_rollout.py", "attention/test_store.py", "methods/test_rollout_variants.py"],
+        [
+            ("layers are multiplied in the wrong order", "for layer in reversed(layers):", "for layer in layers:"),
+            ("the residual path is lost", "r = residual * r + attended if", "r = attended if"),
+            (
+                "a query's patch is off by the prefix",
+                "len(self.layout.prefix) + row * columns + column",
+                "row * columns + column",
+            ),
+            ("a query's row and column are swapped", "row * columns + column", "column * columns + row"),
+        ],
+    ),
+    "methods/rollout.py": (
+        ["methods/test_rollout.py"],
+        [
+            (
+                "rollout swaps residual and attention",
+                "attend, residual_weight, 1 - residual_weight",
+                "attend, 1 - residual_weight, residual_weight",
+            ),
+        ],
+    ),
+    "methods/head_fusion.py": (
+        ["methods/test_rollout.py"],
+        [
+            ("discarding forgets the prefix", "indices[..., :weakest] + prefix", "indices[..., :weakest]"),
+            ("max and min over heads are swapped", 'if heads == "max"', 'if heads == "min"'),
+        ],
+    ),
+    "methods/rollout_variants.py": (
+        ["methods/test_rollout_variants.py"],
+        [
+            ("lengths of values are not weighed", "(rows * lengths[:, :, None]).sum(1)", "rows.sum(1)"),
+            ("sinks are kept", "kept = (~sinks)", "kept = (sinks | ~sinks)"),
+        ],
+    ),
+    "geometry.py": (
+        ["test_geometry.py", "methods/test_rollout.py", "render/test_raster.py"],
+        [
+            ("the mean reads the prefix, too", "slice(None) if self.pool_prefix else patches", "slice(None)"),
+            ("registers lie among the patches", "x[..., len(self.prefix) :]", "x[..., : self.grid[0] * self.grid[1]]"),
+            ("the distillation token is not read", "first if self.pool_prefix else slice(1)", "slice(1)"),
+            ("a crop starts at the corner", "return (resized - crop) // 2 if", "return 0 if"),
+            ("a crop's axes are swapped", "sx, sy = w / rw, h / rh", "sy, sx = w / rw, h / rh"),
+            (
+                "a map is laid transposed",
+                "rows @ np.asarray(grid, np.float32) @ columns.T",
+                "rows @ np.asarray(grid, np.float32).T @ columns.T",
+            ),
+            ("patches lie half a pixel off", "pixels.stop) + 0.5 - low)", "pixels.stop) - low)"),
+        ],
+    ),
+    "attention/gradient_rules.py": (
+        ["attention/test_gradient_rules.py"],
+        [
+            ("queries and keys carry the gradient of LibraGrad", "return q.detach(), k.detach(), v", "return q, k, v"),
+            (
+                "AttnLRP's products pass the whole gradient",
+                "return scale_gradient(x, 0.5)",
+                "return scale_gradient(x, 1.0)",
+            ),
+            ("a layer norm's mean has no gradient", "grad = grad - grad.mean(", "grad = grad - 0 * grad.mean("),
+        ],
+    ),
+    "methods/cam.py": (
+        ["methods/test_cam.py"],
+        [
+            (
+                "Grad-CAM sums gradients",
+                "(z * grad.mean((1, 2), keepdim=True)).sum(-1)",
+                "(z * grad.sum((1, 2), keepdim=True)).sum(-1)",
+            ),
+        ],
+    ),
+    "methods/legrad.py": (
+        ["methods/test_rollout_variants.py"],
+        [
+            ("LeGrad keeps negative gradients", ".clamp_(min=0).sum((1, 2))", ".sum((1, 2))"),
+        ],
+    ),
+    "methods/targets.py": (
+        ["methods/test_targets.py"],
+        [
+            (
+                "a contrast of classes is their sum",
+                "answer[:, first] - answer[:, second]",
+                "answer[:, first] + answer[:, second]",
+            ),
+        ],
+    ),
+    "models/preprocessing.py": (
+        ["models/test_preprocessing.py"],
+        [
+            ("another size swaps height and width", "resize((wanted[1], wanted[0])", "resize((wanted[0], wanted[1])"),
+            ("another size is not normalised", "part * (high - low)[:, None, None]", "part"),
+            ("a crop that is measured is mirrored", "left, right = _line(", "right, left = _line("),
+        ],
+    ),
+    "models/transformers.py": (
+        ["models/test_transformers.py", "models/test_preprocessing.py"],
+        [
+            ("positions are not interpolated", "if other and _INTERPOLATE", "if not other and _INTERPOLATE"),
+            ("NaFlex patches are cut by columns", "permute(0, 2, 4, 3, 5, 1)", "permute(0, 4, 2, 3, 5, 1)"),
+        ],
+    ),
+    "engine/runner.py": (
+        ["test_explanation.py", "models/test_transformers.py", "engine/test_inspection.py"],
+        [
+            (
+                "probabilities of exclusive classes by sigmoid",
+                "if self.adapter.multi_label else",
+                "if not self.adapter.multi_label else",
+            ),
+        ],
+    ),
+    "metrics/target_score.py": (
+        ["metrics/test_faithfulness.py", "metrics/test_measurement.py"],
+        [
+            ("a score is the logit", "answer.double().softmax(-1)[:, number]", "answer.double()[:, number]"),
+        ],
+    ),
+    "attention/capture.py": (
+        ["attention/test_capture.py"],
+        [("hooks stay", "handle.remove()", "pass")],
+    ),
+    "attention/model_modes.py": (
+        ["attention/test_capture.py", "models/test_traced_contracts.py"],
+        [
+            ("parameters stay frozen", "parameter.requires_grad_(True)", "pass"),
+            ("modes and attributes stay changed", "vars(module).update(attributes)", "pass"),
+        ],
+    ),
+    "attention/recorder.py": (
+        ["attention/test_capture.py"],
+        [("two forwards are one", "if self._forwards > 1:", "if self._forwards > 2:")],
+    ),
+    "metrics/faithfulness.py": (
+        ["metrics/test_faithfulness.py"],
+        [
+            (
+                "an area under a curve is left of it",
+                "((y[1:] + y[:-1]) * np.diff(x)).sum() / 2",
+                "(y[:-1] * np.diff(x)).sum()",
+            ),
+            ("AOPC has the other sign", "drops, x = scores[0] - scores,", "drops, x = scores - scores[0],"),
+            (
+                "deletion takes the coldest patches first",
+                'Measure("deletion", "lower", lambda m, p: covering(m.order',
+                'Measure("deletion", "lower", lambda m, p: covering(m.order[::-1]',
+            ),
+            (
+                "SaCo's sign is turned",
+                "drop[..., i] >= drop[..., j], weight, -weight",
+                "drop[..., i] >= drop[..., j], -weight, weight",
+            ),
+        ],
+    ),
+    "metrics/perturb.py": (
+        ["metrics/test_faithfulness.py"],
+        [
+            ("the black baseline is zero", "return black", "return torch.zeros_like(pixels)"),
+            ("a blurred baseline blurs along one axis", ".transpose(1, 2)\n    return precise", "\n    return precise"),
+            ("removal keeps what it should drop", "self.run(pixels, ~covered)", "self.run(pixels, covered)"),
+        ],
+    ),
+    "metrics/ranking.py": (
+        ["metrics/test_perturb.py", "metrics/test_faithfulness.py"],
+        [
+            ("equal patches keep their order", "np.lexsort((chance, -flat))", "np.argsort(-flat, kind='stable')"),
+        ],
+    ),
+    "metrics/localisation.py": (
+        ["metrics/test_localisation.py"],
+        [
+            ("an AUC counts the ground", "auc=_area(tp / on, (count - tp)", "auc=_area((count - tp) / on, (tp)"),
+            ("precision is recall", "/ on * (tp / count)", "/ on * (tp / on)"),
+            ("pointing takes the coldest pixel", "np.nanmax(heat)", "np.nanmin(heat)"),
+        ],
+    ),
+    "batch/output.py": (
+        ["batch/test_output.py", "batch/test_run.py"],
+        [
+            ("a resumed batch makes everything again", "            if shard is None:", "            if True:"),
+            ("a changed source is resumed", "elif shard.digest != task.digest:", "elif False:"),
+            ("a batch with other options is resumed", "    if changed:", "    if False:"),
+        ],
+    ),
+    "web/access.py": (
+        ["web/test_middleware.py"],
+        [
+            ("no token is asked for", "if self.token is None or", "if self.token or"),
+            (
+                "any signature is a session",
+                "return session if session and valid else",
+                "return session if session else",
+            ),
+            ("pages of other origins are let in", "if origin is not None and", "if origin is None and"),
+            ("any host name is this server", "if name in self.host_names or is_loopback(name):", "if name:"),
+        ],
+    ),
+    "cli/main.py": (
+        ["cli/test_main.py", "cli/test_explain.py", "cli/test_explain_inputs.py"],
+        [
+            ("wrong usage exits with 1", "        code = 2\n", "        code = 1\n"),
+            ("an interrupt exits with 0", "_INTERRUPTED = 130", "_INTERRUPTED = 0"),
+        ],
+    ),
+    "viewer/attention_quantisation.py": (
+        ["viewer/test_view.py"],
+        [
+            ("the page's scores lose the scale", "block.q[0].double() * block.scale", "block.q[0].double()"),
+            ("the page's weights lose the step", "(step**2 / s)", "(step / s)"),
+        ],
+    ),
+    "render/raster.py": (
+        ["render/test_raster.py"],
+        [
+            ("colours start at the middle", "np.clip((values - low) / span", "np.clip((values) / span"),
+        ],
+    ),
+}
+
+MUTANTS = tuple(
+    Mutant(name, file, old, new, tuple(tests)) for file, (tests, lines) in _TABLE.items() for name, old, new in lines
+)
