@@ -81,7 +81,7 @@ def test_a_mended_score_is_drawn_in_its_row_and_its_columns(browser, tiny_view, 
 def test_rolled_out_is_rollout_of_that_query(fresh, tiny_scope, photo, start):
     state = {"source": "query", "query": 7, "layer": start, "rolled": True}
     drawn = shown(fresh, f"layers {start} to 2, rolled out", state)
-    e = tiny_scope.explain(photo, method="rollout", query="1,2", start=start)
+    e = tiny_scope.explain(photo, method="rollout", query="1,2", start_layer=start)
     near_at_the_top(drawn, np.concatenate([e.prefix, e.map.ravel()]))
 
 

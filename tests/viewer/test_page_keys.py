@@ -16,7 +16,7 @@ def test_up_and_down_step_layers_and_rollout_grows(fresh, tiny_scope, photo):
     for key, start in (("ArrowDown", 1), ("ArrowDown", 0), ("ArrowUp", 1)):
         fresh.press(key)
         drawn = shown(fresh, f"layers {start} to 2, rolled out")
-        e = tiny_scope.explain(photo, method="rollout", start=start)
+        e = tiny_scope.explain(photo, method="rollout", start_layer=start)
         assert np.allclose(drawn, [*e.prefix, *e.map.ravel()], rtol=1e-2, atol=2**-16)  # what 16 bits a weight keep
     fresh.evaluate(SET, {"rolled": False})
     fresh.press("ArrowUp")
