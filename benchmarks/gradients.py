@@ -81,7 +81,7 @@ def main() -> None:
         run()
         print((resident()[1] - before) / 1024)
         return
-    names = [name for name, method in METHODS if method.needs_gradient]
+    names = [name for name, method in METHODS if "gradient" in method.requires]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {given.size} px, {given.targets} target(s)\n")
     print("| method | passes | plain, s | time | MB plain | MB vitscope | memory |\n|---|---|---|---|---|---|---|")
     for method in given.methods.split(",") if given.methods else names:

@@ -38,8 +38,8 @@ def test_at_most_one_forward_and_one_backward():
 
 
 def test_evidence_follows_a_target_and_objects_need_none():
-    assert all(METHODS.get(name).uses_target and METHODS.get(name).correction == "" for name, _ in EVIDENCE)
-    assert not METHODS.get(OBJECTS).uses_target
+    assert all("target" in METHODS.get(name).requires and METHODS.get(name).gradient_rule == "" for name, _ in EVIDENCE)
+    assert "target" not in METHODS.get(OBJECTS).requires
 
 
 def test_a_classifier_gets_evidence_for_its_class(tiny_scope, photo):

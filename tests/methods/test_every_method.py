@@ -144,10 +144,10 @@ def test_the_target_changes_maps_that_use_it_and_no_others(name):
     scope, method = scope_of("vit"), METHODS.get(name)
     first, second = explained(scope, PHOTOS[0], name, target=[0, 1])
     same = np.array_equal(values(first), values(second))
-    assert same != method.uses_target
+    assert same != ("target" in method.requires)
     told = [note for note in first.provenance["notes"] if "class-agnostic" in note]
-    assert bool(told) != method.uses_target
-    assert (first.target is not None) == method.uses_target
+    assert bool(told) != ("target" in method.requires)
+    assert (first.target is not None) == ("target" in method.requires)
 
 
 @every_method

@@ -131,7 +131,7 @@ def test_what_stands_in_the_way_is_said():
     with pytest.raises(UsageError, match="no layer 7"):
         scope.explain(PHOTOS[0], method="random-walk", layer=7)
     windowed = type("Windowed", (), {"isotropic": Support.no("its layers do not all see the same tokens")})()
-    assert "do not all see the same tokens" in METHODS.get("random-walk").excuse(windowed)
+    assert "do not all see the same tokens" in METHODS.get("random-walk").supports(windowed).reason
 
 
 def test_no_matrix_of_all_patches_is_held(monkeypatch):

@@ -55,7 +55,7 @@ def method_requests(scope: "Scope", plan: BatchPlan, *, validate: bool = True) -
         method = METHODS.get(called)
         params = {key: value for key, value in plan.method_options.items() if key in method.options}
         used |= {*params}
-        targets = plan.targets if plan.targets and method.uses_target else (None,)
+        targets = plan.targets if plan.targets and "target" in method.requires else (None,)
         parsed = [None if words is None else parse_target(words) for words in targets]
         options: dict[str, Any] = {
             "method": name,

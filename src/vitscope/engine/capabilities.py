@@ -89,17 +89,11 @@ class Capabilities:
 
     def method(self, method: Method) -> Support:
         """Does a method apply to this model?"""
-        reason = method.excuse(self._runner.adapter)
-        if reason:
-            return Support.no(reason)
-        needs = (
-            (method.needs_tokens, "hidden_states"),
-            (method.needs_patches, "token_grids"),
-            (method.needs_values, "values"),
-            (method.needs_bag, "order_free"),
-        )
-        answers = (getattr(self, name) for needed, name in needs if needed)
-        return next((answer for answer in answers if not answer), YES)
+        own = method.supports(self._runner.adapter)
+        if not own:
+            return own
+        needed = (getattr(self, name.replace("-", "_")) for name in CAPABILITIES if name in method.requires)
+        return next((answer for answer in needed if not answer), YES)
 
 
 _POSITIONS = msg(

@@ -65,7 +65,7 @@ def queries(
 ) -> np.ndarray:
     """What every token attends to; see `Scope.queries`."""
     chosen = METHODS.get(method)
-    if chosen.on_subject:
+    if chosen.runs_model:
         raise UsageError(f"the method '{method}' does not read attention", "ask attention or rollout")
     given = chosen.check({**params, "query": "readout"})
     store = attention_store(engine, [image], size)
@@ -109,7 +109,7 @@ def compare(
     if "target" in options:
         raise UsageError("each picture is the other's target", "leave target out")
     chosen = options_of({"method": "relevance"} | options)
-    if not METHODS.get(chosen.method).uses_target:
+    if "target" not in METHODS.get(chosen.method).requires:
         raise UsageError(f"the method '{chosen.method}' has no target", "ask relevance or another that uses one")
     ((first,), (second,)) = (
         engine.explain(image, replace(chosen, target=similar_to(other)), progress)

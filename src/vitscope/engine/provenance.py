@@ -64,10 +64,10 @@ def notes_of(adapter: ModelAdapter, request: Request, target: Target = None) -> 
     notes = [*adapter.notes]
     if choice is not None:
         notes.append(f"chosen by vitscope for this model: {choice}{f' ({choice.why})' if choice.why else ''}")
-    if target is not None and not method.uses_target:
+    if target is not None and "target" not in method.requires:
         notes.append(f"{method.name} is class-agnostic: the target {target!r} changes nothing")
-    if options.gradient_rule != "plain" and (method.correction or not method.needs_gradient):
-        why = f"has its own rules, {method.correction}" if method.correction else "uses no gradient"
+    if options.gradient_rule != "plain" and (method.gradient_rule or "gradient" not in method.requires):
+        why = f"has its own rules, {method.gradient_rule}" if method.gradient_rule else "uses no gradient"
         notes.append(f"{method.name} {why}: gradient_rule {options.gradient_rule} changes nothing")
     return notes
 

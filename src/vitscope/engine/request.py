@@ -47,22 +47,22 @@ class Request:
     @cached_property
     def rule(self) -> GradientRule:
         """How gradients go back through the model."""
-        return GradientRule(self.method.correction or self.options.gradient_rule)  # type: ignore[arg-type]
+        return GradientRule(self.method.gradient_rule or self.options.gradient_rule)  # type: ignore[arg-type]
 
     @property
     def follows_target(self) -> bool:
         """Does the computation need the target's score?"""
-        return self.method.uses_target or self.method.needs_gradient
+        return "target" in self.method.requires
 
     def forward(self, runner: ModelRunner, pixels: Float[Tensor, "B 3 Hi Wi"]) -> Forward:
         """Run the model once and keep what the method needs."""
         method = self.method
         return runner.forward(
             pixels,
-            gradients=method.needs_gradient and not method.own_passes,
+            gradients="gradient" in method.requires and "own-gradient" not in method.requires,
             rule=self.rule,
-            tokens=method.needs_tokens or method.needs_patches or self.options.refine != "none",
-            values=method.needs_values,
+            tokens=not method.requires.isdisjoint({"hidden-states", "token-grids"}) or self.options.refine != "none",
+            values="values" in method.requires,
         )
 
 
@@ -95,20 +95,20 @@ def relevances(
         targets: each for all images, or a list with one for each.
         tick: called with (done, total) while the method runs many forwards.
     """
-    store = forward.store.without_blocks() if request.method.own_passes else forward.store
+    store = forward.store.without_blocks() if "own-gradient" in request.method.requires else forward.store
     made = []
     for number, target in enumerate(targets):
         scorer = runner.scorer(target, forward.answer) if request.follows_target else None
         score = torch.zeros(len(forward.pixels))
-        with torch.set_grad_enabled(request.method.needs_gradient):
+        with torch.set_grad_enabled("gradient" in request.method.requires):
             if scorer is not None:
                 score = scorer(forward.answer)
         last = number == len(targets) - 1
-        if request.method.on_subject:
+        if request.method.runs_model:
             context = _context(runner, request, forward, scorer, store, score, last, tick)
             found = request.method.run(context, **request.method_options)
         else:
-            differentiated = store.differentiate(score, last=last) if request.method.needs_gradient else store
+            differentiated = store.differentiate(score, last=last) if "gradient" in request.method.requires else store
             with torch.no_grad():
                 found = request.method.run(differentiated, **request.method_options)
         values, said = found if isinstance(found, tuple) else (found, [])
@@ -153,7 +153,7 @@ def _context(
         run,
         runner.answer,
         forward.states,
-        runner.blocks if request.method.needs_tokens else None,
+        runner.blocks if "hidden-states" in request.method.requires else None,
         options.seed,
         options.batch_size,
         last,

@@ -334,7 +334,7 @@ def _again(
     params = method.check({name: _value(value) for name, value in told.get("options", {}).items()})
     options = Options(
         method.name,
-        target if method.uses_target else None,
+        target if "target" in method.requires else None,
         gradient_rule=told.get("gradient_rule", "plain"),
         refine=told.get("refine", "none"),
         size=told.get("size"),

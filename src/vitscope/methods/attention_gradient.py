@@ -31,8 +31,7 @@ def _layers(layers: LayerSpec, start_layer: int | None) -> LayerSpec:
     "relevance",
     passes="1 forward, 1 backward",
     source="Chefer, Gur, Wolf 2021 (ICCV), equations 5, 6, 13",
-    needs_gradient=True,
-    uses_target=True,
+    requires={"gradient"},
 )
 def relevance(
     store: AttentionStore, *, layers: LayerSpec = None, start_layer: int | None = None
@@ -64,8 +63,7 @@ def relevance(
     "grad-rollout",
     passes="1 forward, 1 backward",
     source="after Gildenblat 2020 and Chefer, Gur, Wolf 2021 (CVPR), equation 13; order of Abnar & Zuidema 2020",
-    needs_gradient=True,
-    uses_target=True,
+    requires={"gradient"},
 )
 def grad_rollout(
     store: AttentionStore, *, layers: LayerSpec = None, start_layer: int | None = None
@@ -108,8 +106,7 @@ def grad_rollout(
     "grad-sam",
     passes="1 forward, 1 backward",
     source="Barkan et al. 2021, equation 4",
-    needs_gradient=True,
-    uses_target=True,
+    requires={"gradient"},
 )
 def grad_sam(store: AttentionStore, *, layers: LayerSpec = None) -> Float[Tensor, "B N"]:
     """How much attention each token receives that raises the score, over all layers, heads and queries.
@@ -145,8 +142,7 @@ def grad_sam(store: AttentionStore, *, layers: LayerSpec = None) -> Float[Tensor
     "attention-gradcam",
     passes="1 forward, 1 backward",
     source="Selvaraju et al. 2017, equations 1, 2, on attention; Chefer, Gur, Wolf 2021 (CVPR), section 4",
-    needs_gradient=True,
-    uses_target=True,
+    requires={"gradient"},
 )
 def attention_gradcam(store: AttentionStore, *, layer: int = -1) -> Float[Tensor, "B N"]:
     """One layer's attention from the readout row, each head weighed by its mean gradient.

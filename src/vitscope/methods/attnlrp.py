@@ -13,12 +13,10 @@ __all__ = ["attnlrp"]
     "attnlrp",
     passes="1 forward, 1 backward",
     source="Achtibat et al. 2024, equations 7 to 14; as gradients: their appendix",
-    needs_gradient=True,
-    uses_target=True,
-    needs_tokens=True,
-    correction="attnlrp",
+    requires={"gradient", "hidden-states"},
+    gradient_rule="attnlrp",
 )
-def attnlrp(subject: MethodContext) -> Float[Tensor, "B N"]:
+def attnlrp(context: MethodContext) -> Float[Tensor, "B N"]:
     """How much of the score each token brings into the first block, attention, MLPs and norms included.
 
     Formula: `m_j = sum_d z_jd d̃y/dz_jd`, z the tokens given to the first block, d̃ the gradient by the rules of
@@ -33,6 +31,6 @@ def attnlrp(subject: MethodContext) -> Float[Tensor, "B N"]:
         together. `libra` as `gradient` of `input-x-gradient` goes on to the pixels and holds attention fixed.
         Relevance propagation is covered by patents of others: see the licence terms of its authors.
     """
-    first = subject.tokens.tokens[0]
-    (grad,) = subject.gradients([first])
-    return subject.tokens.arrange((first.detach() * grad).float()).sum(-1)
+    first = context.tokens.tokens[0]
+    (grad,) = context.gradients([first])
+    return context.tokens.arrange((first.detach() * grad).float()).sum(-1)

@@ -1,86 +1,107 @@
-"""What a method is, and how one is registered."""
+"""What a method is, what it may require of a model, and the decorator that registers one."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, get_args
 
+from vitscope._messages import msg
 from vitscope._plugins import Registry
-from vitscope.errors import Support, UnknownNameError, UsageError
+from vitscope.errors import YES, Support, UnknownNameError, UsageError
 from vitscope.geometry import TokenLayout
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["METHODS", "Method", "ModelTraits", "Option", "method"]
+__all__ = ["METHODS", "Method", "ModelTraits", "Option", "Requirement", "method"]
 
 T = TypeVar("T")
+Requirement: TypeAlias = Literal[
+    "target", "gradient", "own-gradient", "same-tokens", "hidden-states", "token-grids", "order-free", "values"
+]
+_IMPLIED: dict[str, tuple[Requirement, ...]] = {
+    "gradient": ("target",),
+    "own-gradient": ("gradient", "target"),
+    "hidden-states": ("same-tokens",),
+    "order-free": ("hidden-states", "same-tokens"),
+}
 _NO_CLS = TokenLayout((), (2, 2), "mean")
 
 
 class ModelTraits(Protocol):
-    """What a method must know of a model to say whether it applies; a model adapter has it."""
+    """What decides whether a method applies to a model; a model adapter has it."""
 
     @property
     def isotropic(self) -> Support:
         """Whether every layer sees all tokens of the layout; else how the layers differ."""
 
     def layout(self) -> TokenLayout:
-        """The token layout at the input size that the model was made for."""
+        """Return the token layout at the input size that the model was made for."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a method: its name, type, default and choices, as its function's signature has them."""
+    """One option of a method, as the signature of its function has it.
+
+    Attributes:
+        name: its name.
+        annotation: its type.
+        default: its value where none is given.
+        choices: the strings that it takes; empty where it takes any value of its type.
+    """
 
     name: str
     annotation: Any
     default: Any
     choices: tuple[str, ...] = ()
 
+    def check(self, value: Any) -> None:
+        """Check that a value fits.
+
+        Raises:
+            UnknownNameError: a string that is not one of the choices.
+            UsageError: a value of another type than the default.
+        """
+        if self.choices and value not in self.choices and not isinstance(value, int):
+            raise UnknownNameError(self.name, str(value), self.choices)
+        kind, given = type(self.default), {"option": self.name, "value": repr(value)}
+        if kind is bool and not isinstance(value, bool):
+            raise UsageError(msg("methods.not-a-boolean", "{option} is true or false, not {value}", **given))
+        if kind is float and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise UsageError(msg("methods.not-a-number", "{option} is a number, not {value}", **given))
+        if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
+            raise UsageError(msg("methods.not-a-whole-number", "{option} is a whole number, not {value}", **given))
+
 
 @dataclass(frozen=True)
 class Method:
-    """A method: from attention to relevance.
+    """One method: a function from attention, or from a model, to relevance.
 
     Attributes:
-        name: as users say it.
-        run: `run(store, **options) -> relevance (B, N)`, unnormalised, one number per token, or that and a note for
-            each picture; a method that runs the model itself is given a `MethodContext` instead of the store.
-        needs_gradient: wants the target's gradient: the forward keeps its graph.
-        uses_target: the map depends on which class (or other target) is asked for.
+        name: what users call it.
+        run: `run(store, **options)` or `run(context, **options)`; returns relevance `(B, N)`, unnormalised, one number
+            per token, or that and a note for each image.
         passes: forward and backward passes through the model, in words.
         source: authors, year, equation.
-        caveat: one sentence that goes with every map of this method, or empty.
-        refuses: from a layout to the reason why the method does not apply, or an empty string.
-        whole: needs layers that all see the same tokens.
+        runs_model: `run` takes a `MethodContext`, which can run the model, instead of an `AttentionStore`.
+        requires: what it needs beyond the attention of one forward, with all that this implies; see `method`.
+        caveat: one sentence that accompanies every map of this method, or empty.
+        supports_layout: whether it applies to a token layout.
         sums_to_one: the weights of all tokens add up to one.
-        on_subject: is given a `MethodContext`, not an `AttentionStore`.
-        needs_tokens: wants the tokens between the model's blocks.
-        needs_patches: wants the patch tokens of one layer, on whatever grid this layer has.
-        needs_bag: drops or moves tokens: places must be known to the model from its tokens alone.
-        needs_values: wants the values that attention weighs, and the projection after them.
-        own_passes: differentiates passes of its own: the plain forward keeps neither graph nor attention for it.
-        correction: the gradient rules that belong to the method; empty where the caller chooses.
+        gradient_rule: the rules that belong to the method; empty where the caller chooses.
+        options: its own options by name.
     """
 
     name: str
     run: Callable[..., "torch.Tensor | tuple[torch.Tensor, list[str]]"]
-    needs_gradient: bool
-    uses_target: bool
     passes: str
     source: str
+    runs_model: bool
+    requires: frozenset[Requirement] = frozenset()
     caveat: str = ""
-    refuses: Callable[[TokenLayout], str] = field(default=lambda layout: "")
-    whole: bool = False
+    supports_layout: Callable[[TokenLayout], Support] = field(default=lambda layout: YES)
     sums_to_one: bool = False
-    on_subject: bool = False
-    needs_tokens: bool = False
-    needs_patches: bool = False
-    needs_bag: bool = False
-    needs_values: bool = False
-    own_passes: bool = False
-    correction: str = ""
+    gradient_rule: str = ""
     options: Mapping[str, Option] = field(default_factory=dict)
 
     @property
@@ -90,48 +111,48 @@ class Method:
 
     @property
     def quick(self) -> bool:
-        """Is it one forward and at most one backward?"""
+        """Whether it costs one forward and at most one backward."""
         return "forwards" not in self.passes
 
-    def excuse(self, model: ModelTraits) -> str:
-        """Why the method does not apply to this model, or an empty string where it does."""
-        if self.whole and not model.isotropic:
-            return f"{self._need}, and {model.isotropic.reason}"
-        return self.refuses(model.layout())
+    def supports(self, model: ModelTraits) -> Support:
+        """Return whether the method applies to a model, as far as its layout and layers decide."""
+        if "same-tokens" in self.requires and not model.isotropic:
+            return Support.no(self._same_tokens(model.isotropic.reason), self.name)
+        return replace(self.supports_layout(model.layout()), name=self.name)
 
     @property
     def works_on(self) -> str:
-        """For which kind of model: `any` that is understood, or `plain` ones, whose layers all see the same tokens."""
-        if self.needs_bag:
+        """The kind of model: `any`, or `plain` where all layers have to see the same tokens."""
+        if "order-free" in self.requires:
             return "plain, no position bias"
-        if self.whole:
-            return "plain, with CLS" if self.refuses(_NO_CLS) else "plain"
-        return "any, own grid" if self.needs_patches else "any"
+        if "same-tokens" in self.requires:
+            return "plain" if self.supports_layout(_NO_CLS) else "plain, with CLS"
+        return "any, own grid" if "token-grids" in self.requires else "any"
 
-    @property
-    def _need(self) -> str:
-        if self.needs_bag:
-            return "it leaves the same tokens out of all blocks"
-        return f"it {'reads' if self.needs_tokens else 'multiplies the attention of'} the same tokens in every layer"
+    def _same_tokens(self, reason: str) -> str:
+        if "order-free" in self.requires:
+            return msg(
+                "methods.leaves-out-tokens", "it drops the same tokens in every layer, and {reason}", reason=reason
+            )
+        if "hidden-states" in self.requires:
+            return msg("methods.reads-tokens", "it reads the same tokens in every layer, and {reason}", reason=reason)
+        return msg(
+            "methods.multiplies-attention",
+            "it multiplies the attention of the same tokens in every layer, and {reason}",
+            reason=reason,
+        )
 
     def check(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The full set of options, defaults filled in.
+        """Return the full set of options, defaults filled in.
 
         Raises:
             UsageError: an option that this method does not have, or a value of another kind or not one of its choices.
         """
         for name, value in options.items():
             if name not in self.options:
-                raise UnknownNameError(f"option of the method '{self.name}'", name, self.options)
-            choices = self.options[name].choices
-            if choices and value not in choices and not isinstance(value, int):
-                raise UnknownNameError(name, str(value), choices)
-            kind = type(self.options[name].default)
-            if kind is bool and not isinstance(value, bool):
-                raise UsageError(f"{name} is true or false, not {value!r}")
-            fits = isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
-            if kind in (int, float) and (isinstance(value, bool) or not fits):
-                raise UsageError(f"{name} is {'a number' if kind is float else 'a whole number'}, not {value!r}")
+                kind = msg("methods.option-of", "option of the method '{method}'", method=self.name)
+                raise UnknownNameError(kind, name, self.options)
+            self.options[name].check(value)
         return {name: option.default for name, option in self.options.items()} | dict(options)
 
 
@@ -143,50 +164,61 @@ def method(
     *,
     passes: str,
     source: str,
-    needs_gradient: bool = False,
-    uses_target: bool = False,
+    requires: Iterable[Requirement] = (),
     caveat: str = "",
-    refuses: Callable[[TokenLayout], str] = lambda layout: "",
-    whole: bool = False,
+    supports: Callable[[TokenLayout], Support] = lambda layout: YES,
     sums_to_one: bool = False,
-    on_subject: bool = False,
-    needs_tokens: bool = False,
-    needs_patches: bool = False,
-    needs_bag: bool = False,
-    needs_values: bool = False,
-    own_passes: bool = False,
-    correction: str = "",
+    gradient_rule: str = "",
 ) -> Callable[[T], T]:
-    """Register a function `(store, *, option=default, ...) -> (B, N)` as a method; its keywords are its options.
+    """Register a function `(store | context, *, option=default, ...) -> (B, N)`; its keywords are its options.
 
-    The arguments are the attributes of `Method`.
+    The annotation of the first parameter decides what the function is given: `AttentionStore`, the attention of one
+    forward, or `MethodContext`, which has that and can run the model.
+
+    Args:
+        name: what users call it.
+        passes: forward and backward passes through the model, in words.
+        source: authors, year, equation.
+        requires: what it needs beyond that attention:
+            `target`: the map depends on the class, or other target, that is explained;
+            `gradient`: the gradient of the target's score in the plain forward, which keeps its graph;
+            `own-gradient`: gradients of forwards of its own: the plain forward keeps neither graph nor attention;
+            `same-tokens`: layers that all see the same tokens;
+            `hidden-states`: the tokens between the blocks, the same in all of them;
+            `token-grids`: the patch tokens of one layer, on whatever grid this layer has;
+            `order-free`: that tokens can be dropped: the model knows their places from the tokens alone;
+            `values`: the values that attention weights, and the projection after them.
+        caveat: one sentence that accompanies every map.
+        supports: whether it applies to a token layout.
+        sums_to_one: the weights of all tokens add up to one.
+        gradient_rule: the rules that belong to the method, where the caller has no choice.
+
+    Raises:
+        UsageError: there is a method of that name, or the first parameter's annotation is neither of the two.
     """
 
     def register(run: T) -> T:
         assert callable(run)
-        keywords = [p for p in inspect.signature(run).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        options = {p.name: Option(p.name, p.annotation, p.default, _choices(p.annotation)) for p in keywords}
+        needs = frozenset(requires)
+        for need in needs:
+            if need not in get_args(Requirement):
+                raise UnknownNameError("requirement", need, get_args(Requirement))
+        first, *others = _signature(run).parameters.values()
+        keywords = [p for p in others if p.kind is p.KEYWORD_ONLY]
         METHODS.add(
             name,
             Method(
                 name=name,
                 run=run,
-                needs_gradient=needs_gradient,
-                uses_target=uses_target,
                 passes=passes,
                 source=source,
+                runs_model=_takes_context(name, first.annotation),
+                requires=needs.union(*(_IMPLIED.get(need, ()) for need in needs)),
                 caveat=caveat,
-                refuses=refuses,
-                whole=whole or needs_tokens or needs_bag,
+                supports_layout=supports,
                 sums_to_one=sums_to_one,
-                on_subject=on_subject or needs_tokens or needs_patches or needs_bag,
-                needs_tokens=needs_tokens or needs_bag,
-                needs_patches=needs_patches,
-                needs_bag=needs_bag,
-                needs_values=needs_values,
-                own_passes=own_passes,
-                correction=correction,
-                options=options,
+                gradient_rule=gradient_rule,
+                options={p.name: Option(p.name, p.annotation, p.default, _choices(p.annotation)) for p in keywords},
             ),
         )
         return run
@@ -194,8 +226,31 @@ def method(
     return register
 
 
+def _signature(run: Callable[..., Any]) -> inspect.Signature:
+    """Return a signature with its annotations evaluated, where their names are known at run time."""
+    try:
+        return inspect.signature(run, eval_str=True)
+    except NameError:
+        return inspect.signature(run)
+
+
+def _takes_context(name: str, annotation: Any) -> bool:
+    """Return whether a function takes a `MethodContext`; by name, so that nothing is imported for it."""
+    kind = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    if (kind := kind.rpartition(".")[2]) not in ("AttentionStore", "MethodContext"):
+        raise UsageError(
+            msg(
+                "methods.first-parameter",
+                "the first parameter of the method '{method}' is annotated neither AttentionStore nor MethodContext",
+                method=name,
+            ),
+            msg("methods.first-parameter.hint", "annotate it with what the function is to be given"),
+        )
+    return kind == "MethodContext"
+
+
 def _choices(annotation: Any) -> tuple[str, ...]:
-    """The strings in a Literal, also inside a union such as `Literal["mean"] | int`."""
+    """Return the strings in a Literal, also inside a union such as `Literal["mean"] | int`."""
     parts: Sequence[Any] = getattr(annotation, "__args__", ())
     if parts and all(isinstance(p, str) for p in parts):
         return tuple(parts)

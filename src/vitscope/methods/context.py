@@ -81,14 +81,18 @@ class MethodContext:
     def blocks(self) -> TransformerBlocks:
         """The model's blocks."""
         if self.body is None:
-            raise MethodError("this method was not given the model's blocks", "register it with needs_tokens=True")
+            raise MethodError(
+                "this method was not given the model's blocks", "register it with requires={'hidden-states'}"
+            )
         return self.body
 
     @property
     def tokens(self) -> HiddenStates:
         """The tokens of the plain forward."""
         if not isinstance(self.states, HiddenStates):
-            raise MethodError("this method was not given the model's tokens", "register it with needs_tokens=True")
+            raise MethodError(
+                "this method was not given the model's tokens", "register it with requires={'hidden-states'}"
+            )
         return self.states
 
     def spot(self, layer: int, at: HookPoint) -> TokenActivations:

@@ -28,26 +28,26 @@ _MOST_PATCHES = 4000
 _TAU, _WEAK = 0.2, 1e-5
 
 
-def _laid(subject: MethodContext, patches: Float[Tensor, "B P"], spot: TokenActivations) -> Named:
+def _laid(context: MethodContext, patches: Float[Tensor, "B P"], spot: TokenActivations) -> Named:
     """Values of a layer's patches as those of all tokens, and what was done to the grid."""
-    told = subject.brought(spot.grid)
-    return subject.whole(patches.reshape(len(patches), *spot.grid)), [told] * len(patches) if told else []
+    told = context.brought(spot.grid)
+    return context.whole(patches.reshape(len(patches), *spot.grid)), [told] * len(patches) if told else []
 
 
 @method(
     "pca",
     passes="1 forward",
     source="Hotelling 1933; on patch tokens: Amir et al. 2022, Oquab et al. 2023, figure 1",
-    needs_patches=True,
+    requires={"token-grids"},
 )
-def pca(subject: MethodContext, *, layer: int = -1, component: int = 0) -> Named:
+def pca(context: MethodContext, *, layer: int = -1, component: int = 0) -> Named:
     """The patch tokens of each picture along one of their principal directions.
 
     Formula: `m_j = (z_j - mean_i z_i) u_k`, u_k the k-th eigenvector of the patch tokens' covariance, the largest
     first; its sign is that in which the map and the last layer's attention from the readout row go together.
 
     Args:
-        subject: the pictures.
+        context: the images, the model and the target.
         layer: after which block, from 0, or from the end with negative numbers.
         component: k, from 0.
 
@@ -60,7 +60,7 @@ def pca(subject: MethodContext, *, layer: int = -1, component: int = 0) -> Named
     Cost: one forward, and one D x D eigenproblem of each picture; memory linear in tokens.
     Limits: class-agnostic; on pictures without one object against a background the first direction may be anything.
     """
-    spot = subject.after(layer)
+    spot = context.after(layer)
     z = spot.tokens()[:, spot.prefix :]
     if not 0 <= component < min(z.shape[1:]):
         raise UsageError(f"there is no component {component}", f"components are 0 to {min(z.shape[1:]) - 1}")
@@ -68,10 +68,10 @@ def pca(subject: MethodContext, *, layer: int = -1, component: int = 0) -> Named
     directions = torch.linalg.eigh(z.transpose(1, 2) @ z).eigenvectors
     values = (z * directions[:, None, :, -1 - component]).sum(-1)
     with torch.no_grad():
-        looked = attention(subject.store)[:, len(subject.layout.prefix) :].to(values.dtype)
-    looked = looked if spot.grid == subject.layout.grid else subject.gathered(looked, spot.grid)
+        looked = attention(context.store)[:, len(context.layout.prefix) :].to(values.dtype)
+    looked = looked if spot.grid == context.layout.grid else context.gathered(looked, spot.grid)
     along = (values * (looked - looked.mean(1, keepdim=True))).sum(1, keepdim=True)
-    return _laid(subject, torch.where(along < 0, -values, values), spot)
+    return _laid(context, torch.where(along < 0, -values, values), spot)
 
 
 def pca_rgb(tokens: Float[np.ndarray, "P D"], grid: tuple[int, int]) -> Float[np.ndarray, "gh gw 3"]:
@@ -91,16 +91,16 @@ def pca_rgb(tokens: Float[np.ndarray, "P D"], grid: tuple[int, int]) -> Float[np
     "similarity",
     passes="1 forward",
     source="cosine of token features, as in Amir et al. 2022, section 4",
-    needs_patches=True,
+    requires={"token-grids"},
 )
-def similarity(subject: MethodContext, *, layer: int = -1, query: str = "readout") -> Named:
+def similarity(context: MethodContext, *, layer: int = -1, query: str = "readout") -> Named:
     """How alike each patch token is to what is read out, or to one patch.
 
     Formula: `m_j = cos(z_j, z_q)`, z_q the mean of tokens by the readout row (CLS, or the mean patch), or one patch. In
     models whose last blocks change CLS alone (CaiT), both as the block's first norm has them.
 
     Args:
-        subject: the pictures.
+        context: the images, the model and the target.
         layer: after which block, from 0, or from the end with negative numbers.
         query: `readout`, or `row,column` of a patch, from 0.
 
@@ -113,10 +113,10 @@ def similarity(subject: MethodContext, *, layer: int = -1, query: str = "readout
     Cost: one forward; memory linear in tokens.
     Limits: class-agnostic. Features of some models share a large common part: look at differences, not at values.
     """
-    spot, (gh, gw) = subject.after(layer), subject.layout.grid
+    spot, (gh, gw) = context.after(layer), context.layout.grid
     z = spot.tokens()
     if query == "readout":
-        spot, row = _with_readout(subject, spot, layer)
+        spot, row = _with_readout(context, spot, layer)
         z, row = spot.tokens(), row.to(z)
     else:
         match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", query)
@@ -124,19 +124,19 @@ def similarity(subject: MethodContext, *, layer: int = -1, query: str = "readout
             raise UsageError(f"'{query}' is no patch", f"rows are 0 to {gh - 1}, columns 0 to {gw - 1}")
         asked = torch.zeros(1, gh, gw).to(z)
         asked[0, int(match[1]), int(match[2])] = 1
-        asked = subject.gathered(asked.flatten(1), spot.grid)[0]
+        asked = context.gathered(asked.flatten(1), spot.grid)[0]
         row = torch.cat([asked.new_zeros(spot.prefix), asked / asked.sum()])
     cosines = torch.cosine_similarity(z, torch.einsum("n,bnd->bd", row, z)[:, None], dim=-1)
-    if spot.prefix == len(subject.layout.prefix) and spot.grid == subject.layout.grid:
+    if spot.prefix == len(context.layout.prefix) and spot.grid == context.layout.grid:
         return cosines
-    return _laid(subject, cosines[:, spot.prefix :], spot)
+    return _laid(context, cosines[:, spot.prefix :], spot)
 
 
-def _with_readout(subject: MethodContext, spot: TokenActivations, layer: int) -> tuple[TokenActivations, Tensor]:
+def _with_readout(context: MethodContext, spot: TokenActivations, layer: int) -> tuple[TokenActivations, Tensor]:
     """The tokens that what is read out is among, and how much of each it is."""
     if spot.readout is not None:
         return spot, spot.readout
-    normed, layout = subject.spot(layer, "norm"), subject.layout
+    normed, layout = context.spot(layer, "norm"), context.layout
     if (normed.prefix, normed.grid) != (len(layout.prefix), layout.grid):
         raise UsageError(
             f"what is read out is not among the tokens at the {spot.location}", "ask for a patch: query='row,column'"
@@ -148,9 +148,9 @@ def _with_readout(subject: MethodContext, spot: TokenActivations, layer: int) ->
     "ncut",
     passes="1 forward",
     source="Shi & Malik 2000, equation 6; on tokens: TokenCut, Wang et al. 2022, section 3.2",
-    needs_patches=True,
+    requires={"token-grids"},
 )
-def ncut(subject: MethodContext, *, layer: int = -1) -> Named:
+def ncut(context: MethodContext, *, layer: int = -1) -> Named:
     """The object by a normalised cut of the graph of patches that are alike.
 
     Formula: `m = v`, the eigenvector of the second smallest eigenvalue of `(D - W) v = λ D v`, `W_ij = 1` where
@@ -158,7 +158,7 @@ def ncut(subject: MethodContext, *, layer: int = -1) -> Named:
     which v's entry of the largest size, taken before, is above the mean: the object's side in TokenCut.
 
     Args:
-        subject: the pictures.
+        context: the images, the model and the target.
         layer: after which block, from 0, or from the end with negative numbers.
 
     Returns:
@@ -170,7 +170,7 @@ def ncut(subject: MethodContext, *, layer: int = -1) -> Named:
     Cost: one forward, and the eigenvectors of one P x P matrix a picture: O(P^2) memory, O(P^3) time.
     Limits: class-agnostic; one object against one background. TokenCut takes keys of the last layer, this its tokens.
     """
-    spot = subject.after(layer)
+    spot = context.after(layer)
     z = torch.nn.functional.normalize(spot.tokens()[:, spot.prefix :].double(), dim=-1)
     if z.shape[1] < 2:
         raise MethodError(
@@ -189,23 +189,22 @@ def ncut(subject: MethodContext, *, layer: int = -1) -> Named:
         v = root * vectors[:, 1]
         seed, v = v.abs().argmax(), v - v.mean()
         parts.append(v / v.abs().max() * torch.where(v[seed] < 0, -1.0, 1.0))
-    return _laid(subject, torch.stack(parts).float(), spot)
+    return _laid(context, torch.stack(parts).float(), spot)
 
 
 @method(
     "logit-lens",
     passes="1 forward, and P + 1 short forwards past the blocks",
     source="nostalgebraist 2020; on patch tokens: Vilas et al. 2023",
-    uses_target=True,
-    needs_tokens=True,
+    requires={"target", "hidden-states"},
 )
-def logit_lens(subject: MethodContext, *, layer: int = -1) -> tuple[Float[Tensor, "B N"], list[str]]:
+def logit_lens(context: MethodContext, *, layer: int = -1) -> tuple[Float[Tensor, "B N"], list[str]]:
     """What the model's own norm and head would say if they read one token alone.
 
     Formula: `m_j = y(z_j)`: the target's score where the tokens after block `layer` are all replaced by the token j.
 
     Args:
-        subject: the pictures.
+        context: the images, the model and the target.
         layer: after which block, from 0, or from the end with negative numbers.
 
     Returns:
@@ -217,27 +216,27 @@ def logit_lens(subject: MethodContext, *, layer: int = -1) -> tuple[Float[Tensor
     Limits: patches of a CLS-pooled model were never trained to be read; differences between patches say more than
         values. What the readout says through all layers is in the notes.
     """
-    (number,) = subject.store.select(layer)
-    tokens, device = subject.tokens.at(number + 1).detach(), subject.pixels.device
+    (number,) = context.store.select(layer)
+    tokens, device = context.tokens.at(number + 1).detach(), context.pixels.device
     pictures, count = tokens.shape[:2]
     parts = []
-    everyone, pixels = torch.arange(pictures * count, device=device), subject.pixels.detach()
+    everyone, pixels = torch.arange(pictures * count, device=device), context.pixels.detach()
 
     def read(rows: Tensor, fill: int) -> Tensor:
         picture, token = rows // count, rows % count
         given = tokens[picture, token][:, None].expand(-1, fill, -1)
         with torch.no_grad():
             if fill < count:
-                return subject.scores_past(given, picture)
-            with subject.blocks.skip(given):
-                return subject.scores(pixels[picture], picture)
+                return context.scores_past(given, picture)
+            with context.blocks.skip(given):
+                return context.scores(pixels[picture], picture)
 
-    few, some = len(subject.layout.prefix) + 1, everyone[:: max(count // 3, 1)]
+    few, some = len(context.layout.prefix) + 1, everyone[:: max(count // 3, 1)]
     fill = few if _takes(partial(read, some), few, count) else count
-    for rows in torch.split(everyone, subject.batch * count // fill):
+    for rows in torch.split(everyone, context.batch * count // fill):
         parts.append(read(rows, fill))
-        subject.tick(int(rows[-1]) + 1, pictures * count)
-    through = evolution(subject).T.tolist()
+        context.tick(int(rows[-1]) + 1, pictures * count)
+    through = evolution(context).T.tolist()
     notes = [f"score after each block: {' '.join(f'{score:.3g}' for score in scores)}" for scores in through]
     return torch.cat(parts).reshape(pictures, count), notes
 
@@ -253,11 +252,11 @@ def _takes(read: Callable[[int], Tensor], few: int, count: int) -> bool:
     return got.shape == wanted.shape and torch.allclose(got, wanted, rtol=near, atol=near * float(wanted.abs().mean()))
 
 
-def evolution(subject: MethodContext) -> Float[Tensor, "L B"]:
+def evolution(context: MethodContext) -> Float[Tensor, "L B"]:
     """The target's score when the model's norm and head read the tokens after each block, first block first."""
-    everyone = torch.arange(len(subject.pixels), device=subject.pixels.device)
+    everyone = torch.arange(len(context.pixels), device=context.pixels.device)
     scores = []
-    for number in range(len(subject.store)):
-        with torch.no_grad(), subject.blocks.skip(subject.tokens.at(number + 1).detach()):
-            scores.append(subject.scores(subject.pixels.detach(), everyone))
+    for number in range(len(context.store)):
+        with torch.no_grad(), context.blocks.skip(context.tokens.at(number + 1).detach()):
+            scores.append(context.scores(context.pixels.detach(), everyone))
     return torch.stack(scores)

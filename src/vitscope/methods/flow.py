@@ -22,7 +22,7 @@ _SCALE = 2**24  # capacities become whole numbers
     "flow",
     passes="1 forward, up to 290 tokens",
     source="Abnar & Zuidema 2020, section 3.2",
-    whole=True,
+    requires={"same-tokens"},
 )
 def flow(
     store: AttentionStore,

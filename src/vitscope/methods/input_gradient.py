@@ -19,11 +19,9 @@ _TOKENS = 2048  # of all rows that go through the model together: each keeps a g
     "input-x-gradient",
     passes="1 forward, 1 backward",
     source="Shrikumar et al. 2017, section 3.1; Ancona et al. 2018, table 1",
-    needs_gradient=True,
-    uses_target=True,
-    on_subject=True,
+    requires={"gradient"},
 )
-def input_x_gradient(subject: MethodContext) -> Float[Tensor, "B N"]:
+def input_x_gradient(context: MethodContext) -> Float[Tensor, "B N"]:
     """Each pixel times the score's gradient there, added up over the patch.
 
     Formula: `m_j = sum_{p in patch j, c} x_pc dy/dx_pc`, x the normalised pixels that the model gets.
@@ -35,26 +33,23 @@ def input_x_gradient(subject: MethodContext) -> Float[Tensor, "B N"]:
     Cost: one forward and one backward, and their memory.
     Limits: a pixel at the mean (normalised 0) gets nothing whatever it means.
     """
-    (grad,) = subject.gradients([subject.pixels])
-    return subject.whole(subject.per_patch((subject.pixels.detach() * grad).sum(1)))
+    (grad,) = context.gradients([context.pixels])
+    return context.whole(context.per_patch((context.pixels.detach() * grad).sum(1)))
 
 
 @method(
     "integrated-gradients",
     passes="1 + steps forwards, steps backwards",
     source="Sundararajan, Taly, Yan 2017, equations 1 and 3",
-    needs_gradient=True,
-    uses_target=True,
-    on_subject=True,
-    own_passes=True,
+    requires={"own-gradient"},
 )
-def integrated_gradients(subject: MethodContext, *, steps: int = 32, baseline: float = 0.0) -> Float[Tensor, "B N"]:
+def integrated_gradients(context: MethodContext, *, steps: int = 32, baseline: float = 0.0) -> Float[Tensor, "B N"]:
     """Gradients added up on the straight way from a flat picture to this one, times the difference.
 
     Formula: `m_j = sum_{p in patch j, c} (x - b)_pc 1/S sum_s dy/dx_pc(b + (s - 1/2)/S (x - b))`, the midpoint rule.
 
     Args:
-        subject: the pictures.
+        context: the images, the model and the target.
         steps: S, points on the way.
         baseline: b, one value of the normalised pixels everywhere; 0 is the mean colour of the training pictures.
 
@@ -69,31 +64,28 @@ def integrated_gradients(subject: MethodContext, *, steps: int = 32, baseline: f
     """
     if steps < 1:
         raise UsageError(f"steps is at least 1, not {steps}")
-    x = subject.pixels.detach()
+    x = context.pixels.detach()
     way = x - baseline
     total = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))  # half would lose sums
     places = ((torch.arange(steps, device=x.device) + 0.5) / steps).to(x.dtype)
-    for rows, grad in _gradients(subject, steps, lambda b, s: baseline + places[s][:, None, None, None] * way[b]):
+    for rows, grad in _gradients(context, steps, lambda b, s: baseline + places[s][:, None, None, None] * way[b]):
         total.index_add_(0, rows, grad.to(total.dtype))
-    return subject.whole(subject.per_patch((way * total / steps).sum(1)))
+    return context.whole(context.per_patch((way * total / steps).sum(1)))
 
 
 @method(
     "smoothgrad",
     passes="1 + samples forwards, samples backwards",
     source="Smilkov et al. 2017, equation 1; times the picture, their section 3.3",
-    needs_gradient=True,
-    uses_target=True,
-    on_subject=True,
-    own_passes=True,
+    requires={"own-gradient"},
 )
-def smoothgrad(subject: MethodContext, *, samples: int = 16, noise: float = 0.15) -> Float[Tensor, "B N"]:
+def smoothgrad(context: MethodContext, *, samples: int = 16, noise: float = 0.15) -> Float[Tensor, "B N"]:
     """The mean gradient over noisy copies of the picture, times the picture.
 
     Formula: `m_j = sum_{p in patch j, c} x_pc 1/S sum_s dy/dx_pc(x + n_s)`, `n_s ~ N(0, (noise (max x - min x))^2)`.
 
     Args:
-        subject: the pictures.
+        context: the images, the model and the target.
         samples: S, noisy copies; `seed` chooses the noise, the same for each picture.
         noise: its standard deviation as a share of the picture's range of values.
 
@@ -108,23 +100,23 @@ def smoothgrad(subject: MethodContext, *, samples: int = 16, noise: float = 0.15
     """
     if samples < 1 or noise < 0:
         raise UsageError(f"samples is at least 1 and noise at least 0, not {samples} and {noise}")
-    x = subject.pixels.detach()
+    x = context.pixels.detach()
     spread = noise * (x.amax((1, 2, 3)) - x.amin((1, 2, 3)))
-    drawn = torch.randn(samples, *x.shape[1:], generator=torch.Generator().manual_seed(subject.seed)).to(x)
+    drawn = torch.randn(samples, *x.shape[1:], generator=torch.Generator().manual_seed(context.seed)).to(x)
     total = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))  # half would lose sums
-    for rows, grad in _gradients(subject, samples, lambda b, s: x[b] + spread[b][:, None, None, None] * drawn[s]):
+    for rows, grad in _gradients(context, samples, lambda b, s: x[b] + spread[b][:, None, None, None] * drawn[s]):
         total.index_add_(0, rows, grad.to(total.dtype))
-    return subject.whole(subject.per_patch((x * total / samples).sum(1)))
+    return context.whole(context.per_patch((x * total / samples).sum(1)))
 
 
-def _gradients(subject: MethodContext, count: int, made: object) -> Iterator[tuple[Tensor, Tensor]]:
+def _gradients(context: MethodContext, count: int, made: object) -> Iterator[tuple[Tensor, Tensor]]:
     """Picture numbers and the score's gradients at `made(pictures, numbers)`, for `count` points of each picture."""
-    device, pictures = subject.pixels.device, len(subject.pixels)
+    device, pictures = context.pixels.device, len(context.pixels)
     work = torch.arange(pictures * count, device=device)
-    most = min(subject.batch, max(1, _TOKENS // subject.layout.tokens))
+    most = min(context.batch, max(1, _TOKENS // context.layout.tokens))
     for part in torch.split(work, most):
         rows, numbers = part // count, part % count
         pixels = made(rows, numbers).requires_grad_()  # type: ignore[operator]
-        (grad,) = torch.autograd.grad(subject.scores(pixels, rows).sum(), pixels)
-        subject.tick(int(part[-1]) + 1, pictures * count)
+        (grad,) = torch.autograd.grad(context.scores(pixels, rows).sum(), pixels)
+        context.tick(int(part[-1]) + 1, pictures * count)
         yield rows, grad

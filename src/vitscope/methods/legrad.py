@@ -17,12 +17,10 @@ __all__ = ["legrad"]
     "legrad",
     passes="1 forward, 1 short backward for each layer",
     source="Bousselham et al. 2024, equations 5 to 8",
-    needs_gradient=True,
-    uses_target=True,
-    needs_tokens=True,
+    requires={"gradient", "hidden-states"},
 )
 def legrad(
-    subject: MethodContext, *, layers: LayerSpec = None, readout: Literal["mean", "own"] = "mean"
+    context: MethodContext, *, layers: LayerSpec = None, readout: Literal["mean", "own"] = "mean"
 ) -> Float[Tensor, "B N"]:
     """How the answer that each layer could give already depends on its attention.
 
@@ -30,7 +28,7 @@ def legrad(
     norm and head read the tokens after block l.
 
     Args:
-        subject: the pictures.
+        context: the images, the model and the target.
         layers: which layers take part; all by default.
         readout: what the head reads of layer l: the `mean` of all tokens (the paper's), or the model's `own` readout.
 
@@ -41,18 +39,18 @@ def legrad(
         chunk; memory linear in tokens.
     Limits: heads of early layers were never trained to be read; queries count alike, also those nothing reads.
     """
-    store, states = subject.store, subject.tokens
+    store, states = context.store, context.tokens
     chosen = store.select(layers)
-    everyone = torch.arange(len(subject.pixels), device=subject.pixels.device)
-    total = torch.zeros(len(subject.pixels), subject.layout.tokens, device=subject.pixels.device)
+    everyone = torch.arange(len(context.pixels), device=context.pixels.device)
+    total = torch.zeros(len(context.pixels), context.layout.tokens, device=context.pixels.device)
     for layer in chosen:
         tokens = states.at(layer + 1)
         seen = tokens.mean(1, keepdim=True).expand_as(tokens) if readout == "mean" else tokens
-        with subject.blocks.skip(seen):
-            score = subject.scores(subject.pixels, everyone)
+        with context.blocks.skip(seen):
+            score = context.scores(context.pixels, everyone)
         source, block = store.outputs[layer], store[layer]
         # no two layers share a part of the graph: what one has gone through can go
-        (grad,) = torch.autograd.grad(score.sum(), [source.tensor], retain_graph=not subject.last, allow_unused=True)
+        (grad,) = torch.autograd.grad(score.sum(), [source.tensor], retain_graph=not context.last, allow_unused=True)
         assert block.v is not None  # type: ignore[attr-defined]
         if grad is not None:
             total = total + _received(source.arrange(grad), block.v)  # type: ignore[attr-defined]

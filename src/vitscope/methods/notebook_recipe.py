@@ -4,25 +4,29 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitscope._messages import msg
 from vitscope.attention import AttentionStore, matvec
+from vitscope.errors import YES, Support
 from vitscope.geometry import TokenLayout
 from vitscope.methods.base import method
 
 __all__ = ["notebook_recipe"]
 
 
-def _needs_cls(layout: TokenLayout) -> str:
-    return "" if layout.prefix[:1] == ("cls",) else "the recipe reads token 0 as CLS, and this model has no CLS token"
+def _has_cls(layout: TokenLayout) -> Support:
+    if layout.prefix[:1] == ("cls",):
+        return YES
+    return Support.no(msg("methods.no-cls-token", "it reads token 0 as CLS, and this model has no CLS token"))
 
 
 @method(
     "notebook-recipe",
     passes="1 forward",
     source="a widely copied notebook for google/vit-large-patch32-384",
+    requires={"same-tokens"},
     caveat="not rollout: the layers are multiplied in the wrong order and the map shows how little each patch's own "
     "mixture keeps of CLS, not where CLS looks",
-    refuses=_needs_cls,
-    whole=True,
+    supports=_has_cls,
 )
 def notebook_recipe(store: AttentionStore) -> Float[Tensor, "B N"]:
     """The published recipe: one minus the CLS column of the layers multiplied in forward order.

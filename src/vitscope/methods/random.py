@@ -10,8 +10,8 @@ from vitscope.methods.context import MethodContext
 __all__ = ["random"]
 
 
-@method("random", passes="1 forward", source="the baseline", on_subject=True)
-def random(subject: MethodContext) -> Float[Tensor, "B N"]:
+@method("random", passes="1 forward", source="the baseline")
+def random(context: MethodContext) -> Float[Tensor, "B N"]:
     """Uniform random numbers: what a method must beat.
 
     Formula: `m_j ~ U(0, 1)` for each patch; the prefix gets 0. `seed` and the picture's place in its batch choose them.
@@ -22,7 +22,7 @@ def random(subject: MethodContext) -> Float[Tensor, "B N"]:
     Cost: the forward that predictions come from, and its memory.
     Limits: it knows nothing, by design.
     """
-    gh, gw = subject.layout.grid
-    count = len(subject.pixels)
-    made = [torch.rand(gh, gw, generator=torch.Generator().manual_seed(subject.seed)) for _ in range(count)]
-    return subject.whole(torch.stack(made).to(subject.pixels.device))
+    gh, gw = context.layout.grid
+    count = len(context.pixels)
+    made = [torch.rand(gh, gw, generator=torch.Generator().manual_seed(context.seed)) for _ in range(count)]
+    return context.whole(torch.stack(made).to(context.pixels.device))

@@ -22,10 +22,10 @@ _ACCURACY = 1e-7  # of the solution: norm of what is left over, by that of the r
     "random-walk",
     passes="1 forward",
     source="random walk with restart, Pan et al. 2004, section 3.2, of rollout (Abnar & Zuidema 2020) on tokens",
-    needs_tokens=True,
+    requires={"hidden-states"},
 )
 def random_walk(
-    subject: MethodContext,
+    context: MethodContext,
     *,
     layer: int = -2,
     layers: LayerSpec = "last3",
@@ -44,7 +44,7 @@ def random_walk(
     within.
 
     Args:
-        subject: the pictures.
+        context: the images, the model and the target.
         layer: the block after which patches are compared, from 0, or from the end with negative numbers.
         layers: which layers rollout takes.
         restart: chance to stop at each step, in [0.001, 1].
@@ -70,16 +70,16 @@ def random_walk(
             f"not {restart}, {temperature} and {detail}",
             "the defaults are 0.05, 0.1 and 0.5",
         )
-    (number,) = subject.store.select(layer)
-    ahead = len(subject.layout.prefix)
-    tokens = subject.tokens.at(number + 1).detach()[:, ahead:]
+    (number,) = context.store.select(layer)
+    ahead = len(context.layout.prefix)
+    tokens = context.tokens.at(number + 1).detach()[:, ahead:]
     tokens = tokens if tokens.dtype == torch.float64 else tokens.float()
     with torch.no_grad():
-        seen = rollout(subject.store, layers=layers)[:, ahead:].to(tokens.dtype)
+        seen = rollout(context.store, layers=layers)[:, ahead:].to(tokens.dtype)
         found = torch.stack([_walked(s, z, restart, temperature) for s, z in zip(seen, tokens, strict=True)])
     found = found * (seen * seen.shape[1]) ** detail
     found = found - found.mean(1, keepdim=True)
-    return subject.whole(found.reshape(len(found), *subject.layout.grid))
+    return context.whole(found.reshape(len(found), *context.layout.grid))
 
 
 def _walked(s: Float[Tensor, " P"], z: Float[Tensor, "P D"], restart: float, temperature: float) -> Float[Tensor, " P"]:

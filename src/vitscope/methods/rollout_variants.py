@@ -20,12 +20,11 @@ _SINK_DEVIATIONS = 6
     "value-rollout",
     passes="1 forward",
     source="Kobayashi et al. 2020, equation 4, in the rollout of Abnar & Zuidema 2020, equation 1",
+    requires={"values"},
     sums_to_one=True,
-    on_subject=True,
-    needs_values=True,
 )
 def value_rollout(
-    subject: MethodContext, *, layers: LayerSpec = None, residual_weight: float = 0.5
+    context: MethodContext, *, layers: LayerSpec = None, residual_weight: float = 0.5
 ) -> Float[Tensor, "B N"]:
     """Rollout in which attention to a token counts by the length of the vector that it hands on.
 
@@ -33,7 +32,7 @@ def value_rollout(
     value of token j in head h after that head's part of the output projection.
 
     Args:
-        subject: the pictures.
+        context: the images, the model and the target.
         layers: which layers take part; all by default.
         residual_weight: weight of the residual path, in [0, 1].
 
@@ -58,7 +57,7 @@ def value_rollout(
 
         return vecmat(block, r, fuse)
 
-    store = subject.store
+    store = context.store
     return store.rollout_from_readout(store.select(layers), attend, residual_weight, 1 - residual_weight)
 
 
@@ -85,11 +84,11 @@ def transformed_lengths(block: Block) -> Float[Tensor, "B H M"]:
     "sink-rollout",
     passes="1 forward",
     source="Abnar & Zuidema 2020, equation 1; sinks after Darcet et al. 2024, section 2, and Xiao et al. 2024",
+    requires={"hidden-states"},
     sums_to_one=True,
-    needs_tokens=True,
 )
 def sink_rollout(
-    subject: MethodContext,
+    context: MethodContext,
     *,
     layers: LayerSpec = None,
     residual_weight: float = 0.5,
@@ -103,7 +102,7 @@ def sink_rollout(
     whose length lies as far out: large models show such tokens, small ones often do not.
 
     Args:
-        subject: the pictures.
+        context: the images, the model and the target.
         layers: which layers take part; all by default.
         residual_weight: weight of the residual path, in [0, 1].
         by: `attention`, or `both`: only patches whose tokens are that long as well.
@@ -117,12 +116,12 @@ def sink_rollout(
     """
     if not 0 <= residual_weight <= 1:
         raise UsageError(f"residual_weight is a weight in [0, 1], not {residual_weight}")
-    store, prefix = subject.store, len(subject.layout.prefix)
+    store, prefix = context.store, len(context.layout.prefix)
     chosen = store.select(layers)
     with torch.no_grad():
         uniform = torch.full_like(store.readout_weights(), 1 / store.readout_weights().shape[1]).contiguous()
         received = torch.stack([vecmat(store[layer], uniform) for layer in chosen]).mean(0)
-        after = [subject.tokens.at(layer + 1).float().norm(dim=-1) for layer in chosen]
+        after = [context.tokens.at(layer + 1).float().norm(dim=-1) for layer in chosen]
         long = torch.stack([_outlying(lengths, prefix) for lengths in after]).any(0)
         sinks = _outlying(received, prefix)
         sinks = sinks & long if by == "both" else sinks
@@ -133,7 +132,7 @@ def sink_rollout(
             return pulled + r * _to_sinks(block, 1 - kept)
 
         relevance = store.rollout_from_readout(chosen, attend, residual_weight, 1 - residual_weight)
-    columns = subject.layout.grid[1]
+    columns = context.layout.grid[1]
     return relevance, [
         _told(row, other, columns) for row, other in zip(sinks[:, prefix:], long[:, prefix:], strict=True)
     ]

@@ -148,8 +148,8 @@ def _description(name: str, scope: Scope) -> dict[str, Any]:
             "name": method.name,
             "summary": method.summary,
             "passes": method.passes,
-            "uses_target": method.uses_target,
-            "reason": method.excuse(scope.adapter),
+            "uses_target": "target" in method.requires,
+            "reason": method.supports(scope.adapter).reason,
             "options": {option.name: option.default for option in method.options.values()},
         }
         for _, method in METHODS

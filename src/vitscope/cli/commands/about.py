@@ -52,10 +52,10 @@ def methods(
     reasons = {support.name: support.reason for support in load(reference).methods()} if reference else {}
     found = [method for _, method in METHODS]
     if as_json:
-        fields = ("name", "summary", "needs_gradient", "uses_target", "passes", "works_on", "source", "caveat")
+        fields = ("name", "summary", "passes", "works_on", "source", "caveat")
         documents = [
             {field: getattr(m, field) for field in fields}
-            | {"options": {o.name: shown(o.default) for o in m.options.values()}}
+            | {"requires": sorted(m.requires), "options": {o.name: shown(o.default) for o in m.options.values()}}
             | ({"works": not reasons[m.name], "reason": reasons[m.name]} if reference else {})
             for m in found
         ]
@@ -66,7 +66,7 @@ def methods(
     rows = []
     for m in found:
         options = " ".join(f"{o.name}={shown(o.default)}" for o in m.options.values())
-        row = [m.name, yes(m.needs_gradient), yes(m.uses_target), m.passes, options, m.source]
+        row = [m.name, yes("gradient" in m.requires), yes("target" in m.requires), m.passes, options, m.source]
         here = f"no: {reasons[m.name]}" if reasons.get(m.name) else "yes"
         rows.append([*row, here if reference else m.works_on])
     console.table(headings, rows, wrap=True)

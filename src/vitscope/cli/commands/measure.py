@@ -175,7 +175,7 @@ def _measured(scope: "Scope", image: str, what: _Asked, tick: Any) -> _Result:
     mask = what.masks.of(image, picture.size) if what.masks else None
     name = what.explain["method"]
     of = METHODS.get(scope.recommend(target=what.target, **what.explain).method if name == "auto" else name)
-    target = what.target if of.uses_target or of.needs_gradient else None  # else the map is of no target; the score is
+    target = what.target if "target" in of.requires else None  # else the map is of no target; the score is
     e = scope.explain(picture, target=target, progress=tick, **what.explain)
     measurement = scope.measure(e, target=what.target, progress=tick, **what.measure)
     known = None
