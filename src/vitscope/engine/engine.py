@@ -176,7 +176,7 @@ class Engine(ModelRunner):
             layout=store.layout,
             region=image.region,
             predictions=[] if store.answer is None else self.predictions(store.answer, row),
-            target=told.get("target") if request."target" in method.requires else None,
+            target=told.get("target") if "target" in request.method.requires else None,
             score=told.get("score"),
             provenance=told,
             picture=image.picture,
