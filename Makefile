@@ -3,6 +3,7 @@
 # make test-all  all tests: after those of `make test`, the slow ones
 # make check  format, lint, types
 # make bench  speed and memory beside the plain forward
+# make messages  the message catalogues, from the sources
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 KEPT := PYTHONDONTWRITEBYTECODE=
 PYTEST := $(KEPT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all check bench clean
+.PHONY: demo test test-all check bench messages clean
 
 demo: .venv/demo
 	$(BIN)/python examples/demo.py
@@ -32,6 +33,9 @@ check: .venv/check
 
 bench: .venv/demo
 	$(BIN)/python benchmarks/extraction.py
+
+messages: .venv/check
+	$(BIN)/python tools/messages.py
 
 clean:
 	rm -rf .venv .cache out

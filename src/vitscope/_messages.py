@@ -18,11 +18,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
-__all__ = ["Message", "join_messages", "message_table", "msg"]
+__all__ = ["Language", "Message", "join_messages", "message_table", "msg", "python_options", "restore_messages"]
 
 Language = Literal["python", "cli"]
 
-_OPTION = re.compile(r"\{@(O:)?(\w+)(?:=((?:[^{}]|\{\w+\})*))?\}")
+_OPTION = re.compile(r"(?<!\{)\{@(O:)?(\w+)(?:=((?:[^{}]|\{\w+\})*))?\}")
 
 
 class Message(str):
@@ -84,6 +84,28 @@ def message_table(document: object) -> dict[str, dict[str, Any]]:
         }
         for message in _messages(document)
     }
+
+
+def restore_messages(document: Any, table: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Make each text that a table has a Message again, in a document that went through JSON.
+
+    Args:
+        document: mappings, sequences and values, nested at will.
+        table: what `message_table` gave for it.
+    """
+    if isinstance(document, str) and document in table:
+        entry = table[document]
+        whole = document.replace("{", "{{").replace("}", "}}")  # the English as it was written, whatever it is today
+        params = {name: restore_messages(value, table) for name, value in entry["params"].items()}
+        return Message(entry["code"], entry.get("template", whole), params)
+    if isinstance(document, Mapping):
+        return {name: restore_messages(value, table) for name, value in document.items()}
+    return [restore_messages(value, table) for value in document] if isinstance(document, list) else document
+
+
+def python_options(template: str) -> str:
+    """Write the options of a template as Python has them; parameters stay."""
+    return _OPTION.sub(lambda found: _option(found, "python"), template)
 
 
 def _messages(document: object) -> Iterator[Message]:

@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from PIL import Image
 
 from vitscope._files import staged_folder
-from vitscope._messages import msg
+from vitscope._messages import message_table, msg, restore_messages
 from vitscope.errors import LayoutError, MethodError, ResultError, UsageError
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture, load_image
@@ -156,6 +156,7 @@ class Explanation:
             "region": asdict(self.region),
             "name": self.picture.name if self.picture else None,
             "provenance": dict(self.provenance),
+            "messages": message_table([self.provenance, self.target]),
         }
 
     def save(self, folder: str | Path, *, force: bool = False, **style: Unpack[StyleOptions]) -> Path:
@@ -197,6 +198,7 @@ class Explanation:
         try:
             manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
             _check_schema(manifest["schema"], folder)
+            messages = manifest["messages"]
             values, prefix = _arrays(folder / "arrays.npz")
             picture = load_image(folder / "photo.jpg") if (folder / "photo.jpg").exists() else None
             if picture is not None:
@@ -208,10 +210,10 @@ class Explanation:
                 method=manifest["method"],
                 layout=TokenLayout(**_tuples(manifest["layout"])),
                 region=ImageRegion(**_tuples(manifest["region"])),
-                target=manifest["target"],
+                target=restore_messages(manifest["target"], messages),
                 score=manifest["score"],
                 predictions=[(p["label"], p["probability"]) for p in manifest["predictions"]],
-                provenance=manifest["provenance"],
+                provenance=restore_messages(manifest["provenance"], messages),
                 picture=picture,
             )
         except ResultError:

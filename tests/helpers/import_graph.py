@@ -7,7 +7,7 @@ from pathlib import Path
 # Left never imports right. A stage is one part, or several side by side that do not import each other.
 ORDER = (
     ("_messages", "_version"),
-    ("errors",),
+    ("errors", "_catalogues"),
     ("images", "geometry", "_files", "_plugins"),
     ("render", "attention"),
     ("explanation", "tracing"),

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from vitscope._messages import msg
 from vitscope.attention import AttentionStore, Factored
 from vitscope.viewer.attention_quantisation import Head, QuantisedHead, factorised, fitted, plain, rounded
 from vitscope.viewer.packed import Packed, zigzag
@@ -45,9 +46,12 @@ class Shipped:
 def why_not(store: AttentionStore) -> str:
     """Why rows of this attention cannot be made in a page; empty where they can."""
     if store.chain is not None or not len(store):
-        return "its layers do not all see the same tokens"
+        return msg("viewer.layers-differ", "its layers do not all see the same tokens")
     if not all(plain(block) for block in store):
-        return "its attention has a bias or a rule of its own that queries and keys do not give"
+        return msg(
+            "viewer.attention-not-plain",
+            "its attention has a bias or its own rule, which queries and keys alone do not give",
+        )
     return ""
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vitscope._catalogues import page_messages
 from vitscope.engine.engine import Engine
 from vitscope.engine.options import Options, Progress
 from vitscope.evaluation.masked import PatchMasker, masking
@@ -92,6 +93,7 @@ class Live:
         entry, arrays = entry_of(self.engine, made, name=name)
         return {
             "entry": finite(entry) | {"more": True},
+            "messages": page_messages(entry),
             "arrays": {name: one.document() for name, one in arrays.items()},
         }
 

@@ -15,6 +15,8 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
+from vitscope._catalogues import page_texts
+
 __all__ = ["bundle", "lean", "page", "page_bytes", "styles"]
 
 _IMPORT = re.compile(r'^import \{([^}]*)\} from "\./(\w+)\.js";\n', re.M)
@@ -138,7 +140,7 @@ def bundle(escaped: bool = True) -> str:
         if name in done:
             return
         done.append(name)
-        text = _text(f"{name}.js")
+        text = _texts() if name == "texts" else _text(f"{name}.js")
         for _, needed in _IMPORT.findall(text):
             add(needed)
         names = _EXPORT.findall(text)
@@ -162,6 +164,11 @@ def lean(text: str) -> str:
 def styles() -> str:
     """The viewer's style sheet, without the spaces that are for readers of its source."""
     return _ROOM.sub("", _INDENT.sub("", _text("viewer.css")))
+
+
+def _texts() -> str:
+    """Make the module of the viewer's texts from the catalogues."""
+    return f"export const TEXTS = {json.dumps(page_texts('viewer-page'), ensure_ascii=False, separators=(',', ':'))};\n"
 
 
 def _spelled(found: re.Match[str]) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vitscope._catalogues import page_messages
+from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.explanation import Explanation
 from vitscope.metrics.concentration import concentration
@@ -16,7 +18,8 @@ from vitscope.viewer.packed import Packed, scaled
 
 __all__ = ["document_of"]
 
-_WHY = "a saved map has no model behind it"
+_WHY = msg("viewer.no-model", "a saved map has no model behind it")
+_MISSING = (msg("viewer.queries", "queries"), msg("viewer.measurement", "measurement"))
 
 
 def document_of(explanation: Explanation) -> dict[str, Any]:
@@ -72,11 +75,15 @@ def document_of(explanation: Explanation) -> dict[str, Any]:
         "maps": [entry],
         "predictions": [[label, p] for label, p in explanation.predictions],
         "statistics": {"layers": [], "sinks": []},
-        "missing": [{"what": what, "why": _WHY} for what in ("queries", "measurement")],
+        "missing": [{"what": what, "why": _WHY} for what in _MISSING],
         "seed": int(told.get("seed", 0)),
         "command": "",
     }
-    return {"header": header, "arrays": {key: one.document() for key, one in arrays.items()}}
+    return {
+        "header": header,
+        "messages": page_messages(header),
+        "arrays": {key: one.document() for key, one in arrays.items()},
+    }
 
 
 def _seen(explanation: Explanation) -> Image.Image:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from PIL import Image
 
+from vitscope._catalogues import page_messages
+from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.attention import AttentionStore, vecmat, vecmat_heads
 from vitscope.engine.engine import Engine
@@ -59,9 +61,8 @@ class View:
     def document(self) -> dict[str, Any]:
         """The whole, ready for JSON."""
         arrays = {name: one.document() for name, one in self.arrays.items()}
-        return {"header": dict(self.header), "arrays": arrays} | (
-            {"other": self.other.document()} if self.other is not None else {}
-        )
+        other = {} if self.other is None else {"other": self.other.document()}
+        return {"header": dict(self.header), "messages": page_messages(self.header), "arrays": arrays, **other}
 
     def widget(self) -> Any:
         """The viewer in a notebook, answered by this kernel: hide patches and see the new predictions.
@@ -174,9 +175,15 @@ def _one(engine: Engine, picture: Picture, asked: _Asked, more: Sequence[Explana
     arrays |= sent.arrays
     used += sum(one.nbytes for one in sent.arrays.values())
     if reason:
-        missing.append({"what": "queries", "why": reason})
+        missing.append({"what": msg("viewer.queries", "queries"), "why": reason})
     elif sent.dropped:
-        missing.append({"what": "layers", "why": f"layers {_span(sent.dropped)} do not fit into {max_mb:.3g} MB"})
+        why = msg(
+            "viewer.layers-left-out",
+            "layers {span} do not fit into {most} MB",
+            span=_span(sent.dropped),
+            most=f"{max_mb:.3g}",
+        )
+        missing.append({"what": msg("viewer.layers", "layers"), "why": why})
     header = {
         "schema": SCHEMA,
         "kind": "view",
@@ -214,14 +221,21 @@ def _maps(
     """All maps: of methods, of predicted classes, and more; each measured where it was asked for."""
     explained = _explained(engine, image, asked, missing)
     explained += _classes(engine, image, labels, asked, missing)
+    measurement = msg("viewer.measurement", "measurement")
     measured: dict[int, Any] = {}
     if asked.measure:
         measured = measured_maps(engine, [e for e, _ in explained], asked.seed, asked.progress, asked.seconds)
     if not asked.measure:
-        missing.append({"what": "measurement", "why": "it was not asked for"})
+        missing.append({"what": measurement, "why": msg("viewer.not-measured", "measuring was switched off")})
     elif len(measured) < len(explained):
-        words = f"{asked.seconds or 0:g} seconds were enough for {len(measured)} of {len(explained)} maps"
-        missing.append({"what": "measurement", "why": words})
+        why = msg(
+            "viewer.measured-some",
+            "{seconds} seconds were enough for {done} of {total} maps",
+            seconds=f"{asked.seconds or 0:g}",
+            done=len(measured),
+            total=len(explained),
+        )
+        missing.append({"what": measurement, "why": why})
     explained += [(one, None) for one in more]
     maps: list[dict[str, Any]] = []
     arrays: dict[str, Packed] = {}
@@ -273,7 +287,7 @@ def _classes(
             made = engine.explain(image, replace(asked.options(name), target=labels), asked.progress)
             return list(zip(made, labels, strict=True))
         except VitscopeError as error:
-            missing.append({"what": f"{name} by class", "why": error.message})
+            missing.append({"what": msg("viewer.by-class", "{method} by class", method=name), "why": error.message})
     return []
 
 
@@ -307,4 +321,4 @@ def _jpeg(image: Image.Image, longest: int, quality: int) -> str:
 
 
 def _span(numbers: Sequence[int]) -> str:
-    return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
+    return f"{numbers[0]}–{numbers[-1]}" if len(numbers) > 1 else str(numbers[0])

@@ -7,6 +7,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, TypeAlias
 
+from vitscope._catalogues import page_messages
 from vitscope.errors import MissingDependencyError, VitscopeError
 from vitscope.explanation import Explanation
 from vitscope.viewer.saved_map import document_of
@@ -79,7 +80,8 @@ def _kind() -> Any:
             try:
                 result, buffers = _packed(self._answering[kind](**asked))
             except VitscopeError as error:
-                self.send({"id": number, "error": str(error)})
+                words = {"error": error.message, "hint": error.hint}
+                self.send({"id": number, **words, "messages": page_messages(words)})
             except Exception as error:  # the page waits for an answer, whatever happened
                 self.send({"id": number, "error": f"{type(error).__name__}: {error}"})
             else:
@@ -98,7 +100,7 @@ def _with_bytes(document: Mapping[str, Any]) -> dict[str, Any]:
     """The document with its arrays' data as bytes, which travel beside the JSON; likewise that of a second photo."""
     arrays = {name: {**array, "data": _bytes(array["data"])} for name, array in document["arrays"].items()}
     other = {"other": _with_bytes(document["other"])} if document.get("other") else {}
-    return {"header": dict(document["header"]), "arrays": arrays, **other}
+    return {**document, "header": dict(document["header"]), "arrays": arrays, **other}
 
 
 def _packed(result: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:

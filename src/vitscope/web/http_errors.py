@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vitscope._messages import message_table, msg
+from vitscope._catalogues import page_messages
+from vitscope._messages import msg
 from vitscope.errors import (
     CaptureError,
     ImageError,
@@ -53,7 +54,7 @@ class HTTPError(Exception):
     def document(self) -> dict[str, Any]:
         """Return the body of the response."""
         sentences = {"detail": self.detail, "hint": self.hint}
-        return {**sentences, "code": self.code, "messages": message_table(sentences)}
+        return {**sentences, "code": self.code, "messages": page_messages(sentences)}
 
 
 def to_http_error(error: VitscopeError) -> HTTPError:

@@ -11,7 +11,8 @@ import anyio.to_thread
 from fastapi import Body, FastAPI, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 
-from vitscope._messages import message_table, msg
+from vitscope._catalogues import page_messages
+from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.images import decoded
 from vitscope.scope import Scope
@@ -110,7 +111,7 @@ def _add_start_page(app: FastAPI, views: Views) -> None:
                 name=name,
                 about=one.subject,
                 credit=one.credit,
-                messages=message_table([one.subject, one.credit]),
+                messages=page_messages([one.subject, one.credit]),
             )
             for name, one in samples.SAMPLES.items()
         ]
@@ -136,7 +137,7 @@ def _add_photos(app: FastAPI, views: Views) -> None:
             width=width,
             height=height,
             notes=list(picture.notes),
-            messages=message_table(picture.notes),
+            messages=page_messages(picture.notes),
         )
 
     @app.delete("/api/photos/{photo}", status_code=204, summary="Delete a photo")

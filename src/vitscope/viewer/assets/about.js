@@ -9,16 +9,16 @@ export function panel(root, ctx) {
   const list = (texts) => el("ul", { class: "vs-facts" }, ...texts.map((text) => el("li", { text })));
   root.append(list([
     header.model.reference, `${header.photo.name} · ${header.region.size.join(" × ")}`,
-    `${data.prefix.length} + ${rows} × ${columns} · ${data.layers.length} × ${data.heads}`, `vitscope ${header.vitscope}`, ...header.photo.notes.map(t.said),
+    `${data.prefix.length} + ${rows} × ${columns} · ${data.layers.length} × ${data.heads}`, `vitscope ${header.vitscope}`, ...header.photo.notes.map(t.message),
   ]));
   const { error } = header.attention;
   if (error?.mean_rms !== undefined) root.append(el("p", { class: "vs-note", text: t("precision", { mean: percent(error.mean_rms), head: percent(error.head_rms), beyond: percent(error.head_beyond) }) }));
-  if (header.missing.length) root.append(el("h3", { text: t("missing") }), list(header.missing.map(({ what, why }) => `${t.said(what)}: ${t.said(why)}`)));
+  if (header.missing.length) root.append(el("h3", { text: t("missing") }), list(header.missing.map(({ what, why }) => `${t.message(what)}: ${t.message(why)}`)));
   const notes = el("div", {});
   root.append(notes);
   const show = (state) => {
     const found = (entryOf(state, data)?.notes ?? []).filter((one) => !header.photo.notes.includes(one));
-    notes.replaceChildren(...(found.length ? [el("h3", { text: t("notes") }), list(found.map(t.said))] : []));
+    notes.replaceChildren(...(found.length ? [el("h3", { text: t("notes") }), list(found.map(t.message))] : []));
   };
   show(store.get());
   store.subscribe((state, before) => state.map !== before.map && show(state), signal);

@@ -14,7 +14,7 @@ export function panel(root, ctx) {
   const choices = el("select", {}, el("option", { value: "", text: t("more_predicted") }), ...classes.map((label) => el("option", { value: label, text: label })));
   const few = classes.length > 0 && classes.length <= 100, wanted = few ? choices : target;
   const of = el("label", { class: "vs-field" }, el("span", { text: t("more_target") }), wanted);
-  const go = el("button", { type: "submit", class: "vs-quiet", text: t("more_go") });
+  const go = el("button", { type: "submit", class: "vs-quiet", text: t("more_submit") });
   const form = el("form", { class: "vs-more" }, el("label", { class: "vs-field" }, el("span", { text: t("method") }), method), of, go);
   root.append(form, told);
 
@@ -34,13 +34,14 @@ export function panel(root, ctx) {
     go.disabled = true;
     told.textContent = t("busy");
     try {
-      const { entry, arrays } = await host.explain({ method: method.value, target: aim(), method_options: {} }, signal);
+      const { entry, arrays, messages } = await host.explain({ method: method.value, target: aim(), method_options: {} }, signal);
       if (signal.aborted) return;
+      t.learn(messages);
       if (!data.maps.some((one) => one.id === entry.id)) data.add(entry, arrays);
       store.set({ map: entry.id, source: "map", deletion_step: null });
       told.textContent = nameOfMap(entry, t);
     } catch (error) {
-      if (!signal.aborted) told.textContent = t.said(error.message);
+      if (!signal.aborted) told.textContent = t.error(error);
     } finally {
       go.disabled = false;
     }

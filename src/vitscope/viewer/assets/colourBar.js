@@ -35,10 +35,10 @@ export function createBar(root, ctx) {
       });
       const total = [...scene.prefix, ...scene.values].reduce((sum, one) => sum + Math.max(one, 0), 0);
       const prefix = scene.prefix.reduce((sum, one) => sum + Math.max(one, 0), 0);
-      const share = data.prefix.length && total > 0 && !scene.signed ? t("prefix_share", { share: percent(prefix / total), names: data.prefix.map(t.said).join(", ") }) : "";
+      const share = data.prefix.length && total > 0 && !scene.signed ? t("prefix_share", { share: percent(prefix / total), names: data.prefix.map(t.token).join(", ") }) : "";
       const below = scale.kind === "positive" ? scene.values.reduce((sum, one) => sum + (one < 0), 0) / scene.values.length : 0;
       const cold = below ? t("below_zero", { share: percent(below) }) : "";
-      note.textContent = [share, cold, t.said(scene.entry?.caveat)].filter(Boolean).join(t("stop"));
+      note.textContent = [share, cold, t.message(scene.entry?.caveat)].filter(Boolean).join(t("stop"));
     },
   };
 }

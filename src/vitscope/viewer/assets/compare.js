@@ -72,7 +72,7 @@ export function panel(root, ctx) {
   const listed = (from, prefix) => from.maps.map((entry) => [`${prefix}:${entry.id}`, nameOfMap(entry, t)]);
   const groups = [[data.header.photo.name, listed(data, "own")], ...(other ? [[other.header.photo.name, listed(other, "other")]] : [])];
   const left = select(t("left"), groups, (value) => set({ left: value })), right = select(t("right"), groups, (value) => set({ right: value }));
-  const way = choices(t("compare_how"), [[false, t("swipe")], [true, t("beside")]], false, (value) => set({ beside: value }));
+  const way = choices(t("layout"), [[false, t("swipe")], [true, t("beside")]], false, (value) => set({ beside: value }));
   const one = toggle(t("one_scale"), false, (value) => store.set({ shared: value }));
   const halves = { left: half("left"), right: half("right") };
   const handle = el("div", { class: "vs-handle", role: "slider", tabindex: "0", "aria-label": t("handle"), "aria-valuemin": "0", "aria-valuemax": "100" });
@@ -128,7 +128,7 @@ export function panel(root, ctx) {
     }
     ["left", "right"].forEach((side, i) => paint(side, parts[i], scenes[i], scales[i], state));
     const same = parts[0].from === parts[1].from;
-    told.textContent = same ? t("agreement", { value: agreement(scenes[0].values, scenes[1].values).toFixed(2) }) : t("alike_told");
+    told.textContent = same ? t("agreement", { value: agreement(scenes[0].values, scenes[1].values).toFixed(2) }) : t("two_photos");
   }
   const place = () => {
     const { at, beside, left: a, right: b } = now();

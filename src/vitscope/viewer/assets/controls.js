@@ -66,7 +66,7 @@ function told(entry, t) {
 export function attention(root, ctx) {
   const { data, store, t, signal } = ctx, last = data.layers.length - 1;
   if (!data.readable) {
-    root.append(el("p", { class: "vs-note", text: t.said(data.header.attention.why) }));
+    root.append(el("p", { class: "vs-note", text: t.message(data.header.attention.why) }));
     return;
   }
   const shows = [["map", t("source_map")], ["query", t("source_query")]];
@@ -75,7 +75,7 @@ export function attention(root, ctx) {
   const layer = slider(t("layer"), { min: "0", max: String(last), step: "1" }, (value) => ctx.layer(value));
   const heads = [["mean", t("mean")], ["max", t("max")], ...Array.from({ length: data.heads }, (_, h) => [h, String(h)])];
   const head = choices(t("head"), heads, "mean", (value) => ctx.head(value));
-  const tokens = [[-1, t("readout")], ...(data.pooled ? [[POOLING, t("pooling")]] : []), ...(data.queries.some(Boolean) ? data.prefix.map((name, i) => [i, t.said(name)]) : [])];
+  const tokens = [[-1, t("readout")], ...(data.pooled ? [[POOLING, t("pooling")]] : []), ...(data.queries.some(Boolean) ? data.prefix.map((name, i) => [i, t.token(name)]) : [])];
   const token = choices(t("query"), tokens, -1, (value) => ctx.ask(value));
   const rolled = toggle(t("rolled"), false, (value) => store.set({ rolled: value, source: "query" }));
   const row = (label, control) => el("div", { class: "vs-row" }, el("span", { class: "vs-label", text: label }), control);

@@ -120,7 +120,7 @@ export function openDocument(document) {
     },
     nameOf(token, t) {
       if (token < 0) return t(token === -1 ? "the_readout" : "the_pooling");
-      if (token < prefix.length) return t.said(prefix[token]);
+      if (token < prefix.length) return t.token(prefix[token]);
       const patch = token - prefix.length;
       return t("patch", { row: Math.floor(patch / columns), column: patch % columns });
     },

@@ -32,7 +32,7 @@ export function panel(root, ctx) {
     told.textContent = step ? t("deletion_at", {
       count: Math.round(number.x[step] * order.length), all: order.length, score: figure(number.y[step]), whole: figure(m.whole),
       random: figure(number.around[step]?.[0]),
-    }) : t.said(m.score);
+    }) : t.message(m.score);
     const says = step ? entry.steps?.[step] ?? [] : [];
     if (says.length) told.textContent += ` ${says.map(([label, p]) => `${label} ${percent(p)}`).join(", ")}.`;
     input.setAttribute("aria-valuetext", told.textContent);

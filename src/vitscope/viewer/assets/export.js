@@ -85,7 +85,7 @@ export function panel(root, ctx) {
   const show = () => {
     fields.forEach((fill) => fill());
     const what = lostBy(store.get()).map((key) => t(key)).join(" · ");
-    lost.textContent = what && t("not_carried", { what });
+    lost.textContent = what && t("not_in_command", { what });
   };
   show();
   store.subscribe(show, signal);

@@ -52,6 +52,8 @@ export function mount(element, document, host = fileHost, options = {}) {
   };
   const store = createStore(checked(fromFragment(options.fragment ?? ""), initial, data));
   const t = translator(() => store.get().lang), layers = new Map();
+  t.learn(document.messages);
+  t.learn(document.other?.messages);
   const ctx = { data, store, t, host, signal, initial, rollout: createRollout(data, signal), root: element };
   ctx.other = document.other ? openDocument(document.other) : null;
 
@@ -92,7 +94,7 @@ export function mount(element, document, host = fileHost, options = {}) {
     const [a, b] = await Promise.all([tokensOf(one, state, "one"), tokensOf(other, state, "other")]);
     return a && b ? a.reduce((sum, value, i) => sum + Math.min(value, b[i]), 0) : null;
   };
-  ctx.said = () => bar.value();
+  ctx.valueText = () => bar.value();
 
   // Draws what the state asks for, or what a token under the pointer attends to; true when something was drawn.
   function paint(scene, token) {

@@ -37,14 +37,14 @@ export function panel(root, ctx) {
       const { values } = await data.map(state.map ?? data.maps[0].id);
       const total = values.reduce((sum, value) => sum + Math.max(value, 0), 0) || 1;
       const share = patches.reduce((sum, patch) => sum + Math.max(values[patch], 0), 0) / total;
-      told.textContent = `${t("masked", { count: patches.length, score: figure(found.score), whole: figure(found.whole), ms: Math.round(found.total_ms) })} ${t("promised", { share: percent(share) })}`;
+      told.textContent = `${t("masked", { count: patches.length, score: figure(found.score), whole: figure(found.whole), ms: Math.round(found.total_ms) })} ${t("masked_share", { share: percent(share) })}`;
       list.replaceChildren(...found.predictions.map(([label, p]) => {
         const bar = el("span", { class: "vs-bar" });
         bar.style.inlineSize = `${100 * p}%`;
         return el("li", {}, el("div", {}, el("span", { text: label }), el("span", { class: "vs-number", text: percent(p) }), bar));
       }));
     } catch (error) {
-      if (!mine.signal.aborted) told.textContent = t.said(error.message);
+      if (!mine.signal.aborted) told.textContent = t.error(error);
     }
   }
   const show = (state) => mode.show(state.mode);

@@ -10,7 +10,7 @@ function kernelHost(model, signal) {
     const question = waiting.get(message.id);
     if (!question) return;
     waiting.delete(message.id);
-    if (message.error) question.reject(new Error(message.error));
+    if (message.error) question.reject(Object.assign(new Error(message.error), { hint: message.hint, messages: message.messages }));
     else question.resolve(withArrays(message.result, buffers));
   };
   model.on("msg:custom", answered);
@@ -78,9 +78,9 @@ function withArrays(result, buffers) {
   return { ...result, arrays };
 }
 
-function withBytes({ header, arrays, other }) {
+function withBytes({ header, arrays, messages, other }) {
   const named = Object.entries(arrays).map(([name, array]) => [name, { ...array, data: bytesOf(array.data) }]);
-  return { header, arrays: Object.fromEntries(named), ...(other ? { other: withBytes(other) } : {}) };
+  return { header, messages, arrays: Object.fromEntries(named), ...(other ? { other: withBytes(other) } : {}) };
 }
 
 export default {

@@ -135,7 +135,7 @@ function curve(number, measurement, state, ctx) {
     plot.root.append(svg("circle", { cx: places[step], cy: within(ys[step]), r: 5, class: "vs-at" }));
   }
   const range = Number.isFinite(number.low) ? ` (${figure(number.low)} – ${figure(number.high)})` : "";
-  const words = t("verdict_told", {
+  const words = t("verdict_area", {
     value: figure(number.value), random: figure(number.random) + range, better: t(number.better === "lower" ? "lower" : "higher"),
   });
   plot.root.setAttribute("role", "img");
@@ -154,5 +154,5 @@ function sinks(ctx) {
     onclick: () => store.set({ sinks: true, ...(data.queries[store.get().layer] ? { source: "received", query: sink.token, rolled: false } : {}) }),
   })));
   store.subscribe((state) => mark.show(state.sinks), signal);
-  return el("div", {}, el("p", { class: "vs-note", text: t("sinks_told") }), mark, list);
+  return el("div", {}, el("p", { class: "vs-note", text: t("sinks_hint") }), mark, list);
 }

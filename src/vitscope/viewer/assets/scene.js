@@ -22,7 +22,7 @@ export function nameOfMap(entry, t) {
   const given = Object.entries(entry.options).filter(([name, value]) => value !== null && ["layers", "start_layer"].includes(name));
   const options = given.map(([, value]) => value).join(", ");
   const of = entry.label ?? (entry.alike || entry.more ? entry.target?.replace(/^similar to .*[\\/]/, "similar to ") : null);
-  return [entry.method, options && `(${options})`, of && `· ${t.said(of)}`].filter(Boolean).join(" ");
+  return [entry.method, options && `(${options})`, of && `· ${t.message(of)}`].filter(Boolean).join(" ");
 }
 
 const VERDICTS = { "better than random": "better", "worse than random": "worse", "no better than random": "same" };

@@ -140,7 +140,7 @@ export function createStage(root, ctx) {
     hovered = null;
     Promise.resolve(ctx.preview(cursor)).then((drawn) => {
       if (!drawn) drawMarks();
-      read.textContent = ctx.said(cursor);
+      read.textContent = ctx.valueText(cursor);
     });
   }
 

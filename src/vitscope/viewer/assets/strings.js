@@ -1,189 +1,40 @@
-// Every text of the viewer, in two languages. `{name}` is replaced by a value.
+// The viewer's texts, and the sentences of Python, in the reader's language. `{name}` is replaced by a value.
 
-import { said } from "./translate.js";
-
-const TEXTS = {
-  title: ["Where the model looks", "模型在看哪里"],
-  readout: ["Readout", "读出"],
-  the_readout: ["the readout", "读出"],
-  patch: ["patch {row},{column}", "图块 {row},{column}"],
-  map: ["Map", "热图"],
-  method: ["Method", "方法"],
-  layer: ["Layer", "层"],
-  head: ["Head", "注意力头"],
-  heads: ["All layers and heads", "所有层与头"],
-  heads_of: ["what {token} attends to; each on its own scale", "{token} 所关注的位置；每格各自定标"],
-  mean: ["mean", "平均"],
-  max: ["max", "最大"],
-  source_map: ["Method", "方法"],
-  source_query: ["Looks at", "它看向"],
-  source_received: ["Seen by", "谁看它"],
-  show: ["Show", "显示"],
-  rolled: ["Rolled out to the last layer", "展开到最后一层"],
-  rolled_from: ["layers {first} to {last}, rolled out", "第 {first} 至 {last} 层展开"],
-  query: ["Token", "词元"],
-  pin: ["Pin", "固定"],
-  unpin: ["Unpin", "取消固定"],
-  pinned: ["Pinned, to compare", "固定以便比较"],
-  overlap: ["They share {share} of their attention.", "二者的注意力有 {share} 重合。"],
-  hover: ["Under the pointer", "指针所指"],
-  hover_attend: ["what it looks at", "它看向哪里"],
-  hover_value: ["its value", "它的数值"],
-  drawing: ["Drawing", "绘制"],
-  opacity: ["Opacity", "不透明度"],
-  colours: ["Colours", "配色"],
-  norm: ["Scale", "标度"],
-  norm_auto: ["Automatic", "自动"],
-  norm_range: ["Smallest to largest", "最小值到最大值"],
-  norm_robust: ["1st to 99th percentile", "第 1 至第 99 百分位"],
-  norm_positive: ["0 to 99th percentile", "0 至第 99 百分位"],
-  norm_share: ["0 to largest", "0 至最大值"],
-  below_zero: ["{share} of the patches are below zero and drawn as zero: Drawing, Scale can show them", "{share} 的图块低于零，按零绘制：在「绘制」的「标度」中可以显示"],
-  norm_balance: ["Signed, zero in the middle", "有正负，零居中"],
-  norm_shared: ["shared by all panels", "所有面板共用"],
-  smooth: ["Smooth", "平滑"],
-  as_seen: ["As the model saw it", "模型所见"],
-  shared: ["One scale for all thumbnails", "缩略图共用一个标度"],
-  sinks: ["Mark sinks", "标出汇聚点"],
-  predictions: ["Predictions", "预测"],
-  no_predictions: ["This model gives features, not classes.", "该模型输出特征，不输出类别。"],
-  class_map: ["Show the map of {label}", "显示 {label} 的热图"],
-  deletion: ["Hide the hottest patches", "遮住最热的图块"],
-  deletion_at: ["{count} of {all} patches hidden: {score} (whole: {whole}; random order: {random})", "已遮住 {count}/{all} 个图块:{score}(完整:{whole};随机顺序:{random})"],
-  masking: ["Hide patches", "遮住图块"],
-  masking_hint: ["Paint on the photo; Shift removes.", "在照片上涂抹；按住 Shift 擦除。"],
-  paint: ["Paint", "涂抹"],
-  fill: ["fill", "遮住"],
-  drop: ["drop", "移除"],
-  clear: ["Clear", "清除"],
-  masked: ["{count} patches hidden: {score}, was {whole} ({ms} ms).", "已遮住 {count} 个图块：{score}，原为 {whole}（{ms} 毫秒）。"],
-  promised: ["The map put {share} of its weight there.", "热图在此处有 {share} 的权重。"],
-  more: ["One more map", "再算一幅热图"],
-  more_target: ["Of which class or text", "针对哪个类别或文字"],
-  more_predicted: ["the predicted one", "预测的类别"],
-  more_go: ["Make it", "计算"],
-  busy: ["working …", "计算中……"],
-  rolling: ["rolling out {done} of {total} layers …", "正在展开 {done}/{total} 层……"],
-  unit_share: ["share of attention", "注意力份额"],
-  unit_map: ["{method}, its own values", "{method}，原始数值"],
-  value_at: ["{token}: {value}", "{token}:{value}"],
-  verdict: ["{name} {value}, random maps {random}", "{name} {value}，随机热图 {random}"],
-  verdict_better: ["better than random", "优于随机"],
-  verdict_same: ["no better than random", "不优于随机"],
-  verdict_worse: ["worse than random", "劣于随机"],
-  verdict_open: ["undecided", "未定"],
-  random_note: ["the baseline: chance", "基线:随机"],
-  missing: ["Not in this page", "此页没有"],
-  notes: ["Notes on this map", "关于此热图"],
-  rows_missing: ["The attention of layer {layer} is not in this page.", "此页不含第 {layer} 层的注意力。"],
-  too_many: ["Too many tokens to roll out here.", "词元过多，无法在此展开。"],
-  about: ["About this page", "关于此页"],
-  precision: ["Rows drawn here are within {mean} of the model's own (root mean square over the 20 largest weights, mean over heads; {head} for one head; {beyond} of single weights are off by more than 1 %).", "此处所绘的行与模型自身相差 {mean}（前 20 个权重的均方根，各头平均；单个头为 {head}；{beyond} 的单个权重偏差超过 1 %）。"],
-  theme: ["Theme", "主题"],
-  theme_auto: ["Auto", "自动"],
-  theme_light: ["Light", "浅色"],
-  theme_dark: ["Dark", "深色"],
-  language: ["Language", "语言"],
-  stage: ["The photo with the map over it. Arrow keys move over patches, Enter asks one, P pins it, Page Up and Page Down change the layer, Escape goes back to the map. Beside the photo Up and Down change the layer.", "带热图的照片。方向键移动图块，回车查询，P 固定，PageUp/PageDown 换层，Esc 返回热图。焦点不在照片上时，上下键换层。"],
-  scale_label: ["Colour scale from {low} to {high}", "色标:{low} 至 {high}"],
-  panel_grid: ["Heads", "注意力头"],
-  panel_numbers: ["Numbers", "数值"],
-  panel_compare: ["Compare", "比较"],
-  panel_save: ["Save", "保存"],
-  panel_about: ["About", "关于"],
-  caption_map: ["{method}", "{method}"],
-  caption_query: ["What {token} looks at · {where}", "{token} 看向哪里 · {where}"],
-  caption_received: ["Who looks at {token} · {where}", "谁看 {token} · {where}"],
-  where_head: ["layer {layer}, head {head}", "第 {layer} 层，第 {head} 头"],
-  where_mean: ["layer {layer}, mean of heads", "第 {layer} 层，各头平均"],
-  where_max: ["layer {layer}, max of heads", "第 {layer} 层，各头最大"],
-  where_pooling: ["in the attention pooling, mean of heads", "注意力池化，各头平均"],
-  pooling: ["pooling query", "池化查询"],
-  the_pooling: ["the pooling query", "池化查询"],
-  name_deletion: ["deletion", "删除"],
-  name_insertion: ["insertion", "插入"],
-  by_depth: ["Every head by depth", "各层各头"],
-  depth_hint: ["Point at a dot to see that head on the photo; a click keeps it. The line is the mean of heads.", "指向圆点即可在照片上看到该头，点击保留。折线为各头平均。"],
-  depth_plain: ["Each dot is a head. The line is the mean of heads.", "每个圆点是一个头。折线为各头平均。"],
-  distance: ["Attention distance", "注意力距离"],
-  distance_unit: ["pixels of the input", "输入像素"],
-  entropy: ["Entropy of attention", "注意力熵"],
-  entropy_unit: ["share of the largest", "占最大熵的比例"],
-  curves: ["Does {map} matter to the model?", "{map} 对模型重要吗？"],
-  not_measured: ["This map was not measured.", "此热图未经测量。"],
-  deletion_curve: ["Deletion: hottest patches hidden first", "删除:先遮最热的图块"],
-  insertion: ["Insertion: hottest patches shown first", "插入:先显示最热的图块"],
-  share_hidden: ["share of patches hidden", "遮住的图块比例"],
-  share_shown: ["share of patches shown", "显示的图块比例"],
-  score: ["score", "得分"],
-  curve_map: ["this map", "此热图"],
-  curve_random: ["random maps: mean and 95 % band", "随机热图:平均值与 95 % 带"],
-  verdict_told: ["Area {value}; random maps {random}. {better}", "面积 {value}；随机热图 {random}。{better}"],
-  lower: ["Lower is better.", "越低越好。"],
-  higher: ["Higher is better.", "越高越好。"],
-  sinks_found: ["Sinks", "汇聚点"],
-  sinks_told: ["Tokens that collect attention, and how many times their even share. A click shows who looks at one.", "聚集注意力的词元，及其为平均份额的倍数。点击查看谁在看它。"],
-  no_sinks: ["No token collects much more than its share here.", "此处没有词元聚集远超份额的注意力。"],
-  left: ["Left", "左"],
-  right: ["Right", "右"],
-  compare_how: ["How they are laid", "排列方式"],
-  swipe: ["swipe", "滑动"],
-  beside: ["side by side", "并排"],
-  one_scale: ["One scale for both", "共用一个标度"],
-  handle: ["How much of the left one is shown", "左图显示的宽度"],
-  handle_at: ["{at} % {name}", "{at} % {name}"],
-  agreement: ["The two rank patches alike by {value} (Spearman; 1 is the same order, 0 is none).", "两图对图块排序的一致程度为 {value}(Spearman;1 为相同，0 为无关)。"],
-  alike_told: ["Two photos: colours compare only on one scale.", "两张照片:共用标度时颜色才可比较。"],
-  save_png: ["Picture (PNG)", "图片(PNG)"],
-  save_npz: ["Arrays (npz)", "数组(npz)"],
-  save_json: ["Values (JSON)", "数值(JSON)"],
-  saved: ["Saved {name}", "已保存 {name}"],
-  as_link: ["This view as a link", "此视图的链接"],
-  as_command: ["The command that makes it", "生成它的命令"],
-  as_page: ["The command that makes this page", "生成此页的命令"],
-  not_carried: ["Not in it, as no command draws it: {what}.", "命令无法绘出、未包含在内：{what}。"],
-  stop: [". ", "。"],
-  copy: ["Copy", "复制"],
-  copied: ["Copied.", "已复制。"],
-  tour: ["Tour", "导览"],
-  back: ["Back", "上一步"],
-  next: ["Next", "下一步"],
-  skip: ["Skip the tour", "跳过导览"],
-  finish: ["Finish", "完成"],
-  step_of: ["{step} of {all}", "{step}/{all}"],
-  tour_1_title: ["A token", "词元"],
-  tour_1: ["The model cuts the photo into {rows} × {columns} patches. Each becomes a token; with {prefix} there are {count}. Colours show which tokens {token} looks at, the outlined one. Point at another.", "模型把照片切成 {rows} × {columns} 个图块，每块成为一个词元；连同 {prefix} 共 {count} 个。颜色表示被框出的 {token} 看向哪些词元。请指向别的图块。"],
-  tour_2_title: ["A head", "注意力头"],
-  tour_2: ["Every layer has {heads} heads, and each looks in its own way: {layers} × {heads} small maps below. On the photo is layer {layer}, head {head}, the one of its layer that looks most closely.", "每层有 {heads} 个头，各看各的:下方是 {layers} × {heads} 幅小图。照片上是第 {layer} 层第 {head} 头，即该层看得最集中的头。"],
-  tour_3_title: ["Rollout", "展开"],
-  tour_3: ["A token of a late layer is a mixture of earlier ones. Rollout follows the answer back through layers {last} to 0, multiplying attention on the way. Up and Down let it start later or sooner.", "后层的词元是前层词元的混合。展开从答案出发，由第 {last} 层逐层乘回第 0 层。按上下键可改变起始层。"],
-  tour_4_title: ["A sink", "汇聚点"],
-  tour_4: ["Dashed patches are sinks ({count}): they collect attention that has nowhere better to go. {token} gets {factor} times its share; colours show who looks at it. A bright sink is no evidence.", "虚线图块是汇聚点({count} 个):无处可去的注意力聚集于此。{token} 得到其份额的 {factor} 倍；颜色表示谁在看它。汇聚点很亮并不是证据。"],
-  tour_4_none: ["A sink is a token that collects attention which has nowhere better to go. Here none gets much more than its share, but look for them: a bright sink is no evidence.", "汇聚点是聚集无处可去的注意力的词元。此处没有，但要留意:汇聚点很亮并不是证据。"],
-  tour_5_title: ["Why a map can mislead", "热图为何会误导"],
-  tour_5: ["This map is random. Smoothed and coloured it looks as though it meant something. That a map looks right does not make it what the model uses.", "这幅热图是随机的。平滑上色后看起来仍像有意义。看似合理的热图不一定是模型所用的。"],
-  tour_5_none: ["Smoothed and coloured, even noise looks as though it meant something. That a map looks right does not make it what the model uses.", "平滑上色后，噪声看起来也像有意义。看似合理的热图不一定是模型所用的。"],
-  tour_6_title: ["What the numbers say", "数值说明什么"],
-  tour_6: ["Hide what {map} calls the hottest {share} of the patches: the score goes from {whole} to {score}. After as many random ones it is {random}. The further below random, the more the map says about the model.", "遮住 {map} 所示最热的 {share} 图块:得分由 {whole} 变为 {score}；随机遮住同样多则为 {random}。低于随机越多，热图越能说明模型。"],
-  tour_6_none: ["To test a map, hide its hottest patches and ask the model again. This page was made without that; the numbers below describe attention, not evidence.", "检验热图:遮住最热的图块，再问模型。此页未作此测量；下方数值描述注意力，而非证据。"],
-  prefix_share: ["{share} of it lies on {names}", "其中 {share} 落在 {names}"],
-};
+import { TEXTS } from "./texts.js"; // made of the catalogues: `{language: {key: text}}`
 
 export const LANGUAGES = [["en", "English"], ["zh", "中文"]];
 
-// More texts, of a panel: `{key: [English, Chinese]}`.
+// More texts, of a host's own page.
 export function addTexts(texts) {
-  Object.assign(TEXTS, texts);
+  for (const [language, added] of Object.entries(texts)) Object.assign((TEXTS[language] ??= {}), added);
 }
 
-export function translator(langOf) {
-  const t = (key, values = {}) => {
-    const text = TEXTS[key]?.[langOf() === "zh" ? 1 : 0] ?? key;
-    return text.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole));
+const filled = (text, values, written = String) =>
+  text.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? written(values[name]) : whole));
+
+export function translator(languageOf) {
+  const messages = new Map();
+  const t = (key, values = {}) => filled(TEXTS[languageOf()]?.[key] ?? TEXTS.en[key] ?? key, values);
+  // The table that Python gives with a document or an answer: English text -> parameters, and templates by language.
+  t.learn = (table = {}) => {
+    for (const [text, entry] of Object.entries(table)) messages.set(text, entry);
   };
-  // What Python says, as far as it is known; else as it says it.
-  t.said = (words) => (words && langOf() === "zh" ? said(words) : words);
+  // A sentence of Python; its parameters may be sentences. What is in no table stays as it is.
+  t.message = (text) => {
+    const entry = messages.get(text), template = entry?.[languageOf()];
+    return template ? filled(template, entry.params, (value) => t.message(String(value))) : text;
+  };
+  // An error of a host: what was wrong and, where it says so, what to do about it.
+  t.error = ({ message, detail = message, hint, messages: table }) => {
+    t.learn(table);
+    return hint ? t("with_hint", { detail: t.message(detail), hint: t.message(hint) }) : t.message(detail);
+  };
+  // A prefix token by its name: `cls`, `register 1`.
+  t.token = (name) => {
+    const [kind, number] = name.split(" ");
+    return kind in TEXTS.en ? t(kind, { number }) : name;
+  };
   // A metric's name in the reader's language, where there is one.
-  t.named = (name) => (`name_${name}` in TEXTS ? t(`name_${name}`) : name);
+  t.named = (name) => (`name_${name}` in TEXTS.en ? t(`name_${name}`) : name);
   return t;
 }

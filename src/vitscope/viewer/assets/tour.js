@@ -25,7 +25,7 @@ const STEPS = [
     const query = await hottest({ data }), rows = data.queries.at(-1);
     return {
       state: rows ? { source: "query", query, layer: data.layers.length - 1, head: "mean", rolled: false, smooth: false } : { source: "map", smooth: false },
-      told: { rows: data.rows, columns: data.columns, count: data.tokens, token: data.nameOf(query, t), prefix: data.prefix.map(t.said).join(", ") || "–" }, at: ".vs-stage",
+      told: { rows: data.rows, columns: data.columns, count: data.tokens, token: data.nameOf(query, t), prefix: data.prefix.map(t.token).join(", ") || "–" }, at: ".vs-stage",
     };
   },
   async ({ data }) => {
