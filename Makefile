@@ -4,6 +4,7 @@
 # make check  format, lint, types
 # make bench  speed and memory beside the plain forward
 # make messages  the message catalogues, from the sources
+# make bundle    the viewer's scripts, from their modules (needs Node)
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 KEPT := PYTHONDONTWRITEBYTECODE=
 PYTEST := $(KEPT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all check bench messages clean
+.PHONY: demo test test-all check bench messages bundle clean
 
 demo: .venv/demo
 	$(BIN)/python examples/demo.py
@@ -36,6 +37,9 @@ bench: .venv/demo
 
 messages: .venv/check
 	$(BIN)/python tools/messages.py
+
+bundle:
+	$(PYTHON) tools/bundle.py
 
 clean:
 	rm -rf .venv .cache out

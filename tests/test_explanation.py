@@ -22,7 +22,19 @@ from vitscope.explanation import SCHEMA, Explanation
 from vitscope.render import raster
 
 FILES = {"manifest.json", "arrays.npz", "overlay.png", "heat.png", "map.png", "photo.jpg"}
-KEYS = {"schema", "method", "target", "score", "predictions", "layout", "region", "name", "provenance", "render"}
+KEYS = {
+    "schema",
+    "messages",
+    "method",
+    "target",
+    "score",
+    "predictions",
+    "layout",
+    "region",
+    "name",
+    "provenance",
+    "render",
+}
 EVIL = '</script><img src=x onerror="alert(1)">\'&'
 
 

@@ -8,24 +8,30 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from matplotlib import colormaps
+from tools import bundle
 
 import vitscope
 from tests.helpers.browser import VIEWER
 from tests.helpers.browser import shown as opened
 from vitscope.render.raster import limits
 from vitscope.viewer.packed import Packed
-from vitscope.viewer.page import bundle, page, page_bytes, styles
+from vitscope.viewer.page import page_bytes, script, styles
+
+MODULES = ("resample", "colours")  # which import no others
 
 
 @pytest.fixture(scope="module")
 def bare(browser):
     """Call a function of JavaScript with some of the viewer's modules, on an empty page."""
-    code = bundle().replace("export const { mount, fileHost } = $main;", "export { $resample, $colours };")
-    made = f"data:text/javascript,{quote(code)}"
+    assets = files("vitscope.viewer") / "assets"
+    made = {name: f"data:text/javascript,{quote((assets / f'{name}.js').read_text('utf-8'))}" for name in MODULES}
+    call = """async ([urls, given]) => {
+        const modules = {};
+        for (const [name, url] of Object.entries(urls)) modules[name] = await import(url);
+        return (%s)(modules, ...given);
+    }"""
     with browser.opened("about:blank") as blank:
-        yield lambda function, *given: blank.evaluate(
-            f"async ([url, given]) => ({function})(await import(url), ...given)", [made, given]
-        )
+        yield lambda function, *given: blank.evaluate(call % function, [made, given])
 
 
 def test_placing_a_map_is_frames_own_bicubic(bare):
@@ -34,8 +40,8 @@ def test_placing_a_map_is_frames_own_bicubic(bare):
         np.random.default_rng(0).random((4, 6)),
     )
     both = bare(
-        """({ $resample }, values, box) => [true, false].map((smooth) => {
-            const laid = $resample.place(Float32Array.from(values), 4, 6, 90, 70, box, smooth);
+        """({ resample }, values, box) => [true, false].map((smooth) => {
+            const laid = resample.place(Float32Array.from(values), 4, 6, 90, 70, box, smooth);
             return [laid.left, laid.top, laid.width, laid.height, [...laid.values]];
         })""",
         values.ravel().tolist(),
@@ -49,7 +55,7 @@ def test_placing_a_map_is_frames_own_bicubic(bare):
 
 @pytest.mark.parametrize("name", ["inferno", "viridis", "cividis", "grey", "balance"])
 def test_colours_are_those_that_the_command_names(bare, name):
-    drawn = bare("({ $colours }, name) => [...$colours.coloursOf(name)]", name)
+    drawn = bare("({ colours }, name) => [...colours.coloursOf(name)]", name)
     table = colormaps[{"grey": "gray", "balance": "RdBu_r"}.get(name, name)](np.arange(256))[:, :3]
     assert np.abs(np.reshape(drawn, (256, 3)) - 255 * table).max() <= 1
 
@@ -66,7 +72,7 @@ def test_the_scale_of_a_map_is_that_of_its_picture(bare, explained, case):
     e = explained(values, (64, 64))
     norm = e.style().norm
     told = bare(
-        "({ $colours }, values, signed) => $colours.limits(Float32Array.from(values), 'auto', signed)",
+        "({ colours }, values, signed) => colours.limits(Float32Array.from(values), 'auto', signed)",
         values.ravel().tolist(),
         bool(values.min() < 0 < values.max()),
     )
@@ -105,9 +111,10 @@ def test_every_byte_comes_through_a_page(browser, tiny_view, tmp_path):
         assert made.troubles == []
 
 
+def test_bundles_are_made_of_what_is_there():
+    """`make bundle` was run after the last change of a module or a style sheet."""
+    assert bundle.SUMS.read_text("utf-8") == bundle.sums(), "run make bundle"
+
+
 def test_the_viewer_itself_is_small():
-    page, notebook = (
-        bundle() + styles(),
-        bundle(escaped=False) + styles() + files("vitscope.viewer").joinpath("assets/notebook.js").read_text(),
-    )
-    assert max(len(one.encode()) for one in (page, notebook)) <= 150_000
+    assert max(len(script(name)) + len(styles()) for name in ("page", "notebook")) <= 110_000

@@ -76,13 +76,15 @@ def test_patches_are_walked_by_keys_and_spoken(fresh):
 
 
 def test_several_viewers_do_not_disturb_each_other(browser, tiny_view, tmp_path):
-    text = page(tiny_view.document(), "en")
+    text = re.sub("<meta http-equiv[^>]*>", "", page(tiny_view.document(), "en"))
+    mount, host = (re.search(rf"([\w$]+) as {name}\b", text)[1] for name in ("mount", "fileHost"))
+    more = f"""
+        const more = document.body.appendChild(document.createElement('div'));
+        const again = JSON.parse(document.querySelector('script[type="application/json"]').textContent);
+        more.viewer = {mount}(more, again, {host}, {{ lang: 'en' }});
+        </script>\n</body>"""
     path = tmp_path / "two.html"
-    path.write_text(re.sub("<meta http-equiv[^>]*>", "", text).replace(
-        "root.viewer = viewer;",
-        "root.viewer = viewer; const more = document.body.appendChild(document.createElement('div'));"
-        "more.viewer = mount(more, given, fileHost, { lang: 'en' });",
-    ), "utf-8")  # fmt: skip
+    path.write_text(text.replace("</script>\n</body>", more), "utf-8")
     with opened(browser, path.as_uri(), size=(1280, 3000)) as made:  # both photos are in view
         made.evaluate(SET, {"layer": 0, "source": "query"})
         shown(made, "layer 0")

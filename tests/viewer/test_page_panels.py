@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 import shlex
 import sys
 import zipfile
@@ -441,21 +440,6 @@ def test_the_tour_keeps_its_step_in_another_language(fresh):
     fresh.wait("() => document.querySelector('.vs-tour .vs-note').textContent === '3/6'")
     assert not set(title.split()) & set(fresh.text(".vs-tour h2").split())
     fresh.evaluate(SET, {"tour": None, "lang": "en"})
-
-
-def test_every_text_has_two_languages_and_the_same_values(fresh):
-    """Keys of each pair of texts: `{name}` in one is in the other."""
-    from vitscope.viewer.page import bundle
-
-    found = 0
-    for line in bundle().splitlines():
-        if re.match(r'\w+: \["', line) and line.endswith("],"):
-            english, chinese = json.loads(line.split(": ", 1)[1].rstrip(","))
-            found += 1
-            assert sorted(part.split("}")[0] for part in english.split("{")[1:]) == sorted(
-                part.split("}")[0] for part in chinese.split("{")[1:]
-            )
-    assert found > 120
 
 
 def test_a_saved_map_has_only_the_tabs_that_have_something(browser, tiny_scope, photo, tmp_path):

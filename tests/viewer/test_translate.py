@@ -1,4 +1,4 @@
-"""What Python says is Chinese on a Chinese page: all that its sources can say, and all that a page shows."""
+"""A Chinese page is Chinese: its own texts, and the sentences of Python."""
 
 import re
 
@@ -10,9 +10,13 @@ from skimage import data
 
 import vitscope
 from tests.helpers.browser import CAPTION, SET, VIEWER, shown
-from tests.helpers.sayings import GAP, compiled, sayings, table
 from tests.models import toys as zoo
+from vitscope._catalogues import page_messages
+from vitscope._messages import join_messages, msg
+from vitscope.errors import MissingDependencyError, UnknownNameError
+from vitscope.explanation import Explanation
 from vitscope.viewer.page import page_bytes
+from vitscope.viewer.saved_map import document_of
 
 ENGLISH = re.compile(r"[A-Za-z]{2,} [a-z]{2,}|[a-z]{3,}: ")  # words that follow each other
 NAMES = {
@@ -36,35 +40,6 @@ WORDS = """() => {
 
 
 @pytest.fixture(scope="module")
-def told():
-    """All that the sources can say on a page, and where."""
-    return sorted(set(sayings()))
-
-
-def test_the_sources_are_read(told):
-    """The reader of the sources finds what is known to be there, of each kind."""
-    words = {one for one, _ in told}
-    assert {
-        "it was not asked for", f"layers {GAP} do not fit into {GAP} MB", "transparency laid on white",
-        f"the method '{GAP}' does not apply: {GAP}", "the recipe reads token 0 as CLS, and this model has no CLS token",
-        f"frame {GAP} of {GAP} frames", f"not {GAP}: {GAP}", "the server is busy: its queue is full",
-        f"{GAP} is truncated or broken: {GAP}", "its layers do not all see the same tokens",
-    } <= words  # fmt: skip
-    assert len(words) > 120
-
-
-def test_all_that_python_says_has_its_chinese(told):
-    forms = [compiled(english) for english, _ in table()]
-    assert [one for one in told if not any(form.fullmatch(one[0]) for form in forms)] == []
-
-
-def test_both_languages_have_the_same_values():
-    for english, chinese in table():
-        given, used = (set(re.findall(r"\{(\w)\}", text)) for text in (english, chinese))
-        assert given - {"_"} == used, english
-
-
-@pytest.fixture(scope="module")
 def page(chromium, tiny_scope, tmp_path_factory):
     """A Chinese page with as many things to say as there are, of a photo that is not quite plain."""
     folder = tmp_path_factory.mktemp("photos")
@@ -73,9 +48,10 @@ def page(chromium, tiny_scope, tmp_path_factory):
     Image.fromarray(data.coffee()).save(folder / "coffee.png")
     methods = ("auto", "notebook-recipe", "sink-rollout")
     view = tiny_scope.view(folder / "cat.png", other=folder / "coffee.png", methods=methods, measure=False)
+    why = msg("viewer.layers-left-out", "layers {span} do not fit into {most} MB", span="0–3", most="10")
+    view.header["missing"].append({"what": msg("viewer.layers", "layers"), "why": why})
     document = view.document()
     document["header"]["model"]["reference"] = "tiny-vit"
-    document["header"]["missing"].append({"what": "layers", "why": "layers 0 to 3 do not fit into 10 MB"})
     path = folder / "page.html"
     path.write_bytes(page_bytes(document, "zh"))
     with shown(chromium, path.as_uri()) as made:
@@ -96,7 +72,7 @@ def test_a_chinese_page_has_no_english(page):
         found += page.evaluate(WORDS)
     words = {word for text in found for word in re.findall(r"[A-Za-z]{2,}", text)}
     assert words - NAMES == set(), [text for text in found if set(re.findall(r"[A-Za-z]{2,}", text)) - NAMES]
-    assert {"透明处已铺白底", "测量: 未要求", "层: 第 0 至 3 层放不进 10 MB"} <= set(found)
+    assert {"透明处已铺白底", "测量：测量已关闭", "层：第 0–3 层放不进 10 MB"} <= set(found)
     assert any("并非展开" in text for text in found)
     assert any("vitscope 为此模型所选：gradcam（类别的依据）" in text for text in found)
 
@@ -104,7 +80,7 @@ def test_a_chinese_page_has_no_english(page):
 def test_an_english_page_says_what_python_says(page):
     page.evaluate(SET, {"lang": "en", "panel": "about", "source": "map", "tour": None, "map": "1-notebook-recipe"})
     page.wait(CAPTION, "notebook-recipe")
-    assert "it was not asked for" in page.text(".vs-tab")
+    assert "measuring was switched off" in page.text(".vs-tab")
     assert "not rollout: the layers are multiplied in the wrong order" in page.text(".vs-below")
     page.evaluate(SET, {"lang": "zh"})
 
@@ -124,16 +100,29 @@ def reasons():
 
 def test_real_reasons_and_their_hints_are_chinese_through_and_through(page, reasons):
     assert len(reasons) >= 5
-    whole = [
-        f"the method 'notebook-recipe' does not apply: {reason} (these do: attention, rollout)" for reason in reasons
+    errors = [UnknownNameError("class", "ca", ["cat", "dog"]), MissingDependencyError("timm", "timm")]
+    sentences = [
+        *reasons,
+        join_messages("; ", reasons[:2]),
+        *(part for one in errors for part in (one.message, one.hint)),
     ]
-    advice = f"chosen by vitscope for this model: relevance (evidence for the class; not gradcam: {reasons[0]})"
-    asked = [*reasons, *whole, advice, "no class is called 'ca' (did you mean 'cat'? choices: cat, dog)"]
-    made = page.evaluate(f"(all) => all.map((one) => {VIEWER}.ctx.t.said(one))", asked)
-    assert [one for one in made if ENGLISH.search(one)] == []
-    assert made[-1] == "没有名为 ca 的类别（是否指 cat？可选：cat, dog）"
+    learn = (
+        f"([all, table]) => {{ {VIEWER}.ctx.t.learn(table); return all.map((one) => {VIEWER}.ctx.t.message(one)); }}"
+    )
+    made = page.evaluate(learn, [sentences, page_messages(sentences)])
+    assert [one for one in made if ENGLISH.search(one) and "pip install" not in one] == []
 
 
 def test_what_nobody_foresaw_stays_as_it_is(page):
     odd = "RuntimeError: 3 != 4; and more (so it is)"
-    assert page.evaluate(f"(one) => {VIEWER}.ctx.t.said(one)", odd) == odd
+    assert page.evaluate(f"(one) => {VIEWER}.ctx.t.message(one)", odd) == odd
+    error = {"message": odd, "hint": "look"}
+    assert page.evaluate(f"(one) => {VIEWER}.ctx.t.error(one)", error) == f"{odd}（look）"
+
+
+def test_a_saved_map_is_chinese_again(tiny_scope, photo, tmp_path):
+    made = tiny_scope.explain(photo, method="notebook-recipe")
+    loaded = Explanation.load(made.save(tmp_path / "cat"))
+    assert page_messages(loaded.provenance) == page_messages(made.provenance)
+    assert all("zh" in one for one in document_of(loaded)["messages"].values())
+    assert loaded.caveat in document_of(loaded)["messages"]

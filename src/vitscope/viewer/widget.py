@@ -4,7 +4,6 @@ import base64
 import html
 from collections.abc import Callable, Mapping
 from functools import cache
-from importlib.resources import files
 from typing import Any, TypeAlias
 
 from vitscope._catalogues import page_messages
@@ -59,12 +58,12 @@ def _kind() -> Any:
     except ImportError:
         raise MissingDependencyError("anywidget", "notebook") from None
 
-    from vitscope.viewer.page import bundle, lean, styles
+    from vitscope.viewer.page import script, styles
 
     class Viewer(anywidget.AnyWidget):  # type: ignore[misc]
         """One viewer; its state lives in the page, so that several in one notebook do not meet."""
 
-        _esm = bundle(escaped=False) + lean(files("vitscope.viewer").joinpath("assets/notebook.js").read_text("utf-8"))
+        _esm = script("notebook")
         _css = styles()
         _document = Dict().tag(sync=True)
         _answers = List().tag(sync=True)

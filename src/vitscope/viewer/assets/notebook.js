@@ -1,5 +1,6 @@
 // The notebook's host: what the viewer asks goes to the kernel as a message and comes back with binary arrays.
-// This file is appended to the viewer's bundle, whose `mount` it uses.
+
+import { mount } from "./main.js";
 
 function kernelHost(model, signal) {
   const waiting = new Map();

@@ -1,13 +1,8 @@
 // The viewer's texts, and the sentences of Python, in the reader's language. `{name}` is replaced by a value.
 
-import { TEXTS } from "./texts.js"; // made of the catalogues: `{language: {key: text}}`
+/* global TEXTS: the catalogues, `{language: {key: text}}`, which stand before the bundle */
 
 export const LANGUAGES = [["en", "English"], ["zh", "中文"]];
-
-// More texts, of a host's own page.
-export function addTexts(texts) {
-  for (const [language, added] of Object.entries(texts)) Object.assign((TEXTS[language] ??= {}), added);
-}
 
 const filled = (text, values, written = String) =>
   text.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? written(values[name]) : whole));
