@@ -15,7 +15,7 @@ from tests.helpers.browser import VIEWER
 from tests.helpers.browser import shown as opened
 from vitscope.render.raster import limits
 from vitscope.viewer.packed import Packed
-from vitscope.viewer.page import page_bytes, script, styles
+from vitscope.viewer.page import page, page_bytes, script, styles
 
 MODULES = ("resample", "colours")  # which import no others
 
