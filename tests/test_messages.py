@@ -90,11 +90,12 @@ def test_options_are_written_as_in_python_in_every_language():
 
 def test_messages_survive_json():
     inner = msg("viewer.layers", "layers")
-    outer = msg("viewer.by-class", "{method} by {{class}", method=inner)
-    document = {"notes": [outer, join_messages(", ", [inner, outer]), "plain"], "count": 3}
+    outer = msg("viewer.by-class", "{method} by class", method=inner)
+    braces = msg("viewer.queries", "{{queries}} of {name}", name="{a}")
+    document = {"notes": [outer, join_messages(", ", [inner, outer]), braces, "plain"], "count": 3}
     table = message_table(document)
     plain = {"notes": [str(one) for one in document["notes"]], "count": 3}
     made = restore_messages(plain, table)
     assert made == document
     assert message_table(made) == table
-    assert pickle.loads(pickle.dumps(made["notes"][0])) == outer
+    assert pickle.loads(pickle.dumps(made["notes"])) == document["notes"]

@@ -89,7 +89,7 @@ def test_the_kernel_answers_without_some_patches(view, asked, tiny_scope, photo)
 def test_a_wrong_question_gets_an_answer(view, asked, question, said):
     message, buffers = asked(view.widget(), id="x", **question)
     assert message["id"] == "x"
-    assert said in message["error"]
+    assert said in f"{message['error']} {message.get('hint')}"
     assert "\n" not in message["error"]
     assert buffers is None
 

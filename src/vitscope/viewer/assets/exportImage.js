@@ -7,7 +7,7 @@ const SMALLEST = 960, LARGEST = 1600; // pixels: a legend needs some, a talk no 
 
 function wrapped(context, text, width) {
   const lines = [];
-  for (const word of text.split(/(?<=\s)|(?<=[，。；])/)) {
+  for (const word of text.split(/(?<=\s)|(?<=[\uff0c\u3002\uff1b])/)) {
     const last = lines.at(-1);
     if (last !== undefined && context.measureText(last + word).width <= width) lines[lines.length - 1] = last + word;
     else lines.push(word);

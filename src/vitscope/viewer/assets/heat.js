@@ -5,8 +5,8 @@ import { place } from "./resample.js";
 
 // Where the map lies on the picture, in shares of its width and height.
 export function boxOf(data, asSeen) {
-  const { frame } = data, [w, h] = frame.size;
-  return asSeen ? [0, 0, 1, 1] : [frame.box[0] / w, frame.box[1] / h, frame.box[2] / w, frame.box[3] / h];
+  const { region } = data, [w, h] = region.size;
+  return asSeen ? [0, 0, 1, 1] : [region.box[0] / w, region.box[1] / h, region.box[2] / w, region.box[3] / h];
 }
 
 // The picture's width and height in pixels.

@@ -1,4 +1,4 @@
-// A map of patches laid on pixels: bicubic between patch centres (Keys 1981, a = -1/2), as `Frame.place` has it.
+// A map of patches laid on pixels: bicubic between patch centres (Keys 1981, a = -1/2), as `ImageRegion.upsample` has it.
 
 function inside(length, low, high) {
   const start = Math.min(Math.max(Math.ceil(low - 0.5), 0), length - 1);
