@@ -347,7 +347,7 @@ def test_the_command_writes_a_page_and_says_what_is_in_it(tiny_folder, photo, tm
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
     assert told["bytes"] == out.stat().st_size
-    assert told["missing"] == [{"what": "measurement", "why": "it was not asked for"}]
+    assert told["missing"] == [{"what": "measurement", "why": "measuring was switched off"}]
     assert "MB" in done.stderr
     assert out.read_bytes().startswith(b"<!doctype html>")
     again = run(photo, "--model", tiny_folder, "-o", out, "--no-measure")
