@@ -4,17 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 
-from tests.models import toys as zoo
+from tests.helpers.distributions import blocks
 from vitscope.methods.base import METHODS
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-
-
-def blocks(page, language):
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
 
 
 @pytest.mark.slow
@@ -32,27 +27,6 @@ def test_the_readmes_python_runs(photo, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "result" / "manifest.json").exists()
     assert names["rows"].shape == (1, 6, 1, 1 + 30 * 45)
     assert "(1, 6, 1351, 1351)" in capsys.readouterr().out
-
-
-def test_the_method_of_the_how_to_works():
-    from vitscope.attention.capture import capture
-    from vitscope.models.transformers import TransformersAdapter
-
-    (code,) = blocks("docs/add-a-method.md", "python")
-    names = {}
-    try:
-        exec(compile(code, "add-a-method.md", "exec"), names)
-        method = METHODS.get("received-in-layer")
-    finally:
-        METHODS._parts.pop("received-in-layer", None)
-    row = zoo.ROWS[0]
-    adapter = TransformersAdapter(row.model())
-    with torch.no_grad(), capture(adapter.model) as captured:
-        adapter.forward(zoo.pixels(row))
-    store = captured.store(adapter.layout(row.size))
-    torch.testing.assert_close(method.run(store, layer=1), store[1].rows().mean((1, 2)))
-    assert method.summary.startswith("How much attention each token receives")
-    assert method.options["layer"].default == -1
 
 
 def test_every_command_is_in_the_readme_and_the_other_way_round():

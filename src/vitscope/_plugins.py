@@ -1,53 +1,68 @@
-"""Where parts plug in: one Registry, filled on first use.
-
-A built-in part registers itself when its module is imported; the modules of the package it lives in are imported at the
-first look-up, never before, so that importing vitscope costs nothing and loads no torch. A part from another package
-is found through its entry point (groups `vitscope.models`, `vitscope.methods`).
-"""
+"""Registries of parts, built in or from other distributions, filled on first use."""
 
 import importlib
+import logging
 import pkgutil
 from collections.abc import Iterator
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
-from vitscope.errors import UnknownNameError, UsageError
+from vitscope._messages import Message, join_messages, msg
+from vitscope.errors import UnknownNameError, UsageError, first_line
 
 __all__ = ["Registry"]
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 class Registry(Generic[T]):
     """Parts by name, found on first use.
 
+    A built-in part registers itself when its module is imported. The modules of the package are imported at the first
+    look-up, never before, so that importing vitscope costs nothing and loads no torch. A part of another distribution
+    registers itself in the same way: its entry point, in the group of the package's name, is loaded after them. An
+    entry point that cannot be loaded is named in a warning, and in the error where its name is looked up; every other
+    part works as without it.
+
     Args:
-        kind: what one part is called in messages, such as `method`.
-        package: the package whose modules register built-in parts; also the entry-point group of others.
+        kind: what messages call one part, such as `method`.
+        package: the package whose modules register built-in parts; also the entry point group of others.
     """
 
     def __init__(self, kind: str, package: str) -> None:
         self.kind, self.package = kind, package
         self._parts: dict[str, T] = {}
+        self._broken: dict[str, Message] = {}
         self._complete = False
 
     def add(self, name: str, part: T) -> T:
-        """Register `part` under `name`; a second one of the same name is an error."""
+        """Register `part` under `name`.
+
+        Raises:
+            UsageError: a part of that name exists.
+        """
         if name in self._parts:
-            raise UsageError(f"there is already a {self.kind} called '{name}'")
+            raise UsageError(msg("plugins.name-taken", "the {kind} '{name}' exists already", kind=self.kind, name=name))
         self._parts[name] = part
         return part
 
     def get(self, name: str) -> T:
-        """The part called `name`.
+        """Return the part called `name`.
 
         Raises:
-            UnknownNameError: with the choices and the nearest spelling.
+            UnknownNameError: no part has that name; with the choices and the nearest spelling.
+            UsageError: the plug-in of that name cannot be loaded.
         """
         self._find()
-        if name not in self._parts:
-            raise UnknownNameError(self.kind, name, sorted(self._parts))
-        return self._parts[name]
+        if name in self._parts:
+            return self._parts[name]
+        repair = msg("plugins.broken.hint", "repair or uninstall the package that provides it")
+        if name in self._broken:
+            raise UsageError(self._broken[name], repair)
+        error = UnknownNameError(self.kind, name, sorted(self._parts))
+        error.hint = join_messages("; ", [error.hint, *self._broken.values()])
+        raise error
 
     def __iter__(self) -> Iterator[tuple[str, T]]:
         self._find()
@@ -60,5 +75,20 @@ class Registry(Generic[T]):
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self.package}.{module.name}")
         for entry in entry_points(group=self.package):
-            entry.load()
+            self._load(entry)
         self._complete = True
+
+    def _load(self, entry: EntryPoint) -> None:
+        """Load one entry point, whatever its code does."""
+        try:
+            entry.load()
+        except (Exception, SystemExit) as error:
+            self._broken[entry.name] = msg(
+                "plugins.broken",
+                "the plug-in '{name}' of {package} cannot be loaded: {error}",
+                name=entry.name,
+                package=entry.dist.name if entry.dist else entry.value,
+                error=f"{type(error).__name__}: {first_line(error)}",
+            )
+            log.warning("%s", self._broken[entry.name])
+            log.debug("the plug-in '%s' failed here", entry.name, exc_info=True)

@@ -1,0 +1,118 @@
+"""Parts from other distributions: found, used, and harmless where they are broken."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.helpers.distributions import ROOT, blocks, install, project
+from tests.helpers.errors import raises
+from vitscope._plugins import Registry
+from vitscope.errors import UnknownNameError, UsageError
+
+PAGE = "docs/extend/write-a-method.md"
+OWN = "from tests_parts import PARTS\nPARTS.add({name!r}, {name!r})\n"
+BROKEN = {
+    "absent": "import a_package_that_is_not_installed",
+    "leaving": "raise SystemExit(3)",
+    "taken": OWN.format(name="own"),
+}
+RUN = """
+import json, sys
+import numpy as np
+from vitscope.cli.main import app
+from vitscope.methods.base import METHODS
+app(["methods", "--json"], standalone_mode=False)
+app([*sys.argv[2:], "--method", "received-in-layer", "--layer", "1", "--out", "out", "--json"], standalone_mode=False)
+names = {}
+exec(open(sys.argv[1]).read(), names)
+np.save("map.npy", names["explanation"].map)
+"""
+
+
+def distribution(folder, name, code):
+    """A distribution as an installer leaves it: a module, and metadata with one entry point."""
+    (folder / f"part_{name}.py").write_text(code, "utf-8")
+    about = folder / f"part_{name}-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: part-{name}\nVersion: 1\n", "utf-8")
+    (about / "entry_points.txt").write_text(f"[tests_parts]\n{name} = part_{name}\n", "utf-8")
+
+
+@pytest.fixture
+def parts(tmp_path, monkeypatch):
+    """A registry with a part of its own and those of some distributions."""
+    (tmp_path / "tests_parts").mkdir()
+    code = "from vitscope._plugins import Registry\nPARTS = Registry('part', 'tests_parts')\n"
+    (tmp_path / "tests_parts" / "__init__.py").write_text(code, "utf-8")
+    (tmp_path / "tests_parts" / "own.py").write_text(OWN.format(name="own"), "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def made(**codes):
+        for name, code in codes.items():
+            distribution(tmp_path, name, code)
+        from tests_parts import PARTS
+
+        return PARTS
+
+    yield made
+    for name in [name for name in sys.modules if name.partition(".")[0].startswith(("tests_parts", "part_"))]:
+        del sys.modules[name]
+
+
+def test_a_part_of_another_distribution_is_found(parts):
+    assert [name for name, _ in parts(other=OWN.format(name="other"))] == ["other", "own"]
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_plug_in_is_named_and_costs_nobody_else(parts, caplog, name):
+    found: Registry = parts(other=OWN.format(name="other"), **{name: BROKEN[name]})
+    with caplog.at_level(logging.WARNING, "vitscope"):
+        assert [part for part, _ in found] == ["other", "own"]
+    (warning,) = caplog.records
+    assert f"'{name}' of part-{name}" in warning.getMessage()
+    assert (found.get("own"), found.get("other")) == ("own", "other")
+    with raises(UsageError, "plugins.broken", "plugins.broken.hint"):
+        found.get(name)
+    with raises(UnknownNameError, "errors.unknown-name") as caught:
+        found.get("owm")
+    assert f"the plug-in '{name}' of part-{name} cannot be loaded" in str(caught.value)
+
+
+def test_a_second_part_of_a_name(parts):
+    with raises(UsageError, "plugins.name-taken"):
+        parts().add("own", "again") if parts().get("own") else None
+
+
+def test_the_method_of_the_page(tmp_path, tiny_folder, tiny_scope, photo):
+    """Installed as the page says, beside a plug-in that does not import; command line and Python as on the page."""
+    target = tmp_path / "site"
+    (pyproject,), (module, code) = blocks(PAGE, "toml"), blocks(PAGE, "python")
+    install(target, tmp_path / "vitscope-received", pyproject, vitscope_received=module)
+    broken = project("vitscope.methods", "broken", "broken_method")
+    install(target, tmp_path / "broken", broken, broken_method="import a_package_that_is_not_installed")
+    code = code.replace("google/vit-base-patch16-224", str(tiny_folder)).replace("photo.jpg", str(photo))
+    (tmp_path / "page.py").write_text(code, "utf-8")
+    ran = subprocess.run(
+        [sys.executable, "-c", RUN, "page.py", "explain", str(photo), "--model", str(tiny_folder)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(target)])},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    assert "the plug-in 'broken' of broken-method cannot be loaded: ModuleNotFoundError" in ran.stderr
+    listed, end = json.JSONDecoder().raw_decode(ran.stdout)
+    (ours,) = (one for one in listed["methods"] if one["name"] == "received-in-layer")
+    assert ours["summary"].startswith("Average attention that each token receives")
+    assert ours["options"] == {"layer": "-1"}
+    assert len(listed["methods"]) > 30
+    (saved,) = json.loads(ran.stdout[end:])["results"]
+    assert saved["provenance"]["options"] == {"layer": 1}
+    wanted = tiny_scope.attention(photo)[1].rows().mean((1, 2))[0, 1:].reshape(4, 4).numpy()
+    np.testing.assert_allclose(np.load(tmp_path / "map.npy"), wanted, rtol=1e-5)
