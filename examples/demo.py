@@ -28,7 +28,7 @@ def main() -> None:
 
     logging.basicConfig(level=logging.WARNING)
     theirs.disable_progress_bar()
-    with console.fetching() as progress:
+    with console.download_progress() as progress:
         scope = load("embedded:dinov2-small", progress=progress)
     photos = {name: _write(OUT / "photos" / f"{name}.png", make()) for name, make in PHOTOS.items()}
     explanations: list[Explanation] = scope.explain([str(path) for path in photos.values()])
@@ -47,7 +47,7 @@ def main() -> None:
     (OUT / "index.html").write_text(
         page("vitscope: three photos", LEAD, [e.card() for e in explanations], sheets), "utf-8"
     )
-    console.table(["photo", "effective patches", "overlay"], rows)
+    console.print_table(["image", "effective patches", "overlay"], rows)
     console.out.print(f"\nopen {OUT / 'index.html'} in a browser")
 
 

@@ -26,7 +26,7 @@ def test_explain_one(explain, photo, tiny_folder, tiny_scope, tmp_path):
     assert loaded.provenance["model"] == str(tiny_folder)
     heading, row, top, chosen, path_exists = ran.out.splitlines()
     assert re.split(r" {2,}", heading.strip()) == [
-        "photo",
+        "image",
         "method",
         "effective patches",
         "largest share",
@@ -89,7 +89,7 @@ def test_an_existing_result_is_kept_without_force_and_replaced_with_it(explain, 
     assert ran.code == 1
     folder = tmp_path / "out" / "cat"
     assert one_line(ran.err) == (
-        f"vitscope: {album[0]}: {folder} is already there (--force replaces it, or give another --out)"
+        f"vitscope: {album[0]}: {folder} is already there (--force replaces it, or choose another path)"
     )
     assert manifest(folder)["method"] == "gradcam"
     assert manifest(tmp_path / "out" / "cup")["method"] == "attention"
@@ -254,7 +254,7 @@ WRONG = {
     "--method rollout --discard-ratio 1": "discard_ratio is a share in [0, 1), not 1.0",
     "--method notebook-recipe --layers 1": "no option of the method 'notebook-recipe' is called 'layers'",
     "--method rollout -O residual_wieght=1": "no option of the method 'rollout' is called 'residual_wieght' (did you",
-    "--method rollout -O residual_weight": "'residual_weight' is not an option (write NAME=VALUE, such as residual_we",
+    "--method rollout -O residual_weight": "'residual_weight' is not a valid option (write NAME=VALUE",
     "--size 3": "size is between 16 and 8192 pixels, not 3",
     "--batch-size 0": "batch_size is at least 1, not 0",
     "--residual-weight much": "Invalid value for '--residual-weight'",

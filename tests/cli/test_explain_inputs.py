@@ -106,7 +106,7 @@ def test_ctrl_c_keeps_what_is_finished_and_nothing_else(explain, album, tmp_path
     monkeypatch.setattr(raster, "overlay", interrupted)
     ran = explain(*album)
     assert (ran.code, ran.out) == (130, "")
-    assert one_line(ran.err) == ("vitscope: interrupted; finished results are complete, nothing half-written is left")
+    assert one_line(ran.err) == ("vitscope: interrupted; finished results are complete, and nothing is half-written")
     assert names(tmp_path / "out") == {"cat"}
     assert names(tmp_path / "out" / "cat") == FILES
     assert Explanation.load(tmp_path / "out" / "cat").picture.size == (150, 100)

@@ -32,11 +32,11 @@ from vitscope.models.bundled import wheel
         (["compare", "PHOTO", "--methods", "rollout,atention", "--model", "TINY"], "(did you mean 'attention'?"),
         (
             ["compare", "PHOTO", "--methods", "rollout:residual_weight", "--model", "TINY"],
-            "'residual_weight' is not an option",
+            "'residual_weight' is not a valid option",
         ),
         (["inspect", "open_clip:ViT-B-32/nobody"], "no pretrained weights of ViT-B-32 is called 'nobody'"),
-        (["explain", "PHOTO", "-o", "map.png"], "--out is a folder, and map.png is called like a file"),
-        (["statistics", "PHOTO", "-o", "numbers.json"], "(give a folder: -o numbers)"),
+        (["explain", "PHOTO", "-o", "map.png"], "--out expects a folder, got 'map.png'"),
+        (["statistics", "PHOTO", "-o", "numbers.json"], "(name a folder, such as -o numbers)"),
         (["inspect", "torchvision:vit_b_17"], "(did you mean 'vit_b_16'?"),
         (["methods", "foo:bar"], "no kind of model reference is called 'foo:'"),
     ],
@@ -68,9 +68,9 @@ def test_fetching_says_one_plain_line_a_stage_where_there_is_no_terminal(
     ran = cli("explain", album[0], "--out", tmp_path / "out", "--size", 64, "--json")
     assert ran.code == 0
     assert ran.err.splitlines() == [
-        "vitscope: fetching the weights (90 MB)",
-        "vitscope: checking them",
-        "vitscope: converting them",
+        "vitscope: downloading the weights (90 MB)",
+        "vitscope: verifying the weights",
+        "vitscope: converting the weights",
     ]
     [result] = json.loads(ran.out)["results"]
     assert result["provenance"]["model"] == "embedded:dinov2-small"
@@ -78,13 +78,13 @@ def test_fetching_says_one_plain_line_a_stage_where_there_is_no_terminal(
 
 PROGRESS = """
 from vitscope.cli import console
-with console.explaining(3) as advance:
+with console.image_progress(3) as progress:
     for _ in range(3):
-        advance()
-with console.fetching() as report:
+        progress.advance()
+with console.download_progress() as report:
     report("fetch", 1, 2)
     report("fetch", 2, 2)
-console.table(["photo", "[red]out[/]"], [["cat", "out/cat/"]])
+console.print_table(["photo", "[red]out[/]"], [["cat", "out/cat/"]])
 """
 
 
@@ -96,13 +96,15 @@ def test_no_color_is_honoured(what):
     assert colour.search(coloured)
     assert not colour.search(plain)
     for said in (coloured, plain):
-        expected = ["explaining", "3/3", "fetching the weights", "[red]out[/]"] if what == "progress" else ["explain"]
+        expected = (
+            ["explaining", "3/3", "downloading the weights", "[red]out[/]"] if what == "progress" else ["explain"]
+        )
         assert all(words in said for words in expected)
 
 
 def test_no_bars_without_a_terminal(capsys):
-    with console.explaining(3) as advance:
-        advance()
+    with console.image_progress(3) as progress:
+        progress.advance()
     assert tuple(capsys.readouterr()) == ("", "")
 
 

@@ -29,8 +29,8 @@ def test_masks(measure, album, masks, tiny_scope, tmp_path):
     ran = measure(*album, "--metrics", "saco", "--masks", masks, "--json", "--out", tmp_path / "out")
     assert ran.code == 1
     assert one_line(ran.err) == (
-        f"vitscope: {album[2]}: {masks} has no mask called rocket "
-        "(one mask for each photo, of the same name but for the ending)"
+        f"vitscope: {album[2]}: {masks} has no mask named rocket "
+        "(put one mask there for each image, with its name and any image format)"
     )
     document = json.loads(ran.out)
     assert [result["name"] for result in document["results"]] == ["cat", "cup"]
@@ -51,10 +51,11 @@ def test_the_screen_of_masks(measure, album, masks, narrow, letters):
     [result] = json.loads(measure(*arguments, "--json").out)["results"]
     ran = measure(*arguments)
     assert (ran.code, ran.err) == (0, "")
-    assert max(map(len, ran.out.splitlines())) <= letters
+    lines = [line.rstrip() for line in ran.out.splitlines()]
+    assert max(map(len, lines)) <= letters
     rows = re.findall(
         r"^(pixel-auc|avg-precision|pointing|mass-inside) +(\S+) +(\S+) +(\S+) ?\.\. ?(\S+) +(\S+) +(.*)$",
-        ran.out,
+        "\n".join(lines),
         re.MULTILINE,
     )
     assert len(rows) == 4
@@ -66,12 +67,12 @@ def test_the_screen_of_masks(measure, album, masks, narrow, letters):
 
 
 BAD_MASKS = {
-    "another size": "has 20 x 30 pixels and its photo 150 x 100 (a mask has its photo's size)",
-    "empty": "is empty (0 is ground, everything else is the object)",
-    "everything": "covers the whole photo",
+    "another size": "has 20 x 30 pixels, its image 150 x 100 (a mask must have its image's size)",
+    "empty": "is empty (0 is background, all other values are the object)",
+    "everything": "covers the whole image",
     "jpeg": "is a JPEG: compression smears a mask's edges",
     "text": "is not a picture that can be read",
-    "two": "has 2 masks called cat",
+    "two": "has 2 masks named cat",
 }
 
 
@@ -122,11 +123,11 @@ def test_an_object_that_the_model_does_not_see_is_no_wrong_usage(cli, tmp_path):
 def test_masks_that_are_no_folder(measure, album, tmp_path):
     ran = measure(album[0], "--masks", tmp_path / "nowhere")
     assert (ran.code, ran.out) == (2, "")
-    assert "nowhere is not a folder" in one_line(ran.err)
+    assert "--masks expects a folder, got" in one_line(ran.err)
 
 
 def test_what_counts_as_object(tmp_path):
-    from vitscope.cli.commands._masks import Masks
+    from vitscope.cli.commands._masks import MaskFolder
 
     numbers = np.array([[0, 1, 255], [7, 0, 255]], np.uint8)
     palette = Image.fromarray(numbers, "L").convert("P")
@@ -137,8 +138,8 @@ def test_what_counts_as_object(tmp_path):
     colour = np.zeros((2, 3, 3), np.uint8)
     colour[0, 1], colour[1, 2] = (0, 0, 9), (1, 0, 0)
     Image.fromarray(colour).save(tmp_path / "colour.bmp")
-    masks, size = Masks(tmp_path), (3, 2)
-    assert masks.of("a/voc.jpg", size).tolist() == [[False, True, False], [True, False, False]]
+    masks, size = MaskFolder(tmp_path), (3, 2)
+    assert masks.read("a/voc.jpg", size).tolist() == [[False, True, False], [True, False, False]]
     for name in ("grey", "deep"):
-        assert masks.of(f"{name}.jpg", size).tolist() == (numbers > 0).tolist()
-    assert masks.of("colour.jpg", size).tolist() == [[False, True, False], [False, False, True]]
+        assert masks.read(f"{name}.jpg", size).tolist() == (numbers > 0).tolist()
+    assert masks.read("colour.jpg", size).tolist() == [[False, True, False], [False, False, True]]

@@ -1,4 +1,4 @@
-"""`vitscope heads`, `lens`, `alike` and `compare` as users run them."""
+"""`vitscope heads`, `logit-lens`, `similarity` and `compare` as users run them."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def test_heads(cli, album, tiny_folder, tmp_path, kind):
     assert first.shape[1] > first.shape[0]  # two heads beside each other
     ran = cli(*arguments)
     assert (ran.code, ran.out) == (1, "")
-    assert one_line(ran.err) == f"vitscope: {path} is already there (--force replaces it, or give another --out)"
+    assert one_line(ran.err) == f"vitscope: {path} is already there (--force replaces it, or choose another path)"
     ran = cli(*arguments, "--force", "--cmap", "viridis", "--json")
     assert (ran.code, ran.err) == (0, "")
     assert json.loads(ran.out) == {
@@ -35,8 +35,8 @@ def test_heads(cli, album, tiny_folder, tmp_path, kind):
     assert not np.array_equal(pixels(path), first)
 
 
-def test_lens(cli, album, tiny_folder, tmp_path):
-    ran = cli("lens", album[0], "--target", "kite", "--model", tiny_folder, "--out", tmp_path / "out", "--json")
+def test_logit_lens(cli, album, tiny_folder, tmp_path):
+    ran = cli("logit-lens", album[0], "--target", "kite", "--model", tiny_folder, "--out", tmp_path / "out", "--json")
     assert ran.code == 0
     told = json.loads(ran.out)
     assert told["target"] == "kite"
@@ -44,22 +44,24 @@ def test_lens(cli, album, tiny_folder, tmp_path):
     assert all(len(layer["predictions"]) == 5 for layer in told["layers"])
     with Image.open(told["out"]) as picture:
         assert picture.size[0] > 300
-    again = cli("lens", album[0], "--model", tiny_folder, "--out", tmp_path / "out")
+    again = cli("logit-lens", album[0], "--model", tiny_folder, "--out", tmp_path / "out")
     assert again.code == 1
     assert "already there" in one_line(again.err)
 
 
-def test_alike(cli, album, tiny_folder, tmp_path):
-    ran = cli("alike", album[0], album[1], "--model", tiny_folder, "--out", tmp_path / "out", "--json")
+def test_similarity(cli, album, tiny_folder, tmp_path):
+    ran = cli("similarity", album[0], album[1], "--model", tiny_folder, "--out", tmp_path / "out", "--json")
     assert ran.code == 0
     told = json.loads(ran.out)
-    assert Path(told["out"]).name == "cat-cup-alike.png"
+    assert Path(told["out"]).name == "cat-cup-similarity.png"
     assert -1 <= told["cosine"] <= 1
-    refused = cli("alike", album[0], album[1], "--model", tiny_folder, "--method", "rollout", "--out", tmp_path / "b")
+    refused = cli(
+        "similarity", album[0], album[1], "--model", tiny_folder, "--method", "rollout", "--out", tmp_path / "b"
+    )
     assert refused.code == 2
     assert "has no target" in one_line(refused.err)
     assert not (tmp_path / "b").exists()
-    missing = cli("alike", album[0], tmp_path / "none.jpg", "--model", tiny_folder, "--out", tmp_path / "b")
+    missing = cli("similarity", album[0], tmp_path / "none.jpg", "--model", tiny_folder, "--out", tmp_path / "b")
     assert "none.jpg" in one_line(missing.err)
 
 

@@ -21,11 +21,11 @@ def measured(scope, photo, method="rollout", **options):
 
 def table(said):
     """The rows of the table of measures, cell by cell."""
-    lines = said.splitlines()
+    lines = [line.rstrip() for line in said.splitlines()]
     start = next(i for i, line in enumerate(lines) if line.startswith("measure  "))
     rows = []
     for line in lines[start + 1 :]:
-        if not line.strip() or line.startswith("asked "):
+        if not line.strip() or line.startswith("questions "):
             break
         rows.append(re.fullmatch(r"(\S+) +(low|high) +(\S+) +(\S+) +(\S+ ?\.\. ?\S+) +(. .+)", line).groups())
     return rows

@@ -1,12 +1,15 @@
-"""What the command line shows: tables on stdout, progress and troubles on stderr, and what an error exits with."""
+"""Terminal output of the commands: results on stdout; progress, notes, errors and the log on stderr."""
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.highlighter import NullHighlighter
+from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -22,100 +25,148 @@ from rich.text import Text
 
 from vitscope.errors import UsageError, VitscopeError
 
-__all__ = ["batching", "exit_code", "explaining", "fetching", "note", "out", "print_json", "table", "trouble"]
+__all__ = [
+    "collection_progress",
+    "download_progress",
+    "exit_code",
+    "failure_document",
+    "image_progress",
+    "print_error",
+    "print_json",
+    "print_line",
+    "print_note",
+    "print_table",
+    "show_log",
+]
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
-_STAGES = {"fetch": "fetching the weights", "verify": "checking them", "convert": "converting them"}
+_STAGES = {"fetch": "downloading the weights", "verify": "verifying the weights", "convert": "converting the weights"}
+_NO_TERMINAL_WIDTH = 200  # of tables in files and pipes
 
 
-def trouble(error: VitscopeError, about: str = "") -> None:
-    """One line on stderr: what it is about, what was seen, what to do."""
-    err.print(
-        f"vitscope: {f'{about}: ' if about and about not in str(error) else ''}{error}", markup=False, soft_wrap=True
-    )
+def print_line(text: str) -> None:
+    """Print one line of a result as it is, never wrapped."""
+    out.print(text, markup=False, soft_wrap=True)
 
 
-def note(words: str) -> None:
-    """One line on stderr that is no trouble."""
-    err.print(f"vitscope: {words}", markup=False, soft_wrap=True)
+def print_note(text: str) -> None:
+    """Print one line on stderr that is no error."""
+    err.print(f"vitscope: {text}", markup=False, soft_wrap=True)
+
+
+def print_error(error: VitscopeError, source: str = "") -> None:
+    """Print one line on stderr: the source, such as an image, the error, and what to do."""
+    message, hint = error.spoken("cli")
+    text = f"{message} ({hint})" if hint else message
+    print_note(f"{source}: {text}" if source and source not in text else text)
 
 
 def exit_code(error: VitscopeError) -> int:
-    """2 for wrong usage, 1 for everything else."""
+    """Return the exit code for an error: 2 for wrong usage, 1 for everything else."""
     return 2 if isinstance(error, UsageError) else 1
 
 
+def failure_document(source: str, error: VitscopeError) -> dict[str, str]:
+    """Return what `--json` reports of an input that failed."""
+    message, hint = error.spoken("cli")
+    return {"source": source, "code": error.code, "error": message, "hint": hint}
+
+
 def print_json(document: Mapping[str, Any]) -> None:
-    """Exactly one JSON document on stdout."""
+    """Print one JSON document on stdout."""
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, wrap: bool = False) -> None:
-    """A table on stdout; without a terminal nothing is cut off."""
-    drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, wrap: bool = False) -> None:
+    """Print a table on stdout; without a terminal nothing is cut off."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for heading in headings:
-        drawn.add_column(heading, overflow="fold", no_wrap=not wrap)
+        table.add_column(Text(heading), overflow="fold", no_wrap=not wrap)
     for row in rows:
-        drawn.add_row(*(str(cell) for cell in row))
-    out.print(drawn, markup=False, soft_wrap=not out.is_terminal) if out.is_terminal else Console(
-        width=200, highlight=False
-    ).print(drawn, markup=False)
+        table.add_row(*(Text(str(cell)) for cell in row))
+    (out if out.is_terminal else Console(width=_NO_TERMINAL_WIDTH, highlight=False)).print(table)
 
 
 @contextmanager
-def fetching() -> Iterator[Callable[[str, int, int], None]]:
-    """What is done to get the embedded weights: bars on a terminal, else a line a stage; nothing once they are here."""
+def show_log(verbosity: int) -> Iterator[None]:
+    """Show log lines on stderr: from 1 on vitscope's debug lines, from 2 on those of all libraries, from 0 nothing."""
+    if not verbosity:
+        yield
+        return
+    logger = logging.getLogger("vitscope" if verbosity == 1 else None)
+    console = err if err.is_terminal else Console(stderr=True, width=_NO_TERMINAL_WIDTH, highlight=False)
+    handler = RichHandler(
+        console=console, show_time=verbosity > 1, show_path=False, highlighter=NullHighlighter(), rich_tracebacks=True
+    )
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+@contextmanager
+def download_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Show the download of bundled weights: bars on a terminal, else a line a stage; nothing where they are cached."""
     bars = err.is_terminal
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn()
     with Progress(*columns, console=err, transient=True, disable=not bars) as progress:
         tasks: dict[str, Any] = {}
 
         def report(stage: str, done: int, total: int) -> None:
+            name = _STAGES.get(stage, stage)
             if stage not in tasks:
-                tasks[stage] = progress.add_task(_STAGES.get(stage, stage), total=total)
+                tasks[stage] = progress.add_task(name, total=total)
                 if not bars:
-                    size = f" ({total / 1e6:.0f} MB)" if stage == "fetch" else ""
-                    err.print(f"vitscope: {_STAGES.get(stage, stage)}{size}", soft_wrap=True)
+                    print_note(f"{name} ({total / 1e6:.0f} MB)" if stage == "fetch" else name)
             progress.update(tasks[stage], completed=done, total=total)
 
         yield report
 
 
-class Explaining:
-    """Bars over pictures, and over the forwards of a method that makes many; none before there is something to count.
+class ImageProgress:
+    """Bars over images, and over the forwards of a method that needs many; none before there is something to count.
 
     Args:
-        count: how many pictures.
-        doing: what is done with them, in a word.
+        images: how many.
+        description: what is done with them, in a word.
     """
 
-    def __init__(self, count: int, doing: str) -> None:
+    def __init__(self, images: int, description: str) -> None:
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         self._bars = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
-        self._pictures = self._bars.add_task(doing, total=count) if count > 1 else None
+        self._images = self._bars.add_task(description, total=images) if images > 1 else None
         self._forwards: Any = None
+        if images > 1:
+            self._bars.start()
 
-    def __call__(self) -> None:
-        """One picture more."""
-        if self._pictures is not None:
-            self._bars.advance(self._pictures)
+    def advance(self) -> None:
+        """Count one image more."""
+        if self._images is not None:
+            self._bars.advance(self._images)
 
-    def reached(self, done: int, total: int) -> None:
-        """So many are done of all."""
-        if self._pictures is not None:
-            self._bars.update(self._pictures, completed=done, total=total)
+    def update(self, done: int, total: int) -> None:
+        """Set how many images of all are done."""
+        if self._images is not None:
+            self._bars.update(self._images, completed=done, total=total)
 
-    def forwards(self, method: str, done: int, total: int) -> None:
-        """So many forwards of the total that this method or metric makes for the pictures that are in work."""
+    def update_forwards(self, name: str, done: int, total: int) -> None:
+        """Set how many forwards of a method or metric are done for the images in progress."""
         self._bars.start()
         if self._forwards is None:
-            self._forwards = self._bars.add_task(method, total=total)
-        self._bars.update(self._forwards, description=method, completed=done, total=total)
+            self._forwards = self._bars.add_task(name, total=total)
+        self._bars.update(self._forwards, description=name, completed=done, total=total)
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
-        """The bars out of the way while something is printed."""
+    def paused(self) -> Iterator[None]:
+        """Hide the bars while something is printed."""
         running = self._bars.live.is_started
         self._bars.stop()
         try:
@@ -124,56 +175,57 @@ class Explaining:
             if running:
                 self._bars.start()
 
+    def stop(self) -> None:
+        """Remove the bars."""
+        self._bars.stop()
+
 
 @contextmanager
-def explaining(count: int, doing: str = "explaining") -> Iterator[Explaining]:
-    """Progress bars while pictures are explained or measured; nothing where no one sees them."""
-    shown = Explaining(count, doing)
-    if count > 1:
-        shown._bars.start()
+def image_progress(images: int, description: str = "explaining") -> Iterator[ImageProgress]:
+    """Show progress bars while images are explained or measured; nothing without a terminal."""
+    progress = ImageProgress(images, description)
     try:
-        yield shown
+        yield progress
     finally:
-        shown._bars.stop()
+        progress.stop()
 
 
 class _Speed(ProgressColumn):
     """Images a second."""
 
     def render(self, task: Task) -> Text:
-        """A number, once there is one."""
+        """Return the speed, once it is known."""
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:.3g} images/s")
 
 
-class Batching:
-    """A bar over a collection whose size is learnt on the way, with its speed and its failures."""
+class CollectionProgress:
+    """A bar over a collection whose size becomes known on the way, with its speed and its failures."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars, self._failed = bars, 0
         self._task = bars.add_task("explaining", total=None, failed="")
 
-    def begun(self, skipped: int) -> None:
-        """So many were finished before."""
-        if skipped:
-            note(f"{skipped} images are finished already")
-        self._bars.update(self._task, completed=skipped)
+    def resume(self, finished: int) -> None:
+        """Start after the images that an earlier run finished."""
+        if finished:
+            print_note(f"{finished} images are already finished")
+        self._bars.update(self._task, completed=finished)
 
-    def total(self, images: int) -> None:
-        """So many there are."""
+    def set_total(self, images: int) -> None:
+        """Set the size of the collection."""
         self._bars.update(self._task, total=images)
 
-    def __call__(self, images: int, failed: int) -> None:
-        """So many more are done, and so many of them failed."""
+    def advance(self, images: int, failed: int) -> None:
+        """Count images that are done, and those of them that failed."""
         self._failed += failed
-        told = f"{self._failed} failed" if self._failed else ""
-        self._bars.update(self._task, advance=images, failed=told)
+        self._bars.update(self._task, advance=images, failed=f"{self._failed} failed" if self._failed else "")
 
 
 @contextmanager
-def batching() -> Iterator[Batching]:
-    """Progress over a collection; nothing where no one sees it."""
+def collection_progress() -> Iterator[CollectionProgress]:
+    """Show progress over a collection; nothing without a terminal."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn()
     failed = TextColumn("{task.fields[failed]}", style="red")
     with Progress(*columns, failed, console=err, transient=True, disable=not err.is_terminal) as bars:
-        yield Batching(bars)
+        yield CollectionProgress(bars)

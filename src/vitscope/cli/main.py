@@ -1,4 +1,4 @@
-"""The `vitscope` command: its parts put together, and every mistake of a user turned into one line."""
+"""The `vitscope` command: its subcommands, and one line on stderr for every error of a user."""
 
 import io
 import os
@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from vitscope._messages import msg
 from vitscope._version import __version__
+from vitscope.cli.commands._groups import command
 from vitscope.cli.commands.about import inspect, methods, models
 from vitscope.cli.commands.batch import batch
 from vitscope.cli.commands.bench import bench
@@ -15,30 +17,31 @@ from vitscope.cli.commands.explain import explain
 from vitscope.cli.commands.measure import measure
 from vitscope.cli.commands.report import report
 from vitscope.cli.commands.serve import serve
-from vitscope.cli.commands.sheets import alike, compare, heads, lens
+from vitscope.cli.commands.sheets import compare, heads, logit_lens, similarity
 from vitscope.cli.commands.statistics import statistics
 from vitscope.cli.commands.view import view
-from vitscope.cli.console import exit_code, trouble
+from vitscope.cli.console import exit_code, print_error
 from vitscope.cli.malloc import keep_freed_memory
 from vitscope.errors import VitscopeError
 
 __all__ = ["app", "main"]
 
+_SUMMARY = "Show where a Vision Transformer looks, and measure how far the map can be believed."
 app = typer.Typer(
-    help="See where a Vision Transformer looks, and how far to believe the picture.",
+    help=_SUMMARY,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (
+for function in (
     explain,
     view,
     serve,
     measure,
     statistics,
     heads,
-    lens,
-    alike,
+    logit_lens,
+    similarity,
     compare,
     bench,
     batch,
@@ -47,7 +50,7 @@ for command in (
     methods,
     inspect,
 ):
-    app.command()(command)
+    app.command()(command(function))
 
 _INTERRUPTED = 130
 # Typer carries its own copy of click, or uses the installed one, by its version: the root is found, not imported
@@ -60,16 +63,16 @@ def main() -> None:
     keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a file name may hold bytes that are no text
+            stream.reconfigure(errors="backslashreplace")  # a file name may hold bytes that are not text
     try:
         code = app(prog_name="vitscope", standalone_mode=False)
     except VitscopeError as error:
-        trouble(error)
+        print_error(error)
         code = exit_code(error)
     except _WrongUsage as error:
         context = getattr(error, "ctx", None)
-        if said := error.format_message():  # nothing where the help was printed for want of arguments
-            trouble(VitscopeError(said, f"{context.command_path if context else 'vitscope'} --help"))
+        if problem := error.format_message():  # empty where the help was printed for want of arguments
+            print_error(VitscopeError(problem, f"{context.command_path if context else 'vitscope'} --help"))
         code = 2
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
@@ -77,22 +80,25 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except OSError as error:  # a full disk, a path that is too long
-        trouble(VitscopeError(f"{error.filename or 'the system'}: {error.strerror or error}"))
+        path, reason = error.filename or "the system", error.strerror or error
+        print_error(VitscopeError(msg("cli.system-error", "{path}: {reason}", path=path, reason=reason)))
         code = 1
     if code == _INTERRUPTED:  # raised, or made into this code by Typer
-        sys.stderr.write("vitscope: interrupted; finished results are complete, nothing half-written is left\n")
+        sys.stderr.write("vitscope: interrupted; finished results are complete, and nothing is half-written\n")
     sys.exit(code or 0)
 
 
-def _version(wanted: bool) -> bool:
-    if wanted:
+def _print_version(requested: bool) -> bool:
+    if requested:
         sys.stdout.write(f"vitscope {__version__}\n")
         raise typer.Exit
-    return wanted
+    return requested
 
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
-    """See where a Vision Transformer looks, and how far to believe the picture."""
+    pass

@@ -1,9 +1,11 @@
-"""Numbers as one screen of text: aligned columns and wrapped lines that fit the width, readable without colour."""
+"""Measurements and statistics as text on one screen: at most 100 columns, readable without colour."""
 
-import textwrap
 from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.table import Table
 from rich.text import Text
 
 from vitscope.cli import console
@@ -13,9 +15,20 @@ if TYPE_CHECKING:
     from vitscope.metrics.ground_truth import Known
     from vitscope.metrics.measurement import Measurement, Number
 
-__all__ = ["attention_facts", "attention_lines", "columns", "figure", "heading", "known", "measured", "prose"]
+__all__ = [
+    "attention_document",
+    "format_number",
+    "print_attention",
+    "print_columns",
+    "print_field",
+    "print_files",
+    "print_heading",
+    "print_localisation",
+    "print_measurement",
+    "print_text",
+]
 
-_WIDEST = 100
+_WIDEST, _LABEL = 100, 10
 _MARKS = {
     "better than random": ("+ better", "green"),
     "no better than random": ("= no better", ""),
@@ -26,126 +39,101 @@ _MARKS = {
     "more opposite than chance": ("! opposite", "red"),
 }
 _SINKS = 2
-_ASKED = (
-    (("deletion", "aopc", "positive"), "does the score fall as the map's best go"),
+_QUESTIONS = (
+    (("deletion", "aopc", "positive"), "does the score fall when the map's best patches go"),
     (("insertion", "negative"), "does it stay where only they are left"),
-    (("saco", "sensitivity-n", "infidelity"), "do sets cost what the map says"),
-    (("max-sensitivity", "stability"), "does the map stay under a little noise"),
+    (("saco", "sensitivity-n", "infidelity"), "do sets of patches cost what the map says"),
+    (("max-sensitivity", "stability"), "does the map withstand a little noise"),
 )
 
 
-def width() -> int:
-    """How many letters a line holds."""
-    return max(20, min(console.out.width, _WIDEST))
-
-
-def figure(value: float) -> str:
-    """A number in few letters."""
+def format_number(value: float) -> str:
+    """Return a number in few characters."""
     plain = f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}"
     return "0.000" if plain == "-0.000" else plain
 
 
-def heading(words: str) -> None:
-    """A line in bold, cut where it does not fit."""
-    console.out.print(Text(textwrap.shorten(words, width(), placeholder=" ..."), "bold"), soft_wrap=True)
+def print_heading(text: str) -> None:
+    """Print a bold line, cut where it does not fit."""
+    console.out.print(Text(text, "bold"), width=_width(), no_wrap=True, overflow="ellipsis")
 
 
-def prose(label: str, words: str) -> None:
-    """A labelled text; further lines stand under its first word."""
-    start = f"{label:<10} " if label else ""
-    wrapped = textwrap.TextWrapper(width(), subsequent_indent=" " * len(start), break_on_hyphens=False)
-    wrapped.break_long_words = False  # a path stays one word
-    for line in wrapped.wrap(start + words):
-        console.out.print(Text(line), soft_wrap=True)
+def print_text(text: str) -> None:
+    """Print a paragraph."""
+    console.out.print(Text(text), width=_width())
 
 
-def columns(
-    headings: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,), ink: Any = None
-) -> None:
-    """Aligned columns, two blanks between, or one where they would not fit.
+def print_field(label: str, text: str) -> None:
+    """Print a label and, beside it, its text, which may take several lines."""
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(width=_LABEL)
+    grid.add_column(overflow="fold")
+    grid.add_row(label, Text(text))
+    console.out.print(grid, width=_width())
+
+
+def print_files(paths: Sequence[Path]) -> None:
+    """Print which files were written; the line with their folder is never wrapped."""
+    print_field("written", f"{', '.join(path.name for path in paths)} in")
+    console.print_line(f"{'':{_LABEL}} {paths[0].parent}")
+
+
+def print_columns(headings: Sequence[str], rows: Sequence[Sequence[str | Text]], *, left: Sequence[int] = (0,)) -> None:
+    """Print aligned columns; where they are too wide, with less space between them and inside of ranges.
 
     Args:
-        headings: above the columns.
+        headings: of the columns.
         rows: the cells.
-        left: columns that begin at their left edge; the others end at their right one.
-        ink: from a row's number to the colour of its last cell.
+        left: the left-aligned columns; the others are right-aligned.
     """
-    table = [list(headings), *map(list, rows)]
-    wide = [max(len(row[i]) for row in table) for i in range(len(headings))]
-    if sum(wide) + len(wide) - 1 > width():
-        table = [[cell.replace(" .. ", "..") for cell in row] for row in table]
-        wide = [max(len(row[i]) for row in table) for i in range(len(headings))]
-    gap = 2 if sum(wide) + 2 * (len(wide) - 1) <= width() else 1
-    for number, row in enumerate(table):
-        cells = [
-            f"{cell:<{w}}" if i in left else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(row, wide, strict=True))
-        ]
-        line = Text((" " * gap).join(cells[:-1]) + " " * gap, "bold" if number == 0 else "")
-        line.append(cells[-1].rstrip(), "bold" if number == 0 else ink(number - 1) if ink else "")
-        line.rstrip()
-        console.out.print(line, soft_wrap=True)
+    options = console.out.options.update(width=10 * _WIDEST)
+    for separator, gap in product((" .. ", ".."), (2, 1)):
+        table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+        for number, heading in enumerate(headings):
+            table.add_column(heading, justify="left" if number in left else "right", no_wrap=True)
+        for row in rows:
+            table.add_row(*(c if isinstance(c, Text) else Text(c.replace(" .. ", separator)) for c in row))
+        if console.out.measure(table, options=options).maximum <= _width():
+            break
+    console.out.print(table, width=_width())
 
 
-def measured(measurement: "Measurement") -> None:
-    """The numbers of a measurement, each beside that of random maps, and its sentence."""
-    groups = [("measure", "random", [n for n in measurement.numbers if n.group != "sanity"])]
-    groups.append(("weights anew", "chance", [n for n in measurement.numbers if n.group == "sanity"]))
-    for title, against, numbers in groups:
+def print_measurement(measurement: "Measurement") -> None:
+    """Print each number of a measurement beside that of random maps, and the verdict in one sentence."""
+    sanity = [n for n in measurement.numbers if n.group == "sanity"]
+    others = [n for n in measurement.numbers if n.group != "sanity"]
+    for title, reference, numbers in (("measure", "random", others), ("weights reset", "chance", sanity)):
         if numbers:
-            headings = [title, "best", "value", against, "95 % of them", "verdict"]
-            found = [_mark(number) for number in numbers]
             console.out.print()
-            columns(
-                headings,
-                [_row(number, mark) for number, (mark, _) in zip(numbers, found, strict=True)],
-                left=(0, 1, 5),
-                ink=lambda row, found=found: found[row][1],
-            )
-    if asked := _asked([number.name for number in measurement.numbers]):
-        prose("asked", asked)
+            headings = [title, "best", "value", reference, "95 % of them", "verdict"]
+            print_columns(headings, [_measurement_row(number) for number in numbers], left=(0, 1, 5))
+    if questions := _questions([number.name for number in measurement.numbers]):
+        print_field("questions", questions)
     console.out.print()
-    prose("", measurement.sentence(brief=True))
+    print_text(measurement.sentence(brief=True))
 
 
-def _asked(names: Sequence[str]) -> str:
-    """What these measures ask, in plain words."""
-    there = [([name for name in group if name in names], words) for group, words in _ASKED]
-    return "? ".join([*(f"{words} ({', '.join(group)})" for group, words in there if group), ""]).strip()
-
-
-def known(found: "Known") -> None:
-    """The numbers of a map against a mask, beside random maps and a blob in the middle, and their sentence."""
-    rows, inks = [], []
-    for number in found.numbers:
-        (low, high), (mark, ink) = number.shown, _mark(number)
-        middle = figure(number.detail["centre"])
-        ends = f"{figure(low)} .. {figure(high)}"
-        rows.append(
-            [number.name.replace("average", "avg"), figure(number.value), figure(number.random), ends, middle, mark]
-        )
-        inks.append(ink)
+def print_localisation(found: "Known") -> None:
+    """Print the numbers of a map against a mask, beside random maps and a blob in the centre, and their sentence."""
+    rows: list[list[str | Text]] = [
+        [
+            number.name.replace("average", "avg"),
+            format_number(number.value),
+            format_number(number.random),
+            _range(number),
+            format_number(number.detail["centre"]),
+            _mark(number),
+        ]
+        for number in found.numbers
+    ]
     console.out.print()
-    headings = ["on the object", "value", "random", "95 % of them", "middle", "verdict"]
-    columns(headings, rows, left=(0, 5), ink=inks.__getitem__)
+    print_columns(["localisation", "value", "random", "95 % of them", "centre", "verdict"], rows, left=(0, 5))
     console.out.print()
-    prose("", found.sentence())
+    print_text(found.sentence())
 
 
-def _mark(number: "Number") -> tuple[str, str]:
-    """Its verdict in short, and a colour; with one stage drawn anew the rest of the model is there: no fault."""
-    mark, colour = _MARKS[number.verdict]
-    return (f"  {mark[2:]}", "") if "independent" in number.name else (mark, colour)
-
-
-def _row(number: "Number", mark: str) -> list[str]:
-    low, high = number.shown
-    best = {"lower": "low", "higher": "high"}[number.better] if number.group != "sanity" else "-"
-    name = number.name.removeprefix("sanity-")
-    return [name, best, figure(number.value), figure(number.random), f"{figure(low)} .. {figure(high)}", mark]
-
-
-def attention_facts(found: "Statistics") -> dict[str, Any]:
-    """The few numbers of attention that a screen has room for; None where they are not known.
+def attention_document(found: "Statistics") -> dict[str, Any]:
+    """Return the few numbers of attention that fit on a screen; None where they are not known.
 
     Shares and distances are means over heads; shares over layers too, distances over the first and the last three.
     """
@@ -170,30 +158,59 @@ def attention_facts(found: "Statistics") -> dict[str, Any]:
     }
 
 
-def attention_lines(found: "Statistics") -> None:
-    """Sinks; to whom a patch's attention goes, and how far in the first and the last three layers."""
-    facts = attention_facts(found)
-    if facts["sinks"] is None:
-        prose("attention", f"sinks, shares and distance are not known: {found.withheld['sinks']}")
+def print_attention(found: "Statistics") -> None:
+    """Print the sinks, which tokens patches attend to, and how far, in the first and the last three layers."""
+    numbers = attention_document(found)
+    if numbers["sinks"] is None:
+        print_field("attention", f"sinks, shares and distance are not known: {found.withheld['sinks']}")
         return
-    prose("sinks", _sinks(facts["sinks"]))
-    there = {
+    print_field("sinks", _sinks(numbers["sinks"]))
+    present = {
         "cls": "cls" in found.layout.prefix,
-        "registers": any(n.startswith("register") for n in found.layout.prefix),
+        "registers": any(name.startswith("register") for name in found.layout.prefix),
     }
-    words = {"cls": "CLS", "self": "itself", "other patches": "others"}
+    names = {"cls": "CLS", "self": "itself", "other patches": "others"}
     parts = [
-        f"{words.get(name, name)} {share:.1%}" for name, share in facts["shares"].items() if there.get(name, share > 0)
+        f"{names.get(name, name)} {share:.1%}"
+        for name, share in numbers["shares"].items()
+        if present.get(name, share > 0)
     ]
-    reach = f"reaches {facts['distance_first']:.0f} px, later {facts['distance_last']:.0f}"
-    prose("attention", f"to {', '.join(parts)}; {reach}")
+    reach = f"reaches {numbers['distance_first']:.0f} px, later {numbers['distance_last']:.0f} px"
+    print_field("attention", f"to {', '.join(parts)}; {reach}")
+
+
+def _width() -> int:
+    return max(20, min(console.out.width, _WIDEST))
+
+
+def _measurement_row(number: "Number") -> list[str | Text]:
+    best = {"lower": "low", "higher": "high"}[number.better] if number.group != "sanity" else "-"
+    name = number.name.removeprefix("sanity-")
+    return [name, best, format_number(number.value), format_number(number.random), _range(number), _mark(number)]
+
+
+def _range(number: "Number") -> str:
+    low, high = number.shown
+    return f"{format_number(low)} .. {format_number(high)}"
+
+
+def _mark(number: "Number") -> Text:
+    """Return a short verdict; with one layer reset alone the rest of the model remains, and likeness is no fault."""
+    mark, colour = _MARKS[number.verdict]
+    return Text(f"  {mark[2:]}") if "independent" in number.name else Text(mark, colour)
+
+
+def _questions(names: Sequence[str]) -> str:
+    """Return the questions that these measures answer."""
+    asked = [([name for name in group if name in names], question) for group, question in _QUESTIONS]
+    return " ".join(f"{question} ({', '.join(group)})?" for group, question in asked if group)
 
 
 def _sinks(sinks: Sequence[dict[str, Any]]) -> str:
     if not sinks:
         return "none: no token receives far more attention than the others"
-    told: list[str] = []
-    for sink in sinks[:_SINKS]:
-        place = sink["name"] if "," not in sink["name"] else f"patch {sink['name']}"
-        told.append(f"{place} ({sink['factor']:.1f} x{'' if told else ' its share'})")
-    return f"{len(sinks)} of the tokens: {', '.join(told)}{', ...' if len(sinks) > _SINKS else ''}"
+    parts = []
+    for number, sink in enumerate(sinks[:_SINKS]):
+        name = sink["name"] if "," not in sink["name"] else f"patch {sink['name']}"
+        parts.append(f"{name} ({sink['factor']:.1f} x{'' if number else ' its share'})")
+    return f"{len(sinks)} of the tokens: {', '.join(parts)}{', ...' if len(sinks) > _SINKS else ''}"

@@ -1,17 +1,18 @@
-"""Masks of objects, for `vitscope measure --masks`: one file for each photo, of the same stem and size."""
+"""Object masks for `vitscope measure --masks`: one file for each image, of the same stem and size."""
 
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool
 
+from vitscope._messages import msg
 from vitscope.errors import ImageError, UsageError
 
-__all__ = ["Masks"]
+__all__ = ["MaskFolder"]
 
 
-class Masks:
-    """A folder of masks: every value but 0 is the object; with a palette 255, Pascal VOC's border, is ground.
+class MaskFolder:
+    """A folder of masks: 0 is background, other values the object, and 255 of a palette (VOC's border) background.
 
     Raises:
         UsageError: not a folder.
@@ -19,30 +20,54 @@ class Masks:
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise UsageError(f"{folder} is not a folder", "--masks is a folder with one mask for each photo")
+            raise UsageError(
+                msg("cli.masks-not-a-folder", "--masks expects a folder, got '{path}'", path=folder),
+                msg("cli.masks-not-a-folder.hint", "give a folder with one mask for each image"),
+            )
         self._folder = folder
         self._files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
 
-    def of(self, image: str, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
-        """The object of a photo of so many pixels `(W, H)`.
+    def read(self, image: str, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
+        """Return the object of an image of `size` pixels `(W, H)`.
 
         Raises:
-            ImageError: no mask, two masks, one that cannot be read, has another size, or shows no object or only it.
+            ImageError: no mask, several masks, one that cannot be read or has another size, or one without object or
+                without background.
         """
         from vitscope.bench.segmentation import read_mask
 
         stem = Path(image).stem
         found = [path for path in self._files if path.stem == stem]
         if len(found) != 1:
-            told = f"has {len(found)} masks called {stem}" if found else f"has no mask called {stem}"
-            raise ImageError(f"{self._folder} {told}", "one mask for each photo, of the same name but for the ending")
+            raise ImageError(
+                msg("cli.no-mask", "{folder} has no mask named {stem}", folder=self._folder, stem=stem)
+                if not found
+                else msg(
+                    "cli.several-masks",
+                    "{folder} has {count} masks named {stem}",
+                    folder=self._folder,
+                    count=len(found),
+                    stem=stem,
+                ),
+                msg("cli.no-mask.hint", "put one mask there for each image, with its name and any image format"),
+            )
         mask = read_mask(found[0])
         if mask.shape != size[::-1]:
             raise ImageError(
-                f"the mask {found[0]} has {mask.shape[1]} x {mask.shape[0]} pixels and its photo {size[0]} x {size[1]}",
-                "a mask has its photo's size",
+                msg(
+                    "cli.mask-size",
+                    "mask {path} has {mask_size} pixels, its image {image_size}",
+                    path=found[0],
+                    mask_size=f"{mask.shape[1]} x {mask.shape[0]}",
+                    image_size=f"{size[0]} x {size[1]}",
+                ),
+                msg("cli.mask-size.hint", "a mask must have its image's size"),
             )
         if not mask.any() or mask.all():
-            what = "is empty" if not mask.any() else "covers the whole photo"
-            raise ImageError(f"the mask {found[0]} {what}", "0 is ground, everything else is the object")
+            raise ImageError(
+                msg("cli.mask-full", "mask {path} covers the whole image", path=found[0])
+                if mask.all()
+                else msg("cli.mask-empty", "mask {path} is empty", path=found[0]),
+                msg("cli.mask-values.hint", "0 is background, all other values are the object"),
+            )
         return mask

@@ -1,13 +1,15 @@
-"""Flags that several commands share, and what is done with them."""
+"""Options that several commands share, and how their values are read."""
 
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
+from vitscope._messages import msg
 from vitscope._version import __version__
-from vitscope.errors import ResultError, UsageError
+from vitscope.errors import UsageError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -18,8 +20,133 @@ if TYPE_CHECKING:
 _FILES = {".png", ".jpg", ".jpeg", ".pdf", ".html", ".json", ".npz"}
 
 
-def style_of(**options: Any) -> "StyleOptions":
-    """Return the drawing options of a command line, checked."""
+def _folder(path: Path | None) -> Path | None:
+    """Return the folder; reject a name that only files have."""
+    if path is not None and path.suffix.lower() in _FILES and not path.is_dir():
+        raise UsageError(
+            msg("cli.out-is-a-file", "--out expects a folder, got '{path}'", path=path),
+            msg("cli.out-is-a-file.hint", "name a folder, such as -o {stem}", stem=path.stem),
+        )
+    return path
+
+
+DEFAULT_MODEL = "embedded:dinov2-small"  # as in loading.py, which loads torch
+MODEL_HELP = "Model reference; `vitscope models` lists the forms."
+TARGET_HELP = "Class number or name, a contrast 'A - B', text:WORDS or image:PATH"
+Images = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files.")]
+SingleImage = Annotated[str, typer.Argument(metavar="IMAGE", help="An image file.")]
+Revision = Annotated[
+    str | None, typer.Option(metavar="REVISION", help="Branch, tag or commit on the Hugging Face Hub.")
+]
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:0|mps", help="Device that runs the model.")]
+Dtype = Annotated[
+    str, typer.Option(metavar="float32|float64|bfloat16|float16", help="Number format of the model's weights.")
+]
+Method = Annotated[
+    str, typer.Option(metavar="NAME", help="Method (`vitscope methods` lists them); auto chooses one for the model.")
+]
+Target = Annotated[str | None, typer.Option(metavar="CLASS", help=f"{TARGET_HELP}.")]
+Size = Annotated[
+    int | None,
+    typer.Option(metavar="PIXELS", help="Input size of the model; the image keeps its aspect ratio, uncropped."),
+]
+BatchSize = Annotated[int, typer.Option(metavar="COUNT", help="Images in one forward pass.")]
+Seed = Annotated[int, typer.Option(metavar="NUMBER", help="Seed of all random numbers.")]
+Baseline = Annotated[
+    str, typer.Option(metavar="mean|blur|black|zero|removal", help="What replaces the patches that are taken away.")
+]
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", callback=_folder, help="Folder for the results.")]
+OptionalOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", metavar="FOLDER", callback=_folder, help="Also write numbers and plots to this folder."
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace existing results.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model, and how it runs."""
+
+    panel: ClassVar[str] = "Model"
+    model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help=MODEL_HELP)] = DEFAULT_MODEL
+    revision: Revision = None
+    device: Device = "auto"
+    dtype: Dtype = "float32"
+
+    def load(self) -> "Scope":
+        """Load the model; show the progress of a download."""
+        return load(self.model, self.revision, self.device, self.dtype)
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """The options of methods."""
+
+    panel: ClassVar[str] = "Method options"
+    gradient_rule: Annotated[
+        str, typer.Option(metavar="plain|libra|attnlrp", help="Rule for the backward pass of gradient methods.")
+    ] = "plain"
+    refine: Annotated[
+        str, typer.Option(metavar="none|affinity", help="affinity: spread the map to similar patches.")
+    ] = "none"
+    layers: Annotated[
+        str | None,
+        typer.Option(metavar="0-11|4,7,9|last3|all", help="Layers to use; negative ones count from the end."),
+    ] = None
+    start_layer: Annotated[int | None, typer.Option(metavar="LAYER", help="First layer to use.")] = None
+    layer: Annotated[int | None, typer.Option(metavar="LAYER", help="Layer to show (method attention).")] = None
+    head: Annotated[
+        str | None,
+        typer.Option(metavar="mean|max|min|HEAD", help="Head to show, or how heads are combined (method attention)."),
+    ] = None
+    residual_weight: Annotated[
+        float | None, typer.Option(metavar="0..1", help="Weight of the residual connection (rollout).")
+    ] = None
+    head_fusion: Annotated[
+        str | None, typer.Option(metavar="mean|max|min|HEAD", help="How heads are combined (rollout).")
+    ] = None
+    discard_ratio: Annotated[
+        float | None, typer.Option(metavar="0..1", help="Share of each row's smallest weights to discard (rollout).")
+    ] = None
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-O", metavar="NAME=VALUE", help="Any option of the method; may be repeated."),
+    ] = None
+
+    def keywords(self) -> dict[str, Any]:
+        """Return these options as keywords of `Scope.explain`."""
+        named = vars(self).copy()
+        common = {name: named.pop(name) for name in ("gradient_rule", "refine")}
+        others = [split_option(text) for text in named.pop("option") or []]
+        given = {name: value for name, value in named.items() if value is not None}
+        given |= {name: parse_value(given[name]) for name in ("head", "head_fusion") if name in given}
+        return {**common, "method_options": given | dict(others)}
+
+
+@dataclass(frozen=True)
+class SheetStyle:
+    """How the maps of a sheet are drawn."""
+
+    panel: ClassVar[str] = "Drawing"
+    cmap: Annotated[str, typer.Option(metavar="NAME", help="Colour map of matplotlib.")] = "inferno"
+    norm: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|minmax|robust|positive",
+            help="Values from coldest to hottest colour; robust: 1st to 99th percentile, positive: 0 to 99th.",
+        ),
+    ] = "auto"
+
+    def style(self) -> "StyleOptions":
+        """Return the drawing options, checked."""
+        return checked_style(cmap=self.cmap, norm=self.norm)
+
+
+def checked_style(**options: Any) -> "StyleOptions":
+    """Return drawing options that `render` accepts."""
     from vitscope.render.raster import Style
 
     Style.of(**options)
@@ -27,64 +154,31 @@ def style_of(**options: Any) -> "StyleOptions":
     return chosen
 
 
-def _folder(path: Path | None) -> Path | None:
-    """The folder as given; a name that only files have is a mistake."""
-    if path is not None and path.suffix.lower() in _FILES and not path.is_dir():
-        raise UsageError(f"--out is a folder, and {path} is called like a file", f"give a folder: -o {path.stem}")
-    return path
-
-
-DEFAULT_MODEL = "embedded:dinov2-small"  # as in loading.py, which loads torch
-Images = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Photos to look at.")]
-Photo = Annotated[str, typer.Argument(metavar="IMAGE", help="A photo to look at.")]
-Model = Annotated[str, typer.Option("--model", "-m", help="Model reference; `vitscope models` lists the forms.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, mps.")]
-Dtype = Annotated[str, typer.Option(help="float32, float64, bfloat16, float16.")]
-Method = Annotated[str, typer.Option(help="A method's name; auto takes what suits the model, and says so.")]
-GradientRule = Annotated[str, typer.Option(help="plain, libra or attnlrp: how gradients go back.")]
-Refine = Annotated[str, typer.Option(help="affinity: spread the map along patches that are alike.")]
-Layers = Annotated[str | None, typer.Option(help="0-11, -3--1, 4,7,9, last3 or all.")]
-StartLayer = Annotated[int | None, typer.Option(help="First layer that takes part.")]
-Layer = Annotated[int | None, typer.Option(help="The one layer of method attention.")]
-Head = Annotated[str | None, typer.Option(help="mean, max, min or a head's number (method attention).")]
-ResidualWeight = Annotated[float | None, typer.Option(help="Weight of the residual path (rollout).")]
-HeadFusion = Annotated[str | None, typer.Option(help="mean, max, min or a head's number (rollout).")]
-DiscardRatio = Annotated[float | None, typer.Option(help="Share of weakest patches a row forgets (rollout).")]
-AnyOption = Annotated[list[str] | None, typer.Option("--option", "-O", help="NAME=VALUE, any method's.")]
-Size = Annotated[int | None, typer.Option(help="Input size; keeps the photo's shape and crops nothing.")]
-Out = Annotated[Path, typer.Option("--out", "-o", callback=_folder, help="Folder where results go.")]
-MaybeOut = Annotated[
-    Path | None, typer.Option("--out", "-o", callback=_folder, help="Folder where numbers and plots go too.")
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace results that are already there.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Cmap = Annotated[str, typer.Option(help="A colour map of matplotlib.")]
-Norm = Annotated[str, typer.Option(help="auto, minmax, or robust (1st to 99th percentile).")]
-
-
 def load(model: str, revision: str | None = None, device: str = "auto", dtype: str = "float32") -> "Scope":
-    """The model, with a progress bar where weights are fetched."""
+    """Load a model; show the progress of a download."""
     from transformers.utils import logging
 
     from vitscope import scope
     from vitscope.cli import console
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of weights read from disk; our own shows what is fetched
-    with console.fetching() as progress:
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of weights read from disk: ours shows the download
+    with console.download_progress() as progress:
         return scope.load(model, revision=revision, device=device, dtype=dtype, progress=progress)
 
 
-def pair(text: str) -> tuple[str, Any]:
-    """`NAME=VALUE` as a name and a value."""
+def split_option(text: str) -> tuple[str, Any]:
+    """Return the name and the value of `NAME=VALUE`."""
     name, equals, value = text.partition("=")
     if not equals:
-        raise UsageError(f"'{text}' is not an option", "write NAME=VALUE, such as residual_weight=0.3")
-    return name.strip(), parsed(value.strip())
+        raise UsageError(
+            msg("cli.bad-option", "'{text}' is not a valid option", text=text),
+            msg("cli.bad-option.hint", "write NAME=VALUE, such as residual_weight=0.3"),
+        )
+    return name.strip(), parse_value(value.strip())
 
 
-def parsed(text: str) -> Any:
-    """A number, true, false, none, or the text itself."""
+def parse_value(text: str) -> Any:
+    """Return the number, boolean or None that a text stands for, else the text."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -93,15 +187,20 @@ def parsed(text: str) -> Any:
     return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
-def method_options_of(given: list[str] | None, **named: Any) -> dict[str, Any]:
-    """A method's own options: the named ones that were given, and those of `-O NAME=VALUE`."""
-    found = {name: value for name, value in named.items() if value is not None}
-    found |= {name: parsed(found[name]) for name in ("head", "head_fusion") if name in found}
-    return found | dict(pair(text) for text in given or [])
+def split_names(text: str | None) -> tuple[str, ...]:
+    """Return the names in a list with commas."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
-def folders(images: list[str], out: Path) -> list[Path]:
-    """OUT/NAME for each photo; a second photo of the same name becomes NAME-2, or the next number that is free."""
+def parse_target(text: str | None) -> Any:
+    """Return the target that `--target` names: `text:WORDS`, `image:PATH`, or a class; None for no text."""
+    from vitscope.methods import targets
+
+    return targets.parse_target(text) if text else None
+
+
+def result_folders(images: list[str], out: Path) -> list[Path]:
+    """Return OUT/NAME for each image; a further image of the same name gets NAME-2, or the next free number."""
     stems = [Path(image).stem for image in images]
     names: list[str] = []
     for stem in stems:
@@ -110,40 +209,32 @@ def folders(images: list[str], out: Path) -> list[Path]:
     return [out / name for name in names]
 
 
-def target_of(words: str) -> Any:
-    """What `--target` says: `text:WORDS`, `image:IMAGE`, or a class by number, name or contrast."""
-    from vitscope.methods.targets import parse_target
+def require_free(path: Path, force: bool) -> Path:
+    """Return the path.
 
-    return parse_target(words)
-
-
-def picture_path(path: Path, force: bool) -> Path:
-    """The path, unless something is there already."""
-    from vitscope._files import path_exists
+    Raises:
+        ResultError: something is there and may not be replaced.
+    """
+    from vitscope._files import already_there, path_exists
 
     if path_exists(path) and not force:
         raise already_there(path)
     return path
 
 
-def already_there(path: Path) -> ResultError:
-    """The error that keeps what is there."""
-    return ResultError(f"{path} is already there", "--force replaces it, or give another --out")
-
-
-def write(picture: "Image.Image", path: Path) -> None:
-    """Write a PNG, whole or not at all."""
+def write_png(picture: "Image.Image", path: Path) -> None:
+    """Write an image file, whole or not at all."""
     from vitscope._files import atomic_write
 
     with atomic_write(path) as part:
         picture.save(part, "PNG")
 
 
-def done(path: Path, as_json: bool, document: dict[str, Any]) -> None:
-    """Say where the picture is."""
+def print_result(path: Path, as_json: bool, document: dict[str, Any]) -> None:
+    """Print where the result is, or a JSON document about it."""
     from vitscope.cli import console
 
     if as_json:
         console.print_json({"vitscope": __version__, "out": str(path)} | document)
     else:
-        console.out.print(str(path), markup=False, soft_wrap=True)
+        console.print_line(str(path))

@@ -2,33 +2,22 @@
 
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.cli import console
 from vitscope.cli.commands._options import (
-    DEFAULT_MODEL,
-    AnyOption,
+    TARGET_HELP,
     AsJson,
-    Device,
-    DiscardRatio,
-    Dtype,
-    GradientRule,
-    Head,
-    HeadFusion,
-    Layer,
-    Layers,
-    Model,
+    MethodOptions,
+    ModelChoice,
     Out,
-    Refine,
-    ResidualWeight,
-    Revision,
+    Seed,
     Size,
-    StartLayer,
-    load,
-    method_options_of,
+    split_names,
 )
 from vitscope.errors import UsageError
 
@@ -47,50 +36,58 @@ def batch(
             help="A folder, a pattern in quotes, a list (.txt), Parquet, a WebDataset tar, a video; or URLs of these.",
         ),
     ],
+    options: MethodOptions,
+    model: ModelChoice,
     out: Out,
-    engine: Annotated[str, typer.Option(help="local, or ray for a cluster.")] = "local",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in OUT.")] = False,
-    model: Model = DEFAULT_MODEL,
-    method: Annotated[str, typer.Option(help="One method or several, a,b,c: a row for each.")] = "auto",
+    engine: Annotated[
+        str, typer.Option(metavar="local|ray", help="Where the work is done: in this process or on a Ray cluster.")
+    ] = "local",
+    resume: Annotated[bool, typer.Option("--resume", help="Continue what an earlier run wrote to the folder.")] = False,
+    method: Annotated[
+        str, typer.Option(metavar="NAME,NAME", help="One method or several, for a row of each; auto chooses one.")
+    ] = "auto",
     target: Annotated[
         list[str] | None,
-        typer.Option(help="As for explain; more than once: a row for each, where the method asks."),
+        typer.Option(metavar="CLASS", help=f"{TARGET_HELP}; may be repeated, for a row of each."),
     ] = None,
-    gradient_rule: GradientRule = "plain",
-    refine: Refine = "none",
-    layers: Layers = None,
-    start_layer: StartLayer = None,
-    layer: Layer = None,
-    head: Head = None,
-    residual_weight: ResidualWeight = None,
-    head_fusion: HeadFusion = None,
-    discard_ratio: DiscardRatio = None,
-    option: AnyOption = None,
     size: Size = None,
-    seed: Annotated[int, typer.Option(help="For methods that draw random numbers.")] = 0,
-    metrics: Annotated[str | None, typer.Option(help="Measures of `vitscope measure`, a,b,c; each is dear.")] = None,
-    overlays: Annotated[bool, typer.Option("--overlays", help="Also draw every map over its photo.")] = False,
-    film: Annotated[Path | None, typer.Option(help="Make a video of the overlays, such as maps.mp4.")] = None,
-    rate: Annotated[float, typer.Option(help="Pictures a second in that video.")] = 10.0,
+    seed: Seed = 0,
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,NAME", help="Metrics of `vitscope measure`; each runs the model many times."),
+    ] = None,
+    overlays: Annotated[bool, typer.Option("--overlays", help="Also draw every map over its image.")] = False,
+    film: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Make a video of the overlays, such as maps.mp4.")
+    ] = None,
+    rate: Annotated[float, typer.Option(metavar="FPS", help="Frames a second in that video.")] = 10.0,
     file_kind: Annotated[
-        str, typer.Option("--kind", help="What the files are: photos, parquet, webdataset, video; auto looks.")
+        str,
+        typer.Option("--kind", metavar="auto|photos|parquet|webdataset|video", help="What SOURCE consists of."),
     ] = "auto",
-    column: Annotated[str | None, typer.Option(help="Of Parquet: bytes, paths or URLs of the pictures.")] = None,
-    stride: Annotated[int, typer.Option(help="Of a video, every so many frames one.")] = 30,
-    limit: Annotated[int | None, typer.Option(help="No more pictures than this.")] = None,
-    shard_size: Annotated[int, typer.Option(help="Pictures in a file of OUT: what a crash costs at most.")] = 512,
-    batch_size: Annotated[int | None, typer.Option(help="Pictures that go through the model together.")] = None,
-    batch_tokens: Annotated[int, typer.Option(help="The same in tokens, where --batch-size is not given.")] = 4096,
-    workers: Annotated[int, typer.Option(help="Threads that decode; with ray, model processes. 0 chooses.")] = 0,
+    column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Column with the images: bytes, paths or URLs (Parquet).")
+    ] = None,
+    stride: Annotated[int, typer.Option(metavar="COUNT", help="Take one of so many frames (video).")] = 30,
+    limit: Annotated[int | None, typer.Option(metavar="COUNT", help="Stop after so many images.")] = None,
+    shard_size: Annotated[
+        int, typer.Option(metavar="COUNT", help="Images in one output file: the most that a crash can cost.")
+    ] = 512,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="COUNT", help="Images in one forward pass; see --batch-tokens.")
+    ] = None,
+    batch_tokens: Annotated[
+        int, typer.Option(metavar="COUNT", help="Tokens in one forward pass, where --batch-size is not given.")
+    ] = 4096,
+    workers: Annotated[
+        int, typer.Option(metavar="COUNT", help="Decoding threads; with Ray, model processes. 0: as many as fit.")
+    ] = 0,
     ray_address: Annotated[
-        str | None, typer.Option(help="A running cluster, such as auto or ray://HOST:10001; with --engine ray.")
+        str | None, typer.Option(metavar="ADDRESS", help="A running Ray cluster, such as auto or ray://HOST:10001.")
     ] = None,
     as_json: AsJson = False,
-    revision: Revision = None,
-    device: Device = "auto",
-    dtype: Dtype = "float32",
 ) -> int:
-    """Explain a whole collection: one row for each photo, method and target, in Parquet files."""
+    """Explain a whole collection: one row for each image, method and target, in Parquet files."""
     from vitscope.batch.run import require_engine, run
 
     require_engine(engine)
@@ -99,70 +96,59 @@ def batch(
     from vitscope.batch.sources import ImageSource
     from vitscope.batch.types import BatchPlan
 
-    named = {
-        "layers": layers,
-        "start_layer": start_layer,
-        "layer": layer,
-        "residual_weight": residual_weight,
-        "discard_ratio": discard_ratio,
-    }
     plan = BatchPlan(
-        model=model,
-        revision=revision,
-        device=device,
-        dtype=dtype,
-        methods=_names(method),
+        **vars(model),
+        **options.keywords(),
+        methods=split_names(method),
         targets=tuple(target or ()),
-        method_options=method_options_of(option, **named, head=head, head_fusion=head_fusion),
-        gradient_rule=gradient_rule,
-        refine=refine,
         size=size,
         seed=seed,
-        metrics=_names(metrics),
+        metrics=split_names(metrics),
         overlays=overlays,
         shard_size=shard_size,
         batch_size=batch_size,
         batch_tokens=batch_tokens,
         workers=workers,
     )
-    where = ImageSource(source, file_kind, column, stride, limit)  # type: ignore[arg-type]  # looked at when made
+    images = ImageSource(source, file_kind, column, stride, limit)  # type: ignore[arg-type]  # which it checks
     check_output(out, resume=resume)
     if film is not None and not overlays:
-        raise UsageError("a video of the maps is made of overlays", "add --overlays")
+        raise UsageError(
+            msg("cli.film-needs-overlays", "--film makes its video of overlays"),
+            msg("cli.film-needs-overlays.hint", "add --overlays"),
+        )
     if ray_address and engine != "ray":
-        raise UsageError("--ray-address belongs to --engine ray")
-    options = {"address": ray_address} if ray_address else {}
-    scope = load(model, revision, device, dtype)
-    with console.batching() as bars:
+        raise UsageError(
+            msg("cli.address-needs-ray", "--ray-address is for --engine ray"),
+            msg("cli.address-needs-ray.hint", "add --engine ray"),
+        )
+    scope = model.load()
+    with console.collection_progress() as progress:
         if console.err.is_terminal:
-            threading.Thread(target=_count, args=(where, bars), daemon=True).start()
+            threading.Thread(target=_count, args=(images, progress), daemon=True).start()
         summary = run(
-            where,
+            images,
             out,
             plan,
             scope=scope,
             engine=engine,
-            engine_options=options,
+            engine_options={"address": ray_address} if ray_address else {},
             resume=resume,
-            on_progress=bars,
-            on_start=bars.begun,
+            on_progress=progress.advance,
+            on_start=progress.resume,
         )
     if film is not None:
         write_video(overlay_paths(out), film, rate)
-    _say(summary, as_json)
+    _print(summary, as_json)
     return 1 if summary.failed or summary.failed_before else 0
 
 
-def _names(words: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in (words or "").split(",") if name.strip())
+def _count(images: "ImageSource", progress: console.CollectionProgress) -> None:
+    """Count the images while the work goes on."""
+    progress.set_total(sum(1 for _ in images))
 
 
-def _count(source: "ImageSource", bars: Any) -> None:
-    """How many pictures there are, found out beside the work."""
-    bars.total(sum(1 for _ in source))
-
-
-def _say(summary: "BatchSummary", as_json: bool) -> None:
+def _print(summary: "BatchSummary", as_json: bool) -> None:
     from dataclasses import asdict
 
     if as_json:
@@ -170,10 +156,6 @@ def _say(summary: "BatchSummary", as_json: bool) -> None:
         return
     speed = f", {summary.images / summary.seconds:.3g} images/s" if summary.images and summary.seconds else ""
     before = f"; {summary.skipped} were finished before" if summary.skipped else ""
-    console.out.print(
-        f"{summary.images} images in {summary.seconds:.1f} s{speed}{before}: {summary.out}",
-        markup=False,
-        soft_wrap=True,
-    )
+    console.print_line(f"{summary.images} images in {summary.seconds:.1f} s{speed}{before}: {summary.out}")
     for kind, count in summary.failures.items():
-        console.note(f"{count} failed with {kind}; the column 'error' says why")
+        console.print_note(f"{count} failed with {kind}; the column 'error' has the reasons")

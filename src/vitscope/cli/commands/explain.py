@@ -1,7 +1,8 @@
-"""`vitscope explain`: overlay, heat map, arrays and manifest for each photo."""
+"""`vitscope explain`: overlay, heat map, arrays and manifest of each image."""
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,35 +11,21 @@ import typer
 from vitscope._version import __version__
 from vitscope.cli import console
 from vitscope.cli.commands._options import (
-    DEFAULT_MODEL,
-    AnyOption,
+    TARGET_HELP,
     AsJson,
-    Cmap,
-    Device,
-    DiscardRatio,
-    Dtype,
+    BatchSize,
     Force,
-    GradientRule,
-    Head,
-    HeadFusion,
     Images,
-    Layer,
-    Layers,
     Method,
-    Model,
-    Norm,
+    MethodOptions,
+    ModelChoice,
     Out,
-    Refine,
-    ResidualWeight,
-    Revision,
+    Seed,
+    SheetStyle,
     Size,
-    StartLayer,
-    already_there,
-    folders,
-    load,
-    method_options_of,
-    style_of,
-    target_of,
+    checked_style,
+    parse_target,
+    result_folders,
 )
 from vitscope.errors import VitscopeError
 
@@ -49,101 +36,89 @@ if TYPE_CHECKING:
 
 __all__ = ["explain"]
 
-_DAZZLING = 30  # a patch this many times the mean leaves the rest of a picture nearly black
+_DARKENING = 30  # a patch this many times the mean leaves the rest of an overlay nearly black
+
+
+@dataclass(frozen=True)
+class OverlayStyle(SheetStyle):
+    """How the overlay of an image is drawn."""
+
+    style_name: Annotated[
+        str,
+        typer.Option(
+            "--style",
+            metavar="color|grey|notebook",
+            help="Kind of overlay; notebook: that of the widely copied recipe.",
+        ),
+    ] = "color"
+    opacity: Annotated[float, typer.Option(metavar="0..1", help="Opacity of the hottest colour over the image.")] = 0.9
+    blur: Annotated[
+        float, typer.Option(metavar="PIXELS", help="Standard deviation of a Gaussian blur, in pixels of the image.")
+    ] = 0.0
+    blocks: Annotated[bool, typer.Option("--blocks", help="Draw flat patches instead of a smooth map.")] = False
+    colorbar: Annotated[bool, typer.Option("--colorbar", help="Draw the colour scale beside the image.")] = False
+
+    def style(self) -> "StyleOptions":
+        """Return the drawing options, checked."""
+        options = vars(self).copy()
+        return checked_style(style=options.pop("style_name"), smooth=not options.pop("blocks"), **options)
 
 
 def explain(
     images: Images,
-    model: Model = DEFAULT_MODEL,
+    options: MethodOptions,
+    drawing: OverlayStyle,
+    model: ModelChoice,
     method: Method = "auto",
     target: Annotated[
         list[str] | None,
-        typer.Option(help="Class (number, name, 'a - b'), text:WORDS or image:IMAGE; more than once: several."),
+        typer.Option(metavar="CLASS", help=f"{TARGET_HELP}; may be repeated, for a map of each."),
     ] = None,
-    gradient_rule: GradientRule = "plain",
-    refine: Refine = "none",
-    layers: Layers = None,
-    start_layer: StartLayer = None,
-    layer: Layer = None,
-    head: Head = None,
-    residual_weight: ResidualWeight = None,
-    head_fusion: HeadFusion = None,
-    discard_ratio: DiscardRatio = None,
-    option: AnyOption = None,
     size: Size = None,
-    batch_size: Annotated[int, typer.Option(help="Photos that go through the model together.")] = 8,
-    seed: Annotated[int, typer.Option(help="For methods that draw random numbers.")] = 0,
-    style: Annotated[str, typer.Option(help="color, grey or notebook.")] = "color",
-    cmap: Cmap = "inferno",
-    norm: Norm = "auto",
-    opacity: Annotated[float, typer.Option(help="Of the hottest colour over the photo.")] = 0.9,
-    blur: Annotated[float, typer.Option(help="Gaussian blur, standard deviation in photo pixels.")] = 0.0,
-    blocks: Annotated[bool, typer.Option("--blocks", help="Draw flat patches, not a smooth map.")] = False,
-    colorbar: Annotated[bool, typer.Option("--colorbar", help="Draw the scale beside the picture.")] = False,
+    batch_size: BatchSize = 8,
+    seed: Seed = 0,
     out: Out = Path("out"),
     force: Force = False,
     as_json: AsJson = False,
-    revision: Revision = None,
-    device: Device = "auto",
-    dtype: Dtype = "float32",
 ) -> int:
-    """Where the model looks: overlay, heat map, arrays and manifest for each photo, in OUT/NAME/."""
-    from vitscope._files import path_exists
+    """Explain images: write the overlay, heat map, arrays and manifest of each to OUT/NAME/."""
+    from vitscope._files import already_there, path_exists
 
-    drawing = style_of(
-        style=style, cmap=cmap, norm=norm, opacity=opacity, blur=blur, smooth=not blocks, colorbar=colorbar
-    )
-    named = {
-        "layers": layers,
-        "start_layer": start_layer,
-        "layer": layer,
-        "residual_weight": residual_weight,
-        "discard_ratio": discard_ratio,
-    }
-    method_options = method_options_of(option, **named, head=head, head_fusion=head_fusion)
-    targets = [target_of(words) for words in target or []]
-    asked = targets if len(targets) > 1 else targets[0] if targets else None
-    options = {
-        "method": method,
-        "target": asked,
-        "gradient_rule": gradient_rule,
-        "refine": refine,
-        "size": size,
-        "batch_size": batch_size,
-        "seed": seed,
-    }
-    scope = load(model, revision, device, dtype)
-    work = list(zip(images, folders(images, out), strict=True))
+    style = drawing.style()
+    keywords = {"method": method, "size": size, "batch_size": batch_size, "seed": seed, **options.keywords()}
+    targets = [parse_target(text) for text in target or []]
+    keywords["target"] = targets if len(targets) > 1 else targets[0] if targets else None
+    scope = model.load()
+    work = list(zip(images, result_folders(images, out), strict=True))
     documents: list[dict[str, Any]] = []
     failures: list[tuple[str, VitscopeError]] = []
     free = [(image, folder) for image, folder in work if force or not path_exists(folder)]
     failures += [(image, already_there(folder)) for image, folder in work if (image, folder) not in free]
-    with console.explaining(len(free)) as advance:
-        given = [image for image, _ in free]
-        outcomes = scope.explain_many(given, progress=advance.forwards, **options, method_options=method_options)
+    with console.image_progress(len(free)) as progress:
+        outcomes = scope.explain_many([image for image, _ in free], progress=progress.update_forwards, **keywords)
         for (image, folder), outcome in zip(free, outcomes, strict=True):
             try:
-                for one, where in _each(outcome, folder):
-                    documents.append(_saved(one, where, force, drawing))
+                for one, place in _each(outcome, folder):
+                    documents.append(_save(one, place, force, style))
             except VitscopeError as error:
                 failures.append((image, error))
-            advance()
-    for image, why in failures:
-        console.trouble(why, image)
+            progress.advance()
+    for image, failure in failures:
+        console.print_error(failure, image)
     if as_json:
-        failed = [{"source": image, "error": why.message, "hint": why.hint} for image, why in failures]
+        failed = [console.failure_document(image, failure) for image, failure in failures]
         console.print_json({"vitscope": __version__, "results": documents, "failures": failed})
     elif documents:
-        headings = ["photo", "method", "effective patches", "largest share", "prefix share", "out"]
-        console.table(headings, [_row(document) for document in documents])
-        said = [line for document in documents for line in _said(document, norm)]
-        for line in dict.fromkeys(said):  # several targets of a photo have most of it in common
-            console.out.print(line, markup=False, soft_wrap=True)
+        headings = ["image", "method", "effective patches", "largest share", "prefix share", "out"]
+        console.print_table(headings, [_row(document) for document in documents])
+        lines = [line for document in documents for line in _remarks(document, drawing.norm)]
+        for line in dict.fromkeys(lines):  # several targets of an image have most of them in common
+            console.print_line(line)
     return 1 if failures else 0
 
 
 def _each(outcome: Any, folder: Path) -> list[tuple[Any, Path]]:
-    """Results and their folders: FOLDER, or with several targets FOLDER/TARGET for each."""
+    """Return the results and their folders: FOLDER, or FOLDER/TARGET for each of several targets."""
     if not isinstance(outcome, list):
         return [(outcome, folder)]
     names = [re.sub(r"\W+", "-", e.target or "target").strip("-")[:60] or "target" for e in outcome]
@@ -153,45 +128,45 @@ def _each(outcome: Any, folder: Path) -> list[tuple[Any, Path]]:
     ]
 
 
-def _saved(outcome: "Explanation | Failure", folder: Path, force: bool, drawing: "StyleOptions") -> dict[str, Any]:
-    """Save one result; what is said of it."""
+def _save(outcome: "Explanation | Failure", folder: Path, force: bool, style: "StyleOptions") -> dict[str, Any]:
+    """Save one result and return its document."""
     from vitscope.engine.options import Failure
     from vitscope.metrics.concentration import concentration
 
     if isinstance(outcome, Failure):
         raise outcome.error
-    outcome.save(folder, force=force, **drawing)
+    outcome.save(folder, force=force, **style)
     return outcome.manifest() | {"out": str(folder), "statistics": concentration(outcome)}
 
 
 def _row(document: dict[str, Any]) -> list[str]:
-    """One line of the table; of the options those that are not the method's defaults."""
+    """Return one row of the table, with the options that differ from the method's defaults."""
     from vitscope.methods.base import METHODS
 
-    usual = {name: option.default for name, option in METHODS.get(document["method"]).options.items()}
+    defaults = {name: option.default for name, option in METHODS.get(document["method"]).options.items()}
     given = document["provenance"]["options"].items()
-    options = ", ".join(f"{k} {v}" for k, v in given if v is not None and v != usual.get(k))
-    told, (rows, columns) = document["statistics"], document["layout"]["grid"]
+    options = ", ".join(f"{k} {v}" for k, v in given if v is not None and v != defaults.get(k))
+    numbers, (rows, columns) = document["statistics"], document["layout"]["grid"]
     of = f" of {document['target']}" if document["target"] else ""
     return [
         document["name"],
         f"{document['method']}{of} ({options})" if options else f"{document['method']}{of}",
-        f"{told['effective_patches']:.0f} of {rows * columns}",
-        f"{told['largest_share']:.1%}",
-        f"{told['prefix_share']:.1%}",
+        f"{numbers['effective_patches']:.0f} of {rows * columns}",
+        f"{numbers['largest_share']:.1%}",
+        f"{numbers['prefix_share']:.1%}",
         f"{document['out']}{os.sep}",
     ]
 
 
-def _said(document: dict[str, Any], norm: str) -> list[str]:
-    """Predictions, notes and caveat of one result, after the table."""
-    said = [f"{p['label']} {p['probability']:.1%}" for p in document["predictions"]]
-    notes = [*document["provenance"]["notes"]]
+def _remarks(document: dict[str, Any], norm: str) -> list[str]:
+    """Return the predictions, notes and caveat of one result, for below the table."""
+    predictions = [f"{p['label']} {p['probability']:.1%}" for p in document["predictions"]]
+    remarks = [f"top {len(predictions)}: {', '.join(predictions)}"] if predictions else []
+    remarks += document["provenance"]["notes"]
     if caveat := document["provenance"].get("caveat"):
-        notes.append(caveat)
+        remarks.append(caveat)
     rows, columns = document["layout"]["grid"]
     times = document["statistics"]["largest_share"] * rows * columns
-    if times > _DAZZLING and norm != "robust" and "drawing" not in document["provenance"]:
-        notes.append(f"the hottest patch is {times:.0f} times the mean and darkens the rest: try --norm robust")
-    told = [f"top {len(said)}: {', '.join(said)}"] if said else []
-    return [f"{document['name']}: {words}" for words in told + notes]
+    if times > _DARKENING and norm != "robust" and "drawing" not in document["provenance"]:
+        remarks.append(f"the hottest patch is {times:.0f} times the mean and darkens the rest: try --norm robust")
+    return [f"{document['name']}: {remark}" for remark in remarks]

@@ -1,82 +1,85 @@
-"""`vitscope report`: what a batch found, on one page."""
+"""`vitscope report`: the results of a batch on one page."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from vitscope._files import atomic_write
+from vitscope._messages import msg
 from vitscope.cli import console
-from vitscope.cli.commands._options import AsJson, Force, done, picture_path
+from vitscope.cli.commands._options import AsJson, Force, load, parse_target, print_result, require_free
 from vitscope.errors import MissingDependencyError, ResultError
 
 __all__ = ["report"]
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="OUT", help="The folder that `vitscope batch` wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder that `vitscope batch` wrote.")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The page; report.html in OUT, or with --view view.html.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="The page; by default report.html or view.html in FOLDER."),
     ] = None,
     view: Annotated[
-        str | None, typer.Option(help="Instead: the interactive page of one photo, by its id's beginning or its name.")
+        str | None,
+        typer.Option(
+            metavar="ID|NAME", help="Write the interactive page of this image instead; ID may be its first digits."
+        ),
     ] = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """One page about a batch: counts, failures, distributions, the most and least concentrated maps, sinks by place."""
+    """Write one page about a batch: counts, failures, distributions, notable maps and where sinks are."""
     try:
         from vitscope.batch.report import overview
         from vitscope.batch.report_page import render_report
     except ImportError:
-        raise MissingDependencyError("report needs pyarrow, which", "batch") from None
+        raise MissingDependencyError("pyarrow", "batch") from None
     if view:
         _view(folder, view, out or folder / "view.html", force, as_json)
         return
-    place = picture_path(out or folder / "report.html", force)
-    seen = overview(folder)
-    _write(place, render_report(seen, folder.resolve().name))
-    numbers = {"images": seen.images, "failed": seen.failed, "rows": seen.rows}
-    numbers["maps"] = sum(values["largest_share"].size for values in seen.numbers.values())
-    done(place, as_json, numbers)
+    path = require_free(out or folder / "report.html", force)
+    found = overview(folder)
+    _write(path, render_report(found, folder.resolve().name))
+    numbers = {"images": found.images, "failed": found.failed, "rows": found.rows}
+    numbers["maps"] = sum(values["largest_share"].size for values in found.numbers.values())
+    print_result(path, as_json, numbers)
 
 
-def _write(place: Path, text: str) -> None:
-    with atomic_write(place) as part:
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as part:
         part.write_text(text, "utf-8", errors="backslashreplace")
 
 
-def _view(folder: Path, name: str, place: Path, force: bool, as_json: bool) -> None:
-    """The viewer on one row: its photo, explained again by the same model with the same method and target."""
-    import json
-
+def _view(folder: Path, name: str, path: Path, force: bool, as_json: bool) -> None:
+    """Write the viewer of one row: its image, explained again with the same model, method and target."""
     from vitscope.batch.results import find_row, photo_from_row
-    from vitscope.cli.commands._options import load, target_of
     from vitscope.viewer.page import page
 
-    picture_path(place, force)
+    require_free(path, force)
     row = find_row(folder, name)
     if row["map"] is None:
-        raise ResultError(f"{row['source']} was not explained: {row['error']}")
-    told = json.loads(row["provenance"])
+        raise ResultError(
+            msg("cli.row-failed", "{image} has no map: {reason}", image=row["source"], reason=row["error"])
+        )
+    made = json.loads(row["provenance"])
     photo = photo_from_row(folder, row)
-    kind, _, commit = str(told["weights"]).partition(":")
-    scope = load(told["model"], commit if kind == "revision" else None, dtype=told["dtype"])
-    target = target_of(row["requested_target"]) if row["requested_target"] else None
-    view = scope.view(photo, methods=(row["method"],), target=target, size=told["size"], seed=told["seed"])
-    if said := _other_options(row["method"], told):
-        console.note(f"the row was made with {said}; the page shows {row['method']} as it is without")
-    _write(place, page(view.document()))
-    done(place, as_json, {"id": row["id"], "source": row["source"]})
+    kind, _, commit = str(made["weights"]).partition(":")
+    scope = load(made["model"], commit if kind == "revision" else None, dtype=made["dtype"])
+    target = parse_target(row["requested_target"])
+    view = scope.view(photo, methods=(row["method"],), target=target, size=made["size"], seed=made["seed"])
+    if options := _other_options(row["method"], made):
+        console.print_note(f"the row was made with {options}; the page shows {row['method']} with its defaults")
+    _write(path, page(view.document()))
+    print_result(path, as_json, {"id": row["id"], "source": row["source"]})
 
 
-def _other_options(method: str, told: dict[str, Any]) -> str:
-    """What a row's map was made with that the viewer, which draws each method as it usually is, leaves out."""
-    import json
-
+def _other_options(method: str, made: dict[str, Any]) -> str:
+    """Return the options of a row's map that differ from the defaults, which the viewer uses."""
     from vitscope.methods.base import METHODS
 
-    usual: dict[str, Any] = {**METHODS.get(method).check({}), "gradient_rule": "plain", "refine": "none"}
-    usual = json.loads(json.dumps(usual, default=str))
-    made = {**told["options"], "gradient_rule": told["gradient_rule"], "refine": told["refine"]}
-    return ", ".join(f"{name}={value}" for name, value in made.items() if value != usual.get(name))
+    defaults: dict[str, Any] = {**METHODS.get(method).check({}), "gradient_rule": "plain", "refine": "none"}
+    defaults = json.loads(json.dumps(defaults, default=str))
+    options = {**made["options"], "gradient_rule": made["gradient_rule"], "refine": made["refine"]}
+    return ", ".join(f"{name}={value}" for name, value in options.items() if value != defaults.get(name))

@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
+from vitscope._messages import msg
 from vitscope.cli import console
-from vitscope.cli.commands._options import DEFAULT_MODEL, Device, Dtype, Revision, load
+from vitscope.cli.commands._options import DEFAULT_MODEL, MODEL_HELP, Device, Dtype, Revision, load
 from vitscope.errors import MissingDependencyError, UsageError, VitscopeError
 
 __all__ = ["serve"]
@@ -13,29 +14,39 @@ __all__ = ["serve"]
 
 def serve(
     model: Annotated[
-        list[str] | None, typer.Option("--model", "-m", help="Model reference; several may be offered.")
+        list[str] | None, typer.Option("--model", "-m", metavar="MODEL", help=f"{MODEL_HELP} May be repeated.")
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback a token is a must.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on; beyond loopback a token is required.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="PORT", help="Port to listen on; 0 chooses a free one.")
+    ] = 8000,
     token: Annotated[
-        str | None, typer.Option(envvar="VITSCOPE_TOKEN", help="Your own; otherwise each launch makes one.")
+        str | None,
+        typer.Option(
+            metavar="TOKEN", envvar="VITSCOPE_TOKEN", help="Token that clients send; by default a new one each time."
+        ),
     ] = None,
-    no_token: Annotated[bool, typer.Option("--no-token", help="Let in whoever reaches it (loopback only).")] = False,
+    no_token: Annotated[
+        bool, typer.Option("--no-token", help="Require no token (loopback only): every local program has access.")
+    ] = False,
     allow_host: Annotated[
-        list[str] | None, typer.Option(help="A name that this server is called by, as behind a proxy.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Another host name of this server, such as a proxy's; may be repeated."),
     ] = None,
-    open_: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = False,
-    max_mb: Annotated[float, typer.Option(help="Of one photo's file.")] = 20,
-    max_pixels: Annotated[float, typer.Option(help="Of one photo, in millions.")] = 25,
-    max_size: Annotated[int, typer.Option(help="Input size that may be asked for.")] = 1036,
-    seconds: Annotated[float, typer.Option(help="That the model may work on one question.")] = 300,
-    queue: Annotated[int, typer.Option(help="Questions that may wait.")] = 16,
-    keep_mb: Annotated[float, typer.Option(help="Of photos and views that are kept in memory.")] = 500,
+    open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = False,
+    max_mb: Annotated[float, typer.Option(metavar="MB", help="Largest image file.")] = 20,
+    max_pixels: Annotated[float, typer.Option(metavar="MILLIONS", help="Largest image, in millions of pixels.")] = 25,
+    max_size: Annotated[int, typer.Option(metavar="PIXELS", help="Largest input size of the model.")] = 1036,
+    seconds: Annotated[float, typer.Option(metavar="SECONDS", help="Time limit of one request to the model.")] = 300,
+    queue: Annotated[int, typer.Option(metavar="COUNT", help="Requests that may wait for the model.")] = 16,
+    keep_mb: Annotated[float, typer.Option(metavar="MB", help="Memory for uploaded images and finished views.")] = 500,
     revision: Revision = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
 ) -> None:
-    """The viewer as a local web app: drop a photo, look around, hide patches, ask for any class. Ctrl-C ends it."""
+    """Serve the viewer as a local web app: upload an image, hide patches, explain any class. Ctrl-C stops it."""
     try:
         from vitscope.web import access, limits, server
     except ImportError as error:
@@ -54,21 +65,27 @@ def serve(
     )
     references = list(dict.fromkeys(model or [DEFAULT_MODEL]))
     if revision is not None and len(references) > 1:
-        raise UsageError("--revision is of one model", "start with one --model")
-    access.make_access_policy(
-        host, port, token, use_token=not no_token, host_names=allow_host or []
-    )  # what is wrong is said before anything loads
+        raise UsageError(
+            msg("cli.revision-several-models", "--revision is for a single model"),
+            msg("cli.revision-several-models.hint", "start with one --model"),
+        )
+
+    def policy_for(port: int) -> access.AccessPolicy:
+        return access.make_access_policy(host, port, token, use_token=not no_token, host_names=allow_host or [])
+
+    policy_for(port)  # rejects wrong usage before any model is loaded
     with server.listen(host, port) as listener:
         bound: int = listener.getsockname()[1]
-        policy = access.make_access_policy(host, bound, token, use_token=not no_token, host_names=allow_host or [])
+        policy = policy_for(bound)
         scopes = {reference: load(reference, revision, device, dtype) for reference in references}
-        address = server.url(host, bound, policy)
+        url = server.url(host, bound, policy)
 
         def ready() -> None:
-            console.out.print(address, markup=False, soft_wrap=True)
-            console.note("listening; Ctrl-C ends it" + ("" if policy.token else "; no token: any program here may ask"))
+            console.print_line(url)
+            access_note = "" if policy.token else "; no token: every program on this machine has access"
+            console.print_note(f"listening; Ctrl-C stops it{access_note}")
             if open_:
-                typer.launch(address)
+                typer.launch(url)
 
         if not server.serve(scopes, policy, most, listener, ready):
-            raise VitscopeError("a running explanation did not end in time and was cut off")
+            raise VitscopeError(msg("cli.shutdown-timeout", "a running request did not end in time and was cut off"))

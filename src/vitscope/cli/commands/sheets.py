@@ -1,4 +1,4 @@
-"""`vitscope heads`, `lens`, `alike` and `compare`: many pictures on one sheet."""
+"""`vitscope heads`, `logit-lens`, `similarity` and `compare`: many maps on one sheet."""
 
 import time
 from pathlib import Path
@@ -6,186 +6,165 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vitscope.cli import console
 from vitscope.cli.commands._options import (
-    DEFAULT_MODEL,
     AsJson,
-    Cmap,
-    Device,
-    Dtype,
+    Baseline,
     Force,
-    Model,
-    Norm,
+    ModelChoice,
     Out,
-    Photo,
-    Revision,
+    SheetStyle,
+    SingleImage,
     Size,
-    done,
-    load,
-    pair,
-    picture_path,
-    style_of,
-    target_of,
-    write,
+    Target,
+    parse_target,
+    print_result,
+    require_free,
+    split_names,
+    split_option,
+    write_png,
 )
 from vitscope.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from vitscope.metrics.measurement import Number
 
-__all__ = ["alike", "compare", "heads", "lens"]
+__all__ = ["compare", "heads", "logit_lens", "similarity"]
 
 _CURVES = ("deletion", "insertion")
 
 
 def heads(
-    image: Photo,
-    layer: Annotated[int, typer.Option(help="From 0, or from the end with negative numbers.")] = -1,
-    kind: Annotated[str, typer.Option(help="map: heads over the photo. matrix: N x N attention.")] = "map",
-    model: Model = DEFAULT_MODEL,
+    image: SingleImage,
+    drawing: SheetStyle,
+    model: ModelChoice,
+    layer: Annotated[
+        int, typer.Option(metavar="LAYER", help="Layer, from 0; negative numbers count from the end.")
+    ] = -1,
+    kind: Annotated[
+        str, typer.Option(metavar="map|matrix", help="map: over the image; matrix: N x N attention of tokens.")
+    ] = "map",
     size: Size = None,
-    cmap: Cmap = "inferno",
-    norm: Norm = "auto",
     out: Out = Path("out"),
     force: Force = False,
     as_json: AsJson = False,
-    revision: Revision = None,
-    device: Device = "auto",
-    dtype: Dtype = "float32",
 ) -> None:
-    """Every head of one layer on one contact sheet."""
+    """Draw every head of one layer on one sheet."""
     from vitscope.attention import pooled_matrix
     from vitscope.images import load_image
     from vitscope.render.sheets import Cell, sheet
 
     if kind not in ("map", "matrix"):
         raise UnknownNameError("kind", kind, ["map", "matrix"])
-    picture = load_image(image)
-    scope = load(model, revision, device, dtype)
+    picture, style = load_image(image), drawing.style()
+    scope = model.load()
     if kind == "map":
         maps = scope.attention_heads(picture, layer, size=size)
         number = maps[0].provenance["options"]["layer"]
         cells = [
-            Cell(
-                e.overlay(**style_of(cmap=cmap, norm=norm)),
-                f"layer {number}, head {i}",
-                f"largest patch {e.map.max():.2g}",
-            )
+            Cell(e.overlay(**style), f"layer {number}, head {i}", f"largest patch {e.map.max():.2g}")
             for i, e in enumerate(maps)
         ]
-        what = "attention of the readout row; each head on its own scale"
+        title = "attention of the readout row; each head on its own scale"
     else:
         store = scope.attention(picture, size=size)
         number = store.select(layer)[0]
         weights, k = pooled_matrix(store[layer])
         cells = [
-            Cell(w.float().cpu().numpy(), f"layer {number}, head {i}", f"{w.max():.2g} at most")
+            Cell(w.float().cpu().numpy(), f"layer {number}, head {i}", f"at most {w.max():.2g}")
             for i, w in enumerate(weights[0])
         ]
-        tokens = store[layer].shape[2]
-        what = f"attention {tokens} x {tokens}: query tokens down, key tokens across; colour by square root"
-        windows = store[layer].shape[0]
-        what += f"; the first of {windows} windows" if windows > 1 else ""
-        what += f"; means of {k} x {k}" if k > 1 else ""
-    path = picture_path(out / f"{picture.name}-layer{number}-{kind}.png", force)
-    write(sheet(cells, f"{picture.name} · {scope.adapter.reference} · {what}", cmap=cmap), path)
-    done(path, as_json, {"layer": number, "heads": len(cells), "kind": kind})
+        windows, _, tokens = store[layer].shape[:3]
+        title = f"attention {tokens} x {tokens}: query tokens down, key tokens across; colour by square root"
+        title += f"; the first of {windows} windows" if windows > 1 else ""
+        title += f"; means of {k} x {k}" if k > 1 else ""
+    path = require_free(out / f"{picture.name}-layer{number}-{kind}.png", force)
+    write_png(sheet(cells, f"{picture.name} · {scope.adapter.reference} · {title}", cmap=drawing.cmap), path)
+    print_result(path, as_json, {"layer": number, "heads": len(cells), "kind": kind})
 
 
-def lens(
-    image: Photo,
-    target: Annotated[str | None, typer.Option(help="As for explain; by default what the model predicts.")] = None,
-    model: Model = DEFAULT_MODEL,
+def logit_lens(
+    image: SingleImage,
+    drawing: SheetStyle,
+    model: ModelChoice,
+    target: Target = None,
     size: Size = None,
-    cmap: Cmap = "inferno",
-    norm: Norm = "auto",
     out: Out = Path("out"),
     force: Force = False,
     as_json: AsJson = False,
-    revision: Revision = None,
-    device: Device = "auto",
-    dtype: Dtype = "float32",
 ) -> None:
-    """What the model would say after each layer (logit lens), with that layer's map."""
-    from vitscope.cli.console import explaining
+    """Draw the prediction after each layer (logit lens), with that layer's map.
+
+    The target is what the model predicts, unless --target names another.
+    """
     from vitscope.images import load_image
     from vitscope.render.sheets import Cell, sheet
 
-    picture = load_image(image)
-    scope = load(model, revision, device, dtype)
-    with explaining(1) as bars:
-        layers = scope.logit_lens(
-            picture, target=target_of(target) if target else None, size=size, progress=bars.forwards
-        )
+    picture, style = load_image(image), drawing.style()
+    scope = model.load()
+    with console.image_progress(1) as progress:
+        layers = scope.logit_lens(picture, target=parse_target(target), size=size, progress=progress.update_forwards)
     cells = []
     for number, e in enumerate(layers):
-        says = [f"{label} {share:.0%}" for label, share in e.predictions[:2]] or [""]
-        cells.append(
-            Cell(e.overlay(**style_of(cmap=cmap, norm=norm)), f"after layer {number}: {e.score:.3g}", "\n".join(says))
-        )
-    path = picture_path(out / f"{picture.name}-lens.png", force)
-    what = f"{layers[-1].target} after each layer; each map on its own scale"
-    write(sheet(cells, f"{picture.name} · {scope.adapter.reference} · {what}", cmap=cmap), path)
-    told = [{"layer": n, "score": e.score, "predictions": e.predictions} for n, e in enumerate(layers)]
-    done(path, as_json, {"target": layers[-1].target, "layers": told})
+        predictions = "\n".join(f"{label} {share:.0%}" for label, share in e.predictions[:2])
+        cells.append(Cell(e.overlay(**style), f"after layer {number}: {e.score:.3g}", predictions))
+    path = require_free(out / f"{picture.name}-logit-lens.png", force)
+    title = f"{layers[-1].target} after each layer; each map on its own scale"
+    write_png(sheet(cells, f"{picture.name} · {scope.adapter.reference} · {title}", cmap=drawing.cmap), path)
+    documents = [{"layer": n, "score": e.score, "predictions": e.predictions} for n, e in enumerate(layers)]
+    print_result(path, as_json, {"target": layers[-1].target, "layers": documents})
 
 
-def alike(
-    image: Photo,
-    other: Annotated[str, typer.Argument(metavar="OTHER", help="Another photo.")],
-    method: Annotated[str, typer.Option(help="One that uses a target.")] = "relevance",
-    model: Model = DEFAULT_MODEL,
+def similarity(
+    image: SingleImage,
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="Another image file.")],
+    drawing: SheetStyle,
+    model: ModelChoice,
+    method: Annotated[str, typer.Option(metavar="NAME", help="A method that explains a target.")] = "relevance",
     size: Size = None,
-    cmap: Cmap = "inferno",
-    norm: Norm = "auto",
     out: Out = Path("out"),
     force: Force = False,
     as_json: AsJson = False,
-    revision: Revision = None,
-    device: Device = "auto",
-    dtype: Dtype = "float32",
 ) -> None:
-    """Which regions make two photos alike, drawn on both."""
+    """Draw, on two images, the regions that make them similar to the model."""
     from vitscope.images import load_image
     from vitscope.render.sheets import Cell, sheet
 
-    pictures = load_image(image), load_image(other)
-    scope = load(model, revision, device, dtype)
-    pair_of = scope.compare(*pictures, method=method, size=size)
+    pictures, style = (load_image(image), load_image(other)), drawing.style()
+    scope = model.load()
+    maps = scope.compare(*pictures, method=method, size=size)
     cells = [
-        Cell(e.overlay(**style_of(cmap=cmap, norm=norm)), p.name, f"as {q.name} sees it")
-        for e, p, q in zip(pair_of, pictures, reversed(pictures), strict=True)
+        Cell(e.overlay(**style), p.name, f"similar to {q.name}")
+        for e, p, q in zip(maps, pictures, reversed(pictures), strict=True)
     ]
-    path = picture_path(out / f"{pictures[0].name}-{pictures[1].name}-alike.png", force)
-    title = f"{method} · cosine of the features {pair_of[0].score:.3f} · {scope.adapter.reference}"
-    write(sheet(cells, title, cmap=cmap), path)
-    done(path, as_json, {"method": method, "cosine": pair_of[0].score})
+    path = require_free(out / f"{pictures[0].name}-{pictures[1].name}-similarity.png", force)
+    title = f"{method} · cosine of the features {maps[0].score:.3f} · {scope.adapter.reference}"
+    write_png(sheet(cells, title, cmap=drawing.cmap), path)
+    print_result(path, as_json, {"method": method, "cosine": maps[0].score})
 
 
 def compare(
-    image: Photo,
+    image: SingleImage,
+    drawing: SheetStyle,
+    model: ModelChoice,
     methods: Annotated[
         str,
         typer.Option(
-            help="Names with commas between, each with options: attention,rollout:layers=last3:residual_weight=.3."
+            metavar="NAME[:OPTION=VALUE],...",
+            help="Methods, such as attention,rollout:layers=last3:residual_weight=.3; by default every quick one.",
         ),
     ] = "",
-    model: Model = DEFAULT_MODEL,
     size: Size = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Also deletion and insertion, beside random maps: some 40 forwards a map.")
+        bool,
+        typer.Option("--measure", help="Also deletion and insertion, beside random maps: some 40 forwards a map."),
     ] = False,
-    baseline: Annotated[str, typer.Option(help="What replaces a patch: mean, blur, black, zero or removal.")] = "mean",
-    cmap: Cmap = "inferno",
-    norm: Norm = "auto",
+    baseline: Baseline = "mean",
     out: Out = Path("out"),
     force: Force = False,
     as_json: AsJson = False,
-    revision: Revision = None,
-    device: Device = "auto",
-    dtype: Dtype = "float32",
 ) -> None:
-    """Several methods on one photo: one panel, with a line of numbers under each picture."""
-    from vitscope.cli import console
+    """Draw several methods' maps of one image side by side, with numbers below each."""
     from vitscope.images import load_image
     from vitscope.methods.base import METHODS
     from vitscope.metrics.concentration import concentration
@@ -195,38 +174,38 @@ def compare(
         from vitscope.evaluation.evaluate import asked
 
         asked(_CURVES, baseline, "probability")
-    picture = load_image(image)
-    scope = load(model, revision, device, dtype)
+    picture, style = load_image(image), drawing.style()
+    scope = model.load()
     known: dict[Any, Any] = {}
-    wanted = [name for name in methods.split(",") if name.strip()]
-    wanted = wanted or [support.name for support in scope.methods() if support and METHODS.get(support.name).quick]
-    cells, documents = [Cell(picture.pil(), "photo")], []
-    for text in wanted:
-        name, *options = text.strip().split(":")
-        began = time.perf_counter()
-        e = scope.explain(picture, method=name, size=size, method_options=dict(pair(option) for option in options))
-        seconds = time.perf_counter() - began
-        told = concentration(e)
-        numbers = f"{told['effective_patches']:.0f} of {e.map.size} patches, largest {told['largest_share']:.1%}"
-        below = f"{numbers}\nprefix {told['prefix_share']:.0%}, {seconds:.2f} s" + ("\nnot rollout" if e.caveat else "")
-        document = {"method": name, "options": e.provenance["options"], "seconds": seconds} | told
+    chosen = split_names(methods)
+    chosen = chosen or tuple(s.name for s in scope.methods() if s and METHODS.get(s.name).quick)
+    cells, documents = [Cell(picture.pil(), "image")], []
+    for text in chosen:
+        name, *options = text.split(":")
+        start = time.perf_counter()
+        e = scope.explain(picture, method=name, size=size, method_options=dict(map(split_option, options)))
+        seconds = time.perf_counter() - start
+        numbers = concentration(e)
+        below = f"{numbers['effective_patches']:.0f} of {e.map.size} patches, largest {numbers['largest_share']:.1%}"
+        below += f"\nprefix {numbers['prefix_share']:.0%}, {seconds:.2f} s" + ("\nnot rollout" if e.caveat else "")
+        document = {"method": name, "options": e.provenance["options"], "seconds": seconds} | numbers
         if measure:
-            with console.explaining(1) as bars:
-                m = scope.measure(e, metrics=_CURVES, baseline=baseline, known=known, progress=bars.forwards)
-            below += "".join(f"\n{_beside(number)}" for number in m.numbers)
+            with console.image_progress(1) as progress:
+                m = scope.measure(e, metrics=_CURVES, baseline=baseline, known=known, progress=progress.update_forwards)
+            below += "".join(f"\n{_verdict(number)}" for number in m.numbers)
             document["measurement"] = m.to_dict()
-        cells.append(Cell(e.overlay(**style_of(cmap=cmap, norm=norm)), text.strip(), below))
+        cells.append(Cell(e.overlay(**style), text, below))
         documents.append(document)
-    path = picture_path(out / f"{picture.name}-compare.png", force)
+    path = require_free(out / f"{picture.name}-compare.png", force)
     columns = len(cells) if len(cells) <= 4 else None
-    title = f"{picture.name} · {scope.adapter.reference}" + (" · in brackets 95 % of random maps" if measure else "")
-    write(sheet(cells, title, columns=columns, cmap=cmap), path)
-    done(path, as_json, {"methods": documents})
+    title = f"{picture.name} · {scope.adapter.reference}" + (" · in brackets: 95 % of random maps" if measure else "")
+    write_png(sheet(cells, title, columns=columns, cmap=drawing.cmap), path)
+    print_result(path, as_json, {"methods": documents})
 
 
-def _beside(number: "Number") -> str:
-    """A number, where random maps' lie, and what that says, in a line under a picture."""
+def _verdict(number: "Number") -> str:
+    """Return a number, the range of random maps and the verdict, for a line below a map."""
     low, high = number.shown
-    said = {"better than random": "better", "worse than random": "worse", "undecided": "undecided"}
-    verdict = said.get(number.verdict, "no better")
+    short = {"better than random": "better", "worse than random": "worse", "undecided": "undecided"}
+    verdict = short.get(number.verdict, "no better")
     return f"{number.name} {number.value:.3f} ({low:.2f} to {high:.2f}) {verdict}"

@@ -1,4 +1,4 @@
-"""`vitscope statistics`: the attention of one photo in numbers, layer by layer."""
+"""`vitscope statistics`: the attention of one image in numbers, layer by layer."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,20 +9,16 @@ import typer
 from vitscope._version import __version__
 from vitscope.cli import console, report_text
 from vitscope.cli.commands._options import (
-    DEFAULT_MODEL,
     AsJson,
-    Device,
-    Dtype,
     Force,
-    MaybeOut,
-    Model,
-    Photo,
-    Revision,
+    ModelChoice,
+    OptionalOut,
+    SingleImage,
     Size,
-    load,
-    picture_path,
-    target_of,
-    write,
+    Target,
+    parse_target,
+    require_free,
+    write_png,
 )
 from vitscope.errors import MissingDependencyError
 
@@ -31,74 +27,76 @@ if TYPE_CHECKING:
 
 __all__ = ["statistics"]
 
+_FILES = ("statistics.json", "statistics.parquet", "by-depth.png")
+
 
 def statistics(
-    image: Photo,
+    image: SingleImage,
+    model: ModelChoice,
     importance: Annotated[
-        bool, typer.Option("--importance", help="Also what silencing each head costs: one forward a head.")
+        bool, typer.Option("--importance", help="Also measure what silencing each head costs: one forward a head.")
     ] = False,
-    target: Annotated[str | None, typer.Option(help="Whose score importance follows; as for explain.")] = None,
-    model: Model = DEFAULT_MODEL,
+    target: Target = None,
     size: Size = None,
-    batch_size: Annotated[int, typer.Option(help="Heads silenced together.")] = 8,
-    out: MaybeOut = None,
+    batch_size: Annotated[int, typer.Option(metavar="COUNT", help="Heads silenced in one forward pass.")] = 8,
+    out: OptionalOut = None,
     force: Force = False,
     as_json: AsJson = False,
-    revision: Revision = None,
-    device: Device = "auto",
-    dtype: Dtype = "float32",
 ) -> None:
-    """Attention in numbers by layer: entropy, distance, shares, agreement, rank, and the tokens that collect it."""
+    """Print attention statistics by layer: entropy, distance, shares, agreement of heads, rank and sinks.
+
+    --target names the score that --importance measures.
+    """
     from vitscope.images import load_image
 
-    picture, goal = load_image(image), target_of(target) if target else None
-    place = out / picture.name if out else None
-    names = ("statistics.json", "statistics.parquet", "by-depth.png")
-    for name in names if place else ():
-        assert place is not None
-        picture_path(place / name, force)
-    scope = load(model, revision, device, dtype)
-    with console.explaining(1) as progress:
+    picture, goal = load_image(image), parse_target(target)
+    folder = out / picture.name if out else None
+    if folder is not None:
+        for name in _FILES:
+            require_free(folder / name, force)
+    scope = model.load()
+    with console.image_progress(1) as progress:
         found = scope.statistics(
-            picture, size=size, importance=importance, target=goal, batch_size=batch_size, progress=progress.forwards
+            picture,
+            size=size,
+            importance=importance,
+            target=goal,
+            batch_size=batch_size,
+            progress=progress.update_forwards,
         )
-    files: list[str] = []
-    if place is not None:
-        files = _write(found, place, force)
+    files = _write(found, folder, force) if folder is not None else []
     if as_json:
-        about = {"name": picture.name, "files": files}
+        about = {"name": picture.name, "files": [str(path) for path in files]}
         console.print_json({"vitscope": __version__, **about, **found.to_dict()})
         return
-    columns = " x ".join(map(str, found.region.input[::-1]))
-    report_text.heading(f"{picture.name}: {scope.adapter.reference}, {found.layout}, input {columns}")
+    pixels = " x ".join(map(str, found.region.input[::-1]))
+    report_text.print_heading(f"{picture.name}: {scope.adapter.reference}, {found.layout}, input {pixels}")
     console.out.print()
-    _table(found)
+    _print_table(found)
     console.out.print()
-    report_text.attention_lines(found)
-    for name, why in _missing(found, importance).items():
-        report_text.prose("not given", f"{name}: {why}")
+    report_text.print_attention(found)
+    for reason, names in _withheld(found, importance).items():
+        report_text.print_field("not given", f"{', '.join(names)}: {reason}")
     if found.target:
-        report_text.prose(
-            "importance",
-            f"{found.target}: {report_text.figure(found.score or 0.0)} for the whole model; range over heads",
-        )
+        score = report_text.format_number(found.score or 0.0)
+        report_text.print_field("importance", f"{found.target}: {score} for the whole model; range over heads")
     if files:
-        report_text.prose("written", ", ".join(Path(name).name for name in files) + f" in {place}")
+        report_text.print_files(files)
 
 
-def _write(found: "Statistics", place: Path, force: bool) -> list[str]:
-    files = [str(found.save(place / "statistics.json", force=force))]
+def _write(found: "Statistics", folder: Path, force: bool) -> list[Path]:
+    files = [found.save(folder / "statistics.json", force=force)]
     try:
-        files.append(str(found.save(place / "statistics.parquet", force=force)))
+        files.append(found.save(folder / "statistics.parquet", force=force))
     except MissingDependencyError as error:
-        console.trouble(error, str(place / "statistics.parquet"))
-    write(found.plot(), place / "by-depth.png")
-    return [*files, str(place / "by-depth.png")]
+        console.print_error(error, str(folder / "statistics.parquet"))
+    write_png(found.plot(), folder / "by-depth.png")
+    return [*files, folder / "by-depth.png"]
 
 
-def _table(found: "Statistics") -> None:
-    """One row for each layer, means over heads; a dash where a number is not known, a column left out where none is."""
-    cells: dict[str, list[str]] = {
+def _print_table(found: "Statistics") -> None:
+    """Print a row for each layer, means over heads; a dash is unknown, a column without known numbers is left out."""
+    columns: dict[str, list[str]] = {
         "layer": [str(number) for number in range(len(found.layers))],
         "entr.": [_mean(layer.entropy_normalised, ".2f") for layer in found.layers],
         "dist.": [_mean(layer.distance, ".0f") for layer in found.layers],
@@ -106,23 +104,18 @@ def _table(found: "Statistics") -> None:
         "reg.": [_share(layer, "registers") for layer in found.layers],
         "self": [_share(layer, "self") for layer in found.layers],
         "agree": [_mean(layer.agreement, ".2f") for layer in found.layers],
-        "rank": [_one(layer.effective_rank, ".0f") for layer in found.layers],
+        "rank": [_mean(layer.effective_rank, ".0f") for layer in found.layers],
         "sinks": [str(len(layer.sinks)) for layer in found.layers],
         "importance": [_range(layer.importance) for layer in found.layers],
     }
-    there = {"CLS": "cls" in found.layout.prefix, "reg.": any("register" in name for name in found.layout.prefix)}
-    kept = {n: of for n, of in cells.items() if there.get(n, True) and any(cell != "-" for cell in of)}
-    if "sinks" in found.withheld:
-        kept.pop("sinks", None)
-    report_text.columns(list(kept), list(zip(*kept.values(), strict=True)), left=())
+    present = {"CLS": "cls" in found.layout.prefix, "reg.": any("register" in name for name in found.layout.prefix)}
+    present["sinks"] = "sinks" not in found.withheld
+    shown = {n: cells for n, cells in columns.items() if present.get(n, True) and any(cell != "-" for cell in cells)}
+    report_text.print_columns(list(shown), list(zip(*shown.values(), strict=True)), left=())
 
 
 def _mean(values: Any, form: str) -> str:
     return "-" if values is None else format(float(np.mean(values)), form)
-
-
-def _one(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
 
 
 def _share(layer: "Layer", name: str) -> str:
@@ -130,17 +123,15 @@ def _share(layer: "Layer", name: str) -> str:
 
 
 def _range(values: Any) -> str:
-    return (
-        "-"
-        if values is None
-        else f"{report_text.figure(float(min(values)))} .. {report_text.figure(float(max(values)))}"
-    )
+    if values is None:
+        return "-"
+    return f"{report_text.format_number(float(min(values)))} .. {report_text.format_number(float(max(values)))}"
 
 
-def _missing(found: "Statistics", importance: bool) -> dict[str, str]:
-    """What is not known, and why; reasons that several share are told once."""
+def _withheld(found: "Statistics", importance: bool) -> dict[str, list[str]]:
+    """Return the numbers that are not known, by the reason."""
     by_reason: dict[str, list[str]] = {}
-    for name, why in found.withheld.items():
+    for name, reason in found.withheld.items():
         if name != "importance" or importance:
-            by_reason.setdefault(why, []).append(name.replace("_", " "))
-    return {", ".join(names): why for why, names in by_reason.items()}
+            by_reason.setdefault(reason, []).append(name.replace("_", " "))
+    return by_reason

@@ -6,21 +6,20 @@ from typing import Annotated, Any
 import typer
 
 from vitscope._files import atomic_write
+from vitscope._messages import msg
 from vitscope.cli import console
 from vitscope.cli.commands._options import (
-    DEFAULT_MODEL,
     AsJson,
-    Device,
-    Dtype,
     Force,
-    Model,
-    Photo,
-    Revision,
+    ModelChoice,
+    Seed,
+    SingleImage,
     Size,
-    done,
-    load,
-    picture_path,
-    target_of,
+    Target,
+    parse_target,
+    print_result,
+    require_free,
+    split_names,
 )
 from vitscope.errors import UnknownNameError, UsageError
 
@@ -28,70 +27,74 @@ __all__ = ["view"]
 
 
 def view(
-    image: Photo,
+    image: SingleImage,
+    model: ModelChoice,
     other: Annotated[
-        str | None, typer.Argument(metavar="OTHER", help="A second photo, to compare: what makes the two alike.")
+        str | None, typer.Argument(metavar="OTHER", help="A second image, to show what makes the two similar.")
     ] = None,
-    model: Model = DEFAULT_MODEL,
     methods: Annotated[
-        str | None, typer.Option(help="Names between commas; by default five that fit most models.")
+        str | None, typer.Option(metavar="NAME,NAME", help="Methods to show; by default five that fit most models.")
     ] = None,
-    target: Annotated[str | None, typer.Option(help="As for explain.")] = None,
-    top: Annotated[int, typer.Option(help="Predicted classes with a map of their own.")] = 5,
+    target: Target = None,
+    top: Annotated[int, typer.Option(metavar="COUNT", help="Predicted classes that get a map of their own.")] = 5,
     size: Size = None,
-    measure: Annotated[bool, typer.Option(help="Deletion and insertion of each map.")] = True,
+    measure: Annotated[bool, typer.Option(help="Measure each map by deletion and insertion.")] = True,
     max_mb: Annotated[
-        float, typer.Option("--max-mb", help="Of the page: precision of rows is given up first, then layers.")
+        float,
+        typer.Option(
+            "--max-mb", metavar="MB", help="Size limit of the page; attention rows lose precision first, then layers."
+        ),
     ] = 10.0,
-    lang: Annotated[str | None, typer.Option(help="en or zh; by default the reader's own.")] = None,
-    seed: Annotated[int, typer.Option(help="Draws random maps.")] = 0,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The page.")] = Path("view.html"),
-    open_: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    lang: Annotated[
+        str | None, typer.Option(metavar="en|zh", help="Language of the page; by default the reader's.")
+    ] = None,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The page.")] = Path("view.html"),
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     force: Force = False,
     as_json: AsJson = False,
-    revision: Revision = None,
-    device: Device = "auto",
-    dtype: Dtype = "float32",
 ) -> None:
-    """One HTML file to look around in: maps, every head, what each patch attends to, numbers. It needs no network."""
+    """Write one interactive page: maps, every head, what each patch attends to, and numbers. It needs no network."""
     from vitscope.images import load_image
     from vitscope.viewer.page import page_bytes
 
     if lang not in (None, "en", "zh"):
         raise UnknownNameError("language", lang or "", ["en", "zh"])
     if not 0.5 <= max_mb <= 500:
-        raise UsageError(f"--max-mb is between 0.5 and 500, not {max_mb:g}")
-    path = picture_path(out, force)
+        raise UsageError(
+            msg("cli.max-mb-range", "--max-mb must be between 0.5 and 500, not {size}", size=format(max_mb, "g"))
+        )
+    path = require_free(out, force)
     for one in (image, other):
         if one is not None:
             load_image(one)
-    options: dict[str, Any] = {"target": target_of(target) if target else None, "top": top, "size": size, "seed": seed}
+    options: dict[str, Any] = {"target": parse_target(target), "top": top, "size": size, "seed": seed}
     if methods:
-        options["methods"] = tuple(name.strip() for name in methods.split(","))
-    scope = load(model, revision, device, dtype)
-    with console.explaining(1) as bars:
+        options["methods"] = split_names(methods)
+    scope = model.load()
+    with console.image_progress(1) as progress:
         made = scope.view(
             image,
             other=other,
             measure=measure,
             max_mb=max_mb,
-            progress=bars.forwards,
+            progress=progress.update_forwards,
             **options,
         )
     text = page_bytes(made.document(), lang)
-    told = made.header["attention"]["error"]
-    words = f"{len(text) / 1e6:.1f} MB"
-    if told:
-        off = "each" if told["head_beyond"] + told["mean_beyond"] == 0 else f"all but {told['head_beyond']:.1%}"
-        words += (
-            f"; rows within {told['mean_rms']:.1%} (one head: {told['head_rms']:.1%}) over their 20 largest weights,"
-            f" {off} within 1 %"
+    error = made.header["attention"]["error"]
+    summary = f"{len(text) / 1e6:.1f} MB"
+    if error:
+        which = "each" if error["head_beyond"] + error["mean_beyond"] == 0 else f"all but {error['head_beyond']:.1%}"
+        summary += (
+            f"; attention rows differ by {error['mean_rms']:.1%} (one head: {error['head_rms']:.1%}) in their 20 "
+            f"largest weights, {which} by less than 1 %"
         )
-    console.note(words)
+    console.print_note(summary)
     for one in made.header["missing"]:
-        console.note(f"not in the page: {one['what']}: {one['why']}")
+        console.print_note(f"not in the page: {one['what']}: {one['why']}")
     with atomic_write(path) as part:
         part.write_bytes(text)
-    done(path, as_json, {"bytes": len(text), "error": told, "missing": made.header["missing"]})
+    print_result(path, as_json, {"bytes": len(text), "error": error, "missing": made.header["missing"]})
     if open_:
         typer.launch(path.resolve().as_uri())

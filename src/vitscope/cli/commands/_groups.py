@@ -1,0 +1,53 @@
+"""Groups of options: a command's parameter that is a dataclass becomes one option for each of its fields."""
+
+from collections.abc import Callable
+from copy import copy
+from dataclasses import Field, fields, is_dataclass
+from functools import wraps
+from inspect import Parameter, signature
+from typing import Annotated, Any, get_args, get_type_hints
+
+import typer
+
+from vitscope.cli.console import show_log
+
+__all__ = ["command"]
+
+_VERBOSE = typer.Option(
+    "--verbose", "-v", count=True, show_default=False, help="Show the debug log on stderr; -vv: that of all libraries."
+)
+
+
+def command(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Expand a function's groups of options, and add the option --verbose.
+
+    The class attribute `panel` of a group heads its options in the help.
+    """
+    parameters = signature(function).parameters
+    groups: dict[str, Any] = {name: one.annotation for name, one in parameters.items() if is_dataclass(one.annotation)}
+
+    @wraps(function)
+    def run(*, verbose: int, **values: Any) -> Any:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        with show_log(verbose):
+            return function(**values)
+
+    expanded: list[Parameter] = []
+    for name, one in parameters.items():
+        if name in groups:
+            expanded += [_parameter(groups[name], field) for field in fields(groups[name])]
+        else:
+            expanded.append(one.replace(kind=Parameter.KEYWORD_ONLY))
+    expanded.append(Parameter("verbose", Parameter.KEYWORD_ONLY, default=0, annotation=Annotated[int, _VERBOSE]))
+    run.__signature__ = signature(function).replace(parameters=expanded)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in expanded}
+    return run
+
+
+def _parameter(group: Any, field: "Field[Any]") -> Parameter:
+    kind, option = get_args(get_type_hints(group, include_extras=True)[field.name])
+    option = copy(option)
+    option.rich_help_panel = group.panel
+    annotation: Any = Annotated[kind, option]
+    return Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)
