@@ -398,8 +398,8 @@ def check(scope: Any, layout: Any) -> dict[str, Any]:
     size = tuple(pixels.shape[2:])
     with eval_mode(scope.model), torch.no_grad(), capture(scope.model) as captured:
         answer = adapter.answer(pixels)
-    captured, store = len(captured.blocks), adapter.attention(captured, size, answer)
-    found: dict[str, Any] = {"captured": captured, "layers": len(store), "pool": store.pool is not None}
+    store = adapter.attention(captured, size, answer)
+    found: dict[str, Any] = {"captured": len(captured.blocks), "layers": len(store), "pool": store.pool is not None}
     found["isotropic"], found["difference"] = store.chain is None, None
     trace = adapter.trace(size)
     found["tokens_seen"], found["tokens_said"] = None, layout.tokens

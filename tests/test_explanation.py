@@ -16,7 +16,7 @@ from PIL import Image
 from skimage import data
 
 from tests.helpers.errors import raises
-from vitscope import explanation, images
+from vitscope import _pillow, explanation
 from vitscope.errors import LayoutError, MethodError, ResultError
 from vitscope.explanation import SCHEMA, Explanation
 from vitscope.render import raster
@@ -321,7 +321,7 @@ def test_a_pickle_is_not_run(saved, tmp_path):
 
 
 def test_a_photo_that_is_a_bomb(saved, monkeypatch):
-    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    monkeypatch.setattr(_pillow, "MAX_PIXELS", 100)
     assert "is larger than" in refused(saved)
 
 

@@ -1,59 +1,40 @@
-"""Reading pictures: whatever a user has becomes an upright RGB picture, or one clear line why not.
+"""Load images: whatever a user has becomes an upright RGB Picture, or one clear error.
 
-What was done to get there (first frame of an animation, CMYK converted, alpha laid on white ...) is kept as notes:
-nothing is converted in silence. Only formats that Pillow decodes with well-tested code are opened.
+Each conversion (first frame of an animation, CMYK to RGB, alpha over white ...) is listed in the notes: nothing is
+converted in silence. Only formats that Pillow decodes with well-tested code are opened.
 """
 
 import io
 import os
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
+from PIL import Image
 
+from vitscope import _pillow
+from vitscope._messages import msg
+from vitscope._pillow import FORMATS, decoding, empty, opened, repeat_grey, too_large, upright
 from vitscope.errors import ImageError
 
-__all__ = ["FORMATS", "MAX_PIXELS", "ImageLike", "Picture", "decoded", "load_image"]
+__all__ = ["BinaryFile", "ImageLike", "Picture", "decode_image", "load_image"]
 
-# phones' MPO files come through the JPEG reader; the last two plugins are not loaded by Pillow on its own
-FORMATS = (
-    "JPEG",
-    "PNG",
-    "GIF",
-    "BMP",
-    "PPM",
-    WebPImagePlugin.WebPImageFile.format,
-    TiffImagePlugin.TiffImageFile.format,
-)
-MAX_PIXELS = 100_000_000
-_MANY = 100
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_GREY, _RGB = 1, 3
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An upright 8-bit RGB picture.
+    """An upright 8-bit RGB image.
 
     Attributes:
         pixels: `(H, W, 3)`, read-only.
         name: the file name without its ending, or `image`.
-        source: the path as given, or what kind of object it was.
-        notes: what was done to the original, one phrase each.
+        source: the path as given, or the kind of object.
+        notes: the conversions of the original, one phrase each.
     """
 
     pixels: UInt8[np.ndarray, "H W 3"]
@@ -70,198 +51,234 @@ class Picture:
         return self.pixels.shape[1], self.pixels.shape[0]
 
     def pil(self) -> Image.Image:
-        """The picture as a Pillow image."""
+        """Return the image as a Pillow image."""
         return Image.fromarray(self.pixels)
 
 
-ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray | Picture
+@runtime_checkable
+class BinaryFile(Protocol):
+    """A file opened in binary mode, or anything else that reads bytes."""
+
+    def read(self) -> bytes:
+        """Return the bytes from the current position to the end."""
+        ...
+
+
+ImageLike: TypeAlias = (
+    str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | BinaryFile
+    | Image.Image
+    | np.ndarray
+    | Mapping[str, Any]
+    | Picture
+)
 
 
 def load_image(source: ImageLike) -> Picture:
-    """Turn a path, a Pillow image or an `(H, W, 3)` uint8 array into a Picture.
+    """Load an image from a file, its bytes, or an object in memory.
+
+    Args:
+        source: a path; the bytes of an image file; a file opened in binary mode, read from its position; a Pillow
+            image; an array `(H, W, 3)`, `(H, W, 1)` or `(H, W)` of uint8 or of floats in [0, 1]; a row of a `datasets`
+            dataset: `{"image": any of these}`, or `{"bytes": ..., "path": ...}` where the column is not decoded.
 
     Raises:
-        ImageError: missing, empty, truncated, not a picture, too large, too small, or values that are not pixels.
+        ImageError: missing, empty, truncated, not an image, too large or too small; an array of another shape or range.
     """
     if isinstance(source, Picture):
         return source
+    if isinstance(source, Mapping):
+        return _load_row(source)
+    if isinstance(source, (str, os.PathLike)):
+        return _load_path(Path(source))
     if isinstance(source, np.ndarray):
-        return _finish(_checked(source), "image", "array", [])
-    if isinstance(source, Image.Image):
-        with _decoding("the picture"):
-            pixels, notes = _upright(source, "the picture")
-        return _finish(pixels, "image", "PIL image", notes)
-    path = Path(source)
-    with _decoding(str(path)), _opened(path) as image:
-        pixels, notes = _upright(image, str(path))
-    return _finish(pixels, _text(path.stem), _text(path), notes)
+        (pixels, notes), kind = _from_array(source), "array"
+    elif isinstance(source, Image.Image):
+        with decoding("the image"):
+            (pixels, notes), kind = upright(source, "the image"), "PIL image"
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        return decode_image(bytes(source), "the image", name="image", kind="bytes")
+    else:
+        return _load_file(source)
+    return _finish(pixels, "image", kind, notes)
 
 
-def decoded(data: bytes, source: str, most: int | None = None) -> Picture:
-    """A Picture from the bytes of a file, as `load_image` makes it from the file itself.
+def decode_image(
+    data: bytes, source: str, max_pixels: int | None = None, *, name: str | None = None, kind: str | None = None
+) -> Picture:
+    """Decode the bytes of an image file, as `load_image` reads the file itself.
 
     Args:
         data: the whole file.
         source: where it came from, for messages and provenance.
-        most: pixels that it may have, `MAX_PIXELS` by default; larger ones are refused before they are decoded.
+        max_pixels: refuse larger images before they are decoded; by default 100 million.
+        name: the Picture's name; by default the file name in `source` without its ending.
+        kind: the Picture's source, where that is not `source`.
 
     Raises:
         ImageError: as for `load_image`.
     """
-    source = _text(source)
+    source = _printable(source)
     if not data:
-        raise ImageError(f"{source} is empty", "the file has no bytes: copy or download it again")
-    with _decoding(source), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        pixels, notes = _upright(image, source, most)
-    return _finish(pixels, Path(source).stem, source, notes)
+        raise empty(source)
+    with decoding(source), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        pixels, notes = upright(image, source, max_pixels)
+    return _finish(pixels, name or Path(source).stem, kind or source, notes)
 
 
-def _text(path: str | Path) -> str:
-    r"""A path that can be printed: bytes that are no UTF-8 are written as \xff."""
+def _load_path(path: Path) -> Picture:
+    with decoding(str(path)), opened(path) as image:
+        pixels, notes = upright(image, str(path))
+    return _finish(pixels, _printable(path.stem), _printable(path), notes)
+
+
+def _load_file(file: object) -> Picture:
+    if not isinstance(file, BinaryFile) or isinstance(file, type):
+        raise _unknown_type(file)
+    path = getattr(file, "name", None)
+    name, kind = (None, None) if isinstance(path, str) else ("image", "file object")
+    source = path if isinstance(path, str) else "the file"
+    with decoding(source):
+        data = file.read()
+    if not isinstance(data, (bytes, bytearray)):
+        raise ImageError(
+            msg("images.text-file", "{source} is opened as text", source=source),
+            msg("images.text-file.hint", "open it in binary mode: open(path, 'rb')"),
+        )
+    return decode_image(bytes(data), source, name=name, kind=kind)
+
+
+def _load_row(row: Mapping[str, Any]) -> Picture:
+    """Load the image of a row of a dataset."""
+    if row.get("image") is not None:
+        return load_image(row["image"])
+    data, path = row.get("bytes"), row.get("path")
+    if data is not None:
+        return decode_image(bytes(data), path) if path else load_image(bytes(data))
+    if path is not None:
+        return load_image(path)
+    raise ImageError(
+        msg("images.no-image-key", "a dict with the keys {keys} holds no image", keys=", ".join(map(str, row)) or "{}"),
+        msg("images.no-image-key.hint", "pass the image itself, or a dict with 'image', or with 'bytes' and 'path'"),
+    )
+
+
+def _unknown_type(source: object) -> ImageError:
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(source, torch.Tensor):
+        return ImageError(
+            msg("images.tensor", "a tensor is not an image to preprocess"),
+            msg(
+                "images.tensor.hint",
+                """scope.attribute(pixels) takes normalised tensors (B, 3, H, W); for an image in 0..1 pass
+                tensor.permute(1, 2, 0).cpu().numpy()""",
+            ),
+        )
+    return ImageError(
+        msg("images.unknown-type", "{type} is not an image", type=type(source).__name__),
+        msg(
+            "images.unknown-type.hint",
+            "pass a path, bytes, a binary file, a PIL image, an array, or a row of a dataset, one image at a time",
+        ),
+    )
+
+
+def _printable(path: str | Path) -> str:
+    r"""Return a path as text that can be printed: bytes that are no UTF-8 become \xff."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-class _Quiet:
-    """No warnings while any thread decodes, of bombs too: our own limit is lower and an error.
-
-    Filters belong to the process. If each thread kept and put back its own, the last one to leave would put back
-    another's silence for good; so the first one in keeps them, and the last one out puts them back.
-    """
-
-    def __init__(self) -> None:
-        self._lock, self._inside = threading.Lock(), 0
-        self._kept = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._kept = warnings.catch_warnings()
-                self._kept.__enter__()
-                warnings.simplefilter("ignore")
-            self._inside += 1
-
-    def __exit__(self, *raised: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._kept.__exit__(None, None, None)
-
-
-_QUIET = _Quiet()
-
-
-@contextmanager
-def _decoding(what: str) -> Iterator[None]:
-    """Whatever Pillow raises on a broken file becomes one line; what it warns of does not change the pixels."""
-    again = "copy or download it again"
-    try:
-        with _QUIET:
-            yield
-    except ImageError:
-        raise
-    except UnidentifiedImageError:
-        raise ImageError(f"{what} is not a picture that can be read", f"readable are {', '.join(FORMATS)}") from None
-    except Image.DecompressionBombError:
-        raise _too_large(what) from None
-    except OSError as error:
-        if error.errno is not None:
-            raise ImageError(f"{what} cannot be read: {error.strerror}", "check the path") from None
-        raise ImageError(f"{what} is truncated or broken: {error}", again) from None
-    except Exception as error:  # a decoder raises anything: struct.error, SyntaxError, TypeError, IndexError ...
-        raise ImageError(f"{what} is truncated or broken: {error or type(error).__name__}", again) from None
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    if path.is_dir():
-        raise ImageError(f"{path} is a folder, not a picture", "name the files in it, such as FOLDER/*.jpg")
-    if not path.exists():
-        raise ImageError(f"{path} does not exist", "check the path")
-    if path.stat().st_size == 0:
-        raise ImageError(f"{path} is empty", "the file has no bytes: copy or download it again")
-    with Image.open(path, formats=FORMATS) as image:
-        yield image
-
-
-def _upright(image: Image.Image, what: str, most: int | None = None) -> tuple[UInt8[np.ndarray, "H W 3"], list[str]]:
-    """Decode one frame, turn it upright, and bring it to RGB; say what was done."""
-    notes = []
-    if image.width * image.height > (most or MAX_PIXELS):
-        raise _too_large(f"{what} ({image.width} x {image.height})", most)
-    if (frames := _frames(image)) and image.format != "MPO":  # phones append previews to MPO
-        notes.append(f"{f'frame {image.tell() + 1}' if image.tell() else 'first'} of {frames} frames")
-    turn = getattr(image, "tag_v2", {}).get(ExifTags.Base.Orientation)  # TIFF turns itself while it loads
-    image.load()
-    if (left := _orientation(image)) in _TURNS:
-        turn, image = left, image.transpose(_TURNS[left])
-    if turn in _TURNS:
-        notes.append("turned upright by its EXIF orientation")
-    return _rgb(image, what, notes), notes
-
-
-def _frames(image: Image.Image) -> str:
-    """How many, empty for one; a TIFF's are counted only so far, since finding the next one costs all before it."""
-    if image.format == TiffImagePlugin.TiffImageFile.format:
-        at = image.tell()
-        try:
-            image.seek(_MANY)
-        except EOFError:
-            pass
-        else:
-            return f"more than {_MANY}"
-        finally:
-            image.seek(at)
-    count = getattr(image, "n_frames", 1)
-    return str(count) if count > 1 else ""
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # broken metadata: the pixels are whole
-        return 1
-
-
-def _rgb(image: Image.Image, what: str, notes: list[str]) -> UInt8[np.ndarray, "H W 3"]:
-    mode = image.mode
-    if mode.startswith("I"):  # 16-bit greys; plain 'I' is how some of them are opened
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ImageError(f"{what} has 32-bit integers as pixels", "scale them to 8 bits first")
-        notes.append("16-bit grey divided by 257")
-        return np.repeat((values[..., None] / 257).round().astype(np.uint8), 3, axis=2)
-    if mode == "F":
-        raise ImageError(f"{what} has floating-point pixels of unknown range", "scale them to 8 bits first")
-    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        notes.append("transparency laid on white")
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    elif mode not in ("RGB", "L", "1"):
-        notes.append(f"{'palette' if mode == 'P' else mode} converted to RGB")
-    return np.asarray(image.convert("RGB"))
-
-
-def _checked(array: np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
-    if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-        raise ImageError(f"the array holds NaN or infinity (shape {array.shape}, {array.dtype})", "pixels are 0..255")
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3:
+def _from_array(array: np.ndarray) -> tuple[UInt8[np.ndarray, "H W 3"], list[str]]:
+    """Check an array's shape and values and bring it to 8-bit RGB; note each step."""
+    notes: list[str] = []
+    shape, dtype = array.shape, array.dtype
+    _check_shape(array)
+    if np.issubdtype(dtype, np.floating):
+        _check_range(array)
+        notes.append(msg("images.scaled", "floats in 0..1 multiplied by 255"))
+        array = (array.astype(np.float64) * 255).round().astype(np.uint8)
+    elif dtype != np.uint8:
         raise ImageError(
-            f"a picture as array is (H, W, 3) uint8, not {array.shape} {array.dtype}",
-            "for floats in 0..1: (x * 255).round().astype('uint8')",
+            msg("images.array-dtype", "an array of {dtype} is not an image (shape {shape})", dtype=dtype, shape=shape),
+            msg("images.array-dtype.hint", "pass uint8 in 0..255, or floats in 0..1"),
         )
-    if array.shape[0] * array.shape[1] > MAX_PIXELS:
-        raise _too_large(f"the array {array.shape}")
-    return array.copy()
+    pixels = array[..., None] if array.ndim == 2 else array
+    return (pixels.copy() if pixels.shape[2] == _RGB else repeat_grey(pixels)), notes
+
+
+def _check_shape(array: np.ndarray) -> None:
+    shape, channels = array.shape, (_GREY, _RGB)
+    if array.ndim == 3 and shape[0] in channels and (shape[2] not in channels or shape[0] == _GREY < shape[2]):
+        raise ImageError(
+            msg("images.channels-first", "an array of shape {shape} has its channels first", shape=shape),
+            msg("images.channels-first.hint", "pass array.transpose(1, 2, 0), which is (H, W, channels)"),
+        )
+    if array.ndim == 3 and shape[0] == shape[2] == _RGB:
+        raise ImageError(
+            msg(
+                "images.ambiguous-shape",
+                "an array of shape {shape} may have its channels first or last",
+                shape=shape,
+            ),
+            msg("images.ambiguous-shape.hint", "pass a PIL image: Image.fromarray(array)"),
+        )
+    if array.ndim not in (2, 3) or (array.ndim == 3 and shape[2] not in channels):
+        raise ImageError(
+            msg(
+                "images.array-shape",
+                "an array of shape {shape} ({dtype}) is not an image",
+                shape=shape,
+                dtype=array.dtype,
+            ),
+            msg("images.array-shape.hint", "pass (H, W, 3), (H, W, 1) or (H, W), one image at a time"),
+        )
+    if shape[0] * shape[1] > _pillow.MAX_PIXELS:
+        raise too_large(f"the array {shape}")
+
+
+def _check_range(array: np.ndarray) -> None:
+    if not np.isfinite(array).all():
+        raise ImageError(
+            msg(
+                "images.not-finite",
+                "the array holds NaN or infinity (shape {shape}, {dtype})",
+                shape=array.shape,
+                dtype=array.dtype,
+            ),
+            msg("images.not-finite.hint", "pixels are finite: floats in 0..1, or uint8"),
+        )
+    low, high = float(array.min(initial=0)), float(array.max(initial=0))
+    if low < 0 or high > 1:
+        raise ImageError(
+            msg(
+                "images.out-of-range",
+                "floats are in 0..1, but the array has values from {low} to {high}",
+                low=f"{low:.4g}",
+                high=f"{high:.4g}",
+            ),
+            msg("images.out-of-range.hint", "divide values in 0..255 by 255")
+            if low >= 0
+            else msg(
+                "images.normalised.hint", "undo the normalisation, or pass a normalised tensor to scope.attribute"
+            ),
+        )
 
 
 def _finish(pixels: UInt8[np.ndarray, "H W 3"], name: str, source: str, notes: list[str]) -> Picture:
-    if min(pixels.shape[:2]) < 2:
+    height, width = pixels.shape[:2]
+    if min(width, height) < 2:
         raise ImageError(
-            f"{source} has {pixels.shape[1]} x {pixels.shape[0]} pixels: there are no regions to tell apart",
-            "use a picture of at least 2 x 2 pixels",
+            msg(
+                "images.too-small",
+                "{source} has {width} x {height} pixels: there are no regions to tell apart",
+                source=source,
+                width=width,
+                height=height,
+            ),
+            msg("images.too-small.hint", "use an image of at least 2 x 2 pixels"),
         )
     return Picture(np.ascontiguousarray(pixels), name, source, tuple(notes))
-
-
-def _too_large(what: str, most: int | None = None) -> ImageError:
-    return ImageError(f"{what} is larger than {(most or MAX_PIXELS) / 1e6:g} million pixels", "shrink or crop it first")

@@ -119,7 +119,7 @@ def test_parquet_holds_bytes_paths_or_both(folder, tmp_path):
     pq.write_table(pa.table(table), path, row_group_size=2)
     assert values(ImageSource(str(path), column="bytes"))[:2] == [1, 2]
     assert "no picture in column bytes" in values(ImageSource(str(path), column="bytes"))[2]
-    assert "not a picture" in values(ImageSource(str(path), column="bytes"))[3]
+    assert "not an image" in values(ImageSource(str(path), column="bytes"))[3]
     assert values(ImageSource(str(path), column="file_name"))[:2] == [3, 4]
     assert "cannot be read" in values(ImageSource(str(path), column="file_name"))[2]
     found = values(ImageSource(str(path)))  # a usual name

@@ -69,7 +69,7 @@ def test_a_bad_picture_among_good_ones(explain, album, tmp_path):
     bad.write_text("Dear diary")
     ran = explain(album[0], bad, album[1])
     assert ran.code == 1
-    assert f"{bad} is not a picture that can be read" in one_line(ran.err)
+    assert f"{bad} is not an image that can be read" in one_line(ran.err)
     assert names(tmp_path / "out") == {"cat", "cup"}
     assert [line.split()[0] for line in ran.out.splitlines()[1:3]] == ["cat", "cup"]
     again = explain(album[0], bad, album[2], "--json", "--force")
@@ -78,7 +78,7 @@ def test_a_bad_picture_among_good_ones(explain, album, tmp_path):
     assert [result["name"] for result in document["results"]] == ["cat", "rocket"]
     [failure] = document["failures"]
     assert failure["source"] == str(bad)
-    assert failure["error"] == f"{bad} is not a picture that can be read"
+    assert failure["error"] == f"{bad} is not an image that can be read"
     assert failure["hint"].startswith("readable are JPEG")
     one_line(again.err)
 

@@ -17,9 +17,9 @@ from vitscope.render import raster
 
 BAD = {
     "missing": "does not exist",
-    "folder": "is a folder, not a picture",
+    "folder": "is a folder, not an image",
     "empty": "is empty",
-    "text": "is not a picture that can be read",
+    "text": "is not an image that can be read",
     "truncated": "is truncated or broken: image file is truncated",
     "bomb": "is larger than 100 million pixels",
     "one pixel": "has 1 x 1 pixels",

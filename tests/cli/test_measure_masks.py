@@ -71,7 +71,7 @@ BAD_MASKS = {
     "empty": "is empty (0 is background, all other values are the object)",
     "everything": "covers the whole image",
     "jpeg": "is a JPEG: compression smears a mask's edges",
-    "text": "is not a picture that can be read",
+    "text": "is not an image that can be read",
     "two": "has 2 masks named cat",
 }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 ORDER = (
     ("_messages", "_version"),
     ("errors", "_catalogues"),
-    ("images", "geometry", "_files", "_plugins"),
+    ("_pillow", "images", "geometry", "_files", "_plugins"),
     ("render", "attention"),
     ("explanation", "tracing"),
     ("models", "methods"),
@@ -24,7 +24,7 @@ ORDER = (
 )
 STAGE_OF = {part: number for number, parts in enumerate(ORDER) for part in parts}
 # the only neighbours in a stage that may import each other, left imports right
-NEIGHBOURS = {("geometry", "images"), ("images", "_files")}
+NEIGHBOURS = {("geometry", "images"), ("images", "_files"), ("images", "_pillow")}
 
 
 def imports(path: Path, module: str, modules: set[str]) -> Iterator[str]:

@@ -63,12 +63,12 @@ def test_a_compiled_model_is_seen(kind, way):
     with torch.no_grad():
         plain = compiled(pixels)
         with vitscope.capture(compiled) as captured:
-            captured = compiled(pixels)
+            under_capture = compiled(pixels)
         after = compiled(pixels)
     np.testing.assert_allclose(e.map, wanted.map, rtol=0, atol=1e-6)
     assert len(captured.attention) == 2
     assert torch.equal(plain, after)
-    torch.testing.assert_close(captured, plain, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(under_capture, plain, rtol=1e-5, atol=1e-5)
     torch._dynamo.reset()
 
 

@@ -10,7 +10,7 @@ import vitscope
 from tests.helpers.browser import SHOWN, VIEWER, texts
 from tests.helpers.uploads import encoded
 from tests.helpers.webserver import TOKEN, serving
-from vitscope.images import decoded
+from vitscope.images import decode_image
 from vitscope.web.samples import sample_picture
 
 CAT = encoded(data.chelsea())
@@ -80,7 +80,7 @@ def test_a_photo_is_dropped(start, tiny_scope):
     start.wait(TITLE, "cat")
     start.wait(READY)
     drawn = start.evaluate(SHOWN)
-    true = tiny_scope.explain(decoded(CAT, "cat.png"), method="auto")
+    true = tiny_scope.explain(decode_image(CAT, "cat.png"), method="auto")
     assert np.allclose(drawn[1:], true.map.ravel(), rtol=2e-3, atol=1e-3 * np.abs(true.map).max())
     assert "?" not in start.evaluate("() => location.href")  # the token is gone from the address
 
@@ -94,7 +94,7 @@ def test_any_class_is_asked_on_demand(viewed, tiny_scope):
     }""", label)  # fmt: skip
     viewed.click(".vs-more button")
     viewed.wait(f"(label) => {VIEWER}.ctx.scene.entry?.target === label && {VIEWER}.ctx.scene.entry.more", label)
-    true = tiny_scope.explain(decoded(CAT, "cat.png"), method="gradcam", target=label)
+    true = tiny_scope.explain(decode_image(CAT, "cat.png"), method="gradcam", target=label)
     assert np.allclose(viewed.evaluate(SHOWN)[1:], true.map.ravel(), rtol=2e-3, atol=2e-3 * np.abs(true.map).max())
     assert any("kite" in one for one in texts(viewed, ".vs-methods button"))
 
@@ -111,7 +111,7 @@ def test_patches_are_painted_away_and_the_answer_stands_beside_the_promise(viewe
     viewed.up()
     told = viewed.wait("() => /2 patches hidden.*ms/.exec(document.querySelector('main').textContent)?.[0]")
     assert viewed.evaluate(f"() => {VIEWER}.state.mode") == mode
-    whole = decoded(CAT, "cat.png")
+    whole = decode_image(CAT, "cat.png")
     true = tiny_scope.predict_without(whole, [0, 1], mode)
     score, before = (float(one) for one in re.search(r"hidden: ([\d.e-]+), was ([\d.e-]+)", told).groups())
     assert score == pytest.approx(true.score, rel=1e-2)
@@ -229,7 +229,7 @@ def test_any_text_is_asked_of_a_model_that_reads(chromium, clip_folder):
         }""", "a cat on a sofa")  # fmt: skip
         page.click(".vs-more button")
         page.wait(f"() => /a cat on a sofa/.test({VIEWER}.ctx.scene.entry?.target) && {VIEWER}.ctx.scene.entry.more")
-        true = scope.explain(decoded(CAT, "cat.png"), method="relevance", target=vitscope.text("a cat on a sofa"))
+        true = scope.explain(decode_image(CAT, "cat.png"), method="relevance", target=vitscope.text("a cat on a sofa"))
         drawn = page.evaluate(SHOWN)[-true.map.size :]
         assert np.allclose(drawn, true.map.ravel(), rtol=2e-3, atol=2e-3 * np.abs(true.map).max())
         assert page.troubles == []

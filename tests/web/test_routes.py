@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.helpers.uploads import GOOD, HOSTILE, PROBLEM, map_of, same, uploaded
 from tests.helpers.webserver import TOKEN, entered, explained
-from vitscope.images import decoded
+from vitscope.images import decode_image
 from vitscope.web.samples import SAMPLES, sample_file
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 def test_the_view_is_what_python_says(view, tiny_scope):
     _, _, document = view
-    whole = decoded(GOOD[0], "cat.png")
+    whole = decode_image(GOOD[0], "cat.png")
     for entry in document["header"]["maps"][:3]:
         target = {"target": entry["target"]} if entry["target"] else {}
         true = tiny_scope.explain(whole, method=entry["method"], **entry["options"], **target)
@@ -36,7 +36,7 @@ def test_a_measured_view_has_its_numbers(client):
 
 def test_a_mask_is_answered_as_python_answers(view, tiny_scope):
     made, name, _ = view
-    whole = decoded(GOOD[0], "cat.png")
+    whole = decode_image(GOOD[0], "cat.png")
     for mode in ("fill", "drop"):
         told = made.post(f"/api/views/{name}/mask", json={"patches": [0, 5, 6], "mode": mode}).json()
         true = tiny_scope.predict_without(whole, [0, 5, 6], mode)
@@ -65,7 +65,7 @@ def test_any_other_map_is_made_on_demand(view, tiny_scope):
         options = {key: value for key, value in asked.items() if key != "method_options"} | asked.get(
             "method_options", {}
         )
-        true = tiny_scope.explain(decoded(GOOD[0], "cat.png"), **options)
+        true = tiny_scope.explain(decode_image(GOOD[0], "cat.png"), **options)
         np.testing.assert_allclose(map_of(told, told["entry"]), true.map, rtol=2e-3, atol=1e-6)
         assert told["entry"]["target"] == true.target
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.helpers.uploads import GOOD, HOSTILE, PROBLEM, map_of, same, uploaded
 from tests.helpers.webserver import TOKEN, entered, explained
-from vitscope.images import decoded
+from vitscope.images import decode_image
 from vitscope.web.access import make_access_policy
 from vitscope.web.limits import Limits
 from vitscope.web.server import make_server
@@ -71,7 +71,7 @@ def endless():
 def test_fifty_at_once_a_third_of_them_hostile(own, tiny_scope):
     server, address = own
     process_of = psutil.Process(server.pid)
-    expected = {photo: tiny_scope.explain(decoded(photo, "x"), method="rollout") for photo in GOOD}
+    expected = {photo: tiny_scope.explain(decode_image(photo, "x"), method="rollout") for photo in GOOD}
     hostile = [
         *(
             (kind, HOSTILE[kind])

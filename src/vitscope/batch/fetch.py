@@ -13,7 +13,7 @@ from vitscope.batch.archives import failure_reason, open_file
 from vitscope.batch.fault_injection import reach
 from vitscope.batch.types import Ref
 from vitscope.errors import ImageError
-from vitscope.images import Picture, decoded, load_image
+from vitscope.images import Picture, decode_image, load_image
 
 __all__ = ["ImageReader", "image_reader"]
 
@@ -58,7 +58,7 @@ def _picture(ref: Ref, rows: "_RowGroup", tar: "_Tar", video: "_Video") -> tuple
             return load_image(ref.path), ""  # which says what is wrong with it
     else:
         data = rows.value(ref) if ref.kind == "parquet" else tar.part(ref) if ref.kind == "tar" else _whole(ref.path)
-    return decoded(data, ref.source), hashlib.sha256(data).hexdigest()
+    return decode_image(data, ref.source), hashlib.sha256(data).hexdigest()
 
 
 def _whole(path: str) -> bytes:

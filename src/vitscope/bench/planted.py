@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
+from vitscope._pillow import FORMATS
 from vitscope.bench import photos
 from vitscope.errors import ImageError, UnknownNameError, UsageError
-from vitscope.images import FORMATS, load_image
+from vitscope.images import load_image
 
 __all__ = ["AREAS", "SIZES", "Scene", "Split", "image_files", "scenes", "size_class"]
 

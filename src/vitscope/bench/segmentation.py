@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
+from vitscope._pillow import FORMATS
 from vitscope.bench.cases import Case, mask_judge
 from vitscope.bench.planted import image_files
 from vitscope.errors import ImageError, MissingDependencyError, UsageError
-from vitscope.images import FORMATS, load_image
+from vitscope.images import load_image
 
 __all__ = ["PROTOCOL_SIZE", "folder_cases", "imagenet_cases", "read_mask"]
 

@@ -14,7 +14,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from vitscope._catalogues import page_messages
 from vitscope._messages import msg
 from vitscope._version import __version__
-from vitscope.images import decoded
+from vitscope.images import decode_image
 from vitscope.scope import Scope
 from vitscope.web import models, samples
 from vitscope.web import schemas as s
@@ -128,7 +128,7 @@ def _add_photos(app: FastAPI, views: Views) -> None:
         request: Request, name: Annotated[str, Query(max_length=1000, description="For display only.")] = "photo"
     ) -> s.PhotoResponse:
         data, shown = await request.body(), _display_name(name)
-        picture = await anyio.to_thread.run_sync(decoded, data, shown, views.limits.pixels, limiter=views.decoders)
+        picture = await anyio.to_thread.run_sync(decode_image, data, shown, views.limits.pixels, limiter=views.decoders)
         key = views.photos.add(_session(request), picture, picture.pixels.nbytes)
         width, height = picture.size
         return s.PhotoResponse(

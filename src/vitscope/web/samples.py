@@ -5,7 +5,7 @@ from importlib.resources import files
 from typing import NamedTuple
 
 from vitscope._messages import Message, msg
-from vitscope.images import Picture, decoded
+from vitscope.images import Picture, decode_image
 from vitscope.web.http_errors import HTTPError
 
 __all__ = ["SAMPLES", "sample_file", "sample_picture"]
@@ -71,4 +71,4 @@ def sample_picture(name: str) -> Picture:
         HTTPError: 404: no sample has this name.
     """
     data, _ = sample_file(name)
-    return decoded(data, SAMPLES[name].file)
+    return decode_image(data, SAMPLES[name].file)
