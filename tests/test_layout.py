@@ -12,6 +12,7 @@ TESTS, SOURCE = Path(__file__).parent, Path(vitscope.__file__).parent
 FOLDERS = {"helpers", "oracles"}  # of the tests' own; toy models stand in `models`
 NAMES = {  # test files that are not about one module of their folder, and why
     "test_docs": "what the documents say and run",
+    "test_architecture": "docs/architecture.md",
     "test_layout": "this file",
     "test_mutants": "benchmarks/mutants",
     "test_imports": "all modules",

@@ -13,9 +13,9 @@ from pathlib import Path
 from benchmarks.mutants.table import MUTANTS, SOURCE, Mutant
 
 ROOT = Path(__file__).parents[2]
-PYTEST = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header", "-r", "fE")
+PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", "-r", "fE")
 TIERS = {"test": ("-m", "not slow"), "test-all": ()}
-FAILED, NO_TESTS = 1, 5
+NO_TESTS = 5
 
 
 def copied(folder: Path) -> Path:
@@ -41,14 +41,21 @@ def run(tree: Path, *arguments: str) -> tuple[int, list[str]]:
     return ran.returncode, re.findall(r"^(?:FAILED|ERROR) (\S+)", ran.stdout, re.MULTILINE)
 
 
-def judge(tree: Path, mutant: Mutant, tier: str, everything: bool) -> str:
-    """Return the first test that fails with the mutant, or an empty text: the expected files first, then all."""
+def judge(tree: Path, mutant: Mutant, chosen: list[str], everything: bool) -> str:
+    """Return the first test that fails with the mutant, or an empty text.
+
+    Args:
+        tree: a copy of the repository; as before afterwards.
+        mutant: the change.
+        chosen: arguments of pytest.
+        everything: run all tests where the expected files do not notice.
+    """
     path = tree / SOURCE / mutant.file
     whole = path.read_text("utf-8")
     path.write_text(mutant.applied(whole), "utf-8")
     try:
         for files in ([f"tests/{name}" for name in mutant.tests], *([["tests"]] if everything else [])):
-            code, failed = run(tree, *TIERS[tier], *files)
+            code, failed = run(tree, "-x", *chosen, *files)
             if code not in (0, NO_TESTS):
                 return failed[0] if failed else f"pytest ended with {code}"
         return ""
@@ -70,13 +77,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mutants-") as made:
         tree = copied(Path(made))
         files = sorted({f"tests/{name}" for mutant in chosen if mutant.name not in found for name in mutant.tests})
-        if files and not asked.no_baseline and (failed := run(tree, *TIERS[asked.tier], *files)[1]):
-            print(f"unbroken code fails {failed[0]}: nothing can be told")
-            return 2
+        options = [*TIERS[asked.tier]]
+        if files and not asked.no_baseline:
+            failed = run(tree, *options, *files)[1]
+            print(f"{len(failed)} tests fail without a mutant, and are left out: {' '.join(failed)}" * bool(failed))
+            options += [f"--deselect={test}" for test in failed]
         for mutant in chosen:
             start = time.monotonic()
             if mutant.name not in found:
-                found[mutant.name] = judge(tree, mutant, asked.tier, not asked.quick)
+                found[mutant.name] = judge(tree, mutant, options, not asked.quick)
                 if asked.out:
                     with asked.out.open("a") as file:
                         file.write(json.dumps({"mutant": mutant.name, "test": found[mutant.name]}) + "\n")
