@@ -11,7 +11,12 @@ BEGIN, END = "<!-- files: begin -->\n", "<!-- files: end -->\n"
 
 def files():
     """Return the modules and scripts of the package, each folder's `__init__.py` first."""
-    found = (path.relative_to(SOURCE) for kind in ("py", "js") for path in SOURCE.rglob(f"*.{kind}") if path.parent.name != "bundles")
+    found = (
+        path.relative_to(SOURCE)
+        for kind in ("py", "js")
+        for path in SOURCE.rglob(f"*.{kind}")
+        if path.parent.name != "bundles"
+    )
     return sorted(found, key=lambda path: (path.parent.parts, path.name != "__init__.py", path.name))
 
 
