@@ -4,8 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
+import vitscope
 from tests.helpers.distributions import blocks
+from tests.models import toys as zoo
 from vitscope.methods.base import METHODS
 
 ROOT = Path(__file__).parent.parent
@@ -20,13 +23,31 @@ def test_the_readmes_python_runs(photo, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in ("photo.jpg", "other.jpg"):
         Image.open(photo).convert("RGB").save(name)
-    (code,) = blocks("README.md", "python")
+    code, _ = blocks("README.md", "python")
     names = {}
     exec(compile(code, "README.md", "exec"), names)
     assert (tmp_path / "overlay.png").exists()
     assert (tmp_path / "result" / "manifest.json").exists()
     assert names["rows"].shape == (1, 6, 1, 1 + 30 * 45)
     assert "(1, 6, 1351, 1351)" in capsys.readouterr().out
+
+
+def test_the_readmes_loop_runs(capsys):
+    from torch.utils.data import DataLoader, TensorDataset
+
+    row = next(row for row in zoo.ROWS if row.name == "vit")
+    pixels, labels = torch.randn(4, 3, *row.size), torch.tensor([1, 0, 3, 2])
+    _, code = blocks("README.md", "python")
+    names = {
+        "vitscope": vitscope,
+        "model": row.model(),
+        "loader": DataLoader(TensorDataset(pixels, labels), batch_size=2),
+    }
+    exec(compile(code, "README.md", "exec"), names)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("['LABEL_1', 'LABEL_0']")
+    assert second.startswith("['LABEL_3', 'LABEL_2']")
+    assert names["found"].maps.shape == (2, *names["scope"].layout.grid)
 
 
 def test_every_command_is_in_the_readme_and_the_other_way_round():

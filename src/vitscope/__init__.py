@@ -20,7 +20,9 @@ from vitscope.errors import (
     MissingDependencyError,
     ModelError,
     ResultError,
+    Support,
     UnknownNameError,
+    UnsupportedError,
     UsageError,
     VitscopeError,
 )
@@ -28,21 +30,41 @@ from vitscope.errors import (
 if TYPE_CHECKING:
     from vitscope.attention import AttentionStore
     from vitscope.attention.capture import capture
-    from vitscope.engine.options import Failure, Options
+    from vitscope.engine.attribution import Attribution
+    from vitscope.engine.auto import MethodChoice
+    from vitscope.engine.options import ExplainOptions, Failure, Options
+    from vitscope.engine.request import Request
+    from vitscope.engine.runner import Prepared
+    from vitscope.evaluation.masked import MaskedPrediction
     from vitscope.explanation import Explanation
     from vitscope.geometry import ImageRegion, TokenLayout
+    from vitscope.images import Picture
     from vitscope.methods.targets import similar_to, text
-    from vitscope.scope import Scope, load
+    from vitscope.metrics.attention_statistics import Statistics
+    from vitscope.metrics.measurement import Measurement
+    from vitscope.scope import Scope, attribute, load
+    from vitscope.viewer.view import View
     from vitscope.viewer.widget import widget_of
 
 _HOMES = {
     "AttentionStore": "attention",
+    "Attribution": "engine.attribution",
+    "ExplainOptions": "engine.options",
     "Explanation": "explanation",
     "Failure": "engine.options",
     "ImageRegion": "geometry",
+    "MaskedPrediction": "evaluation.masked",
+    "Measurement": "metrics.measurement",
+    "MethodChoice": "engine.auto",
     "Options": "engine.options",
+    "Picture": "images",
+    "Prepared": "engine.runner",
+    "Request": "engine.request",
     "Scope": "scope",
+    "Statistics": "metrics.attention_statistics",
     "TokenLayout": "geometry",
+    "View": "viewer.view",
+    "attribute": "scope",
     "capture": "attention.capture",
     "load": "scope",
     "similar_to": "methods.targets",
@@ -52,23 +74,36 @@ _HOMES = {
 
 __all__ = [
     "AttentionStore",
+    "Attribution",
     "CaptureError",
+    "ExplainOptions",
     "Explanation",
     "Failure",
     "ImageError",
     "ImageRegion",
     "LayoutError",
+    "MaskedPrediction",
+    "Measurement",
+    "MethodChoice",
     "MethodError",
     "MissingDependencyError",
     "ModelError",
     "Options",
+    "Picture",
+    "Prepared",
+    "Request",
     "ResultError",
     "Scope",
+    "Statistics",
+    "Support",
     "TokenLayout",
     "UnknownNameError",
+    "UnsupportedError",
     "UsageError",
+    "View",
     "VitscopeError",
     "__version__",
+    "attribute",
     "capture",
     "load",
     "similar_to",

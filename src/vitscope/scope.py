@@ -2,17 +2,18 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Unpack, overload
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vitscope.attention import AttentionStore
 from vitscope.engine import inspection
+from vitscope.engine.attribution import Attribution
 from vitscope.engine.auto import MethodChoice
 from vitscope.engine.engine import Engine
-from vitscope.engine.options import Failure, Progress, options_of
+from vitscope.engine.options import ExplainOptions, Failure, Progress, Targets, options_of
 from vitscope.engine.request import Request
 from vitscope.engine.runner import Prepared
 from vitscope.errors import Support
@@ -28,7 +29,7 @@ from vitscope.models.base import ModelAdapter
 from vitscope.models.loading import DEFAULT_MODEL, open_model, pick_device
 from vitscope.viewer.view import View, view
 
-__all__ = ["Scope", "load"]
+__all__ = ["Scope", "attribute", "load"]
 
 
 class Scope:
@@ -88,50 +89,153 @@ class Scope:
         """Return every method by name: whether it applies to this model, and why not."""
         return self.engine.methods()
 
-    def recommend(self, **options: Any) -> MethodChoice:
+    def recommend(self, *, targets: "Targets | None" = None, **options: Unpack[ExplainOptions]) -> MethodChoice:
         """Choose the method that `method="auto"` stands for, given this model and these options of `explain`."""
-        return self.engine.recommend(options_of(options))
+        return self.engine.recommend(options_of({"targets": targets, **options}))
 
-    @overload
-    def explain(self, image: ImageLike, **options: Any) -> Explanation: ...
-    @overload
-    def explain(self, image: Sequence[ImageLike], **options: Any) -> list[Explanation]: ...
+    def validate(self, *, targets: "Targets | None" = None, **options: Unpack[ExplainOptions]) -> Request:
+        """Settle the method and all its options as `explain` would, and every target on a grey image.
 
-    def explain(self, image: Any, *, progress: Progress | None = None, **options: Any) -> Any:
-        """Explain one picture, or several as a batch.
+        Raises:
+            UsageError: a method, option or target that does not exist or does not fit.
+            UnsupportedError: a method that does not apply to this model.
+
+        Cost: one forward where there is a target.
+        """
+        return self.engine.validate(options_of({"targets": targets, **options}))
+
+    @overload  # a str is one image, though it is a sequence of str
+    def explain(  # type: ignore[overload-overlap]
+        self,
+        image: ImageLike,
+        *,
+        targets: None = ...,
+        progress: Progress | None = ...,
+        **options: Unpack[ExplainOptions],
+    ) -> Explanation: ...
+    @overload
+    def explain(  # type: ignore[overload-overlap]
+        self, image: ImageLike, *, targets: Targets, progress: Progress | None = ..., **options: Unpack[ExplainOptions]
+    ) -> list[Explanation]: ...
+    @overload
+    def explain(
+        self,
+        image: Sequence[ImageLike],
+        *,
+        targets: None = ...,
+        progress: Progress | None = ...,
+        **options: Unpack[ExplainOptions],
+    ) -> list[Explanation]: ...
+    @overload
+    def explain(
+        self,
+        image: Sequence[ImageLike],
+        *,
+        targets: Targets,
+        progress: Progress | None = ...,
+        **options: Unpack[ExplainOptions],
+    ) -> list[list[Explanation]]: ...
+
+    def explain(
+        self, image: Any, *, targets: Any = None, progress: Progress | None = None, **options: Unpack[ExplainOptions]
+    ) -> Any:
+        """Explain one image, or several as a batch.
 
         Args:
             image: a path, a Pillow image or an `(H, W, 3)` uint8 array; a list of them gives a list.
+            targets: several targets, each explained for every image, from one forward: a list for each image.
             progress: called with (method, done, total) while a method runs many forwards, once for each batch of them.
-            options: the fields of `Options`, and the method's own options (`layers=`, `residual_weight=`, ...).
+            options: the fields of `Options` and the method's own options (`layers=`, `residual_weight=`, ...); `target`
+                is one target, or a list with one for each image.
 
         Raises:
-            ImageError: a picture that cannot be used; of several, the first such stops the call (see `explain_many`).
+            ImageError: an image that cannot be used; of several, the first such stops the call (see `explain_many`).
             UsageError: a method or option that does not exist or does not fit.
-            MethodError: a method that does not apply to this model.
+            UnsupportedError: a method that does not apply to this model.
         """
-        chosen = options_of(options)
-        several = isinstance(image, Sequence) and not isinstance(image, str)
+        several = isinstance(image, Sequence) and not isinstance(image, (str, bytes, bytearray))
+        images = image if several else [image]
         results = []
-        for outcome in self.engine.explain_many(image if several else [image], chosen, progress):
+        for outcome in self.explain_many(images, targets=targets, progress=progress, **options):
             if isinstance(outcome, Failure):
                 raise outcome.error
-            results.append(outcome if chosen.several else outcome[0])
+            results.append(outcome)
         return results if several else results[0]
 
+    @overload
     def explain_many(
-        self, images: Iterable[ImageLike | Prepared], *, progress: Progress | None = None, **options: Any
+        self,
+        images: Iterable[ImageLike | Prepared],
+        *,
+        targets: None = ...,
+        progress: Progress | None = ...,
+        **options: Unpack[ExplainOptions],
+    ) -> Iterator[Explanation | Failure]: ...
+    @overload
+    def explain_many(
+        self,
+        images: Iterable[ImageLike | Prepared],
+        *,
+        targets: Targets,
+        progress: Progress | None = ...,
+        **options: Unpack[ExplainOptions],
+    ) -> Iterator[list[Explanation] | Failure]: ...
+
+    def explain_many(
+        self,
+        images: Iterable[ImageLike | Prepared],
+        *,
+        targets: Any = None,
+        progress: Progress | None = None,
+        **options: Unpack[ExplainOptions],
     ) -> Iterator[Any]:
         """Explain images as they come, in their order; a bad one becomes a Failure and the others go on.
 
         The arguments are those of `explain`.
 
         Yields:
-            An Explanation, or with several targets a list of them, or a Failure.
+            An Explanation, or with `targets` a list of them, or a Failure.
         """
-        chosen = options_of(options)
+        chosen = options_of({"targets": targets, **options})
         for outcome in self.engine.explain_many(images, chosen, progress):
             yield outcome if isinstance(outcome, Failure) or chosen.several else outcome[0]
+
+    @overload
+    def attribute(
+        self, pixels: Tensor, *, targets: None = ..., progress: Progress | None = ..., **options: Unpack[ExplainOptions]
+    ) -> Attribution: ...
+    @overload
+    def attribute(
+        self, pixels: Tensor, *, targets: Targets, progress: Progress | None = ..., **options: Unpack[ExplainOptions]
+    ) -> list[Attribution]: ...
+
+    def attribute(
+        self,
+        pixels: Tensor,
+        *,
+        targets: Any = None,
+        progress: Progress | None = None,
+        **options: Unpack[ExplainOptions],
+    ) -> Any:
+        """Make maps of pixels that are ready for the model, for loops of your own.
+
+        Args:
+            pixels: `(B, 3, H, W)` of any float type on any device, normalised as the model wants them; nothing is
+                resized, cropped or normalised. All of them go through the model in one forward.
+            targets: several targets, each explained for every image, from one forward.
+            progress: called with (method, done, total) while a method runs many forwards.
+            options: as for `explain`; `size` does not apply.
+
+        Returns:
+            Maps as tensors on the device of the pixels; with `targets` a list, one for each target.
+
+        Raises:
+            UsageError: no such pixels, or a method, option or target that does not exist or does not fit.
+            UnsupportedError: a method that does not apply to this model.
+            MethodError: a map that is not finite.
+        """
+        found = self.engine.attribute(pixels, options_of({"targets": targets, **options}), progress)
+        return found[0] if targets is None else found
 
     def prepare(self, image: ImageLike, *, size: int | None = None) -> Prepared:
         """Read an image and make its pixels ready, which may be done ahead of the model and in other threads.
@@ -141,17 +245,6 @@ class Scope:
             UsageError: a size that the model does not take.
         """
         return self.engine.prepare(image, size=size)
-
-    def validate(self, **options: Any) -> Request:
-        """Settle the method and all its options as `explain` would, and every target on a grey image.
-
-        Raises:
-            UsageError: a method, option or target that does not exist or does not fit.
-            UnsupportedError: a method that does not apply to this model.
-
-        Cost: one forward where there is a target.
-        """
-        return self.engine.validate(options_of(options))
 
     def attention(self, image: ImageLike | Sequence[ImageLike], *, size: int | None = None) -> AttentionStore:
         """All attention of one forward: `store[layer].rows(...)`, for one picture or several of one input size."""
@@ -206,7 +299,7 @@ class Scope:
         return inspection.logit_lens(self.engine, image, target, size, progress)
 
     def compare(
-        self, one: ImageLike, other: ImageLike, *, progress: Progress | None = None, **options: Any
+        self, one: ImageLike, other: ImageLike, *, progress: Progress | None = None, **options: Unpack[ExplainOptions]
     ) -> tuple[Explanation, Explanation]:
         """Which regions make two pictures alike: a map on each, whose target is the other's feature.
 
@@ -219,7 +312,7 @@ class Scope:
         Raises:
             UsageError: a method without a target, or a target of one's own.
         """
-        return inspection.compare(self.engine, one, other, options, progress)
+        return inspection.compare(self.engine, one, other, dict(options), progress)
 
     def statistics(
         self,
@@ -357,3 +450,50 @@ def load(
     if first is None:
         return Scope(adapter, pick_device(device), torch.float32)
     return Scope(adapter, first.device, first.dtype)
+
+
+@overload
+def attribute(
+    model: str | Path | nn.Module,
+    pixels: Tensor,
+    *,
+    layout: TokenLayout | None = ...,
+    targets: None = ...,
+    progress: Progress | None = ...,
+    **options: Unpack[ExplainOptions],
+) -> Attribution: ...
+@overload
+def attribute(
+    model: str | Path | nn.Module,
+    pixels: Tensor,
+    *,
+    layout: TokenLayout | None = ...,
+    targets: Targets,
+    progress: Progress | None = ...,
+    **options: Unpack[ExplainOptions],
+) -> list[Attribution]: ...
+
+
+def attribute(
+    model: str | Path | nn.Module,
+    pixels: Tensor,
+    *,
+    layout: TokenLayout | None = None,
+    targets: Any = None,
+    progress: Progress | None = None,
+    **options: Unpack[ExplainOptions],
+) -> Any:
+    """Load a model and make maps of pixels that are ready for it, in one call.
+
+    In a loop, call `load` once and `Scope.attribute` for each batch: loading may run the model to find its tokens.
+
+    Args:
+        model: as for `load`.
+        pixels: as for `Scope.attribute`.
+        layout: as for `load`.
+        targets: as for `Scope.attribute`.
+        progress: as for `Scope.attribute`.
+        options: as for `Scope.attribute`.
+    """
+    scope = load(model, layout=layout)
+    return scope.attribute(pixels, targets=targets, progress=progress, **options)

@@ -142,7 +142,7 @@ def test_half_precision_gives_finite_maps(model, name, dtype):
 @every_method
 def test_the_target_changes_maps_that_use_it_and_no_others(name):
     scope, method = scope_of("vit"), METHODS.get(name)
-    first, second = explained(scope, PHOTOS[0], name, target=[0, 1])
+    first, second = explained(scope, PHOTOS[0], name, targets=[0, 1])
     same = np.array_equal(values(first), values(second))
     assert same != ("target" in method.requires)
     told = [note for note in first.provenance["notes"] if "class-agnostic" in note]

@@ -325,7 +325,7 @@ class TestSeveralTargets:
         scope, forwards = scope_of(), []
         scope.explain(PHOTOS[0], method="relevance", target=0)
         handle = scope.model.register_forward_hook(lambda *_: forwards.append(1))
-        several = scope.explain(PHOTOS[:2], method="relevance", target=[0, 3, 4])
+        several = scope.explain(PHOTOS[:2], method="relevance", targets=[0, 3, 4])
         handle.remove()
         assert len(forwards) == 1
         assert [[e.target for e in row] for row in several] == [["LABEL_0", "LABEL_3", "LABEL_4"]] * 2
@@ -335,5 +335,5 @@ class TestSeveralTargets:
                 np.testing.assert_allclose(all_values(e), all_values(alone), rtol=1e-6)
 
     def test_no_target_at_all(self):
-        with pytest.raises(UsageError, match="no target"):
-            scope_of().explain(PHOTOS[0], method="relevance", target=[])
+        with raises(UsageError, "engine.no-targets"):
+            scope_of().explain(PHOTOS[0], method="relevance", targets=[])

@@ -473,7 +473,7 @@ def test_just_those_are_refused_that_need_the_same_tokens_everywhere(name):
 def test_a_fused_batch_is_its_eager_singles_and_classes_count_where_they_should(name, method):
     if (name, method) == ("timm-cait", "value-rollout"):
         return  # refused, see above
-    (first, other), (second, _) = explained(name, method, (0, 1), target=[0, 3])
+    (first, other), (second, _) = explained(name, method, (0, 1), targets=[0, 3])
     singles = [explained(name, method, (seed,), eager=True, target=0)[0] for seed in (0, 1)]
     largest = max(np.abs(values(e)).max() for e in (first, second, other))
     for got, wanted in zip((first, second), singles, strict=True):

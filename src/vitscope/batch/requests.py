@@ -59,7 +59,7 @@ def method_requests(scope: "Scope", plan: BatchPlan, *, validate: bool = True) -
         parsed = [None if words is None else parse_target(words) for words in targets]
         options: dict[str, Any] = {
             "method": name,
-            "target": parsed if len(parsed) > 1 else parsed[0],
+            **({"targets": parsed} if len(parsed) > 1 else {"target": parsed[0]}),
             "gradient_rule": plan.gradient_rule,
             "refine": plan.refine,
             "size": plan.size,

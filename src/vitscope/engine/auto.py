@@ -65,7 +65,7 @@ def choose_method(adapter: ModelAdapter, options: Options, supports: Callable[[M
         return MethodChoice(own.pop("method"), own, drawing=adapter.overlay_options)
     evidence = "evidence for the class" if adapter.labels else "evidence for the target"
     wanted = [(name, rule, evidence) for name, rule in EVIDENCE]
-    if not adapter.labels and options.target is None:
+    if not adapter.labels and all(target is None for target in options.all_targets):
         wanted = []
     wanted += [(OBJECTS, "plain", "what is looked at, and what is alike"), (LAST, "plain", "what is looked at")]
     refused: list[str] = []

@@ -1,6 +1,6 @@
 """One model at work: options settled, images explained in batches, one result for each image and target."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from vitscope._messages import msg
 from vitscope.attention import AttentionStore
+from vitscope.engine.attribution import Attribution, attribution_of, check_pixels
 from vitscope.engine.auto import MethodChoice, choose_method
 from vitscope.engine.capabilities import Capabilities
-from vitscope.engine.options import Failure, Options, Progress
-from vitscope.engine.provenance import padding_share, provenance
+from vitscope.engine.options import OPTION_NAMES, Failure, Options, Progress, target_of
+from vitscope.engine.provenance import notes_of, provenance
 from vitscope.engine.request import Request, Tick, relevances
 from vitscope.engine.runner import ModelRunner, Prepared
 from vitscope.errors import Support, UnsupportedError, UsageError, VitscopeError
@@ -81,14 +84,14 @@ class Engine(ModelRunner):
             chosen.pop("layers", None)
         if choice and options.gradient_rule == "plain":
             options = replace(options, gradient_rule=choice.gradient_rule)
-        return Request(options, method, method.check(chosen | dict(options.method_options)), choice)
+        return Request(options, method, method.check(chosen | dict(options.method_options), OPTION_NAMES), choice)
 
     def validate(self, options: Options) -> Request:
         """Settle the options, and every target on a grey image; see `Scope.validate`."""
         request = self.resolve(options)
         if request.follows_target:
             answer = self.answer(self.prepare_pixels(_GREY, options.size)[0][None])
-            for target in request.options.targets:
+            for target in options.all_targets:
                 self.scorer(target, answer)
         return request
 
@@ -113,13 +116,17 @@ class Engine(ModelRunner):
         Yields:
             One explanation for each target, or what went wrong with the image.
         """
-        request = self.resolve(options)
+        request, count = self.resolve(options), 0
         tick = partial(progress, request.method.name) if progress else _silent
+        if isinstance(images, Sized):
+            options.check_count(len(images))
         waiting = iter(images)
         while window := list(islice(waiting, 2 * options.batch_size)):
+            first, count = count, count + len(window)
+            options.check_count(count, all_of_them=False)
             outcomes: dict[int, list[Explanation] | Failure] = {}
             groups: dict[tuple[int, int], dict[int, Prepared]] = {}
-            for position, image in enumerate(window):
+            for position, image in enumerate(window, first):
                 try:
                     ready = self._ready(image, options.size)
                 except VitscopeError as error:
@@ -130,29 +137,65 @@ class Engine(ModelRunner):
                 waiting_in_group = iter(group.items())
                 most = options.batch_size if self.adapter.supports_batches else 1
                 while part := dict(islice(waiting_in_group, most)):
-                    outcomes |= zip(part, self.explain_batch(list(part.values()), request, tick), strict=True)
-            yield from (outcomes[position] for position in range(len(window)))
+                    found = self.explain_batch(list(part.values()), request, options.runs(list(part)), tick)
+                    outcomes |= zip(part, found, strict=True)
+            yield from (outcomes[position] for position in range(first, count))
+        options.check_count(count)
 
     def explain_batch(
-        self, batch: Sequence[Prepared], request: Request, tick: Tick = lambda done, total: None
+        self,
+        batch: Sequence[Prepared],
+        request: Request,
+        targets: "Sequence[Target | list[Target]]",
+        tick: Tick = lambda done, total: None,
     ) -> list[list[Explanation] | Failure]:
-        """Explain images of one input size in one forward; one outcome for each image."""
+        """Explain images of one input size in one forward.
+
+        Args:
+            batch: the images.
+            request: what to compute.
+            targets: each for all images, or a list with one for each.
+            tick: called with (done, total) while the method runs many forwards.
+
+        Returns:
+            One outcome for each image: an explanation for each of `targets`, or what went wrong.
+        """
         forward = request.forward(self, torch.stack([image.pixels for image in batch]))
-        targets = request.options.targets
         explained: list[list[Explanation]] = [[] for _ in batch]
         failed: dict[int, Failure] = {}
         for target, found in zip(targets, relevances(self, request, forward, targets, tick), strict=True):
             values, scores = found.values.float().cpu().numpy(), found.score.float().tolist()
             for row, image in enumerate(batch):
-                told = self.provenance(request, image.picture, target)
+                told = self.provenance(request, image.picture, target_of(target, row))
                 if found.target is not None:
                     told["target"], told["score"] = found.target[row], scores[row]
-                told["notes"] += found.notes[row] + padding_share(forward.store, request.method, values[row])
+                told["notes"] += found.notes[row]
                 try:
                     explained[row].append(self.explanation(request, forward.store, values[row], row, image, told))
                 except VitscopeError as error:  # a map that is not finite, say
                     failed.setdefault(row, Failure(image.picture.source, error))
         return [failed.get(row, made) for row, made in enumerate(explained)]
+
+    def attribute(
+        self, pixels: Float[Tensor, "B 3 Hi Wi"], options: Options, progress: Progress | None = None
+    ) -> list[Attribution]:
+        """Make maps of pixels that are ready for the model, once for each target; see `Scope.attribute`."""
+        check_pixels(pixels, options.size)
+        options.check_count(len(pixels))
+        request = self.resolve(options)
+        tick = partial(progress, request.method.name) if progress else _silent
+        step = len(pixels) if self.adapter.supports_batches else 1
+        numbers = range(len(pixels))
+        batches = [
+            relevances(self, request, request.forward(self, pixels[part]), options.runs(numbers[part]), tick)
+            for part in (slice(start, start + step) for start in numbers[::step])
+        ]
+        layout, results = self.adapter.layout((pixels.shape[2], pixels.shape[3])), []
+        for target, parts in zip(options.runs(numbers), zip(*batches, strict=True), strict=True):
+            own = [found for part in parts for found in part.notes]
+            notes = [[*notes_of(self.adapter, request, target_of(target, n)), *own[n]] for n in numbers]
+            results.append(attribution_of(request, layout, parts, notes, pixels.device))
+        return results
 
     def explanation(
         self,

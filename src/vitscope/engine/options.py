@@ -1,33 +1,85 @@
-"""What can be asked of an explanation: the one schema behind keywords, flags, forms and manifests."""
+"""The options of an explanation: the one schema behind keywords, flags, forms and manifests."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypedDict
 
+import numpy as np
+from torch import Tensor
+
+from vitscope._messages import msg
+from vitscope.attention import LayerSpec
 from vitscope.attention.gradient_rules import GRADIENT_RULES, GradientRuleName
 from vitscope.errors import UnknownNameError, UsageError, VitscopeError
-from vitscope.methods.targets import Target
+from vitscope.methods.targets import SimilarTo, Target, Text
 
-__all__ = ["Failure", "Options", "Progress", "options_of"]
+__all__ = ["OPTION_NAMES", "ExplainOptions", "Failure", "Options", "Progress", "Targets", "options_of", "target_of"]
 
 Progress: TypeAlias = Callable[[str, int, int], None]
+Refinement: TypeAlias = Literal["none", "affinity"]
+Targets: TypeAlias = "Sequence[Target] | Tensor | np.ndarray"
+
+
+class ExplainOptions(TypedDict, total=False):
+    """The keywords of `Scope.explain` and of all that take the same: the fields of `Options`, and options of methods.
+
+    Options of methods from other packages go into `method_options`.
+    """
+
+    method: str
+    target: "Target | Targets"
+    gradient_rule: GradientRuleName
+    refine: Refinement
+    size: int | None
+    batch_size: int
+    seed: int
+    method_options: Mapping[str, Any]
+
+    at: Literal["norm", "input", "output"]
+    baseline: float
+    by: Literal["attention", "both"]
+    cells: int
+    component: int
+    detail: float
+    discard_ratio: float
+    fill: float
+    head: Literal["mean", "max", "min"] | int
+    head_fusion: Literal["mean", "max", "min"] | int
+    keep: float
+    layer: int
+    layers: LayerSpec
+    masks: int
+    noise: float
+    normalise: bool
+    query: str | int
+    readout: Literal["mean", "own"]
+    residual_weight: float
+    restart: float
+    samples: int
+    share: float
+    start_layer: int | None
+    steps: int
+    stride: int
+    temperature: float
+    window: int
 
 
 @dataclass(frozen=True)
 class Options:
-    """What can be asked of an explanation: the one schema behind keywords, flags, forms and manifests.
+    """What to compute of each image.
 
     Attributes:
         method: a method's name, or `auto` for what suits the model; what was taken is in the provenance.
         target: what to explain, for methods that use gradients: a class by number or name, `"tabby - tiger"`,
             `vitscope.text("a cat")`, `vitscope.similar_to(image)`, a function of the model's answer; None is the
-            predicted class, and for a feature model the feature's own norm. A list of these gives each picture a list
-            of explanations, from one forward.
+            predicted class, and for a feature model the feature's own norm. A list, array or tensor of these has one
+            for each image.
+        targets: several of these, each explained for every image, from one forward.
         refine: `affinity` spreads the finished map along what patches have in common (`methods.refine.spread`).
         gradient_rule: by which rules gradients go back through the model: `plain`, `libra` or `attnlrp`.
         size: input size: the photo keeps its aspect ratio, nothing is cropped, about `size ** 2` pixels go in. None is
             the model's own preprocessing.
-        batch_size: pictures that go through the model together; those of one size do.
+        batch_size: images that go through the model together; those of one size do.
         seed: for methods that draw random numbers.
         method_options: the method's own options.
     """
@@ -35,45 +87,120 @@ class Options:
     method: str = "auto"
     target: Any = None
     gradient_rule: GradientRuleName = "plain"
-    refine: Literal["none", "affinity"] = "none"
+    refine: Refinement = "none"
     size: int | None = None
     batch_size: int = 8
     seed: int = 0
     method_options: Mapping[str, Any] = field(default_factory=dict)
+    targets: Any = None
 
     def __post_init__(self) -> None:
         if self.size is not None and not 16 <= self.size <= 8192:
-            raise UsageError(f"size is between 16 and 8192 pixels, not {self.size}")
+            raise UsageError(msg("engine.size", "{@size} is between 16 and 8192 pixels, not {size}", size=self.size))
         if self.batch_size < 1:
-            raise UsageError(f"batch_size is at least 1, not {self.batch_size}")
+            raise UsageError(
+                msg("engine.batch-size", "{@batch_size} is at least 1, not {batch_size}", batch_size=self.batch_size)
+            )
         if self.gradient_rule not in GRADIENT_RULES:
-            raise UnknownNameError("gradient_rule", self.gradient_rule, GRADIENT_RULES)
+            raise UnknownNameError("gradient rule", self.gradient_rule, GRADIENT_RULES)
         if self.refine not in ("none", "affinity"):
             raise UnknownNameError("refinement", self.refine, ["none", "affinity"])
-        if self.several and not self.target:
-            raise UsageError("no target is given in the list of targets")
+        object.__setattr__(self, "target", _checked(self.target))
+        if self.targets is not None:
+            object.__setattr__(self, "targets", _checked(self.targets))
+            self._check_targets()
+
+    def _check_targets(self) -> None:
+        if not isinstance(self.targets, list):
+            raise UsageError(
+                msg(
+                    "engine.targets-not-several", "{@targets} is a list of targets, not {target!r}", target=self.targets
+                ),
+                msg("engine.targets-not-several.hint", "pass one target as target="),
+            )
+        if not self.targets:
+            raise UsageError(msg("engine.no-targets", "the list of targets is empty"))
+        if self.target is not None:
+            raise UsageError(
+                msg("engine.target-and-targets", "target= and targets= exclude each other"),
+                msg("engine.target-and-targets.hint", "targets= explains several of every image, target= one of each"),
+            )
 
     @property
     def several(self) -> bool:
-        """Are several targets asked for?"""
-        return isinstance(self.target, (list, tuple))
+        """Does every image have several targets?"""
+        return self.targets is not None
 
     @property
-    def targets(self) -> list[Target]:
-        """The targets, one or more."""
-        return list(self.target) if self.several else [self.target]
+    def all_targets(self) -> list[Target]:
+        """Every target that occurs."""
+        if self.targets is not None:
+            return list(self.targets)
+        return list(self.target) if isinstance(self.target, list) else [self.target]
+
+    def runs(self, images: Sequence[int]) -> "list[Target | list[Target]]":
+        """Return the targets of some images, given by number: each for all of them, or a list with one for each."""
+        if self.targets is not None:
+            return list(self.targets)
+        return [[self.target[image] for image in images] if isinstance(self.target, list) else self.target]
+
+    def check_count(self, images: int, *, all_of_them: bool = True) -> None:
+        """Check that there are as many targets as images, where each image has its own.
+
+        Raises:
+            UsageError: there are not.
+        """
+        if not isinstance(self.target, list):
+            return
+        if images > len(self.target) or (all_of_them and images < len(self.target)):
+            raise UsageError(
+                msg(
+                    "engine.target-count",
+                    "target= has {targets} entries for {images} images: it has one for each",
+                    targets=len(self.target),
+                    images=images,
+                ),
+                msg("engine.target-count.hint", "targets=[...] explains several targets of every image"),
+            )
+
+
+OPTION_NAMES = tuple(Options.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A picture that could not be explained, and why."""
+    """An image that could not be explained, and why."""
 
     source: str
     error: VitscopeError
 
 
 def options_of(given: Mapping[str, Any]) -> Options:
-    """Options from keywords: those that are none of its fields are the method's own."""
-    known = {name: given[name] for name in Options.__dataclass_fields__ if name in given and name != "method_options"}
+    """Make options from keywords: those that are none of the fields are the method's own."""
+    known = {name: given[name] for name in OPTION_NAMES if name in given and name != "method_options"}
     own = {name: value for name, value in given.items() if name not in known and name != "method_options"}
     return Options(**known, method_options=own | dict(given.get("method_options", {})))
+
+
+def target_of(target: "Target | list[Target]", image: int) -> Target:
+    """Return the target of one image of a batch."""
+    return target[image] if isinstance(target, list) else target
+
+
+def _checked(target: Any) -> Any:
+    """Return one target, or a list of them, with plain integers for those of numpy and torch."""
+    if isinstance(target, (np.ndarray, np.integer, Tensor)):
+        target = target.tolist()
+    if isinstance(target, (list, tuple)):
+        found = [_checked(one) for one in target]
+        if not any(isinstance(one, list) for one in found):
+            return found
+    elif target is None or isinstance(target, (int, str, SimilarTo, Text)) or callable(target):
+        return target
+    raise UsageError(
+        msg("engine.target-kind", "{target} is not a target", target=repr(target)),
+        msg(
+            "engine.target-kind.hint",
+            "a class by number or name, vitscope.text(...), vitscope.similar_to(...) or a function of the answer",
+        ),
+    )

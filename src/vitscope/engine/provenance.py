@@ -6,21 +6,17 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
 import torch
 
 from vitscope._version import __version__
-from vitscope.attention import AttentionStore
 from vitscope.engine.options import Options
 from vitscope.engine.request import Request
 from vitscope.images import Picture
-from vitscope.methods.base import Method
 from vitscope.methods.targets import Target
 from vitscope.models.base import ModelAdapter
 
-__all__ = ["notes_of", "padding_share", "provenance"]
+__all__ = ["notes_of", "provenance"]
 
-_TOLD_SHARE = 0.01
 _OPTIONS = [
     name for name in Options.__dataclass_fields__ if name not in ("method", "target", "targets", "method_options")
 ]
@@ -70,14 +66,6 @@ def notes_of(adapter: ModelAdapter, request: Request, target: Target = None) -> 
         why = f"has its own rules, {method.gradient_rule}" if method.gradient_rule else "uses no gradient"
         notes.append(f"{method.name} {why}: gradient_rule {options.gradient_rule} changes nothing")
     return notes
-
-
-def padding_share(store: AttentionStore, method: Method, relevance: np.ndarray) -> list[str]:
-    """A note on the weight that lies on padding beyond the picture, where there is more than a hundredth."""
-    share = 1 - float(relevance.sum())
-    if store.chain is None or not method.sums_to_one or share < _TOLD_SHARE:
-        return []
-    return [f"{share:.0%} of the weight lies on padding that the model adds beyond the picture, and is not drawn"]
 
 
 @cache

@@ -117,11 +117,31 @@ def relevances(
         if request.options.refine == "affinity":
             values = _refined(values, forward.tokens(), len(runner.layout.prefix))
             notes = [[*one, _REFINED] for one in notes]
+        notes = [own + beyond for own, beyond in zip(notes, _padding(store, request.method, values), strict=True)]
         made.append(Relevance(values, scorer.words if scorer else None, score.detach(), notes))
     return made
 
 
+_NOTED_SHARE = 0.01
 _REFINED = msg("engine.refined", "refined: the method's map is spread along what patches have in common")
+
+
+def _padding(store: AttentionStore, method: Method, values: Float[Tensor, "B N"]) -> list[list[str]]:
+    """Return a note on the weight that lies on padding, for each image where it is more than a hundredth."""
+    if store.chain is None or not method.sums_to_one:
+        return [[] for _ in values]
+    return [
+        [
+            msg(
+                "engine.padding",
+                "{share} of the weight lies on padding that the model adds beyond the image, and is not shown",
+                share=f"{share:.0%}",
+            )
+        ]
+        if share >= _NOTED_SHARE
+        else []
+        for share in (1 - values.float().sum(1)).tolist()
+    ]
 
 
 def _context(

@@ -344,7 +344,7 @@ def _again(
     request = Request(options, method, params)
 
     def again(pixels: Tensor) -> np.ndarray:
-        (made,) = engine.explain_batch([Prepared(picture, pixels, region, options.size)], request)
+        (made,) = engine.explain_batch([Prepared(picture, pixels, region, options.size)], request, options.runs([0]))
         if isinstance(made, Failure):
             raise made.error
         return made[0].map

@@ -142,8 +142,12 @@ class Method:
             reason=reason,
         )
 
-    def check(self, options: Mapping[str, Any]) -> dict[str, Any]:
+    def check(self, options: Mapping[str, Any], also: Iterable[str] = ()) -> dict[str, Any]:
         """Return the full set of options, defaults filled in.
+
+        Args:
+            options: by name.
+            also: names that are no options of a method, to be suggested where one of them was meant.
 
         Raises:
             UsageError: an option that this method does not have, or a value of another kind or not one of its choices.
@@ -151,7 +155,7 @@ class Method:
         for name, value in options.items():
             if name not in self.options:
                 kind = msg("methods.option-of", "option of the method '{method}'", method=self.name)
-                raise UnknownNameError(kind, name, self.options)
+                raise UnknownNameError(kind, name, self.options, also)
             self.options[name].check(value)
         return {name: option.default for name, option in self.options.items()} | dict(options)
 

@@ -284,7 +284,7 @@ def _classes(
     """Make a map of each predicted class."""
     for name in (CLASSES, "relevance") if labels else ():
         try:
-            made = engine.explain(image, replace(asked.options(name), target=labels), asked.progress)
+            made = engine.explain(image, replace(asked.options(name), target=None, targets=labels), asked.progress)
             return list(zip(made, labels, strict=True))
         except VitscopeError as error:
             missing.append({"what": msg("viewer.by-class", "{method} by class", method=name), "why": error.message})

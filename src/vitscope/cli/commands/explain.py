@@ -87,7 +87,7 @@ def explain(
     style = drawing.style()
     keywords = {"method": method, "size": size, "batch_size": batch_size, "seed": seed, **options.keywords()}
     targets = [parse_target(text) for text in target or []]
-    keywords["target"] = targets if len(targets) > 1 else targets[0] if targets else None
+    keywords |= {"targets": targets} if len(targets) > 1 else {"target": next(iter(targets), None)}
     scope = model.load()
     work = list(zip(images, result_folders(images, out), strict=True))
     documents: list[dict[str, Any]] = []

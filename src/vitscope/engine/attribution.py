@@ -1,0 +1,109 @@
+"""Maps of a batch of pixels as tensors, for loops of one's own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitscope._messages import msg
+from vitscope.engine.request import Relevance, Request
+from vitscope.errors import MethodError, UsageError
+from vitscope.geometry import TokenLayout
+
+__all__ = ["Attribution", "attribution_of", "check_pixels"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Attribution:
+    """The maps of a batch of pixels, as `Scope.attribute` returns them.
+
+    Attributes:
+        maps: relevance of each patch, float32, unnormalised: the method's own values; on the device of the pixels.
+        prefix: relevance of the P prefix tokens, in the layout's order.
+        method: the method's name.
+        layout: which token is which.
+        target: what was explained of each image, in words; None for a method without a target.
+        score: the target's score of each image; None where no target is followed.
+        notes: what must be known of the map of each image.
+        caveat: one sentence that goes with every map of this method, or empty.
+    """
+
+    maps: Float[Tensor, "B gh gw"]
+    prefix: Float[Tensor, "B P"]
+    method: str
+    layout: TokenLayout
+    target: Sequence[str] | None
+    score: Float[Tensor, " B"] | None
+    notes: Sequence[Sequence[str]]
+    caveat: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Attribution of {len(self.maps)} images by {self.method}: {self.layout}>"
+
+
+def check_pixels(pixels: object, size: int | None) -> None:
+    """Check what `Scope.attribute` was given.
+
+    Raises:
+        UsageError: pixels that are no batch of normalised images, or a size.
+    """
+    if size is not None:
+        raise UsageError(
+            msg("engine.attribute-size", "attribute takes pixels as they are: {@size} does not apply"),
+            msg("engine.attribute-size.hint", "resize the pixels yourself, or pass images to explain"),
+        )
+    if (
+        isinstance(pixels, Tensor)
+        and len(pixels)
+        and pixels.ndim == 4
+        and pixels.shape[1] == 3
+        and pixels.is_floating_point()
+    ):
+        return
+    given = (
+        f"{str(pixels.dtype).removeprefix('torch.')} {tuple(pixels.shape)}"
+        if isinstance(pixels, Tensor)
+        else type(pixels).__name__
+    )
+    raise UsageError(
+        msg(
+            "engine.pixels",
+            "pixels are a float tensor (B, 3, H, W), normalised for the model, not {given}",
+            given=given,
+        ),
+        msg("engine.pixels.hint", "pixels[None] makes a batch of one; explain takes images"),
+    )
+
+
+def attribution_of(
+    request: Request,
+    layout: TokenLayout,
+    parts: Sequence[Relevance],
+    notes: Sequence[Sequence[str]],
+    device: torch.device,
+) -> Attribution:
+    """Make the result under one target from what a method found, in parts of a batch.
+
+    Raises:
+        MethodError: relevance that is not finite.
+    """
+    method = request.method
+    values = torch.cat([part.values for part in parts]).float().to(device)
+    if not bool(values.isfinite().all()):
+        raise MethodError(
+            msg("engine.not-finite", "the map of '{method}' holds NaN or infinity", method=method.name),
+            msg("engine.not-finite.hint", "use dtype float32"),
+        )
+    words = [one for part in parts for one in part.target or ()]
+    return Attribution(
+        maps=layout.patches(values),
+        prefix=values[:, : len(layout.prefix)],
+        method=method.name,
+        layout=layout,
+        target=words if "target" in method.requires else None,
+        score=torch.cat([part.score for part in parts]).float().to(device) if words else None,
+        notes=notes,
+        caveat=method.caveat,
+    )
