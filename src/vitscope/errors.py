@@ -19,6 +19,7 @@ and never changes with the words. Errors can be pickled, so they cross process p
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 from vitscope._messages import Language, Message, msg
@@ -38,6 +39,7 @@ __all__ = [
     "UsageError",
     "VitscopeError",
     "first_line",
+    "require_package",
 ]
 
 _LISTED, _SHOWN = 60, 8  # up to so many choices are listed; else so many of them
@@ -199,15 +201,31 @@ class ResultError(VitscopeError):
 
 
 class MissingDependencyError(VitscopeError):
-    """An optional part that is not installed."""
+    """An optional package that is not installed.
+
+    Args:
+        package: its name; extra: the extra of vitscope that installs it.
+    """
 
     default_code = "missing-dependency"
 
-    def __init__(self, what: str, extra: str) -> None:
+    def __init__(self, package: str, extra: str) -> None:
         super().__init__(
-            msg("errors.missing-dependency", "{package} is not installed", package=what),
+            msg("errors.missing-dependency", "{package} is not installed", package=package),
             msg("errors.missing-dependency.hint", "pip install 'vitscope[{extra}]'", extra=extra),
         )
+
+
+def require_package(module: str, package: str = "", *, extra: str) -> None:
+    """Raise a MissingDependencyError where a module is not installed.
+
+    Args:
+        module: its import name.
+        package: the distribution's name, where it differs.
+        extra: the extra of vitscope that installs it.
+    """
+    if find_spec(module) is None:
+        raise MissingDependencyError(package or module, extra)
 
 
 def first_line(error: BaseException) -> str:

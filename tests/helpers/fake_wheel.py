@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vitscope.models.bundled import wheel
+from vitscope.models.bundled import catalogue
 
 NAME = "dinov2-small"
 TINY = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 8, "patch_size": 4}
@@ -97,8 +97,8 @@ class Fake:
             "member_sha256": sha256(onnx),
         }
         changes = {**facts, **TINY, **changes}
-        self.entry, self.wheel = dataclasses.replace(wheel.about(NAME), **changes), archive_path
-        self.patch.setitem(wheel.TABLE, NAME, self.entry)
+        self.entry, self.wheel = dataclasses.replace(catalogue.about(NAME), **changes), archive_path
+        self.patch.setitem(catalogue.TABLE, NAME, self.entry)
         return self
 
     def pip(self, script):

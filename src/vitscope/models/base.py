@@ -1,13 +1,13 @@
-"""What vitscope must know of one library's models: the contract of every adapter."""
+"""ModelAdapter: what vitscope must know of one library's models, the contract of every adapter."""
 
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vitscope._messages import msg
+from vitscope._messages import Message, msg
 from vitscope._plugins import Registry
-from vitscope.errors import YES, MethodError, Support, UnsupportedError
+from vitscope.errors import YES, Support, UnsupportedError
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture
 
@@ -18,14 +18,17 @@ if TYPE_CHECKING:
     from vitscope.attention.recorder import AttentionRecorder
     from vitscope.tracing.block_io import BlockMap
 
-__all__ = ["ADAPTERS", "ModelAdapter"]
+__all__ = ["ADAPTERS", "ModelAdapter", "image_size", "libraries_of"]
 
 
 class ModelAdapter(ABC):
-    """One library's models as vitscope sees them, bound to one model: the contract of `vitscope.models`.
+    """One library's models, bound to one model: the contract of `vitscope.models`.
 
     Attributes:
-        model: the caller's module; a family never changes it for good.
+        name: of the adapter; `name:NAME` is a reference to one of its pretrained models.
+        library: import name of the library whose classes, and classes derived from them, it adapts; `name` by default.
+        references: what `name:NAME` loads, with an example; empty for an adapter without references.
+        model: the caller's module; an adapter never changes it for good.
         reference: how the model was named, for the provenance.
         weights: a revision or hash that identifies the weights.
         labels: class names by index; empty for a model that does not classify.
@@ -33,10 +36,12 @@ class ModelAdapter(ABC):
         overlay_options: keywords of `overlay` that suit those maps.
         multi_label: several classes can be right at once: each has a probability of its own.
         notes: what the provenance of every map says about the model, such as preprocessing that was chosen.
-        supports_batches: several pictures can go through one forward; else they go one at a time.
+        supports_batches: several images can go through one forward; else they go one at a time.
     """
 
     name: ClassVar[str]
+    library: ClassVar[str] = ""
+    references: ClassVar[str] = ""
     model: "torch.nn.Module"
     reference: str
     weights: str
@@ -48,24 +53,39 @@ class ModelAdapter(ABC):
     supports_batches: bool = True
 
     @classmethod
-    @abstractmethod
-    def claims(cls, model: object) -> bool:
-        """Is this one of this family's models?"""
+    def claims(cls, model: "torch.nn.Module") -> bool:
+        """Return whether the adapter fits a model of its library; asked only for models of that library."""
+        return True
+
+    @classmethod
+    def load_pretrained(cls, name: str) -> tuple["torch.nn.Module", dict[str, Any]]:
+        """Load the model that `adapter:name` refers to.
+
+        Returns:
+            The model, and keywords for the adapter, such as `processor`.
+
+        Raises:
+            MissingDependencyError: the library is not installed.
+            ModelError: no such model, or no way to its weights; any other exception is reported as one.
+        """
+        raise UnsupportedError(
+            msg("models.no-references", "the adapter '{adapter}' has no models by name", adapter=cls.name)
+        )
 
     @property
     @abstractmethod
     def depth(self) -> int:
-        """How many self-attention calls one forward makes; a capture that sees another number fails."""
+        """The number of self-attention calls of one forward; a capture that records another number fails."""
 
     @abstractmethod
     def layout(self, size: tuple[int, int] | None = None) -> TokenLayout:
-        """The token layout at an input of `(Hi, Wi)` pixels, by default the one the model was made for."""
+        """Return the token layout at an input of `(Hi, Wi)` pixels, by default the size that the model was made for."""
 
     @abstractmethod
     def prepare(self, picture: Picture, size: int | None = None) -> tuple["torch.Tensor", ImageRegion]:
-        """Pixels `(3, Hi, Wi)` as the model wants them, and their frame.
+        """Return pixels `(3, Hi, Wi)` as the model expects them, and the region of the image that they show.
 
-        With `size`, the photo keeps its aspect ratio, nothing is cropped, and the input has about `size ** 2` pixels.
+        With `size`, the image keeps its aspect ratio, nothing is cropped, and the input has about `size ** 2` pixels.
         """
 
     @abstractmethod
@@ -73,7 +93,7 @@ class ModelAdapter(ABC):
         """Run the model on `(B, 3, Hi, Wi)`: class logits `(B, C)`, pooled features `(B, D)`, or tokens."""
 
     def forward(self, pixels: "torch.Tensor") -> "torch.Tensor | None":
-        """Class logits `(B, C)`, or None where the model does not classify."""
+        """Return class logits `(B, C)`, or None where the model does not classify."""
         answer = self.answer(pixels)
         return answer if self.classifies(answer) else None
 
@@ -93,34 +113,52 @@ class ModelAdapter(ABC):
         )
 
     def token_order(self) -> "torch.Tensor | None":
-        """Where the layout's tokens stand among the model's, where they do not stand in its order."""
+        """Return the places of the layout's tokens among the model's, or None where they are in order."""
         return None
 
-    def text_features(self, words: str) -> "torch.Tensor":
-        """The features `(1, D)` of a text, comparable with those of a picture.
+    def text_features(self, text: str) -> "torch.Tensor":
+        """Return the features `(1, D)` of a text, comparable with those of an image.
 
         Raises:
-            MethodError: the model knows no texts.
+            UnsupportedError: the model has no text encoder.
         """
-        raise MethodError(
-            f"{self.reference} knows no texts: the target text('{words}') needs a model such as CLIP or SigLIP",
-            "load a whole CLIP or SigLIP of transformers, or open_clip:ARCH/PRETRAINED",
+        raise UnsupportedError(
+            msg(
+                "models.no-text-encoder",
+                "{model} has no text encoder: the target text('{text}') needs a model such as CLIP or SigLIP",
+                model=self.reference,
+                text=text,
+            ),
+            msg(
+                "models.no-text-encoder.hint",
+                "load a whole CLIP or SigLIP of transformers, or open_clip:ARCH/PRETRAINED",
+            ),
         )
 
     def classifies(self, answer: "torch.Tensor") -> bool:
-        """Is this answer class logits?"""
+        """Return whether an answer is class logits."""
         return bool(self.labels)
 
     def attention(
         self, recorder: "AttentionRecorder", size: tuple[int, int], answer: "torch.Tensor"
     ) -> "AttentionStore":
-        """The attention of a forward on `(B, 3, Hi, Wi)` pixels that ran inside a capture and gave `answer`."""
+        """Return the attention of a captured forward on `(B, 3, Hi, Wi)` pixels that gave `answer`."""
         logits = answer if self.classifies(answer) else None
         return recorder.store(self.layout(size), logits=logits, depth=self.depth, answer=answer)
 
     @abstractmethod
     def describe(self) -> Mapping[str, str]:
-        """What `vitscope inspect` prints of the model beyond the layout."""
+        """Return what `vitscope inspect` prints of the model beside the layout."""
+
+
+def libraries_of(model: object) -> tuple[str, ...]:
+    """Return the import names of the packages that define a model's class and its bases, the nearest first."""
+    return tuple(dict.fromkeys(cls.__module__.partition(".")[0] for cls in type(model).__mro__))
+
+
+def image_size(size: tuple[int, int]) -> Message:
+    """Write height and width in pixels."""
+    return msg("models.pixels", "{height} x {width} pixels", height=size[0], width=size[1])
 
 
 ADAPTERS: Registry[type[ModelAdapter]] = Registry("adapter", "vitscope.models")

@@ -1,33 +1,39 @@
 """Image towers of open_clip: features, no classes."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from vitscope._messages import Message, msg
 from vitscope.attention.model_modes import eval_mode
-from vitscope.errors import ModelError
+from vitscope.errors import ModelError, UnknownNameError, first_line, require_package
 from vitscope.geometry import TokenLayout
 from vitscope.models.base import ADAPTERS
 from vitscope.models.generic import GenericAdapter
 
 __all__ = ["OpenClipAdapter"]
 
-_CLIP_WORDS = 49408
+_CLIP_VOCABULARY = 49408
 
 
 class OpenClipAdapter(GenericAdapter):
-    """An open_clip model, of which the image tower is looked at, or an image tower by itself.
+    """An open_clip model, of which the image tower is examined, or an image tower by itself.
 
     Args:
         model: made by `open_clip.create_model`, or its `visual`.
         processor: a function from a Pillow image to pixels; without one, open_clip's own for the tower.
         reference: how the model was named.
-        layout: which token is which, where it shall not be looked for.
+        layout: which token is which, where it should not be traced.
     """
 
     name = "open_clip"
+    references = msg(
+        "models.open-clip-references",
+        "an image tower as ARCH/PRETRAINED, such as open_clip:ViT-B-32/laion2b_s34b_b79k, or ARCH/FILE",
+    )
     classes = False
 
     def __init__(
@@ -41,38 +47,56 @@ class OpenClipAdapter(GenericAdapter):
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
         visual: Any = getattr(model, "visual", model)
-        self._own = processor is None
+        self._own_processor = processor is None
         if processor is None:
             config = dict(getattr(visual, "preprocess_cfg", None) or {"size": visual.image_size})
             processor = image_transform_v2(PreprocessCfg(**config), is_train=False)
         super().__init__(model, processor, reference=reference, layout=layout)
 
     @classmethod
-    def claims(cls, model: object) -> bool:
-        """A module whose class open_clip defines."""
-        return isinstance(model, nn.Module) and type(model).__module__.startswith("open_clip.")
+    def load_pretrained(cls, name: str) -> tuple[nn.Module, dict[str, Any]]:
+        """Load `ARCH/PRETRAINED`, or `ARCH/FILE` for weights that torch.save wrote."""
+        require_package("open_clip", "open_clip_torch", extra="open_clip")
+        import open_clip
+
+        architecture, _, tag = name.partition("/")
+        if architecture not in open_clip.list_models():
+            raise UnknownNameError("open_clip architecture", architecture, open_clip.list_models())
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
+        if tag not in tags and (file := Path(tag).expanduser()).is_file():
+            tag = str(file)
+        elif tag not in tags and "/" in tag:
+            raise ModelError(
+                msg("models.no-weights-file", "the file of weights {file} does not exist", file=tag),
+                msg("models.no-weights-file.hint", "open_clip:ARCH/FILE takes a file that torch.save wrote"),
+            )
+        elif tag not in tags:
+            raise UnknownNameError(f"pretrained weights of {architecture}", tag or "(none)", tags)
+        model, process = open_clip.create_model_from_pretrained(architecture, pretrained=tag)
+        return model, {"processor": process}
 
     def run(self, pixels: Tensor) -> Any:
-        """The image's features."""
+        """Return the image's features."""
         encode = getattr(self.model, "encode_image", self.model)
         return encode(pixels)
 
-    def text_features(self, words: str) -> Tensor:
-        """The features of a text, where the whole model was loaded.
+    def text_features(self, text: str) -> Tensor:
+        """Return the features of a text, where the whole model was loaded.
 
         Raises:
-            ModelError: the model's tokenizer is not known, or out of reach.
+            UnsupportedError: this is an image tower alone.
+            ModelError: the model's tokenizer is not known, or unreachable.
         """
         if not hasattr(self.model, "encode_text"):
-            return super().text_features(words)
+            return super().text_features(text)
         device, model = next(self.model.parameters()).device, cast(Any, self.model)
-        tokens = self._tokenizer()([words])
+        tokens = self._tokenizer()([text])
         with eval_mode(self.model), torch.no_grad():
             features: Tensor = model.encode_text(tokens.to(device))
         return features
 
     def _tokenizer(self) -> Callable[[list[str]], Tensor]:
-        """The tokenizer that the model was trained with: by its name, or CLIP's where the vocabulary is CLIP's."""
+        """Return the tokenizer of the architecture's name, or CLIP's where the vocabulary is CLIP's."""
         import open_clip
 
         architecture = self.reference.removeprefix("open_clip:").partition("/")[0]
@@ -80,19 +104,31 @@ class OpenClipAdapter(GenericAdapter):
             try:
                 return cast(Callable[[list[str]], Tensor], open_clip.get_tokenizer(architecture))
             except Exception as error:  # some come from the Hub
-                raise ModelError(f"the tokenizer of {architecture} could not be loaded: {error}") from error
-        text: Any = getattr(self.model, "text", self.model)
-        length = getattr(text, "context_length", None) or getattr(self.model, "context_length", None)
-        if getattr(text, "vocab_size", None) != _CLIP_WORDS:
+                raise ModelError(
+                    msg(
+                        "models.tokenizer-not-loaded",
+                        "the tokenizer of {architecture} cannot be loaded: {reason}",
+                        architecture=architecture,
+                        reason=first_line(error),
+                    )
+                ) from error
+        encoder: Any = getattr(self.model, "text", self.model)
+        length = getattr(encoder, "context_length", None) or getattr(self.model, "context_length", None)
+        if getattr(encoder, "vocab_size", None) != _CLIP_VOCABULARY:
             raise ModelError(
-                "it is not known which tokenizer this module's texts need",
-                "load it by name, open_clip:ARCH/PRETRAINED, or give features: vitscope.text(words).known(features)",
+                msg("models.tokenizer-unknown", "the tokenizer of this module is not known"),
+                msg(
+                    "models.tokenizer-unknown.hint",
+                    "load it by name, open_clip:ARCH/PRETRAINED, or pass features: vitscope.text(text).known(features)",
+                ),
             )
         return cast(Callable[[list[str]], Tensor], open_clip.SimpleTokenizer(context_length=length or 77))
 
-    def preprocessing(self) -> str:
-        """What happens to a photo, in words."""
-        return "open_clip's own for this tower" if self._own else super().preprocessing()
+    def preprocessing(self) -> Message:
+        """Describe what happens to an image."""
+        if not self._own_processor:
+            return super().preprocessing()
+        return msg("models.preprocessing.open-clip", "open_clip's own for this tower")
 
 
 ADAPTERS.add(OpenClipAdapter.name, OpenClipAdapter)

@@ -1,9 +1,10 @@
-"""Preprocessing that is any function of a Pillow image: where its pixels come from on the photo is measured.
+"""Preprocessing by any function of a Pillow image: the region of the image that its pixels show is measured.
 
-A photo whose red says x and whose green says y goes through it; a straight line through what comes out tells which box
-of the photo the model saw.
+An image whose red channel holds x and whose green channel holds y is preprocessed; a straight line through the result
+gives the box of the image that the model sees.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -13,13 +14,20 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from vitscope.errors import LayoutError, UsageError
+from vitscope._messages import msg
+from vitscope.errors import LayoutError, UsageError, first_line
 from vitscope.geometry import ImageRegion
 from vitscope.images import Picture
 
-__all__ = ["IMAGENET", "Preprocessing", "squash"]
+__all__ = ["IMAGENET", "SIZE_HINT", "Preprocessing", "covering_size", "size_refused", "squash"]
+
+log = logging.getLogger(__name__)
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+SIZE_HINT = msg(
+    "models.replace-resizing.hint",
+    "choose the size yourself, as in {@size=224}: it replaces the processor's own resizing",
+)
 _SMALL = 64
 _STRAIGHT = 0.02
 
@@ -27,7 +35,7 @@ _STRAIGHT = 0.02
 def squash(
     size: tuple[int, int], mean: tuple[float, ...] = IMAGENET[0], std: tuple[float, ...] = IMAGENET[1]
 ) -> Callable[[Image.Image], Tensor]:
-    """The plainest preprocessing: the whole photo resized (bicubic) to `(Hi, Wi)`, then normalised."""
+    """Make the plainest preprocessing: the whole image resized (bicubic) to `(Hi, Wi)`, then normalised."""
 
     def process(image: Image.Image) -> Tensor:
         resized = image.convert("RGB").resize((size[1], size[0]), Image.Resampling.BICUBIC)
@@ -37,8 +45,18 @@ def squash(
     return process
 
 
+def covering_size(picture: Picture, size: int, multiple: tuple[int, int]) -> tuple[int, int]:
+    """Return `(Hi, Wi)` in the image's own shape: about `size ** 2` pixels, multiples of `multiple`."""
+    width, height = picture.size
+    stretch = (height / width) ** 0.5
+    return (
+        max(round(size * stretch / multiple[0]), 1) * multiple[0],
+        max(round(size / stretch / multiple[1]), 1) * multiple[1],
+    )
+
+
 class Preprocessing:
-    """A function from a Pillow image to `(3, Hi, Wi)`, together with the frames of its outputs.
+    """A function from a Pillow image to `(3, Hi, Wi)`, together with the regions that its outputs show.
 
     Args:
         process: any deterministic preprocessing that resizes, crops and normalises.
@@ -46,37 +64,31 @@ class Preprocessing:
 
     def __init__(self, process: Callable[[Image.Image], Any]) -> None:
         self.process = process
-        self._frames: dict[tuple[int, int], ImageRegion] = {}
+        self._regions: dict[tuple[int, int], ImageRegion] = {}
         self._range: tuple[Tensor, Tensor] | None = None
 
     def __call__(
         self, picture: Picture, size: int | None = None, multiple: tuple[int, int] = (1, 1)
     ) -> tuple[Float[Tensor, "3 Hi Wi"], ImageRegion]:
-        """Pixels and frame; with `size` the whole photo in its own shape, at about `size ** 2` pixels, normalised so.
+        """Return pixels and the region that they show.
 
         Args:
-            picture: the photo.
-            size: see above.
-            multiple: what height and width are multiples of, where `size` is given.
+            picture: the image.
+            size: the whole image in its own shape, at about `size ** 2` pixels, normalised as the function does.
+            multiple: height and width are multiples of it, where `size` is given.
 
         Raises:
-            LayoutError: what comes out is not one picture, or not a resized box of the photo.
+            LayoutError: the result is not one image, or not a resized box of the image.
         """
-        width, height = picture.size
         if size is None:
             pixels = self._run(Image.fromarray(picture.pixels))
-            return pixels, self._frame(width, height, (pixels.shape[1], pixels.shape[2]))
-        stretch = (height / width) ** 0.5
-        wanted = (
-            max(round(size * stretch / multiple[0]), 1) * multiple[0],
-            max(round(size / stretch / multiple[1]), 1) * multiple[1],
-        )
-        resized = Image.fromarray(picture.pixels).resize((wanted[1], wanted[0]), Image.Resampling.BICUBIC)
+            return pixels, self._region(*picture.size, (pixels.shape[1], pixels.shape[2]))
+        made = covering_size(picture, size, multiple)
+        resized = Image.fromarray(picture.pixels).resize((made[1], made[0]), Image.Resampling.BICUBIC)
         low, high = self._extremes()
         part = torch.from_numpy(np.array(resized, np.float32) / 255).permute(2, 0, 1)
-        return low[:, None, None] + part * (high - low)[:, None, None], ImageRegion.from_resize_crop(
-            picture.size, wanted
-        )
+        pixels = low[:, None, None] + part * (high - low)[:, None, None]
+        return pixels, ImageRegion.from_resize_crop(picture.size, made)
 
     def _run(self, image: Image.Image) -> Tensor:
         made = self.process(image)
@@ -85,25 +97,32 @@ class Preprocessing:
         pixels = pixels[0] if pixels.ndim == 4 and pixels.shape[0] == 1 else pixels
         if pixels.ndim != 3 or pixels.shape[0] != 3 or not pixels.is_floating_point():
             raise LayoutError(
-                f"the processor made {tuple(pixels.shape)} of {pixels.dtype}, not (3, height, width) floats",
-                "pass a function from a Pillow image to such a tensor",
+                msg(
+                    "models.processor-shape",
+                    "the processor made {shape} of {dtype}, expected (3, height, width) floats",
+                    shape=tuple(pixels.shape),
+                    dtype=pixels.dtype,
+                ),
+                msg("models.processor-shape.hint", "pass a function from a Pillow image to such a tensor"),
             )
         return pixels
 
     def _extremes(self) -> tuple[Tensor, Tensor]:
+        """Return the pixels of black and of white `(3,)`."""
         if self._range is None:
             low, high = (self._run(Image.new("RGB", (_SMALL, _SMALL), (v, v, v))) for v in (0, 255))
             middle = low.shape[1] // 2, low.shape[2] // 2
             self._range = low[:, middle[0], middle[1]].float(), high[:, middle[0], middle[1]].float()
         return self._range
 
-    def _frame(self, width: int, height: int, made: tuple[int, int]) -> ImageRegion:
-        if (width, height) not in self._frames:
+    def _region(self, width: int, height: int, made: tuple[int, int]) -> ImageRegion:
+        if (width, height) not in self._regions:
             larger = max(1, -(-_SMALL // min(width, height)))
             left, top, right, bottom = self._box(width * larger, height * larger, made)
             box = left / larger, top / larger, right / larger, bottom / larger
-            self._frames[width, height] = ImageRegion((width, height), box, made)
-        return self._frames[width, height]
+            log.debug("preprocessing of %s x %s images: box %s becomes %s x %s pixels", width, height, box, *made)
+            self._regions[width, height] = ImageRegion((width, height), box, made)
+        return self._regions[width, height]
 
     def _box(self, width: int, height: int, made: tuple[int, int]) -> tuple[float, float, float, float]:
         ramp = np.zeros((height, width, 3))
@@ -112,24 +131,34 @@ class Preprocessing:
         dither = np.random.default_rng(0).random(ramp.shape)
         pixels = self._run(Image.fromarray(np.floor(ramp + dither).clip(0, 255).astype(np.uint8)))
         if tuple(pixels.shape[1:]) != made:
-            raise LayoutError(f"the processor made {made} pixels, and {tuple(pixels.shape[1:])} the next time")
+            raise LayoutError(
+                msg(
+                    "models.processor-not-deterministic",
+                    "the processor made {first} pixels, then {second} pixels of an image of the same size",
+                    first=made,
+                    second=tuple(pixels.shape[1:]),
+                )
+            )
         low, high = self._extremes()
         shares = (pixels - low[:, None, None]) / (high - low).clamp_min(1e-6)[:, None, None]
-        left, right = _line(shares[0].mean(0).double().numpy(), width)
-        top, bottom = _line(shares[1].mean(1).double().numpy(), height)
+        left, right = _edges(shares[0].mean(0).double().numpy(), width)
+        top, bottom = _edges(shares[1].mean(1).double().numpy(), height)
         return left, top, right, bottom
 
 
-def _line(shares: np.ndarray, length: int) -> tuple[float, float]:
-    """Where the first and the last pixel's outer edges lie, in pixels of the photo."""
+def _edges(shares: np.ndarray, length: int) -> tuple[float, float]:
+    """Return where the outer edges of the first and the last pixel lie, in pixels of the image."""
     margin = len(shares) // 8
     middle = slice(margin, len(shares) - margin)
     place = np.arange(len(shares))[middle] + 0.5
     slope, start = np.polyfit(place, shares[middle], 1)
     if slope <= 0 or np.abs(shares[middle] - slope * place - start).max() > _STRAIGHT + 2 / len(shares):
         raise LayoutError(
-            "the processor does more than resize and crop: where its pixels come from is not known",
-            "pass size=..., which replaces the processor's own resizing",
+            msg(
+                "models.processor-region",
+                "the processor does more than resize and crop: the region that its pixels show is not known",
+            ),
+            SIZE_HINT,
         )
     ends = start * length, (start + slope * len(shares)) * length
     near = max(0.75, 0.004 * length)
@@ -138,7 +167,15 @@ def _line(shares: np.ndarray, length: int) -> tuple[float, float]:
     return first, last
 
 
-def checked_size(pixels: tuple[int, int], error: Exception) -> UsageError:
-    """The model did not take an input of this size."""
-    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return UsageError(f"the model does not take {pixels[0]} x {pixels[1]} pixels: {first}", "leave size out")
+def size_refused(size: tuple[int, int], error: Exception) -> UsageError:
+    """Make the error for a model that refused an input of this size."""
+    return UsageError(
+        msg(
+            "models.size-refused",
+            "the model does not take {height} x {width} pixels: {reason}",
+            height=size[0],
+            width=size[1],
+            reason=first_line(error),
+        ),
+        msg("models.size-refused.hint", "leave {@size} out"),
+    )

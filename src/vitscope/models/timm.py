@@ -6,9 +6,12 @@ from typing import Any
 
 from torch import nn
 
+from vitscope._messages import Message, msg
+from vitscope.errors import ModelError, UnknownNameError, require_package
 from vitscope.geometry import TokenLayout
 from vitscope.models.base import ADAPTERS
 from vitscope.models.generic import GenericAdapter
+from vitscope.models.hub import reach_hub
 
 __all__ = ["TimmAdapter"]
 
@@ -17,13 +20,16 @@ class TimmAdapter(GenericAdapter):
     """A timm model.
 
     Args:
-        model: made by `timm.create_model`.
+        model: made by `timm.create_model`, or of a class derived from timm's.
         processor: a function from a Pillow image to pixels; without one, timm's own for the model's data config.
         reference: how the model was named.
-        layout: which token is which, where it shall not be looked for.
+        layout: which token is which, where it should not be traced.
     """
 
     name = "timm"
+    references = msg(
+        "models.timm-references", "a model of timm with pretrained weights, such as timm:vit_base_patch16_224"
+    )
 
     def __init__(
         self,
@@ -35,7 +41,7 @@ class TimmAdapter(GenericAdapter):
     ) -> None:
         from timm.data import create_transform, resolve_model_data_config
 
-        self._own = processor is None
+        self._own_processor = processor is None
         self._config = resolve_model_data_config(model)
         made_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
         if isinstance(made_for, (tuple, list)) and len(made_for) == 2 and not getattr(model, "dynamic_img_size", False):
@@ -45,26 +51,54 @@ class TimmAdapter(GenericAdapter):
         self.classes = getattr(model, "num_classes", 0) > 0
 
     @classmethod
-    def claims(cls, model: object) -> bool:
-        """A module whose class timm defines."""
-        return isinstance(model, nn.Module) and type(model).__module__.startswith("timm.")
+    def load_pretrained(cls, name: str) -> tuple[nn.Module, dict[str, Any]]:
+        """Load a pretrained model of timm by name; it takes other input sizes where timm can interpolate."""
+        require_package("timm", extra="timm")
+        import timm
+
+        plain = name.partition(".")[0]
+        if plain not in timm.list_models():
+            raise UnknownNameError("timm model", plain, timm.list_models())
+        config = timm.get_pretrained_cfg(name)
+        if config is None or not (config.hf_hub_id or config.url):
+            raise ModelError(
+                msg("models.timm-without-weights", "timm has no pretrained weights for {name}", name=name),
+                msg(
+                    "models.timm-without-weights.hint",
+                    "list the models with weights: timm.list_models('{name}*', pretrained=True)",
+                    name=plain,
+                ),
+            )
+        if hub_id := config.hf_hub_id:
+            whole = hub_id.count("/") and not hub_id.endswith("/")
+            reach_hub(hub_id if whole else hub_id + name, None)
+        try:
+            return timm.create_model(name, pretrained=True, dynamic_img_size=True), {}
+        except TypeError:  # not one of those that take other input sizes
+            return timm.create_model(name, pretrained=True), {}
 
     @cached_property
     def weights(self) -> str:  # type: ignore[override]
-        """The SHA-256 of the parameters in memory, with timm's tag of them."""
+        """The SHA-256 of the parameters in memory, after timm's tag of the weights."""
         tag = (getattr(self.model, "pretrained_cfg", None) or {}).get("tag") or ""
         return " ".join(part for part in (tag, super().weights) if part)
 
-    def preprocessing(self) -> str:
-        """What happens to a photo, in words."""
-        if not self._own:
+    def preprocessing(self) -> Message:
+        """Describe what happens to an image."""
+        if not self._own_processor:
             return super().preprocessing()
         c = self._config
-        size = " x ".join(str(v) for v in c["input_size"][1:])
-        return f"timm's own: {c['crop_mode']} crop {c['crop_pct']}, {c['interpolation']}, {size}"
+        return msg(
+            "models.preprocessing.timm",
+            "timm's own: {crop_mode} crop {crop}, {interpolation}, {size}",
+            crop_mode=c["crop_mode"],
+            crop=c["crop_pct"],
+            interpolation=c["interpolation"],
+            size=" x ".join(str(v) for v in c["input_size"][1:]),
+        )
 
     def describe(self) -> Mapping[str, str]:
-        """Architecture and sizes, in words."""
+        """Return architecture and sizes."""
         pool = getattr(self.model, "global_pool", None)
         return {**super().describe(), **({"global_pool": str(pool)} if isinstance(pool, str) else {})}
 

@@ -1,6 +1,7 @@
-"""Models understood by what flows: the base of every family that has no table of its own."""
+"""Base class for adapters whose token layout is inferred by tracing."""
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -9,83 +10,103 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitscope._messages import msg
+from vitscope._messages import Message, msg
 from vitscope.attention import AttentionStore, CallSite, Dense, Factored
 from vitscope.attention.capture import capture
 from vitscope.attention.model_modes import eval_mode
 from vitscope.attention.recorder import AttentionRecorder
 from vitscope.errors import YES, CaptureError, LayoutError, Support, UnsupportedError, first_line
 from vitscope.geometry import TokenLayout
-from vitscope.models.base import ModelAdapter
-from vitscope.models.preprocessing import checked_size
+from vitscope.models.base import ModelAdapter, image_size
+from vitscope.models.preprocessing import size_refused
 from vitscope.tracing.block_finder import find_block_map
 from vitscope.tracing.block_io import BlockMap
 from vitscope.tracing.chain import graph_outputs, layer_blocks, operator_chain
+from vitscope.tracing.records import CAPTURE_HINT
 from vitscope.tracing.trace import Trace
 from vitscope.tracing.trace import trace as trace_model
 
 __all__ = ["TracedAdapter", "answer_of", "hash_of"]
 
+log = logging.getLogger(__name__)
+
 _ANSWERS = ("logits", "image_embeds", "pooler_output", "last_hidden_state", "image_features", "x_norm_clstoken")
-_DIFFERENTIAL = "one attention is subtracted from another: averages over heads count both alike, as if they were added"
+_DIFFERENTIAL = msg(
+    "models.differential-attention",
+    "one attention is subtracted from another: averages over heads count both alike, as if they were added",
+)
 
 
 class TracedAdapter(ModelAdapter):
-    """A family whose layouts come from running the averaged network once for each input size.
+    """An adapter whose layouts come from running the averaged network once for each input size.
 
     Attributes:
-        input_size: `(Hi, Wi)`, the size that the model was made for.
-        given_layout: a layout that the caller stated; then nothing is traced.
+        input_size: `(Hi, Wi)` that the model was made for.
+        given_layout: a layout from the caller; then nothing is traced.
+        classes: two-dimensional answers are class logits.
+        cls_index: place of the CLS token in the answer of a model that answers with all its tokens.
     """
 
     input_size: tuple[int, int]
     given_layout: TokenLayout | None = None
     classes: bool = True
-    cls_index: int | None = None  # of a model that answers with all its tokens: where its CLS token stands
+    cls_index: int | None = None
 
     def run(self, pixels: Tensor) -> Any:
-        """Call the model on pixels; families with other arguments override this."""
+        """Call the model on pixels; adapters of models with other arguments override this."""
         return self.model(pixels)
 
     def trace(self, size: tuple[int, int] | None = None) -> Trace:
-        """What the model does with an input of that size; one forward the first time.
+        """Return what the model does with an input of that size; traced the first time.
 
         Raises:
-            CaptureError: no attention was seen.
-            LayoutError: something on the way is not understood.
+            CaptureError: no attention was recorded.
+            LayoutError: a step on the way is not supported.
             UsageError: the model does not take that size.
         """
         size = size or self.input_size
         known: dict[tuple[int, int], Trace] = self.__dict__.setdefault("_traces", {})
         if size not in known:
-            first = next(self.model.parameters())
-            pixels = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(first)
-            with eval_mode(self.model), torch.no_grad(), capture(self.model) as recorder:
-                try:
-                    self.run(pixels)
-                except (RuntimeError, AssertionError, ValueError, TypeError, AttributeError) as error:
-                    if size == self.input_size:
-                        if isinstance(error, RuntimeError):  # the model's own trouble, not a missing argument
-                            raise
-                        raise LayoutError(
-                            f"{type(self.model).__name__} cannot be run on pixels alone: {first_line(error)}",
-                            "vitscope.capture(model) around a forward of your own gives raw attention",
-                        ) from error
-                    raise checked_size(size, error) from error
-            _ = recorder.blocks or recorder.store()  # raises where nothing was seen
-            self.__dict__.setdefault("_seen_as", _seen_as(recorder))
-            known[size] = trace_model(self._at_once, self.model, size, recorder.recorded_calls)
-            if self.cls_index is None and self._answers_with_tokens(known[size]):
-                prefix, order = known[size].layout.prefix, known[size].order
-                self.cls_index = prefix.index("cls") if order is None else int(order[prefix.index("cls")])
-                known[size] = trace_model(self._at_once, self.model, size, recorder.recorded_calls)
-            self.supports_batches = known[size].per_image
-            if known[size].differential and _DIFFERENTIAL not in self.notes:
+            recorder = self._record_forward(size)
+            found = trace_model(self._answer_together, self.model, size, recorder.recorded_calls)
+            if self.cls_index is None and self._answers_with_tokens(found):
+                cls = found.layout.prefix.index("cls")
+                self.cls_index = cls if found.order is None else int(found.order[cls])
+                log.debug("readout of %s: the CLS token of its answer", type(self.model).__name__)
+                found = trace_model(self._answer_together, self.model, size, recorder.recorded_calls)
+            known[size] = found
+            self.supports_batches = found.per_image
+            if found.differential and _DIFFERENTIAL not in self.notes:
                 self.notes = (*self.notes, _DIFFERENTIAL)
         return known[size]
 
+    def _record_forward(self, size: tuple[int, int]) -> AttentionRecorder:
+        """Capture one forward on noise."""
+        first = next(self.model.parameters())
+        pixels = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(first)
+        with eval_mode(self.model), torch.no_grad(), capture(self.model) as recorder:
+            try:
+                self.run(pixels)
+            except (RuntimeError, AssertionError, ValueError, TypeError, AttributeError) as error:
+                if size != self.input_size:
+                    raise size_refused(size, error) from error
+                if isinstance(error, RuntimeError):  # the model's own failure, not a missing argument
+                    raise
+                raise LayoutError(
+                    msg(
+                        "models.needs-more-than-pixels",
+                        "{model} cannot be run on pixels alone: {reason}",
+                        model=type(self.model).__name__,
+                        reason=first_line(error),
+                    ),
+                    CAPTURE_HINT,
+                ) from error
+        _ = recorder.blocks or recorder.store()  # raises where nothing was recorded
+        self.__dict__.setdefault("_kernels", _describe_kernels(recorder))
+        return recorder
+
     def _answers_with_tokens(self, found: Trace) -> bool:
-        """Does the model answer with all tokens of the layout, a CLS token among them?"""
+        """Return whether the model answers with all tokens of the layout, a CLS token among them."""
         if "cls" not in found.layout.prefix or not found.isotropic:
             return False
         first = next(self.model.parameters())
@@ -99,21 +120,49 @@ class TracedAdapter(ModelAdapter):
         if self.given_layout is not None or self.trace().isotropic:
             return YES
         found = self.trace()
-        tokens, kinds = found.layout.tokens, list(dict.fromkeys(found.sizes))
-        seen = ", ".join(f"{n} x {m}" for n, m in kinds[:6]) + (" and others" if len(kinds) > 6 else "")
+        kinds = list(dict.fromkeys(found.sizes))
+        sizes = ", ".join([*(f"{n} x {m}" for n, m in kinds[:6]), *(["..."] if len(kinds) > 6 else [])])
         return Support.no(
             msg(
                 "models.layers-differ",
                 "this model's layers do not all see the same tokens (windows, merging or reduced keys): expected "
-                "{tokens} queries x {tokens} keys in each, seen {sizes}",
-                tokens=tokens,
-                sizes=seen or "no attention in a residual",
+                "{tokens} queries x {tokens} keys in each, found {sizes}",
+                tokens=found.layout.tokens,
+                sizes=sizes or msg("models.layers-differ.none", "no attention with a residual"),
             )
         )
 
+    def block_map(self, size: tuple[int, int] | None = None) -> BlockMap:
+        """Return the blocks and the grids of their tokens at that size; found the first time.
+
+        Raises:
+            UnsupportedError: where the blocks' tokens lie on the image is not known.
+        """
+        if self.given_layout is not None:
+            raise UnsupportedError(
+                msg("models.blocks-of-given-layout", "the layout was given by the caller, so nothing was traced")
+            )
+        known: dict[tuple[int, int], BlockMap | str] = self.__dict__.setdefault("_block_maps", {})
+        size = size or self.input_size
+        if size not in known:
+            try:
+                known[size] = find_block_map(self._answer_together, self.model, size, self.trace(size))
+            except UnsupportedError as error:
+                known[size] = error.message
+        found = known[size]
+        if isinstance(found, str):
+            raise UnsupportedError(found)
+        return found
+
+    def traced_patch(self) -> tuple[int, int]:
+        """Return the pixels that sizes are multiples of: the patch, or at least 32 where layers differ in tokens."""
+        layout = self.layout()
+        patch = self.input_size[0] // layout.grid[0], self.input_size[1] // layout.grid[1]
+        return patch if self.isotropic else (max(32, patch[0]), max(32, patch[1]))
+
     @property
     def depth(self) -> int:
-        """The number of attention layers with a residual; 0 where a layout was stated and nothing traced."""
+        """The number of attention layers with a residual; 0 with a layout from the caller."""
         return 0 if self.given_layout else len(self.trace().layers)
 
     @cached_property
@@ -121,96 +170,92 @@ class TracedAdapter(ModelAdapter):
         """The SHA-256 of the parameters in memory."""
         return hash_of(self.model)
 
-    def block_map(self, size: tuple[int, int] | None = None) -> BlockMap:
-        """Return the blocks and the grids of their tokens at that size; found the first time."""
-        if self.given_layout is not None:
-            raise UnsupportedError(
-                msg("models.blocks-of-given-layout", "the layout was given by the caller: nothing was traced")
-            )
-        known: dict[tuple[int, int], BlockMap | UnsupportedError] = self.__dict__.setdefault("_block_maps", {})
-        size = size or self.input_size
-        if size not in known:
-            try:
-                known[size] = find_block_map(self._at_once, self.model, size, self.trace(size))
-            except UnsupportedError as error:
-                known[size] = error
-        found = known[size]
-        if isinstance(found, UnsupportedError):
-            raise found
-        return found
-
     def token_order(self) -> Tensor | None:
-        """Where the layout's tokens stand among the model's, where they do not stand in its order."""
+        """Return the places of the layout's tokens among the model's, or None where they are in order."""
         return None if self.given_layout else self.trace().order
 
     def layout(self, size: tuple[int, int] | None = None) -> TokenLayout:
-        """The token layout at an input of `(Hi, Wi)` pixels."""
+        """Return the token layout at an input of `(Hi, Wi)` pixels."""
         return self.given_layout or self.trace(size).layout
 
     def answer(self, pixels: Float[Tensor, "B 3 Hi Wi"]) -> Tensor:
-        """What the model answers: class logits, pooled features, or tokens; of all tokens the CLS token."""
+        """Return class logits, pooled features, or tokens; the CLS token of a model that answers with all tokens."""
         if len(pixels) > 1 and not self.supports_batches:
-            return torch.cat([self._at_once(pixels[i : i + 1]) for i in range(len(pixels))])
-        return self._at_once(pixels)
+            return torch.cat([self._answer_together(pixels[i : i + 1]) for i in range(len(pixels))])
+        return self._answer_together(pixels)
 
-    def _at_once(self, pixels: Tensor) -> Tensor:
+    def _answer_together(self, pixels: Tensor) -> Tensor:
         answer = answer_of(self.run(pixels))
         return answer if self.cls_index is None or answer.ndim != 3 else answer[:, self.cls_index]
 
     def classifies(self, answer: Tensor) -> bool:
-        """Is this answer class logits?"""
+        """Return whether an answer is class logits."""
         return self.classes and answer.ndim == 2
 
     def attention(self, recorder: AttentionRecorder, size: tuple[int, int], answer: Tensor) -> AttentionStore:
-        """The store of a forward on pictures of that size: plain blocks, or a chain of operators."""
+        """Return the store of a captured forward on images of that size: plain blocks, or a chain of operators."""
         logits = answer if self.classifies(answer) else None
         if self.given_layout is not None:
             return recorder.store(self.given_layout, logits=logits, answer=answer)
         found = self.trace(size)
         missing = set(found.layers) - set(recorder.recorded_calls)
         if missing:
-            raise CaptureError(f"{len(missing)} of {len(found.layers)} attention calls were not seen in this forward")
-        logits = None if logits is None else logits.detach()
-        sources = graph_outputs(found, recorder.recorded_calls)
+            raise CaptureError(
+                msg(
+                    "models.calls-missing",
+                    "{missing} of {count} attention calls were not recorded in this forward",
+                    missing=len(missing),
+                    count=len(found.layers),
+                )
+            )
+        logits, recorded = None if logits is None else logits.detach(), recorder.recorded_calls
+        sources = graph_outputs(found, recorded)
         calls = tuple(CallSite(event, found.heads[event]) for event in found.layers)
-        if found.isotropic:
-            blocks, pool = layer_blocks(found, recorder.recorded_calls)
-            for block in blocks:
-                found.layout.check(block.shape[2], f"{block.name} (with batch_size=1, too?)")
-            row = found.readout / found.readout.sum() if found.queries is None else found.queries
-            known = found.exact and found.queries is None
-            start = None if known else torch.from_numpy(row).float().to(blocks[0].device)
-            return AttentionStore(blocks, found.layout, logits, pool, None, start, answer, sources, calls)
-        chain = operator_chain(self._at_once, self.model, (len(answer), *size), found, recorder.recorded_calls)
-        return AttentionStore(chain.blocks, found.layout, logits, None, chain, None, answer, sources, calls)
+        if not found.isotropic:
+            chain = operator_chain(
+                self._answer_together, self.model, (len(answer), *size), found, recorder.recorded_calls
+            )
+            return AttentionStore(chain.blocks, found.layout, logits, None, chain, None, answer, sources, calls)
+        blocks, pool = layer_blocks(found, recorded)
+        for block in blocks:
+            found.layout.check(block.shape[2], f"{block.name} (with batch_size=1, too?)")
+        row = found.readout / found.readout.sum() if found.queries is None else found.queries
+        known = found.exact and found.queries is None
+        readout = None if known else torch.from_numpy(row).float().to(blocks[0].device)
+        return AttentionStore(blocks, found.layout, logits, pool, None, readout, answer, sources, calls)
 
     def describe(self) -> Mapping[str, str]:
-        """Architecture and sizes, in words."""
+        """Return architecture and sizes."""
         found = None if self.given_layout else self.trace()
-        seen: dict[str, str] = self.__dict__.get("_seen_as", {})
         facts = {
             "adapter": f"{self.name}, {type(self.model).__name__}",
             "input": self.preprocessing(),
-            "made for": f"{self.input_size[0]} x {self.input_size[1]} pixels",
+            "made for": image_size(self.input_size),
             "classes": str(len(self.labels)) if self.labels else "none known",
         }
-        if found is not None:
-            facts |= seen
-            facts["layers"] = str(len(found.layers)) + (", then attention pooling" if found.pool is not None else "")
-            facts["tokens"] = "every layer sees all" if found.isotropic else "windows, merging or reduced keys: a chain"
-            if found.differential:
-                facts["differential attention"] = _DIFFERENTIAL
-            if found.channels:
-                facts["channel attention"] = f"{len(found.channels)} calls, left out: it mixes channels, not tokens"
+        if found is None:
+            return facts
+        kernels: dict[str, str] = self.__dict__.get("_kernels", {})
+        facts |= kernels
+        facts["layers"] = str(len(found.layers)) + (", then attention pooling" if found.pool is not None else "")
+        facts["tokens"] = "every layer sees all" if found.isotropic else "windows, merging or reduced keys: a chain"
+        if found.differential:
+            facts["differential attention"] = _DIFFERENTIAL
+        if found.channels:
+            facts["channel attention"] = f"{len(found.channels)} calls, left out: they mix channels, not tokens"
         return facts
 
-    def preprocessing(self) -> str:
-        """What happens to a photo, in words."""
-        return "the processor that was given"
+    def preprocessing(self) -> Message:
+        """Describe what happens to an image."""
+        return msg("models.preprocessing.given", "the processor from the caller")
 
 
 def answer_of(output: Any) -> Tensor:
-    """The tensor that a model's answer is: logits, else pooled features, else the tokens; the CLS token of several."""
+    """Return the tensor of a model's output that is its answer: logits, else pooled features, else the tokens.
+
+    Raises:
+        LayoutError: the output holds no tensor.
+    """
     for name in _ANSWERS:
         value = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
         if isinstance(value, Tensor):
@@ -218,12 +263,18 @@ def answer_of(output: Any) -> Tensor:
     while isinstance(output, (tuple, list, Mapping)) and output:
         output = next(iter(output.values())) if isinstance(output, Mapping) else output[0]
     if not isinstance(output, Tensor):
-        raise LayoutError(f"the model answers with a {type(output).__name__}: no tensor in it is understood")
+        raise LayoutError(
+            msg(
+                "models.answer-without-tensor",
+                "the model answers with a {kind}, which holds no known tensor",
+                kind=type(output).__name__,
+            )
+        )
     return output
 
 
 def hash_of(model: nn.Module) -> str:
-    """The SHA-256 of all parameters and buffers, by name."""
+    """Return the SHA-256 of all parameters and buffers, by name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -231,8 +282,8 @@ def hash_of(model: nn.Module) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def _seen_as(recorder: AttentionRecorder) -> dict[str, str]:
-    """Heads, and how attention is seen, in words."""
+def _describe_kernels(recorder: AttentionRecorder) -> dict[str, str]:
+    """Describe the heads, and how attention was recorded."""
     blocks = recorder.blocks
     heads = " ".join(dict.fromkeys(str(block.shape[1]) for block in blocks))
     fused = sum(isinstance(block, Factored) and block.lse is not None for block in blocks)
@@ -241,4 +292,4 @@ def _seen_as(recorder: AttentionRecorder) -> dict[str, str]:
         (len(blocks) - dense, f"as queries and keys{f' ({fused} with the kernel sums)' if fused else ''}"),
         (dense, "as the matrix that the model makes"),
     )
-    return {"heads": heads, "attention": ", ".join(f"{n} calls seen {how}" for n, how in kinds if n)}
+    return {"heads": heads, "attention": ", ".join(f"{n} calls recorded {how}" for n, how in kinds if n)}

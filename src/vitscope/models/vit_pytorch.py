@@ -1,9 +1,7 @@
-"""Models of vit-pytorch, which know neither their input size nor their preprocessing by name."""
+"""Models of vit-pytorch, which state neither their input size nor their preprocessing."""
 
 import math
 from collections.abc import Iterator
-
-from torch import nn
 
 from vitscope.models.base import ADAPTERS
 from vitscope.models.generic import GenericAdapter
@@ -12,17 +10,12 @@ __all__ = ["VitPytorchAdapter"]
 
 
 class VitPytorchAdapter(GenericAdapter):
-    """A vit-pytorch model. Its input size is told by its patches and its position embedding, and tried."""
+    """A vit-pytorch model; its input size follows from its patches and its position embedding, and is tried."""
 
     name = "vit_pytorch"
 
-    @classmethod
-    def claims(cls, model: object) -> bool:
-        """A module whose class vit-pytorch defines."""
-        return isinstance(model, nn.Module) and type(model).__module__.startswith("vit_pytorch.")
-
     def sizes(self) -> Iterator[tuple[int, int]]:
-        """A square of as many patches as position embeddings, with and without a CLS token; then the usual."""
+        """Iterate over squares of as many patches as position embeddings, less a CLS token or not; then the usual."""
         patches = [getattr(module, "axes_lengths", {}) for module in self.model.modules()]
         patch = next(((p["p1"], p["p2"]) for p in patches if {"p1", "p2"} <= set(p)), None)
         embedding = getattr(self.model, "pos_embedding", None)

@@ -139,7 +139,7 @@ class _ModuleObserver:
 
     @contextmanager
     def observe(self, network: AveragedNetwork) -> Iterator[None]:
-        """Hook every module of the model for one run."""
+        """Register hooks on every module for one run."""
         running: list[_ModuleCall] = []
         times: dict[str, int] = {}
 

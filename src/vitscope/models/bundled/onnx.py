@@ -1,4 +1,4 @@
-"""Reading an ONNX file: protobuf messages, and tensors in them. No package for it is needed."""
+"""Reader of ONNX files: protobuf messages and the tensors in them, without the onnx package."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ __all__ = ["onnx_message", "onnx_tensor"]
 
 
 def onnx_message(data: memoryview) -> dict[int, list[Any]]:
-    """One protobuf message: field number -> its values in order, integers or byte strings; nothing is copied."""
+    """Parse one protobuf message: field number -> its values in order, integers or byte strings, without copies."""
     fields: dict[int, list[Any]] = {}
     at = 0
 
@@ -36,7 +36,7 @@ def onnx_message(data: memoryview) -> dict[int, list[Any]]:
 
 
 def onnx_tensor(data: memoryview) -> tuple[str, Float32[np.ndarray, "..."]]:
-    """A TensorProto of 32-bit floats in raw bytes: its name and a view on its values."""
+    """Return the name and a view of the values of a TensorProto with raw 32-bit floats."""
     fields = onnx_message(data)
     if not fields.keys() <= {1, 2, 8, 9} or fields[2] != [1]:
         raise ValueError("a tensor is not raw float32")

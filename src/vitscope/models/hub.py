@@ -1,0 +1,111 @@
+"""The Hugging Face Hub within a deadline: whether a model can be reached, and which revision is in the cache."""
+
+import logging
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from vitscope._messages import msg
+from vitscope.errors import ModelError, first_line
+from vitscope.models.bundled.catalogue import DEFAULT_MODEL
+
+__all__ = ["HUB_SECONDS", "OTHER_SOURCES", "cached_revision", "reach_hub", "within"]
+
+log = logging.getLogger(__name__)
+
+HUB_SECONDS = 12.0
+OTHER_SOURCES = msg(
+    "models.other-sources.hint",
+    "use {@model={model}}, or a local folder written by save_pretrained",
+    model=DEFAULT_MODEL,
+)
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+T = TypeVar("T")
+
+
+def reach_hub(reference: str, revision: str | None) -> bool:
+    """Ask the Hub for a model within a deadline, without retries.
+
+    Returns:
+        True where the Hub answers, False where only the local cache has the model.
+
+    Raises:
+        ModelError: no such model, no permission, or neither the Hub nor the cache has it.
+    """
+    if not _HUB_ID.fullmatch(reference):
+        raise ModelError(
+            msg("models.no-folder-nor-id", "'{reference}' is neither a folder nor a Hub id", reference=reference),
+            OTHER_SOURCES,
+        )
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    url = hf_hub_url(reference, "config.json", revision=revision)
+    try:
+        within(HUB_SECONDS, lambda: get_hf_file_metadata(url, timeout=HUB_SECONDS / 2))
+    except GatedRepoError:
+        raise ModelError(
+            msg("models.gated", "access to {reference} on the Hub is gated", reference=reference),
+            msg("models.gated.hint", "accept its terms on the Hub and log in"),
+        ) from None
+    except RepositoryNotFoundError:
+        raise ModelError(
+            msg("models.not-on-hub", "the Hub has no model {reference}, or it is private", reference=reference),
+            OTHER_SOURCES,
+        ) from None
+    except Exception as error:  # whatever a broken connection raises, the cache may still have the model
+        if isinstance(try_to_load_from_cache(reference, "config.json", revision=revision), str):
+            log.debug("the Hub is unreachable (%s): %s is taken from the local cache", first_line(error), reference)
+            return False
+        if isinstance(error, HfHubHTTPError):
+            raise ModelError(
+                msg(
+                    "models.hub-refused",
+                    "the Hub refused {reference}: {reason}",
+                    reference=reference,
+                    reason=first_line(error),
+                ),
+                OTHER_SOURCES,
+            ) from None
+        raise ModelError(
+            msg(
+                "models.hub-unreachable",
+                "the Hub is unreachable and {reference} is not in its local cache",
+                reference=reference,
+            ),
+            OTHER_SOURCES,
+        ) from None
+    return True
+
+
+def cached_revision(reference: str, revision: str | None) -> str:
+    """Return `revision:COMMIT` for a model that came from the Hub, or an empty string."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(reference).is_dir() or not _HUB_ID.fullmatch(reference):
+        return ""
+    cached = try_to_load_from_cache(reference, "config.json", revision=revision)
+    return f"revision:{Path(cached).parent.name}" if isinstance(cached, str) else ""
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """Return the result of `call`, or raise TimeoutError: a hanging connection must not hang the caller."""
+    result: list[T] = []
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            result.append(call())
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if failure:
+        raise failure[0]
+    if not result:
+        raise TimeoutError(f"no answer within {seconds} seconds")
+    return result[0]

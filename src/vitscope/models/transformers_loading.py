@@ -1,0 +1,110 @@
+"""Loading models of transformers from a folder or the Hub, with their image processor."""
+
+from typing import Any
+
+import torch
+
+from vitscope._messages import msg
+from vitscope.errors import ModelError, first_line
+from vitscope.models.hub import OTHER_SOURCES, cached_revision
+from vitscope.models.transformers import TransformersAdapter
+
+__all__ = ["load_transformers"]
+
+
+def load_transformers(
+    path: str,
+    reference: str,
+    processor: Any,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    local: bool,
+    revision: str | None = None,
+    extra: dict[str, Any] | None = None,
+) -> TransformersAdapter:
+    """Load a model of transformers.
+
+    Args:
+        path: a folder or a Hub id.
+        reference: how the model was named.
+        processor: an image processor; by default the model's own.
+        device: where the model goes.
+        dtype: of its parameters.
+        local: use local files only.
+        revision: branch, tag or commit on the Hub.
+        extra: further keywords of the adapter.
+
+    Raises:
+        ModelError: broken or incomplete files, or a model that takes no images.
+        LayoutError: the tokens cannot be traced.
+    """
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+
+    options: dict[str, Any] = {"local_files_only": local, "revision": revision or "main"}
+    try:
+        config = AutoConfig.from_pretrained(path, **options)
+        classifies = any("ForImageClassification" in name for name in config.architectures or [])
+        auto = AutoModelForImageClassification if classifies else AutoModel
+        model, report = auto.from_pretrained(
+            path,
+            config=config,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+            **options,
+        )
+        processor = processor or AutoImageProcessor.from_pretrained(path, **options)  # type: ignore[no-untyped-call]
+    except Exception as error:  # broken files make the loaders raise anything
+        raise ModelError(
+            msg(
+                "models.not-loaded",
+                "the model {reference} cannot be loaded: {reason}",
+                reference=reference,
+                reason=first_line(error),
+            ),
+            OTHER_SOURCES,
+        ) from error
+    _check_weights(reference, report)
+    if not TransformersAdapter.claims(model):
+        raise ModelError(
+            msg(
+                "models.takes-no-images",
+                "{reference} is a {architecture}, which takes no images",
+                reference=reference,
+                architecture=type(model).__name__,
+            )
+        )
+    keywords = {"reference": reference, "weights": cached_revision(reference, revision)} | (extra or {})
+    return TransformersAdapter(model.to(device).eval(), processor, **keywords)
+
+
+def _check_weights(reference: str, report: dict[str, Any]) -> None:
+    """Refuse weights that do not fit their config, or that lack parameters."""
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, in_file, in_config = mismatched[0]
+        raise ModelError(
+            msg(
+                "models.weights-do-not-fit",
+                "{count} weights of {reference} do not fit its config, such as {name}: {in_file} in the file, "
+                "{in_config} in the config",
+                count=len(mismatched),
+                reference=reference,
+                name=name,
+                in_file=tuple(in_file),
+                in_config=tuple(in_config),
+            ),
+            msg("models.weights-do-not-fit.hint", "the folder mixes two models: take config and weights of one"),
+        )
+    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name and "mask_token" not in name)
+    if missing:
+        raise ModelError(
+            msg(
+                "models.weights-missing",
+                "the weights of {reference} lack {count} parameters, such as {name}",
+                reference=reference,
+                count=len(missing),
+                name=missing[0],
+            ),
+            msg("models.weights-missing.hint", "these would be random numbers: use a complete checkpoint"),
+        )

@@ -1,0 +1,211 @@
+"""Image processors of transformers: the default one of a model, and the region of the image that their pixels show."""
+
+import logging
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from vitscope._messages import Message, msg
+from vitscope.errors import LayoutError
+from vitscope.geometry import ImageRegion
+from vitscope.images import Picture
+from vitscope.models.preprocessing import SIZE_HINT, Preprocessing, covering_size
+
+__all__ = ["ProcessorRunner", "as_pair", "cut_patches", "takes_patches"]
+
+log = logging.getLogger(__name__)
+
+_GREY = np.full((83, 61, 3), 128, np.uint8)  # a size that no model is made for
+_SIZES = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"})
+
+
+class ProcessorRunner:
+    """An image processor, run on images.
+
+    Args:
+        processor: an image processor of transformers, a processor that has one, or a function from a Pillow image to
+            pixels; None takes the library's default for the model type.
+        config: the config of the vision model.
+        input_size: `(Hi, Wi)` that the model was made for.
+    """
+
+    def __init__(self, processor: Any, config: Any, input_size: tuple[int, int]) -> None:
+        self.config, self.input_size = config, input_size
+        self.processor = getattr(processor, "image_processor", processor) or self._default()
+
+    @property
+    def name(self) -> str:
+        """The class of the processor."""
+        return type(self.processor).__name__
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the processor resizes to its size and crops from the middle, and does nothing else."""
+        try:
+            keys = {k for k, v in dict(self.processor.size).items() if v}
+        except (AttributeError, TypeError):  # a size of another kind
+            return False
+        if getattr(self.processor, "do_pad", False):
+            return False
+        return not getattr(self.processor, "do_resize", False) or keys in _SIZES
+
+    def prepare(
+        self, picture: Picture, size: int | None, patch: tuple[int, int]
+    ) -> tuple[Float[Tensor, "3 Hi Wi"], ImageRegion]:
+        """Return pixels and the region of the image that they show.
+
+        Args:
+            picture: the image.
+            size: see `ModelAdapter.prepare`.
+            patch: height and width are multiples of it, where `size` is given.
+
+        Raises:
+            LayoutError: the processor does more than resize and crop.
+        """
+        if not self._of_transformers or takes_patches(self.config):
+            return self._measured(picture, size, patch)
+        if not size and not self.is_plain:
+            return self._measured(picture)
+        options: dict[str, Any] = {}
+        if size:
+            resized = covering_size(picture, size, patch)
+            options = {"size": {"height": resized[0], "width": resized[1]}, "do_resize": True, "do_center_crop": False}
+            region = ImageRegion.from_resize_crop(picture.size, resized)
+        else:
+            region = self._region(picture)
+        batch = self.processor(
+            images=picture.pixels.copy(), input_data_format="channels_last", return_tensors="pt", **options
+        )
+        pixels: Tensor = batch["pixel_values"][0]
+        if tuple(pixels.shape[1:]) != region.input:
+            raise LayoutError(
+                msg(
+                    "models.processor-size",
+                    "{processor} made {shape} pixels, expected {expected}",
+                    processor=self.name,
+                    shape=tuple(pixels.shape[1:]),
+                    expected=region.input,
+                ),
+                SIZE_HINT,
+            )
+        return pixels, region
+
+    def describe(self, size: int | None) -> Message:
+        """Describe what happens to an image."""
+        if size:
+            return msg(
+                "models.preprocessing.whole-image",
+                "the whole image in its own shape, at about {size} x {size} pixels",
+                size=size,
+            )
+        if not self.is_plain:
+            return msg(
+                "models.preprocessing.measured",
+                "{processor}; the region that its pixels show is measured",
+                processor=self.name,
+            )
+        sizes = [str(v) for v in dict(self.processor.size).values() if v]
+        if crop := self._crop():
+            return msg(
+                "models.preprocessing.cropped",
+                "{processor}: resized to {size}, centre {crop} kept",
+                processor=self.name,
+                size=" x ".join(sizes),
+                crop=crop,
+            )
+        return msg(
+            "models.preprocessing.resized",
+            "{processor}: resized to {size}",
+            processor=self.name,
+            size=" x ".join(sizes),
+        )
+
+    def _default(self) -> Any:
+        from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
+        from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
+
+        if takes_patches(self.config):
+            from transformers import Siglip2ImageProcessorPil
+
+            patch = as_pair(self.config.patch_size)[0]
+            return Siglip2ImageProcessorPil(patch_size=patch, max_num_patches=self.config.num_patches)
+        choices: Any = IMAGE_PROCESSOR_MAPPING.get(type(self.config), None) or {}
+        made = choices.get("pil") or choices.get("torchvision") or BitImageProcessorPil
+        height, width = self.input_size
+        size = {"height": height, "width": width}
+        try:
+            processor = made(size=size, do_center_crop=False, do_pad=False)
+            fits = tuple(processor(images=_GREY, return_tensors="pt")["pixel_values"].shape[2:]) == self.input_size
+        except Exception:  # a processor whose size has other keys
+            fits = False
+        processor = processor if fits else BitImageProcessorPil(size=size, do_center_crop=False)
+        log.debug("no processor given: %s at %s x %s pixels", type(processor).__name__, height, width)
+        return processor
+
+    @property
+    def _of_transformers(self) -> bool:
+        """Whether the processor is one of transformers', not a function from a Pillow image to a tensor."""
+        return hasattr(self.processor, "model_input_names")
+
+    @cached_property
+    def _measured(self) -> Preprocessing:
+        if not self._of_transformers:
+            return Preprocessing(self.processor)
+        if takes_patches(self.config):
+            patch = as_pair(self.config.patch_size)
+            return Preprocessing(lambda image: _join_patches(self.processor(images=image, return_tensors="pt"), patch))
+        return Preprocessing(lambda image: self.processor(images=image, return_tensors="pt")["pixel_values"][0])
+
+    def _crop(self) -> tuple[int, int] | None:
+        if not getattr(self.processor, "do_center_crop", False):
+            return None
+        crop = dict(self.processor.crop_size)
+        return int(crop["height"]), int(crop["width"])
+
+    def _region(self, picture: Picture) -> ImageRegion:
+        """Return the region that a plain processor's settings leave: resized, then cropped from the middle."""
+        from transformers.image_transforms import get_resize_output_image_size, get_size_with_aspect_ratio
+
+        width, height = picture.size
+        resized = (height, width)
+        if self.processor.do_resize:
+            size = {k: v for k, v in dict(self.processor.size).items() if v}
+            if set(size) == {"height", "width"}:
+                resized = (size["height"], size["width"])
+            elif set(size) == {"shortest_edge"}:
+                resized = get_resize_output_image_size(
+                    picture.pixels, size["shortest_edge"], default_to_square=False, input_data_format="channels_last"
+                )
+            else:
+                resized = get_size_with_aspect_ratio((height, width), size["shortest_edge"], size["longest_edge"])
+        return ImageRegion.from_resize_crop(picture.size, (int(resized[0]), int(resized[1])), self._crop())
+
+
+def takes_patches(config: Any) -> bool:
+    """Return whether a model takes images that are already cut into patches, as NaFlex models of SigLIP 2 do."""
+    return str(config.model_type).startswith("siglip2")
+
+
+def cut_patches(pixels: Tensor, patch: tuple[int, int]) -> tuple[Tensor, int, int]:
+    """Cut `(B, 3, Hi, Wi)` into patches `(B, rows * columns, ph * pw * 3)`; also return the rows and columns."""
+    rows, columns = pixels.shape[2] // patch[0], pixels.shape[3] // patch[1]
+    apart = pixels.reshape(len(pixels), 3, rows, patch[0], columns, patch[1])
+    return apart.permute(0, 2, 4, 3, 5, 1).reshape(len(pixels), rows * columns, -1), rows, columns
+
+
+def as_pair(value: Any) -> tuple[int, int]:
+    """Return height and width of a size that may be one number."""
+    first, second = value if isinstance(value, (tuple, list)) else (value, value)
+    return int(first), int(second)
+
+
+def _join_patches(made: Mapping[str, Any], patch: tuple[int, int]) -> Tensor:
+    """Join the image `(3, Hi, Wi)` that a processor has cut into patches and padded."""
+    rows, columns = (int(n) for n in made["spatial_shapes"][0])
+    patches: Tensor = made["pixel_values"][0][: rows * columns]
+    whole = patches.reshape(rows, columns, *patch, 3).permute(4, 0, 2, 1, 3)
+    return whole.reshape(3, rows * patch[0], columns * patch[1])

@@ -1,0 +1,67 @@
+"""Model types of transformers whose token layout is known by name; every other type is traced."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vitscope.geometry import Pooling
+
+__all__ = ["CLASSIFIER", "ModelType", "find_type", "known_types"]
+
+CLASSIFIER = "ForImageClassification"
+
+
+@dataclass(frozen=True)
+class ModelType:
+    """One model type.
+
+    Attributes:
+        prefix: names of the prefix tokens, from the config.
+        pooling: `pooling` and `pool_prefix` of the layout, from the config and the name of the class.
+        features_only: the row holds for feature models; classifiers of this type are traced.
+    """
+
+    prefix: Callable[[Any], tuple[str, ...]]
+    pooling: Callable[[Any, str], tuple[Pooling, bool]]
+    features_only: bool = False
+
+
+def _cls(_config: Any) -> tuple[str, ...]:
+    return ("cls",)
+
+
+def _registers(config: Any) -> tuple[str, ...]:
+    return ("cls", *(f"register {i + 1}" for i in range(config.num_register_tokens)))
+
+
+def _pool_cls(_config: Any, _architecture: str) -> tuple[Pooling, bool]:
+    return "cls", False
+
+
+def _pool_mean_if_configured(config: Any, _architecture: str) -> tuple[Pooling, bool]:
+    return ("mean" if config.use_mean_pooling else "cls"), False
+
+
+_TYPES: Mapping[str, ModelType] = {
+    "vit": ModelType(_cls, _pool_cls),
+    "deit": ModelType(
+        lambda _config: ("cls", "distillation"),
+        lambda _config, architecture: ("cls", architecture.endswith("WithTeacher")),
+    ),
+    "vit_msn": ModelType(_cls, _pool_cls),
+    "dinov2": ModelType(_cls, _pool_cls, features_only=True),  # the classifier reads the mean patch beside CLS
+    "dinov2_with_registers": ModelType(_registers, _pool_cls, features_only=True),
+    "beit": ModelType(_cls, _pool_mean_if_configured),
+    "ijepa": ModelType(lambda _config: (), lambda _config, _architecture: ("mean", False)),
+}
+
+
+def known_types() -> tuple[str, ...]:
+    """Return the model types whose layout is known by name."""
+    return tuple(_TYPES)
+
+
+def find_type(model_type: str, architecture: str) -> ModelType | None:
+    """Return the row of a model type, or None where the model must be traced."""
+    row = _TYPES.get(model_type)
+    return None if row is None or (row.features_only and CLASSIFIER in architecture) else row
