@@ -26,7 +26,8 @@ from vitscope.methods.targets import Target
 from vitscope.metrics.attention_statistics import Statistics
 from vitscope.metrics.measurement import Measurement
 from vitscope.models.base import ModelAdapter
-from vitscope.models.loading import DEFAULT_MODEL, open_model, pick_device
+from vitscope.models.bundled.catalogue import DEFAULT_MODEL
+from vitscope.models.loading import open_model, pick_device
 from vitscope.viewer.view import View, view
 
 __all__ = ["Scope", "attribute", "load"]

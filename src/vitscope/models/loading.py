@@ -18,12 +18,11 @@ from vitscope.errors import ModelError, UnknownNameError, UsageError, VitscopeEr
 from vitscope.geometry import TokenLayout
 from vitscope.models.base import ADAPTERS, ModelAdapter, libraries_of
 from vitscope.models.bundled import catalogue, wheel
-from vitscope.models.bundled.catalogue import DEFAULT_MODEL
 from vitscope.models.generic import GenericAdapter
 from vitscope.models.hub import OTHER_SOURCES, reach_hub
 from vitscope.models.transformers_loading import load_transformers
 
-__all__ = ["DEFAULT_MODEL", "DTYPES", "adapter_of", "open_model", "pick_device"]
+__all__ = ["DTYPES", "adapter_of", "open_model", "pick_device"]
 
 log = logging.getLogger(__name__)
 
