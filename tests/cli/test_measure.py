@@ -107,15 +107,19 @@ def test_nothing_wraps_or_is_cut(measure, album, narrow, monkeypatch):
 
 
 def test_signs_stand_for_verdicts_without_colour(capsys, monkeypatch):
-    from vitscope.metrics.faithfulness import Found
-    from vitscope.metrics.measurement import number_of
+    from vitscope.metrics.faithfulness import MeasureResult
+    from vitscope.metrics.measurement import compare_with_random
 
     kinds = {"saco": (0.5, (-1.0, 1.0)), "negative": (0.0, (None, None)), "aopc": (-0.5, (None, None))}
     numbers = [
-        number_of(name, "faithfulness", "higher", Found(value), [-0.01, 0.0, 0.01], possible=possible)
+        compare_with_random(name, "faithfulness", "higher", MeasureResult(value), [-0.01, 0.0, 0.01], possible=possible)
         for name, (value, possible) in kinds.items()
     ]
-    numbers.append(number_of("insertion", "faithfulness", "higher", Found(0.9), [0.5, 0.7, 0.9], possible=(0.0, 1.0)))
+    numbers.append(
+        compare_with_random(
+            "insertion", "faithfulness", "higher", MeasureResult(0.9), [0.5, 0.7, 0.9], possible=(0.0, 1.0)
+        )
+    )
     report_text.print_measurement(Measurement("pca", "x", "m", "s", 1.0, 0.0, "mean", tuple(numbers), 9))
     said = capsys.readouterr().out
     assert [row[-1] for row in table(said)] == ["+ better", "= no better", "- worse", "? undecided"]

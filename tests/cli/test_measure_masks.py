@@ -24,7 +24,7 @@ def masks(album, tmp_path):
 
 
 def test_masks(measure, album, masks, tiny_scope, tmp_path):
-    from vitscope.metrics.ground_truth import against_mask
+    from vitscope.metrics.ground_truth import compare_with_mask
 
     ran = measure(*album, "--metrics", "saco", "--masks", masks, "--json", "--out", tmp_path / "out")
     assert ran.code == 1
@@ -36,7 +36,7 @@ def test_masks(measure, album, masks, tiny_scope, tmp_path):
     assert [result["name"] for result in document["results"]] == ["cat", "cup"]
     truth = np.zeros((180, 100), bool)
     truth[90:] = True
-    wanted = against_mask(tiny_scope.explain(album[1], method="rollout"), truth)
+    wanted = compare_with_mask(tiny_scope.explain(album[1], method="rollout"), truth)
     alike(document["results"][1]["localisation"], json.loads(json.dumps(wanted.to_dict())))
     assert document["results"][0]["localisation"]["object_share"] == pytest.approx(1 / 3)
     saved = json.loads((tmp_path / "out" / "cup" / "localisation.json").read_text())

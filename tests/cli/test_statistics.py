@@ -41,7 +41,7 @@ def test_statistics(cli, album, tiny_folder, tiny_scope, tmp_path, narrow):
     assert (plain.code, plain.err) == (0, "")
     alike(document["layers"], json.loads(json.dumps(tiny_scope.statistics(album[0]).to_dict()["layers"])))
     assert document["name"] == "cat"
-    assert "importance" in document["withheld"]
+    assert "importance" in document["unavailable"]
     assert len(document["files"]) == 3
     told = [cli("statistics", album[0], "--model", tiny_folder, "--importance", "--json").out for _ in range(2)]
     assert told[0] == told[1]

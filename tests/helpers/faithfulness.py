@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from tests.models import toys as zoo
-from vitscope.metrics.faithfulness import MEASURES, Plan
+from vitscope.metrics.faithfulness import MEASURES, MeasureSettings
 from vitscope.metrics.perturb import Probe
-from vitscope.metrics.ranking import ranked
+from vitscope.metrics.ranking import rank_map
 from vitscope.models.transformers import TransformersAdapter
 from vitscope.scope import Scope
 
@@ -44,8 +44,8 @@ def additive(parts, grid):
 
 def numbers_of(values, probe, **options):
     """Every measure of one map on a probe."""
-    plan = Plan(probe.grid, **options)
-    one = ranked(np.asarray(values, np.float32).reshape(probe.grid), plan.seed)
+    plan = MeasureSettings(probe.grid, **options)
+    one = rank_map(np.asarray(values, np.float32).reshape(probe.grid), plan.seed)
     masks = [measure.masks(one, plan) for measure in MEASURES]
     scores, _ = probe.scores(masks)
     return {m.name: m.value(one, s, plan).value for m, s in zip(MEASURES, scores, strict=True)}

@@ -8,7 +8,7 @@ from tests.models import toys as zoo
 from tests.models import toys_traced as zoo_traced
 from vitscope.attention import AttentionStore, Dense
 from vitscope.geometry import ImageRegion, TokenLayout
-from vitscope.metrics.attention_streaming import statistics_of
+from vitscope.metrics.attention_streaming import compute_statistics
 from vitscope.models.transformers import TransformersAdapter
 from vitscope.scope import Scope
 
@@ -40,7 +40,7 @@ def close(got, wanted, tolerance=1e-5):
 
 def measured(store, region=None, **options):
     region = region or ImageRegion((64, 64), (0, 0, 64, 64), (64, 64))
-    return statistics_of(store, region, UNKNOWN, **options)
+    return compute_statistics(store, region, UNKNOWN, **options)
 
 
 def dense(*matrices, prefix=("cls",), grid=(2, 2), **fields):

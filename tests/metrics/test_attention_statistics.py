@@ -143,7 +143,7 @@ def test_tokens_out_of_the_layouts_order_are_put_in_it():
     for layer, a in zip(found.layers, attentions, strict=True):
         close(layer.received, np.array(oracles.received(a[0]))[order])
         assert layer.norms is None
-    assert "between its blocks" in found.withheld["norms"]
+    assert "between its blocks" in found.unavailable["norms"]
 
 
 def test_sinks_are_those_of_the_method_sink_rollout():
@@ -220,7 +220,7 @@ def test_a_sink_is_named_with_its_place_and_mass():
     close(found.sinks[1].received, float(a[0, 0, 10]))
     close(found.sinks[1].factor, float(a[0, 0, 10]) * n)
     assert found.sinks[0].norm is None
-    assert found.withheld["norms"] == UNKNOWN
+    assert found.unavailable["norms"] == UNKNOWN
 
 
 def test_heads_that_never_look_at_the_same_tokens_do_not_agree():
@@ -249,7 +249,7 @@ def test_effective_rank_is_refused_for_many_tokens_and_only_it():
     n = 651
     found = measured(dense(torch.full((1, n, n), 1 / n), prefix=("cls",), grid=(26, 25)))
     assert found.layers[0].effective_rank is None
-    assert found.withheld["effective_rank"].startswith("the effective rank needs whole matrices: 651 tokens")
+    assert found.unavailable["effective_rank"].startswith("the effective rank needs whole matrices: 651 tokens")
     close(found.layers[0].entropy_normalised, [1])
     assert len(found.plot().getbands()) == 3
     assert measured(dense(torch.full((1, 640, 640), 1 / 640), prefix=(), grid=(32, 20))).layers[0].effective_rank > 1
@@ -330,8 +330,8 @@ def test_layers_in_their_own_tokens(name):
         unknown = (layer.distance, layer.distance_photo, layer.readout_entropy, layer.received, layer.norms)
         assert (*unknown, layer.effective_rank) == (None,) * 6
     refused = {"distance", "shares", "received", "sinks", "norms", "readout_entropy", "effective_rank", "importance"}
-    assert set(found.withheld) == refused
-    assert "do not all see the same tokens" in found.withheld["distance"]
+    assert set(found.unavailable) == refused
+    assert "do not all see the same tokens" in found.unavailable["distance"]
     with pytest.raises(UsageError, match="distance is not known: its layers do not all see the same tokens"):
         found.by_head("distance")
     with pytest.raises(UsageError, match="self is not known: its layers do not all see the same tokens"):

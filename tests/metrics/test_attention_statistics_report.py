@@ -13,7 +13,7 @@ from tests.helpers.errors import raises
 from tests.helpers.statistics import dense, measured
 from vitscope.errors import ImageError, MethodError, MissingDependencyError, ResultError, UnknownNameError, UsageError
 from vitscope.metrics import table_files
-from vitscope.metrics.attention_statistics import SHARES, Layer
+from vitscope.metrics.attention_statistics import SHARES, LayerStatistics
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_the_record_is_frozen_and_says_where_it_is_from(one, photo):
     assert set(one.provenance["versions"]) == {"vitscope", "python", "torch", "transformers", "numpy"}
     assert not {"target", "caveat", "gradient", "options"} & set(one.provenance)
     assert one.region.size == (451, 300)
-    assert one.withheld == {}
+    assert one.unavailable == {}
 
 
 def test_every_figure_is_repeatable_to_the_digit(tiny_scope, photo, one):
@@ -182,6 +182,6 @@ def test_the_plot_draws_what_is_known(one, tiny_scope, photo, monkeypatch):
 
 def test_every_number_is_in_the_document():
     page = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text("utf-8")
-    names = {field.name for field in fields(Layer)} - {"name", "queries", "keys", "shares"}
+    names = {field.name for field in fields(LayerStatistics)} - {"name", "queries", "keys", "shares"}
     for name in names | {f'shares["{share}"]' for share in SHARES}:
         assert f"\n| `{name}` |" in page, name

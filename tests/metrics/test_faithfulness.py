@@ -14,10 +14,10 @@ from hypothesis.extra.numpy import arrays
 from tests.helpers.faithfulness import additive, numbers_of, photo, scope_of
 from tests.oracles import faithfulness as oracles
 from vitscope.images import load_image
-from vitscope.metrics.faithfulness import MEASURES, Found, Plan
-from vitscope.metrics.measurement import band, number_of, student_quantile
+from vitscope.metrics.faithfulness import MEASURES, MeasureResult, MeasureSettings
+from vitscope.metrics.measurement import compare_with_random, prediction_interval, student_quantile
 from vitscope.metrics.perturb import BASELINES, Probe
-from vitscope.metrics.ranking import ranked, shuffles, spearman, ssim, step_counts
+from vitscope.metrics.ranking import rank_map, shuffled_maps, spearman, ssim, step_counts
 
 
 class TestKnownAnswers:
@@ -90,8 +90,8 @@ def test_every_measure_against_its_twin(grid, steps):
         there = np.array([float(j not in gone) for j in range(patches)])
         return float(np.tanh(there @ weights @ there) + there @ weights[0])
 
-    plan = Plan(grid, steps, n_subsets=7, n_squares=6, seed=3)
-    one = ranked(values.reshape(grid), plan.seed)
+    plan = MeasureSettings(grid, steps, n_subsets=7, n_squares=6, seed=3)
+    one = rank_map(values.reshape(grid), plan.seed)
     order = sorted(range(patches), key=lambda j: -values[j])
     assert one.order.tolist() == order
     m = values.astype(float).tolist()
@@ -119,8 +119,8 @@ def test_every_measure_against_its_twin(grid, steps):
 
 
 def test_squares_are_squares_and_sets_of_n_differ():
-    plan = Plan((5, 9), n_squares=30)
-    one = ranked(np.zeros((5, 9), np.float32), 0)
+    plan = MeasureSettings((5, 9), n_squares=30)
+    one = rank_map(np.zeros((5, 9), np.float32), 0)
     masks = next(m for m in MEASURES if m.name == "infidelity").masks(one, plan)
     assert not masks[0].any()
     sides = set()
@@ -264,44 +264,49 @@ class TestRandomBand:
 
     def test_the_interval(self):
         values = [1.0, 2.0, 4.0, 4.5]
-        mean, low, high = band(values)
+        mean, low, high = prediction_interval(values)
         assert mean == 2.875
         assert (low, high) == pytest.approx(oracles.t_interval(values, scipy.stats.t.ppf(0.975, 3)), rel=1e-5)
-        assert band([float(i) for i in range(101)], "percentiles") == (50, 2.5, 97.5)
+        assert prediction_interval([float(i) for i in range(101)], "percentiles") == (50, 2.5, 97.5)
 
     @pytest.mark.parametrize("better", ["lower", "higher"])
     def test_the_verdict_is_where_the_value_lies(self, better):
         randoms = [0.4, 0.5, 0.6]
-        _, low, high = band(randoms)
+        _, low, high = prediction_interval(randoms)
         for value, above in ((high + 0.01, True), (low - 0.01, False), (high - 0.01, None), (low + 0.01, None)):
-            verdict = number_of("deletion", "faithfulness", better, Found(value), randoms).verdict
+            verdict = compare_with_random("deletion", "faithfulness", better, MeasureResult(value), randoms).verdict
             good = {None: "no better", True: "better", False: "worse"}[
                 None if above is None else above == (better == "higher")
             ]
             assert verdict == f"{good} than random"
-            alike = number_of("sanity", "sanity", "lower", Found(value), randoms).verdict
+            alike = compare_with_random("sanity", "sanity", "lower", MeasureResult(value), randoms).verdict
             words = {None: "as unlike as chance", True: "more alike than chance", False: "more opposite than chance"}
             assert alike == words[above]
 
     def test_rounding_is_no_verdict(self):
         randoms = [0.3, 0.1 + 0.2, 0.3]
-        assert number_of("saco", "faithfulness", "higher", Found(0.1 + 0.2), randoms).verdict == "no better than random"
+        assert (
+            compare_with_random("saco", "faithfulness", "higher", MeasureResult(0.1 + 0.2), randoms).verdict
+            == "no better than random"
+        )
 
     def test_random_maps_are_no_better_than_random_at_the_nominal_rate(self):
         """An additive score, 400 maps of independent normal numbers: one in twenty lies outside, within four sigma."""
         rng = np.random.default_rng(0)
         parts = rng.exponential(size=36)
-        plan = Plan((6, 6), n_subsets=6)
+        plan = MeasureSettings((6, 6), n_subsets=6)
         for name in ("deletion", "saco", "sensitivity-n"):
             measure = next(m for m in MEASURES if m.name == name)
             outside = []
             for number in range(400):
-                one = ranked(rng.normal(size=(6, 6)).astype(np.float32), number)
+                one = rank_map(rng.normal(size=(6, 6)).astype(np.float32), number)
                 plan = replace(plan, seed=number)
                 values = [
                     measure.value(m, parts.sum() - measure.masks(m, plan) @ parts, plan).value
-                    for m in (one, *shuffles(one, 5, number))
+                    for m in (one, *shuffled_maps(one, 5, number))
                 ]
-                verdict = number_of(name, "faithfulness", measure.better, Found(values[0]), values[1:]).verdict
+                verdict = compare_with_random(
+                    name, "faithfulness", measure.better, MeasureResult(values[0]), values[1:]
+                ).verdict
                 outside.append(verdict != "no better than random")
             assert np.mean(outside) == pytest.approx(0.05, abs=4 * (0.05 * 0.95 / 400) ** 0.5), name

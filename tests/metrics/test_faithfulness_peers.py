@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from tests.helpers.faithfulness import numbers_of
-from vitscope.metrics.faithfulness import MEASURES, Plan
+from vitscope.metrics.faithfulness import MEASURES, MeasureSettings
 from vitscope.metrics.perturb import Probe
-from vitscope.metrics.ranking import ranked
+from vitscope.metrics.ranking import rank_map
 from vitscope.metrics.stability import NOISE_SAMPLES, stability
 
 QUANTUS = Path(__file__).parents[2] / ".cache" / "quantus"  # put there by tests/beside.sh
@@ -40,8 +40,8 @@ class Interacting:
 
     def found(self, name, **options):
         """What is measured here, and the sets of patches that it was made from."""
-        plan = Plan((4, 4), **options)
-        one = ranked(self.map, plan.seed)
+        plan = MeasureSettings((4, 4), **options)
+        one = rank_map(self.map, plan.seed)
         masks = OF[name].masks(one, plan)
         ((scores,), _) = self.probe.scores([masks])
         return OF[name].value(one, scores, plan), masks

@@ -8,14 +8,14 @@ class TestKnown:
     """A map against a mask, by hand and against the library's own `localise` on maps made one by one."""
 
     def test_a_map_on_the_object(self, explained):
-        from vitscope.metrics.ground_truth import against_mask
+        from vitscope.metrics.ground_truth import compare_with_mask
 
         values = np.zeros((8, 8))
         values[1:3, 5:8] = 1
         e = explained(values, (64, 64))
         mask = np.zeros((64, 64), bool)
         mask[8:24, 40:64] = True
-        got = against_mask(e, mask)
+        got = compare_with_mask(e, mask)
         assert got.share == pytest.approx(mask.mean())
         assert got["pixel-auc"].value > 0.99
         assert got["pixel-auc"].verdict == "better than random"
@@ -25,19 +25,19 @@ class TestKnown:
         assert "above a blob in the middle in 4" in got.sentence()
         off = np.zeros((64, 64), bool)
         off[40:, :24] = True
-        worse = against_mask(e, off)
+        worse = compare_with_mask(e, off)
         assert worse["mass-inside"].value < 0.01
         assert "better than random" not in worse.sentence()
         assert "mass-inside" not in worse.sentence()
 
     def test_beside_what(self, explained):
-        from vitscope.metrics.ground_truth import against_mask
+        from vitscope.metrics.ground_truth import compare_with_mask
         from vitscope.metrics.localisation import localise
 
         rng = np.random.default_rng(1)
         e = explained(rng.normal(size=(5, 7)), (35, 25))
         mask = rng.random((25, 35)) < 0.3
-        got = against_mask(e, mask, seed=2)
+        got = compare_with_mask(e, mask, seed=2)
         blob = [
             [np.exp(-(((r + 0.5) / 5 - 0.5) ** 2 + ((c + 0.5) / 7 - 0.5) ** 2) / 0.125) for c in range(7)]
             for r in range(5)
@@ -60,5 +60,5 @@ class TestKnown:
             assert (number.low, number.high, number.draws) == (min(values), max(values), 39)
             assert number.random == pytest.approx(np.mean(values))
         before = e.map.tobytes()
-        assert against_mask(e, mask, seed=2) == got
+        assert compare_with_mask(e, mask, seed=2) == got
         assert e.map.tobytes() == before

@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from tests.oracles import localisation as oracle
 from vitscope.errors import UsageError
-from vitscope.metrics.localisation import inside, localise, pointing, pooled, unit_average_precision
+from vitscope.metrics.localisation import inside, localise, pointing, pool_counts, unit_average_precision
 from vitscope.metrics.resampling import bootstrap, holm, paired
 
 
@@ -140,7 +140,7 @@ def test_pooling_counts_all_pixels_together():
         values = heat.astype(float).ravel()
         pairs.append(((values > values.mean()).tolist(), mask.ravel().tolist()))
         counts.append(localise(heat, mask).counts)
-    got = pooled(np.array(counts))
+    got = pool_counts(np.array(counts))
     assert got.miou == pytest.approx(oracle.miou(pairs))
     right = [c == t for one in pairs for c, t in zip(*one, strict=True)]
     assert got.accuracy == pytest.approx(np.mean(right))
@@ -189,10 +189,10 @@ def test_an_interval_covers_the_truth_as_often_as_it_says():
 
 def test_a_statistic_of_rows_is_resampled_by_rows():
     counts = np.random.default_rng(2).integers(0, 50, (30, 4))
-    one = bootstrap(counts, lambda rows: pooled(rows).miou, seed=0, draws=300)
-    assert one.value == pytest.approx(pooled(counts).miou)
+    one = bootstrap(counts, lambda rows: pool_counts(rows).miou, seed=0, draws=300)
+    assert one.value == pytest.approx(pool_counts(counts).miou)
     assert one.low < one.value < one.high
-    same = bootstrap(np.repeat(counts[:1], 9, 0), lambda rows: pooled(rows).miou, draws=50)
+    same = bootstrap(np.repeat(counts[:1], 9, 0), lambda rows: pool_counts(rows).miou, draws=50)
     assert same.low == same.high == pytest.approx(same.value)
 
 

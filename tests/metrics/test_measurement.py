@@ -10,8 +10,8 @@ import vitscope
 from tests.helpers.faithfulness import BETTER, NAMES, photo, scope_of, state
 from vitscope.errors import MethodError, UnknownNameError, UsageError
 from vitscope.images import load_image
-from vitscope.metrics.faithfulness import Found
-from vitscope.metrics.measurement import Measurement, Number, number_of
+from vitscope.metrics.faithfulness import MeasureResult
+from vitscope.metrics.measurement import Measurement, Number, compare_with_random
 
 
 def test_known_scores_belong_to_one_picture_and_one_question(tiny_scope, album):
@@ -132,7 +132,7 @@ class TestSentence:
     def made(*verdicts):
         place = {"better": 2.0, "worse": -2.0, "same": 0.0}
         numbers = [
-            number_of(name, "faithfulness", "higher", Found(place[v]), [-0.1, 0.0, 0.1])
+            compare_with_random(name, "faithfulness", "higher", MeasureResult(place[v]), [-0.1, 0.0, 0.1])
             for name, v in zip(NAMES, verdicts, strict=False)
         ]
         return Measurement("pca", "x", "m", "s", 1.0, 0.0, "blur", tuple(numbers), 9).sentence()

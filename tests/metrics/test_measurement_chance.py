@@ -8,26 +8,28 @@ import pytest
 
 from tests.helpers.faithfulness import NAMES, photo, scope_of
 from tests.oracles import chance as oracles
-from vitscope.metrics.faithfulness import DRAWS, MEASURES, Found, Plan
-from vitscope.metrics.measurement import Measurement, band, number_of
-from vitscope.metrics.ranking import ranked, shuffles
+from vitscope.metrics.faithfulness import DRAWS, MEASURES, MeasureResult, MeasureSettings
+from vitscope.metrics.measurement import Measurement, compare_with_random, prediction_interval
+from vitscope.metrics.ranking import rank_map, shuffled_maps
 
 BY_NAME = {measure.name: measure for measure in MEASURES}
 MANY = ("saco", "sensitivity-n", "infidelity")
 
 
 def made(value, randoms, *, better="higher", possible=(None, None), name="saco", **options):
-    return number_of(name, "faithfulness", better, Found(value), randoms, possible=possible, **options)
+    return compare_with_random(
+        name, "faithfulness", better, MeasureResult(value), randoms, possible=possible, **options
+    )
 
 
 class TestRanks:
     @pytest.mark.parametrize("count", [39, 40, 79, 100, 199, 400])
     def test_the_interval_against_its_twin(self, count):
         values = np.random.default_rng(count).exponential(size=count).tolist()
-        assert band(values, "ranks")[1:] == oracles.ranks_interval(values)
+        assert prediction_interval(values, "ranks")[1:] == oracles.ranks_interval(values)
         number = made(1.0, values)
         assert (number.interval, number.draws) == ("ranks", count)
-        assert (number.random, number.low, number.high) == band(values, "ranks")
+        assert (number.random, number.low, number.high) == prediction_interval(values, "ranks")
         assert number.low in values
         assert number.high in values
 
@@ -42,15 +44,15 @@ class TestRanks:
         outside = []
         for _ in range(2000):
             values = getattr(rng, draw)(size=200)
-            _, low, high = band(values[1:].tolist(), "ranks")
+            _, low, high = prediction_interval(values[1:].tolist(), "ranks")
             outside.append(not low <= values[0] <= high)
         assert np.mean(outside) == pytest.approx(0.05, abs=4 * (0.05 * 0.95 / 2000) ** 0.5)
 
 
 class TestManyRandomMaps:
-    """`Measure.more`: many random maps out of few forwards."""
+    """`Measure.random_values`: many random maps out of few forwards."""
 
-    plan = Plan((6, 10), n_subsets=8, n_squares=12)
+    plan = MeasureSettings((6, 10), n_subsets=8, n_squares=12)
     parts = np.random.default_rng(2).exponential(size=60)
 
     def scored(self, name, maps, plan):
@@ -59,24 +61,24 @@ class TestManyRandomMaps:
     @pytest.mark.parametrize("name", ["sensitivity-n", "infidelity"])
     def test_shared_sets_are_asked_of_every_random_map(self, name):
         """Each of the many is what the measure itself gives for that random map, whose sets are those of the map."""
-        one = ranked(np.random.default_rng(3).normal(size=(6, 10)).astype(np.float32), 0)
-        maps = [one, *shuffles(one, 2, 0)]
-        many = BY_NAME[name].more(maps, self.scored(name, maps, self.plan), self.plan)
-        randoms = shuffles(one, DRAWS, 0)
+        one = rank_map(np.random.default_rng(3).normal(size=(6, 10)).astype(np.float32), 0)
+        maps = [one, *shuffled_maps(one, 2, 0)]
+        many = BY_NAME[name].random_values(maps, self.scored(name, maps, self.plan), self.plan)
+        randoms = shuffled_maps(one, DRAWS, 0)
         scores = self.scored(name, randoms, self.plan)
         assert many == [BY_NAME[name].value(m, s, self.plan).value for m, s in zip(randoms, scores, strict=True)]
         assert len(set(many)) > 0.3 * DRAWS  # infidelity is 1 for each map that tells nothing
 
     def test_saco_in_random_orders_has_the_distribution_of_all_orders(self):
         """Five groups of one patch: all 120 orders are known."""
-        plan = Plan((1, 5))
+        plan = MeasureSettings((1, 5))
         values = np.array([[9, 4, 3, 1, 0]], np.float32)
-        one, costs = ranked(values, 0), np.array([1.0, 2.0, 4.0, 8.0, 16.0])
-        maps = [one, *shuffles(one, 3, 0)]
+        one, costs = rank_map(values, 0), np.array([1.0, 2.0, 4.0, 8.0, 16.0])
+        maps = [one, *shuffled_maps(one, 3, 0)]
         scores = [100 - BY_NAME["saco"].masks(m, plan) @ costs for m in maps]
         many = []
         for seed in range(20):
-            many += BY_NAME["saco"].more(maps, scores, replace(plan, seed=seed))
+            many += BY_NAME["saco"].random_values(maps, scores, replace(plan, seed=seed))
         every = oracles.saco_of_every_order([9, 4, 3, 1, 0], costs.tolist())
         assert {round(value, 9) for value in many} <= {round(value, 9) for value in every}
         assert np.mean(many) == pytest.approx(np.mean(every), abs=4 * np.std(every) / len(many) ** 0.5)
@@ -87,11 +89,11 @@ class TestManyRandomMaps:
 
     def test_costs_that_are_all_alike_are_no_finding(self):
         """A score that does not move gives the map the best SaCo, and the random maps, too."""
-        one = ranked(np.arange(60, dtype=np.float32).reshape(6, 10), 0)
-        maps = [one, *shuffles(one, 2, 0)]
+        one = rank_map(np.arange(60, dtype=np.float32).reshape(6, 10), 0)
+        maps = [one, *shuffled_maps(one, 2, 0)]
         scores = [np.ones(11) for _ in maps]
         own = BY_NAME["saco"].value(one, scores[0], self.plan)
-        number = made(own.value, BY_NAME["saco"].more(maps, scores, self.plan), possible=(-1.0, 1.0))
+        number = made(own.value, BY_NAME["saco"].random_values(maps, scores, self.plan), possible=(-1.0, 1.0))
         assert (number.value, number.low, number.high, number.verdict) == (1, 1, 1, "undecided")
 
     @pytest.mark.usefixtures("as_shipped")  # annotations are executed by the tests around it
@@ -102,11 +104,11 @@ class TestManyRandomMaps:
             outside, good = [], []
             for number in range(100):
                 plan = replace(self.plan, seed=number)
-                one = ranked(rng.normal(size=(6, 10)).astype(np.float32), number)
-                maps = [one, *shuffles(one, 3, number)]
+                one = rank_map(rng.normal(size=(6, 10)).astype(np.float32), number)
+                maps = [one, *shuffled_maps(one, 3, number)]
                 scores = self.scored(name, maps, plan)
                 value = BY_NAME[name].value(one, scores[0], plan)
-                got = made(value.value, BY_NAME[name].more(maps, scores, plan), better=BY_NAME[name].better)
+                got = made(value.value, BY_NAME[name].random_values(maps, scores, plan), better=BY_NAME[name].better)
                 outside.append(got.verdict in ("better than random", "worse than random"))
                 good.append(got.verdict == "better than random")
             sigma = (0.05 * 0.95 / 100) ** 0.5
@@ -115,12 +117,12 @@ class TestManyRandomMaps:
 
     def test_a_right_map_is_found(self):
         """With five random maps and a t interval SaCo could not be beaten; with the same forwards now it can."""
-        one = ranked(self.parts.reshape(6, 10).astype(np.float32), 0)
-        maps = [one, *shuffles(one, 5, 3)]
+        one = rank_map(self.parts.reshape(6, 10).astype(np.float32), 0)
+        maps = [one, *shuffled_maps(one, 5, 3)]
         scores = self.scored("saco", maps, self.plan)
         few = [BY_NAME["saco"].value(m, s, self.plan) for m, s in zip(maps, scores, strict=True)]
         before = made(few[0].value, [f.value for f in few[1:]], possible=(-1.0, 1.0))
-        after = made(few[0].value, BY_NAME["saco"].more(maps, scores, self.plan), possible=(-1.0, 1.0))
+        after = made(few[0].value, BY_NAME["saco"].random_values(maps, scores, self.plan), possible=(-1.0, 1.0))
         assert before.high > 1
         assert (before.verdict, after.verdict) == ("undecided", "better than random")
         assert after.high < after.value == pytest.approx(1)
@@ -130,7 +132,7 @@ class TestPossible:
     @pytest.mark.parametrize("better", ["lower", "higher"])
     def test_what_is_shown_is_cut_and_the_verdict_is_not(self, better):
         randoms = [0.1, 0.5, 0.9]
-        _, low, high = band(randoms)
+        _, low, high = prediction_interval(randoms)
         assert low < 0 < 1 < high
         best, worst = (0.0, 1.0) if better == "lower" else (1.0, 0.0)
         number = made(best, randoms, better=better, possible=(0.0, 1.0))
@@ -144,7 +146,7 @@ class TestPossible:
     @pytest.mark.parametrize("better", ["lower", "higher"])
     def test_an_interval_that_reaches_only_the_worst_leaves_a_verdict(self, better):
         randoms = [0.0, 0.1, 0.2] if better == "higher" else [0.8, 0.9, 1.0]
-        low, high = band(randoms)[1:]
+        low, high = prediction_interval(randoms)[1:]
         assert low < 0 < high < 1 or 0 < low < 1 < high
         best = 1.0 if better == "higher" else 0.0
         assert made(best, randoms, better=better, possible=(0.0, 1.0)).verdict == "better than random"

@@ -5,32 +5,32 @@ import pytest
 import torch
 
 from vitscope.errors import MethodError
-from vitscope.metrics.perturb import Probe, fill_of
-from vitscope.metrics.ranking import covering, ranked, shuffles
+from vitscope.metrics.perturb import Probe, baseline_fill
+from vitscope.metrics.ranking import rank_map, shuffled_maps, top_masks
 
 
 class TestOrder:
     def test_equal_values_stand_in_an_order_that_the_seed_draws(self):
         values = np.array([[1, 2, 2], [1, 1, 3]], np.float32)
-        orders = {tuple(ranked(values, seed).order.tolist()) for seed in range(60)}
+        orders = {tuple(rank_map(values, seed).order.tolist()) for seed in range(60)}
         assert {order[0] for order in orders} == {5}
         assert {order[1:3] for order in orders} == {(1, 2), (2, 1)}
         assert len({order[3:] for order in orders}) == 6
-        assert (ranked(values, 7).order == ranked(values, 7).order).all()
+        assert (rank_map(values, 7).order == rank_map(values, 7).order).all()
 
     def test_random_maps_have_the_maps_values_and_orders_of_their_own(self):
         values = np.random.default_rng(1).normal(size=(6, 5)).astype(np.float32)
-        one = ranked(values, 0)
-        others = shuffles(one, 4, 0)
+        one = rank_map(values, 0)
+        others = shuffled_maps(one, 4, 0)
         for other in others:
             assert sorted(other.values) == sorted(one.values)
             assert (np.diff(other.values[other.order]) <= 0).all()
         assert len({tuple(o.order.tolist()) for o in others}) == 4
-        flat = shuffles(ranked(np.ones((6, 5), np.float32), 0), 4, 0)
+        flat = shuffled_maps(rank_map(np.ones((6, 5), np.float32), 0), 4, 0)
         assert [o.order.tolist() for o in flat] == [o.order.tolist() for o in others]
 
     def test_a_mask_covers_the_first_of_the_order(self):
-        assert covering(np.array([2, 0, 1]), np.array([0, 1, 3])).tolist() == [
+        assert top_masks(np.array([2, 0, 1]), np.array([0, 1, 3])).tolist() == [
             [False] * 3,
             [False, False, True],
             [True] * 3,
@@ -76,4 +76,4 @@ class TestProbe:
 
     def test_blur_keeps_a_flat_picture_and_a_sum_of_weights(self):
         flat = torch.full((3, 12, 20), 0.7, dtype=torch.float64)
-        torch.testing.assert_close(fill_of("blur", flat, flat, (3, 4)), flat)
+        torch.testing.assert_close(baseline_fill("blur", flat, flat, (3, 4)), flat)

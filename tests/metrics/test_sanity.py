@@ -17,8 +17,8 @@ from vitscope.attention.transformer_blocks import TransformerBlocks
 from vitscope.errors import VitscopeError
 from vitscope.images import load_image
 from vitscope.metrics.perturb import BASELINES
-from vitscope.metrics.ranking import moved
-from vitscope.metrics.sanity import Stage, redrawn, sanity, stages
+from vitscope.metrics.ranking import moved_copies
+from vitscope.metrics.sanity import WeightGroup, randomised_weights, sanity, weight_groups
 from vitscope.metrics.stability import NOISE_SAMPLES, RADIUS, stability
 from vitscope.models.traced import hash_of
 
@@ -44,7 +44,7 @@ class TestStages:
         scope = scope_of("vit")
         assert isinstance(scope.engine.blocks, TransformerBlocks)
         noise = torch.randn(1, 3, 32, 32).double()
-        found = stages(scope.model, lambda: scope.engine.answer(noise), scope.engine.blocks.blocks)
+        found = weight_groups(scope.model, lambda: scope.engine.answer(noise), scope.engine.blocks.blocks)
         assert [stage.name for stage in found] == ["embedding", "block 0", "block 1", "block 2", "head"]
         name_of = {id(p): name for name, p in scope.model.named_parameters()}
         names = [[name_of[id(p)] for p in stage.parameters] for stage in found]
@@ -56,7 +56,7 @@ class TestStages:
 
     def test_parts_of_a_model_without_blocks_in_the_order_of_its_forward(self):
         model = Chain()
-        found = stages(model, lambda: model.run(torch.zeros(1, 6)))
+        found = weight_groups(model, lambda: model.run(torch.zeros(1, 6)))
         assert [stage.name for stage in found] == ["part 1 of 3", "part 2 of 3", "part 3 of 3"]
         assert [{id(p) for p in stage.parameters} for stage in found] == [
             {id(model.first.weight), id(model.first.bias)},
@@ -67,14 +67,14 @@ class TestStages:
     def test_attention_that_uses_the_weights_of_a_module_it_does_not_call(self):
         model = nn.MultiheadAttention(8, 2, batch_first=True)
         x = torch.zeros(1, 3, 8)
-        found = stages(model, lambda: model(x, x, x))
+        found = weight_groups(model, lambda: model(x, x, x))
         together = {id(p) for stage in found for p in stage.parameters}
         assert together == {id(p) for p in model.parameters()}
 
     def test_a_text_tower_is_left_out(self):
         row = next(row for row in zoo_traced.ROWS if row.name == "hf-clip")
         model = row.make().eval()
-        found = stages(model, lambda: model.get_image_features(pixel_values=torch.zeros(1, 3, *row.size)))
+        found = weight_groups(model, lambda: model.get_image_features(pixel_values=torch.zeros(1, 3, *row.size)))
         name_of = {id(p): name for name, p in model.named_parameters()}
         names = {name_of[id(p)] for stage in found for p in stage.parameters}
         assert any(name.startswith("vision_model") for name in names)
@@ -89,7 +89,7 @@ class TestRedrawn:
             model[0].weight.mul_(3).add_(0.7)
         before = state(model)
         own = model[0].weight
-        with redrawn(model, [own, model[1].weight], 0):
+        with randomised_weights(model, [own, model[1].weight], 0):
             other = model[0].weight
             assert other is not own
             other, own = other.detach(), own.detach()
@@ -104,19 +104,19 @@ class TestRedrawn:
         model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
         seen = []
         for which, seed in (([0], 0), ([0, 1], 0), ([0], 1)):
-            with redrawn(model, [model[i].weight for i in which], seed):
+            with randomised_weights(model, [model[i].weight for i in which], seed):
                 seen.append(model[0].weight.detach().clone())
                 second = model[1].weight.detach().clone()
         assert torch.equal(seen[0], seen[1])
         assert not torch.equal(seen[0], seen[2])
-        with redrawn(model, list(model.parameters()), 0):
+        with randomised_weights(model, list(model.parameters()), 0):
             assert not torch.equal(model[0].weight, model[1].weight)
         assert torch.equal(second, model[1].weight)
 
     def test_tied_weights_stay_tied_and_errors_put_all_back(self):
         model = Chain()
         before = state(model)
-        with pytest.raises(ZeroDivisionError), redrawn(model, [model.first.weight], 3):  # noqa: PT012
+        with pytest.raises(ZeroDivisionError), randomised_weights(model, [model.first.weight], 3):  # noqa: PT012
             assert model.tied.weight is model.first.weight
             assert state(model) != before
             raise ZeroDivisionError
@@ -133,7 +133,7 @@ def likeness(a, b):
 
 
 class TestSanity:
-    parts = [Stage("bottom", ()), Stage("middle", ()), Stage("top", ())]
+    parts = [WeightGroup("bottom", ()), WeightGroup("middle", ()), WeightGroup("top", ())]
     values = np.random.default_rng(0).normal(size=(6, 6)).astype(np.float32)
 
     def test_a_map_that_never_changes_is_told(self):
@@ -199,7 +199,7 @@ class TestSanity:
                     number.y[-1] if kind == "cascading" else np.mean(number.y), abs=1e-9
                 )
         assert not all(not np.ptp(m) for m in single)
-        chance = [rank_correlation(other, cascade[-1]) for other in moved(e.map, 99, 4)]
+        chance = [rank_correlation(other, cascade[-1]) for other in moved_copies(e.map, 99, 4)]
         number = got["sanity-cascading"]
         assert (number.low, number.high) == pytest.approx(tuple(np.percentile(chance, [2.5, 97.5])), abs=1e-4)
         assert number.random == pytest.approx(np.mean(chance), abs=1e-4)
@@ -212,7 +212,7 @@ class TestSanity:
 
     def test_moved_maps_keep_their_values_and_neighbours(self):
         values = np.arange(12, dtype=np.float32).reshape(3, 4)
-        others = moved(values, 50, 0)
+        others = moved_copies(values, 50, 0)
         assert len({other.tobytes() for other in others}) > 25
         for other in others:
             assert sorted(other.ravel()) == sorted(values.ravel())
@@ -222,7 +222,7 @@ class TestSanity:
             below = other[(row + 1) % 3, column] == 4 or other[(row - 1) % 3, column] == 4
             assert right
             assert below
-        assert np.array_equal(moved(values, 5, 3), moved(values, 5, 3))
+        assert np.array_equal(moved_copies(values, 5, 3), moved_copies(values, 5, 3))
 
 
 class TestStability:
@@ -297,7 +297,7 @@ class TestLinear:
         torch.manual_seed(1)
         self.bottom, self.top = (nn.Linear(400, 1, bias=False, dtype=torch.float64) for _ in range(2))
         self.both = nn.ModuleList([self.bottom, self.top])
-        self.parts = [Stage("bottom", (self.bottom.weight,)), Stage("top", (self.top.weight,))]
+        self.parts = [WeightGroup("bottom", (self.bottom.weight,)), WeightGroup("top", (self.top.weight,))]
         self.pixels = torch.rand(3, 20, 20, dtype=torch.float64) + 0.5
 
     def right(self, pixels=None):
@@ -307,7 +307,7 @@ class TestLinear:
     def test_a_map_of_the_weights_goes_with_them_and_no_earlier(self):
         own = self.right()
         found = {n.name: n for n in sanity(own, self.right, self.both, self.parts, seed=3)}
-        with redrawn(self.both, [self.top.weight], 3):
+        with randomised_weights(self.both, [self.top.weight], 3):
             drawn = rank_correlation(own, self.right())
         assert abs(drawn) < 0.2  # four standard deviations of independent maps
         assert found["sanity-cascading"].y == pytest.approx((drawn, drawn))

@@ -11,7 +11,7 @@ from vitscope.bench.cases import BenchmarkInfo
 from vitscope.bench.planted import SIZES
 from vitscope.bench.run_log import CaseResult
 from vitscope.errors import MethodError
-from vitscope.metrics.localisation import pooled
+from vitscope.metrics.localisation import pool_counts
 from vitscope.metrics.resampling import Difference, Estimate, bootstrap, holm, paired
 
 __all__ = ["BenchmarkSummary", "MethodScore", "format_number", "summarise"]
@@ -200,7 +200,7 @@ def _mean(part: Sequence[Mapping[str, Any]], name: str, together: bool) -> float
 
 
 def _pooled(name: str, counts: np.ndarray) -> float:
-    return float(getattr(pooled(counts), name))
+    return float(getattr(pool_counts(counts), name))
 
 
 def _difference(

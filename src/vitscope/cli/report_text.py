@@ -12,7 +12,7 @@ from vitscope.cli import console
 
 if TYPE_CHECKING:
     from vitscope.metrics.attention_statistics import Statistics
-    from vitscope.metrics.ground_truth import Known
+    from vitscope.metrics.ground_truth import MaskComparison
     from vitscope.metrics.measurement import Measurement, Number
 
 __all__ = [
@@ -113,7 +113,7 @@ def print_measurement(measurement: "Measurement") -> None:
     print_text(measurement.sentence(brief=True))
 
 
-def print_localisation(found: "Known") -> None:
+def print_localisation(found: "MaskComparison") -> None:
     """Print the numbers of a map against a mask, beside random maps and a blob in the centre, and their sentence."""
     rows: list[list[str | Text]] = [
         [
@@ -137,15 +137,15 @@ def attention_document(found: "Statistics") -> dict[str, Any]:
 
     Shares and distances are means over heads; shares over layers too, distances over the first and the last three.
     """
-    known = "distance" not in found.withheld
+    known = "distance" not in found.unavailable
     by_layer = [float(values.mean()) for values in found.by_head("distance")] if known else []
     shares = None
-    if "shares" not in found.withheld:
+    if "shares" not in found.unavailable:
         names = list(found.layers[0].shares)
         shares = {n: sum(float(layer.shares[n].mean()) for layer in found.layers) / len(found.layers) for n in names}
     return {
         "sinks": None
-        if "sinks" in found.withheld
+        if "sinks" in found.unavailable
         else [
             {"name": sink.name, "received": sink.received, "factor": sink.factor, "norm_factor": sink.norm_factor}
             for sink in found.sinks
@@ -154,7 +154,7 @@ def attention_document(found: "Statistics") -> dict[str, Any]:
         "distance_first": sum(by_layer[:3]) / len(by_layer[:3]) if known else None,
         "distance_last": sum(by_layer[-3:]) / len(by_layer[-3:]) if known else None,
         "input": list(found.region.input),
-        "withheld": dict(found.withheld),
+        "unavailable": dict(found.unavailable),
     }
 
 
@@ -162,7 +162,7 @@ def print_attention(found: "Statistics") -> None:
     """Print the sinks, which tokens patches attend to, and how far, in the first and the last three layers."""
     numbers = attention_document(found)
     if numbers["sinks"] is None:
-        print_field("attention", f"sinks, shares and distance are not known: {found.withheld['sinks']}")
+        print_field("attention", f"sinks, shares and distance are not known: {found.unavailable['sinks']}")
         return
     print_field("sinks", _sinks(numbers["sinks"]))
     present = {

@@ -24,7 +24,7 @@ from vitscope.methods.attention import attention
 from vitscope.methods.base import METHODS
 from vitscope.methods.targets import SimilarTo, Target, feature_of, similar_to
 from vitscope.metrics.attention_statistics import Statistics
-from vitscope.metrics.attention_streaming import statistics_of
+from vitscope.metrics.attention_streaming import compute_statistics
 from vitscope.metrics.head_importance import head_importance
 
 __all__ = ["attention_heads", "attention_store", "compare", "logit_lens", "queries", "statistics"]
@@ -146,4 +146,4 @@ def statistics(
     told = engine.provenance(Request(options, METHODS.get("attention"), {}), ready.picture)
     told = {name: value for name, value in told.items() if name not in _OF_METHODS}
     states = forward.states if isinstance(forward.states, HiddenStates) else engine.supports("hidden-states").reason
-    return statistics_of(forward.store, ready.region, states, importance=drops, provenance=told)
+    return compute_statistics(forward.store, ready.region, states, importance=drops, provenance=told)

@@ -22,13 +22,13 @@ from vitscope.geometry import ImageRegion
 from vitscope.images import ImageLike, Picture, load_image
 from vitscope.methods.base import METHODS
 from vitscope.methods.targets import Target
-from vitscope.metrics.faithfulness import DRAWS, MEASURES, Measure, Plan
-from vitscope.metrics.measurement import Ends, Measurement, Number, number_of
-from vitscope.metrics.perturb import BASELINES, Baseline, Probe, fill_of
-from vitscope.metrics.ranking import ranked, shuffles
-from vitscope.metrics.sanity import sanity, stages
+from vitscope.metrics.faithfulness import DRAWS, MEASURES, Measure, MeasureSettings
+from vitscope.metrics.measurement import Bounds, Measurement, Number, compare_with_random
+from vitscope.metrics.perturb import BASELINES, Baseline, Probe, baseline_fill
+from vitscope.metrics.ranking import rank_map, shuffled_maps
+from vitscope.metrics.sanity import sanity, weight_groups
 from vitscope.metrics.stability import NOISE_SAMPLES, stability
-from vitscope.metrics.target_score import Score, ScoreKind, score_of, target_from_text
+from vitscope.metrics.target_score import Score, ScoreKind, make_score, target_from_text
 
 __all__ = ["asked", "measure"]
 
@@ -98,7 +98,7 @@ def measure(
     weights = engine.adapter.weights  # hashed now if ever, and never while others stand in their place
     if n_random_maps < 2 or batch_size < 1:
         raise UsageError(f"n_random_maps is at least 2 and batch_size at least 1, not {n_random_maps} and {batch_size}")
-    plan = Plan(explanation.layout.grid, steps, n_subsets, n_squares, seed)
+    plan = MeasureSettings(explanation.layout.grid, steps, n_subsets, n_squares, seed)
     notes: list[str] = []
     picture = _picture(explanation, image)
     pixels, region = _pixels(engine, explanation, picture, notes)
@@ -112,10 +112,10 @@ def measure(
         return (lambda done, total: progress(name, done, total)) if progress else lambda done, total: None
 
     if any(name in _CHEAP for name in names):
-        fill = fill_of(baseline, pixels, black, plan.grid)
+        fill = baseline_fill(baseline, pixels, black, plan.grid)
         memory = None if known is None else known.setdefault(_case(pixels, baseline, goal.words, weights), {})
-        probe = Probe(_runner(engine, goal.of, baseline), pixels, fill, plan.grid, batch_size, memory)
-        ends = _ends(goal.possible, float(goal.of(answer)[0]))
+        probe = Probe(_runner(engine, goal.from_answer, baseline), pixels, fill, plan.grid, batch_size, memory)
+        ends = _ends(goal.possible, float(goal.from_answer(answer)[0]))
         numbers, empty, forwards = _faithfulness(
             probe, explanation, plan, names, n_random_maps, ends, tick("faithfulness")
         )
@@ -134,7 +134,7 @@ def measure(
             explanations += NOISE_SAMPLES
         if "sanity" in names:
             blocks = engine.blocks.blocks if engine.blocks else ()
-            parts = stages(engine.model, lambda: engine.answer(pixels[None]), blocks)
+            parts = weight_groups(engine.model, lambda: engine.answer(pixels[None]), blocks)
             numbers += sanity(
                 explanation.map, lambda: again(pixels), engine.model, parts, seed=seed, tick=tick("sanity")
             )
@@ -144,7 +144,7 @@ def measure(
         picture=picture.source,
         model=engine.adapter.reference,
         score=goal.words,
-        whole=float(goal.of(answer)[0]),
+        whole=float(goal.from_answer(answer)[0]),
         empty=empty,
         baseline=baseline,
         numbers=tuple(numbers),
@@ -258,15 +258,15 @@ def _runner(
 def _faithfulness(
     probe: Probe,
     explanation: Explanation,
-    plan: Plan,
+    plan: MeasureSettings,
     names: Sequence[str],
     n_random_maps: int,
-    ends: Callable[[Measure], Ends],
+    ends: Callable[[Measure], Bounds],
     tick: Callable[..., None],
 ) -> tuple[list[Number], float, int]:
     """The numbers, the score with everything replaced, and the forwards: sets that measures share are scored once."""
-    one = ranked(explanation.map, plan.seed)
-    maps = [one, *shuffles(one, n_random_maps, plan.seed)]
+    one = rank_map(explanation.map, plan.seed)
+    maps = [one, *shuffled_maps(one, n_random_maps, plan.seed)]
     asked = [measure for measure in MEASURES if measure.name in names]
     masks = [np.ones((1, plan.patches), bool), *(measure.masks(m, plan) for measure in asked for m in maps)]
     scores, forwards = probe.scores(masks, tick)
@@ -274,10 +274,14 @@ def _faithfulness(
     for number, measure in enumerate(asked):
         own = scores[1 + number * len(maps) : 1 + (number + 1) * len(maps)]
         found = [measure.value(m, s, plan) for m, s in zip(maps, own, strict=True)]
-        randoms = [other.value for other in found[1:]] if measure.more is None else measure.more(maps, own, plan)
-        curves = [other.y for other in found[1:]] if measure.more is None else ()
+        randoms = (
+            [other.value for other in found[1:]]
+            if measure.random_values is None
+            else measure.random_values(maps, own, plan)
+        )
+        curves = [other.y for other in found[1:]] if measure.random_values is None else ()
         numbers.append(
-            number_of(
+            compare_with_random(
                 measure.name,
                 "faithfulness",
                 measure.better,
@@ -290,10 +294,10 @@ def _faithfulness(
     return numbers, float(scores[0][0]), forwards
 
 
-def _ends(possible: tuple[float, float] | None, whole: float) -> Callable[[Measure], Ends]:
+def _ends(possible: tuple[float, float] | None, whole: float) -> Callable[[Measure], Bounds]:
     """Between what a measure's number lies: its own range, or that of the score or of its drops."""
 
-    def ends(measure: Measure) -> Ends:
+    def ends(measure: Measure) -> Bounds:
         if measure.possible is not None or possible is None:
             return measure.possible or (None, None)
         return (whole - possible[1], whole - possible[0]) if measure.name == "aopc" else possible
@@ -306,7 +310,7 @@ def _score(
 ) -> Score:
     """What is asked of the model: the map's own target, or the one that the caller says."""
     classifies, was = engine.adapter.classifies(answer), explanation.score if given is None else None
-    score = score_of(
+    score = make_score(
         target_from_text(explanation.target, classifies) if given is None else given,
         kind,
         answer,

@@ -17,8 +17,8 @@ from vitscope.engine.engine import Engine
 from vitscope.errors import UnknownNameError, UnsupportedError, UsageError
 from vitscope.geometry import TokenLayout
 from vitscope.images import ImageLike
-from vitscope.metrics.perturb import covered_with, fill_of
-from vitscope.metrics.target_score import Score, score_of
+from vitscope.metrics.perturb import baseline_fill, fill_patches
+from vitscope.metrics.target_score import Score, make_score
 
 __all__ = ["MaskedPrediction", "PatchMasker", "masking"]
 
@@ -81,13 +81,13 @@ class PatchMasker:
         gone[:, numbers] = True
         begun = time.perf_counter()
         answer = self._dropped(gone) if mode == "drop" else self._filled(gone)
-        score = float(self.score.of(answer)[0])  # waits for the device
+        score = float(self.score.from_answer(answer)[0])  # waits for the device
         spent = (time.perf_counter() - begun) * 1000
         says = self.engine.predictions(answer)
         return MaskedPrediction(says, score, self.whole, self.score.words, mode, tuple(numbers), spent)
 
     def _filled(self, gone: Tensor) -> Tensor:
-        return self.engine.answer(covered_with(self.fill, self.pixels[None], gone, self.layout.grid))
+        return self.engine.answer(fill_patches(self.fill, self.pixels[None], gone, self.layout.grid))
 
     def _dropped(self, gone: Tensor) -> Tensor:
         if not (support := self.engine.supports("patch-dropping")):
@@ -106,7 +106,7 @@ def masking(engine: Engine, image: ImageLike, *, size: int | None = None, target
     ready = engine.prepare(image, size=size)
     pixels = ready.pixels.to(engine.device, engine.dtype)
     layout, answer = engine.adapter.layout(ready.region.input), engine.answer(pixels[None])
-    score = score_of(
+    score = make_score(
         target,
         "probability",
         answer,
@@ -115,6 +115,6 @@ def masking(engine: Engine, image: ImageLike, *, size: int | None = None, target
         independent=engine.adapter.multi_label,
         settle=lambda other: engine.scorer(other, answer),
     )
-    fill = fill_of("mean", pixels, pixels, layout.grid)
+    fill = baseline_fill("mean", pixels, pixels, layout.grid)
     assert fill is not None
-    return PatchMasker(engine, layout, pixels, fill, score, float(score.of(answer)[0]))
+    return PatchMasker(engine, layout, pixels, fill, score, float(score.from_answer(answer)[0]))

@@ -16,7 +16,7 @@ from vitscope.metrics.table_files import write_table
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["SHARES", "Layer", "Sink", "Statistics"]
+__all__ = ["SHARES", "LayerStatistics", "Sink", "Statistics"]
 
 SCHEMA = 1
 SHARES = ("cls", "registers", "other prefix", "self", "other patches")
@@ -57,7 +57,7 @@ class Sink:
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class LayerStatistics:
     """One layer's attention in numbers; what the model does not allow to compute is None.
 
     Attributes:
@@ -132,17 +132,17 @@ class Statistics:
         frame: where patches lie on the photo.
         target: what `importance` scores, in words; None where it was not asked for.
         score: the score of the whole model.
-        withheld: what could not be computed, by name, and why.
+        unavailable: what could not be computed, by name, and why.
         provenance: model, weights, versions, size, seed and notes.
     """
 
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerStatistics, ...]
     sinks: tuple[Sink, ...]
     layout: TokenLayout
     region: ImageRegion
     target: str | None = None
     score: float | None = None
-    withheld: Mapping[str, str] = field(default_factory=dict)
+    unavailable: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def by_head(self, name: str) -> list[Float[np.ndarray, " _"]]:
@@ -157,7 +157,7 @@ class Statistics:
         known = [values for values in found if values is not None]
         if len(known) < len(found):
             kind = "shares" if name in SHARES else name
-            raise UsageError(f"{name} is not known: {self.withheld.get(kind, 'a layer has a single head')}")
+            raise UsageError(f"{name} is not known: {self.unavailable.get(kind, 'a layer has a single head')}")
         return known
 
     def rows(self) -> list[dict[str, Any]]:
@@ -181,7 +181,7 @@ class Statistics:
             "score": self.score,
             "sinks": [asdict(sink) for sink in self.sinks],
             "layers": [layer.to_dict() for layer in self.layers],
-            "withheld": dict(self.withheld),
+            "unavailable": dict(self.unavailable),
             "layout": asdict(self.layout),
             "region": asdict(self.region),
             "provenance": dict(self.provenance),
@@ -209,7 +209,7 @@ class Statistics:
         from vitscope.render.plots import Panel, by_depth
 
         panels = []
-        if "distance" not in self.withheld:
+        if "distance" not in self.unavailable:
             top = math.hypot(*self.region.input)
             panels.append(Panel("mean attention distance", "pixels of the input", self.by_head("distance"), top=top))
         limits = [math.log(layer.keys) for layer in self.layers]

@@ -18,25 +18,25 @@ from vitscope.attention.transformer_blocks import HiddenStates
 from vitscope.errors import MethodError
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.methods.rollout_variants import outlying_from
-from vitscope.metrics.attention_statistics import SHARES, Layer, Sink, Statistics
+from vitscope.metrics.attention_statistics import SHARES, LayerStatistics, Sink, Statistics
 from vitscope.metrics.effective_rank import effective_ranks
-from vitscope.metrics.head_importance import Importance
+from vitscope.metrics.head_importance import HeadImportance
 
-__all__ = ["statistics_of"]
+__all__ = ["compute_statistics"]
 
 _WINDOWS = "its layers do not all see the same tokens (windows, merging or reduced keys)"
 _IN_TOKENS = ("readout_entropy", "distance", "shares", "received", "sinks", "norms", "effective_rank")
 
 
-def statistics_of(
+def compute_statistics(
     store: AttentionStore,
     region: ImageRegion,
     states: HiddenStates | str,
     *,
-    importance: Importance | None = None,
+    importance: HeadImportance | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> Statistics:
-    """All numbers of one picture's attention; `Statistics`, `Layer` and `Sink` say what they are.
+    """All numbers of one picture's attention; `Statistics`, `LayerStatistics` and `Sink` say what they are.
 
     Args:
         store: the attention of one forward of one picture.
@@ -51,16 +51,16 @@ def statistics_of(
     Cost: all rows of each layer once, chunk by chunk; memory linear in tokens. Up to 640 tokens once more for the rank.
     """
     assert store.layout is not None
-    layout, withheld = store.layout, {}
+    layout, unavailable = store.layout, {}
     if importance is None:
-        withheld["importance"] = "it was not asked for: importance=True"
+        unavailable["importance"] = "it was not asked for: importance=True"
     if store.chain is not None:
-        withheld |= dict.fromkeys(_IN_TOKENS, _WINDOWS)
+        unavailable |= dict.fromkeys(_IN_TOKENS, _WINDOWS)
         layers = [_in_own_tokens(block) for block in store]
         sinks: tuple[Sink, ...] = ()
     else:
         if isinstance(states, str):
-            withheld["norms"] = states
+            unavailable["norms"] = states
         places, readout = _Places.of(layout, region), store.readout_weights()
         layers = [_in_all_tokens(block, readout, places) for block in store]
         norms = None if isinstance(states, str) else [_norms(states, number) for number in range(len(layers))]
@@ -69,11 +69,11 @@ def statistics_of(
             ranks = effective_ranks(store)
             layers = [replace(layer, effective_rank=rank) for layer, rank in zip(layers, ranks, strict=True)]
         except MethodError as error:
-            withheld["effective_rank"] = str(error)
+            unavailable["effective_rank"] = str(error)
     if importance is not None:
         layers = [replace(layer, importance=drops) for layer, drops in zip(layers, importance.drops, strict=True)]
     target, score = (importance.target, importance.score) if importance else (None, None)
-    return Statistics(tuple(layers), sinks, layout, region, target, score, withheld, provenance or {})
+    return Statistics(tuple(layers), sinks, layout, region, target, score, unavailable, provenance or {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +109,7 @@ class _Places:
         return torch.cdist(centres[first:last], centres, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _in_own_tokens(block: Block) -> Layer:
+def _in_own_tokens(block: Block) -> LayerStatistics:
     """What can be said of any layer: entropy and agreement, over its own queries and keys."""
     b, h, n, _ = block.shape
     entropy, alike = _zeros(h), _zeros(h)
@@ -120,7 +120,7 @@ def _in_own_tokens(block: Block) -> Layer:
     return _layer(block, entropy / (b * n), alike / (b * n))
 
 
-def _in_all_tokens(block: Block, seed: Float[Tensor, "1 N"], places: _Places) -> Layer:
+def _in_all_tokens(block: Block, seed: Float[Tensor, "1 N"], places: _Places) -> LayerStatistics:
     """What can be said where each token is a place of the layout."""
     _, h, n, _ = block.shape
     p = places.prefix
@@ -160,12 +160,12 @@ def _in_all_tokens(block: Block, seed: Float[Tensor, "1 N"], places: _Places) ->
     )
 
 
-def _layer(block: Block, entropy: Tensor, alike: Tensor) -> Layer:
+def _layer(block: Block, entropy: Tensor, alike: Tensor) -> LayerStatistics:
     _, h, n, m = block.shape
     if not bool(entropy.isfinite().all()):
         raise MethodError(f"the attention of {block.name} holds NaN or infinity", "use dtype float32")
     agreement = _numpy(alike) if h > 1 else None
-    return Layer(block.name, n, m, _numpy(entropy), _numpy(entropy / _most(block)), agreement=agreement)
+    return LayerStatistics(block.name, n, m, _numpy(entropy), _numpy(entropy / _most(block)), agreement=agreement)
 
 
 def _most(block: Block) -> float:
@@ -187,8 +187,8 @@ def _norms(states: HiddenStates, number: int) -> Float[Tensor, " N"]:
 
 
 def _with_sinks(
-    layers: list[Layer], norms: list[Float[Tensor, " N"]] | None, layout: TokenLayout
-) -> tuple[list[Layer], tuple[Sink, ...]]:
+    layers: list[LayerStatistics], norms: list[Float[Tensor, " N"]] | None, layout: TokenLayout
+) -> tuple[list[LayerStatistics], tuple[Sink, ...]]:
     """The layers with their sinks and norms, and the sinks of the mean over the layers."""
     p = len(layout.prefix)
     every = [torch.from_numpy(layer.received) for layer in layers]

@@ -7,9 +7,9 @@ from torch import Tensor
 from vitscope.attention import AttentionStore, query_chunks
 from vitscope.errors import MethodError
 
-__all__ = ["MOST_TOKENS", "effective_rank", "effective_ranks"]
+__all__ = ["MAX_TOKENS", "effective_rank", "effective_ranks"]
 
-MOST_TOKENS = 640
+MAX_TOKENS = 640
 _ALPHA = 0.5
 
 
@@ -42,9 +42,9 @@ def effective_ranks(store: AttentionStore) -> list[float]:
     Source: Abnar & Zuidema 2020, equation 1; Roy & Vetterli 2007.
     """
     tokens = store[0].shape[2]
-    if tokens > MOST_TOKENS:
+    if tokens > MAX_TOKENS:
         raise MethodError(
-            f"the effective rank needs whole matrices: {tokens} tokens are more than {MOST_TOKENS}",
+            f"the effective rank needs whole matrices: {tokens} tokens are more than {MAX_TOKENS}",
             "ask for a smaller input with size=",
         )
     product = torch.eye(tokens, dtype=torch.float64)

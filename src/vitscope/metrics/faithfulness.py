@@ -7,15 +7,15 @@ T_k the k patches that the map puts first, B_k the k that it puts last. Numpy on
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int
 
 from vitscope.errors import UsageError
-from vitscope.metrics.ranking import Ranked, covering, shuffles, step_counts
+from vitscope.metrics.ranking import RankedMap, shuffled_maps, step_counts, top_masks
 
-__all__ = ["DRAWS", "MEASURES", "Better", "Found", "Measure", "Plan"]
+__all__ = ["DRAWS", "MEASURES", "Better", "Measure", "MeasureResult", "MeasureSettings"]
 
 Better = Literal["lower", "higher"]
 DRAWS = 199  # random maps where they take no forwards: 5 of them lie beyond each end of a 95 % interval
@@ -25,7 +25,7 @@ _SIZES, _LARGEST = 5, 0.8  # sensitivity-n: how many n, and up to which share of
 
 
 @dataclass(frozen=True)
-class Plan:
+class MeasureSettings:
     """How finely it is measured.
 
     Attributes:
@@ -60,13 +60,19 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Found:
+class MeasureResult:
     """A number and what it was made from: a curve x, y where it is one, and other numbers by name."""
 
     value: float
     x: tuple[float, ...] = ()
     y: tuple[float, ...] = ()
     detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+MapValue: TypeAlias = Callable[[RankedMap, Float64[np.ndarray, " _"], MeasureSettings], MeasureResult]
+RandomValues: TypeAlias = Callable[
+    [Sequence[RankedMap], Sequence[Float64[np.ndarray, " _"]], MeasureSettings], list[float]
+]
 
 
 @dataclass(frozen=True)
@@ -80,59 +86,59 @@ class Measure:
         value: from the map and those scores to the number.
         source: authors, year.
         possible: the least and the largest number possible; None where the score's own range decides.
-        more: values of many random maps, from the map, some random maps and the scores of their sets (the map's first):
-            for measures whose random maps need no sets of their own, or not many.
+        random_values: from the map, some random maps and the scores of their sets (the map's first) to the values of
+            many random maps, for measures whose random maps need no sets of their own, or few.
     """
 
     name: str
     better: Better
-    masks: Callable[[Ranked, Plan], Bool[np.ndarray, "_ P"]]
-    value: Callable[[Ranked, Float64[np.ndarray, " _"], Plan], Found]
+    masks: Callable[[RankedMap, MeasureSettings], Bool[np.ndarray, "_ P"]]
+    value: MapValue
     source: str
     possible: tuple[float, float] | None = None
-    more: Callable[[Sequence[Ranked], Sequence[Float64[np.ndarray, " _"]], Plan], list[float]] | None = None
+    random_values: RandomValues | None = None
 
 
-def _curve(_map: Ranked, scores: np.ndarray, plan: Plan) -> Found:
+def _curve(_map: RankedMap, scores: np.ndarray, settings: MeasureSettings) -> MeasureResult:
     """The area under `y(T_k)` (deletion) or `y(all but T_k)` (insertion) over `k / P`, from 0 to 1, by trapezoids."""
-    x = plan.counts / plan.patches
-    return Found(_trapezoid(scores, x), tuple(x.tolist()), tuple(scores.tolist()))
+    x = settings.counts / settings.patches
+    return MeasureResult(_trapezoid(scores, x), tuple(x.tolist()), tuple(scores.tolist()))
 
 
-def _aopc_counts(plan: Plan) -> np.ndarray:
-    counts = plan.counts
-    few: np.ndarray = counts[counts <= max(_SAMEK_SHARE * plan.patches, counts[1])]
+def _aopc_counts(settings: MeasureSettings) -> np.ndarray:
+    counts = settings.counts
+    few: np.ndarray = counts[counts <= max(_SAMEK_SHARE * settings.patches, counts[1])]
     return few
 
 
-def _aopc(_map: Ranked, scores: np.ndarray, plan: Plan) -> Found:
+def _aopc(_map: RankedMap, scores: np.ndarray, settings: MeasureSettings) -> MeasureResult:
     """`1 / (L + 1) sum_{l = 0}^{L} (y(0) - y(T_k(l)))`, the steps of deletion up to 16 % of the patches."""
-    drops, x = scores[0] - scores, _aopc_counts(plan) / plan.patches
-    return Found(float(drops.mean()), tuple(x.tolist()), tuple(drops.tolist()))
+    drops, x = scores[0] - scores, _aopc_counts(settings) / settings.patches
+    return MeasureResult(float(drops.mean()), tuple(x.tolist()), tuple(drops.tolist()))
 
 
-def _tenths(plan: Plan) -> np.ndarray:
-    return np.floor(np.arange(1, 10) * plan.patches / 10 + 0.5).astype(int)
+def _tenths(settings: MeasureSettings) -> np.ndarray:
+    return np.floor(np.arange(1, 10) * settings.patches / 10 + 0.5).astype(int)
 
 
-def _perturbation(_map: Ranked, scores: np.ndarray, _plan: Plan) -> Found:
+def _perturbation(_map: RankedMap, scores: np.ndarray, _settings: MeasureSettings) -> MeasureResult:
     """The mean height of `y(T_k)` (positive) or `y(B_k)` (negative) at k = .1 P ... .9 P, by trapezoids."""
     x = np.arange(1, 10) / 10
-    return Found(_trapezoid(scores, x) / 0.8, tuple(x.tolist()), tuple(scores.tolist()))
+    return MeasureResult(_trapezoid(scores, x) / 0.8, tuple(x.tolist()), tuple(scores.tolist()))
 
 
-def _groups(one: Ranked) -> list[np.ndarray]:
+def _groups(one: RankedMap) -> list[np.ndarray]:
     return np.array_split(one.order, min(_GROUPS, one.order.size))
 
 
-def _saco_masks(one: Ranked, _plan: Plan) -> np.ndarray:
+def _saco_masks(one: RankedMap, _settings: MeasureSettings) -> np.ndarray:
     masks = np.zeros((len(_groups(one)) + 1, one.order.size), bool)
     for mask, group in zip(masks[1:], _groups(one), strict=True):
         mask[group] = True
     return masks
 
 
-def _saco(one: Ranked, scores: np.ndarray, _plan: Plan) -> Found:
+def _saco(one: RankedMap, scores: np.ndarray, _settings: MeasureSettings) -> MeasureResult:
     """`sum_{i < j} +-(s_i - s_j) / sum_{i < j} |s_i - s_j|`, + where group i costs at least as much as group j.
 
     Ten groups in the order of the map, as equal as P allows. s_i and what a group costs, `y(0) - y(group)`, are taken
@@ -140,10 +146,11 @@ def _saco(one: Ranked, scores: np.ndarray, _plan: Plan) -> Found:
     """
     salience = np.array([one.values[group].mean() for group in _groups(one)])
     drop = _drops(one, scores)
-    return Found(float(_agreeing(salience, drop)), detail={"salience": salience.tolist(), "drop": drop.tolist()})
+    detail = {"salience": salience.tolist(), "drop": drop.tolist()}
+    return MeasureResult(float(_agreeing(salience, drop)), detail=detail)
 
 
-def _drops(one: Ranked, scores: np.ndarray) -> np.ndarray:
+def _drops(one: RankedMap, scores: np.ndarray) -> np.ndarray:
     """What each group costs, per patch."""
     drops: np.ndarray = (scores[0] - scores[1:]) / [len(group) for group in _groups(one)]
     return drops
@@ -157,7 +164,7 @@ def _agreeing(salience: np.ndarray, drop: np.ndarray) -> np.ndarray:
     return np.asarray(np.where(drop[..., i] >= drop[..., j], weight, -weight).sum(-1) / total)
 
 
-def _saco_of_many(maps: Sequence[Ranked], scores: Sequence[np.ndarray], plan: Plan) -> list[float]:
+def _saco_of_many(maps: Sequence[RankedMap], scores: Sequence[np.ndarray], settings: MeasureSettings) -> list[float]:
     """SaCo of `DRAWS` random maps: the random maps' groups in random orders, each of which is a random map, too.
 
     Groups differ by one patch where ten do not divide P; that is passed over.
@@ -166,56 +173,58 @@ def _saco_of_many(maps: Sequence[Ranked], scores: Sequence[np.ndarray], plan: Pl
     salience = np.array([one.values[group].mean() for group in _groups(one)])
     found: list[float] = []
     for number, those in enumerate(np.array_split(np.arange(max(DRAWS, len(randoms))), len(randoms))):
-        rng, drop = np.random.default_rng([plan.seed, number, 2]), _drops(randoms[number], scores[1 + number])
+        rng, drop = np.random.default_rng([settings.seed, number, 2]), _drops(randoms[number], scores[1 + number])
         found += _agreeing(salience, np.stack([rng.permutation(drop) for _ in those])).tolist()
     return found
 
 
-def _on_shared_sets(value: Callable[[Ranked, np.ndarray, Plan], Found]) -> Callable[..., list[float]]:
-    """The number of `DRAWS` random maps, where all maps are asked about the same sets."""
+def _on_shared_sets(value: MapValue) -> RandomValues:
+    """Make the function that values `DRAWS` random maps, for a measure whose sets are the same for all maps."""
 
-    def more(maps: Sequence[Ranked], scores: Sequence[np.ndarray], plan: Plan) -> list[float]:
-        others = shuffles(maps[0], max(DRAWS, len(maps) - 1), plan.seed)
-        return [value(other, scores[0], plan).value for other in others]
+    def values(
+        maps: Sequence[RankedMap], scores: Sequence[Float64[np.ndarray, " _"]], settings: MeasureSettings
+    ) -> list[float]:
+        others = shuffled_maps(maps[0], max(DRAWS, len(maps) - 1), settings.seed)
+        return [value(other, scores[0], settings).value for other in others]
 
-    return more
+    return values
 
 
-def _sizes(plan: Plan) -> list[int]:
+def _sizes(settings: MeasureSettings) -> list[int]:
     """The n of sensitivity-n: from 1 to 80 % of the patches, evenly on a logarithmic scale."""
-    largest = max(int(_LARGEST * plan.patches), 1)
+    largest = max(int(_LARGEST * settings.patches), 1)
     return sorted({int(n + 0.5) for n in np.geomspace(1, largest, _SIZES)})
 
 
 @lru_cache(maxsize=4)
-def _subsets(plan: Plan) -> np.ndarray:
-    masks = [np.zeros((1, plan.patches), bool)]
-    for n in _sizes(plan):
-        rng = np.random.default_rng([plan.seed, n])
-        masks += [covering(rng.permutation(plan.patches), np.array([n])) for _ in range(plan.n_subsets)]
+def _subsets(settings: MeasureSettings) -> np.ndarray:
+    masks = [np.zeros((1, settings.patches), bool)]
+    for n in _sizes(settings):
+        rng = np.random.default_rng([settings.seed, n])
+        masks += [top_masks(rng.permutation(settings.patches), np.array([n])) for _ in range(settings.n_subsets)]
     drawn = np.concatenate(masks)
     drawn.setflags(write=False)
     return drawn
 
 
-def _subset_masks(_map: Ranked, plan: Plan) -> np.ndarray:
-    return _subsets(plan)
+def _subset_masks(_map: RankedMap, settings: MeasureSettings) -> np.ndarray:
+    return _subsets(settings)
 
 
-def _sensitivity_n(one: Ranked, scores: np.ndarray, plan: Plan) -> Found:
+def _sensitivity_n(one: RankedMap, scores: np.ndarray, settings: MeasureSettings) -> MeasureResult:
     """Pearson's correlation of `sum_{j in S} m_j` and `y(0) - y(S)` over random sets of n patches; the mean over n."""
-    sums = (_subsets(plan)[1:] @ one.values).reshape(-1, plan.n_subsets)
-    drops = (scores[0] - scores[1:]).reshape(-1, plan.n_subsets)
+    sums = (_subsets(settings)[1:] @ one.values).reshape(-1, settings.n_subsets)
+    drops = (scores[0] - scores[1:]).reshape(-1, settings.n_subsets)
     each = [_pearson(a, b) for a, b in zip(sums, drops, strict=True)]
-    x = tuple(n / plan.patches for n in _sizes(plan))
-    return Found(float(np.mean(each)), x, tuple(each), {"n": _sizes(plan)})
+    x = tuple(n / settings.patches for n in _sizes(settings))
+    return MeasureResult(float(np.mean(each)), x, tuple(each), {"n": _sizes(settings)})
 
 
 @lru_cache(maxsize=4)
-def _squares(plan: Plan) -> np.ndarray:
-    gh, gw = plan.grid
-    rng = np.random.default_rng([plan.seed, 0])
-    masks = np.zeros((plan.n_squares + 1, gh, gw), bool)
+def _squares(settings: MeasureSettings) -> np.ndarray:
+    gh, gw = settings.grid
+    rng = np.random.default_rng([settings.seed, 0])
+    masks = np.zeros((settings.n_squares + 1, gh, gw), bool)
     for mask in masks[1:]:
         side = rng.integers(1, max(min(gh, gw) // 2, 1) + 1)
         top, left = rng.integers(0, gh - side + 1), rng.integers(0, gw - side + 1)
@@ -225,22 +234,22 @@ def _squares(plan: Plan) -> np.ndarray:
     return drawn
 
 
-def _square_masks(_map: Ranked, plan: Plan) -> np.ndarray:
-    return _squares(plan)
+def _square_masks(_map: RankedMap, settings: MeasureSettings) -> np.ndarray:
+    return _squares(settings)
 
 
-def _infidelity(one: Ranked, scores: np.ndarray, plan: Plan) -> Found:
+def _infidelity(one: RankedMap, scores: np.ndarray, settings: MeasureSettings) -> MeasureResult:
     """`mean_S (b sum_{j in S} m_j - (y(0) - y(S)))^2 / mean_S (y(0) - y(S))^2` over random squares S.
 
     b >= 0 is the scale that makes it least: a map is in units of its own. 0: the map tells what each square costs; 1:
     it tells nothing.
     """
-    told = _squares(plan)[1:] @ one.values
+    told = _squares(settings)[1:] @ one.values
     drop = scores[0] - scores[1:]
     square = float((told**2).sum())
     beta = max(float((told * drop).sum()) / square, 0.0) if square > 0 else 0.0
     absolute, size = float(((beta * told - drop) ** 2).mean()), float((drop**2).mean())
-    return Found(absolute / size if size > 0 else 0.0, detail={"beta": beta, "absolute": absolute})
+    return MeasureResult(absolute / size if size > 0 else 0.0, detail={"beta": beta, "absolute": absolute})
 
 
 def _trapezoid(y: np.ndarray, x: np.ndarray) -> float:
@@ -256,14 +265,14 @@ def _pearson(a: np.ndarray, b: np.ndarray) -> float:
 
 
 MEASURES = (
-    Measure("deletion", "lower", lambda m, p: covering(m.order, p.counts), _curve, "Petsiuk, Das, Saenko 2018"),
-    Measure("insertion", "higher", lambda m, p: ~covering(m.order, p.counts), _curve, "Petsiuk, Das, Saenko 2018"),
-    Measure("aopc", "higher", lambda m, p: covering(m.order, _aopc_counts(p)), _aopc, "Samek et al. 2017"),
+    Measure("deletion", "lower", lambda m, p: top_masks(m.order, p.counts), _curve, "Petsiuk, Das, Saenko 2018"),
+    Measure("insertion", "higher", lambda m, p: ~top_masks(m.order, p.counts), _curve, "Petsiuk, Das, Saenko 2018"),
+    Measure("aopc", "higher", lambda m, p: top_masks(m.order, _aopc_counts(p)), _aopc, "Samek et al. 2017"),
     Measure(
-        "positive", "lower", lambda m, p: covering(m.order, _tenths(p)), _perturbation, "Chefer, Gur, Wolf 2021, 4"
+        "positive", "lower", lambda m, p: top_masks(m.order, _tenths(p)), _perturbation, "Chefer, Gur, Wolf 2021, 4"
     ),
     Measure(
-        "negative", "higher", lambda m, p: covering(m.order[::-1], _tenths(p)), _perturbation, "Chefer et al. 2021, 4"
+        "negative", "higher", lambda m, p: top_masks(m.order[::-1], _tenths(p)), _perturbation, "Chefer et al. 2021, 4"
     ),
     Measure("saco", "higher", _saco_masks, _saco, "Wu et al. 2024, algorithm 1", (-1.0, 1.0), _saco_of_many),
     Measure(

@@ -7,12 +7,12 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from vitscope.explanation import Explanation
-from vitscope.metrics.faithfulness import Found
+from vitscope.metrics.faithfulness import MeasureResult
 from vitscope.metrics.localisation import localise
-from vitscope.metrics.measurement import Number, number_of
-from vitscope.metrics.ranking import ranked, shuffles
+from vitscope.metrics.measurement import Number, compare_with_random
+from vitscope.metrics.ranking import rank_map, shuffled_maps
 
-__all__ = ["Known", "against_mask", "centre_prior"]
+__all__ = ["MaskComparison", "centre_prior", "compare_with_mask"]
 
 _NAMES = {"auc": "pixel-auc", "ap": "average-precision", "pointing": "pointing", "inside": "mass-inside"}
 _DRAWS = 39  # their least and largest are the ends of a 95 % interval
@@ -20,7 +20,7 @@ _SIGMA = 0.25  # of the blob in the middle, in sides of the picture
 
 
 @dataclass(frozen=True)
-class Known:
+class MaskComparison:
     """How well one map finds one object.
 
     Attributes:
@@ -56,7 +56,7 @@ class Known:
         return f"on the object: {'; '.join([*said, than or 'above a blob in the middle in none'])}."
 
 
-def against_mask(explanation: Explanation, mask: Bool[np.ndarray, "H W"], seed: int = 0) -> Known:
+def compare_with_mask(explanation: Explanation, mask: Bool[np.ndarray, "H W"], seed: int = 0) -> MaskComparison:
     """Compare a map, laid on its photo, with an object's mask.
 
     Random maps are this map's values in other places, 39 of them: they are laid on the photo as the map is, patches
@@ -74,20 +74,20 @@ def against_mask(explanation: Explanation, mask: Bool[np.ndarray, "H W"], seed: 
     middle = localise(region.upsample(centre_prior(grid)), mask)
     randoms = [
         localise(region.upsample(other.values.reshape(grid).astype(np.float32)), mask)
-        for other in shuffles(ranked(explanation.map, seed), _DRAWS, seed)
+        for other in shuffled_maps(rank_map(explanation.map, seed), _DRAWS, seed)
     ]
     numbers = tuple(
-        number_of(
+        compare_with_random(
             name,
             "localisation",
             "higher",
-            Found(getattr(own, field), detail={"centre": getattr(middle, field)}),
+            MeasureResult(getattr(own, field), detail={"centre": getattr(middle, field)}),
             [getattr(one, field) for one in randoms],
             possible=(0.0, 1.0),
         )
         for field, name in _NAMES.items()
     )
-    return Known(numbers, float(mask.mean()))
+    return MaskComparison(numbers, float(mask.mean()))
 
 
 def centre_prior(grid: tuple[int, int]) -> Float[np.ndarray, "gh gw"]:

@@ -13,11 +13,11 @@ from vitscope.attention.head_scaling import scale_heads
 from vitscope.errors import MethodError
 from vitscope.methods.targets import Scorer
 
-__all__ = ["Importance", "head_importance"]
+__all__ = ["HeadImportance", "head_importance"]
 
 
 @dataclass(frozen=True, eq=False)
-class Importance:
+class HeadImportance:
     """What silencing each head does to a score.
 
     Attributes:
@@ -39,7 +39,7 @@ def head_importance(
     answer: Callable[[Tensor], Tensor],
     batch: int = 8,
     tick: Callable[[int, int], None] = lambda done, total: None,
-) -> Importance:
+) -> HeadImportance:
     """The drop of the score when a head's result is set to zero before the output projection, for each layer and head.
 
     Formula: `I_lh = y(x) - y(x; O_lh = 0)`, in units of the score, any sign: positive where the head speaks for the
@@ -83,4 +83,4 @@ def head_importance(
             done += len(heads)
             tick(done, total)
         result.append(np.array(drops))
-    return Importance(result, scorer.words[0], whole)
+    return HeadImportance(result, scorer.words[0], whole)

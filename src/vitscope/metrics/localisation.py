@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Float64, Int, Num
 
 from vitscope.errors import UsageError
 
-__all__ = ["Localisation", "Pooled", "inside", "localise", "pointing", "pooled", "unit_average_precision"]
+__all__ = ["Localisation", "PooledScores", "inside", "localise", "pointing", "pool_counts", "unit_average_precision"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Localisation:
 
 
 @dataclass(frozen=True)
-class Pooled:
+class PooledScores:
     """Numbers of many maps whose pixels are counted together.
 
     Attributes:
@@ -151,7 +151,7 @@ def unit_average_precision(values: Float[np.ndarray, " n"], truth: Bool[np.ndarr
     return _average_precision(*_above(both, right), int(right.sum()))
 
 
-def pooled(counts: Num[np.ndarray, "n 4"]) -> Pooled:
+def pool_counts(counts: Num[np.ndarray, "n 4"]) -> PooledScores:
     """Accuracy and mean IoU over the pixels of many maps, as Chefer, Gur, Wolf 2021 count them.
 
     Args:
@@ -159,7 +159,7 @@ def pooled(counts: Num[np.ndarray, "n 4"]) -> Pooled:
     """
     hit, false, missed, right = (float(v) for v in np.asarray(counts).sum(0))
     objects, grounds = hit / max(hit + false + missed, 1.0), right / max(right + false + missed, 1.0)
-    return Pooled((hit + right) / max(hit + false + missed + right, 1.0), (objects + grounds) / 2)
+    return PooledScores((hit + right) / max(hit + false + missed + right, 1.0), (objects + grounds) / 2)
 
 
 def _above(

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from vitscope.errors import UnknownNameError
-from vitscope.metrics.faithfulness import Better, Found
+from vitscope.metrics.faithfulness import Better, MeasureResult
 from vitscope.metrics.table_files import write_table
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Measurement", "Number", "Verdict", "band", "number_of", "student_quantile"]
+__all__ = ["Measurement", "Number", "Verdict", "compare_with_random", "prediction_interval", "student_quantile"]
 
 Verdict = Literal[
     "better than random",
@@ -28,7 +28,7 @@ Verdict = Literal[
     "more opposite than chance",
 ]
 Interval: TypeAlias = Literal["t", "ranks", "percentiles"]
-Ends: TypeAlias = tuple[float | None, float | None]
+Bounds: TypeAlias = tuple[float | None, float | None]
 Group = Literal["faithfulness", "stability", "sanity", "localisation"]
 _OUTSIDE = 0.025  # how often a random map lies beyond one end of its own interval
 _RANKS = 39  # random maps of which the least and the largest are the ends of a 95 % interval
@@ -66,7 +66,7 @@ class Number:
     high: float
     draws: int
     interval: Interval = "t"
-    possible: Ends = (None, None)
+    possible: Bounds = (None, None)
     x: tuple[float, ...] = ()
     y: tuple[float, ...] = ()
     around: tuple[tuple[float, float, float], ...] = ()
@@ -265,15 +265,15 @@ def _counted(kind: str, names: Sequence[str], count: int) -> str:
     return told if chance <= 2 * _OUTSIDE else f"{told}, which chance alone gives to up to {chance:.0%} of random maps"
 
 
-def number_of(
+def compare_with_random(
     name: str,
     group: Group,
     better: Better,
-    found: Found,
+    found: MeasureResult,
     randoms: Sequence[float],
     interval: Interval | None = None,
     *,
-    possible: Ends = (None, None),
+    possible: Bounds = (None, None),
     curves: Sequence[Sequence[float]] = (),
 ) -> Number:
     """A number beside its random counterparts, two at least.
@@ -289,8 +289,8 @@ def number_of(
         curves: random maps' curves, over the same x.
     """
     kind: Interval = interval or ("ranks" if len(randoms) >= _RANKS else "t")
-    mean, low, high = band(randoms, kind)
-    around = tuple(band(at) for at in zip(*curves, strict=True)) if curves and found.x else ()
+    mean, low, high = prediction_interval(randoms, kind)
+    around = tuple(prediction_interval(at) for at in zip(*curves, strict=True)) if curves and found.x else ()
     return Number(
         name,
         group,
@@ -309,7 +309,7 @@ def number_of(
     )
 
 
-def band(values: Sequence[float], interval: Interval = "t") -> tuple[float, float, float]:
+def prediction_interval(values: Sequence[float], interval: Interval = "t") -> tuple[float, float, float]:
     """Mean of n values, and where one more such value lies with 95 % probability.
 
     `t`: mean ± t(.975, n - 1) s sqrt(1 + 1/n), if values are normally distributed; it can reach beyond what is

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vitscope.errors import MethodError
 
-__all__ = ["BASELINES", "Baseline", "Probe", "covered_with", "fill_of"]
+__all__ = ["BASELINES", "Baseline", "Probe", "baseline_fill", "fill_patches"]
 
 Baseline = Literal["blur", "mean", "black", "zero", "removal"]
 BASELINES = get_args(Baseline)
@@ -82,11 +82,11 @@ class Probe:
             if self.fill is None:
                 scores = self.run(pixels, ~covered)
             else:
-                scores = self.run(covered_with(self.fill, pixels, covered, self.grid), None)
+                scores = self.run(fill_patches(self.fill, pixels, covered, self.grid), None)
         return scores.double().cpu().numpy()
 
 
-def fill_of(
+def baseline_fill(
     baseline: Baseline, pixels: Float[Tensor, "3 Hi Wi"], black: Float[Tensor, "3 Hi Wi"], grid: tuple[int, int]
 ) -> Float[Tensor, "3 Hi Wi"] | None:
     """What stands where a patch was.
@@ -114,7 +114,7 @@ def fill_of(
     return precise.to(pixels.dtype)
 
 
-def covered_with(
+def fill_patches(
     fill: Float[Tensor, "3 Hi Wi"], pixels: Float[Tensor, "n 3 Hi Wi"], gone: Bool[Tensor, "n P"], grid: tuple[int, int]
 ) -> Float[Tensor, "n 3 Hi Wi"]:
     """The pictures with `fill` where the patches of a mask were."""

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 
-__all__ = ["Ranked", "covering", "moved", "ranked", "shuffles", "spearman", "ssim", "step_counts"]
+__all__ = ["RankedMap", "moved_copies", "rank_map", "shuffled_maps", "spearman", "ssim", "step_counts", "top_masks"]
 
 _K1, _K2 = 0.01, 0.03  # the constants of Wang et al. 2004
 
 
 @dataclass(frozen=True, eq=False)
-class Ranked:
+class RankedMap:
     """A map with its order.
 
     Attributes:
@@ -23,21 +23,21 @@ class Ranked:
     order: Int[np.ndarray, " P"]
 
 
-def ranked(values: Float[np.ndarray, "gh gw"], seed: int) -> Ranked:
+def rank_map(values: Float[np.ndarray, "gh gw"], seed: int) -> RankedMap:
     """A map and its exact order; patches of one value stand in a random order that `seed` draws."""
     flat = values.astype(np.float64).ravel()
     chance = np.random.default_rng(seed).permutation(flat.size)
-    return Ranked(flat, np.lexsort((chance, -flat)))
+    return RankedMap(flat, np.lexsort((chance, -flat)))
 
 
-def shuffles(one: Ranked, count: int, seed: int) -> list[Ranked]:
+def shuffled_maps(one: RankedMap, count: int, seed: int) -> list[RankedMap]:
     """Random maps: the map's own values in `count` random orders. The orders depend on `seed` and P alone."""
     made = []
     for number in range(count):
         order = np.random.default_rng([seed, number]).permutation(one.values.size)
         values = np.empty_like(one.values)
         values[order] = one.values[one.order]
-        made.append(Ranked(values, order))
+        made.append(RankedMap(values, order))
     return made
 
 
@@ -46,7 +46,7 @@ def step_counts(patches: int, steps: int) -> Int[np.ndarray, " _"]:
     return np.unique(np.floor(np.arange(steps + 1) * patches / steps + 0.5).astype(int))
 
 
-def covering(order: Int[np.ndarray, " P"], counts: Int[np.ndarray, " n"]) -> Bool[np.ndarray, "n P"]:
+def top_masks(order: Int[np.ndarray, " P"], counts: Int[np.ndarray, " n"]) -> Bool[np.ndarray, "n P"]:
     """For each count, a mask of that many first patches of an order."""
     place = np.empty_like(order)
     place[order] = np.arange(order.size)
@@ -80,7 +80,7 @@ def ssim(a: Float[np.ndarray, "*n gh gw"], b: Float[np.ndarray, "*n gh gw"]) -> 
     return np.asarray(local.mean((-2, -1)))
 
 
-def moved(values: Float[np.ndarray, "gh gw"], count: int, seed: int) -> Float[np.ndarray, "n gh gw"]:
+def moved_copies(values: Float[np.ndarray, "gh gw"], count: int, seed: int) -> Float[np.ndarray, "n gh gw"]:
     """The map moved around the edges and mirrored at random: as smooth as itself, and about something else."""
     rng, (gh, gw) = np.random.default_rng([seed, 1]), values.shape
     made: list[np.ndarray] = []

@@ -13,25 +13,25 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from vitscope.metrics.faithfulness import Found
-from vitscope.metrics.measurement import Number, number_of
-from vitscope.metrics.ranking import moved, spearman, ssim
+from vitscope.metrics.faithfulness import MeasureResult
+from vitscope.metrics.measurement import Number, compare_with_random
+from vitscope.metrics.ranking import moved_copies, spearman, ssim
 
-__all__ = ["Stage", "redrawn", "sanity", "stages"]
+__all__ = ["WeightGroup", "randomised_weights", "sanity", "weight_groups"]
 
 _DRAWS = 99
 _PARTS = 8  # stages of a model whose blocks cannot be told
 
 
 @dataclass(frozen=True, eq=False)
-class Stage:
+class WeightGroup:
     """Parameters that are drawn anew together."""
 
     name: str
     parameters: tuple[nn.Parameter, ...]
 
 
-def stages(model: nn.Module, run: Callable[[], object], blocks: Sequence[nn.Module] = ()) -> list[Stage]:
+def weight_groups(model: nn.Module, run: Callable[[], object], blocks: Sequence[nn.Module] = ()) -> list[WeightGroup]:
     """The model's parameters in the order in which a forward comes to them: embedding, blocks, head.
 
     Args:
@@ -77,12 +77,12 @@ def stages(model: nn.Module, run: Callable[[], object], blocks: Sequence[nn.Modu
         fresh = {id(p): p for own in together for p in own if id(p) not in path_exists}
         path_exists |= set(fresh)
         if fresh:
-            made.append(Stage(title, tuple(fresh.values())))
+            made.append(WeightGroup(title, tuple(fresh.values())))
     return made
 
 
 @contextmanager
-def redrawn(model: nn.Module, parameters: Sequence[nn.Parameter], seed: int) -> Iterator[None]:
+def randomised_weights(model: nn.Module, parameters: Sequence[nn.Parameter], seed: int) -> Iterator[None]:
     """Other values stand where these parameters were: normal, with each tensor's own mean and standard deviation.
 
     A tensor of one value or of equal values stays. What a parameter is given depends on `seed` and its place among the
@@ -109,7 +109,7 @@ def sanity(
     values: Float[np.ndarray, "gh gw"],
     again: Callable[[], Float[np.ndarray, "gh gw"]],
     model: nn.Module,
-    parts: Sequence[Stage],
+    parts: Sequence[WeightGroup],
     *,
     seed: int = 0,
     tick: Callable[[int, int], None] = lambda done, total: None,
@@ -126,7 +126,7 @@ def sanity(
         values: the map.
         again: the map of the same picture, made as that one was.
         model: the model; its own tensors are not written.
-        parts: `stages(...)`.
+        parts: `weight_groups(...)`.
         seed: draws weights and moves.
         tick: called with (done, total).
 
@@ -143,7 +143,7 @@ def sanity(
                 maps.append(maps[0])  # the last stage alone: it was the cascade's first
                 continue
             those = down[: number + 1] if kind == "cascading" else down[number : number + 1]
-            with redrawn(model, [p for stage in those for p in stage.parameters], seed):
+            with randomised_weights(model, [p for stage in those for p in stage.parameters], seed):
                 maps.append(again())
             tick(len(maps) - (kind == "independent"), total)
     cascade, single = np.stack(maps[: len(down)]), np.stack(maps[len(down) :])
@@ -168,11 +168,11 @@ def _number(
     curve = alike(np.broadcast_to(values, found.shape), found)
     counted = found[-1:] if "cascading" in name else found
     value = curve[-1] if "cascading" in name else curve.mean()
-    others = moved(values, _DRAWS, seed)
+    others = moved_copies(values, _DRAWS, seed)
     chance = np.mean([alike(others, np.broadcast_to(one, others.shape)) for one in counted], 0)
     x = tuple((i + 1) / len(names) for i in range(len(names)))
-    told = Found(float(value), x, tuple(curve.tolist()), {"stages": names})
-    return number_of(name, "sanity", "lower", told, chance.tolist(), "percentiles")
+    told = MeasureResult(float(value), x, tuple(curve.tolist()), {"stages": names})
+    return compare_with_random(name, "sanity", "lower", told, chance.tolist(), "percentiles")
 
 
 def _drawn(parameter: nn.Parameter, seed: int) -> nn.Parameter:

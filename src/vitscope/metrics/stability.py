@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitscope.metrics.faithfulness import Found
-from vitscope.metrics.measurement import Number, number_of
-from vitscope.metrics.ranking import ranked, shuffles, spearman
+from vitscope.metrics.faithfulness import MeasureResult
+from vitscope.metrics.measurement import Number, compare_with_random
+from vitscope.metrics.ranking import rank_map, shuffled_maps, spearman
 
 __all__ = ["NOISE_SAMPLES", "RADIUS", "stability"]
 
@@ -52,21 +52,23 @@ def stability(
         maps.append(again(pixels + RADIUS * span * noise))
         tick(number + 1, NOISE_SAMPLES)
     change, alike = _changes(values, np.stack(maps))
-    one = ranked(values, seed)
+    one = rank_map(values, seed)
     grid = values.shape
     others = [
         _changes(first.values.reshape(grid), np.stack([m.values.reshape(grid) for m in rest]))
-        for number, first in enumerate(shuffles(one, n_random_maps, seed))
-        for rest in [shuffles(first, NOISE_SAMPLES, seed + 1 + number)]
+        for number, first in enumerate(shuffled_maps(one, n_random_maps, seed))
+        for rest in [shuffled_maps(first, NOISE_SAMPLES, seed + 1 + number)]
     ]
     detail = {"radius": RADIUS, "samples": NOISE_SAMPLES}
-    worst = Found(float(change.max()), detail=detail | {"each": change.tolist()})
-    mean = Found(float(alike.mean()), detail=detail | {"each": alike.tolist()})
+    worst = MeasureResult(float(change.max()), detail=detail | {"each": change.tolist()})
+    mean = MeasureResult(float(alike.mean()), detail=detail | {"each": alike.tolist()})
     return [
-        number_of(
+        compare_with_random(
             "max-sensitivity", "stability", "lower", worst, [float(c.max()) for c, _ in others], possible=(0.0, None)
         ),
-        number_of("stability", "stability", "higher", mean, [float(a.mean()) for _, a in others], possible=(-1.0, 1.0)),
+        compare_with_random(
+            "stability", "stability", "higher", mean, [float(a.mean()) for _, a in others], possible=(-1.0, 1.0)
+        ),
     ]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from vitscope.errors import UsageError
 from vitscope.methods.targets import Scorer, SimilarTo, Target, Text, class_number, feature_of
 
-__all__ = ["Score", "ScoreKind", "score_of", "target_from_text"]
+__all__ = ["Score", "ScoreKind", "make_score", "target_from_text"]
 
 ScoreKind = Literal["probability", "logit"]
 _SHARE, _COSINE = (0.0, 1.0), (-1.0, 1.0)
@@ -25,20 +25,20 @@ class Score:
 
     Attributes:
         words: it in words.
-        of: from the model's answer to n pictures to n scores, float64.
+        from_answer: from the model's answer to n pictures to n scores, float64.
         target: the target with which a method makes the map again.
         logit: of a class, its logit for the whole picture.
         possible: the least and the largest score possible; None where there is no end to it.
     """
 
     words: str
-    of: Callable[[Tensor], Float[Tensor, " n"]]
+    from_answer: Callable[[Tensor], Float[Tensor, " n"]]
     target: Target
     logit: float | None = None
     possible: tuple[float, float] | None = None
 
 
-def score_of(
+def make_score(
     target: Target,
     kind: ScoreKind,
     answer: Tensor,

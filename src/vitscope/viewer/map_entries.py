@@ -12,7 +12,7 @@ from vitscope.engine.engine import Engine
 from vitscope.explanation import Explanation
 from vitscope.methods.base import METHODS
 from vitscope.metrics.concentration import concentration
-from vitscope.metrics.ranking import ranked
+from vitscope.metrics.ranking import rank_map
 from vitscope.viewer.packed import Packed, scaled
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def entry_of(
     name = name or "-".join(filter(None, (explanation.method, explanation.target)))
     values, scale = scaled(explanation.map)
     seed = int(told.get("seed", 0))
-    order = ranked(explanation.map, seed).order.astype(np.uint16)
+    order = rank_map(explanation.map, seed).order.astype(np.uint16)
     entry = {
         "id": name,
         "method": explanation.method,

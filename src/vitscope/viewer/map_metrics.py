@@ -15,8 +15,8 @@ from vitscope.engine.options import Progress
 from vitscope.evaluation.evaluate import measure
 from vitscope.explanation import Explanation
 from vitscope.metrics.measurement import Measurement
-from vitscope.metrics.perturb import Baseline, Probe, fill_of
-from vitscope.metrics.ranking import covering, ranked, step_counts
+from vitscope.metrics.perturb import Baseline, Probe, baseline_fill
+from vitscope.metrics.ranking import rank_map, step_counts, top_masks
 
 __all__ = ["measured_maps"]
 
@@ -87,7 +87,7 @@ def _steps(engine: Engine, explanation: Explanation, baseline: Baseline, seed: i
     assert explanation.picture is not None
     pixels, _ = engine.prepare_pixels(explanation.picture, explanation.provenance.get("size"))
     pixels = pixels.to(engine.device, engine.dtype)
-    order = ranked(explanation.map, seed).order
+    order = rank_map(explanation.map, seed).order
     counts = step_counts(order.size, _STEPS)
     said: Steps = []
 
@@ -100,8 +100,8 @@ def _steps(engine: Engine, explanation: Explanation, baseline: Baseline, seed: i
         said.append([[label, share] for label, share in engine.predictions(answer)[:_TOP]])
         return torch.zeros(len(shown))
 
-    fill = fill_of(baseline, pixels, pixels, explanation.layout.grid)
+    fill = baseline_fill(baseline, pixels, pixels, explanation.layout.grid)
     probe = Probe(run, pixels, fill, explanation.layout.grid, 1)
-    for mask in covering(order, counts):
+    for mask in top_masks(order, counts):
         probe.scores([np.ascontiguousarray(mask[None])])
     return said

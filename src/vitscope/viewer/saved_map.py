@@ -13,7 +13,7 @@ from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.explanation import Explanation
 from vitscope.metrics.concentration import concentration
-from vitscope.metrics.ranking import ranked
+from vitscope.metrics.ranking import rank_map
 from vitscope.viewer.packed import Packed, scaled
 
 __all__ = ["document_of"]
@@ -30,7 +30,7 @@ def document_of(explanation: Explanation) -> dict[str, Any]:
     """
     told, name = explanation.provenance, explanation.method
     values, scale = scaled(explanation.map)
-    order = ranked(explanation.map, int(told.get("seed", 0))).order.astype(np.uint16)
+    order = rank_map(explanation.map, int(told.get("seed", 0))).order.astype(np.uint16)
     arrays = {f"map.{name}": Packed.of(values), f"order.{name}": Packed.of(order)}
     entry = {
         "id": name,

@@ -33,7 +33,7 @@ from vitscope.errors import ImageError, MissingDependencyError, UsageError, Vits
 if TYPE_CHECKING:
     from vitscope.explanation import Explanation
     from vitscope.metrics.attention_statistics import Statistics
-    from vitscope.metrics.ground_truth import Known
+    from vitscope.metrics.ground_truth import MaskComparison
     from vitscope.metrics.measurement import Measurement, Number
     from vitscope.scope import Scope
 
@@ -61,7 +61,7 @@ class _Result:
     explanation: "Explanation"
     attention: "Statistics"
     measurement: "Measurement"
-    localisation: "Known | None" = None
+    localisation: "MaskComparison | None" = None
     files: list[Path] = field(default_factory=list)
 
 
@@ -154,7 +154,7 @@ def _measured(scope: "Scope", image: str, request: _Request, progress: Any) -> _
     """Return the map of one image, its attention statistics and its measurement."""
     from vitscope.images import load_image
     from vitscope.methods.base import METHODS
-    from vitscope.metrics.ground_truth import against_mask
+    from vitscope.metrics.ground_truth import compare_with_mask
 
     picture = load_image(image)
     mask = request.masks.read(image, picture.size) if request.masks else None
@@ -167,7 +167,7 @@ def _measured(scope: "Scope", image: str, request: _Request, progress: Any) -> _
     localisation = None
     if mask is not None:
         try:
-            localisation = against_mask(e, mask, request.measure["seed"])
+            localisation = compare_with_mask(e, mask, request.measure["seed"])
         except UsageError as error:  # the object is outside of what the model saw
             raise ImageError(error.message, error.hint) from None
     return _Result(e, scope.statistics(picture, size=request.explain["size"]), measurement, localisation)

@@ -23,7 +23,7 @@ from vitscope.cli.commands._options import (
 from vitscope.errors import MissingDependencyError
 
 if TYPE_CHECKING:
-    from vitscope.metrics.attention_statistics import Layer, Statistics
+    from vitscope.metrics.attention_statistics import LayerStatistics, Statistics
 
 __all__ = ["statistics"]
 
@@ -75,7 +75,7 @@ def statistics(
     _print_table(found)
     console.out.print()
     report_text.print_attention(found)
-    for reason, names in _withheld(found, importance).items():
+    for reason, names in _unavailable(found, importance).items():
         report_text.print_field("not given", f"{', '.join(names)}: {reason}")
     if found.target:
         score = report_text.format_number(found.score or 0.0)
@@ -109,7 +109,7 @@ def _print_table(found: "Statistics") -> None:
         "importance": [_range(layer.importance) for layer in found.layers],
     }
     present = {"CLS": "cls" in found.layout.prefix, "reg.": any("register" in name for name in found.layout.prefix)}
-    present["sinks"] = "sinks" not in found.withheld
+    present["sinks"] = "sinks" not in found.unavailable
     shown = {n: cells for n, cells in columns.items() if present.get(n, True) and any(cell != "-" for cell in cells)}
     report_text.print_columns(list(shown), list(zip(*shown.values(), strict=True)), left=())
 
@@ -118,7 +118,7 @@ def _mean(values: Any, form: str) -> str:
     return "-" if values is None else format(float(np.mean(values)), form)
 
 
-def _share(layer: "Layer", name: str) -> str:
+def _share(layer: "LayerStatistics", name: str) -> str:
     return _mean(layer.shares.get(name), ".1%")
 
 
@@ -128,10 +128,10 @@ def _range(values: Any) -> str:
     return f"{report_text.format_number(float(min(values)))} .. {report_text.format_number(float(max(values)))}"
 
 
-def _withheld(found: "Statistics", importance: bool) -> dict[str, list[str]]:
+def _unavailable(found: "Statistics", importance: bool) -> dict[str, list[str]]:
     """Return the numbers that are not known, by the reason."""
     by_reason: dict[str, list[str]] = {}
-    for name, reason in found.withheld.items():
+    for name, reason in found.unavailable.items():
         if name != "importance" or importance:
             by_reason.setdefault(reason, []).append(name.replace("_", " "))
     return by_reason
