@@ -50,7 +50,8 @@ class Models:
     """
 
     def __init__(self, scopes: Mapping[str, Scope]) -> None:
-        self._scopes = dict(scopes)
+        # scopes of its own, since jobs set `on_forward`
+        self._scopes = {name: Scope(one.adapter, one.device, one.dtype) for name, one in scopes.items()}
         self._descriptions = [_description(name, one) for name, one in self._scopes.items()]
 
     @property

@@ -1,0 +1,68 @@
+"""What the command line prints beside results: the log and failures."""
+
+import json
+import logging
+
+import pytest
+
+from tests.helpers.console import one_line
+from vitscope._messages import msg
+from vitscope.cli.console import failure_document, print_error
+from vitscope.errors import UsageError
+
+
+@pytest.fixture
+def chatty(monkeypatch):
+    """A command that logs while it works."""
+    from vitscope.models.bundled import wheel
+
+    def cached(name):
+        logging.getLogger("vitscope.models").debug("looking for [red]%s[/]", name)
+        logging.getLogger("somelibrary").debug("noise")
+        return True
+
+    monkeypatch.setattr(wheel, "is_cached", cached)
+
+
+@pytest.mark.usefixtures("chatty")
+def test_verbose_shows_the_debug_log_on_stderr_and_nothing_else_changes(cli):
+    quiet = cli("models")
+    assert (quiet.code, quiet.err) == (0, "")
+    verbose = cli("models", "-v")
+    assert (verbose.code, verbose.out) == (0, quiet.out)
+    assert "DEBUG" in verbose.err
+    assert "vitscope.models: looking for [red]dinov2-small[/]" in verbose.err
+    assert "noise" not in verbose.err
+    assert cli("models", "--verbose").err == verbose.err
+    assert "somelibrary: noise" in cli("models", "-vv").err
+    assert cli("models").err == ""
+
+
+@pytest.mark.usefixtures("chatty")
+def test_the_logger_is_as_before(cli):
+    logger = logging.getLogger("vitscope")
+    before = logger.level, logger.propagate, list(logger.handlers)
+    cli("models", "-v")
+    assert (logger.level, logger.propagate, list(logger.handlers)) == before
+
+
+def test_errors_speak_in_flags(capsys):
+    error = UsageError(msg("cli.sample", "{@size=3} is too small"), msg("cli.sample.hint", "try {@O:window=2}"))
+    print_error(error, "cat.png")
+    assert capsys.readouterr().err == "vitscope: cat.png: --size 3 is too small (try -O window=2)\n"
+    assert failure_document("cat.png", error) == {
+        "source": "cat.png",
+        "code": "cli.sample",
+        "error": "--size 3 is too small",
+        "hint": "try -O window=2",
+    }
+
+
+def test_failures_carry_their_code(cli, tiny_folder, tmp_path):
+    for command in ("explain", "measure"):
+        ran = cli(command, tmp_path / "none.jpg", "--model", tiny_folder, "--out", tmp_path / "out", "--json")
+        assert ran.code == 1
+        one_line(ran.err)
+        [failure] = json.loads(ran.out)["failures"]
+        assert failure["source"] == str(tmp_path / "none.jpg")
+        assert failure["code"].startswith("image")
