@@ -18,8 +18,8 @@ OUT = Path("out")
 PHOTOS = {"astronaut": data.astronaut, "chelsea": data.chelsea, "rocket": data.rocket}
 LEAD = (
     "Three photos from scikit-image, seen by a DINOv2 ViT-S/14 under its fused attention kernel. The first row is what "
-    "vitscope recommends for this model; below, what the same photo looks like through other methods. A map says where "
-    "attention went, not why, and not what the model would have said without it."
+    "vitscope recommends for this model; below, the same photos by other methods. A map says where "
+    "attention went, not why, and not what the model would have predicted without it."
 )
 
 

@@ -33,7 +33,8 @@ def main() -> None:
         with Image.open(Path(folder, "out", "chelsea", "curves.png")) as curves:
             small = curves.convert("RGB").quantize(64, dither=Image.Dither.NONE)
             small.save(given.docs / "images" / "measure-curves.png", optimize=True)
-    shown = f"```\n$ vitscope {' '.join(COMMAND)}\n{ran.stdout.rstrip()}\n```"
+    screen = "\n".join(line.rstrip() for line in ran.stdout.splitlines()).rstrip()
+    shown = f"```\n$ vitscope {' '.join(COMMAND)}\n{screen}\n```"
     text, found = BLOCK.subn(lambda _: shown, page.read_text("utf-8"))
     if found != 1:
         raise SystemExit(f"{page} has {found} screens of `vitscope measure`, not one")

@@ -18,12 +18,12 @@ MODEL = os.environ.get("VITSCOPE_MODEL", "embedded:dinov2-small")
 
 @cache
 def scope() -> vitscope.Scope:
-    """The model, loaded with the first photo."""
+    """Load the model with the first photo."""
     return vitscope.load(MODEL)
 
 
 def look(photo: Image.Image | None) -> str:
-    """The viewer on a photo, in a frame of its own that can reach nothing."""
+    """Return the viewer on a photo, in a sandboxed frame."""
     if photo is None:
         raise gr.Error("Give me a photo first.")
     try:

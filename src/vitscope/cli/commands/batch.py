@@ -63,7 +63,7 @@ def batch(
     rate: Annotated[float, typer.Option(metavar="FPS", help="Frames a second in that video.")] = 10.0,
     file_kind: Annotated[
         str,
-        typer.Option("--kind", metavar="auto|photos|parquet|webdataset|video", help="What SOURCE consists of."),
+        typer.Option("--kind", metavar="KIND", help="Of SOURCE: photos, parquet, webdataset or video; auto looks."),
     ] = "auto",
     column: Annotated[
         str | None, typer.Option(metavar="NAME", help="Column with the images: bytes, paths or URLs (Parquet).")
@@ -80,7 +80,7 @@ def batch(
         int, typer.Option(metavar="COUNT", help="Tokens in one forward pass, where --batch-size is not given.")
     ] = 4096,
     workers: Annotated[
-        int, typer.Option(metavar="COUNT", help="Decoding threads; with Ray, model processes. 0: as many as fit.")
+        int, typer.Option(metavar="COUNT", help="Decoding threads; with Ray, model processes. 0 chooses the number.")
     ] = 0,
     ray_address: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="A running Ray cluster, such as auto or ray://HOST:10001.")
