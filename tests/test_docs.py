@@ -53,9 +53,9 @@ def test_the_readmes_loop_runs(capsys):
 def test_every_command_is_in_the_readme_and_the_other_way_round():
     from vitscope.cli.main import app
 
-    commands = {command.name or command.callback.__name__ for command in app.registered_commands}
+    commands = {command.callback.__name__.replace("_", "-") for command in app.registered_commands}
     readme = (ROOT / "README.md").read_text("utf-8")
-    assert set(re.findall(r"`vitscope (\w+)", readme)) - {"methods"} <= commands
+    assert set(re.findall(r"`vitscope ([\w-]+)", readme)) - {"methods"} <= commands
     assert {name for name in commands if f"`vitscope {name}" in readme} == commands
 
 

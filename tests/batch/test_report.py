@@ -139,7 +139,7 @@ def test_one_row_opens_in_the_viewer(finished, tmp_path):
     assert row["method"].encode() in text
     bad = CliRunner().invoke(app, ["report", str(out), "--view", "bad0.jpg", "-o", str(tmp_path / "other.html")])
     assert isinstance(bad.exception, ResultError)
-    assert "was not explained" in str(bad.exception)
+    assert bad.exception.code == "cli.row-failed"
 
 
 def test_a_photo_is_found_wherever_it_lies(finished, tiny_scope, tmp_path):
@@ -180,7 +180,7 @@ def test_options_that_the_viewer_leaves_out_are_told(photo, tiny_folder, tmp_pat
     asked = BatchPlan(str(tiny_folder), methods=("rollout",), method_options={"residual_weight": 0.3})
     run(str(photo), tmp_path / "run", asked)
     app(["report", str(tmp_path / "run"), "--view", photo.name, "-o", str(tmp_path / "a.html")], standalone_mode=False)
-    assert "made with residual_weight=0.3; the page shows rollout as it is without" in capsys.readouterr().err
+    assert "made with residual_weight=0.3; the page shows rollout with its defaults" in capsys.readouterr().err
 
 
 def test_the_documents_examples_run(finished, tmp_path, monkeypatch, capsys):
