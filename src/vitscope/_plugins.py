@@ -57,12 +57,17 @@ class Registry(Generic[T]):
         self._find()
         if name in self._parts:
             return self._parts[name]
-        repair = msg("plugins.broken.hint", "repair or uninstall the package that provides it")
-        if name in self._broken:
-            raise UsageError(self._broken[name], repair)
+        self.require_intact(name)
         error = UnknownNameError(self.kind, name, sorted(self._parts))
         error.hint = join_messages("; ", [error.hint, *self._broken.values()])
         raise error
+
+    def require_intact(self, name: str) -> None:
+        """Raise a UsageError where the plug-in of that name cannot be loaded."""
+        self._find()
+        if name in self._broken:
+            repair = msg("plugins.broken.hint", "repair or uninstall the package that provides it")
+            raise UsageError(self._broken[name], repair)
 
     def __iter__(self) -> Iterator[tuple[str, T]]:
         self._find()

@@ -10,14 +10,13 @@ colour that differs from what lies behind it, at a random place whose frame hard
 """
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from vitscope.errors import MissingDependencyError
+from vitscope.errors import require_package
 
 __all__ = ["CLASSES", "FRAMES", "INK", "MOST", "SIZE", "WINDOW", "Digits", "Scenes", "scenes", "split_digits"]
 
@@ -59,8 +58,7 @@ class Scenes:
 
 def split_digits(held_out: float = 0.2, seed: int = 0) -> tuple[Digits, Digits]:
     """Scikit-learn's digits as training and held-out images, every class in the same proportion in both."""
-    if not find_spec("sklearn"):
-        raise MissingDependencyError("scikit-learn, whose digits the scenes are made of,", "bench")
+    require_package("sklearn", "scikit-learn", extra="bench")
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

@@ -7,14 +7,13 @@ outline is its measured disparity: it stands nearer than the floor and the wall 
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
-from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFilter
 
-from vitscope.errors import MissingDependencyError
+from vitscope.errors import require_package
 
 __all__ = ["BACKGROUNDS", "CUTOUTS", "background", "cutout"]
 
@@ -187,9 +186,8 @@ def _stereo() -> tuple[Any, Any, Any]:
 
 @cache
 def _photo(name: str) -> UInt8[np.ndarray, "H W 3"]:
-    for package in ("skimage", "sklearn"):
-        if not find_spec(package):
-            raise MissingDependencyError(f"{package}, whose sample photos the built-in scenes are made of,", "bench")
+    require_package("skimage", "scikit-image", extra="bench")
+    require_package("sklearn", "scikit-learn", extra="bench")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the packages, on import
         if name in ("china", "flower"):

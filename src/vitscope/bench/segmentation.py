@@ -1,7 +1,6 @@
 """Photos with masks: a folder of each, or the file of the ImageNet segmentation test (Guillaumin et al. 2014)."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +11,7 @@ from PIL import Image
 from vitscope._pillow import FORMATS
 from vitscope.bench.cases import Case, mask_judge
 from vitscope.bench.planted import image_files
-from vitscope.errors import ImageError, MissingDependencyError, UsageError
+from vitscope.errors import ImageError, UsageError, require_package
 from vitscope.images import load_image
 
 __all__ = ["PROTOCOL_SIZE", "folder_cases", "imagenet_cases", "read_mask"]
@@ -79,8 +78,7 @@ def imagenet_cases(path: str | Path, count: int | None = None, seed: int = 0) ->
         MissingDependencyError: without h5py (extra `bench`).
         UsageError: not such a file.
     """
-    if not find_spec("h5py"):
-        raise MissingDependencyError("h5py, which reads gtsegs_ijcv.mat,", "bench")
+    require_package("h5py", extra="bench")
     import h5py
 
     try:

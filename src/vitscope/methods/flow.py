@@ -1,14 +1,12 @@
 """Attention flow: how much could flow from each token to the readout, if attention weights were pipes."""
 
-from importlib.util import find_spec
-
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.attention import AttentionStore, LayerSpec
-from vitscope.errors import MethodError, MissingDependencyError
+from vitscope.errors import MethodError, require_package
 from vitscope.methods.base import method
 from vitscope.methods.head_fusion import HeadFusion, fuse_heads
 
@@ -52,8 +50,7 @@ def flow(
     Cost: one forward, then N maximum flows on the CPU: O(L N^2) memory, seconds to minutes a picture.
     Limits: class-agnostic; blind to values, MLPs and signs; the same weights may carry several tokens' flow.
     """
-    if find_spec("scipy") is None:
-        raise MissingDependencyError("the method 'flow' needs scipy", "pip install 'vitscope[flow]'")
+    require_package("scipy", extra="flow")
     seed = store.readout_weights()
     tokens = seed.shape[1]
     if tokens > _MOST_TOKENS:

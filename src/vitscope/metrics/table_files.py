@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from vitscope._files import already_there, atomic_write, path_exists
-from vitscope.errors import MissingDependencyError, UsageError
+from vitscope.errors import UsageError, require_package
 
 __all__ = ["write_table"]
 
@@ -39,8 +38,8 @@ def write_table(
     ending = path.suffix.lower()
     if ending not in (".json", ".parquet"):
         raise UsageError(f"{what} are written as .json or .parquet, not '{path.suffix or path.name}'")
-    if ending == ".parquet" and find_spec("pyarrow") is None:
-        raise MissingDependencyError("Parquet needs pyarrow, which", "batch")
+    if ending == ".parquet":
+        require_package("pyarrow", extra="batch")
     if path_exists(path) and (not force or path.is_dir()):
         raise already_there(path)
     with atomic_write(path) as part:

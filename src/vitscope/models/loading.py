@@ -77,6 +77,7 @@ def open_model(
         extra = {"reference": reference} | extra | ({"processor": processor} if processor else {})
         return named(made.to(place, DTYPES[dtype]).eval(), **extra)  # type: ignore[call-arg]
     if colon and not Path(reference).exists():
+        ADAPTERS.require_intact(scheme)
         schemes = [f"{adapter_name}:" for adapter_name, adapter in ADAPTERS if adapter.references]
         raise UnknownNameError("kind of model reference", f"{scheme}:", ["embedded:", *schemes, "HUB/ID", "FOLDER"])
     local = Path(reference).is_dir()

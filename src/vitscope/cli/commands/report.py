@@ -10,7 +10,7 @@ from vitscope._files import atomic_write
 from vitscope._messages import msg
 from vitscope.cli import console
 from vitscope.cli.commands._options import AsJson, Force, load, parse_target, print_result, require_free
-from vitscope.errors import MissingDependencyError, ResultError
+from vitscope.errors import ResultError, require_package
 
 __all__ = ["report"]
 
@@ -31,11 +31,10 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write one page about a batch: counts, failures, distributions, notable maps and where sinks are."""
-    try:
-        from vitscope.batch.report import overview
-        from vitscope.batch.report_page import render_report
-    except ImportError:
-        raise MissingDependencyError("pyarrow", "batch") from None
+    require_package("pyarrow", extra="batch")
+    from vitscope.batch.report import overview
+    from vitscope.batch.report_page import render_report
+
     if view:
         _view(folder, view, out or folder / "view.html", force, as_json)
         return

@@ -7,7 +7,7 @@ import typer
 from vitscope._messages import msg
 from vitscope.cli import console
 from vitscope.cli.commands._options import DEFAULT_MODEL, MODEL_HELP, Device, Dtype, Revision, load
-from vitscope.errors import MissingDependencyError, UsageError, VitscopeError
+from vitscope.errors import UsageError, VitscopeError, require_package
 
 __all__ = ["serve"]
 
@@ -47,12 +47,9 @@ def serve(
     dtype: Dtype = "float32",
 ) -> None:
     """Serve the viewer as a local web app: upload an image, hide patches, explain any class. Ctrl-C stops it."""
-    try:
-        from vitscope.web import access, limits, server
-    except ImportError as error:
-        if error.name and error.name.partition(".")[0] == "vitscope":
-            raise
-        raise MissingDependencyError(error.name or "fastapi", "serve") from None
+    for package in ("fastapi", "starlette", "uvicorn"):
+        require_package(package, extra="serve")
+    from vitscope.web import access, limits, server
 
     most = limits.Limits(
         body_bytes=int(max_mb * 1e6),

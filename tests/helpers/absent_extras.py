@@ -1,0 +1,145 @@
+"""Run by a test in a process of its own: what each extra's parts say where its packages are not installed."""
+
+import json
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import vitscope
+from vitscope.errors import VitscopeError
+
+LAZY = ("vitscope.batch", "vitscope.bench", "vitscope.export", "vitscope.viewer.widget", "vitscope.web")
+
+
+@contextmanager
+def absent(*packages):
+    """Python finds none of these packages, and forgets the modules that may have imported them."""
+    hidden = [name for name in sys.modules if name.partition(".")[0] in packages or name.startswith(LAZY)]
+    kept = {name: sys.modules.pop(name) for name in hidden}
+    sys.modules.update(dict.fromkeys(packages))
+    try:
+        yield
+    finally:
+        for package in packages:
+            del sys.modules[package]
+        sys.modules.update(kept)
+
+
+def _batch():
+    from vitscope.batch.run import require_engine
+
+    require_engine("local")
+
+
+def _ray():
+    from vitscope.batch.run import require_engine
+
+    require_engine("ray")
+
+
+def _report(folder):
+    from vitscope.cli.commands.report import report
+
+    report(folder)
+
+
+def _serve():
+    from vitscope.cli.commands.serve import serve
+
+    serve()
+
+
+def _read_video(path):
+    from vitscope.batch.sources import ImageSource
+
+    list(ImageSource(str(path), file_kind="video"))
+
+
+def _write_video(path):
+    from vitscope.batch.overlays import write_video
+
+    write_video([], path)
+
+
+def _wandb():
+    from vitscope.export.wandb import logger
+
+    logger(None)
+
+
+def _lightning():
+    from vitscope.export.lightning import AttentionMaps  # noqa: F401
+
+
+def _fiftyone(explanation, folder):
+    from vitscope.export.fiftyone import add
+
+    add([], [explanation], folder)
+
+
+def _photos():
+    from vitscope.bench.photos import _photo
+
+    _photo.__wrapped__("astronaut")
+
+
+def _digits():
+    from vitscope.bench.digit_scenes import split_digits
+
+    split_digits()
+
+
+def _segmentation(path):
+    from vitscope.bench.segmentation import imagenet_cases
+
+    imagenet_cases(path)
+
+
+def attempts(model, photo, folder):
+    """(extra, the package that is absent, its import name, what is tried) for every extra and each of its packages."""
+    scope = vitscope.load(model)
+    explanation = scope.explain(photo, method="rollout")
+    table = scope.statistics(photo)
+    return (
+        ("timm", "timm", "timm", lambda: vitscope.load("timm:vit_tiny_patch16_224")),
+        ("torchvision", "torchvision", "torchvision", lambda: vitscope.load("torchvision:vit_b_16")),
+        ("open_clip", "open_clip_torch", "open_clip", lambda: vitscope.load("open_clip:ViT-B-32/openai")),
+        ("flow", "scipy", "scipy", lambda: scope.explain(photo, method="flow")),
+        ("batch", "pyarrow", "pyarrow", _batch),
+        ("batch", "pyarrow", "pyarrow", lambda: table.save(folder / "table.parquet")),
+        ("batch", "pyarrow", "pyarrow", lambda: _report(folder)),
+        ("notebook", "anywidget", "anywidget", lambda: scope.view(photo, methods=("rollout",)).widget()),
+        ("serve", "fastapi", "fastapi", _serve),
+        ("serve", "starlette", "starlette", _serve),
+        ("serve", "uvicorn", "uvicorn", _serve),
+        ("ray", "ray", "ray", _ray),
+        ("wandb", "wandb", "wandb", _wandb),
+        ("lightning", "lightning", "lightning", _lightning),
+        ("fiftyone", "FiftyOne", "fiftyone", lambda: _fiftyone(explanation, folder)),
+        ("video", "PyAV", "av", lambda: _write_video(folder / "out.mp4")),
+        ("video", "PyAV", "av", lambda: _read_video(folder / "in.mp4")),
+        ("bench", "scikit-image", "skimage", _photos),
+        ("bench", "scikit-learn", "sklearn", _digits),
+        ("bench", "h5py", "h5py", lambda: _segmentation(folder / "gtsegs_ijcv.mat")),
+    )
+
+
+def main(model, photo, folder):
+    folder = Path(folder)
+    (folder / "in.mp4").write_bytes(b"no video")
+    answers = []
+    for extra, package, module, attempt in attempts(model, photo, folder):
+        with absent(module):
+            try:
+                attempt()
+                code, text = "", "nothing was raised"
+            except VitscopeError as error:
+                code, text = error.code, str(error)
+            except Exception as error:
+                code, text = type(error).__name__, str(error)
+        answers.append({"extra": extra, "package": package, "code": code, "text": text})
+    print(json.dumps(answers))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
