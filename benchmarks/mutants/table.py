@@ -159,17 +159,18 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
     "models/preprocessing.py": (
         ["models/test_preprocessing.py"],
         [
-            ("another size swaps height and width", "resize((wanted[1], wanted[0])", "resize((wanted[0], wanted[1])"),
+            ("another size swaps height and width", "resize((made[1], made[0])", "resize((made[0], made[1])"),
             ("another size is not normalised", "part * (high - low)[:, None, None]", "part"),
-            ("a crop that is measured is mirrored", "left, right = _line(", "right, left = _line("),
+            ("a crop that is measured is mirrored", "left, right = _edges(", "right, left = _edges("),
         ],
     ),
     "models/transformers.py": (
-        ["models/test_transformers.py", "models/test_preprocessing.py"],
-        [
-            ("positions are not interpolated", "if other and _INTERPOLATE", "if not other and _INTERPOLATE"),
-            ("NaFlex patches are cut by columns", "permute(0, 2, 4, 3, 5, 1)", "permute(0, 4, 2, 3, 5, 1)"),
-        ],
+        ["models/test_transformers.py"],
+        [("positions are not interpolated", "!= self.input_size and", "== self.input_size and")],
+    ),
+    "models/transformers_processor.py": (
+        ["models/test_preprocessing.py"],
+        [("NaFlex patches are cut by columns", "permute(0, 2, 4, 3, 5, 1)", "permute(0, 4, 2, 3, 5, 1)")],
     ),
     "engine/runner.py": (
         ["test_explanation.py", "models/test_transformers.py", "engine/test_inspection.py"],

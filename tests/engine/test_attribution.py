@@ -103,7 +103,7 @@ def test_several_targets_of_each_image():
 
 
 def test_a_model_that_takes_one_image_at_a_time():
-    from tests.models.test_traced_contracts import scope_of as traced
+    from tests.models.traced_zoo import scope_of as traced
 
     scope = traced("hf-pixtral")
     assert not scope.supports("batches")

@@ -178,6 +178,7 @@ def test_the_systems_own_darkness_is_followed(chromium, file):
         assert sum(int(part) for part in made.evaluate(PAPER)[4:-1].split(",")) < 150
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [True, False])
 def test_the_systems_own_darkness_is_followed_in_firefox(file, tmp_path, dark):
     """Its BiDi cannot say which colours the system prefers; a profile of its own can."""
