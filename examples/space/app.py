@@ -10,7 +10,7 @@ from PIL import Image
 
 import vitscope
 from vitscope.viewer.page import page
-from vitscope.viewer.widget import framed
+from vitscope.viewer.widget import iframe
 
 SIZE = 224  # measuring is some hundred forwards: seconds at this size on the two cores of a free Space
 MODEL = os.environ.get("VITSCOPE_MODEL", "embedded:dinov2-small")
@@ -30,7 +30,7 @@ def look(photo: Image.Image | None) -> str:
         view = scope().view(photo, size=SIZE, max_mb=6)
     except vitscope.VitscopeError as error:
         raise gr.Error(str(error)) from error
-    return framed(page(view.document()), height=1000)
+    return iframe(page(view.document()), height=1000)
 
 
 with gr.Blocks(title="vitscope", analytics_enabled=False) as demo:

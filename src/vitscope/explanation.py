@@ -69,7 +69,8 @@ class Explanation:
     @property
     def caveat(self) -> str:
         """The sentence that belongs to every map of this method; empty for most methods."""
-        return str(self.provenance.get("caveat", ""))
+        caveat: str = self.provenance.get("caveat", "")
+        return caveat
 
     def heat(self, smooth: bool = True, blur: float = 0.0) -> Float32[np.ndarray, "H W"]:
         """Return the map in the photo's size, unnormalised; NaN where the model saw nothing.

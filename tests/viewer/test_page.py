@@ -47,15 +47,15 @@ def test_who_attends_to_a_patch_is_a_column_of_all_queries(fresh, tiny_scope, ph
     near_at_the_top(drawn, tiny_scope.queries(photo, layer=1, head=head)[:, 10])
 
 
-def test_a_mended_score_is_drawn_in_its_row_and_its_columns(browser, tiny_view, tmp_path):
+def test_a_corrected_score_is_drawn_in_its_row_and_its_columns(browser, tiny_view, tmp_path):
     document, tokens = tiny_view.document(), tiny_view.header["layout"]["grid"][0] ** 2 + 1
     rows, keys, by = [10, 10, tokens + 10], [3, 12, 3], [0.5, -1.0, 0.25]
     document["arrays"] |= {
-        "mend.row.1": Packed.of(np.diff(rows, prepend=0).astype(np.uint32)).document(),
-        "mend.key.1": Packed.of(np.array(keys, np.uint32)).document(),
-        "mend.by.1": Packed.of(np.array(by, np.float16)).document(),
+        "correction.row.1": Packed.of(np.diff(rows, prepend=0).astype(np.uint32)).document(),
+        "correction.key.1": Packed.of(np.array(keys, np.uint32)).document(),
+        "correction.by.1": Packed.of(np.array(by, np.float16)).document(),
     }
-    plain, path = tmp_path / "plain.html", tmp_path / "mended.html"
+    plain, path = tmp_path / "plain.html", tmp_path / "corrected.html"
     plain.write_bytes(page_bytes(tiny_view.document(), "en"))
     path.write_bytes(page_bytes(document, "en"))
     seen = []
@@ -257,7 +257,7 @@ def test_the_default_photo_fits_and_hover_keeps_up(chromium, tmp_path):
     assert len(text) <= 10_000_000
     error = made.header["attention"]["error"]
     assert max(error["head_max"], error["mean_max"]) < 0.01  # of the 20 largest weights of every row
-    assert error["left"] == 0
+    assert error["uncorrected"] == 0
     path = tmp_path / "cat.html"
     path.write_bytes(text)
     rows, (gh, gw) = scope.queries(cat), made.header["layout"]["grid"]

@@ -16,12 +16,12 @@ import vitscope
 from tests.models import toys as zoo
 from vitscope.attention import AttentionStore, Dense, Factored
 from vitscope.errors import MethodError
-from vitscope.viewer.attention_payload import shipped, why_not
-from vitscope.viewer.attention_quantisation import factorised, fitted, rounded, rows_of
-from vitscope.viewer.map_entries import entry_of
+from vitscope.viewer.attention_payload import pack_attention, supports_rows
+from vitscope.viewer.attention_quantisation import factorise, fit_queries, quantise, reconstruct_rows
+from vitscope.viewer.map_entries import full_entry
 from vitscope.viewer.packed import Packed, scaled, zigzag
 from vitscope.viewer.page import page_bytes
-from vitscope.viewer.score_corrections import ScoreCorrections, drawn, mended
+from vitscope.viewer.score_corrections import ScoreCorrections, find_corrections, reconstruction_error
 
 
 @given(st.sampled_from(["uint8", "uint16", "float16", "float32"]), st.integers(0, 300), st.integers(0, 9))
@@ -52,7 +52,7 @@ def block(n=90, heads=3, width=16, sharp=2.0, bias=None):
 
 @pytest.mark.parametrize("error", [0.001, 0.01, 0.1])
 def test_scores_are_as_far_off_as_asked(error):
-    made = [rounded(head, error) for head in factorised(block())]
+    made = [quantise(head, error) for head in factorise(block())]
     b = block()
     true = torch.matmul(b.q[0] * b.scale, b.k[0].transpose(-1, -2)).double()
     true = true - true.mean(-1, keepdim=True)
@@ -63,15 +63,15 @@ def test_scores_are_as_far_off_as_asked(error):
 def test_columns_that_say_nothing_are_left_out():
     thin = block()
     thin = Factored("thin", thin.q * torch.linspace(1, 0, 16) ** 8, thin.k, thin.scale)
-    assert all(len(rounded(head, 0.01).weight) < 12 for head in factorised(thin))
+    assert all(len(quantise(head, 0.01).weight) < 12 for head in factorise(thin))
 
 
 def test_rows_and_their_sums_are_the_models_own():
     b = block()
-    made = [rounded(head, 0.001) for head in factorised(b)]
-    torch.testing.assert_close(rows_of(made, range(90)), b.rows()[0], rtol=0.02, atol=1e-6)
+    made = [quantise(head, 0.001) for head in factorise(b)]
+    torch.testing.assert_close(reconstruct_rows(made, range(90)), b.rows()[0], rtol=0.02, atol=1e-6)
     scores = torch.stack([head.scores() for head in made])
-    told = drawn(b, made, ScoreCorrections.none())
+    told = reconstruction_error(b, made, ScoreCorrections.none())
     torch.testing.assert_close(torch.from_numpy(told.lse), scores.logsumexp(-1))
     top = b.rows()[0].topk(20, -1)
     off = (scores.softmax(-1).gather(-1, top.indices) / top.values - 1).abs()
@@ -84,26 +84,26 @@ def test_fitted_queries_have_their_largest_weights_nearer():
     top = true.topk(20, -1)
     off = []
     for fit in (False, True):
-        made = [rounded(head, 0.03) for head in factorised(b)]
-        made = [fitted(head, one) for head, one in zip(factorised(b), made, strict=True)] if fit else made
-        drawn = rows_of(made, range(400)).gather(-1, top.indices)
+        made = [quantise(head, 0.03) for head in factorise(b)]
+        made = [fit_queries(head, one) for head, one in zip(factorise(b), made, strict=True)] if fit else made
+        drawn = reconstruct_rows(made, range(400)).gather(-1, top.indices)
         off.append(float((drawn / top.values - 1).square().mean().sqrt()))
     assert off[1] < 0.6 * off[0]
 
 
 def test_precision_goes_before_layers_and_the_first_layers_before_the_last():
     store = AttentionStore(tuple(block() for _ in range(3)))
-    fine = shipped(store, 1e9)
+    fine = pack_attention(store, 1e9)
     assert fine.dropped == ()
     assert fine.error["score_rms"] == 0.002
     whole = sum(one.nbytes for one in fine.arrays.values())
-    coarse = shipped(store, whole * 0.7)
+    coarse = pack_attention(store, whole * 0.7)
     assert coarse.dropped == ()
     assert fine.error["mean_rms"] < coarse.error["mean_rms"] < 0.05
-    few = shipped(store, whole * 0.25)
+    few = pack_attention(store, whole * 0.25)
     assert few.dropped == (0, 1)
     assert [layer["rank"] is None for layer in few.layers] == [True, True, False]
-    assert shipped(store, 10).dropped == (0, 1, 2)
+    assert pack_attention(store, 10).dropped == (0, 1, 2)
 
 
 def array(sent, name):
@@ -111,7 +111,7 @@ def array(sent, name):
 
 
 def bare(sent):
-    return replace(sent, arrays={name: of for name, of in sent.arrays.items() if not name.startswith("mend")})
+    return replace(sent, arrays={name: of for name, of in sent.arrays.items() if not name.startswith("correction")})
 
 
 def as_documented(sent, number, tokens):
@@ -125,9 +125,9 @@ def as_documented(sent, number, tokens):
         scores.append(np.einsum("d,di,dj->ij", weight[column : column + rank], left, right))
         at, column = at + rank * tokens, column + rank
     scores = np.stack(scores)
-    if f"mend.row.{number}" in sent.arrays:
-        head, query = np.divmod(np.cumsum(array(sent, f"mend.row.{number}").astype(np.int64)), tokens)
-        scores[head, query, array(sent, f"mend.key.{number}")] += array(sent, f"mend.by.{number}")
+    if f"correction.row.{number}" in sent.arrays:
+        head, query = np.divmod(np.cumsum(array(sent, f"correction.row.{number}").astype(np.int64)), tokens)
+        scores[head, query, array(sent, f"correction.key.{number}")] += array(sent, f"correction.by.{number}")
     rows = np.exp(scores - scores.max(-1, keepdims=True))
     low, step = sent.layers[number]["lse"]
     columns = np.exp(scores - (low + step * array(sent, f"lse.{number}").astype(np.float64))[..., None])
@@ -142,11 +142,11 @@ def worst(true, made):
 
 def test_each_of_the_largest_weights_is_right_to_one_percent_where_factors_are_coarse():
     store = AttentionStore(tuple(block(n=300, width=32) for _ in range(2)))
-    whole = sum(one.nbytes for one in shipped(store, 1e9).arrays.values())
-    sent = shipped(store, 0.9 * whole)
+    whole = sum(one.nbytes for one in pack_attention(store, 1e9).arrays.values())
+    sent = pack_attention(store, 0.9 * whole)
     assert sum(one.nbytes for one in sent.arrays.values()) <= 0.9 * whole
-    assert sent.error["mends"] > 10
-    assert sent.error["left"] == 0
+    assert sent.error["corrected"] > 10
+    assert sent.error["uncorrected"] == 0
     for number, of in enumerate(store):
         true = of.rows()[0].double().numpy()
         factors = bare(sent)
@@ -158,7 +158,7 @@ def test_each_of_the_largest_weights_is_right_to_one_percent_where_factors_are_c
     assert sent.error["head_beyond"] == sent.error["mean_beyond"] == 0
 
 
-def test_the_mean_over_heads_is_mended_where_no_head_is_off_among_its_own():
+def test_the_mean_over_heads_is_corrected_where_no_head_is_off_among_its_own():
     """Eight heads look at twenty tokens each, no two at the same; what the mean looks at is in none's own twenty."""
     torch.manual_seed(0)
     heads, n = 8, 200
@@ -167,32 +167,32 @@ def test_the_mean_over_heads_is_mended_where_no_head_is_off_among_its_own():
     for head in range(heads):
         scores[head, :, 20 * head : 20 * head + 20] = 1.5 + torch.randn(n, 20) * 0.1
     b = Factored("planted", scores[None], torch.eye(n).expand(1, heads, n, n), 1.0)
-    made = [rounded(head, 0.05) for head in factorised(b)]
-    bare, mends = drawn(b, made, ScoreCorrections.none()), mended(b, made)
-    assert bare.fused.max() > 0.01
-    own = {(row, key) for row, key in zip(mends.row.tolist(), mends.key.tolist(), strict=True) if key < 160}
-    assert len(own) < len(mends)
-    assert drawn(b, made, mends).fused.max() < 0.01
-    assert drawn(b, made, mends).single.max() < 0.01
+    made = [quantise(head, 0.05) for head in factorise(b)]
+    bare, corrections = reconstruction_error(b, made, ScoreCorrections.none()), find_corrections(b, made)
+    assert bare.mean.max() > 0.01
+    own = {(row, key) for row, key in zip(corrections.row.tolist(), corrections.key.tolist(), strict=True) if key < 160}
+    assert len(own) < len(corrections)
+    assert reconstruction_error(b, made, corrections).mean.max() < 0.01
+    assert reconstruction_error(b, made, corrections).single.max() < 0.01
 
 
-def test_where_there_is_no_room_the_worst_weights_are_mended_and_the_rest_is_said():
+def test_where_there_is_no_room_the_worst_weights_are_corrected_and_the_rest_is_counted():
     store = AttentionStore((block(n=300, width=32),))
-    whole = sum(one.nbytes for one in shipped(store, 1e9).arrays.values())
-    sent = shipped(store, 0.75 * whole)
+    whole = sum(one.nbytes for one in pack_attention(store, 1e9).arrays.values())
+    sent = pack_attention(store, 0.75 * whole)
     assert sum(one.nbytes for one in sent.arrays.values()) <= 0.75 * whole
-    assert sent.error["mends"] > 0
-    assert sent.error["left"] > 0
+    assert sent.error["corrected"] > 0
+    assert sent.error["uncorrected"] > 0
     rows, _ = as_documented(sent, 0, 300)
     true = store[0].rows()[0].double().numpy()
     assert worst(true, rows) == pytest.approx(sent.error["head_max"], rel=1e-2)
-    assert np.abs(array(sent, "mend.by.0")).min() > 0.01
+    assert np.abs(array(sent, "correction.by.0")).min() > 0.01
 
 
-def test_what_queries_and_keys_do_not_give_is_not_shipped():
-    assert why_not(AttentionStore((block(),))) == ""
-    assert "bias" in why_not(AttentionStore((block(bias=torch.randn(1, 3, 90, 90)),)))
-    assert why_not(AttentionStore((Dense("d", block().rows()),)))
+def test_what_queries_and_keys_do_not_give_is_left_out():
+    assert supports_rows(AttentionStore((block(),)))
+    assert "bias" in supports_rows(AttentionStore((block(bias=torch.randn(1, 3, 90, 90)),))).reason
+    assert not supports_rows(AttentionStore((Dense("d", block().rows()),)))
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +322,7 @@ def test_the_command_of_a_map_makes_it_again(tiny_scope, photo, tmp_path, asked)
     if "PHOTO" in str(asked.get("target")):
         asked = {**asked, "target": vitscope.similar_to(str(photo))}
     e = tiny_scope.explain(photo, **asked)
-    words = shlex.split(entry_of(tiny_scope.engine, e)[0]["command"])
+    words = shlex.split(full_entry(tiny_scope.engine, e)[0]["command"])
     done = run(*words[2:], "--out", tmp_path / "out", command=words[1])
     assert done.exit_code == 0, done.output
     again = vitscope.Explanation.load(tmp_path / "out" / "chelsea")

@@ -110,12 +110,12 @@ def test_a_view_shows_itself_in_a_closed_frame(view):
 
 def test_a_missing_anywidget_is_one_line(view, monkeypatch):
     monkeypatch.setitem(sys.modules, "anywidget", None)
-    module._kind.cache_clear()
+    module._widget_class.cache_clear()
     try:
         with pytest.raises(MissingDependencyError, match=r"vitscope\[notebook\]") as error:
             view.widget()
     finally:
-        module._kind.cache_clear()
+        module._widget_class.cache_clear()
     assert "\n" not in str(error.value)
 
 

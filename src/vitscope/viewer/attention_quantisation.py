@@ -1,8 +1,8 @@
-"""One layer's attention as a page carries it: scores rebuilt from few integers per token.
+"""One layer's attention in few integers per token, from which a page computes scores.
 
 A row of attention is a softmax of scores `S_ij = scale q_i . k_j`, and a softmax forgets what all scores of a row
-have in common: keys may be centred. Of what is left, `S = Q K^T` with D columns, the singular value decomposition is
-had from two QR decompositions and one D x D matrix, `S = U diag(s) V^T`, so that memory stays linear in tokens. Both
+have in common: keys may be centred. Of what is left, `S = Q K^T` with D columns, two QR decompositions and one
+D x D matrix give the singular value decomposition, `S = U diag(s) V^T`, with memory linear in tokens. Both
 sides are kept as `U diag(s)` and `V diag(s)`, rounded to one step for all columns, and the page divides by s: each
 column then adds the same error to a score (reverse water-filling, Cover & Thomas 2006, section 10.3.3), and columns
 that would add less by being left out are left out.
@@ -17,16 +17,16 @@ from torch import Tensor
 
 from vitscope.attention import Block, Factored
 
-__all__ = ["Head", "QuantisedHead", "factorised", "fitted", "plain", "rounded", "rows_of"]
+__all__ = ["FactorisedHead", "QuantisedHead", "factorise", "fit_queries", "is_factored", "quantise", "reconstruct_rows"]
 
 _QUERIES = 256  # solved together
-_FITTED, _READ = 32, 20  # largest weights of a row: that are fitted, and of which the last counts fully
+_FITTED, _READ = 32, 20  # largest weights of a row: that are fit_queries, and of which the last counts fully
 _REST = 0.3  # how much all other keys count, over their mass
 _WIDEST = 32767  # the largest integer that zigzag coding fits into 16 bits
 
 
 @dataclass(frozen=True, eq=False)
-class Head:
+class FactorisedHead:
     """The scores of one head, decomposed.
 
     Attributes:
@@ -53,28 +53,31 @@ class QuantisedHead:
     weight: np.ndarray
 
     def scores(self, queries: Sequence[int] | slice = slice(None)) -> Tensor:
-        """`(n, M)`, float32."""
+        """Return the scores of some queries, `(n, M)`, float32."""
         q = torch.from_numpy(self.q[:, queries].astype(np.float32) * self.weight[:, None].astype(np.float32))
         return q.T @ torch.from_numpy(self.k.astype(np.float32))
 
 
-def plain(block: Block) -> bool:
-    """Do queries and keys give all of this layer's attention, of one picture?"""
+def is_factored(block: Block) -> bool:
+    """Answer whether queries and keys alone give this layer's attention, and for one image."""
     return isinstance(block, Factored) and block.bias is None and block.shape[0] == 1
 
 
-def factorised(block: Factored) -> list[Head]:
-    """The heads of a layer of one picture."""
+def factorise(block: Factored) -> list[FactorisedHead]:
+    """Decompose the scores of each head of a layer, for one image."""
     q, k = block.q[0].double() * block.scale, block.k[0].double()
     k = k - k.mean(-2, keepdim=True)
     (q_basis, q_rest), (k_basis, k_rest) = torch.linalg.qr(q), torch.linalg.qr(k)
     u, s, vh = torch.linalg.svd(q_rest @ k_rest.transpose(-1, -2), full_matrices=False)
     left, right = q_basis @ u * s[:, None], k_basis @ vh.transpose(-1, -2) * s[:, None]
-    return [Head(*of) for of in zip(left.cpu(), right.cpu(), s.cpu(), strict=True)]
+    return [FactorisedHead(*of) for of in zip(left.cpu(), right.cpu(), s.cpu(), strict=True)]
 
 
-def rounded(head: Head, error: float) -> QuantisedHead:
-    """Rounded so that scores are `error` off in the root mean square, in nats; never finer than 16 bits allow."""
+def quantise(head: FactorisedHead, error: float) -> QuantisedHead:
+    """Round a head's factors so that its scores are off by `error` nats (root mean square).
+
+    The step is never finer than 16 bits allow.
+    """
     n, m = len(head.left), len(head.right)
     energy = head.s.square().numpy() / (n * m)
 
@@ -94,29 +97,29 @@ def rounded(head: Head, error: float) -> QuantisedHead:
     return QuantisedHead(q, k, (step**2 / s).astype(np.float32))
 
 
-def fitted(head: Head, made: QuantisedHead) -> QuantisedHead:
-    """The same keys with other queries: those that give each row's largest weights best.
+def fit_queries(head: FactorisedHead, quantised: QuantisedHead) -> QuantisedHead:
+    """Return the same keys with the queries that give each row's largest weights best.
 
-    Of a row only its largest weights are read off, some twenty; a query has D numbers to hit them with, whatever the
-    rounding of keys did. For each query the squared error of its 32 largest scores is made small, a weight's share of
-    the twentieth counting up to one and all other keys together as much as their mass, by least squares; then its
-    numbers are rounded one after another, each making good what those before it did (Babai 1986, as GPTQ does with
-    weights). A constant for the whole row is free.
+    Of a row a reader sees only the largest weights, some twenty, and a query has D numbers to fit them, whatever the
+    rounding of keys did. Least squares minimise the error of each query's 32 largest scores, each counted by its weight
+    over the twentieth (at most one), and all other keys together as much as their mass. Then the numbers are rounded
+    one after another, each compensating for those before it (Babai 1986, as GPTQ does with weights). A constant for
+    the whole row is free.
 
     Cost: N systems of r equations, in float32.
     """
-    keys = torch.from_numpy((made.k * made.weight[:, None]).T.astype(np.float32))
+    keys = torch.from_numpy((quantised.k * quantised.weight[:, None]).T.astype(np.float32))
     basis = (head.right / head.s.clamp_min(torch.finfo(head.s.dtype).tiny)).float()
     left, spread = head.left.float(), keys.T @ keys / len(keys)
     parts = []
     for at in range(0, len(left), _QUERIES):
-        start = torch.from_numpy(made.q[:, at : at + _QUERIES].T.astype(np.float32))
-        parts.append(_solved(left[at : at + _QUERIES] @ basis.T, start, keys, spread))
-    return replace(made, q=torch.cat(parts).T.numpy().astype(np.int32))
+        start = torch.from_numpy(quantised.q[:, at : at + _QUERIES].T.astype(np.float32))
+        parts.append(_solve_queries(left[at : at + _QUERIES] @ basis.T, start, keys, spread))
+    return replace(quantised, q=torch.cat(parts).T.numpy().astype(np.int32))
 
 
-def _solved(scores: Tensor, start: Tensor, keys: Tensor, spread: Tensor) -> Tensor:
-    """Integers `(n, r)` of the queries with these scores `(n, M)`; `start` is what all other keys would have."""
+def _solve_queries(scores: Tensor, start: Tensor, keys: Tensor, spread: Tensor) -> Tensor:
+    """Return integers `(n, r)` of the queries with scores `(n, M)`; `start` is what all other keys would have."""
     top = scores.softmax(-1).topk(min(_FITTED, scores.shape[1]), -1)
     last = top.values[:, min(_READ, top.values.shape[1]) - 1, None].clamp_min(torch.finfo(torch.float32).tiny)
     weight = (top.values / last).clamp(max=1)
@@ -125,11 +128,11 @@ def _solved(scores: Tensor, start: Tensor, keys: Tensor, spread: Tensor) -> Tens
     share = weight / weight.sum(-1, keepdim=True)
     near = near - (share[..., None] * near).sum(1, keepdim=True)
     wanted = wanted - (share * wanted).sum(-1, keepdim=True)
-    weighed = (near * weight[..., None]).transpose(1, 2)
-    normal = weighed @ near + rest
+    weighted = (near * weight[..., None]).transpose(1, 2)
+    normal = weighted @ near + rest
     normal.diagonal(dim1=1, dim2=2).mul_(1 + 1e-4)
     root, failed = torch.linalg.cholesky_ex(normal)
-    goal = torch.cholesky_solve(weighed @ wanted[..., None] + rest @ start[..., None], root)[..., 0]
+    goal = torch.cholesky_solve(weighted @ wanted[..., None] + rest @ start[..., None], root)[..., 0]
     found, off = torch.empty_like(goal), torch.zeros_like(goal)
     for column in range(goal.shape[1] - 1, -1, -1):
         carried = (root[:, column + 1 :, column] * off[:, column + 1 :]).sum(1) / root[:, column, column]
@@ -139,6 +142,6 @@ def _solved(scores: Tensor, start: Tensor, keys: Tensor, spread: Tensor) -> Tens
     return torch.where(bad[:, None], start, found)
 
 
-def rows_of(heads: Sequence[QuantisedHead], queries: Sequence[int]) -> Tensor:
-    """Rows of attention as the page makes them, `(H, n, M)`."""
+def reconstruct_rows(heads: Sequence[QuantisedHead], queries: Sequence[int]) -> Tensor:
+    """Return rows of attention as the page computes them, `(H, n, M)`."""
     return torch.stack([head.scores(queries).softmax(-1) for head in heads])

@@ -1,4 +1,4 @@
-"""What a host that has the model can do for the viewer: new predictions without some patches, one more map."""
+"""What a host with the model does for the viewer: predictions without some patches, further maps."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,20 +15,21 @@ from vitscope.evaluation.masked import PatchMasker, masking
 from vitscope.explanation import Explanation
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture
-from vitscope.viewer.map_entries import entry_of, finite
+from vitscope.viewer.document import json_safe
+from vitscope.viewer.map_entries import full_entry
 from vitscope.viewer.packed import Packed
 
-__all__ = ["Live"]
+__all__ = ["LiveModel"]
 
 
 @dataclass(frozen=True, eq=False)
-class Live:
+class LiveModel:
     """The model behind a view, in the same process.
 
     Attributes:
         engine: the model.
         picture: the photo.
-        size: the input size that was asked for.
+        size: the requested input size.
         target: what the view's maps explain.
     """
 
@@ -37,17 +38,17 @@ class Live:
     size: int | None
     target: Any
 
-    def answers(self) -> dict[str, Callable[..., Mapping[str, Any]]]:
-        """By the names that the viewer's hosts give them."""
+    def handlers(self) -> dict[str, Callable[..., Mapping[str, Any]]]:
+        """Return the functions that answer the viewer, by their names."""
         return {"explain": self.explain, "mask": self.mask}
 
     @cached_property
     def masking(self) -> PatchMasker:
-        """The photo, made ready once."""
+        """The image, prepared once."""
         return masking(self.engine, self.picture, size=self.size, target=self.target)
 
     def card(self, header: Mapping[str, Any], arrays: Mapping[str, Packed]) -> str:
-        """The view's first map as static HTML."""
+        """Return the view's first map as static HTML."""
         entry = header["maps"][0]
         first = Explanation(
             map=arrays[f"map.{entry['id']}"].array().astype(np.float32) * np.float32(entry["scale"]),
@@ -64,7 +65,7 @@ class Live:
         return first.card().html()
 
     def mask(self, patches: Sequence[int], mode: str) -> dict[str, Any]:
-        """The model's answer without these patches: `predictions`, `score`, `whole`, and milliseconds."""
+        """Return the model's answer without these patches: `predictions`, `score`, `whole`, milliseconds."""
         begun = time.perf_counter()
         found = self.masking.without(patches, mode)
         return {
@@ -83,21 +84,21 @@ class Live:
         *,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
-        """One more map, in the form that it has in a document; its name is its method, target, and options if any."""
+        """Make one more map, in the form of a document; its id is its method, target and options."""
         options = dict(method_options or {})
         (made,) = self.engine.explain(
             self.picture, Options(method, target, size=self.size, method_options=options), progress
         )
-        told = ",".join(f"{name}={value}" for name, value in sorted(options.items()))
-        name = "-".join(filter(None, ("more", made.method, made.target, told)))
-        entry, arrays = entry_of(self.engine, made, name=name)
+        suffix = ",".join(f"{name}={value}" for name, value in sorted(options.items()))
+        name = "-".join(filter(None, ("more", made.method, made.target, suffix)))
+        entry, arrays = full_entry(self.engine, made, name=name)
         return {
-            "entry": finite(entry) | {"more": True},
+            "entry": json_safe(entry) | {"more": True},
             "messages": page_messages(entry),
             "arrays": {name: one.document() for name, one in arrays.items()},
         }
 
 
 def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON's lists as tuples."""
+    """Turn JSON's lists into tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

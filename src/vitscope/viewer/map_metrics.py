@@ -1,4 +1,4 @@
-"""How far the maps of a page can be believed, and what the model says while their hottest patches go."""
+"""Deletion and insertion of a page's maps, and the predictions while their hottest patches are removed."""
 
 import math
 import time
@@ -18,7 +18,7 @@ from vitscope.metrics.measurement import Measurement
 from vitscope.metrics.perturb import Baseline, Probe, baseline_fill
 from vitscope.metrics.ranking import rank_map, step_counts, top_masks
 
-__all__ = ["measured_maps"]
+__all__ = ["measure_maps"]
 
 _STEPS, _RANDOM = 10, 3
 _TOP = 3
@@ -26,18 +26,18 @@ _TOP = 3
 Steps = list[list[list[Any]]]
 
 
-class _Late(Exception):
+class _TimeIsUp(Exception):
     """The time for measuring is over."""
 
 
-def measured_maps(
+def measure_maps(
     engine: Engine,
     explanations: Sequence[Explanation],
     seed: int,
     progress: Progress | None,
     seconds: float | int | None = None,
 ) -> dict[int, tuple[Measurement, Steps]]:
-    """Deletion and insertion of each map of one photo, and for a classifier its predictions at each step of deletion.
+    """Measure deletion and insertion of each map of one image, with predictions at each step.
 
     Patches are left out where the model can do without their tokens, which is also the cheapest; else they become the
     photo's mean colour. All maps share the random maps' forwards.
@@ -46,7 +46,7 @@ def measured_maps(
         engine: the model.
         explanations: maps of one photo.
         seed: draws the random maps.
-        progress: told before each forward.
+        progress: called before each forward.
         seconds: after so long the maps that are left stay as they are; None waits for all.
 
     Returns:
@@ -59,13 +59,13 @@ def measured_maps(
     found = {}
     until = math.inf if seconds is None else time.monotonic() + seconds
 
-    def told(stage: str, done: int, total: int) -> None:
+    def report(stage: str, done: int, total: int) -> None:
         if progress is not None:
             progress(stage, done, total)
         if time.monotonic() > until:
-            raise _Late
+            raise _TimeIsUp
 
-    with suppress(_Late):
+    with suppress(_TimeIsUp):
         for number, explanation in enumerate(explanations):
             measurement = measure(
                 engine,
@@ -76,20 +76,20 @@ def measured_maps(
                 n_random_maps=_RANDOM,
                 seed=seed,
                 known=known,
-                progress=told,
+                progress=report,
             )
             found[number] = measurement, _steps(engine, explanation, baseline, seed) if explanation.predictions else []
     return found
 
 
 def _steps(engine: Engine, explanation: Explanation, baseline: Baseline, seed: int) -> Steps:
-    """What a classifier predicts at each step of deletion."""
+    """Return what a classifier predicts at each step of deletion."""
     assert explanation.picture is not None
     pixels, _ = engine.prepare_pixels(explanation.picture, explanation.provenance.get("size"))
     pixels = pixels.to(engine.device, engine.dtype)
     order = rank_map(explanation.map, seed).order
     counts = step_counts(order.size, _STEPS)
-    said: Steps = []
+    steps: Steps = []
 
     def run(shown: Tensor, kept: Tensor | None) -> Tensor:
         if kept is None:
@@ -97,11 +97,11 @@ def _steps(engine: Engine, explanation: Explanation, baseline: Baseline, seed: i
         else:
             with engine.require_blocks().keep_patches(kept):
                 answer = engine.answer(shown)
-        said.append([[label, share] for label, share in engine.predictions(answer)[:_TOP]])
+        steps.append([[label, share] for label, share in engine.predictions(answer)[:_TOP]])
         return torch.zeros(len(shown))
 
     fill = baseline_fill(baseline, pixels, pixels, explanation.layout.grid)
     probe = Probe(run, pixels, fill, explanation.layout.grid, 1)
     for mask in top_masks(order, counts):
         probe.scores([np.ascontiguousarray(mask[None])])
-    return said
+    return steps

@@ -1,20 +1,13 @@
-"""One saved map as the viewer's document: no model, no queries, nothing to measure."""
+"""One finished map as the viewer's document, without the model."""
 
-import base64
-import io
 from dataclasses import asdict
 from typing import Any
-
-import numpy as np
-from PIL import Image
 
 from vitscope._catalogues import page_messages
 from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.explanation import Explanation
-from vitscope.metrics.concentration import concentration
-from vitscope.metrics.ranking import rank_map
-from vitscope.viewer.packed import Packed, scaled
+from vitscope.viewer.document import SCHEMA, image_urls, map_entry
 
 __all__ = ["document_of"]
 
@@ -23,51 +16,28 @@ _MISSING = (msg("viewer.queries", "queries"), msg("viewer.measurement", "measure
 
 
 def document_of(explanation: Explanation) -> dict[str, Any]:
-    """Header and arrays, as `View.document()` gives them for a model: the map, its prefix, its order, the photo.
+    """Return header and arrays, as `View.document()` gives them for a model.
 
     Raises:
         UsageError: an explanation without its photo.
     """
-    told, name = explanation.provenance, explanation.method
-    values, scale = scaled(explanation.map)
-    order = rank_map(explanation.map, int(told.get("seed", 0))).order.astype(np.uint16)
-    arrays = {f"map.{name}": Packed.of(values), f"order.{name}": Packed.of(order)}
-    entry = {
-        "id": name,
-        "method": explanation.method,
-        "options": told.get("options", {}),
-        "target": explanation.target,
-        "label": None,
-        "score": explanation.score,
-        "scale": scale,
-        "prefix": explanation.prefix.tolist(),
-        "signed": bool(explanation.map.min() < 0 < explanation.map.max()),
-        "norm": told.get("drawing", {}).get("norm"),
-        "notes": list(told.get("notes", [])),
-        "caveat": explanation.caveat,
-        "source": "",
-        "passes": "",
-        "sums_to_one": False,
-        "statistics": concentration(explanation),
-        "command": "",
-        "measurement": None,
-    }
-    photo = _jpeg(explanation.photo.pil())
+    provenance, photo = explanation.provenance, explanation.photo
+    entry, arrays = map_entry(explanation, explanation.method)
     header = {
-        "schema": 1,
+        "schema": SCHEMA,
         "kind": "view",
         "vitscope": __version__,
         "model": {
-            "reference": str(told.get("model", "")),
-            "adapter": str(told.get("adapter", "")),
-            "weights": str(told.get("weights", "")),
+            "reference": str(provenance.get("model", "")),
+            "adapter": str(provenance.get("adapter", "")),
+            "weights": str(provenance.get("weights", "")),
         },
         "photo": {
-            "name": explanation.photo.name,
-            "source": explanation.photo.source,
-            "notes": list(explanation.photo.notes),
+            "name": photo.name,
+            "source": photo.source,
+            "notes": list(photo.notes),
         },
-        "images": {"photo": photo, "seen": _jpeg(_seen(explanation))},
+        "images": image_urls(photo, explanation.region),
         "region": asdict(explanation.region),
         "layout": asdict(explanation.layout),
         "layers": [],
@@ -76,7 +46,7 @@ def document_of(explanation: Explanation) -> dict[str, Any]:
         "predictions": [[label, p] for label, p in explanation.predictions],
         "statistics": {"layers": [], "sinks": []},
         "missing": [{"what": what, "why": _WHY} for what in _MISSING],
-        "seed": int(told.get("seed", 0)),
+        "seed": int(provenance.get("seed", 0)),
         "command": "",
     }
     return {
@@ -84,17 +54,3 @@ def document_of(explanation: Explanation) -> dict[str, Any]:
         "messages": page_messages(header),
         "arrays": {key: one.document() for key, one in arrays.items()},
     }
-
-
-def _seen(explanation: Explanation) -> Image.Image:
-    (height, width), (left, top, right, bottom) = explanation.region.input, explanation.region.box
-    return explanation.photo.pil().transform(
-        (width, height), Image.Transform.EXTENT, (left, top, right, bottom), Image.Resampling.BICUBIC
-    )
-
-
-def _jpeg(image: Image.Image) -> str:
-    small, buffer = image.copy(), io.BytesIO()
-    small.thumbnail((1600, 1600), Image.Resampling.LANCZOS)
-    small.save(buffer, "JPEG", quality=86)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,8 +1,8 @@
-"""What rounding did to the largest weights of attention, made good one by one.
+"""Corrections of single scores, where quantisation left large attention weights inaccurate.
 
-Factors as a page carries them (`factors`) leave some of a row's largest weights more than 1 % off: for an ordinary
-photo fewer than one in a hundred, few enough to be told apart. Of each is kept where it is and by how much its score
-has to change.
+The factors that a page carries (`attention_quantisation`) leave some of a row's largest weights more than 1 % off: for
+an ordinary photo fewer than one in a hundred, few enough to list. A correction says where the weight is and by how much
+its score has to change.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from torch import Tensor
 from vitscope.attention import Factored
 from vitscope.viewer.attention_quantisation import QuantisedHead
 
-__all__ = ["TOP", "Drawn", "ScoreCorrections", "drawn", "mended"]
+__all__ = ["TOP", "ReconstructionError", "ScoreCorrections", "find_corrections", "reconstruction_error"]
 
-TOP = 20  # largest weights of a row that have to be right
-_NEAR = 0.009  # how right, with something left for the page's own arithmetic
+TOP = 20  # largest weights of a row that have to be accurate
+_NEAR = 0.009  # how accurate, with some margin for the page's own arithmetic
 _AT_ONCE = 2**22  # weights
-_TIMES = 8  # a mended weight moves its row's sum, and so all the others a little
+_TIMES = 8  # a corrected weight moves its row's sum, and so all the others a little
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,23 +39,23 @@ class ScoreCorrections:
 
     @classmethod
     def none(cls) -> "ScoreCorrections":
-        """Nothing to change."""
+        """Make an empty list of corrections."""
         return cls(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
 
     def __len__(self) -> int:
         return len(self.row)
 
     def largest(self, count: int) -> "ScoreCorrections":
-        """The `count` that change most."""
+        """Return the `count` largest corrections."""
         kept = np.sort(np.argsort(-np.abs(self.by), kind="stable")[:count])
         return ScoreCorrections(self.row[kept], self.key[kept], self.by[kept])
 
     def rounded(self) -> "ScoreCorrections":
-        """As float16, which is how they are carried."""
+        """Round to float16, as a page carries them."""
         return ScoreCorrections(self.row, self.key, self.by.astype(np.float16).astype(np.float32))
 
     def within(self, tokens: int, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Head, query from `start`, key and change of those with queries from `start` to `stop`."""
+        """Return head, query from `start`, key and change of those with queries from `start` to `stop`."""
         head, query = np.divmod(self.row, tokens)
         chosen = (query >= start) & (query < stop)
         of = torch.from_numpy
@@ -63,24 +63,24 @@ class ScoreCorrections:
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
-    """One layer as the page draws it.
+class ReconstructionError:
+    """How far one layer on the page is from the model's own attention.
 
     Attributes:
         lse: the log of each row's sum of exponentiated scores, `(H, N)`.
-        single: by how much the 20 largest weights of every row are off, relative to themselves, flat.
-        fused: the same for the mean over heads.
+        single: relative errors of the 20 largest weights of every row.
+        mean: the same for the mean over heads.
     """
 
     lse: np.ndarray
     single: np.ndarray
-    fused: np.ndarray
+    mean: np.ndarray
 
 
-def mended(block: Factored, heads: Sequence[QuantisedHead]) -> ScoreCorrections:
-    """What makes the 20 largest weights of every row right to 1 %, for each head and for the mean over heads.
+def find_corrections(block: Factored, heads: Sequence[QuantisedHead]) -> ScoreCorrections:
+    """Find the corrections that bring the 20 largest weights of every row within 1 %, by head and in the mean.
 
-    Where the mean is off though every head's own largest weights are not, the head that is off most there is mended.
+    Where the mean is inaccurate though every head's own largest weights are not, the least accurate head is corrected.
 
     Cost: a few times all N x N weights, in chunks.
     """
@@ -91,7 +91,7 @@ def mended(block: Factored, heads: Sequence[QuantisedHead]) -> ScoreCorrections:
         first, left = scores.clone(), torch.arange(true.shape[1])
         for _ in range(_TIMES + 2 * len(heads)):  # of the mean one head at a time
             made = scores[:, left].softmax(-1)
-            head, query, key = _wrong(true[:, left], made, own.indices[:, left], fused.indices[left])
+            head, query, key = _inaccurate(true[:, left], made, own.indices[:, left], fused.indices[left])
             least = torch.finfo(torch.float32).tiny
             change = true[head, left[query], key].clamp_min(least).log() - made[head, query, key].clamp_min(least).log()
             scores[head, left[query], key] += change
@@ -106,19 +106,21 @@ def mended(block: Factored, heads: Sequence[QuantisedHead]) -> ScoreCorrections:
     return ScoreCorrections(rows[order], keys[order], changes[order]).rounded()
 
 
-def drawn(block: Factored, heads: Sequence[QuantisedHead], mends: ScoreCorrections) -> Drawn:
-    """What comes out, beside the model's own attention."""
+def reconstruction_error(
+    block: Factored, heads: Sequence[QuantisedHead], corrections: ScoreCorrections
+) -> ReconstructionError:
+    """Compare the attention that the page computes with the model's own."""
     lse, single, fused = [], [], []
     for start, queries in _chunks(block):
         true, scores = block.rows(queries)[0].float().cpu(), _scores(heads, queries)
-        head, query, key, by = mends.within(block.shape[2], start, start + scores.shape[1])
+        head, query, key, by = corrections.within(block.shape[2], start, start + scores.shape[1])
         scores[head, query, key] += by
         made = scores.softmax(-1)
         lse.append(scores.logsumexp(-1))
-        single.append(_off(true, made, true.topk(_top(true), -1).indices))
+        single.append(_relative_error(true, made, true.topk(_top(true), -1).indices))
         mean = true.mean(0)
-        fused.append(_off(mean, made.mean(0), mean.topk(_top(true), -1).indices))
-    return Drawn(*(torch.cat(one, -1 if one is lse else -2).numpy() for one in (lse, single, fused)))
+        fused.append(_relative_error(mean, made.mean(0), mean.topk(_top(true), -1).indices))
+    return ReconstructionError(*(torch.cat(one, -1 if one is lse else -2).numpy() for one in (lse, single, fused)))
 
 
 def _chunks(block: Factored) -> list[tuple[int, slice]]:
@@ -135,17 +137,17 @@ def _top(true: Tensor) -> int:
     return min(TOP, true.shape[-1])
 
 
-def _off(true: Tensor, made: Tensor, places: Tensor) -> Tensor:
-    """By how much weights at these places are off, relative to themselves."""
+def _relative_error(true: Tensor, made: Tensor, places: Tensor) -> Tensor:
+    """Return the relative errors of the weights at these places."""
     wanted = true.gather(-1, places)
     return (made.gather(-1, places) - wanted).abs() / wanted.clamp_min(torch.finfo(torch.float32).tiny)
 
 
-def _wrong(true: Tensor, made: Tensor, own: Tensor, fused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Head, query and key of the weights to be mended; `own` and `fused`: where the largest ones are."""
-    head, query, rank = (_off(true, made, own) > _NEAR).nonzero(as_tuple=True)
+def _inaccurate(true: Tensor, made: Tensor, own: Tensor, fused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return head, query and key of the inaccurate weights; `own` and `fused` say where the largest weights are."""
+    head, query, rank = (_relative_error(true, made, own) > _NEAR).nonzero(as_tuple=True)
     singles = torch.stack([head, query, own[head, query, rank]])
-    query, rank = (_off(true.mean(0), made.mean(0), fused) > _NEAR).nonzero(as_tuple=True)
+    query, rank = (_relative_error(true.mean(0), made.mean(0), fused) > _NEAR).nonzero(as_tuple=True)
     key = fused[query, rank]
     worst = (made[:, query, key] - true[:, query, key]).abs().argmax(0)
     both = torch.unique(torch.cat([singles, torch.stack([worst, query, key])], 1), dim=1)

@@ -1,7 +1,5 @@
-"""What the interactive viewer shows of one photo: maps, attention, numbers. `Scope.view` is this module's entry."""
+"""The viewer's document of one image: maps, attention and numbers, by `Scope.view`."""
 
-import base64
-import io
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -9,7 +7,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
-from PIL import Image
 
 from vitscope._catalogues import page_messages
 from vitscope._messages import msg
@@ -21,30 +18,28 @@ from vitscope.engine.options import Options, Progress
 from vitscope.engine.runner import Prepared
 from vitscope.errors import MethodError, VitscopeError
 from vitscope.explanation import Explanation
-from vitscope.geometry import ImageRegion
 from vitscope.images import ImageLike, Picture, load_image
 from vitscope.methods.targets import Target, format_target
-from vitscope.viewer.attention_payload import shipped, why_not, without
-from vitscope.viewer.live import Live
-from vitscope.viewer.map_entries import entry_of, finite
-from vitscope.viewer.map_metrics import measured_maps
+from vitscope.viewer.attention_payload import pack_attention, supports_rows, without_rows
+from vitscope.viewer.document import SCHEMA, image_urls, json_safe
+from vitscope.viewer.live import LiveModel
+from vitscope.viewer.map_entries import full_entry
+from vitscope.viewer.map_metrics import measure_maps
 from vitscope.viewer.packed import Packed, scaled
 from vitscope.viewer.page import page
-from vitscope.viewer.widget import framed, widget
+from vitscope.viewer.widget import iframe, widget
 
-__all__ = ["CLASSES", "METHODS_SHOWN", "View", "view"]
+__all__ = ["CLASS_METHOD", "DEFAULT_METHODS", "View", "view"]
 
-SCHEMA = 1
-METHODS_SHOWN = ("auto", "attention", "rollout", "relevance", "random")
-CLASSES = "gradcam"  # the method that tells classes apart best, where it applies
-_PHOTO, _SEEN = (1600, 86), (1024, 84)  # longest side in pixels, JPEG quality
+DEFAULT_METHODS = ("auto", "attention", "rollout", "relevance", "random")
+CLASS_METHOD = "gradcam"  # the method that tells classes apart best, where it applies
 MAX_MB, _SURE = 10.0, 0.98  # what fits into this share of a size is not made coarser for it
 _ROOM = 190_000  # bytes of a page besides arrays, photos and what is said of maps: the viewer above all
 
 
 @dataclass(frozen=True)
 class View:
-    """What the viewer shows.
+    """What the viewer shows of an image.
 
     Attributes:
         header: plain values, ready for JSON; `docs/viewer.md` describes them.
@@ -56,31 +51,31 @@ class View:
     header: Mapping[str, Any]
     arrays: Mapping[str, Packed] = field(repr=False)
     other: "View | None" = None
-    live: Live | None = field(default=None, repr=False, compare=False)
+    live: LiveModel | None = field(default=None, repr=False, compare=False)
 
     def document(self) -> dict[str, Any]:
-        """The whole, ready for JSON."""
+        """Return the whole document, ready for JSON."""
         arrays = {name: one.document() for name, one in self.arrays.items()}
         other = {} if self.other is None else {"other": self.other.document()}
         return {"header": dict(self.header), "messages": page_messages(self.header), "arrays": arrays, **other}
 
     def widget(self) -> Any:
-        """The viewer in a notebook, answered by this kernel: hide patches and see the new predictions.
+        """Return the viewer as a notebook widget; this kernel answers it (new predictions, more maps).
 
         Raises:
             MissingDependencyError: anywidget is not installed.
         """
-        answers = self.live.answers() if self.live else {}
+        handlers = self.live.handlers() if self.live else {}
         fallback = self.live.card(self.header, self.arrays) if self.live else ""
-        return widget(self.document(), answers, fallback)
+        return widget(self.document(), handlers, fallback)
 
     def _repr_html_(self) -> str:
-        """The page in a frame that can reach nothing, for notebooks without widgets."""
-        return framed(page(self.document()))
+        """Return the page in a frame that can reach nothing, for notebooks without widgets."""
+        return iframe(page(self.document()))
 
     @property
     def nbytes(self) -> int:
-        """About how many bytes of a page the arrays and the photos are."""
+        """Approximate bytes of a page that arrays and images take."""
         photos = sum(len(url) for url in self.header["images"].values())
         own = sum(one.nbytes for one in self.arrays.values()) + photos
         return own + (self.other.nbytes if self.other is not None else 0)
@@ -91,7 +86,7 @@ def view(
     image: ImageLike,
     *,
     other: ImageLike | None = None,
-    methods: Sequence[str] = METHODS_SHOWN,
+    methods: Sequence[str] = DEFAULT_METHODS,
     target: Target = None,
     top: int = 5,
     size: int | None = None,
@@ -101,23 +96,23 @@ def view(
     seconds: float | int | None = None,
     progress: Progress | None = None,
 ) -> View:
-    """Make what the viewer shows of one photo; see `Scope.view`."""
+    """Make the view of an image; see `Scope.view`."""
     picture = load_image(image)
     second = None if other is None else load_image(other)
     photos = (picture.source,) if second is None else (picture.source, second.source)
-    asked = _Asked(tuple(methods), target, top, size, measure, seed, seconds, progress, photos, max_mb)
-    live = Live(engine, picture, size, target)
+    options = _ViewOptions(tuple(methods), target, top, size, measure, seed, seconds, progress, photos, max_mb)
+    live = LiveModel(engine, picture, size, target)
     if other is None or second is None:
-        return replace(_one(engine, picture, asked, [], max_mb), live=live)
+        return replace(_view_one(engine, picture, options, [], max_mb), live=live)
     own, others = compare(engine, image, other, {"size": size, "seed": seed}, progress)
-    beside = _one(engine, second, asked, [others], 0.0)
-    made = _one(engine, picture, asked, [own], max_mb - beside.nbytes / 1e6)
+    beside = _view_one(engine, second, options, [others], 0.0)
+    made = _view_one(engine, picture, options, [own], max_mb - beside.nbytes / 1e6)
     return View(made.header, made.arrays, beside, live)
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What was asked of a view, for each of its photos."""
+class _ViewOptions:
+    """The options of a view, the same for each of its images."""
 
     methods: tuple[str, ...]
     target: Target
@@ -130,11 +125,12 @@ class _Asked:
     photos: tuple[str, ...]
     max_mb: float | int
 
-    def options(self, method: str) -> Options:
+    def of(self, method: str) -> Options:
+        """Return the options of one method."""
         return Options(method, self.target, size=self.size, seed=self.seed)
 
     def command(self, model: str, small: bool) -> str:
-        """The command line that makes the page again; what is as usual, or changes nothing in it, is left out.
+        """Return the command line that makes the page again, without options that change nothing.
 
         Args:
             model: its reference.
@@ -142,7 +138,7 @@ class _Asked:
         """
         words = ["vitscope", "view", *self.photos, "--model", model]
         options: dict[str, tuple[Any, Any]] = {
-            "--methods": (",".join(self.methods), ",".join(METHODS_SHOWN)),
+            "--methods": (",".join(self.methods), ",".join(DEFAULT_METHODS)),
             "--target": (format_target(self.target), None),
             "--top": (self.top, 5),
             "--size": (self.size, None),
@@ -155,27 +151,29 @@ class _Asked:
         return shlex.join(words if self.measure else [*words, "--no-measure"])
 
 
-def _one(engine: Engine, picture: Picture, asked: _Asked, more: Sequence[Explanation], max_mb: float | int) -> View:
-    """One photo; `max_mb` of 0 leaves rows of attention out."""
-    ready = engine.prepare(picture, size=asked.size)
+def _view_one(
+    engine: Engine, picture: Picture, options: _ViewOptions, more: Sequence[Explanation], max_mb: float | int
+) -> View:
+    """Make the view of one image; with `max_mb` of 0 without rows of attention."""
+    ready = engine.prepare(picture, size=options.size)
     region, store = ready.region, engine.forward(ready.pixels[None]).store
     assert store.layout is not None
     assert store.answer is not None
-    predictions = engine.predictions(store.answer)[: asked.top]
+    predictions = engine.predictions(store.answer)[: options.top]
     missing: list[dict[str, str]] = []
-    maps, arrays = _maps(engine, ready, [label for label, _ in predictions], asked, more, missing)
-    images = {"photo": _jpeg(picture.pil(), *_PHOTO), "seen": _jpeg(_seen(picture, region), *_SEEN)}
-    reason = why_not(store)
+    maps, arrays = _maps(engine, ready, [label for label, _ in predictions], options, more, missing)
+    images = image_urls(picture, region)
+    rows = supports_rows(store)
     scales, readouts = _readouts(store) if store.chain is None else ([], {})
     arrays |= readouts
-    numbers = finite(_statistics(engine, picture, asked))
+    numbers = json_safe(_statistics(engine, picture, options))
     used = sum(one.nbytes for one in arrays.values()) + sum(map(len, images.values()))
-    used += len(json.dumps([finite(maps), numbers])) + _ROOM
-    sent = shipped(store, max_mb * 1e6 - used) if max_mb else without(store)
+    used += len(json.dumps([json_safe(maps), numbers])) + _ROOM
+    sent = pack_attention(store, max_mb * 1e6 - used) if max_mb else without_rows(store)
     arrays |= sent.arrays
     used += sum(one.nbytes for one in sent.arrays.values())
-    if reason:
-        missing.append({"what": msg("viewer.queries", "queries"), "why": reason})
+    if not rows:
+        missing.append({"what": msg("viewer.queries", "queries"), "why": rows.reason})
     elif sent.dropped:
         why = msg(
             "viewer.layers-left-out",
@@ -198,74 +196,74 @@ def _one(engine: Engine, picture: Picture, asked: _Asked, more: Sequence[Explana
         "region": asdict(region),
         "layout": asdict(store.layout),
         "layers": sent.layers,
-        "attention": {"why": reason, "error": sent.error, "heads_scale": scales, "max_mb": max_mb},
+        "attention": {"why": rows.reason, "error": sent.error, "heads_scale": scales, "max_mb": max_mb},
         "maps": maps,
         "predictions": [[label, p] for label, p in predictions],
         "statistics": numbers,
         "missing": missing,
-        "seed": asked.seed,
-        "size": asked.size,
-        "command": asked.command(engine.adapter.reference, used <= _SURE * (MAX_MB - asked.max_mb + max_mb) * 1e6),
+        "seed": options.seed,
+        "size": options.size,
+        "command": options.command(engine.adapter.reference, used <= _SURE * (MAX_MB - options.max_mb + max_mb) * 1e6),
     }
-    return View(finite(header), arrays)
+    return View(json_safe(header), arrays)
 
 
 def _maps(
     engine: Engine,
     image: Prepared,
     labels: list[str],
-    asked: _Asked,
+    options: _ViewOptions,
     more: Sequence[Explanation],
     missing: list[dict[str, str]],
 ) -> tuple[list[dict[str, Any]], dict[str, Packed]]:
-    """All maps: of methods, of predicted classes, and more; each measured where it was asked for."""
-    explained = _explained(engine, image, asked, missing)
-    explained += _classes(engine, image, labels, asked, missing)
-    measurement = msg("viewer.measurement", "measurement")
+    """Make all maps: of the methods, of predicted classes, and `more`; measure them if wanted."""
+    explained = _explained(engine, image, options, missing)
+    explained += _classes(engine, image, labels, options, missing)
+    measuring = msg("viewer.measurement", "measurement")
     measured: dict[int, Any] = {}
-    if asked.measure:
-        measured = measured_maps(engine, [e for e, _ in explained], asked.seed, asked.progress, asked.seconds)
-    if not asked.measure:
-        missing.append({"what": measurement, "why": msg("viewer.not-measured", "measuring was switched off")})
+    if options.measure:
+        measured = measure_maps(engine, [e for e, _ in explained], options.seed, options.progress, options.seconds)
+    if not options.measure:
+        missing.append({"what": measuring, "why": msg("viewer.not-measured", "measuring was switched off")})
     elif len(measured) < len(explained):
         why = msg(
             "viewer.measured-some",
             "{seconds} seconds were enough for {done} of {total} maps",
-            seconds=f"{asked.seconds or 0:g}",
+            seconds=f"{options.seconds or 0:g}",
             done=len(measured),
             total=len(explained),
         )
-        missing.append({"what": measurement, "why": why})
+        missing.append({"what": measuring, "why": why})
     explained += [(one, None) for one in more]
     maps: list[dict[str, Any]] = []
     arrays: dict[str, Packed] = {}
     for number, (explanation, label) in enumerate(explained):
         name = f"{number}-{explanation.method}"
         measurement, steps = measured.get(number, (None, []))
-        entry, packed = entry_of(engine, explanation, measurement, name=name, label=label)
+        entry, packed = full_entry(engine, explanation, measurement, name=name, label=label)
         maps.append(entry | {"steps": steps, "alike": any(explanation is one for one in more)})
         arrays |= packed
     return maps, arrays
 
 
-def _statistics(engine: Engine, picture: Picture, asked: _Asked) -> dict[str, Any]:
-    """Attention in numbers, without those of each token."""
-    numbers = statistics(engine, picture, size=asked.size).to_dict()
+def _statistics(engine: Engine, picture: Picture, options: _ViewOptions) -> dict[str, Any]:
+    """Return attention statistics without those of each token."""
+    numbers = statistics(engine, picture, size=options.size).to_dict()
     for layer in numbers["layers"]:
         layer.pop("received"), layer.pop("norms")
     return numbers
 
 
 def _explained(
-    engine: Engine, image: Prepared, asked: _Asked, missing: list[dict[str, str]]
+    engine: Engine, image: Prepared, options: _ViewOptions, missing: list[dict[str, str]]
 ) -> list[tuple[Explanation, str | None]]:
-    """Make one map with each method; skip a default one that does not apply, refuse one asked for by name."""
+    """Make one map with each method; skip a default one that does not apply, refuse one options for by name."""
     made: list[tuple[Explanation, str | None]] = []
-    for name in asked.methods:
+    for name in options.methods:
         try:
-            (found,) = engine.explain(image, asked.options(name), asked.progress)
+            (found,) = engine.explain(image, options.of(name), options.progress)
         except MethodError as error:
-            if asked.methods != METHODS_SHOWN:
+            if options.methods != DEFAULT_METHODS:
                 raise
             missing.append({"what": name, "why": error.message})
             continue
@@ -279,12 +277,12 @@ def _same(one: Explanation, other: Explanation) -> bool:
 
 
 def _classes(
-    engine: Engine, image: Prepared, labels: list[str], asked: _Asked, missing: list[dict[str, str]]
+    engine: Engine, image: Prepared, labels: list[str], options: _ViewOptions, missing: list[dict[str, str]]
 ) -> list[tuple[Explanation, str | None]]:
     """Make a map of each predicted class."""
-    for name in (CLASSES, "relevance") if labels else ():
+    for name in (CLASS_METHOD, "relevance") if labels else ():
         try:
-            made = engine.explain(image, replace(asked.options(name), target=None, targets=labels), asked.progress)
+            made = engine.explain(image, replace(options.of(name), target=None, targets=labels), options.progress)
             return list(zip(made, labels, strict=True))
         except VitscopeError as error:
             missing.append({"what": msg("viewer.by-class", "{method} by class", method=name), "why": error.message})
@@ -292,7 +290,7 @@ def _classes(
 
 
 def _readouts(store: AttentionStore) -> tuple[list[float], dict[str, Packed]]:
-    """What the readout attends to, in each layer and head, `(H, N)` for each layer; the readout itself; its pooling."""
+    """Pack what the readout attends to by layer, `(H, N)` each, the readout itself and its pooling."""
     scales, arrays = [], {"readout": Packed.of(store.readout_weights()[0].float().cpu().numpy())}
     with torch.no_grad():
         for number, block in enumerate(store):
@@ -303,21 +301,6 @@ def _readouts(store: AttentionStore) -> tuple[list[float], dict[str, Packed]]:
             queries = torch.eye(store.pool.shape[2], device=store.pool.device)
             arrays["pool"] = Packed.of(vecmat(store.pool, queries).float().cpu().numpy())
     return scales, arrays
-
-
-def _seen(picture: Picture, region: ImageRegion) -> Image.Image:
-    """The photo as the model saw it: its box, at the size of its input, black where the model was given padding."""
-    height, width = region.input
-    corners = (region.box[0], region.box[1], region.box[2], region.box[3])
-    return picture.pil().transform((width, height), Image.Transform.EXTENT, corners, Image.Resampling.BICUBIC)
-
-
-def _jpeg(image: Image.Image, longest: int, quality: int) -> str:
-    small = image.copy()
-    small.thumbnail((longest, longest), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=quality, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _span(numbers: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""The viewer as a notebook widget: the page's own code, its arrays as binary, its questions answered by the kernel."""
+"""The viewer as a notebook widget: its arrays travel as bytes, the kernel answers its requests."""
 
 import base64
 import html
@@ -11,27 +11,27 @@ from vitscope.errors import MissingDependencyError, VitscopeError
 from vitscope.explanation import Explanation
 from vitscope.viewer.saved_map import document_of
 
-__all__ = ["Answer", "framed", "widget", "widget_of"]
+__all__ = ["Handler", "iframe", "widget", "widget_of"]
 
-Answer: TypeAlias = Callable[..., Mapping[str, Any]]
+Handler: TypeAlias = Callable[..., Mapping[str, Any]]
 _FRAME = (
     '<iframe title="vitscope" sandbox="allow-scripts allow-downloads" style="width:100%;height:{height}px;border:0" '
     'srcdoc="{page}"></iframe>'
 )
 
 
-def widget(document: Mapping[str, Any], answers: Mapping[str, Answer] | None = None, fallback: str = "") -> Any:
-    """The viewer in a notebook (Jupyter, VS Code, Colab, marimo): an `anywidget.AnyWidget`.
+def widget(document: Mapping[str, Any], handlers: Mapping[str, Handler] | None = None, fallback: str = "") -> Any:
+    """Return the viewer for a notebook (Jupyter, VS Code, Colab, marimo): an `anywidget.AnyWidget`.
 
     Args:
         document: header and arrays, as `View.document()` gives them.
-        answers: what the kernel can do for the viewer, `mask` and `explain`, each called with what was asked.
+        handlers: what the kernel can do for the viewer, `mask` and `explain`, called with the request's fields.
         fallback: HTML shown where widgets are not supported, and in a notebook that is read without its kernel.
 
     Raises:
         MissingDependencyError: anywidget is not installed.
     """
-    return _kind()(document, dict(answers or {}), fallback)
+    return _widget_class()(document, dict(handlers or {}), fallback)
 
 
 def widget_of(explanation: Explanation) -> Any:
@@ -44,14 +44,14 @@ def widget_of(explanation: Explanation) -> Any:
     return widget(document_of(explanation), fallback=explanation.card().html())
 
 
-def framed(page: str, height: int = 760) -> str:
-    """A page of ours within a page of others: it may run its own script, and reach nothing."""
+def iframe(page: str, height: int = 760) -> str:
+    """Return a page inside another: it may run its own script, and reach nothing."""
     return _FRAME.format(height=height, page=html.escape(page, quote=True))
 
 
 @cache
-def _kind() -> Any:
-    """The widget's class, made on first use: anywidget is an extra."""
+def _widget_class() -> Any:
+    """Make the widget's class, on first use: anywidget is an extra."""
     try:
         import anywidget
         from traitlets import Dict, List
@@ -68,16 +68,16 @@ def _kind() -> Any:
         _document = Dict().tag(sync=True)
         _answers = List().tag(sync=True)
 
-        def __init__(self, document: Mapping[str, Any], answers: Mapping[str, Answer], fallback: str) -> None:
-            super().__init__(_document=_with_bytes(document), _answers=sorted(answers))
-            self._answering, self._fallback = answers, fallback
-            self.on_msg(self._asked)
+        def __init__(self, document: Mapping[str, Any], handlers: Mapping[str, Handler], fallback: str) -> None:
+            super().__init__(_document=_with_bytes(document), _answers=sorted(handlers))
+            self._handlers, self._fallback = handlers, fallback
+            self.on_msg(self._answer)
 
-        def _asked(self, _: Any, question: dict[str, Any], __: list[Any]) -> None:
-            asked = dict(question)
-            number, kind = asked.pop("id"), asked.pop("kind")
+        def _answer(self, _: Any, request: dict[str, Any], __: list[Any]) -> None:
+            fields = dict(request)
+            number, kind = fields.pop("id"), fields.pop("kind")
             try:
-                result, buffers = _packed(self._answering[kind](**asked))
+                result, buffers = _packed(self._handlers[kind](**fields))
             except VitscopeError as error:
                 words = {"error": error.message, "hint": error.hint}
                 self.send({"id": number, **words, "messages": page_messages(words)})
@@ -86,8 +86,8 @@ def _kind() -> Any:
             else:
                 self.send({"id": number, "result": result}, buffers)
 
-        def _repr_mimebundle_(self, **asked: Any) -> Any:
-            shown = super()._repr_mimebundle_(**asked)
+        def _repr_mimebundle_(self, **options: Any) -> Any:
+            shown = super()._repr_mimebundle_(**options)
             if shown and self._fallback:
                 shown[0]["text/html"] = self._fallback
             return shown
@@ -96,14 +96,14 @@ def _kind() -> Any:
 
 
 def _with_bytes(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The document with its arrays' data as bytes, which travel beside the JSON; likewise that of a second photo."""
+    """Return the document with its arrays' data as bytes, which travel beside the JSON."""
     arrays = {name: {**array, "data": _bytes(array["data"])} for name, array in document["arrays"].items()}
     other = {"other": _with_bytes(document["other"])} if document.get("other") else {}
     return {**document, "header": dict(document["header"]), "arrays": arrays, **other}
 
 
 def _packed(result: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
-    """The result with its arrays' bytes apart, each array saying which buffer is its own."""
+    """Split a result from its arrays' bytes; each array says which buffer is its own."""
     arrays = result.get("arrays")
     if arrays is None:
         return dict(result), []

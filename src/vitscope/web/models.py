@@ -11,8 +11,8 @@ from vitscope.images import Picture
 from vitscope.methods.base import METHODS
 from vitscope.methods.targets import text
 from vitscope.scope import Scope
-from vitscope.viewer.live import Live
-from vitscope.viewer.map_entries import finite
+from vitscope.viewer.document import json_safe
+from vitscope.viewer.live import LiveModel
 from vitscope.web.http_errors import HTTPError
 from vitscope.web.jobs import Job
 
@@ -33,7 +33,7 @@ class FinishedView:
     """
 
     document: bytes
-    live: Live
+    live: LiveModel
 
     @property
     def size(self) -> int:
@@ -95,7 +95,7 @@ def make_view(scope: Scope, picture: Picture, request: Mapping[str, Any], job: J
 def predict_without(view: FinishedView, patches: Sequence[int], mode: str, job: Job) -> dict[str, Any]:
     """Return the model's prediction without these patches."""
     view.live.engine.on_forward = job.check
-    found: dict[str, Any] = finite(view.live.mask(patches, mode))
+    found: dict[str, Any] = json_safe(view.live.mask(patches, mode))
     return found
 
 

@@ -13,8 +13,8 @@ export function kernel() {
 
   function headRow(layer, head, i, out = new Float32Array(layer.tokens)) {
     scores(layer.heads[head], i, out);
-    if (layer.mends) {
-      const { start, key, by } = layer.mends, row = head * layer.tokens + i;
+    if (layer.corrections) {
+      const { start, key, by } = layer.corrections, row = head * layer.tokens + i;
       for (let at = start[row]; at < start[row + 1]; at++) out[key[at]] += by[at];
     }
     let peak = -Infinity, total = 0;
@@ -32,8 +32,8 @@ export function kernel() {
       for (let d = 0; d < rank; d++) sum += q[a++] * k[b + d];
       out[i] = Math.exp(sum - layer.lse[shift + i]);
     }
-    if (layer.mends) {
-      const { start, key, by } = layer.mends;
+    if (layer.corrections) {
+      const { start, key, by } = layer.corrections;
       for (let i = 0; i < out.length; i++) {
         for (let at = start[shift + i]; at < start[shift + i + 1]; at++) if (key[at] === j) out[i] *= Math.exp(by[at]);
       }

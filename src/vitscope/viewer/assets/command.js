@@ -29,7 +29,7 @@ export function commandOf(state, data) {
   const size = header.size ?? null, entry = entryOf(state, data);
   if (state.source === "map") return [entry.command, ...drawn(state, entry.norm)].join(" ");
   const scope = `vitscope.load(${python(model)})`, sized = size ? `, size=${size}` : "";
-  if (state.query === -2) return `${scope}.attention(${python(source)}${sized}).seed()`;
+  if (state.query === -2) return `${scope}.attention(${python(source)}${sized}).readout_weights()`;
   if (state.source === "received") {
     const head = typeof state.head === "number" ? state.head : python(state.head);
     return `${scope}.queries(${python(source)}, layer=${state.layer}, head=${head}${sized})[:, ${Math.max(state.query, 0)}]`;

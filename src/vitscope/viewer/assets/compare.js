@@ -101,7 +101,7 @@ export function panel(root, ctx) {
 
   function paint(side, { from, entry }, scene, scale, state) {
     const { image, heat, ramp, name, low, high, unit, picture } = halves[side], [w, h] = shapeOf(from, state.as_seen), colours = colourOf(scale, state);
-    const url = from.header.images[state.as_seen ? "seen" : "photo"], small = Math.min(1, FINEST / Math.max(w, h));
+    const url = from.header.images[state.as_seen ? "input" : "photo"], small = Math.min(1, FINEST / Math.max(w, h));
     if (image.getAttribute("src") !== url) image.src = url;
     heat.width = Math.round(w * small);
     heat.height = Math.round(h * small);

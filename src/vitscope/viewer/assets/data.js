@@ -90,13 +90,13 @@ export function openDocument(document) {
       heads.push({ rank, q: left, k: right });
     }
     const [low, step] = told.lse;
-    return { tokens, heads, lse: Float32Array.from(lse, (value) => low + value * step), mends: await mends(number) };
+    return { tokens, heads, lse: Float32Array.from(lse, (value) => low + value * step), corrections: await corrections(number) };
   }
 
   // Single scores that the factors get wrong: where each row's changes start, their keys, and by how much.
-  async function mends(number) {
-    if (!(`mend.row.${number}` in arrays)) return null;
-    const [gaps, key, by] = await Promise.all(["row", "key", "by"].map((name) => array(`mend.${name}.${number}`)));
+  async function corrections(number) {
+    if (!(`correction.row.${number}` in arrays)) return null;
+    const [gaps, key, by] = await Promise.all(["row", "key", "by"].map((name) => array(`correction.${name}.${number}`)));
     const start = new Uint32Array(header.layers[number].heads * tokens + 1);
     for (let i = 0, row = 0; i < gaps.length; i++) start[(row += gaps[i]) + 1]++;
     for (let row = 1; row < start.length; row++) start[row] += start[row - 1];

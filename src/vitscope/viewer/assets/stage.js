@@ -23,7 +23,7 @@ export function createStage(root, ctx) {
     const state = store.get(), [w, h] = shapeOf(data, state.as_seen);
     stage.style.aspectRatio = `${w} / ${h}`;
     stage.style.maxWidth = `min(100%, calc(max(320px, 100vh - var(--room)) * ${w / h}))`;
-    const url = data.header.images[state.as_seen ? "seen" : "photo"];
+    const url = data.header.images[state.as_seen ? "input" : "photo"];
     if (image.getAttribute("src") !== url) image.src = url;
     const scale = Math.min(1, FINEST / Math.max(w, h));
     heat.width = Math.round(w * scale);

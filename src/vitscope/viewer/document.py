@@ -1,0 +1,81 @@
+"""What a document holds whether or not the model is there: one map's entry, the image, JSON without NaN."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vitscope.explanation import Explanation
+from vitscope.geometry import ImageRegion
+from vitscope.images import Picture
+from vitscope.metrics.concentration import concentration
+from vitscope.metrics.ranking import rank_map
+from vitscope.render.html import data_url
+from vitscope.viewer.packed import Packed, scaled
+
+__all__ = ["SCHEMA", "image_urls", "json_safe", "map_entry"]
+
+SCHEMA = 1
+_PHOTO, _INPUT = (1600, 86), (1024, 84)  # longest side in pixels, JPEG quality
+
+
+def map_entry(explanation: Explanation, name: str) -> tuple[dict[str, Any], dict[str, Packed]]:
+    """Return a map's entry in the header, as far as the map itself says it, and the map's arrays.
+
+    Args:
+        explanation: the map.
+        name: identifies the map in its page.
+
+    Returns:
+        The entry, and `map.NAME` (float16, to be multiplied by `scale`) and `order.NAME` (patches, hottest first).
+    """
+    provenance = explanation.provenance
+    values, scale = scaled(explanation.map)
+    order = rank_map(explanation.map, int(provenance.get("seed", 0))).order.astype(np.uint16)
+    entry = {
+        "id": name,
+        "method": explanation.method,
+        "options": provenance.get("options", {}),
+        "target": explanation.target,
+        "label": None,
+        "score": explanation.score,
+        "scale": scale,
+        "prefix": explanation.prefix.tolist(),
+        "signed": bool(explanation.map.min() < 0 < explanation.map.max()),
+        "norm": provenance.get("drawing", {}).get("norm"),
+        "notes": list(provenance.get("notes", [])),
+        "caveat": explanation.caveat,
+        "source": "",
+        "passes": "",
+        "sums_to_one": False,
+        "statistics": concentration(explanation),
+        "command": "",
+        "measurement": None,
+    }
+    return entry, {f"map.{name}": Packed.of(values), f"order.{name}": Packed.of(order)}
+
+
+def image_urls(picture: Picture, region: ImageRegion) -> dict[str, str]:
+    """Return the photo and the model's input as `data:` URLs.
+
+    The input is the region at the size of the model's input, black where the model was given padding.
+    """
+    (height, width), (left, top, right, bottom) = region.input, region.box
+    corners = (left, top, right, bottom)
+    seen = picture.pil().transform((width, height), Image.Transform.EXTENT, corners, Image.Resampling.BICUBIC)
+    images = {"photo": (picture.pil(), *_PHOTO), "input": (seen, *_INPUT)}
+    return {
+        name: data_url(image, longest=longest, quality=quality, optimize=True)
+        for name, (image, longest, quality) in images.items()
+    }
+
+
+def json_safe(value: Any) -> Any:
+    """Replace infinity and NaN, which JSON does not know, by None."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): json_safe(one) for key, one in value.items()}
+    return [json_safe(one) for one in value] if isinstance(value, (list, tuple)) else value
