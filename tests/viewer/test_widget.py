@@ -33,7 +33,7 @@ def asked(monkeypatch):
 
     def ask(widget, **question):
         monkeypatch.setattr(type(widget), "send", lambda self, content, buffers=None: sent.append((content, buffers)))
-        widget._asked(widget, question, [])
+        widget._answer(widget, question, [])
         return sent.pop()
 
     return ask
