@@ -15,6 +15,7 @@ NAMES = {  # test files that are not about one module of their folder, and why
     "test_architecture": "docs/architecture.md",
     "test_layout": "this file",
     "test_mutants": "benchmarks/mutants",
+    "test_extras": "install hints of all extras",
     "test_imports": "all modules",
     "test_space": "the example app for a Space",
     "test_viewers_example": "an example",

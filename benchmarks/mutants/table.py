@@ -214,8 +214,8 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
             ("AOPC has the other sign", "drops, x = scores[0] - scores,", "drops, x = scores - scores[0],"),
             (
                 "deletion takes the coldest patches first",
-                'Measure("deletion", "lower", lambda m, p: covering(m.order',
-                'Measure("deletion", "lower", lambda m, p: covering(m.order[::-1]',
+                'Measure("deletion", "lower", lambda m, p: top_masks(m.order',
+                'Measure("deletion", "lower", lambda m, p: top_masks(m.order[::-1]',
             ),
             (
                 "SaCo's sign is turned",

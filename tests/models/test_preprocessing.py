@@ -13,6 +13,15 @@ from tests.models.toys_generic import Fused, ViT, loaded, made
 from tests.models.traced_row import as_it_is, picture
 from vitscope.errors import CaptureError, LayoutError
 from vitscope.geometry import TokenLayout
+from vitscope.images import Picture
+from vitscope.models.preprocessing import Preprocessing, squash
+
+
+def test_another_size_is_normalised_as_the_processor_does():
+    image = Picture(picture((40, 60)))
+    pixels, region = Preprocessing(squash((8, 8)))(image, size=32, multiple=(8, 8))
+    assert (region.input, region.box) == ((24, 40), (0, 0, 60, 40))
+    torch.testing.assert_close(pixels, squash(region.input)(Image.fromarray(image.pixels)), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("size", "box"), [((60, 100), (20, 0, 80, 60)), ((90, 50), (0, 20, 50, 70))])
