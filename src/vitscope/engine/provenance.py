@@ -2,7 +2,7 @@
 
 import platform
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
 from typing import Any
 
@@ -46,7 +46,7 @@ def provenance(
         "versions": {
             "vitscope": __version__,
             "python": platform.python_version(),
-            **{name: _version(name) for name in ("torch", *_library(adapter), "numpy")},
+            **{name: found for name in ("torch", *_library(adapter), "numpy") if (found := _version(name))},
         },
         "notes": [*picture.notes, *notes_of(adapter, request, target)],
         **({"drawing": dict(choice.drawing)} if choice and choice.drawing else {}),
@@ -71,11 +71,16 @@ def notes_of(adapter: ModelAdapter, request: Request, target: Target = None) -> 
 @cache
 def _version(package: str) -> str:
     """Read once: it is parsed from a file, which takes as long as a small picture."""
-    return version(_PACKAGES.get(package, package))
+    try:
+        return version(_PACKAGES.get(package, package))
+    except PackageNotFoundError:  # a distribution of another name, as plug-ins may have, or none
+        distributions = packages_distributions().get(package)
+        return version(distributions[0]) if distributions else ""
 
 
 def _library(adapter: ModelAdapter) -> tuple[str, ...]:
-    return (adapter.name,) if find_spec(adapter.name) else ()
+    library = adapter.library or adapter.name
+    return (library,) if find_spec(library) else ()
 
 
 def _plain(value: Any) -> Any:

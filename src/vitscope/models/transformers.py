@@ -237,11 +237,13 @@ class TransformersAdapter(TracedAdapter):
         return answer.ndim == 2 and answer.shape[1] == self.config.num_labels
 
     def _log_decisions(self) -> None:
-        known = (
-            "known for the model type" if self._type else "traced: no known layout for this class and the model type"
-        )
-        log.debug("layout of %s: %s '%s'", self.architecture, known, self.config.model_type)
-        log.debug("preprocessing of %s: %s", self.architecture, self.preprocessing())
+        kind, name = self.config.model_type, self.architecture
+        if self._type is None:
+            log.debug("layout of %s: traced, none is known for this class with the model type '%s'", name, kind)
+        else:
+            log.debug("layout of %s: %s, known for the model type '%s'", name, self.layout(), kind)
+            log.debug("readout of %s: pooling '%s', known for the model type", name, self.layout().pooling)
+        log.debug("preprocessing of %s: %s", name, self.preprocessing())
 
 
 def _library_class(model: nn.Module) -> type | None:

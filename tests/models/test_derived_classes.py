@@ -1,0 +1,175 @@
+"""Classes that a user derives from a library's, in a notebook or as remote code: the library's adapter stays."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel, ViTConfig, ViTForImageClassification
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+from transformers.models.vit.modeling_vit import ViTModel
+
+import vitscope
+from vitscope.models.generic import GenericAdapter
+from vitscope.models.loading import adapter_of
+from vitscope.models.timm import TimmAdapter
+from vitscope.models.torchvision import TorchvisionAdapter
+from vitscope.models.transformers import TransformersAdapter
+
+NAMES = ["crane", "heron", "stork", "ibis", "egret"]
+CONFIG = ViTConfig(
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=48,
+    image_size=32,
+    patch_size=8,
+    id2label=dict(enumerate(NAMES)),
+)
+
+
+class MyViT(ViTForImageClassification):
+    """As in a notebook: the library's class with a word of one's own."""
+
+    mine = True
+
+
+class MeanViT(ViTForImageClassification):
+    """Another forward under the library's config: the patches' mean goes to the classifier, not CLS."""
+
+    def forward(self, pixel_values, **_):
+        return {"logits": self.classifier(self.vit(pixel_values).last_hidden_state[:, 1:].mean(1))}
+
+
+class OwnConfig(PretrainedConfig):
+    model_type = "own-vit"
+
+
+class OwnModel(PreTrainedModel):
+    """As remote code has it: derived from the library's base class alone."""
+
+    config_class = OwnConfig
+    main_input_name = "pixel_values"
+    _supports_sdpa = True
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.tower, self.head = ViTModel(CONFIG, add_pooling_layer=False), nn.Linear(32, config.num_labels)
+        self.post_init()
+
+    def forward(self, pixel_values):
+        return {"logits": self.head(self.tower(pixel_values).last_hidden_state[:, 0])}
+
+
+OwnModel.__module__ = "transformers_modules.somebody.own.modeling"
+
+
+@pytest.fixture
+def image():
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8))
+
+
+def made(kind, config=CONFIG):
+    torch.manual_seed(0)
+    model = kind(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    return model
+
+
+def probabilities(model, pixels):
+    with torch.no_grad():
+        output = model(pixels)
+    return (output["logits"] if not isinstance(output, torch.Tensor) else output).softmax(-1)[0]
+
+
+def assert_predictions(explanation, names, expected):
+    order = expected.argsort(descending=True)[: len(explanation.predictions)].tolist()
+    assert [name for name, _ in explanation.predictions] == [names[i] for i in order]
+    np.testing.assert_allclose([p for _, p in explanation.predictions], expected[order], atol=1e-5)
+
+
+@pytest.mark.parametrize("module", ["__main__", "notebook", "transformers_modules.somebody.modeling"])
+@pytest.mark.parametrize("kind", [ViTForImageClassification, MyViT, MeanViT])
+def test_labels_preprocessing_and_probabilities_are_the_librarys(kind, module, image, monkeypatch):
+    if kind is not ViTForImageClassification:
+        monkeypatch.setattr(kind, "__module__", module)
+    model = made(kind)
+    scope = vitscope.load(model)
+    assert isinstance(scope.adapter, TransformersAdapter)
+    assert scope.adapter.labels == dict(enumerate(NAMES))
+    pixels = ViTImageProcessorPil(size={"height": 32, "width": 32})(images=image, return_tensors="pt")["pixel_values"]
+    np.testing.assert_allclose(scope.adapter.prepare(vitscope.images.load_image(image))[0], pixels[0], atol=1e-6)
+    assert_predictions(scope.explain(image, method="rollout"), NAMES, probabilities(model, pixels))
+
+
+def test_another_forward_has_its_own_readout():
+    assert vitscope.load(made(MyViT)).layout.pooling == "cls"
+    assert vitscope.load(made(MeanViT)).layout.pooling == "mean"
+
+
+def test_a_class_that_changes_nothing_has_the_librarys_maps(image):
+    for method in ("rollout", "relevance"):
+        mine, plain = (vitscope.load(made(k)).explain(image, method=method) for k in (MyViT, ViTForImageClassification))
+        np.testing.assert_allclose(mine.map, plain.map, rtol=1e-5, atol=1e-8)
+        np.testing.assert_allclose(mine.prefix, plain.prefix, rtol=1e-5, atol=1e-8)
+
+
+def test_code_from_outside_the_library_classifies_where_it_has_as_many_logits_as_labels(image):
+    model = made(OwnModel, OwnConfig(id2label=dict(enumerate(NAMES)), image_size=32))
+    scope = vitscope.load(model)
+    assert isinstance(scope.adapter, TransformersAdapter)
+    pixels = scope.adapter.prepare(vitscope.images.load_image(image))[0][None]
+    assert_predictions(scope.explain(image, method="rollout"), NAMES, probabilities(model, pixels))
+
+
+def test_a_class_derived_from_timms(image):
+    import timm
+    from timm.data import create_transform, resolve_model_data_config
+
+    class Mine(timm.models.VisionTransformer):
+        pass
+
+    torch.manual_seed(0)
+    model = Mine(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4, num_classes=1000).eval()
+    model.pretrained_cfg = {**timm.create_model("vit_tiny_patch16_224").pretrained_cfg, "input_size": (3, 32, 32)}
+    scope = vitscope.load(model)
+    assert isinstance(scope.adapter, TimmAdapter)
+    pixels = create_transform(**resolve_model_data_config(model), is_training=False)(image)[None]
+    names = timm.data.ImageNetInfo("imagenet-1k")
+    expected = probabilities(model, pixels)
+    labels = [names.index_to_description(i) for i in range(1000)]
+    assert_predictions(scope.explain(image, method="rollout"), labels, expected)
+
+
+def test_a_class_derived_from_torchvisions(image):
+    from torchvision.models import VisionTransformer
+    from torchvision.transforms._presets import ImageClassification
+
+    class Mine(VisionTransformer):
+        pass
+
+    torch.manual_seed(0)
+    model = Mine(32, 8, 2, 4, 32, 48, num_classes=5).eval()
+    nn.init.normal_(model.heads[-1].weight)  # torchvision's classifier starts as zeros
+    scope = vitscope.load(model)
+    assert isinstance(scope.adapter, TorchvisionAdapter)
+    expected = probabilities(model, ImageClassification(crop_size=32, resize_size=32)(image)[None])
+    assert_predictions(scope.explain(image, method="rollout"), [f"class {i}" for i in range(5)], expected)
+
+
+def test_the_nearest_library_counts_and_why_is_logged(caplog):
+    import timm
+
+    class Both(timm.models.VisionTransformer, PreTrainedModel):
+        def __init__(self):
+            nn.Module.__init__(self)
+
+    with caplog.at_level(logging.DEBUG, logger="vitscope"):
+        assert adapter_of(Both()) is TimmAdapter
+        assert adapter_of(nn.Linear(2, 2)) is GenericAdapter
+    assert "adapter 'timm', because timm defines its class" in caplog.text
+    assert "adapter 'generic', because no adapter knows its class" in caplog.text
