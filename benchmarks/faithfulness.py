@@ -62,7 +62,7 @@ def areas(
     curves_of = {"metrics": CURVES, "baseline": "removal", "steps": steps, "n_random_maps": 2, "batch_size": 16}
     for label, (name, options) in methods.items():
         e = scope.explain(image, method=name, size=size, **options)
-        m = scope.measure(e, known=known, **curves_of)
+        m = scope.measure(e, score_cache=known, **curves_of)
         found |= {(label, curve): m[curve].value for curve in CURVES}
         found |= {(RANDOM, curve): m[curve].random for curve in CURVES}
     return found

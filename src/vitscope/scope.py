@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Unpack, overload
+from typing import Any, TypeAlias, Unpack, overload
 
 import numpy as np
 import torch
@@ -13,12 +13,12 @@ from vitscope.engine import inspection
 from vitscope.engine.attribution import Attribution
 from vitscope.engine.auto import MethodChoice
 from vitscope.engine.engine import Engine
-from vitscope.engine.options import ExplainOptions, Failure, Progress, Targets, options_of
+from vitscope.engine.options import ExplainOptions, Failure, Options, Progress, Targets, options_of
 from vitscope.engine.request import Request
 from vitscope.engine.runner import Prepared
 from vitscope.errors import Support
 from vitscope.evaluation.evaluate import measure
-from vitscope.evaluation.masked import MaskedPrediction, masking
+from vitscope.evaluation.masked import MaskedPrediction, patch_masker
 from vitscope.explanation import Explanation
 from vitscope.geometry import TokenLayout
 from vitscope.images import ImageLike
@@ -32,44 +32,30 @@ from vitscope.viewer.view import View, view
 
 __all__ = ["Scope", "attribute", "load"]
 
+Model: TypeAlias = str | Path | nn.Module
+
 
 class Scope:
-    """A model, ready to be looked into. Made by `vitscope.load`; the model is left as it was found after each call.
+    """A model, ready to be explained. Made by `vitscope.load`; each call leaves the model as it was.
 
     Attributes:
         engine: does the work, for code that needs single stages of it.
+        adapter: what vitscope knows of the model: labels, preprocessing, layouts.
+        model: the model itself.
+        device, dtype: of the model's parameters.
     """
 
     def __init__(self, adapter: ModelAdapter, device: torch.device, dtype: torch.dtype) -> None:
         self.engine = Engine(adapter, device, dtype)
+        self.adapter, self.model, self.device, self.dtype = adapter, adapter.model, device, dtype
 
     def __repr__(self) -> str:
         return f"<Scope of {self.adapter.reference}: {self.layout}>"
 
     @property
-    def adapter(self) -> ModelAdapter:
-        """What vitscope knows of the model: labels, preprocessing, layouts."""
-        return self.engine.adapter
-
-    @property
-    def model(self) -> nn.Module:
-        """The model itself."""
-        return self.engine.model
-
-    @property
     def layout(self) -> TokenLayout:
         """The token layout at the size that the model was made for."""
         return self.engine.layout
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the model's parameters."""
-        return self.engine.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the model's parameters."""
-        return self.engine.dtype
 
     def supports(self, name: str) -> Support:
         """Answer whether this model supports a method or a capability, and why not.
@@ -90,9 +76,9 @@ class Scope:
         """Return every method by name: whether it applies to this model, and why not."""
         return self.engine.methods()
 
-    def recommend(self, *, targets: "Targets | None" = None, **options: Unpack[ExplainOptions]) -> MethodChoice:
+    def recommend(self, **options: Unpack[ExplainOptions]) -> MethodChoice:
         """Choose the method that `method="auto"` stands for, given this model and these options of `explain`."""
-        return self.engine.recommend(options_of({"targets": targets, **options}))
+        return self.engine.recommend(options_of(options))
 
     def validate(self, *, targets: "Targets | None" = None, **options: Unpack[ExplainOptions]) -> Request:
         """Settle the method and all its options as `explain` would, and every target on a grey image.
@@ -103,51 +89,30 @@ class Scope:
 
         Cost: one forward where there is a target.
         """
-        return self.engine.validate(options_of({"targets": targets, **options}))
+        return self.engine.validate(options_of(options, targets))
 
     @overload  # a str is one image, though it is a sequence of str
-    def explain(  # type: ignore[overload-overlap]
-        self,
-        image: ImageLike,
-        *,
-        targets: None = ...,
-        progress: Progress | None = ...,
-        **options: Unpack[ExplainOptions],
-    ) -> Explanation: ...
+    def explain(self, image: ImageLike, **options: Unpack[ExplainOptions]) -> Explanation: ...  # type: ignore[overload-overlap]
     @overload
     def explain(  # type: ignore[overload-overlap]
-        self, image: ImageLike, *, targets: Targets, progress: Progress | None = ..., **options: Unpack[ExplainOptions]
+        self, image: ImageLike, *, targets: Targets, **options: Unpack[ExplainOptions]
     ) -> list[Explanation]: ...
     @overload
-    def explain(
-        self,
-        image: Sequence[ImageLike],
-        *,
-        targets: None = ...,
-        progress: Progress | None = ...,
-        **options: Unpack[ExplainOptions],
-    ) -> list[Explanation]: ...
+    def explain(self, image: Sequence[ImageLike], **options: Unpack[ExplainOptions]) -> list[Explanation]: ...
     @overload
     def explain(
-        self,
-        image: Sequence[ImageLike],
-        *,
-        targets: Targets,
-        progress: Progress | None = ...,
-        **options: Unpack[ExplainOptions],
+        self, image: Sequence[ImageLike], *, targets: Targets, **options: Unpack[ExplainOptions]
     ) -> list[list[Explanation]]: ...
 
-    def explain(
-        self, image: Any, *, targets: Any = None, progress: Progress | None = None, **options: Unpack[ExplainOptions]
-    ) -> Any:
+    def explain(self, image: Any, *, targets: Any = None, **options: Unpack[ExplainOptions]) -> Any:
         """Explain one image, or several as a batch.
 
         Args:
             image: a path, a Pillow image or an `(H, W, 3)` uint8 array; a list of them gives a list.
             targets: several targets, each explained for every image, from one forward: a list for each image.
-            progress: called with (method, done, total) while a method runs many forwards, once for each batch of them.
             options: the fields of `Options` and the method's own options (`layers=`, `residual_weight=`, ...); `target`
-                is one target, or a list with one for each image.
+                is one target, or a list with one for each image; `progress` is called with (method, done, total) while
+                a method runs many forwards, once for each batch of them.
 
         Raises:
             ImageError: an image that cannot be used; of several, the first such stops the call (see `explain_many`).
@@ -155,9 +120,8 @@ class Scope:
             UnsupportedError: a method that does not apply to this model.
         """
         several = isinstance(image, Sequence) and not isinstance(image, (str, bytes, bytearray))
-        images = image if several else [image]
         results = []
-        for outcome in self.explain_many(images, targets=targets, progress=progress, **options):
+        for outcome in self.explain_many(image if several else [image], targets=targets, **options):
             if isinstance(outcome, Failure):
                 raise outcome.error
             results.append(outcome)
@@ -165,30 +129,15 @@ class Scope:
 
     @overload
     def explain_many(
-        self,
-        images: Iterable[ImageLike | Prepared],
-        *,
-        targets: None = ...,
-        progress: Progress | None = ...,
-        **options: Unpack[ExplainOptions],
+        self, images: Iterable[ImageLike | Prepared], **options: Unpack[ExplainOptions]
     ) -> Iterator[Explanation | Failure]: ...
     @overload
     def explain_many(
-        self,
-        images: Iterable[ImageLike | Prepared],
-        *,
-        targets: Targets,
-        progress: Progress | None = ...,
-        **options: Unpack[ExplainOptions],
+        self, images: Iterable[ImageLike | Prepared], *, targets: Targets, **options: Unpack[ExplainOptions]
     ) -> Iterator[list[Explanation] | Failure]: ...
 
     def explain_many(
-        self,
-        images: Iterable[ImageLike | Prepared],
-        *,
-        targets: Any = None,
-        progress: Progress | None = None,
-        **options: Unpack[ExplainOptions],
+        self, images: Iterable[ImageLike | Prepared], *, targets: Any = None, **options: Unpack[ExplainOptions]
     ) -> Iterator[Any]:
         """Explain images as they come, in their order; a bad one becomes a Failure and the others go on.
 
@@ -197,34 +146,23 @@ class Scope:
         Yields:
             An Explanation, or with `targets` a list of them, or a Failure.
         """
-        chosen = options_of({"targets": targets, **options})
-        for outcome in self.engine.explain_many(images, chosen, progress):
-            yield outcome if isinstance(outcome, Failure) or chosen.several else outcome[0]
+        for found in self.engine.explain_many(images, options_of(options, targets), options.get("progress")):
+            yield found if isinstance(found, Failure) or targets is not None else found[0]
 
     @overload
-    def attribute(
-        self, pixels: Tensor, *, targets: None = ..., progress: Progress | None = ..., **options: Unpack[ExplainOptions]
-    ) -> Attribution: ...
+    def attribute(self, pixels: Tensor, **options: Unpack[ExplainOptions]) -> Attribution: ...
     @overload
     def attribute(
-        self, pixels: Tensor, *, targets: Targets, progress: Progress | None = ..., **options: Unpack[ExplainOptions]
+        self, pixels: Tensor, *, targets: Targets, **options: Unpack[ExplainOptions]
     ) -> list[Attribution]: ...
 
-    def attribute(
-        self,
-        pixels: Tensor,
-        *,
-        targets: Any = None,
-        progress: Progress | None = None,
-        **options: Unpack[ExplainOptions],
-    ) -> Any:
-        """Make maps of pixels that are ready for the model, for loops of your own.
+    def attribute(self, pixels: Tensor, *, targets: Any = None, **options: Unpack[ExplainOptions]) -> Any:
+        """Make maps of pixels that are ready for the model, in loops of your own.
 
         Args:
             pixels: `(B, 3, H, W)` of any float type on any device, normalised as the model wants them; nothing is
                 resized, cropped or normalised. All of them go through the model in one forward.
             targets: several targets, each explained for every image, from one forward.
-            progress: called with (method, done, total) while a method runs many forwards.
             options: as for `explain`; `size` does not apply.
 
         Returns:
@@ -235,85 +173,85 @@ class Scope:
             UnsupportedError: a method that does not apply to this model.
             MethodError: a map that is not finite.
         """
-        found = self.engine.attribute(pixels, options_of({"targets": targets, **options}), progress)
+        found = self.engine.attribute(pixels, options_of(options, targets), options.get("progress"))
         return found[0] if targets is None else found
 
     def prepare(self, image: ImageLike, *, size: int | None = None) -> Prepared:
         """Read an image and make its pixels ready, which may be done ahead of the model and in other threads.
 
         Raises:
-            ImageError: an image that cannot be used.
-            UsageError: a size that the model does not take.
+            ImageError, UsageError: an image that cannot be used, or a size that the model does not take.
         """
         return self.engine.prepare(image, size=size)
 
     def attention(self, image: ImageLike | Sequence[ImageLike], *, size: int | None = None) -> AttentionStore:
-        """All attention of one forward: `store[layer].rows(...)`, for one picture or several of one input size."""
-        images: Any = image if isinstance(image, Sequence) and not isinstance(image, str) else [image]
+        """Return all attention of one forward, of one image or several of one input size: `store[layer].rows(...)`."""
+        images: Any = image if isinstance(image, Sequence) and not isinstance(image, (str, bytes)) else [image]
         return inspection.attention_store(self.engine, images, size)
 
     def attention_heads(self, image: ImageLike, layer: int = -1, *, size: int | None = None) -> list[Explanation]:
-        """One explanation for each head of a layer: its own attention from the readout row, from a single forward."""
+        """Explain with each head of a layer, by its attention from the readout row; a single forward."""
         return inspection.attention_heads(self.engine, image, layer, size)
 
     def queries(
         self, image: ImageLike, *, method: str = "attention", size: int | None = None, chunk: int = 4096, **params: Any
     ) -> np.ndarray:
-        """What every token attends to: one row for each, raw or rolled out; the columns say who attends to a token.
+        """Return what every token attends to, raw or rolled out: one row for each token.
 
         Args:
-            image: one picture.
+            image: one image.
             method: a method with the option `query`, such as `attention` or `rollout`.
             size: input size, as in `Options`.
-            chunk: tokens asked at a time.
+            chunk: tokens computed together.
             params: the method's own options (`layer=`, `head=`, `layers=`, `residual_weight=`, ...).
 
         Returns:
-            `(N, N)`, prefix tokens first in rows and columns; each row as `explain(..., query=...)` has it.
+            `(N, N)`, prefix tokens first in rows and columns; each row as `explain(..., query=...)` has it; a column
+            says how much each token attends to this one.
 
         Raises:
             UsageError: a method without queries, or a model whose layers do not all see the same tokens.
 
-        Cost: one forward, and all rows of each layer once for every `chunk` tokens; N x N numbers, asked for by name.
+        Cost: one forward, and all rows of each layer once for every `chunk` tokens; N x N numbers in memory.
         """
         return inspection.queries(self.engine, image, method, size, chunk, params)
 
     def logit_lens(
         self, image: ImageLike, *, target: Target = None, size: int | None = None, progress: Progress | None = None
     ) -> list[Explanation]:
-        """The logit lens at every layer: one explanation each, first block first.
+        """Explain with the logit lens of every layer, first block first.
 
-        Its map is that of the method `logit-lens`, its `predictions` and `score` are what the model's own norm and head
-        say when they read the tokens after that block.
+        Each map is that of the method `logit-lens`; `predictions` and `score` are what the model's own norm and head
+        make of the tokens after that block.
 
         Args:
-            image: one picture.
-            target: whose score is followed; None is what the whole model predicts.
+            image: one image.
+            target: the target whose score is followed; None is what the whole model predicts.
             size: input size, as in `Options`.
             progress: called with (method, done, total) within each layer.
 
         Raises:
-            MethodError: blocks that cannot be told, or layers that do not all see the same tokens.
+            UnsupportedError: no blocks were found, or layers do not all see the same tokens.
 
         Cost: L + 1 forwards and L (N + L + 1) that skip the blocks.
         """
         return inspection.logit_lens(self.engine, image, target, size, progress)
 
     def compare(
-        self, one: ImageLike, other: ImageLike, *, progress: Progress | None = None, **options: Unpack[ExplainOptions]
+        self, one: ImageLike, other: ImageLike, **options: Unpack[ExplainOptions]
     ) -> tuple[Explanation, Explanation]:
-        """Which regions make two pictures alike: a map on each, whose target is the other's feature.
+        """Explain which regions make two images alike: a map on each, whose target is the other's feature.
 
         Args:
-            one: a picture.
-            other: another picture.
-            progress: as for `explain`.
-            options: as for `explain`; the method is `relevance` where none is given.
+            one: an image.
+            other: another image.
+            options: as for `explain`, without a target; the method is `relevance` where none is given.
 
         Raises:
-            UsageError: a method without a target, or a target of one's own.
+            UsageError: a method without a target, or a target.
         """
-        return inspection.compare(self.engine, one, other, dict(options), progress)
+        chosen = options_of({"method": "relevance", **options})
+        return inspection.compare(self.engine, one, other, chosen, options.get("progress"))
 
     def statistics(
         self,
@@ -326,44 +264,37 @@ class Scope:
         batch_size: int = 8,
         progress: Progress | None = None,
     ) -> Statistics:
-        """Attention in numbers, for each layer and head: entropy, distance, shares, sinks, agreement, rank, importance.
+        """Measure attention by layer and head: entropy, distance, shares, sinks, agreement, rank, importance.
 
         Args:
-            image: a path, a Pillow image or an `(H, W, 3)` uint8 array.
-            size: input size, as for `explain`.
-            target: whose score `importance` follows: None is the predicted class, and for a feature model the cosine
-                to the feature of the whole model.
-            importance: also silence each head in turn: one forward a head.
-            seed: kept in the provenance, as everywhere; none of these numbers is drawn at random.
+            image: as for `explain`.
+            size: input size, as in `Options`.
+            target: the target whose score `importance` follows: None is the predicted class, and for a feature model
+                the cosine to the feature of the whole model.
+            importance: also silence each head in turn, in one forward a head.
+            seed: recorded in the provenance; none of these numbers is drawn at random.
             batch_size: heads silenced together, one in each row of a batch.
             progress: called with ("importance", done, total) heads.
 
         Raises:
-            ImageError: a picture that cannot be used.
+            ImageError: an image that cannot be used.
             UsageError: a target without `importance`, or one that does not fit.
             MethodError: attention that is not finite, or heads that cannot be silenced.
 
         Cost: one forward, and all rows of attention twice, chunk by chunk; memory linear in tokens. The effective rank,
             which needs whole matrices, is given up to 640 tokens.
         """
-        return inspection.statistics(
-            self.engine,
-            image,
-            size=size,
-            target=target,
-            importance=importance,
-            seed=seed,
-            batch_size=batch_size,
-            progress=progress,
-        )
+        options = Options("attention", target, size=size, batch_size=batch_size, seed=seed)
+        return inspection.statistics(self.engine, image, options, importance, progress)
 
     def measure(self, explanation: Explanation, **options: Any) -> Measurement:
-        """How far a map of this model can be believed, in numbers beside those of random maps.
+        """Measure how far a map of this model can be believed, beside random maps.
 
         Args:
             explanation: made by this model.
-            options: `metrics` ("default", "all", a name or several), `baseline`, `score`, `steps`, `random`, `seed`,
-                `batch_size`, `image`, `target`, `progress` and others: those of `vitscope.evaluation.evaluate.measure`.
+            options: `metrics` ("default", "all", a name or several), `baseline`, `score`, `steps`, `n_random_maps`,
+                `seed`, `batch_size`, `image`, `target`, `progress` and others: those of
+                `vitscope.evaluation.evaluate.measure`.
 
         Raises:
             UsageError: made by another model or at another size, without its photo, or an option that does not exist.
@@ -378,39 +309,41 @@ class Scope:
         mode: str = "fill",
         *,
         size: int | None = None,
-        target: Any = None,
+        target: Target = None,
     ) -> MaskedPrediction:
-        """What the model says when some patches are painted over, or are not there at all.
+        """Predict with some patches painted over or left out.
 
         Args:
-            image: a path, a Pillow image or an `(H, W, 3)` uint8 array.
-            patches: the patches, row by row from 0; none asks of the whole picture.
-            mode: `fill`: the picture's own mean colour stands there; `drop`: their tokens are left out.
+            image: as for `explain`.
+            patches: the patches, row by row from 0; none predicts from the whole image.
+            mode: `fill` paints them with the image's mean colour; `drop` leaves their tokens out.
             size: input size, as in `Options`.
-            target: whose score is followed; None is the predicted class, and for a model without classes the cosine to
-                the whole picture's feature.
+            target: the target whose score is followed; None is the predicted class, and for a model without classes the
+                cosine to the whole image's feature.
 
         Raises:
-            UsageError: a patch that is not there, or several targets.
-            MethodError: `drop` where tokens cannot be left out.
+            UsageError: a patch that does not exist, or several targets.
+            UnsupportedError: `drop` where tokens cannot be left out.
 
-        Cost: two forwards; `vitscope.evaluation.masked.masking` prepares a picture once, then each question takes one.
+        Cost: two forwards; `vitscope.evaluation.masked.patch_masker` prepares an image once, then each call costs one.
         """
-        return masking(self.engine, image, size=size, target=target).without(patches, mode)
+        return patch_masker(self.engine, image, size=size, target=target).without(patches, mode)
 
     def view(self, image: ImageLike, **options: Any) -> View:
-        """Everything that the interactive viewer shows of one photo: `vitscope.viewer.page.page(view.document())`.
+        """Compute everything that the interactive viewer shows of one image.
+
+        `vitscope.viewer.page.page(view.document())` makes the page.
 
         Args:
-            image: a path, a Pillow image or an `(H, W, 3)` uint8 array.
-            options: `other` (a second photo, to compare), `methods` (names), `target`, `top` (classes with a map of
+            image: as for `explain`.
+            options: `other` (a second image, to compare), `methods` (names), `target`, `top` (classes with a map of
                 their own), `size`, `measure` (deletion and insertion of each map), `max_mb` (of the page), `seed`,
                 `seconds` (for measuring: maps that are left after so long stay unmeasured), `progress`.
 
         Raises:
-            ImageError: a picture that cannot be used.
+            ImageError: an image that cannot be used.
             UsageError: a method, option or target that does not exist or does not fit.
-            MethodError: a method asked for by name that does not apply to this model.
+            UnsupportedError: a method named by the caller that does not apply to this model.
 
         Cost: a few forwards for each map; measuring is up to 40 for a map and 60 for all random maps.
         """
@@ -418,7 +351,7 @@ class Scope:
 
 
 def load(
-    model: str | Path | nn.Module = DEFAULT_MODEL,
+    model: Model = DEFAULT_MODEL,
     *,
     processor: Any = None,
     device: str = "auto",
@@ -454,47 +387,16 @@ def load(
 
 
 @overload
-def attribute(
-    model: str | Path | nn.Module,
-    pixels: Tensor,
-    *,
-    layout: TokenLayout | None = ...,
-    targets: None = ...,
-    progress: Progress | None = ...,
-    **options: Unpack[ExplainOptions],
-) -> Attribution: ...
+def attribute(model: Model, pixels: Tensor, **options: Unpack[ExplainOptions]) -> Attribution: ...
 @overload
 def attribute(
-    model: str | Path | nn.Module,
-    pixels: Tensor,
-    *,
-    layout: TokenLayout | None = ...,
-    targets: Targets,
-    progress: Progress | None = ...,
-    **options: Unpack[ExplainOptions],
+    model: Model, pixels: Tensor, *, targets: Targets, **options: Unpack[ExplainOptions]
 ) -> list[Attribution]: ...
 
 
-def attribute(
-    model: str | Path | nn.Module,
-    pixels: Tensor,
-    *,
-    layout: TokenLayout | None = None,
-    targets: Any = None,
-    progress: Progress | None = None,
-    **options: Unpack[ExplainOptions],
-) -> Any:
-    """Load a model and make maps of pixels that are ready for it, in one call.
+def attribute(model: Model, pixels: Tensor, *, targets: Any = None, **options: Unpack[ExplainOptions]) -> Any:
+    """Load a model and make maps of pixels that are ready for it, in one call; see `load` and `Scope.attribute`.
 
     In a loop, call `load` once and `Scope.attribute` for each batch: loading may run the model to find its tokens.
-
-    Args:
-        model: as for `load`.
-        pixels: as for `Scope.attribute`.
-        layout: as for `load`.
-        targets: as for `Scope.attribute`.
-        progress: as for `Scope.attribute`.
-        options: as for `Scope.attribute`.
     """
-    scope = load(model, layout=layout)
-    return scope.attribute(pixels, targets=targets, progress=progress, **options)
+    return load(model).attribute(pixels, targets=targets, **options)

@@ -255,8 +255,8 @@ WRONG = {
     "--method notebook-recipe --layers 1": "no option of the method 'notebook-recipe' is called 'layers'",
     "--method rollout -O residual_wieght=1": "no option of the method 'rollout' is called 'residual_wieght' (did you",
     "--method rollout -O residual_weight": "'residual_weight' is not a valid option (write NAME=VALUE",
-    "--size 3": "size is between 16 and 8192 pixels, not 3",
-    "--batch-size 0": "batch_size is at least 1, not 0",
+    "--size 3": "--size is between 16 and 8192 pixels, not 3",
+    "--batch-size 0": "--batch-size is at least 1, not 0",
     "--residual-weight much": "Invalid value for '--residual-weight'",
     "--opactiy 1": "No such option: --opactiy",
 }

@@ -310,14 +310,14 @@ WRONG = {
     "--metrics ,": "no metric",
     "--baseline white": "no baseline is called 'white' (choices: blur, mean,",
     "--score loss": "no score is called 'loss'",
-    "--n-random-maps 1": "n_random_maps is at least 2",
+    "--n-random-maps 1": "--n-random-maps is at least 2",
     "--steps 0": "steps is at least 1",
-    "--batch-size 0": "batch_size is at least 1",
+    "--batch-size 0": "--batch-size is at least 1",
     "--target unicorn": "no class is called 'unicorn'",
     "--method rolout": "no method is called 'rolout' (did you mean 'rollout'?",
     "--method rollout -O residual_weight": "'residual_weight' is not a valid option",
     "--method attention --residual-weight .3": "no option of the method 'attention' is called 'residual_weight'",
-    "--size 3": "size is between 16 and 8192 pixels, not 3",
+    "--size 3": "--size is between 16 and 8192 pixels, not 3",
     "--n-random-maps many": "Invalid value for '--n-random-maps'",
 }
 

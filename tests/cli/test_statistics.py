@@ -52,7 +52,7 @@ def test_wrong_usage_of_statistics(cli, album, tiny_folder):
     for flags, told in {
         "--target fox": "a target changes nothing but importance",
         "--importance --target unicorn": "no class is called 'unicorn'",
-        "--size 3": "size is between 16 and 8192",
+        "--size 3": "--size is between 16 and 8192",
     }.items():
         ran = cli("statistics", album[0], "--model", tiny_folder, *flags.split())
         assert (ran.code, ran.out) == (2, "")

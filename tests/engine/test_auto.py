@@ -52,7 +52,7 @@ def test_a_classifier_gets_evidence_for_its_class(tiny_scope, photo):
 
 def test_a_model_without_classes_gets_what_is_looked_at(features):
     e = features.explain(PHOTO)
-    assert chosen(e) == "random-walk (what is looked at, and what is alike)"
+    assert chosen(e) == "random-walk (what it attends to, and what is similar)"
     same(e, features.explain(PHOTO, method="random-walk"))
 
 
@@ -72,7 +72,7 @@ def test_options_lead_to_a_method_that_has_them(tiny_scope, features, photo):
     same(layers, tiny_scope.explain(photo, method="relevance", gradient_rule="libra", layers="last2"))
     assert not np.array_equal(layers.map, tiny_scope.explain(photo, method="relevance", layers="last2").map)
     alpha = features.explain(PHOTO, residual_weight=0.3)
-    assert chosen(alpha) == "rollout (what is looked at; not random-walk: it has no option residual_weight)"
+    assert chosen(alpha) == "rollout (what it attends to; not random-walk: it has no option residual_weight)"
     same(alpha, features.explain(PHOTO, method="rollout", residual_weight=0.3))
 
 

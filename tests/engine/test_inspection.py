@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers.errors import raises
 from tests.models import toys_traced
 from tests.models.toys import PHOTOS, scope_of
-from vitscope.errors import MethodError, UsageError
+from vitscope.errors import UnsupportedError, UsageError
 from vitscope.images import load_image
 
 
@@ -43,13 +44,13 @@ def test_the_lens_follows_a_target_and_says_nothing_of_classes_where_there_are_n
 
 @pytest.mark.usefixtures("as_shipped")
 def test_the_lens_follows_one_target():
-    with pytest.raises(UsageError, match="one target at a time"):
+    with raises(UsageError, "engine.one-target"):
         scope_of().logit_lens(PHOTOS[0], target=[1, 2])
 
 
 def test_the_lens_is_refused_where_tokens_differ_from_layer_to_layer():
     row = toys_traced.row_of("hf-swin")
-    with pytest.raises(MethodError, match="lens does not apply"):
+    with raises(UnsupportedError, "engine.logit-lens"):
         row.scope().logit_lens(PHOTOS[0])
 
 
@@ -65,7 +66,7 @@ def test_alike_is_each_pictures_map_with_the_other_as_its_target(options):
         wanted = scope.explain(picture, method=method, target=similar_to(target))
         np.testing.assert_array_equal(e.map, wanted.map)
         assert e.method == method
-    with pytest.raises(UsageError, match="each picture is the other's target"):
+    with raises(UsageError, "engine.compare-target"):
         scope.compare(*PHOTOS, target=1)
-    with pytest.raises(UsageError, match="'rollout' has no target"):
+    with raises(UsageError, "engine.compare-method"):
         scope.compare(*PHOTOS, method="rollout")

@@ -53,7 +53,7 @@ def test_a_type_checker_knows_every_keyword_and_what_comes_back(tmp_path):
 
 def test_every_option_of_every_method_is_a_keyword():
     own = {name for _, method in METHODS for name in method.options}
-    assert set(ExplainOptions.__annotations__) == own | {*OPTION_NAMES} - {"targets"}
+    assert set(ExplainOptions.__annotations__) == own | {*OPTION_NAMES, "progress"} - {"targets"}
 
 
 @pytest.mark.parametrize(("word", "near"), [("metod", "method"), ("sized", "size"), ("layerz", "layers")])

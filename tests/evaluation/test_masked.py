@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from tests.helpers.errors import raises
 from tests.models.toys import PHOTOS, scope_of
-from vitscope.errors import MethodError, UnknownNameError, UsageError
-from vitscope.evaluation.masked import masking
+from vitscope.errors import UnknownNameError, UnsupportedError, UsageError
+from vitscope.evaluation.masked import patch_masker
 from vitscope.images import load_image
 
 
@@ -54,7 +55,7 @@ def test_dropped_patches_are_no_tokens_any_more():
 
 
 def test_nothing_hidden_is_the_whole_picture():
-    ready = masking(scope_of().engine, PHOTOS[1])
+    ready = patch_masker(scope_of().engine, PHOTOS[1])
     for mode in ("fill", "drop"):
         found = ready.without([], mode)
         assert found.score == pytest.approx(found.whole, abs=1e-9)
@@ -78,14 +79,14 @@ def test_the_model_is_left_as_it_was():
 
 @pytest.mark.parametrize("hidden", [[-1], [10**6], [0, 25000]])
 def test_patches_that_are_not_there(hidden):
-    with pytest.raises(UsageError, match="patches are numbered 0 to"):
+    with raises(UsageError, "evaluation.no-such-patch"):
         scope_of().predict_without(PHOTOS[0], hidden)
 
 
 def test_what_cannot_be_asked_says_so():
     with pytest.raises(UnknownNameError, match="no mode"):
         scope_of().predict_without(PHOTOS[0], [0], "remove")
-    with pytest.raises(UsageError, match="one target at a time"):
+    with raises(UsageError, "engine.one-target"):
         scope_of().predict_without(PHOTOS[0], [0], target=[0, 1])
-    with pytest.raises(MethodError, match="patches cannot be dropped"):
+    with raises(UnsupportedError, "evaluation.no-drop", "evaluation.no-drop.hint"):
         scope_of("beit").predict_without(PHOTOS[0], [0], "drop")

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 import vitscope
+from tests.helpers.errors import raises
 from tests.helpers.faithfulness import BETTER, NAMES, photo, scope_of, state
-from vitscope.errors import MethodError, UnknownNameError, UsageError
+from vitscope.errors import UnknownNameError, UnsupportedError, UsageError
 from vitscope.images import load_image
 from vitscope.metrics.faithfulness import MeasureResult
 from vitscope.metrics.measurement import Measurement, Number, compare_with_random
@@ -175,7 +176,7 @@ class TestRefusals:
         e = vit.explain(photo(), method="rollout")
         stranger = scope_of("deit")
         stranger.adapter._weights = "other"
-        with pytest.raises(UsageError, match="this map was made by"):
+        with raises(UsageError, "evaluation.other-model", "evaluation.other-model.hint"):
             stranger.measure(e)
 
     def test_another_size(self, vit):
@@ -183,16 +184,16 @@ class TestRefusals:
         wide = scope_of("vit-wide")
         wide.adapter.size = None
         e = replace(e, provenance={**e.provenance, "size": 48})
-        with pytest.raises(UsageError, match=r"this map has .* 4 x 4 patches"):
+        with raises(UsageError, "evaluation.other-layout", "evaluation.other-model.hint"):
             vit.measure(e)
 
     def test_no_photo_and_another_photo(self, vit):
         e = vit.explain(photo(), method="rollout")
         bare = replace(e, picture=None)
-        with pytest.raises(UsageError, match="without its photo .*image="):
+        with raises(UsageError, "evaluation.no-photo", "evaluation.no-photo.hint"):
             vit.measure(bare)
         assert vit.measure(bare, metrics="saco", image=photo())["saco"] == vit.measure(e, metrics="saco")["saco"]
-        with pytest.raises(UsageError, match="of a photo of"):
+        with raises(UsageError, "evaluation.other-photo"):
             vit.measure(e, image=photo((50, 40)))
 
     def test_a_map_of_ones_own(self, vit):
@@ -200,7 +201,7 @@ class TestRefusals:
         own = replace(e, provenance={}, method="mine")
         got = vit.measure(own, metrics="saco")
         assert got["saco"] == vit.measure(e, metrics="saco")["saco"]
-        assert any("not checked" in note for note in got.notes)
+        assert [note.code for note in got.notes] == ["evaluation.unrecorded-model"]
         with pytest.raises(UnknownNameError, match="no method is called 'mine'"):
             vit.measure(own, metrics="stability")
 
@@ -212,20 +213,20 @@ class TestRefusals:
         assert lossless["saco"] == vit.measure(e, metrics="saco")["saco"]
         assert not lossless.notes
         kept = vit.measure(loaded, metrics="saco")
-        assert any("JPEG" in note for note in kept.notes)
+        assert [note.code for note in kept.notes] == ["evaluation.logit-changed"]
 
     @pytest.mark.parametrize(
         ("options", "told"),
         [
             ({"metrics": "delete"}, "no metric is called 'delete'"),
             ({"metrics": ["saco", "delete"]}, "no metric is called 'delete'"),
-            ({"metrics": []}, "no metric is asked for"),
+            ({"metrics": []}, "no metric is given"),
             ({"baseline": "white"}, "no baseline is called 'white'"),
             ({"score": "loss"}, "no score is called 'loss'"),
-            ({"n_random_maps": 1}, "n_random_maps is at least 2"),
+            ({"n_random_maps": 1}, "n_random_maps= is at least 2"),
             ({"steps": 0}, "steps is at least 1"),
             ({"n_subsets": 2}, "n_subsets and n_squares are at least 3"),
-            ({"batch_size": 0}, "batch_size at least 1"),
+            ({"batch_size": 0}, "batch_size= at least 1"),
             ({"target": "unicorn"}, "no class is called 'unicorn'"),
         ],
     )
@@ -237,11 +238,12 @@ class TestRefusals:
         assert "\n" not in str(caught.value)
 
     def test_removal_where_it_does_not_apply(self):
-        for name, told in (("beit", "places themselves"), ("ijepa", "no token left")):
+        for name, why in (("beit", "engine.positions-in-blocks"), ("ijepa", "engine.no-token-left")):
             scope = scope_of(name)
             e = scope.explain(photo(), method="rollout")
-            with pytest.raises(MethodError, match=f"'removal' does not apply: .*{told}.*these do: blur, mean"):
+            with raises(UnsupportedError, "evaluation.no-removal", "evaluation.no-removal.hint") as caught:
                 scope.measure(e, baseline="removal")
+            assert caught.value.message.params["reason"].code == why
 
 
 @pytest.mark.parametrize("options", [{"metrics": "all"}, {"baseline": "removal"}])

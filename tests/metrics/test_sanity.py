@@ -345,10 +345,10 @@ def test_the_map_is_made_again_with_its_own_options(options):
     e = scope.explain(photo(), method="rollout", **options)
     told = scope.measure(e, metrics="stability")
     assert told["stability"].value > 0.9
-    from vitscope.evaluation.evaluate import _again
+    from vitscope.evaluation.remake import map_maker
 
     pixels, region = scope.adapter.prepare(load_image(photo()))
-    assert np.array_equal(_again(scope.engine, e, None, e.picture, region)(pixels), e.map)
+    assert np.array_equal(map_maker(scope.engine, e, None, e.picture, region)(pixels), e.map)
 
 
 @pytest.mark.parametrize("name", ["timm-swin", "timm-vit-registers", "timm-cait"])

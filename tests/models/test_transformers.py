@@ -381,7 +381,7 @@ class TestEmbedded:
     def test_explains_a_real_photo(self, scope, photo):
         e = scope.explain(photo)
         assert (e.method, e.provenance["options"]["layers"]) == ("random-walk", "last3")
-        assert "chosen by vitscope for this model: random-walk (what is looked at" in " ".join(e.provenance["notes"])
+        assert "chosen by vitscope for this model: random-walk (what it attends to" in " ".join(e.provenance["notes"])
         assert e.region.box == (0, 0, *e.region.size)
         assert e.map.sum() == pytest.approx(0, abs=1e-6)
 

@@ -10,7 +10,7 @@ from vitscope._version import __version__
 from vitscope.batch.types import SCHEMA, BatchPlan
 from vitscope.engine.options import Failure
 from vitscope.errors import MethodError, UnknownNameError, VitscopeError
-from vitscope.evaluation.evaluate import asked as metrics_asked
+from vitscope.evaluation.evaluate import metric_names
 from vitscope.methods.base import METHODS
 from vitscope.methods.targets import parse_target
 
@@ -47,7 +47,7 @@ def method_requests(scope: "Scope", plan: BatchPlan, *, validate: bool = True) -
         MethodError: a method that does not apply to this model.
     """
     if plan.metrics:
-        metrics_asked(plan.metrics, "mean", "probability")
+        metric_names(plan.metrics, "mean", "probability")
     requests, used = [], set()
     for name in plan.methods:
         target = plan.targets[0] if plan.targets else None

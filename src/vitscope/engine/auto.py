@@ -1,9 +1,10 @@
-"""What `method="auto"` stands for: the choice, and why. What it rests on is measured in docs/which-method.md."""
+"""Choose the method that `method="auto"` stands for; docs/which-method.md has the measurements behind it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vitscope._messages import Message, join_messages, msg
 from vitscope.attention.gradient_rules import GradientRuleName
 from vitscope.engine.options import Options
 from vitscope.errors import Support
@@ -15,30 +16,30 @@ __all__ = ["MethodChoice", "choose_method"]
 
 @dataclass(frozen=True)
 class MethodChoice:
-    """A method for one model and one question.
+    """A method for one model and one set of options.
 
     Attributes:
         method: its name.
         method_options: its own options, where they are not the defaults.
         gradient_rule: by which rules gradients go back.
-        why: half a sentence, for the provenance.
-        drawing: keywords of `overlay` that suit such maps.
+        reason: why it was chosen, for the provenance.
+        overlay_options: keywords of `overlay` that suit such maps.
     """
 
     method: str
     method_options: Mapping[str, Any] = field(default_factory=dict)
     gradient_rule: GradientRuleName = "plain"
-    why: str = ""
-    drawing: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    overlay_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        more = {**self.method_options, **self.drawing} | (
+        more = {**self.method_options, **self.overlay_options} | (
             {} if self.gradient_rule == "plain" else {"gradient_rule": self.gradient_rule}
         )
         return ", ".join([self.method, *(f"{name} {value}" for name, value in more.items())])
 
 
-# for a class or a target: a method and by which rules gradients go back; the best one first
+# for a class or another target: a method and its gradient rule, the best first
 EVIDENCE: tuple[tuple[str, GradientRuleName], ...] = (
     ("gradcam", "plain"),
     ("input-x-gradient", "libra"),
@@ -49,31 +50,36 @@ LAST = "rollout"
 
 
 def choose_method(adapter: ModelAdapter, options: Options, supports: Callable[[Method], Support]) -> MethodChoice:
-    """The method for a model and a question.
+    """Choose a method for a model and what is to be explained.
 
-    `auto_options` of the adapter come first. Else models with classes, and targets, get what speaks for the class or
-    target; models without classes get a map of what is looked at. The first is taken that applies to the model and has
-    all options that are given; `why` says what stood in the way of those before it.
+    The adapter's own `auto_options` come first. Models with classes, and targets, get evidence for the class or target;
+    models without classes get what they attend to. The first method is taken that applies to the model and has all the
+    options that are given; `reason` also says why those before it were not.
 
     Args:
         adapter: the model.
-        options: what is asked.
+        options: the options of the explanation.
         supports: whether a method applies to the model.
     """
     if adapter.auto_options:
         own = dict(adapter.auto_options)
-        return MethodChoice(own.pop("method"), own, drawing=adapter.overlay_options)
-    evidence = "evidence for the class" if adapter.labels else "evidence for the target"
-    wanted = [(name, rule, evidence) for name, rule in EVIDENCE]
-    if not adapter.labels and all(target is None for target in options.all_targets):
-        wanted = []
-    wanted += [(OBJECTS, "plain", "what is looked at, and what is alike"), (LAST, "plain", "what is looked at")]
+        return MethodChoice(own.pop("method"), own, overlay_options=adapter.overlay_options)
+    candidates: list[tuple[str, GradientRuleName, Message]] = []
+    if adapter.labels:
+        reason = msg("engine.choice.class", "evidence for the class")
+        candidates = [(name, rule, reason) for name, rule in EVIDENCE]
+    elif any(target is not None for target in options.all_targets):
+        reason = msg("engine.choice.target", "evidence for the target")
+        candidates = [(name, rule, reason) for name, rule in EVIDENCE]
+    candidates.append((OBJECTS, "plain", msg("engine.choice.objects", "what it attends to, and what is similar")))
     refused: list[str] = []
-    for name, rule, why in wanted[:-1]:
+    for name, rule, reason in candidates:
         method = METHODS.get(name)
         foreign = [key for key in options.method_options if key not in method.options]
-        reason = f"it has no option {foreign[0]}" if foreign else supports(method).reason
-        if not reason:
-            return MethodChoice(name, gradient_rule=rule, why="; ".join([why, *refused]))
-        refused.append(f"not {name}: {reason}")
-    return MethodChoice(LAST, why="; ".join([wanted[-1][2], *refused]))
+        why_not = supports(method).reason
+        if foreign:
+            why_not = msg("engine.choice.no-option", "it has no option {option}", option=foreign[0])
+        if not why_not:
+            return MethodChoice(name, gradient_rule=rule, reason=join_messages("; ", [reason, *refused]))
+        refused.append(msg("engine.choice.not", "not {method}: {reason}", method=name, reason=why_not))
+    return MethodChoice(LAST, reason=join_messages("; ", [msg("engine.choice.last", "what it attends to"), *refused]))

@@ -1,6 +1,6 @@
-"""What else can be looked at in one picture: every head, every query, every layer's reading, attention in numbers.
+"""Per-head maps, all-queries attention, the logit lens and attention statistics of one image.
 
-Each function is the body of a method of `Scope`; it stands beside the pipeline, whose stages it calls.
+Each function does the work of a method of `Scope`, which documents the arguments.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from vitscope._messages import msg
 from vitscope.attention import AttentionStore, vecmat_heads
 from vitscope.attention.transformer_blocks import HiddenStates
 from vitscope.engine.engine import Engine
-from vitscope.engine.options import Options, Progress, options_of
+from vitscope.engine.options import Options, Progress
 from vitscope.engine.request import Request
 from vitscope.errors import UnsupportedError, UsageError
 from vitscope.explanation import Explanation
@@ -63,10 +63,13 @@ def attention_store(engine: Engine, images: Sequence[ImageLike], size: int | Non
 def queries(
     engine: Engine, image: ImageLike, method: str, size: int | None, chunk: int, params: dict[str, Any]
 ) -> np.ndarray:
-    """What every token attends to; see `Scope.queries`."""
+    """Return what every token attends to; see `Scope.queries`."""
     chosen = METHODS.get(method)
     if chosen.runs_model:
-        raise UsageError(f"the method '{method}' does not read attention", "ask attention or rollout")
+        raise UsageError(
+            msg("engine.no-queries", "the method '{method}' does not read attention alone", method=method),
+            msg("engine.no-queries.hint", "use attention or rollout"),
+        )
     given = chosen.check({**params, "query": "readout"})
     store = attention_store(engine, [image], size)
     count = store.layout.tokens if store.layout else 0
@@ -83,7 +86,7 @@ def logit_lens(
 ) -> list[Explanation]:
     """Explain with the logit lens of every layer; see `Scope.logit_lens`."""
     if isinstance(target, (list, tuple)):
-        raise UsageError("the lens follows one target at a time")
+        raise UsageError(msg("engine.one-target", "only one target can be followed"))
     if not (support := engine.supports("logit-lens")):
         raise UnsupportedError(
             msg("engine.logit-lens", "the logit lens does not apply: {reason}", reason=support.reason)
@@ -103,46 +106,48 @@ def logit_lens(
 
 
 def compare(
-    engine: Engine, one: ImageLike, two: ImageLike, options: dict[str, Any], progress: Progress | None
+    engine: Engine, one: ImageLike, two: ImageLike, options: Options, progress: Progress | None
 ) -> tuple[Explanation, Explanation]:
-    """Which regions make two pictures alike, on both; see `Scope.compare`."""
-    if "target" in options:
-        raise UsageError("each picture is the other's target", "leave target out")
-    chosen = options_of({"method": "relevance"} | options)
-    if "target" not in METHODS.get(chosen.method).requires:
-        raise UsageError(f"the method '{chosen.method}' has no target", "ask relevance or another that uses one")
+    """Explain which regions make two images alike, on both; see `Scope.compare`."""
+    if options.all_targets != [None]:
+        raise UsageError(
+            msg("engine.compare-target", "each image is the other's target"),
+            msg("engine.compare-target.hint", "leave the target out"),
+        )
+    if "target" not in METHODS.get(options.method).requires:
+        raise UsageError(
+            msg("engine.compare-method", "the method '{method}' has no target", method=options.method),
+            msg("engine.compare-method.hint", "use relevance or another that has one"),
+        )
     ((first,), (second,)) = (
-        engine.explain(image, replace(chosen, target=similar_to(other)), progress)
+        engine.explain(image, replace(options, target=similar_to(other)), progress)
         for image, other in ((one, two), (two, one))
     )
     return first, second
 
 
 def statistics(
-    engine: Engine,
-    image: ImageLike,
-    *,
-    size: int | None = None,
-    target: Target = None,
-    importance: bool = False,
-    seed: int = 0,
-    batch_size: int = 8,
-    progress: Progress | None = None,
+    engine: Engine, image: ImageLike, options: Options, importance: bool = False, progress: Progress | None = None
 ) -> Statistics:
-    """Attention in numbers; see `Scope.statistics`."""
+    """Measure attention by layer and head; see `Scope.statistics`."""
+    target = options.target
+    if isinstance(target, list):
+        raise UsageError(msg("engine.one-target", "only one target can be followed"))
     if not importance and target is not None:
-        raise UsageError("a target changes nothing but importance", "ask for importance=True, or leave it out")
-    options = Options("attention", target, size=size, batch_size=batch_size, seed=seed)
-    if options.several:
-        raise UsageError("importance follows one target at a time")
-    ready = engine.prepare(image, size=size)
+        raise UsageError(
+            msg("engine.target-without-importance", "a target changes nothing but importance"),
+            msg("engine.target-without-importance.hint", "add {@importance=True}, or leave the target out"),
+        )
+    ready = engine.prepare(image, size=options.size)
     forward, drops = engine.forward(ready.pixels[None], tokens=engine.blocks is not None), None
     if importance:
         own = target is None and not engine.adapter.classifies(forward.answer)
         followed = SimilarTo("the whole model's feature", feature_of(forward.answer)) if own else target
         scorer = engine.scorer(followed, forward.answer)
         tick = partial(progress, "importance") if progress else lambda done, total: None
-        drops = head_importance(forward.store, engine.model, forward.pixels, scorer, engine.answer, batch_size, tick)
+        drops = head_importance(
+            forward.store, engine.model, forward.pixels, scorer, engine.answer, options.batch_size, tick
+        )
     told = engine.provenance(Request(options, METHODS.get("attention"), {}), ready.picture)
     told = {name: value for name, value in told.items() if name not in _OF_METHODS}
     states = forward.states if isinstance(forward.states, HiddenStates) else engine.supports("hidden-states").reason

@@ -34,6 +34,7 @@ class ExplainOptions(TypedDict, total=False):
     batch_size: int
     seed: int
     method_options: Mapping[str, Any]
+    progress: Progress | None
 
     at: Literal["norm", "input", "output"]
     baseline: float
@@ -175,11 +176,11 @@ class Failure:
     error: VitscopeError
 
 
-def options_of(given: Mapping[str, Any]) -> Options:
-    """Make options from keywords: those that are none of the fields are the method's own."""
+def options_of(given: Mapping[str, Any], targets: Any = None) -> Options:
+    """Make options from the keywords of `explain`: those that are none of the fields are the method's own."""
     known = {name: given[name] for name in OPTION_NAMES if name in given and name != "method_options"}
-    own = {name: value for name, value in given.items() if name not in known and name != "method_options"}
-    return Options(**known, method_options=own | dict(given.get("method_options", {})))
+    own = {name: given[name] for name in given if name not in (*OPTION_NAMES, "progress")}
+    return Options(**{"targets": targets, **known}, method_options=own | dict(given.get("method_options", {})))
 
 
 def target_of(target: "Target | list[Target]", image: int) -> Target:

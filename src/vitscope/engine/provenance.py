@@ -1,4 +1,4 @@
-"""What is said of a map: the model, the options, the versions, and notes that a reader must know."""
+"""Record what made a map: the model, the options, the versions, and notes that a reader must know."""
 
 import platform
 from functools import cache
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.engine.options import Options
 from vitscope.engine.request import Request
@@ -33,7 +34,7 @@ def provenance(
 ) -> dict[str, Any]:
     """Return what made one map, in plain values."""
     options, method, choice = request.options, request.method, request.choice
-    told = {
+    record = {
         "source": picture.source,
         "model": adapter.reference,
         "adapter": adapter.name,
@@ -49,28 +50,60 @@ def provenance(
             **{name: found for name in ("torch", *_library(adapter), "numpy") if (found := _version(name))},
         },
         "notes": [*picture.notes, *notes_of(adapter, request, target)],
-        **({"drawing": dict(choice.drawing)} if choice and choice.drawing else {}),
+        **({"drawing": dict(choice.overlay_options)} if choice and choice.overlay_options else {}),
     }
-    return told | ({"caveat": method.caveat} if method.caveat else {})
+    return record | ({"caveat": method.caveat} if method.caveat else {})
 
 
 def notes_of(adapter: ModelAdapter, request: Request, target: Target = None) -> list[str]:
     """Return what a reader must know of every map that a request makes."""
     options, method, choice = request.options, request.method, request.choice
     notes = [*adapter.notes]
-    if choice is not None:
-        notes.append(f"chosen by vitscope for this model: {choice}{f' ({choice.why})' if choice.why else ''}")
+    if choice is not None and choice.reason:
+        notes.append(
+            msg(
+                "engine.chosen-because",
+                "chosen by vitscope for this model: {choice} ({reason})",
+                choice=str(choice),
+                reason=choice.reason,
+            )
+        )
+    elif choice is not None:
+        notes.append(msg("engine.chosen", "chosen by vitscope for this model: {choice}", choice=str(choice)))
     if target is not None and "target" not in method.requires:
-        notes.append(f"{method.name} is class-agnostic: the target {target!r} changes nothing")
-    if options.gradient_rule != "plain" and (method.gradient_rule or "gradient" not in method.requires):
-        why = f"has its own rules, {method.gradient_rule}" if method.gradient_rule else "uses no gradient"
-        notes.append(f"{method.name} {why}: gradient_rule {options.gradient_rule} changes nothing")
+        notes.append(
+            msg(
+                "engine.class-agnostic",
+                "{method} is class-agnostic: the target {target} changes nothing",
+                method=method.name,
+                target=repr(target),
+            )
+        )
+    if options.gradient_rule != "plain" and method.gradient_rule:
+        notes.append(
+            msg(
+                "engine.own-rules",
+                "{method} has its own rules, {own}: {@gradient_rule={rule}} changes nothing",
+                method=method.name,
+                own=method.gradient_rule,
+                rule=options.gradient_rule,
+            )
+        )
+    elif options.gradient_rule != "plain" and "gradient" not in method.requires:
+        notes.append(
+            msg(
+                "engine.no-gradient",
+                "{method} uses no gradient: {@gradient_rule={rule}} changes nothing",
+                method=method.name,
+                rule=options.gradient_rule,
+            )
+        )
     return notes
 
 
 @cache
 def _version(package: str) -> str:
-    """Read once: it is parsed from a file, which takes as long as a small picture."""
+    """Return a package's version, read once: parsing its file takes as long as explaining a small image."""
     try:
         return version(_PACKAGES.get(package, package))
     except PackageNotFoundError:  # a distribution of another name, as plug-ins may have, or none

@@ -1,7 +1,4 @@
-"""Some patches hidden or left out: what the model says then, at once.
-
-`Scope.predict_without` is this module's one entry for callers; `PatchMasker` serves hosts that ask often of one.
-"""
+"""Predict with some patches painted over or left out, once (`Scope.predict_without`) or often (`PatchMasker`)."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -20,20 +17,20 @@ from vitscope.images import ImageLike
 from vitscope.metrics.perturb import baseline_fill, fill_patches
 from vitscope.metrics.target_score import Score, make_score
 
-__all__ = ["MaskedPrediction", "PatchMasker", "masking"]
+__all__ = ["MaskedPrediction", "PatchMasker", "patch_masker"]
 
 _MODES = ("fill", "drop")
 
 
 @dataclass(frozen=True)
 class MaskedPrediction:
-    """What the model says without some patches.
+    """The model's prediction without some patches.
 
     Attributes:
         predictions: (label, probability), most probable first, five at most; empty for a feature model.
-        score: the score without them: of a class its probability, of a feature model the cosine to the whole picture's
-            feature, of another target its own (`metrics.score.score_of`).
-        whole: the same score of the whole picture.
+        score: the score without them: of a class its probability, of a feature model the cosine to the whole image's
+            feature, of another target its own (`metrics.target_score.score_of`).
+        whole: the same score of the whole image.
         words: which score that is.
         mode: `fill` or `drop`.
         patches: the patches, row by row from 0.
@@ -51,15 +48,15 @@ class MaskedPrediction:
 
 @dataclass(frozen=True, eq=False)
 class PatchMasker:
-    """One picture made ready: each question costs one forward.
+    """One image made ready, so that each prediction costs one forward.
 
     Attributes:
         engine: the model.
         layout: its tokens at this input size.
-        pixels: the picture as the model gets it.
-        fill: what stands where a patch is hidden: the picture's own mean colour.
-        score: what is followed.
-        whole: the score of the whole picture.
+        pixels: the image as the model gets it.
+        fill: what replaces a patch: the image's mean colour.
+        score: the score that is followed.
+        whole: the score of the whole image.
     """
 
     engine: Engine
@@ -70,13 +67,21 @@ class PatchMasker:
     whole: float
 
     def without(self, patches: Iterable[int], mode: str = "fill") -> MaskedPrediction:
-        """What the model says without these patches; see `Scope.predict_without`."""
+        """Predict without these patches; see `Scope.predict_without`."""
         if mode not in _MODES:
             raise UnknownNameError("mode", mode, _MODES)
         count = self.layout.tokens - len(self.layout.prefix)
         numbers = sorted({int(patch) for patch in patches})
         if numbers and not 0 <= numbers[0] <= numbers[-1] < count:
-            raise UsageError(f"patches are numbered 0 to {count - 1}, not {numbers[0]} to {numbers[-1]}")
+            raise UsageError(
+                msg(
+                    "evaluation.no-such-patch",
+                    "patches are numbered 0 to {last}, not {first_given} to {last_given}",
+                    last=count - 1,
+                    first_given=numbers[0],
+                    last_given=numbers[-1],
+                )
+            )
         gone = torch.zeros(1, count, dtype=torch.bool, device=self.pixels.device)
         gone[:, numbers] = True
         begun = time.perf_counter()
@@ -93,16 +98,16 @@ class PatchMasker:
         if not (support := self.engine.supports("patch-dropping")):
             raise UnsupportedError(
                 msg("evaluation.no-drop", "patches cannot be dropped: {reason}", reason=support.reason),
-                "mode='fill' paints over them",
+                msg("evaluation.no-drop.hint", "{@mode=fill} paints over them"),
             )
         with self.engine.require_blocks().keep_patches(~gone):
             return self.engine.answer(self.pixels[None])
 
 
-def masking(engine: Engine, image: ImageLike, *, size: int | None = None, target: Any = None) -> PatchMasker:
-    """Make a picture ready to be asked of without some of its patches."""
+def patch_masker(engine: Engine, image: ImageLike, *, size: int | None = None, target: Any = None) -> PatchMasker:
+    """Make an image ready for predictions without some of its patches."""
     if isinstance(target, (list, tuple)):
-        raise UsageError("one target at a time is followed")
+        raise UsageError(msg("engine.one-target", "only one target can be followed"))
     ready = engine.prepare(image, size=size)
     pixels = ready.pixels.to(engine.device, engine.dtype)
     layout, answer = engine.adapter.layout(ready.region.input), engine.answer(pixels[None])

@@ -11,7 +11,7 @@ import numpy as np
 from vitscope._catalogues import page_messages
 from vitscope.engine.engine import Engine
 from vitscope.engine.options import Options, Progress
-from vitscope.evaluation.masked import PatchMasker, masking
+from vitscope.evaluation.masked import PatchMasker, patch_masker
 from vitscope.explanation import Explanation
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture
@@ -45,7 +45,7 @@ class LiveModel:
     @cached_property
     def masking(self) -> PatchMasker:
         """The image, prepared once."""
-        return masking(self.engine, self.picture, size=self.size, target=self.target)
+        return patch_masker(self.engine, self.picture, size=self.size, target=self.target)
 
     def card(self, header: Mapping[str, Any], arrays: Mapping[str, Packed]) -> str:
         """Return the view's first map as static HTML."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vitscope.engine.engine import Engine
 from vitscope.engine.options import Progress
-from vitscope.evaluation.evaluate import measure
+from vitscope.evaluation.evaluate import ScoreCache, measure
 from vitscope.explanation import Explanation
 from vitscope.metrics.measurement import Measurement
 from vitscope.metrics.perturb import Baseline, Probe, baseline_fill
@@ -55,7 +55,7 @@ def measure_maps(
     Cost: 20 forwards for a map, 60 for the random maps; with classes 10 more for a map.
     """
     baseline: Baseline = "removal" if engine.supports("patch-dropping") else "mean"
-    known: dict[Any, Any] = {}
+    score_cache: ScoreCache = {}
     found = {}
     until = math.inf if seconds is None else time.monotonic() + seconds
 
@@ -75,7 +75,7 @@ def measure_maps(
                 steps=_STEPS,
                 n_random_maps=_RANDOM,
                 seed=seed,
-                known=known,
+                score_cache=score_cache,
                 progress=report,
             )
             found[number] = measurement, _steps(engine, explanation, baseline, seed) if explanation.predictions else []

@@ -104,7 +104,7 @@ def view(
     live = LiveModel(engine, picture, size, target)
     if other is None or second is None:
         return replace(_view_one(engine, picture, options, [], max_mb), live=live)
-    own, others = compare(engine, image, other, {"size": size, "seed": seed}, progress)
+    own, others = compare(engine, image, other, Options("relevance", size=size, seed=seed), progress)
     beside = _view_one(engine, second, options, [others], 0.0)
     made = _view_one(engine, picture, options, [own], max_mb - beside.nbytes / 1e6)
     return View(made.header, made.arrays, beside, live)
@@ -248,7 +248,7 @@ def _maps(
 
 def _statistics(engine: Engine, picture: Picture, options: _ViewOptions) -> dict[str, Any]:
     """Return attention statistics without those of each token."""
-    numbers = statistics(engine, picture, size=options.size).to_dict()
+    numbers = statistics(engine, picture, Options("attention", size=options.size)).to_dict()
     for layer in numbers["layers"]:
         layer.pop("received"), layer.pop("norms")
     return numbers

@@ -95,7 +95,7 @@ def inspect(
         "prefix tokens": ", ".join(layout.prefix) or "none",
         "pooling": layout.pooling + (" (prefix tokens included)" if layout.pool_prefix else ""),
         "weights": scope.adapter.weights,
-        "recommended": f"{(best := scope.recommend())}{f': {best.why}' if best.why else ''}",
+        "recommended": f"{(best := scope.recommend())}{f': {best.reason}' if best.reason else ''}",
     }
     reasons = {support.name: support.reason for support in scope.methods()}
     if as_json:

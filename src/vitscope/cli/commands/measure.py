@@ -99,9 +99,9 @@ def measure(
 
     The model runs some 400 times on images with patches replaced; --size 224 takes a fifth of the time.
     """
-    from vitscope.evaluation.evaluate import asked
+    from vitscope.evaluation.evaluate import metric_names
 
-    names = asked(metrics if "," not in metrics else list(split_names(metrics)), baseline, score)
+    names = metric_names(metrics if "," not in metrics else list(split_names(metrics)), baseline, score)
     common = {"seed": seed, "batch_size": batch_size}
     request = _Request(
         {"method": method, "size": size, **common, **options.keywords()},

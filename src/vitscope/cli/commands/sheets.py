@@ -171,12 +171,12 @@ def compare(
     from vitscope.render.sheets import Cell, sheet
 
     if measure:
-        from vitscope.evaluation.evaluate import asked
+        from vitscope.evaluation.evaluate import metric_names
 
-        asked(_CURVES, baseline, "probability")
+        metric_names(_CURVES, baseline, "probability")
     picture, style = load_image(image), drawing.style()
     scope = model.load()
-    known: dict[Any, Any] = {}
+    score_cache: dict[Any, Any] = {}
     chosen = split_names(methods)
     chosen = chosen or tuple(s.name for s in scope.methods() if s and METHODS.get(s.name).quick)
     cells, documents = [Cell(picture.pil(), "image")], []
@@ -191,7 +191,9 @@ def compare(
         document = {"method": name, "options": e.provenance["options"], "seconds": seconds} | numbers
         if measure:
             with console.image_progress(1) as progress:
-                m = scope.measure(e, metrics=_CURVES, baseline=baseline, known=known, progress=progress.update_forwards)
+                m = scope.measure(
+                    e, metrics=_CURVES, baseline=baseline, score_cache=score_cache, progress=progress.update_forwards
+                )
             below += "".join(f"\n{_verdict(number)}" for number in m.numbers)
             document["measurement"] = m.to_dict()
         cells.append(Cell(e.overlay(**style), text, below))

@@ -1,0 +1,173 @@
+"""What an explanation was made from, made again: its photo, the model's pixels, the target's score and the map."""
+
+import ast
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from vitscope._messages import msg
+from vitscope.engine.engine import Engine
+from vitscope.engine.options import Failure, Options
+from vitscope.engine.request import Request
+from vitscope.engine.runner import Prepared
+from vitscope.errors import UsageError
+from vitscope.explanation import Explanation
+from vitscope.geometry import ImageRegion
+from vitscope.images import ImageLike, Picture, load_image
+from vitscope.methods.base import METHODS
+from vitscope.methods.targets import Target
+from vitscope.metrics.target_score import Score, ScoreKind, make_score, target_from_text
+
+__all__ = ["map_maker", "photo_of", "pixels_of", "score_of_map", "uniform_pixels"]
+
+_NOTED_CHANGE = 1e-4  # of a logit
+
+
+def photo_of(explanation: Explanation, image: ImageLike | None) -> Picture:
+    """Return the photo of an explanation: its own, or the one that the caller gives.
+
+    Raises:
+        UsageError: there is none, or it has another size.
+    """
+    picture = explanation.picture if image is None else load_image(image)
+    if picture is None:
+        raise UsageError(
+            msg("evaluation.no-photo", "this explanation came without its photo"),
+            msg("evaluation.no-photo.hint", "pass the photo: measure(..., image=...)"),
+        )
+    if picture.size != explanation.region.size:
+        raise UsageError(
+            msg(
+                "evaluation.other-photo",
+                "the explanation is of a photo of {expected} pixels, not {given}",
+                expected=str(explanation.region.size),
+                given=str(picture.size),
+            )
+        )
+    return picture
+
+
+def pixels_of(
+    engine: Engine, explanation: Explanation, picture: Picture, notes: list[str]
+) -> tuple[Tensor, ImageRegion]:
+    """Return the pixels `(3, Hi, Wi)` that a map was made from, and their region.
+
+    Args:
+        engine: the model.
+        explanation: the map.
+        picture: its photo.
+        notes: gets a note where the explanation does not record its model.
+
+    Raises:
+        UsageError: another model made the map, or this one at another size.
+    """
+    told, adapter = explanation.provenance, engine.adapter
+    hint = msg("evaluation.other-model.hint", "measure it with the model that made it, at the size it was made at")
+    if "weights" not in told:
+        notes.append(
+            msg("evaluation.unrecorded-model", "the explanation does not record which model made it: not checked")
+        )
+    elif told["weights"] != adapter.weights:
+        raise UsageError(
+            msg(
+                "evaluation.other-model",
+                "this map was made by {maker} ({made}), not by {model} ({weights})",
+                maker=told.get("model"),
+                made=told["weights"],
+                model=adapter.reference,
+                weights=adapter.weights,
+            ),
+            hint,
+        )
+    pixels, region = adapter.prepare(picture, told.get("size"))
+    layout = adapter.layout(region.input)
+    if (region, layout.grid) != (explanation.region, explanation.layout.grid):
+        raise UsageError(
+            msg(
+                "evaluation.other-layout",
+                "this map has {layout} on an input of {input}; from this photo {model} makes {other} on {region}",
+                layout=str(explanation.layout),
+                input=str(explanation.region.input),
+                model=adapter.reference,
+                other=str(layout),
+                region=str(region.input),
+            ),
+            hint,
+        )
+    return pixels.to(engine.device, engine.dtype), region
+
+
+def uniform_pixels(engine: Engine, explanation: Explanation, value: int) -> Tensor:
+    """Return the pixels that the model gets of a photo of one grey value, of the same size."""
+    width, height = explanation.region.size
+    flat = Picture(np.full((height, width, 3), value, np.uint8))
+    pixels, _ = engine.adapter.prepare(flat, explanation.provenance.get("size"))
+    return pixels.to(engine.device, engine.dtype)
+
+
+def score_of_map(
+    engine: Engine, explanation: Explanation, given: Target, kind: ScoreKind, answer: Tensor, notes: list[str]
+) -> Score:
+    """Settle the score that a measurement follows: that of the map's own target, or of the one that the caller gives.
+
+    A note is added where the logit differs from the one that the explanation records.
+    """
+    classifies, was = engine.adapter.classifies(answer), explanation.score if given is None else None
+    score = make_score(
+        target_from_text(explanation.target, classifies) if given is None else given,
+        kind,
+        answer,
+        labels=engine.adapter.labels,
+        classifies=classifies,
+        independent=engine.adapter.multi_label,
+        settle=lambda target: engine.scorer(target, answer),
+        was=was,
+    )
+    if None not in (was, score.logit, explanation.target):
+        now, then = score.logit or 0.0, was or 0.0
+        if abs(now - then) > _NOTED_CHANGE * max(abs(now), 1):
+            notes.append(
+                msg(
+                    "evaluation.logit-changed",
+                    "its logit was {then} when the map was made and is {now} now: a saved explanation keeps its photo "
+                    "as JPEG ({@image} takes the photo itself)",
+                    then=f"{then:.4g}",
+                    now=f"{now:.4g}",
+                )
+            )
+    return score
+
+
+def map_maker(
+    engine: Engine, explanation: Explanation, target: Target, picture: Picture, region: ImageRegion
+) -> Callable[[Tensor], np.ndarray]:
+    """Return a function from other pixels to their map, made as this one was."""
+    told, method = explanation.provenance, METHODS.get(explanation.method)
+    own = method.check({name: _value(value) for name, value in told.get("options", {}).items()})
+    options = Options(
+        method.name,
+        target if "target" in method.requires else None,
+        gradient_rule=told.get("gradient_rule", "plain"),
+        refine=told.get("refine", "none"),
+        size=told.get("size"),
+        batch_size=told.get("batch_size", 8),
+        seed=told.get("seed", 0),
+    )
+    request = Request(options, method, own)
+
+    def make(pixels: Tensor) -> np.ndarray:
+        (made,) = engine.explain_batch([Prepared(picture, pixels, region, options.size)], request, options.runs([0]))
+        if isinstance(made, Failure):
+            raise made.error
+        return made[0].map
+
+    return make
+
+
+def _value(option: Any) -> Any:
+    """Return an option as it was given: the provenance keeps lists as text."""
+    if isinstance(option, str) and option[:1] in ("[", "("):
+        return ast.literal_eval(option)
+    return option
