@@ -17,7 +17,7 @@ from vitscope.metrics.measurement import Measurement, Number, compare_with_rando
 
 def test_known_scores_belong_to_one_picture_and_one_question(tiny_scope, album):
     known = {}
-    options = {"metrics": ["deletion"], "n_random_maps": 2, "steps": 4, "known": known}
+    options = {"metrics": ["deletion"], "n_random_maps": 2, "steps": 4, "score_cache": known}
     e = tiny_scope.explain(album[0])
     first = tiny_scope.measure(e, **options)
     assert first.forwards == len(next(iter(known.values()))) > 0
