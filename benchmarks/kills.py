@@ -7,7 +7,7 @@ Each child is killed at a random moment, none to four shards after it began, the
 After every kill the folder is looked at: each shard that the manifest lists must be there, hash to what is listed,
 and be the very file that was there before (finished shards are not made again). When an attempt ends by itself, its
 rows are compared with those of the undisturbed run, column by column, bit for bit; then a new folder is begun.
-`--points` kills once or twice at each named point of `vitscope.batch.fault_injection` first. `--deadly` begins with a
+`--points` kills once or twice at each named point of `tests.helpers.faults` first. `--deadly` begins with a
 picture that kills each process that decodes it: it gets an error in its rows, and all others are as they would be.
 What is not simulated: power that goes off while the system's own cache holds data that was reported as synced.
 """
@@ -36,10 +36,12 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from vitscope.batch import fault_injection
 from vitscope.batch.run import run
 from vitscope.batch.types import BatchPlan
 from vitscope.scope import Scope, load
+
+sys.path.append(str(Path(__file__).parents[1]))
+from tests.helpers import faults
 
 SHARD, DEADLY = 2, "005.png"
 PLAN = BatchPlan("tiny", methods=("rollout", "relevance"), shard_size=SHARD, batch_size=2, workers=2)
@@ -165,7 +167,8 @@ def torment(given: argparse.Namespace, work: Path, say: Callable[[Told], None]) 
     def attempt(folder: Path, fault: str = "", plan: BatchPlan = PLAN) -> int:
         def go() -> None:
             if fault:
-                os.environ["VITSCOPE_FAULT"] = fault
+                faults.install(fault)
+                os.environ.update(faults.environment(fault, work / "faults"))
             run(str(source), folder, plan, scope=scope, resume=folder.exists())
 
         return forked(go)
@@ -190,7 +193,7 @@ def torment(given: argparse.Namespace, work: Path, say: Callable[[Told], None]) 
         shutil.rmtree(out)
 
     gap, listed = usual * SHARD / given.images, dict[str, tuple[int, int]]()
-    waiting = [(point, nth) for point in (fault_injection.POINTS if given.points else ()) for nth in (1, 3)]
+    waiting = [(point, nth) for point in (faults.POINTS if given.points else ()) for nth in (1, 3)]
     while waiting:  # one after another in the same folder, as long as there is something left to do in it
         point, nth = waiting.pop(0)
         if nth == 3 and point in ("after-lock", "after-plan"):  # reached once in a run

@@ -5,14 +5,24 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from vitscope._messages import msg
+from vitscope._messages import join_messages, msg
 from vitscope.errors import ResultError
 
-__all__ = ["PART_PREFIX", "already_there", "atomic_write", "not_written", "path_exists", "staged_folder"]
+__all__ = [
+    "PART_PREFIX",
+    "already_there",
+    "atomic_write",
+    "not_written",
+    "path_exists",
+    "require_same_options",
+    "staged_folder",
+    "write_errors",
+]
 
 PART_PREFIX = ".part-"
 _WHERE = msg("files.not-written.hint", "check that the folder can be written to and that the disk is not full")
@@ -30,6 +40,15 @@ def not_written(path: Path, error: OSError, hint: str = _WHERE) -> ResultError:
     """Make the error for a file or folder that the system did not write."""
     reason = error.strerror or str(error)
     return ResultError(msg("files.not-written", "{path} cannot be written: {reason}", path=path, reason=reason), hint)
+
+
+@contextmanager
+def write_errors(path: Path, hint: str = _WHERE) -> Iterator[None]:
+    """Raise a ResultError about `path` for any OSError in the `with`."""
+    try:
+        yield
+    except OSError as error:
+        raise not_written(path, error, hint) from error
 
 
 @contextmanager
@@ -110,6 +129,44 @@ def already_there(path: Path) -> ResultError:
         msg("files.already-there", "{path} is already there", path=path),
         msg("files.already-there.hint", "{@force=True} replaces it, or choose another path"),
     )
+
+
+def require_same_options(path: Path, options: Mapping[str, Any], hint: str, *, ignore: str = "") -> None:
+    """Compare options with those that an earlier run wrote into a JSON file.
+
+    Args:
+        path: the file.
+        options: plain JSON values.
+        hint: what to do where they differ.
+        ignore: an option that may differ.
+
+    Raises:
+        ResultError: the file is not such JSON, or options differ; the message names each of them.
+    """
+    try:
+        before = json.loads(path.read_text("utf-8"))
+        names = sorted({*before, *options} - {ignore})
+        changes = [(name, before.get(name), options.get(name)) for name in names]
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ResultError(
+            msg("files.broken-options", "{path} does not hold the options of a run: {reason}", path=path, reason=error),
+            msg("files.broken-options.hint", "choose another {@out}"),
+        ) from error
+    changed = [
+        msg("files.option-changed", "{name} was {before} and is {now}", name=name, before=repr(was), now=repr(now))
+        for name, was, now in changes
+        if was != now
+    ]
+    if changed:
+        raise ResultError(
+            msg(
+                "files.other-options",
+                "{path} was started with other options: {changes}",
+                path=path.parent,
+                changes=join_messages("; ", changed),
+            ),
+            hint,
+        )
 
 
 def _replaceable(folder: Path) -> bool:

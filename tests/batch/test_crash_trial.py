@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.helpers import faults
 from vitscope.batch import crash_trial
 from vitscope.batch.crash_log import CrashingImage, CrashLog
 from vitscope.batch.crash_trial import try_in_subprocess
@@ -34,7 +35,7 @@ def test_only_what_was_in_work_at_two_deaths_in_a_row_is_tried(tmp_path):
 
     def tried(refs):
         asked.append([ref.row for ref in refs])
-        return {REFS[2].id: "dies"}
+        return {REFS[2].id: "SIGSEGV"}
 
     died(tmp_path, REFS[1], REFS[2], tried=tried)
     died(tmp_path, REFS[2], REFS[3], tried=tried)
@@ -46,7 +47,8 @@ def test_only_what_was_in_work_at_two_deaths_in_a_row_is_tried(tmp_path):
     assert asked == [[2]]  # judged once and for all, and nothing else had died twice
     crash_error = crash_log.crash_error(REFS[2])
     assert isinstance(crash_error, CrashingImage)
-    assert "photos/2.png: dies" in str(crash_error)
+    assert crash_error.code == "batch.crashing-image"
+    assert crash_error.message.params == {"source": "photos/2.png", "death": "SIGSEGV"}
     assert crash_log.crash_error(REFS[4]) is None
     crash_log.close()
     again = CrashLog(tmp_path, tried)
@@ -67,7 +69,7 @@ def test_what_is_in_work_stands_on_file_while_it_is(tmp_path):
     crash_log = CrashLog(tmp_path, lambda refs: {})
 
     def standing():
-        return {*(tmp_path / ".in-work").read_text().split()}
+        return {*(tmp_path / ".in-progress").read_text().split()}
 
     with crash_log.in_progress(*REFS[:2]):
         with crash_log.in_progress(REFS[2]):
@@ -76,13 +78,13 @@ def test_what_is_in_work_stands_on_file_while_it_is(tmp_path):
             assert standing() == {REFS[n].id for n in (0, 1, 5)}
         assert standing() == {ref.id for ref in REFS[:2]}
     assert standing() == set()
-    assert (tmp_path / ".in-work").stat().st_size == 3 * 33
+    assert (tmp_path / ".in-progress").stat().st_size == 3 * 33
     crash_log.close()
 
 
 def test_notes_that_are_broken_count_as_none(tmp_path):
     (tmp_path / ".suspects.json").write_text("{")
-    (tmp_path / ".in-work").write_bytes(b"\xff\x00 half of an i")
+    (tmp_path / ".in-progress").write_bytes(b"\xff\x00 half of an i")
     CrashLog(tmp_path, lambda refs: {}).close()
     assert list(tmp_path.iterdir()) == []
 
@@ -95,18 +97,29 @@ def refs(tmp_path, photo):
     return tuple(Ref(n, place.name, str(place), "file", str(place)) for n, place in enumerate(places))
 
 
-def test_a_trial_in_a_process_apart_names_the_picture_and_how_it_died(refs, tiny_folder, monkeypatch):
-    monkeypatch.setenv("VITSCOPE_FAULT", "during-decode@deadly.png")
+@pytest.fixture
+def fault(monkeypatch, tmp_path):
+    """Put a fault into processes that are started from here on."""
+
+    def put(words):
+        for name, value in faults.environment(words, tmp_path / "faults").items():
+            monkeypatch.setenv(name, value)
+
+    return put
+
+
+def test_a_trial_in_a_process_apart_names_the_picture_and_how_it_died(refs, tiny_folder, fault):
+    fault("during-decode@deadly.png")
     plan = BatchPlan(str(tiny_folder), methods=("rollout",), device="cpu")
-    assert try_in_subprocess(refs, plan, model=True) == {refs[2].id: "the process dies over it (SIGKILL)"}
+    assert try_in_subprocess(refs, plan, model=True) == {refs[2].id: "SIGKILL"}
 
 
 @pytest.mark.slow
-def test_a_trial_goes_on_after_a_death_and_proves_nothing_against_the_others(refs, monkeypatch):
-    monkeypatch.setenv("VITSCOPE_FAULT", "during-decode@e.png")  # the first
+def test_a_trial_goes_on_after_a_death_and_proves_nothing_against_the_others(refs, fault):
+    fault("during-decode@e.png")  # the first
     plan = BatchPlan("a model that only its maker has", methods=("rollout",))
     assert [*try_in_subprocess(refs, plan, model=False)] == [refs[0].id]
-    monkeypatch.setenv("VITSCOPE_FAULT", "during-decode=EIO")
+    fault("during-decode=EIO")
     assert try_in_subprocess(refs, plan, model=False) == {}
     assert (
         try_in_subprocess(refs, replace(plan, model="nowhere/nothing:at-all"), model=True) == {}

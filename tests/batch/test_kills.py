@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from vitscope.batch import fault_injection
+from tests.helpers import faults
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_killed_at_every_point_and_at_twenty_random_moments(tmp_path):
     """`benchmarks/kills.py` does the work and asserts; here its count is looked at."""
-    points = 2 * len(fault_injection.POINTS) - 2
-    assert len(fault_injection.POINTS) >= 8
+    points = 2 * len(faults.POINTS) - 2
+    assert len(faults.POINTS) >= 8
     command = [sys.executable, ROOT / "benchmarks" / "kills.py", "--deadly", "--points", "--kills", str(points + 20)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TMPDIR": str(tmp_path)})
     assert done.returncode == 0, done.stderr

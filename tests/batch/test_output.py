@@ -8,8 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 
+from tests.helpers import faults
 from tests.helpers.batching import plan, same, table
-from vitscope.batch import fault_injection
+from tests.helpers.errors import raises
+from vitscope._files import PART_PREFIX
 from vitscope.batch.run import run
 from vitscope.errors import ResultError, UsageError
 
@@ -27,7 +29,7 @@ def test_resume_does_only_what_is_left(collection, tiny_scope, tmp_path):
     kept = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (out / "data").iterdir()}
     assert [path.name for path in kept] == ["part-000000.parquet"]
     assert len(table(out)) == 4  # what is finished can be read
-    with pytest.raises(ResultError, match="--resume goes on"):
+    with raises(ResultError, "batch.already-started"):
         run(str(collection), out, plan(), scope=tiny_scope)
     summary = run(str(collection), out, plan(batch_size=3), scope=tiny_scope, resume=True)
     assert (summary.skipped, summary.images, summary.shards, summary.failed_before) == (4, 7, 2, 1)
@@ -53,18 +55,20 @@ def test_sigterm_stops_as_ctrl_c_does(collection, tiny_scope, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"methods": ("attention",)}, "methods was \\['rollout'\\] and is \\['attention'\\]"),
-        ({"size": 96}, "size was None and is 96"),
-        ({"method_options": {"residual_weight": 0.3}}, "method_options was {} and is {'residual_weight': 0.3}"),
-        ({"shard_size": 5}, "shard_size was 4 and is 5"),
-        ({"seed": 1}, "seed was 0 and is 1"),
+        ({"methods": ("attention",)}, ("methods", "['rollout']", "['attention']")),
+        ({"size": 96}, ("size", "None", "96")),
+        ({"method_options": {"residual_weight": 0.3}}, ("method_options", "{}", "{'residual_weight': 0.3}")),
+        ({"shard_size": 5}, ("shard_size", "4", "5")),
+        ({"seed": 1}, ("seed", "0", "1")),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
 def test_a_changed_option_refuses_to_resume_and_says_which(collection, tiny_scope, tmp_path, change, said):
     run(str(collection / "1"), tmp_path, plan(), scope=tiny_scope)
-    with pytest.raises(ResultError, match=said):
+    with raises(ResultError, "files.other-options") as caught:
         run(str(collection / "1"), tmp_path, plan(**change), scope=tiny_scope, resume=True)
+    named = caught.value.message.params["changes"].params
+    assert (named["name"], named["before"], named["now"]) == tuple(map(str, said))
 
 
 def test_other_weights_and_other_pictures_refuse_to_resume(collection, tiny_scope, tmp_path, monkeypatch):
@@ -75,18 +79,20 @@ def test_other_weights_and_other_pictures_refuse_to_resume(collection, tiny_scop
     run(str(source), tmp_path / "out", plan(), scope=tiny_scope)
     monkeypatch.setattr(tiny_scope.adapter, "_weights", "others")
     monkeypatch.delitem(vars(tiny_scope.adapter), "weights", raising=False)
-    with pytest.raises(ResultError, match="weights was .* and is 'others'"):
+    with raises(ResultError, "files.other-options") as caught:
         run(str(source), tmp_path / "out", plan(), scope=tiny_scope, resume=True)
+    change = caught.value.message.params["changes"].params
+    assert (change["name"], change["now"]) == ("weights", "'others'")
     monkeypatch.undo()
     vars(tiny_scope.adapter).pop("weights", None)
     (source / "000.png").write_bytes((collection / "1" / "06.png").read_bytes())
-    with pytest.raises(ResultError, match="the source has changed .* shard 0"):
+    with raises(ResultError, "batch.source-changed"):
         run(str(source), tmp_path / "out", plan(), scope=tiny_scope, resume=True)
 
 
 def test_a_folder_of_something_else_is_refused(collection, tiny_scope, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ResultError, match="not empty and holds no run"):
+    with raises(ResultError, "batch.output-not-empty"):
         run(str(collection), tmp_path, plan(), scope=tiny_scope, resume=True)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -94,14 +100,14 @@ def test_a_folder_of_something_else_is_refused(collection, tiny_scope, tmp_path)
 @pytest.mark.parametrize("url", ["s3://bucket/out", "gs://bucket", "memory://out"])
 def test_an_object_store_is_refused_as_output(collection, tiny_scope, tmp_path, monkeypatch, url):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="no folder: object stores know no rename"):
+    with raises(UsageError, "batch.output-is-url"):
         run(str(collection), url, plan(), scope=tiny_scope)
     assert not [*tmp_path.iterdir()]
 
 
 def test_a_second_writer_is_refused(collection, tiny_scope, tmp_path):
     run(str(collection / "1"), tmp_path, plan(), scope=tiny_scope)
-    with FileLock(tmp_path / ".lock"), pytest.raises(ResultError, match="somebody is writing"):
+    with FileLock(tmp_path / ".lock"), raises(ResultError, "batch.locked"):
         run(str(collection / "1"), tmp_path, plan(), scope=tiny_scope, resume=True)
 
 
@@ -118,15 +124,14 @@ def test_a_second_writer_is_refused(collection, tiny_scope, tmp_path):
 def test_a_disk_that_fails_is_one_line_and_what_is_finished_stays(
     collection, tiny_scope, tmp_path, monkeypatch, point, error
 ):
-    monkeypatch.setattr(fault_injection, "_times", type(fault_injection._times)())
-    monkeypatch.setenv("VITSCOPE_FAULT", f"{point}={error}")
-    with pytest.raises(ResultError, match="cannot be written: .*--resume"):
-        run(str(collection), tmp_path / "out", plan(), scope=tiny_scope)
-    monkeypatch.delenv("VITSCOPE_FAULT")
+    with monkeypatch.context() as patch:
+        faults.install(f"{point}={error}", patch.setattr)
+        with raises(ResultError, "files.not-written", "batch.resume.hint"):
+            run(str(collection), tmp_path / "out", plan(), scope=tiny_scope)
     listed = json.loads((tmp_path / "out" / "manifest.json").read_text())["shards"]
     assert [entry["number"] for entry in listed] == [0]
     assert pq.read_table(tmp_path / "out" / listed[0]["file"]).num_rows == 4
-    assert not list((tmp_path / "out").rglob("*.part"))
+    assert not list((tmp_path / "out").rglob(f"{PART_PREFIX}*"))
     summary = run(str(collection), tmp_path / "out", plan(), scope=tiny_scope, resume=True)
     assert (summary.skipped, summary.images) == (4, 7)
 
@@ -134,11 +139,11 @@ def test_a_disk_that_fails_is_one_line_and_what_is_finished_stays(
 def test_broken_manifests_and_lost_shards_are_told(collection, tiny_scope, tmp_path):
     run(str(collection / "1"), tmp_path, plan(), scope=tiny_scope)
     (tmp_path / "data" / "part-000000.parquet").rename(tmp_path / "away")
-    with pytest.raises(ResultError, match="is listed as finished and is not there"):
+    with raises(ResultError, "batch.missing-shard"):
         run(str(collection / "1"), tmp_path, plan(), scope=tiny_scope, resume=True)
     (tmp_path / "manifest.json").write_text('{"schema": 9, "shards": []}')
-    with pytest.raises(ResultError, match="schema 9"):
+    with raises(ResultError, "batch.other-schema"):
         run(str(collection / "1"), tmp_path, plan(), scope=tiny_scope, resume=True)
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(ResultError, match="not what a run wrote"):
+    with raises(ResultError, "batch.broken-manifest"):
         run(str(collection / "1"), tmp_path, plan(), scope=tiny_scope, resume=True)

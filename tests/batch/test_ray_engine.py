@@ -166,7 +166,7 @@ def test_numbers_that_make_no_sense(wrong):
 
 @pytest.mark.slow
 def test_when_nothing_moves_it_says_what_waits(ray_here, tmp_path, monkeypatch):
-    monkeypatch.setattr(ray_pool, "_LEAVE", 0.1)  # what is stuck ends only when it is freed, below
+    monkeypatch.setattr(ray_pool, "_DRAIN_TIMEOUT", 0.1)  # what is stuck ends only when it is freed, below
     begun = time.monotonic()
     with pytest.raises(
         NoProgressError, match=r"nothing moved for 2 s; pieces in work: 0 \(process \d+ on [\d.]+, \d+ s\)"
@@ -179,7 +179,7 @@ def test_when_nothing_moves_it_says_what_waits(ray_here, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_desk_that_does_not_answer_yet_has_the_time_of_a_start(monkeypatch):
     pytest.importorskip("ray", reason="ray is not installed")
-    monkeypatch.setattr(ray_pool, "_STARTING", 1)
+    monkeypatch.setattr(ray_pool, "_START_TIMEOUT", 1)
     begun = time.monotonic()
     with pytest.raises(NoProgressError, match="the desk does not answer"):
         list(ray_pool._collect(queue.Queue(), object(), 0.1, "pieces"))

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.helpers import faults
 from tests.helpers.batching import plan
-from vitscope.batch import fault_injection
 from vitscope.batch.rows import schema
 from vitscope.batch.run import run
 from vitscope.cli.main import app, main
@@ -43,8 +43,7 @@ def test_the_command_line(collection, tiny_folder, tmp_path, capsys):
 def test_a_full_disk_is_one_line_of_the_command(collection, tiny_folder, tmp_path, capsys, monkeypatch):
     asked = ["--model", str(tiny_folder), "--method", "rollout", "--shard-size", "4", "--json"]
     monkeypatch.setattr(sys, "argv", ["vitscope", "batch", str(collection), "-o", str(tmp_path / "out"), *asked])
-    monkeypatch.setattr(fault_injection, "_times", type(fault_injection._times)())
-    monkeypatch.setenv("VITSCOPE_FAULT", "during-shard-write:2=ENOSPC")
+    faults.install("during-shard-write:2=ENOSPC", monkeypatch.setattr)
     with pytest.raises(SystemExit) as ended:
         main()
     told = capsys.readouterr()
@@ -52,7 +51,7 @@ def test_a_full_disk_is_one_line_of_the_command(collection, tiny_folder, tmp_pat
     said = [line for line in told.err.splitlines() if line.startswith("vitscope: ")]
     assert len(said) == 1
     assert "No space left on device" in said[0]
-    assert "--resume" in said[0]
+    assert "resume" in said[0]
     assert "Traceback" not in told.err
 
 

@@ -105,7 +105,7 @@ def _list_tar(path: str, key: str, _stride: int) -> Iterator[Ref]:
 
 def _list_video(path: str, key: str, stride: int) -> Iterator[Ref]:
     if find_spec("av") is None:
-        raise MissingDependencyError("reading videos needs PyAV, which", "video")
+        raise MissingDependencyError("PyAV", "video")
     import av
 
     with open_file(path) as file, av.open(file, "r") as video:

@@ -1,4 +1,4 @@
-"""Which pictures are in work, on file, so that those over which the process died are known afterwards."""
+"""The record of the images in progress, by which a later run knows which images were in work when the process died."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -6,51 +6,57 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 
+from vitscope._files import atomic_write, write_errors
+from vitscope._messages import msg
 from vitscope.batch.types import Ref, Task
-from vitscope.errors import VitscopeError
+from vitscope.errors import ResultError, VitscopeError
 
-__all__ = ["DEATHS_BEFORE_TRIAL", "IN_PROGRESS_FILE", "SUSPECTS_FILE", "CrashLog", "CrashingImage"]
+__all__ = ["DEATHS_BEFORE_TRIAL", "CrashLog", "CrashingImage", "open_crash_log"]
 
-DEATHS_BEFORE_TRIAL = 2
-IN_PROGRESS_FILE, SUSPECTS_FILE = ".in-work", ".suspects.json"
+DEATHS_BEFORE_TRIAL = 2  # in a row: a single one may have been a kill from outside
+_IN_PROGRESS, _SUSPECTS = ".in-progress", ".suspects.json"
 _BLANK = b" " * 32 + b"\n"  # in the place of an id
 
 
 class CrashingImage(VitscopeError):
-    """A picture over which the process dies."""
+    """An image over which the process dies."""
 
 
 class CrashLog:
-    """What is in work, on file; and which pictures are never to be again. Made by `watching`.
+    """The ids of the images in progress, on file, and the images that crash the process. Made by `open_crash_log`.
 
     Args:
         folder: the output folder.
-        trial: from refs to words about those over which a process died, by id.
+        try_images: from suspected images to those that crash a process, by id, with the name of the death.
     """
 
-    def __init__(self, folder: Path, try_refs: Callable[[Sequence[Ref]], dict[str, str]]) -> None:
-        self._try_refs, self._in_progress, self._suspects = try_refs, folder / IN_PROGRESS_FILE, folder / SUSPECTS_FILE
-        known: dict[str, dict[str, int]] = {}
+    def __init__(self, folder: Path, try_images: Callable[[Sequence[Ref]], dict[str, str]]) -> None:
+        self._try_images = try_images
+        self._in_progress, self._suspects = folder / _IN_PROGRESS, folder / _SUSPECTS
+        earlier: dict[str, dict[str, int]] = {}
         with suppress(OSError, ValueError):
-            known = json.loads(self._suspects.read_text("utf-8"))
+            earlier = json.loads(self._suspects.read_text("utf-8"))
         last = self._in_progress.read_text("ascii", "replace").split() if self._in_progress.exists() else []
-        self._deaths = {name: known.get("deaths", {}).get(name, 0) + 1 for name in last}
-        self._crashing: dict[str, str] = {**known.get("deadly", {})}  # type: ignore[dict-item]
+        self._deaths = {name: earlier.get("deaths", {}).get(name, 0) + 1 for name in last}
+        self._crashing: dict[str, str] = {**earlier.get("crashing", {})}  # type: ignore[dict-item]
         self._save()
         self._lock, self._free, self._count = Lock(), list[int](), 0
         self._file = self._in_progress.open("wb", buffering=0)
 
     def close(self) -> None:
-        """Whoever comes here did not die: nothing is in work any more."""
+        """Remove the record of what is in progress: the process did not die."""
         self._file.close()
-        with suppress(OSError):
+        with suppress(OSError, ResultError):
             self._in_progress.unlink()
             self._deaths = {}
             self._save()
 
     @contextmanager
     def in_progress(self, *refs: Ref) -> Iterator[None]:
-        """The refs stand on file for the length of a `with`; from any thread. Not synced: the system outlives us."""
+        """Keep images on file for the length of a `with`, from any thread.
+
+        The file is not synced: a crash of the process leaves what the system holds.
+        """
         with self._lock:
             slots = [self._take_slot() for _ in refs]
             self._write_slots(slots, [f"{ref.id}\n".encode() for ref in refs])
@@ -62,23 +68,27 @@ class CrashLog:
                 self._free += slots
 
     def crash_error(self, ref: Ref) -> CrashingImage | None:
-        """Why a picture is not to be worked on, if it is not."""
-        words = self._crashing.get(ref.id)
-        return None if words is None else CrashingImage(f"{ref.source}: {words}", "see what another program says of it")
+        """Return the error of an image that crashes the process; None for any other."""
+        death = self._crashing.get(ref.id)
+        if death is None:
+            return None
+        return CrashingImage(
+            msg("batch.crashing-image", "{source}: the process dies over it ({death})", source=ref.source, death=death),
+            msg("batch.crashing-image.hint", "check the file with another program"),
+        )
 
     def screened(self, tasks: Iterator[Task]) -> Iterator[Task]:
-        """The tasks as they are; suspects among their pictures are tried before."""
+        """Yield the tasks unchanged, each after its suspected images were tried."""
         for task in tasks:
-            suspects = [
-                ref
-                for ref in task.refs
-                if self._deaths.get(ref.id, 0) >= DEATHS_BEFORE_TRIAL and not self.crash_error(ref)
-            ]
+            suspects = [ref for ref in task.refs if self._is_suspect(ref)]
             if suspects:
-                self._crashing |= self._try_refs(suspects)
-                with suppress(OSError):
+                self._crashing |= self._try_images(suspects)
+                with suppress(ResultError):
                     self._save()
             yield task
+
+    def _is_suspect(self, ref: Ref) -> bool:
+        return self._deaths.get(ref.id, 0) >= DEATHS_BEFORE_TRIAL and ref.id not in self._crashing
 
     def _take_slot(self) -> int:
         if not self._free:
@@ -87,7 +97,7 @@ class CrashLog:
         return self._free.pop()
 
     def _write_slots(self, slots: Sequence[int], lines: Sequence[bytes]) -> None:
-        with suppress(OSError):  # a full disk is told where it matters
+        with suppress(OSError):  # a full disk is reported where it matters
             for slot, line in zip(slots, lines, strict=True):
                 self._file.seek(slot * len(_BLANK))
                 self._file.write(line)
@@ -96,6 +106,20 @@ class CrashLog:
         if not self._deaths and not self._crashing:
             self._suspects.unlink(missing_ok=True)
             return
-        part = self._suspects.with_name(f"{SUSPECTS_FILE}.part")
-        part.write_text(json.dumps({"deaths": self._deaths, "deadly": self._crashing}), "utf-8")
-        part.replace(self._suspects)
+        with atomic_write(self._suspects) as part:
+            part.write_text(json.dumps({"deaths": self._deaths, "crashing": self._crashing}), "utf-8")
+
+
+@contextmanager
+def open_crash_log(folder: Path, try_images: Callable[[Sequence[Ref]], dict[str, str]]) -> Iterator[CrashLog]:
+    """Open the crash log of an output folder; leaving the `with`, even by an error, proves that nothing crashed.
+
+    Raises:
+        ResultError: the folder cannot be written.
+    """
+    with write_errors(folder):
+        log = CrashLog(folder, try_images)
+    try:
+        yield log
+    finally:
+        log.close()

@@ -10,7 +10,6 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 
 from vitscope.batch.archives import failure_reason, open_file
-from vitscope.batch.fault_injection import reach
 from vitscope.batch.types import Ref
 from vitscope.errors import ImageError
 from vitscope.images import Picture, decode_image, load_image
@@ -32,7 +31,7 @@ def image_reader() -> Iterator[ImageReader]:
 
         def fetch(ref: Ref) -> tuple[Picture, str]:
             try:
-                return _picture(ref, rows, tar, video)
+                return _read_image(ref, rows, tar, video)
             except ImageError:
                 raise
             except Exception as error:  # any library below, on any broken file
@@ -42,8 +41,7 @@ def image_reader() -> Iterator[ImageReader]:
         yield fetch
 
 
-def _picture(ref: Ref, rows: "_RowGroup", tar: "_Tar", video: "_Video") -> tuple[Picture, str]:
-    reach("during-decode", ref.source)
+def _read_image(ref: Ref, rows: "_RowGroup", tar: "_Tar", video: "_Video") -> tuple[Picture, str]:
     if ref.kind == "broken":
         raise ImageError(f"{ref.source} {ref.column}", "copy or download it again")
     if ref.kind == "video":

@@ -1,4 +1,4 @@
-"""Maps drawn over their photos, and over a video."""
+"""Maps drawn over their photos, as image files and as a video."""
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -10,7 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from vitscope.batch.output import OVERLAYS, read_manifest, write_errors
+from vitscope._files import atomic_write
+from vitscope._messages import msg
+from vitscope.batch.output import RESUME, read_manifest
 from vitscope.batch.types import Ref
 from vitscope.errors import MissingDependencyError, ResultError
 
@@ -20,24 +22,20 @@ if TYPE_CHECKING:
 __all__ = ["overlay_paths", "write_overlay", "write_video"]
 
 
-def write_overlay(e: "Explanation", out: Path, number: int, ref: Ref, which: int) -> str:
-    """Write the overlay of one row; its path within the output folder.
+def write_overlay(e: "Explanation", out: Path, number: int, ref: Ref, target_index: int) -> str:
+    """Write the overlay of one row and return its path within the output folder.
 
-    The style is the model's own where vitscope chose the method, as on the command line. The file appears whole; it is
-    not synced, as the rows are.
+    The style is the model's own where vitscope chose the method, as on the command line. The file appears whole; unlike
+    the rows it is not synced.
     """
-    inside = f"{OVERLAYS}/{number:06d}/{ref.id}-{e.method}-{which}.png"
-    path = out / inside
-    part = path.with_name(f".{path.name}.part")
-    with write_errors(out):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    inside = f"overlays/{number:06d}/{ref.id}-{e.method}-{target_index}.png"
+    with atomic_write(out / inside, RESUME) as part:
         e.overlay(**dict(e.provenance.get("drawing", {}))).save(part, "PNG", compress_level=4)
-        part.replace(path)
     return inside
 
 
 def overlay_paths(out: Path) -> Iterator[Path]:
-    """The overlays of an output folder in the order of its source, of each photo the first."""
+    """Yield the first overlay of each image of an output folder, in the order of the source."""
     last = None
     for shard in read_manifest(out):
         for row in pq.read_table(out / shard.file, columns=["id", "overlay"]).to_pylist():
@@ -46,37 +44,32 @@ def overlay_paths(out: Path) -> Iterator[Path]:
                 yield out / row["overlay"]
 
 
-def write_video(pictures: Iterable[Path], path: Path, rate: float = 10.0) -> Path:
-    """One video of pictures, in their order, at the size of the first.
+def write_video(images: Iterable[Path], path: Path, rate: float = 10.0) -> Path:
+    """Write images as one video, in their order and at the size of the first.
 
     Args:
-        pictures: overlays.
-        path: where; its ending says the container, such as `.mp4`.
-        rate: pictures a second.
+        images: overlays.
+        path: where; its suffix chooses the container, such as `.mp4`.
+        rate: images per second.
 
     Raises:
         MissingDependencyError: PyAV is not installed.
-        ResultError: no pictures, or a place that cannot be written.
+        ResultError: no images, or a path that cannot be written.
     """
     if find_spec("av") is None:
-        raise MissingDependencyError("writing videos needs PyAV, which", "video")
-    part = path.with_name(f".part.{path.name}")
-    try:
-        with write_errors(path, "check the path"):
-            _encode(pictures, part, rate)
-            part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        raise MissingDependencyError("PyAV", "video")
+    with atomic_write(path) as part:
+        _encode(images, part, rate)
     return path
 
 
-def _encode(pictures: Iterable[Path], path: Path, rate: float) -> None:
+def _encode(images: Iterable[Path], path: Path, rate: float) -> None:
     import av
 
     with av.open(str(path), "w") as video:
         stream: Any = None
-        for picture in pictures:
-            with Image.open(picture) as image:
+        for one in images:
+            with Image.open(one) as image:
                 if stream is None:
                     stream = video.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
                     stream.width, stream.height = (max(side // 2 * 2, 2) for side in image.size)
@@ -84,5 +77,8 @@ def _encode(pictures: Iterable[Path], path: Path, rate: float) -> None:
                 fitted = image.convert("RGB").resize((stream.width, stream.height), Image.Resampling.BICUBIC)
             video.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(fitted), format="rgb24")))
         if stream is None:
-            raise ResultError("there are no pictures to make a video of", "run with --overlays")
+            raise ResultError(
+                msg("batch.no-overlays", "there are no overlays for a video"),
+                msg("batch.no-overlays.hint", "run the batch with {@overlays=True}"),
+            )
         video.mux(stream.encode(None))

@@ -127,7 +127,7 @@ def require_engine(engine: str) -> None:
         raise UnknownNameError("engine", engine, ENGINES)
     for package, extra in (("pyarrow", "batch"), *((("ray", "ray"),) if engine == "ray" else ())):
         if find_spec(package) is None:
-            raise MissingDependencyError(f"batch needs {package}, which", extra)
+            raise MissingDependencyError(package, extra)
 
 
 @contextmanager

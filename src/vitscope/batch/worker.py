@@ -15,7 +15,6 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from vitscope.batch.fault_injection import reach
 from vitscope.batch.fetch import ImageReader, image_reader
 from vitscope.batch.requests import MethodRequest, explain_batch, method_requests
 from vitscope.batch.rows import error_row, explanation_row, to_table
@@ -157,7 +156,6 @@ def _explain(
     for request in requests:
         for item, made, found in zip(items, rows, explain_batch(scope, request, prepared), strict=True):
             made.extend(_rows(scope, plan, request, item, found, shard.task.number, out))
-    reach("after-forward")
     for item, made in zip(items, rows, strict=True):
         shard.rows[item.index] = made
     on_progress(len(items), sum(any(row.get("error") for row in made) for made in rows))
@@ -249,7 +247,6 @@ def _prefetch(
             return
         task, future = pending.popleft()
         item = future.result()
-        reach("after-decode")
         with lock:
             held -= item.nbytes
         yield task, item
