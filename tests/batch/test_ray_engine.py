@@ -182,5 +182,5 @@ def test_a_desk_that_does_not_answer_yet_has_the_time_of_a_start(monkeypatch):
     monkeypatch.setattr(ray_pool, "_START_TIMEOUT", 1)
     begun = time.monotonic()
     with pytest.raises(NoProgressError, match="the desk does not answer"):
-        list(ray_pool._collect(queue.Queue(), object(), 0.1, "pieces"))
+        list(ray_pool._collect(queue.Queue(), object(), 0.1))
     assert time.monotonic() - begun >= 1

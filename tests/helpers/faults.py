@@ -70,7 +70,7 @@ def install(fault, put=setattr):
         reach(f"before-{what}-write")
         with plain(path, *given, **options) as part:
             yield _Part(part, what, reach)
-        reach(f"after-{what}-rename")
+        reach("after-plan" if what == "plan" else f"after-{what}-rename")
 
     put(output, "atomic_write", atomic_write)
     put(_files, "_sync", _then(_files._sync, lambda path, _: reach(f"after-{_what(path)}-sync")))

@@ -1,6 +1,6 @@
-"""Files that hold many pictures: what is in them, without reading the pictures.
+"""Lists the images within Parquet files, tars and videos without reading the images.
 
-A file that cannot be opened gives one ref whose reading says why: it costs its own row.
+A file that cannot be opened gives one ref with the reason, so that it costs its own row only.
 """
 
 import shutil
@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
+from vitscope._messages import msg
 from vitscope.batch.types import Ref
 from vitscope.errors import MissingDependencyError, UnknownNameError, UsageError, VitscopeError
 
@@ -22,7 +23,7 @@ _TAR_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".ppm", ".pgm", ".g
 
 
 def list_refs(path: str, key: str, file_kind: str, column: str | None, stride: int) -> Iterator[Ref]:
-    """The refs of one file; their `row` is not set yet."""
+    """Yield the refs of one file; their `row` is not set yet."""
     list_file = {"parquet": _list_parquet, "webdataset": _list_tar, "video": _list_video}.get(file_kind)
     if list_file is None:
         yield Ref(0, key, path, "file", path)
@@ -31,22 +32,32 @@ def list_refs(path: str, key: str, file_kind: str, column: str | None, stride: i
         yield from list_file(path, key, column if file_kind == "parquet" else stride)  # type: ignore[operator]
     except VitscopeError:
         raise
-    except Exception as error:  # whatever a broken file makes its library raise
-        yield Ref(0, f"{key}!", path, "broken", path, column=f"cannot be read as {file_kind}: {failure_reason(error)}")
+    except Exception as error:  # whatever a library raises on a broken file
+        problem = msg(
+            "batch.unreadable-container",
+            "{path} cannot be read as {kind}: {reason}",
+            path=path,
+            kind=file_kind,
+            reason=failure_reason(error),
+        )
+        yield Ref(0, f"{key}!", path, "broken", path, problem=problem)
 
 
 def failure_reason(error: BaseException) -> str:
-    """What went wrong in words, without the path: fsspec raises an OSError of nothing but the URL, from the cause."""
+    """Return why reading failed, without the path."""
     if isinstance(error, OSError) and error.errno is None and error.__cause__ is not None:
-        return failure_reason(error.__cause__)
+        return failure_reason(error.__cause__)  # fsspec raises an OSError that holds the URL only
     if isinstance(error, FileNotFoundError) and error.errno is None:
-        return "does not exist"
+        return msg("batch.does-not-exist", "does not exist")
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
 @contextmanager
 def open_file(path: str) -> Iterator[BinaryIO]:
-    """A local file or a URL, open for reading anywhere; fetched whole, onto disk, where a web server gives no parts."""
+    """Open a local file or a URL for reading at any position.
+
+    Where a web server supports no ranges, the file is fetched whole into a temporary file.
+    """
     if "://" not in path:
         with open(path, "rb") as file:  # noqa: PTH123  # a name may hold bytes that are no text
             yield file
@@ -65,7 +76,7 @@ def open_file(path: str) -> Iterator[BinaryIO]:
 
 
 def _supports_ranges(file: Any) -> bool:
-    """Some web servers send a file from its beginning only, and do not say so before they are asked for its end."""
+    """Return whether a web server sends parts of a file; some admit that they do not only on the first request."""
     try:
         file.seek(file.size - 1)
         file.read(1)
@@ -85,7 +96,8 @@ def _list_parquet(path: str, key: str, column: str | None) -> Iterator[Ref]:
             if column:
                 raise UnknownNameError(f"column of {path}", column, names)
             raise UsageError(
-                f"{path} has no column of pictures by a usual name", f"--column, one of {', '.join(names)}"
+                msg("batch.no-image-column", "{path} has no column of images with a usual name", path=path),
+                msg("batch.no-image-column.hint", "choose {@column}, one of {columns}", columns=", ".join(names)),
             )
         row = 0
         for group in range(table.num_row_groups):

@@ -1,4 +1,4 @@
-"""From a ref to a picture: bytes are fetched, hashed and decoded."""
+"""Reads the image of a ref: its bytes are fetched, hashed and decoded."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
+from vitscope._messages import msg
 from vitscope.batch.archives import failure_reason, open_file
 from vitscope.batch.types import Ref
 from vitscope.errors import ImageError
@@ -16,16 +17,16 @@ from vitscope.images import Picture, decode_image, load_image
 
 __all__ = ["ImageReader", "image_reader"]
 
-# from a ref to its picture and the SHA-256 of its bytes, or of the pixels for a frame of a video
+# from a ref to its image and the SHA-256 of its bytes, or of the pixels for a frame of a video
 ImageReader: TypeAlias = Callable[[Ref], tuple[Picture, str]]
-_NEAR = 10.0  # seconds that are rather decoded than jumped over
+_SEEK_BEYOND = 10.0  # seconds; shorter gaps are decoded
 
 
 @contextmanager
 def image_reader() -> Iterator[ImageReader]:
-    """A reader that several threads may share; it keeps the last row group and the last video open.
+    """Yield a reader that threads may share; it keeps the last row group, remote tar and video open.
 
-    The reader raises ImageError for whatever keeps a picture from being read.
+    The reader raises ImageError for every failure.
     """
     with _RowGroup() as rows, _Tar() as tar, _Video() as video:
 
@@ -35,15 +36,20 @@ def image_reader() -> Iterator[ImageReader]:
             except ImageError:
                 raise
             except Exception as error:  # any library below, on any broken file
-                hint = "check the path" if isinstance(error, OSError) else "check it"
-                raise ImageError(f"{ref.source} cannot be read: {failure_reason(error)}", hint) from error
+                reason = failure_reason(error)
+                raise ImageError(
+                    msg(
+                        "batch.unreadable-image", "{source} cannot be read: {reason}", source=ref.source, reason=reason
+                    ),
+                    msg("batch.unreadable-image.hint", "check the path and the file"),
+                ) from error
 
         yield fetch
 
 
 def _read_image(ref: Ref, rows: "_RowGroup", tar: "_Tar", video: "_Video") -> tuple[Picture, str]:
     if ref.kind == "broken":
-        raise ImageError(f"{ref.source} {ref.column}", "copy or download it again")
+        raise ImageError(ref.problem, msg("batch.broken.hint", "copy or download it again"))
     if ref.kind == "video":
         pixels = video.frame(ref)
         picture = load_image(pixels)
@@ -53,7 +59,7 @@ def _read_image(ref: Ref, rows: "_RowGroup", tar: "_Tar", video: "_Video") -> tu
         try:
             data = _whole(ref.path)
         except (IsADirectoryError, FileNotFoundError):
-            return load_image(ref.path), ""  # which says what is wrong with it
+            return load_image(ref.path), ""  # raises with the reason
     else:
         data = rows.value(ref) if ref.kind == "parquet" else tar.part(ref) if ref.kind == "tar" else _whole(ref.path)
     return decode_image(data, ref.source), hashlib.sha256(data).hexdigest()
@@ -76,7 +82,7 @@ def _part(file: BinaryIO, ref: Ref) -> bytes:
 
 
 class _Tar:
-    """The tar on another machine that was read last: what is read ahead of one member serves its neighbours."""
+    """The last tar read from another machine: the bytes read ahead of one member serve its neighbours."""
 
     def __init__(self) -> None:
         self._lock, self._stack, self._path = Lock(), ExitStack(), ""
@@ -89,7 +95,7 @@ class _Tar:
         self._stack.close()
 
     def part(self, ref: Ref) -> bytes:
-        """The bytes of a member."""
+        """Return the bytes of a member."""
         if "://" not in ref.path:
             with open_file(ref.path) as file:
                 return _part(file, ref)
@@ -102,7 +108,7 @@ class _Tar:
 
 
 class _RowGroup:
-    """The row group that was read last: neighbours ask for their rows one after another."""
+    """The last row group read: neighbouring refs use its rows one after another."""
 
     def __init__(self) -> None:
         self._lock, self._of = Lock(), ("", -1, "")
@@ -115,7 +121,7 @@ class _RowGroup:
         self._values = None
 
     def value(self, ref: Ref) -> bytes:
-        """The bytes that a row holds or points to."""
+        """Return the bytes that a row holds or points to."""
         import pyarrow.parquet as pq
 
         with self._lock:
@@ -125,25 +131,33 @@ class _RowGroup:
                 self._of = (ref.path, ref.group, ref.column)
             assert self._values is not None
             value: Any = self._values[ref.at].as_py()
-        if isinstance(value, dict):  # as data sets on the Hub have it
+        if isinstance(value, dict):  # as in datasets on the Hub
             value = value.get("bytes") or value.get("path")
         if isinstance(value, bytes):
             return value
         if not isinstance(value, str) or not value:
-            raise ImageError(f"{ref.source} has no picture in column {ref.column}", "an empty row, or another column")
+            raise ImageError(
+                msg(
+                    "batch.empty-row",
+                    "{source} has no image in column {column}",
+                    source=ref.source,
+                    column=ref.column,
+                ),
+                msg("batch.empty-row.hint", "the row may be empty, or choose another {@column}"),
+            )
         beside = ref.path.rpartition("/")[0]
         return _whole(value if "://" in value or value.startswith("/") or not beside else f"{beside}/{value}")
 
 
 class _Video:
-    """The video that was read last, where it stopped: frames are asked for in nearly the order of time."""
+    """The last video read, at the position where it stopped: frames are requested nearly in the order of time."""
 
     def __init__(self) -> None:
         self._lock, self._stack = Lock(), ExitStack()
         self._path, self._last = "", -1
         self._container: Any = None
         self._frames: Iterator[Any] = iter(())
-        self._kept: dict[int, Any] = {}
+        self._ahead: dict[int, Any] = {}
 
     def __enter__(self) -> "_Video":
         return self
@@ -152,18 +166,18 @@ class _Video:
         self._stack.close()
 
     def frame(self, ref: Ref) -> np.ndarray:
-        """The frame `(H, W, 3)` of that time stamp, upright."""
+        """Return the frame `(H, W, 3)` of the ref's timestamp, upright."""
         with self._lock:
-            found = self._kept.pop(ref.at, None) if ref.path == self._path else None
-            frame = self._decoded(ref) if found is None else found
+            found = self._ahead.pop(ref.at, None) if ref.path == self._path else None
+            frame = self._decode(ref) if found is None else found
         pixels: np.ndarray = frame.to_ndarray(format="rgb24")
         return np.ascontiguousarray(np.rot90(pixels, round((getattr(frame, "rotation", 0) or 0) / 90) % 4))
 
-    def _decoded(self, ref: Ref) -> Any:
+    def _decode(self, ref: Ref) -> Any:
         if ref.path != self._path:
             self._open(ref.path)
         stream = self._container.streams.video[0]
-        near = _NEAR / float(stream.time_base)
+        near = _SEEK_BEYOND / float(stream.time_base)
         if not self._last < ref.at < self._last + near:
             self._container.seek(ref.at, stream=stream)
             self._frames, self._last = self._container.decode(stream), -1
@@ -171,18 +185,21 @@ class _Video:
             self._last = frame.pts if frame.pts is not None else self._last
             if frame.pts == ref.at:
                 return frame
-            if frame.pts == ref.group:  # the neighbour's, who may come later
-                self._kept = {frame.pts: frame}
+            if frame.pts == ref.group:  # the neighbour's, which another thread may request later
+                self._ahead = {frame.pts: frame}
             if frame.pts is not None and frame.pts > ref.at:
                 break
-        self._path = ""  # opened afresh for the next
-        raise ImageError(f"{ref.source} holds no frame at that time", "the video may be broken there")
+        self._path = ""  # opened again for the next
+        raise ImageError(
+            msg("batch.no-frame", "{source}: the video has no frame at this time", source=ref.source),
+            msg("batch.no-frame.hint", "the video may be broken here"),
+        )
 
     def _open(self, path: str) -> None:
         import av
 
         self._stack.close()
-        self._kept = {}
+        self._ahead = {}
         file = self._stack.enter_context(open_file(path))
         self._container = self._stack.enter_context(av.open(file))
         stream = self._container.streams.video[0]

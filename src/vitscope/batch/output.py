@@ -18,7 +18,7 @@ from vitscope._messages import msg
 from vitscope.batch.types import SCHEMA, Outcome, Task
 from vitscope.errors import ResultError, UsageError
 
-__all__ = ["PLAN", "RESUME", "OutputFolder", "ShardRecord", "check_output", "open_output", "read_manifest"]
+__all__ = ["PLAN", "RESUME", "STATS", "OutputFolder", "ShardRecord", "check_output", "open_output", "read_manifest"]
 
 PLAN, MANIFEST, LOCK = "batch.json", "manifest.json", ".lock"
 DATA, STATS = "data", "stats"

@@ -1,4 +1,4 @@
-"""A Ray cluster for a run: one that is there, or one of this machine for as long as the run lasts."""
+"""Connects a run to a Ray cluster: a running one, or one on this machine for the duration of the run."""
 
 import os
 import socket
@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from vitscope._messages import msg
 from vitscope.errors import MissingDependencyError, ResultError, UsageError, first_line
 
 __all__ = ["Cluster", "connected", "start_ray"]
@@ -16,14 +17,17 @@ __all__ = ["Cluster", "connected", "start_ray"]
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where the work runs.
+    """A Ray cluster and a share of it.
 
     Attributes:
         address: of a running cluster (`auto`, `ray://HOST:PORT`); None starts one on this machine, for this run only.
-        workers: actors; None takes one per GPU, or where there is none one per CPU but one.
-        cpus: CPUs for each actor.
-        stall_timeout: seconds without any progress after which the run fails; the first piece has three minutes
-            to be begun.
+        workers: actors; None takes one per GPU or, without GPUs, one per CPU but one.
+        cpus: CPUs of each actor.
+        stall_timeout: seconds without progress after which the run fails; the first task has at least three minutes to
+            start.
+
+    Raises:
+        UsageError: a number that is not positive.
     """
 
     address: str | None = None
@@ -33,14 +37,26 @@ class Cluster:
 
     def __post_init__(self) -> None:
         if (self.workers is not None and self.workers < 1) or self.cpus < 1 or self.stall_timeout <= 0:
-            raise UsageError(f"workers, cpus and patience are above zero, not {self}")
+            raise UsageError(
+                msg(
+                    "batch.cluster-numbers",
+                    "workers, cpus and stall_timeout must be positive, got {workers}, {cpus} and {timeout}",
+                    workers=self.workers,
+                    cpus=self.cpus,
+                    timeout=self.stall_timeout,
+                )
+            )
 
 
 @contextmanager
 def connected(cluster: Cluster) -> Iterator[tuple[int, bool]]:
-    """Ray, without telemetry or dashboard: how many workers, and whether it was started here and so ends here."""
+    """Connect to Ray, without telemetry or dashboard.
+
+    Yields:
+        The number of workers, and whether Ray was started here and so ends here.
+    """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # a thread that still waits when Ray ends would start it anew
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # or a thread that still waits when Ray ends would start it again
     try:
         import ray
         import ray.data
@@ -56,15 +72,15 @@ def connected(cluster: Cluster) -> Iterator[tuple[int, bool]]:
 
 
 def start_ray(cluster: Cluster, folder: Path) -> None:
-    """Start Ray or go to where it runs.
+    """Start Ray, or connect to a running cluster.
 
     Args:
         cluster: which.
-        folder: an empty one that stays until Ray ends.
+        folder: an empty folder that exists until Ray ends.
 
     Raises:
-        UsageError: nobody answers at the address.
-        ResultError: Ray does not start here.
+        UsageError: no cluster answers at the address.
+        ResultError: Ray does not start on this machine.
     """
     import logging
 
@@ -81,16 +97,23 @@ def start_ray(cluster: Cluster, folder: Path) -> None:
         ray.init(address=cluster.address, **quiet)
     except Exception as error:  # ConnectionError, ValueError, RuntimeError: by version and form of address
         raise UsageError(
-            f"no Ray cluster answers at {cluster.address}: {first_line(error)}", "ray start --head starts one"
+            msg(
+                "batch.no-cluster",
+                "no Ray cluster answers at {address}: {reason}",
+                address=cluster.address,
+                reason=first_line(error),
+            ),
+            msg("batch.no-cluster.hint", "start one with: ray start --head"),
         ) from None
 
 
 @contextmanager
 def _without_rfc3987(folder: Path) -> Iterator[None]:
-    """What is started meanwhile imports faster.
+    """Make processes that start meanwhile import faster.
 
-    Each of Ray's own processes, a dozen, imports jsonschema, which where Jupyter is installed works out a grammar of
-    URIs for two seconds, for checks that Ray never asks for. They are told that it is not there: jsonschema goes on.
+    Each of Ray's own dozen processes imports jsonschema. Where Jupyter is installed, jsonschema then compiles a grammar
+    of URIs for two seconds, for checks that Ray never uses. A module that cannot be imported in the grammar's place
+    makes jsonschema do without it.
     """
     (folder / "rfc3987_syntax.py").write_text("raise ImportError\n")
     before = os.environ.get("PYTHONPATH")
@@ -107,20 +130,23 @@ def _without_rfc3987(folder: Path) -> Iterator[None]:
 def _start_here(cpus: int, quiet: dict[str, Any]) -> None:
     import ray
 
-    for last in (False, True):  # Ray gives itself 30 seconds, which a busy machine may miss once
+    for last in (False, True):  # Ray allows itself 30 seconds, which a busy machine may miss once
         try:
             # logical CPUs: one more than the workers take, or the reading task would wait for ever
             ray.init("local", num_cpus=cpus + 1, include_dashboard=False, **quiet)
         except Exception as error:
             ray.shutdown()
             if last:
-                raise ResultError(f"Ray does not start here: {first_line(error)}", "--engine local") from error
+                raise ResultError(
+                    msg("batch.ray-start", "Ray does not start on this machine: {reason}", reason=first_line(error)),
+                    msg("batch.ray-start.hint", "use {@engine=local}"),
+                ) from error
         else:
             return
 
 
 def _check_reachable(address: str) -> None:
-    """Ray itself takes minutes to find out that nobody is there."""
+    """Raise at once where no process listens; Ray itself takes minutes to notice."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=5).close()
@@ -129,14 +155,24 @@ def _check_reachable(address: str) -> None:
 def _workers(cluster: Cluster) -> int:
     import ray
 
-    has = ray.cluster_resources()
-    cpus, gpus = int(has.get("CPU", 0)), int(has.get("GPU", 0))
+    resources = ray.cluster_resources()
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     workers = cluster.workers or gpus or max(1, (cpus - 1) // cluster.cpus)
     needed = workers * cluster.cpus + 1
     if cpus < needed:
         raise UsageError(
-            f"the Ray cluster has {cpus} CPUs, {workers} workers need {needed}: {cluster.cpus} each, and one that "
-            "reads",
-            f"--workers {max(1, (cpus - 1) // cluster.cpus)}, or a larger cluster",
+            msg(
+                "batch.too-few-cpus",
+                "the Ray cluster has {cpus} CPUs, but {workers} workers need {needed}: {each} each, and one to read",
+                cpus=cpus,
+                workers=workers,
+                needed=needed,
+                each=cluster.cpus,
+            ),
+            msg(
+                "batch.too-few-cpus.hint",
+                "choose {@workers={most}}, or a larger cluster",
+                most=max(1, (cpus - 1) // cluster.cpus),
+            ),
         )
     return workers

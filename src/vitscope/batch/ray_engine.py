@@ -1,4 +1,4 @@
-"""The engine of a cluster: each shard goes to a process that holds the model; this process writes what comes back."""
+"""The engine of a Ray cluster: worker processes hold the model and explain shards, this process writes them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitscope._messages import msg
 from vitscope.batch import ray_pool
 from vitscope.batch.ray_cluster import Cluster
 from vitscope.batch.types import BatchPlan, CommitCallback, Outcome, ProgressCallback, Task
@@ -20,7 +21,7 @@ __all__ = ["WorkerLostError", "run"]
 
 
 class WorkerLostError(VitscopeError):
-    """A shard that several workers did not survive: out of memory, a decoder that crashes."""
+    """A shard that several workers did not survive, by lack of memory or a decoder that crashes."""
 
 
 def run(
@@ -35,37 +36,37 @@ def run(
     cpus: int = 1,
     stall_timeout: float | int = 600,
 ) -> None:
-    """Explain every task on a Ray cluster, in whatever order, and commit here.
+    """Explain every task on a Ray cluster, in any order, and commit in this process.
 
-    A shard whose worker dies goes to another one; after `ray_pool.DEATHS` deaths each of its pictures gets a row that
-    says so, and the run goes on. Workers open pictures by the paths that the source has, and draw overlays into `out`:
-    on several machines both lie where all of them see them.
+    A shard whose worker dies goes to another one. After `ray_pool.MAX_WORKER_DEATHS` deaths each of its images gets a
+    row with a WorkerLostError, and the run continues. Workers open images by the source's paths, and write overlays
+    into `out`: on several machines, both must be visible to all of them.
 
     Args:
-        tasks: what is to be done; taken as the workers need it.
-        plan: `workers` of it are processes that hold the model; 0 takes one per GPU, or all CPUs but one.
-        scope: not sent anywhere: each worker loads the model by its reference.
+        tasks: consumed as the workers need them.
+        plan: its `workers` are processes that hold the model; 0 takes one per GPU, or all CPUs but one.
+        scope: stays here; each worker loads the model by its reference.
         commit: called here, in one thread.
         on_progress: called when a shard is done.
         out: the output folder.
         address: of a running cluster; None starts one here.
-        cpus: for each worker: threads of the model, and as many that decode.
+        cpus: of each worker: threads of the model, and as many that decode.
         stall_timeout: seconds without progress after which the run fails.
 
     Raises:
-        MissingDependencyError, UsageError, NoProgressError, ResultError: as `ray_pool.run` says.
+        MissingDependencyError, UsageError, NoProgressError, ResultError: as in `ray_pool.run`.
     """
-    where = Cluster(address, plan.workers or None, cpus, stall_timeout)
+    cluster = Cluster(address, plan.workers or None, cpus, stall_timeout)
     keyed = ((str(task.number), task) for task in tasks)
     make = partial(_ShardExplainer, replace(plan, workers=cpus), out.resolve(), cpus)
-    with closing(ray_pool.run(where, keyed, make, "shards")) as done:
+    with closing(ray_pool.run(cluster, keyed, make)) as done:
         for outcome in done:
             commit(outcome)
             on_progress(outcome.stats["images"], outcome.stats["failed"])
 
 
 class _ShardExplainer:
-    """The job of a worker: the model, loaded once."""
+    """The work of a Ray actor: it loads the model once and explains shards."""
 
     def __init__(self, plan: BatchPlan, out: Path, threads: int) -> None:
         import torch
@@ -77,17 +78,22 @@ class _ShardExplainer:
         self.scope = load(plan.model, revision=plan.revision, device=plan.device, dtype=plan.dtype)
 
     def __call__(self, task: Task, heartbeat: Callable[[], None]) -> Outcome:
-        """The rows of one shard."""
-        moving = partial(_beat, heartbeat)
-        return next(iter(outcomes([task], self.plan, self.scope, out=self.out, on_progress=moving)))
+        """Return the rows of one shard."""
+
+        def on_progress(_images: int, _failed: int) -> None:
+            heartbeat()
+
+        return next(iter(outcomes([task], self.plan, self.scope, out=self.out, on_progress=on_progress)))
 
     def give_up(self, task: Task, deaths: int) -> Outcome:
-        """Rows that say why there are none."""
-        words = f"shard {task.number} was given up: {deaths} workers died over it"
-        return abandoned_outcome(
-            task, self.plan, self.scope, WorkerLostError(words, "less --batch-tokens, a smaller --shard-size")
+        """Return rows with an error for a shard that cost this many workers."""
+        error = WorkerLostError(
+            msg(
+                "batch.shard-given-up",
+                "shard {number} was given up: {deaths} workers died over it",
+                number=task.number,
+                deaths=deaths,
+            ),
+            msg("batch.shard-given-up.hint", "choose a smaller {@batch_tokens} or a smaller {@shard_size}"),
         )
-
-
-def _beat(heartbeat: Callable[[], None], images: int, failed: int) -> None:
-    heartbeat()
+        return abandoned_outcome(task, self.plan, self.scope, error)

@@ -1,9 +1,9 @@
-"""Pieces of work through a Ray Data pipeline: a pool of actors, a desk that knows who has what, and a watchdog.
+"""Runs tasks through Ray Data: a task board, a pool of actors, and a watchdog that reports a stall.
 
-    pieces --desk--> one reading task --Ray Data, streaming--> actor pool --> answers, as they come
+    tasks --board--> one reading task --Ray Data, streaming--> actor pool --> results, in the order of completion
 
-A piece whose worker dies is given to another one; the desk counts, and on the fourth time the worker is told to give
-it up. Nothing here knows what a piece is.
+A task whose worker dies goes to another worker. The board counts the deaths; after `MAX_WORKER_DEATHS` the worker gives
+the task up. This module does not depend on what a task is.
 """
 
 import asyncio
@@ -14,42 +14,45 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+from vitscope._messages import join_messages, msg
 from vitscope.batch.ray_cluster import Cluster, connected
 from vitscope.errors import ResultError, VitscopeError, first_line
 
 __all__ = ["MAX_WORKER_DEATHS", "NoProgressError", "TaskHandler", "run"]
 
-MAX_WORKER_DEATHS = 3  # workers that a piece may cost before it is given up
-_IN_FLIGHT = 2  # pieces an actor holds: one in work, one waiting
-_READER_CPUS = 0.5  # CPUs of the task that takes pieces from the desk; unlike the actors', or Ray fuses it into them
-_QUEUED_PER_WORKER = 4  # pieces per worker on the desk
+MAX_WORKER_DEATHS = 3  # workers that a task may cost before it is given up
+_IN_FLIGHT = 2  # tasks an actor holds: one in progress, one waiting
+_READER_CPUS = 0.5  # of the task that reads the board; unlike the actors' CPUs, or Ray fuses it into them
+_QUEUED_PER_WORKER = 4  # tasks on the board
 _POLL = 0.25  # seconds
-_START_TIMEOUT = 180  # seconds until the first piece is begun, whatever the patience
-_DRAIN_TIMEOUT = 10  # seconds that a cluster which runs on gets to end what was given up
+_START_TIMEOUT = 180  # seconds until the first task starts, whatever the stall timeout
+_DRAIN_TIMEOUT = 10  # seconds for a cluster that keeps running to end abandoned tasks
+
+_Results: TypeAlias = "queue.Queue[tuple[str, Any]]"
 
 
 class NoProgressError(VitscopeError):
-    """Nothing moved for too long."""
+    """No progress for too long."""
 
 
 @runtime_checkable
 class TaskHandler(Protocol):
-    """What a worker does; made in the worker, once, when its first piece comes."""
+    """The work of an actor; made in the actor, once, for its first task."""
 
     def __call__(self, task: Any, heartbeat: Callable[[], None], /) -> Any:
-        """Do one piece; `tick()` tells that something moves."""
+        """Do one task; `heartbeat()` reports progress."""
 
     def give_up(self, task: Any, deaths: int, /) -> Any:
-        """What stands for a piece that killed this many workers."""
+        """Return the result of a task that cost this many workers."""
 
 
 class TaskBoard:
-    """Which pieces wait, and which are in whose hands: an actor of its own, so that it outlives the workers.
+    """Ray actor that queues tasks and records which worker holds which; survives worker crashes.
 
     Args:
-        room: pieces that wait here; more are not taken.
+        room: the number of tasks that wait here, at most.
     """
 
     def __init__(self, room: int) -> None:
@@ -59,32 +62,32 @@ class TaskBoard:
         self.progress, self.started = 0, False
 
     async def put(self, task: dict[str, Any] | None) -> None:
-        """A piece that waits; None is the end. Answers when there is room for it."""
+        """Queue a task, as soon as there is room; None is the end."""
         await self.tasks.put(task)
 
     async def take(self) -> dict[str, Any] | None:
-        """The next piece, when there is one."""
+        """Return the next task, as soon as there is one."""
         return await self.tasks.get()
 
     async def start(self, key: str, worker: str) -> int:
-        """A worker begins with a piece; how many began with it before and did not come to an end."""
+        """Record that a worker starts a task; return how many started it before and died."""
         self.tries[key] = self.tries.get(key, 0) + 1
         self.holders[key] = (worker, time.time())
         self.progress, self.started = self.progress + 1, True
         return self.tries[key] - 1
 
     async def heartbeat(self) -> None:
-        """Something moves."""
+        """Count progress within a task."""
         self.progress += 1
 
     async def done(self, key: str) -> None:
-        """The piece is finished or given up."""
+        """Record that a task is finished or given up."""
         self.holders.pop(key, None)
         self.tries.pop(key, None)
         self.progress += 1
 
     async def state(self) -> tuple[tuple[int, bool], dict[str, tuple[str, float]], list[str]]:
-        """Moves so far and was any piece begun, who holds what since when, and which were begun more than once."""
+        """Return progress and whether any task started, the holder of each task since when, and the repeated tasks."""
         return (
             (self.progress, self.started),
             self.holders,
@@ -93,14 +96,14 @@ class TaskBoard:
 
 
 class _Worker:
-    """The actor of the pool; the job is made late, so that a model that cannot be loaded is an answer, not a death."""
+    """Actor of the pool; its handler is made late, so that a model that fails to load is a result, not a death."""
 
     def __init__(self, board: str, make: Callable[[], TaskHandler]) -> None:
         import ray
 
         self.board, self.make = ray.get_actor(board), make
         self.handler: TaskHandler | None = None
-        self.board.heartbeat.remote()  # it took its time to start
+        self.board.heartbeat.remote()  # starting took time
         self.name = f"process {os.getpid()} on {ray.util.get_node_ip_address()}"
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,15 +118,27 @@ class _Worker:
             answer = ("done", result)
         except VitscopeError as error:
             answer = ("failed", ResultError(error.message, error.hint))
-        except OSError as error:  # a full disk, a sink that is gone
-            answer = ("failed", ResultError(f"{error.filename or 'the system'}: {error.strerror or error}"))
-        except Exception:  # a defect: told where it is, not tried again
-            answer = ("failed", ResultError(f"{self.name}, piece {row['key']}: {traceback.format_exc(limit=-3)}"))
+        except OSError as error:  # a full disk, a file system that is gone
+            answer = ("failed", ResultError(_os_error(error)))
+        except Exception:  # a defect: reported with its place, not tried again
+            answer = ("failed", ResultError(_defect(self.name, row["key"], traceback.format_exc(limit=-3))))
         self.board.done.remote(row["key"])
         return {"answer": pickle.dumps(answer)}
 
 
+def _os_error(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    if error.filename is None:
+        return msg("batch.worker-os-error", "a worker failed: {reason}", reason=reason)
+    return msg("batch.worker-file-error", "a worker failed: {path}: {reason}", path=error.filename, reason=reason)
+
+
+def _defect(worker: str, key: str, trace: str) -> str:
+    return msg("batch.worker-defect", "{worker} failed on task {key}: {trace}", worker=worker, key=key, trace=trace)
+
+
 def _heartbeat(board: Any) -> Callable[[], None]:
+    """Return a function that reports progress to the board, once a second at most."""
     last = time.monotonic()
 
     def heartbeat() -> None:
@@ -136,38 +151,37 @@ def _heartbeat(board: Any) -> Callable[[], None]:
 
 
 def run(
-    cluster: Cluster, tasks: Iterable[tuple[str, Any]], make: Callable[[], TaskHandler], noun: str = "pieces"
+    cluster: Cluster, tasks: Iterable[tuple[str, Any]], make: Callable[[], TaskHandler]
 ) -> Generator[Any, None, None]:
-    """What each piece gave, in the order in which they are finished.
+    """Yield the result of each task, in the order of completion.
 
     Args:
-        cluster: where.
-        tasks: (key, piece) one after the other, taken as the workers need them, in a thread.
-        make: makes the job in each worker.
-        noun: what the pieces are called in messages.
+        cluster: where to run.
+        tasks: (key, task) pairs, consumed in a thread as the workers need them.
+        make: makes the handler in each worker.
 
     Raises:
         MissingDependencyError: Ray is not installed.
-        UsageError: a cluster that cannot be reached, or with too few CPUs.
-        NoProgressError: nothing moved for `cluster.patience` seconds; says what was waiting.
-        VitscopeError: what `pieces` raised.
-        ResultError: a worker failed in a way that is not the piece's fault, such as a full disk.
+        UsageError: a cluster that cannot be reached, or has too few CPUs.
+        NoProgressError: no progress for `cluster.stall_timeout` seconds; names the tasks in progress.
+        VitscopeError: any that `tasks` raises.
+        ResultError: a worker failed for a reason outside the task, such as a full disk.
     """
     with connected(cluster) as (workers, started_here):
         import ray
 
-        name = f"vitscope-desk-{os.getpid()}-{time.time_ns()}"
+        name = f"vitscope-board-{os.getpid()}-{time.time_ns()}"
         board = ray.remote(TaskBoard).options(name=name, num_cpus=0).remote(_QUEUED_PER_WORKER * workers)
-        results: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=_QUEUED_PER_WORKER * workers)
+        results: _Results = queue.Queue(maxsize=_QUEUED_PER_WORKER * workers)
         rows = _pipeline(cluster, workers, name, make)
         _thread(lambda: _feed(tasks, board), results)
         reader = _thread(lambda: _read(rows, results), results)
         try:
-            for kind, result in _collect(results, board, cluster.stall_timeout, noun):
+            for kind, result in _collect(results, board, cluster.stall_timeout):
                 if kind == "failed":
                     raise result
                 yield result
-        finally:  # what is still on its way ends for want of the desk, and gives its CPUs back
+        finally:  # without the board, what is left of the pipeline ends and returns its CPUs
             ray.kill(board)
             if not started_here:
                 reader.join(_DRAIN_TIMEOUT)
@@ -181,26 +195,19 @@ def _take_tasks(_: Mapping[str, Any], board: str) -> Iterator[dict[str, Any]]:
         yield task
 
 
-def _pipeline(
-    cluster: Cluster,
-    workers: int,
-    board: str,
-    make: Callable[[], TaskHandler],
-) -> Any:
+def _pipeline(cluster: Cluster, workers: int, board: str, make: Callable[[], TaskHandler]) -> Any:
     import ray.data
 
     gpus = ray.cluster_resources().get("GPU", 0)
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.target_max_block_size = 1  # a piece is a block: what is tried again is one piece, never its neighbours
+    context.target_max_block_size = 1  # one task is one block: Ray repeats a single task, never its neighbours
     context.max_errored_blocks = 0
-    context.execution_no_progress_timeout_s = -1  # ours says more
+    context.execution_no_progress_timeout_s = -1  # `_collect` reports more
     with ray.data.DataContext.current(context):
-        read = ray.data.from_items([0], override_num_blocks=1).flat_map(
-            _take_tasks, fn_args=(board,), num_cpus=_READER_CPUS
-        )
-        return read.map(
+        source = ray.data.from_items([0], override_num_blocks=1)
+        return source.flat_map(_take_tasks, fn_args=(board,), num_cpus=_READER_CPUS).map(
             _Worker,
             fn_constructor_args=(board, make),
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=_IN_FLIGHT),
@@ -209,8 +216,8 @@ def _pipeline(
         )
 
 
-def _thread(work: Callable[[], None], results: "queue.Queue[tuple[str, Any]]") -> threading.Thread:
-    """Run it aside; what it raises is raised where the answers are taken."""
+def _thread(work: Callable[[], None], results: _Results) -> threading.Thread:
+    """Start a thread; an error in it becomes a result."""
 
     def run() -> None:
         try:
@@ -224,7 +231,7 @@ def _thread(work: Callable[[], None], results: "queue.Queue[tuple[str, Any]]") -
 
 
 def _feed(tasks: Iterable[tuple[str, Any]], board: Any) -> None:
-    """Pieces onto the desk, no faster than they are taken."""
+    """Put tasks onto the board, no faster than they are taken."""
     import ray
 
     for key, task in tasks:
@@ -232,17 +239,15 @@ def _feed(tasks: Iterable[tuple[str, Any]], board: Any) -> None:
     ray.get(board.put.remote(None))
 
 
-def _read(rows: Any, results: "queue.Queue[tuple[str, Any]]") -> None:
-    """What the pipeline gives, no faster than it is taken."""
+def _read(rows: Any, results: _Results) -> None:
+    """Queue the pipeline's results, no faster than they are taken."""
     for row in rows.iter_rows():
         results.put(("answer", row["answer"]))
     results.put(("end", None))
 
 
-def _collect(
-    results: "queue.Queue[tuple[str, Any]]", board: Any, stall_timeout: float | int, noun: str
-) -> Iterator[tuple[str, Any]]:
-    """The answers as they come; two threads feed and read the pipeline, so that here it is noticed when none comes."""
+def _collect(results: _Results, board: Any, stall_timeout: float | int) -> Iterator[tuple[str, Any]]:
+    """Yield results as they come, and raise where none comes and the board sees no progress either."""
     moved, seen = time.monotonic(), (0, False)
     while True:
         try:
@@ -252,9 +257,8 @@ def _collect(
             if progress != seen:
                 moved, seen = time.monotonic(), progress
             if time.monotonic() - moved > (stall_timeout if progress[1] else max(stall_timeout, _START_TIMEOUT)):
-                raise NoProgressError(
-                    _stall_message(board, stall_timeout, noun), "see the cluster's state: ray status"
-                ) from None
+                hint = msg("batch.stalled.hint", "check the cluster: ray status")
+                raise NoProgressError(_stall_message(board, stall_timeout), hint) from None
             continue
         moved = time.monotonic()
         if kind == "end":
@@ -262,12 +266,12 @@ def _collect(
         if isinstance(value, VitscopeError):
             raise value
         if kind == "broken":
-            raise ResultError(f"Ray gave up: {first_line(value)}") from value
+            raise ResultError(msg("batch.ray-failed", "Ray failed: {reason}", reason=first_line(value))) from value
         yield pickle.loads(value)
 
 
 def _progress(board: Any, seen: tuple[int, bool]) -> tuple[int, bool]:
-    """How often something moved, and whether a piece was begun; no answer, as of a desk that starts, is no progress."""
+    """Return the board's progress and whether a task started; a board that does not answer has made none."""
     import ray
 
     try:
@@ -277,16 +281,27 @@ def _progress(board: Any, seen: tuple[int, bool]) -> tuple[int, bool]:
     return progress
 
 
-def _stall_message(board: Any, stall_timeout: float | int, noun: str) -> str:
+def _stall_message(board: Any, stall_timeout: float | int) -> str:
     import ray
 
+    seconds = f"{stall_timeout:.0f}"
     try:
-        _, holders, again = ray.get(board.state.remote(), timeout=5)
+        _, holders, repeated = ray.get(board.state.remote(), timeout=5)
     except Exception as error:
-        return f"nothing moved for {stall_timeout:.0f} s, and the desk does not answer: {first_line(error)}"
+        return msg(
+            "batch.board-lost",
+            "no progress for {seconds} s, and the task board does not answer: {reason}",
+            seconds=seconds,
+            reason=first_line(error),
+        )
     now = time.time()
     held = [f"{key} ({worker}, {now - since:.0f} s)" for key, (worker, since) in sorted(holders.items())]
+    parts = [
+        msg("batch.stalled", "no progress for {seconds} s", seconds=seconds),
+        msg("batch.tasks-in-progress", "tasks in progress: {tasks}", tasks=", ".join(held[:8]) or "-"),
+    ]
+    if repeated:
+        parts.append(msg("batch.tasks-repeated", "tried more than once: {tasks}", tasks=", ".join(repeated)))
     free, total = ray.available_resources().get("CPU", 0), ray.cluster_resources().get("CPU", 0)
-    tried = f"; tried more than once: {', '.join(again)}" if again else ""
-    what = f"{noun} in work: {', '.join(held[:8])}" if held else f"no {noun} are in work"
-    return f"nothing moved for {stall_timeout:.0f} s; {what}{tried}; {free:g} of {total:g} CPUs free"
+    parts.append(msg("batch.cpus-free", "{free} of {total} CPUs free", free=f"{free:g}", total=f"{total:g}"))
+    return join_messages("; ", parts)

@@ -1,4 +1,4 @@
-"""What a batch found, in numbers and examples: one pass over its rows, in memory that grows by 12 bytes a row."""
+"""Summarises a batch in numbers and examples by one pass over its rows; memory grows by 12 bytes a row."""
 
 import heapq
 from collections import Counter
@@ -12,23 +12,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float, Int
 
+from vitscope._messages import msg
 from vitscope.batch.results import finished_shards, read_plan, row_batches
 from vitscope.errors import ResultError
 
 __all__ = ["NUMBERS", "SINK_FACTOR", "Overview", "SinkCounts", "overview"]
 
-SINK_FACTOR = 10  # times its even share: what a patch holds to be counted among the sinks
+SINK_FACTOR = 10  # a patch with more than so many times its even share counts as a sink
 NUMBERS = ("effective_share", "largest_share", "prefix_share")
-_TOLD = 3  # examples of each kind of failure
+_EXAMPLES = 3  # messages shown for each kind of failure
 
 
 @dataclass
 class SinkCounts:
-    """Where on a grid weight gathers.
+    """How often each patch of a grid is a sink.
 
     Attributes:
-        hot: for each patch, in how many maps it holds more than `HOT` times its even share.
-        maps: how many maps have this grid.
+        counts: for each patch, the number of maps in which it holds more than `SINK_FACTOR` times its even share.
+        maps: the number of maps with this grid.
     """
 
     counts: Int[np.ndarray, "gh gw"]
@@ -36,7 +37,7 @@ class SinkCounts:
 
     @property
     def border(self) -> tuple[float, float]:
-        """The share of hot patches that lie on the border of the grid, and the border's share of all patches."""
+        """The share of sinks on the border of the grid, and the border's share of all patches."""
         edge = np.ones(self.counts.shape, bool)
         edge[1:-1, 1:-1] = False
         return float(self.counts[edge].sum() / max(self.counts.sum(), 1)), float(edge.mean())
@@ -44,17 +45,20 @@ class SinkCounts:
 
 @dataclass
 class Overview:
-    """Everything that the report shows.
+    """The content of the report.
 
     Attributes:
-        plan: what the run is.
-        images: pictures in finished shards; failed: those that could not be explained; rows: of the data set.
-        seconds: spent on finished shards, added up over workers.
-        failures: how many rows of each kind, with the first few messages.
+        plan: what rows depend on.
+        images: images in finished shards.
+        failed: those of them without an explanation.
+        rows: rows of the dataset.
+        seconds: time spent on finished shards, summed over workers.
+        failures: by kind of error, the number of rows and the first few messages.
         numbers: by method, the values of each of `NUMBERS` over all its maps.
-        broad: rows of the least concentrated maps, the broadest first; narrow: of the most concentrated.
-        sample: rows chosen by the hash that their ids are: the same in each report, related to nothing.
-        places: by grid, where weight gathers.
+        broad: rows of the least concentrated maps, the broadest first.
+        narrow: rows of the most concentrated maps, the narrowest first.
+        sample: rows with the smallest ids; ids are hashes, so this is a random choice, equal in every report.
+        sinks: by grid, how often each patch is a sink.
     """
 
     plan: dict[str, Any]
@@ -70,15 +74,15 @@ class Overview:
     sinks: dict[tuple[int, int], SinkCounts] = field(default_factory=dict)
 
 
-class _Best:
-    """The rows with the largest keys, of any number."""
+class _TopRows:
+    """The rows with the largest keys of all rows offered."""
 
     def __init__(self, many: int) -> None:
         self.many = many
         self.heap: list[tuple[Any, str, int, Any]] = []
 
     def offer(self, keys: Iterable[Any], ids: Iterable[str], part: Any) -> None:
-        """Rows of a part, each with its key; only those that stay are taken out of it."""
+        """Offer the rows of a record batch, each with its key; only rows that stay are copied."""
         for at, (key, name) in enumerate(zip(keys, ids, strict=True)):
             if len(self.heap) < self.many:
                 heapq.heappush(self.heap, (key, name, at, part.slice(at, 1).to_pylist()[0]))
@@ -86,38 +90,41 @@ class _Best:
                 heapq.heapreplace(self.heap, (key, name, at, part.slice(at, 1).to_pylist()[0]))
 
     def rows(self) -> list[dict[str, Any]]:
-        """Largest key first."""
-        return [row for *_, row in sorted(self.heap, key=lambda kept: kept[:2], reverse=True)]
+        """Return the rows, largest key first."""
+        return [row for *_, row in sorted(self.heap, key=lambda entry: entry[:2], reverse=True)]
 
 
 def overview(out: str | Path, *, cards: int = 8, sheet: int = 24) -> Overview:
-    """Read a run of `vitscope batch` that is finished, or as far as it is.
+    """Summarise the finished shards of a run.
 
     Args:
-        out: its folder.
-        cards: examples at each end.
-        sheet: examples chosen at random.
+        out: the output folder.
+        cards: the number of most, and of least, concentrated maps.
+        sheet: the number of maps chosen at random.
 
     Raises:
-        ResultError: no run, nothing finished in it, or a shard that cannot be read.
+        ResultError: no run, no finished shard, or a shard that cannot be read.
     """
     folder = Path(out)
-    seen = Overview(read_plan(folder))
-    for entry in finished_shards(folder):
-        seen.images, seen.failed = seen.images + entry["images"], seen.failed + entry["failed"]
-        seen.rows, seen.seconds = seen.rows + entry["rows"], seen.seconds + entry.get("seconds", 0.0)
-    if not seen.rows:
-        raise ResultError(f"{folder} has no finished shard yet", "vitscope batch ... --resume goes on with it")
-    broad, narrow, sample = _Best(cards), _Best(cards), _Best(sheet)
+    found = Overview(read_plan(folder))
+    for shard in finished_shards(folder):
+        found.images, found.failed = found.images + shard["images"], found.failed + shard["failed"]
+        found.rows, found.seconds = found.rows + shard["rows"], found.seconds + shard.get("seconds", 0.0)
+    if not found.rows:
+        raise ResultError(
+            msg("batch.nothing-finished", "{path} has no finished shard yet", path=folder),
+            msg("batch.nothing-finished.hint", "{@resume=True} continues the batch"),
+        )
+    broad, narrow, sample = _TopRows(cards), _TopRows(cards), _TopRows(sheet)
     kinds: Counter[str] = Counter()
     examples: dict[str, list[str]] = {}
     collected: dict[str, dict[str, list[np.ndarray]]] = {}
     for part in row_batches(folder):
         broken = part.filter(pc.is_valid(part["error"]))
-        for kind, words in zip(broken["error_kind"].to_pylist(), broken["error"].to_pylist(), strict=True):
+        for kind, message in zip(broken["error_kind"].to_pylist(), broken["error"].to_pylist(), strict=True):
             kinds[kind] += 1
-            if len(told := examples.setdefault(kind, [])) < _TOLD and words not in told:
-                told.append(words)
+            if len(messages := examples.setdefault(kind, [])) < _EXAMPLES and message not in messages:
+                messages.append(message)
         fine = part.filter(pc.is_null(part["error"]))
         if not fine.num_rows:
             continue
@@ -126,11 +133,11 @@ def overview(out: str | Path, *, cards: int = 8, sheet: int = 24) -> Overview:
         broad.offer(shares, ids, fine)
         narrow.offer(-shares, ids, fine)
         sample.offer([_lowest_first(name) for name in ids], ids, fine)
-        _gather(fine, seen.sinks)
-    seen.failures = {kind: (count, examples[kind]) for kind, count in kinds.most_common()}
-    seen.numbers = {m: {n: np.concatenate(v) for n, v in values.items()} for m, values in sorted(collected.items())}
-    seen.broad, seen.narrow, seen.sample = broad.rows(), narrow.rows(), sample.rows()
-    return seen
+        _count_sinks(fine, found.sinks)
+    found.failures = {kind: (count, examples[kind]) for kind, count in kinds.most_common()}
+    found.numbers = {m: {n: np.concatenate(v) for n, v in values.items()} for m, values in sorted(collected.items())}
+    found.broad, found.narrow, found.sample = broad.rows(), narrow.rows(), sample.rows()
+    return found
 
 
 def _lowest_first(name: str) -> int:
@@ -142,7 +149,7 @@ def _column(part: Any, name: str) -> np.ndarray:
 
 
 def _numbers(part: Any, into: dict[str, dict[str, list[np.ndarray]]]) -> Float[np.ndarray, " n"]:
-    """Add the part's numbers; the share of patches that each map spreads over."""
+    """Collect the numbers of a record batch; return the share of patches that each map spreads over."""
     values: dict[str, np.ndarray] = {
         "effective_share": _column(part, "effective_patches")
         / (_column(part, "grid_rows") * _column(part, "grid_columns")),
@@ -156,8 +163,8 @@ def _numbers(part: Any, into: dict[str, dict[str, list[np.ndarray]]]) -> Float[n
     return np.asarray(values["effective_share"])
 
 
-def _gather(part: Any, sinks: dict[tuple[int, int], SinkCounts]) -> None:
-    """Count the hot patches of each map, grid by grid."""
+def _count_sinks(part: Any, sinks: dict[tuple[int, int], SinkCounts]) -> None:
+    """Count the sinks of each map, grid by grid."""
     grids = np.stack([_column(part, "grid_rows"), _column(part, "grid_columns")], 1).astype(int)
     for gh, gw in np.unique(grids, axis=0).tolist():
         same = part.filter(pa.array((grids == (gh, gw)).all(1)))

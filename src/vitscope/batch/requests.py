@@ -1,4 +1,4 @@
-"""What is asked of each picture: the plan's methods and targets, checked against the model before any work is done."""
+"""The plan's methods with their targets and options, checked against the model before any image is read."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.batch.types import SCHEMA, BatchPlan
 from vitscope.engine.options import Failure
-from vitscope.errors import MethodError, UnknownNameError, VitscopeError
+from vitscope.errors import MethodError, UnknownNameError, VitscopeError, first_line
 from vitscope.evaluation.evaluate import metric_names
 from vitscope.methods.base import METHODS
 from vitscope.methods.targets import parse_target
@@ -24,12 +25,12 @@ __all__ = ["MethodRequest", "explain_batch", "fingerprint", "method_requests"]
 
 @dataclass(frozen=True, eq=False)
 class MethodRequest:
-    """One method, asked of every picture.
+    """One method with its targets, run on every image.
 
     Attributes:
-        method: as it was asked for.
-        name: the method that this stands for.
-        asked: the targets in words, one row each; None where the method or the plan names none.
+        method: the method's name in the plan.
+        name: the name of the method that runs; another one where the plan says `auto`.
+        targets: the targets as text, a row for each; None where the plan has none or the method uses none.
         options: keywords of `Scope.explain`.
     """
 
@@ -40,11 +41,18 @@ class MethodRequest:
 
 
 def method_requests(scope: "Scope", plan: BatchPlan, *, validate: bool = True) -> tuple[MethodRequest, ...]:
-    """The questions of a plan; with `settle` they are tried on the model first, which takes a forward for each target.
+    """Return the requests of a plan.
+
+    Args:
+        scope: the model.
+        plan: the plan.
+        validate: check every request against the model.
 
     Raises:
         UsageError: a method, option, metric or target that does not exist or does not fit the model.
         MethodError: a method that does not apply to this model.
+
+    Cost: with `validate`, one forward for each target.
     """
     if plan.metrics:
         metric_names(plan.metrics, "mean", "probability")
@@ -72,22 +80,27 @@ def method_requests(scope: "Scope", plan: BatchPlan, *, validate: bool = True) -
     for key in plan.method_options:
         if key not in used:
             known = sorted({option for request in requests for option in METHODS.get(request.name).options})
-            raise UnknownNameError("option of the methods that are asked for", key, known)
+            raise UnknownNameError("option of these methods", key, known)
     return tuple(requests)
 
 
 def explain_batch(
     scope: "Scope", request: MethodRequest, prepared: Sequence["Prepared"]
 ) -> "list[list[Explanation] | VitscopeError]":
-    """One outcome for each picture, all of one size: an explanation for each target, or what went wrong with it.
+    """Return for each image an explanation per target, or its error.
 
-    Where a batch fails as a whole (a model that cannot, memory that does not suffice) each picture is tried alone.
+    Where a batch fails as a whole (out of memory, a model that takes no batches), each image is tried alone.
+
+    Args:
+        scope: the model.
+        request: the method.
+        prepared: images of one input size.
     """
     options = {**request.options, "batch_size": len(prepared)}
     found: list[Any] = []
     try:
         outcomes = list(scope.explain_many(prepared, **options))
-    except Exception as error:  # anything that a model raises costs the row, never the run
+    except Exception as error:  # whatever a model raises costs rows, never the run
         if len(prepared) > 1:
             return [explain_batch(scope, request, [one])[0] for one in prepared]
         return [error if isinstance(error, VitscopeError) else _as_method_error(error)]
@@ -100,9 +113,9 @@ def explain_batch(
 
 
 def fingerprint(scope: "Scope", plan: BatchPlan, source: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that rows depend on, and the versions that made them, in plain values."""
+    """Return everything that rows depend on, and the versions, as plain JSON values."""
     known = plan.identity() | {"model": scope.adapter.reference, "weights": scope.adapter.weights}
-    targets = [_with_hash(words) for words in plan.targets]
+    targets = [_with_hash(text) for text in plan.targets]
     return {
         "schema": SCHEMA,
         **{name: list(value) if isinstance(value, tuple) else value for name, value in known.items()},
@@ -113,14 +126,14 @@ def fingerprint(scope: "Scope", plan: BatchPlan, source: Mapping[str, Any]) -> d
     }
 
 
-def _with_hash(words: str) -> str:
-    """A target that is a picture is told by what is in it."""
-    kind, _, path = words.partition(":")
+def _with_hash(text: str) -> str:
+    """Return a target's text; that of an image gets a hash of the file's bytes."""
+    kind, _, path = text.partition(":")
     if kind != "image" or not Path(path.strip()).is_file():
-        return words
-    return f"{words} {hashlib.sha256(Path(path.strip()).read_bytes()).hexdigest()[:16]}"
+        return text
+    return f"{text} {hashlib.sha256(Path(path.strip()).read_bytes()).hexdigest()[:16]}"
 
 
 def _as_method_error(error: Exception) -> VitscopeError:
-    first = next((line for line in str(error).splitlines() if line.strip()), "")
-    return MethodError(f"{type(error).__name__}: {first}")
+    kind = type(error).__name__
+    return MethodError(msg("batch.model-failed", "{kind}: {reason}", kind=kind, reason=first_line(error)))

@@ -1,9 +1,10 @@
-"""What a batch wrote, read again: finished shards only, row by row or as explanations."""
+"""Reads the finished shards of a batch, row by row or as explanations."""
 
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from vitscope._messages import msg
 from vitscope.batch.archives import list_refs
 from vitscope.batch.fetch import image_reader
+from vitscope.batch.output import PLAN, STATS, read_manifest
 from vitscope.batch.rows import map_from_row
-from vitscope.batch.types import SCHEMA, Ref
-from vitscope.errors import ImageError, ResultError
+from vitscope.batch.types import Ref
+from vitscope.errors import ImageError, ResultError, first_line
 from vitscope.explanation import Explanation
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture, load_image
@@ -26,64 +29,69 @@ __all__ = [
     "explanations",
     "find_row",
     "finished_shards",
+    "not_explained",
     "photo_from_row",
     "read_plan",
     "row_batches",
 ]
 
-_MARKS = {"::": "webdataset", "#": "parquet", "@": "video"}  # what stands in a source after the file
+_RESTORE = msg("batch.restore.hint", "restore the file")
+_SEPARATORS = {"::": "webdataset", "#": "parquet", "@": "video"}  # between a file and the place in it
 
 
 def read_plan(out: Path) -> dict[str, Any]:
-    """What the run is: the content of `batch.json`.
+    """Return what a run's rows depend on: the content of `batch.json`.
 
     Raises:
         ResultError: the folder holds no run.
     """
     try:
-        plan: dict[str, Any] = json.loads((out / "batch.json").read_text("utf-8"))
+        plan: dict[str, Any] = json.loads((out / PLAN).read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise ResultError(f"{out} holds no run of vitscope batch", "name the folder that --out was") from error
+        raise ResultError(
+            msg("batch.no-run", "{path} holds no run of vitscope batch", path=out),
+            msg("batch.no-run.hint", "choose the output folder of a batch"),
+        ) from error
     return plan
 
 
 def finished_shards(out: Path) -> list[dict[str, Any]]:
-    """The finished shards, each with its statistics.
+    """Return the finished shards of a run, each with its statistics.
 
     Raises:
-        ResultError: the folder holds no run, or one of another schema.
+        ResultError: the folder holds no run, or one that `read_manifest` refuses.
     """
     read_plan(out)
-    try:
-        manifest = json.loads((out / "manifest.json").read_text("utf-8"))
-    except FileNotFoundError:
-        return []
-    except ValueError as error:
-        raise ResultError(f"{out / 'manifest.json'} is not what a run wrote: {error}") from error
-    if manifest.get("schema") != SCHEMA:
-        raise ResultError(f"{out} has schema {manifest.get('schema')}, this vitscope reads {SCHEMA}", "update vitscope")
     found = []
-    for shard in manifest["shards"]:
+    for shard in read_manifest(out):
         stats: dict[str, Any] = {}
-        with suppress(OSError, ValueError):  # numbers beside the rows; without them the rows are still there
-            stats = json.loads((out / "stats" / f"{Path(shard['file']).stem}.json").read_text("utf-8"))
-        found.append(stats | shard)
+        with suppress(OSError, ValueError):  # rows are readable without their statistics
+            stats = json.loads((out / STATS / f"{Path(shard.file).stem}.json").read_text("utf-8"))
+        found.append(stats | asdict(shard))
     return found
 
 
 def row_batches(out: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows of all finished shards, 1,024 at a time, in the source's order."""
-    for shard in finished_shards(out):
-        path = out / shard["file"]
+    """Yield the rows of all finished shards, up to 1,024 at a time, in the order of the source.
+
+    Raises:
+        ResultError: the folder holds no run, or a shard cannot be read.
+    """
+    read_plan(out)
+    for shard in read_manifest(out):
+        path = out / shard.file
         try:
             with pq.ParquetFile(path) as file:
                 yield from file.iter_batches(1024, columns=columns)
         except (OSError, pa.ArrowException) as error:
-            raise ResultError(f"{path} cannot be read: {str(error).splitlines()[0]}", "put it back") from error
+            raise ResultError(
+                msg("batch.unreadable-shard", "{path} cannot be read: {reason}", path=path, reason=first_line(error)),
+                msg("batch.unreadable-shard.hint", "restore the file, or run the batch again into another {@out}"),
+            ) from error
 
 
 def find_row(out: Path, name: str) -> dict[str, Any]:
-    """The first row whose id begins with `name`, or whose source is or ends with it.
+    """Return the first row whose id starts with `name`, or whose source is `name` or ends with `/name`.
 
     Raises:
         ResultError: there is none.
@@ -97,11 +105,14 @@ def find_row(out: Path, name: str) -> dict[str, Any]:
         if found.num_rows:
             row: dict[str, Any] = found.slice(0, 1).to_pylist()[0]
             return row
-    raise ResultError(f"{out} has no row called '{name}'", "ids are in the column 'id' and under the report's pictures")
+    raise ResultError(
+        msg("batch.no-such-row", "{path} has no row with the id or name '{name}'", path=out, name=name),
+        msg("batch.no-such-row.hint", "ids are in the column 'id' and below the images of the report"),
+    )
 
 
 def explanations(out: str | Path, *, photo: bool = True) -> Iterator[Explanation]:
-    """Every row that is fine, as `explanation_of` makes it; one after the other."""
+    """Yield every row without an error as an Explanation; see `explanation_from_row`."""
     for part in row_batches(Path(out)):
         for row in part.to_pylist():
             if row["map"] is not None:
@@ -109,20 +120,20 @@ def explanations(out: str | Path, *, photo: bool = True) -> Iterator[Explanation
 
 
 def explanation_from_row(row: Mapping[str, Any], *, photo: bool = True) -> Explanation:
-    """A row that is fine as an explanation, its map as exact as the data set keeps it.
+    """Make an Explanation from a row, its map as exact as the dataset stores it.
 
-    How the model reads out is not kept, and the names of prefix tokens are not in rows of older versions, where they
-    are `prefix 1`, `prefix 2` ...
+    Rows do not store how the model reads out. Rows of older versions have no names of prefix tokens, which become
+    `prefix 1`, `prefix 2` ...
 
     Args:
         row: all columns.
-        photo: read the photo, where the source is a file that is still there.
+        photo: read the photo, where the source is a file that still exists.
 
     Raises:
         ResultError: a row with an error.
     """
     if row["map"] is None:
-        raise ResultError(f"{row['source']} was not explained: {row['error']}")
+        raise not_explained(row)
     size = (row["width"], row["height"])
     names = row.get("prefix_names") or [f"prefix {number + 1}" for number in range(len(row["prefix"]))]
     return Explanation(
@@ -139,28 +150,37 @@ def explanation_from_row(row: Mapping[str, Any], *, photo: bool = True) -> Expla
     )
 
 
+def not_explained(row: Mapping[str, Any]) -> ResultError:
+    """Make the error for a row without a map."""
+    return ResultError(
+        msg("batch.not-explained", "{source} was not explained: {reason}", source=row["source"], reason=row["error"])
+    )
+
+
 def photo_from_row(out: Path, row: Mapping[str, Any]) -> Picture:
-    """The photo of a row, read from wherever it lies: a file, a URL, a tar, Parquet, a video.
+    """Read the photo of a row from a file, a URL, a tar, a Parquet file or a video.
 
     Raises:
-        ImageError: it is not there any more, or not as it was.
+        ImageError: the photo no longer exists or has changed.
 
-    Cost: a file that holds many is listed up to it.
+    Cost: a file that holds many images is listed up to this one.
     """
     source = row["source"]
     ref: Ref | None = Ref(row["row"], source, source, "file", source)
-    for mark, file_kind in _MARKS.items():
-        path = source.rpartition(mark)[0]
+    for separator, file_kind in _SEPARATORS.items():
+        path = source.rpartition(separator)[0]
         if not os.path.lexists(source) and path and ("://" in path or os.path.lexists(path)):
             held = list_refs(path, path, file_kind, read_plan(out).get("source_column"), 1)
             ref = next((one for one in held if one.source == source), None)
             break
     if ref is None:
-        raise ImageError(f"{source} is not there any more", "put the file back as it was")
+        raise ImageError(msg("batch.photo-gone", "{source} no longer exists", source=source), _RESTORE)
     with image_reader() as fetch:
         picture, sha256 = fetch(ref)
     if sha256 != row["sha256"]:
-        raise ImageError(f"{source} is not the photo that was explained", "put the file back as it was")
+        raise ImageError(
+            msg("batch.photo-changed", "{source} is not the photo that was explained", source=source), _RESTORE
+        )
     return picture
 
 

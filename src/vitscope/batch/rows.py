@@ -1,7 +1,7 @@
-"""The columns of the data set: one row for each picture, method and target. `docs/batch.md` tells of each.
+"""The columns of the dataset: one row for each image, method and target; `docs/batch.md` documents each column.
 
-Maps are float16 as a fraction of their largest absolute value, which stands beside them: they keep eleven bits at any
-scale, and what is below a hundred-thousandth of the largest fewer.
+Maps are float16 fractions of their largest absolute value, which has a column of its own: eleven significant bits at
+any scale, fewer below a hundred-thousandth of the largest value.
 """
 
 import json
@@ -51,12 +51,12 @@ _FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("provenance", pa.string()),
     ("prefix_names", pa.list_(pa.string())),
 )
-# of the provenance, what has columns of its own, and what changes nothing in a row
-_OF_ONE = ("source", "notes", "target", "score", "batch_size")
+# entries of the provenance that have columns of their own, or that rows do not depend on
+_LEFT_OUT = ("source", "notes", "target", "score", "batch_size")
 
 
 def schema(metrics: Sequence[str] = ()) -> pa.Schema:
-    """The columns; each metric adds `NAME` and `NAME_random`, the mean of random maps."""
+    """Return the columns; each metric adds `NAME` and `NAME_random`, the mean of random maps."""
     more = [(f"{name}{end}".replace("-", "_"), pa.float64()) for name in metrics for end in ("", "_random")]
     return pa.schema([*_FIELDS, *more], metadata={"vitscope.batch": str(SCHEMA)})
 
@@ -69,9 +69,9 @@ def explanation_row(
     measurement: "Measurement | None" = None,
     overlay: str | None = None,
 ) -> dict[str, Any]:
-    """The row of one explanation."""
+    """Return the row of one explanation."""
     scale = float(np.abs(e.map).max())
-    made = {name: value for name, value in e.provenance.items() if name not in _OF_ONE}
+    provenance = {name: value for name, value in e.provenance.items() if name not in _LEFT_OUT}
     (width, height), (rows, columns) = e.region.size, e.layout.grid
     numbers = {n.name.replace("-", "_"): n for n in measurement.numbers} if measurement else {}
     return {
@@ -94,7 +94,7 @@ def explanation_row(
         **concentration(e),
         "notes": [str(note) for note in e.provenance.get("notes", ())],
         "overlay": overlay,
-        "provenance": json.dumps(made, sort_keys=True, ensure_ascii=False),
+        "provenance": json.dumps(provenance, sort_keys=True, ensure_ascii=False),
         "prefix_names": list(e.layout.prefix),
         **{name: number.value for name, number in numbers.items()},
         **{f"{name}_random": number.random for name, number in numbers.items()},
@@ -102,7 +102,7 @@ def explanation_row(
 
 
 def error_row(ref: Ref, sha256: str, requested_target: str | None, method: str, error: VitscopeError) -> dict[str, Any]:
-    """The row of a picture that could not be explained: where it is, and why."""
+    """Return the row of an image without an explanation: its location and the error."""
     kind = type(error).__name__
     return {
         **_where(ref, sha256),
@@ -114,7 +114,7 @@ def error_row(ref: Ref, sha256: str, requested_target: str | None, method: str, 
 
 
 def to_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = ()) -> pa.Table:
-    """The table of rows; what a row does not have is null, and text that is not UTF-8 is escaped."""
+    """Return rows as a table; absent values are null, and text that is not UTF-8 is escaped."""
     columns = schema(metrics)
     arrays = []
     for field in columns:
@@ -126,7 +126,7 @@ def to_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = ()) -> 
 
 
 def map_from_row(row: Mapping[str, Any]) -> np.ndarray:
-    """The map `(gh, gw)` of a row in the method's own values, float32."""
+    """Return the map `(gh, gw)` of a row in the method's own values, float32."""
     values = np.asarray(row["map"], np.float32) * np.float32(row["scale"])
     return values.reshape(row["grid_rows"], row["grid_columns"])
 

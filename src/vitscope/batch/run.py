@@ -1,4 +1,4 @@
-"""`vitscope batch` as a function: a source, a plan, an engine, an output folder."""
+"""`vitscope batch` as a function: explains a source by a plan on an engine into an output folder."""
 
 import importlib
 import signal
@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitscope._messages import msg
 from vitscope.batch.sources import ImageSource
 from vitscope.batch.types import BatchPlan, Outcome, ProgressCallback, split_tasks
 from vitscope.errors import MissingDependencyError, UnknownNameError, UsageError
@@ -26,17 +27,17 @@ ENGINES = {"local": "vitscope.batch.local_engine", "ray": "vitscope.batch.ray_en
 
 @dataclass
 class BatchSummary:
-    """What a run did.
+    """The result of a run.
 
     Attributes:
         out: the output folder.
-        images: pictures explained now, failed ones with them.
-        failed: those of them that have an error in their row.
-        failures: how many of each kind.
-        skipped: pictures that earlier runs had finished.
-        failed_before: those of them that have an error in their row.
-        shards: shards written now.
-        seconds: how long it took, the loading of the model left out.
+        images: images processed in this run, with the failed ones.
+        failed: those of them with an error in their rows.
+        failures: their number by kind of error.
+        skipped: images that earlier runs finished.
+        failed_before: those of them with an error in their rows.
+        shards: shards written in this run.
+        seconds: the duration without loading the model.
     """
 
     out: str
@@ -61,22 +62,22 @@ def run(
     on_progress: ProgressCallback = lambda images, failed: None,
     on_start: Callable[[int], None] = lambda skipped: None,
 ) -> BatchSummary:
-    """Explain a collection into a folder; see `vitscope.batch` for what is in it.
+    """Explain a collection into a folder, whose contents `vitscope.batch` describes.
 
     Args:
-        source: where pictures come from.
-        out: the output folder: new, empty, or, with `resume`, one that was begun with the same options.
-        plan: what is asked of every picture.
+        source: the images.
+        out: the output folder: new, empty, or with `resume` that of an earlier run with the same options.
+        plan: how images are explained.
         scope: the model, where it is loaded already; engines on other machines load it by `plan.model`.
         engine: `local` or `ray`.
-        engine_options: keywords of the engine's own.
-        resume: go on with what is there.
-        on_progress: called with how many more pictures are done, and how many of them failed.
-        on_start: called once with how many pictures were finished by earlier runs.
+        engine_options: keywords of the engine.
+        resume: continue the run in the folder.
+        on_progress: called with the number of images done since the last call, and how many of them failed.
+        on_start: called once with the number of images that earlier runs finished.
 
     Raises:
-        UsageError: a source that is not there, or a question that does not fit the model; nothing is written then.
-        ResultError: an output that is refused or cannot be written; what is finished stays.
+        UsageError: a source that does not exist, or a plan that does not fit the model; nothing is written.
+        ResultError: the output folder is refused or cannot be written; finished shards stay.
     """
     require_engine(engine)
     from vitscope.batch.output import open_output
@@ -85,12 +86,13 @@ def run(
 
     folder = Path(out)
     images = replace(ImageSource(source) if isinstance(source, str) else source, exclude=folder.resolve())
-    work = importlib.import_module(ENGINES[engine]).run
+    run_engine = importlib.import_module(ENGINES[engine]).run
     scope = scope or load(plan.model, revision=plan.revision, device=plan.device, dtype=plan.dtype)
     method_requests(scope, plan)
     if next(iter(images), None) is None:
         raise UsageError(
-            f"there are no pictures in {images.location}", "name a folder, a pattern, a list or a file of them"
+            msg("batch.no-images", "{path} has no images", path=images.location),
+            msg("batch.no-images.hint", "choose a folder, a pattern, a list or a file of images"),
         )
     summary, kinds, start = BatchSummary(str(folder)), Counter[str](), time.perf_counter()
     with (
@@ -110,14 +112,14 @@ def run(
 
         try:
             tasks = sink.remaining(split_tasks(images, plan.shard_size))
-            work(tasks, plan, scope, commit, on_progress, folder, **(engine_options or {}))
+            run_engine(tasks, plan, scope, commit, on_progress, folder, **(engine_options or {}))
         finally:
             summary.failures, summary.seconds = dict(kinds.most_common()), time.perf_counter() - start
     return summary
 
 
 def require_engine(engine: str) -> None:
-    """The parts that a run needs are there.
+    """Raise where the packages of an engine are missing.
 
     Raises:
         UnknownNameError: an engine that does not exist.
@@ -132,7 +134,7 @@ def require_engine(engine: str) -> None:
 
 @contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM stops the run as Ctrl-C does: what is finished stays."""
+    """Turn SIGTERM into a KeyboardInterrupt, so that the run stops as by Ctrl-C and finished shards stay."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

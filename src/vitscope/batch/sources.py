@@ -1,7 +1,7 @@
-"""Where pictures come from, as a stream of refs in an order that is the same each time.
+"""Sources of images: streams of refs in an order that is the same in every run.
 
-A source is a stream of files (a folder, a pattern, a list, or one file), and each file is one picture or holds many: a
-Parquet file, a tar of WebDataset, a video. Nothing is listed whole: a folder is walked one directory at a time, each in
+A source is a stream of files (a folder, a pattern, a list, or one file). Each file is one image or holds many: a
+Parquet file, a WebDataset tar, a video. Nothing is listed whole: a folder is walked one directory at a time, each in
 the order of its names.
 """
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias, get_args
 
+from vitscope._messages import msg
 from vitscope.batch.archives import failure_reason, list_refs, open_file
 from vitscope.batch.types import Ref
 from vitscope.errors import UnknownNameError, UsageError
@@ -34,22 +35,23 @@ _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 @dataclass(frozen=True)
 class ImageSource:
-    """A collection of pictures.
+    """A collection of images.
 
     Attributes:
         location: a folder, a pattern such as `photos/**/*.jpg` or `shards/{000..099}.tar`, a list (`.txt`, `.lst`, one
-            path or URL a line, as seen from the working directory), a Parquet file, a tar, a video, or a photo; each
-            also as a URL that fsspec opens (`s3://`, `gs://`, `https://`, if their packages are there).
-        file_kind: what its files are; `auto` goes by their endings. A folder is searched for photos unless this says
-            otherwise; a pattern and a list take every file that they name.
-        column: of Parquet files: bytes, paths or URLs, or a struct of the two; by default the first of `COLUMNS`.
-        stride: of a video, every so many frames one.
-        limit: no more pictures than this.
-        exclude: a folder that is left out, such as the output's own.
+            path or URL a line, relative to the working directory), a Parquet file, a tar, a video, or a photo; each
+            also as a URL that fsspec opens (`s3://`, `gs://`, `https://`, where their packages are installed).
+        file_kind: the kind of its files; `auto` goes by their suffixes. With `auto`, a folder is searched for photos
+            only; a pattern and a list take every file that they name.
+        column: of Parquet files: bytes, paths or URLs, or a struct of the two; None takes the first of `IMAGE_COLUMNS`.
+        stride: of a video, the distance between the frames taken.
+        limit: the number of images, at most.
+        exclude: a folder to skip, such as the output folder.
 
     Raises:
-        UsageError: nothing is there, a URL whose package is not installed, a column that is not there, or a stride
-            below 1.
+        UsageError: the location does not exist or cannot be listed, a URL whose package is not installed, a missing
+            column, or a stride or limit below 1.
+        UnknownNameError: an unknown kind of file.
     """
 
     location: str
@@ -63,15 +65,18 @@ class ImageSource:
         if self.file_kind not in get_args(FileKind):
             raise UnknownNameError("kind of file", self.file_kind, get_args(FileKind))
         if self.stride < 1 or (self.limit is not None and self.limit < 1):
-            raise UsageError("stride and limit are at least 1")
+            raise UsageError(msg("batch.stride-or-limit", "{@stride} and {@limit} must be at least 1"))
         if _is_url(self.location):
             _check_scheme(self.location)
         somewhere = _is_url(self.location) or self._is_pattern() or _BRACES.search(self.location)
         if not somewhere and not os.path.lexists(self.location):
-            raise UsageError(f"the source {self.location} does not exist", "check the path")
+            raise UsageError(
+                msg("batch.no-source", "the source {path} does not exist", path=self.location),
+                msg("batch.no-source.hint", "check the path"),
+            )
 
     def identity(self) -> dict[str, Any]:
-        """What refs depend on, besides what lies there: that is compared shard by shard."""
+        """Return the options that refs depend on; the files themselves are compared shard by shard."""
         return {name: getattr(self, name) for name in ("file_kind", "column", "stride", "limit")}
 
     def __iter__(self) -> Iterator[Ref]:
@@ -79,7 +84,7 @@ class ImageSource:
         for path, key in self._files():
             refs = list_refs(path, key, self._kind_of(path), self.column, self.stride)
             if key.endswith("/"):
-                refs = iter([Ref(0, key, path, "broken", path, column="is a folder that cannot be read")])
+                refs = iter([Ref(0, key, path, "broken", path, problem=_unreadable_folder(path))])
             for ref in refs:
                 if row == self.limit:
                     return
@@ -87,7 +92,7 @@ class ImageSource:
                 row += 1
 
     def _files(self) -> Iterator[tuple[str, str]]:
-        """Each file and what it is called within the source."""
+        """Yield each file and its name within the source."""
         if found := _BRACES.search(self.location):
             first, last = found.groups()
             for number in range(int(first), int(last) + 1):
@@ -133,24 +138,38 @@ def _is_url(path: str) -> bool:
 
 
 def _without_query(path: str) -> str:
-    """On the web a question mark is no pattern: what comes behind it, such as a signature, is not of the name."""
+    """Return a web URL without its query, such as a signature: there, a question mark is no pattern."""
     return path.partition("?")[0] if path.startswith(("http://", "https://")) else path
 
 
 def _ending(path: str) -> str:
-    """Of the file's name, in small letters; of a URL, nothing where it is a host or ends in a slash."""
+    """Return the suffix of a file's name in lower case; empty for a URL that is a host or ends in a slash."""
     name = _without_query(path).partition("://")[2].partition("/")[2].rpartition("/")[2] if _is_url(path) else path
     return PurePosixPath(name.replace(os.sep, "/")).suffix.lower()
 
 
 def _check_scheme(url: str) -> None:
-    """Before anything is read: is there a package for it."""
+    """Raise where no package is installed for the URL's scheme."""
     import fsspec
 
     try:
         fsspec.get_filesystem_class(re.split("://|::", url)[0])
     except (ImportError, ValueError) as error:
-        raise UsageError(f"{url} cannot be opened: {error}") from error
+        raise UsageError(
+            msg("batch.no-filesystem", "{url} cannot be opened: {reason}", url=url, reason=error)
+        ) from error
+
+
+def _unreadable(location: str, error: Exception) -> UsageError:
+    reason = failure_reason(error)
+    return UsageError(
+        msg("batch.unreadable-source", "the source {path} cannot be read: {reason}", path=location, reason=reason),
+        msg("batch.unreadable-source.hint", "check the path"),
+    )
+
+
+def _unreadable_folder(path: str) -> str:
+    return msg("batch.unreadable-folder", "the folder {path} cannot be read", path=path)
 
 
 def _lines(location: str) -> Iterator[tuple[str, str]]:
@@ -160,40 +179,40 @@ def _lines(location: str) -> Iterator[tuple[str, str]]:
                 if name := line.strip():
                     yield name, f"{number}:{name}"
     except Exception as error:
-        raise UsageError(f"the source {location} cannot be read: {failure_reason(error)}", "check it") from error
+        raise _unreadable(location, error) from error
 
 
 def _walk(
     folder: str, key: str, exclude: Path | None, deep: int | None = None, above: tuple[tuple[int, int], ...] = ()
 ) -> Iterator[tuple[str, str]]:
-    """Files below a folder and their path within it, sorted; hidden ones are passed over.
+    """Yield the files below a folder and their paths within it, sorted and without hidden ones.
 
-    A folder that cannot be read is given itself, its key ending in a slash: reading it says why.
+    A folder that cannot be read is yielded itself, its key ending in a slash.
     """
     try:
         if not _is_url(folder):
-            told = Path(folder).stat()
-            if (told.st_dev, told.st_ino) in above:  # a link to a folder that it lies in
+            status = Path(folder).stat()
+            if (status.st_dev, status.st_ino) in above:  # a link to a folder above
                 return
-            above = (*above, (told.st_dev, told.st_ino))
+            above = (*above, (status.st_dev, status.st_ino))
         found = _listing(folder)
-    except Exception as error:  # a server has its own ways of failing
+    except Exception as error:  # each kind of server fails in its own way
         if not key:
-            raise UsageError(f"the source {folder} cannot be read: {failure_reason(error)}", "check it") from error
+            raise _unreadable(folder, error) from error
         yield folder, f"{key}/"
         return
     for name, is_folder in found:
-        path, called = f"{folder.rstrip('/')}/{name}" if folder != "." else name, f"{key}/{name}" if key else name
+        path, name_within = f"{folder.rstrip('/')}/{name}" if folder != "." else name, f"{key}/{name}" if key else name
         if name.startswith(".") or (is_folder and exclude is not None and Path(path).resolve() == exclude):
             continue
         if not is_folder:
-            yield path, called
+            yield path, name_within
         elif deep is None or deep > 1:
-            yield from _walk(path, called, exclude, None if deep is None else deep - 1, above)
+            yield from _walk(path, name_within, exclude, None if deep is None else deep - 1, above)
 
 
 def _listing(folder: str) -> list[tuple[str, bool]]:
-    """Names in a folder and whether they are folders, sorted."""
+    """Return the names in a folder, sorted, each with whether it is a folder."""
     if not _is_url(folder):
         with os.scandir(folder) as entries:
             return sorted((entry.name, entry.is_dir()) for entry in entries)

@@ -1,11 +1,13 @@
-"""What sources, engines and the output hand to each other. All of it can be pickled."""
+"""The values that sources, engines and the output folder exchange; all of them can be pickled."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from vitscope._messages import msg
 from vitscope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,18 +36,19 @@ RefKind: TypeAlias = Literal["file", "parquet", "tar", "video", "broken"]
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """Where one picture is.
+    """The location of one image.
 
     Attributes:
-        row: its place in the source, from 0.
-        key: what it is called there, and what its id is a hash of: the path within the folder, the line of a list ...
-        source: the same for people and for messages: a path, `FILE#ROW`, `FILE::MEMBER`, `FILE@SECONDSs`.
+        row: its position in the source, from 0.
+        key: its name within the source, of which its id is a hash: the path within the folder, the line of a list ...
+        source: its name for people: a path, `FILE#ROW`, `FILE::MEMBER`, `FILE@SECONDSs`.
         kind: how it is read.
-        path: the file or URL that is opened.
-        at: offset in a tar, row in a row group, time stamp in a video.
+        path: the file or URL to open.
+        at: offset in a tar, row in a row group, timestamp in a video.
         size: bytes in a tar.
-        group: row group of a Parquet file; in a video, the time stamp of the ref before.
-        column: column of a Parquet file; of a broken one, why it cannot be listed.
+        group: row group of a Parquet file; in a video, the timestamp of the ref before.
+        column: column of a Parquet file.
+        problem: why a broken file cannot be listed.
     """
 
     row: int
@@ -57,10 +60,11 @@ class Ref:
     size: int = 0
     group: int = 0
     column: str = ""
+    problem: str = ""
 
     @property
     def id(self) -> str:
-        """32 hex digits, the same in each run and on each engine."""
+        """32 hex digits, equal in every run and on every engine."""
         return hashlib.blake2b(self.key.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
@@ -78,7 +82,7 @@ class Task:
 
     @property
     def digest(self) -> str:
-        """A hash of all ids: the same pictures in the same order."""
+        """A hash of all ids, equal for the same images in the same order."""
         total = hashlib.blake2b(digest_size=16)
         for ref in self.refs:
             total.update(bytes.fromhex(ref.id))
@@ -87,13 +91,13 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """One finished shard, not yet written.
+    """One finished shard before it is written.
 
     Attributes:
         number: that of its task.
         digest: that of its task.
-        table: the rows, in the schema of `rows.schema`.
-        stats: counts and seconds, ready for JSON.
+        table: the rows, with the columns of `rows.schema`.
+        stats: counts and seconds; plain JSON values.
     """
 
     number: int
@@ -104,27 +108,31 @@ class Outcome:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """What is asked of every picture, and how the work is done.
+    """How every image is explained, and how the work is done.
 
     Attributes:
         model: a model reference.
-        revision: of the model, on the Hub.
-        device: as for `vitscope.load`.
-        dtype: as for `vitscope.load`.
-        methods: one or more; a row for each.
-        targets: as the command line has them, none for the model's own answer; a row for each where a method asks.
-        method_options: the methods' own options: each goes to the methods that have it.
-        gradient_rule: as in `vitscope.engine.options.Options`; so are `refine`, `size` and `seed`.
+        revision: of the model on the Hub.
+        device: as in `vitscope.load`.
+        dtype: as in `vitscope.load`.
+        methods: one or more; each image has a row for each.
+        targets: as the command line writes them; empty means the model's own answer. Each image has a row for each
+            target of a method that uses targets.
+        method_options: options of single methods; each goes to the methods that have it.
+        gradient_rule: as in `vitscope.engine.options.Options`, like `refine`, `size` and `seed`.
         refine: see `gradient_rule`.
         size: see `gradient_rule`.
         seed: see `gradient_rule`.
-        metrics: measures of `Scope.measure`, none by default: each costs many forwards.
-        overlays: also draw the map over the photo.
-        shard_size: pictures in a shard.
-        batch_size: pictures that go through the model together, at most; None leaves it to `batch_tokens`.
-        batch_tokens: tokens that go through the model together, at most, but for a single picture.
+        metrics: names as in `Scope.measure`; each costs many forwards.
+        overlays: also draw each map over its photo.
+        shard_size: images in a shard.
+        batch_size: images in one forward, at most; None leaves it to `batch_tokens`.
+        batch_tokens: tokens in one forward, at most; a single image may have more.
         workers: threads that read and decode; 0 chooses.
-        max_pending_bytes: bytes of decoded pictures that may wait for the model.
+        max_pending_bytes: bytes of decoded images that may wait for the model.
+
+    Raises:
+        UsageError: a number below its minimum, no method, or a method or target given twice.
     """
 
     model: str
@@ -147,28 +155,39 @@ class BatchPlan:
     max_pending_bytes: int = 256 * 2**20
 
     def __post_init__(self) -> None:
-        for name in ("shard_size", "batch_tokens", "max_pending_bytes"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is at least 1, not {getattr(self, name)}")
-        if (self.batch_size is not None and self.batch_size < 1) or self.workers < 0:
-            raise UsageError("batch_size is at least 1, and workers at least 0")
-        if not self.methods or len({*self.methods}) < len(self.methods) or len({*self.targets}) < len(self.targets):
-            raise UsageError("methods and targets are each named once, and there is a method")
+        minima = {"shard_size": 1, "batch_tokens": 1, "max_pending_bytes": 1, "batch_size": 1, "workers": 0}
+        for name, least in minima.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UsageError(
+                    msg(
+                        "batch.too-small",
+                        "{name} must be at least {least}, got {value}",
+                        name=name,
+                        least=least,
+                        value=value,
+                    )
+                )
+        if not self.methods:
+            raise UsageError(msg("batch.no-method", "a batch needs at least one method"))
+        for values in (self.methods, self.targets):
+            if twice := [value for value, count in Counter(values).items() if count > 1]:
+                raise UsageError(msg("batch.given-twice", "'{name}' is given twice", name=twice[0]))
 
     def identity(self) -> dict[str, Any]:
-        """The fields that rows depend on: a run that is gone on with has the same."""
+        """Return the fields that rows depend on; a resumed run must have the same."""
         how = ("revision", "device", "batch_size", "batch_tokens", "workers", "max_pending_bytes")
         return {name: value for name, value in asdict(self).items() if name not in how}
 
 
 CommitCallback: TypeAlias = Callable[[Outcome], None]
 ProgressCallback: TypeAlias = Callable[[int, int], None]
-# tasks, plan, model, commit (in any order, from one thread at a time), progress, output folder; options of its own
+# tasks, plan, model, commit (in any order, from one thread at a time), progress, output folder; then its own options
 BatchEngine: TypeAlias = "Callable[[Iterator[Task], BatchPlan, Scope, CommitCallback, ProgressCallback, Path], None]"
 
 
 def split_tasks(refs: Iterable[Ref], size: int) -> Iterator[Task]:
-    """Tasks of `size` refs each, the last one shorter."""
+    """Yield tasks of `size` refs each; the last may have fewer."""
     waiting, number = iter(refs), 0
     while part := tuple(islice(waiting, size)):
         yield Task(number, part)

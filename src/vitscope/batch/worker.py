@@ -1,7 +1,7 @@
-"""One shard after another: pictures are read and prepared ahead in threads, batched by size, explained, made into rows.
+"""The worker of every engine: reads images ahead in threads, batches them by size, explains them and makes rows.
 
-This is the worker of every engine. The model runs in the caller's thread; reading, decoding and preprocessing run in a
-few others, ahead of it by as many pictures as fit into `BatchPlan.max_pending_bytes` bytes, across the ends of shards.
+The model runs in the caller's thread. Reading, decoding and preprocessing run in other threads, ahead of the model by
+as many images as fit into `BatchPlan.max_pending_bytes`, across the ends of shards.
 """
 
 import os
@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from vitscope._messages import msg
 from vitscope.batch.fetch import ImageReader, image_reader
 from vitscope.batch.requests import MethodRequest, explain_batch, method_requests
 from vitscope.batch.rows import error_row, explanation_row, to_table
@@ -29,13 +30,13 @@ if TYPE_CHECKING:
 
 __all__ = ["abandoned_outcome", "cpu_count", "default_decode_threads", "outcomes"]
 
-_FIRST_GUESS = 4 * 2**20  # bytes of a picture, before there is a mean
-_FEWEST_TOKENS = 50  # of a picture, where it is guessed how many make a batch
+_FIRST_GUESS = 4 * 2**20  # bytes of an image, before there is a mean
+_FEWEST_TOKENS = 50  # of an image, to estimate how many make a batch
 
 
 @dataclass(frozen=True, eq=False)
 class _LoadedImage:
-    """A picture that is ready for the model, or why it is not."""
+    """An image that is ready for the model, or the error."""
 
     ref: Ref
     index: int
@@ -50,25 +51,25 @@ class _LoadedImage:
 
 @dataclass(eq=False)
 class _ShardRows:
-    """The rows of one task, while they are made."""
+    """The rows of one task so far, by the index of their image."""
 
     task: Task
-    begun: float = field(default_factory=time.perf_counter)
+    started: float = field(default_factory=time.perf_counter)
     rows: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
 
     def outcome(self, plan: BatchPlan) -> Outcome:
-        """Everything in the order of the source."""
+        """Return the finished shard, its rows in the order of the source."""
         rows = [row for index in sorted(self.rows) for row in self.rows[index]]
         failed = {row["id"]: row["error_kind"] for row in rows if row.get("error")}
         fine = [row for row in rows if not row.get("error")]
-        told = ("effective_patches", "largest_share", "prefix_share")
+        names = ("effective_patches", "largest_share", "prefix_share")
         stats = {
             "images": len(self.task.refs),
             "rows": len(rows),
             "failed": len(failed),
             "failures": dict(sorted(Counter(failed.values()).items())),
-            "seconds": round(time.perf_counter() - self.begun, 3),
-            "means": {name: sum(row[name] for row in fine) / len(fine) for name in told} if fine else {},
+            "seconds": round(time.perf_counter() - self.started, 3),
+            "means": {name: sum(row[name] for row in fine) / len(fine) for name in names} if fine else {},
         }
         return Outcome(self.task.number, self.task.digest, to_table(rows, plan.metrics), stats)
 
@@ -82,17 +83,17 @@ def outcomes(
     on_progress: ProgressCallback = lambda images, failed: None,
     crash_log: "CrashLog | None" = None,
 ) -> Generator[Outcome, None, None]:
-    """The outcome of each task, in their order.
+    """Yield the outcome of each task, in their order.
+
+    An error of one image goes into its rows. The caller has checked that the plan fits the model.
 
     Args:
-        tasks: taken as they are needed: up to `BatchPlan.max_pending_bytes` bytes of pictures before their turn.
-        plan: what is asked.
+        tasks: consumed up to `BatchPlan.max_pending_bytes` bytes of images ahead.
+        plan: how images are explained.
         scope: the model.
         out: the output folder, for overlays.
-        on_progress: called with how many more pictures are done, and how many of them failed.
-        crash_log: told what is in work, and asked what is not to be.
-
-    What goes wrong with a picture is in its rows. That the questions fit the model is looked at before, by `run`.
+        on_progress: called with the number of images done since the last call, and how many of them failed.
+        crash_log: records the images in progress, and names those to skip.
     """
     requests = method_requests(scope, plan, validate=False)
 
@@ -126,7 +127,7 @@ def outcomes(
 
 
 def abandoned_outcome(task: Task, plan: BatchPlan, scope: "Scope", error: VitscopeError) -> Outcome:
-    """The outcome of a task that no worker survived: each of its pictures has rows with this error."""
+    """Return the outcome of a task that no worker survived: each of its images has rows with this error."""
     requests, shard = method_requests(scope, plan), _ShardRows(task)
     for index, ref in enumerate(task.refs):
         shard.rows[index] = _failed(requests, _LoadedImage(ref, index), error)
@@ -134,7 +135,7 @@ def abandoned_outcome(task: Task, plan: BatchPlan, scope: "Scope", error: Vitsco
 
 
 def _max_batch(plan: BatchPlan, scope: "Scope", size: tuple[int, int]) -> int:
-    """How many pictures of that input size go through the model together."""
+    """Return how many images of an input size go through the model together."""
     if not scope.adapter.supports_batches:
         return 1
     by_tokens = max(plan.batch_tokens // scope.adapter.layout(size).tokens, 1)
@@ -150,7 +151,7 @@ def _explain(
     out: Path | None,
     on_progress: ProgressCallback,
 ) -> None:
-    """One batch, all questions."""
+    """Explain one batch by all methods and add its rows to the shard."""
     prepared = [item.prepared for item in items if item.prepared]
     rows: list[list[dict[str, Any]]] = [[] for _ in items]
     for request in requests:
@@ -170,7 +171,7 @@ def _rows(
     number: int,
     out: Path | None,
 ) -> list[dict[str, Any]]:
-    """The rows of one picture and method, one for each target."""
+    """Return the rows of one image and method, one for each target."""
     if isinstance(found, VitscopeError):
         return _failed((request,), item, found)
     rows = []
@@ -200,7 +201,7 @@ def _failed(requests: tuple[MethodRequest, ...], item: _LoadedImage, error: Vits
 def _prefetched(
     tasks: Iterable[Task], plan: BatchPlan, scope: "Scope", crash_log: "CrashLog | None"
 ) -> Iterator[Iterator[tuple[Task, _LoadedImage]]]:
-    """The pictures of all tasks in their order, made ready by threads, and not too many at a time."""
+    """Yield the images of all tasks in their order, loaded by threads within the plan's memory limit."""
     keep = bool(plan.overlays or plan.metrics)
     with (
         image_reader() as fetch,
@@ -261,7 +262,7 @@ def _load(
     keep: bool,
     crash_log: "CrashLog | None" = None,
 ) -> _LoadedImage:
-    """Read, hash, decode and preprocess one picture; what goes wrong is its own."""
+    """Read, hash, decode and preprocess one image; an error becomes part of the result."""
     if crash_log and (error := crash_log.crash_error(ref)):
         return _LoadedImage(ref, index, error=error)
     sha256 = ""
@@ -271,18 +272,24 @@ def _load(
             prepared = scope.prepare(picture, size=plan.size)
     except VitscopeError as error:
         return _LoadedImage(ref, index, sha256, error=error)
-    except Exception as error:  # a preprocessing that breaks on one picture
-        return _LoadedImage(ref, index, sha256, error=VitscopeError(f"{ref.source}: {type(error).__name__}: {error}"))
+    except Exception as error:  # preprocessing that breaks on one image
+        message = msg(
+            "batch.preprocessing-failed",
+            "{source}: {error}",
+            source=ref.source,
+            error=f"{type(error).__name__}: {error}",
+        )
+        return _LoadedImage(ref, index, sha256, error=VitscopeError(message))
     return _LoadedImage(ref, index, sha256, prepared if keep else prepared.without_photo())
 
 
 def cpu_count() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def default_decode_threads() -> int:
-    """Threads that read and decode ahead of the model: as many as there are cores, 16 at most."""
+    """Return the default number of threads that read and decode: one per core, 16 at most."""
     return min(cpu_count(), 16)

@@ -7,10 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from vitscope._files import atomic_write
-from vitscope._messages import msg
 from vitscope.cli import console
 from vitscope.cli.commands._options import AsJson, Force, load, parse_target, print_result, require_free
-from vitscope.errors import ResultError, require_package
+from vitscope.errors import require_package
 
 __all__ = ["report"]
 
@@ -53,15 +52,13 @@ def _write(path: Path, text: str) -> None:
 
 def _view(folder: Path, name: str, path: Path, force: bool, as_json: bool) -> None:
     """Write the viewer of one row: its image, explained again with the same model, method and target."""
-    from vitscope.batch.results import find_row, photo_from_row
+    from vitscope.batch.results import find_row, not_explained, photo_from_row
     from vitscope.viewer.page import page
 
     require_free(path, force)
     row = find_row(folder, name)
     if row["map"] is None:
-        raise ResultError(
-            msg("cli.row-failed", "{image} has no map: {reason}", image=row["source"], reason=row["error"])
-        )
+        raise not_explained(row)
     made = json.loads(row["provenance"])
     photo = photo_from_row(folder, row)
     kind, _, commit = str(made["weights"]).partition(":")
