@@ -2,6 +2,7 @@
 
 import os
 import queue
+import re
 import sys
 import threading
 import time
@@ -10,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.helpers.errors import raises
 from vitscope.batch import ray_pool
 from vitscope.batch.ray_cluster import Cluster, start_ray
 from vitscope.batch.ray_pool import NoProgressError, run
@@ -124,8 +126,9 @@ def test_the_engine_makes_the_rows_of_the_local_one_while_a_worker_is_killed(ray
 @pytest.mark.slow
 def test_a_full_disk_ends_the_run_in_one_line(ray_here):
     full = OSError(28, "No space left on device", "/data/out")
-    with pytest.raises(ResultError, match="/data/out: No space left on device"):
+    with raises(ResultError, "batch.worker-file-error") as caught:
         list(run(Cluster(workers=1), numbered(3), job(broken=full)))
+    assert caught.value.message.params == {"path": "/data/out", "reason": "No space left on device"}
 
 
 @pytest.mark.slow
@@ -139,16 +142,19 @@ def test_a_source_that_breaks_is_told_as_it_is(ray_here):
 
 
 def test_too_few_cpus_are_told_with_what_is_needed(ray_here):
-    with pytest.raises(UsageError, match=r"has 3 CPUs, 3 workers need 4: .* \(--workers 2, or a larger cluster\)"):
+    with raises(UsageError, "batch.too-few-cpus") as caught:
         list(run(Cluster(workers=3), numbered(1), job()))
+    assert caught.value.message.params == {"cpus": 3, "workers": 3, "needed": 4, "each": 1}
+    assert "--workers 2" in caught.value.spoken("cli")[1]
 
 
 def test_an_address_where_nobody_answers_is_one_line(monkeypatch, capfd):
     ray = pytest.importorskip("ray", reason="ray is not installed")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    with pytest.raises(UsageError, match=r"^no Ray cluster answers at 127.0.0.1:1: .*refused") as told:
+    with raises(UsageError, "batch.no-cluster") as told:
         list(run(Cluster(address="127.0.0.1:1"), [], job()))
     assert len(str(told.value).splitlines()) == 1
+    assert "refused" in told.value.message.params["reason"]
     assert capfd.readouterr() == ("", "")
 
 
@@ -160,7 +166,7 @@ def test_ray_is_asked_for_by_name(monkeypatch):
 
 @pytest.mark.parametrize("wrong", [{"workers": 0}, {"cpus": 0}, {"stall_timeout": 0}])
 def test_numbers_that_make_no_sense(wrong):
-    with pytest.raises(UsageError, match="above zero"):
+    with raises(UsageError, "batch.cluster-numbers"):
         Cluster(**wrong)
 
 
@@ -168,10 +174,11 @@ def test_numbers_that_make_no_sense(wrong):
 def test_when_nothing_moves_it_says_what_waits(ray_here, tmp_path, monkeypatch):
     monkeypatch.setattr(ray_pool, "_DRAIN_TIMEOUT", 0.1)  # what is stuck ends only when it is freed, below
     begun = time.monotonic()
-    with pytest.raises(
-        NoProgressError, match=r"nothing moved for 2 s; pieces in work: 0 \(process \d+ on [\d.]+, \d+ s\)"
-    ):
+    with raises(NoProgressError, "joined") as caught:
         list(run(Cluster(workers=1, stall_timeout=2), numbered(1), job(stuck=[0], freed=str(tmp_path / "freed"))))
+    stalled, tasks, *_ = caught.value.message.params.values()
+    assert (stalled.code, stalled.params["seconds"]) == ("batch.stalled", "2")
+    assert re.fullmatch(r"0 \(process \d+ on [\d.]+, \d+ s\)", tasks.params["tasks"])
     (tmp_path / "freed").touch()  # the piece comes to an end, so that the cluster can
     assert time.monotonic() - begun < 240
 
@@ -181,6 +188,6 @@ def test_a_desk_that_does_not_answer_yet_has_the_time_of_a_start(monkeypatch):
     pytest.importorskip("ray", reason="ray is not installed")
     monkeypatch.setattr(ray_pool, "_START_TIMEOUT", 1)
     begun = time.monotonic()
-    with pytest.raises(NoProgressError, match="the desk does not answer"):
+    with raises(NoProgressError, "batch.board-lost"):
         list(ray_pool._collect(queue.Queue(), object(), 0.1))
     assert time.monotonic() - begun >= 1

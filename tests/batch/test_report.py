@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests.helpers.errors import raises
 from vitscope.batch.report import SINK_FACTOR, overview
 from vitscope.batch.report_page import render_report
 from vitscope.batch.results import explanation_from_row, explanations, find_row, photo_from_row
@@ -139,7 +140,7 @@ def test_one_row_opens_in_the_viewer(finished, tmp_path):
     assert row["method"].encode() in text
     bad = CliRunner().invoke(app, ["report", str(out), "--view", "bad0.jpg", "-o", str(tmp_path / "other.html")])
     assert isinstance(bad.exception, ResultError)
-    assert bad.exception.code == "cli.row-failed"
+    assert bad.exception.code == "batch.not-explained"
 
 
 def test_a_photo_is_found_wherever_it_lies(finished, tiny_scope, tmp_path):
@@ -195,13 +196,13 @@ def test_the_documents_examples_run(finished, tmp_path, monkeypatch, capsys):
 
 def test_what_is_no_run_is_told(finished, tmp_path):
     out, _ = finished
-    with pytest.raises(ResultError, match="holds no run of vitscope batch"):
+    with raises(ResultError, "batch.no-run"):
         overview(tmp_path)
-    with pytest.raises(ResultError, match="no row called 'nothing'"):
+    with raises(ResultError, "batch.no-such-row"):
         find_row(out, "nothing")
     (tmp_path / "batch.json").write_text("{}")
-    with pytest.raises(ResultError, match="no finished shard yet"):
+    with raises(ResultError, "batch.nothing-finished"):
         overview(tmp_path)
     row = next(row for row in rows_of(out) if row["error"])
-    with pytest.raises(ResultError, match="was not explained"):
+    with raises(ResultError, "batch.not-explained"):
         explanation_from_row(row)

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.batching import CLOSE, plan, same, table
+from tests.helpers.errors import raises
 from vitscope.batch.rows import map_from_row
 from vitscope.batch.run import run
 from vitscope.batch.types import BatchPlan
@@ -123,7 +124,7 @@ def test_wrong_questions_are_refused_before_anything_is_written(collection, tiny
             run(str(collection), tmp_path / "out", plan(**wrong), scope=tiny_scope)
         assert not (tmp_path / "out").exists(), wrong
     (tmp_path / "none").mkdir()
-    with pytest.raises(UsageError, match="no pictures"):
+    with raises(UsageError, "batch.no-images"):
         run(str(tmp_path / "none"), tmp_path / "out", plan(), scope=tiny_scope)
     with pytest.raises(UnknownNameError, match="engine"):
         run(str(collection), tmp_path / "out", plan(), scope=tiny_scope, engine="spark")
