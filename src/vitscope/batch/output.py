@@ -174,7 +174,7 @@ def read_manifest(folder: Path) -> tuple[ShardRecord, ...]:
     except (ValueError, TypeError, KeyError) as error:
         raise ResultError(
             msg(
-                "batch.broken-manifest", "{path} is not a manifest of vitscope batch: {reason}", path=path, reason=error
+                "batch.broken-manifest", "{path} is not a manifest of vitscope batch: {reason}", path=path, reason=str(error)
             ),
             _OTHER_OUT,
         ) from error

@@ -156,7 +156,7 @@ def _check_scheme(url: str) -> None:
         fsspec.get_filesystem_class(re.split("://|::", url)[0])
     except (ImportError, ValueError) as error:
         raise UsageError(
-            msg("batch.no-filesystem", "{url} cannot be opened: {reason}", url=url, reason=error)
+            msg("batch.no-filesystem", "{url} cannot be opened: {reason}", url=url, reason=str(error))
         ) from error
 
 
