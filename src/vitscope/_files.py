@@ -149,7 +149,12 @@ def require_same_options(path: Path, options: Mapping[str, Any], hint: str, *, i
         changes = [(name, before.get(name), options.get(name)) for name in names]
     except (ValueError, AttributeError, TypeError) as error:
         raise ResultError(
-            msg("files.broken-options", "{path} does not hold the options of a run: {reason}", path=path, reason=str(error)),
+            msg(
+                "files.broken-options",
+                "{path} does not hold the options of a run: {reason}",
+                path=path,
+                reason=str(error),
+            ),
             msg("files.broken-options.hint", "choose another {@out}"),
         ) from error
     changed = [

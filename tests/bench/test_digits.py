@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.benchmarks import rows_of
+from tests.helpers.errors import raises
 from vitscope.bench import digits
 from vitscope.bench.benchmark import make_benchmark, run_benchmark
 from vitscope.bench.cases import grid_judge, pair_judge
@@ -79,5 +80,5 @@ def test_methods_that_know_the_class_beat_those_that_do_not(as_shipped, digit_sc
 
 
 def test_digits_need_a_model_that_names_them(tiny_scope):
-    with pytest.raises(UsageError, match="does not name the digits"):
+    with raises(UsageError, "bench.no-digit-classes"):
         make_benchmark(tiny_scope, "digits")

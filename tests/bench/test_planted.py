@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers.errors import raises
 from vitscope.bench import photos, planted
 from vitscope.errors import ImageError, UnknownNameError, UsageError
 
@@ -93,24 +94,24 @@ def test_objects_and_grounds_are_placed_all_over(folders):
 
 def test_what_cannot_be_used_is_said_in_one_line(folders, tmp_path):
     things, places = folders
-    for wrong, kind, words in (
-        ({"split": "test"}, UnknownNameError, "no split is called 'test'"),
-        ({"cutouts": tmp_path / "none"}, UsageError, "is not a folder"),
-        ({"cutouts": tmp_path}, UsageError, "has no pictures"),
-        ({"cutouts": places}, ImageError, "has no transparency"),
-        ({"count": 0}, UsageError, "at least 1"),
-        ({"size": 8}, UsageError, "32 to 4096"),
-        ({"seed": -1}, UsageError, "not negative"),
+    for wrong, kind, code in (
+        ({"split": "test"}, UnknownNameError, "errors.unknown-name"),
+        ({"cutouts": tmp_path / "none"}, UsageError, "bench.not-a-folder"),
+        ({"cutouts": tmp_path}, UsageError, "bench.no-images"),
+        ({"cutouts": places}, ImageError, "bench.cutout-opaque"),
+        ({"count": 0}, UsageError, "bench.scene-numbers"),
+        ({"size": 8}, UsageError, "bench.scene-numbers"),
+        ({"seed": -1}, UsageError, "bench.scene-numbers"),
     ):
-        with pytest.raises(kind, match=words):
+        with raises(kind, code):
             planted.scenes(**({"count": 3} | wrong))
     for extra in ("disc1.png", "disc2.png"):
         (things / extra).unlink()
-    with pytest.raises(UsageError, match="has one picture"):
+    with raises(UsageError, "bench.one-image"):
         planted.scenes(2, cutouts=things)
     Image.new("RGBA", (20, 20), (1, 2, 3, 0)).save(things / "empty.png")
     Image.new("RGBA", (20, 20), (1, 2, 3, 0)).save(things / "disc0.png")
-    with pytest.raises(ImageError, match="fewer than 8 opaque pixels"):
+    with raises(ImageError, "bench.cutout-empty"):
         planted.scenes(2, cutouts=things)
 
 

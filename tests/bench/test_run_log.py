@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tests.helpers.benchmarks import rows_of
+from tests.helpers.errors import raises
 from vitscope.bench import run_log
 from vitscope.bench.benchmark import make_benchmark, run_benchmark
 from vitscope.bench.run_log import CaseResult, RunLog
@@ -41,7 +42,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(tiny_scope, benchmark, tm
     said = []
     resumed = run_benchmark(tiny_scope, benchmark, rows, tmp_path / "o", on_note=said.append)
     assert len(made) == 12 - 5
-    assert "5 maps of an earlier run" in said[0]
+    assert (said[0].code, said[0].params["count"]) == ("bench.resumed", 5)
     for one, other in zip(resumed.scores, whole.scores, strict=True):
         assert (one.method, one.numbers, one.groups, one.p) == (other.method, other.numbers, other.groups, other.p)
     made.clear()
@@ -53,12 +54,15 @@ def test_other_options_are_refused_by_name(tiny_scope, benchmark, tmp_path):
     rows = rows_of(tiny_scope, "attention")
     run_benchmark(tiny_scope, benchmark, rows, tmp_path / "o")
     other = make_benchmark(tiny_scope, "planted", count=3, size=80, seed=2)
-    with pytest.raises(ResultError, match="seed was 1 and is 2; size was 64 and is 80") as info:
+    with raises(ResultError, "files.other-options", "bench.other-options.hint") as caught:
         run_benchmark(tiny_scope, other, rows, tmp_path / "o")
-    assert "count" not in info.value.message
+    changes = [dict(one.params) for one in caught.value.message.params["changes"].params.values()]
+    assert changes == [{"name": "seed", "before": "1", "now": "2"}, {"name": "size", "before": "64", "now": "80"}]
     changed = replace(benchmark, options={**benchmark.options, "weights": "others"})
-    with pytest.raises(ResultError, match="weights was .* and is 'others'"):
+    with raises(ResultError, "files.other-options") as caught:
         run_benchmark(tiny_scope, changed, rows, tmp_path / "o")
+    change = caught.value.message.params["changes"].params
+    assert (change["name"], change["now"]) == ("weights", "'others'")
     run_benchmark(tiny_scope, other, rows, tmp_path / "o", force=True)
     kept = [json.loads(line) for line in (tmp_path / "o" / "rows.jsonl").read_text().splitlines()]
     assert len(kept) == 9
@@ -68,15 +72,15 @@ def test_other_options_are_refused_by_name(tiny_scope, benchmark, tmp_path):
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("years")
     for force in (False, True):
-        with pytest.raises(ResultError, match="holds something else"):
+        with raises(ResultError, "bench.not-a-benchmark"):
             RunLog(tmp_path, {}, force=force)
     assert (tmp_path / "thesis.txt").read_text() == "years"
     (tmp_path / "bench.json").write_text("not json")
-    with pytest.raises(ResultError, match="not what a benchmark wrote"):
+    with raises(ResultError, "files.broken-options"):
         RunLog(tmp_path, {})
     (tmp_path / "bench.json").write_text("{}")
     (tmp_path / "rows.jsonl").write_text('{"key": "x", "methods": 1}\n')
-    with pytest.raises(ResultError, match="a line that no benchmark wrote"):
+    with raises(ResultError, "bench.broken-row"):
         RunLog(tmp_path, {})
 
 

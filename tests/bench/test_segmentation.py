@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.benchmarks import rows_of
+from tests.helpers.errors import raises
 from vitscope.bench import segmentation
 from vitscope.bench.benchmark import make_benchmark, run_benchmark
 from vitscope.bench.cases import KINDS
@@ -48,26 +49,28 @@ def test_photos_and_masks_of_one_name(photos, tiny_scope, tmp_path):
     assert set(made.scores[0].numbers) == set(KINDS["segmentation"].metrics)
     Image.new("L", (60, 40), 1).save(photos[1] / "one.png")
     changed = make_benchmark(tiny_scope, "segmentation", images=photos[0], masks=photos[1])
-    with pytest.raises(ResultError, match="masks was"):
+    with raises(ResultError, "files.other-options") as caught:
         run_benchmark(tiny_scope, changed, rows_of(tiny_scope, "attention"), tmp_path / "o")
+    assert caught.value.message.params["changes"].params["name"] == "masks"
 
 
 def test_masks_that_do_not_fit(photos, tiny_scope):
     images, masks = photos
     Image.new("L", (30, 40), 1).save(masks / "alone.png")
-    with pytest.raises(ImageError, match="30 x 40 pixels and its picture 60 x 40"):
+    with raises(ImageError, "bench.mask-size") as caught:
         next(c for c in segmentation.folder_cases(images, masks) if c.name == "alone").load()
+    assert (caught.value.message.params["mask"], caught.value.message.params["image"]) == ("30 x 40", "60 x 40")
     Image.new("L", (60, 40), 1).save(masks / "alone.jpg")
-    with pytest.raises(UsageError, match="two masks called alone"):
+    with raises(UsageError, "bench.two-masks"):
         segmentation.folder_cases(images, masks)
-    with pytest.raises(ImageError, match="is a JPEG"):
+    with raises(ImageError, "bench.mask-jpeg"):
         segmentation.read_mask(masks / "alone.jpg")
     (images / "alone.png").rename(images / "other.png")
     for stem in ("one", "two", "alone"):
         (masks / f"{stem}.png").unlink()
-    with pytest.raises(UsageError, match="has a mask of the same name"):
+    with raises(UsageError, "bench.no-pairs"):
         segmentation.folder_cases(images, masks)
-    with pytest.raises(UsageError, match="needs --images FOLDER --masks FOLDER"):
+    with raises(UsageError, "bench.segmentation-folders"):
         make_benchmark(tiny_scope, "segmentation", images=images)
 
 
@@ -98,7 +101,7 @@ def test_the_imagenet_file(tmp_path):
     assert seen[:112, :112].all()
     assert seen.sum() == 112 * 112
     (tmp_path / "not.mat").write_text("text")
-    with pytest.raises(UsageError, match="is not the file of the ImageNet segmentation test"):
+    with raises(UsageError, "bench.not-gtsegs"):
         segmentation.imagenet_cases(tmp_path / "not.mat")
 
 

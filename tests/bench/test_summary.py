@@ -48,7 +48,8 @@ def test_methods_are_compared_on_the_cases_that_both_have():
     rows[1] = replace(rows[1], numbers={}, error="broken")
     made = summary.summarise("planted", info, rows, {})
     assert next(s for s in made.scores if s.method == "b").difference.value == pytest.approx(0.1)
-    assert made.notes == ("a: 1 of 3 cases have no numbers, the first: broken",)
+    assert [note.code for note in made.notes] == ["bench.failed-for-one"]
+    assert made.notes[0].params == {"method": "a", "failed": 1, "total": 3, "reason": "broken"}
 
 
 def test_pixels_of_all_photos_are_pooled():

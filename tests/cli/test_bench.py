@@ -49,12 +49,12 @@ def test_the_command(cli, tiny_folder, tmp_path):
     ("arguments", "told"),
     [
         (("plantet",), "did you mean 'planted'?"),
-        (("planted", "--count", "0"), "a count is at least 1"),
+        (("planted", "--count", "0"), "must be at least 1, got 0"),
         (("planted", "--split", "test"), "no split is called 'test'"),
         (("planted", "--methods", "rolout"), "did you mean 'rollout'?"),
-        (("planted", "--images", "."), "--images is not for planted"),
-        (("segmentation",), "needs --images FOLDER --masks FOLDER"),
-        (("digits",), "does not name the digits"),
+        (("planted", "--images", "."), "the benchmark 'planted' has no option 'images'"),
+        (("segmentation",), "the benchmark 'segmentation' needs"),
+        (("digits",), "has no classes named 0 to 9"),
         (("planted", "--cutouts", "nowhere"), "is not a folder"),
     ],
 )

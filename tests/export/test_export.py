@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers.errors import raises
 from vitscope.errors import MissingDependencyError, ResultError, UsageError
 from vitscope.export.coco import bright_region, coco
 from vitscope.export.fiftyone import add
@@ -39,7 +40,7 @@ def test_the_region_is_the_largest_bright_part(explained):
 def test_a_map_without_light_and_a_flat_one_have_a_region(explained):
     assert bright_region(explained(np.zeros((2, 2)), (20, 20)), 0.2).all()
     assert bright_region(explained(-np.ones((2, 2)), (20, 20)), 0.2).all()
-    with pytest.raises(UsageError, match=r"in \[0, 1\)"):
+    with raises(UsageError, "export.above"):
         bright_region(explained(MAP, (40, 30)), 1.0)
 
 
@@ -146,7 +147,7 @@ def test_fiftyone_itself_keeps_the_heatmap_and_reads_its_file(explained, tmp_pat
 
 
 def test_fiftyone_wants_files(fiftyone, explained, tmp_path):
-    with pytest.raises(ResultError, match="is no file"):
+    with raises(ResultError, "export.not-a-file"):
         add(Dataset(), [explained(MAP, (40, 30), provenance={"source": "array"})], tmp_path)
 
 

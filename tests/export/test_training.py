@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from tests.helpers.errors import raises
 from vitscope.errors import ImageError, MissingDependencyError, UsageError
 from vitscope.export import tensorboard, wandb
 from vitscope.export._callback import LoggedPhotos
@@ -152,9 +153,9 @@ def test_wandb_is_asked_for_by_name(monkeypatch):
 
 
 def test_nothing_to_watch_is_said_at_once(photo):
-    with pytest.raises(UsageError, match="0 photos and every=100"):
+    with raises(UsageError, "export.photos-and-steps"):
         LoggedPhotos.read([], RecordedCall(), 100, {})
-    with pytest.raises(UsageError, match="every=0"):
+    with raises(UsageError, "export.photos-and-steps"):
         LoggedPhotos.read([photo], RecordedCall(), 0, {})
     with pytest.raises(ImageError, match="does not exist"):
         LoggedPhotos.read(["nowhere.jpg"], RecordedCall(), 1, {})

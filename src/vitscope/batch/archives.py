@@ -76,7 +76,10 @@ def open_file(path: str) -> Iterator[BinaryIO]:
 
 
 def _supports_ranges(file: Any) -> bool:
-    """Return whether a web server sends parts of a file; some admit that they do not only on the first request."""
+    """Return whether a web server sends parts of a file.
+
+    Some servers admit that they do not only on the first request.
+    """
     try:
         file.seek(file.size - 1)
         file.read(1)

@@ -23,7 +23,9 @@ class CrashingImage(VitscopeError):
 
 
 class CrashLog:
-    """The ids of the images in progress, on file, and the images that crash the process. Made by `open_crash_log`.
+    """The images in progress, on file, and the images that crash the process.
+
+    Made by `open_crash_log`.
 
     Args:
         folder: the output folder.
@@ -112,7 +114,9 @@ class CrashLog:
 
 @contextmanager
 def open_crash_log(folder: Path, try_images: Callable[[Sequence[Ref]], dict[str, str]]) -> Iterator[CrashLog]:
-    """Open the crash log of an output folder; leaving the `with`, even by an error, proves that nothing crashed.
+    """Open the crash log of an output folder.
+
+    Leaving the `with`, even by an error, proves that the process did not crash.
 
     Raises:
         ResultError: the folder cannot be written.

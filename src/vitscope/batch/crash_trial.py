@@ -29,7 +29,7 @@ _STOP_SIGNALS = (-signal.SIGINT, -signal.SIGTERM)
 
 
 def try_in_subprocess(refs: Sequence[Ref], plan: BatchPlan, *, model: bool) -> dict[str, str]:
-    """Process each image in a separate process and return the names of its deaths by image id.
+    """Process each image in a separate process; return how it died, by image id.
 
     Args:
         refs: the images.
@@ -51,7 +51,10 @@ def try_in_subprocess(refs: Sequence[Ref], plan: BatchPlan, *, model: bool) -> d
 
 
 def _died(code: int) -> bool:
-    """Return whether a process ended by a signal that is no request to stop, or by one of Windows' crash codes."""
+    """Return whether a process crashed: by a signal other than a request to stop.
+
+    On Windows, crashes have codes of their own.
+    """
     return (code < 0 and code not in _STOP_SIGNALS) or code >= 0xC0000000
 
 
@@ -60,7 +63,10 @@ def _death_name(code: int) -> str:
 
 
 def _try(refs: Sequence[Ref], plan: BatchPlan, model: bool) -> None:
-    """Run in the separate process: print a line when everything is ready, and one for each image survived."""
+    """Process images in the separate process.
+
+    It prints a line when everything is ready, and one for each image that it survives.
+    """
     from vitscope.batch.fetch import image_reader
 
     with image_reader() as fetch:

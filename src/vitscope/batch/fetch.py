@@ -24,7 +24,9 @@ _SEEK_BEYOND = 10.0  # seconds; shorter gaps are decoded
 
 @contextmanager
 def image_reader() -> Iterator[ImageReader]:
-    """Yield a reader that threads may share; it keeps the last row group, remote tar and video open.
+    """Yield a reader of images that threads may share.
+
+    It keeps the last row group, the last tar on another machine and the last video open.
 
     The reader raises ImageError for every failure.
     """
@@ -82,7 +84,10 @@ def _part(file: BinaryIO, ref: Ref) -> bytes:
 
 
 class _Tar:
-    """The last tar read from another machine: the bytes read ahead of one member serve its neighbours."""
+    """The last tar read from another machine.
+
+    The bytes read ahead of one member serve its neighbours.
+    """
 
     def __init__(self) -> None:
         self._lock, self._stack, self._path = Lock(), ExitStack(), ""
@@ -150,7 +155,10 @@ class _RowGroup:
 
 
 class _Video:
-    """The last video read, at the position where it stopped: frames are requested nearly in the order of time."""
+    """The last video read, at the position where it stopped.
+
+    Frames are requested nearly in the order of time.
+    """
 
     def __init__(self) -> None:
         self._lock, self._stack = Lock(), ExitStack()

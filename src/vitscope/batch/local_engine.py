@@ -27,7 +27,9 @@ def run(
     on_progress: ProgressCallback,
     out: Path,
 ) -> None:
-    """Explain every task in this process, in order; at most two finished shards wait for the writer.
+    """Explain every task in this process, in order.
+
+    At most two finished shards wait for the writer.
 
     An image over which the process died twice is tried in a separate process before it is used again.
 

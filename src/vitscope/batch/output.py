@@ -83,7 +83,9 @@ class OutputFolder:
                 )
 
     def commit(self, outcome: Outcome) -> ShardRecord:
-        """Write a shard and list it in the manifest; both are on disk on return. One caller at a time.
+        """Write a shard and list it in the manifest; both are on disk on return.
+
+        One caller at a time.
 
         Raises:
             ResultError: the disk is full, or the folder cannot be written.
@@ -149,7 +151,7 @@ def check_output(folder: Path, *, resume: bool) -> None:
 
 
 def read_manifest(folder: Path) -> tuple[ShardRecord, ...]:
-    """Return the finished shards of an output folder in order, also while a run writes into it.
+    """Return the finished shards of an output folder, also while a run writes there.
 
     Raises:
         ResultError: a manifest that is broken or of another schema, or a missing shard.
@@ -174,7 +176,10 @@ def read_manifest(folder: Path) -> tuple[ShardRecord, ...]:
     except (ValueError, TypeError, KeyError) as error:
         raise ResultError(
             msg(
-                "batch.broken-manifest", "{path} is not a manifest of vitscope batch: {reason}", path=path, reason=str(error)
+                "batch.broken-manifest",
+                "{path} is not a manifest of vitscope batch: {reason}",
+                path=path,
+                reason=str(error),
             ),
             _OTHER_OUT,
         ) from error
@@ -188,7 +193,10 @@ def read_manifest(folder: Path) -> tuple[ShardRecord, ...]:
 
 
 def _write_shard(folder: Path, outcome: Outcome) -> ShardRecord:
-    """Write a shard and its statistics, each whole or not at all; an earlier, unlisted try is replaced."""
+    """Write a shard and its statistics, each whole or not at all.
+
+    What an earlier try left is replaced.
+    """
     name = f"part-{outcome.number:06d}"
     buffer = pa.BufferOutputStream()
     pq.write_table(outcome.table, buffer, compression="zstd")

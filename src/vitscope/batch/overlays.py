@@ -35,7 +35,7 @@ def write_overlay(e: "Explanation", out: Path, number: int, ref: Ref, target_ind
 
 
 def overlay_paths(out: Path) -> Iterator[Path]:
-    """Yield the first overlay of each image of an output folder, in the order of the source."""
+    """Yield the first overlay of each image, in the order of the source."""
     last = None
     for shard in read_manifest(out):
         for row in pq.read_table(out / shard.file, columns=["id", "overlay"]).to_pylist():

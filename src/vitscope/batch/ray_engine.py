@@ -21,7 +21,10 @@ __all__ = ["WorkerLostError", "run"]
 
 
 class WorkerLostError(VitscopeError):
-    """A shard that several workers did not survive, by lack of memory or a decoder that crashes."""
+    """A shard that several workers did not survive.
+
+    Memory ran out, or a decoder crashed.
+    """
 
 
 def run(

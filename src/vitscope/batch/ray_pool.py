@@ -49,7 +49,9 @@ class TaskHandler(Protocol):
 
 
 class TaskBoard:
-    """Ray actor that queues tasks and records which worker holds which; survives worker crashes.
+    """Ray actor that queues tasks and records which worker holds which.
+
+    It survives worker crashes.
 
     Args:
         room: the number of tasks that wait here, at most.
@@ -87,7 +89,7 @@ class TaskBoard:
         self.progress += 1
 
     async def state(self) -> tuple[tuple[int, bool], dict[str, tuple[str, float]], list[str]]:
-        """Return progress and whether any task started, the holder of each task since when, and the repeated tasks."""
+        """Return progress, whether a task started, each task's holder, repeated tasks."""
         return (
             (self.progress, self.started),
             self.holders,
@@ -96,7 +98,10 @@ class TaskBoard:
 
 
 class _Worker:
-    """Actor of the pool; its handler is made late, so that a model that fails to load is a result, not a death."""
+    """Ray actor of the pool.
+
+    Its handler is made late, so that a model that fails to load is a result, not a death.
+    """
 
     def __init__(self, board: str, make: Callable[[], TaskHandler]) -> None:
         import ray
@@ -247,7 +252,7 @@ def _read(rows: Any, results: _Results) -> None:
 
 
 def _collect(results: _Results, board: Any, stall_timeout: float | int) -> Iterator[tuple[str, Any]]:
-    """Yield results as they come, and raise where none comes and the board sees no progress either."""
+    """Yield results as they come; raise where neither they nor the board progress."""
     moved, seen = time.monotonic(), (0, False)
     while True:
         try:
@@ -271,7 +276,10 @@ def _collect(results: _Results, board: Any, stall_timeout: float | int) -> Itera
 
 
 def _progress(board: Any, seen: tuple[int, bool]) -> tuple[int, bool]:
-    """Return the board's progress and whether a task started; a board that does not answer has made none."""
+    """Return the board's progress, and whether a task started.
+
+    A board that does not answer has made no progress.
+    """
     import ray
 
     try:

@@ -37,7 +37,7 @@ class SinkCounts:
 
     @property
     def border(self) -> tuple[float, float]:
-        """The share of sinks on the border of the grid, and the border's share of all patches."""
+        """The border's share of all sinks, and its share of all patches."""
         edge = np.ones(self.counts.shape, bool)
         edge[1:-1, 1:-1] = False
         return float(self.counts[edge].sum() / max(self.counts.sum(), 1)), float(edge.mean())
@@ -82,7 +82,10 @@ class _TopRows:
         self.heap: list[tuple[Any, str, int, Any]] = []
 
     def offer(self, keys: Iterable[Any], ids: Iterable[str], part: Any) -> None:
-        """Offer the rows of a record batch, each with its key; only rows that stay are copied."""
+        """Offer the rows of a record batch with their keys.
+
+        Only rows that stay are copied.
+        """
         for at, (key, name) in enumerate(zip(keys, ids, strict=True)):
             if len(self.heap) < self.many:
                 heapq.heappush(self.heap, (key, name, at, part.slice(at, 1).to_pylist()[0]))
@@ -149,7 +152,7 @@ def _column(part: Any, name: str) -> np.ndarray:
 
 
 def _numbers(part: Any, into: dict[str, dict[str, list[np.ndarray]]]) -> Float[np.ndarray, " n"]:
-    """Collect the numbers of a record batch; return the share of patches that each map spreads over."""
+    """Collect the numbers of a record batch; return the effective share of each map."""
     values: dict[str, np.ndarray] = {
         "effective_share": _column(part, "effective_patches")
         / (_column(part, "grid_rows") * _column(part, "grid_columns")),

@@ -130,7 +130,7 @@ def _card(row: Mapping[str, Any], width: int, small: bool) -> dict[str, Any]:
 
 
 def _image(row: Mapping[str, Any]) -> Image.Image:
-    """Draw the map over the photo where the photo is still there, else the map alone."""
+    """Draw the map over the photo, or alone where the photo no longer exists."""
     e = explanation_from_row(row)
     if e.picture is not None:
         return e.overlay(**_style(e))

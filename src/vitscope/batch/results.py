@@ -72,7 +72,9 @@ def finished_shards(out: Path) -> list[dict[str, Any]]:
 
 
 def row_batches(out: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of all finished shards, up to 1,024 at a time, in the order of the source.
+    """Yield the rows of all finished shards in the order of the source.
+
+    A batch has 1,024 rows at most.
 
     Raises:
         ResultError: the folder holds no run, or a shard cannot be read.
@@ -91,7 +93,9 @@ def row_batches(out: Path, columns: Sequence[str] | None = None) -> Iterator[pa.
 
 
 def find_row(out: Path, name: str) -> dict[str, Any]:
-    """Return the first row whose id starts with `name`, or whose source is `name` or ends with `/name`.
+    """Return the first row with an id or source.
+
+    Its id starts with `name`, or its source is `name` or ends with `/name`.
 
     Raises:
         ResultError: there is none.

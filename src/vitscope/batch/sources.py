@@ -76,7 +76,10 @@ class ImageSource:
             )
 
     def identity(self) -> dict[str, Any]:
-        """Return the options that refs depend on; the files themselves are compared shard by shard."""
+        """Return the options that refs depend on.
+
+        The files themselves are compared shard by shard.
+        """
         return {name: getattr(self, name) for name in ("file_kind", "column", "stride", "limit")}
 
     def __iter__(self) -> Iterator[Ref]:
@@ -138,12 +141,15 @@ def _is_url(path: str) -> bool:
 
 
 def _without_query(path: str) -> str:
-    """Return a web URL without its query, such as a signature: there, a question mark is no pattern."""
+    """Return a web URL without its query, in which a question mark is no pattern."""
     return path.partition("?")[0] if path.startswith(("http://", "https://")) else path
 
 
 def _ending(path: str) -> str:
-    """Return the suffix of a file's name in lower case; empty for a URL that is a host or ends in a slash."""
+    """Return the suffix of a file's name in lower case.
+
+    Empty for a URL that is a host or ends in a slash.
+    """
     name = _without_query(path).partition("://")[2].partition("/")[2].rpartition("/")[2] if _is_url(path) else path
     return PurePosixPath(name.replace(os.sep, "/")).suffix.lower()
 
@@ -185,7 +191,9 @@ def _lines(location: str) -> Iterator[tuple[str, str]]:
 def _walk(
     folder: str, key: str, exclude: Path | None, deep: int | None = None, above: tuple[tuple[int, int], ...] = ()
 ) -> Iterator[tuple[str, str]]:
-    """Yield the files below a folder and their paths within it, sorted and without hidden ones.
+    """Yield the files below a folder and their paths within it, sorted.
+
+    Hidden files and folders are skipped.
 
     A folder that cannot be read is yielded itself, its key ending in a slash.
     """

@@ -127,7 +127,10 @@ def outcomes(
 
 
 def abandoned_outcome(task: Task, plan: BatchPlan, scope: "Scope", error: VitscopeError) -> Outcome:
-    """Return the outcome of a task that no worker survived: each of its images has rows with this error."""
+    """Return the outcome of a task that no worker survived.
+
+    Each of its images has rows with this error.
+    """
     requests, shard = method_requests(scope, plan), _ShardRows(task)
     for index, ref in enumerate(task.refs):
         shard.rows[index] = _failed(requests, _LoadedImage(ref, index), error)
@@ -201,7 +204,7 @@ def _failed(requests: tuple[MethodRequest, ...], item: _LoadedImage, error: Vits
 def _prefetched(
     tasks: Iterable[Task], plan: BatchPlan, scope: "Scope", crash_log: "CrashLog | None"
 ) -> Iterator[Iterator[tuple[Task, _LoadedImage]]]:
-    """Yield the images of all tasks in their order, loaded by threads within the plan's memory limit."""
+    """Yield the images of all tasks in order, loaded ahead by threads."""
     keep = bool(plan.overlays or plan.metrics)
     with (
         image_reader() as fetch,
@@ -262,7 +265,7 @@ def _load(
     keep: bool,
     crash_log: "CrashLog | None" = None,
 ) -> _LoadedImage:
-    """Read, hash, decode and preprocess one image; an error becomes part of the result."""
+    """Read, hash, decode and preprocess one image; keep an error as its result."""
     if crash_log and (error := crash_log.crash_error(ref)):
         return _LoadedImage(ref, index, error=error)
     sha256 = ""
@@ -291,5 +294,5 @@ def cpu_count() -> int:
 
 
 def default_decode_threads() -> int:
-    """Return the default number of threads that read and decode: one per core, 16 at most."""
+    """Return the default number of decoding threads: one per core, 16 at most."""
     return min(cpu_count(), 16)

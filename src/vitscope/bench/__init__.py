@@ -1,1 +1,1 @@
-"""Known answers: scenes whose right map is known, and methods measured on them side by side."""
+"""Benchmarks of methods on images for which the right map is known."""

@@ -1,4 +1,4 @@
-"""`vitscope bench` as a function: cases, rows, table, files."""
+"""`vitscope bench` as a function: makes the cases, runs the methods, writes table and report."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vitscope._files import atomic_write
+from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.bench import planted
 from vitscope.bench.cases import KINDS, Case, planted_cases
@@ -19,7 +21,7 @@ from vitscope.bench.run_log import CaseResult, RunLog, fingerprint
 from vitscope.bench.runner import MethodSpec, explain_case, run_cases
 from vitscope.bench.segmentation import folder_cases, imagenet_cases
 from vitscope.bench.summary import BenchmarkSummary, summarise
-from vitscope.errors import ResultError, UnknownNameError, UsageError, VitscopeError
+from vitscope.errors import UnknownNameError, UsageError, VitscopeError
 from vitscope.images import Picture
 
 if TYPE_CHECKING:
@@ -28,21 +30,21 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_COUNTS", "Benchmark", "make_benchmark", "run_benchmark"]
 
 DEFAULT_COUNTS: Mapping[str, int | None] = {"planted": 60, "segmentation": None, "digits": 60, "speed": 12}
-_SCENE = 336  # side of a planted scene where no size is asked for
+_SCENE = 336  # default side of a planted scene
 _WORST = 6
 
 
 @dataclass(frozen=True, eq=False)
 class Benchmark:
-    """A benchmark's cases, and everything that they and their answers depend on.
+    """The cases of a benchmark, and everything that results depend on.
 
     Attributes:
         kind: `planted`, `segmentation`, `digits` or `speed`.
-        cases: the questions.
-        options: what a row depends on besides its method and case.
+        cases: the cases.
+        options: what a result depends on besides its method and case.
         size: input size for `Scope.explain`; None is the model's own preprocessing.
         seed: of scenes and random maps.
-        notes: what was left out.
+        notes: remarks, such as on scenes that were left out.
     """
 
     kind: str
@@ -72,19 +74,20 @@ def make_benchmark(
         scope: the model.
         kind: `planted` and `speed`: one planted object in a scene. `segmentation`: photos with masks. `digits`: which
             of two digits, which quarter of four.
-        count: cases, by default 60, 12 for `speed`, and all for `segmentation`; of `digits` as many of each kind.
-        seed: of all that is random.
-        size: pixels: of the side of a scene, and of the model's input. None is 336 for scenes, and for the input 336
-            with the embedded DINOv2, else the model's own preprocessing.
+        count: the number of cases; None is 60, 12 for `speed`, and all for `segmentation`. Of `digits`, as many scenes
+            of each sort.
+        seed: of everything random.
+        size: side of the scenes and of the model's input in pixels. None is 336 for scenes; for the input it is 336
+            with the bundled DINOv2, else the model's own preprocessing.
         split: half of the planted objects and backgrounds: `tune` or `report`.
         cutouts: a folder of objects with transparency.
-        backgrounds: a folder of what stands behind them.
-        images: of `segmentation`: a folder of photos, or `gtsegs_ijcv.mat`.
-        masks: of `segmentation`: a folder with a mask of the same name for each photo.
+        backgrounds: a folder of backgrounds.
+        images: for `segmentation`: a folder of photos, or `gtsegs_ijcv.mat`.
+        masks: for `segmentation`: a folder with a mask of the same name for each photo.
 
     Raises:
-        UnknownNameError: another kind or split.
-        UsageError: options that do not fit.
+        UnknownNameError: an unknown kind or split.
+        UsageError: options that do not fit the kind.
     """
     if kind not in KINDS:
         raise UnknownNameError("benchmark", kind, KINDS)
@@ -92,20 +95,33 @@ def make_benchmark(
     own = {"segmentation": ("images", "masks"), "digits": ()}.get(kind, ("cutouts", "backgrounds"))
     for name, given in folders.items():
         if given is not None and name not in own:
-            raise UsageError(f"--{name} is not for {kind}", f"it takes {', '.join(f'--{n}' for n in own) or 'none'}")
+            raise UsageError(
+                msg("bench.wrong-folder", "the benchmark '{kind}' has no option '{name}'", kind=kind, name=name),
+                msg("bench.wrong-folder.hint", "folders that it takes: {names}", names=", ".join(own) or "-"),
+            )
     number = DEFAULT_COUNTS[kind] if count is None else count
     if number is not None and number < 1:
-        raise UsageError(f"a count is at least 1, not {number}")
+        raise UsageError(msg("bench.count", "{@count} must be at least 1, got {count}", count=number))
     notes: tuple[str, ...] = ()
     if kind == "segmentation":
         if images is None or (masks is None and not str(images).endswith(".mat")):
-            raise UsageError("segmentation needs --images FOLDER --masks FOLDER", "or --images gtsegs_ijcv.mat")
+            raise UsageError(
+                msg("bench.segmentation-folders", "the benchmark 'segmentation' needs {@images} and {@masks}"),
+                msg("bench.segmentation-folders.hint", "two folders, or {@images=gtsegs_ijcv.mat} alone"),
+            )
         cases = imagenet_cases(images, number, seed) if masks is None else folder_cases(images, masks, number, seed)
     elif kind == "digits":
         assert number is not None
         cases, left = digit_cases(scope, number, seed)
         if left:
-            notes = (f"{left} of {2 * number} scenes are left out: the model does not name what is in them",)
+            notes = (
+                msg(
+                    "bench.scenes-left-out",
+                    "{left} of {total} scenes are left out: the model does not recognise their digits",
+                    left=left,
+                    total=2 * number,
+                ),
+            )
     else:
         assert number is not None
         if size is None and scope.adapter.reference == "embedded:dinov2-small":
@@ -133,36 +149,46 @@ def make_benchmark(
 def run_benchmark(
     scope: "Scope",
     benchmark: Benchmark,
-    rows: Sequence[MethodSpec],
+    specs: Sequence[MethodSpec],
     out: str | Path,
     *,
     force: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_note: Callable[[str], None] = lambda words: None,
 ) -> BenchmarkSummary:
-    """Run methods on a benchmark and write `results.json`, `results.parquet`, `report.html` and `rows.jsonl` to `out`.
+    """Run methods on a benchmark and write its results.
 
-    A run that was interrupted goes on where it ended, with the same methods or with others.
+    `out` gets `results.json`, `results.parquet`, `report.html` and `rows.jsonl`.
+
+    An interrupted run continues where it ended, with the same methods or with others.
 
     Args:
         scope: the model.
         benchmark: from `make_benchmark`.
-        rows: the methods, from `method_specs`; the first is what the others are compared with.
+        specs: the methods, from `method_specs`; the others are compared with the first.
         out: a new folder, or that of an earlier run with the same options.
-        force: start anew in the folder of an earlier run.
-        on_progress: called with how many maps are there, of how many.
-        on_note: called with what the caller should know: a resumed run, a file that is left out.
+        force: delete the results of an earlier run in the folder.
+        on_progress: called with the number of finished maps and of all maps.
+        on_note: called with remarks: a resumed run, a file that is left out.
 
     Raises:
-        ResultError: a folder of something else, of other options, or one that cannot be written.
+        ResultError: the folder holds something else or other options, or cannot be written.
+        MethodError: no method has a number on any case.
     """
     run_log = RunLog(Path(out), benchmark.options, force=force)
     if len(run_log):
-        on_note(f"{out} has {len(run_log)} maps of an earlier run, which are kept")
+        on_note(
+            msg(
+                "bench.resumed",
+                "{path} has {count} maps of an earlier run; they are reused",
+                path=out,
+                count=len(run_log),
+            )
+        )
     results = run_cases(
         scope,
         benchmark.cases,
-        rows,
+        specs,
         run_log,
         size=benchmark.size,
         seed=benchmark.seed,
@@ -177,24 +203,27 @@ def run_benchmark(
     if find_spec("pyarrow"):
         _parquet(Path(out) / "results.parquet", results)
     else:
-        on_note("pyarrow is not installed: results.parquet is left out (pip install 'vitscope[batch]')")
-    _write(Path(out) / "report.html", render_report(summary, _worst(scope, benchmark, rows, results, summary)))
+        on_note(msg("bench.no-pyarrow", "pyarrow is not installed: no results.parquet (pip install 'vitscope[batch]')"))
+    _write(Path(out) / "report.html", render_report(summary, _worst(scope, benchmark, specs, results, summary)))
     return summary
 
 
 def _worst(
     scope: "Scope",
     benchmark: Benchmark,
-    rows: Sequence[MethodSpec],
+    specs: Sequence[MethodSpec],
     results: Sequence[CaseResult],
     summary: BenchmarkSummary,
 ) -> list[WorstCase]:
-    """The cases where the reference scores lowest, with its map and the best other method's."""
+    """Return the cases where the reference scores lowest.
+
+    Each with the reference's map and the best other method's.
+    """
     name = "iou_mean" if summary.info.headline == "miou" else summary.info.headline
     own = {row.case: row.numbers[name] for row in results if row.method == summary.reference and name in row.numbers}
     other = next(s.method for s in summary.scores if s.method != summary.reference)
     theirs = {row.case: row.numbers.get(name) for row in results if row.method == other}
-    by_name, spec_of = {case.name: case for case in benchmark.cases}, {spec.label: spec for spec in rows}
+    by_name, spec_of = {case.name: case for case in benchmark.cases}, {spec.label: spec for spec in specs}
     shown = []
     for chosen in sorted(own, key=lambda case: (own[case], case))[:_WORST]:
         case = by_name[chosen]
@@ -211,7 +240,7 @@ def _worst(
 
 
 def _parquet(path: Path, rows: Sequence[CaseResult]) -> None:
-    """One line for each map: method, case, group, cost, and every number in a column of its own."""
+    """Write a row for each map, with every number in a column of its own."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -222,26 +251,12 @@ def _parquet(path: Path, rows: Sequence[CaseResult]) -> None:
     }
     columns |= {name: [row.numbers.get(name) for row in rows] for name in names}
     if any("counts" in row.numbers for row in rows):
-        for place, name in enumerate(("hits", "false", "missed", "right")):
-            columns[name] = [row.numbers["counts"][place] if "counts" in row.numbers else None for row in rows]
-    partial = path.with_suffix(".part")
-    try:
-        pq.write_table(pa.table(columns), partial)
-        partial.replace(path)
-    except OSError as error:
-        raise ResultError(f"{path} cannot be written: {error.strerror or error}", "check --out") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+        for index, name in enumerate(("hits", "false", "missed", "right")):
+            columns[name] = [row.numbers["counts"][index] if "counts" in row.numbers else None for row in rows]
+    with atomic_write(path) as part:
+        pq.write_table(pa.table(columns), part)
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_suffix(".part")
-    try:
-        partial.write_text(text, "utf-8", errors="backslashreplace")
-        partial.replace(path)
-    except OSError as error:
-        raise ResultError(f"{path} cannot be written: {error.strerror or error}", "check --out") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+    with atomic_write(path) as part:
+        part.write_text(text, "utf-8", errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""What a benchmark asks: one case is one picture, what is explained on it, and how its map is judged."""
+"""Cases of a benchmark: an image, the target to explain, and how its map is scored."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ Numbers = Mapping[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One question with a known answer.
+    """An image for which the right map is known.
 
     Attributes:
-        name: no two cases of a benchmark share it.
-        group: what it is counted with; empty for the object's size class.
-        load: the picture `(H, W, 3)` and the mask of the right answer `(H, W)`, made or read when it is needed.
-        judge: from a map's explanation and the mask to numbers by name; raises UsageError where nothing can be said.
-        target: what is explained.
+        name: unique in its benchmark.
+        group: the group that it is counted in; empty means the object's size class.
+        load: returns the image `(H, W, 3)` and the mask of the right answer `(H, W)`, made or read on demand.
+        judge: from an explanation and the mask to numbers by name; raises UsageError where no number is defined.
+        target: the target to explain.
     """
 
     name: str
@@ -37,14 +37,14 @@ class Case:
 
 @dataclass(frozen=True)
 class BenchmarkInfo:
-    """What a benchmark's table shows.
+    """The texts and metrics of a benchmark's table.
 
     Attributes:
-        title: in words.
-        metrics: the numbers, in the table's order, and what each is called there.
-        headline: the one that methods are compared and sorted by.
-        pooled: numbers that are counted over the pixels of all pictures together, not as a mean over pictures.
-        chance: what a method that knows nothing scores, in words.
+        title: the benchmark's title.
+        metrics: the headings of the metrics by name, in the table's order.
+        headline: the metric by which methods are compared and sorted.
+        pooled: metrics over the pixels of all images together, not means over images.
+        chance: the scores of an uninformed method, as text.
     """
 
     title: str
@@ -90,12 +90,12 @@ KINDS: Mapping[str, BenchmarkInfo] = {
 
 
 def mask_judge(explanation: Explanation, mask: Bool[np.ndarray, "H W"]) -> Numbers:
-    """`metrics.localisation.localise` of the map as it is drawn: bicubic between patch centres."""
+    """Score a map as it is drawn, bicubic between patch centres."""
     return localise(explanation.heat(), mask).to_dict()
 
 
 def planted_cases(scenes: list[planted.Scene]) -> list[Case]:
-    """One case a scene, grouped by the object's size."""
+    """Return a case for each scene, grouped by the object's size."""
     return [
         Case(scene.name, "", lambda scene=scene: (scene.image, scene.mask), mask_judge)  # type: ignore[misc]
         for scene in scenes
@@ -103,19 +103,24 @@ def planted_cases(scenes: list[planted.Scene]) -> list[Case]:
 
 
 def pair_judge(other: Bool[np.ndarray, "H W"]) -> Callable[[Explanation, Bool[np.ndarray, "H W"]], Numbers]:
-    """Two objects, one asked for: how much lies on it rather than on the other, patches as flat blocks.
+    """Return a judge that compares the target object with the other.
 
-    `share`: of the positive mass on both, the part on the asked one. `hotter`: 1 where the highest value on the asked
-    one is above that on the other, a half where they are equal. `inside`: of all positive mass, the part on it.
+    Patches are flat blocks.
+
+    `share`: the target's part of the positive mass on both objects. `hotter`: 1 where the highest value on the target
+    is above that on the other, 0.5 where they are equal. `inside`: the target's part of all positive mass.
+
+    Args:
+        other: the pixels of the other object.
     """
 
     def judge(explanation: Explanation, mask: Bool[np.ndarray, "H W"]) -> Numbers:
         heat = explanation.heat(smooth=False)
         ours, theirs = float(heat[mask].max()), float(heat[other].max())
         positive = np.clip(heat, 0, None)
-        on, beside = float(positive[mask].sum()), float(positive[other].sum())
+        on_target, on_other = float(positive[mask].sum()), float(positive[other].sum())
         return {
-            "share": on / (on + beside) if on + beside > 0 else 0.5,
+            "share": on_target / (on_target + on_other) if on_target + on_other > 0 else 0.5,
             "hotter": 0.5 if ours == theirs else float(ours > theirs),
             "inside": inside(heat, mask),
         }
@@ -124,6 +129,9 @@ def pair_judge(other: Bool[np.ndarray, "H W"]) -> Callable[[Explanation, Bool[np
 
 
 def grid_judge(explanation: Explanation, mask: Bool[np.ndarray, "H W"]) -> Numbers:
-    """The grid pointing game: positive mass in the asked cell (Böhle, Fritz, Schiele 2021, equation 9), and a hit."""
+    """Score the grid pointing game: positive mass in the target's cell, and a hit.
+
+    Böhle, Fritz, Schiele 2021, equation 9.
+    """
     heat = explanation.heat(smooth=False)
     return {"cell share": inside(heat, mask), "cell pointing": pointing(heat, mask)}

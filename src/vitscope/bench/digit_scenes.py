@@ -1,12 +1,12 @@
-"""Scenes with one to three handwritten digits on clutter, and which pixels belong to which digit.
+"""Composes scenes of one to three handwritten digits on clutter, with a mask for each digit.
 
 The digits are scikit-learn's: 1,797 real ones of 8×8 pixels, from the UCI set "Optical Recognition of Handwritten
 Digits". They are split into training and held-out images before any scene is composed, so that a held-out scene shows
-only digits that no training scene has shown, whole or in pieces.
+only digits that no training scene shows, whole or in pieces.
 
 A scene is a square RGB image. Its background is a colour gradient with smooth blotches, strokes, torn pieces of digits
 and pixel noise; over it stand digits of different classes, each enlarged (bicubic) to a random size, in a random
-colour that differs from what lies behind it, at a random place whose frame hardly touches the others'.
+colour that differs from the background, at a random place whose frame hardly overlaps the others'.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Digits:
 
 @dataclass(frozen=True)
 class Scenes:
-    """A batch of scenes; digits stand in up to three slots per scene, filled from the first.
+    """A batch of scenes, each with up to three digits, filled from the first slot.
 
     Attributes:
         images: B×H×W×3, uint8.
@@ -57,7 +57,10 @@ class Scenes:
 
 
 def split_digits(held_out: float = 0.2, seed: int = 0) -> tuple[Digits, Digits]:
-    """Scikit-learn's digits as training and held-out images, every class in the same proportion in both."""
+    """Split scikit-learn's digits into training and held-out images.
+
+    Both have the same proportion of every class.
+    """
     require_package("sklearn", "scikit-learn", extra="bench")
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -81,13 +84,15 @@ def scenes(
     clutter: float = 1.0,
     shares: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3),
 ) -> Scenes:
-    """Compose `count` scenes from 8×8 `digits` of classes `labels`; the same arguments give the same scenes.
+    """Compose `count` scenes from 8×8 `digits` of classes `labels`.
+
+    Equal arguments give equal scenes.
 
     Args:
         digits: N×8×8 in [0, 1], ink at 1.
         labels: their N classes.
         count: how many scenes.
-        seed: of all that is random.
+        seed: of everything random.
         size: side of a scene in pixels.
         warp: how strongly digits are turned, sheared, stretched and bent for augmentation; 0 only enlarges them.
         clutter: 1 for scenes as described above; towards 0 clutter is weaker and more of
@@ -132,7 +137,7 @@ def _uniform(rng: torch.Generator, *shape: int, low: float = 0.0, high: float = 
 
 
 def _different_classes(classes: Tensor, count: int, rng: torch.Generator) -> Tensor:
-    """For each scene the indices of three digits of three different classes."""
+    """Return the indices of three digits of three different classes for each scene."""
     wanted = torch.rand(count, CLASSES, generator=rng).argsort(1)[:, :MOST]
     order = classes.argsort(stable=True)
     totals = torch.bincount(classes, minlength=CLASSES)
@@ -142,7 +147,10 @@ def _different_classes(classes: Tensor, count: int, rng: torch.Generator) -> Ten
 
 
 def _apart(frames: Tensor, present: Tensor, size: int, rng: torch.Generator, tries: int = 96) -> Tensor:
-    """Centres (y, x) of the frames, inside the scene, of many random triples the first whose frames hardly overlap."""
+    """Return centres (y, x) of frames that hardly overlap.
+
+    Of many random triples, the first of the least overlap is taken.
+    """
     count = len(frames)
     room = size - frames[:, None, :, None]
     centres = frames[:, None, :, None] / 2 + room * torch.rand(count, tries, MOST, 2, generator=rng)
@@ -157,7 +165,7 @@ def _apart(frames: Tensor, present: Tensor, size: int, rng: torch.Generator, tri
 
 
 def _draw(ink: Tensor, frames: Tensor, warp: float, rng: torch.Generator) -> Tensor:
-    """Enlarge 8×8 digits to their frames, in the middle of a window: M×WINDOW×WINDOW in [0, 1]."""
+    """Enlarge 8×8 digits to their frames in a window: M×WINDOW×WINDOW in [0, 1]."""
     count = len(ink)
     spread = warp * torch.randn(count, 5, generator=rng).clamp(-2, 2)
     angle, shear = 0.12 * spread[:, 0], 0.12 * spread[:, 1]
@@ -194,7 +202,10 @@ def _paste(drawn: Tensor, centres: Tensor, size: int, rng: torch.Generator) -> T
 
 
 def _contrasting(images: Tensor, alpha: Tensor, rng: torch.Generator, choices: int = 8) -> Tensor:
-    """For each scene, of a few random colours the one that differs most from what lies behind the digit."""
+    """Return for each scene a random colour that differs from the background.
+
+    Of a few, the one that differs most from the pixels behind the digit.
+    """
     behind = (images * alpha).sum((2, 3)) / alpha.sum((2, 3)).clamp(min=1e-6)
     colours = torch.rand(len(images), choices, 3, generator=rng)
     best = (colours - behind[:, None]).norm(dim=-1).argmax(1)
@@ -202,7 +213,7 @@ def _contrasting(images: Tensor, alpha: Tensor, rng: torch.Generator, choices: i
 
 
 def _background(ink: Tensor, count: int, size: int, clutter: float, light: Tensor, rng: torch.Generator) -> Tensor:
-    """Gradient, blotches, strokes and torn pieces of digits: B×3×H×W."""
+    """Draw gradients, blotches, strokes and torn pieces of digits: B×3×H×W."""
     base = _uniform(rng, count, 3, low=0.1, high=0.9)[:, :, None, None]
     line = torch.linspace(-1, 1, size)
     slope = _uniform(rng, 2, count, 3, 1, 1, low=-0.15, high=0.15)
@@ -219,14 +230,14 @@ def _background(ink: Tensor, count: int, size: int, clutter: float, light: Tenso
 
 
 def _tint(images: Tensor, shape: Tensor, clutter: float, rng: torch.Generator) -> Tensor:
-    """Lay a random colour over the images where the shape is, weakly to fairly strongly."""
+    """Blend a random colour into the images at the shape, by a random strength."""
     colour = torch.rand(len(images), 3, 1, 1, generator=rng)
     strength = clutter * _uniform(rng, len(images), 1, 1, 1, low=0.2, high=0.7)
     return images + strength * shape[:, None] * (colour - images)
 
 
 def _strokes(count: int, size: int, rng: torch.Generator) -> Tensor:
-    """One straight soft stroke per scene."""
+    """Draw one straight soft stroke per scene."""
     start, end = size * torch.rand(2, count, 2, generator=rng)
     width = _uniform(rng, count, 1, 1, low=0.5, high=1.5)
     along = end - start
@@ -238,7 +249,10 @@ def _strokes(count: int, size: int, rng: torch.Generator) -> Tensor:
 
 
 def _pieces(ink: Tensor, count: int, size: int, rng: torch.Generator) -> Tensor:
-    """One torn piece of a digit per scene: a square of 3×3 of its pixels, enlarged like a digit."""
+    """Draw one torn piece of a digit per scene.
+
+    It is a square of 3×3 of the digit's pixels, enlarged like a digit.
+    """
     images = ink[torch.randint(len(ink), (count,), generator=rng)]
     top, left = torch.randint(0, 6, (2, count, 1, 1), generator=rng)
     span = torch.arange(8)
@@ -250,7 +264,7 @@ def _pieces(ink: Tensor, count: int, size: int, rng: torch.Generator) -> Tensor:
 
 
 def _boxes(masks: Tensor) -> Tensor:
-    """Left, top, right, bottom of every mask."""
+    """Return left, top, right and bottom of every mask."""
     size = masks.shape[-1]
     span = torch.arange(size)
     columns, rows = masks.any(-2), masks.any(-1)

@@ -1,9 +1,10 @@
-"""Which digit? Cases for a model that names digits: two in one scene, and four pictures in a 2 x 2 grid."""
+"""Cases for a model that classifies digits: scenes of two digits, and 2 x 2 grids of four images."""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vitscope._messages import msg
 from vitscope.bench.cases import Case, grid_judge, pair_judge
 from vitscope.bench.digit_scenes import scenes as digit_scenes
 from vitscope.bench.digit_scenes import split_digits
@@ -19,42 +20,44 @@ _PAIRS, _CELLS = 2_000_003, 3_000_017  # seeds far from those of training
 
 
 def digit_cases(scope: "Scope", count: int, seed: int = 0) -> tuple[list[Case], int]:
-    """`count` scenes of two digits, each asked both ways, and `count` grids of four, asked for one cell each.
+    """Make cases of two digits, and of grids of four.
 
-    Digits are held out: no training scene has shown them. Scenes where the model does not put the digits that are there
-    above all others are left out: what it does not see, no map can show.
+    Each of `count` scenes of two digits has a case for each digit, each of `count` grids one for one of its cells.
+
+    Digits are held out: no training scene shows them. Scenes whose digits the model does not rank above all others are
+    left out: a map cannot show what the model does not recognise.
 
     Args:
-        scope: a model whose classes are called 0 to 9, such as `embedded:digit-scenes`.
-        count: scenes of each kind.
-        seed: of all that is random.
+        scope: a model whose classes are named 0 to 9, such as `embedded:digit-scenes`.
+        count: scenes of each sort.
+        seed: of everything random.
 
     Returns:
-        The cases, and how many scenes were left out.
+        The cases, and the number of scenes left out.
 
     Raises:
-        UsageError: a model without these classes, or one that names none of the scenes.
+        UsageError: a model without these classes, or one that recognises none of the scenes.
     """
     names = {str(digit) for digit in range(10)}
     if not names <= set(scope.adapter.labels.values()):
         raise UsageError(
-            f"{scope.adapter.reference} does not name the digits 0 to 9: it cannot be asked which one",
-            f"leave --model out: {MODEL} is trained for it",
+            msg("bench.no-digit-classes", "{model} has no classes named 0 to 9", model=scope.adapter.reference),
+            msg("bench.no-digit-classes.hint", "leave {@model} out: {default} is trained for it", default=MODEL),
         )
     _, unseen = split_digits()
     pairs = digit_scenes(unseen.images, unseen.labels, count, _PAIRS + seed, shares=(0.0, 1.0, 0.0))
     cells = digit_scenes(unseen.images, unseen.labels, 16 * count, _CELLS + seed, size=30, shares=(1.0, 0.0, 0.0))
     cases: list[Case] = []
-    kept = 0
+    used = 0
     top_classes = _top_classes(scope, list(pairs.images), 2)
     for number, (image, labels, masks) in enumerate(zip(pairs.images, pairs.labels, pairs.masks, strict=True)):
         if top_classes[number] != {str(label) for label in labels[:2]} or not masks[:2].any((1, 2)).all():
             continue
-        kept += 1
-        for asked in (0, 1):
-            name = f"pair {number:03d} {labels[asked]} not {labels[1 - asked]}"
-            load = lambda image=image, mask=masks[asked]: (image, mask)  # noqa: E731
-            cases.append(Case(name, "two digits", load, pair_judge(masks[1 - asked]), str(labels[asked])))
+        used += 1
+        for digit in (0, 1):
+            name = f"pair {number:03d} {labels[digit]} not {labels[1 - digit]}"
+            load = lambda image=image, mask=masks[digit]: (image, mask)  # noqa: E731
+            cases.append(Case(name, "two digits", load, pair_judge(masks[1 - digit]), str(labels[digit])))
     grids = [_grid(cells.images, cells.labels[:, 0], row) for row in range(0, 16 * count, 16)]
     top_classes = _top_classes(scope, [image for image, _ in grids], 4)
     rng = np.random.default_rng([seed, _CELLS])
@@ -62,7 +65,7 @@ def digit_cases(scope: "Scope", count: int, seed: int = 0) -> tuple[list[Case], 
         place = int(rng.integers(4))
         if top_classes[number] != {str(label) for label in four}:
             continue
-        kept += 1
+        used += 1
         mask = np.zeros(image.shape[:2], bool)
         half = len(image) // 2
         row, column = divmod(place, 2)
@@ -72,12 +75,23 @@ def digit_cases(scope: "Scope", count: int, seed: int = 0) -> tuple[list[Case], 
             Case(f"grid {number:03d} {four[place]} in cell {place}", "grid", load, grid_judge, str(four[place]))
         )
     if not cases:
-        raise UsageError(f"{scope.adapter.reference} names the digits of none of {2 * count} scenes", "raise --count")
-    return cases, 2 * count - kept
+        raise UsageError(
+            msg(
+                "bench.no-digits-recognised",
+                "{model} recognises the digits of none of {count} scenes",
+                model=scope.adapter.reference,
+                count=2 * count,
+            ),
+            msg("bench.no-digits-recognised.hint", "choose a larger {@count}"),
+        )
+    return cases, 2 * count - used
 
 
 def _grid(images: np.ndarray, labels: np.ndarray, first: int) -> tuple[np.ndarray, list[int]]:
-    """Of sixteen pictures of one digit the first four of different classes, as a 2 x 2 grid."""
+    """Join four images of different classes to a 2 x 2 grid, with their classes.
+
+    They are the first such four of sixteen.
+    """
     chosen: list[int] = []
     for row in range(first, first + 16):
         if labels[row] not in labels[chosen] and len(chosen) < 4:
@@ -88,6 +102,6 @@ def _grid(images: np.ndarray, labels: np.ndarray, first: int) -> tuple[np.ndarra
 
 
 def _top_classes(scope: "Scope", images: list[np.ndarray], most: int) -> list[set[str]]:
-    """For each picture the classes that the model finds likeliest."""
+    """Return the most probable classes of each image."""
     found = scope.explain(images, method="attention", batch_size=32)
     return [{label for label, _ in e.predictions[:most]} for e in found]

@@ -1,7 +1,7 @@
-"""The built-in cut-outs and backgrounds: outlines drawn by hand on the sample photos of scikit-image and scikit-learn.
+"""The built-in cut-outs and backgrounds: parts of the sample photos of scikit-image and scikit-learn.
 
-Outlines are in the photos' own pixels. Photos come with the two packages and are never fetched. The motorcycle's
-outline is its measured disparity: it stands nearer than the floor and the wall behind it.
+Outlines are drawn by hand, in the photos' own pixels. The photos come with the two packages; nothing is downloaded. The
+motorcycle's outline is its measured disparity: it is nearer than the floor and the wall behind it.
 """
 
 import warnings
@@ -123,7 +123,7 @@ BACKGROUNDS: Mapping[str, tuple[str, ...]] = {
 
 @cache
 def cutout(name: str) -> UInt8[np.ndarray, "H W 4"]:
-    """A built-in cut-out as RGBA, cropped to what is visible of it."""
+    """Return a built-in cut-out as RGBA, cropped to its visible part."""
     photo, shapes = _SHAPES[name]
     pixels = _photo(photo)
     alpha = np.maximum.reduce([_DRAWERS[kind](pixels.shape[:2], data) for kind, data in shapes])
@@ -134,7 +134,7 @@ def cutout(name: str) -> UInt8[np.ndarray, "H W 4"]:
 
 @cache
 def background(name: str) -> UInt8[np.ndarray, "H W 3"]:
-    """A built-in background: a photo, or a part of one, without any of the cut-outs."""
+    """Return a built-in background: a photo, or a part without any cut-out."""
     photo, box = _BACKGROUND_PARTS[name]
     pixels = _photo(photo)
     left, top, right, bottom = box or (0, 0, pixels.shape[1], pixels.shape[0])
@@ -142,7 +142,7 @@ def background(name: str) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _outline(size: tuple[int, int], draw: Callable[[ImageDraw.ImageDraw], None]) -> UInt8[np.ndarray, "H W"]:
-    """A drawing as soft alpha, shrunk from its fine version; the photo's own edge stays hard."""
+    """Draw soft alpha, shrunk from a fine version; the photo's own edge stays hard."""
     height, width = size
     fine = Image.new("L", (width * _FINE, height * _FINE))
     draw(ImageDraw.Draw(fine))
@@ -159,7 +159,10 @@ def _ellipse(size: tuple[int, int], box: tuple[int, int, int, int]) -> UInt8[np.
 
 
 def _nearer(size: tuple[int, int], points: Points) -> UInt8[np.ndarray, "H W"]:
-    """Inside the points, what stands nearer than the floor of the same row and the wall."""
+    """Draw the pixels within the points that are nearer than floor and wall.
+
+    The floor's disparity is that of the same row.
+    """
     disparity: Float[np.ndarray, "H W"] = _stereo()[2]
     known = np.isfinite(disparity)
     floor = np.array([np.median(row[:80][there[:80]]) for row, there in zip(disparity, known, strict=True)])
@@ -189,7 +192,7 @@ def _photo(name: str) -> UInt8[np.ndarray, "H W 3"]:
     require_package("skimage", "scikit-image", extra="bench")
     require_package("sklearn", "scikit-learn", extra="bench")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the packages, on import
+        warnings.simplefilter("ignore")  # raised by the packages on import
         if name in ("china", "flower"):
             from sklearn.datasets import load_sample_image
 

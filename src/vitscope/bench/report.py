@@ -1,4 +1,4 @@
-"""A benchmark's report as one HTML page: no link leads out of it, nothing in it runs."""
+"""Renders a benchmark's report as one self-contained HTML page without scripts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ _THUMB = 224
 
 @dataclass(frozen=True, eq=False)
 class WorstCase:
-    """One case that went badly.
+    """A case with a low score.
 
     Attributes:
-        name: the case's.
-        pictures: (caption, picture) from left to right.
+        name: the case's name.
+        pictures: (caption, image) from left to right.
     """
 
     name: str
@@ -34,7 +34,7 @@ class WorstCase:
 
 
 def outline_mask(image: UInt8[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"]) -> Image.Image:
-    """The picture with a line around the mask."""
+    """Return the image with a line around the mask."""
     wide = max(1, round(min(mask.shape) / 160))
     inner = mask.copy()
     for _ in range(wide):
@@ -53,7 +53,7 @@ def render_report(summary: BenchmarkSummary, worst: Sequence[WorstCase]) -> str:
         worst: cases to show, the worst first.
     """
     info, shown = summary.info, summary.shown()
-    axes = "cost of one map, in plain forwards (preprocessing included)", info.metrics[info.headline]
+    axes = "cost of one map, in plain forwards (with preprocessing)", info.metrics[info.headline]
     return render_template(
         "vitscope.bench",
         "report.html",
@@ -81,14 +81,14 @@ def _lead(summary: BenchmarkSummary, cases: int) -> str:
     named = f" ({groups})" if len(summary.groups) > 1 else ""
     return (
         f"{summary.options.get('model', '')}: {cases} cases{named}, sorted by {info.metrics[info.headline]}. "
-        f"Knowing nothing scores: {info.chance}."
+        f"Chance: {info.chance}."
     )
 
 
 def _reading(summary: BenchmarkSummary) -> str:
-    cost = "cost in plain forwards, median and its interval" if summary.timed else "median seconds of one map"
+    cost = "cost in plain forwards, median with its interval" if summary.timed else "median seconds of one map"
     return (
-        "In brackets 95 % bootstrap intervals over the cases. The difference is from "
+        "Brackets: 95 % bootstrap intervals over the cases. Difference: from "
         f"{summary.reference} on the same cases; p by random signs, corrected for the number of methods (Holm). "
         f"Last column: {cost}."
     )

@@ -1,4 +1,4 @@
-"""Run methods over cases, one map after the other, each kept as soon as it is judged."""
+"""Runs methods on cases, one map after the other; each result is on disk as soon as it is known."""
 
 import statistics
 import time
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vitscope._messages import msg
 from vitscope.bench.cases import Case
 from vitscope.bench.planted import size_class
 from vitscope.bench.run_log import CaseResult, RunLog
-from vitscope.errors import YES, ImageError, MethodError, UnsupportedError, UsageError
+from vitscope.errors import YES, ImageError, MethodError, UnsupportedError, UsageError, VitscopeError
 from vitscope.explanation import Explanation
 from vitscope.images import Picture
 from vitscope.methods.base import METHODS
@@ -25,18 +26,18 @@ __all__ = ["CENTRE", "PRIORS", "RANDOM", "MethodSpec", "explain_case", "method_s
 RANDOM, CENTRE = "random", "centre prior"
 PRIORS = (RANDOM, CENTRE)
 DEFAULT_METHODS = ("auto", "rollout", "attention", "relevance", "grad-sam", "attnlrp", "gradcam", "pca", "ncut")
-TIMING_ROUNDS = 3  # how often a map is timed where cost is asked for
-_SIGMA = 0.25  # of the centre prior, in sides of the picture
+TIMING_ROUNDS = 3  # how often each map is timed where cost is measured
+_SIGMA = 0.25  # of the centre prior, in sides of the input
 _CALL_OPTIONS = ("gradient_rule", "refine")  # options of the call, not of the method
 
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """One row of the table: a method as it was asked for.
+    """A method with its options: one row of the table.
 
     Attributes:
-        label: the text it was asked with, such as `rollout:layers=last3`.
-        method: its name; `random` and `centre prior` are made without the model.
+        label: the text that specifies it, such as `rollout:layers=last3`.
+        method: its name; `random` and `centre prior` do not run the model.
         options: `gradient_rule` and `refine`.
         method_options: the method's own options.
     """
@@ -47,18 +48,20 @@ class MethodSpec:
     method_options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def method_specs(scope: "Scope", texts: Sequence[str], parsed: Callable[[str], tuple[str, Any]]) -> list[MethodSpec]:
-    """The rows that are asked for, checked before anything runs; `random` and `centre prior` always come last.
+def method_specs(scope: "Scope", texts: Sequence[str], parse: Callable[[str], tuple[str, Any]]) -> list[MethodSpec]:
+    """Parse and check the specifications of methods.
+
+    `random` and `centre prior` are always added at the end.
 
     Args:
         scope: the model.
-        texts: such as `rollout:layers=last3:gradient_rule=libra`; none is a usual choice of those that apply to this
-            model, `all` every method of one forward and at most one backward that applies.
-        parsed: from `NAME=VALUE` to name and value.
+        texts: such as `rollout:layers=last3:gradient_rule=libra`. Empty means `DEFAULT_METHODS` as far as they apply to
+            the model; `all` means every applicable method of one forward and at most one backward.
+        parse: from `NAME=VALUE` to name and value.
 
     Raises:
         UnknownNameError: a method or option that does not exist.
-        MethodError: a method that does not apply.
+        UnsupportedError: a method that does not apply to the model.
     """
     fits = {support.name: support for support in scope.methods()}
     names = [text.strip() for text in texts if text.strip()]
@@ -71,21 +74,26 @@ def method_specs(scope: "Scope", texts: Sequence[str], parsed: Callable[[str], t
         name, *rest = text.split(":")
         if name in PRIORS or name == "centre":
             continue
-        given = dict(parsed(part) for part in rest)
-        params = {key: value for key, value in given.items() if key not in _CALL_OPTIONS}
+        given = dict(parse(part) for part in rest)
+        own = {key: value for key, value in given.items() if key not in _CALL_OPTIONS}
         if name != "auto":
-            METHODS.get(name).check(params)
+            METHODS.get(name).check(own)
             if not fits[name]:
-                reason = fits[name].reason
-                raise UnsupportedError(f"the method '{name}' does not apply: {reason}", "leave it out of --methods")
-        found.append(MethodSpec(text, name, {key: given[key] for key in _CALL_OPTIONS if key in given}, params))
+                message = msg(
+                    "bench.method-unsupported",
+                    "the method '{name}' does not apply to this model: {reason}",
+                    name=name,
+                    reason=fits[name].reason,
+                )
+                raise UnsupportedError(message, msg("bench.method-unsupported.hint", "leave it out of {@methods}"))
+        found.append(MethodSpec(text, name, {key: given[key] for key in _CALL_OPTIONS if key in given}, own))
     return [*found, *(MethodSpec(name, name) for name in PRIORS)]
 
 
 def run_cases(
     scope: "Scope",
     cases: Sequence[Case],
-    rows: Sequence[MethodSpec],
+    specs: Sequence[MethodSpec],
     run_log: RunLog,
     *,
     size: int | None = None,
@@ -93,23 +101,25 @@ def run_cases(
     timed: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[CaseResult]:
-    """The row of every method on every case: from the journal where it is there, else made now and put there.
+    """Return the result of every method on every case.
+
+    Results in the log are not made again.
 
     Args:
         scope: the model.
-        cases: the questions.
-        rows: the methods.
-        run_log: where rows are kept.
-        size: input size, as `Scope.explain` has it.
-        seed: of methods that draw, and of the random maps, which differ from case to case.
-        timed: make each map three times in turn with a plain forward of the same picture, and keep the medians; every
-            method has run once before on the first picture.
-        on_progress: called with how many rows are there, of how many.
+        cases: the cases.
+        specs: the methods.
+        run_log: where results are stored.
+        size: input size as in `Scope.explain`.
+        seed: of methods that draw random numbers, and of the random maps, which differ from case to case.
+        timed: make each map `TIMING_ROUNDS` times, in turn with a plain forward of the same image, and store medians;
+            every method runs once before on the first image.
+        on_progress: called with the number of finished results and of all results.
     """
-    total, done, warm = len(cases) * len(rows), 0, False
+    total, done, warm = len(cases) * len(specs), 0, False
     results: list[CaseResult] = []
     for case in cases:
-        missing = [spec for spec in rows if run_log.get(spec.label, case.name) is None]
+        missing = [spec for spec in specs if run_log.get(spec.label, case.name) is None]
         if missing:
             try:
                 image, mask = case.load()
@@ -127,19 +137,19 @@ def run_cases(
                 run_log.add(row)
                 done += 1
                 on_progress(done, total)
-        done += len(rows) - len(missing)
+        done += len(specs) - len(missing)
         on_progress(done, total)
-        results += [result for spec in rows if (result := run_log.get(spec.label, case.name)) is not None]
+        results += [result for spec in specs if (result := run_log.get(spec.label, case.name)) is not None]
     return results
 
 
 def explain_case(
     scope: "Scope", spec: MethodSpec, picture: Picture, case: Case, size: int | None = None, seed: int = 0
 ) -> Explanation:
-    """One method's map of one case.
+    """Return one method's map of one case.
 
-    `random` is uniform random numbers that the seed and the case's name draw. `centre prior` is a Gaussian in the
-    middle of the input, its standard deviation a quarter of each side. Both see only where the patches lie.
+    `random` draws uniform random numbers, seeded by the seed and the case's name. `centre prior` is a Gaussian in the
+    middle of the input; its standard deviation is a quarter of each side. Both depend on the patch grid only.
     """
     if spec.method not in PRIORS:
         options = {"method": spec.method, "size": size, "target": case.target, "seed": seed, **spec.options}
@@ -166,27 +176,27 @@ def _rows(
     seed: int,
     timed: bool,
 ) -> list[CaseResult]:
-    """The rows of one case; where they are timed, forward and methods take turns."""
+    """Return the results of one case; timed methods take turns with a forward."""
     group = case.group or size_class(mask)
-    spent: dict[str, list[float]] = {spec.label: [] for spec in missing}
+    durations: dict[str, list[float]] = {spec.label: [] for spec in missing}
     ratios: dict[str, list[float]] = {spec.label: [] for spec in missing}
-    outcomes: dict[str, Explanation | str] = {}
+    outcomes: dict[str, Explanation | VitscopeError] = {}
     for _ in range(TIMING_ROUNDS if timed else 1):
         forward = _forward(scope, picture, size) if timed else 0.0
         for spec in missing:
-            began = time.perf_counter()
+            start = time.perf_counter()
             outcomes[spec.label] = _try_explain(scope, spec, picture, case, size, seed)
-            spent[spec.label].append(time.perf_counter() - began)
-            ratios[spec.label].append(spent[spec.label][-1] / forward if forward else 0.0)
+            durations[spec.label].append(time.perf_counter() - start)
+            ratios[spec.label].append(durations[spec.label][-1] / forward if forward else 0.0)
     rows = []
     for spec in missing:
         outcome = outcomes[spec.label]
-        seconds = statistics.median(spent[spec.label])
+        seconds = statistics.median(durations[spec.label])
         row = CaseResult(spec.label, case.name, group, seconds=seconds)
         if timed:
             row = replace(row, forward=seconds / statistics.median(ratios[spec.label]))
-        if isinstance(outcome, str):
-            rows.append(replace(row, error=outcome))
+        if isinstance(outcome, VitscopeError):
+            rows.append(replace(row, error=outcome.message))
             continue
         try:
             rows.append(replace(row, numbers=dict(case.judge(outcome, mask)), resolved=_resolved(outcome)))
@@ -197,23 +207,23 @@ def _rows(
 
 def _try_explain(
     scope: "Scope", spec: MethodSpec, picture: Picture, case: Case, size: int | None, seed: int
-) -> Explanation | str:
-    """The map, or why this picture has none: a picture's fault or the map's does not stop a benchmark."""
+) -> Explanation | VitscopeError:
+    """Return the map or its error: a bad image or map does not stop a benchmark."""
     try:
         return explain_case(scope, spec, picture, case, size, seed)
     except (ImageError, MethodError) as error:
-        return error.message
+        return error
 
 
 def _forward(scope: "Scope", picture: Picture, size: int | None) -> float:
-    """Seconds of preprocessing and one plain forward, nothing looked at."""
-    began = time.perf_counter()
+    """Return the seconds of preprocessing and one plain forward without recording."""
+    start = time.perf_counter()
     pixels, _ = scope.adapter.prepare(picture, size)
     scope.engine.answer(pixels[None]).cpu()  # waits for the device
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def _resolved(explanation: Explanation) -> str:
-    """The method and the options that it ran with."""
+    """Return the method that ran, with its options."""
     options = explanation.provenance.get("options", {})
     return " ".join([explanation.method, *(f"{k}={v}" for k, v in options.items() if v is not None)])

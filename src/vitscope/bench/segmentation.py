@@ -1,4 +1,4 @@
-"""Photos with masks: a folder of each, or the file of the ImageNet segmentation test (Guillaumin et al. 2014)."""
+"""Cases of photos with masks: two folders, or the file of the ImageNet segmentation test (Guillaumin et al. 2014)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
+from vitscope._messages import msg
 from vitscope._pillow import FORMATS
 from vitscope.bench.cases import Case, mask_judge
 from vitscope.bench.planted import image_files
@@ -18,37 +19,45 @@ __all__ = ["PROTOCOL_SIZE", "folder_cases", "imagenet_cases", "read_mask"]
 
 T = TypeVar("T")
 
-PROTOCOL_SIZE = 224  # pixels to which pictures and masks are brought in Chefer, Gur, Wolf 2021
+PROTOCOL_SIZE = 224  # side of images and masks in Chefer, Gur, Wolf 2021
 _LOSSY = ("JPEG", "MPO")
 
 
 def folder_cases(images: str | Path, masks: str | Path, count: int | None = None, seed: int = 0) -> list[Case]:
-    """One case for each picture whose mask has the same stem.
+    """Return a case for each image that has a mask of the same stem.
 
-    In a mask every value but 0 is the object; in one with a palette also 255 (Pascal VOC's border) is ground.
+    In a mask every value but 0 is the object; in a palette image 255 (Pascal VOC's border) is background, too.
 
     Args:
-        images: folder of pictures.
-        masks: folder of masks, of the pictures' sizes; no JPEG, which smears edges.
-        count: so many of them, drawn at random; None is all.
+        images: folder of images.
+        masks: folder of masks in the images' sizes; no JPEG files, whose edges are smeared.
+        count: the number of cases, drawn at random; None is all.
         seed: of the draw.
 
     Raises:
-        UsageError: not folders, two pictures of one stem, no pair at all.
-        ImageError: a mask that cannot be load_image, or is of another size than its picture; when its turn comes.
+        UsageError: not folders, two files of one stem, or no pair at all.
+        ImageError: a mask that cannot be read, or has another size than its image; raised when the case is loaded.
     """
     of_stem: dict[str, Path] = {}
     for path in image_files(masks):
         if path.stem in of_stem:
-            raise UsageError(f"{masks} has two masks called {path.stem}")
+            raise UsageError(msg("bench.two-masks", "{path} has two masks named {name}", path=masks, name=path.stem))
         of_stem[path.stem] = path
     pictures = image_files(images)
     if len({path.stem for path in pictures}) < len(pictures):
         twice = next(p.stem for i, p in enumerate(pictures) if p.stem in {q.stem for q in pictures[:i]})
-        raise UsageError(f"{images} has two pictures called {twice}")
+        raise UsageError(msg("bench.two-images", "{path} has two images named {name}", path=images, name=twice))
     pairs = [(path, of_stem[path.stem]) for path in pictures if path.stem in of_stem]
     if not pairs:
-        raise UsageError(f"no picture of {images} has a mask of the same name in {masks}", "photo.jpg, photo.png")
+        raise UsageError(
+            msg(
+                "bench.no-pairs",
+                "no image in {images} has a mask of the same name in {masks}",
+                images=images,
+                masks=masks,
+            ),
+            msg("bench.no-pairs.hint", "such as photo.jpg and photo.png"),
+        )
     cases = []
     for image, mask in _sample(pairs, count, seed):
 
@@ -56,9 +65,14 @@ def folder_cases(images: str | Path, masks: str | Path, count: int | None = None
             pixels, truth = load_image(image).pixels, read_mask(mask)
             if truth.shape != pixels.shape[:2]:
                 raise ImageError(
-                    f"{mask} is {truth.shape[1]} x {truth.shape[0]} pixels and its picture "
-                    f"{pixels.shape[1]} x {pixels.shape[0]}",
-                    "a mask has its picture's size",
+                    msg(
+                        "bench.mask-size",
+                        "{path} has {mask} pixels, but its image has {image}",
+                        path=mask,
+                        mask=f"{truth.shape[1]} x {truth.shape[0]}",
+                        image=f"{pixels.shape[1]} x {pixels.shape[0]}",
+                    ),
+                    msg("bench.mask-size.hint", "a mask must have its image's size"),
                 )
             return pixels, truth
 
@@ -67,16 +81,18 @@ def folder_cases(images: str | Path, masks: str | Path, count: int | None = None
 
 
 def imagenet_cases(path: str | Path, count: int | None = None, seed: int = 0) -> list[Case]:
-    """The cases of `gtsegs_ijcv.mat`: pictures (bilinear) and masks (nearest) brought to 224 x 224 as in the paper.
+    """Return the cases of `gtsegs_ijcv.mat`, resized to 224 x 224.
+
+    Images are resized bilinearly, masks by nearest neighbour, as in the paper.
 
     Args:
         path: the file, a MATLAB file of version 7.3, which is HDF5.
-        count: so many of the 4,276, drawn at random; None is all.
+        count: the number of cases out of 4,276, drawn at random; None is all.
         seed: of the draw.
 
     Raises:
-        MissingDependencyError: without h5py (extra `bench`).
-        UsageError: not such a file.
+        MissingDependencyError: h5py (extra `bench`) is not installed.
+        UsageError: another file.
     """
     require_package("h5py", extra="bench")
     import h5py
@@ -86,7 +102,13 @@ def imagenet_cases(path: str | Path, count: int | None = None, seed: int = 0) ->
             total = len(file["/value/img"])
     except (OSError, KeyError) as error:
         raise UsageError(
-            f"{path} is not the file of the ImageNet segmentation test: {error}", "gtsegs_ijcv.mat"
+            msg(
+                "bench.not-gtsegs",
+                "{path} is not the file of the ImageNet segmentation test: {reason}",
+                path=path,
+                reason=str(error),
+            ),
+            msg("bench.not-gtsegs.hint", "the file is called gtsegs_ijcv.mat"),
         ) from error
 
     def load(index: int) -> tuple[UInt8[np.ndarray, "H W 3"], Bool[np.ndarray, "H W"]]:
@@ -106,11 +128,14 @@ def imagenet_cases(path: str | Path, count: int | None = None, seed: int = 0) ->
 
 
 def read_mask(path: Path) -> Bool[np.ndarray, "H W"]:
-    """A mask file as it is defined in `folder_cases`."""
-    load_image(path)  # says what is wrong with a broken file
+    """Read a mask file as defined in `folder_cases`."""
+    load_image(path)  # raises with the reason where the file is broken
     with Image.open(path, formats=FORMATS) as image:
         if image.format in _LOSSY:
-            raise ImageError(f"{path} is a JPEG: compression smears a mask's edges", "save masks as PNG")
+            raise ImageError(
+                msg("bench.mask-jpeg", "{path} is a JPEG, whose compression smears a mask's edges", path=path),
+                msg("bench.mask-jpeg.hint", "save masks as PNG"),
+            )
         if image.mode == "P":
             numbers = np.asarray(image)
             return np.asarray((numbers > 0) & (numbers < 255))

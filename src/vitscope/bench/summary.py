@@ -1,4 +1,4 @@
-"""From rows to a table: means with intervals, by group, and each method beside the first."""
+"""Summarises results as a table: means with intervals, by group, each method compared with the first."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from vitscope._messages import msg
 from vitscope.bench.cases import BenchmarkInfo
 from vitscope.bench.planted import SIZES
 from vitscope.bench.run_log import CaseResult
@@ -21,17 +22,18 @@ _POOL_DRAWS = 1000
 
 @dataclass(frozen=True)
 class MethodScore:
-    """One method's line.
+    """One method's row of the table.
 
     Attributes:
-        method: as it was asked for.
-        resolved: what that stands for.
+        method: the method's label.
+        resolved: the method and options that ran.
         count: cases with numbers.
-        failed: cases without, for this method.
+        failed: cases without numbers for this method.
         numbers: each metric over the cases that have it, with a 95 % bootstrap interval.
         groups: the means by group.
         seconds: median over the cases of the seconds of one map.
-        ratio: that cost over a plain forward's, median over the cases with its interval; None where not measured.
+        ratio: seconds of one map over those of a plain forward, median over the cases with its interval; None where not
+            measured.
         difference: the headline minus the first method's, on the same cases; None for the first itself.
         p: of that difference, corrected by Holm for the number of methods.
     """
@@ -48,7 +50,7 @@ class MethodScore:
     p: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
+        """Return all fields as plain JSON values."""
         return {
             "method": self.method,
             "resolved": self.resolved,
@@ -70,11 +72,11 @@ class BenchmarkSummary:
     Attributes:
         kind: its name, such as `planted`.
         info: what its table shows.
-        scores: one line a method, the best headline first.
+        scores: a row for each method, the best headline first.
         reference: the method that the others are compared with.
-        groups: how many cases each group has.
+        groups: the number of cases in each group.
         options: everything that the numbers depend on.
-        notes: what was left out or chosen on the way.
+        notes: remarks, such as on failed cases.
     """
 
     kind: str
@@ -86,13 +88,13 @@ class BenchmarkSummary:
     notes: tuple[str, ...] = ()
 
     def headings(self) -> list[str]:
-        """Of the table's columns."""
+        """Return the headings of the table's columns."""
         shown = [self.info.metrics[name] for name in self.shown()]
         cost = ["x forward"] if self.timed else ["s"]
         return ["method", *shown, f"{self.info.metrics[self.info.headline]} against {self.reference}", *cost]
 
     def table(self, intervals: bool = True) -> list[list[str]]:
-        """The lines: numbers with their intervals (or only the headline's), the difference with its p, the cost."""
+        """Return the rows; without `intervals`, only the headline has its interval."""
         return [
             [
                 score.method,
@@ -104,16 +106,16 @@ class BenchmarkSummary:
         ]
 
     def shown(self) -> list[str]:
-        """The metrics that some method has."""
+        """Return the metrics that any method has."""
         return [name for name in self.info.metrics if any(name in score.numbers for score in self.scores)]
 
     @property
     def timed(self) -> bool:
-        """Was cost measured beside a plain forward?"""
+        """Whether cost was measured beside a plain forward."""
         return any(score.ratio is not None for score in self.scores)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
+        """Return all fields as plain JSON values."""
         return {
             "bench": self.kind,
             "reference": self.reference,
@@ -133,7 +135,7 @@ def summarise(
     notes: Sequence[str] = (),
     seed: int = 0,
 ) -> BenchmarkSummary:
-    """The table of these rows; methods stand in the rows' order before they are sorted, the first is the reference.
+    """Summarise results; the first result's method is the reference.
 
     Raises:
         MethodError: no method has a number on any case.
@@ -143,7 +145,9 @@ def summarise(
         of_method.setdefault(row.method, []).append(row)
     good = {method: [row for row in own if not row.error] for method, own in of_method.items()}
     if not any(good.values()):
-        raise MethodError(f"no method has a number on any case: {rows[0].error if rows else 'there are no cases'}")
+        if not rows:
+            raise MethodError(msg("bench.no-cases", "there are no cases"))
+        raise MethodError(msg("bench.no-numbers", "no method has a number on any case: {reason}", reason=rows[0].error))
     reference = next(method for method, own in good.items() if own)
     scores = [_score(method, good[method], of_method[method], info, seed) for method in of_method]
     compared = [(score, _difference(good[score.method], good[reference], info, seed)) for score in scores]
@@ -206,7 +210,10 @@ def _pooled(name: str, counts: np.ndarray) -> float:
 def _difference(
     ours: Sequence[CaseResult], theirs: Sequence[CaseResult], info: BenchmarkInfo, seed: int
 ) -> Difference | None:
-    """On the cases that both have. Of numbers that are pooled, each picture's own stands for it."""
+    """Compare on the cases that both have.
+
+    Of pooled numbers, each image's own is compared.
+    """
     name = "iou_mean" if info.headline == "miou" else info.headline
     there = {row.case: row.numbers[name] for row in theirs if name in row.numbers}
     pairs = [(row.numbers[name], there[row.case]) for row in ours if name in row.numbers and row.case in there]
@@ -217,18 +224,36 @@ def _difference(
 
 
 def _failures(of_method: Mapping[str, Sequence[CaseResult]]) -> list[str]:
-    notes = []
+    """Return a note for each method with failed cases.
+
+    One note, where all methods failed alike.
+    """
+    failures = {}
     for method, own in of_method.items():
-        bad = [row for row in own if row.error]
-        if bad:
-            notes.append(f"{method}: {len(bad)} of {len(own)} cases have no numbers, the first: {bad[0].error}")
-    if len(notes) == len(of_method) and len({line.partition(": ")[2] for line in notes}) == 1:
-        return [f"every method: {notes[0].partition(': ')[2]}"]
-    return notes
+        if bad := [row for row in own if row.error]:
+            failures[method] = {"failed": len(bad), "total": len(own), "reason": bad[0].error}
+    first = next(iter(failures.values()), {})
+    if len(failures) == len(of_method) > 1 and all(one == first for one in failures.values()):
+        return [
+            msg(
+                "bench.failed-for-all",
+                "{failed} of {total} cases have no numbers for any method; the first error: {reason}",
+                **first,
+            )
+        ]
+    return [
+        msg(
+            "bench.failed-for-one",
+            "{method}: {failed} of {total} cases have no numbers; the first error: {reason}",
+            method=method,
+            **one,
+        )
+        for method, one in failures.items()
+    ]
 
 
 def _ordered(groups: Any) -> list[str]:
-    """Sizes from small to large, others by name."""
+    """Return the groups: sizes from small to large, others by name."""
     return sorted(set(groups), key=lambda g: (SIZES.index(g) if g in SIZES else len(SIZES), g))
 
 
@@ -252,6 +277,6 @@ def _ratio(ratio: Estimate | None) -> str:
 
 
 def format_number(value: float) -> str:
-    """Three digits behind the point, without a leading zero."""
+    """Return a number with three decimals and without a leading zero."""
     text = f"{value:.3f}"
     return text[1:] if text.startswith("0.") else text

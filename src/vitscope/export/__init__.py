@@ -1,1 +1,1 @@
-"""Maps for other tools: each module is one tool, and imports it only when it is used."""
+"""Exports maps to other tools; each module is for one tool, which it imports only when used."""

@@ -1,4 +1,4 @@
-"""Fixed photos seen again and again while a model learns: what the callbacks of Lightning and Trainer share."""
+"""Logs the maps of fixed photos during training: the shared part of the callbacks for Lightning and Trainer."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
+from vitscope._messages import msg
 from vitscope.errors import UsageError
 from vitscope.explanation import Explanation
 from vitscope.images import ImageLike, Picture, load_image
@@ -18,14 +19,14 @@ LogFunction: TypeAlias = Callable[[str, Explanation, int], None]
 
 @dataclass(frozen=True, eq=False)
 class LoggedPhotos:
-    """Photos whose maps are logged every so many steps.
+    """Photos whose maps are logged during training.
 
     Attributes:
         pictures: the photos, read once.
         log: `log(tag, explanation, step)`, such as `vitscope.export.tensorboard.logger(writer)`.
-        every: steps between two looks.
+        every: steps between two logs.
         options: those of `Scope.explain`.
-        processor: how a photo becomes the model's input, as for `vitscope.load`; None is the trainer's own.
+        processor: from a photo to the model's input, as in `vitscope.load`; None is the trainer's own.
     """
 
     pictures: Sequence[Picture]
@@ -50,24 +51,31 @@ class LoggedPhotos:
             ImageError: a photo that cannot be read.
         """
         if not photos or every < 1:
-            raise UsageError(f"watching needs photos and every >= 1, not {len(photos)} photos and every={every}")
+            raise UsageError(
+                msg(
+                    "export.photos-and-steps",
+                    "logging maps needs photos and {@every} >= 1, got {count} photos and {every}",
+                    count=len(photos),
+                    every=every,
+                )
+            )
         return cls([load_image(photo) for photo in photos], log, every, options, processor)
 
     def load_model(self, model: nn.Module, processor: Any = None) -> Scope:
-        """The model that is being trained, ready to be looked into; it stays where it is."""
+        """Return the model in training as a Scope; it stays on its device."""
         return load(model, processor=self.processor or processor)
 
     def due(self, step: int) -> bool:
-        """Is it time to look?"""
+        """Return whether maps are logged at a step."""
         return step % self.every == 0
 
     def log_maps(self, scope: Scope, step: int) -> None:
-        """Explain and log every photo; the model keeps its mode, weights and gradients."""
+        """Explain every photo and log its map; the model keeps mode, weights and gradients."""
         for tag, picture in zip(self.tags(), self.pictures, strict=True):
             self.log(tag, scope.explain(picture, **self.options), step)
 
     def tags(self) -> Iterator[str]:
-        """`vitscope/NAME` for each photo; a second one of the same name is numbered."""
+        """Yield `vitscope/NAME` for each photo; a second one of the same name is numbered."""
         names = [picture.name for picture in self.pictures]
         for at, name in enumerate(names):
             before = names[:at].count(name)

@@ -1,4 +1,4 @@
-"""Maps as COCO-like JSON: one annotation per map, around the largest part of it that is bright."""
+"""Exports maps as COCO-like JSON: one annotation per map, around its largest bright part."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
+from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.errors import UsageError
 from vitscope.explanation import Explanation
@@ -16,7 +17,9 @@ _NO_CLASS = "attended"
 
 
 def coco(explanations: Iterable[Explanation], *, above: float = 0.2) -> dict[str, Any]:
-    """A COCO document of images, categories and annotations; ready for JSON.
+    """Return a COCO document of images, categories and annotations.
+
+    It consists of plain JSON values.
 
     The category is the target, else the most probable class, else `attended`. Each annotation has `bbox` (x, y, width,
     height in pixels of the photo), `segmentation` (uncompressed RLE, column by column), `area`, `score` (the class's
@@ -24,7 +27,7 @@ def coco(explanations: Iterable[Explanation], *, above: float = 0.2) -> dict[str
 
     Args:
         explanations: any number; several of one photo share its image.
-        above: of the map's largest value, what a patch must have to belong to the region, in [0, 1).
+        above: share of the map's largest value above which a patch belongs to the annotation, in [0, 1).
     """
     images: dict[str, dict[str, Any]] = {}
     categories: dict[str, int] = {}
@@ -61,20 +64,21 @@ def coco(explanations: Iterable[Explanation], *, above: float = 0.2) -> dict[str
 
 
 def bright_region(explanation: Explanation, above: float) -> Bool[np.ndarray, "H W"]:
-    """The largest connected part of the patches above a share of the map's largest value, as pixels of the photo.
+    """Return the largest connected bright part of a map as pixels of the photo.
 
-    Never empty. Connected are patches that share an edge (Zhou et al. 2016, "Learning Deep Features for Discriminative
-    Localization", section 3.2, on patches instead of pixels).
+    Bright are the patches above a share of the map's largest value, connected those that share an edge (Zhou et al.
+    2016, "Learning Deep Features for Discriminative Localization", section 3.2, on patches instead of pixels). The part
+    is never empty.
 
     Raises:
         UsageError: a share outside [0, 1).
     """
     if not 0 <= above < 1:
-        raise UsageError(f"above is a share of the map's largest value, in [0, 1), not {above}")
+        raise UsageError(msg("export.above", "{@above} must be in [0, 1), got {above}", above=above))
     weight = explanation.map
     bright = weight > above * weight.max() if weight.max() > 0 else weight == weight.max()
     parts = np.where(bright, np.arange(1, weight.size + 1).reshape(weight.shape), 0)
-    while True:  # every patch takes the largest number around it, until each part has one
+    while True:  # every patch takes the largest number around it, until each part has a single one
         padded = np.pad(parts, 1)
         around = [padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:], parts]
         spread = np.where(bright, np.max(around, axis=0), 0)
@@ -87,7 +91,7 @@ def bright_region(explanation: Explanation, above: float) -> Bool[np.ndarray, "H
 
 
 def _runs(inside: Bool[np.ndarray, "H W"]) -> list[int]:
-    """Lengths of runs, column by column, the first of them outside."""
+    """Return the lengths of runs, column by column; the first one is outside."""
     flat = inside.ravel(order="F")
     edges = np.flatnonzero(np.diff(flat)) + 1
     runs: list[int] = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()

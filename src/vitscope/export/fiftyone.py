@@ -1,4 +1,4 @@
-"""Maps for FiftyOne: a `Heatmap` per map, its file beside the others, on the photo that it belongs to."""
+"""Exports maps to FiftyOne: each map becomes a `Heatmap` of its photo, with an image file in a folder."""
 
 import hashlib
 import re
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vitscope._messages import msg
 from vitscope.errors import MissingDependencyError, ResultError
 from vitscope.explanation import Explanation
 from vitscope.geometry import ImageRegion
@@ -16,11 +17,13 @@ from vitscope.render.raster import limits
 
 __all__ = ["add"]
 
-_SIDE = 512  # pixels of the longer side of a map's file: FiftyOne stretches it over the photo
+_SIDE = 512  # pixels of the longer side of a map's file, which FiftyOne stretches over the photo
 
 
 def add(dataset: Any, explanations: Iterable[Explanation], folder: str | Path, *, field: str = "vitscope") -> int:
-    """Add maps to a FiftyOne dataset; photos that are in it get one field more, others are added.
+    """Add maps to a FiftyOne dataset.
+
+    Photos in the dataset get one more field; others are added.
 
     Each map becomes `FIELD_METHOD`, a `Heatmap` whose file is an 8-bit PNG in `folder`; `low` and `high` are the map's
     own values at 0 and 255, `score`, `target` and `model` go beside them. Adding the same photo and method to the same
@@ -29,15 +32,15 @@ def add(dataset: Any, explanations: Iterable[Explanation], folder: str | Path, *
     Args:
         dataset: a `fiftyone.Dataset`.
         explanations: of photos that are files.
-        folder: where the maps go; it is to stay where it is, FiftyOne keeps the paths.
-        field: how the fields' names begin.
+        folder: where the maps go; FiftyOne stores the paths, so it must not move.
+        field: prefix of the fields' names.
 
     Returns:
-        How many maps were added.
+        The number of maps added.
 
     Raises:
         MissingDependencyError: FiftyOne is not installed.
-        ResultError: an explanation of a picture that is no file.
+        ResultError: an explanation of an image that is not a file.
     """
     try:
         import fiftyone as fo
@@ -50,7 +53,13 @@ def add(dataset: Any, explanations: Iterable[Explanation], folder: str | Path, *
     for e in explanations:
         path = Path(str(e.provenance.get("source", ""))).resolve()
         if not path.is_file():
-            raise ResultError(f"{e.provenance.get('source')!r} is no file: FiftyOne shows photos from disk")
+            raise ResultError(
+                msg(
+                    "export.not-a-file",
+                    "'{source}' is not a file, but FiftyOne shows photos from disk",
+                    source=e.provenance.get("source"),
+                )
+            )
         low, high = limits(e.map, "minmax")
         name = re.sub(r"\W", "_", f"{field}_{e.method}")
         apart = hashlib.blake2b(str(path).encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
@@ -68,7 +77,7 @@ def add(dataset: Any, explanations: Iterable[Explanation], folder: str | Path, *
 
 
 def _map_image(explanation: Explanation, low: float, high: float) -> Image.Image:
-    """The map on the photo's frame, 0 to 255; 0 where the model saw nothing."""
+    """Draw the map at the photo's aspect, 0 to 255; 0 outside the model's input."""
     region = explanation.region
     shrink = min(1.0, _SIDE / max(region.size))
     width, height = (max(1, round(length * shrink)) for length in region.size)

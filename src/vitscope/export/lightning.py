@@ -1,4 +1,4 @@
-"""Maps of fixed photos while Lightning trains."""
+"""Logs the maps of fixed photos while Lightning trains."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,14 +19,16 @@ __all__ = ["AttentionMaps"]
 
 
 class AttentionMaps(Callback):  # type: ignore[misc]
-    """`Trainer(callbacks=[AttentionMaps(photos, log)])` logs their maps every so many optimiser steps.
+    """Lightning callback that logs the maps of photos.
+
+    `Trainer(callbacks=[AttentionMaps(photos, log)])` logs them every `every` optimiser steps.
 
     Args:
-        photos: what `Scope.explain` takes.
-        log: `vitscope.export.tensorboard.logger(writer)`, `vitscope.export.wandb.logger(run)` or a function of yours.
-        every: steps between two looks.
-        model: from the LightningModule to the Vision Transformer in it; its attribute `model` where None.
-        processor: as for `vitscope.load`.
+        photos: images that `Scope.explain` takes.
+        log: `vitscope.export.tensorboard.logger(writer)`, `vitscope.export.wandb.logger(run)` or your own function.
+        every: steps between two logs.
+        model: from the LightningModule to its Vision Transformer; None takes its attribute `model`.
+        processor: as in `vitscope.load`.
         options: those of `Scope.explain`.
     """
 
@@ -45,13 +47,13 @@ class AttentionMaps(Callback):  # type: ignore[misc]
         self._last = -1
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Open the model, and look before the first step."""
+        """Log maps before the first step."""
         if trainer.is_global_zero:
             self._scope = self._photos.load_model(self._model(pl_module))
             self._log_maps(trainer.global_step)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *batch: Any, **more: Any) -> None:
-        """Look, where it is time; once a step, however many batches a step gathers."""
+        """Log maps where due, once a step, also with accumulated batches."""
         if self._photos.due(trainer.global_step) and trainer.global_step != self._last:
             self._log_maps(trainer.global_step)
 

@@ -1,4 +1,4 @@
-"""Maps for TensorBoard: the overlay as an image, its concentration as curves."""
+"""Logs maps to TensorBoard: the overlay as an image, its concentration as curves."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ __all__ = ["logger"]
 
 
 def logger(writer: Any, **style: Any) -> Any:
-    """A function `log(tag, explanation, step)` that writes into a `SummaryWriter`.
+    """Return a function `log(tag, explanation, step)` for a `SummaryWriter`.
 
     Args:
         writer: `torch.utils.tensorboard.SummaryWriter` or one with the same `add_image` and `add_scalar`.
-        style: how to draw, as for `Explanation.overlay`.
+        style: options of `Explanation.overlay`.
     """
 
     def log(tag: str, explanation: Explanation, step: int) -> None:

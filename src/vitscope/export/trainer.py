@@ -1,4 +1,4 @@
-"""Maps of fixed photos while transformers' `Trainer` trains."""
+"""Logs the maps of fixed photos while transformers' `Trainer` trains."""
 
 from typing import Any
 
@@ -12,13 +12,15 @@ __all__ = ["AttentionMaps"]
 
 
 class AttentionMaps(TrainerCallback):
-    """`Trainer(..., callbacks=[AttentionMaps(photos, log)])` logs their maps every so many steps.
+    """Callback of transformers' Trainer that logs the maps of photos.
+
+    `Trainer(..., callbacks=[AttentionMaps(photos, log)])` logs them every `every` steps.
 
     Args:
-        photos: what `Scope.explain` takes.
-        log: `vitscope.export.tensorboard.logger(writer)`, `vitscope.export.wandb.logger(run)` or a function of yours.
-        every: steps between two looks.
-        processor: the model's image processor; the Trainer's `processing_class` where None.
+        photos: images that `Scope.explain` takes.
+        log: `vitscope.export.tensorboard.logger(writer)`, `vitscope.export.wandb.logger(run)` or your own function.
+        every: steps between two logs.
+        processor: the model's image processor; None takes the Trainer's `processing_class`.
         options: those of `Scope.explain`.
     """
 
@@ -29,12 +31,12 @@ class AttentionMaps(TrainerCallback):
         self._scope: Scope | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **more: Any) -> None:
-        """Open the model, and look before the first step."""
+        """Log maps before the first step."""
         if state.is_world_process_zero:
             self._scope = self._photos.load_model(model, more.get("processing_class"))
             self._photos.log_maps(self._scope, state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """Look, where it is time."""
+        """Log maps where due."""
         if self._scope is not None and self._photos.due(state.global_step):
             self._photos.log_maps(self._scope, state.global_step)

@@ -1,4 +1,4 @@
-"""Maps for Weights & Biases: the overlay as an image with its caption, its concentration as curves."""
+"""Logs maps to Weights & Biases: the overlay as an image with a caption, its concentration as curves."""
 
 from typing import Any
 
@@ -10,11 +10,13 @@ __all__ = ["logger"]
 
 
 def logger(run: Any, **style: Any) -> Any:
-    """A function `log(tag, explanation, step)` that logs into a run of wandb; vitscope itself sends nothing.
+    """Return a function `log(tag, explanation, step)` that logs into a run of wandb.
+
+    vitscope itself sends nothing.
 
     Args:
-        run: what `wandb.init` gave.
-        style: how to draw, as for `Explanation.overlay`.
+        run: returned by `wandb.init`.
+        style: options of `Explanation.overlay`.
 
     Raises:
         MissingDependencyError: wandb is not installed.
@@ -28,7 +30,7 @@ def logger(run: Any, **style: Any) -> Any:
         about = f"{explanation.method} · {explanation.provenance.get('model', '')}"
         numbers = {f"{tag}/{name}": value for name, value in concentration(explanation).items()}
         picture = wandb.Image(explanation.overlay(**style), caption=about)
-        # the trainer's own step counter may be ahead: ours goes beside the map instead of into `step=`
+        # the trainer's step counter may be ahead, so the step is logged beside the map, not as `step=`
         run.log({tag: picture, f"{tag}/step": step, **numbers})
 
     return log
