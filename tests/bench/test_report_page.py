@@ -59,7 +59,7 @@ def test_tables_plots_and_worst_cases_are_there(page, made):
     assert len(worst) == 3 * len(texts(page, "h3")) == 9
     assert all(one["colours"] > 50 and one["width"] > 150 for one in images)
     assert [one["alt"].split(":")[0] for one in worst[:2]] == ["the right answer, outlined", METHODS[0]]
-    assert f"Where {METHODS[0]} does worst" in texts(page, "h2")
+    assert f"Lowest scores of {METHODS[0]}" in texts(page, "h2")
 
 
 @pytest.mark.parametrize("width", [390, 1280])

@@ -7,14 +7,13 @@ import shutil
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import PurePosixPath
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
 from vitscope._messages import msg
 from vitscope.batch.types import Ref
-from vitscope.errors import MissingDependencyError, UnknownNameError, UsageError, VitscopeError
+from vitscope.errors import UnknownNameError, UsageError, VitscopeError, require_package
 
 __all__ = ["IMAGE_COLUMNS", "failure_reason", "list_refs", "open_file"]
 
@@ -119,8 +118,7 @@ def _list_tar(path: str, key: str, _stride: int) -> Iterator[Ref]:
 
 
 def _list_video(path: str, key: str, stride: int) -> Iterator[Ref]:
-    if find_spec("av") is None:
-        raise MissingDependencyError("PyAV", "video")
+    require_package("av", "PyAV", extra="video")
     import av
 
     with open_file(path) as file, av.open(file, "r") as video:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from vitscope._files import atomic_write
 from vitscope._messages import msg
 from vitscope.batch.output import RESUME, read_manifest
 from vitscope.batch.types import Ref
-from vitscope.errors import MissingDependencyError, ResultError
+from vitscope.errors import ResultError, require_package
 
 if TYPE_CHECKING:
     from vitscope.explanation import Explanation
@@ -56,8 +55,7 @@ def write_video(images: Iterable[Path], path: Path, rate: float = 10.0) -> Path:
         MissingDependencyError: PyAV is not installed.
         ResultError: no images, or a path that cannot be written.
     """
-    if find_spec("av") is None:
-        raise MissingDependencyError("PyAV", "video")
+    require_package("av", "PyAV", extra="video")
     with atomic_write(path) as part:
         _encode(images, part, rate)
     return path

@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML file: no script, nothing fetched, readable in the dark."""
+"""Renders the report of a batch as one self-contained HTML page without scripts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,46 +21,44 @@ _BARS = 40
 _TITLES = {
     "effective_share": (
         "breadth",
-        "share of the patches that a map spreads over: exp of its entropy, over all patches",
+        "exp of the map's entropy, as a share of all patches",
     ),
-    "largest_share": ("largest patch", "share of the patches' weight that the largest of them holds"),
+    "largest_share": ("largest patch", "the largest patch's share of the weight of all patches"),
     "prefix_share": ("prefix tokens", "share of all weight on CLS and registers"),
 }
 
 
-def render_report(seen: Overview, name: str) -> str:
+def render_report(overview: Overview, name: str) -> str:
     """Return the report as HTML.
 
     Args:
-        seen: what was found.
-        name: what the run is called, such as its folder.
+        overview: the content.
+        name: the run's name, such as its folder.
     """
-    grids = sorted(seen.sinks.items(), key=lambda one: -one[1].maps)[:3]
+    grids = sorted(overview.sinks.items(), key=lambda one: -one[1].maps)[:3]
     return render_template(
         "vitscope.batch",
         "report.html",
         title=name,
-        methods=", ".join(seen.plan.get("methods", ())),
-        plan={"model": "", "weights": "", **seen.plan},
+        methods=", ".join(overview.plan.get("methods", ())),
+        plan={"model": "", "weights": "", **overview.plan},
         counts=[
-            ("images", f"{seen.images:,}"),
-            ("explained", f"{seen.images - seen.failed:,}"),
-            ("failed", f"{seen.failed:,}"),
-            ("maps", f"{sum(v['largest_share'].size for v in seen.numbers.values()):,}"),
-            ("images/s of a worker", f"{seen.images / seen.seconds:.3g}" if seen.seconds else "–"),
+            ("images", f"{overview.images:,}"),
+            ("explained", f"{overview.images - overview.failed:,}"),
+            ("failed", f"{overview.failed:,}"),
+            ("maps", f"{sum(v['largest_share'].size for v in overview.numbers.values()):,}"),
+            ("images/s per worker", f"{overview.images / overview.seconds:.3g}" if overview.seconds else "–"),
         ],
-        failures=seen.failures,
+        failures=overview.failures,
         methods_charts=[
             (method, [_histogram(numbers[key], *words) for key, words in _TITLES.items()])
-            for method, numbers in seen.numbers.items()
+            for method, numbers in overview.numbers.items()
         ],
         sinks=[_sinks(*one) for one in grids],
         sections=[
-            _section(
-                "Most concentrated", "The maps that spread over the smallest share of their patches.", seen.narrow
-            ),
-            _section("Least concentrated", "The maps that spread over the largest share.", seen.broad),
-            _section("Contact sheet", "Chosen by their ids, which are hashes: a random sample.", seen.sample, True),
+            _section("Most concentrated", "The maps with the smallest breadth.", overview.narrow),
+            _section("Least concentrated", "The maps with the largest breadth.", overview.broad),
+            _section("Contact sheet", "A random sample: the smallest ids, which are hashes.", overview.sample, True),
         ],
         version=__version__,
     )
@@ -94,14 +92,13 @@ def _histogram(values: Float[np.ndarray, " n"], title: str, about: str) -> dict[
 
 
 def _sinks(grid: tuple[int, int], found: SinkCounts) -> tuple[str, str]:
-    """Return an image of where sinks lie on a grid, and its caption."""
+    """Draw how often each patch is a sink; return the image and its caption."""
     share, even = found.border
     per_map = found.counts.sum() / max(found.maps, 1)
     caption = (
-        f"{found.maps:,} maps of {grid[0]} x {grid[1]} patches: how often a patch holds more than "
-        f"{SINK_FACTOR} times its even share, white where most often ({int(found.counts.max()):,} times). "
-        f"{per_map:.2g} such patches a map; "
-        f"{share:.0%} of them lie on the border, which is {even:.0%} of the patches."
+        f"How often a patch holds more than {SINK_FACTOR} times its even share, in {found.maps:,} maps of {grid[0]} x "
+        f"{grid[1]} patches; white is {int(found.counts.max()):,} times. {per_map:.2g} such patches per map; "
+        f"{share:.0%} of them are on the border, which has {even:.0%} of the patches."
     )
     side = max(1, 360 // max(grid))
     level = (found.counts / max(int(found.counts.max()), 1)).astype(np.float32)

@@ -8,14 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitscope._messages import msg
 from vitscope.batch.sources import ImageSource
 from vitscope.batch.types import BatchPlan, Outcome, ProgressCallback, split_tasks
-from vitscope.errors import MissingDependencyError, UnknownNameError, UsageError
+from vitscope.errors import UnknownNameError, UsageError, require_package
 
 if TYPE_CHECKING:
     from vitscope.scope import Scope
@@ -127,9 +126,9 @@ def require_engine(engine: str) -> None:
     """
     if engine not in ENGINES:
         raise UnknownNameError("engine", engine, ENGINES)
-    for package, extra in (("pyarrow", "batch"), *((("ray", "ray"),) if engine == "ray" else ())):
-        if find_spec(package) is None:
-            raise MissingDependencyError(package, extra)
+    require_package("pyarrow", extra="batch")
+    if engine == "ray":
+        require_package("ray", "Ray", extra="ray")
 
 
 @contextmanager
