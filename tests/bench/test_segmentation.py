@@ -1,7 +1,5 @@
 """Photos with masks as cases."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,7 +9,7 @@ from tests.helpers.errors import raises
 from vitscope.bench import segmentation
 from vitscope.bench.benchmark import make_benchmark, run_benchmark
 from vitscope.bench.cases import KINDS
-from vitscope.errors import ImageError, ResultError, UsageError
+from vitscope.errors import ImageError, MissingDependencyError, ResultError, UsageError
 
 pytestmark = pytest.mark.usefixtures("plots_are_not_drawn")
 
@@ -106,7 +104,7 @@ def test_the_imagenet_file(tmp_path):
 
 
 def test_without_h5py_the_extra_is_named(monkeypatch):
-    found = importlib.util.find_spec
-    monkeypatch.setattr(segmentation, "find_spec", lambda name: None if name == "h5py" else found(name))
-    with pytest.raises(Exception, match=r"vitscope\[bench\]"):
+    monkeypatch.setattr("vitscope.errors.find_spec", lambda name: None)
+    with raises(MissingDependencyError, "errors.missing-dependency") as caught:
         segmentation.imagenet_cases("gtsegs_ijcv.mat")
+    assert (caught.value.message.params["package"], caught.value.hint.params["extra"]) == ("h5py", "bench")
