@@ -29,15 +29,15 @@ _MAX_ARRAYS = 1 << 28  # bytes that a saved result may unpack to
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Explanation:
-    """One map of one picture, with everything that is needed to draw it, judge it and make it again.
+    """One map of one image, with all that is needed to draw it, judge it and make it again.
 
     Attributes:
         map: relevance of each patch `(gh, gw)`, float32, unnormalised: the method's own values.
         prefix: relevance of the P prefix tokens, in the layout's order.
         method: the method's name.
         layout: which token is which.
-        frame: where the patches lie on the photo.
-        target: what was explained, in words; None for a method that does not ask.
+        region: where the patches lie on the photo.
+        target: what was explained, in words; None for a method without a target.
         score: the target's score; None without a target.
         predictions: (label, probability), most probable first, five at most; empty for a feature model.
         provenance: model, weights, options, versions, dtype, device, seed and notes.
@@ -57,11 +57,29 @@ class Explanation:
 
     def __post_init__(self) -> None:
         if self.map.shape != self.layout.grid or self.prefix.shape != (len(self.layout.prefix),):
-            raise LayoutError(f"map {self.map.shape} and prefix {self.prefix.shape} do not fit {self.layout}")
+            raise LayoutError(
+                msg(
+                    "explanation.shape",
+                    "map {map} and prefix {prefix} do not fit the layout ({layout})",
+                    map=self.map.shape,
+                    prefix=self.prefix.shape,
+                    layout=self.layout,
+                )
+            )
         if self.picture is not None and self.picture.size != self.region.size:
-            raise LayoutError(f"the frame is for a photo of {self.region.size} pixels, not {self.picture.size}")
+            raise LayoutError(
+                msg(
+                    "explanation.region-size",
+                    "the region belongs to an image of {expected} pixels, not {size}",
+                    expected=self.region.size,
+                    size=self.picture.size,
+                )
+            )
         if not (np.isfinite(self.map).all() and np.isfinite(self.prefix).all()):
-            raise MethodError(f"the map of '{self.method}' holds NaN or infinity", "use dtype float32")
+            raise MethodError(
+                msg("explanation.not-finite", "the map of '{method}' holds NaN or infinity", method=self.method),
+                msg("explanation.not-finite.hint", "use dtype float32"),
+            )
         self.map.setflags(write=False)
         self.prefix.setflags(write=False)
         object.__setattr__(self, "predictions", [(str(label), float(p)) for label, p in self.predictions])
@@ -220,7 +238,15 @@ class Explanation:
         except ResultError:
             raise
         except Exception as error:  # broken files make json, zipfile and numpy raise anything
-            raise ResultError(f"{folder} is not a result of vitscope: {error or type(error).__name__}") from error
+            reason = str(error) or type(error).__name__
+            raise ResultError(
+                msg(
+                    "explanation.not-a-result",
+                    "{folder} is not a result of vitscope: {reason}",
+                    folder=folder,
+                    reason=reason,
+                )
+            ) from error
 
 
 def _in_notebook() -> bool:
@@ -231,17 +257,33 @@ def _in_notebook() -> bool:
 
 def _check_schema(schema: object, folder: Path) -> None:
     if schema != SCHEMA:
-        raise ResultError(f"{folder} has schema {schema}, this vitscope reads {SCHEMA}", "update vitscope")
+        raise ResultError(
+            msg(
+                "explanation.schema",
+                "{folder} has schema {schema}, this vitscope reads {known}",
+                folder=folder,
+                schema=schema,
+                known=SCHEMA,
+            ),
+            msg("explanation.schema.hint", "update vitscope"),
+        )
 
 
 def _arrays(path: Path) -> tuple[Float32[np.ndarray, "gh gw"], Float32[np.ndarray, " P"]]:
     with zipfile.ZipFile(path) as archive:
         if sum(member.file_size for member in archive.infolist()) > _MAX_ARRAYS:
-            raise ResultError(f"{path} would unpack to more than {_MAX_ARRAYS} bytes")
+            raise ResultError(
+                msg(
+                    "explanation.too-large",
+                    "{path} would unpack to more than {most} bytes",
+                    path=path,
+                    most=_MAX_ARRAYS,
+                )
+            )
     with np.load(path, allow_pickle=False) as arrays:
         return arrays["map"].astype(np.float32), arrays["prefix"].astype(np.float32)
 
 
 def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON's lists as tuples."""
+    """Turn JSON's lists into tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

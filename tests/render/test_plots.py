@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.helpers.errors import raises
 from vitscope.errors import UsageError
 from vitscope.render.plots import Panel, by_depth
 
@@ -28,5 +29,5 @@ def test_the_plot_has_a_dot_for_each_head():
 
 
 def test_nothing_to_draw_is_said():
-    with pytest.raises(UsageError, match="nothing to draw"):
+    with raises(UsageError, "render.no-layers"):
         by_depth([])

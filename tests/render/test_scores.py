@@ -3,12 +3,12 @@
 from itertools import pairwise
 
 import numpy as np
-import pytest
 
+from tests.helpers.errors import raises
 from vitscope.errors import UsageError
 from vitscope.render import scores
 from vitscope.render.scores import Dot, dots, scatter
-from vitscope.render.sheets import drawn, figure_of
+from vitscope.render.sheets import figure_image, new_figure
 
 BLUE = np.array([0x31, 0x68, 0x8E])
 
@@ -39,7 +39,7 @@ def test_cost_goes_right_and_value_up():
 
 
 def test_names_of_close_dots_do_not_cover_each_other():
-    figure = figure_of((7.2, 4.6))
+    figure = new_figure((7.2, 4.6))
     axes = figure.subplots()
     found = [Dot(f"method {n}", 0.8 - 0.002 * n, 0.0, 1.0, 1.0 + 0.01 * n) for n in range(5)]
     for dot in found:
@@ -47,14 +47,14 @@ def test_names_of_close_dots_do_not_cover_each_other():
     axes.set_ylim(0, 1)
     scores._labels(axes, [*found, Dot("far", 0.1, 0.0, 1.0, 50.0)])
     axes.set_xscale("log")
-    drawn(figure)
+    figure_image(figure)
     boxes = sorted((text.get_window_extent() for text in axes.texts[:5]), key=lambda box: box.y0)
     for lower, upper in pairwise(boxes):
         assert upper.y0 >= lower.y1 - 2
 
 
 def test_nothing_to_draw_is_refused():
-    with pytest.raises(UsageError, match="nothing to draw"):
+    with raises(UsageError, "render.no-methods"):
         dots([])
-    with pytest.raises(UsageError, match="no method has a cost"):
+    with raises(UsageError, "render.no-cost"):
         scatter([Dot("random", 0.1, 0.1, 0.1, prior=True)], "cost", "AP")

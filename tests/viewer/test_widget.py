@@ -108,6 +108,10 @@ def test_a_view_shows_itself_in_a_closed_frame(view):
     assert html.unescape(inside) == page(view.document())
 
 
+def test_a_view_in_one_line(view):
+    assert re.fullmatch(r"<View chelsea: \d+ maps, 3 layers, 0\.\d MB>", repr(view))
+
+
 def test_a_missing_anywidget_is_one_line(view, monkeypatch):
     monkeypatch.setitem(sys.modules, "anywidget", None)
     module._widget_class.cache_clear()

@@ -145,6 +145,25 @@ class Statistics:
     unavailable: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        heads = "/".join(dict.fromkeys(str(layer.heads) for layer in self.layers))
+        return f"<Statistics {len(self.layers)} layers x {heads} heads, {len(self.sinks)} sinks>"
+
+    def _repr_html_(self) -> str:
+        from vitscope.render.html import numbers_html
+
+        rows = [
+            {
+                "layer": number,
+                "heads": layer.heads,
+                "entropy": float(layer.entropy.mean()),
+                "distance": None if layer.distance is None else float(layer.distance.mean()),
+                "effective rank": layer.effective_rank,
+            }
+            for number, layer in enumerate(self.layers)
+        ]
+        return numbers_html(f"attention by layer, {len(self.sinks)} sinks", rows, self.plot(), "every head by depth")
+
     def by_head(self, name: str) -> list[Float[np.ndarray, " _"]]:
         """One number per head, layer by layer: `entropy`, `distance`, `importance`, ..., or a share such as `self`.
 

@@ -155,6 +155,16 @@ class Measurement:
                 return number
         raise UnknownNameError("number of this measurement", name, [number.name for number in self.numbers])
 
+    def __repr__(self) -> str:
+        numbers = ", ".join(f"{n.name} {n.value:.3g} ({n.verdict})" for n in self.numbers)
+        return f"<Measurement {self.method!r} of {Path(self.picture).name}: {numbers or 'no numbers'}>"
+
+    def _repr_html_(self) -> str:
+        from vitscope.render.html import numbers_html
+
+        curves = any(number.name in ("deletion", "insertion") for number in self.numbers)
+        return numbers_html(self.sentence(), self.rows(), self.plot() if curves else None, "curves beside random maps")
+
     def rows(self) -> list[dict[str, Any]]:
         """One row for each number: name, value, better, random, low, high, draws, verdict."""
         columns = ("name", "value", "better", "random", "low", "high", "draws", "verdict")

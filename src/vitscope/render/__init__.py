@@ -1,1 +1,1 @@
-"""Pictures of explanations. Numpy, Pillow and matplotlib only: no torch."""
+"""Images, plots and HTML from arrays, with NumPy, Pillow and matplotlib only: no torch."""

@@ -2,14 +2,14 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 from PIL import Image
 
-__all__ = ["Card", "data_url", "page", "render_template"]
+__all__ = ["Card", "data_url", "numbers_html", "page", "render_template"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +49,36 @@ def page(title: str, lead: str, cards: Sequence[Card], sheets: Sequence[tuple[st
         cards=[Markup(card.html(380)) for card in cards],
         sheets=[(caption, data_url(image, quality=90)) for caption, image in sheets],
     )
+
+
+def numbers_html(
+    title: str, rows: Sequence[Mapping[str, object]], image: Image.Image | None = None, alt: str = ""
+) -> str:
+    """Return a plot with the table of its numbers, as a notebook shows them.
+
+    Args:
+        title: above both.
+        rows: one mapping for each line, all with the same keys; floats are shown with three digits.
+        image: the plot, drawn at twice its size on the page.
+        alt: the plot in words.
+    """
+    cells = [
+        [f"{one:.3g}" if isinstance(one, float) else "" if one is None else one for one in r.values()] for r in rows
+    ]
+    return render_template(
+        "vitscope.render",
+        "numbers.html",
+        title=title,
+        columns=list(rows[0]) if rows else [],
+        rows=cells,
+        image=data_url(image, "PNG", optimize=True) if image else "",
+        alt=alt,
+        width=image.width // 2 if image else 0,
+    )
+
+
+def _cell(value: object) -> object:
+    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else value
 
 
 def render_template(package: str, name: str, **values: Any) -> str:

@@ -1,4 +1,4 @@
-"""Numbers as pictures: by depth, one dot per head; and curves over those of random maps."""
+"""Plots of numbers: by depth with one dot per head, and curves over those of random maps."""
 
 import math
 from collections.abc import Sequence
@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from vitscope._messages import msg
 from vitscope.errors import UsageError
-from vitscope.render.sheets import drawn, figure_of
+from vitscope.render.sheets import figure_image, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,8 +65,11 @@ def curves(panels: Sequence[Curve], unit: str, title: str = "") -> Image.Image:
         UsageError: nothing to draw.
     """
     if not panels:
-        raise UsageError("there is nothing to draw: no curves", "measure deletion or insertion")
-    figure = figure_of((len(panels) * _SIDE, _TALL + (0.3 if title else 0)))
+        raise UsageError(
+            msg("render.no-curves", "there is nothing to draw: no curves"),
+            msg("render.no-curves.hint", "measure deletion or insertion"),
+        )
+    figure = new_figure((len(panels) * _SIDE, _TALL + (0.3 if title else 0)))
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False, sharey=True).flat, panels, strict=True):
         mean, low, high = panel.around.T
         axes.fill_between(panel.x, low, high, color="0.87", linewidth=0, label="random maps, 95 %")
@@ -80,7 +84,7 @@ def curves(panels: Sequence[Curve], unit: str, title: str = "") -> Image.Image:
     if title:
         figure.suptitle(title, fontsize=11, parse_math=False)
     figure.set_layout_engine("constrained")
-    return drawn(figure)
+    return figure_image(figure)
 
 
 def by_depth(panels: Sequence[Panel], title: str = "") -> Image.Image:
@@ -90,10 +94,10 @@ def by_depth(panels: Sequence[Panel], title: str = "") -> Image.Image:
         UsageError: nothing to draw.
     """
     if not panels or not all(panel.values for panel in panels):
-        raise UsageError("there is nothing to draw: no panels, or a panel without layers")
+        raise UsageError(msg("render.no-layers", "there is nothing to draw: no panels, or a panel without layers"))
     columns = min(len(panels), 2)
     lines = math.ceil(len(panels) / columns)
-    figure = figure_of((columns * _SIDE, lines * _TALL + (0.3 if title else 0)))
+    figure = new_figure((columns * _SIDE, lines * _TALL + (0.3 if title else 0)))
     grid = figure.subplots(lines, columns, squeeze=False)
     for axes, panel in zip(grid.flat, panels, strict=False):
         _draw(axes, panel)
@@ -102,7 +106,7 @@ def by_depth(panels: Sequence[Panel], title: str = "") -> Image.Image:
     if title:
         figure.suptitle(title, fontsize=11, parse_math=False)
     figure.set_layout_engine("constrained")
-    return drawn(figure)
+    return figure_image(figure)
 
 
 def _draw(axes: "Axes", panel: Panel) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from vitscope._messages import msg
 from vitscope.errors import UnknownNameError, UsageError
 from vitscope.geometry import ImageRegion
 
@@ -73,13 +74,27 @@ class Style:
     colorbar: bool = False
 
     def __post_init__(self) -> None:
-        for kind, value, choices in (("style", self.style, STYLES), ("normalisation", self.norm, NORMS)):
+        for kind, value, choices in (
+            (msg("render.style", "style"), self.style, STYLES),
+            (msg("render.normalisation", "normalisation"), self.norm, NORMS),
+        ):
             if value not in choices:
                 raise UnknownNameError(kind, value, choices)
         if not (0 <= self.opacity <= 1 and 0 <= self.blur <= _MAX_BLUR):
-            raise UsageError(f"opacity is in [0, 1] and blur in [0, {_MAX_BLUR}], not {self.opacity} and {self.blur}")
+            raise UsageError(
+                msg(
+                    "render.out-of-range",
+                    "opacity must lie in [0, 1] and blur in [0, {most}], not {opacity} and {blur}",
+                    most=_MAX_BLUR,
+                    opacity=self.opacity,
+                    blur=self.blur,
+                )
+            )
         if self.style == "notebook" and self.colorbar:
-            raise UsageError("the style 'notebook' has no colour scale to draw", "leave out the colour bar")
+            raise UsageError(
+                msg("render.no-colorbar", "the style 'notebook' has no colour scale to draw"),
+                msg("render.no-colorbar.hint", "leave out {@colorbar}"),
+            )
         _colours(self.cmap)
 
     @classmethod
@@ -92,7 +107,7 @@ class Style:
         names = [f.name for f in fields(cls)]
         for name in options:
             if name not in names:
-                raise UnknownNameError("drawing option", name, names)
+                raise UnknownNameError(msg("render.drawing-option", "drawing option"), name, names)
         chosen = cls(**options)
         return replace(chosen, cmap="gray", opacity=100 / 255) if chosen.style == "grey" else chosen
 
@@ -201,7 +216,9 @@ def _colours(name: str) -> UInt8[np.ndarray, "256 3"]:
     import matplotlib as mpl
 
     if name not in mpl.colormaps:
-        raise UnknownNameError("colour map", name, [n for n in mpl.colormaps if not n.endswith("_r")])
+        raise UnknownNameError(
+            msg("render.colour-map", "colour map"), name, [n for n in mpl.colormaps if not n.endswith("_r")]
+        )
     return (np.asarray(mpl.colormaps[name](np.linspace(0, 1, 256)))[:, :3] * 255 + 0.5).astype(np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""Methods side by side as pictures: numbers with their intervals, and accuracy against cost."""
+"""Plots that compare methods: numbers with their intervals, and accuracy against cost."""
 
 import math
 from collections.abc import Sequence
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from vitscope._messages import msg
 from vitscope.errors import UsageError
-from vitscope.render.sheets import drawn, figure_of
+from vitscope.render.sheets import figure_image, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,35 +48,35 @@ class Dot:
 
 
 def dots(panels: Sequence[tuple[str, Sequence[Dot]]], columns: int = 3) -> Image.Image:
-    """One panel for each metric, one line for each method in the order given, the number with its interval.
+    """Draw one panel for each metric, with one line for each method and its interval.
 
     Raises:
         UsageError: nothing to draw.
     """
     if not panels or not all(found for _, found in panels):
-        raise UsageError("there is nothing to draw: no panels, or a panel without methods")
+        raise UsageError(msg("render.no-methods", "there is nothing to draw: no panels, or a panel without methods"))
     columns = min(columns, len(panels))
     lines, most = math.ceil(len(panels) / columns), max(len(found) for _, found in panels)
-    figure = figure_of((1.3 + 3.1 * columns, lines * (0.75 + 0.24 * most)))
+    figure = new_figure((1.3 + 3.1 * columns, lines * (0.75 + 0.24 * most)))
     grid = figure.subplots(lines, columns, squeeze=False)
     for axes, (title, found) in zip(grid.flat, panels, strict=False):
         _panel(axes, title, found)
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     figure.set_layout_engine("constrained")
-    return drawn(figure)
+    return figure_image(figure)
 
 
 def scatter(found: Sequence[Dot], across: str, up: str) -> Image.Image:
-    """Value against cost, the cost on a logarithmic axis; baselines, which cost nothing, are dashed lines.
+    """Draw value against cost on a logarithmic axis; baselines, which cost nothing, as dashed lines.
 
     Raises:
         UsageError: no method with a cost.
     """
     costly = [dot for dot in found if dot.cost > 0]
     if not costly:
-        raise UsageError("there is nothing to draw: no method has a cost")
-    figure = figure_of((7.2, 4.6))
+        raise UsageError(msg("render.no-cost", "there is nothing to draw: no method has a cost"))
+    figure = new_figure((7.2, 4.6))
     axes = figure.subplots()
     for dot in costly:
         axes.errorbar(
@@ -111,20 +112,20 @@ def scatter(found: Sequence[Dot], across: str, up: str) -> Image.Image:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     figure.set_layout_engine("constrained")
-    return drawn(figure)
+    return figure_image(figure)
 
 
 def _labels(axes: "Axes", found: Sequence[Dot]) -> None:
-    """Names at the right of their dots; where names would overlap, the lower dots' move down."""
+    """Write the names beside their dots; where names would overlap, move the lower one down."""
     values, costs = [dot.value for dot in found], [math.log(dot.cost) for dot in found]
     low, high = axes.get_ylim()
     step, near = 0.048 * (high - low), 0.3 * (max(costs) - min(costs)) or 1.0
     placed: list[tuple[float, float]] = []
     for dot in sorted(found, key=lambda d: -d.value):
         across, height = math.log(dot.cost), dot.value
-        for other, path_exists in placed:
-            if abs(across - other) < near and abs(height - path_exists) < step:
-                height = path_exists - step
+        for other, taken in placed:
+            if abs(across - other) < near and abs(height - taken) < step:
+                height = taken - step
         placed.append((across, height))
         axes.annotate(
             dot.label, (dot.cost, height), xytext=(7, 0), textcoords="offset points", fontsize=8, va="center",

@@ -1,4 +1,4 @@
-"""Many pictures on one sheet, each with its title and a line of numbers under it."""
+"""Contact sheets: many images, each with its title and a line of numbers."""
 
 import math
 import textwrap
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Cell", "drawn", "figure_of", "sheet"]
+__all__ = ["Cell", "figure_image", "new_figure", "sheet"]
 
 _TITLE_LETTERS = 11  # an inch
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture of a sheet: a Pillow image or an array that matplotlib colours, its title, and a line under it."""
+    """One image of a sheet: a Pillow image or an array that matplotlib colours, its title and a line under it."""
 
     picture: Image.Image | np.ndarray
     title: str
@@ -42,7 +42,7 @@ def sheet(cells: Sequence[Cell], title: str, *, columns: int | None = None, cmap
     under = 0.18 * (1 + max(cell.below.count("\n") for cell in cells)) if any(cell.below for cell in cells) else 0.0
     wide = columns * (side + 0.15) + 0.15
     lines = textwrap.wrap(title, int(wide * _TITLE_LETTERS))
-    figure = figure_of((wide, rows * (tall + 0.34 + under) + 0.25 + 0.2 * len(lines)))
+    figure = new_figure((wide, rows * (tall + 0.34 + under) + 0.25 + 0.2 * len(lines)))
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, cell in zip(grid.flat, cells, strict=False):
         _draw(axes, cell, cmap, side)
@@ -50,11 +50,11 @@ def sheet(cells: Sequence[Cell], title: str, *, columns: int | None = None, cmap
         axes.set_axis_off()
     figure.suptitle("\n".join(lines), fontsize=11, parse_math=False)
     figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.05)
-    return drawn(figure)
+    return figure_image(figure)
 
 
-def figure_of(size: tuple[float, float]) -> "Figure":
-    """An empty figure of so many inches, known to no global state of matplotlib."""
+def new_figure(size: tuple[float, float]) -> "Figure":
+    """Make an empty figure of this size in inches, outside matplotlib's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -81,8 +81,8 @@ def _draw(axes: "Axes", cell: Cell, cmap: str, inches: float) -> None:
         axes.set_xlabel(cell.below, fontsize=7.5, labelpad=3, parse_math=False)
 
 
-def drawn(figure: "Figure") -> Image.Image:
-    """The figure as pixels."""
+def figure_image(figure: "Figure") -> Image.Image:
+    """Render a figure to an image."""
     canvas: Any = figure.canvas
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # names in scripts that the font lacks show as boxes

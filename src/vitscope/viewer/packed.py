@@ -40,18 +40,18 @@ class Packed:
         return cls(array.dtype.name, array.shape, coder.compress(planes.tobytes()) + coder.flush())
 
     def array(self) -> np.ndarray:
-        """The array again."""
+        """Unpack the array."""
         dtype = np.dtype(self.dtype).newbyteorder("<")
         planes = np.frombuffer(zlib.decompress(self.data), np.uint8).reshape(dtype.itemsize, -1)
         return np.ascontiguousarray(planes.T).view(dtype).reshape(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """About how many bytes of a page."""
+        """Approximate bytes of a page."""
         return math.ceil(len(self.data) * _ESCAPED)
 
     def document(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return the array ready for JSON."""
         return {
             "dtype": self.dtype,
             "shape": list(self.shape),
@@ -61,13 +61,16 @@ class Packed:
 
 
 def scaled(values: np.ndarray) -> tuple[np.ndarray, float]:
-    """Values as float16 and what they are to be multiplied by: the scale keeps small maps out of its denormals."""
+    """Return values as float16 and the factor to multiply them by.
+
+    The scale keeps small maps out of float16's denormals.
+    """
     peak = float(np.abs(values).max(initial=0))
     scale = peak / _HALF if peak > 0 else 1.0
     return (values / scale).astype(np.float16), scale
 
 
 def zigzag(values: np.ndarray) -> np.ndarray:
-    """Signed integers as unsigned ones, small where they were small: 0, -1, 1, -2 become 0, 1, 2, 3."""
+    """Map signed integers to unsigned ones that stay small: 0, -1, 1, -2 become 0, 1, 2, 3."""
     wide = values.astype(np.int32)
     return ((wide << 1) ^ (wide >> 31)).astype(np.uint16)

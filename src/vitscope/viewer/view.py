@@ -53,6 +53,10 @@ class View:
     other: "View | None" = None
     live: LiveModel | None = field(default=None, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        name, maps, layers = self.header["photo"]["name"], len(self.header["maps"]), len(self.header["layers"])
+        return f"<View {name}: {maps} maps, {layers} layers, {self.nbytes / 1e6:.1f} MB>"
+
     def document(self) -> dict[str, Any]:
         """Return the whole document, ready for JSON."""
         arrays = {name: one.document() for name, one in self.arrays.items()}
