@@ -73,9 +73,13 @@ def print_field(label: str, text: str) -> None:
 
 
 def print_files(paths: Sequence[Path]) -> None:
-    """Print which files were written; the line with their folder is never wrapped."""
-    print_field("written", f"{', '.join(path.name for path in paths)} in")
-    console.print_line(f"{'':{_LABEL}} {paths[0].parent}")
+    """Print which files were written; where their folder does not fit, it has a line of its own, never wrapped."""
+    names, folder = f"{', '.join(path.name for path in paths)} in", str(paths[0].parent)
+    if len(folder) < _width() - _LABEL:
+        print_field("written", f"{names} {folder}")
+    else:
+        print_field("written", names)
+        console.print_line(f"{'':{_LABEL}} {folder}")
 
 
 def print_columns(headings: Sequence[str], rows: Sequence[Sequence[str | Text]], *, left: Sequence[int] = (0,)) -> None:
