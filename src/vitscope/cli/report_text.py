@@ -206,8 +206,8 @@ def _mark(number: "Number") -> Text:
 
 def _questions(names: Sequence[str]) -> str:
     """Return the questions that these measures answer."""
-    asked = [([name for name in group if name in names], question) for group, question in _QUESTIONS]
-    return " ".join(f"{question} ({', '.join(group)})?" for group, question in asked if group)
+    answered = [([name for name in group if name in names], question) for group, question in _QUESTIONS]
+    return " ".join(f"{question} ({', '.join(group)})?" for group, question in answered if group)
 
 
 def _sinks(sinks: Sequence[dict[str, Any]]) -> str:

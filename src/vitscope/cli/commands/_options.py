@@ -1,5 +1,6 @@
 """Options that several commands share, and how their values are read."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -197,6 +198,15 @@ def parse_target(text: str | None) -> Any:
     from vitscope.methods import targets
 
     return targets.parse_target(text) if text else None
+
+
+def describe_map(method: str, target: str | None, options: Mapping[str, Any]) -> str:
+    """Return a map's method, target and those options that differ from the method's defaults."""
+    from vitscope.methods.base import METHODS
+
+    defaults = {name: option.default for name, option in METHODS.get(method).options.items()}
+    changed = ", ".join(f"{k} {v}" for k, v in options.items() if v is not None and v != defaults.get(k))
+    return method + (f" of {target}" if target else "") + (f" ({changed})" if changed else "")
 
 
 def result_folders(images: list[str], out: Path) -> list[Path]:

@@ -24,6 +24,7 @@ from vitscope.cli.commands._options import (
     SheetStyle,
     Size,
     checked_style,
+    describe_map,
     parse_target,
     result_folders,
 )
@@ -140,17 +141,11 @@ def _save(outcome: "Explanation | Failure", folder: Path, force: bool, style: "S
 
 
 def _row(document: dict[str, Any]) -> list[str]:
-    """Return one row of the table, with the options that differ from the method's defaults."""
-    from vitscope.methods.base import METHODS
-
-    defaults = {name: option.default for name, option in METHODS.get(document["method"]).options.items()}
-    given = document["provenance"]["options"].items()
-    options = ", ".join(f"{k} {v}" for k, v in given if v is not None and v != defaults.get(k))
+    """Return one row of the table."""
     numbers, (rows, columns) = document["statistics"], document["layout"]["grid"]
-    of = f" of {document['target']}" if document["target"] else ""
     return [
         document["name"],
-        f"{document['method']}{of} ({options})" if options else f"{document['method']}{of}",
+        describe_map(document["method"], document["target"], document["provenance"]["options"]),
         f"{numbers['effective_patches']:.0f} of {rows * columns}",
         f"{numbers['largest_share']:.1%}",
         f"{numbers['prefix_share']:.1%}",

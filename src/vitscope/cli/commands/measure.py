@@ -22,6 +22,7 @@ from vitscope.cli.commands._options import (
     Seed,
     Size,
     Target,
+    describe_map,
     parse_target,
     require_free,
     result_folders,
@@ -206,9 +207,10 @@ def _print(result: _Result, first: bool) -> None:
     rows, columns = e.layout.grid
     if not first:
         console.out.print()
-    of = f" of {e.target}" if e.target else ""
     size = " x ".join(map(str, reversed(e.region.input)))
-    report_text.print_heading(f"{_name(e)}: {e.method}{of}{_options(e)}, {size} pixels, {m.model}")
+    what = describe_map(e.method, e.target, e.provenance["options"])
+    assert e.picture is not None
+    report_text.print_heading(f"{e.picture.name}: {what}, {size} pixels, {m.model}")
     spread = f"as broad as {numbers['effective_patches']:.0f} equal patches of {rows * columns}"
     prefix = f", prefix tokens {numbers['prefix_share']:.1%}" if numbers["prefix_share"] >= _WORTH_SAYING else ""
     report_text.print_field("map", f"{spread}; the largest holds {numbers['largest_share']:.1%}{prefix}")
@@ -229,21 +231,6 @@ def _print(result: _Result, first: bool) -> None:
             report_text.print_field("note", note)
     if result.files:
         report_text.print_files(result.files)
-
-
-def _name(e: "Explanation") -> str:
-    assert e.picture is not None
-    return e.picture.name
-
-
-def _options(e: "Explanation") -> str:
-    """Return the options that differ from the method's defaults."""
-    from vitscope.methods.base import METHODS
-
-    defaults = {name: option.default for name, option in METHODS.get(e.method).options.items()}
-    given = e.provenance["options"].items()
-    options = ", ".join(f"{k} {v}" for k, v in given if v is not None and v != defaults.get(k))
-    return f" ({options})" if options else ""
 
 
 def _document(result: _Result) -> dict[str, Any]:
