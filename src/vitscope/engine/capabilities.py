@@ -88,7 +88,7 @@ class Capabilities:
         return Support.no(reason) if reason else YES
 
     def method(self, method: Method) -> Support:
-        """Does a method apply to this model?"""
+        """Answer whether a method applies to this model."""
         own = method.supports(self._runner.adapter)
         if not own:
             return own

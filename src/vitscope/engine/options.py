@@ -115,7 +115,9 @@ class Options:
         if not isinstance(self.targets, list):
             raise UsageError(
                 msg(
-                    "engine.targets-not-several", "{@targets} is a list of targets, not {target!r}", target=self.targets
+                    "engine.targets-not-several",
+                    "{@targets} is a list of targets, not {target}",
+                    target=repr(self.targets),
                 ),
                 msg("engine.targets-not-several.hint", "pass one target as target="),
             )

@@ -158,7 +158,7 @@ class ModelRunner:
         return Prepared(picture, *self.prepare_pixels(picture, size), size)
 
     def prepare_pixels(self, picture: Picture, size: int | None = None) -> tuple[Tensor, ImageRegion]:
-        """Return the pixels `(3, Hi, Wi)` that the model gets of a picture, and their region of it.
+        """Return the pixels `(3, Hi, Wi)` that the model gets of an image, and their region of it.
 
         Raises:
             UsageError: a size that the model does not take.
