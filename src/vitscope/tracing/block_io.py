@@ -8,7 +8,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vitscope._messages import msg
+from vitscope._messages import Message, msg
 from vitscope.attention.transformer_blocks import HookPoint, TokenActivations
 from vitscope.errors import UsageError
 from vitscope.tracing.token_tensor import tensors_in
@@ -117,16 +117,10 @@ class StagedHiddenStates:
                     "use {@O:at=norm} or {@O:at=input}, or choose another layer",
                 ),
             )
-        site, place = io.input, f"{'input' if at == 'norm' else at} of block {layer} ({io.block})"
-        if at == "output" and io.output is not None:
-            site = io.output
-        elif at == "norm" and io.norm is not None:
-            site, place = io.norm, f"first norm of block {layer} ({io.block})"
-        elif at == "norm":
-            place += ", which has no norm before its attention"
-        tokens = site.arrangement
+        site = {"input": io.input, "norm": io.norm, "output": io.output}[at] or io.input
+        tokens, location = site.arrangement, _location(layer, io, at)
         readout = io.readout if site is io.output else None
-        return TokenActivations(self.tensors[site.key], tokens.arrange, tokens.prefix, tokens.grid, place, readout)
+        return TokenActivations(self.tensors[site.key], tokens.arrange, tokens.prefix, tokens.grid, location, readout)
 
     def after(self, layer: int) -> TokenActivations:
         """Return the patch tokens after a layer's block: unchanged where the block returns prefix tokens alone."""
@@ -134,9 +128,8 @@ class StagedHiddenStates:
         if io is None or io.output is not None:
             return self.spot(layer, "output")
         spot = self.spot(layer, "input")
-        return TokenActivations(
-            spot.raw, spot.arrange, spot.prefix, spot.grid, f"{spot.location}, which changes no patch"
-        )
+        location = msg("tracing.at-unchanged", "{location}, which changes no patch", location=spot.location)
+        return TokenActivations(spot.raw, spot.arrange, spot.prefix, spot.grid, location)
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,3 +172,19 @@ class BlockMap:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _location(layer: int, io: BlockIO, at: HookPoint) -> Message:
+    """Name one place of a layer's block."""
+    place = {"layer": layer, "block": io.block}
+    if at == "output":
+        return msg("tracing.at-output", "output of block {layer} ({block})", **place)
+    if at == "input":
+        return msg("tracing.at-input", "input of block {layer} ({block})", **place)
+    if io.norm is not None:
+        return msg("tracing.at-norm", "first norm of block {layer} ({block})", **place)
+    return msg(
+        "tracing.at-input-without-norm",
+        "input of block {layer} ({block}), which has no norm before its attention",
+        **place,
+    )
