@@ -31,6 +31,12 @@ def one_line(text):
     return line
 
 
+def mentions(text, fragments):
+    """Whether the one line has all of these, written `a…b`: an error's sentence is its author's, its facts are not."""
+    line = one_line(text)
+    return all(fragment in line for fragment in fragments.split("…"))
+
+
 def names(folder):
     return {path.name for path in folder.iterdir()} if folder.exists() else set()
 
