@@ -4,7 +4,7 @@
         [--methods random-walk,random-walk:detail=1,rollout:layers=last3]
 
 Patch tokens are left out (`Scope.measure`, baseline `removal`), in the map's order and in random orders; the score is
-the cosine to the whole picture's feature. Deletion is better lower, insertion higher. Differences are to the last
+the cosine to the whole image's feature. Deletion is better lower, insertion higher. Differences are to the last
 method, on the same pictures, with a bootstrap interval over pictures and the p of a sign-flip test, uncorrected.
 """
 

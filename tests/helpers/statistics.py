@@ -6,6 +6,7 @@ import torch
 
 from tests.models import toys as zoo
 from tests.models import toys_traced as zoo_traced
+from tests.models import traced_row
 from vitscope.attention import AttentionStore, Dense
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.metrics.attention_streaming import compute_statistics
@@ -25,13 +26,13 @@ def row_of(name):
 def scope_of(name):
     """A tiny model in float64."""
     row = row_of(name)
-    if isinstance(row, zoo_traced.Row):
+    if isinstance(row, traced_row.Row):
         return row.scope(row.model().double())
     return Scope(TransformersAdapter(row.model().double(), weights="none"), torch.device("cpu"), torch.float64)
 
 
 def photo_of(name, seed=0):
-    return zoo_traced.picture(row_of(name).size, seed)
+    return traced_row.picture(row_of(name).size, seed)
 
 
 def close(got, wanted, tolerance=1e-5):

@@ -116,7 +116,7 @@ class TestMeasurement:
         scope = scope_of("dinov2")
         e = scope.explain(photo(), method="relevance")
         got = scope.measure(e, metrics="saco")
-        assert (got.score, got.whole) == ("cosine to the whole picture's feature", pytest.approx(1))
+        assert (got.score, got.whole) == ("cosine to the whole image's feature", pytest.approx(1))
         like = vitscope.similar_to(photo(seed=1))
         e = scope.explain(photo(), method="relevance", target=like)
         with pytest.raises(UsageError, match="cannot be made again from its words"):

@@ -13,6 +13,7 @@ from torch import nn
 import vitscope
 from tests.helpers.faithfulness import photo, scope_of, state
 from tests.models import toys_traced as zoo_traced
+from tests.models import traced_row
 from vitscope.attention.transformer_blocks import TransformerBlocks
 from vitscope.errors import VitscopeError
 from vitscope.images import load_image
@@ -357,8 +358,8 @@ def test_other_families(name):
     row = next(row for row in zoo_traced.ROWS if row.name == name)
     torch.manual_seed(0)
     model = row.make().eval()
-    scope = vitscope.load(model, processor=zoo_traced.as_it_is(row.size))
-    picture = zoo_traced.picture(row.size)
+    scope = vitscope.load(model, processor=traced_row.as_it_is(row.size))
+    picture = traced_row.picture(row.size)
     e = scope.explain(picture, method="rollout")
     before, values = state(model), e.map.copy()
     got = scope.measure(e, metrics="all", steps=4, n_random_maps=2, n_subsets=3, n_squares=3)
@@ -376,8 +377,8 @@ def test_the_models_hash_is_not_that_of_other_weights():
     """A map that does not say which model made it: the hash is first asked for here, and kept by the family."""
     row = next(row for row in zoo_traced.ROWS if row.name == "timm-vit-registers")
     torch.manual_seed(0)
-    model, process = row.make().eval(), zoo_traced.as_it_is(row.size)
-    picture = zoo_traced.picture(row.size)
+    model, process = row.make().eval(), traced_row.as_it_is(row.size)
+    picture = traced_row.picture(row.size)
     e = vitscope.load(model, processor=process).explain(picture, method="rollout")
     fresh = vitscope.load(model, processor=process)
     fresh.adapter.__dict__.pop("weights", None)

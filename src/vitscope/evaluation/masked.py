@@ -118,7 +118,7 @@ def patch_masker(engine: Engine, image: ImageLike, *, size: int | None = None, t
         labels=engine.adapter.labels,
         classifies=engine.adapter.classifies(answer),
         independent=engine.adapter.multi_label,
-        settle=lambda other: engine.scorer(other, answer),
+        make_scorer=lambda other: engine.scorer(other, answer),
     )
     fill = baseline_fill("mean", pixels, pixels, layout.grid)
     assert fill is not None

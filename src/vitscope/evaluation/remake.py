@@ -122,8 +122,8 @@ def score_of_map(
         labels=engine.adapter.labels,
         classifies=classifies,
         independent=engine.adapter.multi_label,
-        settle=lambda target: engine.scorer(target, answer),
-        was=was,
+        make_scorer=lambda target: engine.scorer(target, answer),
+        previous=was,
     )
     if None not in (was, score.logit, explanation.target):
         now, then = score.logit or 0.0, was or 0.0

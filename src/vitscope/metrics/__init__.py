@@ -1,1 +1,1 @@
-"""Numbers about maps."""
+"""Numbers about maps and attention."""

@@ -1,4 +1,4 @@
-"""Attention statistics of one picture: the record. Numpy only; `metrics.streaming` computes it."""
+"""Attention statistics of one image: the record that `attention_streaming` computes. Numpy only."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
+from vitscope._messages import msg
 from vitscope.errors import UsageError
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.metrics.table_files import write_table
@@ -41,9 +42,9 @@ class Sink:
         token: its number in the layout's order.
         name: the prefix token's name, or `row,column` of the patch.
         place: row and column of the patch; None for a prefix token.
-        received: the share of all attention that goes to it, mean over heads and queries, in [0, 1].
+        received: its share of all attention, mean over heads and queries, in [0, 1].
         factor: `received` over the uniform share 1 / N.
-        norm: length of the token as the block is given it; None where blocks are not known.
+        norm: the token's length at the input of the block; None where blocks are not known.
         norm_factor: that length over the median patch's.
     """
 
@@ -58,21 +59,24 @@ class Sink:
 
 @dataclass(frozen=True, eq=False)
 class LayerStatistics:
-    """One layer's attention in numbers; what the model does not allow to compute is None.
+    """One layer's attention in numbers; None where the model does not allow to compute one.
 
     Attributes:
-        name: the module that attends; queries, keys: how many a head has (of one window, where there are windows).
-        entropy: of an attention row in nats, mean over queries, in [0, log keys]; `entropy_normalised` is over
-            log keys, in [0, 1].
-        readout_entropy: the same of the one row that the answer reads, `s A_h`.
-        distance: mean attention distance of patch queries in pixels of the model's input; `distance_photo` in pixels of
-            the photo.
-        shares: of the attention of patch queries, by where it goes (`SHARES`): each in [0, 1], together one.
+        name: the module that called attention.
+        queries: queries of a head (of one window, where there are windows).
+        keys: keys of a head, likewise.
+        entropy: of an attention row in nats, mean over queries, in [0, log keys].
+        entropy_normalised: `entropy` over log keys, in [0, 1].
+        readout_entropy: the entropy of the row that the answer reads, `s A_h`.
+        readout_entropy_normalised: the same over log keys.
+        distance: mean attention distance of patch queries in pixels of the model's input.
+        distance_photo: the same in pixels of the photo.
+        shares: of the attention of patch queries, by destination (`SHARES`): each in [0, 1], together one.
         agreement: mean cosine between the head's rows and the other heads' rows, in [0, 1]; None with one head.
-        importance: the score's drop when the head is silenced, where asked for.
+        importance: the score's drop when the head is silenced, where requested.
         effective_rank: of rollout up to this layer, in [1, N].
-        received: share of all attention that goes to each token, `(N,)`, summing to one.
-        norms: length of each token as the block is given it, `(N,)`.
+        received: each token's share of all attention, `(N,)`, summing to one.
+        norms: each token's length at the input of the block, `(N,)`.
         sinks: tokens that collect attention in this layer, most first.
     """
 
@@ -95,16 +99,16 @@ class LayerStatistics:
 
     @property
     def heads(self) -> int:
-        """H, how many heads the layer has."""
+        """The number of heads, H."""
         return len(self.entropy)
 
     @property
     def head_agreement(self) -> float | None:
-        """Mean cosine over all pairs of heads; None with one head."""
+        """The mean cosine over all pairs of heads; None with one head."""
         return None if self.agreement is None else float(self.agreement.mean())
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
+        """Return everything, ready for JSON."""
         return {
             "name": self.name,
             "heads": self.heads,
@@ -122,17 +126,17 @@ class LayerStatistics:
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Attention of one picture in numbers, layer by layer and head by head. Made by `Scope.statistics`.
+    """The attention of one image in numbers, layer by layer and head by head. Made by `Scope.statistics`.
 
     Attributes:
         layers: first layer first.
-        sinks: tokens that collect attention in the mean over all layers, most first; `norm` is there the largest over
+        sinks: tokens that collect attention in the mean over all layers, most first; their `norm` is the largest over
             the layers' inputs.
         layout: which token is which.
-        frame: where patches lie on the photo.
-        target: what `importance` scores, in words; None where it was not asked for.
+        region: where patches lie on the photo.
+        target: the target that `importance` scores, in words; None where it was not requested.
         score: the score of the whole model.
-        unavailable: what could not be computed, by name, and why.
+        unavailable: the reason for each number that could not be computed, by its name.
         provenance: model, weights, versions, size, seed and notes.
     """
 
@@ -165,22 +169,36 @@ class Statistics:
         return numbers_html(f"attention by layer, {len(self.sinks)} sinks", rows, self.plot(), "every head by depth")
 
     def by_head(self, name: str) -> list[Float[np.ndarray, " _"]]:
-        """One number per head, layer by layer: `entropy`, `distance`, `importance`, ..., or a share such as `self`.
+        """Return one number per head, layer by layer.
+
+        Args:
+            name: `entropy`, `distance`, `importance`, ..., or a share such as `self`.
 
         Raises:
-            UsageError: no such number, or this model or call does not have it.
+            UsageError: no such number, or not for this model or call.
         """
         if name not in (*_PER_HEAD, *SHARES):
-            raise UsageError(f"there is no statistic '{name}'", f"these are: {', '.join((*_PER_HEAD, *SHARES))}")
+            raise UsageError(
+                msg("metrics.no-such-statistic", "there is no statistic '{name}'", name=name),
+                msg("metrics.no-such-statistic.hint", "choices: {names}", names=", ".join((*_PER_HEAD, *SHARES))),
+            )
         found = [layer.shares.get(name) if name in SHARES else getattr(layer, name) for layer in self.layers]
         known = [values for values in found if values is not None]
         if len(known) < len(found):
             kind = "shares" if name in SHARES else name
-            raise UsageError(f"{name} is not known: {self.unavailable.get(kind, 'a layer has a single head')}")
+            single = msg("metrics.single-head", "a layer has a single head")
+            raise UsageError(
+                msg(
+                    "metrics.unavailable",
+                    "{name} is not available: {reason}",
+                    name=name,
+                    reason=self.unavailable.get(kind, single),
+                )
+            )
         return known
 
     def rows(self) -> list[dict[str, Any]]:
-        """One dict for each layer and head, all with the same keys: a table."""
+        """Return one dict for each layer and head, all with the same keys: a table."""
         table: list[dict[str, Any]] = []
         for number, layer in enumerate(self.layers):
             for head in range(layer.heads):
@@ -192,7 +210,7 @@ class Statistics:
         return table
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON; what is not known is None."""
+        """Return everything, ready for JSON; None for numbers that are not available."""
         return {
             "schema": SCHEMA,
             "kind": "attention statistics",
@@ -210,20 +228,20 @@ class Statistics:
         """Write a file: `.json` holds everything (`to_dict`), `.parquet` the table (`rows`).
 
         Args:
-            path: where; its folder is made.
+            path: the file; missing folders are made.
             force: replace a file that is already there.
 
         Raises:
             UsageError: another ending.
             MissingDependencyError: Parquet without pyarrow.
-            ResultError: something is already there, or it cannot be written.
+            ResultError: the path is taken, or cannot be written.
         """
-        return write_table(Path(path), "statistics", self.to_dict(), self.rows(), without=("layers",), force=force)
+        return write_table(Path(path), self.to_dict(), self.rows(), without=("layers",), force=force)
 
     def plot(self) -> "Image.Image":
-        """Attention distance and entropy by depth, one dot per head (Dosovitskiy et al. 2021, figure 7).
+        """Plot attention distance and entropy by depth, one dot per head (Dosovitskiy et al. 2021, figure 7).
 
-        Where known, also the effective rank of rollout by depth, and each head's importance.
+        Where available, also the effective rank of rollout by depth and each head's importance.
         """
         from vitscope.render.plots import Panel, by_depth
 

@@ -1,6 +1,6 @@
-"""Attention statistics, computed: one walk over the rows of each layer, chunk by chunk, never a whole matrix.
+"""Compute attention statistics in one pass over the rows of each layer, chunk by chunk, without a whole matrix.
 
-Letters: B pictures (or windows of one picture), H heads, n queries of a chunk, N tokens, P prefix tokens.
+Letters: B images (or windows of one image), H heads, n queries of a chunk, N tokens, P prefix tokens.
 """
 
 import math
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitscope._messages import msg
 from vitscope.attention import AttentionStore, Block, query_chunks, vecmat_heads
 from vitscope.attention.transformer_blocks import HiddenStates
 from vitscope.errors import MethodError
@@ -24,7 +25,9 @@ from vitscope.metrics.head_importance import HeadImportance
 
 __all__ = ["compute_statistics"]
 
-_WINDOWS = "its layers do not all see the same tokens (windows, merging or reduced keys)"
+_LAYERS_DIFFER = msg(
+    "metrics.layers-differ", "its layers do not all have the same tokens (windows, merging or reduced keys)"
+)
 _IN_TOKENS = ("readout_entropy", "distance", "shares", "received", "sinks", "norms", "effective_rank")
 
 
@@ -36,40 +39,42 @@ def compute_statistics(
     importance: HeadImportance | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> Statistics:
-    """All numbers of one picture's attention; `Statistics`, `LayerStatistics` and `Sink` say what they are.
+    """Compute the statistics of one image's attention, which `Statistics`, `LayerStatistics` and `Sink` define.
 
     Args:
-        store: the attention of one forward of one picture.
-        region: where its patches lie.
-        states: its tokens between blocks, or why they are not known.
-        importance: what silencing heads does, where it was asked for.
-        provenance: what is kept beside the numbers.
+        store: the attention of one forward of one image.
+        region: where its patches lie on the photo.
+        states: its tokens between blocks, or the reason why they are not known.
+        importance: the importance of its heads, where requested.
+        provenance: stored with the numbers.
 
     Raises:
         MethodError: attention that is not finite.
 
-    Cost: all rows of each layer once, chunk by chunk; memory linear in tokens. Up to 640 tokens once more for the rank.
+    Cost: all rows of each layer once, chunk by chunk, memory linear in tokens; up to 640 tokens, all rows once more for
+    the effective rank.
     """
     assert store.layout is not None
-    layout, unavailable = store.layout, {}
+    layout = store.layout
+    unavailable: dict[str, str] = {}
     if importance is None:
-        unavailable["importance"] = "it was not asked for: importance=True"
+        unavailable["importance"] = msg("metrics.not-requested", "not requested: use {@importance=True}")
     if store.chain is not None:
-        unavailable |= dict.fromkeys(_IN_TOKENS, _WINDOWS)
-        layers = [_in_own_tokens(block) for block in store]
+        unavailable |= dict.fromkeys(_IN_TOKENS, _LAYERS_DIFFER)
+        layers = [_own_statistics(block) for block in store]
         sinks: tuple[Sink, ...] = ()
     else:
         if isinstance(states, str):
             unavailable["norms"] = states
-        places, readout = _Places.of(layout, region), store.readout_weights()
-        layers = [_in_all_tokens(block, readout, places) for block in store]
+        positions, readout = _TokenPositions.of(layout, region), store.readout_weights()
+        layers = [_token_statistics(block, readout, positions) for block in store]
         norms = None if isinstance(states, str) else [_norms(states, number) for number in range(len(layers))]
         layers, sinks = _with_sinks(layers, norms, layout)
         try:
             ranks = effective_ranks(store)
             layers = [replace(layer, effective_rank=rank) for layer, rank in zip(layers, ranks, strict=True)]
         except MethodError as error:
-            unavailable["effective_rank"] = str(error)
+            unavailable["effective_rank"] = error.message
     if importance is not None:
         layers = [replace(layer, importance=drops) for layer, drops in zip(layers, importance.drops, strict=True)]
     target, score = (importance.target, importance.score) if importance else (None, None)
@@ -77,13 +82,14 @@ def compute_statistics(
 
 
 @dataclass(frozen=True, eq=False)
-class _Places:
-    """Where tokens are: prefix tokens by kind, patch centres in pixels of the input, and how much larger the photo is.
+class _TokenPositions:
+    """The positions of the tokens.
 
     Attributes:
         kinds: numbers of the prefix tokens for each of the first three of `SHARES`.
         prefix: P.
-        centres: y and x of each patch in the input; scale: pixels of the photo for one of the input, along y and x.
+        centres: y and x of each patch's centre, in pixels of the input.
+        scale: pixels of the photo for one pixel of the input, along y and x.
     """
 
     kinds: tuple[list[int], list[int], list[int]]
@@ -92,7 +98,7 @@ class _Places:
     scale: Float[Tensor, " 2"]
 
     @classmethod
-    def of(cls, layout: TokenLayout, region: ImageRegion) -> "_Places":
+    def of(cls, layout: TokenLayout, region: ImageRegion) -> "_TokenPositions":
         named = [0 if name == "cls" else 1 if name.startswith("register") else 2 for name in layout.prefix]
         cls_tokens, registers, others = ([i for i, kind in enumerate(named) if kind == k] for k in range(3))
         rows, columns = (
@@ -103,14 +109,14 @@ class _Places:
         scale = torch.tensor([(bottom - top) / region.input[0], (right - left) / region.input[1]], dtype=torch.float64)
         return cls((cls_tokens, registers, others), len(layout.prefix), torch.cartesian_prod(rows, columns), scale)
 
-    def apart(self, first: int, last: int, photo: bool) -> Float[Tensor, "n P"]:
-        """Distances of the patches from `first` to before `last` to all patches."""
+    def distances(self, first: int, last: int, photo: bool) -> Float[Tensor, "n P"]:
+        """Return the distances of the patches `first` to `last - 1` to all patches."""
         centres = self.centres * self.scale if photo else self.centres
         return torch.cdist(centres[first:last], centres, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _in_own_tokens(block: Block) -> LayerStatistics:
-    """What can be said of any layer: entropy and agreement, over its own queries and keys."""
+def _own_statistics(block: Block) -> LayerStatistics:
+    """Compute entropy and agreement, which every layer has, over its own queries and keys."""
     b, h, n, _ = block.shape
     entropy, alike = _zeros(h), _zeros(h)
     for queries in query_chunks(block):
@@ -120,10 +126,10 @@ def _in_own_tokens(block: Block) -> LayerStatistics:
     return _layer(block, entropy / (b * n), alike / (b * n))
 
 
-def _in_all_tokens(block: Block, seed: Float[Tensor, "1 N"], places: _Places) -> LayerStatistics:
-    """What can be said where each token is a place of the layout."""
+def _token_statistics(block: Block, seed: Float[Tensor, "1 N"], positions: _TokenPositions) -> LayerStatistics:
+    """Compute all statistics of a layer whose tokens are those of the layout."""
     _, h, n, _ = block.shape
-    p = places.prefix
+    p = positions.prefix
     entropy, alike, far = _zeros(h), _zeros(h), _zeros(2, h)
     shares, received = _zeros(len(SHARES), h), _zeros(n)
     for queries in query_chunks(block):
@@ -137,13 +143,13 @@ def _in_all_tokens(block: Block, seed: Float[Tensor, "1 N"], places: _Places) ->
         rows = rows[0, :, first - queries.start :]
         own = rows[:, :, first:last].diagonal(dim1=1, dim2=2).sum(1).cpu().double()
         to_patches = rows[:, :, p:].sum(-1)
-        for kind, tokens in enumerate(places.kinds):
+        for kind, tokens in enumerate(positions.kinds):
             shares[kind] += _total(rows[:, :, tokens], (1, 2))
         shares[3] += own
         shares[4] += _total(to_patches, (1,)) - own
         mass = to_patches.clamp_min(torch.finfo(rows.dtype).tiny)
         for photo in (False, True):
-            apart = places.apart(first - p, last - p, photo).to(rows)
+            apart = positions.distances(first - p, last - p, photo).to(rows)
             far[int(photo)] += _total(torch.einsum("hnm,nm->hn", rows[:, :, p:], apart) / mass, (1,))
     patches = n - p
     read = vecmat_heads(block, seed)[0]
@@ -152,7 +158,7 @@ def _in_all_tokens(block: Block, seed: Float[Tensor, "1 N"], places: _Places) ->
     return replace(
         _layer(block, entropy / n, alike / n),
         readout_entropy=_numpy(read_entropy),
-        readout_entropy_normalised=_numpy(read_entropy / _most(block)),
+        readout_entropy_normalised=_numpy(read_entropy / _max_entropy(block)),
         distance=_numpy(far[0] / patches),
         distance_photo=_numpy(far[1] / patches),
         shares={name: _numpy(share) for name, share in zip(SHARES, shares, strict=True)},
@@ -163,18 +169,23 @@ def _in_all_tokens(block: Block, seed: Float[Tensor, "1 N"], places: _Places) ->
 def _layer(block: Block, entropy: Tensor, alike: Tensor) -> LayerStatistics:
     _, h, n, m = block.shape
     if not bool(entropy.isfinite().all()):
-        raise MethodError(f"the attention of {block.name} holds NaN or infinity", "use dtype float32")
+        raise MethodError(
+            msg("metrics.attention-not-finite", "the attention of {module} holds NaN or infinity", module=block.name),
+            msg("metrics.attention-not-finite.hint", "use {@dtype=float32}"),
+        )
     agreement = _numpy(alike) if h > 1 else None
-    return LayerStatistics(block.name, n, m, _numpy(entropy), _numpy(entropy / _most(block)), agreement=agreement)
+    return LayerStatistics(
+        block.name, n, m, _numpy(entropy), _numpy(entropy / _max_entropy(block)), agreement=agreement
+    )
 
 
-def _most(block: Block) -> float:
-    """The entropy of a uniform row; a single key has none, and its entropy of 0 is divided by one."""
+def _max_entropy(block: Block) -> float:
+    """Return the entropy of a uniform row; 1 for a single key, whose entropy is 0."""
     return math.log(block.shape[3]) or 1.0
 
 
 def _alike(rows: Float[Tensor, "B H n M"]) -> Float[Tensor, " H"]:
-    """For each head the mean cosine with the others, summed over queries: from the sum of all heads' unit rows."""
+    """Return each head's mean cosine with the others, summed over queries, from the sum of all unit rows."""
     unit = rows / rows.norm(dim=-1, keepdim=True)
     with_all = _total(unit * unit.sum(1, keepdim=True), (0, 2, 3))
     h = rows.shape[1]
@@ -189,7 +200,7 @@ def _norms(states: HiddenStates, number: int) -> Float[Tensor, " N"]:
 def _with_sinks(
     layers: list[LayerStatistics], norms: list[Float[Tensor, " N"]] | None, layout: TokenLayout
 ) -> tuple[list[LayerStatistics], tuple[Sink, ...]]:
-    """The layers with their sinks and norms, and the sinks of the mean over the layers."""
+    """Return the layers with sinks and norms, and the sinks of the mean over the layers."""
     p = len(layout.prefix)
     every = [torch.from_numpy(layer.received) for layer in layers]
     ratios = None if norms is None else [x / x[p:].median().clamp_min(1e-30) for x in norms]
@@ -224,7 +235,7 @@ def _zeros(*shape: int) -> Tensor:
 
 
 def _total(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """The sum over some axes, in float64 where all devices have it."""
+    """Sum over some axes; the sum is float64 on the CPU, as not all devices have float64."""
     return x.sum(axes).cpu().double()
 
 

@@ -1,4 +1,4 @@
-"""How concentrated a map is: plain numbers that go beside its picture."""
+"""How concentrated a map is, in three numbers."""
 
 import numpy as np
 
@@ -8,13 +8,13 @@ __all__ = ["concentration"]
 
 
 def concentration(explanation: Explanation) -> dict[str, float]:
-    """Three numbers that tell a broad map from one that a few tokens swallow.
+    """Compute three numbers that distinguish a broad map from one dominated by a few tokens.
 
     Returns:
-        `effective_patches`: exp of the entropy of the patches' shares, in [1, gh * gw]; what a uniform map over that
-        many patches would have. `largest_share`: of the patches' sum, the share of the largest, in [0, 1].
-        `prefix_share`: of the sum over all tokens, the share of the prefix tokens, in [0, 1]. Negative values count
-        as zero; a map without positive values gives the uniform map's numbers.
+        `effective_patches`: exp of the entropy of the patches' shares, in [1, gh * gw]: a uniform map over n patches
+        has n. `largest_share`: the largest patch's share of the patches' sum, in [0, 1]. `prefix_share`: the prefix
+        tokens' share of the sum over all tokens, in [0, 1]. Negative values count as zero; a map without positive
+        values has the uniform map's numbers.
     """
     patches = np.clip(explanation.map.astype(np.float64).ravel(), 0, None)
     prefix = float(np.clip(explanation.prefix.astype(np.float64), 0, None).sum())

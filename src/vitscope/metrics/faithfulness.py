@@ -1,7 +1,7 @@
-"""Does the score follow the map? Eight measures: sets of patches to replace, and a number made from their scores.
+"""Faithfulness: eight measures of whether the score follows the map, from scores with sets of patches replaced.
 
-Letters: P patches, y(S) the score with the patches S replaced, y(0) that of the whole picture, m_j the map's values,
-T_k the k patches that the map puts first, B_k the k that it puts last. Numpy only: nothing here runs a model.
+Letters: P patches, y(S) the score with the patches S replaced, y(0) that of the whole image, m_j the map's values, T_k
+the map's k highest patches, B_k its k lowest. Numpy only: nothing here runs a model.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,13 +12,14 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float64, Int
 
+from vitscope._messages import msg
 from vitscope.errors import UsageError
 from vitscope.metrics.ranking import RankedMap, shuffled_maps, step_counts, top_masks
 
 __all__ = ["DRAWS", "MEASURES", "Better", "Measure", "MeasureResult", "MeasureSettings"]
 
 Better = Literal["lower", "higher"]
-DRAWS = 199  # random maps where they take no forwards: 5 of them lie beyond each end of a 95 % interval
+DRAWS = 199  # random maps where they need no forwards: 5 lie beyond each end of a 95 % interval
 _SAMEK_SHARE = 0.16  # Samek et al.: 100 regions of 9 x 9 of 227 x 227 pixels
 _GROUPS = 10  # Wu et al.
 _SIZES, _LARGEST = 5, 0.8  # sensitivity-n: how many n, and up to which share of the patches (Ancona et al.)
@@ -26,7 +27,7 @@ _SIZES, _LARGEST = 5, 0.8  # sensitivity-n: how many n, and up to which share of
 
 @dataclass(frozen=True)
 class MeasureSettings:
-    """How finely it is measured.
+    """The resolution of the measures.
 
     Attributes:
         grid: rows and columns of patches.
@@ -44,24 +45,31 @@ class MeasureSettings:
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise UsageError(f"steps is at least 1, not {self.steps}")
+            raise UsageError(msg("metrics.too-few-steps", "{@steps} is at least 1, not {steps}", steps=self.steps))
         if self.n_subsets < 3 or self.n_squares < 3:
-            raise UsageError(f"n_subsets and n_squares are at least 3, not {self.n_subsets} and {self.n_squares}")
+            raise UsageError(
+                msg(
+                    "metrics.too-few-sets",
+                    "{@n_subsets} and {@n_squares} are at least 3, not {subsets} and {squares}",
+                    subsets=self.n_subsets,
+                    squares=self.n_squares,
+                )
+            )
 
     @property
     def patches(self) -> int:
-        """P."""
+        """The number of patches, P."""
         return self.grid[0] * self.grid[1]
 
     @property
     def counts(self) -> Int[np.ndarray, " _"]:
-        """How many patches are replaced at each step."""
+        """The number of replaced patches at each step."""
         return step_counts(self.patches, min(self.steps, self.patches))
 
 
 @dataclass(frozen=True)
 class MeasureResult:
-    """A number and what it was made from: a curve x, y where it is one, and other numbers by name."""
+    """The number of one map, with its curve `x`, `y` where it has one, and other numbers by name."""
 
     value: float
     x: tuple[float, ...] = ()
@@ -77,15 +85,15 @@ RandomValues: TypeAlias = Callable[
 
 @dataclass(frozen=True)
 class Measure:
-    """One way to ask whether the score follows the map.
+    """One measure of whether the score follows the map.
 
     Attributes:
-        name: as users say it.
-        better: which direction is better.
+        name: as in the option `metrics`.
+        better: the direction that is better.
         masks: the sets whose scores it needs `(n, P)`, True where a patch is replaced.
         value: from the map and those scores to the number.
         source: authors, year.
-        possible: the least and the largest number possible; None where the score's own range decides.
+        possible: the least and the largest possible number; None where they depend on the score's range.
         random_values: from the map, some random maps and the scores of their sets (the map's first) to the values of
             many random maps, for measures whose random maps need no sets of their own, or few.
     """
@@ -100,7 +108,7 @@ class Measure:
 
 
 def _curve(_map: RankedMap, scores: np.ndarray, settings: MeasureSettings) -> MeasureResult:
-    """The area under `y(T_k)` (deletion) or `y(all but T_k)` (insertion) over `k / P`, from 0 to 1, by trapezoids."""
+    """Return the area under `y(T_k)` (deletion) or `y(all but T_k)` (insertion) over `k / P`, by trapezoids."""
     x = settings.counts / settings.patches
     return MeasureResult(_trapezoid(scores, x), tuple(x.tolist()), tuple(scores.tolist()))
 
@@ -112,7 +120,7 @@ def _aopc_counts(settings: MeasureSettings) -> np.ndarray:
 
 
 def _aopc(_map: RankedMap, scores: np.ndarray, settings: MeasureSettings) -> MeasureResult:
-    """`1 / (L + 1) sum_{l = 0}^{L} (y(0) - y(T_k(l)))`, the steps of deletion up to 16 % of the patches."""
+    """Return `1 / (L + 1) sum_{l = 0}^{L} (y(0) - y(T_k(l)))` over the steps up to 16 % of the patches."""
     drops, x = scores[0] - scores, _aopc_counts(settings) / settings.patches
     return MeasureResult(float(drops.mean()), tuple(x.tolist()), tuple(drops.tolist()))
 
@@ -122,7 +130,7 @@ def _tenths(settings: MeasureSettings) -> np.ndarray:
 
 
 def _perturbation(_map: RankedMap, scores: np.ndarray, _settings: MeasureSettings) -> MeasureResult:
-    """The mean height of `y(T_k)` (positive) or `y(B_k)` (negative) at k = .1 P ... .9 P, by trapezoids."""
+    """Return the mean height of `y(T_k)` (positive) or `y(B_k)` (negative) at k = .1 P ... .9 P, by trapezoids."""
     x = np.arange(1, 10) / 10
     return MeasureResult(_trapezoid(scores, x) / 0.8, tuple(x.tolist()), tuple(scores.tolist()))
 
@@ -139,10 +147,10 @@ def _saco_masks(one: RankedMap, _settings: MeasureSettings) -> np.ndarray:
 
 
 def _saco(one: RankedMap, scores: np.ndarray, _settings: MeasureSettings) -> MeasureResult:
-    """`sum_{i < j} +-(s_i - s_j) / sum_{i < j} |s_i - s_j|`, + where group i costs at least as much as group j.
+    """Return `sum_{i < j} +-(s_i - s_j) / sum_{i < j} |s_i - s_j|`, + where group i costs no less than group j.
 
-    Ten groups in the order of the map, as equal as P allows. s_i and what a group costs, `y(0) - y(group)`, are taken
-    per patch, where the paper sums them: the same where groups are equal. 0 for a flat map.
+    Ten groups in the order of the map, as equal as P allows. s_i and the cost of a group, `y(0) - y(group)`, are means
+    over its patches, where the paper sums them: the same for equal groups. 0 for a flat map.
     """
     salience = np.array([one.values[group].mean() for group in _groups(one)])
     drop = _drops(one, scores)
@@ -151,13 +159,13 @@ def _saco(one: RankedMap, scores: np.ndarray, _settings: MeasureSettings) -> Mea
 
 
 def _drops(one: RankedMap, scores: np.ndarray) -> np.ndarray:
-    """What each group costs, per patch."""
+    """Return the cost of each group, per patch."""
     drops: np.ndarray = (scores[0] - scores[1:]) / [len(group) for group in _groups(one)]
     return drops
 
 
 def _agreeing(salience: np.ndarray, drop: np.ndarray) -> np.ndarray:
-    """SaCo of one salience per group `(g,)` and costs `(..., g)`."""
+    """Return SaCo of one salience per group `(g,)` and costs `(..., g)`."""
     i, j = np.triu_indices(len(salience), 1)
     weight = salience[i] - salience[j]
     total = float(np.abs(weight).sum()) or 1.0
@@ -165,9 +173,9 @@ def _agreeing(salience: np.ndarray, drop: np.ndarray) -> np.ndarray:
 
 
 def _saco_of_many(maps: Sequence[RankedMap], scores: Sequence[np.ndarray], settings: MeasureSettings) -> list[float]:
-    """SaCo of `DRAWS` random maps: the random maps' groups in random orders, each of which is a random map, too.
+    """Return SaCo of `DRAWS` random maps: the random maps' groups in random orders, each a random map again.
 
-    Groups differ by one patch where ten do not divide P; that is passed over.
+    Groups differ by one patch where ten do not divide P; that difference is ignored.
     """
     one, randoms = maps[0], maps[1:]
     salience = np.array([one.values[group].mean() for group in _groups(one)])
@@ -191,7 +199,7 @@ def _on_shared_sets(value: MapValue) -> RandomValues:
 
 
 def _sizes(settings: MeasureSettings) -> list[int]:
-    """The n of sensitivity-n: from 1 to 80 % of the patches, evenly on a logarithmic scale."""
+    """Return the n of sensitivity-n: from 1 to 80 % of the patches, evenly on a logarithmic scale."""
     largest = max(int(_LARGEST * settings.patches), 1)
     return sorted({int(n + 0.5) for n in np.geomspace(1, largest, _SIZES)})
 
@@ -212,7 +220,7 @@ def _subset_masks(_map: RankedMap, settings: MeasureSettings) -> np.ndarray:
 
 
 def _sensitivity_n(one: RankedMap, scores: np.ndarray, settings: MeasureSettings) -> MeasureResult:
-    """Pearson's correlation of `sum_{j in S} m_j` and `y(0) - y(S)` over random sets of n patches; the mean over n."""
+    """Return the correlation of `sum_{j in S} m_j` and `y(0) - y(S)` over random sets of n patches, averaged over n."""
     sums = (_subsets(settings)[1:] @ one.values).reshape(-1, settings.n_subsets)
     drops = (scores[0] - scores[1:]).reshape(-1, settings.n_subsets)
     each = [_pearson(a, b) for a, b in zip(sums, drops, strict=True)]
@@ -239,16 +247,16 @@ def _square_masks(_map: RankedMap, settings: MeasureSettings) -> np.ndarray:
 
 
 def _infidelity(one: RankedMap, scores: np.ndarray, settings: MeasureSettings) -> MeasureResult:
-    """`mean_S (b sum_{j in S} m_j - (y(0) - y(S)))^2 / mean_S (y(0) - y(S))^2` over random squares S.
+    """Return `mean_S (b sum_{j in S} m_j - (y(0) - y(S)))^2 / mean_S (y(0) - y(S))^2` over random squares S.
 
-    b >= 0 is the scale that makes it least: a map is in units of its own. 0: the map tells what each square costs; 1:
-    it tells nothing.
+    b >= 0 is the scale that minimises it, since a map has units of its own. 0: the map predicts the cost of each
+    square; 1: it predicts nothing.
     """
-    told = _squares(settings)[1:] @ one.values
+    predicted = _squares(settings)[1:] @ one.values
     drop = scores[0] - scores[1:]
-    square = float((told**2).sum())
-    beta = max(float((told * drop).sum()) / square, 0.0) if square > 0 else 0.0
-    absolute, size = float(((beta * told - drop) ** 2).mean()), float((drop**2).mean())
+    square = float((predicted**2).sum())
+    beta = max(float((predicted * drop).sum()) / square, 0.0) if square > 0 else 0.0
+    absolute, size = float(((beta * predicted - drop) ** 2).mean()), float((drop**2).mean())
     return MeasureResult(absolute / size if size > 0 else 0.0, detail={"beta": beta, "absolute": absolute})
 
 
@@ -257,7 +265,7 @@ def _trapezoid(y: np.ndarray, x: np.ndarray) -> float:
 
 
 def _pearson(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's correlation, 0 where one does not vary beyond rounding."""
+    """Return Pearson's correlation, 0 where one side does not vary beyond rounding."""
     if any(np.ptp(z) <= 1e-12 * np.abs(z).max() for z in (a, b)):
         return 0.0
     a, b = a - a.mean(), b - b.mean()

@@ -1,4 +1,4 @@
-"""How much each head matters: the score's drop when it is silenced."""
+"""The importance of each head: the score's drop when the head is silenced."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitscope._messages import msg
 from vitscope.attention import AttentionStore
 from vitscope.attention.head_scaling import scale_heads
 from vitscope.errors import MethodError
@@ -18,12 +19,12 @@ __all__ = ["HeadImportance", "head_importance"]
 
 @dataclass(frozen=True, eq=False)
 class HeadImportance:
-    """What silencing each head does to a score.
+    """The drop of a score when each head is silenced.
 
     Attributes:
-        drops: for each layer one number per head.
-        target: what is scored, in words.
-        score: of the whole model.
+        drops: for each layer, one number per head.
+        target: the target of the score, in words.
+        score: the score of the whole model.
     """
 
     drops: list[Float[np.ndarray, " _"]]
@@ -40,30 +41,32 @@ def head_importance(
     batch: int = 8,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> HeadImportance:
-    """The drop of the score when a head's result is set to zero before the output projection, for each layer and head.
+    """Measure the drop of the score when a head's result is set to zero before the output projection.
 
-    Formula: `I_lh = y(x) - y(x; O_lh = 0)`, in units of the score, any sign: positive where the head speaks for the
+    Formula: `I_lh = y(x) - y(x; O_lh = 0)`, in units of the score, of any sign: positive where the head supports the
     target. Heads are silenced one at a time, so what two heads do alike counts for neither.
 
     Args:
-        store: the attention of the plain forward, whose `calls` say which attention is which.
-        model: the model, left as it is.
-        pixels: the picture.
+        store: the attention of the plain forward, whose `call_sites` identify the layers' attention calls.
+        model: the model; it is not changed.
+        pixels: the image.
         scorer: from an answer to scores.
         answer: from pixels to the model's answer, without a graph.
-        batch: heads that go through the model together, one in each row. Where layers do not all see the same tokens
-            it is one, since pictures and windows share an axis there.
+        batch: heads that go through the model together, one in each row. It is one where layers do not all have the
+            same tokens, since images and windows share an axis there.
         tick: called with (done, total) heads.
 
     Raises:
-        MethodError: a layer whose heads cannot be silenced apart.
+        MethodError: a layer whose heads cannot be silenced one by one.
 
     Cost: one forward for each head, `batch` together: L H forwards.
 
     Source: Michel, Levy & Neubig 2019, section 3, and Voita et al. 2019: heads masked one by one.
     """
     if len(store.call_sites) != len(store):
-        raise MethodError("it is not known which attention calls the layers are: their heads cannot be silenced")
+        raise MethodError(
+            msg("metrics.no-call-sites", "the attention calls of the layers are not known: heads cannot be silenced")
+        )
     total = sum(block.shape[1] for block in store)
     done, result = 0, []
 

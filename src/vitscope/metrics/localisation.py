@@ -1,6 +1,6 @@
-"""Does a map lie on a known object? Numbers of one map against one mask, pixel by pixel. Numpy only.
+"""Localisation: whether a map lies on a known object, by one mask, pixel by pixel. Numpy only.
 
-Pixels that the model did not see (NaN in the placed map) take part in nothing.
+Pixels that the model did not see (NaN in the upsampled map) do not count.
 """
 
 from dataclasses import asdict, dataclass
@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Num
 
+from vitscope._messages import msg
 from vitscope.errors import UsageError
 
 __all__ = ["Localisation", "PooledScores", "inside", "localise", "pointing", "pool_counts", "unit_average_precision"]
@@ -15,11 +16,11 @@ __all__ = ["Localisation", "PooledScores", "inside", "localise", "pointing", "po
 
 @dataclass(frozen=True)
 class Localisation:
-    """One map against one mask. All numbers but the counts are in [0, 1], higher is better.
+    """One map compared with one mask. All numbers but the counts are in [0, 1], higher is better.
 
     Attributes:
-        auc: area under the ROC curve: how likely a random pixel of the object has a higher value than a random one
-            beside it, ties half; .5 is chance.
+        auc: area under the ROC curve: the probability that a random pixel of the object has a higher value than a
+            random pixel of the background, ties half; .5 is chance.
         ap: average precision, `sum_t (R_t - R_{t-1}) P_t` over the map's distinct values as thresholds, without
             interpolation; chance is the object's share of the pixels.
         pointing: 1 where the map's highest pixel lies on the object (Zhang et al. 2018); of several highest pixels, the
@@ -27,10 +28,10 @@ class Localisation:
         inside: of the map's positive values, the share on the object; without a positive value its share of the pixels.
         iou_best: intersection over union of the object with `m >= t`, for the best t of all.
         iou_mean: the same with `m > mean(m)`.
-        accuracy: pixels that `m > mean(m)` puts on the right side.
-        ap_both: average precision of object and ground together, as Chefer, Gur, Wolf 2021 compute it:
+        accuracy: the share of pixels that `m > mean(m)` classifies correctly.
+        ap_both: average precision of object and background together, as Chefer, Gur, Wolf 2021 compute it:
             `unit_average_precision`.
-        counts: pixels `(on and above the mean, off and above, on and below, off and below)`, for `pooled`.
+        counts: pixels `(on and above the mean, off and above, on and below, off and below)`, for `pool_counts`.
     """
 
     auc: float
@@ -44,17 +45,17 @@ class Localisation:
     counts: tuple[int, int, int, int]
 
     def to_dict(self) -> dict[str, float | tuple[int, int, int, int]]:
-        """Everything, ready for JSON."""
+        """Return everything, ready for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class PooledScores:
-    """Numbers of many maps whose pixels are counted together.
+    """Scores of many maps whose pixels are counted together.
 
     Attributes:
-        accuracy: of all pixels, the share on the right side of its map's mean.
-        miou: `(IoU of the objects + IoU of the grounds) / 2`, each over all pixels of all pictures.
+        accuracy: the share of all pixels that the means of their maps classify correctly.
+        miou: `(IoU of the objects + IoU of the backgrounds) / 2`, each over all pixels of all images.
     """
 
     accuracy: float
@@ -64,26 +65,37 @@ class PooledScores:
 def localise(
     heat: Float[np.ndarray, "H W"], mask: Bool[np.ndarray, "H W"], *, tolerance: float | int = 0.0
 ) -> Localisation:
-    """Compare a map, laid on its picture, with the object's mask.
+    """Compare a map, upsampled to its image, with the object's mask.
 
     Args:
-        heat: `Explanation.heat()`: the map on the picture, NaN where the model saw nothing.
+        heat: `Explanation.heat()`: the map on the image, NaN where the model saw nothing.
         mask: the object's pixels.
         tolerance: pointing also counts within so many pixels of the object; the paper's 15 are for photos of its time.
 
     Raises:
-        UsageError: shapes that differ, or a mask without object or without ground among what the model saw.
+        UsageError: shapes that differ, or a mask without object or background in the region that the model saw.
 
     Cost: two sorts of the pixels.
     """
     if heat.shape != mask.shape:
-        raise UsageError(f"the map is {heat.shape} and the mask {mask.shape} pixels")
+        raise UsageError(
+            msg(
+                "metrics.shapes-differ",
+                "the map has {heat} pixels and the mask {mask}",
+                heat=heat.shape,
+                mask=mask.shape,
+            )
+        )
     seen = np.isfinite(heat)
     values, truth = heat[seen].astype(np.float64), mask[seen]
     on = int(truth.sum())
     if not 0 < on < truth.size:
-        what = "object" if on == 0 else "ground"
-        raise UsageError(f"the mask has no {what} in what the model saw", "leave this picture out")
+        raise UsageError(
+            msg("metrics.no-object", "the mask has no object in the region that the model saw")
+            if on == 0
+            else msg("metrics.no-background", "the mask has no background in the region that the model saw"),
+            msg("metrics.mask.hint", "leave this image out"),
+        )
     tp, count = _above(values, truth)
     above = values > values.mean()
     counts = (
@@ -107,7 +119,7 @@ def localise(
 
 
 def pointing(heat: Float[np.ndarray, "H W"], mask: Bool[np.ndarray, "H W"], tolerance: float | int = 0.0) -> float:
-    """Of the map's highest pixels, the share on the mask or within `tolerance` pixels (Euclidean) of it."""
+    """Return the share of the map's highest pixels on the mask or within `tolerance` pixels (Euclidean) of it."""
     highest = np.argwhere(heat == np.nanmax(heat))
     hits = mask[tuple(highest.T)]
     if tolerance > 0 and not hits.all():
@@ -124,12 +136,12 @@ def pointing(heat: Float[np.ndarray, "H W"], mask: Bool[np.ndarray, "H W"], tole
 def inside(
     heat: Float[np.ndarray, "H W"], mask: Bool[np.ndarray, "H W"], among: Bool[np.ndarray, "H W"] | None = None
 ) -> float:
-    """Of the map's positive values, the share on the mask; the mask's share of the pixels where none is positive.
+    """Return the share of the map's positive values on the mask; the mask's share of pixels where none is positive.
 
     Args:
-        heat: the map on the picture.
+        heat: the map on the image.
         mask: the object.
-        among: count only these pixels, which hold the mask: on several objects, the share on the one asked for.
+        among: count only these pixels, which contain the mask: of several objects, the share on one.
     """
     counted = np.isfinite(heat) if among is None else np.isfinite(heat) & among
     positive = np.where(counted, np.clip(heat, 0, None), 0).astype(np.float64)
@@ -140,9 +152,9 @@ def inside(
 
 
 def unit_average_precision(values: Float[np.ndarray, " n"], truth: Bool[np.ndarray, " n"]) -> float:
-    """Average precision of two classes ranked together: `x` for the object and `1 - x` for the ground.
+    """Return the average precision of two classes ranked together: `x` for the object, `1 - x` for the background.
 
-    Source: Chefer, Gur, Wolf 2021, the mAP of the segmentation test, where x is the map brought to [0, 1]; each pixel
+    Source: Chefer, Gur, Wolf 2021, the mAP of the segmentation test, where x is the map scaled to [0, 1]; each pixel
     counts twice, once for each class. A flat map is x = 0.
     """
     low, high = float(values.min()), float(values.max())
@@ -152,7 +164,7 @@ def unit_average_precision(values: Float[np.ndarray, " n"], truth: Bool[np.ndarr
 
 
 def pool_counts(counts: Num[np.ndarray, "n 4"]) -> PooledScores:
-    """Accuracy and mean IoU over the pixels of many maps, as Chefer, Gur, Wolf 2021 count them.
+    """Compute accuracy and mean IoU over the pixels of many maps, as Chefer, Gur, Wolf 2021 do.
 
     Args:
         counts: `Localisation.counts` of each map.
@@ -165,7 +177,7 @@ def pool_counts(counts: Num[np.ndarray, "n 4"]) -> PooledScores:
 def _above(
     values: Float64[np.ndarray, " n"], truth: Bool[np.ndarray, " n"]
 ) -> tuple[Int[np.ndarray, " t"], Int[np.ndarray, " t"]]:
-    """For each distinct value, highest first: how many true pixels, and how many pixels at all, have at least it."""
+    """Return for each distinct value, highest first, how many true pixels and how many pixels have at least it."""
     order = np.argsort(-values, kind="stable")
     ordered = values[order]
     last = np.append(np.flatnonzero(np.diff(ordered)), values.size - 1)
@@ -173,7 +185,7 @@ def _above(
 
 
 def _area(high: Float64[np.ndarray, " t"], across: Float64[np.ndarray, " t"]) -> float:
-    """Trapezoids from (0, 0)."""
+    """Return the area under the curve from (0, 0), by trapezoids."""
     x, y = np.concatenate([[0.0], across]), np.concatenate([[0.0], high])
     return float(((y[1:] + y[:-1]) / 2 * np.diff(x)).sum())
 

@@ -1,8 +1,7 @@
-"""Patches of a picture replaced or left out: in which order, by what, and what the score says then.
+"""Scores of an image with sets of its patches replaced or left out.
 
-Everything here is about sets of patches. A mask `(n, P)` names n of them, True where a patch is replaced, and
-`Probe.scores` turns them into scores, each different set once. What a score is, and how the model is run, is not known
-here.
+A mask `(n, P)` holds n sets, True where a patch is replaced; `Probe.scores` scores each distinct set once. The caller
+defines the score and runs the model.
 """
 
 import math
@@ -15,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
+from vitscope._messages import msg
 from vitscope.errors import MethodError
 
 __all__ = ["BASELINES", "Baseline", "Probe", "baseline_fill", "fill_patches"]
@@ -25,17 +25,16 @@ BASELINES = get_args(Baseline)
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """One picture, and what becomes of its score when patches are replaced.
+    """One image whose score is measured with patches replaced.
 
     Attributes:
-        run: scores `(n,)` of pixels `(n, 3, Hi, Wi)`; with a mask `(n, P)` of the patch tokens that go through the
-            model, as many in each row, or None for all of them.
-        pixels: the picture as the model gets it.
-        fill: what stands where a patch was; None leaves its token out.
+        run: from pixels `(n, 3, Hi, Wi)` and a mask `(n, P)` of the patch tokens that go through the model, equally
+            many in each row (None for all), to scores `(n,)`.
+        pixels: the image as the model gets it.
+        fill: the pixels that replace a patch; None leaves its token out.
         grid: rows and columns of patches; patch (r, c) is the pixels whose row times gh // Hi is r, and so for c.
-        batch: pictures that go through the model together.
-        known: scores of sets by their bits, of this picture, fill and score: those are not asked for again. The new
-            ones are added.
+        batch: images that go through the model together.
+        known: a cache of scores by the bits of their sets, for this image, fill and score; new scores are added.
     """
 
     run: Callable[[Tensor, Tensor | None], Tensor]
@@ -48,10 +47,10 @@ class Probe:
     def scores(
         self, masks: Sequence[Bool[np.ndarray, "_ P"]], tick: Callable[[int, int], None] = lambda done, total: None
     ) -> tuple[list[Float64[np.ndarray, " _"]], int]:
-        """The scores of each list of sets, and how many forwards they took: one for each different set not yet known.
+        """Return the scores of each list of sets, and the number of forwards: one for each distinct new set.
 
         Raises:
-            MethodError: a score that is not a finite number.
+            MethodError: a score is not finite.
         """
         together = np.concatenate(masks)
         sets, first, inverse = np.unique(np.packbits(together, 1), axis=0, return_index=True, return_inverse=True)
@@ -68,8 +67,11 @@ class Probe:
                 tick(done, int(new.sum()))
         if not np.isfinite(found).all():
             raise MethodError(
-                "the score is not a finite number where patches are replaced",
-                "take another baseline: with every patch token left out some models have no answer",
+                msg("metrics.score-not-finite", "the score is not finite where patches are replaced"),
+                msg(
+                    "metrics.score-not-finite.hint",
+                    "use another {@baseline}: without any patch token some models have no answer",
+                ),
             )
         known.update((sets[row].tobytes(), float(found[row])) for row in np.flatnonzero(new))
         ends = np.cumsum([len(one) for one in masks])[:-1]
@@ -89,14 +91,13 @@ class Probe:
 def baseline_fill(
     baseline: Baseline, pixels: Float[Tensor, "3 Hi Wi"], black: Float[Tensor, "3 Hi Wi"], grid: tuple[int, int]
 ) -> Float[Tensor, "3 Hi Wi"] | None:
-    """What stands where a patch was.
+    """Return the pixels that replace a patch; None where its token is left out.
 
     Args:
-        baseline: `blur`: the picture under a Gaussian whose standard deviation is one patch, each axis its own,
-            renormalised at the edges. `mean`: the picture's own mean colour. `black`: what a black photo
-            becomes before it goes in. `zero`: zeros after normalisation, the mean colour of the training pictures.
-            `removal`: nothing, the token is left out.
-        pixels: the picture as the model gets it.
+        baseline: `blur`: the image under a Gaussian whose standard deviation is one patch along each axis, renormalised
+            at the edges. `mean`: the image's mean colour. `black`: a black photo, normalised as the model's input.
+            `zero`: zeros after normalisation, the mean colour of the training images. `removal`: leave the token out.
+        pixels: the image as the model gets it.
         black: a black photo as the model gets it.
         grid: rows and columns of patches.
     """
@@ -117,12 +118,12 @@ def baseline_fill(
 def fill_patches(
     fill: Float[Tensor, "3 Hi Wi"], pixels: Float[Tensor, "n 3 Hi Wi"], gone: Bool[Tensor, "n P"], grid: tuple[int, int]
 ) -> Float[Tensor, "n 3 Hi Wi"]:
-    """The pictures with `fill` where the patches of a mask were."""
+    """Return the images with the patches of a mask replaced by `fill`."""
     return torch.where(_in_pixels(gone.reshape(-1, *grid), pixels.shape[2:])[:, None], fill, pixels)
 
 
 def _blurred(x: Float[Tensor, "c h w"], sigma: float) -> Float[Tensor, "c h w"]:
-    """A Gaussian along the last axis, cut at six standard deviations; its weights sum to one at the edges, too."""
+    """Blur along the last axis with a Gaussian cut at six standard deviations; its weights sum to one everywhere."""
     reach = min(math.ceil(6 * sigma), x.shape[2] - 1)
     kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype) / sigma) ** 2)
     weighed, weight = (

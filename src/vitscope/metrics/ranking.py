@@ -1,4 +1,4 @@
-"""Maps as rankings of patches: the order of a map, its random counterparts, and how alike two maps are. Numpy only."""
+"""Maps as rankings of patches: order, random counterparts, and the similarity of two maps. Numpy only."""
 
 from dataclasses import dataclass
 
@@ -24,14 +24,14 @@ class RankedMap:
 
 
 def rank_map(values: Float[np.ndarray, "gh gw"], seed: int) -> RankedMap:
-    """A map and its exact order; patches of one value stand in a random order that `seed` draws."""
+    """Return a map with its exact order; patches of equal value are in a random order that `seed` draws."""
     flat = values.astype(np.float64).ravel()
     chance = np.random.default_rng(seed).permutation(flat.size)
     return RankedMap(flat, np.lexsort((chance, -flat)))
 
 
 def shuffled_maps(one: RankedMap, count: int, seed: int) -> list[RankedMap]:
-    """Random maps: the map's own values in `count` random orders. The orders depend on `seed` and P alone."""
+    """Return random maps: the map's values in `count` random orders, which depend on `seed` and P alone."""
     made = []
     for number in range(count):
         order = np.random.default_rng([seed, number]).permutation(one.values.size)
@@ -42,19 +42,19 @@ def shuffled_maps(one: RankedMap, count: int, seed: int) -> list[RankedMap]:
 
 
 def step_counts(patches: int, steps: int) -> Int[np.ndarray, " _"]:
-    """How many patches are replaced at each step: `i P / steps` rounded half up, from 0 to P, none twice."""
+    """Return the number of replaced patches at each step: `i P / steps` rounded half up, from 0 to P, none twice."""
     return np.unique(np.floor(np.arange(steps + 1) * patches / steps + 0.5).astype(int))
 
 
 def top_masks(order: Int[np.ndarray, " P"], counts: Int[np.ndarray, " n"]) -> Bool[np.ndarray, "n P"]:
-    """For each count, a mask of that many first patches of an order."""
-    place = np.empty_like(order)
-    place[order] = np.arange(order.size)
-    return place < np.asarray(counts)[:, None]
+    """Return for each count a mask of that many first patches of an order."""
+    rank = np.empty_like(order)
+    rank[order] = np.arange(order.size)
+    return rank < np.asarray(counts)[:, None]
 
 
 def spearman(a: Float[np.ndarray, "*n gh gw"], b: Float[np.ndarray, "*n gh gw"]) -> Float64[np.ndarray, "*n"]:
-    """Spearman's rank correlation of maps, in [-1, 1]; equal values share their mean rank; 0 where one is flat."""
+    """Return Spearman's rank correlation of maps, in [-1, 1]; equal values share their mean rank; 0 for a flat map."""
     ranks = [np.apply_along_axis(_ranks, -1, x.reshape(*x.shape[:-2], -1)) for x in (a, b)]
     x, y = (r - r.mean(-1, keepdims=True) for r in ranks)
     scale = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
@@ -62,10 +62,10 @@ def spearman(a: Float[np.ndarray, "*n gh gw"], b: Float[np.ndarray, "*n gh gw"])
 
 
 def ssim(a: Float[np.ndarray, "*n gh gw"], b: Float[np.ndarray, "*n gh gw"]) -> Float64[np.ndarray, "*n"]:
-    """Structural similarity (Wang et al. 2004, equation 13) of maps, each brought to [0, 1] first, in [-1, 1].
+    """Return the structural similarity of maps (Wang et al. 2004, equation 13), in [-1, 1].
 
-    The mean over all square windows that lie inside the map, side 7 or the largest odd number that fits, all pixels of
-    a window alike, variances with n - 1.
+    Each map is scaled to [0, 1] first. The mean is over all square windows inside the map, of side 7 or the largest odd
+    number that fits, with equal weights in a window and variances with n - 1.
     """
     side = min(7, *a.shape[-2:])
     side -= 1 - side % 2
@@ -81,7 +81,7 @@ def ssim(a: Float[np.ndarray, "*n gh gw"], b: Float[np.ndarray, "*n gh gw"]) -> 
 
 
 def moved_copies(values: Float[np.ndarray, "gh gw"], count: int, seed: int) -> Float[np.ndarray, "n gh gw"]:
-    """The map moved around the edges and mirrored at random: as smooth as itself, and about something else."""
+    """Return copies of the map, shifted around the edges and mirrored at random: as smooth, but unrelated."""
     rng, (gh, gw) = np.random.default_rng([seed, 1]), values.shape
     made: list[np.ndarray] = []
     while len(made) < count:

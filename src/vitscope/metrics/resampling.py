@@ -1,7 +1,7 @@
-"""How sure is a mean over scenes, and is one method better than another on the same scenes? Numpy only.
+"""Bootstrap intervals of numbers over scenes, and paired tests of two methods on the same scenes. Numpy only.
 
-Both speak of scenes like those that were drawn. Scenes that share an object or a ground are not independent of each
-other: of other objects these numbers say nothing.
+Both generalise to scenes like those drawn. Scenes that share an object or a background are not independent of each
+other, so the numbers say nothing about other objects.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from jaxtyping import Float, Float64, Num
 
+from vitscope._messages import msg
 from vitscope.errors import UsageError
 
 __all__ = ["Difference", "Estimate", "bootstrap", "holm", "paired"]
 
 _LEVEL = (2.5, 97.5)
-_PART = 1 << 22  # numbers that are drawn at a time
+_PART = 1 << 22  # numbers drawn at a time
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,10 @@ class Estimate:
     """A number over scenes and its 95 % interval.
 
     Attributes:
-        value: the number itself, over all scenes.
+        value: the number over all scenes.
         low: 2.5th percentile of the resampled numbers.
         high: the 97.5th.
-        count: how many scenes.
+        count: the number of scenes.
     """
 
     value: float
@@ -35,7 +36,7 @@ class Estimate:
     count: int
 
     def to_dict(self) -> dict[str, float]:
-        """Everything, ready for JSON."""
+        """Return everything, ready for JSON."""
         return asdict(self)
 
 
@@ -47,8 +48,8 @@ class Difference:
         value: mean difference.
         low: lower end of its bootstrap 95 % interval.
         high: upper end.
-        p: how often a random choice of signs gives a mean difference at least as far from zero, both sides.
-        exact: all signs were tried, not a sample of them.
+        p: how often a random choice of signs gives a mean difference at least as far from zero, on both sides.
+        exact: all choices of signs were tried, not a sample of them.
     """
 
     value: float
@@ -58,7 +59,7 @@ class Difference:
     exact: bool
 
     def to_dict(self) -> dict[str, float]:
-        """Everything, ready for JSON."""
+        """Return everything, ready for JSON."""
         return asdict(self)
 
 
@@ -69,13 +70,13 @@ def bootstrap(
     seed: int = 0,
     draws: int = 2000,
 ) -> Estimate:
-    """A statistic of scenes with its percentile bootstrap interval (Efron & Tibshirani 1993, section 13.3).
+    """Return a statistic of scenes with its percentile bootstrap interval (Efron & Tibshirani 1993, section 13.3).
 
     Args:
         values: one row per scene.
-        statistic: from rows to a number; None is the mean.
-        seed: draws the scenes, with replacement; everything repeats to the digit.
-        draws: how often.
+        statistic: from rows to a number; by default the mean.
+        seed: draws the scenes, with replacement; results repeat to the digit.
+        draws: the number of resamples.
 
     Raises:
         UsageError: no scenes.
@@ -85,7 +86,7 @@ def bootstrap(
     values = np.asarray(values, np.float64)
     count = len(values)
     if count == 0:
-        raise UsageError("there are no scenes to take a mean over")
+        raise UsageError(msg("metrics.no-scenes", "there are no scenes to average over"))
     rng = np.random.default_rng(seed)
     found: list[np.ndarray] = []
     for start in range(0, draws, part := max(1, _PART // max(values.size, 1))):
@@ -102,7 +103,7 @@ def bootstrap(
 def paired(
     ours: Float[np.ndarray, " n"], theirs: Float[np.ndarray, " n"], *, seed: int = 0, draws: int = 10_000
 ) -> Difference:
-    """Sign-flip permutation test of the mean difference on the same scenes (Fisher 1935, section 21).
+    """Test the mean difference on the same scenes by permuting signs (Fisher 1935, section 21).
 
     If neither method were better, each scene's difference could as well have the other sign. With n scenes there are
     2^n choices of signs: all are tried where they are at most `draws`, else `draws` random ones, and
@@ -112,7 +113,14 @@ def paired(
         UsageError: no scenes, or not the same number for both.
     """
     if len(ours) != len(theirs) or len(ours) == 0:
-        raise UsageError(f"a paired test needs the same scenes for both, not {len(ours)} and {len(theirs)}")
+        raise UsageError(
+            msg(
+                "metrics.unpaired",
+                "a paired test needs the same scenes for both methods, not {ours} and {theirs}",
+                ours=len(ours),
+                theirs=len(theirs),
+            )
+        )
     difference = np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)
     estimate = bootstrap(difference, seed=seed)
     count, size = len(difference), np.abs(difference)
@@ -131,7 +139,7 @@ def paired(
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Holm's step-down correction of several p-values (Holm 1979): the chance of any false alarm stays below the level.
+    """Correct several p-values by Holm's step-down method (Holm 1979): the chance of any false alarm keeps the level.
 
     The smallest of k is multiplied by k, the next by k - 1, and so on; none falls below the one before or exceeds 1.
     """

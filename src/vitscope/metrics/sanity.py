@@ -1,6 +1,7 @@
-"""Does the map depend on what the model has learned? Its weights are drawn anew, layer by layer (Adebayo et al. 2018).
+"""Sanity check: whether the map depends on the learned weights, which are randomised group by group.
 
-The model's own tensors are never written: other parameters stand in their slots for the length of a `with`.
+Source: Adebayo et al. 2018. The model's own tensors are never written: other parameters take their place during a
+`with`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,30 +21,30 @@ from vitscope.metrics.ranking import moved_copies, spearman, ssim
 __all__ = ["WeightGroup", "randomised_weights", "sanity", "weight_groups"]
 
 _DRAWS = 99
-_PARTS = 8  # stages of a model whose blocks cannot be told
+_PARTS = 8  # groups of a model whose blocks are not known
 
 
 @dataclass(frozen=True, eq=False)
 class WeightGroup:
-    """Parameters that are drawn anew together."""
+    """Parameters that are randomised together."""
 
     name: str
     parameters: tuple[nn.Parameter, ...]
 
 
 def weight_groups(model: nn.Module, run: Callable[[], object], blocks: Sequence[nn.Module] = ()) -> list[WeightGroup]:
-    """The model's parameters in the order in which a forward comes to them: embedding, blocks, head.
+    """Group the model's parameters in the order in which a forward uses them: embedding, blocks, head.
 
     Args:
         model: the model.
-        run: one forward; modules that it does not call (a text tower) are left out, but for those inside a module that
+        run: one forward; modules that it does not call (a text tower) are left out, except those inside a module that
             it calls.
-        blocks: the blocks, first block first. Without them the called modules are cut into 8 parts of their order.
+        blocks: the blocks, first block first. Without them, the called modules are split into 8 parts of their order.
     """
-    place: dict[int, int] = {}
+    position: dict[int, int] = {}
 
     def enter(module: nn.Module, _args: Any) -> None:
-        place.setdefault(id(module), len(place))
+        position.setdefault(id(module), len(position))
 
     handles = [module.register_forward_pre_hook(enter) for module in model.modules()]
     try:
@@ -52,13 +53,13 @@ def weight_groups(model: nn.Module, run: Callable[[], object], blocks: Sequence[
         for handle in handles:
             handle.remove()
     owner = {id(inside): number for number, block in enumerate(blocks) for inside in block.modules()}
-    first = place[id(blocks[0])] if blocks else 0
+    first = position[id(blocks[0])] if blocks else 0
     modules = dict(model.named_modules())
     found: list[tuple[tuple[int, int], list[nn.Parameter]]] = []
     for name, module in modules.items():
-        own = [p for p in module._parameters.values() if p is not None]
+        own = [p for _, p in module.named_parameters(recurse=False)]
         above = [name.rsplit(".", up)[0] if up else name for up in range(name.count(".") + 1)] + [""]
-        called = next((place[id(modules[path])] for path in above if id(modules[path]) in place), None)
+        called = next((position[id(modules[path])] for path in above if id(modules[path]) in position), None)
         if own and called is not None:
             block = owner.get(id(module))
             group = block + 1 if block is not None else 0 if called < first else len(blocks) + 1
@@ -71,11 +72,11 @@ def weight_groups(model: nn.Module, run: Callable[[], object], blocks: Sequence[
         parts = [part for part in np.array_split(np.arange(len(found)), _PARTS) if part.size]
         titles = [f"part {number + 1} of {len(parts)}" for number in range(len(parts))]
         groups = [[found[i][1] for i in part] for part in parts]
-    path_exists: set[int] = set()
+    used: set[int] = set()
     made = []
     for title, together in zip(titles, groups, strict=True):
-        fresh = {id(p): p for own in together for p in own if id(p) not in path_exists}
-        path_exists |= set(fresh)
+        fresh = {id(p): p for own in together for p in own if id(p) not in used}
+        used |= set(fresh)
         if fresh:
             made.append(WeightGroup(title, tuple(fresh.values())))
     return made
@@ -83,68 +84,68 @@ def weight_groups(model: nn.Module, run: Callable[[], object], blocks: Sequence[
 
 @contextmanager
 def randomised_weights(model: nn.Module, parameters: Sequence[nn.Parameter], seed: int) -> Iterator[None]:
-    """Other values stand where these parameters were: normal, with each tensor's own mean and standard deviation.
+    """Replace parameters by random ones during the `with`: normal, with each tensor's mean and standard deviation.
 
-    A tensor of one value or of equal values stays. What a parameter is given depends on `seed` and its place among the
-    model's parameters alone. The parameters themselves are put back at the end, never written.
+    A tensor of one value or of equal values stays. The values depend on `seed` and the parameter's number in the model
+    alone. The parameters themselves are restored at the end, never written.
     """
     number = {id(p): n for n, p in enumerate(model.parameters())}
-    fresh = {id(p): _drawn(p, seed * 1_000_003 + number[id(p)]) for p in parameters}
+    fresh = {id(p): _random_like(p, seed * 1_000_003 + number[id(p)]) for p in parameters}
     slots = [
-        (module._parameters, name, p)
+        (module, name, p)
         for module in model.modules()
-        for name, p in module._parameters.items()
-        if p is not None and id(p) in fresh
+        for name, p in module.named_parameters(recurse=False, remove_duplicate=False)
+        if id(p) in fresh
     ]
     try:
-        for own, name, p in slots:
-            own[name] = fresh[id(p)]
+        for module, name, p in slots:
+            module.register_parameter(name, fresh[id(p)])
         yield
     finally:
-        for own, name, p in slots:
-            own[name] = p
+        for module, name, p in slots:
+            module.register_parameter(name, p)
 
 
 def sanity(
     values: Float[np.ndarray, "gh gw"],
-    again: Callable[[], Float[np.ndarray, "gh gw"]],
+    explain_again: Callable[[], Float[np.ndarray, "gh gw"]],
     model: nn.Module,
-    parts: Sequence[WeightGroup],
+    groups: Sequence[WeightGroup],
     *,
     seed: int = 0,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Number]:
-    """How alike the map stays when weights are drawn anew, from the head down and one stage at a time.
+    """Measure how alike the map stays when weights are randomised, from the head down and one group at a time.
 
-    Formula: `spearman(m, m')` and `ssim(m, m')`, m' the map after it; for a map of both signs also of `|m|` and `|m'|`.
-    Cascading: the stages from the last to each earlier one are new; the number is that of the last map, all weights
-    new, and the curve has them all. Independent: one stage is new; the number is the mean over stages. Chance: 99 times
-    the map itself moved around the edges and mirrored, so that it is as smooth as it was and about something else; the
-    interval is the 2.5th to the 97.5th percentile.
+    Formula: `spearman(m, m')` and `ssim(m, m')`, m' the map afterwards; for a map of both signs, also of `|m|` and
+    `|m'|`. Cascading: the groups from the last to each earlier one are random; the number is that of the last map, all
+    weights random, and the curve has all of them. Independent: one group is random; the number is the mean over groups.
+    Chance: 99 copies of the map, shifted around the edges and mirrored, as smooth but unrelated; the interval is the
+    2.5th to the 97.5th percentile.
 
     Args:
         values: the map.
-        again: the map of the same picture, made as that one was.
+        explain_again: makes the map of the same image as that one was made.
         model: the model; its own tensors are not written.
-        parts: `weight_groups(...)`.
-        seed: draws weights and moves.
+        groups: `weight_groups(...)`.
+        seed: draws weights and shifts.
         tick: called with (done, total).
 
-    Cost: 2 S - 1 explanations for S stages.
-    Limits: a map that reads the picture more than the model, such as one that finds edges, stays; a map that leans to
-        the middle whatever the weights are stays, too. What is drawn anew is the learned structure, not the scale.
+    Cost: 2 S - 1 explanations for S groups.
+    Limits: a map that follows the image more than the model, such as an edge detector, stays the same; so does a map
+        that leans to the middle whatever the weights. The learned structure is randomised, not the scale.
     """
-    total = 2 * len(parts) - 1
+    total = 2 * len(groups) - 1
     maps: list[np.ndarray] = []
-    down = list(reversed(parts))
+    down = list(reversed(groups))
     for kind in ("cascading", "independent"):
         for number in range(len(down)):
             if kind == "independent" and number == 0:
                 maps.append(maps[0])  # the last stage alone: it was the cascade's first
                 continue
             those = down[: number + 1] if kind == "cascading" else down[number : number + 1]
-            with randomised_weights(model, [p for stage in those for p in stage.parameters], seed):
-                maps.append(again())
+            with randomised_weights(model, [p for group in those for p in group.parameters], seed):
+                maps.append(explain_again())
             tick(len(maps) - (kind == "independent"), total)
     cascade, single = np.stack(maps[: len(down)]), np.stack(maps[len(down) :])
     signed = bool(values.min() < 0)
@@ -171,11 +172,11 @@ def _number(
     others = moved_copies(values, _DRAWS, seed)
     chance = np.mean([alike(others, np.broadcast_to(one, others.shape)) for one in counted], 0)
     x = tuple((i + 1) / len(names) for i in range(len(names)))
-    told = MeasureResult(float(value), x, tuple(curve.tolist()), {"stages": names})
-    return compare_with_random(name, "sanity", "lower", told, chance.tolist(), "percentiles")
+    result = MeasureResult(float(value), x, tuple(curve.tolist()), {"stages": names})
+    return compare_with_random(name, "sanity", "lower", result, chance.tolist(), "percentiles")
 
 
-def _drawn(parameter: nn.Parameter, seed: int) -> nn.Parameter:
+def _random_like(parameter: nn.Parameter, seed: int) -> nn.Parameter:
     own = parameter.detach().double()
     if own.numel() < 2 or float(own.std()) == 0:
         return parameter

@@ -1,4 +1,4 @@
-"""Does the map stay where it is when the picture hardly changes?"""
+"""Stability: whether the map stays the same under small noise."""
 
 from collections.abc import Callable
 
@@ -13,13 +13,13 @@ from vitscope.metrics.ranking import rank_map, shuffled_maps, spearman
 
 __all__ = ["NOISE_SAMPLES", "RADIUS", "stability"]
 
-RADIUS = 0.02  # of the brightness from black to white
+RADIUS = 0.02  # of the range from black to white
 NOISE_SAMPLES = 8
 
 
 def stability(
     values: Float[np.ndarray, "gh gw"],
-    again: Callable[[Tensor], Float[np.ndarray, "gh gw"]],
+    explain_again: Callable[[Tensor], Float[np.ndarray, "gh gw"]],
     pixels: Float[Tensor, "3 Hi Wi"],
     span: Float[Tensor, "3 Hi Wi"],
     *,
@@ -27,18 +27,18 @@ def stability(
     seed: int = 0,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Number]:
-    """Max-sensitivity (Yeh et al. 2019, definition 3.1) and the mean rank correlation under small noise.
+    """Measure max-sensitivity (Yeh et al. 2019, definition 3.1) and the mean rank correlation under small noise.
 
     Formula: `max_i |m(x + e_i) - m(x)|_2 / |m(x)|_2` and `mean_i spearman(m(x + e_i), m(x))`, e_i uniform in
-    `[-r, r]` times the brightness from black to white of each pixel, r = 0.02, i = 1 ... 8. Random maps are this map's
+    `[-r, r]` times the range from black to white of each pixel, r = 0.02, i = 1 ... 8. Random maps are this map's
     values in other orders.
 
     Args:
         values: the map.
-        again: the map of pixels `(3, Hi, Wi)`, made as that one was.
-        pixels: the picture as the model gets it.
+        explain_again: makes the map of pixels `(3, Hi, Wi)` as that one was made.
+        pixels: the image as the model gets it.
         span: white minus black, as the model gets them.
-        n_random_maps: how many random maps.
+        n_random_maps: the number of random maps.
         seed: draws noise and random maps.
         tick: called with (done, total).
 
@@ -49,7 +49,7 @@ def stability(
     maps = []
     for number in range(NOISE_SAMPLES):
         noise = (2 * torch.rand(pixels.shape, generator=draw, dtype=torch.float64) - 1).to(pixels)
-        maps.append(again(pixels + RADIUS * span * noise))
+        maps.append(explain_again(pixels + RADIUS * span * noise))
         tick(number + 1, NOISE_SAMPLES)
     change, alike = _changes(values, np.stack(maps))
     one = rank_map(values, seed)
@@ -73,7 +73,7 @@ def stability(
 
 
 def _changes(values: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far other maps are from this one, relative to its norm, and their rank correlations with it."""
+    """Return other maps' distances from this one, relative to its norm, and their rank correlations with it."""
     values, others = values.astype(np.float64), others.astype(np.float64)
     norm = float(np.linalg.norm(values)) or 1.0
     return np.linalg.norm((others - values).reshape(len(others), -1), axis=1) / norm, spearman(

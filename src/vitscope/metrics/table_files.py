@@ -1,4 +1,4 @@
-"""Numbers as a file: JSON holds everything, Parquet a table. Whole or not at all."""
+"""Write numbers as JSON, which holds everything, or as a Parquet table."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vitscope._files import already_there, atomic_write, path_exists
+from vitscope._messages import msg
 from vitscope.errors import UsageError, require_package
 
 __all__ = ["write_table"]
@@ -13,7 +14,6 @@ __all__ = ["write_table"]
 
 def write_table(
     path: Path,
-    what: str,
     document: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
     *,
@@ -23,21 +23,23 @@ def write_table(
     """Write a file: `.json` holds the document, `.parquet` the rows.
 
     Args:
-        path: where; its folder is made.
-        what: what it is, for messages.
+        path: the file; missing folders are made.
         document: everything, ready for JSON.
-        rows: dicts with the same keys; whole numbers, words, or numbers that may be None.
-        without: keys of the document that the rows hold: the rest goes into the table's metadata, as JSON.
+        rows: dicts with the same keys; whole numbers, text, or numbers that may be None.
+        without: keys of the document that the rows hold; the others go into the table's metadata, as JSON.
         force: replace a file that is already there.
 
     Raises:
         UsageError: another ending.
         MissingDependencyError: Parquet without pyarrow.
-        ResultError: something is already there, or it cannot be written.
+        ResultError: the path is taken, or cannot be written.
     """
     ending = path.suffix.lower()
     if ending not in (".json", ".parquet"):
-        raise UsageError(f"{what} are written as .json or .parquet, not '{path.suffix or path.name}'")
+        raise UsageError(
+            msg("metrics.table-ending", "'{name}' does not end in .json or .parquet", name=path.name),
+            msg("metrics.table-ending.hint", "numbers are written as .json or .parquet"),
+        )
     if ending == ".parquet":
         require_package("pyarrow", extra="batch")
     if path_exists(path) and (not force or path.is_dir()):

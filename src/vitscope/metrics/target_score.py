@@ -1,4 +1,4 @@
-"""The score that a measurement follows: the target of a map as a bounded number, settled on the whole picture."""
+"""The score that a measurement follows: a map's target as a number, fixed on the whole image."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitscope._messages import msg
 from vitscope.errors import UsageError
 from vitscope.methods.targets import Scorer, SimilarTo, Target, Text, class_number, feature_of
 
@@ -21,14 +22,14 @@ _SHARE, _COSINE = (0.0, 1.0), (-1.0, 1.0)
 
 @dataclass(frozen=True, eq=False)
 class Score:
-    """What is asked of the model.
+    """The score that a measurement follows.
 
     Attributes:
-        words: it in words.
-        from_answer: from the model's answer to n pictures to n scores, float64.
+        words: the score in words.
+        from_answer: from the model's answer for n images to n scores, float64.
         target: the target with which a method makes the map again.
-        logit: of a class, its logit for the whole picture.
-        possible: the least and the largest score possible; None where there is no end to it.
+        logit: of a class, its logit for the whole image.
+        possible: the least and the largest possible score; None where it is unbounded.
     """
 
     words: str
@@ -46,33 +47,36 @@ def make_score(
     labels: Mapping[int, str],
     classifies: bool,
     independent: bool,
-    settle: Callable[[Target], Scorer],
-    was: float | None = None,
+    make_scorer: Callable[[Target], Scorer],
+    previous: float | None = None,
 ) -> Score:
-    """Settle a score on one picture's answer.
+    """Fix a score by the model's answer for one image.
 
     Args:
         target: as for `Scope.explain`; None is the predicted class, and for a model without classes the cosine between
-            a picture's feature and that of the whole picture.
-        kind: of a class: `probability`: softmax over the classes, or the class's own sigmoid where classes are
-            `independent`; `logit`: as the model gives it. Other targets are their own score: a contrast is a difference
-            of logits, a text or a likeness a cosine, a function what it gives.
-        answer: the model's answer to the whole picture `(1, ...)`.
+            an image's feature and that of the whole image.
+        kind: for a class, `probability`: softmax over the classes, or the class's own sigmoid where classes are
+            `independent`; or `logit`. Other targets are scores themselves: a contrast is a difference of logits, a text
+            or an image a cosine, a function its result.
+        answer: the model's answer for the whole image `(1, ...)`.
         labels: class names by number.
         classifies: the answer is class logits.
         independent: several classes can be right at once.
-        settle: what makes a scorer of the other targets.
-        was: the score when the map was made, which tells classes of one name apart.
+        make_scorer: makes the scorer of any other target.
+        previous: the score when the map was made, which distinguishes classes of the same name.
 
     Raises:
         UsageError: a class, or a logit, of a model without classes.
-        UnknownNameError: no class is called so.
+        UnknownNameError: no class has that name.
     """
     if not classifies and kind == "logit":
-        raise UsageError("this model has no classes, and so no logits", "leave score out")
+        raise UsageError(
+            msg("metrics.no-logits", "this model has no classes and therefore no logits"),
+            msg("metrics.no-logits.hint", "leave {@score} out"),
+        )
     if target is None and not classifies:
         whole = feature_of(answer.double())
-        words = "cosine to the whole picture's feature"
+        words = msg("metrics.cosine-to-whole", "cosine to the whole image's feature")
         return Score(
             words,
             lambda answer: torch.cosine_similarity(feature_of(answer.double()), whole, dim=-1),
@@ -80,26 +84,27 @@ def make_score(
             None,
             _COSINE,
         )
-    number = _class_of(target, answer, labels, was) if classifies else None
+    number = _class_of(target, answer, labels, previous) if classifies else None
     if number is None:
-        scorer = settle(target)
+        scorer = make_scorer(target)
         possible = _COSINE if isinstance(target, (Text, SimilarTo)) else None
         return Score(scorer.words[0], lambda answer: scorer(answer, _first(answer)).double(), target, None, possible)
     name, logit = labels.get(number, f"class {number}"), float(answer[0, number])
     if kind == "logit":
-        return Score(f"logit of {name}", lambda answer: answer[:, number].double(), number, logit)
+        words = msg("metrics.logit", "logit of {name}", name=name)
+        return Score(words, lambda answer: answer[:, number].double(), number, logit)
     if independent:
-        words = f"probability of {name} (sigmoid)"
+        words = msg("metrics.sigmoid", "probability of {name} (sigmoid)", name=name)
         return Score(words, lambda answer: answer[:, number].double().sigmoid(), number, logit, _SHARE)
-    words = f"probability of {name} (softmax)"
+    words = msg("metrics.softmax", "probability of {name} (softmax)", name=name)
     return Score(words, lambda answer: answer.double().softmax(-1)[:, number], number, logit, _SHARE)
 
 
 def target_from_text(words: str | None, classifies: bool) -> Target:
-    """The target that an explanation was made for, from its words.
+    """Return the target of an explanation from its text.
 
     Raises:
-        UsageError: words that do not say it: a function, a picture that is no file.
+        UsageError: text that does not determine it: a function, an image that is no file.
     """
     if words is None or (words == "the feature's own norm" and not classifies):
         return None
@@ -108,19 +113,22 @@ def target_from_text(words: str | None, classifies: bool) -> Target:
     if words.startswith("similar to ") and Path(words.removeprefix("similar to ")).exists():
         return SimilarTo(words.removeprefix("similar to "))
     if not classifies or words.startswith("similar to "):
-        raise UsageError(f"the target '{words}' cannot be made again from its words", "pass it: measure(..., target=)")
+        raise UsageError(
+            msg("metrics.target-not-restorable", "the target '{words}' cannot be restored from its text", words=words),
+            msg("metrics.target-not-restorable.hint", "pass it: {@target}"),
+        )
     return words
 
 
-def _class_of(target: Target, answer: Tensor, labels: Mapping[int, str], was: float | None) -> int | None:
-    """The class of a target; None for a target that is not one class."""
+def _class_of(target: Target, answer: Tensor, labels: Mapping[int, str], previous: float | None) -> int | None:
+    """Return the class of a target; None for a target that is not one class."""
     if target is None:
         return int(answer[0].argmax())
     if not isinstance(target, (int, str)):
         return None
     alike = [number for number, label in labels.items() if label == target]
-    if len(alike) > 1 and was is not None:  # two classes of ImageNet are called crane
-        return min(alike, key=lambda number: abs(float(answer[0, number]) - was))
+    if len(alike) > 1 and previous is not None:  # two classes of ImageNet are called crane
+        return min(alike, key=lambda number: abs(float(answer[0, number]) - previous))
     if isinstance(target, str) and not alike and " - " in target:
         return None
     if isinstance(target, str) and not alike and (found := re.fullmatch(r"class (\d+)", target)):
@@ -129,5 +137,5 @@ def _class_of(target: Target, answer: Tensor, labels: Mapping[int, str], was: fl
 
 
 def _first(answer: Tensor) -> Tensor:
-    """All rows of an answer belong to the one picture."""
+    """Return the image number of each row of an answer: all belong to the first."""
     return torch.zeros(len(answer), dtype=torch.long, device=answer.device)

@@ -190,7 +190,7 @@ def _write(result: _Result, folder: Path, force: bool) -> None:
     result.files.append(result.attention.save(folder / "statistics.json", force=force))
     if result.localisation is not None:
         path = folder / "localisation.json"
-        result.files.append(write_table(path, "numbers", result.localisation.to_dict(), (), force=force))
+        result.files.append(write_table(path, result.localisation.to_dict(), (), force=force))
     plots = {"by-depth.png": result.attention.plot}
     if {number.name for number in result.measurement.numbers} & {"deletion", "insertion"}:
         plots["curves.png"] = result.measurement.plot
