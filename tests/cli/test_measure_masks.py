@@ -116,7 +116,7 @@ def test_an_object_that_the_model_does_not_see_is_no_wrong_usage(cli, tmp_path):
     ran = cli("measure", tmp_path / "wide.png", *arguments)
     assert json.loads((tmp_path / "model" / "preprocessor_config.json").read_text())["do_center_crop"] is True
     assert (ran.code, ran.out) == (1, "")
-    assert "the mask has no object in what the model saw" in one_line(ran.err)
+    assert "the mask has no object in the region that the model saw" in one_line(ran.err)
 
 
 @pytest.mark.usefixtures("as_shipped")

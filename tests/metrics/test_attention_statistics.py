@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.helpers.errors import raises
 from tests.helpers.statistics import NAMES, UNKNOWN, close, dense, each_chunk, measured, photo_of, row_of, scope_of
 from tests.models import toys as zoo
 from tests.oracles import attention_statistics as oracles
@@ -295,7 +296,7 @@ def test_memory_is_linear_in_tokens(monkeypatch):
         def rows(self, sel=slice(None)):
             return super().rows(sel).clone()
 
-    monkeypatch.setattr(rank_module, "MOST_TOKENS", 100)
+    monkeypatch.setattr(rank_module, "MAX_TOKENS", 100)
     n = 401
     a = torch.rand(1, 2, n, n).softmax(-1)
     store = AttentionStore((Rows("one", a, chunk=4),), TokenLayout(("cls",), (20, 20)))
@@ -331,10 +332,10 @@ def test_layers_in_their_own_tokens(name):
         assert (*unknown, layer.effective_rank) == (None,) * 6
     refused = {"distance", "shares", "received", "sinks", "norms", "readout_entropy", "effective_rank", "importance"}
     assert set(found.unavailable) == refused
-    assert "do not all see the same tokens" in found.unavailable["distance"]
-    with pytest.raises(UsageError, match="distance is not known: its layers do not all see the same tokens"):
+    assert found.unavailable["distance"].code == "metrics.layers-differ"
+    with raises(UsageError, "metrics.unavailable"):
         found.by_head("distance")
-    with pytest.raises(UsageError, match="self is not known: its layers do not all see the same tokens"):
+    with raises(UsageError, "metrics.unavailable"):
         found.by_head("self")
     assert found.plot().size[0] > 100
     json.dumps(found.to_dict(), allow_nan=False)

@@ -11,8 +11,8 @@ import torch
 
 from tests.helpers.errors import raises
 from tests.helpers.statistics import dense, measured
+from vitscope import errors
 from vitscope.errors import ImageError, MethodError, MissingDependencyError, ResultError, UnknownNameError, UsageError
-from vitscope.metrics import table_files
 from vitscope.metrics.attention_statistics import SHARES, LayerStatistics
 
 
@@ -77,12 +77,12 @@ def test_a_file_that_is_there_is_not_replaced(one, tmp_path):
 
 
 def test_other_endings_are_refused(one, tmp_path):
-    with pytest.raises(UsageError, match=r"\.json or \.parquet, not '\.csv'"):
+    with raises(UsageError, "metrics.table-ending"):
         one.save(tmp_path / "a.csv")
 
 
 def test_parquet_without_pyarrow_names_the_extra(one, tmp_path, monkeypatch):
-    monkeypatch.setattr(table_files, "find_spec", lambda name: None)
+    monkeypatch.setattr(errors, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"vitscope\[batch\]"):
         one.save(tmp_path / "a.parquet")
     assert list(tmp_path.iterdir()) == []
@@ -99,14 +99,15 @@ def test_parquet_holds_the_table(one, tmp_path):
 def test_numbers_by_name(one):
     assert [list(values) for values in one.by_head("entropy")] == [list(layer.entropy) for layer in one.layers]
     assert [list(values) for values in one.by_head("self")] == [list(layer.shares["self"]) for layer in one.layers]
-    with pytest.raises(UsageError, match="no statistic 'norms'"):
+    with raises(UsageError, "metrics.no-such-statistic"):
         one.by_head("norms")
 
 
 def test_what_was_not_asked_for_is_said(tiny_scope, photo):
     found = tiny_scope.statistics(photo)
     assert (found.target, found.score) == (None, None)
-    with pytest.raises(UsageError, match="importance is not known: it was not asked for"):
+    assert found.unavailable["importance"].code == "metrics.not-requested"
+    with raises(UsageError, "metrics.unavailable"):
         found.by_head("importance")
     assert {row["importance"] for row in found.rows()} == {None}
 
@@ -134,7 +135,7 @@ def test_a_picture_that_is_not_there(tiny_scope):
 
 def test_attention_that_is_not_finite_is_refused():
     a = torch.full((1, 5, 5), float("nan"))
-    with pytest.raises(MethodError, match="layer 0 holds NaN"):
+    with raises(MethodError, "metrics.attention-not-finite"):
         measured(dense(a))
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.helpers.errors import raises
 from tests.helpers.statistics import dense, photo_of, row_of, scope_of
 from tests.models import toys_traced as zoo_traced
 from tests.oracles import attention_statistics as oracles
@@ -121,5 +122,5 @@ def test_progress_of_importance(tiny_scope, photo):
 
 def test_importance_needs_to_know_the_calls():
     scorer = Scorer(["anything"], lambda answer, _: answer.sum(-1))
-    with pytest.raises(MethodError, match="not known which attention calls"):
+    with raises(MethodError, "metrics.no-call-sites"):
         head_importance(dense(torch.eye(5)[None]), nn.Identity(), torch.zeros(1, 3, 4, 4), scorer, lambda x: x)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from tests.helpers.errors import raises
 from tests.oracles import localisation as oracle
 from vitscope.errors import UsageError
 from vitscope.metrics.localisation import inside, localise, pointing, pool_counts, unit_average_precision
@@ -153,9 +154,9 @@ def test_a_flat_map_in_the_two_class_average_precision():
 
 def test_what_cannot_be_compared_is_refused(as_shipped):
     heat, mask = drawn(0)
-    with pytest.raises(UsageError, match="no object"):
+    with raises(UsageError, "metrics.no-object"):
         localise(heat, np.zeros_like(mask))
-    with pytest.raises(UsageError, match="no ground"):
+    with raises(UsageError, "metrics.no-background"):
         localise(heat, np.ones_like(mask))
     with pytest.raises(UsageError, match="pixels"):
         localise(heat[1:], mask)
@@ -230,7 +231,7 @@ def test_holm_by_hand():
 
 
 def test_resampling_of_nothing_is_refused(as_shipped):
-    with pytest.raises(UsageError, match="no scenes"):
+    with raises(UsageError, "metrics.no-scenes"):
         bootstrap(np.zeros(0))
     with pytest.raises(UsageError, match="same scenes"):
         paired(np.zeros(3), np.zeros(2))

@@ -1,9 +1,9 @@
 """The order of patches and the probe that replaces them."""
 
 import numpy as np
-import pytest
 import torch
 
+from tests.helpers.errors import raises
 from vitscope.errors import MethodError
 from vitscope.metrics.perturb import Probe, baseline_fill
 from vitscope.metrics.ranking import rank_map, shuffled_maps, top_masks
@@ -71,7 +71,7 @@ class TestProbe:
 
     def test_a_score_that_is_no_number_is_told(self):
         probe = Probe(lambda x, _: x.mean((1, 2, 3)) / 0 * 0, torch.ones(3, 2, 2), torch.ones(3, 2, 2), (2, 2))
-        with pytest.raises(MethodError, match="not a finite number"):
+        with raises(MethodError, "metrics.score-not-finite"):
             probe.scores([np.ones((1, 4), bool)])
 
     def test_blur_keeps_a_flat_picture_and_a_sum_of_weights(self):

@@ -58,7 +58,7 @@ def compute_statistics(
     layout = store.layout
     unavailable: dict[str, str] = {}
     if importance is None:
-        unavailable["importance"] = msg("metrics.not-requested", "not requested: use {@importance=True}")
+        unavailable["importance"] = msg("metrics.not-requested", "it was not requested ({@importance=True})")
     if store.chain is not None:
         unavailable |= dict.fromkeys(_IN_TOKENS, _LAYERS_DIFFER)
         layers = [_own_statistics(block) for block in store]

@@ -70,7 +70,7 @@ class Probe:
                 msg("metrics.score-not-finite", "the score is not finite where patches are replaced"),
                 msg(
                     "metrics.score-not-finite.hint",
-                    "use another {@baseline}: without any patch token some models have no answer",
+                    "use another {@baseline}, as some models have no answer without any patch token",
                 ),
             )
         known.update((sets[row].tobytes(), float(found[row])) for row in np.flatnonzero(new))
