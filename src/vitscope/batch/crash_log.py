@@ -1,6 +1,7 @@
 """The record of the images in progress, by which a later run knows which images were in work when the process died."""
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,8 @@ from vitscope.batch.types import Ref, Task
 from vitscope.errors import ResultError, VitscopeError
 
 __all__ = ["DEATHS_BEFORE_TRIAL", "CrashLog", "CrashingImage", "open_crash_log"]
+
+log = logging.getLogger(__name__)
 
 DEATHS_BEFORE_TRIAL = 2  # in a row: a single one may have been a kill from outside
 _IN_PROGRESS, _SUSPECTS = ".in-progress", ".suspects.json"
@@ -84,6 +87,7 @@ class CrashLog:
         for task in tasks:
             suspects = [ref for ref in task.refs if self._is_suspect(ref)]
             if suspects:
+                log.debug("trying %d images that were in progress at several deaths", len(suspects))
                 self._crashing |= self._try_images(suspects)
                 with suppress(ResultError):
                     self._save()
@@ -122,8 +126,8 @@ def open_crash_log(folder: Path, try_images: Callable[[Sequence[Ref]], dict[str,
         ResultError: the folder cannot be written.
     """
     with write_errors(folder):
-        log = CrashLog(folder, try_images)
+        crash_log = CrashLog(folder, try_images)
     try:
-        yield log
+        yield crash_log
     finally:
-        log.close()
+        crash_log.close()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from vitscope.batch.types import SCHEMA, Outcome, Task
 from vitscope.errors import ResultError, UsageError
 
 __all__ = ["PLAN", "RESUME", "STATS", "OutputFolder", "ShardRecord", "check_output", "open_output", "read_manifest"]
+
+log = logging.getLogger(__name__)
 
 PLAN, MANIFEST, LOCK = "batch.json", "manifest.json", ".lock"
 DATA, STATS = "data", "stats"
@@ -94,6 +97,7 @@ class OutputFolder:
         self._shards[shard.number] = shard
         document = {"schema": SCHEMA, "shards": [asdict(one) for one in self.shards]}
         _write(self.folder / MANIFEST, _json(document, indent=None))
+        log.debug("shard %d is finished: %d rows, %d failed images", shard.number, shard.rows, shard.failed)
         return shard
 
 

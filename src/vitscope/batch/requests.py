@@ -1,6 +1,7 @@
 """The plan's methods with their targets and options, checked against the model before any image is read."""
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from vitscope.scope import Scope
 
 __all__ = ["MethodRequest", "explain_batch", "fingerprint", "method_requests"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +62,12 @@ def method_requests(scope: "Scope", plan: BatchPlan, *, validate: bool = True) -
     requests, used = [], set()
     for name in plan.methods:
         target = plan.targets[0] if plan.targets else None
-        called = scope.recommend(target=target, method_options=plan.method_options).method if name == "auto" else name
-        method = METHODS.get(called)
-        params = {key: value for key, value in plan.method_options.items() if key in method.options}
-        used |= {*params}
+        resolved = scope.recommend(target=target, method_options=plan.method_options).method if name == "auto" else name
+        method = METHODS.get(resolved)
+        own = {key: value for key, value in plan.method_options.items() if key in method.options}
+        used |= {*own}
         targets = plan.targets if plan.targets and "target" in method.requires else (None,)
-        parsed = [None if words is None else parse_target(words) for words in targets]
+        parsed = [None if text is None else parse_target(text) for text in targets]
         options: dict[str, Any] = {
             "method": name,
             **({"targets": parsed} if len(parsed) > 1 else {"target": parsed[0]}),
@@ -72,15 +75,15 @@ def method_requests(scope: "Scope", plan: BatchPlan, *, validate: bool = True) -
             "refine": plan.refine,
             "size": plan.size,
             "seed": plan.seed,
-            "method_options": params,
+            "method_options": own,
         }
         if validate:
             scope.validate(**options)
-        requests.append(MethodRequest(name, called, targets, options))
+        requests.append(MethodRequest(name, resolved, targets, options))
     for key in plan.method_options:
         if key not in used:
-            known = sorted({option for request in requests for option in METHODS.get(request.name).options})
-            raise UnknownNameError("option of these methods", key, known)
+            available = sorted({option for request in requests for option in METHODS.get(request.name).options})
+            raise UnknownNameError("option of these methods", key, available)
     return tuple(requests)
 
 
@@ -101,6 +104,7 @@ def explain_batch(
     try:
         outcomes = list(scope.explain_many(prepared, **options))
     except Exception as error:  # whatever a model raises costs rows, never the run
+        log.debug("%s failed on %d images: %s", request.name, len(prepared), first_line(error))
         if len(prepared) > 1:
             return [explain_batch(scope, request, [one])[0] for one in prepared]
         return [error if isinstance(error, VitscopeError) else _as_method_error(error)]
@@ -114,11 +118,11 @@ def explain_batch(
 
 def fingerprint(scope: "Scope", plan: BatchPlan, source: Mapping[str, Any]) -> dict[str, Any]:
     """Return everything that rows depend on, and the versions, as plain JSON values."""
-    known = plan.identity() | {"model": scope.adapter.reference, "weights": scope.adapter.weights}
+    fields = plan.identity() | {"model": scope.adapter.reference, "weights": scope.adapter.weights}
     targets = [_with_hash(text) for text in plan.targets]
     return {
         "schema": SCHEMA,
-        **{name: list(value) if isinstance(value, tuple) else value for name, value in known.items()},
+        **{name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()},
         "targets": targets,
         "dtype": str(scope.dtype).removeprefix("torch."),
         **{f"source_{name}": value for name, value in source.items()},

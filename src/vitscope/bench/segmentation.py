@@ -43,11 +43,11 @@ def folder_cases(images: str | Path, masks: str | Path, count: int | None = None
         if path.stem in of_stem:
             raise UsageError(msg("bench.two-masks", "{path} has two masks named {name}", path=masks, name=path.stem))
         of_stem[path.stem] = path
-    pictures = image_files(images)
-    if len({path.stem for path in pictures}) < len(pictures):
-        twice = next(p.stem for i, p in enumerate(pictures) if p.stem in {q.stem for q in pictures[:i]})
+    photos = image_files(images)
+    if len({path.stem for path in photos}) < len(photos):
+        twice = next(p.stem for i, p in enumerate(photos) if p.stem in {q.stem for q in photos[:i]})
         raise UsageError(msg("bench.two-images", "{path} has two images named {name}", path=images, name=twice))
-    pairs = [(path, of_stem[path.stem]) for path in pictures if path.stem in of_stem]
+    pairs = [(path, of_stem[path.stem]) for path in photos if path.stem in of_stem]
     if not pairs:
         raise UsageError(
             msg(
