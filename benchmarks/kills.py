@@ -8,7 +8,7 @@ After every kill the folder is looked at: each shard that the manifest lists mus
 and be the very file that was there before (finished shards are not made again). When an attempt ends by itself, its
 rows are compared with those of the undisturbed run, column by column, bit for bit; then a new folder is begun.
 `--points` kills once or twice at each named point of `tests.helpers.faults` first. `--deadly` begins with a
-picture that kills each process that decodes it: it gets an error in its rows, and all others are as they would be.
+image that kills each process that decodes it: it gets an error in its rows, and all others are as they would be.
 What is not simulated: power that goes off while the system's own cache holds data that was reported as synced.
 """
 
@@ -48,15 +48,15 @@ PLAN = BatchPlan("tiny", methods=("rollout", "relevance"), shard_size=SHARD, bat
 
 
 @dataclass
-class Told:
-    """What happened."""
+class Counts:
+    """Counts of what happened."""
 
     kills: int = 0
     killed_in_time: int = 0  # before the run had ended by itself
     finished_runs: int = 0
     rows_compared: int = 0
     shards_kept: int = 0  # listed shards found untouched after a kill, added up
-    deadly_rows: int = 0  # of the picture that kills, with the error that says so
+    deadly_rows: int = 0  # of the image that kills, with its error
     seconds: float = 0.0
 
 
@@ -121,7 +121,7 @@ def moment(child: int, manifest: Path, chance: random.Random, gap: float) -> flo
     return gap
 
 
-def look(out: Path, before: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+def check_folder(out: Path, before: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
     """Inode and time of each listed shard, after looking that it is whole and the same as before."""
     if not (out / "manifest.json").exists():
         assert not before, "the manifest is gone"
@@ -130,8 +130,8 @@ def look(out: Path, before: dict[str, tuple[int, int]]) -> dict[str, tuple[int, 
     for entry in json.loads((out / "manifest.json").read_text())["shards"]:
         path = out / entry["file"]
         assert hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"], f"{path} is not what is listed"
-        told = path.stat()
-        found[entry["file"]] = (told.st_ino, told.st_mtime_ns)
+        status = path.stat()
+        found[entry["file"]] = (status.st_ino, status.st_mtime_ns)
     for name, was in before.items():
         assert found.get(name) == was, f"{name} was finished and made again"
     return found
@@ -153,11 +153,11 @@ def compare(out: Path, reference: Path, without: str = "") -> int:
     return sum(ends)
 
 
-def torment(given: argparse.Namespace, work: Path, say: Callable[[Told], None]) -> Told:
-    source, reference, out, told = work / "photos", work / "reference", work / "out", Told()
-    photos(source, given.images)
-    rows = (given.images + 1) * len(PLAN.methods)
-    scope, chance, start = tiny(), random.Random(given.seed), time.monotonic()
+def kill_and_resume(arguments: argparse.Namespace, work: Path, report: Callable[[Counts], None]) -> Counts:
+    source, reference, out, counts = work / "photos", work / "reference", work / "out", Counts()
+    photos(source, arguments.images)
+    rows = (arguments.images + 1) * len(PLAN.methods)
+    scope, chance, start = tiny(), random.Random(arguments.seed), time.monotonic()
     begun = time.monotonic()  # undisturbed, and here: what is imported and hashed on first use is every child's
     run(str(source), reference, PLAN, scope=scope)
     usual = time.monotonic() - begun
@@ -179,21 +179,21 @@ def torment(given: argparse.Namespace, work: Path, say: Callable[[Told], None]) 
     def finish() -> None:
         fine(attempt(out))
         fine(forked(lambda: compare(out, reference)))
-        told.finished_runs += 1
-        told.rows_compared += rows
+        counts.finished_runs += 1
+        counts.rows_compared += rows
         shutil.rmtree(out)
 
-    if given.deadly:
+    if arguments.deadly:
         alone = replace(PLAN, batch_size=1)  # a batch that lacks a picture rounds differently
         fine(attempt(work / "alone", plan=alone))
         for code in (-signal.SIGKILL, -signal.SIGKILL, 0):
-            assert ended(attempt(out, f"during-decode@{DEADLY}", alone)) == code, "a deadly picture costs two runs"
-        told.deadly_rows = compare(out, work / "alone", DEADLY)
-        assert told.deadly_rows == len(PLAN.methods)
+            assert ended(attempt(out, f"during-decode@{DEADLY}", alone)) == code, "a deadly image costs two runs"
+        counts.deadly_rows = compare(out, work / "alone", DEADLY)
+        assert counts.deadly_rows == len(PLAN.methods)
         shutil.rmtree(out)
 
-    gap, listed = usual * SHARD / given.images, dict[str, tuple[int, int]]()
-    waiting = [(point, nth) for point in (faults.POINTS if given.points else ()) for nth in (1, 3)]
+    gap, listed = usual * SHARD / arguments.images, dict[str, tuple[int, int]]()
+    waiting = [(point, nth) for point in (faults.POINTS if arguments.points else ()) for nth in (1, 3)]
     while waiting:  # one after another in the same folder, as long as there is something left to do in it
         point, nth = waiting.pop(0)
         if nth == 3 and point in ("after-lock", "after-plan"):  # reached once in a run
@@ -205,28 +205,28 @@ def torment(given: argparse.Namespace, work: Path, say: Callable[[Told], None]) 
             waiting.insert(0, (point, nth))
             continue
         assert code == -signal.SIGKILL, f"an attempt failed by itself: {code}"
-        told.kills += 1
-        told.killed_in_time += 1
-        listed = look(out, listed)
-        told.shards_kept += len(listed)
-    while told.kills < given.kills:
+        counts.kills += 1
+        counts.killed_in_time += 1
+        listed = check_folder(out, listed)
+        counts.shards_kept += len(listed)
+    while counts.kills < arguments.kills:
         child = attempt(out)
         gap = moment(child, out / "manifest.json", chance, gap)
         os.kill(child, signal.SIGKILL)
         code = ended(child)
         assert code in (0, -signal.SIGKILL), f"an attempt failed by itself: {code}"
-        told.kills += 1
-        told.killed_in_time += code != 0
-        listed = look(out, listed)
-        told.shards_kept += len(listed)
+        counts.kills += 1
+        counts.killed_in_time += code != 0
+        listed = check_folder(out, listed)
+        counts.shards_kept += len(listed)
         if code == 0 or chance.random() < 0.03:
             finish()
             listed = {}
-        told.seconds = round(time.monotonic() - start, 1)
-        say(told)
+        counts.seconds = round(time.monotonic() - start, 1)
+        report(counts)
     if out.exists():
         finish()
-    return told
+    return counts
 
 
 def main() -> None:
@@ -235,15 +235,15 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--points", action="store_true", help="first once or twice at each named point")
-    parser.add_argument("--deadly", action="store_true", help="before that, with a picture that kills")
-    given = parser.parse_args()
+    parser.add_argument("--deadly", action="store_true", help="before that, with an image that kills")
+    arguments = parser.parse_args()
 
-    def say(told: Told) -> None:
-        if told.kills % 50 == 0:
-            print(json.dumps(asdict(told)), file=sys.stderr, flush=True)
+    def report(counts: Counts) -> None:
+        if counts.kills % 50 == 0:
+            print(json.dumps(asdict(counts)), file=sys.stderr, flush=True)
 
     with tempfile.TemporaryDirectory(prefix="vitscope-kills-") as work:
-        print(json.dumps(asdict(torment(given, Path(work), say))))
+        print(json.dumps(asdict(kill_and_resume(arguments, Path(work), report))))
 
 
 if __name__ == "__main__":
