@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vitscope.attention.capture import capture
     from vitscope.engine.attribution import Attribution
     from vitscope.engine.auto import MethodChoice
+    from vitscope.engine.engine import attribute
     from vitscope.engine.options import ExplainOptions, Failure, Options
     from vitscope.engine.request import Request
     from vitscope.engine.runner import Prepared
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from vitscope.methods.targets import similar_to, text
     from vitscope.metrics.attention_statistics import Statistics
     from vitscope.metrics.measurement import Measurement
-    from vitscope.scope import Scope, attribute, load
+    from vitscope.scope import Scope, load
     from vitscope.viewer.view import View
     from vitscope.viewer.widget import widget_of
 
@@ -64,7 +65,7 @@ _HOMES = {
     "Statistics": "metrics.attention_statistics",
     "TokenLayout": "geometry",
     "View": "viewer.view",
-    "attribute": "scope",
+    "attribute": "engine.engine",
     "capture": "attention.capture",
     "load": "scope",
     "similar_to": "methods.targets",

@@ -1,21 +1,20 @@
-"""Where the stages meet: picture -> pixels -> attention -> method -> explanation, as users call it."""
+"""What users call: a model in a `Scope`, whose methods forward to the engine and to what stands on it."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, TypeAlias, Unpack, overload
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Unpack, overload
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitscope.attention import AttentionStore
 from vitscope.engine import inspection
 from vitscope.engine.attribution import Attribution
 from vitscope.engine.auto import MethodChoice
-from vitscope.engine.engine import Engine
+from vitscope.engine.engine import Engine, Model
 from vitscope.engine.options import ExplainOptions, Failure, Options, Progress, Targets, options_of
 from vitscope.engine.request import Request
-from vitscope.engine.runner import Prepared
+from vitscope.engine.runner import Prepared, device_and_dtype
 from vitscope.errors import Support
 from vitscope.evaluation.evaluate import measure
 from vitscope.evaluation.masked import MaskedPrediction, patch_masker
@@ -27,12 +26,10 @@ from vitscope.metrics.attention_statistics import Statistics
 from vitscope.metrics.measurement import Measurement
 from vitscope.models.base import ModelAdapter
 from vitscope.models.bundled.catalogue import DEFAULT_MODEL
-from vitscope.models.loading import open_model, pick_device
+from vitscope.models.loading import open_model
 from vitscope.viewer.view import View, view
 
-__all__ = ["Scope", "attribute", "load"]
-
-Model: TypeAlias = str | Path | nn.Module
+__all__ = ["Scope", "load"]
 
 
 class Scope:
@@ -246,9 +243,6 @@ class Scope:
             one: an image.
             other: another image.
             options: as for `explain`, without a target; the method is `relevance` where none is given.
-
-        Raises:
-            UsageError: a method without a target, or a target.
         """
         chosen = options_of({"method": "relevance", **options})
         return inspection.compare(self.engine, one, other, chosen, options.get("progress"))
@@ -358,9 +352,9 @@ def load(
     dtype: str = "float32",
     revision: str | None = None,
     layout: TokenLayout | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Scope:
-    """Load a model to look into.
+    """Load a model to explain.
 
     Args:
         model: `embedded:dinov2-small` (the default), a Hub id, a local folder of transformers, `timm:NAME`,
@@ -380,23 +374,4 @@ def load(
     adapter = open_model(
         model, processor=processor, device=device, dtype=dtype, revision=revision, layout=layout, progress=progress
     )
-    first = next(adapter.model.parameters(), None)
-    if first is None:
-        return Scope(adapter, pick_device(device), torch.float32)
-    return Scope(adapter, first.device, first.dtype)
-
-
-@overload
-def attribute(model: Model, pixels: Tensor, **options: Unpack[ExplainOptions]) -> Attribution: ...
-@overload
-def attribute(
-    model: Model, pixels: Tensor, *, targets: Targets, **options: Unpack[ExplainOptions]
-) -> list[Attribution]: ...
-
-
-def attribute(model: Model, pixels: Tensor, *, targets: Any = None, **options: Unpack[ExplainOptions]) -> Any:
-    """Load a model and make maps of pixels that are ready for it, in one call; see `load` and `Scope.attribute`.
-
-    In a loop, call `load` once and `Scope.attribute` for each batch: loading may run the model to find its tokens.
-    """
-    return load(model).attribute(pixels, targets=targets, **options)
+    return Scope(adapter, *device_and_dtype(adapter.model, device))

@@ -5,30 +5,42 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, Unpack, overload
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitscope._messages import msg
 from vitscope.attention import AttentionStore
 from vitscope.engine.attribution import Attribution, attribution_of, check_pixels
 from vitscope.engine.auto import MethodChoice, choose_method
 from vitscope.engine.capabilities import Capabilities
-from vitscope.engine.options import OPTION_NAMES, Failure, Options, Progress, target_of
+from vitscope.engine.options import (
+    OPTION_NAMES,
+    ExplainOptions,
+    Failure,
+    Options,
+    Progress,
+    Targets,
+    options_of,
+    target_of,
+)
 from vitscope.engine.provenance import notes_of, provenance
 from vitscope.engine.request import Request, Tick, relevances
-from vitscope.engine.runner import ModelRunner, Prepared
+from vitscope.engine.runner import ModelRunner, Prepared, device_and_dtype
 from vitscope.errors import Support, UnsupportedError, UsageError, VitscopeError
 from vitscope.explanation import Explanation
 from vitscope.images import ImageLike, Picture
 from vitscope.methods.base import METHODS
 from vitscope.methods.targets import Target
 from vitscope.models.base import ModelAdapter
+from vitscope.models.loading import open_model
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "Model", "attribute"]
+
+Model: TypeAlias = str | Path | nn.Module
 
 _GREY = Picture(np.full((64, 64, 3), 127, np.uint8))
 
@@ -241,6 +253,25 @@ class Engine(ModelRunner):
                 )
             )
         return ready
+
+
+@overload
+def attribute(model: Model, pixels: Tensor, **options: Unpack[ExplainOptions]) -> Attribution: ...
+@overload
+def attribute(
+    model: Model, pixels: Tensor, *, targets: Targets, **options: Unpack[ExplainOptions]
+) -> list[Attribution]: ...
+
+
+def attribute(model: Model, pixels: Tensor, *, targets: Any = None, **options: Unpack[ExplainOptions]) -> Any:
+    """Load a model and make maps of pixels that are ready for it, in one call; see `load` and `Scope.attribute`.
+
+    In a loop, call `load` once and `Scope.attribute` for each batch: loading may run the model to find its tokens.
+    """
+    adapter = open_model(model)
+    engine = Engine(adapter, *device_and_dtype(adapter.model))
+    found = engine.attribute(pixels, options_of(options, targets), options.get("progress"))
+    return found[0] if targets is None else found
 
 
 def _name(image: ImageLike | Prepared) -> str:

@@ -16,14 +16,15 @@ from vitscope.attention.capture import capture
 from vitscope.attention.gradient_rules import GradientRule
 from vitscope.attention.model_modes import eval_mode, frozen_parameters
 from vitscope.attention.transformer_blocks import HiddenStates, TransformerBlocks, find_blocks
-from vitscope.errors import LayoutError, UnsupportedError
+from vitscope.errors import LayoutError, Support, UnsupportedError
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import ImageLike, Picture, load_image
 from vitscope.methods.targets import Scorer, SimilarTo, Target, Text, feature_of, scorer_of, scorer_of_each
 from vitscope.models.base import ModelAdapter
+from vitscope.models.loading import pick_device
 from vitscope.tracing.block_io import BlockMap, StagedHiddenStates
 
-__all__ = ["Forward", "ModelRunner", "Prepared"]
+__all__ = ["ONE_AT_A_TIME", "Forward", "ModelRunner", "Prepared", "device_and_dtype"]
 
 _TOP = 5
 _TRIED = 8  # patches a side
@@ -104,11 +105,11 @@ class ModelRunner:
         return self.adapter.layout()
 
     @cached_property
-    def _blocks(self) -> TransformerBlocks | UnsupportedError:
+    def _blocks(self) -> TransformerBlocks | Support:
         if not self.adapter.supports_batches:
-            return UnsupportedError(ONE_AT_A_TIME)
+            return Support.no(ONE_AT_A_TIME)
         if not self.adapter.isotropic:
-            return UnsupportedError(self.adapter.isotropic.reason)
+            return self.adapter.isotropic
         pixels = self.trial_pixels()
         names = [block.name for block in self.forward(pixels).store.blocks]
         layout = self.adapter.layout((pixels.shape[2], pixels.shape[3]))
@@ -116,12 +117,12 @@ class ModelRunner:
         try:
             return find_blocks(names, self.model, lambda: self.answer(pixels), layout.tokens, order, prefix)
         except UnsupportedError as error:
-            return error
+            return Support.no(error.message)
 
     @property
     def blocks(self) -> TransformerBlocks | None:
         """The blocks that tokens go through, found by two forwards on noise; None where they cannot be told."""
-        return None if isinstance(self._blocks, UnsupportedError) else self._blocks
+        return None if isinstance(self._blocks, Support) else self._blocks
 
     def require_blocks(self) -> TransformerBlocks:
         """Return the blocks that tokens go through.
@@ -129,8 +130,8 @@ class ModelRunner:
         Raises:
             UnsupportedError: they cannot be told.
         """
-        if isinstance(self._blocks, UnsupportedError):
-            raise self._blocks
+        if isinstance(self._blocks, Support):
+            raise UnsupportedError(self._blocks.reason)
         return self._blocks
 
     def block_map(self, size: tuple[int, int] | None = None) -> BlockMap:
@@ -251,3 +252,9 @@ class ModelRunner:
         labels = self.adapter.labels
         pairs = zip(classes.tolist(), values.tolist(), strict=True)
         return [(labels.get(c, f"class {c}"), p) for c, p in pairs]
+
+
+def device_and_dtype(model: nn.Module, device: str = "auto") -> tuple[torch.device, torch.dtype]:
+    """Return those of a model's parameters; of a model without any the given device, and float32."""
+    first = next(model.parameters(), None)
+    return (pick_device(device), torch.float32) if first is None else (first.device, first.dtype)
