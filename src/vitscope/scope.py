@@ -27,6 +27,7 @@ from vitscope.metrics.measurement import Measurement
 from vitscope.models.base import ModelAdapter
 from vitscope.models.bundled.catalogue import DEFAULT_MODEL
 from vitscope.models.loading import open_model
+from vitscope.render.html import numbers_html
 from vitscope.viewer.view import View, view
 
 __all__ = ["Scope", "load"]
@@ -48,6 +49,9 @@ class Scope:
 
     def __repr__(self) -> str:
         return f"<Scope of {self.adapter.reference}: {self.layout}>"
+
+    def _repr_html_(self) -> str:
+        return numbers_html(repr(self), [{"": name, "model": fact} for name, fact in self.adapter.describe().items()])
 
     @property
     def layout(self) -> TokenLayout:
@@ -271,7 +275,6 @@ class Scope:
             progress: called with ("importance", done, total) heads.
 
         Raises:
-            ImageError: an image that cannot be used.
             UsageError: a target without `importance`, or one that does not fit.
             MethodError: attention that is not finite, or heads that cannot be silenced.
 
@@ -335,7 +338,6 @@ class Scope:
                 `seconds` (for measuring: maps that are left after so long stay unmeasured), `progress`.
 
         Raises:
-            ImageError: an image that cannot be used.
             UsageError: a method, option or target that does not exist or does not fit.
             UnsupportedError: a method named by the caller that does not apply to this model.
 

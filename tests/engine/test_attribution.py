@@ -169,3 +169,21 @@ def test_as_many_targets_as_images():
         with raises(UsageError, "engine.target-count", "engine.target-count.hint"):
             list(scope.explain_many(photos if not isinstance(photos, np.ndarray) else [photos], target=target))
     assert scope.explain(PHOTOS[0], method="gradcam", target=[2]).target == "LABEL_2"
+
+
+def test_a_scope_in_one_line_and_as_a_table():
+    scope = scope_of()
+    assert repr(scope) == f"<Scope of {scope.adapter.reference}: 1 prefix + 4 x 4 patches>"
+    page = scope._repr_html_()
+    assert all(fact in page for fact in scope.adapter.describe())
+
+
+def test_decisions_are_logged(caplog):
+    caplog.set_level("DEBUG", "vitscope")
+    scope = scope_of()
+    scope.explain(PHOTOS[0])
+    assert scope.supports("order-free")
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("vitscope.engine")]
+    assert any("gradcam (evidence for the class)" in line for line in told)
+    assert any("3 blocks" in line for line in told)
+    assert any("stays when tokens are shuffled" in line for line in told)

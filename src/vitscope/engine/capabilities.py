@@ -1,5 +1,6 @@
 """What one model supports, found out by trying it on noise."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -14,6 +15,8 @@ from vitscope.methods.rollout_variants import without_lengths
 from vitscope.methods.targets import feature_of
 
 __all__ = ["CAPABILITIES", "Capabilities"]
+
+log = logging.getLogger(__name__)
 
 CAPABILITIES = ("batches", "hidden-states", "token-grids", "order-free", "patch-dropping", "values")
 
@@ -65,6 +68,9 @@ class Capabilities:
         with blocks.select_tokens(order.expand(2, -1)):
             moved = feature_of(runner.answer(pixels)).float()
         same = torch.allclose(plain, moved, rtol=1e-2, atol=1e-3 * float(plain.abs().max()))
+        log.debug(
+            "%s: the answer %s when tokens are shuffled", runner.adapter.reference, "stays" if same else "changes"
+        )
         kept = (torch.arange(tokens - prefix, device=runner.device) % 2 == 0).expand(2, -1)
         try:
             with blocks.keep_patches(kept):

@@ -1,5 +1,6 @@
 """One model at work: options settled, images explained in batches, one result for each image and target."""
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import replace
 from functools import partial
@@ -42,6 +43,7 @@ __all__ = ["Engine", "Model", "attribute"]
 
 Model: TypeAlias = str | Path | nn.Module
 
+log = logging.getLogger(__name__)
 _GREY = Picture(np.full((64, 64, 3), 127, np.uint8))
 
 
@@ -66,7 +68,9 @@ class Engine(ModelRunner):
 
     def recommend(self, options: Options) -> MethodChoice:
         """Choose the method that `auto` stands for, with the reason."""
-        return choose_method(self.adapter, options, self.capabilities.method)
+        choice = choose_method(self.adapter, options, self.capabilities.method)
+        log.debug("method for %s: %s (%s)", self.adapter.reference, choice, choice.reason)
+        return choice
 
     def resolve(self, options: Options) -> Request:
         """Settle the method and its own options; what `auto` chooses, given options override.

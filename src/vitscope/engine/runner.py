@@ -1,5 +1,6 @@
 """One model as the engine runs it: images made ready, forwards with and without attention, targets settled."""
 
+import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from vitscope.tracing.block_io import BlockMap, StagedHiddenStates
 
 __all__ = ["ONE_AT_A_TIME", "Forward", "ModelRunner", "Prepared", "device_and_dtype"]
 
+log = logging.getLogger(__name__)
 _TOP = 5
 _TRIED = 8  # patches a side
 ONE_AT_A_TIME = msg("engine.one-at-a-time", "the model joins the tokens of all images in one sequence")
@@ -115,9 +117,12 @@ class ModelRunner:
         layout = self.adapter.layout((pixels.shape[2], pixels.shape[3]))
         order, prefix = self.adapter.token_order(), len(layout.prefix)
         try:
-            return find_blocks(names, self.model, lambda: self.answer(pixels), layout.tokens, order, prefix)
+            found = find_blocks(names, self.model, lambda: self.answer(pixels), layout.tokens, order, prefix)
         except UnsupportedError as error:
+            log.debug("%s: no blocks: %s", self.adapter.reference, error.message)
             return Support.no(error.message)
+        log.debug("%s: %d blocks, the first is %s", self.adapter.reference, len(names), names[0])
+        return found
 
     @property
     def blocks(self) -> TransformerBlocks | None:
