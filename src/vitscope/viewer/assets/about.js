@@ -1,4 +1,4 @@
-// What this page is of, how exact it is, what is to be known of the shown map, and what is not here.
+// What this page shows, how exact it is, the notes on the shown map, and what is missing.
 
 import { el, percent } from "./dom.js";
 import { entryOf } from "./scene.js";

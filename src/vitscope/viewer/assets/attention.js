@@ -117,7 +117,7 @@ const MOST_TOKENS = 2600; // twelve matrices of 16 bits are then 160 MB
 
 // Rolled-out queries, in a worker: the fused matrices are made when first needed and stay there.
 export function createRollout(data, signal) {
-  const ready = new Set(), waiting = new Map(), asked = new Map();
+  const ready = new Set(), waiting = new Map(), latest = new Map();
   let worker = null, ticket = 0;
   const start = () => {
     const text = `(${rolloutWorker})((${kernel})(), self)`;
@@ -137,7 +137,7 @@ export function createRollout(data, signal) {
     // A later request of one slot takes the place of an earlier, which then gives null.
     async from(r, first, fusion, onProgress, slot = "shown") {
       const mine = ++ticket, last = data.layers.length - 1;
-      asked.set(slot, mine);
+      latest.set(slot, mine);
       if (!worker) start();
       for (let number = last; number >= first; number--) {
         if (ready.has(number)) continue;
@@ -146,7 +146,7 @@ export function createRollout(data, signal) {
         ready.add(number);
         worker.postMessage({ number, layer });
       }
-      if (mine !== asked.get(slot)) return null;
+      if (mine !== latest.get(slot)) return null;
       for (const [of, one] of waiting) {
         if (one.slot !== slot) continue;
         one.resolve(null);

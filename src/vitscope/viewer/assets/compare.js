@@ -10,7 +10,7 @@ const STEPS = { ArrowLeft: -2, ArrowDown: -2, ArrowRight: 2, ArrowUp: 2, PageDow
 
 export const comparable = ({ data, other }) => data.maps.length > 1 || Boolean(other);
 
-// What is compared when nothing was said: what makes the two photos alike, or the shown map beside chance.
+// What is compared by default: what makes the two photos alike, or the shown map beside chance.
 export function startOf({ data, other, store }) {
   if (other) {
     const of = (one) => (one.maps.find(({ alike }) => alike) ?? one.maps[0]).id;
@@ -48,7 +48,7 @@ function half(side) {
   return {
     image, heat, ramp, name, low, high, unit,
     picture: el("div", { class: `vs-half vs-half-${side}`, role: "img" }, image, heat),
-    told: el("div", { class: "vs-half-told" }, name, ramp, el("div", { class: "vs-ends" }, low, high), unit),
+    legend: el("div", { class: "vs-half-told" }, name, ramp, el("div", { class: "vs-ends" }, low, high), unit),
   };
 }
 
@@ -77,8 +77,8 @@ export function panel(root, ctx) {
   const halves = { left: half("left"), right: half("right") };
   const handle = el("div", { class: "vs-handle", role: "slider", tabindex: "0", "aria-label": t("handle"), "aria-valuemin": "0", "aria-valuemax": "100" });
   const pair = el("div", { class: "vs-pair" }, halves.left.picture, halves.right.picture, handle);
-  const told = el("p", { class: "vs-note", role: "status" });
-  root.append(el("div", { class: "vs-row vs-wide" }, left, right, way, one), pair, el("div", { class: "vs-told-pair" }, halves.left.told, halves.right.told), told);
+  const status = el("p", { class: "vs-note", role: "status" });
+  root.append(el("div", { class: "vs-row vs-wide" }, left, right, way, one), pair, el("div", { class: "vs-told-pair" }, halves.left.legend, halves.right.legend), status);
 
   const move = (at) => set({ at: Math.round(Math.max(0, Math.min(100, at))) });
   const drag = (event) => {
@@ -128,7 +128,7 @@ export function panel(root, ctx) {
     }
     ["left", "right"].forEach((side, i) => paint(side, parts[i], scenes[i], scales[i], state));
     const same = parts[0].from === parts[1].from;
-    told.textContent = same ? t("agreement", { value: agreement(scenes[0].values, scenes[1].values).toFixed(2) }) : t("two_photos");
+    status.textContent = same ? t("agreement", { value: agreement(scenes[0].values, scenes[1].values).toFixed(2) }) : t("two_photos");
   }
   const place = () => {
     const { at, beside, left: a, right: b } = now();

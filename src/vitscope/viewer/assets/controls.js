@@ -34,7 +34,7 @@ export function methods(root, ctx) {
       list.replaceChildren(...shown.map((entry) => el("button", {
         type: "button", role: "radio", class: "vs-method", "data-map": entry.id,
         onclick: () => store.set({ map: entry.id, source: "map", deletion_step: null }),
-      }, el("span", { text: nameOfMap(entry, t) }), ...told(entry, t))));
+      }, el("span", { text: nameOfMap(entry, t) }), ...verdicts(entry, t))));
     }
     for (const button of list.children) {
       const on = state.source === "map" && button.dataset.map === state.map;
@@ -55,7 +55,7 @@ export function methods(root, ctx) {
 }
 
 // Each number in the colour of its own verdict: a map may be better by one and worse by the other.
-function told(entry, t) {
+function verdicts(entry, t) {
   if (entry.method === "random") return [el("small", { text: t("random_note") })];
   return (entry.measurement?.numbers ?? []).map((one) => el("small", {
     class: `vs-${verdictOf(one)}`, text: t("verdict", { name: t.named(one.name), value: figure(one.value), random: figure(one.random) }),
@@ -76,14 +76,14 @@ export function attention(root, ctx) {
   const heads = [["mean", t("mean")], ["max", t("max")], ...Array.from({ length: data.heads }, (_, h) => [h, String(h)])];
   const head = choices(t("head"), heads, "mean", (value) => ctx.head(value));
   const tokens = [[-1, t("readout")], ...(data.pooled ? [[POOLING, t("pooling")]] : []), ...(data.queries.some(Boolean) ? data.prefix.map((name, i) => [i, t.token(name)]) : [])];
-  const token = choices(t("query"), tokens, -1, (value) => ctx.ask(value));
+  const token = choices(t("query"), tokens, -1, (value) => ctx.query(value));
   const rolled = toggle(t("rolled"), false, (value) => store.set({ rolled: value, source: "query" }));
   const row = (label, control) => el("div", { class: "vs-row" }, el("span", { class: "vs-label", text: label }), control);
   root.append(row(t("show"), source), layer, row(t("head"), head), row(t("query"), token));
   if (data.queries[last] && ctx.rollout.possible) root.append(rolled);
   const pins = el("div", { class: "vs-pins" });
   root.append(pins);
-  let told = null;
+  let shown = null;
   const show = (state) => {
     source.show(state.source);
     layer.show(state.layer, ` ${state.layer}`);
@@ -91,8 +91,8 @@ export function attention(root, ctx) {
     token.show(state.source === "map" ? null : state.query);
     rolled.show(state.rolled);
     const key = JSON.stringify([state.pinned, state.query, state.source, state.layer, state.head, state.rolled]);
-    if (key !== told) showPins(pins, state, ctx);
-    told = key;
+    if (key !== shown) showPins(pins, state, ctx);
+    shown = key;
   };
   show(store.get());
   store.subscribe(show, signal);
@@ -101,15 +101,15 @@ export function attention(root, ctx) {
 function showPins(root, state, ctx) {
   const { data, store, t } = ctx;
   root.replaceChildren(...state.pinned.map((token, i) => el("span", { class: `vs-pin vs-pin-${i}` },
-    el("button", { type: "button", text: data.nameOf(token, t), onclick: () => ctx.ask(token) }),
+    el("button", { type: "button", text: data.nameOf(token, t), onclick: () => ctx.query(token) }),
     el("button", { type: "button", text: "×", "aria-label": t("unpin"), onclick: () => store.set({ pinned: state.pinned.filter((one) => one !== token) }) }))));
   if (state.source !== "map" && state.query >= data.prefix.length && !state.pinned.includes(state.query)) {
     root.append(el("button", { type: "button", class: "vs-quiet", text: `${t("pin")} ${data.nameOf(state.query, t)}`, onclick: () => ctx.pin(state.query) }));
   }
   if (state.pinned.length === 2) {
-    const told = el("p", { class: "vs-note" });
-    root.append(told);
-    ctx.overlap(...state.pinned).then((share) => { told.textContent = share === null ? "" : t("overlap", { share: percent(share) }); });
+    const note = el("p", { class: "vs-note" });
+    root.append(note);
+    ctx.overlap(...state.pinned).then((share) => { note.textContent = share === null ? "" : t("overlap", { share: percent(share) }); });
   }
 }
 

@@ -1,4 +1,4 @@
-// The document decoded: arrays by name, made when first asked for, and what is often needed of the header.
+// The document decoded: arrays by name, unpacked on first use, and what is often needed of the header.
 
 const TYPES = { uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array, float16: Uint16Array, float32: Float32Array };
 
@@ -72,12 +72,12 @@ export function openDocument(document) {
 
   // Queries and keys of one layer, token by token, the queries already weighed: a score is their plain product.
   async function layer(number) {
-    const told = header.layers[number];
-    if (!told.rank) return null;
+    const entry = header.layers[number];
+    if (!entry.rank) return null;
     const [q, k, weight, lse] = await Promise.all(["q", "k", "weight", "lse"].map((name) => array(`${name}.${number}`)));
     const heads = [];
     let at = 0, column = 0;
-    for (const rank of told.rank) {
+    for (const rank of entry.rank) {
       const left = new Float32Array(tokens * rank), right = new Float32Array(tokens * rank);
       for (let d = 0; d < rank; d++) {
         for (let i = 0; i < tokens; i++) {
@@ -89,7 +89,7 @@ export function openDocument(document) {
       column += rank;
       heads.push({ rank, q: left, k: right });
     }
-    const [low, step] = told.lse;
+    const [low, step] = entry.lse;
     return { tokens, heads, lse: Float32Array.from(lse, (value) => low + value * step), corrections: await corrections(number) };
   }
 

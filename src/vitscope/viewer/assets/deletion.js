@@ -1,4 +1,4 @@
-// The measured steps of deletion: the map's hottest patches hidden one step after another, and what the score says.
+// The measured steps of deletion: the map's hottest patches hidden one step after another, and what the score becomes.
 
 import { el, figure, percent } from "./dom.js";
 import { entryOf } from "./scene.js";
@@ -6,9 +6,9 @@ import { entryOf } from "./scene.js";
 export function panel(root, ctx) {
   const { data, store, t, signal } = ctx;
   const input = el("input", { type: "range", min: "0", step: "1", oninput: () => store.set({ deletion_step: Number(input.value) || null }) });
-  const told = el("p", { class: "vs-note", "aria-live": "polite" });
+  const status = el("p", { class: "vs-note", "aria-live": "polite" });
   const field = el("label", { class: "vs-field" }, el("span", { text: t("deletion") }), input);
-  root.append(field, told);
+  root.append(field, status);
   let order = null, of = null;
   const curve = (state) => entryOf(state, data).measurement?.numbers.find((one) => one.name === "deletion" && one.x.length);
   ctx.deleted = () => {
@@ -29,13 +29,13 @@ export function panel(root, ctx) {
     const step = Math.min(state.deletion_step ?? 0, number.x.length - 1), m = entry.measurement;
     input.max = number.x.length - 1;
     input.value = step;
-    told.textContent = step ? t("deletion_at", {
+    status.textContent = step ? t("deletion_at", {
       count: Math.round(number.x[step] * order.length), all: order.length, score: figure(number.y[step]), whole: figure(m.whole),
       random: figure(number.around[step]?.[0]),
     }) : t.message(m.score);
-    const says = step ? entry.steps?.[step] ?? [] : [];
-    if (says.length) told.textContent += ` ${says.map(([label, p]) => `${label} ${percent(p)}`).join(", ")}.`;
-    input.setAttribute("aria-valuetext", told.textContent);
+    const likely = step ? entry.steps?.[step] ?? [] : [];
+    if (likely.length) status.textContent += ` ${likely.map(([label, p]) => `${label} ${percent(p)}`).join(", ")}.`;
+    input.setAttribute("aria-valuetext", status.textContent);
     ctx.stage.marks();
   };
   show(store.get());

@@ -26,9 +26,9 @@ export async function arraysOf({ data, scene }) {
 
 export function recordOf({ data, store, scene, bar }) {
   const { header } = data, state = store.get(), scale = scaleOf(scene, state), { caption, unit } = bar.texts();
-  const { images, statistics, maps, layers, ...told } = header;
+  const { images, statistics, maps, layers, ...rest } = header;
   return {
-    ...told, kind: "shown", state, caption, unit, scale, command: commandOf(state, data), grid: [data.rows, data.columns],
+    ...rest, kind: "shown", state, caption, unit, scale, command: commandOf(state, data), grid: [data.rows, data.columns],
     values: Array.from(scene.values), prefix: Object.fromEntries(data.prefix.map((name, i) => [name, scene.prefix[i]])),
     map: scene.entry ? { ...scene.entry } : null, page: header.command,
   };
@@ -57,22 +57,22 @@ async function copy(field) {
 export function panel(root, ctx) {
   const { data, store, t, host, signal } = ctx;
   const stem = () => `${data.header.photo.name}-${ctx.scene.entry?.method ?? ctx.scene.kind}`.replace(/[^\p{L}\p{N}._-]+/gu, "_");
-  const told = el("p", { class: "vs-note", role: "status" });
+  const status = el("p", { class: "vs-note", role: "status" });
   const button = (label, ending, make) => el("button", { type: "button", class: "vs-quiet", text: t(label), onclick: async () => {
     const name = `${stem()}.${ending}`;
     download(await make(), name);
-    told.textContent = t("saved", { name });
+    status.textContent = t("saved", { name });
   } });
   root.append(el("div", { class: "vs-row" },
     button("save_png", "png", () => pictureOf(ctx)),
     button("save_npz", "npz", () => arraysOf(ctx)),
-    button("save_json", "json", () => new Blob([JSON.stringify(recordOf(ctx), null, 1)], { type: "application/json" }))), told);
+    button("save_json", "json", () => new Blob([JSON.stringify(recordOf(ctx), null, 1)], { type: "application/json" }))), status);
 
   const field = (label, text, ...below) => {
     const box = el("textarea", { readonly: true, rows: "2", spellcheck: "false", "aria-label": t(label) });
     const take = el("button", { type: "button", class: "vs-quiet", text: t("copy"), "aria-label": `${t("copy")}: ${t(label)}`, onclick: async () => {
       await copy(box);
-      told.textContent = t("copied");
+      status.textContent = t("copied");
     } });
     root.append(el("div", { class: "vs-copy" }, el("span", { class: "vs-note", text: t(label) }), box, take), ...below);
     return () => { box.value = text(); };

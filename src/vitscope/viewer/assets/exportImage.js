@@ -16,7 +16,7 @@ function wrapped(context, text, width) {
 }
 
 export async function pictureOf(ctx) {
-  const { data, store, stage } = ctx, state = store.get(), { scene } = ctx, told = ctx.bar.texts();
+  const { data, store, stage } = ctx, state = store.get(), { scene } = ctx, words = ctx.bar.texts();
   const [w, h] = shapeOf(data, state.as_seen), wide = Math.round(Math.min(LARGEST, Math.max(SMALLEST, w, (w / h) * 480)));
   const high = Math.round((wide * h) / w), unit = wide / 50, pad = unit * 1.2;
   const canvas = document.createElement("canvas"), context = canvas.getContext("2d");
@@ -24,10 +24,10 @@ export async function pictureOf(ctx) {
   const font = (size, weight = 400) => { context.font = `${weight} ${size * unit}px ${family}`; };
   canvas.width = wide;
   font(0.8);
-  const small = [told.note, `${header.model.reference} · ${header.photo.name} · vitscope ${header.vitscope}`].filter(Boolean)
+  const small = [words.note, `${header.model.reference} · ${header.photo.name} · vitscope ${header.vitscope}`].filter(Boolean)
     .flatMap((text) => wrapped(context, text, wide - 2 * pad));
   font(1.15, 600);
-  const title = wrapped(context, told.caption, wide - 2 * pad);
+  const title = wrapped(context, words.caption, wide - 2 * pad);
   canvas.height = Math.round(high + pad * 1.6 + unit * (1.5 * title.length + 4.4 + 1.15 * small.length));
   context.fillStyle = "#fff";
   context.fillRect(0, 0, canvas.width, canvas.height);
@@ -54,14 +54,14 @@ export async function pictureOf(ctx) {
   context.drawImage(ramp, pad, y, bar, unit * 0.8);
   font(0.8);
   context.fillStyle = "#43464b";
-  const ends = [[told.low, "left", pad], [told.middle, "center", pad + bar / 2], [told.high, "right", pad + bar]];
+  const ends = [[words.low, "left", pad], [words.middle, "center", pad + bar / 2], [words.high, "right", pad + bar]];
   for (const [text, align, x] of ends) {
     context.textAlign = align;
     context.fillText(text, x, y + unit * 1.1);
   }
   context.textAlign = "left";
   const beside = pad + bar + unit;
-  wrapped(context, told.unit, wide - beside - pad).forEach((line, i) => context.fillText(line, beside, y + unit * 1.05 * i));
+  wrapped(context, words.unit, wide - beside - pad).forEach((line, i) => context.fillText(line, beside, y + unit * 1.05 * i));
   y += 3.1 * unit;
   small.forEach((line, i) => context.fillText(line, pad, y + 1.15 * unit * i));
   return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));

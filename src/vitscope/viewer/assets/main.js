@@ -57,21 +57,21 @@ export function mount(element, document, host = fileHost, options = {}) {
   const ctx = { data, store, t, host, signal, initial, rollout: createRollout(data, signal), root: element };
   ctx.other = document.other ? openDocument(document.other) : null;
 
-  const asking = () => (store.get().source === "map" ? { source: "query", query: -1 } : {});
+  const toQuery = () => (store.get().source === "map" ? { source: "query", query: -1 } : {});
   // One layer up or down; from rollout's map one sees rollout itself grow and shrink.
   ctx.step = (by) => {
     const { source, map, layer, rolled } = store.get(), grown = source === "map" && data.maps.some((one) => one.id === map && one.method === "rollout");
-    if (grown && ctx.rollout.possible && data.queries.slice(Math.max(layer + by, 0)).every(Boolean) && !rolled) store.set({ rolled: true, ...asking() });
+    if (grown && ctx.rollout.possible && data.queries.slice(Math.max(layer + by, 0)).every(Boolean) && !rolled) store.set({ rolled: true, ...toQuery() });
     ctx.layer(layer + by);
   };
   ctx.layer = (value) => {
-    store.set({ layer: Math.max(0, Math.min(data.layers.length - 1, value)), ...asking() });
+    store.set({ layer: Math.max(0, Math.min(data.layers.length - 1, value)), ...toQuery() });
   };
-  ctx.head = (value) => store.set({ head: value, ...asking() });
-  ctx.keep = (layer, head) => store.set({ layer, head, rolled: false, ...asking() });
+  ctx.head = (value) => store.set({ head: value, ...toQuery() });
+  ctx.keep = (layer, head) => store.set({ layer, head, rolled: false, ...toQuery() });
   // One head on the photo for as long as it is pointed at; null goes back to what was kept.
-  ctx.peek = (change) => refresh(change ? { ...store.get(), ...asking(), rolled: false, ...change } : store.get());
-  ctx.ask = (token) => {
+  ctx.peek = (change) => refresh(change ? { ...store.get(), ...toQuery(), rolled: false, ...change } : store.get());
+  ctx.query = (token) => {
     const { source } = store.get();
     store.set({ query: token, source: source === "received" && token >= 0 ? "received" : "query" });
   };
@@ -109,20 +109,20 @@ export function mount(element, document, host = fileHost, options = {}) {
     const state = store.get();
     if (token === null) return refresh();
     if (state.hover === "value" && ctx.scene) return bar.draw(ctx.scene, token), false;
-    const asked = state.source === "map" ? { ...state, source: "query", rolled: false } : state;
-    const mine = ++run, found = tokensOf(token, asked);
+    const query = state.source === "map" ? { ...state, source: "query", rolled: false } : state;
+    const ticket = ++run, found = tokensOf(token, query);
     if (!found) return ctx.scene && bar.draw(ctx.scene, token), false;
-    if (found instanceof Float32Array) return paint(sceneOf(found, asked, data, t, token), token);
-    return found.then((tokens) => mine === run && tokens && paint(sceneOf(tokens, asked, data, t, token), token));
+    if (found instanceof Float32Array) return paint(sceneOf(found, query, data, t, token), token);
+    return found.then((tokens) => ticket === run && tokens && paint(sceneOf(tokens, query, data, t, token), token));
   };
   async function refresh(state = store.get()) {
-    const mine = ++run;
+    const ticket = ++run;
     if (state.source === "map") {
       const scene = await mapScene(state, data, t);
-      return mine === run && !signal.aborted && paint(scene, null);
+      return ticket === run && !signal.aborted && paint(scene, null);
     }
     const tokens = await tokensOf(state.query, state);
-    if (mine !== run || signal.aborted) return false;
+    if (ticket !== run || signal.aborted) return false;
     if (!tokens) return void (status.textContent = t(state.rolled && !ctx.rollout.possible ? "too_many" : "rows_missing", { layer: state.layer }));
     return paint(sceneOf(tokens, state, data, t, state.query), state.query);
   }

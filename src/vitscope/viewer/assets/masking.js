@@ -1,13 +1,13 @@
-// Hosts that can run the model: paint patches away, and see its new answer beside what the map had promised.
+// Hosts that can run the model: paint patches away, and compare its new answer with what the map put there.
 
 import { choices, el, figure, percent, toggle } from "./dom.js";
 
-const PAUSE = 60; // milliseconds without a stroke before the model is asked
+const PAUSE = 60; // milliseconds without a stroke before the model runs
 
 export function panel(root, ctx) {
   const { data, store, t, host, signal } = ctx;
   if (!host.mask) return;
-  let painting = false, asked = null, timer = 0;
+  let painting = false, running = null, timer = 0;
   ctx.paints = () => painting;
   const brush = toggle(t("paint"), false, (value) => {
     painting = value;
@@ -15,36 +15,36 @@ export function panel(root, ctx) {
   });
   const mode = choices(t("masking"), [["fill", t("fill")], ["drop", t("drop")]], store.get().mode, (value) => store.set({ mode: value }));
   const clear = el("button", { type: "button", class: "vs-quiet", text: t("clear"), onclick: () => store.set({ hidden: [] }) });
-  const told = el("p", { class: "vs-note", "aria-live": "polite" }), list = el("ul", { class: "vs-predictions" });
-  root.append(el("div", { class: "vs-row" }, brush, mode, clear), el("p", { class: "vs-note", text: t("masking_hint") }), told, list);
+  const status = el("p", { class: "vs-note", "aria-live": "polite" }), list = el("ul", { class: "vs-predictions" });
+  root.append(el("div", { class: "vs-row" }, brush, mode, clear), el("p", { class: "vs-note", text: t("masking_hint") }), status, list);
 
-  async function ask(state) {
-    asked?.abort();
+  async function predict(state) {
+    running?.abort();
     if (!state.hidden.length) {
-      told.textContent = "";
+      status.textContent = "";
       list.replaceChildren();
       return;
     }
-    asked = new AbortController();
-    const mine = asked;
-    told.textContent = t("busy");
+    running = new AbortController();
+    const mine = running;
+    status.textContent = t("busy");
     const began = performance.now();
     try {
       const patches = state.hidden.map((token) => token - data.prefix.length);
       const found = await host.mask(patches, state.mode, AbortSignal.any([mine.signal, signal]));
       if (mine.signal.aborted) return;
-      told.dataset.beyond = performance.now() - began - found.forward_ms; // what asking costs besides the model itself
+      status.dataset.beyond = performance.now() - began - found.forward_ms; // what a request costs besides the model itself
       const { values } = await data.map(state.map ?? data.maps[0].id);
       const total = values.reduce((sum, value) => sum + Math.max(value, 0), 0) || 1;
       const share = patches.reduce((sum, patch) => sum + Math.max(values[patch], 0), 0) / total;
-      told.textContent = `${t("masked", { count: patches.length, score: figure(found.score), whole: figure(found.whole), ms: Math.round(found.total_ms) })} ${t("masked_share", { share: percent(share) })}`;
+      status.textContent = `${t("masked", { count: patches.length, score: figure(found.score), whole: figure(found.whole), ms: Math.round(found.total_ms) })} ${t("masked_share", { share: percent(share) })}`;
       list.replaceChildren(...found.predictions.map(([label, p]) => {
         const bar = el("span", { class: "vs-bar" });
         bar.style.inlineSize = `${100 * p}%`;
         return el("li", {}, el("div", {}, el("span", { text: label }), el("span", { class: "vs-number", text: percent(p) }), bar));
       }));
     } catch (error) {
-      if (!mine.signal.aborted) told.textContent = t.error(error);
+      if (!mine.signal.aborted) status.textContent = t.error(error);
     }
   }
   const show = (state) => mode.show(state.mode);
@@ -54,6 +54,6 @@ export function panel(root, ctx) {
     if (state.hidden === before.hidden && state.mode === before.mode) return;
     ctx.stage.marks();
     clearTimeout(timer);
-    timer = setTimeout(() => ask(state), PAUSE);
+    timer = setTimeout(() => predict(state), PAUSE);
   }, signal);
 }

@@ -1,4 +1,4 @@
-// The notebook's host: what the viewer asks goes to the kernel as a message and comes back with binary arrays.
+// The notebook's host: requests of the viewer go to the kernel as messages; answers come back with binary arrays.
 
 import { mount } from "./main.js";
 
@@ -8,35 +8,35 @@ function kernelHost(model, signal) {
   let count = 0;
 
   const answered = (message, buffers) => {
-    const question = waiting.get(message.id);
-    if (!question) return;
+    const request = waiting.get(message.id);
+    if (!request) return;
     waiting.delete(message.id);
-    if (message.error) question.reject(Object.assign(new Error(message.error), { hint: message.hint, messages: message.messages }));
-    else question.resolve(withArrays(message.result, buffers));
+    if (message.error) request.reject(Object.assign(new Error(message.error), { hint: message.hint, messages: message.messages }));
+    else request.resolve(withArrays(message.result, buffers));
   };
   model.on("msg:custom", answered);
   signal.addEventListener("abort", () => model.off("msg:custom", answered));
 
-  const ask = (kind, question) =>
+  const send = (kind, request) =>
     new Promise((resolve, reject) => {
       const id = `${own}-${count++}`;
       waiting.set(id, { resolve, reject });
-      model.send({ id, kind, ...question });
+      model.send({ id, kind, ...request });
     });
 
   const answers = model.get("_answers");
   const host = { kind: "notebook" };
-  if (answers.includes("mask")) host.mask = latest((patches, mode) => ask("mask", { patches, mode }));
-  if (answers.includes("explain")) host.explain = (question, signal) => given(ask("explain", question), signal);
+  if (answers.includes("mask")) host.mask = latest((patches, mode) => send("mask", { patches, mode }));
+  if (answers.includes("explain")) host.explain = (request, signal) => given(send("explain", request), signal);
   return host;
 }
 
 // A kernel answers in order and cannot be interrupted: while it works on one mask, only the newest other one waits.
-function latest(ask) {
+function latest(send) {
   let running = null;
   let next = null;
   const start = (job) => {
-    running = ask(...job.question)
+    running = send(...job.request)
       .then(job.resolve, job.reject)
       .finally(() => {
         running = null;
@@ -48,16 +48,16 @@ function latest(ask) {
   return (patches, mode, signal) =>
     given(
       new Promise((resolve, reject) => {
-        const job = { question: [patches, mode], resolve, reject };
+        const job = { request: [patches, mode], resolve, reject };
         if (!running) return start(job);
-        next?.reject(new DOMException("a newer mask was asked for", "AbortError"));
+        next?.reject(new DOMException("a newer mask was requested", "AbortError"));
         next = job;
       }),
       signal,
     );
 }
 
-// The promise, or an AbortError as soon as the signal says that nobody waits for it.
+// The promise, or an AbortError as soon as the signal is aborted.
 function given(promise, signal) {
   if (!signal) return promise;
   return new Promise((resolve, reject) => {

@@ -14,8 +14,8 @@ function crcOf(bytes) {
 
 // Version 1.0: magic, length of the header, the header, little-endian float32.
 export function npy(values, shape) {
-  const said = `{'descr': '<f4', 'fortran_order': False, 'shape': (${shape.join(", ")}${shape.length === 1 ? "," : ""}), }`;
-  const head = said.padEnd(Math.ceil((said.length + 11) / 64) * 64 - 11) + "\n";
+  const header = `{'descr': '<f4', 'fortran_order': False, 'shape': (${shape.join(", ")}${shape.length === 1 ? "," : ""}), }`;
+  const head = header.padEnd(Math.ceil((header.length + 11) / 64) * 64 - 11) + "\n";
   const out = new Uint8Array(10 + head.length + 4 * values.length), view = new DataView(out.buffer);
   out.set([0x93, 78, 85, 77, 80, 89, 1, 0]);
   view.setUint16(8, head.length, true);

@@ -21,12 +21,12 @@ export function panel(root, ctx) {
 // Two charts with a dot for each head; one dot at a time can be reached by Tab, arrow keys move among them.
 function depth(ctx, layers) {
   const { data, store, t, signal } = ctx, both = [];
-  const told = el("p", { class: "vs-note", "aria-live": "polite" }), hint = t(data.readable ? "depth_hint" : "depth_plain");
+  const status = el("p", { class: "vs-note", "aria-live": "polite" }), hint = t(data.readable ? "depth_hint" : "depth_plain");
   const charts = [["distance", t("distance"), t("distance_unit")], ["entropy_normalised", t("entropy"), t("entropy_unit")]]
     .filter(([name]) => layers.some((one) => one[name]?.some(Number.isFinite)));
   const point = (layer, head) => {
     for (const dots of both) for (const one of dots) one.circle.classList.toggle("vs-near", one.layer === layer && one.head === head);
-    told.textContent = layer === null ? hint : `${t("where_head", { layer, head })}: ${charts.map(([name, label]) => `${label} ${figure(layers[layer][name]?.[head])}`).join(", ")}`;
+    status.textContent = layer === null ? hint : `${t("where_head", { layer, head })}: ${charts.map(([name, label]) => `${label} ${figure(layers[layer][name]?.[head])}`).join(", ")}`;
     if (data.readable) ctx.peek(layer === null ? null : { layer, head });
   };
   const made = charts.map(([name, label, unit]) => {
@@ -54,10 +54,10 @@ function depth(ctx, layers) {
       }
     }
   };
-  told.textContent = hint;
+  status.textContent = hint;
   show(store.get());
   store.subscribe(show, signal);
-  return el("div", {}, el("div", { class: "vs-charts" }, ...made), told);
+  return el("div", {}, el("div", { class: "vs-charts" }, ...made), status);
 }
 
 function listen({ root, wide, high }, dots, ctx, point) {

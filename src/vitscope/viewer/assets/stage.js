@@ -5,7 +5,7 @@ import { el, figure } from "./dom.js";
 import { boxOf, drawHeat, shapeOf } from "./heat.js";
 import { colourOf, scaleOf } from "./scene.js";
 
-const FINEST = 720; // pixels of the map's longer side: finer is not seen
+const FINEST = 720; // pixels of the map's longer side: finer is invisible
 
 export function createStage(root, ctx) {
   const { data, store, t, signal } = ctx;
@@ -123,7 +123,7 @@ export function createStage(root, ctx) {
       stage.setPointerCapture(event.pointerId);
       paint(token, event.shiftKey);
     } else if (token !== null) {
-      ctx.ask(token);
+      ctx.query(token);
     }
   });
   const stop = () => { painting = false; };
@@ -149,7 +149,7 @@ export function createStage(root, ctx) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (key.startsWith("Arrow")) move(key);
     else if (key === "PageUp" || key === "PageDown") ctx.step(key === "PageUp" ? 1 : -1);
-    else if (key === "Enter" && cursor !== null) ctx.ask(cursor);
+    else if (key === "Enter" && cursor !== null) ctx.query(cursor);
     else if (key === " " && cursor !== null && ctx.paints?.()) paint(cursor, store.get().hidden.includes(cursor));
     else if (key.toLowerCase() === "p" && (cursor ?? hovered) !== null) ctx.pin(cursor ?? hovered);
     else if (key === "Escape") {

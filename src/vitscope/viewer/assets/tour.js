@@ -19,20 +19,20 @@ function sharpest(layer) {
   return found.reduce((best, value, head) => (value < found[best] ? head : best), 0);
 }
 
-// Each step: `{state, told}`; texts are `tour_N` and `tour_N_told`, the part of the page they are about is marked.
+// Each step: `{state, values}`; texts are `tour_N` and `tour_N_title`; the part of the page that they describe is marked.
 const STEPS = [
   async ({ data, t }) => {
     const query = await hottest({ data }), rows = data.queries.at(-1);
     return {
       state: rows ? { source: "query", query, layer: data.layers.length - 1, head: "mean", rolled: false, smooth: false } : { source: "map", smooth: false },
-      told: { rows: data.rows, columns: data.columns, count: data.tokens, token: data.nameOf(query, t), prefix: data.prefix.map(t.token).join(", ") || "–" }, at: ".vs-stage",
+      values: { rows: data.rows, columns: data.columns, count: data.tokens, token: data.nameOf(query, t), prefix: data.prefix.map(t.token).join(", ") || "–" }, at: ".vs-stage",
     };
   },
   async ({ data }) => {
     const layer = Math.max(data.layers.length - 1, 0), head = sharpest(data.header.statistics?.layers?.[layer]);
     return {
       state: data.readable ? { source: "query", query: -1, layer, head, rolled: false, panel: "grid" } : {},
-      told: { layers: data.layers.length, heads: data.heads, layer, head }, at: ".vs-tabbed",
+      values: { layers: data.layers.length, heads: data.heads, layer, head }, at: ".vs-tabbed",
     };
   },
   async ({ data, rollout }) => {
@@ -40,29 +40,29 @@ const STEPS = [
     const here = rollout.possible && data.readable && data.queries.every(Boolean);
     return {
       state: here ? { source: "query", query: -1, head: "mean", layer: 0, rolled: true } : entry ? { source: "map", map: entry.id } : {},
-      told: { last: data.layers.length - 1 }, at: ".vs-caption",
+      values: { last: data.layers.length - 1 }, at: ".vs-caption",
     };
   },
   async ({ data, t }) => {
     const [sink] = data.header.statistics?.sinks ?? [], last = data.layers.length - 1;
-    if (!sink) return { state: { sinks: true }, told: {}, text: "tour_4_none", at: ".vs-stage" };
+    if (!sink) return { state: { sinks: true }, values: {}, text: "tour_4_none", at: ".vs-stage" };
     return {
       state: data.queries[last] ? { sinks: true, source: "received", query: sink.token, layer: last, head: "mean", rolled: false } : { sinks: true },
-      told: { token: data.nameOf(sink.token, t), factor: figure(sink.factor), count: data.header.statistics.sinks.length }, at: ".vs-stage",
+      values: { token: data.nameOf(sink.token, t), factor: figure(sink.factor), count: data.header.statistics.sinks.length }, at: ".vs-stage",
     };
   },
   async ({ data }) => {
     const entry = data.maps.find(({ method }) => method === "random");
-    return { state: entry ? { source: "map", map: entry.id } : { source: "map" }, told: {}, text: entry ? "tour_5" : "tour_5_none", at: ".vs-methods" };
+    return { state: entry ? { source: "map", map: entry.id } : { source: "map" }, values: {}, text: entry ? "tour_5" : "tour_5_none", at: ".vs-methods" };
   },
   async ({ data, t }) => {
     const measured = data.maps.filter((one) => one.method !== "random" && curveOf(one, "deletion"));
     const [best] = measured.sort((a, b) => curveOf(a, "deletion").value - curveOf(b, "deletion").value);
-    if (!best) return { state: { panel: "numbers" }, told: {}, text: "tour_6_none", at: ".vs-tabbed" };
+    if (!best) return { state: { panel: "numbers" }, values: {}, text: "tour_6_none", at: ".vs-tabbed" };
     const deletion = curveOf(best, "deletion"), step = deletion.x.findIndex((x) => x >= 0.25), m = best.measurement;
     return {
       state: { source: "map", map: best.id, panel: "numbers", deletion_step: step, smooth: true },
-      told: { map: nameOfMap(best, t), share: percent(deletion.x[step]), score: figure(deletion.y[step]), whole: figure(m.whole), random: figure(deletion.around[step]?.[0]) },
+      values: { map: nameOfMap(best, t), share: percent(deletion.x[step]), score: figure(deletion.y[step]), whole: figure(m.whole), random: figure(deletion.around[step]?.[0]) },
       at: ".vs-steps",
     };
   },
@@ -92,10 +92,10 @@ export function createTour(root, ctx, opener) {
     ctx.root.classList.toggle("vs-touring", step !== null);
     if (step === null) return leave(focus);
     ctx.before ??= Object.fromEntries(KEPT.map((key) => [key, store.get()[key]]));
-    const { state, told, text: key = `tour_${step + 1}`, at } = await STEPS[step](ctx);
+    const { state, values, text: key = `tour_${step + 1}`, at } = await STEPS[step](ctx);
     if (mine !== run || signal.aborted) return;
     title.textContent = t(`tour_${step + 1}_title`);
-    text.textContent = t(key, told);
+    text.textContent = t(key, values);
     count.textContent = t("step_of", { step: step + 1, all: STEPS.length });
     back.disabled = step === 0;
     next.textContent = t(step === STEPS.length - 1 ? "finish" : "next");
