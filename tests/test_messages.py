@@ -35,6 +35,16 @@ def test_a_template_made_at_run_time_is_found(tmp_path):
         messages.templates(tmp_path)
 
 
+def test_every_error_has_a_code():
+    assert messages.uncoded() == []
+
+
+def test_an_error_without_a_code_is_found(tmp_path):
+    raised = ('UsageError("plain")', 'ImageError(f"plain {x}")', 'UsageError(msg("a.b", "coded"))', 'ValueError("x")')
+    (tmp_path / "a.py").write_text("".join(f"raise {one}\n" for one in raised))
+    assert messages.uncoded(tmp_path) == ["a.py:1", "a.py:2"]
+
+
 @pytest.mark.parametrize("area", AREAS)
 def test_the_english_catalogue_is_that_of_the_sources(area):
     if area not in PAGES:

@@ -47,6 +47,23 @@ def templates(root: Path = ROOT) -> dict[str, str]:
     return found
 
 
+def uncoded(root: Path = ROOT) -> list[str]:
+    """Return where an error of vitscope is raised with a plain string: it has no code and no translation."""
+    names = {
+        node.name for node in ast.parse((ROOT / "errors.py").read_text("utf-8")).body if isinstance(node, ast.ClassDef)
+    }
+    found = []
+    for path in sorted(root.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            call = node.exc if isinstance(node, ast.Raise) else None
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") in names:
+                plain = [one for one in call.args if isinstance(one, (ast.JoinedStr, ast.Constant, ast.BinOp))]
+                exempt = getattr(call.func, "id", "") in ("MissingDependencyError", "UnknownNameError")
+                if plain and not exempt:
+                    found.append(f"{path.relative_to(root).as_posix()}:{node.lineno}")
+    return found
+
+
 def parameters(template: str) -> set[str]:
     """Return the names of parameters and options in a template."""
     return set(PARAMETER.findall(template))

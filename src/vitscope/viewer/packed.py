@@ -1,4 +1,4 @@
-"""Arrays as a page carries them: byte planes, deflated. Numpy only."""
+"""Arrays as a page carries them: byte planes, deflated."""
 
 import base64
 import math
@@ -11,7 +11,7 @@ import numpy as np
 __all__ = ["Packed", "scaled", "zigzag"]
 
 Encoding = Literal["planes"]
-_ESCAPED = 1.017  # four of 256 bytes are written as two (`render.page`)
+_ESCAPED = 1.017  # four of 256 bytes are written as two (`viewer.page`)
 _HALF = 60000.0  # the largest number that a scaled float16 map holds, below float16's own 65504
 
 
