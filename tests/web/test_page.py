@@ -198,7 +198,7 @@ def test_a_bad_file_is_one_line_and_the_next_one_works(start):
     assert start.evaluate("() => document.querySelector('.vw-error').closest('[role=alert]') !== null")
     start.click(".vw-group [role=radio]", "中文")
     start.wait(
-        "() => document.querySelector('.vw-error').textContent.startsWith('notes.png 不是可读取的图片可读取的有 ')"
+        "() => document.querySelector('.vw-error').textContent.startsWith('notes.png 不是可读取的图像可读取的有 ')"
     )
     assert "一杯咖啡" in start.evaluate("() => [...document.querySelectorAll('.vw-samples img')].map((one) => one.alt)")
     start.click(".vw-group [role=radio]", "English")
