@@ -7,7 +7,7 @@ import pytest
 
 from tests.helpers.console import one_line
 from vitscope._messages import msg
-from vitscope.cli.console import failure_document, print_error
+from vitscope.cli.console import failure_document, in_flags, print_error
 from vitscope.errors import UsageError
 
 
@@ -50,6 +50,8 @@ def test_errors_speak_in_flags(capsys):
     error = UsageError(msg("cli.sample", "{@size=3} is too small"), msg("cli.sample.hint", "try {@O:window=2}"))
     print_error(error, "cat.png")
     assert capsys.readouterr().err == "vitscope: cat.png: --size 3 is too small (try -O window=2)\n"
+    assert in_flags(error.message) == "--size 3 is too small"
+    assert in_flags("plain size=3") == "plain size=3"
     assert failure_document("cat.png", error) == {
         "source": "cat.png",
         "code": "cli.sample",

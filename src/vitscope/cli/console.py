@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from vitscope._messages import Message
 from vitscope.errors import UsageError, VitscopeError
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "exit_code",
     "failure_document",
     "image_progress",
+    "in_flags",
     "print_error",
     "print_json",
     "print_line",
@@ -43,6 +45,11 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 _STAGES = {"fetch": "downloading the weights", "verify": "verifying the weights", "convert": "converting the weights"}
 _NO_TERMINAL_WIDTH = 200  # of tables in files and pipes
+
+
+def in_flags(text: str) -> str:
+    """Return a sentence with its options as flags, `--size 224` instead of `size=224`."""
+    return text.spoken("cli") if isinstance(text, Message) else text
 
 
 def print_line(text: str) -> None:

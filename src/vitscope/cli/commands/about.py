@@ -75,7 +75,7 @@ def methods(
             options,
             m.source,
         ]
-        applies = f"no: {reasons[m.name]}" if reasons.get(m.name) else "yes"
+        applies = f"no: {console.in_flags(reasons[m.name])}" if reasons.get(m.name) else "yes"
         rows.append([*row, applies if reference else m.works_on])
     console.print_table(headings, rows, wrap=True)
     for m in found:
@@ -104,7 +104,9 @@ def inspect(
         console.print_json({"model": reference, "facts": facts, "layout": document, "methods": reasons})
         return
     rows = [("model", reference), *facts.items()]
-    rows += [(f"method {name}", f"no: {reason}" if reason else "works") for name, reason in reasons.items()]
+    rows += [
+        (f"method {name}", f"no: {console.in_flags(reason)}" if reason else "works") for name, reason in reasons.items()
+    ]
     console.print_table(["", ""], rows, wrap=True)
 
 

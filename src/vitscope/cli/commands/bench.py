@@ -105,6 +105,6 @@ def bench(
         f"number of methods. A map that knows nothing scores {summary.info.chance}."
     )
     for note in summary.notes:
-        console.print_line(note)
+        console.print_line(console.in_flags(note))
     console.print_line(str(folder / "report.html"))
     return int(failed)

@@ -164,4 +164,4 @@ def _remarks(document: dict[str, Any], norm: str) -> list[str]:
     times = document["statistics"]["largest_share"] * rows * columns
     if times > _DARKENING and norm != "robust" and "drawing" not in document["provenance"]:
         remarks.append(f"the hottest patch is {times:.0f} times the mean and darkens the rest: try --norm robust")
-    return [f"{document['name']}: {remark}" for remark in remarks]
+    return [f"{document['name']}: {console.in_flags(remark)}" for remark in remarks]

@@ -228,7 +228,7 @@ def _print(result: _Result, first: bool) -> None:
         report_text.print_localisation(result.localisation)
     for note in [e.caveat, *m.notes]:
         if note:
-            report_text.print_field("note", note)
+            report_text.print_field("note", console.in_flags(note))
     if result.files:
         report_text.print_files(result.files)
 

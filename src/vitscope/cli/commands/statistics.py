@@ -76,7 +76,7 @@ def statistics(
     console.out.print()
     report_text.print_attention(found)
     for reason, names in _unavailable(found, importance).items():
-        report_text.print_field("not given", f"{', '.join(names)}: {reason}")
+        report_text.print_field("not given", f"{', '.join(names)}: {console.in_flags(reason)}")
     if found.target:
         score = report_text.format_number(found.score or 0.0)
         report_text.print_field("importance", f"{found.target}: {score} for the whole model; range over heads")

@@ -92,7 +92,7 @@ def view(
         )
     console.print_note(summary)
     for one in made.header["missing"]:
-        console.print_note(f"not in the page: {one['what']}: {one['why']}")
+        console.print_note(f"not in the page: {one['what']}: {console.in_flags(one['why'])}")
     with atomic_write(path) as part:
         part.write_bytes(text)
     print_result(path, as_json, {"bytes": len(text), "error": error, "missing": made.header["missing"]})
