@@ -34,7 +34,7 @@ from vitscope.models.bundled import wheel
             ["compare", "PHOTO", "--methods", "rollout:residual_weight", "--model", "TINY"],
             "'residual_weight' is not a valid option",
         ),
-        (["inspect", "open_clip:ViT-B-32/nobody"], "no pretrained weights of ViT-B-32 is called 'nobody'"),
+        (["inspect", "open_clip:ViT-B-32/nobody"], "no pretrained tag of ViT-B-32 is called 'nobody'"),
         (["explain", "PHOTO", "-o", "map.png"], "--out expects a folder, got 'map.png'"),
         (["statistics", "PHOTO", "-o", "numbers.json"], "(name a folder, such as -o numbers)"),
         (["inspect", "torchvision:vit_b_17"], "(did you mean 'vit_b_16'?"),

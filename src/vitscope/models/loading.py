@@ -66,7 +66,7 @@ def open_model(
             msg("models.layout-of-reference.hint", "load the module yourself and pass it"),
         )
     if dtype not in DTYPES:
-        raise UnknownNameError("dtype", dtype, DTYPES)
+        raise UnknownNameError(msg("models.dtype", "dtype"), dtype, DTYPES)
     reference, place = str(model), pick_device(device)
     scheme, colon, name = reference.partition(":")
     if colon and scheme == "embedded":
@@ -79,7 +79,8 @@ def open_model(
     if colon and not Path(reference).exists():
         ADAPTERS.require_intact(scheme)
         schemes = [f"{adapter_name}:" for adapter_name, adapter in ADAPTERS if adapter.references]
-        raise UnknownNameError("kind of model reference", f"{scheme}:", ["embedded:", *schemes, "HUB/ID", "FOLDER"])
+        kind = msg("models.reference-kind", "kind of model reference")
+        raise UnknownNameError(kind, f"{scheme}:", ["embedded:", *schemes, "HUB/ID", "FOLDER"])
     local = Path(reference).is_dir()
     if not local and _looks_like_path(reference):
         raise ModelError(

@@ -61,7 +61,8 @@ class OpenClipAdapter(GenericAdapter):
 
         architecture, _, tag = name.partition("/")
         if architecture not in open_clip.list_models():
-            raise UnknownNameError("open_clip architecture", architecture, open_clip.list_models())
+            kind = msg("models.open-clip-architecture", "open_clip architecture")
+            raise UnknownNameError(kind, architecture, open_clip.list_models())
         tags = open_clip.list_pretrained_tags_by_model(architecture)
         if tag not in tags and (file := Path(tag).expanduser()).is_file():
             tag = str(file)
@@ -71,7 +72,8 @@ class OpenClipAdapter(GenericAdapter):
                 msg("models.no-weights-file.hint", "open_clip:ARCH/FILE takes a file that torch.save wrote"),
             )
         elif tag not in tags:
-            raise UnknownNameError(f"pretrained weights of {architecture}", tag or "(none)", tags)
+            kind = msg("models.open-clip-weights", "pretrained tag of {architecture}", architecture=architecture)
+            raise UnknownNameError(kind, tag or "(none)", tags)
         model, process = open_clip.create_model_from_pretrained(architecture, pretrained=tag)
         return model, {"processor": process}
 

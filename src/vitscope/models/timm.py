@@ -58,7 +58,7 @@ class TimmAdapter(GenericAdapter):
 
         plain = name.partition(".")[0]
         if plain not in timm.list_models():
-            raise UnknownNameError("timm model", plain, timm.list_models())
+            raise UnknownNameError(msg("models.timm-model", "timm model"), plain, timm.list_models())
         config = timm.get_pretrained_cfg(name)
         if config is None or not (config.hf_hub_id or config.url):
             raise ModelError(

@@ -32,7 +32,8 @@ class TorchvisionAdapter(GenericAdapter):
 
         plain, _, which = name.partition("/")
         if plain not in models.list_models(module=models):
-            raise UnknownNameError("torchvision model", plain, models.list_models(module=models))
+            kind = msg("models.torchvision-model", "torchvision model")
+            raise UnknownNameError(kind, plain, models.list_models(module=models))
         weights = getattr(models.get_model_weights(plain), which or "DEFAULT")
         model = within(_DOWNLOAD_SECONDS, lambda: models.get_model(plain, weights=weights))
         labels = dict(enumerate(weights.meta.get("categories", ())))

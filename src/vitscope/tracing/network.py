@@ -33,7 +33,7 @@ class AveragedNetwork:
         channels: those of them that mix channels.
         names: parameter names by storage, for the leaves.
         probing: values are positions, so that merges and attention between channels can be recognised.
-        calls, merges: what was met, in order.
+        calls, merges: recorded in the order of the run.
         leaves: tokens from outside the image with the names of their parameters.
         event: number of the current call.
         parallel: some residual connection added several attention calls at once.

@@ -20,6 +20,7 @@ __all__ = [
 ]
 
 DEFAULT_MODEL = "embedded:dinov2-small"
+_KIND = msg("models.embedded-model", "embedded model")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def about(name: str) -> WheelWeights:
         UnknownNameError: no weights have that name.
     """
     if name not in TABLE:
-        raise UnknownNameError("embedded model", name, (*NAMES, *SHIPPED))
+        raise UnknownNameError(_KIND, name, (*NAMES, *SHIPPED))
     return TABLE[name]
 
 
@@ -104,7 +105,7 @@ def shipped_folder(name: str) -> Path:
         UnknownNameError: no weights have that name.
     """
     if name not in SHIPPED:
-        raise UnknownNameError("embedded model", name, (*NAMES, *SHIPPED))
+        raise UnknownNameError(_KIND, name, (*NAMES, *SHIPPED))
     return Path(__file__).parent / "weights" / name
 
 
