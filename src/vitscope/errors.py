@@ -1,18 +1,18 @@
-"""What can go wrong, as one tree.
+"""The errors that vitscope raises on purpose, as one tree, and `Support`, the answer to "is this supported?".
 
 VitscopeError
-├── UsageError        what was asked for does not exist or does not fit (exit code 2 on the command line)
-│   └── UnknownNameError   a name that is not one of the choices; says the nearest spelling
-├── ImageError        a picture that cannot be read or used
-├── ModelError        a model that cannot be found, reached or loaded
-├── CaptureError      attention that was not seen, or not all of it
-├── LayoutError       tokens that cannot be laid on the picture
-├── MethodError       a method that cannot run on this model or input
-│   └── UnsupportedError   this model cannot do what was asked for; `Support` answers the same as a question
-├── ResultError       a result that cannot be written or read
-└── MissingDependencyError      an optional package that is not installed
+├── UsageError                a request for something that does not exist or does not fit (exit code 2)
+│   └── UnknownNameError      a name that is not one of the choices; suggests the nearest spelling
+├── ImageError                an image that cannot be read or used
+├── ModelError                a model that cannot be found, reached or loaded
+├── CaptureError              attention that was not captured, or not all of it
+├── LayoutError               tokens whose positions on the image are not known
+├── MethodError               a method that cannot run on this model or input
+│   └── UnsupportedError      something that this model does not support
+├── ResultError               a result that cannot be written or read
+└── MissingDependencyError    an optional package that is not installed
 
-Each message says what was seen and what was expected; `hint` says what to do. `code` identifies the error for programs
+Each message says what was found and what was expected; `hint` says what to do. `code` identifies the error for programs
 and never changes with the words. Errors can be pickled, so they cross process pools whole.
 """
 
@@ -42,14 +42,14 @@ __all__ = [
     "require_package",
 ]
 
-_LISTED, _SHOWN = 60, 8  # up to so many choices are listed; else so many of them
+_LISTED, _SHOWN = 60, 8  # up to 60 choices are all listed; of more, the first 8
 
 
 class VitscopeError(Exception):
-    """The root: catch it to catch every error that vitscope raises on purpose.
+    """The root of the tree: catch it to catch every error that vitscope raises on purpose.
 
     Args:
-        message: what was seen and what was expected, in one line.
+        message: what was found and what was expected, in one line.
         hint: what to do about it, in one line.
     """
 
@@ -62,11 +62,11 @@ class VitscopeError(Exception):
 
     @property
     def code(self) -> str:
-        """What identifies this error: the code of its message, or of its class where the message has none."""
+        """The identifier of this error: the code of its message, or of its class where the message has none."""
         return self.message.code if isinstance(self.message, Message) else self.default_code
 
     def spoken(self, language: Language) -> tuple[str, str]:
-        """Return message and hint with options as Python (`size=224`) or the command line (`--size 224`) has them."""
+        """Return message and hint with options as Python (`size=224`) or the command line (`--size 224`) writes them."""
         message, hint = (
             text.spoken(language) if isinstance(text, Message) else text for text in (self.message, self.hint)
         )
@@ -84,14 +84,14 @@ def _one_line(text: str) -> str:
 
 
 def _restored(kind: type[VitscopeError], args: tuple[Any, ...], state: Mapping[str, Any]) -> VitscopeError:
-    """Make a pickled error again, without the checks of its `__init__`."""
+    """Restore a pickled error without running its `__init__`."""
     error = kind.__new__(kind, *args)
     error.__dict__.update(state)
     return error
 
 
 class UsageError(VitscopeError):
-    """What was asked for does not exist or does not fit."""
+    """A request for something that does not exist or does not fit."""
 
     default_code = "usage"
 
@@ -100,9 +100,10 @@ class UnknownNameError(UsageError):
     """A name that is not one of the choices.
 
     Args:
-        kind: what the name is of; name: what was written.
-        choices: what there is; of many only the first are listed.
-        spellings: other names of the choices, among which the nearest is looked for too.
+        kind: the kind of thing that the name should denote.
+        name: the name that was given.
+        choices: the valid names; of many, only the first are listed.
+        spellings: other names of the choices, which may be suggested as well.
     """
 
     default_code = "unknown-name"
@@ -128,7 +129,7 @@ class UnknownNameError(UsageError):
 
 
 class ImageError(VitscopeError):
-    """A picture that cannot be read or used."""
+    """An image that cannot be read or used."""
 
     default_code = "image"
 
@@ -140,25 +141,25 @@ class ModelError(VitscopeError):
 
 
 class CaptureError(VitscopeError):
-    """Attention that was not seen, or not all of it."""
+    """Attention that was not captured, or not all of it."""
 
     default_code = "capture"
 
 
 class LayoutError(VitscopeError):
-    """Tokens that cannot be laid on the picture."""
+    """Tokens whose positions on the image are not known."""
 
     default_code = "layout"
 
 
 class MethodError(VitscopeError):
-    """A method that does not apply to this model."""
+    """A method that cannot run on this model or input."""
 
     default_code = "method"
 
 
 class UnsupportedError(MethodError):
-    """This model cannot do what was asked for."""
+    """Something that this model does not support."""
 
     default_code = "unsupported"
 
@@ -168,9 +169,9 @@ class Support:
     """Whether something is supported, and why not.
 
     Attributes:
-        ok: it is; also the truth value.
-        reason: why not, in one line; empty where it is.
-        name: what was asked about, such as a method's name; empty where nothing has a name.
+        ok: whether it is supported; also the truth value.
+        reason: why not, in one line; empty where it is supported.
+        name: the name of the subject, such as a method's; may be empty.
     """
 
     ok: bool
@@ -186,7 +187,7 @@ class Support:
         return cls(False, reason, name)
 
     def require(self, hint: str = "") -> None:
-        """Raise an UnsupportedError with the reason where it is not supported."""
+        """Raise an UnsupportedError with the reason if it is not supported."""
         if not self.ok:
             raise UnsupportedError(self.reason, hint)
 
@@ -204,7 +205,8 @@ class MissingDependencyError(VitscopeError):
     """An optional package that is not installed.
 
     Args:
-        package: its name; extra: the extra of vitscope that installs it.
+        package: its name.
+        extra: the extra of vitscope that installs it.
     """
 
     default_code = "missing-dependency"
@@ -217,7 +219,7 @@ class MissingDependencyError(VitscopeError):
 
 
 def require_package(module: str, package: str = "", *, extra: str) -> None:
-    """Raise a MissingDependencyError where a module is not installed.
+    """Raise a MissingDependencyError if a module is not installed.
 
     Args:
         module: its import name.
@@ -229,5 +231,5 @@ def require_package(module: str, package: str = "", *, extra: str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """Of an error's words the first line that says something; the error's kind where none does."""
+    """Return the first line of an error's text that is not blank; the error's class if there is none."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -169,16 +169,16 @@ class Factored:
         tall, wide, group = self._tile()
         group = min(max(1, group // 2), b)
         tiles, rows = q.new_empty(2, group * tall * wide), q.new_empty(group * tall * m)
-        for pictures in slices(b, group):
+        for images in slices(b, group):
             for queries in slices(n, tall):
-                count, height = pictures.stop - pictures.start, queries.stop - queries.start
+                count, height = images.stop - images.start, queries.stop - queries.start
                 total = rows[: count * height * m].view(count, height, m).zero_()
                 for head, keys in itertools.product(range(h), slices(m, wide)):
-                    at = pictures, head, queries
-                    a = self._exp(shift[at], q[at], k[pictures, head, :, keys], tiles[0])
-                    rise = torch.bmm(grad[at], v[pictures, head, :, keys], out=tiles[1, : a.numel()].view(a.shape))
+                    at = images, head, queries
+                    a = self._exp(shift[at], q[at], k[images, head, :, keys], tiles[0])
+                    rise = torch.bmm(grad[at], v[images, head, :, keys], out=tiles[1, : a.numel()].view(a.shape))
                     total[:, :, keys].addcmul_(a, rise.clamp_(min=0))
-                yield pictures, queries, total
+                yield images, queries, total
 
     def __repr__(self) -> str:
         return _repr(self, self.q.dtype)

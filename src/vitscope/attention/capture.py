@@ -146,13 +146,13 @@ class _CaptureMode(TorchFunctionMode):
             )
         options = _MULTI_HEAD.bind(*args, **kwargs)
         options.apply_defaults()
-        wanted, mean = options.arguments["need_weights"], options.arguments["average_attn_weights"]
+        need_weights, mean = options.arguments["need_weights"], options.arguments["average_attn_weights"]
         options.arguments |= {"need_weights": True, "average_attn_weights": False}
         out, weights = multi_head_attention_forward(*options.args, **options.kwargs)
         assert weights is not None
         block = Dense(self._recorder._module, as_4d(weights).detach())
         self._recorder._record((self._recorder._next_event(),), block, block.shape[:2], None, None)
-        return out, (weights.mean(-3) if mean else weights) if wanted else None
+        return out, (weights.mean(-3) if mean else weights) if need_weights else None
 
     def _fused(
         self,

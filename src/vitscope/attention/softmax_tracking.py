@@ -52,7 +52,7 @@ class _Scores:
 
 @dataclass(frozen=True, eq=False)
 class _Pending:
-    """A softmax that has not met its values yet.
+    """A softmax that has not been multiplied with its values yet.
 
     Attributes:
         events: its number, and those of the softmaxes that were combined with it.

@@ -92,7 +92,7 @@ class AttentionStore:
         pool: the attention of a pooling head over the tokens, or None.
         chain: how tokens go from layer to layer, where layers have different tokens (windows, merging, reduced keys);
             a block then has its layer's shape, windows folded into B. None where each layer has all tokens.
-        answer: the model's answer `(B, C)` or `(B, N, D)`, with its graph where gradients are wanted.
+        answer: the model's answer `(B, C)` or `(B, N, D)`, with its graph where gradients are captured.
         readout: the weights of the last layer's tokens in the answer, where they are not the layout's, such as CLS and
             the mean patch in equal parts; with `pool`, the weights of the pooling queries. For one image, there may be
             several rows `(Q, N)`.

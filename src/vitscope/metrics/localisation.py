@@ -86,8 +86,8 @@ def localise(
                 mask=mask.shape,
             )
         )
-    seen = np.isfinite(heat)
-    values, truth = heat[seen].astype(np.float64), mask[seen]
+    visible = np.isfinite(heat)
+    values, truth = heat[visible].astype(np.float64), mask[visible]
     on = int(truth.sum())
     if not 0 < on < truth.size:
         raise UsageError(
