@@ -66,7 +66,7 @@ class VitscopeError(Exception):
         return self.message.code if isinstance(self.message, Message) else self.default_code
 
     def spoken(self, language: Language) -> tuple[str, str]:
-        """Return message and hint with options as Python (`size=224`) or the command line (`--size 224`) writes them."""
+        """Return message and hint with options as Python (`size=224`) or the command line (`--size 224`) has them."""
         message, hint = (
             text.spoken(language) if isinstance(text, Message) else text for text in (self.message, self.hint)
         )

@@ -7,7 +7,7 @@ converted in silence. Only formats that Pillow decodes with well-tested code are
 import io
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -21,7 +21,7 @@ from vitscope._messages import msg
 from vitscope._pillow import FORMATS, decoding, empty, opened, repeat_grey, too_large, upright
 from vitscope.errors import ImageError
 
-__all__ = ["BinaryFile", "ImageLike", "Picture", "decode_image", "load_image"]
+__all__ = ["BinaryFile", "ImageLike", "Picture", "decode_image", "is_several", "load_image"]
 
 _GREY, _RGB = 1, 3
 
@@ -105,6 +105,11 @@ def load_image(source: ImageLike) -> Picture:
     else:
         return _load_file(source)
     return _finish(pixels, "image", kind, notes)
+
+
+def is_several(source: object) -> bool:
+    """Return whether `source` is a sequence of images; the bytes of one are not."""
+    return isinstance(source, Sequence) and not isinstance(source, (str, bytes, bytearray, memoryview))
 
 
 def decode_image(

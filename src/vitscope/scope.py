@@ -20,7 +20,7 @@ from vitscope.evaluation.evaluate import measure
 from vitscope.evaluation.masked import MaskedPrediction, patch_masker
 from vitscope.explanation import Explanation
 from vitscope.geometry import TokenLayout
-from vitscope.images import ImageLike
+from vitscope.images import ImageLike, is_several
 from vitscope.methods.targets import Target
 from vitscope.metrics.attention_statistics import Statistics
 from vitscope.metrics.measurement import Measurement
@@ -120,7 +120,7 @@ class Scope:
             UsageError: a method or option that does not exist or does not fit.
             UnsupportedError: a method that does not apply to this model.
         """
-        several = isinstance(image, Sequence) and not isinstance(image, (str, bytes, bytearray))
+        several = is_several(image)
         results = []
         for outcome in self.explain_many(image if several else [image], targets=targets, **options):
             if isinstance(outcome, Failure):
@@ -187,7 +187,7 @@ class Scope:
 
     def attention(self, image: ImageLike | Sequence[ImageLike], *, size: int | None = None) -> AttentionStore:
         """Return all attention of one forward, of one image or several of one input size: `store[layer].rows(...)`."""
-        images: Any = image if isinstance(image, Sequence) and not isinstance(image, (str, bytes)) else [image]
+        images: Any = image if is_several(image) else [image]
         return inspection.attention_store(self.engine, images, size)
 
     def attention_heads(self, image: ImageLike, layer: int = -1, *, size: int | None = None) -> list[Explanation]:

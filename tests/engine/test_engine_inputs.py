@@ -1,0 +1,37 @@
+"""Every kind of image gives the same map, alone and among several."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ARRAY = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def kinds(tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(ARRAY).save(buffer, "PNG")
+    data, path = buffer.getvalue(), tmp_path / "photo.png"
+    path.write_bytes(data)
+    files = [path, str(path), data, bytearray(data), memoryview(data), io.BytesIO(data)]
+    return [*files, Image.fromarray(ARRAY), ARRAY / 255, {"image": data}, {"bytes": data, "path": None}]
+
+
+def test_every_kind_of_image_gives_the_same_map(tiny_scope, kinds):
+    expected = tiny_scope.explain(ARRAY, method="rollout").map
+    for kind in kinds:
+        assert np.array_equal(tiny_scope.explain(kind, method="rollout").map, expected), type(kind)
+
+
+def test_several_may_be_of_different_kinds(tiny_scope, kinds):
+    maps = [e.map for e in tiny_scope.explain(kinds, method="rollout")]
+    assert len(maps) == len(kinds)
+    np.testing.assert_allclose(maps, np.broadcast_to(maps[0], (len(maps), *maps[0].shape)), atol=1e-6)
+
+
+def test_the_bytes_of_an_image_are_one_image(tiny_scope, kinds):
+    for kind in kinds[2:5]:
+        assert tiny_scope.attention(kind).images == 1
+    assert tiny_scope.attention(kinds[:2]).images == 2
