@@ -1,1 +1,1 @@
-"""One model at work: options, the stages of an explanation, and everything else that one image is asked."""
+"""One model at work: options, forwards with their attention, and explanations; everything else takes an `Engine`."""

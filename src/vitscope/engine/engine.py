@@ -182,12 +182,12 @@ class Engine(ModelRunner):
         for target, found in zip(targets, relevances(self, request, forward, targets, tick), strict=True):
             values, scores = found.values.float().cpu().numpy(), found.score.float().tolist()
             for row, image in enumerate(batch):
-                told = self.provenance(request, image.picture, target_of(target, row))
+                record = self.provenance(request, image.picture, target_of(target, row))
                 if found.target is not None:
-                    told["target"], told["score"] = found.target[row], scores[row]
-                told["notes"] += found.notes[row]
+                    record["target"], record["score"] = found.target[row], scores[row]
+                record["notes"] += found.notes[row]
                 try:
-                    explained[row].append(self.explanation(request, forward.store, values[row], row, image, told))
+                    explained[row].append(self.explanation(request, forward.store, values[row], row, image, record))
                 except VitscopeError as error:  # a map that is not finite, say
                     failed.setdefault(row, Failure(image.picture.source, error))
         return [failed.get(row, made) for row, made in enumerate(explained)]
@@ -220,7 +220,7 @@ class Engine(ModelRunner):
         relevance: np.ndarray,
         row: int,
         image: Prepared,
-        told: dict[str, Any],
+        record: dict[str, Any],
     ) -> Explanation:
         """Make the result of one image of a batch from the relevance `(N,)` of its tokens.
 
@@ -235,9 +235,9 @@ class Engine(ModelRunner):
             layout=store.layout,
             region=image.region,
             predictions=[] if store.answer is None else self.predictions(store.answer, row),
-            target=told.get("target") if "target" in request.method.requires else None,
-            score=told.get("score"),
-            provenance=told,
+            target=record.get("target") if "target" in request.method.requires else None,
+            score=record.get("score"),
+            provenance=record,
             picture=image.picture,
         )
 

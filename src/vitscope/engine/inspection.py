@@ -44,8 +44,8 @@ def attention_heads(engine: Engine, image: ImageLike, layer: int, size: int | No
     for head, row in enumerate(rows.float().cpu().numpy()):
         params = {"layer": store.select(layer)[0], "head": head}
         request = Request(Options("attention", size=size), method, params)
-        told = engine.provenance(request, ready.picture)
-        results.append(engine.explanation(request, store, row, 0, ready, told))
+        record = engine.provenance(request, ready.picture)
+        results.append(engine.explanation(request, store, row, 0, ready, record))
     return results
 
 
@@ -148,7 +148,7 @@ def statistics(
         drops = head_importance(
             forward.store, engine.model, forward.pixels, scorer, engine.answer, options.batch_size, tick
         )
-    told = engine.provenance(Request(options, METHODS.get("attention"), {}), ready.picture)
-    told = {name: value for name, value in told.items() if name not in _OF_METHODS}
+    record = engine.provenance(Request(options, METHODS.get("attention"), {}), ready.picture)
+    record = {name: value for name, value in record.items() if name not in _OF_METHODS}
     states = forward.states if isinstance(forward.states, HiddenStates) else engine.supports("hidden-states").reason
-    return compute_statistics(forward.store, ready.region, states, importance=drops, provenance=told)
+    return compute_statistics(forward.store, ready.region, states, importance=drops, provenance=record)

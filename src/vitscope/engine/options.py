@@ -70,7 +70,7 @@ class Options:
     """What to compute of each image.
 
     Attributes:
-        method: a method's name, or `auto` for what suits the model; what was taken is in the provenance.
+        method: a method's name, or `auto` for what suits the model; the provenance records which was taken.
         target: what to explain, for methods that use gradients: a class by number or name, `"tabby - tiger"`,
             `vitscope.text("a cat")`, `vitscope.similar_to(image)`, a function of the model's answer; None is the
             predicted class, and for a feature model the feature's own norm. A list, array or tensor of these has one

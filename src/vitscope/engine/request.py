@@ -111,13 +111,13 @@ def relevances(
             differentiated = store.differentiate(score, last=last) if "gradient" in request.method.requires else store
             with torch.no_grad():
                 found = request.method.run(differentiated, **request.method_options)
-        values, said = found if isinstance(found, tuple) else (found, [])
-        notes = [[note] for note in said] or [[] for _ in forward.pixels]
+        values, own = found if isinstance(found, tuple) else (found, [])
+        notes = [[note] for note in own] or [[] for _ in forward.pixels]
         values = values.detach()
         if request.options.refine == "affinity":
             values = _refined(values, forward.tokens(), len(runner.layout.prefix))
             notes = [[*one, _REFINED] for one in notes]
-        notes = [own + beyond for own, beyond in zip(notes, _padding(store, request.method, values), strict=True)]
+        notes = [[*one, *beyond] for one, beyond in zip(notes, _padding(store, request.method, values), strict=True)]
         made.append(Relevance(values, scorer.words if scorer else None, score.detach(), notes))
     return made
 

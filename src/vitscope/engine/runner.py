@@ -41,7 +41,7 @@ class Forward:
         store: its attention.
         pixels: the batch `(B, 3, Hi, Wi)`, on the model's device.
         answer: the model's answer, with its graph where gradients are wanted.
-        states: the tokens between the blocks, where they were asked for and can be told.
+        states: the tokens between the blocks, where they were requested and are known.
     """
 
     store: AttentionStore
@@ -126,14 +126,14 @@ class ModelRunner:
 
     @property
     def blocks(self) -> TransformerBlocks | None:
-        """The blocks that tokens go through, found by two forwards on noise; None where they cannot be told."""
+        """The blocks that tokens go through, found by two forwards on noise; None where they were not found."""
         return None if isinstance(self._blocks, Support) else self._blocks
 
     def require_blocks(self) -> TransformerBlocks:
         """Return the blocks that tokens go through.
 
         Raises:
-            UnsupportedError: they cannot be told.
+            UnsupportedError: they were not found.
         """
         if isinstance(self._blocks, Support):
             raise UnsupportedError(self._blocks.reason)
@@ -143,7 +143,7 @@ class ModelRunner:
         """Return the blocks of a model whose layers do not all see the same tokens, for an input of `(Hi, Wi)` pixels.
 
         Raises:
-            UnsupportedError, LayoutError: they cannot be told.
+            UnsupportedError, LayoutError: they were not found.
         """
         if not self.adapter.supports_batches:
             raise UnsupportedError(ONE_AT_A_TIME)
@@ -200,12 +200,12 @@ class ModelRunner:
             pixels: the batch, on any device.
             gradients: keep the graph.
             rule: how gradients go back through that graph.
-            tokens: also keep the tokens between the blocks, where they can be told.
+            tokens: also keep the tokens between the blocks, where they are known.
             values: also keep the values that attention weighs.
 
         Raises:
             UnsupportedError: several images for a model that takes one at a time.
-            CaptureError: attention that was not seen.
+            CaptureError: attention that was not captured.
         """
         if len(pixels) > 1 and not self.adapter.supports_batches:
             raise UnsupportedError(ONE_AT_A_TIME, msg("engine.one-at-a-time.hint", "explain one image at a time"))
@@ -222,7 +222,7 @@ class ModelRunner:
         return Forward(self.adapter.attention(recorder, size, answer), pixels, answer, states)
 
     def _watch_tokens(self, stack: ExitStack, size: tuple[int, int]) -> HiddenStates | StagedHiddenStates | None:
-        """Keep the tokens of the next forward on images of that size, where they can be told."""
+        """Keep the tokens of the next forward on images of that size, where they are known."""
         if self.blocks is not None:
             return stack.enter_context(self.blocks.record_states())
         try:

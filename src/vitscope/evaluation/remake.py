@@ -63,25 +63,25 @@ def pixels_of(
     Raises:
         UsageError: another model made the map, or this one at another size.
     """
-    told, adapter = explanation.provenance, engine.adapter
+    record, adapter = explanation.provenance, engine.adapter
     hint = msg("evaluation.other-model.hint", "measure it with the model that made it, at the size it was made at")
-    if "weights" not in told:
+    if "weights" not in record:
         notes.append(
             msg("evaluation.unrecorded-model", "the explanation does not record which model made it: not checked")
         )
-    elif told["weights"] != adapter.weights:
+    elif record["weights"] != adapter.weights:
         raise UsageError(
             msg(
                 "evaluation.other-model",
                 "this map was made by {maker} ({made}), not by {model} ({weights})",
-                maker=told.get("model"),
-                made=told["weights"],
+                maker=record.get("model"),
+                made=record["weights"],
                 model=adapter.reference,
                 weights=adapter.weights,
             ),
             hint,
         )
-    pixels, region = adapter.prepare(picture, told.get("size"))
+    pixels, region = adapter.prepare(picture, record.get("size"))
     layout = adapter.layout(region.input)
     if (region, layout.grid) != (explanation.region, explanation.layout.grid):
         raise UsageError(
@@ -144,16 +144,16 @@ def map_maker(
     engine: Engine, explanation: Explanation, target: Target, picture: Picture, region: ImageRegion
 ) -> Callable[[Tensor], np.ndarray]:
     """Return a function from other pixels to their map, made as this one was."""
-    told, method = explanation.provenance, METHODS.get(explanation.method)
-    own = method.check({name: _value(value) for name, value in told.get("options", {}).items()})
+    record, method = explanation.provenance, METHODS.get(explanation.method)
+    own = method.check({name: _value(value) for name, value in record.get("options", {}).items()})
     options = Options(
         method.name,
         target if "target" in method.requires else None,
-        gradient_rule=told.get("gradient_rule", "plain"),
-        refine=told.get("refine", "none"),
-        size=told.get("size"),
-        batch_size=told.get("batch_size", 8),
-        seed=told.get("seed", 0),
+        gradient_rule=record.get("gradient_rule", "plain"),
+        refine=record.get("refine", "none"),
+        size=record.get("size"),
+        batch_size=record.get("batch_size", 8),
+        seed=record.get("seed", 0),
     )
     request = Request(options, method, own)
 
