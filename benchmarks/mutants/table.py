@@ -251,6 +251,11 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
         [
             ("a resumed batch makes everything again", "            if shard is None:", "            if True:"),
             ("a changed source is resumed", "elif shard.digest != task.digest:", "elif False:"),
+        ],
+    ),
+    "_files.py": (
+        ["batch/test_output.py", "bench/test_run_log.py"],
+        [
             ("a batch with other options is resumed", "    if changed:", "    if False:"),
         ],
     ),
