@@ -231,7 +231,7 @@ class TestPerturbation:
         def run(x, _pictures):
             return x[:, :, 8:16, 16:24].mean((1, 2, 3))
 
-        subject = MethodContext(store, pixels, run(pixels, None), run, lambda x: x, batch=64)
+        subject = MethodContext(store, pixels, run(pixels, None), run, lambda x: x, batch_size=64)
         from vitscope.methods.perturbation import occlusion, rise
 
         for method, options in ((rise, {"masks": 300, "cells": 4}), (occlusion, {"window": 1})):

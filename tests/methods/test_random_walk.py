@@ -71,7 +71,7 @@ def test_a_grid_that_is_not_square():
 
 
 def smoothed(s, z, restart=0.05, temperature=0.1):
-    return module._walked(torch.as_tensor(s), torch.as_tensor(z), restart, temperature).numpy()
+    return module._smoothed(torch.as_tensor(s), torch.as_tensor(z), restart, temperature).numpy()
 
 
 def made(seed, patches=30, width=6):
@@ -147,7 +147,7 @@ def test_no_matrix_of_all_patches_is_held(monkeypatch):
 
     s, z = made(3, patches=400, width=4)
     with CrashLog():
-        module._walked(torch.from_numpy(s), torch.from_numpy(z), 0.05, 0.1)
+        module._smoothed(torch.from_numpy(s), torch.from_numpy(z), 0.05, 0.1)
     assert 1600 <= max(seen) <= 2000 < 400 * 400
 
 

@@ -150,7 +150,7 @@ def test_a_class_against_itself_and_a_text_without_words_are_refused(tiny_scope)
 
 def test_features_that_do_not_fit_are_refused(clip_folder):
     scope = vitscope.load(clip_folder)
-    wrong = vitscope.text("a cat").known(torch.ones(1, 5))
+    wrong = vitscope.text("a cat").with_features(torch.ones(1, 5))
     with pytest.raises(UsageError, match="5 features, a picture has 24"):
         scope.explain(PHOTO, method="relevance", target=wrong)
 

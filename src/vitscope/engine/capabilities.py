@@ -11,7 +11,7 @@ from vitscope._messages import msg
 from vitscope.engine.runner import ONE_AT_A_TIME, ModelRunner
 from vitscope.errors import YES, LayoutError, Support, UnknownNameError, UnsupportedError
 from vitscope.methods.base import METHODS, Method
-from vitscope.methods.rollout_variants import without_lengths
+from vitscope.methods.rollout_variants import knows_values
 from vitscope.methods.targets import feature_of
 
 __all__ = ["CAPABILITIES", "Capabilities"]
@@ -90,8 +90,7 @@ class Capabilities:
     def values(self) -> Support:
         """Is it known what each layer does with the values that attention weighs?"""
         store = self._runner.forward(self._runner.trial_pixels()[:1], values=True).store
-        reason = next((reason for block in store.blocks if (reason := without_lengths(block))), "")
-        return Support.no(reason) if reason else YES
+        return next((answer for block in store.blocks if not (answer := knows_values(block))), YES)
 
     def method(self, method: Method) -> Support:
         """Answer whether a method applies to this model."""

@@ -242,9 +242,9 @@ class ModelRunner:
             return scorer_of_each([self.scorer(one, answer) for one in distinct], [distinct.index(t) for t in target])
         if isinstance(target, SimilarTo) and target.features is None:
             pixels, _ = self.adapter.prepare(load_image(target.image))
-            target = target.known(feature_of(self.answer(pixels[None])))
+            target = target.with_features(feature_of(self.answer(pixels[None])))
         elif isinstance(target, Text) and target.features is None:
-            target = target.known(self.adapter.text_features(target.words))
+            target = target.with_features(self.adapter.text_features(target.words))
         return scorer_of(target, answer, self.adapter.labels, self.adapter.classifies(answer))
 
     def predictions(self, answer: Tensor, row: int = 0) -> list[tuple[str, float]]:

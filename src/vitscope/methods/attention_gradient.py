@@ -1,4 +1,4 @@
-"""Attention weighed by gradients: where attention went that mattered to the score."""
+"""Attention weighted by the score's gradients: the attention that raises the score."""
 
 import torch
 from jaxtyping import Float
@@ -13,18 +13,10 @@ from vitscope.attention import (
     vecmat_positive_relevance,
     vecmat_positive_relevance_normalised,
 )
-from vitscope.errors import UsageError
 from vitscope.methods.base import method
+from vitscope.methods.rollout import from_layer
 
 __all__ = ["attention_gradcam", "grad_rollout", "grad_sam", "relevance"]
-
-
-def _layers(layers: LayerSpec, start_layer: int | None) -> LayerSpec:
-    if start_layer is None:
-        return layers
-    if layers is not None:
-        raise UsageError("layers and start_layer both say where to begin", "give one of them")
-    return f"{start_layer}--1"
 
 
 @method(
@@ -36,7 +28,7 @@ def _layers(layers: LayerSpec, start_layer: int | None) -> LayerSpec:
 def relevance(
     store: AttentionStore, *, layers: LayerSpec = None, start_layer: int | None = None
 ) -> Float[Tensor, "B N"]:
-    """Attention that raises the score, accumulated through the layers.
+    """Trace the attention that raises the score back through all layers.
 
     Formula: `R <- R + Ā_l R` from the first layer to the last, starting with `R = I`, where
     `Ā_l = mean_h relu(dy/dA_l * A_l)`; the map is `s R` with s the readout row. Only that row is carried, from the last
@@ -44,18 +36,18 @@ def relevance(
     pooling stand between the layers: `R <- M R`, M the mean over what they read, as for `rollout`.
 
     Args:
-        store: a store that was differentiated.
-        layers: which layers take part; all by default.
-        start_layer: the first layer that takes part, instead of `layers`.
+        store: the attention of one forward, with the score's gradient.
+        layers: the layers that count; all by default.
+        start_layer: the first layer that counts, instead of `layers`.
 
     Returns:
-        `(B, N)`, not negative, in units of the score; its sum says nothing. The readout token itself holds at least 1.
+        `(B, N)`, not negative, in units of the score; its sum has no meaning. The readout token itself has at least 1.
 
     Cost: one forward and one backward, then each layer's rows once, chunk by chunk; memory linear in tokens.
     Limits: negative evidence is cut off in each head; values and MLPs count through the gradient alone. The readout row
-        itself lies under the map: with mean pooling a floor on every patch, beside which small gradients hardly show.
+        itself is part of the map: with mean pooling a floor under every patch, which hides small gradients.
     """
-    chosen = store.select(_layers(layers, start_layer))
+    chosen = store.select(from_layer(layers, start_layer))
     return store.rollout_from_readout(chosen, vecmat_positive_relevance, 1.0, 1.0)
 
 
@@ -68,38 +60,38 @@ def relevance(
 def grad_rollout(
     store: AttentionStore, *, layers: LayerSpec = None, start_layer: int | None = None
 ) -> Float[Tensor, "B N"]:
-    """Rollout of the attention that raises the score.
+    """Roll out only the attention that raises the score.
 
     Formula: `m = s Â_L ... Â_1` with `Â_l = rownormalise(I + mean_h relu(dy/dA_l * A_l))`: each row divided by its own
     sum, after the identity is added. In windowed and hierarchical models Â_l stands between the operators of merging
     and pooling, as for `rollout`.
 
     Args:
-        store: a store that was differentiated.
-        layers: which layers take part; all by default.
-        start_layer: the first layer that takes part, instead of `layers`.
+        store: the attention of one forward, with the score's gradient.
+        layers: the layers that count; all by default.
+        start_layer: the first layer that counts, instead of `layers`.
 
     Returns:
         `(B, N)`, each in [0, 1], summing to one over all tokens, the prefix included.
 
     Cost: one forward and one backward, then each layer's rows once, chunk by chunk; memory linear in tokens.
-    Limits: gradients of attention are small beside the identity, so that most weight stays with the readout token: look
-        at the patches alone.
+    Limits: gradients of attention are small beside the identity, so that most weight stays with the readout token:
+        compare the patches alone.
     """
-    shares: dict[int, Float[Tensor, "B N"]] = {}  # by which a block's rows are divided, known once it was gone through
+    shares: dict[int, Float[Tensor, "B N"]] = {}  # what a block's residual is weighted by; known once its rows are
 
-    def kept(block: Block) -> Float[Tensor, "B N"]:
+    def residual_share(block: Block) -> Float[Tensor, "B N"]:
         if id(block) not in shares:
             shares[id(block)] = 1 / (1 + positive_relevance_sums(block))
         return shares[id(block)]
 
     def attend(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"]:
-        if id(block) in shares:  # asked first where the residual runs through windows and merging
+        if id(block) in shares:  # where windows and merging need the residual first
             return vecmat_positive_relevance(block, r * shares[id(block)])
-        pulled, shares[id(block)] = vecmat_positive_relevance_normalised(block, r)
-        return pulled
+        product, shares[id(block)] = vecmat_positive_relevance_normalised(block, r)
+        return product
 
-    return store.rollout_from_readout(store.select(_layers(layers, start_layer)), attend, kept, 1.0)
+    return store.rollout_from_readout(store.select(from_layer(layers, start_layer)), attend, residual_share, 1.0)
 
 
 @method(
@@ -109,32 +101,32 @@ def grad_rollout(
     requires={"gradient"},
 )
 def grad_sam(store: AttentionStore, *, layers: LayerSpec = None) -> Float[Tensor, "B N"]:
-    """How much attention each token receives that raises the score, over all layers, heads and queries.
+    """Add up the attention to each token that raises the score.
 
-    Formula: `m_j = 1 / (L H N) sum_lhi A_lhij relu(dy/dA_lhij)`.
+    Formula: `m_j = 1 / (L H N) sum_lhi A_lhij relu(dy/dA_lhij)`, over layers l, heads h and queries i.
 
     Args:
-        store: a store that was differentiated.
-        layers: which layers take part; all by default.
+        store: the attention of one forward, with the score's gradient.
+        layers: the layers that count; all by default.
 
-    Where layers do not all see the same tokens, each layer's part is shared among the tokens that its keys were made
-    of; N counts the queries of all windows, padding included.
+    Where layers do not all see the same tokens, each layer's part is divided among the tokens that its keys come from;
+    N counts the queries of all windows, padding included.
 
     Returns:
-        `(B, N)`, not negative, in units of the score; its sum says nothing.
+        `(B, N)`, not negative, in units of the score; its sum has no meaning.
 
     Cost: one forward and one backward, then each layer's rows once; memory linear in tokens. Through windows or merging
         also a short pass back through the averaged network for each layer.
-    Limits: layers are added, not composed: it tells where tokens are read, at any depth, not what reaches the answer.
+    Limits: layers are added, not composed: the map shows what is read at any depth, not what reaches the answer.
     """
     chosen = store.select(layers)
 
-    def seen(block: Block) -> Float[Tensor, "b M"]:
+    def received(block: Block) -> Float[Tensor, "b M"]:
         b, _, n, _ = block.shape
-        alike = torch.full((b, n), store.images / (b * n), device=block.device)
-        return vecmat_positive_relevance(block, alike)
+        uniform = torch.full((b, n), store.images / (b * n), device=block.device)
+        return vecmat_positive_relevance(block, uniform)
 
-    parts = [store.received_attention(layer, seen) for layer in chosen]
+    parts = [store.received_attention(layer, received) for layer in chosen]
     return torch.stack(parts).sum(0) / len(parts)
 
 
@@ -145,35 +137,35 @@ def grad_sam(store: AttentionStore, *, layers: LayerSpec = None) -> Float[Tensor
     requires={"gradient"},
 )
 def attention_gradcam(store: AttentionStore, *, layer: int = -1) -> Float[Tensor, "B N"]:
-    """One layer's attention from the readout row, each head weighed by its mean gradient.
+    """Weight one layer's attention heads by their mean gradient and add them up.
 
     Formula: `m_j = relu(sum_h w_h sum_i s_i A_hij)` with `w_h = mean_j sum_i s_i dy/dA_hij` over all tokens j.
 
     Args:
-        store: a store that was differentiated.
+        store: the attention of one forward, with the score's gradient.
         layer: from 0, or from the end with negative numbers.
 
-    Where layers do not all see the same tokens, s is taken to that layer along residuals, j counts the keys of all its
-    windows, and the result is shared among the tokens that these were made of.
+    Where layers do not all see the same tokens, s is carried to that layer along residuals, j counts the keys of all
+    its windows, and the result is divided among the tokens that these keys come from.
 
     Returns:
-        `(B, N)`, not negative, in units of the score; its sum says nothing.
+        `(B, N)`, not negative, in units of the score; its sum has no meaning.
 
     Cost: one forward and one backward, and one row (with mean pooling: all rows of one layer); memory linear in tokens.
-    Limits: of the last layer only; a head's sign is one number for all patches.
+    Limits: one layer only; a head has one weight, of one sign, for all patches.
     """
 
     def attend(block: Block, r: Float[Tensor, "b N"]) -> Float[Tensor, "b M"]:
-        asked = (r != 0).any(0).nonzero().squeeze(1)
+        queries = (r != 0).any(0).nonzero().squeeze(1)
         b, h, _, m = block.shape
         attention, slopes = r.new_zeros(b, h, m), r.new_zeros(b, h, m)
-        for part in torch.split(asked, block.chunk or max(1, budget(block.device) // (b * h * m))):
+        for part in torch.split(queries, block.chunk or max(1, budget(block.device) // (b * h * m))):
             weights = r[:, None, part, None]
             attention = attention + (weights * block.rows(part)).sum(2)
             slopes = slopes + (weights * block.grad_rows(part)).sum(2)
         heads = slopes.mean(-1).reshape(store.images, -1, h).mean(1, keepdim=True)
-        each = heads.expand(-1, b // store.images, -1).reshape(b, h, 1)
-        return (each * attention).sum(1).clamp_min(0)
+        per_image = heads.expand(-1, b // store.images, -1).reshape(b, h, 1)
+        return (per_image * attention).sum(1).clamp_min(0)
 
     (number,) = store.select(layer)
     return store.layer_vecmat(number, attend)

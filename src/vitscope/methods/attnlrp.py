@@ -1,4 +1,4 @@
-"""Relevance propagated through every part of the model, by gradients whose rules lose none of it."""
+"""AttnLRP: relevance propagated through every part of the model, by gradients with modified rules."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -17,20 +17,20 @@ __all__ = ["attnlrp"]
     gradient_rule="attnlrp",
 )
 def attnlrp(context: MethodContext) -> Float[Tensor, "B N"]:
-    """How much of the score each token brings into the first block, attention, MLPs and norms included.
+    """Propagate the score back to the input tokens through attention, MLPs and norms.
 
-    Formula: `m_j = sum_d z_jd d̃y/dz_jd`, z the tokens given to the first block, d̃ the gradient by the rules of
+    Formula: `m_j = sum_d z_jd d̃y/dz_jd`, z the input tokens of the first block, d̃ the gradient by the rules of
     `gradient_rule="attnlrp"` (`vitscope.attention.gradient_rules`): norms with their deviation held fixed,
-    activations as fixed quotients, half the relevance of each product to either factor, softmax by its own derivative.
+    activations as fixed quotients, half the relevance of each product for either factor, softmax by its own derivative.
 
     Returns:
-        `(B, N)`, signed, in units of the score; it sums to the score less what biases and the softmax hold.
+        `(B, N)`, signed, in units of the score; it sums to the score less the relevance of biases and softmax.
 
     Cost: one forward and one backward, and their memory.
-    Limits: relevance that biases and the softmax hold is lost; at the first block a token is its patch and its place
-        together. `libra` as `gradient` of `input-x-gradient` goes on to the pixels and holds attention fixed.
+    Limits: the relevance of biases and softmax is lost; at the first block a token is the sum of its patch and its
+        position. `input-x-gradient` with `gradient_rule="libra"` continues to the pixels and keeps attention fixed.
         Relevance propagation is covered by patents of others: see the licence terms of its authors.
     """
-    first = context.tokens.tokens[0]
+    first = context.hidden_states.tokens[0]
     (grad,) = context.gradients([first])
-    return context.tokens.arrange((first.detach() * grad).float()).sum(-1)
+    return context.hidden_states.arrange((first.detach() * grad).float()).sum(-1)

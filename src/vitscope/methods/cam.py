@@ -1,7 +1,7 @@
-"""Class activation maps on patch tokens: activations weighed by what their gradients say of the target.
+"""Class activation maps on patch tokens: activations weighted by the gradients of the target's score.
 
-Where layers do not all see the same tokens (windows, merging), the map is made on the grid that the chosen layer has,
-the last stage's by default, and each of its tokens drawn on the patches that it stands for; the result's notes say so.
+Where layers do not all see the same tokens (windows, merging), the map is computed on the grid of the chosen layer, the
+last stage's by default, and each of its tokens drawn on the patches that it stands for; a note of the result says so.
 """
 
 from typing import TypeAlias
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitscope._messages import join_messages, msg
 from vitscope.attention.transformer_blocks import HookPoint, TokenActivations
 from vitscope.errors import UsageError
 from vitscope.methods.base import method
@@ -17,23 +18,37 @@ from vitscope.methods.context import MethodContext
 
 __all__ = ["eigencam", "gradcam", "gradcam_plus_plus", "hirescam", "layercam"]
 
-Named: TypeAlias = tuple[Float[Tensor, "B N"], list[str]]
+NotedMap: TypeAlias = tuple[Float[Tensor, "B N"], list[str]]
 _TINY = 1e-7
 
 
 def _patches(
     context: MethodContext, layer: int, at: HookPoint
 ) -> tuple[TokenActivations, Float[Tensor, "B gh gw D"], Float[Tensor, "B gh gw D"]]:
-    """Activations of the patches, and the score's gradient there."""
-    spot = context.spot(layer, at)
-    (grad,) = context.gradients([spot.raw])
-    return spot, spot.patches(), spot.patches(grad)
+    """Return the activations of the patches at one point, and the score's gradient there.
+
+    Raises:
+        UsageError: no patch has a gradient there.
+    """
+    activations = context.activations(layer, at)
+    (grad,) = context.gradients([activations.raw])
+    if not bool(grad.any()):
+        raise UsageError(
+            msg(
+                "methods.no-patch-gradient",
+                "no patch has a gradient at the {location}: nothing reads the patches there",
+                location=activations.location,
+            ),
+            msg("methods.no-patch-gradient.hint", "use {@O:at=norm} or {@O:at=input}, or an earlier {@O:layer}"),
+        )
+    return activations, activations.patches(), activations.patches(grad)
 
 
-def _named(context: MethodContext, patches: Tensor, spot: TokenActivations) -> tuple[Tensor, list[str]]:
-    """The map of all tokens, and for each picture a note that names the layer."""
-    told = [f"activations taken at the {spot.location}", context.brought(spot.grid)]
-    return context.whole(patches), ["; ".join(part for part in told if part)] * len(patches)
+def _noted(context: MethodContext, patches: Tensor, activations: TokenActivations) -> NotedMap:
+    """Return the map of all tokens, and for each image a note that names the layer."""
+    note = msg("methods.activations-at", "activations taken at the {location}", location=activations.location)
+    notes = [note, context.grid_note(activations.grid)]
+    return context.to_tokens(patches), [join_messages("; ", filter(None, notes))] * len(patches)
 
 
 @method(
@@ -42,29 +57,28 @@ def _named(context: MethodContext, patches: Tensor, spot: TokenActivations) -> t
     source="Selvaraju et al. 2017, equations 1 and 2, on patch tokens",
     requires={"gradient", "token-grids"},
 )
-def gradcam(context: MethodContext, *, layer: int = -1, at: HookPoint = "norm") -> Named:
-    """Channels of the patch tokens, each weighed by its mean gradient.
+def gradcam(context: MethodContext, *, layer: int = -1, at: HookPoint = "norm") -> NotedMap:
+    """Weight the channels of the patch tokens by their mean gradient and add them up.
 
     Formula: `m_j = relu(sum_d w_d z_jd)`, `w_d = 1/P sum_j dy/dz_jd`, z the patch tokens at the chosen place.
 
     Args:
         context: the images, the model and the target.
         layer: block, from 0, or from the end with negative numbers.
-        at: what its first `norm` gives (its input, where there is none), its `input`, or its `output`. After the last
-            block only what is read out has a gradient: with a CLS readout, no patch.
+        at: the output of its first `norm` (its input, where it has none), its `input`, or its `output`. After the last
+            block only the tokens that are read out have a gradient: with a CLS readout, no patch.
 
     Returns:
-        `(B, N)`, not negative, in units of the score; its sum says nothing; the prefix gets 0.
+        `(B, N)`, not negative, in units of the score; its sum has no meaning; the prefix gets 0.
 
     Raises:
         UsageError: no patch has a gradient there.
 
     Cost: one forward and one backward, and their memory; no backward below the chosen layer.
-    Limits: one weight for a channel everywhere; made for pooled convolutions, where that is exact.
+    Limits: a channel has one weight at all places; that is exact for the pooled convolutions it was made for.
     """
-    spot, z, grad = _patches(context, layer, at)
-    _reached(grad, layer, at)
-    return _named(context, (z * grad.mean((1, 2), keepdim=True)).sum(-1).clamp_min(0), spot)
+    activations, z, grad = _patches(context, layer, at)
+    return _noted(context, (z * grad.mean((1, 2), keepdim=True)).sum(-1).clamp_min(0), activations)
 
 
 @method(
@@ -73,8 +87,8 @@ def gradcam(context: MethodContext, *, layer: int = -1, at: HookPoint = "norm") 
     source="Chattopadhay et al. 2018, equations 5, 6 and 19, on patch tokens",
     requires={"gradient", "token-grids"},
 )
-def gradcam_plus_plus(context: MethodContext, *, layer: int = -1, at: HookPoint = "norm") -> Named:
-    """Grad-CAM whose channel weights favour gradients at places where the channel is strong.
+def gradcam_plus_plus(context: MethodContext, *, layer: int = -1, at: HookPoint = "norm") -> NotedMap:
+    """Weight channels as Grad-CAM does, but favour gradients where the channel is strong.
 
     Formula: `m_j = relu(sum_d w_d z_jd)`, `w_d = sum_j a_jd relu(g_jd)`, `a_jd = g_jd^2 / (2 g_jd^2 + S_d g_jd^3)`,
     `g = dy/dz`, `S_d = sum_j z_jd`; a is 0 where g is.
@@ -85,7 +99,7 @@ def gradcam_plus_plus(context: MethodContext, *, layer: int = -1, at: HookPoint 
         at: `norm`, `input` or `output` of it, as for `gradcam`.
 
     Returns:
-        `(B, N)`, not negative, in units of the score; its sum says nothing; the prefix gets 0.
+        `(B, N)`, not negative, in units of the score; its sum has no meaning; the prefix gets 0.
 
     Raises:
         UsageError: no patch has a gradient there.
@@ -94,12 +108,11 @@ def gradcam_plus_plus(context: MethodContext, *, layer: int = -1, at: HookPoint 
     Limits: its weights assume activations that are not negative, which tokens are not: a changes its sign, and is
         cut off where its denominator is 0.
     """
-    spot, z, g = _patches(context, layer, at)
-    _reached(g, layer, at)
+    activations, z, g = _patches(context, layer, at)
     below = 2 + z.sum((1, 2), keepdim=True) * g  # both sides of a divided by g^2, which may be too small to square
     share = torch.where((g != 0) & (below.abs() > _TINY), 1 / below, torch.zeros_like(g))
     weights = (share * g.clamp_min(0)).sum((1, 2), keepdim=True)
-    return _named(context, (z * weights).sum(-1).clamp_min(0), spot)
+    return _noted(context, (z * weights).sum(-1).clamp_min(0), activations)
 
 
 @method(
@@ -108,8 +121,8 @@ def gradcam_plus_plus(context: MethodContext, *, layer: int = -1, at: HookPoint 
     source="Draelos & Carin 2020, equation 5, on patch tokens",
     requires={"gradient", "token-grids"},
 )
-def hirescam(context: MethodContext, *, layer: int = -1, at: HookPoint = "norm") -> Named:
-    """Each patch token times the score's gradient at it.
+def hirescam(context: MethodContext, *, layer: int = -1, at: HookPoint = "norm") -> NotedMap:
+    """Multiply each patch token by the score's gradient at it.
 
     Formula: `m_j = relu(sum_d z_jd dy/dz_jd)`.
 
@@ -119,7 +132,7 @@ def hirescam(context: MethodContext, *, layer: int = -1, at: HookPoint = "norm")
         at: `norm`, `input` or `output` of it, as for `gradcam`.
 
     Returns:
-        `(B, N)`, not negative, in units of the score; its sum says nothing; the prefix gets 0.
+        `(B, N)`, not negative, in units of the score; its sum has no meaning; the prefix gets 0.
 
     Raises:
         UsageError: no patch has a gradient there.
@@ -127,9 +140,8 @@ def hirescam(context: MethodContext, *, layer: int = -1, at: HookPoint = "norm")
     Cost: one forward and one backward, and their memory; no backward below the chosen layer.
     Limits: negative evidence is cut off, as in Grad-CAM.
     """
-    spot, z, grad = _patches(context, layer, at)
-    _reached(grad, layer, at)
-    return _named(context, (z * grad).sum(-1).clamp_min(0), spot)
+    activations, z, grad = _patches(context, layer, at)
+    return _noted(context, (z * grad).sum(-1).clamp_min(0), activations)
 
 
 @method(
@@ -138,8 +150,8 @@ def hirescam(context: MethodContext, *, layer: int = -1, at: HookPoint = "norm")
     source="Jiang et al. 2021, equations 6 to 8, on patch tokens",
     requires={"gradient", "token-grids"},
 )
-def layercam(context: MethodContext, *, layer: int = -1, at: HookPoint = "norm") -> Named:
-    """Each patch token times the positive part of the gradient at it.
+def layercam(context: MethodContext, *, layer: int = -1, at: HookPoint = "norm") -> NotedMap:
+    """Multiply each patch token by the positive part of the score's gradient at it.
 
     Formula: `m_j = relu(sum_d z_jd relu(dy/dz_jd))`.
 
@@ -149,17 +161,16 @@ def layercam(context: MethodContext, *, layer: int = -1, at: HookPoint = "norm")
         at: `norm`, `input` or `output` of it, as for `gradcam`.
 
     Returns:
-        `(B, N)`, not negative, in units of the score; its sum says nothing; the prefix gets 0.
+        `(B, N)`, not negative, in units of the score; its sum has no meaning; the prefix gets 0.
 
     Raises:
         UsageError: no patch has a gradient there.
 
     Cost: one forward and one backward, and their memory; no backward below the chosen layer.
-    Limits: a channel that is negative and should be more so counts for nothing, though it may raise the score.
+    Limits: a negative channel whose gradient is negative is ignored, though it raises the score.
     """
-    spot, z, grad = _patches(context, layer, at)
-    _reached(grad, layer, at)
-    return _named(context, (z * grad.clamp_min(0)).sum(-1).clamp_min(0), spot)
+    activations, z, grad = _patches(context, layer, at)
+    return _noted(context, (z * grad.clamp_min(0)).sum(-1).clamp_min(0), activations)
 
 
 @method(
@@ -168,8 +179,8 @@ def layercam(context: MethodContext, *, layer: int = -1, at: HookPoint = "norm")
     source="Muhammad & Yeasin 2020, equations 4 and 5, on patch tokens",
     requires={"token-grids"},
 )
-def eigencam(context: MethodContext, *, layer: int = -1, at: HookPoint = "norm") -> Named:
-    """The patch tokens along their first right singular vector.
+def eigencam(context: MethodContext, *, layer: int = -1, at: HookPoint = "norm") -> NotedMap:
+    """Project the patch tokens onto their first right singular vector.
 
     Formula: `m_j = sum_d z_jd v_d`, v the first right singular vector of the `(P, D)` matrix z, its mean not removed;
     its sign is that by which the map's mean is positive.
@@ -182,21 +193,13 @@ def eigencam(context: MethodContext, *, layer: int = -1, at: HookPoint = "norm")
     Returns:
         `(B, N)`, signed, in units of the tokens, its sum not negative; the prefix gets 0.
 
-    Cost: one forward, and one D x D eigenvector of each picture; memory linear in tokens.
-    Limits: class-agnostic: the strongest common direction, whatever it means. For its mean removed see `pca`.
+    Cost: one forward, and one D x D eigenvector an image; memory linear in tokens.
+    Limits: class-agnostic: the strongest common direction, whatever it means. `pca` removes the mean first.
     """
-    spot = context.spot(layer, at)
-    z = spot.patches()
+    activations = context.activations(layer, at)
+    z = activations.patches()
     flat = z.flatten(1, 2)
     direction = torch.linalg.eigh(flat.transpose(1, 2) @ flat).eigenvectors[..., -1]
     projected = (z * direction[:, None, None]).sum(-1)
     sign = torch.where(projected.mean((1, 2), keepdim=True) < 0, -1.0, 1.0)
-    return _named(context, projected * sign.to(projected.dtype), spot)
-
-
-def _reached(grad: Tensor, layer: int, at: HookPoint) -> None:
-    if not bool(grad.any()):
-        raise UsageError(
-            f"no patch has a gradient at the {at} of block {layer}: nothing reads the patches there",
-            "ask at='norm' or 'input', or for an earlier layer",
-        )
+    return _noted(context, projected * sign.to(projected.dtype), activations)

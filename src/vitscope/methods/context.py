@@ -1,6 +1,6 @@
-"""What methods are given that go beyond attention: the pictures, the model as a function, its tokens, and the target.
+"""What a method that can run the model is given: images, attention, the model as a function, and the target's score.
 
-Letters: B pictures, n rows of a forward (any number for each picture), N tokens, P of them patches.
+Letters: B images, n rows of a forward (any number for each image), N tokens, P of them patches.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from vitscope._messages import Message, msg
 from vitscope.attention import AttentionStore
 from vitscope.attention.transformer_blocks import HiddenStates, HookPoint, TokenActivations, TransformerBlocks
 from vitscope.errors import MethodError
@@ -21,86 +22,83 @@ __all__ = ["MethodContext"]
 
 @dataclass(frozen=True, eq=False)
 class MethodContext:
-    """One batch of pictures under one target.
+    """One batch of images under one target.
 
     Attributes:
         store: the attention of the plain forward.
-        pixels: the pictures as the model got them.
-        score: the target's score of each picture, with its graph where the method wants gradients.
-        run: scores of other pixels `(n, 3, Hi, Wi)`, the numbers of the pictures they belong to, and `correction`.
-        answer: the model's answer to pixels, without a graph.
-        states: the tokens of the plain forward, where the method wants them.
-        body: the model's blocks, where the method wants them.
+        pixels: the images as the model got them.
+        score: the target's score of each image; with its graph for methods that require `gradient`.
+        score_pixels: from pixels `(n, 3, Hi, Wi)`, and the number of the image that each row belongs to, to scores.
+        answer: from pixels to the model's answer, without a graph.
+        states: the tokens of the plain forward, for methods that require `hidden-states` or `token-grids`.
+        transformer_blocks: the model's blocks, for methods that require `hidden-states`.
         seed: for random numbers.
-        batch: rows that go through the model together.
-        last: no other target will be asked of this forward: its graph may be freed.
-        tick: called with (done, total) while a method runs many forwards.
+        batch_size: rows that go through the model together.
+        last_target: no other target follows: the graph of the plain forward may be freed.
+        progress: called with (done, total) while a method runs many forwards.
     """
 
     store: AttentionStore
     pixels: Float[Tensor, "B 3 Hi Wi"]
     score: Float[Tensor, " B"]
-    run: Callable[[Tensor, Tensor], Tensor]
+    score_pixels: Callable[[Tensor, Tensor], Tensor]
     answer: Callable[[Tensor], Tensor]
     states: HiddenStates | StagedHiddenStates | None = None
-    body: TransformerBlocks | None = None
+    transformer_blocks: TransformerBlocks | None = None
     seed: int = 0
-    batch: int = 8
-    last: bool = True
-    tick: Callable[[int, int], None] = lambda done, total: None
+    batch_size: int = 8
+    last_target: bool = True
+    progress: Callable[[int, int], None] = lambda done, total: None
 
     @property
     def layout(self) -> TokenLayout:
-        """Which token is which."""
+        """The token layout of the plain forward."""
         assert self.store.layout is not None
         return self.store.layout
-
-    def gradients(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The gradient of the scores with respect to tensors of the plain forward; zero where there is none."""
-        grads = torch.autograd.grad(self.score.sum(), list(tensors), retain_graph=not self.last, allow_unused=True)
-        return tuple(torch.zeros_like(x) if g is None else g for g, x in zip(grads, tensors, strict=True))
-
-    def scores(self, pixels: Float[Tensor, "n 3 Hi Wi"], pictures: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """The target's scores of changed pictures; with a graph where `pixels` asks for one."""
-        return self.run(pixels, pictures)
-
-    def scores_keeping(self, kept: Bool[Tensor, "n P"], pictures: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """The target's scores where only some patch tokens go through the blocks, equally many in each row."""
-        with self.blocks.keep_patches(kept):
-            return self.run(self.pixels.detach()[pictures], pictures)
-
-    def scores_past(self, tokens: Float[Tensor, "n k D"], pictures: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """The target's scores where these tokens come out of the last block, whatever went in: one picture's pixels do.
-
-        Only for models of which nothing but the blocks needs to know how many pictures and tokens there are.
-        """
-        with self.blocks.skip(tokens):
-            return self.run(self.pixels.detach()[:1], pictures)
 
     @property
     def blocks(self) -> TransformerBlocks:
         """The model's blocks."""
-        if self.body is None:
-            raise MethodError(
-                "this method was not given the model's blocks", "register it with requires={'hidden-states'}"
-            )
-        return self.body
+        if self.transformer_blocks is None:
+            raise MethodError(_NO_STATES, _NO_STATES_HINT)
+        return self.transformer_blocks
 
     @property
-    def tokens(self) -> HiddenStates:
-        """The tokens of the plain forward."""
+    def hidden_states(self) -> HiddenStates:
+        """The tokens between the blocks in the plain forward."""
         if not isinstance(self.states, HiddenStates):
-            raise MethodError(
-                "this method was not given the model's tokens", "register it with requires={'hidden-states'}"
-            )
+            raise MethodError(_NO_STATES, _NO_STATES_HINT)
         return self.states
 
-    def spot(self, layer: int, at: HookPoint) -> TokenActivations:
-        """The tokens at one place of a layer's block; where layers do not all see the same tokens, on their own grid.
+    def gradients(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Differentiate the scores with respect to tensors of the plain forward; zero where they do not depend."""
+        keep = not self.last_target
+        grads = torch.autograd.grad(self.score.sum(), list(tensors), retain_graph=keep, allow_unused=True)
+        return tuple(torch.zeros_like(x) if g is None else g for g, x in zip(grads, tensors, strict=True))
+
+    def scores(self, pixels: Float[Tensor, "n 3 Hi Wi"], images: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Return the target's scores of changed images; with a graph where `pixels` requires one."""
+        return self.score_pixels(pixels, images)
+
+    def scores_with_patches(self, kept: Bool[Tensor, "n P"], images: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Return the target's scores on some patch tokens only, equally many in each row."""
+        with self.blocks.keep_patches(kept):
+            return self.score_pixels(self.pixels.detach()[images], images)
+
+    def scores_from_tokens(self, tokens: Float[Tensor, "n k D"], images: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Return the target's scores as if these tokens came out of the last block.
+
+        One image's pixels go in, so that nothing but the blocks may need to know the numbers of images and tokens.
+        """
+        with self.blocks.skip(tokens):
+            return self.score_pixels(self.pixels.detach()[:1], images)
+
+    def activations(self, layer: int, at: HookPoint) -> TokenActivations:
+        """Return the tokens at one point of a layer's block, on the grid that this layer has.
 
         Args:
             layer: block, from 0, or from the end with negative numbers.
-            at: what its first `norm` gives (its input, where there is none), its `input`, or its `output`.
+            at: the output of its first `norm` (its input, where it has none), its `input`, or its `output`.
 
         Raises:
             UsageError: no such layer, or no grid of tokens there.
@@ -108,58 +106,77 @@ class MethodContext:
         (number,) = self.store.select(layer)
         if isinstance(self.states, StagedHiddenStates):
             return self.states.spot(number, at)
-        normed = self.tokens.normed[number] if at == "norm" else None
-        place = f"{'first norm' if at == 'norm' else at} of block {number}"
-        if at == "norm" and normed is None:
-            place = f"input of block {number}, which has no norm"
-        raw = self.tokens.tokens[number + (at == "output")] if normed is None else normed
+        states = self.hidden_states
+        normed = states.normed[number] if at == "norm" else None
+        raw = states.tokens[number + (at == "output")] if normed is None else normed
         row = torch.from_numpy(self.layout.readout()).to(raw) if at == "output" else None
-        return TokenActivations(raw, self.tokens.arrange, len(self.layout.prefix), self.layout.grid, place, row)
+        location = _location(number, at, normed is not None)
+        return TokenActivations(raw, states.arrange, len(self.layout.prefix), self.layout.grid, location, row)
 
-    def after(self, layer: int) -> TokenActivations:
-        """The tokens after a layer's block; where it hands on prefix tokens alone, the patches that it leaves as is."""
+    def tokens_after(self, layer: int) -> TokenActivations:
+        """Return the tokens after a layer's block; its input patches, where it returns prefix tokens alone."""
         (number,) = self.store.select(layer)
-        return self.states.after(number) if isinstance(self.states, StagedHiddenStates) else self.spot(layer, "output")
+        if isinstance(self.states, StagedHiddenStates):
+            return self.states.after(number)
+        return self.activations(layer, "output")
 
-    def whole(self, patches: Float[Tensor, "B gh gw"]) -> Float[Tensor, "B N"]:
-        """Values of the patches, of any grid, as values of all tokens: the prefix gets nothing.
+    def to_tokens(self, patches: Float[Tensor, "B gh gw"]) -> Float[Tensor, "B N"]:
+        """Return values of all tokens from values of the patches, on any grid; the prefix gets 0.
 
-        Each patch of the layout gets the value of the token on whose cell of the picture its centre lies; on a grid
+        Each patch of the layout gets the value of the token on whose cell of the image its centre lies; on a grid
         finer than the layout's, the mean over the tokens whose centres lie on it.
         """
-        rows, columns = (_onto(n, to, patches) for n, to in zip(patches.shape[1:], self.layout.grid, strict=True))
+        rows, columns = (_resampling(n, to, patches) for n, to in zip(patches.shape[1:], self.layout.grid, strict=True))
         flat = (rows @ patches @ columns.T).flatten(1)
         return torch.cat([flat.new_zeros(len(flat), len(self.layout.prefix)), flat], 1)
 
-    def brought(self, grid: tuple[int, int]) -> str:
-        """What `whole` does to a map of this grid, in words; empty where it is the layout's."""
+    def grid_note(self, grid: tuple[int, int]) -> str:
+        """Return a note that a map was resampled from this grid by `to_tokens`; empty on the layout's own grid."""
         if grid == self.layout.grid:
             return ""
-        (gh, gw), (rows, columns) = self.layout.grid, grid
-        return f"made on {rows} x {columns} tokens, each drawn on those of the {gh} x {gw} patches that it stands for"
+        return msg(
+            "methods.other-grid",
+            "computed on {rows} x {columns} tokens, each drawn on the patches of the {height} x {width} grid that it "
+            "stands for",
+            **dict(zip(("rows", "columns", "height", "width"), (*grid, *self.layout.grid), strict=True)),
+        )
 
-    def gathered(self, patches: Float[Tensor, "B P"], grid: tuple[int, int]) -> Float[Tensor, "B p"]:
-        """Weights of the layout's patches as weights of the tokens of another grid, on which they lie."""
-        laid = patches.reshape(len(patches), *self.layout.grid)
-        rows, columns = (_onto(n, to, laid) for n, to in zip(grid, self.layout.grid, strict=True))
-        return (rows.T @ laid @ columns).flatten(1)
+    def to_grid(self, weights: Float[Tensor, "B P"], grid: tuple[int, int]) -> Float[Tensor, "B p"]:
+        """Return weights of the layout's patches as weights of the tokens of another grid that cover them."""
+        on_layout = weights.reshape(len(weights), *self.layout.grid)
+        rows, columns = (_resampling(n, to, on_layout) for n, to in zip(grid, self.layout.grid, strict=True))
+        return (rows.T @ on_layout @ columns).flatten(1)
 
-    def per_patch(self, values: Float[Tensor, "B Hi Wi"]) -> Float[Tensor, "B gh gw"]:
-        """The sum of pixel values over each patch's cell of the picture."""
+    def sum_per_patch(self, values: Float[Tensor, "B Hi Wi"]) -> Float[Tensor, "B gh gw"]:
+        """Sum pixel values over each patch's cell of the image."""
         gh, gw = self.layout.grid
-        rows, columns = (_cells(n, cells, values) for n, cells in zip(values.shape[1:], (gh, gw), strict=True))
+        rows, columns = (_membership(n, cells, values) for n, cells in zip(values.shape[1:], (gh, gw), strict=True))
         return rows @ values @ columns.T
 
 
-def _onto(cells: int, others: int, like: Tensor) -> Tensor:
-    """`(others, cells)`, rows summing to one: which of `cells` along one side belong to each of `others`."""
+_NO_STATES = msg("methods.no-hidden-states", "the method was not given the model's hidden states")
+_NO_STATES_HINT = msg("methods.no-hidden-states.hint", "add 'hidden-states' to what it requires")
+
+
+def _location(layer: int, at: HookPoint, has_norm: bool) -> Message:
+    if at == "output":
+        return msg("methods.block-output", "output of block {layer}", layer=layer)
+    if at == "input":
+        return msg("methods.block-input", "input of block {layer}", layer=layer)
+    if has_norm:
+        return msg("methods.block-norm", "first norm of block {layer}", layer=layer)
+    return msg("methods.block-without-norm", "input of block {layer}, which has no norm", layer=layer)
+
+
+def _resampling(cells: int, others: int, like: Tensor) -> Float[Tensor, "others cells"]:
+    """Return which of `cells` along one side belong to each of `others`; rows sum to one."""
     if cells > others:
-        shares = _cells(cells, others, like)
+        shares = _membership(cells, others, like)
         return shares / shares.sum(1, keepdim=True)
-    return _cells(others, cells, like).T
+    return _membership(others, cells, like).T
 
 
-def _cells(pixels: int, cells: int, like: Tensor) -> Tensor:
-    """`(cells, pixels)`, one where a pixel lies in a cell."""
+def _membership(pixels: int, cells: int, like: Tensor) -> Float[Tensor, "cells pixels"]:
+    """Return 1 where a pixel along one side lies in a cell, else 0."""
     number = torch.arange(pixels, device=like.device) * cells // pixels
     return (number == torch.arange(cells, device=like.device)[:, None]).to(like.dtype)

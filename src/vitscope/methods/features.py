@@ -1,8 +1,8 @@
-"""What the tokens themselves say: directions, likeness, cuts, and what the model's head reads in each.
+"""Maps from the tokens themselves: principal directions, similarity, cuts, and the head's score of each.
 
 Where layers do not all see the same tokens (windows, merging), `pca`, `similarity` and `ncut` compare the tokens of the
-chosen layer, the last stage's by default, on the grid that they have; each is then drawn on the patches that it stands
-for, and the result's notes say so.
+chosen layer, the last stage's by default, on their own grid; each is drawn on the patches that it stands for, and a
+note of the result says so.
 """
 
 import re
@@ -15,23 +15,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitscope._messages import msg
 from vitscope.attention.transformer_blocks import TokenActivations
 from vitscope.errors import MethodError, UsageError
 from vitscope.methods.attention import attention
 from vitscope.methods.base import method
 from vitscope.methods.context import MethodContext
 
-__all__ = ["evolution", "logit_lens", "ncut", "pca", "pca_rgb", "similarity"]
+__all__ = ["logit_lens", "ncut", "pca", "pca_rgb", "scores_by_block", "similarity"]
 
-Named: TypeAlias = Float[Tensor, "B N"] | tuple[Float[Tensor, "B N"], list[str]]
+NotedMap: TypeAlias = Float[Tensor, "B N"] | tuple[Float[Tensor, "B N"], list[str]]
 _MOST_PATCHES = 4000
 _TAU, _WEAK = 0.2, 1e-5
 
 
-def _laid(context: MethodContext, patches: Float[Tensor, "B P"], spot: TokenActivations) -> Named:
-    """Values of a layer's patches as those of all tokens, and what was done to the grid."""
-    told = context.brought(spot.grid)
-    return context.whole(patches.reshape(len(patches), *spot.grid)), [told] * len(patches) if told else []
+def _noted(context: MethodContext, patches: Float[Tensor, "B P"], activations: TokenActivations) -> NotedMap:
+    """Return values of a layer's patches as those of all tokens, with a note where the grid is another."""
+    note = context.grid_note(activations.grid)
+    return context.to_tokens(patches.reshape(len(patches), *activations.grid)), [note] * len(patches) if note else []
 
 
 @method(
@@ -40,44 +41,47 @@ def _laid(context: MethodContext, patches: Float[Tensor, "B P"], spot: TokenActi
     source="Hotelling 1933; on patch tokens: Amir et al. 2022, Oquab et al. 2023, figure 1",
     requires={"token-grids"},
 )
-def pca(context: MethodContext, *, layer: int = -1, component: int = 0) -> Named:
-    """The patch tokens of each picture along one of their principal directions.
+def pca(context: MethodContext, *, layer: int = -1, component: int = 0) -> NotedMap:
+    """Project the patch tokens onto one of their principal directions.
 
     Formula: `m_j = (z_j - mean_i z_i) u_k`, u_k the k-th eigenvector of the patch tokens' covariance, the largest
-    first; its sign is that in which the map and the last layer's attention from the readout row go together.
+    first; its sign is that by which the map correlates with the last layer's attention from the readout row.
 
     Args:
         context: the images, the model and the target.
-        layer: after which block, from 0, or from the end with negative numbers.
+        layer: the block whose output is used, from 0, or from the end with negative numbers.
         component: k, from 0.
 
     Returns:
         `(B, N)`, signed, in units of the tokens, with mean 0 over the patches; the prefix gets 0.
 
     Raises:
-        UsageError: a component that is not there.
+        UsageError: no such component.
 
-    Cost: one forward, and one D x D eigenproblem of each picture; memory linear in tokens.
-    Limits: class-agnostic; on pictures without one object against a background the first direction may be anything.
+    Cost: one forward, and one D x D eigenproblem an image; memory linear in tokens.
+    Limits: class-agnostic; on images without one object against a background the first direction may be anything.
     """
-    spot = context.after(layer)
-    z = spot.tokens()[:, spot.prefix :]
+    activations = context.tokens_after(layer)
+    z = activations.tokens()[:, activations.prefix :]
     if not 0 <= component < min(z.shape[1:]):
-        raise UsageError(f"there is no component {component}", f"components are 0 to {min(z.shape[1:]) - 1}")
+        raise UsageError(
+            msg("methods.no-such-component", "component {number} does not exist", number=component),
+            msg("methods.no-such-component.hint", "components are 0 to {last}", last=min(z.shape[1:]) - 1),
+        )
     z = z - z.mean(1, keepdim=True)
     directions = torch.linalg.eigh(z.transpose(1, 2) @ z).eigenvectors
     values = (z * directions[:, None, :, -1 - component]).sum(-1)
     with torch.no_grad():
-        looked = attention(context.store)[:, len(context.layout.prefix) :].to(values.dtype)
-    looked = looked if spot.grid == context.layout.grid else context.gathered(looked, spot.grid)
-    along = (values * (looked - looked.mean(1, keepdim=True))).sum(1, keepdim=True)
-    return _laid(context, torch.where(along < 0, -values, values), spot)
+        read = attention(context.store)[:, len(context.layout.prefix) :].to(values.dtype)
+    read = read if activations.grid == context.layout.grid else context.to_grid(read, activations.grid)
+    covariance = (values * (read - read.mean(1, keepdim=True))).sum(1, keepdim=True)
+    return _noted(context, torch.where(covariance < 0, -values, values), activations)
 
 
 def pca_rgb(tokens: Float[np.ndarray, "P D"], grid: tuple[int, int]) -> Float[np.ndarray, "gh gw 3"]:
-    """The first three principal components of patch tokens as red, green and blue in [0, 1].
+    """Return the first three principal components of patch tokens as red, green and blue in [0, 1].
 
-    Each is stretched between its 1st and 99th percentile by itself: colours tell patches apart, and mean nothing more.
+    Each is stretched between its own 1st and 99th percentile: colours tell patches apart, and mean nothing more.
     """
     z = tokens.astype(np.float64) - tokens.mean(0)
     u, s, _ = np.linalg.svd(z, full_matrices=False)
@@ -93,53 +97,66 @@ def pca_rgb(tokens: Float[np.ndarray, "P D"], grid: tuple[int, int]) -> Float[np
     source="cosine of token features, as in Amir et al. 2022, section 4",
     requires={"token-grids"},
 )
-def similarity(context: MethodContext, *, layer: int = -1, query: str = "readout") -> Named:
-    """How alike each patch token is to what is read out, or to one patch.
+def similarity(context: MethodContext, *, layer: int = -1, query: str = "readout") -> NotedMap:
+    """Compare each patch token with the readout token, or with one patch.
 
     Formula: `m_j = cos(z_j, z_q)`, z_q the mean of tokens by the readout row (CLS, or the mean patch), or one patch. In
-    models whose last blocks change CLS alone (CaiT), both as the block's first norm has them.
+    models whose last blocks change CLS alone (CaiT), both are outputs of the block's first norm.
 
     Args:
         context: the images, the model and the target.
-        layer: after which block, from 0, or from the end with negative numbers.
+        layer: the block whose output is used, from 0, or from the end with negative numbers.
         query: `readout`, or `row,column` of a patch, from 0.
 
     Returns:
-        `(B, N)`, each in [-1, 1]; their sum says nothing; prefix tokens have theirs too, where all layers see them.
+        `(B, N)`, each in [-1, 1]; their sum has no meaning; prefix tokens have values too, where all layers see them.
 
     Raises:
-        UsageError: no such patch, or a readout token that this layer's tokens do not hold.
+        UsageError: no such patch, or a readout token that is not among this layer's tokens.
 
     Cost: one forward; memory linear in tokens.
-    Limits: class-agnostic. Features of some models share a large common part: look at differences, not at values.
+    Limits: class-agnostic. Features of some models have a large part in common: compare differences, not values.
     """
-    spot, (gh, gw) = context.after(layer), context.layout.grid
-    z = spot.tokens()
+    activations, (gh, gw) = context.tokens_after(layer), context.layout.grid
+    z = activations.tokens()
     if query == "readout":
-        spot, row = _with_readout(context, spot, layer)
-        z, row = spot.tokens(), row.to(z)
+        activations, row = _with_readout(context, activations, layer)
+        z, row = activations.tokens(), row.to(z)
     else:
         match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", query)
         if match is None or int(match[1]) >= gh or int(match[2]) >= gw:
-            raise UsageError(f"'{query}' is no patch", f"rows are 0 to {gh - 1}, columns 0 to {gw - 1}")
-        asked = torch.zeros(1, gh, gw).to(z)
-        asked[0, int(match[1]), int(match[2])] = 1
-        asked = context.gathered(asked.flatten(1), spot.grid)[0]
-        row = torch.cat([asked.new_zeros(spot.prefix), asked / asked.sum()])
+            raise UsageError(
+                msg("methods.no-such-patch", "'{query}' is not a patch", query=query),
+                msg(
+                    "methods.no-such-patch.hint",
+                    "write row,column: rows are 0 to {last_row}, columns 0 to {last_column}",
+                    last_row=gh - 1,
+                    last_column=gw - 1,
+                ),
+            )
+        one_hot = torch.zeros(1, gh, gw).to(z)
+        one_hot[0, int(match[1]), int(match[2])] = 1
+        weights = context.to_grid(one_hot.flatten(1), activations.grid)[0]
+        row = torch.cat([weights.new_zeros(activations.prefix), weights / weights.sum()])
     cosines = torch.cosine_similarity(z, torch.einsum("n,bnd->bd", row, z)[:, None], dim=-1)
-    if spot.prefix == len(context.layout.prefix) and spot.grid == context.layout.grid:
+    if activations.prefix == len(context.layout.prefix) and activations.grid == context.layout.grid:
         return cosines
-    return _laid(context, cosines[:, spot.prefix :], spot)
+    return _noted(context, cosines[:, activations.prefix :], activations)
 
 
-def _with_readout(context: MethodContext, spot: TokenActivations, layer: int) -> tuple[TokenActivations, Tensor]:
-    """The tokens that what is read out is among, and how much of each it is."""
-    if spot.readout is not None:
-        return spot, spot.readout
-    normed, layout = context.spot(layer, "norm"), context.layout
+def _with_readout(context: MethodContext, activations: TokenActivations, layer: int) -> tuple[TokenActivations, Tensor]:
+    """Return tokens among which the readout is, and each one's weight in it."""
+    if activations.readout is not None:
+        return activations, activations.readout
+    normed, layout = context.activations(layer, "norm"), context.layout
     if (normed.prefix, normed.grid) != (len(layout.prefix), layout.grid):
         raise UsageError(
-            f"what is read out is not among the tokens at the {spot.location}", "ask for a patch: query='row,column'"
+            msg(
+                "methods.readout-elsewhere",
+                "the readout token is not among the tokens at the {location}",
+                location=activations.location,
+            ),
+            msg("methods.readout-elsewhere.hint", "compare with a patch: {@O:query=row,column}"),
         )
     return normed, torch.from_numpy(layout.readout())
 
@@ -150,36 +167,46 @@ def _with_readout(context: MethodContext, spot: TokenActivations, layer: int) ->
     source="Shi & Malik 2000, equation 6; on tokens: TokenCut, Wang et al. 2022, section 3.2",
     requires={"token-grids"},
 )
-def ncut(context: MethodContext, *, layer: int = -1) -> Named:
-    """The object by a normalised cut of the graph of patches that are alike.
+def ncut(context: MethodContext, *, layer: int = -1) -> NotedMap:
+    """Separate one object from its background by a normalised cut of the patch graph.
 
     Formula: `m = v`, the eigenvector of the second smallest eigenvalue of `(D - W) v = λ D v`, `W_ij = 1` where
-    `cos(z_i, z_j) > 0.2` and `1e-5` elsewhere, D the row sums of W on a diagonal; less its mean; its sign is that in
-    which v's entry of the largest size, taken before, is above the mean: the object's side in TokenCut.
+    `cos(z_i, z_j) > 0.2` and `1e-5` elsewhere, D the row sums of W on a diagonal; its mean is subtracted, and its
+    sign is that by which the entry of v with the largest magnitude is above the mean: the object's side in TokenCut.
 
     Args:
         context: the images, the model and the target.
-        layer: after which block, from 0, or from the end with negative numbers.
+        layer: the block whose output is used, from 0, or from the end with negative numbers.
 
     Returns:
-        `(B, N)`, signed, with mean 0 over the patches, scaled so that the largest size is 1; the prefix gets 0.
+        `(B, N)`, signed, with mean 0 over the patches, scaled so that the largest magnitude is 1; the prefix gets 0.
 
     Raises:
-        MethodError: more than 4,000 patches, since W is a P x P matrix, or but one.
+        MethodError: more than 4,000 patches, since W is a P x P matrix, or only one.
 
-    Cost: one forward, and the eigenvectors of one P x P matrix a picture: O(P^2) memory, O(P^3) time.
-    Limits: class-agnostic; one object against one background. TokenCut takes keys of the last layer, this its tokens.
+    Cost: one forward, and the eigenvectors of one P x P matrix an image: O(P^2) memory, O(P^3) time.
+    Limits: class-agnostic; one object against one background. TokenCut uses keys of the last layer, this method tokens.
     """
-    spot = context.after(layer)
-    z = torch.nn.functional.normalize(spot.tokens()[:, spot.prefix :].double(), dim=-1)
+    activations = context.tokens_after(layer)
+    z = torch.nn.functional.normalize(activations.tokens()[:, activations.prefix :].double(), dim=-1)
     if z.shape[1] < 2:
         raise MethodError(
-            f"there is but one patch token at the {spot.location}: nothing to cut", "ask an earlier layer="
+            msg(
+                "methods.one-patch",
+                "there is only one patch token at the {location}: nothing to cut",
+                location=activations.location,
+            ),
+            msg("methods.one-patch.hint", "choose an earlier {@O:layer}"),
         )
     if z.shape[1] > _MOST_PATCHES:
         raise MethodError(
-            f"ncut makes a matrix of all patches with all: {z.shape[1]} are more than {_MOST_PATCHES}",
-            "ask for a smaller input with size=, or for pca",
+            msg(
+                "methods.too-many-patches",
+                "ncut needs a matrix of all pairs of patches: {count} patches are more than {most}",
+                count=z.shape[1],
+                most=_MOST_PATCHES,
+            ),
+            msg("methods.too-many-patches.hint", "choose a smaller {@size}, or the method pca"),
         )
     parts = []
     for one in z:
@@ -189,7 +216,7 @@ def ncut(context: MethodContext, *, layer: int = -1) -> Named:
         v = root * vectors[:, 1]
         seed, v = v.abs().argmax(), v - v.mean()
         parts.append(v / v.abs().max() * torch.where(v[seed] < 0, -1.0, 1.0))
-    return _laid(context, torch.stack(parts).float(), spot)
+    return _noted(context, torch.stack(parts).float(), activations)
 
 
 @method(
@@ -199,64 +226,73 @@ def ncut(context: MethodContext, *, layer: int = -1) -> Named:
     requires={"target", "hidden-states"},
 )
 def logit_lens(context: MethodContext, *, layer: int = -1) -> tuple[Float[Tensor, "B N"], list[str]]:
-    """What the model's own norm and head would say if they read one token alone.
+    """Score each token alone with the model's own final norm and head.
 
     Formula: `m_j = y(z_j)`: the target's score where the tokens after block `layer` are all replaced by the token j.
 
     Args:
         context: the images, the model and the target.
-        layer: after which block, from 0, or from the end with negative numbers.
+        layer: the block whose output is used, from 0, or from the end with negative numbers.
 
     Returns:
-        `(B, N)`, signed, in units of the score, its sum says nothing; the prefix tokens with theirs; and for each
-        picture a note: the score that the model's own readout would give after each block.
+        `(B, N)`, signed, in units of the score, prefix tokens included; their sum has no meaning. A note for each image
+        gives the score of the model's own readout after each block.
 
-    Cost: N forwards past the blocks: together, of the head alone on one patch and the prefix, where the model takes so
-        few tokens; else `batch_size` at a time, of patch embedding and head on all. Memory linear in tokens.
-    Limits: patches of a CLS-pooled model were never trained to be read; differences between patches say more than
-        values. What the readout says through all layers is in the notes.
+    Cost: N forwards that skip the blocks: at once, of the head alone on one patch and the prefix, where the model
+        accepts so few tokens; else `batch_size` at a time, of patch embedding and head on all tokens. Memory linear in
+        tokens.
+    Limits: patches of a CLS-pooled model were never trained to be read; differences between patches mean more than
+        values.
     """
     (number,) = context.store.select(layer)
-    tokens, device = context.tokens.at(number + 1).detach(), context.pixels.device
-    pictures, count = tokens.shape[:2]
+    tokens, device = context.hidden_states.at(number + 1).detach(), context.pixels.device
+    images, count = tokens.shape[:2]
     parts = []
-    everyone, pixels = torch.arange(pictures * count, device=device), context.pixels.detach()
+    numbers, pixels = torch.arange(images * count, device=device), context.pixels.detach()
 
     def read(rows: Tensor, fill: int) -> Tensor:
-        picture, token = rows // count, rows % count
-        given = tokens[picture, token][:, None].expand(-1, fill, -1)
+        image, token = rows // count, rows % count
+        given = tokens[image, token][:, None].expand(-1, fill, -1)
         with torch.no_grad():
             if fill < count:
-                return context.scores_past(given, picture)
+                return context.scores_from_tokens(given, image)
             with context.blocks.skip(given):
-                return context.scores(pixels[picture], picture)
+                return context.scores(pixels[image], image)
 
-    few, some = len(context.layout.prefix) + 1, everyone[:: max(count // 3, 1)]
-    fill = few if _takes(partial(read, some), few, count) else count
-    for rows in torch.split(everyone, context.batch * count // fill):
+    few, some = len(context.layout.prefix) + 1, numbers[:: max(count // 3, 1)]
+    fill = few if _accepts(partial(read, some), few, count) else count
+    for rows in torch.split(numbers, context.batch_size * count // fill):
         parts.append(read(rows, fill))
-        context.tick(int(rows[-1]) + 1, pictures * count)
-    through = evolution(context).T.tolist()
-    notes = [f"score after each block: {' '.join(f'{score:.3g}' for score in scores)}" for scores in through]
-    return torch.cat(parts).reshape(pictures, count), notes
+        context.progress(int(rows[-1]) + 1, images * count)
+    notes: list[str] = [
+        msg(
+            "methods.scores-by-block",
+            "score after each block: {scores}",
+            scores=" ".join(f"{one:.3g}" for one in scores),
+        )
+        for scores in scores_by_block(context).T.tolist()
+    ]
+    return torch.cat(parts).reshape(images, count), notes
 
 
-def _takes(read: Callable[[int], Tensor], few: int, count: int) -> bool:
-    """Does a model answer to few tokens that are all alike as it does to all?"""
+def _accepts(read: Callable[[int], Tensor], few: int, count: int) -> bool:
+    """Return whether a model answers to few copies of a token as it does to as many as it usually gets."""
     try:
-        got = read(few)
-    except Exception:  # whatever it makes of a number of tokens that it does not know
+        on_few = read(few)
+    except Exception:  # whatever a model does with a number of tokens that it does not know
         return False
-    wanted = read(count)
-    near = 1e-4 if wanted.dtype in (torch.float32, torch.float64) else 0.05
-    return got.shape == wanted.shape and torch.allclose(got, wanted, rtol=near, atol=near * float(wanted.abs().mean()))
+    on_all = read(count)
+    close = 1e-4 if on_all.dtype in (torch.float32, torch.float64) else 0.05
+    return on_few.shape == on_all.shape and torch.allclose(
+        on_few, on_all, rtol=close, atol=close * float(on_all.abs().mean())
+    )
 
 
-def evolution(context: MethodContext) -> Float[Tensor, "L B"]:
-    """The target's score when the model's norm and head read the tokens after each block, first block first."""
-    everyone = torch.arange(len(context.pixels), device=context.pixels.device)
+def scores_by_block(context: MethodContext) -> Float[Tensor, "L B"]:
+    """Return the target's score when the model's norm and head read the tokens after each block, first block first."""
+    images = torch.arange(len(context.pixels), device=context.pixels.device)
     scores = []
     for number in range(len(context.store)):
-        with torch.no_grad(), context.blocks.skip(context.tokens.at(number + 1).detach()):
-            scores.append(context.scores(context.pixels.detach(), everyone))
+        with torch.no_grad(), context.blocks.skip(context.hidden_states.at(number + 1).detach()):
+            scores.append(context.scores(context.pixels.detach(), images))
     return torch.stack(scores)

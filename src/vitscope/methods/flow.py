@@ -1,10 +1,11 @@
-"""Attention flow: how much could flow from each token to the readout, if attention weights were pipes."""
+"""Attention flow: the maximum flow from each token to the readout, with attention weights as capacities."""
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitscope._messages import msg
 from vitscope.attention import AttentionStore, LayerSpec
 from vitscope.errors import MethodError, require_package
 from vitscope.methods.base import method
@@ -29,34 +30,39 @@ def flow(
     residual_weight: float = 0.5,
     head_fusion: HeadFusion | int = "mean",
 ) -> Float[Tensor, "B N"]:
-    """The maximum flow from each input token to the readout through the layers.
+    """Compute the maximum flow from each input token to the readout through all layers.
 
     Formula: `m_j = maxflow((0, j) -> t)` in the graph with an edge `(l-1, k) -> (l, i)` of capacity
     `(w I + (1 - w) A_l)_ik` for each layer, and edges `(L, i) -> t` of capacity s_i, s the readout row.
 
     Args:
         store: the attention of one forward.
-        layers: which layers take part; all by default.
-        residual_weight: weight of the residual path; the paper's is 0.5.
+        layers: the layers that count; all by default.
+        residual_weight: w, the weight of the residual path; 0.5 in the paper.
         head_fusion: `mean`, `max` or `min` over heads, or one head's number.
 
     Returns:
-        `(B, N)`, each in [0, 1]; no distribution: flows of different tokens share pipes. Exact up to 2^-24 an edge.
+        `(B, N)`, each in [0, 1]; no distribution: flows of different tokens share edges. Exact up to 2^-24 an edge.
 
     Raises:
         MethodError: more than 290 tokens: the graph needs all weights of all layers, and a maximum flow for each token.
         MissingDependencyError: scipy is not installed.
 
-    Cost: one forward, then N maximum flows on the CPU: O(L N^2) memory, seconds to minutes a picture.
-    Limits: class-agnostic; blind to values, MLPs and signs; the same weights may carry several tokens' flow.
+    Cost: one forward, then N maximum flows on the CPU: O(L N^2) memory, seconds to minutes an image.
+    Limits: class-agnostic; ignores values, MLPs and signs; one edge may carry the flow of several tokens.
     """
     require_package("scipy", extra="flow")
-    seed = store.readout_weights()
-    tokens = seed.shape[1]
+    readout = store.readout_weights()
+    tokens = readout.shape[1]
     if tokens > _MOST_TOKENS:
         raise MethodError(
-            f"flow is exact and slow: {tokens} tokens are more than {_MOST_TOKENS}",
-            "ask for a smaller input with size=, or for rollout",
+            msg(
+                "methods.too-many-tokens",
+                "flow is exact and slow: {count} tokens are more than {most}",
+                count=tokens,
+                most=_MOST_TOKENS,
+            ),
+            msg("methods.too-many-tokens.hint", "choose a smaller {@size}, or the method rollout"),
         )
     steps = []
     for layer in store.select(layers):
@@ -65,12 +71,12 @@ def flow(
         a = rows.mean(1) if fuse is None else fuse(rows)
         steps.append(residual_weight * torch.eye(tokens, device=a.device) + (1 - residual_weight) * a)
     weights = torch.stack(steps, 1).double().cpu().numpy()
-    flows = [_flows(one, row) for one, row in zip(weights, seed.double().cpu().numpy(), strict=True)]
-    return torch.from_numpy(np.stack(flows)).to(seed)
+    flows = [_flows(one, row) for one, row in zip(weights, readout.double().cpu().numpy(), strict=True)]
+    return torch.from_numpy(np.stack(flows)).to(readout)
 
 
 def _flows(weights: Float[np.ndarray, "L N N"], readout: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
-    """The maximum flow from each token of layer 0 to the sink, the last node."""
+    """Return the maximum flow from each token of layer 0 to the sink, the last node."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import maximum_flow
 
@@ -81,6 +87,6 @@ def _flows(weights: Float[np.ndarray, "L N N"], readout: Float[np.ndarray, " N"]
     start = np.concatenate([start, depth * tokens + np.arange(tokens)])
     end = np.concatenate([end, np.full(tokens, sink)])
     capacity = np.rint(np.concatenate([weights.ravel(), readout]) * _SCALE).astype(np.int32)
-    there = capacity > 0
-    graph = coo_array((capacity[there], (start[there], end[there])), (sink + 1, sink + 1)).tocsr()
+    used = capacity > 0
+    graph = coo_array((capacity[used], (start[used], end[used])), (sink + 1, sink + 1)).tocsr()
     return np.array([maximum_flow(graph, token, sink).flow_value for token in range(tokens)]) / _SCALE

@@ -1,4 +1,4 @@
-"""Many heads into one: the mean, the largest or the smallest weight, or a single head; and discarding weak weights."""
+"""Fusion of heads (mean, maximum, minimum, or one head) and discarding of weak attention."""
 
 from typing import Literal
 
@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitscope._messages import msg
 from vitscope.attention import Block, FuseHeads
 from vitscope.errors import UsageError
 
@@ -17,10 +18,10 @@ HeadFusion = Literal["mean", "max", "min"]
 def fuse_heads(
     block: Block, heads: HeadFusion | int, *, discard_ratio: float = 0.0, prefix: int = 0, normalise: bool = True
 ) -> FuseHeads | None:
-    """How the rows of a block become one distribution over its keys.
+    """Return how the rows of a block's heads become one distribution over its keys.
 
     Args:
-        block: the layer, asked for its number of heads.
+        block: the layer, whose number of heads decides which heads exist.
         heads: `mean`, `max` or `min` over heads, entry by entry, or the number of one head. After `max` and `min` each
             row is divided by its sum, so that it is a distribution again.
         discard_ratio: the *discard ratio*, in [0, 1). In each row by itself, after the heads are fused and before any
@@ -35,17 +36,27 @@ def fuse_heads(
         A function from rows `(B, H, n, M)` to `(B, n, M)`; None for the plain mean, which needs no rows.
 
     Raises:
-        UsageError: a head that the layer does not have, or a discard ratio outside [0, 1).
+        UsageError: no such head, or a discard ratio outside [0, 1).
     """
     count = block.shape[1]
     if not 0 <= discard_ratio < 1:
-        raise UsageError(f"discard_ratio is a share in [0, 1), not {discard_ratio}")
+        raise UsageError(
+            msg("methods.bad-discard-ratio", "{@discard_ratio} must be in [0, 1), not {value}", value=discard_ratio)
+        )
     if isinstance(heads, int) and not -count <= heads < count:
-        raise UsageError(f"there is no head {heads}", f"heads are 0 to {count - 1}, or -{count} to -1 from the end")
+        raise UsageError(
+            msg("methods.no-such-head", "head {head} does not exist", head=heads),
+            msg(
+                "methods.no-such-head.hint",
+                "heads are 0 to {last}, or -{count} to -1 from the end",
+                last=count - 1,
+                count=count,
+            ),
+        )
     if heads == "mean" and not discard_ratio:
         return None
 
-    divided = _normalised if normalise else lambda rows: rows
+    rescaled = _normalised if normalise else lambda rows: rows
 
     def fuse(rows: Float[Tensor, "B H n M"]) -> Float[Tensor, "B n M"]:
         if isinstance(heads, int):
@@ -53,11 +64,11 @@ def fuse_heads(
         elif heads == "mean":
             fused = rows.mean(1)
         else:
-            fused = divided(rows.amax(1) if heads == "max" else rows.amin(1))
+            fused = rescaled(rows.amax(1) if heads == "max" else rows.amin(1))
         weakest = int(discard_ratio * (fused.shape[-1] - prefix))
         if weakest:
             order = fused[..., prefix:].sort(dim=-1, stable=True).indices[..., :weakest] + prefix
-            fused = divided(fused.scatter(-1, order, 0.0))
+            fused = rescaled(fused.scatter(-1, order, 0.0))
         return fused
 
     return fuse

@@ -1,4 +1,4 @@
-"""Each layer's own answer, and which attention it is sensitive to."""
+"""LeGrad: the sensitivity of each layer's own prediction to its attention."""
 
 from typing import Literal
 
@@ -22,35 +22,37 @@ __all__ = ["legrad"]
 def legrad(
     context: MethodContext, *, layers: LayerSpec = None, readout: Literal["mean", "own"] = "mean"
 ) -> Float[Tensor, "B N"]:
-    """How the answer that each layer could give already depends on its attention.
+    """Show which tokens' attention each layer's own prediction is sensitive to.
 
     Formula: `m_j = 1/L sum_l 1/(H N) sum_hi relu(ds_l / dA_lhij)`, where s_l is the target's score when the model's own
     norm and head read the tokens after block l.
 
     Args:
         context: the images, the model and the target.
-        layers: which layers take part; all by default.
-        readout: what the head reads of layer l: the `mean` of all tokens (the paper's), or the model's `own` readout.
+        layers: the layers that count; all by default.
+        readout: what the head reads of layer l: the `mean` of all tokens (the paper's choice) or the model's `own`.
 
     Returns:
-        `(B, N)`, not negative, in units of the score; its sum says nothing. Attention itself is not multiplied in.
+        `(B, N)`, not negative, in units of the score; its sum has no meaning. Attention itself is not multiplied in.
 
     Cost: one forward; for each layer the head, a backward through half a block, and that layer's `dy/dA` once, chunk by
         chunk; memory linear in tokens.
-    Limits: heads of early layers were never trained to be read; queries count alike, also those nothing reads.
+    Limits: the head was never trained to read early layers; all queries count equally, also those that nothing reads.
     """
-    store, states = context.store, context.tokens
+    store, states = context.store, context.hidden_states
     chosen = store.select(layers)
-    everyone = torch.arange(len(context.pixels), device=context.pixels.device)
+    images = torch.arange(len(context.pixels), device=context.pixels.device)
     total = torch.zeros(len(context.pixels), context.layout.tokens, device=context.pixels.device)
     for layer in chosen:
         tokens = states.at(layer + 1)
-        seen = tokens.mean(1, keepdim=True).expand_as(tokens) if readout == "mean" else tokens
-        with context.blocks.skip(seen):
-            score = context.scores(context.pixels, everyone)
+        read = tokens.mean(1, keepdim=True).expand_as(tokens) if readout == "mean" else tokens
+        with context.blocks.skip(read):
+            score = context.scores(context.pixels, images)
         source, block = store.outputs[layer], store[layer]
-        # no two layers share a part of the graph: what one has gone through can go
-        (grad,) = torch.autograd.grad(score.sum(), [source.tensor], retain_graph=not context.last, allow_unused=True)
+        # no two layers share a part of the graph: each part can be freed at once
+        (grad,) = torch.autograd.grad(
+            score.sum(), [source.tensor], retain_graph=not context.last_target, allow_unused=True
+        )
         assert block.v is not None  # type: ignore[attr-defined]
         if grad is not None:
             total = total + _received(source.arrange(grad), block.v)  # type: ignore[attr-defined]
@@ -58,7 +60,7 @@ def legrad(
 
 
 def _received(grad: Float[Tensor, "B H N E"], v: Float[Tensor, "B H M E"]) -> Float[Tensor, "B M"]:
-    """`mean_hi relu(grad_i . v_j)`, by chunks of queries."""
+    """Return `mean_hi relu(grad_i . v_j)`, by chunks of queries."""
     b, h, n, _ = grad.shape
     kind = torch.promote_types(grad.dtype, torch.float32)
     keys, m = v.to(kind).transpose(-1, -2), v.shape[2]

@@ -1,4 +1,4 @@
-"""What the score does when parts of the picture are covered, or their tokens really left out."""
+"""Changes of the score when parts of the image are covered, or their tokens left out."""
 
 from collections.abc import Callable
 
@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vitscope._messages import msg
 from vitscope.errors import UsageError
 from vitscope.methods.base import method
 from vitscope.methods.context import MethodContext
@@ -20,29 +21,37 @@ __all__ = ["occlusion", "rise", "token_removal"]
     requires={"target"},
 )
 def occlusion(context: MethodContext, *, window: int = 2, stride: int = 1, fill: float = 0.0) -> Float[Tensor, "B N"]:
-    """How much the score falls when a patch is covered.
+    """Cover one square of patches at a time and measure how far the score falls.
 
     Formula: `m_j = mean over the windows w that cover j of (y(x) - y(x with w flat))`.
 
     Args:
         context: the images, the model and the target.
-        window: side of the square that is covered, in patches.
-        stride: its steps, in patches; the last window ends at the edge.
-        fill: the flat value of the normalised pixels; 0 is the mean colour of the training pictures.
+        window: side of the covered square, in patches.
+        stride: distance between windows, in patches; the last window ends at the edge.
+        fill: the value of the covered normalised pixels; 0 is the mean colour of the training images.
 
     Returns:
-        `(B, N)`, signed, in units of the score: what covering one window costs; its sum says nothing, since
+        `(B, N)`, signed, in units of the score: the cost of covering one window; its sum has no meaning, since
         windows overlap; the prefix gets 0.
 
     Raises:
         UsageError: a window that does not fit the grid, or a stride with gaps.
 
-    Cost: one forward a window, `batch_size` at a time; memory of so many.
-    Limits: a flat square is itself something to see; evidence that stands in two places hides in neither.
+    Cost: one forward a window, `batch_size` at a time, and their memory.
+    Limits: a flat square is itself an object; evidence that appears twice is found in neither place.
     """
     gh, gw = context.layout.grid
     if not 1 <= window <= min(gh, gw) or not 1 <= stride <= window:
-        raise UsageError(f"window is 1 to {min(gh, gw)} patches and stride 1 to the window, not {window} and {stride}")
+        raise UsageError(
+            msg(
+                "methods.bad-window",
+                "{@O:window} must be 1 to {most} patches and {@O:stride} 1 to the window, not {window} and {stride}",
+                most=min(gh, gw),
+                window=window,
+                stride=stride,
+            )
+        )
     corners = [(r, c) for r in _starts(gh, window, stride) for c in _starts(gw, window, stride)]
     covered = torch.zeros(len(corners), gh, gw, dtype=torch.bool, device=context.pixels.device)
     for number, (r, c) in enumerate(corners):
@@ -55,7 +64,7 @@ def occlusion(context: MethodContext, *, window: int = 2, stride: int = 1, fill:
 
     drop = _precise(context.score.detach())[:, None] - _scores(context, len(corners), run)
     cover = covered.flatten(1).to(drop.dtype)
-    return context.whole(_laid(context, drop @ cover / cover.sum(0)))
+    return context.to_tokens(_on_grid(context, drop @ cover / cover.sum(0)))
 
 
 @method(
@@ -67,29 +76,37 @@ def occlusion(context: MethodContext, *, window: int = 2, stride: int = 1, fill:
 def rise(
     context: MethodContext, *, masks: int = 400, cells: int = 7, share: float = 0.5, fill: float = 0.0
 ) -> Float[Tensor, "B N"]:
-    """The mean score of the random soft masks that leave a place visible.
+    """Average random soft masks, each weighted by the score of the masked image.
 
     Formula: `m_p = 1/(S share) sum_s y(x M_s + fill (1 - M_s)) M_sp` for pixels p, then the mean over each patch; M_s
     is a grid of `cells` x `cells` zeros and ones, each one with probability `share`, enlarged bilinearly and shifted.
 
     Args:
         context: the images, the model and the target.
-        masks: S; `seed` chooses them, the same for each picture.
+        masks: S; `seed` chooses them, the same for each image.
         cells: cells on a side of the coarse mask.
-        share: how likely a cell is visible.
-        fill: the flat value of the normalised pixels where nothing is visible.
+        share: probability that a cell is visible.
+        fill: the value of the normalised pixels where the mask is 0.
 
     Returns:
-        `(B, N)`, signed where scores are, in units of the score; its sum says nothing; the prefix gets 0.
+        `(B, N)`, signed where scores are, in units of the score; its sum has no meaning; the prefix gets 0.
 
     Raises:
         UsageError: options out of range.
 
-    Cost: `masks` forwards, `batch_size` at a time; memory of so many.
-    Limits: noisy: its error falls with the root of `masks`; a score far from zero adds a constant with its own noise.
+    Cost: `masks` forwards, `batch_size` at a time, and their memory.
+    Limits: noisy: the error falls with the square root of `masks`; a score far from zero adds a constant with noise.
     """
     if masks < 1 or cells < 1 or not 0 < share < 1:
-        raise UsageError(f"masks and cells are at least 1, share is in (0, 1), not {masks}, {cells}, {share}")
+        raise UsageError(
+            msg(
+                "methods.bad-masks",
+                "{@O:masks} and {@O:cells} must be at least 1 and {@O:share} in (0, 1), not {masks}, {cells}, {share}",
+                masks=masks,
+                cells=cells,
+                share=share,
+            )
+        )
     pixels = context.pixels.detach()
     size, draw = pixels.shape[2:], torch.Generator().manual_seed(context.seed)
     coarse = (torch.rand(masks, 1, cells, cells, generator=draw) < share).float()
@@ -111,8 +128,8 @@ def rise(
         return scores
 
     _scores(context, masks, run)
-    each = context.per_patch(torch.ones_like(total[:1]))
-    return context.whole(context.per_patch(total) / (masks * share) / each)
+    each = context.sum_per_patch(torch.ones_like(total[:1]))
+    return context.to_tokens(context.sum_per_patch(total) / (masks * share) / each)
 
 
 @method(
@@ -122,67 +139,75 @@ def rise(
     requires={"target", "order-free"},
 )
 def token_removal(context: MethodContext, *, samples: int = 256, keep: float = 0.5) -> Float[Tensor, "B N"]:
-    """How much the score rises by a patch's token being there: tokens are really left out, nothing is painted over.
+    """Remove patch tokens from the model and measure how far each one raises the score.
 
     Formula: `m_j = mean of y over the samples with j - mean of y over those without`, each sample a random `keep` of
-    the patch tokens; with `samples=0`: `m_j = y(all) - y(all but j)`.
+    the patch tokens; with `samples=0`: `m_j = y(all) - y(all but j)`. Nothing is painted over.
 
     Args:
         context: the images, the model and the target.
-        samples: how many random choices; `seed` draws them, the same for each picture.
+        samples: number of random choices; `seed` draws them, the same for each image.
         keep: the share of patch tokens that go into the first block.
 
     Returns:
-        `(B, N)`, signed, in units of the score; its sum says nothing; the prefix gets 0.
+        `(B, N)`, signed, in units of the score; its sum has no meaning; the prefix gets 0.
 
     Raises:
         UsageError: options out of range.
-        MethodError: blocks that know places by themselves: what is left out would move the others.
+        UnsupportedError: blocks that know positions by themselves: a missing token would move the others.
 
     Cost: `samples` forwards on a `keep` of the tokens, or with `samples=0` one forward a patch;
-        `batch_size` at a time, memory of so many.
-    Limits: noisy with few samples: the error of a patch is near the spread of the scores times 2 / sqrt(samples); only
-        ViTs can do it, and only those whose places are added to the tokens.
+        `batch_size` at a time, and their memory.
+    Limits: noisy with few samples: the error of a patch is near the spread of the scores times 2 / sqrt(samples). Only
+        models that add their positions to the tokens support it.
     """
     count = context.layout.tokens - len(context.layout.prefix)
     kept_count = round(keep * count)
     if samples < 0 or samples == 1 or (samples and not 0 < kept_count < count):
-        raise UsageError(f"samples is 0 or at least 2 and keep a share inside (0, 1), not {samples} and {keep}")
+        raise UsageError(
+            msg(
+                "methods.bad-samples",
+                "{@O:samples} must be 0 or at least 2, and {@O:keep} a share that keeps some patches and not all, not "
+                "{samples} and {keep}",
+                samples=samples,
+                keep=keep,
+            )
+        )
     device = context.pixels.device
     if not samples:
         kept = ~torch.eye(count, dtype=torch.bool, device=device)
-        return context.whole(_laid(context, _precise(context.score.detach())[:, None] - _removed(context, kept)))
+        return context.to_tokens(_on_grid(context, _precise(context.score.detach())[:, None] - _removed(context, kept)))
     draw = torch.Generator().manual_seed(context.seed)
     kept = torch.zeros(samples, count, dtype=torch.bool)
     for row in kept:
         row[torch.randperm(count, generator=draw)[:kept_count]] = True
     kept = kept.to(device)
     scores = _removed(context, kept)
-    there = kept.to(scores.dtype)
-    there_count = there.sum(0)
-    with_it = scores @ there / there_count.clamp_min(1)
-    without = scores @ (1 - there) / (samples - there_count).clamp_min(1)
-    known = (there_count > 0) & (there_count < samples)
-    return context.whole(_laid(context, (with_it - without) * known))
+    present = kept.to(scores.dtype)
+    count_with = present.sum(0)
+    score_with = scores @ present / count_with.clamp_min(1)
+    score_without = scores @ (1 - present) / (samples - count_with).clamp_min(1)
+    known = (count_with > 0) & (count_with < samples)
+    return context.to_tokens(_on_grid(context, (score_with - score_without) * known))
 
 
 def _removed(context: MethodContext, kept: Bool[Tensor, "S P"]) -> Float[Tensor, "B S"]:
-    return _scores(context, len(kept), lambda rows, numbers: context.scores_keeping(kept[numbers], rows))
+    return _scores(context, len(kept), lambda rows, numbers: context.scores_with_patches(kept[numbers], rows))
 
 
 def _scores(context: MethodContext, count: int, run: Callable[[Tensor, Tensor], Tensor]) -> Float[Tensor, "B S"]:
-    """`run(pictures, numbers)` for `count` changes of each picture, `batch` rows at a time."""
-    pictures = len(context.pixels)
+    """Return `run(images, numbers)` for `count` changes of each image, `batch_size` rows at a time."""
+    images = len(context.pixels)
     parts = []
     with torch.no_grad():
-        for rows in torch.split(torch.arange(pictures * count, device=context.pixels.device), context.batch):
+        for rows in torch.split(torch.arange(images * count, device=context.pixels.device), context.batch_size):
             parts.append(run(rows // count, rows % count))
-            context.tick(int(rows[-1]) + 1, pictures * count)
-    return _precise(torch.cat(parts)).reshape(pictures, count)
+            context.progress(int(rows[-1]) + 1, images * count)
+    return _precise(torch.cat(parts)).reshape(images, count)
 
 
 def _precise(x: Tensor) -> Tensor:
-    """Half precision would lose what is added up."""
+    """Return a tensor in float32 or better: half precision would lose sums."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -195,5 +220,5 @@ def _in_pixels(cells: Float[Tensor, "S gh gw"], size: torch.Size) -> Float[Tenso
     return cells[:, rows][:, :, columns]
 
 
-def _laid(context: MethodContext, patches: Float[Tensor, "B P"]) -> Float[Tensor, "B gh gw"]:
+def _on_grid(context: MethodContext, patches: Float[Tensor, "B P"]) -> Float[Tensor, "B gh gw"]:
     return patches.reshape(len(patches), *context.layout.grid)

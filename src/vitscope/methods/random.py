@@ -1,4 +1,4 @@
-"""The baseline that every table carries."""
+"""Random numbers: the baseline of every table."""
 
 import torch
 from jaxtyping import Float
@@ -12,17 +12,17 @@ __all__ = ["random"]
 
 @method("random", passes="1 forward", source="the baseline")
 def random(context: MethodContext) -> Float[Tensor, "B N"]:
-    """Uniform random numbers: what a method must beat.
+    """Draw uniform random numbers: the baseline that every method must beat.
 
-    Formula: `m_j ~ U(0, 1)` for each patch; the prefix gets 0. `seed` and the picture's place in its batch choose them.
+    Formula: `m_j ~ U(0, 1)` for each patch; the prefix gets 0. `seed` and the grid choose them.
 
     Returns:
-        `(B, N)`, each in [0, 1), independent; their sum says nothing.
+        `(B, N)`, each in [0, 1), independent; their sum has no meaning.
 
     Cost: the forward that predictions come from, and its memory.
-    Limits: it knows nothing, by design.
+    Limits: it contains no information, by design.
     """
     gh, gw = context.layout.grid
     count = len(context.pixels)
-    made = [torch.rand(gh, gw, generator=torch.Generator().manual_seed(context.seed)) for _ in range(count)]
-    return context.whole(torch.stack(made).to(context.pixels.device))
+    values = [torch.rand(gh, gw, generator=torch.Generator().manual_seed(context.seed)) for _ in range(count)]
+    return context.to_tokens(torch.stack(values).to(context.pixels.device))

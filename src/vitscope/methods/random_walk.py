@@ -1,4 +1,4 @@
-"""What the readout attends to, weighed by how much of it there is on patches that are alike."""
+"""Rollout smoothed over patches that are similar, by a random walk between them."""
 
 from collections.abc import Callable
 
@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitscope._messages import msg
 from vitscope.attention import LayerSpec
 from vitscope.errors import UsageError
 from vitscope.methods.base import method
@@ -14,8 +15,8 @@ from vitscope.methods.rollout import rollout
 
 __all__ = ["random_walk"]
 
-_ENTRIES = 2**21  # of the affinity at a time: all of it up to 1,448 patches, and then it is made once
-_ACCURACY = 1e-7  # of the solution: norm of what is left over, by that of the right side
+_ENTRIES = 2**21  # of the affinity at a time: up to 1,448 patches all of it, computed once
+_ACCURACY = 1e-7  # of the solution: norm of the residual, by that of the right side
 
 
 @method(
@@ -33,65 +34,76 @@ def random_walk(
     temperature: float = 0.1,
     detail: float = 0.5,
 ) -> Float[Tensor, "B N"]:
-    """Rollout, weighed by what a walker finds of it who goes from patch to patch that are alike, and stops by chance.
+    """Smooth rollout by a random walk with restart on the patch-similarity graph.
 
     Formula: `m = p - mean(p)`, `p_j = x_j (P s_j)^detail`, `x = c s + (1 - c) T x`, so
-    `x = c sum_t (1 - c)^t T^t s`: s the rollout of the P patches over `layers`, c = `restart` the chance to stop at a
-    step, `T_ij = W_ij / sum_k W_ik` the step from patch i to j, `W_ij = exp((cos(z_i, z_j) - 1) / temperature)`, z the
-    patch tokens after block `layer`. For tokens u of length 1 `cos - 1 = -norm(u_i - u_j)^2 / 2`: W is a Gaussian
-    affinity. x_j, the mean rollout where walkers from j stop, lies between the smallest and the largest s: high on all
-    of an object of which parts are attended to, low on sinks among patches that are not. s keeps some of the order
-    within.
+    `x = c sum_t (1 - c)^t T^t s`: s the rollout of the P patches over `layers`, c = `restart` the probability to stop
+    at a step, `T_ij = W_ij / sum_k W_ik` the probability of a step from patch i to j,
+    `W_ij = exp((cos(z_i, z_j) - 1) / temperature)`, z the patch tokens after block `layer`. For tokens u of length 1
+    `cos - 1 = -norm(u_i - u_j)^2 / 2`: W is a Gaussian affinity. x_j, the mean rollout of the patches where walks from
+    j stop, lies between the smallest and the largest s: high on a whole object of which parts are attended to, low on
+    sinks among patches that are not. The factor with s keeps some of the differences within an object.
 
     Args:
         context: the images, the model and the target.
-        layer: the block after which patches are compared, from 0, or from the end with negative numbers.
-        layers: which layers rollout takes.
-        restart: chance to stop at each step, in [0.001, 1].
-        temperature: how much less than 1 the cosine of patches may be that walkers still go between; above 0.001.
+        layer: the block whose output patches are compared, from 0, or from the end with negative numbers.
+        layers: the layers of rollout.
+        restart: probability to stop at each step, in [0.001, 1].
+        temperature: the scale of 1 - cosine over which steps become unlikely; above 0.001.
         detail: how much of rollout's own differences between patches is kept, in [0, 4]; 0 is x alone: whole objects.
 
     Returns:
         `(B, N)`, signed, with mean 0 over the patches; the prefix gets 0. Compare values within a map.
 
     Raises:
-        UsageError: restart, temperature or detail out of range, or a layer that is not there.
+        UsageError: restart, temperature or detail out of range, or no such layer.
 
     Cost: one forward, rollout over `layers`, and a linear system of P unknowns by conjugate gradients: at most about 40
-        products with W (condition 1 / c). Memory is linear in tokens: W is made rows at a time, and above 1,448 patches
-        anew for each product, O(P^2 D) each.
-    Limits: class-agnostic. Patches alike share what one of them gets, whether it counted or not. Where the attention of
-        the last layers lies on the background, so does the map; thin objects may be taken for what is behind them. It
-        was tuned on one model (docs/which-method.md).
+        products with W (condition 1 / c). Memory is linear in tokens: W is computed by rows, and above 1,448 patches
+        again for each product, O(P^2 D) each.
+    Limits: class-agnostic. Similar patches share the attention of each, whether it mattered or not. Where the last
+        layers attend to the background, so does the map; thin objects may blend with what is behind them. It was tuned
+        on one model (docs/which-method.md).
     """
     if not (0.001 <= restart <= 1 and temperature > 0.001 and 0 <= detail <= 4):
         raise UsageError(
-            "restart is in [0.001, 1], temperature above 0.001 and detail in [0, 4], "
-            f"not {restart}, {temperature} and {detail}",
-            "the defaults are 0.05, 0.1 and 0.5",
+            msg(
+                "methods.bad-walk",
+                "{@O:restart} must be in [0.001, 1], {@O:temperature} above 0.001 and {@O:detail} in [0, 4], not "
+                "{restart}, {temperature} and {detail}",
+                restart=restart,
+                temperature=temperature,
+                detail=detail,
+            ),
+            msg("methods.bad-walk.hint", "the defaults are 0.05, 0.1 and 0.5"),
         )
     (number,) = context.store.select(layer)
-    ahead = len(context.layout.prefix)
-    tokens = context.tokens.at(number + 1).detach()[:, ahead:]
+    prefix = len(context.layout.prefix)
+    tokens = context.hidden_states.at(number + 1).detach()[:, prefix:]
     tokens = tokens if tokens.dtype == torch.float64 else tokens.float()
     with torch.no_grad():
-        seen = rollout(context.store, layers=layers)[:, ahead:].to(tokens.dtype)
-        found = torch.stack([_walked(s, z, restart, temperature) for s, z in zip(seen, tokens, strict=True)])
-    found = found * (seen * seen.shape[1]) ** detail
-    found = found - found.mean(1, keepdim=True)
-    return context.whole(found.reshape(len(found), *context.layout.grid))
+        rolled = rollout(context.store, layers=layers)[:, prefix:].to(tokens.dtype)
+        smooth = torch.stack([_smoothed(s, z, restart, temperature) for s, z in zip(rolled, tokens, strict=True)])
+    values = smooth * (rolled * rolled.shape[1]) ** detail
+    values = values - values.mean(1, keepdim=True)
+    return context.to_tokens(values.reshape(len(values), *context.layout.grid))
 
 
-def _walked(s: Float[Tensor, " P"], z: Float[Tensor, "P D"], restart: float, temperature: float) -> Float[Tensor, " P"]:
-    """`x = c s + (1 - c) T x`, made symmetric: `(I - (1 - c) R W R) (x / R) = c s / R`, R = rowsum(W) ^ -1/2."""
-    times = _affinity(z, temperature)
-    root = times(torch.ones_like(s)).rsqrt()
+def _smoothed(
+    s: Float[Tensor, " P"], z: Float[Tensor, "P D"], restart: float, temperature: float
+) -> Float[Tensor, " P"]:
+    """Return x in `x = c s + (1 - c) T x`.
+
+    Made symmetric: `(I - (1 - c) R W R) (x / R) = c s / R`, R = rowsum(W) ^ -1/2.
+    """
+    affinity = _affinity(z, temperature)
+    root = affinity(torch.ones_like(s)).rsqrt()
     keep = 1 - restart
-    return root * _solved(lambda y: y - keep * root * times(root * y), restart * s / root)
+    return root * _conjugate_gradients(lambda y: y - keep * root * affinity(root * y), restart * s / root)
 
 
 def _affinity(z: Float[Tensor, "P D"], temperature: float) -> Callable[[Tensor], Tensor]:
-    """From a vector v to `W v`."""
+    """Return the function from a vector v to `W v`."""
     unit = torch.nn.functional.normalize(z, dim=-1)
     step = max(1, _ENTRIES // len(unit))
 
@@ -104,17 +116,17 @@ def _affinity(z: Float[Tensor, "P D"], temperature: float) -> Callable[[Tensor],
     return lambda v: torch.cat([rows(some) @ v for some in torch.split(unit, step)])
 
 
-def _solved(times: Callable[[Tensor], Tensor], b: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
-    """X in `A x = b` for a symmetric positive definite A, by conjugate gradients (Hestenes & Stiefel 1952)."""
-    x, left = torch.zeros_like(b), b.clone()
-    way, size = left.clone(), left @ left
+def _conjugate_gradients(product: Callable[[Tensor], Tensor], b: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+    """Solve `A x = b` for a symmetric positive definite A (Hestenes & Stiefel 1952); `product(v)` is `A v`."""
+    x, residual = torch.zeros_like(b), b.clone()
+    direction, size = residual.clone(), residual @ residual
     enough = _ACCURACY**2 * size
     for _ in range(10 * len(b)):
         if size <= enough:
             break
-        ahead = times(way)
-        far = size / (way @ ahead)
-        x, left = x + far * way, left - far * ahead
-        size, was = left @ left, size
-        way = left + size / was * way
+        moved = product(direction)
+        step = size / (direction @ moved)
+        x, residual = x + step * direction, residual - step * moved
+        size, previous = residual @ residual, size
+        direction = residual + size / previous * direction
     return x

@@ -1,4 +1,4 @@
-"""Spreading a finished map along what patches have in common: a step after any method, never part of one."""
+"""Refinement of a finished map over similar patches: a step after any method, never part of one."""
 
 import torch
 from jaxtyping import Float
@@ -12,14 +12,14 @@ _CHUNK = 2**22
 def spread(
     patches: Float[Tensor, "B P"], tokens: Float[Tensor, "B P D"], *, temperature: float = 0.07
 ) -> Float[Tensor, "B P"]:
-    """Each patch gets the mean of the map over the patches that are like it.
+    """Replace each patch's value by the mean of the map over similar patches.
 
     Formula: `m'_i = sum_j softmax_j(cos(z_i, z_j) / temperature) m_j`, z the tokens after the last block.
 
     Args:
         patches: a map, one number per patch, any sign.
         tokens: the patches' tokens.
-        temperature: how alike patches must be to share.
+        temperature: the scale of cosine similarity; lower values average over fewer patches.
 
     Returns:
         `(B, P)`, between the smallest and the largest value of the map.

@@ -1,6 +1,7 @@
-"""What to explain: a class, the contrast of two, a text, a feature, the likeness to another picture, or any function.
+"""Targets: a class, the contrast of two, a text, a feature, the similarity to another image, or any function.
 
-A target turns the model's answer `(B, C)` or `(B, N, D)` into one score per picture, whose gradient methods follow.
+A target turns the model's answer `(B, C)` or `(B, N, D)` into one score for each image; gradient methods differentiate
+that score.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vitscope._messages import msg
 from vitscope.errors import MethodError, UnknownNameError, UsageError
 
 __all__ = [
@@ -33,31 +35,42 @@ _CONTRAST = " - "
 
 @dataclass(frozen=True, eq=False)
 class SimilarTo:
-    """The cosine between this picture's features and another picture's. Made by `similar_to`."""
+    """The cosine between this image's features and another image's; `similar_to` makes it.
+
+    Attributes:
+        image: a path, a Pillow image or an array.
+        features: the other image's features; None until a model has computed them.
+    """
 
     image: Any
     features: Float[Tensor, "1 D"] | None = None
 
     def __str__(self) -> str:
-        return f"similar to {self.image if isinstance(self.image, str) else type(self.image).__name__}"
+        image = self.image if isinstance(self.image, str) else type(self.image).__name__
+        return msg("methods.target-similar", "similar to {image}", image=image)
 
-    def known(self, features: Float[Tensor, "1 D"]) -> "SimilarTo":
-        """The same, with the other picture's features."""
+    def with_features(self, features: Float[Tensor, "1 D"]) -> "SimilarTo":
+        """Return the same target with the other image's features."""
         return replace(self, features=features)
 
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """The cosine between this picture's features and a text's, for models that know both. Made by `text`."""
+    """The cosine between this image's features and a text's, for models of both; `text` makes it.
+
+    Attributes:
+        words: the text.
+        features: its features; None until a model has computed them.
+    """
 
     words: str
     features: Float[Tensor, "1 D"] | None = None
 
     def __str__(self) -> str:
-        return f"the text '{self.words}'"
+        return msg("methods.target-text", "the text '{words}'", words=self.words)
 
-    def known(self, features: Float[Tensor, "1 D"]) -> "Text":
-        """The same, with the text's features."""
+    def with_features(self, features: Float[Tensor, "1 D"]) -> "Text":
+        """Return the same target with the text's features."""
         return replace(self, features=features)
 
 
@@ -65,7 +78,7 @@ Target: TypeAlias = "int | str | SimilarTo | Text | Callable[[Tensor], Tensor] |
 
 
 def similar_to(image: Any) -> SimilarTo:
-    """The target "like this other picture": which regions make the two alike.
+    """Make the target "similar to this other image": which regions make the two similar.
 
     Args:
         image: a path, a Pillow image or an array.
@@ -74,21 +87,24 @@ def similar_to(image: Any) -> SimilarTo:
 
 
 def text(words: str) -> Text:
-    """The target "what this text says", for models that know pictures and texts (CLIP, SigLIP).
+    """Make the target "what this text says", for models of images and texts (CLIP, SigLIP).
 
     Args:
         words: such as "a cat on a sofa".
 
     Raises:
-        UsageError: there are none.
+        UsageError: the text is empty.
     """
     if not words.strip():
-        raise UsageError("the target text has no words", "text:a cat; in Python vitscope.text('a cat')")
+        raise UsageError(
+            msg("methods.empty-text", "the target text is empty"),
+            msg("methods.empty-text.hint", "write text:a cat, in Python vitscope.text('a cat')"),
+        )
     return Text(words)
 
 
 def parse_target(words: str) -> Target:
-    """What flags and manifests say: `text:WORDS`, `image:IMAGE`, or a class by number, name or contrast."""
+    """Parse a target as flags write it: `text:WORDS`, `image:PATH`, or a class by number, name or contrast."""
     kind, colon, rest = words.partition(":")
     if colon and kind in ("text", "image"):
         return text(rest.strip()) if kind == "text" else similar_to(rest.strip())
@@ -96,7 +112,7 @@ def parse_target(words: str) -> Target:
 
 
 def format_target(target: Target) -> str | None:
-    """What a flag would say for this target, the way back from `parse_target`; None where no flag can."""
+    """Write a target as a flag, so that `parse_target` returns it; None where no flag can."""
     if isinstance(target, Text):
         return f"text:{target.words}"
     if isinstance(target, SimilarTo):
@@ -106,77 +122,111 @@ def format_target(target: Target) -> str | None:
 
 @dataclass(frozen=True, eq=False)
 class Scorer:
-    """A target of one batch, settled: what is scored stays the same when the pictures change.
+    """The target of one batch, fixed: the score stays the same function when the pixels change.
 
     Attributes:
-        words: the target of each picture, in words.
-        score: from an answer and the numbers of the pictures that its rows belong to, to one number per row.
+        words: the target of each image, in words.
+        score: from an answer, and the number of the image that each of its rows belongs to, to one number per row.
     """
 
     words: list[str]
     score: Callable[[Tensor, Int[Tensor, " n"]], Float[Tensor, " n"]]
 
-    def __call__(self, answer: Tensor, pictures: Int[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
-        """The scores of an answer, in float32 at least; `pictures` says whose rows they are, where not all in order."""
-        if pictures is None:
-            pictures = torch.arange(len(answer), device=answer.device)
+    def __call__(self, answer: Tensor, images: Int[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
+        """Return the scores of an answer, in float32 at least.
+
+        Args:
+            answer: the model's answer to n rows.
+            images: the image of each row; None where row i is image i.
+        """
+        if images is None:
+            images = torch.arange(len(answer), device=answer.device)
         precise = answer.float() if answer.dtype in (torch.float16, torch.bfloat16) else answer
-        return self.score(precise, pictures)
+        return self.score(precise, images)
 
 
 def scorer_of(target: Target, answer: Tensor, labels: Mapping[int, str], classifies: bool) -> Scorer:
-    """Settle a target for a batch of pictures.
+    """Fix a target for a batch of images.
 
     Args:
         target: a class by number or name, `"tabby - tiger"`, `text(...)`, `similar_to(...)`, a function from the answer
-            to `(B,)`; None is the predicted class, and for a feature model `<f, f0>`, the feature on itself as it was
-            for the whole picture: its squared norm, whose gradient is that of half the squared norm.
-        answer: the model's answer to the whole pictures.
+            to `(B,)`; None is the predicted class, and for a feature model `<f, f0>`, the feature projected on its
+            value for the whole image: its squared norm, whose gradient is that of half the squared norm.
+        answer: the model's answer to the whole images.
         labels: class names by number.
         classifies: the answer is class logits.
 
     Raises:
         UnknownNameError: a class that the model does not have, with the nearest spelling.
-        UsageError: a class asked of a feature model, a class against itself, or a function that does not give one
-            number per picture.
+        UsageError: a class for a feature model, the contrast of a class with itself, or a function that does not
+            return one number per image.
     """
     count = len(answer)
     if isinstance(target, (SimilarTo, Text)):
         features = target.features
         if features is None:
-            raise MethodError(f"the features of {target} are not known", "use Scope.explain(..., target=...)")
+            raise MethodError(
+                msg(
+                    "methods.unknown-features",
+                    "the features of the target '{target}' are not known",
+                    target=str(target),
+                ),
+                msg("methods.unknown-features.hint", "pass the target to Scope.explain, which computes them"),
+            )
         if features.shape[-1] != (width := feature_of(answer).shape[-1]):
-            raise UsageError(f"{target} has {features.shape[-1]} features, a picture has {width}")
+            raise UsageError(
+                msg(
+                    "methods.feature-count",
+                    "the target '{target}' has {count} features, an image has {width}",
+                    target=str(target),
+                    count=features.shape[-1],
+                    width=width,
+                )
+            )
         return Scorer(
             [str(target)] * count,
             lambda answer, _: torch.cosine_similarity(feature_of(answer), features.to(feature_of(answer)), dim=-1),
         )
     if callable(target):
-        return Scorer([getattr(target, "__name__", "a function")] * count, lambda answer, _: _checked(target, answer))
+        name = getattr(target, "__name__", msg("methods.target-function", "a function"))
+        return Scorer([name] * count, lambda answer, _: _checked(target, answer))
     if target is None and not classifies:
         own = feature_of(answer).detach()
         return Scorer(
-            ["the feature's own norm"] * count,
-            lambda answer, pictures: (feature_of(answer) * own[pictures]).sum(-1),
+            [msg("methods.target-own-norm", "the feature's own norm")] * count,
+            lambda answer, images: (feature_of(answer) * own[images]).sum(-1),
         )
     if not classifies:
         raise UsageError(
-            f"the target {target!r} is a class, and this model has none",
-            "leave the target out, or write image:IMAGE, or for CLIP and SigLIP text:WORDS; in Python also "
-            "vitscope.similar_to(image), vitscope.text(words) or a function of the answer",
+            msg(
+                "methods.no-classes",
+                "the target {target} is a class, and this model has no classes",
+                target=repr(target),
+            ),
+            msg(
+                "methods.no-classes.hint",
+                "leave the target out, or write image:PATH, or for CLIP and SigLIP text:WORDS; in Python also "
+                "vitscope.similar_to(image), vitscope.text(words) or a function of the answer",
+            ),
         )
     if target is None:
         best = answer.argmax(-1)
-        words = [_name(int(i), labels) for i in best]
-        return Scorer(words, lambda answer, pictures: answer.gather(-1, best[pictures][:, None])[:, 0])
+        words = [_label(int(i), labels) for i in best]
+        return Scorer(words, lambda answer, images: answer.gather(-1, best[images][:, None])[:, 0])
     if isinstance(target, str) and _CONTRAST in target and target not in labels.values():
         first, second = (class_number(part.strip(), labels, answer.shape[-1]) for part in target.split(_CONTRAST, 1))
         if first == second:
-            raise UsageError(f"the target '{target}' is the contrast of a class with itself, which is 0 everywhere")
-        words = [f"{_name(first, labels)}{_CONTRAST}{_name(second, labels)}"] * count
+            raise UsageError(
+                msg(
+                    "methods.contrast-with-itself",
+                    "the target '{target}' is the contrast of a class with itself, which is 0 everywhere",
+                    target=target,
+                )
+            )
+        words = [f"{_label(first, labels)}{_CONTRAST}{_label(second, labels)}"] * count
         return Scorer(words, lambda answer, _: answer[:, first] - answer[:, second])
     number = class_number(target, labels, answer.shape[-1])
-    return Scorer([_name(number, labels)] * count, lambda answer, _: answer[:, number])
+    return Scorer([_label(number, labels)] * count, lambda answer, _: answer[:, number])
 
 
 def scorer_of_each(scorers: Sequence[Scorer], which: Sequence[int]) -> Scorer:
@@ -193,39 +243,51 @@ def scorer_of_each(scorers: Sequence[Scorer], which: Sequence[int]) -> Scorer:
 def _checked(function: Callable[[Tensor], Tensor], answer: Tensor) -> Tensor:
     score = function(answer)
     if not isinstance(score, Tensor) or score.shape != (len(answer),):
-        raise UsageError(f"a target function gives one number per picture, ({len(answer)},), from the answer")
+        raise UsageError(
+            msg(
+                "methods.target-function-shape",
+                "a target function returns one number per image, a tensor of shape ({count},)",
+                count=len(answer),
+            )
+        )
     return score
 
 
 def feature_of(answer: Tensor) -> Tensor:
-    """The features of one picture as one vector: of several tokens the mean."""
+    """Return the features of each image as one vector: of several tokens the mean."""
     return answer.flatten(2).mean(2) if answer.ndim == 4 else answer.mean(1) if answer.ndim == 3 else answer
 
 
 def class_number(target: int | str, labels: Mapping[int, str], classes: int) -> int:
-    """The number of a class that is said by number, label, or one of its label's names between commas.
+    """Return the number of a class from its number, its label, or one of the names in its label.
 
     Raises:
-        UsageError: there is no class of that number.
-        UnknownNameError: none is called so; with the nearest spelling.
+        UsageError: no class has that number.
+        UnknownNameError: no class has that name; with the nearest spelling.
     """
     if isinstance(target, int) or target.lstrip("-").isdigit():
         if not 0 <= int(target) < classes:
-            raise UsageError(f"there is no class {target}", f"classes are 0 to {classes - 1}")
+            raise UsageError(
+                msg("methods.no-such-class", "class {number} does not exist", number=target),
+                msg("methods.no-such-class.hint", "classes are 0 to {last}", last=classes - 1),
+            )
         return int(target)
-    wanted = target.lower()
+    name = target.lower()
     for number, label in labels.items():
-        if wanted == label.lower() or wanted in _parts(label.lower()):
+        if name == label.lower() or name in _names(label.lower()):
             return number
     raise UnknownNameError(
-        "class", target, labels.values(), [part for label in labels.values() for part in _parts(label)]
+        msg("methods.class", "class"),
+        target,
+        labels.values(),
+        [name for label in labels.values() for name in _names(label)],
     )
 
 
-def _parts(label: str) -> list[str]:
-    """The names in a label such as "tabby, tabby cat"."""
-    return [part.strip() for part in label.split(",")]
+def _names(label: str) -> list[str]:
+    """Return the names in a label such as "tabby, tabby cat"."""
+    return [name.strip() for name in label.split(",")]
 
 
-def _name(number: int, labels: Mapping[int, str]) -> str:
-    return labels.get(number, f"class {number}")
+def _label(number: int, labels: Mapping[int, str]) -> str:
+    return labels.get(number) or msg("methods.unnamed-class", "class {number}", number=number)

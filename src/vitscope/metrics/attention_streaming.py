@@ -18,7 +18,7 @@ from vitscope.attention import AttentionStore, Block, query_chunks, vecmat_heads
 from vitscope.attention.transformer_blocks import HiddenStates
 from vitscope.errors import MethodError
 from vitscope.geometry import ImageRegion, TokenLayout
-from vitscope.methods.rollout_variants import outlying_from
+from vitscope.methods.rollout_variants import outlier_threshold
 from vitscope.metrics.attention_statistics import SHARES, LayerStatistics, Sink, Statistics
 from vitscope.metrics.effective_rank import effective_ranks
 from vitscope.metrics.head_importance import HeadImportance
@@ -219,7 +219,7 @@ def _sinks(
     received: Float[Tensor, " N"], lengths: tuple[Tensor, Tensor] | None, layout: TokenLayout
 ) -> tuple[Sink, ...]:
     p, columns = len(layout.prefix), layout.grid[1]
-    found = (received > outlying_from(received[None, p:])[0]).nonzero()[:, 0].tolist()
+    found = (received > outlier_threshold(received[None, p:])[0]).nonzero()[:, 0].tolist()
     sinks = []
     for token in sorted(found, key=lambda token: -float(received[token])):
         place = None if token < p else divmod(token - p, columns)

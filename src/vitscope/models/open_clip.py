@@ -121,7 +121,7 @@ class OpenClipAdapter(GenericAdapter):
                 msg("models.tokenizer-unknown", "the tokenizer of this module is not known"),
                 msg(
                     "models.tokenizer-unknown.hint",
-                    "load it by name, open_clip:ARCH/PRETRAINED, or pass features: vitscope.text(text).known(features)",
+                    "load it by name, open_clip:ARCH/PRETRAINED, or pass vitscope.text(text).with_features(features)",
                 ),
             )
         return cast(Callable[[list[str]], Tensor], open_clip.SimpleTokenizer(context_length=length or 77))
