@@ -22,7 +22,7 @@ def test_methods(cli, tiny_folder):
     for said in (
         "Abnar & Zuidema 2020, equation 1",
         "residual_weight=0.5",
-        "rollout: How much",
+        "rollout: Trace attention",
         "Caution: not rollout: ",
     ):
         assert said in ran.out

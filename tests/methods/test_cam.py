@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import vitscope
+from tests.helpers.errors import raises
 from tests.models.toys import scope_of
 from tests.models.traced_row import as_it_is, picture
 from vitscope.errors import UsageError
@@ -64,7 +65,7 @@ def dense(name, z, g):
 def test_each_is_its_dense_twin(row, name, layer, at):
     scope = scope_of(row)
     if at == "output" and layer == -1 and scope.layout.pooling == "cls":
-        with pytest.raises(UsageError, match="nothing reads the patches"):
+        with raises(UsageError, "methods.no-patch-gradient"):
             scope.explain(PHOTOS[0], method=name, layer=layer, at=at, target=2)
         return
     e = scope.explain(PHOTOS[0], method=name, layer=layer, at=at, target=2)

@@ -5,6 +5,7 @@ import pytest
 import scipy.linalg
 import torch
 
+from tests.helpers.errors import raises
 from tests.models.toys import scope_of
 from vitscope.attention.transformer_blocks import TokenActivations
 from vitscope.errors import MethodError, UsageError
@@ -42,7 +43,7 @@ class TestFeatures:
             wanted = wanted * np.sign(wanted @ (looked - looked.mean()))
             e = scope.explain(PHOTOS[0], method="pca", component=component)
             np.testing.assert_allclose(e.map.ravel(), wanted, rtol=1e-4, atol=1e-5)
-        with pytest.raises(UsageError, match="no component 99"):
+        with raises(UsageError, "methods.no-such-component"):
             scope.explain(PHOTOS[0], method="pca", component=99)
 
     def test_similarity(self, name):
@@ -54,7 +55,7 @@ class TestFeatures:
                 wanted = z @ asked / np.linalg.norm(z, axis=1) / np.linalg.norm(asked)
                 e = scope.explain(PHOTOS[0], method="similarity", layer=layer, query=query)
                 np.testing.assert_allclose(all_values(e), wanted, rtol=1e-5, atol=1e-6)
-        with pytest.raises(UsageError, match="is no patch"):
+        with raises(UsageError, "methods.no-such-patch"):
             scope.explain(PHOTOS[0], method="similarity", query="4,0")
 
     def test_ncut(self, name):
@@ -101,7 +102,7 @@ def test_the_side_of_a_cut_is_that_of_the_largest_entry_before_the_mean_is_taken
 
 def test_ncut_refuses_a_large_grid(monkeypatch):
     monkeypatch.setattr("vitscope.methods.features._MOST_PATCHES", 9)
-    with pytest.raises(MethodError, match="16 are more than 9"):
+    with raises(MethodError, "methods.too-many-patches"):
         scope_of().explain(PHOTOS[0], method="ncut")
 
 
@@ -169,7 +170,7 @@ class TestPerturbation:
         e = scope.explain(PHOTOS[0], method="occlusion", target=2, fill=0.3)
         np.testing.assert_allclose(e.map, total / count, rtol=1e-5, atol=1e-7)
         for bad in ({"window": 5}, {"stride": 3}, {"window": 0}):
-            with pytest.raises(UsageError, match="window is 1 to 4"):
+            with raises(UsageError, "methods.bad-window"):
                 scope.explain(PHOTOS[0], method="occlusion", **bad)
 
     def test_leaving_each_token_out(self):

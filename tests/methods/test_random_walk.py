@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import vitscope
+from tests.helpers.errors import raises
 from tests.models.toys import scope_of
 from tests.oracles import attention as oracles
 from tests.oracles import random_walk as slow
@@ -126,7 +127,7 @@ def test_alike_patches_everywhere_change_nothing_but_the_mean():
 def test_what_stands_in_the_way_is_said():
     scope = scope_of()
     for bad in ({"restart": 0.0}, {"restart": 1.5}, {"temperature": 0.0}, {"detail": -1.0}):
-        with pytest.raises(UsageError, match=r"restart is in \[0.001, 1\]"):
+        with raises(UsageError, "methods.bad-walk"):
             scope.explain(PHOTOS[0], method="random-walk", **bad)
     with pytest.raises(UsageError, match="no layer 7"):
         scope.explain(PHOTOS[0], method="random-walk", layer=7)

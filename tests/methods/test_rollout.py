@@ -115,7 +115,7 @@ def test_rollout_over_some_layers(seen, layers, numbers, residual_weight):
 def test_start_layer_is_a_range_to_the_last(seen):
     store, attentions, readout = seen
     close(rollout(store, start_layer=1), oracles.rollout(attentions, readout, layers=[1, 2]))
-    with pytest.raises(UsageError, match="both say where to begin"):
+    with raises(UsageError, "methods.two-layer-choices"):
         rollout(store, start_layer=1, layers="0-1")
 
 
@@ -213,7 +213,7 @@ def test_without_a_layout_there_is_no_map(seen):
         rollout(AttentionStore(store.blocks))
 
 
-def test_article_needs_a_cls_token():
+def test_the_notebook_recipe_needs_a_cls_token():
     assert "no CLS token" in METHODS.get("notebook-recipe").supports_layout(TokenLayout((), (2, 2), "mean")).reason
     assert METHODS.get("notebook-recipe").supports_layout(TokenLayout(("cls",), (2, 2)))
 
@@ -231,11 +231,11 @@ def test_every_method_is_documented():
 def test_options_are_checked_by_name():
     rollout_method = METHODS.get("rollout")
     assert rollout_method.check({})["residual_weight"] == 0.5
-    with pytest.raises(UnknownNameError, match="did you mean 'residual_weight'"):
+    with raises(UnknownNameError, "errors.unknown-name", "errors.unknown-name.meant"):
         rollout_method.check({"residual_wieght": 1})
-    with pytest.raises(UnknownNameError, match="no head_fusion is called 'median'"):
+    with raises(UnknownNameError, "errors.unknown-name"):
         rollout_method.check({"head_fusion": "median"})
-    with pytest.raises(UnknownNameError, match="did you mean 'rollout'"):
+    with raises(UnknownNameError, "errors.unknown-name", "errors.unknown-name.meant"):
         METHODS.get("rolout")
 
 
@@ -275,9 +275,9 @@ def test_refusing_names_what_applies(monkeypatch):
     "bad", [{"residual_weight": "abc"}, {"residual_weight": None}, {"residual_weight": True}, {"discard_ratio": "x"}]
 )
 def test_an_option_of_another_kind_is_refused(bad):
-    with pytest.raises(UsageError, match="is a number, not"):
+    with raises(UsageError, "methods.not-a-number"):
         METHODS.get("rollout").check(bad)
-    with pytest.raises(UsageError, match="layer is a whole number, not 1.5"):
+    with raises(UsageError, "methods.not-a-whole-number"):
         METHODS.get("attention").check({"layer": 1.5})
 
 

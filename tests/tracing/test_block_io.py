@@ -400,11 +400,11 @@ def test_similarity_to_what_is_read_and_to_a_patch(name):
 
 def test_an_earlier_layer_has_its_own_grid():
     (e,) = explained("timm-twins-pcpvt", "eigencam", layer=1)
-    assert "made on 8 x 8 tokens" in e.provenance["notes"][-1]
+    assert "computed on 8 x 8 tokens" in e.provenance["notes"][-1]
     assert np.array_equal(drawn(e.map[::2, ::2], (16, 16)), e.map)
     assert len(np.unique(e.map)) == 64
     (fine,) = explained("timm-twins-pcpvt", "eigencam", layer=0)
-    assert not any("made on" in note for note in fine.provenance["notes"])
+    assert not any("computed on" in note for note in fine.provenance["notes"])
 
 
 def test_where_a_block_hands_on_cls_alone_its_output_has_no_map():
