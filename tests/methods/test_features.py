@@ -74,15 +74,15 @@ class TestFeatures:
 
 class Fake:
     def __init__(self, z):
-        self.spot = TokenActivations(z, lambda x: x, 0, (5, 5), "a place")
+        self.activations = TokenActivations(z, lambda x: x, 0, (5, 5), "a place")
 
-    def after(self, _layer):
-        return self.spot
+    def tokens_after(self, _layer):
+        return self.activations
 
-    def brought(self, _grid):
+    def grid_note(self, _grid):
         return ""
 
-    def whole(self, patches):
+    def to_tokens(self, patches):
         return patches.flatten(1)
 
 
@@ -131,8 +131,8 @@ class TestLogitLens:
     @pytest.mark.parametrize("few", [True, False], ids=["few tokens", "all tokens"])
     def test_each_token_is_read_alone(self, layer, few, monkeypatch):
         scope = scope_of()
-        tried = features._takes
-        monkeypatch.setattr(features, "_takes", lambda *given: few and tried(*given))
+        tried = features._accepts
+        monkeypatch.setattr(features, "_accepts", lambda *given: few and tried(*given))
         forwards = []
         handle = scope.model.vit.layernorm.register_forward_hook(lambda _m, args, _out: forwards.append(args[0].shape))
         z = torch.from_numpy(hidden_of(scope, PHOTOS[0])[layer if layer < 0 else layer + 1])
