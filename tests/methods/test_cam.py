@@ -196,4 +196,4 @@ def test_windowed_models_have_theirs_on_the_last_grid():
     e = vitscope.load(SwinModel(config).eval()).explain(PHOTOS[0], method="hirescam")
     assert e.map.shape == (16, 16)
     assert np.array_equal(e.map, e.map[::2, ::2].repeat(2, 0).repeat(2, 1))
-    assert "made on 8 x 8 tokens" in e.provenance["notes"][-1]
+    assert "computed on 8 x 8 tokens" in e.provenance["notes"][-1]

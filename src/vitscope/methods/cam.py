@@ -31,8 +31,8 @@ def _patches(
         UsageError: no patch has a gradient there.
     """
     activations = context.activations(layer, at)
-    (grad,) = context.gradients([activations.raw])
-    if not bool(grad.any()):
+    gradient = activations.patches(*context.gradients([activations.raw]))
+    if not bool(gradient.any()):
         raise UsageError(
             msg(
                 "methods.no-patch-gradient",
@@ -41,7 +41,7 @@ def _patches(
             ),
             msg("methods.no-patch-gradient.hint", "use {@O:at=norm} or {@O:at=input}, or an earlier {@O:layer}"),
         )
-    return activations, activations.patches(), activations.patches(grad)
+    return activations, activations.patches(), gradient
 
 
 def _noted(context: MethodContext, patches: Tensor, activations: TokenActivations) -> NotedMap:
