@@ -193,7 +193,7 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
         [("hooks stay", "handle.remove()", "pass")],
     ),
     "attention/model_modes.py": (
-        ["attention/test_capture.py", "models/test_traced_contracts.py"],
+        ["attention/test_capture.py", "methods/test_attention_gradient.py"],
         [
             ("parameters stay frozen", "parameter.requires_grad_(True)", "pass"),
             ("modes and attributes stay changed", "vars(module).update(attributes)", "pass"),
