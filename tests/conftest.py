@@ -16,7 +16,17 @@ from vitscope.images import Picture
 
 LABELS = ("tabby", "<b>hound</b>", "teapot", "kite", "[red]robin[/]", "fox", "ant")
 
-LONG = {"test_ray_engine", "test_page", "test_notebook_page", "test_server", "test_kills", "test_docs"}
+LONG = {
+    *(
+        "test_ray_engine",
+        "test_kills",
+        "test_notebook_page",
+        "test_page",
+        "test_page_panels",
+        "test_page_accessibility",
+    ),
+    *("test_server", "test_docs", "test_plugins", "test_measure", "test_measurement", "test_traced_contracts"),
+}
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -142,6 +142,7 @@ def test_a_saved_result_is_read_and_drawn_without_torch():
     assert fresh(code) == "False"
 
 
+@pytest.mark.slow
 def test_the_hygiene_test_can_fail():
     assert fresh("import sys, torch; print('torch' in sys.modules)") == "True"
 

@@ -88,6 +88,7 @@ def test_a_second_part_of_a_name(parts):
         parts().add("own", "again") if parts().get("own") else None
 
 
+@pytest.mark.slow
 def test_the_method_of_the_page(tmp_path, tiny_folder, tiny_scope, photo):
     """Installed as the page says, beside a plug-in that does not import; command line and Python as on the page."""
     target = tmp_path / "site"

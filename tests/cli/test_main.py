@@ -116,6 +116,7 @@ def test_python_dash_m():
     assert one_line(ran.stderr) == "vitscope: Missing argument 'IMAGE...'. (vitscope explain --help)"
 
 
+@pytest.mark.slow
 def test_the_installed_command_offline_with_a_model_in_the_hubs_cache(album, tiny_folder, tiny_scope, tmp_path):
     """HF_HOME and HF_HUB_OFFLINE are honoured: the model comes from the local cache, no network is asked."""
     revision, missing = "0123456789abcdef0123456789abcdef01234567", tmp_path / "missing.jpg"
