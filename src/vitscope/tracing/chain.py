@@ -48,13 +48,14 @@ class OperatorChain:
     def vecmat(
         self,
         layers: Sequence[int],
-        attend: Callable[[Block, Tensor], Tensor],
-        keep: float | Callable[[Block], Tensor],
-        mix: float,
+        attention_vecmat: Callable[[Block, Tensor], Tensor],
+        residual_weight: float | Callable[[Block], Tensor],
+        attention_weight: float,
     ) -> Float[Tensor, "B N"]:
-        """Return weights of the finest tokens, prefix first: `r <- keep r + mix attend(block, r)` at each of `layers`.
+        """Return weights of the finest tokens, prefix first.
 
-        A `keep` for each query is carried forward to its residual connection: another run of the averaged network.
+        At each of `layers`: `r <- residual_weight r + attention_weight attention_vecmat(block, r)`. A residual weight
+        for each query is carried forward to its residual connection: another run of the averaged network.
         """
         numbers = {event: i for i, event in enumerate(self.trace.layers)}
         active = frozenset(self.trace.layers[layer] for layer in layers)
@@ -64,26 +65,28 @@ class OperatorChain:
                 return r.new_zeros(*r.shape[:-1], self.recorded[event].block.shape[3])
             heads = self._head_axes(event)
             if event in numbers:
-                keys = attend(self.blocks[numbers[event]], heads.sum(r)).to(r.dtype)
+                keys = attention_vecmat(self.blocks[numbers[event]], heads.sum(r)).to(r.dtype)
             else:  # a pooling at the end, or tokens that only attention makes: weights follow the attention
                 keys = vecmat(_heads_second(self.recorded[event], heads.axis), heads.sum(r)).to(r.dtype)
             return heads.repeat(keys / heads.count).reshape(*r.shape[:-1], keys.shape[-1])
 
         plan, averages = self.plan, self.averages
-        if callable(keep):
-            if mix != 1.0:
+        if callable(residual_weight):
+            if attention_weight != 1.0:
                 raise UsageError(
                     msg(
-                        "tracing.query-skips-need-mix-one",
-                        "a weight of the skip connection for each query needs a weight of attention of 1, got {mix}",
-                        mix=mix,
+                        "tracing.query-residual-weights",
+                        "a residual weight for each query needs an attention weight of 1, got {weight}",
+                        weight=attention_weight,
                     )
                 )
-            skips = {event: self._head_axes(event).repeat(keep(self.blocks[numbers[event]])) for event in active}
+            skips = {
+                event: self._head_axes(event).repeat(residual_weight(self.blocks[numbers[event]])) for event in active
+            }
             plan = BackwardPlan(1.0, 1.0, active, attend_event, skips)
             averages = self.rerun(plan)
         else:
-            plan.skip, plan.branch, plan.active, plan.attend = keep, mix, active, attend_event
+            plan.skip, plan.branch, plan.active, plan.attend = residual_weight, attention_weight, active, attend_event
         with torch.inference_mode(False), torch.enable_grad():
             tensors = [*(values for values, _ in averages.tensors), *averages.leaves]
             grads = torch.autograd.grad(averages.out.sum(), tensors, retain_graph=True, allow_unused=True)
