@@ -70,7 +70,7 @@ BAD_MASKS = {
     "another size": "has 20 x 30 pixels, its image 150 x 100 (a mask must have its image's size)",
     "empty": "is empty (0 is background, all other values are the object)",
     "everything": "covers the whole image",
-    "jpeg": "is a JPEG: compression smears a mask's edges",
+    "jpeg": "compression smears a mask's edges",
     "text": "is not an image that can be read",
     "two": "has 2 masks named cat",
 }

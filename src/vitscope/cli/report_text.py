@@ -166,7 +166,9 @@ def print_attention(found: "Statistics") -> None:
     """Print the sinks, which tokens patches attend to, and how far, in the first and the last three layers."""
     numbers = attention_document(found)
     if numbers["sinks"] is None:
-        print_field("attention", f"sinks, shares and distance are not known: {found.unavailable['sinks']}")
+        print_field(
+            "attention", f"sinks, shares and distance are not known: {console.in_flags(found.unavailable['sinks'])}"
+        )
         return
     print_field("sinks", _sinks(numbers["sinks"]))
     present = {
