@@ -218,7 +218,7 @@ def test_how_alike_two_maps_rank_is_spearmans(fresh, tiny_pair, right):
     fresh.evaluate(SET, {"panel": "compare", "compare": of(tiny_pair, 0, right)})
     entries = [tiny_pair.header["maps"][i] for i in (0, right)]
     true = spearmanr(*(tiny_pair.arrays[f"map.{one['id']}"].array().ravel() for one in entries)).statistic
-    words = f"alike by {true:.2f}"
+    words = f"over all patches: {true:.2f}"
     fresh.wait("(words) => document.querySelector('.vs-tab [role=status]').textContent.includes(words)", words)
 
 
@@ -300,7 +300,7 @@ def test_the_command_line_makes_the_same_map(fresh, tmp_path, monkeypatch, state
     fresh.evaluate(SET, {**state, "panel": "save"})
     fresh.wait(CAPTION, {"map": "rollout", "query": "What"}[state["source"]])
     fresh.wait(CAPTION, "rolled out" if state.get("rolled") else "")
-    words = shlex.split(field(fresh, "command that makes it"))
+    words = shlex.split(field(fresh, "Command for this image"))
     assert words[:2] == ["vitscope", "explain"]
     monkeypatch.setattr(sys, "argv", [*words, "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit) as ended:
@@ -322,7 +322,7 @@ def test_the_command_line_makes_the_same_map(fresh, tmp_path, monkeypatch, state
 )
 def test_the_command_draws_as_the_page_does_where_it_can(fresh, state, words):
     fresh.evaluate(SET, {**state, "panel": "save"})
-    given = shlex.split(field(fresh, "command that makes it"))
+    given = shlex.split(field(fresh, "Command for this image"))
     drawing = [i for i, word in enumerate(given) if word in ("--norm", "--cmap", "--opacity", "--blocks")]
     assert [word for i in drawing for word in given[i : i + 2]] == words
 
@@ -341,14 +341,14 @@ def test_the_command_draws_as_the_page_does_where_it_can(fresh, state, words):
 )
 def test_the_command_says_what_it_leaves_out(fresh, state, lost):
     fresh.evaluate(SET, {**state, "panel": "save"})
-    told = fresh.text(".vs-copy:has([aria-label*='makes it']) + .vs-note")
-    assert told == (f"Not in it, as no command draws it: {lost}." if lost else "")
+    told = fresh.text(".vs-copy:has([aria-label*='for this image']) + .vs-note")
+    assert told == (f"Not included, because no command draws it: {lost}." if lost else "")
 
 
 def test_where_no_command_does_it_python_is_said(fresh, tiny_scope, photo):
     fresh.evaluate(SET, {"source": "received", "query": 5, "layer": 1, "head": 0, "panel": "save"})
     fresh.wait(CAPTION, "Who looks at")
-    words = field(fresh, "command that makes it")
+    words = field(fresh, "Command for this image")
     made = eval(words, {"vitscope": vitscope})
     assert np.allclose(fresh.evaluate(SHOWN), made, rtol=1e-2, atol=1e-4)
 
@@ -365,7 +365,7 @@ def test_the_page_names_the_command_that_makes_it(fresh, tiny_pair):
 
 def field_of_page(made):
     made.evaluate(SET, {"panel": "save"})
-    return field(made, "makes this page")
+    return field(made, "Command for this page")
 
 
 def tour(made, step):
