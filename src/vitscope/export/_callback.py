@@ -70,7 +70,7 @@ class LoggedPhotos:
         return step % self.every == 0
 
     def log_maps(self, scope: Scope, step: int) -> None:
-        """Explain every photo and log its map; the model keeps mode, weights and gradients."""
+        """Explain every photo and log its map; the model is left unchanged."""
         for tag, picture in zip(self.tags(), self.pictures, strict=True):
             self.log(tag, scope.explain(picture, **self.options), step)
 
