@@ -99,7 +99,7 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
         ["methods/test_rollout_variants.py"],
         [
             ("lengths of values are not weighed", "(rows * lengths[:, :, None]).sum(1)", "rows.sum(1)"),
-            ("sinks are kept", "kept = (~sinks)", "kept = (sinks | ~sinks)"),
+            ("sinks are kept", "others = (~sinks)", "others = (sinks | ~sinks)"),
         ],
     ),
     "geometry.py": (
