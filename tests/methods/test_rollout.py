@@ -127,7 +127,7 @@ def test_attention(seen, layer, head):
     same(lambda s: attention(s, layer=layer, head=head), store, wanted)
 
 
-def test_article(seen):
+def test_notebook_recipe(seen):
     store, attentions, _ = seen
     same(notebook_recipe, store, oracles.notebook_recipe(attentions))
 
@@ -160,7 +160,7 @@ def test_order_of_layers_by_hand():
     )
     mean = AttentionStore(store.blocks, TokenLayout(("cls",), (1, 1), "mean"))
     assert rollout(mean).tolist() == [[0.5, 0.5]]
-    # article: column 0 of A1' A2', one minus it
+    # notebook-recipe: column 0 of A1' A2', one minus it
     assert notebook_recipe(store).tolist() == [[0.25, 0.25]]
 
 

@@ -239,20 +239,20 @@ def published(values, photo, side):
 
 
 @pytest.mark.parametrize("size", [(90, 60), (47, 130), (64, 64)])
-def test_the_article_look_is_the_published_drawing(explained, size):
+def test_the_notebook_style_is_the_published_drawing(explained, size):
     values = np.random.default_rng(5).random((4, 4), np.float32)
     e = explained(values, size)
     assert np.array_equal(np.asarray(overlay(e, style="notebook")), np.asarray(published(values, e.picture.pil(), 64)))
 
 
-def test_the_article_look_of_a_real_run(tiny_scope, photo):
+def test_the_notebook_style_of_a_real_run(tiny_scope, photo):
     e = tiny_scope.explain(photo, method="notebook-recipe")
     with Image.open(photo) as image:
         expected = published(e.map, image, 64)
     assert np.array_equal(np.asarray(e.overlay(style="notebook")), np.asarray(expected))
 
 
-def test_the_article_look_stays_inside_the_crop_and_bears_a_flat_map(explained):
+def test_the_notebook_style_stays_inside_the_crop_and_bears_a_flat_map(explained):
     e = explained(one_hot(3, 3, 1, 1), (100, 60), resized=(48, 80), crop=(48, 48))
     drawn = np.asarray(overlay(e, style="notebook"))
     assert np.array_equal(drawn[:, :20], e.picture.pixels[:, :20])
@@ -471,6 +471,6 @@ def test_a_page_shows_cards_and_sheets_and_is_self_contained(explained):
     assert not re.search(r"https?:|url\(|@import|<link", text)
 
 
-def test_the_article_look_has_no_colour_bar(explained):
+def test_the_notebook_style_has_no_colour_bar(explained):
     with raises(UsageError, "render.no-colorbar"):
         explained([[0.1, 0.2]], (32, 16)).overlay(style="notebook", colorbar=True)
