@@ -18,11 +18,17 @@ export function entryOf(state, data) {
   return data.maps.find((one) => one.id === state.map) ?? data.maps[0];
 }
 
+// A target in the reader's language; of another image's path only the file's name.
+function targetName(target, t) {
+  const path = /^similar to (.*[\\/])/s.exec(target)?.[1];
+  return path ? t.message(target).replace(path, "") : t.message(target);
+}
+
 export function nameOfMap(entry, t) {
   const given = Object.entries(entry.options).filter(([name, value]) => value !== null && ["layers", "start_layer"].includes(name));
   const options = given.map(([, value]) => value).join(", ");
-  const of = entry.label ?? (entry.alike || entry.more ? entry.target?.replace(/^similar to .*[\\/]/, "similar to ") : null);
-  return [entry.method, options && `(${options})`, of && `· ${t.message(of)}`].filter(Boolean).join(" ");
+  const of = entry.label ?? (entry.alike || entry.more ? targetName(entry.target, t) : null);
+  return [entry.method, options && `(${options})`, of && `· ${of}`].filter(Boolean).join(" ");
 }
 
 const VERDICTS = { "better than random": "better", "worse than random": "worse", "no better than random": "same" };
