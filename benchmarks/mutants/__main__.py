@@ -79,8 +79,8 @@ def main() -> int:
         files = sorted({f"tests/{name}" for mutant in chosen if mutant.name not in found for name in mutant.tests})
         options = [*TIERS[asked.tier]]
         if files and not asked.no_baseline:
-            failed = run(tree, *options, *files)[1]
-            print(f"{len(failed)} tests fail without a mutant, and are left out: {' '.join(failed)}" * bool(failed))
+            if failed := run(tree, *options, *files)[1]:
+                print(f"{len(failed)} tests fail without a mutant, and are left out: {' '.join(failed)}")
             options += [f"--deselect={test}" for test in failed]
         for mutant in chosen:
             start = time.monotonic()

@@ -165,7 +165,7 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
         ],
     ),
     "models/transformers.py": (
-        ["models/test_transformers.py"],
+        ["models/test_preprocessing.py"],
         [("positions are not interpolated", "!= self.input_size and", "== self.input_size and")],
     ),
     "models/transformers_processor.py": (
