@@ -237,7 +237,7 @@ TWINS = {
 @pytest.mark.parametrize("name", TWINNED)
 def test_each_method_through_windows_and_merges_is_its_dense_twin(name, method, monkeypatch):
     if (name, method) == ("timm-cait", "value-rollout"):
-        with pytest.raises(MethodError, match="the lengths of values are not known"):  # heads are mixed before them
+        with pytest.raises(MethodError, match="the lengths of its values are not known"):  # heads are mixed before them
             explained(name, method)
         return
     wanted, forward = TWINS[method](name), Engine.forward
@@ -459,7 +459,7 @@ WORKING = [method.name for method in scope_of("timm-cait").methods() if method.n
 def test_just_those_are_refused_that_need_the_same_tokens_everywhere(name):
     refused = {method.name: method.reason for method in scope_of(name).methods() if not method}
     mixed = refused.pop("value-rollout", "")
-    assert ("the lengths of values are not known" in mixed) == (name == "timm-cait")
+    assert ("the lengths of its values are not known" in mixed) == (name == "timm-cait")
     assert set(refused) == set(REFUSED)
     tokens = scope_of(name).layout.tokens
     for method, reason in refused.items():
