@@ -62,7 +62,7 @@ def vit_large() -> Scope:
 
 
 def plain(scope: Scope, pixels: torch.Tensor, batch: int, backward: bool) -> Callable[[], None]:
-    """The model alone over all pixels."""
+    """Run the model alone over all pixels."""
 
     def forward() -> None:
         with torch.inference_mode():

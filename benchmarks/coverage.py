@@ -126,11 +126,11 @@ class Watcher(TorchFunctionMode):
             out._said, out._hops = "scores", 0
 
     def tokens(self) -> list[dict[str, Any]]:
-        """The calls whose keys are tokens, more than one."""
+        """Return the calls whose keys are tokens, more than one."""
         return [call for call in self.calls if not call["channels"] and call["keys"] > 1]
 
     def isotropic(self) -> int | None:
-        """The number of tokens, where all calls with more than one query have these queries and keys, per head."""
+        """Return the number of tokens, where all calls of several queries have as many queries and keys."""
         many = [call for call in self.tokens() if call["queries"] > 1]
         leads = {call["lead"] for call in many}
         whole = len(leads) == 1 and all(len(lead) < 2 or (len(lead) == 2 and lead[0] == 1) for lead in leads)
@@ -193,7 +193,7 @@ def timm_sizes(path: Path) -> dict[str, int]:
 
 
 def in_order(names: list[tuple[str, str]], sizes: dict[str, int], limit: int) -> tuple[list[str], list[str]]:
-    """The smallest model of each file, then all others up to the limit; and the names that are left out."""
+    """Return the smallest model of each file, then all others up to the limit, and the names left out."""
     smallest: dict[str, str] = {}
     ranked = sorted(names, key=lambda one: sizes[one[0]] or MOST_PARAMETERS)
     for name, file in ranked:
@@ -341,7 +341,7 @@ def examine(library: str, name: str, group: str) -> dict[str, Any]:
 
 
 def verdict(model: nn.Module) -> dict[str, Any]:
-    """What vitscope makes of a model: `rolled out`, `refused`, `crash` or `wrong`."""
+    """Try a model: `rolled out`, `refused`, `crash` or `wrong`."""
     import traceback
 
     import numpy as np
@@ -432,7 +432,7 @@ def first_line(error: BaseException) -> str:
 
 
 def work(seconds: int) -> None:
-    """Records of the models named on standard input, one JSON line each."""
+    """Print records of the models named on standard input, one JSON line each."""
     warnings.simplefilter("ignore")
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

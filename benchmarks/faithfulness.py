@@ -25,7 +25,7 @@ PHOTOS = ("astronaut", "camera", "chelsea", "coffee", "rocket", "retina", "immun
 
 
 def pictures(given: argparse.Namespace) -> Iterator[tuple[str, np.ndarray]]:
-    """The scenes or photos, by name."""
+    """Return the scenes or photos, by name."""
     if not given.photos:
         for scene in planted.scenes(given.scenes, seed=given.seed, size=336, split=given.split):
             yield scene.name, scene.image
@@ -45,7 +45,7 @@ def parsed(text: str) -> tuple[str, dict[str, float | int | str]]:
 
 
 def value_of(text: str) -> float | int | str:
-    """A number where it reads as one."""
+    """Return a number where the text reads as one."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -57,7 +57,7 @@ def value_of(text: str) -> float | int | str:
 def areas(
     scope: vitscope.Scope, image: np.ndarray, methods: Mapping[str, tuple[str, dict]], size: int, steps: int
 ) -> dict[tuple[str, str], float]:
-    """Deletion and insertion of each method on one picture, and of random orders; what is scored once is shared."""
+    """Measure deletion and insertion of each method and of random orders on one image; scores are shared."""
     found, known = {}, {}
     curves_of = {"metrics": CURVES, "baseline": "removal", "steps": steps, "n_random_maps": 2, "batch_size": 16}
     for label, (name, options) in methods.items():

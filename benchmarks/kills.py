@@ -79,7 +79,7 @@ def photos(folder: Path, count: int) -> None:
 
 
 def forked(work: Callable[[], object]) -> int:
-    """The process id of a child that does the work and exits with 0, or 70 after an exception."""
+    """Fork a child that does the work and exits with 0, or 70 after an exception; return its process id."""
     child = os.fork()
     if child:
         return child
@@ -138,7 +138,7 @@ def check_folder(out: Path, before: dict[str, tuple[int, int]]) -> dict[str, tup
 
 
 def compare(out: Path, reference: Path, without: str = "") -> int:
-    """The rows of two folders are equal; those of the source `without` say that it is deadly. How many those are."""
+    """Assert that two folders have equal rows, save those of the source `without`; return how many those are."""
     names = sorted(path.name for path in (reference / "data").iterdir())
     assert names == sorted(path.name for path in (out / "data").iterdir()), "other files than undisturbed"
     mine, other = (pq.read_table(folder / "data", use_threads=False) for folder in (out, reference))

@@ -37,7 +37,7 @@ METHODS = (
 
 
 def scene(names: Sequence[str], place: str, rng: np.random.Generator) -> tuple[np.ndarray, list[np.ndarray]]:
-    """A background with these objects on it, whole and apart, and the mask of each."""
+    """Paste these objects on a background, whole and apart; return it with the mask of each."""
     behind = Image.fromarray(photos.background(place))
     side = round(rng.uniform(0.6, 1) * min(behind.size))
     left, top = (int(rng.integers(0, n - side + 1)) for n in behind.size)
@@ -74,7 +74,7 @@ def features(scope: vitscope.Scope, images: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def probed(count: int, rng: np.random.Generator) -> vitscope.Scope:
-    """The classifier: the backbone, and a linear layer that reads its CLS feature and no other."""
+    """Return the classifier: the backbone, and a linear layer that reads its CLS feature and no other."""
     backbone = vitscope.load("embedded:dinov2-small")
     places = photos.BACKGROUNDS["tune"]
     labels = np.arange(count) % len(CLASSES)

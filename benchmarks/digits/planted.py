@@ -50,7 +50,7 @@ def figures(heat: np.ndarray, boxes: np.ndarray, masks: np.ndarray, asked: int) 
 def measure(
     scope: vitscope.Scope, count: int, method: str, gradient_rule: str = "plain", **params: object
 ) -> np.ndarray:
-    """The three figures, and how many maps they are the mean of."""
+    """Return the three figures, and how many maps they are the mean of."""
     images, labels, boxes, masks = two_digits(count)
     found = []
     for asked in (0, 1):

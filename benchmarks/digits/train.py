@@ -54,7 +54,7 @@ AVERAGE = 0.998
 
 
 def new_model() -> ViTForImageClassification:
-    """The untrained model."""
+    """Return the untrained model."""
     config = ViTConfig(
         hidden_size=128,
         num_hidden_layers=6,
@@ -115,7 +115,7 @@ def look_beside(attention: nn.Module, offsets: tuple[tuple[int, int], ...], gain
 
 
 def pixels(images: Tensor) -> Tensor:
-    """What the image processor makes of uint8 images B×H×W×3."""
+    """Prepare uint8 images B×H×W×3 as the image processor does."""
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -131,7 +131,7 @@ def token_targets(made: Scenes) -> Tensor:
 
 
 def forward(model: ViTForImageClassification, inputs: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The logits, and the patch tokens after the hinted layer; of the patch tokens only the `kept` (B×K), if given."""
+    """Return the logits and the patch tokens after the hinted layer, only the `kept` (B×K) if given."""
     hidden = model.vit.embeddings(inputs)
     if kept is not None:
         index = F.pad(kept + 1, (1, 0))

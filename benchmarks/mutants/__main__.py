@@ -99,7 +99,7 @@ def main() -> int:
 
 
 def read(path: Path | None) -> dict[str, str]:
-    """What an earlier run found: for each mutant the test, or an empty text."""
+    """Read what an earlier run found: for each mutant the test, or an empty text."""
     if path is None or not path.exists():
         return {}
     return {line["mutant"]: line["test"] for line in map(json.loads, path.read_text().splitlines())}
