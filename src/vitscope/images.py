@@ -224,11 +224,7 @@ def _check_shape(array: np.ndarray) -> None:
         )
     if array.ndim == 3 and shape[0] == shape[2] == _RGB:
         raise ImageError(
-            msg(
-                "images.ambiguous-shape",
-                "an array of shape {shape} may have its channels first or last",
-                shape=shape,
-            ),
+            msg("images.ambiguous-shape", "an array of shape {shape} may have its channels first or last", shape=shape),
             msg("images.ambiguous-shape.hint", "pass a PIL image: Image.fromarray(array)"),
         )
     if array.ndim not in (2, 3) or (array.ndim == 3 and shape[2] not in channels):

@@ -143,10 +143,7 @@ class _RowGroup:
         if not isinstance(value, str) or not value:
             raise ImageError(
                 msg(
-                    "batch.empty-row",
-                    "{source} has no image in column {column}",
-                    source=ref.source,
-                    column=ref.column,
+                    "batch.empty-row", "{source} has no image in column {column}", source=ref.source, column=ref.column
                 ),
                 msg("batch.empty-row.hint", "the row may be empty, or choose another {@column}"),
             )

@@ -19,10 +19,7 @@ __all__ = ["render_report"]
 
 _BARS = 40
 _TITLES = {
-    "effective_share": (
-        "breadth",
-        "exp of the map's entropy, as a share of all patches",
-    ),
+    "effective_share": ("breadth", "exp of the map's entropy, as a share of all patches"),
     "largest_share": ("largest patch", "the largest patch's share of the weight of all patches"),
     "prefix_share": ("prefix tokens", "share of all weight on CLS and registers"),
 }

@@ -81,10 +81,7 @@ _MOTORCYCLE: Points = (
 # name: photo, and shapes whose union is the object
 _SHAPES: Mapping[str, tuple[str, tuple[Shape, ...]]] = {
     "cat": ("chelsea", (("polygon", _CAT),)),
-    "coffee cup": (
-        "coffee",
-        (("ellipse", (78, 48, 478, 388)), ("ellipse", (173, 18, 408, 208)), ("polygon", _SPOON)),
-    ),
+    "coffee cup": ("coffee", (("ellipse", (78, 48, 478, 388)), ("ellipse", (173, 18, 408, 208)), ("polygon", _SPOON))),
     "person": ("astronaut", (("polygon", _PERSON),)),
     "shuttle": ("astronaut", (("polygon", _SHUTTLE),)),
     "motorcycle": ("motorcycle", (("nearer", _MOTORCYCLE),)),

@@ -247,13 +247,7 @@ def _faithfulness(
         curves = [other.y for other in found[1:]] if measure.random_values is None else ()
         numbers.append(
             compare_with_random(
-                measure.name,
-                "faithfulness",
-                measure.better,
-                found[0],
-                randoms,
-                possible=ends(measure),
-                curves=curves,
+                measure.name, "faithfulness", measure.better, found[0], randoms, possible=ends(measure), curves=curves
             )
         )
     return numbers, float(scores[0][0]), forwards

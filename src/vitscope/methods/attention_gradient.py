@@ -94,12 +94,7 @@ def grad_rollout(
     return store.rollout_from_readout(store.select(from_layer(layers, start_layer)), attend, residual_share, 1.0)
 
 
-@method(
-    "grad-sam",
-    passes="1 forward, 1 backward",
-    source="Barkan et al. 2021, equation 4",
-    requires={"gradient"},
-)
+@method("grad-sam", passes="1 forward, 1 backward", source="Barkan et al. 2021, equation 4", requires={"gradient"})
 def grad_sam(store: AttentionStore, *, layers: LayerSpec = None) -> Float[Tensor, "B N"]:
     """Add up the attention to each token that raises the score.
 

@@ -67,12 +67,7 @@ def occlusion(context: MethodContext, *, window: int = 2, stride: int = 1, fill:
     return context.to_tokens(_on_grid(context, drop @ cover / cover.sum(0)))
 
 
-@method(
-    "rise",
-    passes="1 + masks forwards",
-    source="Petsiuk, Das, Saenko 2018, equations 5 and 6",
-    requires={"target"},
-)
+@method("rise", passes="1 + masks forwards", source="Petsiuk, Das, Saenko 2018, equations 5 and 6", requires={"target"})
 def rise(
     context: MethodContext, *, masks: int = 400, cells: int = 7, share: float = 0.5, fill: float = 0.0
 ) -> Float[Tensor, "B N"]:

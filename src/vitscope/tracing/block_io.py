@@ -113,8 +113,7 @@ class StagedHiddenStates:
                     block=io.block,
                 ),
                 msg(
-                    "tracing.output-without-patches.hint",
-                    "use {@O:at=norm} or {@O:at=input}, or choose another layer",
+                    "tracing.output-without-patches.hint", "use {@O:at=norm} or {@O:at=input}, or choose another layer"
                 ),
             )
         site = {"input": io.input, "norm": io.norm, "output": io.output}[at] or io.input

@@ -151,10 +151,7 @@ def find_finest_tokens(merges: list[TokenMerge], start: Tensor, out: Tensor) -> 
         return FinestTokens((), finest.order, finest.grid)
     raise LayoutError(
         msg("tracing.no-grid", "no grid of patch tokens was found that everything the answer reads passes through"),
-        msg(
-            "tracing.no-grid.hint",
-            "pass the layout: layout=vitscope.TokenLayout(prefix=..., grid=(rows, columns))",
-        ),
+        msg("tracing.no-grid.hint", "pass the layout: layout=vitscope.TokenLayout(prefix=..., grid=(rows, columns))"),
     )
 
 

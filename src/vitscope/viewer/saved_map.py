@@ -32,11 +32,7 @@ def document_of(explanation: Explanation) -> dict[str, Any]:
             "adapter": str(provenance.get("adapter", "")),
             "weights": str(provenance.get("weights", "")),
         },
-        "photo": {
-            "name": photo.name,
-            "source": photo.source,
-            "notes": list(photo.notes),
-        },
+        "photo": {"name": photo.name, "source": photo.source, "notes": list(photo.notes)},
         "images": image_urls(photo, explanation.region),
         "region": asdict(explanation.region),
         "layout": asdict(explanation.layout),

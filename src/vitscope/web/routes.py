@@ -50,7 +50,7 @@ _DOCUMENT: dict[int | str, dict[str, Any]] = {
     202: {"model": s.ViewStatus, "description": "the view is not finished"},
 }
 _STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "one ViewStatus an event"},
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "one ViewStatus an event"}
 }
 _PICTURE: dict[int | str, dict[str, Any]] = {200: {"content": {"image/*": {}}, "description": "the photo"}}
 
@@ -108,10 +108,7 @@ def _add_start_page(app: FastAPI, views: Views) -> None:
     async def list_samples() -> list[s.SampleResponse]:
         return [
             s.SampleResponse(
-                name=name,
-                about=one.subject,
-                credit=one.credit,
-                messages=page_messages([one.subject, one.credit]),
+                name=name, about=one.subject, credit=one.credit, messages=page_messages([one.subject, one.credit])
             )
             for name, one in samples.SAMPLES.items()
         ]

@@ -19,9 +19,7 @@ class _Sample(NamedTuple):
 
 SAMPLES = {
     "cat": _Sample(
-        "cat.jpg",
-        msg("web.sample.cat", "a cat"),
-        msg("web.credit.cc0", "{author}, CC0", author="Stéfan van der Walt"),
+        "cat.jpg", msg("web.sample.cat", "a cat"), msg("web.credit.cc0", "{author}, CC0", author="Stéfan van der Walt")
     ),
     "astronaut": _Sample(
         "astronaut.jpg",

@@ -9,16 +9,7 @@ import typer
 from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.cli import console
-from vitscope.cli.commands._options import (
-    TARGET_HELP,
-    AsJson,
-    MethodOptions,
-    ModelChoice,
-    Out,
-    Seed,
-    Size,
-    split_names,
-)
+from vitscope.cli.commands._options import TARGET_HELP, AsJson, MethodOptions, ModelChoice, Out, Seed, Size, split_names
 from vitscope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,8 +38,7 @@ def batch(
         str, typer.Option(metavar="NAME,NAME", help="One method or several, for a row of each; auto chooses one.")
     ] = "auto",
     target: Annotated[
-        list[str] | None,
-        typer.Option(metavar="CLASS", help=f"{TARGET_HELP}; may be repeated, for a row of each."),
+        list[str] | None, typer.Option(metavar="CLASS", help=f"{TARGET_HELP}; may be repeated, for a row of each.")
     ] = None,
     size: Size = None,
     seed: Seed = 0,
@@ -62,8 +52,7 @@ def batch(
     ] = None,
     rate: Annotated[float, typer.Option(metavar="FPS", help="Frames a second in that video.")] = 10.0,
     file_kind: Annotated[
-        str,
-        typer.Option("--kind", metavar="KIND", help="Of SOURCE: photos, parquet, webdataset or video; auto looks."),
+        str, typer.Option("--kind", metavar="KIND", help="Of SOURCE: photos, parquet, webdataset or video; auto looks.")
     ] = "auto",
     column: Annotated[
         str | None, typer.Option(metavar="NAME", help="Column with the images: bytes, paths or URLs (Parquet).")

@@ -72,8 +72,7 @@ def explain(
     model: ModelChoice,
     method: Method = "auto",
     target: Annotated[
-        list[str] | None,
-        typer.Option(metavar="CLASS", help=f"{TARGET_HELP}; may be repeated, for a map of each."),
+        list[str] | None, typer.Option(metavar="CLASS", help=f"{TARGET_HELP}; may be repeated, for a map of each.")
     ] = None,
     size: Size = None,
     batch_size: BatchSize = 8,

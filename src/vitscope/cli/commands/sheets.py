@@ -156,8 +156,7 @@ def compare(
     ] = "",
     size: Size = None,
     measure: Annotated[
-        bool,
-        typer.Option("--measure", help="Also deletion and insertion, beside random maps: some 40 forwards a map."),
+        bool, typer.Option("--measure", help="Also deletion and insertion, beside random maps: some 40 forwards a map.")
     ] = False,
     baseline: Baseline = "mean",
     out: Out = Path("out"),

@@ -74,12 +74,7 @@ def view(
     scope = model.load()
     with console.image_progress(1) as progress:
         made = scope.view(
-            image,
-            other=other,
-            measure=measure,
-            max_mb=max_mb,
-            progress=progress.update_forwards,
-            **options,
+            image, other=other, measure=measure, max_mb=max_mb, progress=progress.update_forwards, **options
         )
     text = page_bytes(made.document(), lang)
     error = made.header["attention"]["error"]
