@@ -111,7 +111,7 @@ class UnknownNameError(UsageError):
     def __init__(self, kind: str, name: str, choices: Iterable[str], spellings: Iterable[str] = ()) -> None:
         self.choices = tuple(choices)
         known = {spelling.lower(): spelling for spelling in (*spellings, *self.choices)}
-        near = difflib.get_close_matches(name.lower(), known, n=1)
+        near = difflib.get_close_matches(str(name).lower(), known, n=1)
         many = len(self.choices) > _LISTED
         listed = (*self.choices[:_SHOWN], f"... {len(self.choices):,} in all") if many else self.choices
         choices_text = ", ".join(listed)

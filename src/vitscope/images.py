@@ -163,6 +163,8 @@ def _load_row(row: Mapping[str, Any]) -> Picture:
         return load_image(row["image"])
     data, path = row.get("bytes"), row.get("path")
     if data is not None:
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise _unknown_type(data)
         return decode_image(bytes(data), path) if path else load_image(bytes(data))
     if path is not None:
         return load_image(path)

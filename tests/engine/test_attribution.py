@@ -141,10 +141,38 @@ def test_in_one_call_with_any_module():
     assert len(vitscope.attribute(model, pixels, method="gradcam", targets=[0, 1])) == 2
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("method", ["gradcam", "relevance", "attnlrp", "integrated-gradients", "smoothgrad", "legrad"])
+def test_the_callers_gradient_mode_changes_nothing(mode, method):
+    scope, options = scope_of(), {"method": method, **QUICK.get(method, {})}
+    outside, inside = scope_of(), scope
+    expected = outside.attribute(pixels_of(outside), **options)
+    with mode():
+        pixels = pixels_of(inside)
+        found, explained = inside.attribute(pixels, **options), inside.explain(PHOTOS[0], **options)
+        assert not torch.is_grad_enabled()
+    assert torch.equal(found.maps, expected.maps)
+    np.testing.assert_array_equal(explained.map, outside.explain(PHOTOS[0], **options).map)
+    assert torch.equal(inside.attribute(pixels, **options).maps, expected.maps)
+
+
+def test_a_sequence_of_any_kind_has_the_targets():
+    scope = scope_of()
+    pixels = pixels_of(scope)
+    assert scope.attribute(pixels, method="gradcam", target=range(3)).target == ["LABEL_0", "LABEL_1", "LABEL_2"]
+    assert len(scope.attribute(pixels, method="gradcam", targets=range(2))) == 2
+
+
 @pytest.mark.usefixtures("as_shipped")
 @pytest.mark.parametrize(
     ("pixels", "options", "code"),
     [
+        (torch.tensor(1.0), {}, "engine.pixels"),
+        (torch.full((2, 3, 32, 32), torch.nan), {}, "engine.pixels-not-finite"),
+        (torch.zeros(2, 3, 2, 2), {}, "geometry.not-a-grid"),
+        (torch.zeros(2, 3, 32, 32), {"batch_size": "8"}, "engine.batch-size"),
+        (torch.zeros(2, 3, 32, 32), {"seed": None}, "engine.seed"),
+        (torch.zeros(2, 3, 32, 32), {"target": lambda answer: answer.detach()[:, 0]}, "methods.target-function-graph"),
         (torch.zeros(3, 32, 32), {}, "engine.pixels"),
         (torch.zeros(0, 3, 32, 32), {}, "engine.pixels"),
         (torch.zeros(2, 32, 32, 3), {}, "engine.pixels"),

@@ -4,7 +4,12 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+import vitscope
+from tests.helpers.errors import raises
+from vitscope.errors import UsageError
 
 ARRAY = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 
@@ -35,3 +40,25 @@ def test_the_bytes_of_an_image_are_one_image(tiny_scope, kinds):
     for kind in kinds[2:5]:
         assert tiny_scope.attention(kind).images == 1
     assert tiny_scope.attention(kinds[:2]).images == 2
+
+
+@pytest.mark.usefixtures("as_shipped")
+def test_what_is_not_a_list_of_images_is_refused_as_such(tiny_scope):
+    with raises(UsageError, "engine.one-image"):
+        list(tiny_scope.explain_many("photo.png"))
+    with raises(UsageError, "engine.no-images"):
+        tiny_scope.attention([])
+
+
+@pytest.mark.usefixtures("as_shipped")
+def test_what_is_not_a_model_is_refused_as_such(tiny_scope):
+    for other in (None, 3, tiny_scope):
+        with raises(UsageError, "models.not-a-model"):
+            vitscope.load(other)
+        with raises(UsageError, "attention.not-a-module"), vitscope.capture(other):
+            pass
+
+
+def test_devices_and_dtypes_of_torch(tiny_folder):
+    scope = vitscope.load(tiny_folder, device=torch.device("cpu"), dtype=torch.float64)
+    assert (scope.device, scope.dtype) == (torch.device("cpu"), torch.float64)

@@ -78,13 +78,17 @@ def test_plain_integers_stand_for_those_of_numpy_and_torch():
     ("options", "code"),
     [
         ({"size": 8}, "engine.size"),
+        ({"size": "224"}, "engine.size"),
         ({"batch_size": 0}, "engine.batch-size"),
+        ({"batch_size": 2.5}, "engine.batch-size"),
+        ({"seed": None}, "engine.seed"),
         ({"targets": []}, "engine.no-targets"),
         ({"targets": 3}, "engine.targets-not-several"),
         ({"target": 1.5}, "engine.target-kind"),
         ({"target": {"a": 1}}, "engine.target-kind"),
     ],
 )
+@pytest.mark.usefixtures("as_shipped")
 def test_wrong_options(options, code):
     with raises(UsageError, code):
         Options(**options)

@@ -28,7 +28,7 @@ from vitscope.attention.model_modes import uncompiled
 from vitscope.attention.recorder import AttentionRecorder, OutputEdit
 from vitscope.attention.softmax_tracking import SoftmaxTracker, as_4d, split_heads
 from vitscope.attention.store import GraphOutput
-from vitscope.errors import CaptureError
+from vitscope.errors import CaptureError, UsageError
 from vitscope.geometry import TokenLayout
 
 __all__ = ["capture"]
@@ -65,6 +65,11 @@ def capture(
     Cost: no more than the forward itself. Queries and keys of each layer are kept, O(L N D); the matrix of a layer is
     kept only where the model makes it in a way that no queries and keys explain.
     """
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            msg("attention.not-a-module", "attention is captured of a module, not of {type}", type=type(model).__name__),
+            msg("attention.not-a-module.hint", "pass the nn.Module itself: of a Scope its `model`"),
+        )
     recorder = AttentionRecorder(model, layout, gradients, values, edit)
     thread = threading.get_ident()
     handles = []

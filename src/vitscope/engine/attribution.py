@@ -40,7 +40,8 @@ class Attribution:
     caveat: str = ""
 
     def __repr__(self) -> str:
-        return f"<Attribution of {len(self.maps)} images by {self.method}: {self.layout}>"
+        count = len(self.maps)
+        return f"<Attribution of {count} image{'s' * (count != 1)} by {self.method}: {self.layout}>"
 
 
 def check_pixels(pixels: object, size: int | None) -> None:
@@ -56,8 +57,8 @@ def check_pixels(pixels: object, size: int | None) -> None:
         )
     if (
         isinstance(pixels, Tensor)
-        and len(pixels)
         and pixels.ndim == 4
+        and len(pixels)
         and pixels.shape[1] == 3
         and pixels.is_floating_point()
     ):
@@ -82,16 +83,21 @@ def attribution_of(
     layout: TokenLayout,
     parts: Sequence[Relevance],
     notes: Sequence[Sequence[str]],
-    device: torch.device,
+    pixels: Float[Tensor, "B 3 Hi Wi"],
 ) -> Attribution:
     """Make the result under one target from what a method found, in parts of a batch.
 
     Raises:
+        UsageError: pixels that are not finite.
         MethodError: relevance that is not finite.
     """
     method = request.method
-    values = torch.cat([part.values for part in parts]).float().to(device)
+    values = torch.cat([part.values for part in parts]).float().to(pixels.device)
     if not bool(values.isfinite().all()):
+        if bad := [n for n, image in enumerate(pixels) if not bool(image.isfinite().all())]:
+            raise UsageError(
+                msg("engine.pixels-not-finite", "image {number} of the batch holds NaN or infinity", number=bad[0])
+            )
         raise MethodError(
             msg("engine.not-finite", "the map of '{method}' holds NaN or infinity", method=method.name),
             msg("engine.not-finite.hint", "use dtype float32"),
@@ -103,7 +109,7 @@ def attribution_of(
         method=method.name,
         layout=layout,
         target=words if "target" in method.requires else None,
-        score=torch.cat([part.score for part in parts]).float().to(device) if words else None,
+        score=torch.cat([part.score for part in parts]).float().to(pixels.device) if words else None,
         notes=notes,
         caveat=method.caveat,
     )

@@ -31,8 +31,9 @@ from vitscope.engine.options import (
 from vitscope.engine.provenance import notes_of, provenance
 from vitscope.engine.request import Request, Tick, relevances
 from vitscope.engine.runner import ModelRunner, Prepared, device_and_dtype
-from vitscope.errors import Support, UnsupportedError, UsageError, VitscopeError
+from vitscope.errors import LayoutError, Support, UnsupportedError, UsageError, VitscopeError
 from vitscope.explanation import Explanation
+from vitscope.geometry import TokenLayout
 from vitscope.images import ImageLike, Picture
 from vitscope.methods.base import METHODS
 from vitscope.methods.targets import Target
@@ -132,6 +133,11 @@ class Engine(ModelRunner):
         Yields:
             One explanation for each target, or what went wrong with the image.
         """
+        if isinstance(images, (str, bytes)):  # its characters are no images
+            raise UsageError(
+                msg("engine.one-image", "explain_many takes several images, not one {type}", type=type(images).__name__),
+                msg("engine.one-image.hint", "pass a list, or one image to explain"),
+            )
         request, count = self.resolve(options), 0
         tick = partial(progress, request.method.name) if progress else _silent
         if isinstance(images, Sized):
@@ -158,6 +164,8 @@ class Engine(ModelRunner):
             yield from (outcomes[position] for position in range(first, count))
         options.check_count(count)
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def explain_batch(
         self,
         batch: Sequence[Prepared],
@@ -192,11 +200,14 @@ class Engine(ModelRunner):
                     failed.setdefault(row, Failure(image.picture.source, error))
         return [failed.get(row, made) for row, made in enumerate(explained)]
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def attribute(
         self, pixels: Float[Tensor, "B 3 Hi Wi"], options: Options, progress: Progress | None = None
     ) -> list[Attribution]:
         """Make maps of pixels that are ready for the model, once for each target; see `Scope.attribute`."""
         check_pixels(pixels, options.size)
+        layout = self._layout_of(pixels)
         options.check_count(len(pixels))
         request = self.resolve(options)
         tick = partial(progress, request.method.name) if progress else _silent
@@ -206,11 +217,11 @@ class Engine(ModelRunner):
             relevances(self, request, request.forward(self, pixels[part]), options.runs(numbers[part]), tick)
             for part in (slice(start, start + step) for start in numbers[::step])
         ]
-        layout, results = self.adapter.layout((pixels.shape[2], pixels.shape[3])), []
+        results = []
         for target, parts in zip(options.runs(numbers), zip(*batches, strict=True), strict=True):
             own = [found for part in parts for found in part.notes]
             notes = [[*notes_of(self.adapter, request, target_of(target, n)), *own[n]] for n in numbers]
-            results.append(attribution_of(request, layout, parts, notes, pixels.device))
+            results.append(attribution_of(request, layout, parts, notes, pixels))
         return results
 
     def explanation(
@@ -244,6 +255,20 @@ class Engine(ModelRunner):
     def provenance(self, request: Request, picture: Picture, target: Target = None) -> dict[str, Any]:
         """Return what made a map, in plain values."""
         return provenance(self.adapter, self.device, self.dtype, request, picture, target)
+
+    def _layout_of(self, pixels: Float[Tensor, "B 3 Hi Wi"]) -> TokenLayout:
+        """Return the layout at the size of these pixels.
+
+        Raises:
+            UsageError: the model does not take pixels of that size.
+        """
+        try:
+            return self.adapter.layout((pixels.shape[2], pixels.shape[3]))
+        except (UsageError, LayoutError) as error:
+            raise UsageError(
+                error.message,
+                msg("engine.pixels-size.hint", "resize the pixels to a size that the model takes"),
+            ) from None
 
     def _ready(self, image: ImageLike | Prepared, size: int | None) -> Prepared:
         ready = image if isinstance(image, Prepared) else self.prepare(image, size=size)

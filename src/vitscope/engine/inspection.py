@@ -52,6 +52,8 @@ def attention_heads(engine: Engine, image: ImageLike, layer: int, size: int | No
 def attention_store(engine: Engine, images: Sequence[ImageLike], size: int | None) -> AttentionStore:
     """Return all attention of one forward of images of one input size; see `Scope.attention`."""
     ready = [engine.prepare(image, size=size).pixels for image in images]
+    if not ready:
+        raise UsageError(msg("engine.no-images", "the list of images is empty"))
     if len({pixels.shape for pixels in ready}) > 1:
         raise UsageError(
             msg("engine.sizes-differ", "the images have different input sizes"),

@@ -96,12 +96,20 @@ class Options:
     targets: Any = None
 
     def __post_init__(self) -> None:
-        if self.size is not None and not 16 <= self.size <= 8192:
-            raise UsageError(msg("engine.size", "{@size} is between 16 and 8192 pixels, not {size}", size=self.size))
-        if self.batch_size < 1:
+        if self.size is not None and not (_is_integer(self.size) and 16 <= self.size <= 8192):
             raise UsageError(
-                msg("engine.batch-size", "{@batch_size} is at least 1, not {batch_size}", batch_size=self.batch_size)
+                msg("engine.size", "{@size} is an integer between 16 and 8192 pixels, not {size}", size=repr(self.size))
             )
+        if not (_is_integer(self.batch_size) and self.batch_size >= 1):
+            raise UsageError(
+                msg(
+                    "engine.batch-size",
+                    "{@batch_size} is an integer of at least 1, not {batch_size}",
+                    batch_size=repr(self.batch_size),
+                )
+            )
+        if not _is_integer(self.seed):
+            raise UsageError(msg("engine.seed", "{@seed} is an integer, not {seed}", seed=repr(self.seed)))
         if self.gradient_rule not in GRADIENT_RULES:
             raise UnknownNameError("gradient rule", self.gradient_rule, GRADIENT_RULES)
         if self.refine not in ("none", "affinity"):
@@ -190,11 +198,15 @@ def target_of(target: "Target | list[Target]", image: int) -> Target:
     return target[image] if isinstance(target, list) else target
 
 
+def _is_integer(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 def _checked(target: Any) -> Any:
     """Return one target, or a list of them, with plain integers for those of numpy and torch."""
     if isinstance(target, (np.ndarray, np.integer, Tensor)):
         target = target.tolist()
-    if isinstance(target, (list, tuple)):
+    if isinstance(target, Sequence) and not isinstance(target, (str, bytes)):
         found = [_checked(one) for one in target]
         if not any(isinstance(one, list) for one in found):
             return found

@@ -209,6 +209,7 @@ class ModelRunner:
         """
         if len(pixels) > 1 and not self.adapter.supports_batches:
             raise UnsupportedError(ONE_AT_A_TIME, msg("engine.one-at-a-time.hint", "explain one image at a time"))
+        pixels = pixels.clone() if pixels.is_inference() and gradients else pixels  # a graph cannot start at such
         pixels = pixels.to(self.device, self.dtype).detach().requires_grad_(gradients)
         size, states = (pixels.shape[2], pixels.shape[3]), None
         with ExitStack() as stack:
@@ -259,7 +260,7 @@ class ModelRunner:
         return [(labels.get(c, f"class {c}"), p) for c, p in pairs]
 
 
-def device_and_dtype(model: nn.Module, device: str = "auto") -> tuple[torch.device, torch.dtype]:
+def device_and_dtype(model: nn.Module, device: str | torch.device = "auto") -> tuple[torch.device, torch.dtype]:
     """Return those of a model's parameters; of a model without any the given device, and float32."""
     first = next(model.parameters(), None)
     return (pick_device(device), torch.float32) if first is None else (first.device, first.dtype)

@@ -250,6 +250,11 @@ def _checked(function: Callable[[Tensor], Tensor], answer: Tensor) -> Tensor:
                 count=len(answer),
             )
         )
+    if answer.requires_grad and torch.is_grad_enabled() and not score.requires_grad:
+        raise UsageError(
+            msg("methods.target-function-graph", "the target function's result has no gradient"),
+            msg("methods.target-function-graph.hint", "compute it from the answer with torch, without detach()"),
+        )
     return score
 
 

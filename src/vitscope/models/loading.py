@@ -5,6 +5,7 @@
 """
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,8 @@ def open_model(
     model: str | Path | nn.Module,
     *,
     processor: Any = None,
-    device: str = "auto",
-    dtype: str = "float32",
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "float32",
     revision: str | None = None,
     layout: TokenLayout | None = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -60,11 +61,17 @@ def open_model(
         assert isinstance(model, nn.Module)
         options = {} if layout is None else {"layout": layout}
         return adapter_of(model)(model, processor, **options)  # type: ignore[call-arg]
+    if not isinstance(model, (str, os.PathLike)):
+        raise UsageError(
+            msg("models.not-a-model", "{type} is not a model", type=type(model).__name__),
+            msg("models.not-a-model.hint", "pass an nn.Module, a model reference such as timm:NAME, or a folder"),
+        )
     if layout is not None:
         raise UsageError(
             msg("models.layout-of-reference", "{@layout} needs a module, got the reference '{model}'", model=model),
             msg("models.layout-of-reference.hint", "load the module yourself and pass it"),
         )
+    dtype = str(dtype).removeprefix("torch.")
     if dtype not in DTYPES:
         raise UnknownNameError(msg("models.dtype", "dtype"), dtype, DTYPES)
     reference, place = str(model), pick_device(device)
@@ -90,7 +97,7 @@ def open_model(
     return load_transformers(reference, reference, processor, place, DTYPES[dtype], local=local, revision=revision)
 
 
-def pick_device(device: str) -> torch.device:
+def pick_device(device: str | torch.device) -> torch.device:
     """Return the device of that name; `auto` takes CUDA, then MPS, then the CPU.
 
     Raises:
