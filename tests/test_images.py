@@ -170,7 +170,9 @@ def test_a_row_without_an_image_is_refused_by_its_keys(row):
 
 
 @pytest.mark.parametrize(
-    "source", [None, 3, ["a.jpg"], (NOISE,), io.BytesIO, object(), {"bytes": "text"}], ids=lambda source: repr(source)[:9]
+    "source",
+    [None, 3, ["a.jpg"], (NOISE,), io.BytesIO, object(), {"bytes": "text"}],
+    ids=lambda source: repr(source)[:9],
 )
 def test_other_things_are_refused_by_their_type(source, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it

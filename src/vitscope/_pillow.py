@@ -122,7 +122,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
     if not path.exists():
         if path.parts[:1] in (("http:",), ("https:",)):
             raise ImageError(
-                msg("images.url", "{url} is a URL, not a file", url=path.as_posix().replace(":/", "://", 1)), msg("images.url.hint", "download it first")
+                msg("images.url", "{url} is a URL, not a file", url=path.as_posix().replace(":/", "://", 1)),
+                msg("images.url.hint", "download it first"),
             )
         raise ImageError(msg("images.not-found", "{path} does not exist", path=path), _check_path())
     if path.stat().st_size == 0:

@@ -67,7 +67,9 @@ def capture(
     """
     if not isinstance(model, nn.Module):
         raise UsageError(
-            msg("attention.not-a-module", "attention is captured of a module, not of {type}", type=type(model).__name__),
+            msg(
+                "attention.not-a-module", "attention is captured of a module, not of {type}", type=type(model).__name__
+            ),
             msg("attention.not-a-module.hint", "pass the nn.Module itself: of a Scope its `model`"),
         )
     recorder = AttentionRecorder(model, layout, gradients, values, edit)

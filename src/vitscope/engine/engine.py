@@ -135,7 +135,9 @@ class Engine(ModelRunner):
         """
         if isinstance(images, (str, bytes)):  # its characters are no images
             raise UsageError(
-                msg("engine.one-image", "explain_many takes several images, not one {type}", type=type(images).__name__),
+                msg(
+                    "engine.one-image", "explain_many takes several images, not one {type}", type=type(images).__name__
+                ),
                 msg("engine.one-image.hint", "pass a list, or one image to explain"),
             )
         request, count = self.resolve(options), 0
