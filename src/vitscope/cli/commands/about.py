@@ -5,12 +5,12 @@ from typing import Annotated, Any
 import typer
 
 from vitscope.cli import console
-from vitscope.cli.commands._options import DEFAULT_MODEL, AsJson, Revision, load
+from vitscope.cli.commands import _options as opt
 
 __all__ = ["inspect", "methods", "models"]
 
 
-def models(as_json: AsJson = False) -> None:
+def models(as_json: opt.AsJson = False) -> None:
     """List the forms of a model reference, and the bundled models."""
     from vitscope.models.base import ADAPTERS
     from vitscope.models.bundled import catalogue, wheel
@@ -45,12 +45,12 @@ def methods(
     reference: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="Also report which methods apply to this model.")
     ] = None,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """List the methods: what each needs, costs and computes, and its source."""
     from vitscope.methods.base import METHODS
 
-    reasons = {support.name: support.reason for support in load(reference).methods()} if reference else {}
+    reasons = {support.name: support.reason for support in opt.load(reference).methods()} if reference else {}
     found = [method for _, method in METHODS]
     if as_json:
         fields = ("name", "summary", "passes", "works_on", "source", "caveat")
@@ -83,12 +83,12 @@ def methods(
 
 
 def inspect(
-    reference: Annotated[str, typer.Argument(metavar="MODEL", help="Model reference.")] = DEFAULT_MODEL,
-    as_json: AsJson = False,
-    revision: Revision = None,
+    reference: Annotated[str, typer.Argument(metavar="MODEL", help="Model reference.")] = opt.DEFAULT_MODEL,
+    as_json: opt.AsJson = False,
+    revision: opt.Revision = None,
 ) -> None:
     """Describe a model: tokens, grid, pooling, input, the recommended method, and which methods apply."""
-    scope = load(reference, revision)
+    scope = opt.load(reference, revision)
     layout, facts = scope.layout, dict(scope.adapter.describe())
     facts |= {
         "tokens": f"{layout.tokens}: {layout}",

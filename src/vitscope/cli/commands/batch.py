@@ -9,7 +9,7 @@ import typer
 from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.cli import console
-from vitscope.cli.commands._options import TARGET_HELP, AsJson, MethodOptions, ModelChoice, Out, Seed, Size, split_names
+from vitscope.cli.commands import _options as opt
 from vitscope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ def batch(
             help="A folder, a pattern in quotes, a list (.txt), Parquet, a WebDataset tar, a video; or URLs of these.",
         ),
     ],
-    options: MethodOptions,
-    model: ModelChoice,
-    out: Out,
+    options: opt.MethodOptions,
+    model: opt.ModelChoice,
+    out: opt.Out,
     engine: Annotated[
         str, typer.Option(metavar="local|ray", help="Where the work is done: in this process or on a Ray cluster.")
     ] = "local",
@@ -38,10 +38,10 @@ def batch(
         str, typer.Option(metavar="NAME,NAME", help="One method or several, for a row of each; auto chooses one.")
     ] = "auto",
     target: Annotated[
-        list[str] | None, typer.Option(metavar="CLASS", help=f"{TARGET_HELP}; may be repeated, for a row of each.")
+        list[str] | None, typer.Option(metavar="CLASS", help=f"{opt.TARGET_HELP}; may be repeated, for a row of each.")
     ] = None,
-    size: Size = None,
-    seed: Seed = 0,
+    size: opt.Size = None,
+    seed: opt.Seed = 0,
     metrics: Annotated[
         str | None,
         typer.Option(metavar="NAME,NAME", help="Metrics of `vitscope measure`; each runs the model many times."),
@@ -74,7 +74,7 @@ def batch(
     ray_address: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="A running Ray cluster, such as auto or ray://HOST:10001.")
     ] = None,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> int:
     """Explain a whole collection: one row for each image, method and target, in Parquet files."""
     from vitscope.batch.run import require_engine, run
@@ -88,11 +88,11 @@ def batch(
     plan = BatchPlan(
         **vars(model),
         **options.keywords(),
-        methods=split_names(method),
+        methods=opt.split_names(method),
         targets=tuple(target or ()),
         size=size,
         seed=seed,
-        metrics=split_names(metrics),
+        metrics=opt.split_names(metrics),
         overlays=overlays,
         shard_size=shard_size,
         batch_size=batch_size,

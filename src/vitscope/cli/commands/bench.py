@@ -7,17 +7,7 @@ import typer
 
 from vitscope._version import __version__
 from vitscope.cli import console
-from vitscope.cli.commands._options import (
-    DEFAULT_MODEL,
-    AsJson,
-    Device,
-    Dtype,
-    Force,
-    Revision,
-    Seed,
-    load,
-    split_option,
-)
+from vitscope.cli.commands import _options as opt
 
 __all__ = ["bench"]
 
@@ -38,7 +28,7 @@ def bench(
     count: Annotated[
         int | None, typer.Option(metavar="COUNT", help="Cases; by default 60, for speed 12, for segmentation all.")
     ] = None,
-    seed: Seed = 0,
+    seed: opt.Seed = 0,
     size: Annotated[
         int | None, typer.Option(metavar="PIXELS", help="Side of the scenes and input size of the model.")
     ] = None,
@@ -57,11 +47,11 @@ def bench(
         Path | None,
         typer.Option("--out", "-o", metavar="FOLDER", help="Folder for the results; by default out/bench-KIND."),
     ] = None,
-    force: Force = False,
-    as_json: AsJson = False,
-    revision: Revision = None,
-    device: Device = "auto",
-    dtype: Dtype = "float32",
+    force: opt.Force = False,
+    as_json: opt.AsJson = False,
+    revision: opt.Revision = None,
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "float32",
 ) -> int:
     """Compare methods on images whose answer is known, beside a random map and a blob in the centre.
 
@@ -75,8 +65,8 @@ def bench(
 
     if kind not in KINDS:
         raise UnknownNameError("benchmark", kind, KINDS)
-    scope = load(model or (MODEL if kind == "digits" else DEFAULT_MODEL), revision, device, dtype)
-    specs = method_specs(scope, methods.split(","), split_option)
+    scope = opt.load(model or (MODEL if kind == "digits" else opt.DEFAULT_MODEL), revision, device, dtype)
+    specs = method_specs(scope, methods.split(","), opt.split_option)
     benchmark = make_benchmark(
         scope,
         kind,

@@ -10,24 +10,7 @@ import typer
 
 from vitscope._version import __version__
 from vitscope.cli import console
-from vitscope.cli.commands._options import (
-    TARGET_HELP,
-    AsJson,
-    BatchSize,
-    Force,
-    Images,
-    Method,
-    MethodOptions,
-    ModelChoice,
-    Out,
-    Seed,
-    SheetStyle,
-    Size,
-    checked_style,
-    describe_map,
-    parse_target,
-    result_folders,
-)
+from vitscope.cli.commands import _options as opt
 from vitscope.errors import VitscopeError
 
 if TYPE_CHECKING:
@@ -41,7 +24,7 @@ _DARKENING = 30  # a patch this many times the mean leaves the rest of an overla
 
 
 @dataclass(frozen=True)
-class OverlayStyle(SheetStyle):
+class OverlayStyle(opt.SheetStyle):
     """How the overlay of an image is drawn."""
 
     style_name: Annotated[
@@ -62,34 +45,34 @@ class OverlayStyle(SheetStyle):
     def style(self) -> "StyleOptions":
         """Return the drawing options, checked."""
         options = vars(self).copy()
-        return checked_style(style=options.pop("style_name"), smooth=not options.pop("blocks"), **options)
+        return opt.checked_style(style=options.pop("style_name"), smooth=not options.pop("blocks"), **options)
 
 
 def explain(
-    images: Images,
-    options: MethodOptions,
+    images: opt.Images,
+    options: opt.MethodOptions,
     drawing: OverlayStyle,
-    model: ModelChoice,
-    method: Method = "auto",
+    model: opt.ModelChoice,
+    method: opt.Method = "auto",
     target: Annotated[
-        list[str] | None, typer.Option(metavar="CLASS", help=f"{TARGET_HELP}; may be repeated, for a map of each.")
+        list[str] | None, typer.Option(metavar="CLASS", help=f"{opt.TARGET_HELP}; may be repeated, for a map of each.")
     ] = None,
-    size: Size = None,
-    batch_size: BatchSize = 8,
-    seed: Seed = 0,
-    out: Out = Path("out"),
-    force: Force = False,
-    as_json: AsJson = False,
+    size: opt.Size = None,
+    batch_size: opt.BatchSize = 8,
+    seed: opt.Seed = 0,
+    out: opt.Out = Path("out"),
+    force: opt.Force = False,
+    as_json: opt.AsJson = False,
 ) -> int:
     """Explain images: write the overlay, heat map, arrays and manifest of each to OUT/NAME/."""
     from vitscope._files import already_there, path_exists
 
     style = drawing.style()
     keywords = {"method": method, "size": size, "batch_size": batch_size, "seed": seed, **options.keywords()}
-    targets = [parse_target(text) for text in target or []]
+    targets = [opt.parse_target(text) for text in target or []]
     keywords |= {"targets": targets} if len(targets) > 1 else {"target": next(iter(targets), None)}
     scope = model.load()
-    work = list(zip(images, result_folders(images, out), strict=True))
+    work = list(zip(images, opt.result_folders(images, out), strict=True))
     documents: list[dict[str, Any]] = []
     failures: list[tuple[str, VitscopeError]] = []
     free = [(image, folder) for image, folder in work if force or not path_exists(folder)]
@@ -144,7 +127,7 @@ def _row(document: dict[str, Any]) -> list[str]:
     numbers, (rows, columns) = document["statistics"], document["layout"]["grid"]
     return [
         document["name"],
-        describe_map(document["method"], document["target"], document["provenance"]["options"]),
+        opt.describe_map(document["method"], document["target"], document["provenance"]["options"]),
         f"{numbers['effective_patches']:.0f} of {rows * columns}",
         f"{numbers['largest_share']:.1%}",
         f"{numbers['prefix_share']:.1%}",

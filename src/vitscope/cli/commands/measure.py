@@ -8,27 +8,8 @@ import typer
 
 from vitscope._version import __version__
 from vitscope.cli import console, report_text
+from vitscope.cli.commands import _options as opt
 from vitscope.cli.commands._masks import MaskFolder
-from vitscope.cli.commands._options import (
-    AsJson,
-    Baseline,
-    BatchSize,
-    Force,
-    Images,
-    Method,
-    MethodOptions,
-    ModelChoice,
-    OptionalOut,
-    Seed,
-    Size,
-    Target,
-    describe_map,
-    parse_target,
-    require_free,
-    result_folders,
-    split_names,
-    write_png,
-)
 from vitscope.errors import ImageError, MissingDependencyError, UsageError, VitscopeError
 
 if TYPE_CHECKING:
@@ -67,11 +48,11 @@ class _Result:
 
 
 def measure(
-    images: Images,
-    options: MethodOptions,
-    model: ModelChoice,
-    method: Method = "auto",
-    target: Target = None,
+    images: opt.Images,
+    options: opt.MethodOptions,
+    model: opt.ModelChoice,
+    method: opt.Method = "auto",
+    target: opt.Target = None,
     metrics: Annotated[
         str,
         typer.Option(
@@ -79,22 +60,22 @@ def measure(
             help="Names with commas; all adds stability and sanity, which make the map again and again.",
         ),
     ] = "default",
-    baseline: Baseline = "mean",
+    baseline: opt.Baseline = "mean",
     score: Annotated[str, typer.Option(metavar="probability|logit", help="Score of a class.")] = "probability",
     n_random_maps: Annotated[int, typer.Option(metavar="COUNT", help="Random maps to compare with.")] = 5,
     steps: Annotated[int, typer.Option(metavar="COUNT", help="Steps of the deletion and insertion curves.")] = 20,
-    seed: Seed = 0,
+    seed: opt.Seed = 0,
     masks: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER", help="Object masks named like the images: also measure how well the map finds the object."
         ),
     ] = None,
-    size: Size = None,
-    batch_size: BatchSize = 8,
-    out: OptionalOut = None,
-    force: Force = False,
-    as_json: AsJson = False,
+    size: opt.Size = None,
+    batch_size: opt.BatchSize = 8,
+    out: opt.OptionalOut = None,
+    force: opt.Force = False,
+    as_json: opt.AsJson = False,
 ) -> int:
     """Measure how far the map of each image can be believed: numbers beside those of random maps, and a verdict.
 
@@ -102,7 +83,7 @@ def measure(
     """
     from vitscope.evaluation.evaluate import metric_names
 
-    names = metric_names(metrics if "," not in metrics else list(split_names(metrics)), baseline, score)
+    names = metric_names(metrics if "," not in metrics else list(opt.split_names(metrics)), baseline, score)
     common = {"seed": seed, "batch_size": batch_size}
     request = _Request(
         {"method": method, "size": size, **common, **options.keywords()},
@@ -114,11 +95,11 @@ def measure(
             "steps": steps,
             **common,
         },
-        parse_target(target),
+        opt.parse_target(target),
         MaskFolder(masks) if masks else None,
     )
     scope = model.load()
-    folders = result_folders(images, out) if out else [None] * len(images)
+    folders = opt.result_folders(images, out) if out else [None] * len(images)
     documents: dict[str, Any] = {"results": [], "failures": []}
     measured: list[list[Number]] = []
     with console.image_progress(len(images), "measuring") as progress:
@@ -126,7 +107,7 @@ def measure(
             try:
                 if folder is not None:
                     for name in _FILES:
-                        require_free(folder / name, force)
+                        opt.require_free(folder / name, force)
                 result = _measured(scope, image, request, progress.update_forwards)
                 if folder is not None:
                     _write(result, folder, force)
@@ -195,7 +176,7 @@ def _write(result: _Result, folder: Path, force: bool) -> None:
     if {number.name for number in result.measurement.numbers} & {"deletion", "insertion"}:
         plots["curves.png"] = result.measurement.plot
     for name, plot in plots.items():
-        write_png(plot(), folder / name)
+        opt.write_png(plot(), folder / name)
         result.files.append(folder / name)
 
 
@@ -208,7 +189,7 @@ def _print(result: _Result, first: bool) -> None:
     if not first:
         console.out.print()
     size = " x ".join(map(str, reversed(e.region.input)))
-    what = describe_map(e.method, e.target, e.provenance["options"])
+    what = opt.describe_map(e.method, e.target, e.provenance["options"])
     assert e.picture is not None
     report_text.print_heading(f"{e.picture.name}: {what}, {size} pixels, {m.model}")
     spread = f"as broad as {numbers['effective_patches']:.0f} equal patches of {rows * columns}"

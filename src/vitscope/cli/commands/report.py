@@ -8,7 +8,7 @@ import typer
 
 from vitscope._files import atomic_write
 from vitscope.cli import console
-from vitscope.cli.commands._options import AsJson, Force, load, parse_target, print_result, require_free
+from vitscope.cli.commands import _options as opt
 from vitscope.errors import require_package
 
 __all__ = ["report"]
@@ -26,8 +26,8 @@ def report(
             metavar="ID|NAME", help="Write the interactive page of this image instead; ID may be its first digits."
         ),
     ] = None,
-    force: Force = False,
-    as_json: AsJson = False,
+    force: opt.Force = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Write one page about a batch: counts, failures, distributions, notable maps and where sinks are."""
     require_package("pyarrow", extra="batch")
@@ -37,12 +37,12 @@ def report(
     if view:
         _view(folder, view, out or folder / "view.html", force, as_json)
         return
-    path = require_free(out or folder / "report.html", force)
+    path = opt.require_free(out or folder / "report.html", force)
     found = overview(folder)
     _write(path, render_report(found, folder.resolve().name))
     numbers = {"images": found.images, "failed": found.failed, "rows": found.rows}
     numbers["maps"] = sum(values["largest_share"].size for values in found.numbers.values())
-    print_result(path, as_json, numbers)
+    opt.print_result(path, as_json, numbers)
 
 
 def _write(path: Path, text: str) -> None:
@@ -55,20 +55,20 @@ def _view(folder: Path, name: str, path: Path, force: bool, as_json: bool) -> No
     from vitscope.batch.results import find_row, not_explained, photo_from_row
     from vitscope.viewer.page import page
 
-    require_free(path, force)
+    opt.require_free(path, force)
     row = find_row(folder, name)
     if row["map"] is None:
         raise not_explained(row)
     made = json.loads(row["provenance"])
     photo = photo_from_row(folder, row)
     kind, _, commit = str(made["weights"]).partition(":")
-    scope = load(made["model"], commit if kind == "revision" else None, dtype=made["dtype"])
-    target = parse_target(row["requested_target"])
+    scope = opt.load(made["model"], commit if kind == "revision" else None, dtype=made["dtype"])
+    target = opt.parse_target(row["requested_target"])
     view = scope.view(photo, methods=(row["method"],), target=target, size=made["size"], seed=made["seed"])
     if options := _other_options(row["method"], made):
         console.print_note(f"the row was made with {options}; the page shows {row['method']} with its defaults")
     _write(path, page(view.document()))
-    print_result(path, as_json, {"id": row["id"], "source": row["source"]})
+    opt.print_result(path, as_json, {"id": row["id"], "source": row["source"]})
 
 
 def _other_options(method: str, made: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import typer
 
 from vitscope._messages import msg
 from vitscope.cli import console
-from vitscope.cli.commands._options import DEFAULT_MODEL, MODEL_HELP, Device, Dtype, Revision, load
+from vitscope.cli.commands import _options as opt
 from vitscope.errors import UsageError, VitscopeError, require_package
 
 __all__ = ["serve"]
@@ -14,7 +14,7 @@ __all__ = ["serve"]
 
 def serve(
     model: Annotated[
-        list[str] | None, typer.Option("--model", "-m", metavar="MODEL", help=f"{MODEL_HELP} May be repeated.")
+        list[str] | None, typer.Option("--model", "-m", metavar="MODEL", help=f"{opt.MODEL_HELP} May be repeated.")
     ] = None,
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Address to listen on; beyond loopback a token is required.")
@@ -42,9 +42,9 @@ def serve(
     seconds: Annotated[float, typer.Option(metavar="SECONDS", help="Time limit of one request to the model.")] = 300,
     queue: Annotated[int, typer.Option(metavar="COUNT", help="Requests that may wait for the model.")] = 16,
     keep_mb: Annotated[float, typer.Option(metavar="MB", help="Memory for uploaded images and finished views.")] = 500,
-    revision: Revision = None,
-    device: Device = "auto",
-    dtype: Dtype = "float32",
+    revision: opt.Revision = None,
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "float32",
 ) -> None:
     """Serve the viewer as a local web app: upload an image, hide patches, explain any class. Ctrl-C stops it."""
     for package in ("fastapi", "starlette", "uvicorn"):
@@ -60,7 +60,7 @@ def serve(
         queue=queue,
         memory_bytes=int(keep_mb * 1e6),
     )
-    references = list(dict.fromkeys(model or [DEFAULT_MODEL]))
+    references = list(dict.fromkeys(model or [opt.DEFAULT_MODEL]))
     if revision is not None and len(references) > 1:
         raise UsageError(
             msg("cli.revision-several-models", "--revision is for a single model"),
@@ -74,7 +74,7 @@ def serve(
     with server.listen(host, port) as listener:
         bound: int = listener.getsockname()[1]
         policy = policy_for(bound)
-        scopes = {reference: load(reference, revision, device, dtype) for reference in references}
+        scopes = {reference: opt.load(reference, revision, device, dtype) for reference in references}
         url = server.url(host, bound, policy)
 
         def ready() -> None:

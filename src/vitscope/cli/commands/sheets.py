@@ -7,23 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vitscope.cli import console
-from vitscope.cli.commands._options import (
-    AsJson,
-    Baseline,
-    Force,
-    ModelChoice,
-    Out,
-    SheetStyle,
-    SingleImage,
-    Size,
-    Target,
-    parse_target,
-    print_result,
-    require_free,
-    split_names,
-    split_option,
-    write_png,
-)
+from vitscope.cli.commands import _options as opt
 from vitscope.errors import UnknownNameError
 
 if TYPE_CHECKING:
@@ -35,19 +19,19 @@ _CURVES = ("deletion", "insertion")
 
 
 def heads(
-    image: SingleImage,
-    drawing: SheetStyle,
-    model: ModelChoice,
+    image: opt.SingleImage,
+    drawing: opt.SheetStyle,
+    model: opt.ModelChoice,
     layer: Annotated[
         int, typer.Option(metavar="LAYER", help="Layer, from 0; negative numbers count from the end.")
     ] = -1,
     kind: Annotated[
         str, typer.Option(metavar="map|matrix", help="map: over the image; matrix: N x N attention of tokens.")
     ] = "map",
-    size: Size = None,
-    out: Out = Path("out"),
-    force: Force = False,
-    as_json: AsJson = False,
+    size: opt.Size = None,
+    out: opt.Out = Path("out"),
+    force: opt.Force = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Draw every head of one layer on one sheet."""
     from vitscope.attention import pooled_matrix
@@ -78,20 +62,20 @@ def heads(
         title = f"attention {tokens} x {tokens}: query tokens down, key tokens across; colour by square root"
         title += f"; the first of {windows} windows" if windows > 1 else ""
         title += f"; means of {k} x {k}" if k > 1 else ""
-    path = require_free(out / f"{picture.name}-layer{number}-{kind}.png", force)
-    write_png(sheet(cells, f"{picture.name} · {scope.adapter.reference} · {title}", cmap=drawing.cmap), path)
-    print_result(path, as_json, {"layer": number, "heads": len(cells), "kind": kind})
+    path = opt.require_free(out / f"{picture.name}-layer{number}-{kind}.png", force)
+    opt.write_png(sheet(cells, f"{picture.name} · {scope.adapter.reference} · {title}", cmap=drawing.cmap), path)
+    opt.print_result(path, as_json, {"layer": number, "heads": len(cells), "kind": kind})
 
 
 def logit_lens(
-    image: SingleImage,
-    drawing: SheetStyle,
-    model: ModelChoice,
-    target: Target = None,
-    size: Size = None,
-    out: Out = Path("out"),
-    force: Force = False,
-    as_json: AsJson = False,
+    image: opt.SingleImage,
+    drawing: opt.SheetStyle,
+    model: opt.ModelChoice,
+    target: opt.Target = None,
+    size: opt.Size = None,
+    out: opt.Out = Path("out"),
+    force: opt.Force = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Draw the prediction after each layer (logit lens), with that layer's map.
 
@@ -103,28 +87,30 @@ def logit_lens(
     picture, style = load_image(image), drawing.style()
     scope = model.load()
     with console.image_progress(1) as progress:
-        layers = scope.logit_lens(picture, target=parse_target(target), size=size, progress=progress.update_forwards)
+        layers = scope.logit_lens(
+            picture, target=opt.parse_target(target), size=size, progress=progress.update_forwards
+        )
     cells = []
     for number, e in enumerate(layers):
         predictions = "\n".join(f"{label} {share:.0%}" for label, share in e.predictions[:2])
         cells.append(Cell(e.overlay(**style), f"after layer {number}: {e.score:.3g}", predictions))
-    path = require_free(out / f"{picture.name}-logit-lens.png", force)
+    path = opt.require_free(out / f"{picture.name}-logit-lens.png", force)
     title = f"{layers[-1].target} after each layer; each map on its own scale"
-    write_png(sheet(cells, f"{picture.name} · {scope.adapter.reference} · {title}", cmap=drawing.cmap), path)
+    opt.write_png(sheet(cells, f"{picture.name} · {scope.adapter.reference} · {title}", cmap=drawing.cmap), path)
     documents = [{"layer": n, "score": e.score, "predictions": e.predictions} for n, e in enumerate(layers)]
-    print_result(path, as_json, {"target": layers[-1].target, "layers": documents})
+    opt.print_result(path, as_json, {"target": layers[-1].target, "layers": documents})
 
 
 def similarity(
-    image: SingleImage,
+    image: opt.SingleImage,
     other: Annotated[str, typer.Argument(metavar="OTHER", help="Another image file.")],
-    drawing: SheetStyle,
-    model: ModelChoice,
+    drawing: opt.SheetStyle,
+    model: opt.ModelChoice,
     method: Annotated[str, typer.Option(metavar="NAME", help="A method that explains a target.")] = "relevance",
-    size: Size = None,
-    out: Out = Path("out"),
-    force: Force = False,
-    as_json: AsJson = False,
+    size: opt.Size = None,
+    out: opt.Out = Path("out"),
+    force: opt.Force = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Draw, on two images, the regions that make them similar to the model."""
     from vitscope.images import load_image
@@ -137,16 +123,16 @@ def similarity(
         Cell(e.overlay(**style), p.name, f"similar to {q.name}")
         for e, p, q in zip(maps, pictures, reversed(pictures), strict=True)
     ]
-    path = require_free(out / f"{pictures[0].name}-{pictures[1].name}-similarity.png", force)
+    path = opt.require_free(out / f"{pictures[0].name}-{pictures[1].name}-similarity.png", force)
     title = f"{method} · cosine of the features {maps[0].score:.3f} · {scope.adapter.reference}"
-    write_png(sheet(cells, title, cmap=drawing.cmap), path)
-    print_result(path, as_json, {"method": method, "cosine": maps[0].score})
+    opt.write_png(sheet(cells, title, cmap=drawing.cmap), path)
+    opt.print_result(path, as_json, {"method": method, "cosine": maps[0].score})
 
 
 def compare(
-    image: SingleImage,
-    drawing: SheetStyle,
-    model: ModelChoice,
+    image: opt.SingleImage,
+    drawing: opt.SheetStyle,
+    model: opt.ModelChoice,
     methods: Annotated[
         str,
         typer.Option(
@@ -154,14 +140,14 @@ def compare(
             help="Methods, such as attention,rollout:layers=last3:residual_weight=.3; by default every quick one.",
         ),
     ] = "",
-    size: Size = None,
+    size: opt.Size = None,
     measure: Annotated[
         bool, typer.Option("--measure", help="Also deletion and insertion, beside random maps: some 40 forwards a map.")
     ] = False,
-    baseline: Baseline = "mean",
-    out: Out = Path("out"),
-    force: Force = False,
-    as_json: AsJson = False,
+    baseline: opt.Baseline = "mean",
+    out: opt.Out = Path("out"),
+    force: opt.Force = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Draw several methods' maps of one image side by side, with numbers below each."""
     from vitscope.images import load_image
@@ -176,13 +162,13 @@ def compare(
     picture, style = load_image(image), drawing.style()
     scope = model.load()
     score_cache: dict[Any, Any] = {}
-    chosen = split_names(methods)
+    chosen = opt.split_names(methods)
     chosen = chosen or tuple(s.name for s in scope.methods() if s and METHODS.get(s.name).quick)
     cells, documents = [Cell(picture.pil(), "image")], []
     for text in chosen:
         name, *options = text.split(":")
         start = time.perf_counter()
-        e = scope.explain(picture, method=name, size=size, method_options=dict(map(split_option, options)))
+        e = scope.explain(picture, method=name, size=size, method_options=dict(map(opt.split_option, options)))
         seconds = time.perf_counter() - start
         numbers = concentration(e)
         below = f"{numbers['effective_patches']:.0f} of {e.map.size} patches, largest {numbers['largest_share']:.1%}"
@@ -197,11 +183,11 @@ def compare(
             document["measurement"] = m.to_dict()
         cells.append(Cell(e.overlay(**style), text, below))
         documents.append(document)
-    path = require_free(out / f"{picture.name}-compare.png", force)
+    path = opt.require_free(out / f"{picture.name}-compare.png", force)
     columns = len(cells) if len(cells) <= 4 else None
     title = f"{picture.name} · {scope.adapter.reference}" + (" · in brackets: 95 % of random maps" if measure else "")
-    write_png(sheet(cells, title, columns=columns, cmap=drawing.cmap), path)
-    print_result(path, as_json, {"methods": documents})
+    opt.write_png(sheet(cells, title, columns=columns, cmap=drawing.cmap), path)
+    opt.print_result(path, as_json, {"methods": documents})
 
 
 def _verdict(number: "Number") -> str:

@@ -8,18 +8,7 @@ import typer
 
 from vitscope._version import __version__
 from vitscope.cli import console, report_text
-from vitscope.cli.commands._options import (
-    AsJson,
-    Force,
-    ModelChoice,
-    OptionalOut,
-    SingleImage,
-    Size,
-    Target,
-    parse_target,
-    require_free,
-    write_png,
-)
+from vitscope.cli.commands import _options as opt
 from vitscope.errors import MissingDependencyError
 
 if TYPE_CHECKING:
@@ -31,17 +20,17 @@ _FILES = ("statistics.json", "statistics.parquet", "by-depth.png")
 
 
 def statistics(
-    image: SingleImage,
-    model: ModelChoice,
+    image: opt.SingleImage,
+    model: opt.ModelChoice,
     importance: Annotated[
         bool, typer.Option("--importance", help="Also measure what silencing each head costs: one forward a head.")
     ] = False,
-    target: Target = None,
-    size: Size = None,
+    target: opt.Target = None,
+    size: opt.Size = None,
     batch_size: Annotated[int, typer.Option(metavar="COUNT", help="Heads silenced in one forward pass.")] = 8,
-    out: OptionalOut = None,
-    force: Force = False,
-    as_json: AsJson = False,
+    out: opt.OptionalOut = None,
+    force: opt.Force = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Print attention statistics by layer: entropy, distance, shares, agreement of heads, rank and sinks.
 
@@ -49,11 +38,11 @@ def statistics(
     """
     from vitscope.images import load_image
 
-    picture, goal = load_image(image), parse_target(target)
+    picture, goal = load_image(image), opt.parse_target(target)
     folder = out / picture.name if out else None
     if folder is not None:
         for name in _FILES:
-            require_free(folder / name, force)
+            opt.require_free(folder / name, force)
     scope = model.load()
     with console.image_progress(1) as progress:
         found = scope.statistics(
@@ -90,7 +79,7 @@ def _write(found: "Statistics", folder: Path, force: bool) -> list[Path]:
         files.append(found.save(folder / "statistics.parquet", force=force))
     except MissingDependencyError as error:
         console.print_error(error, str(folder / "statistics.parquet"))
-    write_png(found.plot(), folder / "by-depth.png")
+    opt.write_png(found.plot(), folder / "by-depth.png")
     return [*files, folder / "by-depth.png"]
 
 

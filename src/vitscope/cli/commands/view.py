@@ -8,36 +8,24 @@ import typer
 from vitscope._files import atomic_write
 from vitscope._messages import msg
 from vitscope.cli import console
-from vitscope.cli.commands._options import (
-    AsJson,
-    Force,
-    ModelChoice,
-    Seed,
-    SingleImage,
-    Size,
-    Target,
-    parse_target,
-    print_result,
-    require_free,
-    split_names,
-)
+from vitscope.cli.commands import _options as opt
 from vitscope.errors import UnknownNameError, UsageError
 
 __all__ = ["view"]
 
 
 def view(
-    image: SingleImage,
-    model: ModelChoice,
+    image: opt.SingleImage,
+    model: opt.ModelChoice,
     other: Annotated[
         str | None, typer.Argument(metavar="OTHER", help="A second image, to show what makes the two similar.")
     ] = None,
     methods: Annotated[
         str | None, typer.Option(metavar="NAME,NAME", help="Methods to show; by default five that fit most models.")
     ] = None,
-    target: Target = None,
+    target: opt.Target = None,
     top: Annotated[int, typer.Option(metavar="COUNT", help="Predicted classes that get a map of their own.")] = 5,
-    size: Size = None,
+    size: opt.Size = None,
     measure: Annotated[bool, typer.Option(help="Measure each map by deletion and insertion.")] = True,
     max_mb: Annotated[
         float,
@@ -48,11 +36,11 @@ def view(
     lang: Annotated[
         str | None, typer.Option(metavar="en|zh", help="Language of the page; by default the reader's.")
     ] = None,
-    seed: Seed = 0,
+    seed: opt.Seed = 0,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The page.")] = Path("view.html"),
     open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
-    force: Force = False,
-    as_json: AsJson = False,
+    force: opt.Force = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Write one interactive page: maps, every head, what each patch attends to, and numbers. It needs no network."""
     from vitscope.images import load_image
@@ -64,13 +52,13 @@ def view(
         raise UsageError(
             msg("cli.max-mb-range", "--max-mb must be between 0.5 and 500, not {size}", size=format(max_mb, "g"))
         )
-    path = require_free(out, force)
+    path = opt.require_free(out, force)
     for one in (image, other):
         if one is not None:
             load_image(one)
-    options: dict[str, Any] = {"target": parse_target(target), "top": top, "size": size, "seed": seed}
+    options: dict[str, Any] = {"target": opt.parse_target(target), "top": top, "size": size, "seed": seed}
     if methods:
-        options["methods"] = split_names(methods)
+        options["methods"] = opt.split_names(methods)
     scope = model.load()
     with console.image_progress(1) as progress:
         made = scope.view(
@@ -90,6 +78,6 @@ def view(
         console.print_note(f"not in the page: {one['what']}: {console.in_flags(one['why'])}")
     with atomic_write(path) as part:
         part.write_bytes(text)
-    print_result(path, as_json, {"bytes": len(text), "error": error, "missing": made.header["missing"]})
+    opt.print_result(path, as_json, {"bytes": len(text), "error": error, "missing": made.header["missing"]})
     if open_:
         typer.launch(path.resolve().as_uri())
