@@ -84,10 +84,7 @@ def _part(file: BinaryIO, ref: Ref) -> bytes:
 
 
 class _Tar:
-    """The last tar read from another machine.
-
-    The bytes read ahead of one member serve its neighbours.
-    """
+    """The last tar read from another machine. The bytes read ahead of one member serve its neighbours."""
 
     def __init__(self) -> None:
         self._lock, self._stack, self._path = Lock(), ExitStack(), ""
@@ -152,10 +149,7 @@ class _RowGroup:
 
 
 class _Video:
-    """The last video read, at the position where it stopped.
-
-    Frames are requested nearly in the order of time.
-    """
+    """The last video read, at the position where it stopped. Frames are requested nearly in the order of time."""
 
     def __init__(self) -> None:
         self._lock, self._stack = Lock(), ExitStack()

@@ -197,10 +197,7 @@ def read_manifest(folder: Path) -> tuple[ShardRecord, ...]:
 
 
 def _write_shard(folder: Path, outcome: Outcome) -> ShardRecord:
-    """Write a shard and its statistics, each whole or not at all.
-
-    What an earlier try left is replaced.
-    """
+    """Write a shard and its statistics, each whole or not at all. What an earlier try left is replaced."""
     name = f"part-{outcome.number:06d}"
     buffer = pa.BufferOutputStream()
     pq.write_table(outcome.table, buffer, compression="zstd")

@@ -21,10 +21,7 @@ __all__ = ["WorkerLostError", "run"]
 
 
 class WorkerLostError(VitscopeError):
-    """A shard that several workers did not survive.
-
-    Memory ran out, or a decoder crashed.
-    """
+    """A shard that several workers did not survive: memory ran out, or a decoder crashed."""
 
 
 def run(

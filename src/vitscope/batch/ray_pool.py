@@ -98,10 +98,7 @@ class TaskBoard:
 
 
 class _Worker:
-    """Ray actor of the pool.
-
-    Its handler is made late, so that a model that fails to load is a result, not a death.
-    """
+    """Ray actor of the pool. Its handler is made late, so that a model that fails to load is a result, not a death."""
 
     def __init__(self, board: str, make: Callable[[], TaskHandler]) -> None:
         import ray
@@ -276,10 +273,7 @@ def _collect(results: _Results, board: Any, stall_timeout: float | int) -> Itera
 
 
 def _progress(board: Any, seen: tuple[int, bool]) -> tuple[int, bool]:
-    """Return the board's progress, and whether a task started.
-
-    A board that does not answer has made no progress.
-    """
+    """Return the board's progress, and whether a task started. A board that does not answer has made no progress."""
     import ray
 
     try:

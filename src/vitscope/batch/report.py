@@ -82,10 +82,7 @@ class _TopRows:
         self.heap: list[tuple[Any, str, int, Any]] = []
 
     def offer(self, keys: Iterable[Any], ids: Iterable[str], part: Any) -> None:
-        """Offer the rows of a record batch with their keys.
-
-        Only rows that stay are copied.
-        """
+        """Offer the rows of a record batch with their keys. Only rows that stay are copied."""
         for at, (key, name) in enumerate(zip(keys, ids, strict=True)):
             if len(self.heap) < self.many:
                 heapq.heappush(self.heap, (key, name, at, part.slice(at, 1).to_pylist()[0]))

@@ -56,10 +56,7 @@ _LEFT_OUT = ("source", "notes", "target", "score", "batch_size")
 
 
 def schema(metrics: Sequence[str] = ()) -> pa.Schema:
-    """Return the columns of the dataset.
-
-    Each metric adds `NAME` and `NAME_random`, the mean of random maps.
-    """
+    """Return the columns of the dataset. Each metric adds `NAME` and `NAME_random`, the mean of random maps."""
     more = [(f"{name}{end}".replace("-", "_"), pa.float64()) for name in metrics for end in ("", "_random")]
     return pa.schema([*_FIELDS, *more], metadata={"vitscope.batch": str(SCHEMA)})
 
@@ -117,10 +114,7 @@ def error_row(ref: Ref, sha256: str, requested_target: str | None, method: str, 
 
 
 def to_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = ()) -> pa.Table:
-    """Return rows as a table.
-
-    Absent values are null, and text that is not UTF-8 is escaped.
-    """
+    """Return rows as a table. Absent values are null, and text that is not UTF-8 is escaped."""
     columns = schema(metrics)
     arrays = []
     for field in columns:

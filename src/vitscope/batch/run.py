@@ -133,10 +133,7 @@ def require_engine(engine: str) -> None:
 
 @contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
-    """Turn SIGTERM into a KeyboardInterrupt.
-
-    The run then stops as by Ctrl-C, and finished shards stay.
-    """
+    """Turn SIGTERM into a KeyboardInterrupt. The run then stops as by Ctrl-C, and finished shards stay."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -76,10 +76,7 @@ class ImageSource:
             )
 
     def identity(self) -> dict[str, Any]:
-        """Return the options that refs depend on.
-
-        The files themselves are compared shard by shard.
-        """
+        """Return the options that refs depend on. The files themselves are compared shard by shard."""
         return {name: getattr(self, name) for name in ("file_kind", "column", "stride", "limit")}
 
     def __iter__(self) -> Iterator[Ref]:
@@ -146,10 +143,7 @@ def _without_query(path: str) -> str:
 
 
 def _ending(path: str) -> str:
-    """Return the suffix of a file's name in lower case.
-
-    Empty for a URL that is a host or ends in a slash.
-    """
+    """Return the suffix of a file's name in lower case; empty for a URL that is a host or ends in a slash."""
     name = _without_query(path).partition("://")[2].partition("/")[2].rpartition("/")[2] if _is_url(path) else path
     return PurePosixPath(name.replace(os.sep, "/")).suffix.lower()
 

@@ -127,10 +127,7 @@ def outcomes(
 
 
 def abandoned_outcome(task: Task, plan: BatchPlan, scope: "Scope", error: VitscopeError) -> Outcome:
-    """Return the outcome of a task that no worker survived.
-
-    Each of its images has rows with this error.
-    """
+    """Return the outcome of a task that no worker survived. Each of its images has rows with this error."""
     requests, shard = method_requests(scope, plan), _ShardRows(task)
     for index, ref in enumerate(task.refs):
         shard.rows[index] = _failed(requests, _LoadedImage(ref, index), error)

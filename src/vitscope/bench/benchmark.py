@@ -215,10 +215,7 @@ def _worst(
     results: Sequence[CaseResult],
     summary: BenchmarkSummary,
 ) -> list[WorstCase]:
-    """Return the cases where the reference scores lowest.
-
-    Each with the reference's map and the best other method's.
-    """
+    """Return the cases where the reference scores lowest, each with the reference's map and the best other method's."""
     name = "iou_mean" if summary.info.headline == "miou" else summary.info.headline
     own = {row.case: row.numbers[name] for row in results if row.method == summary.reference and name in row.numbers}
     other = next(s.method for s in summary.scores if s.method != summary.reference)

@@ -57,10 +57,7 @@ class Scenes:
 
 
 def split_digits(held_out: float = 0.2, seed: int = 0) -> tuple[Digits, Digits]:
-    """Split scikit-learn's digits into training and held-out images.
-
-    Both have the same proportion of every class.
-    """
+    """Split scikit-learn's digits into training and held-out images. Both have the same proportion of every class."""
     require_package("sklearn", "scikit-learn", extra="bench")
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -249,10 +246,7 @@ def _strokes(count: int, size: int, rng: torch.Generator) -> Tensor:
 
 
 def _pieces(ink: Tensor, count: int, size: int, rng: torch.Generator) -> Tensor:
-    """Draw one torn piece of a digit per scene.
-
-    It is a square of 3×3 of the digit's pixels, enlarged like a digit.
-    """
+    """Draw one torn piece of a digit per scene: a square of 3×3 of the digit's pixels, enlarged like a digit."""
     images = ink[torch.randint(len(ink), (count,), generator=rng)]
     top, left = torch.randint(0, 6, (2, count, 1, 1), generator=rng)
     span = torch.arange(8)

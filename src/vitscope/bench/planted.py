@@ -228,10 +228,7 @@ def _crop(place: UInt8[np.ndarray, "H W 3"], size: int, rng: np.random.Generator
 
 
 def _resize(thing: UInt8[np.ndarray, "h w 4"], size: tuple[int, int]) -> np.ndarray:
-    """Resize with colours weighted by alpha.
-
-    So colours outside the outline do not bleed in.
-    """
+    """Resize with colours weighted by alpha, so that colours outside the outline do not bleed in."""
     alpha = thing[..., 3].astype(np.float32)
     layers = [thing[..., channel] * alpha for channel in range(3)]
     resized = [np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BILINEAR)) for x in (*layers, alpha)]

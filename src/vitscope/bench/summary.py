@@ -210,10 +210,7 @@ def _pooled(name: str, counts: np.ndarray) -> float:
 def _difference(
     ours: Sequence[CaseResult], theirs: Sequence[CaseResult], info: BenchmarkInfo, seed: int
 ) -> Difference | None:
-    """Compare on the cases that both have.
-
-    Of pooled numbers, each image's own is compared.
-    """
+    """Compare on the cases that both have. Of pooled numbers, each image's own is compared."""
     name = "iou_mean" if info.headline == "miou" else info.headline
     there = {row.case: row.numbers[name] for row in theirs if name in row.numbers}
     pairs = [(row.numbers[name], there[row.case]) for row in ours if name in row.numbers and row.case in there]
@@ -224,10 +221,7 @@ def _difference(
 
 
 def _failures(of_method: Mapping[str, Sequence[CaseResult]]) -> list[str]:
-    """Return a note for each method with failed cases.
-
-    One note, where all methods failed alike.
-    """
+    """Return a note for each method with failed cases. One note, where all methods failed alike."""
     failures = {}
     for method, own in of_method.items():
         if bad := [row for row in own if row.error]:
