@@ -4,6 +4,7 @@ Where layers do not all see the same tokens (windows, merging), the map is compu
 last stage's by default, and each of its tokens drawn on the patches that it stands for; a note of the result says so.
 """
 
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -20,6 +21,7 @@ __all__ = ["eigencam", "gradcam", "gradcam_plus_plus", "hirescam", "layercam"]
 
 NotedMap: TypeAlias = tuple[Float[Tensor, "B N"], list[str]]
 _TINY = 1e-7
+_of_gradients = partial(method, passes="1 forward, 1 backward", requires={"gradient", "token-grids"})
 
 
 def _patches(
@@ -51,12 +53,7 @@ def _noted(context: MethodContext, patches: Tensor, activations: TokenActivation
     return context.to_tokens(patches), [join_messages("; ", filter(None, notes))] * len(patches)
 
 
-@method(
-    "gradcam",
-    passes="1 forward, 1 backward",
-    source="Selvaraju et al. 2017, equations 1 and 2, on patch tokens",
-    requires={"gradient", "token-grids"},
-)
+@_of_gradients("gradcam", source="Selvaraju et al. 2017, equations 1 and 2, on patch tokens")
 def gradcam(context: MethodContext, *, layer: int = -1, at: HookPoint = "norm") -> NotedMap:
     """Weight the channels of the patch tokens by their mean gradient and add them up.
 
@@ -81,12 +78,7 @@ def gradcam(context: MethodContext, *, layer: int = -1, at: HookPoint = "norm") 
     return _noted(context, (z * grad.mean((1, 2), keepdim=True)).sum(-1).clamp_min(0), activations)
 
 
-@method(
-    "gradcam++",
-    passes="1 forward, 1 backward",
-    source="Chattopadhay et al. 2018, equations 5, 6 and 19, on patch tokens",
-    requires={"gradient", "token-grids"},
-)
+@_of_gradients("gradcam++", source="Chattopadhay et al. 2018, equations 5, 6 and 19, on patch tokens")
 def gradcam_plus_plus(context: MethodContext, *, layer: int = -1, at: HookPoint = "norm") -> NotedMap:
     """Weight channels as Grad-CAM does, but favour gradients where the channel is strong.
 
@@ -115,12 +107,7 @@ def gradcam_plus_plus(context: MethodContext, *, layer: int = -1, at: HookPoint 
     return _noted(context, (z * weights).sum(-1).clamp_min(0), activations)
 
 
-@method(
-    "hirescam",
-    passes="1 forward, 1 backward",
-    source="Draelos & Carin 2020, equation 5, on patch tokens",
-    requires={"gradient", "token-grids"},
-)
+@_of_gradients("hirescam", source="Draelos & Carin 2020, equation 5, on patch tokens")
 def hirescam(context: MethodContext, *, layer: int = -1, at: HookPoint = "norm") -> NotedMap:
     """Multiply each patch token by the score's gradient at it.
 
@@ -144,12 +131,7 @@ def hirescam(context: MethodContext, *, layer: int = -1, at: HookPoint = "norm")
     return _noted(context, (z * grad).sum(-1).clamp_min(0), activations)
 
 
-@method(
-    "layercam",
-    passes="1 forward, 1 backward",
-    source="Jiang et al. 2021, equations 6 to 8, on patch tokens",
-    requires={"gradient", "token-grids"},
-)
+@_of_gradients("layercam", source="Jiang et al. 2021, equations 6 to 8, on patch tokens")
 def layercam(context: MethodContext, *, layer: int = -1, at: HookPoint = "norm") -> NotedMap:
     """Multiply each patch token by the positive part of the score's gradient at it.
 

@@ -310,21 +310,9 @@ def compare_with_random(
     kind: IntervalKind = interval or ("ranks" if len(randoms) >= _RANKS else "t")
     mean, low, high = prediction_interval(randoms, kind)
     around = tuple(prediction_interval(at) for at in zip(*curves, strict=True)) if curves and result.x else ()
+    curve = result.x, result.y, around
     return Number(
-        name,
-        group,
-        result.value,
-        better,
-        mean,
-        low,
-        high,
-        len(randoms),
-        kind,
-        possible,
-        result.x,
-        result.y,
-        around,
-        dict(result.detail),
+        name, group, result.value, better, mean, low, high, len(randoms), kind, possible, *curve, dict(result.detail)
     )
 
 
