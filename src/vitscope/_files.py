@@ -148,30 +148,23 @@ def require_same_options(path: Path, options: Mapping[str, Any], hint: str, *, i
         names = sorted({*before, *options} - {ignore})
         changes = [(name, before.get(name), options.get(name)) for name in names]
     except (ValueError, AttributeError, TypeError) as error:
-        raise ResultError(
-            msg(
-                "files.broken-options",
-                "{path} does not hold the options of a run: {reason}",
-                path=path,
-                reason=str(error),
-            ),
-            msg("files.broken-options.hint", "choose another {@out}"),
-        ) from error
+        problem = msg(
+            "files.broken-options", "{path} does not hold the options of a run: {reason}", path=path, reason=str(error)
+        )
+        raise ResultError(problem, msg("files.broken-options.hint", "choose another {@out}")) from error
     changed = [
         msg("files.option-changed", "{name} was {before} and is {now}", name=name, before=repr(was), now=repr(now))
         for name, was, now in changes
         if was != now
     ]
     if changed:
-        raise ResultError(
-            msg(
-                "files.other-options",
-                "{path} was started with other options: {changes}",
-                path=path.parent,
-                changes=join_messages("; ", changed),
-            ),
-            hint,
+        problem = msg(
+            "files.other-options",
+            "{path} was started with other options: {changes}",
+            path=path.parent,
+            changes=join_messages("; ", changed),
         )
+        raise ResultError(problem, hint)
 
 
 def _replaceable(folder: Path) -> bool:

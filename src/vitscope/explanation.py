@@ -257,29 +257,23 @@ def _in_notebook() -> bool:
 
 def _check_schema(schema: object, folder: Path) -> None:
     if schema != SCHEMA:
-        raise ResultError(
-            msg(
-                "explanation.schema",
-                "{folder} has schema {schema}, this vitscope reads {known}",
-                folder=folder,
-                schema=schema,
-                known=SCHEMA,
-            ),
-            msg("explanation.schema.hint", "update vitscope"),
+        problem = msg(
+            "explanation.schema",
+            "{folder} has schema {schema}, this vitscope reads {known}",
+            folder=folder,
+            schema=schema,
+            known=SCHEMA,
         )
+        raise ResultError(problem, msg("explanation.schema.hint", "update vitscope"))
 
 
 def _arrays(path: Path) -> tuple[Float32[np.ndarray, "gh gw"], Float32[np.ndarray, " P"]]:
     with zipfile.ZipFile(path) as archive:
         if sum(member.file_size for member in archive.infolist()) > _MAX_ARRAYS:
-            raise ResultError(
-                msg(
-                    "explanation.too-large",
-                    "{path} would unpack to more than {most} bytes",
-                    path=path,
-                    most=_MAX_ARRAYS,
-                )
+            problem = msg(
+                "explanation.too-large", "{path} would unpack to more than {most} bytes", path=path, most=_MAX_ARRAYS
             )
+            raise ResultError(problem)
     with np.load(path, allow_pickle=False) as arrays:
         return arrays["map"].astype(np.float32), arrays["prefix"].astype(np.float32)
 

@@ -230,14 +230,11 @@ def _check_shape(array: np.ndarray) -> None:
             msg("images.ambiguous-shape.hint", "pass a PIL image: Image.fromarray(array)"),
         )
     if array.ndim not in (2, 3) or (array.ndim == 3 and shape[2] not in channels):
+        problem = msg(
+            "images.array-shape", "an array of shape {shape} ({dtype}) is not an image", shape=shape, dtype=array.dtype
+        )
         raise ImageError(
-            msg(
-                "images.array-shape",
-                "an array of shape {shape} ({dtype}) is not an image",
-                shape=shape,
-                dtype=array.dtype,
-            ),
-            msg("images.array-shape.hint", "pass (H, W, 3), (H, W, 1) or (H, W), one image at a time"),
+            problem, msg("images.array-shape.hint", "pass (H, W, 3), (H, W, 1) or (H, W), one image at a time")
         )
     if shape[0] * shape[1] > _pillow.MAX_PIXELS:
         raise too_large(f"the array {shape}")
@@ -245,15 +242,13 @@ def _check_shape(array: np.ndarray) -> None:
 
 def _check_range(array: np.ndarray) -> None:
     if not np.isfinite(array).all():
-        raise ImageError(
-            msg(
-                "images.not-finite",
-                "the array holds NaN or infinity (shape {shape}, {dtype})",
-                shape=array.shape,
-                dtype=array.dtype,
-            ),
-            msg("images.not-finite.hint", "pixels are finite: floats in 0..1, or uint8"),
+        problem = msg(
+            "images.not-finite",
+            "the array holds NaN or infinity (shape {shape}, {dtype})",
+            shape=array.shape,
+            dtype=array.dtype,
         )
+        raise ImageError(problem, msg("images.not-finite.hint", "pixels are finite: floats in 0..1, or uint8"))
     low, high = float(array.min(initial=0)), float(array.max(initial=0))
     if low < 0 or high > 1:
         raise ImageError(
@@ -274,14 +269,12 @@ def _check_range(array: np.ndarray) -> None:
 def _finish(pixels: UInt8[np.ndarray, "H W 3"], name: str, source: str, notes: list[str]) -> Picture:
     height, width = pixels.shape[:2]
     if min(width, height) < 2:
-        raise ImageError(
-            msg(
-                "images.too-small",
-                "{source} has {width} x {height} pixels: there are no regions to tell apart",
-                source=source,
-                width=width,
-                height=height,
-            ),
-            msg("images.too-small.hint", "use an image of at least 2 x 2 pixels"),
+        problem = msg(
+            "images.too-small",
+            "{source} has {width} x {height} pixels: there are no regions to tell apart",
+            source=source,
+            width=width,
+            height=height,
         )
+        raise ImageError(problem, msg("images.too-small.hint", "use an image of at least 2 x 2 pixels"))
     return Picture(np.ascontiguousarray(pixels), name, source, tuple(notes))

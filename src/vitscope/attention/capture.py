@@ -174,15 +174,13 @@ class _CaptureMode(TorchFunctionMode):
     ) -> Tensor:
         name = self._recorder._module
         if dropout_p:
-            raise CaptureError(
-                msg(
-                    "attention.dropout",
-                    "{module} drops attention weights with probability {probability}: the model is in training mode",
-                    module=name,
-                    probability=f"{dropout_p:g}",
-                ),
-                msg("attention.dropout.hint", "call model.eval() first"),
+            problem = msg(
+                "attention.dropout",
+                "{module} drops attention weights with probability {probability}: the model is in training mode",
+                module=name,
+                probability=f"{dropout_p:g}",
             )
+            raise CaptureError(problem, msg("attention.dropout.hint", "call model.eval() first"))
         if is_causal:
             raise CaptureError(
                 msg("attention.causal", "{module} uses causal attention, as no Vision Transformer does", module=name),

@@ -225,13 +225,10 @@ def find_blocks(
             if any(not torch.equal(a[1], b[0]) for a, b in pairwise(runs)):
                 raise UnsupportedError(msg("attention.tokens-change", "its tokens change between its blocks"))
             return TransformerBlocks(blocks, tuple(extra for _, _, extra in runs), batch, order, prefix)
-    raise UnsupportedError(
-        msg(
-            "attention.not-token-blocks",
-            "not every block takes and returns tokens of shape (B, {count}, D)",
-            count=count,
-        )
+    problem = msg(
+        "attention.not-token-blocks", "not every block takes and returns tokens of shape (B, {count}, D)", count=count
     )
+    raise UnsupportedError(problem)
 
 
 def _tokens(args: Any, kwargs: Any) -> Any:

@@ -39,12 +39,10 @@ def image_reader() -> Iterator[ImageReader]:
                 raise
             except Exception as error:  # any library below, on any broken file
                 reason = failure_reason(error)
-                raise ImageError(
-                    msg(
-                        "batch.unreadable-image", "{source} cannot be read: {reason}", source=ref.source, reason=reason
-                    ),
-                    msg("batch.unreadable-image.hint", "check the path and the file"),
-                ) from error
+                problem = msg(
+                    "batch.unreadable-image", "{source} cannot be read: {reason}", source=ref.source, reason=reason
+                )
+                raise ImageError(problem, msg("batch.unreadable-image.hint", "check the path and the file")) from error
 
         yield fetch
 
@@ -138,12 +136,10 @@ class _RowGroup:
         if isinstance(value, bytes):
             return value
         if not isinstance(value, str) or not value:
-            raise ImageError(
-                msg(
-                    "batch.empty-row", "{source} has no image in column {column}", source=ref.source, column=ref.column
-                ),
-                msg("batch.empty-row.hint", "the row may be empty, or choose another {@column}"),
+            problem = msg(
+                "batch.empty-row", "{source} has no image in column {column}", source=ref.source, column=ref.column
             )
+            raise ImageError(problem, msg("batch.empty-row.hint", "the row may be empty, or choose another {@column}"))
         beside = ref.path.rpartition("/")[0]
         return _whole(value if "://" in value or value.startswith("/") or not beside else f"{beside}/{value}")
 

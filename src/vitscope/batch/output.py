@@ -166,27 +166,23 @@ def read_manifest(folder: Path) -> tuple[ShardRecord, ...]:
     try:
         document = json.loads(path.read_text("utf-8"))
         if document["schema"] != SCHEMA:
-            raise ResultError(
-                msg(
-                    "batch.other-schema",
-                    "{path} has schema {found}, this version of vitscope reads schema {known}",
-                    path=folder,
-                    found=document["schema"],
-                    known=SCHEMA,
-                ),
-                msg("batch.other-schema.hint", "use the version of vitscope that wrote it"),
+            problem = msg(
+                "batch.other-schema",
+                "{path} has schema {found}, this version of vitscope reads schema {known}",
+                path=folder,
+                found=document["schema"],
+                known=SCHEMA,
             )
+            raise ResultError(problem, msg("batch.other-schema.hint", "use the version of vitscope that wrote it"))
         shards = [ShardRecord(**one) for one in document["shards"]]
     except (ValueError, TypeError, KeyError) as error:
-        raise ResultError(
-            msg(
-                "batch.broken-manifest",
-                "{path} is not a manifest of vitscope batch: {reason}",
-                path=path,
-                reason=str(error),
-            ),
-            _OTHER_OUT,
-        ) from error
+        problem = msg(
+            "batch.broken-manifest",
+            "{path} is not a manifest of vitscope batch: {reason}",
+            path=path,
+            reason=str(error),
+        )
+        raise ResultError(problem, _OTHER_OUT) from error
     for shard in shards:
         if not (folder / shard.file).is_file():
             raise ResultError(

@@ -96,15 +96,13 @@ def start_ray(cluster: Cluster, folder: Path) -> None:
         _check_reachable(cluster.address)
         ray.init(address=cluster.address, **quiet)
     except Exception as error:  # ConnectionError, ValueError, RuntimeError: by version and form of address
-        raise UsageError(
-            msg(
-                "batch.no-cluster",
-                "no Ray cluster answers at {address}: {reason}",
-                address=cluster.address,
-                reason=first_line(error),
-            ),
-            msg("batch.no-cluster.hint", "start one with: ray start --head"),
-        ) from None
+        problem = msg(
+            "batch.no-cluster",
+            "no Ray cluster answers at {address}: {reason}",
+            address=cluster.address,
+            reason=first_line(error),
+        )
+        raise UsageError(problem, msg("batch.no-cluster.hint", "start one with: ray start --head")) from None
 
 
 @contextmanager

@@ -75,15 +75,13 @@ def digit_cases(scope: "Scope", count: int, seed: int = 0) -> tuple[list[Case], 
             Case(f"grid {number:03d} {four[place]} in cell {place}", "grid", load, grid_judge, str(four[place]))
         )
     if not cases:
-        raise UsageError(
-            msg(
-                "bench.no-digits-recognised",
-                "{model} recognises the digits of none of {count} scenes",
-                model=scope.adapter.reference,
-                count=2 * count,
-            ),
-            msg("bench.no-digits-recognised.hint", "choose a larger {@count}"),
+        problem = msg(
+            "bench.no-digits-recognised",
+            "{model} recognises the digits of none of {count} scenes",
+            model=scope.adapter.reference,
+            count=2 * count,
         )
+        raise UsageError(problem, msg("bench.no-digits-recognised.hint", "choose a larger {@count}"))
     return cases, 2 * count - used
 
 

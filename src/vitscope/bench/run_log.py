@@ -104,15 +104,13 @@ class RunLog:
                 key = document.pop("key")
                 row = CaseResult(**document)
             except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise ResultError(
-                    msg(
-                        "bench.broken-row",
-                        "{path} has a line that no benchmark wrote: {reason}",
-                        path=path,
-                        reason=str(error),
-                    ),
-                    _OTHER_OUT,
-                ) from error
+                problem = msg(
+                    "bench.broken-row",
+                    "{path} has a line that no benchmark wrote: {reason}",
+                    path=path,
+                    reason=str(error),
+                )
+                raise ResultError(problem, _OTHER_OUT) from error
             if key == self.key(row.method, row.case):
                 self._rows[key] = row
 

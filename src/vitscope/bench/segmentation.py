@@ -49,31 +49,24 @@ def folder_cases(images: str | Path, masks: str | Path, count: int | None = None
         raise UsageError(msg("bench.two-images", "{path} has two images named {name}", path=images, name=twice))
     pairs = [(path, of_stem[path.stem]) for path in photos if path.stem in of_stem]
     if not pairs:
-        raise UsageError(
-            msg(
-                "bench.no-pairs",
-                "no image in {images} has a mask of the same name in {masks}",
-                images=images,
-                masks=masks,
-            ),
-            msg("bench.no-pairs.hint", "such as photo.jpg and photo.png"),
+        problem = msg(
+            "bench.no-pairs", "no image in {images} has a mask of the same name in {masks}", images=images, masks=masks
         )
+        raise UsageError(problem, msg("bench.no-pairs.hint", "such as photo.jpg and photo.png"))
     cases = []
     for image, mask in _sample(pairs, count, seed):
 
         def load(image: Path = image, mask: Path = mask) -> tuple[UInt8[np.ndarray, "H W 3"], Bool[np.ndarray, "H W"]]:
             pixels, truth = load_image(image).pixels, read_mask(mask)
             if truth.shape != pixels.shape[:2]:
-                raise ImageError(
-                    msg(
-                        "bench.mask-size",
-                        "{path} has {mask} pixels, but its image has {image}",
-                        path=mask,
-                        mask=f"{truth.shape[1]} x {truth.shape[0]}",
-                        image=f"{pixels.shape[1]} x {pixels.shape[0]}",
-                    ),
-                    msg("bench.mask-size.hint", "a mask must have its image's size"),
+                problem = msg(
+                    "bench.mask-size",
+                    "{path} has {mask} pixels, but its image has {image}",
+                    path=mask,
+                    mask=f"{truth.shape[1]} x {truth.shape[0]}",
+                    image=f"{pixels.shape[1]} x {pixels.shape[0]}",
                 )
+                raise ImageError(problem, msg("bench.mask-size.hint", "a mask must have its image's size"))
             return pixels, truth
 
         cases.append(Case(image.stem, "", load, mask_judge))
@@ -101,15 +94,13 @@ def imagenet_cases(path: str | Path, count: int | None = None, seed: int = 0) ->
         with h5py.File(path, "r") as file:
             total = len(file["/value/img"])
     except (OSError, KeyError) as error:
-        raise UsageError(
-            msg(
-                "bench.not-gtsegs",
-                "{path} is not the file of the ImageNet segmentation test: {reason}",
-                path=path,
-                reason=str(error),
-            ),
-            msg("bench.not-gtsegs.hint", "the file is called gtsegs_ijcv.mat"),
-        ) from error
+        problem = msg(
+            "bench.not-gtsegs",
+            "{path} is not the file of the ImageNet segmentation test: {reason}",
+            path=path,
+            reason=str(error),
+        )
+        raise UsageError(problem, msg("bench.not-gtsegs.hint", "the file is called gtsegs_ijcv.mat")) from error
 
     def load(index: int) -> tuple[UInt8[np.ndarray, "H W 3"], Bool[np.ndarray, "H W"]]:
         with h5py.File(path, "r") as file:  # MATLAB's axes are the other way round

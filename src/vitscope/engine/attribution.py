@@ -68,14 +68,10 @@ def check_pixels(pixels: object, size: int | None) -> None:
         if isinstance(pixels, Tensor)
         else type(pixels).__name__
     )
-    raise UsageError(
-        msg(
-            "engine.pixels",
-            "pixels are a float tensor (B, 3, H, W), normalised for the model, not {given}",
-            given=given,
-        ),
-        msg("engine.pixels.hint", "pixels[None] makes a batch of one; explain takes images"),
+    problem = msg(
+        "engine.pixels", "pixels are a float tensor (B, 3, H, W), normalised for the model, not {given}", given=given
     )
+    raise UsageError(problem, msg("engine.pixels.hint", "pixels[None] makes a batch of one; explain takes images"))
 
 
 def attribution_of(

@@ -134,12 +134,10 @@ class Engine(ModelRunner):
             One explanation for each target, or what went wrong with the image.
         """
         if isinstance(images, (str, bytes)):  # its characters are no images
-            raise UsageError(
-                msg(
-                    "engine.one-image", "explain_many takes several images, not one {type}", type=type(images).__name__
-                ),
-                msg("engine.one-image.hint", "pass a list, or one image to explain"),
+            problem = msg(
+                "engine.one-image", "explain_many takes several images, not one {type}", type=type(images).__name__
             )
+            raise UsageError(problem, msg("engine.one-image.hint", "pass a list, or one image to explain"))
         request, count = self.resolve(options), 0
         tick = partial(progress, request.method.name) if progress else _silent
         if isinstance(images, Sized):
@@ -268,21 +266,19 @@ class Engine(ModelRunner):
             return self.adapter.layout((pixels.shape[2], pixels.shape[3]))
         except (UsageError, LayoutError) as error:
             raise UsageError(
-                error.message,
-                msg("engine.pixels-size.hint", "resize the pixels to a size that the model takes"),
+                error.message, msg("engine.pixels-size.hint", "resize the pixels to a size that the model takes")
             ) from None
 
     def _ready(self, image: ImageLike | Prepared, size: int | None) -> Prepared:
         ready = image if isinstance(image, Prepared) else self.prepare(image, size=size)
         if ready.size != size:
-            raise UsageError(
-                msg(
-                    "engine.prepared-size",
-                    "an image prepared at size {prepared} cannot be explained at size {size}",
-                    prepared=ready.size,
-                    size=size,
-                )
+            problem = msg(
+                "engine.prepared-size",
+                "an image prepared at size {prepared} cannot be explained at size {size}",
+                prepared=ready.size,
+                size=size,
             )
+            raise UsageError(problem)
         return ready
 
 

@@ -121,14 +121,10 @@ class Options:
 
     def _check_targets(self) -> None:
         if not isinstance(self.targets, list):
-            raise UsageError(
-                msg(
-                    "engine.targets-not-several",
-                    "{@targets} is a list of targets, not {target}",
-                    target=repr(self.targets),
-                ),
-                msg("engine.targets-not-several.hint", "pass one target as target="),
+            problem = msg(
+                "engine.targets-not-several", "{@targets} is a list of targets, not {target}", target=repr(self.targets)
             )
+            raise UsageError(problem, msg("engine.targets-not-several.hint", "pass one target as target="))
         if not self.targets:
             raise UsageError(msg("engine.no-targets", "the list of targets is empty"))
         if self.target is not None:

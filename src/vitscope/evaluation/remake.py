@@ -70,32 +70,28 @@ def pixels_of(
             msg("evaluation.unrecorded-model", "the explanation does not record which model made it: not checked")
         )
     elif record["weights"] != adapter.weights:
-        raise UsageError(
-            msg(
-                "evaluation.other-model",
-                "this map was made by {maker} ({made}), not by {model} ({weights})",
-                maker=record.get("model"),
-                made=record["weights"],
-                model=adapter.reference,
-                weights=adapter.weights,
-            ),
-            hint,
+        problem = msg(
+            "evaluation.other-model",
+            "this map was made by {maker} ({made}), not by {model} ({weights})",
+            maker=record.get("model"),
+            made=record["weights"],
+            model=adapter.reference,
+            weights=adapter.weights,
         )
+        raise UsageError(problem, hint)
     pixels, region = adapter.prepare(picture, record.get("size"))
     layout = adapter.layout(region.input)
     if (region, layout.grid) != (explanation.region, explanation.layout.grid):
-        raise UsageError(
-            msg(
-                "evaluation.other-layout",
-                "this map has {layout} on an input of {input}; from this photo {model} makes {other} on {region}",
-                layout=str(explanation.layout),
-                input=str(explanation.region.input),
-                model=adapter.reference,
-                other=str(layout),
-                region=str(region.input),
-            ),
-            hint,
+        problem = msg(
+            "evaluation.other-layout",
+            "this map has {layout} on an input of {input}; from this photo {model} makes {other} on {region}",
+            layout=str(explanation.layout),
+            input=str(explanation.region.input),
+            model=adapter.reference,
+            other=str(layout),
+            region=str(region.input),
         )
+        raise UsageError(problem, hint)
     return pixels.to(engine.device, engine.dtype), region
 
 

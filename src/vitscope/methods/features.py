@@ -150,14 +150,12 @@ def _with_readout(context: MethodContext, activations: TokenActivations, layer: 
         return activations, activations.readout
     normed, layout = context.activations(layer, "norm"), context.layout
     if (normed.prefix, normed.grid) != (len(layout.prefix), layout.grid):
-        raise UsageError(
-            msg(
-                "methods.readout-elsewhere",
-                "the readout token is not among the tokens at the {location}",
-                location=activations.location,
-            ),
-            msg("methods.readout-elsewhere.hint", "compare with a patch: {@O:query=row,column}"),
+        problem = msg(
+            "methods.readout-elsewhere",
+            "the readout token is not among the tokens at the {location}",
+            location=activations.location,
         )
+        raise UsageError(problem, msg("methods.readout-elsewhere.hint", "compare with a patch: {@O:query=row,column}"))
     return normed, torch.from_numpy(layout.readout())
 
 
@@ -190,24 +188,20 @@ def ncut(context: MethodContext, *, layer: int = -1) -> NotedMap:
     activations = context.tokens_after(layer)
     z = torch.nn.functional.normalize(activations.tokens()[:, activations.prefix :].double(), dim=-1)
     if z.shape[1] < 2:
-        raise MethodError(
-            msg(
-                "methods.one-patch",
-                "there is only one patch token at the {location}: nothing to cut",
-                location=activations.location,
-            ),
-            msg("methods.one-patch.hint", "choose an earlier {@O:layer}"),
+        problem = msg(
+            "methods.one-patch",
+            "there is only one patch token at the {location}: nothing to cut",
+            location=activations.location,
         )
+        raise MethodError(problem, msg("methods.one-patch.hint", "choose an earlier {@O:layer}"))
     if z.shape[1] > _MOST_PATCHES:
-        raise MethodError(
-            msg(
-                "methods.too-many-patches",
-                "ncut needs a matrix of all pairs of patches: {count} patches are more than {most}",
-                count=z.shape[1],
-                most=_MOST_PATCHES,
-            ),
-            msg("methods.too-many-patches.hint", "choose a smaller {@size}, or the method pca"),
+        problem = msg(
+            "methods.too-many-patches",
+            "ncut needs a matrix of all pairs of patches: {count} patches are more than {most}",
+            count=z.shape[1],
+            most=_MOST_PATCHES,
         )
+        raise MethodError(problem, msg("methods.too-many-patches.hint", "choose a smaller {@size}, or the method pca"))
     parts = []
     for one in z:
         w = torch.where(one @ one.T > _TAU, 1.0, _WEAK).double()

@@ -66,17 +66,15 @@ def random_walk(
         on one model (docs/which-method.md).
     """
     if not (0.001 <= restart <= 1 and temperature > 0.001 and 0 <= detail <= 4):
-        raise UsageError(
-            msg(
-                "methods.bad-walk",
-                "{@O:restart} must be in [0.001, 1], {@O:temperature} above 0.001 and {@O:detail} in [0, 4], not "
-                "{restart}, {temperature} and {detail}",
-                restart=restart,
-                temperature=temperature,
-                detail=detail,
-            ),
-            msg("methods.bad-walk.hint", "the defaults are 0.05, 0.1 and 0.5"),
+        problem = msg(
+            "methods.bad-walk",
+            "{@O:restart} must be in [0.001, 1], {@O:temperature} above 0.001 and {@O:detail} in [0, 4], not "
+            "{restart}, {temperature} and {detail}",
+            restart=restart,
+            temperature=temperature,
+            detail=detail,
         )
+        raise UsageError(problem, msg("methods.bad-walk.hint", "the defaults are 0.05, 0.1 and 0.5"))
     (number,) = context.store.select(layer)
     prefix = len(context.layout.prefix)
     tokens = context.hidden_states.at(number + 1).detach()[:, prefix:]

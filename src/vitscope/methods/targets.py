@@ -165,13 +165,11 @@ def scorer_of(target: Target, answer: Tensor, labels: Mapping[int, str], classif
     if isinstance(target, (SimilarTo, Text)):
         features = target.features
         if features is None:
+            problem = msg(
+                "methods.unknown-features", "the features of the target '{target}' are not known", target=str(target)
+            )
             raise MethodError(
-                msg(
-                    "methods.unknown-features",
-                    "the features of the target '{target}' are not known",
-                    target=str(target),
-                ),
-                msg("methods.unknown-features.hint", "pass the target to Scope.explain, which computes them"),
+                problem, msg("methods.unknown-features.hint", "pass the target to Scope.explain, which computes them")
             )
         if features.shape[-1] != (width := feature_of(answer).shape[-1]):
             raise UsageError(

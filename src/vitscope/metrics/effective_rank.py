@@ -44,15 +44,13 @@ def effective_ranks(store: AttentionStore) -> list[float]:
     """
     tokens = store[0].shape[2]
     if tokens > MAX_TOKENS:
-        raise MethodError(
-            msg(
-                "metrics.too-many-tokens",
-                "the effective rank needs whole matrices: {tokens} tokens are more than {limit}",
-                tokens=tokens,
-                limit=MAX_TOKENS,
-            ),
-            msg("metrics.too-many-tokens.hint", "use a smaller input: {@size}"),
+        problem = msg(
+            "metrics.too-many-tokens",
+            "the effective rank needs whole matrices: {tokens} tokens are more than {limit}",
+            tokens=tokens,
+            limit=MAX_TOKENS,
         )
+        raise MethodError(problem, msg("metrics.too-many-tokens.hint", "use a smaller input: {@size}"))
     product = torch.eye(tokens, dtype=torch.float64)
     ranks = []
     for block in store:

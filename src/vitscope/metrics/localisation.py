@@ -78,14 +78,10 @@ def localise(
     Cost: two sorts of the pixels.
     """
     if heat.shape != mask.shape:
-        raise UsageError(
-            msg(
-                "metrics.shapes-differ",
-                "the map has {heat} pixels and the mask {mask}",
-                heat=heat.shape,
-                mask=mask.shape,
-            )
+        problem = msg(
+            "metrics.shapes-differ", "the map has {heat} pixels and the mask {mask}", heat=heat.shape, mask=mask.shape
         )
+        raise UsageError(problem)
     visible = np.isfinite(heat)
     values, truth = heat[visible].astype(np.float64), mask[visible]
     on = int(truth.sum())

@@ -60,23 +60,19 @@ def reach_hub(reference: str, revision: str | None) -> bool:
             log.debug("the Hub is unreachable (%s): %s is taken from the local cache", first_line(error), reference)
             return False
         if isinstance(error, HfHubHTTPError):
-            raise ModelError(
-                msg(
-                    "models.hub-refused",
-                    "the Hub refused {reference}: {reason}",
-                    reference=reference,
-                    reason=first_line(error),
-                ),
-                OTHER_SOURCES,
-            ) from None
-        raise ModelError(
-            msg(
-                "models.hub-unreachable",
-                "the Hub is unreachable and {reference} is not in its local cache",
+            problem = msg(
+                "models.hub-refused",
+                "the Hub refused {reference}: {reason}",
                 reference=reference,
-            ),
-            OTHER_SOURCES,
-        ) from None
+                reason=first_line(error),
+            )
+            raise ModelError(problem, OTHER_SOURCES) from None
+        problem = msg(
+            "models.hub-unreachable",
+            "the Hub is unreachable and {reference} is not in its local cache",
+            reference=reference,
+        )
+        raise ModelError(problem, OTHER_SOURCES) from None
     return True
 
 

@@ -110,15 +110,13 @@ def pick_device(device: str | torch.device) -> torch.device:
     try:
         found = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(
-            msg(
-                "models.no-such-device",
-                "device '{device}' is not available: {reason}",
-                device=device,
-                reason=first_line(error),
-            ),
-            hint,
-        ) from None
+        problem = msg(
+            "models.no-such-device",
+            "device '{device}' is not available: {reason}",
+            device=device,
+            reason=first_line(error),
+        )
+        raise UsageError(problem, hint) from None
     if found.type == "meta":
         raise UsageError(msg("models.meta-device", "device 'meta' is not available: it holds no numbers"), hint)
     return found
@@ -150,15 +148,13 @@ def _pretrained(adapter: type[ModelAdapter], name: str) -> tuple[nn.Module, dict
     except VitscopeError:
         raise
     except Exception as error:  # whatever a broken connection or an unknown name raises in there
-        raise ModelError(
-            msg(
-                "models.not-loaded",
-                "the model {reference} cannot be loaded: {reason}",
-                reference=f"{adapter.name}:{name}",
-                reason=first_line(error),
-            ),
-            OTHER_SOURCES,
-        ) from error
+        problem = msg(
+            "models.not-loaded",
+            "the model {reference} cannot be loaded: {reason}",
+            reference=f"{adapter.name}:{name}",
+            reason=first_line(error),
+        )
+        raise ModelError(problem, OTHER_SOURCES) from error
 
 
 def _name(model: nn.Module) -> str:

@@ -153,13 +153,11 @@ def _edges(shares: np.ndarray, length: int) -> tuple[float, float]:
     place = np.arange(len(shares))[middle] + 0.5
     slope, start = np.polyfit(place, shares[middle], 1)
     if slope <= 0 or np.abs(shares[middle] - slope * place - start).max() > _STRAIGHT + 2 / len(shares):
-        raise LayoutError(
-            msg(
-                "models.processor-region",
-                "the processor does more than resize and crop: the region that its pixels show is not known",
-            ),
-            SIZE_HINT,
+        problem = msg(
+            "models.processor-region",
+            "the processor does more than resize and crop: the region that its pixels show is not known",
         )
+        raise LayoutError(problem, SIZE_HINT)
     ends = start * length, (start + slope * len(shares)) * length
     near = max(0.75, 0.004 * length)
     first = 0.0 if abs(ends[0]) < near else round(ends[0] * 2) / 2

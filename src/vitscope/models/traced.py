@@ -92,15 +92,13 @@ class TracedAdapter(ModelAdapter):
                     raise size_refused(size, error) from error
                 if isinstance(error, RuntimeError):  # the model's own failure, not a missing argument
                     raise
-                raise LayoutError(
-                    msg(
-                        "models.needs-more-than-pixels",
-                        "{model} cannot be run on pixels alone: {reason}",
-                        model=type(self.model).__name__,
-                        reason=first_line(error),
-                    ),
-                    CAPTURE_HINT,
-                ) from error
+                problem = msg(
+                    "models.needs-more-than-pixels",
+                    "{model} cannot be run on pixels alone: {reason}",
+                    model=type(self.model).__name__,
+                    reason=first_line(error),
+                )
+                raise LayoutError(problem, CAPTURE_HINT) from error
         _ = recorder.blocks or recorder.store()  # raises where nothing was recorded
         self.__dict__.setdefault("_kernels", _describe_kernels(recorder))
         return recorder

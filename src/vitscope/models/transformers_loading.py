@@ -56,15 +56,13 @@ def load_transformers(
         )
         processor = processor or AutoImageProcessor.from_pretrained(path, **options)  # type: ignore[no-untyped-call]
     except Exception as error:  # broken files make the loaders raise anything
-        raise ModelError(
-            msg(
-                "models.not-loaded",
-                "the model {reference} cannot be loaded: {reason}",
-                reference=reference,
-                reason=first_line(error),
-            ),
-            OTHER_SOURCES,
-        ) from error
+        problem = msg(
+            "models.not-loaded",
+            "the model {reference} cannot be loaded: {reason}",
+            reference=reference,
+            reason=first_line(error),
+        )
+        raise ModelError(problem, OTHER_SOURCES) from error
     _check_weights(reference, report)
     if not TransformersAdapter.claims(model):
         raise ModelError(

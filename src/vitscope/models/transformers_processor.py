@@ -82,16 +82,14 @@ class ProcessorRunner:
         )
         pixels: Tensor = batch["pixel_values"][0]
         if tuple(pixels.shape[1:]) != region.input:
-            raise LayoutError(
-                msg(
-                    "models.processor-size",
-                    "{processor} made {shape} pixels, expected {expected}",
-                    processor=self.name,
-                    shape=tuple(pixels.shape[1:]),
-                    expected=region.input,
-                ),
-                SIZE_HINT,
+            problem = msg(
+                "models.processor-size",
+                "{processor} made {shape} pixels, expected {expected}",
+                processor=self.name,
+                shape=tuple(pixels.shape[1:]),
+                expected=region.input,
             )
+            raise LayoutError(problem, SIZE_HINT)
         return pixels, region
 
     def describe(self, size: int | None) -> Message:

@@ -92,15 +92,13 @@ def run_averaged(
         except _RULE_ERRORS as error:
             if error is not network.failure:  # the model's own code raised it
                 raise
-            raise LayoutError(
-                msg(
-                    "tracing.not-followed",
-                    "the tokens of {model} cannot be followed: {reason}",
-                    model=type(model).__name__,
-                    reason=network.lost or first_line(error),
-                ),
-                CAPTURE_HINT,
-            ) from error
+            problem = msg(
+                "tracing.not-followed",
+                "the tokens of {model} cannot be followed: {reason}",
+                model=type(model).__name__,
+                reason=network.lost or first_line(error),
+            )
+            raise LayoutError(problem, CAPTURE_HINT) from error
     if not isinstance(out, TokenTensor) or not out.requires_grad:
         log.debug("%s: no token reaches the answer: %s", type(model).__name__, network.lost or "no attention")
         raise LayoutError(
@@ -214,15 +212,13 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
             return func(*args, **kwargs)
         if name == "setitem" and isinstance(args[0], TokenTensor) and self._writes_itself(*args):
             return None
-        raise LayoutError(
-            msg(
-                "tracing.unsupported-function",
-                "torch's '{function}' is not supported on tokens of shape {shape}: where they go is not known",
-                function=name,
-                shape=tuple(x.shape),
-            ),
-            CAPTURE_HINT,
+        problem = msg(
+            "tracing.unsupported-function",
+            "torch's '{function}' is not supported on tokens of shape {shape}: where they go is not known",
+            function=name,
+            shape=tuple(x.shape),
         )
+        raise LayoutError(problem, CAPTURE_HINT)
 
     def _pool(self, name: str, x: TokenTensor, args: Any, kwargs: Any) -> Any:
         mean = mean_pool(name, x, args, kwargs)

@@ -190,18 +190,16 @@ def _token_calls(network: AveragedNetwork, model: nn.Module) -> list[TracedCall]
 def _check_count(model: nn.Module, read: int, prefix: int, grid: tuple[int, int]) -> None:
     rows, columns = grid
     if read != prefix + rows * columns:
-        raise LayoutError(
-            msg(
-                "tracing.tokens-not-named",
-                "{model} reads {count} numbers from outside the image beside its {rows} x {columns} patches: which "
-                "tokens these are is not known",
-                model=type(model).__name__,
-                count=read - rows * columns,
-                rows=rows,
-                columns=columns,
-            ),
-            CAPTURE_HINT,
+        problem = msg(
+            "tracing.tokens-not-named",
+            "{model} reads {count} numbers from outside the image beside its {rows} x {columns} patches: which "
+            "tokens these are is not known",
+            model=type(model).__name__,
+            count=read - rows * columns,
+            rows=rows,
+            columns=columns,
         )
+        raise LayoutError(problem, CAPTURE_HINT)
 
 
 def _query_shares(r: Tensor) -> np.ndarray:

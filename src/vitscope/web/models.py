@@ -111,15 +111,13 @@ def make_map(
     except (ArithmeticError, IndexError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         if not method_options:
             raise
-        raise UsageError(
-            msg(
-                "web.options-fail",
-                "method '{method}' fails with these options: {reason}",
-                method=method,
-                reason=first_line(error),
-            ),
-            msg("web.options-fail.hint", "leave the options out"),
-        ) from error
+        problem = msg(
+            "web.options-fail",
+            "method '{method}' fails with these options: {reason}",
+            method=method,
+            reason=first_line(error),
+        )
+        raise UsageError(problem, msg("web.options-fail.hint", "leave the options out")) from error
 
 
 def _check_options(method: str, method_options: Mapping[str, Any]) -> None:
@@ -129,16 +127,14 @@ def _check_options(method: str, method_options: Mapping[str, Any]) -> None:
         default = option.default if option and isinstance(option.default, (int, float)) else 0
         most = max(_LARGEST, _LARGEST_FACTOR * abs(default))
         if isinstance(value, (int, float)) and abs(value) > most:
-            raise UsageError(
-                msg(
-                    "web.option-too-large",
-                    "{name} must be at most {most} here, not {value}",
-                    name=name,
-                    most=format(most, "g"),
-                    value=format(value, "g"),
-                ),
-                msg("web.option-too-large.hint", "the command line has no such limit"),
+            problem = msg(
+                "web.option-too-large",
+                "{name} must be at most {most} here, not {value}",
+                name=name,
+                most=format(most, "g"),
+                value=format(value, "g"),
             )
+            raise UsageError(problem, msg("web.option-too-large.hint", "the command line has no such limit"))
 
 
 def _description(name: str, scope: Scope) -> dict[str, Any]:

@@ -53,16 +53,14 @@ class MaskFolder:
             )
         mask = read_mask(found[0])
         if mask.shape != size[::-1]:
-            raise ImageError(
-                msg(
-                    "cli.mask-size",
-                    "mask {path} has {mask_size} pixels, its image {image_size}",
-                    path=found[0],
-                    mask_size=f"{mask.shape[1]} x {mask.shape[0]}",
-                    image_size=f"{size[0]} x {size[1]}",
-                ),
-                msg("cli.mask-size.hint", "a mask must have its image's size"),
+            problem = msg(
+                "cli.mask-size",
+                "mask {path} has {mask_size} pixels, its image {image_size}",
+                path=found[0],
+                mask_size=f"{mask.shape[1]} x {mask.shape[0]}",
+                image_size=f"{size[0]} x {size[1]}",
             )
+            raise ImageError(problem, msg("cli.mask-size.hint", "a mask must have its image's size"))
         if not mask.any() or mask.all():
             raise ImageError(
                 msg("cli.mask-full", "mask {path} covers the whole image", path=found[0])

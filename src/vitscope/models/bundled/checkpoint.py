@@ -68,15 +68,13 @@ def dinov2_tensors(entry: WheelWeights, onnx: bytes) -> dict[str, Float32[np.nda
         position = [[a for a in nameless if a.shape == (1, n, width)] for n in (1, patches - 1)]
         (cls_position,), (patch_position,) = position
     except (LookupError, ValueError, TypeError) as error:
-        raise ModelError(
-            msg(
-                "models.other-onnx-graph",
-                "{file} is not the expected ONNX graph: {reason}",
-                file=entry.member,
-                reason=repr(error),
-            ),
-            entry.hint,
-        ) from error
+        problem = msg(
+            "models.other-onnx-graph",
+            "{file} is not the expected ONNX graph: {reason}",
+            file=entry.member,
+            reason=repr(error),
+        )
+        raise ModelError(problem, entry.hint) from error
     found["embeddings.position_embeddings"] = np.concatenate([cls_position, patch_position], axis=1)
     found["embeddings.mask_token"] = np.zeros((1, width), np.float32)  # used in pretraining only; not in the file
     wrong = [n for n in shapes.keys() | found.keys() if n not in found or found[n].shape != shapes.get(n)]

