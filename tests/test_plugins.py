@@ -13,6 +13,10 @@ from tests.helpers.distributions import ROOT, blocks, install, project
 from tests.helpers.errors import raises
 from vitscope._plugins import Registry
 from vitscope.errors import UnknownNameError, UsageError
+from vitscope.methods.base import METHODS
+from vitscope.models.base import ADAPTERS, ModelAdapter
+from vitscope.models.loading import adapter_of
+from vitscope.models.timm import TimmAdapter
 
 PAGE = "docs/extend/write-a-method.md"
 OWN = "from tests_parts import PARTS\nPARTS.add({name!r}, {name!r})\n"
@@ -20,6 +24,7 @@ BROKEN = {
     "absent": "import a_package_that_is_not_installed",
     "leaving": "raise SystemExit(3)",
     "taken": OWN.format(name="own"),
+    "wrong": "from tests_parts import PARTS\nPARTS.add('wrong', 3)",
 }
 RUN = """
 import json, sys
@@ -47,7 +52,7 @@ def distribution(folder, name, code):
 def parts(tmp_path, monkeypatch):
     """A registry with a part of its own and those of some distributions."""
     (tmp_path / "tests_parts").mkdir()
-    code = "from vitscope._plugins import Registry\nPARTS = Registry('part', 'tests_parts')\n"
+    code = "from vitscope._plugins import Registry\nPARTS = Registry('part', 'tests_parts', lambda part: isinstance(part, str))\n"
     (tmp_path / "tests_parts" / "__init__.py").write_text(code, "utf-8")
     (tmp_path / "tests_parts" / "own.py").write_text(OWN.format(name="own"), "utf-8")
     monkeypatch.syspath_prepend(tmp_path)
@@ -86,6 +91,25 @@ def test_a_broken_plug_in_is_named_and_costs_nobody_else(parts, caplog, name):
 def test_a_second_part_of_a_name(parts):
     with raises(UsageError, "plugins.name-taken"):
         parts().add("own", "again") if parts().get("own") else None
+
+
+def test_what_is_no_adapter_or_method_is_refused():
+    nameless = type("Nameless", (ModelAdapter,), {})
+    for registry, part in ((ADAPTERS, 3), (ADAPTERS, nameless), (ADAPTERS, ModelAdapter), (METHODS, print)):
+        with raises(UsageError, "plugins.wrong-kind"):
+            registry.add("other", part)
+
+
+def test_an_adapter_whose_check_fails_claims_nothing(monkeypatch, caplog):
+    import timm
+
+    def claims(model):
+        raise RuntimeError("a mistake in there")
+
+    monkeypatch.setattr(TimmAdapter, "claims", claims)
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    assert adapter_of(model) is not TimmAdapter
+    assert "'timm' cannot be used: a mistake in there" in caplog.text
 
 
 @pytest.mark.slow

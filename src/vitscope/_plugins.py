@@ -3,7 +3,7 @@
 import importlib
 import logging
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
@@ -28,10 +28,11 @@ class Registry(Generic[T]):
     Args:
         kind: what messages call one part, such as `method`.
         package: the package whose modules register built-in parts; also the entry point group of others.
+        accepts: whether an object is such a part; others are refused, so that nothing else fails at them.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
-        self.kind, self.package = kind, package
+    def __init__(self, kind: str, package: str, accepts: Callable[[object], bool] = lambda part: True) -> None:
+        self.kind, self.package, self._accepts = kind, package, accepts
         self._parts: dict[str, T] = {}
         self._broken: dict[str, Message] = {}
         self._complete = False
@@ -40,10 +41,14 @@ class Registry(Generic[T]):
         """Register `part` under `name`.
 
         Raises:
-            UsageError: a part of that name exists.
+            UsageError: a part of that name exists, or the part is none of this kind.
         """
         if name in self._parts:
             raise UsageError(msg("plugins.name-taken", "the {kind} '{name}' exists already", kind=self.kind, name=name))
+        if not self._accepts(part):
+            raise UsageError(
+                msg("plugins.wrong-kind", "'{name}' is no {kind}: {part}", name=name, kind=self.kind, part=repr(part))
+            )
         self._parts[name] = part
         return part
 

@@ -3,6 +3,7 @@
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from inspect import isabstract
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vitscope._messages import Message, msg
@@ -161,4 +162,9 @@ def image_size(size: tuple[int, int]) -> Message:
     return msg("models.pixels", "{height} x {width} pixels", height=size[0], width=size[1])
 
 
-ADAPTERS: Registry[type[ModelAdapter]] = Registry("adapter", "vitscope.models")
+def _is_adapter(part: object) -> bool:
+    """Return whether a class can adapt models: it has a name, and defines whatever the contract leaves open."""
+    return isinstance(part, type) and issubclass(part, ModelAdapter) and hasattr(part, "name") and not isabstract(part)
+
+
+ADAPTERS: Registry[type[ModelAdapter]] = Registry("adapter", "vitscope.models", _is_adapter)

@@ -127,11 +127,20 @@ def adapter_of(model: nn.Module) -> type[ModelAdapter]:
     adapters = [adapter for _, adapter in ADAPTERS]
     for library in libraries_of(model):
         for adapter in adapters:
-            if (adapter.library or adapter.name) == library and adapter.claims(model):
+            if (adapter.library or adapter.name) == library and _claims(adapter, model):
                 log.debug("%s: adapter '%s', because %s defines its class", _name(model), adapter.name, library)
                 return adapter
     log.debug("%s: adapter 'generic', because no adapter knows its class or a base of it", _name(model))
     return GenericAdapter
+
+
+def _claims(adapter: type[ModelAdapter], model: nn.Module) -> bool:
+    """Return whether an adapter claims a model; one whose check fails, as a plug-in's may, claims nothing."""
+    try:
+        return adapter.claims(model)
+    except Exception as error:
+        log.warning("%s: the adapter '%s' cannot be used: %s", _name(model), adapter.name, first_line(error))
+        return False
 
 
 def _embedded(name: str, progress: Callable[[str, int, int], None] | None) -> tuple[str, dict[str, Any]]:
