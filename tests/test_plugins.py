@@ -52,7 +52,10 @@ def distribution(folder, name, code):
 def parts(tmp_path, monkeypatch):
     """A registry with a part of its own and those of some distributions."""
     (tmp_path / "tests_parts").mkdir()
-    code = "from vitscope._plugins import Registry\nPARTS = Registry('part', 'tests_parts', lambda part: isinstance(part, str))\n"
+    code = (
+        "from vitscope._plugins import Registry\n"
+        "PARTS = Registry('part', 'tests_parts', lambda part: isinstance(part, str))\n"
+    )
     (tmp_path / "tests_parts" / "__init__.py").write_text(code, "utf-8")
     (tmp_path / "tests_parts" / "own.py").write_text(OWN.format(name="own"), "utf-8")
     monkeypatch.syspath_prepend(tmp_path)
