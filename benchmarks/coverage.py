@@ -264,7 +264,7 @@ def transformers_model(name: str) -> tuple[nn.Module | None, int, dict[str, Any]
 
 
 class NotRun(Exception):
-    """The model itself does not run on one picture alone."""
+    """The model itself does not run on one image alone."""
 
 
 def _shrink(config: Any, narrow: bool) -> None:
@@ -533,7 +533,7 @@ def report(records: list[dict[str, Any]]) -> str:
     lines += ["", *(f"- {r['name']}: {r['status']}, {r.get('why', '')}" for r in failed)]
     without = [r for r in records if r.get("attention") is False]
     lines += ["", f"{len(without)} models ran and have no token attention."]
-    for status, words in (("not run", "do not run on one picture alone"), ("skipped", "are above the parameter limit")):
+    for status, words in (("not run", "do not run on one image alone"), ("skipped", "are above the parameter limit")):
         left = [r for r in records if r["status"] == status and r.get("attention") is None]
         lines.append(f"{len(left)} models {words}.")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`make demo`: three real photos, explained with the embedded model, into out/ with a page that shows them."""
+"""`make demo`: three real photos, explained with the default model into out/, with a page that shows them."""
 
 import logging
 from pathlib import Path
@@ -17,8 +17,8 @@ from vitscope.scope import Scope, load
 OUT = Path("out")
 PHOTOS = {"astronaut": data.astronaut, "chelsea": data.chelsea, "rocket": data.rocket}
 LEAD = (
-    "Three photos from scikit-image, seen by a DINOv2 ViT-S/14 under its fused attention kernel. The first row is what "
-    "vitscope recommends for this model; below, the same photos by other methods. A map says where "
+    "Three photos from scikit-image, explained with a DINOv2 ViT-S/14 under its fused attention kernel. The first row "
+    "has the method that vitscope recommends for this model; below are the same photos by other methods. A map says where "
     "attention went, not why, and not what the model would have predicted without it."
 )
 
@@ -42,8 +42,8 @@ def main() -> None:
     heads = scope.attention_heads(str(photos["chelsea"]))
     cells = [Cell(h.overlay(), f"layer 11, head {i}") for i, h in enumerate(heads)]
     sheets.append(("chelsea: every head of the last layer", sheet(cells, "layer 11, each head on its own scale")))
-    for caption, picture in sheets:
-        picture.save(OUT / f"{caption.replace(':', '').replace(' ', '-')}.png")
+    for caption, image in sheets:
+        image.save(OUT / f"{caption.replace(':', '').replace(' ', '-')}.png")
     (OUT / "index.html").write_text(
         page("vitscope: three photos", LEAD, [e.card() for e in explanations], sheets), "utf-8"
     )

@@ -1,4 +1,4 @@
-"""Every method on the same three photos with the embedded model: the pictures of docs/gallery.md.
+"""Every method on the same three photos with the embedded model: the images of docs/gallery.md.
 
     python examples/gallery.py [--out docs/images/gallery] [--size 336]
 
@@ -58,48 +58,48 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/images/gallery"))
     parser.add_argument("--size", type=int, default=336)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     scope = vitscope.load("embedded:dinov2-small")
     known = {method.name for method in scope.methods() if method}
     assert known == {name for name, _ in VARIANTS}, known ^ {name for name, _ in VARIANTS}
-    given.out.mkdir(parents=True, exist_ok=True)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     photos = [data.chelsea(), data.astronaut(), data.coffee()]
     rows = []
     for name, options in VARIANTS:
-        pictures = []
+        images = []
         for photo in photos:
-            e = scope.explain(photo, method=name, **({"size": given.size} | options))
+            e = scope.explain(photo, method=name, **({"size": arguments.size} | options))
             signed = e.map.min() < 0 < e.map.max()
             drawn = e.overlay(norm="positive" if signed else "robust").convert("RGB")
-            pictures.append(np.asarray(drawn.resize((WIDTH, round(WIDTH * photo.shape[0] / photo.shape[1])))))
-        height = max(p.shape[0] for p in pictures)
-        padded = [np.pad(p, ((0, height - len(p)), (0, 8), (0, 0)), constant_values=255) for p in pictures]
+            images.append(np.asarray(drawn.resize((WIDTH, round(WIDTH * photo.shape[0] / photo.shape[1])))))
+        height = max(p.shape[0] for p in images)
+        padded = [np.pad(p, ((0, height - len(p)), (0, 8), (0, 0)), constant_values=255) for p in images]
         words = "-".join([name, *(f"{key}-{value}" for key, value in options.items() if key != "size")])
         file = f"{words.replace('+', 'p').replace('_', '-')}.jpg"
-        Image.fromarray(np.concatenate(padded, 1)).save(given.out / file, quality=82)
-        said = ", ".join([f"`{name}`", *(f"{key} {value}" for key, value in options.items())])
-        rows.append(f"| {said} | ![{name}](images/gallery/{file}) |")
-        print(said, flush=True)
+        Image.fromarray(np.concatenate(padded, 1)).save(arguments.out / file, quality=82)
+        label = ", ".join([f"`{name}`", *(f"{key} {value}" for key, value in options.items())])
+        rows.append(f"| {label} | ![{name}](images/gallery/{file}) |")
+        print(label, flush=True)
     page = [
         "# Gallery",
         "",
         "Every method on three photos, embedded DINOv2 ViT-S/14, made by `python examples/gallery.py`: maps of",
         "both signs from 0 to their 99th percentile, others from their 1st to their 99th. Gradient methods explain the",
-        "feature's own norm, since this model names no classes. Beauty is no measure: [methods.md](methods.md) has",
-        "figures on pictures whose answer is known.",
+        "feature's own norm, since this model has no classes. A pleasing map is not a better one: [methods.md](methods.md)",
+        "has numbers on images whose answer is known.",
         "",
-        "`flow` looks striped because the first layer decides it: on the cat at 112 px the flow of 93 % of the patches",
+        "`flow` looks striped because the first layer limits it: on the cat at 112 px the flow of 93 % of the patches",
         "is, to four digits, what that layer lets through (the column sums of `w I + (1 - w) A_1`).",
         "",
-        "`ncut` shows the wall behind the cat: a cut has no inside, TokenCut's rule takes the side with the patch that",
-        "stands out most, and where the object fills the picture that is a patch of the background.",
+        "`ncut` shows the wall behind the cat: a cut has two sides, TokenCut's rule takes the one with the patch that",
+        "stands out most, and where the object fills the image that is a patch of the background.",
         "",
         "| method | cat, astronaut, coffee |",
         "|---|---|",
         *rows,
         "",
     ]
-    (given.out.parent.parent / "gallery.md").write_text("\n".join(page), "utf-8")
+    (arguments.out.parent.parent / "gallery.md").write_text("\n".join(page), "utf-8")
 
 
 if __name__ == "__main__":

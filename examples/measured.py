@@ -1,8 +1,8 @@
-"""The screen and the curves of docs/measuring.md: `vitscope measure` on scikit-image's cat at 224 pixels.
+"""Make the screen and the curves of docs/measuring.md: `vitscope measure` on scikit-image's cat at 224 pixels.
 
     python examples/measured.py [--docs docs]
 
-Some 440 forwards: a minute on a CPU. The block after "On the command line" and one picture are replaced.
+Some 440 forwards: a minute on a CPU. The block after "On the command line" and one image are replaced.
 """
 
 import argparse
@@ -23,8 +23,8 @@ BLOCK = re.compile(r"```\n\$ vitscope measure .*?```", re.DOTALL)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--docs", type=Path, default=Path("docs"))
-    given = parser.parse_args()
-    page = given.docs / "measuring.md"
+    arguments = parser.parse_args()
+    page = arguments.docs / "measuring.md"
     with tempfile.TemporaryDirectory() as folder:
         Image.fromarray(data.chelsea()).save(Path(folder, COMMAND[1]))
         called = [sys.executable, "-m", "vitscope", *COMMAND]
@@ -32,7 +32,7 @@ def main() -> None:
         ran = subprocess.run(called, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True)
         with Image.open(Path(folder, "out", "chelsea", "curves.png")) as curves:
             small = curves.convert("RGB").quantize(64, dither=Image.Dither.NONE)
-            small.save(given.docs / "images" / "measure-curves.png", optimize=True)
+            small.save(arguments.docs / "images" / "measure-curves.png", optimize=True)
     screen = "\n".join(line.rstrip() for line in ran.stdout.splitlines()).rstrip()
     shown = f"```\n$ vitscope {' '.join(COMMAND)}\n{screen}\n```"
     text, found = BLOCK.subn(lambda _: shown, page.read_text("utf-8"))

@@ -2,7 +2,7 @@
 
     python examples/viewers.py [--out out/viewers] [--size 336]
 
-The photos are scikit-image's. Each viewer is a file of its own, some 6 MB; nothing in them asks the network.
+The photos are scikit-image's. Each viewer is a separate file of some 6 MB, and needs no network.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from vitscope.viewer.page import page_bytes
 PHOTOS = {"cat": data.chelsea(), "coffee": data.coffee(), "mirrored": data.chelsea()[20:280, 360:90:-1]}
 VIEWERS: dict[str, tuple[str, str, dict[str, Any], str]] = {  # title, photo, options, state
     "numbers": ("A map, and how far to believe it", "cat", {}, "panel=%22numbers%22"),
-    "heads": ("What one patch looks at, in every head", "coffee", {"measure": False}, "source=%22query%22&query=470"),
-    "alike": ("What makes two photos alike", "cat", {"measure": False, "other": "mirrored"}, "panel=%22compare%22"),
+    "heads": ("What one patch attends to, in every head", "coffee", {"measure": False}, "source=%22query%22&query=470"),
+    "similar": ("What makes two photos similar", "cat", {"measure": False, "other": "mirrored"}, "panel=%22compare%22"),
 }
 INDEX = """<!doctype html>
 <html lang="en">
@@ -53,15 +53,15 @@ FRAME = """<section>
 
 
 def build(scope: vitscope.Scope, out: Path, size: int | None = None) -> Path:
-    """Write the photos, the three viewers and their index; the index's path."""
+    """Write the photos, the three viewers and their index; return the index's path."""
     out.mkdir(parents=True, exist_ok=True)
     paths = {name: out / f"{name}.png" for name in PHOTOS}
     for name, path in paths.items():
         Image.fromarray(PHOTOS[name]).save(path)
     frames = []
     for name, (title, photo, options, state) in VIEWERS.items():
-        given = options | ({"other": paths[options["other"]]} if "other" in options else {})
-        made = page_bytes(scope.view(paths[photo], size=size, max_mb=6, **given).document())
+        chosen = options | ({"other": paths[options["other"]]} if "other" in options else {})
+        made = page_bytes(scope.view(paths[photo], size=size, max_mb=6, **chosen).document())
         (out / f"{name}.html").write_bytes(made)
         print(f"{out / name}.html: {len(made) / 1e6:.1f} MB", flush=True)
         frames.append(FRAME.format(title=title, file=f"{name}.html", size=len(made) / 1e6, state=state))
@@ -74,8 +74,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("out/viewers"))
     parser.add_argument("--size", type=int, default=336)
-    given = parser.parse_args()
-    print(build(vitscope.load("embedded:dinov2-small"), given.out, given.size))
+    arguments = parser.parse_args()
+    print(build(vitscope.load("embedded:dinov2-small"), arguments.out, arguments.size))
 
 
 if __name__ == "__main__":

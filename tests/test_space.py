@@ -27,7 +27,7 @@ def test_the_front_matter_names_what_is_there():
 
 def test_a_photo_becomes_the_viewer_in_a_closed_frame(tmp_path, tiny_folder):
     if not (GRADIO / "whole").exists() and not os.environ.get("CI"):
-        pytest.skip("no gradio on this machine: run tests/beside.sh")
+        pytest.skip("no gradio on this machine: run tests/helpers/beside.sh")
     told = tmp_path / "told.json"
     subprocess.run(
         [sys.executable, Path(__file__).with_name("space_asked.py"), SPACE / "app.py", told],

@@ -34,7 +34,7 @@ def look(photo: Image.Image | None) -> str:
 
 
 with gr.Blocks(title="vitscope", analytics_enabled=False) as demo:
-    gr.Markdown("# Where does it look?\nA photo, a Vision Transformer, and how far to believe the picture.")
+    gr.Markdown("# Where does it look?\nA photo, a Vision Transformer, and how far the map can be believed.")
     with gr.Row():
         given = gr.Image(type="pil", label="Photo", height=260)
     button = gr.Button("Look", variant="primary")

@@ -1,11 +1,11 @@
-"""vitscope: see where a Vision Transformer looks, and how far to believe the picture.
+"""Show where a Vision Transformer looks, and measure how far the map can be believed.
 
     import vitscope
 
     scope = vitscope.load("embedded:dinov2-small")
-    scope.explain("dog.jpg").overlay().save("dog-attention.png")
+    scope.explain("photo.jpg").overlay().save("overlay.png")
 
-Importing this package loads neither torch nor transformers: names are looked up where they live on first use.
+Importing this package loads neither torch nor transformers: each name is imported from its module on first use.
 """
 
 import importlib

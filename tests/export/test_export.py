@@ -124,7 +124,7 @@ def test_fiftyone_gets_a_heatmap_a_map(fiftyone, explained, tmp_path):
 
 def test_fiftyone_itself_keeps_the_heatmap_and_reads_its_file(explained, tmp_path):
     if not (FIFTYONE / "whole").exists() and not os.environ.get("CI"):
-        pytest.skip("no FiftyOne on this machine: run tests/beside.sh")
+        pytest.skip("no FiftyOne on this machine: run tests/helpers/beside.sh")
     photo = tmp_path / "photo.png"
     Image.new("RGB", (80, 40)).save(photo)
     about = {"provenance": {"source": str(photo), "model": "m"}, "target": "tabby", "score": 2.5}

@@ -11,7 +11,7 @@ beside() {
     rm -rf "$folder"
     "$python" -m pip install --disable-pip-version-check --quiet --no-deps --target "$folder" "$@" && touch "$folder/whole"
   fi
-  [ -f "$folder/whole" ] || echo "one test needs $1: tests/beside.sh (without it it is skipped)" >&2
+  [ -f "$folder/whole" ] || echo "one test needs $1: tests/helpers/beside.sh (without it it is skipped)" >&2
 }
 
 beside quantus quantus==0.6.0 cachetools==6.2.2

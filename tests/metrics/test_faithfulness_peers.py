@@ -138,7 +138,7 @@ def test_max_sensitivity_of_captum():
 def test_curves_and_correlations_of_quantus(tmp_path):
     """Its PixelFlipping, RegionPerturbation (most and least relevant first) and FaithfulnessCorrelation, one map."""
     if not (QUANTUS / "whole").exists() and not os.environ.get("CI"):
-        pytest.skip("no Quantus on this machine: run tests/beside.sh")
+        pytest.skip("no Quantus on this machine: run tests/helpers/beside.sh")
     case = Interacting(5)
     sensitivity, sets = case.found("sensitivity-n", n_subsets=30)
     middle = 2  # the third of five n
