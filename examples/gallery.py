@@ -85,7 +85,7 @@ def main() -> None:
         "",
         "Every method on three photos, embedded DINOv2 ViT-S/14, made by `python examples/gallery.py`: maps of",
         "both signs from 0 to their 99th percentile, others from their 1st to their 99th. Gradient methods explain the",
-        "feature's own norm, since this model has no classes. A pleasing map is not a better one: [methods.md](methods.md)",
+        "feature's own norm, since this model has no classes. Looks prove nothing: [methods.md](methods.md)",
         "has numbers on images whose answer is known.",
         "",
         "`flow` looks striped because the first layer limits it: on the cat at 112 px the flow of 93 % of the patches",
