@@ -53,10 +53,7 @@ def failure_reason(error: BaseException) -> str:
 
 @contextmanager
 def open_file(path: str) -> Iterator[BinaryIO]:
-    """Open a local file or a URL for reading at any position.
-
-    Where a web server supports no ranges, the file is fetched whole into a temporary file.
-    """
+    """Open a local file or a URL at any position; fetch it whole where a server supports no ranges."""
     if "://" not in path:
         with open(path, "rb") as file:  # noqa: PTH123  # a name may hold bytes that are no text
             yield file
@@ -75,10 +72,7 @@ def open_file(path: str) -> Iterator[BinaryIO]:
 
 
 def _supports_ranges(file: Any) -> bool:
-    """Return whether a web server sends parts of a file.
-
-    Some servers admit that they do not only on the first request.
-    """
+    """Return whether a web server sends parts of a file; some admit only on the first request that they do not."""
     try:
         file.seek(file.size - 1)
         file.read(1)

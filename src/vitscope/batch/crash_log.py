@@ -58,10 +58,7 @@ class CrashLog:
 
     @contextmanager
     def in_progress(self, *refs: Ref) -> Iterator[None]:
-        """Keep images on file for the length of a `with`, from any thread.
-
-        The file is not synced: a crash of the process leaves what the system holds.
-        """
+        """Keep images on file during the `with`, from any thread; not synced: the system outlives the process."""
         with self._lock:
             slots = [self._take_slot() for _ in refs]
             self._write_slots(slots, [f"{ref.id}\n".encode() for ref in refs])

@@ -51,10 +51,7 @@ def try_in_subprocess(refs: Sequence[Ref], plan: BatchPlan, *, model: bool) -> d
 
 
 def _died(code: int) -> bool:
-    """Return whether a process crashed: by a signal other than a request to stop.
-
-    On Windows, crashes have codes of their own.
-    """
+    """Return whether a process crashed: by a signal other than a request to stop, or a code of Windows."""
     return (code < 0 and code not in _STOP_SIGNALS) or code >= 0xC0000000
 
 
@@ -63,10 +60,7 @@ def _death_name(code: int) -> str:
 
 
 def _try(refs: Sequence[Ref], plan: BatchPlan, model: bool) -> None:
-    """Process images in the separate process.
-
-    It prints a line when everything is ready, and one for each image that it survives.
-    """
+    """Process images in the separate process; print a line when ready, and one for each image that it survives."""
     from vitscope.batch.fetch import image_reader
 
     with image_reader() as fetch:

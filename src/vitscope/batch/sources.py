@@ -185,12 +185,7 @@ def _lines(location: str) -> Iterator[tuple[str, str]]:
 def _walk(
     folder: str, key: str, exclude: Path | None, deep: int | None = None, above: tuple[tuple[int, int], ...] = ()
 ) -> Iterator[tuple[str, str]]:
-    """Yield the files below a folder and their paths within it, sorted.
-
-    Hidden files and folders are skipped.
-
-    A folder that cannot be read is yielded itself, its key ending in a slash.
-    """
+    """Yield the visible files below a folder, sorted, and their paths in it; an unreadable folder as `PATH/`."""
     try:
         if not _is_url(folder):
             status = Path(folder).stat()

@@ -129,9 +129,6 @@ def pair_judge(other: Bool[np.ndarray, "H W"]) -> Callable[[Explanation, Bool[np
 
 
 def grid_judge(explanation: Explanation, mask: Bool[np.ndarray, "H W"]) -> Numbers:
-    """Score the grid pointing game: positive mass in the target's cell, and a hit.
-
-    Böhle, Fritz, Schiele 2021, equation 9.
-    """
+    """Score the grid pointing game (Böhle et al. 2021, equation 9): positive mass in the target's cell, and a hit."""
     heat = explanation.heat(smooth=False)
     return {"cell share": inside(heat, mask), "cell pointing": pointing(heat, mask)}

@@ -144,10 +144,7 @@ def _different_classes(classes: Tensor, count: int, rng: torch.Generator) -> Ten
 
 
 def _apart(frames: Tensor, present: Tensor, size: int, rng: torch.Generator, tries: int = 96) -> Tensor:
-    """Return centres (y, x) of frames that hardly overlap.
-
-    Of many random triples, the first of the least overlap is taken.
-    """
+    """Return centres (y, x) of frames that hardly overlap: of many random triples, the first of least overlap."""
     count = len(frames)
     room = size - frames[:, None, :, None]
     centres = frames[:, None, :, None] / 2 + room * torch.rand(count, tries, MOST, 2, generator=rng)
@@ -199,10 +196,7 @@ def _paste(drawn: Tensor, centres: Tensor, size: int, rng: torch.Generator) -> T
 
 
 def _contrasting(images: Tensor, alpha: Tensor, rng: torch.Generator, choices: int = 8) -> Tensor:
-    """Return for each scene a random colour that differs from the background.
-
-    Of a few, the one that differs most from the pixels behind the digit.
-    """
+    """Return for each scene the one of a few random colours that differs most from what is behind the digit."""
     behind = (images * alpha).sum((2, 3)) / alpha.sum((2, 3)).clamp(min=1e-6)
     colours = torch.rand(len(images), choices, 3, generator=rng)
     best = (colours - behind[:, None]).norm(dim=-1).argmax(1)

@@ -86,10 +86,7 @@ def digit_cases(scope: "Scope", count: int, seed: int = 0) -> tuple[list[Case], 
 
 
 def _grid(images: np.ndarray, labels: np.ndarray, first: int) -> tuple[np.ndarray, list[int]]:
-    """Join four images of different classes to a 2 x 2 grid, with their classes.
-
-    They are the first such four of sixteen.
-    """
+    """Join four images of different classes, the first such of sixteen, to a 2 x 2 grid; return it and the classes."""
     chosen: list[int] = []
     for row in range(first, first + 16):
         if labels[row] not in labels[chosen] and len(chosen) < 4:

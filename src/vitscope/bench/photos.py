@@ -156,10 +156,7 @@ def _ellipse(size: tuple[int, int], box: tuple[int, int, int, int]) -> UInt8[np.
 
 
 def _nearer(size: tuple[int, int], points: Points) -> UInt8[np.ndarray, "H W"]:
-    """Draw the pixels within the points that are nearer than floor and wall.
-
-    The floor's disparity is that of the same row.
-    """
+    """Draw the pixels within the points that are nearer than the wall and the floor in the same row."""
     disparity: Float[np.ndarray, "H W"] = _stereo()[2]
     known = np.isfinite(disparity)
     floor = np.array([np.median(row[:80][there[:80]]) for row, there in zip(disparity, known, strict=True)])

@@ -77,10 +77,7 @@ def knows_values(block: Block) -> Support:
 
 
 def transformed_lengths(block: Block) -> Float[Tensor, "B H M"]:
-    """Return `||v_hj W_h||` for each head and token.
-
-    From `v^T (W W^T) v`, so that no tensor of the model's width is made.
-    """
+    """Return `||v_hj W_h||` for each head and token, from `v^T (W W^T) v`: no tensor of the model's width is made."""
     knows_values(block).require(msg("methods.no-value-lengths.hint", "use rollout"))
     v, weight = block.v, block.project  # type: ignore[attr-defined]
     h, e = v.shape[1], v.shape[3]

@@ -74,10 +74,7 @@ def factorise(block: Factored) -> list[FactorisedHead]:
 
 
 def quantise(head: FactorisedHead, error: float) -> QuantisedHead:
-    """Round a head's factors so that its scores are off by `error` nats (root mean square).
-
-    The step is never finer than 16 bits allow.
-    """
+    """Round a head's factors, to 16 bits at most, so that its scores are off by `error` nats (root mean square)."""
     n, m = len(head.left), len(head.right)
     energy = head.s.square().numpy() / (n * m)
 

@@ -61,10 +61,7 @@ class Packed:
 
 
 def scaled(values: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return values as float16 and the factor to multiply them by.
-
-    The scale keeps small maps out of float16's denormals.
-    """
+    """Return values as float16, scaled to stay out of its denormals, and the factor to multiply them by."""
     peak = float(np.abs(values).max(initial=0))
     scale = peak / _HALF if peak > 0 else 1.0
     return (values / scale).astype(np.float16), scale
