@@ -27,6 +27,7 @@ __all__ = ["logit_lens", "ncut", "pca", "pca_rgb", "scores_by_block", "similarit
 NotedMap: TypeAlias = Float[Tensor, "B N"] | tuple[Float[Tensor, "B N"], list[str]]
 _MOST_PATCHES = 4000
 _TAU, _WEAK = 0.2, 1e-5
+_of_tokens = partial(method, passes="1 forward", requires={"token-grids"})
 
 
 def _noted(context: MethodContext, patches: Float[Tensor, "B P"], activations: TokenActivations) -> NotedMap:
@@ -35,12 +36,7 @@ def _noted(context: MethodContext, patches: Float[Tensor, "B P"], activations: T
     return context.to_tokens(patches.reshape(len(patches), *activations.grid)), [note] * len(patches) if note else []
 
 
-@method(
-    "pca",
-    passes="1 forward",
-    source="Hotelling 1933; on patch tokens: Amir et al. 2022, Oquab et al. 2023, figure 1",
-    requires={"token-grids"},
-)
+@_of_tokens("pca", source="Hotelling 1933; on patch tokens: Amir et al. 2022, Oquab et al. 2023, figure 1")
 def pca(context: MethodContext, *, layer: int = -1, component: int = 0) -> NotedMap:
     """Project the patch tokens onto one of their principal directions.
 
@@ -91,12 +87,7 @@ def pca_rgb(tokens: Float[np.ndarray, "P D"], grid: tuple[int, int]) -> Float[np
     return colours.reshape(*grid, 3).astype(np.float32)
 
 
-@method(
-    "similarity",
-    passes="1 forward",
-    source="cosine of token features, as in Amir et al. 2022, section 4",
-    requires={"token-grids"},
-)
+@_of_tokens("similarity", source="cosine of token features, as in Amir et al. 2022, section 4")
 def similarity(context: MethodContext, *, layer: int = -1, query: str = "readout") -> NotedMap:
     """Compare each patch token with the readout token, or with one patch.
 
@@ -159,12 +150,7 @@ def _with_readout(context: MethodContext, activations: TokenActivations, layer: 
     return normed, torch.from_numpy(layout.readout())
 
 
-@method(
-    "ncut",
-    passes="1 forward",
-    source="Shi & Malik 2000, equation 6; on tokens: TokenCut, Wang et al. 2022, section 3.2",
-    requires={"token-grids"},
-)
+@_of_tokens("ncut", source="Shi & Malik 2000, equation 6; on tokens: TokenCut, Wang et al. 2022, section 3.2")
 def ncut(context: MethodContext, *, layer: int = -1) -> NotedMap:
     """Separate one object from its background by a normalised cut of the patch graph.
 

@@ -186,16 +186,23 @@ def _saco_of_many(maps: Sequence[RankedMap], scores: Sequence[np.ndarray], setti
     return found
 
 
-def _on_shared_sets(value: MapValue) -> RandomValues:
-    """Make the function that values `DRAWS` random maps, for a measure whose sets are the same for all maps."""
+def _on_shared_sets(
+    name: str,
+    better: Better,
+    sets: Callable[[MeasureSettings], Bool[np.ndarray, "_ P"]],
+    value: MapValue,
+    source: str,
+    possible: tuple[float, float],
+) -> Measure:
+    """Make a measure whose sets are the same for all maps, so that `DRAWS` random maps cost no forward."""
 
-    def values(
+    def random_values(
         maps: Sequence[RankedMap], scores: Sequence[Float64[np.ndarray, " _"]], settings: MeasureSettings
     ) -> list[float]:
         others = shuffled_maps(maps[0], max(DRAWS, len(maps) - 1), settings.seed)
         return [value(other, scores[0], settings).value for other in others]
 
-    return values
+    return Measure(name, better, lambda _map, settings: sets(settings), value, source, possible, random_values)
 
 
 def _sizes(settings: MeasureSettings) -> list[int]:
@@ -213,10 +220,6 @@ def _subsets(settings: MeasureSettings) -> np.ndarray:
     drawn = np.concatenate(masks)
     drawn.setflags(write=False)
     return drawn
-
-
-def _subset_masks(_map: RankedMap, settings: MeasureSettings) -> np.ndarray:
-    return _subsets(settings)
 
 
 def _sensitivity_n(one: RankedMap, scores: np.ndarray, settings: MeasureSettings) -> MeasureResult:
@@ -240,10 +243,6 @@ def _squares(settings: MeasureSettings) -> np.ndarray:
     drawn = masks.reshape(len(masks), -1)
     drawn.setflags(write=False)
     return drawn
-
-
-def _square_masks(_map: RankedMap, settings: MeasureSettings) -> np.ndarray:
-    return _squares(settings)
 
 
 def _infidelity(one: RankedMap, scores: np.ndarray, settings: MeasureSettings) -> MeasureResult:
@@ -283,22 +282,6 @@ MEASURES = (
         "negative", "higher", lambda m, p: top_masks(m.order[::-1], _tenths(p)), _perturbation, "Chefer et al. 2021, 4"
     ),
     Measure("saco", "higher", _saco_masks, _saco, "Wu et al. 2024, algorithm 1", (-1.0, 1.0), _saco_of_many),
-    Measure(
-        "sensitivity-n",
-        "higher",
-        _subset_masks,
-        _sensitivity_n,
-        "Ancona et al. 2018, section 4",
-        (-1.0, 1.0),
-        _on_shared_sets(_sensitivity_n),
-    ),
-    Measure(
-        "infidelity",
-        "lower",
-        _square_masks,
-        _infidelity,
-        "Yeh et al. 2019, definition 2.1",
-        (0.0, 1.0),
-        _on_shared_sets(_infidelity),
-    ),
+    _on_shared_sets("sensitivity-n", "higher", _subsets, _sensitivity_n, "Ancona et al. 2018, section 4", (-1.0, 1.0)),
+    _on_shared_sets("infidelity", "lower", _squares, _infidelity, "Yeh et al. 2019, definition 2.1", (0.0, 1.0)),
 )
