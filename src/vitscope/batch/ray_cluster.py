@@ -72,11 +72,7 @@ def connected(cluster: Cluster) -> Iterator[tuple[int, bool]]:
 
 
 def start_ray(cluster: Cluster, folder: Path) -> None:
-    """Start Ray, or connect to a running cluster.
-
-    Args:
-        cluster: which.
-        folder: an empty folder that exists until Ray ends.
+    """Start Ray, or connect to a running cluster; the empty `folder` exists until Ray ends.
 
     Raises:
         UsageError: no cluster answers at the address.

@@ -26,12 +26,7 @@ _TITLES = {
 
 
 def render_report(overview: Overview, name: str) -> str:
-    """Return the report as HTML.
-
-    Args:
-        overview: the content.
-        name: the run's name, such as its folder.
-    """
+    """Return the report of the run `name` as HTML."""
     grids = sorted(overview.sinks.items(), key=lambda one: -one[1].maps)[:3]
     return render_template(
         "vitscope.batch",

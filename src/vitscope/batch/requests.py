@@ -44,12 +44,7 @@ class MethodRequest:
 
 
 def method_requests(scope: "Scope", plan: BatchPlan, *, validate: bool = True) -> tuple[MethodRequest, ...]:
-    """Return the requests of a plan.
-
-    Args:
-        scope: the model.
-        plan: the plan.
-        validate: check every request against the model.
+    """Return the requests of a plan; `validate` checks each against the model.
 
     Raises:
         UsageError: a method, option, metric or target that does not exist or does not fit the model.
@@ -90,14 +85,9 @@ def method_requests(scope: "Scope", plan: BatchPlan, *, validate: bool = True) -
 def explain_batch(
     scope: "Scope", request: MethodRequest, prepared: Sequence["Prepared"]
 ) -> "list[list[Explanation] | VitscopeError]":
-    """Return for each image an explanation per target, or its error.
+    """Return for each of some images of one input size an explanation per target, or its error.
 
     Where a batch fails as a whole (out of memory, a model that takes no batches), each image is tried alone.
-
-    Args:
-        scope: the model.
-        request: the method.
-        prepared: images of one input size.
     """
     options = {**request.options, "batch_size": len(prepared)}
     found: list[Any] = []

@@ -70,12 +70,7 @@ class Ref:
 
 @dataclass(frozen=True)
 class Task:
-    """The refs of one shard.
-
-    Attributes:
-        number: which shard, from 0.
-        refs: in the source's order.
-    """
+    """The refs of one shard, in the source's order, and its number, from 0."""
 
     number: int
     refs: tuple[Ref, ...]

@@ -22,12 +22,7 @@ _THUMB = 224
 
 @dataclass(frozen=True, eq=False)
 class WorstCase:
-    """A case with a low score.
-
-    Attributes:
-        name: the case's name.
-        pictures: (caption, image) from left to right.
-    """
+    """A case with a low score: its name, and (caption, image) pairs from left to right."""
 
     name: str
     pictures: Sequence[tuple[str, Image.Image]]
@@ -46,12 +41,7 @@ def outline_mask(image: UInt8[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"
 
 
 def render_report(summary: BenchmarkSummary, worst: Sequence[WorstCase]) -> str:
-    """Return the report as HTML.
-
-    Args:
-        summary: the table.
-        worst: cases to show, the worst first.
-    """
+    """Return the report as HTML, with the worst cases, the worst first."""
     info, shown = summary.info, summary.shown()
     axes = "cost of one map, in plain forwards (with preprocessing)", info.metrics[info.headline]
     return render_template(

@@ -139,12 +139,7 @@ def download_progress() -> Iterator[Callable[[str, int, int], None]]:
 
 
 class ImageProgress:
-    """Bars over images, and over the forwards of a method that needs many; none before there is something to count.
-
-    Args:
-        images: how many.
-        description: what is done with them, in a word.
-    """
+    """Bars over images, and over the forwards of a method that needs many; none before there is something to count."""
 
     def __init__(self, images: int, description: str) -> None:
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()

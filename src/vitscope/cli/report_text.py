@@ -83,13 +83,7 @@ def print_files(paths: Sequence[Path]) -> None:
 
 
 def print_columns(headings: Sequence[str], rows: Sequence[Sequence[str | Text]], *, left: Sequence[int] = (0,)) -> None:
-    """Print aligned columns; where they are too wide, with less space between them and inside of ranges.
-
-    Args:
-        headings: of the columns.
-        rows: the cells.
-        left: the left-aligned columns; the others are right-aligned.
-    """
+    """Print columns, right-aligned but for `left`; where too wide, with less space between and in ranges."""
     options = console.out.options.update(width=10 * _WIDEST)
     for separator, gap in product((" .. ", ".."), (2, 1)):
         table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")

@@ -55,11 +55,6 @@ def choose_method(adapter: ModelAdapter, options: Options, supports: Callable[[M
     The adapter's own `auto_options` come first. Models with classes, and targets, get evidence for the class or target;
     models without classes get what they attend to. The first method is taken that applies to the model and has all the
     options that are given; `reason` also says why those before it were not.
-
-    Args:
-        adapter: the model.
-        options: the options of the explanation.
-        supports: whether a method applies to the model.
     """
     if adapter.auto_options:
         own = dict(adapter.auto_options)

@@ -49,11 +49,7 @@ _GREY = Picture(np.full((64, 64, 3), 127, np.uint8))
 
 
 class Engine(ModelRunner):
-    """A model with everything that explains its images.
-
-    Attributes:
-        capabilities: what the model supports.
-    """
+    """A model with everything that explains its images; `capabilities` is what it supports."""
 
     def __init__(self, adapter: ModelAdapter, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(adapter, device, dtype)

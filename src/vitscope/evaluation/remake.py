@@ -54,11 +54,7 @@ def pixels_of(
 ) -> tuple[Tensor, ImageRegion]:
     """Return the pixels `(3, Hi, Wi)` that a map was made from, and their region.
 
-    Args:
-        engine: the model.
-        explanation: the map.
-        picture: its photo.
-        notes: gets a note where the explanation does not record its model.
+    `notes` gets a note where the explanation does not record its model.
 
     Raises:
         UsageError: another model made the map, or this one at another size.

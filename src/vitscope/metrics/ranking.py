@@ -12,12 +12,7 @@ _K1, _K2 = 0.01, 0.03  # the constants of Wang et al. 2004
 
 @dataclass(frozen=True, eq=False)
 class RankedMap:
-    """A map with its order.
-
-    Attributes:
-        values: one number per patch, row by row.
-        order: the patches, highest value first.
-    """
+    """A map, one value per patch, row by row, and the order of its patches, highest value first."""
 
     values: Float64[np.ndarray, " P"]
     order: Int[np.ndarray, " P"]

@@ -24,14 +24,7 @@ __all__ = ["LiveModel"]
 
 @dataclass(frozen=True, eq=False)
 class LiveModel:
-    """The model behind a view, in the same process.
-
-    Attributes:
-        engine: the model.
-        picture: the photo.
-        size: the requested input size.
-        target: what the view's maps explain.
-    """
+    """The model behind a view, in the same process; the photo, its input size, and what the view's maps explain."""
 
     engine: Engine
     picture: Picture

@@ -25,12 +25,7 @@ _VIEW_MB = 24.0  # a view stays on this machine, and fitting it into fewer megab
 
 @dataclass(frozen=True, eq=False)
 class FinishedView:
-    """A finished view.
-
-    Attributes:
-        document: its JSON.
-        live: the model and the photo behind it.
-    """
+    """A finished view: its document as JSON, and the model and the photo behind it."""
 
     document: bytes
     live: LiveModel

@@ -56,15 +56,9 @@ _PICTURE: dict[int | str, dict[str, Any]] = {200: {"content": {"image/*": {}}, "
 
 
 def create_app(scopes: Mapping[str, Scope], policy: AccessPolicy, limits: Limits | None = None) -> LimitsMiddleware:
-    """Make the ASGI application.
+    """Make the ASGI application for uvicorn, behind its middleware; its lifespan ends the model's thread.
 
-    Args:
-        scopes: the models, by the references that clients choose them by.
-        policy: the access rules.
-        limits: of requests and jobs.
-
-    Returns:
-        The application for uvicorn, behind its middleware; its lifespan ends the model's thread.
+    `scopes` has the models by the references that clients choose them by.
     """
     limits = limits or Limits()
     views = Views(scopes, limits)
