@@ -46,10 +46,6 @@ class CaseResult:
     resolved: str = ""
     error: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return all fields as plain JSON values."""
-        return asdict(self)
-
 
 class RunLog:
     """The results of one run, on file.
@@ -129,7 +125,7 @@ class RunLog:
     def add(self, row: CaseResult) -> None:
         """Append a result; it is written on return."""
         key = self.key(row.method, row.case)
-        line = json.dumps({"key": key} | row.to_dict(), ensure_ascii=False, allow_nan=False) + "\n"
+        line = json.dumps({"key": key} | asdict(row), ensure_ascii=False, allow_nan=False) + "\n"
         with write_errors(self.folder), (self.folder / ROWS).open("a", encoding="utf-8") as file:
             file.write(line)
         self._rows[key] = row

@@ -1,7 +1,7 @@
 """Summarises results as a table: means with intervals, by group, each method compared with the first."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -48,21 +48,6 @@ class MethodScore:
     ratio: Estimate | None = None
     difference: Difference | None = None
     p: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all fields as plain JSON values."""
-        return {
-            "method": self.method,
-            "resolved": self.resolved,
-            "count": self.count,
-            "failed": self.failed,
-            "numbers": {name: estimate.to_dict() for name, estimate in self.numbers.items()},
-            "groups": {group: dict(numbers) for group, numbers in self.groups.items()},
-            "seconds": self.seconds,
-            "ratio": self.ratio.to_dict() if self.ratio else None,
-            "difference": self.difference.to_dict() if self.difference else None,
-            "p": self.p,
-        }
 
 
 @dataclass(frozen=True)
@@ -120,7 +105,7 @@ class BenchmarkSummary:
             "bench": self.kind,
             "reference": self.reference,
             "headline": self.info.headline,
-            "scores": [score.to_dict() for score in self.scores],
+            "scores": [asdict(score) for score in self.scores],
             "groups": dict(self.groups),
             "options": dict(self.options),
             "notes": list(self.notes),
@@ -153,9 +138,7 @@ def summarise(
     compared = [(score, _difference(good[score.method], good[reference], info, seed)) for score in scores]
     ps = iter(holm([d.p for score, d in compared if d is not None and score.method != reference]))
     finished = [
-        score
-        if difference is None or score.method == reference
-        else MethodScore(**{**vars(score), "difference": difference, "p": next(ps)})
+        score if difference is None or score.method == reference else replace(score, difference=difference, p=next(ps))
         for score, difference in compared
     ]
     best = sorted(finished, key=lambda s: -(s.numbers[info.headline].value if info.headline in s.numbers else -1.0))

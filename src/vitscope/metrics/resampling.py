@@ -5,7 +5,7 @@ other, so the numbers say nothing about other objects.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Float64, Num
@@ -35,10 +35,6 @@ class Estimate:
     high: float
     count: int
 
-    def to_dict(self) -> dict[str, float]:
-        """Return everything, ready for JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Difference:
@@ -57,10 +53,6 @@ class Difference:
     high: float
     p: float
     exact: bool
-
-    def to_dict(self) -> dict[str, float]:
-        """Return everything, ready for JSON."""
-        return asdict(self)
 
 
 def bootstrap(
