@@ -39,11 +39,7 @@ class Message(str):
     params: Mapping[str, Any]
 
     def __new__(cls, code: str, template: str, params: Mapping[str, Any]) -> "Message":
-        """Fill the template in.
-
-        Raises:
-            KeyError: a parameter of the template is missing.
-        """
+        """Fill the template in; raise a KeyError where a parameter is missing."""
         message = super().__new__(cls, _filled(template, params, "python"))
         message.code, message.template, message.params = code, template, params
         return message

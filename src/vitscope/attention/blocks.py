@@ -263,11 +263,7 @@ def _gradient(block: Factored | Dense) -> tuple[Float[Tensor, "B H N E"], Float[
 
 
 def query_index(sel: Selection, length: int) -> slice | Tensor:
-    """Return a selection of queries as an index for tensors.
-
-    Raises:
-        UsageError: a number beyond the `length` queries.
-    """
+    """Return a selection of queries as an index; raise a UsageError for a number beyond the `length` queries."""
     if isinstance(sel, slice):
         return sel
     index = torch.as_tensor([sel] if isinstance(sel, int) else sel, dtype=torch.long)

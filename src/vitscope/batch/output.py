@@ -65,11 +65,7 @@ class OutputFolder:
         return tuple(self._shards[number] for number in sorted(self._shards))
 
     def remaining(self, tasks: Iterator[Task]) -> Iterator[Task]:
-        """Yield the tasks whose shards are not finished.
-
-        Raises:
-            ResultError: a finished shard holds other images than its task: the source has changed.
-        """
+        """Yield the tasks whose shards are not finished; raise a ResultError where the source has changed."""
         for task in tasks:
             shard = self._shards.get(task.number)
             if shard is None:

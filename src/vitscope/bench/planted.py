@@ -128,11 +128,7 @@ def size_class(mask: Bool[np.ndarray, "H W"]) -> str:
 
 
 def image_files(folder: str | Path) -> list[Path]:
-    """Return the images of a folder, sorted by name.
-
-    Raises:
-        UsageError: not a folder, or a folder without images.
-    """
+    """Return the images of a folder, sorted by name; raise a UsageError without images or folder."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(msg("bench.not-a-folder", "{path} is not a folder", path=folder))

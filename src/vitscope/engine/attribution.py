@@ -45,11 +45,7 @@ class Attribution:
 
 
 def check_pixels(pixels: object, size: int | None) -> None:
-    """Check what `Scope.attribute` was given.
-
-    Raises:
-        UsageError: pixels that are no batch of normalised images, or a size.
-    """
+    """Raise a UsageError for pixels that are no batch of normalised images, or for a size."""
     if size is not None:
         raise UsageError(
             msg("engine.attribute-size", "attribute takes pixels as they are: {@size} does not apply"),

@@ -253,11 +253,7 @@ class Engine(ModelRunner):
         return provenance(self.adapter, self.device, self.dtype, request, picture, target)
 
     def _layout_of(self, pixels: Float[Tensor, "B 3 Hi Wi"]) -> TokenLayout:
-        """Return the layout at the size of these pixels.
-
-        Raises:
-            UsageError: the model does not take pixels of that size.
-        """
+        """Return the layout at the size of these pixels; raise a UsageError where the model does not take it."""
         try:
             return self.adapter.layout((pixels.shape[2], pixels.shape[3]))
         except (UsageError, LayoutError) as error:

@@ -152,11 +152,7 @@ class Options:
         return [[self.target[image] for image in images] if isinstance(self.target, list) else self.target]
 
     def check_count(self, images: int, *, all_of_them: bool = True) -> None:
-        """Check that there are as many targets as images, where each image has its own.
-
-        Raises:
-            UsageError: there are not.
-        """
+        """Raise a UsageError where each image has its own target and there are more or fewer of them."""
         if not isinstance(self.target, list):
             return
         if images > len(self.target) or (all_of_them and images < len(self.target)):

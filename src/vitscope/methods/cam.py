@@ -27,11 +27,7 @@ _of_gradients = partial(method, passes="1 forward, 1 backward", requires={"gradi
 def _patches(
     context: MethodContext, layer: int, at: HookPoint
 ) -> tuple[TokenActivations, Float[Tensor, "B gh gw D"], Float[Tensor, "B gh gw D"]]:
-    """Return the activations of the patches at one point, and the score's gradient there.
-
-    Raises:
-        UsageError: no patch has a gradient there.
-    """
+    """Return the activations of the patches and the score's gradient there; raise a UsageError where it is 0."""
     activations = context.activations(layer, at)
     gradient = activations.patches(*context.gradients([activations.raw]))
     if not bool(gradient.any()):

@@ -69,11 +69,7 @@ def rollout(
 
 
 def from_layer(layers: LayerSpec, start_layer: int | None) -> LayerSpec:
-    """Return the layers that `layers` or `start_layer` choose.
-
-    Raises:
-        UsageError: both are given.
-    """
+    """Return the layers that `layers` or `start_layer` choose; raise a UsageError where both are given."""
     if start_layer is None:
         return layers
     if layers is not None:
@@ -85,11 +81,7 @@ def from_layer(layers: LayerSpec, start_layer: int | None) -> LayerSpec:
 
 
 def check_residual_weight(weight: float) -> None:
-    """Check that a weight of the residual path is in [0, 1].
-
-    Raises:
-        UsageError: it is not.
-    """
+    """Raise a UsageError for a weight of the residual path outside [0, 1]."""
     if not 0 <= weight <= 1:
         raise UsageError(
             msg("methods.bad-residual-weight", "{@residual_weight} must be in [0, 1], not {value}", value=weight)

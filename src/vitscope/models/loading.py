@@ -98,11 +98,7 @@ def open_model(
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """Return the device of that name; `auto` takes CUDA, then MPS, then the CPU.
-
-    Raises:
-        UsageError: the device is not available.
-    """
+    """Return a device; `auto` is CUDA, then MPS, then the CPU; raise a UsageError where it is not available."""
     hint = msg("models.device.hint", "use {@device=auto} or {@device=cpu}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

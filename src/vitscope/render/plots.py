@@ -59,11 +59,7 @@ class Curve:
 
 
 def curves(panels: Sequence[Curve], unit: str, title: str = "") -> Image.Image:
-    """Draw curves side by side on one vertical scale.
-
-    Raises:
-        UsageError: nothing to draw.
-    """
+    """Draw curves side by side on one vertical scale; raise a UsageError for none."""
     if not panels:
         raise UsageError(
             msg("render.no-curves", "there is nothing to draw: no curves"),
@@ -88,11 +84,7 @@ def curves(panels: Sequence[Curve], unit: str, title: str = "") -> Image.Image:
 
 
 def by_depth(panels: Sequence[Panel], title: str = "") -> Image.Image:
-    """Draw the panels side by side, the layer on the horizontal axis.
-
-    Raises:
-        UsageError: nothing to draw.
-    """
+    """Draw panels side by side, the layer on the horizontal axis; raise a UsageError for none."""
     if not panels or not all(panel.values for panel in panels):
         raise UsageError(msg("render.no-layers", "there is nothing to draw: no panels, or a panel without layers"))
     columns = min(len(panels), 2)

@@ -93,11 +93,7 @@ class StagedHiddenStates:
     tensors: dict[tuple[str, int, bool, int], Tensor] = field(default_factory=dict)
 
     def spot(self, layer: int, at: HookPoint) -> TokenActivations:
-        """Return the tokens at one place of a layer's block.
-
-        Raises:
-            UsageError: no grid of tokens is there.
-        """
+        """Return the tokens at one place of a layer's block; raise a UsageError where they fill no grid."""
         io = self.blocks[layer]
         if io is None:
             raise UsageError(

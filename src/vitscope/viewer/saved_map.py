@@ -16,11 +16,7 @@ _MISSING = (msg("viewer.queries", "queries"), msg("viewer.measurement", "measure
 
 
 def document_of(explanation: Explanation) -> dict[str, Any]:
-    """Return header and arrays, as `View.document()` gives them for a model.
-
-    Raises:
-        UsageError: an explanation without its photo.
-    """
+    """Return header and arrays as `View.document()` gives them; raise a UsageError without a photo."""
     provenance, photo = explanation.provenance, explanation.photo
     entry, arrays = map_entry(explanation, explanation.method)
     header = {

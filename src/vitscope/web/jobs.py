@@ -53,20 +53,12 @@ class Job:
     _stop_error: HTTPError | None = None
 
     def report(self, stage: str, done: int, total: int) -> None:
-        """Record the progress; called by the work.
-
-        Raises:
-            JobCancelled: cancelled, or out of time.
-        """
+        """Record the progress; raise JobCancelled where the job is cancelled or out of time."""
         self.stage, self.done, self.total = stage, done, total
         self.check()
 
     def check(self) -> None:
-        """Return if the job may go on.
-
-        Raises:
-            JobCancelled: cancelled, or out of time.
-        """
+        """Raise JobCancelled where the job is cancelled or out of time."""
         if self._stop_error is None and time.monotonic() > self._deadline:
             self._stop_error = HTTPError(
                 422,

@@ -55,11 +55,7 @@ class Models:
         return tuple(self._scopes)
 
     def get(self, name: str | None) -> Scope:
-        """Return the model of this name, or the default.
-
-        Raises:
-            HTTPError: 422: the server does not offer this model.
-        """
+        """Return the model of this name, or the default; raise an HTTPError (422) for one that is not offered."""
         if name is None:
             name = self.names[0]
         if name not in self._scopes:

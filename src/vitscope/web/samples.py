@@ -45,11 +45,7 @@ SAMPLES = {
 
 
 def sample_file(name: str) -> tuple[bytes, str]:
-    """Return a sample's bytes and media type.
-
-    Raises:
-        HTTPError: 404: no sample has this name.
-    """
+    """Return a sample's bytes and media type; raise an HTTPError (404) for an unknown name."""
     if name not in SAMPLES:
         raise HTTPError(
             404,
@@ -63,10 +59,6 @@ def sample_file(name: str) -> tuple[bytes, str]:
 
 @cache
 def sample_picture(name: str) -> Picture:
-    """Return a sample, decoded.
-
-    Raises:
-        HTTPError: 404: no sample has this name.
-    """
+    """Return a sample, decoded; raise an HTTPError (404) for an unknown name."""
     data, _ = sample_file(name)
     return decode_image(data, SAMPLES[name].file)

@@ -51,11 +51,7 @@ class SessionStore(Generic[T]):
                 self._evict(key)
 
     def get(self, session: str, key: str) -> T:
-        """Return an item.
-
-        Raises:
-            HTTPError: 404: no item has this id, or another session owns it; the two are not told apart.
-        """
+        """Return an item; raise an HTTPError (404) for an unknown id, and for another session's item alike."""
         with self._lock:
             item = self._items.get(key)
             if item is None or item.session != session:

@@ -220,11 +220,7 @@ def result_folders(images: list[str], out: Path) -> list[Path]:
 
 
 def require_free(path: Path, force: bool) -> Path:
-    """Return the path.
-
-    Raises:
-        ResultError: something is there and may not be replaced.
-    """
+    """Return the path; raise a ResultError where something is there that may not be replaced."""
     from vitscope._files import already_there, path_exists
 
     if path_exists(path) and not force:

@@ -83,11 +83,7 @@ SHIPPED = {"digit-scenes": "a ViT of 0.8 M parameters that names the handwritten
 
 
 def about(name: str) -> WheelWeights:
-    """Return what is known of the weights called `name`.
-
-    Raises:
-        UnknownNameError: no weights have that name.
-    """
+    """Return what is known of the weights called `name`; raise an UnknownNameError for another name."""
     if name not in TABLE:
         raise UnknownNameError(_KIND, name, (*NAMES, *SHIPPED))
     return TABLE[name]
@@ -99,11 +95,7 @@ def weights_id(name: str) -> str:
 
 
 def shipped_folder(name: str) -> Path:
-    """Return the folder of weights inside the package.
-
-    Raises:
-        UnknownNameError: no weights have that name.
-    """
+    """Return the folder of weights inside the package; raise an UnknownNameError for another name."""
     if name not in SHIPPED:
         raise UnknownNameError(_KIND, name, (*NAMES, *SHIPPED))
     return Path(__file__).parent / "weights" / name
