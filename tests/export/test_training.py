@@ -157,5 +157,5 @@ def test_nothing_to_watch_is_said_at_once(photo):
         LoggedPhotos.read([], RecordedCall(), 100, {})
     with raises(UsageError, "export.photos-and-steps"):
         LoggedPhotos.read([photo], RecordedCall(), 0, {})
-    with pytest.raises(ImageError, match="does not exist"):
+    with raises(ImageError, "images.not-found"):
         LoggedPhotos.read(["nowhere.jpg"], RecordedCall(), 1, {})

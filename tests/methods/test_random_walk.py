@@ -129,7 +129,7 @@ def test_what_stands_in_the_way_is_said():
     for bad in ({"restart": 0.0}, {"restart": 1.5}, {"temperature": 0.0}, {"detail": -1.0}):
         with raises(UsageError, "methods.bad-walk"):
             scope.explain(PHOTOS[0], method="random-walk", **bad)
-    with pytest.raises(UsageError, match="no layer 7"):
+    with raises(UsageError, "attention.no-such-layer"):
         scope.explain(PHOTOS[0], method="random-walk", layer=7)
     windowed = type("Windowed", (), {"isotropic": Support.no("its layers do not all see the same tokens")})()
     assert "do not all see the same tokens" in METHODS.get("random-walk").supports(windowed).reason

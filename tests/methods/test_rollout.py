@@ -267,7 +267,7 @@ def test_refusing_names_what_applies(monkeypatch):
     row = next(r for r in zoo.ROWS if r.name == "ijepa")
     scope = Scope(TransformersAdapter(row.model()), torch.device("cpu"), torch.float32)
     photo = np.zeros((20, 20, 3), np.uint8)
-    with pytest.raises(MethodError, match="these do: attention, .*rollout"):
+    with raises(MethodError, "engine.method"):
         scope.explain(photo, method="notebook-recipe")
 
 

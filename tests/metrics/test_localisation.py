@@ -158,7 +158,7 @@ def test_what_cannot_be_compared_is_refused(as_shipped):
         localise(heat, np.zeros_like(mask))
     with raises(UsageError, "metrics.no-background"):
         localise(heat, np.ones_like(mask))
-    with pytest.raises(UsageError, match="pixels"):
+    with raises(UsageError, "metrics.shapes-differ"):
         localise(heat[1:], mask)
 
 
@@ -233,5 +233,5 @@ def test_holm_by_hand():
 def test_resampling_of_nothing_is_refused(as_shipped):
     with raises(UsageError, "metrics.no-scenes"):
         bootstrap(np.zeros(0))
-    with pytest.raises(UsageError, match="same scenes"):
+    with raises(UsageError, "metrics.unpaired"):
         paired(np.zeros(3), np.zeros(2))
