@@ -144,5 +144,5 @@ class TestFrame:
         np.testing.assert_allclose(turned.T, placed, atol=1e-5)
 
     def test_refuses_an_empty_box(self):
-        with pytest.raises(LayoutError, match="not empty"):
+        with raises(LayoutError, "geometry.empty-region"):
             ImageRegion((4, 4), (3, 0, 3, 4), (2, 2))

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.helpers.console import names, one_line
+from tests.helpers.errors import raises
 from tests.helpers.measured import alike
 from vitscope.metrics.measurement import Measurement
 
@@ -52,7 +53,7 @@ def test_wrong_usage_of_statistics(cli, album, tiny_folder):
     for flags, told in {
         "--target fox": "a target changes nothing but importance",
         "--importance --target unicorn": "no class is called 'unicorn'",
-        "--size 3": "--size is between 16 and 8192",
+        "--size 3": "--size is an integer between 16 and 8192",
     }.items():
         ran = cli("statistics", album[0], "--model", tiny_folder, *flags.split())
         assert (ran.code, ran.out) == (2, "")
@@ -65,5 +66,5 @@ def test_wrong_usage_of_statistics(cli, album, tiny_folder):
 def test_a_saved_picture_of_nothing_is_refused():
     from vitscope.errors import UsageError
 
-    with pytest.raises(UsageError, match="no curves"):
+    with raises(UsageError, "render.no-curves"):
         Measurement("pca", "x", "m", "s", 1.0, None, "mean", (), 0).plot()

@@ -163,11 +163,11 @@ def test_a_query_that_is_no_patch(query):
 
 def test_all_queries_are_refused_where_they_make_no_sense():
     scope = scope_of()
-    with pytest.raises(UsageError, match="does not read attention"):
+    with raises(UsageError, "engine.no-queries"):
         scope.queries(PHOTOS[0], method="similarity")
-    with pytest.raises(UsageError, match="query"):
+    with raises(UsageError, "errors.unknown-name"):
         scope.queries(PHOTOS[0], method="relevance")
-    with pytest.raises(UsageError, match="one image at a time"):
+    with raises(UsageError, "attention.query-several-images"):
         scope.attention(PHOTOS[:2]).with_queries([0])
     with raises(UsageError, "attention.no-such-query"):
         scope.attention(PHOTOS[0]).with_queries([17])

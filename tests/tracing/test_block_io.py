@@ -336,7 +336,7 @@ def test_activation_maps_are_the_grad_cam_packages_on_the_last_grid(name, method
     assert "activations taken at the first norm of block 3 (" in e.provenance["notes"][-1]
     if name != "timm-cait":
         gh, gw = e.map.shape
-        assert f"drawn on those of the {gh} x {gw} patches that it stands for" in e.provenance["notes"][-1]
+        assert f"patches of the {gh} x {gw} grid" in e.provenance["notes"][-1]
     model.zero_grad()
 
 
