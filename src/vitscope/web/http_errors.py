@@ -6,28 +6,9 @@ from typing import Any
 
 from vitscope._catalogues import page_messages
 from vitscope._messages import msg
-from vitscope.errors import (
-    CaptureError,
-    ImageError,
-    LayoutError,
-    MethodError,
-    ModelError,
-    ResultError,
-    UsageError,
-    VitscopeError,
-)
+from vitscope.errors import ModelError, VitscopeError
 
 __all__ = ["HTTPError", "internal_error", "to_http_error"]
-
-_STATUS: tuple[tuple[type[VitscopeError], int], ...] = (
-    (ImageError, 422),
-    (UsageError, 422),
-    (MethodError, 422),
-    (LayoutError, 422),
-    (CaptureError, 422),
-    (ResultError, 422),
-    (ModelError, 503),
-)
 
 
 @dataclass(eq=False)
@@ -58,9 +39,8 @@ class HTTPError(Exception):
 
 
 def to_http_error(error: VitscopeError) -> HTTPError:
-    """Return the response to an error of vitscope."""
-    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 422)
-    return HTTPError(status, error.message, error.hint, code=error.code)
+    """Return the response to an error of vitscope: the request is at fault, unless a model is out of reach."""
+    return HTTPError(503 if isinstance(error, ModelError) else 422, error.message, error.hint, code=error.code)
 
 
 def internal_error(error: BaseException) -> HTTPError:
