@@ -192,12 +192,10 @@ class AttentionStore:
         match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", query)
         if (match is None and not named) or self.layout is None:
             names = ", ".join(("readout", *(self.layout.prefix if self.layout else ())))
-            raise UsageError(
-                msg("attention.not-a-query", "'{query}' is not a valid query", query=query),
-                msg(
-                    "attention.not-a-query.hint", "write {names}, or row,column of a patch, counted from 0", names=names
-                ),
+            hint = msg(
+                "attention.not-a-query.hint", "write {names}, or row,column of a patch, counted from 0", names=names
             )
+            raise UsageError(msg("attention.not-a-query", "'{query}' is not a valid query", query=query), hint)
         if self.chain is not None:
             raise UsageError(_uneven())
         if match is None:
@@ -352,14 +350,12 @@ def _numbers(part: str | int, depth: int) -> list[int]:
         )
     for end in ends:
         if not -depth <= end < depth:
-            raise UsageError(
-                msg("attention.no-such-layer", "there is no layer {layer}", layer=end),
-                msg(
-                    "attention.no-such-layer.hint",
-                    "layers are 0 to {last}, or -{depth} to -1 from the end",
-                    last=depth - 1,
-                    depth=depth,
-                ),
+            hint = msg(
+                "attention.no-such-layer.hint",
+                "layers are 0 to {last}, or -{depth} to -1 from the end",
+                last=depth - 1,
+                depth=depth,
             )
+            raise UsageError(msg("attention.no-such-layer", "there is no layer {layer}", layer=end), hint)
     first, last = (end % depth for end in ends)
     return list(range(first, last + 1))

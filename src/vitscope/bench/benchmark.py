@@ -177,14 +177,10 @@ def run_benchmark(
     """
     run_log = RunLog(Path(out), benchmark.options, force=force)
     if len(run_log):
-        on_note(
-            msg(
-                "bench.resumed",
-                "{path} has {count} maps of an earlier run; they are reused",
-                path=out,
-                count=len(run_log),
-            )
+        note = msg(
+            "bench.resumed", "{path} has {count} maps of an earlier run; they are reused", path=out, count=len(run_log)
         )
+        on_note(note)
     results = run_cases(
         scope,
         benchmark.cases,

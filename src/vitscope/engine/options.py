@@ -204,10 +204,8 @@ def _checked(target: Any) -> Any:
             return found
     elif target is None or isinstance(target, (int, str, SimilarTo, Text)) or callable(target):
         return target
-    raise UsageError(
-        msg("engine.target-kind", "{target} is not a target", target=repr(target)),
-        msg(
-            "engine.target-kind.hint",
-            "a class by number or name, vitscope.text(...), vitscope.similar_to(...) or a function of the answer",
-        ),
+    hint = msg(
+        "engine.target-kind.hint",
+        "a class by number or name, vitscope.text(...), vitscope.similar_to(...) or a function of the answer",
     )
+    raise UsageError(msg("engine.target-kind", "{target} is not a target", target=repr(target)), hint)

@@ -116,15 +116,13 @@ def similarity(context: MethodContext, *, layer: int = -1, query: str = "readout
     else:
         match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", query)
         if match is None or int(match[1]) >= gh or int(match[2]) >= gw:
-            raise UsageError(
-                msg("methods.no-such-patch", "'{query}' is not a patch", query=query),
-                msg(
-                    "methods.no-such-patch.hint",
-                    "write row,column: rows are 0 to {last_row}, columns 0 to {last_column}",
-                    last_row=gh - 1,
-                    last_column=gw - 1,
-                ),
+            hint = msg(
+                "methods.no-such-patch.hint",
+                "write row,column: rows are 0 to {last_row}, columns 0 to {last_column}",
+                last_row=gh - 1,
+                last_column=gw - 1,
             )
+            raise UsageError(msg("methods.no-such-patch", "'{query}' is not a patch", query=query), hint)
         one_hot = torch.zeros(1, gh, gw).to(z)
         one_hot[0, int(match[1]), int(match[2])] = 1
         weights = context.to_grid(one_hot.flatten(1), activations.grid)[0]

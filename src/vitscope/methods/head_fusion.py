@@ -44,15 +44,13 @@ def fuse_heads(
             msg("methods.bad-discard-ratio", "{@discard_ratio} must be in [0, 1), not {value}", value=discard_ratio)
         )
     if isinstance(heads, int) and not -count <= heads < count:
-        raise UsageError(
-            msg("methods.no-such-head", "head {head} does not exist", head=heads),
-            msg(
-                "methods.no-such-head.hint",
-                "heads are 0 to {last}, or -{count} to -1 from the end",
-                last=count - 1,
-                count=count,
-            ),
+        hint = msg(
+            "methods.no-such-head.hint",
+            "heads are 0 to {last}, or -{count} to -1 from the end",
+            last=count - 1,
+            count=count,
         )
+        raise UsageError(msg("methods.no-such-head", "head {head} does not exist", head=heads), hint)
     if heads == "mean" and not discard_ratio:
         return None
 

@@ -117,13 +117,11 @@ class OpenClipAdapter(GenericAdapter):
         encoder: Any = getattr(self.model, "text", self.model)
         length = getattr(encoder, "context_length", None) or getattr(self.model, "context_length", None)
         if getattr(encoder, "vocab_size", None) != _CLIP_VOCABULARY:
-            raise ModelError(
-                msg("models.tokenizer-unknown", "the tokenizer of this module is not known"),
-                msg(
-                    "models.tokenizer-unknown.hint",
-                    "load it by name, open_clip:ARCH/PRETRAINED, or pass vitscope.text(text).with_features(features)",
-                ),
+            hint = msg(
+                "models.tokenizer-unknown.hint",
+                "load it by name, open_clip:ARCH/PRETRAINED, or pass vitscope.text(text).with_features(features)",
             )
+            raise ModelError(msg("models.tokenizer-unknown", "the tokenizer of this module is not known"), hint)
         return cast(Callable[[list[str]], Tensor], open_clip.SimpleTokenizer(context_length=length or 77))
 
     def preprocessing(self) -> Message:

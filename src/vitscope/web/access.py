@@ -61,14 +61,11 @@ class AccessPolicy:
             return session, False
         if self.token is None or self._has_token(method, path, query, headers):
             return secrets.token_urlsafe(18), True
-        raise HTTPError(
-            401,
-            msg("web.token-required", "this address requires a token"),
-            msg(
-                "web.token-required.hint",
-                "open the address that `vitscope serve` printed, or send the header Authorization: Bearer TOKEN",
-            ),
+        hint = msg(
+            "web.token-required.hint",
+            "open the address that `vitscope serve` printed, or send the header Authorization: Bearer TOKEN",
         )
+        raise HTTPError(401, msg("web.token-required", "this address requires a token"), hint)
 
     def session_cookie(self, session: str) -> str:
         """Return the `set-cookie` header that identifies a browser's session."""

@@ -132,15 +132,13 @@ class Worker:
             seconds = round(self._mean_seconds * (len(self._waiting) + 1) / 2)
             retry = {"retry-after": str(max(1, min(60, seconds)))}
             if sum(job.session == session for job in self._waiting) >= self.limits.queue_per_session:
+                problem = msg(
+                    "web.session-queue-full",
+                    "{count} of your requests are already waiting",
+                    count=self.limits.queue_per_session,
+                )
                 raise HTTPError(
-                    429,
-                    msg(
-                        "web.session-queue-full",
-                        "{count} of your requests are already waiting",
-                        count=self.limits.queue_per_session,
-                    ),
-                    msg("web.session-queue-full.hint", "wait for one of them, or cancel it"),
-                    retry,
+                    429, problem, msg("web.session-queue-full.hint", "wait for one of them, or cancel it"), retry
                 )
             if len(self._waiting) >= self.limits.queue:
                 raise HTTPError(

@@ -37,15 +37,13 @@ class Views:
     def start(self, session: str, request: s.ViewRequest) -> tuple[str, Job]:
         """Submit a view; return its id and its job."""
         if request.size is not None and request.size > self.limits.input_size:
-            raise HTTPError(
-                422,
-                msg(
-                    "web.size-too-large",
-                    "size must be at most {most} here, not {size}",
-                    most=self.limits.input_size,
-                    size=request.size,
-                ),
+            problem = msg(
+                "web.size-too-large",
+                "size must be at most {most} here, not {size}",
+                most=self.limits.input_size,
+                size=request.size,
             )
+            raise HTTPError(422, problem)
         if request.photo:
             picture = self.photos.get(session, request.photo)
         else:
