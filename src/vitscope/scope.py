@@ -109,8 +109,7 @@ class Scope:
         """Explain one image, or several as a batch.
 
         Args:
-            image: a path, the bytes of an image file, a binary file, a Pillow image, an array `(H, W)` or `(H, W, 3)`
-                of uint8 or of floats in 0..1, or a row of a Hugging Face dataset; a list of these gives a list.
+            image: a path, bytes, a binary file, a Pillow image, an array, a dataset's row; a list gives a list.
             targets: several targets, each explained for every image, from one forward: a list for each image.
             options: the fields of `Options` and the method's own options (`layers=`, `residual_weight=`, ...); `target`
                 is one target, or a list with one for each image; `progress` is called with (method, done, total) while
