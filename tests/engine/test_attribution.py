@@ -156,6 +156,16 @@ def test_the_callers_gradient_mode_changes_nothing(mode, method):
     assert torch.equal(inside.attribute(pixels, **options).maps, expected.maps)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_callers_gradient_mode_changes_no_measurement(mode):
+    scope = scope_of()
+    explanation, options = scope.explain(PHOTOS[0], method="gradcam"), {"metrics": "all", "n_random_maps": 3}
+    expected = scope.measure(explanation, **options)
+    with mode():
+        found = scope_of().measure(scope.explain(PHOTOS[0], method="gradcam"), **options)
+    assert found.numbers == expected.numbers
+
+
 def test_a_sequence_of_any_kind_has_the_targets():
     scope = scope_of()
     pixels = pixels_of(scope)

@@ -106,6 +106,13 @@ def test_labels_preprocessing_and_probabilities_are_the_librarys(kind, module, i
     assert_predictions(scope.explain(image, method="rollout"), NAMES, probabilities(model, pixels))
 
 
+def test_what_spreads_a_model_over_devices_is_looked_through():
+    model = made(MyViT)
+    scope = vitscope.load(nn.DataParallel(model))
+    assert scope.model is model
+    assert scope.adapter.labels == dict(enumerate(NAMES))
+
+
 def test_another_forward_has_its_own_readout():
     assert vitscope.load(made(MyViT)).layout.pooling == "cls"
     assert vitscope.load(made(MeanViT)).layout.pooling == "mean"

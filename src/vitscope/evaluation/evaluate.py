@@ -5,6 +5,7 @@ from hashlib import sha256
 from typing import TypeAlias, get_args
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from vitscope._messages import msg
@@ -31,6 +32,7 @@ _FAITHFULNESS = tuple(one.name for one in MEASURES)
 _REMAKING = ("stability", "sanity")  # they make the map again
 
 
+@torch.inference_mode(False)  # copies of the model, made in that mode, would take no gradients
 def measure(
     engine: Engine,
     explanation: Explanation,

@@ -57,8 +57,7 @@ def open_model(
         LayoutError: loaded, but the tokens cannot be traced.
     """
     if isinstance(model, nn.Module):
-        model = unwrap_compiled(model)
-        assert isinstance(model, nn.Module)
+        model = _unwrapped(model)
         options = {} if layout is None else {"layout": layout}
         return adapter_of(model)(model, processor, **options)  # type: ignore[call-arg]
     if not isinstance(model, (str, os.PathLike)):
@@ -128,6 +127,14 @@ def adapter_of(model: nn.Module) -> type[ModelAdapter]:
                 return adapter
     log.debug("%s: adapter 'generic', because no adapter knows its class or a base of it", _name(model))
     return GenericAdapter
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module inside those that compile it or spread it over devices."""
+    inner = unwrap_compiled(model)
+    if isinstance(inner, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        inner = inner.module
+    return inner if inner is model else _unwrapped(inner)
 
 
 def _claims(adapter: type[ModelAdapter], model: nn.Module) -> bool:
