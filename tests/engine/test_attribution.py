@@ -162,7 +162,7 @@ def test_the_callers_gradient_mode_changes_no_measurement(mode):
     explanation, options = scope.explain(PHOTOS[0], method="gradcam"), {"metrics": "all", "n_random_maps": 3}
     expected = scope.measure(explanation, **options)
     with mode():
-        found = scope_of().measure(scope.explain(PHOTOS[0], method="gradcam"), **options)
+        found = scope.measure(scope.explain(PHOTOS[0], method="gradcam"), **options)
     assert found.numbers == expected.numbers
 
 

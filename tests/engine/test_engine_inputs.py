@@ -59,6 +59,13 @@ def test_what_is_not_a_model_is_refused_as_such(tiny_scope):
             pass
 
 
+def test_a_model_loaded_in_inference_mode_can_be_differentiated(tiny_scope, tiny_folder, kinds):
+    with torch.inference_mode():
+        scope = vitscope.load(tiny_folder)
+    found, expected = (one.explain(kinds[0], method="gradcam").map for one in (scope, tiny_scope))
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_devices_and_dtypes_of_torch(tiny_folder):
     scope = vitscope.load(tiny_folder, device=torch.device("cpu"), dtype=torch.float64)
     assert (scope.device, scope.dtype) == (torch.device("cpu"), torch.float64)

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+@torch.inference_mode(False)  # weights loaded in that mode could not be differentiated through
 def open_model(
     model: str | Path | nn.Module,
     *,
