@@ -21,7 +21,7 @@ from vitscope.render import raster
 from vitscope.render.html import Card
 from vitscope.render.raster import Style, StyleOptions
 
-__all__ = ["SCHEMA", "Explanation"]
+__all__ = ["SCHEMA", "Explanation", "with_tuples"]
 
 SCHEMA = 1
 _MAX_ARRAYS = 1 << 28  # bytes that a saved result may unpack to
@@ -227,8 +227,8 @@ class Explanation:
                 map=values,
                 prefix=prefix,
                 method=manifest["method"],
-                layout=TokenLayout(**_tuples(manifest["layout"])),
-                region=ImageRegion(**_tuples(manifest["region"])),
+                layout=TokenLayout(**with_tuples(manifest["layout"])),
+                region=ImageRegion(**with_tuples(manifest["region"])),
                 target=restore_messages(manifest["target"], messages),
                 score=manifest["score"],
                 predictions=[(p["label"], p["probability"]) for p in manifest["predictions"]],
@@ -278,6 +278,6 @@ def _arrays(path: Path) -> tuple[Float32[np.ndarray, "gh gw"], Float32[np.ndarra
         return arrays["map"].astype(np.float32), arrays["prefix"].astype(np.float32)
 
 
-def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+def with_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Turn JSON's lists into tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

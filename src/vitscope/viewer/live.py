@@ -12,7 +12,7 @@ from vitscope._catalogues import page_messages
 from vitscope.engine.engine import Engine
 from vitscope.engine.options import Options, Progress
 from vitscope.evaluation.masked import PatchMasker, patch_masker
-from vitscope.explanation import Explanation
+from vitscope.explanation import Explanation, with_tuples
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture
 from vitscope.viewer.document import json_safe
@@ -47,8 +47,8 @@ class LiveModel:
             map=arrays[f"map.{entry['id']}"].array().astype(np.float32) * np.float32(entry["scale"]),
             prefix=np.array(entry["prefix"], np.float32),
             method=entry["method"],
-            layout=TokenLayout(**_tuples(header["layout"])),
-            region=ImageRegion(**_tuples(header["region"])),
+            layout=TokenLayout(**with_tuples(header["layout"])),
+            region=ImageRegion(**with_tuples(header["region"])),
             target=entry["target"],
             score=entry["score"],
             predictions=[(label, p) for label, p in header["predictions"]],
@@ -90,8 +90,3 @@ class LiveModel:
             "messages": page_messages(entry),
             "arrays": {name: one.document() for name, one in arrays.items()},
         }
-
-
-def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn JSON's lists into tuples."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
