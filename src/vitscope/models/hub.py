@@ -11,7 +11,7 @@ from vitscope._messages import msg
 from vitscope.errors import ModelError, first_line
 from vitscope.models.bundled.catalogue import DEFAULT_MODEL
 
-__all__ = ["HUB_SECONDS", "OTHER_SOURCES", "cached_revision", "reach_hub", "within"]
+__all__ = ["HUB_SECONDS", "OTHER_SOURCES", "cached_revision", "not_loaded", "reach_hub", "within"]
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,15 @@ def reach_hub(reference: str, revision: str | None) -> bool:
         )
         raise ModelError(problem, OTHER_SOURCES) from None
     return True
+
+
+def not_loaded(reference: str, error: Exception) -> ModelError:
+    """Make the error for a model whose loader failed."""
+    reason = first_line(error)
+    problem = msg(
+        "models.not-loaded", "the model {reference} cannot be loaded: {reason}", reference=reference, reason=reason
+    )
+    return ModelError(problem, OTHER_SOURCES)
 
 
 def cached_revision(reference: str, revision: str | None) -> str:

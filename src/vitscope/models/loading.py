@@ -20,7 +20,7 @@ from vitscope.geometry import TokenLayout
 from vitscope.models.base import ADAPTERS, ModelAdapter, libraries_of
 from vitscope.models.bundled import catalogue, wheel
 from vitscope.models.generic import GenericAdapter
-from vitscope.models.hub import OTHER_SOURCES, reach_hub
+from vitscope.models.hub import OTHER_SOURCES, not_loaded, reach_hub
 from vitscope.models.transformers_loading import load_transformers
 
 __all__ = ["DTYPES", "adapter_of", "open_model", "pick_device"]
@@ -161,13 +161,7 @@ def _pretrained(adapter: type[ModelAdapter], name: str) -> tuple[nn.Module, dict
     except VitscopeError:
         raise
     except Exception as error:  # whatever a broken connection or an unknown name raises in there
-        problem = msg(
-            "models.not-loaded",
-            "the model {reference} cannot be loaded: {reason}",
-            reference=f"{adapter.name}:{name}",
-            reason=first_line(error),
-        )
-        raise ModelError(problem, OTHER_SOURCES) from error
+        raise not_loaded(f"{adapter.name}:{name}", error) from error
 
 
 def _name(model: nn.Module) -> str:

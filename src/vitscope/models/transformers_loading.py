@@ -5,8 +5,8 @@ from typing import Any
 import torch
 
 from vitscope._messages import msg
-from vitscope.errors import ModelError, first_line
-from vitscope.models.hub import OTHER_SOURCES, cached_revision
+from vitscope.errors import ModelError
+from vitscope.models.hub import cached_revision, not_loaded
 from vitscope.models.transformers import TransformersAdapter
 
 __all__ = ["load_transformers"]
@@ -56,13 +56,7 @@ def load_transformers(
         )
         processor = processor or AutoImageProcessor.from_pretrained(path, **options)  # type: ignore[no-untyped-call]
     except Exception as error:  # broken files make the loaders raise anything
-        problem = msg(
-            "models.not-loaded",
-            "the model {reference} cannot be loaded: {reason}",
-            reference=reference,
-            reason=first_line(error),
-        )
-        raise ModelError(problem, OTHER_SOURCES) from error
+        raise not_loaded(reference, error) from error
     _check_weights(reference, report)
     if not TransformersAdapter.claims(model):
         raise ModelError(
