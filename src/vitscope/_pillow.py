@@ -213,12 +213,10 @@ def repeat_grey(grey: UInt8[np.ndarray, "H W 1"]) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def too_large(source: str, max_pixels: int | None = None) -> ImageError:
-    return ImageError(
-        msg(
-            "images.too-large",
-            "{source} is larger than {limit} million pixels",
-            source=source,
-            limit=f"{(max_pixels or MAX_PIXELS) / 1e6:g}",
-        ),
-        msg("images.too-large.hint", "shrink or crop it first"),
+    problem = msg(
+        "images.too-large",
+        "{source} is larger than {limit} million pixels",
+        source=source,
+        limit=f"{(max_pixels or MAX_PIXELS) / 1e6:g}",
     )
+    return ImageError(problem, msg("images.too-large.hint", "shrink or crop it first"))

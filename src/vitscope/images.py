@@ -177,21 +177,17 @@ def _load_row(row: Mapping[str, Any]) -> Picture:
 def _unknown_type(source: object) -> ImageError:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(source, torch.Tensor):
-        return ImageError(
-            msg("images.tensor", "a tensor is not an image to preprocess"),
-            msg(
-                "images.tensor.hint",
-                """scope.attribute(pixels) takes normalised tensors (B, 3, H, W); for an image in 0..1 pass
+        hint = msg(
+            "images.tensor.hint",
+            """scope.attribute(pixels) takes normalised tensors (B, 3, H, W); for an image in 0..1 pass
                 tensor.permute(1, 2, 0).cpu().numpy()""",
-            ),
         )
-    return ImageError(
-        msg("images.unknown-type", "{type} is not an image", type=type(source).__name__),
-        msg(
-            "images.unknown-type.hint",
-            "pass a path, bytes, a binary file, a PIL image, an array, or a row of a dataset, one image at a time",
-        ),
+        return ImageError(msg("images.tensor", "a tensor is not an image to preprocess"), hint)
+    hint = msg(
+        "images.unknown-type.hint",
+        "pass a path, bytes, a binary file, a PIL image, an array, or a row of a dataset, one image at a time",
     )
+    return ImageError(msg("images.unknown-type", "{type} is not an image", type=type(source).__name__), hint)
 
 
 def _printable(path: str | Path) -> str:

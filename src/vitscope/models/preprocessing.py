@@ -167,13 +167,11 @@ def _edges(shares: np.ndarray, length: int) -> tuple[float, float]:
 
 def size_refused(size: tuple[int, int], error: Exception) -> UsageError:
     """Make the error for a model that refused an input of this size."""
-    return UsageError(
-        msg(
-            "models.size-refused",
-            "the model does not take {height} x {width} pixels: {reason}",
-            height=size[0],
-            width=size[1],
-            reason=first_line(error),
-        ),
-        msg("models.size-refused.hint", "leave {@size} out"),
+    problem = msg(
+        "models.size-refused",
+        "the model does not take {height} x {width} pixels: {reason}",
+        height=size[0],
+        width=size[1],
+        reason=first_line(error),
     )
+    return UsageError(problem, msg("models.size-refused.hint", "leave {@size} out"))

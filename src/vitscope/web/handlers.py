@@ -39,13 +39,10 @@ def _http_error(error: Exception) -> HTTPError:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
         printable = {"field": field, "problem": first["msg"]}
-        return HTTPError(
-            422,
-            msg(
-                "web.invalid-request",
-                "{field}: {problem}",
-                **{name: text.encode("utf-8", "backslashreplace").decode() for name, text in printable.items()},
-            ),
-            msg("web.invalid-request.hint", "/openapi.json describes the expected request"),
+        problem = msg(
+            "web.invalid-request",
+            "{field}: {problem}",
+            **{name: text.encode("utf-8", "backslashreplace").decode() for name, text in printable.items()},
         )
+        return HTTPError(422, problem, msg("web.invalid-request.hint", "/openapi.json describes the expected request"))
     return internal_error(error)

@@ -120,15 +120,12 @@ class _Body:
             async with asyncio.timeout_at(self.deadline):
                 message = await self.source()
         except TimeoutError:
-            self.error = HTTPError(
-                408,
-                msg(
-                    "web.body-too-slow",
-                    "the body did not arrive within {seconds} seconds",
-                    seconds=format(limits.body_seconds, "g"),
-                ),
-                msg("web.body-too-slow.hint", "send it faster, or a smaller photo"),
+            problem = msg(
+                "web.body-too-slow",
+                "the body did not arrive within {seconds} seconds",
+                seconds=format(limits.body_seconds, "g"),
             )
+            self.error = HTTPError(408, problem, msg("web.body-too-slow.hint", "send it faster, or a smaller photo"))
             raise self.error from None
         self._count(len(message.get("body", b"")), limits)
         self.complete = not message.get("more_body", False)
