@@ -34,7 +34,8 @@ class Capabilities:
         else:
             methods = dict(METHODS)
             if name not in methods:
-                raise UnknownNameError("capability or method", name, (*CAPABILITIES, *methods))
+                kind = msg("engine.capability-or-method", "capability or method")
+                raise UnknownNameError(kind, name, (*CAPABILITIES, *methods))
             answer = self.method(methods[name])
         return replace(answer, name=name)
 

@@ -111,9 +111,9 @@ class Options:
         if not _is_integer(self.seed):
             raise UsageError(msg("engine.seed", "{@seed} is an integer, not {seed}", seed=repr(self.seed)))
         if self.gradient_rule not in GRADIENT_RULES:
-            raise UnknownNameError("gradient rule", self.gradient_rule, GRADIENT_RULES)
+            raise UnknownNameError(msg("engine.gradient-rule", "gradient rule"), self.gradient_rule, GRADIENT_RULES)
         if self.refine not in ("none", "affinity"):
-            raise UnknownNameError("refinement", self.refine, ["none", "affinity"])
+            raise UnknownNameError(msg("engine.refinement", "refinement"), self.refine, ["none", "affinity"])
         object.__setattr__(self, "target", _checked(self.target))
         if self.targets is not None:
             object.__setattr__(self, "targets", _checked(self.targets))

@@ -185,7 +185,7 @@ def metric_names(metrics: str | Sequence[str], baseline: str, score: str) -> tup
     names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
     for name in names:
         if name not in known:
-            raise UnknownNameError("metric", name, ("default", "all", *known))
+            raise UnknownNameError(msg("evaluation.metric", "metric"), name, ("default", "all", *known))
     if not names:
         raise UsageError(
             msg("evaluation.no-metric", "no metric is given"),

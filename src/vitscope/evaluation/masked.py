@@ -69,7 +69,7 @@ class PatchMasker:
     def without(self, patches: Iterable[int], mode: str = "fill") -> MaskedPrediction:
         """Predict without these patches; see `Scope.predict_without`."""
         if mode not in _MODES:
-            raise UnknownNameError("mode", mode, _MODES)
+            raise UnknownNameError(msg("evaluation.mode", "mode"), mode, _MODES)
         count = self.layout.tokens - len(self.layout.prefix)
         numbers = sorted({int(patch) for patch in patches})
         if numbers and not 0 <= numbers[0] <= numbers[-1] < count:

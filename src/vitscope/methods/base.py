@@ -160,7 +160,9 @@ class Method:
         return {name: option.default for name, option in self.options.items()} | dict(options)
 
 
-METHODS: Registry[Method] = Registry("method", "vitscope.methods", lambda part: isinstance(part, Method))
+METHODS: Registry[Method] = Registry(
+    msg("methods.method", "method"), "vitscope.methods", lambda part: isinstance(part, Method)
+)
 
 
 def method(

@@ -155,7 +155,8 @@ class Measurement:
         for number in self.numbers:
             if number.name == name:
                 return number
-        raise UnknownNameError("number of this measurement", name, [number.name for number in self.numbers])
+        kind = msg("metrics.number-kind", "number of this measurement")
+        raise UnknownNameError(kind, name, [number.name for number in self.numbers])
 
     def __repr__(self) -> str:
         numbers = ", ".join(f"{n.name} {n.value:.3g} ({n.verdict})" for n in self.numbers)

@@ -167,4 +167,4 @@ def _is_adapter(part: object) -> bool:
     return isinstance(part, type) and issubclass(part, ModelAdapter) and hasattr(part, "name") and not isabstract(part)
 
 
-ADAPTERS: Registry[type[ModelAdapter]] = Registry("adapter", "vitscope.models", _is_adapter)
+ADAPTERS: Registry[type[ModelAdapter]] = Registry(msg("models.adapter", "adapter"), "vitscope.models", _is_adapter)
