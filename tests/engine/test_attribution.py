@@ -1,5 +1,7 @@
 """Maps of pixels as tensors: those of `explain` to the bit, one target for each image or several of each."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -164,6 +166,19 @@ def test_the_callers_gradient_mode_changes_no_measurement(mode):
     with mode():
         found = scope.measure(scope.explain(PHOTOS[0], method="gradcam"), **options)
     assert found.numbers == expected.numbers
+
+
+def test_threads_that_share_a_model_get_their_own_maps():
+    scope = scope_of()
+    pixels = pixels_of(scope)
+    jobs = [(method, row) for method in ("gradcam", "attnlrp", "legrad") for row in range(3)] * 3
+
+    def work(job):
+        return scope.attribute(pixels[job[1] : job[1] + 1], method=job[0]).maps
+
+    expected = [work(job) for job in jobs]
+    with ThreadPoolExecutor(3) as pool:
+        assert all(map(torch.equal, pool.map(work, jobs), expected))
 
 
 def test_a_sequence_of_any_kind_has_the_targets():

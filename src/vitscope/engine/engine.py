@@ -30,7 +30,7 @@ from vitscope.engine.options import (
 )
 from vitscope.engine.provenance import notes_of, provenance
 from vitscope.engine.request import Request, Tick, relevances
-from vitscope.engine.runner import ModelRunner, Prepared, device_and_dtype
+from vitscope.engine.runner import ModelRunner, Prepared, alone, device_and_dtype
 from vitscope.errors import LayoutError, Support, UnsupportedError, UsageError, VitscopeError
 from vitscope.explanation import Explanation
 from vitscope.geometry import TokenLayout
@@ -55,10 +55,12 @@ class Engine(ModelRunner):
         super().__init__(adapter, device, dtype)
         self.capabilities = Capabilities(self)
 
+    @alone
     def supports(self, name: str) -> Support:
         """Answer whether the model supports a method or capability; see `Scope.supports`."""
         return self.capabilities.supports(name)
 
+    @alone
     def methods(self) -> list[Support]:
         """Return every method by name, with the reason where it does not apply."""
         return [replace(self.capabilities.method(method), name=name) for name, method in METHODS]
@@ -69,6 +71,7 @@ class Engine(ModelRunner):
         log.debug("method for %s: %s (%s)", self.adapter.reference, choice, choice.reason)
         return choice
 
+    @alone
     def resolve(self, options: Options) -> Request:
         """Settle the method and its own options; what `auto` chooses, given options override.
 
@@ -160,8 +163,7 @@ class Engine(ModelRunner):
             yield from (outcomes[position] for position in range(first, count))
         options.check_count(count)
 
-    @torch.inference_mode(False)
-    @torch.enable_grad()
+    @alone
     def explain_batch(
         self,
         batch: Sequence[Prepared],
@@ -196,8 +198,7 @@ class Engine(ModelRunner):
                     failed.setdefault(row, Failure(image.picture.source, error))
         return [failed.get(row, made) for row, made in enumerate(explained)]
 
-    @torch.inference_mode(False)
-    @torch.enable_grad()
+    @alone
     def attribute(
         self, pixels: Float[Tensor, "B 3 Hi Wi"], options: Options, progress: Progress | None = None
     ) -> list[Attribution]:

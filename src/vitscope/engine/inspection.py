@@ -17,6 +17,7 @@ from vitscope.attention.transformer_blocks import HiddenStates
 from vitscope.engine.engine import Engine
 from vitscope.engine.options import Options, Progress
 from vitscope.engine.request import Request
+from vitscope.engine.runner import alone
 from vitscope.errors import UnsupportedError, UsageError
 from vitscope.explanation import Explanation
 from vitscope.images import ImageLike
@@ -83,6 +84,7 @@ def queries(
     return np.concatenate([part.float().cpu().numpy() for part in parts])  # type: ignore[union-attr]
 
 
+@alone
 def logit_lens(
     engine: Engine, image: ImageLike, target: Target, size: int | None, progress: Progress | None
 ) -> list[Explanation]:
@@ -128,6 +130,7 @@ def compare(
     return first, second
 
 
+@alone
 def statistics(
     engine: Engine, image: ImageLike, options: Options, importance: bool = False, progress: Progress | None = None
 ) -> Statistics:

@@ -1,10 +1,13 @@
 """One model as the engine runs it: images made ready, forwards with and without attention, targets settled."""
 
 import logging
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, wraps
+from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -25,7 +28,7 @@ from vitscope.models.base import ModelAdapter
 from vitscope.models.loading import pick_device
 from vitscope.tracing.block_io import BlockMap, StagedHiddenStates
 
-__all__ = ["ONE_AT_A_TIME", "Forward", "ModelRunner", "Prepared", "device_and_dtype"]
+__all__ = ["ONE_AT_A_TIME", "Forward", "ModelRunner", "Prepared", "alone", "device_and_dtype"]
 
 log = logging.getLogger(__name__)
 _TOP = 5
@@ -81,6 +84,27 @@ class Prepared:
         """Return the same for making the map only: the photo keeps its size and frees its memory."""
         width, height = self.picture.size
         return replace(self, picture=replace(self.picture, pixels=np.broadcast_to(np.uint8(0), (height, width, 3))))
+
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+_GUARD = threading.Lock()
+
+
+def alone(function: _F) -> _F:
+    """Run a function of a runner while no other thread runs one on the same model, whatever the caller's gradient mode.
+
+    Modes and hooks of the model are its own: those of two threads at work at once would mix, and so would their maps.
+    """
+
+    @wraps(function)
+    def run(runner: "ModelRunner", /, *args: Any, **kwargs: Any) -> Any:
+        with _GUARD:
+            lock = _LOCKS.setdefault(runner.model, threading.RLock())
+        with lock, torch.inference_mode(False), torch.enable_grad():
+            return function(runner, *args, **kwargs)
+
+    return cast(_F, run)
 
 
 class ModelRunner:

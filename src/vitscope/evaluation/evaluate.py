@@ -5,11 +5,11 @@ from hashlib import sha256
 from typing import TypeAlias, get_args
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from vitscope._messages import msg
 from vitscope.engine.engine import Engine
+from vitscope.engine.runner import alone
 from vitscope.errors import UnknownNameError, UnsupportedError, UsageError
 from vitscope.evaluation.remake import map_maker, photo_of, pixels_of, score_of_map, uniform_pixels
 from vitscope.explanation import Explanation
@@ -32,7 +32,7 @@ _FAITHFULNESS = tuple(one.name for one in MEASURES)
 _REMAKING = ("stability", "sanity")  # they make the map again
 
 
-@torch.inference_mode(False)  # copies of the model, made in that mode, would take no gradients
+@alone
 def measure(
     engine: Engine,
     explanation: Explanation,
