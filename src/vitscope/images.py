@@ -21,7 +21,7 @@ from vitscope._messages import msg
 from vitscope._pillow import FORMATS, decoding, empty, opened, repeat_grey, too_large, upright
 from vitscope.errors import ImageError
 
-__all__ = ["BinaryFile", "ImageLike", "Picture", "decode_image", "is_several", "load_image"]
+__all__ = ["BinaryFile", "ImageLike", "Picture", "decode_image", "is_several", "load_image", "reusable"]
 
 _GREY, _RGB = 1, 3
 
@@ -105,6 +105,11 @@ def load_image(source: ImageLike) -> Picture:
     else:
         return _load_file(source)
     return _finish(pixels, "image", kind, notes)
+
+
+def reusable(source: ImageLike) -> ImageLike:
+    """Return an image that can be loaded more than once: the Picture in a file object, anything else as it is."""
+    return load_image(source) if isinstance(source, BinaryFile) else source
 
 
 def is_several(source: object) -> bool:

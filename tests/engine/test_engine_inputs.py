@@ -69,3 +69,17 @@ def test_a_model_loaded_in_inference_mode_can_be_differentiated(tiny_scope, tiny
 def test_devices_and_dtypes_of_torch(tiny_folder):
     scope = vitscope.load(tiny_folder, device=torch.device("cpu"), dtype=torch.float64)
     assert (scope.device, scope.dtype) == (torch.device("cpu"), torch.float64)
+
+
+def test_file_objects_are_read_once_where_an_image_is_needed_twice(tiny_scope, kinds):
+    def file():
+        return io.BytesIO(kinds[2])
+
+    expected = tiny_scope.compare(kinds[0], kinds[0])
+    for found, other in zip(tiny_scope.compare(file(), file()), expected, strict=True):
+        np.testing.assert_allclose(found.map, other.map, atol=1e-6)
+    target = vitscope.similar_to(file())
+    assert [e.target for e in tiny_scope.explain(kinds[:2], target=target, batch_size=1)] == [
+        "similar to file object"
+    ] * 2
+    assert tiny_scope.view(file(), other=file(), methods=("rollout",), measure=False).arrays

@@ -20,7 +20,7 @@ from vitscope.engine.request import Request
 from vitscope.engine.runner import alone
 from vitscope.errors import UnsupportedError, UsageError
 from vitscope.explanation import Explanation
-from vitscope.images import ImageLike
+from vitscope.images import ImageLike, reusable
 from vitscope.methods.attention import attention
 from vitscope.methods.base import METHODS
 from vitscope.methods.targets import SimilarTo, Target, feature_of, similar_to
@@ -123,6 +123,7 @@ def compare(
             msg("engine.compare-method", "the method '{method}' has no target", method=options.method),
             msg("engine.compare-method.hint", "use relevance or another that has one"),
         )
+    one, two = reusable(one), reusable(two)
     ((first,), (second,)) = (
         engine.explain(image, replace(options, target=similar_to(other)), progress)
         for image, other in ((one, two), (two, one))

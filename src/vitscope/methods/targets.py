@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vitscope._messages import msg
 from vitscope.errors import MethodError, UnknownNameError, UsageError
+from vitscope.images import Picture, reusable
 
 __all__ = [
     "Scorer",
@@ -38,7 +39,7 @@ class SimilarTo:
     """The cosine between this image's features and another image's; `similar_to` makes it.
 
     Attributes:
-        image: a path, a Pillow image or an array.
+        image: as for `Scope.explain`.
         features: the other image's features; None until a model has computed them.
     """
 
@@ -46,7 +47,8 @@ class SimilarTo:
     features: Float[Tensor, "1 D"] | None = None
 
     def __str__(self) -> str:
-        image = self.image if isinstance(self.image, str) else type(self.image).__name__
+        kind = self.image.source if isinstance(self.image, Picture) else type(self.image).__name__
+        image = self.image if isinstance(self.image, str) else kind
         return msg("methods.target-similar", "similar to {image}", image=image)
 
     def with_features(self, features: Float[Tensor, "1 D"]) -> "SimilarTo":
@@ -81,9 +83,9 @@ def similar_to(image: Any) -> SimilarTo:
     """Make the target "similar to this other image": which regions make the two similar.
 
     Args:
-        image: a path, a Pillow image or an array.
+        image: as for `Scope.explain`.
     """
-    return SimilarTo(str(image) if hasattr(image, "__fspath__") else image)
+    return SimilarTo(str(image) if hasattr(image, "__fspath__") else reusable(image))
 
 
 def text(words: str) -> Text:
