@@ -83,3 +83,11 @@ def test_file_objects_are_read_once_where_an_image_is_needed_twice(tiny_scope, k
         "similar to file object"
     ] * 2
     assert tiny_scope.view(file(), other=file(), methods=("rollout",), measure=False).arrays
+
+
+def test_an_image_made_ready_ahead_stands_for_itself(tiny_scope, kinds):
+    ready, expected = tiny_scope.prepare(kinds[0]), tiny_scope.statistics(kinds[0])
+    assert tiny_scope.prepare(ready) is ready
+    assert tiny_scope.statistics(ready).rows() == expected.rows()
+    with raises(UsageError, "engine.prepared-size"):
+        tiny_scope.explain(tiny_scope.prepare(kinds[0], size=64), method="rollout")

@@ -149,7 +149,7 @@ class Engine(ModelRunner):
             groups: dict[tuple[int, int], dict[int, Prepared]] = {}
             for position, image in enumerate(window, first):
                 try:
-                    ready = self._ready(image, options.size)
+                    ready = self.prepare(image, size=options.size)
                 except VitscopeError as error:
                     outcomes[position] = Failure(_name(image), error)
                 else:
@@ -261,18 +261,6 @@ class Engine(ModelRunner):
             raise UsageError(
                 error.message, msg("engine.pixels-size.hint", "resize the pixels to a size that the model takes")
             ) from None
-
-    def _ready(self, image: ImageLike | Prepared, size: int | None) -> Prepared:
-        ready = image if isinstance(image, Prepared) else self.prepare(image, size=size)
-        if ready.size != size:
-            problem = msg(
-                "engine.prepared-size",
-                "an image prepared at size {prepared} cannot be explained at size {size}",
-                prepared=ready.size,
-                size=size,
-            )
-            raise UsageError(problem)
-        return ready
 
 
 @overload

@@ -20,7 +20,7 @@ from vitscope.attention.capture import capture
 from vitscope.attention.gradient_rules import GradientRule
 from vitscope.attention.model_modes import eval_mode, frozen_parameters
 from vitscope.attention.transformer_blocks import HiddenStates, TransformerBlocks, find_blocks
-from vitscope.errors import LayoutError, Support, UnsupportedError
+from vitscope.errors import LayoutError, Support, UnsupportedError, UsageError
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import ImageLike, Picture, load_image
 from vitscope.methods.targets import Scorer, SimilarTo, Target, Text, feature_of, scorer_of, scorer_of_each
@@ -60,7 +60,7 @@ class Forward:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """An image made ready for the model ahead of time, by `Scope.prepare`; taken wherever an image is.
+    """An image made ready for the model ahead of time, by `Scope.prepare`; `explain_many` takes it as an image.
 
     Attributes:
         picture: the photo.
@@ -182,8 +182,22 @@ class ModelRunner:
         made = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
         return made.to(self.device, self.dtype)
 
-    def prepare(self, image: ImageLike, *, size: int | None = None) -> Prepared:
-        """Read an image and make its pixels ready, in any thread; see `Scope.prepare`."""
+    def prepare(self, image: ImageLike | Prepared, *, size: int | None = None) -> Prepared:
+        """Read an image and make its pixels ready, in any thread; one made ready already is returned as it is.
+
+        Raises:
+            UsageError: it was made ready at another size.
+        """
+        if isinstance(image, Prepared):
+            if image.size == size:
+                return image
+            problem = msg(
+                "engine.prepared-size",
+                "an image prepared at size {prepared} cannot be explained at size {size}",
+                prepared=image.size,
+                size=size,
+            )
+            raise UsageError(problem)
         picture = load_image(image)
         return Prepared(picture, *self.prepare_pixels(picture, size), size)
 
