@@ -30,7 +30,7 @@ def test_a_photo_becomes_the_viewer_in_a_closed_frame(tmp_path, tiny_folder):
         pytest.skip("no gradio on this machine: run tests/helpers/beside.sh")
     told = tmp_path / "told.json"
     subprocess.run(
-        [sys.executable, Path(__file__).with_name("space_asked.py"), SPACE / "app.py", told],
+        [sys.executable, "-P", Path(__file__).with_name("helpers") / "space_asked.py", SPACE / "app.py", told],
         check=True,
         env={**os.environ, "PYTHONPATH": str(GRADIO), "VITSCOPE_MODEL": str(tiny_folder)},
         timeout=200,
