@@ -6,7 +6,6 @@ Both are cut off from the network, and give the same few things to do with a pag
 import json
 import os
 import shutil
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -208,15 +207,3 @@ def _is_trouble(said: Any) -> bool:
 def texts(page: Page, selector: str) -> list[str]:
     """The text of each element of that selector."""
     return page.evaluate("(one) => [...document.querySelectorAll(one)].map((found) => found.textContent)", selector)
-
-
-def ready(path: Path, seconds: float = 10) -> bytes:
-    """A file's bytes, once it is there and no longer grows."""
-    end, size = time.monotonic() + seconds, -1
-    while time.monotonic() < end:
-        now = path.stat().st_size if path.exists() else -1
-        if now > 0 and now == size:
-            return path.read_bytes()
-        size = now
-        time.sleep(0.05)
-    raise TimeoutError(f"{path.name} did not come")

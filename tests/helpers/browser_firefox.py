@@ -12,13 +12,15 @@ from typing import Any
 
 import websocket
 
-from tests.helpers.browser import OWN, Page, ready
+from tests.helpers.browser import OWN, Page
 
 KEYS = {
     "Enter": "\ue007", "Tab": "\ue004", "Escape": "\ue00c", "PageUp": "\ue00e", "PageDown": "\ue00f", "End": "\ue010",
     "Home": "\ue011", "ArrowLeft": "\ue012", "ArrowUp": "\ue013", "ArrowRight": "\ue014", "ArrowDown": "\ue015",
     "Shift": "\ue008", "Space": " ",
 }  # fmt: skip
+_STILL = 0.3  # seconds without a change: until then the file has a name for the time being
+
 PREFERENCES = {
     "network.proxy.type": 1,  # a proxy that is not there: nothing gets out
     "network.proxy.http": "127.0.0.1",
@@ -97,11 +99,18 @@ class _FirefoxPage(Page):
     def saved(self, action: Callable[[], None]) -> tuple[str, bytes]:
         before = set(self._folder.iterdir())
         action()
-        end = time.monotonic() + 10
+        end, seen, since = time.monotonic() + 20, (), 0.0
         while time.monotonic() < end:
-            new = [one for one in self._folder.iterdir() if one not in before and one.suffix != ".part"]
-            if new:
-                return new[0].name, ready(new[0])
+            try:
+                new = tuple(
+                    sorted((one.name, one.stat().st_size) for one in self._folder.iterdir() if one not in before)
+                )
+            except FileNotFoundError:  # it was renamed meanwhile
+                continue
+            if new != seen:
+                seen, since = new, time.monotonic()
+            elif len(new) == 1 and new[0][1] and time.monotonic() - since > _STILL:
+                return new[0][0], (self._folder / new[0][0]).read_bytes()
             time.sleep(0.05)
         raise TimeoutError("nothing was downloaded")
 
