@@ -71,7 +71,7 @@ def test_nothing_sticks_out(page, width):
 
 def test_axe_finds_nothing(page):
     if not AXE.exists() and not os.environ.get("CI"):
-        pytest.skip("axe-core is not here: tests/browsers.sh fetches it where there is npm")
+        pytest.skip("axe-core is not here: tests/helpers/browsers.sh fetches it where there is npm")
     page.evaluate(f"() => {{ {AXE.read_text('utf-8')} }}")
     found = page.evaluate(VIOLATIONS, RULES)
     assert found["violations"] == []

@@ -16,7 +16,7 @@ from vitscope.errors import MissingDependencyError, ResultError, UsageError
 from vitscope.export.coco import bright_region, coco
 from vitscope.export.fiftyone import add
 
-FIFTYONE = Path(__file__).parents[2] / ".cache" / "fiftyone"  # put there by tests/beside.sh
+FIFTYONE = Path(__file__).parents[2] / ".cache" / "fiftyone"  # put there by tests/helpers/beside.sh
 MAP = [
     [0.0, 0.9, 0.0, 0.5],
     [0.3, 0.8, 0.0, 0.4],

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-AXE = Path(__file__).parents[2] / ".cache" / "axe.min.js"  # put there by tests/browsers.sh
+AXE = Path(__file__).parents[2] / ".cache" / "axe.min.js"  # put there by tests/helpers/browsers.sh
 OWN = ("file:", "data:", "blob:", "about:", "resource:", "chrome:", "moz-")  # addresses that are no network
 FLAGS = (
     "--no-sandbox",
@@ -173,7 +173,7 @@ def browser_of(name: str, folder: Path, **preferences: Any) -> Iterator[Any]:
     """One of the two, Firefox with preferences; a test is skipped only where it is missing and this is no CI."""
     found = CHROMIUM if name == "chromium" else shutil.which("firefox-esr") or shutil.which("firefox")
     if found is None and not os.environ.get("CI"):
-        pytest.skip(f"no {name} on this machine: run tests/browsers.sh")
+        pytest.skip(f"no {name} on this machine: run tests/helpers/browsers.sh")
     if name == "chromium":
         from playwright.sync_api import sync_playwright
 

@@ -21,5 +21,5 @@ if [ ! -s .cache/axe.min.js ] && command -v npm >/dev/null; then
   rm -f ".cache/axe-core-$AXE.tgz"
   echo "$AXE_SHA256  .cache/axe.min.js" | sha256sum --check --quiet || rm -f .cache/axe.min.js
 fi
-[ -s .cache/axe.min.js ] || echo "tests of accessibility need axe-core: install npm, then tests/browsers.sh (without it they are skipped)" >&2
+[ -s .cache/axe.min.js ] || echo "tests of accessibility need axe-core: install npm, then tests/helpers/browsers.sh (without it they are skipped)" >&2
 exit 0

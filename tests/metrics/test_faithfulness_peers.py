@@ -17,7 +17,7 @@ from vitscope.metrics.perturb import Probe
 from vitscope.metrics.ranking import rank_map
 from vitscope.metrics.stability import NOISE_SAMPLES, stability
 
-QUANTUS = Path(__file__).parents[2] / ".cache" / "quantus"  # put there by tests/beside.sh
+QUANTUS = Path(__file__).parents[2] / ".cache" / "quantus"  # put there by tests/helpers/beside.sh
 OF = {measure.name: measure for measure in MEASURES}
 
 

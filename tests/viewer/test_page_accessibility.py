@@ -91,7 +91,7 @@ def go(made, state, view):
 @pytest.mark.parametrize("name", STATES)
 def test_axe_finds_no_violation_of_wcag_2_2_aa(made, tiny_pair, name):
     if not AXE.exists() and not os.environ.get("CI"):
-        pytest.skip("axe-core is not here: tests/browsers.sh fetches it where there is npm")
+        pytest.skip("axe-core is not here: tests/helpers/browsers.sh fetches it where there is npm")
     go(made, STATES[name], tiny_pair)
     for section in range(made.evaluate("() => document.querySelectorAll('main details').length")):
         made.evaluate("(i) => { document.querySelectorAll('main details')[i].open = true; }", section)
@@ -104,7 +104,7 @@ def test_axe_finds_no_violation_of_wcag_2_2_aa(made, tiny_pair, name):
 
 def test_axe_would_find_one(made):
     if not AXE.exists() and not os.environ.get("CI"):
-        pytest.skip("axe-core is not here: tests/browsers.sh fetches it where there is npm")
+        pytest.skip("axe-core is not here: tests/helpers/browsers.sh fetches it where there is npm")
     if not made.evaluate("() => Boolean(window.axe)"):
         made.evaluate(f"() => {{ {AXE.read_text('utf-8')} }}")
     names = """async () => {
