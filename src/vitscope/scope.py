@@ -27,6 +27,7 @@ from vitscope.metrics.measurement import Measurement
 from vitscope.models.base import ModelAdapter
 from vitscope.models.bundled.catalogue import DEFAULT_MODEL
 from vitscope.models.loading import open_model
+from vitscope.models.options import LoadOptions
 from vitscope.render.html import numbers_html
 from vitscope.viewer.view import View, view
 
@@ -346,34 +347,32 @@ class Scope:
         return view(self.engine, image, **options)
 
 
-def load(
-    model: Model = DEFAULT_MODEL,
-    *,
-    processor: Any = None,
-    device: str | torch.device = "auto",
-    dtype: str | torch.dtype = "float32",
-    revision: str | None = None,
-    layout: TokenLayout | None = None,
-    progress: Progress | None = None,
-) -> Scope:
+def load(model: Model = DEFAULT_MODEL, **options: Unpack[LoadOptions]) -> Scope:
     """Load a model to explain.
 
     Args:
         model: `embedded:dinov2-small` (the default), a Hub id, a local folder of transformers, `timm:NAME`,
             `torchvision:NAME`, `open_clip:ARCH/PRETRAINED`, or any module.
-        processor: the image processor, where the model does not bring its own: for modules outside transformers a
-            function from a Pillow image to a `(3, height, width)` tensor.
-        device: `auto` takes CUDA, then MPS, then the CPU. A module stays where it is.
-        dtype: `float32`, `float64`, `bfloat16`, `float16`. A module keeps its own.
-        revision: branch, tag or commit on the Hub.
-        layout: which token is which, for a module whose tokens cannot be followed.
-        progress: called with (stage, done, total) while weights are fetched.
+        options: how it is loaded, prepared and read:
+
+            - `processor`: the image processor, where the model does not bring its own: for modules outside transformers
+              a function from a Pillow image to a `(C, height, width)` tensor.
+            - `device`: `auto` takes CUDA, then MPS, then the CPU. A module stays where it is.
+            - `dtype`: `float32`, `float64`, `bfloat16`, `float16`. A module keeps its own.
+            - `revision`: branch, tag or commit on the Hub.
+            - `weights`: a file of weights for the architecture that the reference names.
+            - `trust_remote_code`: run the code that a repository or folder brings; never by default.
+            - `layout`: which token is which, for a module whose tokens cannot be followed.
+            - `output`: which part of the model's output is explained: a name, an index, or a function of the output.
+            - `labels`: class names: a list, a mapping from index to name, or a file of them.
+            - `multi_label`: each class has a probability of its own (sigmoid), or they share one (softmax).
+            - `region`: the `ImageRegion` that the processor's pixels show, or a function from a Picture to it, where it
+              cannot be measured.
+            - `progress`: called with (stage, done, total) while weights are fetched.
 
     Raises:
         ModelError: not found, out of reach or broken.
         LayoutError: a model whose tokens are not understood.
     """
-    adapter = open_model(
-        model, processor=processor, device=device, dtype=dtype, revision=revision, layout=layout, progress=progress
-    )
-    return Scope(adapter, *device_and_dtype(adapter.model, device))
+    adapter = open_model(model, **options)
+    return Scope(adapter, *device_and_dtype(adapter.model, options.get("device", "auto")))

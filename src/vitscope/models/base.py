@@ -4,13 +4,14 @@ import types
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from inspect import isabstract
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from vitscope._messages import Message, msg
 from vitscope._plugins import Registry
 from vitscope.errors import YES, Support, UnsupportedError
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture
+from vitscope.models.options import ModelOptions
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +39,7 @@ class ModelAdapter(ABC):
         multi_label: several classes can be right at once: each has a probability of its own.
         notes: what the provenance of every map says about the model, such as preprocessing that was chosen.
         supports_batches: several images can go through one forward; else they go one at a time.
+        options: what the caller said of the model; bound before the constructor runs.
     """
 
     name: ClassVar[str]
@@ -52,6 +54,15 @@ class ModelAdapter(ABC):
     multi_label: bool = False
     notes: tuple[str, ...] = ()
     supports_batches: bool = True
+    options: ModelOptions = ModelOptions()
+
+    @classmethod
+    def bound(cls, model: "torch.nn.Module", processor: Any, options: ModelOptions, **extra: Any) -> Self:
+        """Make an adapter whose constructor can read the caller's options."""
+        adapter = cls.__new__(cls)
+        adapter.options = options
+        adapter.__init__(model, processor, **extra)  # type: ignore[misc]
+        return adapter
 
     @classmethod
     def claims(cls, model: "torch.nn.Module") -> bool:

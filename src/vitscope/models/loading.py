@@ -21,6 +21,7 @@ from vitscope.models.base import ADAPTERS, ModelAdapter, libraries_of
 from vitscope.models.bundled import catalogue, wheel
 from vitscope.models.generic import GenericAdapter
 from vitscope.models.hub import OTHER_SOURCES, not_loaded, reach_hub
+from vitscope.models.options import Labels, ModelOptions, Output, Region, labels_of
 from vitscope.models.transformers_loading import load_transformers
 
 __all__ = ["DTYPES", "adapter_of", "open_model", "pick_device"]
@@ -38,7 +39,13 @@ def open_model(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "float32",
     revision: str | None = None,
+    weights: str | Path | None = None,
+    trust_remote_code: bool = False,
     layout: TokenLayout | None = None,
+    output: Output | None = None,
+    labels: Labels | None = None,
+    multi_label: bool | None = None,
+    region: Region | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> ModelAdapter:
     """Find and load a model, and choose its adapter.
@@ -49,7 +56,13 @@ def open_model(
         device: `auto`, `cpu`, `cuda`, `cuda:0`, `mps`; a module stays where it is.
         dtype: `float32`, `float64`, `bfloat16`, `float16`; a module keeps its own.
         revision: branch, tag or commit on the Hub.
+        weights: a file of weights for the architecture that the reference names.
+        trust_remote_code: run the code that a repository or folder brings.
         layout: which token is which, for a module whose tokens cannot be traced.
+        output: which part of the model's output is explained: a name, an index, or a function of the output.
+        labels: class names by index, a list of them, or a file.
+        multi_label: each class has a probability of its own, or not; by default what the model states.
+        region: the region of the image that the processor's pixels show, where it cannot be measured.
         progress: called with (stage, done, total) while weights are fetched.
 
     Raises:
@@ -57,10 +70,10 @@ def open_model(
         MissingDependencyError: the library that the reference names is not installed.
         LayoutError: loaded, but the tokens cannot be traced.
     """
+    given = ModelOptions(output, labels_of(labels), multi_label, region)
     if isinstance(model, nn.Module):
         model = _unwrapped(model)
-        options = {} if layout is None else {"layout": layout}
-        return adapter_of(model)(model, processor, **options)  # type: ignore[call-arg]
+        return adapter_of(model).bound(model, processor, given, **({} if layout is None else {"layout": layout}))
     if not isinstance(model, (str, os.PathLike)):
         raise UsageError(
             msg("models.not-a-model", "{type} is not a model", type=type(model).__name__),
@@ -78,11 +91,11 @@ def open_model(
     scheme, colon, name = reference.partition(":")
     if colon and scheme == "embedded":
         folder, extra = _embedded(name, progress)
-        return load_transformers(folder, reference, processor, place, DTYPES[dtype], local=True, extra=extra)
+        return load_transformers(folder, reference, processor, place, DTYPES[dtype], given, local=True, extra=extra)
     if colon and (named := dict(ADAPTERS).get(scheme)) and named.references:
         made, extra = _pretrained(named, name)
         extra = {"reference": reference} | extra | ({"processor": processor} if processor else {})
-        return named(made.to(place, DTYPES[dtype]).eval(), **extra)  # type: ignore[call-arg]
+        return named.bound(made.to(place, DTYPES[dtype]).eval(), extra.pop("processor", None), given, **extra)
     if colon and not Path(reference).exists():
         ADAPTERS.require_intact(scheme)
         schemes = [f"{adapter_name}:" for adapter_name, adapter in ADAPTERS if adapter.references]
@@ -94,7 +107,9 @@ def open_model(
             msg("models.no-such-folder", "the model folder {folder} does not exist", folder=reference), OTHER_SOURCES
         )
     local = local or not reach_hub(reference, revision)
-    return load_transformers(reference, reference, processor, place, DTYPES[dtype], local=local, revision=revision)
+    return load_transformers(
+        reference, reference, processor, place, DTYPES[dtype], given, local=local, revision=revision
+    )
 
 
 def pick_device(device: str | torch.device) -> torch.device:

@@ -7,6 +7,7 @@ import torch
 from vitscope._messages import msg
 from vitscope.errors import ModelError
 from vitscope.models.hub import cached_revision, not_loaded
+from vitscope.models.options import ModelOptions
 from vitscope.models.transformers import TransformersAdapter
 
 __all__ = ["load_transformers"]
@@ -18,6 +19,7 @@ def load_transformers(
     processor: Any,
     device: torch.device,
     dtype: torch.dtype,
+    options: ModelOptions,
     *,
     local: bool,
     revision: str | None = None,
@@ -31,6 +33,7 @@ def load_transformers(
         processor: an image processor; by default the model's own.
         device: where the model goes.
         dtype: of its parameters.
+        options: what the caller said of the model.
         local: use local files only.
         revision: branch, tag or commit on the Hub.
         extra: further keywords of the adapter.
@@ -41,9 +44,9 @@ def load_transformers(
     """
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
-    options: dict[str, Any] = {"local_files_only": local, "revision": revision or "main"}
+    source: dict[str, Any] = {"local_files_only": local, "revision": revision or "main"}
     try:
-        config = AutoConfig.from_pretrained(path, **options)
+        config = AutoConfig.from_pretrained(path, **source)
         classifies = any("ForImageClassification" in name for name in config.architectures or [])
         auto = AutoModelForImageClassification if classifies else AutoModel
         model, report = auto.from_pretrained(
@@ -52,9 +55,9 @@ def load_transformers(
             dtype=dtype,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, by name
-            **options,
+            **source,
         )
-        processor = processor or AutoImageProcessor.from_pretrained(path, **options)  # type: ignore[no-untyped-call]
+        processor = processor or AutoImageProcessor.from_pretrained(path, **source)  # type: ignore[no-untyped-call]
     except Exception as error:  # broken files make the loaders raise anything
         raise not_loaded(reference, error) from error
     _check_weights(reference, report)
@@ -68,7 +71,7 @@ def load_transformers(
             )
         )
     keywords = {"reference": reference, "weights": cached_revision(reference, revision)} | (extra or {})
-    return TransformersAdapter(model.to(device).eval(), processor, **keywords)
+    return TransformersAdapter.bound(model.to(device).eval(), processor, options, **keywords)
 
 
 def _check_weights(reference: str, report: dict[str, Any]) -> None:

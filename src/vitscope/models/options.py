@@ -1,0 +1,59 @@
+"""What a caller says of a model: the keywords of `load`, and the part of them that adapters read."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, TypedDict
+
+import torch
+
+from vitscope.geometry import ImageRegion, TokenLayout
+from vitscope.images import Picture
+
+__all__ = ["Labels", "LoadOptions", "ModelOptions", "Output", "Region", "labels_of"]
+
+Labels: TypeAlias = Mapping[int, str] | Sequence[str] | str | Path
+Output: TypeAlias = str | int | Callable[[Any], torch.Tensor]
+Region: TypeAlias = ImageRegion | Callable[[Picture], ImageRegion]
+
+
+class LoadOptions(TypedDict, total=False):
+    """The keywords of `vitscope.load` that say how a model is loaded, prepared and read."""
+
+    processor: Any
+    device: str | torch.device
+    dtype: str | torch.dtype
+    revision: str | None
+    weights: str | Path | None
+    trust_remote_code: bool
+    layout: TokenLayout | None
+    output: Output | None
+    labels: Labels | None
+    multi_label: bool | None
+    region: Region | None
+    progress: Callable[[str, int, int], None] | None
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What the caller said of a model; None where an adapter finds it out itself.
+
+    Attributes:
+        output: which part of the model's output is explained: a name, an index, or a function of the output.
+        labels: class names by index.
+        multi_label: each class has a probability of its own.
+        region: the region of the image that the processor's pixels show, or a function from a Picture to it.
+    """
+
+    output: Output | None = None
+    labels: Mapping[int, str] | None = None
+    multi_label: bool | None = None
+    region: Region | None = None
+
+
+def labels_of(labels: Labels | None) -> Mapping[int, str] | None:
+    """Return class names by index."""
+    if labels is None or isinstance(labels, Mapping):
+        return labels
+    names = Path(labels).read_text().splitlines() if isinstance(labels, (str, Path)) else labels
+    return dict(enumerate(map(str, names)))
