@@ -24,7 +24,7 @@ from vitscope.batch.run import run
 from vitscope.batch.sources import ImageSource
 from vitscope.batch.types import BatchPlan
 from vitscope.cli.main import app
-from vitscope.errors import ImageError, ResultError
+from vitscope.errors import ImageError, ResultError, UsageError
 from vitscope.export.coco import coco
 
 GOOD, BAD = 9, 2
@@ -130,10 +130,11 @@ def test_the_command_writes_the_page_once(finished, tmp_path):
     assert isinstance(again.exception, ResultError)
 
 
-def test_one_row_opens_in_the_viewer(finished, tmp_path):
+def test_one_row_opens_in_the_viewer(finished, tiny_folder, tmp_path):
     out, _ = finished
     row, place = find_row(out, "3.png"), tmp_path / "view.html"
-    done = CliRunner().invoke(app, ["report", str(out), "--view", row["id"][:12], "-o", str(place), "--json"])
+    model = ["--model", str(tiny_folder)]
+    done = CliRunner().invoke(app, ["report", str(out), "--view", row["id"][:12], *model, "-o", str(place), "--json"])
     assert json.loads(done.stdout)["source"] == row["source"]
     text = place.read_bytes()
     assert text.lower().startswith(b"<!doctype html>")
@@ -177,10 +178,29 @@ def test_a_photo_is_found_wherever_it_lies(finished, tiny_scope, tmp_path):
             photo_from_row(tmp_path / f"out{number}", rows_of(tmp_path / f"out{number}")[0])
 
 
+def test_a_model_that_results_name_is_loaded_only_when_the_user_says_so(finished, tiny_folder, tmp_path, monkeypatch):
+    out, _ = finished
+    monkeypatch.setattr("vitscope.scope.load", lambda *_, **__: pytest.fail("loaded"))
+    refused = CliRunner().invoke(app, ["report", str(out), "--view", "3.png", "-o", str(tmp_path / "v.html")])
+    assert isinstance(refused.exception, UsageError)
+    assert refused.exception.code == "cli.view-loads"
+    assert f"--model {tiny_folder}" in refused.exception.hint
+    assert not (tmp_path / "v.html").exists()
+
+
+def test_another_model_does_not_draw_the_row(finished, tmp_path):
+    out, _ = finished
+    other = ["--model", "embedded:digit-scenes", "-o", str(tmp_path / "v.html")]
+    refused = CliRunner().invoke(app, ["report", str(out), "--view", "3.png", *other])
+    assert isinstance(refused.exception, UsageError)
+    assert refused.exception.code == "cli.view-other-weights"
+
+
 def test_options_that_the_viewer_leaves_out_are_told(photo, tiny_folder, tmp_path, capsys):
     asked = BatchPlan(str(tiny_folder), methods=("rollout",), method_options={"residual_weight": 0.3})
     run(str(photo), tmp_path / "run", asked)
-    app(["report", str(tmp_path / "run"), "--view", photo.name, "-o", str(tmp_path / "a.html")], standalone_mode=False)
+    row = ["--view", photo.name, "--model", str(tiny_folder)]
+    app(["report", str(tmp_path / "run"), *row, "-o", str(tmp_path / "a.html")], standalone_mode=False)
     assert "made with residual_weight=0.3; the page shows rollout with its defaults" in capsys.readouterr().err
 
 

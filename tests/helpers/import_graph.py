@@ -6,7 +6,7 @@ from pathlib import Path
 
 # Left never imports right. A stage is one part, or several side by side that do not import each other.
 ORDER = (
-    ("_messages", "_version"),
+    ("_messages", "_numbers", "_version"),
     ("errors", "_catalogues"),
     ("_pillow", "images", "geometry", "_files", "_plugins"),
     ("render", "attention"),

@@ -64,18 +64,12 @@ def _try(refs: Sequence[Ref], plan: BatchPlan, model: bool) -> None:
     from vitscope.batch.fetch import image_reader
 
     with image_reader() as fetch:
-        process: Callable[[Ref], object] = partial(_explain, _load(plan), plan) if model else fetch
+        process: Callable[[Ref], object] = partial(_explain, plan.load(), plan) if model else fetch
         os.write(1, _READY + b"\n")
         for ref in refs:
             with suppress(VitscopeError):
                 process(ref)
             os.write(1, f"{ref.id}\n".encode())
-
-
-def _load(plan: BatchPlan) -> "Scope":
-    from vitscope.scope import load
-
-    return load(plan.model, revision=plan.revision, device=plan.device, dtype=plan.dtype)
 
 
 def _explain(scope: "Scope", plan: BatchPlan, ref: Ref) -> None:

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from vitscope._messages import msg
+from vitscope._numbers import whole_number
 from vitscope.errors import MissingDependencyError, ResultError, UsageError, first_line
 
 __all__ = ["Cluster", "connected", "start_ray"]
@@ -142,8 +143,8 @@ def _start_here(cpus: int, quiet: dict[str, Any]) -> None:
 def _check_reachable(address: str) -> None:
     """Raise at once where no process listens; Ray itself takes minutes to notice."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=5).close()
+    if host and (number := whole_number(port)) is not None:
+        socket.create_connection((host, number), timeout=5).close()
 
 
 def _workers(cluster: Cluster) -> int:

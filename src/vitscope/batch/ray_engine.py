@@ -71,11 +71,9 @@ class _ShardExplainer:
     def __init__(self, plan: BatchPlan, out: Path, threads: int) -> None:
         import torch
 
-        from vitscope.scope import load
-
         torch.set_num_threads(threads)
         self.plan, self.out = plan, out
-        self.scope = load(plan.model, revision=plan.revision, device=plan.device, dtype=plan.dtype)
+        self.scope = plan.load()
 
     def __call__(self, task: Task, heartbeat: Callable[[], None]) -> Outcome:
         """Return the rows of one shard."""

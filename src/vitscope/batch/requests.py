@@ -109,6 +109,9 @@ def explain_batch(
 def fingerprint(scope: "Scope", plan: BatchPlan, source: Mapping[str, Any]) -> dict[str, Any]:
     """Return everything that rows depend on, and the versions, as plain JSON values."""
     fields = plan.identity() | {"model": scope.adapter.reference, "weights": scope.adapter.weights}
+    if plan.labels is not None:  # what the names are counts, not only where they are written
+        names = repr(sorted(scope.adapter.labels.items()))
+        fields["labels"] = f"{plan.labels} {hashlib.sha256(names.encode()).hexdigest()[:16]}"
     targets = [_with_hash(text) for text in plan.targets]
     return {
         "schema": SCHEMA,

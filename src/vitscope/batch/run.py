@@ -81,12 +81,11 @@ def run(
     require_engine(engine)
     from vitscope.batch.output import open_output
     from vitscope.batch.requests import fingerprint, method_requests
-    from vitscope.scope import load
 
     folder = Path(out)
     images = replace(ImageSource(source) if isinstance(source, str) else source, exclude=folder.resolve())
     run_engine = importlib.import_module(ENGINES[engine]).run
-    scope = scope or load(plan.model, revision=plan.revision, device=plan.device, dtype=plan.dtype)
+    scope = scope or plan.load()
     method_requests(scope, plan)
     if next(iter(images), None) is None:
         raise UsageError(

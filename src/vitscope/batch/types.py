@@ -31,6 +31,10 @@ __all__ = [
 ]
 
 SCHEMA = 1
+_LOAD = (
+    *("revision", "device", "dtype", "weights", "processor"),
+    *("output", "labels", "multi_label", "trust_remote_code"),
+)
 RefKind: TypeAlias = Literal["file", "parquet", "tar", "video", "broken"]
 
 
@@ -110,6 +114,12 @@ class BatchPlan:
         revision: of the model on the Hub.
         device: as in `vitscope.load`.
         dtype: as in `vitscope.load`.
+        weights: as in `vitscope.load`.
+        processor: as in `vitscope.load`; a folder or a Hub id.
+        output: as in `vitscope.load`; a name or an index.
+        labels: as in `vitscope.load`; a file.
+        multi_label: as in `vitscope.load`.
+        trust_remote_code: as in `vitscope.load`.
         methods: one or more; each image has a row for each.
         targets: as the command line writes them; empty means the model's own answer. Each image has a row for each
             target of a method that uses targets.
@@ -134,6 +144,12 @@ class BatchPlan:
     revision: str | None = None
     device: str = "auto"
     dtype: str = "float32"
+    weights: str | None = None
+    processor: str | None = None
+    output: str | int | None = None
+    labels: str | None = None
+    multi_label: bool | None = None
+    trust_remote_code: bool = False
     methods: tuple[str, ...] = ("auto",)
     targets: tuple[str, ...] = ()
     method_options: Mapping[str, Any] = field(default_factory=dict)
@@ -173,6 +189,12 @@ class BatchPlan:
         """Return the fields that rows depend on; a resumed run must have the same."""
         how = ("revision", "device", "batch_size", "batch_tokens", "workers", "max_pending_bytes")
         return {name: value for name, value in asdict(self).items() if name not in how}
+
+    def load(self) -> "Scope":
+        """Load the model as the plan says."""
+        from vitscope.scope import load
+
+        return load(self.model, **{name: getattr(self, name) for name in _LOAD})
 
 
 CommitCallback: TypeAlias = Callable[[Outcome], None]

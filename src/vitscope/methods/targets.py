@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitscope._messages import msg
+from vitscope._numbers import whole_number
 from vitscope.errors import MethodError, UnknownNameError, UsageError
 from vitscope.images import Picture, reusable
 
@@ -270,7 +271,7 @@ def class_number(target: int | str, labels: Mapping[int, str], classes: int) -> 
         UsageError: no class has that number.
         UnknownNameError: no class has that name; with the nearest spelling.
     """
-    if isinstance(target, int) or target.lstrip("-").isdigit():
+    if isinstance(target, int) or whole_number(target) is not None:
         if not 0 <= int(target) < classes:
             raise UsageError(
                 msg("methods.no-such-class", "class {number} does not exist", number=target),

@@ -25,7 +25,7 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 T = TypeVar("T")
 
 
-def reach_hub(reference: str, revision: str | None) -> bool:
+def reach_hub(reference: str, revision: str | None, file: str = "config.json") -> bool:
     """Ask the Hub for a model within a deadline, without retries.
 
     Returns:
@@ -42,7 +42,7 @@ def reach_hub(reference: str, revision: str | None) -> bool:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
-    url = hf_hub_url(reference, "config.json", revision=revision)
+    url = hf_hub_url(reference, file, revision=revision)
     try:
         within(HUB_SECONDS, lambda: get_hf_file_metadata(url, timeout=HUB_SECONDS / 2))
     except GatedRepoError:
@@ -56,7 +56,7 @@ def reach_hub(reference: str, revision: str | None) -> bool:
             OTHER_SOURCES,
         ) from None
     except Exception as error:  # whatever a broken connection raises, the cache may still have the model
-        if isinstance(try_to_load_from_cache(reference, "config.json", revision=revision), str):
+        if isinstance(try_to_load_from_cache(reference, file, revision=revision), str):
             log.debug("the Hub is unreachable (%s): %s is taken from the local cache", first_line(error), reference)
             return False
         if isinstance(error, HfHubHTTPError):

@@ -21,8 +21,8 @@ from vitscope.models.base import ADAPTERS, ModelAdapter, libraries_of
 from vitscope.models.bundled import catalogue, wheel
 from vitscope.models.generic import GenericAdapter
 from vitscope.models.hub import OTHER_SOURCES, not_loaded, reach_hub
-from vitscope.models.options import Labels, ModelOptions, Output, Region, labels_of
-from vitscope.models.transformers_loading import load_transformers
+from vitscope.models.options import Labels, LoadOptions, ModelOptions, Output, Region, labels_of, said_of
+from vitscope.models.transformers_loading import load_processor, load_transformers
 
 __all__ = ["DTYPES", "adapter_of", "open_model", "pick_device"]
 
@@ -70,7 +70,20 @@ def open_model(
         MissingDependencyError: the library that the reference names is not installed.
         LayoutError: loaded, but the tokens cannot be traced.
     """
-    given = ModelOptions(output, labels_of(labels), multi_label, region)
+    said = said_of(
+        LoadOptions(
+            processor=processor,
+            weights=weights,
+            trust_remote_code=trust_remote_code,
+            output=output,
+            labels=labels,
+            multi_label=multi_label,
+            region=region,
+        )
+    )
+    given = ModelOptions(output, labels_of(labels), multi_label, region, trust_remote_code, said)
+    if isinstance(processor, (str, os.PathLike)):
+        processor = load_processor(processor, trust_remote_code=trust_remote_code)
     if isinstance(model, nn.Module):
         model = _unwrapped(model)
         return adapter_of(model).bound(model, processor, given, **({} if layout is None else {"layout": layout}))
@@ -108,7 +121,15 @@ def open_model(
         )
     local = local or not reach_hub(reference, revision)
     return load_transformers(
-        reference, reference, processor, place, DTYPES[dtype], given, local=local, revision=revision
+        reference,
+        reference,
+        processor,
+        place,
+        DTYPES[dtype],
+        given,
+        local=local,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
     )
 
 

@@ -1,7 +1,7 @@
 """What a caller says of a model: the keywords of `load`, and the part of them that adapters read."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict
 
@@ -10,7 +10,7 @@ import torch
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture
 
-__all__ = ["Labels", "LoadOptions", "ModelOptions", "Output", "Region", "labels_of"]
+__all__ = ["Labels", "LoadOptions", "ModelOptions", "Output", "Region", "labels_of", "said_of"]
 
 Labels: TypeAlias = Mapping[int, str] | Sequence[str] | str | Path
 Output: TypeAlias = str | int | Callable[[Any], torch.Tensor]
@@ -43,12 +43,34 @@ class ModelOptions:
         labels: class names by index.
         multi_label: each class has a probability of its own.
         region: the region of the image that the processor's pixels show, or a function from a Picture to it.
+        trust_remote_code: run the code that a repository or folder brings.
+        said: all of the caller's options of `load` in plain values, for the provenance; without those at their default.
     """
 
     output: Output | None = None
     labels: Mapping[int, str] | None = None
     multi_label: bool | None = None
     region: Region | None = None
+    trust_remote_code: bool = False
+    said: Mapping[str, str | int | bool] = field(default_factory=dict)
+
+
+def said_of(options: LoadOptions) -> dict[str, str | int | bool]:
+    """Return options of `load` in plain values, without those that are not given."""
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    if options.get("multi_label") is False:
+        given["multi_label"] = False
+    return {name: _plain(value) for name, value in given.items()}
+
+
+def _plain(value: Any) -> str | int | bool:
+    if isinstance(value, (str, int, bool)):
+        return value
+    if isinstance(value, (Mapping, Sequence)):
+        return f"{len(value)} given"
+    if isinstance(value, (Path, ImageRegion)):
+        return str(value)
+    return str(getattr(value, "__qualname__", type(value).__qualname__))
 
 
 def labels_of(labels: Labels | None) -> Mapping[int, str] | None:

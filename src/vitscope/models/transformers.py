@@ -139,7 +139,7 @@ class TransformersAdapter(TracedAdapter):
         if self.reference == self.architecture:  # a module: the name of its class is no reference
             raise missing
         try:
-            return AutoTokenizer.from_pretrained(self.reference)
+            return AutoTokenizer.from_pretrained(self.reference, trust_remote_code=self.options.trust_remote_code)
         except Exception as error:  # no files, or files of another kind
             raise missing from error
 

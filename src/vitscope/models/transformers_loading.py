@@ -1,16 +1,17 @@
 """Loading models of transformers from a folder or the Hub, with their image processor."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from vitscope._messages import msg
-from vitscope.errors import ModelError
-from vitscope.models.hub import cached_revision, not_loaded
+from vitscope.errors import ModelError, first_line
+from vitscope.models.hub import cached_revision, not_loaded, reach_hub
 from vitscope.models.options import ModelOptions
 from vitscope.models.transformers import TransformersAdapter
 
-__all__ = ["load_transformers"]
+__all__ = ["load_processor", "load_transformers"]
 
 
 def load_transformers(
@@ -23,6 +24,7 @@ def load_transformers(
     *,
     local: bool,
     revision: str | None = None,
+    trust_remote_code: bool = False,
     extra: dict[str, Any] | None = None,
 ) -> TransformersAdapter:
     """Load a model of transformers.
@@ -36,6 +38,7 @@ def load_transformers(
         options: what the caller said of the model.
         local: use local files only.
         revision: branch, tag or commit on the Hub.
+        trust_remote_code: run the code that the repository or folder brings.
         extra: further keywords of the adapter.
 
     Raises:
@@ -44,7 +47,11 @@ def load_transformers(
     """
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
-    source: dict[str, Any] = {"local_files_only": local, "revision": revision or "main"}
+    source: dict[str, Any] = {
+        "local_files_only": local,
+        "revision": revision or "main",
+        "trust_remote_code": trust_remote_code,  # never left out: transformers would ask on the terminal
+    }
     try:
         config = AutoConfig.from_pretrained(path, **source)
         classifies = any("ForImageClassification" in name for name in config.architectures or [])
@@ -72,6 +79,35 @@ def load_transformers(
         )
     keywords = {"reference": reference, "weights": cached_revision(reference, revision)} | (extra or {})
     return TransformersAdapter.bound(model.to(device).eval(), processor, options, **keywords)
+
+
+def load_processor(reference: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """Load an image processor of transformers from a folder or the Hub.
+
+    Raises:
+        ModelError: no such folder, or no image processor in it.
+    """
+    from transformers import AutoImageProcessor
+
+    path = Path(reference).expanduser()
+    local = path.is_dir() or not reach_hub(str(reference), None, "preprocessor_config.json")
+    source = str(path) if path.is_dir() else str(reference)
+    try:
+        return AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+            source, local_files_only=local, trust_remote_code=trust_remote_code
+        )
+    except Exception as error:  # broken files make the loaders raise anything
+        problem = msg(
+            "models.processor-not-loaded",
+            "no image processor can be loaded from {reference}: {reason}",
+            reference=str(reference),
+            reason=first_line(error),
+        )
+        hint = msg(
+            "models.processor-not-loaded.hint",
+            "{@processor} expects a folder or a Hub id with a preprocessor_config.json",
+        )
+        raise ModelError(problem, hint) from error
 
 
 def _check_weights(reference: str, report: dict[str, Any]) -> None:

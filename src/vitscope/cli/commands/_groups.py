@@ -36,7 +36,9 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
     expanded: list[Parameter] = []
     for name, one in parameters.items():
         if name in groups:
-            expanded += [_parameter(groups[name], field) for field in fields(groups[name])]
+            own = groups[name].__annotations__  # before what the group inherits
+            ordered = sorted(fields(groups[name]), key=lambda field: field.name not in own)
+            expanded += [_parameter(groups[name], field) for field in ordered]
         else:
             expanded.append(one.replace(kind=Parameter.KEYWORD_ONLY))
     expanded.append(Parameter("verbose", Parameter.KEYWORD_ONLY, default=0, annotation=Annotated[int, _VERBOSE]))

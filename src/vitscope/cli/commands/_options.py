@@ -1,7 +1,7 @@
 """Options that several commands share, and how their values are read."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from vitscope._messages import msg
+from vitscope._numbers import number, whole_number
 from vitscope._version import __version__
 from vitscope.errors import UsageError
 
@@ -68,18 +69,54 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")
 
 
 @dataclass(frozen=True)
-class ModelChoice:
-    """Which model, and how it runs."""
+class LoadFlags:
+    """How a model is loaded, prepared and read: the keywords of `vitscope.load` that can be written as text."""
 
     panel: ClassVar[str] = "Model"
-    model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help=MODEL_HELP)] = DEFAULT_MODEL
+    weights: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Weights for the architecture that MODEL names.")
+    ] = None
+    processor: Annotated[
+        str | None, typer.Option(metavar="FOLDER|HUB/ID", help="Image processor, where it is not the model's own.")
+    ] = None
+    output: Annotated[
+        str | None, typer.Option(metavar="NAME|INDEX", help="Part of the model's output that is explained.")
+    ] = None
+    labels: Annotated[str | None, typer.Option(metavar="FILE", help="Class names, one on each line, or JSON.")] = None
+    multi_label: Annotated[
+        bool | None,
+        typer.Option("--multi-label/--single-label", help="Whether each class has a probability of its own."),
+    ] = None
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the code that the model's repository or folder brings.")
+    ] = False
     revision: Revision = None
     device: Device = "auto"
     dtype: Dtype = "float32"
 
+    def keywords(self) -> dict[str, Any]:
+        """Return these options as keywords of `vitscope.load`."""
+        given = vars(self).copy()
+        given.pop("model", None)
+        if self.output is not None and (index := whole_number(self.output)) is not None:
+            given["output"] = index
+        return given
+
+    def changed(self) -> list[str]:
+        """Return the flags that are not at their defaults, except those that say where and how precisely to run."""
+        names = [field.name for field in fields(LoadFlags) if getattr(self, field.name) != field.default]
+        return [f"--{name.replace('_', '-')}" for name in names if name not in ("device", "dtype")]
+
+
+@dataclass(frozen=True)
+class ModelChoice(LoadFlags):
+    """Which model, and how it is loaded and runs."""
+
+    model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help=MODEL_HELP)] = DEFAULT_MODEL
+
     def load(self) -> "Scope":
         """Load the model; show the progress of a download."""
-        return load(self.model, self.revision, self.device, self.dtype)
+        return load(self.model, **self.keywords())
 
 
 @dataclass(frozen=True)
@@ -155,7 +192,7 @@ def checked_style(**options: Any) -> "StyleOptions":
     return chosen
 
 
-def load(model: str, revision: str | None = None, device: str = "auto", dtype: str = "float32") -> "Scope":
+def load(model: str, **options: Any) -> "Scope":
     """Load a model; show the progress of a download."""
     from transformers.utils import logging
 
@@ -164,7 +201,7 @@ def load(model: str, revision: str | None = None, device: str = "auto", dtype: s
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of weights read from disk: ours shows the download
     with console.download_progress() as progress:
-        return scope.load(model, revision=revision, device=device, dtype=dtype, progress=progress)
+        return scope.load(model, **options, progress=progress)
 
 
 def split_option(text: str) -> tuple[str, Any]:
@@ -180,11 +217,8 @@ def split_option(text: str) -> tuple[str, Any]:
 
 def parse_value(text: str) -> Any:
     """Return the number, boolean or None that a text stands for, else the text."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
+    if (found := number(text)) is not None:
+        return found
     return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 

@@ -42,6 +42,7 @@ def models(as_json: opt.AsJson = False) -> None:
 
 
 def methods(
+    flags: opt.LoadFlags,
     reference: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="Also report which methods apply to this model.")
     ] = None,
@@ -50,7 +51,8 @@ def methods(
     """List the methods: what each needs, costs and computes, and its source."""
     from vitscope.methods.base import METHODS
 
-    reasons = {support.name: support.reason for support in opt.load(reference).methods()} if reference else {}
+    loaded = opt.load(reference, **flags.keywords()).methods() if reference else []
+    reasons = {support.name: support.reason for support in loaded}
     found = [method for _, method in METHODS]
     if as_json:
         fields = ("name", "summary", "passes", "works_on", "source", "caveat")
@@ -83,12 +85,12 @@ def methods(
 
 
 def inspect(
+    flags: opt.LoadFlags,
     reference: Annotated[str, typer.Argument(metavar="MODEL", help="Model reference.")] = opt.DEFAULT_MODEL,
     as_json: opt.AsJson = False,
-    revision: opt.Revision = None,
 ) -> None:
     """Describe a model: tokens, grid, pooling, input, the recommended method, and which methods apply."""
-    scope = opt.load(reference, revision)
+    scope = opt.load(reference, **flags.keywords())
     layout, facts = scope.layout, dict(scope.adapter.describe())
     facts |= {
         "tokens": f"{layout.tokens}: {layout}",

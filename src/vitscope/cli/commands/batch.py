@@ -86,7 +86,8 @@ def batch(
     from vitscope.batch.types import BatchPlan
 
     plan = BatchPlan(
-        **vars(model),
+        model.model,
+        **model.keywords(),
         **options.keywords(),
         methods=opt.split_names(method),
         targets=tuple(target or ()),

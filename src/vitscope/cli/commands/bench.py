@@ -14,6 +14,7 @@ __all__ = ["bench"]
 
 def bench(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="planted, segmentation, digits or speed.")],
+    flags: opt.LoadFlags,
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", metavar="MODEL", help="Model reference; digits has a model of its own."),
@@ -49,9 +50,6 @@ def bench(
     ] = None,
     force: opt.Force = False,
     as_json: opt.AsJson = False,
-    revision: opt.Revision = None,
-    device: opt.Device = "auto",
-    dtype: opt.Dtype = "float32",
 ) -> int:
     """Compare methods on images whose answer is known, beside a random map and a blob in the centre.
 
@@ -65,7 +63,7 @@ def bench(
 
     if kind not in KINDS:
         raise UnknownNameError("benchmark", kind, KINDS)
-    scope = opt.load(model or (MODEL if kind == "digits" else opt.DEFAULT_MODEL), revision, device, dtype)
+    scope = opt.load(model or (MODEL if kind == "digits" else opt.DEFAULT_MODEL), **flags.keywords())
     specs = method_specs(scope, methods.split(","), opt.split_option)
     benchmark = make_benchmark(
         scope,

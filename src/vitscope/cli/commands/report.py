@@ -2,20 +2,25 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vitscope._files import atomic_write
+from vitscope._messages import msg
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
-from vitscope.errors import require_package
+from vitscope.errors import UsageError, require_package
+
+if TYPE_CHECKING:
+    from vitscope.scope import Scope
 
 __all__ = ["report"]
 
 
 def report(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder that `vitscope batch` wrote.")],
+    flags: opt.LoadFlags,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="FILE", help="The page; by default report.html or view.html in FOLDER."),
@@ -24,6 +29,15 @@ def report(
         str | None,
         typer.Option(
             metavar="ID|NAME", help="Write the interactive page of this image instead; ID may be its first digits."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="The model that --view loads; needed unless the rows name a bundled one.",
         ),
     ] = None,
     force: opt.Force = False,
@@ -35,7 +49,7 @@ def report(
     from vitscope.batch.report_page import render_report
 
     if view:
-        _view(folder, view, out or folder / "view.html", force, as_json)
+        _view(folder, view, model, flags, out or folder / "view.html", force, as_json)
         return
     path = opt.require_free(out or folder / "report.html", force)
     found = overview(folder)
@@ -50,7 +64,9 @@ def _write(path: Path, text: str) -> None:
         part.write_text(text, "utf-8", errors="backslashreplace")
 
 
-def _view(folder: Path, name: str, path: Path, force: bool, as_json: bool) -> None:
+def _view(
+    folder: Path, name: str, model: str | None, flags: opt.LoadFlags, path: Path, force: bool, as_json: bool
+) -> None:
     """Write the viewer of one row: its image, explained again with the same model, method and target."""
     from vitscope.batch.results import find_row, not_explained, photo_from_row
     from vitscope.viewer.page import page
@@ -61,14 +77,56 @@ def _view(folder: Path, name: str, path: Path, force: bool, as_json: bool) -> No
         raise not_explained(row)
     made = json.loads(row["provenance"])
     photo = photo_from_row(folder, row)
-    kind, _, commit = str(made["weights"]).partition(":")
-    scope = opt.load(made["model"], commit if kind == "revision" else None, dtype=made["dtype"])
+    scope = _load(made, model, flags)
     target = opt.parse_target(row["requested_target"])
     view = scope.view(photo, methods=(row["method"],), target=target, size=made["size"], seed=made["seed"])
     if options := _other_options(row["method"], made):
         console.print_note(f"the row was made with {options}; the page shows {row['method']} with its defaults")
     _write(path, page(view.document()))
     opt.print_result(path, as_json, {"id": row["id"], "source": row["source"]})
+
+
+def _load(made: dict[str, Any], model: str | None, flags: opt.LoadFlags) -> "Scope":
+    """Load the model of a row: a bundled one as the row says, any other one only as the user says."""
+    from vitscope.models.bundled.catalogue import NAMES, SHIPPED
+
+    recorded, said = str(made["model"]), dict(made.get("load") or {})
+    bundled = {f"embedded:{name}" for name in (*NAMES, *SHIPPED)}
+    options = flags.keywords()
+    for name in ("output", "multi_label"):
+        if options.get(name) is None and isinstance(said.get(name), (str, int)):
+            options[name] = said[name]
+    missing = [] if model or recorded in bundled else [f"--model {recorded}"]
+    missing += [
+        f"--{name.replace('_', '-')}" + ("" if said[name] is True else f" {said[name]}")
+        for name in ("weights", "processor", "labels", "trust_remote_code")
+        if said.get(name) and not options.get(name)
+    ]
+    if missing:
+        raise UsageError(
+            msg(
+                "cli.view-loads",
+                "the row was made with {options}: what a file of results names is loaded only when you say so",
+                options=" ".join(missing),
+            ),
+            msg("cli.view-loads.hint", "if you trust them, add {options}", options=" ".join(missing)),
+        )
+    kind, _, commit = str(made["weights"]).partition(":")
+    if kind == "revision" and options.get("revision") is None:
+        options["revision"] = commit
+    scope = opt.load(model or recorded, **{**options, "dtype": made["dtype"]})
+    if scope.adapter.weights != made["weights"]:
+        raise UsageError(
+            msg(
+                "cli.view-other-weights",
+                "the row was made with the weights {recorded}, {model} has {found}",
+                recorded=made["weights"],
+                model=model or recorded,
+                found=scope.adapter.weights,
+            ),
+            msg("cli.view-other-weights.hint", "name the model that the batch used"),
+        )
+    return scope
 
 
 def _other_options(method: str, made: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ __all__ = ["serve"]
 
 
 def serve(
+    flags: opt.LoadFlags,
     model: Annotated[
         list[str] | None, typer.Option("--model", "-m", metavar="MODEL", help=f"{opt.MODEL_HELP} May be repeated.")
     ] = None,
@@ -42,9 +43,6 @@ def serve(
     seconds: Annotated[float, typer.Option(metavar="SECONDS", help="Time limit of one request to the model.")] = 300,
     queue: Annotated[int, typer.Option(metavar="COUNT", help="Requests that may wait for the model.")] = 16,
     keep_mb: Annotated[float, typer.Option(metavar="MB", help="Memory for uploaded images and finished views.")] = 500,
-    revision: opt.Revision = None,
-    device: opt.Device = "auto",
-    dtype: opt.Dtype = "float32",
 ) -> None:
     """Serve the viewer as a local web app: upload an image, hide patches, explain any class. Ctrl-C stops it."""
     for package in ("fastapi", "starlette", "uvicorn"):
@@ -61,10 +59,10 @@ def serve(
         memory_bytes=int(keep_mb * 1e6),
     )
     references = list(dict.fromkeys(model or [opt.DEFAULT_MODEL]))
-    if revision is not None and len(references) > 1:
+    if len(references) > 1 and (given := flags.changed()):
         raise UsageError(
-            msg("cli.revision-several-models", "--revision is for a single model"),
-            msg("cli.revision-several-models.hint", "start with one --model"),
+            msg("cli.option-several-models", "{option} is for a single model", option=given[0]),
+            msg("cli.option-several-models.hint", "start with one --model"),
         )
 
     def policy_for(port: int) -> access.AccessPolicy:
@@ -74,7 +72,7 @@ def serve(
     with server.listen(host, port) as listener:
         bound: int = listener.getsockname()[1]
         policy = policy_for(bound)
-        scopes = {reference: opt.load(reference, revision, device, dtype) for reference in references}
+        scopes = {reference: opt.load(reference, **flags.keywords()) for reference in references}
         url = server.url(host, bound, policy)
 
         def ready() -> None:

@@ -1,0 +1,25 @@
+"""Numbers that people write: one reading of them for targets, options, layers and flags."""
+
+import re
+
+__all__ = ["number", "whole_number"]
+
+_WHOLE = re.compile(r"[+-]?[0-9]+")  # not what str.isdigit takes for one: "²", "٣" and "--5" are no numbers
+_MOST_DIGITS = 18
+
+
+def whole_number(text: str) -> int | None:
+    """Return the whole number that a text is in ASCII digits with at most one sign, or None."""
+    text = text.strip()
+    return int(text) if _WHOLE.fullmatch(text) and len(text) <= _MOST_DIGITS else None
+
+
+def number(text: str) -> int | float | None:
+    """Return the whole or decimal number that a text is, such as `12`, `0.3` or `1e-5`, or None; NaN is none."""
+    if (whole := whole_number(text)) is not None:
+        return whole
+    try:
+        found = float(text) if text.isascii() and "_" not in text else None
+    except ValueError:
+        return None
+    return found if found is not None and abs(found) < float("inf") else None

@@ -1,0 +1,75 @@
+"""The flags that say how a model is loaded: every command has them, and a batch keeps to them."""
+
+import json
+from inspect import signature
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.helpers.console import manifest, one_line
+from tests.helpers.errors import raises
+from vitscope.batch.run import run
+from vitscope.batch.types import BatchPlan
+from vitscope.cli.commands import _options as opt
+from vitscope.cli.main import app
+from vitscope.errors import ResultError
+from vitscope.models.options import LoadOptions
+
+FLAGS = {"weights", "processor", "output", "labels", "multi_label", "trust_remote_code", "revision", "device", "dtype"}
+PYTHON_ONLY = {"layout", "region", "progress"}  # no text says these
+
+
+def test_the_flags_are_the_keywords_of_load():
+    assert set(opt.LoadFlags().keywords()) == FLAGS == set(LoadOptions.__annotations__) - PYTHON_ONLY
+
+
+def test_every_command_with_a_model_has_all_of_them():
+    for command in app.registered_commands:
+        parameters = set(signature(command.callback).parameters)
+        if command.callback.__name__ != "models":
+            assert parameters >= FLAGS, command.callback.__name__
+
+
+def test_a_batch_plan_has_all_of_them():
+    assert set(BatchPlan.__dataclass_fields__) >= FLAGS
+
+
+@pytest.mark.parametrize(("text", "output"), [("1", 1), ("-1", -1), ("logits", "logits"), ("²", "²"), (None, None)])
+def test_an_output_is_an_index_or_a_name(text, output):
+    assert opt.LoadFlags(output=text).keywords()["output"] == output
+
+
+def test_only_flags_that_were_given_are_named():
+    assert opt.LoadFlags(device="cpu", dtype="float64").changed() == []
+    assert opt.LoadFlags(multi_label=False, trust_remote_code=True).changed() == [
+        "--multi-label",
+        "--trust-remote-code",
+    ]
+
+
+def test_what_was_said_is_in_the_provenance(cli, photo, tiny_folder, tmp_path):
+    options = ["--output", "logits", "--single-label", "--processor", tiny_folder]
+    assert cli("explain", photo, "--model", tiny_folder, *options, "-o", tmp_path / "o").code == 0
+    said = manifest(tmp_path / "o" / photo.stem)["provenance"]["load"]
+    assert said == {"output": "logits", "multi_label": False, "processor": str(tiny_folder)}
+
+
+def test_several_models_share_no_option(cli, tiny_folder):
+    ran = cli("serve", "-m", tiny_folder, "-m", "embedded:digit-scenes", "--multi-label", "--port", 0)
+    assert ran.code == 2
+    assert "--multi-label" in one_line(ran.err)
+
+
+def test_a_batch_resumes_only_with_the_same_options(photo, tiny_folder, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join("abcdefg"))
+    asked = {"methods": ("rollout",), "labels": str(names), "output": "logits"}
+    run(str(photo), tmp_path / "run", BatchPlan(str(tiny_folder), **asked))
+    plan = json.loads((tmp_path / "run" / "batch.json").read_text())
+    assert plan["output"] == "logits"
+    assert plan["labels"].startswith(f"{names} ")
+    (row,) = pq.read_table(tmp_path / "run" / "data").to_pylist()
+    assert json.loads(row["provenance"])["load"] == {"labels": str(names), "output": "logits"}
+    run(str(photo), tmp_path / "run", BatchPlan(str(tiny_folder), **asked), resume=True)
+    with raises(ResultError, "files.other-options"):
+        run(str(photo), tmp_path / "run", BatchPlan(str(tiny_folder), **{**asked, "output": 0}), resume=True)
