@@ -83,7 +83,7 @@ def open_model(
     )
     given = ModelOptions(output, labels_of(labels), multi_label, region, trust_remote_code, said)
     if isinstance(processor, (str, os.PathLike)):
-        processor = load_processor(processor, trust_remote_code=trust_remote_code)
+        processor = load_processor(str(processor), trust_remote_code=trust_remote_code)
     if isinstance(model, nn.Module):
         model = _unwrapped(model)
         return adapter_of(model).bound(model, processor, given, **({} if layout is None else {"layout": layout}))

@@ -81,7 +81,7 @@ def load_transformers(
     return TransformersAdapter.bound(model.to(device).eval(), processor, options, **keywords)
 
 
-def load_processor(reference: str | Path, *, trust_remote_code: bool = False) -> Any:
+def load_processor(reference: str, *, trust_remote_code: bool = False) -> Any:
     """Load an image processor of transformers from a folder or the Hub.
 
     Raises:
@@ -90,8 +90,8 @@ def load_processor(reference: str | Path, *, trust_remote_code: bool = False) ->
     from transformers import AutoImageProcessor
 
     path = Path(reference).expanduser()
-    local = path.is_dir() or not reach_hub(str(reference), None, "preprocessor_config.json")
-    source = str(path) if path.is_dir() else str(reference)
+    local = path.is_dir() or not reach_hub(reference, None, "preprocessor_config.json")
+    source = str(path) if path.is_dir() else reference
     try:
         return AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
             source, local_files_only=local, trust_remote_code=trust_remote_code
@@ -100,7 +100,7 @@ def load_processor(reference: str | Path, *, trust_remote_code: bool = False) ->
         problem = msg(
             "models.processor-not-loaded",
             "no image processor can be loaded from {reference}: {reason}",
-            reference=str(reference),
+            reference=reference,
             reason=first_line(error),
         )
         hint = msg(
