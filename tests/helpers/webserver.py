@@ -58,8 +58,8 @@ def explained(client, asked, patience=60):
 
 
 @contextmanager
-def process(*arguments, patience=12.0):
-    """`vitscope serve` as its own process, less patient with slow bodies; yields it and the address that it printed."""
+def process(*arguments, patience=12.0, first=""):
+    """`vitscope serve` as its own process, less patient with slow bodies, after the code `first`; and its address."""
     here = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     code = f"""
 from dataclasses import dataclass
@@ -70,6 +70,7 @@ class Hasty(limits.Limits):
     body_seconds: float = {patience}
 
 limits.Limits = Hasty
+{first}
 from vitscope.cli.main import main
 main()
 """

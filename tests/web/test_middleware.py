@@ -187,7 +187,7 @@ def middleware(policy):
 
 def test_a_body_within_the_limits_arrives_whole(middleware):
     assert asked(middleware, [(0, b"x" * 600), (0, b"y" * 400)])[::2] == (200, b"1000")
-    assert middleware.body_bytes == middleware.requests == 0
+    assert middleware.body_bytes == middleware.requests.total() == 0
 
 
 def test_a_body_is_counted_whatever_its_head_said(middleware):
@@ -229,9 +229,9 @@ def test_bodies_of_all_requests_together_are_bounded(middleware):
 
 def test_too_many_requests_at_once_are_turned_away(policy):
     middleware = LimitsMiddleware(echo, policy, Limits(requests=3))
-    middleware.requests = 3
+    middleware.requests.update(a=2, b=1)
     assert asked(middleware, [(0, b"")])[0] == 503
-    assert middleware.requests == 3
+    assert middleware.requests == {"a": 2, "b": 1}
 
 
 def test_every_answer_carries_the_headers(middleware):

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 def test_a_head_that_does_not_come_is_given_up(address, client, monkeypatch):
     """A byte now and then keeps no connection open; one that sends nothing neither."""
-    monkeypatch.setattr("vitscope.web.server._HEADER_SECONDS", 0.3)
+    monkeypatch.setattr("vitscope.web.protocol._HEADER_SECONDS", 0.3)
     host, port = address.removeprefix("http://").split(":")
     for more in (b"x", b""):
         begun = time.monotonic()

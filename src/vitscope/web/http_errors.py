@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vitscope._catalogues import page_messages
-from vitscope._messages import msg
+from vitscope._messages import Message, msg
 from vitscope.errors import ModelError, VitscopeError
 
-__all__ = ["HTTPError", "internal_error", "to_http_error"]
+__all__ = ["HTTPError", "internal_error", "stopping", "to_http_error"]
 
 
 @dataclass(eq=False)
@@ -50,3 +50,8 @@ def internal_error(error: BaseException) -> HTTPError:
         msg("web.internal-error", "internal error: {kind}", kind=type(error).__name__),
         msg("web.internal-error.hint", "the server's log has the details"),
     )
+
+
+def stopping() -> Message:
+    """Return why requests and jobs end when the server does."""
+    return msg("web.stopping", "the server is stopping")

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from vitscope._messages import Message, msg
 from vitscope.errors import VitscopeError
-from vitscope.web.http_errors import HTTPError, internal_error, to_http_error
+from vitscope.web.http_errors import HTTPError, internal_error, stopping, to_http_error
 from vitscope.web.limits import Limits
 
 __all__ = ["Job", "JobCancelled", "JobState", "Worker"]
@@ -51,6 +51,8 @@ class Job:
     result: "Future[Any]" = field(default_factory=Future)
     _deadline: float = math.inf
     _stop_error: HTTPError | None = None
+    _settling: Any = field(default_factory=threading.Lock, repr=False)
+    _settled: bool = False
 
     def report(self, stage: str, done: int, total: int) -> None:
         """Record the progress; raise JobCancelled where the job is cancelled or out of time."""
@@ -95,10 +97,23 @@ class Job:
             log.exception("a job failed")
             self._fail(internal_error(error))
         else:
-            self.state = "done"
-            self.result.set_result(result)
+            if self._settle():
+                self.state = "done"
+                self.result.set_result(result)
+
+    def abandon(self) -> None:
+        """Settle the result of a job that does not end, for those who wait for it."""
+        self._fail(self._stop_error or HTTPError(409, _CANCELLED))
+
+    def _settle(self) -> bool:
+        """Return True the first time."""
+        with self._settling:
+            first, self._settled = not self._settled, True
+        return first
 
     def _fail(self, error: HTTPError) -> None:
+        if not self._settle():
+            return
         self.state = "cancelled" if error.status == 409 else "failed"
         self.result.set_exception(error)
 
@@ -128,7 +143,7 @@ class Worker:
         """
         with self._change:
             if self._closed:
-                raise HTTPError(503, _stopping())
+                raise HTTPError(503, stopping())
             seconds = round(self._mean_seconds * (len(self._waiting) + 1) / 2)
             retry = {"retry-after": str(max(1, min(60, seconds)))}
             if sum(job.session == session for job in self._waiting) >= self.limits.queue_per_session:
@@ -169,14 +184,18 @@ class Worker:
         job.run()  # settles it: the stop request is seen first
 
     def close(self, seconds: float) -> bool:
-        """Cancel all jobs and end the thread; return whether it ended within `seconds`."""
+        """Cancel all jobs and end the thread; return whether it ended within `seconds`; another call waits no more."""
         with self._change:
+            seconds = 0 if self._closed else seconds
             self._closed = True
             jobs = [*self._waiting, *([self._running] if self._running else [])]
             self._change.notify()
         for job in jobs:
-            self.cancel(job, _stopping())
+            self.cancel(job, stopping())
         self._thread.join(seconds)
+        if self._thread.is_alive():
+            for job in jobs:
+                job.abandon()
         return not self._thread.is_alive()
 
     def _run_jobs(self) -> None:
@@ -190,7 +209,3 @@ class Worker:
             start = time.monotonic()
             job.run()
             self._mean_seconds += 0.3 * (time.monotonic() - start - self._mean_seconds)
-
-
-def _stopping() -> Message:
-    return msg("web.stopping", "the server is stopping")

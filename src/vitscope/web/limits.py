@@ -17,6 +17,9 @@ class Limits:
         total_body_bytes: of all requests that are being received or decoded.
         body_seconds: within which a request's body must arrive.
         requests: in progress at once, event streams included.
+        requests_per_session: of these, requests of one session.
+        streams_per_session: event streams of one session; the oldest is closed for a new one.
+        strangers: open connections without a session, half of them from one peer; the oldest is closed for a new one.
         pixels: of one photo.
         input_size: the largest input size of the model, in pixels.
         job_seconds: for which the model may work on one job.
@@ -24,13 +27,16 @@ class Limits:
         queue_per_session: of these, jobs of one session.
         memory_bytes: of stored photos and views; the session that holds most of it loses its oldest items first.
         items: photos, and views, that are stored.
-        shutdown_seconds: that the running job has to end when the server stops.
+        shutdown_seconds: within which the server ends after a signal; the running job has half of them.
     """
 
     body_bytes: int = 20_000_000
     total_body_bytes: int = 160_000_000
     body_seconds: float = 20.0
     requests: int = 128
+    requests_per_session: int = 32
+    streams_per_session: int = 8
+    strangers: int = 128
     pixels: int = 25_000_000
     input_size: int = 1036
     job_seconds: float = 300.0

@@ -5,19 +5,24 @@ Plain ASGI, because a request must be checked before any of its body is read, an
 
 import asyncio
 import json
+import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vitscope._messages import msg
 from vitscope.web.access import AccessPolicy
-from vitscope.web.http_errors import HTTPError
+from vitscope.web.http_errors import HTTPError, stopping
 from vitscope.web.limits import Limits
 
 __all__ = ["LimitsMiddleware"]
+
+log = logging.getLogger(__name__)
 
 _HEADERS = {
     "content-security-policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -28,6 +33,7 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
+_DRAINING = 32  # rejected bodies that are read at once
 _DRAIN_SECONDS = 1.0  # for which the rest of a rejected body is read and dropped, so that the client reads the answer
 
 
@@ -45,7 +51,11 @@ class LimitsMiddleware:
         self, app: ASGIApp, policy: AccessPolicy, limits: Limits, close: Callable[[], bool] = lambda: True
     ) -> None:
         self.app, self.policy, self.limits, self.close = app, policy, limits, close
-        self.requests = self.body_bytes = 0  # of all requests in progress
+        self.requests: Counter[str] = Counter()  # in progress, by session
+        self.body_bytes = 0  # of these
+        self.draining = 0  # rejected requests whose bodies still arrive
+        self.receiving: set[asyncio.Timeout] = set()
+        self.stopping = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer or reject a request."""
@@ -56,14 +66,21 @@ class LimitsMiddleware:
         else:
             await send({"type": "websocket.close", "code": 1008})
 
+    def stop(self) -> None:
+        """Reject the bodies that are arriving."""
+        self.stopping = True
+        for waiting in self.receiving:
+            waiting.reschedule(0)
+
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         response = _Response(send)
         body = _Body(receive, self)
-        self.requests += 1
+        session = None
         try:
             headers = _headers(scope)
             session, new = self.policy.authorize(scope["method"], scope["path"], scope["query_string"], headers)
-            self._check_limits(headers)
+            self.requests[session] += 1
+            self._check_limits(session, headers)
             response.cookie = self.policy.session_cookie(session) if new else ""
             scope.setdefault("state", {})["session"] = session
             response.body = body
@@ -73,13 +90,41 @@ class LimitsMiddleware:
                 raise body.error
         except HTTPError as error:
             response.cookie, response.body = "", None
-            await _send_error(error, receive if not body.complete else None, response.send)
+            await self._reject(error, body, response.send)
+        except ClientDisconnect:
+            body.disconnected = True
         finally:
-            self.requests -= 1
+            if session is not None:
+                self.requests[session] -= 1
+                self.requests += Counter()  # forget sessions without requests
             self.body_bytes -= body.size
+            if body.disconnected:
+                log.debug("%s %s: the client hung up", scope["method"], scope["path"])
 
-    def _check_limits(self, headers: Mapping[str, str]) -> None:
-        if self.requests > self.limits.requests:
+    async def _reject(self, error: HTTPError, body: "_Body", send: Send) -> None:
+        """Send an error; read the rest of the body for a moment, unless many others are being rejected, too."""
+        if body.complete or self.draining >= _DRAINING:
+            await _send_error(error, None, send, close=not body.complete)
+            return
+        self.draining += 1
+        try:
+            await _send_error(error, body.source, send, close=True)
+        finally:
+            self.draining -= 1
+
+    def _check_limits(self, session: str, headers: Mapping[str, str]) -> None:
+        if self.requests[session] > self.limits.requests_per_session:
+            raise HTTPError(
+                429,
+                msg(
+                    "web.session-requests",
+                    "{count} of your requests are already in progress",
+                    count=self.limits.requests_per_session,
+                ),
+                msg("web.session-requests.hint", "wait for one of them"),
+                {"retry-after": "1"},
+            )
+        if self.requests.total() > self.limits.requests:
             raise HTTPError(
                 503,
                 msg("web.too-many-requests", "the server is busy: too many requests at once"),
@@ -103,6 +148,7 @@ class _Body:
     complete: bool = False
     error: HTTPError | None = None
     deadline: float = 0.0
+    disconnected: bool = False
 
     async def receive(self) -> Message:
         """Return the next part.
@@ -113,20 +159,22 @@ class _Body:
         if self.error is not None:
             raise self.error
         if self.complete:
-            return await self.source()
+            message = await self.source()
+            self.disconnected = message["type"] == "http.disconnect"
+            return message
         limits, now = self.middleware.limits, asyncio.get_running_loop().time()
         self.deadline = self.deadline or now + limits.body_seconds
+        waiting = asyncio.timeout_at(0 if self.middleware.stopping else self.deadline)
         try:
-            async with asyncio.timeout_at(self.deadline):
+            async with waiting:
+                self.middleware.receiving.add(waiting)
                 message = await self.source()
         except TimeoutError:
-            problem = msg(
-                "web.body-too-slow",
-                "the body did not arrive within {seconds} seconds",
-                seconds=format(limits.body_seconds, "g"),
-            )
-            self.error = HTTPError(408, problem, msg("web.body-too-slow.hint", "send it faster, or a smaller photo"))
+            self.error = HTTPError(503, stopping()) if self.middleware.stopping else _body_too_slow(limits)
             raise self.error from None
+        finally:
+            self.middleware.receiving.discard(waiting)
+        self.disconnected = message["type"] == "http.disconnect"
         self._count(len(message.get("body", b"")), limits)
         self.complete = not message.get("more_body", False)
         return message
@@ -171,11 +219,11 @@ class _Response:
         await self.out(message)
 
 
-async def _send_error(error: HTTPError, rest: Receive | None, send: Send) -> None:
+async def _send_error(error: HTTPError, rest: Receive | None, send: Send, *, close: bool) -> None:
     """Send an error and drain `rest`, what the client still sends: closing at once would cut the answer off."""
     text = json.dumps(error.document()).encode()
     headers = {"content-type": "application/json", "content-length": str(len(text)), **error.headers}
-    if rest is not None:
+    if close:
         headers["connection"] = "close"
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
@@ -196,6 +244,15 @@ def _headers(scope: Scope) -> dict[str, str]:
     for name, value in scope["headers"]:
         found.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
     return {name: (";" if name == "cookie" else ",").join(values) for name, values in found.items()}
+
+
+def _body_too_slow(limits: Limits) -> HTTPError:
+    problem = msg(
+        "web.body-too-slow",
+        "the body did not arrive within {seconds} seconds",
+        seconds=format(limits.body_seconds, "g"),
+    )
+    return HTTPError(408, problem, msg("web.body-too-slow.hint", "send it faster, or a smaller photo"))
 
 
 def _body_too_long(limits: Limits) -> HTTPError:

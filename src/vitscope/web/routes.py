@@ -66,7 +66,7 @@ def create_app(scopes: Mapping[str, Scope], policy: AccessPolicy, limits: Limits
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(views.worker.close, limits.shutdown_seconds)
+        await asyncio.to_thread(views.worker.close, limits.shutdown_seconds / 2)
 
     app = FastAPI(
         title="vitscope",
@@ -82,7 +82,7 @@ def create_app(scopes: Mapping[str, Scope], policy: AccessPolicy, limits: Limits
     _add_photos(app, views)
     _add_views(app, views)
     _add_live(app, views)
-    return LimitsMiddleware(app, policy, limits, partial(views.worker.close, limits.shutdown_seconds))
+    return LimitsMiddleware(app, policy, limits, partial(views.worker.close, limits.shutdown_seconds / 2))
 
 
 def _add_start_page(app: FastAPI, views: Views) -> None:
@@ -156,8 +156,9 @@ def _add_views(app: FastAPI, views: Views) -> None:
         "/api/views/{view}/events", response_class=StreamingResponse, responses=_STREAM, summary="Follow the progress"
     )
     async def events(request: Request, view: str) -> StreamingResponse:
-        job = views.jobs.get(_session(request), view)
-        return StreamingResponse(view_events(views, view, job), media_type="text/event-stream")
+        session = _session(request)
+        job = views.jobs.get(session, view)
+        return StreamingResponse(view_events(views, session, view, job), media_type="text/event-stream")
 
     @app.delete("/api/views/{view}", status_code=204, summary="Cancel and delete a view")
     async def delete_view(request: Request, view: str) -> None:

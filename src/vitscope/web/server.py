@@ -1,18 +1,19 @@
 """The server process: its socket, start and shutdown."""
 
 import asyncio
+import faulthandler
+import os
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from functools import partial
+from types import FrameType
 from urllib.parse import quote
 
-import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vitscope._messages import msg
 from vitscope.errors import UsageError
@@ -20,43 +21,10 @@ from vitscope.scope import Scope
 from vitscope.web.access import AccessPolicy
 from vitscope.web.limits import Limits
 from vitscope.web.middleware import LimitsMiddleware
+from vitscope.web.protocol import HttpProtocol
 from vitscope.web.routes import create_app
 
 __all__ = ["Server", "listen", "make_server", "serve", "url"]
-
-_HEADER_SECONDS = 10.0  # within which a request's header must arrive
-
-
-class _HeaderTimeoutProtocol(H11Protocol):
-    """HTTP/1.1 with a time limit for a request's header; uvicorn limits idle connections only."""
-
-    _timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._watch_header()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._watch_header()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        super().connection_lost(exc)
-
-    def _watch_header(self) -> None:
-        """Start the time limit with a header's first byte, and end it with the last."""
-        if self.conn.their_state is not h11.IDLE:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = None
-        elif self._timer is None:
-            self._timer = self.loop.call_later(_HEADER_SECONDS, self._close)
-
-    def _close(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.close()
 
 
 class Server(uvicorn.Server):
@@ -65,6 +33,13 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, app: LimitsMiddleware, ready: Callable[[], None]) -> None:
         super().__init__(config)
         self.app, self.ready, self.ended_in_time = app, ready, True
+        self.on_signal: Callable[[], None] = lambda: None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End the server in order; a second signal ends it at once."""
+        if not self.should_exit:
+            self.on_signal()
+        super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and call `ready`."""
@@ -75,6 +50,7 @@ class Server(uvicorn.Server):
         """Stop accepting, then end the model's work, which ends the event streams, then close the connections."""
         for server in self.servers:
             server.close()
+        self.app.stop()
         self.ended_in_time = await asyncio.to_thread(self.app.close)
         await super().shutdown(sockets)
 
@@ -139,7 +115,7 @@ def make_server(
     app = create_app(scopes, policy, limits)
     config = uvicorn.Config(
         app,
-        http=_HeaderTimeoutProtocol,
+        http=HttpProtocol,
         ws="none",
         lifespan="on",
         log_level="warning",
@@ -148,7 +124,7 @@ def make_server(
         date_header=False,
         proxy_headers=False,
         timeout_keep_alive=5,
-        timeout_graceful_shutdown=max(1, round(limits.shutdown_seconds)),
+        timeout_graceful_shutdown=1,  # after the work has ended
     )
     return Server(config, app, ready)
 
@@ -160,7 +136,17 @@ def serve(
     listener: socket.socket,
     ready: Callable[[], None],
 ) -> bool:
-    """Serve until a signal comes; return whether all work ended in time."""
+    """Serve until a signal comes; return whether all work ended in time.
+
+    The process ends within `limits.shutdown_seconds` after the signal, whatever still runs in its threads.
+    """
     server = make_server(scopes, policy, limits, ready)
+    server.on_signal = partial(_exit_after, 0.8 * limits.shutdown_seconds)
     asyncio.run(server.serve([listener]))
     return server.ended_in_time
+
+
+def _exit_after(seconds: float) -> None:
+    """End this process after so many seconds, also where a thread keeps Python's lock in a decoder or a kernel."""
+    nowhere = open(os.devnull, "w")  # noqa: SIM115  until the process ends
+    faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)

@@ -32,6 +32,7 @@ class Views:
         self.limits, self.models, self.worker = limits, models.Models(scopes), Worker(limits)
         self.photos: SessionStore[Picture] = SessionStore("photo", limits.memory_bytes // 2, limits.items)
         self.jobs: SessionStore[Job] = SessionStore("view", limits.memory_bytes // 2, limits.items)
+        self.streams: dict[str, list[object]] = {}  # of events, by session, the oldest first
         self.decoders = anyio.CapacityLimiter(_DECODERS)
 
     def start(self, session: str, request: s.ViewRequest) -> tuple[str, Job]:
@@ -77,19 +78,30 @@ class Views:
         return await result
 
 
-async def view_events(views: Views, key: str, job: Job) -> AsyncIterator[str]:
-    """Yield a view's status as server-sent events, one for each change; the last has the final state."""
+async def view_events(views: Views, session: str, key: str, job: Job) -> AsyncIterator[str]:
+    """Yield a view's status as server-sent events, one for each change; the last has the final state.
+
+    A session's oldest stream ends where it has too many.
+    """
     result = asyncio.wrap_future(job.result)
     result.add_done_callback(lambda done: done.cancelled() or done.exception())  # the status carries the error
-    previous = ""
-    while True:
-        settled, _ = await asyncio.wait({result}, timeout=_EVENT_INTERVAL if previous else 0)
-        status = json.dumps(views.status(key, job).model_dump(), ensure_ascii=True)
-        if status != previous:
-            yield f"event: state\ndata: {status}\n\n"
-            previous = status
-        if settled:
-            return
+    stream, previous = object(), ""
+    streams = views.streams.setdefault(session, [])
+    streams.append(stream)
+    del streams[: -views.limits.streams_per_session]
+    try:
+        while stream in streams:
+            settled, _ = await asyncio.wait({result}, timeout=_EVENT_INTERVAL if previous else 0)
+            status = json.dumps(views.status(key, job).model_dump(), ensure_ascii=True)
+            if status != previous:
+                yield f"event: state\ndata: {status}\n\n"
+                previous = status
+            if settled:
+                return
+    finally:
+        streams[:] = [one for one in streams if one is not stream]
+        if not streams:
+            views.streams.pop(session, None)
 
 
 async def _disconnected(request: Request) -> None:

@@ -1,0 +1,146 @@
+"""Clients that would keep others out: strangers with slow bodies, one session with everything, some that hang up."""
+
+import json
+import logging
+import signal
+import socket
+import time
+from contextlib import ExitStack, suppress
+
+import pytest
+
+from tests.helpers.webserver import TOKEN, entered, explained, process, serving
+
+
+def connected(address):
+    host, port = address.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=20)
+
+
+def head(address, path="/api/photos", method="POST", token=None, length=5000):
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {address.removeprefix('http://')}", f"Content-Length: {length}"]
+    lines += [f"Authorization: Bearer {token}"] if token else []
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def wait_until(condition, seconds=10):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("words", ["no header", "no token"])
+def test_strangers_with_slow_bodies_keep_nobody_out(tiny_scope, words):
+    """250 of them, ever again; each request of somebody with the token is answered at once."""
+    with serving(tiny_scope, strangers=64) as (address, server), ExitStack() as stack, entered(address) as client:
+        crowd = []
+        for number in range(250):
+            line = stack.enter_context(connected(address))
+            with suppress(OSError):
+                line.sendall(head(address) + b"x" if words == "no token" else b"POST /api/photos HTTP/1.1\r\nHos")
+            crowd.append(line)
+            if number % 25 == 0:
+                begun = time.monotonic()
+                assert client.get("/api/models").status_code == 200
+                assert time.monotonic() - begun < 2
+        with entered(address) as other:  # nor a new browser
+            assert other.get("/api/models").status_code == 200
+        wait_until(lambda: len(server.server_state.connections) < 80)
+        for line in crowd:
+            with suppress(OSError):
+                line.sendall(b"x")
+        assert client.post("/api/photos", content=b"nothing").status_code == 422
+
+
+def test_one_session_holds_a_part_of_all_requests(tiny_scope):
+    with serving(tiny_scope, requests_per_session=3, requests=6) as (address, server), ExitStack() as stack:
+        greedy = stack.enter_context(entered(address))
+        cookie = "; ".join(f"{name}={value}" for name, value in greedy.cookies.items())
+        for _ in range(3):
+            line = stack.enter_context(connected(address))
+            line.sendall(head(address).replace(b"\r\n\r\n", f"\r\nCookie: {cookie}\r\n\r\n".encode()))
+        wait_until(lambda: server.app.requests.total() == 3)
+        answer = greedy.get("/api/models")
+        assert (answer.status_code, answer.json()["code"]) == (429, "web.session-requests")
+        with entered(address) as other:
+            assert other.get("/api/models").status_code == 200
+
+
+def test_the_oldest_event_stream_of_a_session_ends_for_a_new_one(tiny_scope, monkeypatch):
+    with serving(tiny_scope, streams_per_session=2) as (address, _), ExitStack() as stack:
+        client = stack.enter_context(entered(address))
+        monkeypatch.setattr("vitscope.web.models.make_view", lambda scope, picture, request, job: waits(job))
+        view = client.post("/api/views", json={"sample": "cat"}).json()["id"]
+        streams = [stack.enter_context(client.stream("GET", f"/api/views/{view}/events")) for _ in range(2)]
+        lines = [stream.iter_lines() for stream in streams]
+        assert all(next(one).startswith("event") for one in lines)
+        third = stack.enter_context(client.stream("GET", f"/api/views/{view}/events")).iter_lines()
+        assert next(third).startswith("event")
+        rest = [line for line in lines[0] if line.startswith("data")]  # ends
+        assert json.loads(rest[-1][6:])["state"] in ("waiting", "running")
+        client.delete(f"/api/views/{view}")
+        for one in (lines[1], third):
+            assert json.loads([line for line in one if line.startswith("data")][-1][6:])["state"] == "cancelled"
+
+
+def waits(job):
+    while True:
+        time.sleep(0.01)
+        job.check()
+
+
+def test_a_client_that_hangs_up_is_one_line_for_debugging(tiny_scope, caplog, monkeypatch):
+    monkeypatch.setattr("vitscope.web.models.make_map", lambda *view_and_options: waits(view_and_options[-1]))
+    caplog.set_level(logging.DEBUG)
+    with serving(tiny_scope) as (address, server), entered(address) as client:
+        with connected(address) as line:  # while it uploads
+            line.sendall(head(address, token=TOKEN) + b"some bytes")
+            time.sleep(0.1)
+        view, _ = explained(client, {"sample": "cat", "methods": ["rollout"], "top": 1})
+        body = json.dumps({"method": "rollout"}).encode()
+        cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+        with connected(address) as line:  # while the model works
+            text = head(address, f"/api/views/{view}/maps", length=len(body))
+            extra = f"\r\nContent-Type: application/json\r\nCookie: {cookie}\r\n\r\n".encode()
+            line.sendall(text.replace(b"\r\n\r\n", extra) + body)
+            time.sleep(0.5)
+        wait_until(lambda: not server.app.requests.total())
+    told = [one for one in caplog.records if one.name.startswith(("vitscope.web", "uvicorn"))]
+    assert [(one.levelname, one.getMessage()) for one in told] == [
+        ("DEBUG", "POST /api/photos: the client hung up"),
+        ("DEBUG", f"POST /api/views/{view}/maps: the client hung up"),
+    ]
+
+
+STUCK = """
+import time
+from vitscope.web import models
+
+def stuck(scope, picture, request, job):
+    time.sleep(60)
+
+models.make_view = stuck
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_it_ends_within_five_seconds_whatever_runs(tiny_folder, number):
+    """Work that cannot be cancelled, an upload in progress, an event stream and an idle connection."""
+    arguments = ("-m", tiny_folder, "--port", 0, "--token", TOKEN)
+    with process(*arguments, first=STUCK) as (server, printed), ExitStack() as stack:
+        address = printed.partition("/?token=")[0]
+        client = stack.enter_context(entered(address))
+        view = client.post("/api/views", json={"sample": "cat"}).json()["id"]
+        stream = stack.enter_context(client.stream("GET", f"/api/views/{view}/events"))
+        next(stream.iter_lines())
+        line = stack.enter_context(connected(address))
+        line.sendall(head(address, token=TOKEN) + b"some bytes")
+        stack.enter_context(connected(address))
+        begun = time.monotonic()
+        server.send_signal(number)
+        assert server.wait(15) == 1
+        assert time.monotonic() - begun < 6  # 5, and a second for a busy machine
+        said = server.stderr.read()
+        assert "Traceback" not in said
+        assert "ERROR" not in said
