@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from urllib.parse import quote
 
@@ -148,5 +149,5 @@ def serve(
 
 def _exit_after(seconds: float) -> None:
     """End this process after so many seconds, also where a thread keeps Python's lock in a decoder or a kernel."""
-    nowhere = open(os.devnull, "w")  # noqa: SIM115  until the process ends
+    nowhere = Path(os.devnull).open("w")  # noqa: SIM115  until the process ends
     faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
