@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal, TypeAlias, Unpack
 
 import numpy as np
 from jaxtyping import Float32
@@ -21,9 +21,10 @@ from vitscope.render import raster
 from vitscope.render.html import Card
 from vitscope.render.raster import Style, StyleOptions
 
-__all__ = ["SCHEMA", "Explanation", "with_tuples"]
+__all__ = ["SCHEMA", "Activation", "Explanation", "prediction_text", "with_tuples"]
 
 SCHEMA = 1
+Activation: TypeAlias = Literal["softmax", "sigmoid", "given", "value"]
 _MAX_ARRAYS = 1 << 28  # bytes that a saved result may unpack to
 
 
@@ -39,7 +40,8 @@ class Explanation:
         region: where the patches lie on the photo.
         target: what was explained, in words; None for a method without a target.
         score: the target's score; None without a target.
-        predictions: (label, probability), most probable first, five at most; empty for a feature model.
+        predictions: (label, probability), most probable first, five at most; empty for a feature model. Of a
+            regression, whose `activation` is "value", (label, value) in the order of its outputs.
         provenance: model, weights, options, versions, dtype, device, seed and notes.
         picture: the photo, upright.
     """
@@ -83,6 +85,20 @@ class Explanation:
         self.map.setflags(write=False)
         self.prefix.setflags(write=False)
         object.__setattr__(self, "predictions", [(str(label), float(p)) for label, p in self.predictions])
+
+    @property
+    def activation(self) -> Activation:
+        """How class scores became `predictions`.
+
+        By `softmax`; by `sigmoid`, each by itself; `given` as probabilities by the model; or not at all: `value`, of a
+        regression.
+        """
+        stated: Activation = self.provenance.get("activation") or "softmax"
+        return stated
+
+    def prediction_texts(self, digits: int = 1) -> list[str]:
+        """Write each prediction, such as "tabby 83.1%", or "age 54.3" for a value that is no probability."""
+        return [prediction_text(label, number, self.activation, digits) for label, number in self.predictions]
 
     @property
     def caveat(self) -> str:
@@ -135,7 +151,7 @@ class Explanation:
             detail=", ".join(f"{key} {value}" for key, value in options.items() if value is not None),
             lines=[
                 f"{self.provenance.get('model', '')} · {self.layout}",
-                *(f"{label} {p:.1%}" for label, p in self.predictions),
+                *self.prediction_texts(),
             ],
             note=self.caveat,
         )
@@ -170,13 +186,18 @@ class Explanation:
             "method": self.method,
             "target": self.target,
             "score": self.score,
-            "predictions": [{"label": label, "probability": p} for label, p in self.predictions],
+            "predictions": [{"label": label, self._number: number} for label, number in self.predictions],
             "layout": asdict(self.layout),
             "region": asdict(self.region),
             "name": self.picture.name if self.picture else None,
             "provenance": dict(self.provenance),
             "messages": message_table([self.provenance, self.target]),
         }
+
+    @property
+    def _number(self) -> str:
+        """What the number of a prediction is called."""
+        return "value" if self.activation == "value" else "probability"
 
     def save(self, folder: str | Path, *, force: bool = False, **style: Unpack[StyleOptions]) -> Path:
         """Write `manifest.json`, `arrays.npz`, `overlay.png`, `heat.png`, `map.png` and `photo.jpg` into a new folder.
@@ -201,7 +222,7 @@ class Explanation:
                 self.overlay(**style).save(stage / "overlay.png", compress_level=4)
             raster.heat(self.map, self.region, chosen).save(stage / "heat.png", compress_level=4)
             raster.grid(self.map, chosen).save(stage / "map.png")
-            text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+            text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
             # bytes of a file name that are no text become \\udcXX, which is what JSON calls them
             (stage / "manifest.json").write_text(text, "utf-8", errors="backslashreplace")
         return Path(folder)
@@ -231,7 +252,7 @@ class Explanation:
                 region=ImageRegion(**with_tuples(manifest["region"])),
                 target=restore_messages(manifest["target"], messages),
                 score=manifest["score"],
-                predictions=[(p["label"], p["probability"]) for p in manifest["predictions"]],
+                predictions=[(p["label"], p.get("probability", p.get("value"))) for p in manifest["predictions"]],
                 provenance=restore_messages(manifest["provenance"], messages),
                 picture=picture,
             )
@@ -247,6 +268,11 @@ class Explanation:
                     reason=reason,
                 )
             ) from error
+
+
+def prediction_text(label: str, number: float, activation: Activation, digits: int = 1) -> str:
+    """Write one prediction: a probability in percent, a value as it is."""
+    return f"{label} {number:.4g}" if activation == "value" else f"{label} {number:.{digits}%}"
 
 
 def _in_notebook() -> bool:

@@ -109,7 +109,7 @@ class TestMeasurement:
         shares = scope.adapter.answer(pixels)[0].detach().softmax(-1)
         for number in (0, 1, 4):
             e = scope.explain(photo(), method="gradcam", target=number)
-            assert e.target == ("crane" if number < 2 else "class 4")
+            assert e.target == (f"crane (class {number})" if number < 2 else "class 4")
             assert scope.measure(e, metrics="saco").whole == pytest.approx(float(shares[number]), rel=1e-6)
 
     def test_features_and_likeness(self):

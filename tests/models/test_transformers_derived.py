@@ -142,13 +142,15 @@ def test_a_class_derived_from_timms(image):
 
     torch.manual_seed(0)
     model = Mine(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4, num_classes=1000).eval()
-    model.pretrained_cfg = {**timm.create_model("vit_tiny_patch16_224").pretrained_cfg, "input_size": (3, 32, 32)}
+    names = timm.data.ImageNetInfo("imagenet-1k")
+    labels = [names.index_to_description(i) for i in range(1000)]
+    own = {"input_size": (3, 32, 32), "label_names": names.label_names()}
+    own["label_descriptions"] = {name: names.label_name_to_description(name) for name in names.label_names()}
+    model.pretrained_cfg = {**timm.create_model("vit_tiny_patch16_224").pretrained_cfg, **own}
     scope = vitscope.load(model)
     assert isinstance(scope.adapter, TimmAdapter)
     pixels = create_transform(**resolve_model_data_config(model), is_training=False)(image)[None]
-    names = timm.data.ImageNetInfo("imagenet-1k")
     expected = probabilities(model, pixels)
-    labels = [names.index_to_description(i) for i in range(1000)]
     assert_predictions(scope.explain(image, method="rollout"), labels, expected)
 
 

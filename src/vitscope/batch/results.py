@@ -148,10 +148,16 @@ def explanation_from_row(row: Mapping[str, Any], *, photo: bool = True) -> Expla
         region=ImageRegion(size, tuple(row["box"]), (row["input_height"], row["input_width"])),
         target=row["target"],
         score=row["score"],
-        predictions=[(top["label"], top["probability"]) for top in row["top"] or ()],
+        predictions=[(top["label"], _number(top)) for top in row["top"] or ()],
         provenance={**json.loads(row["provenance"] or "{}"), "source": row["source"], "notes": row["notes"] or []},
         picture=_photo_if_there(row["source"], size) if photo else None,
     )
+
+
+def _number(top: Mapping[str, Any]) -> float:
+    """Return the number of a prediction: a probability, or the value of a regression."""
+    number: float = top["value"] if top["probability"] is None else top["probability"]
+    return number
 
 
 def not_explained(row: Mapping[str, Any]) -> ResultError:

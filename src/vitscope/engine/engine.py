@@ -236,6 +236,8 @@ class Engine(ModelRunner):
             MethodError: relevance that is not finite.
         """
         assert store.layout is not None
+        if store.answer is not None:
+            record["activation"] = self.activation(store.answer)
         return Explanation(
             map=np.ascontiguousarray(store.layout.patches(relevance), dtype=np.float32),
             prefix=np.array(relevance[: len(store.layout.prefix)], dtype=np.float32),

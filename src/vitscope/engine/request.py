@@ -16,6 +16,7 @@ from vitscope.attention.capture import capture
 from vitscope.attention.gradient_rules import GradientRule
 from vitscope.attention.model_modes import frozen_parameters
 from vitscope.engine.auto import MethodChoice
+from vitscope.engine.finite import require_finite_score
 from vitscope.engine.options import Options
 from vitscope.engine.runner import Forward, ModelRunner
 from vitscope.methods.base import Method
@@ -103,6 +104,7 @@ def relevances(
         with torch.set_grad_enabled("gradient" in request.method.requires):
             if scorer is not None:
                 score = scorer(forward.answer)
+                require_finite_score(score, scorer.words)
         last = number == len(targets) - 1
         if request.method.runs_model:
             context = _context(runner, request, forward, scorer, store, score, last, tick)

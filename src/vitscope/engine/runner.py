@@ -20,10 +20,14 @@ from vitscope.attention.capture import capture
 from vitscope.attention.gradient_rules import GradientRule
 from vitscope.attention.model_modes import eval_mode, frozen_parameters
 from vitscope.attention.transformer_blocks import HiddenStates, TransformerBlocks, find_blocks
+from vitscope.engine.finite import require_finite_answer, require_finite_attention
 from vitscope.errors import LayoutError, Support, UnsupportedError, UsageError
+from vitscope.explanation import Activation
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import ImageLike, Picture, load_image
+from vitscope.methods.class_names import class_name
 from vitscope.methods.targets import Scorer, SimilarTo, Target, Text, feature_of, scorer_of, scorer_of_each
+from vitscope.metrics.target_score import activated
 from vitscope.models.base import ModelAdapter
 from vitscope.models.loading import pick_device
 from vitscope.tracing.block_io import BlockMap, StagedHiddenStates
@@ -216,7 +220,10 @@ class ModelRunner:
         """Run the model in evaluation mode, in the caller's gradient mode."""
         self.on_forward()
         with eval_mode(self.model):
-            return self.adapter.answer(pixels.to(self.device, self.dtype))
+            given = pixels.to(self.device, self.dtype)
+            answer = self.adapter.answer(given)
+            require_finite_answer(self.model, answer, given, lambda: self.adapter.answer(given))
+        return answer
 
     def answer(self, pixels: Float[Tensor, "B 3 Hi Wi"]) -> Tensor:
         """Return the model's answer without a graph and without its attention."""
@@ -258,7 +265,9 @@ class ModelRunner:
                 states = self._watch_tokens(stack, size)
             recorder = stack.enter_context(capture(self.model, gradients=gradients, gradient_rule=rule, values=values))
             answer = self.run(pixels)
-        return Forward(self.adapter.attention(recorder, size, answer), pixels, answer, states)
+        store = self.adapter.attention(recorder, size, answer)
+        require_finite_attention(self.model, store)
+        return Forward(store, pixels, answer, states)
 
     def _watch_tokens(self, stack: ExitStack, size: tuple[int, int]) -> HiddenStates | StagedHiddenStates | None:
         """Keep the tokens of the next forward on images of that size, where they are known."""
@@ -286,16 +295,27 @@ class ModelRunner:
             target = target.with_features(self.adapter.text_features(target.words))
         return scorer_of(target, answer, self.adapter.labels, self.adapter.classifies(answer))
 
+    def activation(self, answer: Tensor) -> Activation | None:
+        """Return how an answer becomes predictions; None where it is no class scores."""
+        return self.adapter.activation(answer.shape[-1]) if self.adapter.classifies(answer) else None
+
     def predictions(self, answer: Tensor, row: int = 0) -> list[tuple[str, float]]:
-        """Return the most probable classes of one image of a batch, five at most; none for a feature model."""
-        if not self.adapter.classifies(answer):
+        """Return the most probable classes of one image of a batch, five at most; none for a feature model.
+
+        A regression has values instead, in the order of its outputs.
+        """
+        return [(class_name(number, self.adapter.labels), share) for number, share in self.top_classes(answer, row)]
+
+    def top_classes(self, answer: Tensor, row: int = 0) -> list[tuple[int, float]]:
+        """Return the numbers of the classes that `predictions` names."""
+        activation = self.activation(answer)
+        if activation is None:
             return []
-        logits = answer[row].detach().float()
-        probabilities = logits.sigmoid() if self.adapter.multi_label else logits.softmax(-1)
-        values, classes = probabilities.topk(min(_TOP, logits.shape[-1]))
-        labels = self.adapter.labels
-        pairs = zip(classes.tolist(), values.tolist(), strict=True)
-        return [(labels.get(c, f"class {c}"), p) for c, p in pairs]
+        numbers = activated(answer[row].detach().double(), activation)
+        if activation == "value":
+            return list(enumerate(numbers[:_TOP].tolist()))
+        shares, classes = numbers.topk(min(_TOP, len(numbers)))
+        return list(zip(classes.tolist(), shares.tolist(), strict=True))
 
 
 def device_and_dtype(model: nn.Module, device: str | torch.device = "auto") -> tuple[torch.device, torch.dtype]:

@@ -116,8 +116,7 @@ def patch_masker(engine: Engine, image: ImageLike, *, size: int | None = None, t
         "probability",
         answer,
         labels=engine.adapter.labels,
-        classifies=engine.adapter.classifies(answer),
-        independent=engine.adapter.multi_label,
+        activation=engine.activation(answer),
         make_scorer=lambda other: engine.scorer(other, answer),
     )
     fill = baseline_fill("mean", pixels, pixels, layout.grid)

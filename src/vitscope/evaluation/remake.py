@@ -106,14 +106,13 @@ def score_of_map(
 
     A note is added where the logit differs from the one that the explanation records.
     """
-    classifies, was = engine.adapter.classifies(answer), explanation.score if given is None else None
+    activation, was = engine.activation(answer), explanation.score if given is None else None
     score = make_score(
-        target_from_text(explanation.target, classifies) if given is None else given,
+        target_from_text(explanation.target, activation is not None) if given is None else given,
         kind,
         answer,
         labels=engine.adapter.labels,
-        classifies=classifies,
-        independent=engine.adapter.multi_label,
+        activation=activation,
         make_scorer=lambda target: engine.scorer(target, answer),
         previous=was,
     )

@@ -13,16 +13,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitscope._messages import msg
-from vitscope._numbers import whole_number
-from vitscope.errors import MethodError, UnknownNameError, UsageError
+from vitscope.errors import MethodError, UsageError
 from vitscope.images import Picture, reusable
+from vitscope.methods.class_names import CONTRAST, class_name, class_number, contrast_numbers
 
 __all__ = [
     "Scorer",
     "SimilarTo",
     "Target",
     "Text",
-    "class_number",
     "feature_of",
     "format_target",
     "parse_target",
@@ -31,8 +30,6 @@ __all__ = [
     "similar_to",
     "text",
 ]
-
-_CONTRAST = " - "
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,22 +209,15 @@ def scorer_of(target: Target, answer: Tensor, labels: Mapping[int, str], classif
         )
     if target is None:
         best = answer.argmax(-1)
-        words = [_label(int(i), labels) for i in best]
+        words = [class_name(int(i), labels) for i in best]
         return Scorer(words, lambda answer, images: answer.gather(-1, best[images][:, None])[:, 0])
-    if isinstance(target, str) and _CONTRAST in target and target not in labels.values():
-        first, second = (class_number(part.strip(), labels, answer.shape[-1]) for part in target.split(_CONTRAST, 1))
-        if first == second:
-            raise UsageError(
-                msg(
-                    "methods.contrast-with-itself",
-                    "the target '{target}' is the contrast of a class with itself, which is 0 everywhere",
-                    target=target,
-                )
-            )
-        words = [f"{_label(first, labels)}{_CONTRAST}{_label(second, labels)}"] * count
+    pair = contrast_numbers(target, labels, answer.shape[-1]) if isinstance(target, str) else None
+    if pair is not None:
+        first, second = pair
+        words = [f"{class_name(first, labels)}{CONTRAST}{class_name(second, labels)}"] * count
         return Scorer(words, lambda answer, _: answer[:, first] - answer[:, second])
     number = class_number(target, labels, answer.shape[-1])
-    return Scorer([_label(number, labels)] * count, lambda answer, _: answer[:, number])
+    return Scorer([class_name(number, labels)] * count, lambda answer, _: answer[:, number])
 
 
 def scorer_of_each(scorers: Sequence[Scorer], which: Sequence[int]) -> Scorer:
@@ -262,38 +252,3 @@ def _checked(function: Callable[[Tensor], Tensor], answer: Tensor) -> Tensor:
 def feature_of(answer: Tensor) -> Tensor:
     """Return the features of each image as one vector: of several tokens the mean."""
     return answer.flatten(2).mean(2) if answer.ndim == 4 else answer.mean(1) if answer.ndim == 3 else answer
-
-
-def class_number(target: int | str, labels: Mapping[int, str], classes: int) -> int:
-    """Return the number of a class from its number, its label, or one of the names in its label.
-
-    Raises:
-        UsageError: no class has that number.
-        UnknownNameError: no class has that name; with the nearest spelling.
-    """
-    if isinstance(target, int) or whole_number(target) is not None:
-        if not 0 <= int(target) < classes:
-            raise UsageError(
-                msg("methods.no-such-class", "class {number} does not exist", number=target),
-                msg("methods.no-such-class.hint", "classes are 0 to {last}", last=classes - 1),
-            )
-        return int(target)
-    name = target.lower()
-    for number, label in labels.items():
-        if name == label.lower() or name in _names(label.lower()):
-            return number
-    raise UnknownNameError(
-        msg("methods.class", "class"),
-        target,
-        labels.values(),
-        [name for label in labels.values() for name in _names(label)],
-    )
-
-
-def _names(label: str) -> list[str]:
-    """Return the names in a label such as "tabby, tabby cat"."""
-    return [name.strip() for name in label.split(",")]
-
-
-def _label(number: int, labels: Mapping[int, str]) -> str:
-    return labels.get(number) or msg("methods.unnamed-class", "class {number}", number=number)

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from vitscope._messages import msg
 from vitscope.errors import UsageError
-from vitscope.methods.targets import Scorer, SimilarTo, Target, Text, class_number, feature_of
+from vitscope.explanation import Activation
+from vitscope.methods.class_names import class_name, class_number, contrast_numbers
+from vitscope.methods.targets import Scorer, SimilarTo, Target, Text, feature_of
 
-__all__ = ["Score", "ScoreKind", "make_score", "target_from_text"]
+__all__ = ["Score", "ScoreKind", "activated", "make_score", "target_from_text"]
 
 ScoreKind = Literal["probability", "logit"]
 _SHARE, _COSINE = (0.0, 1.0), (-1.0, 1.0)
@@ -45,8 +47,7 @@ def make_score(
     answer: Tensor,
     *,
     labels: Mapping[int, str],
-    classifies: bool,
-    independent: bool,
+    activation: Activation | None,
     make_scorer: Callable[[Target], Scorer],
     previous: float | None = None,
 ) -> Score:
@@ -55,13 +56,12 @@ def make_score(
     Args:
         target: as for `Scope.explain`; None is the predicted class, and for a model without classes the cosine between
             an image's feature and that of the whole image.
-        kind: for a class, `probability`: softmax over the classes, or the class's own sigmoid where classes are
-            `independent`; or `logit`. Other targets are scores themselves: a contrast is a difference of logits, a text
-            or an image a cosine, a function its result.
+        kind: for a class, `probability`: softmax over the classes, or the class's own sigmoid, or what the model gives,
+            and of a regression its value; or `logit`. Other targets are scores themselves: a contrast is a difference
+            of logits, a text or an image a cosine, a function its result.
         answer: the model's answer for the whole image `(1, ...)`.
         labels: class names by number.
-        classifies: the answer is class logits.
-        independent: several classes can be right at once.
+        activation: how class scores become probabilities; None for an answer that is no class scores.
         make_scorer: makes the scorer of any other target.
         previous: the score when the map was made, which distinguishes classes of the same name.
 
@@ -69,6 +69,12 @@ def make_score(
         UsageError: a class, or a logit, of a model without classes.
         UnknownNameError: no class has that name.
     """
+    classifies = activation is not None
+    if kind == "logit" and activation in ("given", "value"):
+        raise UsageError(
+            msg("metrics.not-logits", "this model answers with probabilities or values, not with logits"),
+            msg("metrics.no-logits.hint", "leave {@score} out"),
+        )
     if not classifies and kind == "logit":
         raise UsageError(
             msg("metrics.no-logits", "this model has no classes and therefore no logits"),
@@ -89,15 +95,26 @@ def make_score(
         scorer = make_scorer(target)
         possible = _COSINE if isinstance(target, (Text, SimilarTo)) else None
         return Score(scorer.words[0], lambda answer: scorer(answer, _first(answer)).double(), target, None, possible)
-    name, logit = labels.get(number, f"class {number}"), float(answer[0, number])
+    name, logit = class_name(number, labels), float(answer[0, number])
     if kind == "logit":
         words = msg("metrics.logit", "logit of {name}", name=name)
         return Score(words, lambda answer: answer[:, number].double(), number, logit)
-    if independent:
-        words = msg("metrics.sigmoid", "probability of {name} (sigmoid)", name=name)
-        return Score(words, lambda answer: answer[:, number].double().sigmoid(), number, logit, _SHARE)
-    words = msg("metrics.softmax", "probability of {name} (softmax)", name=name)
-    return Score(words, lambda answer: answer.double().softmax(-1)[:, number], number, logit, _SHARE)
+    assert activation is not None
+    words = {
+        "softmax": msg("metrics.softmax", "probability of {name} (softmax)", name=name),
+        "sigmoid": msg("metrics.sigmoid", "probability of {name} (sigmoid)", name=name),
+        "given": msg("metrics.given", "probability of {name} (as the model gives it)", name=name),
+        "value": msg("metrics.value", "value of {name} (a regression, no probability)", name=name),
+    }[activation]
+    possible = None if activation == "value" else _SHARE
+    return Score(words, lambda answer: activated(answer.double(), activation)[:, number], number, logit, possible)
+
+
+def activated(scores: Tensor, activation: Activation) -> Tensor:
+    """Return what is shown of class scores `(..., C)`: probabilities, or the values of a regression."""
+    if activation == "softmax":
+        return scores.softmax(-1)
+    return scores.sigmoid() if activation == "sigmoid" else scores
 
 
 def target_from_text(words: str | None, classifies: bool) -> Target:
@@ -129,10 +146,8 @@ def _class_of(target: Target, answer: Tensor, labels: Mapping[int, str], previou
     alike = [number for number, label in labels.items() if label == target]
     if len(alike) > 1 and previous is not None:  # two classes of ImageNet are called crane
         return min(alike, key=lambda number: abs(float(answer[0, number]) - previous))
-    if isinstance(target, str) and not alike and " - " in target:
+    if isinstance(target, str) and contrast_numbers(target, labels, answer.shape[-1]) is not None:
         return None
-    if isinstance(target, str) and not alike and (found := re.fullmatch(r"class (\d+)", target)):
-        target = int(found[1])
     return class_number(target, labels, answer.shape[-1])
 
 

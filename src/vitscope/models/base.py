@@ -4,13 +4,15 @@ import types
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from inspect import isabstract
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from vitscope._messages import Message, msg
 from vitscope._plugins import Registry
 from vitscope.errors import YES, Support, UnsupportedError
+from vitscope.explanation import Activation
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture
+from vitscope.models.labels import check_count
 from vitscope.models.options import ModelOptions
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ class ModelAdapter(ABC):
         auto_options: `method` and its options, which the method "auto" takes for this model instead of its own choice.
         overlay_options: keywords of `overlay` that suit those maps.
         multi_label: several classes can be right at once: each has a probability of its own.
+        scores: class scores are `logits`; or `probabilities` already, of a model with a softmax or sigmoid of its own;
+            or `values`, of a regression.
         notes: what the provenance of every map says about the model, such as preprocessing that was chosen.
         supports_batches: several images can go through one forward; else they go one at a time.
         options: what the caller said of the model; bound before the constructor runs.
@@ -52,6 +56,7 @@ class ModelAdapter(ABC):
     auto_options: Mapping[str, Any] = types.MappingProxyType({})
     overlay_options: Mapping[str, Any] = types.MappingProxyType({})
     multi_label: bool = False
+    scores: Literal["logits", "probabilities", "values"] = "logits"
     notes: tuple[str, ...] = ()
     supports_batches: bool = True
     options: ModelOptions = ModelOptions()
@@ -62,6 +67,7 @@ class ModelAdapter(ABC):
         adapter = cls.__new__(cls)
         adapter.options = options
         adapter.__init__(model, processor, **extra)  # type: ignore[misc]
+        adapter._settle_labels()
         return adapter
 
     @classmethod
@@ -148,8 +154,41 @@ class ModelAdapter(ABC):
         )
 
     def classifies(self, answer: "torch.Tensor") -> bool:
-        """Return whether an answer is class logits."""
+        """Return whether an answer is class scores."""
         return bool(self.labels)
+
+    def activation(self, classes: int) -> Activation:
+        """Return how the scores of so many classes become what is shown of them.
+
+        One logit has no others to share a probability with: its own is a sigmoid, whatever `multi_label` says.
+        """
+        given = self.options.multi_label
+        if self.scores == "probabilities":
+            return "given"
+        if self.scores == "values" and given is None:
+            return "value"
+        return "sigmoid" if classes == 1 or (self.multi_label if given is None else given) else "softmax"
+
+    def class_count(self) -> int | None:
+        """Return how many class scores the model answers with; None where that is not known without its labels."""
+        return None
+
+    def _settle_labels(self) -> None:
+        """Take the caller's class names; leave out the model's own where they are not as many as its outputs."""
+        given = self.options.labels
+        if given is not None:
+            if given and (count := self.class_count()) is not None:
+                check_count(given, count)
+            self.labels = given
+        elif self.labels and (count := self.class_count()) not in (None, len(self.labels)):
+            note = msg(
+                "models.labels-of-other-classes",
+                "the model's {names} class names are not those of its {count} outputs, and are left out: {@labels} "
+                "names them",
+                names=len(self.labels),
+                count=count,
+            )
+            self.labels, self.notes = {}, (*self.notes, note)
 
     def attention(
         self, recorder: "AttentionRecorder", size: tuple[int, int], answer: "torch.Tensor"

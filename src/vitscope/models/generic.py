@@ -1,7 +1,7 @@
 """Any `nn.Module` from pixels to an answer: a Vision Transformer of no known library."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ class GenericAdapter(TracedAdapter):
         *,
         reference: str = "",
         layout: TokenLayout | None = None,
-        labels: dict[int, str] | None = None,
+        labels: Mapping[int, str] | None = None,
     ) -> None:
         self.model = model
         self.reference = reference or type(model).__name__
@@ -76,6 +76,7 @@ class GenericAdapter(TracedAdapter):
         log.debug("layout of %s: %s", type(model).__name__, f"given, {layout}" if layout else "traced")
         if layout is None:
             self.trace()
+        self._settle_scores()
 
     def default_processor(self) -> Callable[..., Any]:
         """Return the preprocessing that is used where no processor is given."""

@@ -21,7 +21,8 @@ from vitscope.models.base import ADAPTERS, ModelAdapter, libraries_of
 from vitscope.models.bundled import catalogue, wheel
 from vitscope.models.generic import GenericAdapter
 from vitscope.models.hub import OTHER_SOURCES, not_loaded, reach_hub
-from vitscope.models.options import Labels, LoadOptions, ModelOptions, Output, Region, labels_of, said_of
+from vitscope.models.labels import read_labels
+from vitscope.models.options import Labels, LoadOptions, ModelOptions, Output, Region, said_of
 from vitscope.models.transformers_loading import load_processor, load_transformers
 
 __all__ = ["DTYPES", "adapter_of", "open_model", "pick_device"]
@@ -60,7 +61,8 @@ def open_model(
         trust_remote_code: run the code that a repository or folder brings.
         layout: which token is which, for a module whose tokens cannot be traced.
         output: which part of the model's output is explained: a name, an index, or a function of the output.
-        labels: class names by index, a list of them, or a file.
+        labels: class names: a list in the order of the outputs, a mapping from index to name, or a file
+            (`models.labels.read_labels`); an empty list says that the numbers are features, not classes.
         multi_label: each class has a probability of its own, or not; by default what the model states.
         region: the region of the image that the processor's pixels show, where it cannot be measured.
         progress: called with (stage, done, total) while weights are fetched.
@@ -81,7 +83,7 @@ def open_model(
             region=region,
         )
     )
-    given = ModelOptions(output, labels_of(labels), multi_label, region, trust_remote_code, said)
+    given = ModelOptions(output, read_labels(labels), multi_label, region, trust_remote_code, said)
     if isinstance(processor, (str, os.PathLike)):
         processor = load_processor(str(processor), trust_remote_code=trust_remote_code)
     if isinstance(model, nn.Module):

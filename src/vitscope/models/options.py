@@ -10,9 +10,13 @@ import torch
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture
 
+<<<<<<< HEAD
 __all__ = ["Labels", "LoadOptions", "ModelOptions", "Output", "Region", "labels_of", "said_of"]
+=======
+__all__ = ["Labels", "LoadOptions", "ModelOptions", "Output", "Region"]
+>>>>>>> f61ec67 (models, engine: what a number means)
 
-Labels: TypeAlias = Mapping[int, str] | Sequence[str] | str | Path
+Labels: TypeAlias = Mapping[int, str] | Mapping[str, str] | Sequence[str] | str | Path
 Output: TypeAlias = str | int | Callable[[Any], torch.Tensor]
 Region: TypeAlias = ImageRegion | Callable[[Picture], ImageRegion]
 
@@ -40,7 +44,7 @@ class ModelOptions:
 
     Attributes:
         output: which part of the model's output is explained: a name, an index, or a function of the output.
-        labels: class names by index.
+        labels: class names by index; empty where the numbers are no classes.
         multi_label: each class has a probability of its own.
         region: the region of the image that the processor's pixels show, or a function from a Picture to it.
         trust_remote_code: run the code that a repository or folder brings.
@@ -51,6 +55,7 @@ class ModelOptions:
     labels: Mapping[int, str] | None = None
     multi_label: bool | None = None
     region: Region | None = None
+<<<<<<< HEAD
     trust_remote_code: bool = False
     said: Mapping[str, str | int | bool] = field(default_factory=dict)
 
@@ -79,3 +84,5 @@ def labels_of(labels: Labels | None) -> Mapping[int, str] | None:
         return labels
     names = Path(labels).read_text().splitlines() if isinstance(labels, (str, Path)) else labels
     return dict(enumerate(map(str, names)))
+=======
+>>>>>>> f61ec67 (models, engine: what a number means)

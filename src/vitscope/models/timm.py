@@ -12,6 +12,7 @@ from vitscope.geometry import TokenLayout
 from vitscope.models.base import ADAPTERS
 from vitscope.models.generic import GenericAdapter
 from vitscope.models.hub import reach_hub
+from vitscope.models.timm_classes import answers_with_clip_features, class_names, is_headless
 
 __all__ = ["TimmAdapter"]
 
@@ -24,6 +25,8 @@ class TimmAdapter(GenericAdapter):
         processor: a function from a Pillow image to pixels; without one, timm's own for the model's data config.
         reference: how the model was named.
         layout: which token is which, where it should not be traced.
+        labels: class names by index; without them those that the model's own configuration gives, or ImageNet's where
+            its classifier is, number by number, that of timm's pretrained weights in the local cache.
     """
 
     name = "timm"
@@ -38,6 +41,7 @@ class TimmAdapter(GenericAdapter):
         *,
         reference: str = "",
         layout: TokenLayout | None = None,
+        labels: Mapping[int, str] | None = None,
     ) -> None:
         from timm.data import create_transform, resolve_model_data_config
 
@@ -47,8 +51,9 @@ class TimmAdapter(GenericAdapter):
         if isinstance(made_for, (tuple, list)) and len(made_for) == 2 and not getattr(model, "dynamic_img_size", False):
             self._config["input_size"] = (self._config["input_size"][0], *made_for)
         processor = processor or create_transform(**self._config, is_training=False)
-        super().__init__(model, processor, reference=reference, layout=layout, labels=_labels(model))
-        self.classes = getattr(model, "num_classes", 0) > 0
+        self.classes = not (is_headless(model) or answers_with_clip_features(model))
+        super().__init__(model, processor, reference=reference, layout=layout, labels=labels or class_names(model))
+        self.labels = self.labels if self.classes else {}
 
     @classmethod
     def load_pretrained(cls, name: str) -> tuple[nn.Module, dict[str, Any]]:
@@ -73,9 +78,10 @@ class TimmAdapter(GenericAdapter):
             whole = hub_id.count("/") and not hub_id.endswith("/")
             reach_hub(hub_id if whole else hub_id + name, None)
         try:
-            return timm.create_model(name, pretrained=True, dynamic_img_size=True), {}
+            model = timm.create_model(name, pretrained=True, dynamic_img_size=True)
         except TypeError:  # not one of those that take other input sizes
-            return timm.create_model(name, pretrained=True), {}
+            model = timm.create_model(name, pretrained=True)
+        return model, {"labels": class_names(model, pretrained=True)}
 
     @cached_property
     def weights(self) -> str:  # type: ignore[override]
@@ -101,16 +107,6 @@ class TimmAdapter(GenericAdapter):
         """Return architecture and sizes."""
         pool = getattr(self.model, "global_pool", None)
         return {**super().describe(), **({"global_pool": str(pool)} if isinstance(pool, str) else {})}
-
-
-def _labels(model: Any) -> dict[int, str]:
-    from timm.data import ImageNetInfo, infer_imagenet_subset
-
-    subset = infer_imagenet_subset(model)
-    if not subset:
-        return {}
-    info = ImageNetInfo(subset)
-    return {i: info.index_to_description(i) for i in range(model.num_classes)}
 
 
 ADAPTERS.add(TimmAdapter.name, TimmAdapter)

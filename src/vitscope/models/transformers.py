@@ -70,14 +70,20 @@ class TransformersAdapter(TracedAdapter):
         self._tokenizer = getattr(processor, "tokenizer", None)
         self._runner = ProcessorRunner(processor, self.vision, self.input_size)
         self.reference = reference or self.architecture
-        self.multi_label = getattr(config, "problem_type", None) == "multi_label_classification"
+        problem = getattr(config, "problem_type", None)
+        self.multi_label = problem == "multi_label_classification"
+        self.scores = "values" if problem == "regression" else "logits"
         self._log_decisions()
         if self._type is None:
             self.trace()
         elif self.layout().prefix[:1] == ("cls",) and self.layout().pooling == "cls":
             self.cls_index = 0
-        classifier = CLASSIFIER in self.architecture or (library_class is None and self._answers_with_labels())
-        names = (config.id2label or {}) if classifier else {}
+        known = library_class is type(model) and self.options.output is None
+        self.classes = CLASSIFIER in self.architecture or not known
+        if (self.classes and not (known and self._last_layer())) or self.options.labels or self.options.multi_label:
+            self._settle_scores()  # a class or a head of the user's, or another part of the output
+        self.classes = self.classes and self.options.labels != {}
+        names = config.id2label or {} if self.classes else {}
         self.labels = {int(i): str(label) for i, label in names.items()}
 
     @classmethod
@@ -201,9 +207,16 @@ class TransformersAdapter(TracedAdapter):
         """Return pixels as the image processor makes them, and the region of the image that they show."""
         return self._runner.prepare(picture, size or self.size, self._patch)
 
-    def classifies(self, answer: Tensor) -> bool:
-        """Return whether the model has a classifier."""
-        return bool(self.labels)
+    def class_count(self) -> int | None:
+        """Return how many class scores the model answers with; of the library's own classifiers without a forward."""
+        known = self._last_layer() if type(self.model) is _library_class(self.model) else None
+        return super().class_count() if known is None or not self.classes else known.out_features
+
+    def _last_layer(self) -> nn.Linear | None:
+        """Return the linear layer that one of the library's classifiers ends in, as far as it is one."""
+        last = getattr(self.model, "classifier", None)
+        whole = CLASSIFIER in self.architecture and self.options.output is None
+        return last if whole and isinstance(last, nn.Linear) else None
 
     def describe(self) -> Mapping[str, str]:
         """Return adapter, architecture and sizes."""
@@ -216,7 +229,7 @@ class TransformersAdapter(TracedAdapter):
             "patch": image_size(as_pair(self.config.patch_size)),
             "trained at": image_size(self.input_size),
             "input": self.preprocessing(),
-            "classes": str(len(self.labels)) if self.labels else "none: a feature model",
+            "classes": self._describe_classes(),
             "attention": f"{self.config._attn_implementation}, recorded at scaled_dot_product_attention",
         }
 
@@ -228,13 +241,6 @@ class TransformersAdapter(TracedAdapter):
         if not takes_patches(self.vision):
             return _USUAL_SIZE
         return int(self.vision.num_patches**0.5) * int(self.vision.patch_size)
-
-    def _answers_with_labels(self) -> bool:
-        """Return whether the answer has one number for each label of the config."""
-        first = next(self.model.parameters())
-        with eval_mode(self.model), torch.no_grad():
-            answer = self.answer(torch.zeros(1, 3, *self.input_size).to(first))
-        return answer.ndim == 2 and answer.shape[1] == self.config.num_labels
 
     def _log_decisions(self) -> None:
         kind, name = self.config.model_type, self.architecture

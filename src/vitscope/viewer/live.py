@@ -52,7 +52,10 @@ class LiveModel:
             target=entry["target"],
             score=entry["score"],
             predictions=[(label, p) for label, p in header["predictions"]],
-            provenance={"model": header["model"]["reference"], "options": entry["options"], "caveat": entry["caveat"]},
+            provenance={
+                **{"model": header["model"]["reference"], "options": entry["options"], "caveat": entry["caveat"]},
+                "activation": header["activation"],
+            },
             picture=self.picture,
         )
         return first.card().html()

@@ -36,6 +36,7 @@ def document_of(explanation: Explanation) -> dict[str, Any]:
         "attention": {"why": _WHY, "error": None, "heads_scale": [], "max_mb": 0},
         "maps": [entry],
         "predictions": [[label, p] for label, p in explanation.predictions],
+        "activation": explanation.activation,
         "statistics": {"layers": [], "sinks": []},
         "missing": [{"what": what, "why": _WHY} for what in _MISSING],
         "seed": int(provenance.get("seed", 0)),

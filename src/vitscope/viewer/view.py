@@ -204,6 +204,7 @@ def _view_one(
         "attention": {"why": rows.reason, "error": sent.error, "heads_scale": scales, "max_mb": max_mb},
         "maps": maps,
         "predictions": [[label, p] for label, p in predictions],
+        "activation": engine.activation(store.answer),
         "statistics": numbers,
         "missing": missing,
         "seed": options.seed,

@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -15,7 +15,7 @@ from vitscope.errors import VitscopeError
 
 if TYPE_CHECKING:
     from vitscope.engine.options import Failure
-    from vitscope.explanation import Explanation
+    from vitscope.explanation import Activation, Explanation
     from vitscope.render.raster import StyleOptions
 
 __all__ = ["explain"]
@@ -137,7 +137,11 @@ def _row(document: dict[str, Any]) -> list[str]:
 
 def _remarks(document: dict[str, Any], norm: str) -> list[str]:
     """Return the predictions, notes and caveat of one result, for below the table."""
-    predictions = [f"{p['label']} {p['probability']:.1%}" for p in document["predictions"]]
+    from vitscope.explanation import prediction_text
+
+    activation = cast("Activation", document["provenance"].get("activation") or "softmax")
+    shown = [(p["label"], p.get("probability", p.get("value"))) for p in document["predictions"]]
+    predictions = [prediction_text(label, number, activation) for label, number in shown]
     remarks = [f"top {len(predictions)}: {', '.join(predictions)}"] if predictions else []
     remarks += document["provenance"]["notes"]
     if caveat := document["provenance"].get("caveat"):

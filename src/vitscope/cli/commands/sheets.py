@@ -92,7 +92,7 @@ def logit_lens(
         )
     cells = []
     for number, e in enumerate(layers):
-        predictions = "\n".join(f"{label} {share:.0%}" for label, share in e.predictions[:2])
+        predictions = "\n".join(e.prediction_texts(digits=0)[:2])
         cells.append(Cell(e.overlay(**style), f"after layer {number}: {e.score:.3g}", predictions))
     path = opt.require_free(out / f"{picture.name}-logit-lens.png", force)
     title = f"{layers[-1].target} after each layer; each map on its own scale"

@@ -1,6 +1,6 @@
 // The measured steps of deletion: the map's hottest patches hidden one step after another, and what the score becomes.
 
-import { el, figure, percent } from "./dom.js";
+import { el, figure, percent, predicted } from "./dom.js";
 import { entryOf } from "./scene.js";
 
 export function panel(root, ctx) {
@@ -34,7 +34,7 @@ export function panel(root, ctx) {
       random: figure(number.around[step]?.[0]),
     }) : t.message(m.score);
     const likely = step ? entry.steps?.[step] ?? [] : [];
-    if (likely.length) status.textContent += ` ${likely.map(([label, p]) => `${label} ${percent(p)}`).join(", ")}.`;
+    if (likely.length) status.textContent += ` ${likely.map(([label, p]) => `${label} ${predicted(p, data.header.activation)}`).join(", ")}.`;
     input.setAttribute("aria-valuetext", status.textContent);
     ctx.stage.marks();
   };

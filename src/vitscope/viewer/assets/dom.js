@@ -55,3 +55,5 @@ export function figure(value) {
 }
 
 export const percent = (value) => `${(100 * value).toFixed(value < 0.1 ? 1 : 0)} %`;
+// A prediction: a probability in percent, or the value of a regression as it is.
+export const predicted = (value, activation) => activation === "value" ? figure(value) : percent(value);

@@ -1,6 +1,6 @@
 // Hosts that can run the model: paint patches away, and compare its new answer with what the map put there.
 
-import { choices, el, figure, percent, toggle } from "./dom.js";
+import { choices, el, figure, percent, predicted, toggle } from "./dom.js";
 
 const PAUSE = 60; // milliseconds without a stroke before the model runs
 
@@ -40,8 +40,8 @@ export function panel(root, ctx) {
       status.textContent = `${t("masked", { count: patches.length, score: figure(found.score), whole: figure(found.whole), ms: Math.round(found.total_ms) })} ${t("masked_share", { share: percent(share) })}`;
       list.replaceChildren(...found.predictions.map(([label, p]) => {
         const bar = el("span", { class: "vs-bar" });
-        bar.style.inlineSize = `${100 * p}%`;
-        return el("li", {}, el("div", {}, el("span", { text: label }), el("span", { class: "vs-number", text: percent(p) }), bar));
+        bar.style.inlineSize = data.header.activation === "value" ? "0" : `${100 * p}%`;
+        return el("li", {}, el("div", {}, el("span", { text: label }), el("span", { class: "vs-number", text: predicted(p, data.header.activation) }), bar));
       }));
     } catch (error) {
       if (!mine.signal.aborted) status.textContent = t.error(error);

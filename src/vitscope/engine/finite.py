@@ -1,0 +1,129 @@
+"""Numbers that are no numbers: where NaN or infinity begins in a model, so that no map is made of it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitscope._messages import msg
+from vitscope.attention import AttentionStore, Factored
+from vitscope.errors import MethodError, UsageError
+
+__all__ = ["require_finite_answer", "require_finite_attention", "require_finite_score"]
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def require_finite_answer(model: nn.Module, answer: Tensor, pixels: Tensor, run: Callable[[], Any]) -> None:
+    """Raise an error where an answer holds NaN or infinity, with the layer where it began.
+
+    An answer of -inf beside numbers, of a model all of whose layers are finite, is a class that the model left out.
+
+    Args:
+        model: the module.
+        answer: its answer.
+        pixels: its input.
+        run: runs it again.
+
+    Raises:
+        UsageError: the pixels hold NaN or infinity.
+        MethodError: the model made it.
+    """
+    if bool(answer.detach().isfinite().all()):
+        return
+    if bad := [number for number, image in enumerate(pixels) if not bool(image.detach().isfinite().all())]:
+        raise UsageError(
+            msg("engine.pixels-not-finite", "image {number} of the batch holds NaN or infinity", number=bad[0])
+        )
+    layer = _first_layer(model, run)
+    values = answer.detach()
+    left_out = not bool(values.isnan().any()) and not bool((values == torch.inf).any())
+    if layer is None and left_out and bool(values.isfinite().flatten(1).any(1).all()):
+        return
+    problem = msg(
+        "engine.answer-not-finite",
+        "the model's answer holds NaN or infinity, which begins in {layer}",
+        layer=layer or type(model).__name__,
+    )
+    raise MethodError(problem, _hint(model, layer))
+
+
+def require_finite_attention(model: nn.Module, store: AttentionStore) -> None:
+    """Raise a MethodError where queries, keys or attention hold NaN or infinity, with the layer where it began."""
+    flags = [_block_is_finite(block) for block in store.blocks]
+    if not flags or bool(torch.stack([flag.to(flags[0].device) for flag in flags]).all()):
+        return
+    name = next(block.name for block, flag in zip(store.blocks, flags, strict=True) if not bool(flag))
+    raise MethodError(
+        msg("engine.attention-not-finite", "the attention of {layer} holds NaN or infinity", layer=name),
+        _hint(model, name),
+    )
+
+
+def require_finite_score(score: Tensor, words: list[str]) -> None:
+    """Raise a MethodError for a target's score that is NaN or infinite, as a function of the caller's may return."""
+    finite = score.detach().isfinite()
+    if not bool(finite.all()):
+        word = words[int((~finite).nonzero()[0])]
+        raise MethodError(
+            msg("engine.score-not-finite", "the score of the target '{target}' is NaN or infinite", target=word),
+            msg("engine.score-not-finite.hint", "the model's answer is finite: look at the target"),
+        )
+
+
+def _block_is_finite(block: Any) -> Tensor:
+    if not isinstance(block, Factored):
+        probs: Tensor = block.probs
+        return probs.detach().isfinite().all()
+    found = block.q.detach().isfinite().all() & block.k.detach().isfinite().all()
+    if block.lse is not None:  # -inf where a mask hides every key
+        found = found & ~(block.lse.isnan() | (block.lse == torch.inf)).any()
+    return found
+
+
+def _hint(model: nn.Module, layer: str | None) -> str:
+    inside = dict(model.named_modules()).get(layer or "", model)
+    for name, weight in inside.named_parameters():
+        if weight.is_floating_point() and not bool(weight.detach().isfinite().all()):
+            return msg(
+                "engine.weights-not-finite.hint", "its weights {name} hold NaN or infinity: load others", name=name
+            )
+    if any(weight.dtype in _HALF for weight in model.parameters()):
+        return msg("engine.not-finite.hint", "use dtype float32")
+    return msg("engine.answer-not-finite.hint", "the weights are finite: look at what that layer computes")
+
+
+def _first_layer(model: nn.Module, run: Callable[[], Any]) -> str | None:
+    """Return the name of the first module whose result is not finite; of its parent, where its input was not either."""
+    found: list[str] = []
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, given: Any, result: Any) -> None:
+            if not found and not all(map(_finite, _tensors(result))):
+                made_here = all(map(_finite, _tensors(given)))
+                found.append(name if made_here else name.rpartition(".")[0])
+
+        return hook
+
+    with ExitStack() as stack, torch.no_grad():
+        for name, module in model.named_modules():
+            if name:
+                stack.callback(module.register_forward_hook(watch(name)).remove)
+        run()
+    return found[0] or None if found else None
+
+
+def _finite(tensor: Tensor) -> bool:
+    values = tensor.detach()
+    return not values.is_floating_point() or bool(values.isfinite().all())
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        yield from (tensor for part in value.values() for tensor in _tensors(part))
+    elif isinstance(value, (tuple, list)):
+        yield from (tensor for part in value for tensor in _tensors(part))

@@ -1,0 +1,235 @@
+"""What the numbers of a model's answer are: class scores, probabilities or features, by the operations before them.
+
+Class scores come out of a linear layer. Features come out of a normalisation, an activation or the blocks themselves,
+or out of a projection that calls itself one. The autograd graph of one forward says which: views, slices and means are
+passed, and the first operations that compute something are looked at. Nothing is kept of that forward but its graph.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vitscope._messages import Message, msg
+from vitscope.attention.model_modes import eval_mode
+
+__all__ = ["AnswerKind", "Kind", "find_answer_kind"]
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["scores", "probabilities", "features"]
+_SEEN = 5000  # operations that are looked at, at most
+_OPERATIONS = {
+    "layout": "View UnsafeView ReshapeAlias Squeeze Unsqueeze Select Slice Clone ToCopy T Transpose Permute Expand Cat "
+    "Stack Index IndexSelect Gather Alias AsStrided Split SplitWithSizes Unbind Narrow",
+    "average": "Mean Sum Neg NativeDropout AdaptiveAvgPool2D AvgPool2D Add Sub Mul Div",
+    "linear": "Addmm Mm Bmm Baddbmm Addbmm Mv Addmv Linear Convolution",
+    "norm": "NativeLayerNorm NativeBatchNorm CudnnBatchNorm NativeGroupNorm FusedRmsNorm RmsNorm",
+    "length": "Rsqrt Norm LinalgVectorNorm Sqrt",
+    "activation": "Tanh Relu Gelu Silu Elu LeakyRelu Hardswish Hardtanh Mish Softplus Selu",
+    "probabilities": "Softmax Sigmoid",
+}
+_ROLE = {name: role for role, names in _OPERATIONS.items() for name in names.split()}
+_PROJECTION = re.compile(r"(^|[._])(visual|text|image)?_?(proj|projection|projector|embed|embeddings?)([._]|$)")
+_CLASSIFIER = re.compile(r"classif|logit|num_class")
+
+
+@dataclass(frozen=True)
+class AnswerKind:
+    """What the numbers of an answer are.
+
+    Attributes:
+        kind: `scores` before a softmax or sigmoid, `probabilities` after one, or `features`.
+        width: how many numbers there are for each image.
+        reason: the operation that says so; empty where nothing says otherwise than that they are scores.
+        one_sum: probabilities that share one.
+    """
+
+    kind: Kind
+    width: int
+    reason: Message | Literal[""] = ""
+    one_sum: bool = False
+
+
+def find_answer_kind(
+    answer_of: Callable[[Tensor], Tensor], model: nn.Module, size: tuple[int, int]
+) -> AnswerKind | None:
+    """Run a model once on noise and find out what the numbers of its answer are.
+
+    Args:
+        answer_of: from pixels `(1, 3, Hi, Wi)` to the answer.
+        model: the module behind it.
+        size: `(Hi, Wi)`.
+
+    Returns:
+        None for an answer that is not `(B, C)`.
+
+    Cost: one forward, and the memory of one without a graph: what the graph would keep is dropped.
+    """
+    first = next(model.parameters())
+    noise = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(first)
+    pixels = noise.requires_grad_()
+    with eval_mode(model), torch.inference_mode(False), torch.enable_grad():
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, lambda kept: kept):
+                answer = answer_of(pixels)
+        except RuntimeError as error:  # weights of inference mode, or operations without a gradient
+            log.debug("%s: no graph behind its answer: %s", type(model).__name__, error)
+            with torch.no_grad():
+                answer = answer_of(noise.detach())
+    if answer.ndim != 2:
+        return None
+    found = _read(answer, pixels, model)
+    log.debug("answer of %s: %s numbers, %s %s", type(model).__name__, found.width, found.kind, found.reason)
+    return found
+
+
+def _read(answer: Tensor, pixels: Tensor, model: nn.Module) -> AnswerKind:
+    width = answer.shape[1]
+    probable = _probabilities(answer)
+    if probable is not None:
+        one_sum = probable == "Softmax" and width > 1
+        reason = msg("models.answer.probabilities", "its last step is a {step}", step=probable.lower())
+        return AnswerKind("probabilities", width, reason, one_sum)
+    ends = set(_ends(answer.grad_fn, pixels)) if answer.grad_fn is not None else {"unknown"}
+    computed = sorted(end for end in ends if not end.startswith("linear"))
+    if not computed:
+        names = [_weight_name(end.removeprefix("linear "), width, model) for end in ends]
+        if any(_PROJECTION.search(name) and not _CLASSIFIER.search(name) for name in names):
+            reason = msg("models.answer.projection", "its last step is the projection '{name}'", name=names[0])
+            return AnswerKind("features", width, reason)
+        return AnswerKind("scores", width)
+    if "unknown" in computed:
+        if width in _norm_widths(model):
+            reason = msg("models.answer.width", "its {width} numbers are as many as one of its tokens has", width=width)
+            return AnswerKind("features", width, reason)
+        return AnswerKind("scores", width)
+    steps = {
+        "norm": msg("models.answer.norm", "its last step is a normalisation"),
+        "activation": msg("models.answer.activation", "its last step is an activation"),
+        "blocks": msg("models.answer.blocks", "it comes straight out of the blocks"),
+    }
+    return AnswerKind("features", width, steps[computed[0]])
+
+
+def _probabilities(answer: Tensor) -> str | None:
+    """Return which function made probabilities of the answer, where it was the last one; checked by the numbers."""
+    node = answer.grad_fn
+    while node is not None and _ROLE.get(_operation(node)) == "layout" and len(node.next_functions) == 1:
+        node = node.next_functions[0][0]
+    name = "" if node is None else _operation(node)
+    values = answer.detach().double()
+    if _ROLE.get(name) != "probabilities" or not bool(((values >= 0) & (values <= 1)).all()):
+        return None
+    if name == "Softmax" and not torch.allclose(values.sum(1), torch.ones_like(values.sum(1)), atol=1e-2):
+        return None
+    return name
+
+
+def _ends(start: Any, pixels: Tensor) -> Iterator[str]:
+    """Iterate over the first operations behind an answer that compute something, of each sum and average all."""
+    stack, seen = [start], set()
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if len(seen) > _SEEN:
+            yield "unknown"
+            return
+        name, inputs = _operation(node), [child for child, _ in node.next_functions if child is not None]
+        role, computed = _ROLE.get(name), [child for child in inputs if not _only_parameters(child, pixels)]
+        if name == "AccumulateGrad" or (role == "layout" and not computed):
+            yield "blocks"  # pixels, or a token that was learned: the stream that starts there
+        elif role == "linear":
+            weight = next((w for child in inputs if (w := _variable(child)) is not None and w.ndim > 1), None)
+            yield "blocks" if _reads_pixels(computed, pixels) else f"linear {0 if weight is None else id(weight)}"
+        elif role in ("norm", "activation"):
+            yield role
+        elif name.startswith("ScaledDotProduct"):
+            yield "blocks"
+        elif name in ("Mul", "Div") and len(computed) > 1:
+            yield "norm" if any(_normalises(child) for child in computed) else "unknown"
+        elif role in ("layout", "average"):
+            stack += computed
+        else:
+            yield "unknown"
+
+
+def _operation(node: Any) -> str:
+    name: str = node.name()
+    return re.sub(r"Backward\d*$", "", name.rpartition("::")[2])
+
+
+def _variable(node: Any) -> Tensor | None:
+    """Return the parameter behind a node, through transpositions."""
+    while node is not None and not hasattr(node, "variable"):
+        if _ROLE.get(_operation(node)) != "layout" or len(node.next_functions) != 1:
+            return None
+        node = node.next_functions[0][0]
+    return None if node is None else node.variable
+
+
+def _only_parameters(start: Any, pixels: Tensor) -> bool:
+    """Return whether a value comes from parameters alone, as a bias, a scale or its exponential do."""
+    stack, count = [start], 0
+    while stack:
+        node, count = stack.pop(), count + 1
+        if count > 20 or getattr(node, "variable", None) is pixels:
+            return False
+        stack += [child for child, _ in node.next_functions if child is not None]
+    return True
+
+
+def _reads_pixels(nodes: list[Any], pixels: Tensor) -> bool:
+    """Return whether an operation works on the pixels themselves, as a patch embedding does."""
+    stack = list(nodes)
+    while stack:
+        node = stack.pop()
+        if getattr(node, "variable", None) is pixels:
+            return True
+        if _ROLE.get(_operation(node)) == "layout":
+            stack += [child for child, _ in node.next_functions if child is not None]
+    return False
+
+
+def _normalises(start: Any) -> bool:
+    """Return whether a factor or divisor is the length of something."""
+    stack, count = [start], 0
+    while stack and count < 8:
+        node, count = stack.pop(0), count + 1
+        if _ROLE.get(_operation(node)) == "length":
+            return True
+        if _ROLE.get(_operation(node)) == "layout" or _operation(node) in (
+            "Clamp",
+            "ClampMin",
+            "Maximum",
+            "Add",
+            "Pow",
+        ):
+            stack += [child for child, _ in node.next_functions if child is not None]
+    return False
+
+
+def _weight_name(identity: str, width: int, model: nn.Module) -> str:
+    """Return the name of the last weights; of frozen ones, which no graph mentions, the last that fit the answer."""
+    named = dict(model.named_parameters())
+    known = [name for name, weight in named.items() if str(id(weight)) == identity]
+    fitting = [
+        name for name, weight in named.items() if weight.ndim > 1 and width in (*weight.shape[:1], weight.shape[-1])
+    ]
+    return (known or fitting[-1:] or [""])[0]
+
+
+def _norm_widths(model: nn.Module) -> set[int]:
+    """Return the widths of the tokens that the model normalises."""
+    return {
+        int(weight.shape[0])
+        for module in model.modules()
+        if "norm" in type(module).__name__.lower() and isinstance(weight := getattr(module, "weight", None), Tensor)
+        if weight.ndim == 1
+    }
