@@ -4,12 +4,12 @@ import re
 from collections.abc import Callable, Mapping
 
 from vitscope._messages import msg
+from vitscope._numbers import whole_number
 from vitscope.errors import UnknownNameError, UsageError
 
 __all__ = ["CONTRAST", "class_name", "class_number", "contrast_numbers", "has_label"]
 
 CONTRAST = " - "
-_NUMBER = re.compile(r"-?[0-9]+", re.ASCII)
 _UNNAMED = re.compile(r"class (-?[0-9]+)", re.ASCII)
 _SHARED = re.compile(r".* \(class ([0-9]+)\)", re.ASCII | re.DOTALL)
 
@@ -35,8 +35,9 @@ def class_number(target: int | str, labels: Mapping[int, str], classes: int) -> 
         return _only(target, found, labels)
     if (shared := _SHARED.fullmatch(target)) and class_name(int(shared[1]), labels) == target:
         return int(shared[1])
-    if number := _UNNAMED.fullmatch(target) or _NUMBER.fullmatch(target):
-        return _in_range(int(number[number.lastindex or 0]), classes)
+    unnamed = _UNNAMED.fullmatch(target)
+    if (number := whole_number(unnamed[1] if unnamed else target)) is not None:
+        return _in_range(number, classes)
     if not labels:
         raise UsageError(
             msg("methods.no-class-names", "the names of this model's {count} classes are not known", count=classes),

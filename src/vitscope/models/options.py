@@ -10,11 +10,7 @@ import torch
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture
 
-<<<<<<< HEAD
-__all__ = ["Labels", "LoadOptions", "ModelOptions", "Output", "Region", "labels_of", "said_of"]
-=======
-__all__ = ["Labels", "LoadOptions", "ModelOptions", "Output", "Region"]
->>>>>>> f61ec67 (models, engine: what a number means)
+__all__ = ["Labels", "LoadOptions", "ModelOptions", "Output", "Region", "said_of"]
 
 Labels: TypeAlias = Mapping[int, str] | Mapping[str, str] | Sequence[str] | str | Path
 Output: TypeAlias = str | int | Callable[[Any], torch.Tensor]
@@ -55,7 +51,6 @@ class ModelOptions:
     labels: Mapping[int, str] | None = None
     multi_label: bool | None = None
     region: Region | None = None
-<<<<<<< HEAD
     trust_remote_code: bool = False
     said: Mapping[str, str | int | bool] = field(default_factory=dict)
 
@@ -76,13 +71,3 @@ def _plain(value: Any) -> str | int | bool:
     if isinstance(value, (Path, ImageRegion)):
         return str(value)
     return str(getattr(value, "__qualname__", type(value).__qualname__))
-
-
-def labels_of(labels: Labels | None) -> Mapping[int, str] | None:
-    """Return class names by index."""
-    if labels is None or isinstance(labels, Mapping):
-        return labels
-    names = Path(labels).read_text().splitlines() if isinstance(labels, (str, Path)) else labels
-    return dict(enumerate(map(str, names)))
-=======
->>>>>>> f61ec67 (models, engine: what a number means)
