@@ -39,6 +39,7 @@ def provenance(
         "model": adapter.reference,
         "adapter": adapter.name,
         "weights": adapter.weights,
+        "output": adapter.reads(),
         **({"load": dict(adapter.options.said)} if adapter.options.said else {}),
         "options": {name: _plain(value) for name, value in request.method_options.items()},
         **{name: _plain(getattr(options, name)) for name in _OPTIONS},

@@ -44,6 +44,7 @@ class ModelAdapter(ABC):
         notes: what the provenance of every map says about the model, such as preprocessing that was chosen.
         supports_batches: several images can go through one forward; else they go one at a time.
         options: what the caller said of the model; bound before the constructor runs.
+        dense: an answer has scores at many places, such as pixels or the queries of a detector: a target names one.
     """
 
     name: ClassVar[str]
@@ -60,6 +61,7 @@ class ModelAdapter(ABC):
     notes: tuple[str, ...] = ()
     supports_batches: bool = True
     options: ModelOptions = ModelOptions()
+    dense: bool = False
 
     @classmethod
     def bound(cls, model: "torch.nn.Module", processor: Any, options: ModelOptions, **extra: Any) -> Self:
@@ -152,6 +154,10 @@ class ModelAdapter(ABC):
                 "load a whole CLIP or SigLIP of transformers, or open_clip:ARCH/PRETRAINED",
             ),
         )
+
+    def reads(self) -> str:
+        """Say which part of the model's output is explained, and after which layer; empty where that is not known."""
+        return ""
 
     def classifies(self, answer: "torch.Tensor") -> bool:
         """Return whether an answer is class scores."""

@@ -47,7 +47,8 @@ class TimmAdapter(GenericAdapter):
 
         self._own_processor = processor is None
         self._config = resolve_model_data_config(model)
-        made_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
+        inside = getattr(model, "model", model)  # features_only puts the model into a module of its own
+        made_for = getattr(getattr(inside, "patch_embed", None), "img_size", None)
         if isinstance(made_for, (tuple, list)) and len(made_for) == 2 and not getattr(model, "dynamic_img_size", False):
             self._config["input_size"] = (self._config["input_size"][0], *made_for)
         processor = processor or create_transform(**self._config, is_training=False)

@@ -18,6 +18,7 @@ from vitscope.attention.recorder import AttentionRecorder
 from vitscope.errors import YES, CaptureError, LayoutError, Support, UnsupportedError, first_line
 from vitscope.geometry import TokenLayout
 from vitscope.models.answer_kind import AnswerKind, find_answer_kind
+from vitscope.models.answers import AnswerReader
 from vitscope.models.base import ModelAdapter, image_size
 from vitscope.models.preprocessing import size_refused
 from vitscope.tracing.block_finder import find_block_map
@@ -27,14 +28,19 @@ from vitscope.tracing.records import CAPTURE_HINT
 from vitscope.tracing.trace import Trace
 from vitscope.tracing.trace import trace as trace_model
 
-__all__ = ["TracedAdapter", "answer_of", "hash_of"]
+__all__ = ["TracedAdapter", "hash_of"]
 
 log = logging.getLogger(__name__)
 
-_ANSWERS = ("logits", "image_embeds", "pooler_output", "last_hidden_state", "image_features", "x_norm_clstoken")
 _DIFFERENTIAL = msg(
     "models.differential-attention",
     "one attention is subtracted from another: averages over heads count both alike, as if they were added",
+)
+_READ = 1e-3  # of the answer, less is rounding
+_READS_APART = msg(
+    "models.reads-apart",
+    "this model's answer is not made of the tokens after its last layer alone, or its layers are not one after another "
+    "(it reads the tokens of several layers, or layers stand side by side)",
 )
 
 
@@ -46,12 +52,26 @@ class TracedAdapter(ModelAdapter):
         given_layout: a layout from the caller; then nothing is traced.
         classes: two-dimensional answers are class logits.
         cls_index: place of the CLS token in the answer of a model that answers with all its tokens.
+        channel_axis: the axis of the channels in the model's answer; 0 for a map of one number for each place.
     """
 
     input_size: tuple[int, int]
     given_layout: TokenLayout | None = None
     classes: bool = True
     cls_index: int | None = None
+    channel_axis: int = -1
+
+    @cached_property
+    def reader(self) -> AnswerReader:
+        """What reads the answer from the model's output, as the caller chose."""
+        return AnswerReader(self.options.output)
+
+    @property
+    def dense(self) -> bool:  # type: ignore[override]
+        """Whether an answer has scores at many places: it is called so, or has a channel for each label."""
+        shape, name = self.reader.shape, self.reader.name.rpartition(".")[2]
+        named = name.endswith(("logits", "depth")) or (bool(self.labels) and len(self.labels) in shape[1:])
+        return len(shape) > 2 and self.cls_index is None and named
 
     def run(self, pixels: Tensor) -> Any:
         """Call the model on pixels; adapters of models with other arguments override this."""
@@ -70,6 +90,8 @@ class TracedAdapter(ModelAdapter):
         if size not in known:
             recorder = self._record_forward(size)
             found = trace_model(self._answer_together, self.model, size, recorder.recorded_calls)
+            if self.channel_axis < 0:
+                self.channel_axis = found.channel_axis
             if self.cls_index is None and self._answers_with_tokens(found):
                 cls = found.layout.prefix.index("cls")
                 self.cls_index = cls if found.order is None else int(found.order[cls])
@@ -87,7 +109,7 @@ class TracedAdapter(ModelAdapter):
         pixels = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(first)
         with eval_mode(self.model), torch.no_grad(), capture(self.model) as recorder:
             try:
-                self.run(pixels)
+                output = self.run(pixels)
             except (RuntimeError, AssertionError, ValueError, TypeError, AttributeError) as error:
                 if size != self.input_size:
                     raise size_refused(size, error) from error
@@ -100,17 +122,18 @@ class TracedAdapter(ModelAdapter):
                     reason=first_line(error),
                 )
                 raise LayoutError(problem, CAPTURE_HINT) from error
+        self.reader(output)  # raises where it is not known what is explained
         _ = recorder.blocks or recorder.store()  # raises where nothing was recorded
         self.__dict__.setdefault("_kernels", _describe_kernels(recorder))
         return recorder
 
     def _answers_with_tokens(self, found: Trace) -> bool:
         """Return whether the model answers with all tokens of the layout, a CLS token among them."""
-        if "cls" not in found.layout.prefix or not found.isotropic:
+        if "cls" not in found.layout.prefix or not found.isotropic or self.reader.name == "pooler_output":
             return False
         first = next(self.model.parameters())
         with eval_mode(self.model), torch.no_grad():
-            answer = answer_of(self.run(torch.zeros(1, 3, *self.input_size).to(first)))
+            answer = self._answer_together(torch.zeros(1, 3, *self.input_size).to(first))
         return answer.ndim == 3 and answer.shape[1] == found.layout.tokens
 
     @property
@@ -120,6 +143,8 @@ class TracedAdapter(ModelAdapter):
             return YES
         found = self.trace()
         kinds = list(dict.fromkeys(found.sizes))
+        if kinds == [(found.layout.tokens,) * 2]:
+            return Support.no(_READS_APART)
         sizes = ", ".join([*(f"{n} x {m}" for n, m in kinds[:6]), *(["..."] if len(kinds) > 6 else [])])
         return Support.no(
             msg(
@@ -184,8 +209,44 @@ class TracedAdapter(ModelAdapter):
         return self._answer_together(pixels)
 
     def _answer_together(self, pixels: Tensor) -> Tensor:
-        answer = answer_of(self.run(pixels))
+        answer = _channels_placed(self.reader(self.run(pixels), len(pixels)), self.channel_axis)
         return answer if self.cls_index is None or answer.ndim != 3 else answer[:, self.cls_index]
+
+    def reads(self) -> Message:
+        """Say which part of the model's output is explained, from which tokens it is made, and after which layer."""
+        if not self.reader.shape:
+            first = next(self.model.parameters())
+            with eval_mode(self.model), torch.no_grad():
+                self._answer_together(torch.zeros(1, 3, *self.input_size).to(first))
+        name = self.reader.name or msg("models.reads.output", "the output")
+        shape = " x ".join(map(str, ("B", *self.reader.shape[1:])))
+        if self.given_layout is not None:
+            return msg("models.reads.given", "{name} ({shape})", name=name, shape=shape)
+        unread = self.trace().unread if "_traces" in self.__dict__ else 0
+        facts = {"name": name, "shape": shape, "read": self.depth, "layers": self.depth + unread}
+        facts["tokens"] = self._tokens_read()
+        if self.isotropic:
+            return msg(
+                "models.reads",
+                "{name} ({shape}), made of the tokens after {read} of {layers} layers: {tokens}",
+                **facts,
+            )
+        return msg(
+            "models.reads.up-to", "{name} ({shape}), made of tokens up to layer {read} of {layers}: {tokens}", **facts
+        )
+
+    def _tokens_read(self) -> str:
+        """Say which tokens the answer is made of."""
+        layout = self.layout()
+        if layout.pooling == "map":
+            return msg("models.reads.pooling", "by attention pooling")
+        shares = self.trace().readout if "_traces" in self.__dict__ else layout.readout()
+        shares, prefix = shares / shares.sum(), len(layout.prefix)
+        parts = [(name, share) for name, share in zip(layout.prefix, shares[:prefix], strict=True) if share > _READ]
+        if (patches := shares[prefix:].sum()) > _READ:
+            parts.append((msg("models.reads.patches", "patches"), patches))
+        listed = [f"{name} {share:.0%}" for name, share in parts]
+        return ", ".join(listed if len(listed) < 8 else [*listed[:3], "...", listed[-1]])
 
     def classifies(self, answer: Tensor) -> bool:
         """Return whether an answer is class scores."""
@@ -288,27 +349,13 @@ class TracedAdapter(ModelAdapter):
         return msg("models.preprocessing.given", "the processor from the caller")
 
 
-def answer_of(output: Any) -> Tensor:
-    """Return the tensor of a model's output that is its answer: logits, else pooled features, else the tokens.
-
-    Raises:
-        LayoutError: the output holds no tensor.
-    """
-    for name in _ANSWERS:
-        value = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
-        if isinstance(value, Tensor):
-            return value
-    while isinstance(output, (tuple, list, Mapping)) and output:
-        output = next(iter(output.values())) if isinstance(output, Mapping) else output[0]
-    if not isinstance(output, Tensor):
-        raise LayoutError(
-            msg(
-                "models.answer-without-tensor",
-                "the model answers with a {kind}, which holds no known tensor",
-                kind=type(output).__name__,
-            )
-        )
-    return output
+def _channels_placed(answer: Tensor, axis: int) -> Tensor:
+    """Return a map as `(B, C, H, W)`, and tokens as `(B, N, D)`, whatever the order of the model's axes is."""
+    if axis < 0:
+        return answer
+    if answer.ndim == 4:
+        return answer.movedim(axis, 1)
+    return answer if answer.ndim != 3 else answer[:, None] if axis == 0 else answer.movedim(axis, 2)
 
 
 def hash_of(model: nn.Module) -> str:

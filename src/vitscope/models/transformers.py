@@ -21,8 +21,9 @@ from vitscope.attention.recorder import AttentionRecorder
 from vitscope.errors import YES, ModelError, Support
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture
+from vitscope.models.answers import answer_of
 from vitscope.models.base import ADAPTERS, ModelAdapter, image_size
-from vitscope.models.traced import TracedAdapter, answer_of, hash_of
+from vitscope.models.traced import TracedAdapter, hash_of
 from vitscope.models.transformers_processor import ProcessorRunner, as_pair, cut_patches, takes_patches
 from vitscope.models.transformers_types import CLASSIFIER, find_type
 
@@ -31,6 +32,7 @@ __all__ = ["TransformersAdapter"]
 log = logging.getLogger(__name__)
 
 _USUAL_SIZE = 224
+_DENSE = ("ForSemanticSegmentation", "ForObjectDetection")
 
 
 class TransformersAdapter(TracedAdapter):
@@ -63,7 +65,8 @@ class TransformersAdapter(TracedAdapter):
         self.config = config
         library_class = _library_class(model)
         self.architecture = (library_class or type(model)).__name__
-        self._type = find_type(config.model_type, self.architecture) if library_class is type(model) else None
+        known = library_class is type(model) and self.options.output is None
+        self._type = find_type(config.model_type, self.architecture) if known else None
         vision = getattr(config, "vision_config", None)
         self.vision: Any = config if vision is None else vision
         self.input_size = as_pair(getattr(self.vision, "image_size", None) or self._usual_size())
@@ -83,7 +86,8 @@ class TransformersAdapter(TracedAdapter):
         if (self.classes and not (known and self._last_layer())) or self.options.labels or self.options.multi_label:
             self._settle_scores()  # a class or a head of the user's, or another part of the output
         self.classes = self.classes and self.options.labels != {}
-        names = config.id2label or {} if self.classes else {}
+        dense = known and self.architecture.endswith(_DENSE)
+        names = config.id2label or {} if self.classes or dense else {}
         self.labels = {int(i): str(label) for i, label in names.items()}
 
     @classmethod
@@ -106,6 +110,8 @@ class TransformersAdapter(TracedAdapter):
         parameters = inspect.signature(getattr(call, "forward", call)).parameters
         interpolates = tuple(pixels.shape[2:]) != self.input_size and "interpolate_pos_encoding" in parameters
         options: dict[str, Any] = {"interpolate_pos_encoding": True} if interpolates else {}
+        if "hidden_states" in str(self.options.output):
+            options["output_hidden_states"] = True
         if self.config.model_type == "vit_mae":  # no token is masked, and none is shuffled
             tokens = (pixels.shape[2] // self._patch[0]) * (pixels.shape[3] // self._patch[1])
             options["noise"] = torch.arange(tokens, device=pixels.device, dtype=torch.float32).expand(len(pixels), -1)

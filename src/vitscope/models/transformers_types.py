@@ -62,6 +62,8 @@ def known_types() -> tuple[str, ...]:
 
 
 def find_type(model_type: str, architecture: str) -> ModelType | None:
-    """Return the row of a model type, or None where the model must be traced."""
+    """Return the row of a model type, or None where the model must be traced: other heads read other tokens."""
     row = _TYPES.get(model_type)
+    if CLASSIFIER not in architecture and not architecture.endswith("Model"):
+        return None
     return None if row is None or (row.features_only and CLASSIFIER in architecture) else row

@@ -116,7 +116,9 @@ def run_averaged(
             ),
             CAPTURE_HINT,
         )
-    return network, start, out.as_subclass(Tensor).flatten(1).mean(1)
+    answer = out.as_subclass(Tensor)
+    network.answer = answer.detach()
+    return network, start, answer.flatten(1).mean(1)
 
 
 class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):

@@ -39,6 +39,8 @@ class AveragedNetwork:
         parallel: some residual connection added several attention calls at once.
         differential: attention was subtracted from attention; the averages count both alike.
         lost: where tokens may have been lost; explains why none reach the output.
+        answer: the answer's tokens, in its own shape; None before the run.
+        joins: the attention calls that each residual connection added.
     """
 
     plan: BackwardPlan
@@ -53,6 +55,8 @@ class AveragedNetwork:
     parallel: bool = False
     differential: bool = False
     lost: str = ""
+    answer: Tensor | None = None
+    joins: list[frozenset[int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -140,11 +144,14 @@ class AveragedNetwork:
             skip, branch, new = (b, a, of_a) if of_a else (a, b, of_b)
         if not new:
             return _mean_of(a, b, shape)
-        if new <= branch.joined:  # another branch beside attention, such as a parallel MLP: tokens stay
-            return token_tensor(branch.view_as(branch), branch)
+        if new <= branch.joined:
+            if not any(new <= one for one in self.joins):  # a path around several layers: the tokens of both are read
+                return _mean_of(a, b, shape)
+            return token_tensor(branch.view_as(branch), branch)  # beside one attention, as a parallel MLP: tokens stay
         self.parallel |= sum(call.event in new for call in self.calls) > 1
         for call in self.calls:
             call.joined |= call.event in new
+        self.joins.append(new)
         out = token_tensor(residual(skip, branch, self.plan, new), skip, branch)
         out.joined = out.joined | new
         return out

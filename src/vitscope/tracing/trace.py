@@ -6,6 +6,7 @@ because they hold no position, and what the answer is read from is a gradient.
 """
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from vitscope._messages import msg
-from vitscope.attention.recorder import RecordedCall
 from vitscope.errors import LayoutError
 from vitscope.geometry import TokenLayout
 from vitscope.tracing.averaged import Run, run_averaged
 from vitscope.tracing.inferred_layout import infer_layout, is_plain_rollout, prefix_names, shared_order
 from vitscope.tracing.network import AveragedNetwork
-from vitscope.tracing.records import CAPTURE_HINT, TracedCall
+from vitscope.tracing.records import CAPTURE_HINT, TracedCall, varies
 from vitscope.tracing.token_grid import FinestTokens, find_finest_tokens, position_images, prefix_weights
 from vitscope.tracing.token_tensor import BackwardPlan
 
@@ -52,6 +52,8 @@ class Trace:
         per_image: each image of a batch has its own answer; else their tokens lie in one row, as Pixtral's do.
         events: all attention calls of a real forward.
         sizes: queries and keys of each layer, in one window.
+        unread: how many more layers there are, of which the answer reads nothing.
+        channel_axis: the axis of the answer along which positions are the same; 0 where a map has no such axis.
     """
 
     layers: tuple[int, ...]
@@ -70,18 +72,20 @@ class Trace:
     per_image: bool
     events: frozenset[int]
     sizes: tuple[tuple[int, int], ...]
+    unread: int
+    channel_axis: int
 
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def trace(run: Run, model: nn.Module, size: tuple[int, int], recorded: dict[int, RecordedCall]) -> Trace:
+def trace(run: Run, model: nn.Module, size: tuple[int, int], recorded: Collection[int]) -> Trace:
     """Trace the tokens of a model at an input of `(Hi, Wi)` pixels.
 
     Args:
         run: from pixels to the tensor that is the answer, `(B, C)` or `(B, N, C)`.
         model: the module that `run` calls.
         size: height and width of the input.
-        recorded: the attention calls of one captured forward at that size.
+        recorded: events of the attention calls of one captured forward at that size.
 
     Cost: one forward of the averaged network and four backward passes.
 
@@ -115,7 +119,8 @@ def trace(run: Run, model: nn.Module, size: tuple[int, int], recorded: dict[int,
     names = prefix_names([name for name, _ in network.leaves], counts)
     _check_count(model, len(readout), len(names), finest.grid)
 
-    layers = tuple(call for call in calls if call.joined)
+    joined = [call for call in calls if call.joined]
+    layers = tuple(call for call in joined if call.event in read)  # others come after all that the answer reads
     loose = [call for call in calls if not call.joined and call.event in read]
     pool = loose[-1].event if loose and loose[-1].event > max((c.event for c in layers), default=-1) else None
     layout, exact = infer_layout(names, finest.grid, readout, pool is not None)
@@ -154,6 +159,8 @@ def trace(run: Run, model: nn.Module, size: tuple[int, int], recorded: dict[int,
         per_image=len(out) == len(images),
         events=frozenset(recorded),
         sizes=tuple((call.queries, keys[call.event]) for call in layers),
+        unread=len(joined) - len(layers),
+        channel_axis=_channel_axis(network.answer),
     )
 
 
@@ -200,6 +207,16 @@ def _check_count(model: nn.Module, read: int, prefix: int, grid: tuple[int, int]
             columns=columns,
         )
         raise LayoutError(problem, CAPTURE_HINT)
+
+
+def _channel_axis(answer: Tensor | None) -> int:
+    """Return the axis of an answer's channels; 0 where positions differ along all axes, as in a map of one number."""
+    if answer is None or answer.ndim not in (3, 4) or len(answer) != 4:
+        return -1 if answer is None or answer.ndim != 4 else 1
+    placed = [varies(answer, axis) for axis in range(1, answer.ndim)]
+    if answer.ndim == 4:
+        return 3 if placed == [True, True, False] else 1
+    return 0 if all(placed) else 1 if placed == [False, True] else 2
 
 
 def _query_shares(r: Tensor) -> np.ndarray:

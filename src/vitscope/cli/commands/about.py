@@ -96,6 +96,7 @@ def inspect(
         "tokens": f"{layout.tokens}: {layout}",
         "prefix tokens": ", ".join(layout.prefix) or "none",
         "pooling": layout.pooling + (" (prefix tokens included)" if layout.pool_prefix else ""),
+        "explained output": scope.adapter.reads(),
         "weights": scope.adapter.weights,
         "recommended": f"{(best := scope.recommend())}{f': {best.reason}' if best.reason else ''}",
     }

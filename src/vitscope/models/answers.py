@@ -1,0 +1,207 @@
+"""Which tensor of a model's output is its answer: the only one, the one that its name states, or the caller's choice.
+
+The rule in words, and what is refused, is in `docs/what-is-explained.md`.
+"""
+
+import dataclasses
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitscope._messages import msg
+from vitscope.errors import LayoutError, UnknownNameError, UsageError
+from vitscope.models.options import Output
+
+__all__ = ["AnswerReader", "answer_of"]
+
+log = logging.getLogger(__name__)
+
+_NAMED = ("logits", "image_embeds", "pooler_output", "last_hidden_state", "image_features", "x_norm_clstoken")
+_SIDE = re.compile(r"(^|\.)(\w*_)?(loss|losses|loss_dict|hidden_states|attentions|past_key_values)($|[.\[])")
+_STEP = re.compile(r"\.?([^.\[\]]+)|\[(-?\d+)\]")
+_DEEP = 4
+_LISTED = 12
+
+
+class AnswerReader:
+    """Reads the answer from each output of one model, always at the place where the first output had it.
+
+    Args:
+        chosen: the caller's choice: a name such as `logits` or `feature_maps[1]`, an index, or a function; or None.
+
+    Attributes:
+        path: where the answer stands, such as `logits`, `[0]` or `feature_maps[1]`; empty for an output that is a
+            tensor; None before the first output, and with a function.
+        shape: the shape of the last answer read.
+    """
+
+    def __init__(self, chosen: Output | None = None) -> None:
+        self.chosen = chosen
+        self.path: str | None = None
+        self.shape: tuple[int, ...] = ()
+
+    def __call__(self, output: Any, images: int = 1) -> Tensor:
+        """Return the answer `(B, ...)`: at least one number for each of `images` images.
+
+        Raises:
+            UsageError: several tensors can be meant, or the caller's choice is no tensor.
+            UnknownNameError: the caller's choice is not in the output.
+            LayoutError: the output holds no tensor.
+        """
+        if callable(self.chosen):
+            answer = self.chosen(output)
+            if not isinstance(answer, Tensor):
+                kind = type(answer).__name__
+                raise UsageError(
+                    msg("models.output-not-a-tensor", "{@output} returned a {kind}, not a tensor", kind=kind),
+                    msg("models.output-not-a-tensor.hint", "pass a function from the model's output to one tensor"),
+                )
+        else:
+            if self.path is None:
+                self.path = _find(output, self.chosen, images)
+                log.debug("answer: %s of a %s", self.path or "the output itself", type(output).__name__)
+            answer = _tensor(_follow(output, self.path), images)
+        answer = _with_images(answer, images)
+        self.shape = tuple(answer.shape)
+        return answer
+
+    @property
+    def name(self) -> str:
+        """What the answer is called."""
+        if callable(self.chosen):
+            return getattr(self.chosen, "__name__", type(self.chosen).__name__)
+        return self.path or ""
+
+
+def answer_of(output: Any, images: int = 1) -> Tensor:
+    """Return the tensor of one output that is its answer; the errors are those of AnswerReader."""
+    return AnswerReader()(output, images)
+
+
+def _find(output: Any, chosen: Any, images: int) -> str:
+    """Return the path of the answer."""
+    start, inside = "", output
+    if chosen is not None:
+        start = chosen if isinstance(chosen, str) else f"[{chosen}]"
+        try:
+            inside = _follow(output, start)
+        except (KeyError, IndexError):
+            kind = msg("models.part-of-the-output", "part of this model's output")
+            raise UnknownNameError(
+                kind, str(chosen), [_written(path).strip("'") for path, _ in _tensors(output)]
+            ) from None
+    found = dict(_tensors(inside, start))
+    if start in found:
+        return start
+    if not start:
+        for name in _NAMED:
+            part = _parts(inside).get(name)
+            if isinstance(part, Tensor) or _is_row_of_images(name, part, images):
+                return name
+    elif _is_row_of_images(start, inside, images):
+        return start
+    found = {path: t for path, t in found.items() if t.is_floating_point()}
+    main = {path: t for path, t in found.items() if t.ndim and not _SIDE.search(path[len(start) :])} or found
+    main = {path: t for path, t in main.items() if t.ndim and len(t) == images} or main
+    if not main:
+        raise LayoutError(
+            msg(
+                "models.answer-without-tensor",
+                "the model answers with a {kind}, which holds no known tensor",
+                kind=type(inside).__name__,
+            )
+        )
+    if len(main) > 1:
+        raise _several(main)
+    return next(iter(main))
+
+
+def _several(found: Mapping[str, Tensor]) -> UsageError:
+    """Make the error for an output of which several tensors can be meant."""
+    listed = [f"{_written(path)} ({' x '.join(map(str, t.shape)) or '1'})" for path, t in found.items()]
+    if len(listed) > _LISTED:
+        listed = [*listed[: _LISTED - 1], "...", listed[-1]]
+    first = _written(next(iter(found)))
+    return UsageError(
+        msg(
+            "models.several-answers",
+            "the model answers with {count} tensors, and which of them is to be explained is not known: {choices}",
+            count=len(found),
+            choices=", ".join(listed),
+        ),
+        msg("models.several-answers.hint", "choose one of them, such as {@output={first}}", first=first),
+    )
+
+
+def _parts(value: Any) -> dict[str | int, Any]:
+    """Return what a container holds, by name or by index; empty for what is none."""
+    if isinstance(value, Mapping):
+        return dict(value.items())
+    if isinstance(value, (tuple, list)):
+        names = getattr(value, "_fields", range(len(value)))
+        return dict(zip(names, value, strict=True))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, (Tensor, nn.Module, type)) or callable(value):
+        return {}
+    return {name: part for name, part in getattr(value, "__dict__", {}).items() if not name.startswith("_")}
+
+
+def _tensors(value: Any, path: str = "", depth: int = _DEEP) -> Iterator[tuple[str, Tensor]]:
+    """Iterate over the tensors in nested containers, each with its path."""
+    if isinstance(value, Tensor):
+        yield path, value
+    elif depth:
+        for key, part in _parts(value).items():
+            step = f"[{key}]" if isinstance(key, int) else f".{key}" if path else str(key)
+            yield from _tensors(part, path + step, depth - 1)
+
+
+def _follow(output: Any, path: str) -> Any:
+    """Return what stands at a path; raise a KeyError or an IndexError where nothing does."""
+    parts = _parts(output)
+    if not path or path in parts:
+        return parts[path] if path else output
+    step = _STEP.match(path)
+    if step is None:
+        raise KeyError(path)
+    name, index = step.groups()
+    if name is not None and name not in parts and re.fullmatch(r"-?\d+", name):
+        name, index = None, name
+    if name is None:
+        key = int(index)
+        inside = parts[key] if key in parts else [part for part in parts.values() if part is not None][key]
+    else:
+        inside = parts[name]
+    return _follow(inside, path[step.end() :].removeprefix("."))
+
+
+def _is_row_of_images(name: str, part: Any, images: int) -> bool:
+    """Return whether a part lists one table of tokens for each image, as the image features of LLaVA do."""
+    return (
+        name == "pooler_output"
+        and isinstance(part, (list, tuple))
+        and len(part) == images
+        and all(isinstance(t, Tensor) and t.ndim == 2 and t.shape == part[0].shape for t in part)
+    )
+
+
+def _tensor(part: Any, images: int) -> Tensor:
+    return part if isinstance(part, Tensor) else torch.stack(list(part))
+
+
+def _with_images(answer: Tensor, images: int) -> Tensor:
+    """Return an answer with an axis of images first and numbers after it, which models of one number may lack."""
+    if answer.ndim < 2 and images == 1 and (answer.ndim == 0 or len(answer) != 1):
+        answer = answer[None]  # squeezed: all numbers are those of the one image
+    return answer[:, None] if answer.ndim == 1 else answer
+
+
+def _written(path: str) -> str:
+    """Write a path as a value of `output=` that Python and a shell understand."""
+    found = re.fullmatch(r"\[(-?\d+)\]", path)
+    return found[1] if found else repr(path)
