@@ -81,7 +81,6 @@ class TransformersAdapter(TracedAdapter):
             self.trace()
         elif self.layout().prefix[:1] == ("cls",) and self.layout().pooling == "cls":
             self.cls_index = 0
-        known = library_class is type(model) and self.options.output is None
         self.classes = CLASSIFIER in self.architecture or not known
         if (self.classes and not (known and self._last_layer())) or self.options.labels or self.options.multi_label:
             self._settle_scores()  # a class or a head of the user's, or another part of the output
