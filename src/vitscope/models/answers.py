@@ -53,7 +53,7 @@ class AnswerReader:
             LayoutError: the output holds no tensor.
         """
         if callable(self.chosen):
-            answer = self.chosen(output)
+            answer: Any = self.chosen(output)
             if not isinstance(answer, Tensor):
                 kind = type(answer).__name__
                 raise UsageError(
