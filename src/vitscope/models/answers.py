@@ -53,13 +53,14 @@ class AnswerReader:
             LayoutError: the output holds no tensor.
         """
         if callable(self.chosen):
-            answer: Any = self.chosen(output)
-            if not isinstance(answer, Tensor):
-                kind = type(answer).__name__
+            made: Any = self.chosen(output)
+            if not isinstance(made, Tensor):
+                kind = type(made).__name__
                 raise UsageError(
                     msg("models.output-not-a-tensor", "{@output} returned a {kind}, not a tensor", kind=kind),
                     msg("models.output-not-a-tensor.hint", "pass a function from the model's output to one tensor"),
                 )
+            answer = made
         else:
             if self.path is None:
                 self.path = _find(output, self.chosen, images)
