@@ -188,15 +188,22 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
             ("a score is the logit", "answer.double().softmax(-1)[:, number]", "answer.double()[:, number]"),
         ],
     ),
-    "attention/capture.py": (
+    "attention/changes.py": (
         ["attention/test_capture.py"],
-        [("hooks stay", "handle.remove()", "pass")],
+        [("hooks stay", "self.on_exit(partial(remove_hook, module, hook))", "pass")],
+    ),
+    "attention/model_lock.py": (
+        ["engine/test_threads.py"],
+        [
+            ("two threads run one model", "if not self._blocking(_TABLE.held) and", "if"),
+            ("a model and its part are different models", "found.add(id(module))", "found.add(id(model))"),
+        ],
     ),
     "attention/model_modes.py": (
         ["attention/test_capture.py", "methods/test_attention_gradient.py"],
         [
-            ("parameters stay frozen", "parameter.requires_grad_(True)", "pass"),
-            ("modes and attributes stay changed", "vars(module).update(attributes)", "pass"),
+            ("parameters stay frozen", "parameter.requires_grad_, True", "parameter.requires_grad_, False"),
+            ("modes and attributes stay changed", "partial(vars(module).update, plain)", "partial(dict, plain)"),
         ],
     ),
     "attention/recorder.py": (

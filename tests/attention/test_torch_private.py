@@ -88,14 +88,25 @@ class TestTraceableMultiHead:
 
 
 class TestCompiled:
-    def test_canary_both_ways_to_compile_are_recognised(self):
-        one, two = nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2))
-        assert not _torch_private.is_compiled(one)
+    def test_canary_a_compiled_module_is_recognised(self):
+        one = nn.Linear(2, 2)
         wrapped = torch.compile(one, backend="eager")
         assert _torch_private.unwrap_compiled(wrapped) is one, "torch.compile hides the module elsewhere now"
-        assert _torch_private.is_compiled(wrapped)
-        two[0].compile(backend="eager")
-        assert _torch_private.is_compiled(two), "Module.compile leaves another mark now"
+
+    def test_canary_the_behaviour_of_compile_is_restored(self):
+        before = _torch_private.compile_stance()
+        assert before is not None, "torch keeps the behaviour of torch.compile elsewhere: the caller's is lost"
+        torch.compiler.set_stance("force_eager")
+        _torch_private.set_compile_stance(before)
+        assert _torch_private.compile_stance() == before
+
+    def test_without_it_the_default_is_restored(self, monkeypatch):
+        monkeypatch.delattr(torch._dynamo.eval_frame, "_stance")
+        assert _torch_private.compile_stance() is None
+        monkeypatch.undo()
+        torch.compiler.set_stance("force_eager")
+        _torch_private.set_compile_stance(None)
+        assert _torch_private.compile_stance().stance == "default"
 
     def test_a_plain_model_is_its_own_original(self):
         model = nn.Linear(2, 2)
@@ -130,3 +141,37 @@ def test_canary_a_mode_keeps_modules_off_their_fused_path(kind):
     with torch.no_grad(), vitscope.capture(model) as captured:
         model(x) if kind == "encoder layer" else model(x, x, x, need_weights=False)
     assert len(captured.blocks) == 1, "torch runs its fused path under a mode: attention is not captured there"
+
+
+class TestRemoval:
+    @pytest.mark.parametrize("options", [{}, {"with_kwargs": True}])
+    @pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+    def test_canary_a_hook_leaves_nothing(self, register, options):
+        model = nn.Linear(2, 2)
+        before = {name: dict(value) for name, value in vars(model).items() if "hooks" in name}
+
+        def hook(*_):
+            raise AssertionError("it was called")
+
+        getattr(model, register)(hook, **options)
+        _torch_private.remove_hook(model, hook)
+        _torch_private.remove_hook(model, hook)
+        assert {name: dict(value) for name, value in vars(model).items() if "hooks" in name} == before
+        model(torch.ones(2))
+
+    def test_canary_a_mode_left_on_the_stack_is_removed_and_those_below_stay(self):
+        class Mode(torch.overrides.TorchFunctionMode):
+            def __torch_function__(self, func, types, args=(), kwargs=None):
+                return func(*args, **(kwargs or {}))
+
+        with Mode() as outer:
+            for mode in (inner := Mode(), Mode()):
+                mode.__enter__()
+            _torch_private.remove_mode(inner)
+            _torch_private.remove_mode(inner)
+            assert torch.overrides._get_current_function_mode_stack() == [outer]
+
+    def test_canary_inference_mode_is_left_by_a_context_in_c(self):
+        with torch.inference_mode(), _torch_private.InferenceMode(False):
+            assert not torch.is_inference_mode_enabled()
+        assert _torch_private.InferenceMode is not torch.inference_mode, "its Python code can be interrupted at its end"

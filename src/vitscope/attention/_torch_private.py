@@ -12,8 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 from torch.nn.functional import multi_head_attention_forward
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode
 
-__all__ = ["DisableTensorSubclass", "flash_attention_with_lse", "is_compiled", "traceable", "unwrap_compiled"]
+__all__ = [
+    "DisableTensorSubclass",
+    "InferenceMode",
+    "compile_stance",
+    "flash_attention_with_lse",
+    "remove_hook",
+    "remove_mode",
+    "set_compile_stance",
+    "traceable",
+    "unwrap_compiled",
+]
 
 # Part 1: the CPU kernel behind scaled_dot_product_attention, and the function that chooses it.
 
@@ -63,19 +74,26 @@ def traceable(function: Callable[..., Any] = multi_head_attention_forward) -> Ca
     return copy
 
 
-# Part 3: the attributes by which a compiled module is recognised. Without them a compiled model counts as a plain one:
-# capture then reports that it made no attention call.
-
-
-def is_compiled(model: nn.Module) -> bool:
-    """Return whether `torch.compile` or `Module.compile` was applied to the model or a part of it."""
-    parts = any(getattr(module, "_compiled_call_impl", None) for module in model.modules())
-    return parts or unwrap_compiled(model) is not model
+# Part 3: the attribute by which a compiled module is recognised, without which it counts as a module of its own around
+# the plain one; and the behaviour of torch.compile that a caller has set, without which the default is restored.
 
 
 def unwrap_compiled(model: nn.Module) -> nn.Module:
     """Return the module that `torch.compile` wrapped, or the model itself."""
     return cast(nn.Module, getattr(model, "_orig_mod", model))
+
+
+def compile_stance() -> Any:
+    """Return how `torch.compile` behaves in this process; None where this torch does not say."""
+    return getattr(torch._dynamo.eval_frame, "_stance", None)
+
+
+def set_compile_stance(stance: Any) -> None:
+    """Make `torch.compile` behave as `compile_stance` returned; as by default for None."""
+    if stance is None:
+        torch.compiler.set_stance("default")
+    else:
+        torch._dynamo.eval_frame._set_stance(stance)
 
 
 # Part 4: a context in which tensor subclasses are treated as plain tensors. The older name also suspends modes.
@@ -84,3 +102,33 @@ DisableTensorSubclass: Any = getattr(torch._C, "DisableTorchFunctionSubclass", N
 
 # Part 5, without code here: nn.MultiheadAttention and nn.TransformerEncoderLayer leave their fused path while a mode is
 # active. Otherwise capture would report that the model made no attention call.
+
+# Part 6: the dictionaries of a module's hooks. A handle, the public way to remove a hook, is lost where an interrupt
+# comes between the registration and the assignment. Without them, `remove_hook` raises an AttributeError.
+
+
+def remove_hook(module: nn.Module, hook: Callable[..., Any]) -> None:
+    """Remove a forward hook or pre-hook, also one that is half registered, or not at all."""
+    for hooks, extras in (
+        (module._forward_pre_hooks, (module._forward_pre_hooks_with_kwargs,)),
+        (module._forward_hooks, (module._forward_hooks_with_kwargs, module._forward_hooks_always_called)),
+    ):
+        for number in [number for number, other in list(hooks.items()) if other is hook]:
+            for extra in extras:
+                extra.pop(number, None)
+            hooks.pop(number, None)
+
+
+# Part 7: the stack of function modes of a thread. `with mode:` would leave it there where an interrupt comes before its
+# end.
+
+
+def remove_mode(mode: TorchFunctionMode) -> None:
+    """Take a mode from this thread's stack, with those entered after it that were left there; it may be gone."""
+    while mode in _get_current_function_mode_stack():  # type: ignore[no-untyped-call]
+        _pop_mode()  # type: ignore[no-untyped-call]
+
+
+# Part 8: inference mode as a context manager in C, which no interrupt can leave between two of its lines.
+
+InferenceMode: Any = getattr(torch._C, "_InferenceMode", None) or torch.inference_mode

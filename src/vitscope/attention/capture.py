@@ -4,14 +4,13 @@ A `TorchFunctionMode` is active during the `with`, on the calling thread only. I
 `scaled_dot_product_attention` and of `nn.MultiheadAttention`, and each softmax whose result is multiplied with values,
 however the model imported them. It records queries and keys (or the matrix, where there are none) and passes the call
 on to the same kernel, so the model's output is the same to the last bit. Forward hooks find out which module called;
-they are removed at the end, also after an exception. Nothing process-wide changes, so two threads never see each
-other's attention.
+they are removed at the end, also after an interrupt. Two threads never see each other's attention, and a forward inside
+the `with` waits until no other thread of vitscope is at work on the model.
 """
 
 import inspect
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -23,8 +22,10 @@ from torch.overrides import TorchFunctionMode
 from vitscope._messages import msg
 from vitscope.attention._torch_private import flash_attention_with_lse, traceable
 from vitscope.attention.blocks import Dense, Factored
+from vitscope.attention.changes import Changes
 from vitscope.attention.gradient_rules import GradientRule
-from vitscope.attention.model_modes import uncompiled
+from vitscope.attention.model_lock import ModelHold
+from vitscope.attention.model_modes import suspend_compiling
 from vitscope.attention.recorder import AttentionRecorder, OutputEdit
 from vitscope.attention.softmax_tracking import SoftmaxTracker, as_4d, split_heads
 from vitscope.attention.store import GraphOutput
@@ -37,7 +38,6 @@ _MULTI_HEAD = inspect.signature(multi_head_attention_forward)
 _traceable_multi_head = traceable(multi_head_attention_forward)
 
 
-@contextmanager
 def capture(
     model: nn.Module,
     *,
@@ -46,7 +46,7 @@ def capture(
     gradient_rule: GradientRule | None = None,
     values: bool = False,
     edit: OutputEdit | None = None,
-) -> Iterator[AttentionRecorder]:
+) -> AbstractContextManager[AttentionRecorder]:
     """Capture the attention of one forward of any module.
 
         with vitscope.capture(model) as captured:
@@ -73,33 +73,50 @@ def capture(
             msg("attention.not-a-module.hint", "pass the nn.Module itself: of a Scope its `model`"),
         )
     recorder = AttentionRecorder(model, layout, gradients, values, edit)
-    thread = threading.get_ident()
-    handles = []
+    return _Capture(model, recorder, _CaptureMode(recorder, gradient_rule or GradientRule("plain")))
 
-    try:
-        for name, module in model.named_modules():
+
+class _Capture(Changes):
+    """The hooks and the mode of one capture; each forward of its thread holds the model until it ends."""
+
+    def __init__(self, model: nn.Module, recorder: AttentionRecorder, mode: "_CaptureMode") -> None:
+        super().__init__()
+        self._model, self._recorder, self._capture_mode, self._thread = model, recorder, mode, threading.get_ident()
+        self._hold = ModelHold(model)
+
+    def __enter__(self) -> AttentionRecorder:  # type: ignore[override]
+        super().__enter__()
+        try:
+            self._begin()
+        except BaseException:
+            self.undo()
+            raise
+        return self._recorder
+
+    def _begin(self) -> None:
+        self.on_exit(self._hold.release)
+        for name, module in self._model.named_modules():
             if name and next(module.children(), None) is None:
                 continue  # a linear layer or a norm; where such a module does call the kernel, its parent is named
-            handles.append(module.register_forward_pre_hook(partial(_enter, recorder, thread, name)))
-            handles.append(module.register_forward_hook(partial(_leave, recorder, thread), always_call=True))
-        with uncompiled(model), _CaptureMode(recorder, gradient_rule or GradientRule("plain")):
-            yield recorder
-    finally:
-        for handle in handles:
-            handle.remove()
+            self.pre_hook(module, partial(self._enter, name))
+            self.hook(module, self._leave, always_call=True)
+        suspend_compiling(self)
+        self.mode(self._capture_mode)
 
+    def _enter(self, name: str, _module: nn.Module, _args: Any) -> None:
+        """Note, as a forward pre-hook, that this module's forward begins."""
+        if threading.get_ident() == self._thread:
+            if not self._recorder._modules:
+                self._hold.acquire()
+            self._recorder._forwards += not name
+            self._recorder._modules.append(name)
 
-def _enter(recorder: AttentionRecorder, thread: int, name: str, _module: nn.Module, _args: Any) -> None:
-    """Note, as a forward pre-hook, that this module's forward begins."""
-    if threading.get_ident() == thread:
-        recorder._forwards += not name
-        recorder._modules.append(name)
-
-
-def _leave(recorder: AttentionRecorder, thread: int, _module: nn.Module, _args: Any, _output: Any) -> None:
-    """Note, as a forward hook, that this module's forward ends."""
-    if threading.get_ident() == thread:
-        recorder._modules.pop()
+    def _leave(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+        """Note, as a forward hook, that this module's forward ends."""
+        if threading.get_ident() == self._thread:
+            self._recorder._modules.pop()
+            if not self._recorder._modules:
+                self._hold.release()
 
 
 class _CaptureMode(TorchFunctionMode):

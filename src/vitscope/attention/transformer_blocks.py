@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vitscope._messages import msg
+from vitscope.attention.changes import Changes
 from vitscope.errors import MethodError, UnsupportedError
 
 __all__ = ["HiddenStates", "HookPoint", "TokenActivations", "TransformerBlocks", "find_blocks"]
@@ -107,7 +108,6 @@ class TransformerBlocks:
     def record_states(self) -> Iterator[HiddenStates]:
         """Record the tokens of one forward that runs in the `with`."""
         states = HiddenStates(self.arrange)
-        handles = []
         normed: list[bool] = []  # whether the running block's first norm has run
 
         def enter(_module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -124,17 +124,14 @@ class TransformerBlocks:
         def leave(_module: nn.Module, _args: Any, out: Any) -> None:
             states.tokens.append(_first(out))
 
-        try:
+        with Changes() as changes:
             for block in self.blocks:
-                handles.append(block.register_forward_pre_hook(enter, with_kwargs=True))
-                handles += [
-                    m.register_forward_hook(norm) for m in block.modules() if "norm" in type(m).__name__.lower()
-                ]
-            handles.append(self.blocks[-1].register_forward_hook(leave))
+                changes.pre_hook(block, enter, with_kwargs=True)
+                for module in block.modules():
+                    if "norm" in type(module).__name__.lower():
+                        changes.hook(module, norm)
+            changes.hook(self.blocks[-1], leave)
             yield states
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @contextmanager
     def keep_patches(self, kept: Bool[Tensor, "B P"]) -> Iterator[None]:
@@ -159,28 +156,19 @@ class TransformerBlocks:
             fewer = tokens.gather(1 - self.batch_axis, where[..., None].expand(-1, -1, tokens.shape[-1]))
             return _with_tokens(args, kwargs, fewer)
 
-        handle = self.blocks[0].register_forward_pre_hook(enter, with_kwargs=True)
-        try:
+        with Changes() as changes:
+            changes.pre_hook(self.blocks[0], enter, with_kwargs=True)
             yield
-        finally:
-            handle.remove()
 
     @contextmanager
     def skip(self, tokens: Float[Tensor, "B N D"]) -> Iterator[None]:
         """Skip all blocks; the code after them receives `tokens`."""
         given = self.restore(tokens)
-        own = [block.__dict__.get("forward") for block in self.blocks]
-        try:
+        with Changes() as changes:
             for block, extra in zip(self.blocks, self.extra_outputs, strict=True):
                 output = given if extra is None else (given, *(None,) * extra)
-                block.__dict__["forward"] = lambda *_, output=output, **__: output
+                changes.set(block, "forward", lambda *_, output=output, **__: output)
             yield
-        finally:
-            for block, forward in zip(self.blocks, own, strict=True):
-                if forward is None:
-                    del block.__dict__["forward"]
-                else:
-                    block.__dict__["forward"] = forward
 
 
 def find_blocks(
@@ -210,12 +198,10 @@ def find_blocks(
     def leave(_module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
         runs.append((_tokens(args, kwargs), _first(out), len(out) - 1 if isinstance(out, tuple) else None))
 
-    handles = [block.register_forward_hook(leave, with_kwargs=True) for block in blocks]
-    try:
+    with Changes() as changes:
+        for block in blocks:
+            changes.hook(block, leave, with_kwargs=True)
         run()
-    finally:
-        for handle in handles:
-            handle.remove()
     ends = [x for given, got, _ in runs for x in (given, got)]
     if len(runs) == len(blocks) and all(isinstance(x, Tensor) and x.ndim == 3 for x in ends):
         batch = next(

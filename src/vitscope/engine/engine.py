@@ -65,6 +65,7 @@ class Engine(ModelRunner):
         """Return every method by name, with the reason where it does not apply."""
         return [replace(self.capabilities.method(method), name=name) for name, method in METHODS]
 
+    @alone
     def recommend(self, options: Options) -> MethodChoice:
         """Choose the method that `auto` stands for, with the reason."""
         choice = choose_method(self.adapter, options, self.capabilities.method)
@@ -102,6 +103,7 @@ class Engine(ModelRunner):
             options = replace(options, gradient_rule=choice.gradient_rule)
         return Request(options, method, method.check(chosen | dict(options.method_options), OPTION_NAMES), choice)
 
+    @alone
     def validate(self, options: Options) -> Request:
         """Settle the options, and every target on a grey image; see `Scope.validate`."""
         request = self.resolve(options)
@@ -258,7 +260,7 @@ class Engine(ModelRunner):
     def _layout_of(self, pixels: Float[Tensor, "B 3 Hi Wi"]) -> TokenLayout:
         """Return the layout at the size of these pixels; raise a UsageError where the model does not take it."""
         try:
-            return self.adapter.layout((pixels.shape[2], pixels.shape[3]))
+            return self.layout_at((pixels.shape[2], pixels.shape[3]))
         except (UsageError, LayoutError) as error:
             raise UsageError(
                 error.message, msg("engine.pixels-size.hint", "resize the pixels to a size that the model takes")

@@ -1,7 +1,6 @@
 """Numbers that are no numbers: where NaN or infinity begins in a model, so that no map is made of it."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from vitscope._messages import msg
 from vitscope.attention import AttentionStore, Factored
+from vitscope.attention.changes import Changes
 from vitscope.errors import MethodError, UsageError
 
 __all__ = ["require_finite_answer", "require_finite_attention", "require_finite_score"]
@@ -107,10 +107,10 @@ def _first_layer(model: nn.Module, run: Callable[[], Any]) -> str | None:
 
         return hook
 
-    with ExitStack() as stack, torch.no_grad():
+    with Changes() as changes, torch.no_grad():
         for name, module in model.named_modules():
             if name:
-                stack.callback(module.register_forward_hook(watch(name)).remove)
+                changes.hook(module, watch(name))
         run()
     return found[0] or None if found else None
 

@@ -33,6 +33,7 @@ __all__ = ["attention_heads", "attention_store", "compare", "logit_lens", "queri
 _OF_METHODS = ("options", "gradient_rule", "refine", "target", "caveat")
 
 
+@alone
 def attention_heads(engine: Engine, image: ImageLike, layer: int, size: int | None) -> list[Explanation]:
     """Explain with each head of a layer; see `Scope.attention_heads`."""
     ready, method = engine.prepare(image, size=size), METHODS.get("attention")
@@ -50,6 +51,7 @@ def attention_heads(engine: Engine, image: ImageLike, layer: int, size: int | No
     return results
 
 
+@alone
 def attention_store(engine: Engine, images: Sequence[ImageLike], size: int | None) -> AttentionStore:
     """Return all attention of one forward of images of one input size; see `Scope.attention`."""
     ready = [engine.prepare(image, size=size).pixels for image in images]
@@ -63,6 +65,7 @@ def attention_store(engine: Engine, images: Sequence[ImageLike], size: int | Non
     return engine.forward(torch.stack(ready)).store
 
 
+@alone
 def queries(
     engine: Engine, image: ImageLike, method: str, size: int | None, chunk: int, params: dict[str, Any]
 ) -> np.ndarray:

@@ -1,13 +1,11 @@
 """One model as the engine runs it: images made ready, forwards with and without attention, targets settled."""
 
 import logging
-import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, wraps
-from typing import Any, TypeVar, cast
-from weakref import WeakKeyDictionary
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -17,8 +15,10 @@ from torch import Tensor, nn
 from vitscope._messages import msg
 from vitscope.attention import AttentionStore
 from vitscope.attention.capture import capture
+from vitscope.attention.changes import restoring
 from vitscope.attention.gradient_rules import GradientRule
-from vitscope.attention.model_modes import eval_mode, frozen_parameters
+from vitscope.attention.model_lock import exclusive
+from vitscope.attention.model_modes import eval_mode, frozen_parameters, own_state
 from vitscope.attention.transformer_blocks import HiddenStates, TransformerBlocks, find_blocks
 from vitscope.engine.finite import require_finite_answer, require_finite_attention
 from vitscope.errors import LayoutError, Support, UnsupportedError, UsageError
@@ -33,6 +33,9 @@ from vitscope.models.loading import pick_device
 from vitscope.tracing.block_io import BlockMap, StagedHiddenStates
 
 __all__ = ["ONE_AT_A_TIME", "Forward", "ModelRunner", "Prepared", "alone", "device_and_dtype"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 _TOP = 5
@@ -90,25 +93,19 @@ class Prepared:
         return replace(self, picture=replace(self.picture, pixels=np.broadcast_to(np.uint8(0), (height, width, 3))))
 
 
-_F = TypeVar("_F", bound=Callable[..., Any])
-_LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
-_GUARD = threading.Lock()
-
-
-def alone(function: _F) -> _F:
-    """Run a function of a runner while no other thread runs one on the same model, whatever the caller's gradient mode.
+def alone(function: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
+    """Run a function of what has a `model` while no other thread runs one on it, in a torch state of its own.
 
     Modes and hooks of the model are its own: those of two threads at work at once would mix, and so would their maps.
     """
 
     @wraps(function)
-    def run(runner: "ModelRunner", /, *args: Any, **kwargs: Any) -> Any:
-        with _GUARD:
-            lock = _LOCKS.setdefault(runner.model, threading.RLock())
-        with lock, torch.inference_mode(False), torch.enable_grad():
-            return function(runner, *args, **kwargs)
+    @own_state
+    def run(owner: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with exclusive(owner.model):
+            return function(owner, *args, **kwargs)
 
-    return cast(_F, run)
+    return run
 
 
 class ModelRunner:
@@ -130,11 +127,13 @@ class ModelRunner:
         return self.adapter.model
 
     @property
+    @alone
     def layout(self) -> TokenLayout:
         """The token layout at the size that the model was made for."""
         return self.adapter.layout()
 
     @cached_property
+    @alone
     def _blocks(self) -> TransformerBlocks | Support:
         if not self.adapter.supports_batches:
             return Support.no(ONE_AT_A_TIME)
@@ -167,6 +166,7 @@ class ModelRunner:
             raise UnsupportedError(self._blocks.reason)
         return self._blocks
 
+    @alone
     def block_map(self, size: tuple[int, int] | None = None) -> BlockMap:
         """Return the blocks of a model whose layers do not all see the same tokens, for an input of `(Hi, Wi)` pixels.
 
@@ -213,9 +213,15 @@ class ModelRunner:
         """
         pixels, region = self.adapter.prepare(picture, size)
         if size is not None:
-            self.adapter.layout(region.input)
+            self.layout_at(region.input)
         return pixels, region
 
+    @alone
+    def layout_at(self, size: tuple[int, int]) -> TokenLayout:
+        """Return the token layout at an input of `(Hi, Wi)` pixels."""
+        return self.adapter.layout(size)
+
+    @restoring
     def run(self, pixels: Float[Tensor, "B 3 Hi Wi"]) -> Tensor:
         """Run the model in evaluation mode, in the caller's gradient mode."""
         self.on_forward()
@@ -230,6 +236,7 @@ class ModelRunner:
         with torch.no_grad():
             return self.run(pixels)
 
+    @alone
     def forward(
         self,
         pixels: Float[Tensor, "B 3 Hi Wi"],
@@ -279,6 +286,7 @@ class ModelRunner:
             return None
         return stack.enter_context(found.watched(self.model))
 
+    @alone
     def scorer(self, target: "Target | list[Target]", answer: Tensor) -> Scorer:
         """Settle a target for the batch that gave this answer; of a list each image gets its own.
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitscope._messages import msg
 from vitscope.engine.engine import Engine
+from vitscope.engine.runner import alone
 from vitscope.errors import UnknownNameError, UnsupportedError, UsageError
 from vitscope.geometry import TokenLayout
 from vitscope.images import ImageLike
@@ -66,6 +67,12 @@ class PatchMasker:
     score: Score
     whole: float
 
+    @property
+    def model(self) -> nn.Module:
+        """The model itself."""
+        return self.engine.model
+
+    @alone
     def without(self, patches: Iterable[int], mode: str = "fill") -> MaskedPrediction:
         """Predict without these patches; see `Scope.predict_without`."""
         if mode not in _MODES:
@@ -104,6 +111,7 @@ class PatchMasker:
             return self.engine.answer(self.pixels[None])
 
 
+@alone
 def patch_masker(engine: Engine, image: ImageLike, *, size: int | None = None, target: Any = None) -> PatchMasker:
     """Make an image ready for predictions without some of its patches."""
     if isinstance(target, (list, tuple)):

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
+from vitscope.attention.changes import Changes
+from vitscope.attention.model_lock import exclusive
 from vitscope.metrics.faithfulness import MeasureResult
 from vitscope.metrics.measurement import Number, compare_with_random
 from vitscope.metrics.ranking import moved_copies, spearman, ssim
@@ -46,12 +48,10 @@ def weight_groups(model: nn.Module, run: Callable[[], object], blocks: Sequence[
     def enter(module: nn.Module, _args: Any) -> None:
         position.setdefault(id(module), len(position))
 
-    handles = [module.register_forward_pre_hook(enter) for module in model.modules()]
-    try:
+    with Changes() as changes:
+        for module in model.modules():
+            changes.pre_hook(module, enter)
         run()
-    finally:
-        for handle in handles:
-            handle.remove()
     owner = {id(inside): number for number, block in enumerate(blocks) for inside in block.modules()}
     first = position[id(blocks[0])] if blocks else 0
     modules = dict(model.named_modules())
@@ -91,19 +91,12 @@ def randomised_weights(model: nn.Module, parameters: Sequence[nn.Parameter], see
     """
     number = {id(p): n for n, p in enumerate(model.parameters())}
     fresh = {id(p): _random_like(p, seed * 1_000_003 + number[id(p)]) for p in parameters}
-    slots = [
-        (module, name, p)
-        for module in model.modules()
-        for name, p in module.named_parameters(recurse=False, remove_duplicate=False)
-        if id(p) in fresh
-    ]
-    try:
-        for module, name, p in slots:
-            module.register_parameter(name, fresh[id(p)])
+    with exclusive(model) as changes:
+        for module in model.modules():
+            for name, p in list(module._parameters.items()):
+                if id(p) in fresh:
+                    changes.set_item(module._parameters, name, fresh[id(p)])
         yield
-    finally:
-        for module, name, p in slots:
-            module.register_parameter(name, p)
 
 
 def sanity(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vitscope._messages import Message, msg
-from vitscope.attention.model_modes import eval_mode
+from vitscope.attention.model_modes import eval_mode, own_state
 
 __all__ = ["AnswerKind", "Kind", "find_answer_kind"]
 
@@ -55,6 +55,7 @@ class AnswerKind:
     one_sum: bool = False
 
 
+@own_state
 def find_answer_kind(
     answer_of: Callable[[Tensor], Tensor], model: nn.Module, size: tuple[int, int]
 ) -> AnswerKind | None:
@@ -73,7 +74,7 @@ def find_answer_kind(
     first = next(model.parameters())
     noise = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(first)
     pixels = noise.requires_grad_()
-    with eval_mode(model), torch.inference_mode(False), torch.enable_grad():
+    with eval_mode(model):
         try:
             with torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, lambda kept: kept):
                 answer = answer_of(pixels)

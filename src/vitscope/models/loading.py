@@ -15,6 +15,7 @@ from torch import nn
 
 from vitscope._messages import msg
 from vitscope.attention._torch_private import unwrap_compiled
+from vitscope.attention.model_modes import own_state
 from vitscope.errors import ModelError, UnknownNameError, UsageError, VitscopeError, first_line
 from vitscope.geometry import TokenLayout
 from vitscope.models.base import ADAPTERS, ModelAdapter, libraries_of
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-@torch.inference_mode(False)  # weights loaded in that mode could not be differentiated through
+@own_state  # weights loaded in inference mode could not be differentiated through
 def open_model(
     model: str | Path | nn.Module,
     *,

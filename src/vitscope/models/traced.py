@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from vitscope._messages import Message, msg
 from vitscope.attention import AttentionStore, CallSite, Dense, Factored
 from vitscope.attention.capture import capture
-from vitscope.attention.model_modes import eval_mode
+from vitscope.attention.model_lock import exclusive
+from vitscope.attention.model_modes import eval_mode, own_state
 from vitscope.attention.recorder import AttentionRecorder
 from vitscope.errors import YES, CaptureError, LayoutError, Support, UnsupportedError, first_line
 from vitscope.geometry import TokenLayout
@@ -77,6 +78,7 @@ class TracedAdapter(ModelAdapter):
         """Call the model on pixels; adapters of models with other arguments override this."""
         return self.model(pixels)
 
+    @own_state
     def trace(self, size: tuple[int, int] | None = None) -> Trace:
         """Return what the model does with an input of that size; traced the first time.
 
@@ -87,7 +89,9 @@ class TracedAdapter(ModelAdapter):
         """
         size = size or self.input_size
         known: dict[tuple[int, int], Trace] = self.__dict__.setdefault("_traces", {})
-        if size not in known:
+        if size in known:
+            return known[size]
+        with exclusive(self.model):
             recorder = self._record_forward(size)
             found = trace_model(self._answer_together, self.model, size, recorder.recorded_calls)
             if self.channel_axis < 0:
@@ -97,10 +101,10 @@ class TracedAdapter(ModelAdapter):
                 self.cls_index = cls if found.order is None else int(found.order[cls])
                 log.debug("readout of %s: the CLS token of its answer", type(self.model).__name__)
                 found = trace_model(self._answer_together, self.model, size, recorder.recorded_calls)
-            known[size] = found
             self.supports_batches = found.per_image
             if found.differential and _DIFFERENTIAL not in self.notes:
                 self.notes = (*self.notes, _DIFFERENTIAL)
+            known[size] = found
         return known[size]
 
     def _record_forward(self, size: tuple[int, int]) -> AttentionRecorder:
@@ -361,9 +365,10 @@ def _channels_placed(answer: Tensor, axis: int) -> Tensor:
 def hash_of(model: nn.Module) -> str:
     """Return the SHA-256 of all parameters and buffers, by name."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    with exclusive(model):
+        for name, tensor in sorted(model.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return f"sha256:{digest.hexdigest()}"
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vitscope._messages import Message, msg
 from vitscope.attention import AttentionStore
+from vitscope.attention.model_lock import exclusive
 from vitscope.attention.model_modes import eval_mode
 from vitscope.attention.recorder import AttentionRecorder
 from vitscope.errors import YES, ModelError, Support
@@ -155,11 +156,9 @@ class TransformersAdapter(TracedAdapter):
             raise missing from error
 
     def _unmasked(self, pixels: Tensor, options: dict[str, Any]) -> Any:
-        ratio, self.config.mask_ratio = self.config.mask_ratio, 0.0
-        try:
+        with exclusive(self.model) as changes:
+            changes.set(self.config, "mask_ratio", 0.0)
             return self.model(pixel_values=pixels, **options)
-        finally:
-            self.config.mask_ratio = ratio
 
     @property
     def processor(self) -> Any:

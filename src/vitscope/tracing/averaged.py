@@ -1,8 +1,8 @@
 """Running a model's own code as the averaged network: a mode in which torch functions act on tokens by rule."""
 
 import logging
-from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import torch
@@ -12,7 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 from vitscope._messages import msg
 from vitscope.attention._torch_private import DisableTensorSubclass
-from vitscope.attention.model_modes import eval_mode, uncompiled
+from vitscope.attention.changes import Changes
+from vitscope.attention.model_modes import eval_mode, own_state
 from vitscope.errors import LayoutError, first_line
 from vitscope.tracing.attention_calls import einsum, fused_attention, matmul, multi_head_attention, softmax
 from vitscope.tracing.network import SUBTRACTIONS, AveragedNetwork
@@ -56,6 +57,7 @@ _CONV_TRANSPOSE = ("input", "weight", "bias", "stride", "padding", "output_paddi
 _RULE_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError)
 
 
+@own_state
 def run_averaged(
     run: Run,
     model: nn.Module,
@@ -83,10 +85,10 @@ def run_averaged(
         LayoutError: a torch function is not supported on tokens, or no attention leads from the image to the answer.
     """
     network = AveragedNetworkMode(plan, frozenset(events), names=parameter_names(model), **options)
-    with torch.inference_mode(False), torch.enable_grad():
-        start = pixels.detach().clone().requires_grad_()
-        tokens = token_tensor(start * 1)
-    with eval_mode(model), uncompiled(model), hooks(network) if hooks else nullcontext(), network.running():
+    start = pixels.detach().clone().requires_grad_()
+    tokens = token_tensor(start * 1)
+    with eval_mode(model), hooks(network) if hooks else nullcontext(), Changes() as changes:
+        changes.mode(network)
         try:
             out = run(tokens)
         except _RULE_ERRORS as error:
@@ -129,12 +131,6 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
     """
 
     failure: BaseException | None = None
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Enter the mode with gradients on, whatever the caller has set."""
-        with torch.inference_mode(False), torch.enable_grad(), self:
-            yield
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         try:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from vitscope._messages import msg
+from vitscope.attention.changes import Changes
+from vitscope.attention.model_modes import own_state
 from vitscope.errors import UnsupportedError
 from vitscope.tracing.averaged import Run, run_averaged
 from vitscope.tracing.block_io import BlockIO, BlockMap, TensorSite, TokenArrangement
@@ -34,8 +36,7 @@ _NORM_OF_QUERIES = re.compile(r"(^|_)(q|k|v|query|key|value)(_|$)")
 _NEARLY_ALL = 1 - 1e-3
 
 
-@torch.inference_mode(False)
-@torch.enable_grad()
+@own_state
 def find_block_map(run: Run, model: nn.Module, size: tuple[int, int], found: Trace) -> BlockMap:
     """Find the blocks at an input of `(Hi, Wi)` pixels.
 
@@ -165,16 +166,12 @@ class _ModuleObserver:
 
             return leave
 
-        handles = []
-        try:
+        with Changes() as changes:
             for path, module in self.model.named_modules():
                 norm = "norm" in type(module).__name__.lower()
-                handles.append(module.register_forward_pre_hook(entering(path), with_kwargs=True))
-                handles.append(module.register_forward_hook(leaving(path, norm)))
+                changes.pre_hook(module, entering(path), with_kwargs=True)
+                changes.hook(module, leaving(path, norm))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 def _block_of(event: int, network: AveragedNetwork, calls: list[_ModuleCall]) -> _ModuleCall | None:

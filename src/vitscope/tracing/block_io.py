@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitscope._messages import Message, msg
+from vitscope.attention.changes import Changes
 from vitscope.attention.transformer_blocks import HookPoint, TokenActivations
 from vitscope.errors import UsageError
 from vitscope.tracing.token_tensor import tensors_in
@@ -157,16 +158,12 @@ class BlockMap:
         def leaving(path: str) -> Callable[..., None]:
             return lambda _module, _args, out: record(path, True, out)
 
-        handles = []
-        try:
+        with Changes() as changes:
             for path in modules:
                 module = model.get_submodule(path)
-                handles.append(module.register_forward_pre_hook(entering(path), with_kwargs=True))
-                handles.append(module.register_forward_hook(leaving(path)))
+                changes.pre_hook(module, entering(path), with_kwargs=True)
+                changes.hook(module, leaving(path))
             yield states
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 def _location(layer: int, io: BlockIO, at: HookPoint) -> Message:

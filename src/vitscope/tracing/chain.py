@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vitscope._messages import msg
 from vitscope.attention import Block, Chain, Dense, Factored, GraphOutput, vecmat
+from vitscope.attention.model_modes import own_state
 from vitscope.attention.recorder import RecordedCall
 from vitscope.errors import LayoutError, UsageError
 from vitscope.tracing.averaged import Run, run_averaged
@@ -144,8 +145,7 @@ def operator_chain(
         LayoutError: the model took another path with this batch than when it was traced.
     """
 
-    @torch.inference_mode(False)
-    @torch.enable_grad()
+    @own_state
     def rerun(plan: BackwardPlan) -> AveragedRun:
         batch, height, width = size
         pixels = torch.zeros(batch, 3, height, width, device=next(model.parameters()).device)

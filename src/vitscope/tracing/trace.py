@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vitscope._messages import msg
+from vitscope.attention.model_modes import own_state
 from vitscope.errors import LayoutError
 from vitscope.geometry import TokenLayout
 from vitscope.tracing.averaged import Run, run_averaged
@@ -76,8 +77,7 @@ class Trace:
     channel_axis: int
 
 
-@torch.inference_mode(False)
-@torch.enable_grad()
+@own_state
 def trace(run: Run, model: nn.Module, size: tuple[int, int], recorded: Collection[int]) -> Trace:
     """Trace the tokens of a model at an input of `(Hi, Wi)` pixels.
 

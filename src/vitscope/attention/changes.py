@@ -1,0 +1,124 @@
+"""Changes to a model and to torch's state: each is recorded before it is made, and undone when its `with` ends.
+
+An interrupt (Ctrl-C) can arrive between any two lines, also while changes are undone. Two rules make that harmless:
+
+- A change is recorded before it is made, as an `undo` that can be called twice, and also where nothing has changed.
+- It stays recorded until its `undo` has returned. What an interrupt left undone, the next enclosing `Changes` of the
+  thread undoes; each `Changes` tries twice.
+"""
+
+import threading
+from collections.abc import Callable
+from functools import partial, wraps
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
+
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from vitscope.attention._torch_private import remove_hook, remove_mode
+
+__all__ = ["Changes", "restoring"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_REGISTERING = threading.Lock()  # torch numbers hooks without one: two threads could get the same number
+
+
+class _Open(threading.local):
+    """The `Changes` of a thread that are open, outermost first."""
+
+    def __init__(self) -> None:
+        self.stack: list[Changes] = []
+
+
+_OPEN = _Open()
+
+
+class Changes:
+    """A context manager that undoes what was changed through it, the last change first."""
+
+    def __init__(self) -> None:
+        self._undo: list[Callable[[], object]] = []
+
+    def __enter__(self) -> Self:
+        _OPEN.stack.append(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        # on one line with its body, so that no interrupt comes between the two
+        try: self.undo()  # fmt: skip # noqa: E701
+        finally: self.undo()  # fmt: skip # noqa: E701
+
+    def on_exit(self, undo: Callable[[], object]) -> None:
+        """Record, before a change, how it is undone: by a call that may come twice, or where nothing has changed."""
+        self._undo.append(undo)
+
+    def set(self, owner: object, name: str, value: object) -> None:
+        """Set an attribute of an object, in its own dictionary."""
+        self.set_item(vars(owner), name, value)
+
+    def set_item(self, values: dict[str, Any], name: str, value: object) -> None:
+        """Set an item of a dictionary."""
+        self.on_exit(
+            partial(values.__setitem__, name, values[name]) if name in values else partial(_without, values, name)
+        )
+        values[name] = value
+
+    def hook(self, module: nn.Module, hook: Callable[..., Any], **options: bool) -> None:
+        """Register a forward hook."""
+        self._hooked(module, hook, module.register_forward_hook, options)
+
+    def pre_hook(self, module: nn.Module, hook: Callable[..., Any], **options: bool) -> None:
+        """Register a forward pre-hook."""
+        self._hooked(module, hook, module.register_forward_pre_hook, options)
+
+    def mode(self, mode: TorchFunctionMode) -> None:
+        """Enter a mode on this thread."""
+        self.on_exit(partial(remove_mode, mode))
+        mode.__enter__()  # type: ignore[no-untyped-call]
+
+    def _hooked(self, module: nn.Module, hook: Callable[..., Any], register: Any, options: dict[str, bool]) -> None:
+        self.on_exit(partial(remove_hook, module, hook))
+        with _REGISTERING:
+            register(hook, **options)
+
+    def undo(self) -> None:
+        """Undo what is recorded, and whatever is left of `Changes` opened later that an interrupt kept from it."""
+        stack = _OPEN.stack
+        while self in stack and stack[-1] is not self:
+            stack[-1].undo()
+        failure: Exception | None = None
+        while self._undo:
+            try:
+                self._undo[-1]()
+            except Exception as error:  # the others are undone all the same
+                failure = failure or error
+            del self._undo[-1]
+        if self in stack:
+            stack.remove(self)
+        if failure is not None:
+            raise failure
+
+
+def restoring(function: Callable[P, R]) -> Callable[P, R]:
+    """Undo, when a function ends, every change made during it that an interrupt left behind."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        changes = Changes()
+        try:
+            try:
+                changes.__enter__()
+                return function(*args, **kwargs)
+            finally:
+                changes.undo()
+        finally:
+            changes.undo()
+
+    return run
+
+
+def _without(values: dict[str, Any], name: str) -> None:
+    values.pop(name, None)
