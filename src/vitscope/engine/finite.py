@@ -85,10 +85,10 @@ def _block_is_finite(block: Any) -> Tensor:
 
 def _hint(model: nn.Module, layer: str | None) -> str:
     inside = dict(model.named_modules()).get(layer or "", model)
-    for name, weight in inside.named_parameters():
+    for name, weight in inside.named_parameters(prefix=layer or "" if inside is not model else ""):
         if weight.is_floating_point() and not bool(weight.detach().isfinite().all()):
             return msg(
-                "engine.weights-not-finite.hint", "its weights {name} hold NaN or infinity: load others", name=name
+                "engine.weights-not-finite.hint", "the weights '{name}' hold NaN or infinity: load others", name=name
             )
     if any(weight.dtype in _HALF for weight in model.parameters()):
         return msg("engine.not-finite.hint", "use dtype float32")

@@ -194,7 +194,7 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
             return _reduce(name, x, args, kwargs)
         if name in ("sort", "topk") and self._same_along(name, x, args, kwargs):
             return token_tensors(func(*args, **kwargs), tokens)
-        if name in POINTWISE:
+        if name in POINTWISE or (name == "log_softmax" and self._same_along(name, x, args, kwargs)):
             return token_tensor(x.clone() if name == "clone" else x.view_as(x), x, product=x.product)
         if name == "fold":
             ones = func(torch.ones_like(args[0]), *args[1:], **kwargs)
@@ -239,7 +239,7 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
             return not self.probing or torch.allclose(x[index], value.expand_as(x[index]), atol=1e-3)
 
     def _same_along(self, name: str, x: TokenTensor, args: Any, kwargs: Any) -> bool:
-        """Return whether tokens are equal along the sorted axis, so that their order means nothing."""
+        """Return whether tokens are equal along an axis, so that what happens along it moves none of them."""
         return not (self.probing and varies(x, argument(args, kwargs, 2 if name == "topk" else 1, "dim", -1)))
 
 

@@ -1,0 +1,102 @@
+"""NaN and infinity are errors that name the layer where they begin; no map is made of them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import vitscope
+from tests.helpers.errors import raises
+from tests.models.toys_heads import Around, backbone
+from vitscope.errors import MethodError, UsageError
+
+PHOTO = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+METHODS = ("rollout", "attention", "gradcam", "relevance", "integrated-gradients", "occlusion")
+
+
+def classifier(dtype=torch.float32):
+    torch.manual_seed(0)
+    return Around(lambda own, f: own.head(f), head=torch.nn.Linear(32, 3)).to(dtype).eval()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("layer", ["vit.blocks.0.attn.qkv", "vit.blocks.1.mlp.fc1", "vit.norm", "head"])
+def test_infinite_weights_are_named(method, layer):
+    model = classifier()
+    scope = vitscope.load(model)
+    with torch.no_grad():
+        model.get_submodule(layer).weight.view(-1)[3] = float("inf")
+    with raises(MethodError, "engine.answer-not-finite", "engine.weights-not-finite.hint") as caught:
+        scope.explain(PHOTO, method=method)
+    assert caught.value.message.endswith(f"begins in {layer}")
+    assert f"'{layer}.weight'" in caught.value.hint
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_overflow_is_named(dtype):
+    model = classifier(dtype)
+    scope = vitscope.load(model)
+    assert scope.explain(PHOTO, method="rollout").predictions
+    with torch.no_grad():
+        model.vit.norm.weight.fill_(torch.finfo(dtype).max)
+        model.vit.norm.bias.fill_(torch.finfo(dtype).max)
+    with raises(MethodError, "engine.answer-not-finite", "engine.not-finite.hint") as caught:
+        scope.explain(PHOTO, method="rollout")
+    assert "begins in vit.norm" in caught.value.message
+
+
+class Hiding(torch.nn.Module):
+    """A block's attention is NaN, and the model replaces the NaN before its answer."""
+
+    def __init__(self):
+        super().__init__()
+        self.vit = backbone(num_classes=3)
+
+    def forward(self, x):
+        return torch.nan_to_num(self.vit(x))
+
+
+def test_attention_of_nan_behind_a_finite_answer():
+    model = Hiding().eval()
+    scope = vitscope.load(model)
+    with torch.no_grad():
+        model.vit.blocks[0].attn.qkv.weight[40] = float("nan")  # a key
+    for method in ("rollout", "attention", "gradcam"):
+        with raises(MethodError, "engine.attention-not-finite", "engine.weights-not-finite.hint") as caught:
+            scope.explain(PHOTO, method=method)
+        assert "vit.blocks.0.attn" in caught.value.message
+
+
+def test_a_targets_own_score():
+    scope = vitscope.load(classifier())
+    with raises(MethodError, "engine.score-not-finite"):
+        scope.explain(PHOTO, method="gradcam", target=lambda answer: answer[:, 0] / 0)
+
+
+def test_pixels_come_first():
+    scope = vitscope.load(classifier())
+    pixels = torch.zeros(2, 3, 32, 32)
+    pixels[1, 0, 3, 3] = float("nan")
+    with raises(UsageError, "engine.pixels-not-finite") as caught:
+        scope.attribute(pixels, method="rollout")
+    assert "image 1" in caught.value.message
+
+
+class LeavesOut(Around):
+    """Classes that cannot be are -inf, as in a subset of ImageNet."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        super().__init__(lambda own, f: own.head(f) + own.left_out, head=torch.nn.Linear(32, 3))
+        self.register_buffer("left_out", torch.tensor([0.0, 0.0, -float("inf")]))
+
+
+def test_a_class_that_is_left_out_has_no_probability():
+    model = LeavesOut().eval()
+    e = vitscope.load(model).explain(PHOTO, method="gradcam")
+    shares = dict(e.predictions)
+    assert shares["class 2"] == 0
+    assert sum(shares.values()) == pytest.approx(1)
+    json.dumps(e.manifest(), allow_nan=False)
