@@ -23,7 +23,8 @@ def test_every_kind_survives_pickling(kind):
 
 
 @pytest.mark.parametrize(
-    "one", [UnknownNameError("method", "rolout", ["rollout"]), MissingDependencyError("timm", "timm"), UsageError("a", "b")]
+    "one",
+    [UnknownNameError("method", "rolout", ["rollout"]), MissingDependencyError("timm", "timm"), UsageError("a", "b")],
 )
 def test_those_with_arguments_of_their_own_do(one):
     _same(one, pickle.loads(pickle.dumps(one)))

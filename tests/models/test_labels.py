@@ -50,7 +50,7 @@ def test_files(tmp_path, file, text):
     ("file", "content", "code"),
     [
         ("names.txt", "caf\xe9".encode("latin-1"), "models.labels.encoding"),
-        ("names.txt", "ant\n\ncat\n".encode(), "models.labels.name"),
+        ("names.txt", b"ant\n\ncat\n", "models.labels.name"),
         ("names.json", b"{", "models.labels.json"),
         ("names.json", b"[" * 100_000, "models.labels.json"),
         ("names.json", b'{"0": "ant", "0": "bee"}', "models.labels.twice"),
