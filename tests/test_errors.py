@@ -32,9 +32,8 @@ def test_those_with_arguments_of_their_own_do(one):
 
 def test_a_pool_hands_them_on():
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-        with pytest.raises(UnknownNameError) as far:
-            pool.submit(ask, "rolout").result(timeout=120)
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool, pytest.raises(UnknownNameError) as far:
+        pool.submit(ask, "rolout").result(timeout=120)
     with pytest.raises(UnknownNameError) as near:
         ask("rolout")
     _same(near.value, far.value)

@@ -1,4 +1,4 @@
-"""What a number means: probabilities of one logit, of independent classes, of a model's own, and values of a regression.
+"""What a number means: one logit, independent classes, probabilities of the model's own, and values of a regression.
 
 Expected numbers are made of the model's own answer by NumPy.
 """

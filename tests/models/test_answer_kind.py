@@ -28,7 +28,7 @@ def test_the_operations_before_an_answer_say_what_it_is(name):
 
 @pytest.mark.parametrize("name", HEADS)
 def test_predictions_say_what_the_model_says(name):
-    make, kind, width = HEADS[name]
+    make, kind, _ = HEADS[name]
     torch.manual_seed(0)
     model = make().eval()
     scope = vitscope.load(model)
