@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from vitscope.explanation import Explanation
     from vitscope.geometry import ImageRegion, TokenLayout
     from vitscope.images import Picture
+    from vitscope.media.clip import Clip
+    from vitscope.media.clip_explanation import ClipExplanation
     from vitscope.methods.targets import similar_to, text
     from vitscope.metrics.attention_statistics import Statistics
     from vitscope.metrics.measurement import Measurement
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "AttentionStore": "attention",
     "Attribution": "engine.attribution",
+    "Clip": "media.clip",
+    "ClipExplanation": "media.clip_explanation",
     "ExplainOptions": "engine.options",
     "Explanation": "explanation",
     "Failure": "engine.options",
@@ -77,6 +81,8 @@ __all__ = [
     "AttentionStore",
     "Attribution",
     "CaptureError",
+    "Clip",
+    "ClipExplanation",
     "ExplainOptions",
     "Explanation",
     "Failure",

@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, Unpack
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, Unpack
 
 import numpy as np
 from jaxtyping import Float32
@@ -14,15 +14,16 @@ from PIL import Image
 
 from vitscope._files import staged_folder
 from vitscope._messages import message_table, msg, restore_messages
-from vitscope.errors import LayoutError, MethodError, ResultError, UsageError
+from vitscope.errors import LayoutError, MethodError, ResultError, UnsupportedError, UsageError
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture, load_image
 from vitscope.render import raster
 from vitscope.render.html import Card
 from vitscope.render.raster import Style, StyleOptions
 
-__all__ = ["SCHEMA", "Activation", "Explanation", "prediction_text", "with_tuples"]
+__all__ = ["SCHEMA", "Activation", "Explanation", "prediction_text", "require_image", "with_tuples"]
 
+E = TypeVar("E", bound="Explanation")
 SCHEMA = 1
 Activation: TypeAlias = Literal["softmax", "sigmoid", "given", "value"]
 _MAX_ARRAYS = 1 << 28  # bytes that a saved result may unpack to
@@ -33,6 +34,7 @@ class Explanation:
     """One map of one image, with all that is needed to draw it, judge it and make it again.
 
     Attributes:
+        medium: what was explained, such as `image`; results of other media are made by classes of `vitscope.media`.
         map: relevance of each patch `(gh, gw)`, float32, unnormalised: the method's own values.
         prefix: relevance of the P prefix tokens, in the layout's order.
         method: the method's name.
@@ -46,7 +48,8 @@ class Explanation:
         picture: the photo, upright.
     """
 
-    map: Float32[np.ndarray, "gh gw"]
+    medium: ClassVar[str] = "image"
+    map: Float32[np.ndarray, "..."]
     prefix: Float32[np.ndarray, " P"]
     method: str
     layout: TokenLayout
@@ -58,7 +61,7 @@ class Explanation:
     picture: Picture | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.map.shape != self.layout.grid or self.prefix.shape != (len(self.layout.prefix),):
+        if self.map.shape != self.layout.shape or self.prefix.shape != (len(self.layout.prefix),):
             raise LayoutError(
                 msg(
                     "explanation.shape",
@@ -106,7 +109,7 @@ class Explanation:
         caveat: str = self.provenance.get("caveat", "")
         return caveat
 
-    def heat(self, smooth: bool = True, blur: float = 0.0) -> Float32[np.ndarray, "H W"]:
+    def heat(self, smooth: bool = True, blur: float = 0.0) -> Float32[np.ndarray, "..."]:
         """Return the map in the photo's size, unnormalised; NaN where the model saw nothing.
 
         Args:
@@ -157,10 +160,9 @@ class Explanation:
         )
 
     def __repr__(self) -> str:
-        rows, columns = self.layout.grid
-        about = [f"{rows} x {columns}", self.picture.name if self.picture else "no photo"]
+        about = [" x ".join(map(str, self.layout.shape)), self.picture.name if self.picture else "no photo"]
         target = [] if self.target is None else [f"target={self.target!r}"]
-        return f"<Explanation {self.method!r} {' '.join(about + target)}>"
+        return f"<{type(self).__name__} {self.method!r} {' '.join(about + target)}>"
 
     def _repr_html_(self) -> str:
         return self.card().html()
@@ -183,6 +185,7 @@ class Explanation:
         """Return everything but the arrays, ready for JSON."""
         return {
             "schema": SCHEMA,
+            **({} if self.medium == "image" else {"medium": self.medium}),
             "method": self.method,
             "target": self.target,
             "score": self.score,
@@ -213,37 +216,47 @@ class Explanation:
         Raises:
             ResultError: something is already there, or it cannot be written.
         """
-        chosen = self.style(**style)
-        manifest = self.manifest() | {"render": chosen.to_dict()}
+        manifest = self.manifest() | {"render": self.style(**style).to_dict()}
         with staged_folder(Path(folder), force=force) as stage:
             np.savez(stage / "arrays.npz", map=self.map, prefix=self.prefix)
-            if self.picture is not None:
-                self.picture.pil().save(stage / "photo.jpg", quality=95, subsampling=0)
-                self.overlay(**style).save(stage / "overlay.png", compress_level=4)
-            raster.heat(self.map, self.region, chosen).save(stage / "heat.png", compress_level=4)
-            raster.grid(self.map, chosen).save(stage / "map.png")
+            self._draw(stage, **style)
             text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
             # bytes of a file name that are no text become \\udcXX, which is what JSON calls them
             (stage / "manifest.json").write_text(text, "utf-8", errors="backslashreplace")
         return Path(folder)
 
+    def _draw(self, folder: Path, **style: Unpack[StyleOptions]) -> None:
+        """Write the photo and every drawing into the folder."""
+        chosen = self.style(**style)
+        if self.picture is not None:
+            self.picture.pil().save(folder / "photo.jpg", quality=95, subsampling=0)
+            self.overlay(**style).save(folder / "overlay.png", compress_level=4)
+        raster.heat(self.map, self.region, chosen).save(folder / "heat.png", compress_level=4)
+        raster.grid(self.map, chosen).save(folder / "map.png")
+
     @classmethod
-    def load(cls, folder: str | Path) -> "Explanation":
+    def _saved_picture(cls, folder: Path, manifest: Mapping[str, Any]) -> Picture | None:
+        """Read what `_draw` wrote of the photo."""
+        if not (folder / "photo.jpg").exists():
+            return None
+        picture = load_image(folder / "photo.jpg")
+        source = str(manifest["provenance"].get("source", picture.source))
+        return Picture(picture.pixels, manifest["name"] or picture.name, source)
+
+    @classmethod
+    def load(cls: type[E], folder: str | Path) -> E:
         """Read what `save` wrote.
 
         Raises:
-            ResultError: missing, broken, or written by a newer vitscope.
+            ResultError: missing, broken, of another medium, or written by a newer vitscope.
         """
         folder = Path(folder)
         try:
             manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
             _check_schema(manifest["schema"], folder)
+            _check_medium(manifest.get("medium", "image"), cls.medium, folder)
             messages = manifest["messages"]
             values, prefix = _arrays(folder / "arrays.npz")
-            picture = load_image(folder / "photo.jpg") if (folder / "photo.jpg").exists() else None
-            if picture is not None:
-                source = str(manifest["provenance"].get("source", picture.source))
-                picture = Picture(picture.pixels, manifest["name"] or picture.name, source)
             return cls(
                 map=values,
                 prefix=prefix,
@@ -254,7 +267,7 @@ class Explanation:
                 score=manifest["score"],
                 predictions=[(p["label"], p.get("probability", p.get("value"))) for p in manifest["predictions"]],
                 provenance=restore_messages(manifest["provenance"], messages),
-                picture=picture,
+                picture=cls._saved_picture(folder, manifest),
             )
         except ResultError:
             raise
@@ -275,6 +288,19 @@ def prediction_text(label: str, number: float, activation: Activation, digits: i
     return f"{label} {number:.4g}" if activation == "value" else f"{label} {number:.{digits}%}"
 
 
+def require_image(explanation: Explanation) -> None:
+    """Raise an UnsupportedError for an explanation of another medium than an image."""
+    if explanation.medium != "image":
+        raise UnsupportedError(
+            msg(
+                "explanation.images-only",
+                "this is for explanations of images, not of a {medium}",
+                medium=explanation.medium,
+            ),
+            msg("explanation.images-only.hint", "a {medium} is drawn by overlay() and save()", medium=explanation.medium),
+        )
+
+
 def _in_notebook() -> bool:
     """Whether a kernel runs this code; the IPython of a terminal shows no images."""
     ipython = sys.modules.get("IPython")
@@ -293,7 +319,20 @@ def _check_schema(schema: object, folder: Path) -> None:
         raise ResultError(problem, msg("explanation.schema.hint", "update vitscope"))
 
 
-def _arrays(path: Path) -> tuple[Float32[np.ndarray, "gh gw"], Float32[np.ndarray, " P"]]:
+def _check_medium(found: str, expected: str, folder: Path) -> None:
+    if found != expected:
+        problem = msg(
+            "explanation.medium",
+            "{folder} holds a result of another medium: {found}, not {expected}",
+            folder=folder,
+            found=found,
+            expected=expected,
+        )
+        hint = msg("explanation.medium.hint", "read it with vitscope.{kind}Explanation.load", kind=found.capitalize())
+        raise ResultError(problem, hint)
+
+
+def _arrays(path: Path) -> tuple[Float32[np.ndarray, "..."], Float32[np.ndarray, " P"]]:
     with zipfile.ZipFile(path) as archive:
         if sum(member.file_size for member in archive.infolist()) > _MAX_ARRAYS:
             problem = msg(

@@ -8,6 +8,7 @@ photo without torch.
 """
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
@@ -15,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vitscope._messages import msg
-from vitscope.errors import LayoutError
+from vitscope.errors import LayoutError, UsageError
 
 __all__ = ["ImageRegion", "Pooling", "TokenLayout"]
 
@@ -34,15 +35,19 @@ class TokenLayout:
             patch tokens. `map`: by attention pooling (a learned query attends to the tokens).
         pool_prefix: the prefix tokens take part in the readout: with `mean` beside the patches, with `cls` all of them
             in equal parts (DeiT with its teacher head reads the mean of CLS and distillation token).
+        planes: for a clip or a volume, how many planes of patches there are: the time steps, or the slices. `grid` then
+            has the rows of all planes, plane after plane, and maps have the shape `(planes, gh / planes, gw)`.
 
     Raises:
-        LayoutError: on an empty grid, a repeated prefix name, or `cls` pooling without a prefix token.
+        LayoutError: on an empty grid, a repeated prefix name, `cls` pooling without a prefix token, or rows that are
+            not equally many in each plane.
     """
 
     prefix: tuple[str, ...]
     grid: tuple[int, int]
     pooling: Pooling = "cls"
     pool_prefix: bool = False
+    planes: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prefix", tuple(self.prefix))
@@ -74,6 +79,39 @@ class TokenLayout:
                 msg("geometry.cls-without-prefix", "cls pooling needs a prefix token to read from"),
                 msg("geometry.cls-without-prefix.hint", "name it: prefix=('cls',)"),
             )
+        if self.planes is not None and (self.planes < 1 or self.grid[0] % self.planes):
+            raise LayoutError(
+                msg(
+                    "geometry.uneven-planes",
+                    "{rows} rows of patches are not equally many in each of {planes} planes",
+                    rows=self.grid[0],
+                    planes=self.planes,
+                )
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of a map: `(gh, gw)`, or `(planes, rows, columns)` of a clip or a volume."""
+        return self.grid if self.planes is None else (self.planes, self.grid[0] // self.planes, self.grid[1])
+
+    def patch_name(self, number: int) -> str:
+        """Return where patch `number` lies: `row,column`, or `plane,row,column`, from 0."""
+        return ",".join(str(int(n)) for n in np.unravel_index(number, self.shape))
+
+    def patch_number(self, text: str) -> int:
+        """Return the number of the patch at `row,column`, or `plane,row,column`, from 0.
+
+        Raises:
+            UsageError: no such patch.
+        """
+        names = ("plane", "row", "column")[-len(self.shape) :]
+        form = r"\s*\d+\s*" + r",\s*\d+\s*" * (len(names) - 1)
+        place = [int(n) for n in text.split(",")] if re.fullmatch(form, text) else []
+        if place and all(n < size for n, size in zip(place, self.shape, strict=True)):
+            return int(np.ravel_multi_index(place, self.shape))
+        ranges = ", ".join(f"{name} 0..{size - 1}" for name, size in zip(names, self.shape, strict=True))
+        hint = msg("geometry.no-such-patch.hint", "write {form}: {ranges}", form=",".join(names), ranges=ranges)
+        raise UsageError(msg("geometry.no-such-patch", "'{text}' is not a patch", text=text), hint)
 
     @property
     def tokens(self) -> int:
@@ -96,9 +134,9 @@ class TokenLayout:
             )
 
     def patches(self, x: T) -> T:
-        """Return the patch part of `x (..., N)` on the grid: `(..., gh, gw)`; numpy or torch."""
+        """Return the patch part of `x (..., N)` in the shape of a map: `(..., gh, gw)`; numpy or torch."""
         self.check(x.shape[-1], "the array")
-        patches: T = x[..., len(self.prefix) :].reshape(*x.shape[:-1], *self.grid)
+        patches: T = x[..., len(self.prefix) :].reshape(*x.shape[:-1], *self.shape)
         return patches
 
     def readout(self) -> Float[np.ndarray, " N"]:
@@ -122,7 +160,7 @@ class TokenLayout:
         return weight
 
     def __str__(self) -> str:
-        return f"{len(self.prefix)} prefix + {self.grid[0]} x {self.grid[1]} patches"
+        return f"{len(self.prefix)} prefix + {' x '.join(map(str, self.shape))} patches"
 
 
 @dataclass(frozen=True)

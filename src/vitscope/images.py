@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -35,8 +35,10 @@ class Picture:
         name: the file name without its ending, or `image`.
         source: the path as given, or the kind of object.
         notes: the conversions of the original, one phrase each.
+        medium: `image`; a clip, volume or recording of `vitscope.media` is a Picture of a part of itself.
     """
 
+    medium: ClassVar[str] = "image"
     pixels: UInt8[np.ndarray, "H W 3"]
     name: str = "image"
     source: str = "array"
@@ -90,7 +92,7 @@ def load_image(source: ImageLike) -> Picture:
         ImageError: missing, empty, truncated, not an image, too large or too small; an array of another shape or range.
     """
     if isinstance(source, Picture):
-        return source
+        return _require_image(source)
     if isinstance(source, Mapping):
         return _load_row(source)
     if isinstance(source, (str, os.PathLike)):
@@ -105,6 +107,15 @@ def load_image(source: ImageLike) -> Picture:
     else:
         return _load_file(source)
     return _finish(pixels, "image", kind, notes)
+
+
+def _require_image(picture: Picture) -> Picture:
+    if picture.medium != "image":
+        raise ImageError(
+            msg("images.other-medium", "{name} is no image but a {medium}", name=picture.name, medium=picture.medium),
+            msg("images.other-medium.hint", "this needs an image, and a model of images"),
+        )
+    return picture
 
 
 def reusable(source: ImageLike) -> ImageLike:

@@ -11,6 +11,7 @@ ORDER = (
     ("_pillow", "images", "geometry", "_files", "_plugins"),
     ("render", "attention"),
     ("explanation", "tracing"),
+    ("media",),
     ("models", "methods"),
     ("metrics",),
     ("engine",),

@@ -55,7 +55,7 @@ class TestFeatures:
                 wanted = z @ asked / np.linalg.norm(z, axis=1) / np.linalg.norm(asked)
                 e = scope.explain(PHOTOS[0], method="similarity", layer=layer, query=query)
                 np.testing.assert_allclose(all_values(e), wanted, rtol=1e-5, atol=1e-6)
-        with raises(UsageError, "methods.no-such-patch"):
+        with raises(UsageError, "geometry.no-such-patch"):
             scope.explain(PHOTOS[0], method="similarity", query="4,0")
 
     def test_ncut(self, name):

@@ -180,7 +180,7 @@ class AttentionStore:
         """Return the store, read out from one token instead of the answer's tokens.
 
         Args:
-            query: `row,column` of a patch, counted from 0; the name of a prefix token, such as `cls`; or `readout` for
+            query: `row,column` of a patch, or `plane,row,column`, counted from 0; the name of a prefix token, such as `cls`; or `readout` for
                 the answer's own tokens.
 
         Raises:
@@ -189,8 +189,7 @@ class AttentionStore:
         if query == "readout":
             return self
         named = self.layout is not None and query in self.layout.prefix
-        match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", query)
-        if (match is None and not named) or self.layout is None:
+        if self.layout is None or not (named or re.fullmatch(r"[\d\s,]+", query)):
             names = ", ".join(("readout", *(self.layout.prefix if self.layout else ())))
             hint = msg(
                 "attention.not-a-query.hint", "write {names}, or row,column of a patch, counted from 0", names=names
@@ -198,21 +197,8 @@ class AttentionStore:
             raise UsageError(msg("attention.not-a-query", "'{query}' is not a valid query", query=query), hint)
         if self.chain is not None:
             raise UsageError(_uneven())
-        if match is None:
-            token = self.layout.prefix.index(query)
-        else:
-            (row, column), (rows, columns) = map(int, match.groups()), self.layout.grid
-            if row >= rows or column >= columns:
-                raise UsageError(
-                    msg("attention.no-such-patch", "there is no patch {row},{column}", row=row, column=column),
-                    msg(
-                        "attention.no-such-patch.hint",
-                        "rows are 0 to {last_row}, columns 0 to {last_column}",
-                        last_row=rows - 1,
-                        last_column=columns - 1,
-                    ),
-                )
-            token = len(self.layout.prefix) + row * columns + column
+        prefix = self.layout.prefix
+        token = prefix.index(query) if named else len(prefix) + self.layout.patch_number(query)
         readout = torch.zeros(self.layout.tokens, device=self.blocks[0].device)
         readout[token] = 1
         return replace(self, pool=None, readout=readout)

@@ -1,11 +1,9 @@
 """Maps drawn over their photos, as image files and as a video."""
 
 from collections.abc import Iterable, Iterator
-from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -14,6 +12,7 @@ from vitscope._messages import msg
 from vitscope.batch.output import RESUME, read_manifest
 from vitscope.batch.types import Ref
 from vitscope.errors import ResultError, require_package
+from vitscope.render.film import encode_video
 
 if TYPE_CHECKING:
     from vitscope.explanation import Explanation
@@ -57,26 +56,15 @@ def write_video(images: Iterable[Path], path: Path, rate: float = 10.0) -> Path:
     """
     require_package("av", "PyAV", extra="video")
     with atomic_write(path) as part:
-        _encode(images, part, rate)
-    return path
-
-
-def _encode(images: Iterable[Path], path: Path, rate: float) -> None:
-    import av
-
-    with av.open(str(path), "w") as video:
-        stream: Any = None
-        for one in images:
-            with Image.open(one) as image:
-                if stream is None:
-                    stream = video.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
-                    stream.width, stream.height = (max(side // 2 * 2, 2) for side in image.size)
-                    stream.pix_fmt = "yuv420p"
-                fitted = image.convert("RGB").resize((stream.width, stream.height), Image.Resampling.BICUBIC)
-            video.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(fitted), format="rgb24")))
-        if stream is None:
+        if not encode_video(_opened(images), part, rate):
             raise ResultError(
                 msg("batch.no-overlays", "there are no overlays for a video"),
                 msg("batch.no-overlays.hint", "run the batch with {@overlays=True}"),
             )
-        video.mux(stream.encode(None))
+    return path
+
+
+def _opened(images: Iterable[Path]) -> Iterator[Image.Image]:
+    for one in images:
+        with Image.open(one) as image:
+            yield image

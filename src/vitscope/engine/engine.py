@@ -45,7 +45,6 @@ __all__ = ["Engine", "Model", "attribute"]
 Model: TypeAlias = str | Path | nn.Module
 
 log = logging.getLogger(__name__)
-_GREY = Picture(np.full((64, 64, 3), 127, np.uint8))
 
 
 class Engine(ModelRunner):
@@ -108,7 +107,7 @@ class Engine(ModelRunner):
         """Settle the options, and every target on a grey image; see `Scope.validate`."""
         request = self.resolve(options)
         if request.follows_target:
-            answer = self.answer(self.prepare_pixels(_GREY, options.size)[0][None])
+            answer = self.answer(self.prepare_pixels(self.adapter.blank(), options.size)[0][None])
             for target in options.all_targets:
                 self.scorer(target, answer)
         return request
@@ -240,7 +239,7 @@ class Engine(ModelRunner):
         assert store.layout is not None
         if store.answer is not None:
             record["activation"] = self.activation(store.answer)
-        return Explanation(
+        return self.adapter.result(
             map=np.ascontiguousarray(store.layout.patches(relevance), dtype=np.float32),
             prefix=np.array(relevance[: len(store.layout.prefix)], dtype=np.float32),
             method=request.method.name,

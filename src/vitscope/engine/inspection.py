@@ -147,6 +147,10 @@ def statistics(
             msg("engine.target-without-importance", "a target changes nothing but importance"),
             msg("engine.target-without-importance.hint", "add {@importance=True}, or leave the target out"),
         )
+    if engine.layout.planes is not None:
+        raise UnsupportedError(
+            msg("engine.statistics-of-planes", "attention is measured in distances on one image, and this model takes none")
+        )
     ready = engine.prepare(image, size=options.size)
     forward, drops = engine.forward(ready.pixels[None], tokens=engine.blocks is not None), None
     if importance:

@@ -24,7 +24,7 @@ from vitscope.engine.finite import require_finite_answer, require_finite_attenti
 from vitscope.errors import LayoutError, Support, UnsupportedError, UsageError
 from vitscope.explanation import Activation
 from vitscope.geometry import ImageRegion, TokenLayout
-from vitscope.images import ImageLike, Picture, load_image
+from vitscope.images import ImageLike, Picture
 from vitscope.methods.class_names import class_name
 from vitscope.methods.targets import Scorer, SimilarTo, Target, Text, feature_of, scorer_of, scorer_of_each
 from vitscope.metrics.target_score import activated
@@ -202,7 +202,7 @@ class ModelRunner:
                 size=size,
             )
             raise UsageError(problem)
-        picture = load_image(image)
+        picture = self.adapter.load(image)
         return Prepared(picture, *self.prepare_pixels(picture, size), size)
 
     def prepare_pixels(self, picture: Picture, size: int | None = None) -> tuple[Tensor, ImageRegion]:
@@ -297,7 +297,7 @@ class ModelRunner:
             distinct = list(dict.fromkeys(target))
             return scorer_of_each([self.scorer(one, answer) for one in distinct], [distinct.index(t) for t in target])
         if isinstance(target, SimilarTo) and target.features is None:
-            pixels, _ = self.adapter.prepare(load_image(target.image))
+            pixels, _ = self.adapter.prepare(self.adapter.load(target.image))
             target = target.with_features(feature_of(self.answer(pixels[None])))
         elif isinstance(target, Text) and target.features is None:
             target = target.with_features(self.adapter.text_features(target.words))

@@ -12,7 +12,7 @@ from vitscope.engine.engine import Engine
 from vitscope.engine.runner import alone
 from vitscope.errors import UnknownNameError, UnsupportedError, UsageError
 from vitscope.evaluation.remake import map_maker, photo_of, pixels_of, score_of_map, uniform_pixels
-from vitscope.explanation import Explanation
+from vitscope.explanation import Explanation, require_image
 from vitscope.images import ImageLike
 from vitscope.methods.targets import Target
 from vitscope.metrics.faithfulness import DRAWS, MEASURES, Measure, MeasureSettings
@@ -84,9 +84,11 @@ def measure(
         UsageError: a map of another model or size, a missing photo, a target that cannot be made again, wrong options.
         UnknownNameError: a metric, baseline, score or class that does not exist.
         MethodError: a score that is not finite, or `removal` where tokens cannot be left out (UnsupportedError).
+        UnsupportedError: an explanation of a clip or of another medium than an image.
 
     Cost: `Measurement.forwards`, about 430 by default; two curves with five random maps are 240 at most.
     """
+    require_image(explanation)
     names = metric_names(metrics, baseline, score)
     weights = engine.adapter.weights  # hashed now if ever, and never while others stand in their place
     if n_random_maps < 2 or batch_size < 1:

@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.errors import UsageError
-from vitscope.explanation import Explanation
+from vitscope.explanation import Explanation, require_image
 
 __all__ = ["bright_region", "coco"]
 
@@ -75,6 +75,7 @@ def bright_region(explanation: Explanation, above: float) -> Bool[np.ndarray, "H
     """
     if not 0 <= above < 1:
         raise UsageError(msg("export.above", "{@above} must be in [0, 1), got {above}", above=above))
+    require_image(explanation)
     weight = explanation.map
     bright = weight > above * weight.max() if weight.max() > 0 else weight == weight.max()
     parts = np.where(bright, np.arange(1, weight.size + 1).reshape(weight.shape), 0)

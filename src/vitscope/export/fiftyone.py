@@ -11,7 +11,7 @@ from PIL import Image
 
 from vitscope._messages import msg
 from vitscope.errors import MissingDependencyError, ResultError
-from vitscope.explanation import Explanation
+from vitscope.explanation import Explanation, require_image
 from vitscope.geometry import ImageRegion
 from vitscope.render.raster import limits
 
@@ -78,6 +78,7 @@ def add(dataset: Any, explanations: Iterable[Explanation], folder: str | Path, *
 
 def _map_image(explanation: Explanation, low: float, high: float) -> Image.Image:
     """Draw the map at the photo's aspect, 0 to 255; 0 outside the model's input."""
+    require_image(explanation)
     region = explanation.region
     shrink = min(1.0, _SIDE / max(region.size))
     width, height = (max(1, round(length * shrink)) for length in region.size)

@@ -5,7 +5,6 @@ chosen layer, the last stage's by default, on their own grid; each is drawn on t
 note of the result says so.
 """
 
-import re
 from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
@@ -97,7 +96,7 @@ def similarity(context: MethodContext, *, layer: int = -1, query: str = "readout
     Args:
         context: the images, the model and the target.
         layer: the block whose output is used, from 0, or from the end with negative numbers.
-        query: `readout`, or `row,column` of a patch, from 0.
+        query: `readout`, or `row,column` of a patch (`plane,row,column` of a clip or a volume), from 0.
 
     Returns:
         `(B, N)`, each in [-1, 1]; their sum has no meaning; prefix tokens have values too, where all layers see them.
@@ -114,18 +113,10 @@ def similarity(context: MethodContext, *, layer: int = -1, query: str = "readout
         activations, row = _with_readout(context, activations, layer)
         z, row = activations.tokens(), row.to(z)
     else:
-        match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", query)
-        if match is None or int(match[1]) >= gh or int(match[2]) >= gw:
-            hint = msg(
-                "methods.no-such-patch.hint",
-                "write row,column: rows are 0 to {last_row}, columns 0 to {last_column}",
-                last_row=gh - 1,
-                last_column=gw - 1,
-            )
-            raise UsageError(msg("methods.no-such-patch", "'{query}' is not a patch", query=query), hint)
-        one_hot = torch.zeros(1, gh, gw).to(z)
-        one_hot[0, int(match[1]), int(match[2])] = 1
-        weights = context.to_grid(one_hot.flatten(1), activations.grid)[0]
+        number = context.layout.patch_number(query)
+        one_hot = torch.zeros(1, gh * gw).to(z)
+        one_hot[0, number] = 1
+        weights = context.to_grid(one_hot, activations.grid)[0]
         row = torch.cat([weights.new_zeros(activations.prefix), weights / weights.sum()])
     cosines = torch.cosine_similarity(z, torch.einsum("n,bnd->bd", row, z)[:, None], dim=-1)
     if activations.prefix == len(context.layout.prefix) and activations.grid == context.layout.grid:

@@ -7,7 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vitscope._messages import msg
-from vitscope.errors import UsageError
+from vitscope.errors import YES, Support, UsageError
+from vitscope.geometry import TokenLayout
 from vitscope.methods.base import method
 from vitscope.methods.context import MethodContext
 
@@ -27,7 +28,7 @@ def occlusion(context: MethodContext, *, window: int = 2, stride: int = 1, fill:
 
     Args:
         context: the images, the model and the target.
-        window: side of the covered square, in patches.
+        window: side of the covered square, in patches; of a clip or a volume, it lies in one plane of patches.
         stride: distance between windows, in patches; the last window ends at the edge.
         fill: the value of the covered normalised pixels; 0 is the mean colour of the training images.
 
@@ -41,18 +42,19 @@ def occlusion(context: MethodContext, *, window: int = 2, stride: int = 1, fill:
     Cost: one forward a window, `batch_size` at a time, and their memory.
     Limits: a flat square is itself an object; evidence that appears twice is found in neither place.
     """
-    gh, gw = context.layout.grid
-    if not 1 <= window <= min(gh, gw) or not 1 <= stride <= window:
+    (gh, gw), (rows, columns) = context.layout.grid, context.layout.shape[-2:]
+    if not 1 <= window <= min(rows, columns) or not 1 <= stride <= window:
         raise UsageError(
             msg(
                 "methods.bad-window",
                 "{@O:window} must be 1 to {most} patches and {@O:stride} 1 to the window, not {window} and {stride}",
-                most=min(gh, gw),
+                most=min(rows, columns),
                 window=window,
                 stride=stride,
             )
         )
-    corners = [(r, c) for r in _starts(gh, window, stride) for c in _starts(gw, window, stride)]
+    tops = [plane + r for plane in range(0, gh, rows) for r in _starts(rows, window, stride)]
+    corners = [(r, c) for r in tops for c in _starts(columns, window, stride)]
     covered = torch.zeros(len(corners), gh, gw, dtype=torch.bool, device=context.pixels.device)
     for number, (r, c) in enumerate(corners):
         covered[number, r : r + window, c : c + window] = True
@@ -67,7 +69,20 @@ def occlusion(context: MethodContext, *, window: int = 2, stride: int = 1, fill:
     return context.to_tokens(_on_grid(context, drop @ cover / cover.sum(0)))
 
 
-@method("rise", passes="1 + masks forwards", source="Petsiuk, Das, Saenko 2018, equations 5 and 6", requires={"target"})
+def _one_image(layout: TokenLayout) -> Support:
+    if layout.planes is None:
+        return YES
+    reason = msg("methods.one-image", "its masks are drawn for one image, and this model's patches lie on several planes")
+    return Support.no(reason)
+
+
+@method(
+    "rise",
+    passes="1 + masks forwards",
+    source="Petsiuk, Das, Saenko 2018, equations 5 and 6",
+    requires={"target"},
+    supports=_one_image,
+)
 def rise(
     context: MethodContext, *, masks: int = 400, cells: int = 7, share: float = 0.5, fill: float = 0.0
 ) -> Float[Tensor, "B N"]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from vitscope._messages import Message, msg
 from vitscope.attention import Block, LayerSpec, matvec, vecmat
 from vitscope.errors import YES, Support
+from vitscope.geometry import TokenLayout
 from vitscope.methods.base import method
 from vitscope.methods.context import MethodContext
 from vitscope.methods.rollout import check_residual_weight
@@ -135,9 +136,8 @@ def sink_rollout(
             return vecmat(block, r) * others + r * _to_sinks(block, 1 - others)
 
         relevance = store.rollout_from_readout(chosen, attend, residual_weight, 1 - residual_weight)
-    columns = context.layout.grid[1]
     return relevance, [
-        _note(row, other, columns) for row, other in zip(sinks[:, prefix:], long[:, prefix:], strict=True)
+        _note(row, other, context.layout) for row, other in zip(sinks[:, prefix:], long[:, prefix:], strict=True)
     ]
 
 
@@ -160,8 +160,8 @@ def _outlying(x: Float[Tensor, "B N"], prefix: int) -> Bool[Tensor, "B N"]:
     return out
 
 
-def _note(sinks: Bool[Tensor, " P"], long: Bool[Tensor, " P"], columns: int) -> Message:
-    positions = [f"{int(i) // columns},{int(i) % columns}" for i in sinks.nonzero()[:, 0]]
+def _note(sinks: Bool[Tensor, " P"], long: Bool[Tensor, " P"], layout: TokenLayout) -> Message:
+    positions = [layout.patch_name(int(i)) for i in sinks.nonzero()[:, 0]]
     if not positions:
         return msg("methods.no-sinks", "no sinks were found: this is plain rollout")
     given = {"count": len(positions), "positions": " ".join(positions[:8]), "long": int((sinks & long).sum())}

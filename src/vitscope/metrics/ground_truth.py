@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from vitscope._messages import join_messages, msg
-from vitscope.explanation import Explanation
+from vitscope.explanation import Explanation, require_image
 from vitscope.metrics.faithfulness import MeasureResult
 from vitscope.metrics.localisation import localise
 from vitscope.metrics.measurement import Number, compare_with_random
@@ -76,7 +76,8 @@ def compare_with_mask(explanation: Explanation, mask: Bool[np.ndarray, "H W"], s
     Cost: some 80 sorts of the photo's pixels; no forwards.
     Limits: one object of one photo, and no other object's mask: the map may lie on something else that matters.
     """
-    region, grid = explanation.region, explanation.map.shape
+    require_image(explanation)
+    region, grid = explanation.region, explanation.layout.grid
     own = localise(explanation.heat(), mask)
     middle = localise(region.upsample(centre_prior(grid)), mask)
     randoms = [

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from inspect import isabstract
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+import numpy as np
+
 from vitscope._messages import Message, msg
 from vitscope._plugins import Registry
 from vitscope.errors import YES, Support, UnsupportedError
-from vitscope.explanation import Activation
+from vitscope.explanation import Activation, Explanation
 from vitscope.geometry import ImageRegion, TokenLayout
-from vitscope.images import Picture
+from vitscope.images import Picture, load_image
 from vitscope.models.labels import check_count
 from vitscope.models.options import ModelOptions
 
@@ -45,6 +47,7 @@ class ModelAdapter(ABC):
         supports_batches: several images can go through one forward; else they go one at a time.
         options: what the caller said of the model; bound before the constructor runs.
         dense: an answer has scores at many places, such as pixels or the queries of a detector: a target names one.
+        result: the kind of explanation that is made of its inputs.
     """
 
     name: ClassVar[str]
@@ -62,6 +65,7 @@ class ModelAdapter(ABC):
     supports_batches: bool = True
     options: ModelOptions = ModelOptions()
     dense: bool = False
+    result: type[Explanation] = Explanation
 
     @classmethod
     def bound(cls, model: "torch.nn.Module", processor: Any, options: ModelOptions, **extra: Any) -> Self:
@@ -100,6 +104,14 @@ class ModelAdapter(ABC):
     @abstractmethod
     def layout(self, size: tuple[int, int] | None = None) -> TokenLayout:
         """Return the token layout at an input of `(Hi, Wi)` pixels, by default the size that the model was made for."""
+
+    def load(self, source: Any) -> Picture:
+        """Load what the model takes: an image, or another medium, as a Picture."""
+        return load_image(source)
+
+    def blank(self) -> Picture:
+        """Return a grey input, on which options are tried."""
+        return Picture(np.full((64, 64, 3), 127, np.uint8))
 
     @abstractmethod
     def prepare(self, picture: Picture, size: int | None = None) -> tuple["torch.Tensor", ImageRegion]:

@@ -1,17 +1,22 @@
 """Loading models of transformers from a folder or the Hub, with their image processor."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vitscope._messages import msg
-from vitscope.errors import ModelError, first_line
+from vitscope.errors import ModelError, first_line, require_package
 from vitscope.models.hub import cached_revision, not_loaded, reach_hub
 from vitscope.models.options import ModelOptions
 from vitscope.models.transformers import TransformersAdapter
+from vitscope.models.transformers_types import CLASSIFIER, VIDEO_TYPES
+from vitscope.models.transformers_video import VideoAdapter
 
 __all__ = ["load_processor", "load_transformers"]
+
+log = logging.getLogger(__name__)
 
 
 def load_transformers(
@@ -26,7 +31,7 @@ def load_transformers(
     revision: str | None = None,
     trust_remote_code: bool = False,
     extra: dict[str, Any] | None = None,
-) -> TransformersAdapter:
+) -> TransformersAdapter | VideoAdapter:
     """Load a model of transformers.
 
     Args:
@@ -45,7 +50,7 @@ def load_transformers(
         ModelError: broken or incomplete files, or a model that takes no images.
         LayoutError: the tokens cannot be traced.
     """
-    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+    import transformers
 
     source: dict[str, Any] = {
         "local_files_only": local,
@@ -53,9 +58,10 @@ def load_transformers(
         "trust_remote_code": trust_remote_code,  # never left out: transformers would ask on the terminal
     }
     try:
-        config = AutoConfig.from_pretrained(path, **source)
-        classifies = any("ForImageClassification" in name for name in config.architectures or [])
-        auto = AutoModelForImageClassification if classifies else AutoModel
+        config = transformers.AutoConfig.from_pretrained(path, **source)
+        head, adapter = _kind_of(config)
+        classifies = any(head in name for name in config.architectures or [])
+        auto = getattr(transformers, f"AutoModel{head if classifies else ''}")
         model, report = auto.from_pretrained(
             path,
             config=config,
@@ -64,11 +70,11 @@ def load_transformers(
             ignore_mismatched_sizes=True,  # refused below, by name
             **source,
         )
-        processor = processor or AutoImageProcessor.from_pretrained(path, **source)  # type: ignore[no-untyped-call]
+        processor = processor or _processor(adapter, path, source)
     except Exception as error:  # broken files make the loaders raise anything
         raise not_loaded(reference, error) from error
     _check_weights(reference, report)
-    if not TransformersAdapter.claims(model):
+    if not adapter.claims(model):
         raise ModelError(
             msg(
                 "models.takes-no-images",
@@ -78,7 +84,27 @@ def load_transformers(
             )
         )
     keywords = {"reference": reference, "weights": cached_revision(reference, revision)} | (extra or {})
-    return TransformersAdapter.bound(model.to(device).eval(), processor, options, **keywords)
+    return adapter.bound(model.to(device).eval(), processor, options, **keywords)
+
+
+def _kind_of(config: Any) -> tuple[str, type[TransformersAdapter] | type[VideoAdapter]]:
+    """Return the ending of a model type's classifiers, and its adapter."""
+    if config.model_type in VIDEO_TYPES:
+        return "ForVideoClassification", VideoAdapter
+    return CLASSIFIER, TransformersAdapter
+
+
+def _processor(adapter: type[TransformersAdapter] | type[VideoAdapter], path: str, source: dict[str, Any]) -> Any:
+    """Load the processor that a folder or repository has; of a video model, its video processor before an image one."""
+    import transformers
+
+    if adapter is VideoAdapter:
+        require_package("torchvision", extra="video")
+        try:
+            return transformers.AutoVideoProcessor.from_pretrained(path, **source)
+        except (ValueError, OSError):  # made when these had image processors
+            log.debug("%s has no video processor", path)
+    return transformers.AutoImageProcessor.from_pretrained(path, **source)
 
 
 def load_processor(reference: str, *, trust_remote_code: bool = False) -> Any:

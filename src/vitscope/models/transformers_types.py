@@ -6,9 +6,15 @@ from typing import Any
 
 from vitscope.geometry import Pooling
 
-__all__ = ["CLASSIFIER", "ModelType", "find_type", "known_types"]
+__all__ = ["CLASSIFIER", "VIDEO_TYPES", "ModelType", "find_type", "known_types"]
 
 CLASSIFIER = "ForImageClassification"
+VIDEO_TYPES: Mapping[str, str] = {  # with the library's processor
+    "timesformer": "TimesformerVideoProcessor",
+    "videomae": "VideoMAEVideoProcessor",
+    "vivit": "VivitVideoProcessor",
+    "vjepa2": "VJEPA2VideoProcessor",
+}
 
 
 @dataclass(frozen=True)

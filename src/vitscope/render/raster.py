@@ -111,7 +111,7 @@ class Style:
         chosen = cls(**options)
         return replace(chosen, cmap="gray", opacity=100 / 255) if chosen.style == "grey" else chosen
 
-    def resolved(self, values: Float[np.ndarray, "gh gw"], recommended: Norm | None = None) -> "Style":
+    def resolved(self, values: Float[np.ndarray, "..."], recommended: Norm | None = None) -> "Style":
         """Replace `norm="auto"`: by the recommendation, or else by what the signs of the map ask for."""
         if self.norm != "auto":
             return self
@@ -137,7 +137,11 @@ def limits(values: Float[np.ndarray, "..."], norm: Norm) -> tuple[float, float]:
 
 
 def overlay(
-    values: Float[np.ndarray, "gh gw"], region: ImageRegion, photo: UInt8[np.ndarray, "H W 3"], style: Style
+    values: Float[np.ndarray, "gh gw"],
+    region: ImageRegion,
+    photo: UInt8[np.ndarray, "H W 3"],
+    style: Style,
+    scale: tuple[float, float] | None = None,
 ) -> Image.Image:
     """Draw a map over its photo, in the photo's size.
 
@@ -146,11 +150,12 @@ def overlay(
         region: the part of the photo that the patches cover; outside it the photo stays as it is.
         photo: RGB pixels.
         style: how to draw.
+        scale: the values of the coldest and the hottest colour, where several maps share them; by default this map's.
     """
     if style.style == "notebook":
         return _notebook(values, region, photo)
     style = style.resolved(values)
-    low, high = limits(values, style.norm)
+    low, high = scale or limits(values, style.norm)
     placed = region.upsample(values, style.smooth, style.blur)
     pixels = photo.copy()
     colours = _colours(style.cmap).astype(np.float32)
@@ -182,10 +187,12 @@ def heat(values: Float[np.ndarray, "gh gw"], region: ImageRegion, style: Style) 
     return _with_bar(image, style, low, high) if style.colorbar else image
 
 
-def grid(values: Float[np.ndarray, "gh gw"], style: Style) -> Image.Image:
-    """Draw a map on its own patch grid, each patch a square, without interpolation."""
+def grid(
+    values: Float[np.ndarray, "gh gw"], style: Style, scale: tuple[float, float] | None = None
+) -> Image.Image:
+    """Draw a map on its own patch grid, each patch a square, without interpolation; `scale` as for `overlay`."""
     style = style.resolved(values)
-    pixels = _colours(style.cmap)[_levels(values, *limits(values, style.norm))]
+    pixels = _colours(style.cmap)[_levels(values, *(scale or limits(values, style.norm)))]
     side = max(1, 512 // max(values.shape))
     return Image.fromarray(pixels.repeat(side, 0).repeat(side, 1))
 

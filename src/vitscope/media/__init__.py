@@ -1,0 +1,1 @@
+"""Media beyond images: clips, volumes and recordings, and the maps of them; without torch."""

@@ -1,0 +1,243 @@
+"""Read video clips: a file, its bytes or frames in memory become the frames that a model asks for."""
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageSequence, UnidentifiedImageError
+
+from vitscope._messages import msg
+from vitscope.errors import ImageError, UsageError, first_line, require_package
+from vitscope.images import Picture, load_image
+
+__all__ = ["Clip", "frame_numbers", "load_clip"]
+
+_ANIMATIONS = ("GIF", "WEBP", "PNG", "AVIF", "JPEG", "BMP", "TIFF")  # by Pillow; those that cannot move are refused
+_SHOWN = 32  # numbers written into a note
+
+
+class Clip(Picture):
+    """A video clip: upright 8-bit RGB frames of one size; as a Picture it is its middle frame.
+
+    Args:
+        frames: `(T, H, W, 3)` of uint8 or of floats in [0, 1], or a list of T images of one size.
+        fps: frames per second, where it is known.
+        name: of the clip.
+        source: the path, or the kind of object.
+        notes: what was done to the original, one phrase each.
+        numbers: the number of each frame in the whole video; by default 0 to T - 1.
+        seconds: the time of each frame; by default by `fps`.
+
+    Raises:
+        ImageError: no frames, frames of different sizes, or frames that are no images.
+        UsageError: a rate that is not positive.
+    """
+
+    medium: ClassVar[str] = "clip"
+    frames: UInt8[np.ndarray, "T H W 3"]
+    fps: float | None
+    numbers: tuple[int, ...]
+    seconds: tuple[float, ...] | None
+
+    def __init__(
+        self,
+        frames: Any,
+        fps: float | None = None,
+        *,
+        name: str = "clip",
+        source: str = "frames",
+        notes: Sequence[str] = (),
+        numbers: Sequence[int] | None = None,
+        seconds: Sequence[float] | None = None,
+    ) -> None:
+        if fps is not None and not fps > 0:
+            raise UsageError(msg("media.fps", "{@fps} is a positive number of frames per second, not {fps}", fps=fps))
+        pictures = [load_image(frame) for frame in frames] if len(frames) else []
+        if not pictures:
+            raise ImageError(msg("media.no-frames", "a clip without frames"))
+        sizes = sorted({picture.size for picture in pictures})
+        if len(sizes) > 1:
+            problem = msg(
+                "media.frame-sizes",
+                "the frames of a clip have one size, not {first} and {second}",
+                first=" x ".join(map(str, sizes[0])),
+                second=" x ".join(map(str, sizes[1])),
+            )
+            raise ImageError(problem)
+        made = np.stack([picture.pixels for picture in pictures])
+        made.setflags(write=False)
+        own = dict.fromkeys([*notes, *(note for picture in pictures for note in picture.notes)])
+        super().__init__(made[len(made) // 2], name, source, tuple(own))
+        order = tuple(range(len(made))) if numbers is None else tuple(map(int, numbers))
+        if seconds is None and fps:
+            seconds = [n / fps for n in order]
+        times = None if seconds is None else tuple(map(float, seconds))
+        for field, value in {"frames": made, "fps": fps, "numbers": order, "seconds": times}.items():
+            object.__setattr__(self, field, value)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __repr__(self) -> str:
+        width, height = self.size
+        return f"<Clip {self.name!r}: {len(self)} frames of {width} x {height}>"
+
+    def title(self, frame: int) -> str:
+        """Return the number and the time of a frame in the whole video."""
+        number = self.numbers[frame]
+        return f"frame {number}" if self.seconds is None else f"frame {number} · {self.seconds[frame]:.2f} s"
+
+    def sampled(self, count: int) -> "Clip":
+        """Return `count` of the frames, evenly spaced, with a note that names them; see `frame_numbers`."""
+        chosen = frame_numbers(len(self), count)
+        return Clip(
+            self.frames[chosen],
+            self.fps,
+            name=self.name,
+            source=self.source,
+            notes=[*self.notes, _note(len(self), [self.numbers[n] for n in chosen], self._at(chosen))],
+            numbers=[self.numbers[n] for n in chosen],
+            seconds=self._at(chosen),
+        )
+
+    def _at(self, chosen: Sequence[int]) -> list[float] | None:
+        return None if self.seconds is None else [self.seconds[n] for n in chosen]
+
+
+def frame_numbers(total: int, count: int) -> list[int]:
+    """Return `count` frame numbers of `total`, evenly spaced: `i * total // count`, as transformers' processors do.
+
+    Frames of a video shorter than `count` are repeated.
+    """
+    return [i * total // count for i in range(count)]
+
+
+def load_clip(source: Any, count: int) -> Clip:
+    """Load `count` frames of a video, evenly spaced; only those stay in memory.
+
+    Args:
+        source: a path or the bytes of a video, or of an animated GIF, WebP or PNG; a Clip; an array `(T, H, W, 3)`.
+        count: how many frames.
+
+    Raises:
+        ImageError: missing, broken, without a video, or not a video.
+        MissingDependencyError: PyAV is needed and not installed.
+
+    Cost: the file is decoded up to the last frame that is wanted; its frames are counted first without decoding.
+    """
+    if isinstance(source, Clip):
+        return source.sampled(count)
+    if isinstance(source, np.ndarray) and source.ndim == 4:
+        return Clip(source).sampled(count)
+    if isinstance(source, (str, Path)):
+        path = Path(source)
+        if not path.exists():
+            raise ImageError(msg("media.no-such-file", "{path} does not exist", path=path))
+        return _read(str(path), path.stem, str(path), count)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _read(io.BytesIO(bytes(source)), "clip", "the bytes", count)
+    kind = type(source).__name__
+    raise ImageError(
+        msg("media.not-a-clip", "this model takes video clips, not one {kind}", kind=kind),
+        msg("media.not-a-clip.hint", "pass a video file, an animated GIF, or vitscope.Clip(frames, fps=...)"),
+    )
+
+
+def _read(file: str | io.BytesIO, name: str, source: str, count: int) -> Clip:
+    """Read an animated image by Pillow, anything else as a video by PyAV."""
+    try:
+        with Image.open(file, formats=_ANIMATIONS) as image:
+            return _animation(image, name, source, count)
+    except UnidentifiedImageError:
+        return _video(file, name, source, count)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise _broken(source, error) from error
+
+
+def _animation(image: Image.Image, name: str, source: str, count: int) -> Clip:
+    total = getattr(image, "n_frames", 1)
+    if total < 2:
+        problem = msg("media.still", "{source} is a still image: this model takes video clips", source=source)
+        raise ImageError(problem, msg("media.still.hint", "pass a video or an animated image, or use a model of images"))
+    chosen, clock, starts, frames = frame_numbers(total, count), 0.0, [], []
+    for number, frame in enumerate(ImageSequence.Iterator(image)):
+        starts.append(clock)
+        frames += [frame.convert("RGB")] * chosen.count(number)
+        clock += frame.info.get("duration", 0) / 1000
+    seconds = [starts[n] for n in chosen] if clock else None
+    fps = total / clock if clock else None
+    notes = [_note(total, chosen, seconds)]
+    return Clip(frames, fps, name=name, source=source, notes=notes, numbers=chosen, seconds=seconds)
+
+
+def _video(file: str | io.BytesIO, name: str, source: str, count: int) -> Clip:
+    require_package("av", "PyAV", extra="video")
+    with _opened(file, source) as video:
+        stamps = sorted(p.pts for p in video.demux(video.streams.video[0]) if p.pts is not None and not p.is_discard)
+        base = float(video.streams.video[0].time_base)
+    if not stamps:
+        raise ImageError(msg("media.no-frames-in", "{source} holds a video without frames", source=source))
+    chosen = frame_numbers(len(stamps), count)
+    with _opened(file, source) as video:
+        decoded = enumerate(islice(video.decode(video.streams.video[0]), chosen[-1] + 1))
+        frames = [_upright(frame) for number, frame in decoded for _ in range(chosen.count(number))]
+    if len(frames) != count:
+        problem = msg(
+            "media.frames-missing",
+            "{source} announces {announced} frames, but they cannot all be decoded",
+            source=source,
+            announced=len(stamps),
+        )
+        raise ImageError(problem, msg("media.frames-missing.hint", "the video is broken: encode it anew"))
+    seconds = [(stamps[n] - stamps[0]) * base for n in chosen]
+    length = (stamps[-1] - stamps[0]) * base
+    fps = (len(stamps) - 1) / length if length else None
+    note = _note(len(stamps), chosen, seconds)
+    return Clip(frames, fps, name=name, source=source, notes=[note], numbers=chosen, seconds=seconds)
+
+
+@contextmanager
+def _opened(file: str | io.BytesIO, source: str) -> Iterator[Any]:
+    """Open a video; raise an ImageError for whatever PyAV finds wrong with it, now or while it is read."""
+    import av
+
+    if isinstance(file, io.BytesIO):
+        file.seek(0)
+    try:
+        with av.open(file, "r") as video:
+            if not video.streams.video:
+                raise ImageError(msg("media.no-video", "{source} holds no video", source=source))
+            yield video
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise _broken(source, error) from error
+
+
+def _upright(frame: Any) -> UInt8[np.ndarray, "H W 3"]:
+    """Return a decoded frame as RGB, turned as its display matrix says."""
+    pixels = frame.to_ndarray(format="rgb24")
+    turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(pixels, turns))
+
+
+def _broken(source: str, error: Exception) -> ImageError:
+    problem = msg(
+        "media.not-a-video", "{source} cannot be read as a video: {reason}", source=source, reason=first_line(error)
+    )
+    return ImageError(problem, msg("media.not-a-video.hint", "pass a video such as .mp4, .webm or .gif"))
+
+
+def _note(total: int, numbers: Sequence[int], seconds: Sequence[float] | None) -> str:
+    """Return which frames were taken, and when they are."""
+    listed = ", ".join(map(str, numbers[:_SHOWN])) + (" ..." if len(numbers) > _SHOWN else "")
+    given: dict[str, Any] = {"count": len(numbers), "total": total, "numbers": listed}
+    if seconds is None:
+        return msg("media.frames", "{count} of {total} frames, evenly spaced: {numbers}", **given)
+    times = ", ".join(f"{s:.2f}" for s in seconds[:_SHOWN]) + (" ..." if len(seconds) > _SHOWN else "")
+    return msg(
+        "media.frames-at", "{count} of {total} frames, evenly spaced: {numbers}, at {seconds} s", **given, seconds=times
+    )

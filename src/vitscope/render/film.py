@@ -1,0 +1,51 @@
+"""Images one after another, as a video or an animated image."""
+
+from collections.abc import Iterable
+from fractions import Fraction
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+__all__ = ["encode_video", "film_suffix", "write_film"]
+
+
+def film_suffix() -> str:
+    """Return `.mp4` where PyAV is installed, else `.webp`, an animation that Pillow writes."""
+    return ".mp4" if find_spec("av") else ".webp"
+
+
+def write_film(images: Iterable[Image.Image], path: Path, rate: float) -> None:
+    """Write images as a film: a video by PyAV, or an animation by Pillow for `.webp` and `.gif`.
+
+    Args:
+        images: of one size.
+        path: where; its suffix chooses the format.
+        rate: images per second.
+    """
+    if path.suffix not in (".webp", ".gif"):
+        encode_video(images, path, rate)
+        return
+    first, *others = images
+    first.save(path, save_all=True, append_images=others, duration=round(1000 / rate), loop=0, quality=90)
+
+
+def encode_video(images: Iterable[Image.Image], path: Path, rate: float) -> int:
+    """Write images as one H.264 video by PyAV, in their order and at the size of the first; return how many."""
+    import av
+
+    count = 0
+    with av.open(str(path), "w") as video:
+        stream: Any = None
+        for count, image in enumerate(images, 1):
+            if stream is None:
+                stream = video.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
+                stream.width, stream.height = (max(side // 2 * 2, 2) for side in image.size)
+                stream.pix_fmt = "yuv420p"
+            fitted = image.convert("RGB").resize((stream.width, stream.height), Image.Resampling.BICUBIC)
+            video.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(fitted), format="rgb24")))
+        if stream is not None:
+            video.mux(stream.encode(None))
+    return count
