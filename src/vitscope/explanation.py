@@ -297,7 +297,7 @@ def require_image(explanation: Explanation) -> None:
                 "this is for explanations of images, not of a {medium}",
                 medium=explanation.medium,
             ),
-            msg("explanation.images-only.hint", "a {medium} is drawn by overlay() and save()", medium=explanation.medium),
+            msg("explanation.images-only.hint", "overlay() and save() draw it"),
         )
 
 

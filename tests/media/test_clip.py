@@ -34,8 +34,8 @@ def numbered(count=24):
 
 @pytest.mark.parametrize(("total", "count"), [(20, 8), (8, 8), (3, 8), (300, 16), (17, 16), (1, 4)])
 def test_frames_are_those_that_transformers_takes(total, count):
-    from transformers.video_utils import VideoMetadata
     from transformers.video_processing_utils import default_sample_indices_fn
+    from transformers.video_utils import VideoMetadata
 
     if total >= count:
         metadata = VideoMetadata(total_num_frames=total, fps=10.0, duration=total / 10)
@@ -186,7 +186,11 @@ def test_saved_and_read_again(tmp_path, explained):
     assert manifest["clip"]["frames"][3] == {"number": 7, "seconds": 0.7, "step": 1}
     read = ClipExplanation.load(folder)
     assert np.array_equal(read.map, explained.map)
-    assert (read.clip.numbers, read.clip.seconds, read.clip.fps) == ((0, 2, 5, 7, 10, 12, 15, 17), (0, 0.2, 0.5, 0.7, 1, 1.2, 1.5, 1.7), 10)  # noqa: E501
+    assert (read.clip.numbers, read.clip.seconds, read.clip.fps) == (
+        (0, 2, 5, 7, 10, 12, 15, 17),
+        (0, 0.2, 0.5, 0.7, 1, 1.2, 1.5, 1.7),
+        10,
+    )
     assert np.abs(read.clip.frames.astype(int) - explained.clip.frames).mean() < 12
     with raises(ResultError, "explanation.medium", "explanation.medium.hint"):
         Explanation.load(folder)

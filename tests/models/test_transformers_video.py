@@ -91,7 +91,7 @@ def test_input_x_gradient_sums_over_each_tubelet(kind, scope, twin, clip, pixels
 
 
 def test_each_cell_of_the_map_is_the_token_of_its_pixels(kind, scope, pixels):
-    """Painting one tubelet changes one token of the patch embedding: the one whose place in the layout is the cell's."""
+    """Painting one tubelet changes one token of the patch embedding: that at the cell's place."""
     adapter, deep = scope.adapter, toys.TUBELET[kind]
     module = next(m for n, m in scope.model.named_modules() if n.endswith("embeddings.patch_embeddings"))
     seen = []

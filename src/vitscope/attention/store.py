@@ -180,8 +180,8 @@ class AttentionStore:
         """Return the store, read out from one token instead of the answer's tokens.
 
         Args:
-            query: `row,column` of a patch, or `plane,row,column`, counted from 0; the name of a prefix token, such as `cls`; or `readout` for
-                the answer's own tokens.
+            query: `row,column` of a patch, or `plane,row,column`, counted from 0; the name of a prefix token, such as
+                `cls`; or `readout` for the answer's own tokens.
 
         Raises:
             UsageError: no such token, or layers that do not all have the same tokens.

@@ -149,7 +149,10 @@ def statistics(
         )
     if engine.layout.planes is not None:
         raise UnsupportedError(
-            msg("engine.statistics-of-planes", "attention is measured in distances on one image, and this model takes none")
+            msg(
+                "engine.statistics-of-planes",
+                "attention is measured by distances on an image, and this model takes none",
+            )
         )
     ready = engine.prepare(image, size=options.size)
     forward, drops = engine.forward(ready.pixels[None], tokens=engine.blocks is not None), None

@@ -163,7 +163,9 @@ def _animation(image: Image.Image, name: str, source: str, count: int) -> Clip:
     total = getattr(image, "n_frames", 1)
     if total < 2:
         problem = msg("media.still", "{source} is a still image: this model takes video clips", source=source)
-        raise ImageError(problem, msg("media.still.hint", "pass a video or an animated image, or use a model of images"))
+        raise ImageError(
+            problem, msg("media.still.hint", "pass a video or an animated image, or use a model of images")
+        )
     chosen, clock, starts, frames = frame_numbers(total, count), 0.0, [], []
     for number, frame in enumerate(ImageSequence.Iterator(image)):
         starts.append(clock)

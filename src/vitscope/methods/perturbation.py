@@ -72,7 +72,7 @@ def occlusion(context: MethodContext, *, window: int = 2, stride: int = 1, fill:
 def _one_image(layout: TokenLayout) -> Support:
     if layout.planes is None:
         return YES
-    reason = msg("methods.one-image", "its masks are drawn for one image, and this model's patches lie on several planes")
+    reason = msg("methods.one-image", "its masks are those of one image, and these patches lie on several planes")
     return Support.no(reason)
 
 

@@ -58,11 +58,11 @@ class Stack:
     def image(self, planes: Float[Tensor, "*B C T H W"]) -> Float[Tensor, "*B C TH W"]:
         """Lay planes out as the tall image."""
         (_, height, width), (deep, high, _) = self.shape, self.patch
-        cut = planes.unflatten(-3, (self.steps, deep)).unflatten(-2, (height // high, high))
+        cut = planes.reshape(*planes.shape[:-3], self.steps, deep, height // high, high, width)
         return cut.transpose(-4, -3).reshape(*planes.shape[:-3], -1, width)
 
     def planes(self, image: Float[Tensor, "*B C TH W"]) -> Float[Tensor, "*B C T H W"]:
         """Undo `image`."""
-        (_, height, _), (deep, high, _) = self.shape, self.patch
-        cut = image.unflatten(-2, (self.steps, height // high, deep, high))
+        (_, height, width), (deep, high, _) = self.shape, self.patch
+        cut = image.reshape(*image.shape[:-2], self.steps, height // high, deep, high, width)
         return cut.transpose(-4, -3).reshape(*image.shape[:-2], *self.shape)

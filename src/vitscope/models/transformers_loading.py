@@ -96,15 +96,15 @@ def _kind_of(config: Any) -> tuple[str, type[TransformersAdapter] | type[VideoAd
 
 def _processor(adapter: type[TransformersAdapter] | type[VideoAdapter], path: str, source: dict[str, Any]) -> Any:
     """Load the processor that a folder or repository has; of a video model, its video processor before an image one."""
-    import transformers
+    from transformers import AutoImageProcessor, AutoVideoProcessor
 
     if adapter is VideoAdapter:
         require_package("torchvision", extra="video")
         try:
-            return transformers.AutoVideoProcessor.from_pretrained(path, **source)
+            return AutoVideoProcessor.from_pretrained(path, **source)  # type: ignore[no-untyped-call]
         except (ValueError, OSError):  # made when these had image processors
             log.debug("%s has no video processor", path)
-    return transformers.AutoImageProcessor.from_pretrained(path, **source)
+    return AutoImageProcessor.from_pretrained(path, **source)  # type: ignore[no-untyped-call]
 
 
 def load_processor(reference: str, *, trust_remote_code: bool = False) -> Any:

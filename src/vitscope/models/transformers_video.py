@@ -69,8 +69,10 @@ class VideoAdapter(TracedAdapter):
         self.input_size = self.stack.size
         self.processor = processor or video_processor(config, size)
         self._regions = Preprocessing(lambda image: self._processed([image] * frames)[0])
-        self.multi_label = getattr(config, "problem_type", None) == "multi_label_classification"
-        self.classes = "ForVideoClassification" in self.architecture
+        problem = getattr(config, "problem_type", None)
+        self.multi_label = problem == "multi_label_classification"
+        self.scores = "values" if problem == "regression" else "logits"
+        self.classes = "ForVideoClassification" in self.architecture and self.options.labels != {}
         self.labels = {int(i): str(label) for i, label in (config.id2label or {}).items()} if self.classes else {}
         log.debug("preprocessing of %s: %s", self.architecture, self.preprocessing())
         self.trace()
@@ -145,6 +147,10 @@ class VideoAdapter(TracedAdapter):
         if store.chain is None or not self._copies(self.trace(size).layout):
             return store
         return replace(store, layout=self.layout(size), chain=_OneCls(store.chain, self.stack.shape[0]))
+
+    def class_count(self) -> int | None:
+        """Return how many class scores the model answers with; None for a feature model."""
+        return int(self.config.num_labels) if self.classes else None
 
     @cached_property
     def weights(self) -> str:  # type: ignore[override]

@@ -39,7 +39,8 @@ def encode_video(images: Iterable[Image.Image], path: Path, rate: float) -> int:
     count = 0
     with av.open(str(path), "w") as video:
         stream: Any = None
-        for count, image in enumerate(images, 1):
+        for image in images:
+            count += 1
             if stream is None:
                 stream = video.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
                 stream.width, stream.height = (max(side // 2 * 2, 2) for side in image.size)

@@ -187,9 +187,7 @@ def heat(values: Float[np.ndarray, "gh gw"], region: ImageRegion, style: Style) 
     return _with_bar(image, style, low, high) if style.colorbar else image
 
 
-def grid(
-    values: Float[np.ndarray, "gh gw"], style: Style, scale: tuple[float, float] | None = None
-) -> Image.Image:
+def grid(values: Float[np.ndarray, "gh gw"], style: Style, scale: tuple[float, float] | None = None) -> Image.Image:
     """Draw a map on its own patch grid, each patch a square, without interpolation; `scale` as for `overlay`."""
     style = style.resolved(values)
     pixels = _colours(style.cmap)[_levels(values, *(scale or limits(values, style.norm)))]
