@@ -80,9 +80,14 @@ class Explanation:
                     size=self.picture.size,
                 )
             )
-        if not (np.isfinite(self.map).all() and np.isfinite(self.prefix).all()):
+        numbers = [number for _, number in self.predictions] + ([] if self.score is None else [self.score])
+        if not all(np.isfinite(part).all() for part in (self.map, self.prefix, np.asarray(numbers, np.float64))):
             raise MethodError(
-                msg("explanation.not-finite", "the map of '{method}' holds NaN or infinity", method=self.method),
+                msg(
+                    "explanation.not-finite",
+                    "the map of '{method}', its score or its predictions hold NaN or infinity",
+                    method=self.method,
+                ),
                 msg("explanation.not-finite.hint", "use dtype float32"),
             )
         self.map.setflags(write=False)

@@ -240,7 +240,8 @@ def _holds_run(folder: Path, resume: bool) -> bool:
 
 
 def _json(document: Any, indent: int | None = 1) -> bytes:
-    return (json.dumps(document, indent=indent, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+    text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _write(path: Path, data: bytes | pa.Buffer) -> None:

@@ -94,7 +94,7 @@ def explanation_row(
         **concentration(e),
         "notes": [str(note) for note in e.provenance.get("notes", ())],
         "overlay": overlay,
-        "provenance": json.dumps(provenance, sort_keys=True, ensure_ascii=False),
+        "provenance": json.dumps(provenance, sort_keys=True, ensure_ascii=False, allow_nan=False),
         "prefix_names": list(e.layout.prefix),
         **{name: number.value for name, number in numbers.items()},
         **{f"{name}_random": number.random for name, number in numbers.items()},

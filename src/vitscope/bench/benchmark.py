@@ -194,7 +194,7 @@ def run_benchmark(
     summary = summarise(
         benchmark.kind, KINDS[benchmark.kind], results, benchmark.options, benchmark.notes, benchmark.seed
     )
-    document = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False) + "\n"
+    document = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     _write(Path(out) / "results.json", document)
     if find_spec("pyarrow"):
         _parquet(Path(out) / "results.parquet", results)

@@ -18,9 +18,9 @@ from vitscope.attention.model_modes import eval_mode, own_state
 from vitscope.attention.recorder import AttentionRecorder
 from vitscope.errors import YES, CaptureError, LayoutError, Support, UnsupportedError, first_line
 from vitscope.geometry import TokenLayout
-from vitscope.models.answer_kind import AnswerKind, find_answer_kind
 from vitscope.models.answers import AnswerReader
-from vitscope.models.base import ModelAdapter, image_size
+from vitscope.models.base import image_size
+from vitscope.models.class_scores import ClassScores
 from vitscope.models.preprocessing import size_refused
 from vitscope.tracing.block_finder import find_block_map
 from vitscope.tracing.block_io import BlockMap
@@ -45,20 +45,16 @@ _READS_APART = msg(
 )
 
 
-class TracedAdapter(ModelAdapter):
+class TracedAdapter(ClassScores):
     """An adapter whose layouts come from running the averaged network once for each input size.
 
     Attributes:
-        input_size: `(Hi, Wi)` that the model was made for.
         given_layout: a layout from the caller; then nothing is traced.
-        classes: two-dimensional answers are class logits.
         cls_index: place of the CLS token in the answer of a model that answers with all its tokens.
         channel_axis: the axis of the channels in the model's answer; 0 for a map of one number for each place.
     """
 
-    input_size: tuple[int, int]
     given_layout: TokenLayout | None = None
-    classes: bool = True
     cls_index: int | None = None
     channel_axis: int = -1
 
@@ -252,42 +248,6 @@ class TracedAdapter(ModelAdapter):
         listed = [f"{name} {share:.0%}" for name, share in parts]
         return ", ".join(listed if len(listed) < 8 else [*listed[:3], "...", listed[-1]])
 
-    def classifies(self, answer: Tensor) -> bool:
-        """Return whether an answer is class scores."""
-        return self.classes and answer.ndim == 2
-
-    @cached_property
-    def answer_kind(self) -> AnswerKind | None:
-        """What the numbers of the answer are, found by one forward on noise; None for an answer that is not (B, C)."""
-        return find_answer_kind(self._answer_together, self.model, self.input_size)
-
-    def class_count(self) -> int | None:
-        """Return how many class scores the model answers with; None where it answers with none."""
-        return self.answer_kind.width if self.classes and self.answer_kind is not None else None
-
-    def _settle_scores(self) -> None:
-        """Find out whether the answer is class scores, probabilities or features, where the caller does not say."""
-        given, kind = self.options, self.answer_kind if self.classes else None
-        if given.labels is not None and not given.labels:
-            self.classes = False
-            return
-        if given.labels or given.multi_label is not None:
-            self.classes = True
-            kind = self.answer_kind
-        if kind is None:
-            return
-        if kind.kind == "probabilities":
-            self.scores, self.multi_label = "probabilities", not kind.one_sum
-        elif kind.kind == "features" and not (given.labels or given.multi_label is not None):
-            self.classes, self.labels = False, {}
-            note = msg(
-                "models.features",
-                "its {width} numbers are read as features, not as classes: {reason} ({@labels} names classes)",
-                width=kind.width,
-                reason=kind.reason,
-            )
-            self.notes = (*self.notes, note)
-
     def attention(self, recorder: AttentionRecorder, size: tuple[int, int], answer: Tensor) -> AttentionStore:
         """Return the store of a captured forward on images of that size: plain blocks, or a chain of operators."""
         logits = answer if self.classifies(answer) else None
@@ -340,13 +300,6 @@ class TracedAdapter(ModelAdapter):
         if found.channels:
             facts["channel attention"] = f"{len(found.channels)} calls, left out: they mix channels, not tokens"
         return facts
-
-    def _describe_classes(self) -> str:
-        """Describe the classes: how many, and whether their names are known."""
-        count = self.class_count()
-        if count is None:
-            return "none: a feature model"
-        return f"{count}, {self.activation(count)}" + ("" if self.labels else ", without names")
 
     def preprocessing(self) -> Message:
         """Describe what happens to an image."""

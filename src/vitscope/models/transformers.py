@@ -83,9 +83,9 @@ class TransformersAdapter(TracedAdapter):
         elif self.layout().prefix[:1] == ("cls",) and self.layout().pooling == "cls":
             self.cls_index = 0
         self.classes = CLASSIFIER in self.architecture or not known
-        if (self.classes and not (known and self._last_layer())) or self.options.labels or self.options.multi_label:
+        said = self.options.labels is not None or self.options.multi_label is not None
+        if said or (self.classes and not (known and self._last_layer())):
             self._settle_scores()  # a class or a head of the user's, or another part of the output
-        self.classes = self.classes and self.options.labels != {}
         dense = known and self.architecture.endswith(_DENSE)
         names = config.id2label or {} if self.classes or dense else {}
         self.labels = {int(i): str(label) for i, label in names.items()}

@@ -69,7 +69,7 @@ def _page(document: Mapping[str, Any], lang: str | None, charset: str, arrays: s
         ),
         title=Markup(Markup.escape(title).encode("ascii", "xmlcharrefreplace").decode()),
         style=Markup(style),
-        document=Markup(json.dumps(document, separators=(",", ":")).replace("<", "\\u003c")),
+        document=Markup(json.dumps(document, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")),
         arrays=Markup(arrays),
         script=Markup(code),
     )

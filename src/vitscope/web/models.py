@@ -9,6 +9,7 @@ from vitscope._messages import msg
 from vitscope.errors import UsageError, first_line
 from vitscope.images import Picture
 from vitscope.methods.base import METHODS
+from vitscope.methods.class_names import class_name
 from vitscope.methods.targets import text
 from vitscope.scope import Scope
 from vitscope.viewer.document import json_safe
@@ -130,7 +131,7 @@ def _check_options(method: str, method_options: Mapping[str, Any]) -> None:
 
 def _description(name: str, scope: Scope) -> dict[str, Any]:
     layout = scope.layout
-    labels = list(scope.adapter.labels.values())
+    labels = [class_name(number, scope.adapter.labels) for number in scope.adapter.labels]
     methods = [
         {
             "name": method.name,
