@@ -11,8 +11,13 @@ import torch
 import torchvision
 from benchmarks.works_with.table import REFUSED, row
 from torch import nn
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, ViTConfig, ViTForImageClassification
-from transformers import ViTImageProcessor
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
 
 import vitscope
 from vitscope.errors import UsageError, VitscopeError
@@ -91,7 +96,9 @@ def _() -> float:
     return _difference(scope, _sigmoid(_answer(model, scope)))
 
 
-@row(KIND, "one logit, `measure`", libraries=("transformers",), against="the sigmoid of the whole and of the mean image")
+@row(
+    KIND, "one logit, `measure`", libraries=("transformers",), against="the sigmoid of the whole and of the mean image"
+)
 def _() -> float:
     model = _vit("pneumonia")
     scope = vitscope.load(model, processor=_PROCESSOR)
@@ -173,7 +180,9 @@ def _() -> float:
     return _none(vitscope.load(Embeds().eval()))
 
 
-@row(KIND, "vit_base_patch16_clip_224.openai: CLIP's projection as timm's head", libraries=("timm",), against="no class")
+@row(
+    KIND, "vit_base_patch16_clip_224.openai: CLIP's projection as timm's head", libraries=("timm",), against="no class"
+)
 def _() -> float:
     torch.manual_seed(0)
     model = timm.create_model("vit_base_patch16_clip_224.openai", **_TIMM).eval()
