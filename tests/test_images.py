@@ -73,12 +73,12 @@ def test_a_shape_that_may_be_either_is_refused():
     assert load_image(np.zeros((3, 7, 1), np.uint8)).size == (7, 3)  # one pixel wide otherwise
 
 
-@pytest.mark.parametrize("dtype", [np.int64, np.uint16, bool, np.complex64, object])
+@pytest.mark.parametrize("dtype", [np.int64, np.uint32, bool, np.complex64, object])
 def test_other_numbers_are_refused(dtype):
     assert np.dtype(dtype).name in refused(np.zeros((4, 5, 3), dtype), "array-dtype")
 
 
-@pytest.mark.parametrize("shape", [(4, 5, 4), (4, 5, 2), (2, 4, 5, 3), (7,), (), (0, 5, 0)], ids=str)
+@pytest.mark.parametrize("shape", [(8, 5, 12), (4, 5, 0), (2, 4, 5, 3), (7,), (), (0, 5, 0)], ids=str)
 def test_other_shapes_are_refused(shape):
     assert str(shape) in refused(np.zeros(shape, np.uint8), "array-shape")
 

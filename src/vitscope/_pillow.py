@@ -1,21 +1,22 @@
-"""Decode image files with Pillow: one upright RGB frame, a note for each conversion, one clear error."""
+"""Decode image files with Pillow: one upright frame, a note for each conversion, one clear error."""
 
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
+from jaxtyping import Shaped, UInt8
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin, features
 
 from vitscope._messages import msg
-from vitscope.errors import ImageError
+from vitscope.errors import ImageError, MissingDependencyError
 
-__all__ = ["FORMATS", "MAX_PIXELS", "decoding", "empty", "opened", "repeat_grey", "too_large", "upright"]
+__all__ = ["FORMATS", "MAX_PIXELS", "Decoded", "decoding", "empty", "opened", "too_large", "upright"]
 
-# phones' MPO files come through the JPEG reader; the last two plugins are not loaded by Pillow on its own
+# phones' MPO files come through the JPEG reader; two plugins are not loaded by Pillow on its own
 FORMATS = (
     "JPEG",
     "PNG",
@@ -24,6 +25,7 @@ FORMATS = (
     "PPM",
     WebPImagePlugin.WebPImageFile.format,
     TiffImagePlugin.TiffImageFile.format,
+    *(("AVIF",) if features.check("avif") else ()),
 )
 MAX_PIXELS = 100_000_000
 _MAX_COUNTED_FRAMES = 100
@@ -73,7 +75,7 @@ def decoding(source: str) -> Iterator[None]:
     try:
         with _QUIET:
             yield
-    except ImageError:
+    except (ImageError, MissingDependencyError):
         raise
     except UnidentifiedImageError:
         raise ImageError(
@@ -132,14 +134,44 @@ def opened(path: Path) -> Iterator[Image.Image]:
         yield image
 
 
-def upright(
-    image: Image.Image, source: str, max_pixels: int | None = None
-) -> tuple[UInt8[np.ndarray, "H W 3"], list[str]]:
-    """Decode one frame, turn it upright, and convert it to RGB; note each step."""
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """One decoded image.
+
+    Attributes:
+        notes: its conversions.
+        pixels: as 8-bit RGB; None where only numbers are known.
+        data: its numbers, where they are more than 8 bits or other bands than red, green and blue.
+        window: the numbers that are black and white, where the file says so.
+        alpha: the last band of `data` is transparency, which `pixels` has laid on white.
+    """
+
+    notes: list[str]
+    pixels: UInt8[np.ndarray, "H W 3"] | None = None
+    data: Shaped[np.ndarray, "H W C"] | None = None
+    window: tuple[float, float] | None = None
+    alpha: bool = False
+
+
+def upright(image: Image.Image, source: str, max_pixels: int | None = None, channels: int | None = None) -> Decoded:
+    """Decode one frame and turn it upright; note each step.
+
+    Args:
+        image: an opened image.
+        source: for messages.
+        max_pixels: refuse larger images before they are decoded.
+        channels: bands that the model takes: so many pages of grey are the bands of one image.
+    """
     notes: list[str] = []
-    if image.width * image.height > (max_pixels or MAX_PIXELS):
+    frames = _frames(image)
+    pages = int(frames) if channels not in (None, 1, 3) and frames == str(channels) and _is_tiff(image) else 1
+    most, area = max_pixels or MAX_PIXELS, image.width * image.height
+    if area > most or area * pages > 4 * most:
         raise too_large(f"{source} ({image.width} x {image.height})", max_pixels)
-    if (frames := _frames(image)) and image.format != "MPO":  # phones append previews to MPO
+    if pages > 1 and image.tell() == 0 and (data := _pages(image, pages)) is not None:
+        notes.append(msg("images.pages", "the {count} pages are its bands", count=pages))
+        return Decoded(notes, data=data)
+    if frames and image.format != "MPO":  # phones append previews to MPO
         at = image.tell()
         notes.append(
             msg("images.frame", "frame {number} of {count} frames", number=at + 1, count=frames)
@@ -147,17 +179,47 @@ def upright(
             else msg("images.first-frame", "first of {count} frames", count=frames)
         )
     turn = getattr(image, "tag_v2", {}).get(ExifTags.Base.Orientation)  # TIFF turns itself while it loads
+    deep = _loses_bits(image)
     image.load()
     if (left := _orientation(image)) in _TRANSPOSES:
         turn, image = left, image.transpose(_TRANSPOSES[left])
     if turn in _TRANSPOSES:
         notes.append(msg("images.turned", "turned upright by its EXIF orientation"))
-    return _to_rgb(image, source, notes), notes
+    if deep:
+        notes.append(msg("images.high-bytes", "16 bits a colour: only the upper 8 are read"))
+    return _converted(image, notes)
+
+
+def _is_tiff(image: Image.Image) -> bool:
+    return image.format == TiffImagePlugin.TiffImageFile.format
+
+
+def _pages(image: Image.Image, count: int) -> Shaped[np.ndarray, "H W C"] | None:
+    """Return the grey pages of a TIFF as bands; None where they are no such pages."""
+    found = []
+    for number in range(count):
+        image.seek(number)
+        if image.mode != "L" and image.mode[0] not in "IF":
+            break
+        found.append(np.asarray(image))
+    image.seek(0)
+    if len(found) < count or len({(page.shape, page.dtype) for page in found}) > 1:
+        return None
+    return np.stack(found, 2)
+
+
+def _loses_bits(image: Image.Image) -> bool:
+    """Return whether an image has 16 bits a colour, of which Pillow reads the upper 8."""
+    if image.mode not in ("RGB", "RGBA", "LA"):
+        return False
+    bits = getattr(image, "tag_v2", {}).get(258, ())
+    modes = [str(tile[3]) for tile in getattr(image, "tile", ())]
+    return max(bits, default=0) > 8 if bits else any(";16" in mode for mode in modes)
 
 
 def _frames(image: Image.Image) -> str:
     """Return the number of frames, empty for one; a TIFF's are counted up to 100, as each costs all before it."""
-    if image.format == TiffImagePlugin.TiffImageFile.format:
+    if _is_tiff(image):
         at = image.tell()
         try:
             image.seek(_MAX_COUNTED_FRAMES)
@@ -178,38 +240,27 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _to_rgb(image: Image.Image, source: str, notes: list[str]) -> UInt8[np.ndarray, "H W 3"]:
+def _converted(image: Image.Image, notes: list[str]) -> Decoded:
+    """Return an image's numbers as RGB; those of more than 8 bits as they are."""
     mode = image.mode
-    if mode.startswith("I"):  # 16-bit greys; plain 'I' is how some of them are opened
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ImageError(
-                msg("images.integer-pixels", "{source} has 32-bit integers as pixels", source=source), _scale_first()
-            )
-        notes.append(msg("images.16-bit", "16-bit grey divided by 257"))
-        return repeat_grey((values[..., None] / 257).round().astype(np.uint8))
-    if mode == "F":
-        raise ImageError(
-            msg("images.float-pixels", "{source} has floating-point pixels of unknown range", source=source),
-            _scale_first(),
-        )
+    if mode.startswith("I") or mode == "F":  # 16-bit greys; plain 'I' is how some of them are opened
+        values = np.asarray(image)[..., None]
+        narrow = mode != "F" and values.min(initial=0) >= 0 and values.max(initial=0) <= 65535
+        return Decoded(notes, data=values.astype(np.uint16) if narrow else values.copy())
     if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         notes.append(msg("images.transparency", "transparency laid on white"))
+        data = np.array(image) if mode in ("RGBA", "LA") else None
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    elif mode == "P":
+        return Decoded(notes, np.asarray(image.convert("RGB")), data, alpha=data is not None)
+    if mode == "P":
         notes.append(msg("images.palette", "palette converted to RGB"))
+    elif mode == "RGBX":
+        notes.append(msg("images.fourth-band", "its fourth band is left out"))
+        return Decoded(notes, np.asarray(image.convert("RGB")), np.array(image), alpha=True)
     elif mode not in ("RGB", "L", "1"):
         notes.append(msg("images.mode", "{mode} converted to RGB", mode=mode))
-    return np.asarray(image.convert("RGB"))
-
-
-def _scale_first() -> str:
-    return msg("images.scale.hint", "scale them to 8 bits first")
-
-
-def repeat_grey(grey: UInt8[np.ndarray, "H W 1"]) -> UInt8[np.ndarray, "H W 3"]:
-    return np.repeat(grey, 3, axis=2)
+    return Decoded(notes, np.asarray(image.convert("RGB")))
 
 
 def too_large(source: str, max_pixels: int | None = None) -> ImageError:

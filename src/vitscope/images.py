@@ -1,41 +1,67 @@
-"""Load images: whatever a user has becomes an upright RGB Picture, or one clear error.
+"""Load images: whatever a user has becomes an upright Picture, or one clear error.
 
 Each conversion (first frame of an animation, CMYK to RGB, alpha over white ...) is listed in the notes: nothing is
-converted in silence. Only formats that Pillow decodes with well-tested code are opened.
+converted in silence. Only formats that Pillow, tifffile, pydicom, pillow-heif or numpy decode with well-tested code are
+opened, and their sizes are read first.
 """
 
 import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeAlias, TypedDict, Unpack, runtime_checkable
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, Shaped, UInt8
 from PIL import Image
 
-from vitscope import _pillow
+from vitscope._bands import (
+    Reading,
+    Window,
+    bands_of,
+    check_array,
+    check_finite,
+    check_range,
+    repeat_grey,
+    to_unit,
+    unknown_range,
+)
+from vitscope._formats import HEAD, decode_special, format_of
 from vitscope._messages import msg
-from vitscope._pillow import FORMATS, decoding, empty, opened, repeat_grey, too_large, upright
+from vitscope._pillow import FORMATS, Decoded, decoding, empty, opened, upright
 from vitscope.errors import ImageError
 
-__all__ = ["BinaryFile", "ImageLike", "Picture", "decode_image", "is_several", "load_image", "reusable"]
+__all__ = [
+    "BinaryFile",
+    "ImageLike",
+    "Picture",
+    "ReadOptions",
+    "Reading",
+    "decode_image",
+    "grey_picture",
+    "is_several",
+    "load_image",
+    "reusable",
+]
 
 _GREY, _RGB = 1, 3
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An upright 8-bit RGB image.
+    """An upright image: what people see of it and, where that is not all, the numbers that a model sees.
 
     Attributes:
-        pixels: `(H, W, 3)`, read-only.
+        pixels: `(H, W, 3)`, 8-bit RGB, read-only.
         name: the file name without its ending, or `image`.
         source: the path as given, or the kind of object.
         notes: the conversions of the original, one phrase each.
         medium: `image`; a clip, volume or recording of `vitscope.media` is a Picture of a part of itself.
+        data: the numbers `(H, W, C)` as they were read, read-only; None for a photo, which is its `pixels`.
+        window: the numbers of `data` that become 0 and 1 for the model; None where that is not known.
+        alpha: the last band of `data` is no colour: a model of the others sees `pixels`.
     """
 
     medium: ClassVar[str] = "image"
@@ -43,9 +69,45 @@ class Picture:
     name: str = "image"
     source: str = "array"
     notes: tuple[str, ...] = ()
+    data: Shaped[np.ndarray, "H W C"] | None = None
+    window: Window | None = None
+    alpha: bool = False
 
     def __post_init__(self) -> None:
         self.pixels.setflags(write=False)
+        if self.data is not None:
+            self.data.setflags(write=False)
+
+    @property
+    def bands(self) -> int:
+        """The number of bands."""
+        return _RGB if self.data is None else self.data.shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that pixels and numbers take, in bytes."""
+        held = 0 if self.pixels.strides == (0, 0, 0) else self.pixels.nbytes
+        return held + (0 if self.data is None else self.data.nbytes)
+
+    def unit(self) -> Float32[np.ndarray, "H W C"]:
+        """Return the numbers, from 0 to 1.
+
+        Raises:
+            ImageError: the window is not known.
+        """
+        data = self.pixels if self.data is None else self.data
+        window = (0.0, 255.0) if self.data is None else self.window
+        if window is None:
+            raise unknown_range(data, self.source)
+        return to_unit(data, window)
+
+    def flat(self, value: int) -> "Picture":
+        """Return a picture of the same size and kind whose every band holds one value of 0..255."""
+        shape = self.pixels.shape
+        if self.data is None:
+            return Picture(np.full(shape, value, np.uint8))
+        made = grey_picture((shape[1], shape[0]), self.bands, value, self.window or (0.0, 255.0))
+        return replace(made, window=self.window, alpha=self.alpha)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -80,47 +142,66 @@ ImageLike: TypeAlias = (
 )
 
 
-def load_image(source: ImageLike) -> Picture:
+class ReadOptions(TypedDict, total=False):
+    """The keywords of `load_image`: the fields of `_bands.Reading`."""
+
+    channels: int | None
+    display: Sequence[int] | str | None
+    window: Sequence[float] | str | None
+
+
+def load_image(source: ImageLike, **options: Unpack[ReadOptions]) -> Picture:
     """Load an image from a file, its bytes, or an object in memory.
 
     Args:
         source: a path; the bytes of an image file; a file opened in binary mode, read from its position; a Pillow
-            image; an array `(H, W, 3)`, `(H, W, 1)` or `(H, W)` of uint8 or of floats in [0, 1]; a row of a `datasets`
-            dataset: `{"image": any of these}`, or `{"bytes": ..., "path": ...}` where the column is not decoded.
+            image; an array `(H, W, bands)` or `(H, W)` of uint8, of floats in [0, 1], or with a window of any numbers;
+            a row of a `datasets` dataset: `{"image": any of these}`, or `{"bytes": ..., "path": ...}` where the column
+            is not decoded.
+        options:
+
+            - `display`: the bands, counted from 0, that people see: one as grey, or three as red, green and blue. By
+              default the only one, the first of two, the first three of more.
+            - `window`: the numbers `(low, high)` that become black and white, 0 and 1; those beyond are clipped. By
+              default what the file says, or the whole range of the number format; of 16-bit greys that leave the upper
+              half of it unused, the percentiles 0.5 and 99.5, and a note says so.
+            - `channels`: bands that the model takes: so many grey pages of a TIFF are the bands of one image.
 
     Raises:
         ImageError: missing, empty, truncated, not an image, too large or too small; an array of another shape or range.
+        MissingDependencyError: the package that reads this kind of file is not installed.
+        UsageError: no such window or bands.
     """
-    if isinstance(source, Picture):
-        return _require_image(source)
-    if isinstance(source, Mapping):
-        return _load_row(source)
+    reading = Reading(**options)
+    if isinstance(source, (Picture, Mapping)):
+        return _again(source, reading) if isinstance(source, Picture) else _load_row(source, options)
     if isinstance(source, (str, os.PathLike)):
-        return _load_path(Path(source))
+        return _load_path(Path(source), reading)
     if isinstance(source, np.ndarray):
-        (pixels, notes), kind = _from_array(source), "array"
-    elif isinstance(source, Image.Image):
+        return _load_array(source, reading)
+    if isinstance(source, Image.Image):
         with decoding("the image"):
-            (pixels, notes), kind = upright(source, "the image"), "PIL image"
-    elif isinstance(source, (bytes, bytearray, memoryview)):
-        return decode_image(bytes(source), "the image", name="image", kind="bytes")
-    else:
-        return _load_file(source)
-    return _finish(pixels, "image", kind, notes)
+            decoded = upright(source, "the image", None, reading.channels)
+        return _finish(decoded, reading, "image", "PIL image", "the image")
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return decode_image(bytes(source), "the image", name="image", kind="bytes", reading=reading)
+    return _load_file(source, reading)
 
 
-def _require_image(picture: Picture) -> Picture:
-    if picture.medium != "image":
-        raise ImageError(
-            msg("images.other-medium", "{name} is no image but a {medium}", name=picture.name, medium=picture.medium),
-            msg("images.other-medium.hint", "this needs an image, and a model of images"),
-        )
-    return picture
+def grey_picture(size: tuple[int, int], bands: int, value: int, window: Window = (0.0, 255.0)) -> Picture:
+    """Return a picture of `(W, H)` pixels whose every band holds one value of 0..255."""
+    shape = (size[1], size[0], _RGB)
+    pixels = np.full(shape, value, np.uint8)
+    if bands == _RGB and window == (0.0, 255.0):
+        return Picture(pixels)
+    number = window[0] + value / 255 * (window[1] - window[0])
+    data = np.full((*shape[:2], bands), number, np.uint8 if window == (0.0, 255.0) else np.float64)
+    return Picture(pixels, data=data, window=window)
 
 
-def reusable(source: ImageLike) -> ImageLike:
+def reusable(source: ImageLike, **options: Unpack[ReadOptions]) -> ImageLike:
     """Return an image that can be loaded more than once: the Picture in a file object, anything else as it is."""
-    return load_image(source) if isinstance(source, BinaryFile) else source
+    return load_image(source, **options) if isinstance(source, BinaryFile) else source
 
 
 def is_several(source: object) -> bool:
@@ -129,7 +210,13 @@ def is_several(source: object) -> bool:
 
 
 def decode_image(
-    data: bytes, source: str, max_pixels: int | None = None, *, name: str | None = None, kind: str | None = None
+    data: bytes,
+    source: str,
+    max_pixels: int | None = None,
+    *,
+    name: str | None = None,
+    kind: str | None = None,
+    reading: Reading = Reading(),  # noqa: B008  frozen
 ) -> Picture:
     """Decode the bytes of an image file, as `load_image` reads the file itself.
 
@@ -139,6 +226,7 @@ def decode_image(
         max_pixels: refuse larger images before they are decoded; by default 100 million.
         name: the Picture's name; by default the file name in `source` without its ending.
         kind: the Picture's source, where that is not `source`.
+        reading: how its numbers become an image.
 
     Raises:
         ImageError: as for `load_image`.
@@ -146,18 +234,30 @@ def decode_image(
     source = _printable(source)
     if not data:
         raise empty(source)
-    with decoding(source), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        pixels, notes = upright(image, source, max_pixels)
-    return _finish(pixels, name or Path(source).stem, kind or source, notes)
+    with decoding(source):
+        decoded = decode_special(format_of(data[:HEAD]), data, source, reading, max_pixels)
+        if decoded is None:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                decoded = upright(image, source, max_pixels, reading.channels)
+    return _finish(decoded, reading, name or Path(source).stem, kind or source, source)
 
 
-def _load_path(path: Path) -> Picture:
-    with decoding(str(path)), opened(path) as image:
-        pixels, notes = upright(image, str(path))
-    return _finish(pixels, _printable(path.stem), _printable(path), notes)
+def _load_path(path: Path, reading: Reading) -> Picture:
+    source = _printable(path)
+    with decoding(str(path)):
+        if path.is_file() and format_of(_head(path)) not in ("", "avif"):
+            return decode_image(path.read_bytes(), source, name=_printable(path.stem), reading=reading)
+        with opened(path) as image:
+            decoded = upright(image, str(path), None, reading.channels)
+    return _finish(decoded, reading, _printable(path.stem), source, str(path))
 
 
-def _load_file(file: object) -> Picture:
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(HEAD)
+
+
+def _load_file(file: object, reading: Reading) -> Picture:
     if not isinstance(file, BinaryFile) or isinstance(file, type):
         raise _unknown_type(file)
     path = getattr(file, "name", None)
@@ -170,20 +270,22 @@ def _load_file(file: object) -> Picture:
             msg("images.text-file", "{source} is opened as text", source=source),
             msg("images.text-file.hint", "open it in binary mode: open(path, 'rb')"),
         )
-    return decode_image(bytes(data), source, name=name, kind=kind)
+    return decode_image(bytes(data), source, name=name, kind=kind, reading=reading)
 
 
-def _load_row(row: Mapping[str, Any]) -> Picture:
+def _load_row(row: Mapping[str, Any], options: ReadOptions) -> Picture:
     """Load the image of a row of a dataset."""
     if row.get("image") is not None:
-        return load_image(row["image"])
+        return load_image(row["image"], **options)
     data, path = row.get("bytes"), row.get("path")
     if data is not None:
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise _unknown_type(data)
-        return decode_image(bytes(data), path) if path else load_image(bytes(data))
+        if path:
+            return decode_image(bytes(data), path, reading=Reading(**options))
+        return load_image(bytes(data), **options)
     if path is not None:
-        return load_image(path)
+        return load_image(path, **options)
     raise ImageError(
         msg("images.no-image-key", "a dict with the keys {keys} holds no image", keys=", ".join(map(str, row)) or "{}"),
         msg("images.no-image-key.hint", "pass the image itself, or a dict with 'image', or with 'bytes' and 'path'"),
@@ -195,7 +297,7 @@ def _unknown_type(source: object) -> ImageError:
     if torch is not None and isinstance(source, torch.Tensor):
         hint = msg(
             "images.tensor.hint",
-            """scope.attribute(pixels) takes normalised tensors (B, 3, H, W); for an image in 0..1 pass
+            """scope.attribute(pixels) takes normalised tensors (B, C, H, W); for an image in 0..1 pass
                 tensor.permute(1, 2, 0).cpu().numpy()""",
         )
         return ImageError(msg("images.tensor", "a tensor is not an image to preprocess"), hint)
@@ -211,82 +313,60 @@ def _printable(path: str | Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _from_array(array: np.ndarray) -> tuple[UInt8[np.ndarray, "H W 3"], list[str]]:
-    """Check an array's shape and values and bring it to 8-bit RGB; note each step."""
-    notes: list[str] = []
-    shape, dtype = array.shape, array.dtype
-    _check_shape(array)
-    if np.issubdtype(dtype, np.floating):
-        _check_range(array)
-        notes.append(msg("images.scaled", "floats in 0..1 multiplied by 255"))
-        array = (array.astype(np.float64) * 255).round().astype(np.uint8)
-    elif dtype != np.uint8:
+def _load_array(array: np.ndarray, reading: Reading) -> Picture:
+    """Check an array's shape and values; grey and colours of 8 bits or in 0..1 become a photo."""
+    data = check_array(array, reading)
+    photo = data.shape[2] in (_GREY, _RGB) and reading.plain
+    if photo and data.dtype == np.uint8:
+        return _finish(Decoded([], _colours(data.copy())), reading, "image", "array", "the array")
+    if photo and np.issubdtype(data.dtype, np.floating):
+        check_range(data)
+        notes: list[str] = [msg("images.scaled", "floats in 0..1 multiplied by 255")]
+        pixels = (data.astype(np.float64) * 255).round().astype(np.uint8)
+        return _finish(Decoded(notes, _colours(pixels)), reading, "image", "array", "the array")
+    return _finish(Decoded([], data=data.copy()), reading, "image", "array", "the array")
+
+
+def _colours(pixels: UInt8[np.ndarray, "H W _"]) -> UInt8[np.ndarray, "H W 3"]:
+    return pixels if pixels.shape[2] == _RGB else repeat_grey(pixels)
+
+
+def _again(picture: Picture, reading: Reading) -> Picture:
+    """Return an image of numbers under another window, or with other bands for people; any other as it is."""
+    if picture.medium != "image":
         raise ImageError(
-            msg("images.array-dtype", "an array of {dtype} is not an image (shape {shape})", dtype=dtype, shape=shape),
-            msg("images.array-dtype.hint", "pass uint8 in 0..255, or floats in 0..1"),
+            msg("images.other-medium", "{name} is no image but a {medium}", name=picture.name, medium=picture.medium),
+            msg("images.other-medium.hint", "this needs an image, and a model of images"),
         )
-    pixels = array[..., None] if array.ndim == 2 else array
-    return (pixels.copy() if pixels.shape[2] == _RGB else repeat_grey(pixels)), notes
+    if picture.data is None or picture.alpha or reading.plain:
+        return picture
+    found = bands_of(picture.data, reading, picture.source, None if reading.window else picture.window)
+    return replace(picture, pixels=found.pixels, window=found.window, notes=(*picture.notes, *found.notes))
 
 
-def _check_shape(array: np.ndarray) -> None:
-    shape, channels = array.shape, (_GREY, _RGB)
-    if array.ndim == 3 and shape[0] in channels and (shape[2] not in channels or shape[0] == _GREY < shape[2]):
-        raise ImageError(
-            msg("images.channels-first", "an array of shape {shape} has its channels first", shape=shape),
-            msg("images.channels-first.hint", "pass array.transpose(1, 2, 0), which is (H, W, channels)"),
-        )
-    if array.ndim == 3 and shape[0] == shape[2] == _RGB:
-        raise ImageError(
-            msg("images.ambiguous-shape", "an array of shape {shape} may have its channels first or last", shape=shape),
-            msg("images.ambiguous-shape.hint", "pass a PIL image: Image.fromarray(array)"),
-        )
-    if array.ndim not in (2, 3) or (array.ndim == 3 and shape[2] not in channels):
-        problem = msg(
-            "images.array-shape", "an array of shape {shape} ({dtype}) is not an image", shape=shape, dtype=array.dtype
-        )
-        raise ImageError(
-            problem, msg("images.array-shape.hint", "pass (H, W, 3), (H, W, 1) or (H, W), one image at a time")
-        )
-    if shape[0] * shape[1] > _pillow.MAX_PIXELS:
-        raise too_large(f"the array {shape}")
-
-
-def _check_range(array: np.ndarray) -> None:
-    if not np.isfinite(array).all():
-        problem = msg(
-            "images.not-finite",
-            "the array holds NaN or infinity (shape {shape}, {dtype})",
-            shape=array.shape,
-            dtype=array.dtype,
-        )
-        raise ImageError(problem, msg("images.not-finite.hint", "pixels are finite: floats in 0..1, or uint8"))
-    low, high = float(array.min(initial=0)), float(array.max(initial=0))
-    if low < 0 or high > 1:
-        raise ImageError(
-            msg(
-                "images.out-of-range",
-                "floats are in 0..1, but the array has values from {low} to {high}",
-                low=f"{low:.4g}",
-                high=f"{high:.4g}",
-            ),
-            msg("images.out-of-range.hint", "divide values in 0..255 by 255")
-            if low >= 0
-            else msg(
-                "images.normalised.hint", "undo the normalisation, or pass a normalised tensor to scope.attribute"
-            ),
-        )
-
-
-def _finish(pixels: UInt8[np.ndarray, "H W 3"], name: str, source: str, notes: list[str]) -> Picture:
-    height, width = pixels.shape[:2]
+def _finish(decoded: Decoded, reading: Reading, name: str, kind: str, source: str) -> Picture:
+    """Make the Picture of what was decoded: a photo, or numbers with the picture that people see of them."""
+    pixels, data, window, notes = decoded.pixels, decoded.data, decoded.window, decoded.notes
+    shown = pixels if pixels is not None else data
+    assert shown is not None
+    height, width = shown.shape[:2]
     if min(width, height) < 2:
         problem = msg(
             "images.too-small",
             "{source} has {width} x {height} pixels: there are no regions to tell apart",
-            source=source,
+            source=kind,
             width=width,
             height=height,
         )
         raise ImageError(problem, msg("images.too-small.hint", "use an image of at least 2 x 2 pixels"))
-    return Picture(np.ascontiguousarray(pixels), name, source, tuple(notes))
+    alpha = decoded.alpha and reading.plain
+    if pixels is not None and not reading.plain and (data is None or data.shape[2] != reading.channels):
+        data = pixels  # transparency is on white, and the caller's words are of the colours
+    if pixels is None or not reading.plain:
+        assert data is not None
+        check_finite(data)
+        made = bands_of(data, reading, source, window)
+        pixels, data, window, notes = made.pixels, made.data, made.window, notes + made.notes
+    elif data is not None:
+        window = (0.0, 255.0)
+    return Picture(np.ascontiguousarray(pixels), name, kind, tuple(notes), data, window, alpha)

@@ -162,7 +162,7 @@ class Scope:
         """Make maps of pixels that are ready for the model, in loops of your own.
 
         Args:
-            pixels: `(B, 3, H, W)` of any float type on any device, normalised as the model wants them; nothing is
+            pixels: `(B, C, H, W)` of any float type on any device, normalised as the model wants them; nothing is
                 resized, cropped or normalised. All of them go through the model in one forward.
             targets: several targets, each explained for every image, from one forward.
             options: as for `explain`; `size` does not apply.
@@ -368,6 +368,9 @@ def load(model: Model = DEFAULT_MODEL, **options: Unpack[LoadOptions]) -> Scope:
             - `multi_label`: each class has a probability of its own (sigmoid), or they share one (softmax).
             - `region`: the `ImageRegion` that the processor's pixels show, or a function from a Picture to it, where it
               cannot be measured.
+            - `display`: bands of an image, counted from 0, that people see: one as grey, or three as red, green and
+              blue, such as (3, 2, 1) for Sentinel-2; by default the first, or the first three.
+            - `window`: the numbers `(low, high)` of an image that become 0 and 1, for images of other than 8 bits.
             - `progress`: called with (stage, done, total) while weights are fetched.
 
     Raises:

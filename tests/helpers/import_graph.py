@@ -8,7 +8,7 @@ from pathlib import Path
 ORDER = (
     ("_messages", "_numbers", "_version"),
     ("errors", "_catalogues"),
-    ("_pillow", "images", "geometry", "_files", "_plugins"),
+    ("_pillow", "_bands", "_formats", "images", "geometry", "_files", "_plugins"),
     ("render", "attention"),
     ("explanation", "tracing"),
     ("media",),
@@ -25,7 +25,10 @@ ORDER = (
 )
 STAGE_OF = {part: number for number, parts in enumerate(ORDER) for part in parts}
 # the only neighbours in a stage that may import each other, left imports right
-NEIGHBOURS = {("geometry", "images"), ("images", "_files"), ("images", "_pillow")}
+NEIGHBOURS = {
+    *(("geometry", "images"), ("images", "_files"), ("images", "_pillow"), ("images", "_bands")),
+    *(("images", "_formats"), ("_formats", "_bands"), ("_formats", "_pillow"), ("_bands", "_pillow")),
+}
 
 
 def imports(path: Path, module: str, modules: set[str]) -> Iterator[str]:

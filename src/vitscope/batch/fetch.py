@@ -13,7 +13,7 @@ from vitscope._messages import msg
 from vitscope.batch.archives import failure_reason, open_file
 from vitscope.batch.types import Ref
 from vitscope.errors import ImageError
-from vitscope.images import Picture, decode_image, load_image
+from vitscope.images import Picture, Reading, ReadOptions, decode_image, load_image
 
 __all__ = ["ImageReader", "image_reader"]
 
@@ -23,18 +23,20 @@ _SEEK_BEYOND = 10.0  # seconds; shorter gaps are decoded
 
 
 @contextmanager
-def image_reader() -> Iterator[ImageReader]:
+def image_reader(options: ReadOptions | None = None) -> Iterator[ImageReader]:
     """Yield a reader of images that threads may share.
 
-    It keeps the last row group, the last tar on another machine and the last video open.
+    `options` are those of `load_image`. The reader keeps the last row group, the last tar on another machine and the
+    last video open.
 
     The reader raises ImageError for every failure.
     """
+    reading = Reading(**(options or {}))
     with _RowGroup() as rows, _Tar() as tar, _Video() as video:
 
         def fetch(ref: Ref) -> tuple[Picture, str]:
             try:
-                return _read_image(ref, rows, tar, video)
+                return _read_image(ref, rows, tar, video, reading)
             except ImageError:
                 raise
             except Exception as error:  # any library below, on any broken file
@@ -47,7 +49,7 @@ def image_reader() -> Iterator[ImageReader]:
         yield fetch
 
 
-def _read_image(ref: Ref, rows: "_RowGroup", tar: "_Tar", video: "_Video") -> tuple[Picture, str]:
+def _read_image(ref: Ref, rows: "_RowGroup", tar: "_Tar", video: "_Video", reading: Reading) -> tuple[Picture, str]:
     if ref.kind == "broken":
         raise ImageError(ref.problem, msg("batch.broken.hint", "copy or download it again"))
     if ref.kind == "video":
@@ -62,7 +64,7 @@ def _read_image(ref: Ref, rows: "_RowGroup", tar: "_Tar", video: "_Video") -> tu
             return load_image(ref.path), ""  # raises with the reason
     else:
         data = rows.value(ref) if ref.kind == "parquet" else tar.part(ref) if ref.kind == "tar" else _whole(ref.path)
-    return decode_image(data, ref.source), hashlib.sha256(data).hexdigest()
+    return decode_image(data, ref.source, reading=reading), hashlib.sha256(data).hexdigest()
 
 
 def _whole(path: str) -> bytes:

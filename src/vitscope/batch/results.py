@@ -19,7 +19,7 @@ from vitscope.batch.fetch import image_reader
 from vitscope.batch.output import PLAN, STATS, read_manifest
 from vitscope.batch.rows import map_from_row
 from vitscope.batch.types import Ref
-from vitscope.errors import ImageError, ResultError, first_line
+from vitscope.errors import ImageError, ResultError, VitscopeError, first_line
 from vitscope.explanation import Explanation
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture, load_image
@@ -185,7 +185,8 @@ def photo_from_row(out: Path, row: Mapping[str, Any]) -> Picture:
             break
     if ref is None:
         raise ImageError(msg("batch.photo-gone", "{source} no longer exists", source=source), _RESTORE)
-    with image_reader() as fetch:
+    plan = read_plan(out)
+    with image_reader({"display": plan.get("display"), "window": plan.get("window")}) as fetch:
         picture, sha256 = fetch(ref)
     if sha256 != row["sha256"]:
         raise ImageError(
@@ -195,7 +196,7 @@ def photo_from_row(out: Path, row: Mapping[str, Any]) -> Picture:
 
 
 def _photo_if_there(source: str, size: tuple[int, int]) -> Picture | None:
-    with suppress(ImageError):
+    with suppress(VitscopeError):
         picture = load_image(source)
         return picture if picture.size == size else None
     return None

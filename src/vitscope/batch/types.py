@@ -33,7 +33,7 @@ __all__ = [
 SCHEMA = 1
 _LOAD = (
     *("revision", "device", "dtype", "weights", "processor"),
-    *("output", "labels", "multi_label", "trust_remote_code"),
+    *("output", "labels", "multi_label", "trust_remote_code", "display", "window"),
 )
 RefKind: TypeAlias = Literal["file", "parquet", "tar", "video", "broken"]
 
@@ -120,6 +120,8 @@ class BatchPlan:
         labels: as in `vitscope.load`; a file.
         multi_label: as in `vitscope.load`.
         trust_remote_code: as in `vitscope.load`.
+        display: as in `vitscope.load`, as text, such as `3,2,1`.
+        window: as in `vitscope.load`, as text, such as `0,4095`.
         methods: one or more; each image has a row for each.
         targets: as the command line writes them; empty means the model's own answer. Each image has a row for each
             target of a method that uses targets.
@@ -150,6 +152,8 @@ class BatchPlan:
     labels: str | None = None
     multi_label: bool | None = None
     trust_remote_code: bool = False
+    display: str | None = None
+    window: str | None = None
     methods: tuple[str, ...] = ("auto",)
     targets: tuple[str, ...] = ()
     method_options: Mapping[str, Any] = field(default_factory=dict)

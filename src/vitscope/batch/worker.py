@@ -204,7 +204,7 @@ def _prefetched(
     """Yield the images of all tasks in order, loaded ahead by threads."""
     keep = bool(plan.overlays or plan.metrics)
     with (
-        image_reader() as fetch,
+        image_reader(scope.adapter.reading) as fetch,
         ThreadPoolExecutor(plan.workers or default_decode_threads(), "vitscope-decode") as pool,
     ):
         try:

@@ -44,8 +44,8 @@ class Attribution:
         return f"<Attribution of {count} image{'s' * (count != 1)} by {self.method}: {self.layout}>"
 
 
-def check_pixels(pixels: object, size: int | None) -> None:
-    """Raise a UsageError for pixels that are no batch of normalised images, or for a size."""
+def check_pixels(pixels: object, size: int | None, channels: int) -> None:
+    """Raise a UsageError for pixels that are no batch of normalised images of so many channels, or for a size."""
     if size is not None:
         raise UsageError(
             msg("engine.attribute-size", "attribute takes pixels as they are: {@size} does not apply"),
@@ -55,7 +55,7 @@ def check_pixels(pixels: object, size: int | None) -> None:
         isinstance(pixels, Tensor)
         and pixels.ndim == 4
         and len(pixels)
-        and pixels.shape[1] == 3
+        and pixels.shape[1] == channels
         and pixels.is_floating_point()
     ):
         return
@@ -65,7 +65,10 @@ def check_pixels(pixels: object, size: int | None) -> None:
         else type(pixels).__name__
     )
     problem = msg(
-        "engine.pixels", "pixels are a float tensor (B, 3, H, W), normalised for the model, not {given}", given=given
+        "engine.pixels",
+        "pixels are a float tensor (B, {channels}, H, W), normalised for the model, not {given}",
+        channels=channels,
+        given=given,
     )
     raise UsageError(problem, msg("engine.pixels.hint", "pixels[None] makes a batch of one; explain takes images"))
 
@@ -75,7 +78,7 @@ def attribution_of(
     layout: TokenLayout,
     parts: Sequence[Relevance],
     notes: Sequence[Sequence[str]],
-    pixels: Float[Tensor, "B 3 Hi Wi"],
+    pixels: Float[Tensor, "B C Hi Wi"],
 ) -> Attribution:
     """Make the result under one target from what a method found, in parts of a batch.
 

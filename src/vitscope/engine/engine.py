@@ -201,10 +201,10 @@ class Engine(ModelRunner):
 
     @alone
     def attribute(
-        self, pixels: Float[Tensor, "B 3 Hi Wi"], options: Options, progress: Progress | None = None
+        self, pixels: Float[Tensor, "B C Hi Wi"], options: Options, progress: Progress | None = None
     ) -> list[Attribution]:
         """Make maps of pixels that are ready for the model, once for each target; see `Scope.attribute`."""
-        check_pixels(pixels, options.size)
+        check_pixels(pixels, options.size, self.adapter.channels)
         layout = self._layout_of(pixels)
         options.check_count(len(pixels))
         request = self.resolve(options)
@@ -256,7 +256,7 @@ class Engine(ModelRunner):
         """Return what made a map, in plain values."""
         return provenance(self.adapter, self.device, self.dtype, request, picture, target)
 
-    def _layout_of(self, pixels: Float[Tensor, "B 3 Hi Wi"]) -> TokenLayout:
+    def _layout_of(self, pixels: Float[Tensor, "B C Hi Wi"]) -> TokenLayout:
         """Return the layout at the size of these pixels; raise a UsageError where the model does not take it."""
         try:
             return self.layout_at((pixels.shape[2], pixels.shape[3]))

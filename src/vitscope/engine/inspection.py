@@ -126,7 +126,7 @@ def compare(
             msg("engine.compare-method", "the method '{method}' has no target", method=options.method),
             msg("engine.compare-method.hint", "use relevance or another that has one"),
         )
-    one, two = reusable(one), reusable(two)
+    one, two = (reusable(image, **engine.adapter.reading) for image in (one, two))
     ((first,), (second,)) = (
         engine.explain(image, replace(options, target=similar_to(other)), progress)
         for image, other in ((one, two), (two, one))

@@ -55,7 +55,7 @@ class Request:
         """Does the computation need the target's score?"""
         return "target" in self.method.requires
 
-    def forward(self, runner: ModelRunner, pixels: Float[Tensor, "B 3 Hi Wi"]) -> Forward:
+    def forward(self, runner: ModelRunner, pixels: Float[Tensor, "B C Hi Wi"]) -> Forward:
         """Run the model once and keep what the method needs."""
         method = self.method
         return runner.forward(

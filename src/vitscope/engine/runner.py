@@ -31,6 +31,7 @@ from vitscope.metrics.target_score import activated
 from vitscope.models.base import ModelAdapter
 from vitscope.models.loading import pick_device
 from vitscope.tracing.block_io import BlockMap, StagedHiddenStates
+from vitscope.tracing.placement import placement
 
 __all__ = ["ONE_AT_A_TIME", "Forward", "ModelRunner", "Prepared", "alone", "device_and_dtype"]
 
@@ -49,13 +50,13 @@ class Forward:
 
     Attributes:
         store: its attention.
-        pixels: the batch `(B, 3, Hi, Wi)`, on the model's device.
+        pixels: the batch `(B, C, Hi, Wi)`, on the model's device.
         answer: the model's answer, with its graph where gradients are wanted.
         states: the tokens between the blocks, where they were requested and are known.
     """
 
     store: AttentionStore
-    pixels: Float[Tensor, "B 3 Hi Wi"]
+    pixels: Float[Tensor, "B C Hi Wi"]
     answer: Tensor
     states: HiddenStates | StagedHiddenStates | None
 
@@ -71,7 +72,7 @@ class Prepared:
 
     Attributes:
         picture: the photo.
-        pixels: `(3, Hi, Wi)`, as the model wants them.
+        pixels: `(C, Hi, Wi)`, as the model wants them.
         region: which part of the photo they are.
         size: the `size` they were prepared with.
     """
@@ -84,13 +85,13 @@ class Prepared:
     @property
     def nbytes(self) -> int:
         """Memory that it takes while it waits, in bytes."""
-        held = 0 if self.picture.pixels.strides == (0, 0, 0) else self.picture.pixels.nbytes
-        return held + self.pixels.nbytes
+        return self.picture.nbytes + self.pixels.nbytes
 
     def without_photo(self) -> "Prepared":
         """Return the same for making the map only: the photo keeps its size and frees its memory."""
         width, height = self.picture.size
-        return replace(self, picture=replace(self.picture, pixels=np.broadcast_to(np.uint8(0), (height, width, 3))))
+        blank = np.broadcast_to(np.uint8(0), (height, width, 3))
+        return replace(self, picture=replace(self.picture, pixels=blank, data=None))
 
 
 def alone(function: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
@@ -177,13 +178,13 @@ class ModelRunner:
             raise UnsupportedError(ONE_AT_A_TIME)
         return self.adapter.block_map(size)
 
-    def trial_pixels(self) -> Float[Tensor, "2 3 Hi Wi"]:
+    def trial_pixels(self) -> Float[Tensor, "2 C Hi Wi"]:
         """Return two images of noise to try the model on; of few patches where it takes any number of them."""
         height, width = getattr(self.adapter, "input_size", None) or (224, 224)
         if getattr(self.adapter, "size", None):
             rows, columns = self.layout.grid
             height, width = height // rows * min(rows, _TRIED), width // columns * min(columns, _TRIED)
-        made = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+        made = torch.randn(2, self.adapter.channels, height, width, generator=torch.Generator().manual_seed(0))
         return made.to(self.device, self.dtype)
 
     def prepare(self, image: ImageLike | Prepared, *, size: int | None = None) -> Prepared:
@@ -206,7 +207,7 @@ class ModelRunner:
         return Prepared(picture, *self.prepare_pixels(picture, size), size)
 
     def prepare_pixels(self, picture: Picture, size: int | None = None) -> tuple[Tensor, ImageRegion]:
-        """Return the pixels `(3, Hi, Wi)` that the model gets of an image, and their region of it.
+        """Return the pixels `(C, Hi, Wi)` that the model gets of an image, and their region of it.
 
         Raises:
             UsageError: a size that the model does not take.
@@ -222,7 +223,7 @@ class ModelRunner:
         return self.adapter.layout(size)
 
     @restoring
-    def run(self, pixels: Float[Tensor, "B 3 Hi Wi"]) -> Tensor:
+    def run(self, pixels: Float[Tensor, "B C Hi Wi"]) -> Tensor:
         """Run the model in evaluation mode, in the caller's gradient mode."""
         self.on_forward()
         with eval_mode(self.model):
@@ -231,7 +232,7 @@ class ModelRunner:
             require_finite_answer(self.model, answer, given, lambda: self.adapter.answer(given))
         return answer
 
-    def answer(self, pixels: Float[Tensor, "B 3 Hi Wi"]) -> Tensor:
+    def answer(self, pixels: Float[Tensor, "B C Hi Wi"]) -> Tensor:
         """Return the model's answer without a graph and without its attention."""
         with torch.no_grad():
             return self.run(pixels)
@@ -239,7 +240,7 @@ class ModelRunner:
     @alone
     def forward(
         self,
-        pixels: Float[Tensor, "B 3 Hi Wi"],
+        pixels: Float[Tensor, "B C Hi Wi"],
         *,
         gradients: bool = False,
         rule: GradientRule | None = None,
@@ -327,6 +328,5 @@ class ModelRunner:
 
 
 def device_and_dtype(model: nn.Module, device: str | torch.device = "auto") -> tuple[torch.device, torch.dtype]:
-    """Return those of a model's parameters; of a model without any the given device, and float32."""
-    first = next(model.parameters(), None)
-    return (pick_device(device), torch.float32) if first is None else (first.device, first.dtype)
+    """Return those of a model's input; of a model without parameters the given device, and float32."""
+    return placement(model) or (pick_device(device), torch.float32)

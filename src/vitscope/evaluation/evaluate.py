@@ -102,11 +102,11 @@ def measure(
         )
     plan = MeasureSettings(explanation.layout.grid, steps, n_subsets, n_squares, seed)
     notes: list[str] = []
-    picture = photo_of(explanation, image)
+    picture = photo_of(engine, explanation, image)
     pixels, region = pixels_of(engine, explanation, picture, notes)
     answer = engine.answer(pixels[None])
     goal = score_of_map(engine, explanation, target, score, answer, notes)
-    black, white = (uniform_pixels(engine, explanation, value) for value in (0, 255))
+    black, white = (uniform_pixels(engine, explanation, picture, value) for value in (0, 255))
     numbers: list[Number] = []
     empty, forwards, explanations = None, 0, 0
 

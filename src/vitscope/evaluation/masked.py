@@ -62,8 +62,8 @@ class PatchMasker:
 
     engine: Engine
     layout: TokenLayout
-    pixels: Float[Tensor, "3 Hi Wi"]
-    fill: Float[Tensor, "3 Hi Wi"]
+    pixels: Float[Tensor, "C Hi Wi"]
+    fill: Float[Tensor, "C Hi Wi"]
     score: Score
     whole: float
 

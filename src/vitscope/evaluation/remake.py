@@ -15,23 +15,24 @@ from vitscope.engine.runner import Prepared
 from vitscope.errors import UsageError
 from vitscope.explanation import Explanation
 from vitscope.geometry import ImageRegion
-from vitscope.images import ImageLike, Picture, load_image
+from vitscope.images import ImageLike, Picture
 from vitscope.methods.base import METHODS
 from vitscope.methods.targets import Target
 from vitscope.metrics.target_score import Score, ScoreKind, make_score, target_from_text
+from vitscope.models.bands import fitted
 
 __all__ = ["map_maker", "photo_of", "pixels_of", "score_of_map", "uniform_pixels"]
 
 _NOTED_CHANGE = 1e-4  # of a logit
 
 
-def photo_of(explanation: Explanation, image: ImageLike | None) -> Picture:
+def photo_of(engine: Engine, explanation: Explanation, image: ImageLike | None) -> Picture:
     """Return the photo of an explanation: its own, or the one that the caller gives.
 
     Raises:
         UsageError: there is none, or it has another size.
     """
-    picture = explanation.picture if image is None else load_image(image)
+    picture = explanation.picture if image is None else engine.adapter.load(image)
     if picture is None:
         raise UsageError(
             msg("evaluation.no-photo", "this explanation came without its photo"),
@@ -46,13 +47,13 @@ def photo_of(explanation: Explanation, image: ImageLike | None) -> Picture:
                 given=str(picture.size),
             )
         )
-    return picture
+    return fitted(picture, engine.adapter.bands)
 
 
 def pixels_of(
     engine: Engine, explanation: Explanation, picture: Picture, notes: list[str]
 ) -> tuple[Tensor, ImageRegion]:
-    """Return the pixels `(3, Hi, Wi)` that a map was made from, and their region.
+    """Return the pixels `(C, Hi, Wi)` that a map was made from, and their region.
 
     `notes` gets a note where the explanation does not record its model.
 
@@ -91,11 +92,9 @@ def pixels_of(
     return pixels.to(engine.device, engine.dtype), region
 
 
-def uniform_pixels(engine: Engine, explanation: Explanation, value: int) -> Tensor:
-    """Return the pixels that the model gets of a photo of one grey value, of the same size."""
-    width, height = explanation.region.size
-    flat = Picture(np.full((height, width, 3), value, np.uint8))
-    pixels, _ = engine.adapter.prepare(flat, explanation.provenance.get("size"))
+def uniform_pixels(engine: Engine, explanation: Explanation, picture: Picture, value: int) -> Tensor:
+    """Return the pixels that the model gets of an image of the same size and bands that holds one value of 0..255."""
+    pixels, _ = engine.adapter.prepare(picture.flat(value), explanation.provenance.get("size"))
     return pixels.to(engine.device, engine.dtype)
 
 

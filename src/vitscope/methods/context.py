@@ -28,7 +28,7 @@ class MethodContext:
         store: the attention of the plain forward.
         pixels: the images as the model got them.
         score: the target's score of each image; with its graph for methods that require `gradient`.
-        score_pixels: from pixels `(n, 3, Hi, Wi)`, and the number of the image that each row belongs to, to scores.
+        score_pixels: from pixels `(n, C, Hi, Wi)`, and the number of the image that each row belongs to, to scores.
         answer: from pixels to the model's answer, without a graph.
         states: the tokens of the plain forward, for methods that require `hidden-states` or `token-grids`.
         transformer_blocks: the model's blocks, for methods that require `hidden-states`.
@@ -39,7 +39,7 @@ class MethodContext:
     """
 
     store: AttentionStore
-    pixels: Float[Tensor, "B 3 Hi Wi"]
+    pixels: Float[Tensor, "B C Hi Wi"]
     score: Float[Tensor, " B"]
     score_pixels: Callable[[Tensor, Tensor], Tensor]
     answer: Callable[[Tensor], Tensor]
@@ -76,7 +76,7 @@ class MethodContext:
         grads = torch.autograd.grad(self.score.sum(), list(tensors), retain_graph=keep, allow_unused=True)
         return tuple(torch.zeros_like(x) if g is None else g for g, x in zip(grads, tensors, strict=True))
 
-    def scores(self, pixels: Float[Tensor, "n 3 Hi Wi"], images: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    def scores(self, pixels: Float[Tensor, "n C Hi Wi"], images: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Return the target's scores of changed images; with a graph where `pixels` requires one."""
         return self.score_pixels(pixels, images)
 

@@ -35,7 +35,7 @@ class HeadImportance:
 def head_importance(
     store: AttentionStore,
     model: nn.Module,
-    pixels: Float[Tensor, "1 3 Hi Wi"],
+    pixels: Float[Tensor, "1 C Hi Wi"],
     scorer: Scorer,
     answer: Callable[[Tensor], Tensor],
     batch: int = 8,

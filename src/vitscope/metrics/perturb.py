@@ -28,7 +28,7 @@ class Probe:
     """One image whose score is measured with patches replaced.
 
     Attributes:
-        run: from pixels `(n, 3, Hi, Wi)` and a mask `(n, P)` of the patch tokens that go through the model, equally
+        run: from pixels `(n, C, Hi, Wi)` and a mask `(n, P)` of the patch tokens that go through the model, equally
             many in each row (None for all), to scores `(n,)`.
         pixels: the image as the model gets it.
         fill: the pixels that replace a patch; None leaves its token out.
@@ -38,8 +38,8 @@ class Probe:
     """
 
     run: Callable[[Tensor, Tensor | None], Tensor]
-    pixels: Float[Tensor, "3 Hi Wi"]
-    fill: Float[Tensor, "3 Hi Wi"] | None
+    pixels: Float[Tensor, "C Hi Wi"]
+    fill: Float[Tensor, "C Hi Wi"] | None
     grid: tuple[int, int]
     batch: int = 8
     known: dict[bytes, float] | None = None
@@ -89,8 +89,8 @@ class Probe:
 
 
 def baseline_fill(
-    baseline: Baseline, pixels: Float[Tensor, "3 Hi Wi"], black: Float[Tensor, "3 Hi Wi"], grid: tuple[int, int]
-) -> Float[Tensor, "3 Hi Wi"] | None:
+    baseline: Baseline, pixels: Float[Tensor, "C Hi Wi"], black: Float[Tensor, "C Hi Wi"], grid: tuple[int, int]
+) -> Float[Tensor, "C Hi Wi"] | None:
     """Return the pixels that replace a patch; None where its token is left out.
 
     Args:
@@ -116,8 +116,8 @@ def baseline_fill(
 
 
 def fill_patches(
-    fill: Float[Tensor, "3 Hi Wi"], pixels: Float[Tensor, "n 3 Hi Wi"], gone: Bool[Tensor, "n P"], grid: tuple[int, int]
-) -> Float[Tensor, "n 3 Hi Wi"]:
+    fill: Float[Tensor, "C Hi Wi"], pixels: Float[Tensor, "n C Hi Wi"], gone: Bool[Tensor, "n P"], grid: tuple[int, int]
+) -> Float[Tensor, "n C Hi Wi"]:
     """Return the images with the patches of a mask replaced by `fill`."""
     return torch.where(_in_pixels(gone.reshape(-1, *grid), pixels.shape[2:])[:, None], fill, pixels)
 

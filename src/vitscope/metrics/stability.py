@@ -20,8 +20,8 @@ NOISE_SAMPLES = 8
 def stability(
     values: Float[np.ndarray, "gh gw"],
     explain_again: Callable[[Tensor], Float[np.ndarray, "gh gw"]],
-    pixels: Float[Tensor, "3 Hi Wi"],
-    span: Float[Tensor, "3 Hi Wi"],
+    pixels: Float[Tensor, "C Hi Wi"],
+    span: Float[Tensor, "C Hi Wi"],
     *,
     n_random_maps: int = 5,
     seed: int = 0,
@@ -35,7 +35,7 @@ def stability(
 
     Args:
         values: the map.
-        explain_again: makes the map of pixels `(3, Hi, Wi)` as that one was made.
+        explain_again: makes the map of pixels `(C, Hi, Wi)` as that one was made.
         pixels: the image as the model gets it.
         span: white minus black, as the model gets them.
         n_random_maps: the number of random maps.

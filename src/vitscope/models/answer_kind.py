@@ -56,23 +56,19 @@ class AnswerKind:
 
 
 @own_state
-def find_answer_kind(
-    answer_of: Callable[[Tensor], Tensor], model: nn.Module, size: tuple[int, int]
-) -> AnswerKind | None:
+def find_answer_kind(answer_of: Callable[[Tensor], Tensor], model: nn.Module, noise: Tensor) -> AnswerKind | None:
     """Run a model once on noise and find out what the numbers of its answer are.
 
     Args:
-        answer_of: from pixels `(1, 3, Hi, Wi)` to the answer.
+        answer_of: from pixels `(1, C, Hi, Wi)` to the answer.
         model: the module behind it.
-        size: `(Hi, Wi)`.
+        noise: such pixels.
 
     Returns:
         None for an answer that is not `(B, C)`.
 
     Cost: one forward, and the memory of one without a graph: what the graph would keep is dropped.
     """
-    first = next(model.parameters())
-    noise = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(first)
     pixels = noise.requires_grad_()
     with eval_mode(model):
         try:

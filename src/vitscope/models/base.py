@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from inspect import isabstract
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-import numpy as np
-
 from vitscope._messages import Message, msg
 from vitscope._plugins import Registry
 from vitscope.errors import YES, Support, UnsupportedError
 from vitscope.explanation import Activation, Explanation
 from vitscope.geometry import ImageRegion, TokenLayout
-from vitscope.images import Picture, load_image
+from vitscope.images import Picture, ReadOptions, grey_picture, load_image
+from vitscope.models.bands import fitted
 from vitscope.models.labels import check_count
 from vitscope.models.options import ModelOptions
 
@@ -45,6 +44,8 @@ class ModelAdapter(ABC):
             or `values`, of a regression.
         notes: what the provenance of every map says about the model, such as preprocessing that was chosen.
         supports_batches: several images can go through one forward; else they go one at a time.
+        channels: of the pixels that the model takes.
+        bands: of the images that become those pixels: as many, unless a processor makes others of them.
         options: what the caller said of the model; bound before the constructor runs.
         dense: an answer has scores at many places, such as pixels or the queries of a detector: a target names one.
         result: the kind of explanation that is made of its inputs.
@@ -63,6 +64,8 @@ class ModelAdapter(ABC):
     scores: Literal["logits", "probabilities", "values"] = "logits"
     notes: tuple[str, ...] = ()
     supports_batches: bool = True
+    channels: int = 3
+    bands: int = 3
     options: ModelOptions = ModelOptions()
     dense: bool = False
     result: type[Explanation] = Explanation
@@ -105,24 +108,34 @@ class ModelAdapter(ABC):
     def layout(self, size: tuple[int, int] | None = None) -> TokenLayout:
         """Return the token layout at an input of `(Hi, Wi)` pixels, by default the size that the model was made for."""
 
+    @property
+    def reading(self) -> ReadOptions:
+        """The keywords with which `load_image` reads images for this model."""
+        options = self.options
+        return ReadOptions(channels=self.bands, display=options.display, window=options.window)
+
     def load(self, source: Any) -> Picture:
-        """Load what the model takes: an image, or another medium, as a Picture."""
-        return load_image(source)
+        """Load what the model takes: an image, or another medium, as a Picture.
+
+        Raises:
+            ImageError: it cannot be used, or has other bands than the model takes.
+        """
+        return fitted(load_image(source, **self.reading), self.bands)
 
     def blank(self) -> Picture:
         """Return a grey input, on which options are tried."""
-        return Picture(np.full((64, 64, 3), 127, np.uint8))
+        return grey_picture((64, 64), self.bands, 127)
 
     @abstractmethod
     def prepare(self, picture: Picture, size: int | None = None) -> tuple["torch.Tensor", ImageRegion]:
-        """Return pixels `(3, Hi, Wi)` as the model expects them, and the region of the image that they show.
+        """Return pixels `(C, Hi, Wi)` as the model expects them, and the region of the image that they show.
 
         With `size`, the image keeps its aspect ratio, nothing is cropped, and the input has about `size ** 2` pixels.
         """
 
     @abstractmethod
     def answer(self, pixels: "torch.Tensor") -> "torch.Tensor":
-        """Run the model on `(B, 3, Hi, Wi)`: class logits `(B, C)`, pooled features `(B, D)`, or tokens."""
+        """Run the model on `(B, C, Hi, Wi)`: class logits `(B, C)`, pooled features `(B, D)`, or tokens."""
 
     def forward(self, pixels: "torch.Tensor") -> "torch.Tensor | None":
         """Return class logits `(B, C)`, or None where the model does not classify."""
@@ -211,7 +224,7 @@ class ModelAdapter(ABC):
     def attention(
         self, recorder: "AttentionRecorder", size: tuple[int, int], answer: "torch.Tensor"
     ) -> "AttentionStore":
-        """Return the attention of a captured forward on `(B, 3, Hi, Wi)` pixels that gave `answer`."""
+        """Return the attention of a captured forward on `(B, C, Hi, Wi)` pixels that gave `answer`."""
         logits = answer if self.classifies(answer) else None
         return recorder.store(self.layout(size), logits=logits, depth=self.depth, answer=answer)
 

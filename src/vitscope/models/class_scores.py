@@ -1,6 +1,7 @@
 """Adapters of models that do not state what their numbers are: class scores, probabilities or features."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -11,6 +12,7 @@ from vitscope.attention.model_modes import eval_mode
 from vitscope.models.answer_kind import AnswerKind, find_answer_kind
 from vitscope.models.base import ModelAdapter
 from vitscope.models.labels import check_count
+from vitscope.tracing.placement import placement
 
 __all__ = ["ClassScores"]
 
@@ -30,6 +32,12 @@ class ClassScores(ModelAdapter):
     def _answer_together(self, pixels: Tensor) -> Tensor:
         """Return the answer to all pixels, from one forward."""
 
+    def example(self, size: tuple[int, int] | None = None, make: Callable[..., Tensor] = torch.rand) -> Tensor:
+        """Return an image `(1, C, Hi, Wi)` of random numbers, always the same, where and as the model takes it."""
+        device, dtype = placement(self.model) or (torch.device("cpu"), torch.float32)
+        shape = (1, self.channels, *(size or self.input_size))
+        return make(*shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+
     def classifies(self, answer: Tensor) -> bool:
         """Return whether an answer is class scores."""
         return self.classes and answer.ndim == 2
@@ -37,7 +45,7 @@ class ClassScores(ModelAdapter):
     @cached_property
     def answer_kind(self) -> AnswerKind | None:
         """What the numbers of the answer are, found by one forward on noise; None for an answer that is not (B, C)."""
-        return find_answer_kind(self._answer_together, self.model, self.input_size)
+        return find_answer_kind(self._answer_together, self.model, self.example(make=torch.randn))
 
     def class_count(self) -> int | None:
         """Return how many class scores the model answers with; None where it answers with none."""

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,10 +11,22 @@ from vitscope._messages import Message, msg
 from vitscope.attention.model_modes import eval_mode
 from vitscope.errors import LayoutError, first_line
 from vitscope.geometry import ImageRegion, TokenLayout
-from vitscope.images import Picture
+from vitscope.images import Picture, grey_picture
+from vitscope.models.bands import (
+    BandPreprocessing,
+    Normalisation,
+    Resizing,
+    accepting,
+    as_numbers,
+    as_photo,
+    convolution_channels,
+    fitted,
+    normalisation,
+)
 from vitscope.models.base import ADAPTERS
-from vitscope.models.preprocessing import Preprocessing, squash
+from vitscope.models.preprocessing import IMAGENET, Preprocessing, squash
 from vitscope.models.traced import TracedAdapter
+from vitscope.tracing.placement import placement
 
 __all__ = ["GenericAdapter"]
 
@@ -24,16 +35,17 @@ log = logging.getLogger(__name__)
 _SIZE_NAMES = ("img_size", "image_size", "input_size", "input_resolution", "resolution")
 # after 224 the largest that works: position embeddings longer than the input are often cut without a warning
 _COMMON_SIZES = (224, 518, 512, 448, 384, 336, 256, 192, 160, 144, 128, 112, 96, 64, 56, 48, 32, 28)
-_GREY = np.full((256, 256, 3), 128, np.uint8)
+_TRIED = (256, 256)
 
 
 class GenericAdapter(TracedAdapter):
-    """A module that takes `(B, 3, Hi, Wi)` and answers with class logits or features.
+    """A module that takes `(B, C, Hi, Wi)` and answers with class logits or features.
 
     Args:
         model: the module.
-        processor: a function from a Pillow image to `(3, Hi, Wi)`; without one, the whole image is resized to the size
-            that the model states, and normalised with ImageNet's mean and deviation; the provenance says so.
+        processor: a function from a Pillow image to `(C, Hi, Wi)`, for other channels than one or three from an array
+            `(H, W, C)`; without one, the whole image is resized to the size that the model states, and normalised with
+            ImageNet's mean and deviation, or for other bands than colours left in 0..1; the provenance says so.
         reference: how the model was named.
         layout: which token is which, where it cannot or should not be traced.
         labels: class names by index.
@@ -44,6 +56,7 @@ class GenericAdapter(TracedAdapter):
     """
 
     name = "generic"
+    by_caller = False  # the processor is
 
     def __init__(
         self,
@@ -58,20 +71,23 @@ class GenericAdapter(TracedAdapter):
         self.reference = reference or type(model).__name__
         self.given_layout = layout
         self.labels = labels or {}
+        self.channels = self.bands = convolution_channels(model)
+        self.notes: tuple[str, ...] = ()
         if processor is not None:
-            self._preprocess = Preprocessing(processor)
-            made = self._preprocess(Picture(_GREY))[0]
-            self.input_size = (made.shape[1], made.shape[2])
-            self.notes: tuple[str, ...] = ()
+            form, self.bands = accepting(processor, self.channels)
+            self._preprocess, self.by_caller = Preprocessing(form), True
+            self._bands: BandPreprocessing | Resizing = BandPreprocessing(processor, self.channels)
+            made = self._preprocess(grey_picture(_TRIED, 3, 128))[0]
+            self.channels, self.input_size = made.shape[0], (made.shape[1], made.shape[2])
         else:
             self.input_size = self._working_size()
-            self._preprocess = Preprocessing(self.default_processor())
+            self._preprocess, self._bands = Preprocessing(self.default_processor()), self.resizing()
             note = msg(
                 "models.preprocessing-chosen",
                 "preprocessing chosen by vitscope: {preprocessing}",
                 preprocessing=self.preprocessing(),
             )
-            self.notes = (note,)
+            self.notes = (*self.notes, note)
         log.debug("preprocessing of %s: %s", type(model).__name__, self.preprocessing())
         log.debug("layout of %s: %s", type(model).__name__, f"given, {layout}" if layout else "traced")
         if layout is None:
@@ -80,20 +96,45 @@ class GenericAdapter(TracedAdapter):
 
     def default_processor(self) -> Callable[..., Any]:
         """Return the preprocessing that is used where no processor is given."""
-        return squash(self.input_size)
+        return squash(self.input_size, *self.normalisation())
+
+    def normalisation(self) -> Normalisation:
+        """Return the mean and the deviation of each channel where no processor is given."""
+        found, _ = normalisation(*IMAGENET, self.channels)
+        return found
+
+    def resizing(self) -> Resizing:
+        """Return the preprocessing of images of other bands than colours where no processor is given."""
+        return Resizing(lambda size: self.input_size, None, *self.normalisation())
 
     def preprocessing(self) -> Message:
         """Describe what happens to an image."""
+        height, width = self.input_size
+        if self.channels not in (1, 3):
+            return msg(
+                "models.preprocessing.squashed-bands",
+                "the whole image resized to {height} x {width}, {channels} bands from 0 to 1 without normalisation",
+                height=height,
+                width=width,
+                channels=self.channels,
+            )
         return msg(
             "models.preprocessing.squashed",
             "the whole image resized to {height} x {width}, ImageNet mean and deviation",
-            height=self.input_size[0],
-            width=self.input_size[1],
+            height=height,
+            width=width,
         )
 
     def prepare(self, picture: Picture, size: int | None = None) -> tuple[Tensor, ImageRegion]:
-        """Return pixels as the processor makes them, and the region of the image that they show."""
-        return self._preprocess(picture) if size is None else self._preprocess(picture, size, self.traced_patch())
+        """Return pixels as the processor makes them, and the region of the image that they show.
+
+        A photo is given to the processor as a Pillow image of 8 bits; of images of other bands it gets all numbers.
+        """
+        picture = fitted(picture, self.bands)
+        multiple = (1, 1) if size is None else self.traced_patch()
+        if as_numbers(picture, self.bands, self.by_caller):
+            return self._bands(picture, size, multiple)
+        return self._preprocess(as_photo(picture), size, multiple)
 
     def sizes(self) -> Iterator[tuple[int, int]]:
         """Iterate over input sizes to try, the likeliest first: those that some module states, then common ones."""
@@ -103,22 +144,23 @@ class GenericAdapter(TracedAdapter):
     def _working_size(self) -> tuple[int, int]:
         """Return the first of `sizes` at which the model runs."""
         name = type(self.model).__name__
-        first = next(self.model.parameters(), None)
-        if first is None:
+        if (place := placement(self.model)) is None:
             raise LayoutError(
                 msg("models.no-parameters", "{model} has no parameters: it is not a trained model", model=name)
             )
         failure: Exception | None = None
         for size in dict.fromkeys(self.sizes()):
-            pixels = torch.zeros(1, 3, *size, dtype=first.dtype, device=first.device)
-            try:
-                with eval_mode(self.model), torch.no_grad():
-                    self.run(pixels)
-            except Exception as error:  # whatever a model raises at a size that is not its own
-                failure = failure or error
-            else:
-                log.debug("input size of %s: %s x %s, the first that it accepts", name, *size)
-                return size
+            for channels in dict.fromkeys((3, self.channels)):  # a model that makes grey of colours takes colours
+                pixels = torch.zeros(1, channels, *size, device=place[0], dtype=place[1])
+                try:
+                    with eval_mode(self.model), torch.no_grad():
+                        self.run(pixels)
+                except Exception as error:  # whatever a model raises at a size that is not its own
+                    failure = error if failure is None else failure
+                else:
+                    self.channels = self.bands = channels
+                    log.debug("input size of %s: %s x %s, the first that it accepts", name, *size)
+                    return size
         raise LayoutError(
             msg(
                 "models.no-input-size",
@@ -128,7 +170,7 @@ class GenericAdapter(TracedAdapter):
             ),
             msg(
                 "models.no-input-size.hint",
-                "pass processor=..., a function from a Pillow image to a (3, height, width) tensor",
+                "pass processor=..., a function from a Pillow image to a (channels, height, width) tensor",
             ),
         )
 

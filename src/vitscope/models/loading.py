@@ -6,13 +6,14 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from vitscope._bands import Reading
 from vitscope._messages import msg
 from vitscope.attention._torch_private import unwrap_compiled
 from vitscope.attention.model_modes import own_state
@@ -48,6 +49,8 @@ def open_model(
     labels: Labels | None = None,
     multi_label: bool | None = None,
     region: Region | None = None,
+    display: Sequence[int] | str | None = None,
+    window: Sequence[float] | str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> ModelAdapter:
     """Find and load a model, and choose its adapter.
@@ -66,6 +69,8 @@ def open_model(
             (`models.labels.read_labels`); an empty list says that the numbers are features, not classes.
         multi_label: each class has a probability of its own, or not; by default what the model states.
         region: the region of the image that the processor's pixels show, where it cannot be measured.
+        display: bands of an image, counted from 0, that people see: one, or three as red, green and blue.
+        window: the numbers of an image that become 0 and 1, for images of other than 8 bits.
         progress: called with (stage, done, total) while weights are fetched.
 
     Raises:
@@ -82,9 +87,14 @@ def open_model(
             labels=labels,
             multi_label=multi_label,
             region=region,
+            display=display,
+            window=window,
         )
     )
-    given = ModelOptions(output, read_labels(labels), multi_label, region, trust_remote_code, said)
+    read = Reading(display=display, window=window)
+    given = ModelOptions(
+        output, read_labels(labels), multi_label, region, trust_remote_code, read.display, read.window, said
+    )
     if isinstance(processor, (str, os.PathLike)):
         processor = load_processor(str(processor), trust_remote_code=trust_remote_code)
     if isinstance(model, nn.Module):

@@ -31,6 +31,8 @@ class LoadOptions(TypedDict, total=False):
     labels: Labels | None
     multi_label: bool | None
     region: Region | None
+    display: Sequence[int] | str | None
+    window: Sequence[float] | str | None
     progress: Callable[[str, int, int], None] | None
 
 
@@ -44,6 +46,8 @@ class ModelOptions:
         multi_label: each class has a probability of its own.
         region: the region of the image that the processor's pixels show, or a function from a Picture to it.
         trust_remote_code: run the code that a repository or folder brings.
+        display: bands of an image, counted from 0, that people see: one, or three as red, green and blue.
+        window: the numbers of an image that become 0 and 1.
         said: all of the caller's options of `load` in plain values, for the provenance; without those at their default.
     """
 
@@ -52,6 +56,8 @@ class ModelOptions:
     multi_label: bool | None = None
     region: Region | None = None
     trust_remote_code: bool = False
+    display: Sequence[int] | str | None = None
+    window: Sequence[float] | str | None = None
     said: Mapping[str, str | int | bool] = field(default_factory=dict)
 
 
@@ -66,6 +72,8 @@ def said_of(options: LoadOptions) -> dict[str, str | int | bool]:
 def _plain(value: Any) -> str | int | bool:
     if isinstance(value, (str, int, bool)):
         return value
+    if isinstance(value, (tuple, list)) and all(isinstance(one, (int, float)) for one in value):
+        return ",".join(f"{one:g}" for one in value)
     if isinstance(value, (Mapping, Sequence)):
         return f"{len(value)} given"
     if isinstance(value, (Path, ImageRegion)):

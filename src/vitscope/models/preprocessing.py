@@ -38,8 +38,8 @@ def squash(
     """Make the plainest preprocessing: the whole image resized (bicubic) to `(Hi, Wi)`, then normalised."""
 
     def process(image: Image.Image) -> Tensor:
-        resized = image.convert("RGB").resize((size[1], size[0]), Image.Resampling.BICUBIC)
-        pixels = torch.from_numpy(np.array(resized, np.float32) / 255)
+        resized = image.convert("RGB" if len(mean) > 1 else "L").resize((size[1], size[0]), Image.Resampling.BICUBIC)
+        pixels = torch.from_numpy(np.array(resized, np.float32).reshape(*size, -1) / 255)
         return ((pixels - torch.tensor(mean)) / torch.tensor(std)).permute(2, 0, 1)
 
     return process
@@ -95,11 +95,11 @@ class Preprocessing:
         made = made.get("pixel_values", made) if hasattr(made, "get") else made
         pixels = torch.as_tensor(np.asarray(made) if not isinstance(made, Tensor) else made)
         pixels = pixels[0] if pixels.ndim == 4 and pixels.shape[0] == 1 else pixels
-        if pixels.ndim != 3 or pixels.shape[0] != 3 or not pixels.is_floating_point():
+        if pixels.ndim != 3 or not pixels.is_floating_point():
             raise LayoutError(
                 msg(
                     "models.processor-shape",
-                    "the processor made {shape} of {dtype}, expected (3, height, width) floats",
+                    "the processor made {shape} of {dtype}, expected (channels, height, width) floats",
                     shape=tuple(pixels.shape),
                     dtype=pixels.dtype,
                 ),
@@ -141,6 +141,12 @@ class Preprocessing:
             )
         low, high = self._extremes()
         shares = (pixels - low[:, None, None]) / (high - low).clamp_min(1e-6)[:, None, None]
+        if len(pixels) < 3:
+            ramps = [
+                Image.fromarray(np.floor(r + dither[..., :1]).clip(0, 255).astype(np.uint8).repeat(3, 2))
+                for r in (ramp[..., :1], ramp[..., 1:2])
+            ]
+            shares = torch.cat([(self._run(r) - low[:, None, None])[:1] / (high - low)[:1, None, None] for r in ramps])
         left, right = _edges(shares[0].mean(0).double().numpy(), width)
         top, bottom = _edges(shares[1].mean(1).double().numpy(), height)
         return left, top, right, bottom

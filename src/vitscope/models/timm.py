@@ -1,6 +1,7 @@
 """Models of timm, with the preprocessing and the class names of their own configuration."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import nn
 from vitscope._messages import Message, msg
 from vitscope.errors import ModelError, UnknownNameError, require_package
 from vitscope.geometry import TokenLayout
+from vitscope.models.bands import Resizing, convolution_channels, normalisation
 from vitscope.models.base import ADAPTERS
 from vitscope.models.generic import GenericAdapter
 from vitscope.models.hub import reach_hub
@@ -47,14 +49,46 @@ class TimmAdapter(GenericAdapter):
 
         self._own_processor = processor is None
         self._config = resolve_model_data_config(model)
+        channels: int = convolution_channels(model)
+        notes: list[str] = []
+        if channels != 3:
+            (mean, std), note = normalisation(self._config["mean"], self._config["std"], channels)
+            size = (channels, *self._config["input_size"][1:])
+            self._config |= {"input_size": size, "mean": mean, "std": std}
+            notes = [note] if note else []
         inside = getattr(model, "model", model)  # features_only puts the model into a module of its own
         made_for = getattr(getattr(inside, "patch_embed", None), "img_size", None)
         if isinstance(made_for, (tuple, list)) and len(made_for) == 2 and not getattr(model, "dynamic_img_size", False):
             self._config["input_size"] = (self._config["input_size"][0], *made_for)
-        processor = processor or create_transform(**self._config, is_training=False)
+        if processor is None and channels in (1, 3):
+            processor = create_transform(**self._config, is_training=False)
         self.classes = not (is_headless(model) or answers_with_clip_features(model))
         super().__init__(model, processor, reference=reference, layout=layout, labels=labels or class_names(model))
         self.labels = self.labels if self.classes else {}
+        if self._own_processor and channels != 3:
+            self.channels = self.bands = channels
+            self._bands, self.by_caller, self.notes = self.resizing(), False, (*self.notes, *notes)
+
+    def sizes(self) -> Iterator[tuple[int, int]]:
+        """Return the size of the model's own configuration."""
+        yield self._config["input_size"][1:]
+
+    def resizing(self) -> Resizing:
+        """Return timm's own preprocessing for images of other bands than colours."""
+        from timm.data.transforms import str_to_pil_interp
+
+        c, (height, width) = self._config, self._config["input_size"][1:]
+        whole = tuple(math.floor(n / c["crop_pct"]) for n in (height, width))
+        squashed = c["crop_mode"] == "squash"
+
+        def resized(size: tuple[int, int]) -> tuple[int, int]:
+            if squashed:
+                return whole
+            scale = max(whole[0] / size[1], whole[1] / size[0])
+            return max(int(size[1] * scale), whole[0]), max(int(size[0] * scale), whole[1])
+
+        filters = str_to_pil_interp(c["interpolation"])
+        return Resizing(resized, (height, width), c["mean"], c["std"], resample=filters)
 
     @classmethod
     def load_pretrained(cls, name: str) -> tuple[nn.Module, dict[str, Any]]:

@@ -1,6 +1,5 @@
 """Base class for adapters whose token layout is inferred by tracing."""
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from functools import cached_property
@@ -8,7 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitscope._messages import Message, msg
 from vitscope.attention import AttentionStore, CallSite, Dense, Factored
@@ -22,6 +21,7 @@ from vitscope.models.answers import AnswerReader
 from vitscope.models.base import image_size
 from vitscope.models.class_scores import ClassScores
 from vitscope.models.preprocessing import size_refused
+from vitscope.models.weights import hash_of
 from vitscope.tracing.block_finder import find_block_map
 from vitscope.tracing.block_io import BlockMap
 from vitscope.tracing.chain import graph_outputs, layer_blocks, operator_chain
@@ -29,7 +29,7 @@ from vitscope.tracing.records import CAPTURE_HINT
 from vitscope.tracing.trace import Trace
 from vitscope.tracing.trace import trace as trace_model
 
-__all__ = ["TracedAdapter", "hash_of"]
+__all__ = ["TracedAdapter"]
 
 log = logging.getLogger(__name__)
 
@@ -89,14 +89,14 @@ class TracedAdapter(ClassScores):
             return known[size]
         with exclusive(self.model):
             recorder = self._record_forward(size)
-            found = trace_model(self._answer_together, self.model, size, recorder.recorded_calls)
+            found = trace_model(self._answer_together, self.model, size, recorder.recorded_calls, self.channels)
             if self.channel_axis < 0:
                 self.channel_axis = found.channel_axis
             if self.cls_index is None and self._answers_with_tokens(found):
                 cls = found.layout.prefix.index("cls")
                 self.cls_index = cls if found.order is None else int(found.order[cls])
                 log.debug("readout of %s: the CLS token of its answer", type(self.model).__name__)
-                found = trace_model(self._answer_together, self.model, size, recorder.recorded_calls)
+                found = trace_model(self._answer_together, self.model, size, recorder.recorded_calls, self.channels)
             self.supports_batches = found.per_image
             if found.differential and _DIFFERENTIAL not in self.notes:
                 self.notes = (*self.notes, _DIFFERENTIAL)
@@ -105,8 +105,7 @@ class TracedAdapter(ClassScores):
 
     def _record_forward(self, size: tuple[int, int]) -> AttentionRecorder:
         """Capture one forward on noise."""
-        first = next(self.model.parameters())
-        pixels = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(first)
+        pixels = self.example(size, torch.randn)
         with eval_mode(self.model), torch.no_grad(), capture(self.model) as recorder:
             try:
                 output = self.run(pixels)
@@ -131,9 +130,8 @@ class TracedAdapter(ClassScores):
         """Return whether the model answers with all tokens of the layout, a CLS token among them."""
         if "cls" not in found.layout.prefix or not found.isotropic or self.reader.name == "pooler_output":
             return False
-        first = next(self.model.parameters())
         with eval_mode(self.model), torch.no_grad():
-            answer = self._answer_together(torch.zeros(1, 3, *self.input_size).to(first))
+            answer = self._answer_together(self.example())
         return answer.ndim == 3 and answer.shape[1] == found.layout.tokens
 
     @property
@@ -170,7 +168,7 @@ class TracedAdapter(ClassScores):
         size = size or self.input_size
         if size not in known:
             try:
-                known[size] = find_block_map(self._answer_together, self.model, size, self.trace(size))
+                known[size] = find_block_map(self._answer_together, self.model, size, self.trace(size), self.channels)
             except UnsupportedError as error:
                 known[size] = error.message
         found = known[size]
@@ -202,7 +200,7 @@ class TracedAdapter(ClassScores):
         """Return the token layout at an input of `(Hi, Wi)` pixels."""
         return self.given_layout or self.trace(size).layout
 
-    def answer(self, pixels: Float[Tensor, "B 3 Hi Wi"]) -> Tensor:
+    def answer(self, pixels: Float[Tensor, "B C Hi Wi"]) -> Tensor:
         """Return class logits, pooled features, or tokens; the CLS token of a model that answers with all tokens."""
         if len(pixels) > 1 and not self.supports_batches:
             return torch.cat([self._answer_together(pixels[i : i + 1]) for i in range(len(pixels))])
@@ -215,9 +213,8 @@ class TracedAdapter(ClassScores):
     def reads(self) -> Message:
         """Say which part of the model's output is explained, from which tokens it is made, and after which layer."""
         if not self.reader.shape:
-            first = next(self.model.parameters())
             with eval_mode(self.model), torch.no_grad():
-                self._answer_together(torch.zeros(1, 3, *self.input_size).to(first))
+                self._answer_together(self.example())
         name = self.reader.name or msg("models.reads.output", "the output")
         shape = " x ".join(map(str, ("B", *self.reader.shape[1:])))
         if self.given_layout is not None:
@@ -269,7 +266,7 @@ class TracedAdapter(ClassScores):
         calls = tuple(CallSite(event, found.heads[event]) for event in found.layers)
         if not found.isotropic:
             chain = operator_chain(
-                self._answer_together, self.model, (len(answer), *size), found, recorder.recorded_calls
+                self._answer_together, self.model, (len(answer), self.channels, *size), found, recorder.recorded_calls
             )
             return AttentionStore(chain.blocks, found.layout, logits, None, chain, None, answer, sources, calls)
         blocks, pool = layer_blocks(found, recorded)
@@ -313,16 +310,6 @@ def _channels_placed(answer: Tensor, axis: int) -> Tensor:
     if answer.ndim == 4:
         return answer.movedim(axis, 1)
     return answer if answer.ndim != 3 else answer[:, None] if axis == 0 else answer.movedim(axis, 2)
-
-
-def hash_of(model: nn.Module) -> str:
-    """Return the SHA-256 of all parameters and buffers, by name."""
-    digest = hashlib.sha256()
-    with exclusive(model):
-        for name, tensor in sorted(model.state_dict().items()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return f"sha256:{digest.hexdigest()}"
 
 
 def _describe_kernels(recorder: AttentionRecorder) -> dict[str, str]:

@@ -24,9 +24,10 @@ from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture
 from vitscope.models.answers import answer_of
 from vitscope.models.base import ADAPTERS, ModelAdapter, image_size
-from vitscope.models.traced import TracedAdapter, hash_of
+from vitscope.models.traced import TracedAdapter
 from vitscope.models.transformers_processor import ProcessorRunner, as_pair, cut_patches, takes_patches
 from vitscope.models.transformers_types import CLASSIFIER, VIDEO_TYPES, find_type
+from vitscope.models.weights import hash_of
 
 __all__ = ["TransformersAdapter"]
 
@@ -73,6 +74,7 @@ class TransformersAdapter(TracedAdapter):
         self.input_size = as_pair(getattr(self.vision, "image_size", None) or self._usual_size())
         self._tokenizer = getattr(processor, "tokenizer", None)
         self._runner = ProcessorRunner(processor, self.vision, self.input_size)
+        self.channels, self.bands = self._runner.channels, self._runner.bands
         self.reference = reference or self.architecture
         problem = getattr(config, "problem_type", None)
         self.multi_label = problem == "multi_label_classification"
@@ -207,7 +209,7 @@ class TransformersAdapter(TracedAdapter):
         grid = height // patch[0], width // patch[1]
         return TokenLayout(self._type.prefix(self.config), grid, pooling, pool_prefix)
 
-    def prepare(self, picture: Picture, size: int | None = None) -> tuple[Float[Tensor, "3 Hi Wi"], ImageRegion]:
+    def prepare(self, picture: Picture, size: int | None = None) -> tuple[Float[Tensor, "C Hi Wi"], ImageRegion]:
         """Return pixels as the image processor makes them, and the region of the image that they show."""
         return self._runner.prepare(picture, size or self.size, self._patch)
 

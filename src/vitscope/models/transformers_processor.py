@@ -6,13 +6,24 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor
 
 from vitscope._messages import Message, msg
 from vitscope.errors import LayoutError
 from vitscope.geometry import ImageRegion
 from vitscope.images import Picture
+from vitscope.models.bands import (
+    BandPreprocessing,
+    Resizing,
+    accepting,
+    as_numbers,
+    as_photo,
+    fitted,
+    grey_of,
+    normalisation,
+)
 from vitscope.models.preprocessing import SIZE_HINT, Preprocessing, covering_size
 
 __all__ = ["ProcessorRunner", "as_pair", "cut_patches", "takes_patches"]
@@ -35,7 +46,11 @@ class ProcessorRunner:
 
     def __init__(self, processor: Any, config: Any, input_size: tuple[int, int]) -> None:
         self.config, self.input_size = config, input_size
+        self.channels = self.bands = int(getattr(config, "num_channels", None) or 3)
         self.processor = getattr(processor, "image_processor", processor) or self._default()
+        self._form = self.processor
+        if not self._of_transformers:
+            self._form, self.bands = accepting(self.processor, self.channels)
 
     @property
     def name(self) -> str:
@@ -55,7 +70,7 @@ class ProcessorRunner:
 
     def prepare(
         self, picture: Picture, size: int | None, patch: tuple[int, int]
-    ) -> tuple[Float[Tensor, "3 Hi Wi"], ImageRegion]:
+    ) -> tuple[Float[Tensor, "C Hi Wi"], ImageRegion]:
         """Return pixels and the region of the image that they show.
 
         Args:
@@ -66,6 +81,10 @@ class ProcessorRunner:
         Raises:
             LayoutError: the processor does more than resize and crop.
         """
+        picture = fitted(picture, self.bands)
+        if as_numbers(picture, self.bands, not self._of_transformers):
+            return self._numbers()(picture, size, patch)
+        picture = as_photo(picture)
         if not self._of_transformers or takes_patches(self.config):
             return self._measured(picture, size, patch)
         if not size and not self.is_plain:
@@ -78,7 +97,7 @@ class ProcessorRunner:
         else:
             region = self._region(picture)
         batch = self.processor(
-            images=picture.pixels.copy(), input_data_format="channels_last", return_tensors="pt", **options
+            images=self._array(picture), input_data_format="channels_last", return_tensors="pt", **options
         )
         pixels: Tensor = batch["pixel_values"][0]
         if tuple(pixels.shape[1:]) != region.input:
@@ -91,6 +110,45 @@ class ProcessorRunner:
             )
             raise LayoutError(problem, SIZE_HINT)
         return pixels, region
+
+    def _array(self, picture: Picture) -> UInt8[np.ndarray, "H W C"]:
+        """Return a photo as an array of the model's channels."""
+        return picture.pixels.copy() if self.bands == 3 else np.array(grey_of(picture.pixels))[..., None]
+
+    def _numbers(self) -> BandPreprocessing | Resizing:
+        """Return the preprocessing of images of other bands than colours, or of more than 8 bits.
+
+        Raises:
+            LayoutError: the processor does more than resize, crop and normalise.
+        """
+        if not self._of_transformers:
+            return self._by_caller
+        p = self.processor
+        if takes_patches(self.config) or not self.is_plain:
+            raise LayoutError(
+                msg(
+                    "models.bands-processor",
+                    "{processor} does more than resize, crop and normalise: what becomes of {bands} bands is not known",
+                    processor=self.name,
+                    bands=self.bands,
+                ),
+                msg(
+                    "models.bands-processor.hint",
+                    "pass processor=..., a function from an array (H, W, bands) to pixels",
+                ),
+            )
+        mean, std = (
+            tuple(float(v) for v in values) if getattr(p, "do_normalize", False) else (default,)
+            for values, default in ((p.image_mean, 0.0), (p.image_std, 1.0))
+        )
+        found, _ = normalisation(mean, std, self.bands)
+        scale = 255.0 * (float(p.rescale_factor) if getattr(p, "do_rescale", False) else 1.0)
+        filters = Image.Resampling(int(getattr(p, "resample", None) or Image.Resampling.BILINEAR))
+        return Resizing(self._resized, self._crop(), *found, scale, filters)
+
+    @cached_property
+    def _by_caller(self) -> BandPreprocessing:
+        return BandPreprocessing(self.processor, self.channels)
 
     def describe(self, size: int | None) -> Message:
         """Describe what happens to an image."""
@@ -137,12 +195,29 @@ class ProcessorRunner:
         size = {"height": height, "width": width}
         try:
             processor = made(size=size, do_center_crop=False, do_pad=False)
-            fits = tuple(processor(images=_GREY, return_tensors="pt")["pixel_values"].shape[2:]) == self.input_size
+            self._normalise(processor)
+            if self.bands not in (1, 3):
+                return processor
+            fits = (
+                tuple(
+                    processor(images=_GREY[..., : self.bands], input_data_format="channels_last", return_tensors="pt")[
+                        "pixel_values"
+                    ].shape[2:]
+                )
+                == self.input_size
+            )
         except Exception:  # a processor whose size has other keys
             fits = False
         processor = processor if fits else BitImageProcessorPil(size=size, do_center_crop=False)
+        self._normalise(processor)
         log.debug("no processor given: %s at %s x %s pixels", type(processor).__name__, height, width)
         return processor
+
+    def _normalise(self, processor: Any) -> None:
+        """Give a default processor a mean and a deviation for the model's channels."""
+        if self.bands != 3:
+            (mean, std), _ = normalisation(tuple(processor.image_mean), tuple(processor.image_std), self.bands)
+            processor.image_mean, processor.image_std = list(mean), list(std)
 
     @property
     def _of_transformers(self) -> bool:
@@ -152,11 +227,12 @@ class ProcessorRunner:
     @cached_property
     def _measured(self) -> Preprocessing:
         if not self._of_transformers:
-            return Preprocessing(self.processor)
+            return Preprocessing(self._form)
         if takes_patches(self.config):
             patch = as_pair(self.config.patch_size)
             return Preprocessing(lambda image: _join_patches(self.processor(images=image, return_tensors="pt"), patch))
-        return Preprocessing(lambda image: self.processor(images=image, return_tensors="pt")["pixel_values"][0])
+        form = (lambda image: image) if self.bands == 3 else grey_of
+        return Preprocessing(lambda image: self.processor(images=form(image), return_tensors="pt")["pixel_values"][0])
 
     def _crop(self) -> tuple[int, int] | None:
         if not getattr(self.processor, "do_center_crop", False):
@@ -166,9 +242,13 @@ class ProcessorRunner:
 
     def _region(self, picture: Picture) -> ImageRegion:
         """Return the region that a plain processor's settings leave: resized, then cropped from the middle."""
+        return ImageRegion.from_resize_crop(picture.size, self._resized(picture.size), self._crop())
+
+    def _resized(self, whole: tuple[int, int]) -> tuple[int, int]:
+        """Return the height and width that a plain processor resizes an image of `(W, H)` pixels to."""
         from transformers.image_transforms import get_resize_output_image_size, get_size_with_aspect_ratio
 
-        width, height = picture.size
+        width, height = whole
         resized = (height, width)
         if self.processor.do_resize:
             size = {k: v for k, v in dict(self.processor.size).items() if v}
@@ -176,11 +256,14 @@ class ProcessorRunner:
                 resized = (size["height"], size["width"])
             elif set(size) == {"shortest_edge"}:
                 resized = get_resize_output_image_size(
-                    picture.pixels, size["shortest_edge"], default_to_square=False, input_data_format="channels_last"
+                    np.empty((height, width, 0)),
+                    size["shortest_edge"],
+                    default_to_square=False,
+                    input_data_format="channels_last",
                 )
             else:
                 resized = get_size_with_aspect_ratio((height, width), size["shortest_edge"], size["longest_edge"])
-        return ImageRegion.from_resize_crop(picture.size, (int(resized[0]), int(resized[1])), self._crop())
+        return int(resized[0]), int(resized[1])
 
 
 def takes_patches(config: Any) -> bool:
@@ -189,9 +272,9 @@ def takes_patches(config: Any) -> bool:
 
 
 def cut_patches(pixels: Tensor, patch: tuple[int, int]) -> tuple[Tensor, int, int]:
-    """Cut `(B, 3, Hi, Wi)` into patches `(B, rows * columns, ph * pw * 3)`; also return the rows and columns."""
+    """Cut `(B, C, Hi, Wi)` into patches `(B, rows * columns, ph * pw * C)`; also return the rows and columns."""
     rows, columns = pixels.shape[2] // patch[0], pixels.shape[3] // patch[1]
-    apart = pixels.reshape(len(pixels), 3, rows, patch[0], columns, patch[1])
+    apart = pixels.reshape(*pixels.shape[:2], rows, patch[0], columns, patch[1])
     return apart.permute(0, 2, 4, 3, 5, 1).reshape(len(pixels), rows * columns, -1), rows, columns
 
 

@@ -72,7 +72,7 @@ def run_averaged(
     Args:
         run: from pixels to the model's answer.
         model: the module that `run` calls.
-        pixels: `(B, 3, Hi, Wi)`.
+        pixels: `(B, C, Hi, Wi)`.
         plan: weights for the backward pass.
         events: numbers of the calls that the real forward recorded as attention.
         hooks: makes a context manager that is entered for the run.

@@ -22,6 +22,7 @@ from vitscope.errors import UnsupportedError
 from vitscope.tracing.averaged import Run, run_averaged
 from vitscope.tracing.block_io import BlockIO, BlockMap, TensorSite, TokenArrangement
 from vitscope.tracing.network import AveragedNetwork
+from vitscope.tracing.placement import input_device
 from vitscope.tracing.records import varies
 from vitscope.tracing.token_grid import position_images, split_prefix
 from vitscope.tracing.token_tensor import BackwardPlan, TokenTensor, tensors_in
@@ -37,8 +38,8 @@ _NEARLY_ALL = 1 - 1e-3
 
 
 @own_state
-def find_block_map(run: Run, model: nn.Module, size: tuple[int, int], found: Trace) -> BlockMap:
-    """Find the blocks at an input of `(Hi, Wi)` pixels.
+def find_block_map(run: Run, model: nn.Module, size: tuple[int, int], found: Trace, channels: int = 3) -> BlockMap:
+    """Find the blocks at an input of `(channels, Hi, Wi)` pixels.
 
     Cost: one forward of the averaged network and two backward passes.
 
@@ -46,7 +47,7 @@ def find_block_map(run: Run, model: nn.Module, size: tuple[int, int], found: Tra
         UnsupportedError: the last block holds no grid of tokens, or only a part of what the answer reads.
     """
     plan, observer = BackwardPlan(), _ModuleObserver(model)
-    images = position_images(size, next(model.parameters()).device)
+    images = position_images(size, input_device(model), channels)
     network, start, out = run_averaged(run, model, images, plan, found.events, observer.observe, probing=True)
     calls = [_block_of(event, network, observer.joins.get(event, [])) for event in found.layers]
     ends = [([], []) if call is None else (call.inputs(), call.outputs()) for call in calls]

@@ -13,6 +13,7 @@ from vitscope.attention.model_modes import own_state
 from vitscope.attention.recorder import RecordedCall
 from vitscope.errors import LayoutError, UsageError
 from vitscope.tracing.averaged import Run, run_averaged
+from vitscope.tracing.placement import input_device
 from vitscope.tracing.token_grid import prefix_weights
 from vitscope.tracing.token_tensor import BackwardPlan
 from vitscope.tracing.trace import NO_HEADS, Trace
@@ -135,9 +136,9 @@ class _HeadAxes:
 
 
 def operator_chain(
-    run: Run, model: nn.Module, size: tuple[int, int, int], found: Trace, recorded: dict[int, RecordedCall]
+    run: Run, model: nn.Module, size: tuple[int, int, int, int], found: Trace, recorded: dict[int, RecordedCall]
 ) -> OperatorChain:
-    """Make the chain of one forward of `(B, Hi, Wi)` pixels from its recorded attention calls.
+    """Make the chain of one forward of `(B, C, Hi, Wi)` pixels from its recorded attention calls.
 
     Cost: one forward of the averaged network.
 
@@ -147,8 +148,7 @@ def operator_chain(
 
     @own_state
     def rerun(plan: BackwardPlan) -> AveragedRun:
-        batch, height, width = size
-        pixels = torch.zeros(batch, 3, height, width, device=next(model.parameters()).device)
+        pixels = torch.zeros(*size, device=input_device(model))
         network, start, out = run_averaged(run, model, pixels, plan, recorded, channels=found.channels)
         if len(network.merges) <= max(found.finest.merges, default=0) or len(network.leaves) != len(found.leaf_sizes):
             raise LayoutError(

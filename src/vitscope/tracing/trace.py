@@ -20,6 +20,7 @@ from vitscope.geometry import TokenLayout
 from vitscope.tracing.averaged import Run, run_averaged
 from vitscope.tracing.inferred_layout import infer_layout, is_plain_rollout, prefix_names, shared_order
 from vitscope.tracing.network import AveragedNetwork
+from vitscope.tracing.placement import input_device
 from vitscope.tracing.records import CAPTURE_HINT, TracedCall, varies
 from vitscope.tracing.token_grid import FinestTokens, find_finest_tokens, position_images, prefix_weights
 from vitscope.tracing.token_tensor import BackwardPlan
@@ -78,7 +79,7 @@ class Trace:
 
 
 @own_state
-def trace(run: Run, model: nn.Module, size: tuple[int, int], recorded: Collection[int]) -> Trace:
+def trace(run: Run, model: nn.Module, size: tuple[int, int], recorded: Collection[int], channels: int = 3) -> Trace:
     """Trace the tokens of a model at an input of `(Hi, Wi)` pixels.
 
     Args:
@@ -86,13 +87,14 @@ def trace(run: Run, model: nn.Module, size: tuple[int, int], recorded: Collectio
         model: the module that `run` calls.
         size: height and width of the input.
         recorded: events of the attention calls of one captured forward at that size.
+        channels: of the input.
 
     Cost: one forward of the averaged network and four backward passes.
 
     Raises:
         LayoutError: a step on the way is not supported, or tokens fill no grid.
     """
-    images = position_images(size, next(model.parameters()).device)
+    images = position_images(size, input_device(model), channels)
     plan = BackwardPlan()
     network, start, out = run_averaged(run, model, images, plan, recorded, probing=True)
     calls = _token_calls(network, model)

@@ -18,7 +18,7 @@ from vitscope.engine.options import Options, Progress
 from vitscope.engine.runner import Prepared
 from vitscope.errors import MethodError, VitscopeError
 from vitscope.explanation import Explanation
-from vitscope.images import ImageLike, Picture, load_image, reusable
+from vitscope.images import ImageLike, Picture, reusable
 from vitscope.methods.targets import Target, format_target
 from vitscope.viewer.attention_payload import pack_attention, supports_rows, without_rows
 from vitscope.viewer.document import SCHEMA, image_urls, json_safe
@@ -101,9 +101,10 @@ def view(
     progress: Progress | None = None,
 ) -> View:
     """Make the view of an image; see `Scope.view`."""
-    image, other = reusable(image), None if other is None else reusable(other)
-    picture = load_image(image)
-    second = None if other is None else load_image(other)
+    image = reusable(image, **engine.adapter.reading)
+    other = None if other is None else reusable(other, **engine.adapter.reading)
+    picture = engine.adapter.load(image)
+    second = None if other is None else engine.adapter.load(other)
     photos = (picture.source,) if second is None else (picture.source, second.source)
     options = _ViewOptions(tuple(methods), target, top, size, measure, seed, seconds, progress, photos, max_mb)
     live = LiveModel(engine, picture, size, target)

@@ -90,9 +90,22 @@ class LoadFlags:
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the code that the model's repository or folder brings.")
     ] = False
+    display: Annotated[
+        str | None,
+        typer.Option(metavar="BAND|R,G,B", help="Bands of an image that are shown, counted from 0, such as 3,2,1."),
+    ] = None
+    window: Annotated[
+        str | None, typer.Option(metavar="LOW,HIGH", help="Numbers of an image that become black and white.")
+    ] = None
     revision: Revision = None
     device: Device = "auto"
     dtype: Dtype = "float32"
+
+    def check_image(self, image: str) -> None:
+        """Read an image before the model is loaded, and raise what is wrong with it."""
+        from vitscope.images import load_image
+
+        load_image(image, display=self.display, window=self.window)
 
     def keywords(self) -> dict[str, Any]:
         """Return these options as keywords of `vitscope.load`."""

@@ -134,11 +134,10 @@ def measure(
 
 def _measured(scope: "Scope", image: str, request: _Request, progress: Any) -> _Result:
     """Return the map of one image, its attention statistics and its measurement."""
-    from vitscope.images import load_image
     from vitscope.methods.base import METHODS
     from vitscope.metrics.ground_truth import compare_with_mask
 
-    picture = load_image(image)
+    picture = scope.adapter.load(image)
     mask = request.masks.read(image, picture.size) if request.masks else None
     name = request.explain["method"]
     if name == "auto":

@@ -35,13 +35,13 @@ def heads(
 ) -> None:
     """Draw every head of one layer on one sheet."""
     from vitscope.attention import pooled_matrix
-    from vitscope.images import load_image
     from vitscope.render.sheets import Cell, sheet
 
     if kind not in ("map", "matrix"):
         raise UnknownNameError("kind", kind, ["map", "matrix"])
-    picture, style = load_image(image), drawing.style()
-    scope = model.load()
+    model.check_image(image)
+    style, scope = drawing.style(), model.load()
+    picture = scope.adapter.load(image)
     if kind == "map":
         maps = scope.attention_heads(picture, layer, size=size)
         number = maps[0].provenance["options"]["layer"]
@@ -81,11 +81,11 @@ def logit_lens(
 
     The target is what the model predicts, unless --target names another.
     """
-    from vitscope.images import load_image
     from vitscope.render.sheets import Cell, sheet
 
-    picture, style = load_image(image), drawing.style()
-    scope = model.load()
+    model.check_image(image)
+    style, scope = drawing.style(), model.load()
+    picture = scope.adapter.load(image)
     with console.image_progress(1) as progress:
         layers = scope.logit_lens(
             picture, target=opt.parse_target(target), size=size, progress=progress.update_forwards
@@ -113,11 +113,12 @@ def similarity(
     as_json: opt.AsJson = False,
 ) -> None:
     """Draw, on two images, the regions that make them similar to the model."""
-    from vitscope.images import load_image
     from vitscope.render.sheets import Cell, sheet
 
-    pictures, style = (load_image(image), load_image(other)), drawing.style()
-    scope = model.load()
+    for one in (image, other):
+        model.check_image(one)
+    style, scope = drawing.style(), model.load()
+    pictures = (scope.adapter.load(image), scope.adapter.load(other))
     maps = scope.compare(*pictures, method=method, size=size)
     cells = [
         Cell(e.overlay(**style), p.name, f"similar to {q.name}")
@@ -150,7 +151,6 @@ def compare(
     as_json: opt.AsJson = False,
 ) -> None:
     """Draw several methods' maps of one image side by side, with numbers below each."""
-    from vitscope.images import load_image
     from vitscope.methods.base import METHODS
     from vitscope.metrics.concentration import concentration
     from vitscope.render.sheets import Cell, sheet
@@ -159,8 +159,9 @@ def compare(
         from vitscope.evaluation.evaluate import metric_names
 
         metric_names(_CURVES, baseline, "probability")
-    picture, style = load_image(image), drawing.style()
-    scope = model.load()
+    model.check_image(image)
+    style, scope = drawing.style(), model.load()
+    picture = scope.adapter.load(image)
     score_cache: dict[Any, Any] = {}
     chosen = opt.split_names(methods)
     chosen = chosen or tuple(s.name for s in scope.methods() if s and METHODS.get(s.name).quick)

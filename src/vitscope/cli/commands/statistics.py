@@ -36,14 +36,13 @@ def statistics(
 
     --target names the score that --importance measures.
     """
-    from vitscope.images import load_image
-
-    picture, goal = load_image(image), opt.parse_target(target)
-    folder = out / picture.name if out else None
+    model.check_image(image)
+    goal, folder = opt.parse_target(target), out / Path(image).stem if out else None
     if folder is not None:
         for name in _FILES:
             opt.require_free(folder / name, force)
     scope = model.load()
+    picture = scope.adapter.load(image)
     with console.image_progress(1) as progress:
         found = scope.statistics(
             picture,

@@ -43,7 +43,6 @@ def view(
     as_json: opt.AsJson = False,
 ) -> None:
     """Write one interactive page: maps, every head, what each patch attends to, and numbers. It needs no network."""
-    from vitscope.images import load_image
     from vitscope.viewer.page import page_bytes
 
     if lang not in (None, "en", "zh"):
@@ -55,7 +54,7 @@ def view(
     path = opt.require_free(out, force)
     for one in (image, other):
         if one is not None:
-            load_image(one)
+            model.check_image(one)
     options: dict[str, Any] = {"target": opt.parse_target(target), "top": top, "size": size, "seed": seed}
     if methods:
         options["methods"] = opt.split_names(methods)

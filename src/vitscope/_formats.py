@@ -1,0 +1,214 @@
+"""Decode files that Pillow does not: TIFF of any bands, DICOM, HEIC, numpy arrays; each is known by its bytes."""
+
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vitscope import _pillow
+from vitscope._bands import Reading, check_array
+from vitscope._messages import msg
+from vitscope._pillow import Decoded, too_large, upright
+from vitscope.errors import ImageError, require_package
+
+__all__ = ["HEAD", "decode_special", "format_of"]
+
+HEAD = 132  # bytes that tell the formats apart
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_ASSOCIATED, _UNASSOCIATED = 1, 2  # extra samples of a TIFF that are transparency
+
+
+def format_of(head: bytes) -> str:
+    """Return the kind of a file by its first bytes: `tiff`, `dicom`, `heic`, `avif`, `npy`, or nothing."""
+    if head[:4] in _TIFF:
+        return "tiff"
+    if head[128:132] == b"DICM":
+        return "dicom"
+    if head[4:8] == b"ftyp":
+        return "heic" if head[8:12] in _HEIC else "avif" if head[8:12] in (b"avif", b"avis") else ""
+    return "npy" if head[:6] == b"\x93NUMPY" else ""
+
+
+def decode_special(kind: str, data: bytes, source: str, reading: Reading, max_pixels: int | None) -> Decoded | None:
+    """Decode a file of a kind that Pillow does not read, or not whole; None where Pillow reads it.
+
+    Raises:
+        ImageError: broken or too large.
+        MissingDependencyError: the package that reads it is not installed.
+    """
+    most = max_pixels or _pillow.MAX_PIXELS
+    if kind == "avif" and "AVIF" not in _pillow.FORMATS:
+        raise ImageError(
+            msg("images.no-avif", "{source} is AVIF, which this build of Pillow does not read", source=source),
+            msg("images.no-avif.hint", "install Pillow from a wheel, or convert the image to PNG"),
+        )
+    if kind == "tiff":
+        return _tiff(data, source, reading, most) if _needs_tifffile(data, reading) else None
+    if kind in ("dicom", "heic", "npy"):
+        return {"dicom": _dicom, "heic": _heic, "npy": _npy}[kind](data, source, reading, most)
+    return None
+
+
+def _needs_tifffile(data: bytes, reading: Reading) -> bool:
+    """Return whether Pillow reads a TIFF not at all, or not all of it that is wanted."""
+    try:
+        with Image.open(io.BytesIO(data), formats=["TIFF"]) as image:
+            tags: Any = image.tag_v2  # type: ignore[attr-defined]
+            extra = tags.get(338, ())
+            samples, bits = tags.get(277, 1), max(tags.get(258, (1,)))
+            alpha = bool(extra) and set(extra) <= {_ASSOCIATED, _UNASSOCIATED}
+            lost = samples != len(image.getbands()) and image.mode not in ("P", "1") and not alpha
+            return lost or (bits > 8 and samples > 1 and (reading.window is not None or image.mode != "RGB"))
+    except Exception:  # whatever Pillow raises at a TIFF that it does not know
+        return True
+
+
+def _tiff(data: bytes, source: str, reading: Reading, most: int) -> Decoded:
+    require_package("tifffile", extra="tiff")
+    import tifffile
+
+    notes: list[str] = []
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        first: Any = file.pages[0]
+        pages, series = len(file.pages), file.series[0]
+        shape = series.shape
+        height, width = first.imagelength, first.imagewidth
+        if not height or not width or height * width > most:
+            raise too_large(f"{source} ({width} x {height})", most)
+        banded = pages == reading.channels not in (1, 3) and first.samplesperpixel == 1 and len(shape) == 3
+        if height * width * (pages if banded else first.samplesperpixel) > 4 * most:
+            raise too_large(f"{source} ({width} x {height})", most)
+        try:
+            made = series.asarray() if banded else first.asarray()
+        except ValueError as error:
+            if "imagecodecs" in str(error):
+                require_package("imagecodecs", extra="tiff")
+            raise
+        if pages > 1:
+            notes.append(
+                msg("images.pages", "the {count} pages are its bands", count=pages)
+                if banded
+                else msg("images.first-frame", "first of {count} frames", count=pages)
+            )
+        orientation = first.tags.get(274)
+        made = made[..., None] if made.ndim == 2 else made
+        if made.ndim == 3 and (banded or first.axes.startswith("S")):
+            made = np.moveaxis(made, 0, -1)
+        if orientation is not None and int(orientation.value) in _TURNS:
+            made = _TURNS[int(orientation.value)](made)
+            notes.append(msg("images.turned", "turned upright by its EXIF orientation"))
+    return Decoded(notes, data=np.ascontiguousarray(made))
+
+
+_TURNS = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+def _heic(data: bytes, source: str, reading: Reading, most: int) -> Decoded:
+    require_package("pillow_heif", "pillow-heif", extra="heic")
+    from pillow_heif import HeifImageFile
+
+    opened: Any = HeifImageFile
+    with opened(io.BytesIO(data)) as image:
+        return upright(image, source, most, reading.channels)
+
+
+def _npy(data: bytes, source: str, reading: Reading, most: int) -> Decoded:
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise ImageError(
+            msg("images.pickled", "{source} holds Python objects, which are not loaded", source=source),
+            msg("images.pickled.hint", "save numbers: numpy.save(path, array.astype(numpy.float32))"),
+        )
+    if len(shape) in (2, 3) and shape[0] * shape[1] > most and min(shape) > 0:
+        raise too_large(f"{source} {shape}", most)
+    return Decoded([], data=check_array(np.load(io.BytesIO(data), allow_pickle=False), reading))
+
+
+def _dicom(data: bytes, source: str, reading: Reading, most: int) -> Decoded:
+    require_package("pydicom", extra="dicom")
+    import pydicom
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array  # type: ignore[attr-defined]
+
+    found = pydicom.dcmread(io.BytesIO(data))
+    if "Rows" not in found or "Columns" not in found:
+        raise ImageError(
+            msg("images.dicom-without-pixels", "{source} is DICOM without pixels", source=source),
+            msg("images.dicom-without-pixels.hint", "choose a file of the series that holds an image"),
+        )
+    if found.Rows * found.Columns > most:
+        raise too_large(f"{source} ({found.Columns} x {found.Rows})", most)
+    notes: list[str] = []
+    frames, kind = int(found.get("NumberOfFrames") or 1), str(found.PhotometricInterpretation)
+    if frames > 1:
+        notes.append(msg("images.first-frame", "first of {count} frames", count=frames))
+    try:
+        raw = pixel_array(found, index=0)
+    except (RuntimeError, NotImplementedError, AttributeError) as error:
+        syntax = found.file_meta.get("TransferSyntaxUID")
+        problem = msg(
+            "images.dicom-syntax",
+            "{source} is DICOM compressed as {syntax}, which pydicom cannot read here: {reason}",
+            source=source,
+            syntax=getattr(syntax, "name", syntax),
+            reason=str(error).splitlines()[0],
+        )
+        raise ImageError(
+            problem, msg("images.dicom-syntax.hint", "pip install 'pylibjpeg[all]', or decompress the file")
+        ) from None
+    if kind == "PALETTE COLOR":
+        from pydicom.pixels import apply_color_lut  # type: ignore[attr-defined]
+
+        colours = apply_color_lut(raw, found)
+        deep = colours.dtype.itemsize > 1
+        notes.append(msg("images.palette", "palette converted to RGB"))
+        return Decoded(notes, data=colours[..., :3], window=(0.0, 65535.0) if deep else (0.0, 255.0))
+    if raw.ndim == 3:  # YBR is RGB by now
+        if kind != "RGB":
+            notes.append(msg("images.mode", "{mode} converted to RGB", mode=kind))
+        return Decoded(notes, data=raw, window=(0.0, float(2 ** int(found.BitsStored) - 1)))
+    values = np.asarray(apply_modality_lut(raw, found), np.float64)
+    window = _dicom_window(found)
+    if reading.window is None and window is None and ("VOILUTSequence" in found or "WindowWidth" in found):
+        values = np.asarray(apply_voi_lut(apply_modality_lut(raw, found), found), np.float64)
+        window = (float(values.min()), max(float(values.max()), float(values.min()) + 1))
+    window = reading.window or window  # type: ignore[assignment]
+    if window is None:
+        if int(found.BitsStored) <= 8 and "RescaleSlope" not in found:
+            window = (0.0, float(2 ** int(found.BitsStored) - 1))
+        else:
+            values = values.astype(np.int32) if np.array_equal(values, values.round()) else values
+    if kind == "MONOCHROME1" or str(found.get("PresentationLUTShape", "")) == "INVERSE":
+        notes.append(msg("images.inverted", "inverted: its low numbers are white"))
+        low, high = window or (values.min(), values.max())
+        values = low + high - values
+    return Decoded(notes, data=values[..., None], window=window)
+
+
+def _dicom_window(found: Any) -> tuple[float, float] | None:
+    """Return the numbers that a linear window of a DICOM file makes black and white."""
+    if "VOILUTSequence" in found or "WindowWidth" not in found or "WindowCenter" not in found:
+        return None
+    centre, width = (
+        float(value[0] if hasattr(value, "__len__") and not isinstance(value, str) else value)
+        for value in (found.WindowCenter, found.WindowWidth)
+    )
+    function = str(found.get("VOILUTFunction", "LINEAR")).upper()
+    if function == "LINEAR":
+        centre, width = centre - 0.5, width - 1
+    elif function != "LINEAR_EXACT":
+        return None
+    width = max(width, 1e-6)
+    return centre - width / 2, centre + width / 2
