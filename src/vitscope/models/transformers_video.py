@@ -29,9 +29,10 @@ from vitscope.media.clip_explanation import ClipExplanation
 from vitscope.models.base import ADAPTERS
 from vitscope.models.preprocessing import Preprocessing
 from vitscope.models.stacked import Stack
-from vitscope.models.traced import TracedAdapter, hash_of
+from vitscope.models.traced import TracedAdapter
 from vitscope.models.transformers_processor import as_pair
 from vitscope.models.transformers_types import VIDEO_TYPES
+from vitscope.models.weights import hash_of
 from vitscope.tracing.trace import Trace
 
 __all__ = ["VideoAdapter", "video_processor"]
