@@ -38,7 +38,6 @@ __all__ = [
     "ImageLike",
     "Picture",
     "ReadOptions",
-    "Reading",
     "decode_image",
     "grey_picture",
     "is_several",

@@ -9,11 +9,12 @@ from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
+from vitscope._bands import Reading
 from vitscope._messages import msg
 from vitscope.batch.archives import failure_reason, open_file
 from vitscope.batch.types import Ref
 from vitscope.errors import ImageError
-from vitscope.images import Picture, Reading, ReadOptions, decode_image, load_image
+from vitscope.images import Picture, ReadOptions, decode_image, load_image
 
 __all__ = ["ImageReader", "image_reader"]
 
