@@ -75,9 +75,8 @@ class ClassScores(ModelAdapter):
         """Take the caller's class names; those of scores at many places may leave out the last, as "no object"."""
         given = self.options.labels
         if given and self.class_count() is None:
-            first = next(self.model.parameters())
             with eval_mode(self.model), torch.no_grad():
-                answer = self._answer_together(torch.zeros(1, 3, *self.input_size).to(first))
+                answer = self._answer_together(self.example())
             count = answer.shape[1] if answer.ndim == 4 else answer.shape[-1]
             check_count(given, count if len(given) != count - 1 else count - 1)
         super()._settle_labels()
