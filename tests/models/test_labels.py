@@ -33,6 +33,7 @@ def test_lists_and_mappings(labels):
         ("names", "\ufeffant\r\nbee, honey bee\r\ncat"),
         ("names.json", json.dumps(list(NAMES.values()))),
         ("names.json", json.dumps(NAMES)),
+        ("imagenet_class_index.json", json.dumps({n: [f"n0{n}", name] for n, name in NAMES.items()})),
         ("config.json", json.dumps({"model_type": "vit", "id2label": NAMES})),
         ("config.json", json.dumps({"label2id": {name: index for index, name in NAMES.items()}})),
         ("names.csv", '0,ant\n1,"bee, honey bee"\n2,cat\n'),
@@ -59,6 +60,8 @@ def test_files(tmp_path, file, text):
         ("names.json", b"7", "models.labels.kind"),
         ("names.csv", b"0,ant\n1\n", "models.labels.row"),
         ("names.csv", b"0,ant\n-1,bee\n", "models.labels.index"),
+        ("names.txt", b"{0: 'tench, Tinca tinca',\n 1: 'goldfish',\n", "models.labels.numbered"),
+        ("names.txt", b"1 ant\n2 bee\n", "models.labels.numbered"),
         ("missing.txt", None, "models.labels.no-file"),
     ],
 )
@@ -69,7 +72,7 @@ def test_files_that_are_none(tmp_path, file, content, code):
         read_labels(tmp_path / file)
 
 
-@pytest.mark.parametrize("labels", [["ant", ""], ["ant", None], {0.0: "ant"}, {True: "ant"}, {-1: "ant"}, 3])
+@pytest.mark.parametrize("labels", [["ant", ""], [None], {0.0: "a"}, {True: "a"}, {-1: "a"}, {"a", "b"}, b"ab", 3])
 def test_arguments_that_are_none(labels):
     with pytest.raises(UsageError):
         read_labels(labels)

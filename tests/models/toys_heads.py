@@ -38,6 +38,11 @@ class Frozen(Around):
             return super().forward(x)
 
 
+class Shifted(Around):
+    def forward(self, x):
+        return super().forward(x.sub_(0.5))
+
+
 class TokensAndMean(nn.Module):
     def __init__(self):
         super().__init__()
@@ -131,6 +136,24 @@ HEADS: dict[str, tuple[Callable[[], nn.Module], str, int]] = {
     "softmax": (lambda: Around(lambda own, f: own.head(f).softmax(-1), head=nn.Linear(32, 3)), "probabilities", 3),
     "sigmoid": (lambda: Around(lambda own, f: own.head(f).sigmoid(), head=nn.Linear(32, 3)), "probabilities", 3),
     "one sigmoid": (lambda: Around(lambda own, f: own.head(f).sigmoid(), head=nn.Linear(32, 1)), "probabilities", 1),
+    "mean of two softmaxes": (
+        lambda: Around(
+            lambda own, f: (own.a(f).softmax(-1) + own.b(f).softmax(-1)) / 2, a=nn.Linear(32, 3), b=nn.Linear(32, 3)
+        ),
+        "probabilities",
+        3,
+    ),
+    "clamped sigmoid": (
+        lambda: Around(lambda own, f: own.head(f).sigmoid().clamp(1e-6, 1 - 1e-6), head=nn.Linear(32, 1)),
+        "probabilities",
+        1,
+    ),
+    "softmax in no_grad": (
+        lambda: Frozen(lambda own, f: own.head(f).softmax(-1), head=nn.Linear(32, 3)),
+        "probabilities",
+        3,
+    ),
+    "writes into its input": (lambda: Shifted(lambda own, f: own.proj(f), proj=nn.Linear(32, 8)), "features", 8),
     "no head": (Around, "features", 32),
     "no head, frozen": (lambda: _no_gradients(Around()), "features", 32),
     "no head, in no_grad": (Frozen, "features", 32),

@@ -217,6 +217,7 @@ def test_the_document_has_the_form_that_hosts_rely_on(tiny_view):
             "attention",
             "maps",
             "predictions",
+            "activation",
             "statistics",
             "missing",
             "seed",

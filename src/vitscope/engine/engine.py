@@ -18,6 +18,7 @@ from vitscope.attention import AttentionStore
 from vitscope.engine.attribution import Attribution, attribution_of, check_pixels
 from vitscope.engine.auto import MethodChoice, choose_method
 from vitscope.engine.capabilities import Capabilities
+from vitscope.engine.finite import NOT_FINITE
 from vitscope.engine.options import (
     OPTION_NAMES,
     ExplainOptions,
@@ -31,7 +32,7 @@ from vitscope.engine.options import (
 from vitscope.engine.provenance import notes_of, provenance
 from vitscope.engine.request import Request, Tick, relevances
 from vitscope.engine.runner import ModelRunner, Prepared, alone, device_and_dtype
-from vitscope.errors import LayoutError, Support, UnsupportedError, UsageError, VitscopeError
+from vitscope.errors import LayoutError, MethodError, Support, UnsupportedError, UsageError, VitscopeError
 from vitscope.explanation import Explanation
 from vitscope.geometry import TokenLayout
 from vitscope.images import ImageLike, Picture
@@ -172,7 +173,7 @@ class Engine(ModelRunner):
         targets: "Sequence[Target | list[Target]]",
         tick: Tick = lambda done, total: None,
     ) -> list[list[Explanation] | Failure]:
-        """Explain images of one input size in one forward.
+        """Explain images of one input size in one forward; each by itself where numbers of one are NaN or infinite.
 
         Args:
             batch: the images.
@@ -183,6 +184,27 @@ class Engine(ModelRunner):
         Returns:
             One outcome for each image: an explanation for each of `targets`, or what went wrong.
         """
+        try:
+            return self._explain_together(batch, request, targets, tick)
+        except MethodError as error:
+            if error.code not in NOT_FINITE:
+                raise
+            if len(batch) == 1:
+                return [Failure(batch[0].picture.source, error)]
+        return [
+            outcome
+            for row, image in enumerate(batch)
+            for outcome in self.explain_batch([image], request, [target_of(target, row) for target in targets], tick)
+        ]
+
+    def _explain_together(
+        self,
+        batch: Sequence[Prepared],
+        request: Request,
+        targets: "Sequence[Target | list[Target]]",
+        tick: Tick,
+    ) -> list[list[Explanation] | Failure]:
+        """Explain a batch in one forward; a number that is none stops all of it."""
         forward = request.forward(self, torch.stack([image.pixels for image in batch]))
         explained: list[list[Explanation]] = [[] for _ in batch]
         failed: dict[int, Failure] = {}

@@ -26,12 +26,12 @@ _SEEN = 5000  # operations that are looked at, at most
 _OPERATIONS = {
     "layout": "View UnsafeView ReshapeAlias Squeeze Unsqueeze Select Slice Clone ToCopy T Transpose Permute Expand Cat "
     "Stack Index IndexSelect Gather Alias AsStrided Split SplitWithSizes Unbind Narrow",
-    "average": "Mean Sum Neg NativeDropout AdaptiveAvgPool2D AvgPool2D Add Sub Mul Div",
+    "average": "Mean Sum Neg NativeDropout AdaptiveAvgPool2D AvgPool2D Add Sub Mul Div Clamp ClampMin ClampMax",
     "linear": "Addmm Mm Bmm Baddbmm Addbmm Mv Addmv Linear Convolution",
     "norm": "NativeLayerNorm NativeBatchNorm CudnnBatchNorm NativeGroupNorm FusedRmsNorm RmsNorm",
     "length": "Rsqrt Norm LinalgVectorNorm Sqrt",
     "activation": "Tanh Relu Gelu Silu Elu LeakyRelu Hardswish Hardtanh Mish Softplus Selu",
-    "probabilities": "Softmax Sigmoid",
+    "probability": "Softmax Sigmoid",
 }
 _ROLE = {name: role for role, names in _OPERATIONS.items() for name in names.split()}
 _PROJECTION = re.compile(r"(^|[._])(visual|text|image)?_?(proj|projection|projector|embed|embeddings?)([._]|$)")
@@ -73,8 +73,8 @@ def find_answer_kind(answer_of: Callable[[Tensor], Tensor], model: nn.Module, no
     with eval_mode(model):
         try:
             with torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, lambda kept: kept):
-                answer = answer_of(pixels)
-        except RuntimeError as error:  # weights of inference mode, or operations without a gradient
+                answer = answer_of(pixels.clone())  # some models write into their input
+        except Exception as error:  # weights of inference mode, or operations without a gradient
             log.debug("%s: no graph behind its answer: %s", type(model).__name__, error)
             with torch.no_grad():
                 answer = answer_of(noise.detach())
@@ -87,12 +87,10 @@ def find_answer_kind(answer_of: Callable[[Tensor], Tensor], model: nn.Module, no
 
 def _read(answer: Tensor, pixels: Tensor, model: nn.Module) -> AnswerKind:
     width = answer.shape[1]
-    probable = _probabilities(answer)
-    if probable is not None:
-        one_sum = probable == "Softmax" and width > 1
-        reason = msg("models.answer.probabilities", "its last step is a {step}", step=probable.lower())
-        return AnswerKind("probabilities", width, reason, one_sum)
     ends = set(_ends(answer.grad_fn, pixels)) if answer.grad_fn is not None else {"unknown"}
+    if (step := _probabilities(answer, ends)) is not None:
+        reason = msg("models.answer.probabilities", "its last step is a {step}", step=step)
+        return AnswerKind("probabilities", width, reason, step == "softmax")
     computed = sorted(end for end in ends if not end.startswith("linear"))
     if not computed:
         names = [_weight_name(end.removeprefix("linear "), width, model) for end in ends]
@@ -100,7 +98,7 @@ def _read(answer: Tensor, pixels: Tensor, model: nn.Module) -> AnswerKind:
             reason = msg("models.answer.projection", "its last step is the projection '{name}'", name=names[0])
             return AnswerKind("features", width, reason)
         return AnswerKind("scores", width)
-    if "unknown" in computed:
+    if "unknown" in computed or any(end.startswith("probability") for end in computed):
         if width in _norm_widths(model):
             reason = msg("models.answer.width", "its {width} numbers are as many as one of its tokens has", width=width)
             return AnswerKind("features", width, reason)
@@ -113,18 +111,18 @@ def _read(answer: Tensor, pixels: Tensor, model: nn.Module) -> AnswerKind:
     return AnswerKind("features", width, steps[computed[0]])
 
 
-def _probabilities(answer: Tensor) -> str | None:
-    """Return which function made probabilities of the answer, where it was the last one; checked by the numbers."""
-    node = answer.grad_fn
-    while node is not None and _ROLE.get(_operation(node)) == "layout" and len(node.next_functions) == 1:
-        node = node.next_functions[0][0]
-    name = "" if node is None else _operation(node)
+def _probabilities(answer: Tensor, ends: set[str]) -> str | None:
+    """Return which function made probabilities of the answer, checked by the numbers; None for none.
+
+    Where the operations cannot be seen, numbers of [0, 1] that sum to one are those of a softmax.
+    """
     values = answer.detach().double()
-    if _ROLE.get(name) != "probabilities" or not bool(((values >= 0) & (values <= 1)).all()):
+    sums_to_one = answer.shape[1] > 1 and torch.allclose(values.sum(1), torch.ones_like(values[:, 0]), atol=1e-2)
+    if not bool(((values >= 0) & (values <= 1)).all()):
         return None
-    if name == "Softmax" and not torch.allclose(values.sum(1), torch.ones_like(values.sum(1)), atol=1e-2):
-        return None
-    return name
+    if ends == {"probability Sigmoid"}:
+        return "sigmoid"
+    return "softmax" if sums_to_one and ends <= {"probability Softmax", "unknown"} else None
 
 
 def _ends(start: Any, pixels: Tensor) -> Iterator[str]:
@@ -147,6 +145,8 @@ def _ends(start: Any, pixels: Tensor) -> Iterator[str]:
             yield "blocks" if _reads_pixels(computed, pixels) else f"linear {0 if weight is None else id(weight)}"
         elif role in ("norm", "activation"):
             yield role
+        elif role == "probability":
+            yield f"probability {name}"
         elif name.startswith("ScaledDotProduct"):
             yield "blocks"
         elif name in ("Mul", "Div") and len(computed) > 1:

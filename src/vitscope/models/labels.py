@@ -3,7 +3,7 @@
 import csv
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,18 @@ def _read_file(path: Path) -> dict[int, str]:
     lines = text.splitlines()
     while lines and not lines[-1].strip():
         lines.pop()
+    if len(lines) > 1 and all(_starts_with(number, line) for number, line in enumerate(lines)):
+        raise UsageError(
+            msg("models.labels.numbered", "{where} has a number before each name: {line}", where=where, line=lines[0]),
+            msg("models.labels.numbered.hint", "leave the numbers out, or save it as CSV (index,name) or JSON"),
+        )
     return _checked(lines, where)
+
+
+def _starts_with(number: int, line: str) -> bool:
+    """Return whether a line has its own number before a name, counted from 0 or 1."""
+    found = re.match(r"\W*([0-9]+)\W+\w", line, re.ASCII)
+    return found is not None and int(found[1]) in (number, number + 1)
 
 
 def _from_json(text: str, where: Message) -> Any:
@@ -133,9 +144,7 @@ def _checked(labels: Any, where: Message) -> dict[int, str]:
     elif isinstance(labels, _Pairs):
         pairs = list(labels)
     else:
-        try:
-            pairs = list(enumerate(labels))
-        except TypeError:
+        if isinstance(labels, (bytes, bytearray, Set)) or not hasattr(labels, "__iter__"):  # a set is in no order
             raise UsageError(
                 msg(
                     "models.labels.kind",
@@ -144,10 +153,13 @@ def _checked(labels: Any, where: Message) -> dict[int, str]:
                     kind=type(labels).__name__,
                 ),
                 _FORMS,
-            ) from None
+            )
+        pairs = list(enumerate(labels))
     found: dict[int, str] = {}
-    for key, name in pairs:
+    for key, given in pairs:
         number = _index(key, where)
+        two = isinstance(given, list) and len(given) == 2 and all(isinstance(part, str) for part in given)
+        name = given[1] if two else given  # imagenet_class_index.json has a WordNet id and a name
         if not isinstance(name, (str, int)) or isinstance(name, bool) or not str(name).strip():
             raise UsageError(
                 msg(
