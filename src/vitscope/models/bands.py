@@ -15,6 +15,7 @@ from vitscope._messages import Message, msg
 from vitscope.errors import ImageError, LayoutError, UsageError
 from vitscope.geometry import ImageRegion
 from vitscope.images import Picture
+from vitscope.models.options import Region
 from vitscope.models.preprocessing import Preprocessing, covering_size
 
 __all__ = [
@@ -114,7 +115,7 @@ def accepting(process: Callable[..., Any], channels: int) -> tuple[Callable[[Ima
             continue
         if len(shape) >= 3 and shape[-3] == channels:
             log.debug("the processor is given images of %d bands", bands)
-            return _composed(process, form), bands
+            return (process if bands == _RGB else _composed(process, form)), bands
     return process, _RGB
 
 
@@ -191,10 +192,11 @@ class BandPreprocessing:
     Args:
         process: the function.
         channels: of the model.
+        region: from the caller, see `Preprocessing`.
     """
 
-    def __init__(self, process: Callable[..., Any], channels: int) -> None:
-        self.process, self.channels = process, channels
+    def __init__(self, process: Callable[..., Any], channels: int, region: Region | None = None) -> None:
+        self.process, self.channels, self.region = process, channels, region
         self._regions: dict[tuple[int, int], ImageRegion] = {}
 
     def __call__(
@@ -213,8 +215,8 @@ class BandPreprocessing:
             part = torch.from_numpy(unit).permute(2, 0, 1)
             return dark + part * (bright - dark), ImageRegion.from_resize_crop(picture.size, made)
         pixels = self._run(array.copy())
-        if picture.size not in self._regions:
-            photo = Preprocessing(lambda image: self._run(_spread(image, low, high, array)))
+        if picture.size not in self._regions or self.region is not None:
+            photo = Preprocessing(lambda image: self._run(_spread(image, low, high, array)), self.region)
             self._regions[picture.size] = photo(Picture(picture.pixels))[1]
         region = self._regions[picture.size]
         if region.input != tuple(pixels.shape[1:]):

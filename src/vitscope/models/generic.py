@@ -75,13 +75,15 @@ class GenericAdapter(TracedAdapter):
         self.notes: tuple[str, ...] = ()
         if processor is not None:
             form, self.bands = accepting(processor, self.channels)
-            self._preprocess, self.by_caller = Preprocessing(form), True
-            self._bands: BandPreprocessing | Resizing = BandPreprocessing(processor, self.channels)
-            made = self._preprocess(grey_picture(_TRIED, 3, 128))[0]
+            self._preprocess, self.by_caller = Preprocessing(form, self.options.region), True
+            self._bands: BandPreprocessing | Resizing = BandPreprocessing(processor, self.channels, self.options.region)
+            trial = grey_picture(_TRIED, 3, 128)
+            made = self._preprocess.run(trial.pixels) if self.options.region else self._preprocess(trial)[0]
             self.channels, self.input_size = made.shape[0], (made.shape[1], made.shape[2])
         else:
             self.input_size = self._working_size()
-            self._preprocess, self._bands = Preprocessing(self.default_processor()), self.resizing()
+            self._preprocess = Preprocessing(self.default_processor(), self.options.region, known=True)
+            self._bands = self.resizing()
             note = msg(
                 "models.preprocessing-chosen",
                 "preprocessing chosen by vitscope: {preprocessing}",

@@ -1,7 +1,6 @@
-"""Preprocessing by any function of a Pillow image: the region of the image that its pixels show is measured.
+"""Preprocessing by any function of an image: the region of the image that its pixels show is measured, and checked.
 
-An image whose red channel holds x and whose green channel holds y is preprocessed; a straight line through the result
-gives the box of the image that the model sees.
+Where the region cannot be measured, it is the caller's to say: nothing is guessed.
 """
 
 import logging
@@ -10,26 +9,30 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from vitscope._messages import msg
+from vitscope._messages import Message, msg
 from vitscope.errors import LayoutError, UsageError, first_line
 from vitscope.geometry import ImageRegion
 from vitscope.images import Picture
+from vitscope.models.measured_region import Lost, find_box
+from vitscope.models.options import Region
+from vitscope.models.processor_call import ProcessorCall
+from vitscope.models.processor_checks import fit_colours, is_known, shows_region
 
-__all__ = ["IMAGENET", "SIZE_HINT", "Preprocessing", "covering_size", "size_refused", "squash"]
+__all__ = ["IMAGENET", "REGION_HINT", "Preprocessing", "covering_size", "size_refused", "squash"]
 
 log = logging.getLogger(__name__)
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-SIZE_HINT = msg(
-    "models.replace-resizing.hint",
-    "choose the size yourself, as in {@size=224}: it replaces the processor's own resizing",
+REGION_HINT = msg(
+    "models.processor-region.hint",
+    "say which part of the image its pixels show: load(model, processor=..., region=...) takes an ImageRegion, or a "
+    "function from a Picture to one",
 )
-_SMALL = 64
-_STRAIGHT = 0.02
+_SAME = 1e-4  # of the largest pixel: two runs of a processor that is not random
 
 
 def squash(
@@ -56,119 +59,156 @@ def covering_size(picture: Picture, size: int, multiple: tuple[int, int]) -> tup
 
 
 class Preprocessing:
-    """A function from a Pillow image to `(3, Hi, Wi)`, together with the regions that its outputs show.
+    """A function from an image to `(C, Hi, Wi)`, together with the regions that its outputs show.
 
     Args:
-        process: any deterministic preprocessing that resizes, crops and normalises.
+        process: any deterministic preprocessing that resizes, crops, pads and changes colours; see `ProcessorCall` for
+            what it may take and return.
+        region: the region that its pixels show, or a function from a Picture to it; by default it is measured.
+        known: the function does nothing else, and the same to every image: photos are not checked one by one.
     """
 
-    def __init__(self, process: Callable[[Image.Image], Any]) -> None:
-        self.process = process
-        self._regions: dict[tuple[int, int], ImageRegion] = {}
-        self._range: tuple[Tensor, Tensor] | None = None
+    def __init__(self, process: Callable[..., Any], region: Region | None = None, known: bool = False) -> None:
+        self.run, self.region = ProcessorCall(process), region
+        self.known = known or is_known(process)
+        self._boxes: dict[tuple[tuple[int, int], tuple[int, int]], tuple[float, float, float, float]] = {}
+        self._colours: tuple[Tensor, Tensor] | None = None
 
     def __call__(
         self, picture: Picture, size: int | None = None, multiple: tuple[int, int] = (1, 1)
-    ) -> tuple[Float[Tensor, "3 Hi Wi"], ImageRegion]:
+    ) -> tuple[Float[Tensor, "C Hi Wi"], ImageRegion]:
         """Return pixels and the region that they show.
 
         Args:
             picture: the image.
-            size: the whole image in its own shape, at about `size ** 2` pixels, normalised as the function does.
+            size: the whole image in its own shape, at about `size ** 2` pixels, its colours changed as the function
+                changes them.
             multiple: height and width are multiples of it, where `size` is given.
 
         Raises:
-            LayoutError: the result is not one image, or not a resized box of the image.
+            LayoutError: the result is not one image, or which part of the image it shows cannot be measured.
+            UsageError: a region from the caller that does not fit; a `size`, where the function changes colours by what
+                else the image shows.
+
+        Cost: one run of the function, three of one that is not known; six and more for the first image of a size.
         """
         if size is None:
-            pixels = self._run(Image.fromarray(picture.pixels))
-            return pixels, self._region(*picture.size, (pixels.shape[1], pixels.shape[2]))
+            pixels = self.run(picture.pixels)
+            made = (pixels.shape[1], pixels.shape[2])
+            return pixels, self._measured(picture, pixels, made) if self.region is None else self._given(picture, made)
         made = covering_size(picture, size, multiple)
         resized = Image.fromarray(picture.pixels).resize((made[1], made[0]), Image.Resampling.BICUBIC)
-        low, high = self._extremes()
-        part = torch.from_numpy(np.array(resized, np.float32) / 255).permute(2, 0, 1)
-        pixels = low[:, None, None] + part * (high - low)[:, None, None]
-        return pixels, ImageRegion.from_resize_crop(picture.size, made)
+        part = torch.from_numpy(np.array(resized, np.float32) / 255)
+        matrix, offset = self._affine()
+        return (part @ matrix + offset).permute(2, 0, 1), ImageRegion.from_resize_crop(picture.size, made)
 
-    def _run(self, image: Image.Image) -> Tensor:
-        made = self.process(image)
-        made = made.get("pixel_values", made) if hasattr(made, "get") else made
-        pixels = torch.as_tensor(np.asarray(made) if not isinstance(made, Tensor) else made)
-        pixels = pixels[0] if pixels.ndim == 4 and pixels.shape[0] == 1 else pixels
-        if pixels.ndim != 3 or not pixels.is_floating_point():
+    def _given(self, picture: Picture, made: tuple[int, int]) -> ImageRegion:
+        """Return the region that the caller states.
+
+        Raises:
+            UsageError: it is of another image, or of pixels of another size.
+        """
+        region: Any = (
+            self.region if isinstance(self.region, ImageRegion) or self.region is None else self.region(picture)
+        )
+        if isinstance(region, ImageRegion) and (region.size, region.input) == (picture.size, made):
+            return region
+        problem = msg(
+            "models.region-given",
+            "the region given for an image of {size} (W x H) that becomes {made} (H x W) pixels does not fit: {given}",
+            size=" x ".join(map(str, picture.size)),
+            made=" x ".join(map(str, made)),
+            given=str(region),
+        )
+        raise UsageError(
+            problem,
+            msg(
+                "models.region-given.hint",
+                "give ImageRegion(size=(W, H), box=(left, top, right, bottom), input=(Hi, Wi)), or a function that "
+                "makes one for each Picture",
+            ),
+        )
+
+    def _measured(self, picture: Picture, pixels: Tensor, made: tuple[int, int]) -> ImageRegion:
+        """Return the region, measured once for each size of image and checked on each photo.
+
+        Raises:
+            LayoutError: it cannot be measured, or differs from photo to photo.
+        """
+        again = pixels if self.known else self.run(picture.pixels)
+        if again.shape != pixels.shape or not _alike(again, pixels):
+            raise _random()
+        key = picture.size, made
+        if key not in self._boxes:
+            try:
+                self._boxes[key] = find_box(self._on_arrays, *key, repeats=1 if self.known else 2)
+            except Lost as lost:
+                raise self._refused(picture.size, lost.message) from None
+            log.debug(
+                "preprocessing of %s x %s images: box %s becomes %s x %s pixels", *picture.size, self._boxes[key], *made
+            )
+        region = ImageRegion(picture.size, self._boxes[key], made)
+        if not self.known and not shows_region(self._on_arrays, picture.pixels, pixels.double().numpy(), region):
             raise LayoutError(
                 msg(
-                    "models.processor-shape",
-                    "the processor made {shape} of {dtype}, expected (channels, height, width) floats",
-                    shape=tuple(pixels.shape),
-                    dtype=pixels.dtype,
+                    "models.processor-content",
+                    "which part of an image the processor's pixels show depends on what the image shows: of this one "
+                    "it is not the part ({box}) that it is of test images",
+                    box=", ".join(f"{end:g}" for end in region.box),
                 ),
-                msg("models.processor-shape.hint", "pass a function from a Pillow image to such a tensor"),
+                REGION_HINT,
             )
-        return pixels
+        return region
 
-    def _extremes(self) -> tuple[Tensor, Tensor]:
-        """Return the pixels of black and of white `(3,)`."""
-        if self._range is None:
-            low, high = (self._run(Image.new("RGB", (_SMALL, _SMALL), (v, v, v))) for v in (0, 255))
-            middle = low.shape[1] // 2, low.shape[2] // 2
-            self._range = low[:, middle[0], middle[1]].float(), high[:, middle[0], middle[1]].float()
-        return self._range
+    def _on_arrays(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "C Hi Wi"]:
+        return self.run(image).double().numpy()
 
-    def _region(self, width: int, height: int, made: tuple[int, int]) -> ImageRegion:
-        if (width, height) not in self._regions:
-            larger = max(1, -(-_SMALL // min(width, height)))
-            left, top, right, bottom = self._box(width * larger, height * larger, made)
-            box = left / larger, top / larger, right / larger, bottom / larger
-            log.debug("preprocessing of %s x %s images: box %s becomes %s x %s pixels", width, height, box, *made)
-            self._regions[width, height] = ImageRegion((width, height), box, made)
-        return self._regions[width, height]
-
-    def _box(self, width: int, height: int, made: tuple[int, int]) -> tuple[float, float, float, float]:
-        ramp = np.zeros((height, width, 3))
-        ramp[..., 0] = (np.arange(width) + 0.5) / width * 255
-        ramp[..., 1] = ((np.arange(height) + 0.5) / height * 255)[:, None]
-        dither = np.random.default_rng(0).random(ramp.shape)
-        pixels = self._run(Image.fromarray(np.floor(ramp + dither).clip(0, 255).astype(np.uint8)))
-        if tuple(pixels.shape[1:]) != made:
-            raise LayoutError(
-                msg(
-                    "models.processor-not-deterministic",
-                    "the processor made {first} pixels, then {second} pixels of an image of the same size",
-                    first=made,
-                    second=tuple(pixels.shape[1:]),
-                )
-            )
-        low, high = self._extremes()
-        shares = (pixels - low[:, None, None]) / (high - low).clamp_min(1e-6)[:, None, None]
-        if len(pixels) < 3:
-            ramps = [
-                Image.fromarray(np.floor(r + dither[..., :1]).clip(0, 255).astype(np.uint8).repeat(3, 2))
-                for r in (ramp[..., :1], ramp[..., 1:2])
-            ]
-            shares = torch.cat([(self._run(r) - low[:, None, None])[:1] / (high - low)[:1, None, None] for r in ramps])
-        left, right = _edges(shares[0].mean(0).double().numpy(), width)
-        top, bottom = _edges(shares[1].mean(1).double().numpy(), height)
-        return left, top, right, bottom
-
-
-def _edges(shares: np.ndarray, length: int) -> tuple[float, float]:
-    """Return where the outer edges of the first and the last pixel lie, in pixels of the image."""
-    margin = len(shares) // 8
-    middle = slice(margin, len(shares) - margin)
-    place = np.arange(len(shares))[middle] + 0.5
-    slope, start = np.polyfit(place, shares[middle], 1)
-    if slope <= 0 or np.abs(shares[middle] - slope * place - start).max() > _STRAIGHT + 2 / len(shares):
+    def _refused(self, size: tuple[int, int], reason: Message) -> LayoutError:
+        """Return the error for a region that cannot be measured: is the processor random?"""
+        noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+        first = self.run(noise)
+        if any(other.shape != first.shape or not _alike(other, first) for other in (self.run(noise) for _ in range(4))):
+            return _random()
         problem = msg(
             "models.processor-region",
-            "the processor does more than resize and crop: the region that its pixels show is not known",
+            "which part of the image the processor's pixels show cannot be measured: {reason}",
+            reason=reason,
         )
-        raise LayoutError(problem, SIZE_HINT)
-    ends = start * length, (start + slope * len(shares)) * length
-    near = max(0.75, 0.004 * length)
-    first = 0.0 if abs(ends[0]) < near else round(ends[0] * 2) / 2
-    last = float(length) if abs(ends[1] - length) < near else round(ends[1] * 2) / 2
-    return first, last
+        return LayoutError(problem, REGION_HINT)
+
+    def _affine(self) -> tuple[Tensor, Tensor]:
+        """Return how the function changes colours: RGB in [0, 1] times `(3, C)`, plus `(C,)`.
+
+        Raises:
+            UsageError: it does not change each pixel by itself.
+        """
+        if self._colours is None:
+            try:
+                self._colours = fit_colours(self._on_arrays, known=self.known)
+            except Lost as lost:
+                problem = msg(
+                    "models.size-and-colours",
+                    "{@size} replaces the processor's own resizing, but what it does to colours cannot be repeated at "
+                    "another size: {reason}",
+                    reason=lost.message,
+                )
+                raise UsageError(problem, msg("models.size-and-colours.hint", "leave {@size} out")) from None
+        return self._colours
+
+
+def _alike(first: Tensor, second: Tensor) -> bool:
+    scale = max(float(first.abs().nan_to_num().max()), 1e-12)
+    return torch.allclose(first, second, rtol=0, atol=_SAME * scale, equal_nan=True)
+
+
+def _random() -> LayoutError:
+    return LayoutError(
+        msg("models.processor-random", "the processor is random: two runs on one image made different pixels"),
+        msg(
+            "models.processor-random.hint",
+            "pass the preprocessing for evaluation, without random crops, flips and colours",
+        ),
+    )
 
 
 def size_refused(size: tuple[int, int], error: Exception) -> UsageError:

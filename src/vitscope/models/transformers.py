@@ -73,7 +73,7 @@ class TransformersAdapter(TracedAdapter):
         self.vision: Any = config if vision is None else vision
         self.input_size = as_pair(getattr(self.vision, "image_size", None) or self._usual_size())
         self._tokenizer = getattr(processor, "tokenizer", None)
-        self._runner = ProcessorRunner(processor, self.vision, self.input_size)
+        self._runner = ProcessorRunner(processor, self.vision, self.input_size, self.options.region)
         self.channels, self.bands = self._runner.channels, self._runner.bands
         self.reference = reference or self.architecture
         problem = getattr(config, "problem_type", None)

@@ -24,12 +24,15 @@ from vitscope.models.bands import (
     grey_of,
     normalisation,
 )
-from vitscope.models.preprocessing import SIZE_HINT, Preprocessing, covering_size
+from vitscope.models.measured_region import Lost, find_box
+from vitscope.models.options import Region
+from vitscope.models.preprocessing import Preprocessing, covering_size
 
 __all__ = ["ProcessorRunner", "as_pair", "cut_patches", "takes_patches"]
 
 log = logging.getLogger(__name__)
 
+_TRIALS = ((160, 120), (96, 96))
 _GREY = np.full((83, 61, 3), 128, np.uint8)  # a size that no model is made for
 _SIZES = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"})
 
@@ -42,10 +45,11 @@ class ProcessorRunner:
             pixels; None takes the library's default for the model type.
         config: the config of the vision model.
         input_size: `(Hi, Wi)` that the model was made for.
+        region: from the caller, see `Preprocessing`.
     """
 
-    def __init__(self, processor: Any, config: Any, input_size: tuple[int, int]) -> None:
-        self.config, self.input_size = config, input_size
+    def __init__(self, processor: Any, config: Any, input_size: tuple[int, int], region: Region | None = None) -> None:
+        self.config, self.input_size, self.region = config, input_size, region
         self.channels = self.bands = int(getattr(config, "num_channels", None) or 3)
         self.processor = getattr(processor, "image_processor", processor) or self._default()
         self._form = self.processor
@@ -64,7 +68,7 @@ class ProcessorRunner:
             keys = {k for k, v in dict(self.processor.size).items() if v}
         except (AttributeError, TypeError):  # a size of another kind
             return False
-        if getattr(self.processor, "do_pad", False):
+        if getattr(self.processor, "do_pad", False) or not self._of_library:
             return False
         return not getattr(self.processor, "do_resize", False) or keys in _SIZES
 
@@ -79,7 +83,7 @@ class ProcessorRunner:
             patch: height and width are multiples of it, where `size` is given.
 
         Raises:
-            LayoutError: the processor does more than resize and crop.
+            LayoutError: which part of the image its pixels show cannot be measured.
         """
         picture = fitted(picture, self.bands)
         if as_numbers(picture, self.bands, not self._of_transformers):
@@ -87,7 +91,7 @@ class ProcessorRunner:
         picture = as_photo(picture)
         if not self._of_transformers or takes_patches(self.config):
             return self._measured(picture, size, patch)
-        if not size and not self.is_plain:
+        if not size and (self.region is not None or not self.is_plain or not self._keeps_its_word):
             return self._measured(picture)
         options: dict[str, Any] = {}
         if size:
@@ -95,25 +99,22 @@ class ProcessorRunner:
             options = {"size": {"height": resized[0], "width": resized[1]}, "do_resize": True, "do_center_crop": False}
             region = ImageRegion.from_resize_crop(picture.size, resized)
         else:
-            region = self._region(picture)
+            region = self._stated(picture.size)
+        pixels = self._run(picture.pixels, **options)
+        if tuple(pixels.shape[1:]) == region.input:
+            return pixels, region
+        return self._measured(picture, size, patch)
+
+    def _run(self, photo: UInt8[np.ndarray, "H W 3"], **options: Any) -> Tensor:
         batch = self.processor(
-            images=self._array(picture), input_data_format="channels_last", return_tensors="pt", **options
+            images=self._array(photo), input_data_format="channels_last", return_tensors="pt", **options
         )
         pixels: Tensor = batch["pixel_values"][0]
-        if tuple(pixels.shape[1:]) != region.input:
-            problem = msg(
-                "models.processor-size",
-                "{processor} made {shape} pixels, expected {expected}",
-                processor=self.name,
-                shape=tuple(pixels.shape[1:]),
-                expected=region.input,
-            )
-            raise LayoutError(problem, SIZE_HINT)
-        return pixels, region
+        return pixels
 
-    def _array(self, picture: Picture) -> UInt8[np.ndarray, "H W C"]:
+    def _array(self, photo: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W C"]:
         """Return a photo as an array of the model's channels."""
-        return picture.pixels.copy() if self.bands == 3 else np.array(grey_of(picture.pixels))[..., None]
+        return photo.copy() if self.bands == 3 else np.array(grey_of(photo))[..., None]
 
     def _numbers(self) -> BandPreprocessing | Resizing:
         """Return the preprocessing of images of other bands than colours, or of more than 8 bits.
@@ -148,7 +149,7 @@ class ProcessorRunner:
 
     @cached_property
     def _by_caller(self) -> BandPreprocessing:
-        return BandPreprocessing(self.processor, self.channels)
+        return BandPreprocessing(self.processor, self.channels, self.region)
 
     def describe(self, size: int | None) -> Message:
         """Describe what happens to an image."""
@@ -224,15 +225,43 @@ class ProcessorRunner:
         """Whether the processor is one of transformers', not a function from a Pillow image to a tensor."""
         return hasattr(self.processor, "model_input_names")
 
+    @property
+    def _of_library(self) -> bool:
+        """Whether the processor's class is the library's own, not one that a user derived from it."""
+        return type(self.processor).__module__.startswith("transformers.")
+
+    @cached_property
+    def _keeps_its_word(self) -> bool:
+        """Whether the region that the processor's settings state is the one that is measured, on two trial sizes."""
+        for size in _TRIALS:
+            stated = self._stated(size)
+            try:
+                box = find_box(lambda image: self._run(image).double().numpy(), size, stated.input, 1)
+            except (Lost, ValueError, IndexError):  # not measured, or pixels of another size
+                return False
+            per_pixel = (box[2] - box[0]) / stated.input[1], (box[3] - box[1]) / stated.input[0]
+            if np.abs((np.array(box) - stated.box) / np.tile(per_pixel, 2)).max() > 1:
+                log.debug("%s does not show %s of %s x %s pixels, but %s", self.name, stated.box, *size, box)
+                return False
+        return True
+
     @cached_property
     def _measured(self) -> Preprocessing:
         if not self._of_transformers:
-            return Preprocessing(self._form)
+            return Preprocessing(self._form, self.region)
         if takes_patches(self.config):
             patch = as_pair(self.config.patch_size)
-            return Preprocessing(lambda image: _join_patches(self.processor(images=image, return_tensors="pt"), patch))
+            return Preprocessing(
+                lambda image: _join_patches(self.processor(images=image, return_tensors="pt"), patch),
+                self.region,
+                known=self._of_library,
+            )
         form = (lambda image: image) if self.bands == 3 else grey_of
-        return Preprocessing(lambda image: self.processor(images=form(image), return_tensors="pt")["pixel_values"][0])
+        return Preprocessing(
+            lambda image: self.processor(images=form(image), return_tensors="pt")["pixel_values"],
+            self.region,
+            known=self._of_library,
+        )
 
     def _crop(self) -> tuple[int, int] | None:
         if not getattr(self.processor, "do_center_crop", False):
@@ -240,9 +269,9 @@ class ProcessorRunner:
         crop = dict(self.processor.crop_size)
         return int(crop["height"]), int(crop["width"])
 
-    def _region(self, picture: Picture) -> ImageRegion:
+    def _stated(self, photo: tuple[int, int]) -> ImageRegion:
         """Return the region that a plain processor's settings leave: resized, then cropped from the middle."""
-        return ImageRegion.from_resize_crop(picture.size, self._resized(picture.size), self._crop())
+        return ImageRegion.from_resize_crop(photo, self._resized(photo), self._crop())
 
     def _resized(self, whole: tuple[int, int]) -> tuple[int, int]:
         """Return the height and width that a plain processor resizes an image of `(W, H)` pixels to."""

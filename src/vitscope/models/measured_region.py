@@ -1,0 +1,267 @@
+"""The region of the image that a processor's pixels show, measured with images whose stripes say where they are.
+
+A probe is black and white: stripes of uneven widths along x, times stripes along y. It goes through the processor
+together with its negative, and the difference of the two changes its sign where the stripes' edges lie, whatever the
+processor does to colours: mixed channels, and rising or falling curves, move no edge.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from vitscope._messages import Message, msg
+
+__all__ = ["Lost", "Run", "find_box"]
+
+log = logging.getLogger(__name__)
+
+Run = Callable[[UInt8[np.ndarray, "H W 3"]], Float[np.ndarray, "C Hi Wi"]]
+Box = tuple[float, float, float, float]
+
+_TRIES = 16  # pairs of probes
+_SHORT = 16  # pixels; along shorter sides there are too few stripes
+_PIXELS_PER_STRIPE = 4.5
+_CLEAR = 0.35  # of the largest difference: a stripe that is seen
+_STRAIGHT = 0.8  # pixels that an edge may lie off the line through all edges
+_AGREE = 0.75  # pixels that two measurements may lie apart
+_EXACT = 0.15  # pixels
+_WHOLE = 0.75  # pixels: an end so near to the image's is the image's
+
+
+class Lost(Exception):
+    """The region cannot be measured; the message says why."""
+
+    def __init__(self, message: Message) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Where a side of the image lies in the output: `output = start + scale * image`, in pixels."""
+
+    start: float
+    scale: float
+
+    def ends(self, made: int) -> tuple[float, float]:
+        """Return where the outer edges of the first and the last pixel lie on the image."""
+        return -self.start / self.scale, (made - self.start) / self.scale
+
+
+def find_box(run: Run, size: tuple[int, int], made: tuple[int, int], repeats: int = 2) -> Box:
+    """Return the box `(left, top, right, bottom)` of a `(W, H)` image that `(Hi, Wi)` pixels show.
+
+    Args:
+        run: the processor, on arrays.
+        size: of the image.
+        made: of the pixels.
+        repeats: measurements with other stripes, which must agree.
+
+    Raises:
+        Lost: the pixels are no resized box of the image, or mirrored, or turned.
+
+    Cost: two runs for each measurement, more where much is cropped or padded, and for images of few pixels.
+    """
+    if min(size) >= _SHORT:
+        return _repeated(run, size, made, repeats)
+    factor = -(-_SHORT // min(size))
+    boxes = []
+    for more in (factor, 2 * factor):  # what is cut off or added must grow with the image
+        box = _repeated(run, (size[0] * more, size[1] * more), made, repeats)
+        boxes.append(np.array(box) / more)
+    scale = np.array(made[::-1]) / (boxes[1][2:] - boxes[1][:2])
+    if (np.abs(boxes[0] - boxes[1]) * np.tile(scale, 2)).max() > 2 * _AGREE:
+        raise Lost(
+            msg(
+                "models.processor-region.small",
+                "of an image of {width} x {height} pixels it shows another part than of the same image enlarged",
+                width=size[0],
+                height=size[1],
+            )
+        )
+    left, top, right, bottom = (float(end) for end in boxes[1])
+    return left, top, right, bottom
+
+
+def _repeated(run: Run, size: tuple[int, int], made: tuple[int, int], repeats: int) -> Box:
+    """Measure several times with other stripes, and twice as often where values between black and white are lost."""
+    found: list[tuple[_Line, _Line]] = []
+    for allowed in (_AGREE, 2 * _AGREE):
+        found += [_lines(run, size, made, len(found) + i) for i in range(repeats)]
+        ends = np.array([[e for line, n in zip(two, made[::-1], strict=True) for e in line.ends(n)] for two in found])
+        scales = np.repeat([line.scale for line in found[0]], 2)
+        if (scales < 0).any():
+            raise Lost(msg("models.processor-region.mirrored", "it mirrors the image"))
+        if (np.abs(ends - np.median(ends, axis=0)) * scales).max() <= allowed:
+            break
+    else:
+        raise Lost(msg("models.processor-region.unlike", "measured several times, it is another one each time"))
+    (left, right), (top, bottom) = (
+        _settled(_Line(*np.mean([(two[i].start, two[i].scale) for two in found], axis=0)), size[i], made[1 - i])
+        for i in range(2)
+    )
+    return left, top, right, bottom
+
+
+def _lines(run: Run, size: tuple[int, int], made: tuple[int, int], seed: int) -> tuple[_Line, _Line]:
+    """Measure both sides of the image, with coarser or finer stripes until their edges are seen."""
+    rng = np.random.default_rng(seed)
+    counts = [
+        _Count(int(np.clip(n // _PIXELS_PER_STRIPE, 4, 40)), length // 2)
+        for n, length in zip(made[::-1], size, strict=True)
+    ]
+    turns = 0
+    for _ in range(_TRIES):
+        edges = [_edges(length, count.now, rng) for length, count in zip(size, counts, strict=True)]
+        profiles = _profiles(run, size, edges)
+        if isinstance(profiles, int):
+            for count in counts:
+                if not count.found or all(c.found for c in counts):
+                    count.change(profiles)
+            continue
+        straight = [_match(profiles[i], edges[i], size[i]) for i in range(2)]
+        turned = [_match(profiles[i], edges[1 - i], size[1 - i])[0] for i in range(2)]
+        for count, (line, change) in zip(counts, straight, strict=True):
+            count.found = line is not None
+            count.change(change)
+        (across, _), (down, _) = straight
+        if across and down and None in turned:
+            return across, down
+        turns += not (across and down) and None not in turned
+        if turns > 1:
+            raise Lost(msg("models.processor-region.turned", "it turns the image: rows become columns"))
+    raise Lost(
+        msg(
+            "models.processor-region.lost",
+            "the edges of test stripes are not where resizing, cropping and padding would move them",
+        )
+    )
+
+
+class _Count:
+    """How many stripes to try along one side: more where few edges are seen, fewer where they blur."""
+
+    def __init__(self, first: int, most: int) -> None:
+        self.now, self.most, self.found = max(3, min(first, most)), max(3, most), False
+        self._few, self._many, self._first = 0, 0, first
+
+    def change(self, direction: int) -> None:
+        """Take more stripes (1), fewer (-1) or as many (0); below three, nothing was seen because there are too few."""
+        if direction < 0 and self.now == 3:
+            self._few, self._many, self.now = self._first, 0, min(self._first * 3, self.most)
+        elif direction < 0:
+            self._many = self.now
+            self.now = max(3, round((self.now * self._few) ** 0.5) if self._few else int(self.now / 1.6))
+        elif direction > 0:
+            self._few = self.now
+            self.now = round((self.now * self._many) ** 0.5) if self._many > self.now else self.now * 3
+            self.now = min(self.now, self.most)
+
+
+def _edges(length: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Return where the colour changes along a side: whole pixels, unevenly spaced."""
+    widths = rng.uniform(0.6, 1.6, count)
+    widths = 1.4 ** np.arange(count) * rng.uniform(0.9, 1.1, count) if count < 5 else widths  # left is not right
+    places = np.unique(np.round(np.cumsum(widths)[:-1] / widths.sum() * length).astype(int))
+    return places[(places > 0) & (places < length)]
+
+
+def _profiles(run: Run, size: tuple[int, int], edges: list[np.ndarray]) -> list[np.ndarray] | int:
+    """Return what is seen of stripes along x and y, largest value 1; where nothing is, 1 for finer, -1 for coarser."""
+    sides = [np.where(np.searchsorted(e, np.arange(n), "right") % 2, -1, 1) for e, n in zip(edges, size, strict=True)]
+    probe = np.where(sides[0] * sides[1][:, None] > 0, 255, 0).astype(np.uint8)[..., None].repeat(3, 2)
+    white, black = run(probe), run(255 - probe)
+    if white.shape != black.shape:
+        raise Lost(msg("models.processor-region.sizes", "it makes pixels of different sizes of images of one size"))
+    seen = white - black
+    seen = np.nan_to_num(seen[seen.std((1, 2)).argmax()])
+    if abs(np.sign(seen).sum()) == seen.size and np.abs(seen).min() > 0.5 * np.abs(seen).max():  # within one stripe
+        return 1
+    reach = np.abs(white).max() + np.abs(black).max()
+    seen = seen - (seen.max() + seen.min()) / 2  # each image may be normalised by its own mean
+    if not seen.max() > 0.02 * reach:
+        return -1
+    left, strength, right = np.linalg.svd(seen, full_matrices=False)
+    if strength[0] ** 2 < 0.85 * (strength**2).sum():
+        return -1
+    return [profile / np.abs(profile).max() for profile in (right[0], left[:, 0])]
+
+
+def _match(profile: np.ndarray, edges: np.ndarray, length: int) -> tuple[_Line | None, int]:
+    """Return the line through the edges that are seen; else 1 where finer stripes are needed, -1 for coarser ones."""
+    seen, (low, high) = _crossings(profile)
+    known = edges.astype(float)
+    if low is not None and high is not None and len(seen) == len(known):  # padding: the image's own ends are seen
+        seen, known = np.array([low, *seen, high]), np.array([0.0, *known, length])
+    if len(seen) > len(known):
+        return None, -1
+    if len(seen) < 3 + (len(known) > len(seen)):
+        return None, 1 if (np.abs(profile) > _CLEAR).mean() > 0.5 else -1
+    fits = []
+    for direction in (1, -1):
+        for first in range(len(known) - len(seen) + 1):
+            part = known[first : first + len(seen)][::direction]
+            scale, start = np.polyfit(part, seen, 1)
+            fits.append((float(np.abs(start + scale * part - seen).max()), _Line(float(start), float(scale))))
+    fits.sort(key=lambda fit: fit[0])
+    if fits[0][0] > (_STRAIGHT if len(seen) > 3 else _STRAIGHT / 2):
+        return None, -1
+    if fits[1][0] < max(2.5 * fits[0][0], 0.25):  # two places fit: other stripes may tell
+        return None, 0
+    return fits[0][1], 0
+
+
+def _crossings(profile: np.ndarray) -> tuple[np.ndarray, tuple[float | None, float | None]]:
+    """Return where a profile changes its sign, and where the image begins and ends between two paddings."""
+    clear = np.flatnonzero(np.abs(profile) > _CLEAR)
+    places = []
+    for a, b in pairwise(clear):
+        if profile[a] * profile[b] < 0:
+            inside = profile[a : b + 1]
+            change = a + int(np.flatnonzero(np.sign(inside[:-1]) != np.sign(inside[1:]))[0])
+            here, there = profile[change], profile[change + 1]
+            places.append(change + 0.5 + here / (here - there))
+    if len(clear) == 0:
+        return np.array(places), (None, None)
+    return np.array(places), (
+        _bound(profile, int(clear[0])),
+        _mirror(_bound(profile[::-1], len(profile) - 1 - int(clear[-1])), len(profile)),
+    )
+
+
+def _bound(profile: np.ndarray, first: int) -> float | None:
+    """Return where the image begins after padding, of which there is at least one pixel."""
+    size = np.abs(profile)
+    plateau = size[first : first + 3].max()
+    flat = np.flatnonzero(size[: first + 1] < 0.1)
+    if len(flat) == 0:
+        return None
+    start = int(flat[-1])
+    rise = size[start : first + 3] / plateau
+    up = int(np.flatnonzero(rise >= 0.5)[0])
+    return float(start + up + 0.5 - (rise[up] - 0.5) / max(rise[up] - rise[up - 1], 1e-9))
+
+
+def _mirror(place: float | None, length: int) -> float | None:
+    return None if place is None else length - place
+
+
+def _settled(line: _Line, length: int, made: int) -> tuple[float, float]:
+    """Return the ends of the box, exact where whole numbers of pixels fit: a size resized to, an offset, a box cut."""
+    raw = line.ends(made)
+    resized, start = round(line.scale * length), round(line.start)
+    cut = round(raw[0]), round(raw[1])
+    choices = [
+        (0.0, float(length)),
+        (-start * length / max(resized, 1), (made - start) * length / max(resized, 1)),
+        cut,
+    ]
+    misses = [max(abs(a - b) for a, b in zip(choice, raw, strict=True)) * line.scale for choice in choices]
+    if misses[0] < _WHOLE:
+        return choices[0]
+    best = 1 if misses[1] < _EXACT else 2  # a box cut fits often by chance, where pixels of the image are small
+    return (float(choices[best][0]), float(choices[best][1])) if misses[best] < 2 * _EXACT else raw

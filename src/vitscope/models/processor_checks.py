@@ -1,0 +1,167 @@
+"""Checks of a processor: is its region the same on a photo as on test images, and does it change each colour alone?"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from vitscope._messages import msg
+from vitscope.geometry import ImageRegion
+from vitscope.models.measured_region import Lost, Run, find_box
+
+__all__ = ["fit_colours", "is_known", "shows_region"]
+
+_KNOWN = frozenset(
+    (
+        *("Compose", "Sequential", "Resize", "CenterCrop", "Pad", "Grayscale", "ToTensor", "PILToTensor", "ToImage"),
+        *("ToDtype", "ToPureTensor", "ConvertImageDtype", "Normalize", "MaybeToTensor", "MaybePILToTensor"),
+        "ImageClassification",
+    )
+)
+_LIBRARIES = ("torchvision.", "timm.", "torch.")
+_MARKS = 4  # along each side
+_APART = 8  # pixels of the input between two marks, at least
+_FLAT = 24  # grey values: a photo with less between its darkest and brightest holds nothing to mark
+_COLOURS = 24  # that are followed, at least
+_TRIAL = 256  # pixels: side of the image whose colours are followed
+
+
+def is_known(process: Any) -> bool:
+    """Return whether a processor is made of library parts alone that do the same to every image."""
+    return all(
+        type(part).__module__.startswith(_LIBRARIES) and type(part).__name__ in _KNOWN for part in _parts(process)
+    )
+
+
+def _parts(process: Any) -> Iterator[Any]:
+    yield process
+    inner = getattr(process, "transforms", None)
+    for part in (
+        inner if isinstance(inner, (list, tuple)) else process if isinstance(process, torch.nn.Sequential) else ()
+    ):
+        yield from _parts(part)
+
+
+def shows_region(
+    run: Run, photo: UInt8[np.ndarray, "H W 3"], pixels: Float[np.ndarray, "C Hi Wi"], region: ImageRegion
+) -> bool:
+    """Return whether the pixels of a photo show the region: small marks on the photo must change them where it says.
+
+    A photo without contrast passes: it holds nothing to mark, and nothing that a processor could follow.
+
+    Args:
+        run: the processor.
+        photo: the image.
+        pixels: what the processor made of it.
+        region: the region to check.
+    """
+    grey = photo.mean(2)
+    if grey.max() - grey.min() < _FLAT:
+        return True
+    ends = [photo.reshape(-1, photo.shape[2])[place] for place in (grey.argmin(), grey.argmax())]
+    marked, spots = photo.copy(), []
+    rng = np.random.default_rng(0)  # uneven places: an image and its mirror image differ
+    rows, columns = (_marks(*side, rng) for side in _sides(region))
+    for (top, bottom, y), (left, right, x) in ((row, column) for row in rows for column in columns):
+        block = grey[top:bottom, left:right].mean()
+        marked[top:bottom, left:right] = ends[int(block < (grey.min() + grey.max()) / 2)]
+        spots.append((y, x))
+    changed = run(marked)
+    if changed.shape != pixels.shape:
+        return False
+    change = np.nan_to_num(np.abs(changed - pixels).sum(0))
+    change = np.clip(change - np.median(change), 0, None)
+    reach = [
+        max(1.5, 0.5 * min((abs(a - b) for a in places for b in places if a != b), default=2 * _APART))
+        for places in ([y for *_, y in rows], [x for *_, x in columns])
+    ]
+    found = [_strength_and_miss(change, spot, reach) for spot in spots]
+    visible = [miss for strength, miss in found if strength > 0.25 * np.median([s for s, _ in found])]
+    return bool(visible) and float(np.mean([miss <= 1.25 for miss in visible])) >= 0.7
+
+
+def _sides(region: ImageRegion) -> list[tuple[float, float, int, int]]:
+    (width, height), (left, top, right, bottom) = region.size, region.box
+    return [(top, bottom, height, region.input[0]), (left, right, width, region.input[1])]
+
+
+def _marks(low: float, high: float, length: int, made: int, rng: np.random.Generator) -> list[tuple[int, int, float]]:
+    """Place marks along one side: first and last pixel of the photo, and the middle in pixels of the input."""
+    per_pixel = (high - low) / made
+    start, stop = max(low, 0.0), min(high, float(length))
+    count = int(np.clip((stop - start) / per_pixel / _APART, 1, _MARKS))
+    size = max(1, round(3 * per_pixel))
+    marks = []
+    for i in range(count):
+        middle = start + (i + 0.5 + rng.uniform(-0.2, 0.2)) / count * (stop - start)
+        first = int(np.clip(round(middle - size / 2), 0, max(length - size, 0)))
+        last = min(first + size, length)
+        marks.append((first, last, ((first + last) / 2 - low) / per_pixel))
+    return marks
+
+
+def _strength_and_miss(change: np.ndarray, spot: tuple[float, float], reach: list[float]) -> tuple[float, float]:
+    """Return how strong the change is near a spot, and how far from the spot it lies; infinite where it is spread."""
+    (y, x), (height, width) = spot, change.shape
+    top, bottom = max(0, int(y - reach[0])), min(height, int(np.ceil(y + reach[0])))
+    left, right = max(0, int(x - reach[1])), min(width, int(np.ceil(x + reach[1])))
+    window = change[top:bottom, left:right]
+    if window.size == 0 or window.max() <= 0:
+        return 0.0, np.inf
+    weight = np.clip(window - 0.3 * window.max(), 0, None)
+    ys, xs = np.arange(top, bottom) + 0.5, np.arange(left, right) + 0.5
+    total = weight.sum()
+    at = (weight.sum(1) @ ys) / total, (weight.sum(0) @ xs) / total
+    near = np.hypot(ys[:, None] - at[0], xs - at[1]) <= 4
+    if weight[near].sum() < 0.8 * total or ((weight > 0).mean() > 0.5 and weight.size > 64):
+        return float(window.max()), np.inf
+    return float(window.max()), float(np.hypot(at[0] - y, at[1] - x))
+
+
+def fit_colours(run: Run, known: bool) -> tuple[Float[Tensor, "3 C"], Float[Tensor, " C"]]:
+    """Return matrix and offset of a processor that changes each colour by itself: `rgb @ matrix + offset`.
+
+    Images of flat blocks, whose colours stay within a part of the range, go through it: what stretches, equalises
+    or normalises each image by its own values fits no such rule.
+
+    Raises:
+        Lost: it does something else to colours.
+    """
+    size, rng = (_TRIAL, _TRIAL), np.random.default_rng(0)
+    made = run(np.zeros((_TRIAL, _TRIAL, 3), np.uint8)).shape
+    region = ImageRegion(size, find_box(run, size, (made[1], made[2]), 1 if known else 2), (made[1], made[2]))
+    left, top, right, bottom = np.clip(region.box, 0, _TRIAL)
+    colours, answers = [], []
+    count = max(1, min(6, made[1] // 8, made[2] // 8))
+    for i in range(max(2, _COLOURS // count**2)):
+        low, high = ((20, 150), (90, 250))[i % 2]
+        blocks = rng.integers(low, high, (count, count, 3), np.uint8)
+        ys, xs = (
+            np.clip(((np.arange(_TRIAL) + 0.5 - a) / (b - a) * count).astype(int), 0, count - 1)
+            for a, b in ((top, bottom), (left, right))
+        )
+        pixels = run(blocks[ys][:, xs])
+        rows, columns = (
+            ((a + (np.arange(count) + 0.5) / count * (b - a) - start) / (end - start) * n).astype(int)
+            for a, b, start, end, n in (
+                (top, bottom, region.box[1], region.box[3], made[1]),
+                (left, right, region.box[0], region.box[2], made[2]),
+            )
+        )
+        colours.append(blocks.reshape(-1, 3) / 255)
+        answers.append(pixels[:, rows][:, :, columns].reshape(len(pixels), -1).T)
+    given = np.concatenate([np.concatenate(colours), np.ones((len(colours) * count * count, 1))], 1)
+    wanted = np.concatenate(answers)
+    solution = np.linalg.lstsq(given, wanted, rcond=None)[0]
+    spread = np.ptp(wanted, axis=0).max()
+    if not np.abs(given @ solution - wanted).max() <= max(0.012 * spread, 1e-12) or spread <= 0:
+        raise Lost(
+            msg(
+                "models.colours-not-affine",
+                "the colour of a pixel is no weighted sum of the image's own red, green and blue",
+            )
+        )
+    return torch.from_numpy(solution[:-1]).float(), torch.from_numpy(solution[-1]).float()

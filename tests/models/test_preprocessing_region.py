@@ -1,0 +1,270 @@
+"""The region that a processor's pixels show: measured right, or refused; never guessed."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from torchvision import transforms
+from torchvision.transforms import v2
+
+import vitscope
+from tests.helpers.errors import raises
+from tests.models.toys_generic import Fused, made
+from tests.models.toys_processors import GEOMETRIES, centred, colours_after, photo, squared, tensor
+from vitscope.errors import LayoutError, UsageError
+from vitscope.geometry import ImageRegion
+from vitscope.images import Picture, load_image
+from vitscope.models.preprocessing import Preprocessing
+
+SIZES = [(120, 60), (60, 120), (90, 90), (300, 211)]
+
+
+def region_of(process, image, **options):
+    return Preprocessing(process, **options)(load_image(image))[1]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("colours", colours_after)
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_the_region_does_not_depend_on_colours(geometry, colours, size):
+    place, box = GEOMETRIES[geometry]
+    try:
+        found = region_of(lambda image: colours_after[colours](place(image)), photo(*size))
+    except LayoutError as error:  # equalised together with the bars, a half of the photo's edges is inverted
+        assert (geometry, colours, error.message.code) == ("letterbox", "equalised", "models.processor-region")
+        return
+    per_pixel = (found.box[2] - found.box[0]) / found.input[1], (found.box[3] - found.box[1]) / found.input[0]
+    np.testing.assert_allclose(np.array(found.box) / (per_pixel * 2), np.array(box(*size)) / (per_pixel * 2), atol=0.6)
+
+
+@pytest.mark.parametrize("colours", ["grey", "hsv", "inverted", "stretched"])
+def test_a_bright_square_lies_where_the_region_says(colours):
+    """Independent of any probe: a white square on black, its centre of mass found in the pixels."""
+    image = np.zeros((100, 160, 3), np.uint8)
+    image[20:30, 90:104] = 255
+    process = lambda image: colours_after[colours](centred(image))  # noqa: E731
+    pixels, region = Preprocessing(process)(Picture(image))
+    change = (pixels - process(Image.fromarray(image * 0))).abs().sum(0).numpy()
+    rows, columns = np.arange(32) + 0.5, np.arange(32) + 0.5
+    y, x = change.sum(1) @ rows / change.sum(), change.sum(0) @ columns / change.sum()
+    left, top, right, bottom = region.box
+    assert left + x / 32 * (right - left) == pytest.approx(97, abs=1)
+    assert top + y / 32 * (bottom - top) == pytest.approx(25, abs=1)
+
+
+def test_the_program_of_the_issue():
+    """A whole 400 x 200 photo through a grey processor: the region is the whole, not 120 x 117 of it."""
+    grey = transforms.Compose([transforms.Grayscale(3), transforms.Resize((32, 32)), transforms.ToTensor()])
+    e = vitscope.load(made(Fused), processor=grey).explain(photo(400, 200), method="rollout")
+    assert e.region.box == (0, 0, 400, 200)
+    assert not np.isnan(e.heat()).any()
+
+
+@pytest.mark.parametrize("size", [(28, 28), (40, 30), (3000, 100), (50, 700), (17, 16)], ids=str)
+def test_small_and_extreme_photos(size):
+    whole = transforms.Compose([transforms.Resize((28, 28)), transforms.ToTensor()])
+    assert region_of(whole, photo(*size)).box == (0, 0, *size)
+    crop = transforms.Compose([transforms.Resize(224), transforms.CenterCrop(224), transforms.ToTensor()])
+    width, height = size
+    side = min(size)
+    long = int(224 * max(size) / side)
+    start = round((long - 224) / 2) * max(size) / long
+    wanted = (start, 0, start + 224 * max(size) / long, side) if width > height else (0, start, side, start + side)
+    assert region_of(crop, photo(*size)).box == pytest.approx(wanted, abs=side / 224)
+
+
+RANDOM = {
+    "crop": transforms.Compose([transforms.RandomResizedCrop(32), transforms.ToTensor()]),
+    "flip": transforms.Compose([transforms.Resize((32, 32)), transforms.RandomHorizontalFlip(), transforms.ToTensor()]),
+    "noise": lambda image: tensor(image.resize((32, 32))) + 0.1 * torch.rand(3, 32, 32),
+    "jitter": transforms.Compose([transforms.Resize((32, 32)), transforms.ColorJitter(0.5), transforms.ToTensor()]),
+    "shift": transforms.Compose([transforms.Resize((40, 40)), transforms.RandomCrop(32), transforms.ToTensor()]),
+}
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_random_processors_are_refused_or_right(name):
+    torch.manual_seed(0)
+    refused = 0
+    for seed in range(6):
+        try:
+            found = region_of(RANDOM[name], photo(120, 80, seed))
+        except LayoutError as error:
+            refused += error.message.code in {"models.processor-random", "models.processor-content"}
+        else:  # drawn alike by chance: then it must be right
+            assert (name, found.box) == ("flip", (0, 0, 120, 80))
+    assert refused >= 4
+
+
+def test_a_flip_drawn_alike_each_time_is_seen_on_the_photo():
+    """The region was measured unmirrored, all runs on a photo are mirrored: marks on the photo lie elsewhere."""
+    mirrored = []
+    preprocess = Preprocessing(lambda im: tensor((ImageOps.mirror(im) if mirrored else im).resize((32, 32))))
+    assert preprocess(load_image(photo(120, 80)))[1].box == (0, 0, 120, 80)
+    mirrored.append(True)
+    with raises(LayoutError, "models.processor-content"):
+        preprocess(load_image(photo(120, 80, seed=1)))
+
+
+def around_the_brightest(image):
+    """Crop around the brightest place, as crops around faces and lesions do."""
+    grey = np.asarray(image.convert("L").resize((12, 12)))
+    y, x = np.unravel_index(grey.argmax(), grey.shape)
+    left, top = int(x / 24 * image.width), int(y / 24 * image.height)
+    return tensor(image.crop((left, top, left + image.width // 2, top + image.height // 2)).resize((32, 32)))
+
+
+def without_borders(image):
+    """Trim the dark border."""
+    return tensor(
+        image.crop(image.convert("L").point(lambda v: 255 * (v > 60)).getbbox() or (0, 0, *image.size)).resize((32, 32))
+    )
+
+
+@pytest.mark.parametrize("process", [around_the_brightest, without_borders])
+def test_a_crop_that_follows_the_content_is_refused(process):
+    image = np.full((160, 240, 3), 20, np.uint8)
+    image[60:130, 120:200] = np.asarray(photo(80, 70)) // 2 + 100
+    with pytest.raises(LayoutError) as caught:
+        region_of(process, Image.fromarray(image))
+    assert caught.value.message.code in {
+        "models.processor-content",
+        "models.processor-region",
+        "models.processor-random",
+    }
+    assert caught.value.hint.code.startswith("models.processor-")
+
+
+@pytest.mark.parametrize(
+    ("turn", "reason"),
+    [
+        (ImageOps.mirror, "mirrors"),
+        (ImageOps.flip, "mirrors"),
+        (lambda image: image.transpose(Image.Transpose.TRANSPOSE), "turns"),
+        (lambda image: image.transpose(Image.Transpose.ROTATE_90), "turns"),
+        (lambda image: image.rotate(10), "edges"),
+        (lambda image: ImageOps.solarize(image, 128), "edges"),
+    ],
+)
+def test_what_no_region_expresses_is_refused_with_its_reason(turn, reason):
+    with pytest.raises(LayoutError, match=reason) as caught:
+        region_of(lambda image: tensor(turn(image).resize((64, 64))), photo(120, 90))
+    assert caught.value.hint.code == "models.processor-region.hint"
+
+
+def test_the_caller_says_the_region():
+    def process(image):
+        return tensor(ImageOps.mirror(image).resize((32, 32)))
+
+    stated = ImageRegion((120, 80), (10, 0, 110, 80), (32, 32))
+    for region in (stated, lambda picture: ImageRegion(picture.size, (10, 0, 110, 80), (32, 32))):
+        scope = vitscope.load(made(Fused), processor=process, region=region)
+        assert scope.explain(photo(120, 80), method="rollout").region == stated
+    with raises(UsageError, "models.region-given", hint="models.region-given.hint"):
+        vitscope.load(made(Fused), processor=process, region=stated).explain(photo(90, 80), method="rollout")
+    wrong = ImageRegion((120, 80), (0, 0, 120, 80), (24, 32))
+    with raises(UsageError, "models.region-given"):
+        vitscope.load(made(Fused), processor=process, region=wrong).explain(photo(120, 80), method="rollout")
+
+
+# what processors take and return
+
+
+class Albumentations:
+    """Takes `image=` an array alone, and returns a dictionary with an array (H, W, 3)."""
+
+    def __call__(self, *args, image):
+        assert not args
+        small = np.asarray(Image.fromarray(image).resize((32, 32)), np.float32) / 255
+        return {"image": small}
+
+
+class Kornia(torch.nn.Module):
+    """Takes a float tensor with a batch axis."""
+
+    def forward(self, x):
+        return torch.nn.functional.interpolate(x, (32, 32), mode="bilinear", antialias=True)
+
+
+def numpy_function(array):
+    return np.asarray(Image.fromarray(array[..., ::-1].copy()).resize((32, 32)), np.float64).transpose(2, 0, 1) / 255
+
+
+ANSWERS = {
+    "albumentations": Albumentations(),
+    "kornia": Kornia(),
+    "numpy": numpy_function,
+    "torchvision v2": v2.Compose([v2.ToImage(), v2.Resize((32, 32)), v2.ToDtype(torch.float32, scale=True)]),
+    "pixel_values": lambda image: {"pixel_values": tensor(image.resize((32, 32)))[None]},
+    "list": lambda image: {"pixel_values": [tensor(image.resize((32, 32))).numpy()]},
+    "image": lambda image: {"image": tensor(image.resize((32, 32))), "label": 3},
+    "bytes": transforms.Compose([transforms.Resize((32, 32)), transforms.PILToTensor()]),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_what_processors_take_and_return(name):
+    pixels, region = Preprocessing(ANSWERS[name])(load_image(photo(120, 80)))
+    assert (region.box, tuple(pixels.shape), pixels.is_floating_point()) == ((0, 0, 120, 80), (3, 32, 32), True)
+    wanted = tensor(photo(120, 80).resize((32, 32))) * (255 if name == "bytes" else 1)
+    wanted = wanted.flip(0) if name == "numpy" else wanted
+    assert np.corrcoef(pixels.flatten(), wanted.flatten())[0, 1] > 0.97
+
+
+def test_several_crops_are_refused():
+    five = transforms.Compose(
+        [
+            transforms.Resize(40),
+            transforms.FiveCrop(32),
+            lambda crops: torch.stack([transforms.ToTensor()(crop) for crop in crops]),
+        ]
+    )
+    with raises(LayoutError, "models.processor-crops", hint="models.processor-crops.hint"):
+        region_of(five, photo(120, 80))
+    with raises(LayoutError, "models.processor-crops"):
+        region_of(
+            transforms.Compose(
+                [
+                    transforms.Resize(40),
+                    transforms.FiveCrop(32),
+                    lambda crops: [transforms.ToTensor()(crop) for crop in crops],
+                ]
+            ),
+            photo(90, 90),
+        )
+
+
+def test_a_function_that_fails_says_why():
+    def broken(image):
+        raise KeyError("mean")
+
+    with raises(LayoutError, "models.processor-failed", hint="models.processor-shape.hint"):
+        region_of(broken, photo(60, 60))
+
+
+# size=
+
+
+@pytest.mark.parametrize("colours", ["plain", "grey", "red", "bgr", "inverted", "one channel", "bytes"])
+def test_size_keeps_what_the_processor_does_to_colours(colours):
+    image = photo(120, 80)
+    pixels, region = Preprocessing(lambda im: colours_after[colours](centred(im)))(load_image(image), 32, (8, 8))
+    wanted = colours_after[colours](image.resize(region.input[::-1], Image.Resampling.BICUBIC)).float()
+    assert region.box == (0, 0, 120, 80)
+    torch.testing.assert_close(pixels, wanted, rtol=0, atol=0.006 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("colours", ["hsv", "equalised", "stretched", "z-score", "gamma"])
+def test_size_is_refused_where_colours_cannot_be_repeated(colours):
+    preprocess = Preprocessing(lambda im: colours_after[colours](centred(im)))
+    with raises(UsageError, "models.size-and-colours", hint="models.size-and-colours.hint"):
+        preprocess(load_image(photo(120, 80)), 32)
+    assert preprocess(load_image(photo(120, 80)))[0].shape == (3, 32, 32)  # as the hint says
+
+
+def test_padding_to_a_square_reaches_beyond_the_photo():
+    e = vitscope.load(made(Fused), processor=lambda im: tensor(squared(im).resize((32, 32)))).explain(
+        photo(100, 50), method="rollout"
+    )
+    assert e.region.box == (0, -25, 100, 75)
+    assert not np.isnan(e.heat()).any()
