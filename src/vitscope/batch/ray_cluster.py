@@ -1,19 +1,26 @@
 """Connects a run to a Ray cluster: a running one, or one on this machine for the duration of the run."""
 
 import os
+import secrets
+import signal
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest import mock
 
 from vitscope._messages import msg
 from vitscope._numbers import whole_number
 from vitscope.errors import MissingDependencyError, ResultError, UsageError, first_line
 
-__all__ = ["Cluster", "connected", "start_ray"]
+__all__ = ["Cluster", "connected", "require_alive", "start_ray"]
+
+_LOOPBACK = "127.0.0.1"
+_ADDRESS_SPACE = 20e9  # bytes: 8 GB were too few, and 20 enough, for one worker with a small model
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ def connected(cluster: Cluster) -> Iterator[tuple[int, bool]]:
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # or a thread that still waits when Ray ends would start it again
     try:
         import ray
+        import ray._private.worker
         import ray.data
     except ImportError:
         raise MissingDependencyError("Ray", "ray") from None
@@ -69,6 +77,8 @@ def connected(cluster: Cluster) -> Iterator[tuple[int, bool]]:
             folder = until.enter_context(TemporaryDirectory(prefix="vitscope-ray-"))
             start_ray(cluster, Path(folder))
             until.callback(ray.shutdown)
+            # errors are raised; Ray would print dumps of its own processes, too
+            until.enter_context(mock.patch.object(ray._private.worker, "print_to_stdstream", return_value=None))
         yield _workers(cluster), started_here
 
 
@@ -84,14 +94,16 @@ def start_ray(cluster: Cluster, folder: Path) -> None:
     import ray
 
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    for name in ("ray", "ray.data"):  # what is wrong is raised, and said in one line
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if cluster.address is None:
-        with _without_rfc3987(folder):
+        with _environment(_private_settings(folder)), _same_signal_handlers():
             _start_here((cluster.workers or max(1, (os.cpu_count() or 1) - 1)) * cluster.cpus, quiet)
         return
     try:
         _check_reachable(cluster.address)
-        ray.init(address=cluster.address, **quiet)
+        with _same_signal_handlers():
+            ray.init(address=cluster.address, **quiet)
     except Exception as error:  # ConnectionError, ValueError, RuntimeError: by version and form of address
         problem = msg(
             "batch.no-cluster",
@@ -102,33 +114,80 @@ def start_ray(cluster: Cluster, folder: Path) -> None:
         raise UsageError(problem, msg("batch.no-cluster.hint", "start one with: ray start --head")) from None
 
 
+def require_alive() -> None:
+    """Raise a ResultError where a process of the cluster on this machine has ended: Ray would end this one, too."""
+    import ray._private.worker
+
+    node = ray._private.worker._global_node
+    if node is not None and node.head and (dead := node.dead_processes()):
+        raise ResultError(
+            msg(
+                "batch.ray-died", "a process of Ray on this machine ended: {names}", names=", ".join(n for n, _ in dead)
+            ),
+            msg("batch.ray-died.hint", "memory may have run out; continue with {@resume=True}"),
+        )
+
+
 @contextmanager
-def _without_rfc3987(folder: Path) -> Iterator[None]:
-    """Make processes that start meanwhile import faster.
+def _same_signal_handlers() -> Iterator[None]:
+    """Put the caller's signal handlers back: Ray installs its own, which end the process with a stack dump."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            if handler is not None:  # else it was not installed by Python
+                signal.signal(one, handler)
+
+
+def _private_settings(folder: Path) -> dict[str, str]:
+    """Return the environment of a cluster for this run only: a token of its own, quiet, and faster imports.
 
     Each of Ray's own dozen processes imports jsonschema. Where Jupyter is installed, jsonschema then compiles a grammar
     of URIs for two seconds, for checks that Ray never uses. A module that cannot be imported in the grammar's place
     makes jsonschema do without it.
     """
     (folder / "rfc3987_syntax.py").write_text("raise ImportError\n")
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), before]))
+    return {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")])),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    }
+
+
+@contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for processes that start meanwhile."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _start_here(cpus: int, quiet: dict[str, Any]) -> None:
+    """Start Ray for this run.
+
+    Raises:
+        ResultError: it does not start, or other machines or users could reach it.
+    """
     import ray
 
+    _check_address_space()
     for last in (False, True):  # Ray allows itself 30 seconds, which a busy machine may miss once
         try:
             # logical CPUs: one more than the workers take, or the reading task would wait for ever
-            ray.init("local", num_cpus=cpus + 1, include_dashboard=False, **quiet)
+            with _loopback_only():
+                ray._raylet.Config.initialize("")  # read the environment again
+                ray.init("local", num_cpus=cpus + 1, include_dashboard=False, _node_ip_address=_LOOPBACK, **quiet)
         except Exception as error:
             ray.shutdown()
             if last:
@@ -137,7 +196,61 @@ def _start_here(cpus: int, quiet: dict[str, Any]) -> None:
                     msg("batch.ray-start.hint", "use {@engine=local}"),
                 ) from error
         else:
-            return
+            break
+    if not _is_private():
+        ray.shutdown()
+        raise ResultError(
+            msg(
+                "batch.ray-open",
+                "Ray {version} would accept other users of this machine or network: it has no token or no loopback",
+                version=ray.__version__,
+            ),
+            msg(
+                "batch.ray-open.hint", "install a later release, pip install -U 'vitscope[ray]', or use {@engine=local}"
+            ),
+        )
+
+
+def _check_address_space() -> None:
+    """Raise where Ray's processes would abort, or wait for each other for ever: each reserves the object store."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if 0 <= limit < _ADDRESS_SPACE:
+        raise ResultError(
+            msg(
+                "batch.address-space",
+                "this process may use {limit} GB of address space (ulimit -v); Ray's processes need {needed} GB",
+                limit=format(limit / 1e9, ".3g"),
+                needed=format(_ADDRESS_SPACE / 1e9, ".3g"),
+            ),
+            msg("batch.address-space.hint", "run without that limit, or use {@engine=local}"),
+        )
+
+
+def _is_private() -> bool:
+    """Return whether the cluster listens on loopback only and requires the token."""
+    import ray
+
+    try:
+        from ray._private.authentication.authentication_utils import is_token_auth_enabled
+    except ImportError:  # releases before 2.52
+        return False
+    return bool(is_token_auth_enabled()) and all(node["NodeManagerAddress"] == _LOOPBACK for node in ray.nodes())
+
+
+@contextmanager
+def _loopback_only() -> Iterator[None]:
+    """Let Ray keep the loopback address, with which its processes listen on that only.
+
+    It is what Ray does on macOS and Windows; on Linux it would replace the address by one that other machines reach.
+    """
+    import ray._private.services
+
+    with mock.patch.object(ray._private.services, "resolve_ip_for_localhost", lambda host: host):
+        yield
 
 
 def _check_reachable(address: str) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from vitscope._messages import join_messages, msg
-from vitscope.batch.ray_cluster import Cluster, connected
+from vitscope.batch.ray_cluster import Cluster, connected, require_alive
 from vitscope.errors import ResultError, VitscopeError, first_line
 
 __all__ = ["MAX_WORKER_DEATHS", "NoProgressError", "TaskHandler", "run"]
@@ -255,6 +255,7 @@ def _collect(results: _Results, board: Any, stall_timeout: float | int) -> Itera
         try:
             kind, value = results.get(timeout=_POLL)
         except queue.Empty:
+            require_alive()
             progress = _progress(board, seen)
             if progress != seen:
                 moved, seen = time.monotonic(), progress
@@ -268,6 +269,7 @@ def _collect(results: _Results, board: Any, stall_timeout: float | int) -> Itera
         if isinstance(value, VitscopeError):
             raise value
         if kind == "broken":
+            require_alive()
             raise ResultError(msg("batch.ray-failed", "Ray failed: {reason}", reason=first_line(value))) from value
         yield pickle.loads(value)
 

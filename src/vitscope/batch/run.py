@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,9 @@ __all__ = ["ENGINES", "BatchSummary", "require_engine", "run"]
 ENGINES = {"local": "vitscope.batch.local_engine", "ray": "vitscope.batch.ray_engine"}
 
 
+_NAMED = 20  # images with an error that a summary names
+
+
 @dataclass
 class BatchSummary:
     """The result of a run.
@@ -33,6 +37,7 @@ class BatchSummary:
         images: images processed in this run, with the failed ones.
         failed: those of them with an error in their rows.
         failures: their number by kind of error.
+        errors: id and error of the first of them, 20 at most.
         skipped: images that earlier runs finished.
         failed_before: those of them with an error in their rows.
         shards: shards written in this run.
@@ -43,6 +48,7 @@ class BatchSummary:
     images: int = 0
     failed: int = 0
     failures: dict[str, int] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
     skipped: int = 0
     failed_before: int = 0
     shards: int = 0
@@ -107,6 +113,10 @@ def run(
             summary.failed += outcome.stats["failed"]
             summary.shards += 1
             kinds.update(outcome.stats["failures"])
+            if outcome.stats["failed"]:
+                rows = outcome.table.select(["id", "error"]).to_pylist()
+                named = {row["id"]: row["error"] for row in rows if row["error"]}
+                summary.errors.update(islice(named.items(), _NAMED - len(summary.errors)))
 
         try:
             tasks = sink.remaining(split_tasks(images, plan.shard_size))
