@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from vitscope.images import Picture
     from vitscope.media.clip import Clip
     from vitscope.media.clip_explanation import ClipExplanation
+    from vitscope.methods.places import query, region
     from vitscope.methods.targets import similar_to, text
     from vitscope.metrics.attention_statistics import Statistics
     from vitscope.metrics.measurement import Measurement
@@ -72,6 +73,8 @@ _HOMES = {
     "attribute": "engine.engine",
     "capture": "attention.capture",
     "load": "scope",
+    "query": "methods.places",
+    "region": "methods.places",
     "similar_to": "methods.targets",
     "text": "methods.targets",
     "widget_of": "viewer.widget",
@@ -113,6 +116,8 @@ __all__ = [
     "attribute",
     "capture",
     "load",
+    "query",
+    "region",
     "similar_to",
     "text",
     "widget_of",

@@ -212,3 +212,61 @@ class TestCommandLine:
         code, said = run(*arguments, "--gradient-rule", "libre")
         assert code == 2
         assert "did you mean 'libra'" in said.err
+
+
+def test_a_text_longer_than_the_model_reads_is_an_error(clip_folder):
+    """77 positions: 75 words, start and end."""
+    scope = vitscope.load(clip_folder)
+    limit = scope.model.config.text_config.max_position_embeddings
+    assert scope.explain(PHOTO, method="relevance", target=vitscope.text("a cat " * ((limit - 2) // 2))).score
+    long = vitscope.text("a cat on a sofa " * 20)
+    with raises(UsageError, "models.text-too-long", "models.text-too-long.hint") as caught:
+        scope.explain(PHOTO, method="relevance", target=long)
+    assert f"102 tokens, and this model reads {limit} at most" in caught.value.message
+    with raises(UsageError, "models.text-too-long"):
+        scope.validate(method="relevance", target=long)
+
+
+def test_a_text_longer_than_open_clip_reads_is_an_error():
+    open_clip = pytest.importorskip("open_clip")
+    tower = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
+    words = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    scope = vitscope.load(open_clip.CLIP(24, tower, words).eval())
+    fits, longer = "cat " * 14, "cat " * 15  # and start and end
+    assert scope.explain(PHOTO, method="relevance", target=vitscope.text(fits)).score
+    with raises(UsageError, "models.text-too-long") as caught:
+        scope.explain(PHOTO, method="relevance", target=vitscope.text(longer))
+    assert "17 tokens, and this model reads 16" in caught.value.message
+    with raises(UsageError, "models.text-too-long"):
+        scope.explain(PHOTO, method="relevance", target=vitscope.text("cat " * 400))
+
+
+@pytest.mark.parametrize("one", [np.int64(1), np.array(1), np.uint8(1), torch.tensor(1), torch.tensor(1).int(), "1"])
+def test_numbers_of_numpy_and_torch_are_classes(tiny_scope, one):
+    plain = tiny_scope.explain(PHOTO, method="relevance", target=1)
+    score = pytest.approx(plain.score, abs=1e-5)
+    assert tiny_scope.explain(PHOTO, method="relevance", target=one).score == score
+    assert tiny_scope.explain([PHOTO, PHOTO], method="relevance", target=[one, 2])[0].score == score
+    assert tiny_scope.explain(PHOTO, method="relevance", targets=[2, one])[1].score == score
+
+
+@pytest.mark.parametrize(
+    "wrong", [True, np.bool_(True), torch.tensor(True), 1.0, np.float32(1), torch.tensor(1.5), {"cat": 1}, b"cat"]
+)
+def test_what_is_no_class_is_refused(tiny_scope, wrong):
+    with raises(UsageError, "engine.target-kind", "engine.target-kind.hint"):
+        tiny_scope.explain(PHOTO, method="relevance", target=wrong)
+
+
+@pytest.mark.parametrize("out", [-1, 10**6, np.int64(-3), torch.tensor(-1)])
+def test_a_class_number_out_of_range_says_the_range(tiny_scope, out):
+    with raises(UsageError, "methods.no-such-class", "methods.no-such-class.hint"):
+        tiny_scope.explain(PHOTO, method="relevance", target=out)
+
+
+def test_options_take_numbers_of_numpy(tiny_scope):
+    given = {"head": np.int64(1), "layer": np.int32(0)}
+    plain = tiny_scope.explain(PHOTO, method="attention", head=1, layer=0)
+    np.testing.assert_array_equal(tiny_scope.explain(PHOTO, method="attention", method_options=given).map, plain.map)
+    with raises(UsageError, "methods.not-a-text"):
+        tiny_scope.explain(PHOTO, method="attention", method_options={"query": 3})

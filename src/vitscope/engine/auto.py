@@ -60,7 +60,7 @@ def choose_method(adapter: ModelAdapter, options: Options, supports: Callable[[M
         own = dict(adapter.auto_options)
         return MethodChoice(own.pop("method"), own, overlay_options=adapter.overlay_options)
     candidates: list[tuple[str, GradientRuleName, Message]] = []
-    if adapter.class_count() is not None or adapter.labels:
+    if adapter.class_count() is not None or (adapter.labels and not adapter.dense):
         reason = msg("engine.choice.class", "evidence for the class")
         candidates = [(name, rule, reason) for name, rule in EVIDENCE]
     elif any(target is not None for target in options.all_targets):

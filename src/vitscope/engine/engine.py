@@ -34,9 +34,10 @@ from vitscope.engine.request import Request, Tick, relevances
 from vitscope.engine.runner import ModelRunner, Prepared, alone, device_and_dtype
 from vitscope.errors import LayoutError, MethodError, Support, UnsupportedError, UsageError, VitscopeError
 from vitscope.explanation import Explanation
-from vitscope.geometry import TokenLayout
+from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import ImageLike, Picture
 from vitscope.methods.base import METHODS
+from vitscope.methods.places import RegionTarget
 from vitscope.methods.targets import Target
 from vitscope.models.base import ModelAdapter
 from vitscope.models.loading import open_model
@@ -108,9 +109,10 @@ class Engine(ModelRunner):
         """Settle the options, and every target on a grey image; see `Scope.validate`."""
         request = self.resolve(options)
         if request.follows_target:
-            answer = self.answer(self.prepare_pixels(self.adapter.blank(), options.size)[0][None])
+            pixels, region = self.prepare_pixels(self.adapter.blank(), options.size)
+            answer, grid = self.answer(pixels[None]), self.adapter.layout(region.input).grid
             for target in options.all_targets:
-                self.scorer(target, answer)
+                self.scorer(target.anywhere(grid) if isinstance(target, RegionTarget) else target, answer)
         return request
 
     def explain(
@@ -205,6 +207,7 @@ class Engine(ModelRunner):
         tick: Tick,
     ) -> list[list[Explanation] | Failure]:
         """Explain a batch in one forward; a number that is none stops all of it."""
+        targets = [self.placed(target, [image.region for image in batch]) for target in targets]
         forward = request.forward(self, torch.stack([image.pixels for image in batch]))
         explained: list[list[Explanation]] = [[] for _ in batch]
         failed: dict[int, Failure] = {}
@@ -233,8 +236,14 @@ class Engine(ModelRunner):
         tick = partial(progress, request.method.name) if progress else _silent
         step = len(pixels) if self.adapter.supports_batches else 1
         numbers = range(len(pixels))
+        height, width = pixels.shape[2:]
+        whole = [ImageRegion((width, height), (0, 0, width, height), (height, width))] * step
+
+        def runs(part: slice) -> "list[Target | list[Target]]":
+            return [self.placed(target, whole) for target in options.runs(numbers[part])]
+
         batches = [
-            relevances(self, request, request.forward(self, pixels[part]), options.runs(numbers[part]), tick)
+            relevances(self, request, request.forward(self, pixels[part]), runs(part), tick)
             for part in (slice(start, start + step) for start in numbers[::step])
         ]
         results = []

@@ -107,7 +107,7 @@ def logit_lens(
         (e,) = engine.explain(ready, options, progress)
         with blocks.skip(forward.states.at(number + 1).detach()):
             answer = engine.answer(forward.pixels)
-        score = float(engine.scorer(target, forward.answer)(answer)[0])
+        score = float(engine.scorer(target, forward.answer, [ready.region])(answer)[0])
         results.append(replace(e, predictions=engine.predictions(answer), score=score))
     return results
 
@@ -157,9 +157,9 @@ def statistics(
     ready = engine.prepare(image, size=options.size)
     forward, drops = engine.forward(ready.pixels[None], tokens=engine.blocks is not None), None
     if importance:
-        own = target is None and not engine.adapter.classifies(forward.answer)
+        own = target is None and not engine.adapter.classifies(forward.answer) and not engine.adapter.dense
         followed = SimilarTo("the whole model's feature", feature_of(forward.answer)) if own else target
-        scorer = engine.scorer(followed, forward.answer)
+        scorer = engine.scorer(followed, forward.answer, [ready.region])
         tick = partial(progress, "importance") if progress else lambda done, total: None
         drops = head_importance(
             forward.store, engine.model, forward.pixels, scorer, engine.answer, options.batch_size, tick

@@ -11,6 +11,7 @@ from vitscope._messages import msg
 from vitscope.attention import LayerSpec
 from vitscope.attention.gradient_rules import GRADIENT_RULES, GradientRuleName
 from vitscope.errors import UnknownNameError, UsageError, VitscopeError
+from vitscope.methods.places import QueryTarget, RegionTarget
 from vitscope.methods.targets import SimilarTo, Target, Text
 
 __all__ = ["OPTION_NAMES", "ExplainOptions", "Failure", "Options", "Progress", "Targets", "options_of", "target_of"]
@@ -72,7 +73,8 @@ class Options:
     Attributes:
         method: a method's name, or `auto` for what suits the model; the provenance records which was taken.
         target: what to explain, for methods that use gradients: a class by number or name, `"tabby - tiger"`,
-            `vitscope.text("a cat")`, `vitscope.similar_to(image)`, a function of the model's answer; None is the
+            `vitscope.region("cat", box=...)`, `vitscope.query(3, "cat")`, `vitscope.text("a cat")`,
+            `vitscope.similar_to(image)`, a function of the model's answer; None is the
             predicted class, and for a feature model the feature's own norm. A list, array or tensor of these has one
             for each image.
         targets: several of these, each explained for every image, from one forward.
@@ -167,6 +169,7 @@ class Options:
             )
 
 
+_TARGETS = (int, str, SimilarTo, Text, RegionTarget, QueryTarget)
 OPTION_NAMES = tuple(Options.__dataclass_fields__)
 
 
@@ -202,10 +205,13 @@ def _checked(target: Any) -> Any:
         found = [_checked(one) for one in target]
         if not any(isinstance(one, list) for one in found):
             return found
-    elif target is None or isinstance(target, (int, str, SimilarTo, Text)) or callable(target):
+    elif isinstance(target, bool):
+        pass  # True is no class 1
+    elif target is None or isinstance(target, _TARGETS) or callable(target):
         return target
     hint = msg(
         "engine.target-kind.hint",
-        "a class by number or name, vitscope.text(...), vitscope.similar_to(...) or a function of the answer",
+        "a class by number or name, vitscope.region(...), vitscope.query(...), vitscope.text(...), "
+        "vitscope.similar_to(...) or a function of the answer",
     )
     raise UsageError(msg("engine.target-kind", "{target} is not a target", target=repr(target)), hint)

@@ -13,6 +13,7 @@ from vitscope._version import __version__
 from vitscope.engine.options import Options
 from vitscope.engine.request import Request
 from vitscope.images import Picture
+from vitscope.methods.places import QueryTarget
 from vitscope.methods.targets import Target
 from vitscope.models.base import ModelAdapter
 
@@ -72,7 +73,16 @@ def notes_of(adapter: ModelAdapter, request: Request, target: Target = None) -> 
         )
     elif choice is not None:
         notes.append(msg("engine.chosen", "chosen by vitscope for this model: {choice}", choice=str(choice)))
-    if target is not None and "target" not in method.requires:
+    if isinstance(target, QueryTarget) and "target" not in method.requires:
+        notes.append(
+            msg(
+                "engine.reads-query",
+                "{method} is class-agnostic: it reads from query {index}, whatever the class",
+                method=method.name,
+                index=target.index,
+            )
+        )
+    elif target is not None and "target" not in method.requires:
         notes.append(
             msg(
                 "engine.class-agnostic",

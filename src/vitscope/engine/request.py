@@ -96,9 +96,10 @@ def relevances(
         targets: each for all images, or a list with one for each.
         tick: called with (done, total) while the method runs many forwards.
     """
-    store = forward.store.without_blocks() if "own-gradient" in request.method.requires else forward.store
+    whole = forward.store.without_blocks() if "own-gradient" in request.method.requires else forward.store
     made = []
     for number, target in enumerate(targets):
+        store = runner.read_from(whole, target, forward)
         scorer = runner.scorer(target, forward.answer) if request.follows_target else None
         score = torch.zeros(len(forward.pixels))
         with torch.set_grad_enabled("gradient" in request.method.requires):

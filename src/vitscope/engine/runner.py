@@ -1,7 +1,7 @@
 """One model as the engine runs it: images made ready, forwards with and without attention, targets settled."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, wraps
@@ -26,6 +26,7 @@ from vitscope.explanation import Activation
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import ImageLike, Picture
 from vitscope.methods.class_names import class_name
+from vitscope.methods.places import QueryTarget, RegionTarget, placed
 from vitscope.methods.targets import Scorer, SimilarTo, Target, Text, feature_of, scorer_of, scorer_of_each
 from vitscope.metrics.target_score import activated
 from vitscope.models.base import ModelAdapter
@@ -288,12 +289,21 @@ class ModelRunner:
         return stack.enter_context(found.watched(self.model))
 
     @alone
-    def scorer(self, target: "Target | list[Target]", answer: Tensor) -> Scorer:
+    def scorer(
+        self, target: "Target | list[Target]", answer: Tensor, regions: Sequence[ImageRegion] | None = None
+    ) -> Scorer:
         """Settle a target for the batch that gave this answer; of a list each image gets its own.
+
+        Args:
+            target: as for `Scope.explain`.
+            answer: the model's answer.
+            regions: what part of its photo each image shows, for targets that name a part and were not `placed`.
 
         Raises:
             UsageError: a target that does not fit the model.
         """
+        if regions is not None:
+            target = self.placed(target, regions)
         if isinstance(target, list):
             distinct = list(dict.fromkeys(target))
             return scorer_of_each([self.scorer(one, answer) for one in distinct], [distinct.index(t) for t in target])
@@ -302,7 +312,38 @@ class ModelRunner:
             target = target.with_features(feature_of(self.answer(pixels[None])))
         elif isinstance(target, Text) and target.features is None:
             target = target.with_features(self.adapter.text_features(target.words))
-        return scorer_of(target, answer, self.adapter.labels, self.adapter.classifies(answer))
+        dense = self.adapter.dense
+        return scorer_of(target, answer, self.adapter.labels, self.adapter.classifies(answer), dense)
+
+    def placed(self, target: "Target | list[Target]", regions: Sequence[ImageRegion]) -> "Target | list[Target]":
+        """Return a target that knows which part of its photo each image of a batch shows."""
+        named = target if isinstance(target, list) else [target]
+        if not any(isinstance(one, RegionTarget) for one in named):
+            return target
+        found: Target | list[Target] = placed(target, regions, self.adapter.layout(regions[0].input).grid)
+        return found
+
+    def read_from(self, store: AttentionStore, target: "Target | list[Target]", forward: Forward) -> AttentionStore:
+        """Return attention read from the query that a target names; any other target leaves it as it is.
+
+        Raises:
+            UsageError: no such query, or several of them in one batch.
+            UnsupportedError: which token a query is is not known.
+        """
+        named = target if isinstance(target, list) else [target]
+        indices = {one.index if isinstance(one, QueryTarget) else None for one in named}
+        if indices == {None}:
+            return store
+        if len(indices) > 1:
+            raise UsageError(
+                msg("engine.several-queries", "the images of one batch are read from one query"),
+                msg("engine.several-queries.hint", "{@batch_size=1} explains each from its own"),
+            )
+        for one in named:
+            assert isinstance(one, QueryTarget)
+            one.read(forward.answer)
+        (index,) = indices
+        return self.adapter.read_query(store, (forward.pixels.shape[2], forward.pixels.shape[3]), index or 0)
 
     def activation(self, answer: Tensor) -> Activation | None:
         """Return how an answer becomes predictions; None where it is no class scores."""

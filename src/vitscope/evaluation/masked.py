@@ -125,7 +125,7 @@ def patch_masker(engine: Engine, image: ImageLike, *, size: int | None = None, t
         answer,
         labels=engine.adapter.labels,
         activation=engine.activation(answer),
-        make_scorer=lambda other: engine.scorer(other, answer),
+        make_scorer=lambda other: engine.scorer(other, answer, [ready.region]),
     )
     fill = baseline_fill("mean", pixels, pixels, layout.grid)
     assert fill is not None

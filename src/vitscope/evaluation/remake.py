@@ -112,7 +112,7 @@ def score_of_map(
         answer,
         labels=engine.adapter.labels,
         activation=activation,
-        make_scorer=lambda target: engine.scorer(target, answer),
+        make_scorer=lambda target: engine.scorer(target, answer, [explanation.region]),
         previous=was,
     )
     if None not in (was, score.logit, explanation.target):

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, get_args
 
+import numpy as np
+
 from vitscope._messages import msg
 from vitscope._plugins import Registry
 from vitscope.errors import YES, Support, UnknownNameError, UsageError
@@ -65,6 +67,8 @@ class Option:
         if self.choices and value not in self.choices and not isinstance(value, int):
             raise UnknownNameError(self.name, str(value), self.choices)
         kind, given = type(self.default), {"option": self.name, "value": repr(value)}
+        if kind is str and not self.choices and not isinstance(value, str):
+            raise UsageError(msg("methods.not-a-text", "{option} is a text, not {value}", **given))
         if kind is bool and not isinstance(value, bool):
             raise UsageError(msg("methods.not-a-boolean", "{option} is true or false, not {value}", **given))
         if kind is float and (isinstance(value, bool) or not isinstance(value, (int, float))):
@@ -152,12 +156,13 @@ class Method:
         Raises:
             UsageError: an option that this method does not have, or a value of another kind or not one of its choices.
         """
-        for name, value in options.items():
+        given = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
+        for name, value in given.items():
             if name not in self.options:
                 kind = msg("methods.option-of", "option of the method '{method}'", method=self.name)
                 raise UnknownNameError(kind, name, self.options, also)
             self.options[name].check(value)
-        return {name: option.default for name, option in self.options.items()} | dict(options)
+        return {name: option.default for name, option in self.options.items()} | given
 
 
 METHODS: Registry[Method] = Registry(

@@ -1,4 +1,4 @@
-"""Targets: a class, the contrast of two, a text, a feature, the similarity to another image, or any function.
+"""Targets: a class, the contrast of two, a place, a text, a feature, the similarity to another image, or a function.
 
 A target turns the model's answer `(B, C)` or `(B, N, D)` into one score for each image; gradient methods differentiate
 that score.
@@ -16,6 +16,7 @@ from vitscope._messages import msg
 from vitscope.errors import MethodError, UsageError
 from vitscope.images import Picture, reusable
 from vitscope.methods.class_names import CONTRAST, class_name, class_number, contrast_numbers
+from vitscope.methods.places import QueryTarget, RegionTarget, parse_place
 
 __all__ = [
     "Scorer",
@@ -74,7 +75,7 @@ class Text:
         return replace(self, features=features)
 
 
-Target: TypeAlias = "int | str | SimilarTo | Text | Callable[[Tensor], Tensor] | None"
+Target: TypeAlias = "int | str | SimilarTo | Text | RegionTarget | QueryTarget | Callable[[Tensor], Tensor] | None"
 
 
 def similar_to(image: Any) -> SimilarTo:
@@ -104,8 +105,13 @@ def text(words: str) -> Text:
 
 
 def parse_target(words: str) -> Target:
-    """Parse a target as flags write it: `text:WORDS`, `image:PATH`, or a class by number, name or contrast."""
+    """Parse a target as flags write it: a class by number, name or contrast, or one of the forms with a colon.
+
+    These are `text:WORDS`, `image:PATH`, `region:CLASS:LEFT,TOP,RIGHT,BOTTOM` and `query:INDEX:CLASS`.
+    """
     kind, colon, rest = words.partition(":")
+    if colon and kind in ("region", "query"):
+        return parse_place(kind, rest)
     if colon and kind in ("text", "image"):
         return text(rest.strip()) if kind == "text" else similar_to(rest.strip())
     return words
@@ -117,6 +123,10 @@ def format_target(target: Target) -> str | None:
         return f"text:{target.words}"
     if isinstance(target, SimilarTo):
         return f"image:{target.image}" if isinstance(target.image, str) else None
+    if isinstance(target, QueryTarget):
+        return f"query:{target.index}:{target.which}"
+    if isinstance(target, RegionTarget):
+        return f"region:{target.which}:{','.join(f'{edge:.10g}' for edge in target.box)}" if target.box else None
     return str(target) if isinstance(target, (int, str)) else None
 
 
@@ -145,7 +155,9 @@ class Scorer:
         return self.score(precise, images)
 
 
-def scorer_of(target: Target, answer: Tensor, labels: Mapping[int, str], classifies: bool) -> Scorer:
+def scorer_of(
+    target: Target, answer: Tensor, labels: Mapping[int, str], classifies: bool, dense: bool = False
+) -> Scorer:
     """Fix a target for a batch of images.
 
     Args:
@@ -155,6 +167,7 @@ def scorer_of(target: Target, answer: Tensor, labels: Mapping[int, str], classif
         answer: the model's answer to the whole images.
         labels: class names by number.
         classifies: the answer is class logits.
+        dense: the answer has scores at many places: only a target that says where has one score for an image.
 
     Raises:
         UnknownNameError: a class that the model does not have, with the nearest spelling.
@@ -162,6 +175,12 @@ def scorer_of(target: Target, answer: Tensor, labels: Mapping[int, str], classif
             return one number per image.
     """
     count = len(answer)
+    if isinstance(target, (RegionTarget, QueryTarget)):
+        there = _class_scorer(target.which, target.read(answer), labels)
+        return Scorer(
+            [target.describe(name) for name in there.words],
+            lambda answer, images: there.score(target.read(answer, images), images),
+        )
     if isinstance(target, (SimilarTo, Text)):
         features = target.features
         if features is None:
@@ -188,6 +207,8 @@ def scorer_of(target: Target, answer: Tensor, labels: Mapping[int, str], classif
     if callable(target):
         name = getattr(target, "__name__", msg("methods.target-function", "a function"))
         return Scorer([name] * count, lambda answer, _: _checked(target, answer))
+    if dense and not classifies:
+        raise _many_places(target, answer)
     if target is None and not classifies:
         own = feature_of(answer).detach()
         return Scorer(
@@ -207,6 +228,34 @@ def scorer_of(target: Target, answer: Tensor, labels: Mapping[int, str], classif
                 "vitscope.similar_to(image), vitscope.text(words) or a function of the answer",
             ),
         )
+    return _class_scorer(target, answer, labels)
+
+
+def _many_places(target: Target, answer: Tensor) -> UsageError:
+    """Make the error for a target that does not say where, for an answer with scores at many places."""
+    return UsageError(
+        msg(
+            "methods.many-places",
+            "the model's answer ({shape}) has scores at many places, and the target {target} does not say where",
+            shape=" x ".join(map(str, ("B", *answer.shape[1:]))),
+            target=repr(target),
+        ),
+        msg(
+            "methods.many-places.map.hint",
+            "write region:CLASS:LEFT,TOP,RIGHT,BOTTOM, in Python vitscope.region(class, box=...) or mask=...",
+        )
+        if answer.ndim == 4
+        else msg(
+            "methods.many-places.rows.hint",
+            "write query:INDEX:CLASS, in Python vitscope.query(index, class); where each patch has a row also "
+            "region:CLASS:LEFT,TOP,RIGHT,BOTTOM",
+        ),
+    )
+
+
+def _class_scorer(target: int | str | None, answer: Tensor, labels: Mapping[int, str]) -> Scorer:
+    """Fix a class, the contrast of two or the predicted class by class scores `(B, C)`."""
+    count = len(answer)
     if target is None:
         best = answer.argmax(-1)
         words = [class_name(int(i), labels) for i in best]

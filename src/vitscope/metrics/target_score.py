@@ -14,6 +14,7 @@ from vitscope._messages import msg
 from vitscope.errors import UsageError
 from vitscope.explanation import Activation
 from vitscope.methods.class_names import class_name, class_number, contrast_numbers
+from vitscope.methods.places import place_of_text
 from vitscope.methods.targets import Scorer, SimilarTo, Target, Text, feature_of
 
 __all__ = ["Score", "ScoreKind", "activated", "make_score", "target_from_text"]
@@ -81,6 +82,7 @@ def make_score(
             msg("metrics.no-logits.hint", "leave {@score} out"),
         )
     if target is None and not classifies:
+        make_scorer(None)  # raises for an answer of many places
         whole = feature_of(answer.double())
         words = msg("metrics.cosine-to-whole", "cosine to the whole image's feature")
         return Score(
@@ -129,6 +131,8 @@ def target_from_text(words: str | None, classifies: bool) -> Target:
         return Text(found[1])
     if words.startswith("similar to ") and Path(words.removeprefix("similar to ")).exists():
         return SimilarTo(words.removeprefix("similar to "))
+    if not classifies and (place := place_of_text(words)) is not None:
+        return place
     if not classifies or words.startswith("similar to "):
         raise UsageError(
             msg("metrics.target-not-restorable", "the target '{words}' cannot be restored from its text", words=words),

@@ -9,14 +9,16 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from vitscope._messages import msg
 from vitscope.errors import LayoutError, UnknownNameError, UsageError
+from vitscope.geometry import TokenLayout
 from vitscope.models.options import Output
 
-__all__ = ["AnswerReader", "answer_of"]
+__all__ = ["AnswerReader", "answer_of", "tokens_read"]
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,8 @@ _SIDE = re.compile(r"(^|\.)(\w*_)?(loss|losses|loss_dict|hidden_states|attention
 _STEP = re.compile(r"\.?([^.\[\]]+)|\[(-?\d+)\]")
 _DEEP = 4
 _LISTED = 12
+_SHOWN = 8
+_READ = 1e-3  # of the answer, less is rounding
 
 
 class AnswerReader:
@@ -81,6 +85,23 @@ class AnswerReader:
 def answer_of(output: Any, images: int = 1) -> Tensor:
     """Return the tensor of one output that is its answer; the errors are those of AnswerReader."""
     return AnswerReader()(output, images)
+
+
+def tokens_read(layout: TokenLayout, readout: np.ndarray | None = None) -> str:
+    """Say which tokens an answer is made of, with their shares.
+
+    Args:
+        layout: which token is which.
+        readout: how much of each token is read; by default what the layout says.
+    """
+    if layout.pooling == "map":
+        return msg("models.reads.pooling", "by attention pooling")
+    shares = layout.readout() if readout is None else readout / readout.sum()
+    prefix = len(layout.prefix)
+    parts: list[tuple[str, float]] = list(zip(layout.prefix, shares[:prefix].tolist(), strict=True))
+    parts.append((msg("models.reads.patches", "patches"), float(shares[prefix:].sum())))
+    listed = [f"{name} {share:.0%}" for name, share in parts if share > _READ]
+    return ", ".join(listed if len(listed) < _SHOWN else [*listed[:3], "...", listed[-1]])
 
 
 def _find(output: Any, chosen: Any, images: int) -> str:

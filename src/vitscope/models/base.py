@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from vitscope._messages import Message, msg
 from vitscope._plugins import Registry
-from vitscope.errors import YES, Support, UnsupportedError
+from vitscope.errors import YES, Support, UnsupportedError, UsageError
 from vitscope.explanation import Activation, Explanation
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture, ReadOptions, grey_picture, load_image
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from vitscope.attention.recorder import AttentionRecorder
     from vitscope.tracing.block_io import BlockMap
 
-__all__ = ["ADAPTERS", "ModelAdapter", "image_size", "libraries_of"]
+__all__ = ["ADAPTERS", "ModelAdapter", "image_size", "libraries_of", "text_too_long"]
+
+_SHOWN = 40  # characters of a text
+_NO_QUERIES = msg("models.queries-unknown", "from which tokens one query of the answer is made is not known")
 
 
 class ModelAdapter(ABC):
@@ -180,6 +183,14 @@ class ModelAdapter(ABC):
             ),
         )
 
+    def read_query(self, store: "AttentionStore", size: tuple[int, int], index: int) -> "AttentionStore":
+        """Return the attention of a forward, read from one query of the answer `(B, Q, C)` instead of all of them.
+
+        Raises:
+            UnsupportedError: which token a query is is not known.
+        """
+        raise UnsupportedError(_NO_QUERIES)
+
     def reads(self) -> str:
         """Say which part of the model's output is explained, and after which layer; empty where that is not known."""
         return ""
@@ -241,6 +252,21 @@ def libraries_of(model: object) -> tuple[str, ...]:
 def image_size(size: tuple[int, int]) -> Message:
     """Write height and width in pixels."""
     return msg("models.pixels", "{height} x {width} pixels", height=size[0], width=size[1])
+
+
+def text_too_long(text: str, tokens: int, limit: int) -> UsageError:
+    """Make the error for a text of which the model would read only the beginning."""
+    short = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return UsageError(
+        msg(
+            "models.text-too-long",
+            "the text '{text}' has {tokens} tokens, and this model reads {limit} at most, start and end included",
+            text=short,
+            tokens=tokens,
+            limit=limit,
+        ),
+        msg("models.text-too-long.hint", "shorten the text: nothing of it is cut off silently"),
+    )
 
 
 def _is_adapter(part: object) -> bool:

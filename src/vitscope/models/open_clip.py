@@ -11,12 +11,13 @@ from vitscope._messages import Message, msg
 from vitscope.attention.model_modes import eval_mode
 from vitscope.errors import ModelError, UnknownNameError, first_line, require_package
 from vitscope.geometry import TokenLayout
-from vitscope.models.base import ADAPTERS
+from vitscope.models.base import ADAPTERS, text_too_long
 from vitscope.models.generic import GenericAdapter
 
 __all__ = ["OpenClipAdapter"]
 
 _CLIP_VOCABULARY = 49408
+_ROOM = 8
 
 
 class OpenClipAdapter(GenericAdapter):
@@ -87,12 +88,13 @@ class OpenClipAdapter(GenericAdapter):
 
         Raises:
             UnsupportedError: this is an image tower alone.
+            UsageError: the text has more tokens than the model has positions.
             ModelError: the model's tokenizer is not known, or unreachable.
         """
         if not hasattr(self.model, "encode_text"):
             return super().text_features(text)
         device, model = next(self.model.parameters()).device, cast(Any, self.model)
-        tokens = self._tokenizer()([text])
+        tokens = _whole_tokens(self._tokenizer(), text)
         with eval_mode(self.model), torch.no_grad():
             features: Tensor = model.encode_text(tokens.to(device))
         return features
@@ -129,6 +131,18 @@ class OpenClipAdapter(GenericAdapter):
         if not self._own_processor:
             return super().preprocessing()
         return msg("models.preprocessing.open-clip", "open_clip's own for this tower")
+
+
+def _whole_tokens(tokenizer: Callable[..., Tensor], text: str) -> Tensor:
+    """Return the tokens `(1, L)` of a text; open_clip's tokenizers cut what is longer, which more room shows."""
+    tokens = tokenizer([text])
+    limit = tokens.shape[1]
+    room = tokenizer([text], context_length=_ROOM * limit)[0]
+    written = (room != room[-1]).nonzero()
+    count = int(written.max()) + 1 if len(written) else 0
+    if count > limit or (count == limit and not torch.equal(tokens[0], room[:limit])):
+        raise text_too_long(text, max(count, limit + 1), limit)
+    return tokens
 
 
 ADAPTERS.add(OpenClipAdapter.name, OpenClipAdapter)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -17,14 +18,14 @@ from vitscope.attention.model_modes import eval_mode, own_state
 from vitscope.attention.recorder import AttentionRecorder
 from vitscope.errors import YES, CaptureError, LayoutError, Support, UnsupportedError, first_line
 from vitscope.geometry import TokenLayout
-from vitscope.models.answers import AnswerReader
+from vitscope.models.answers import AnswerReader, tokens_read
 from vitscope.models.base import image_size
 from vitscope.models.class_scores import ClassScores
 from vitscope.models.preprocessing import size_refused
 from vitscope.models.weights import hash_of
 from vitscope.tracing.block_finder import find_block_map
 from vitscope.tracing.block_io import BlockMap
-from vitscope.tracing.chain import graph_outputs, layer_blocks, operator_chain
+from vitscope.tracing.chain import OperatorChain, graph_outputs, layer_blocks, operator_chain
 from vitscope.tracing.records import CAPTURE_HINT
 from vitscope.tracing.trace import Trace
 from vitscope.tracing.trace import trace as trace_model
@@ -37,7 +38,6 @@ _DIFFERENTIAL = msg(
     "models.differential-attention",
     "one attention is subtracted from another: averages over heads count both alike, as if they were added",
 )
-_READ = 1e-3  # of the answer, less is rounding
 _READS_APART = msg(
     "models.reads-apart",
     "this model's answer is not made of the tokens after its last layer alone, or its layers are not one after another "
@@ -210,6 +210,28 @@ class TracedAdapter(ClassScores):
         answer = _channels_placed(self.reader(self.run(pixels), len(pixels)), self.channel_axis)
         return answer if self.cls_index is None or answer.ndim != 3 else answer[:, self.cls_index]
 
+    def read_query(self, store: AttentionStore, size: tuple[int, int], index: int) -> AttentionStore:
+        """Return the attention of a forward, read from one query of the answer instead of all of them."""
+        if self.given_layout is not None:
+            return super().read_query(store, size, index)
+
+        def answer_of_query(pixels: Tensor) -> Tensor:
+            return self._answer_together(pixels)[:, index]
+
+        whole = self.trace(size)
+        known: dict[tuple[tuple[int, int], int], Trace] = self.__dict__.setdefault("_query_traces", {})
+        if (size, index) not in known:
+            known[size, index] = trace_model(answer_of_query, self.model, size, whole.events)
+        found = known[size, index]
+        if (found.layers, found.layout.grid, found.leaf_sizes) != (whole.layers, whole.layout.grid, whole.leaf_sizes):
+            return super().read_query(store, size, index)
+        if isinstance(store.chain, OperatorChain):
+            batch = len(store.chain.averages.out)
+            chain = operator_chain(answer_of_query, self.model, (batch, *size), found, store.chain.recorded)
+            return replace(store, chain=chain.with_blocks(store.blocks))
+        row = torch.from_numpy(found.readout / found.readout.sum()).float()
+        return replace(store, pool=None, readout=row.to(store.blocks[0].device)) if store.blocks else store
+
     def reads(self) -> Message:
         """Say which part of the model's output is explained, from which tokens it is made, and after which layer."""
         if not self.reader.shape:
@@ -221,7 +243,7 @@ class TracedAdapter(ClassScores):
             return msg("models.reads.given", "{name} ({shape})", name=name, shape=shape)
         unread = self.trace().unread if "_traces" in self.__dict__ else 0
         facts = {"name": name, "shape": shape, "read": self.depth, "layers": self.depth + unread}
-        facts["tokens"] = self._tokens_read()
+        facts["tokens"] = tokens_read(self.layout(), self.trace().readout if "_traces" in self.__dict__ else None)
         if self.isotropic:
             return msg(
                 "models.reads",
@@ -231,19 +253,6 @@ class TracedAdapter(ClassScores):
         return msg(
             "models.reads.up-to", "{name} ({shape}), made of tokens up to layer {read} of {layers}: {tokens}", **facts
         )
-
-    def _tokens_read(self) -> str:
-        """Say which tokens the answer is made of."""
-        layout = self.layout()
-        if layout.pooling == "map":
-            return msg("models.reads.pooling", "by attention pooling")
-        shares = self.trace().readout if "_traces" in self.__dict__ else layout.readout()
-        shares, prefix = shares / shares.sum(), len(layout.prefix)
-        parts = [(name, share) for name, share in zip(layout.prefix, shares[:prefix], strict=True) if share > _READ]
-        if (patches := shares[prefix:].sum()) > _READ:
-            parts.append((msg("models.reads.patches", "patches"), patches))
-        listed = [f"{name} {share:.0%}" for name, share in parts]
-        return ", ".join(listed if len(listed) < 8 else [*listed[:3], "...", listed[-1]])
 
     def attention(self, recorder: AttentionRecorder, size: tuple[int, int], answer: Tensor) -> AttentionStore:
         """Return the store of a captured forward on images of that size: plain blocks, or a chain of operators."""

@@ -23,7 +23,7 @@ from vitscope.errors import YES, ModelError, Support
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture
 from vitscope.models.answers import answer_of
-from vitscope.models.base import ADAPTERS, ModelAdapter, image_size
+from vitscope.models.base import ADAPTERS, ModelAdapter, image_size, text_too_long
 from vitscope.models.traced import TracedAdapter
 from vitscope.models.transformers_processor import ProcessorRunner, as_pair, cut_patches, takes_patches
 from vitscope.models.transformers_types import CLASSIFIER, VIDEO_TYPES, find_type
@@ -125,6 +125,7 @@ class TransformersAdapter(TracedAdapter):
 
         Raises:
             UnsupportedError: it has none.
+            UsageError: the text has more tokens than the model has positions.
             ModelError: its tokenizer is not known, or unreachable.
         """
         if not hasattr(self.model, "get_text_features"):
@@ -134,6 +135,8 @@ class TransformersAdapter(TracedAdapter):
         siglip = "siglip" in self.config.model_type  # trained on padded texts, without a mask over the padding
         length = self.config.text_config.max_position_embeddings
         padding = "max_length" if siglip else True
+        if (tokens := len(self._tokenizer(text)["input_ids"])) > length:
+            raise text_too_long(text, tokens, length)
         inputs = self._tokenizer([text], padding=padding, truncation=True, max_length=length, return_tensors="pt")
         if siglip:
             inputs.pop("attention_mask", None)

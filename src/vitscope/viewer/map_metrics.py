@@ -14,6 +14,7 @@ from vitscope.engine.engine import Engine
 from vitscope.engine.options import Progress
 from vitscope.evaluation.evaluate import ScoreCache, measure
 from vitscope.explanation import Explanation
+from vitscope.methods.places import QueryTarget, RegionTarget
 from vitscope.metrics.measurement import Measurement
 from vitscope.metrics.perturb import Baseline, Probe, baseline_fill
 from vitscope.metrics.ranking import rank_map, step_counts, top_masks
@@ -36,6 +37,7 @@ def measure_maps(
     seed: int,
     progress: Progress | None,
     seconds: float | int | None = None,
+    place: QueryTarget | RegionTarget | None = None,
 ) -> dict[int, tuple[Measurement, Steps]]:
     """Measure deletion and insertion of each map of one image, with predictions at each step.
 
@@ -48,6 +50,7 @@ def measure_maps(
         seed: draws the random maps.
         progress: called before each forward.
         seconds: after so long the maps that are left stay as they are; None waits for all.
+        place: the target of all maps, where it says where in an answer of many places.
 
     Returns:
         By the map's number: the measurement, and for each step (label, probability) of the likeliest classes.
@@ -70,6 +73,7 @@ def measure_maps(
             measurement = measure(
                 engine,
                 explanation,
+                target=place,
                 metrics=("deletion", "insertion"),
                 baseline=baseline,
                 steps=_STEPS,

@@ -19,6 +19,7 @@ from vitscope.engine.runner import Prepared
 from vitscope.errors import MethodError, VitscopeError
 from vitscope.explanation import Explanation
 from vitscope.images import ImageLike, Picture, reusable
+from vitscope.methods.places import QueryTarget, RegionTarget
 from vitscope.methods.targets import Target, format_target
 from vitscope.viewer.attention_payload import pack_attention, supports_rows, without_rows
 from vitscope.viewer.document import SCHEMA, image_urls, json_safe
@@ -228,8 +229,11 @@ def _maps(
     explained += _classes(engine, image, labels, options, missing)
     measuring = msg("viewer.measurement", "measurement")
     measured: dict[int, Any] = {}
+    place = options.target if isinstance(options.target, (QueryTarget, RegionTarget)) else None
     if options.measure:
-        measured = measure_maps(engine, [e for e, _ in explained], options.seed, options.progress, options.seconds)
+        measured = measure_maps(
+            engine, [e for e, _ in explained], options.seed, options.progress, options.seconds, place
+        )
     if not options.measure:
         missing.append({"what": measuring, "why": msg("viewer.not-measured", "measuring was switched off")})
     elif len(measured) < len(explained):
