@@ -221,13 +221,15 @@ class TracedAdapter(ClassScores):
         whole = self.trace(size)
         known: dict[tuple[tuple[int, int], int], Trace] = self.__dict__.setdefault("_query_traces", {})
         if (size, index) not in known:
-            known[size, index] = trace_model(answer_of_query, self.model, size, whole.events)
+            known[size, index] = trace_model(answer_of_query, self.model, size, whole.events, self.channels)
         found = known[size, index]
         if (found.layers, found.layout.grid, found.leaf_sizes) != (whole.layers, whole.layout.grid, whole.leaf_sizes):
             return super().read_query(store, size, index)
         if isinstance(store.chain, OperatorChain):
             batch = len(store.chain.averages.out)
-            chain = operator_chain(answer_of_query, self.model, (batch, *size), found, store.chain.recorded)
+            chain = operator_chain(
+                answer_of_query, self.model, (batch, self.channels, *size), found, store.chain.recorded
+            )
             return replace(store, chain=chain.with_blocks(store.blocks))
         row = torch.from_numpy(found.readout / found.readout.sum()).float()
         return replace(store, pool=None, readout=row.to(store.blocks[0].device)) if store.blocks else store
