@@ -189,13 +189,20 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
         ],
     ),
     "attention/changes.py": (
-        ["attention/test_capture.py"],
-        [("hooks stay", "self.on_exit(partial(remove_hook, module, hook))", "pass")],
+        ["attention/test_capture.py", "engine/test_interrupts.py"],
+        [
+            ("hooks stay", "self.on_exit(partial(remove_hook, module, number))", "pass"),
+            (
+                "what an interrupt left is not undone",
+                "            finally:\n                changes.undo()\n",
+                "            finally:\n                pass\n",
+            ),
+        ],
     ),
     "attention/model_lock.py": (
         ["engine/test_threads.py"],
         [
-            ("two threads run one model", "if not self._blocking(_TABLE.held) and", "if"),
+            ("two threads run one model", "if not self._blocking(tuple(_TABLE.held)) and", "if"),
             ("a model and its part are different models", "found.add(id(module))", "found.add(id(model))"),
         ],
     ),

@@ -144,20 +144,19 @@ def test_canary_a_mode_keeps_modules_off_their_fused_path(kind):
 
 
 class TestRemoval:
-    @pytest.mark.parametrize("options", [{}, {"with_kwargs": True}])
-    @pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
-    def test_canary_a_hook_leaves_nothing(self, register, options):
-        model = nn.Linear(2, 2)
-        before = {name: dict(value) for name, value in vars(model).items() if "hooks" in name}
-
-        def hook(*_):
-            raise AssertionError("it was called")
-
-        getattr(model, register)(hook, **options)
-        _torch_private.remove_hook(model, hook)
-        _torch_private.remove_hook(model, hook)
-        assert {name: dict(value) for name, value in vars(model).items() if "hooks" in name} == before
+    @pytest.mark.parametrize("before", [True, False])
+    def test_canary_a_hook_is_called_with_its_options_and_leaves_nothing(self, before):
+        model, calls = nn.Linear(2, 2), []
+        untouched = {name: dict(value) for name, value in vars(model).items() if "hooks" in name}
+        options = {"before": before, "with_kwargs": True} | ({} if before else {"always_call": True})
+        _torch_private.add_hook(model, -5, lambda *given: calls.append(len(given)), **options)
         model(torch.ones(2))
+        with pytest.raises(RuntimeError, match="shapes"):
+            model(torch.ones(3))
+        assert calls == [3, 3] if before else [4, 4]
+        _torch_private.remove_hook(model, -5)
+        _torch_private.remove_hook(model, -5)
+        assert {name: dict(value) for name, value in vars(model).items() if "hooks" in name} == untouched
 
     def test_canary_a_mode_left_on_the_stack_is_removed_and_those_below_stay(self):
         class Mode(torch.overrides.TorchFunctionMode):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitscope.attention import changes, model_lock
+from vitscope.attention import changes, model_lock, model_modes
 
 _PLAIN = (bool, int, float, str, tuple, type(None))
 
@@ -43,7 +43,9 @@ def surroundings() -> dict[str, Any]:
         "default dtype": torch.get_default_dtype(),
         "models held": list(model_lock._TABLE.held),
         "models waited for": list(model_lock._TABLE.waiting),
-        "locks": (model_lock._TABLE.guard.locked(), changes._REGISTERING.locked()),
+        "open changes": len(changes._OPEN.stack),
+        "locks": (model_lock._TABLE.guard._lock._is_owned(), model_modes._EAGER._guard._lock._is_owned()),
+        "suspended": set(model_modes._EAGER._users),
     }
     if "torch._dynamo" in sys.modules:
         found["compiling"] = torch._dynamo.eval_frame._stance

@@ -4,6 +4,7 @@
 fallback.
 """
 
+import itertools
 import types
 from collections.abc import Callable
 from typing import Any, cast
@@ -17,8 +18,10 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack,
 __all__ = [
     "DisableTensorSubclass",
     "InferenceMode",
+    "add_hook",
     "compile_stance",
     "flash_attention_with_lse",
+    "hook_numbers",
     "remove_hook",
     "remove_mode",
     "set_compile_stance",
@@ -103,20 +106,40 @@ DisableTensorSubclass: Any = getattr(torch._C, "DisableTorchFunctionSubclass", N
 # Part 5, without code here: nn.MultiheadAttention and nn.TransformerEncoderLayer leave their fused path while a mode is
 # active. Otherwise capture would report that the model made no attention call.
 
-# Part 6: the dictionaries of a module's hooks. A handle, the public way to remove a hook, is lost where an interrupt
-# comes between the registration and the assignment. Without them, `remove_hook` raises an AttributeError.
+# Part 6: the dictionaries of a module's hooks. Torch's own functions may give two threads the same number, and the
+# handle that removes a hook is lost where an interrupt comes before its assignment. Without these, both functions raise
+# an AttributeError.
+
+hook_numbers = itertools.count(-1, -1)  # torch counts up
 
 
-def remove_hook(module: nn.Module, hook: Callable[..., Any]) -> None:
-    """Remove a forward hook or pre-hook, also one that is half registered, or not at all."""
-    for hooks, extras in (
-        (module._forward_pre_hooks, (module._forward_pre_hooks_with_kwargs,)),
-        (module._forward_hooks, (module._forward_hooks_with_kwargs, module._forward_hooks_always_called)),
+def add_hook(
+    module: nn.Module,
+    number: int,
+    hook: Callable[..., Any],
+    *,
+    before: bool,
+    with_kwargs: bool = False,
+    always_call: bool = False,
+) -> None:
+    """Register a forward hook, or a pre-hook if `before`; the options are those of `register_forward_hook`."""
+    if with_kwargs:
+        (module._forward_pre_hooks_with_kwargs if before else module._forward_hooks_with_kwargs)[number] = True
+    if always_call:
+        module._forward_hooks_always_called[number] = True
+    (module._forward_pre_hooks if before else module._forward_hooks)[number] = hook
+
+
+def remove_hook(module: nn.Module, number: int) -> None:
+    """Remove a forward hook or pre-hook, if it is registered; the hook itself first."""
+    for hooks in (
+        module._forward_pre_hooks,
+        module._forward_hooks,
+        module._forward_pre_hooks_with_kwargs,
+        module._forward_hooks_with_kwargs,
+        module._forward_hooks_always_called,
     ):
-        for number in [number for number, other in list(hooks.items()) if other is hook]:
-            for extra in extras:
-                extra.pop(number, None)
-            hooks.pop(number, None)
+        hooks.pop(number, None)
 
 
 # Part 7: the stack of function modes of a thread. `with mode:` would leave it there where an interrupt comes before its

@@ -95,10 +95,11 @@ class _Capture(Changes):
 
     def _begin(self) -> None:
         self.on_exit(self._hold.release)
+        self.on_exit(self._recorder._modules.clear)  # a mode that an interrupt in torch left does nothing
         for name, module in self._model.named_modules():
             if name and next(module.children(), None) is None:
                 continue  # a linear layer or a norm; where such a module does call the kernel, its parent is named
-            self.pre_hook(module, partial(self._enter, name))
+            self.hook(module, partial(self._enter, name), before=True)
             self.hook(module, self._leave, always_call=True)
         suspend_compiling(self)
         self.mode(self._capture_mode)

@@ -16,14 +16,33 @@ from typing import Any, ParamSpec, Self, TypeVar
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from vitscope.attention._torch_private import remove_hook, remove_mode
+from vitscope.attention._torch_private import add_hook, hook_numbers, remove_hook, remove_mode
 
-__all__ = ["Changes", "restoring"]
+__all__ = ["Changes", "Guard", "restoring"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_REGISTERING = threading.Lock()  # torch numbers hooks without one: two threads could get the same number
+
+class Guard:
+    """A lock around a few lines. `free`, to be called by what undoes them, unlocks it where an interrupt did not."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *raised: object) -> None:
+        self.free()
+
+    def free(self) -> None:
+        """Unlock it, if this thread has locked it."""
+        try:
+            while True:
+                self._lock.release()
+        except RuntimeError:  # it is not, or no longer
+            pass
 
 
 class _Open(threading.local):
@@ -66,23 +85,16 @@ class Changes:
         )
         values[name] = value
 
-    def hook(self, module: nn.Module, hook: Callable[..., Any], **options: bool) -> None:
-        """Register a forward hook."""
-        self._hooked(module, hook, module.register_forward_hook, options)
-
-    def pre_hook(self, module: nn.Module, hook: Callable[..., Any], **options: bool) -> None:
-        """Register a forward pre-hook."""
-        self._hooked(module, hook, module.register_forward_pre_hook, options)
+    def hook(self, module: nn.Module, hook: Callable[..., Any], *, before: bool = False, **options: bool) -> None:
+        """Register a forward hook, or with `before` a pre-hook; the options are those of torch's function."""
+        number = next(hook_numbers)
+        self.on_exit(partial(remove_hook, module, number))
+        add_hook(module, number, hook, before=before, **options)
 
     def mode(self, mode: TorchFunctionMode) -> None:
         """Enter a mode on this thread."""
         self.on_exit(partial(remove_mode, mode))
         mode.__enter__()  # type: ignore[no-untyped-call]
-
-    def _hooked(self, module: nn.Module, hook: Callable[..., Any], register: Any, options: dict[str, bool]) -> None:
-        self.on_exit(partial(remove_hook, module, hook))
-        with _REGISTERING:
-            register(hook, **options)
 
     def undo(self) -> None:
         """Undo what is recorded, and whatever is left of `Changes` opened later that an interrupt kept from it."""

@@ -7,13 +7,14 @@ which they asked for it.
 
 import os
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Self
 
 from torch import nn
 
 from vitscope._messages import msg
-from vitscope.attention.changes import Changes
+from vitscope.attention.changes import Changes, Guard
 from vitscope.errors import CaptureError
 
 __all__ = ["ModelHold", "exclusive"]
@@ -25,7 +26,7 @@ class _Table:
     """Which threads hold and wait for which models, in this process."""
 
     def __init__(self) -> None:
-        self.guard = threading.Lock()
+        self.guard = Guard()
         self.held: list[ModelHold] = []
         self.waiting: dict[ModelHold, threading.Lock] = {}
 
@@ -67,6 +68,7 @@ class ModelHold:
         for gate in tuple(_TABLE.waiting.values()):
             if gate.locked():
                 _open(gate)
+        _TABLE.guard.free()
 
     def _taken(self, gate: threading.Lock, holds_others: bool) -> bool:
         """Take the model if it is free, and if no other thread asked before; else wait in line."""
@@ -75,7 +77,7 @@ class ModelHold:
             if self in ahead:
                 ahead = ahead[: ahead.index(self)]
             # who holds a model already goes first: those ahead may wait for that one
-            if not self._blocking(_TABLE.held) and (holds_others or not self._blocking(ahead)):
+            if not self._blocking(tuple(_TABLE.held)) and (holds_others or not self._blocking(ahead)):
                 _TABLE.held.append(self)
                 _TABLE.waiting.pop(self, None)
                 return True
@@ -87,19 +89,19 @@ class ModelHold:
                 )
             return False
 
-    def _blocking(self, holds: "list[ModelHold]") -> "list[ModelHold]":
+    def _blocking(self, holds: "Sequence[ModelHold]") -> "list[ModelHold]":
         """Return those of other threads that have a part in common with this one."""
         return [hold for hold in holds if hold.thread != self.thread and not self._parts.isdisjoint(hold._parts)]
 
     def _waits_for_itself(self) -> bool:
         """Return whether a thread that this one waits for waits, maybe through others, for this one."""
-        seen, threads = set[int](), [hold.thread for hold in self._blocking(_TABLE.held)]
+        seen, threads = set[int](), [hold.thread for hold in self._blocking(tuple(_TABLE.held))]
         while threads:
             thread = threads.pop()
             if thread not in seen:
                 seen.add(thread)
-                wanted = [hold for hold in _TABLE.waiting if hold.thread == thread]
-                threads += [other.thread for hold in wanted for other in hold._blocking(_TABLE.held)]
+                wanted = [hold for hold in list(_TABLE.waiting) if hold.thread == thread]
+                threads += [other.thread for hold in wanted for other in hold._blocking(tuple(_TABLE.held))]
         return self.thread in seen
 
 

@@ -4,7 +4,6 @@ Each holds the model meanwhile: no other thread of vitscope runs it or changes i
 """
 
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial, wraps
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vitscope.attention._torch_private import InferenceMode, compile_stance, set_compile_stance
-from vitscope.attention.changes import Changes, restoring
+from vitscope.attention.changes import Changes, Guard, restoring
 from vitscope.attention.model_lock import exclusive
 
 __all__ = ["eval_mode", "frozen_parameters", "own_state", "suspend_compiling"]
@@ -83,21 +82,22 @@ class _Eager:
     """
 
     def __init__(self) -> None:
-        self._lock, self._users, self._before = threading.Lock(), set[object](), None
+        self._guard, self._users, self._before = Guard(), set[object](), None
 
     def enter(self, user: object) -> None:
         """Suspend it for one more user."""
-        with self._lock:
+        with self._guard:
             self._before = self._before if self._users else compile_stance()
             self._users.add(user)
             torch.compiler.set_stance("force_eager")
 
     def leave(self, user: object) -> None:
         """Restore it after the last user; may be called twice."""
-        with self._lock:
+        with self._guard:
             if user in self._users and len(self._users) == 1:
                 set_compile_stance(self._before)
             self._users.discard(user)
+        self._guard.free()
 
 
 _EAGER = _Eager()

@@ -126,7 +126,7 @@ class TransformerBlocks:
 
         with Changes() as changes:
             for block in self.blocks:
-                changes.pre_hook(block, enter, with_kwargs=True)
+                changes.hook(block, enter, before=True, with_kwargs=True)
                 for module in block.modules():
                     if "norm" in type(module).__name__.lower():
                         changes.hook(module, norm)
@@ -157,7 +157,7 @@ class TransformerBlocks:
             return _with_tokens(args, kwargs, fewer)
 
         with Changes() as changes:
-            changes.pre_hook(self.blocks[0], enter, with_kwargs=True)
+            changes.hook(self.blocks[0], enter, before=True, with_kwargs=True)
             yield
 
     @contextmanager

@@ -50,7 +50,7 @@ def weight_groups(model: nn.Module, run: Callable[[], object], blocks: Sequence[
 
     with Changes() as changes:
         for module in model.modules():
-            changes.pre_hook(module, enter)
+            changes.hook(module, enter, before=True)
         run()
     owner = {id(inside): number for number, block in enumerate(blocks) for inside in block.modules()}
     first = position[id(blocks[0])] if blocks else 0

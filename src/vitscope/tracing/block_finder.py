@@ -170,7 +170,7 @@ class _ModuleObserver:
         with Changes() as changes:
             for path, module in self.model.named_modules():
                 norm = "norm" in type(module).__name__.lower()
-                changes.pre_hook(module, entering(path), with_kwargs=True)
+                changes.hook(module, entering(path), before=True, with_kwargs=True)
                 changes.hook(module, leaving(path, norm))
             yield
 

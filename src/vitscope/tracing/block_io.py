@@ -161,7 +161,7 @@ class BlockMap:
         with Changes() as changes:
             for path in modules:
                 module = model.get_submodule(path)
-                changes.pre_hook(module, entering(path), with_kwargs=True)
+                changes.hook(module, entering(path), before=True, with_kwargs=True)
                 changes.hook(module, leaving(path))
             yield states
 
