@@ -38,15 +38,29 @@ def _ray():
 
 
 def _report(folder):
+    from vitscope.cli.commands._options import LoadFlags
     from vitscope.cli.commands.report import report
 
-    report(folder)
+    report(folder, LoadFlags())
+
+
+def _peft(model, folder):
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(model)}))
+    vitscope.load(folder)
+
+
+def _timm_folder(folder):
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"architecture": "vit_tiny_patch16_224", "pretrained_cfg": {}}))
+    vitscope.load(folder)
 
 
 def _serve():
+    from vitscope.cli.commands._options import LoadFlags
     from vitscope.cli.commands.serve import serve
 
-    serve()
+    serve(LoadFlags())
 
 
 def _read_video(path):
@@ -104,6 +118,8 @@ def attempts(model, photo, folder):
         ("timm", "timm", "timm", lambda: vitscope.load("timm:vit_tiny_patch16_224")),
         ("torchvision", "torchvision", "torchvision", lambda: vitscope.load("torchvision:vit_b_16")),
         ("open_clip", "open_clip_torch", "open_clip", lambda: vitscope.load("open_clip:ViT-B-32/openai")),
+        ("peft", "peft", "peft", lambda: _peft(model, folder / "adapter")),
+        ("timm", "timm", "timm", lambda: _timm_folder(folder / "timm-folder")),
         ("flow", "scipy", "scipy", lambda: scope.explain(photo, method="flow")),
         ("batch", "pyarrow", "pyarrow", _batch),
         ("batch", "pyarrow", "pyarrow", lambda: table.save(folder / "table.parquet")),

@@ -346,7 +346,7 @@ class TestFolders:
         assert (params["in_file"], params["in_config"]) == ((64,), (80,))
 
     def test_broken_folders_are_one_line(self, tiny_folder, tmp_path):
-        with raises(ModelError, "models.not-loaded"):
+        with raises(ModelError, "models.folder-empty"):
             vitscope.load(tmp_path)
         (tmp_path / "config.json").write_bytes((tiny_folder / "config.json").read_bytes())
         (tmp_path / "model.safetensors").write_bytes(b"nonsense")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from vitscope.attention import AttentionStore
     from vitscope.attention.recorder import AttentionRecorder
+    from vitscope.models.weights_file import WeightsFile
     from vitscope.tracing.block_io import BlockMap
 
 __all__ = ["ADAPTERS", "ModelAdapter", "image_size", "libraries_of", "text_too_long"]
@@ -100,6 +101,24 @@ class ModelAdapter(ABC):
         """
         raise UnsupportedError(
             msg("models.no-references", "the adapter '{adapter}' has no models by name", adapter=cls.name)
+        )
+
+    @classmethod
+    def load_architecture(
+        cls, name: str, weights: "WeightsFile"
+    ) -> tuple["torch.nn.Module", dict[str, Any], tuple[Message, ...]]:
+        """Build the architecture that `adapter:name` refers to and fill it with the weights of a file.
+
+        Returns:
+            The model, keywords for the adapter, and what was read off the file, for the provenance.
+
+        Raises:
+            MissingDependencyError: the library is not installed.
+            ModelError: no such architecture, or weights that are not its own.
+        """
+        raise UnsupportedError(
+            msg("models.no-architectures", "the adapter '{adapter}' takes no file of weights", adapter=cls.name),
+            msg("models.no-architectures.hint", "build the model in Python, load its weights and pass it"),
         )
 
     @property

@@ -3,15 +3,25 @@
 import logging
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vitscope._messages import msg
 from vitscope.errors import ModelError, first_line
 from vitscope.models.bundled.catalogue import DEFAULT_MODEL
 
-__all__ = ["HUB_SECONDS", "OTHER_SOURCES", "cached_revision", "not_loaded", "reach_hub", "within"]
+__all__ = [
+    "HUB_SECONDS",
+    "OTHER_SOURCES",
+    "cached_file",
+    "cached_revision",
+    "fetch_folder",
+    "not_loaded",
+    "reach_hub",
+    "remote_code",
+    "within",
+]
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +88,8 @@ def reach_hub(reference: str, revision: str | None, file: str = "config.json") -
 
 def not_loaded(reference: str, error: Exception) -> ModelError:
     """Make the error for a model whose loader failed."""
+    if "trust_remote_code" in str(error):
+        return remote_code(reference)
     reason = first_line(error)
     problem = msg(
         "models.not-loaded", "the model {reference} cannot be loaded: {reason}", reference=reference, reason=reason
@@ -85,14 +97,58 @@ def not_loaded(reference: str, error: Exception) -> ModelError:
     return ModelError(problem, OTHER_SOURCES)
 
 
+def remote_code(reference: str, files: str = "") -> ModelError:
+    """Make the error for a model or processor that exists only in code of its own, which nobody allowed to run."""
+    return ModelError(
+        msg(
+            "models.remote-code",
+            "{reference} needs code that lies beside its weights{files}, and that code is not run",
+            reference=reference,
+            files=f" ({files})" if files else "",
+        ),
+        msg("models.remote-code.hint", "read that code, and where you trust it, add {@trust_remote_code=True}"),
+    )
+
+
 def cached_revision(reference: str, revision: str | None) -> str:
     """Return `revision:COMMIT` for a model that came from the Hub, or an empty string."""
+    if Path(reference).is_dir():
+        return ""
+    cached = cached_file(reference, "config.json", revision)
+    return f"revision:{cached.parent.name}" if cached else ""
+
+
+def cached_file(reference: str, file: str, revision: str | None) -> Path | None:
+    """Return a file of a repository in the local cache, or None."""
     from huggingface_hub import try_to_load_from_cache
 
-    if Path(reference).is_dir() or not _HUB_ID.fullmatch(reference):
-        return ""
-    cached = try_to_load_from_cache(reference, "config.json", revision=revision)
-    return f"revision:{Path(cached).parent.name}" if isinstance(cached, str) else ""
+    if not _HUB_ID.fullmatch(reference):
+        return None
+    found = try_to_load_from_cache(reference, file, revision=revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def fetch_folder(reference: str, revision: str | None, files: Sequence[str], *, local: bool) -> Path:
+    """Return the folder with the first of these files that a repository has, and its config.json.
+
+    Raises:
+        ModelError: a repository with none of them, or a download that failed.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    options: dict[str, Any] = {"revision": revision, "local_files_only": local}
+    try:
+        folder = Path(hf_hub_download(reference, "config.json", **options)).parent
+        for name in files:
+            try:
+                hf_hub_download(reference, name, **options)
+            except EntryNotFoundError:
+                continue
+            break
+    except Exception as error:  # whatever a broken connection raises
+        raise not_loaded(reference, error) from error
+    return folder
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:

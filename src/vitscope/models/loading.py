@@ -1,8 +1,4 @@
-"""Model references: a name, a folder or a module becomes a ModelAdapter.
-
-`embedded:NAME` · a Hub id or a local folder of transformers · `timm:NAME` · `torchvision:NAME` ·
-`open_clip:ARCH/PRETRAINED` (or `ARCH/FILE`) · `ADAPTER:NAME` of a plug-in · any `nn.Module`.
-"""
+"""What `vitscope.load` does: a reference or a module becomes a ModelAdapter, with the options of the caller."""
 
 import logging
 import os
@@ -17,15 +13,14 @@ from vitscope._bands import Reading
 from vitscope._messages import msg
 from vitscope.attention._torch_private import unwrap_compiled
 from vitscope.attention.model_modes import own_state
-from vitscope.errors import ModelError, UnknownNameError, UsageError, VitscopeError, first_line
+from vitscope.errors import UnknownNameError, UsageError, first_line
 from vitscope.geometry import TokenLayout
 from vitscope.models.base import ADAPTERS, ModelAdapter, libraries_of
-from vitscope.models.bundled import catalogue, wheel
 from vitscope.models.generic import GenericAdapter
-from vitscope.models.hub import OTHER_SOURCES, not_loaded, reach_hub
 from vitscope.models.labels import read_labels
 from vitscope.models.options import Labels, LoadOptions, ModelOptions, Output, Region, said_of
-from vitscope.models.transformers_loading import load_processor, load_transformers
+from vitscope.models.references import LoadRequest, open_reference
+from vitscope.models.transformers_processor_loading import load_processor
 
 __all__ = ["DTYPES", "adapter_of", "open_model", "pick_device"]
 
@@ -56,12 +51,12 @@ def open_model(
     """Find and load a model, and choose its adapter.
 
     Args:
-        model: a reference (see the top of the module) or a module, which is used as it is.
+        model: a reference (see `models.references`) or a module, which is used as it is.
         processor: the image processor; by default the model's own.
         device: `auto`, `cpu`, `cuda`, `cuda:0`, `mps`; a module stays where it is.
         dtype: `float32`, `float64`, `bfloat16`, `float16`; a module keeps its own.
         revision: branch, tag or commit on the Hub.
-        weights: a file of weights for the architecture that the reference names.
+        weights: a file of weights, or a folder of peft, for the architecture that the reference names.
         trust_remote_code: run the code that a repository or folder brings.
         layout: which token is which, for a module whose tokens cannot be traced.
         output: which part of the model's output is explained: a name, an index, or a function of the output.
@@ -98,6 +93,11 @@ def open_model(
     if isinstance(processor, (str, os.PathLike)):
         processor = load_processor(str(processor), trust_remote_code=trust_remote_code)
     if isinstance(model, nn.Module):
+        if weights is not None:
+            raise UsageError(
+                msg("models.weights-of-module", "{@weights} is for a reference, got a module, which has weights"),
+                msg("models.weights-of-module.hint", "load the file into the module yourself"),
+            )
         model = _unwrapped(model)
         return adapter_of(model).bound(model, processor, given, **({} if layout is None else {"layout": layout}))
     if not isinstance(model, (str, os.PathLike)):
@@ -113,37 +113,8 @@ def open_model(
     dtype = str(dtype).removeprefix("torch.")
     if dtype not in DTYPES:
         raise UnknownNameError(msg("models.dtype", "dtype"), dtype, DTYPES)
-    reference, place = str(model), pick_device(device)
-    scheme, colon, name = reference.partition(":")
-    if colon and scheme == "embedded":
-        folder, extra = _embedded(name, progress)
-        return load_transformers(folder, reference, processor, place, DTYPES[dtype], given, local=True, extra=extra)
-    if colon and (named := dict(ADAPTERS).get(scheme)) and named.references:
-        made, extra = _pretrained(named, name)
-        extra = {"reference": reference} | extra | ({"processor": processor} if processor else {})
-        return named.bound(made.to(place, DTYPES[dtype]).eval(), extra.pop("processor", None), given, **extra)
-    if colon and not Path(reference).exists():
-        ADAPTERS.require_intact(scheme)
-        schemes = [f"{adapter_name}:" for adapter_name, adapter in ADAPTERS if adapter.references]
-        kind = msg("models.reference-kind", "kind of model reference")
-        raise UnknownNameError(kind, f"{scheme}:", ["embedded:", *schemes, "HUB/ID", "FOLDER"])
-    local = Path(reference).is_dir()
-    if not local and _looks_like_path(reference):
-        raise ModelError(
-            msg("models.no-such-folder", "the model folder {folder} does not exist", folder=reference), OTHER_SOURCES
-        )
-    local = local or not reach_hub(reference, revision)
-    return load_transformers(
-        reference,
-        reference,
-        processor,
-        place,
-        DTYPES[dtype],
-        given,
-        local=local,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-    )
+    request = LoadRequest(processor, pick_device(device), DTYPES[dtype], given, revision, weights, progress)
+    return open_reference(str(model), request)
 
 
 def pick_device(device: str | torch.device) -> torch.device:
@@ -196,26 +167,5 @@ def _claims(adapter: type[ModelAdapter], model: nn.Module) -> bool:
         return False
 
 
-def _embedded(name: str, progress: Callable[[str, int, int], None] | None) -> tuple[str, dict[str, Any]]:
-    """Return the folder of embedded weights, and keywords for their adapter."""
-    if name in catalogue.SHIPPED:
-        return str(catalogue.shipped_folder(name)), {"weights": catalogue.shipped_id(name)}
-    folder = wheel.folder(name, progress=progress)
-    return str(folder), {"weights": catalogue.weights_id(name), "size": catalogue.about(name).image_size}
-
-
-def _pretrained(adapter: type[ModelAdapter], name: str) -> tuple[nn.Module, dict[str, Any]]:
-    try:
-        return adapter.load_pretrained(name)
-    except VitscopeError:
-        raise
-    except Exception as error:  # whatever a broken connection or an unknown name raises in there
-        raise not_loaded(f"{adapter.name}:{name}", error) from error
-
-
 def _name(model: nn.Module) -> str:
     return f"{type(model).__module__}.{type(model).__qualname__}"
-
-
-def _looks_like_path(reference: str) -> bool:
-    return reference.startswith((".", "/", "~")) or reference.count("/") > 1 or "\\" in reference

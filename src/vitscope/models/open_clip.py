@@ -13,6 +13,8 @@ from vitscope.errors import ModelError, UnknownNameError, first_line, require_pa
 from vitscope.geometry import TokenLayout
 from vitscope.models.base import ADAPTERS, text_too_long
 from vitscope.models.generic import GenericAdapter
+from vitscope.models.weights_file import WeightsFile
+from vitscope.models.weights_match import fill, match
 
 __all__ = ["OpenClipAdapter"]
 
@@ -77,6 +79,22 @@ class OpenClipAdapter(GenericAdapter):
             raise UnknownNameError(kind, tag or "(none)", tags)
         model, process = open_clip.create_model_from_pretrained(architecture, pretrained=tag)
         return model, {"processor": process}
+
+    @classmethod
+    def load_architecture(
+        cls, name: str, weights: WeightsFile
+    ) -> tuple[nn.Module, dict[str, Any], tuple[Message, ...]]:
+        """Build an architecture and fill it with the weights of a file."""
+        require_package("open_clip", "open_clip_torch", extra="open_clip")
+        import open_clip
+
+        if name not in open_clip.list_models():
+            kind = msg("models.open-clip-architecture", "open_clip architecture")
+            raise UnknownNameError(kind, name, open_clip.list_models())
+        model = open_clip.create_model(name, pretrained=None)
+        matched = match(weights, model.state_dict())
+        fill(model, matched.tensors, weights, f"open_clip:{name}")
+        return model, {}, matched.notes
 
     def run(self, pixels: Tensor) -> Any:
         """Return the image's features."""

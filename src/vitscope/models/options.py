@@ -1,7 +1,7 @@
 """What a caller says of a model: the keywords of `load`, and the part of them that adapters read."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict
 
@@ -59,6 +59,10 @@ class ModelOptions:
     display: Sequence[int] | str | None = None
     window: Sequence[float] | str | None = None
     said: Mapping[str, str | int | bool] = field(default_factory=dict)
+
+    def and_said(self, **more: str) -> "ModelOptions":
+        """Return these options with more for the provenance."""
+        return replace(self, said={**self.said, **more})
 
 
 def said_of(options: LoadOptions) -> dict[str, str | int | bool]:

@@ -15,6 +15,8 @@ from vitscope.models.base import ADAPTERS
 from vitscope.models.generic import GenericAdapter
 from vitscope.models.hub import reach_hub
 from vitscope.models.timm_classes import answers_with_clip_features, class_names, is_headless
+from vitscope.models.timm_files import fill_architecture
+from vitscope.models.weights_file import WeightsFile
 
 __all__ = ["TimmAdapter"]
 
@@ -97,8 +99,7 @@ class TimmAdapter(GenericAdapter):
         import timm
 
         plain = name.partition(".")[0]
-        if plain not in timm.list_models():
-            raise UnknownNameError(msg("models.timm-model", "timm model"), plain, timm.list_models())
+        _require_name(plain)
         config = timm.get_pretrained_cfg(name)
         if config is None or not (config.hf_hub_id or config.url):
             raise ModelError(
@@ -117,6 +118,16 @@ class TimmAdapter(GenericAdapter):
         except TypeError:  # not one of those that take other input sizes
             model = timm.create_model(name, pretrained=True)
         return model, {"labels": class_names(model, pretrained=True)}
+
+    @classmethod
+    def load_architecture(
+        cls, name: str, weights: WeightsFile
+    ) -> tuple[nn.Module, dict[str, Any], tuple[Message, ...]]:
+        """Build an architecture as large as the weights of a file are, and fill it with them."""
+        require_package("timm", extra="timm")
+        _require_name(name.partition(".")[0])
+        model, notes = fill_architecture(name, weights)
+        return model, {}, notes
 
     @cached_property
     def weights(self) -> str:  # type: ignore[override]
@@ -142,6 +153,13 @@ class TimmAdapter(GenericAdapter):
         """Return architecture and sizes."""
         pool = getattr(self.model, "global_pool", None)
         return {**super().describe(), **({"global_pool": str(pool)} if isinstance(pool, str) else {})}
+
+
+def _require_name(name: str) -> None:
+    import timm
+
+    if name not in timm.list_models():
+        raise UnknownNameError(msg("models.timm-model", "timm model"), name, timm.list_models())
 
 
 ADAPTERS.add(TimmAdapter.name, TimmAdapter)
