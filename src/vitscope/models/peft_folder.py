@@ -2,6 +2,7 @@
 
 import json
 import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,10 @@ def load_merged(folder: Path, base: Source, dtype: torch.dtype) -> tuple[Any, tu
     if classes and isinstance(own, Mapping) and len(own) == classes:
         model.config.id2label = {int(number): str(label) for number, label in own.items()}
     try:
-        wrapped = get_peft_model(model, PeftConfig.from_pretrained(str(folder)))
-        result: Any = set_peft_model_state_dict(wrapped, dict(weights.tensors))
+        with warnings.catch_warnings():  # of names that transformers is about to drop, and of another base
+            warnings.simplefilter("ignore")
+            wrapped = get_peft_model(model, PeftConfig.from_pretrained(str(folder)))
+            result: Any = set_peft_model_state_dict(wrapped, dict(weights.tensors))
     except Exception as error:  # kinds of adapters and targets that do not fit the model
         raise ModelError(
             msg(

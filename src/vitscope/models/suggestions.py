@@ -32,13 +32,11 @@ def require_scheme(reference: str) -> None:
     """
     found = _libraries_of(reference)
     if found:
-        libraries = " / ".join(name.partition(":")[0] for name in found)
         raise UsageError(
             msg(
                 "models.bare-name",
-                "there is no folder {name}, and a model of {libraries} needs the library's name before its own",
+                "there is no folder {name}, and a name without a library before it is an id on the Hub",
                 name=reference,
-                libraries=libraries,
             ),
             msg("models.bare-name.hint", "did you mean {@model={reference}}?", reference=" / ".join(found)),
         )

@@ -100,21 +100,22 @@ def _read_safetensors(path: Path) -> Any:
 
 
 def _read_torch(path: Path) -> Any:
-    from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+    from torch.serialization import safe_globals
 
-    try:
-        names = get_unsafe_globals_in_checkpoint(path)
-    except Exception as error:  # not an archive: the format before torch 1.6, or bytes of another kind
-        log.debug("%s: %s", path, first_line(error))
-        names = []
-    stand_ins: list[Any] = [(type(name, (_Inert,), {}), name) for name in names]
-    try:
-        with safe_globals(stand_ins):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a truncated archive, or a pickle that needs its classes
-        if found := _GLOBAL.search(str(error)):
-            raise _needs_class(path, found[1]) from error
-        raise _broken(path, error) from error
+    stand_ins: dict[str, type] = {}
+    while True:
+        try:
+            with safe_globals([(kind, name) for name, kind in stand_ins.items()]):
+                content = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a class that is not loaded, bytes that are no pickle, a truncated archive
+            found = _GLOBAL.search(str(error))
+            if found is None:
+                raise _broken(path, error) from error
+            if found[1] in stand_ins:  # of a module that torch lets nothing stand for
+                raise _needs_class(path, found[1]) from error
+            stand_ins[found[1]] = type(found[1], (_Inert,), {})
+        else:
+            break
     if isinstance(content, _Inert):
         raise _pickled(path, type(content).__name__)
     return content
@@ -233,8 +234,7 @@ def _broken(path: Path, error: Exception) -> ModelError:
         return ModelError(
             msg(
                 "models.weights-pickle",
-                "{file} is a pickle of Python objects that torch.save did not write: to read it would run code that the "
-                "file chooses",
+                "{file} is a pickle of Python objects not of torch.save: to read it would run code that it chooses",
                 file=path,
             ),
             _SAVE_STATE,
