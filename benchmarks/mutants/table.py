@@ -172,20 +172,53 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
         ["models/test_preprocessing.py"],
         [("NaFlex patches are cut by columns", "permute(0, 2, 4, 3, 5, 1)", "permute(0, 4, 2, 3, 5, 1)")],
     ),
-    "engine/runner.py": (
-        ["test_explanation.py", "models/test_transformers.py", "engine/test_inspection.py"],
+    "models/base.py": (
+        ["engine/test_predictions.py"],
+        [
+            ("one logit has a softmax", "if classes == 1 or (self", "if (self"),
+            ("what the caller says of classes is not heard", "if given is None else given)", ")"),
+            ("a regression has probabilities", 'self.scores == "values" and given is None', "False"),
+        ],
+    ),
+    "models/answer_kind.py": (
+        ["models/test_answer_kind.py"],
+        [
+            ("features are class scores", "    if not computed:\n        names", "    if True:\n        names"),
+            ("probabilities are scores", "answer, ends)) is not None", "answer, ends)) is None and False"),
+        ],
+    ),
+    "models/timm_classes.py": (
+        ["models/test_answer_kind.py"],
         [
             (
-                "probabilities of exclusive classes by sigmoid",
-                "if self.adapter.multi_label else",
-                "if not self.adapter.multi_label else",
-            ),
+                "any thousand classes are ImageNet's",
+                "if not pretrained and not _has_pretrained",
+                "if False and _has_pretrained",
+            )
+        ],
+    ),
+    "models/labels.py": (
+        ["models/test_labels.py"],
+        [("names are not counted", "if sorted(labels) == list(range(count)):", "if True:")],
+    ),
+    "methods/class_names.py": (
+        ["methods/test_class_names.py"],
+        [
+            ("case is never looked at", "for fold in (str, str.casefold):", "for fold in (str.casefold,):"),
+            ("the first of two classes is meant", "    if len(found) == 1:", "    if found:"),
+        ],
+    ),
+    "engine/finite.py": (
+        ["engine/test_finite.py"],
+        [
+            ("NaN is an answer", "    if bool(answer.detach().isfinite().all()):", "    if True:"),
+            ("NaN is attention", "    if not flags or bool(", "    if not flags or True or bool("),
         ],
     ),
     "metrics/target_score.py": (
         ["metrics/test_faithfulness.py", "metrics/test_measurement.py"],
         [
-            ("a score is the logit", "answer.double().softmax(-1)[:, number]", "answer.double()[:, number]"),
+            ("a probability is the logit", "        return scores.softmax(-1)", "        return scores"),
         ],
     ),
     "attention/changes.py": (

@@ -142,7 +142,8 @@ def _remarks(document: dict[str, Any], norm: str) -> list[str]:
     activation = cast("Activation", document["provenance"].get("activation") or "softmax")
     shown = [(p["label"], p.get("probability", p.get("value"))) for p in document["predictions"]]
     predictions = [prediction_text(label, number, activation) for label, number in shown]
-    remarks = [f"top {len(predictions)}: {', '.join(predictions)}"] if predictions else []
+    kind = "values" if activation == "value" else f"top {len(predictions)}"
+    remarks = [f"{kind}: {', '.join(predictions)}"] if predictions else []
     remarks += document["provenance"]["notes"]
     if caveat := document["provenance"].get("caveat"):
         remarks.append(caveat)
