@@ -95,13 +95,13 @@ class Explanation:
         object.__setattr__(self, "predictions", [(str(label), float(p)) for label, p in self.predictions])
 
     @property
-    def activation(self) -> Activation:
+    def activation(self) -> Activation | None:
         """How class scores became `predictions`.
 
         By `softmax`; by `sigmoid`, each by itself; `given` as probabilities by the model; or not at all: `value`, of a
-        regression.
+        regression. None where there are no classes.
         """
-        stated: Activation = self.provenance.get("activation") or "softmax"
+        stated: Activation | None = self.provenance.get("activation", "softmax")
         return stated
 
     def prediction_texts(self, digits: int = 1) -> list[str]:
@@ -288,7 +288,7 @@ class Explanation:
             ) from error
 
 
-def prediction_text(label: str, number: float, activation: Activation, digits: int = 1) -> str:
+def prediction_text(label: str, number: float, activation: Activation | None, digits: int = 1) -> str:
     """Write one prediction: a probability in percent, a value as it is."""
     return f"{label} {number:.4g}" if activation == "value" else f"{label} {number:.{digits}%}"
 

@@ -86,7 +86,7 @@ class TransformersAdapter(TracedAdapter):
             self.cls_index = 0
         self.classes = CLASSIFIER in self.architecture or not known
         said = self.options.labels is not None or self.options.multi_label is not None
-        if said or (self.classes and not (known and self._last_layer())):
+        if said or (self.classes and not (known and self._own_head())):
             self._settle_scores()  # a class or a head of the user's, or another part of the output
         dense = known and self.architecture.endswith(_DENSE)
         names = config.id2label or {} if self.classes or dense else {}
@@ -220,6 +220,11 @@ class TransformersAdapter(TracedAdapter):
         """Return how many class scores the model answers with; of the library's own classifiers without a forward."""
         known = self._last_layer() if type(self.model) is _library_class(self.model) else None
         return super().class_count() if known is None or not self.classes else known.out_features
+
+    def _own_head(self) -> bool:
+        """Return whether the head of one of the library's classifiers is its own, and was not replaced by another."""
+        head = getattr(self.model, "classifier", None)
+        return head is None or isinstance(head, nn.Linear) or type(head).__module__.startswith("transformers.")
 
     def _last_layer(self) -> nn.Linear | None:
         """Return the linear layer that one of the library's classifiers ends in, as far as it is one."""

@@ -139,7 +139,7 @@ def _remarks(document: dict[str, Any], norm: str) -> list[str]:
     """Return the predictions, notes and caveat of one result, for below the table."""
     from vitscope.explanation import prediction_text
 
-    activation = cast("Activation", document["provenance"].get("activation") or "softmax")
+    activation = cast("Activation | None", document["provenance"].get("activation"))
     shown = [(p["label"], p.get("probability", p.get("value"))) for p in document["predictions"]]
     predictions = [prediction_text(label, number, activation) for label, number in shown]
     kind = "values" if activation == "value" else f"top {len(predictions)}"
