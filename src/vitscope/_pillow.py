@@ -218,17 +218,18 @@ def _loses_bits(image: Image.Image) -> bool:
 
 
 def _frames(image: Image.Image) -> str:
-    """Return the number of frames, empty for one; a TIFF's are counted up to 100, as each costs all before it."""
+    """Return the number of frames, empty for one; a TIFF's are counted up to 100."""
     if _is_tiff(image):
-        at = image.tell()
+        at, count = image.tell(), 0
         try:
-            image.seek(_MAX_COUNTED_FRAMES)
+            while count <= _MAX_COUNTED_FRAMES:
+                image.seek(count)  # page by page: Pillow takes the number of one beyond the last as their number
+                count += 1
         except EOFError:
-            pass
-        else:
-            return msg("images.more-than", "more than {count}", count=_MAX_COUNTED_FRAMES)
+            return str(count) if count > 1 else ""
         finally:
             image.seek(at)
+        return msg("images.more-than", "more than {count}", count=_MAX_COUNTED_FRAMES)
     count = getattr(image, "n_frames", 1)
     return str(count) if count > 1 else ""
 

@@ -23,7 +23,7 @@ BAD = {
     "truncated": "is truncated or broken: image file is truncated",
     "bomb": "is larger than 100 million pixels",
     "one pixel": "has 1 x 1 pixels",
-    "floats": "has floating-point pixels of unknown range",
+    "floats": "which of them are black and white is not known",
 }
 
 

@@ -15,7 +15,8 @@ from vitscope.cli.main import app
 from vitscope.errors import ResultError
 from vitscope.models.options import LoadOptions
 
-FLAGS = {"weights", "processor", "output", "labels", "multi_label", "trust_remote_code", "revision", "device", "dtype"}
+FLAGS = {"weights", "processor", "output", "labels", "multi_label", "trust_remote_code", "display", "window"}
+FLAGS |= {"revision", "device", "dtype"}
 PYTHON_ONLY = {"layout", "region", "progress"}  # no text says these
 
 

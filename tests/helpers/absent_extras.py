@@ -5,8 +5,12 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+import tifffile
+
 import vitscope
 from vitscope.errors import VitscopeError
+from vitscope.images import load_image
 
 LAZY = ("vitscope.batch", "vitscope.bench", "vitscope.export", "vitscope.viewer.widget", "vitscope.web")
 
@@ -132,7 +136,15 @@ def attempts(model, photo, folder):
         ("wandb", "wandb", "wandb", _wandb),
         ("lightning", "lightning", "lightning", _lightning),
         ("fiftyone", "FiftyOne", "fiftyone", lambda: _fiftyone(explanation, folder)),
+        ("tiff", "tifffile", "tifffile", lambda: load_image(folder / "in.tif")),
+        ("tiff", "imagecodecs", "imagecodecs", lambda: load_image(folder / "lzma.tif")),
+        ("dicom", "pydicom", "pydicom", lambda: load_image(folder / "in.dcm")),
+        ("heic", "pillow-heif", "pillow_heif", lambda: load_image(folder / "in.heic")),
         ("video", "PyAV", "av", lambda: _write_video(folder / "out.mp4")),
+        ("tiff", "tifffile", "tifffile", lambda: load_image(folder / "in.tif")),
+        ("tiff", "imagecodecs", "imagecodecs", lambda: load_image(folder / "lzma.tif")),
+        ("dicom", "pydicom", "pydicom", lambda: load_image(folder / "in.dcm")),
+        ("heic", "pillow-heif", "pillow_heif", lambda: load_image(folder / "in.heic")),
         ("video", "PyAV", "av", lambda: _read_video(folder / "in.mp4")),
         ("bench", "scikit-image", "skimage", _photos),
         ("bench", "scikit-learn", "sklearn", _digits),
@@ -143,6 +155,10 @@ def attempts(model, photo, folder):
 def main(model, photo, folder):
     folder = Path(folder)
     (folder / "in.mp4").write_bytes(b"no video")
+    (folder / "in.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    (folder / "in.heic").write_bytes(b"\0\0\0\x1cftypheic")
+    tifffile.imwrite(folder / "in.tif", np.zeros((4, 5, 6), np.uint8), photometric="minisblack")
+    tifffile.imwrite(folder / "lzma.tif", np.zeros((8, 8, 6), np.uint8), photometric="minisblack", compression="zstd")
     answers = []
     for extra, package, module, attempt in attempts(model, photo, folder):
         with absent(module):

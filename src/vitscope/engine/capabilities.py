@@ -4,8 +4,10 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from vitscope._messages import msg
 from vitscope.engine.runner import ONE_AT_A_TIME, ModelRunner
@@ -13,6 +15,7 @@ from vitscope.errors import YES, LayoutError, Support, UnknownNameError, Unsuppo
 from vitscope.methods.base import METHODS, Method
 from vitscope.methods.rollout_variants import knows_values
 from vitscope.methods.targets import feature_of
+from vitscope.tracing.placement import quantised_modules
 
 __all__ = ["CAPABILITIES", "Capabilities"]
 
@@ -93,13 +96,47 @@ class Capabilities:
         store = self._runner.forward(self._runner.trial_pixels()[:1], values=True).store
         return next((answer for block in store.blocks if not (answer := knows_values(block))), YES)
 
+    @cached_property
+    def gradients(self) -> Support:
+        """Do gradients go back through its quantised modules, where it has some?"""
+        runner = self._runner
+        called: dict[str, tuple[Tensor, Tensor]] = {}
+
+        def watch(module: nn.Module, args: tuple[Any, ...], answer: Any) -> None:
+            if isinstance(answer, Tensor) and args and isinstance(args[0], Tensor) and args[0].requires_grad:
+                called[f"{type(module).__module__}.{type(module).__name__}"] = args[0], answer
+
+        modules = quantised_modules(runner.model)
+        handles = [module.register_forward_hook(watch) for module in modules]
+        try:
+            if modules:
+                runner.forward(runner.trial_pixels()[:1], gradients=True)
+        finally:
+            for handle in handles:
+                handle.remove()
+        blocked = [
+            name
+            for name, (given, made) in called.items()
+            if not made.requires_grad or torch.autograd.grad(made.sum(), given, allow_unused=True)[0] is None
+        ]
+        if not blocked:
+            return YES
+        return Support.no(
+            msg(
+                "engine.no-backward",
+                "no gradient goes back through {modules}, whose weights are quantised",
+                modules=", ".join(blocked),
+            )
+        )
+
     def method(self, method: Method) -> Support:
         """Answer whether a method applies to this model."""
         own = method.supports(self._runner.adapter)
         if not own:
             return own
         needed = (getattr(self, name.replace("-", "_")) for name in CAPABILITIES if name in method.requires)
-        return next((answer for answer in needed if not answer), YES)
+        refused = next((answer for answer in needed if not answer), YES)
+        return self.gradients if refused and "gradient" in method.requires else refused
 
 
 _POSITIONS = msg(

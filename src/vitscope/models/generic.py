@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 _SIZE_NAMES = ("img_size", "image_size", "input_size", "input_resolution", "resolution")
 # after 224 the largest that works: position embeddings longer than the input are often cut without a warning
 _COMMON_SIZES = (224, 518, 512, 448, 384, 336, 256, 192, 160, 144, 128, 112, 96, 64, 56, 48, 32, 28)
-_TRIED = (256, 256)
+_TRIED, _OTHER = (256, 256), (83, 61)
 
 
 class GenericAdapter(TracedAdapter):
@@ -80,6 +80,8 @@ class GenericAdapter(TracedAdapter):
             trial = grey_picture(_TRIED, 3, 128)
             made = self._preprocess.run(trial.pixels) if self.options.region else self._preprocess(trial)[0]
             self.channels, self.input_size = made.shape[0], (made.shape[1], made.shape[2])
+            if self.input_size == _TRIED and self._keeps_size():
+                self.input_size = self._working_size((self.channels,))
         else:
             self.input_size = self._working_size()
             self._preprocess = Preprocessing(self.default_processor(), self.options.region, known=True)
@@ -143,8 +145,17 @@ class GenericAdapter(TracedAdapter):
         yield from _stated_sizes(self.model)
         yield from ((size, size) for size in _COMMON_SIZES)
 
-    def _working_size(self) -> tuple[int, int]:
-        """Return the first of `sizes` at which the model runs."""
+    def _keeps_size(self) -> bool:
+        """Return whether the processor makes pixels of the image's own size."""
+        width, height = _OTHER
+        return tuple(self._preprocess(grey_picture(_OTHER, 3, 128))[0].shape[1:]) == (height, width)
+
+    def _working_size(self, channels: tuple[int, ...] = ()) -> tuple[int, int]:
+        """Return the first of `sizes` at which the model runs; find out how many channels where that is not known.
+
+        A model that makes grey of colours takes colours.
+        """
+        tried = channels or tuple(dict.fromkeys((3, self.channels)))
         name = type(self.model).__name__
         if (place := placement(self.model)) is None:
             raise LayoutError(
@@ -152,15 +163,15 @@ class GenericAdapter(TracedAdapter):
             )
         failure: Exception | None = None
         for size in dict.fromkeys(self.sizes()):
-            for channels in dict.fromkeys((3, self.channels)):  # a model that makes grey of colours takes colours
-                pixels = torch.zeros(1, channels, *size, device=place[0], dtype=place[1])
+            for count in tried:
+                pixels = torch.zeros(1, count, *size, device=place[0], dtype=place[1])
                 try:
                     with eval_mode(self.model), torch.no_grad():
                         self.run(pixels)
                 except Exception as error:  # whatever a model raises at a size that is not its own
                     failure = error if failure is None else failure
                 else:
-                    self.channels = self.bands = channels
+                    self.channels, self.bands = count, self.bands if channels else count
                     log.debug("input size of %s: %s x %s, the first that it accepts", name, *size)
                     return size
         raise LayoutError(

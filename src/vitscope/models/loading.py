@@ -21,6 +21,7 @@ from vitscope.models.labels import read_labels
 from vitscope.models.options import Labels, LoadOptions, ModelOptions, Output, Region, said_of
 from vitscope.models.references import LoadRequest, open_reference
 from vitscope.models.transformers_processor_loading import load_processor
+from vitscope.models.weights import require_numbers
 
 __all__ = ["DTYPES", "adapter_of", "open_model", "pick_device"]
 
@@ -98,6 +99,7 @@ def open_model(
                 msg("models.weights-of-module", "{@weights} is for a reference, got a module, which has weights"),
                 msg("models.weights-of-module.hint", "load the file into the module yourself"),
             )
+        require_numbers(model)
         model = _unwrapped(model)
         return adapter_of(model).bound(model, processor, given, **({} if layout is None else {"layout": layout}))
     if not isinstance(model, (str, os.PathLike)):

@@ -12,7 +12,7 @@ from vitscope.attention.model_lock import exclusive
 from vitscope.errors import ModelError
 from vitscope.tracing.placement import hooks_of
 
-__all__ = ["hash_of"]
+__all__ = ["hash_of", "require_numbers"]
 
 
 def hash_of(model: nn.Module) -> str:
@@ -31,6 +31,13 @@ def hash_of(model: nn.Module) -> str:
                 else:
                     digest.update(f"{part} {found}".encode())
     return f"sha256:{digest.hexdigest()}"
+
+
+def require_numbers(model: nn.Module) -> None:
+    """Raise a ModelError for a parameter that holds no numbers, and that nothing can load."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            _offloaded(name, model)
 
 
 def _parts(name: str, value: Any, model: nn.Module) -> Iterator[tuple[str, Any]]:

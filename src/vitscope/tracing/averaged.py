@@ -175,6 +175,9 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
         if name == "linear":
             width = argument(args, kwargs, 1, "weight").shape[0]
             return self.merge(x, token_tensor(mean_along(x, -1, width), x), -1)
+        if name in ("linear_dynamic", "linear_dynamic_fp16"):  # of torch's dynamic quantisation
+            width = argument(args, kwargs, 1, "W_prepack").unpack()[0].shape[0]
+            return self.merge(x, token_tensor(mean_along(x, -1, width), x), -1)
         if name in ("conv1d", "conv2d", "conv3d"):
             options = dict(zip(_CONV, args, strict=False)) | kwargs
             del options["input"]

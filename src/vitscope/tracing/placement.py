@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["hooks_of", "input_device", "placement"]
+__all__ = ["hooks_of", "input_device", "placement", "quantised_modules"]
 
 
 def placement(model: nn.Module) -> tuple[torch.device, torch.dtype] | None:
@@ -23,6 +23,16 @@ def placement(model: nn.Module) -> tuple[torch.device, torch.dtype] | None:
     hooks = (getattr(module, "_hf_hook", None) for module in model.modules())
     moved = next((place for hook in hooks for place in _executed_on(hook)), None)
     return moved or here or torch.device("cpu"), next(floats, torch.float32)
+
+
+def quantised_modules(model: nn.Module) -> list[nn.Module]:
+    """Return the modules whose own weights are integers or packed."""
+    return [module for module in model.modules() if hasattr(module, "_packed_params") or _holds_integers(module)]
+
+
+def _holds_integers(module: nn.Module) -> bool:
+    held = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    return any(hasattr(t, "__tensor_flatten__") or (t.ndim > 1 and t.dtype in (torch.int8, torch.uint8)) for t in held)
 
 
 def input_device(model: nn.Module) -> torch.device:

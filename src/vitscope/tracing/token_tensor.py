@@ -194,4 +194,5 @@ def run_collapsed(run: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
 def parameter_names(model: nn.Module) -> dict[int, str]:
     """Return the names of parameters and buffers by the address of their storage, which views share."""
     named = [*model.named_buffers(), *model.named_parameters()]
-    return {tensor.untyped_storage().data_ptr(): name for name, tensor in named}
+    kept = [(name, tensor) for name, tensor in named if not hasattr(tensor, "__tensor_flatten__")]  # no address
+    return {tensor.untyped_storage().data_ptr(): name for name, tensor in kept}
