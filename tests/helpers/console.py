@@ -71,7 +71,7 @@ def damaged(path, kind):
     elif kind == "one pixel":
         noise.resize((1, 1)).save(path, "PNG")
     elif kind == "floats":
-        Image.fromarray(np.zeros((9, 9), np.float32)).save(path, "TIFF")
+        Image.fromarray(np.full((9, 9), 1.5, np.float32)).save(path, "TIFF")
 
 
 def on_a_terminal(*command, **environment):
