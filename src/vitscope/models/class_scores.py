@@ -12,7 +12,7 @@ from vitscope.attention.model_modes import eval_mode
 from vitscope.models.answer_kind import AnswerKind, find_answer_kind
 from vitscope.models.base import ModelAdapter
 from vitscope.models.labels import check_count
-from vitscope.tracing.placement import placement
+from vitscope.tracing.placement import placement, quantised_modules
 
 __all__ = ["ClassScores"]
 
@@ -57,7 +57,7 @@ class ClassScores(ModelAdapter):
         said = bool(given.labels) or given.multi_label is not None
         self.classes = (self.classes or said) and given.labels != {}
         kind = self.answer_kind if self.classes else None
-        if kind is None:
+        if kind is None or quantised_modules(self.model):  # whose operations leave no graph to read
             return
         if kind.kind == "probabilities":
             self.scores, self.multi_label = "probabilities", not kind.one_sum

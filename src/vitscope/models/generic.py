@@ -78,7 +78,8 @@ class GenericAdapter(TracedAdapter):
             self._preprocess, self.by_caller = Preprocessing(form, self.options.region), True
             self._bands: BandPreprocessing | Resizing = BandPreprocessing(processor, self.channels, self.options.region)
             trial = grey_picture(_TRIED, 3, 128)
-            made = self._preprocess.run(trial.pixels) if self.options.region else self._preprocess(trial)[0]
+            unmeasured = self.options.region or self.bands not in (1, 3)
+            made = self._preprocess.run(trial.pixels) if unmeasured else self._preprocess(trial)[0]
             self.channels, self.input_size = made.shape[0], (made.shape[1], made.shape[2])
             if self.input_size == _TRIED and self._keeps_size():
                 self.input_size = self._working_size((self.channels,))
@@ -148,7 +149,7 @@ class GenericAdapter(TracedAdapter):
     def _keeps_size(self) -> bool:
         """Return whether the processor makes pixels of the image's own size."""
         width, height = _OTHER
-        return tuple(self._preprocess(grey_picture(_OTHER, 3, 128))[0].shape[1:]) == (height, width)
+        return tuple(self._preprocess.run(grey_picture(_OTHER, 3, 128).pixels).shape[1:]) == (height, width)
 
     def _working_size(self, channels: tuple[int, ...] = ()) -> tuple[int, int]:
         """Return the first of `sizes` at which the model runs; find out how many channels where that is not known.
