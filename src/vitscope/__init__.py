@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from vitscope.images import Picture
     from vitscope.media.clip import Clip
     from vitscope.media.clip_explanation import ClipExplanation
+    from vitscope.media.sound import Sound
+    from vitscope.media.sound_explanation import SoundExplanation
     from vitscope.methods.places import query, region
     from vitscope.methods.targets import similar_to, text
     from vitscope.metrics.attention_statistics import Statistics
@@ -67,6 +69,8 @@ _HOMES = {
     "Prepared": "engine.runner",
     "Request": "engine.request",
     "Scope": "scope",
+    "Sound": "media.sound",
+    "SoundExplanation": "media.sound_explanation",
     "Statistics": "metrics.attention_statistics",
     "TokenLayout": "geometry",
     "View": "viewer.view",
@@ -104,6 +108,8 @@ __all__ = [
     "Request",
     "ResultError",
     "Scope",
+    "Sound",
+    "SoundExplanation",
     "Statistics",
     "Support",
     "TokenLayout",

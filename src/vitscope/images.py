@@ -36,6 +36,7 @@ from vitscope.errors import ImageError
 __all__ = [
     "BinaryFile",
     "ImageLike",
+    "Medium",
     "Picture",
     "ReadOptions",
     "decode_image",
@@ -118,6 +119,10 @@ class Picture:
         return Image.fromarray(self.pixels)
 
 
+class Medium:
+    """What a model of another medium takes, such as a sound before its spectrogram is made; no image."""
+
+
 @runtime_checkable
 class BinaryFile(Protocol):
     """A file opened in binary mode, or anything else that reads bytes."""
@@ -138,6 +143,7 @@ ImageLike: TypeAlias = (
     | np.ndarray
     | Mapping[str, Any]
     | Picture
+    | Medium
 )
 
 

@@ -181,6 +181,7 @@ def _context(
         options.batch_size,
         last,
         tick,
+        runner.adapter.pixel_cells((forward.pixels.shape[2], forward.pixels.shape[3])),
     )
 
 

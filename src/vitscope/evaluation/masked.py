@@ -117,6 +117,10 @@ def patch_masker(engine: Engine, image: ImageLike, *, size: int | None = None, t
     if isinstance(target, (list, tuple)):
         raise UsageError(msg("engine.one-target", "only one target can be followed"))
     ready = engine.prepare(image, size=size)
+    if engine.adapter.pixel_cells(ready.region.input) is not None:
+        raise UnsupportedError(
+            msg("evaluation.overlapping-patches", "this model's patches overlap: none can be painted over alone")
+        )
     pixels = ready.pixels.to(engine.device, engine.dtype)
     layout, answer = engine.adapter.layout(ready.region.input), engine.answer(pixels[None])
     score = make_score(

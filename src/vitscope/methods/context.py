@@ -36,6 +36,8 @@ class MethodContext:
         batch_size: rows that go through the model together.
         last_target: no other target follows: the graph of the plain forward may be freed.
         progress: called with (done, total) while a method runs many forwards.
+        cells: the row of patches that each row of pixels belongs to, and the column of each column; -1 for pixels that
+            no patch sees. None where the patches divide the image evenly.
     """
 
     store: AttentionStore
@@ -49,6 +51,7 @@ class MethodContext:
     batch_size: int = 8
     last_target: bool = True
     progress: Callable[[int, int], None] = lambda done, total: None
+    cells: tuple[Tensor, Tensor] | None = None
 
     @property
     def layout(self) -> TokenLayout:
@@ -149,9 +152,20 @@ class MethodContext:
 
     def sum_per_patch(self, values: Float[Tensor, "B Hi Wi"]) -> Float[Tensor, "B gh gw"]:
         """Sum pixel values over each patch's cell of the image."""
-        gh, gw = self.layout.grid
-        rows, columns = (_membership(n, cells, values) for n, cells in zip(values.shape[1:], (gh, gw), strict=True))
+        rows, columns = (
+            (number == torch.arange(cells, device=values.device)[:, None]).to(values.dtype)
+            for number, cells in zip(self.pixel_cells(), self.layout.grid, strict=True)
+        )
         return rows @ values @ columns.T
+
+    def pixel_cells(self) -> tuple[Tensor, Tensor]:
+        """Return `cells`, on the device of the pixels, also where the patches divide the image evenly."""
+        device = self.pixels.device
+        if self.cells is not None:
+            return self.cells[0].to(device), self.cells[1].to(device)
+        sizes = zip(self.pixels.shape[2:], self.layout.grid, strict=True)
+        rows, columns = (_even_cells(pixels, cells, device) for pixels, cells in sizes)
+        return rows, columns
 
 
 _NO_STATES = msg("methods.no-hidden-states", "the method was not given the model's hidden states")
@@ -176,7 +190,11 @@ def _resampling(cells: int, others: int, like: Tensor) -> Float[Tensor, "others 
     return _membership(others, cells, like).T
 
 
+def _even_cells(pixels: int, cells: int, device: torch.device) -> Int[Tensor, " pixels"]:
+    return torch.arange(pixels, device=device) * cells // pixels
+
+
 def _membership(pixels: int, cells: int, like: Tensor) -> Float[Tensor, "cells pixels"]:
     """Return 1 where a pixel along one side lies in a cell, else 0."""
-    number = torch.arange(pixels, device=like.device) * cells // pixels
+    number = _even_cells(pixels, cells, like.device)
     return (number == torch.arange(cells, device=like.device)[:, None]).to(like.dtype)

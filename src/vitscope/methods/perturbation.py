@@ -61,7 +61,7 @@ def occlusion(context: MethodContext, *, window: int = 2, stride: int = 1, fill:
     pixels = context.pixels.detach()
 
     def run(rows: Tensor, numbers: Tensor) -> Tensor:
-        mask = _in_pixels(covered[numbers].to(pixels.dtype), pixels.shape[2:])[:, None]
+        mask = _in_pixels(covered[numbers].to(pixels.dtype), context.pixel_cells())[:, None]
         return context.scores(pixels[rows] * (1 - mask) + fill * mask, rows)
 
     drop = _precise(context.score.detach())[:, None] - _scores(context, len(corners), run)
@@ -225,9 +225,11 @@ def _starts(cells: int, window: int, stride: int) -> list[int]:
     return sorted({*range(0, cells - window + 1, stride), cells - window})
 
 
-def _in_pixels(cells: Float[Tensor, "S gh gw"], size: torch.Size) -> Float[Tensor, "S Hi Wi"]:
-    rows, columns = (torch.arange(n, device=cells.device) * c // n for n, c in zip(size, cells.shape[1:], strict=True))
-    return cells[:, rows][:, :, columns]
+def _in_pixels(cells: Float[Tensor, "S gh gw"], numbers: tuple[Tensor, Tensor]) -> Float[Tensor, "S Hi Wi"]:
+    """Return each pixel's cell; 0 for pixels without one."""
+    rows, columns = numbers
+    known = (rows >= 0)[:, None] & (columns >= 0)
+    return cells[:, rows.clamp_min(0)][:, :, columns.clamp_min(0)] * known
 
 
 def _on_grid(context: MethodContext, patches: Float[Tensor, "B P"]) -> Float[Tensor, "B gh gw"]:

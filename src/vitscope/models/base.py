@@ -183,6 +183,10 @@ class ModelAdapter(ABC):
         """Return the places of the layout's tokens among the model's, or None where they are in order."""
         return None
 
+    def pixel_cells(self, size: tuple[int, int]) -> "tuple[torch.Tensor, torch.Tensor] | None":
+        """Return the row and the column of patches that each row and column of pixels belongs to; None if even."""
+        return None
+
     def text_features(self, text: str) -> "torch.Tensor":
         """Return the features `(1, D)` of a text, comparable with those of an image.
 

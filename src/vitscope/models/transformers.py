@@ -26,7 +26,7 @@ from vitscope.models.answers import answer_of
 from vitscope.models.base import ADAPTERS, ModelAdapter, image_size, text_too_long
 from vitscope.models.traced import TracedAdapter
 from vitscope.models.transformers_processor import ProcessorRunner, as_pair, cut_patches, takes_patches
-from vitscope.models.transformers_types import CLASSIFIER, VIDEO_TYPES, find_type
+from vitscope.models.transformers_types import AUDIO_TYPES, CLASSIFIER, VIDEO_TYPES, find_type
 from vitscope.models.weights import hash_of
 
 __all__ = ["TransformersAdapter"]
@@ -97,7 +97,7 @@ class TransformersAdapter(TracedAdapter):
         """Return whether a model is a PreTrainedModel that takes pixels."""
         from transformers import PreTrainedModel
 
-        if not isinstance(model, PreTrainedModel) or model.config.model_type in VIDEO_TYPES:
+        if not isinstance(model, PreTrainedModel) or model.config.model_type in (*VIDEO_TYPES, *AUDIO_TYPES):
             return False
         return model.main_input_name == "pixel_values" or hasattr(model, "get_image_features")
 

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -14,8 +14,9 @@ from vitscope.errors import ModelError
 from vitscope.models.hub import OTHER_SOURCES, cached_file, cached_revision, not_loaded, remote_code
 from vitscope.models.options import ModelOptions
 from vitscope.models.transformers import TransformersAdapter
+from vitscope.models.transformers_audio import AudioAdapter
 from vitscope.models.transformers_processor_loading import processor_of
-from vitscope.models.transformers_types import VIDEO_TYPES
+from vitscope.models.transformers_types import AUDIO_TYPES, VIDEO_TYPES
 from vitscope.models.transformers_video import VideoAdapter
 from vitscope.models.weights_file import WeightsFile
 from vitscope.models.weights_match import match
@@ -23,6 +24,8 @@ from vitscope.models.weights_match import match
 __all__ = ["Source", "adapted", "load_module", "load_transformers"]
 
 log = logging.getLogger(__name__)
+
+Adapter: TypeAlias = TransformersAdapter | VideoAdapter | AudioAdapter
 
 # heads that rebuild what was masked in training: without a mask there is nothing to rebuild
 _PRETRAINING = ("ForPreTraining", "ForMaskedImageModeling")
@@ -75,7 +78,7 @@ def load_transformers(
     *,
     weights: WeightsFile | None = None,
     extra: dict[str, Any] | None = None,
-) -> TransformersAdapter | VideoAdapter:
+) -> Adapter:
     """Load a model of transformers with its image processor.
 
     Args:
@@ -108,9 +111,13 @@ def adapted(
     *,
     extra: dict[str, Any] | None = None,
     own_weights: bool = True,
-) -> TransformersAdapter | VideoAdapter:
+) -> Adapter:
     """Make the adapter of a loaded model."""
-    kind = VideoAdapter if model.config.model_type in VIDEO_TYPES else TransformersAdapter
+    kind: type[Adapter] = TransformersAdapter
+    if model.config.model_type in VIDEO_TYPES:
+        kind = VideoAdapter
+    elif model.config.model_type in AUDIO_TYPES:
+        kind = AudioAdapter
     if not kind.claims(model):
         raise ModelError(
             msg(
@@ -122,7 +129,7 @@ def adapted(
         )
     revision = cached_revision(source.reference, source.revision) if own_weights else ""
     keywords = {"reference": source.reference, "weights": revision} | (extra or {})
-    adapter: TransformersAdapter | VideoAdapter = kind.bound(model.to(device).eval(), processor, options, **keywords)
+    adapter: Adapter = kind.bound(model.to(device).eval(), processor, options, **keywords)
     adapter.notes = (*adapter.notes, *notes)
     return adapter
 
@@ -205,7 +212,7 @@ def _class_of(source: Source, config: Any, named: list[str]) -> Any:
         found = getattr(transformers, name, None)
         if found is not None and name not in {str(value).rpartition(".")[2] for value in own_code.values()}:
             takes_pixels = str(getattr(found, "main_input_name", "")).startswith("pixel_values")
-            takes_pixels |= hasattr(found, "from_config")
+            takes_pixels |= hasattr(found, "from_config") or config.model_type in AUDIO_TYPES
             log.debug("%s: %s, by its config", source.reference, name)
             return found if takes_pixels else transformers.AutoModel
     for auto, name in own_code.items():

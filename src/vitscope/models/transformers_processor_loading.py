@@ -7,7 +7,7 @@ from typing import Any
 from vitscope._messages import Message, msg
 from vitscope.errors import ModelError, first_line, require_package
 from vitscope.models.hub import not_loaded, reach_hub, remote_code
-from vitscope.models.transformers_types import VIDEO_TYPES
+from vitscope.models.transformers_types import AUDIO_TYPES, VIDEO_TYPES
 
 __all__ = ["load_processor", "processor_of"]
 
@@ -67,7 +67,7 @@ def processor_of(
     folder = Path(path)
     if not folder.is_dir() or any((folder / name).is_file() for name in _FILES):
         try:
-            return _own_processor(path, keywords, video=config.get("model_type") in VIDEO_TYPES), ()
+            return _own_processor(path, keywords, config.get("model_type")), ()
         except Exception as error:  # broken files make the loaders raise anything
             if folder.is_dir() or not any(name in str(error) for name in _FILES):
                 raise not_loaded(reference, error) from error
@@ -98,11 +98,13 @@ def processor_of(
     )
 
 
-def _own_processor(path: str, keywords: dict[str, Any], *, video: bool) -> Any:
-    """Load the processor that a folder or repository has; of a video model, its video processor before an image one."""
-    from transformers import AutoImageProcessor, AutoVideoProcessor
+def _own_processor(path: str, keywords: dict[str, Any], model_type: str | None) -> Any:
+    """Load the processor that a folder or repository has, of the kind that the model type takes."""
+    from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoVideoProcessor
 
-    if video:
+    if model_type in AUDIO_TYPES:
+        return AutoFeatureExtractor.from_pretrained(path, **keywords)  # type: ignore[no-untyped-call]
+    if model_type in VIDEO_TYPES:
         require_package("torchvision", extra="video")
         try:
             return AutoVideoProcessor.from_pretrained(path, **keywords)  # type: ignore[no-untyped-call]

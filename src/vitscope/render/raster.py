@@ -16,7 +16,7 @@ from vitscope._messages import msg
 from vitscope.errors import UnknownNameError, UsageError
 from vitscope.geometry import ImageRegion
 
-__all__ = ["NORMS", "STYLES", "Style", "StyleOptions", "grid", "heat", "limits", "overlay"]
+__all__ = ["NORMS", "STYLES", "Style", "StyleOptions", "grid", "heat", "limits", "overlay", "overlay_placed"]
 
 StyleName = Literal["color", "grey", "notebook"]
 Norm = Literal["auto", "minmax", "robust", "positive"]
@@ -155,8 +155,15 @@ def overlay(
     if style.style == "notebook":
         return _notebook(values, region, photo)
     style = style.resolved(values)
-    low, high = scale or limits(values, style.norm)
     placed = region.upsample(values, style.smooth, style.blur)
+    return overlay_placed(placed, photo, style, scale or limits(values, style.norm))
+
+
+def overlay_placed(
+    placed: Float[np.ndarray, "H W"], photo: UInt8[np.ndarray, "H W 3"], style: Style, scale: tuple[float, float]
+) -> Image.Image:
+    """Draw a map that lies on its photo already, NaN where it does not; as `overlay` draws one of patches."""
+    low, high = scale
     pixels = photo.copy()
     colours = _colours(style.cmap).astype(np.float32)
     for top in range(0, len(pixels), _STRIP):

@@ -1,0 +1,140 @@
+"""The map of a sound: drawn over its spectrogram, with seconds and hertz beside it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Unpack
+
+import numpy as np
+from jaxtyping import Float32
+from PIL import Image
+
+from vitscope._messages import msg
+from vitscope.errors import UsageError
+from vitscope.explanation import Explanation
+from vitscope.media.sound import Spectrogram
+from vitscope.render import raster
+from vitscope.render.raster import Style, StyleOptions
+from vitscope.render.sheets import figure_image, new_figure
+
+__all__ = ["SoundExplanation"]
+
+_TICKS = (100, 250, 500, 1000, 2000, 4000, 8000, 16000)
+_PIXELS = 8  # of a drawing, for each band and column, at most
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SoundExplanation(Explanation):
+    """One map of one sound: relevance of each patch of its spectrogram.
+
+    Patches overlap: each is drawn around its middle, as far as the next one's share begins, and those at the edges to
+    the end of what they see.
+
+    Attributes:
+        map: relevance of each patch `(gh, gw)`: rows are bands of frequency, the lowest first, columns are times.
+        region: where the middles of the patches lie on the spectrogram, in bands and columns.
+        picture: the spectrogram that the model got.
+    """
+
+    medium: ClassVar[str] = "sound"
+    picture: Spectrogram | None = field(default=None, repr=False)
+
+    @property
+    def spectrogram(self) -> Spectrogram:
+        """The spectrogram that the model got.
+
+        Raises:
+            UsageError: an explanation without it.
+        """
+        if self.picture is None:
+            raise UsageError(
+                msg("media.no-spectrogram", "this explanation has no spectrogram to draw on"),
+                msg("media.no-spectrogram.hint", "map has the values of the patches"),
+            )
+        return self.picture
+
+    def heat(self, smooth: bool = True, blur: float = 0.0) -> Float32[np.ndarray, "F T"]:
+        """Return the map in the spectrogram's size, unnormalised; NaN where no patch lies.
+
+        Args:
+            smooth: bicubic between patch centres; otherwise one flat block per patch.
+            blur: standard deviation of a Gaussian blur after it, in bands and columns; 0 for none.
+        """
+        inside = self.region.upsample(self.map, smooth, blur)
+        left, top, right, bottom = self.region.window()
+        seen = inside[top:bottom, left:right]
+        # a patch at the edge sees as far beyond its share as the share of one begins within it
+        after = min(bottom + top, len(inside)) - bottom, min(right + left, inside.shape[1]) - right
+        whole = np.pad(seen, ((top, after[0]), (left, after[1])), mode="edge")
+        inside[: whole.shape[0], : whole.shape[1]] = whole
+        return inside
+
+    def overlay(self, **style: Unpack[StyleOptions]) -> Image.Image:
+        """Draw the spectrogram, and the map over it, with the highest band above, seconds and hertz.
+
+        Args:
+            style: the fields of `vitscope.render.raster.Style`.
+
+        Raises:
+            UsageError: an explanation without its spectrogram, or the style `notebook`, which is for images.
+        """
+        chosen, seen = self._checked_style(**style), self.spectrogram
+        height, width = seen.values.shape
+        end = width * seen.step
+        figure = new_figure((9.0, 5.4))
+        axes = figure.subplots(2, 1, sharex=True)
+        images = (Image.fromarray(seen.pixels), self._drawn(chosen))
+        for one, image, title in zip(axes, images, ("spectrogram", self.method), strict=True):
+            flipped = np.asarray(image)[::-1]
+            one.imshow(flipped, extent=(0, end, -0.5, height - 0.5), aspect="auto", interpolation="nearest")
+            one.set_title(title, fontsize=9, pad=3, parse_math=False)
+            ticks = [hz for hz in _TICKS if seen.hertz[0] <= hz <= seen.hertz[-1]]
+            one.set_yticks(np.interp(ticks, seen.hertz, np.arange(height)), [f"{hz:g} Hz" for hz in ticks], fontsize=7)
+            if seen.seconds < end:
+                one.axvline(seen.seconds, color="white", linewidth=1, linestyle="--")
+        axes[1].set_xlabel("seconds", fontsize=8)
+        axes[1].tick_params(axis="x", labelsize=7)
+        about = [seen.name, *([] if self.target is None else [self.target])]
+        figure.suptitle(" · ".join(about), fontsize=10, parse_math=False)
+        figure.set_layout_engine("constrained")
+        return figure_image(figure)
+
+    def manifest(self) -> dict[str, Any]:
+        """Return everything but the arrays, ready for JSON; `sound` has the scales of the spectrogram."""
+        seen = self.picture
+        if seen is None:
+            return super().manifest()
+        about = {"seconds": seen.seconds, "seconds_per_column": seen.step, "hertz": list(seen.hertz)}
+        return super().manifest() | {"sound": about}
+
+    def _draw(self, folder: Path, **style: Unpack[StyleOptions]) -> None:
+        """Write the spectrogram's values, the overlay with its scales, and the map, the highest band above."""
+        chosen = self._checked_style(**style)
+        raster.grid(self.map[::-1], chosen).save(folder / "map.png")
+        if self.picture is not None:
+            np.save(folder / "spectrogram.npy", self.picture.values)
+            self.overlay(**style).save(folder / "overlay.png", compress_level=4)
+
+    @classmethod
+    def _saved_picture(cls, folder: Path, manifest: Mapping[str, Any]) -> Spectrogram | None:
+        about = manifest.get("sound")
+        if about is None:
+            return None
+        values = np.load(folder / "spectrogram.npy", allow_pickle=False)
+        source = str(manifest["provenance"].get("source", "samples"))
+        scales = about["seconds_per_column"], about["hertz"], about["seconds"]
+        return Spectrogram(values, *scales, name=manifest["name"], source=source)
+
+    def _checked_style(self, **style: Unpack[StyleOptions]) -> Style:
+        chosen = self.style(**style)
+        if chosen.style == "notebook":
+            raise UsageError(
+                msg("media.notebook-style", "the style 'notebook' draws images only"),
+                msg("media.notebook-style.hint", "leave {@style} out, or use 'grey'"),
+            )
+        return chosen
+
+    def _drawn(self, style: Style) -> Image.Image:
+        """Draw the map over the spectrogram, one pixel for each band and column."""
+        heat = self.heat(style.smooth, style.blur)
+        return raster.overlay_placed(heat, self.spectrogram.pixels, style, raster.limits(self.map, style.norm))

@@ -1,0 +1,201 @@
+"""The Audio Spectrogram Transformer of transformers: its spectrogram is an image of overlapping patches."""
+
+import logging
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitscope._messages import Message, msg
+from vitscope.errors import ImageError, LayoutError, UsageError
+from vitscope.geometry import ImageRegion
+from vitscope.images import Picture
+from vitscope.media.sound import Sound, Spectrogram, load_sound, mel_centres
+from vitscope.media.sound_explanation import SoundExplanation
+from vitscope.models.base import ADAPTERS
+from vitscope.models.traced import TracedAdapter
+from vitscope.models.transformers_types import AUDIO_TYPES
+from vitscope.models.weights import hash_of
+
+__all__ = ["AudioAdapter"]
+
+log = logging.getLogger(__name__)
+
+_WINDOW, _HOP = 0.025, 0.01  # seconds, of the library's filter banks
+
+
+class AudioAdapter(TracedAdapter):
+    """An audio spectrogram transformer with its feature extractor.
+
+    Args:
+        model: a `PreTrainedModel` that takes spectrograms.
+        processor: its feature extractor; by default the library's, at the model's size and AudioSet's normalisation.
+        reference: how the model was named.
+        weights: a revision or hash; without one, the SHA-256 of the parameters in memory, computed when needed.
+
+    Raises:
+        LayoutError: a model whose tokens cannot be traced, or patches with gaps between them.
+    """
+
+    name = "transformers-audio"
+    library = "transformers"
+    result = SoundExplanation
+
+    def __init__(self, model: nn.Module, processor: Any = None, *, reference: str = "", weights: str = "") -> None:
+        self.model, self._weights = model, weights
+        config: Any = model.config
+        self.config = config
+        self.architecture = type(model).__name__
+        self.reference = reference or self.architecture
+        self.input_size = int(config.num_mel_bins), int(config.max_length)
+        self.patch, self.strides = int(config.patch_size), (int(config.frequency_stride), int(config.time_stride))
+        if max(self.strides) > self.patch:
+            problem = msg(
+                "models.patches-apart",
+                "patches of {patch} with steps of {steps} leave gaps that no patch sees",
+                patch=self.patch,
+                steps=" x ".join(map(str, self.strides)),
+            )
+            raise LayoutError(problem)
+        self.processor = processor or self._default_processor()
+        problem_type = getattr(config, "problem_type", None)
+        self.multi_label = problem_type == "multi_label_classification"
+        self.scores = "values" if problem_type == "regression" else "logits"
+        self.classes = "ForAudioClassification" in self.architecture and self.options.labels != {}
+        self.labels = {int(i): str(label) for i, label in (config.id2label or {}).items()} if self.classes else {}
+        log.debug("preprocessing of %s: %s", self.architecture, self.preprocessing())
+        self.trace()
+
+    @classmethod
+    def claims(cls, model: nn.Module) -> bool:
+        """Return whether a model is one of the audio models of transformers."""
+        return getattr(getattr(model, "config", None), "model_type", None) in AUDIO_TYPES
+
+    def load(self, source: Any) -> Spectrogram:
+        """Load a sound and return the spectrogram that the model gets of it.
+
+        Raises:
+            ImageError: no sound, or one shorter than a window of the spectrogram.
+        """
+        sound = load_sound(source)
+        rate = int(self.processor.sampling_rate)
+        ready = sound.at_rate(rate)
+        if ready.seconds < _WINDOW:
+            raise ImageError(
+                msg(
+                    "models.sound-too-short",
+                    "{name} lasts {seconds} s: nothing can be told apart",
+                    name=sound.name,
+                    seconds=f"{sound.seconds:.3f}",
+                )
+            )
+        made = self.processor(ready.samples, sampling_rate=rate, return_tensors="np")["input_values"][0]
+        if made.shape != self.input_size[::-1]:
+            raise LayoutError(
+                msg(
+                    "models.spectrogram-shape",
+                    "the feature extractor made {columns} x {bands} numbers, expected {expected}",
+                    columns=made.shape[0],
+                    bands=made.shape[-1],
+                    expected=" x ".join(map(str, self.input_size[::-1])),
+                ),
+                msg("models.spectrogram-shape.hint", "pass {@processor}, one that fits the model's config"),
+            )
+        whole = self.input_size[1] * _HOP
+        heard = min(ready.seconds, whole)
+        notes = [*ready.notes, _extent(ready.seconds, whole)]
+        hertz = mel_centres(self.input_size[0], rate)
+        values = np.asarray(made, np.float32).T
+        return Spectrogram(values, _HOP, hertz, heard, name=sound.name, source=sound.source, notes=notes)
+
+    def blank(self) -> Spectrogram:
+        """Return the spectrogram of a quiet tone."""
+        rate = int(self.processor.sampling_rate)
+        return self.load(Sound(0.1 * np.sin(np.arange(rate) * 0.2), rate))
+
+    def prepare(self, picture: Picture, size: int | None = None) -> tuple[Float[Tensor, "1 F T"], ImageRegion]:
+        """Return the spectrogram as an image, and where the middles of the patches lie on it.
+
+        Raises:
+            UsageError: a size: the model takes spectrograms of its own size alone.
+        """
+        if size is not None:
+            problem = msg("models.sound-size", "{model} takes spectrograms of one size only", model=self.reference)
+            raise UsageError(problem, msg("models.sound-size.hint", "leave {@size} out"))
+        assert isinstance(picture, Spectrogram)
+        (height, width), (rows, columns) = self.input_size, self.layout().grid
+        top, left = ((self.patch - stride) / 2 for stride in self.strides)
+        box = left, top, left + columns * self.strides[1], top + rows * self.strides[0]
+        return torch.from_numpy(picture.values.copy())[None], ImageRegion((width, height), box, self.input_size)
+
+    def pixel_cells(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return for each band and column the patch whose middle is nearest; -1 where no patch reaches."""
+        found = []
+        for pixels, cells, stride in zip(size, self.layout(size).grid, self.strides, strict=True):
+            place = torch.arange(pixels)
+            nearest = ((place + 0.5 - (self.patch - stride) / 2) / stride).floor().long().clamp(0, cells - 1)
+            found.append(torch.where(place < (cells - 1) * stride + self.patch, nearest, -1))
+        return found[0], found[1]
+
+    def run(self, pixels: Float[Tensor, "B C F T"]) -> Any:
+        """Call the model on images of one channel; of noise with more, on the first."""
+        return self.model(input_values=pixels[:, 0].transpose(1, 2))
+
+    def class_count(self) -> int | None:
+        """Return how many class scores the model answers with; None for a feature model."""
+        return int(self.config.num_labels) if self.classes else None
+
+    @cached_property
+    def weights(self) -> str:  # type: ignore[override]
+        """The Hub's revision, a given hash, or the SHA-256 of the parameters in memory."""
+        return self._weights or hash_of(self.model)
+
+    def describe(self) -> Mapping[str, str]:
+        """Return adapter, architecture and sizes."""
+        bands, columns = self.input_size
+        steps = " x ".join(map(str, self.strides))
+        return dict(super().describe()) | {
+            "adapter": f"{self.name}, {self.architecture} (model type {self.config.model_type})",
+            "made for": f"{bands} mel bands x {columns} columns, patches of {self.patch} in steps of {steps}",
+        }
+
+    def preprocessing(self) -> Message:
+        """Describe what happens to a sound."""
+        return msg(
+            "models.preprocessing.spectrogram",
+            "one channel at {rate} Hz; {processor}: {bands} mel bands, {columns} columns of 10 ms",
+            rate=self.processor.sampling_rate,
+            processor=type(self.processor).__name__,
+            bands=self.input_size[0],
+            columns=self.input_size[1],
+        )
+
+    def _default_processor(self) -> Any:
+        from transformers import ASTFeatureExtractor
+
+        bands, columns = self.input_size
+        return ASTFeatureExtractor(num_mel_bins=bands, max_length=columns)  # type: ignore[no-untyped-call]
+
+
+def _extent(seconds: float, whole: float) -> Message:
+    """Return how much of the sound the spectrogram holds."""
+    if seconds > whole:
+        return msg(
+            "models.sound-cut",
+            "the first {heard} s of {seconds} s: the model hears no more",
+            heard=f"{whole:.2f}",
+            seconds=f"{seconds:.2f}",
+        )
+    return msg(
+        "models.sound-padded",
+        "{seconds} s, then padding to {whole} s, which has patches of its own",
+        seconds=f"{seconds:.2f}",
+        whole=f"{whole:.2f}",
+    )
+
+
+ADAPTERS.add(AudioAdapter.name, AudioAdapter)
