@@ -33,7 +33,6 @@ from vitscope.models.traced import TracedAdapter
 from vitscope.models.transformers_processor import as_pair
 from vitscope.models.transformers_types import VIDEO_TYPES
 from vitscope.models.weights import hash_of
-from vitscope.models.weights import hash_of
 from vitscope.tracing.trace import Trace
 
 __all__ = ["VideoAdapter", "video_processor"]
