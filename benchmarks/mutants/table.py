@@ -156,6 +156,33 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
             ),
         ],
     ),
+    "models/answers.py": (
+        ["models/test_answers.py"],
+        [
+            ("answer-first-of-several", "    if len(main) > 1:", "    if len(main) > 99:"),
+            ("answer-hidden-states-count", "if not _SIDE.search(path[len(start) :])", "if True"),
+            ("answer-index-counts-from-one", "        key = int(index)", "        key = int(index) - 1"),
+        ],
+    ),
+    "tracing/trace.py": (
+        ["models/test_answers.py", "models/test_answers_transformers.py"],
+        [
+            ("trace-unread-layers-count", "for call in joined if call.event in read)", "for call in joined)"),
+            ("trace-channels-last-is-first", "return 3 if placed ==", "return 1 if placed =="),
+        ],
+    ),
+    "tracing/network.py": (
+        ["models/test_answers_transformers.py"],
+        [("network-long-skips-are-mlps", "if not any(new <= one for one in self.joins):", "if False:")],
+    ),
+    "methods/places.py": (
+        ["methods/test_places.py"],
+        [
+            ("place-box-edges-swapped", "_overlap(ys, self.box[1::2])", "_overlap(ys, self.box[::2])"),
+            ("place-mean-is-sum", "w / w.sum()", "w / 1.0"),
+            ("place-next-query", "return answer[:, self.index]", "return answer[:, self.index - 1]"),
+        ],
+    ),
     "models/preprocessing.py": (
         ["models/test_preprocessing.py"],
         [

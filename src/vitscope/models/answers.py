@@ -127,7 +127,7 @@ def _find(output: Any, chosen: Any, images: int) -> str:
     elif _is_row_of_images(start, inside, images):
         return start
     found = {path: t for path, t in found.items() if t.is_floating_point()}
-    main = {path: t for path, t in found.items() if t.ndim and not _SIDE.search(path[len(start) :])} or found
+    main = {path: t for path, t in found.items() if not _SIDE.search(path[len(start) :])} or found
     main = {path: t for path, t in main.items() if t.ndim and len(t) == images} or main
     if not main:
         raise LayoutError(
