@@ -66,10 +66,10 @@ def lora_folder(folder, base, **options):
 
 
 def code_folder(folder, marker):
-    """A folder whose classes lie in files beside the weights; each appends its name to `marker` where it runs."""
+    """A folder whose classes lie in files beside the weights; each writes `marker` where it runs."""
     model = vit(num_labels=5)
     model.save_pretrained(folder)
-    ran = f"open({str(marker)!r}, 'a').write(__name__ + ' ')\n"
+    ran = f"import pathlib\npathlib.Path({str(marker)!r}).write_text(__name__)\n"
     (folder / "configuration_mine.py").write_text(
         f"from transformers import ViTConfig\n{ran}class MineConfig(ViTConfig):\n    model_type = 'mine_vit'\n"
     )
