@@ -19,7 +19,7 @@ def test_the_operations_before_an_answer_say_what_it_is(name):
     torch.manual_seed(0)
     model = make()
     before = [parameter.requires_grad for parameter in model.parameters()]
-    found = find_answer_kind(model, model, (32, 32))
+    found = find_answer_kind(model, model, torch.randn(1, 3, 32, 32))
     assert (found.kind, found.width) == (kind, width)
     assert bool(found.reason) == (kind != "scores")
     assert [parameter.requires_grad for parameter in model.parameters()] == before

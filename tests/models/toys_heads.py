@@ -136,6 +136,16 @@ HEADS: dict[str, tuple[Callable[[], nn.Module], str, int]] = {
     "softmax": (lambda: Around(lambda own, f: own.head(f).softmax(-1), head=nn.Linear(32, 3)), "probabilities", 3),
     "sigmoid": (lambda: Around(lambda own, f: own.head(f).sigmoid(), head=nn.Linear(32, 3)), "probabilities", 3),
     "one sigmoid": (lambda: Around(lambda own, f: own.head(f).sigmoid(), head=nn.Linear(32, 1)), "probabilities", 1),
+    "mean of five heads in one": (
+        lambda: Around(lambda own, f: own.head(f).view(-1, 5, 3).mean(1), head=nn.Linear(32, 15)),
+        "scores",
+        3,
+    ),
+    "features of two scales, weighed": (
+        lambda: Around(lambda own, f: own.weigh(torch.stack([f, 2 * f], 1))[:, 0], weigh=nn.Conv1d(2, 1, 1)),
+        "features",
+        32,
+    ),
     "mean of two softmaxes": (
         lambda: Around(
             lambda own, f: (own.a(f).softmax(-1) + own.b(f).softmax(-1)) / 2, a=nn.Linear(32, 3), b=nn.Linear(32, 3)

@@ -87,7 +87,7 @@ def find_answer_kind(answer_of: Callable[[Tensor], Tensor], model: nn.Module, no
 
 def _read(answer: Tensor, pixels: Tensor, model: nn.Module) -> AnswerKind:
     width = answer.shape[1]
-    ends = set(_ends(answer.grad_fn, pixels)) if answer.grad_fn is not None else {"unknown"}
+    ends = set(_ends(answer.grad_fn, pixels, width)) if answer.grad_fn is not None else {"unknown"}
     if (step := _probabilities(answer, ends)) is not None:
         reason = msg("models.answer.probabilities", "its last step is a {step}", step=step)
         return AnswerKind("probabilities", width, reason, step == "softmax")
@@ -125,7 +125,7 @@ def _probabilities(answer: Tensor, ends: set[str]) -> str | None:
     return "softmax" if sums_to_one and ends <= {"probability Softmax", "unknown"} else None
 
 
-def _ends(start: Any, pixels: Tensor) -> Iterator[str]:
+def _ends(start: Any, pixels: Tensor, width: int) -> Iterator[str]:
     """Iterate over the first operations behind an answer that compute something, of each sum and average all."""
     stack, seen = [start], set()
     while stack:
@@ -142,6 +142,9 @@ def _ends(start: Any, pixels: Tensor) -> Iterator[str]:
             yield "blocks"  # pixels, or a token that was learned: the stream that starts there
         elif role == "linear":
             weight = next((w for child in inputs if (w := _variable(child)) is not None and w.ndim > 1), None)
+            if weight is not None and all(size % width for size in weight.shape):
+                stack += computed  # it weighs scales or places, and has no row for each number
+                continue
             yield "blocks" if _reads_pixels(computed, pixels) else f"linear {0 if weight is None else id(weight)}"
         elif role in ("norm", "activation"):
             yield role
