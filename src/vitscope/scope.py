@@ -41,18 +41,27 @@ class Scope:
         engine: does the work, for code that needs single stages of it.
         adapter: what vitscope knows of the model: labels, preprocessing, layouts.
         model: the model itself.
-        device, dtype: of the model's parameters.
     """
 
     def __init__(self, adapter: ModelAdapter, device: torch.device, dtype: torch.dtype) -> None:
         self.engine = Engine(adapter, device, dtype)
-        self.adapter, self.model, self.device, self.dtype = adapter, adapter.model, device, dtype
+        self.adapter, self.model = adapter, adapter.model
 
     def __repr__(self) -> str:
         return f"<Scope of {self.adapter.reference}: {self.layout}>"
 
     def _repr_html_(self) -> str:
         return numbers_html(repr(self), [{"": name, "model": fact} for name, fact in self.adapter.describe().items()])
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model's parameters."""
+        return self.engine.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the model's parameters."""
+        return self.engine.dtype
 
     @property
     def layout(self) -> TokenLayout:

@@ -174,3 +174,20 @@ class TestRemoval:
         with torch.inference_mode(), _torch_private.InferenceMode(False):
             assert not torch.is_inference_mode_enabled()
         assert _torch_private.InferenceMode is not torch.inference_mode, "its Python code can be interrupted at its end"
+
+    def test_canary_checkpointing_calls_what_is_replaced(self):
+        before = _torch_private.checkpoint_functions()
+        assert len(before) == 2, "torch renamed what checkpoint calls: gradient methods fail inside it"
+        replaced, calls = _torch_private.passing_by(before, lambda: True), []
+        x = torch.ones(2, requires_grad=True)
+        for reentrant in (True, False):
+            try:
+                _torch_private.set_checkpoint_functions(replaced)
+                y = torch.utils.checkpoint.checkpoint(lambda v: calls.append(1) or v.exp(), x, use_reentrant=reentrant)
+            finally:
+                _torch_private.set_checkpoint_functions(before)
+            torch.autograd.grad(y.sum(), x)
+        assert calls == [1, 1], "a function ran again in the backward pass"
+
+    def test_without_them_checkpointing_stays(self):
+        assert _torch_private.passing_by({}, lambda: True) == {}

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitscope.attention import changes, model_lock, model_modes
+from vitscope.attention import _torch_private, changes, model_lock, model_modes
 
 _PLAIN = (bool, int, float, str, tuple, type(None))
 
@@ -45,7 +45,8 @@ def surroundings() -> dict[str, Any]:
         "models waited for": list(model_lock._TABLE.waiting),
         "open changes": len(changes._OPEN.stack),
         "locks": (model_lock._TABLE.guard._lock._is_owned(), model_modes._EAGER._guard._lock._is_owned()),
-        "suspended": set(model_modes._EAGER._users),
+        "switches": [dict(switch.users) for switch in (model_modes._EAGER, model_modes._CHECKPOINTS)],
+        "checkpointing": _torch_private.checkpoint_functions(),
     }
     if "torch._dynamo" in sys.modules:
         found["compiling"] = torch._dynamo.eval_frame._stance

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 from torch.nn.functional import multi_head_attention_forward
@@ -19,11 +20,14 @@ __all__ = [
     "DisableTensorSubclass",
     "InferenceMode",
     "add_hook",
+    "checkpoint_functions",
     "compile_stance",
     "flash_attention_with_lse",
     "hook_numbers",
+    "passing_by",
     "remove_hook",
     "remove_mode",
+    "set_checkpoint_functions",
     "set_compile_stance",
     "traceable",
     "unwrap_compiled",
@@ -155,3 +159,38 @@ def remove_mode(mode: TorchFunctionMode) -> None:
 # Part 8: inference mode as a context manager in C, which no interrupt can leave between two of its lines.
 
 InferenceMode: Any = getattr(torch._C, "_InferenceMode", None) or torch.inference_mode
+
+# Part 9: what `torch.utils.checkpoint.checkpoint` calls by name, both ways. Without these names, gradient checkpointing
+# inside a model's own forward is not passed by, and its gradient methods end with an error of torch.
+
+_CHECKPOINTS = ("CheckpointFunction", "_checkpoint_without_reentrant_generator_impl")
+
+
+def checkpoint_functions() -> dict[str, Any]:
+    """Return them by name, as they are now."""
+    return {name: value for name, value in vars(torch.utils.checkpoint).items() if name in _CHECKPOINTS}
+
+
+def set_checkpoint_functions(functions: dict[str, Any]) -> None:
+    """Replace them."""
+    vars(torch.utils.checkpoint).update(functions)
+
+
+def passing_by(functions: dict[str, Any], applies: Callable[[], bool]) -> dict[str, Any]:
+    """Return functions in place of `functions` that run the module plainly on threads where `applies()` is true."""
+    if len(functions) < len(_CHECKPOINTS):
+        return functions
+    reentrant, generator = (functions[name] for name in _CHECKPOINTS)
+
+    class Plain:
+        @staticmethod
+        def apply(run: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+            return run(*args) if applies() else reentrant.apply(run, preserve, *args)
+
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        if applies():
+            yield
+        else:
+            yield from generator(*args, **kwargs)
+
+    return dict(zip(_CHECKPOINTS, (Plain, plain), strict=True))

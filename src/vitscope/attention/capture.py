@@ -25,7 +25,7 @@ from vitscope.attention.blocks import Dense, Factored
 from vitscope.attention.changes import Changes
 from vitscope.attention.gradient_rules import GradientRule
 from vitscope.attention.model_lock import ModelHold
-from vitscope.attention.model_modes import suspend_compiling
+from vitscope.attention.model_modes import suspend_checkpointing, suspend_compiling
 from vitscope.attention.recorder import AttentionRecorder, OutputEdit
 from vitscope.attention.softmax_tracking import SoftmaxTracker, as_4d, split_heads
 from vitscope.attention.store import GraphOutput
@@ -102,6 +102,8 @@ class _Capture(Changes):
             self.hook(module, partial(self._enter, name), before=True)
             self.hook(module, self._leave, always_call=True)
         suspend_compiling(self)
+        if self._recorder.gradients:
+            suspend_checkpointing(self)
         self.mode(self._capture_mode)
 
     def _enter(self, name: str, _module: nn.Module, _args: Any) -> None:

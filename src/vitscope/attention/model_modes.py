@@ -4,19 +4,27 @@ Each holds the model meanwhile: no other thread of vitscope runs it or changes i
 """
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial, wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from vitscope.attention._torch_private import InferenceMode, compile_stance, set_compile_stance
+from vitscope.attention._torch_private import (
+    InferenceMode,
+    checkpoint_functions,
+    compile_stance,
+    passing_by,
+    set_checkpoint_functions,
+    set_compile_stance,
+)
 from vitscope.attention.changes import Changes, Guard, restoring
 from vitscope.attention.model_lock import exclusive
 
-__all__ = ["eval_mode", "frozen_parameters", "own_state", "suspend_compiling"]
+__all__ = ["eval_mode", "frozen_parameters", "own_state", "suspend_checkpointing", "suspend_compiling"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,6 +54,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
                 if vars(module).get(name) is True:
                     vars(module)[name] = False
         suspend_compiling(changes)
+        suspend_checkpointing(changes)
         yield
 
 
@@ -71,36 +80,59 @@ def frozen_parameters(model: nn.Module) -> Iterator[None]:
 def suspend_compiling(changes: Changes) -> None:
     """Run the Python code of compiled modules and functions until the changes end: hooks see no other code."""
     if "torch._dynamo" in sys.modules:
-        changes.on_exit(partial(_EAGER.leave, changes))
-        _EAGER.enter(changes)
+        _EAGER.switch(changes)
 
 
-class _Eager:
-    """Suspends `torch.compile` while any thread observes a model.
+def suspend_checkpointing(changes: Changes) -> None:
+    """Run what `torch.utils.checkpoint` wraps plainly on this thread until the changes end, with its whole graph."""
+    _CHECKPOINTS.switch(changes)
 
-    The switch belongs to the process. The first thread in saves it, and the last one out restores it.
+
+class _Switch:
+    """A switch of the process that is on while any thread needs it.
+
+    The first one in saves how it was, the last one out restores it.
+
+    Args:
+        read: returns how it is set.
+        turn_on: sets it, given how it was.
+        restore: sets it as it was; may be called twice.
     """
 
-    def __init__(self) -> None:
-        self._guard, self._users, self._before = Guard(), set[object](), None
+    def __init__(self, read: Callable[[], Any], turn_on: Callable[[Any], object], restore: Callable[[Any], object]):
+        self._read, self._turn_on, self._restore = read, turn_on, restore
+        self._guard, self._before = Guard(), None
+        self.users: dict[Changes, int] = {}  # with the thread of each
 
-    def enter(self, user: object) -> None:
-        """Suspend it for one more user."""
+    def switch(self, changes: Changes) -> None:
+        """Have it on until the changes end."""
+        changes.on_exit(partial(self._leave, changes))
         with self._guard:
-            self._before = self._before if self._users else compile_stance()
-            self._users.add(user)
-            torch.compiler.set_stance("force_eager")
+            if not self.users:
+                self._before = self._read()
+            self.users[changes] = threading.get_ident()
+            if len(self.users) == 1:
+                self._turn_on(self._before)
 
-    def leave(self, user: object) -> None:
-        """Restore it after the last user; may be called twice."""
+    def _leave(self, changes: Changes) -> None:
         with self._guard:
-            if user in self._users and len(self._users) == 1:
-                set_compile_stance(self._before)
-            self._users.discard(user)
+            if changes in self.users and len(self.users) == 1:
+                self._restore(self._before)
+            self.users.pop(changes, None)
         self._guard.free()
 
 
-_EAGER = _Eager()
+def _is_plain() -> bool:
+    """Return whether this thread runs a model in `eval_mode`."""
+    return threading.get_ident() in tuple(_CHECKPOINTS.users.values())
+
+
+_EAGER = _Switch(compile_stance, lambda _: torch.compiler.set_stance("force_eager"), set_compile_stance)
+_CHECKPOINTS = _Switch(
+    checkpoint_functions,
+    lambda functions: set_checkpoint_functions(passing_by(functions, _is_plain)),
+    set_checkpoint_functions,
+)
 
 
 def own_state(function: Callable[P, R]) -> Callable[P, R]:

@@ -56,6 +56,12 @@ class Engine(ModelRunner):
         super().__init__(adapter, device, dtype)
         self.capabilities = Capabilities(self)
 
+    def refresh(self) -> bool:
+        """Look at the model again; return whether what was known of it had to be found out anew."""
+        if renewed := super().refresh():
+            self.capabilities = Capabilities(self)
+        return renewed
+
     @alone
     def supports(self, name: str) -> Support:
         """Answer whether the model supports a method or capability; see `Scope.supports`."""

@@ -104,7 +104,11 @@ def alone(function: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[An
     @wraps(function)
     @own_state
     def run(owner: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with exclusive(owner.model):
+        with exclusive(owner.model) as changes:
+            runner: ModelRunner = getattr(owner, "engine", owner)
+            if not runner.at_work:  # a model changes between calls, not during one
+                runner.refresh()
+                changes.set(runner, "at_work", True)
             return function(owner, *args, **kwargs)
 
     return run
@@ -116,17 +120,26 @@ class ModelRunner:
     Attributes:
         adapter: what vitscope knows of the model.
         device, dtype: of the model's parameters.
+        at_work: a call is running, during which the model is taken to be as it was at its beginning.
         on_forward: called before each run of the model; what it raises ends the call, so that hosts can cancel.
     """
 
     def __init__(self, adapter: ModelAdapter, device: torch.device, dtype: torch.dtype) -> None:
-        self.adapter, self.device, self.dtype = adapter, device, dtype
+        self.adapter, self.device, self.dtype, self.at_work = adapter, device, dtype, False
         self.on_forward: Callable[[], None] = lambda: None
 
     @property
     def model(self) -> nn.Module:
         """The model itself."""
         return self.adapter.model
+
+    def refresh(self) -> bool:
+        """Look at the model again; return whether what was known of it had to be found out anew."""
+        renewed = self.adapter.refresh()
+        if renewed:
+            self.__dict__.pop("_blocks", None)
+        self.device, self.dtype = device_and_dtype(self.model, self.device)
+        return renewed
 
     @property
     @alone

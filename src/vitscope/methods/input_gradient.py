@@ -112,7 +112,8 @@ def smoothgrad(context: MethodContext, *, samples: int = 16, noise: float = 0.15
         )
     x = context.pixels.detach()
     spread = noise * (x.amax((1, 2, 3)) - x.amin((1, 2, 3)))
-    noises = torch.randn(samples, *x.shape[1:], generator=torch.Generator().manual_seed(context.seed)).to(x)
+    draw = torch.Generator().manual_seed(context.seed)
+    noises = torch.randn(samples, *x.shape[1:], generator=draw, dtype=torch.float32).to(x)
     total = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))  # half would lose sums
     for rows, grad in _gradients(context, samples, lambda b, s: x[b] + spread[b][:, None, None, None] * noises[s]):
         total.index_add_(0, rows, grad.to(total.dtype))
@@ -128,7 +129,8 @@ def _gradients(
     most = min(context.batch_size, max(1, _TOKENS // context.layout.tokens))
     for part in torch.split(work, most):
         rows, numbers = part // count, part % count
-        pixels = pixels_of(rows, numbers).requires_grad_()
+        leaf = pixels_of(rows, numbers).requires_grad_()
+        pixels = leaf.view_as(leaf)  # counters of operations cannot follow a gradient at a leaf
         (grad,) = torch.autograd.grad(context.scores(pixels, rows).sum(), pixels)
         context.progress(int(part[-1]) + 1, images * count)
         yield rows, grad

@@ -119,9 +119,9 @@ def rise(
         )
     pixels = context.pixels.detach()
     size, draw = pixels.shape[2:], torch.Generator().manual_seed(context.seed)
-    coarse = (torch.rand(masks, 1, cells, cells, generator=draw) < share).float()
+    coarse = (torch.rand(masks, 1, cells, cells, generator=draw, dtype=torch.float32) < share).float()
     cell = [-(-n // cells) for n in size]
-    shifts = torch.rand(masks, 2, generator=draw)
+    shifts = torch.rand(masks, 2, generator=draw, dtype=torch.float32)
     enlarged = [(cells + 1) * c for c in cell]
 
     def mask_of(number: int) -> Tensor:

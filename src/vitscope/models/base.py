@@ -1,8 +1,10 @@
 """ModelAdapter: what vitscope must know of one library's models, the contract of every adapter."""
 
+import logging
 import types
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from inspect import isabstract
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -13,6 +15,7 @@ from vitscope.explanation import Activation, Explanation
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture, ReadOptions, grey_picture, load_image
 from vitscope.models.bands import fitted
+from vitscope.models.fingerprint import Fingerprint, fingerprint
 from vitscope.models.labels import check_count
 from vitscope.models.options import ModelOptions
 
@@ -28,6 +31,8 @@ __all__ = ["ADAPTERS", "ModelAdapter", "image_size", "libraries_of", "text_too_l
 
 _SHOWN = 40  # characters of a text
 _NO_QUERIES = msg("models.queries-unknown", "from which tokens one query of the answer is made is not known")
+
+log = logging.getLogger(__name__)
 
 
 class ModelAdapter(ABC):
@@ -51,6 +56,7 @@ class ModelAdapter(ABC):
         channels: of the pixels that the model takes.
         bands: of the images that become those pixels: as many, unless a processor makes others of them.
         options: what the caller said of the model; bound before the constructor runs.
+        weights_changed: they are no longer those that were loaded, and `weights` is their hash.
         dense: an answer has scores at many places, such as pixels or the queries of a detector: a target names one.
         result: the kind of explanation that is made of its inputs.
     """
@@ -72,7 +78,10 @@ class ModelAdapter(ABC):
     bands: int = 3
     options: ModelOptions = ModelOptions()
     dense: bool = False
+    weights_changed: bool = False
     result: type[Explanation] = Explanation
+    _remake: Callable[[], Self] | None = None
+    _seen: Fingerprint | None = None
 
     @classmethod
     def bound(cls, model: "torch.nn.Module", processor: Any, options: ModelOptions, **extra: Any) -> Self:
@@ -81,7 +90,31 @@ class ModelAdapter(ABC):
         adapter.options = options
         adapter.__init__(model, processor, **extra)  # type: ignore[misc]
         adapter._settle_labels()
+        adapter._remake = partial(cls.bound, model, processor, options, **extra)
+        adapter._seen = fingerprint(model)
         return adapter
+
+    def refresh(self) -> bool:
+        """Look at the model again; what was found out is found out anew where its structure changed since.
+
+        Returns:
+            Whether it did. Where only its weights changed, they are hashed again when they are asked for.
+
+        Raises:
+            LayoutError: the tokens of the model as it is now cannot be traced.
+        """
+        now, before = fingerprint(self.model), self._seen
+        if before is None or now == before:
+            self._seen = now
+            return False
+        renewed = now.structure != before.structure and self._remake is not None
+        if renewed and self._remake is not None:
+            log.debug("%s: its structure changed since it was loaded", self.reference)
+            self.__dict__ = self._remake().__dict__
+        self._seen, self.weights_changed = now, True
+        if isinstance(getattr(type(self), "weights", None), cached_property):
+            self.__dict__.pop("weights", None)
+        return renewed
 
     @classmethod
     def claims(cls, model: "torch.nn.Module") -> bool:

@@ -200,7 +200,8 @@ class TransformersAdapter(TracedAdapter):
     @cached_property
     def weights(self) -> str:  # type: ignore[override]
         """The Hub's revision, a given hash, or the SHA-256 of the parameters in memory."""
-        return self._weights or hash_of(self.model)
+        loaded = "" if self.weights_changed else self._weights
+        return loaded or hash_of(self.model)
 
     def layout(self, size: tuple[int, int] | None = None) -> TokenLayout:
         """Return the token layout at `(Hi, Wi)` pixels, by default the size that the model was configured for."""

@@ -156,7 +156,8 @@ class VideoAdapter(TracedAdapter):
     @cached_property
     def weights(self) -> str:  # type: ignore[override]
         """The Hub's revision, a given hash, or the SHA-256 of the parameters in memory."""
-        return self._weights or hash_of(self.model)
+        loaded = "" if self.weights_changed else self._weights
+        return loaded or hash_of(self.model)
 
     def describe(self) -> Mapping[str, str]:
         """Return adapter, architecture and sizes."""

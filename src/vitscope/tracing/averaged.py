@@ -1,6 +1,7 @@
 """Running a model's own code as the averaged network: a mode in which torch functions act on tokens by rule."""
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from vitscope._messages import msg
 from vitscope.attention._torch_private import DisableTensorSubclass
@@ -159,6 +161,8 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
         self, func: Any, name: str, args: Any, kwargs: Any, tokens: list[TokenTensor]
     ) -> Any:
         x = tokens[0]
+        if name == "register_hook":  # of a counter or profiler around the call, which is told nothing of this run
+            return RemovableHandle(OrderedDict())
         if name in _LIKE and not isinstance(args[0], TokenTensor):
             return func(*args, **kwargs)  # something else is made like tokens
         if func is scaled_dot_product_attention:

@@ -1,0 +1,189 @@
+"""What the caller has switched on around a call changes nothing: the map is the one of plain surroundings."""
+
+from contextlib import contextmanager, nullcontext
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import vitscope
+from tests.engine.toys_families import PHOTOS, Own, make
+from tests.helpers.model_state import differences, model_state, surroundings
+
+pytestmark = pytest.mark.usefixtures("as_shipped")
+METHODS = ("rollout", "relevance", "gradcam", "attnlrp", "integrated-gradients", "rise", "logit-lens")
+
+
+@contextmanager
+def default_dtype():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@contextmanager
+def gradients_off():
+    torch.set_grad_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_grad_enabled(True)
+
+
+@contextmanager
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def flops():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    return FlopCounterMode(display=False)
+
+
+SURROUNDINGS = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "gradients off": gradients_off,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "default dtype": default_dtype,
+    "deterministic": deterministic,
+    "anomaly": torch.autograd.detect_anomaly,
+    "flop counter": flops,
+    "saved on cpu": torch.autograd.graph.save_on_cpu,
+    "device": lambda: torch.device("cpu"),
+}
+
+
+def maps(model, around=nullcontext, around_load=nullcontext):
+    with around_load():
+        scope = vitscope.load(model)
+    options = {"rise": {"masks": 6}, "integrated-gradients": {"steps": 3}}
+    with around():
+        found = {name: scope.explain(PHOTOS[0], method=name, **options.get(name, {})).map for name in METHODS}
+        return found | {"queries": scope.queries(PHOTOS[0], method="rollout")}
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return {family: maps(make(family)) for family in ("timm", "transformers")}
+
+
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+@pytest.mark.parametrize("where", ["call", "load"])
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_surroundings_change_no_map(name, where, expected):
+    for family, plain in expected.items():
+        model, around = make(family), surroundings()
+        before = model_state(model)
+        place = "around_load" if where == "load" else "around"
+        found = maps(model, **{place: SURROUNDINGS[name]})
+        exact = name != "default dtype"  # sums of the score are double there
+        same = np.array_equal if exact else partial(np.allclose, rtol=1e-5, atol=1e-7)
+        assert [method for method in plain if not same(found[method], plain[method])] == [], family
+        assert differences(before, model_state(model)) == []
+        assert differences(around, surroundings()) == []
+
+
+@pytest.mark.parametrize("family", ["timm", "transformers", "generic"])
+def test_weights_that_were_made_in_inference_mode(family):
+    with torch.inference_mode():
+        model = make(family)
+    assert all(parameter.is_inference() for parameter in model.parameters())
+    before, plain = model_state(model), maps(make(family))
+    for around in (nullcontext, torch.inference_mode):
+        found = maps(model, around)
+        assert [method for method in plain if not np.array_equal(found[method], plain[method])] == []
+    assert differences(before, model_state(model)) == []
+
+
+def pixels_in_inference_mode():
+    with torch.inference_mode():
+        return torch.rand(2, 3, 32, 32)
+
+
+def test_attribute_and_capture_in_inference_mode():
+    model = make("timm").eval()
+    scope, pixels = vitscope.load(model), pixels_in_inference_mode()
+    plain = scope.attribute(pixels.clone(), method="gradcam").maps
+    with torch.inference_mode():
+        assert torch.equal(scope.attribute(pixels, method="gradcam").maps, plain)
+        with vitscope.capture(model) as captured:
+            model(pixels)
+        rows = captured.attention[0].rows()
+    assert rows.shape == (2, 2, 17, 17)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("family", ["timm", "transformers"])
+def test_checkpointing_of_the_library(family):
+    model, plain = make(family), maps(make(family))
+    model.set_grad_checkpointing(True) if family == "timm" else model.gradient_checkpointing_enable()
+    before = model_state(model)
+    found = maps(model)
+    assert [method for method in plain if not np.array_equal(found[method], plain[method])] == []
+    assert differences(before, model_state(model)) == []
+
+
+class Checkpointed(Own):
+    """Its blocks are run by `torch.utils.checkpoint`, whatever its mode."""
+
+    def __init__(self, reentrant):
+        super().__init__()
+        self.reentrant = reentrant
+
+    def forward(self, x):
+        x = self.embed(x).flatten(2).mT
+        x = self.drop(torch.cat([self.cls.expand(len(x), -1, -1), x], 1) + self.pos)
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=self.reentrant)
+        return self.head(self.norm(x)[:, 0])
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointing_in_a_forward_of_ones_own(reentrant):
+    torch.manual_seed(0)
+    model = Checkpointed(reentrant).train()
+    torch.manual_seed(0)
+    plain = maps(Own().train())
+    found = maps(model)
+    assert [method for method in plain if not np.array_equal(found[method], plain[method])] == []
+
+
+def test_training_mode_changes_no_map_and_no_statistics():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm2d(3), Own()).train()
+    model(torch.rand(4, 3, 32, 32))
+    before = model_state(model)
+    found = maps(model)
+    assert differences(before, model_state(model)) == []
+    plain = maps(model.eval())
+    assert [method for method in plain if not np.array_equal(found[method], plain[method])] == []
+
+
+class Explaining(torch.utils.data.Dataset):
+    def __init__(self, scope):
+        self.scope = scope
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return self.scope.explain(PHOTOS[index % 2], method="gradcam").map.copy()
+
+
+def test_worker_processes_of_a_data_loader():
+    scope = vitscope.load(make("timm"))
+    plain = [scope.explain(photo, method="gradcam").map for photo in PHOTOS]
+    loader = torch.utils.data.DataLoader(Explaining(scope), num_workers=1, batch_size=None, timeout=60)
+    found = list(loader)
+    assert all(np.array_equal(np.asarray(one), plain[index % 2]) for index, one in enumerate(found))
