@@ -113,6 +113,13 @@ def test_choices_that_are_not_there() -> None:
     assert "'maps[0]' (1 x 7), 'maps[1]' (1 x 3)" in several.value.message
     with raises(UsageError, "models.output-not-a-tensor", "models.output-not-a-tensor.hint"):
         AnswerReader(lambda output: output)([A])
+    with raises(UsageError, "models.output-function-failed", "models.output-function-failed.hint") as failed:
+        AnswerReader(lambda output: output["logits"])((A, B))
+    assert "0 (1 x 7), 1 (1 x 3)" in failed.value.hint
+    with raises(UsageError, "models.output-is-a-tensor", "models.output-is-a-tensor.hint"):
+        AnswerReader("logits")(A)
+    with raises(UsageError, "models.one-number"):
+        AnswerReader(lambda output: output.sum())(A.expand(4, 7), 4)
     with raises(LayoutError, "models.answer-without-tensor"):
         answer_of({"boxes": torch.ones(1, 2, dtype=torch.long)})
 

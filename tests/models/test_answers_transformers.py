@@ -161,10 +161,21 @@ def test_a_backbone_with_stages_is_refused_and_each_stage_can_be_chosen() -> Non
         assert _difference(vitscope.load(model, output=output), attentions[:layers], PATCHES) < 1e-5
 
 
+def test_tuples_of_transformers_have_their_names() -> None:
+    model = transformers.ViTModel(transformers.ViTConfig(**SMALL, return_dict=False)).eval()  # type: ignore[arg-type]
+    scope = vitscope.load(model)
+    pixels = scope.prepare(PHOTO).pixels[None]
+    assert isinstance(model(pixels), tuple)
+    torch.testing.assert_close(scope.adapter.answer(pixels), model(pixels)[1])
+    assert scope.explain(PHOTO, method="rollout").provenance["output"].startswith("pooler_output")
+
+
 def test_hidden_states_can_be_chosen() -> None:
     model = _dinov2("Dinov2ForImageClassification")
     scope = vitscope.load(model, output="hidden_states[2]")  # the tokens after two layers, CLS among them
     assert _difference(scope, _eager(model, scope)[:2], CLS) < 1e-5
+    scope = vitscope.load(model, output=lambda out: out.hidden_states[3][:, 1:])  # as LLaVA reads its tower
+    assert _difference(scope, _eager(model, scope)[:3], PATCHES) < 1e-5
 
 
 def test_the_concatenation_of_the_last_layers_is_read_in_equal_parts() -> None:

@@ -207,7 +207,7 @@ def scorer_of(
     if callable(target):
         name = getattr(target, "__name__", msg("methods.target-function", "a function"))
         return Scorer([name] * count, lambda answer, _: _checked(target, answer))
-    if dense and not classifies:
+    if not classifies and (dense or (answer.ndim > 2 and target is not None)):
         raise _many_places(target, answer)
     if target is None and not classifies:
         own = feature_of(answer).detach()

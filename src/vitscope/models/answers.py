@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vitscope._messages import msg
-from vitscope.errors import LayoutError, UnknownNameError, UsageError
+from vitscope.errors import LayoutError, UnknownNameError, UsageError, first_line
 from vitscope.geometry import TokenLayout
 from vitscope.models.options import Output
 
@@ -57,7 +57,7 @@ class AnswerReader:
             LayoutError: the output holds no tensor.
         """
         if callable(self.chosen):
-            made: Any = self.chosen(output)
+            made = self._by_function(output)
             if not isinstance(made, Tensor):
                 kind = type(made).__name__
                 raise UsageError(
@@ -73,6 +73,25 @@ class AnswerReader:
         answer = _with_images(answer, images)
         self.shape = tuple(answer.shape)
         return answer
+
+    def _by_function(self, output: Any) -> Any:
+        assert callable(self.chosen)
+        if self.shape:  # it worked before: what fails now is no fault of the function
+            return self.chosen(output)
+        try:
+            return self.chosen(output)
+        except Exception as error:  # whatever the caller's function raises
+            problem = msg(
+                "models.output-function-failed",
+                "the function of {@output} failed on the model's output, a {kind}: {reason}",
+                kind=type(output).__name__,
+                reason=first_line(error),
+            )
+            listed = ", ".join(_listed(dict(_tensors(output))))
+            hint = msg(
+                "models.output-function-failed.hint", "the output holds {choices}", choices=listed or "no tensor"
+            )
+            raise UsageError(problem, hint) from error
 
     @property
     def name(self) -> str:
@@ -112,6 +131,9 @@ def _find(output: Any, chosen: Any, images: int) -> str:
         try:
             inside = _follow(output, start)
         except (KeyError, IndexError):
+            if isinstance(output, Tensor):
+                problem = msg("models.output-is-a-tensor", "the model answers with one tensor, which has no parts")
+                raise UsageError(problem, msg("models.output-is-a-tensor.hint", "leave {@output} out")) from None
             kind = msg("models.part-of-the-output", "part of this model's output")
             raise UnknownNameError(
                 kind, str(chosen), [_written(path).strip("'") for path, _ in _tensors(output)]
@@ -144,9 +166,7 @@ def _find(output: Any, chosen: Any, images: int) -> str:
 
 def _several(found: Mapping[str, Tensor]) -> UsageError:
     """Make the error for an output of which several tensors can be meant."""
-    listed = [f"{_written(path)} ({' x '.join(map(str, t.shape)) or '1'})" for path, t in found.items()]
-    if len(listed) > _LISTED:
-        listed = [*listed[: _LISTED - 1], "...", listed[-1]]
+    listed = _listed(found)
     first = _written(next(iter(found)))
     return UsageError(
         msg(
@@ -157,6 +177,15 @@ def _several(found: Mapping[str, Tensor]) -> UsageError:
         ),
         msg("models.several-answers.hint", "choose one of them, such as {@output={first}}", first=first),
     )
+
+
+def _listed(found: Mapping[str, Tensor]) -> list[str]:
+    """Write tensors as `output=` takes them, with their shapes; of many, the first ones and the last."""
+    listed = [
+        f"{_written(path) if path else 'one tensor'} ({' x '.join(map(str, t.shape)) or '1'})"
+        for path, t in found.items()
+    ]
+    return listed if len(listed) <= _LISTED else [*listed[: _LISTED - 1], "...", listed[-1]]
 
 
 def _parts(value: Any) -> dict[str | int, Any]:
@@ -220,6 +249,9 @@ def _with_images(answer: Tensor, images: int) -> Tensor:
     """Return an answer with an axis of images first and numbers after it, which models of one number may lack."""
     if answer.ndim < 2 and images == 1 and (answer.ndim == 0 or len(answer) != 1):
         answer = answer[None]  # squeezed: all numbers are those of the one image
+    if answer.ndim == 0:
+        problem = msg("models.one-number", "the answer is one number for {count} images together", count=images)
+        raise UsageError(problem, msg("models.one-number.hint", "an answer has one row for each image"))
     return answer[:, None] if answer.ndim == 1 else answer
 
 

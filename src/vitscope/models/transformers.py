@@ -112,7 +112,10 @@ class TransformersAdapter(TracedAdapter):
         parameters = inspect.signature(getattr(call, "forward", call)).parameters
         interpolates = tuple(pixels.shape[2:]) != self.input_size and "interpolate_pos_encoding" in parameters
         options: dict[str, Any] = {"interpolate_pos_encoding": True} if interpolates else {}
-        if "hidden_states" in str(self.options.output):
+        if getattr(self.config, "return_dict", True) is False:  # names say which tensor is which
+            options["return_dict"] = True
+        output, takes_any = self.options.output, any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        if "hidden_states" in str(output) or (callable(output) and (takes_any or "output_hidden_states" in parameters)):
             options["output_hidden_states"] = True
         if self.config.model_type == "vit_mae":  # no token is masked, and none is shuffled
             tokens = (pixels.shape[2] // self._patch[0]) * (pixels.shape[3] // self._patch[1])
