@@ -35,6 +35,27 @@ class Mutant:
 
 
 _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
+    "models/weights_match.py": (
+        ["models/test_references_files.py", "models/test_weights_file.py"],
+        [
+            ("weights without a place are dropped", "if missing or unexpected:", "if missing:"),
+            ("missing parameters stay random", "if missing or unexpected:", "if unexpected:"),
+        ],
+    ),
+    "models/weights_file.py": (
+        ["models/test_weights_file.py", "models/test_references_code.py"],
+        [
+            ("a pickle's code runs", "weights_only=True)", "weights_only=False)"),
+            ("the weights of the moment come before their average", '"state_dict_ema", "model_ema", ', ""),
+        ],
+    ),
+    "models/transformers_loading.py": (
+        ["models/test_references_code.py"],
+        [
+            ("code beside weights runs unasked", "trust_remote_code: bool = False", "trust_remote_code: bool = True"),
+            ("every head is left out", "return found if takes_pixels else", "return transformers.AutoModel if 1 else"),
+        ],
+    ),
     "attention/blocks.py": (
         ["attention/test_store.py", "attention/test_capture.py", "methods/test_attention_gradient.py"],
         [

@@ -36,6 +36,7 @@ def models(as_json: opt.AsJson = False) -> None:
             f"an image model of transformers; known types: {', '.join(types)}; other types are traced",
         ),
         *((f"{name}:NAME", adapter.references) for name, adapter in ADAPTERS if adapter.references),
+        ("... --weights FILE", "that architecture with the weights of a file, such as best.pth or model.safetensors"),
         ("in Python", "vitscope.load(module) for any module; vitscope.capture(module) records its raw attention"),
     ]
     console.print_table(["reference", "meaning"], rows, wrap=True)
