@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from vitscope.media.clip_explanation import ClipExplanation
     from vitscope.media.sound import Sound
     from vitscope.media.sound_explanation import SoundExplanation
+    from vitscope.media.volume import Volume, VolumeProcessor
+    from vitscope.media.volume_explanation import VolumeExplanation
     from vitscope.methods.places import query, region
     from vitscope.methods.targets import similar_to, text
     from vitscope.metrics.attention_statistics import Statistics
@@ -74,6 +76,9 @@ _HOMES = {
     "Statistics": "metrics.attention_statistics",
     "TokenLayout": "geometry",
     "View": "viewer.view",
+    "Volume": "media.volume",
+    "VolumeExplanation": "media.volume_explanation",
+    "VolumeProcessor": "media.volume",
     "attribute": "engine.engine",
     "capture": "attention.capture",
     "load": "scope",
@@ -118,6 +123,9 @@ __all__ = [
     "UsageError",
     "View",
     "VitscopeError",
+    "Volume",
+    "VolumeExplanation",
+    "VolumeProcessor",
     "__version__",
     "attribute",
     "capture",

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from vitscope._messages import msg
 from vitscope.errors import LayoutError, UsageError
 
-__all__ = ["ImageRegion", "Pooling", "TokenLayout"]
+__all__ = ["ImageRegion", "Pooling", "TokenLayout", "axis_weights"]
 
 Pooling = Literal["cls", "mean", "map"]
 T = TypeVar("T", bound=Any)  # a numpy array or a torch tensor: both slice and reshape alike
@@ -225,8 +225,8 @@ class ImageRegion:
             float32, NaN where the model saw nothing. A pixel belongs to the box if its centre does.
         """
         (w, h), (left, top, right, bottom) = self.size, self.box
-        rows, ys = _weights(h, top, bottom, grid.shape[0], smooth)
-        columns, xs = _weights(w, left, right, grid.shape[1], smooth)
+        rows, ys = axis_weights(h, top, bottom, grid.shape[0], smooth)
+        columns, xs = axis_weights(w, left, right, grid.shape[1], smooth)
         if blur > 0:  # placing is linear and separable, so is the blur: it acts on the few columns of the weights
             rows, columns = _blurred(rows, blur), _blurred(columns, blur)
         inside = rows @ np.asarray(grid, np.float32) @ columns.T
@@ -258,7 +258,7 @@ def _blurred(weights: Float[np.ndarray, "n g"], sigma: float) -> Float[np.ndarra
     return np.stack(smoothed, axis=1).astype(np.float32)
 
 
-def _weights(length: int, low: float, high: float, cells: int, smooth: bool) -> tuple[Float[np.ndarray, "n g"], slice]:
+def axis_weights(length: int, low: float, high: float, cells: int, smooth: bool) -> tuple[Float[np.ndarray, "n g"], slice]:
     """Return the pixels inside [low, high), and the weights of `cells` equal cells in each; rows sum to one."""
     pixels = _inside(length, low, high)
     per_pixel = cells / (high - low)

@@ -26,6 +26,7 @@ def _functions(*names: str) -> frozenset[Any]:
 _SOFTMAX = _functions("softmax")
 _PRODUCT = _functions("matmul", "__matmul__", "bmm")
 _EINSUM = _functions("einsum")
+_COPIES = _functions("detach", "clone")
 _BADDBMM = _functions("baddbmm")
 _TIMES = _functions("mul", "mul_", "__mul__", "__imul__", "__rmul__", "multiply")
 _OVER = _functions("div", "div_", "__truediv__", "__itruediv__", "divide")
@@ -174,7 +175,8 @@ class SoftmaxTracker:
             others = [p for p in self._pending if p is not pending and any(a is p.current for a in args)]
             for other in others:
                 step = replace(step, events=step.events | other.events)
-            self._pending = [p for p in self._pending if p is not pending and p not in others]
+            aside = func in _COPIES  # the weights themselves go on, beside a copy that may be kept for later
+            self._pending = [p for p in self._pending if (p is not pending or aside) and p not in others]
             self._pending.append(step)
         return out
 

@@ -44,6 +44,7 @@ class AudioAdapter(TracedAdapter):
     name = "transformers-audio"
     library = "transformers"
     result = SoundExplanation
+    channels = 1
 
     def __init__(self, model: nn.Module, processor: Any = None, *, reference: str = "", weights: str = "") -> None:
         self.model, self._weights = model, weights
