@@ -258,7 +258,9 @@ def _blurred(weights: Float[np.ndarray, "n g"], sigma: float) -> Float[np.ndarra
     return np.stack(smoothed, axis=1).astype(np.float32)
 
 
-def axis_weights(length: int, low: float, high: float, cells: int, smooth: bool) -> tuple[Float[np.ndarray, "n g"], slice]:
+def axis_weights(
+    length: int, low: float, high: float, cells: int, smooth: bool
+) -> tuple[Float[np.ndarray, "n g"], slice]:
     """Return the pixels inside [low, high), and the weights of `cells` equal cells in each; rows sum to one."""
     pixels = _inside(length, low, high)
     per_pixel = cells / (high - low)

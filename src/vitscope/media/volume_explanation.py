@@ -69,9 +69,7 @@ class VolumeExplanation(Explanation):
         found = [int((2 * int(cell) + 1) * voxels / (2 * cells)) for cell, cells, voxels in sizes]
         return found[0], found[1], found[2]
 
-    def overlay(
-        self, at: tuple[int, int, int] | None = None, **style: Unpack[StyleOptions]
-    ) -> Image.Image:
+    def overlay(self, at: tuple[int, int, int] | None = None, **style: Unpack[StyleOptions]) -> Image.Image:
         """Draw three orthogonal slices, and the map over them, in the volume's proportions.
 
         Args:
