@@ -158,7 +158,8 @@ def _nifti(path: Path) -> Volume:
     if voxels.ndim == 4:  # several values for each voxel come last
         voxels = voxels[..., 0] if voxels.shape[3] == 1 else np.moveaxis(voxels, 3, 0)
     opposite = {"L": "R-L", "R": "L-R", "A": "P-A", "P": "A-P", "S": "I-S", "I": "S-I"}
-    axes = [opposite[code] for code in nib.aff2axcodes(image.affine)]
+    codes: Any = nib.aff2axcodes(image.affine)  # type: ignore[no-untyped-call]
+    axes = [opposite[code] for code in codes]
     spacing = [float(step) for step in image.header.get_zooms()[:3]]
     note = msg(
         "media.orientation",
@@ -184,4 +185,5 @@ def _linear(values: np.ndarray, count: int) -> np.ndarray:
     place = ((np.arange(count) + 0.5) * size / count - 0.5).clip(0, size - 1)
     below = np.floor(place).astype(int)
     share = place - below
-    return values[..., below] * (1 - share) + values[..., np.minimum(below + 1, size - 1)] * share
+    made: np.ndarray = values[..., below] * (1 - share) + values[..., np.minimum(below + 1, size - 1)] * share
+    return made
