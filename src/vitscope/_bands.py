@@ -12,6 +12,7 @@ from vitscope._messages import msg
 from vitscope.errors import ImageError, UsageError
 
 __all__ = [
+    "CHOSEN",
     "Bands",
     "Reading",
     "Window",
@@ -26,6 +27,8 @@ __all__ = [
 
 Window: TypeAlias = tuple[float, float]
 
+# notes of what is chosen for numbers, which another window or other bands replace
+CHOSEN = {f"images.{slug}" for slug in ("windowed", "16-bit", "percentile-window", "shown", "shown-stretched")}
 _GREY, _RGB = 1, 3
 _SHOWN = (2.0, 98.0)  # percentiles that are black and white where several bands are shown
 _GREY_WINDOW = (0.5, 99.5)  # percentiles that are 0 and 1 for one band of integers
@@ -43,8 +46,8 @@ class Reading:
     """
 
     channels: int | None = None
-    display: Sequence[int] | str | None = None
-    window: Sequence[float] | str | None = None
+    display: Any = None
+    window: Any = None
 
     def __post_init__(self) -> None:
         window, shown = _numbers(self.window, float), _numbers(self.display, int)

@@ -18,6 +18,7 @@ from jaxtyping import Float32, Shaped, UInt8
 from PIL import Image
 
 from vitscope._bands import (
+    CHOSEN,
     Reading,
     Window,
     bands_of,
@@ -152,7 +153,7 @@ class ReadOptions(TypedDict, total=False):
 
     channels: int | None
     display: Sequence[int] | str | None
-    window: Sequence[float] | str | None
+    window: Sequence[float | int] | str | None
 
 
 def load_image(source: ImageLike, **options: Unpack[ReadOptions]) -> Picture:
@@ -346,7 +347,8 @@ def _again(picture: Picture, reading: Reading) -> Picture:
     if picture.data is None or picture.alpha or reading.plain:
         return picture
     found = bands_of(picture.data, reading, picture.source, None if reading.window else picture.window)
-    return replace(picture, pixels=found.pixels, window=found.window, notes=(*picture.notes, *found.notes))
+    kept = [note for note in picture.notes if getattr(note, "code", "") not in CHOSEN]
+    return replace(picture, pixels=found.pixels, window=found.window, notes=(*kept, *found.notes))
 
 
 def _finish(decoded: Decoded, reading: Reading, name: str, kind: str, source: str) -> Picture:

@@ -104,28 +104,25 @@ class Capabilities:
 
         def watch(module: nn.Module, args: tuple[Any, ...], answer: Any) -> None:
             if isinstance(answer, Tensor) and args and isinstance(args[0], Tensor) and args[0].requires_grad:
-                called[f"{type(module).__module__}.{type(module).__name__}"] = args[0], answer
+                called[_class_of(module)] = args[0], answer
 
         modules = quantised_modules(runner.model)
+        packed = {_class_of(module) for module in modules if hasattr(module, "_packed_params")}  # torch has no backward
         handles = [module.register_forward_hook(watch) for module in modules]
         try:
-            if modules:
+            if modules and not packed:
                 runner.forward(runner.trial_pixels()[:1], gradients=True)
         finally:
             for handle in handles:
                 handle.remove()
-        blocked = [
-            name
-            for name, (given, made) in called.items()
-            if not made.requires_grad or torch.autograd.grad(made.sum(), given, allow_unused=True)[0] is None
-        ]
+        blocked = packed | {name for name, (given, made) in called.items() if not _differentiable(given, made)}
         if not blocked:
             return YES
         return Support.no(
             msg(
                 "engine.no-backward",
                 "no gradient goes back through {modules}, whose weights are quantised",
-                modules=", ".join(blocked),
+                modules=", ".join(sorted(blocked)),
             )
         )
 
@@ -135,8 +132,8 @@ class Capabilities:
         if not own:
             return own
         needed = (getattr(self, name.replace("-", "_")) for name in CAPABILITIES if name in method.requires)
-        refused = next((answer for answer in needed if not answer), YES)
-        return self.gradients if refused and "gradient" in method.requires else refused
+        found = next((answer for answer in needed if not answer), YES)
+        return self.gradients if found and "gradient" in method.requires else found
 
 
 _POSITIONS = msg(
@@ -144,6 +141,17 @@ _POSITIONS = msg(
     "its blocks know positions themselves (position bias or rotation): tokens cannot be left out",
 )
 _NO_PREFIX = msg("engine.no-token-left", "without its patch tokens the model has no token left")
+
+
+def _class_of(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__name__}"
+
+
+def _differentiable(given: Tensor, made: Tensor) -> bool:
+    if not made.requires_grad:
+        return False
+    (gradient,) = torch.autograd.grad(made.sum(), given, allow_unused=True, retain_graph=True)
+    return gradient is not None
 
 
 def _possible(find: Callable[[], object]) -> Support:

@@ -46,7 +46,7 @@ def open_model(
     multi_label: bool | None = None,
     region: Region | None = None,
     display: Sequence[int] | str | None = None,
-    window: Sequence[float] | str | None = None,
+    window: Sequence[float | int] | str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> ModelAdapter:
     """Find and load a model, and choose its adapter.

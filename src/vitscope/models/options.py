@@ -32,7 +32,7 @@ class LoadOptions(TypedDict, total=False):
     multi_label: bool | None
     region: Region | None
     display: Sequence[int] | str | None
-    window: Sequence[float] | str | None
+    window: Sequence[float | int] | str | None
     progress: Callable[[str, int, int], None] | None
 
 
@@ -57,7 +57,7 @@ class ModelOptions:
     region: Region | None = None
     trust_remote_code: bool = False
     display: Sequence[int] | str | None = None
-    window: Sequence[float] | str | None = None
+    window: Sequence[float | int] | str | None = None
     said: Mapping[str, str | int | bool] = field(default_factory=dict)
 
     def and_said(self, **more: str) -> "ModelOptions":
