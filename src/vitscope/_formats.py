@@ -184,7 +184,7 @@ def _dicom(data: bytes, source: str, reading: Reading, most: int) -> Decoded:
     if reading.window is None and window is None and ("VOILUTSequence" in found or "WindowWidth" in found):
         values = np.asarray(apply_voi_lut(apply_modality_lut(raw, found), found), np.float64)
         window = (float(values.min()), max(float(values.max()), float(values.min()) + 1))
-    window = reading.window or window  # type: ignore[assignment]
+    window = reading.window or window
     if window is None:
         if int(found.BitsStored) <= 8 and "RescaleSlope" not in found:
             window = (0.0, float(2 ** int(found.BitsStored) - 1))
