@@ -56,6 +56,25 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
             ("every head is left out", "return found if takes_pixels else", "return transformers.AutoModel if 1 else"),
         ],
     ),
+    "tracing/loops.py": (
+        ["models/test_sabotaged.py"],
+        [
+            (
+                "heads in a loop are added as queries",
+                'axis, blocks = (1 if over == "heads" else 2)',
+                'axis, blocks = (2 if over == "heads" else 1)',
+            ),
+            (
+                "chunks of queries are no loop",
+                "if set(queries) != {keys} and sum(queries) != keys:",
+                "if set(queries) != {keys}:",
+            ),
+        ],
+    ),
+    "tracing/effect.py": (
+        ["models/test_sabotaged.py"],
+        [("the image may reach CLS beside attention", "if alone and float(", "if False and float(")],
+    ),
     "attention/blocks.py": (
         ["attention/test_store.py", "attention/test_capture.py", "methods/test_attention_gradient.py"],
         [

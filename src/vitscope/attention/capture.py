@@ -129,7 +129,7 @@ class _CaptureMode(TorchFunctionMode):
         super().__init__()
         self._recorder, self._gradient_rule = recorder, gradient_rule
         self._softmax_tracker = SoftmaxTracker(
-            recorder._next_event, lambda: recorder._module, recorder._record, gradient_rule
+            recorder._next_event, lambda: recorder._module, recorder._record, recorder._refuse, gradient_rule
         )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -154,7 +154,7 @@ class _CaptureMode(TorchFunctionMode):
         if call is not None and len(call.lead) == 1:
             block, output = split_heads(call.block, heads), call.output
             if output is not None:
-                output = GraphOutput(output.tensor, lambda x: x.reshape(-1, heads, *x.shape[-2:]))
+                output = GraphOutput(output.tensors, lambda x: x.reshape(-1, heads, *x.shape[-2:]))
             self._recorder._record((event,), block, block.shape[:2], block.v, output)
         return out
 
@@ -227,7 +227,7 @@ class _CaptureMode(TorchFunctionMode):
         )
         value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3) if enable_gqa else value
         value = as_4d(value.expand(*lead, *value.shape[-2:]))
-        self._recorder._record((self._recorder._next_event(),), block, lead, value, GraphOutput(out, as_4d))
+        self._recorder._record((self._recorder._next_event(),), block, lead, value, GraphOutput((out,), as_4d))
         return out
 
 

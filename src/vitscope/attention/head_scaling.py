@@ -82,7 +82,7 @@ def _expand_weights(weights: Float[Tensor, "B H"], lead: tuple[int, ...], axis: 
 
 def _scale(output: GraphOutput, factor: Float[Tensor, "b h 1 1"]) -> None:
     """Multiply the result in place, wherever the model has its heads."""
-    out = output.tensor
+    (out,) = output.tensors
     where = output.arrange(torch.arange(out.numel(), device=out.device).reshape(out.shape))
     factors = torch.ones(out.numel(), dtype=out.dtype, device=out.device)
     factors[where] = factor.to(factors).expand(where.shape)

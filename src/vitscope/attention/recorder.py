@@ -58,6 +58,7 @@ class AttentionRecorder:
         self._event = -1
         self._modules: list[str] = []  # the modules whose forward is running, outermost first
         self._forwards = 0
+        self._refused: list[str] = []  # modules whose attention was seen, but is not what a layer attends to
 
     @property
     def attention(self) -> AttentionStore:
@@ -91,6 +92,7 @@ class AttentionRecorder:
             LayoutError: the layout does not have as many tokens as the attention.
         """
         layout, blocks, model = layout or self._layout, self.blocks, type(self._model).__name__
+        self.check()
         if self._forwards > 1:
             raise CaptureError(
                 msg("attention.several-forwards", "{count} forwards ran inside one capture", count=self._forwards),
@@ -139,6 +141,22 @@ class AttentionRecorder:
             call_sites=self.call_sites,
         )
 
+    def check(self) -> None:
+        """Raise a CaptureError where attention was seen that cannot be recorded."""
+        if self._refused:
+            raise CaptureError(
+                msg(
+                    "attention.reweighted",
+                    "{module} changes single weights after its softmax and does not normalise them again: its rows no "
+                    "longer sum to one, so what it attends to is not known",
+                    module=self._refused[0],
+                ),
+                msg(
+                    "attention.reweighted.hint",
+                    "mask the scores before the softmax, or divide the rows by their sums after it",
+                ),
+            )
+
     @property
     def blocks(self) -> tuple[Factored | Dense, ...]:
         """The blocks recorded so far, in the order of their calls."""
@@ -173,6 +191,9 @@ class AttentionRecorder:
         """The name of the module whose forward is running."""
         return self._modules[-1] or type(self._model).__name__
 
+    def _refuse(self, module: str) -> None:
+        self._refused.append(module)
+
     def _next_event(self) -> int:
         self._event += 1
         return self._event
@@ -205,14 +226,14 @@ class AttentionRecorder:
             if self.gradients and softmax.requires_grad:
                 identity = torch.eye(softmax.shape[-1], dtype=softmax.dtype, device=softmax.device)
                 block = replace(block, v=identity.expand(*block.shape[:2], -1, -1))
-                output = GraphOutput(softmax, as_4d)
-        elif self.gradients and value is not None and output is not None and output.tensor.requires_grad:
+                output = GraphOutput((softmax,), as_4d)
+        elif self.gradients and value is not None and output is not None and output.tensors[0].requires_grad:
             block = replace(block, v=value.detach())
         else:
             block = replace(block, v=value.detach()) if self._values and value is not None else block
             self._unprojected = None
             if self._values and output is not None:
-                self._unprojected = tuple(events), output.arrange(output.tensor)
+                self._unprojected = tuple(events), output.arrange(*output.tensors)
             output = None
         for event in events:
             self.recorded_calls[event] = RecordedCall(block, tuple(lead), output)

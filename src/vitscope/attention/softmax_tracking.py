@@ -5,6 +5,7 @@ compared with the softmax; otherwise the matrix is recorded.
 """
 
 import string
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from vitscope.attention.blocks import Dense, Factored
 from vitscope.attention.store import GraphOutput
 
-__all__ = ["SoftmaxTracker", "as_4d", "expand_ellipsis", "split_heads"]
+__all__ = ["SoftmaxTracker", "as_4d", "expand_ellipsis", "split_heads", "used_again"]
 
 
 def _functions(*names: str) -> frozenset[Any]:
@@ -31,12 +32,16 @@ _BADDBMM = _functions("baddbmm")
 _TIMES = _functions("mul", "mul_", "__mul__", "__imul__", "__rmul__", "multiply")
 _OVER = _functions("div", "div_", "__truediv__", "__itruediv__", "divide")
 _PLUS = _functions("add", "add_", "__add__", "__iadd__", "__radd__")
-_TRANSPOSE = _functions("transpose", "swapaxes", "swapdims")
+_CHANGES = _functions(
+    "mul", "mul_", "__mul__", "__imul__", "__rmul__", "multiply", "masked_fill", "masked_fill_", "where", "pow",
+    "__pow__", "square", "relu", "threshold", "clamp", "clamp_min", "maximum", "view", "reshape", "exp", "sqrt",
+)  # fmt: skip
 _NEUTRAL = _functions(
     "dropout", "to", "type_as", "contiguous", "clone", "float", "half", "bfloat16", "double", "detach"
 )
 _AFTER_SCORES = _TIMES | _OVER | _PLUS
 _MOST_PENDING = 4
+_USES = 10**6  # more than the events of any forward
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 
 
@@ -57,19 +62,43 @@ class _Pending:
 
     Attributes:
         events: its number, and those of the softmaxes that were combined with it.
-        softmax: its result.
+        softmaxes: its result, and those of the softmaxes that were combined with it.
         current: that result after the functions applied to it since.
         scores: its input, where that was recognised.
         unchanged: those functions changed no weight.
+        reweighted: some of them changed single weights, or their order.
         transposed: queries and keys are swapped in `current`.
     """
 
     events: frozenset[int]
-    softmax: Tensor
+    softmaxes: tuple[Tensor, ...]
     current: Tensor
     scores: _Scores | None
     unchanged: bool = True
+    reweighted: bool = False
     transposed: bool = False
+
+
+@dataclass(eq=False)
+class _Used:
+    """Attention that was multiplied with values, for models that do so again in a later layer.
+
+    Attributes:
+        matrix: the matrix, as long as the model keeps it.
+        events, block, lead: as they were recorded.
+        times: how many times it was used since.
+    """
+
+    matrix: "weakref.ref[Tensor]"
+    events: frozenset[int]
+    block: Factored | Dense
+    lead: Any
+    times: int = 0
+
+
+def used_again(event: int, times: int) -> int:
+    """Return the number of an attention call that uses the weights of call `event` again, `times` times so far."""
+    return event + times * _USES
 
 
 class SoftmaxTracker:
@@ -79,6 +108,7 @@ class SoftmaxTracker:
         next_event: returns the next event number.
         module: returns the name of the module whose forward is running.
         record: called for each attention, as `AttentionRecorder` records it.
+        refuse: called with the reason where a product is no attention that can be recorded.
         run: calls a function with its arguments.
     """
 
@@ -87,11 +117,14 @@ class SoftmaxTracker:
         next_event: Callable[[], int],
         module: Callable[[], str],
         record: Callable[..., None],
+        refuse: Callable[[str], None],
         run: Callable[..., Any],
     ) -> None:
         self._next_event, self._module, self._record, self._run = next_event, module, record, run
+        self._refuse = refuse
         self._scores: _Scores | None = None
         self._pending: list[_Pending] = []
+        self._used: list[_Used] = []
 
     def __call__(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Run one torch function and follow its result."""
@@ -100,7 +133,14 @@ class SoftmaxTracker:
                 for pending in self._pending:
                     if value is pending.current:
                         return self._follow(pending, func, args, kwargs)
+        used = self._used_in(args) if self._used and func in _PRODUCT else None
         out = self._run(func, args, kwargs)
+        if used is not None:
+            used.times += 1
+            events = [used_again(event, used.times) for event in used.events]
+            value = as_4d(args[1].expand(*used.lead, *args[1].shape[-2:]))
+            self._record(events, replace(used.block, v=None), used.lead, value, GraphOutput((out,), as_4d))
+            return out
         if func in _SOFTMAX:
             self._on_softmax(args, kwargs, out)
         elif func in _PRODUCT or func in _BADDBMM or func in _EINSUM:
@@ -108,6 +148,12 @@ class SoftmaxTracker:
         elif self._scores is not None and func in _AFTER_SCORES:
             self._on_scaled_scores(func, args, out)
         return out
+
+    def _used_in(self, args: Any) -> "_Used | None":
+        """Return the attention matrix that a product uses again."""
+        self._used = [used for used in self._used if used.matrix() is not None][-_MOST_PENDING:]
+        first = args[0] if len(args) > 1 else None
+        return next((used for used in self._used if used.matrix() is first), None)
 
     def _on_product(self, func: Any, args: Any, out: Tensor) -> None:
         a, b = args[-2:] if len(args) > 1 and func not in _EINSUM else (None, None)
@@ -146,7 +192,7 @@ class SoftmaxTracker:
             return
         scores = self._scores if self._scores is not None and self._scores.product is x else None
         self._scores = None
-        self._pending = [*self._pending[1 - _MOST_PENDING :], _Pending(frozenset({event}), out, out, scores)]
+        self._pending = [*self._pending[1 - _MOST_PENDING :], _Pending(frozenset({event}), (out,), out, scores)]
 
     def _follow(self, pending: _Pending, func: Any, args: Any, kwargs: Any) -> Any:
         out = self._run(func, args, kwargs)
@@ -158,9 +204,9 @@ class SoftmaxTracker:
             return out
         if func in _PRODUCT:
             if operands[0] is pending.current and not pending.transposed:
-                self._record_attention(pending, pending.current, operands[1], GraphOutput(out, as_4d))
+                self._record_attention(pending, pending.current, operands[1], GraphOutput((out,), as_4d))
             elif operands[1] is pending.current and pending.transposed:
-                output = GraphOutput(out, lambda x: as_4d(x.transpose(-1, -2)))
+                output = GraphOutput((out,), lambda x: as_4d(x.transpose(-1, -2)))
                 self._record_attention(
                     pending, pending.current.transpose(-1, -2), operands[0].transpose(-1, -2), output
                 )
@@ -168,13 +214,16 @@ class SoftmaxTracker:
                 self._pending.remove(pending)
             return out
         if isinstance(out, Tensor) and out.numel() == pending.current.numel() and out.is_floating_point():
-            if func in _TRANSPOSE and sorted(d % out.ndim for d in args[1:]) == [out.ndim - 2, out.ndim - 1]:
+            if _is_transposed(out, pending.current):
                 step = replace(pending, current=out, transposed=not pending.transposed)
             else:
-                step = replace(pending, current=out, unchanged=pending.unchanged and func in _NEUTRAL)
+                unchanged = pending.unchanged and func in _NEUTRAL
+                changed = pending.reweighted or (func in _CHANGES and not _same_in_row(func, args, pending.current))
+                step = replace(pending, current=out, unchanged=unchanged, reweighted=changed)
             others = [p for p in self._pending if p is not pending and any(a is p.current for a in args)]
             for other in others:
-                step = replace(step, events=step.events | other.events)
+                events, softmaxes = step.events | other.events, step.softmaxes + other.softmaxes
+                step = replace(step, events=events, softmaxes=softmaxes)
             aside = func in _COPIES  # the weights themselves go on, beside a copy that may be kept for later
             self._pending = [p for p in self._pending if (p is not pending or aside) and p not in others]
             self._pending.append(step)
@@ -202,7 +251,7 @@ class SoftmaxTracker:
                 return
             values = operands[1 - which].permute([value.index(c) for c in (*lead, *key, *width)])
             back = [out.index(c) for c in (*lead, *query, *width)]
-            self._record_attention(pending, matrix, values, GraphOutput(result, lambda x: as_4d(x.permute(back))))
+            self._record_attention(pending, matrix, values, GraphOutput((result,), lambda x: as_4d(x.permute(back))))
 
     def _record_attention(
         self, pending: _Pending, matrix: Tensor, value: Tensor | None, output: GraphOutput | None
@@ -213,14 +262,22 @@ class SoftmaxTracker:
         value = None if value is None else as_4d(value.expand(*lead, *value.shape[-2:]))
         softmax = None
         if not pending.unchanged and not _stochastic(matrix):  # heads are mixed after their softmax: rows as before
-            softmax = pending.softmax if pending.softmax.shape == matrix.shape else None
-            matrix = matrix if softmax is None else softmax.detach()
+            alike = [one for one in pending.softmaxes if one.shape == matrix.shape]
+            if pending.reweighted and not (len(alike) == 1 and _rows_scaled(matrix, alike[0])):
+                self._refuse(self._module())
+                return
+            softmax = alike[0] if alike else None
+            matrix = torch.stack([one.detach() for one in alike]).mean(0) if alike else matrix
         elif pending.unchanged and scores is not None and not pending.transposed:
             factored = _factored(self._module(), scores, matrix)
             if factored is not None:
                 self._record(pending.events, factored, lead, value, output)
+                self._used.append(_Used(weakref.ref(pending.current), pending.events, factored, lead))
                 return
-        self._record(pending.events, Dense(self._module(), as_4d(matrix)), lead, value, output, softmax)
+        dense = Dense(self._module(), as_4d(matrix))
+        self._record(pending.events, dense, lead, value, output, softmax)
+        if softmax is None and not pending.transposed:
+            self._used.append(_Used(weakref.ref(pending.current), pending.events, dense, lead))
 
 
 def _operands(func: Any, args: Any) -> Sequence[Any]:
@@ -260,6 +317,28 @@ def _factored(name: str, scores: _Scores, matrix: Tensor) -> Factored | None:
 def as_4d(x: Tensor) -> Tensor:
     """Reshape to four axes: fold leading axes into one, or add one."""
     return x.reshape(-1, *x.shape[-3:]) if x.ndim >= 4 else x.unsqueeze(-3).reshape(-1, 1, *x.shape[-2:])
+
+
+def _is_transposed(out: Tensor, before: Tensor) -> bool:
+    """Return whether `out` is a view of `before` whose last two axes are swapped."""
+    if out.ndim != before.ndim or out.ndim < 2 or out.data_ptr() != before.data_ptr():
+        return False
+    swapped = before.transpose(-1, -2)
+    return out.shape == swapped.shape and out.stride() == swapped.stride() and out.stride() != before.stride()
+
+
+def _same_in_row(func: Any, args: Any, matrix: Tensor) -> bool:
+    """Return whether a function multiplies all weights of a row with one number."""
+    others = [value for value in args if isinstance(value, Tensor) and value is not matrix]
+    return func in _TIMES and all(not value.ndim or value.shape[-1] == 1 for value in others)
+
+
+def _rows_scaled(matrix: Tensor, softmax: Tensor) -> bool:
+    """Return whether each row of a matrix is a multiple of the softmax's, so that its weights are in the same ratio."""
+    if matrix.shape != softmax.shape:
+        return False
+    total = matrix.sum(-1, keepdim=True)
+    return torch.allclose(matrix, softmax.detach() * total, rtol=1e-3, atol=_TOLERANCE.get(matrix.dtype, 2e-2))
 
 
 def _stochastic(matrix: Tensor) -> bool:

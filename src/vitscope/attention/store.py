@@ -52,12 +52,12 @@ class GraphOutput:
     """The result of an attention call, as the autograd graph has it.
 
     Attributes:
-        tensor: the result.
-        arrange: brings a tensor of its shape to the block's shape `(B, H, N, E)`.
+        tensors: the result; several tensors, where the model computes it part by part.
+        arrange: from tensors of their shapes to one of the block's shape `(B, H, N, E)`.
     """
 
-    tensor: Tensor
-    arrange: Callable[[Tensor], Tensor]
+    tensors: tuple[Tensor, ...]
+    arrange: Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -282,12 +282,12 @@ class AttentionStore:
                 msg("attention.no-graph", "this attention was captured without its graph"),
                 msg("attention.no-graph.hint", "use capture(model, gradients=True)"),
             )
-        tensors = [output.tensor for output in self.outputs]
-        grads = torch.autograd.grad(score.sum(), tensors, retain_graph=not last, allow_unused=True)
-        arranged = [
-            output.arrange(torch.zeros_like(output.tensor) if grad is None else grad)
-            for output, grad in zip(self.outputs, grads, strict=True)
-        ]
+        tensors = [tensor for output in self.outputs for tensor in output.tensors]
+        grads = torch.autograd.grad(
+            score.sum(), tensors, retain_graph=not last, allow_unused=True, materialize_grads=True
+        )
+        waiting = iter(grads)
+        arranged = [output.arrange(*(next(waiting) for _ in output.tensors)) for output in self.outputs]
         pairs = zip(self.blocks, arranged, strict=True)
         return self._with(tuple(replace(block, grad_out=grad) for block, grad in pairs))  # type: ignore[type-var]
 

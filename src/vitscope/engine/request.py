@@ -120,12 +120,14 @@ def relevances(
         if request.options.refine == "affinity":
             values = _refined(values, forward.tokens(), len(runner.layout.prefix))
             notes = [[*one, _REFINED] for one in notes]
-        notes = [[*one, *beyond] for one, beyond in zip(notes, _padding(store, request.method, values), strict=True)]
+        beyond, level = _padding(store, request.method, values), _flat(values, len(runner.layout.prefix))
+        notes = [[*one, *other, *also] for one, other, also in zip(notes, beyond, level, strict=True)]
         made.append(Relevance(values, scorer.words if scorer else None, score.detach(), notes))
     return made
 
 
 _NOTED_SHARE = 0.01
+_LEVEL = 16 * torch.finfo(torch.float32).eps  # what sums of many numbers lose
 _REFINED = msg("engine.refined", "refined: the method's map is spread along what patches have in common")
 
 
@@ -145,6 +147,29 @@ def _padding(store: AttentionStore, method: Method, values: Float[Tensor, "B N"]
         else []
         for share in (1 - values.float().sum(1)).tolist()
     ]
+
+
+def _flat(values: Float[Tensor, "B N"], prefix: int) -> list[list[str]]:
+    """Return a note for each image all of whose patches have one value, to the precision of floats."""
+    patches = values[:, prefix:].float()
+    notes: list[list[str]] = []
+    for low, high in zip(patches.amin(1).tolist(), patches.amax(1).tolist(), strict=True):
+        if low == high == 0:
+            notes.append([msg("engine.zero", "this map is zero at every patch: it says nothing about the image")])
+        elif high - low <= _LEVEL * max(abs(low), abs(high)):
+            notes.append(
+                [
+                    msg(
+                        "engine.flat",
+                        "this map is flat: its patches all have the value {value}, to the precision of floats, so its "
+                        "colours mean nothing",
+                        value=f"{high:.6g}",
+                    )
+                ]
+            )
+        else:
+            notes.append([])
+    return notes
 
 
 def _context(

@@ -50,12 +50,15 @@ def legrad(
             score = context.scores(context.pixels, images)
         source, block = store.outputs[layer], store[layer]
         # no two layers share a part of the graph: each part can be freed at once
-        (grad,) = torch.autograd.grad(
-            score.sum(), [source.tensor], retain_graph=not context.last_target, allow_unused=True
+        grads = torch.autograd.grad(
+            score.sum(),
+            source.tensors,
+            retain_graph=not context.last_target,
+            allow_unused=True,
+            materialize_grads=True,
         )
         assert block.v is not None  # type: ignore[attr-defined]
-        if grad is not None:
-            total = total + _received(source.arrange(grad), block.v)  # type: ignore[attr-defined]
+        total = total + _received(source.arrange(*grads), block.v)  # type: ignore[attr-defined]
     return total / len(chosen)
 
 

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ from vitscope.models.weights import hash_of
 from vitscope.tracing.block_finder import find_block_map
 from vitscope.tracing.block_io import BlockMap
 from vitscope.tracing.chain import OperatorChain, graph_outputs, layer_blocks, operator_chain
+from vitscope.tracing.effect import check_effect
+from vitscope.tracing.loops import Loop, join_recorded
 from vitscope.tracing.records import CAPTURE_HINT
 from vitscope.tracing.trace import Trace
 from vitscope.tracing.trace import trace as trace_model
@@ -89,19 +91,61 @@ class TracedAdapter(ClassScores):
             return known[size]
         with exclusive(self.model):
             recorder = self._record_forward(size)
-            found = trace_model(self._answer_together, self.model, size, recorder.recorded_calls, self.channels)
+            traced = partial(
+                trace_model,
+                self._answer_together,
+                self.model,
+                size,
+                recorder.recorded_calls,
+                self.channels,
+                made=recorder._event + 1,
+            )
+            found = traced()
             if self.channel_axis < 0:
                 self.channel_axis = found.channel_axis
             if self.cls_index is None and self._answers_with_tokens(found):
                 cls = found.layout.prefix.index("cls")
                 self.cls_index = cls if found.order is None else int(found.order[cls])
                 log.debug("readout of %s: the CLS token of its answer", type(self.model).__name__)
-                found = trace_model(self._answer_together, self.model, size, recorder.recorded_calls, self.channels)
+                found = traced()
+            self.__dict__.setdefault("_kernels", _describe_kernels(found, recorder))
             self.supports_batches = found.per_image
-            if found.differential and _DIFFERENTIAL not in self.notes:
-                self.notes = (*self.notes, _DIFFERENTIAL)
+            effect = check_effect(
+                self._answer_together, self.model, self.example(size, torch.randn), found, recorder.recorded_calls
+            )
+            notes = (*([_DIFFERENTIAL] if found.differential else []), *found.notes, *effect)
+            self.notes = (*self.notes, *(note for note in notes if note not in self.notes))
             known[size] = found
         return known[size]
+
+    @cached_property
+    def _given_loops(self) -> tuple[Loop, ...]:
+        """Loops over heads or queries in a model whose layout is given; none where it cannot be traced."""
+        try:
+            recorder = self._record_forward(self.input_size)
+            traced = trace_model(
+                self._answer_together, self.model, self.input_size, recorder.recorded_calls, self.channels
+            )
+        except LayoutError as error:
+            log.debug("%s has a given layout and is not searched for loops: %s", type(self.model).__name__, error)
+            return ()
+        return traced.loops
+
+    def _check_images(self, recorder: AttentionRecorder, images: int) -> None:
+        """Raise a CaptureError where a forward of several images made attention calls for single ones."""
+        for block in recorder.blocks:
+            if images > 1 and block.shape[0] % images:
+                raise CaptureError(
+                    msg(
+                        "models.images-in-a-loop",
+                        "{module} makes attention calls of {found} images in a forward of {images}: it runs them one "
+                        "after another",
+                        module=block.name,
+                        found=block.shape[0],
+                        images=images,
+                    ),
+                    msg("models.images-in-a-loop.hint", "use {@batch_size=1}, or call attention once for the batch"),
+                )
 
     def _record_forward(self, size: tuple[int, int]) -> AttentionRecorder:
         """Capture one forward on noise."""
@@ -122,8 +166,8 @@ class TracedAdapter(ClassScores):
                 )
                 raise LayoutError(problem, CAPTURE_HINT) from error
         self.reader(output)  # raises where it is not known what is explained
+        recorder.check()
         _ = recorder.blocks or recorder.store()  # raises where nothing was recorded
-        self.__dict__.setdefault("_kernels", _describe_kernels(recorder))
         return recorder
 
     def _answers_with_tokens(self, found: Trace) -> bool:
@@ -260,6 +304,8 @@ class TracedAdapter(ClassScores):
         """Return the store of a captured forward on images of that size: plain blocks, or a chain of operators."""
         logits = answer if self.classifies(answer) else None
         if self.given_layout is not None:
+            recorder.recorded_calls = join_recorded(recorder.recorded_calls, self._given_loops)
+            self._check_images(recorder, len(answer))
             return recorder.store(self.given_layout, logits=logits, answer=answer)
         found = self.trace(size)
         missing = set(found.layers) - set(recorder.recorded_calls)
@@ -272,9 +318,10 @@ class TracedAdapter(ClassScores):
                     count=len(found.layers),
                 )
             )
-        logits, recorded = None if logits is None else logits.detach(), recorder.recorded_calls
+        logits = None if logits is None else logits.detach()
+        recorded = join_recorded(recorder.recorded_calls, found.loops)
         sources = graph_outputs(found, recorded)
-        calls = tuple(CallSite(event, found.heads[event]) for event in found.layers)
+        calls = tuple(CallSite(event, found.heads[event]) for event in found.layers) if not found.loops else ()
         if not found.isotropic:
             chain = operator_chain(
                 self._answer_together, self.model, (len(answer), self.channels, *size), found, recorder.recorded_calls
@@ -301,7 +348,13 @@ class TracedAdapter(ClassScores):
             return facts
         kernels: dict[str, str] = self.__dict__.get("_kernels", {})
         facts |= kernels
-        facts["layers"] = str(len(found.layers)) + (", then attention pooling" if found.pool is not None else "")
+        facts["layers"] = ", ".join(
+            [
+                str(len(found.layers)),
+                *([f"{len(found.loose)} without a residual connection"] if found.loose else []),
+                *(["then attention pooling"] if found.pool is not None else []),
+            ]
+        )
         facts["tokens"] = "every layer sees all" if found.isotropic else "windows, merging or reduced keys: a chain"
         if found.differential:
             facts["differential attention"] = _DIFFERENTIAL
@@ -323,14 +376,18 @@ def _channels_placed(answer: Tensor, axis: int) -> Tensor:
     return answer if answer.ndim != 3 else answer[:, None] if axis == 0 else answer.movedim(axis, 2)
 
 
-def _describe_kernels(recorder: AttentionRecorder) -> dict[str, str]:
+def _describe_kernels(found: Trace, recorder: AttentionRecorder) -> dict[str, str]:
     """Describe the heads, and how attention was recorded."""
+    recorded = join_recorded(recorder.recorded_calls, found.loops)
+    heads = {recorded[event].block.shape[1]: None for event in found.layers or sorted(recorded)}
     blocks = recorder.blocks
-    heads = " ".join(dict.fromkeys(str(block.shape[1]) for block in blocks))
     fused = sum(isinstance(block, Factored) and block.lse is not None for block in blocks)
     dense = sum(isinstance(block, Dense) for block in blocks)
     kinds = (
         (len(blocks) - dense, f"as queries and keys{f' ({fused} with the kernel sums)' if fused else ''}"),
         (dense, "as the matrix that the model makes"),
     )
-    return {"heads": heads, "attention": ", ".join(f"{n} calls recorded {how}" for n, how in kinds if n)}
+    return {
+        "heads": " ".join(map(str, heads)),
+        "attention": ", ".join(f"{n} calls recorded {how}" for n, how in kinds if n),
+    }

@@ -9,6 +9,7 @@ from vitscope._messages import msg
 from vitscope.attention.softmax_tracking import expand_ellipsis
 from vitscope.errors import LayoutError
 from vitscope.tracing.network import AveragedNetwork, broadcast_shape
+from vitscope.tracing.records import CAPTURE_HINT, varies
 from vitscope.tracing.rules import argument
 from vitscope.tracing.token_tensor import AttentionTensor, TokenTensor, token_tensor, token_tensors
 
@@ -28,7 +29,8 @@ def fused_attention(
     """Run `scaled_dot_product_attention`."""
     if not isinstance(value, TokenTensor):
         raise LayoutError(
-            msg("tracing.values-not-from-image", "the values of an attention call do not come from the image")
+            msg("tracing.values-not-from-image", "the values of an attention call do not come from the image"),
+            CAPTURE_HINT,
         )
     if value.shape[-3] != query.shape[-3] and query.ndim > 3:
         repeated = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
@@ -36,10 +38,13 @@ def fused_attention(
     return network.attend(value, query.shape[-2], network.event)
 
 
-def softmax(network: AveragedNetwork, x: TokenTensor) -> Tensor:
+def softmax(network: AveragedNetwork, x: TokenTensor, axis: int) -> Tensor:
     """Return an attention matrix where the real forward recorded attention at this softmax; else the tokens."""
     if network.event not in network.events:
-        return token_tensor(x.view_as(x), x, product=x.product)
+        shares = token_tensor(x.view_as(x), x, product=x.product)
+        if network.probing and not x.product and varies(x, axis % x.ndim):
+            shares.marks |= {"shares"}
+        return shares
     probs = torch.zeros((), dtype=x.dtype).expand(x.shape).as_subclass(AttentionTensor)
     probs.event = network.event
     return probs
@@ -80,7 +85,7 @@ def matmul(network: AveragedNetwork, a: Any, b: Any, *_: Any) -> Tensor:
         return token_tensor(stub, a, b, product=True)
     if isinstance(a, TokenTensor) and b.ndim > 1:
         out = a.mean(-1, keepdim=True).expand(*lead, a.shape[-2], b.shape[-1]) if a.ndim > 1 else a
-        return network.merge(a, token_tensor(out, a, product=a.product), -1)
+        return network.mix(a, token_tensor(out, a, product=a.product), -1)
     # queries from outside with keys from the image; were it no attention, all that follows would mean nothing
     network.lost = network.lost or msg(
         "tracing.lost-left-product", "tokens are multiplied from the left with something that is not attention"

@@ -2,7 +2,7 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
@@ -37,8 +37,10 @@ from vitscope.tracing.rules import (
 from vitscope.tracing.token_tensor import (
     AttentionTensor,
     BackwardPlan,
+    ComparisonTensor,
     TokenTensor,
     attention_tensor,
+    comparison,
     match_dtypes,
     parameter_names,
     tensors_in,
@@ -56,6 +58,13 @@ _PRODUCTS = frozenset({"matmul", "bmm", "baddbmm", "mm"})
 _LIKE = frozenset({"to", "type_as", "view_as", "expand_as", "reshape_as"})
 _CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _CONV_TRANSPOSE = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
+_COMPARISONS = frozenset({"eq", "ne", "gt", "lt", "ge", "le", "any", "all", "logical_not", "logical_and", "logical_or"})
+_EXTREMES = frozenset({"max", "min", "amax", "amin", "median", "prod"})
+_INDEXED = frozenset({"getitem", "gather", "index_select", "take_along_dim", "scatter", "scatter_add", "index_add"})
+_NUMBERS = frozenset(
+    {Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.item, Tensor.tolist, torch.is_nonzero}
+    | {torch.equal, torch.allclose, Tensor.equal, Tensor.allclose}
+)
 _RULE_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError)
 
 
@@ -94,7 +103,7 @@ def run_averaged(
         try:
             out = run(tokens)
         except _RULE_ERRORS as error:
-            if error is not network.failure:  # the model's own code raised it
+            if error is not network.failure and not isinstance(error, NotImplementedError):  # the model's own code did
                 raise
             problem = msg(
                 "tracing.not-followed",
@@ -103,6 +112,7 @@ def run_averaged(
                 reason=network.lost or first_line(error),
             )
             raise LayoutError(problem, CAPTURE_HINT) from error
+    _check_functions(out, model)
     if not isinstance(out, TokenTensor) or not out.requires_grad:
         log.debug("%s: no token reaches the answer: %s", type(model).__name__, network.lost or "no attention")
         raise LayoutError(
@@ -147,6 +157,11 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
         self.event += counted
         tensors = list(tensors_in((args, kwargs)))
         tokens = [t for t in tensors if isinstance(t, TokenTensor)]
+        compared = any(isinstance(t, ComparisonTensor) for t in tensors)
+        if (tokens or compared) and (func in _NUMBERS or (compared and tokens and name in _INDEXED)):
+            raise LayoutError(_DECIDED if func in _NUMBERS else _CHOSEN, CAPTURE_HINT)
+        if name != "detach" and any(t.grad_fn is not None for t in tensors if type(t) is Tensor):
+            raise LayoutError(_UNSEEN, CAPTURE_HINT)
         if tokens:
             return self._on_tokens(func, name, args, kwargs, tokens)
         probs = [t for t in tensors if isinstance(t, AttentionTensor)]
@@ -155,7 +170,9 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
         self.differential |= name in SUBTRACTIONS and len(probs) > 1
         if name in BINARY:
             self.inherit_name(tensors, result)
-        return attention_tensor(result, probs[0].event) if probs and name not in METADATA else result
+        if probs and name not in METADATA:
+            return attention_tensor(result, probs[0].event)
+        return comparison(result) if compared or (probs and name in _COMPARISONS) else result
 
     def _on_tokens(  # noqa: C901, PLR0911 - the rules, one after another
         self, func: Any, name: str, args: Any, kwargs: Any, tokens: list[TokenTensor]
@@ -170,7 +187,7 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
         if name == "multi_head_attention_forward":
             return multi_head_attention(self, args, kwargs)
         if name == "softmax":
-            return softmax(self, x)
+            return softmax(self, x, argument(args, kwargs, 1, "dim", -1))
         if name in _PRODUCTS:
             return matmul(self, *(args[-2:] if name == "baddbmm" else args[:2]), *kwargs.values())
         if name == "einsum":
@@ -178,15 +195,17 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
             return einsum(self, args[0], *operands)
         if name == "linear":
             width = argument(args, kwargs, 1, "weight").shape[0]
-            return self.merge(x, token_tensor(mean_along(x, -1, width), x), -1)
+            return self.mix(x, token_tensor(mean_along(x, -1, width), x), -1)
         if name in ("linear_dynamic", "linear_dynamic_fp16"):  # of torch's dynamic quantisation
             width = argument(args, kwargs, 1, "W_prepack").unpack()[0].shape[0]
-            return self.merge(x, token_tensor(mean_along(x, -1, width), x), -1)
+            return self.mix(x, token_tensor(mean_along(x, -1, width), x), -1)
         if name in ("conv1d", "conv2d", "conv3d"):
             options = dict(zip(_CONV, args, strict=False)) | kwargs
             del options["input"]
             kernel = options["weight"].shape[2:]
-            return self.merge(x, token_tensor(mean_conv(x, valid=x.valid, **options), x), 1, always=max(kernel) > 1)
+            if self.probing and x.attended and not x.product and max(kernel) > 1:
+                self._note_convolution(x, kernel)
+            return self.mix(x, token_tensor(mean_conv(x, valid=x.valid, **options), x), 1, always=max(kernel) > 1)
         if name in ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"):
             options = dict(zip(_CONV_TRANSPOSE, args, strict=False)) | kwargs
             del options["input"]
@@ -198,11 +217,22 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
         if name in BINARY or (name in ("max", "min") and len(tokens) > 1):
             return self.binary(name, args, kwargs)
         if name in REDUCTIONS:
-            return _reduce(name, x, args, kwargs)
+            return self._reduce(name, x, args, kwargs)
         if name in ("sort", "topk") and self._same_along(name, x, args, kwargs):
             return token_tensors(func(*args, **kwargs), tokens)
+        if name == "cumsum" and not x.product and not self._same_along(name, x, args, kwargs):
+            raise LayoutError(
+                msg(
+                    "tracing.running-sum",
+                    "a running sum over tokens of shape {shape} moves information between them outside of attention",
+                    shape=tuple(x.shape),
+                ),
+                CAPTURE_HINT,
+            )
         if name in POINTWISE or (name == "log_softmax" and self._same_along(name, x, args, kwargs)):
-            return token_tensor(x.clone() if name == "clone" else x.view_as(x), x, product=x.product)
+            same = token_tensor(x.clone() if name == "clone" else x.view_as(x), x, product=x.product)
+            same.just_joined = x.just_joined
+            return same
         if name == "fold":
             ones = func(torch.ones_like(args[0]), *args[1:], **kwargs)
             return token_tensor(func(*args, **kwargs) / ones, x)
@@ -214,7 +244,7 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
         if name in MOVING or name in ("get", "T", "mT"):
             return token_tensors(func(*args, **kwargs), tokens)
         if name in METADATA:
-            return func(*args, **kwargs)
+            return comparison(func(*args, **kwargs)) if name in _COMPARISONS else func(*args, **kwargs)
         if name == "setitem" and isinstance(args[0], TokenTensor) and self._writes_itself(*args):
             return None
         problem = msg(
@@ -224,6 +254,15 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
             shape=tuple(x.shape),
         )
         raise LayoutError(problem, CAPTURE_HINT)
+
+    def _note_convolution(self, x: TokenTensor, kernel: Sequence[int]) -> None:
+        """Note that a convolution mixes neighbouring tokens, unless it merges them by its stride."""
+        note = msg(
+            "tracing.note-convolution",
+            "convolutions of {kernel} tokens between the layers mix neighbours: the map leaves that out",
+            kernel=" x ".join(map(str, kernel)),
+        )
+        self.notes.setdefault(note.code, note)
 
     def _pool(self, name: str, x: TokenTensor, args: Any, kwargs: Any) -> Any:
         mean = mean_pool(name, x, args, kwargs)
@@ -236,7 +275,34 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
     def _join(self, func: Any, args: Any, kwargs: Any, tokens: list[TokenTensor]) -> Any:
         parts = list(args[0] if args else kwargs["tensors"])
         parts = [part if isinstance(part, TokenTensor) else self.leaf(part) for part in parts]
-        return token_tensors(func(parts, *args[1:], **{k: v for k, v in kwargs.items() if k != "tensors"}), tokens)
+        joined = token_tensors(func(parts, *args[1:], **{k: v for k, v in kwargs.items() if k != "tensors"}), tokens)
+        calls = [part.attended - part.joined if isinstance(part, TokenTensor) else frozenset() for part in parts]
+        if len(parts) > 1 and all(calls) and len(frozenset().union(*calls)) == sum(map(len, calls)):
+            self.side_by_side.append(tuple(calls))
+        return joined
+
+    def _reduce(self, name: str, x: TokenTensor, args: Any, kwargs: Any) -> Any:
+        """Return the mean over the axes that a reduction of that name reduces."""
+        mean, dims = _mean_of_axes(name, x, args, kwargs)
+        fresh = x.attended - x.joined
+        if fresh and x.ndim - 1 not in dims:  # stacked to be added up, as parallel branches are: no heads of one layer
+            self.side_by_side = [parts for parts in self.side_by_side if not frozenset().union(*parts) <= fresh]
+        if self.probing and x.attended and not x.product:
+            for axis in (axis for axis in dims if axis):
+                if "weighted" in x.marks and name in ("mean", "sum") and varies(x, axis):
+                    raise LayoutError(_WEIGHTED, CAPTURE_HINT)
+                if name in _EXTREMES and varies(x, axis):
+                    note = msg(
+                        "tracing.note-extreme",
+                        "'{function}' takes one number of many tokens, channel by channel: the map counts these tokens "
+                        "alike",
+                        function=name,
+                    )
+                    self.notes[note.code] = note
+                    for part in tensors_in(mean):
+                        if isinstance(part, TokenTensor):
+                            part.marks |= {"extreme"}
+        return mean
 
     def _writes_itself(self, x: TokenTensor, index: Any, value: Any) -> bool:
         """Return whether a token is written to its own place, as channels of it are."""
@@ -250,8 +316,8 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
         return not (self.probing and varies(x, argument(args, kwargs, 2 if name == "topk" else 1, "dim", -1)))
 
 
-def _reduce(name: str, x: TokenTensor, args: Any, kwargs: Any) -> Any:
-    """Return the mean over the axes that a reduction of that name reduces."""
+def _mean_of_axes(name: str, x: TokenTensor, args: Any, kwargs: Any) -> tuple[Any, tuple[int, ...]]:
+    """Return the mean over the axes that a reduction of that name reduces, and these axes."""
     rest = [a for a in args[1:] if not isinstance(a, (torch.dtype, str, float))]
     if "norm" in name:
         rest = rest[1:]  # the order of the norm
@@ -259,9 +325,58 @@ def _reduce(name: str, x: TokenTensor, args: Any, kwargs: Any) -> Any:
     keep = kwargs.get("keepdim", rest[1] if len(rest) > 1 and isinstance(rest[1], bool) else False)
     if isinstance(dim, bool) or (dim is None and not rest):
         dim = tuple(range(x.ndim)) if not isinstance(dim, bool) else None
+    axes = range(x.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
     mean = token_tensor(x.mean(dim, keepdim=keep), x, product=x.product)
+    reduced = tuple(axis % x.ndim for axis in axes)
     if name in ("var_mean", "std_mean"):
-        return mean, mean
+        return (mean, mean), reduced
     if name in ("max", "min", "median") and isinstance(dim, int):
-        return torch.return_types.max((mean, torch.zeros(mean.shape, dtype=torch.long)))
-    return mean
+        places = comparison(torch.zeros(mean.shape, dtype=torch.long))
+        return torch.return_types.max((mean, places)), reduced
+    return mean, reduced
+
+
+def _check_functions(out: Any, model: nn.Module) -> None:
+    """Raise a LayoutError where an autograd.Function of the model's own stands between the image and its answer."""
+    waiting = [out.grad_fn] if isinstance(out, Tensor) and out.grad_fn is not None else []
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        function = getattr(node, "_forward_cls", None)
+        if function is not None and not function.__module__.startswith("vitscope."):
+            raise LayoutError(
+                msg(
+                    "tracing.autograd-function",
+                    "{model} runs {function}, an autograd.Function with a backward pass of its own: where tokens go "
+                    "in it is not known",
+                    model=type(model).__name__,
+                    function=function.__name__,
+                ),
+                msg(
+                    "tracing.autograd-function.hint",
+                    "run the same computation with torch's own functions, such as scaled_dot_product_attention",
+                ),
+            )
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                waiting.append(following)
+
+
+_DECIDED = msg(
+    "tracing.decided-by-values",
+    "the model decides by the values of tokens (such as an early exit): its path differs from image to image",
+)
+_CHOSEN = msg(
+    "tracing.chosen-by-values",
+    "tokens are chosen by their values (such as the largest scores): which tokens remain differs from image to image",
+)
+_UNSEEN = msg(
+    "tracing.unseen-function",
+    "the model calls something that torch shows no mode (such as TorchScript): what it does with tokens is not known",
+)
+_WEIGHTED = msg(
+    "tracing.weighted-tokens",
+    "tokens are weighted with numbers of their own, not by an attention call, before they are summed: how much of each "
+    "the answer reads is not known",
+)

@@ -180,11 +180,11 @@ def graph_outputs(found: Trace, recorded: dict[int, RecordedCall]) -> tuple[Grap
             return None
         first, order = call.output.arrange, found.order
 
-        def place(x: Tensor) -> Tensor:
-            x = _move_heads(first(x), call.lead, axis)
+        def place(*tensors: Tensor) -> Tensor:
+            x = _move_heads(first(*tensors), call.lead, axis)
             return x if order is None else x[:, :, order]
 
-        return GraphOutput(call.output.tensor, place)
+        return GraphOutput(call.output.tensors, place)
 
     outputs = [output_of(recorded[event], found.heads[event]) for event in found.layers]
     return tuple(output for output in outputs if output is not None) if None not in outputs else ()

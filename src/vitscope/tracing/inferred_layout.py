@@ -1,5 +1,7 @@
 """The token layout of a traced model: names of prefix tokens, pooling, and the order that all layers share."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -81,9 +83,9 @@ def shared_order(calls: tuple[TracedCall, ...], layout: TokenLayout, counts: lis
     return None if in_order else order, True
 
 
-def is_plain_rollout(readout: np.ndarray, traced: np.ndarray, layers: int, pooled: bool) -> bool:
-    """Return whether plain rollout from the readout gives the traced weights where all attention is uniform."""
+def is_plain_rollout(readout: np.ndarray, traced: np.ndarray, matrices: Sequence[Tensor], pooled: bool) -> bool:
+    """Return whether plain rollout from the readout gives the traced weights, for these matrices of the layers."""
     r = np.full(len(readout), 1 / len(readout)) if pooled else readout.astype(np.float64)
-    for _ in range(layers):
-        r = 0.5 * r + 0.5 * r.sum() / len(r)
+    for matrix in reversed(matrices):
+        r = 0.5 * r + 0.5 * r @ matrix.cpu().double().numpy()
     return bool(np.abs(r - traced).max() < 1e-5)

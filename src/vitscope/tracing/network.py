@@ -6,8 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitscope._messages import msg
-from vitscope.tracing.records import TokenMerge, TracedCall, channels_mix, varies
+from vitscope._messages import Message, msg
+from vitscope.attention.softmax_tracking import used_again
+from vitscope.errors import LayoutError
+from vitscope.tracing.records import (
+    CAPTURE_HINT,
+    TokenMerge,
+    TracedCall,
+    calls_by_image,
+    channels_mix,
+    differs_by_token,
+    places_along,
+    same_places,
+    varies,
+)
 from vitscope.tracing.token_tensor import (
     BackwardPlan,
     TokenTensor,
@@ -20,6 +32,8 @@ from vitscope.tracing.token_tensor import (
 __all__ = ["SUBTRACTIONS", "AveragedNetwork", "broadcast_shape"]
 
 SUBTRACTIONS = frozenset({"sub", "subtract"})
+_PRODUCTS = frozenset({"mul", "multiply", "div", "truediv", "divide", "true_divide"})
+_MOST_MERGED = 9  # tokens that merging makes one of, 3 x 3 at most
 _PREFIX_NAMES = ("cls", "class", "reg", "dist", "detection")
 
 
@@ -36,11 +50,12 @@ class AveragedNetwork:
         calls, merges: recorded in the order of the run.
         leaves: tokens from outside the image with the names of their parameters.
         event: number of the current call.
-        parallel: some residual connection added several attention calls at once.
+        joins: the calls that each residual connection added at once.
+        side_by_side: the calls in each part of tensors that were put side by side, as heads or queries in a loop are.
         differential: attention was subtracted from attention; the averages count both alike.
+        notes: what the averages leave out, by code.
         lost: where tokens may have been lost; explains why none reach the output.
         answer: the answer's tokens, in its own shape; None before the run.
-        joins: the attention calls that each residual connection added.
     """
 
     plan: BackwardPlan
@@ -52,22 +67,27 @@ class AveragedNetwork:
     merges: list[TokenMerge] = field(default_factory=list)
     leaves: list[tuple[str, Tensor]] = field(default_factory=list)
     event: int = -1
-    parallel: bool = False
+    joins: list[frozenset[int]] = field(default_factory=list)
+    side_by_side: list[tuple[frozenset[int], ...]] = field(default_factory=list)
     differential: bool = False
+    notes: dict[str, Message] = field(default_factory=dict)
     lost: str = ""
     answer: Tensor | None = None
-    joins: list[frozenset[int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__init__()
         self._known_leaves: dict[Any, Tensor] = {}
         self._alive: list[Tensor] = []
+        self._uses: dict[int, int] = {}
 
     def attend(self, value: TokenTensor, queries: int, event: int) -> TokenTensor:
         """Average values `(..., M, D)` for each of the queries of an attention call."""
         if value.product:
             shape = (*value.shape[:-2], queries, -1)
             return token_tensor(value.mean(-2, keepdim=True).expand(shape), value, product=True)
+        self._uses[event] = self._uses.get(event, -1) + 1
+        if event in value.joined:  # a later layer uses the same weights again
+            event = used_again(event, self._uses[event])
         call = TracedCall(event, value.mean(-1), queries)
         call.channels = event in self.channels or (self.probing and channels_mix(value))
         self.calls.append(call)
@@ -75,7 +95,7 @@ class AveragedNetwork:
             out = value.mean(-2, keepdim=True).expand(*value.shape[:-2], queries, value.shape[-1])
             return token_tensor(out, value)
         tokens = token_tensor(average_tokens(value, queries, self.plan, event), value)
-        tokens.attended = value.attended | {event}
+        tokens.attended, tokens.marks = value.attended | {event}, frozenset()
         return tokens
 
     def merge(self, before: TokenTensor, after: TokenTensor, axis: int, always: bool = False) -> TokenTensor:
@@ -86,10 +106,28 @@ class AveragedNetwork:
             self.merges.append(TokenMerge(after, axis % after.ndim, real))
         return after
 
+    def mix(self, before: TokenTensor, after: TokenTensor, axis: int, always: bool = False) -> TokenTensor:
+        """Note what a learned map along `axis` makes of tokens; raise a LayoutError where it mixes them all."""
+        if self.probing and not before.product:
+            count = places_along(before, axis)
+            if count > _MOST_MERGED and not any(varies(after.as_subclass(Tensor), i) for i in range(1, after.ndim)):
+                raise LayoutError(
+                    msg(
+                        "tracing.mixed-outside",
+                        "a learned map makes one number of {count} tokens at once, outside of attention: how much of "
+                        "each the answer reads is not known",
+                        count=count,
+                    ),
+                    CAPTURE_HINT,
+                )
+        return self.merge(before, after, axis, always)
+
     def leaf(self, outside: Tensor) -> Tensor:
         """Return tokens for a tensor that does not come from the image, once for each parameter."""
         key = (outside.data_ptr(), tuple(outside.shape))
         if key not in self._known_leaves:
+            if self.probing and (not outside.ndim or outside.shape[0] % 4):
+                raise calls_by_image("")
             leaf = torch.zeros(outside.shape, device=outside.device, requires_grad=True)
             if self.probing:
                 with torch.no_grad():
@@ -122,14 +160,20 @@ class AveragedNetwork:
             outside = next((v for v in values if v is not pair[0]), None)
             fresh = pair[0].attended - pair[0].joined
             if name != "add" or outside is None or outside.shape != pair[0].shape or not fresh:
-                return token_tensor(pair[0].expand(shape), pair[0])
+                return self._scaled(name, pair[0], values, args, shape)
             pair.append(token_tensor(self.leaf(outside)))  # a token from outside, such as CLS, that receives attention
         a, b = pair[-2:]
         if a.numel() != b.numel():
-            content = a if a.numel() > b.numel() else b  # the other one is a gate
-            return token_tensor(content.expand(shape), content)
+            content, gate = (a, b) if a.numel() > b.numel() else (b, a)
+            if name == "add" or (name in SUBTRACTIONS and content.attended):
+                self.check_same_places(content, gate)
+            out = token_tensor(content.expand(shape), content)
+            out.marks |= {"weighted"} if "shares" in gate.marks else frozenset()
+            return out
         if name not in ("add", *SUBTRACTIONS):
             return _mean_of(a, b, shape)
+        if name in SUBTRACTIONS:
+            a.factor, b.factor = abs(a.factor), -abs(b.factor)
         self.differential |= name in SUBTRACTIONS and bool(a.attended - a.joined) and bool(b.attended - b.joined)
         return self._add(a, b, shape)
 
@@ -140,21 +184,66 @@ class AveragedNetwork:
         if not skip.attended <= branch.attended:  # each holds calls that the other lacks, as queries and an image do
             of_a, of_b = a.attended - a.joined - b.attended, b.attended - b.joined - a.attended
             if bool(of_a) == bool(of_b):
-                return _mean_of(a, b, shape)
+                return self._sum(a, b, shape)
             skip, branch, new = (b, a, of_a) if of_a else (a, b, of_b)
         if not new:
-            return _mean_of(a, b, shape)
+            return self._sum(a, b, shape)
         if new <= branch.joined:
-            if not any(new <= one for one in self.joins):  # a path around several layers: the tokens of both are read
-                return _mean_of(a, b, shape)
+            if not branch.just_joined or not any(new <= one for one in self.joins):
+                return self._sum(a, b, shape)  # a path around a whole layer or several: the tokens of both are read
             return token_tensor(branch.view_as(branch), branch)  # beside one attention, as a parallel MLP: tokens stay
-        self.parallel |= sum(call.event in new for call in self.calls) > 1
         for call in self.calls:
             call.joined |= call.event in new
         self.joins.append(new)
         out = token_tensor(residual(skip, branch, self.plan, new), skip, branch)
-        out.joined = out.joined | new
+        out.joined, out.just_joined = out.joined | new, True
         return out
+
+    def _scaled(self, name: str, x: TokenTensor, values: list[Tensor], args: Any, shape: tuple[int, ...]) -> Tensor:
+        """Return tokens that something from outside was added to or multiplied with."""
+        out = token_tensor(x.expand(shape), x)
+        out.just_joined = x.just_joined
+        if name in _PRODUCTS:
+            others = [v for v in (*args, *values) if v is not x and isinstance(v, (int, float, Tensor))]
+            single = [
+                float(v.detach()) if isinstance(v, Tensor) else float(v)
+                for v in others
+                if not isinstance(v, Tensor) or v.numel() == 1
+            ]
+            if single:
+                out.factor = x.factor * (single[0] if name in ("mul", "multiply") else 1 / (single[0] or 1.0))
+            elif self.probing and x.attended and any(differs_by_token(v, out) for v in others):
+                out.marks |= {"weighted"}
+        return out
+
+    def _sum(self, a: TokenTensor, b: TokenTensor, shape: tuple[int, ...]) -> Tensor:
+        """Add tokens outside of residual connections: their mean, weighted by the numbers before them."""
+        if "extreme" in a.marks | b.marks:
+            return _mean_of(a, b, shape)
+        if min(a.factor, b.factor) > 0:
+            return _mean_of(a, b, shape, a.factor / (a.factor + b.factor))
+        if a.attended and b.attended and self.probing and not same_places(a, b):
+            raise LayoutError(
+                msg(
+                    "tracing.subtracted",
+                    "tokens are subtracted from tokens of other places: how much of each the answer reads is not known",
+                ),
+                CAPTURE_HINT,
+            )
+        return _mean_of(a, b, shape)
+
+    def check_same_places(self, content: TokenTensor, other: TokenTensor) -> None:
+        """Raise a LayoutError where tokens of other places are added to tokens, which mixes them outside attention."""
+        if self.probing and not same_places(content, other):
+            raise LayoutError(
+                msg(
+                    "tracing.added-elsewhere",
+                    "what is computed from other tokens (such as their mean) is added to tokens of shape {shape}: "
+                    "information moves between tokens outside of attention",
+                    shape=tuple(content.shape),
+                ),
+                CAPTURE_HINT,
+            )
 
 
 def broadcast_shape(*shapes: Any) -> tuple[int, ...]:
@@ -163,5 +252,7 @@ def broadcast_shape(*shapes: Any) -> tuple[int, ...]:
     return shape
 
 
-def _mean_of(a: TokenTensor, b: TokenTensor, shape: tuple[int, ...]) -> TokenTensor:
-    return token_tensor(run_collapsed(lambda x, y: (x + y) / 2, a.expand(shape), b.expand(shape)), a, b)
+def _mean_of(a: TokenTensor, b: TokenTensor, shape: tuple[int, ...], share: float = 0.5) -> TokenTensor:
+    """Return the mean of two tensors, of which the first has that share."""
+    mean = run_collapsed(lambda x, y: share * x + (1 - share) * y, a.expand(shape), b.expand(shape))
+    return token_tensor(mean, a, b)

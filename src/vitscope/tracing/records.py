@@ -6,10 +6,38 @@ import torch
 from torch import Tensor
 
 from vitscope._messages import msg
+from vitscope.errors import LayoutError
 
-__all__ = ["CAPTURE_HINT", "TokenMerge", "TracedCall", "channels_mix", "varies"]
+__all__ = [
+    "CAPTURE_HINT",
+    "TokenMerge",
+    "TracedCall",
+    "calls_by_image",
+    "channels_mix",
+    "differs_by_token",
+    "places_along",
+    "same_places",
+    "varies",
+]
 
 CAPTURE_HINT = msg("tracing.use-capture.hint", "vitscope.capture(model) records the raw attention of any model")
+
+
+def calls_by_image(model: str) -> LayoutError:
+    """Return the error of a model that runs on the images of a batch one after another."""
+    return LayoutError(
+        msg(
+            "tracing.calls-by-image",
+            "{model} makes other attention calls for four images than for one, as it does with a loop over images: "
+            "tracing runs four at once, so it cannot follow the tokens",
+            model=model or msg("tracing.the-model", "the model"),
+        ),
+        msg(
+            "tracing.calls-by-image.hint",
+            "pass the layout, layout=vitscope.TokenLayout(prefix=('cls',), grid=(rows, columns)), or call attention "
+            "once for the batch",
+        ),
+    )
 
 
 @dataclass(eq=False)
@@ -60,3 +88,30 @@ def varies(x: Tensor, axis: int) -> bool:
 def channels_mix(value: Tensor) -> bool:
     """Return whether attention over these values `(..., M, D)` mixes channels of tokens, not tokens."""
     return value.shape[-1] > 1 and varies(value, -1) and not varies(value, -2)
+
+
+def same_places(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors of tokens, of shapes that fit, hold the same positions."""
+    with torch.no_grad():
+        a, b = a.as_subclass(Tensor), b.as_subclass(Tensor)
+        return bool((a - b).abs().amax() < 1e-2 * (1 + a.abs().amax()))
+
+
+def differs_by_token(factor: object, tokens: Tensor) -> bool:
+    """Return whether a factor from outside has another number for each token, along an axis of `tokens`."""
+    if not isinstance(factor, Tensor) or factor.ndim > tokens.ndim:
+        return False
+    with torch.no_grad():
+        spread = [
+            axis
+            for axis in range(1, factor.ndim + 1)
+            if factor.shape[-axis] > 1 and bool((factor.amax(-axis) - factor.amin(-axis)).abs().amax() > 1e-6)
+        ]
+    return any(varies(tokens.as_subclass(Tensor), tokens.ndim - axis) for axis in spread)
+
+
+def places_along(x: Tensor, axis: int) -> int:
+    """Return how many different positions lie along an axis of `x`, which holds (mass, x, y, leaf)."""
+    with torch.no_grad():
+        rows = x.as_subclass(Tensor).movedim(axis, -1).reshape(4, -1, x.shape[axis])[:, 0]
+        return len(torch.unique((rows * 100).round(), dim=1).T)

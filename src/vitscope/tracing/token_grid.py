@@ -10,7 +10,15 @@ from vitscope._messages import msg
 from vitscope.errors import LayoutError
 from vitscope.tracing.records import TokenMerge
 
-__all__ = ["FinestTokens", "find_finest_tokens", "grid_of", "position_images", "prefix_weights", "split_prefix"]
+__all__ = [
+    "FinestTokens",
+    "check_cover",
+    "find_finest_tokens",
+    "grid_of",
+    "position_images",
+    "prefix_weights",
+    "split_prefix",
+]
 
 _TOLERANCE = 1e-3  # of the weight that passes through the tokens
 
@@ -96,6 +104,39 @@ class FinestTokens:
         return total.reshape(batch, gh, height // gh, gw, width // gw).sum((2, 4)).flatten(1)
 
 
+def check_cover(finest: FinestTokens, merges: list[TokenMerge], size: tuple[int, int]) -> None:
+    """Raise a LayoutError where the tokens leave out a border of the image that is as wide as one of them.
+
+    Args:
+        finest: the finest tokens.
+        merges: what the averaged network recorded on the images of positions.
+        size: height and width of the input.
+    """
+    if len(finest.merges) != 1:
+        return
+    merge = merges[finest.merges[0]]
+    mass, *places = merge.values.as_subclass(Tensor).detach().mean(merge.axis).reshape(4, -1)[:3]
+    rows, columns = finest.grid
+    ranks = finest.order % columns, finest.order.div(columns, rounding_mode="floor")
+    for place, rank, count, length in zip(places, ranks, (columns, rows), reversed(size), strict=True):
+        if count < 2:
+            continue
+        centres = [float((place / mass)[rank == i].mean()) for i in (0, count - 1)]
+        step = (centres[1] - centres[0]) / (count - 1)
+        if max(centres[0], length - centres[1]) > 1.495 * step:
+            raise LayoutError(
+                msg(
+                    "tracing.cropped",
+                    "the tokens show {first} to {last} of {length} pixels: the model leaves out the rest of the image "
+                    "by itself",
+                    first=f"{centres[0] - step / 2:.0f}",
+                    last=f"{centres[1] + step / 2:.0f}",
+                    length=length,
+                ),
+                msg("tracing.cropped.hint", "crop the image in its preprocessing instead of inside the model"),
+            )
+
+
 @dataclass(eq=False)
 class _Group:
     """Merges that fill the same grid in the same order, and the weight that passes through them together."""
@@ -122,11 +163,16 @@ def find_finest_tokens(merges: list[TokenMerge], start: Tensor, out: Tensor) -> 
     tensors = [merges[i].values for i in candidates]
     grads = torch.autograd.grad(out.sum(), [start, *tensors], allow_unused=True, retain_graph=True)
     total = 0.0 if grads[0] is None else float(grads[0][0].sum())
+    if total < 1e-6:
+        raise LayoutError(
+            msg("tracing.nothing-read", "the answer reads nothing of the image, be it by attention or beside it"),
+            msg("tracing.nothing-read.hint", "explain a model, or an output of it, that depends on the image"),
+        )
     groups: list[_Group] = []
     for i, grad in reversed(list(zip(candidates, grads[1:], strict=True))):
         merge = merges[i]
         weight = 0.0 if grad is None else float(_token_weights(grad, merge.values, merge.axis, batch)[0].sum())
-        if total < 1e-6 or weight < _TOLERANCE * total:
+        if weight < _TOLERANCE * total:
             continue
         found = grid_of(merge.values.as_subclass(Tensor).detach().mean(merge.axis).reshape(batch, -1))
         if found is None:

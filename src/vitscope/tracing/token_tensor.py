@@ -10,9 +10,11 @@ from torch import Tensor, nn
 __all__ = [
     "AttentionTensor",
     "BackwardPlan",
+    "ComparisonTensor",
     "TokenTensor",
     "attention_tensor",
     "average_tokens",
+    "comparison",
     "first_along",
     "match_dtypes",
     "parameter_names",
@@ -34,12 +36,24 @@ class TokenTensor(Tensor):
         joined: those of `attended` whose result a residual connection added.
         product: it was made by multiplying tokens with tokens, as attention scores are; its values mean nothing.
         valid: right after padding, 0 where there is padding.
+        marks: what else happened to it since the last attention: "weighted" where each token was multiplied with a
+            number of its own, "shares" where a softmax that is no attention normalised it over tokens, "extreme" where
+            it is the largest or smallest of several.
+        factor: the number that it has just been multiplied with; 1 after any other function.
+        just_joined: a residual connection has just added attention to it; pointwise functions may have followed.
     """
 
     attended: frozenset[int]
     joined: frozenset[int]
     product: bool
     valid: Tensor | None
+    marks: frozenset[str]
+    factor: float
+    just_joined: bool
+
+
+class ComparisonTensor(Tensor):
+    """The result of a comparison of tokens; its values mean nothing."""
 
 
 class AttentionTensor(Tensor):
@@ -53,17 +67,20 @@ def token_tensor(values: Tensor, *parents: Any, product: bool = False) -> TokenT
     tokens = values.as_subclass(TokenTensor)
     tokens.attended = frozenset().union(*(p.attended for p in parents))
     tokens.joined = frozenset().union(*(p.joined for p in parents))
-    tokens.product, tokens.valid = product, None
+    tokens.marks = frozenset().union(*(p.marks for p in parents))
+    tokens.product, tokens.valid, tokens.factor, tokens.just_joined = product, None, 1.0, False
     return tokens
 
 
 def token_tensors(value: Any, parents: list[TokenTensor]) -> Any:
     """Return every floating-point tensor of a result as tokens made of the parents."""
     if isinstance(value, Tensor) and value.is_floating_point():
-        return token_tensor(value, *parents, product=any(p.product for p in parents))
+        tokens = token_tensor(value, *parents, product=any(p.product for p in parents))
+        tokens.just_joined = all(p.just_joined for p in parents)
+        return tokens
     if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
         return type(value)(token_tensors(part, parents) for part in value)
-    return value
+    return comparison(value)
 
 
 def attention_tensor(value: Any, event: int) -> Any:
@@ -74,6 +91,15 @@ def attention_tensor(value: Any, event: int) -> Any:
         return probs
     if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
         return type(value)(attention_tensor(part, event) for part in value)
+    return comparison(value)
+
+
+def comparison(value: Any) -> Any:
+    """Return every boolean or integer tensor of a result as one that depends on the values of tokens."""
+    if isinstance(value, Tensor) and not value.is_floating_point():
+        return value.as_subclass(ComparisonTensor)
+    if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
+        return type(value)(comparison(part) for part in value)
     return value
 
 

@@ -6,7 +6,7 @@ because they hold no position, and what the answer is read from is a gradient.
 """
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +19,11 @@ from vitscope.errors import LayoutError
 from vitscope.geometry import TokenLayout
 from vitscope.tracing.averaged import Run, run_averaged
 from vitscope.tracing.inferred_layout import infer_layout, is_plain_rollout, prefix_names, shared_order
+from vitscope.tracing.loops import Loop, find_loops, join_traced
 from vitscope.tracing.network import AveragedNetwork
 from vitscope.tracing.placement import input_device
-from vitscope.tracing.records import CAPTURE_HINT, TracedCall, varies
-from vitscope.tracing.token_grid import FinestTokens, find_finest_tokens, position_images, prefix_weights
+from vitscope.tracing.records import CAPTURE_HINT, TracedCall, calls_by_image, varies
+from vitscope.tracing.token_grid import FinestTokens, check_cover, find_finest_tokens, position_images, prefix_weights
 from vitscope.tracing.token_tensor import BackwardPlan
 
 __all__ = ["NO_HEADS", "Trace", "set_uniform_attention", "trace"]
@@ -38,6 +39,8 @@ class Trace:
 
     Attributes:
         layers: events of the attention calls with a residual connection, in order.
+        loops: layers that make a call for each head or for each chunk of queries; `layers` has the first call of each.
+        loose: events of calls without a residual connection that the answer reads, apart from `pool`.
         pool: event of the call that pools the tokens at the end, or None.
         channels: events that mix channels, not tokens.
         heads: which of the leading axes are heads, by event; NO_HEADS for none.
@@ -56,9 +59,12 @@ class Trace:
         sizes: queries and keys of each layer, in one window.
         unread: how many more layers there are, of which the answer reads nothing.
         channel_axis: the axis of the answer along which positions are the same; 0 where a map has no such axis.
+        notes: what the averages leave out, such as convolutions between tokens.
     """
 
     layers: tuple[int, ...]
+    loops: tuple[Loop, ...]
+    loose: tuple[int, ...]
     pool: int | None
     channels: frozenset[int]
     heads: dict[int, int]
@@ -76,10 +82,18 @@ class Trace:
     sizes: tuple[tuple[int, int], ...]
     unread: int
     channel_axis: int
+    notes: tuple[str, ...]
 
 
 @own_state
-def trace(run: Run, model: nn.Module, size: tuple[int, int], recorded: Collection[int], channels: int = 3) -> Trace:
+def trace(
+    run: Run,
+    model: nn.Module,
+    size: tuple[int, int],
+    recorded: Collection[int],
+    channels: int = 3,
+    made: int | None = None,
+) -> Trace:
     """Trace the tokens of a model at an input of `(Hi, Wi)` pixels.
 
     Args:
@@ -88,6 +102,7 @@ def trace(run: Run, model: nn.Module, size: tuple[int, int], recorded: Collectio
         size: height and width of the input.
         recorded: events of the attention calls of one captured forward at that size.
         channels: of the input.
+        made: how many softmaxes and attention calls that forward of one image made.
 
     Cost: one forward of the averaged network and four backward passes.
 
@@ -97,10 +112,13 @@ def trace(run: Run, model: nn.Module, size: tuple[int, int], recorded: Collectio
     images = position_images(size, input_device(model), channels)
     plan = BackwardPlan()
     network, start, out = run_averaged(run, model, images, plan, recorded, probing=True)
+    if made is not None and network.event + 1 != made:
+        raise calls_by_image(type(model).__name__)
     calls = _token_calls(network, model)
     keys = {call.event: call.keys.shape[-1] for call in calls}
     read = set_uniform_attention(plan, network)
     finest = find_finest_tokens(network.merges, start, out)
+    check_cover(finest, network.merges, size)
     leaves = [leaf for _, leaf in network.leaves]
     reached = torch.autograd.grad(out.sum(), leaves, allow_unused=True, retain_graph=True) if leaves else ()
     counts = [0 if g is None else leaf.numel() // leaf.shape[-1] // 4 for g, leaf in zip(reached, leaves, strict=True)]
@@ -115,19 +133,38 @@ def trace(run: Run, model: nn.Module, size: tuple[int, int], recorded: Collectio
         weights: np.ndarray = torch.cat([*prefix, finest.weights(grads[: len(tensors)], tensors, 4)[0]]).cpu().numpy()
         return weights
 
-    uniform = token_weights()
+    token_weights()
+    counted = {event for event, r in read.items() if bool((r != 0).any())}
     plan.skip, plan.branch = 1.0, 0.0
     readout = token_weights()
     names = prefix_names([name for name, _ in network.leaves], counts)
     _check_count(model, len(readout), len(names), finest.grid)
 
+    calls, loops, counted = _without_loops(network, calls, counted)
     joined = [call for call in calls if call.joined]
-    layers = tuple(call for call in joined if call.event in read)  # others come after all that the answer reads
+    layers = tuple(call for call in joined if call.event in counted)  # others come after all that the answer reads
     loose = [call for call in calls if not call.joined and call.event in read]
     pool = loose[-1].event if loose and loose[-1].event > max((c.event for c in layers), default=-1) else None
     layout, exact = infer_layout(names, finest.grid, readout, pool is not None)
     order, isotropic = shared_order(layers, layout, counts)
-    isotropic = isotropic and not network.parallel and is_plain_rollout(readout, uniform, len(layers), pool is not None)
+    parallel = any(sum(call.event in joined for call in layers) > 1 for joined in network.joins)
+    if isotropic and not parallel:
+        matrices = set_random_attention(plan, layers, loops, layout.tokens)
+        if order is not None:
+            matrices = [matrix[order][:, order] for matrix in matrices]
+        isotropic = is_plain_rollout(readout, token_weights(), matrices, pool is not None)
+    isotropic = isotropic and not parallel
+    if loops and not isotropic:
+        raise LayoutError(
+            msg(
+                "tracing.loops-in-parts",
+                "{model} makes {count} attention calls for one layer, of tokens that not all layers see: which call is "
+                "of which tokens is not known",
+                model=type(model).__name__,
+                count=len(loops[0].events),
+            ),
+            CAPTURE_HINT,
+        )
     if pool is not None:  # the pooling may leave the prefix out
         isotropic = isotropic and keys[pool] == layout.tokens and order is None
     log.debug(
@@ -146,6 +183,8 @@ def trace(run: Run, model: nn.Module, size: tuple[int, int], recorded: Collectio
     )
     return Trace(
         layers=tuple(call.event for call in layers),
+        loops=loops,
+        loose=tuple(call.event for call in loose if call.event != pool),
         pool=pool,
         channels=frozenset(call.event for call in network.calls if call.channels),
         heads={call.event: _head_axis(call) for call in calls},
@@ -163,6 +202,7 @@ def trace(run: Run, model: nn.Module, size: tuple[int, int], recorded: Collectio
         sizes=tuple((call.queries, keys[call.event]) for call in layers),
         unread=len(joined) - len(layers),
         channel_axis=_channel_axis(network.answer),
+        notes=tuple(network.notes.values()),
     )
 
 
@@ -182,6 +222,37 @@ def set_uniform_attention(plan: BackwardPlan, network: AveragedNetwork) -> dict[
     plan.attend, plan.active = attend, frozenset(keys)
     plan.skip, plan.branch = 0.5, 0.5
     return read
+
+
+def _without_loops(
+    network: AveragedNetwork, calls: list[TracedCall], counted: set[int]
+) -> tuple[list[TracedCall], tuple[Loop, ...], set[int]]:
+    """Return the calls with one in place of each loop, the loops, and which calls the answer reads."""
+    loops = find_loops(network.side_by_side, calls)
+    loops = tuple(loop for loop in loops if not counted.isdisjoint(loop.events))
+    return join_traced(calls, loops), loops, counted | {loop.events[0] for loop in loops}
+
+
+def set_random_attention(
+    plan: BackwardPlan, layers: Sequence[TracedCall], loops: Sequence[Loop], tokens: int
+) -> list[Tensor]:
+    """Give each layer a random matrix `(tokens, tokens)` as its attention, in the model's order of tokens.
+
+    Calls of no layer stay as they are.
+    """
+    generator = torch.Generator().manual_seed(0)
+    matrices = [torch.rand(tokens, tokens, generator=generator) for _ in layers]
+    matrices = [(matrix / matrix.sum(-1, keepdim=True)).to(layers[0].keys.device) for matrix in matrices]
+    rows = {call.event: matrix for call, matrix in zip(layers, matrices, strict=True)}
+    for loop in reversed(loops):
+        if loop.events[0] in rows:
+            whole = rows[loop.events[0]]
+            parts = torch.split(whole, list(loop.queries)) if loop.over == "queries" else [whole] * len(loop.events)
+            rows |= dict(zip(loop.events, parts, strict=True))
+    before = plan.attend
+    plan.attend = lambda event, r: r.to(whole) @ whole if (whole := rows.get(event)) is not None else before(event, r)
+    plan.skip, plan.branch = 0.5, 0.5
+    return matrices
 
 
 def _token_calls(network: AveragedNetwork, model: nn.Module) -> list[TracedCall]:

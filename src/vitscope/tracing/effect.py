@@ -1,0 +1,122 @@
+"""Check on the real model that its answer depends on attention, and on the image through attention alone."""
+
+import logging
+
+import torch
+from torch import Tensor, nn
+
+from vitscope._messages import Message, msg
+from vitscope.attention.capture import capture
+from vitscope.attention.model_modes import eval_mode, frozen_parameters, own_state
+from vitscope.attention.recorder import RecordedCall
+from vitscope.attention.store import GraphOutput
+from vitscope.errors import LayoutError
+from vitscope.tracing.averaged import Run
+from vitscope.tracing.records import CAPTURE_HINT
+from vitscope.tracing.trace import Trace
+
+__all__ = ["check_effect"]
+
+log = logging.getLogger(__name__)
+
+_MOST_NUMBERS = 2**23  # queries of all layers; a forward with a graph keeps about forty times as many numbers
+_LEAK = 1e-5
+
+
+@own_state
+def check_effect(
+    run: Run, model: nn.Module, pixels: Tensor, found: Trace, recorded: dict[int, RecordedCall]
+) -> tuple[Message, ...]:
+    """Differentiate the answer of one real forward with respect to the pixels, with and without attention.
+
+    Args:
+        run: from pixels to the answer.
+        model: the module that `run` calls.
+        pixels: one image `(1, 3, Hi, Wi)`.
+        found: the trace of the model at that size.
+        recorded: the attention calls of a captured forward.
+
+    Returns:
+        Notes on layers whose attention has no effect.
+
+    Cost: one forward and two backward passes; skipped where their memory would be large.
+
+    Raises:
+        LayoutError: no attention has an effect, in a model without weights of zeros; or the image reaches what the
+            answer reads beside attention.
+    """
+    name = type(model).__name__
+    if sum(call.block.shape[1] * call.block.shape[2] * 64 for call in recorded.values()) > _MOST_NUMBERS:
+        log.debug("%s is large: the effect of its attention was not checked", name)
+        return ()
+    effect: dict[int, bool] = {}
+    hidden = closed = False
+
+    def edit(events: frozenset[int], _lead: tuple[int, ...], output: GraphOutput | None) -> None:
+        nonlocal hidden
+        tensors = [] if output is None else [tensor for tensor in output.tensors if tensor.requires_grad]
+        hidden |= not tensors
+        effect.update(dict.fromkeys(events, not tensors))  # what cannot be seen counts as an effect
+
+        def hook(grad: Tensor) -> Tensor | None:
+            if not closed:
+                effect.update({event: True for event in events if bool((grad != 0).any())})
+            return torch.zeros_like(grad) if closed else None
+
+        for tensor in tensors:
+            tensor.register_hook(hook)  # type: ignore[no-untyped-call]
+
+    start = pixels.detach().clone().requires_grad_()
+    try:
+        with eval_mode(model), frozen_parameters(model), capture(model, edit=edit):
+            answer = run(start)
+        weights = torch.randn(answer.shape, generator=torch.Generator().manual_seed(0)).to(answer)
+        score = (answer * weights).sum()
+        (whole,) = torch.autograd.grad(score, [start], retain_graph=True, materialize_grads=True)
+        closed = True
+        (beside,) = torch.autograd.grad(score, [start], materialize_grads=True)
+    except RuntimeError as error:  # no backward pass in this dtype, or none at all
+        log.debug("the effect of attention in %s was not checked: %s", name, error)
+        return ()
+    layers = {event: event for event in found.layers}
+    for loop in found.loops:
+        layers |= {event: layers[loop.events[0]] for event in loop.events if loop.events[0] in layers}
+    working = {layer for event, layer in layers.items() if effect.get(event, True)}
+    idle = [number for number, event in enumerate(found.layers) if event not in working]
+    if idle and not working and found.pool is None and not _untrained(model):
+        raise LayoutError(
+            msg(
+                "tracing.no-effect",
+                "the answer of {model} does not depend on the result of any attention call: it is multiplied with zero "
+                "or thrown away",
+                model=name,
+            ),
+            CAPTURE_HINT,
+        )
+    patches = found.readout[len(found.layout.prefix) :]
+    alone = found.isotropic and (found.pool is not None or not patches.any()) and not hidden
+    if alone and float(beside.abs().amax()) > _LEAK * float(whole.abs().amax()):
+        raise LayoutError(
+            msg(
+                "tracing.beside-attention",
+                "the image reaches the tokens that {model} reads without passing through the attention calls that were "
+                "recorded: the map would leave that out",
+                model=name,
+            ),
+            CAPTURE_HINT,
+        )
+    if not idle:
+        return ()
+    return (
+        msg(
+            "tracing.idle-layers",
+            "the answer does not depend on the attention of layer {layers} (its result is multiplied with zero), which "
+            "maps of attention count all the same",
+            layers=", ".join(map(str, idle)),
+        ),
+    )
+
+
+def _untrained(model: nn.Module) -> bool:
+    """Return whether some weight is all zeros, with which residual branches begin before training."""
+    return any(not bool(weight.any()) for name, weight in model.named_parameters() if "bias" not in name)
