@@ -219,3 +219,12 @@ def test_a_decoder_that_adds_layers_up_reads_all_of_them() -> None:
     assert scope.adapter.depth == sum(grad is not None for grad in grads)
     assert not scope.adapter.isotropic
     assert f"up to layer {scope.adapter.depth} of 4" in scope.explain(PHOTO, method="rollout").provenance["output"]
+
+
+def test_a_detector_of_texts_needs_more_than_pixels() -> None:
+    """OWL-ViT scores the texts that it is given: the reason is that, not the input's size."""
+    words = {name: value for name, value in LANGUAGE.items() if name != "num_key_value_heads"}
+    config = transformers.OwlViTConfig(vision_config=SMALL, text_config=words, projection_dim=16)
+    with raises(LayoutError, "models.needs-more-than-pixels") as caught:
+        vitscope.load(transformers.OwlViTForObjectDetection(config))
+    assert "required positional argument" in str(caught.value)

@@ -25,7 +25,7 @@ from vitscope.models.bands import (
 )
 from vitscope.models.base import ADAPTERS
 from vitscope.models.preprocessing import IMAGENET, Preprocessing, squash
-from vitscope.models.traced import TracedAdapter
+from vitscope.models.traced import TracedAdapter, needs_more
 from vitscope.tracing.placement import placement
 
 __all__ = ["GenericAdapter"]
@@ -175,6 +175,8 @@ class GenericAdapter(TracedAdapter):
                     self.channels, self.bands = count, self.bands if channels else count
                     log.debug("input size of %s: %s x %s, the first that it accepts", name, *size)
                     return size
+        if isinstance(failure, TypeError) and "required positional argument" in str(failure):
+            raise needs_more(self.model, failure)
         raise LayoutError(
             msg(
                 "models.no-input-size",

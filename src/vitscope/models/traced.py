@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitscope._messages import Message, msg
 from vitscope.attention import AttentionStore, CallSite, Dense, Factored
@@ -32,7 +32,7 @@ from vitscope.tracing.records import CAPTURE_HINT
 from vitscope.tracing.trace import Trace
 from vitscope.tracing.trace import trace as trace_model
 
-__all__ = ["TracedAdapter"]
+__all__ = ["TracedAdapter", "needs_more"]
 
 log = logging.getLogger(__name__)
 
@@ -158,13 +158,7 @@ class TracedAdapter(ClassScores):
                     raise size_refused(size, error) from error
                 if isinstance(error, RuntimeError):  # the model's own failure, not a missing argument
                     raise
-                problem = msg(
-                    "models.needs-more-than-pixels",
-                    "{model} cannot be run on pixels alone: {reason}",
-                    model=type(self.model).__name__,
-                    reason=first_line(error),
-                )
-                raise LayoutError(problem, CAPTURE_HINT) from error
+                raise needs_more(self.model, error) from error
         self.reader(output)  # raises where it is not known what is explained
         recorder.check()
         _ = recorder.blocks or recorder.store()  # raises where nothing was recorded
@@ -365,6 +359,17 @@ class TracedAdapter(ClassScores):
     def preprocessing(self) -> Message:
         """Describe what happens to an image."""
         return msg("models.preprocessing.given", "the processor from the caller")
+
+
+def needs_more(model: nn.Module, error: Exception) -> LayoutError:
+    """Make the error for a model whose forward takes more than pixels."""
+    problem = msg(
+        "models.needs-more-than-pixels",
+        "{model} cannot be run on pixels alone: {reason}",
+        model=type(model).__name__,
+        reason=first_line(error),
+    )
+    return LayoutError(problem, CAPTURE_HINT)
 
 
 def _channels_placed(answer: Tensor, axis: int) -> Tensor:
