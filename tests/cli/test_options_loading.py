@@ -55,6 +55,26 @@ def test_what_was_said_is_in_the_provenance(cli, photo, tiny_folder, tmp_path):
     assert said == {"output": "logits", "multi_label": False, "processor": str(tiny_folder)}
 
 
+def test_commands_that_are_shown_load_the_same_model(tiny_folder, photo, tmp_path):
+    import vitscope
+
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join("abcdefg"))
+    weights = tiny_folder / "model.safetensors"
+    options = {"weights": weights, "labels": names, "multi_label": True, "output": "logits"}
+    flags = f"--weights {weights} --labels {names} --output logits --multi-label"
+    header = vitscope.load(tiny_folder, **options).view(photo, methods=("rollout",), measure=False).header
+    assert f"--model {tiny_folder} {flags}" in header["command"]
+    assert all(f"--model {tiny_folder} {flags}" in one["command"] for one in header["maps"])
+    assert vitscope.load(tiny_folder, labels=list("abcdefg")).adapter.options.flags() == []
+
+
+def test_inspect_says_what_was_chosen(cli, tiny_folder):
+    ran = cli("inspect", tiny_folder, "--weights", tiny_folder / "model.safetensors", "--json")
+    assert ran.code == 0
+    assert "notes" not in json.loads(ran.out)["facts"]  # nothing had to be chosen
+
+
 def test_several_models_share_no_option(cli, tiny_folder):
     ran = cli("serve", "-m", tiny_folder, "-m", "embedded:digit-scenes", "--multi-label", "--port", 0)
     assert ran.code == 2

@@ -13,6 +13,7 @@ import transformers
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 import vitscope
+import vitscope.models.references
 from tests.helpers.errors import raises
 from tests.models import toys_files as toys
 from vitscope.errors import ModelError
@@ -148,3 +149,38 @@ def test_a_config_that_names_no_class_leaves_no_head_out(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": ["OurViT"]}))
     with raises(ModelError, "models.unknown-class"):
         vitscope.load(tmp_path)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub that has what lies in folders `OWNER/NAME`, and whose cache is empty at first."""
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError
+
+    def download(reference, file, *, revision=None, local_files_only=False):
+        path = tmp_path / reference / file
+        if local_files_only or not path.is_file():
+            raise EntryNotFoundError(file)
+        return str(path)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(vitscope.models.references, "reach_hub", lambda *_, **__: True)
+    return tmp_path
+
+
+def test_a_model_of_timm_on_the_hub_is_the_classifier(hub):
+    (hub / "timm").mkdir()
+    model = toys.timm_folder(hub / "timm" / "vit_toy")
+    scope = vitscope.load("timm/vit_toy")
+    pixels = torch.rand(1, 3, 224, 224)
+    assert torch.equal(scope.model(pixels), model(pixels))
+    assert dict(scope.adapter.labels) == {0: "cat", 1: "dog", 2: "owl"}
+    assert scope.adapter.reference == "timm/vit_toy"
+
+
+def test_code_on_the_hub_is_refused_before_anything_else_is_fetched(hub):
+    (hub / "some" / "one").mkdir(parents=True)
+    toys.code_folder(hub / "some" / "one", hub / "ran")
+    with raises(ModelError, "models.remote-code"):
+        vitscope.load("some/one")
+    assert not (hub / "ran").exists()

@@ -134,6 +134,7 @@ def make_benchmark(
         "bench": kind,
         "model": scope.adapter.reference,
         "weights": scope.adapter.weights,
+        **({"load": dict(said)} if (said := scope.adapter.options.said) else {}),
         "count": number,
         "seed": seed,
         "size": size,

@@ -14,8 +14,8 @@ from vitscope.models.bundled.catalogue import DEFAULT_MODEL
 __all__ = [
     "HUB_SECONDS",
     "OTHER_SOURCES",
-    "cached_file",
     "cached_revision",
+    "fetch_file",
     "fetch_folder",
     "not_loaded",
     "reach_hub",
@@ -126,6 +126,19 @@ def cached_file(reference: str, file: str, revision: str | None) -> Path | None:
         return None
     found = try_to_load_from_cache(reference, file, revision=revision)
     return Path(found) if isinstance(found, str) else None
+
+
+def fetch_file(reference: str, file: str, revision: str | None, *, local: bool) -> Path | None:
+    """Return a file of a repository, fetched unless only local files may be used; None where it cannot be had."""
+    from huggingface_hub import hf_hub_download
+
+    if not _HUB_ID.fullmatch(reference):
+        return None
+    try:
+        return Path(hf_hub_download(reference, file, revision=revision, local_files_only=local))
+    except Exception as error:  # the loader, which needs it as well, says what is wrong
+        log.debug("%s of %s: %s", file, reference, first_line(error))
+        return None
 
 
 def fetch_folder(reference: str, revision: str | None, files: Sequence[str], *, local: bool) -> Path:

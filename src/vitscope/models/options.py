@@ -60,6 +60,18 @@ class ModelOptions:
     window: Sequence[float | int] | str | None = None
     said: Mapping[str, str | int | bool] = field(default_factory=dict)
 
+    def flags(self) -> list[str]:
+        """Return the flags of the command line that say the same; objects and functions have none."""
+        words: list[str] = []
+        for name in ("weights", "processor", "labels"):
+            if name in self.said and Path(str(self.said[name])).expanduser().exists():
+                words += [f"--{name}", str(self.said[name])]
+        if isinstance(self.output, (str, int)):
+            words += ["--output", str(self.output)]
+        if self.multi_label is not None:
+            words.append("--multi-label" if self.multi_label else "--single-label")
+        return words + (["--trust-remote-code"] if self.trust_remote_code else [])
+
     def and_said(self, **more: str) -> "ModelOptions":
         """Return these options with more for the provenance."""
         return replace(self, said={**self.said, **more})

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,7 +12,7 @@ import torch
 
 from vitscope._messages import Message, msg
 from vitscope.errors import ModelError
-from vitscope.models.hub import OTHER_SOURCES, cached_file, cached_revision, not_loaded, remote_code
+from vitscope.models.hub import OTHER_SOURCES, cached_revision, fetch_file, not_loaded, remote_code
 from vitscope.models.options import ModelOptions
 from vitscope.models.transformers import TransformersAdapter
 from vitscope.models.transformers_audio import AudioAdapter
@@ -60,8 +61,12 @@ class Source:
 
     def config(self) -> dict[str, Any]:
         """Return config.json as it is written; empty where it cannot be read."""
+        return self._written
+
+    @cached_property
+    def _written(self) -> dict[str, Any]:
         here = Path(self.path) / "config.json"
-        file = here if here.is_file() else cached_file(self.path, "config.json", self.revision)
+        file = here if here.exists() else fetch_file(self.path, "config.json", self.revision, local=self.local)
         try:
             found = json.loads(file.read_text("utf-8")) if file else {}
         except (OSError, ValueError):  # the loader says what is wrong with it

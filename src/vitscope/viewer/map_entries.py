@@ -53,7 +53,7 @@ def command_line(engine: Engine, explanation: Explanation) -> str:
     """Return the command line that makes this map again."""
     provenance = explanation.provenance
     words = ["vitscope", "explain", str(provenance.get("source", "photo.jpg")), "--model", engine.adapter.reference]
-    words += ["--method", explanation.method]
+    words += [*engine.adapter.options.flags(), "--method", explanation.method]
     defaults = {name: option.default for name, option in METHODS.get(explanation.method).options.items()}
     for option, value in provenance.get("options", {}).items():
         if value is not None and value != defaults.get(option):

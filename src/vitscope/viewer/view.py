@@ -136,14 +136,15 @@ class _ViewOptions:
         """Return the options of one method."""
         return Options(method, self.target, size=self.size, seed=self.seed)
 
-    def command(self, model: str, small: bool) -> str:
+    def command(self, model: str, small: bool, flags: Sequence[str] = ()) -> str:
         """Return the command line that makes the page again, without options that change nothing.
 
         Args:
             model: its reference.
             small: the page fits into the usual size with all its layers, as exact as rows ever are.
+            flags: that say how the model is loaded.
         """
-        words = ["vitscope", "view", *self.photos, "--model", model]
+        words = ["vitscope", "view", *self.photos, "--model", model, *flags]
         options: dict[str, tuple[Any, Any]] = {
             "--methods": (",".join(self.methods), ",".join(DEFAULT_METHODS)),
             "--target": (format_target(self.target), None),
@@ -211,7 +212,11 @@ def _view_one(
         "missing": missing,
         "seed": options.seed,
         "size": options.size,
-        "command": options.command(engine.adapter.reference, used <= _SURE * (MAX_MB - options.max_mb + max_mb) * 1e6),
+        "command": options.command(
+            engine.adapter.reference,
+            used <= _SURE * (MAX_MB - options.max_mb + max_mb) * 1e6,
+            engine.adapter.options.flags(),
+        ),
     }
     return View(json_safe(header), arrays)
 

@@ -99,6 +99,7 @@ def inspect(
         "pooling": layout.pooling + (" (prefix tokens included)" if layout.pool_prefix else ""),
         "explained output": scope.adapter.reads(),
         "weights": scope.adapter.weights,
+        **({"notes": "; ".join(scope.adapter.notes)} if scope.adapter.notes else {}),
         "recommended": f"{(best := scope.recommend())}{f': {best.reason}' if best.reason else ''}",
     }
     reasons = {support.name: support.reason for support in scope.methods()}
