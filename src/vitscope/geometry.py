@@ -9,11 +9,11 @@ photo without torch.
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from vitscope._messages import msg
 from vitscope.errors import LayoutError, UsageError
@@ -21,6 +21,7 @@ from vitscope.errors import LayoutError, UsageError
 __all__ = ["ImageRegion", "Pooling", "TokenLayout", "axis_weights"]
 
 Pooling = Literal["cls", "mean", "map"]
+Box = tuple[float | int, float | int, float | int, float | int]  # left, top, right, bottom
 T = TypeVar("T", bound=Any)  # a numpy array or a torch tensor: both slice and reshape alike
 
 
@@ -37,6 +38,10 @@ class TokenLayout:
             in equal parts (DeiT with its teacher head reads the mean of CLS and distillation token).
         planes: for a clip or a volume, how many planes of patches there are: the time steps, or the slices. `grid` then
             has the rows of all planes, plane after plane, and maps have the shape `(planes, gh / planes, gw)`.
+        cells: the box that the patches' cells tile evenly, `(left, top, right, bottom)` in pixels of the input; None
+            where that is the whole input. It is smaller where pixels are left over, and larger where the model pads. A
+            cell is as large as the stride, around the middle of what its patch sees.
+        seen: the box that any patch sees, in pixels of the input; None for the cells, cut to the input.
 
     Raises:
         LayoutError: on an empty grid, a repeated prefix name, `cls` pooling without a prefix token, or rows that are
@@ -48,10 +53,15 @@ class TokenLayout:
     pooling: Pooling = "cls"
     pool_prefix: bool = False
     planes: int | None = None
+    cells: Box | None = field(default=None, compare=False, repr=False)
+    seen: Box | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prefix", tuple(self.prefix))
         object.__setattr__(self, "grid", tuple(self.grid))
+        for name in ("cells", "seen"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(float(v) for v in getattr(self, name)))
         if len(self.grid) != 2 or min(self.grid) < 1:
             raise LayoutError(
                 msg(
@@ -93,6 +103,30 @@ class TokenLayout:
     def shape(self) -> tuple[int, ...]:
         """The shape of a map: `(gh, gw)`, or `(planes, rows, columns)` of a clip or a volume."""
         return self.grid if self.planes is None else (self.planes, self.grid[0] // self.planes, self.grid[1])
+
+    def cell_numbers(self, size: tuple[int, int]) -> tuple[Int[np.ndarray, " Hi"], Int[np.ndarray, " Wi"]]:
+        """Return the row of patches that each row of pixels belongs to, and so for columns; -1 for none.
+
+        Where patches overlap, a pixel belongs to the patch whose middle is nearest.
+
+        Args:
+            size: `(Hi, Wi)` of the input, in pixels.
+        """
+        if self.cells is None:
+            return np.arange(size[0]) * self.grid[0] // size[0], np.arange(size[1]) * self.grid[1] // size[1]
+        seen = self._seen(size)
+        numbers = []
+        for axis, (n, count) in enumerate(zip(size, self.grid, strict=True)):
+            (low, high), (first, last) = (box[1 - axis :: 2] for box in (self.cells, seen))
+            middle = np.arange(n) + 0.5
+            number = np.floor((middle - low) / (high - low) * count).astype(int).clip(0, count - 1)
+            numbers.append(np.where((middle > first) & (middle < last), number, -1))
+        return numbers[0], numbers[1]
+
+    def _seen(self, size: tuple[int, int]) -> Box:
+        """Return the box that any patch sees, cut to an input of `(Hi, Wi)` pixels."""
+        left, top, right, bottom = self.seen or self.cells or (0, 0, size[1], size[0])
+        return max(left, 0), max(top, 0), min(right, size[1]), min(bottom, size[0])
 
     def patch_name(self, number: int) -> str:
         """Return where patch `number` lies: `row,column`, or `plane,row,column`, from 0."""
@@ -165,27 +199,31 @@ class TokenLayout:
 
 @dataclass(frozen=True)
 class ImageRegion:
-    """The part of the photo that the model saw, and its size as input.
+    """The part of the photo that the model saw, the model's input, and where the patches lie.
 
     Attributes:
         size: `(W, H)` of the photo, upright (after its EXIF rotation), in pixels.
         box: `(left, top, right, bottom)` of that part, in pixels of the photo, fractions allowed; it may reach beyond
             the photo where the preprocessing padded.
         input: `(Hi, Wi)` of the model's input, in pixels.
+        cells: the box that the patches' cells tile evenly, in pixels of the photo; None where it is `box`.
 
     Raises:
-        LayoutError: on an empty size, box or input.
+        LayoutError: on an empty size, box, input or cells.
     """
 
     size: tuple[int, int]
-    box: tuple[float | int, float | int, float | int, float | int]
+    box: Box
     input: tuple[int, int]
+    cells: Box | None = None
 
     def __post_init__(self) -> None:
-        for name, kind in (("size", int), ("box", float), ("input", int)):
-            object.__setattr__(self, name, tuple(kind(v) for v in getattr(self, name)))
-        left, top, right, bottom = self.box
-        if min(self.size) < 1 or min(self.input) < 1 or not (left < right and top < bottom):
+        for name, kind in (("size", int), ("box", float), ("input", int), ("cells", float)):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(kind(v) for v in getattr(self, name)))
+        boxes = [box for box in (self.box, self.cells) if box is not None]
+        empty = any(not (left < right and top < bottom) for left, top, right, bottom in boxes)
+        if min(self.size) < 1 or min(self.input) < 1 or empty:
             raise LayoutError(
                 msg(
                     "geometry.empty-region",
@@ -209,13 +247,30 @@ class ImageRegion:
         sx, sy = w / rw, h / rh
         return cls(size, (left * sx, top * sy, (left + cw) * sx, (top + ch) * sy), crop)
 
+    def covered(self, layout: TokenLayout) -> "ImageRegion":
+        """Return the region of this input that its patches saw, and where on the photo their cells lie.
+
+        Args:
+            layout: of the tokens at this input.
+        """
+        if layout.cells is None:
+            return self
+        (left, top, right, bottom), (height, width) = self.box, self.input
+        sx, sy = (right - left) / width, (bottom - top) / height
+
+        def on_photo(box: Box) -> Box:
+            return left + box[0] * sx, top + box[1] * sy, left + box[2] * sx, top + box[3] * sy
+
+        seen, cells = on_photo(layout._seen(self.input)), on_photo(layout.cells)
+        return replace(self, box=seen, cells=None if np.allclose(seen, cells, rtol=0, atol=1e-9) else cells)
+
     def upsample(
         self, grid: Float[np.ndarray, "gh gw"], smooth: bool = True, blur: float = 0.0
     ) -> Float[np.ndarray, "H W"]:
         """Upsample a map of patches to the photo.
 
         Args:
-            grid: one number per patch; the patches tile `box` evenly.
+            grid: one number per patch; the patches' cells tile `cells` evenly.
             smooth: interpolate bicubically between the patches' centres (Keys 1981, a = -1/2), clipped to the map's
                 range, so that no value beyond it appears; otherwise each patch is one flat block.
             blur: standard deviation of a Gaussian in pixels of the photo, applied inside the box with its edges
@@ -225,8 +280,10 @@ class ImageRegion:
             float32, NaN where the model saw nothing. A pixel belongs to the box if its centre does.
         """
         (w, h), (left, top, right, bottom) = self.size, self.box
-        rows, ys = axis_weights(h, top, bottom, grid.shape[0], smooth)
-        columns, xs = axis_weights(w, left, right, grid.shape[1], smooth)
+        cells = self.cells or self.box
+        ys, xs = _inside(h, top, bottom), _inside(w, left, right)
+        rows = axis_weights(ys, cells[1], cells[3], grid.shape[0], smooth)
+        columns = axis_weights(xs, cells[0], cells[2], grid.shape[1], smooth)
         if blur > 0:  # placing is linear and separable, so is the blur: it acts on the few columns of the weights
             rows, columns = _blurred(rows, blur), _blurred(columns, blur)
         inside = rows @ np.asarray(grid, np.float32) @ columns.T
@@ -258,20 +315,18 @@ def _blurred(weights: Float[np.ndarray, "n g"], sigma: float) -> Float[np.ndarra
     return np.stack(smoothed, axis=1).astype(np.float32)
 
 
-def axis_weights(
-    length: int, low: float, high: float, cells: int, smooth: bool
-) -> tuple[Float[np.ndarray, "n g"], slice]:
-    """Return the pixels inside [low, high), and the weights of `cells` equal cells in each; rows sum to one."""
-    pixels = _inside(length, low, high)
+def axis_weights(pixels: slice, low: float, high: float, cells: int, smooth: bool) -> Float[np.ndarray, "n g"]:
+    """Return the weights of the equal cells of [low, high) in each of these pixels; rows sum to one."""
     per_pixel = cells / (high - low)
     centre = np.clip((np.arange(pixels.start, pixels.stop) + 0.5 - low) * per_pixel, 0, cells)  # cell i is [i, i + 1)
     if not smooth:
         weight = np.zeros((centre.size, cells), np.float32)
         weight[np.arange(centre.size), np.clip(centre.astype(int), 0, cells - 1)] = 1
-        return weight, pixels
+        return weight
     # where a pixel is wider than a cell the kernel widens with it, so that no cell is skipped
     distance = np.abs(centre[:, None] - (np.arange(cells) + 0.5)) / max(per_pixel, 1.0)
     near = (1.5 * distance - 2.5) * distance**2 + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
     weight = np.where(distance < 1, near, np.where(distance < 2, far, 0))
-    return (weight / weight.sum(1, keepdims=True)).astype(np.float32), pixels
+    spread: np.ndarray = weight / weight.sum(1, keepdims=True)
+    return spread.astype(np.float32)

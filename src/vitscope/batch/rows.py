@@ -50,6 +50,7 @@ _FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("overlay", pa.string()),
     ("provenance", pa.string()),
     ("prefix_names", pa.list_(pa.string())),
+    ("cells", pa.list_(pa.float32())),
 )
 # entries of the provenance that have columns of their own, or that rows do not depend on
 _LEFT_OUT = ("source", "notes", "target", "score", "batch_size")
@@ -96,6 +97,7 @@ def explanation_row(
         "overlay": overlay,
         "provenance": json.dumps(provenance, sort_keys=True, ensure_ascii=False, allow_nan=False),
         "prefix_names": list(e.layout.prefix),
+        "cells": None if e.region.cells is None else list(e.region.cells),
         **{name: number.value for name, number in numbers.items()},
         **{f"{name}_random": number.random for name, number in numbers.items()},
     }

@@ -163,7 +163,7 @@ def explain_case(
         down, across = ((np.arange(n) + 0.5) / n - 0.5 for n in layout.grid)
         values = np.exp(-(down[:, None] ** 2 + across**2) / (2 * _SIGMA**2))
     prefix = np.zeros(len(layout.prefix), np.float32)
-    return Explanation(values.astype(np.float32), prefix, spec.method, layout, region, picture=picture)
+    return Explanation(values.astype(np.float32), prefix, spec.method, layout, region.covered(layout), picture=picture)
 
 
 def _rows(

@@ -281,7 +281,7 @@ class Engine(ModelRunner):
             prefix=np.array(relevance[: len(store.layout.prefix)], dtype=np.float32),
             method=request.method.name,
             layout=store.layout,
-            region=image.region,
+            region=image.region.covered(store.layout),
             predictions=[] if store.answer is None else self.predictions(store.answer, row),
             target=record.get("target") if "target" in request.method.requires else None,
             score=record.get("score"),

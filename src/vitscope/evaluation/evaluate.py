@@ -115,12 +115,15 @@ def measure(
 
     if any(name in _FAITHFULNESS for name in names):
         fill = baseline_fill(baseline, pixels, black, plan.grid)
+        numbers_of_cells = engine.layout_at(region.input).cell_numbers(region.input)
         memory = (
             None
             if score_cache is None
             else score_cache.setdefault(_cache_key(pixels, baseline, goal.words, weights), {})
         )
-        probe = Probe(_scoring(engine, goal.from_answer, baseline), pixels, fill, plan.grid, batch_size, memory)
+        probe = Probe(
+            _scoring(engine, goal.from_answer, baseline), pixels, fill, plan.grid, batch_size, memory, numbers_of_cells
+        )
         ends = _ends(goal.possible, float(goal.from_answer(answer)[0]))
         numbers, empty, forwards = _faithfulness(
             probe, explanation, plan, names, n_random_maps, ends, tick("faithfulness")

@@ -99,7 +99,8 @@ class PatchMasker:
         return MaskedPrediction(says, score, self.whole, self.score.words, mode, tuple(numbers), spent)
 
     def _filled(self, gone: Tensor) -> Tensor:
-        return self.engine.answer(fill_patches(self.fill, self.pixels[None], gone, self.layout.grid))
+        numbers = self.layout.cell_numbers((self.pixels.shape[1], self.pixels.shape[2]))
+        return self.engine.answer(fill_patches(self.fill, self.pixels[None], gone, self.layout.grid, numbers))
 
     def _dropped(self, gone: Tensor) -> Tensor:
         if not (support := self.engine.supports("patch-dropping")):
@@ -117,7 +118,7 @@ def patch_masker(engine: Engine, image: ImageLike, *, size: int | None = None, t
     if isinstance(target, (list, tuple)):
         raise UsageError(msg("engine.one-target", "only one target can be followed"))
     ready = engine.prepare(image, size=size)
-    if engine.adapter.pixel_cells(ready.region.input) is not None:
+    if ready.picture.medium == "sound":
         raise UnsupportedError(
             msg("evaluation.overlapping-patches", "this model's patches overlap: none can be painted over alone")
         )

@@ -84,6 +84,9 @@ def _map_image(explanation: Explanation, low: float, high: float) -> Image.Image
     width, height = (max(1, round(length * shrink)) for length in region.size)
     sx, sy = width / region.size[0], height / region.size[1]
     left, top, right, bottom = region.box
-    small = ImageRegion((width, height), (left * sx, top * sy, right * sx, bottom * sy), region.input)
+    box = (left * sx, top * sy, right * sx, bottom * sy)
+    left, top, right, bottom = region.cells or region.box
+    cells = (left * sx, top * sy, right * sx, bottom * sy)
+    small = ImageRegion((width, height), box, region.input, cells if region.cells else None)
     placed = np.nan_to_num(small.upsample(explanation.map), nan=low)
     return Image.fromarray(((placed - low) / max(high - low, 1e-30) * 255 + 0.5).astype(np.uint8))

@@ -57,7 +57,7 @@ class VolumeExplanation(Explanation):
         """
         depth = self.volume.voxels.shape[1]
         planes = np.stack([self.region.upsample(values, smooth, blur) for values in self.map])
-        weights, _ = axis_weights(depth, 0.0, float(depth), len(self.map), smooth)
+        weights = axis_weights(slice(0, depth), 0.0, float(depth), len(self.map), smooth)
         out = np.tensordot(weights, planes, 1)
         return np.clip(out, self.map.min(), self.map.max(), out=out)
 

@@ -101,9 +101,10 @@ class _TokenPositions:
     def of(cls, layout: TokenLayout, region: ImageRegion) -> "_TokenPositions":
         named = [0 if name == "cls" else 1 if name.startswith("register") else 2 for name in layout.prefix]
         cls_tokens, registers, others = ([i for i, kind in enumerate(named) if kind == k] for k in range(3))
+        cells = layout.cells or (0, 0, region.input[1], region.input[0])
         rows, columns = (
-            (torch.arange(cells, dtype=torch.float64) + 0.5) * pixels / cells
-            for cells, pixels in zip(layout.grid, region.input, strict=True)
+            low + (torch.arange(count, dtype=torch.float64) + 0.5) * (high - low) / count
+            for count, low, high in ((layout.grid[0], cells[1], cells[3]), (layout.grid[1], cells[0], cells[2]))
         )
         left, top, right, bottom = region.box
         scale = torch.tensor([(bottom - top) / region.input[0], (right - left) / region.input[1]], dtype=torch.float64)

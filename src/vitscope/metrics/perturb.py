@@ -7,7 +7,7 @@ defines the score and runs the model.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -16,11 +16,13 @@ from torch import Tensor
 
 from vitscope._messages import msg
 from vitscope.errors import MethodError
+from vitscope.geometry import TokenLayout
 
 __all__ = ["BASELINES", "Baseline", "Probe", "baseline_fill", "fill_patches"]
 
 Baseline = Literal["blur", "mean", "black", "zero", "removal"]
 BASELINES = get_args(Baseline)
+CellNumbers: TypeAlias = tuple[Int[np.ndarray, " Hi"], Int[np.ndarray, " Wi"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +34,11 @@ class Probe:
             many in each row (None for all), to scores `(n,)`.
         pixels: the image as the model gets it.
         fill: the pixels that replace a patch; None leaves its token out.
-        grid: rows and columns of patches; patch (r, c) is the pixels whose row times gh // Hi is r, and so for c.
+        grid: rows and columns of patches.
         batch: images that go through the model together.
         known: a cache of scores by the bits of their sets, for this image, fill and score; new scores are added.
+        numbers: the patch that each row and column of pixels belongs to (`TokenLayout.cell_numbers`); None where the
+            patches tile the input.
     """
 
     run: Callable[[Tensor, Tensor | None], Tensor]
@@ -43,6 +47,7 @@ class Probe:
     grid: tuple[int, int]
     batch: int = 8
     known: dict[bytes, float] | None = None
+    numbers: CellNumbers | None = None
 
     def scores(
         self, masks: Sequence[Bool[np.ndarray, "_ P"]], tick: Callable[[int, int], None] = lambda done, total: None
@@ -84,7 +89,7 @@ class Probe:
             if self.fill is None:
                 scores = self.run(pixels, ~covered)
             else:
-                scores = self.run(fill_patches(self.fill, pixels, covered, self.grid), None)
+                scores = self.run(fill_patches(self.fill, pixels, covered, self.grid, self.numbers), None)
         return scores.double().cpu().numpy()
 
 
@@ -116,10 +121,20 @@ def baseline_fill(
 
 
 def fill_patches(
-    fill: Float[Tensor, "C Hi Wi"], pixels: Float[Tensor, "n C Hi Wi"], gone: Bool[Tensor, "n P"], grid: tuple[int, int]
+    fill: Float[Tensor, "C Hi Wi"],
+    pixels: Float[Tensor, "n C Hi Wi"],
+    gone: Bool[Tensor, "n P"],
+    grid: tuple[int, int],
+    numbers: CellNumbers | None = None,
 ) -> Float[Tensor, "n C Hi Wi"]:
-    """Return the images with the patches of a mask replaced by `fill`."""
-    return torch.where(_in_pixels(gone.reshape(-1, *grid), pixels.shape[2:])[:, None], fill, pixels)
+    """Return the images with the patches of a mask replaced by `fill`; `numbers` as of a Probe."""
+    height, width = pixels.shape[2:]
+    rows, columns = (
+        torch.from_numpy(n).to(gone.device)
+        for n in numbers or TokenLayout((), grid, "mean").cell_numbers((height, width))
+    )
+    masks = torch.nn.functional.pad(gone.reshape(-1, *grid), (0, 1, 0, 1))  # -1, of no patch, stays
+    return torch.where(masks[:, rows][:, :, columns][:, None], fill, pixels)
 
 
 def _blurred(x: Float[Tensor, "c h w"], sigma: float) -> Float[Tensor, "c h w"]:
@@ -131,12 +146,3 @@ def _blurred(x: Float[Tensor, "c h w"], sigma: float) -> Float[Tensor, "c h w"]:
         for y in (x, torch.ones_like(x[:1, :1]))
     )
     return (weighed / weight).reshape(x.shape)
-
-
-def _in_pixels(cells: Bool[Tensor, "n gh gw"], size: Sequence[int]) -> Bool[Tensor, "n Hi Wi"]:
-    rows, columns = (_cell_of(n, c, cells.device) for n, c in zip(size, cells.shape[1:], strict=True))
-    return cells[:, rows][:, :, columns]
-
-
-def _cell_of(pixels: int, cells: int, device: torch.device) -> Int[Tensor, " n"]:
-    return torch.arange(pixels, device=device) * cells // pixels

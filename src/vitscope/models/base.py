@@ -218,7 +218,13 @@ class ModelAdapter(ABC):
 
     def pixel_cells(self, size: tuple[int, int]) -> "tuple[torch.Tensor, torch.Tensor] | None":
         """Return the row and the column of patches that each row and column of pixels belongs to; None if even."""
-        return None
+        import torch
+
+        layout = self.layout(size)
+        if layout.cells is None:
+            return None
+        rows, columns = (torch.from_numpy(numbers) for numbers in layout.cell_numbers(size))
+        return rows, columns
 
     def text_features(self, text: str) -> "torch.Tensor":
         """Return the features `(1, D)` of a text, comparable with those of an image.

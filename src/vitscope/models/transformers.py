@@ -214,7 +214,9 @@ class TransformersAdapter(TracedAdapter):
         patch = as_pair(self.config.patch_size)
         pooling, pool_prefix = self._type.pooling(self.config, self.architecture)
         grid = height // patch[0], width // patch[1]
-        return TokenLayout(self._type.prefix(self.config), grid, pooling, pool_prefix)
+        end = grid[1] * patch[1], grid[0] * patch[0]
+        cells = None if end == (width, height) else (0, 0, *end)  # pixels past the last whole patch are not read
+        return TokenLayout(self._type.prefix(self.config), grid, pooling, pool_prefix, cells=cells)
 
     def prepare(self, picture: Picture, size: int | None = None) -> tuple[Float[Tensor, "C Hi Wi"], ImageRegion]:
         """Return pixels as the image processor makes them, and the region of the image that they show."""

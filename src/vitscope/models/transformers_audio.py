@@ -119,7 +119,7 @@ class AudioAdapter(TracedAdapter):
         return self.load(Sound(0.1 * np.sin(np.arange(rate) * 0.2), rate))
 
     def prepare(self, picture: Picture, size: int | None = None) -> tuple[Float[Tensor, "1 F T"], ImageRegion]:
-        """Return the spectrogram as an image, and where the middles of the patches lie on it.
+        """Return the spectrogram as an image, all of which the model gets.
 
         Raises:
             UsageError: a size: the model takes spectrograms of its own size alone.
@@ -128,19 +128,9 @@ class AudioAdapter(TracedAdapter):
             problem = msg("models.sound-size", "{model} takes spectrograms of one size only", model=self.reference)
             raise UsageError(problem, msg("models.sound-size.hint", "leave {@size} out"))
         assert isinstance(picture, Spectrogram)
-        (height, width), (rows, columns) = self.input_size, self.layout().grid
-        top, left = ((self.patch - stride) / 2 for stride in self.strides)
-        box = left, top, left + columns * self.strides[1], top + rows * self.strides[0]
-        return torch.from_numpy(picture.values.copy())[None], ImageRegion((width, height), box, self.input_size)
-
-    def pixel_cells(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return for each band and column the patch whose middle is nearest; -1 where no patch reaches."""
-        found = []
-        for pixels, cells, stride in zip(size, self.layout(size).grid, self.strides, strict=True):
-            place = torch.arange(pixels)
-            nearest = ((place + 0.5 - (self.patch - stride) / 2) / stride).floor().long().clamp(0, cells - 1)
-            found.append(torch.where(place < (cells - 1) * stride + self.patch, nearest, -1))
-        return found[0], found[1]
+        height, width = self.input_size
+        region = ImageRegion((width, height), (0, 0, width, height), self.input_size)
+        return torch.from_numpy(picture.values.copy())[None], region
 
     def run(self, pixels: Float[Tensor, "B C F T"]) -> Any:
         """Call the model on images of one channel; of noise with more, on the first."""

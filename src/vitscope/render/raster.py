@@ -213,7 +213,20 @@ def _notebook(
     layer = Image.merge("RGBA", (grey, grey, grey, Image.new("L", grey.size, _NOTEBOOK_ALPHA)))
     left, top, right, bottom = region.window()
     image = Image.fromarray(photo).convert("RGBA")
-    image.alpha_composite(layer.resize((right - left, bottom - top), Image.Resampling.BICUBIC), (left, top))
+    low_x, low_y, high_x, high_y = region.cells or (left, top, right, bottom)
+    part = [  # of the layer, which is as large as the cells
+        min(max((end - low) / (high - low), 0), 1) * length
+        for end, low, high, length in (
+            (left, low_x, high_x, width),
+            (top, low_y, high_y, height),
+            (right, low_x, high_x, width),
+            (bottom, low_y, high_y, height),
+        )
+    ]
+    size = (right - left, bottom - top)
+    image.alpha_composite(
+        layer.resize(size, Image.Resampling.BICUBIC, (part[0], part[1], part[2], part[3])), (left, top)
+    )
     return image.convert("RGB")
 
 

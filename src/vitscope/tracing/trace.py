@@ -7,7 +7,7 @@ because they hold no position, and what the answer is read from is a gradient.
 
 import logging
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from vitscope.tracing.averaged import Run, run_averaged
 from vitscope.tracing.inferred_layout import infer_layout, is_plain_rollout, prefix_names, shared_order
 from vitscope.tracing.loops import Loop, find_loops, join_traced
 from vitscope.tracing.network import AveragedNetwork
+from vitscope.tracing.patch_cells import find_cells
 from vitscope.tracing.placement import input_device
 from vitscope.tracing.records import CAPTURE_HINT, TracedCall, calls_by_image, varies
 from vitscope.tracing.token_grid import FinestTokens, check_cover, find_finest_tokens, position_images, prefix_weights
@@ -146,6 +147,8 @@ def trace(
     loose = [call for call in calls if not call.joined and call.event in read]
     pool = loose[-1].event if loose and loose[-1].event > max((c.event for c in layers), default=-1) else None
     layout, exact = infer_layout(names, finest.grid, readout, pool is not None)
+    cells, seen = find_cells(finest, tensors, start)
+    layout = replace(layout, cells=cells, seen=seen)
     order, isotropic = shared_order(layers, layout, counts)
     parallel = any(sum(call.event in joined for call in layers) > 1 for joined in network.joins)
     if isotropic and not parallel:

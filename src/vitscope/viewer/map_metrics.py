@@ -105,7 +105,9 @@ def _steps(engine: Engine, explanation: Explanation, baseline: Baseline, seed: i
         return torch.zeros(len(shown))
 
     fill = baseline_fill(baseline, pixels, pixels, explanation.layout.grid)
-    probe = Probe(run, pixels, fill, explanation.layout.grid, 1)
+    size = (pixels.shape[1], pixels.shape[2])
+    numbers = engine.layout_at(size).cell_numbers(size)
+    probe = Probe(run, pixels, fill, explanation.layout.grid, 1, numbers=numbers)
     for mask in top_masks(order, counts):
         probe.scores([np.ascontiguousarray(mask[None])])
     return steps

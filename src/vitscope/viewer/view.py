@@ -167,6 +167,7 @@ def _view_one(
     region, store = ready.region, engine.forward(ready.pixels[None]).store
     assert store.layout is not None
     assert store.answer is not None
+    region = region.covered(store.layout)
     predictions = engine.predictions(store.answer)[: options.top]
     missing: list[dict[str, str]] = []
     maps, arrays = _maps(engine, ready, [label for label, _ in predictions], options, more, missing)

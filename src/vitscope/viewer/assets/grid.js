@@ -9,7 +9,7 @@ export function panel(root, ctx) {
   if (!data.readable) return;
   const note = el("p", { class: "vs-note" }), table = el("div", { class: "vs-grid", role: "grid", "aria-label": t("heads") });
   root.append(note, table);
-  const [left, top, right, bottom] = data.region.box;
+  const [left, top, right, bottom] = data.region.cells ?? data.region.box;
   table.style.setProperty("--heads", data.heads);
   table.style.setProperty("--shape", (right - left) / (bottom - top));
   const cells = data.layers.map((layer, l) => {

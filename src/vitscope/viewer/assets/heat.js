@@ -3,10 +3,10 @@
 import { coloursOf } from "./colours.js";
 import { place } from "./resample.js";
 
-// Where the map lies on the picture, in shares of its width and height.
+// Where the patches' cells lie on the picture, in shares of its width and height.
 export function boxOf(data, asSeen) {
-  const { region } = data, [w, h] = region.size;
-  return asSeen ? [0, 0, 1, 1] : [region.box[0] / w, region.box[1] / h, region.box[2] / w, region.box[3] / h];
+  const { size, box, cells } = data.region, [x, y, right, bottom] = asSeen ? box : [0, 0, ...size];
+  return (cells ?? box).map((end, i) => (i % 2 ? (end - y) / (bottom - y) : (end - x) / (right - x)));
 }
 
 // The picture's width and height in pixels.
@@ -30,6 +30,17 @@ export function drawHeat(canvas, values, data, scale, colours, { smooth, opacity
     out[at + 3] = 255 * opacity * (0.5 + 0.5 * strength);
   }
   context.putImageData(pixels, laid.left, laid.top);
+  if (data.region.cells && !as_seen) clearBeyond(context, data.region, width, height);
+}
+
+// Cells may reach beyond what the model saw, where it pads.
+function clearBeyond(context, { size, box }, width, height) {
+  const [left, right] = [box[0], box[2]].map((x) => Math.round((x / size[0]) * width));
+  const [top, bottom] = [box[1], box[3]].map((y) => Math.round((y / size[1]) * height));
+  context.clearRect(0, 0, width, top);
+  context.clearRect(0, bottom, width, height);
+  context.clearRect(0, 0, left, height);
+  context.clearRect(right, 0, width, height);
 }
 
 // A colour table as a strip of 256 pixels.
