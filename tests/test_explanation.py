@@ -117,8 +117,11 @@ def test_what_is_written(some, tmp_path):
         "grid": [3, 4],
         "pooling": "cls",
         "pool_prefix": False,
+        "planes": None,
+        "cells": None,
+        "seen": None,
     }
-    assert set(manifest["region"]) == {"size", "box", "input"}
+    assert set(manifest["region"]) == {"size", "box", "input", "cells"}
     assert manifest["predictions"][0] == {"label": "tabby", "probability": 0.9}
     assert manifest["render"]["norm"] == "robust"
     assert manifest["render"]["normalisation"].startswith("1st to 99th percentile")
