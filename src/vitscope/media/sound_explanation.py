@@ -32,7 +32,7 @@ class SoundExplanation(Explanation):
 
     Attributes:
         map: relevance of each patch `(gh, gw)`: rows are bands of frequency, the lowest first, columns are times.
-        region: where the middles of the patches lie on the spectrogram, in bands and columns.
+        region: where the patches lie on the spectrogram, in bands and columns.
         picture: the spectrogram that the model got.
     """
 
@@ -60,14 +60,7 @@ class SoundExplanation(Explanation):
             smooth: bicubic between patch centres; otherwise one flat block per patch.
             blur: standard deviation of a Gaussian blur after it, in bands and columns; 0 for none.
         """
-        inside = self.region.upsample(self.map, smooth, blur)
-        left, top, right, bottom = self.region.window()
-        seen = inside[top:bottom, left:right]
-        # a patch at the edge sees as far beyond its share as the share of one begins within it
-        after = min(bottom + top, len(inside)) - bottom, min(right + left, inside.shape[1]) - right
-        whole = np.pad(seen, ((top, after[0]), (left, after[1])), mode="edge")
-        inside[: whole.shape[0], : whole.shape[1]] = whole
-        return inside
+        return self.region.upsample(self.map, smooth, blur)
 
     def overlay(self, **style: Unpack[StyleOptions]) -> Image.Image:
         """Draw the spectrogram, and the map over it, with the highest band above, seconds and hertz.
