@@ -36,7 +36,7 @@ class Own(nn.Module):
 
     def forward(self, x):
         x = self.embed(x).flatten(2).mT
-        x = self.drop(torch.cat([self.cls.expand(len(x), -1, -1), x], 1) + self.pos)
+        x = self.drop(torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1) + self.pos)
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x)[:, 0])

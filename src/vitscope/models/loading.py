@@ -11,7 +11,6 @@ from torch import nn
 
 from vitscope._bands import Reading
 from vitscope._messages import msg
-from vitscope.attention._torch_private import unwrap_compiled
 from vitscope.attention.model_modes import own_state
 from vitscope.errors import UnknownNameError, UsageError, first_line
 from vitscope.geometry import TokenLayout
@@ -22,6 +21,7 @@ from vitscope.models.options import Labels, LoadOptions, ModelOptions, Output, R
 from vitscope.models.references import LoadRequest, open_reference
 from vitscope.models.transformers_processor_loading import load_processor
 from vitscope.models.weights import require_numbers
+from vitscope.models.wrapped import adapter_inside, without_wrappers
 
 __all__ = ["DTYPES", "adapter_of", "open_model", "pick_device"]
 
@@ -100,7 +100,11 @@ def open_model(
                 msg("models.weights-of-module.hint", "load the file into the module yourself"),
             )
         require_numbers(model)
-        model = _unwrapped(model)
+        model = without_wrappers(model)
+        if layout is None and adapter_of(model) is GenericAdapter:
+            inside = adapter_inside(model, processor, given, adapter_of)
+            if inside is not None:
+                return inside
         return adapter_of(model).bound(model, processor, given, **({} if layout is None else {"layout": layout}))
     if not isinstance(model, (str, os.PathLike)):
         raise UsageError(
@@ -150,14 +154,6 @@ def adapter_of(model: nn.Module) -> type[ModelAdapter]:
                 return adapter
     log.debug("%s: adapter 'generic', because no adapter knows its class or a base of it", _name(model))
     return GenericAdapter
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """Return the module inside those that compile it or spread it over devices."""
-    inner = unwrap_compiled(model)
-    if isinstance(inner, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        inner = inner.module
-    return inner if inner is model else _unwrapped(inner)
 
 
 def _claims(adapter: type[ModelAdapter], model: nn.Module) -> bool:

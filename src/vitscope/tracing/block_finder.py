@@ -55,7 +55,7 @@ def find_block_map(run: Run, model: nn.Module, size: tuple[int, int], found: Tra
     set_uniform_attention(plan, network)
     first, *through = torch.autograd.grad(out.sum(), [start, *tensors], allow_unused=True, retain_graph=True)
     plan.skip, plan.branch = 1.0, 0.0
-    along = torch.autograd.grad(out.sum(), tensors, allow_unused=True)
+    along = torch.autograd.grad(out.sum(), tensors, allow_unused=True) if tensors else ()
     total = _total(first)
     weights = {id(x): (_total(g) / total, a) for x, g, a in zip(tensors, through, along, strict=True)}
     order = {call.event: (number, call.queries) for number, call in enumerate(network.calls)}

@@ -1,0 +1,229 @@
+"""Known models inside wrappers: preprocessing, class names and maps are those of the model itself."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torchvision.transforms import Normalize
+
+import vitscope
+from tests.engine.toys_families import PHOTOS, make
+from tests.helpers.errors import raises
+from tests.helpers.model_state import differences, model_state
+from vitscope.errors import ModelError
+
+pytestmark = pytest.mark.usefixtures("as_shipped")
+METHODS = ("rollout", "relevance", "gradcam", "logit-lens")
+PHOTO = Image.fromarray(np.kron(PHOTOS[0], np.ones((2, 2, 1), np.uint8)))
+
+
+def known(family="transformers"):
+    model = make(family).eval()
+    if family == "transformers":
+        model.config.id2label = {n: f"animal {n}" for n in range(5)}
+        model.config.problem_type = "multi_label_classification"
+    return model
+
+
+def found(model, **options):
+    scope = vitscope.load(model, **options)
+    made = [scope.explain(PHOTO, method=name, target=2) for name in METHODS]
+    return [e.map for e in made], made[0].predictions, made[0].region, type(scope.adapter).__name__
+
+
+def check(wrapped, plain, rtol=0.0, **options):
+    maps, predictions, region, adapter = found(wrapped, **options)
+    expected = found(plain)
+    for one, other in zip(maps, expected[0], strict=True):
+        np.testing.assert_allclose(one, other, rtol=rtol, atol=rtol * np.abs(other).max())
+    assert [name for name, _ in predictions] == [name for name, _ in expected[1]]
+    np.testing.assert_allclose([p for _, p in predictions], [p for _, p in expected[1]], rtol=max(rtol, 1e-6))
+    assert region == expected[2]
+    assert adapter == expected[3]
+
+
+class Passing(nn.Module):
+    """A module of one's own around a model, as training code has it."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.loss = model, nn.CrossEntropyLoss()
+
+    def forward(self, x):
+        return self.model(x)
+
+
+def lightning(model, forward=True):
+    module = pytest.importorskip("lightning")
+
+    class Lit(module.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = model
+
+    class Running(Lit):
+        def forward(self, x):
+            return self.net(x)
+
+    return Running() if forward else Lit()
+
+
+def accelerated(model):
+    return pytest.importorskip("accelerate").Accelerator(cpu=True, mixed_precision="no").prepare(model)
+
+
+def ema(model):
+    return torch.optim.swa_utils.AveragedModel(model)
+
+
+WRAPPERS = {
+    "DataParallel": nn.DataParallel,
+    "of one's own": Passing,
+    "twice": lambda model: nn.DataParallel(Passing(model)),
+    "Sequential": nn.Sequential,
+    "LightningModule": lightning,
+    "LightningModule without forward": lambda model: lightning(model, forward=False),
+    "accelerate": accelerated,
+    "averaged": ema,
+    "compiled": lambda model: torch.compile(model, backend="eager"),
+    "compiled inside": lambda model: Passing(torch.compile(model, backend="eager")),
+}
+
+
+@pytest.mark.parametrize("family", ["transformers", "timm"])
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_a_wrapper_is_the_model_in_it(name, family):
+    model = known(family)
+    wrapped = WRAPPERS[name](model).train()
+    before = model_state(wrapped)
+    check(wrapped, known(family))
+    assert differences(before, model_state(wrapped)) == []
+
+
+def test_distributed_data_parallel(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        check(nn.parallel.DistributedDataParallel(known("timm")), known("timm"))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(("family", "layers"), [("transformers", ["q_proj", "v_proj"]), ("timm", ["qkv"])])
+def test_a_peft_model_is_the_model_with_its_adapters(family, layers):
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(known(family), peft.LoraConfig(r=2, target_modules=layers, init_lora_weights=False))
+    merged = peft.get_peft_model(known(family), peft.LoraConfig(r=2, target_modules=layers, init_lora_weights=False))
+    merged.load_state_dict(model.state_dict())
+    plain = merged.merge_and_unload()
+    check(model, plain, rtol=2e-4)
+
+
+def compiled_part(model):
+    model.vit = torch.compile(model.vit, backend="eager")
+    return model
+
+
+def compiled_layer(model):
+    layers = model.vit.layers if hasattr(model.vit, "layers") else model.vit.encoder.layer
+    layers[0] = torch.compile(layers[0], backend="eager")
+    return model
+
+
+def compiled_in_place(model):
+    model.vit.compile(backend="eager")
+    model.compile(backend="eager")
+    return model
+
+
+@pytest.mark.parametrize("change", [compiled_part, compiled_layer, compiled_in_place])
+def test_compiled_parts(change):
+    model = change(known())
+    with torch.no_grad():
+        model(torch.rand(1, 3, 32, 32))  # it is compiled now
+    check(model, known())
+
+
+def test_hooks_that_bring_weights_in_before_each_forward_as_sharded_models_do():
+    model = known("timm")
+    for block in model.blocks:
+        full = {name: p.data for name, p in block.named_parameters()}
+
+        def gather(module, _args, full=full):
+            for name, p in module.named_parameters():
+                p.data = full[name]
+
+        def release(module, _args, _out):
+            for p in module.parameters():
+                p.data = torch.zeros_like(p.data)
+
+        block.register_forward_pre_hook(gather)
+        block.register_forward_hook(release)
+        release(block, None, None)
+    plain, scope = vitscope.load(known("timm")), vitscope.load(model)
+    for name in ("rollout", "attention", "occlusion"):
+        assert np.array_equal(scope.explain(PHOTO, method=name).map, plain.explain(PHOTO, method=name).map)
+
+
+def normalised(model, mean=0.5, std=0.5):
+    return nn.Sequential(Normalize([mean] * 3, [std] * 3), model)
+
+
+@pytest.mark.parametrize("family", ["transformers", "timm"])
+def test_a_normalisation_that_is_the_models_own_is_done_once(family):
+    check(normalised(known(family)), known(family))
+
+
+def test_another_normalisation_is_refused_without_a_processor():
+    with raises(ModelError, "models.wrapper-changes-pixels", "models.wrapper-changes-pixels.hint"):
+        vitscope.load(normalised(known(), 0.4, 0.3))
+
+
+def test_another_normalisation_with_a_processor():
+    def pixels(image):
+        return torch.from_numpy(np.array(image.resize((32, 32)))).permute(2, 0, 1) / 255
+
+    model, plain = normalised(known("timm"), 0.4, 0.3), known("timm")
+    scope = vitscope.load(model, processor=pixels)
+    expected = vitscope.load(plain, processor=lambda image: (pixels(image) - 0.4) / 0.3)
+    for name in METHODS:
+        one, other = (s.explain(PHOTO, method=name, target=1).map for s in (scope, expected))
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_softmax_behind_the_model_keeps_preprocessing_and_names():
+    plain = known()
+    plain.config.problem_type = None
+
+    class Probabilities(Passing):
+        def forward(self, x):
+            return self.model(x).logits.softmax(-1)
+
+    scope, expected = vitscope.load(Probabilities(plain)), vitscope.load(known())
+    e = scope.explain(PHOTO, method="rollout")
+    np.testing.assert_allclose(e.map, expected.explain(PHOTO, method="rollout").map, rtol=1e-4)
+    with torch.no_grad():
+        right = plain(expected.prepare(PHOTO).pixels[None]).logits.softmax(-1)[0]
+    assert {name: pytest.approx(p, abs=1e-5) for name, p in e.predictions} == {
+        f"animal {n}": float(right[n]) for n in range(5)
+    }
+
+
+def traced(model):
+    return torch.jit.trace(model, (torch.rand(1, 3, 32, 32),), check_trace=False)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("freeze", [traced, torch.fx.symbolic_trace])
+def test_exported_models_are_right_or_refused(freeze):
+    plain = vitscope.load(make("generic").eval())
+    try:
+        scope = vitscope.load(freeze(make("generic").eval()))
+    except vitscope.VitscopeError as error:
+        assert error.code
+        return
+    for name in METHODS:
+        if scope.supports(name):
+            one, other = (s.explain(PHOTO, method=name, target=2).map for s in (scope, plain))
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
