@@ -82,8 +82,8 @@ def _tiff(data: bytes, source: str, reading: Reading, most: int) -> Decoded:
             raise too_large(f"{source} ({width} x {height})", most)
         try:
             made = series.asarray() if banded else first.asarray()
-        except ValueError as error:
-            if "imagecodecs" in str(error):
+        except (ValueError, ImportError) as error:
+            if isinstance(error, ImportError) or "imagecodecs" in str(error):
                 require_package("imagecodecs", extra="tiff")
             raise
         if pages > 1:

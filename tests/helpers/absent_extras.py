@@ -67,6 +67,12 @@ def _serve():
     serve(LoadFlags())
 
 
+def _compressed(path):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tifffile"]:
+        del sys.modules[name]  # which has found its codecs already
+    load_image(path)
+
+
 def _read_video(path):
     from vitscope.batch.sources import ImageSource
 
@@ -137,12 +143,12 @@ def attempts(model, photo, folder):
         ("lightning", "lightning", "lightning", _lightning),
         ("fiftyone", "FiftyOne", "fiftyone", lambda: _fiftyone(explanation, folder)),
         ("tiff", "tifffile", "tifffile", lambda: load_image(folder / "in.tif")),
-        ("tiff", "imagecodecs", "imagecodecs", lambda: load_image(folder / "lzma.tif")),
+        ("tiff", "imagecodecs", "imagecodecs", lambda: _compressed(folder / "zstd.tif")),
         ("dicom", "pydicom", "pydicom", lambda: load_image(folder / "in.dcm")),
         ("heic", "pillow-heif", "pillow_heif", lambda: load_image(folder / "in.heic")),
         ("video", "PyAV", "av", lambda: _write_video(folder / "out.mp4")),
         ("tiff", "tifffile", "tifffile", lambda: load_image(folder / "in.tif")),
-        ("tiff", "imagecodecs", "imagecodecs", lambda: load_image(folder / "lzma.tif")),
+        ("tiff", "imagecodecs", "imagecodecs", lambda: _compressed(folder / "zstd.tif")),
         ("dicom", "pydicom", "pydicom", lambda: load_image(folder / "in.dcm")),
         ("heic", "pillow-heif", "pillow_heif", lambda: load_image(folder / "in.heic")),
         ("video", "PyAV", "av", lambda: _read_video(folder / "in.mp4")),
@@ -157,8 +163,9 @@ def main(model, photo, folder):
     (folder / "in.mp4").write_bytes(b"no video")
     (folder / "in.dcm").write_bytes(b"\0" * 128 + b"DICM")
     (folder / "in.heic").write_bytes(b"\0\0\0\x1cftypheic")
-    tifffile.imwrite(folder / "in.tif", np.zeros((4, 5, 6), np.uint8), photometric="minisblack")
-    tifffile.imwrite(folder / "lzma.tif", np.zeros((8, 8, 6), np.uint8), photometric="minisblack", compression="zstd")
+    bands, kind = np.zeros((8, 9, 6), np.uint8), {"photometric": "minisblack", "planarconfig": "contig"}
+    tifffile.imwrite(folder / "in.tif", bands, **kind)
+    tifffile.imwrite(folder / "zstd.tif", bands, **kind, compression="zstd")
     answers = []
     for extra, package, module, attempt in attempts(model, photo, folder):
         with absent(module):

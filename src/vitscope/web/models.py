@@ -35,7 +35,7 @@ class FinishedView:
     def size(self) -> int:
         """Approximate bytes in memory."""
         pixels: int = self.live.masking.pixels.nbytes
-        return len(self.document) + self.live.picture.pixels.nbytes + 3 * pixels
+        return len(self.document) + self.live.picture.nbytes + 3 * pixels
 
 
 class Models:

@@ -11,6 +11,7 @@ import anyio.to_thread
 from fastapi import Body, FastAPI, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 
+from vitscope._bands import Reading
 from vitscope._catalogues import page_messages
 from vitscope._messages import msg
 from vitscope._version import __version__
@@ -119,8 +120,10 @@ def _add_photos(app: FastAPI, views: Views) -> None:
         request: Request, name: Annotated[str, Query(max_length=1000, description="For display only.")] = "photo"
     ) -> s.PhotoResponse:
         data, shown = await request.body(), _display_name(name)
-        picture = await anyio.to_thread.run_sync(decode_image, data, shown, views.limits.pixels, limiter=views.decoders)
-        key = views.photos.add(_session(request), picture, picture.pixels.nbytes)
+        reading = Reading(**views.models.get(None).adapter.reading)  # as the default model's images are read
+        decode = partial(decode_image, data, shown, views.limits.pixels, reading=reading)
+        picture = await anyio.to_thread.run_sync(decode, limiter=views.decoders)
+        key = views.photos.add(_session(request), picture, picture.nbytes)
         width, height = picture.size
         return s.PhotoResponse(
             id=key,

@@ -52,7 +52,7 @@ class Views:
         scope = self.models.get(request.model)
         options = request.model_dump(exclude={"photo", "sample", "model"})
         job = self.worker.submit(session, partial(models.make_view, scope, picture, options))
-        key = self.jobs.add(session, job, picture.pixels.nbytes)
+        key = self.jobs.add(session, job, picture.nbytes)
         job.result.add_done_callback(lambda _: self.jobs.resize(key, _size(job)))
         return key, job
 
