@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.helpers.errors import raises
-from vitscope.errors import LayoutError
+from vitscope.errors import LayoutError, UsageError
 from vitscope.geometry import ImageRegion, TokenLayout
 
 
@@ -146,3 +146,22 @@ class TestFrame:
     def test_refuses_an_empty_box(self):
         with raises(LayoutError, "geometry.empty-region"):
             ImageRegion((4, 4), (3, 0, 3, 4), (2, 2))
+
+
+def test_planes_give_maps_a_third_axis():
+    layout = TokenLayout(("cls",), (6, 4), planes=3)
+    assert layout.shape == (3, 2, 4)
+    assert str(layout) == "1 prefix + 3 x 2 x 4 patches"
+    assert layout.patches(np.arange(25))[2, 1, 3] == 24
+    assert layout.patch_name(23) == "2,1,3"
+    assert layout.patch_number("2, 1,3") == 23
+    for text in ("1,3", "3,0,0", "0,2,0", "0,0,4", "a", "-1,0,0"):
+        with raises(UsageError, "geometry.no-such-patch", "geometry.no-such-patch.hint"):
+            layout.patch_number(text)
+    with raises(LayoutError, "geometry.uneven-planes"):
+        TokenLayout((), (6, 4), "mean", planes=4)
+
+
+def test_a_patch_of_an_image_has_row_and_column():
+    layout = TokenLayout((), (6, 4), "mean")
+    assert (layout.shape, layout.patch_name(9), layout.patch_number("2,1")) == ((6, 4), "2,1", 9)

@@ -9,27 +9,13 @@ from PIL import Image
 
 from tests.helpers.absent_extras import absent
 from tests.helpers.errors import raises
+from tests.media.videos import numbered, write_video
 from tests.models.toys_video import frames
 from vitscope.errors import ImageError, LayoutError, MissingDependencyError, ResultError, UsageError
 from vitscope.explanation import Explanation
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.media.clip import Clip, frame_numbers, load_clip
 from vitscope.media.clip_explanation import ClipExplanation
-
-
-def write_video(path, pixels, rate=10):
-    with av.open(str(path), "w") as out:
-        stream = out.add_stream("libx264", rate=rate, options={"crf": "0", "preset": "ultrafast"})
-        stream.height, stream.width, stream.pix_fmt = *pixels.shape[1:3], "yuv444p"
-        for frame in pixels:
-            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        out.mux(stream.encode(None))
-    return path
-
-
-def numbered(count=24):
-    """Frames that each have a grey of their own."""
-    return np.stack([np.full((32, 48, 3), 10 * n, np.uint8) for n in range(count)])
 
 
 @pytest.mark.parametrize(("total", "count"), [(20, 8), (8, 8), (3, 8), (300, 16), (17, 16), (1, 4)])

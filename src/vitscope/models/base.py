@@ -6,11 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from inspect import isabstract
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from vitscope._messages import Message, msg
 from vitscope._plugins import Registry
-from vitscope.errors import YES, Support, UnsupportedError, UsageError
+from vitscope.errors import YES, ImageError, Support, UnsupportedError, UsageError
 from vitscope.explanation import Activation, Explanation
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture, ReadOptions, grey_picture, load_image
@@ -175,6 +176,7 @@ class ModelAdapter(ABC):
         Raises:
             ImageError: it cannot be used, or has other bands than the model takes.
         """
+        _require_no_other_medium(source, self.reference)
         return fitted(load_image(source, **self.reading), self.bands)
 
     def blank(self) -> Picture:
@@ -304,6 +306,30 @@ class ModelAdapter(ABC):
     @abstractmethod
     def describe(self) -> Mapping[str, str]:
         """Return what `vitscope inspect` prints of the model beside the layout."""
+
+
+_MEDIA = {
+    **dict.fromkeys((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"), "video"),
+    **dict.fromkeys((".wav", ".flac", ".mp3", ".ogg", ".m4a"), "sound"),
+    **dict.fromkeys((".nii", ".nii.gz", ".mgz", ".nrrd"), "volume"),
+}
+
+
+def _require_no_other_medium(source: Any, model: str) -> None:
+    """Raise an ImageError for a file whose name says that it is no image."""
+    name = str(source).lower() if isinstance(source, (str, PurePath)) else ""
+    medium = next((medium for suffix, medium in _MEDIA.items() if name.endswith(suffix)), None)
+    if medium is not None:
+        raise ImageError(
+            msg(
+                "models.other-medium",
+                "{source} is a {medium}, and {model} takes images",
+                source=source,
+                medium=medium,
+                model=model,
+            ),
+            msg("models.other-medium.hint", "use a {medium} model, or save an image of it", medium=medium),
+        )
 
 
 def libraries_of(model: object) -> tuple[str, ...]:
