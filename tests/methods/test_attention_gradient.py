@@ -132,7 +132,7 @@ def test_relevance_on_a_plain_vit_is_the_same_through_the_chain():
     pixels = zoo.pixels(row, 2).double().requires_grad_()
     with frozen_parameters(adapter.model), capture(adapter.model, gradients=True) as seen:
         answer = adapter.answer(pixels)
-    chain = operator_chain(adapter.answer, adapter.model, (2, *row.size), found, seen.recorded_calls)
+    chain = operator_chain(adapter.answer, adapter.model, (2, 3, *row.size), found, seen.recorded_calls)
     sources = graph_outputs(found, seen.recorded_calls)
     store = AttentionStore(chain.blocks, found.layout, None, None, chain, None, answer, sources)
     expected, _ = store_of("vit")

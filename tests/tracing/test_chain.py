@@ -21,7 +21,7 @@ def test_the_chain_of_operators_is_the_plain_product_where_both_exist(row):
     store = adapter.attention(seen_of, row.size, answer)
     assert store.chain is None
     chain = operator_chain(
-        adapter.answer, adapter.model, (len(seeds), *row.size), adapter.trace(row.size), seen_of.recorded_calls
+        adapter.answer, adapter.model, (len(seeds), 3, *row.size), adapter.trace(row.size), seen_of.recorded_calls
     )
     for layers, keep in ([0, 1], 0.5), ([0, 1], 0.2), ([1], 0.0), ([0], 0.5):
         plain = store.rollout_from_readout(layers, vecmat, keep, 1 - keep)
