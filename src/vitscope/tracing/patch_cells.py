@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vitscope.tracing.token_grid import FinestTokens
 
-__all__ = ["find_cells"]
+__all__ = ["find_cells", "leaves_out"]
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,12 @@ def find_cells(
         return None, None
     log.debug("the patches of %s x %s pixels tile %s", *size, (left, top, right, bottom))
     return (left, top, right, bottom), (begin, first, end, last)
+
+
+def leaves_out(cells: _Box, seen: _Box, grid: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Return whether a border as wide as a whole cell is seen by no patch."""
+    across, down = (cells[2] - cells[0]) / grid[1], (cells[3] - cells[1]) / grid[0]
+    return max(seen[0], size[1] - seen[2]) >= across or max(seen[1], size[0] - seen[3]) >= down
 
 
 def _probed(count: int) -> list[int]:

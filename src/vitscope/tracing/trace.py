@@ -21,7 +21,7 @@ from vitscope.tracing.averaged import Run, run_averaged
 from vitscope.tracing.inferred_layout import infer_layout, is_plain_rollout, prefix_names, shared_order
 from vitscope.tracing.loops import Loop, find_loops, join_traced
 from vitscope.tracing.network import AveragedNetwork
-from vitscope.tracing.patch_cells import find_cells
+from vitscope.tracing.patch_cells import find_cells, leaves_out
 from vitscope.tracing.placement import input_device
 from vitscope.tracing.records import CAPTURE_HINT, TracedCall, calls_by_image, varies
 from vitscope.tracing.token_grid import FinestTokens, check_cover, find_finest_tokens, position_images, prefix_weights
@@ -119,7 +119,6 @@ def trace(
     keys = {call.event: call.keys.shape[-1] for call in calls}
     read = set_uniform_attention(plan, network)
     finest = find_finest_tokens(network.merges, start, out)
-    check_cover(finest, network.merges, size)
     leaves = [leaf for _, leaf in network.leaves]
     reached = torch.autograd.grad(out.sum(), leaves, allow_unused=True, retain_graph=True) if leaves else ()
     counts = [0 if g is None else leaf.numel() // leaf.shape[-1] // 4 for g, leaf in zip(reached, leaves, strict=True)]
@@ -148,6 +147,8 @@ def trace(
     pool = loose[-1].event if loose and loose[-1].event > max((c.event for c in layers), default=-1) else None
     layout, exact = infer_layout(names, finest.grid, readout, pool is not None)
     cells, seen = find_cells(finest, tensors, start)
+    if cells is None or seen is None or leaves_out(cells, seen, finest.grid, size):
+        check_cover(finest, network.merges, size)
     layout = replace(layout, cells=cells, seen=seen)
     order, isotropic = shared_order(layers, layout, counts)
     parallel = any(sum(call.event in joined for call in layers) > 1 for joined in network.joins)
