@@ -8,12 +8,13 @@ from torch import Tensor
 
 from vitscope.tracing.token_grid import FinestTokens
 
-__all__ = ["find_cells", "leaves_out"]
+__all__ = ["Found", "find_cells", "leaves_out"]
 
 log = logging.getLogger(__name__)
 
 _OFF = 0.51  # pixels that a patch may lie off its place
 _Box = tuple[float, float, float, float]
+Found = tuple[_Box | None, _Box | None]
 
 
 def find_cells(

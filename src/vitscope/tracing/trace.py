@@ -21,7 +21,7 @@ from vitscope.tracing.averaged import Run, run_averaged
 from vitscope.tracing.inferred_layout import infer_layout, is_plain_rollout, prefix_names, shared_order
 from vitscope.tracing.loops import Loop, find_loops, join_traced
 from vitscope.tracing.network import AveragedNetwork
-from vitscope.tracing.patch_cells import find_cells, leaves_out
+from vitscope.tracing.patch_cells import Found, find_cells, leaves_out
 from vitscope.tracing.placement import input_device
 from vitscope.tracing.records import CAPTURE_HINT, TracedCall, calls_by_image, varies
 from vitscope.tracing.token_grid import FinestTokens, check_cover, find_finest_tokens, position_images, prefix_weights
@@ -146,10 +146,7 @@ def trace(
     loose = [call for call in calls if not call.joined and call.event in read]
     pool = loose[-1].event if loose and loose[-1].event > max((c.event for c in layers), default=-1) else None
     layout, exact = infer_layout(names, finest.grid, readout, pool is not None)
-    cells, seen = find_cells(finest, tensors, start)
-    if cells is None or seen is None or leaves_out(cells, seen, finest.grid, size):
-        check_cover(finest, network.merges, size)
-    layout = replace(layout, cells=cells, seen=seen)
+    layout = _with_cells(layout, finest, find_cells(finest, tensors, start), network, size)
     order, isotropic = shared_order(layers, layout, counts)
     parallel = any(sum(call.event in joined for call in layers) > 1 for joined in network.joins)
     if isotropic and not parallel:
@@ -257,6 +254,15 @@ def set_random_attention(
     plan.attend = lambda event, r: r.to(whole) @ whole if (whole := rows.get(event)) is not None else before(event, r)
     plan.skip, plan.branch = 0.5, 0.5
     return matrices
+
+
+def _with_cells(
+    layout: TokenLayout, finest: FinestTokens, found: Found, network: AveragedNetwork, size: tuple[int, int]
+) -> TokenLayout:
+    cells, seen = found
+    if cells is None or seen is None or leaves_out(cells, seen, finest.grid, size):
+        check_cover(finest, network.merges, size)
+    return replace(layout, cells=cells, seen=seen)
 
 
 def _token_calls(network: AveragedNetwork, model: nn.Module) -> list[TracedCall]:
