@@ -37,6 +37,10 @@ __all__ = ["Scope", "load"]
 class Scope:
     """A model, ready to be explained. Made by `vitscope.load`; each call leaves the model as it was.
 
+    Many threads may use it: calls on one model, from any Scope, wrapper or `capture` of it, wait for each other. A
+    forward of your own in another thread does not wait, and sees the model in evaluation mode while a call is at work.
+    A model may change between two calls; each call takes it as it is then.
+
     Attributes:
         engine: does the work, for code that needs single stages of it.
         adapter: what vitscope knows of the model: labels, preprocessing, layouts.

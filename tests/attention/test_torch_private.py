@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.nn.attention import SDPBackend
 
@@ -191,3 +192,10 @@ class TestRemoval:
 
     def test_without_them_checkpointing_stays(self):
         assert _torch_private.passing_by({}, lambda: True) == {}
+
+    def test_canary_transformations_are_noticed(self):
+        seen = []
+        torch.func.vmap(lambda x: (seen.append(_torch_private.transformed()), x)[1])(torch.ones(2))
+        with FakeTensorMode():
+            seen.append(_torch_private.transformed())
+        assert [*seen, _torch_private.transformed()] == [True, True, False], "torch keeps them elsewhere now"

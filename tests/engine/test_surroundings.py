@@ -11,7 +11,9 @@ from torch.utils.checkpoint import checkpoint
 
 import vitscope
 from tests.engine.toys_families import PHOTOS, Own, make
+from tests.helpers.errors import raises
 from tests.helpers.model_state import differences, model_state, surroundings
+from vitscope.errors import UsageError
 
 pytestmark = pytest.mark.usefixtures("as_shipped")
 METHODS = ("rollout", "relevance", "gradcam", "attnlrp", "integrated-gradients", "rise", "logit-lens")
@@ -187,3 +189,26 @@ def test_worker_processes_of_a_data_loader():
     loader = torch.utils.data.DataLoader(Explaining(scope), num_workers=1, batch_size=None, timeout=60)
     found = list(loader)
     assert all(np.array_equal(np.asarray(one), plain[index % 2]) for index, one in enumerate(found))
+
+
+def fake_tensors(call):
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        call()
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda call: torch.func.vmap(lambda x: (call(), x)[1])(torch.ones(2)),
+        lambda call: torch.func.grad(lambda x: (call(), x.sum())[1])(torch.ones(2)),
+        fake_tensors,
+    ],
+    ids=["vmap", "grad", "fake tensors"],
+)
+def test_transformations_are_refused(around):
+    scope = vitscope.load(make("timm"))
+    with raises(UsageError, "attention.transformed", "attention.transformed.hint"):
+        around(lambda: scope.explain(PHOTOS[0], method="rollout"))
+    assert scope.explain(PHOTOS[0], method="rollout").map.shape == (4, 4)

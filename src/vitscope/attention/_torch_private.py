@@ -30,6 +30,7 @@ __all__ = [
     "set_checkpoint_functions",
     "set_compile_stance",
     "traceable",
+    "transformed",
     "unwrap_compiled",
 ]
 
@@ -194,3 +195,15 @@ def passing_by(functions: dict[str, Any], applies: Callable[[], bool]) -> dict[s
             yield from generator(*args, **kwargs)
 
     return dict(zip(_CHECKPOINTS, (Plain, plain), strict=True))
+
+
+# Part 10: whether a transformation of torch.func or fake tensors are at work around a call. Without these, what happens
+# inside one ends with an error of torch.
+
+
+def transformed() -> bool:
+    """Return whether the caller runs under `torch.func` (vmap, grad) or with fake tensors, which hold no numbers."""
+    functions = getattr(torch._C, "_functorch", None)
+    stack = getattr(functions, "peek_interpreter_stack", lambda: None)()
+    key = getattr(getattr(torch._C, "_TorchDispatchModeKey", None), "FAKE", None)
+    return stack is not None or (key is not None and torch._C._get_dispatch_mode(key) is not None)

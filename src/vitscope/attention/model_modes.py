@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
+from vitscope._messages import msg
 from vitscope.attention._torch_private import (
     InferenceMode,
     checkpoint_functions,
@@ -20,9 +21,11 @@ from vitscope.attention._torch_private import (
     passing_by,
     set_checkpoint_functions,
     set_compile_stance,
+    transformed,
 )
 from vitscope.attention.changes import Changes, Guard, restoring
 from vitscope.attention.model_lock import exclusive
+from vitscope.errors import UsageError
 
 __all__ = ["eval_mode", "frozen_parameters", "own_state", "suspend_checkpointing", "suspend_compiling"]
 
@@ -136,7 +139,10 @@ _CHECKPOINTS = _Switch(
 
 
 def own_state(function: Callable[P, R]) -> Callable[P, R]:
-    """Run a function with gradients on, outside inference mode and autocast, whatever state of torch the caller has."""
+    """Run a function with gradients on, outside inference mode and autocast, whatever state of torch the caller has.
+
+    The function raises a UsageError under a transformation of torch.func or with fake tensors.
+    """
 
     @restoring
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -151,6 +157,14 @@ def own_state(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def outside_inference_mode(*args: P.args, **kwargs: P.kwargs) -> R:
+        if transformed():
+            raise UsageError(
+                msg(
+                    "attention.transformed",
+                    "inside torch.func (vmap, grad) or with fake tensors there are no numbers to explain",
+                ),
+                msg("attention.transformed.hint", "call vitscope outside of it"),
+            )
         if not torch.is_inference_mode_enabled():
             return run(*args, **kwargs)
         with InferenceMode(False):
