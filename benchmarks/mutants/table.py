@@ -112,10 +112,9 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
             ("the residual path is lost", "r = residual * r + attended if", "r = attended if"),
             (
                 "a query's patch is off by the prefix",
-                "len(self.layout.prefix) + row * columns + column",
-                "row * columns + column",
+                "len(prefix) + self.layout.patch_number(query)",
+                "self.layout.patch_number(query)",
             ),
-            ("a query's row and column are swapped", "row * columns + column", "column * columns + row"),
         ],
     ),
     "methods/rollout.py": (
@@ -142,9 +141,36 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
             ("sinks are kept", "others = (~sinks)", "others = (sinks | ~sinks)"),
         ],
     ),
+    "models/stacked.py": (
+        ["models/test_transformers_video.py", "models/test_monai.py"],
+        [
+            (
+                "the frames of a tubelet are mixed up",
+                "cut.transpose(-4, -3).reshape(*image.shape[:-2], *self.shape)",
+                "cut.reshape(*image.shape[:-2], *self.shape)",
+            ),
+        ],
+    ),
+    "models/transformers_video.py": (
+        ["models/test_transformers_video.py"],
+        [
+            ("the CLS of a batch is that of other clips", ".reshape(-1)[: len(weights)]", "[:, 0]"),
+        ],
+    ),
+    "media/clip_explanation.py": (
+        ["media/test_clip.py"],
+        [
+            ("each frame has a map of its own scale", "raster.limits(self.map, style.norm)", "None"),
+        ],
+    ),
     "geometry.py": (
         ["test_geometry.py", "methods/test_rollout.py", "render/test_raster.py"],
         [
+            (
+                "a query's row and column are swapped",
+                "np.ravel_multi_index(place, self.shape)",
+                "np.ravel_multi_index(place[::-1], self.shape[::-1])",
+            ),
             ("the mean reads the prefix, too", "slice(None) if self.pool_prefix else patches", "slice(None)"),
             ("registers lie among the patches", "x[..., len(self.prefix) :]", "x[..., : self.grid[0] * self.grid[1]]"),
             ("the distillation token is not read", "first if self.pool_prefix else slice(1)", "slice(1)"),

@@ -60,6 +60,28 @@ def _timm_folder(folder):
     vitscope.load(folder)
 
 
+def _sound(path):
+    from vitscope.media.sound import load_sound
+
+    path.write_bytes(b"fLaC")
+    load_sound(path)
+
+
+def _volume(path):
+    from vitscope.media.volume import load_volume
+
+    path.write_bytes(b"no volume")
+    load_volume(path)
+
+
+def _clips():
+    from transformers import VideoMAEConfig
+
+    from vitscope.models.transformers_video import video_processor
+
+    video_processor(VideoMAEConfig(), (32, 32))
+
+
 def _serve():
     from vitscope.cli.commands._options import LoadFlags
     from vitscope.cli.commands.serve import serve
@@ -126,6 +148,9 @@ def attempts(model, photo, folder):
     table = scope.statistics(photo)
     return (
         ("timm", "timm", "timm", lambda: vitscope.load("timm:vit_tiny_patch16_224")),
+        ("audio", "soundfile", "soundfile", lambda: _sound(folder / "sound.flac")),
+        ("volume", "nibabel", "nibabel", lambda: _volume(folder / "volume.nii")),
+        ("video", "torchvision", "torchvision", _clips),
         ("torchvision", "torchvision", "torchvision", lambda: vitscope.load("torchvision:vit_b_16")),
         ("open_clip", "open_clip_torch", "open_clip", lambda: vitscope.load("open_clip:ViT-B-32/openai")),
         ("peft", "peft", "peft", lambda: _peft(model, folder / "adapter")),
