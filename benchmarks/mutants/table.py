@@ -57,7 +57,7 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
         ],
     ),
     "tracing/loops.py": (
-        ["models/test_sabotaged.py"],
+        ["models/test_traced_sabotaged.py"],
         [
             (
                 "heads in a loop are added as queries",
@@ -72,7 +72,7 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
         ],
     ),
     "tracing/effect.py": (
-        ["models/test_sabotaged.py"],
+        ["models/test_traced_sabotaged.py"],
         [("the image may reach CLS beside attention", "if alone and float(", "if False and float(")],
     ),
     "attention/blocks.py": (
@@ -164,7 +164,7 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
         ],
     ),
     "geometry.py": (
-        ["test_geometry.py", "methods/test_rollout.py", "render/test_raster.py"],
+        ["test_geometry.py", "methods/test_rollout.py", "render/test_raster.py", "attention/test_store.py"],
         [
             (
                 "a query's row and column are swapped",
@@ -255,12 +255,15 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
             ("place-next-query", "return answer[:, self.index]", "return answer[:, self.index - 1]"),
         ],
     ),
+    "models/measured_region.py": (
+        ["models/test_preprocessing_region.py"],
+        [("a processor that mirrors is measured as one that does not", "if (scales < 0).any():", "if False:")],
+    ),
     "models/preprocessing.py": (
         ["models/test_preprocessing.py"],
         [
             ("another size swaps height and width", "resize((made[1], made[0])", "resize((made[0], made[1])"),
-            ("another size is not normalised", "part * (high - low)[:, None, None]", "part"),
-            ("a crop that is measured is mirrored", "left, right = _edges(", "right, left = _edges("),
+            ("another size is not normalised", "(part @ matrix + offset).permute", "part.permute"),
         ],
     ),
     "models/transformers.py": (
@@ -272,7 +275,7 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
         [("NaFlex patches are cut by columns", "permute(0, 2, 4, 3, 5, 1)", "permute(0, 4, 2, 3, 5, 1)")],
     ),
     "models/base.py": (
-        ["engine/test_predictions.py"],
+        ["engine/test_runner_predictions.py"],
         [
             ("one logit has a softmax", "if classes == 1 or (self", "if (self"),
             ("what the caller says of classes is not heard", "if given is None else given)", ")"),

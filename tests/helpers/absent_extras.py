@@ -11,6 +11,8 @@ import tifffile
 import vitscope
 from vitscope.errors import VitscopeError
 from vitscope.images import load_image
+from vitscope.media.sound import load_sound
+from vitscope.media.volume import load_volume
 
 LAZY = ("vitscope.batch", "vitscope.bench", "vitscope.export", "vitscope.viewer.widget", "vitscope.web")
 
@@ -172,11 +174,9 @@ def attempts(model, photo, folder):
         ("dicom", "pydicom", "pydicom", lambda: load_image(folder / "in.dcm")),
         ("heic", "pillow-heif", "pillow_heif", lambda: load_image(folder / "in.heic")),
         ("video", "PyAV", "av", lambda: _write_video(folder / "out.mp4")),
-        ("tiff", "tifffile", "tifffile", lambda: load_image(folder / "in.tif")),
-        ("tiff", "imagecodecs", "imagecodecs", lambda: _compressed(folder / "zstd.tif")),
-        ("dicom", "pydicom", "pydicom", lambda: load_image(folder / "in.dcm")),
-        ("heic", "pillow-heif", "pillow_heif", lambda: load_image(folder / "in.heic")),
         ("video", "PyAV", "av", lambda: _read_video(folder / "in.mp4")),
+        ("audio", "soundfile", "soundfile", lambda: load_sound(folder / "in.flac")),
+        ("volume", "nibabel", "nibabel", lambda: load_volume(folder / "in.nii")),
         ("bench", "scikit-image", "skimage", _photos),
         ("bench", "scikit-learn", "sklearn", _digits),
         ("bench", "h5py", "h5py", lambda: _segmentation(folder / "gtsegs_ijcv.mat")),
@@ -186,6 +186,8 @@ def attempts(model, photo, folder):
 def main(model, photo, folder):
     folder = Path(folder)
     (folder / "in.mp4").write_bytes(b"no video")
+    for name in ("in.flac", "in.nii"):
+        (folder / name).write_bytes(b"neither sound nor volume")
     (folder / "in.dcm").write_bytes(b"\0" * 128 + b"DICM")
     (folder / "in.heic").write_bytes(b"\0\0\0\x1cftypheic")
     bands, kind = np.zeros((8, 9, 6), np.uint8), {"photometric": "minisblack", "planarconfig": "contig"}
