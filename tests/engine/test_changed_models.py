@@ -64,6 +64,15 @@ def test_the_provenance_has_the_weights_that_made_the_map(change):
     assert np.array_equal(second.map, vitscope.load(model).explain(PHOTOS[0], method="rollout").map)
 
 
+@pytest.mark.parametrize("family", ["timm", "transformers", "generic"])
+def test_a_new_scope_says_the_same_of_weights_that_changed(family):
+    model = make(family)
+    scope = vitscope.load(model)
+    multiplied(model)
+    found, new = (s.explain(PHOTOS[0], method="rollout").provenance["weights"] for s in (scope, vitscope.load(model)))
+    assert found == new
+
+
 def test_weights_of_a_hub_revision_are_named_by_their_hash_once_they_are_others():
     from vitscope.models.options import ModelOptions
     from vitscope.models.transformers import TransformersAdapter

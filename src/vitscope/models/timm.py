@@ -133,7 +133,6 @@ class TimmAdapter(GenericAdapter):
     def weights(self) -> str:  # type: ignore[override]
         """The SHA-256 of the parameters in memory, after timm's tag of the weights."""
         tag = (getattr(self.model, "pretrained_cfg", None) or {}).get("tag") or ""
-        tag = "" if self.weights_changed else tag
         return " ".join(part for part in (tag, super().weights) if part)
 
     def preprocessing(self) -> Message:
