@@ -1,6 +1,7 @@
 """Decode files that Pillow does not: TIFF of any bands, DICOM, HEIC, numpy arrays; each is known by its bytes."""
 
 import io
+import logging
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,23 @@ from PIL import Image
 from vitscope import _pillow
 from vitscope._bands import Reading, check_array
 from vitscope._messages import msg
-from vitscope._pillow import Decoded, too_large, upright
+from vitscope._pillow import FORMATS, Decoded, decoding, too_large, upright
 from vitscope.errors import ImageError, require_package
 
-__all__ = ["HEAD", "decode_special", "format_of"]
+__all__ = ["HEAD", "decode", "decode_special", "format_of", "is_known"]
 
 HEAD = 132  # bytes that tell the formats apart
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_SIGNS = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_NOWHERE = logging.NullHandler()
 _ASSOCIATED, _UNASSOCIATED = 1, 2  # extra samples of a TIFF that are transparency
+
+
+def is_known(head: bytes) -> bool:
+    """Return whether a file begins as one that can be decoded does."""
+    netpbm = head[:1] == b"P" and head[1:2] in b"0123456fy"
+    return head.startswith(_SIGNS) or netpbm or bool(format_of(head))
 
 
 def format_of(head: bytes) -> str:
@@ -29,6 +38,22 @@ def format_of(head: bytes) -> str:
     if head[4:8] == b"ftyp":
         return "heic" if head[8:12] in _HEIC else "avif" if head[8:12] in (b"avif", b"avis") else ""
     return "npy" if head[:6] == b"\x93NUMPY" else ""
+
+
+def decode(data: bytes, source: str, reading: Reading, max_pixels: int | None) -> Decoded:
+    """Decode the bytes of an image file.
+
+    Raises:
+        ImageError: broken, too large, or not an image.
+        MissingDependencyError: the package that reads it is not installed.
+        OutOfMemoryError: it needs more memory than there is.
+    """
+    with decoding(source):
+        decoded = decode_special(format_of(data[:HEAD]), data, source, reading, max_pixels)
+        if decoded is None:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                decoded = upright(image, source, max_pixels, reading.channels)
+    return decoded
 
 
 def decode_special(kind: str, data: bytes, source: str, reading: Reading, max_pixels: int | None) -> Decoded | None:
@@ -69,6 +94,8 @@ def _tiff(data: bytes, source: str, reading: Reading, most: int) -> Decoded:
     require_package("tifffile", extra="tiff")
     import tifffile
 
+    logging.getLogger("tifffile").addHandler(_NOWHERE)  # or what it finds wrong is printed
+
     notes: list[str] = []
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         first: Any = file.pages[0]
@@ -86,6 +113,8 @@ def _tiff(data: bytes, source: str, reading: Reading, most: int) -> Decoded:
             if isinstance(error, ImportError) or "imagecodecs" in str(error):
                 require_package("imagecodecs", extra="tiff")
             raise
+        if made.dtype.kind not in "uif":
+            raise ValueError(f"its numbers are {made.dtype}")
         if pages > 1:
             notes.append(
                 msg("images.pages", "the {count} pages are its bands", count=pages)

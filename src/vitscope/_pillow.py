@@ -5,14 +5,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader, BytesIO
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin, features
 
+from vitscope._header_scan import GIF_COUNTED, check_regular, gif_frames
 from vitscope._messages import msg
-from vitscope.errors import ImageError, MissingDependencyError
+from vitscope.errors import ImageError, MissingDependencyError, OutOfMemoryError
 
 __all__ = ["FORMATS", "MAX_PIXELS", "Decoded", "decoding", "empty", "opened", "too_large", "upright"]
 
@@ -75,7 +77,7 @@ def decoding(source: str) -> Iterator[None]:
     try:
         with _QUIET:
             yield
-    except (ImageError, MissingDependencyError):
+    except (ImageError, MissingDependencyError, OutOfMemoryError):
         raise
     except UnidentifiedImageError:
         raise ImageError(
@@ -91,6 +93,8 @@ def decoding(source: str) -> Iterator[None]:
                 _check_path(),
             ) from None
         raise _broken(source, error) from None
+    except MemoryError as error:
+        raise OutOfMemoryError.of(error, source) from None
     except Exception as error:  # a decoder raises anything: struct.error, SyntaxError, TypeError, IndexError ...
         raise _broken(source, error) from None
 
@@ -115,7 +119,8 @@ def _check_path() -> str:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path) -> Iterator[BufferedReader]:
+    """Open a file for reading; raise an ImageError for what is none, or is empty, before any byte is read."""
     if path.is_dir():
         raise ImageError(
             msg("images.folder", "{path} is a folder, not an image", path=path),
@@ -128,10 +133,11 @@ def opened(path: Path) -> Iterator[Image.Image]:
                 msg("images.url.hint", "download it first"),
             )
         raise ImageError(msg("images.not-found", "{path} does not exist", path=path), _check_path())
+    check_regular(path, str(path))
     if path.stat().st_size == 0:
         raise empty(str(path))
-    with Image.open(path, formats=FORMATS) as image:
-        yield image
+    with path.open("rb") as file:
+        yield file
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,7 +224,7 @@ def _loses_bits(image: Image.Image) -> bool:
 
 
 def _frames(image: Image.Image) -> str:
-    """Return the number of frames, empty for one; a TIFF's are counted up to 100."""
+    """Return the number of frames, empty for one; those of a TIFF or GIF are counted up to 100."""
     if _is_tiff(image):
         at, count = image.tell(), 0
         try:
@@ -230,7 +236,12 @@ def _frames(image: Image.Image) -> str:
         finally:
             image.seek(at)
         return msg("images.more-than", "more than {count}", count=_MAX_COUNTED_FRAMES)
-    count = getattr(image, "n_frames", 1)
+    if image.format == "GIF" and isinstance(file := getattr(image, "fp", None), BytesIO):
+        count = gif_frames(file.getvalue())
+        if count > GIF_COUNTED:
+            return msg("images.more-than", "more than {count}", count=GIF_COUNTED)
+    else:
+        count = getattr(image, "n_frames", 1)
     return str(count) if count > 1 else ""
 
 

@@ -9,6 +9,7 @@ VitscopeError
 ├── LayoutError               tokens whose positions on the image are not known
 ├── MethodError               a method that cannot run on this model or input
 │   └── UnsupportedError      something that this model does not support
+├── OutOfMemoryError          more memory than there is, or than is allowed; the same may succeed elsewhere
 ├── ResultError               a result that cannot be written or read
 └── MissingDependencyError    an optional package that is not installed
 
@@ -17,6 +18,7 @@ and never changes with the words. Errors can be pickled, so they cross process p
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -32,6 +34,7 @@ __all__ = [
     "MethodError",
     "MissingDependencyError",
     "ModelError",
+    "OutOfMemoryError",
     "ResultError",
     "Support",
     "UnknownNameError",
@@ -39,9 +42,12 @@ __all__ = [
     "UsageError",
     "VitscopeError",
     "first_line",
+    "is_out_of_memory",
     "require_package",
 ]
 
+# as numpy, torch on processors and torch on accelerators write it
+_NEEDED = re.compile(r"(?i)(?:allocate (?P<number>[\d.]+) (?P<unit>[KMGTPE]iB)|allocate (?P<bytes>\d+) bytes)")
 _LISTED, _SHOWN = 60, 8  # up to 60 choices are all listed; of more, the first 8
 
 
@@ -193,6 +199,49 @@ class Support:
 
 
 YES = Support(True)
+
+
+class OutOfMemoryError(VitscopeError):
+    """More memory than there is, or than is allowed: what was asked for is not wrong, and may succeed elsewhere."""
+
+    default_code = "out-of-memory"
+
+    @classmethod
+    def of(cls, error: BaseException, source: str) -> "OutOfMemoryError":
+        """Make the error for one that `is_out_of_memory`; `source` is what was being worked on."""
+        needed = _NEEDED.search(str(error))
+        problem = (
+            msg(
+                "errors.out-of-memory-for",
+                "{source} needs more memory than there is: {needed} more were asked for",
+                source=source,
+                needed=_bytes(needed),
+            )
+            if needed
+            else msg(
+                "errors.out-of-memory", "{source} needs more memory than there is or than is allowed", source=source
+            )
+        )
+        hint = msg(
+            "errors.out-of-memory.hint",
+            "try again with fewer images at once, a smaller image or {@size}, or where more memory is free",
+        )
+        return cls(problem, hint)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error of Python, numpy or torch says that memory ran out."""
+    text = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    )
+
+
+def _bytes(needed: re.Match[str]) -> str:
+    """Return how much memory an error's text says was asked for, such as 1.5 GiB."""
+    if needed["bytes"]:
+        return f"{int(needed['bytes']) / 2**30:.3g} GiB"
+    return f"{needed['number']} {needed['unit']}"
 
 
 class ResultError(VitscopeError):

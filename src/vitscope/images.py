@@ -5,11 +5,11 @@ converted in silence. Only formats that Pillow, tifffile, pydicom, pillow-heif o
 opened, and their sizes are read first.
 """
 
-import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias, TypedDict, Unpack, runtime_checkable
 
@@ -29,9 +29,11 @@ from vitscope._bands import (
     to_unit,
     unknown_range,
 )
-from vitscope._formats import HEAD, decode_special, format_of
+from vitscope._decoder import decode_guarded, is_guarded
+from vitscope._formats import HEAD, decode, is_known
+from vitscope._header_scan import check_cost
 from vitscope._messages import msg
-from vitscope._pillow import FORMATS, Decoded, decoding, empty, opened, upright
+from vitscope._pillow import Decoded, decoding, empty, opened, upright
 from vitscope.errors import ImageError
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "grey_picture",
     "is_several",
     "load_image",
+    "read_image_file",
     "reusable",
 ]
 
@@ -187,11 +190,21 @@ def load_image(source: ImageLike, **options: Unpack[ReadOptions]) -> Picture:
         return _load_array(source, reading)
     if isinstance(source, Image.Image):
         with decoding("the image"):
+            if isinstance(file := getattr(source, "fp", None), BufferedIOBase):
+                _check_open(file)
             decoded = upright(source, "the image", None, reading.channels)
         return _finish(decoded, reading, "image", "PIL image", "the image")
     if isinstance(source, (bytes, bytearray, memoryview)):
         return decode_image(bytes(source), "the image", name="image", kind="bytes", reading=reading)
     return _load_file(source, reading)
+
+
+def _check_open(file: BufferedIOBase) -> None:
+    """Check what decoding an opened image will cost; the file is left where it was."""
+    at = file.tell()
+    file.seek(0)
+    check_cost(file.read(), "the image")
+    file.seek(at)
 
 
 def grey_picture(size: tuple[int, int], bands: int, value: int, window: Window = (0.0, 255.0)) -> Picture:
@@ -240,27 +253,27 @@ def decode_image(
     source = _printable(source)
     if not data:
         raise empty(source)
-    with decoding(source):
-        decoded = decode_special(format_of(data[:HEAD]), data, source, reading, max_pixels)
-        if decoded is None:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                decoded = upright(image, source, max_pixels, reading.channels)
+    bounded = check_cost(data, source)
+    if is_guarded() and not bounded:
+        decoded = decode_guarded(data, source, reading, max_pixels)
+    else:
+        decoded = decode(data, source, reading, max_pixels)
     return _finish(decoded, reading, name or Path(source).stem, kind or source, source)
 
 
 def _load_path(path: Path, reading: Reading) -> Picture:
-    source = _printable(path)
-    with decoding(str(path)):
-        if path.is_file() and format_of(_head(path)) not in ("", "avif"):
-            return decode_image(path.read_bytes(), source, name=_printable(path.stem), reading=reading)
-        with opened(path) as image:
-            decoded = upright(image, str(path), None, reading.channels)
-    return _finish(decoded, reading, _printable(path.stem), source, str(path))
+    return decode_image(read_image_file(path), _printable(path), name=_printable(path.stem), reading=reading)
 
 
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(HEAD)
+def read_image_file(path: Path) -> bytes:
+    """Return the bytes of an image file; of one that is none, the first few.
+
+    Raises:
+        ImageError: a folder, a pipe, a device, a file of holes, an empty one, or one that cannot be read.
+    """
+    with decoding(str(path)), opened(path) as file:
+        head = file.peek(HEAD)[:HEAD]
+        return file.read() if is_known(head) else head
 
 
 def _load_file(file: object, reading: Reading) -> Picture:

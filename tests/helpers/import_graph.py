@@ -8,7 +8,8 @@ from pathlib import Path
 ORDER = (
     ("_messages", "_numbers", "_version"),
     ("errors", "_catalogues"),
-    ("_pillow", "_bands", "_formats", "images", "geometry", "_files", "_plugins"),
+    ("_header_scan",),
+    ("_pillow", "_bands", "_formats", "_decoder", "images", "geometry", "_files", "_plugins"),
     ("render", "attention"),
     ("explanation", "tracing"),
     ("media",),
@@ -27,6 +28,7 @@ STAGE_OF = {part: number for number, parts in enumerate(ORDER) for part in parts
 # the only neighbours in a stage that may import each other, left imports right
 NEIGHBOURS = {
     *(("geometry", "images"), ("images", "_files"), ("images", "_pillow"), ("images", "_bands")),
+    *(("_decoder", "_formats"), ("_decoder", "_bands"), ("_decoder", "_pillow"), ("images", "_decoder")),
     *(("images", "_formats"), ("_formats", "_bands"), ("_formats", "_pillow"), ("_bands", "_pillow")),
 }
 

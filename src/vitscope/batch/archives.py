@@ -7,10 +7,11 @@ import shutil
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
+from vitscope._header_scan import check_regular
 from vitscope._messages import msg
 from vitscope.batch.types import Ref
 from vitscope.errors import UnknownNameError, UsageError, VitscopeError, require_package
@@ -55,6 +56,7 @@ def failure_reason(error: BaseException) -> str:
 def open_file(path: str) -> Iterator[BinaryIO]:
     """Open a local file or a URL at any position; fetch it whole where a server supports no ranges."""
     if "://" not in path:
+        check_regular(Path(path), path)
         with open(path, "rb") as file:  # noqa: PTH123  # a name may hold bytes that are no text
             yield file
         return

@@ -3,18 +3,19 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
 from vitscope._bands import Reading
+from vitscope._decoder import guarded
 from vitscope._messages import msg
 from vitscope.batch.archives import failure_reason, open_file
 from vitscope.batch.types import Ref
-from vitscope.errors import ImageError
-from vitscope.images import Picture, ReadOptions, decode_image, load_image
+from vitscope.errors import ImageError, OutOfMemoryError, is_out_of_memory
+from vitscope.images import Picture, ReadOptions, decode_image, load_image, read_image_file
 
 __all__ = ["ImageReader", "image_reader"]
 
@@ -30,17 +31,19 @@ def image_reader(options: ReadOptions | None = None) -> Iterator[ImageReader]:
     `options` are those of `load_image`. The reader keeps the last row group, the last tar on another machine and the
     last video open.
 
-    The reader raises ImageError for every failure.
+    The reader raises ImageError for every failure, and OutOfMemoryError.
     """
     reading = Reading(**(options or {}))
-    with _RowGroup() as rows, _Tar() as tar, _Video() as video:
+    with guarded(), _RowGroup() as rows, _Tar() as tar, _Video() as video:
 
         def fetch(ref: Ref) -> tuple[Picture, str]:
             try:
                 return _read_image(ref, rows, tar, video, reading)
-            except ImageError:
+            except (ImageError, OutOfMemoryError):
                 raise
             except Exception as error:  # any library below, on any broken file
+                if is_out_of_memory(error):
+                    raise OutOfMemoryError.of(error, ref.source) from None
                 reason = failure_reason(error)
                 problem = msg(
                     "batch.unreadable-image", "{source} cannot be read: {reason}", source=ref.source, reason=reason
@@ -59,10 +62,7 @@ def _read_image(ref: Ref, rows: "_RowGroup", tar: "_Tar", video: "_Video", readi
         named = Picture(picture.pixels, PurePosixPath(ref.source).name, ref.source)
         return named, hashlib.sha256(pixels.tobytes()).hexdigest()
     if ref.kind == "file" and "://" not in ref.path:
-        try:
-            data = _whole(ref.path)
-        except (IsADirectoryError, FileNotFoundError):
-            return load_image(ref.path), ""  # raises with the reason
+        data = read_image_file(Path(ref.path))
     else:
         data = rows.value(ref) if ref.kind == "parquet" else tar.part(ref) if ref.kind == "tar" else _whole(ref.path)
     return decode_image(data, ref.source, reading=reading), hashlib.sha256(data).hexdigest()

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vitscope._decoder import guarded
 from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.cli.commands._groups import command
@@ -22,7 +23,7 @@ from vitscope.cli.commands.statistics import statistics
 from vitscope.cli.commands.view import view
 from vitscope.cli.console import exit_code, print_error
 from vitscope.cli.malloc import keep_freed_memory
-from vitscope.errors import VitscopeError
+from vitscope.errors import OutOfMemoryError, VitscopeError, is_out_of_memory
 
 __all__ = ["app", "main"]
 
@@ -65,7 +66,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file name may hold bytes that are not text
     try:
-        code = app(prog_name="vitscope", standalone_mode=False)
+        with guarded():
+            code = app(prog_name="vitscope", standalone_mode=False)
     except VitscopeError as error:
         print_error(error)
         code = exit_code(error)
@@ -74,6 +76,11 @@ def main() -> None:
         if problem := error.format_message():  # empty where the help was printed for want of arguments
             print_error(VitscopeError(problem, f"{context.command_path if context else 'vitscope'} --help"))
         code = 2
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print_error(OutOfMemoryError.of(error, "vitscope"))
+        code = 1
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     except BrokenPipeError:

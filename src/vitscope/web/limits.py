@@ -21,6 +21,7 @@ class Limits:
         streams_per_session: event streams of one session; the oldest is closed for a new one.
         strangers: open connections without a session, half of them from one peer; the oldest is closed for a new one.
         pixels: of one photo.
+        decode_seconds: for which a photo of unknown cost may be decoded.
         input_size: the largest input size of the model, in pixels.
         job_seconds: for which the model may work on one job.
         queue: jobs that wait for the model.
@@ -38,6 +39,7 @@ class Limits:
     streams_per_session: int = 8
     strangers: int = 128
     pixels: int = 25_000_000
+    decode_seconds: float = 5.0
     input_size: int = 1036
     job_seconds: float = 300.0
     queue: int = 16

@@ -13,6 +13,8 @@ from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 
 from vitscope._bands import Reading
 from vitscope._catalogues import page_messages
+from vitscope._decoder import guarded
+from vitscope._header_scan import check_cost
 from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.images import decode_image
@@ -66,7 +68,8 @@ def create_app(scopes: Mapping[str, Scope], policy: AccessPolicy, limits: Limits
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
+        with guarded(limits.decode_seconds):
+            yield
         await asyncio.to_thread(views.worker.close, limits.shutdown_seconds / 2)
 
     app = FastAPI(
@@ -121,8 +124,9 @@ def _add_photos(app: FastAPI, views: Views) -> None:
     ) -> s.PhotoResponse:
         data, shown = await request.body(), _display_name(name)
         reading = Reading(**views.models.get(None).adapter.reading)  # as the default model's images are read
+        bounded = await anyio.to_thread.run_sync(check_cost, data, shown)
         decode = partial(decode_image, data, shown, views.limits.pixels, reading=reading)
-        picture = await anyio.to_thread.run_sync(decode, limiter=views.decoders)
+        picture = await anyio.to_thread.run_sync(decode, limiter=views.decoders if bounded else views.slow_decoders)
         key = views.photos.add(_session(request), picture, picture.nbytes)
         width, height = picture.size
         return s.PhotoResponse(

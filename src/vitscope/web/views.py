@@ -21,7 +21,7 @@ from vitscope.web.session_store import SessionStore
 
 __all__ = ["Views", "view_events"]
 
-_DECODERS = 2  # photos decoded at once: each may take several bytes a pixel
+_DECODERS = 2  # photos decoded at once, quick ones and those of unknown cost: each may take several bytes a pixel
 _EVENT_INTERVAL = 0.1  # seconds between two progress events
 
 
@@ -33,7 +33,7 @@ class Views:
         self.photos: SessionStore[Picture] = SessionStore("photo", limits.memory_bytes // 2, limits.items)
         self.jobs: SessionStore[Job] = SessionStore("view", limits.memory_bytes // 2, limits.items)
         self.streams: dict[str, list[object]] = {}  # of events, by session, the oldest first
-        self.decoders = anyio.CapacityLimiter(_DECODERS)
+        self.decoders, self.slow_decoders = (anyio.CapacityLimiter(_DECODERS) for _ in range(2))
 
     def start(self, session: str, request: s.ViewRequest) -> tuple[str, Job]:
         """Submit a view; return its id and its job."""
