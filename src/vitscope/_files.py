@@ -1,6 +1,5 @@
 """Files and folders that appear whole or not at all."""
 
-import json
 import os
 import shutil
 import tempfile
@@ -10,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from vitscope._documents import DamagedFileError, parse_json, read_document
 from vitscope._messages import join_messages, msg
 from vitscope.errors import ResultError
 
@@ -144,14 +144,14 @@ def require_same_options(path: Path, options: Mapping[str, Any], hint: str, *, i
         ResultError: the file is not such JSON, or options differ; the message names each of them.
     """
     try:
-        before = json.loads(path.read_text("utf-8"))
-        names = sorted({*before, *options} - {ignore})
-        changes = [(name, before.get(name), options.get(name)) for name in names]
-    except (ValueError, AttributeError, TypeError) as error:
-        problem = msg(
-            "files.broken-options", "{path} does not hold the options of a run: {reason}", path=path, reason=str(error)
-        )
-        raise ResultError(problem, msg("files.broken-options.hint", "choose another {@out}")) from error
+        before = read_document(path, dict[str, Any])
+    except DamagedFileError as error:
+        problem = msg("files.broken-options", "not the options of a run: {reason}", reason=error.message)
+        raise ResultError(
+            problem, msg("files.broken-options.hint", "restore the file, or choose another {@out}")
+        ) from error
+    names = sorted({*before, *options} - {ignore})
+    changes = [(name, before.get(name), options.get(name)) for name in names]
     changed = [
         msg("files.option-changed", "{name} was {before} and is {now}", name=name, before=repr(was), now=repr(now))
         for name, was, now in changes
@@ -172,7 +172,7 @@ def _replaceable(folder: Path) -> bool:
     try:
         if not any(folder.iterdir()):
             return True
-        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        manifest = parse_json((folder / "manifest.json").read_bytes())
         return {"schema", "method", "layout", "region"} <= set(manifest)
     except (OSError, ValueError, TypeError):
         return False

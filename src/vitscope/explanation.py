@@ -1,32 +1,39 @@
 """One map of one image, how it is drawn and how it is kept on disk; without torch."""
 
-import json
 import sys
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, Unpack
 
+import msgspec
 import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 
+from vitscope._documents import DamagedFileError, document_bytes, read_arrays
 from vitscope._files import staged_folder
 from vitscope._messages import message_table, msg, restore_messages
-from vitscope.errors import LayoutError, MethodError, ResultError, UnsupportedError, UsageError
+from vitscope._saved import MANIFEST, SCHEMA, SavedManifest, listed_files, read_manifest
+from vitscope.errors import (
+    LayoutError,
+    MethodError,
+    ResultError,
+    UnsupportedError,
+    UsageError,
+    VitscopeError,
+    first_line,
+)
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture, load_image
 from vitscope.render import raster
 from vitscope.render.html import Card
 from vitscope.render.raster import Style, StyleOptions
 
-__all__ = ["SCHEMA", "Activation", "Explanation", "prediction_text", "require_image", "with_tuples"]
+__all__ = ["Activation", "Explanation", "prediction_text", "require_image"]
 
 E = TypeVar("E", bound="Explanation")
-SCHEMA = 1
 Activation: TypeAlias = Literal["softmax", "sigmoid", "given", "value"]
-_MAX_ARRAYS = 1 << 28  # bytes that a saved result may unpack to
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -225,9 +232,7 @@ class Explanation:
         with staged_folder(Path(folder), force=force) as stage:
             np.savez(stage / "arrays.npz", map=self.map, prefix=self.prefix)
             self._draw(stage, **style)
-            text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-            # bytes of a file name that are no text become \\udcXX, which is what JSON calls them
-            (stage / "manifest.json").write_text(text, "utf-8", errors="backslashreplace")
+            (stage / MANIFEST).write_bytes(document_bytes(manifest | {"files": listed_files(stage)}))
         return Path(folder)
 
     def _draw(self, folder: Path, **style: Unpack[StyleOptions]) -> None:
@@ -240,51 +245,53 @@ class Explanation:
         raster.grid(self.map, chosen).save(folder / "map.png")
 
     @classmethod
-    def _saved_picture(cls, folder: Path, manifest: Mapping[str, Any]) -> Picture | None:
+    def _saved_picture(cls, folder: Path, manifest: SavedManifest) -> Picture | None:
         """Read what `_draw` wrote of the photo."""
-        if not (folder / "photo.jpg").exists():
+        if "photo.jpg" not in manifest.files:
             return None
-        picture = load_image(folder / "photo.jpg")
-        source = str(manifest["provenance"].get("source", picture.source))
-        return Picture(picture.pixels, manifest["name"] or picture.name, source)
+        picture = load_image(manifest.checked(folder, "photo.jpg"))
+        source = str(manifest.provenance.get("source", picture.source))
+        return Picture(picture.pixels, manifest.name or picture.name, source)
 
     @classmethod
     def load(cls: type[E], folder: str | Path) -> E:
-        """Read what `save` wrote.
+        """Read what `save` wrote, each file checked against the SHA-256 in the manifest.
 
         Raises:
-            ResultError: missing, broken, of another medium, or written by a newer vitscope.
+            ResultError: missing, damaged, changed, of another medium, or written by a newer vitscope.
         """
         folder = Path(folder)
         try:
-            manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-            _check_schema(manifest["schema"], folder)
-            _check_medium(manifest.get("medium", "image"), cls.medium, folder)
-            messages = manifest["messages"]
-            values, prefix = _arrays(folder / "arrays.npz")
+            manifest = read_manifest(folder)
+            _check_medium(manifest.medium, cls.medium, folder)
+            manifest.check_sizes(folder)
+            layout, messages = manifest.layout, msgspec.to_builtins(manifest.messages)
+            shapes = {"map": layout.shape, "prefix": (len(layout.prefix),)}
+            arrays = read_arrays(folder / "arrays.npz", manifest.record(folder, "arrays.npz"), shapes)
             return cls(
-                map=values,
-                prefix=prefix,
-                method=manifest["method"],
-                layout=TokenLayout(**with_tuples(manifest["layout"])),
-                region=ImageRegion(**with_tuples(manifest["region"])),
-                target=restore_messages(manifest["target"], messages),
-                score=manifest["score"],
-                predictions=[(p["label"], p.get("probability", p.get("value"))) for p in manifest["predictions"]],
-                provenance=restore_messages(manifest["provenance"], messages),
+                map=arrays["map"],
+                prefix=arrays["prefix"],
+                method=manifest.method,
+                layout=layout,
+                region=manifest.region,
+                target=restore_messages(manifest.target, messages),
+                score=manifest.score,
+                predictions=manifest.numbers(folder),
+                provenance=restore_messages(manifest.provenance, messages),
                 picture=cls._saved_picture(folder, manifest),
             )
-        except ResultError:
-            raise
-        except Exception as error:  # broken files make json, zipfile and numpy raise anything
-            reason = str(error) or type(error).__name__
+        except Exception as error:  # broken photos make libraries raise anything
+            if isinstance(error, ResultError) and not isinstance(error, DamagedFileError):
+                raise
+            reason = error.message if isinstance(error, VitscopeError) else first_line(error)
             raise ResultError(
                 msg(
                     "explanation.not-a-result",
                     "{folder} is not a result of vitscope: {reason}",
                     folder=folder,
                     reason=reason,
-                )
+                ),
+                msg("explanation.not-a-result.hint", "restore the folder, or explain the image again"),
             ) from error
 
 
@@ -312,18 +319,6 @@ def _in_notebook() -> bool:
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
-def _check_schema(schema: object, folder: Path) -> None:
-    if schema != SCHEMA:
-        problem = msg(
-            "explanation.schema",
-            "{folder} has schema {schema}, this vitscope reads {known}",
-            folder=folder,
-            schema=schema,
-            known=SCHEMA,
-        )
-        raise ResultError(problem, msg("explanation.schema.hint", "update vitscope"))
-
-
 def _check_medium(found: str, expected: str, folder: Path) -> None:
     if found != expected:
         problem = msg(
@@ -335,19 +330,3 @@ def _check_medium(found: str, expected: str, folder: Path) -> None:
         )
         hint = msg("explanation.medium.hint", "read it with vitscope.{kind}Explanation.load", kind=found.capitalize())
         raise ResultError(problem, hint)
-
-
-def _arrays(path: Path) -> tuple[Float32[np.ndarray, "..."], Float32[np.ndarray, " P"]]:
-    with zipfile.ZipFile(path) as archive:
-        if sum(member.file_size for member in archive.infolist()) > _MAX_ARRAYS:
-            problem = msg(
-                "explanation.too-large", "{path} would unpack to more than {most} bytes", path=path, most=_MAX_ARRAYS
-            )
-            raise ResultError(problem)
-    with np.load(path, allow_pickle=False) as arrays:
-        return arrays["map"].astype(np.float32), arrays["prefix"].astype(np.float32)
-
-
-def with_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn JSON's lists into tuples."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

@@ -12,6 +12,7 @@ from tests.helpers import faults
 from tests.helpers.batching import plan, same, table
 from tests.helpers.errors import raises
 from vitscope._files import PART_PREFIX
+from vitscope.batch.report import overview
 from vitscope.batch.run import run
 from vitscope.errors import ResultError, UsageError
 
@@ -136,14 +137,34 @@ def test_a_disk_that_fails_is_one_line_and_what_is_finished_stays(
     assert (summary.skipped, summary.images) == (4, 7)
 
 
-def test_broken_manifests_and_lost_shards_are_told(collection, tiny_scope, tmp_path):
+def test_broken_manifests_are_told(collection, tiny_scope, tmp_path):
     run(str(collection / "1"), tmp_path, plan(), scope=tiny_scope)
-    (tmp_path / "data" / "part-000000.parquet").rename(tmp_path / "away")
-    with raises(ResultError, "batch.missing-shard"):
-        run(str(collection / "1"), tmp_path, plan(), scope=tiny_scope, resume=True)
     (tmp_path / "manifest.json").write_text('{"schema": 9, "shards": []}')
-    with raises(ResultError, "batch.other-schema"):
+    with raises(ResultError, "documents.schema"):
         run(str(collection / "1"), tmp_path, plan(), scope=tiny_scope, resume=True)
     (tmp_path / "manifest.json").write_text("{")
-    with raises(ResultError, "batch.broken-manifest"):
+    with raises(ResultError, "batch.broken-manifest", "batch.broken-manifest.hint"):
         run(str(collection / "1"), tmp_path, plan(), scope=tiny_scope, resume=True)
+
+
+@pytest.mark.parametrize("damage", ["missing", "emptied", "swapped", "flipped"])
+def test_a_damaged_shard_is_named_and_made_again(collection, tiny_scope, tmp_path, damage):
+    out = tmp_path / "out"
+    run(str(collection), out, plan(), scope=tiny_scope)
+    shards = sorted((out / "data").iterdir())
+    whole = [shard.read_bytes() for shard in shards]
+    if damage == "missing":
+        shards[1].rename(tmp_path / "away")
+    else:
+        flipped = bytearray(whole[1])
+        flipped[len(flipped) // 2] ^= 1
+        shards[1].write_bytes({"emptied": b"", "swapped": whole[0], "flipped": bytes(flipped)}[damage])
+    with raises(ResultError, "batch.damaged-shard", "batch.damaged-shard.hint") as caught:
+        overview(out)
+    assert str(shards[1]) in str(caught.value)
+    summary = run(str(collection), out, plan(), scope=tiny_scope, resume=True)
+    assert [*summary.damaged] == ["data/part-000001.parquet"]
+    assert str(shards[1]) in summary.damaged["data/part-000001.parquet"]
+    assert (summary.skipped, summary.images, summary.shards) == (7, 4, 1)
+    assert [shard.read_bytes() for shard in shards] == whole
+    assert overview(out).images == 11

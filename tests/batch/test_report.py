@@ -221,6 +221,9 @@ def test_what_is_no_run_is_told(finished, tmp_path):
     with raises(ResultError, "batch.no-such-row"):
         find_row(out, "nothing")
     (tmp_path / "batch.json").write_text("{}")
+    with raises(ResultError, "documents.damaged"):
+        overview(tmp_path)
+    shutil.copy(out / "batch.json", tmp_path)
     with raises(ResultError, "batch.nothing-finished"):
         overview(tmp_path)
     row = next(row for row in rows_of(out) if row["error"])

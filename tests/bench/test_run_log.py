@@ -7,6 +7,7 @@ import pytest
 
 from tests.helpers.benchmarks import rows_of
 from tests.helpers.errors import raises
+from vitscope._documents import document_bytes
 from vitscope.bench import run_log
 from vitscope.bench.benchmark import make_benchmark, run_benchmark
 from vitscope.bench.run_log import CaseResult, RunLog
@@ -78,7 +79,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "bench.json").write_text("not json")
     with raises(ResultError, "files.broken-options"):
         RunLog(tmp_path, {})
-    (tmp_path / "bench.json").write_text("{}")
+    (tmp_path / "bench.json").write_bytes(document_bytes({}))
     (tmp_path / "rows.jsonl").write_text('{"key": "x", "methods": 1}\n')
     with raises(ResultError, "bench.broken-row"):
         RunLog(tmp_path, {})
@@ -88,7 +89,11 @@ def test_rows_of_another_key_are_not_taken(tmp_path):
     one = RunLog(tmp_path / "o", {"seed": 0})
     one.add(CaseResult("attention", "a", "g", {"ap": 0.5}))
     path = tmp_path / "o" / "rows.jsonl"
-    path.write_text(path.read_text().replace('"case": "a"', '"case": "b"'))
+    line = path.read_text().replace('"case": "a"', '"case": "b"')
+    path.write_text(line)
+    with raises(ResultError, "bench.broken-row", "bench.broken-row.hint"):
+        RunLog(tmp_path / "o", {"seed": 0})
+    path.write_bytes(document_bytes({k: v for k, v in json.loads(line).items() if k != "sha256"}, indent=None))
     again = RunLog(tmp_path / "o", {"seed": 0})
     assert again.get("attention", "a") is None
     assert again.get("attention", "b") is None

@@ -8,8 +8,9 @@ from pathlib import Path
 ORDER = (
     ("_messages", "_numbers", "_version"),
     ("errors", "_catalogues"),
-    ("_header_scan",),
+    ("_header_scan", "_documents"),
     ("_pillow", "_bands", "_formats", "_decoder", "images", "geometry", "_files", "_plugins"),
+    ("_saved",),
     ("render", "attention"),
     ("explanation", "tracing"),
     ("media",),

@@ -1,14 +1,16 @@
 """The record of the images in progress, by which a later run knows which images were in work when the process died."""
 
-import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 
+from vitscope._documents import DamagedFileError, document_bytes, read_bytes, read_document
 from vitscope._files import atomic_write, write_errors
 from vitscope._messages import msg
+from vitscope.batch.schemas import Suspects
 from vitscope.batch.types import Ref, Task
 from vitscope.errors import ResultError, VitscopeError
 
@@ -18,6 +20,7 @@ log = logging.getLogger(__name__)
 
 DEATHS_BEFORE_TRIAL = 2  # in a row: a single one may have been a kill from outside
 _IN_PROGRESS, _SUSPECTS = ".in-progress", ".suspects.json"
+_ID = re.compile("[0-9a-f]{32}")
 _BLANK = b" " * 32 + b"\n"  # in the place of an id
 
 
@@ -38,12 +41,17 @@ class CrashLog:
     def __init__(self, folder: Path, try_images: Callable[[Sequence[Ref]], dict[str, str]]) -> None:
         self._try_images = try_images
         self._in_progress, self._suspects = folder / _IN_PROGRESS, folder / _SUSPECTS
-        earlier: dict[str, dict[str, int]] = {}
-        with suppress(OSError, ValueError):
-            earlier = json.loads(self._suspects.read_text("utf-8"))
-        last = self._in_progress.read_text("ascii", "replace").split() if self._in_progress.exists() else []
-        self._deaths = {name: earlier.get("deaths", {}).get(name, 0) + 1 for name in last}
-        self._crashing: dict[str, str] = {**earlier.get("crashing", {})}  # type: ignore[dict-item]
+        earlier = Suspects()
+        try:
+            earlier = read_document(self._suspects, Suspects) if self._suspects.exists() else earlier
+            last = (
+                read_bytes(self._in_progress).decode("ascii", "replace").split() if self._in_progress.exists() else []
+            )
+        except DamagedFileError as error:  # images are only tried again
+            log.warning("%s; no image is suspected", error.message)
+            last = []
+        self._deaths = {name: earlier.deaths.get(name, 0) + 1 for name in last if _ID.fullmatch(name)}
+        self._crashing = dict(earlier.crashing)
         self._save()
         self._lock, self._free, self._count = Lock(), list[int](), 0
         self._file = self._in_progress.open("wb", buffering=0)
@@ -110,7 +118,7 @@ class CrashLog:
             self._suspects.unlink(missing_ok=True)
             return
         with atomic_write(self._suspects) as part:
-            part.write_text(json.dumps({"deaths": self._deaths, "crashing": self._crashing}), "utf-8")
+            part.write_bytes(document_bytes({"deaths": self._deaths, "crashing": self._crashing}))
 
 
 @contextmanager

@@ -6,20 +6,22 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
+from msgspec import to_builtins
 
+from vitscope._documents import DamagedFileError, damaged, document_bytes, json_bytes, read_document, require_contents
 from vitscope._files import PART_PREFIX, atomic_write, require_same_options, write_errors
 from vitscope._messages import msg
+from vitscope.batch.schemas import Manifest, ShardRecord
 from vitscope.batch.types import SCHEMA, Outcome, Task
 from vitscope.errors import ResultError, UsageError
 
-__all__ = ["PLAN", "RESUME", "STATS", "OutputFolder", "ShardRecord", "check_output", "open_output", "read_manifest"]
+__all__ = ["PLAN", "RESUME", "STATS", "OutputFolder", "check_output", "open_output", "read_manifest", "require_intact"]
 
 log = logging.getLogger(__name__)
 
@@ -30,34 +32,24 @@ _OTHER_OUT = msg("batch.other-out.hint", "choose another {@out}")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # as `pathlib` leaves it
 
 
-@dataclass(frozen=True)
-class ShardRecord:
-    """The manifest's record of a finished shard.
+class OutputFolder:
+    """An output folder that is locked for writing. Made by `open_output`.
 
     Attributes:
-        number: that of its task.
-        digest: that of its task.
-        file: its path within the output folder.
-        sha256: of the file.
-        images: images in it.
-        rows: rows in it.
-        failed: images in it without an explanation.
+        folder: where.
+        damaged: listed shards that are not as they were written, by file with the reason; they are made again.
     """
 
-    number: int
-    digest: str
-    file: str
-    sha256: str
-    images: int
-    rows: int
-    failed: int
-
-
-class OutputFolder:
-    """An output folder that is locked for writing. Made by `open_output`."""
-
     def __init__(self, folder: Path, shards: Iterable[ShardRecord]) -> None:
-        self.folder, self._shards = folder, {shard.number: shard for shard in shards}
+        self.folder, self.damaged = folder, dict[str, str]()
+        self._shards: dict[int, ShardRecord] = {}
+        for shard in shards:
+            try:
+                require_intact(folder, shard)
+                self._shards[shard.number] = shard
+            except ResultError as error:
+                self.damaged[shard.file] = error.message
+                log.warning("%s; it is made again", error.message)
 
     @property
     def shards(self) -> tuple[ShardRecord, ...]:
@@ -91,8 +83,8 @@ class OutputFolder:
         """
         shard = _write_shard(self.folder, outcome)
         self._shards[shard.number] = shard
-        document = {"schema": SCHEMA, "shards": [asdict(one) for one in self.shards]}
-        _write(self.folder / MANIFEST, _json(document, indent=None))
+        document = {"schema": SCHEMA, "shards": [to_builtins(one) for one in self.shards]}
+        _write(self.folder / MANIFEST, document_bytes(document, indent=None))
         log.debug("shard %d is finished: %d rows, %d failed images", shard.number, shard.rows, shard.failed)
         return shard
 
@@ -129,7 +121,7 @@ def open_output(folder: Path, plan: Mapping[str, Any], *, resume: bool) -> Itera
                 hint = msg("batch.other-options.hint", "choose another {@out}, or use the same options")
                 require_same_options(folder / PLAN, plan, hint, ignore="versions")
             else:
-                _write(folder / PLAN, _json(plan))
+                _write(folder / PLAN, document_bytes(plan, indent=1))
             for name in (DATA, STATS):
                 (folder / name).mkdir(exist_ok=True)
                 for part in (folder / name).glob(f"{PART_PREFIX}*"):
@@ -154,43 +146,50 @@ def read_manifest(folder: Path) -> tuple[ShardRecord, ...]:
     """Return the finished shards of an output folder, also while a run writes there.
 
     Raises:
-        ResultError: a manifest that is broken or of another schema, or a missing shard.
+        ResultError: a manifest that is damaged or of another schema.
     """
     path = folder / MANIFEST
     if not path.exists():
         return ()
     try:
-        document = json.loads(path.read_text("utf-8"))
-        if document["schema"] != SCHEMA:
-            problem = msg(
-                "batch.other-schema",
-                "{path} has schema {found}, this version of vitscope reads schema {known}",
-                path=folder,
-                found=document["schema"],
-                known=SCHEMA,
-            )
-            raise ResultError(problem, msg("batch.other-schema.hint", "use the version of vitscope that wrote it"))
-        shards = [ShardRecord(**one) for one in document["shards"]]
-    except (ValueError, TypeError, KeyError) as error:
-        problem = msg(
-            "batch.broken-manifest",
-            "{path} is not a manifest of vitscope batch: {reason}",
-            path=path,
-            reason=str(error),
+        shards = read_document(path, Manifest, SCHEMA).shards
+        numbers = [shard.number for shard in shards]
+        fits = all(shard.file == _shard_file(shard.number) and shard.failed <= shard.images for shard in shards)
+        if not fits or numbers != sorted({*numbers}):
+            reason = msg("batch.shards", "these shards cannot belong to one run")
+            raise damaged(path, msg("documents.field", "field {field}: {reason}", field="shards", reason=reason))
+    except DamagedFileError as error:
+        hint = msg(
+            "batch.broken-manifest.hint",
+            "restore the file, or remove it and run again with {@resume=True}: all shards are made again",
         )
-        raise ResultError(problem, _OTHER_OUT) from error
-    for shard in shards:
-        if not (folder / shard.file).is_file():
-            raise ResultError(
-                msg("batch.missing-shard", "{path} is listed as finished, but is missing", path=folder / shard.file),
-                msg("batch.missing-shard.hint", "put the file back"),
-            )
-    return tuple(sorted(shards, key=lambda shard: shard.number))
+        raise ResultError(
+            msg("batch.broken-manifest", "not a manifest of vitscope batch: {reason}", reason=error.message), hint
+        ) from error
+    return tuple(shards)
+
+
+def require_intact(folder: Path, shard: ShardRecord) -> Path:
+    """Return the path of a finished shard, whose file is the one that was written.
+
+    Raises:
+        ResultError: missing, damaged or exchanged.
+    """
+    try:
+        return require_contents(folder / shard.file, shard.record)
+    except DamagedFileError as error:
+        raise ResultError(
+            msg("batch.damaged-shard", "a finished shard is damaged: {reason}", reason=error.message),
+            msg("batch.damaged-shard.hint", "restore the file, or run again with {@resume=True} to make it again"),
+        ) from error
+
+
+def _shard_file(number: int) -> str:
+    return f"{DATA}/part-{number:06d}.parquet"
 
 
 def _write_shard(folder: Path, outcome: Outcome) -> ShardRecord:
     """Write a shard and its statistics, each whole or not at all. What an earlier try left is replaced."""
-    name = f"part-{outcome.number:06d}"
     buffer = pa.BufferOutputStream()
     pq.write_table(outcome.table, buffer, compression="zstd")
     data = buffer.getvalue()
@@ -198,14 +197,16 @@ def _write_shard(folder: Path, outcome: Outcome) -> ShardRecord:
     shard = ShardRecord(
         number=outcome.number,
         digest=outcome.digest,
-        file=f"{DATA}/{name}.parquet",
+        file=_shard_file(outcome.number),
         sha256=hashlib.sha256(data).hexdigest(),
+        size=data.size,
         images=stats["images"],
         rows=stats["rows"],
         failed=stats["failed"],
+        seconds=stats["seconds"],
     )
     _write(folder / shard.file, data)
-    _write(folder / STATS / f"{name}.json", _json({**asdict(shard), **stats}))
+    _write(folder / STATS / f"part-{shard.number:06d}.json", json_bytes({**to_builtins(shard), **stats}, indent=1))
     return shard
 
 
@@ -237,11 +238,6 @@ def _holds_run(folder: Path, resume: bool) -> bool:
             _OTHER_OUT,
         )
     return False
-
-
-def _json(document: Any, indent: int | None = 1) -> bytes:
-    text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
-    return text.encode("utf-8", "backslashreplace")
 
 
 def _write(path: Path, data: bytes | pa.Buffer) -> None:

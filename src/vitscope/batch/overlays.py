@@ -1,23 +1,28 @@
 """Maps drawn over their photos, as image files and as a video."""
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow.parquet as pq
 from PIL import Image
 
 from vitscope._files import atomic_write
 from vitscope._messages import msg
-from vitscope.batch.output import RESUME, read_manifest
+from vitscope.batch.output import RESUME
+from vitscope.batch.results import row_batches
 from vitscope.batch.types import Ref
-from vitscope.errors import ResultError, require_package
+from vitscope.errors import ImageError, ResultError, require_package
+from vitscope.images import load_image
 from vitscope.render.film import encode_video
 
 if TYPE_CHECKING:
     from vitscope.explanation import Explanation
 
 __all__ = ["overlay_paths", "write_overlay", "write_video"]
+
+_OVERLAY = re.compile(r"overlays/\d{6,}/[0-9a-f]{32}-[\w-]+-\d+\.png", re.ASCII)
+_AGAIN = msg("batch.overlay.hint", "restore the file, or run the batch again into another {@out}")
 
 
 def write_overlay(e: "Explanation", out: Path, number: int, ref: Ref, target_index: int) -> str:
@@ -35,10 +40,13 @@ def write_overlay(e: "Explanation", out: Path, number: int, ref: Ref, target_ind
 def overlay_paths(out: Path) -> Iterator[Path]:
     """Yield the first overlay of each image, in the order of the source."""
     last = None
-    for shard in read_manifest(out):
-        for row in pq.read_table(out / shard.file, columns=["id", "overlay"]).to_pylist():
+    for part in row_batches(out, columns=["id", "overlay"]):
+        for row in part.to_pylist():
             if row["overlay"] and row["id"] != last:
                 last = row["id"]
+                if not _OVERLAY.fullmatch(row["overlay"]):
+                    problem = msg("batch.overlay-name", "row {id} names a file that is no overlay of the run", id=last)
+                    raise ResultError(problem, _AGAIN)
                 yield out / row["overlay"]
 
 
@@ -66,5 +74,9 @@ def write_video(images: Iterable[Path], path: Path, rate: float = 10.0) -> Path:
 
 def _opened(images: Iterable[Path]) -> Iterator[Image.Image]:
     for one in images:
-        with Image.open(one) as image:
-            yield image
+        try:
+            picture = load_image(one)
+        except ImageError as error:
+            problem = msg("batch.broken-overlay", "an overlay is damaged: {reason}", reason=error.message)
+            raise ResultError(problem, _AGAIN) from error
+        yield picture.pil()

@@ -108,8 +108,8 @@ def overview(out: str | Path, *, cards: int = 8, sheet: int = 24) -> Overview:
     folder = Path(out)
     found = Overview(read_plan(folder))
     for shard in finished_shards(folder):
-        found.images, found.failed = found.images + shard["images"], found.failed + shard["failed"]
-        found.rows, found.seconds = found.rows + shard["rows"], found.seconds + shard.get("seconds", 0.0)
+        found.images, found.failed = found.images + shard.images, found.failed + shard.failed
+        found.rows, found.seconds = found.rows + shard.rows, found.seconds + shard.seconds
     if not found.rows:
         raise ResultError(
             msg("batch.nothing-finished", "{path} has no finished shard yet", path=folder),

@@ -1,10 +1,8 @@
 """Reads the finished shards of a batch, row by row or as explanations."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from vitscope._documents import file_record, parse_json, read_document
 from vitscope._messages import msg
 from vitscope.batch.archives import list_refs
 from vitscope.batch.fetch import image_reader
-from vitscope.batch.output import PLAN, STATS, read_manifest
+from vitscope.batch.output import PLAN, read_manifest, require_intact
 from vitscope.batch.rows import map_from_row
-from vitscope.batch.types import Ref
+from vitscope.batch.schemas import ShardRecord, check_columns, check_rows
+from vitscope.batch.types import SCHEMA, Ref
 from vitscope.errors import ImageError, ResultError, VitscopeError, first_line
 from vitscope.explanation import Explanation
 from vitscope.geometry import ImageRegion, TokenLayout
@@ -45,30 +45,22 @@ def read_plan(out: Path) -> dict[str, Any]:
     Raises:
         ResultError: the folder holds no run.
     """
-    try:
-        plan: dict[str, Any] = json.loads((out / PLAN).read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    if not (out / PLAN).exists():
         raise ResultError(
             msg("batch.no-run", "{path} holds no run of vitscope batch", path=out),
             msg("batch.no-run.hint", "choose the output folder of a batch"),
-        ) from error
-    return plan
+        )
+    return read_document(out / PLAN, dict[str, Any], SCHEMA)
 
 
-def finished_shards(out: Path) -> list[dict[str, Any]]:
-    """Return the finished shards of a run, each with its statistics.
+def finished_shards(out: Path) -> tuple[ShardRecord, ...]:
+    """Return the finished shards of a run.
 
     Raises:
         ResultError: the folder holds no run, or one that `read_manifest` refuses.
     """
     read_plan(out)
-    found = []
-    for shard in read_manifest(out):
-        stats: dict[str, Any] = {}
-        with suppress(OSError, ValueError):  # rows are readable without their statistics
-            stats = json.loads((out / STATS / f"{Path(shard.file).stem}.json").read_text("utf-8"))
-        found.append(stats | asdict(shard))
-    return found
+    return read_manifest(out)
 
 
 def row_batches(out: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -79,13 +71,16 @@ def row_batches(out: Path, columns: Sequence[str] | None = None) -> Iterator[pa.
     Raises:
         ResultError: the folder holds no run, or a shard cannot be read.
     """
-    read_plan(out)
-    for shard in read_manifest(out):
-        path = out / shard.file
+    for shard in finished_shards(out):
+        path = require_intact(out, shard)
         try:
             with pq.ParquetFile(path) as file:
-                yield from file.iter_batches(1024, columns=columns)
-        except (OSError, pa.ArrowException) as error:
+                check_columns(path, file.schema_arrow)
+                for part in file.iter_batches(1024, columns=columns):
+                    if columns is None:
+                        check_rows(path, part)
+                    yield part
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise ResultError(
                 msg("batch.unreadable-shard", "{path} cannot be read: {reason}", path=path, reason=first_line(error)),
                 msg("batch.unreadable-shard.hint", "restore the file, or run the batch again into another {@out}"),
@@ -149,8 +144,8 @@ def explanation_from_row(row: Mapping[str, Any], *, photo: bool = True) -> Expla
         target=row["target"],
         score=row["score"],
         predictions=[(top["label"], _number(top)) for top in row["top"] or ()],
-        provenance={**json.loads(row["provenance"] or "{}"), "source": row["source"], "notes": row["notes"] or []},
-        picture=_photo_if_there(row["source"], size) if photo else None,
+        provenance={**parse_json(row["provenance"] or "{}"), "source": row["source"], "notes": row["notes"] or []},
+        picture=_photo_if_there(row, size) if photo else None,
     )
 
 
@@ -195,8 +190,11 @@ def photo_from_row(out: Path, row: Mapping[str, Any]) -> Picture:
     return picture
 
 
-def _photo_if_there(source: str, size: tuple[int, int]) -> Picture | None:
-    with suppress(VitscopeError):
-        picture = load_image(source)
-        return picture if picture.size == size else None
+def _photo_if_there(row: Mapping[str, Any], size: tuple[int, int]) -> Picture | None:
+    """Read the photo of a row where it is a file that has not changed since."""
+    path = Path(row["source"])
+    with suppress(VitscopeError, OSError, ValueError):
+        if path.is_file() and file_record(path).sha256 == row["sha256"]:
+            picture = load_image(row["source"])
+            return picture if picture.size == size else None
     return None

@@ -40,6 +40,7 @@ class BatchSummary:
         errors: id and error of the first of them, 20 at most.
         skipped: images that earlier runs finished.
         failed_before: those of them with an error in their rows.
+        damaged: shards of earlier runs that were not as they were written, by file with the reason; made again.
         shards: shards written in this run.
         seconds: the duration without loading the model.
     """
@@ -51,6 +52,7 @@ class BatchSummary:
     errors: dict[str, str] = field(default_factory=dict)
     skipped: int = 0
     failed_before: int = 0
+    damaged: dict[str, str] = field(default_factory=dict)
     shards: int = 0
     seconds: float = 0.0
 
@@ -105,6 +107,7 @@ def run(
     ):
         summary.skipped = sum(shard.images for shard in sink.shards)
         summary.failed_before = sum(shard.failed for shard in sink.shards)
+        summary.damaged = dict(sink.damaged)
         on_start(summary.skipped)
 
         def commit(outcome: Outcome) -> None:

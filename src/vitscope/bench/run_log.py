@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vitscope._documents import DamagedFileError, Seconds, document_bytes, parse_document
 from vitscope._files import atomic_write, require_same_options, write_errors
 from vitscope._messages import msg
 from vitscope.errors import ResultError
@@ -41,10 +42,17 @@ class CaseResult:
     case: str
     group: str
     numbers: Mapping[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
-    forward: float | None = None
+    seconds: Seconds = 0.0
+    forward: Seconds | None = None
     resolved: str = ""
     error: str = ""
+
+
+@dataclass(frozen=True)
+class _Line(CaseResult):
+    """A result with the hash of everything that it depends on."""
+
+    key: str = ""
 
 
 class RunLog:
@@ -84,7 +92,7 @@ class RunLog:
             self._read(rows)
             return
         with atomic_write(options) as part:
-            part.write_text(json.dumps(self.options, indent=2, ensure_ascii=False) + "\n", "utf-8")
+            part.write_bytes(document_bytes(self.options))
 
     def _read(self, path: Path) -> None:
         if not path.exists():
@@ -94,21 +102,16 @@ class RunLog:
         if len(whole) < len(text):  # an interrupted run left part of a line
             with path.open("r+b") as file:
                 file.truncate(len(whole))
-        for line in whole.splitlines():
+        for number, line in enumerate(whole.splitlines(), 1):
+            where = msg("bench.line", "{path}, line {number}", path=path, number=number)
             try:
-                document = json.loads(line)
-                key = document.pop("key")
-                row = CaseResult(**document)
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                problem = msg(
-                    "bench.broken-row",
-                    "{path} has a line that no benchmark wrote: {reason}",
-                    path=path,
-                    reason=str(error),
-                )
-                raise ResultError(problem, _OTHER_OUT) from error
-            if key == self.key(row.method, row.case):
-                self._rows[key] = row
+                row = parse_document(line, _Line, where)
+            except DamagedFileError as error:
+                problem = msg("bench.broken-row", "a result is damaged: {reason}", reason=error.message)
+                hint = msg("bench.broken-row.hint", "remove the line and run again: its result is made again")
+                raise ResultError(problem, hint) from error
+            if row.key == self.key(row.method, row.case):
+                self._rows[row.key] = row
 
     def key(self, method: str, case: str) -> str:
         """Return the hash of everything that a result depends on."""
@@ -124,11 +127,10 @@ class RunLog:
 
     def add(self, row: CaseResult) -> None:
         """Append a result; it is written on return."""
-        key = self.key(row.method, row.case)
-        line = json.dumps({"key": key} | asdict(row), ensure_ascii=False, allow_nan=False) + "\n"
-        with write_errors(self.folder), (self.folder / ROWS).open("a", encoding="utf-8") as file:
-            file.write(line)
-        self._rows[key] = row
+        line = _Line(**asdict(row), key=self.key(row.method, row.case))
+        with write_errors(self.folder), (self.folder / ROWS).open("ab") as file:
+            file.write(document_bytes(asdict(line), indent=None))
+        self._rows[line.key] = row
 
 
 def fingerprint(folder: str | Path | None) -> str | None:

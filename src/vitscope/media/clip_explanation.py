@@ -1,6 +1,5 @@
 """The map of a video clip: drawn frame by frame, as a contact sheet and as a film."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Unpack
@@ -10,6 +9,7 @@ from jaxtyping import Float32
 from PIL import Image
 
 from vitscope._messages import msg
+from vitscope._saved import SavedManifest
 from vitscope.errors import LayoutError, UsageError
 from vitscope.explanation import Explanation
 from vitscope.images import load_image
@@ -145,19 +145,18 @@ class ClipExplanation(Explanation):
         self.film(folder / f"film{film_suffix()}", **style)
 
     @classmethod
-    def _saved_picture(cls, folder: Path, manifest: Mapping[str, Any]) -> Clip | None:
-        about = manifest.get("clip")
+    def _saved_picture(cls, folder: Path, manifest: SavedManifest) -> Clip | None:
+        about = manifest.clip
         if about is None:
             return None
-        frames = about["frames"]
-        times = [frame["seconds"] for frame in frames]
+        times = [frame.seconds for frame in about.frames]
         return Clip(
-            [load_image(folder / "frames" / f"{n:03d}.jpg") for n in range(len(frames))],
-            about["fps"],
-            name=manifest["name"],
-            source=str(manifest["provenance"].get("source", "frames")),
-            numbers=[frame["number"] for frame in frames],
-            seconds=None if None in times else times,
+            [load_image(manifest.checked(folder, f"frames/{n:03d}.jpg")) for n in range(len(times))],
+            about.fps,
+            name=manifest.name or "clip",
+            source=str(manifest.provenance.get("source", "frames")),
+            numbers=[frame.number for frame in about.frames],
+            seconds=None if None in times else times,  # type: ignore[arg-type]  # none is None
         )
 
     def _checked_style(self, **style: Unpack[StyleOptions]) -> Style:

@@ -1,6 +1,5 @@
 """The map of a sound: drawn over its spectrogram, with seconds and hertz beside it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Unpack
@@ -9,7 +8,9 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 
+from vitscope._documents import read_array
 from vitscope._messages import msg
+from vitscope._saved import SavedManifest
 from vitscope.errors import UsageError
 from vitscope.explanation import Explanation
 from vitscope.media.sound import Spectrogram
@@ -109,14 +110,14 @@ class SoundExplanation(Explanation):
             self.overlay(**style).save(folder / "overlay.png", compress_level=4)
 
     @classmethod
-    def _saved_picture(cls, folder: Path, manifest: Mapping[str, Any]) -> Spectrogram | None:
-        about = manifest.get("sound")
+    def _saved_picture(cls, folder: Path, manifest: SavedManifest) -> Spectrogram | None:
+        about = manifest.sound
         if about is None:
             return None
-        values = np.load(folder / "spectrogram.npy", allow_pickle=False)
-        source = str(manifest["provenance"].get("source", "samples"))
-        scales = about["seconds_per_column"], about["hertz"], about["seconds"]
-        return Spectrogram(values, *scales, name=manifest["name"], source=source)
+        values = read_array(folder / "spectrogram.npy", manifest.record(folder, "spectrogram.npy"), 2)
+        source = str(manifest.provenance.get("source", "samples"))
+        scales = about.seconds_per_column, about.hertz, about.seconds
+        return Spectrogram(values, *scales, name=manifest.name or "sound", source=source)
 
     def _checked_style(self, **style: Unpack[StyleOptions]) -> Style:
         chosen = self.style(**style)

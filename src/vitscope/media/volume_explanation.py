@@ -1,6 +1,5 @@
 """The map of a volume: drawn on three orthogonal slices through its maximum."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Unpack
@@ -9,7 +8,9 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 
+from vitscope._documents import read_array
 from vitscope._messages import msg
+from vitscope._saved import SavedManifest
 from vitscope.errors import UsageError
 from vitscope.explanation import Explanation
 from vitscope.geometry import axis_weights
@@ -122,13 +123,13 @@ class VolumeExplanation(Explanation):
             self.overlay(**style).save(folder / "overlay.png", compress_level=4)
 
     @classmethod
-    def _saved_picture(cls, folder: Path, manifest: Mapping[str, Any]) -> Volume | None:
-        about = manifest.get("volume")
+    def _saved_picture(cls, folder: Path, manifest: SavedManifest) -> Volume | None:
+        about = manifest.volume
         if about is None:
             return None
-        voxels = np.load(folder / "voxels.npy", allow_pickle=False)
-        source = str(manifest["provenance"].get("source", "array"))
-        return Volume(voxels, about["spacing"], axes=about["axes"], name=manifest["name"], source=source)
+        voxels = read_array(folder / "voxels.npy", manifest.record(folder, "voxels.npy"), 4)
+        source = str(manifest.provenance.get("source", "array"))
+        return Volume(voxels, about.spacing, axes=about.axes, name=manifest.name or "volume", source=source)
 
     def _checked_style(self, **style: Unpack[StyleOptions]) -> Style:
         chosen = self.style(**style)

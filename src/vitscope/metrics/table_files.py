@@ -59,5 +59,5 @@ def _parquet(path: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[str, 
 
     kinds = {int: pa.int32(), str: pa.string()}
     fields = [(name, kinds.get(type(value), pa.float64())) for name, value in rows[0].items()]
-    schema = pa.schema(fields, metadata={"vitscope": json.dumps(about)})
+    schema = pa.schema(fields, metadata={"vitscope": json.dumps(about, allow_nan=False)})
     pq.write_table(pa.Table.from_pylist(list(rows), schema), path)

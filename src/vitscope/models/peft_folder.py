@@ -132,7 +132,7 @@ def load_merged(folder: Path, base: Source, dtype: torch.dtype) -> tuple[Any, tu
 def _config(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads((folder / _CONFIG).read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             msg(
                 "models.peft-config", "{file} cannot be read: {reason}", file=folder / _CONFIG, reason=first_line(error)

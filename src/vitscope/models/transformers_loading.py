@@ -69,7 +69,7 @@ class Source:
         file = here if here.exists() else fetch_file(self.path, "config.json", self.revision, local=self.local)
         try:
             found = json.loads(file.read_text("utf-8")) if file else {}
-        except (OSError, ValueError):  # the loader says what is wrong with it
+        except (OSError, ValueError, RecursionError):  # the loader says what is wrong with it
             return {}
         return found if isinstance(found, dict) else {}
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from vitscope._catalogues import page_messages
 from vitscope.engine.engine import Engine
 from vitscope.engine.options import Options, Progress
 from vitscope.evaluation.masked import PatchMasker, patch_masker
-from vitscope.explanation import Explanation, with_tuples
+from vitscope.explanation import Explanation
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture
 from vitscope.viewer.document import json_safe
@@ -47,8 +48,8 @@ class LiveModel:
             map=arrays[f"map.{entry['id']}"].array().astype(np.float32) * np.float32(entry["scale"]),
             prefix=np.array(entry["prefix"], np.float32),
             method=entry["method"],
-            layout=TokenLayout(**with_tuples(header["layout"])),
-            region=ImageRegion(**with_tuples(header["region"])),
+            layout=msgspec.convert(header["layout"], TokenLayout),
+            region=msgspec.convert(header["region"], ImageRegion),
             target=entry["target"],
             score=entry["score"],
             predictions=[(label, p) for label, p in header["predictions"]],

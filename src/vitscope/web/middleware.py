@@ -221,7 +221,7 @@ class _Response:
 
 async def _send_error(error: HTTPError, rest: Receive | None, send: Send, *, close: bool) -> None:
     """Send an error and drain `rest`, what the client still sends: closing at once would cut the answer off."""
-    text = json.dumps(error.document()).encode()
+    text = json.dumps(error.document(), allow_nan=False).encode()
     headers = {"content-type": "application/json", "content-length": str(len(text)), **error.headers}
     if close:
         headers["connection"] = "close"

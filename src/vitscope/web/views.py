@@ -92,7 +92,7 @@ async def view_events(views: Views, session: str, key: str, job: Job) -> AsyncIt
     try:
         while stream in streams:
             settled, _ = await asyncio.wait({result}, timeout=_EVENT_INTERVAL if previous else 0)
-            status = json.dumps(views.status(key, job).model_dump(), ensure_ascii=True)
+            status = json.dumps(views.status(key, job).model_dump(), ensure_ascii=True, allow_nan=False)
             if status != previous:
                 yield f"event: state\ndata: {status}\n\n"
                 previous = status

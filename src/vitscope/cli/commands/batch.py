@@ -147,6 +147,8 @@ def _print(summary: "BatchSummary", as_json: bool) -> None:
     speed = f", {summary.images / summary.seconds:.3g} images/s" if summary.images and summary.seconds else ""
     before = f"; {summary.skipped} were finished before" if summary.skipped else ""
     console.print_line(f"{summary.images} images in {summary.seconds:.1f} s{speed}{before}: {summary.out}")
+    for name, reason in summary.damaged.items():
+        console.print_note(f"{name} was made again: {reason}")
     for name, error in summary.errors.items():
         console.print_note(f"{name}: {error}")
     if summary.failed:

@@ -13,6 +13,7 @@ from vitscope.cli.commands import _options as opt
 from vitscope.errors import UsageError, require_package
 
 if TYPE_CHECKING:
+    from vitscope.batch.schemas import RowProvenance
     from vitscope.scope import Scope
 
 __all__ = ["report"]
@@ -69,28 +70,29 @@ def _view(
 ) -> None:
     """Write the viewer of one row: its image, explained again with the same model, method and target."""
     from vitscope.batch.results import find_row, not_explained, photo_from_row
+    from vitscope.batch.schemas import row_provenance
     from vitscope.viewer.page import page
 
     opt.require_free(path, force)
     row = find_row(folder, name)
     if row["map"] is None:
         raise not_explained(row)
-    made = json.loads(row["provenance"])
+    made = row_provenance(row)
     photo = photo_from_row(folder, row)
     scope = _load(made, model, flags)
     target = opt.parse_target(row["requested_target"])
-    view = scope.view(photo, methods=(row["method"],), target=target, size=made["size"], seed=made["seed"])
+    view = scope.view(photo, methods=(row["method"],), target=target, size=made.size, seed=made.seed)
     if options := _other_options(row["method"], made):
         console.print_note(f"the row was made with {options}; the page shows {row['method']} with its defaults")
     _write(path, page(view.document()))
     opt.print_result(path, as_json, {"id": row["id"], "source": row["source"]})
 
 
-def _load(made: dict[str, Any], model: str | None, flags: opt.LoadFlags) -> "Scope":
+def _load(made: "RowProvenance", model: str | None, flags: opt.LoadFlags) -> "Scope":
     """Load the model of a row: a bundled one as the row says, any other one only as the user says."""
     from vitscope.models.bundled.catalogue import NAMES, SHIPPED
 
-    recorded, said = str(made["model"]), dict(made.get("load") or {})
+    recorded, said = made.model, made.load
     bundled = {f"embedded:{name}" for name in (*NAMES, *SHIPPED)}
     options = flags.keywords()
     for name in ("output", "multi_label"):
@@ -111,16 +113,16 @@ def _load(made: dict[str, Any], model: str | None, flags: opt.LoadFlags) -> "Sco
             ),
             msg("cli.view-loads.hint", "if you trust them, add {options}", options=" ".join(missing)),
         )
-    kind, _, commit = str(made["weights"]).partition(":")
+    kind, _, commit = made.weights.partition(":")
     if kind == "revision" and options.get("revision") is None:
         options["revision"] = commit
-    scope = opt.load(model or recorded, **{**options, "dtype": made["dtype"]})
-    if scope.adapter.weights != made["weights"]:
+    scope = opt.load(model or recorded, **{**options, "dtype": made.dtype})
+    if scope.adapter.weights != made.weights:
         raise UsageError(
             msg(
                 "cli.view-other-weights",
                 "the row was made with the weights {recorded}, {model} has {found}",
-                recorded=made["weights"],
+                recorded=made.weights,
                 model=model or recorded,
                 found=scope.adapter.weights,
             ),
@@ -129,11 +131,11 @@ def _load(made: dict[str, Any], model: str | None, flags: opt.LoadFlags) -> "Sco
     return scope
 
 
-def _other_options(method: str, made: dict[str, Any]) -> str:
+def _other_options(method: str, made: "RowProvenance") -> str:
     """Return the options of a row's map that differ from the defaults, which the viewer uses."""
     from vitscope.methods.base import METHODS
 
     defaults: dict[str, Any] = {**METHODS.get(method).check({}), "gradient_rule": "plain", "refine": "none"}
     defaults = json.loads(json.dumps(defaults, default=str))
-    options = {**made["options"], "gradient_rule": made["gradient_rule"], "refine": made["refine"]}
+    options = {**made.options, "gradient_rule": made.gradient_rule, "refine": made.refine}
     return ", ".join(f"{name}={value}" for name, value in options.items() if value != defaults.get(name))

@@ -10,7 +10,6 @@ Neither torch nor transformers is needed here. Environment variables: `VITSCOPE_
 """
 
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -27,8 +26,9 @@ from typing import Any, TypeAlias
 import platformdirs
 from filelock import FileLock
 
+from vitscope._documents import FileRecord, as_schema, json_bytes, parse_json, read_bytes, require_contents
 from vitscope._messages import Message, msg
-from vitscope.errors import ModelError
+from vitscope.errors import ModelError, ResultError
 from vitscope.models.bundled.catalogue import WheelWeights, about
 from vitscope.models.bundled.checkpoint import dinov2_config, dinov2_processor, dinov2_tensors
 
@@ -146,10 +146,13 @@ def _check(path: Path, size: int, sha256: str, hint: Message) -> None:
 def _is_intact(place: Path, *, hashed: bool = True) -> bool:
     """Return whether all files are there, as they were written."""
     try:
-        sums = json.loads((place / SUMS).read_bytes())
-        sized = all((place / file).stat().st_size == sums[file]["size"] for file in FILES)
-        return sized and (not hashed or all(_measure(place / file) == sums[file] for file in FILES))
-    except (OSError, ValueError, LookupError, TypeError):  # files missing, or the sums are no such JSON
+        sums = as_schema(parse_json(read_bytes(place / SUMS)), dict[str, FileRecord], place / SUMS)
+        if {*sums} != {*FILES}:
+            return False
+        if hashed:
+            return all(require_contents(place / file, sums[file]) for file in FILES)
+        return all((place / file).stat().st_size == sums[file].size for file in FILES)
+    except (OSError, ValueError, ResultError):  # files missing or damaged
         return False
 
 
@@ -261,6 +264,6 @@ def _convert(entry: WheelWeights, onnx: Path, made: Path, report: Progress) -> N
 
 def _write(path: Path, content: bytes | dict[str, Any]) -> None:
     with path.open("wb") as file:
-        file.write(content if isinstance(content, bytes) else (json.dumps(content, indent=2) + "\n").encode())
+        file.write(content if isinstance(content, bytes) else json_bytes(content))
         file.flush()
         os.fsync(file.fileno())
