@@ -324,7 +324,7 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
         ],
     ),
     "attention/changes.py": (
-        ["attention/test_capture.py", "engine/test_interrupts.py"],
+        ["attention/test_capture.py", "engine/test_runner_interrupts.py"],
         [
             ("hooks stay", "self.on_exit(partial(remove_hook, module, number))", "pass"),
             (
@@ -335,7 +335,7 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
         ],
     ),
     "attention/model_lock.py": (
-        ["engine/test_threads.py"],
+        ["engine/test_runner_threads.py"],
         [
             ("two threads run one model", "if not self._blocking(tuple(_TABLE.held)) and", "if"),
             ("a model and its part are different models", "found.add(id(module))", "found.add(id(model))"),

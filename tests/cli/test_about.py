@@ -60,7 +60,7 @@ def test_inspect(cli, tiny_folder, tiny_scope):
     document = json.loads(cli("inspect", tiny_folder, "--json").out)
     assert document["model"] == str(tiny_folder)
     assert document["layout"] == {"prefix": ["cls"], "grid": [4, 4], "pooling": "cls", "pool_prefix": False}
-    assert document["facts"]["classes"] == "7"
+    assert document["facts"]["classes"] == "7, softmax"
     assert document["methods"] == dict.fromkeys(METHOD_NAMES, "")
 
 

@@ -61,15 +61,22 @@ def detector() -> Any:
     return vitscope.load(model)
 
 
-def _by_hand(scope: Any, score: Any) -> tuple[float, np.ndarray]:
-    """Return a score of the library's own output, and pixels times gradient summed over each patch of the map."""
+def _by_hand(scope: Any, score: Any, before: int = 0) -> tuple[float, np.ndarray]:
+    """Return a score of the library's own output, and pixels times gradient summed over each patch of the map.
+
+    The first patch's cell begins so many pixels before the input: Segformer's patches overlap (7 pixels each 4, 3 of
+    padding), and a pixel counts for the one whose middle is nearest.
+    """
     pixels = scope.prepare(PHOTO).pixels[None].clone().requires_grad_()
     value = score(scope.model(pixel_values=pixels).logits)
     (grad,) = torch.autograd.grad(value, pixels)
     rows, columns = scope.adapter.layout((pixels.shape[2], pixels.shape[3])).grid
     flat = (grad * pixels)[0].detach().sum(0)
-    cells = flat.reshape(rows, flat.shape[0] // rows, columns, flat.shape[1] // columns).sum((1, 3))
-    return float(value.detach()), cells.numpy()
+    cells = np.zeros((rows, columns))
+    for (y, x), number in np.ndenumerate(flat.numpy()):
+        row, column = ((y + before) * rows // flat.shape[0], (x + before) * columns // flat.shape[1])
+        cells[min(row, rows - 1), min(column, columns - 1)] += number
+    return float(value.detach()), cells
 
 
 def _same(found: Any, value: float, cells: np.ndarray) -> None:
@@ -85,7 +92,7 @@ def test_a_box_is_the_mean_logit_over_its_cells(segmenter: Any, which: Any, numb
     box = (96 / columns * 3, 64 / rows * 2, 96 / columns * 9, 64 / rows * 11)
     target = vitscope.region(which, box=box)
     found = segmenter.explain(PHOTO, method="input-x-gradient", target=target)
-    _same(found, *_by_hand(segmenter, lambda logits: logits[0, number, 2:11, 3:9].mean()))
+    _same(found, *_by_hand(segmenter, lambda logits: logits[0, number, 2:11, 3:9].mean(), before=2))
     assert found.target.startswith(f"{NAMES[number]} in the box (")
 
 
@@ -112,7 +119,7 @@ def test_a_mask_and_a_contrast(segmenter: Any) -> None:
         half = logits.shape[3] // 2
         return (logits[0, 1, :, half:] - logits[0, 2, :, half:]).mean()
 
-    _same(found, *_by_hand(segmenter, score))
+    _same(found, *_by_hand(segmenter, score, before=2))
     assert found.target == "cat - dog in a mask of 3072 pixels"
 
 

@@ -39,7 +39,7 @@ def test_predictions_say_what_the_model_says(name):
     if kind == "features":
         assert e.predictions == []
         assert e.activation is e.provenance["activation"] is None
-        assert "features" in " ".join(e.provenance["notes"])
+        assert scope.adapter.name != "generic" or "features" in " ".join(e.provenance["notes"])
         return
     expected = answer if kind == "probabilities" else answer.exp() / answer.exp().sum()
     best = expected.argsort(descending=True)[:5].tolist()

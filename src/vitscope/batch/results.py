@@ -140,7 +140,12 @@ def explanation_from_row(row: Mapping[str, Any], *, photo: bool = True) -> Expla
         prefix=np.array(row["prefix"], np.float32),
         method=row["method"],
         layout=TokenLayout(tuple(names), (row["grid_rows"], row["grid_columns"]), "mean"),
-        region=ImageRegion(size, tuple(row["box"]), (row["input_height"], row["input_width"]), row.get("cells")),
+        region=ImageRegion(
+            size,
+            tuple(row["box"]),
+            (row["input_height"], row["input_width"]),
+            tuple(row["cells"]) if row.get("cells") else None,
+        ),
         target=row["target"],
         score=row["score"],
         predictions=[(top["label"], _number(top)) for top in row["top"] or ()],
