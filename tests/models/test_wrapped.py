@@ -227,3 +227,77 @@ def test_exported_models_are_right_or_refused(freeze):
         if scope.supports(name):
             one, other = (s.explain(PHOTO, method=name, target=2).map for s in (scope, plain))
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
+class Calling(nn.Module):
+    """A module around a model that calls it, or parts of it, as a function says; with a head of its own, or without."""
+
+    def __init__(self, model, call, head=None):
+        super().__init__()
+        self.vit, self.call, self.head = model, call, head
+
+    def forward(self, x):
+        return self.call(self, x)
+
+
+def by_parts(m, x):
+    return m.vit.forward_head(m.vit.forward_features(x))
+
+
+def test_a_model_called_by_its_parts_is_that_model():
+    check(Calling(known("timm"), by_parts), known("timm"))
+
+
+def test_a_head_on_features_keeps_the_preprocessing_and_says_so():
+    torch.manual_seed(0)
+    head = nn.Linear(16, 4)
+    model = Calling(make("timm").eval(), lambda m, x: m.head(m.vit.forward_features(x)[:, 0]), head).eval()
+    scope, inside = vitscope.load(model), vitscope.load(known("timm"))
+    assert torch.equal(scope.prepare(PHOTO).pixels, inside.prepare(PHOTO).pixels)
+    e = scope.explain(PHOTO, method="input-x-gradient", target=1)
+    assert [note.code for note in e.provenance["notes"]] == ["models.preprocessing-inside"]
+    pixels = inside.prepare(PHOTO).pixels[None].clone().requires_grad_()
+    (grad,) = torch.autograd.grad(model(pixels)[0, 1], pixels)
+    expected = (grad * pixels).detach()[0].sum(0).reshape(4, 8, 4, 8).sum((1, 3)).numpy()
+    np.testing.assert_allclose(e.map, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_one_of_two_models_that_is_called_is_the_model():
+    class Student(Passing):
+        def __init__(self, model, teacher):
+            super().__init__(model)
+            self.teacher = teacher
+
+    check(Student(known("timm"), known("timm")), known("timm"))
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        (lambda logits: logits / 3, True),
+        (lambda logits: logits.softmax(-1), True),
+        (lambda logits: logits.flip(-1), False),
+        (lambda logits: -logits, False),
+    ],
+)
+def test_class_names_are_kept_where_the_order_of_the_classes_is(change, kept):
+    e = vitscope.load(Calling(known(), lambda m, x: change(m.vit(x).logits))).explain(PHOTO, method="rollout")
+    assert [name.startswith("animal") for name, _ in e.predictions] == [kept] * 5
+    assert [note.code for note in e.provenance["notes"]] == ([] if kept else ["models.other-order"])
+
+
+def test_a_temperature_keeps_independent_classes():
+    e = vitscope.load(Calling(known(), lambda m, x: m.vit(x).logits / 3)).explain(PHOTO, method="rollout")
+    with torch.no_grad():
+        pixels = vitscope.load(known()).prepare(PHOTO).pixels[None]
+        right = (known()(pixels).logits / 3).sigmoid()[0]
+    assert dict(e.predictions) == {f"animal {n}": pytest.approx(float(p), abs=1e-5) for n, p in enumerate(right)}
+
+
+def test_a_mean_over_two_calls_is_the_wrappers_answer():
+    mean = Calling(known(), lambda m, x: (m.vit(x).logits + m.vit(x.flip(-1)).logits) / 2)
+    e = vitscope.load(mean).explain(PHOTO, method="input-x-gradient", target=1)
+    pixels = vitscope.load(known()).prepare(PHOTO).pixels[None].clone().requires_grad_()
+    (grad,) = torch.autograd.grad(mean(pixels)[0, 1], pixels)
+    cells = (grad * pixels).detach()[0].sum(0).unfold(0, 8, 8).unfold(1, 8, 8).sum((2, 3)).numpy()
+    np.testing.assert_allclose(e.map, cells, rtol=1e-3, atol=1e-6)

@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vitscope._messages import msg
+from vitscope._messages import Message, msg
 from vitscope.attention._torch_private import unwrap_compiled
 from vitscope.attention.changes import Changes
 from vitscope.attention.model_modes import eval_mode
@@ -22,6 +23,9 @@ from vitscope.tracing.token_tensor import tensors_in
 __all__ = ["adapter_inside", "without_wrappers"]
 
 log = logging.getLogger(__name__)
+
+_SHARE = 0.2  # of the parameters, a model inside has at least
+_MOST = 2
 
 
 def without_wrappers(model: nn.Module) -> nn.Module:
@@ -37,11 +41,12 @@ def without_wrappers(model: nn.Module) -> nn.Module:
 def adapter_inside(
     model: nn.Module, processor: Any, options: ModelOptions, adapter_of: Callable[[nn.Module], type[ModelAdapter]]
 ) -> ModelAdapter | None:
-    """Return the adapter for a module around one known model, which has all its parameters.
+    """Return the adapter for a module around one known model.
 
     The wrapper is run once on noise. Where it gives the model the pixels as they are, or normalised as the model's own
-    preprocessing does, and returns the model's answer, the model itself is explained. Where it changes the answer alone
-    (a softmax), the wrapper is explained, with the model's preprocessing and class names.
+    preprocessing does, and returns the model's answer, the model itself is explained. Where it makes another answer of
+    what it gave the pixels to (a softmax, a head of its own), the wrapper is explained, with the model's preprocessing,
+    and with its class names where the answer still orders the classes as the model does.
 
     Returns:
         None where there is no such model inside, or the wrapper does not run on pixels alone.
@@ -49,31 +54,24 @@ def adapter_inside(
     Raises:
         ModelError: the wrapper changes the pixels in another way, and there is no processor for it.
     """
-    inner = _only_part(model, adapter_of)
-    if inner is None:
+    found = [
+        known for part in _known_parts(model, adapter_of) if (known := _bound(part, processor, options, adapter_of))
+    ]
+    ran = [(known, seen) for known in found if (seen := _run(model, known)) is not None]
+    used = [(known, seen) for known, seen in ran if seen.given is not None or seen.result is None]
+    if len(used) != 1:
         return None
-    try:
-        known = adapter_of(inner).bound(inner, processor, options)
-    except VitscopeError as error:
-        log.debug("%s inside %s: %s", type(inner).__name__, type(model).__name__, error)
-        return None
-    size = getattr(known, "input_size", None) or (224, 224)
-    first = next(inner.parameters())
-    noise = torch.rand(1, known.channels, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
-    pixels = noise.to(first)
-    try:
-        given, answer, result = _run(model, inner, pixels)
-    except NotImplementedError:  # a LightningModule without a forward
-        return known
-    except Exception as error:  # it takes something else than pixels
-        log.debug("%s does not run on pixels: %s", type(model).__name__, error)
-        return None
-    as_given = given is not None and _near(given, pixels)
-    same_answer = answer is not None and result is not None and _near(answer, result)
+    known, seen = used[0]
+    whole, name = _has_all(known.model, model), type(known.model).__name__
+    if seen.result is None:  # a LightningModule without a forward
+        return known if whole else None
+    as_given = seen.given is not None and _near(seen.given, seen.pixels)
+    same_answer = seen.once and seen.answer is not None and _near(seen.answer, seen.result)
     if same_answer and (
-        as_given or (processor is None and given is not None and _near(given, _normalised(known, pixels)))
+        as_given
+        or (processor is None and seen.given is not None and _near(seen.given, _normalised(known, seen.pixels)))
     ):
-        log.debug("%s hands pixels on to %s, which is explained", type(model).__name__, type(inner).__name__)
+        log.debug("%s hands pixels on to %s, which is explained", type(model).__name__, name)
         return known
     if processor is None and not as_given:
         raise ModelError(
@@ -81,7 +79,7 @@ def adapter_inside(
                 "models.wrapper-changes-pixels",
                 "{wrapper} changes the pixels before they reach the {model} in it, and what it expects is not known",
                 wrapper=type(model).__name__,
-                model=type(inner).__name__,
+                model=name,
             ),
             msg(
                 "models.wrapper-changes-pixels.hint",
@@ -89,34 +87,124 @@ def adapter_inside(
             ),
         )
     own = processor or (lambda image: known.prepare(Picture(np.asarray(image.convert("RGB"))))[0])
-    log.debug("%s is explained, with the preprocessing of %s", type(model).__name__, type(inner).__name__)
-    return GenericAdapter.bound(model, own, options, labels=known.labels)
+    notes: tuple[Message, ...] = ()
+    if processor is None and not whole:
+        note = msg(
+            "models.preprocessing-inside", "preprocessing chosen by vitscope: that of the {model} inside", model=name
+        )
+        notes = (note,)
+    labels = known.labels
+    if labels and seen.result.shape[-1] == len(labels) and not _same_order(seen.answer, seen.result):
+        labels = {}
+        note = msg(
+            "models.other-order",
+            "the class names of the {model} inside are left out, because {wrapper} does not order its classes as it "
+            "does: {@labels} names them",
+            model=name,
+            wrapper=type(model).__name__,
+        )
+        notes = (*notes, note)
+    if labels and known.multi_label and options.multi_label is None:
+        options = replace(options, multi_label=True)
+    log.debug("%s is explained, with the preprocessing of %s", type(model).__name__, name)
+    return GenericAdapter.bound(model, own, options, labels=labels, notes=notes)
 
 
-def _only_part(model: nn.Module, adapter_of: Callable[[nn.Module], type[ModelAdapter]]) -> nn.Module | None:
-    """Return the known model inside that has all parameters of the module, or None."""
-    own, part = {id(parameter) for parameter in model.parameters()}, model
-    while own:
-        parts = [child for child in part.children() if {id(parameter) for parameter in child.parameters()} == own]
-        if len(parts) != 1:
-            return None
-        part = without_wrappers(parts[0])
-        if adapter_of(part) is not GenericAdapter:
-            return part
-    return None
+def _known_parts(model: nn.Module, adapter_of: Callable[[nn.Module], type[ModelAdapter]]) -> list[nn.Module]:
+    """Return the outermost known models inside that may be what a module is around: up to two, each of some size."""
+    least = _SHARE * sum(parameter.numel() for parameter in model.parameters())
+    found: list[nn.Module] = []
+    parts = list(model.children())
+    while parts:
+        part = without_wrappers(parts.pop(0))
+        if sum(parameter.numel() for parameter in part.parameters()) < max(least, 1):
+            continue
+        if adapter_of(part) is GenericAdapter:
+            parts += part.children()
+        elif all(part is not other for other in found):
+            found.append(part)
+    return found if len(found) <= _MOST else []
 
 
-def _run(model: nn.Module, inner: nn.Module, pixels: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Run the wrapper; return what the model inside was given and answered, and what the wrapper answered."""
+def _has_all(part: nn.Module, model: nn.Module) -> bool:
+    return {id(parameter) for parameter in part.parameters()} == {id(parameter) for parameter in model.parameters()}
+
+
+def _bound(
+    part: nn.Module, processor: Any, options: ModelOptions, adapter_of: Callable[[nn.Module], type[ModelAdapter]]
+) -> ModelAdapter | None:
+    try:
+        return adapter_of(part).bound(part, processor, options)
+    except VitscopeError as error:
+        log.debug("%s inside a wrapper: %s", type(part).__name__, error)
+        return None
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a run of a wrapper showed; None for what was not seen.
+
+    Attributes:
+        pixels: that the wrapper was given.
+        given: pixels that the model inside was given, by a call of it or of a part of it.
+        answer: of the model inside to them, the mean of all its calls.
+        result: answer of the wrapper; None where it has no forward.
+        once: the model inside was called once.
+    """
+
+    pixels: Tensor
+    given: Tensor | None = None
+    answer: Tensor | None = None
+    result: Tensor | None = None
+    once: bool = True
+
+
+def _run(model: nn.Module, known: ModelAdapter) -> _Run | None:
+    """Run the wrapper on noise; return None where it does not run on pixels."""
+    inner = known.model
+    size = getattr(known, "input_size", None) or (224, 224)
+    noise = torch.rand(1, known.channels, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+    pixels = noise.to(next(inner.parameters()))
     calls: list[tuple[Tensor | None, Tensor | None]] = []
+    inside: list[Tensor] = []
 
     def watch(_module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
         calls.append((next(tensors_in((args, kwargs)), None), _answer(out)))
 
-    with eval_mode(model), torch.no_grad(), Changes() as changes:
-        changes.hook(inner, watch, with_kwargs=True)
-        result = _answer(model(pixels))
-    return (*calls[0], result) if len(calls) == 1 else (calls[0][0] if calls else None, None, result)
+    def watch_part(_module: nn.Module, args: Any, kwargs: Any, _out: Any) -> None:
+        first = next(tensors_in((args, kwargs)), None)
+        if first is not None and first.ndim == pixels.ndim and first.shape[1] == pixels.shape[1]:
+            inside.append(first)
+
+    try:
+        with eval_mode(model), torch.no_grad():
+            with Changes() as changes:
+                changes.hook(inner, watch, with_kwargs=True)
+                for part in inner.modules():
+                    if part is not inner:
+                        changes.hook(part, watch_part, with_kwargs=True)
+                result = _answer(model(pixels))
+            if not calls and inside:  # a part of it was called, as `forward_features` does
+                return _Run(pixels, inside[0], _answer(cast(Any, known).run(inside[0])), result)
+    except NotImplementedError:
+        return _Run(pixels)
+    except Exception as error:  # it takes something else than pixels
+        log.debug("%s does not run on pixels: %s", type(model).__name__, error)
+        return None
+    if result is None:
+        return None
+    answers = [answer for _, answer in calls if answer is not None]
+    alike = len({answer.shape for answer in answers}) == 1
+    mean = torch.stack(answers).mean(0) if alike else None
+    return _Run(pixels, calls[0][0] if calls else None, mean, result, len(calls) == 1)
+
+
+def _same_order(answer: Tensor | None, result: Tensor | None) -> bool:
+    """Return whether one answer orders the classes as another does, as a softmax or a temperature leaves them."""
+    if answer is None or result is None or answer.shape != result.shape or answer.ndim != 2:
+        return False
+    steps = result.gather(1, answer.argsort(1)).diff()
+    return bool((steps >= -1e-6).all())
 
 
 def _answer(output: Any) -> Tensor | None:
