@@ -266,3 +266,18 @@ def test_one_model_in_two_threads_is_seen_by_the_one_that_looks():
         model(torch.randn(1, 4, 8))
     thread.join()
     assert [block.shape for block in captured.attention] == [(1, 2, 4, 4)] * 2
+
+
+@pytest.mark.parametrize(
+    "attend", [nn.functional.scaled_dot_product_attention, lambda q, k, v: (q @ k.mT).softmax(-1) @ v]
+)
+def test_attention_inside_vmap_is_refused(attend):
+    class Mapped(nn.Module):
+        def forward(self, x):
+            return torch.vmap(attend)(x, x, x)
+
+    with (
+        raises(CaptureError, "attention.in-torch-func", "attention.in-torch-func.hint"),
+        vitscope.capture(Mapped()) as seen,
+    ):
+        seen._model(torch.rand(2, 2, 5, 4))

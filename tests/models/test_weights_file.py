@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import vitscope
 from tests.helpers.errors import raises
 from tests.models.toys_files import timm_model
 from vitscope.errors import ModelError
@@ -182,3 +183,18 @@ def test_a_truncated_file_and_one_without_tensors(tmp_path):
         torch.save(content, tmp_path / "n.pth")
         with raises(ModelError, "models.weights-none"):
             read_weights(tmp_path / "n.pth")
+
+
+def test_what_was_chosen_in_a_file_is_in_the_provenance(tmp_path):
+    import timm
+
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=3)
+    state = model.state_dict()
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    torch.save(
+        {"state_dict": zeros, "state_dict_ema": {f"_orig_mod.{k}": v for k, v in state.items()}}, tmp_path / "x.pth"
+    )
+    scope = vitscope.load("timm:vit_tiny_patch16_224", weights=tmp_path / "x.pth")
+    assert torch.equal(scope.model.head.weight, model.head.weight)
+    codes = [note.code for note in scope.adapter.notes]
+    assert {"models.weights-chosen", "models.weights-nested", "models.weights-unwrapped"} <= set(codes)

@@ -11,7 +11,7 @@ import vitscope
 from tests.engine.toys_families import PHOTOS, make
 from tests.helpers.errors import raises
 from tests.helpers.model_state import differences, model_state
-from vitscope.errors import ModelError
+from vitscope.errors import ModelError, UsageError
 
 pytestmark = pytest.mark.usefixtures("as_shipped")
 METHODS = ("rollout", "relevance", "gradcam", "logit-lens")
@@ -301,3 +301,13 @@ def test_a_mean_over_two_calls_is_the_wrappers_answer():
     (grad,) = torch.autograd.grad(mean(pixels)[0, 1], pixels)
     cells = (grad * pixels).detach()[0].sum(0).unfold(0, 8, 8).unfold(1, 8, 8).sum((2, 3)).numpy()
     np.testing.assert_allclose(e.map, cells, rtol=1e-3, atol=1e-6)
+
+
+def test_an_output_chosen_of_the_wrapper_keeps_the_preprocessing():
+    pair = Calling(make("timm").eval(), lambda m, x: (m.vit.forward_features(x)[:, 0], m.vit(x)))
+    scope = vitscope.load(pair, output=1)
+    assert torch.equal(scope.prepare(PHOTO).pixels, vitscope.load(known("timm")).prepare(PHOTO).pixels)
+    assert len(scope.explain(PHOTO, method="rollout").predictions) == 5
+    for call in (lambda m, x: (m.vit(x), m.vit.forward_features(x)[:, 0]), pair.call):
+        with raises(UsageError, "models.several-answers"):
+            vitscope.load(Calling(known("timm"), call))

@@ -24,6 +24,7 @@ __all__ = [
     "compile_stance",
     "flash_attention_with_lse",
     "hook_numbers",
+    "in_torch_func",
     "passing_by",
     "remove_hook",
     "remove_mode",
@@ -201,9 +202,13 @@ def passing_by(functions: dict[str, Any], applies: Callable[[], bool]) -> dict[s
 # inside one ends with an error of torch.
 
 
+def in_torch_func() -> bool:
+    """Return whether the caller runs under a transformation of `torch.func`, such as vmap."""
+    functions = getattr(torch._C, "_functorch", None)
+    return getattr(functions, "peek_interpreter_stack", lambda: None)() is not None
+
+
 def transformed() -> bool:
     """Return whether the caller runs under `torch.func` (vmap, grad) or with fake tensors, which hold no numbers."""
-    functions = getattr(torch._C, "_functorch", None)
-    stack = getattr(functions, "peek_interpreter_stack", lambda: None)()
     key = getattr(getattr(torch._C, "_TorchDispatchModeKey", None), "FAKE", None)
-    return stack is not None or (key is not None and torch._C._get_dispatch_mode(key) is not None)
+    return in_torch_func() or (key is not None and torch._C._get_dispatch_mode(key) is not None)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vitscope._messages import msg
+from vitscope.attention._torch_private import in_torch_func
 from vitscope.attention.blocks import Dense, Factored
 from vitscope.attention.softmax_tracking import as_4d
 from vitscope.attention.store import AttentionStore, CallSite, GraphOutput
@@ -102,15 +103,15 @@ class AttentionRecorder:
             raise CaptureError(
                 msg(
                     "attention.no-call",
-                    """{model} made no attention call: it called neither
-                    torch.nn.functional.scaled_dot_product_attention nor nn.MultiheadAttention, and multiplied no
-                    softmax with values""",
+                    """{model} made no attention call that is recognised:
+                    torch.nn.functional.scaled_dot_product_attention, nn.MultiheadAttention, or a softmax over the last
+                    axis of three or more, multiplied with values as it is""",
                     model=model,
                 ),
                 msg(
                     "attention.no-call.hint",
-                    """run the forward inside the `with`; a transformers model needs
-                    model.set_attn_implementation('sdpa')""",
+                    """run the forward inside the `with`, and compute attention in one of these ways; a transformers
+                    model needs model.set_attn_implementation('sdpa')""",
                 ),
             )
         if depth is not None and len(blocks) != depth:
@@ -195,6 +196,15 @@ class AttentionRecorder:
         self._refused.append(module)
 
     def _next_event(self) -> int:
+        if in_torch_func():
+            raise CaptureError(
+                msg(
+                    "attention.in-torch-func",
+                    "{module} computes attention inside torch.func (vmap, grad), where its numbers cannot be read",
+                    module=self._module,
+                ),
+                msg("attention.in-torch-func.hint", "compute it for all heads and images at once, without vmap"),
+            )
         self._event += 1
         return self._event
 

@@ -81,7 +81,7 @@ class Capabilities:
                 runner.answer(pixels)
         except (RuntimeError, ValueError, IndexError):  # a bias or rotation as long as all tokens
             same = False
-        return YES if same else Support.no(_POSITIONS)
+        return YES if same else Support.no(_QUANTISED if quantised_modules(runner.model) else _POSITIONS)
 
     @cached_property
     def patch_dropping(self) -> Support:
@@ -98,7 +98,7 @@ class Capabilities:
 
     @cached_property
     def gradients(self) -> Support:
-        """Do gradients go back through its quantised modules, where it has some?"""
+        """Do gradients go from its answer back to the pixels, through all of its modules?"""
         runner = self._runner
         called: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -109,13 +109,17 @@ class Capabilities:
         modules = quantised_modules(runner.model)
         packed = {_class_of(module) for module in modules if hasattr(module, "_packed_params")}  # torch has no backward
         handles = [module.register_forward_hook(watch) for module in modules]
+        reached = True
         try:
-            if modules and not packed:
-                runner.forward(runner.trial_pixels()[:1], gradients=True)
+            if not packed:
+                answer = runner.forward(runner.trial_pixels()[:1], gradients=True).answer
+                reached = answer.requires_grad
         finally:
             for handle in handles:
                 handle.remove()
         blocked = packed | {name for name, (given, made) in called.items() if not _differentiable(given, made)}
+        if not blocked and not reached:
+            return Support.no(_NO_GRAPH)
         if not blocked:
             return YES
         return Support.no(
@@ -139,6 +143,16 @@ class Capabilities:
 _POSITIONS = msg(
     "engine.positions-in-blocks",
     "its blocks know positions themselves (position bias or rotation): tokens cannot be left out",
+)
+_QUANTISED = msg(
+    "engine.positions-or-quantised",
+    "its answer changes when its tokens are shuffled: its blocks know positions themselves (position bias or "
+    "rotation), or round differently then, as 8-bit modules do",
+)
+_NO_GRAPH = msg(
+    "engine.no-graph",
+    "no gradient goes from its answer back to the pixels: a part of it runs under torch.no_grad, or detaches its "
+    "result",
 )
 _NO_PREFIX = msg("engine.no-token-left", "without its patch tokens the model has no token left")
 

@@ -148,6 +148,7 @@ def _of_library(adapter: type[ModelAdapter], name: str, request: LoadRequest, fi
             made, extra = adapter.load_pretrained(name)
         else:
             made, extra, notes = adapter.load_architecture(name, file)
+            notes = (*file.notes, *notes)
     except VitscopeError:
         raise
     except Exception as error:  # whatever a broken connection or an unknown name raises in there

@@ -257,7 +257,7 @@ def _from_file(
     with torch.device("meta"):
         own = loader.from_config(config) if hasattr(loader, "from_config") else loader(config)
     matched = match(weights, own.state_dict())
-    notes, kind = [*matched.notes], type(own)
+    notes, kind = [*weights.notes, *matched.notes], type(own)
     while True:
         model, report = kind.from_pretrained(
             None,

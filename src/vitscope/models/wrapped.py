@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from vitscope.attention.changes import Changes
 from vitscope.attention.model_modes import eval_mode
 from vitscope.errors import ModelError, VitscopeError
 from vitscope.images import Picture
+from vitscope.models.answers import AnswerReader
 from vitscope.models.base import ModelAdapter
 from vitscope.models.generic import GenericAdapter
 from vitscope.models.options import ModelOptions
@@ -57,20 +59,17 @@ def adapter_inside(
     found = [
         known for part in _known_parts(model, adapter_of) if (known := _bound(part, processor, options, adapter_of))
     ]
-    ran = [(known, seen) for known in found if (seen := _run(model, known)) is not None]
-    used = [(known, seen) for known, seen in ran if seen.given is not None or seen.result is None]
+    ran = [(known, seen) for known in found if (seen := _run(model, known, options)) is not None]
+    used = [(known, seen) for known, seen in ran if seen.given is not None or not seen.runs]
     if len(used) != 1:
         return None
     known, seen = used[0]
     whole, name = _has_all(known.model, model), type(known.model).__name__
-    if seen.result is None:  # a LightningModule without a forward
+    if not seen.runs:  # a LightningModule without a forward
         return known if whole else None
-    as_given = seen.given is not None and _near(seen.given, seen.pixels)
-    same_answer = seen.once and seen.answer is not None and _near(seen.answer, seen.result)
-    if same_answer and (
-        as_given
-        or (processor is None and seen.given is not None and _near(seen.given, _normalised(known, seen.pixels)))
-    ):
+    as_given = _near(seen.given, seen.pixels)
+    same_answer = seen.once and known.options.output == options.output and _near(seen.answer, seen.result)
+    if same_answer and (as_given or (processor is None and _near(seen.given, _normalised(known, seen.pixels)))):
         log.debug("%s hands pixels on to %s, which is explained", type(model).__name__, name)
         return known
     if processor is None and not as_given:
@@ -94,7 +93,11 @@ def adapter_inside(
         )
         notes = (note,)
     labels = known.labels
-    if labels and seen.result.shape[-1] == len(labels) and not _same_order(seen.answer, seen.result):
+    if (
+        labels
+        and (seen.result is None or seen.result.shape[-1] == len(labels))
+        and not _same_order(seen.answer, seen.result)
+    ):
         labels = {}
         note = msg(
             "models.other-order",
@@ -133,11 +136,13 @@ def _has_all(part: nn.Module, model: nn.Module) -> bool:
 def _bound(
     part: nn.Module, processor: Any, options: ModelOptions, adapter_of: Callable[[nn.Module], type[ModelAdapter]]
 ) -> ModelAdapter | None:
-    try:
-        return adapter_of(part).bound(part, processor, options)
-    except VitscopeError as error:
-        log.debug("%s inside a wrapper: %s", type(part).__name__, error)
-        return None
+    """Return the adapter of a model inside; where it has no such output as the caller chose, that of its own answer."""
+    for chosen in dict.fromkeys((options.output, None)):
+        try:
+            return adapter_of(part).bound(part, processor, replace(options, output=chosen))
+        except VitscopeError as error:
+            log.debug("%s inside a wrapper: %s", type(part).__name__, error)
+    return None
 
 
 @dataclass(frozen=True)
@@ -148,8 +153,9 @@ class _Run:
         pixels: that the wrapper was given.
         given: pixels that the model inside was given, by a call of it or of a part of it.
         answer: of the model inside to them, the mean of all its calls.
-        result: answer of the wrapper; None where it has no forward.
-        once: the model inside was called once.
+        result: answer of the wrapper; None where it has several, or none.
+        once: the model inside was called once, and the wrapper has one answer.
+        runs: the wrapper has a forward.
     """
 
     pixels: Tensor
@@ -157,9 +163,10 @@ class _Run:
     answer: Tensor | None = None
     result: Tensor | None = None
     once: bool = True
+    runs: bool = True
 
 
-def _run(model: nn.Module, known: ModelAdapter) -> _Run | None:
+def _run(model: nn.Module, known: ModelAdapter, options: ModelOptions) -> _Run | None:
     """Run the wrapper on noise; return None where it does not run on pixels."""
     inner = known.model
     size = getattr(known, "input_size", None) or (224, 224)
@@ -183,20 +190,21 @@ def _run(model: nn.Module, known: ModelAdapter) -> _Run | None:
                 for part in inner.modules():
                     if part is not inner:
                         changes.hook(part, watch_part, with_kwargs=True)
-                result = _answer(model(pixels))
+                output = model(pixels)
+            result, single = _answer(output), False
+            with suppress(VitscopeError):  # several tensors of which any can be meant, or none
+                result, single = AnswerReader(options.output)(output), True
             if not calls and inside:  # a part of it was called, as `forward_features` does
-                return _Run(pixels, inside[0], _answer(cast(Any, known).run(inside[0])), result)
+                return _Run(pixels, inside[0], _answer(cast(Any, known).run(inside[0])), result, single)
     except NotImplementedError:
-        return _Run(pixels)
+        return _Run(pixels, runs=False)
     except Exception as error:  # it takes something else than pixels
         log.debug("%s does not run on pixels: %s", type(model).__name__, error)
-        return None
-    if result is None:
         return None
     answers = [answer for _, answer in calls if answer is not None]
     alike = len({answer.shape for answer in answers}) == 1
     mean = torch.stack(answers).mean(0) if alike else None
-    return _Run(pixels, calls[0][0] if calls else None, mean, result, len(calls) == 1)
+    return _Run(pixels, calls[0][0] if calls else None, mean, result, single and len(calls) == 1)
 
 
 def _same_order(answer: Tensor | None, result: Tensor | None) -> bool:
@@ -220,5 +228,7 @@ def _normalised(known: ModelAdapter, pixels: Tensor) -> Tensor:
     return black + pixels * (white - black)
 
 
-def _near(one: Tensor, other: Tensor) -> bool:
+def _near(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return False
     return one.shape == other.shape and torch.allclose(one.float(), other.float(), rtol=1e-4, atol=1e-4)

@@ -58,7 +58,10 @@ def check_effect(
         hidden |= not tensors
         effect.update(dict.fromkeys(events, not tensors))  # what cannot be seen counts as an effect
 
-        def hook(grad: Tensor) -> Tensor | None:
+        def hook(grad: Tensor | None) -> Tensor | None:
+            if grad is None:  # an operation without a backward pass, as those of 8 bits: an effect is not seen
+                effect.update(dict.fromkeys(events, True))
+                return None
             if not closed:
                 effect.update({event: True for event in events if bool((grad != 0).any())})
             return torch.zeros_like(grad) if closed else None
