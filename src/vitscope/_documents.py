@@ -165,7 +165,7 @@ def as_schema(document: object, kind: type[T], where: object) -> T:
     """
     try:
         return msgspec.convert(document, kind)
-    except (msgspec.ValidationError, OverflowError, RecursionError) as error:
+    except (msgspec.ValidationError, ValueError, OverflowError, RecursionError) as error:
         found = _FIELD.match(str(error))
         reason = (found[1] if found else first_line(error)).replace("Object", "it")
         if found:

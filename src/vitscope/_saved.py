@@ -11,6 +11,7 @@ from vitscope._documents import (
     DamagedFileError,
     FileRecord,
     Seconds,
+    as_schema,
     damaged,
     file_record,
     read_document,
@@ -20,7 +21,7 @@ from vitscope._messages import msg
 from vitscope._pillow import MAX_PIXELS
 from vitscope.geometry import ImageRegion, TokenLayout
 
-__all__ = ["MANIFEST", "SCHEMA", "SavedManifest", "listed_files", "read_manifest"]
+__all__ = ["MANIFEST", "SCHEMA", "Provenance", "SavedManifest", "listed_files", "read_manifest"]
 
 SCHEMA, MANIFEST = 1, "manifest.json"
 _MOST_PATCHES = 1 << 26
@@ -40,6 +41,25 @@ class _Message(_Struct):
     code: str
     params: dict[str, str | int | float | bool | None]
     template: str | UnsetType = UNSET
+
+
+class Provenance(msgspec.Struct):
+    """What vitscope reads of a provenance; its other fields are for people."""
+
+    model: str | UnsetType = UNSET
+    adapter: str | UnsetType = UNSET
+    weights: str | UnsetType = UNSET
+    source: str | UnsetType = UNSET
+    caveat: str | UnsetType = UNSET
+    gradient_rule: str | UnsetType = UNSET
+    refine: str | UnsetType = UNSET
+    options: dict[str, Any] | UnsetType = UNSET
+    drawing: dict[str, str | float | bool] | UnsetType = UNSET
+    notes: list[str] | UnsetType = UNSET
+    activation: Literal["softmax", "sigmoid", "given", "value"] | UnsetType | None = UNSET
+    size: int | list[int] | UnsetType | None = UNSET
+    seed: Annotated[int, Meta(ge=-(1 << 62), le=1 << 62)] | UnsetType = UNSET
+    batch_size: Annotated[int, Meta(ge=1, le=1 << 32)] | UnsetType | None = UNSET
 
 
 class _Frame(_Struct):
@@ -91,8 +111,12 @@ class SavedManifest(_Struct):
     sound: SoundFields | None = None
     volume: VolumeFields | None = None
 
-    def check_sizes(self, folder: Path) -> None:
-        """Raise a DamagedFileError for a grid or an image that is larger than any that vitscope makes."""
+    def check(self, folder: Path) -> None:
+        """Check the provenance, and that grid and image are not larger than any that vitscope makes.
+
+        Raises:
+            DamagedFileError: with the field that is not as it should be.
+        """
         for name, sizes, most in (
             ("layout.grid", self.layout.shape, _MOST_PATCHES),
             ("region.size", self.region.size, MAX_PIXELS),
@@ -101,6 +125,8 @@ class SavedManifest(_Struct):
                 raise self._damaged(
                     folder, name, msg("documents.large", "{sizes} is more than {most}", sizes=sizes, most=most)
                 )
+
+        as_schema(self.provenance, Provenance, f"{folder / MANIFEST}, provenance")
 
     def numbers(self, folder: Path) -> list[tuple[str, float]]:
         """Return the predictions, each with its probability or value."""

@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 
-from vitscope._documents import DamagedFileError, document_bytes, read_arrays
+from vitscope._documents import DamagedFileError, as_schema, document_bytes, read_arrays
 from vitscope._files import staged_folder
 from vitscope._messages import message_table, msg, restore_messages
-from vitscope._saved import MANIFEST, SCHEMA, SavedManifest, listed_files, read_manifest
+from vitscope._saved import MANIFEST, SCHEMA, Provenance, SavedManifest, listed_files, read_manifest
 from vitscope.errors import (
     LayoutError,
     MethodError,
@@ -229,6 +229,7 @@ class Explanation:
             ResultError: something is already there, or it cannot be written.
         """
         manifest = self.manifest() | {"render": self.style(**style).to_dict()}
+        as_schema(manifest["provenance"], Provenance, "provenance")  # what is written can be read
         with staged_folder(Path(folder), force=force) as stage:
             np.savez(stage / "arrays.npz", map=self.map, prefix=self.prefix)
             self._draw(stage, **style)
@@ -264,7 +265,7 @@ class Explanation:
         try:
             manifest = read_manifest(folder)
             _check_medium(manifest.medium, cls.medium, folder)
-            manifest.check_sizes(folder)
+            manifest.check(folder)
             layout, messages = manifest.layout, msgspec.to_builtins(manifest.messages)
             shapes = {"map": layout.shape, "prefix": (len(layout.prefix),)}
             arrays = read_arrays(folder / "arrays.npz", manifest.record(folder, "arrays.npz"), shapes)

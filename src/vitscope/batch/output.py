@@ -14,7 +14,15 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from msgspec import to_builtins
 
-from vitscope._documents import DamagedFileError, damaged, document_bytes, json_bytes, read_document, require_contents
+from vitscope._documents import (
+    DamagedFileError,
+    damaged,
+    document_bytes,
+    file_record,
+    json_bytes,
+    read_document,
+    require_contents,
+)
 from vitscope._files import PART_PREFIX, atomic_write, require_same_options, write_errors
 from vitscope._messages import msg
 from vitscope.batch.schemas import Manifest, ShardRecord
@@ -42,7 +50,7 @@ class OutputFolder:
 
     def __init__(self, folder: Path, shards: Iterable[ShardRecord]) -> None:
         self.folder, self.damaged = folder, dict[str, str]()
-        self._shards: dict[int, ShardRecord] = {}
+        self._plan, self._shards = file_record(folder / PLAN).sha256, dict[int, ShardRecord]()
         for shard in shards:
             try:
                 require_intact(folder, shard)
@@ -83,7 +91,7 @@ class OutputFolder:
         """
         shard = _write_shard(self.folder, outcome)
         self._shards[shard.number] = shard
-        document = {"schema": SCHEMA, "shards": [to_builtins(one) for one in self.shards]}
+        document = {"schema": SCHEMA, "plan": self._plan, "shards": [to_builtins(one) for one in self.shards]}
         _write(self.folder / MANIFEST, document_bytes(document, indent=None))
         log.debug("shard %d is finished: %d rows, %d failed images", shard.number, shard.rows, shard.failed)
         return shard
@@ -149,10 +157,13 @@ def read_manifest(folder: Path) -> tuple[ShardRecord, ...]:
         ResultError: a manifest that is damaged or of another schema.
     """
     path = folder / MANIFEST
-    if not path.exists():
+    if not path.exists() or not (folder / PLAN).is_file():
         return ()
     try:
-        shards = read_document(path, Manifest, SCHEMA).shards
+        manifest = read_document(path, Manifest, SCHEMA)
+        if file_record(folder / PLAN).sha256 != manifest.plan:
+            raise damaged(folder / PLAN, msg("batch.other-plan", "it is not the file with which the run was started"))
+        shards = manifest.shards
         numbers = [shard.number for shard in shards]
         fits = all(shard.file == _shard_file(shard.number) and shard.failed <= shard.images for shard in shards)
         if not fits or numbers != sorted({*numbers}):

@@ -59,7 +59,8 @@ def render_report(overview: Overview, name: str) -> str:
 def _histogram(values: Float[np.ndarray, " n"], title: str, about: str) -> dict[str, Any]:
     """Return the bars of a histogram over the values' own range, with their tooltips."""
     low, high = float(values.min()), float(values.max())
-    counts, edges = np.histogram(values, _BARS, (low, high if high > low else low + 1e-6))
+    width = max(high - low, 1e-6 * max(abs(low), 1.0))  # bars that float32 could not tell apart are no bars
+    counts, edges = np.histogram(values.astype(np.float64), _BARS, (low, low + width))
     wide, tall, most = 8, 110, int(counts.max())
     return {
         "title": title,

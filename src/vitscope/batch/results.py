@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vitscope._documents import file_record, parse_json, read_document
+from vitscope._documents import as_schema, file_record, read_document
 from vitscope._messages import msg
 from vitscope.batch.archives import list_refs
 from vitscope.batch.fetch import image_reader
 from vitscope.batch.output import PLAN, read_manifest, require_intact
 from vitscope.batch.rows import map_from_row
-from vitscope.batch.schemas import ShardRecord, check_columns, check_rows
+from vitscope.batch.schemas import Plan, ShardRecord, check_columns, check_rows, row_provenance
 from vitscope.batch.types import SCHEMA, Ref
 from vitscope.errors import ImageError, ResultError, VitscopeError, first_line
 from vitscope.explanation import Explanation
@@ -50,7 +50,9 @@ def read_plan(out: Path) -> dict[str, Any]:
             msg("batch.no-run", "{path} holds no run of vitscope batch", path=out),
             msg("batch.no-run.hint", "choose the output folder of a batch"),
         )
-    return read_document(out / PLAN, dict[str, Any], SCHEMA)
+    plan: dict[str, Any] = read_document(out / PLAN, dict[str, Any], SCHEMA)
+    as_schema(plan, Plan, out / PLAN)
+    return plan
 
 
 def finished_shards(out: Path) -> tuple[ShardRecord, ...]:
@@ -133,7 +135,7 @@ def explanation_from_row(row: Mapping[str, Any], *, photo: bool = True) -> Expla
     """
     if row["map"] is None:
         raise not_explained(row)
-    size = (row["width"], row["height"])
+    size, made = (row["width"], row["height"]), row_provenance(row)
     names = row.get("prefix_names") or [f"prefix {number + 1}" for number in range(len(row["prefix"]))]
     return Explanation(
         map=map_from_row(row),
@@ -149,7 +151,7 @@ def explanation_from_row(row: Mapping[str, Any], *, photo: bool = True) -> Expla
         target=row["target"],
         score=row["score"],
         predictions=[(top["label"], _number(top)) for top in row["top"] or ()],
-        provenance={**parse_json(row["provenance"] or "{}"), "source": row["source"], "notes": row["notes"] or []},
+        provenance={**made, "source": row["source"], "notes": row["notes"] or []},
         picture=_photo_if_there(row, size) if photo else None,
     )
 

@@ -13,7 +13,7 @@ from vitscope.cli.commands import _options as opt
 from vitscope.errors import UsageError, require_package
 
 if TYPE_CHECKING:
-    from vitscope.batch.schemas import RowProvenance
+    from vitscope.batch.schemas import RowMade
     from vitscope.scope import Scope
 
 __all__ = ["report"]
@@ -70,14 +70,14 @@ def _view(
 ) -> None:
     """Write the viewer of one row: its image, explained again with the same model, method and target."""
     from vitscope.batch.results import find_row, not_explained, photo_from_row
-    from vitscope.batch.schemas import row_provenance
+    from vitscope.batch.schemas import row_made
     from vitscope.viewer.page import page
 
     opt.require_free(path, force)
     row = find_row(folder, name)
     if row["map"] is None:
         raise not_explained(row)
-    made = row_provenance(row)
+    made = row_made(row)
     photo = photo_from_row(folder, row)
     scope = _load(made, model, flags)
     target = opt.parse_target(row["requested_target"])
@@ -88,7 +88,7 @@ def _view(
     opt.print_result(path, as_json, {"id": row["id"], "source": row["source"]})
 
 
-def _load(made: "RowProvenance", model: str | None, flags: opt.LoadFlags) -> "Scope":
+def _load(made: "RowMade", model: str | None, flags: opt.LoadFlags) -> "Scope":
     """Load the model of a row: a bundled one as the row says, any other one only as the user says."""
     from vitscope.models.bundled.catalogue import NAMES, SHIPPED
 
@@ -131,7 +131,7 @@ def _load(made: "RowProvenance", model: str | None, flags: opt.LoadFlags) -> "Sc
     return scope
 
 
-def _other_options(method: str, made: "RowProvenance") -> str:
+def _other_options(method: str, made: "RowMade") -> str:
     """Return the options of a row's map that differ from the defaults, which the viewer uses."""
     from vitscope.methods.base import METHODS
 
