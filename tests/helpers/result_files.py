@@ -124,7 +124,11 @@ def _load(medium: str) -> Callable[[Path], object]:
             if medium == "image":
                 e.overlay(), e.card()
         repr(e), e.prediction_texts()
-        kept = [value.tobytes() for value in vars(e.picture).values() if isinstance(value, np.ndarray)]
+        kept = [
+            value.tobytes()
+            for value in (vars(e.picture) if e.picture else {}).values()
+            if isinstance(value, np.ndarray)
+        ]
         return e.map.tobytes(), e.prefix.tobytes(), json.dumps(e.manifest(), sort_keys=True), kept
 
     return read

@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from tools import bundle
 
 import vitscope
-from tests.helpers.browser import VIEWER
+from tests.helpers.browser import VIEWER, texts
 from tests.helpers.browser import shown as opened
 from vitscope.render.raster import limits
 from vitscope.viewer.packed import Packed
@@ -83,7 +83,7 @@ def test_the_document_is_an_island_that_no_name_can_leave(tiny_view):
     document = json.loads(json.dumps(tiny_view.document()))
     document["header"]["photo"]["name"] = "</script><img src=x onerror=alert(1)>\u2028\u2029<!--"
     text = page(document)
-    island = re.search(r'<script type="application/json">(.*?)</script>', text, re.S)[1]
+    island = re.search(r'<script type="application/json" data-crc="\w+">(.*?)</script>', text, re.S)[1]
     assert "<" not in island
     assert "\u2028" not in island
     assert json.loads(island) == document
@@ -118,3 +118,26 @@ def test_bundles_are_made_of_what_is_there():
 
 def test_the_viewer_itself_is_small():
     assert max(len(script(name)) + len(styles()) for name in ("page", "notebook")) <= 110_000
+
+
+def _in_json(whole):
+    return next(n for n in range(whole.index(b'"score":'), len(whole)) if chr(whole[n]).isdigit())
+
+
+def _in_arrays(whole):
+    start = whole.index(b">", whole.index(b'octet-stream" data-crc')) + 1000
+    return next(n for n in range(start, len(whole)) if whole[n] > 96 and whole[n - 1] != ord("="))
+
+
+@pytest.mark.parametrize(
+    ("write", "place"),
+    [(page_bytes, _in_json), (page_bytes, _in_arrays), (lambda *given: page(*given).encode(), _in_json)],
+)
+def test_a_damaged_page_says_so_and_shows_nothing(browser, tiny_view, tmp_path, write, place):
+    whole = bytearray(write(tiny_view.document(), "en"))
+    whole[place(whole)] ^= 1
+    path = tmp_path / "damaged.html"
+    path.write_bytes(whole)
+    with browser.opened(path.as_uri()) as made:
+        made.wait("() => document.querySelector('main').textContent")
+        assert texts(made, "main > *") == ["This page was damaged after it was written: make it again."]

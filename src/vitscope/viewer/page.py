@@ -2,13 +2,15 @@
 
 The viewer is written as ES modules in `assets/`; `make bundle` joins those of each host (a page, a notebook, the web
 app) into one script in `bundles/`. Nothing that comes from an image or a model is ever written into markup or script:
-the document is a JSON island whose `<` are escaped, and the viewer sets it as text.
+the document is a JSON island whose `<` are escaped, and the viewer sets it as text. A page that was damaged after it
+was written says so and shows nothing: document and arrays are checked by their CRC-32, the script by its hash.
 """
 
 import base64
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
@@ -23,7 +25,7 @@ __all__ = ["content_hash", "page", "page_bytes", "script", "styles"]
 
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _ARRAYS = "<!-- arrays -->"
-_RAW = b'<script type="application/octet-stream">%s</script>'
+_RAW = b'<script type="application/octet-stream" data-crc="%08x">%s</script>'
 _MARK = ord("=")
 _BODY = "html,body{margin:0}body>main{min-height:100vh}\n"
 
@@ -51,11 +53,13 @@ def page_bytes(document: Mapping[str, Any], lang: str | None = None) -> bytes:
     """
     blocks: list[bytes] = []
     text = _page(_without_arrays(document, blocks), lang, "windows-1252", _ARRAYS)
-    return text.encode("ascii").replace(_ARRAYS.encode(), _RAW % _escaped(b"".join(blocks)), 1)
+    arrays = b"".join(blocks)
+    return text.encode("ascii").replace(_ARRAYS.encode(), _RAW % (zlib.crc32(arrays), _escaped(arrays)), 1)
 
 
 def _page(document: Mapping[str, Any], lang: str | None, charset: str, arrays: str) -> str:
     code, style = script("page"), _BODY + styles()
+    text = json.dumps(document, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     title = f"{document['header']['photo']['name']} · vitscope"
     return render_template(
         "vitscope.viewer",
@@ -69,7 +73,8 @@ def _page(document: Mapping[str, Any], lang: str | None, charset: str, arrays: s
         ),
         title=Markup(Markup.escape(title).encode("ascii", "xmlcharrefreplace").decode()),
         style=Markup(style),
-        document=Markup(json.dumps(document, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")),
+        document=Markup(text),
+        crc=f"{zlib.crc32(text.encode('ascii')):08x}",
         arrays=Markup(arrays),
         script=Markup(code),
     )

@@ -28,7 +28,7 @@ export async function unpack(packed) {
   return packed.dtype === "float16" ? halves(values) : values;
 }
 
-// Arrays that stand in a page as its own characters (`page_bytes`): each gets its bytes back.
+// Arrays that stand in a page as its own characters (`page_bytes`): each gets its bytes back; all bytes are returned.
 export function unwrap(document, text) {
   const places = new Uint8Array(65536);
   const characters = new TextDecoder("windows-1252").decode(Uint8Array.from({ length: 256 }, (_, i) => i));
@@ -43,6 +43,7 @@ export function unwrap(document, text) {
   for (let one = document; one; one = one.other) {
     for (const array of Object.values(one.arrays)) array.data = bytes.subarray(at, (at += array.data));
   }
+  return bytes.subarray(0, count);
 }
 
 const signed = (value) => (value >>> 1) ^ -(value & 1);

@@ -6,7 +6,7 @@ const CRC = Uint32Array.from({ length: 256 }, (_, byte) => {
   return value;
 });
 
-function crcOf(bytes) {
+export function crc32(bytes) {
   let crc = -1;
   for (const byte of bytes) crc = (crc >>> 8) ^ CRC[(crc ^ byte) & 255];
   return ~crc >>> 0;
@@ -29,7 +29,7 @@ export function zip(files) {
   const parts = [], listed = [];
   let at = 0;
   for (const [name, bytes] of files) {
-    const written = new TextEncoder().encode(name), crc = crcOf(bytes), size = bytes.length;
+    const written = new TextEncoder().encode(name), crc = crc32(bytes), size = bytes.length;
     const shared = [20, 0x800, 0, 0, 33]; // version, flags, stored, time, date
     const local = new DataView(new ArrayBuffer(30)), central = new DataView(new ArrayBuffer(46));
     local.setUint32(0, 0x04034b50, true);
