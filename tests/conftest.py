@@ -10,11 +10,10 @@ from skimage import data
 import vitscope
 from tests.helpers.browser import browser_of
 from tests.helpers.tiers import mark_slow
+from tests.helpers.tiny_folder import save_tiny
 from vitscope.explanation import Explanation
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture
-
-LABELS = ("tabby", "<b>hound</b>", "teapot", "kite", "[red]robin[/]", "fox", "ant")
 
 LONG = {
     *(
@@ -45,26 +44,8 @@ def as_shipped(monkeypatch):
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """A tiny random ViT classifier as `save_pretrained` writes it: 3 layers, 2 heads, 64 px, patch 16, 7 classes."""
-    from transformers import ViTConfig, ViTForImageClassification
-    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    torch.manual_seed(0)
-    config = ViTConfig(
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=64,
-        image_size=64,
-        patch_size=16,
-        initializer_range=0.5,
-        id2label=dict(enumerate(LABELS)),
-        label2id={label: number for number, label in enumerate(LABELS)},
-    )
     folder = tmp_path_factory.mktemp("models") / "tiny-vit"
-    ViTForImageClassification(config).eval().save_pretrained(folder)
-    ViTImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(folder)
+    save_tiny(folder)
     return folder
 
 

@@ -238,3 +238,34 @@ def test_heic_and_avif_are_photos():
     refused(buffer.getvalue()[:300], "broken")
     data = encoded(photo, format="AVIF")
     assert np.array_equal(load_image(data).pixels, np.asarray(Image.open(io.BytesIO(data))))
+
+
+def test_a_tiff_whose_strips_are_not_in_the_file_is_broken(tmp_path):
+    """Tifffile makes up what is missing: zeros, an empty array, a length."""
+    whole = tiff((BANDS % 251).astype(np.uint8), planarconfig="contig")
+    with tifffile.TiffFile(io.BytesIO(whole)) as file:
+        entries = {tag.code: tag.offset for tag in file.pages[0].tags}
+    for code in (273, 279):  # where the strips are, and how long
+        for damaged in (
+            whole[: entries[code]] + bytes(12) + whole[entries[code] + 12 :],
+            whole[: entries[code] + 8] + b"\xff\xff\xff\x7f" + whole[entries[code] + 12 :],
+        ):
+            with raises(ImageError, "images.broken"):
+                load_image(damaged)
+
+
+@pytest.mark.parametrize("code", [258, 262, 277, 338])
+def test_a_tiff_with_a_damaged_tag_is_broken_and_nothing_is_printed(code, capfd):
+    whole = tiff((BANDS % 251).astype(np.uint8), planarconfig="contig")
+    with tifffile.TiffFile(io.BytesIO(whole)) as file:
+        at = next(tag.offset for tag in file.pages[0].tags if tag.code == code)
+    for damaged in (whole[: at + 2] + b"\x99\x04" + whole[at + 4 :], whole[: at + 8] + b"\xf0" * 4 + whole[at + 12 :]):
+        with raises(ImageError, "images.broken"):
+            load_image(damaged)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_bands_of_one_bit_are_black_and_white():
+    bits = BANDS[..., :4] % 2 > 0
+    picture = load_image(tiff(bits.transpose(2, 0, 1), planarconfig="separate"), channels=4)
+    assert np.array_equal(picture.data, bits * np.uint8(255))

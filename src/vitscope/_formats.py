@@ -2,6 +2,10 @@
 
 import io
 import logging
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,7 +23,8 @@ HEAD = 132  # bytes that tell the formats apart
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SIGNS = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_NOWHERE = logging.NullHandler()
+_LENGTHS = (279, 325)  # tags of a TIFF with the lengths of its strips, and of its tiles
+_DECIDING = {*range(256, 260), 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, *range(322, 326), 338, 339, 347, 530}
 _ASSOCIATED, _UNASSOCIATED = 1, 2  # extra samples of a TIFF that are transparency
 
 
@@ -94,16 +99,17 @@ def _tiff(data: bytes, source: str, reading: Reading, most: int) -> Decoded:
     require_package("tifffile", extra="tiff")
     import tifffile
 
-    logging.getLogger("tifffile").addHandler(_NOWHERE)  # or what it finds wrong is printed
-
     notes: list[str] = []
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
+    with _damaged_tags_refused(), tifffile.TiffFile(io.BytesIO(data)) as file:
         first: Any = file.pages[0]
         pages, series = len(file.pages), file.series[0]
         shape = series.shape
         height, width = first.imagelength, first.imagewidth
         if not height or not width or height * width > most:
             raise too_large(f"{source} ({width} x {height})", most)
+        ends = [sum(each) for each in zip(first.dataoffsets, first.databytecounts, strict=True)]
+        if not any(tag in first.tags for tag in _LENGTHS) or max(ends, default=len(data) + 1) > len(data):
+            raise ValueError("not all of its strips or tiles are in the file")  # tifffile would make numbers up
         banded = pages == reading.channels not in (1, 3) and first.samplesperpixel == 1 and len(shape) == 3
         if height * width * (pages if banded else first.samplesperpixel) > 4 * most:
             raise too_large(f"{source} ({width} x {height})", most)
@@ -125,10 +131,40 @@ def _tiff(data: bytes, source: str, reading: Reading, most: int) -> Decoded:
         made = made[..., None] if made.ndim == 2 else made
         if made.ndim == 3 and (banded or first.axes.startswith("S")):
             made = np.moveaxis(made, 0, -1)
+        if made.dtype == bool:
+            made = made.astype(np.uint8) * 255
+        if made.shape[:2] != (height, width):
+            raise ValueError(f"it has {height} x {width} pixels, and numbers of the shape {made.shape}")
         if orientation is not None and int(orientation.value) in _TURNS:
             made = _TURNS[int(orientation.value)](made)
             notes.append(msg("images.turned", "turned upright by its EXIF orientation"))
     return Decoded(notes, data=np.ascontiguousarray(made))
+
+
+class _Complaints(logging.Handler):
+    """Collects what a library logs in this thread; with a handler, nothing of it is printed."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts, self.of_thread = list[str](), threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread == self.of_thread:
+            self.texts.append(record.getMessage())
+
+
+@contextmanager
+def _damaged_tags_refused() -> Iterator[None]:
+    """Refuse a TIFF one of whose tags that decide its pixels cannot be read: tifffile logs that and goes on without."""
+    log, complaints = logging.getLogger("tifffile"), _Complaints()
+    log.addHandler(complaints)
+    try:
+        yield
+    finally:
+        log.removeHandler(complaints)
+    for tag in re.findall(r"TiffTag (\d+)", "\n".join(complaints.texts)):
+        if int(tag) in _DECIDING:
+            raise ValueError(f"its tag {tag} is damaged")
 
 
 _TURNS = {

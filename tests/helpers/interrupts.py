@@ -1,9 +1,17 @@
 """Interrupts between two lines: a trace function that raises where Python could deliver Ctrl-C."""
 
+import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
+
+import vitscope
+from tests.engine.toys_families import PHOTOS, make
+from tests.helpers.model_state import differences, model_state, surroundings
 
 OURS = str(Path(__file__).parents[2] / "src" / "vitscope")
 
@@ -48,3 +56,60 @@ def interrupted(work: Callable[[], object], at: int, inside: str = OURS) -> int:
     finally:
         sys.settrace(before)
     return passed
+
+
+def capture_alone(scope):
+    with torch.no_grad(), vitscope.capture(scope.model) as captured:
+        scope.model(torch.zeros(1, 3, 32, 32))
+    assert captured.attention
+
+
+def by(method, **options):
+    return lambda scope: scope.explain(PHOTOS[0], method=method, **options)
+
+
+WORKS = {
+    "rollout": by("rollout"),
+    "gradcam": by("gradcam"),
+    "attnlrp": by("attnlrp"),
+    "integrated-gradients": by("integrated-gradients", steps=2),
+    "occlusion": by("occlusion", window=4),
+    "token-removal": by("token-removal", samples=2),
+    "logit-lens": by("logit-lens"),
+    "refined": by("legrad", refine="affinity"),
+    "load": lambda scope: vitscope.load(scope.model).explain(PHOTOS[0], method="layercam"),
+    "capture": capture_alone,
+    "sanity": lambda scope: scope.measure(scope.explain(PHOTOS[0], method="rollout"), metrics=["sanity"]),
+    "statistics": lambda scope: scope.statistics(PHOTOS[0], importance=True),
+    "without": lambda scope: scope.predict_without(PHOTOS[0], [3], "drop"),
+    "all": lambda scope: scope.methods(),
+}
+
+
+def check(family, work, count, inside=OURS, aside=(), first=1):
+    """Interrupt at `count` places, evenly spread, from the `first` on.
+
+    Returns how many places there are, and those after which something had changed, with where and what.
+    """
+    model = make(family).train(work != "capture")
+    scope = vitscope.load(model)
+    run = WORKS[work]
+    run(scope)
+    before, around = model_state(model), surroundings()
+    total = interrupted(lambda: run(scope), -1, inside)
+    left = {}
+    for place in sorted({int(n) for n in np.linspace(first, total, min(count, total))}):
+        try:
+            interrupted(lambda: run(scope), place, inside)
+        except Interrupted as error:
+            changed = differences(before, model_state(model)) + differences(around, surroundings())
+            changed = [name for name in changed if name not in aside]
+            if changed:
+                frames, at = [], error.__traceback__
+                while at is not None:
+                    frames.append(f"{at.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{at.tb_lineno}")
+                    at = at.tb_next
+                left[place] = frames[-3:], changed[:4]
+    gc.collect()
+    assert differences(before, model_state(model)) == []
+    return total, left

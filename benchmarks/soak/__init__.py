@@ -1,0 +1,1 @@
+"""Long runs that must leave nothing wrong, lost, hung or changed; `python -m benchmarks.soak --help`."""
