@@ -3,6 +3,9 @@
 # make test-all  all tests: after those of `make test`, the slow ones
 # make check  format, lint, types
 # make bench  speed and memory beside the plain forward
+# make soak   long runs that must leave nothing wrong, lost, hung or changed: hours; writes docs/reliability.md
+# make test-lowest, test-newest  a part of the tests with the lowest, and the newest, dependencies that are admitted
+# make audit  the installed dependencies among the known advisories
 # make messages  the message catalogues, from the sources
 # make bundle    the viewer's scripts, from their modules (needs Node)
 
@@ -13,7 +16,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 KEPT := PYTHONDONTWRITEBYTECODE=
 PYTEST := $(KEPT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all check bench messages bundle clean
+# what `make test-lowest` and `make test-newest` install and run: all extras but those that need a service of their own
+EXTRAS := timm,torchvision,open_clip,peft,flow,batch,notebook,serve,ray,tensorboard,lightning,tiff,dicom,heic,video,audio,volume,bench
+BOUNDS := tests/test_*.py tests/attention tests/engine tests/methods tests/models tests/media tests/batch tests/export
+
+.PHONY: demo test test-all check bench soak test-lowest test-newest audit messages bundle clean
 
 demo: .venv/demo
 	$(BIN)/python examples/demo.py
@@ -35,6 +42,18 @@ check: .venv/check
 bench: .venv/demo
 	$(BIN)/python benchmarks/extraction.py
 
+soak: .venv/test
+	$(KEPT) OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak
+
+test-lowest test-newest: test-%: .cache/bounds-%/done
+	$(KEPT) OMP_NUM_THREADS=1 PYTHONPATH=src .cache/bounds-$*/bin/python -m pytest -q -m "not slow and not weights" $(BOUNDS)
+
+audit: .venv/test
+	$(PYTHON) -m venv --clear .cache/audit
+	.cache/audit/bin/python -m pip install --quiet pip-audit
+	$(PIP) freeze --exclude-editable > .cache/audit/installed.txt
+	.cache/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement .cache/audit/installed.txt
+
 messages: .venv/check
 	$(BIN)/python tools/messages.py
 
@@ -47,6 +66,13 @@ clean:
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 	$(PIP) install --quiet --upgrade 'pip>=25.1'
+
+.cache/bounds-%/done: pyproject.toml tools/bounds.py
+	$(PYTHON) -m venv --clear $(@D)
+	$(PYTHON) tools/bounds.py $* > $(@D)/constraints.txt
+	$(@D)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(@D)/bin/python -m pip install --quiet --upgrade --constraint $(@D)/constraints.txt --group test --editable '.[$(EXTRAS)]'
+	@touch $@
 
 .venv/demo .venv/test .venv/check: .venv/%: pyproject.toml | .venv/bin/python
 	$(PIP) install --quiet --editable . --group $*

@@ -17,6 +17,7 @@ NAMES = {  # test files that are not about one module of their folder, and why
     "test_mutants": "benchmarks/mutants",
     "test_extras": "install hints of all extras",
     "test_imports": "all modules",
+    "test_soak": "benchmarks/soak",
     "test_space": "the example app for a Space",
     "test_viewers_example": "an example",
     "batch/test_kills": "benchmarks/kills.py",

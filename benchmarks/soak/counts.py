@@ -84,7 +84,7 @@ PARTS = {
     ),
     "requests": Part(
         3000, 90, "exchanges of 60 clients with `serve`",
-        "good photos, hostile ones, malformed requests, strangers, cancelled work and clients that hang up: each map is "
+        "good photos, hostile ones, malformed requests, strangers, cancelled work, clients that hang up: each map is "
         "that of the library, each bad request is refused, no status above 499 but 503",
     ),
     "explanations": Part(
@@ -98,8 +98,8 @@ PARTS = {
     ),
     "threads": Part(
         10_000, 96, "answers in eight threads",
-        "all methods on three families of models: each answer is that of a single thread to the last bit, and the model "
-        "is as it was",
+        "all methods on three families of models: each answer is that of a single thread to the last bit, and "
+        "models are as they were",
     ),
     "pictures": Part(
         4000, 400, "odd pictures",

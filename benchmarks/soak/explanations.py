@@ -4,12 +4,12 @@ import gc
 
 import numpy as np
 import psutil
-
-import vitscope
 from benchmarks.soak.counts import Counts
 from tests.engine.toys_families import PHOTOS, make
 from tests.helpers.model_state import differences, model_state, surroundings
 from tests.helpers.threads import explain
+
+import vitscope
 from vitscope.methods.base import METHODS
 
 __all__ = ["run"]

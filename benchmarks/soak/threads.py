@@ -1,12 +1,12 @@
 """Use one model in eight threads by every method and compare with a single thread."""
 
 import numpy as np
-
-import vitscope
 from benchmarks.soak.counts import Counts
 from tests.engine.toys_families import MAKERS, make
 from tests.helpers.model_state import differences, model_state, surroundings
 from tests.helpers.threads import everything, in_threads
+
+import vitscope
 from vitscope.methods.base import METHODS
 
 __all__ = ["run"]

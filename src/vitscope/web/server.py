@@ -144,7 +144,17 @@ def serve(
     server = make_server(scopes, policy, limits, ready)
     server.on_signal = partial(_exit_after, 0.8 * limits.shutdown_seconds)
     asyncio.run(server.serve([listener]))
+    if server.ended_in_time and not _threads_that_stay():  # all that is left is to take the interpreter down
+        faulthandler.cancel_dump_traceback_later()
     return server.ended_in_time
+
+
+def _threads_that_stay(seconds: float = 0.5) -> list[threading.Thread]:
+    """Return the threads that Python would wait for at its end, and that have not ended within a moment."""
+    others = [one for one in threading.enumerate() if one is not threading.main_thread() and not one.daemon]
+    for thread in others:
+        thread.join(seconds)
+    return [thread for thread in others if thread.is_alive()]
 
 
 def _exit_after(seconds: float) -> None:
