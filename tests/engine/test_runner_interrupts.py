@@ -11,8 +11,8 @@ FAST = ("rollout", "gradcam", "attnlrp", "occlusion", "token-removal", "logit-le
 
 @pytest.mark.parametrize("work", FAST)
 def test_an_interrupt_at_some_places_leaves_everything_as_it_was(work):
-    total, left = check("transformers", work, FEW)
-    assert total > FEW
+    interrupts, left = check("transformers", work, FEW)
+    assert interrupts > FEW / 2
     assert left == {}
 
 

@@ -89,7 +89,7 @@ WORKS = {
 def check(family, work, count, inside=OURS, aside=(), first=1):
     """Interrupt at `count` places, evenly spread, from the `first` on.
 
-    Returns how many places there are, and those after which something had changed, with where and what.
+    Returns how many there were, and those after which something had changed, with where and what.
     """
     model = make(family).train(work != "capture")
     scope = vitscope.load(model)
@@ -97,11 +97,12 @@ def check(family, work, count, inside=OURS, aside=(), first=1):
     run(scope)
     before, around = model_state(model), surroundings()
     total = interrupted(lambda: run(scope), -1, inside)
-    left = {}
+    interrupts, left = 0, {}
     for place in sorted({int(n) for n in np.linspace(first, total, min(count, total))}):
         try:
             interrupted(lambda: run(scope), place, inside)
         except Interrupted as error:
+            interrupts += 1
             changed = differences(before, model_state(model)) + differences(around, surroundings())
             changed = [name for name in changed if name not in aside]
             if changed:
@@ -112,4 +113,4 @@ def check(family, work, count, inside=OURS, aside=(), first=1):
                 left[place] = frames[-3:], changed[:4]
     gc.collect()
     assert differences(before, model_state(model)) == []
-    return total, left
+    return interrupts, left
