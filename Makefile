@@ -46,7 +46,8 @@ soak: .venv/test
 	$(KEPT) OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak
 
 test-lowest test-newest: test-%: .cache/bounds-%/done
-	$(KEPT) OMP_NUM_THREADS=1 PYTHONPATH=src .cache/bounds-$*/bin/python -m pytest -q -m "not slow and not weights" $(BOUNDS)
+	$(KEPT) OMP_NUM_THREADS=1 PYTHONPATH=src .cache/bounds-$*/bin/python -m pytest -q -m "not slow and not weights" \
+		-W ignore::DeprecationWarning -W ignore::FutureWarning $(BOUNDS)
 
 audit: .venv/test
 	$(PYTHON) -m venv --clear .cache/audit

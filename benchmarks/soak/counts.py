@@ -82,6 +82,10 @@ PARTS = {
         "`kill -9` at a random moment, then `--resume`: finished shards stay untouched, and all rows are, bit for bit, "
         "those of an undisturbed run",
     ),
+    "mutations": Part(
+        20_000 * 22, 66, "damaged files of 22 kinds",
+        "every kind of file: the right result, bit for bit, or one line that says what is wrong",
+    ),
     "requests": Part(
         3000, 90, "exchanges of 60 clients with `serve`",
         "good photos, hostile ones, malformed requests, strangers, cancelled work, clients that hang up: each map is "

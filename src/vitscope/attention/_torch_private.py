@@ -165,7 +165,11 @@ InferenceMode: Any = getattr(torch._C, "_InferenceMode", None) or torch.inferenc
 # Part 9: what `torch.utils.checkpoint.checkpoint` calls by name, both ways. Without these names, gradient checkpointing
 # inside a model's own forward is not passed by, and its gradient methods end with an error of torch.
 
-_CHECKPOINTS = ("CheckpointFunction", "_checkpoint_without_reentrant_generator_impl")
+_GENERATORS = ("_checkpoint_without_reentrant_generator_impl", "_checkpoint_without_reentrant_generator")  # new, old
+_CHECKPOINTS = (
+    "CheckpointFunction",
+    next((name for name in _GENERATORS if hasattr(torch.utils.checkpoint, name)), _GENERATORS[0]),
+)
 
 
 def checkpoint_functions() -> dict[str, Any]:

@@ -78,11 +78,11 @@ def _flows(weights: Float[np.ndarray, "L N N"], readout: Float[np.ndarray, " N"]
     from scipy.sparse.csgraph import maximum_flow
 
     depth, tokens, _ = weights.shape
-    layer, query, key = np.indices(weights.shape)
+    layer, query, key = np.indices(weights.shape, np.int32)  # older releases of scipy take no others
     start, end = (layer * tokens + key).ravel(), ((layer + 1) * tokens + query).ravel()
     sink = (depth + 1) * tokens
-    start = np.concatenate([start, depth * tokens + np.arange(tokens)])
-    end = np.concatenate([end, np.full(tokens, sink)])
+    start = np.concatenate([start, depth * tokens + np.arange(tokens, dtype=np.int32)])
+    end = np.concatenate([end, np.full(tokens, sink, np.int32)])
     capacity = np.rint(np.concatenate([weights.ravel(), readout]) * _SCALE).astype(np.int32)
     used = capacity > 0
     graph = coo_array((capacity[used], (start[used], end[used])), (sink + 1, sink + 1)).tocsr()
