@@ -38,6 +38,7 @@ def test_a_frozen_part(how):
     assert whole.supports("relevance")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_modules_of_8_bits_stop_gradients_and_nothing_else():
     from torch.ao.quantization import quantize_dynamic
 

@@ -266,7 +266,7 @@ def query_index(sel: Selection, length: int) -> slice | Tensor:
     """Return a selection of queries as an index; raise a UsageError for a number beyond the `length` queries."""
     if isinstance(sel, slice):
         return sel
-    index = torch.as_tensor([sel] if isinstance(sel, int) else sel, dtype=torch.long)
+    index = torch.as_tensor([sel] if isinstance(sel, int) else sel, dtype=torch.long, device="cpu")
     if len(index) and not (-length <= int(index.min()) and int(index.max()) < length):
         raise UsageError(
             msg(

@@ -192,6 +192,7 @@ class _CaptureMode(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
+        self._recorder.require_numbers()
         name = self._recorder._module
         if dropout_p:
             problem = msg(

@@ -27,7 +27,14 @@ from vitscope.attention.changes import Changes, Guard, restoring
 from vitscope.attention.model_lock import exclusive
 from vitscope.errors import UsageError
 
-__all__ = ["eval_mode", "frozen_parameters", "own_state", "suspend_checkpointing", "suspend_compiling"]
+__all__ = [
+    "eval_mode",
+    "frozen_parameters",
+    "own_state",
+    "plain_defaults",
+    "suspend_checkpointing",
+    "suspend_compiling",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -136,6 +143,36 @@ _CHECKPOINTS = _Switch(
     lambda functions: set_checkpoint_functions(passing_by(functions, _is_plain)),
     set_checkpoint_functions,
 )
+
+_FLOATS = _Switch(torch.get_default_dtype, lambda _: torch.set_default_dtype(torch.float32), torch.set_default_dtype)
+
+
+@contextmanager
+def precise_floats() -> Iterator[None]:
+    """Have new tensors of float32 where the default is a type of 16 bits, too coarse to compare places with."""
+    with Changes() as changes:
+        if torch.get_default_dtype().itemsize < torch.float32.itemsize:
+            _FLOATS.switch(changes)
+        yield
+
+
+def plain_defaults(function: Callable[P, R]) -> Callable[P, R]:
+    """Run a function with float32 and the CPU as the defaults of new tensors, whatever defaults the caller has set.
+
+    For preprocessing, which makes the same pixels then. A model keeps the caller's defaults, which it may rely on.
+    """
+
+    @wraps(function)
+    @restoring
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with Changes() as changes:
+            _FLOATS.switch(changes)
+            if torch.get_default_device().type == "cpu":
+                return function(*args, **kwargs)
+            with torch.device("cpu"):
+                return function(*args, **kwargs)
+
+    return run
 
 
 def own_state(function: Callable[P, R]) -> Callable[P, R]:

@@ -195,7 +195,8 @@ class AttentionRecorder:
     def _refuse(self, module: str) -> None:
         self._refused.append(module)
 
-    def _next_event(self) -> int:
+    def require_numbers(self) -> None:
+        """Raise a CaptureError inside torch.func."""
         if in_torch_func():
             raise CaptureError(
                 msg(
@@ -205,6 +206,9 @@ class AttentionRecorder:
                 ),
                 msg("attention.in-torch-func.hint", "compute it for all heads and images at once, without vmap"),
             )
+
+    def _next_event(self) -> int:
+        self.require_numbers()
         self._event += 1
         return self._event
 

@@ -173,7 +173,7 @@ class AttentionStore:
             raise UsageError(msg("attention.query-several-images", "tokens are queried in one image at a time"))
         index = query_index(list(tokens), self.layout.tokens)
         readout = torch.zeros(len(tokens), self.layout.tokens, device=self.blocks[0].device)
-        readout[torch.arange(len(tokens)), index] = 1
+        readout[torch.arange(len(tokens), device="cpu"), index] = 1
         return replace(self, pool=None, readout=readout)
 
     def with_query(self, query: str) -> "AttentionStore":

@@ -66,8 +66,8 @@ class Capabilities:
         pixels = runner.trial_pixels()
         layout = runner.adapter.layout((pixels.shape[2], pixels.shape[3]))
         prefix, tokens = len(layout.prefix), layout.tokens
-        shuffled = torch.randperm(tokens - prefix, generator=torch.Generator().manual_seed(0))
-        order = torch.cat([torch.arange(prefix), prefix + shuffled]).to(runner.device)
+        shuffled = torch.randperm(tokens - prefix, generator=torch.Generator().manual_seed(0), device="cpu")
+        order = torch.cat([torch.arange(prefix, device="cpu"), prefix + shuffled]).to(runner.device)
         plain = feature_of(runner.answer(pixels)).float()
         with blocks.select_tokens(order.expand(2, -1)):
             moved = feature_of(runner.answer(pixels)).float()

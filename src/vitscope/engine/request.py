@@ -101,7 +101,7 @@ def relevances(
     for number, target in enumerate(targets):
         store = runner.read_from(whole, target, forward)
         scorer = runner.scorer(target, forward.answer) if request.follows_target else None
-        score = torch.zeros(len(forward.pixels))
+        score = torch.zeros(len(forward.pixels), device="cpu")
         with torch.set_grad_enabled("gradient" in request.method.requires):
             if scorer is not None:
                 score = scorer(forward.answer)

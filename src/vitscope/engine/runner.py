@@ -198,7 +198,8 @@ class ModelRunner:
         if getattr(self.adapter, "size", None):
             rows, columns = self.layout.grid
             height, width = height // rows * min(rows, _TRIED), width // columns * min(columns, _TRIED)
-        made = torch.randn(2, self.adapter.channels, height, width, generator=torch.Generator().manual_seed(0))
+        shape = (2, self.adapter.channels, height, width)
+        made = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu")
         return made.to(self.device, self.dtype)
 
     def prepare(self, image: ImageLike | Prepared, *, size: int | None = None) -> Prepared:

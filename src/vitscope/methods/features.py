@@ -114,7 +114,7 @@ def similarity(context: MethodContext, *, layer: int = -1, query: str = "readout
         z, row = activations.tokens(), row.to(z)
     else:
         number = context.layout.patch_number(query)
-        one_hot = torch.zeros(1, gh * gw).to(z)
+        one_hot = torch.zeros(1, gh * gw, device="cpu").to(z)
         one_hot[0, number] = 1
         weights = context.to_grid(one_hot, activations.grid)[0]
         row = torch.cat([weights.new_zeros(activations.prefix), weights / weights.sum()])
@@ -181,7 +181,7 @@ def ncut(context: MethodContext, *, layer: int = -1) -> NotedMap:
     for one in z:
         w = torch.where(one @ one.T > _TAU, 1.0, _WEAK).double()
         root = w.sum(1).rsqrt()
-        vectors = torch.linalg.eigh(torch.eye(len(w)).to(w) - root[:, None] * w * root).eigenvectors
+        vectors = torch.linalg.eigh(torch.eye(len(w), device="cpu").to(w) - root[:, None] * w * root).eigenvectors
         v = root * vectors[:, 1]
         seed, v = v.abs().argmax(), v - v.mean()
         parts.append(v / v.abs().max() * torch.where(v[seed] < 0, -1.0, 1.0))

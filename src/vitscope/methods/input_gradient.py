@@ -113,7 +113,7 @@ def smoothgrad(context: MethodContext, *, samples: int = 16, noise: float = 0.15
     x = context.pixels.detach()
     spread = noise * (x.amax((1, 2, 3)) - x.amin((1, 2, 3)))
     draw = torch.Generator().manual_seed(context.seed)
-    noises = torch.randn(samples, *x.shape[1:], generator=draw, dtype=torch.float32).to(x)
+    noises = torch.randn(samples, *x.shape[1:], generator=draw, dtype=torch.float32, device="cpu").to(x)
     total = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))  # half would lose sums
     for rows, grad in _gradients(context, samples, lambda b, s: x[b] + spread[b][:, None, None, None] * noises[s]):
         total.index_add_(0, rows, grad.to(total.dtype))

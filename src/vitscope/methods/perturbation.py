@@ -119,9 +119,9 @@ def rise(
         )
     pixels = context.pixels.detach()
     size, draw = pixels.shape[2:], torch.Generator().manual_seed(context.seed)
-    coarse = (torch.rand(masks, 1, cells, cells, generator=draw, dtype=torch.float32) < share).float()
+    coarse = (torch.rand(masks, 1, cells, cells, generator=draw, dtype=torch.float32, device="cpu") < share).float()
     cell = [-(-n // cells) for n in size]
-    shifts = torch.rand(masks, 2, generator=draw, dtype=torch.float32)
+    shifts = torch.rand(masks, 2, generator=draw, dtype=torch.float32, device="cpu")
     enlarged = [(cells + 1) * c for c in cell]
 
     def mask_of(number: int) -> Tensor:
@@ -188,9 +188,9 @@ def token_removal(context: MethodContext, *, samples: int = 256, keep: float = 0
         kept = ~torch.eye(count, dtype=torch.bool, device=device)
         return context.to_tokens(_on_grid(context, _precise(context.score.detach())[:, None] - _removed(context, kept)))
     draw = torch.Generator().manual_seed(context.seed)
-    kept = torch.zeros(samples, count, dtype=torch.bool)
+    kept = torch.zeros(samples, count, dtype=torch.bool, device="cpu")
     for row in kept:
-        row[torch.randperm(count, generator=draw)[:kept_count]] = True
+        row[torch.randperm(count, generator=draw, device="cpu")[:kept_count]] = True
     kept = kept.to(device)
     scores = _removed(context, kept)
     present = kept.to(scores.dtype)

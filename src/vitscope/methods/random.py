@@ -25,7 +25,7 @@ def random(context: MethodContext) -> Float[Tensor, "B N"]:
     gh, gw = context.layout.grid
     count = len(context.pixels)
     values = [
-        torch.rand(gh, gw, generator=torch.Generator().manual_seed(context.seed), dtype=torch.float32)
+        torch.rand(gh, gw, generator=torch.Generator().manual_seed(context.seed), dtype=torch.float32, device="cpu")
         for _ in range(count)
     ]
     return context.to_tokens(torch.stack(values).to(context.pixels.device))

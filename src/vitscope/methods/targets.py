@@ -271,7 +271,7 @@ def _class_scorer(target: int | str | None, answer: Tensor, labels: Mapping[int,
 
 def scorer_of_each(scorers: Sequence[Scorer], which: Sequence[int]) -> Scorer:
     """Make one scorer of several: image i of the batch is scored by `scorers[which[i]]`."""
-    number = torch.tensor(which)
+    number = torch.tensor(which, device="cpu")
 
     def score(answer: Tensor, images: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         scores = torch.stack([scorer.score(answer, images) for scorer in scorers])

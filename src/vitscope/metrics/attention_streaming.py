@@ -103,11 +103,13 @@ class _TokenPositions:
         cls_tokens, registers, others = ([i for i, kind in enumerate(named) if kind == k] for k in range(3))
         cells = layout.cells or (0, 0, region.input[1], region.input[0])
         rows, columns = (
-            low + (torch.arange(count, dtype=torch.float64) + 0.5) * (high - low) / count
+            low + (torch.arange(count, dtype=torch.float64, device="cpu") + 0.5) * (high - low) / count
             for count, low, high in ((layout.grid[0], cells[1], cells[3]), (layout.grid[1], cells[0], cells[2]))
         )
         left, top, right, bottom = region.box
-        scale = torch.tensor([(bottom - top) / region.input[0], (right - left) / region.input[1]], dtype=torch.float64)
+        scale = torch.tensor(
+            [(bottom - top) / region.input[0], (right - left) / region.input[1]], dtype=torch.float64, device="cpu"
+        )
         return cls((cls_tokens, registers, others), len(layout.prefix), torch.cartesian_prod(rows, columns), scale)
 
     def distances(self, first: int, last: int, photo: bool) -> Float[Tensor, "n P"]:
@@ -232,7 +234,7 @@ def _sinks(
 
 
 def _zeros(*shape: int) -> Tensor:
-    return torch.zeros(*shape, dtype=torch.float64)
+    return torch.zeros(*shape, dtype=torch.float64, device="cpu")
 
 
 def _total(x: Tensor, axes: tuple[int, ...]) -> Tensor:

@@ -51,7 +51,7 @@ def effective_ranks(store: AttentionStore) -> list[float]:
             limit=MAX_TOKENS,
         )
         raise MethodError(problem, msg("metrics.too-many-tokens.hint", "use a smaller input: {@size}"))
-    product = torch.eye(tokens, dtype=torch.float64)
+    product = torch.eye(tokens, dtype=torch.float64, device="cpu")
     ranks = []
     for block in store:
         mixed = [block.rows(queries).mean(1)[0].cpu().double() @ product for queries in query_chunks(block)]

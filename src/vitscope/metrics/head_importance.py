@@ -78,9 +78,9 @@ def head_importance(
     (whole,) = scores(1)
     for block, call in zip(store, store.call_sites, strict=True):
         drops: list[float] = []
-        for heads in torch.split(torch.arange(block.shape[1]), 1 if store.chain is not None else batch):
-            weights = torch.ones(len(heads), block.shape[1], dtype=torch.float64)
-            weights[torch.arange(len(heads)), heads] = 0
+        for heads in torch.split(torch.arange(block.shape[1], device="cpu"), 1 if store.chain is not None else batch):
+            weights = torch.ones(len(heads), block.shape[1], dtype=torch.float64, device="cpu")
+            weights[torch.arange(len(heads), device="cpu"), heads] = 0
             with scale_heads(model, call, weights):
                 drops += [whole - score for score in scores(len(heads))]
             done += len(heads)

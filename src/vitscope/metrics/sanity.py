@@ -173,5 +173,7 @@ def _random_like(parameter: nn.Parameter, seed: int) -> nn.Parameter:
     own = parameter.detach().double()
     if own.numel() < 2 or float(own.std()) == 0:
         return parameter
-    drawn = torch.randn(own.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(own.device)
+    drawn = torch.randn(own.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64, device="cpu").to(
+        own.device
+    )
     return nn.Parameter((own.mean() + own.std() * drawn).to(parameter.dtype), parameter.requires_grad)

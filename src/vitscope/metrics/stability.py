@@ -48,7 +48,7 @@ def stability(
     draw = torch.Generator().manual_seed(seed)
     maps = []
     for number in range(NOISE_SAMPLES):
-        noise = (2 * torch.rand(pixels.shape, generator=draw, dtype=torch.float64) - 1).to(pixels)
+        noise = (2 * torch.rand(pixels.shape, generator=draw, dtype=torch.float64, device="cpu") - 1).to(pixels)
         maps.append(explain_again(pixels + RADIUS * span * noise))
         tick(number + 1, NOISE_SAMPLES)
     change, alike = _changes(values, np.stack(maps))

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vitscope._messages import Message, msg
+from vitscope.attention.model_modes import plain_defaults
 from vitscope.errors import ImageError, LayoutError, UsageError
 from vitscope.geometry import ImageRegion
 from vitscope.images import Picture
@@ -165,6 +166,7 @@ class Resizing:
     scale: float = 1.0
     resample: int = Image.Resampling.BICUBIC
 
+    @plain_defaults
     def __call__(
         self, picture: Picture, size: int | None, multiple: tuple[int, int]
     ) -> tuple[Float[Tensor, "C Hi Wi"], ImageRegion]:
@@ -199,6 +201,7 @@ class BandPreprocessing:
         self.process, self.channels, self.region = process, channels, region
         self._regions: dict[tuple[int, int], ImageRegion] = {}
 
+    @plain_defaults
     def __call__(
         self, picture: Picture, size: int | None, multiple: tuple[int, int]
     ) -> tuple[Float[Tensor, "C Hi Wi"], ImageRegion]:

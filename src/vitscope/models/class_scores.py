@@ -36,7 +36,9 @@ class ClassScores(ModelAdapter):
         """Return an image `(1, C, Hi, Wi)` of random numbers, always the same, where and as the model takes it."""
         device, dtype = placement(self.model) or (torch.device("cpu"), torch.float32)
         shape = (1, self.channels, *(size or self.input_size))
-        return make(*shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+        return make(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu").to(
+            device, dtype
+        )
 
     def classifies(self, answer: Tensor) -> bool:
         """Return whether an answer is class scores."""

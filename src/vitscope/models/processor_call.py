@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitscope._messages import msg
+from vitscope.attention.model_modes import plain_defaults
 from vitscope.errors import LayoutError, first_line
 
 __all__ = ["ProcessorCall"]
@@ -37,6 +38,7 @@ class ProcessorCall:
         self.process = process
         self._convention: Callable[[UInt8[np.ndarray, "H W 3"]], Any] | None = None
 
+    @plain_defaults
     def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "C Hi Wi"]:
         """Return the pixels of an image; whole numbers as floats, unchanged.
 

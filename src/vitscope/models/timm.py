@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from vitscope._messages import Message, msg
+from vitscope.attention.model_modes import plain_defaults
 from vitscope.errors import ModelError, UnknownNameError, require_package
 from vitscope.geometry import TokenLayout
 from vitscope.models.bands import Resizing, convolution_channels, normalisation
@@ -63,7 +64,7 @@ class TimmAdapter(GenericAdapter):
         if isinstance(made_for, (tuple, list)) and len(made_for) == 2 and not getattr(model, "dynamic_img_size", False):
             self._config["input_size"] = (self._config["input_size"][0], *made_for)
         if processor is None and channels in (1, 3):
-            processor = create_transform(**self._config, is_training=False)
+            processor = plain_defaults(create_transform)(**self._config, is_training=False)
         self.classes = not (is_headless(model) or answers_with_clip_features(model))
         super().__init__(model, processor, reference=reference, layout=layout, labels=labels or class_names(model))
         self.labels = self.labels if self.classes else {}

@@ -14,7 +14,7 @@ from vitscope._messages import Message, msg
 from vitscope.attention import AttentionStore, CallSite, Dense, Factored
 from vitscope.attention.capture import capture
 from vitscope.attention.model_lock import exclusive
-from vitscope.attention.model_modes import eval_mode, own_state
+from vitscope.attention.model_modes import eval_mode, own_state, precise_floats
 from vitscope.attention.recorder import AttentionRecorder
 from vitscope.errors import YES, CaptureError, LayoutError, Support, UnsupportedError, first_line
 from vitscope.geometry import TokenLayout
@@ -89,7 +89,7 @@ class TracedAdapter(ClassScores):
         known: dict[tuple[int, int], Trace] = self.__dict__.setdefault("_traces", {})
         if size in known:
             return known[size]
-        with exclusive(self.model):
+        with exclusive(self.model), precise_floats():
             recorder = self._record_forward(size)
             traced = partial(
                 trace_model,

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitscope._messages import Message, msg
+from vitscope.attention.model_modes import plain_defaults
 from vitscope.errors import LayoutError
 from vitscope.geometry import ImageRegion
 from vitscope.images import Picture
@@ -105,6 +106,7 @@ class ProcessorRunner:
             return pixels, region
         return self._measured(picture, size, patch)
 
+    @plain_defaults
     def _run(self, photo: UInt8[np.ndarray, "H W 3"], **options: Any) -> Tensor:
         batch = self.processor(
             images=self._array(photo), input_data_format="channels_last", return_tensors="pt", **options

@@ -170,7 +170,8 @@ def _run(model: nn.Module, known: ModelAdapter, options: ModelOptions) -> _Run |
     """Run the wrapper on noise; return None where it does not run on pixels."""
     inner = known.model
     size = getattr(known, "input_size", None) or (224, 224)
-    noise = torch.rand(1, known.channels, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+    shape = (1, known.channels, *size)
+    noise = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu")
     pixels = noise.to(next(inner.parameters()))
     calls: list[tuple[Tensor | None, Tensor | None]] = []
     inside: list[Tensor] = []

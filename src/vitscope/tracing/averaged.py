@@ -331,7 +331,7 @@ def _mean_of_axes(name: str, x: TokenTensor, args: Any, kwargs: Any) -> tuple[An
     if name in ("var_mean", "std_mean"):
         return (mean, mean), reduced
     if name in ("max", "min", "median") and isinstance(dim, int):
-        places = comparison(torch.zeros(mean.shape, dtype=torch.long))
+        places = comparison(torch.zeros(mean.shape, dtype=torch.long, device="cpu"))
         return torch.return_types.max((mean, places)), reduced
     return mean, reduced
 

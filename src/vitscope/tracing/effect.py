@@ -73,7 +73,10 @@ def check_effect(
     try:
         with eval_mode(model), frozen_parameters(model), capture(model, edit=edit):
             answer = run(start)
-        weights = torch.randn(answer.shape, generator=torch.Generator().manual_seed(0)).to(answer)
+        weights = torch.randn(
+            answer.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu"
+        )
+        weights = weights.to(answer)
         score = (answer * weights).sum()
         (whole,) = torch.autograd.grad(score, [start], retain_graph=True, materialize_grads=True)
         closed = True

@@ -25,7 +25,7 @@ _TOLERANCE = 1e-3  # of the weight that passes through the tokens
 
 def position_images(size: tuple[int, int], device: torch.device, channels: int = 3) -> Tensor:
     """Return the four images `(4, C, Hi, Wi)` that hold 1, x, y and 0 in pixels."""
-    ys, xs = (torch.arange(n, dtype=torch.float32) + 0.5 for n in size)
+    ys, xs = (torch.arange(n, dtype=torch.float32, device="cpu") + 0.5 for n in size)
     y, x = torch.meshgrid(ys, xs, indexing="ij")
     return torch.stack([torch.ones_like(x), x, y, torch.zeros_like(x)])[:, None].expand(4, channels, -1, -1).to(device)
 

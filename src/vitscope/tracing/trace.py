@@ -242,7 +242,7 @@ def set_random_attention(
     Calls of no layer stay as they are.
     """
     generator = torch.Generator().manual_seed(0)
-    matrices = [torch.rand(tokens, tokens, generator=generator) for _ in layers]
+    matrices = [torch.rand(tokens, tokens, generator=generator, dtype=torch.float32, device="cpu") for _ in layers]
     matrices = [(matrix / matrix.sum(-1, keepdim=True)).to(layers[0].keys.device) for matrix in matrices]
     rows = {call.event: matrix for call, matrix in zip(layers, matrices, strict=True)}
     for loop in reversed(loops):
