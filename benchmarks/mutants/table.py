@@ -400,6 +400,7 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
         [
             ("a resumed batch makes everything again", "            if shard is None:", "            if True:"),
             ("a changed source is resumed", "elif shard.digest != task.digest:", "elif False:"),
+            ("damaged shards count as finished", "self.damaged[shard.file] = error.message", "self._shards[0] = shard"),
         ],
     ),
     "_files.py": (
@@ -433,6 +434,19 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
         [
             ("the page's scores lose the scale", "block.q[0].double() * block.scale", "block.q[0].double()"),
             ("the page's weights lose the step", "(step**2 / s)", "(step / s)"),
+        ],
+    ),
+    "_documents.py": (
+        ["test_documents.py", "test_explanation.py"],
+        [
+            ("what was changed is read", "if seal != _hash(document):", "if seal is None:"),
+            (
+                "files are not hashed",
+                'if hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:',
+                "if False:",
+            ),
+            ("a key that comes twice is one", "if len(found) < len(pairs):", "if False:"),
+            ("headers of arrays are believed", "and len(data) - begin == 4 * count", ""),
         ],
     ),
     "render/raster.py": (

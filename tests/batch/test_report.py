@@ -229,3 +229,21 @@ def test_what_is_no_run_is_told(finished, tmp_path):
     row = next(row for row in rows_of(out) if row["error"])
     with raises(ResultError, "batch.not-explained"):
         explanation_from_row(row)
+
+
+def test_a_photo_that_was_exchanged_is_not_drawn_on(finished, tmp_path):
+    row = dict(next(row for row in rows_of(finished[0]) if row["map"] is not None))
+    path = tmp_path / "photo.png"
+    path.write_bytes(Path(row["source"]).read_bytes())
+    row["source"] = str(path)
+    assert explanation_from_row(row).picture.size == (row["width"], row["height"])
+    Image.new("RGB", (row["width"], row["height"])).save(path)
+    assert explanation_from_row(row).picture is None
+
+
+def test_equal_maps_have_a_report(finished):
+    found = overview(finished[0])
+    for numbers in found.numbers.values():
+        for name, values in numbers.items():
+            numbers[name] = np.full_like(values, 0.75)
+    assert "histogram" in render_report(found, "run")
