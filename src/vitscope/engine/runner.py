@@ -31,6 +31,7 @@ from vitscope.methods.targets import Scorer, SimilarTo, Target, Text, feature_of
 from vitscope.metrics.target_score import activated
 from vitscope.models.base import ModelAdapter
 from vitscope.models.loading import pick_device
+from vitscope.models.thin_images import bounded, check_made
 from vitscope.tracing.block_io import BlockMap, StagedHiddenStates
 from vitscope.tracing.placement import placement
 
@@ -225,9 +226,12 @@ class ModelRunner:
         """Return the pixels `(C, Hi, Wi)` that the model gets of an image, and their region of it.
 
         Raises:
+            ImageError: a thin image, of which far more pixels would be made than it has.
             UsageError: a size that the model does not take.
         """
-        pixels, region = self.adapter.prepare(picture, size)
+        with bounded(picture):
+            pixels, region = self.adapter.prepare(picture, size)
+        check_made(picture, pixels)
         if size is not None:
             self.layout_at(region.input)
         return pixels, region
@@ -322,7 +326,7 @@ class ModelRunner:
             distinct = list(dict.fromkeys(target))
             return scorer_of_each([self.scorer(one, answer) for one in distinct], [distinct.index(t) for t in target])
         if isinstance(target, SimilarTo) and target.features is None:
-            pixels, _ = self.adapter.prepare(self.adapter.load(target.image))
+            pixels, _ = self.prepare_pixels(self.adapter.load(target.image))
             target = target.with_features(feature_of(self.answer(pixels[None])))
         elif isinstance(target, Text) and target.features is None:
             target = target.with_features(self.adapter.text_features(target.words))

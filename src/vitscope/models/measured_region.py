@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from vitscope._messages import Message, msg
+from vitscope.errors import ImageError
 
 __all__ = ["Lost", "Run", "find_box"]
 
@@ -24,6 +25,7 @@ Box = tuple[float, float, float, float]
 
 _TRIES = 16  # pairs of probes
 _SHORT = 16  # pixels; along shorter sides there are too few stripes
+_MOST = 40_000_000  # pixels of a probe
 _PIXELS_PER_STRIPE = 4.5
 _CLEAR = 0.35  # of the largest difference: a stripe that is seen
 _STRAIGHT = 0.8  # pixels that an edge may lie off the line through all edges
@@ -69,9 +71,14 @@ def find_box(run: Run, size: tuple[int, int], made: tuple[int, int], repeats: in
     if min(size) >= _SHORT:
         return _repeated(run, size, made, repeats)
     factor = -(-_SHORT // min(size))
+    if 4 * factor**2 * size[0] * size[1] > _MOST:
+        raise _too_thin(size)
     boxes = []
     for more in (factor, 2 * factor):  # what is cut off or added must grow with the image
-        box = _repeated(run, (size[0] * more, size[1] * more), made, repeats)
+        try:
+            box = _repeated(run, (size[0] * more, size[1] * more), made, repeats)
+        except ImageError:  # of the enlarged image too many pixels are made
+            raise _too_thin(size) from None
         boxes.append(np.array(box) / more)
     scale = np.array(made[::-1]) / (boxes[1][2:] - boxes[1][:2])
     if (np.abs(boxes[0] - boxes[1]) * np.tile(scale, 2)).max() > 2 * _AGREE:
@@ -85,6 +92,17 @@ def find_box(run: Run, size: tuple[int, int], made: tuple[int, int], repeats: in
         )
     left, top, right, bottom = (float(end) for end in boxes[1])
     return left, top, right, bottom
+
+
+def _too_thin(size: tuple[int, int]) -> Lost:
+    return Lost(
+        msg(
+            "models.processor-region.thin",
+            "it is measured on larger images of the same shape, and of {width} x {height} pixels they are too large",
+            width=size[0],
+            height=size[1],
+        )
+    )
 
 
 def _repeated(run: Run, size: tuple[int, int], made: tuple[int, int], repeats: int) -> Box:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vitscope._messages import msg
 from vitscope.attention.model_modes import plain_defaults
-from vitscope.errors import LayoutError, first_line
+from vitscope.errors import ImageError, LayoutError, first_line
 
 __all__ = ["ProcessorCall"]
 
@@ -61,6 +61,8 @@ class ProcessorCall:
         for name, call in ways.items():
             try:
                 _pixels(call(image))
+            except ImageError:  # an image that is refused
+                raise
             except Exception as error:  # whatever a function raises for an argument of another kind
                 failure = failure or error
             else:
