@@ -105,8 +105,10 @@ class _Guard:
 
     def take(self) -> _Process:
         with self.lock:
-            if self.idle:
-                return self.idle.pop()
+            while self.idle:
+                if (process := self.idle.pop()).alive:
+                    return process
+                process.end()
         try:
             return _Process()
         except OSError:

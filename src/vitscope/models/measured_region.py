@@ -27,6 +27,7 @@ _TRIES = 16  # pairs of probes
 _SHORT = 16  # pixels; along shorter sides there are too few stripes
 _MOST = 40_000_000  # pixels of a probe
 _PIXELS_PER_STRIPE = 4.5
+_MOST_STRIPES = 20_000
 _CLEAR = 0.35  # of the largest difference: a stripe that is seen
 _STRAIGHT = 0.8  # pixels that an edge may lie off the line through all edges
 _AGREE = 0.75  # pixels that two measurements may lie apart
@@ -129,7 +130,7 @@ def _lines(run: Run, size: tuple[int, int], made: tuple[int, int], seed: int) ->
     """Measure both sides of the image, with coarser or finer stripes until their edges are seen."""
     rng = np.random.default_rng(seed)
     counts = [
-        _Count(int(np.clip(n // _PIXELS_PER_STRIPE, 4, 40)), length // 2)
+        _Count(int(np.clip(n // _PIXELS_PER_STRIPE, 4, 40)), min(length // 2, _MOST_STRIPES))
         for n, length in zip(made[::-1], size, strict=True)
     ]
     turns = 0
@@ -219,18 +220,19 @@ def _match(profile: np.ndarray, edges: np.ndarray, length: int) -> tuple[_Line |
         return None, -1
     if len(seen) < 3 + (len(known) > len(seen)):
         return None, 1 if (np.abs(profile) > _CLEAR).mean() > 0.5 else -1
-    fits = []
-    for direction in (1, -1):
-        for first in range(len(known) - len(seen) + 1):
-            part = known[first : first + len(seen)][::direction]
-            scale, start = np.polyfit(part, seen, 1)
-            fits.append((float(np.abs(start + scale * part - seen).max()), _Line(float(start), float(scale))))
-    fits.sort(key=lambda fit: fit[0])
-    if fits[0][0] > (_STRAIGHT if len(seen) > 3 else _STRAIGHT / 2):
+    places = np.lib.stride_tricks.sliding_window_view(known, len(seen))
+    places = np.concatenate([places, places[:, ::-1]])  # which edges are seen, from left to right or mirrored
+    middle = places.mean(1, keepdims=True)
+    scales = ((places - middle) @ (seen - seen.mean())) / ((places - middle) ** 2).sum(1)
+    starts = seen.mean() - scales * middle[:, 0]
+    off = np.abs(starts[:, None] + scales[:, None] * places - seen).max(1)
+    best, second = (float(one) for one in np.partition(off, 1)[:2])
+    if best > (_STRAIGHT if len(seen) > 3 else _STRAIGHT / 2):
         return None, -1
-    if fits[1][0] < max(2.5 * fits[0][0], 0.25):  # two places fit: other stripes may tell
+    if second < max(2.5 * best, 0.25):  # two places fit: other stripes may tell
         return None, 0
-    return fits[0][1], 0
+    found = int(off.argmin())
+    return _Line(float(starts[found]), float(scales[found])), 0
 
 
 def _crossings(profile: np.ndarray) -> tuple[np.ndarray, tuple[float | None, float | None]]:
