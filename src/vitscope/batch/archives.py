@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from vitscope._header_scan import check_regular
 from vitscope._messages import msg
 from vitscope.batch.types import Ref
-from vitscope.errors import UnknownNameError, UsageError, VitscopeError, require_package
+from vitscope.errors import ImageError, UnknownNameError, UsageError, VitscopeError, require_package
 
 __all__ = ["IMAGE_COLUMNS", "failure_reason", "list_refs", "open_file"]
 
@@ -30,6 +30,8 @@ def list_refs(path: str, key: str, file_kind: str, column: str | None, stride: i
         return
     try:
         yield from list_file(path, key, column if file_kind == "parquet" else stride)  # type: ignore[operator]
+    except ImageError as error:  # no file at all
+        yield Ref(0, f"{key}!", path, "broken", path, problem=error.message)
     except VitscopeError:
         raise
     except Exception as error:  # whatever a library raises on a broken file

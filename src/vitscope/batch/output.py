@@ -27,7 +27,7 @@ from vitscope._files import PART_PREFIX, atomic_write, require_same_options, wri
 from vitscope._messages import msg
 from vitscope.batch.schemas import Manifest, ShardRecord
 from vitscope.batch.types import SCHEMA, Outcome, Task
-from vitscope.errors import ResultError, UsageError
+from vitscope.errors import OutOfMemoryError, ResultError, UsageError
 
 __all__ = ["PLAN", "RESUME", "STATS", "OutputFolder", "check_output", "open_output", "read_manifest", "require_intact"]
 
@@ -43,6 +43,8 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # as `pathlib` leaves it
 class OutputFolder:
     """An output folder that is locked for writing. Made by `open_output`.
 
+    Shards with images over which memory ran out are not finished: they are made again.
+
     Attributes:
         folder: where.
         damaged: listed shards that are not as they were written, by file with the reason; they are made again.
@@ -53,8 +55,11 @@ class OutputFolder:
         self._plan, self._shards = file_record(folder / PLAN).sha256, dict[int, ShardRecord]()
         for shard in shards:
             try:
-                require_intact(folder, shard)
-                self._shards[shard.number] = shard
+                path = require_intact(folder, shard)
+                if shard.failed and _lacked_memory(path):
+                    log.info("%s: memory ran out over some images; it is made again", shard.file)
+                else:
+                    self._shards[shard.number] = shard
             except ResultError as error:
                 self.damaged[shard.file] = error.message
                 log.warning("%s; it is made again", error.message)
@@ -193,6 +198,12 @@ def require_intact(folder: Path, shard: ShardRecord) -> Path:
             msg("batch.damaged-shard", "a finished shard is damaged: {reason}", reason=error.message),
             msg("batch.damaged-shard.hint", "restore the file, or run again with {@resume=True} to make it again"),
         ) from error
+
+
+def _lacked_memory(path: Path) -> bool:
+    """Return whether images of a finished shard failed for want of memory, which is no fault of theirs."""
+    kinds = pq.read_table(path, columns=["error_kind"], partitioning=None).column(0)
+    return OutOfMemoryError.__name__ in kinds.unique().to_pylist()
 
 
 def _shard_file(number: int) -> str:

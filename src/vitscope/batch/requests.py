@@ -11,7 +11,14 @@ from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.batch.types import SCHEMA, BatchPlan
 from vitscope.engine.options import Failure
-from vitscope.errors import MethodError, UnknownNameError, VitscopeError, first_line
+from vitscope.errors import (
+    MethodError,
+    OutOfMemoryError,
+    UnknownNameError,
+    VitscopeError,
+    first_line,
+    is_out_of_memory,
+)
 from vitscope.evaluation.evaluate import metric_names
 from vitscope.methods.base import METHODS
 from vitscope.methods.targets import parse_target
@@ -97,7 +104,7 @@ def explain_batch(
         log.debug("%s failed on %d images: %s", request.name, len(prepared), first_line(error))
         if len(prepared) > 1:
             return [explain_batch(scope, request, [one])[0] for one in prepared]
-        return [error if isinstance(error, VitscopeError) else _as_method_error(error)]
+        return [error if isinstance(error, VitscopeError) else _as_image_error(error, prepared[0])]
     for outcome in outcomes:
         if isinstance(outcome, Failure):
             found.append(outcome.error)
@@ -131,6 +138,8 @@ def _with_hash(text: str) -> str:
     return f"{text} {hashlib.sha256(Path(path.strip()).read_bytes()).hexdigest()[:16]}"
 
 
-def _as_method_error(error: Exception) -> VitscopeError:
+def _as_image_error(error: Exception, image: "Prepared") -> VitscopeError:
+    if is_out_of_memory(error):
+        return OutOfMemoryError.of(error, image.picture.source)
     kind = type(error).__name__
     return MethodError(msg("batch.model-failed", "{kind}: {reason}", kind=kind, reason=first_line(error)))

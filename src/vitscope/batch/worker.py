@@ -20,7 +20,7 @@ from vitscope.batch.fetch import ImageReader, image_reader
 from vitscope.batch.requests import MethodRequest, explain_batch, method_requests
 from vitscope.batch.rows import error_row, explanation_row, to_table
 from vitscope.batch.types import BatchPlan, Outcome, ProgressCallback, Ref, Task
-from vitscope.errors import VitscopeError
+from vitscope.errors import OutOfMemoryError, VitscopeError, is_out_of_memory
 
 if TYPE_CHECKING:
     from vitscope.batch.crash_log import CrashLog
@@ -273,6 +273,8 @@ def _load(
     except VitscopeError as error:
         return _LoadedImage(ref, index, sha256, error=error)
     except Exception as error:  # preprocessing that breaks on one image
+        if is_out_of_memory(error):
+            return _LoadedImage(ref, index, sha256, error=OutOfMemoryError.of(error, ref.source))
         message = msg(
             "batch.preprocessing-failed",
             "{source}: {error}",

@@ -77,7 +77,11 @@ class _TorchWatch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        size = {functional.interpolate: _interpolated, functional.pad: _padded}.get(func)
+        sizes: dict[Any, Callable[..., tuple[int, ...]]] = {
+            functional.interpolate: _interpolated,
+            functional.pad: _padded,
+        }
+        size = sizes.get(func)
         if size is not None:
             named = {"image" if name == "input" else name: value for name, value in kwargs.items()}
             self._check(size(*args, **named))

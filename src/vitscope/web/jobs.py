@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from vitscope._messages import Message, msg
-from vitscope.errors import VitscopeError
+from vitscope.errors import OutOfMemoryError, VitscopeError, is_out_of_memory
 from vitscope.web.http_errors import HTTPError, internal_error, stopping, to_http_error
 from vitscope.web.limits import Limits
 
@@ -94,6 +94,9 @@ class Job:
         except VitscopeError as error:
             self._fail(to_http_error(error))
         except BaseException as error:
+            if is_out_of_memory(error):
+                self._fail(to_http_error(OutOfMemoryError.of(error, "this view")))
+                return
             log.exception("a job failed")
             self._fail(internal_error(error))
         else:

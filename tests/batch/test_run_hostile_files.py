@@ -1,0 +1,75 @@
+"""Files that are no pictures, or cost more than they weigh, are rows with an error; a lack of memory is not kept."""
+
+import os
+import time
+
+import pytest
+from PIL import Image
+
+from tests.helpers.batching import plan, same
+from tests.helpers.odd_pictures import COLOURS, encoded, scans
+from vitscope.batch.run import run
+from vitscope.batch.sources import ImageSource
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = tmp_path / "in"
+    made.mkdir()
+    for name in ("a.png", "z.png"):
+        (made / name).write_bytes(encoded(COLOURS, "PNG"))
+    return made
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_pipes_devices_holes_and_endless_scans_cost_a_row(folder, tiny_scope, tmp_path):
+    os.mkfifo(folder / "pipe.png")
+    (folder / "device.png").symlink_to("/dev/zero")
+    (folder / "pipe behind a link.png").symlink_to(folder / "pipe.png")
+    with (folder / "holes.tif").open("wb") as file:
+        file.truncate(3 << 30)
+    (folder / "scans.jpg").write_bytes(scans(4000))
+    (folder / "slow.ppm").write_bytes(b"P3\n#" + b"x" * 100_000 + b"\n4 4 255 " + b"1 " * 48)
+    began = time.monotonic()
+    summary = run(str(folder), tmp_path / "out", plan(), scope=tiny_scope)
+    assert time.monotonic() - began < 60
+    assert (summary.images, summary.failed) == (8, 5)
+    errors = " ".join(summary.errors.values())
+    for said in ("is a pipe", "is a device", "holes", "scans over"):
+        assert said in errors
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+@pytest.mark.parametrize("name", ["all.tar", "all.parquet", "clip.mp4"])
+def test_a_pipe_that_is_called_a_container_is_listed_as_broken(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    (ref,) = ImageSource(str(tmp_path / name))
+    assert ref.kind == "broken"
+    assert "a pipe" in ref.problem
+
+
+def test_images_over_which_memory_ran_out_are_tried_again(collection, tiny_scope, tmp_path, monkeypatch):
+    whole = run(str(collection), tmp_path / "whole", plan(), scope=tiny_scope)
+    with monkeypatch.context() as patch:
+        prepare, calls = type(tiny_scope).prepare, []
+
+        def scarce(scope, picture, **options):
+            calls.append(picture)
+            if len(calls) == 2:
+                raise MemoryError("Unable to allocate 3.2 GiB for an array")
+            return prepare(scope, picture, **options)
+
+        patch.setattr(type(tiny_scope), "prepare", scarce)
+        first = run(str(collection), tmp_path / "out", plan(), scope=tiny_scope)
+    assert first.failures == {"OutOfMemoryError": 1, **whole.failures}
+    assert "3.2 GiB" in " ".join(first.errors.values())
+    second = run(str(collection), tmp_path / "out", plan(), scope=tiny_scope, resume=True)
+    assert second.shards == 1
+    assert "OutOfMemoryError" not in second.failures
+    same(tmp_path / "out", tmp_path / "whole")
+
+
+def test_a_thin_picture_costs_a_row(folder, tiny_scope, tmp_path):
+    Image.new("1", (20_000, 2), 1).save(folder / "thin.png")
+    summary = run(str(folder), tmp_path / "out", plan(), scope=tiny_scope)
+    assert summary.images == 3
