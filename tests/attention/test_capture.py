@@ -281,3 +281,37 @@ def test_attention_inside_vmap_is_refused(attend):
         vitscope.capture(Mapped()) as seen,
     ):
         seen._model(torch.rand(2, 2, 5, 4))
+
+
+class SelfAttention(nn.Module):
+    """`nn.MultiheadAttention` of a sequence with itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.inner(x, x, x)[0]
+
+
+class Written(nn.Module):
+    """Attention that is written out."""
+
+    def forward(self, x):
+        heads = x.unflatten(-1, (2, 4)).transpose(1, 2)
+        return ((heads @ heads.mT).softmax(-1) @ heads).transpose(1, 2).flatten(-2)
+
+
+@pytest.mark.parametrize("kind", [Attention, SelfAttention, Written])
+def test_nested_captures_see_what_each_sees_alone(kind):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(kind(), kind()).eval(), torch.randn(1, 5, 8)
+    with torch.no_grad():
+        with vitscope.capture(model) as alone:
+            told = model(x)
+        with vitscope.capture(model) as outer, vitscope.capture(model) as inner:
+            assert torch.equal(model(x), told)
+    for captured in (outer, inner):
+        assert len(captured.attention) == len(alone.attention) == 2
+        for mine, other in zip(captured.attention, alone.attention, strict=True):
+            assert torch.allclose(mine.rows(slice(None)), other.rows(slice(None)), atol=1e-7)

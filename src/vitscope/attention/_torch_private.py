@@ -25,6 +25,7 @@ __all__ = [
     "flash_attention_with_lse",
     "hook_numbers",
     "in_torch_func",
+    "outer_modes",
     "passing_by",
     "remove_hook",
     "remove_mode",
@@ -150,6 +151,11 @@ def remove_hook(module: nn.Module, number: int) -> None:
 
 # Part 7: the stack of function modes of a thread. `with mode:` would leave it there where an interrupt comes before its
 # end.
+
+
+def outer_modes() -> list[TorchFunctionMode]:
+    """Return the modes of torch functions that are active on this thread, within one those around it."""
+    return list(_get_current_function_mode_stack())
 
 
 def remove_mode(mode: TorchFunctionMode) -> None:

@@ -20,7 +20,7 @@ from torch.nn.functional import linear, multi_head_attention_forward, scaled_dot
 from torch.overrides import TorchFunctionMode
 
 from vitscope._messages import msg
-from vitscope.attention._torch_private import flash_attention_with_lse, traceable
+from vitscope.attention._torch_private import flash_attention_with_lse, outer_modes, traceable
 from vitscope.attention.blocks import Dense, Factored
 from vitscope.attention.changes import Changes
 from vitscope.attention.gradient_rules import GradientRule
@@ -149,13 +149,16 @@ class _CaptureMode(TorchFunctionMode):
             return self._opaque_multi_head(args, kwargs)
         with self:  # the calls inside are recorded one by one
             out = _traceable_multi_head(*args, **kwargs)
-        event, heads = self._recorder._event, args[4] if len(args) > 4 else kwargs["num_heads"]
-        call = self._recorder.recorded_calls.get(event)
-        if call is not None and len(call.lead) == 1:
-            block, output = split_heads(call.block, heads), call.output
-            if output is not None:
-                output = GraphOutput(output.tensors, lambda x: x.reshape(-1, heads, *x.shape[-2:]))
-            self._recorder._record((event,), block, block.shape[:2], block.v, output)
+        heads = args[4] if len(args) > 4 else kwargs["num_heads"]
+        for recorder in (self._recorder, *_outer_recorders()):
+            mine = recorder is self._recorder  # an outer one also sees the softmaxes by which this one checks its own
+            event = recorder._event if mine else max(recorder.recorded_calls, default=-1)
+            call = recorder.recorded_calls.get(event)
+            if call is not None and len(call.lead) == 1:
+                block, output = split_heads(call.block, heads), call.output
+                if output is not None:
+                    output = GraphOutput(output.tensors, lambda x: x.reshape(-1, heads, *x.shape[-2:]))
+                recorder._record((event,), block, block.shape[:2], block.v, output)
         return out
 
     def _opaque_multi_head(self, args: Any, kwargs: Any) -> Any:
@@ -209,6 +212,7 @@ class _CaptureMode(TorchFunctionMode):
             )
         q, k, v = self._gradient_rule.attention_inputs(query, key, value)
         plain = attn_mask is None and not enable_gqa and not torch.is_autocast_enabled(query.device.type)
+        plain = plain and not _outer_recorders()  # which see the function, and not the kernel
         flash = flash_attention_with_lse((query, key, value), (q, k, v), scale) if plain else None
         out, lse = flash or (
             scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa),
@@ -230,6 +234,12 @@ class _CaptureMode(TorchFunctionMode):
         value = as_4d(value.expand(*lead, *value.shape[-2:]))
         self._recorder._record((self._recorder._next_event(),), block, lead, value, GraphOutput((out,), as_4d))
         return out
+
+
+def _outer_recorders() -> list[AttentionRecorder]:
+    """Return the recorders of the captures around this one, on this thread, whose model is at work."""
+    outer = [mode._recorder for mode in outer_modes() if isinstance(mode, _CaptureMode)]
+    return [recorder for recorder in outer if recorder._modules]
 
 
 def _additive(mask: Tensor | None, query: Tensor) -> Tensor | None:
