@@ -155,7 +155,7 @@ def remove_hook(module: nn.Module, number: int) -> None:
 
 def outer_modes() -> list[TorchFunctionMode]:
     """Return the modes of torch functions that are active on this thread, within one those around it."""
-    return list(_get_current_function_mode_stack())
+    return list(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
 
 
 def remove_mode(mode: TorchFunctionMode) -> None:
