@@ -262,3 +262,36 @@ def _stale() -> float | str:
     if explained.provenance["weights"] == first:
         return "the hash stayed"
     return float(np.abs(explained.map - _by_hand(model)).max())
+
+
+class _Parts(nn.Module):
+    """A model's backbone, called by its parts, and another head behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vit, self.head = _model(), nn.Linear(32, 3, bias=False)
+        self.head.weight.data.copy_(self.vit.classifier.weight)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.head(self.vit.vit(x).last_hidden_state[:, 0])
+
+
+@row(KIND, "a head of one's own behind its backbone", libraries=("torch", "transformers"), against=BY_HAND)
+def _own_head() -> float:
+    found = vitscope.load(_Parts().eval()).explain(_PHOTO, method="rollout").map
+    return float(np.abs(found - _by_hand(_model())).max())
+
+
+@row(
+    AROUND, "bfloat16 as the default dtype", libraries=("torch", "timm"), against="the same under float32", tolerance=0
+)
+def _default_dtype() -> float:
+    options = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 3}
+    model = timm.create_model("vit_tiny_patch16_224", **options).eval()
+    right = vitscope.load(model).explain(_PHOTO, method="rollout").map
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = vitscope.load(model).explain(_PHOTO, method="rollout").map
+    finally:
+        torch.set_default_dtype(torch.float32)
+    return float(np.abs(found - right).max())
