@@ -9,6 +9,7 @@ from tests.helpers.errors import raises
 from tests.models.toys_heads import HEADS, Around, backbone
 from vitscope.errors import UsageError
 from vitscope.models.answer_kind import find_answer_kind
+from vitscope.models.answers import answer_of
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
 
@@ -19,7 +20,7 @@ def test_the_operations_before_an_answer_say_what_it_is(name):
     torch.manual_seed(0)
     model = make()
     before = [parameter.requires_grad for parameter in model.parameters()]
-    found = find_answer_kind(model, model, torch.randn(1, 3, 32, 32))
+    found = find_answer_kind(lambda pixels: answer_of(model(pixels)), model, torch.randn(1, 3, 32, 32))
     assert (found.kind, found.width) == (kind, width)
     assert bool(found.reason) == (kind != "scores")
     assert [parameter.requires_grad for parameter in model.parameters()] == before
@@ -35,13 +36,13 @@ def test_predictions_say_what_the_model_says(name):
     e = scope.explain(PHOTO, method="rollout")
     pixels, _ = scope.adapter.prepare(vitscope.images.load_image(PHOTO))
     with torch.no_grad():
-        answer = model(pixels[None])[0].double()
+        answer = model(pixels[None]).double().reshape(-1)
     if kind == "features":
         assert e.predictions == []
         assert e.activation is e.provenance["activation"] is None
         assert scope.adapter.name != "generic" or "features" in " ".join(e.provenance["notes"])
         return
-    expected = answer if kind == "probabilities" else answer.exp() / answer.exp().sum()
+    expected = answer if kind in ("probabilities", "values") else answer.exp() / answer.exp().sum()
     best = expected.argsort(descending=True)[:5].tolist()
     assert [label for label, _ in e.predictions] == [f"class {number}" for number in best]
     np.testing.assert_allclose([p for _, p in e.predictions], expected[best], rtol=1e-6)

@@ -244,3 +244,25 @@ def test_layers_that_the_answer_does_not_read_are_no_layers() -> None:
     found = scope.explain(PHOTO, method="rollout")
     np.testing.assert_allclose(found.map, expected.map, atol=1e-6)
     assert "after 2 of 3 layers" in found.provenance["output"]
+
+
+def test_a_predicted_class_beside_the_logits_changes_nothing() -> None:
+    plain = Wrapped(_logits)
+    beside = Wrapped(lambda m, x: ((logits := _logits(m, x)), logits.argmax(-1)))
+    beside.load_state_dict(plain.state_dict())
+    expected, found = (vitscope.load(m.eval()).explain(PHOTO, method="relevance") for m in (plain, beside))
+    np.testing.assert_allclose(found.map, expected.map, atol=1e-7)
+    assert found.predictions == expected.predictions
+
+
+def _resized(image: Any) -> Tensor:
+    return torch.from_numpy(np.array(image.resize((45, 37)), np.float32)).permute(2, 0, 1) / 255
+
+
+def test_a_size_that_the_model_refuses_is_told_as_that() -> None:
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=32, depth=1, num_heads=2, dynamic_img_size=True
+    )
+    with raises(LayoutError, "models.pixels-refused", "models.pixels-refused.hint") as caught:
+        vitscope.load(nn.Sequential(model.eval()), processor=_resized)
+    assert "divisible by patch size" in str(caught.value)

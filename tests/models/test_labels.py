@@ -18,6 +18,7 @@ NAMES = {0: "ant", 1: "bee, honey bee", 2: "cat"}
         ("ant", "bee, honey bee", "cat"),
         {2: "cat", 0: "ant", 1: "bee, honey bee"},
         {"2": "cat", "0": "ant", "1": "bee, honey bee"},
+        {"cat": 2, "ant": 0, "bee, honey bee": 1},  # class_to_idx of torchvision's ImageFolder
     ],
 )
 def test_lists_and_mappings(labels):
@@ -34,6 +35,7 @@ def test_lists_and_mappings(labels):
         ("names.json", json.dumps(list(NAMES.values()))),
         ("names.json", json.dumps(NAMES)),
         ("imagenet_class_index.json", json.dumps({n: [f"n0{n}", name] for n, name in NAMES.items()})),
+        ("class_to_idx.json", json.dumps({name: index for index, name in NAMES.items()})),
         ("config.json", json.dumps({"model_type": "vit", "id2label": NAMES})),
         ("config.json", json.dumps({"label2id": {name: index for index, name in NAMES.items()}})),
         ("names.csv", '0,ant\n1,"bee, honey bee"\n2,cat\n'),

@@ -210,6 +210,27 @@ def test_a_softmax_behind_the_model_keeps_preprocessing_and_names():
     }
 
 
+def test_a_wrapper_of_other_methods_does_not_change_the_pixels():
+    """It calls forward_features, never forward: which tensor is meant is asked, and nothing is said of pixels."""
+
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vit = make("timm").eval()
+
+        def forward(self, x):
+            tokens = self.vit.forward_features(x)
+            return tokens[:, 0], tokens[:, 1:]
+
+    with raises(UsageError, "models.several-answers"):
+        vitscope.load(Tokens())
+    scope, plain = vitscope.load(Tokens(), output=0), vitscope.load(make("timm").eval())
+    np.testing.assert_array_equal(scope.prepare(PHOTO).pixels, plain.prepare(PHOTO).pixels)
+    np.testing.assert_allclose(
+        scope.explain(PHOTO, method="rollout").map, plain.explain(PHOTO, method="rollout").map, rtol=1e-5
+    )
+
+
 def traced(model):
     return torch.jit.trace(model, (torch.rand(1, 3, 32, 32),), check_trace=False)
 

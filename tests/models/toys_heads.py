@@ -136,6 +136,22 @@ HEADS: dict[str, tuple[Callable[[], nn.Module], str, int]] = {
     "softmax": (lambda: Around(lambda own, f: own.head(f).softmax(-1), head=nn.Linear(32, 3)), "probabilities", 3),
     "sigmoid": (lambda: Around(lambda own, f: own.head(f).sigmoid(), head=nn.Linear(32, 3)), "probabilities", 3),
     "one sigmoid": (lambda: Around(lambda own, f: own.head(f).sigmoid(), head=nn.Linear(32, 1)), "probabilities", 1),
+    "one column of a softmax": (
+        lambda: Around(lambda own, f: own.head(f).softmax(-1)[:, 1], head=nn.Linear(32, 2)),
+        "probabilities",
+        1,
+    ),
+    "a sigmoid times a hundred": (
+        lambda: Around(lambda own, f: 100 * own.head(f).sigmoid(), head=nn.Linear(32, 1)),
+        "values",
+        1,
+    ),
+    "a tanh, as of an angle": (lambda: Around(lambda own, f: own.head(f).tanh(), head=nn.Linear(32, 1)), "values", 1),
+    "cut to 0..9, closed for noise": (
+        lambda: Around(lambda own, f: (f[:, 2:3] @ own.one).clamp(0, 9), one=nn.Parameter(torch.ones(1, 1))),
+        "values",
+        1,
+    ),
     "mean of five heads in one": (
         lambda: Around(lambda own, f: own.head(f).view(-1, 5, 3).mean(1), head=nn.Linear(32, 15)),
         "scores",

@@ -21,7 +21,7 @@ __all__ = ["AnswerKind", "Kind", "find_answer_kind"]
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["scores", "probabilities", "features"]
+Kind = Literal["scores", "probabilities", "values", "features"]
 _SEEN = 5000  # operations that are looked at, at most
 _OPERATIONS = {
     "layout": "View UnsafeView ReshapeAlias Squeeze Unsqueeze Select Slice Clone ToCopy T Transpose Permute Expand Cat "
@@ -43,7 +43,8 @@ class AnswerKind:
     """What the numbers of an answer are.
 
     Attributes:
-        kind: `scores` before a softmax or sigmoid, `probabilities` after one, or `features`.
+        kind: `scores` before a softmax or sigmoid, `probabilities` after one, `values` of a regression whose range its
+            last step limits, or `features`.
         width: how many numbers there are for each image.
         reason: the operation that says so; empty where nothing says otherwise than that they are scores.
         one_sum: probabilities that share one.
@@ -91,6 +92,8 @@ def _read(answer: Tensor, pixels: Tensor, model: nn.Module) -> AnswerKind:
     if (step := _probabilities(answer, ends)) is not None:
         reason = msg("models.answer.probabilities", "its last step is a {step}", step=step)
         return AnswerKind("probabilities", width, reason, step == "softmax")
+    if _squashed(ends) or (width == 1 and ends == {"activation"}):
+        return AnswerKind("values", width, msg("models.answer.values", "its last step limits the range of its numbers"))
     computed = sorted(end for end in ends if not end.startswith("linear"))
     if not computed:
         names = [_weight_name(end.removeprefix("linear "), width, model) for end in ends]
@@ -117,12 +120,19 @@ def _probabilities(answer: Tensor, ends: set[str]) -> str | None:
     Where the operations cannot be seen, numbers of [0, 1] that sum to one are those of a softmax.
     """
     values = answer.detach().double()
-    sums_to_one = answer.shape[1] > 1 and torch.allclose(values.sum(1), torch.ones_like(values[:, 0]), atol=1e-2)
+    sums = values.sum(1)
+    sums_to_one = answer.shape[1] > 1 and torch.allclose(sums, torch.ones_like(sums), atol=1e-2)
     if not bool(((values >= 0) & (values <= 1)).all()):
         return None
     if ends == {"probability Sigmoid"}:
         return "sigmoid"
-    return "softmax" if sums_to_one and ends <= {"probability Softmax", "unknown"} else None
+    part = ends == {"probability Softmax"} and bool((sums <= 1.01).all())  # p[:, 1] alone, too
+    return "softmax" if part or (sums_to_one and ends <= {"probability Softmax", "unknown"}) else None
+
+
+def _squashed(ends: set[str]) -> bool:
+    """Return whether an answer is made of sigmoids or a softmax, but is none itself, such as `100 * sigmoid`."""
+    return bool(ends) and all(end.startswith("probability") for end in ends)
 
 
 def _ends(start: Any, pixels: Tensor, width: int) -> Iterator[str]:
@@ -148,6 +158,8 @@ def _ends(start: Any, pixels: Tensor, width: int) -> Iterator[str]:
             yield "blocks" if _reads_pixels(computed, pixels) else f"linear {0 if weight is None else id(weight)}"
         elif role in ("norm", "activation"):
             yield role
+        elif _cuts_negative(node, name) and not all(_ROLE.get(_operation(child)) == "probability" for child in computed):
+            yield "activation"
         elif role == "probability":
             yield f"probability {name}"
         elif name.startswith("ScaledDotProduct"):
@@ -158,6 +170,12 @@ def _ends(start: Any, pixels: Tensor, width: int) -> Iterator[str]:
             stack += computed
         else:
             yield "unknown"
+
+
+def _cuts_negative(node: Any, name: str) -> bool:
+    """Return whether an operation cuts off what is below zero, as no score is."""
+    low = getattr(node, "_saved_min", None) if name.startswith("Clamp") else None
+    return low is not None and bool(low >= 0)
 
 
 def _operation(node: Any) -> str:

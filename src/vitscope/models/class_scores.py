@@ -63,6 +63,8 @@ class ClassScores(ModelAdapter):
             return
         if kind.kind == "probabilities":
             self.scores, self.multi_label = "probabilities", not kind.one_sum
+        elif kind.kind == "values":
+            self.scores = "values"
         elif kind.kind == "features" and not said:
             self.classes, self.labels = False, {}
             note = msg(

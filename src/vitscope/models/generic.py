@@ -24,8 +24,8 @@ from vitscope.models.bands import (
     normalisation,
 )
 from vitscope.models.base import ADAPTERS
-from vitscope.models.preprocessing import IMAGENET, Preprocessing, squash
-from vitscope.models.traced import TracedAdapter, needs_more
+from vitscope.models.preprocessing import IMAGENET, Preprocessing, needs_more, squash
+from vitscope.models.traced import TracedAdapter
 from vitscope.tracing.placement import placement
 
 __all__ = ["GenericAdapter"]

@@ -22,7 +22,8 @@ def read_labels(labels: Labels | None) -> dict[int, str] | None:
     """Return class names by index; None where the caller gives none, and {} for "these numbers are no classes".
 
     Args:
-        labels: a list of names in the order of the outputs; a mapping from index, or its text, to name; or a file:
+        labels: a list of names in the order of the outputs; a mapping from index, or its text, to name, or from name
+            to index, as `class_to_idx`; or a file:
             `.json` with such a list or mapping, or with `id2label` or `label2id` as in a config.json of transformers;
             `.csv` or `.tsv` with lines of index and name, with or without a head; any other file has one name a line.
 
@@ -155,6 +156,9 @@ def _checked(labels: Any, where: Message) -> dict[int, str]:
                 _FORMS,
             )
         pairs = list(enumerate(labels))
+    if pairs and all(isinstance(key, str) and not _INDEX.fullmatch(key.strip()) for key, _ in pairs):
+        if all(isinstance(value, int) and not isinstance(value, bool) for _, value in pairs):
+            pairs = [(value, key) for key, value in pairs]  # class_to_idx of torchvision's ImageFolder
     found: dict[int, str] = {}
     for key, given in pairs:
         number = _index(key, where)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitscope._messages import Message, msg
 from vitscope.errors import LayoutError, UsageError, first_line
@@ -21,8 +21,9 @@ from vitscope.models.measured_region import Lost, find_box
 from vitscope.models.options import Region
 from vitscope.models.processor_call import ProcessorCall
 from vitscope.models.processor_checks import fit_colours, is_known, shows_region
+from vitscope.tracing.records import CAPTURE_HINT
 
-__all__ = ["IMAGENET", "REGION_HINT", "Preprocessing", "covering_size", "size_refused", "squash"]
+__all__ = ["IMAGENET", "REGION_HINT", "Preprocessing", "covering_size", "needs_more", "pixels_refused", "size_refused", "squash"]
 
 log = logging.getLogger(__name__)
 
@@ -221,3 +222,28 @@ def size_refused(size: tuple[int, int], error: Exception) -> UsageError:
         reason=first_line(error),
     )
     return UsageError(problem, msg("models.size-refused.hint", "leave {@size} out"))
+
+
+def needs_more(model: nn.Module, error: Exception) -> LayoutError:
+    """Make the error for a model whose forward takes more than pixels."""
+    problem = msg(
+        "models.needs-more-than-pixels",
+        "{model} cannot be run on pixels alone: {reason}",
+        model=type(model).__name__,
+        reason=first_line(error),
+    )
+    return LayoutError(problem, CAPTURE_HINT)
+
+
+def pixels_refused(size: tuple[int, int], error: Exception) -> LayoutError:
+    """Make the error for a model that refuses pixels of the size that its own preprocessing makes."""
+    problem = msg(
+        "models.pixels-refused",
+        "the model refuses the {height} x {width} pixels that its preprocessing makes: {reason}",
+        height=size[0],
+        width=size[1],
+        reason=first_line(error),
+    )
+    return LayoutError(
+        problem, msg("models.pixels-refused.hint", "pass {@processor=...}, which makes pixels of a size that it takes")
+    )

@@ -21,7 +21,7 @@ from vitscope.geometry import TokenLayout
 from vitscope.models.answers import AnswerReader, tokens_read
 from vitscope.models.base import image_size
 from vitscope.models.class_scores import ClassScores
-from vitscope.models.preprocessing import size_refused
+from vitscope.models.preprocessing import needs_more, pixels_refused, size_refused
 from vitscope.models.weights import hash_of
 from vitscope.tracing.block_finder import find_block_map
 from vitscope.tracing.block_io import BlockMap
@@ -32,7 +32,7 @@ from vitscope.tracing.records import CAPTURE_HINT
 from vitscope.tracing.trace import Trace
 from vitscope.tracing.trace import trace as trace_model
 
-__all__ = ["TracedAdapter", "needs_more"]
+__all__ = ["TracedAdapter"]
 
 log = logging.getLogger(__name__)
 
@@ -156,6 +156,8 @@ class TracedAdapter(ClassScores):
             except (RuntimeError, AssertionError, ValueError, TypeError, AttributeError) as error:
                 if size != self.input_size:
                     raise size_refused(size, error) from error
+                if isinstance(error, AssertionError):  # timm's, of a size that is no multiple of the patch
+                    raise pixels_refused(size, error) from error
                 if isinstance(error, RuntimeError):  # the model's own failure, not a missing argument
                     raise
                 raise needs_more(self.model, error) from error
@@ -359,17 +361,6 @@ class TracedAdapter(ClassScores):
     def preprocessing(self) -> Message:
         """Describe what happens to an image."""
         return msg("models.preprocessing.given", "the processor from the caller")
-
-
-def needs_more(model: nn.Module, error: Exception) -> LayoutError:
-    """Make the error for a model whose forward takes more than pixels."""
-    problem = msg(
-        "models.needs-more-than-pixels",
-        "{model} cannot be run on pixels alone: {reason}",
-        model=type(model).__name__,
-        reason=first_line(error),
-    )
-    return LayoutError(problem, CAPTURE_HINT)
 
 
 def _channels_placed(answer: Tensor, axis: int) -> Tensor:

@@ -38,6 +38,7 @@ from vitscope.tracing.token_tensor import (
     AttentionTensor,
     BackwardPlan,
     ComparisonTensor,
+    PlaceTensor,
     TokenTensor,
     attention_tensor,
     comparison,
@@ -59,6 +60,7 @@ _LIKE = frozenset({"to", "type_as", "view_as", "expand_as", "reshape_as"})
 _CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _CONV_TRANSPOSE = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
 _COMPARISONS = frozenset({"eq", "ne", "gt", "lt", "ge", "le", "any", "all", "logical_not", "logical_and", "logical_or"})
+_PLACES = frozenset({"argmax", "argmin", "argsort"})
 _EXTREMES = frozenset({"max", "min", "amax", "amin", "median", "prod"})
 _INDEXED = frozenset({"getitem", "gather", "index_select", "take_along_dim", "scatter", "scatter_add", "index_add"})
 _NUMBERS = frozenset(
@@ -162,6 +164,9 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
             raise LayoutError(_DECIDED if func in _NUMBERS else _CHOSEN, CAPTURE_HINT)
         if name != "detach" and any(t.grad_fn is not None for t in tensors if type(t) is Tensor):
             raise LayoutError(_UNSEEN, CAPTURE_HINT)
+        places = [t for t in tensors if isinstance(t, PlaceTensor)]
+        if places and (name in _COMPARISONS or name not in METADATA):
+            raise self._unsupported("argmax", places[0])
         if tokens:
             return self._on_tokens(func, name, args, kwargs, tokens)
         probs = [t for t in tensors if isinstance(t, AttentionTensor)]
@@ -243,17 +248,24 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
             return padded
         if name in MOVING or name in ("get", "T", "mT"):
             return token_tensors(func(*args, **kwargs), tokens)
+        if name in _PLACES:
+            return func(*args, **kwargs).as_subclass(PlaceTensor)
         if name in METADATA:
             return comparison(func(*args, **kwargs)) if name in _COMPARISONS else func(*args, **kwargs)
         if name == "setitem" and isinstance(args[0], TokenTensor) and self._writes_itself(*args):
             return None
-        problem = msg(
-            "tracing.unsupported-function",
-            "torch's '{function}' is not supported on tokens of shape {shape}: where they go is not known",
-            function=name,
-            shape=tuple(x.shape),
+        raise self._unsupported(name, x)
+
+    def _unsupported(self, name: str, x: Tensor) -> LayoutError:
+        return LayoutError(
+            msg(
+                "tracing.unsupported-function",
+                "torch's '{function}' is not supported on tokens of shape {shape}: where they go is not known",
+                function=name,
+                shape=tuple(x.shape),
+            ),
+            CAPTURE_HINT,
         )
-        raise LayoutError(problem, CAPTURE_HINT)
 
     def _note_convolution(self, x: TokenTensor, kernel: Sequence[int]) -> None:
         """Note that a convolution mixes neighbouring tokens, unless it merges them by its stride."""

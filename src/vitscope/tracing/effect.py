@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 _MOST_NUMBERS = 2**23  # queries of all layers; a forward with a graph keeps about forty times as many numbers
 _LEAK = 1e-5
+_OTHERS = (3.0, -3.0, 0.1)  # times the pixels: a clamp or an activation at the end may be closed for some images
 
 
 @own_state
@@ -39,7 +40,7 @@ def check_effect(
     Returns:
         Notes on layers whose attention has no effect.
 
-    Cost: one forward and two backward passes; skipped where their memory would be large.
+    Cost: one forward and two backward passes, more where no gradient comes through; skipped where their memory would be large.
 
     Raises:
         LayoutError: no attention has an effect, in a model without weights of zeros; or the image reaches what the
@@ -69,18 +70,22 @@ def check_effect(
         for tensor in tensors:
             tensor.register_hook(hook)  # type: ignore[no-untyped-call]
 
-    start = pixels.detach().clone().requires_grad_()
+    whole = beside = pixels
     try:
-        with eval_mode(model), frozen_parameters(model), capture(model, edit=edit):
-            answer = run(start)
-        weights = torch.randn(
-            answer.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu"
-        )
-        weights = weights.to(answer)
-        score = (answer * weights).sum()
-        (whole,) = torch.autograd.grad(score, [start], retain_graph=True, materialize_grads=True)
-        closed = True
-        (beside,) = torch.autograd.grad(score, [start], materialize_grads=True)
+        for factor in (1.0, *_OTHERS):
+            start, closed = (pixels.detach() * factor).requires_grad_(), False
+            with eval_mode(model), frozen_parameters(model), capture(model, edit=edit):
+                answer = run(start)
+            weights = torch.randn(
+                answer.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu"
+            )
+            weights = weights.to(answer)
+            score = (answer * weights).sum()
+            (whole,) = torch.autograd.grad(score, [start], retain_graph=True, materialize_grads=True)
+            closed = True
+            (beside,) = torch.autograd.grad(score, [start], materialize_grads=True)
+            if whole.any():
+                break
     except RuntimeError as error:  # no backward pass in this dtype, or none at all
         log.debug("the effect of attention in %s was not checked: %s", name, error)
         return ()
@@ -93,8 +98,8 @@ def check_effect(
         raise LayoutError(
             msg(
                 "tracing.no-effect",
-                "the answer of {model} does not depend on the result of any attention call: it is multiplied with zero "
-                "or thrown away",
+                "the answer of {model} does not depend on the result of any attention call: it is multiplied with zero, "
+                "cut off or thrown away",
                 model=name,
             ),
             CAPTURE_HINT,

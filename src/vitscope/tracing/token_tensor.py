@@ -11,6 +11,7 @@ __all__ = [
     "AttentionTensor",
     "BackwardPlan",
     "ComparisonTensor",
+    "PlaceTensor",
     "TokenTensor",
     "attention_tensor",
     "average_tokens",
@@ -60,6 +61,10 @@ class AttentionTensor(Tensor):
     """The attention matrix of call number `event`; its values mean nothing."""
 
     event: int
+
+
+class PlaceTensor(ComparisonTensor):
+    """Which of some tokens is the largest, as a number: fine beside an answer, but nothing may be computed from it."""
 
 
 def token_tensor(values: Tensor, *parents: Any, product: bool = False) -> TokenTensor:
