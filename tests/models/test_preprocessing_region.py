@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 from torchvision import transforms
 from torchvision.transforms import v2
 
@@ -150,6 +150,20 @@ def test_what_no_region_expresses_is_refused_with_its_reason(turn, reason):
     with pytest.raises(LayoutError, match=reason) as caught:
         region_of(lambda image: tensor(turn(image).resize((64, 64))), photo(120, 90))
     assert caught.value.hint.code == "models.processor-region.hint"
+
+
+@pytest.mark.parametrize(
+    ("process", "image"),
+    [
+        (lambda image: tensor(image.resize((224, 224)).filter(ImageFilter.GaussianBlur(5))), photo(160, 120)),
+        (lambda image: tensor(image.resize((224, 224))), photo(28, 28)),  # each of its pixels becomes 8 x 8
+        (lambda image: (tensor(image.resize((64, 64))) > 0.5).float(), photo(160, 120).point(lambda v: v // 3)),
+        (lambda image: (tensor(image.convert("L").resize((224, 224))) > 0.45).float(), photo(320, 240)),
+    ],
+    ids=["blurred", "enlarged", "a threshold above a dark photo", "a threshold within the photo"],
+)
+def test_marks_that_spread_or_vanish_are_no_content(process, image):
+    assert region_of(process, image).box == (0, 0, *image.size)
 
 
 def test_the_caller_says_the_region():

@@ -61,19 +61,22 @@ def shows_region(
     grey = photo.mean(2)
     if grey.max() - grey.min() < _FLAT:
         return True
-    ends = [photo.reshape(-1, photo.shape[2])[place] for place in (grey.argmin(), grey.argmax())]
-    marked, spots = photo.copy(), []
+    own = [photo.reshape(-1, photo.shape[2])[place] for place in (grey.argmin(), grey.argmax())]
     rng = np.random.default_rng(0)  # uneven places: an image and its mirror image differ
     rows, columns = (_marks(*side, rng) for side in _sides(region))
-    for (top, bottom, y), (left, right, x) in ((row, column) for row in rows for column in columns):
-        block = grey[top:bottom, left:right].mean()
-        marked[top:bottom, left:right] = ends[int(block < (grey.min() + grey.max()) / 2)]
-        spots.append((y, x))
-    changed = run(marked)
-    if changed.shape != pixels.shape:
-        return False
-    change = np.nan_to_num(np.abs(changed - pixels).sum(0))
-    change = np.clip(change - np.median(change), 0, None)
+    for ends in (own, [0, 255]):  # a threshold may see neither end of a dark photo
+        marked, spots = photo.copy(), []
+        for (top, bottom, y), (left, right, x) in ((row, column) for row in rows for column in columns):
+            block = grey[top:bottom, left:right].mean()
+            marked[top:bottom, left:right] = ends[int(block < (grey.min() + grey.max()) / 2)]
+            spots.append((y, x))
+        changed = run(marked)
+        if changed.shape != pixels.shape:
+            return False
+        change = np.nan_to_num(np.abs(changed - pixels).sum(0))
+        if change.any():
+            break
+    change = _smoothed(np.clip(change - np.median(change), 0, None), [_mark_size(side) for side in _sides(region)])
     reach = [
         max(1.5, 0.5 * min((abs(a - b) for a in places for b in places if a != b), default=2 * _APART))
         for places in ([y for *_, y in rows], [x for *_, x in columns])
@@ -81,6 +84,23 @@ def shows_region(
     found = [_strength_and_miss(change, spot, reach) for spot in spots]
     visible = [miss for strength, miss in found if strength > 0.25 * np.median([s for s, _ in found])]
     return bool(visible) and float(np.mean([miss <= 1.25 for miss in visible])) >= 0.7
+
+
+def _smoothed(change: np.ndarray, sizes: list[float]) -> np.ndarray:
+    """Return the mean over blocks as large as a mark: single pixels on the edge of a threshold count for less."""
+    reach = [int(np.clip(size // 2, 1, 8)) for size in sizes]
+    kernel, padding = tuple(2 * n + 1 for n in reach), tuple(reach)
+    mean = torch.nn.functional.avg_pool2d(
+        torch.from_numpy(change)[None], kernel, stride=1, padding=padding, count_include_pad=False
+    )
+    return np.asarray(mean[0])
+
+
+def _mark_size(side: tuple[float, float, int, int]) -> float:
+    """Return how long a mark is along a side, in pixels of the input."""
+    low, high, _, made = side
+    per_pixel = (high - low) / made
+    return max(1, round(3 * per_pixel)) / per_pixel
 
 
 def _sides(region: ImageRegion) -> list[tuple[float, float, int, int]]:
@@ -115,7 +135,8 @@ def _strength_and_miss(change: np.ndarray, spot: tuple[float, float], reach: lis
     ys, xs = np.arange(top, bottom) + 0.5, np.arange(left, right) + 0.5
     total = weight.sum()
     at = (weight.sum(1) @ ys) / total, (weight.sum(0) @ xs) / total
-    near = np.hypot(ys[:, None] - at[0], xs - at[1]) <= 4
+    far = [max(4.0, length / 2) for length in reach]  # of a blurred or enlarged mark
+    near = np.hypot((ys[:, None] - at[0]) / far[0], (xs - at[1]) / far[1]) <= 1
     if weight[near].sum() < 0.8 * total or ((weight > 0).mean() > 0.5 and weight.size > 64):
         return float(window.max()), np.inf
     return float(window.max()), float(np.hypot(at[0] - y, at[1] - x))
