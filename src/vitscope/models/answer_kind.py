@@ -158,7 +158,9 @@ def _ends(start: Any, pixels: Tensor, width: int) -> Iterator[str]:
             yield "blocks" if _reads_pixels(computed, pixels) else f"linear {0 if weight is None else id(weight)}"
         elif role in ("norm", "activation"):
             yield role
-        elif _cuts_negative(node, name) and not all(_ROLE.get(_operation(child)) == "probability" for child in computed):
+        elif _cuts_negative(node, name) and not all(
+            _ROLE.get(_operation(child)) == "probability" for child in computed
+        ):
             yield "activation"
         elif role == "probability":
             yield f"probability {name}"

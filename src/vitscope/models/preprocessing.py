@@ -23,7 +23,16 @@ from vitscope.models.processor_call import ProcessorCall
 from vitscope.models.processor_checks import fit_colours, is_known, shows_region
 from vitscope.tracing.records import CAPTURE_HINT
 
-__all__ = ["IMAGENET", "REGION_HINT", "Preprocessing", "covering_size", "needs_more", "pixels_refused", "size_refused", "squash"]
+__all__ = [
+    "IMAGENET",
+    "REGION_HINT",
+    "Preprocessing",
+    "covering_size",
+    "needs_more",
+    "pixels_refused",
+    "size_refused",
+    "squash",
+]
 
 log = logging.getLogger(__name__)
 

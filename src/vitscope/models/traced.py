@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitscope._messages import Message, msg
 from vitscope.attention import AttentionStore, CallSite, Dense, Factored
@@ -16,7 +16,7 @@ from vitscope.attention.capture import capture
 from vitscope.attention.model_lock import exclusive
 from vitscope.attention.model_modes import eval_mode, own_state, precise_floats
 from vitscope.attention.recorder import AttentionRecorder
-from vitscope.errors import YES, CaptureError, LayoutError, Support, UnsupportedError, first_line
+from vitscope.errors import YES, CaptureError, LayoutError, Support, UnsupportedError
 from vitscope.geometry import TokenLayout
 from vitscope.models.answers import AnswerReader, tokens_read
 from vitscope.models.base import image_size
@@ -28,7 +28,6 @@ from vitscope.tracing.block_io import BlockMap
 from vitscope.tracing.chain import OperatorChain, graph_outputs, layer_blocks, operator_chain
 from vitscope.tracing.effect import check_effect
 from vitscope.tracing.loops import Loop, join_recorded
-from vitscope.tracing.records import CAPTURE_HINT
 from vitscope.tracing.trace import Trace
 from vitscope.tracing.trace import trace as trace_model
 
