@@ -102,10 +102,9 @@ def _read(answer: Tensor, pixels: Tensor, model: nn.Module) -> AnswerKind:
             return AnswerKind("features", width, reason)
         return AnswerKind("scores", width)
     if "unknown" in computed or any(end.startswith("probability") for end in computed):
-        if width in _norm_widths(model):
-            reason = msg("models.answer.width", "its {width} numbers are as many as one of its tokens has", width=width)
-            return AnswerKind("features", width, reason)
-        return AnswerKind("scores", width)
+        as_wide = width in _norm_widths(model)
+        why = msg("models.answer.width", "its {width} numbers are as many as one of its tokens has", width=width)
+        return AnswerKind("features", width, why) if as_wide else AnswerKind("scores", width)
     steps = {
         "norm": msg("models.answer.norm", "its last step is a normalisation"),
         "activation": msg("models.answer.activation", "its last step is an activation"),
@@ -148,6 +147,7 @@ def _ends(start: Any, pixels: Tensor, width: int) -> Iterator[str]:
             return
         name, inputs = _operation(node), [child for child, _ in node.next_functions if child is not None]
         role, computed = _ROLE.get(name), [child for child in inputs if not _only_parameters(child, pixels)]
+        role = "activation" if _cuts_scores(node, name, computed) else role
         if name == "AccumulateGrad" or (role == "layout" and not computed):
             yield "blocks"  # pixels, or a token that was learned: the stream that starts there
         elif role == "linear":
@@ -158,10 +158,6 @@ def _ends(start: Any, pixels: Tensor, width: int) -> Iterator[str]:
             yield "blocks" if _reads_pixels(computed, pixels) else f"linear {0 if weight is None else id(weight)}"
         elif role in ("norm", "activation"):
             yield role
-        elif _cuts_negative(node, name) and not all(
-            _ROLE.get(_operation(child)) == "probability" for child in computed
-        ):
-            yield "activation"
         elif role == "probability":
             yield f"probability {name}"
         elif name.startswith("ScaledDotProduct"):
@@ -174,10 +170,10 @@ def _ends(start: Any, pixels: Tensor, width: int) -> Iterator[str]:
             yield "unknown"
 
 
-def _cuts_negative(node: Any, name: str) -> bool:
-    """Return whether an operation cuts off what is below zero, as no score is."""
+def _cuts_scores(node: Any, name: str, inputs: list[Any]) -> bool:
+    """Return whether a clamp cuts off what is below zero, as nobody does with scores, but with probabilities."""
     low = getattr(node, "_saved_min", None) if name.startswith("Clamp") else None
-    return low is not None and bool(low >= 0)
+    return low is not None and bool(low >= 0) and any(_ROLE.get(_operation(child)) != "probability" for child in inputs)
 
 
 def _operation(node: Any) -> str:

@@ -156,9 +156,10 @@ def _checked(labels: Any, where: Message) -> dict[int, str]:
                 _FORMS,
             )
         pairs = list(enumerate(labels))
-    if pairs and all(isinstance(key, str) and not _INDEX.fullmatch(key.strip()) for key, _ in pairs):
-        if all(isinstance(value, int) and not isinstance(value, bool) for _, value in pairs):
-            pairs = [(value, key) for key, value in pairs]  # class_to_idx of torchvision's ImageFolder
+    if pairs and all(
+        isinstance(key, str) and not _INDEX.fullmatch(key.strip()) and type(value) is int for key, value in pairs
+    ):
+        pairs = [(value, key) for key, value in pairs]  # class_to_idx of torchvision's ImageFolder
     found: dict[int, str] = {}
     for key, given in pairs:
         number = _index(key, where)

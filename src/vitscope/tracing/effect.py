@@ -25,7 +25,7 @@ _OTHERS = (3.0, -3.0, 0.1)  # times the pixels: a clamp or an activation at the 
 
 
 @own_state
-def check_effect(
+def check_effect(  # noqa: C901 - what hooks see is put together here
     run: Run, model: nn.Module, pixels: Tensor, found: Trace, recorded: dict[int, RecordedCall]
 ) -> tuple[Message, ...]:
     """Differentiate the answer of one real forward with respect to the pixels, with and without attention.
@@ -40,7 +40,8 @@ def check_effect(
     Returns:
         Notes on layers whose attention has no effect.
 
-    Cost: one forward and two backward passes, more where no gradient comes through; skipped where their memory would be large.
+    Cost: one forward and two backward passes, more where no gradient comes through; skipped where their memory would
+        be large.
 
     Raises:
         LayoutError: no attention has an effect, in a model without weights of zeros; or the image reaches what the
@@ -98,8 +99,8 @@ def check_effect(
         raise LayoutError(
             msg(
                 "tracing.no-effect",
-                "the answer of {model} does not depend on the result of any attention call: it is multiplied with zero, "
-                "cut off or thrown away",
+                "the answer of {model} does not depend on the result of any attention call: it is multiplied with "
+                "zero, cut off or thrown away",
                 model=name,
             ),
             CAPTURE_HINT,
