@@ -80,3 +80,14 @@ def test_every_column_is_documented():
         name for line in re.findall(r"^\|([^|]*)\|", section, re.MULTILINE) for name in re.findall(r"`(\w+)`", line)
     }
     assert told - {"NAME", "NAME_random"} == {*schema().names}
+
+
+def test_a_shard_that_is_made_again_is_named(collection, tiny_folder, tmp_path, capsys):
+    words = ["batch", str(collection / "1"), "-o", str(tmp_path), "--model", str(tiny_folder), "--method", "rollout"]
+    app(words, standalone_mode=False)
+    (tmp_path / "data" / "part-000000.parquet").write_bytes(b"")
+    capsys.readouterr()
+    app([*words, "--resume"], standalone_mode=False)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "data/part-000000.parquet was made again" in told
+    assert "it has 0 bytes" in told
