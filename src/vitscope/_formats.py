@@ -119,7 +119,7 @@ def _tiff(data: bytes, source: str, reading: Reading, most: int) -> Decoded:
             if isinstance(error, ImportError) or "imagecodecs" in str(error):
                 require_package("imagecodecs", extra="tiff")
             raise
-        if made.dtype.kind not in "uif":
+        if made.dtype.kind not in "buif":
             raise ValueError(f"its numbers are {made.dtype}")
         if pages > 1:
             notes.append(

@@ -7,6 +7,7 @@ import pytest
 
 from tests.helpers.console import one_line
 from vitscope._messages import msg
+from vitscope.cli import console
 from vitscope.cli.console import failure_document, in_flags, print_error
 from vitscope.errors import UsageError
 
@@ -68,3 +69,28 @@ def test_failures_carry_their_code(cli, tiny_folder, tmp_path):
         [failure] = json.loads(ran.out)["failures"]
         assert failure["source"] == str(tmp_path / "none.jpg")
         assert failure["code"].startswith("image")
+
+
+EVIL = "cat\x1b[2J\x07\u202egpj.exe\x9b31m"
+SEEN = r"cat\x1b[2J\x07\u202egpj.exe\x9b31m"
+
+
+def test_control_characters_of_names_are_shown_and_not_obeyed(capsys):
+    console.print_line(EVIL)
+    console.print_note(EVIL + "\n")
+    console.print_error(UsageError(EVIL), EVIL)
+    console.print_table(["name"], [[EVIL]])
+    with console.show_log(1):
+        logging.getLogger("vitscope.test").debug("%s", EVIL)
+    told = capsys.readouterr()
+    assert told.out.count(SEEN) == 2
+    assert SEEN + r"\n" in told.err
+    assert told.err.count(SEEN) == 3
+    assert not set("\x1b\x07\u202e\x9b") & set(told.out + told.err)
+
+
+def test_json_holds_the_same_text_in_escapes(capsys):
+    console.print_json({"name": EVIL})
+    told = capsys.readouterr().out
+    assert json.loads(told) == {"name": EVIL}
+    assert told.isascii()

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,11 +40,14 @@ __all__ = [
     "print_note",
     "print_table",
     "show_log",
+    "visible",
 ]
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 _STAGES = {"fetch": "downloading the weights", "verify": "verifying the weights", "convert": "converting the weights"}
+# control and format characters, such as those that turn the direction of writing; and ends of lines and paragraphs
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
 _NO_TERMINAL_WIDTH = 200  # of tables in files and pipes
 
 
@@ -52,14 +56,23 @@ def in_flags(text: str) -> str:
     return text.spoken("cli") if isinstance(text, Message) else text
 
 
+def visible(text: str, kept: str = "") -> str:
+    """Return a text whose control characters, except those `kept`, are escapes: a name may hold any."""
+    return _CONTROL.sub(lambda found: found[0] if found[0] in kept else _escaped(found[0]), text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
 def print_line(text: str) -> None:
-    """Print one line of a result as it is, never wrapped."""
-    out.print(text, markup=False, soft_wrap=True)
+    """Print one line of a result, never wrapped."""
+    out.print(visible(text, "\n\t"), markup=False, soft_wrap=True)
 
 
 def print_note(text: str) -> None:
     """Print one line on stderr that is no error."""
-    err.print(f"vitscope: {text}", markup=False, soft_wrap=True)
+    err.print(visible(f"vitscope: {text}"), markup=False, soft_wrap=True)
 
 
 def print_error(error: VitscopeError, source: str = "") -> None:
@@ -82,7 +95,12 @@ def failure_document(source: str, error: VitscopeError) -> dict[str, str]:
 
 def print_json(document: Mapping[str, Any]) -> None:
     """Print one JSON document on stdout."""
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    sys.stdout.write(_CONTROL.sub(lambda found: found[0] if found[0] == "\n" else _in_json(found[0]), text) + "\n")
+
+
+def _in_json(character: str) -> str:
+    return json.dumps(character)[1:-1]
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, wrap: bool = False) -> None:
@@ -91,8 +109,16 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, wr
     for heading in headings:
         table.add_column(Text(heading), overflow="fold", no_wrap=not wrap)
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+        table.add_row(*(Text(visible(str(cell), "\n")) for cell in row))
     (out if out.is_terminal else Console(width=_NO_TERMINAL_WIDTH, highlight=False)).print(table)
+
+
+class _VisibleFormatter(logging.Formatter):
+    """Writes log lines without control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        return visible(super().format(record), "\n\t")
 
 
 @contextmanager
@@ -106,7 +132,7 @@ def show_log(verbosity: int) -> Iterator[None]:
     handler = RichHandler(
         console=console, show_time=verbosity > 1, show_path=False, highlighter=NullHighlighter(), rich_tracebacks=True
     )
-    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    handler.setFormatter(_VisibleFormatter("%(name)s: %(message)s"))
     level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
@@ -164,6 +190,7 @@ class ImageProgress:
         self._bars.start()
         if self._forwards is None:
             self._forwards = self._bars.add_task(name, total=total)
+        name = visible(name)
         self._bars.update(self._forwards, description=name, completed=done, total=total)
 
     @contextmanager
