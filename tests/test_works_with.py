@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-
 from benchmarks.works_with.table import REFUSED, Row, rows
 
 PAGE = Path(__file__).parents[1] / "docs" / "works-with.md"

@@ -198,7 +198,7 @@ def _() -> float | str:
     try:
         scope.explain(_PHOTO, method="rollout")
     except VitscopeError as error:
-        return REFUSED if "inner.blocks.1.mlp.fc1" in error.message else 1.0
+        return REFUSED if "blocks.1.mlp.fc1" in error.message else 1.0
     return 1.0
 
 

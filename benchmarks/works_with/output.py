@@ -220,14 +220,16 @@ class _Wrapped(nn.Module):
         return self.wrap(tokens[:, 0], self.vit.forward_head(tokens))
 
 
-def _gradients(scope: vitscope.Scope, score: Callable[[Any], Tensor], before: int = 0, **options: Any) -> float:
+def _gradients(
+    scope: vitscope.Scope, score: Callable[[Any], Tensor], before: int = 0, model: Any = None, **options: Any
+) -> float:
     """Return the largest difference of pixels times gradient from plain autograd, as a share of the largest value.
 
     The cell of the first patch begins so many pixels `before` the input, where patches overlap.
     """
     found = scope.explain(_PHOTO, method="input-x-gradient", **options)
     pixels = scope.prepare(_PHOTO).pixels[None].clone().requires_grad_()
-    (grad,) = torch.autograd.grad(score(scope.model(pixels)), pixels)
+    (grad,) = torch.autograd.grad(score((model or scope.model)(pixels)), pixels)
     (rows, columns), (height, width) = found.map.shape, pixels.shape[2:]
     numbers = [
         np.minimum((np.arange(n) + before) * count // n, count - 1) for n, count in ((height, rows), (width, columns))
@@ -239,8 +241,8 @@ def _gradients(scope: vitscope.Scope, score: Callable[[Any], Tensor], before: in
 
 @row(READ, "(loss, logits)", libraries=("timm", "torch"), against=AUTOGRAD)
 def _() -> float | str:
-    scope = vitscope.load(_Wrapped(lambda cls, logits: (cls.sum(), logits)).eval())
-    return _gradients(scope, lambda out: out[0, 2], target=2)  # the ViT inside, which the wrapper hands pixels on to
+    model = _Wrapped(lambda cls, logits: (cls.sum(), logits)).eval()
+    return _gradients(vitscope.load(model), lambda out: out[1][0, 2], model=model, target=2)
 
 
 @row(READ, "(features, logits)", libraries=("timm", "torch"), against="refused with both shapes")

@@ -140,7 +140,7 @@ def _bound(
     for chosen in dict.fromkeys((options.output, None)):
         try:
             return adapter_of(part).bound(part, processor, replace(options, output=chosen))
-        except VitscopeError as error:
+        except Exception as error:  # a layer of a library is no model, and raises anything when it is run on pixels
             log.debug("%s inside a wrapper: %s", type(part).__name__, error)
     return None
 
