@@ -1,6 +1,7 @@
 """Volumes: files, spacing, orientation, resampling; results drawn on three slices, saved and read again."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from tests.helpers.absent_extras import absent
 from tests.helpers.errors import raises
 from vitscope.errors import ImageError, MissingDependencyError, UsageError
 from vitscope.geometry import ImageRegion, TokenLayout
+from vitscope.media.clip import load_clip
+from vitscope.media.sound import load_sound
 from vitscope.media.volume import Volume, VolumeProcessor, load_volume
 from vitscope.media.volume_explanation import VolumeExplanation
 
@@ -143,3 +146,11 @@ def test_an_explanation_without_its_volume_cannot_be_drawn(tmp_path, explained):
         e.overlay()
     e.save(tmp_path / "out")
     assert VolumeExplanation.load(tmp_path / "out").picture is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+@pytest.mark.parametrize("load", [load_volume, load_sound, lambda path: load_clip(path, 2)])
+def test_a_pipe_is_refused_unread_whatever_it_is_called(tmp_path, load):
+    os.mkfifo(tmp_path / "pipe.npy")
+    with raises(ImageError, "images.not-a-file"):
+        load(tmp_path / "pipe.npy")

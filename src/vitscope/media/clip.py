@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
+from vitscope._header_scan import check_regular
 from vitscope._messages import msg
 from vitscope.errors import ImageError, UsageError, first_line, require_package
 from vitscope.images import Picture, load_image
@@ -138,6 +139,7 @@ def load_clip(source: Any, count: int) -> Clip:
         path = Path(source)
         if not path.exists():
             raise ImageError(msg("media.no-such-file", "{path} does not exist", path=path))
+        check_regular(path, str(path))
         return _read(str(path), path.stem, str(path), count)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _read(io.BytesIO(bytes(source)), "clip", "the bytes", count)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float32
 
+from vitscope._header_scan import check_regular
 from vitscope._messages import msg
 from vitscope.errors import ImageError, UsageError, first_line, require_package
 from vitscope.images import Medium, Picture
@@ -132,6 +133,7 @@ def load_sound(source: Any) -> Sound:
     path = Path(source)
     if not path.exists():
         raise ImageError(msg("media.no-such-file", "{path} does not exist", path=path))
+    check_regular(path, str(path))
     try:
         samples, rate = _read_wave(path)
     except (wave.Error, EOFError, KeyError):

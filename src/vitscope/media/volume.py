@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float32
 
+from vitscope._header_scan import check_regular
 from vitscope._messages import msg
 from vitscope.errors import ImageError, UsageError, first_line, require_package
 from vitscope.images import Picture
@@ -134,6 +135,7 @@ def load_volume(source: Any) -> Volume:
     path = Path(source)
     if not path.exists():
         raise ImageError(msg("media.no-such-file", "{path} does not exist", path=path))
+    check_regular(path, str(path))
     try:
         if path.suffix == ".npy":
             return Volume(np.load(path, allow_pickle=False), name=path.stem, source=str(path))
