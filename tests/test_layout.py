@@ -19,6 +19,8 @@ NAMES = {  # test files that are not about one module of their folder, and why
     "test_imports": "all modules",
     "test_soak": "benchmarks/soak",
     "test_space": "the example app for a Space",
+    "test_mutations": "damaged files of all kinds",
+    "test_works_with": "benchmarks/works_with",
     "test_viewers_example": "an example",
     "batch/test_kills": "benchmarks/kills.py",
     "export/test_export": "several small modules",

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 import vitscope
-from tests.models.toys_generic import Fused, OneHeadInWindows, ScaledAfter, loaded, made
+from tests.helpers.errors import raises
+from tests.models.toys_generic import Fused, OneHeadInWindows, ScaledAfter, ViT, loaded, made
 from tests.models.traced_row import as_it_is, picture
+from vitscope.errors import LayoutError
 
 # threads, compilers and gradients
 
@@ -88,3 +90,22 @@ def test_running_a_batch_inside_a_capture_is_one_forward():
     with torch.no_grad(), vitscope.capture(scope.model) as captured:
         scope.adapter.answer(torch.randn(2, 3, 32, 32))
     assert [block.shape[0] for block in captured.blocks] == [2, 2]
+
+
+class Dropping(ViT):
+    """Drops values in evaluation mode, too."""
+
+    size = (32, 32)
+
+    def __init__(self):
+        super().__init__(Fused)
+
+    def forward(self, x):
+        return torch.nn.functional.dropout(super().forward(x), 0.3)
+
+
+def test_a_model_that_answers_differently_each_time_is_refused():
+    before = torch.random.get_rng_state()
+    with raises(LayoutError, "tracing.random-model"):
+        vitscope.load(Dropping().eval())
+    assert torch.equal(torch.random.get_rng_state(), before)

@@ -1,5 +1,7 @@
 """The region that a processor's pixels show: measured right, or refused; never guessed."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -82,6 +84,9 @@ RANDOM = {
 }
 
 
+RANDOM_CODES = {"models.processor-random", "models.processor-random-part", "models.processor-content"}
+
+
 @pytest.mark.parametrize("name", RANDOM)
 def test_random_processors_are_refused_or_right(name):
     torch.manual_seed(0)
@@ -90,7 +95,7 @@ def test_random_processors_are_refused_or_right(name):
         try:
             found = region_of(RANDOM[name], photo(120, 80, seed))
         except LayoutError as error:
-            refused += error.message.code in {"models.processor-random", "models.processor-content"}
+            refused += error.message.code in RANDOM_CODES
         else:  # drawn alike by chance: then it must be right
             assert (name, found.box) == ("flip", (0, 0, 120, 80))
     assert refused >= 4
@@ -282,3 +287,20 @@ def test_padding_to_a_square_reaches_beyond_the_photo():
     )
     assert e.region.box == (0, -25, 100, 75)
     assert not np.isnan(e.heat()).any()
+
+
+@pytest.mark.parametrize("chance", [0.02, 0.1, 0.5])
+def test_a_part_that_is_rarely_applied_is_random_all_the_same(chance):
+    flip = v2.Compose([v2.RandomHorizontalFlip(chance), v2.Resize((32, 32)), v2.PILToTensor()])
+    with raises(LayoutError, "models.processor-random-part"):
+        Preprocessing(flip)(load_image(photo(120, 60)))
+
+
+def test_a_function_that_draws_numbers_is_run_until_it_shows():
+    def drawn(image):
+        flipped = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if random.random() < 0.255 else image
+        return tensor(flipped.resize((32, 32)))
+
+    random.seed(0)  # of the first 18 numbers the sixteenth alone is below
+    with raises(LayoutError, "models.processor-random"):
+        Preprocessing(drawn)(load_image(photo(120, 60)))

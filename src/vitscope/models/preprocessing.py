@@ -4,6 +4,7 @@ Where the region cannot be measured, it is the caller's to say: nothing is guess
 """
 
 import logging
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ from vitscope.images import Picture
 from vitscope.models.measured_region import Lost, find_box
 from vitscope.models.options import Region
 from vitscope.models.processor_call import ProcessorCall
-from vitscope.models.processor_checks import fit_colours, is_known, shows_region
+from vitscope.models.processor_checks import fit_colours, is_known, random_part, shows_region
 from vitscope.tracing.records import CAPTURE_HINT
 
 __all__ = [
@@ -42,6 +43,7 @@ REGION_HINT = msg(
     "say which part of the image its pixels show: load(model, processor=..., region=...) takes an ImageRegion, or a "
     "function from a Picture to one",
 )
+_TRIES = 16  # runs of a processor that draws random numbers
 _SAME = 1e-4  # of the largest pixel: two runs of a processor that is not random
 
 
@@ -145,9 +147,8 @@ class Preprocessing:
         Raises:
             LayoutError: it cannot be measured, or differs from photo to photo.
         """
-        again = pixels if self.known else self.run(picture.pixels)
-        if again.shape != pixels.shape or not _alike(again, pixels):
-            raise _random()
+        if not self.known:
+            self._check_repeats(picture, pixels)
         key = picture.size, made
         if key not in self._boxes:
             try:
@@ -186,6 +187,23 @@ class Preprocessing:
         )
         return LayoutError(problem, REGION_HINT)
 
+    def _check_repeats(self, picture: Picture, pixels: Tensor) -> None:
+        """Raise a LayoutError where the function makes other pixels of the same photo, or may.
+
+        It runs once more, or many times where the first run drew numbers from a global generator.
+        """
+        if part := random_part(self.run.process):
+            raise LayoutError(
+                msg("models.processor-random-part", "the processor is random: {part}", part=part), _random().hint
+            )
+        before = _generators()
+        for number in range(_TRIES):
+            again = self.run(picture.pixels)
+            if again.shape != pixels.shape or not _alike(again, pixels):
+                raise _random()
+            if number == 0 and _generators() == before:
+                return
+
     def _affine(self) -> tuple[Tensor, Tensor]:
         """Return how the function changes colours: RGB in [0, 1] times `(3, C)`, plus `(C,)`.
 
@@ -209,6 +227,12 @@ class Preprocessing:
 def _alike(first: Tensor, second: Tensor) -> bool:
     scale = max(float(first.abs().nan_to_num().max()), 1e-12)
     return torch.allclose(first, second, rtol=0, atol=_SAME * scale, equal_nan=True)
+
+
+def _generators() -> int:
+    """Return a number that changes when a global generator of random numbers is drawn from."""
+    state = np.random.get_state(legacy=False)  # noqa: NPY002 - that of processors
+    return hash((random.getstate(), str(state), torch.random.get_rng_state().numpy().tobytes()))
 
 
 def _random() -> LayoutError:

@@ -12,7 +12,7 @@ from vitscope._messages import msg
 from vitscope.geometry import ImageRegion
 from vitscope.models.measured_region import Lost, Run, find_box
 
-__all__ = ["fit_colours", "is_known", "shows_region"]
+__all__ = ["fit_colours", "is_known", "random_part", "shows_region"]
 
 _KNOWN = frozenset(
     (
@@ -36,11 +36,24 @@ def is_known(process: Any) -> bool:
     )
 
 
+def random_part(process: Any) -> str | None:
+    """Return the name of a part that is applied to some images only, by a probability `p`, or None."""
+    for part in _parts(process):
+        chance = getattr(part, "p", None)
+        if isinstance(chance, (float, torch.Tensor)) and 0 < float(chance) < 1:
+            return f"{type(part).__name__}(p={float(chance):g})"
+    return None
+
+
 def _parts(process: Any) -> Iterator[Any]:
     yield process
     inner = getattr(process, "transforms", None)
     for part in (
-        inner if isinstance(inner, (list, tuple)) else process if isinstance(process, torch.nn.Sequential) else ()
+        inner
+        if isinstance(inner, (list, tuple, torch.nn.ModuleList))
+        else process
+        if isinstance(process, torch.nn.Sequential)
+        else ()
     ):
         yield from _parts(part)
 

@@ -26,7 +26,7 @@ from vitscope.models.weights import hash_of
 from vitscope.tracing.block_finder import find_block_map
 from vitscope.tracing.block_io import BlockMap
 from vitscope.tracing.chain import OperatorChain, graph_outputs, layer_blocks, operator_chain
-from vitscope.tracing.effect import check_effect
+from vitscope.tracing.effect import check_effect, check_repeats
 from vitscope.tracing.loops import Loop, join_recorded
 from vitscope.tracing.trace import Trace
 from vitscope.tracing.trace import trace as trace_model
@@ -146,8 +146,9 @@ class TracedAdapter(ClassScores):
                     msg("models.images-in-a-loop.hint", "use {@batch_size=1}, or call attention once for the batch"),
                 )
 
+    @torch.random.fork_rng(devices=())
     def _record_forward(self, size: tuple[int, int]) -> AttentionRecorder:
-        """Capture one forward on noise."""
+        """Capture one forward on noise, and check that another one answers alike."""
         pixels = self.example(size, torch.randn)
         with eval_mode(self.model), torch.no_grad(), capture(self.model) as recorder:
             try:
@@ -160,9 +161,11 @@ class TracedAdapter(ClassScores):
                 if isinstance(error, RuntimeError):  # the model's own failure, not a missing argument
                     raise
                 raise needs_more(self.model, error) from error
-        self.reader(output)  # raises where it is not known what is explained
+        answer = self.reader(output)  # raises where it is not known what is explained
         recorder.check()
         _ = recorder.blocks or recorder.store()  # raises where nothing was recorded
+        with eval_mode(self.model), torch.no_grad():
+            check_repeats(self.model, answer, self.reader(self.run(pixels)))
         return recorder
 
     def _answers_with_tokens(self, found: Trace) -> bool:

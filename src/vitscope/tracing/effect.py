@@ -15,12 +15,13 @@ from vitscope.tracing.averaged import Run
 from vitscope.tracing.records import CAPTURE_HINT
 from vitscope.tracing.trace import Trace
 
-__all__ = ["check_effect"]
+__all__ = ["check_effect", "check_repeats"]
 
 log = logging.getLogger(__name__)
 
 _MOST_NUMBERS = 2**23  # queries of all layers; a forward with a graph keeps about forty times as many numbers
 _LEAK = 1e-5
+_REPEATS = 1e-2  # of the largest number of an answer: kernels may add up in another order
 _OTHERS = (3.0, -3.0, 0.1)  # times the pixels: a clamp or an activation at the end may be closed for some images
 
 
@@ -125,6 +126,25 @@ def check_effect(  # noqa: C901 - what hooks see is put together here
             "the answer does not depend on the attention of layer {layers} (its result is multiplied with zero), which "
             "maps of attention count all the same",
             layers=", ".join(map(str, idle)),
+        ),
+    )
+
+
+def check_repeats(model: nn.Module, first: Tensor, second: Tensor) -> None:
+    """Raise a LayoutError where two answers of a model to the same pixels differ."""
+    one, other = (answer.float().nan_to_num() for answer in (first, second))
+    if one.shape == other.shape and float((one - other).abs().max()) <= _REPEATS * float(one.abs().max()):
+        return
+    raise LayoutError(
+        msg(
+            "tracing.random-model",
+            "{model} in evaluation mode answered the same pixels in two ways: the map of one forward is not that of "
+            "the next",
+            model=type(model).__name__,
+        ),
+        msg(
+            "tracing.random-model.hint",
+            "switch off what draws random numbers in its forward, such as dropout without training=self.training",
         ),
     )
 
