@@ -31,6 +31,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.
 
 
 @own_state  # weights loaded in inference mode could not be differentiated through
+@torch.random.fork_rng(devices=())  # a model may draw in its forward
 def open_model(
     model: str | Path | nn.Module,
     *,
