@@ -12,7 +12,6 @@ import pydicom
 import tifffile
 import timm
 import torch
-import torchao.quantization as torchao_quantization
 from benchmarks.works_with.table import REFUSED, row
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
@@ -285,7 +284,9 @@ def _() -> float | str:
 @row(WEIGHTS, "int8 weights by torchao", libraries=("torchao", "transformers"), against="its own attentions")
 def _() -> float:
     model = _vit()
-    torchao_quantization.quantize_(model, torchao_quantization.Int8WeightOnlyConfig())
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    quantize_(model, Int8WeightOnlyConfig())
     return _attention(model)
 
 
