@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from benchmarks.works_with.table import REFUSED, rows
+from benchmarks.works_with.table import REFUSED, is_installed, rows
 
 PAGE = Path(__file__).parents[2] / "docs" / "works-with.md"
 HEAD = """# What vitscope works with
@@ -20,6 +20,9 @@ def main() -> int:
     """Return the number of wrong rows."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    needed = {name for row in rows() for name in row.libraries}
+    if missing := sorted(name for name in needed if not is_installed(name)):
+        sys.exit(f"not installed: {', '.join(missing)}")
     lines, kind, wrong = [HEAD], "", 0
     for row in rows():
         try:

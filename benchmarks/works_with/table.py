@@ -5,11 +5,11 @@ import pkgutil
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import benchmarks.works_with as package
 
-__all__ = ["REFUSED", "Row", "row", "rows"]
+__all__ = ["REFUSED", "Row", "is_installed", "row", "rows"]
 
 REFUSED = "refused"
 _ROWS: list["Row"] = []
@@ -50,6 +50,15 @@ def row(
         return function
 
     return add
+
+
+def is_installed(name: str) -> bool:
+    """Return whether a distribution is installed."""
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def rows() -> Iterator[Row]:

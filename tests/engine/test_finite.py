@@ -55,7 +55,7 @@ class Hiding(torch.nn.Module):
         self.vit = backbone(num_classes=3)
 
     def forward(self, x):
-        return torch.nan_to_num(self.vit(x))
+        return 2 * torch.nan_to_num(self.vit(x))
 
 
 def test_attention_of_nan_behind_a_finite_answer():

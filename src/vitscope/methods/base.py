@@ -67,7 +67,7 @@ class Option:
         if self.choices and value not in self.choices and not isinstance(value, int):
             raise UnknownNameError(self.name, str(value), self.choices)
         kind, given = type(self.default), {"option": self.name, "value": repr(value)}
-        if kind is str and not self.choices and not isinstance(value, str):
+        if self.annotation in (str, "str") and not self.choices and not isinstance(value, str):
             raise UsageError(msg("methods.not-a-text", "{option} is a text, not {value}", **given))
         if kind is bool and not isinstance(value, bool):
             raise UsageError(msg("methods.not-a-boolean", "{option} is true or false, not {value}", **given))

@@ -108,11 +108,12 @@ class ModelAdapter(ABC):
         if before is None or now == before:
             self._seen = now
             return False
+        changed = self.weights_changed or now.weights != before.weights
         renewed = now.structure != before.structure and self._remake is not None
         if renewed and self._remake is not None:
             log.debug("%s: its structure changed since it was loaded", self.reference)
             self.__dict__ = self._remake().__dict__
-        self._seen, self.weights_changed = now, True
+        self._seen, self.weights_changed = now, changed
         if isinstance(getattr(type(self), "weights", None), cached_property):
             self.__dict__.pop("weights", None)
         return renewed

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _SHARE = 0.2  # of the parameters, a model inside has at least
 _MOST = 2
+_COLOURS = 3
 
 
 def without_wrappers(model: nn.Module) -> nn.Module:
@@ -65,6 +66,8 @@ def adapter_inside(
         return None
     known, seen = used[0]
     whole, name = _has_all(known.model, model), type(known.model).__name__
+    if known.channels != _COLOURS and _takes_colours(model, seen.pixels):  # it may mix them before the model
+        return None
     if not seen.runs:  # a LightningModule without a forward
         return known if whole else None
     as_given = _near(seen.given, seen.pixels)
@@ -111,6 +114,16 @@ def adapter_inside(
         options = replace(options, multi_label=True)
     log.debug("%s is explained, with the preprocessing of %s", type(model).__name__, name)
     return GenericAdapter.bound(model, own, options, labels=labels, notes=notes)
+
+
+def _takes_colours(model: nn.Module, pixels: Tensor) -> bool:
+    """Return whether a module runs on pixels of three channels."""
+    try:
+        with eval_mode(model), torch.no_grad():
+            model(pixels[:, :1].expand(-1, _COLOURS, -1, -1))
+    except Exception:  # whatever it raises for a number of channels that is not its own
+        return False
+    return True
 
 
 def _known_parts(model: nn.Module, adapter_of: Callable[[nn.Module], type[ModelAdapter]]) -> list[nn.Module]:

@@ -12,6 +12,7 @@ from vitscope.attention.recorder import RecordedCall
 from vitscope.attention.store import GraphOutput
 from vitscope.errors import LayoutError
 from vitscope.tracing.averaged import Run
+from vitscope.tracing.placement import quantised_modules
 from vitscope.tracing.records import CAPTURE_HINT
 from vitscope.tracing.trace import Trace
 
@@ -49,6 +50,9 @@ def check_effect(  # noqa: C901 - what hooks see is put together here
             answer reads beside attention.
     """
     name = type(model).__name__
+    if quantised_modules(model):
+        log.debug("%s has modules without a backward pass: the effect of its attention was not checked", name)
+        return ()
     if sum(call.block.shape[1] * call.block.shape[2] * 64 for call in recorded.values()) > _MOST_NUMBERS:
         log.debug("%s is large: the effect of its attention was not checked", name)
         return ()
