@@ -20,6 +20,7 @@ def classifier(dtype=torch.float32):
     return Around(lambda own, f: own.head(f), head=torch.nn.Linear(32, 3)).to(dtype).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("layer", ["vit.blocks.0.attn.qkv", "vit.blocks.1.mlp.fc1", "vit.norm", "head"])
 def test_infinite_weights_are_named(method, layer):

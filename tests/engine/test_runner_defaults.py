@@ -20,6 +20,7 @@ def defaults(request):
     torch.set_default_dtype(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["transformers", "timm", "generic"])
 def test_maps_are_those_of_torchs_own_defaults(family, defaults):
     model = make(family).eval()

@@ -80,6 +80,7 @@ def expected():
     return {family: maps(make(family)) for family in ("timm", "transformers")}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Anomaly Detection")
 @pytest.mark.parametrize("where", ["call", "load"])
 @pytest.mark.parametrize("name", SURROUNDINGS)

@@ -66,6 +66,7 @@ def test_two_scopes_on_a_model_and_its_part_and_wrappers_wait_for_each_other():
     assert differences(before, model_state(model)) == []
 
 
+@pytest.mark.slow
 def test_capture_in_threads_beside_explanations():
     model = make("generic").eval()
     scope, pixels = vitscope.load(model), torch.rand(2, 3, 32, 32)

@@ -115,6 +115,7 @@ class TestWeightsOfTimm:
 
 
 class TestWeightsOfOtherLibraries:
+    @pytest.mark.slow
     def test_torchvision(self, tmp_path):
         from torchvision.models import VisionTransformer, vit_b_32
 
@@ -124,6 +125,7 @@ class TestWeightsOfOtherLibraries:
         assert torch.equal(scope.model(PIXELS), model(PIXELS))
         assert scope.adapter.input_size == (64, 64)
 
+    @pytest.mark.slow
     def test_open_clip_takes_the_file_after_the_name_or_as_an_option(self, tmp_path):
         import open_clip
 

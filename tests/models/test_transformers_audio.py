@@ -148,6 +148,7 @@ def test_occlusion_covers_the_bands_and_columns_of_its_window(scope, values):
     assert e.map[1, 0] == pytest.approx(np.mean(falls), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_every_method_that_applies_gives_a_map(scope):
     for support in scope.methods():
         if not support:

@@ -124,7 +124,8 @@ models.make_view = stuck
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_ends_within_five_seconds_whatever_runs(tiny_folder, number):
     """Work that cannot be cancelled, an upload in progress, an event stream and an idle connection."""
     arguments = ("-m", tiny_folder, "--port", 0, "--token", TOKEN)

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import httpx
 import psutil
+import pytest
 
 from tests.helpers.odd_pictures import scans
 from tests.helpers.uploads import GOOD, uploaded
@@ -38,6 +39,7 @@ def test_honest_uploads_are_answered_while_slow_ones_are_given_up(tiny_scope):
         assert {(one.status_code, one.json()["code"]) for one in answers} == {(422, "images.too-slow")}
 
 
+@pytest.mark.slow
 def test_a_signal_ends_the_server_and_its_decoders(tiny_folder):
     with process("-m", tiny_folder, "--port", 0, "--token", TOKEN) as (server, line):
         address = line.split()[-1].split("?")[0].rstrip("/")

@@ -165,7 +165,7 @@ class TracedAdapter(ClassScores):
         recorder.check()
         _ = recorder.blocks or recorder.store()  # raises where nothing was recorded
         with eval_mode(self.model), torch.no_grad():
-            check_repeats(self.model, answer, self.reader(self.run(pixels)))
+            check_repeats(self.model, answer, self.reader(self.run(self.example(size, torch.randn))))
         return recorder
 
     def _answers_with_tokens(self, found: Trace) -> bool:
