@@ -10,6 +10,7 @@ ROWS = list(rows())
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the libraries that a row tries
 @pytest.mark.parametrize("row", ROWS, ids=[f"{row.kind}: {row.what}" for row in ROWS])
 def test_vitscope_agrees_with_the_independent_value(row: Row) -> None:
     for name in row.libraries:

@@ -85,13 +85,13 @@ class _Capture(Changes):
         self._hold = ModelHold(model)
 
     def __enter__(self) -> AttentionRecorder:  # type: ignore[override]
-        super().__enter__()
         try:
+            super().__enter__()
             self._begin()
+            return self._recorder  # noqa: TRY300 - an interrupt before it leaves the hooks
         except BaseException:
             self.undo()
             raise
-        return self._recorder
 
     def _begin(self) -> None:
         self.on_exit(self._hold.release)
