@@ -208,7 +208,8 @@ def _dicom(data: bytes, source: str, reading: Reading, most: int) -> Decoded:
     from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array  # type: ignore[attr-defined]
 
     found = pydicom.dcmread(io.BytesIO(data))
-    if "Rows" not in found or "Columns" not in found:
+    kinds = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+    if "Rows" not in found or "Columns" not in found or not any(kind in found for kind in kinds):
         raise ImageError(
             msg("images.dicom-without-pixels", "{source} is DICOM without pixels", source=source),
             msg("images.dicom-without-pixels.hint", "choose a file of the series that holds an image"),

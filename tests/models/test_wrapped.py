@@ -332,3 +332,18 @@ def test_an_output_chosen_of_the_wrapper_keeps_the_preprocessing():
     for call in (lambda m, x: (m.vit(x), m.vit.forward_features(x)[:, 0]), pair.call):
         with raises(UsageError, "models.several-answers"):
             vitscope.load(Calling(known("timm"), call))
+
+
+def test_a_forward_that_is_not_written_to_its_end_is_no_missing_forward():
+    """The model inside is not explained in its place."""
+
+    class Unfinished(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vit = make("timm")
+
+        def forward(self, x):
+            raise NotImplementedError
+
+    with pytest.raises(vitscope.VitscopeError):
+        vitscope.load(Unfinished().eval())

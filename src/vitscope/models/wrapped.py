@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 _SHARE = 0.2  # of the parameters, a model inside has at least
 _MOST = 2
 _COLOURS = 3
+_NO_FORWARD = 'is missing the required "forward" function'  # as torch says it; any other is the forward's own
 
 
 def without_wrappers(model: nn.Module) -> nn.Module:
@@ -210,9 +211,9 @@ def _run(model: nn.Module, known: ModelAdapter, options: ModelOptions) -> _Run |
                 result, single = AnswerReader(options.output)(output), True
             if not calls and inside:  # a part of it was called, as `forward_features` does
                 return _Run(pixels, inside[0], _answer(cast(Any, known).run(inside[0])), result, single)
-    except NotImplementedError:
-        return _Run(pixels, runs=False)
     except Exception as error:  # it takes something else than pixels
+        if isinstance(error, NotImplementedError) and _NO_FORWARD in str(error):
+            return _Run(pixels, runs=False)
         log.debug("%s does not run on pixels: %s", type(model).__name__, error)
         return None
     answers = [answer for _, answer in calls if answer is not None]
