@@ -205,7 +205,7 @@ def _npy(data: bytes, source: str, reading: Reading, most: int) -> Decoded:
 def _dicom(data: bytes, source: str, reading: Reading, most: int) -> Decoded:
     require_package("pydicom", extra="dicom")
     import pydicom
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array  # type: ignore[attr-defined]
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
 
     found = pydicom.dcmread(io.BytesIO(data))
     kinds = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
@@ -235,7 +235,7 @@ def _dicom(data: bytes, source: str, reading: Reading, most: int) -> Decoded:
             problem, msg("images.dicom-syntax.hint", "pip install 'pylibjpeg[all]', or decompress the file")
         ) from None
     if kind == "PALETTE COLOR":
-        from pydicom.pixels import apply_color_lut  # type: ignore[attr-defined]
+        from pydicom.pixels import apply_color_lut
 
         colours = apply_color_lut(raw, found)
         deep = colours.dtype.itemsize > 1

@@ -151,16 +151,17 @@ def _nifti(path: Path) -> Volume:
     """Read a NIfTI file in its own order of axes, which the notes name."""
     require_package("nibabel", extra="volume")
     import nibabel as nib
+    from nibabel.filebasedimages import ImageFileError
 
     try:
         image: Any = nib.load(path)
         voxels = np.asarray(image.dataobj, np.float32)
-    except nib.filebasedimages.ImageFileError as error:
+    except ImageFileError as error:
         raise ValueError(first_line(error)) from error
     if voxels.ndim == 4:  # several values for each voxel come last
         voxels = voxels[..., 0] if voxels.shape[3] == 1 else np.moveaxis(voxels, 3, 0)
     opposite = {"L": "R-L", "R": "L-R", "A": "P-A", "P": "A-P", "S": "I-S", "I": "S-I"}
-    codes: Any = nib.aff2axcodes(image.affine)  # type: ignore[no-untyped-call]
+    codes: Any = nib.aff2axcodes(image.affine)
     axes = [opposite[code] for code in codes]
     spacing = [float(step) for step in image.header.get_zooms()[:3]]
     note = msg(
