@@ -40,7 +40,7 @@ def model_of(case: str):
     from transformers import ViTConfig, ViTForImageClassification
 
     import vitscope
-    from vitscope.models.transformers import TransformersAdapter
+    from vitscope.models.transformers.adapter import TransformersAdapter
 
     torch.manual_seed(0)
     if case.startswith("dinov2"):

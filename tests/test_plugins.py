@@ -16,7 +16,7 @@ from vitscope.errors import UnknownNameError, UsageError
 from vitscope.methods.base import METHODS
 from vitscope.models.base import ADAPTERS, ModelAdapter
 from vitscope.models.loading import adapter_of
-from vitscope.models.timm import TimmAdapter
+from vitscope.models.timm.adapter import TimmAdapter
 
 PAGE = "docs/extend/write-a-method.md"
 OWN = "from tests_parts import PARTS\nPARTS.add({name!r}, {name!r})\n"

@@ -35,21 +35,21 @@ class Mutant:
 
 
 _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
-    "models/weights_match.py": (
+    "models/weights/weights_match.py": (
         ["models/test_references_files.py", "models/test_weights_file.py"],
         [
             ("weights without a place are dropped", "if missing or unexpected:", "if missing:"),
             ("missing parameters stay random", "if missing or unexpected:", "if unexpected:"),
         ],
     ),
-    "models/weights_file.py": (
+    "models/weights/weights_file.py": (
         ["models/test_weights_file.py", "models/test_references_code.py"],
         [
             ("a pickle's code runs", "weights_only=True)", "weights_only=False)"),
             ("the weights of the moment come before their average", '"state_dict_ema", "model_ema", ', ""),
         ],
     ),
-    "models/transformers_loading.py": (
+    "models/transformers/loading.py": (
         ["models/test_references_code.py"],
         [
             ("code beside weights runs unasked", "trust_remote_code: bool = False", "trust_remote_code: bool = True"),
@@ -151,7 +151,7 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
             ),
         ],
     ),
-    "models/transformers_video.py": (
+    "models/transformers/video.py": (
         ["models/test_transformers_video.py"],
         [
             ("the CLS of a batch is that of other clips", ".reshape(-1)[: len(weights)]", "[:, 0]"),
@@ -222,7 +222,7 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
             ),
         ],
     ),
-    "models/answers.py": (
+    "models/answers/answers.py": (
         ["models/test_answers.py"],
         [
             ("answer-first-of-several", "    if len(main) > 1:", "    if len(main) > 99:"),
@@ -255,22 +255,22 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
             ("place-next-query", "return answer[:, self.index]", "return answer[:, self.index - 1]"),
         ],
     ),
-    "models/measured_region.py": (
+    "models/pixels/measured_region.py": (
         ["models/test_preprocessing_region.py"],
         [("a processor that mirrors is measured as one that does not", "if (scales < 0).any():", "if False:")],
     ),
-    "models/preprocessing.py": (
+    "models/pixels/preprocessing.py": (
         ["models/test_preprocessing.py"],
         [
             ("another size swaps height and width", "resize((made[1], made[0])", "resize((made[0], made[1])"),
             ("another size is not normalised", "(part @ matrix + offset).permute", "part.permute"),
         ],
     ),
-    "models/transformers.py": (
+    "models/transformers/adapter.py": (
         ["models/test_preprocessing.py"],
         [("positions are not interpolated", "!= self.input_size and", "== self.input_size and")],
     ),
-    "models/transformers_processor.py": (
+    "models/transformers/processor.py": (
         ["models/test_preprocessing.py"],
         [("NaFlex patches are cut by columns", "permute(0, 2, 4, 3, 5, 1)", "permute(0, 4, 2, 3, 5, 1)")],
     ),
@@ -282,14 +282,14 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
             ("a regression has probabilities", 'self.scores == "values" and given is None', "False"),
         ],
     ),
-    "models/answer_kind.py": (
+    "models/answers/answer_kind.py": (
         ["models/test_answer_kind.py"],
         [
             ("features are class scores", "    if not computed:\n        names", "    if True:\n        names"),
             ("probabilities are scores", "answer, ends)) is not None", "answer, ends)) is None and False"),
         ],
     ),
-    "models/timm_classes.py": (
+    "models/timm/classes.py": (
         ["models/test_answer_kind.py"],
         [
             (
@@ -299,7 +299,7 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
             )
         ],
     ),
-    "models/labels.py": (
+    "models/answers/labels.py": (
         ["models/test_labels.py"],
         [("names are not counted", "if sorted(labels) == list(range(count)):", "if True:")],
     ),

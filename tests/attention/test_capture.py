@@ -73,7 +73,7 @@ def state(model):
 
 @pytest.mark.parametrize("row", zoo.ROWS, ids=lambda row: row.name)
 def test_the_output_is_the_same_to_the_last_bit(row):
-    from vitscope.models.transformers import TransformersAdapter
+    from vitscope.models.transformers.adapter import TransformersAdapter
 
     model = row.model()
     adapter, pixels = TransformersAdapter(model), zoo.pixels(row, 2)

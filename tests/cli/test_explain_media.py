@@ -10,7 +10,7 @@ import transformers
 from tests.helpers.console import one_line
 from tests.media.videos import numbered, write_video
 from tests.models import toys_video
-from vitscope.models.transformers_video import video_processor
+from vitscope.models.transformers.video import video_processor
 
 
 @pytest.fixture(scope="module")

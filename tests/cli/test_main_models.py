@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.helpers.console import one_line
-from vitscope.models import hub
+from vitscope.models.references import hub
 
 
 def broken_model(folder, kind):

@@ -11,7 +11,7 @@ from tests.helpers.errors import raises
 from tests.models import toys as zoo
 from vitscope.errors import UnsupportedError, UsageError
 from vitscope.methods.base import METHODS
-from vitscope.models.transformers import TransformersAdapter
+from vitscope.models.transformers.adapter import TransformersAdapter
 from vitscope.scope import Scope
 
 PHOTOS = [np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8) for seed in range(3)]

@@ -9,7 +9,7 @@ from tests.models import toys as zoo
 from vitscope.engine.auto import EVIDENCE, LAST, OBJECTS
 from vitscope.errors import YES, Support
 from vitscope.methods.base import METHODS
-from vitscope.models.transformers import TransformersAdapter
+from vitscope.models.transformers.adapter import TransformersAdapter
 from vitscope.scope import Scope
 
 PHOTO, OTHER = (np.random.default_rng(seed).integers(0, 256, (40, 48, 3), dtype=np.uint8) for seed in (0, 1))

@@ -11,7 +11,7 @@ from torch import nn
 
 import vitscope
 from tests.engine.toys_families import PHOTOS, make
-from vitscope.models.fingerprint import fingerprint
+from vitscope.models.weights.fingerprint import fingerprint
 
 pytestmark = pytest.mark.usefixtures("as_shipped")
 
@@ -75,7 +75,7 @@ def test_a_new_scope_says_the_same_of_weights_that_changed(family):
 
 def test_weights_of_a_hub_revision_are_named_by_their_hash_once_they_are_others():
     from vitscope.models.options import ModelOptions
-    from vitscope.models.transformers import TransformersAdapter
+    from vitscope.models.transformers.adapter import TransformersAdapter
     from vitscope.scope import Scope
 
     model = make("transformers").eval()

@@ -79,7 +79,7 @@ def _volume(path):
 def _clips():
     from transformers import VideoMAEConfig
 
-    from vitscope.models.transformers_video import video_processor
+    from vitscope.models.transformers.video import video_processor
 
     video_processor(VideoMAEConfig(), (32, 32))
 

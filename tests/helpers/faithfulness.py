@@ -7,7 +7,7 @@ from tests.models import toys as zoo
 from vitscope.metrics.faithfulness import MEASURES, MeasureSettings
 from vitscope.metrics.perturb import Probe
 from vitscope.metrics.ranking import rank_map
-from vitscope.models.transformers import TransformersAdapter
+from vitscope.models.transformers.adapter import TransformersAdapter
 from vitscope.scope import Scope
 
 NAMES = [measure.name for measure in MEASURES]

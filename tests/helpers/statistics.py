@@ -10,7 +10,7 @@ from tests.models import traced_row
 from vitscope.attention import AttentionStore, Dense
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.metrics.attention_streaming import compute_statistics
-from vitscope.models.transformers import TransformersAdapter
+from vitscope.models.transformers.adapter import TransformersAdapter
 from vitscope.scope import Scope
 
 CHUNKS = (None, 1, 7, 1000)

@@ -13,7 +13,7 @@ from vitscope.errors import MethodError, UnknownNameError, UsageError
 from vitscope.images import Picture
 from vitscope.methods.attention_gradient import attention_gradcam, grad_rollout, grad_sam, relevance
 from vitscope.methods.targets import scorer_of
-from vitscope.models.transformers import TransformersAdapter
+from vitscope.models.transformers.adapter import TransformersAdapter
 from vitscope.scope import Scope
 
 NAMES = ["vit", "vit-wide", "deit-teacher", "dinov2-registers", "ijepa", "beit"]

@@ -12,7 +12,7 @@ import torch
 from tests.models import toys as zoo
 from vitscope.engine.engine import Engine
 from vitscope.methods.base import METHODS
-from vitscope.models.transformers import TransformersAdapter
+from vitscope.models.transformers.adapter import TransformersAdapter
 from vitscope.scope import Scope
 
 PHOTOS = [np.random.default_rng(seed).integers(0, 256, (44, 36, 3), dtype=np.uint8) for seed in range(2)]

@@ -16,7 +16,7 @@ from vitscope.methods.base import METHODS
 from vitscope.methods.head_fusion import fuse_heads
 from vitscope.methods.notebook_recipe import notebook_recipe
 from vitscope.methods.rollout import rollout
-from vitscope.models.transformers import TransformersAdapter
+from vitscope.models.transformers.adapter import TransformersAdapter
 
 CHUNKS = (None, 1, 7, 1000)
 

@@ -22,7 +22,7 @@ from vitscope.images import load_image
 from vitscope.metrics import effective_rank as rank_module
 from vitscope.metrics.attention_statistics import SHARES, Statistics
 from vitscope.metrics.effective_rank import effective_rank
-from vitscope.models.transformers import TransformersAdapter
+from vitscope.models.transformers.adapter import TransformersAdapter
 
 
 @pytest.fixture(scope="module", params=NAMES)

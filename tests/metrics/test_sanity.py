@@ -22,7 +22,7 @@ from vitscope.metrics.perturb import BASELINES
 from vitscope.metrics.ranking import moved_copies
 from vitscope.metrics.sanity import WeightGroup, randomised_weights, sanity, weight_groups
 from vitscope.metrics.stability import NOISE_SAMPLES, RADIUS, stability
-from vitscope.models.weights import hash_of
+from vitscope.models.weights.weights import hash_of
 
 
 class Chain(nn.Module):

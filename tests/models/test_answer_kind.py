@@ -8,8 +8,8 @@ import vitscope
 from tests.helpers.errors import raises
 from tests.models.toys_heads import HEADS, Around, backbone
 from vitscope.errors import UsageError
-from vitscope.models.answer_kind import find_answer_kind
-from vitscope.models.answers import answer_of
+from vitscope.models.answers.answer_kind import find_answer_kind
+from vitscope.models.answers.answers import answer_of
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
 

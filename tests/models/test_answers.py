@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import vitscope
 from tests.helpers.errors import raises
 from vitscope.errors import LayoutError, UnknownNameError, UsageError
-from vitscope.models.answers import AnswerReader, answer_of
+from vitscope.models.answers.answers import AnswerReader, answer_of
 
 PHOTO = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
 A, B, C = torch.rand(1, 7), torch.rand(1, 3), torch.rand(1, 2, 4, 4)

@@ -12,7 +12,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 import vitscope
 from tests.helpers.errors import raises
 from vitscope.errors import ImageError, UsageError
-from vitscope.models.bands import accepting, convolution_channels, normalisation
+from vitscope.models.pixels.bands import accepting, convolution_channels, normalisation
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (40, 56, 3), dtype=np.uint8)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.helpers.errors import raises
 from vitscope.errors import UsageError
-from vitscope.models.labels import check_count, read_labels
+from vitscope.models.answers.labels import check_count, read_labels
 
 NAMES = {0: "ant", 1: "bee, honey bee", 2: "cat"}
 

@@ -14,7 +14,7 @@ from tests.models.traced_row import as_it_is, picture
 from vitscope.errors import CaptureError, LayoutError
 from vitscope.geometry import TokenLayout
 from vitscope.images import Picture
-from vitscope.models.preprocessing import Preprocessing, squash
+from vitscope.models.pixels.preprocessing import Preprocessing, squash
 
 
 def test_another_size_is_normalised_as_the_processor_does():

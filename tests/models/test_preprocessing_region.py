@@ -16,7 +16,7 @@ from tests.models.toys_processors import GEOMETRIES, centred, colours_after, pho
 from vitscope.errors import LayoutError, UsageError
 from vitscope.geometry import ImageRegion
 from vitscope.images import Picture, load_image
-from vitscope.models.preprocessing import Preprocessing
+from vitscope.models.pixels.preprocessing import Preprocessing
 
 SIZES = [(120, 60), (60, 120), (90, 90), (300, 211)]
 

@@ -13,11 +13,11 @@ import transformers
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 import vitscope
-import vitscope.models.references
+import vitscope.models.references.references
 from tests.helpers.errors import raises
 from tests.models import toys_files as toys
 from vitscope.errors import ModelError
-from vitscope.models.transformers_loading import Source
+from vitscope.models.transformers.loading import Source
 
 SOURCE = Path(vitscope.__file__).parent
 PIXELS = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(2))
@@ -164,7 +164,7 @@ def hub(monkeypatch, tmp_path):
         return str(path)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    monkeypatch.setattr(vitscope.models.references, "reach_hub", lambda *_, **__: True)
+    monkeypatch.setattr(vitscope.models.references.references, "reach_hub", lambda *_, **__: True)
     return tmp_path
 
 

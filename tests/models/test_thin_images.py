@@ -15,7 +15,7 @@ from tests.helpers.errors import raises
 from tests.models.toys_processors import squared, tensor
 from vitscope.errors import ImageError, LayoutError
 from vitscope.images import Picture
-from vitscope.models.thin_images import bounded
+from vitscope.models.pixels.thin_images import bounded
 from vitscope.scope import load
 
 SIDE = 64

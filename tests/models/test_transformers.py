@@ -11,8 +11,8 @@ from tests.helpers.errors import raises
 from tests.models import toys as zoo
 from vitscope.errors import CaptureError, LayoutError, ModelError, UsageError
 from vitscope.images import Picture
-from vitscope.models.transformers import TransformersAdapter
-from vitscope.models.transformers_types import known_types
+from vitscope.models.transformers.adapter import TransformersAdapter
+from vitscope.models.transformers.types import known_types
 from vitscope.scope import Scope
 
 

@@ -14,9 +14,9 @@ from transformers.models.vit.modeling_vit import ViTModel
 import vitscope
 from vitscope.models.generic import GenericAdapter
 from vitscope.models.loading import adapter_of
-from vitscope.models.timm import TimmAdapter
+from vitscope.models.timm.adapter import TimmAdapter
 from vitscope.models.torchvision import TorchvisionAdapter
-from vitscope.models.transformers import TransformersAdapter
+from vitscope.models.transformers.adapter import TransformersAdapter
 
 NAMES = ["crane", "heron", "stork", "ibis", "egret"]
 CONFIG = ViTConfig(

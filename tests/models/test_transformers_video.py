@@ -248,7 +248,7 @@ def test_a_stack_lays_each_tubelet_out_as_one_rectangle():
 
 
 def test_a_folder_is_loaded_with_its_own_processor(tmp_path, kind):
-    from vitscope.models.transformers_video import video_processor
+    from vitscope.models.transformers.video import video_processor
 
     model = toys.classifier(kind)
     model.save_pretrained(tmp_path)

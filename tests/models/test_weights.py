@@ -12,7 +12,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 import vitscope
 from tests.helpers.errors import raises
 from vitscope.errors import ModelError, UnsupportedError
-from vitscope.models.weights import hash_of
+from vitscope.models.weights.weights import hash_of
 from vitscope.tracing.placement import placement, quantised_modules
 
 pytestmark = pytest.mark.filterwarnings(

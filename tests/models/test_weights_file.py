@@ -14,8 +14,8 @@ import vitscope
 from tests.helpers.errors import raises
 from tests.models.toys_files import timm_model
 from vitscope.errors import ModelError
-from vitscope.models.weights_file import read_weights
-from vitscope.models.weights_match import match
+from vitscope.models.weights.weights_file import read_weights
+from vitscope.models.weights.weights_match import match
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from vitscope.models.transformers import TransformersAdapter
+from vitscope.models.transformers.adapter import TransformersAdapter
 from vitscope.scope import Scope
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}

@@ -31,7 +31,7 @@ from vitscope.methods.targets import Scorer, SimilarTo, Target, Text, feature_of
 from vitscope.metrics.target_score import activated
 from vitscope.models.base import ModelAdapter
 from vitscope.models.loading import pick_device
-from vitscope.models.thin_images import bounded, check_made
+from vitscope.models.pixels.thin_images import bounded, check_made
 from vitscope.tracing.block_io import BlockMap, StagedHiddenStates
 from vitscope.tracing.placement import placement
 

@@ -19,7 +19,7 @@ from vitscope.images import ImageLike, Picture
 from vitscope.methods.base import METHODS
 from vitscope.methods.targets import Target
 from vitscope.metrics.target_score import Score, ScoreKind, make_score, target_from_text
-from vitscope.models.bands import fitted
+from vitscope.models.pixels.bands import fitted
 
 __all__ = ["map_maker", "photo_of", "pixels_of", "score_of_map", "uniform_pixels"]
 

@@ -1,1 +1,1 @@
-"""Model adapters: one file for each library, named after it."""
+"""Adapt vision models to one contract: a file or a folder for each library, folders for what they share."""

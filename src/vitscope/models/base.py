@@ -15,17 +15,17 @@ from vitscope.errors import YES, ImageError, Support, UnsupportedError, UsageErr
 from vitscope.explanation import Activation, Explanation
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture, ReadOptions, grey_picture, load_image
-from vitscope.models.bands import fitted
-from vitscope.models.fingerprint import Fingerprint, fingerprint
-from vitscope.models.labels import check_count
+from vitscope.models.answers.labels import check_count
 from vitscope.models.options import ModelOptions
+from vitscope.models.pixels.bands import fitted
+from vitscope.models.weights.fingerprint import Fingerprint, fingerprint
 
 if TYPE_CHECKING:
     import torch
 
     from vitscope.attention import AttentionStore
     from vitscope.attention.recorder import AttentionRecorder
-    from vitscope.models.weights_file import WeightsFile
+    from vitscope.models.weights.weights_file import WeightsFile
     from vitscope.tracing.block_io import BlockMap
 
 __all__ = ["ADAPTERS", "ModelAdapter", "image_size", "libraries_of", "text_too_long"]

@@ -12,7 +12,8 @@ from vitscope.attention.model_modes import eval_mode
 from vitscope.errors import LayoutError, first_line
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture, grey_picture
-from vitscope.models.bands import (
+from vitscope.models.base import ADAPTERS
+from vitscope.models.pixels.bands import (
     BandPreprocessing,
     Normalisation,
     Resizing,
@@ -23,8 +24,7 @@ from vitscope.models.bands import (
     fitted,
     normalisation,
 )
-from vitscope.models.base import ADAPTERS
-from vitscope.models.preprocessing import IMAGENET, Preprocessing, needs_more, squash
+from vitscope.models.pixels.preprocessing import IMAGENET, Preprocessing, needs_more, squash
 from vitscope.models.traced import TracedAdapter
 from vitscope.tracing.placement import placement
 

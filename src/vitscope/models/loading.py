@@ -14,13 +14,13 @@ from vitscope._messages import msg
 from vitscope.attention.model_modes import own_state
 from vitscope.errors import UnknownNameError, UsageError, first_line
 from vitscope.geometry import TokenLayout
+from vitscope.models.answers.labels import read_labels
 from vitscope.models.base import ADAPTERS, ModelAdapter, libraries_of
 from vitscope.models.generic import GenericAdapter
-from vitscope.models.labels import read_labels
 from vitscope.models.options import Labels, LoadOptions, ModelOptions, Output, Region, said_of
-from vitscope.models.references import LoadRequest, open_reference
-from vitscope.models.transformers_processor_loading import load_processor
-from vitscope.models.weights import require_numbers
+from vitscope.models.references.references import LoadRequest, open_reference
+from vitscope.models.transformers.processor_loading import load_processor
+from vitscope.models.weights.weights import require_numbers
 from vitscope.models.wrapped import adapter_inside, without_wrappers
 
 __all__ = ["DTYPES", "adapter_of", "open_model", "pick_device"]

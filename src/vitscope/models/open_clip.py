@@ -13,8 +13,8 @@ from vitscope.errors import ModelError, UnknownNameError, first_line, require_pa
 from vitscope.geometry import TokenLayout
 from vitscope.models.base import ADAPTERS, text_too_long
 from vitscope.models.generic import GenericAdapter
-from vitscope.models.weights_file import WeightsFile
-from vitscope.models.weights_match import fill, match
+from vitscope.models.weights.weights_file import WeightsFile
+from vitscope.models.weights.weights_match import fill, match
 
 __all__ = ["OpenClipAdapter"]
 

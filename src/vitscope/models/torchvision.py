@@ -11,9 +11,9 @@ from vitscope._messages import Message, msg
 from vitscope.errors import UnknownNameError, require_package
 from vitscope.models.base import ADAPTERS
 from vitscope.models.generic import GenericAdapter
-from vitscope.models.hub import HUB_SECONDS, within
-from vitscope.models.weights_file import WeightsFile
-from vitscope.models.weights_match import fill, match
+from vitscope.models.references.hub import HUB_SECONDS, within
+from vitscope.models.weights.weights_file import WeightsFile
+from vitscope.models.weights.weights_match import fill, match
 
 __all__ = ["TorchvisionAdapter"]
 

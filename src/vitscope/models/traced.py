@@ -18,11 +18,11 @@ from vitscope.attention.model_modes import eval_mode, own_state, precise_floats
 from vitscope.attention.recorder import AttentionRecorder
 from vitscope.errors import YES, CaptureError, LayoutError, Support, UnsupportedError
 from vitscope.geometry import TokenLayout
-from vitscope.models.answers import AnswerReader, tokens_read
+from vitscope.models.answers.answers import AnswerReader, tokens_read
+from vitscope.models.answers.class_scores import ClassScores
 from vitscope.models.base import image_size
-from vitscope.models.class_scores import ClassScores
-from vitscope.models.preprocessing import needs_more, pixels_refused, size_refused
-from vitscope.models.weights import hash_of
+from vitscope.models.pixels.preprocessing import needs_more, pixels_refused, size_refused
+from vitscope.models.weights.weights import hash_of
 from vitscope.tracing.block_finder import find_block_map
 from vitscope.tracing.block_io import BlockMap
 from vitscope.tracing.chain import OperatorChain, graph_outputs, layer_blocks, operator_chain

@@ -16,7 +16,7 @@ from vitscope.attention.changes import Changes
 from vitscope.attention.model_modes import eval_mode
 from vitscope.errors import ModelError, VitscopeError
 from vitscope.images import Picture
-from vitscope.models.answers import AnswerReader
+from vitscope.models.answers.answers import AnswerReader
 from vitscope.models.base import ModelAdapter
 from vitscope.models.generic import GenericAdapter
 from vitscope.models.options import ModelOptions

@@ -14,7 +14,7 @@ def models(as_json: opt.AsJson = False) -> None:
     """List the forms of a model reference, and the bundled models."""
     from vitscope.models.base import ADAPTERS
     from vitscope.models.bundled import catalogue, wheel
-    from vitscope.models.transformers_types import known_types
+    from vitscope.models.transformers.types import known_types
 
     types = known_types()
     if as_json:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from vitscope._messages import Message, msg
 from vitscope.errors import ModelError, VitscopeError, first_line, require_package
-from vitscope.models.weights_file import WeightsFile, read_weights
-from vitscope.models.weights_match import fill, match
+from vitscope.models.weights.weights_file import WeightsFile, read_weights
+from vitscope.models.weights.weights_match import fill, match
 
 __all__ = ["WEIGHT_FILES", "fill_architecture", "is_timm_config", "load_folder"]
 

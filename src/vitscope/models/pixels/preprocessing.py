@@ -18,10 +18,10 @@ from vitscope._messages import Message, msg
 from vitscope.errors import LayoutError, UsageError, first_line
 from vitscope.geometry import ImageRegion
 from vitscope.images import Picture
-from vitscope.models.measured_region import Lost, find_box
 from vitscope.models.options import Region
-from vitscope.models.processor_call import ProcessorCall
-from vitscope.models.processor_checks import fit_colours, is_known, random_part, shows_region
+from vitscope.models.pixels.measured_region import Lost, find_box
+from vitscope.models.pixels.processor_call import ProcessorCall
+from vitscope.models.pixels.processor_checks import fit_colours, is_known, random_part, shows_region
 from vitscope.tracing.records import CAPTURE_HINT
 
 __all__ = [

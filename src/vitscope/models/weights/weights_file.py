@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vitscope._messages import Message, msg
 from vitscope.errors import ModelError, first_line
-from vitscope.models.foreign_files import refuse_foreign
+from vitscope.models.weights.foreign_files import refuse_foreign
 
 __all__ = ["WEIGHT_SUFFIXES", "WeightsFile", "read_weights"]
 

@@ -17,7 +17,7 @@ from vitscope.errors import ImageError, LayoutError, UsageError
 from vitscope.geometry import ImageRegion
 from vitscope.images import Picture
 from vitscope.models.options import Region
-from vitscope.models.preprocessing import Preprocessing, covering_size
+from vitscope.models.pixels.preprocessing import Preprocessing, covering_size
 
 __all__ = [
     "BandPreprocessing",

@@ -18,8 +18,8 @@ from vitscope.media.sound import Sound, Spectrogram, load_sound, mel_centres
 from vitscope.media.sound_explanation import SoundExplanation
 from vitscope.models.base import ADAPTERS
 from vitscope.models.traced import TracedAdapter
-from vitscope.models.transformers_types import AUDIO_TYPES
-from vitscope.models.weights import hash_of
+from vitscope.models.transformers.types import AUDIO_TYPES
+from vitscope.models.weights.weights import hash_of
 
 __all__ = ["AudioAdapter"]
 

@@ -11,13 +11,13 @@ from vitscope._messages import Message, msg
 from vitscope.attention.model_modes import plain_defaults
 from vitscope.errors import ModelError, UnknownNameError, require_package
 from vitscope.geometry import TokenLayout
-from vitscope.models.bands import Resizing, convolution_channels, normalisation
 from vitscope.models.base import ADAPTERS
 from vitscope.models.generic import GenericAdapter
-from vitscope.models.hub import reach_hub
-from vitscope.models.timm_classes import answers_with_clip_features, class_names, is_headless
-from vitscope.models.timm_files import fill_architecture
-from vitscope.models.weights_file import WeightsFile
+from vitscope.models.pixels.bands import Resizing, convolution_channels, normalisation
+from vitscope.models.references.hub import reach_hub
+from vitscope.models.timm.classes import answers_with_clip_features, class_names, is_headless
+from vitscope.models.timm.files import fill_architecture
+from vitscope.models.weights.weights_file import WeightsFile
 
 __all__ = ["TimmAdapter"]
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from vitscope._messages import msg
 from vitscope.errors import ModelError, UsageError, VitscopeError
 from vitscope.models.bundled import catalogue
-from vitscope.models.foreign_files import refuse_foreign
-from vitscope.models.weights_file import read_weights
+from vitscope.models.weights.foreign_files import refuse_foreign
+from vitscope.models.weights.weights_file import read_weights
 
 __all__ = ["file_alone", "require_scheme"]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vitscope._messages import Message, msg
 from vitscope.errors import ModelError
-from vitscope.models.weights_file import WeightsFile
+from vitscope.models.weights.weights_file import WeightsFile
 
 __all__ = ["Matched", "fill", "match"]
 

@@ -22,12 +22,12 @@ from vitscope.attention.recorder import AttentionRecorder
 from vitscope.errors import YES, ModelError, Support
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture
-from vitscope.models.answers import answer_of
+from vitscope.models.answers.answers import answer_of
 from vitscope.models.base import ADAPTERS, ModelAdapter, image_size, text_too_long
 from vitscope.models.traced import TracedAdapter
-from vitscope.models.transformers_processor import ProcessorRunner, as_pair, cut_patches, takes_patches
-from vitscope.models.transformers_types import AUDIO_TYPES, CLASSIFIER, VIDEO_TYPES, find_type
-from vitscope.models.weights import hash_of
+from vitscope.models.transformers.processor import ProcessorRunner, as_pair, cut_patches, takes_patches
+from vitscope.models.transformers.types import AUDIO_TYPES, CLASSIFIER, VIDEO_TYPES, find_type
+from vitscope.models.weights.weights import hash_of
 
 __all__ = ["TransformersAdapter"]
 

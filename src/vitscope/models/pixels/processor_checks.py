@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vitscope._messages import msg
 from vitscope.geometry import ImageRegion
-from vitscope.models.measured_region import Lost, Run, find_box
+from vitscope.models.pixels.measured_region import Lost, Run, find_box
 
 __all__ = ["fit_colours", "is_known", "random_part", "shows_region"]
 

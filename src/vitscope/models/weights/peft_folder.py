@@ -11,8 +11,8 @@ import torch
 
 from vitscope._messages import Message, msg
 from vitscope.errors import ModelError, first_line, require_package
-from vitscope.models.transformers_loading import Source, load_module
-from vitscope.models.weights_file import read_weights
+from vitscope.models.transformers.loading import Source, load_module
+from vitscope.models.weights.weights_file import read_weights
 
 __all__ = ["base_of", "is_peft_folder", "load_merged"]
 

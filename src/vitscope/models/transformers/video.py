@@ -27,12 +27,12 @@ from vitscope.images import Picture
 from vitscope.media.clip import Clip, load_clip
 from vitscope.media.clip_explanation import ClipExplanation
 from vitscope.models.base import ADAPTERS
-from vitscope.models.preprocessing import Preprocessing
+from vitscope.models.pixels.preprocessing import Preprocessing
 from vitscope.models.stacked import Stack
 from vitscope.models.traced import TracedAdapter
-from vitscope.models.transformers_processor import as_pair
-from vitscope.models.transformers_types import VIDEO_TYPES
-from vitscope.models.weights import hash_of
+from vitscope.models.transformers.processor import as_pair
+from vitscope.models.transformers.types import VIDEO_TYPES
+from vitscope.models.weights.weights import hash_of
 from vitscope.tracing.trace import Trace
 
 __all__ = ["VideoAdapter", "video_processor"]

@@ -6,8 +6,8 @@ from typing import Any
 
 from vitscope._messages import Message, msg
 from vitscope.errors import ModelError, first_line, require_package
-from vitscope.models.hub import not_loaded, reach_hub, remote_code
-from vitscope.models.transformers_types import AUDIO_TYPES, VIDEO_TYPES
+from vitscope.models.references.hub import not_loaded, reach_hub, remote_code
+from vitscope.models.transformers.types import AUDIO_TYPES, VIDEO_TYPES
 
 __all__ = ["load_processor", "processor_of"]
 

@@ -15,7 +15,8 @@ from vitscope.attention.model_modes import plain_defaults
 from vitscope.errors import LayoutError
 from vitscope.geometry import ImageRegion
 from vitscope.images import Picture
-from vitscope.models.bands import (
+from vitscope.models.options import Region
+from vitscope.models.pixels.bands import (
     BandPreprocessing,
     Resizing,
     accepting,
@@ -25,9 +26,8 @@ from vitscope.models.bands import (
     grey_of,
     normalisation,
 )
-from vitscope.models.measured_region import Lost, find_box
-from vitscope.models.options import Region
-from vitscope.models.preprocessing import Preprocessing, covering_size
+from vitscope.models.pixels.measured_region import Lost, find_box
+from vitscope.models.pixels.preprocessing import Preprocessing, covering_size
 
 __all__ = ["ProcessorRunner", "as_pair", "cut_patches", "takes_patches"]
 

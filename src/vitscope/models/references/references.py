@@ -17,17 +17,17 @@ from vitscope._messages import Message, msg
 from vitscope.errors import ModelError, UnknownNameError, VitscopeError
 from vitscope.models.base import ADAPTERS, ModelAdapter
 from vitscope.models.bundled import catalogue, wheel
-from vitscope.models.foreign_files import foreign_folder
-from vitscope.models.hub import OTHER_SOURCES, fetch_folder, not_loaded, reach_hub
 from vitscope.models.options import ModelOptions
-from vitscope.models.peft_folder import base_of, is_peft_folder, load_merged
-from vitscope.models.suggestions import file_alone, require_scheme
-from vitscope.models.timm import TimmAdapter
-from vitscope.models.timm_classes import class_names
-from vitscope.models.timm_files import WEIGHT_FILES, is_timm_config, load_folder
-from vitscope.models.transformers_loading import Source, adapted, load_transformers
-from vitscope.models.transformers_processor_loading import processor_of
-from vitscope.models.weights_file import WEIGHT_SUFFIXES, WeightsFile, read_weights
+from vitscope.models.references.hub import OTHER_SOURCES, fetch_folder, not_loaded, reach_hub
+from vitscope.models.references.suggestions import file_alone, require_scheme
+from vitscope.models.timm.adapter import TimmAdapter
+from vitscope.models.timm.classes import class_names
+from vitscope.models.timm.files import WEIGHT_FILES, is_timm_config, load_folder
+from vitscope.models.transformers.loading import Source, adapted, load_transformers
+from vitscope.models.transformers.processor_loading import processor_of
+from vitscope.models.weights.foreign_files import foreign_folder
+from vitscope.models.weights.peft_folder import base_of, is_peft_folder, load_merged
+from vitscope.models.weights.weights_file import WEIGHT_SUFFIXES, WeightsFile, read_weights
 
 __all__ = ["LoadRequest", "open_reference"]
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from vitscope._messages import msg
 from vitscope.attention.model_modes import eval_mode
-from vitscope.models.answer_kind import AnswerKind, find_answer_kind
+from vitscope.models.answers.answer_kind import AnswerKind, find_answer_kind
+from vitscope.models.answers.labels import check_count
 from vitscope.models.base import ModelAdapter
-from vitscope.models.labels import check_count
 from vitscope.tracing.placement import placement, quantised_modules
 
 __all__ = ["ClassScores"]

@@ -12,15 +12,15 @@ import torch
 
 from vitscope._messages import Message, msg
 from vitscope.errors import ModelError
-from vitscope.models.hub import OTHER_SOURCES, cached_revision, fetch_file, not_loaded, remote_code
 from vitscope.models.options import ModelOptions
-from vitscope.models.transformers import TransformersAdapter
-from vitscope.models.transformers_audio import AudioAdapter
-from vitscope.models.transformers_processor_loading import processor_of
-from vitscope.models.transformers_types import AUDIO_TYPES, VIDEO_TYPES
-from vitscope.models.transformers_video import VideoAdapter
-from vitscope.models.weights_file import WeightsFile
-from vitscope.models.weights_match import match
+from vitscope.models.references.hub import OTHER_SOURCES, cached_revision, fetch_file, not_loaded, remote_code
+from vitscope.models.transformers.adapter import TransformersAdapter
+from vitscope.models.transformers.audio import AudioAdapter
+from vitscope.models.transformers.processor_loading import processor_of
+from vitscope.models.transformers.types import AUDIO_TYPES, VIDEO_TYPES
+from vitscope.models.transformers.video import VideoAdapter
+from vitscope.models.weights.weights_file import WeightsFile
+from vitscope.models.weights.weights_match import match
 
 __all__ = ["Source", "adapted", "load_module", "load_transformers"]
 

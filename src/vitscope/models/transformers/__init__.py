@@ -1,0 +1,1 @@
+"""Adapt models of transformers: images, clips and sounds, with their processors."""

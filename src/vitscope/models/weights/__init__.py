@@ -1,0 +1,1 @@
+"""Read checkpoint files of any origin, match them to a model, and take their fingerprint."""
