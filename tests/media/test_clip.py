@@ -57,6 +57,27 @@ def test_frames_between_others_in_time_are_counted_in_the_order_of_time(tmp_path
     assert np.abs(clip.frames.mean((1, 2, 3)) - [10 * n for n in clip.numbers]).max() < 3
 
 
+@pytest.mark.parametrize(("limit", "refused"), [(48 * 32 * 2, False), (48 * 32 * 2 - 1, True)])
+@pytest.mark.parametrize("suffix", ["mp4", "gif"])
+def test_frames_that_would_fill_the_memory_are_refused_before_they_are_decoded(
+    tmp_path, monkeypatch, suffix, limit, refused
+):
+    """Eight frames of 48 x 32 pixels beside four times the limit of one image."""
+    path = tmp_path / f"clip.{suffix}"
+    if suffix == "mp4":
+        write_video(path, numbered())
+    else:
+        first, *others = [Image.fromarray(frame) for frame in numbered()]
+        first.save(path, save_all=True, append_images=others)
+    monkeypatch.setattr("vitscope.media.clip.MAX_PIXELS", limit)
+    if not refused:
+        assert len(load_clip(path, 8)) == 8
+        return
+    monkeypatch.setattr(Clip, "__init__", None)
+    with raises(ImageError, "images.too-large"):
+        load_clip(path, 8)
+
+
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
 def test_an_animated_image_is_a_clip(tmp_path, suffix):
     images = [Image.fromarray(frame) for frame in numbered(10)]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["try_in_subprocess"]
 
+_COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from vitscope.batch.crash_trial import _main; _main()"
 _READY = b"ready"
 _STOP_SIGNALS = (-signal.SIGINT, -signal.SIGTERM)
 
@@ -40,7 +41,7 @@ def try_in_subprocess(refs: Sequence[Ref], plan: BatchPlan, *, model: bool) -> d
     """
     left, crashing = [*refs], dict[str, str]()
     while left:
-        command = [sys.executable, "-m", "vitscope.batch.crash_trial"]
+        command = [sys.executable, "-P", "-c", _COMMAND, *sys.path]
         done = subprocess.run(command, input=pickle.dumps((left, plan, model)), capture_output=True, check=False)
         lines = {*done.stdout.splitlines()}
         left = [ref for ref in left if ref.id.encode() not in lines]
@@ -78,5 +79,5 @@ def _explain(scope: "Scope", plan: BatchPlan, ref: Ref) -> None:
     list(outcomes([Task(0, (ref,))], replace(plan, metrics=(), overlays=False, workers=1), scope))
 
 
-if __name__ == "__main__":
+def _main() -> None:
     _try(*pickle.load(sys.stdin.buffer))

@@ -13,6 +13,7 @@ from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from vitscope._header_scan import check_regular
 from vitscope._messages import msg
+from vitscope._pillow import MAX_PIXELS, too_large
 from vitscope.errors import ImageError, UsageError, first_line, require_package
 from vitscope.images import Picture, load_image
 
@@ -126,7 +127,8 @@ def load_clip(source: Any, count: int) -> Clip:
         count: how many frames.
 
     Raises:
-        ImageError: missing, broken, without a video, or not a video.
+        ImageError: missing, broken, without a video, not a video, or of frames larger than 100 million pixels each or
+            400 million in all.
         MissingDependencyError: PyAV is needed and not installed.
 
     Cost: the file is decoded up to the last frame that is wanted; its frames are counted first without decoding.
@@ -168,6 +170,7 @@ def _animation(image: Image.Image, name: str, source: str, count: int) -> Clip:
         raise ImageError(
             problem, msg("media.still.hint", "pass a video or an animated image, or use a model of images")
         )
+    _check_size(*image.size, count, source)
     chosen, clock, starts, frames = frame_numbers(total, count), 0.0, [], []
     for number, frame in enumerate(ImageSequence.Iterator(image)):
         starts.append(clock)
@@ -184,6 +187,7 @@ def _video(file: str | io.BytesIO, name: str, source: str, count: int) -> Clip:
     with _opened(file, source) as video:
         stamps = sorted(p.pts for p in video.demux(video.streams.video[0]) if p.pts is not None and not p.is_discard)
         base = float(video.streams.video[0].time_base)
+        _check_size(video.streams.video[0].width, video.streams.video[0].height, count, source)
     if not stamps:
         raise ImageError(msg("media.no-frames-in", "{source} holds a video without frames", source=source))
     chosen = frame_numbers(len(stamps), count)
@@ -203,6 +207,14 @@ def _video(file: str | io.BytesIO, name: str, source: str, count: int) -> Clip:
     fps = (len(stamps) - 1) / length if length else None
     note = _note(len(stamps), chosen, seconds)
     return Clip(frames, fps, name=name, source=source, notes=[note], numbers=chosen, seconds=seconds)
+
+
+def _check_size(width: int, height: int, count: int, source: str) -> None:
+    """Raise an ImageError where the frames that stay in memory have too many pixels, before any is decoded."""
+    if width * height > MAX_PIXELS:
+        raise too_large(f"{source} ({width} x {height})")
+    if width * height * count > 4 * MAX_PIXELS:
+        raise too_large(f"{source} ({count} x {width} x {height})", 4 * MAX_PIXELS)
 
 
 @contextmanager
