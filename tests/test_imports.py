@@ -161,24 +161,7 @@ def test_types_are_shipped():
     assert (SOURCE / "py.typed").exists()
 
 
-@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
-def test_all_lists_what_a_module_defines_for_others(path):
-    """`__all__` is sorted and names things that are there."""
-    tree = ast.parse(path.read_text("utf-8"))
-    listed = [
-        ast.literal_eval(node.value)
-        for node in tree.body
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__"
-    ]
-    if not listed or path.name == "__init__.py":
-        return
-    defined = {
-        node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
-    }
-    for node in tree.body:
-        for target in node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]:
-            for name in ast.walk(target) if target else []:
-                if isinstance(name, ast.Name):
-                    defined.add(name.id)
-    assert set(listed[0]) <= defined
-    assert {name for name in defined if not name.startswith("_")} >= set(listed[0])
+def test_only_packages_list_what_they_export():
+    """In a module a name without an underscore is for others: a list beside it would only go out of date."""
+    others = [path for path in SOURCE.rglob("*.py") if path.name != "__init__.py"]
+    assert [path for path in others if "\n__all__ = " in path.read_text("utf-8")] == []

@@ -11,20 +11,6 @@ from vitscope import _pillow
 from vitscope._messages import msg
 from vitscope.errors import ImageError, UsageError
 
-__all__ = [
-    "CHOSEN",
-    "Bands",
-    "Reading",
-    "Window",
-    "bands_of",
-    "check_array",
-    "check_finite",
-    "check_range",
-    "repeat_grey",
-    "to_unit",
-    "unknown_range",
-]
-
 Window: TypeAlias = tuple[float, float]
 
 # notes of what is chosen for numbers, which another window or other bands replace

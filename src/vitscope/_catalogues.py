@@ -7,8 +7,6 @@ from typing import Any
 
 from vitscope._messages import message_table, python_options
 
-__all__ = ["LANGUAGES", "catalogue", "page_messages", "page_texts"]
-
 LANGUAGES = ("en", "zh")
 
 

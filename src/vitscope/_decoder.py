@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from vitscope._bands import Reading
     from vitscope._pillow import Decoded
 
-__all__ = ["decode_guarded", "guarded", "is_guarded"]
-
 _SECONDS = 20.0
 _START_SECONDS = 60.0  # for a process to start, on a busy machine
 _KEPT = 2  # processes that wait for the next image

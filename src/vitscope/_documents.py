@@ -23,26 +23,6 @@ from msgspec import Meta
 from vitscope._messages import msg
 from vitscope.errors import ResultError, first_line
 
-__all__ = [
-    "Count",
-    "DamagedFileError",
-    "FileRecord",
-    "Seconds",
-    "Sha256",
-    "as_schema",
-    "document_bytes",
-    "file_record",
-    "json_bytes",
-    "parse_document",
-    "parse_json",
-    "read_array",
-    "read_arrays",
-    "read_bytes",
-    "read_document",
-    "require_contents",
-    "sealed",
-]
-
 T = TypeVar("T")
 Count = Annotated[int, Meta(ge=0, le=1 << 48)]
 Seconds = Annotated[float, Meta(ge=0, le=1e12)]

@@ -13,17 +13,6 @@ from vitscope._documents import DamagedFileError, parse_json, read_document
 from vitscope._messages import join_messages, msg
 from vitscope.errors import ResultError
 
-__all__ = [
-    "PART_PREFIX",
-    "already_there",
-    "atomic_write",
-    "not_written",
-    "path_exists",
-    "require_same_options",
-    "staged_folder",
-    "write_errors",
-]
-
 PART_PREFIX = ".part-"
 _WHERE = msg("files.not-written.hint", "check that the folder can be written to and that the disk is not full")
 

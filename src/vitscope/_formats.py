@@ -17,8 +17,6 @@ from vitscope._messages import msg
 from vitscope._pillow import FORMATS, Decoded, decoding, too_large, upright
 from vitscope.errors import ImageError, require_package
 
-__all__ = ["HEAD", "decode", "decode_special", "format_of", "is_known"]
-
 HEAD = 132  # bytes that tell the formats apart
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SIGNS = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"RIFF")

@@ -14,8 +14,6 @@ from pathlib import Path
 from vitscope._messages import msg
 from vitscope.errors import ImageError
 
-__all__ = ["GIF_COUNTED", "check_cost", "check_regular", "gif_frames"]
-
 GIF_COUNTED = 100
 _GIF_IMAGE, _GIF_EXTENSION, _GIF_COMMENT, _GIF_END = 0x2C, 0x21, 0xFE, 0x3B
 _SCANS = 100  # of a JPEG with previews: progressive ones of usual encoders have about 10

@@ -18,8 +18,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
-__all__ = ["Language", "Message", "join_messages", "message_table", "msg", "python_options", "restore_messages"]
-
 Language = Literal["python", "cli"]
 
 _OPTION = re.compile(r"(?<!\{)\{@(O:)?(\w+)(?:=((?:[^{}]|\{\w+\})*))?\}")

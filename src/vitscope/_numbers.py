@@ -2,8 +2,6 @@
 
 import re
 
-__all__ = ["number", "whole_number"]
-
 _WHOLE = re.compile(r"[+-]?[0-9]+")  # not what str.isdigit takes for one: "²", "٣" and "--5" are no numbers
 _MOST_DIGITS = 18
 

@@ -16,8 +16,6 @@ from vitscope._header_scan import GIF_COUNTED, check_regular, gif_frames
 from vitscope._messages import msg
 from vitscope.errors import ImageError, MissingDependencyError, OutOfMemoryError
 
-__all__ = ["FORMATS", "MAX_PIXELS", "Decoded", "decoding", "empty", "opened", "too_large", "upright"]
-
 # phones' MPO files come through the JPEG reader; two plugins are not loaded by Pillow on its own
 FORMATS = (
     "JPEG",

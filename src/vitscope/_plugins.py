@@ -10,8 +10,6 @@ from typing import Generic, TypeVar
 from vitscope._messages import Message, join_messages, msg
 from vitscope.errors import UnknownNameError, UsageError, first_line
 
-__all__ = ["Registry"]
-
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,6 @@ from vitscope._messages import msg
 from vitscope._pillow import MAX_PIXELS
 from vitscope.geometry import ImageRegion, TokenLayout
 
-__all__ = ["MANIFEST", "SCHEMA", "Provenance", "SavedManifest", "listed_files", "read_manifest"]
-
 SCHEMA, MANIFEST = 1, "manifest.json"
 _MOST_PATCHES = 1 << 26
 

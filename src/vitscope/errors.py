@@ -26,26 +26,6 @@ from typing import Any, ClassVar
 
 from vitscope._messages import Language, Message, msg
 
-__all__ = [
-    "YES",
-    "CaptureError",
-    "ImageError",
-    "LayoutError",
-    "MethodError",
-    "MissingDependencyError",
-    "ModelError",
-    "OutOfMemoryError",
-    "ResultError",
-    "Support",
-    "UnknownNameError",
-    "UnsupportedError",
-    "UsageError",
-    "VitscopeError",
-    "first_line",
-    "is_out_of_memory",
-    "require_package",
-]
-
 # as numpy, torch on processors and torch on accelerators write it
 _NEEDED = re.compile(r"(?i)(?:allocate (?P<number>[\d.]+) (?P<unit>[KMGTPE]iB)|allocate (?P<bytes>\d+) bytes)")
 _LISTED, _SHOWN = 60, 8  # up to 60 choices are all listed; of more, the first 8

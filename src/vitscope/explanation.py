@@ -30,8 +30,6 @@ from vitscope.render import raster
 from vitscope.render.html import Card
 from vitscope.render.raster import Style, StyleOptions
 
-__all__ = ["Activation", "Explanation", "prediction_text", "require_image"]
-
 E = TypeVar("E", bound="Explanation")
 Activation: TypeAlias = Literal["softmax", "sigmoid", "given", "value"]
 

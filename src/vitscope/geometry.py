@@ -18,8 +18,6 @@ from jaxtyping import Float, Int
 from vitscope._messages import msg
 from vitscope.errors import LayoutError, UsageError
 
-__all__ = ["ImageRegion", "Pooling", "TokenLayout", "axis_weights"]
-
 Pooling = Literal["cls", "mean", "map"]
 Box = tuple[float | int, float | int, float | int, float | int]  # left, top, right, bottom
 T = TypeVar("T", bound=Any)  # a numpy array or a torch tensor: both slice and reshape alike

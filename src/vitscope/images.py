@@ -36,20 +36,6 @@ from vitscope._messages import msg
 from vitscope._pillow import Decoded, decoding, empty, opened, upright
 from vitscope.errors import ImageError
 
-__all__ = [
-    "BinaryFile",
-    "ImageLike",
-    "Medium",
-    "Picture",
-    "ReadOptions",
-    "decode_image",
-    "grey_picture",
-    "is_several",
-    "load_image",
-    "read_image_file",
-    "reusable",
-]
-
 _GREY, _RGB = 1, 3
 
 

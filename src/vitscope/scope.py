@@ -31,8 +31,6 @@ from vitscope.models.options import LoadOptions
 from vitscope.render.html import numbers_html
 from vitscope.viewer.view import View, view
 
-__all__ = ["Scope", "load"]
-
 
 class Scope:
     """A model, ready to be explained. Made by `vitscope.load`; each call leaves the model as it was.

@@ -16,26 +16,6 @@ from torch.nn.attention import SDPBackend
 from torch.nn.functional import multi_head_attention_forward
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode
 
-__all__ = [
-    "DisableTensorSubclass",
-    "InferenceMode",
-    "add_hook",
-    "checkpoint_functions",
-    "compile_stance",
-    "flash_attention_with_lse",
-    "hook_numbers",
-    "in_torch_func",
-    "outer_modes",
-    "passing_by",
-    "remove_hook",
-    "remove_mode",
-    "set_checkpoint_functions",
-    "set_compile_stance",
-    "traceable",
-    "transformed",
-    "unwrap_compiled",
-]
-
 # Part 1: the CPU kernel behind scaled_dot_product_attention, and the function that chooses it.
 
 

@@ -16,18 +16,6 @@ from torch import Tensor
 from vitscope._messages import msg
 from vitscope.errors import MethodError, UsageError
 
-__all__ = [
-    "TILE_QUERIES",
-    "Block",
-    "Dense",
-    "Factored",
-    "RelevanceTile",
-    "Selection",
-    "budget",
-    "query_index",
-    "slices",
-]
-
 Selection: TypeAlias = slice | int | Sequence[int] | Int[Tensor, " n"]
 
 RelevanceTile: TypeAlias = tuple[slice, slice, Float[Tensor, "b n M"]]  # images, queries, and their rows

@@ -32,8 +32,6 @@ from vitscope.attention.store import GraphOutput
 from vitscope.errors import CaptureError, UsageError
 from vitscope.geometry import TokenLayout
 
-__all__ = ["capture"]
-
 _MULTI_HEAD = inspect.signature(multi_head_attention_forward)
 _traceable_multi_head = traceable(multi_head_attention_forward)
 

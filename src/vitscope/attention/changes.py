@@ -18,8 +18,6 @@ from torch.overrides import TorchFunctionMode
 
 from vitscope.attention._torch_private import add_hook, hook_numbers, remove_hook, remove_mode
 
-__all__ = ["Changes", "Guard", "restoring"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

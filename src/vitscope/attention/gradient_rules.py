@@ -20,8 +20,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-__all__ = ["GRADIENT_RULES", "GradientRule", "GradientRuleName"]
-
 GradientRuleName = Literal["plain", "libra", "attnlrp"]
 GRADIENT_RULES: tuple[str, ...] = get_args(GradientRuleName)
 _ACTIVATIONS = frozenset(

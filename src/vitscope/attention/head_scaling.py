@@ -12,8 +12,6 @@ from vitscope.attention import CallSite, GraphOutput
 from vitscope.attention.capture import capture
 from vitscope.errors import MethodError
 
-__all__ = ["scale_heads"]
-
 
 @contextmanager
 def scale_heads(model: nn.Module, call: CallSite, weights: Float[Tensor, "B H"]) -> Iterator[None]:

@@ -17,8 +17,6 @@ from vitscope._messages import msg
 from vitscope.attention.changes import Changes, Guard
 from vitscope.errors import CaptureError
 
-__all__ = ["ModelHold", "exclusive"]
-
 _SECONDS = 0.1  # how soon a waiting thread looks again, should nobody wake it
 
 

@@ -27,15 +27,6 @@ from vitscope.attention.changes import Changes, Guard, restoring
 from vitscope.attention.model_lock import exclusive
 from vitscope.errors import UsageError
 
-__all__ = [
-    "eval_mode",
-    "frozen_parameters",
-    "own_state",
-    "plain_defaults",
-    "suspend_checkpointing",
-    "suspend_compiling",
-]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -9,20 +9,6 @@ from torch import Tensor
 
 from vitscope.attention.blocks import TILE_QUERIES, Block, RelevanceTile, budget, slices
 
-__all__ = [
-    "FuseHeads",
-    "FuseWithGradient",
-    "matvec",
-    "pooled_matrix",
-    "positive_relevance",
-    "positive_relevance_sums",
-    "query_chunks",
-    "vecmat",
-    "vecmat_heads",
-    "vecmat_positive_relevance",
-    "vecmat_positive_relevance_normalised",
-]
-
 FuseHeads: TypeAlias = Callable[[Float[Tensor, "B H n M"]], Float[Tensor, "B n M"]]
 FuseWithGradient: TypeAlias = Callable[[Float[Tensor, "B H n M"], Float[Tensor, "B H n M"]], Float[Tensor, "B n M"]]
 

@@ -15,8 +15,6 @@ from vitscope.attention.store import AttentionStore, CallSite, GraphOutput
 from vitscope.errors import CaptureError
 from vitscope.geometry import TokenLayout
 
-__all__ = ["AttentionRecorder", "OutputEdit", "RecordedCall"]
-
 OutputEdit: TypeAlias = Callable[[frozenset[int], tuple[int, ...], GraphOutput | None], None]
 
 

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from vitscope.attention.blocks import Dense, Factored
 from vitscope.attention.store import GraphOutput
 
-__all__ = ["SoftmaxTracker", "as_4d", "expand_ellipsis", "split_heads", "used_again"]
-
 
 def _functions(*names: str) -> frozenset[Any]:
     places = (torch, torch.Tensor, nn.functional)

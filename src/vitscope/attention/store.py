@@ -16,8 +16,6 @@ from vitscope.attention.operators import vecmat
 from vitscope.errors import LayoutError, MethodError, UsageError
 from vitscope.geometry import TokenLayout
 
-__all__ = ["AttentionStore", "AttentionVecmat", "CallSite", "Chain", "GraphOutput", "LayerSpec", "ResidualWeight"]
-
 LayerSpec: TypeAlias = str | int | slice | Sequence[int] | None
 AttentionVecmat: TypeAlias = Callable[[Block, Tensor], Tensor]  # from weights of queries to weights of keys
 ResidualWeight: TypeAlias = float | Callable[[Block], Tensor]

@@ -18,8 +18,6 @@ from vitscope._messages import msg
 from vitscope.attention.changes import Changes
 from vitscope.errors import MethodError, UnsupportedError
 
-__all__ = ["HiddenStates", "HookPoint", "TokenActivations", "TransformerBlocks", "find_blocks"]
-
 HookPoint: TypeAlias = Literal["norm", "input", "output"]
 
 

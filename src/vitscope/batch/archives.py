@@ -16,8 +16,6 @@ from vitscope._messages import msg
 from vitscope.batch.types import Ref
 from vitscope.errors import ImageError, UnknownNameError, UsageError, VitscopeError, require_package
 
-__all__ = ["IMAGE_COLUMNS", "failure_reason", "list_refs", "open_file"]
-
 IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "png", "path", "image_path", "file_name", "filename", "url")
 _TAR_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".ppm", ".pgm", ".gif", ".bmp", ".tif", ".tiff"})
 

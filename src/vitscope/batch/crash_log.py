@@ -14,8 +14,6 @@ from vitscope.batch.schemas import Suspects
 from vitscope.batch.types import Ref, Task
 from vitscope.errors import ResultError, VitscopeError
 
-__all__ = ["DEATHS_BEFORE_TRIAL", "CrashLog", "CrashingImage", "open_crash_log"]
-
 log = logging.getLogger(__name__)
 
 DEATHS_BEFORE_TRIAL = 2  # in a row: a single one may have been a kill from outside

@@ -22,8 +22,6 @@ from vitscope.errors import VitscopeError
 if TYPE_CHECKING:
     from vitscope.scope import Scope
 
-__all__ = ["try_in_subprocess"]
-
 _COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from vitscope.batch.crash_trial import _main; _main()"
 _READY = b"ready"
 _STOP_SIGNALS = (-signal.SIGINT, -signal.SIGTERM)

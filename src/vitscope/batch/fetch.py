@@ -17,8 +17,6 @@ from vitscope.batch.types import Ref
 from vitscope.errors import ImageError, OutOfMemoryError, is_out_of_memory
 from vitscope.images import Picture, ReadOptions, decode_image, load_image, read_image_file
 
-__all__ = ["ImageReader", "image_reader"]
-
 # from a ref to its image and the SHA-256 of its bytes, or of the pixels for a frame of a video
 ImageReader: TypeAlias = Callable[[Ref], tuple[Picture, str]]
 _SEEK_BEYOND = 10.0  # seconds; shorter gaps are decoded

@@ -16,8 +16,6 @@ from vitscope.batch.worker import outcomes
 if TYPE_CHECKING:
     from vitscope.scope import Scope
 
-__all__ = ["run"]
-
 
 def run(
     tasks: Iterator[Task],

@@ -29,8 +29,6 @@ from vitscope.batch.schemas import Manifest, ShardRecord
 from vitscope.batch.types import SCHEMA, Outcome, Task
 from vitscope.errors import OutOfMemoryError, ResultError, UsageError
 
-__all__ = ["PLAN", "RESUME", "STATS", "OutputFolder", "check_output", "open_output", "read_manifest", "require_intact"]
-
 log = logging.getLogger(__name__)
 
 PLAN, MANIFEST, LOCK = "batch.json", "manifest.json", ".lock"

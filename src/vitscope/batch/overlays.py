@@ -19,8 +19,6 @@ from vitscope.render.film import encode_video
 if TYPE_CHECKING:
     from vitscope.explanation import Explanation
 
-__all__ = ["overlay_paths", "write_overlay", "write_video"]
-
 _OVERLAY = re.compile(r"overlays/\d{6,}/[0-9a-f]{32}-[\w-]+-\d+\.png", re.ASCII)
 _AGAIN = msg("batch.overlay.hint", "restore the file, or run the batch again into another {@out}")
 

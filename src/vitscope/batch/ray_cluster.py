@@ -17,8 +17,6 @@ from vitscope._messages import msg
 from vitscope._numbers import whole_number
 from vitscope.errors import MissingDependencyError, ResultError, UsageError, first_line
 
-__all__ = ["Cluster", "connected", "require_alive", "start_ray"]
-
 _LOOPBACK = "127.0.0.1"
 _ADDRESS_SPACE = 20e9  # bytes: 8 GB were too few, and 20 enough, for one worker with a small model
 

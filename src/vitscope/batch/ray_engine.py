@@ -17,8 +17,6 @@ from vitscope.errors import VitscopeError
 if TYPE_CHECKING:
     from vitscope.scope import Scope
 
-__all__ = ["WorkerLostError", "run"]
-
 
 class WorkerLostError(VitscopeError):
     """A shard that several workers did not survive: memory ran out, or a decoder crashed."""

@@ -20,8 +20,6 @@ from vitscope._messages import join_messages, msg
 from vitscope.batch.ray_cluster import Cluster, connected, require_alive
 from vitscope.errors import ResultError, VitscopeError, first_line
 
-__all__ = ["MAX_WORKER_DEATHS", "NoProgressError", "TaskHandler", "run"]
-
 MAX_WORKER_DEATHS = 3  # workers that a task may cost before it is given up
 _IN_FLIGHT = 2  # tasks an actor holds: one in progress, one waiting
 _READER_CPUS = 0.5  # of the task that reads the board; unlike the actors' CPUs, or Ray fuses it into them

@@ -16,8 +16,6 @@ from vitscope._messages import msg
 from vitscope.batch.results import finished_shards, read_plan, row_batches
 from vitscope.errors import ResultError
 
-__all__ = ["NUMBERS", "SINK_FACTOR", "Overview", "SinkCounts", "overview"]
-
 SINK_FACTOR = 10  # a patch with more than so many times its even share counts as a sink
 NUMBERS = ("effective_share", "largest_share", "prefix_share")
 _EXAMPLES = 3  # messages shown for each kind of failure

@@ -15,8 +15,6 @@ from vitscope.render import raster
 from vitscope.render.html import data_url, render_template
 from vitscope.render.raster import StyleOptions, limits
 
-__all__ = ["render_report"]
-
 _BARS = 40
 _TITLES = {
     "effective_share": ("breadth", "exp of the map's entropy, as a share of all patches"),

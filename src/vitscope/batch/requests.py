@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from vitscope.explanation import Explanation
     from vitscope.scope import Scope
 
-__all__ = ["MethodRequest", "explain_batch", "fingerprint", "method_requests"]
-
 log = logging.getLogger(__name__)
 
 

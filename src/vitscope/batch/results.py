@@ -24,17 +24,6 @@ from vitscope.explanation import Explanation
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture, load_image
 
-__all__ = [
-    "explanation_from_row",
-    "explanations",
-    "find_row",
-    "finished_shards",
-    "not_explained",
-    "photo_from_row",
-    "read_plan",
-    "row_batches",
-]
-
 _RESTORE = msg("batch.restore.hint", "restore the file")
 _SEPARATORS = {"::": "webdataset", "#": "parquet", "@": "video"}  # between a file and the place in it
 

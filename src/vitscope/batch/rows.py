@@ -19,8 +19,6 @@ from vitscope.metrics.concentration import concentration
 if TYPE_CHECKING:
     from vitscope.metrics.measurement import Measurement
 
-__all__ = ["error_row", "explanation_row", "map_from_row", "schema", "to_table"]
-
 _FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("id", pa.string()),
     ("row", pa.int64()),

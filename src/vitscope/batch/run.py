@@ -20,8 +20,6 @@ from vitscope.errors import UnknownNameError, UsageError, require_package
 if TYPE_CHECKING:
     from vitscope.scope import Scope
 
-__all__ = ["ENGINES", "BatchSummary", "require_engine", "run"]
-
 ENGINES = {"local": "vitscope.batch.local_engine", "ray": "vitscope.batch.ray_engine"}
 
 

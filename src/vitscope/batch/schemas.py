@@ -16,17 +16,6 @@ from vitscope._saved import Provenance
 from vitscope.batch.rows import schema
 from vitscope.errors import first_line
 
-__all__ = [
-    "Manifest",
-    "RowMade",
-    "ShardRecord",
-    "Suspects",
-    "check_columns",
-    "check_rows",
-    "row_made",
-    "row_provenance",
-]
-
 Id = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 _FINITE = ("scale", "effective_patches", "largest_share", "prefix_share", "grid_rows", "grid_columns")
 _NEEDED = (

@@ -18,8 +18,6 @@ from vitscope.batch.archives import failure_reason, list_refs, open_file
 from vitscope.batch.types import Ref
 from vitscope.errors import UnknownNameError, UsageError
 
-__all__ = ["IMAGE_SUFFIXES", "FileKind", "ImageSource"]
-
 FileKind: TypeAlias = Literal["auto", "photos", "parquet", "webdataset", "video"]
 _JPEG = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"})
 IMAGE_SUFFIXES = _JPEG | {".png", ".gif", ".bmp", ".ppm", ".pgm", ".pnm", ".webp", ".tif", ".tiff"}

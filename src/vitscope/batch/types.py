@@ -17,19 +17,6 @@ if TYPE_CHECKING:
 
     from vitscope.scope import Scope
 
-__all__ = [
-    "SCHEMA",
-    "BatchEngine",
-    "BatchPlan",
-    "CommitCallback",
-    "Outcome",
-    "ProgressCallback",
-    "Ref",
-    "RefKind",
-    "Task",
-    "split_tasks",
-]
-
 SCHEMA = 1
 _LOAD = (
     *("revision", "device", "dtype", "weights", "processor"),

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from vitscope.explanation import Explanation
     from vitscope.scope import Scope
 
-__all__ = ["abandoned_outcome", "cpu_count", "default_decode_threads", "outcomes"]
-
 _FIRST_GUESS = 4 * 2**20  # bytes of an image, before there is a mean
 _FEWEST_TOKENS = 50  # of an image, to estimate how many make a batch
 

@@ -27,8 +27,6 @@ from vitscope.images import Picture
 if TYPE_CHECKING:
     from vitscope.scope import Scope
 
-__all__ = ["DEFAULT_COUNTS", "Benchmark", "make_benchmark", "run_benchmark"]
-
 DEFAULT_COUNTS: Mapping[str, int | None] = {"planted": 60, "segmentation": None, "digits": 60, "speed": 12}
 _SCENE = 336  # default side of a planted scene
 _WORST = 6

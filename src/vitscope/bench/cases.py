@@ -11,8 +11,6 @@ from vitscope.bench import planted
 from vitscope.explanation import Explanation
 from vitscope.metrics.localisation import inside, localise, pointing
 
-__all__ = ["KINDS", "BenchmarkInfo", "Case", "grid_judge", "mask_judge", "pair_judge", "planted_cases"]
-
 Numbers = Mapping[str, Any]
 
 

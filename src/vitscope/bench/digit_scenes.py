@@ -18,8 +18,6 @@ from torch import Tensor
 
 from vitscope.errors import require_package
 
-__all__ = ["CLASSES", "FRAMES", "INK", "MOST", "SIZE", "WINDOW", "Digits", "Scenes", "scenes", "split_digits"]
-
 SIZE = 60
 MOST = 3
 CLASSES = 10

@@ -13,8 +13,6 @@ from vitscope.errors import UsageError
 if TYPE_CHECKING:
     from vitscope.scope import Scope
 
-__all__ = ["MODEL", "digit_cases"]
-
 MODEL = "embedded:digit-scenes"
 _PAIRS, _CELLS = 2_000_003, 3_000_017  # seeds far from those of training
 

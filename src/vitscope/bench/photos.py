@@ -15,8 +15,6 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from vitscope.errors import require_package
 
-__all__ = ["BACKGROUNDS", "CUTOUTS", "background", "cutout"]
-
 Points: TypeAlias = "tuple[tuple[int, int], ...]"
 Shape: TypeAlias = "tuple[str, Any]"
 

@@ -20,8 +20,6 @@ from vitscope.bench import photos
 from vitscope.errors import ImageError, UnknownNameError, UsageError
 from vitscope.images import load_image
 
-__all__ = ["AREAS", "SIZES", "Scene", "Split", "image_files", "scenes", "size_class"]
-
 Split: TypeAlias = Literal["tune", "report"]
 NamedLoader: TypeAlias = "tuple[str, Callable[[], np.ndarray]]"
 

@@ -14,8 +14,6 @@ from vitscope.metrics.resampling import Estimate
 from vitscope.render.html import data_url, render_template
 from vitscope.render.scores import Dot, dots, scatter
 
-__all__ = ["WorstCase", "outline_mask", "render_report"]
-
 _LINE = (0, 255, 128)
 _THUMB = 224
 

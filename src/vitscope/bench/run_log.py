@@ -16,8 +16,6 @@ from vitscope._files import atomic_write, require_same_options, write_errors
 from vitscope._messages import msg
 from vitscope.errors import ResultError
 
-__all__ = ["FILES", "CaseResult", "RunLog", "fingerprint"]
-
 OPTIONS, ROWS = "bench.json", "rows.jsonl"
 _OTHER_OUT = msg("bench.other-out.hint", "choose another {@out}")
 FILES = (OPTIONS, ROWS, "results.json", "results.parquet", "report.html")

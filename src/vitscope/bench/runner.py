@@ -21,8 +21,6 @@ from vitscope.methods.base import METHODS
 if TYPE_CHECKING:
     from vitscope.scope import Scope
 
-__all__ = ["CENTRE", "PRIORS", "RANDOM", "MethodSpec", "explain_case", "method_specs", "run_cases"]
-
 RANDOM, CENTRE = "random", "centre prior"
 PRIORS = (RANDOM, CENTRE)
 DEFAULT_METHODS = ("auto", "rollout", "attention", "relevance", "grad-sam", "attnlrp", "gradcam", "pca", "ncut")

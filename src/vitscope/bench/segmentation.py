@@ -15,8 +15,6 @@ from vitscope.bench.planted import image_files
 from vitscope.errors import ImageError, UsageError, require_package
 from vitscope.images import load_image
 
-__all__ = ["PROTOCOL_SIZE", "folder_cases", "imagenet_cases", "read_mask"]
-
 T = TypeVar("T")
 
 PROTOCOL_SIZE = 224  # side of images and masks in Chefer, Gur, Wolf 2021

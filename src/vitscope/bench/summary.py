@@ -15,8 +15,6 @@ from vitscope.errors import MethodError
 from vitscope.metrics.localisation import pool_counts
 from vitscope.metrics.resampling import Difference, Estimate, bootstrap, holm, paired
 
-__all__ = ["BenchmarkSummary", "MethodScore", "format_number", "summarise"]
-
 _POOL_DRAWS = 1000
 
 

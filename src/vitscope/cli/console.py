@@ -27,22 +27,6 @@ from rich.text import Text
 from vitscope._messages import Message
 from vitscope.errors import UsageError, VitscopeError
 
-__all__ = [
-    "collection_progress",
-    "download_progress",
-    "exit_code",
-    "failure_document",
-    "image_progress",
-    "in_flags",
-    "print_error",
-    "print_json",
-    "print_line",
-    "print_note",
-    "print_table",
-    "show_log",
-    "visible",
-]
-
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 _STAGES = {"fetch": "downloading the weights", "verify": "verifying the weights", "convert": "converting the weights"}

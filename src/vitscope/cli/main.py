@@ -25,8 +25,6 @@ from vitscope.cli.console import exit_code, print_error
 from vitscope.cli.malloc import keep_freed_memory
 from vitscope.errors import OutOfMemoryError, VitscopeError, is_out_of_memory
 
-__all__ = ["app", "main"]
-
 _SUMMARY = "Show where a Vision Transformer looks, and measure how far the map can be believed."
 app = typer.Typer(
     help=_SUMMARY,

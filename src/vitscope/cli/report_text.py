@@ -15,19 +15,6 @@ if TYPE_CHECKING:
     from vitscope.metrics.ground_truth import MaskComparison
     from vitscope.metrics.measurement import Measurement, Number
 
-__all__ = [
-    "attention_document",
-    "format_number",
-    "print_attention",
-    "print_columns",
-    "print_field",
-    "print_files",
-    "print_heading",
-    "print_localisation",
-    "print_measurement",
-    "print_text",
-]
-
 _WIDEST, _LABEL = 100, 10
 _MARKS = {
     "better than random": ("+ better", "green"),

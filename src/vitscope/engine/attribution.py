@@ -12,8 +12,6 @@ from vitscope.engine.request import Relevance, Request
 from vitscope.errors import MethodError, UsageError
 from vitscope.geometry import TokenLayout
 
-__all__ = ["Attribution", "attribution_of", "check_pixels"]
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Attribution:

@@ -11,8 +11,6 @@ from vitscope.errors import Support
 from vitscope.methods.base import METHODS, Method
 from vitscope.models.base import ModelAdapter
 
-__all__ = ["MethodChoice", "choose_method"]
-
 
 @dataclass(frozen=True)
 class MethodChoice:

@@ -17,8 +17,6 @@ from vitscope.methods.rollout_variants import knows_values
 from vitscope.methods.targets import feature_of
 from vitscope.tracing.placement import quantised_modules
 
-__all__ = ["CAPABILITIES", "Capabilities"]
-
 log = logging.getLogger(__name__)
 
 CAPABILITIES = ("batches", "hidden-states", "token-grids", "order-free", "patch-dropping", "values")

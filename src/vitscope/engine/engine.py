@@ -42,8 +42,6 @@ from vitscope.methods.targets import Target
 from vitscope.models.base import ModelAdapter
 from vitscope.models.loading import open_model
 
-__all__ = ["Engine", "Model", "attribute"]
-
 Model: TypeAlias = str | Path | nn.Module
 
 log = logging.getLogger(__name__)

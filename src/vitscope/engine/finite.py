@@ -11,8 +11,6 @@ from vitscope.attention import AttentionStore, Factored
 from vitscope.attention.changes import Changes
 from vitscope.errors import MethodError, UsageError
 
-__all__ = ["NOT_FINITE", "require_finite_answer", "require_finite_attention", "require_finite_score"]
-
 NOT_FINITE = ("engine.answer-not-finite", "engine.attention-not-finite", "engine.score-not-finite")
 _HALF = (torch.float16, torch.bfloat16)
 

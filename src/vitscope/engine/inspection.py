@@ -28,8 +28,6 @@ from vitscope.metrics.attention_statistics import Statistics
 from vitscope.metrics.attention_streaming import compute_statistics
 from vitscope.metrics.head_importance import head_importance
 
-__all__ = ["attention_heads", "attention_store", "compare", "logit_lens", "queries", "statistics"]
-
 _OF_METHODS = ("options", "gradient_rule", "refine", "target", "caveat")
 
 

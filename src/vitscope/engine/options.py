@@ -14,8 +14,6 @@ from vitscope.errors import UnknownNameError, UsageError, VitscopeError
 from vitscope.methods.places import QueryTarget, RegionTarget
 from vitscope.methods.targets import SimilarTo, Target, Text
 
-__all__ = ["OPTION_NAMES", "ExplainOptions", "Failure", "Options", "Progress", "Targets", "options_of", "target_of"]
-
 Progress: TypeAlias = Callable[[str, int, int], None]
 Refinement: TypeAlias = Literal["none", "affinity"]
 Targets: TypeAlias = "Sequence[Target] | Tensor | np.ndarray"

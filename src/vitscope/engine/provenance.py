@@ -17,8 +17,6 @@ from vitscope.methods.places import QueryTarget
 from vitscope.methods.targets import Target
 from vitscope.models.base import ModelAdapter
 
-__all__ = ["notes_of", "provenance"]
-
 _OPTIONS = [
     name for name in Options.__dataclass_fields__ if name not in ("method", "target", "targets", "method_options")
 ]

@@ -24,8 +24,6 @@ from vitscope.methods.context import MethodContext
 from vitscope.methods.refine import spread
 from vitscope.methods.targets import Scorer, Target
 
-__all__ = ["Relevance", "Request", "Tick", "relevances"]
-
 Tick = Callable[[int, int], None]
 
 

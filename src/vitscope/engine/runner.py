@@ -35,8 +35,6 @@ from vitscope.models.pixels.thin_images import bounded, check_made
 from vitscope.tracing.block_io import BlockMap, StagedHiddenStates
 from vitscope.tracing.placement import placement
 
-__all__ = ["ONE_AT_A_TIME", "Forward", "ModelRunner", "Prepared", "alone", "device_and_dtype"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

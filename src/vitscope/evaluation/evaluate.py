@@ -23,8 +23,6 @@ from vitscope.metrics.sanity import sanity, weight_groups
 from vitscope.metrics.stability import NOISE_SAMPLES, stability
 from vitscope.metrics.target_score import ScoreKind
 
-__all__ = ["ScoreCache", "measure", "metric_names"]
-
 Progress: TypeAlias = Callable[[str, int, int], None]
 ScoreCache: TypeAlias = dict[tuple[str, ...], dict[bytes, float]]
 

@@ -18,8 +18,6 @@ from vitscope.images import ImageLike
 from vitscope.metrics.perturb import baseline_fill, fill_patches
 from vitscope.metrics.target_score import Score, make_score
 
-__all__ = ["MaskedPrediction", "PatchMasker", "patch_masker"]
-
 _MODES = ("fill", "drop")
 
 

@@ -21,8 +21,6 @@ from vitscope.methods.targets import Target
 from vitscope.metrics.target_score import Score, ScoreKind, make_score, target_from_text
 from vitscope.models.pixels.bands import fitted
 
-__all__ = ["map_maker", "photo_of", "pixels_of", "score_of_map", "uniform_pixels"]
-
 _NOTED_CHANGE = 1e-4  # of a logit
 
 

@@ -12,8 +12,6 @@ from vitscope.explanation import Explanation
 from vitscope.images import ImageLike, Picture, load_image
 from vitscope.scope import Scope, load
 
-__all__ = ["LogFunction", "LoggedPhotos"]
-
 LogFunction: TypeAlias = Callable[[str, Explanation, int], None]
 
 

@@ -11,8 +11,6 @@ from vitscope._version import __version__
 from vitscope.errors import UsageError
 from vitscope.explanation import Explanation, require_image
 
-__all__ = ["bright_region", "coco"]
-
 _NO_CLASS = "attended"
 
 

@@ -15,8 +15,6 @@ from vitscope.explanation import Explanation, require_image
 from vitscope.geometry import ImageRegion
 from vitscope.render.raster import limits
 
-__all__ = ["add"]
-
 _SIDE = 512  # pixels of the longer side of a map's file, which FiftyOne stretches over the photo
 
 

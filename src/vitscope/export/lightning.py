@@ -15,8 +15,6 @@ try:
 except ImportError:
     raise MissingDependencyError("lightning", "lightning") from None
 
-__all__ = ["AttentionMaps"]
-
 
 class AttentionMaps(Callback):  # type: ignore[misc]
     """Lightning callback that logs the maps of photos.

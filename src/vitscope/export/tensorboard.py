@@ -7,8 +7,6 @@ import numpy as np
 from vitscope.explanation import Explanation
 from vitscope.metrics.concentration import concentration
 
-__all__ = ["logger"]
-
 
 def logger(writer: Any, **style: Any) -> Any:
     """Return a function `log(tag, explanation, step)` for a `SummaryWriter`.

@@ -8,8 +8,6 @@ from vitscope.export._callback import LogFunction, LoggedPhotos
 from vitscope.images import ImageLike
 from vitscope.scope import Scope
 
-__all__ = ["AttentionMaps"]
-
 
 class AttentionMaps(TrainerCallback):
     """Callback of transformers' Trainer that logs the maps of photos.

@@ -6,8 +6,6 @@ from vitscope.errors import MissingDependencyError
 from vitscope.explanation import Explanation
 from vitscope.metrics.concentration import concentration
 
-__all__ = ["logger"]
-
 
 def logger(run: Any, **style: Any) -> Any:
     """Return a function `log(tag, explanation, step)` that logs into a run of wandb.

@@ -17,8 +17,6 @@ from vitscope._pillow import MAX_PIXELS, too_large
 from vitscope.errors import ImageError, UsageError, first_line, require_package
 from vitscope.images import Picture, load_image
 
-__all__ = ["Clip", "frame_numbers", "load_clip"]
-
 _ANIMATIONS = ("GIF", "WEBP", "PNG", "AVIF", "JPEG", "BMP", "TIFF")  # by Pillow; those that cannot move are refused
 _SHOWN = 32  # numbers written into a note
 

@@ -19,8 +19,6 @@ from vitscope.render.film import film_suffix, write_film
 from vitscope.render.raster import Style, StyleOptions
 from vitscope.render.sheets import Cell, sheet
 
-__all__ = ["ClipExplanation"]
-
 _SLOWEST = 2.0  # images per second of a film whose frames lie far apart
 _UNKNOWN_RATE = 4.0
 _MOST_CELLS = 36

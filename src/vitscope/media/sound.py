@@ -14,8 +14,6 @@ from vitscope._messages import msg
 from vitscope.errors import ImageError, UsageError, first_line, require_package
 from vitscope.images import Medium, Picture
 
-__all__ = ["Sound", "Spectrogram", "load_sound", "mel_centres"]
-
 _WIDTHS = {1: ("u1", 128, 128), 2: ("<i2", 0, 1 << 15), 4: ("<i4", 0, 1 << 31)}  # bytes: dtype, zero, largest
 
 

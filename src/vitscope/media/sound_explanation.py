@@ -18,8 +18,6 @@ from vitscope.render import raster
 from vitscope.render.raster import Style, StyleOptions
 from vitscope.render.sheets import figure_image, new_figure
 
-__all__ = ["SoundExplanation"]
-
 _TICKS = (100, 250, 500, 1000, 2000, 4000, 8000, 16000)
 _PIXELS = 8  # of a drawing, for each band and column, at most
 

@@ -13,8 +13,6 @@ from vitscope._messages import msg
 from vitscope.errors import ImageError, UsageError, first_line, require_package
 from vitscope.images import Picture
 
-__all__ = ["Volume", "VolumeProcessor", "load_volume"]
-
 _AXES = ("axis 0", "axis 1", "axis 2")
 
 

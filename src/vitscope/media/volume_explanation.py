@@ -19,8 +19,6 @@ from vitscope.render import raster
 from vitscope.render.raster import Style, StyleOptions
 from vitscope.render.sheets import figure_image, new_figure
 
-__all__ = ["VolumeExplanation"]
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class VolumeExplanation(Explanation):

@@ -8,8 +8,6 @@ from vitscope.attention import AttentionStore, Block, LayerSpec, vecmat
 from vitscope.methods.base import method
 from vitscope.methods.head_fusion import HeadFusion, fuse_heads
 
-__all__ = ["attention", "attention_received"]
-
 
 @method(
     "attention",

@@ -16,8 +16,6 @@ from vitscope.attention import (
 from vitscope.methods.base import method
 from vitscope.methods.rollout import from_layer
 
-__all__ = ["attention_gradcam", "grad_rollout", "grad_sam", "relevance"]
-
 
 @method(
     "relevance",

@@ -6,8 +6,6 @@ from torch import Tensor
 from vitscope.methods.base import method
 from vitscope.methods.context import MethodContext
 
-__all__ = ["attnlrp"]
-
 
 @method(
     "attnlrp",

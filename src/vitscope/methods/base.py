@@ -15,8 +15,6 @@ from vitscope.geometry import TokenLayout
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["METHODS", "Method", "ModelTraits", "Option", "Requirement", "method"]
-
 T = TypeVar("T")
 Requirement: TypeAlias = Literal[
     "target", "gradient", "own-gradient", "same-tokens", "hidden-states", "token-grids", "order-free", "values"

@@ -17,8 +17,6 @@ from vitscope.errors import UsageError
 from vitscope.methods.base import method
 from vitscope.methods.context import MethodContext
 
-__all__ = ["eigencam", "gradcam", "gradcam_plus_plus", "hirescam", "layercam"]
-
 NotedMap: TypeAlias = tuple[Float[Tensor, "B N"], list[str]]
 _TINY = 1e-7
 _of_gradients = partial(method, passes="1 forward, 1 backward", requires={"gradient", "token-grids"})

@@ -7,8 +7,6 @@ from vitscope._messages import msg
 from vitscope._numbers import whole_number
 from vitscope.errors import UnknownNameError, UsageError
 
-__all__ = ["CONTRAST", "class_name", "class_number", "contrast_numbers", "has_label"]
-
 CONTRAST = " - "
 _UNNAMED = re.compile(r"class (-?[0-9]+)", re.ASCII)
 _SHARED = re.compile(r".* \(class ([0-9]+)\)", re.ASCII | re.DOTALL)

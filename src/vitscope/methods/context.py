@@ -17,8 +17,6 @@ from vitscope.errors import MethodError
 from vitscope.geometry import TokenLayout
 from vitscope.tracing.block_io import StagedHiddenStates
 
-__all__ = ["MethodContext"]
-
 
 @dataclass(frozen=True, eq=False)
 class MethodContext:

@@ -21,8 +21,6 @@ from vitscope.methods.attention import attention
 from vitscope.methods.base import method
 from vitscope.methods.context import MethodContext
 
-__all__ = ["logit_lens", "ncut", "pca", "pca_rgb", "scores_by_block", "similarity"]
-
 NotedMap: TypeAlias = Float[Tensor, "B N"] | tuple[Float[Tensor, "B N"], list[str]]
 _MOST_PATCHES = 4000
 _TAU, _WEAK = 0.2, 1e-5

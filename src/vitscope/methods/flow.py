@@ -11,8 +11,6 @@ from vitscope.errors import MethodError, require_package
 from vitscope.methods.base import method
 from vitscope.methods.head_fusion import HeadFusion, fuse_heads
 
-__all__ = ["flow"]
-
 _MOST_TOKENS = 290
 _SCALE = 2**24  # capacities become whole numbers
 

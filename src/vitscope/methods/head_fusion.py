@@ -10,8 +10,6 @@ from vitscope._messages import msg
 from vitscope.attention import Block, FuseHeads
 from vitscope.errors import UsageError
 
-__all__ = ["HeadFusion", "fuse_heads"]
-
 HeadFusion = Literal["mean", "max", "min"]
 
 

@@ -11,8 +11,6 @@ from vitscope.errors import UsageError
 from vitscope.methods.base import method
 from vitscope.methods.context import MethodContext
 
-__all__ = ["input_x_gradient", "integrated_gradients", "smoothgrad"]
-
 _TOKENS = 2048  # in all rows that go through the model together: each row keeps a graph
 
 

@@ -10,8 +10,6 @@ from vitscope.attention import LayerSpec, budget
 from vitscope.methods.base import method
 from vitscope.methods.context import MethodContext
 
-__all__ = ["legrad"]
-
 
 @method(
     "legrad",

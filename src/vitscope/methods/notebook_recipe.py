@@ -10,8 +10,6 @@ from vitscope.errors import YES, Support
 from vitscope.geometry import TokenLayout
 from vitscope.methods.base import method
 
-__all__ = ["notebook_recipe"]
-
 
 def _has_cls(layout: TokenLayout) -> Support:
     if layout.prefix[:1] == ("cls",):

@@ -12,8 +12,6 @@ from vitscope.geometry import TokenLayout
 from vitscope.methods.base import method
 from vitscope.methods.context import MethodContext
 
-__all__ = ["occlusion", "rise", "token_removal"]
-
 
 @method(
     "occlusion",

@@ -15,8 +15,6 @@ from vitscope._messages import Message, msg
 from vitscope.errors import MethodError, UsageError
 from vitscope.geometry import ImageRegion
 
-__all__ = ["QueryTarget", "RegionTarget", "parse_place", "place_of_text", "placed", "query", "region"]
-
 Box = tuple[float, float, float, float]
 
 

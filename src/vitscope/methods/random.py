@@ -7,8 +7,6 @@ from torch import Tensor
 from vitscope.methods.base import method
 from vitscope.methods.context import MethodContext
 
-__all__ = ["random"]
-
 
 @method("random", passes="1 forward", source="the baseline")
 def random(context: MethodContext) -> Float[Tensor, "B N"]:

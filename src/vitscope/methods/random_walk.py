@@ -13,8 +13,6 @@ from vitscope.methods.base import method
 from vitscope.methods.context import MethodContext
 from vitscope.methods.rollout import rollout
 
-__all__ = ["random_walk"]
-
 _ENTRIES = 2**21  # of the affinity at a time: up to 1,448 patches all of it, computed once
 _ACCURACY = 1e-7  # of the solution: norm of the residual, by that of the right side
 

@@ -4,8 +4,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["spread"]
-
 _CHUNK = 2**22
 
 

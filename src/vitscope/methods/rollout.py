@@ -9,8 +9,6 @@ from vitscope.errors import UsageError
 from vitscope.methods.base import method
 from vitscope.methods.head_fusion import HeadFusion, fuse_heads
 
-__all__ = ["check_residual_weight", "from_layer", "rollout"]
-
 
 @method("rollout", passes="1 forward", source="Abnar & Zuidema 2020, equation 1", sums_to_one=True)
 def rollout(

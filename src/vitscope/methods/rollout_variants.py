@@ -14,8 +14,6 @@ from vitscope.methods.base import method
 from vitscope.methods.context import MethodContext
 from vitscope.methods.rollout import check_residual_weight
 
-__all__ = ["knows_values", "outlier_threshold", "sink_rollout", "value_rollout"]
-
 _SINK_DEVIATIONS = 6
 
 

@@ -18,20 +18,6 @@ from vitscope.images import Picture, reusable
 from vitscope.methods.class_names import CONTRAST, class_name, class_number, contrast_numbers
 from vitscope.methods.places import QueryTarget, RegionTarget, parse_place
 
-__all__ = [
-    "Scorer",
-    "SimilarTo",
-    "Target",
-    "Text",
-    "feature_of",
-    "format_target",
-    "parse_target",
-    "scorer_of",
-    "scorer_of_each",
-    "similar_to",
-    "text",
-]
-
 
 @dataclass(frozen=True, eq=False)
 class SimilarTo:

@@ -17,8 +17,6 @@ from vitscope.metrics.table_files import write_table
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["SHARES", "LayerStatistics", "Sink", "Statistics"]
-
 SCHEMA = 1
 SHARES = ("cls", "registers", "other prefix", "self", "other patches")
 PerHead: TypeAlias = Float[np.ndarray, " H"]

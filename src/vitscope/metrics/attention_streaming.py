@@ -23,8 +23,6 @@ from vitscope.metrics.attention_statistics import SHARES, LayerStatistics, Sink,
 from vitscope.metrics.effective_rank import effective_ranks
 from vitscope.metrics.head_importance import HeadImportance
 
-__all__ = ["compute_statistics"]
-
 _LAYERS_DIFFER = msg(
     "metrics.layers-differ", "its layers do not all have the same tokens (windows, merging or reduced keys)"
 )

@@ -4,8 +4,6 @@ import numpy as np
 
 from vitscope.explanation import Explanation
 
-__all__ = ["concentration"]
-
 
 def concentration(explanation: Explanation) -> dict[str, float]:
     """Compute three numbers that distinguish a broad map from one dominated by a few tokens.

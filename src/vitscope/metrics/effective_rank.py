@@ -8,8 +8,6 @@ from vitscope._messages import msg
 from vitscope.attention import AttentionStore, query_chunks
 from vitscope.errors import MethodError
 
-__all__ = ["MAX_TOKENS", "effective_rank", "effective_ranks"]
-
 MAX_TOKENS = 640
 _RESIDUAL_WEIGHT = 0.5
 

@@ -16,8 +16,6 @@ from vitscope._messages import msg
 from vitscope.errors import UsageError
 from vitscope.metrics.ranking import RankedMap, shuffled_maps, step_counts, top_masks
 
-__all__ = ["DRAWS", "MEASURES", "Better", "Measure", "MeasureResult", "MeasureSettings"]
-
 Better = Literal["lower", "higher"]
 DRAWS = 199  # random maps where they need no forwards: 5 lie beyond each end of a 95 % interval
 _SAMEK_SHARE = 0.16  # Samek et al.: 100 regions of 9 x 9 of 227 x 227 pixels

@@ -14,8 +14,6 @@ from vitscope.metrics.measurement import Number, compare_with_random
 from vitscope.metrics.ranking import rank_map, shuffled_maps
 from vitscope.metrics.verdict_text import better_by, none_of, worse_by
 
-__all__ = ["MaskComparison", "centre_prior", "compare_with_mask"]
-
 _NAMES = {"auc": "pixel-auc", "ap": "average-precision", "pointing": "pointing", "inside": "mass-inside"}
 _DRAWS = 39  # random maps, whose least and largest are the ends of a 95 % interval
 _SIGMA = 0.25  # of the blob in the middle, in sides of the image

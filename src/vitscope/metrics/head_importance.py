@@ -14,8 +14,6 @@ from vitscope.attention.head_scaling import scale_heads
 from vitscope.errors import MethodError
 from vitscope.methods.targets import Scorer
 
-__all__ = ["HeadImportance", "head_importance"]
-
 
 @dataclass(frozen=True, eq=False)
 class HeadImportance:

@@ -11,8 +11,6 @@ from jaxtyping import Bool, Float, Float64, Int, Num
 from vitscope._messages import msg
 from vitscope.errors import UsageError
 
-__all__ = ["Localisation", "PooledScores", "inside", "localise", "pointing", "pool_counts", "unit_average_precision"]
-
 
 @dataclass(frozen=True)
 class Localisation:

@@ -18,8 +18,6 @@ from vitscope.metrics.verdict_text import faithfulness_text, sanity_text
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Measurement", "Number", "Verdict", "compare_with_random", "prediction_interval", "student_quantile"]
-
 Verdict = Literal[
     "better than random",
     "no better than random",

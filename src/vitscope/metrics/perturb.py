@@ -18,8 +18,6 @@ from vitscope._messages import msg
 from vitscope.errors import MethodError
 from vitscope.geometry import TokenLayout
 
-__all__ = ["BASELINES", "Baseline", "Probe", "baseline_fill", "fill_patches"]
-
 Baseline = Literal["blur", "mean", "black", "zero", "removal"]
 BASELINES = get_args(Baseline)
 CellNumbers: TypeAlias = tuple[Int[np.ndarray, " Hi"], Int[np.ndarray, " Wi"]]

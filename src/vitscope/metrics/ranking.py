@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 
-__all__ = ["RankedMap", "moved_copies", "rank_map", "shuffled_maps", "spearman", "ssim", "step_counts", "top_masks"]
-
 _K1, _K2 = 0.01, 0.03  # the constants of Wang et al. 2004
 
 

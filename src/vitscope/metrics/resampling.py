@@ -13,8 +13,6 @@ from jaxtyping import Float, Float64, Num
 from vitscope._messages import msg
 from vitscope.errors import UsageError
 
-__all__ = ["Difference", "Estimate", "bootstrap", "holm", "paired"]
-
 _LEVEL = (2.5, 97.5)
 _PART = 1 << 22  # numbers drawn at a time
 

@@ -20,8 +20,6 @@ from vitscope.metrics.faithfulness import MeasureResult
 from vitscope.metrics.measurement import Number, compare_with_random
 from vitscope.metrics.ranking import moved_copies, spearman, ssim
 
-__all__ = ["WeightGroup", "randomised_weights", "sanity", "weight_groups"]
-
 _DRAWS = 99
 _PARTS = 8  # groups of a model whose blocks are not known
 

@@ -11,8 +11,6 @@ from vitscope.metrics.faithfulness import MeasureResult
 from vitscope.metrics.measurement import Number, compare_with_random
 from vitscope.metrics.ranking import rank_map, shuffled_maps, spearman
 
-__all__ = ["NOISE_SAMPLES", "RADIUS", "stability"]
-
 RADIUS = 0.02  # of the range from black to white
 NOISE_SAMPLES = 8
 

@@ -9,8 +9,6 @@ from vitscope._files import already_there, atomic_write, path_exists
 from vitscope._messages import msg
 from vitscope.errors import UsageError, require_package
 
-__all__ = ["write_table"]
-
 
 def write_table(
     path: Path,

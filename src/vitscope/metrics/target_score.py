@@ -17,8 +17,6 @@ from vitscope.methods.class_names import class_name, class_number, contrast_numb
 from vitscope.methods.places import place_of_text
 from vitscope.methods.targets import Scorer, SimilarTo, Target, Text, feature_of
 
-__all__ = ["Score", "ScoreKind", "activated", "make_score", "target_from_text"]
-
 ScoreKind = Literal["probability", "logit"]
 _SHARE, _COSINE = (0.0, 1.0), (-1.0, 1.0)
 

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 
 from vitscope._messages import join_messages, msg
 
-__all__ = ["better_by", "faithfulness_text", "none_of", "sanity_text", "worse_by"]
-
 _SANITY: Mapping[str, str] = {
     "more alike than chance": msg("metrics.more-alike", "more alike than chance"),
     "as unlike as chance": msg("metrics.as-unlike", "as unlike as chance"),

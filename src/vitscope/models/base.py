@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from vitscope.models.weights.weights_file import WeightsFile
     from vitscope.tracing.block_io import BlockMap
 
-__all__ = ["ADAPTERS", "ModelAdapter", "image_size", "libraries_of", "text_too_long"]
-
 _SHOWN = 40  # characters of a text
 _NO_QUERIES = msg("models.queries-unknown", "from which tokens one query of the answer is made is not known")
 

@@ -28,8 +28,6 @@ from vitscope.models.pixels.preprocessing import IMAGENET, Preprocessing, needs_
 from vitscope.models.traced import TracedAdapter
 from vitscope.tracing.placement import placement
 
-__all__ = ["GenericAdapter"]
-
 log = logging.getLogger(__name__)
 
 _SIZE_NAMES = ("img_size", "image_size", "input_size", "input_resolution", "resolution")

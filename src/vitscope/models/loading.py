@@ -23,8 +23,6 @@ from vitscope.models.transformers.processor_loading import load_processor
 from vitscope.models.weights.weights import require_numbers
 from vitscope.models.wrapped import adapter_inside, without_wrappers
 
-__all__ = ["DTYPES", "adapter_of", "open_model", "pick_device"]
-
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}

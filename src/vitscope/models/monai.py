@@ -21,8 +21,6 @@ from vitscope.models.stacked import Stack
 from vitscope.models.traced import TracedAdapter
 from vitscope.tracing.trace import Trace
 
-__all__ = ["MonaiAdapter"]
-
 log = logging.getLogger(__name__)
 
 

@@ -16,8 +16,6 @@ from vitscope.models.generic import GenericAdapter
 from vitscope.models.weights.weights_file import WeightsFile
 from vitscope.models.weights.weights_match import fill, match
 
-__all__ = ["OpenClipAdapter"]
-
 _CLIP_VOCABULARY = 49408
 _ROOM = 8
 

@@ -10,8 +10,6 @@ import torch
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture
 
-__all__ = ["Labels", "LoadOptions", "ModelOptions", "Output", "Region", "said_of"]
-
 Labels: TypeAlias = Mapping[int, str] | Mapping[str, str] | Sequence[str] | str | Path
 Output: TypeAlias = str | int | Callable[[Any], torch.Tensor]
 Region: TypeAlias = ImageRegion | Callable[[Picture], ImageRegion]

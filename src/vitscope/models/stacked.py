@@ -8,8 +8,6 @@ from torch import Tensor
 from vitscope._messages import msg
 from vitscope.errors import LayoutError
 
-__all__ = ["Stack"]
-
 
 @dataclass(frozen=True)
 class Stack:

@@ -15,8 +15,6 @@ from vitscope.models.references.hub import HUB_SECONDS, within
 from vitscope.models.weights.weights_file import WeightsFile
 from vitscope.models.weights.weights_match import fill, match
 
-__all__ = ["TorchvisionAdapter"]
-
 _DOWNLOAD_SECONDS = 50 * HUB_SECONDS
 
 

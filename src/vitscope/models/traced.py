@@ -31,8 +31,6 @@ from vitscope.tracing.loops import Loop, join_recorded
 from vitscope.tracing.trace import Trace
 from vitscope.tracing.trace import trace as trace_model
 
-__all__ = ["TracedAdapter"]
-
 log = logging.getLogger(__name__)
 
 _DIFFERENTIAL = msg(

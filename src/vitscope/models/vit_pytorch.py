@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from vitscope.models.base import ADAPTERS
 from vitscope.models.generic import GenericAdapter
 
-__all__ = ["VitPytorchAdapter"]
-
 
 class VitPytorchAdapter(GenericAdapter):
     """A vit-pytorch model; its input size follows from its patches and its position embedding, and is tried."""

@@ -22,8 +22,6 @@ from vitscope.models.generic import GenericAdapter
 from vitscope.models.options import ModelOptions
 from vitscope.tracing.token_tensor import tensors_in
 
-__all__ = ["adapter_inside", "without_wrappers"]
-
 log = logging.getLogger(__name__)
 
 _SHARE = 0.2  # of the parameters, a model inside has at least

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-__all__ = ["encode_video", "film_suffix", "write_film"]
-
 
 def film_suffix() -> str:
     """Return `.mp4` where PyAV is installed, else `.webp`, an animation that Pillow writes."""

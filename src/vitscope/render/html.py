@@ -9,8 +9,6 @@ from typing import Any
 
 from PIL import Image
 
-__all__ = ["Card", "data_url", "numbers_html", "page", "render_template"]
-
 
 @dataclass(frozen=True, eq=False)
 class Card:

@@ -16,8 +16,6 @@ from vitscope.render.sheets import figure_image, new_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Curve", "Panel", "by_depth", "curves"]
-
 _SIDE, _TALL = 4.4, 3.5  # inches
 _SPREAD = 0.28  # how far the heads of a layer stand apart, in layers
 

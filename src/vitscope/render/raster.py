@@ -16,8 +16,6 @@ from vitscope._messages import msg
 from vitscope.errors import UnknownNameError, UsageError
 from vitscope.geometry import ImageRegion
 
-__all__ = ["NORMS", "STYLES", "Style", "StyleOptions", "grid", "heat", "limits", "overlay", "overlay_placed"]
-
 StyleName = Literal["color", "grey", "notebook"]
 Norm = Literal["auto", "minmax", "robust", "positive"]
 STYLES, NORMS = get_args(StyleName), get_args(Norm)

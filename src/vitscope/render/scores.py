@@ -14,8 +14,6 @@ from vitscope.render.sheets import figure_image, new_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Dot", "dots", "scatter"]
-
 _PLAIN, _MARKED, _GREY = "#31688e", "#b5367a", "0.6"
 
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Cell", "figure_image", "new_figure", "sheet"]
-
 _TITLE_LETTERS = 11  # an inch
 
 

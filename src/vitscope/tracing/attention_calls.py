@@ -13,8 +13,6 @@ from vitscope.tracing.records import CAPTURE_HINT, varies
 from vitscope.tracing.rules import argument
 from vitscope.tracing.token_tensor import AttentionTensor, TokenTensor, token_tensor, token_tensors
 
-__all__ = ["einsum", "fused_attention", "matmul", "multi_head_attention", "softmax"]
-
 
 def fused_attention(
     network: AveragedNetwork,

@@ -49,8 +49,6 @@ from vitscope.tracing.token_tensor import (
     token_tensors,
 )
 
-__all__ = ["AveragedNetworkMode", "Run", "run_averaged"]
-
 log = logging.getLogger(__name__)
 
 Run: TypeAlias = Callable[[Tensor], Tensor]

@@ -28,8 +28,6 @@ from vitscope.tracing.token_grid import position_images, split_prefix
 from vitscope.tracing.token_tensor import BackwardPlan, TokenTensor, tensors_in
 from vitscope.tracing.trace import Trace, set_uniform_attention
 
-__all__ = ["find_block_map"]
-
 log = logging.getLogger(__name__)
 
 Candidate: TypeAlias = tuple[TensorSite, Tensor]

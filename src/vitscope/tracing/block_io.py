@@ -14,8 +14,6 @@ from vitscope.attention.transformer_blocks import HookPoint, TokenActivations
 from vitscope.errors import UsageError
 from vitscope.tracing.token_tensor import tensors_in
 
-__all__ = ["BlockIO", "BlockMap", "StagedHiddenStates", "TensorSite", "TokenArrangement"]
-
 
 @dataclass(frozen=True, eq=False)
 class TokenArrangement:

@@ -18,8 +18,6 @@ from vitscope.tracing.token_grid import prefix_weights
 from vitscope.tracing.token_tensor import BackwardPlan
 from vitscope.tracing.trace import NO_HEADS, Trace
 
-__all__ = ["OperatorChain", "graph_outputs", "layer_blocks", "operator_chain"]
-
 
 @dataclass(frozen=True, eq=False)
 class AveragedRun:

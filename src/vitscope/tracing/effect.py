@@ -16,8 +16,6 @@ from vitscope.tracing.placement import quantised_modules
 from vitscope.tracing.records import CAPTURE_HINT
 from vitscope.tracing.trace import Trace
 
-__all__ = ["check_effect", "check_repeats"]
-
 log = logging.getLogger(__name__)
 
 _MOST_NUMBERS = 2**23  # queries of all layers; a forward with a graph keeps about forty times as many numbers

@@ -10,8 +10,6 @@ from vitscope.geometry import TokenLayout
 from vitscope.tracing.records import TracedCall
 from vitscope.tracing.token_grid import split_prefix
 
-__all__ = ["infer_layout", "is_plain_rollout", "prefix_names", "shared_order"]
-
 _KNOWN_NAMES = (
     ("regist", "register"),
     ("reg_token", "register"),

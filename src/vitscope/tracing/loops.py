@@ -11,8 +11,6 @@ from vitscope.attention import Dense, Factored, GraphOutput
 from vitscope.attention.recorder import RecordedCall
 from vitscope.tracing.records import TracedCall
 
-__all__ = ["Loop", "find_loops", "join_recorded", "join_traced"]
-
 
 @dataclass(frozen=True)
 class Loop:

@@ -29,8 +29,6 @@ from vitscope.tracing.token_tensor import (
     token_tensor,
 )
 
-__all__ = ["SUBTRACTIONS", "AveragedNetwork", "broadcast_shape"]
-
 SUBTRACTIONS = frozenset({"sub", "subtract"})
 _PRODUCTS = frozenset({"mul", "multiply", "div", "truediv", "divide", "true_divide"})
 _MOST_MERGED = 9  # tokens that merging makes one of, 3 x 3 at most

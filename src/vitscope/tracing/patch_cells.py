@@ -8,8 +8,6 @@ from torch import Tensor
 
 from vitscope.tracing.token_grid import FinestTokens
 
-__all__ = ["Found", "find_cells", "leaves_out"]
-
 log = logging.getLogger(__name__)
 
 _OFF = 0.51  # pixels that a patch may lie off its place

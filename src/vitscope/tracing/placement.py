@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["hooks_of", "input_device", "placement", "quantised_modules"]
-
 
 def placement(model: nn.Module) -> tuple[torch.device, torch.dtype] | None:
     """Return the device and the number format of a model's input; None for a model without parameters.

@@ -8,18 +8,6 @@ from torch import Tensor
 from vitscope._messages import msg
 from vitscope.errors import LayoutError
 
-__all__ = [
-    "CAPTURE_HINT",
-    "TokenMerge",
-    "TracedCall",
-    "calls_by_image",
-    "channels_mix",
-    "differs_by_token",
-    "places_along",
-    "same_places",
-    "varies",
-]
-
 CAPTURE_HINT = msg("tracing.use-capture.hint", "vitscope.capture(model) records the raw attention of any model")
 
 

@@ -22,21 +22,6 @@ from torch.nn import functional
 
 from vitscope.tracing.token_tensor import first_along
 
-__all__ = [
-    "BINARY",
-    "METADATA",
-    "MOVING",
-    "POINTWISE",
-    "POOLING",
-    "REDUCTIONS",
-    "argument",
-    "mean_along",
-    "mean_conv",
-    "mean_conv_transpose",
-    "mean_pool",
-    "plain_name",
-]
-
 _MOVING = """
     view reshape permute transpose swapaxes swapdims flatten unflatten squeeze unsqueeze expand expand_as repeat
     repeat_interleave roll contiguous clone narrow select index_select gather chunk split tensor_split unbind movedim

@@ -10,16 +10,6 @@ from vitscope._messages import msg
 from vitscope.errors import LayoutError
 from vitscope.tracing.records import TokenMerge
 
-__all__ = [
-    "FinestTokens",
-    "check_cover",
-    "find_finest_tokens",
-    "grid_of",
-    "position_images",
-    "prefix_weights",
-    "split_prefix",
-]
-
 _TOLERANCE = 1e-3  # of the weight that passes through the tokens
 
 

@@ -7,25 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = [
-    "AttentionTensor",
-    "BackwardPlan",
-    "ComparisonTensor",
-    "PlaceTensor",
-    "TokenTensor",
-    "attention_tensor",
-    "average_tokens",
-    "comparison",
-    "first_along",
-    "match_dtypes",
-    "parameter_names",
-    "residual",
-    "run_collapsed",
-    "tensors_in",
-    "token_tensor",
-    "token_tensors",
-]
-
 AttentionBackward = Callable[[int, Tensor], Tensor]
 
 

@@ -27,8 +27,6 @@ from vitscope.tracing.records import CAPTURE_HINT, TracedCall, calls_by_image, v
 from vitscope.tracing.token_grid import FinestTokens, check_cover, find_finest_tokens, position_images, prefix_weights
 from vitscope.tracing.token_tensor import BackwardPlan
 
-__all__ = ["NO_HEADS", "Trace", "set_uniform_attention", "trace"]
-
 log = logging.getLogger(__name__)
 
 NO_HEADS = -1

@@ -24,8 +24,6 @@ from vitscope.viewer.attention_quantisation import (
 from vitscope.viewer.packed import Packed, zigzag
 from vitscope.viewer.score_corrections import ScoreCorrections, find_corrections, reconstruction_error
 
-__all__ = ["PackedAttention", "pack_attention", "supports_rows", "without_rows"]
-
 _FINEST, _COARSEST = 0.002, 0.05  # root mean square error of a score, in nats
 _FOR_CORRECTIONS = 0.015  # of the budget, at least
 _CERTAIN = 0.998  # of the budget: fitting queries, which takes the time, changes sizes by a thousandth

@@ -17,8 +17,6 @@ from torch import Tensor
 
 from vitscope.attention import Block, Factored
 
-__all__ = ["FactorisedHead", "QuantisedHead", "factorise", "fit_queries", "is_factored", "quantise", "reconstruct_rows"]
-
 _QUERIES = 256  # solved together
 _FITTED, _READ = 32, 20  # largest weights of a row: that are fit_queries, and of which the last counts fully
 _REST = 0.3  # how much all other keys count, over their mass

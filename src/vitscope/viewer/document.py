@@ -15,8 +15,6 @@ from vitscope.metrics.ranking import rank_map
 from vitscope.render.html import data_url
 from vitscope.viewer.packed import Packed, scaled
 
-__all__ = ["SCHEMA", "image_urls", "json_safe", "map_entry"]
-
 SCHEMA = 1
 _PHOTO, _INPUT = (1600, 86), (1024, 84)  # longest side in pixels, JPEG quality
 

@@ -20,8 +20,6 @@ from vitscope.viewer.document import json_safe
 from vitscope.viewer.map_entries import full_entry
 from vitscope.viewer.packed import Packed
 
-__all__ = ["LiveModel"]
-
 
 @dataclass(frozen=True, eq=False)
 class LiveModel:

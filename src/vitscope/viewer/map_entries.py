@@ -13,8 +13,6 @@ from vitscope.viewer.packed import Packed
 if TYPE_CHECKING:
     from vitscope.metrics.measurement import Measurement
 
-__all__ = ["command_line", "full_entry"]
-
 
 def full_entry(
     engine: Engine,

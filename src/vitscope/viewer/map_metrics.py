@@ -19,8 +19,6 @@ from vitscope.metrics.measurement import Measurement
 from vitscope.metrics.perturb import Baseline, Probe, baseline_fill
 from vitscope.metrics.ranking import rank_map, step_counts, top_masks
 
-__all__ = ["measure_maps"]
-
 _STEPS, _RANDOM = 10, 3
 _TOP = 3
 

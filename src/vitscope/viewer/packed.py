@@ -8,8 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["Packed", "scaled", "zigzag"]
-
 Encoding = Literal["planes"]
 _ESCAPED = 1.017  # four of 256 bytes are written as two (`viewer.page`)
 _HALF = 60000.0  # the largest number that a scaled float16 map holds, below float16's own 65504

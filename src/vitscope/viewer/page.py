@@ -21,8 +21,6 @@ from markupsafe import Markup
 from vitscope._catalogues import page_texts
 from vitscope.render.html import render_template
 
-__all__ = ["content_hash", "page", "page_bytes", "script", "styles"]
-
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _ARRAYS = "<!-- arrays -->"
 _RAW = b'<script type="application/octet-stream" data-crc="%08x">%s</script>'

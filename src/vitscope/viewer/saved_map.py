@@ -9,8 +9,6 @@ from vitscope._version import __version__
 from vitscope.explanation import Explanation
 from vitscope.viewer.document import SCHEMA, image_urls, map_entry
 
-__all__ = ["document_of"]
-
 _WHY = msg("viewer.no-model", "a saved map has no model behind it")
 _MISSING = (msg("viewer.queries", "queries"), msg("viewer.measurement", "measurement"))
 

@@ -15,8 +15,6 @@ from torch import Tensor
 from vitscope.attention import Factored
 from vitscope.viewer.attention_quantisation import QuantisedHead
 
-__all__ = ["TOP", "ReconstructionError", "ScoreCorrections", "find_corrections", "reconstruction_error"]
-
 TOP = 20  # largest weights of a row that have to be accurate
 _NEAR = 0.009  # how accurate, with some margin for the page's own arithmetic
 _AT_ONCE = 2**22  # weights

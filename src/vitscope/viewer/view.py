@@ -30,8 +30,6 @@ from vitscope.viewer.packed import Packed, scaled
 from vitscope.viewer.page import page
 from vitscope.viewer.widget import iframe, widget
 
-__all__ = ["CLASS_METHOD", "DEFAULT_METHODS", "View", "view"]
-
 DEFAULT_METHODS = ("auto", "attention", "rollout", "relevance", "random")
 CLASS_METHOD = "gradcam"  # the method that tells classes apart best, where it applies
 MAX_MB, _SURE = 10.0, 0.98  # what fits into this share of a size is not made coarser for it

@@ -11,8 +11,6 @@ from vitscope.errors import MissingDependencyError, VitscopeError
 from vitscope.explanation import Explanation
 from vitscope.viewer.saved_map import document_of
 
-__all__ = ["Handler", "iframe", "widget", "widget_of"]
-
 Handler: TypeAlias = Callable[..., Mapping[str, Any]]
 _FRAME = (
     '<iframe title="vitscope" sandbox="allow-scripts allow-downloads" style="width:100%;height:{height}px;border:0" '

@@ -15,8 +15,6 @@ from vitscope._messages import msg
 from vitscope.errors import UsageError
 from vitscope.web.http_errors import HTTPError
 
-__all__ = ["AccessPolicy", "is_loopback", "make_access_policy"]
-
 _HOST = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[a-z0-9]([a-z0-9._-]{0,252}[a-z0-9])?)(:[0-9]{1,5})?", re.ASCII)
 _SHORTEST_TOKEN = 16
 _PUBLIC_PATHS = ("/api/health",)

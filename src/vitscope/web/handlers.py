@@ -9,8 +9,6 @@ from vitscope._messages import msg
 from vitscope.errors import VitscopeError
 from vitscope.web.http_errors import HTTPError, internal_error, to_http_error
 
-__all__ = ["add_error_handlers"]
-
 
 def add_error_handlers(app: FastAPI) -> None:
     """Answer every exception of the app with an `HTTPError` document."""

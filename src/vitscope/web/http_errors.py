@@ -8,8 +8,6 @@ from vitscope._catalogues import page_messages
 from vitscope._messages import Message, msg
 from vitscope.errors import ModelError, VitscopeError
 
-__all__ = ["HTTPError", "internal_error", "stopping", "to_http_error"]
-
 
 @dataclass(eq=False)
 class HTTPError(Exception):

@@ -14,8 +14,6 @@ from vitscope.errors import OutOfMemoryError, VitscopeError, is_out_of_memory
 from vitscope.web.http_errors import HTTPError, internal_error, stopping, to_http_error
 from vitscope.web.limits import Limits
 
-__all__ = ["Job", "JobCancelled", "JobState", "Worker"]
-
 JobState: TypeAlias = Literal["waiting", "running", "done", "failed", "cancelled"]
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from vitscope._messages import msg
 from vitscope.errors import UsageError
 
-__all__ = ["Limits"]
-
 
 @dataclass(frozen=True)
 class Limits:

@@ -20,8 +20,6 @@ from vitscope.web.access import AccessPolicy
 from vitscope.web.http_errors import HTTPError, stopping
 from vitscope.web.limits import Limits
 
-__all__ = ["LimitsMiddleware"]
-
 log = logging.getLogger(__name__)
 
 _HEADERS = {

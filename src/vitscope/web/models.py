@@ -17,8 +17,6 @@ from vitscope.viewer.live import LiveModel
 from vitscope.web.http_errors import HTTPError
 from vitscope.web.jobs import Job
 
-__all__ = ["FinishedView", "Models", "make_map", "make_view", "predict_without"]
-
 _LARGEST_FACTOR, _LARGEST = 10, 64  # an option may be so many times its default, or this
 _MEASURING_SHARE = 0.6  # of a job's time
 _VIEW_MB = 24.0  # a view stays on this machine, and fitting it into fewer megabytes takes most of the time

@@ -7,8 +7,6 @@ from markupsafe import Markup
 from vitscope.render.html import render_template
 from vitscope.viewer.page import bundle, content_hash, script, styles
 
-__all__ = ["content_security_policy", "start_page"]
-
 
 @cache
 def start_page() -> str:

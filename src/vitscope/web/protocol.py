@@ -13,8 +13,6 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-__all__ = ["HttpProtocol"]
-
 _HEADER_SECONDS = 10.0  # within which a request's header must arrive
 _GRACE_SECONDS = 0.2  # for which a connection is not yet a stranger, so that its first header can arrive
 _OPEN: WeakKeyDictionary[ServerState, dict["HttpProtocol", str]] = WeakKeyDictionary()  # peers, the oldest first

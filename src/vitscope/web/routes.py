@@ -29,8 +29,6 @@ from vitscope.web.middleware import LimitsMiddleware
 from vitscope.web.page import content_security_policy, start_page
 from vitscope.web.views import Views, view_events
 
-__all__ = ["create_app"]
-
 _NAME = re.compile(r"[^\w .,()+-]")
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": s.Problem, "description": words}

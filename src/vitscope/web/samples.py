@@ -8,8 +8,6 @@ from vitscope._messages import Message, msg
 from vitscope.images import Picture, decode_image
 from vitscope.web.http_errors import HTTPError
 
-__all__ = ["SAMPLES", "sample_file", "sample_picture"]
-
 
 class _Sample(NamedTuple):
     file: str

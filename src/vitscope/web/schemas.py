@@ -4,18 +4,6 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = [
-    "MapRequest",
-    "MapResponse",
-    "MaskRequest",
-    "MaskResponse",
-    "PhotoResponse",
-    "Problem",
-    "SampleResponse",
-    "ViewRequest",
-    "ViewStatus",
-]
-
 Words = Annotated[str, Field(min_length=1, max_length=200)]
 ClassNumber = Annotated[int, Field(ge=0, le=1_000_000)]
 Scalar: TypeAlias = bool | Annotated[int, Field(ge=-(10**6), le=10**6)] | float | Words | None

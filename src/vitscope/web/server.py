@@ -25,8 +25,6 @@ from vitscope.web.middleware import LimitsMiddleware
 from vitscope.web.protocol import HttpProtocol
 from vitscope.web.routes import create_app
 
-__all__ = ["Server", "listen", "make_server", "serve", "url"]
-
 
 class Server(uvicorn.Server):
     """Uvicorn that calls `ready`, ends quietly on signals, and stops the model before it closes connections."""

@@ -9,8 +9,6 @@ from typing import Generic, Literal, TypeVar
 from vitscope._messages import Message, msg
 from vitscope.web.http_errors import HTTPError
 
-__all__ = ["SessionStore"]
-
 T = TypeVar("T")
 
 

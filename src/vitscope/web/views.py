@@ -19,8 +19,6 @@ from vitscope.web.jobs import Job, Worker
 from vitscope.web.limits import Limits
 from vitscope.web.session_store import SessionStore
 
-__all__ = ["Views", "view_events"]
-
 _DECODERS = 2  # photos decoded at once, quick ones and those of unknown cost: each may take several bytes a pixel
 _EVENT_INTERVAL = 0.1  # seconds between two progress events
 

@@ -11,8 +11,6 @@ import typer
 
 from vitscope.cli.console import show_log
 
-__all__ = ["command"]
-
 _VERBOSE = typer.Option(
     "--verbose", "-v", count=True, show_default=False, help="Show the debug log on stderr; -vv: that of all libraries."
 )

@@ -8,8 +8,6 @@ from jaxtyping import Bool
 from vitscope._messages import msg
 from vitscope.errors import ImageError, UsageError
 
-__all__ = ["MaskFolder"]
-
 
 class MaskFolder:
     """A folder of masks: 0 is background, other values the object, and 255 of a palette (VOC's border) background.

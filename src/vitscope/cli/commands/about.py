@@ -7,8 +7,6 @@ import typer
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
 
-__all__ = ["inspect", "methods", "models"]
-
 
 def models(as_json: opt.AsJson = False) -> None:
     """List the forms of a model reference, and the bundled models."""

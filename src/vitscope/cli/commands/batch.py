@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from vitscope.batch.run import BatchSummary
     from vitscope.batch.sources import ImageSource
 
-__all__ = ["batch"]
-
 
 def batch(
     source: Annotated[

@@ -9,8 +9,6 @@ from vitscope._version import __version__
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
 
-__all__ = ["bench"]
-
 
 def bench(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="planted, segmentation, digits or speed.")],

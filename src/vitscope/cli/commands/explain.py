@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from vitscope.explanation import Activation, Explanation
     from vitscope.render.raster import StyleOptions
 
-__all__ = ["explain"]
-
 _DARKENING = 30  # a patch this many times the mean leaves the rest of an overlay nearly black
 
 

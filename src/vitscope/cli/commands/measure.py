@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from vitscope.metrics.measurement import Measurement, Number
     from vitscope.scope import Scope
 
-__all__ = ["measure"]
-
 _FILES = ("measure.json", "measure.parquet", "curves.png", "statistics.json", "by-depth.png", "localisation.json")
 _SHARE_OF_CHANCE = 0.025
 _WORTH_SAYING = 0.0005  # else it reads 0.0%

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from vitscope.batch.schemas import RowMade
     from vitscope.scope import Scope
 
-__all__ = ["report"]
-
 
 def report(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder that `vitscope batch` wrote.")],

@@ -9,8 +9,6 @@ from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
 from vitscope.errors import UsageError, VitscopeError, require_package
 
-__all__ = ["serve"]
-
 
 def serve(
     flags: opt.LoadFlags,

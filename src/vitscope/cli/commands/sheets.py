@@ -13,8 +13,6 @@ from vitscope.errors import UnknownNameError
 if TYPE_CHECKING:
     from vitscope.metrics.measurement import Number
 
-__all__ = ["compare", "heads", "logit_lens", "similarity"]
-
 _CURVES = ("deletion", "insertion")
 
 

@@ -14,8 +14,6 @@ from vitscope.errors import MissingDependencyError
 if TYPE_CHECKING:
     from vitscope.metrics.attention_statistics import LayerStatistics, Statistics
 
-__all__ = ["statistics"]
-
 _FILES = ("statistics.json", "statistics.parquet", "by-depth.png")
 
 

@@ -11,8 +11,6 @@ from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
 from vitscope.errors import UnknownNameError, UsageError
 
-__all__ = ["view"]
-
 
 def view(
     image: opt.SingleImage,

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from vitscope._messages import Message, msg
 from vitscope.attention.model_modes import eval_mode, own_state
 
-__all__ = ["AnswerKind", "Kind", "find_answer_kind"]
-
 log = logging.getLogger(__name__)
 
 Kind = Literal["scores", "probabilities", "values", "features"]

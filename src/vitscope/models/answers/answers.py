@@ -18,8 +18,6 @@ from vitscope.errors import LayoutError, UnknownNameError, UsageError, first_lin
 from vitscope.geometry import TokenLayout
 from vitscope.models.options import Output
 
-__all__ = ["AnswerReader", "answer_of", "tokens_read"]
-
 log = logging.getLogger(__name__)
 
 _NAMED = ("logits", "image_embeds", "pooler_output", "last_hidden_state", "image_features", "x_norm_clstoken")

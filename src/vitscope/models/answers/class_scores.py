@@ -14,8 +14,6 @@ from vitscope.models.answers.labels import check_count
 from vitscope.models.base import ModelAdapter
 from vitscope.tracing.placement import placement, quantised_modules
 
-__all__ = ["ClassScores"]
-
 
 class ClassScores(ModelAdapter):
     """What the numbers of an answer mean, by what the caller says of them, or else by the operations before them.

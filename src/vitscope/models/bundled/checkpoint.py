@@ -11,8 +11,6 @@ from vitscope.errors import ModelError
 from vitscope.models.bundled.catalogue import WheelWeights
 from vitscope.models.bundled.onnx import onnx_message, onnx_tensor
 
-__all__ = ["dinov2_config", "dinov2_processor", "dinov2_tensors"]
-
 # inside `attention.`: the module names of the transformers that wrote the ONNX file, and those of transformers 5
 _RENAME = {
     "attention.query": "q_proj",

@@ -5,8 +5,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-__all__ = ["onnx_message", "onnx_tensor"]
-
 
 def onnx_message(data: memoryview) -> dict[int, list[Any]]:
     """Parse one protobuf message: field number -> its values in order, integers or byte strings, without copies."""

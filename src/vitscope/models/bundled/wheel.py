@@ -32,8 +32,6 @@ from vitscope.errors import ModelError, ResultError
 from vitscope.models.bundled.catalogue import WheelWeights, about
 from vitscope.models.bundled.checkpoint import dinov2_config, dinov2_processor, dinov2_tensors
 
-__all__ = ["cache_dir", "fetch", "folder", "is_cached"]
-
 log = logging.getLogger(__name__)
 
 Progress: TypeAlias = Callable[[str, int, int], None]

@@ -19,19 +19,6 @@ from vitscope.images import Picture
 from vitscope.models.options import Region
 from vitscope.models.pixels.preprocessing import Preprocessing, covering_size
 
-__all__ = [
-    "BandPreprocessing",
-    "Normalisation",
-    "Resizing",
-    "accepting",
-    "as_numbers",
-    "as_photo",
-    "convolution_channels",
-    "fitted",
-    "grey_of",
-    "normalisation",
-]
-
 log = logging.getLogger(__name__)
 
 _RGB = 3

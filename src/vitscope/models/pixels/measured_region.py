@@ -16,8 +16,6 @@ from jaxtyping import Float, UInt8
 from vitscope._messages import Message, msg
 from vitscope.errors import ImageError
 
-__all__ = ["Lost", "Run", "find_box"]
-
 log = logging.getLogger(__name__)
 
 Run = Callable[[UInt8[np.ndarray, "H W 3"]], Float[np.ndarray, "C Hi Wi"]]

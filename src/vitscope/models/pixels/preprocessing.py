@@ -24,17 +24,6 @@ from vitscope.models.pixels.processor_call import ProcessorCall
 from vitscope.models.pixels.processor_checks import fit_colours, is_known, random_part, shows_region
 from vitscope.tracing.records import CAPTURE_HINT
 
-__all__ = [
-    "IMAGENET",
-    "REGION_HINT",
-    "Preprocessing",
-    "covering_size",
-    "needs_more",
-    "pixels_refused",
-    "size_refused",
-    "squash",
-]
-
 log = logging.getLogger(__name__)
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

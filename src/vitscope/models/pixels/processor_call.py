@@ -14,8 +14,6 @@ from vitscope._messages import msg
 from vitscope.attention.model_modes import plain_defaults
 from vitscope.errors import ImageError, LayoutError, first_line
 
-__all__ = ["ProcessorCall"]
-
 log = logging.getLogger(__name__)
 
 _NAMES = ("pixel_values", "image", "images", "pixels", "inputs", "input", "img", "x")

@@ -12,8 +12,6 @@ from vitscope._messages import msg
 from vitscope.geometry import ImageRegion
 from vitscope.models.pixels.measured_region import Lost, Run, find_box
 
-__all__ = ["fit_colours", "is_known", "random_part", "shows_region"]
-
 _KNOWN = frozenset(
     (
         *("Compose", "Sequential", "Resize", "CenterCrop", "Pad", "Grayscale", "ToTensor", "PILToTensor", "ToImage"),

@@ -21,8 +21,6 @@ from vitscope._messages import msg
 from vitscope.errors import ImageError
 from vitscope.images import Picture
 
-__all__ = ["bounded", "check_made"]
-
 _THIN = 16  # times as long as wide
 _MOST_MADE, _MOST_INPUT = 16_000_000, 4_000_000  # pixels that are made of it on the way, and that the model gets
 

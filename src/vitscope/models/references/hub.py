@@ -11,18 +11,6 @@ from vitscope._messages import msg
 from vitscope.errors import ModelError, first_line
 from vitscope.models.bundled.catalogue import DEFAULT_MODEL
 
-__all__ = [
-    "HUB_SECONDS",
-    "OTHER_SOURCES",
-    "cached_revision",
-    "fetch_file",
-    "fetch_folder",
-    "not_loaded",
-    "reach_hub",
-    "remote_code",
-    "within",
-]
-
 log = logging.getLogger(__name__)
 
 HUB_SECONDS = 12.0

@@ -29,8 +29,6 @@ from vitscope.models.weights.foreign_files import foreign_folder
 from vitscope.models.weights.peft_folder import base_of, is_peft_folder, load_merged
 from vitscope.models.weights.weights_file import WEIGHT_SUFFIXES, WeightsFile, read_weights
 
-__all__ = ["LoadRequest", "open_reference"]
-
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]

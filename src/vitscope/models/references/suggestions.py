@@ -15,8 +15,6 @@ from vitscope.models.bundled import catalogue
 from vitscope.models.weights.foreign_files import refuse_foreign
 from vitscope.models.weights.weights_file import read_weights
 
-__all__ = ["file_alone", "require_scheme"]
-
 log = logging.getLogger(__name__)
 
 _WIDTHS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}

@@ -19,8 +19,6 @@ from vitscope.models.timm.classes import answers_with_clip_features, class_names
 from vitscope.models.timm.files import fill_architecture
 from vitscope.models.weights.weights_file import WeightsFile
 
-__all__ = ["TimmAdapter"]
-
 
 class TimmAdapter(GenericAdapter):
     """A timm model.

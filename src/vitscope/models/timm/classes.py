@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["answers_with_clip_features", "class_names", "is_headless"]
-
 log = logging.getLogger(__name__)
 
 

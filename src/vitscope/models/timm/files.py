@@ -15,8 +15,6 @@ from vitscope.errors import ModelError, VitscopeError, first_line, require_packa
 from vitscope.models.weights.weights_file import WeightsFile, read_weights
 from vitscope.models.weights.weights_match import fill, match
 
-__all__ = ["WEIGHT_FILES", "fill_architecture", "is_timm_config", "load_folder"]
-
 log = logging.getLogger(__name__)
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")

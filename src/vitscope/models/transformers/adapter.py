@@ -29,8 +29,6 @@ from vitscope.models.transformers.processor import ProcessorRunner, as_pair, cut
 from vitscope.models.transformers.types import AUDIO_TYPES, CLASSIFIER, VIDEO_TYPES, find_type
 from vitscope.models.weights.weights import hash_of
 
-__all__ = ["TransformersAdapter"]
-
 log = logging.getLogger(__name__)
 
 _USUAL_SIZE = 224

@@ -21,8 +21,6 @@ from vitscope.models.traced import TracedAdapter
 from vitscope.models.transformers.types import AUDIO_TYPES
 from vitscope.models.weights.weights import hash_of
 
-__all__ = ["AudioAdapter"]
-
 log = logging.getLogger(__name__)
 
 _WINDOW, _HOP = 0.025, 0.01  # seconds, of the library's filter banks

@@ -22,8 +22,6 @@ from vitscope.models.transformers.video import VideoAdapter
 from vitscope.models.weights.weights_file import WeightsFile
 from vitscope.models.weights.weights_match import match
 
-__all__ = ["Source", "adapted", "load_module", "load_transformers"]
-
 log = logging.getLogger(__name__)
 
 Adapter: TypeAlias = TransformersAdapter | VideoAdapter | AudioAdapter

@@ -29,8 +29,6 @@ from vitscope.models.pixels.bands import (
 from vitscope.models.pixels.measured_region import Lost, find_box
 from vitscope.models.pixels.preprocessing import Preprocessing, covering_size
 
-__all__ = ["ProcessorRunner", "as_pair", "cut_patches", "takes_patches"]
-
 log = logging.getLogger(__name__)
 
 _TRIALS = ((160, 120), (96, 96))

@@ -9,8 +9,6 @@ from vitscope.errors import ModelError, first_line, require_package
 from vitscope.models.references.hub import not_loaded, reach_hub, remote_code
 from vitscope.models.transformers.types import AUDIO_TYPES, VIDEO_TYPES
 
-__all__ = ["load_processor", "processor_of"]
-
 log = logging.getLogger(__name__)
 
 _FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")

@@ -6,8 +6,6 @@ from typing import Any
 
 from vitscope.geometry import Pooling
 
-__all__ = ["AUDIO_TYPES", "CLASSIFIER", "VIDEO_TYPES", "ModelType", "find_type", "known_types"]
-
 CLASSIFIER = "ForImageClassification"
 AUDIO_TYPES = ("audio-spectrogram-transformer",)
 VIDEO_TYPES: Mapping[str, str] = {  # with the library's processor

@@ -35,8 +35,6 @@ from vitscope.models.transformers.types import VIDEO_TYPES
 from vitscope.models.weights.weights import hash_of
 from vitscope.tracing.trace import Trace
 
-__all__ = ["VideoAdapter", "video_processor"]
-
 log = logging.getLogger(__name__)
 
 

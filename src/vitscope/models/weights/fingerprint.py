@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Fingerprint", "fingerprint"]
-
 _PLAIN = (bool, int, float, str, tuple, type(None))
 _SAMPLES = 4096  # numbers of a tensor that are summed
 

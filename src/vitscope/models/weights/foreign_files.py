@@ -7,8 +7,6 @@ from zipfile import BadZipFile, ZipFile
 from vitscope._messages import Message, msg
 from vitscope.errors import ModelError
 
-__all__ = ["foreign_folder", "refuse_foreign"]
-
 _START = 64
 
 

@@ -14,8 +14,6 @@ from vitscope.errors import ModelError, first_line, require_package
 from vitscope.models.transformers.loading import Source, load_module
 from vitscope.models.weights.weights_file import read_weights
 
-__all__ = ["base_of", "is_peft_folder", "load_merged"]
-
 log = logging.getLogger(__name__)
 
 _CONFIG = "adapter_config.json"

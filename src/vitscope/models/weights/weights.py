@@ -12,8 +12,6 @@ from vitscope.attention.model_lock import exclusive
 from vitscope.errors import ModelError
 from vitscope.tracing.placement import hooks_of
 
-__all__ = ["hash_of", "require_numbers"]
-
 
 def hash_of(model: nn.Module) -> str:
     """Return the SHA-256 of all parameters and buffers, by name; of quantised ones, the integers and their scales.

@@ -16,8 +16,6 @@ from vitscope._messages import Message, msg
 from vitscope.errors import ModelError, first_line
 from vitscope.models.weights.foreign_files import refuse_foreign
 
-__all__ = ["WEIGHT_SUFFIXES", "WeightsFile", "read_weights"]
-
 log = logging.getLogger(__name__)
 
 WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".tar", ".pkl", ".pickle", ".th")

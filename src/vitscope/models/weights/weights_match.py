@@ -12,8 +12,6 @@ from vitscope._messages import Message, msg
 from vitscope.errors import ModelError
 from vitscope.models.weights.weights_file import WeightsFile
 
-__all__ = ["Matched", "fill", "match"]
-
 log = logging.getLogger(__name__)
 
 _LISTED = 4
