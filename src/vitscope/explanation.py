@@ -13,7 +13,7 @@ from PIL import Image
 
 from vitscope._documents import DamagedFileError, as_schema, document_bytes, read_arrays
 from vitscope._files import staged_folder
-from vitscope._messages import message_table, msg, restore_messages
+from vitscope._messages import Message, message_table, msg, restore_messages
 from vitscope._saved import MANIFEST, SCHEMA, Provenance, SavedManifest, listed_files, read_manifest
 from vitscope.errors import (
     LayoutError,
@@ -129,8 +129,18 @@ class Explanation:
         return self.region.upsample(self.map, smooth, blur)
 
     def style(self, **options: Unpack[StyleOptions]) -> Style:
-        """Return the drawing style of this map: `norm="auto"` becomes what was recommended with the method."""
-        return Style.of(**options).resolved(self.map, self.provenance.get("drawing", {}).get("norm"))
+        """Return the drawing style of this map: `norm="auto"` becomes what was recommended with the method.
+
+        Raises:
+            UsageError: the style `notebook` for another medium than an image.
+        """
+        chosen = Style.of(**options).resolved(self.map, self.provenance.get("drawing", {}).get("norm"))
+        if chosen.style == "notebook" and self.medium != "image":
+            raise UsageError(
+                msg("explanation.notebook-style", "the style 'notebook' draws images only"),
+                msg("explanation.notebook-style.hint", "leave {@style} out, or use 'grey'"),
+            )
+        return chosen
 
     def overlay(self, **style: Unpack[StyleOptions]) -> Image.Image:
         """Draw the map over the photo, in the photo's size.
@@ -152,6 +162,10 @@ class Explanation:
             display(image)
         else:
             image.show(self.method)
+
+    def caption(self) -> str:
+        """Return method, target and name of what was explained, in one line."""
+        return " · ".join(filter(None, (self.method, self.target, self.picture and self.picture.name)))
 
     def card(self) -> Card:
         """Return the overlay with its caption: method, model, predictions and caveat."""
@@ -184,11 +198,13 @@ class Explanation:
         Raises:
             UsageError: an explanation without its photo.
         """
+        photo: Picture = self._input(msg("explanation.no-photo", "this explanation has no photo to draw on"))
+        return photo
+
+    def _input(self, problem: Message) -> Any:
+        """Return what was explained; raise a UsageError with this problem where it was not kept."""
         if self.picture is None:
-            raise UsageError(
-                msg("explanation.no-photo", "this explanation has no photo to draw on"),
-                msg("explanation.no-photo.hint", "heat() needs none"),
-            )
+            raise UsageError(problem, msg("explanation.no-photo.hint", "map has the values of the patches"))
         return self.picture
 
     def manifest(self) -> dict[str, Any]:
@@ -205,7 +221,12 @@ class Explanation:
             "name": self.picture.name if self.picture else None,
             "provenance": dict(self.provenance),
             "messages": message_table([self.provenance, self.target]),
+            **({} if self.picture is None or self.medium == "image" else {self.medium: self._scales()}),
         }
+
+    def _scales(self) -> Mapping[str, Any]:
+        """Return what the manifest says of another medium's input beside its arrays."""
+        return {}
 
     @property
     def _number(self) -> str:

@@ -178,7 +178,7 @@ def test_all_frames_are_drawn_on_one_scale(explained):
     assert hot[20:28, 28:36].mean() > cold[20:28, 28:36].mean() + 40
     with raises(UsageError, "media.no-such-frame"):
         explained.overlay(8)
-    with raises(UsageError, "media.notebook-style"):
+    with raises(UsageError, "explanation.notebook-style"):
         explained.overlay(0, style="notebook")
 
 

@@ -147,7 +147,7 @@ def test_saved_and_read_again(tmp_path, explained):
 
 
 def test_the_style_of_the_recipe_is_refused(explained):
-    with raises(UsageError, "media.notebook-style"):
+    with raises(UsageError, "explanation.notebook-style"):
         explained.overlay(style="notebook")
 
 

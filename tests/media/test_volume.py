@@ -124,7 +124,7 @@ def test_the_slices_go_through_the_hottest_patch(explained):
     assert all(lower[:, n * third : (n + 1) * third].sum() > 50 for n in range(3))  # in each of the three slices
     with raises(UsageError, "media.no-such-voxel"):
         explained.overlay(at=(8, 0, 0))
-    with raises(UsageError, "media.notebook-style"):
+    with raises(UsageError, "explanation.notebook-style"):
         explained.overlay(style="notebook")
 
 

@@ -193,6 +193,10 @@ def test_a_file_and_a_folder(tmp_path):
     e = scope.explain(tmp_path / "tone.wav", method="rollout")
     np.testing.assert_allclose(e.map, scope.explain(tone(), method="rollout").map, rtol=0.05)
     assert e.picture.name == "tone"
+    with torch.no_grad():
+        scope.model.classifier.dense.bias.add_(1)
+    changed = scope.explain(tone(), method="rollout").provenance["weights"]
+    assert changed not in (e.provenance["weights"], "")  # of the file no longer
 
 
 def test_what_is_no_sound_is_refused(scope, tmp_path):

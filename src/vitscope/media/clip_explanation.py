@@ -59,12 +59,8 @@ class ClipExplanation(Explanation):
         Raises:
             UsageError: an explanation without them.
         """
-        if self.picture is None:
-            raise UsageError(
-                msg("media.no-clip", "this explanation has no clip to draw on"),
-                msg("media.no-clip.hint", "map has the values of each time step"),
-            )
-        return self.picture
+        found: Clip = self._input(msg("media.no-clip", "this explanation has no clip to draw on"))
+        return found
 
     def step_of(self, frame: int) -> int:
         """Return the time step that covers a frame."""
@@ -90,7 +86,7 @@ class ClipExplanation(Explanation):
         Raises:
             UsageError: an explanation without its clip, no such frame, or the style `notebook`, which is for images.
         """
-        chosen = self._checked_style(**style)
+        chosen = self.style(**style)
         if frame is not None:
             if not 0 <= frame < len(self.clip):
                 raise UsageError(
@@ -100,8 +96,7 @@ class ClipExplanation(Explanation):
             return self._drawn(frame, chosen)
         shown = [i * len(self.clip) // _MOST_CELLS for i in range(_MOST_CELLS)]
         cells = [Cell(self._drawn(n, chosen), self.clip.title(n)) for n in dict.fromkeys(shown)]
-        about = [self.method, *([] if self.target is None else [self.target]), self.clip.name]
-        return sheet(cells, " · ".join(about))
+        return sheet(cells, self.caption())
 
     def film(self, path: str | Path, *, rate: float | None = None, **style: Unpack[StyleOptions]) -> Path:
         """Write the frames that the model saw, under the map, as a film.
@@ -111,25 +106,23 @@ class ClipExplanation(Explanation):
             rate: images per second; by default the clip's own speed, at least 2, or 4 where its times are not known.
             style: as for `overlay`.
         """
-        chosen = self._checked_style(**style)
+        chosen = self.style(**style)
         drawn = (self._drawn(frame, chosen) for frame in range(len(self.clip)))
         write_film(drawn, Path(path), rate or self._rate())
         return Path(path)
 
-    def manifest(self) -> dict[str, Any]:
-        """Return everything but the arrays, ready for JSON; `clip` has the frames' numbers, times and time steps."""
-        clip = self.picture
-        if clip is None:
-            return super().manifest()
+    def _scales(self) -> dict[str, Any]:
+        """Return the rate, and the frames' numbers, times and time steps."""
+        clip = self.clip
         frames = [
             {"number": number, "seconds": clip.seconds[n] if clip.seconds else None, "step": self.step_of(n)}
             for n, number in enumerate(clip.numbers)
         ]
-        return super().manifest() | {"clip": {"fps": clip.fps, "frames": frames}}
+        return {"fps": clip.fps, "frames": frames}
 
     def _draw(self, folder: Path, **style: Unpack[StyleOptions]) -> None:
         """Write each frame, each overlay, the contact sheet, the film, and the map step by step."""
-        chosen = self._checked_style(**style)
+        chosen = self.style(**style)
         steps = [raster.grid(values, chosen, raster.limits(self.map, chosen.norm)) for values in self.map]
         _side_by_side(steps).save(folder / "map.png")
         if self.picture is None:
@@ -156,15 +149,6 @@ class ClipExplanation(Explanation):
             numbers=[frame.number for frame in about.frames],
             seconds=None if None in times else times,  # type: ignore[arg-type]  # none is None
         )
-
-    def _checked_style(self, **style: Unpack[StyleOptions]) -> Style:
-        chosen = self.style(**style)
-        if chosen.style == "notebook":
-            raise UsageError(
-                msg("media.notebook-style", "the style 'notebook' draws images only"),
-                msg("media.notebook-style.hint", "leave {@style} out, or use 'grey'"),
-            )
-        return chosen
 
     def _drawn(self, frame: int, style: Style) -> Image.Image:
         values, scale = self.map[self.step_of(frame)], raster.limits(self.map, style.norm)

@@ -11,7 +11,6 @@ from PIL import Image
 from vitscope._documents import read_array
 from vitscope._messages import msg
 from vitscope._saved import SavedManifest
-from vitscope.errors import UsageError
 from vitscope.explanation import Explanation
 from vitscope.media.sound import Spectrogram
 from vitscope.render import raster
@@ -19,7 +18,6 @@ from vitscope.render.raster import Style, StyleOptions
 from vitscope.render.sheets import figure_image, new_figure
 
 _TICKS = (100, 250, 500, 1000, 2000, 4000, 8000, 16000)
-_PIXELS = 8  # of a drawing, for each band and column, at most
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -45,12 +43,8 @@ class SoundExplanation(Explanation):
         Raises:
             UsageError: an explanation without it.
         """
-        if self.picture is None:
-            raise UsageError(
-                msg("media.no-spectrogram", "this explanation has no spectrogram to draw on"),
-                msg("media.no-spectrogram.hint", "map has the values of the patches"),
-            )
-        return self.picture
+        found: Spectrogram = self._input(msg("media.no-spectrogram", "this explanation has no spectrogram to draw on"))
+        return found
 
     def heat(self, smooth: bool = True, blur: float = 0.0) -> Float32[np.ndarray, "F T"]:
         """Return the map in the spectrogram's size, unnormalised; NaN where no patch lies.
@@ -70,7 +64,7 @@ class SoundExplanation(Explanation):
         Raises:
             UsageError: an explanation without its spectrogram, or the style `notebook`, which is for images.
         """
-        chosen, seen = self._checked_style(**style), self.spectrogram
+        chosen, seen = self.style(**style), self.spectrogram
         height, width = seen.values.shape
         end = width * seen.step
         figure = new_figure((9.0, 5.4))
@@ -86,22 +80,16 @@ class SoundExplanation(Explanation):
                 one.axvline(seen.seconds, color="white", linewidth=1, linestyle="--")
         axes[1].set_xlabel("seconds", fontsize=8)
         axes[1].tick_params(axis="x", labelsize=7)
-        about = [seen.name, *([] if self.target is None else [self.target])]
-        figure.suptitle(" · ".join(about), fontsize=10, parse_math=False)
-        figure.set_layout_engine("constrained")
-        return figure_image(figure)
+        return figure_image(figure, self.caption())
 
-    def manifest(self) -> dict[str, Any]:
-        """Return everything but the arrays, ready for JSON; `sound` has the scales of the spectrogram."""
-        seen = self.picture
-        if seen is None:
-            return super().manifest()
-        about = {"seconds": seen.seconds, "seconds_per_column": seen.step, "hertz": list(seen.hertz)}
-        return super().manifest() | {"sound": about}
+    def _scales(self) -> dict[str, Any]:
+        """Return how long the sound is, and the scales of the spectrogram."""
+        seen = self.spectrogram
+        return {"seconds": seen.seconds, "seconds_per_column": seen.step, "hertz": list(seen.hertz)}
 
     def _draw(self, folder: Path, **style: Unpack[StyleOptions]) -> None:
         """Write the spectrogram's values, the overlay with its scales, and the map, the highest band above."""
-        chosen = self._checked_style(**style)
+        chosen = self.style(**style)
         raster.grid(self.map[::-1], chosen).save(folder / "map.png")
         if self.picture is not None:
             np.save(folder / "spectrogram.npy", self.picture.values)
@@ -116,15 +104,6 @@ class SoundExplanation(Explanation):
         source = str(manifest.provenance.get("source", "samples"))
         scales = about.seconds_per_column, about.hertz, about.seconds
         return Spectrogram(values, *scales, name=manifest.name or "sound", source=source)
-
-    def _checked_style(self, **style: Unpack[StyleOptions]) -> Style:
-        chosen = self.style(**style)
-        if chosen.style == "notebook":
-            raise UsageError(
-                msg("media.notebook-style", "the style 'notebook' draws images only"),
-                msg("media.notebook-style.hint", "leave {@style} out, or use 'grey'"),
-            )
-        return chosen
 
     def _drawn(self, style: Style) -> Image.Image:
         """Draw the map over the spectrogram, one pixel for each band and column."""

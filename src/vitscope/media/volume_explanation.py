@@ -16,7 +16,7 @@ from vitscope.explanation import Explanation
 from vitscope.geometry import axis_weights
 from vitscope.media.volume import Volume
 from vitscope.render import raster
-from vitscope.render.raster import Style, StyleOptions
+from vitscope.render.raster import StyleOptions
 from vitscope.render.sheets import figure_image, new_figure
 
 
@@ -40,12 +40,8 @@ class VolumeExplanation(Explanation):
         Raises:
             UsageError: an explanation without it.
         """
-        if self.picture is None:
-            raise UsageError(
-                msg("media.no-volume", "this explanation has no volume to draw on"),
-                msg("media.no-volume.hint", "map has the values of the patches"),
-            )
-        return self.picture
+        found: Volume = self._input(msg("media.no-volume", "this explanation has no volume to draw on"))
+        return found
 
     def heat(self, smooth: bool = True, blur: float = 0.0) -> Float32[np.ndarray, "D H W"]:
         """Return the map in the volume's size, unnormalised.
@@ -78,7 +74,7 @@ class VolumeExplanation(Explanation):
         Raises:
             UsageError: an explanation without its volume, no such voxel, or the style `notebook`, which is for images.
         """
-        chosen, volume = self._checked_style(**style), self.volume
+        chosen, volume = self.style(**style), self.volume
         place, shape = at or self.hottest, volume.voxels.shape[1:]
         if not all(0 <= n < size for n, size in zip(place, shape, strict=True)):
             raise UsageError(
@@ -100,21 +96,15 @@ class VolumeExplanation(Explanation):
                 panel.set_ylabel(volume.axes[rows], fontsize=7)
                 panel.tick_params(labelsize=6)
             panels[0, axis].set_title(f"{volume.axes[axis]}, slice {index}", fontsize=9, pad=3, parse_math=False)
-        about = [self.method, *([] if self.target is None else [self.target]), volume.name]
-        figure.suptitle(" · ".join(about), fontsize=10, parse_math=False)
-        figure.set_layout_engine("constrained")
-        return figure_image(figure)
+        return figure_image(figure, self.caption())
 
-    def manifest(self) -> dict[str, Any]:
-        """Return everything but the arrays, ready for JSON; `volume` has spacing, axes and the hottest voxel."""
-        if self.picture is None:
-            return super().manifest()
-        about = {"spacing": self.picture.spacing, "axes": self.picture.axes, "hottest": self.hottest}
-        return super().manifest() | {"volume": about}
+    def _scales(self) -> dict[str, Any]:
+        """Return spacing, axes and the hottest voxel."""
+        return {"spacing": self.volume.spacing, "axes": self.volume.axes, "hottest": self.hottest}
 
     def _draw(self, folder: Path, **style: Unpack[StyleOptions]) -> None:
         """Write the voxels and the map in their size, and the drawing of the three slices."""
-        self._checked_style(**style)
+        self.style(**style)
         if self.picture is not None:
             np.save(folder / "voxels.npy", self.picture.voxels)
             np.save(folder / "heat.npy", self.heat())
@@ -128,12 +118,3 @@ class VolumeExplanation(Explanation):
         voxels = read_array(folder / "voxels.npy", manifest.record(folder, "voxels.npy"), 4)
         source = str(manifest.provenance.get("source", "array"))
         return Volume(voxels, about.spacing, axes=about.axes, name=manifest.name or "volume", source=source)
-
-    def _checked_style(self, **style: Unpack[StyleOptions]) -> Style:
-        chosen = self.style(**style)
-        if chosen.style == "notebook":
-            raise UsageError(
-                msg("media.notebook-style", "the style 'notebook' draws images only"),
-                msg("media.notebook-style.hint", "leave {@style} out, or use 'grey'"),
-            )
-        return chosen

@@ -11,7 +11,7 @@ from PIL import Image
 
 from vitscope._messages import msg
 from vitscope.errors import UsageError
-from vitscope.render.sheets import figure_image, new_figure
+from vitscope.render.sheets import figure_image, new_figure, new_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,10 +75,7 @@ def curves(panels: Sequence[Curve], unit: str, title: str = "") -> Image.Image:
         _plain(axes)
         axes.legend(fontsize=7, frameon=False)
     figure.axes[0].set_ylabel(unit, fontsize=9, parse_math=False)
-    if title:
-        figure.suptitle(title, fontsize=11, parse_math=False)
-    figure.set_layout_engine("constrained")
-    return figure_image(figure)
+    return figure_image(figure, title)
 
 
 def by_depth(panels: Sequence[Panel], title: str = "") -> Image.Image:
@@ -88,15 +85,9 @@ def by_depth(panels: Sequence[Panel], title: str = "") -> Image.Image:
     columns = min(len(panels), 2)
     lines = math.ceil(len(panels) / columns)
     figure = new_figure((columns * _SIDE, lines * _TALL + (0.3 if title else 0)))
-    grid = figure.subplots(lines, columns, squeeze=False)
-    for axes, panel in zip(grid.flat, panels, strict=False):
+    for axes, panel in zip(new_panels(figure, lines, columns, len(panels)), panels, strict=True):
         _draw(axes, panel)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_axis_off()
-    if title:
-        figure.suptitle(title, fontsize=11, parse_math=False)
-    figure.set_layout_engine("constrained")
-    return figure_image(figure)
+    return figure_image(figure, title)
 
 
 def _draw(axes: "Axes", panel: Panel) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from vitscope._messages import msg
 from vitscope.errors import UsageError
-from vitscope.render.sheets import figure_image, new_figure
+from vitscope.render.sheets import figure_image, new_figure, new_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,12 +56,8 @@ def dots(panels: Sequence[tuple[str, Sequence[Dot]]], columns: int = 3) -> Image
     columns = min(columns, len(panels))
     lines, most = math.ceil(len(panels) / columns), max(len(found) for _, found in panels)
     figure = new_figure((1.3 + 3.1 * columns, lines * (0.75 + 0.24 * most)))
-    grid = figure.subplots(lines, columns, squeeze=False)
-    for axes, (title, found) in zip(grid.flat, panels, strict=False):
+    for axes, (title, found) in zip(new_panels(figure, lines, columns, len(panels)), panels, strict=True):
         _panel(axes, title, found)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_axis_off()
-    figure.set_layout_engine("constrained")
     return figure_image(figure)
 
 
@@ -109,7 +105,6 @@ def scatter(found: Sequence[Dot], across: str, up: str) -> Image.Image:
     axes.grid(color="0.93", zorder=0)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.set_layout_engine("constrained")
     return figure_image(figure)
 
 

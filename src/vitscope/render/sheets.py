@@ -41,14 +41,9 @@ def sheet(cells: Sequence[Cell], title: str, *, columns: int | None = None, cmap
     wide = columns * (side + 0.15) + 0.15
     lines = textwrap.wrap(title, int(wide * _TITLE_LETTERS))
     figure = new_figure((wide, rows * (tall + 0.34 + under) + 0.25 + 0.2 * len(lines)))
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes, cell in zip(grid.flat, cells, strict=False):
+    for axes, cell in zip(new_panels(figure, rows, columns, len(cells)), cells, strict=True):
         _draw(axes, cell, cmap, side)
-    for axes in grid.flat[len(cells) :]:
-        axes.set_axis_off()
-    figure.suptitle("\n".join(lines), fontsize=11, parse_math=False)
-    figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.05)
-    return figure_image(figure)
+    return figure_image(figure, "\n".join(lines), w_pad=0.03, h_pad=0.05)
 
 
 def new_figure(size: tuple[float, float]) -> "Figure":
@@ -59,6 +54,14 @@ def new_figure(size: tuple[float, float]) -> "Figure":
     figure = Figure(figsize=size, dpi=130)
     FigureCanvasAgg(figure)
     return figure
+
+
+def new_panels(figure: "Figure", rows: int, columns: int, count: int) -> "list[Axes]":
+    """Divide a figure into rows and columns, of which the first `count` panels are shown."""
+    panels: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return panels[:count]
 
 
 def _draw(axes: "Axes", cell: Cell, cmap: str, inches: float) -> None:
@@ -79,8 +82,11 @@ def _draw(axes: "Axes", cell: Cell, cmap: str, inches: float) -> None:
         axes.set_xlabel(cell.below, fontsize=7.5, labelpad=3, parse_math=False)
 
 
-def figure_image(figure: "Figure") -> Image.Image:
-    """Render a figure to an image."""
+def figure_image(figure: "Figure", title: str = "", **padding: float) -> Image.Image:
+    """Render a figure to an image, its parts placed so that none covers another; `padding` is matplotlib's."""
+    if title:
+        figure.suptitle(title, fontsize=11, parse_math=False)
+    figure.set_layout_engine("constrained", **padding)
     canvas: Any = figure.canvas
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # names in scripts that the font lacks show as boxes

@@ -7,7 +7,6 @@ that a user derives from the library's: their forward may differ.
 import inspect
 import logging
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,11 +22,11 @@ from vitscope.errors import YES, ModelError, Support
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture
 from vitscope.models.answers.answers import answer_of
+from vitscope.models.answers.class_scores import ClassScores
 from vitscope.models.base import ADAPTERS, ModelAdapter, image_size, text_too_long
-from vitscope.models.traced import TracedAdapter
+from vitscope.models.transformers.base import TransformersBase
 from vitscope.models.transformers.processor import ProcessorRunner, as_pair, cut_patches, takes_patches
 from vitscope.models.transformers.types import AUDIO_TYPES, CLASSIFIER, VIDEO_TYPES, find_type
-from vitscope.models.weights.weights import hash_of
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +34,7 @@ _USUAL_SIZE = 224
 _DENSE = ("ForSemanticSegmentation", "ForObjectDetection")
 
 
-class TransformersAdapter(TracedAdapter):
+class TransformersAdapter(TransformersBase):
     """A vision model of transformers with its image processor.
 
     Args:
@@ -60,11 +59,8 @@ class TransformersAdapter(TracedAdapter):
         weights: str = "",
         size: int | None = None,
     ) -> None:
-        self.model, self.size, self._weights = model, size, weights
-        config: Any = model.config
-        self.config = config
-        library_class = _library_class(model)
-        self.architecture = (library_class or type(model)).__name__
+        self.size, library_class = size, _library_class(model)
+        config = self._take(model, reference, weights, (library_class or type(model)).__name__)
         known = library_class is type(model) and self.options.output is None
         self._type = find_type(config.model_type, self.architecture) if known else None
         vision = getattr(config, "vision_config", None)
@@ -73,10 +69,6 @@ class TransformersAdapter(TracedAdapter):
         self._tokenizer = getattr(processor, "tokenizer", None)
         self._runner = ProcessorRunner(processor, self.vision, self.input_size, self.options.region)
         self.channels, self.bands = self._runner.channels, self._runner.bands
-        self.reference = reference or self.architecture
-        problem = getattr(config, "problem_type", None)
-        self.multi_label = problem == "multi_label_classification"
-        self.scores = "values" if problem == "regression" else "logits"
         self._log_decisions()
         if self._type is None:
             self.trace()
@@ -198,12 +190,6 @@ class TransformersAdapter(TracedAdapter):
         """Return the places of the layout's tokens among the model's, or None where they are in order."""
         return None if self._type is not None else super().token_order()
 
-    @cached_property
-    def weights(self) -> str:  # type: ignore[override]
-        """The Hub's revision, a given hash, or the SHA-256 of the parameters in memory."""
-        loaded = "" if self.weights_changed else self._weights
-        return loaded or hash_of(self.model)
-
     def layout(self, size: tuple[int, int] | None = None) -> TokenLayout:
         """Return the token layout at `(Hi, Wi)` pixels, by default the size that the model was configured for."""
         if self._type is None:
@@ -223,7 +209,7 @@ class TransformersAdapter(TracedAdapter):
     def class_count(self) -> int | None:
         """Return how many class scores the model answers with; of the library's own classifiers without a forward."""
         known = self._last_layer() if type(self.model) is _library_class(self.model) else None
-        return super().class_count() if known is None or not self.classes else known.out_features
+        return ClassScores.class_count(self) if known is None or not self.classes else known.out_features
 
     def _own_head(self) -> bool:
         """Return whether the head of one of the library's classifiers is its own, and was not replaced by another."""
@@ -238,11 +224,11 @@ class TransformersAdapter(TracedAdapter):
 
     def describe(self) -> Mapping[str, str]:
         """Return adapter, architecture and sizes."""
-        adapter = {"adapter": f"transformers, {self.architecture} (model type {self.config.model_type})"}
         if self._type is None:
-            return dict(super().describe()) | adapter
+            return super().describe()
         heads = self.config.num_attention_heads
-        return adapter | {
+        return {
+            "adapter": self._kind(),
             "layers, heads": f"{self.depth}, {heads} of width {self.config.hidden_size // heads}",
             "patch": image_size(as_pair(self.config.patch_size)),
             "trained at": image_size(self.input_size),

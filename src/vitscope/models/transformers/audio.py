@@ -1,8 +1,6 @@
 """The Audio Spectrogram Transformer of transformers: its spectrogram is an image of overlapping patches."""
 
-import logging
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,16 +15,13 @@ from vitscope.images import Picture
 from vitscope.media.sound import Sound, Spectrogram, load_sound, mel_centres
 from vitscope.media.sound_explanation import SoundExplanation
 from vitscope.models.base import ADAPTERS
-from vitscope.models.traced import TracedAdapter
+from vitscope.models.transformers.base import TransformersBase
 from vitscope.models.transformers.types import AUDIO_TYPES
-from vitscope.models.weights.weights import hash_of
-
-log = logging.getLogger(__name__)
 
 _WINDOW, _HOP = 0.025, 0.01  # seconds, of the library's filter banks
 
 
-class AudioAdapter(TracedAdapter):
+class AudioAdapter(TransformersBase):
     """An audio spectrogram transformer with its feature extractor.
 
     Args:
@@ -40,16 +35,13 @@ class AudioAdapter(TracedAdapter):
     """
 
     name = "transformers-audio"
-    library = "transformers"
+    types = AUDIO_TYPES
+    head = "ForAudioClassification"
     result = SoundExplanation
     channels = 1
 
     def __init__(self, model: nn.Module, processor: Any = None, *, reference: str = "", weights: str = "") -> None:
-        self.model, self._weights = model, weights
-        config: Any = model.config
-        self.config = config
-        self.architecture = type(model).__name__
-        self.reference = reference or self.architecture
+        config = self._take(model, reference, weights)
         self.input_size = int(config.num_mel_bins), int(config.max_length)
         self.patch, self.strides = int(config.patch_size), (int(config.frequency_stride), int(config.time_stride))
         if max(self.strides) > self.patch:
@@ -61,18 +53,7 @@ class AudioAdapter(TracedAdapter):
             )
             raise LayoutError(problem)
         self.processor = processor or self._default_processor()
-        problem_type = getattr(config, "problem_type", None)
-        self.multi_label = problem_type == "multi_label_classification"
-        self.scores = "values" if problem_type == "regression" else "logits"
-        self.classes = "ForAudioClassification" in self.architecture and self.options.labels != {}
-        self.labels = {int(i): str(label) for i, label in (config.id2label or {}).items()} if self.classes else {}
-        log.debug("preprocessing of %s: %s", self.architecture, self.preprocessing())
-        self.trace()
-
-    @classmethod
-    def claims(cls, model: nn.Module) -> bool:
-        """Return whether a model is one of the audio models of transformers."""
-        return getattr(getattr(model, "config", None), "model_type", None) in AUDIO_TYPES
+        self._name_classes_and_trace()
 
     def load(self, source: Any) -> Spectrogram:
         """Load a sound and return the spectrogram that the model gets of it.
@@ -134,21 +115,11 @@ class AudioAdapter(TracedAdapter):
         """Call the model on images of one channel; of noise with more, on the first."""
         return self.model(input_values=pixels[:, 0].transpose(1, 2))
 
-    def class_count(self) -> int | None:
-        """Return how many class scores the model answers with; None for a feature model."""
-        return int(self.config.num_labels) if self.classes else None
-
-    @cached_property
-    def weights(self) -> str:  # type: ignore[override]
-        """The Hub's revision, a given hash, or the SHA-256 of the parameters in memory."""
-        return self._weights or hash_of(self.model)
-
     def describe(self) -> Mapping[str, str]:
         """Return adapter, architecture and sizes."""
         bands, columns = self.input_size
         steps = " x ".join(map(str, self.strides))
         return dict(super().describe()) | {
-            "adapter": f"{self.name}, {self.architecture} (model type {self.config.model_type})",
             "made for": f"{bands} mel bands x {columns} columns, patches of {self.patch} in steps of {steps}",
         }
 

@@ -5,7 +5,6 @@ frames is found in its own code, whether its attention joins space and time or t
 """
 
 import inspect
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,16 +28,13 @@ from vitscope.media.clip_explanation import ClipExplanation
 from vitscope.models.base import ADAPTERS
 from vitscope.models.pixels.preprocessing import Preprocessing
 from vitscope.models.stacked import Stack
-from vitscope.models.traced import TracedAdapter
+from vitscope.models.transformers.base import TransformersBase
 from vitscope.models.transformers.processor import as_pair
 from vitscope.models.transformers.types import VIDEO_TYPES
-from vitscope.models.weights.weights import hash_of
 from vitscope.tracing.trace import Trace
 
-log = logging.getLogger(__name__)
 
-
-class VideoAdapter(TracedAdapter):
+class VideoAdapter(TransformersBase):
     """A video model of transformers with its video processor.
 
     Args:
@@ -53,33 +49,19 @@ class VideoAdapter(TracedAdapter):
     """
 
     name = "transformers-video"
-    library = "transformers"
+    types = VIDEO_TYPES
+    head = "ForVideoClassification"
     result = ClipExplanation
 
     def __init__(self, model: nn.Module, processor: Any = None, *, reference: str = "", weights: str = "") -> None:
-        self.model, self._weights = model, weights
-        config: Any = model.config
-        self.config = config
-        self.architecture = type(model).__name__
-        self.reference = reference or self.architecture
+        config = self._take(model, reference, weights)
         size = as_pair(getattr(config, "crop_size", None) or config.image_size)
         frames = getattr(config, "frames_per_clip", None) or config.num_frames
         self.stack = Stack((frames, *size), _patch_of(config))
         self.input_size = self.stack.size
         self.processor = processor or video_processor(config, size)
         self._regions = Preprocessing(lambda image: self._processed([image] * frames)[0])
-        problem = getattr(config, "problem_type", None)
-        self.multi_label = problem == "multi_label_classification"
-        self.scores = "values" if problem == "regression" else "logits"
-        self.classes = "ForVideoClassification" in self.architecture and self.options.labels != {}
-        self.labels = {int(i): str(label) for i, label in (config.id2label or {}).items()} if self.classes else {}
-        log.debug("preprocessing of %s: %s", self.architecture, self.preprocessing())
-        self.trace()
-
-    @classmethod
-    def claims(cls, model: nn.Module) -> bool:
-        """Return whether a model is one of the video models of transformers."""
-        return getattr(getattr(model, "config", None), "model_type", None) in VIDEO_TYPES
+        self._name_classes_and_trace()
 
     def load(self, source: Any) -> Clip:
         """Load as many frames as the model takes, evenly spaced."""
@@ -147,21 +129,10 @@ class VideoAdapter(TracedAdapter):
             return store
         return replace(store, layout=self.layout(size), chain=_OneCls(store.chain, self.stack.shape[0]))
 
-    def class_count(self) -> int | None:
-        """Return how many class scores the model answers with; None for a feature model."""
-        return int(self.config.num_labels) if self.classes else None
-
-    @cached_property
-    def weights(self) -> str:  # type: ignore[override]
-        """The Hub's revision, a given hash, or the SHA-256 of the parameters in memory."""
-        loaded = "" if self.weights_changed else self._weights
-        return loaded or hash_of(self.model)
-
     def describe(self) -> Mapping[str, str]:
         """Return adapter, architecture and sizes."""
         (frames, height, width), (deep, high, wide) = self.stack.shape, self.stack.patch
         return dict(super().describe()) | {
-            "adapter": f"{self.name}, {self.architecture} (model type {self.config.model_type})",
             "made for": f"{frames} frames of {height} x {width} pixels, tubelets of {deep} x {high} x {wide}",
         }
 
