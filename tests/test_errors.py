@@ -30,6 +30,7 @@ def test_those_with_arguments_of_their_own_do(one):
     _same(one, pickle.loads(pickle.dumps(one)))
 
 
+@pytest.mark.slow
 def test_a_pool_hands_them_on():
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool, pytest.raises(UnknownNameError) as far:

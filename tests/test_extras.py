@@ -6,10 +6,13 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 NOTHING_TO_IMPORT = {"tensorboard"}  # the caller brings the writer
 
 
+@pytest.mark.slow
 def test_each_absent_package_is_named_with_its_extra(tiny_folder, photo, tmp_path):
     command = [sys.executable, "-m", "tests.helpers.absent_extras", tiny_folder, photo, tmp_path]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)

@@ -74,19 +74,18 @@ def test_each_folder_is_one_of_the_source():
     assert found - FOLDERS <= set(MODULES)
 
 
-@pytest.mark.parametrize("place", [place for place in PLACES.values() if "test_" in place])
-def test_a_test_file_is_named_by_a_module(place):
-    folder = place.rpartition("/")[0]
-    assert (place in NAMES) != mirrors(place, modules_of(folder)), "name it by a module, or say in NAMES why not"
+def test_a_test_file_is_named_by_a_module():
+    tests = [place for place in PLACES.values() if "test_" in place]
+    wrong = [place for place in tests if (place in NAMES) == mirrors(place, modules_of(place.rpartition("/")[0]))]
+    assert wrong == [], "name it by a module, or say in NAMES why not"
 
 
 def test_every_exception_is_a_file():
     assert set(NAMES) <= set(PLACES.values())
 
 
-@pytest.mark.parametrize("path", FILES, ids=PLACES.get)
-def test_nothing_is_imported_from_a_test(path):
-    assert [name for name in imported(path) if of_a_test(name)] == []
+def test_nothing_is_imported_from_a_test():
+    assert [(PLACES[path], name) for path in FILES for name in imported(path) if of_a_test(name)] == []
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ def test_the_front_matter_names_what_is_there():
     assert (SPACE / "requirements.txt").read_text("utf-8").split() == ["vitscope"]
 
 
+@pytest.mark.slow
 def test_a_photo_becomes_the_viewer_in_a_closed_frame(tmp_path, tiny_folder):
     if not (GRADIO / "whole").exists() and not os.environ.get("CI"):
         pytest.skip("no gradio on this machine: run tests/helpers/beside.sh")

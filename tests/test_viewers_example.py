@@ -17,6 +17,7 @@ def example():
     return module
 
 
+@pytest.mark.slow
 def test_three_viewers_live_in_one_page(example, chromium, tiny_scope, tmp_path):
     index = example.build(tiny_scope, tmp_path)
     text = index.read_text("utf-8")

@@ -108,6 +108,7 @@ def fault(monkeypatch, tmp_path):
     return put
 
 
+@pytest.mark.slow
 def test_a_trial_in_a_process_apart_names_the_picture_and_how_it_died(refs, tiny_folder, fault):
     fault("during-decode@deadly.png")
     plan = BatchPlan(str(tiny_folder), methods=("rollout",), device="cpu")

@@ -42,7 +42,11 @@ def test_several_digits_are_likely_at_once(scope):
 
 @pytest.mark.parametrize(
     ("method", "options", "least"),
-    [("relevance", {}, 0.95), ("input-x-gradient", {"gradient_rule": "libra"}, 0.95), ("gradcam", {}, 0.9)],
+    [
+        ("relevance", {}, 0.95),
+        pytest.param("input-x-gradient", {"gradient_rule": "libra"}, 0.95, marks=pytest.mark.slow),
+        pytest.param("gradcam", {}, 0.9, marks=pytest.mark.slow),
+    ],
 )
 def test_class_evidence_lies_on_the_digit_asked_for(scope, method, options, least):
     from planted import measure
@@ -53,6 +57,7 @@ def test_class_evidence_lies_on_the_digit_asked_for(scope, method, options, leas
     assert share > 0.9
 
 
+@pytest.mark.slow
 def test_class_agnostic_methods_score_chance(scope):
     from planted import measure
 

@@ -67,6 +67,7 @@ def test_digits_are_asked_both_ways_and_in_grids(as_shipped, digit_scope):
     assert [case.name for case in digits.digit_cases(digit_scope, 6)[0]] == [case.name for case in cases]
 
 
+@pytest.mark.slow
 def test_methods_that_know_the_class_beat_those_that_do_not(as_shipped, digit_scope, tmp_path):
     benchmark = make_benchmark(digit_scope, "digits", count=6)
     made = run_benchmark(digit_scope, benchmark, rows_of(digit_scope, "relevance", "rollout"), tmp_path / "o")

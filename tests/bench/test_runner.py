@@ -106,6 +106,7 @@ def test_nothing_of_the_model_or_the_pictures_changes(tiny_scope, benchmark, tmp
     assert scenes == [case.load()[0].tobytes() for case in benchmark.cases]
 
 
+@pytest.mark.slow
 def test_numbers_repeat_to_the_digit_in_another_folder(tiny_scope, benchmark, tmp_path):
     rows = rows_of(tiny_scope, "attention", "relevance")
     kept = []
@@ -165,6 +166,7 @@ def test_cost_is_measured_in_turn_with_a_forward(tiny_scope, tmp_path, monkeypat
     assert "accuracy against cost" in (tmp_path / "o" / "report.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.weights
 def test_the_embedded_model_finds_planted_objects(as_shipped, tmp_path):
     import vitscope

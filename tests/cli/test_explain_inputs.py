@@ -27,16 +27,16 @@ BAD = {
 }
 
 
+@pytest.mark.covering
+@pytest.mark.parametrize("command", ["explain", "heads", "compare"])
 @pytest.mark.parametrize("kind", BAD)
-def test_bad_input_is_one_line_and_exit_code_1(explain, cli, tiny_folder, tmp_path, kind):
+def test_bad_input_is_one_line_and_exit_code_1(cli, tiny_folder, tmp_path, kind, command):
     path = tmp_path / "bad.jpg"
     damaged(path, kind)
-    runs = [explain(path)]
-    runs += [cli(command, path, "--model", tiny_folder, "--out", tmp_path / "out") for command in ("heads", "compare")]
-    for ran in runs:
-        assert (ran.code, ran.out) == (1, "")
-        assert BAD[kind] in one_line(ran.err)
-        assert str(path) in ran.err
+    ran = cli(command, path, "--model", tiny_folder, "--out", tmp_path / "out")
+    assert (ran.code, ran.out) == (1, "")
+    assert BAD[kind] in one_line(ran.err)
+    assert str(path) in ran.err
     assert not (tmp_path / "out").exists()
 
 

@@ -18,6 +18,7 @@ from vitscope.metrics.concentration import concentration
 from vitscope.metrics.measurement import Measurement
 
 RAN = {}
+DAMAGED = ("text", "truncated", "one pixel")
 
 
 @pytest.fixture
@@ -340,7 +341,7 @@ def test_a_wrong_word_is_told_before_a_model_is_loaded(cli, album, flags):
     assert ran.code == 2
 
 
-@pytest.mark.parametrize("kind", ["missing", "text", "truncated", "one pixel"])
+@pytest.mark.parametrize("kind", ["missing", *(pytest.param(one, marks=pytest.mark.slow) for one in DAMAGED)])
 def test_a_bad_photo_among_good_ones(measure, cli, album, tiny_folder, tmp_path, kind):
     bad = tmp_path / "bad.jpg"
     damaged(bad, kind)

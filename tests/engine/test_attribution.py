@@ -1,5 +1,6 @@
 """Maps of pixels as tensors: those of `explain` to the bit, one target for each image or several of each."""
 
+import functools
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -29,13 +30,16 @@ def scope_of(name="vit", dtype=torch.float32):
     return Scope(TransformersAdapter(row.model().to(dtype), weights="none"), torch.device("cpu"), dtype)
 
 
+same_scope = functools.cache(scope_of)  # for tests that leave it as it was
+
+
 def pixels_of(scope):
     return torch.stack([scope.prepare(photo).pixels for photo in PHOTOS])
 
 
 @pytest.mark.parametrize("name", ["auto", *(name for name, _ in METHODS)])
 def test_it_is_explain_to_the_bit(name):
-    scope = scope_of("vit")
+    scope = same_scope("vit")
     if name != "auto" and not scope.supports(name):
         with pytest.raises(UnsupportedError):
             scope.attribute(pixels_of(scope), method=name)
@@ -55,12 +59,13 @@ def test_it_is_explain_to_the_bit(name):
         assert [*found.notes[row]] == e.provenance["notes"]
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("method", ["relevance", "gradcam", "input-x-gradient", "integrated-gradients", "occlusion"])
 @pytest.mark.parametrize(
     "given", [[2, "LABEL_0", None], torch.tensor([2, 0, 1]), np.array([2, 0, 1]), [np.int64(2), 0, torch.tensor(1)]]
 )
 def test_each_image_has_its_own_target(method, given):
-    scope = scope_of("vit", torch.float64)
+    scope = same_scope("vit", torch.float64)
     pixels, options = pixels_of(scope), {"method": method, **QUICK.get(method, {})}
     found = scope.attribute(pixels, target=given, **options)
     explained = scope.explain(PHOTOS, target=given, **options)
@@ -73,7 +78,7 @@ def test_each_image_has_its_own_target(method, given):
 
 
 def test_targets_in_windows_of_a_stream():
-    scope = scope_of()
+    scope = same_scope()
     labels = [0, 1, 2, 3, 1, 0, 2]
     photos = [PHOTOS[n % 3] for n in range(len(labels))]
     streamed = list(scope.explain_many(iter(photos), method="gradcam", target=labels, batch_size=2))
@@ -89,7 +94,7 @@ def test_targets_in_windows_of_a_stream():
 
 
 def test_several_targets_of_each_image():
-    scope, forwards = scope_of(), []
+    scope, forwards = same_scope(), []
     pixels = pixels_of(scope)
     scope.attribute(pixels, method="relevance")
     handle = scope.model.register_forward_hook(lambda *_: forwards.append(1))
@@ -143,6 +148,7 @@ def test_in_one_call_with_any_module():
     assert len(vitscope.attribute(model, pixels, method="gradcam", targets=[0, 1])) == 2
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("method", ["gradcam", "relevance", "attnlrp", "integrated-gradients", "smoothgrad", "legrad"])
 def test_the_callers_gradient_mode_changes_nothing(mode, method):
@@ -158,7 +164,7 @@ def test_the_callers_gradient_mode_changes_nothing(mode, method):
     assert torch.equal(inside.attribute(pixels, **options).maps, expected.maps)
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("mode", [pytest.param(torch.no_grad, marks=pytest.mark.slow), torch.inference_mode])
 def test_the_callers_gradient_mode_changes_no_measurement(mode):
     scope = scope_of()
     explanation, options = scope.explain(PHOTOS[0], method="gradcam"), {"metrics": "all", "n_random_maps": 3}
@@ -169,7 +175,7 @@ def test_the_callers_gradient_mode_changes_no_measurement(mode):
 
 
 def test_threads_that_share_a_model_get_their_own_maps():
-    scope = scope_of()
+    scope = same_scope()
     pixels = pixels_of(scope)
     jobs = [(method, row) for method in ("gradcam", "attnlrp", "legrad") for row in range(3)] * 3
 
@@ -182,7 +188,7 @@ def test_threads_that_share_a_model_get_their_own_maps():
 
 
 def test_a_sequence_of_any_kind_has_the_targets():
-    scope = scope_of()
+    scope = same_scope()
     pixels = pixels_of(scope)
     assert scope.attribute(pixels, method="gradcam", target=range(3)).target == ["LABEL_0", "LABEL_1", "LABEL_2"]
     assert len(scope.attribute(pixels, method="gradcam", targets=range(2))) == 2
@@ -213,11 +219,11 @@ def test_a_sequence_of_any_kind_has_the_targets():
 )
 def test_what_is_no_batch_of_pixels_or_no_target_is_refused(pixels, options, code):
     with raises(UsageError, code):
-        scope_of().attribute(pixels, method="gradcam", **options)
+        same_scope().attribute(pixels, method="gradcam", **options)
 
 
 def test_as_many_targets_as_images():
-    scope = scope_of()
+    scope = same_scope()
     for photos, target in ((PHOTOS, [0, 1]), (PHOTOS[0], [0, 1]), (iter(PHOTOS), [0, 1]), (iter(PHOTOS), [0, 1, 2, 3])):
         with raises(UsageError, "engine.target-count", "engine.target-count.hint"):
             list(scope.explain_many(photos if not isinstance(photos, np.ndarray) else [photos], target=target))
@@ -225,7 +231,7 @@ def test_as_many_targets_as_images():
 
 
 def test_a_scope_in_one_line_and_as_a_table():
-    scope = scope_of()
+    scope = same_scope()
     assert repr(scope) == f"<Scope of {scope.adapter.reference}: 1 prefix + 4 x 4 patches>"
     page = scope._repr_html_()
     assert all(fact in page for fact in scope.adapter.describe())

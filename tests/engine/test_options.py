@@ -40,6 +40,7 @@ scope.recommend(sise=224)
 """
 
 
+@pytest.mark.slow
 def test_a_type_checker_knows_every_keyword_and_what_comes_back(tmp_path):
     pytest.importorskip("mypy", reason="the checker is installed with the group `check`")
     path = tmp_path / "snippet.py"

@@ -10,7 +10,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 FEW, SOME, MANY = 6, 60, 400
-FAST = ("rollout", "gradcam", "attnlrp", "occlusion", "token-removal", "logit-lens", "capture", "without")
+FAST = ("gradcam", "attnlrp", "capture", "without")
 
 
 @pytest.mark.parametrize("work", FAST)

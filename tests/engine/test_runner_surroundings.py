@@ -52,6 +52,7 @@ def flops():
     return FlopCounterMode(display=False)
 
 
+SLOW_FAMILIES = [pytest.param(one, marks=pytest.mark.slow) for one in ("transformers", "generic")]
 SURROUNDINGS = {
     "no_grad": torch.no_grad,
     "inference_mode": torch.inference_mode,
@@ -97,7 +98,7 @@ def test_surroundings_change_no_map(name, where, expected):
         assert differences(around, surroundings()) == []
 
 
-@pytest.mark.parametrize("family", ["timm", "transformers", "generic"])
+@pytest.mark.parametrize("family", ["timm", *SLOW_FAMILIES])
 def test_weights_that_were_made_in_inference_mode(family):
     with torch.inference_mode():
         model = make(family)

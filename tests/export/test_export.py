@@ -122,6 +122,7 @@ def test_fiftyone_gets_a_heatmap_a_map(fiftyone, explained, tmp_path):
     assert sample.saved == 2
 
 
+@pytest.mark.slow
 def test_fiftyone_itself_keeps_the_heatmap_and_reads_its_file(explained, tmp_path):
     if not (FIFTYONE / "whole").exists() and not os.environ.get("CI"):
         pytest.skip("no FiftyOne on this machine: run tests/helpers/beside.sh")

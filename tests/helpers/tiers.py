@@ -50,3 +50,21 @@ def mark_slow(items):
     for test, others in spare.items():
         for item in others[test not in kept :]:  # one model is tried in any case
             item.add_marker(pytest.mark.slow)
+    products = {}
+    for item in items:
+        if item.get_closest_marker("covering") and not item.get_closest_marker("slow"):
+            products.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for product in products.values():
+        for item in beyond_a_cover(product):
+            item.add_marker(pytest.mark.slow)
+
+
+def beyond_a_cover(product):
+    """Of the tests of a product of parameters, those without which each value of each parameter still has a test."""
+    values = {id(item): {(name, repr(value)) for name, value in item.callspec.params.items()} for item in product}
+    wanted, left = set().union(*values.values()), list(product)
+    while wanted:
+        most = max(left, key=lambda item: len(values[id(item)] & wanted))
+        wanted -= values[id(most)]
+        left.remove(most)
+    return left

@@ -58,6 +58,7 @@ def dense(name, z, g):
     return np.maximum(m, 0)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("at", ["norm", "input", "output"])
 @pytest.mark.parametrize("layer", [-1, 0])
 @pytest.mark.parametrize("name", NAMES)

@@ -66,6 +66,7 @@ def test_every_method_applies_to_a_plain_vit_but_for_those_named(model):
     assert all(REFUSED[model, name] in reason for name, reason in refused.items())
 
 
+@pytest.mark.covering
 @every_pair
 def test_a_batch_under_fused_attention_is_its_singles_under_eager_attention(model, name):
     together = explained(scope_of(model), PHOTOS, name)
@@ -85,6 +86,7 @@ def test_a_map_can_be_repeated_to_the_digit(name):
     assert np.ptp(first.map) > 0
 
 
+@pytest.mark.covering
 @every_method
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
 @quick
@@ -127,6 +129,7 @@ def test_the_order_of_heads_changes_nothing(name):
     close(values(explained(with_heads_moved(2, 0, 3, 1), PHOTOS[0], name)), values(plain("vit", name)))
 
 
+@pytest.mark.covering
 @every_method
 @pytest.mark.parametrize(
     ("model", "dtype"), [("vit", torch.float16), ("dinov2-registers", torch.bfloat16)], ids=["fp16", "bf16"]

@@ -152,6 +152,7 @@ def test_no_matrix_of_all_patches_is_held(monkeypatch):
     assert 1600 <= max(seen) <= 2000 < 400 * 400
 
 
+@pytest.mark.slow
 @pytest.mark.weights
 def test_on_planted_scenes_it_beats_rollout():
     from vitscope.bench import planted

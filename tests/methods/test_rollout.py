@@ -86,6 +86,7 @@ def test_rollout(seen):
     same(lambda s: rollout(s), store, oracles.rollout(attentions, readout))
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("head_fusion", ["max", "min", 2, -1])
 def test_rollout_with_other_fusions(seen, head_fusion):
     store, attentions, readout = seen
@@ -96,6 +97,7 @@ def test_rollout_with_other_fusions(seen, head_fusion):
     )
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize(("head_fusion", "discard_ratio"), [("mean", 0.5), ("mean", 0.9), ("max", 0.3), (1, 0.7)])
 def test_rollout_that_discards(seen, head_fusion, discard_ratio):
     store, attentions, readout = seen
@@ -104,6 +106,7 @@ def test_rollout_that_discards(seen, head_fusion, discard_ratio):
     same(lambda s: rollout(s, head_fusion=head_fusion, discard_ratio=discard_ratio), store, wanted)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("residual_weight", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize(("layers", "numbers"), [("0-1", [0, 1]), ("last2", [1, 2]), (-1, [2]), ([0, 2], [0, 2])])
 def test_rollout_over_some_layers(seen, layers, numbers, residual_weight):
@@ -119,6 +122,7 @@ def test_start_layer_is_a_range_to_the_last(seen):
         rollout(store, start_layer=1, layers="0-1")
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("layer", [0, -1])
 @pytest.mark.parametrize("head", ["mean", "max", "min", 3])
 def test_attention(seen, layer, head):

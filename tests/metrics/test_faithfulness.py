@@ -135,6 +135,7 @@ def test_squares_are_squares_and_sets_of_n_differ():
     assert sets[1:].any(0).all()
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("baseline", BASELINES)
 @pytest.mark.parametrize("name", ["vit-wide", "dinov2"])
 def test_the_whole_way_against_pixels_replaced_one_by_one(name, baseline):
@@ -290,6 +291,7 @@ class TestRandomBand:
             == "no better than random"
         )
 
+    @pytest.mark.slow
     def test_random_maps_are_no_better_than_random_at_the_nominal_rate(self):
         """An additive score, 400 maps of independent normal numbers: one in twenty lies outside, within four sigma."""
         rng = np.random.default_rng(0)

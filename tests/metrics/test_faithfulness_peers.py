@@ -135,6 +135,7 @@ def test_max_sensitivity_of_captum():
     assert worst.value == pytest.approx(float(wanted), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_curves_and_correlations_of_quantus(tmp_path):
     """Its PixelFlipping, RegionPerturbation (most and least relevant first) and FaithfulnessCorrelation, one map."""
     if not (QUANTUS / "whole").exists() and not os.environ.get("CI"):

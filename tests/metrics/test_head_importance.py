@@ -63,6 +63,7 @@ def likeness(answer, whole):
     return (a * b).sum() / (a.norm() * b.norm())
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("name", PROJECTIONS)
 @pytest.mark.parametrize("batch_size", [3, 64])
 def test_importance_is_what_a_projection_without_the_head_gives(name, batch_size):

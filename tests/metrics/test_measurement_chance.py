@@ -96,6 +96,7 @@ class TestManyRandomMaps:
         number = made(own.value, BY_NAME["saco"].random_values(maps, scores, self.plan), possible=(-1.0, 1.0))
         assert (number.value, number.low, number.high, number.verdict) == (1, 1, 1, "undecided")
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("as_shipped")  # annotations are executed by the tests around it
     def test_random_maps_are_told_from_random_maps_at_the_nominal_rate(self):
         """100 maps of independent numbers, an additive score: at most one in twenty outside, within four sigma."""

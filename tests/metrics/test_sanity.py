@@ -167,7 +167,7 @@ class TestSanity:
         unsigned = sanity(np.abs(self.values), lambda: self.values, nn.Linear(1, 1), self.parts)
         assert len(unsigned) == 4
 
-    @pytest.mark.parametrize("method", ["rollout", "gradcam"])
+    @pytest.mark.parametrize("method", ["rollout", pytest.param("gradcam", marks=pytest.mark.slow)])
     def test_against_a_second_model_that_is_really_changed(self, method):
         """The twin copies the model, writes new weights into the copy and explains with that; chance by hand, too."""
         scope = scope_of("vit", torch.float32)
@@ -415,6 +415,7 @@ def test_a_map_that_fails_under_other_weights_puts_them_back(monkeypatch):
     assert state(scope.model) == before
 
 
+@pytest.mark.slow
 @pytest.mark.weights
 def test_a_real_map_follows_the_model_and_a_random_one_does_not():
     from skimage import data

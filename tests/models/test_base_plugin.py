@@ -10,6 +10,7 @@ import pytest
 
 from tests.helpers.distributions import ROOT, blocks, install, project
 
+pytestmark = pytest.mark.slow  # installs two distributions; test_plugins.py has what goes without
 PAGE = "docs/extend/write-a-model-adapter.md"
 RUN = """
 import json, sys

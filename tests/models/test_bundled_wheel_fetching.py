@@ -46,6 +46,7 @@ def test_files_of_the_user_do_not_shadow_pythons(fake, monkeypatch):
     assert wheel.folder(NAME).is_dir()
 
 
+@pytest.mark.slow
 def test_progress_is_what_has_arrived(fake):
     fake.pip(SLOW_PIP)
     seen = []

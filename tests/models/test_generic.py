@@ -27,6 +27,7 @@ from vitscope.errors import CaptureError, LayoutError
 from vitscope.geometry import TokenLayout
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("options", [{}, {"size": (32, 56), "registers": 2}, {"pool": "mean", "registers": 1}])
 @pytest.mark.parametrize("kind", KINDS)
 def test_attention_and_layout_of_a_model_that_nobody_knows(kind, options):

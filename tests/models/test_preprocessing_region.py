@@ -25,6 +25,7 @@ def region_of(process, image, **options):
     return Preprocessing(process, **options)(load_image(image))[1]
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("colours", colours_after)
 @pytest.mark.parametrize("geometry", GEOMETRIES)

@@ -82,7 +82,7 @@ def test_it_is_refused_before_anything_is_made(model, name, turned):
     assert most < 100e6
 
 
-@pytest.mark.parametrize("size", [None, 224])
+@pytest.mark.parametrize("size", [None, pytest.param(224, marks=pytest.mark.slow)])
 def test_a_processor_that_makes_little_of_it_explains_it(model, size):
     e = load(model).explain(THIN, method="rollout", size=size)
     assert e.layout.grid == ((4, 4) if size is None else (1, 1400))  # sqrt(20000 / 2) = 100 times 224 is 1400 patches

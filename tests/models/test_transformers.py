@@ -248,6 +248,7 @@ def test_the_model_is_left_as_it_was():
 
 
 class TestFolders:
+    @pytest.mark.slow
     def test_with_the_shape_of_vit_large_patch32_384(self, tmp_path):
         """24 layers, 16 heads, 145 tokens at 384 px; a quarter as wide, with small MLPs, to be quick."""
         from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil

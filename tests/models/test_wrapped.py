@@ -91,6 +91,7 @@ WRAPPERS = {
 }
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("family", ["transformers", "timm"])
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_a_wrapper_is_the_model_in_it(name, family):

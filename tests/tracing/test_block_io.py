@@ -468,6 +468,7 @@ def test_just_those_are_refused_that_need_the_same_tokens_everywhere(name):
             explained(name, method)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("method", WORKING)
 @every_model
 def test_a_fused_batch_is_its_eager_singles_and_classes_count_where_they_should(name, method):

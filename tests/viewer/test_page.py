@@ -20,6 +20,7 @@ from vitscope.viewer.packed import Packed
 from vitscope.viewer.page import page_bytes
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("head", ["mean", "max", 0, 1])
 @pytest.mark.parametrize("layer", [0, 2])
 def test_a_hovered_patch_shows_what_python_says_it_attends_to(fresh, tiny_scope, photo, layer, head):

@@ -59,6 +59,7 @@ def page(chromium, tiny_scope, tmp_path_factory):
         assert made.troubles == []
 
 
+@pytest.mark.slow
 def test_a_chinese_page_has_no_english(page):
     page.evaluate("() => { for (const one of document.querySelectorAll('main details')) one.open = true; }")
     found = []
@@ -77,6 +78,7 @@ def test_a_chinese_page_has_no_english(page):
     assert any("vitscope 为此模型所选：gradcam（类别的依据）" in text for text in found)
 
 
+@pytest.mark.slow
 def test_an_english_page_says_what_python_says(page):
     page.evaluate(SET, {"lang": "en", "panel": "about", "source": "map", "tour": None, "map": "1-notebook-recipe"})
     page.wait(CAPTION, "notebook-recipe")
@@ -98,6 +100,7 @@ def reasons():
     return sorted(found | {note for scope in scopes for note in scope.adapter.notes})
 
 
+@pytest.mark.slow
 def test_real_reasons_and_their_hints_are_chinese_through_and_through(page, reasons):
     assert len(reasons) >= 5
     errors = [UnknownNameError("class", "ca", ["cat", "dog"]), MissingDependencyError("timm", "timm")]
@@ -113,6 +116,7 @@ def test_real_reasons_and_their_hints_are_chinese_through_and_through(page, reas
     assert [one for one in made if ENGLISH.search(one) and "pip install" not in one] == []
 
 
+@pytest.mark.slow
 def test_what_nobody_foresaw_stays_as_it_is(page):
     odd = "RuntimeError: 3 != 4; and more (so it is)"
     assert page.evaluate(f"(one) => {VIEWER}.ctx.t.message(one)", odd) == odd

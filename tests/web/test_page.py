@@ -131,6 +131,7 @@ def test_measuring_is_asked_for_beside_the_viewer(viewed):
     assert re.search(r"deletion [\d.e-]+, random maps", viewed.text(".vs-methods"))
 
 
+@pytest.mark.slow
 def test_a_photo_is_pasted(start):
     start.evaluate(PASTE, moved(CAT, "pasted.png"))
     start.wait(TITLE, "pasted")
@@ -162,7 +163,7 @@ LATE = """(seconds) => {
 }"""
 
 
-@pytest.mark.parametrize("late", [0, 2])
+@pytest.mark.parametrize("late", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_running_question_is_cancelled_and_nothing_stays(start, tiny_scope, monkeypatch, late):
     """Held by a model that waits to be cancelled; also where the question's name comes after the wish to cancel it."""
     import threading
@@ -217,6 +218,7 @@ def test_measuring_says_how_far_it_came_when_time_is_over(start, monkeypatch):
     assert start.evaluate(f"() => {VIEWER}.ctx.data.maps.every((one) => !one.measurement)")
 
 
+@pytest.mark.slow
 def test_any_text_is_asked_of_a_model_that_reads(chromium, clip_folder):
     scope = vitscope.load(clip_folder)
     with serving(scope) as (made, _), chromium.opened(f"{made}/?token={TOKEN}", own=made) as page:

@@ -125,6 +125,7 @@ def test_fifty_at_once_a_third_of_them_hostile(own, tiny_scope):
     assert most - before < 400e6
 
 
+@pytest.mark.slow
 def test_a_signal_ends_it_in_order_while_it_works(own):
     server, address = own
     with entered(address) as made:

@@ -16,6 +16,7 @@ from tests.helpers.webserver import TOKEN, entered, process, serving
 SLOW = b"P3\n#" + b"x" * 10_000_000 + b"\n2 2 255 " + b"1 " * 12  # several seconds of one core
 
 
+@pytest.mark.slow
 def test_honest_uploads_are_answered_while_slow_ones_are_given_up(tiny_scope):
     with serving(tiny_scope, decode_seconds=2.0) as (address, _):
         answers = []
