@@ -9,7 +9,7 @@ pytestmark = [
     # an exception in a generator that is being closed reaches nobody
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-FEW, SOME, MANY = 6, 60, 400
+FEW, SOME, MANY = 6, 40, 100  # `make soak` goes on to many more
 FAST = ("gradcam", "attnlrp", "capture", "without")
 
 

@@ -372,7 +372,9 @@ def drawn(monkeypatch):
     """Draw a sheet and keep matplotlib's figure: `picture, figure = drawn(cells, ...)`."""
     kept = []
     finish = sheets.figure_image
-    monkeypatch.setattr(sheets, "figure_image", lambda figure: (kept.append(figure), finish(figure))[1])
+    monkeypatch.setattr(
+        sheets, "figure_image", lambda figure, *a, **k: (kept.append(figure), finish(figure, *a, **k))[1]
+    )
 
     def draw(cells, title="a sheet", **options):
         return sheet(cells, title, **options), kept[-1]
