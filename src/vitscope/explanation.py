@@ -165,7 +165,8 @@ class Explanation:
 
     def caption(self) -> str:
         """Return method, target and name of what was explained, in one line."""
-        return " · ".join(filter(None, (self.method, self.target, self.picture and self.picture.name)))
+        name = None if self.picture is None else self.picture.name
+        return " · ".join(part for part in (self.method, self.target, name) if part is not None)
 
     def card(self) -> Card:
         """Return the overlay with its caption: method, model, predictions and caveat."""
