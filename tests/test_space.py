@@ -25,18 +25,29 @@ def test_the_front_matter_names_what_is_there():
     assert (SPACE / "requirements.txt").read_text("utf-8").split() == ["vitscope"]
 
 
-@pytest.mark.slow
-def test_a_photo_becomes_the_viewer_in_a_closed_frame(tmp_path, tiny_folder):
+def asked(script, what, told, **environment):
+    """Run a script of the helpers with gradio on the path; what it wrote."""
     if not (GRADIO / "whole").exists() and not os.environ.get("CI"):
         pytest.skip("no gradio on this machine: run tests/helpers/beside.sh")
-    told = tmp_path / "told.json"
+    paths = os.pathsep.join(filter(None, [str(GRADIO), os.environ.get("PYTHONPATH")]))
     subprocess.run(
-        [sys.executable, "-P", Path(__file__).with_name("helpers") / "space_asked.py", SPACE / "app.py", told],
+        [sys.executable, "-P", Path(__file__).with_name("helpers") / script, what, told],
         check=True,
-        env={**os.environ, "PYTHONPATH": str(GRADIO), "VITSCOPE_MODEL": str(tiny_folder)},
+        env={**os.environ, "PYTHONPATH": paths, **environment},
         timeout=200,
     )
-    told = json.loads(told.read_text("utf-8"))
+    return json.loads(told.read_text("utf-8"))
+
+
+@pytest.mark.slow
+def test_eight_clients_of_a_gradio_app_get_the_maps_of_one(tmp_path, tiny_folder):
+    told = asked("gradio_asked.py", tiny_folder, tmp_path / "told.json")
+    assert told == {"asked": 144, "wrong": [], "after": []}
+
+
+@pytest.mark.slow
+def test_a_photo_becomes_the_viewer_in_a_closed_frame(tmp_path, tiny_folder):
+    told = asked("space_asked.py", SPACE / "app.py", tmp_path / "told.json", VITSCOPE_MODEL=str(tiny_folder))
     (inside,) = re.findall(r'srcdoc="([^"]*)"', told["shown"])
     assert 'sandbox="allow-scripts allow-downloads"' in told["shown"]
     assert html.unescape(inside).lower().startswith("<!doctype html>")
