@@ -61,10 +61,14 @@ def test_the_numbers_are_those_of_the_rows(finished):
     for method in ("rollout", "attention"):
         held = [row["largest_share"] for row in fine if row["method"] == method]
         assert sorted(seen.numbers[method]["largest_share"].tolist()) == pytest.approx(sorted(held))
-    breadth = sorted(row["effective_patches"] / (row["grid_rows"] * row["grid_columns"]) for row in fine)
-    shown = [row["effective_patches"] / 16 for row in seen.narrow + seen.broad[::-1]]
-    assert shown == pytest.approx(breadth[:3] + breadth[-3:], rel=1e-6)
-    assert [row["id"] for row in seen.sample] == sorted(row["id"] for row in fine)
+        breadth = sorted(row["effective_patches"] / 16 for row in fine if row["method"] == method)
+        shown = [row["effective_patches"] / 16 for row in seen.narrow[method] + seen.broad[method][::-1]]
+        assert shown == pytest.approx(breadth[:3] + breadth[-3:], rel=1e-6)
+    by_image = {row["id"]: [one["method"] for one in fine if one["id"] == row["id"]] for row in fine}
+    assert [(rows[0]["id"], [row["method"] for row in rows]) for rows in seen.sample] == sorted(by_image.items())
+    few = overview(out, sheet=4).sample
+    assert [rows[0]["id"] for rows in few] == sorted(by_image)[:4]
+    assert {len(rows) for rows in few} == {2}
 
 
 def test_hot_patches_are_counted_where_they_lie(finished):
@@ -87,8 +91,53 @@ def test_the_page_holds_everything_and_runs_nothing(finished):
     assert "&lt;img src=x onerror=alert(1)&gt;.png" in text
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", text)
     assert text.count("<svg") == 2 * 3
-    for heading in ("Failures", "Most concentrated", "Least concentrated", "Sinks by position", "Contact sheet"):
+    for heading in ("Failures", "breadth", "Sinks by position", "All images"):
         assert f">{heading}</h2>" in text
+
+
+def test_each_map_stands_once_and_names_its_method(finished):
+    out, _ = finished
+    for found in (overview(out), overview(out, cards=2, sheet=4)):
+        text = render_report(found, "run")
+        pictures = re.findall(r'<img alt="(\w+ over [^"]+)".*?<b>(\w+)</b>', text)
+        assert len(pictures) == len(set(pictures)) >= 8
+        assert {alt.partition(" ")[0] for alt, _ in pictures} == {"rollout", "attention"}
+        assert all(alt.startswith(method) for alt, method in pictures)
+    assert "Most concentrated by rollout" in text
+    assert "Least concentrated by attention" in text
+
+
+def test_histograms_of_one_number_share_their_axes(finished):
+    found = overview(finished[0])
+    for numbers in found.numbers.values():
+        numbers["largest_share"] = np.linspace(0.1, 0.2, 9, dtype=np.float32)
+    found.numbers["rollout"]["largest_share"] += 0.3
+    text = render_report(found, "run")
+    charts = re.search(r"<h2>largest patch</h2>(.*?)<h2>", text, re.DOTALL)[1].split("</figure>")[:2]
+    ends = [re.findall(r'<text x="[\d.]+" y="124"[^>]*>([\d.]+)</text>', chart) for chart in charts]
+    assert ends == [["0.1", "0.5"]] * 2
+    places = [[float(x) for x in re.findall(r'<rect x="([\d.]+)"', chart)] for chart in charts]
+    assert max(places[0]) < min(places[1])  # attention left of rollout
+    assert "9 maps; median" in charts[0]
+
+
+def test_sinks_are_those_of_attention_alone(photo, tiny_folder, tmp_path, tiny_scope):
+    asked = BatchPlan(str(tiny_folder), methods=("rollout", "random", "relevance"))
+    run(str(photo), tmp_path / "run", asked, scope=tiny_scope)
+    assert overview(tmp_path / "run").sinks[4, 4].maps == 1
+
+
+def test_pictures_open_the_viewers_that_are_there(finished, tmp_path):
+    out, _ = finished
+    shutil.copytree(out, tmp_path / "run")
+    name = find_row(out, "3.png")["id"][:12]
+    (tmp_path / "run" / "views").mkdir()
+    (tmp_path / "run" / "views" / f"{name}.html").touch()
+    text = render_report(overview(tmp_path / "run"), "run", tmp_path / "run")
+    assert set(re.findall(r'href="([^"]+)"', text)) == {f"views/{name}.html"}
+    elsewhere = render_report(overview(tmp_path / "run"), "run", tmp_path / "pages")
+    assert f'href="../run/views/{name}.html"' in elsewhere
+    assert "href=" not in render_report(overview(tmp_path / "run"), "run")
 
 
 def test_photos_that_are_gone_leave_their_maps(finished, tmp_path):

@@ -1,7 +1,7 @@
 """Summarises a batch in numbers and examples by one pass over its rows; memory grows by 12 bytes a row."""
 
 import heapq
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +15,10 @@ from jaxtyping import Float, Int
 from vitscope._messages import msg
 from vitscope.batch.results import finished_shards, read_plan, row_batches
 from vitscope.errors import ResultError
+from vitscope.methods.base import METHODS
 
 SINK_FACTOR = 10  # a patch with more than so many times its even share counts as a sink
+SHORT_ID = 12  # characters of an image's id that name it for people
 NUMBERS = ("effective_share", "largest_share", "prefix_share")
 _EXAMPLES = 3  # messages shown for each kind of failure
 
@@ -53,10 +55,12 @@ class Overview:
         seconds: time spent on finished shards, summed over workers.
         failures: by kind of error, the number of rows and the first few messages.
         numbers: by method, the values of each of `NUMBERS` over all its maps.
-        broad: rows of the least concentrated maps, the broadest first.
-        narrow: rows of the most concentrated maps, the narrowest first.
-        sample: rows with the smallest ids; ids are hashes, so this is a random choice, equal in every report.
-        sinks: by grid, how often each patch is a sink.
+        broad: by method, rows of the least concentrated maps, the broadest first.
+        narrow: by method, rows of the most concentrated maps, the narrowest first.
+        sample: all rows of the images with the smallest ids, image by image; ids are hashes, so this is a random
+            choice, equal in every report.
+        sinks: by grid, how often each patch is a sink, in maps whose weights are attention.
+        views: pages of the viewer in the folder `views`, by the start of an image's id.
     """
 
     plan: dict[str, Any]
@@ -66,10 +70,11 @@ class Overview:
     seconds: float = 0.0
     failures: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
     numbers: dict[str, dict[str, Float[np.ndarray, " n"]]] = field(default_factory=dict)
-    broad: list[dict[str, Any]] = field(default_factory=list)
-    narrow: list[dict[str, Any]] = field(default_factory=list)
-    sample: list[dict[str, Any]] = field(default_factory=list)
+    broad: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    narrow: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    sample: list[list[dict[str, Any]]] = field(default_factory=list)
     sinks: dict[tuple[int, int], SinkCounts] = field(default_factory=dict)
+    views: dict[str, Path] = field(default_factory=dict)
 
 
 class _TopRows:
@@ -92,13 +97,37 @@ class _TopRows:
         return [row for *_, row in sorted(self.heap, key=lambda entry: entry[:2], reverse=True)]
 
 
+class _ImageSample:
+    """All rows of the images with the smallest ids of those offered."""
+
+    def __init__(self, many: int) -> None:
+        self.many = many
+        self.found: dict[str, list[dict[str, Any]]] = {}
+
+    def offer(self, ids: Iterable[str], part: Any) -> None:
+        """Offer the rows of a record batch. An image that was dropped is larger than all that stay."""
+        for at, name in enumerate(ids):
+            if name not in self.found:
+                if len(self.found) == self.many:
+                    largest = max(self.found)
+                    if name > largest:
+                        continue
+                    del self.found[largest]
+                self.found[name] = []
+            self.found[name] += part.slice(at, 1).to_pylist()
+
+    def images(self) -> list[list[dict[str, Any]]]:
+        """Return the rows image by image, the smallest id first."""
+        return [self.found[name] for name in sorted(self.found)]
+
+
 def overview(out: str | Path, *, cards: int = 8, sheet: int = 24) -> Overview:
     """Summarise the finished shards of a run.
 
     Args:
         out: the output folder.
-        cards: the number of most, and of least, concentrated maps.
-        sheet: the number of maps chosen at random.
+        cards: the number of most, and of least, concentrated maps of each method.
+        sheet: the number of images chosen at random.
 
     Raises:
         ResultError: no run, no finished shard, or a shard that cannot be read.
@@ -113,7 +142,9 @@ def overview(out: str | Path, *, cards: int = 8, sheet: int = 24) -> Overview:
             msg("batch.nothing-finished", "{path} has no finished shard yet", path=folder),
             msg("batch.nothing-finished.hint", "{@resume=True} continues the batch"),
         )
-    broad, narrow, sample = _TopRows(cards), _TopRows(cards), _TopRows(sheet)
+    broad, narrow = (defaultdict[str, _TopRows](lambda: _TopRows(cards)) for _ in range(2))
+    sample = _ImageSample(sheet)
+    attention = {name for name, method in METHODS if method.sums_to_one}
     kinds: Counter[str] = Counter()
     examples: dict[str, list[str]] = {}
     collected: dict[str, dict[str, list[np.ndarray]]] = {}
@@ -127,19 +158,21 @@ def overview(out: str | Path, *, cards: int = 8, sheet: int = 24) -> Overview:
         if not fine.num_rows:
             continue
         ids = fine["id"].to_pylist()
-        shares = _numbers(fine, collected)
-        broad.offer(shares, ids, fine)
-        narrow.offer(-shares, ids, fine)
-        sample.offer([_lowest_first(name) for name in ids], ids, fine)
-        _count_sinks(fine, found.sinks)
+        shares, methods = _numbers(fine, collected), np.array(fine["method"].to_pylist())
+        sample.offer(ids, fine)
+        for method in np.unique(methods).tolist():
+            of = methods == method
+            rows, names = fine.filter(pa.array(of)), [name for name, same in zip(ids, of, strict=True) if same]
+            broad[method].offer(shares[of], names, rows)
+            narrow[method].offer(-shares[of], names, rows)
+            if method in attention:
+                _count_sinks(rows, found.sinks)
     found.failures = {kind: (count, examples[kind]) for kind, count in kinds.most_common()}
     found.numbers = {m: {n: np.concatenate(v) for n, v in values.items()} for m, values in sorted(collected.items())}
-    found.broad, found.narrow, found.sample = broad.rows(), narrow.rows(), sample.rows()
+    found.broad, found.narrow = ({m: one.rows() for m, one in sorted(of.items())} for of in (broad, narrow))
+    found.sample = sample.images()
+    found.views = {path.stem: path.resolve() for path in sorted((folder / "views").glob("*.html"))}
     return found
-
-
-def _lowest_first(name: str) -> int:
-    return -int(name, 16)
 
 
 def _column(part: Any, name: str) -> np.ndarray:

@@ -1,21 +1,24 @@
 """Renders the report of a batch as one self-contained HTML page without scripts."""
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
 from vitscope._version import __version__
-from vitscope.batch.report import SINK_FACTOR, Overview, SinkCounts
+from vitscope.batch.report import SHORT_ID, SINK_FACTOR, Overview, SinkCounts
 from vitscope.batch.results import explanation_from_row
 from vitscope.explanation import Explanation
 from vitscope.render import raster
 from vitscope.render.html import data_url, render_template
 from vitscope.render.raster import StyleOptions, limits
 
-_BARS = 40
+_BARS, _FEWEST_BARS = 40, 5
 _TITLES = {
     "effective_share": ("breadth", "exp of the map's entropy, as a share of all patches"),
     "largest_share": ("largest patch", "the largest patch's share of the weight of all patches"),
@@ -23,9 +26,16 @@ _TITLES = {
 }
 
 
-def render_report(overview: Overview, name: str) -> str:
-    """Return the report of the run `name` as HTML."""
+def render_report(overview: Overview, name: str, folder: Path | None = None) -> str:
+    """Return the report of the run `name` as HTML.
+
+    Args:
+        overview: the run.
+        name: its title.
+        folder: where the page will lie; pages of the viewer are linked from there. None links none.
+    """
     grids = sorted(overview.sinks.items(), key=lambda one: -one[1].maps)[:3]
+    views = _links(overview, folder)
     return render_template(
         "vitscope.batch",
         "report.html",
@@ -40,46 +50,57 @@ def render_report(overview: Overview, name: str) -> str:
             ("images/s per worker", f"{overview.images / overview.seconds:.3g}" if overview.seconds else "–"),
         ],
         failures=overview.failures,
-        methods_charts=[
-            (method, [_histogram(numbers[key], *words) for key, words in _TITLES.items()])
-            for method, numbers in overview.numbers.items()
-        ],
+        charts=[
+            (title, about, _histograms({m: numbers[key] for m, numbers in overview.numbers.items()}, title))
+            for key, (title, about) in _TITLES.items()
+        ]
+        if overview.numbers
+        else [],
         sinks=[_sinks(*one) for one in grids],
-        sections=[
-            _section("Most concentrated", "The maps with the smallest breadth.", overview.narrow),
-            _section("Least concentrated", "The maps with the largest breadth.", overview.broad),
-            _section("Contact sheet", "A random sample: the smallest ids, which are hashes.", overview.sample, True),
-        ],
+        sections=_sections(overview, views),
         version=__version__,
     )
 
 
-def _histogram(values: Float[np.ndarray, " n"], title: str, about: str) -> dict[str, Any]:
-    """Return the bars of a histogram over the values' own range, with their tooltips."""
-    low, high = float(values.min()), float(values.max())
-    width = max(high - low, 1e-6 * max(abs(low), 1.0))  # bars that float32 could not tell apart are no bars
-    counts, edges = np.histogram(values.astype(np.float64), _BARS, (low, low + width))
-    wide, tall, most = 8, 110, int(counts.max())
-    return {
-        "title": title,
-        "caption": f"{about}; median {np.median(values):.3g}",
-        "label": f"{title}: histogram of {values.size:,} maps from {low:.3g} to {high:.3g}",
-        "width": _BARS * wide,
-        "height": tall,
-        "low": f"{low:.3g}",
-        "high": f"{high:.3g}",
-        "bars": [
-            {
-                "x": at * wide,
-                "y": f"{tall - tall * count / most:.1f}",
-                "width": wide - 1,
-                "height": f"{tall * count / most:.1f}",
-                "label": f"{edges[at]:.3g} to {edges[at + 1]:.3g}: {count:,}",
-            }
-            for at, count in enumerate(counts.tolist())
-            if count
-        ],
-    }
+def _links(overview: Overview, folder: Path | None) -> dict[str, str]:
+    """Return the addresses of the viewer's pages as seen from a folder."""
+    if folder is None:
+        return {}
+    return {name: quote(Path(os.path.relpath(path, folder)).as_posix()) for name, path in overview.views.items()}
+
+
+def _histograms(values: Mapping[str, Float[np.ndarray, " n"]], title: str) -> list[dict[str, Any]]:
+    """Return a histogram for each method, all on the same axes, with fewer bars where there are few maps."""
+    every = np.concatenate(list(values.values())).astype(np.float64)
+    low, high = float(every.min()), float(every.max())
+    span = max(high - low, 1e-6 * max(abs(low), 1.0))  # bars that float32 could not tell apart are no bars
+    bars = int(np.clip(np.ceil(2 * min(map(len, values.values())) ** (1 / 3)), _FEWEST_BARS, _BARS))
+    found = {m: np.histogram(one.astype(np.float64), bars, (low, low + span)) for m, one in values.items()}
+    most, wide, tall = max(int(counts.max()) for counts, _ in found.values()), 320 / bars, 110
+    return [
+        {
+            "method": method,
+            "caption": f"{values[method].size:,} maps; median {np.median(values[method]):.3g}",
+            "label": f"{title}, {method}: histogram of {values[method].size:,} maps from {low:.3g} to {high:.3g}",
+            "width": 320,
+            "height": tall,
+            "low": f"{low:.3g}",
+            "high": f"{high:.3g}",
+            "most": f"{most:,} {'map' if most == 1 else 'maps'}",
+            "bars": [
+                {
+                    "x": f"{at * wide:.1f}",
+                    "y": f"{tall - tall * count / most:.1f}",
+                    "width": f"{max(wide - 1, 1):.1f}",
+                    "height": f"{tall * count / most:.1f}",
+                    "label": f"{edges[at]:.3g} to {edges[at + 1]:.3g}: {count:,}",
+                }
+                for at, count in enumerate(counts.tolist())
+                if count
+            ],
+        }
+        for method, (counts, edges) in found.items()
+    ]
 
 
 def _sinks(grid: tuple[int, int], found: SinkCounts) -> tuple[str, str]:
@@ -97,23 +118,46 @@ def _sinks(grid: tuple[int, int], found: SinkCounts) -> tuple[str, str]:
     return data_url(image, "PNG"), caption
 
 
-def _section(title: str, about: str, rows: Sequence[Mapping[str, Any]], small: bool = False) -> dict[str, Any]:
-    cards = [_card(row, 150 if small else 320, small) for row in rows]
-    return {"title": title, "about": about, "small": small, "cards": cards}
+def _sections(overview: Overview, views: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the pictures, each image once: the extremes of each method, then others at random, method by method."""
+    if overview.images - overview.failed <= len(overview.sample):  # all are in the sample
+        images = sorted(overview.sample, key=lambda rows: rows[0]["effective_patches"])
+        first = images[0][0]["method"] if images else ""
+        about = f"The most concentrated by {first} first."
+        return [{"title": "All images", "about": about, "cards": [_card(rows, views) for rows in images]}]
+    sections, shown = [], set()
+    for title, about, found in (
+        ("Most concentrated", "the maps with the smallest breadth", overview.narrow),
+        ("Least concentrated", "the maps with the largest breadth", overview.broad),
+    ):
+        for method, rows in found.items():
+            cards = [_card([row], views) for row in rows if (row["id"], method) not in shown]
+            shown |= {(row["id"], method) for row in rows}
+            sections.append({"title": f"{title} by {method}", "about": f"Of {method}, {about}.", "cards": cards})
+    ids = {name for name, _ in shown}
+    cards = [_card(rows, views) for rows in overview.sample if rows[0]["id"] not in ids]
+    about = "A random sample of the other images: the smallest ids, which are hashes."
+    return [*sections, {"title": "Contact sheet", "about": about, "cards": cards}]
 
 
-def _card(row: Mapping[str, Any], width: int, small: bool) -> dict[str, Any]:
-    name = row["source"].replace("\\", "/").rpartition("/")[2]
-    patches = row["grid_rows"] * row["grid_columns"]
-    about = [
-        " · ".join([row["method"], *([str(row["target"])] if row["target"] else [])]),
-        f"{row['effective_patches']:.0f} of {patches} patches, the largest holds {row['largest_share']:.1%}",
-    ]
+def _card(rows: Sequence[Mapping[str, Any]], views: Mapping[str, str]) -> dict[str, Any]:
+    """Return one image with its maps side by side."""
+    name, short = rows[0]["source"].replace("\\", "/").rpartition("/")[2], rows[0]["id"][:SHORT_ID]
     return {
-        "alt": f"{row['method']} over {name}",
-        "image": data_url(_image(row), longest=2 * width, quality=80),
-        "lines": [name] if small else [name, *about],
-        "id": row["id"][:12],
+        "name": name,
+        "id": short,
+        "link": views.get(short, ""),
+        "many": len(rows),
+        "maps": [
+            {
+                "alt": f"{row['method']} over {name}",
+                "image": data_url(_image(row), longest=400, quality=80),
+                "title": " · ".join([row["method"], *([str(row["target"])] if row["target"] else [])]),
+                "about": f"{row['effective_patches']:.0f} of {row['grid_rows'] * row['grid_columns']} patches, "
+                f"the largest holds {row['largest_share']:.1%}",
+            }
+            for row in rows
+        ],
     }
 
 

@@ -22,7 +22,7 @@ def report(
     flags: opt.LoadFlags,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="FILE", help="The page; by default report.html or view.html in FOLDER."),
+        typer.Option("--out", "-o", metavar="FILE", help="The page; by default report.html or views/ID.html in FOLDER."),
     ] = None,
     view: Annotated[
         str | None,
@@ -48,31 +48,33 @@ def report(
     from vitscope.batch.report_page import render_report
 
     if view:
-        _view(folder, view, model, flags, out or folder / "view.html", force, as_json)
+        _view(folder, view, model, flags, out, force, as_json)
         return
     path = opt.require_free(out or folder / "report.html", force)
     found = overview(folder)
-    _write(path, render_report(found, folder.resolve().name))
+    _write(path, render_report(found, folder.resolve().name, path.resolve().parent))
     numbers = {"images": found.images, "failed": found.failed, "rows": found.rows}
     numbers["maps"] = sum(values["largest_share"].size for values in found.numbers.values())
     opt.print_result(path, as_json, numbers)
 
 
 def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as part:
         part.write_text(text, "utf-8", errors="backslashreplace")
 
 
 def _view(
-    folder: Path, name: str, model: str | None, flags: opt.LoadFlags, path: Path, force: bool, as_json: bool
+    folder: Path, name: str, model: str | None, flags: opt.LoadFlags, out: Path | None, force: bool, as_json: bool
 ) -> None:
     """Write the viewer of one row: its image, explained again with the same model, method and target."""
+    from vitscope.batch.report import SHORT_ID
     from vitscope.batch.results import find_row, not_explained, photo_from_row
     from vitscope.batch.schemas import row_made
     from vitscope.viewer.page import page
 
-    opt.require_free(path, force)
     row = find_row(folder, name)
+    path = opt.require_free(out or folder / "views" / f"{row['id'][:SHORT_ID]}.html", force)
     if row["map"] is None:
         raise not_explained(row)
     made = row_made(row)
