@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from vitscope._messages import msg
 from vitscope.errors import UnknownNameError, UsageError
 from vitscope.geometry import ImageRegion
+from vitscope.render.unseen import hatch_unseen
 
 StyleName = Literal["color", "grey", "notebook"]
 Norm = Literal["auto", "minmax", "robust", "positive"]
@@ -145,7 +146,7 @@ def overlay(
 
     Args:
         values: relevance of each patch.
-        region: the part of the photo that the patches cover; outside it the photo stays as it is.
+        region: the part of the photo that the patches cover; what lies outside is hatched and labelled as not seen.
         photo: RGB pixels.
         style: how to draw.
         scale: the values of the coldest and the hottest colour, where several maps share them; by default this map's.
@@ -154,7 +155,7 @@ def overlay(
         return _notebook(values, region, photo)
     style = style.resolved(values)
     placed = region.upsample(values, style.smooth, style.blur)
-    return overlay_placed(placed, photo, style, scale or limits(values, style.norm))
+    return overlay_placed(placed, hatch_unseen(photo, region), style, scale or limits(values, style.norm))
 
 
 def overlay_placed(
