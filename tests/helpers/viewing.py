@@ -37,7 +37,7 @@ def layer_of(made):
 
 
 KEY = """(how) => {
-    const event = new KeyboardEvent('keydown', { key: 'ArrowDown', bubbles: true, cancelable: true, ...how });
+    const event = new KeyboardEvent('keydown', { bubbles: true, cancelable: true, ...how });
     document.body.dispatchEvent(event);
     return event.defaultPrevented;
 }"""

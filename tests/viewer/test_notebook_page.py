@@ -137,17 +137,17 @@ def test_hovering_one_leaves_the_other_as_it_is(notebook):
     page.mouse.move(2, 2)
 
 
-def test_up_and_down_step_only_the_viewer_under_the_pointer_and_leave_jupyter_its_own(notebook):
+def test_brackets_step_only_the_viewer_under_the_pointer_and_leave_jupyter_its_own(notebook):
     page, (first, second, _), _ = notebook
     layers = "roots => roots.map((root) => root.querySelector('.vs-slider input').value)"
     cell = "() => window.jupyterapp.shell.currentWidget.content.activeCellIndex"
     page.evaluate("() => document.activeElement.blur()")
     page.mouse.move(2, 2)
-    page.keyboard.press("ArrowDown")
+    page.keyboard.press("[")
     assert page.evaluate(layers, [first, second]) == ["2", "2"]
     for root, wanted in ((first, ["1", "2"]), (second, ["1", "1"])):
         _over(page, root, 0.3, 0.4)
-        page.keyboard.press("ArrowDown")
+        page.keyboard.press("[")
         assert page.evaluate(layers, [first, second]) == wanted
     page.evaluate("() => document.querySelector('.jp-Notebook').focus()")
     at = page.evaluate(cell)
@@ -157,7 +157,7 @@ def test_up_and_down_step_only_the_viewer_under_the_pointer_and_leave_jupyter_it
     page.evaluate("() => document.activeElement.blur()")
     for root in (first, second):
         _over(page, root, 0.3, 0.4)
-        page.keyboard.press("ArrowUp")
+        page.keyboard.press("]")
     page.mouse.move(2, 2)
 
 

@@ -7,61 +7,98 @@ import pytest
 
 from tests.helpers.browser import SET, VIEWER, texts
 from tests.helpers.browser import shown as opened
-from tests.helpers.viewing import KEY, free, layer_of, shown
+from tests.helpers.viewing import KEY, free, hover, layer_of, near_at_the_top, shown
 from vitscope.viewer.page import page
 
 
-def test_up_and_down_step_layers_and_rollout_grows(fresh, tiny_scope, photo):
+def test_brackets_step_layers_and_rollout_grows(fresh, tiny_scope, photo):
     free(fresh)
-    for key, start in (("ArrowDown", 1), ("ArrowDown", 0), ("ArrowUp", 1)):
+    for key, start in (("[", 1), ("-", 0), ("]", 1)):
         fresh.press(key)
         drawn = shown(fresh, f"layers {start} to 2, rolled out")
         e = tiny_scope.explain(photo, method="rollout", start_layer=start)
         assert np.allclose(drawn, [*e.prefix, *e.map.ravel()], rtol=1e-2, atol=2**-16)  # what 16 bits a weight keep
     fresh.evaluate(SET, {"rolled": False})
-    fresh.press("ArrowUp")
+    fresh.press("+")
     shown(fresh, "layer 2, mean of heads")
 
 
-def test_up_and_down_serve_beside_the_photo_too(fresh, tiny_view):
-    fresh.evaluate(SET, {"source": "query"})
-    free(fresh)
-    fresh.focus(".vs-predictions button")
-    fresh.press("ArrowDown")
-    shown(fresh, "layer 1")
-    fresh.evaluate(SET, {"tour": 2})
-    fresh.wait("() => document.activeElement === document.querySelector('.vs-tour h2')")
-    fresh.press("ArrowUp")
-    shown(fresh, "layers 1 to 2, rolled out")
-    fresh.evaluate(SET, {"tour": None})
+def test_stepping_keeps_the_patch_under_the_pointer_and_says_it(fresh, tiny_scope, photo):
+    hover(fresh, tiny_scope.layout, 1, 2)
+    shown(fresh, "What patch 1,2 looks at · layer 2")
+    fresh.press("[")
+    drawn = shown(fresh, "What patch 1,2 looks at · layer 1")
+    near_at_the_top(drawn, tiny_scope.queries(photo, layer=1)[7])
+    fresh.wait("() => document.querySelector('.vs-sr').textContent.startsWith('What patch 1,2 looks at · layer 1')")
+    fresh.move(1, 1)
+    shown(fresh, "rollout")  # what was shown before one pointed
 
 
-@pytest.mark.parametrize("one", [".vs-side select", ".vs-side [role=radio]", ".vs-slider input", ".vs-grid button",
-                                 ".vs-tabs button", ".vs-tab textarea", ".vs-side summary"])  # fmt: skip
-def test_up_and_down_keep_their_own_meaning(fresh, one):
+def test_stepping_keeps_the_patch_under_the_cursor_and_says_it(fresh):
+    fresh.focus(".vs-stage")
+    fresh.press("ArrowRight", "ArrowRight")
+    shown(fresh, "patch 2,3 looks at · layer 2")
+    for key, layer in (("PageDown", 1), ("[", 0), ("PageUp", 1)):
+        fresh.press(key)
+        shown(fresh, f"What patch 2,3 looks at · layer {layer}")
+        fresh.wait("(words) => document.querySelector('.vs-sr').textContent.startsWith(words)",
+                   f"What patch 2,3 looks at · layer {layer}")  # fmt: skip
+
+
+def test_pin_and_escape_work_wherever_the_focus_is(fresh, tiny_scope):
+    for one in (".vs-predictions button", ".vs-grid button", ".vs-tabs button", ".vs-slider input"):
+        fresh.evaluate(SET, {"pinned": [], "source": "query"})
+        fresh.focus(one)
+        hover(fresh, tiny_scope.layout, 1, 2)
+        shown(fresh, "What patch 1,2")
+        fresh.press("p")
+        assert fresh.evaluate(f"() => {VIEWER}.state.pinned") == [7], one
+        fresh.press("Escape")
+        shown(fresh, "rollout")
+        fresh.move(1, 1)
+
+
+@pytest.mark.parametrize("one", [".vs-side select", ".vs-tab textarea"])
+def test_letters_are_left_to_what_takes_letters(fresh, tiny_scope, one):
     fresh.evaluate("() => { for (const one of document.querySelectorAll('main details')) one.open = true; }")
-    fresh.evaluate(SET, {"layer": 1, "source": "query", "panel": "save" if "textarea" in one else "grid"})
-    free(fresh)
+    fresh.evaluate(SET, {"layer": 1, "source": "query", "panel": "save"})
     fresh.focus(one)
-    before = fresh.evaluate("() => window.scrollY")
-    fresh.press("ArrowUp")
-    steps = 1 if "slider" in one and fresh.evaluate("() => document.activeElement.max") == "2" else 0
-    assert layer_of(fresh) == 1 + steps
-    assert fresh.evaluate("() => document.activeElement !== document.body")
-    fresh.evaluate("(y) => { document.activeElement.blur(); window.scrollTo(0, y); }", before)
+    hover(fresh, tiny_scope.layout, 1, 2)
+    fresh.press("p", "[")
+    assert fresh.evaluate(f"() => [{VIEWER}.state.pinned, {VIEWER}.state.layer]") == [[], 1]
+    fresh.evaluate("() => document.activeElement.blur()")
 
 
-def test_up_and_down_are_not_taken_with_a_modifier_or_out_of_sight(fresh):
+def test_arrow_keys_are_the_pages_own_but_on_the_photo(fresh):
     fresh.evaluate(SET, {"source": "query"})
     free(fresh)
-    for name in ("ctrlKey", "metaKey", "altKey", "shiftKey"):
-        assert not fresh.evaluate(KEY, {name: True})
-    fresh.evaluate("() => { document.body.style.paddingBlockEnd = '3000px'; window.scrollTo(0, 5000); }")
-    assert not fresh.evaluate(KEY, {})
+    for key in ("ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight"):
+        assert not fresh.evaluate(KEY, {"key": key})
     assert layer_of(fresh) == 2
-    fresh.evaluate("() => { document.body.style.paddingBlockEnd = ''; window.scrollTo(0, 0); }")
-    assert fresh.evaluate(KEY, {})
+    assert fresh.evaluate(KEY, {"key": "["})
     assert layer_of(fresh) == 1
+
+
+def test_keys_are_not_taken_with_a_modifier_or_where_switched_off(fresh):
+    fresh.evaluate(SET, {"source": "query"})
+    free(fresh)
+    for name in ("ctrlKey", "metaKey", "altKey"):
+        assert not fresh.evaluate(KEY, {"key": "[", name: True})
+    fresh.evaluate(SET, {"keys": False})
+    assert not fresh.evaluate(KEY, {"key": "["})
+    fresh.focus(".vs-stage")
+    fresh.press("[")
+    shown(fresh, "layer 1")
+    fresh.evaluate(SET, {"keys": True})
+
+
+def test_space_held_shows_the_photo_alone(fresh):
+    free(fresh)
+    seen = "() => getComputedStyle(document.querySelector('.vs-heat')).visibility"
+    assert fresh.evaluate(KEY, {"key": " "})
+    assert fresh.evaluate(seen) == "hidden"
+    fresh.evaluate("() => document.body.dispatchEvent(new KeyboardEvent('keyup', { key: ' ', bubbles: true }))")
+    assert fresh.evaluate(seen) == "visible"
 
 
 def test_patches_are_walked_by_keys_and_spoken(fresh):
@@ -96,7 +133,7 @@ def test_several_viewers_do_not_disturb_each_other(browser, tiny_view, tmp_path)
             box = made.box(on)
             made.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
             made.wait("(on) => document.querySelector(on).matches(':hover')", on)
-            made.evaluate(KEY, {"key": "ArrowUp" if on == "main .vs-stage" else "ArrowDown"})
+            made.evaluate(KEY, {"key": "]" if on == "main .vs-stage" else "["})
             assert (layer_of(made), made.evaluate(second)) == layers
         made.evaluate(f"() => {VIEWER}.destroy()")
         assert len(texts(made, "div.vs .vs-stage")) == 1

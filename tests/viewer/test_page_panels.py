@@ -1,5 +1,6 @@
 """The viewer's panels in both browsers: what they draw, compare, save and tell is what Python says."""
 
+import copy
 import io
 import json
 import shlex
@@ -230,7 +231,7 @@ def save(made, label, state):
 
 def test_arrays_are_saved_as_numpy_reads_them(fresh, tiny_pair, tiny_scope, photo):
     name, raw = save(fresh, "Arrays", {"source": "query", "query": 6, "layer": 1, "head": 0})
-    assert name == "chelsea-query.npz"
+    assert name == "chelsea-attention-layer1-head-0-1-1.npz"
     assert zipfile.ZipFile(io.BytesIO(raw)).testzip() is None
     arrays, drawn = np.load(io.BytesIO(raw)), np.array(fresh.evaluate(SHOWN), np.float32)
     assert np.array_equal(arrays["shown"], drawn[1:].reshape(4, 4))
@@ -393,23 +394,22 @@ def test_the_tour_tells_six_things_on_this_photo(fresh, tiny_pair, tiny_scope, p
         if step == 3:
             fresh.wait(CAPTION, "layers 0 to 2, rolled out")
         if step == 4:
-            sink = tiny_scope.statistics(photo).sinks[0]
-            fresh.wait(CAPTION, f"Who looks at patch {sink.name}")
-            assert f"{sink.factor:.3g} times its share" in told
+            assert max(sink.factor for sink in tiny_scope.statistics(photo).sinks) < 5
+            assert "No patch here gets 5 times its share" in told
         if step == 5:
             fresh.wait(CAPTION, "random")
             assert "This map is random" in told
         if step == 6:
             entry = next(one for one in tiny_pair.header["maps"] if one["id"] == state_of(fresh)["map"])
             curve = next(one for one in entry["measurement"]["numbers"] if one["name"] == "deletion")
-            values = [
-                one["value"]
+            margins = [
+                one["random"] - one["value"]
                 for other in tiny_pair.header["maps"]
-                if other["measurement"] and other["method"] != "random"
+                if other["measurement"] and other["method"] != "random" and not other["label"]
                 for one in other["measurement"]["numbers"]
                 if one["name"] == "deletion"
             ]
-            assert curve["value"] == min(values)
+            assert curve["random"] - curve["value"] == max(margins)
             score = curve["y"][state_of(fresh)["deletion_step"]]
             assert f"to {float(f'{score:.3g}'):g}." in told
         fresh.click(".vs-tour button", "Finish" if step == 6 else "Next")
@@ -417,6 +417,32 @@ def test_the_tour_tells_six_things_on_this_photo(fresh, tiny_pair, tiny_scope, p
     fresh.wait("() => document.querySelector('.vs-tour').hidden")
     assert state_of(fresh) == before
     assert fresh.evaluate("() => document.activeElement.textContent") == "Tour"
+
+
+def test_the_tour_teaches_with_the_largest_patch_that_collects_and_with_no_class(browser, tiny_pair, tmp_path):
+    document = copy.deepcopy(tiny_pair.document())
+    del document["other"]
+    sinks = [{"token": 0, "name": "cls", "factor": 33.0}, {"token": 7, "name": "1,2", "factor": 8.0}]
+    document["header"]["statistics"]["sinks"] = sinks
+    maps = [one for one in document["header"]["maps"] if one["measurement"]]
+    for one in maps:  # of an unlikely class, hiding anything leaves less than of the answer itself
+        one["label"] = None if one["method"] == "relevance" else "an unlikely class"
+    path = tmp_path / "sink.html"
+    path.write_bytes(page_bytes(document, "en"))
+    with shown(browser, path.as_uri()) as made:
+        made.evaluate(SET, {"tour": 3})
+        told = tour(made, 4)[1]
+        made.wait(CAPTION, "Who looks at patch 1,2")
+        assert "share of attention (1)" in told
+        assert "patch 1,2 gets 8 times its share" in told
+        made.evaluate(SET, {"tour": 5})
+        assert "relevance" in tour(made, 6)[1]
+        made.wait(CAPTION, "relevance")
+        in_sight = """() => {
+            const { top, bottom } = document.querySelector('.vs-spot').getBoundingClientRect();
+            return top >= 0 && bottom <= innerHeight;
+        }"""
+        made.wait(in_sight)
 
 
 def test_the_tour_can_be_left_and_taken_back_by_keys(fresh):

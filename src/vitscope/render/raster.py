@@ -66,7 +66,7 @@ class Style:
 
     style: StyleName = "color"
     cmap: str = "inferno"
-    opacity: float = 0.9
+    opacity: float = 0.65
     norm: Norm = "auto"
     smooth: bool = True
     blur: float = 0.0

@@ -41,6 +41,7 @@ def full_entry(
         "source": method.source,
         "passes": method.passes,
         "sums_to_one": method.sums_to_one,
+        "uses_target": "target" in method.requires,
         "command": command_line(engine, explanation),
         "measurement": None if measurement is None else measurement.to_dict(),
     }

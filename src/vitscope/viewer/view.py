@@ -43,7 +43,7 @@ class View:
     Attributes:
         header: plain values, ready for JSON; `docs/viewer.md` describes them.
         arrays: packed arrays by name.
-        other: a second photo, to compare: its maps, without rows of attention.
+        other: a second photo, seen from the same page; both share the size of the page.
         live: the model that made it, for hosts in this process.
     """
 
@@ -110,7 +110,7 @@ def view(
     if other is None or second is None:
         return replace(_view_one(engine, picture, options, [], max_mb), live=live)
     own, others = compare(engine, image, other, Options("relevance", size=size, seed=seed), progress)
-    beside = _view_one(engine, second, options, [others], 0.0)
+    beside = _view_one(engine, second, options, [others], max_mb / 2)
     made = _view_one(engine, picture, options, [own], max_mb - beside.nbytes / 1e6)
     return View(made.header, made.arrays, beside, live)
 

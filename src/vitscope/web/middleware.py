@@ -19,6 +19,7 @@ from vitscope._messages import msg
 from vitscope.web.access import AccessPolicy
 from vitscope.web.http_errors import HTTPError, stopping
 from vitscope.web.limits import Limits
+from vitscope.web.page import tokenless_page
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +74,8 @@ class LimitsMiddleware:
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         response = _Response(send)
         body = _Body(receive, self)
-        session = None
+        session, headers = None, _headers(scope)
         try:
-            headers = _headers(scope)
             session, new = self.policy.authorize(scope["method"], scope["path"], scope["query_string"], headers)
             self.requests[session] += 1
             self._check_limits(session, headers)
@@ -88,7 +88,7 @@ class LimitsMiddleware:
                 raise body.error
         except HTTPError as error:
             response.cookie, response.body = "", None
-            await self._reject(error, body, response.send)
+            await self._reject(error, body, response.send, page=error.status == 401 and _opens_page(scope, headers))
         except ClientDisconnect:
             body.disconnected = True
         finally:
@@ -99,14 +99,14 @@ class LimitsMiddleware:
             if body.disconnected:
                 log.debug("%s %s: the client hung up", scope["method"], scope["path"])
 
-    async def _reject(self, error: HTTPError, body: "_Body", send: Send) -> None:
+    async def _reject(self, error: HTTPError, body: "_Body", send: Send, *, page: bool) -> None:
         """Send an error; read the rest of the body for a moment, unless many others are being rejected, too."""
         if body.complete or self.draining >= _DRAINING:
-            await _send_error(error, None, send, close=not body.complete)
+            await _send_error(error, None, send, close=not body.complete, page=page)
             return
         self.draining += 1
         try:
-            await _send_error(error, body.source, send, close=True)
+            await _send_error(error, body.source, send, close=True, page=page)
         finally:
             self.draining -= 1
 
@@ -217,10 +217,23 @@ class _Response:
         await self.out(message)
 
 
-async def _send_error(error: HTTPError, rest: Receive | None, send: Send, *, close: bool) -> None:
-    """Send an error and drain `rest`, what the client still sends: closing at once would cut the answer off."""
+def _opens_page(scope: Scope, headers: Mapping[str, str]) -> bool:
+    """Tell whether a person in a browser asks for the start page."""
+    return scope["method"] == "GET" and scope["path"] == "/" and "text/html" in headers.get("accept", "")
+
+
+async def _send_error(error: HTTPError, rest: Receive | None, send: Send, *, close: bool, page: bool) -> None:
+    """Send an error and drain `rest`, what the client still sends: closing at once would cut the answer off.
+
+    A `page` says without the token what to do, in words for people.
+    """
     text = json.dumps(error.document(), allow_nan=False).encode()
-    headers = {"content-type": "application/json", "content-length": str(len(text)), **error.headers}
+    headers = {"content-type": "application/json", **error.headers}
+    if page:
+        html, policy = tokenless_page()
+        text = html.encode()
+        headers |= {"content-type": "text/html; charset=utf-8", "content-security-policy": policy}
+    headers["content-length"] = str(len(text))
     if close:
         headers["connection"] = "close"
     if error.status == 401:

@@ -34,8 +34,10 @@ export function panel(root, ctx) {
     go.disabled = true;
     status.textContent = t("busy");
     try {
-      const { entry, arrays, messages } = await host.explain({ method: method.value, target: aim(), method_options: {} }, signal);
+      const asked = { method: method.value, target: aim(), method_options: {} };
+      const { entry, arrays, messages } = await host.explain(asked, signal);
       if (signal.aborted) return;
+      entry.asked = asked; // a reload asks again
       t.learn(messages);
       if (!data.maps.some((one) => one.id === entry.id)) data.add(entry, arrays);
       store.set({ map: entry.id, source: "map", deletion_step: null });

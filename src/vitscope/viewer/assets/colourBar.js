@@ -3,6 +3,7 @@
 import { el, figure, percent } from "./dom.js";
 import { drawRamp } from "./heat.js";
 import { colourOf, scaleOf } from "./scene.js";
+import { unseenShare } from "./unseen.js";
 
 export function createBar(root, ctx) {
   const { data, store, t } = ctx;
@@ -10,11 +11,8 @@ export function createBar(root, ctx) {
   const ramp = el("canvas", { class: "vs-ramp", width: "256", height: "1", role: "img" });
   const low = el("span"), middle = el("span"), high = el("span"), unit = el("span", { class: "vs-unit" });
   const value = el("output", { class: "vs-value" });
-  root.append(
-    el("div", { class: "vs-said" }, caption, value),
-    el("div", { class: "vs-scale" }, el("div", {}, ramp, el("div", { class: "vs-ends" }, low, middle, high)), unit),
-    note,
-  );
+  const legend = el("div", { class: "vs-scale" }, el("div", {}, ramp, el("div", { class: "vs-ends" }, low, middle, high)), unit);
+  root.append(el("div", { class: "vs-said" }, caption, value), legend, note);
   return {
     texts: () => ({
       caption: caption.textContent, low: low.textContent, middle: middle.textContent, high: high.textContent,
@@ -22,9 +20,12 @@ export function createBar(root, ctx) {
     }),
     value: () => [caption.textContent, value.textContent].filter(Boolean).join(". "),
     draw(scene, token) {
+      caption.textContent = scene.caption;
+      legend.hidden = !scene.values;
+      value.textContent = note.textContent = "";
+      if (!scene.values) return;
       const state = store.get(), scale = scaleOf(scene, state);
       drawRamp(ramp, colourOf(scale, state));
-      caption.textContent = scene.caption;
       low.textContent = figure(scale.low);
       middle.textContent = figure((scale.low + scale.high) / 2);
       high.textContent = figure(scale.high);
@@ -35,10 +36,11 @@ export function createBar(root, ctx) {
       });
       const total = [...scene.prefix, ...scene.values].reduce((sum, one) => sum + Math.max(one, 0), 0);
       const prefix = scene.prefix.reduce((sum, one) => sum + Math.max(one, 0), 0);
-      const share = data.prefix.length && total > 0 && !scene.signed ? t("prefix_share", { share: percent(prefix / total), names: data.prefix.map(t.token).join(", ") }) : "";
+      const share = prefix > 0.0005 * total && !scene.signed ? t("prefix_share", { share: percent(prefix / total), names: data.prefix.map(t.token).join(", ") }) : "";
       const below = scale.kind === "positive" ? scene.values.reduce((sum, one) => sum + (one < 0), 0) / scene.values.length : 0;
       const cold = below ? t("below_zero", { share: percent(below) }) : "";
-      note.textContent = [share, cold, t.message(scene.entry?.caveat)].filter(Boolean).join(t("stop"));
+      const beyond = state.as_seen ? 0 : unseenShare(data.region), unseen = beyond > 0.002 ? t("unseen_share", { share: percent(beyond) }) : "";
+      note.textContent = [share, cold, unseen, t.message(scene.entry?.caveat)].filter(Boolean).join(t("stop"));
     },
   };
 }

@@ -5,7 +5,8 @@ import { entryOf } from "./scene.js";
 const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${String(word).replaceAll("'", "'\"'\"'")}'`);
 const python = (word) => JSON.stringify(String(word));
 
-function tokenOf(query, data) {
+// A token by the name that options know it by.
+export function tokenOf(query, data) {
   if (query < 0) return "readout";
   if (query < data.prefix.length) return data.prefix[query];
   const patch = query - data.prefix.length;
@@ -18,7 +19,7 @@ function drawn(state, usual) {
   if (state.cmap !== "auto") words.push("--cmap", { balance: "RdBu_r", grey: "gray" }[state.cmap] ?? state.cmap);
   const norm = state.norm === "auto" ? usual : { range: "minmax", robust: "robust", positive: "positive" }[state.norm];
   if (norm) words.push("--norm", norm);
-  if (state.opacity !== 0.9) words.push("--opacity", String(state.opacity));
+  if (state.opacity !== 0.65) words.push("--opacity", String(state.opacity));
   if (!state.smooth) words.push("--blocks");
   return words;
 }
@@ -46,7 +47,7 @@ export function commandOf(state, data) {
 export function lostBy(state) {
   const numbers = state.source === "received" || (state.source === "query" && state.query === -2);
   return [
-    ["drawing", numbers], [`norm_${state.norm}`, !numbers && ["share", "balance"].includes(state.norm)], ["as_seen", state.as_seen], ["shared", state.shared],
+    ["drawing", numbers], [`norm_${state.norm}`, !numbers && ["share", "balance"].includes(state.norm)], ["contours", state.contours], ["as_seen", state.as_seen], ["shared", state.shared],
     ["sinks", state.sinks], ["pinned", state.pinned.length], ["deletion", state.deletion_step && state.source === "map"], ["masking", state.hidden.length],
   ].filter(([, lost]) => lost).map(([key]) => key);
 }

@@ -150,7 +150,7 @@ export function panel(root, ctx) {
   };
   draw(store.get());
   place();
-  const DRAWN = ["cmap", "opacity", "norm", "smooth", "as_seen", "shared"];
+  const DRAWN = ["cmap", "opacity", "norm", "smooth", "contours", "as_seen", "shared"];
   store.subscribe((state, before) => {
     if (DRAWN.some((key) => state[key] !== before[key]) || state.compare?.left !== before.compare?.left || state.compare?.right !== before.compare?.right) draw(state);
     place();

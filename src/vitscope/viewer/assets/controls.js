@@ -21,32 +21,39 @@ function slider(label, attributes, take) {
   return made;
 }
 
-// The maps of all methods, each with what its measurement says.
+const GROUPS = ["group_where", "group_why", "group_control"];
+const groupOf = (entry) => (entry.method === "random" ? "group_control" : entry.label || entry.uses_target ? "group_why" : "group_where");
+const aboutOf = ({ method }) => `about_${method.replaceAll("-", "_")}`;
+
+// The maps of all methods by what they answer, each in one plain line, with what its measurement says.
 export function methods(root, ctx) {
   const { data, store, t, signal } = ctx;
   const list = el("div", { class: "vs-methods", role: "radiogroup", "aria-label": t("method") });
   root.append(list);
-  let count = -1;
+  let of = null;
+  const item = (entry) => el("button", {
+    type: "button", role: "radio", class: "vs-method", "data-map": entry.id,
+    onclick: () => store.set({ map: entry.id, source: "map", deletion_step: null }),
+  }, el("span", { text: nameOfMap(entry, t) }), t.has(aboutOf(entry)) ? el("small", { text: t(aboutOf(entry)) }) : null, ...verdicts(entry, t));
+  const all = () => [...list.querySelectorAll("button")];
   const fill = () => {
-    const state = store.get(), shown = data.maps.filter((one) => !one.label);
-    if (count !== data.maps.length) {
-      count = data.maps.length;
-      list.replaceChildren(...shown.map((entry) => el("button", {
-        type: "button", role: "radio", class: "vs-method", "data-map": entry.id,
-        onclick: () => store.set({ map: entry.id, source: "map", deletion_step: null }),
-      }, el("span", { text: nameOfMap(entry, t) }), ...verdicts(entry, t))));
+    const state = store.get(), shown = data.maps.filter((one) => !one.label || one.id === state.map), key = shown.map(({ id }) => id).join();
+    if (of !== key) {
+      of = key;
+      const groups = GROUPS.map((group) => [group, shown.filter((one) => groupOf(one) === group)]).filter(([, found]) => found.length);
+      list.replaceChildren(...groups.flatMap(([group, found]) => [groups.length > 1 ? el("h3", { text: t(group) }) : null, ...found.map(item)]).filter(Boolean));
     }
-    for (const button of list.children) {
+    for (const button of all()) {
       const on = state.source === "map" && button.dataset.map === state.map;
       button.setAttribute("aria-checked", on);
       button.tabIndex = button.dataset.map === state.map ? 0 : -1;
     }
   };
   list.addEventListener("keydown", (event) => {
-    const by = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[event.key], all = [...list.children];
+    const by = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[event.key], buttons = all();
     if (!by) return;
     event.preventDefault();
-    const next = all[(all.indexOf(event.target) + by + all.length) % all.length];
+    const next = buttons[(buttons.indexOf(event.target) + by + buttons.length) % buttons.length];
     next.focus();
     next.click();
   });
@@ -56,7 +63,7 @@ export function methods(root, ctx) {
 
 // Each number in the colour of its own verdict: a map may be better by one and worse by the other.
 function verdicts(entry, t) {
-  if (entry.method === "random") return [el("small", { text: t("random_note") })];
+  if (entry.method === "random") return [];
   return (entry.measurement?.numbers ?? []).map((one) => el("small", {
     class: `vs-${verdictOf(one)}`, text: t("verdict", { name: t.named(one.name), value: figure(one.value), random: figure(one.random) }),
   }));
@@ -81,6 +88,8 @@ export function attention(root, ctx) {
   const row = (label, control) => el("div", { class: "vs-row" }, el("span", { class: "vs-label", text: label }), control);
   root.append(row(t("show"), source), layer, row(t("head"), head), row(t("query"), token));
   if (data.queries[last] && ctx.rollout.possible) root.append(rolled);
+  const [rows, columns] = data.header.layout.grid;
+  root.append(el("p", { class: "vs-note", text: t(`explained_${data.pooled ? "map" : data.header.layout.pooling}`, { rows, columns }) }));
   const pins = el("div", { class: "vs-pins" });
   root.append(pins);
   let shown = null;
@@ -121,7 +130,7 @@ export function drawing(root, ctx) {
   const norms = ["auto", "range", "robust", "positive", "share", "balance"].map((name) => [name, t(`norm_${name}`)]);
   const norm = select(t("norm"), norms, (value) => store.set({ norm: value }));
   const hover = choices(t("hover"), [["attend", t("hover_attend")], ["value", t("hover_value")]], "attend", (value) => store.set({ hover: value }));
-  const flags = ["smooth", "as_seen", "shared", "sinks"].map((name) => [name, toggle(t(name), false, (value) => store.set({ [name]: value }))]);
+  const flags = ["smooth", "contours", "as_seen", "shared", "sinks", "keys"].map((name) => [name, toggle(t(name === "sinks" ? "sinks_mark" : name), false, (value) => store.set({ [name]: value }))]);
   root.append(opacity, norm, cmap, el("div", { class: "vs-row" }, el("span", { class: "vs-label", text: t("hover") }), hover), ...flags.map(([, one]) => one));
   const show = (state) => {
     opacity.show(state.opacity, ` ${Math.round(state.opacity * 100)} %`);

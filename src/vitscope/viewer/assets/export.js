@@ -1,10 +1,10 @@
 // What one takes away: the picture with its legend, the arrays, the state as a link, and the command that makes it.
 
-import { commandOf, lostBy } from "./command.js";
+import { commandOf, lostBy, tokenOf } from "./command.js";
 import { el } from "./dom.js";
 import { npy, zip } from "./npz.js";
 import { pictureOf } from "./exportImage.js";
-import { scaleOf } from "./scene.js";
+import { scaleOf, stateOf } from "./scene.js";
 import { toFragment } from "./store.js";
 
 // `shown` and `shown_prefix`; every map by its name; what the readout attends to, `heads` (L, H, N).
@@ -25,7 +25,7 @@ export async function arraysOf({ data, scene }) {
 }
 
 export function recordOf({ data, store, scene, bar }) {
-  const { header } = data, state = store.get(), scale = scaleOf(scene, state), { caption, unit } = bar.texts();
+  const { header } = data, state = stateOf(scene, store.get()), scale = scaleOf(scene, state), { caption, unit } = bar.texts();
   const { images, statistics, maps, layers, ...rest } = header;
   return {
     ...rest, kind: "shown", state, caption, unit, scale, command: commandOf(state, data), grid: [data.rows, data.columns],
@@ -34,9 +34,17 @@ export function recordOf({ data, store, scene, bar }) {
   };
 }
 
-export function linkOf({ store, initial }) {
-  const fragment = toFragment(store.get(), initial);
-  return location.href.split("#")[0] + (fragment ? `#${fragment}` : "");
+export function linkOf({ scene, store, initial, host }) {
+  const fragment = toFragment(stateOf(scene, store.get()), initial);
+  return location.href.split("#")[0] + (host.fragment?.(fragment) ?? (fragment ? `#${fragment}` : ""));
+}
+
+// A file's name says what is in it.
+export function stemOf({ data, scene }) {
+  const { source, layer, head, query, rolled } = scene.of;
+  const of = source === "map" ? [scene.entry.method, scene.entry.label]
+    : [source === "received" ? "seen-by" : rolled ? "rollout" : "attention", `layer${layer}`, `head-${head}`, tokenOf(query, data).replace(",", "-")];
+  return [data.header.photo.name, ...of.filter(Boolean)].join("-").replace(/[^\p{L}\p{N}._-]+/gu, "_");
 }
 
 function download(blob, name) {
@@ -56,17 +64,17 @@ async function copy(field) {
 
 export function panel(root, ctx) {
   const { data, store, t, host, signal } = ctx;
-  const stem = () => `${data.header.photo.name}-${ctx.scene.entry?.method ?? ctx.scene.kind}`.replace(/[^\p{L}\p{N}._-]+/gu, "_");
   const status = el("p", { class: "vs-note", role: "status" });
   const button = (label, ending, make) => el("button", { type: "button", class: "vs-quiet", text: t(label), onclick: async () => {
-    const name = `${stem()}.${ending}`;
+    const name = `${stemOf(ctx)}.${ending}`;
     download(await make(), name);
     status.textContent = t("saved", { name });
   } });
-  root.append(el("div", { class: "vs-row" },
-    button("save_png", "png", () => pictureOf(ctx)),
-    button("save_npz", "npz", () => arraysOf(ctx)),
-    button("save_json", "json", () => new Blob([JSON.stringify(recordOf(ctx), null, 1)], { type: "application/json" }))), status);
+  const buttons = [
+    button("save_png", "png", () => pictureOf(ctx)), button("save_npz", "npz", () => arraysOf(ctx)),
+    button("save_json", "json", () => new Blob([JSON.stringify(recordOf(ctx), null, 1)], { type: "application/json" })),
+  ];
+  root.append(el("div", { class: "vs-row" }, ...buttons), status);
 
   const field = (label, text, ...below) => {
     const box = el("textarea", { readonly: true, rows: "2", spellcheck: "false", "aria-label": t(label) });
@@ -77,16 +85,19 @@ export function panel(root, ctx) {
     root.append(el("div", { class: "vs-copy" }, el("span", { class: "vs-note", text: t(label) }), box, take), ...below);
     return () => { box.value = text(); };
   };
-  const lost = el("p", { class: "vs-note" });
+  const lost = el("p", { class: "vs-note" }), now = () => stateOf(ctx.scene, store.get());
   const fields = [
-    host.kind !== "notebook" && field("as_link", () => linkOf(ctx)), field("as_command", () => commandOf(store.get(), data), lost),
+    host.kind !== "notebook" && field("as_link", () => linkOf(ctx)), field("as_command", () => commandOf(now(), data), lost),
     data.header.command && field("as_page", () => data.header.command),
   ].filter(Boolean);
   const show = () => {
+    if (!ctx.scene) return;
+    for (const one of buttons) one.disabled = !ctx.scene.values;
     fields.forEach((fill) => fill());
-    const what = lostBy(store.get()).map((key) => t(key)).join(" · ");
+    const what = lostBy(now()).map((key) => t(key)).join(" · ");
     lost.textContent = what && t("not_in_command", { what });
   };
   show();
   store.subscribe(show, signal);
+  ctx.shown.subscribe(show, signal);
 }

@@ -1,7 +1,7 @@
 // What is shown as a picture with its legend: what it is, its colour scale and unit, and what it was made by.
 
 import { drawRamp, shapeOf } from "./heat.js";
-import { colourOf, scaleOf } from "./scene.js";
+import { colourOf, scaleOf, stateOf } from "./scene.js";
 
 const SMALLEST = 960, LARGEST = 1600; // pixels: a legend needs some, a talk no more
 
@@ -15,8 +15,18 @@ function wrapped(context, text, width) {
   return lines;
 }
 
+// What the marks on the photo mean.
+function markedOn({ data, t }, state) {
+  const pins = state.pinned.map((token, i) => t(i ? "legend_pin_2" : "legend_pin_1", { token: data.nameOf(token, t) }));
+  const sinks = state.sinks && data.header.statistics?.sinks.length ? [t("legend_sinks")] : [];
+  const query = state.source !== "map" && state.query >= data.prefix.length ? [t("legend_query", { token: data.nameOf(state.query, t) })] : [];
+  return [[...query, ...pins, ...sinks].join(" · ")].filter(Boolean);
+}
+
 export async function pictureOf(ctx) {
-  const { data, store, stage } = ctx, state = store.get(), { scene } = ctx, words = ctx.bar.texts();
+  const { data, store, stage } = ctx;
+  await stage.image.decode().catch(() => null);
+  const { scene } = ctx, state = stateOf(scene, store.get()), words = ctx.bar.texts(); // from here on nothing waits
   const [w, h] = shapeOf(data, state.as_seen), wide = Math.round(Math.min(LARGEST, Math.max(SMALLEST, w, (w / h) * 480)));
   const high = Math.round((wide * h) / w), unit = wide / 50, pad = unit * 1.2;
   const canvas = document.createElement("canvas"), context = canvas.getContext("2d");
@@ -24,14 +34,13 @@ export async function pictureOf(ctx) {
   const font = (size, weight = 400) => { context.font = `${weight} ${size * unit}px ${family}`; };
   canvas.width = wide;
   font(0.8);
-  const small = [words.note, `${header.model.reference} · ${header.photo.name} · vitscope ${header.vitscope}`].filter(Boolean)
+  const small = [words.note, ...markedOn(ctx, state), `${header.model.reference} · ${header.photo.name} · vitscope ${header.vitscope}`].filter(Boolean)
     .flatMap((text) => wrapped(context, text, wide - 2 * pad));
   font(1.15, 600);
   const title = wrapped(context, words.caption, wide - 2 * pad);
   canvas.height = Math.round(high + pad * 1.6 + unit * (1.5 * title.length + 4.4 + 1.15 * small.length));
   context.fillStyle = "#fff";
   context.fillRect(0, 0, canvas.width, canvas.height);
-  await stage.image.decode().catch(() => null);
   context.filter = state.opacity > 0 ? "grayscale(.7)" : "none";
   context.drawImage(stage.image, 0, 0, wide, high);
   context.filter = "none";

@@ -42,24 +42,27 @@ export function panel(root, ctx) {
     drawn = key;
     const mine = ++run, colours = state.cmap === "auto" ? "inferno" : state.cmap, count = data.prefix.length;
     note.textContent = t("heads_of", { token: data.nameOf(query, t) });
-    const all = [];
+    for (const { cell } of cells.flat()) cell.classList.add("vs-gone"); // until it is drawn for this token
+    const all = [], place = (cell, canvas, values, scale) => {
+      ctx.stage.paint(canvas, values, scale, colours);
+      cell.classList.remove("vs-gone");
+    };
     for (let l = 0; l < cells.length; l++) {
       const readouts = query < 0 ? await data.readouts(l) : null, layer = query < 0 ? null : await data.layer(l);
       if (mine !== run || signal.aborted) return;
       cells[l].forEach(({ canvas, cell }, h) => {
-        cell.classList.toggle("vs-gone", !readouts && !layer);
         if (!readouts && !layer) return;
         const tokens = readouts ? readouts.subarray(h * data.tokens, (h + 1) * data.tokens) : row(layer, h, query);
         const values = tokens.subarray(count);
-        if (state.shared) all.push({ canvas, values });
-        else ctx.stage.paint(canvas, values, limits(values, "robust"), colours);
+        if (state.shared) all.push({ canvas, cell, values });
+        else place(cell, canvas, values, limits(values, "robust"));
       });
     }
     if (!state.shared) return;
     const together = new Float32Array(all.length * data.rows * data.columns);
     all.forEach(({ values }, i) => together.set(values, i * values.length));
     const scale = limits(together, "robust");
-    for (const { canvas, values } of all) ctx.stage.paint(canvas, values, scale, colours);
+    for (const { canvas, cell, values } of all) place(cell, canvas, values, scale);
   }
   const show = (state) => {
     draw(state);

@@ -3,6 +3,8 @@
 import { coloursOf } from "./colours.js";
 import { place } from "./resample.js";
 
+const BANDS = 6; // of the scale, with a contour between each two
+
 // Where the patches' cells lie on the picture, in shares of its width and height.
 export function boxOf(data, asSeen) {
   const { size, box, cells } = data.region, [x, y, right, bottom] = asSeen ? box : [0, 0, ...size];
@@ -14,7 +16,7 @@ export function shapeOf(data, asSeen) {
   return asSeen ? [data.region.input[1], data.region.input[0]] : data.region.size;
 }
 
-export function drawHeat(canvas, values, data, scale, colours, { smooth, opacity, as_seen }) {
+export function drawHeat(canvas, values, data, scale, colours, { smooth, opacity, as_seen, contours }) {
   const context = canvas.getContext("2d"), { width, height } = canvas, [l, top, r, b] = boxOf(data, as_seen);
   context.clearRect(0, 0, width, height);
   const laid = place(values, data.rows, data.columns, width, height, [l * width, top * height, r * width, b * height], smooth);
@@ -27,10 +29,23 @@ export function drawHeat(canvas, values, data, scale, colours, { smooth, opacity
     out[at + 1] = table[3 * level + 1];
     out[at + 2] = table[3 * level + 2];
     const strength = signed ? Math.abs(level - 127.5) / 127.5 : level / 255;
-    out[at + 3] = 255 * opacity * (0.5 + 0.5 * strength);
+    out[at + 3] = contours ? 0 : 255 * opacity * (0.5 + 0.5 * strength);
   }
+  if (contours) drawContours(out, laid, scale);
   context.putImageData(pixels, laid.left, laid.top);
   if (data.region.cells && !as_seen) clearBeyond(context, data.region, width, height);
+}
+
+// Lines between equal steps of the scale, in the colour of their value.
+function drawContours(out, { values, width, height }, { low, high }) {
+  const band = (i) => Math.max(0, Math.min(BANDS - 1, Math.floor(((values[i] - low) / (high - low || 1)) * BANDS)));
+  const thick = Math.max(1, Math.round(Math.max(width, height) / 360));
+  for (let y = thick; y < height - thick; y++) {
+    for (let x = thick; x < width - thick; x++) {
+      const i = y * width + x, here = band(i);
+      if (here !== band(i + thick) || here !== band(i + thick * width) || here !== band(i - thick) || here !== band(i - thick * width)) out[4 * i + 3] = 255;
+    }
+  }
 }
 
 // Cells may reach beyond what the model saw, where it pads.

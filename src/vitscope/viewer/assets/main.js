@@ -5,20 +5,25 @@ import { createBar } from "./colourBar.js";
 import { attention, drawing, methods } from "./controls.js";
 import { openDocument } from "./data.js";
 import { choices, el } from "./dom.js";
+import { listenToKeys } from "./keys.js";
 import { createStage } from "./stage.js";
-import { mapScene, queried, sceneOf } from "./scene.js";
+import { absentScene, DRAWN, mapScene, queried, sceneOf } from "./scene.js";
 import { LANGUAGES, translator } from "./strings.js";
-import { checked, createStore, fromFragment, START } from "./store.js";
+import { checked, createStore, fromFragment, START, toFragment } from "./store.js";
 import { panel as about } from "./about.js";
 import { comparable, panel as compare } from "./compare.js";
 import { panel as deletion } from "./deletion.js";
+import { createHint } from "./hint.js";
 import { panel as grid } from "./grid.js";
 import { panel as masking } from "./masking.js";
 import { numbered, panel as numbers } from "./numbers.js";
 import { panel as more } from "./addMap.js";
 import { panel as predictions } from "./predictions.js";
 import { panel as save } from "./export.js";
+import { createTabs } from "./tabs.js";
 import { createTour } from "./tour.js";
+
+const PATIENCE = 150; // milliseconds that the former picture may stay, under its own title
 
 export const fileHost = { kind: "file" };
 
@@ -29,44 +34,72 @@ export const TABS = [
   ["save", save, always], ["about", about, always],
 ];
 
-// Up and Down step layers where no other element wants them and the photo is in view. Where the page is not the
-// viewer's alone, only for the viewer that the pointer or the focus is on.
-function listen(ctx) {
-  const { root, data, host, signal } = ctx, page = root.ownerDocument;
-  page.addEventListener("keydown", (event) => {
-    const by = { ArrowUp: 1, ArrowDown: -1 }[event.key], { target } = event, inside = root.contains(target);
-    if (!by || !data.readable || event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return;
-    if (inside ? !target.matches("h2, button:not([role])") || target.closest(".vs-grid") : target !== page.body) return;
-    const alone = host.kind !== "notebook" && page.querySelectorAll(".vs").length === 1, { top, bottom } = ctx.stage.element.getBoundingClientRect();
-    if (!(inside || alone || root.matches(":hover")) || bottom < 0 || top > innerHeight) return;
-    event.preventDefault();
-    ctx.step(by);
-  }, { signal });
+const KEPT = ["photo", "lang", "theme", "panel", "cmap", "opacity", "norm", "smooth", "contours", "as_seen", "shared", "keys"];
+
+// A document of two photos can be seen from either: the other one is then what it is compared with.
+export function mount(element, document, host = fileHost, options = {}) {
+  const { other, ...own } = document, watchers = new Set();
+  const photos = other && [document.header.photo.name, other.header.photo.name];
+  const turned = other && { ...other, messages: { ...own.messages, ...other.messages }, other: own };
+  let viewer = null, ending = null;
+  const open = (photo, fragment) => {
+    const second = photo === 1;
+    ending = new AbortController();
+    // The model behind the page has the first photo: of the other it is not asked.
+    viewer = mountOne(element, second ? turned : document, second ? { kind: host.kind, fragment: host.fragment } : host, { ...options, photos, fragment });
+    viewer.store.subscribe((state, before) => {
+      if (state.photo !== before.photo) {
+        close();
+        open(state.photo, toFragment(Object.fromEntries(KEPT.map((key) => [key, state[key]])), {}));
+      }
+      for (const watcher of watchers) watcher(viewer.state, before);
+    }, ending.signal);
+  };
+  const close = () => {
+    ending.abort();
+    viewer.destroy();
+  };
+  open(other && fromFragment(options.fragment ?? "").photo === 1 ? 1 : 0, options.fragment ?? "");
+  return {
+    destroy: () => close(),
+    watch: (listener) => watchers.add(listener),
+    get state() { return viewer.state; },
+    get store() { return viewer.store; },
+    get ctx() { return viewer.ctx; },
+  };
 }
 
-export function mount(element, document, host = fileHost, options = {}) {
+function mountOne(element, document, host, options) {
   const ending = new AbortController(), { signal } = ending, data = openDocument(document);
   const initial = {
     ...START, map: data.maps[0]?.id ?? null, layer: Math.max(data.layers.length - 1, 0),
     lang: options.lang ?? (navigator.language.startsWith("zh") ? "zh" : "en"), ...options.state,
   };
-  const store = createStore(checked(fromFragment(options.fragment ?? ""), initial, data));
+  const photo = options.photos && { photo: fromFragment(options.fragment).photo === 1 ? 1 : 0 };
+  const store = createStore(checked(fromFragment(options.fragment), { ...initial, ...photo }, data));
   const t = translator(() => store.get().lang), layers = new Map();
   t.learn(document.messages);
   t.learn(document.other?.messages);
   const ctx = { data, store, t, host, signal, initial, rollout: createRollout(data, signal), root: element };
   ctx.other = document.other ? openDocument(document.other) : null;
+  ctx.shown = createStore({ scene: null }); // what is on the photo now
+  ctx.masked = createStore({ answer: null }); // what the model says without the painted patches
+  Object.defineProperty(ctx, "scene", { get: () => ctx.shown.get().scene });
 
   const toQuery = () => (store.get().source === "map" ? { source: "query", query: -1 } : {});
-  // One layer up or down; from rollout's map one sees rollout itself grow and shrink.
-  ctx.step = (by) => {
-    const { source, map, layer, rolled } = store.get(), grown = source === "map" && data.maps.some((one) => one.id === map && one.method === "rollout");
-    if (grown && ctx.rollout.possible && data.queries.slice(Math.max(layer + by, 0)).every(Boolean) && !rolled) store.set({ rolled: true, ...toQuery() });
-    ctx.layer(layer + by);
+  // One layer up or down: of what the pointed patch looks at; from rollout's map one sees rollout itself grow and shrink.
+  ctx.step = async (by) => {
+    const { source, map, layer, rolled, hover } = store.get(), grown = source === "map" && data.maps.some((one) => one.id === map && one.method === "rollout");
+    if (ctx.stage.pointed() !== null && hover === "attend") store.set({ layer: within(layer + by) });
+    else {
+      if (grown && ctx.rollout.possible && data.queries.slice(Math.max(layer + by, 0)).every(Boolean) && !rolled) store.set({ rolled: true, ...toQuery() });
+      ctx.layer(layer + by);
+    }
+    await painted;
+    ctx.stage.say(bar.value());
   };
-  ctx.layer = (value) => {
-    store.set({ layer: Math.max(0, Math.min(data.layers.length - 1, value)), ...toQuery() });
-  };
+  const within = (layer) => Math.max(0, Math.min(data.layers.length - 1, layer));
+  ctx.layer = (value) => store.set({ layer: within(value), ...toQuery() });
   ctx.head = (value) => store.set({ head: value, ...toQuery() });
   ctx.keep = (layer, head) => store.set({ layer, head, rolled: false, ...toQuery() });
   // One head on the photo for as long as it is pointed at; null goes back to what was kept.
@@ -96,37 +129,45 @@ export function mount(element, document, host = fileHost, options = {}) {
   };
   ctx.valueText = () => bar.value();
 
-  // Draws what the state asks for, or what a token under the pointer attends to; true when something was drawn.
+  // Draws a scene; the value of a token is said beside it.
   function paint(scene, token) {
-    ctx.scene = scene;
     ctx.stage.draw(scene);
     bar.draw(scene, token);
-    status.textContent = "";
+    status.textContent = scene.why ?? "";
+    ctx.shown.set({ scene });
     return true;
   }
-  let run = 0;
+  let run = 0, painted = null;
+  const absent = (state, token) =>
+    (run++, paint(absentScene(state, data, t, t(state.rolled && !ctx.rollout.possible ? "too_many" : "rows_missing", { layer: state.layer })), token));
+  // `found`: tokens, a scene, or a promise of either; what takes long is announced under its own title.
+  function arrive(state, found, token) {
+    const ticket = ++run, current = () => ticket === run && !signal.aborted;
+    const done = (one) => current() && one !== null && paint(one.of ? one : sceneOf(one, state, data, t), token);
+    if (found instanceof Float32Array) return done(found);
+    const late = setTimeout(() => current() && paint(absentScene(state, data, t, t("busy")), token), PATIENCE);
+    return found.then(done).finally(() => clearTimeout(late));
+  }
+  // What a token under the pointer or the cursor looks at; true when something was drawn.
   ctx.preview = (token) => {
     const state = store.get();
     if (token === null) return refresh();
-    if (state.hover === "value" && ctx.scene) return bar.draw(ctx.scene, token), false;
-    const query = state.source === "map" ? { ...state, source: "query", rolled: false } : state;
-    const ticket = ++run, found = tokensOf(token, query);
-    if (!found) return ctx.scene && bar.draw(ctx.scene, token), false;
-    if (found instanceof Float32Array) return paint(sceneOf(found, query, data, t, token), token);
-    return found.then((tokens) => ticket === run && tokens && paint(sceneOf(tokens, query, data, t, token), token));
+    const value = () => (ctx.scene && bar.draw(ctx.scene, token), false);
+    if (state.hover === "value") return value();
+    const asked = { ...state, query: token, ...(state.source === "map" ? { source: "query", rolled: false } : {}) }, found = tokensOf(token, asked);
+    if (found) return arrive(asked, found, token);
+    return data.queries.some(Boolean) ? absent(asked, token) : value();
   };
   async function refresh(state = store.get()) {
-    const ticket = ++run;
-    if (state.source === "map") {
-      const scene = await mapScene(state, data, t);
-      return ticket === run && !signal.aborted && paint(scene, null);
-    }
-    const tokens = await tokensOf(state.query, state);
-    if (ticket !== run || signal.aborted) return false;
-    if (!tokens) return void (status.textContent = t(state.rolled && !ctx.rollout.possible ? "too_many" : "rows_missing", { layer: state.layer }));
-    return paint(sceneOf(tokens, state, data, t, state.query), state.query);
+    if (state.source === "map") return arrive(state, mapScene(state, data, t), null);
+    const found = tokensOf(state.query, state);
+    return found ? arrive(state, found, state.query) : absent(state, state.query);
   }
-  ctx.refresh = refresh;
+  // After the state has changed: what is pointed at stays pointed at.
+  const redraw = () => {
+    const pointed = ctx.stage.pointed();
+    painted = pointed !== null && store.get().hover === "attend" ? ctx.preview(pointed) : refresh();
+  };
 
   let bar, status, inner;
   function build() {
@@ -135,97 +176,67 @@ export function mount(element, document, host = fileHost, options = {}) {
     ctx.signal = AbortSignal.any([signal, inner.signal]);
     const state = store.get();
     element.classList.add("vs");
+    element.classList.toggle("vs-page", host.kind !== "notebook");
     element.lang = state.lang === "zh" ? "zh-Hans" : "en";
-    const stageRoot = el("div", { class: "vs-main" }), side = el("aside", { class: "vs-side" });
+    const stageRoot = el("div", { class: "vs-main" }), side = el("aside", { class: "vs-side" }), tabbed = el("div", { class: "vs-tabbed" });
+    const opener = el("button", { type: "button", class: "vs-quiet", "aria-expanded": "false" }), card = el("div", { class: "vs-guide" });
+    const rest = el("div", { class: "vs-rest" }, grab(), card, side, tabbed);
     status = el("p", { class: "vs-status", role: "status" });
-    const tabbed = el("div", { class: "vs-tabbed" });
-    const opener = el("button", { type: "button", class: "vs-quiet", text: t("tour"), "aria-expanded": "false" }), card = el("div", {});
-    element.replaceChildren(head(opener), stageRoot, side, tabbed);
-    stageRoot.append(card);
+    // The element is the container whose width decides the layout, so that what it decides lies in an element within.
+    ctx.body = el("div", { class: "vs-body" }, head(opener), stageRoot, rest);
+    element.replaceChildren(ctx.body);
     ctx.stage = createStage(stageRoot, ctx);
     ctx.stage.label();
-    const below = el("div", { class: "vs-below" });
+    createHint(ctx.stage.element, ctx);
+    const below = ctx.below = el("div", { class: "vs-below" }), steps = el("div", { class: "vs-steps" });
     stageRoot.append(below);
     bar = ctx.bar = createBar(below, ctx);
-    below.append(status);
-    const section = (title, fill, open = true) => {
-      const root = el("details", { class: "vs-section", open }, el("summary", { text: title }));
-      const body = el("div", {});
-      root.append(body);
-      side.append(root);
-      fill(body, ctx);
-      root.hidden = !body.childElementCount;
-    };
-    section(t("method"), methods);
-    section(t("predictions"), predictions, data.header.predictions.length > 0);
-    section(t("more"), more);
-    section(t("show"), attention);
-    const steps = el("div", { class: "vs-steps" });
-    below.append(steps);
+    below.append(status, steps);
     deletion(steps, ctx);
-    section(t("masking"), masking);
-    section(t("drawing"), drawing, false);
-    tabs(tabbed);
+    const column = (...sections) => side.append(el("div", { class: "vs-sections" }, ...sections.map(([title, fill, open = true]) => {
+      const body = el("div", {});
+      fill(body, ctx);
+      return el("details", { class: "vs-section", open, hidden: !body.childElementCount }, el("summary", { text: title }), body);
+    })));
+    column([t("method"), methods], [t("more"), more]);
+    column([t("predictions"), predictions], [t("attention"), attention], [t("masking"), masking], [t("drawing"), drawing, false]);
+    createTabs(tabbed, ctx, TABS);
     theme(store.get());
     refresh();
     createTour(card, ctx, opener);
   }
 
-  function tabs(root) {
-    const body = el("div", { class: "vs-tab", role: "tabpanel" }), shownTabs = TABS.filter(([, , has]) => has(ctx)), names = shownTabs.map(([name]) => name);
-    let open = null, shown = null;
-    const row = el("div", { class: "vs-tabs", role: "tablist" }, ...names.map((name) => el("button", {
-      type: "button", role: "tab", text: t(`panel_${name}`), onclick: () => store.set({ panel: name }),
-    })));
-    row.addEventListener("keydown", (event) => {
-      const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-      if (!by) return;
-      event.preventDefault();
-      const next = names[(names.indexOf(store.get().panel) + by + names.length) % names.length];
-      store.set({ panel: next });
-      row.children[names.indexOf(next)].focus();
-    });
-    root.append(row, body);
-    const show = ({ panel }) => {
-      const name = names.includes(panel) ? panel : names[0];
-      if (name === shown) return;
-      shown = name;
-      [...row.children].forEach((tab, i) => {
-        tab.setAttribute("aria-selected", names[i] === name);
-        tab.tabIndex = names[i] === name ? 0 : -1;
-      });
-      body.setAttribute("aria-label", t(`panel_${name}`));
-      open?.abort();
-      open = new AbortController();
-      body.replaceChildren();
-      shownTabs[names.indexOf(name)][1](body, Object.create(ctx, { signal: { value: AbortSignal.any([ctx.signal, open.signal]) } }));
-    };
-    show(store.get());
-    store.subscribe(show, ctx.signal);
+  // On a phone the controls are a sheet at the lower edge: its handle makes room for the photo.
+  function grab() {
+    const made = el("button", { type: "button", class: "vs-grab", text: t("controls"), "aria-expanded": "true", onclick: () => {
+      made.setAttribute("aria-expanded", element.classList.toggle("vs-low") ? "false" : "true");
+    } });
+    return made;
   }
 
   function head(opener) {
     const state = store.get(), { header } = data;
     const lang = choices(t("language"), LANGUAGES, state.lang, (value) => store.set({ lang: value }));
     const look = choices(t("theme"), ["auto", "light", "dark"].map((name) => [name, t(`theme_${name}`)]), state.theme, (value) => store.set({ theme: value }));
+    const which = options.photos && choices(t("photo"), options.photos.map((name, i) => [i, name]), state.photo, (value) => store.set({ photo: value }));
     store.subscribe(({ theme: now }) => look.show(now), ctx.signal);
     return el("header", { class: "vs-head" },
-      el("div", {}, el("h1", { text: header.photo.name }), el("p", { text: header.model.reference })), el("div", { class: "vs-switches" }, opener, lang, look));
+      el("div", {}, el("h1", { text: header.photo.name }), el("p", { text: header.model.reference })), el("div", { class: "vs-switches" }, which, opener, lang, look));
   }
   const theme = (state) => { element.dataset.theme = state.theme; };
 
-  const DRAWN = ["map", "layer", "head", "source", "query", "rolled"], STYLE = ["cmap", "opacity", "norm", "smooth", "as_seen", "pinned", "sinks"];
+  const STYLE = ["cmap", "opacity", "norm", "smooth", "contours", "as_seen", "pinned", "sinks"];
   store.subscribe((state, before) => {
     const changed = (keys) => keys.some((key) => state[key] !== before[key]);
     if (state.lang !== before.lang) build();
-    else if (changed(DRAWN)) refresh();
+    else if (changed(DRAWN)) redraw();
     else if (changed(STYLE) && ctx.scene) {
       ctx.stage.redraw();
-      bar.draw(ctx.scene, null);
+      bar.draw(ctx.scene, ctx.stage.pointed());
     }
     if (state.theme !== before.theme) theme(state);
   }, signal);
-  listen(ctx);
+  listenToKeys(ctx);
   build();
   return {
     destroy() {

@@ -1,6 +1,6 @@
-// Hosts that can run the model: paint patches away, and compare its new answer with what the map put there.
+// Hosts that can run the model: paint patches away; its new answer goes to the predictions, one line about it below the photo.
 
-import { choices, el, figure, percent, predicted, toggle } from "./dom.js";
+import { choices, el, figure, percent, toggle } from "./dom.js";
 
 const PAUSE = 60; // milliseconds without a stroke before the model runs
 
@@ -15,14 +15,15 @@ export function panel(root, ctx) {
   });
   const mode = choices(t("masking"), [["fill", t("fill")], ["drop", t("drop")]], store.get().mode, (value) => store.set({ mode: value }));
   const clear = el("button", { type: "button", class: "vs-quiet", text: t("clear"), onclick: () => store.set({ hidden: [] }) });
-  const status = el("p", { class: "vs-note", "aria-live": "polite" }), list = el("ul", { class: "vs-predictions" });
-  root.append(el("div", { class: "vs-row" }, brush, mode, clear), el("p", { class: "vs-note", text: t("masking_hint") }), status, list);
+  const status = el("p", { class: "vs-note vs-masked", "aria-live": "polite" });
+  root.append(el("div", { class: "vs-row" }, brush, mode, clear), el("p", { class: "vs-note", text: t("masking_hint") }));
+  ctx.below.append(status);
 
   async function predict(state) {
     running?.abort();
     if (!state.hidden.length) {
       status.textContent = "";
-      list.replaceChildren();
+      ctx.masked.set({ answer: null });
       return;
     }
     running = new AbortController();
@@ -34,25 +35,26 @@ export function panel(root, ctx) {
       const found = await host.mask(patches, state.mode, AbortSignal.any([mine.signal, signal]));
       if (mine.signal.aborted) return;
       status.dataset.beyond = performance.now() - began - found.forward_ms; // what a request costs besides the model itself
-      const { values } = await data.map(state.map ?? data.maps[0].id);
-      const total = values.reduce((sum, value) => sum + Math.max(value, 0), 0) || 1;
-      const share = patches.reduce((sum, patch) => sum + Math.max(values[patch], 0), 0) / total;
-      status.textContent = `${t("masked", { count: patches.length, score: figure(found.score), whole: figure(found.whole), ms: Math.round(found.total_ms) })} ${t("masked_share", { share: percent(share) })}`;
-      list.replaceChildren(...found.predictions.map(([label, p]) => {
-        const bar = el("span", { class: "vs-bar" });
-        bar.style.inlineSize = data.header.activation === "value" ? "0" : `${100 * p}%`;
-        return el("li", {}, el("div", {}, el("span", { text: label }), el("span", { class: "vs-number", text: predicted(p, data.header.activation) }), bar));
-      }));
+      const words = [t("masked", { count: patches.length, score: figure(found.score), whole: figure(found.whole), ms: Math.round(found.total_ms) })];
+      const { values } = ctx.scene;
+      if (values) {
+        const total = values.reduce((sum, value) => sum + Math.max(value, 0), 0) || 1;
+        words.push(t("masked_share", { share: percent(patches.reduce((sum, patch) => sum + Math.max(values[patch], 0), 0) / total) }));
+      }
+      status.textContent = words.join(" ");
+      ctx.masked.set({ answer: found });
     } catch (error) {
       if (!mine.signal.aborted) status.textContent = t.error(error);
     }
   }
   const show = (state) => mode.show(state.mode);
   show(store.get());
+  if (store.get().hidden.length) timer = setTimeout(() => predict(store.get()), PAUSE);
   store.subscribe((state, before) => {
     show(state);
     if (state.hidden === before.hidden && state.mode === before.mode) return;
     ctx.stage.marks();
+    ctx.masked.set({ answer: null }); // of other patches
     clearTimeout(timer);
     timer = setTimeout(() => predict(state), PAUSE);
   }, signal);

@@ -25,10 +25,11 @@ if (given) {
   const viewer = mount(root, given, fileHost, { lang: root.dataset.lang, fragment: location.hash });
   root.viewer = viewer;
   let waiting = 0;
-  viewer.store.subscribe((state) => {
+  viewer.watch((state) => {
     clearTimeout(waiting);
     waiting = setTimeout(() => history.replaceState(null, "", `#${toFragment(state, viewer.ctx.initial)}`), 250);
   });
+  addEventListener("hashchange", () => location.reload()); // a link to another state of this page
 } else {
   const lang = root.dataset.lang ?? (navigator.language.startsWith("zh") ? "zh" : "en");
   root.replaceChildren(el("p", { role: "alert", text: translator(() => lang)("damaged_page") }));

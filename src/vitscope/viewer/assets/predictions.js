@@ -1,30 +1,43 @@
-// What the model predicts: a bar for each class; a click shows the map of that class.
+// What the model predicts: a bar for each class, before and after patches are hidden; a click shows the map of that class.
 
-import { el, predicted } from "./dom.js";
+import { el, figure, predicted } from "./dom.js";
+
+// Rows `[label, before, after]` of both answers, in the order of the first; null where a class is not among the likeliest.
+export function beforeAndAfter(before, after) {
+  const later = new Map(after), rows = before.map(([label, p]) => [label, p, later.get(label) ?? null]);
+  const known = new Set(before.map(([label]) => label));
+  return [...rows, ...after.filter(([label]) => !known.has(label)).map(([label, p]) => [label, null, p])];
+}
 
 export function panel(root, ctx) {
   const { data, store, t, signal } = ctx, { predictions, activation } = data.header;
-  if (!predictions.length) {
-    root.append(el("p", { class: "vs-note", text: t("no_predictions") }));
-    return;
-  }
-  const list = el("ul", { class: "vs-predictions" });
-  root.append(list);
-  for (const [label, probability] of predictions) {
-    const entry = data.maps.find((one) => one.label === label);
-    const bar = el("span", { class: "vs-bar" });
-    bar.style.inlineSize = activation === "value" ? "0" : `${100 * probability}%`;
-    const inside = [el("span", { text: label }), el("span", { class: "vs-number", text: predicted(probability, activation) }), bar];
-    const go = () => store.set({ map: entry.id, source: "map", deletion_step: null });
-    list.append(el("li", {}, entry
-      ? el("button", { type: "button", "data-map": entry.id, title: t("class_map", { label }), onclick: go }, ...inside)
-      : el("div", {}, ...inside)));
+  const list = el("ul", { class: "vs-predictions" }), note = el("p", { class: "vs-note" });
+  root.append(note, list);
+  const said = (value) => (value === null ? "–" : predicted(value, activation));
+  const bar = (value, kind) => {
+    const made = el("span", { class: `vs-bar ${kind}` });
+    made.style.inlineSize = activation === "value" || value === null ? "0" : `${100 * value}%`;
+    return made;
+  };
+  function fill({ answer }) {
+    note.textContent = answer && predictions.length ? t("before_after") : predictions.length ? "" : t("no_predictions");
+    const rows = answer ? beforeAndAfter(predictions, answer.predictions) : predictions.map(([label, p]) => [label, p]);
+    list.replaceChildren(...rows.map(([label, before, after]) => {
+      const entry = data.maps.find((one) => one.label === label), numbers = answer ? `${said(before)} → ${said(after)}` : said(before);
+      const inside = [el("span", { text: label }), el("span", { class: "vs-number", text: numbers }), bar(before, answer ? "vs-bar-before" : ""), answer && bar(after, "vs-bar-after")];
+      return el("li", { class: answer ? "vs-both" : null }, entry
+        ? el("button", { type: "button", "data-map": entry.id, title: t("class_map", { label }), onclick: () => store.set({ map: entry.id, source: "map", deletion_step: null }) }, ...inside)
+        : el("div", {}, ...inside));
+    }));
+    if (answer && !predictions.length) list.replaceChildren(el("li", {}, el("div", {}, el("span", { text: t("score") }), el("span", { class: "vs-number", text: `${figure(answer.whole)} → ${figure(answer.score)}` }))));
+    show(store.get());
   }
   const show = (state) => {
     for (const button of list.querySelectorAll("button")) {
       button.setAttribute("aria-pressed", state.source === "map" && button.dataset.map === state.map);
     }
   };
-  show(store.get());
+  fill(ctx.masked.get());
+  ctx.masked.subscribe(fill, signal);
   store.subscribe(show, signal);
 }

@@ -1,9 +1,12 @@
-// What is to be drawn, from the state: one number per patch, what it is called, and on which scale.
+// What is drawn: numbers of the patches, with the state that they were made of. Title, colours, command and saved data
+// all come from this one object, so that no map stands under the words of another.
 
 import { kernel } from "./attention.js";
 import { limits } from "./colours.js";
 
 const made = kernel();
+// The part of the state that says which numbers are drawn; the rest says how.
+export const DRAWN = ["map", "layer", "head", "source", "query", "rolled"];
 export const POOLING = -2; // the query that a model with attention pooling reads out with
 export const row = made.row;
 export const column = made.column;
@@ -61,25 +64,37 @@ export function queried(state, data, query, layers) {
   return ready ? of(ready) : data.layer(layer).then((decoded) => (layers.set(layer, decoded), of(decoded)));
 }
 
-// A scene: `{values, prefix, kind, caption, unit, signed, norm}` of all tokens' numbers.
-export function sceneOf(tokens, state, data, t, query) {
-  const count = data.prefix.length;
+const drawnOf = (state) => Object.fromEntries(DRAWN.map((key) => [key, state[key]]));
+
+// The state that a scene was made of, drawn as the viewer draws now.
+export const stateOf = (scene, state) => ({ ...state, ...scene.of });
+
+function captionOf(state, data, t) {
+  if (state.source === "map") return nameOfMap(entryOf(state, data), t);
   const rolled = state.rolled && state.source === "query";
   const place = rolled ? t("rolled_from", { first: state.layer, last: data.layers.length - 1 }) : where(state, t);
-  const caption = t(state.source === "received" ? "caption_received" : "caption_query", {
-    token: data.nameOf(query, t), where: place,
-  });
+  return t(state.source === "received" ? "caption_received" : "caption_query", { token: data.nameOf(state.query, t), where: place });
+}
+
+// A scene: `{of, values, prefix, kind, caption, unit, signed, norm}` of all tokens' numbers.
+export function sceneOf(tokens, state, data, t) {
+  const count = data.prefix.length;
   return {
-    values: tokens.subarray(count), prefix: tokens.subarray(0, count), kind: state.source, caption,
-    unit: t("unit_share"), signed: false, norm: null, query,
+    of: drawnOf(state), values: tokens.subarray(count), prefix: tokens.subarray(0, count), kind: state.source,
+    caption: captionOf(state, data, t), unit: t("unit_share"), signed: false, norm: null,
   };
 }
+
+// What is asked for and not there: not in this page, or not yet. Nothing is drawn, and nothing can be saved.
+export const absentScene = (state, data, t, why) => ({
+  of: drawnOf(state), values: null, kind: state.source, caption: captionOf(state, data, t), why,
+});
 
 export async function mapScene(state, data, t) {
   const entry = entryOf(state, data), { values, prefix } = await data.map(entry.id);
   return {
-    values, prefix, kind: "map", caption: nameOfMap(entry, t), signed: entry.signed, norm: entry.norm, entry,
-    unit: t(entry.sums_to_one ? "unit_share" : "unit_map", { method: entry.method }), query: null,
+    of: drawnOf({ ...state, map: entry.id, source: "map" }), values, prefix, kind: "map", caption: nameOfMap(entry, t), signed: entry.signed,
+    norm: entry.norm, entry, unit: t(entry.sums_to_one ? "unit_share" : "unit_map", { method: entry.method }),
   };
 }
 

@@ -4,6 +4,7 @@ import { coloursOf, levelOf } from "./colours.js";
 import { el, figure } from "./dom.js";
 import { boxOf, drawHeat, shapeOf } from "./heat.js";
 import { colourOf, scaleOf } from "./scene.js";
+import { drawUnseen } from "./unseen.js";
 
 const FINEST = 720; // pixels of the map's longer side: finer is invisible
 
@@ -21,8 +22,7 @@ export function createStage(root, ctx) {
 
   function fit() {
     const state = store.get(), [w, h] = shapeOf(data, state.as_seen);
-    stage.style.aspectRatio = `${w} / ${h}`;
-    stage.style.maxWidth = `min(100%, calc(max(320px, 100vh - var(--room)) * ${w / h}))`;
+    ctx.body.style.setProperty("--shape", w / h);
     const url = data.header.images[state.as_seen ? "input" : "photo"];
     if (image.getAttribute("src") !== url) image.src = url;
     const scale = Math.min(1, FINEST / Math.max(w, h));
@@ -35,8 +35,8 @@ export function createStage(root, ctx) {
 
   function drawMap() {
     const state = store.get();
-    stage.classList.toggle("vs-over", Boolean(scene) && state.opacity > 0);
-    if (!scene) return;
+    stage.classList.toggle("vs-over", Boolean(scene?.values) && state.opacity > 0);
+    if (!scene?.values) return heat.getContext("2d").clearRect(0, 0, heat.width, heat.height);
     const scale = scaleOf(scene, state);
     drawHeat(heat, scene.values, data, scale, colourOf(scale, state), state);
   }
@@ -63,7 +63,9 @@ export function createStage(root, ctx) {
 
   function drawMarks() {
     const state = store.get(), context = marks.getContext("2d"), dense = Math.max(globalThis.devicePixelRatio || 1, marks.width / 1200);
+    const { source, query } = scene?.of ?? state;
     context.clearRect(0, 0, marks.width, marks.height);
+    if (!state.as_seen && state.opacity > 0) drawUnseen(context, data.region, marks, t("unseen"), dense);
     const fill = (tokens, colour) => {
       context.fillStyle = colour;
       for (const token of tokens) {
@@ -71,10 +73,10 @@ export function createStage(root, ctx) {
         if (at) context.fillRect(at[0], at[1], at[2] + 0.5, at[3] + 0.5);
       }
     };
-    fill(ctx.deleted?.() ?? [], "rgb(118,118,118)");
+    if (source === "map") fill(ctx.deleted?.() ?? [], "rgb(118,118,118)");
     fill(state.hidden, "rgba(118,118,118,.92)");
     if (state.sinks) for (const sink of data.header.statistics.sinks) outline(context, sink.token, "#ffd84d", 1.5 * dense, [3 * dense, 2 * dense]);
-    if (state.source !== "map" && hovered === null) outline(context, state.query, "#fff", 2 * dense);
+    if (source !== "map" && hovered === null && cursor === null) outline(context, query, "#fff", 2 * dense);
     if (hovered !== null) outline(context, hovered, "#fff", 2 * dense);
     if (cursor !== null) outline(context, cursor, "#fff", 3 * dense);
     state.pinned.forEach((token, i) => outline(context, token, i ? "#ff9de2" : "#7df0ff", 2 * dense));
@@ -122,12 +124,17 @@ export function createStage(root, ctx) {
       painting = true;
       stage.setPointerCapture(event.pointerId);
       paint(token, event.shiftKey);
-    } else if (token !== null) {
+    } else if (token !== null && event.pointerType !== "touch") {
       ctx.query(token);
     }
   });
   const stop = () => { painting = false; };
-  stage.addEventListener("pointerup", stop);
+  // A finger may be scrolling: only where it is lifted again from the photo does it choose.
+  stage.addEventListener("pointerup", (event) => {
+    const token = tokenAt(event);
+    if (!painting && event.pointerType === "touch" && token !== null) ctx.query(token);
+    stop();
+  });
   stage.addEventListener("pointercancel", stop);
 
   function move(key) {
@@ -151,11 +158,7 @@ export function createStage(root, ctx) {
     else if (key === "PageUp" || key === "PageDown") ctx.step(key === "PageUp" ? 1 : -1);
     else if (key === "Enter" && cursor !== null) ctx.query(cursor);
     else if (key === " " && cursor !== null && ctx.paints?.()) paint(cursor, store.get().hidden.includes(cursor));
-    else if (key.toLowerCase() === "p" && (cursor ?? hovered) !== null) ctx.pin(cursor ?? hovered);
-    else if (key === "Escape") {
-      cursor = hovered = null;
-      store.set({ source: "map" });
-    } else return;
+    else return;
     event.preventDefault();
   });
   stage.addEventListener("blur", () => {
@@ -174,7 +177,18 @@ export function createStage(root, ctx) {
 
   return {
     element: stage, image, heat, over: marks, timings, redraw,
-    get scene() { return scene; },
+    // The token under the pointer or the cursor.
+    pointed: () => hovered ?? cursor,
+    release() {
+      cursor = hovered = null;
+      drawMarks();
+    },
+    inView() {
+      const { top, bottom } = stage.getBoundingClientRect();
+      return bottom > 0 && top < innerHeight;
+    },
+    // The photo alone, for as long as one wants to see it.
+    bare(on) { stage.classList.toggle("vs-bare", on); },
     draw(next) {
       scene = next;
       if (!heat.dataset.fitted) {

@@ -2,12 +2,12 @@
 
 export const START = {
   map: null, layer: 0, head: "mean", source: "map", query: -1, pinned: [], rolled: false, hover: "attend",
-  cmap: "auto", opacity: 0.9, norm: "auto", smooth: true, as_seen: false, shared: false, panel: "grid",
-  lang: "en", theme: "auto", tour: null, compare: null, deletion_step: null, hidden: [], mode: "fill", sinks: false,
+  cmap: "auto", opacity: 0.65, norm: "auto", smooth: true, as_seen: false, shared: false, panel: "grid",
+  lang: "en", theme: "auto", tour: null, compare: null, deletion_step: null, hidden: [], mode: "fill", sinks: false, keys: true, contours: false, photo: 0,
 };
 
 export function createStore(initial) {
-  let state = Object.freeze({ ...START, ...initial });
+  let state = Object.freeze({ ...initial });
   const listeners = new Set();
   return {
     get: () => state,
@@ -57,8 +57,8 @@ export function checked(given, initial, data) {
     cmap: (value) => typeof value === "string" && value.length < 20, opacity: (value) => value >= 0 && value <= 1,
     norm: among("auto", "range", "robust", "positive", "share", "balance"), smooth: flag, as_seen: flag, shared: flag,
     panel: (value) => typeof value === "string" && /^[a-z]{1,20}$/.test(value), lang: among("en", "zh"),
-    theme: among("auto", "light", "dark"), hidden: list(prefix.length, tokens), mode: among("fill", "drop"), sinks: flag,
-    tour: (value) => value === null || whole(value, 0, 6),
+    theme: among("auto", "light", "dark"), hidden: list(prefix.length, tokens), mode: among("fill", "drop"), sinks: flag, keys: flag, contours: flag,
+    photo: among(0, 1), tour: (value) => value === null || whole(value, 0, 6),
     compare: (value) => value === null || (typeof value === "object" && [value.left, value.right].every((one) => typeof one === "string") && whole(value.at, 0, 101)),
     deletion_step: (value) => value === null || whole(value, 0, 1000),
   };

@@ -10,6 +10,7 @@ const filled = (text, values, written = String) =>
 export function translator(languageOf) {
   const messages = new Map();
   const t = (key, values = {}) => filled(TEXTS[languageOf()]?.[key] ?? TEXTS.en[key] ?? key, values);
+  t.has = (key) => key in TEXTS.en;
   // The table that Python gives with a document or an answer: English text -> parameters, and templates by language.
   t.learn = (table = {}) => {
     for (const [text, entry] of Object.entries(table)) messages.set(text, entry);

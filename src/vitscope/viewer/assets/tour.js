@@ -1,4 +1,5 @@
 // Six short steps on the reader's own photo. Each sets the viewer's state; leaving puts back what was there.
+// Who opens a page for the first time is offered it, once.
 
 import { el, figure, percent } from "./dom.js";
 import { nameOfMap } from "./scene.js";
@@ -10,6 +11,8 @@ async function hottest({ data }) {
   const { values } = await data.map(data.maps[0].id);
   return data.prefix.length + values.reduce((best, value, i) => (value > values[best] ? i : best), 0);
 }
+
+const COLLECTS = 5; // times its share: less is no sink that one could learn from
 
 const curveOf = (entry, name) => entry.measurement?.numbers.find((one) => one.name === name);
 
@@ -44,11 +47,12 @@ const STEPS = [
     };
   },
   async ({ data, t }) => {
-    const [sink] = data.header.statistics?.sinks ?? [], last = data.layers.length - 1;
-    if (!sink) return { state: { sinks: true }, values: {}, text: "tour_4_none", at: ".vs-stage" };
+    const patches = (data.header.statistics?.sinks ?? []).filter(({ token }) => token >= data.prefix.length), last = data.layers.length - 1;
+    const [sink] = patches.filter(({ factor }) => factor >= COLLECTS).sort((a, b) => b.factor - a.factor);
+    if (!sink) return { state: { sinks: false }, values: { times: COLLECTS }, text: "tour_4_none", at: ".vs-stage" };
     return {
       state: data.queries[last] ? { sinks: true, source: "received", query: sink.token, layer: last, head: "mean", rolled: false } : { sinks: true },
-      values: { token: data.nameOf(sink.token, t), factor: figure(sink.factor), count: data.header.statistics.sinks.length }, at: ".vs-stage",
+      values: { token: data.nameOf(sink.token, t), factor: figure(sink.factor), count: patches.length }, at: ".vs-stage",
     };
   },
   async ({ data }) => {
@@ -56,8 +60,10 @@ const STEPS = [
     return { state: entry ? { source: "map", map: entry.id } : { source: "map" }, values: {}, text: entry ? "tour_5" : "tour_5_none", at: ".vs-methods" };
   },
   async ({ data, t }) => {
-    const measured = data.maps.filter((one) => one.method !== "random" && curveOf(one, "deletion"));
-    const [best] = measured.sort((a, b) => curveOf(a, "deletion").value - curveOf(b, "deletion").value);
+    // Of classes only the map of the answer itself: hiding what speaks for an unlikely one teaches nothing.
+    const measured = data.maps.filter((one) => !one.label && one.method !== "random" && curveOf(one, "deletion"));
+    const below = (one) => curveOf(one, "deletion").random - curveOf(one, "deletion").value;
+    const [best] = measured.sort((a, b) => below(b) - below(a));
     if (!best) return { state: { panel: "numbers" }, values: {}, text: "tour_6_none", at: ".vs-tabbed" };
     const deletion = curveOf(best, "deletion"), step = deletion.x.findIndex((x) => x >= 0.25), m = best.measurement;
     return {
@@ -68,6 +74,17 @@ const STEPS = [
   },
 ];
 
+// True once for each reader; where the browser keeps nothing for this page, never.
+function firstVisit() {
+  try {
+    const first = localStorage.getItem("vitscope met") === null;
+    localStorage.setItem("vitscope met", "1");
+    return first;
+  } catch {
+    return false;
+  }
+}
+
 export function createTour(root, ctx, opener) {
   const { data, store, t, signal } = ctx;
   const title = el("h2", { tabindex: "-1" }), text = el("p"), count = el("span", { class: "vs-note" });
@@ -77,18 +94,26 @@ export function createTour(root, ctx, opener) {
   const card = el("section", { class: "vs-tour", "aria-label": t("tour"), hidden: true }, el("div", { class: "vs-tour-top" }, title, count), text, el("div", { class: "vs-row" }, back, next, skip));
   root.append(card);
   const go = (step) => store.set({ tour: step === null || step >= STEPS.length ? null : Math.max(0, step) });
-  card.addEventListener("keydown", (event) => event.key === "Escape" && go(null));
+  card.addEventListener("keydown", (event) => event.key === "Escape" && (event.preventDefault(), go(null)));
+  const offer = (first) => {
+    opener.replaceChildren(first ? el("span", { class: "vs-offer", text: t("tour_offer") }) : "", t("tour"));
+    opener.classList.toggle("vs-strong", first);
+  };
+  ctx.first ??= firstVisit();
+  offer(ctx.first);
   opener.addEventListener("click", () => go(store.get().tour === null ? 0 : null));
   let run = 0, marked = null, shown = null;
   const mark = (selector) => {
     marked?.classList.remove("vs-spot");
     marked = selector ? ctx.root.querySelector(selector) : null;
     marked?.classList.add("vs-spot");
+    marked?.scrollIntoView({ block: "nearest" });
   };
   async function show(step, focus) {
     const mine = ++run;
     shown = step;
     opener.setAttribute("aria-expanded", step !== null);
+    if (step !== null) offer(ctx.first = false);
     ctx.root.classList.toggle("vs-touring", step !== null);
     if (step === null) return leave(focus);
     ctx.before ??= Object.fromEntries(KEPT.map((key) => [key, store.get()[key]]));
@@ -102,9 +127,8 @@ export function createTour(root, ctx, opener) {
     skip.hidden = step === STEPS.length - 1;
     card.hidden = false;
     store.set({ ...ctx.before, ...state });
+    if (focus) title.focus({ preventScroll: true });
     mark(at);
-    ctx.stage.redraw();
-    if (focus) title.focus();
   }
   function leave(focus) {
     const open = !card.hidden;
@@ -112,7 +136,6 @@ export function createTour(root, ctx, opener) {
     mark(null);
     if (ctx.before) store.set(ctx.before);
     ctx.before = null;
-    if (open) ctx.stage.redraw();
     if (open && focus) opener.focus();
   }
   if (data.maps.length && store.get().tour !== null) show(store.get().tour, false);

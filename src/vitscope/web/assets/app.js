@@ -2,6 +2,7 @@
 
 import { choices, el } from "../../viewer/assets/dom.js";
 import { mount } from "../../viewer/assets/main.js";
+import { toFragment } from "../../viewer/assets/store.js";
 import { LANGUAGES, translator } from "../../viewer/assets/strings.js";
 
 const root = document.querySelector(".vw"), main = document.querySelector("main");
@@ -16,7 +17,7 @@ let viewer = null;
 const t = translator(() => state.lang);
 
 // The token has done its part once the cookie is there: it need not stand in the address, the history, or a screenshot.
-if (location.search) history.replaceState(null, "", location.pathname);
+if (location.search) history.replaceState(null, "", location.pathname + location.hash);
 
 class RequestError extends Error {
   constructor({ detail, hint, messages }) {
@@ -44,15 +45,38 @@ async function request(path, options = {}) {
 const post = (path, body, signal) =>
   request(path, { method: "POST", body: JSON.stringify(body), headers: { "content-type": "application/json" }, signal });
 
+// What an address says besides the viewer's state: which view, and the maps that were asked for besides.
+const fragmentOf = (view, state) => {
+  const asked = viewer.ctx.data.maps.filter((one) => one.asked).map((one) => one.asked);
+  return `#view=${view}${asked.length ? `&more=${encodeURIComponent(JSON.stringify(asked))}` : ""}${state && `&${state}`}`;
+};
+const partOf = (fragment, name) => new URLSearchParams(fragment.replace(/^#/, "")).get(name);
+
 const hostOf = (view, model) => ({
-  kind: "web",
+  kind: "web", fragment: (state) => fragmentOf(view, state),
   methods: model?.methods.filter((one) => !one.reason), labels: model?.labels,
   mask: (patches, mode, signal) => post(`/api/views/${view}/mask`, { patches, mode }, signal),
   explain: ({ method, target = null, method_options = {} }, signal) => post(`/api/views/${view}/maps`, { method, target, method_options }, signal),
 });
 
+// Of a link: maps that were made besides, made again; what cannot be is left out.
+async function addAsked(document, host, fragment) {
+  let listed = [];
+  try {
+    listed = JSON.parse(partOf(fragment, "more") ?? "[]");
+  } catch { /* a link that was cut off */ }
+  for (const asked of listed) {
+    const made = await host.explain(asked).catch(() => null);
+    if (!made) continue;
+    document.header.maps.push({ ...made.entry, asked });
+    Object.assign(document.arrays, made.arrays);
+    document.messages = { ...document.messages, ...made.messages };
+  }
+}
+
 // The viewer on a finished view; `asked` is what was asked for, where that is known: it can be asked for again, measured.
-async function show(id, asked = null, was = {}) {
+// `fragment` is that of a link to it.
+async function show(id, asked = null, fragment = "") {
   const document = await request(`/api/views/${id}`);
   if (!document.header) return false;
   const model = state.models.find((one) => one.reference === document.header.model.reference);
@@ -61,14 +85,22 @@ async function show(id, asked = null, was = {}) {
     document.header.maps.push(entry);
     for (const name of [`map.${entry.id}`, `order.${entry.id}`]) document.arrays[name] = more.arrays[name];
   }
-  if (!document.header.maps.some((one) => one.id === was.map)) delete was.map;
+  const host = hostOf(id, model);
+  await addAsked(document, host, fragment);
   keep("view", id);
   state.work = state.error = null;
   viewer?.destroy();
   main.hidden = false;
-  viewer = main.viewer = mount(main, document, hostOf(id, model), { lang: state.lang, state: { theme: state.theme, ...was } });
+  viewer = main.viewer = mount(main, document, host, { lang: state.lang, fragment, state: { theme: state.theme } });
   const top = () => above(asked && !asked.measure && !document.header.maps.some((one) => one.measurement) ? asked : null);
-  viewer.store.subscribe(({ lang, theme }, before) => {
+  let waiting = 0;
+  const address = () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => viewer && history.replaceState(null, "", fragmentOf(id, toFragment(viewer.state, viewer.ctx.initial))), 250);
+  };
+  address();
+  viewer.watch(({ lang, theme }, before) => {
+    address();
     Object.assign(state, { lang, theme });
     root.dataset.theme = theme;
     keep("lang", lang);
@@ -97,7 +129,7 @@ async function measured(asked) {
     const last = await followed(work);
     if (last.state !== "done") throw new RequestError(last);
     if (viewer !== before) return;
-    await show(work.id, null, { ...before.state });
+    await show(work.id, null, toFragment(before.state, before.ctx.initial));
     const left = viewer.ctx.data.header.missing.find(({ what }) => what === "measurement");
     if (left) root.querySelector(".vw-above").append(el("p", { class: "vw-said vw-soft", role: "status", text: t("app_measured_some", { why: t.message(left.why) }) }));
   } catch (error) {
@@ -113,6 +145,7 @@ function start() {
   viewer = main.viewer = null;
   main.hidden = true;
   sessionStorage.removeItem("vitscope view");
+  history.replaceState(null, "", location.pathname);
   draw();
   root.querySelector(".vw-drop input")?.focus({ preventScroll: true });
 }
@@ -264,12 +297,16 @@ addEventListener("paste", (event) => {
 });
 addEventListener("keydown", (event) => event.key === "Escape" && state.work && stop());
 addEventListener("pagehide", stop);
+addEventListener("hashchange", () => location.reload()); // a link to another view or state
 
 draw();
 try {
   [state.models, state.samples] = await Promise.all([request("/api/models"), request("/api/samples")]);
   state.model = state.models[0].reference;
-  if (!kept("view") || !(await show(kept("view")).catch(() => false))) draw();
+  const linked = partOf(location.hash, "view"), id = linked ?? kept("view");
+  const found = id && (await show(id, null, location.hash).catch(() => false));
+  if (!found && linked) state.error = new RequestError({ detail: t("app_gone"), hint: t("app_gone_hint") });
+  if (!found) draw();
 } catch (error) {
   state.error = error;
   draw();

@@ -1,0 +1,108 @@
+"""The photo stays in sight; what the model did not see is hatched; the first ten seconds have a hint."""
+
+import copy
+
+import pytest
+
+from tests.helpers.browser import CAPTION, SET, VIEWER
+from tests.helpers.browser import shown as opened
+from vitscope.viewer.page import page_bytes
+
+IN_SIGHT = """() => {
+    const { top, bottom, height } = document.querySelector('.vs-stage').getBoundingClientRect();
+    const sheet = document.querySelector('.vs-rest').getBoundingClientRect().top;
+    const floor = innerWidth < 860 ? Math.min(innerHeight, sheet) : innerHeight;
+    return Math.max(0, Math.min(bottom, floor) - Math.max(top, 0)) / height;
+}"""
+
+
+@pytest.fixture
+def sized(tiny):
+    """The page; each test chooses the size of its window."""
+    tiny.evaluate(f"() => {{ const {{ store, ctx }} = {VIEWER}; store.set({{ ...ctx.initial }}); }}")
+    tiny.move(1, 1)
+    yield tiny
+    tiny.resize(1280, 900)
+
+
+@pytest.mark.parametrize(("size", "least"), [((1440, 700), 0.9), ((900, 700), 0.9), ((400, 800), 0.95), ((3840, 2160), 0.9)])
+def test_a_clicked_head_and_the_photo_are_in_sight_together(sized, size, least):
+    sized.resize(*size)
+    sized.click(".vs-grid button", "layer 0, head 1")
+    sized.wait(CAPTION, "layer 0, head 1")
+    box = sized.box(".vs-grid button", "layer 0, head 1")
+    assert 0 <= box["y"] <= size[1] - box["height"]
+    assert sized.evaluate(IN_SIGHT) >= least
+
+
+def test_the_layout_follows_its_container_and_not_the_window(sized):
+    sized.resize(1440, 900)
+    widths = []
+    for width in ("600px", "1000px", ""):
+        sized.evaluate("(width) => { document.querySelector('main').style.inlineSize = width; }", width)
+        widths.append(sized.evaluate("() => document.querySelector('.vs-stage').clientWidth"))
+    narrow, middle, wide = widths
+    assert narrow >= 300
+    assert middle >= 500
+    assert wide > middle
+
+
+def test_a_phone_has_a_sheet_that_makes_room(sized):
+    sized.resize(400, 800)
+    sheet = "() => Math.round(document.querySelector('.vs-rest').getBoundingClientRect().height)"
+    before = sized.evaluate("() => document.querySelector('.vs-stage').clientHeight"), sized.evaluate(sheet)
+    assert sized.evaluate("() => document.documentElement.scrollHeight") <= 800
+    sized.click(".vs-grab")
+    assert sized.evaluate(sheet) < 60 < before[1]
+    assert sized.evaluate("() => document.querySelector('.vs-grab').getAttribute('aria-expanded')") == "false"
+    sized.click(".vs-grab")
+    assert sized.evaluate(sheet) == before[1]
+
+
+@pytest.fixture(scope="module")
+def cropped(browser, tiny_view, tmp_path_factory):
+    """A page whose model saw the middle of the photo alone, a third of its width."""
+    document = copy.deepcopy(tiny_view.document())
+    region = document["header"]["region"]
+    width, height = region["size"]
+    region["box"] = [width / 3, 0, 2 * width / 3, height]
+    path = tmp_path_factory.mktemp("pages") / "cropped.html"
+    path.write_bytes(page_bytes(document, "en"))
+    with opened(browser, path.as_uri()) as made:
+        yield made
+        assert made.troubles == []
+
+
+def test_what_the_model_did_not_see_is_hatched_and_told(cropped):
+    alphas = """() => {
+        const canvas = document.querySelector('.vs-marks'), { width, height } = canvas;
+        const at = (x) => {
+            const { data } = canvas.getContext('2d').getImageData(Math.round(x * width), 0, Math.round(width / 6), height);
+            return data.filter((_, i) => i % 4 === 3).reduce((sum, one) => sum + (one > 0), 0) / (data.length / 4);
+        };
+        return [at(0.05), at(0.4), at(0.8)];
+    }"""
+    left, middle, right = cropped.evaluate(alphas)
+    assert (left, middle, right) == (1, 0, 1)
+    assert "67 % of the photo, hatched, was not seen by the model" in cropped.text(".vs-below > .vs-note")
+    cropped.evaluate(SET, {"as_seen": True})
+    assert cropped.evaluate(alphas)[0] == 0
+    cropped.evaluate(SET, {"as_seen": False})
+
+
+def test_a_hint_stands_on_the_photo_until_one_points_at_it(browser, tiny_file):
+    with opened(browser, tiny_file.as_uri()) as made:
+        assert made.text(".vs-hint") == "Point at any patch to see what it looks at"
+        assert made.evaluate("() => document.querySelector('.vs-ring').checkVisibility()") == (browser.name == "chromium")
+        box = made.box(".vs-stage")
+        made.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        made.wait("() => !document.querySelector('.vs-hint, .vs-ring')")
+        assert made.text(".vs-switches > .vs-quiet") == "New here? Tour"
+        made.evaluate(SET, {"tour": 0})
+        made.wait("() => document.querySelector('.vs-switches > .vs-quiet').textContent === 'Tour'")
+
+
+def test_each_method_says_what_it_answers_among_its_like(sized):
+    told = "() => [...document.querySelectorAll('.vs-methods > *')].map((one) => one.firstChild.textContent)"
+    assert sized.evaluate(told) == ["Where it looks", "rollout", "attention", "Why this answer", "relevance"]
+    assert "what reaches the answer through all layers" in sized.text(".vs-methods")

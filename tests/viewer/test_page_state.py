@@ -1,0 +1,104 @@
+"""One object is on the photo: title, colours, command and saved data never tell of different maps."""
+
+import copy
+import json
+import re
+
+import numpy as np
+import pytest
+
+from tests.helpers.browser import CAPTION, SET, VIEWER
+from tests.helpers.browser import shown as opened
+from tests.helpers.viewing import hover, shown
+from vitscope.viewer.page import page_bytes
+
+DRAWN = """() => {
+    const canvas = document.querySelector('.vs-heat');
+    const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+    return data.some((value, i) => i % 4 === 3 && value > 0);
+}"""
+COMMAND = "() => document.querySelector('textarea[aria-label*=\"for this image\"]').value"
+SAVERS = "() => [...document.querySelectorAll('.vs-tab .vs-row .vs-quiet')].slice(0, 3).map((one) => one.disabled)"
+
+
+@pytest.fixture(scope="module")
+def partial(browser, tiny_view, tmp_path_factory):
+    """A page without the rows of its first layer, as where `--max-mb` leaves no room for them."""
+    document = copy.deepcopy(tiny_view.document())
+    document["header"]["layers"][0] |= {"rank": None}
+    path = tmp_path_factory.mktemp("pages") / "partial.html"
+    path.write_bytes(page_bytes(document, "en"))
+    with opened(browser, path.as_uri()) as made:
+        yield made
+        assert made.troubles == []
+
+
+def layers_told(made):
+    """The layer that the title names, and the one that the command would draw."""
+    title, command = made.text(".vs-caption"), made.evaluate(COMMAND)
+    return int(re.search(r"layers? (\d+)", title)[1]), int(re.search(r"--(?:start-)?layer (\d+)", command)[1])
+
+
+def test_a_layer_that_is_not_in_the_page_shows_nothing_under_its_own_title(partial):
+    partial.evaluate(SET, {"panel": "save"})
+    shown(partial, "What patch 1,2 looks at · layer 2", {"source": "query", "query": 7, "layer": 2})
+    assert partial.evaluate(DRAWN)
+    partial.evaluate(SET, {"layer": 0})
+    partial.wait(CAPTION, "layer 0")
+    assert layers_told(partial) == (0, 0)
+    assert not partial.evaluate(DRAWN)
+    assert partial.text(".vs-status") == "The attention of layer 0 is not included in this page."
+    assert partial.evaluate(SAVERS) == [True] * 3
+    partial.evaluate(SET, {"layer": 1})
+    partial.wait(CAPTION, "layer 1")
+    assert layers_told(partial) == (1, 1)
+    assert partial.evaluate(DRAWN)
+    assert partial.evaluate(SAVERS) == [False] * 3
+
+
+def test_heads_of_a_layer_that_is_not_in_the_page_are_empty(partial):
+    """They would keep the thumbnails of another token, under the name of this one."""
+    partial.evaluate(SET, {"panel": "grid", "source": "query", "query": -1, "layer": 2})
+    seen = "() => [...document.querySelectorAll('.vs-grid button')].map((one) => one.classList.contains('vs-gone'))"
+    partial.wait(f"() => !({seen})().some(Boolean)")
+    partial.evaluate(SET, {"query": 7})
+    partial.wait(f"() => ({seen})().join() === 'true,true,false,false,false,false'")
+
+
+def test_while_rolling_out_the_photo_is_empty_under_the_new_title(partial):
+    partial.evaluate(SET, {"panel": "save", "rolled": False})
+    shown(partial, "layer 1", {"source": "query", "query": 7, "layer": 1})
+    partial.evaluate(f"""() => {{
+        const {{ rollout }} = {VIEWER}.ctx, real = rollout.from;
+        rollout.from = async (...given) => {{ await new Promise((go) => {{ window.go = go; }}); return real(...given); }};
+        window.put = () => {{ rollout.from = real; }};
+    }}""")
+    partial.evaluate(SET, {"rolled": True})
+    assert partial.text(".vs-caption") == "What patch 1,2 looks at · layer 1, mean of heads"
+    assert "--method attention" in partial.evaluate(COMMAND)  # what is still shown
+    partial.wait(CAPTION, "layers 1 to 2, rolled out")
+    assert not partial.evaluate(DRAWN)
+    assert "--method rollout" in partial.evaluate(COMMAND)
+    assert partial.evaluate(SAVERS) == [True] * 3
+    partial.evaluate("() => { window.go(); window.put(); }")
+    partial.wait(f"() => Boolean({VIEWER}.ctx.scene.values)")
+    assert partial.evaluate(DRAWN)
+    partial.evaluate(SET, {"rolled": False, "source": "map"})
+
+
+def test_what_is_saved_is_what_the_title_says_under_the_pointer_too(fresh, tiny_scope, photo):
+    fresh.evaluate(SET, {"panel": "save", "layer": 1})
+    hover(fresh, tiny_scope.layout, 1, 2)
+    shown(fresh, "What patch 1,2 looks at · layer 1")
+    fresh.wait(f"() => ({COMMAND})().includes('query=1,2')")
+    name, raw = fresh.saved(
+        lambda: fresh.evaluate("""() => {
+            [...document.querySelectorAll('.vs-tab .vs-quiet')].find((one) => one.textContent.includes('JSON')).click();
+        }""")
+    )
+    record = json.loads(raw)
+    assert name == "chelsea-attention-layer1-head-mean-1-2.json"
+    assert (record["caption"], record["state"]["query"]) == ("What patch 1,2 looks at · layer 1, mean of heads", 7)
+    assert "query=1,2" in record["command"]
+    e = tiny_scope.explain(photo, method="attention", layer=1, query="1,2")
+    assert np.allclose(record["values"], e.map.ravel(), atol=2e-2 * e.map.max())
