@@ -25,7 +25,10 @@ def test_strips_are_darkened_hatched_and_labelled(axis):
     assert (found[inside] == 200).all()
     outside = found[~inside].astype(int)
     assert outside.mean() < 110
-    assert {tuple(one) for one in outside} >= {(76, 76, 76), (129, 129, 129)}  # 0.38 of 200; the line, 0.7 of that and 76.5
+    assert {tuple(one) for one in outside} >= {
+        (76, 76, 76),
+        (129, 129, 129),
+    }  # 0.38 of 200; the line, 0.7 of that and 76.5
     assert (outside > 240).all(1).sum() > 60, "white letters"
 
 

@@ -25,6 +25,7 @@ def tiny(browser, tiny_file):
 
 @pytest.fixture
 def fresh(tiny):
+    tiny.evaluate("() => document.activeElement.blur()")  # a cursor on the photo would stay there
     tiny.evaluate(f"() => {{ const {{ store, ctx }} = {VIEWER}; store.set({{ ...ctx.initial }}); }}")
     tiny.move(1, 1)
     tiny.wait(WAIT, "rollout")

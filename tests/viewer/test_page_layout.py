@@ -25,7 +25,9 @@ def sized(tiny):
     tiny.resize(1280, 900)
 
 
-@pytest.mark.parametrize(("size", "least"), [((1440, 700), 0.9), ((900, 700), 0.9), ((400, 800), 0.95), ((3840, 2160), 0.9)])
+@pytest.mark.parametrize(
+    ("size", "least"), [((1440, 700), 0.9), ((900, 700), 0.9), ((400, 800), 0.95), ((3840, 2160), 0.9)]
+)
 def test_a_clicked_head_and_the_photo_are_in_sight_together(sized, size, least):
     sized.resize(*size)
     sized.click(".vs-grid button", "layer 0, head 1")
@@ -77,7 +79,8 @@ def test_what_the_model_did_not_see_is_hatched_and_told(cropped):
     alphas = """() => {
         const canvas = document.querySelector('.vs-marks'), { width, height } = canvas;
         const at = (x) => {
-            const { data } = canvas.getContext('2d').getImageData(Math.round(x * width), 0, Math.round(width / 6), height);
+            const place = [Math.round(x * width), 0, Math.round(width / 6), height];
+            const { data } = canvas.getContext('2d').getImageData(...place);
             return data.filter((_, i) => i % 4 === 3).reduce((sum, one) => sum + (one > 0), 0) / (data.length / 4);
         };
         return [at(0.05), at(0.4), at(0.8)];
@@ -93,7 +96,9 @@ def test_what_the_model_did_not_see_is_hatched_and_told(cropped):
 def test_a_hint_stands_on_the_photo_until_one_points_at_it(browser, tiny_file):
     with opened(browser, tiny_file.as_uri()) as made:
         assert made.text(".vs-hint") == "Point at any patch to see what it looks at"
-        assert made.evaluate("() => document.querySelector('.vs-ring').checkVisibility()") == (browser.name == "chromium")
+        assert made.evaluate("() => document.querySelector('.vs-ring').checkVisibility()") == (
+            browser.name == "chromium"
+        )
         box = made.box(".vs-stage")
         made.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
         made.wait("() => !document.querySelector('.vs-hint, .vs-ring')")

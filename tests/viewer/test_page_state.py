@@ -70,7 +70,8 @@ def test_while_rolling_out_the_photo_is_empty_under_the_new_title(partial):
     shown(partial, "layer 1", {"source": "query", "query": 7, "layer": 1})
     partial.evaluate(f"""() => {{
         const {{ rollout }} = {VIEWER}.ctx, real = rollout.from;
-        rollout.from = async (...given) => {{ await new Promise((go) => {{ window.go = go; }}); return real(...given); }};
+        const held = new Promise((go) => {{ window.go = go; }});
+        rollout.from = async (...given) => {{ await held; return real(...given); }};
         window.put = () => {{ rollout.from = real; }};
     }}""")
     partial.evaluate(SET, {"rolled": True})

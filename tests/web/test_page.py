@@ -4,32 +4,13 @@ import re
 
 import numpy as np
 import pytest
-from skimage import data
 
 import vitscope
 from tests.helpers.browser import SHOWN, VIEWER, texts
-from tests.helpers.uploads import encoded
+from tests.helpers.webpage import CAT, DROP, PASTE, READY, START, TITLE, moved
 from tests.helpers.webserver import TOKEN, serving
 from vitscope.images import decode_image
 from vitscope.web.samples import sample_picture
-
-CAT = encoded(data.chelsea())
-READY = "() => Boolean(document.querySelector('main').viewer?.ctx.scene)"
-START = "() => Boolean(document.querySelector('.vw-samples button'))"
-TITLE = "(name) => document.querySelector('main h1')?.textContent === name"
-BYTES = "const file = new File([Uint8Array.from(bytes)], name, { type: kind }), moved = new DataTransfer();"
-DROP = f"""([bytes, name, kind]) => {{
-    {BYTES} moved.items.add(file);
-    const on = document.querySelector('.vw-drop') ?? document.body;
-    const what = {{ bubbles: true, cancelable: true, dataTransfer: moved }};
-    on.dispatchEvent(new DragEvent('dragover', what));
-    const marked = document.querySelector('.vw').classList.contains('vw-over');
-    return [marked, on.dispatchEvent(new DragEvent('drop', what))];
-}}"""
-PASTE = f"""([bytes, name, kind]) => {{
-    {BYTES} moved.items.add(file);
-    document.body.dispatchEvent(new ClipboardEvent('paste', {{ bubbles: true, clipboardData: moved }}));
-}}"""
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +37,6 @@ def start(app):
         app.click(".vw-above button", "Another photo")
     app.wait(START)
     return app
-
-
-def moved(raw, name="cat.png", kind="image/png"):
-    return [list(raw), name, kind]
 
 
 @pytest.fixture

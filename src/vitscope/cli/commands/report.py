@@ -22,7 +22,9 @@ def report(
     flags: opt.LoadFlags,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="FILE", help="The page; by default report.html or views/ID.html in FOLDER."),
+        typer.Option(
+            "--out", "-o", metavar="FILE", help="The page; by default report.html or views/ID.html in FOLDER."
+        ),
     ] = None,
     view: Annotated[
         str | None,
