@@ -6,8 +6,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vitscope.geometry import ImageRegion
 
-__all__ = ["hatch_unseen"]
-
 _WORDS = "not seen by the model"
 _THINNEST = 0.002  # of a side: thinner strips come from rounding
 _DIMMED, _LINE = 0.38, 0.3  # of the photo's light that stays; of white that a line adds
@@ -45,9 +43,10 @@ def hatch_unseen(photo: UInt8[np.ndarray, "H W 3"], region: ImageRegion) -> UInt
 def _label(part: UInt8[np.ndarray, "h w 3"], longest: int) -> None:
     """Write the label along the middle of a strip, where there is room."""
     high, wide = part.shape[:2]
-    font = ImageFont.load_default(size=min(max(longest // 50, 9), 60))
+    letters = min(max(longest // 50, 9), 60)
+    font = ImageFont.load_default(size=letters)
     left, top, right, bottom = font.getbbox(_WORDS)
-    gap = max(int(font.size) // 3, 2)
+    gap = max(letters // 3, 2)
     size = int(right - left) + 2 * gap, int(bottom - top) + 2 * gap
     upright = size[0] > wide
     label = Image.new("RGB", size, (24, 25, 28))

@@ -114,7 +114,6 @@ export function createTour(root, ctx, opener) {
     shown = step;
     opener.setAttribute("aria-expanded", step !== null);
     if (step !== null) offer(ctx.first = false);
-    ctx.root.classList.toggle("vs-touring", step !== null);
     if (step === null) return leave(focus);
     ctx.before ??= Object.fromEntries(KEPT.map((key) => [key, store.get()[key]]));
     const { state, values, text: key = `tour_${step + 1}`, at } = await STEPS[step](ctx);
