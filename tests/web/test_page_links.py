@@ -74,5 +74,6 @@ def test_an_address_without_its_token_is_a_page_that_says_what_to_do(chromium, a
     request = urllib.request.Request(f"{address}/", headers={"accept": "application/json"})
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request)
-    assert refused.value.code == 401
-    assert refused.value.headers["content-type"] == "application/json"
+    with refused.value as answer:
+        assert answer.code == 401
+        assert answer.headers["content-type"] == "application/json"
