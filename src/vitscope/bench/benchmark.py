@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from vitscope._files import atomic_write
 from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.bench import planted
-from vitscope.bench.cases import KINDS, Case, planted_cases
+from vitscope.bench.cases import KINDS, Case, Explainer, planted_cases
 from vitscope.bench.digits import digit_cases
 from vitscope.bench.report import WorstCase, outline_mask, render_report
 from vitscope.bench.run_log import CaseResult, RunLog, fingerprint
@@ -24,8 +24,6 @@ from vitscope.bench.summary import BenchmarkSummary, summarise
 from vitscope.errors import UnknownNameError, UsageError, VitscopeError
 from vitscope.images import Picture
 
-if TYPE_CHECKING:
-    from vitscope.scope import Scope
 
 DEFAULT_COUNTS: Mapping[str, int | None] = {"planted": 60, "segmentation": None, "digits": 60, "speed": 12}
 _SCENE = 336  # default side of a planted scene
@@ -54,7 +52,7 @@ class Benchmark:
 
 
 def make_benchmark(
-    scope: "Scope",
+    scope: Explainer,
     kind: str,
     *,
     count: int | None = None,
@@ -146,7 +144,7 @@ def make_benchmark(
 
 
 def run_benchmark(
-    scope: "Scope",
+    scope: Explainer,
     benchmark: Benchmark,
     specs: Sequence[MethodSpec],
     out: str | Path,
@@ -204,7 +202,7 @@ def run_benchmark(
 
 
 def _worst(
-    scope: "Scope",
+    scope: Explainer,
     benchmark: Benchmark,
     specs: Sequence[MethodSpec],
     results: Sequence[CaseResult],

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -11,7 +11,41 @@ from vitscope.bench import planted
 from vitscope.explanation import Explanation
 from vitscope.metrics.localisation import inside, localise, pointing
 
+if TYPE_CHECKING:
+    import torch
+
+    from vitscope.engine.engine import Engine
+    from vitscope.errors import Support
+    from vitscope.models.base import ModelAdapter
+
 Numbers = Mapping[str, Any]
+
+
+class Explainer(Protocol):
+    """What a benchmark uses of a `Scope`, which itself offers `calibrate` and so stands above this folder."""
+
+    @property
+    def engine(self) -> "Engine":
+        """The model at work."""
+
+    @property
+    def adapter(self) -> "ModelAdapter":
+        """What vitscope knows of the model."""
+
+    @property
+    def device(self) -> "torch.device":
+        """The device of the model's parameters."""
+
+    @property
+    def dtype(self) -> "torch.dtype":
+        """The type of the model's parameters."""
+
+    @property
+    def explain(self) -> Callable[..., Any]:
+        """Explain one image, or several as a batch."""
+
+    def methods(self) -> "list[Support]":
+        """Return every method by name: whether it applies, and why not."""
 
 
 @dataclass(frozen=True, eq=False)

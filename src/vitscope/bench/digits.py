@@ -1,23 +1,19 @@
 """Cases for a model that classifies digits: scenes of two digits, and 2 x 2 grids of four images."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from vitscope._messages import msg
-from vitscope.bench.cases import Case, grid_judge, pair_judge
+from vitscope.bench.cases import Case, Explainer, grid_judge, pair_judge
 from vitscope.bench.digit_scenes import scenes as digit_scenes
 from vitscope.bench.digit_scenes import split_digits
 from vitscope.errors import UsageError
 
-if TYPE_CHECKING:
-    from vitscope.scope import Scope
 
 MODEL = "embedded:digit-scenes"
 _PAIRS, _CELLS = 2_000_003, 3_000_017  # seeds far from those of training
 
 
-def digit_cases(scope: "Scope", count: int, seed: int = 0) -> tuple[list[Case], int]:
+def digit_cases(scope: Explainer, count: int, seed: int = 0) -> tuple[list[Case], int]:
     """Make cases of two digits, and of grids of four.
 
     Each of `count` scenes of two digits has a case for each digit, each of `count` grids one for one of its cells.
@@ -94,7 +90,7 @@ def _grid(images: np.ndarray, labels: np.ndarray, first: int) -> tuple[np.ndarra
     return np.concatenate([np.concatenate([a, b], 1), np.concatenate([c, d], 1)], 0), [int(v) for v in labels[chosen]]
 
 
-def _top_classes(scope: "Scope", images: list[np.ndarray], most: int) -> list[set[str]]:
+def _top_classes(scope: Explainer, images: list[np.ndarray], most: int) -> list[set[str]]:
     """Return the most probable classes of each image."""
     found = scope.explain(images, method="attention", batch_size=32)
     return [{label for label, _ in e.predictions[:most]} for e in found]

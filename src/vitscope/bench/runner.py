@@ -5,12 +5,12 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from vitscope._messages import msg
-from vitscope.bench.cases import Case
+from vitscope.bench.cases import Case, Explainer
 from vitscope.bench.planted import size_class
 from vitscope.bench.run_log import CaseResult, RunLog
 from vitscope.errors import YES, ImageError, MethodError, UnsupportedError, UsageError, VitscopeError
@@ -18,8 +18,6 @@ from vitscope.explanation import Explanation
 from vitscope.images import Picture
 from vitscope.methods.base import METHODS
 
-if TYPE_CHECKING:
-    from vitscope.scope import Scope
 
 RANDOM, CENTRE = "random", "centre prior"
 PRIORS = (RANDOM, CENTRE)
@@ -46,7 +44,7 @@ class MethodSpec:
     method_options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def method_specs(scope: "Scope", texts: Sequence[str], parse: Callable[[str], tuple[str, Any]]) -> list[MethodSpec]:
+def method_specs(scope: Explainer, texts: Sequence[str], parse: Callable[[str], tuple[str, Any]]) -> list[MethodSpec]:
     """Parse and check the specifications of methods.
 
     `random` and `centre prior` are always added at the end.
@@ -89,7 +87,7 @@ def method_specs(scope: "Scope", texts: Sequence[str], parse: Callable[[str], tu
 
 
 def run_cases(
-    scope: "Scope",
+    scope: Explainer,
     cases: Sequence[Case],
     specs: Sequence[MethodSpec],
     run_log: RunLog,
@@ -142,7 +140,7 @@ def run_cases(
 
 
 def explain_case(
-    scope: "Scope", spec: MethodSpec, picture: Picture, case: Case, size: int | None = None, seed: int = 0
+    scope: Explainer, spec: MethodSpec, picture: Picture, case: Case, size: int | None = None, seed: int = 0
 ) -> Explanation:
     """Return one method's map of one case.
 
@@ -165,7 +163,7 @@ def explain_case(
 
 
 def _rows(
-    scope: "Scope",
+    scope: Explainer,
     missing: Sequence[MethodSpec],
     picture: Picture,
     mask: np.ndarray,
@@ -204,7 +202,7 @@ def _rows(
 
 
 def _try_explain(
-    scope: "Scope", spec: MethodSpec, picture: Picture, case: Case, size: int | None, seed: int
+    scope: Explainer, spec: MethodSpec, picture: Picture, case: Case, size: int | None, seed: int
 ) -> Explanation | VitscopeError:
     """Return the map or its error: a bad image or map does not stop a benchmark."""
     try:
@@ -213,7 +211,7 @@ def _try_explain(
         return error
 
 
-def _forward(scope: "Scope", picture: Picture, size: int | None) -> float:
+def _forward(scope: Explainer, picture: Picture, size: int | None) -> float:
     """Return the seconds of preprocessing and one plain forward without recording."""
     start = time.perf_counter()
     pixels, _ = scope.adapter.prepare(picture, size)
