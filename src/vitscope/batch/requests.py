@@ -118,6 +118,8 @@ def fingerprint(scope: "Scope", plan: BatchPlan, source: Mapping[str, Any]) -> d
         names = repr(sorted(scope.adapter.labels.items()))
         fields["labels"] = f"{plan.labels} {hashlib.sha256(names.encode()).hexdigest()[:16]}"
     targets = [_with_hash(text) for text in plan.targets]
+    if "auto" in plan.methods and (calibration := scope.engine.calibration.of(scope.adapter)) is not None:
+        fields["calibration"] = f"{calibration.made} {calibration.digest}"
     return {
         "schema": SCHEMA,
         **{name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()},

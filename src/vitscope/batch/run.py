@@ -87,11 +87,14 @@ def run(
     require_engine(engine)
     from vitscope.batch.output import open_output
     from vitscope.batch.requests import fingerprint, method_requests
+    from vitscope.engine.calibrated import NONE
 
     folder = Path(out)
     images = replace(ImageSource(source) if isinstance(source, str) else source, exclude=folder.resolve())
     run_engine = importlib.import_module(ENGINES[engine]).run
     scope = scope or plan.load()
+    if "auto" in plan.methods:  # workers on other machines take the same as this one
+        plan = replace(plan, calibration=scope.engine.calibration.of(scope.adapter) or NONE)
     method_requests(scope, plan)
     if next(iter(images), None) is None:
         raise UsageError(

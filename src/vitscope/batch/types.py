@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from vitscope.engine.calibrated import Calibrated
     from vitscope.scope import Scope
 
 SCHEMA = 1
 _LOAD = (
     *("revision", "device", "dtype", "weights", "processor"),
-    *("output", "labels", "multi_label", "trust_remote_code", "display", "window"),
+    *("output", "labels", "multi_label", "trust_remote_code", "display", "window", "calibration"),
 )
 RefKind: TypeAlias = Literal["file", "parquet", "tar", "video", "broken"]
 
@@ -109,6 +110,7 @@ class BatchPlan:
         trust_remote_code: as in `vitscope.load`.
         display: as in `vitscope.load`, as text, such as `3,2,1`.
         window: as in `vitscope.load`, as text, such as `0,4095`.
+        calibration: as in `vitscope.load`.
         methods: one or more; each image has a row for each.
         targets: as the command line writes them; empty means the model's own answer. Each image has a row for each
             target of a method that uses targets.
@@ -141,6 +143,7 @@ class BatchPlan:
     trust_remote_code: bool = False
     display: str | None = None
     window: str | None = None
+    calibration: "Calibrated" = None
     methods: tuple[str, ...] = ("auto",)
     targets: tuple[str, ...] = ()
     method_options: Mapping[str, Any] = field(default_factory=dict)
@@ -178,7 +181,7 @@ class BatchPlan:
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that rows depend on; a resumed run must have the same."""
-        how = ("revision", "device", "batch_size", "batch_tokens", "workers", "max_pending_bytes")
+        how = ("revision", "device", "calibration", "batch_size", "batch_tokens", "workers", "max_pending_bytes")
         return {name: value for name, value in asdict(self).items() if name not in how}
 
     def load(self) -> "Scope":

@@ -24,7 +24,6 @@ from vitscope.bench.summary import BenchmarkSummary, summarise
 from vitscope.errors import UnknownNameError, UsageError, VitscopeError
 from vitscope.images import Picture
 
-
 DEFAULT_COUNTS: Mapping[str, int | None] = {"planted": 60, "segmentation": None, "digits": 60, "speed": 12}
 _SCENE = 336  # default side of a planted scene
 _WORST = 6

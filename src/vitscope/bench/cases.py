@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Numbers = Mapping[str, Any]
 
 
+@runtime_checkable
 class Explainer(Protocol):
     """What a benchmark uses of a `Scope`, which itself offers `calibrate` and so stands above this folder."""
 

@@ -8,9 +8,13 @@ from vitscope.bench.digit_scenes import scenes as digit_scenes
 from vitscope.bench.digit_scenes import split_digits
 from vitscope.errors import UsageError
 
-
 MODEL = "embedded:digit-scenes"
 _PAIRS, _CELLS = 2_000_003, 3_000_017  # seeds far from those of training
+
+
+def names_digits(scope: Explainer) -> bool:
+    """Return whether a model has classes named 0 to 9."""
+    return {str(digit) for digit in range(10)} <= set(scope.adapter.labels.values())
 
 
 def digit_cases(scope: Explainer, count: int, seed: int = 0) -> tuple[list[Case], int]:
@@ -32,8 +36,7 @@ def digit_cases(scope: Explainer, count: int, seed: int = 0) -> tuple[list[Case]
     Raises:
         UsageError: a model without these classes, or one that recognises none of the scenes.
     """
-    names = {str(digit) for digit in range(10)}
-    if not names <= set(scope.adapter.labels.values()):
+    if not names_digits(scope):
         raise UsageError(
             msg("bench.no-digit-classes", "{model} has no classes named 0 to 9", model=scope.adapter.reference),
             msg("bench.no-digit-classes.hint", "leave {@model} out: {default} is trained for it", default=MODEL),

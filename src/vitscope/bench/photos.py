@@ -136,6 +136,12 @@ def background(name: str) -> UInt8[np.ndarray, "H W 3"]:
     return pixels[top:bottom, left:right]
 
 
+def sample_photos() -> dict[str, UInt8[np.ndarray, "H W 3"]]:
+    """Return all photos by name, whole."""
+    parts = [photo for photo, _ in (*_SHAPES.values(), *_BACKGROUND_PARTS.values())]
+    return {name: _photo(name) for name in dict.fromkeys(parts)}
+
+
 def _outline(size: tuple[int, int], draw: Callable[[ImageDraw.ImageDraw], None]) -> UInt8[np.ndarray, "H W"]:
     """Draw soft alpha, shrunk from a fine version; the photo's own edge stays hard."""
     height, width = size

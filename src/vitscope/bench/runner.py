@@ -18,7 +18,6 @@ from vitscope.explanation import Explanation
 from vitscope.images import Picture
 from vitscope.methods.base import METHODS
 
-
 RANDOM, CENTRE = "random", "centre prior"
 PRIORS = (RANDOM, CENTRE)
 DEFAULT_METHODS = ("auto", "rollout", "attention", "relevance", "grad-sam", "attnlrp", "gradcam", "pca", "ncut")

@@ -14,6 +14,7 @@ from vitscope.cli.commands._groups import command
 from vitscope.cli.commands.about import inspect, methods, models
 from vitscope.cli.commands.batch import batch
 from vitscope.cli.commands.bench import bench
+from vitscope.cli.commands.calibrate import calibrate
 from vitscope.cli.commands.explain import explain
 from vitscope.cli.commands.measure import measure
 from vitscope.cli.commands.report import report
@@ -43,6 +44,7 @@ for function in (
     similarity,
     compare,
     bench,
+    calibrate,
     batch,
     report,
     models,

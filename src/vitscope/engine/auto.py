@@ -1,15 +1,17 @@
 """Choose the method that `method="auto"` stands for; docs/which-method.md has the measurements behind it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
 
 from vitscope._messages import Message, join_messages, msg
 from vitscope.attention.gradient_rules import GradientRuleName
-from vitscope.engine.options import Options
+from vitscope.engine.options import Options, Refinement
 from vitscope.errors import Support
 from vitscope.methods.base import METHODS, Method
 from vitscope.models.base import ModelAdapter
+
+Question: TypeAlias = Literal["objects", "evidence"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,9 @@ class MethodChoice:
         gradient_rule: by which rules gradients go back.
         reason: why it was chosen, for the provenance.
         overlay_options: keywords of `overlay` that suit such maps.
+        refine: the refinement of its maps.
+        calibration: what was measured of this model, for the provenance; empty where the choice rests on none.
+        note: whether it was measured on this model, where the reason does not say so.
     """
 
     method: str
@@ -29,11 +34,14 @@ class MethodChoice:
     gradient_rule: GradientRuleName = "plain"
     reason: str = ""
     overlay_options: Mapping[str, Any] = field(default_factory=dict)
+    refine: Refinement = "none"
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
 
     def __str__(self) -> str:
-        more = {**self.method_options, **self.overlay_options} | (
-            {} if self.gradient_rule == "plain" else {"gradient_rule": self.gradient_rule}
-        )
+        more = {**self.method_options, **self.overlay_options}
+        more |= {} if self.gradient_rule == "plain" else {"gradient_rule": self.gradient_rule}
+        more |= {} if self.refine == "none" else {"refine": self.refine}
         return ", ".join([self.method, *(f"{name} {value}" for name, value in more.items())])
 
 
@@ -47,6 +55,12 @@ OBJECTS = "random-walk"
 LAST = "rollout"
 
 
+def question_of(adapter: ModelAdapter, options: Options) -> Question:
+    """Return what `auto` has to answer: why this class or target (`evidence`), or where the model looks (`objects`)."""
+    classifies = adapter.class_count() is not None or (bool(adapter.labels) and not adapter.dense)
+    return "evidence" if classifies or any(target is not None for target in options.all_targets) else "objects"
+
+
 def choose_method(adapter: ModelAdapter, options: Options, supports: Callable[[Method], Support]) -> MethodChoice:
     """Choose a method for a model and what is to be explained.
 
@@ -58,10 +72,10 @@ def choose_method(adapter: ModelAdapter, options: Options, supports: Callable[[M
         own = dict(adapter.auto_options)
         return MethodChoice(own.pop("method"), own, overlay_options=adapter.overlay_options)
     candidates: list[tuple[str, GradientRuleName, Message]] = []
-    if adapter.class_count() is not None or (adapter.labels and not adapter.dense):
+    if question_of(adapter, replace(options, target=None, targets=None)) == "evidence":
         reason = msg("engine.choice.class", "evidence for the class")
         candidates = [(name, rule, reason) for name, rule in EVIDENCE]
-    elif any(target is not None for target in options.all_targets):
+    elif question_of(adapter, options) == "evidence":
         reason = msg("engine.choice.target", "evidence for the target")
         candidates = [(name, rule, reason) for name, rule in EVIDENCE]
     candidates.append((OBJECTS, "plain", msg("engine.choice.objects", "what it attends to, and what is similar")))

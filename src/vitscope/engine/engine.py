@@ -17,6 +17,7 @@ from vitscope._messages import msg
 from vitscope.attention import AttentionStore
 from vitscope.engine.attribution import Attribution, attribution_of, check_pixels
 from vitscope.engine.auto import MethodChoice, choose_method
+from vitscope.engine.calibrated import CalibrationOfModel
 from vitscope.engine.capabilities import Capabilities
 from vitscope.engine.finite import NOT_FINITE
 from vitscope.engine.options import (
@@ -48,11 +49,17 @@ log = logging.getLogger(__name__)
 
 
 class Engine(ModelRunner):
-    """A model with everything that explains its images; `capabilities` is what it supports."""
+    """A model with everything that explains its images.
+
+    Attributes:
+        capabilities: what it supports.
+        calibration: what was measured of it, which `auto` follows.
+    """
 
     def __init__(self, adapter: ModelAdapter, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(adapter, device, dtype)
         self.capabilities = Capabilities(self)
+        self.calibration = CalibrationOfModel(adapter)
 
     def refresh(self) -> bool:
         """Look at the model again; return whether what was known of it had to be found out anew."""
@@ -73,7 +80,9 @@ class Engine(ModelRunner):
     @alone
     def recommend(self, options: Options) -> MethodChoice:
         """Choose the method that `auto` stands for, with the reason."""
-        choice = choose_method(self.adapter, options, self.capabilities.method)
+        supports = self.capabilities.method
+        choice = choose_method(self.adapter, options, supports)
+        choice = self.calibration.settle(self.adapter, options, supports, choice)
         log.debug("method for %s: %s (%s)", self.adapter.reference, choice, choice.reason)
         return choice
 
@@ -106,6 +115,8 @@ class Engine(ModelRunner):
             chosen.pop("layers", None)
         if choice and options.gradient_rule == "plain":
             options = replace(options, gradient_rule=choice.gradient_rule)
+        if choice and options.refine == "none":
+            options = replace(options, refine=choice.refine)
         return Request(options, method, method.check(chosen | dict(options.method_options), OPTION_NAMES), choice)
 
     @alone

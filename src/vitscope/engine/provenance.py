@@ -51,6 +51,7 @@ def provenance(
             **{name: found for name in ("torch", *_library(adapter), "numpy") if (found := _version(name))},
         },
         "notes": [*picture.notes, *notes_of(adapter, request, target)],
+        **({"calibration": dict(choice.calibration)} if choice and choice.calibration else {}),
         **({"drawing": dict(choice.overlay_options)} if choice and choice.overlay_options else {}),
     }
     return record | ({"caveat": method.caveat} if method.caveat else {})
@@ -71,6 +72,8 @@ def notes_of(adapter: ModelAdapter, request: Request, target: Target = None) -> 
         )
     elif choice is not None:
         notes.append(msg("engine.chosen", "chosen by vitscope for this model: {choice}", choice=str(choice)))
+    if choice is not None and choice.note:
+        notes.append(choice.note)
     if isinstance(target, QueryTarget) and "target" not in method.requires:
         notes.append(
             msg(

@@ -97,6 +97,12 @@ class LoadFlags:
     window: Annotated[
         str | None, typer.Option(metavar="LOW,HIGH", help="Numbers of an image that become black and white.")
     ] = None
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|none", help="Calibration for the method auto; by default the model's own in the cache."
+        ),
+    ] = None
     revision: Revision = None
     device: Device = "auto"
     dtype: Dtype = "float32"

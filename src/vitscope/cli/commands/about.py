@@ -90,7 +90,7 @@ def inspect(
 ) -> None:
     """Describe a model: tokens, grid, pooling, input, the recommended method, and which methods apply."""
     scope = opt.load(reference, **flags.keywords())
-    layout, facts = scope.layout, dict(scope.adapter.describe())
+    layout, facts, best = scope.layout, dict(scope.adapter.describe()), scope.recommend()
     facts |= {
         "tokens": f"{layout.tokens}: {layout}",
         "prefix tokens": ", ".join(layout.prefix) or "none",
@@ -98,7 +98,8 @@ def inspect(
         "explained output": scope.adapter.reads(),
         "weights": scope.adapter.weights,
         **({"notes": "; ".join(scope.adapter.notes)} if scope.adapter.notes else {}),
-        "recommended": f"{(best := scope.recommend())}{f': {best.reason}' if best.reason else ''}",
+        "recommended": f"{best}{f': {best.reason}' if best.reason else ''}",
+        **({"calibration": best.note} if best.note else {}),
     }
     reasons = {support.name: support.reason for support in scope.methods()}
     if as_json:

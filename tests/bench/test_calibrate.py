@@ -1,0 +1,306 @@
+"""Calibration: the setting that tells the truth is found, the same each time, and only used where it was measured."""
+
+import json
+import shutil
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vitscope
+from tests.bench.toys_calibration import SIDE, Reddish, scenes
+from tests.helpers.errors import raises
+from vitscope._documents import DamagedFileError, document_bytes
+from vitscope.bench import calibrate as calibrate_module
+from vitscope.bench import calibration_cases
+from vitscope.bench.calibrate import calibrate, table
+from vitscope.engine import calibration as kept
+from vitscope.engine.calibration import Setting, calibration_path, read_calibration
+from vitscope.errors import ResultError, UnsupportedError, UsageError
+from vitscope.methods.base import METHODS
+
+TRIED = {"random-walk", "rollout", "pca", "gradcam", "input-x-gradient"}
+
+
+def pixels_of(image):
+    return torch.from_numpy(np.asarray(image.convert("RGB").resize((SIDE, SIDE))) / np.float32(255)).permute(2, 0, 1)
+
+
+def toy(classes=False, **options):
+    names = ["red", "green", "blue"] if classes else []
+    return vitscope.load(Reddish(classes).eval(), processor=pixels_of, labels=names, **options)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch, tmp_path):
+    """Few cases of scenes that the toy knows, and a cache of their own."""
+    monkeypatch.setattr(calibration_cases.planted, "scenes", scenes)
+    monkeypatch.setattr(calibrate_module, "QUICK", ((1, 2), 8, 2))
+    monkeypatch.setattr(calibrate_module, "_LEFT_OUT", {name for name, _ in METHODS} - TRIED)
+    monkeypatch.setattr(kept, "folder", lambda: tmp_path / "calibrations")
+
+
+@pytest.fixture(scope="module")
+def _measured(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("calibrated")
+    with pytest.MonkeyPatch.context() as patch:
+        small.__wrapped__(patch, folder)
+        scope = toy()
+        return scope.calibrate(quick=True), folder / "calibrations", scope
+
+
+@pytest.fixture
+def measured(_measured, tmp_path):
+    """A calibration of the toy, and a copy of its cache."""
+    found, folder, _ = _measured
+    shutil.copytree(folder, tmp_path / "calibrations")
+    return found
+
+
+def notes(scope, **options):
+    return scope.explain(scenes(1)[0].image, **options).provenance["notes"]
+
+
+def test_the_gradient_is_chosen_where_only_the_gradient_tells(measured):
+    answer = measured.answers["objects"]
+    assert str(answer.default) == "random-walk"
+    assert answer.outcome == "better"
+    assert "gradient" in METHODS.get(answer.choice.method).requires
+    rows = {row.label: row for row in answer.rows}
+    default, chosen = rows["random-walk"], rows[str(answer.choice)]
+    assert default.numbers["auc"].value < 0.7 < 0.99 < chosen.numbers["auc"].value
+    assert chosen.difference.low > 0
+    # the same numbers in another way: the choice's own maps of the report's scenes
+    scope, setting = toy(calibration="none"), answer.choice
+    for name in ("auc", "pointing"):
+        own = [
+            calibration_cases._object_numbers(
+                scope.explain(
+                    scene.image,
+                    method=setting.method,
+                    gradient_rule=setting.gradient_rule,
+                    refine=setting.refine,
+                    method_options=setting.method_options,
+                ),
+                scene.mask,
+            )[name]
+            for scene in scenes(8)
+        ]
+        assert np.mean(own) == pytest.approx(chosen.numbers[name].value, abs=1e-6)
+
+
+def test_auto_follows_it_and_says_so(measured):
+    scope, choice = toy(), measured.answers["objects"].choice
+    e = scope.explain(scenes(1)[0].image)
+    assert e.method == choice.method
+    assert any(note.code == "engine.chosen-because" and "calibrated on" in note for note in e.provenance["notes"])
+    assert e.provenance["calibration"]["choice"] == str(choice)
+    assert e.provenance["calibration"]["weights"] == scope.adapter.weights
+    np.testing.assert_array_equal(scope.attribute(pixels_of(Image.fromarray(scenes(1)[0].image))[None]).maps[0], e.map)
+    assert scope.recommend(residual_weight=0.3).method == "rollout"  # an option that the choice does not have
+    codes = [note.code for note in notes(scope, residual_weight=0.3)]
+    assert "engine.calibration.not-used" in codes
+
+
+def test_without_a_calibration_that_is_said_once_and_for_auto_only(tmp_path):
+    scope = toy()
+    assert [note for note in notes(scope) if "calibrat" in note] == ["not calibrated for this model"]
+    assert not [note for note in notes(scope, method="rollout") if "calibrat" in note]
+    assert not (tmp_path / "calibrations").exists()
+
+
+def test_none_uses_none(measured):
+    assert [note for note in notes(toy(calibration="none")) if "calibrat" in note] == ["not calibrated for this model"]
+
+
+def test_a_target_is_a_question_of_its_own(measured):
+    scope = toy()
+    like = vitscope.similar_to(scenes(2)[1].image)
+    assert scope.recommend(target=like).method == "gradcam"
+    assert scope.recommend(target=like).note.code == "engine.calibration.not-used"
+
+
+def test_the_same_twice_and_after_an_interruption(measured, tmp_path):
+    shutil.rmtree(tmp_path / "calibrations")
+    seen = []
+
+    def stop(stage, done, total):
+        seen.append(stage)
+        if len(seen) == 40:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        toy().calibrate(quick=True, progress=stop)
+    (log,) = (tmp_path / "calibrations").iterdir()
+    before = (log / "rows.jsonl").read_bytes()
+    assert len(before.splitlines()) > 20
+    again = toy().calibrate(quick=True)
+    assert again.answers == measured.answers
+    assert [path.suffix for path in (tmp_path / "calibrations").iterdir()] == [".json"]
+
+
+def test_a_finished_one_is_not_measured_again_unless_asked(measured):
+    def fail(stage, done, total):
+        raise AssertionError
+
+    assert toy().calibrate(quick=True, progress=fail) == measured
+    with pytest.raises(AssertionError):
+        toy().calibrate(quick=True, progress=fail, force=True)
+    with pytest.raises(AssertionError):
+        toy().calibrate(quick=True, progress=fail, seed=1)
+
+
+def test_it_can_be_shared_but_not_with_another_model(measured, tmp_path):
+    file = tmp_path / "shared.json"
+    toy().calibrate(quick=True, export=file)
+    shutil.rmtree(tmp_path / "calibrations")
+    assert toy(calibration=file).recommend().method == measured.answers["objects"].choice.method
+    other = Reddish().eval()
+    with torch.no_grad():
+        other.places.add_(1)
+    with raises(UsageError, "engine.calibration.other-model") as caught:
+        vitscope.load(other, processor=pixels_of, labels=[], calibration=file)
+    assert measured.weights in str(caught.value)
+    assert vitscope.load(other, processor=pixels_of, labels=[]).adapter.weights in str(caught.value)
+
+
+def test_changed_weights_are_another_model(measured):
+    scope = toy()
+    assert scope.recommend().calibration
+    with torch.no_grad():
+        scope.model.places.add_(1)
+    choice = scope.recommend()
+    assert choice.method == "random-walk"
+    assert choice.note.code == "engine.calibration.changed"
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda text: text.replace(b'"better"', b'"kept"'), "sha256"),
+        (lambda text: text[:-200], "not JSON"),
+        (lambda text: b" " * (1 << 20) + text, "more than"),
+        (lambda text: changed(text, surprise=1), "surprise"),
+        (lambda text: changed(text, made="yesterday"), "made"),
+        (lambda text: changed(text, answers={"meaning": {"outcome": "kept"}}), "answers"),
+        (lambda text: changed(text, answers={"objects": {"outcome": "better"}}), "answers.objects"),
+        (lambda text: text.replace(b"input-x-gradient", b"input-x-gradients"), "sha256"),
+        (lambda text: changed(text, setting={"method": "no-such"}), "no-such"),
+        (lambda text: changed(text, setting={"method": "rollout", "method_options": {"a": 1}}), "answers.objects"),
+    ],
+)
+def test_damaged_files_are_refused_and_in_the_cache_left_out(measured, tmp_path, damage, told):
+    (path,) = (tmp_path / "calibrations").iterdir()
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DamagedFileError, match=told):
+        toy(calibration=path)
+    choice = toy().recommend()
+    assert choice.method == "random-walk"
+    assert choice.note.code == "engine.calibration.damaged"
+
+
+def changed(text, setting=None, **fields):
+    document = json.loads(text)
+    document.pop("sha256")
+    if setting is not None:
+        document["answers"]["objects"]["choice"] = setting
+    return document_bytes(document | fields)
+
+
+def test_another_schema_is_told(measured, tmp_path):
+    (path,) = (tmp_path / "calibrations").iterdir()
+    path.write_bytes(changed(path.read_bytes(), schema=2))
+    with raises(ResultError, "documents.schema"):
+        read_calibration(path)
+
+
+def test_what_was_compared_with_another_default_says_nothing(measured):
+    answer = msgspec.structs.replace(measured.answers["objects"], default=Setting("pca"))
+    other = msgspec.structs.replace(measured, answers={"objects": answer})
+    choice = toy(calibration=other).recommend()
+    assert choice.method == "random-walk"
+    assert choice.note.code == "engine.calibration.not-used"
+    assert "pca" in choice.note
+
+
+def test_a_default_that_nothing_beats_stays(measured):
+    answer = msgspec.structs.replace(measured.answers["objects"], outcome="kept", choice=Setting("random-walk"))
+    choice = toy(calibration=msgspec.structs.replace(measured, answers={"objects": answer})).recommend()
+    assert choice.method == "random-walk"
+    assert choice.note.code == "engine.calibration.note"
+    assert choice.calibration["outcome"] == "kept"
+
+
+# --- why this class --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def squares(tmp_path):
+    """Photos of three colours, and one that says nothing."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, colour in enumerate([(220, 20, 20), (20, 220, 20), (20, 20, 220)] * 4):
+        noise = np.random.default_rng(number).integers(-20, 20, (80, 90, 3))
+        Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)).save(folder / f"{number}.png")
+    Image.fromarray(np.full((50, 50, 3), 128, np.uint8)).save(folder / "grey.png")
+    (folder / "broken.png").write_bytes(b"no image")
+    return folder
+
+
+def test_a_grid_asks_for_the_image_that_the_model_names(squares):
+    scope, told = toy(classes=True), []
+    found = calibration_cases.evidence_cases(scope, 8, 8, 0, 0, squares, told.append)
+    assert (found.kind, found.images, found.problem) == ("images", 12, None)
+    assert any("broken.png" in words for words in told)
+    assert (len(found.tune), len(found.report)) == (8, 8)
+    shown = [{case.name.split()[2] for case in cases} for cases in (found.tune, found.report)]
+    assert not shown[0] & shown[1]
+    for case in found.report:
+        image, mask = case.load()
+        assert image[mask].mean(0).argmax() == case.target  # red is class 0
+        assert mask.mean() == 0.25
+        assert (image[~mask].argmax(1) != case.target).all()
+        e = scope.explain(image, method="input-x-gradient", target=case.target)
+        assert case.judge(e, mask)["share"] > 0.9
+
+
+def test_a_classifier_is_asked_for_evidence(squares):
+    found = toy(classes=True).calibrate(quick=True, images=squares)
+    answer = found.answers["evidence"]
+    assert answer.cases == "images"
+    assert {row.label for row in answer.rows} >= {"gradcam", "random", "centre prior"}
+    headings, rows = table(answer)
+    assert headings[:4] == ["method", "score", "share", "pointing"]
+    assert len(rows) == len(answer.rows)
+
+
+def test_what_cannot_be_asked_is_said(monkeypatch, squares):
+    monkeypatch.setattr(calibration_cases, "CONFIDENT", 1.1)
+    monkeypatch.setattr(calibration_cases.photos, "sample_photos", dict)
+    monkeypatch.setattr(calibration_cases, "_patterns", dict)
+    scope = toy(classes=True)
+    answer = scope.calibrate(quick=True, images=squares).answers["evidence"]
+    assert (answer.outcome, answer.choice, answer.rows) == ("unnamed", None, [])
+    assert scope.recommend().note.code == "engine.calibration.not-used"
+    assert scope.recommend().method == "gradcam"
+
+
+def test_a_cell_that_the_model_ignores_is_no_case(squares, monkeypatch):
+    scope = toy(classes=True)
+    monkeypatch.setattr(calibration_cases, "_answer", lambda scope, pixels: torch.tensor([[1.0, 0, 0]]))
+    assert calibration_cases.evidence_cases(scope, 8, 8, 0, 0, squares).problem in ("ignored", "unnamed")
+
+
+def test_other_media_are_refused(monkeypatch):
+    scope = toy()
+    monkeypatch.setattr(scope.adapter, "bands", 5, raising=False)
+    with raises(UnsupportedError, "bench.calibrate-medium"):
+        calibrate(scope)
+
+
+def test_the_path_is_that_of_the_weights_and_the_output(measured, tmp_path):
+    scope = toy()
+    assert calibration_path(scope.adapter).exists()
+    assert calibration_path(toy(classes=True).adapter) != calibration_path(scope.adapter)
