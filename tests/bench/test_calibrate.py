@@ -1,9 +1,7 @@
 """Calibration: the setting that tells the truth is found, the same each time, and only used where it was measured."""
 
-import json
 import shutil
 
-import msgspec
 import numpy as np
 import pytest
 import torch
@@ -12,13 +10,12 @@ from PIL import Image
 import vitscope
 from tests.bench.toys_calibration import SIDE, Reddish, scenes
 from tests.helpers.errors import raises
-from vitscope._documents import DamagedFileError, document_bytes
 from vitscope.bench import calibrate as calibrate_module
 from vitscope.bench import calibration_cases
 from vitscope.bench.calibrate import calibrate, table
 from vitscope.engine import calibration as kept
-from vitscope.engine.calibration import Setting, calibration_path, read_calibration
-from vitscope.errors import ResultError, UnsupportedError, UsageError
+from vitscope.engine.calibration import calibration_path
+from vitscope.errors import UnsupportedError, UsageError
 from vitscope.methods.base import METHODS
 
 TRIED = {"random-walk", "rollout", "pca", "gradcam", "input-x-gradient"}
@@ -104,17 +101,6 @@ def test_auto_follows_it_and_says_so(measured):
     assert "engine.calibration.not-used" in codes
 
 
-def test_without_a_calibration_that_is_said_once_and_for_auto_only(tmp_path):
-    scope = toy()
-    assert [note for note in notes(scope) if "calibrat" in note] == ["not calibrated for this model"]
-    assert not [note for note in notes(scope, method="rollout") if "calibrat" in note]
-    assert not (tmp_path / "calibrations").exists()
-
-
-def test_none_uses_none(measured):
-    assert [note for note in notes(toy(calibration="none")) if "calibrat" in note] == ["not calibrated for this model"]
-
-
 def test_a_target_is_a_question_of_its_own(measured):
     scope = toy()
     like = vitscope.similar_to(scenes(2)[1].image)
@@ -164,73 +150,6 @@ def test_it_can_be_shared_but_not_with_another_model(measured, tmp_path):
         vitscope.load(other, processor=pixels_of, labels=[], calibration=file)
     assert measured.weights in str(caught.value)
     assert vitscope.load(other, processor=pixels_of, labels=[]).adapter.weights in str(caught.value)
-
-
-def test_changed_weights_are_another_model(measured):
-    scope = toy()
-    assert scope.recommend().calibration
-    with torch.no_grad():
-        scope.model.places.add_(1)
-    choice = scope.recommend()
-    assert choice.method == "random-walk"
-    assert choice.note.code == "engine.calibration.changed"
-
-
-@pytest.mark.parametrize(
-    ("damage", "told"),
-    [
-        (lambda text: text.replace(b'"better"', b'"kept"'), "sha256"),
-        (lambda text: text[:-200], "not JSON"),
-        (lambda text: b" " * (1 << 20) + text, "more than"),
-        (lambda text: changed(text, surprise=1), "surprise"),
-        (lambda text: changed(text, made="yesterday"), "made"),
-        (lambda text: changed(text, answers={"meaning": {"outcome": "kept"}}), "answers"),
-        (lambda text: changed(text, answers={"objects": {"outcome": "better"}}), "answers.objects"),
-        (lambda text: text.replace(b"input-x-gradient", b"input-x-gradients"), "sha256"),
-        (lambda text: changed(text, setting={"method": "no-such"}), "no-such"),
-        (lambda text: changed(text, setting={"method": "rollout", "method_options": {"a": 1}}), "answers.objects"),
-    ],
-)
-def test_damaged_files_are_refused_and_in_the_cache_left_out(measured, tmp_path, damage, told):
-    (path,) = (tmp_path / "calibrations").iterdir()
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(DamagedFileError, match=told):
-        toy(calibration=path)
-    choice = toy().recommend()
-    assert choice.method == "random-walk"
-    assert choice.note.code == "engine.calibration.damaged"
-
-
-def changed(text, setting=None, **fields):
-    document = json.loads(text)
-    document.pop("sha256")
-    if setting is not None:
-        document["answers"]["objects"]["choice"] = setting
-    return document_bytes(document | fields)
-
-
-def test_another_schema_is_told(measured, tmp_path):
-    (path,) = (tmp_path / "calibrations").iterdir()
-    path.write_bytes(changed(path.read_bytes(), schema=2))
-    with raises(ResultError, "documents.schema"):
-        read_calibration(path)
-
-
-def test_what_was_compared_with_another_default_says_nothing(measured):
-    answer = msgspec.structs.replace(measured.answers["objects"], default=Setting("pca"))
-    other = msgspec.structs.replace(measured, answers={"objects": answer})
-    choice = toy(calibration=other).recommend()
-    assert choice.method == "random-walk"
-    assert choice.note.code == "engine.calibration.not-used"
-    assert "pca" in choice.note
-
-
-def test_a_default_that_nothing_beats_stays(measured):
-    answer = msgspec.structs.replace(measured.answers["objects"], outcome="kept", choice=Setting("random-walk"))
-    choice = toy(calibration=msgspec.structs.replace(measured, answers={"objects": answer})).recommend()
-    assert choice.method == "random-walk"
-    assert choice.note.code == "engine.calibration.note"
-    assert choice.calibration["outcome"] == "kept"
 
 
 # --- why this class --------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ def test_explain_one(explain, photo, tiny_folder, tiny_scope, tmp_path):
     loaded, expected = Explanation.load(folder), tiny_scope.explain(photo)
     assert np.array_equal(loaded.map, expected.map)
     assert loaded.provenance["model"] == str(tiny_folder)
-    heading, row, top, chosen, path_exists = ran.out.splitlines()
+    heading, row, top, chosen, calibrated, path_exists = ran.out.splitlines()
     assert re.split(r" {2,}", heading.strip()) == [
         "image",
         "method",
@@ -42,6 +42,7 @@ def test_explain_one(explain, photo, tiny_folder, tiny_scope, tmp_path):
     assert top.startswith(f"chelsea: top 5: {label} {probability:.1%}, ")
     assert set(re.findall(r"(?:: |, )(\S+) [\d.]+%", top)) <= LABELS
     assert chosen == "chelsea: chosen by vitscope for this model: gradcam (evidence for the class)"
+    assert calibrated == "chelsea: not calibrated for this model"
     assert path_exists.startswith("chelsea: activations taken at the first norm of ")
 
 
