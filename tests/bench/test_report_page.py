@@ -9,6 +9,7 @@ from tests.helpers.browser import AXE, RULES, VIOLATIONS, texts
 from vitscope.bench.benchmark import make_benchmark, run_benchmark
 from vitscope.bench.runner import PRIORS, method_specs
 
+pytestmark = pytest.mark.slow  # test_report.py looks at the same page without a browser
 METHODS = ("attention", "rollout:layers=last2")
 IMAGES = """async () => Promise.all([...document.images].map(async (one) => {
     await one.decode();

@@ -18,6 +18,7 @@ from vitscope.metrics.concentration import concentration
 from vitscope.metrics.measurement import Measurement
 
 RAN = {}
+SLOW = {"marks": pytest.mark.slow}
 DAMAGED = ("text", "truncated", "one pixel")
 
 
@@ -268,8 +269,10 @@ def test_without_pyarrow_the_rest_is_written_and_it_is_said(measure, cli, album,
     ("flags", "options"),
     [
         (["--metrics", "saco, deletion"], {"metrics": ["saco", "deletion"]}),
-        (["--metrics", "stability"], {"metrics": "stability"}),
-        (["--score", "logit", "--metrics", "saco"], {"score": "logit", "metrics": "saco"}),
+        pytest.param(["--metrics", "stability"], {"metrics": "stability"}, **SLOW),
+        pytest.param(
+            ["--score", "logit", "--metrics", "saco"], {"score": "logit", "metrics": "saco"}, marks=pytest.mark.slow
+        ),
         (["--target", "fox", "--metrics", "saco"], {"target": "fox", "metrics": "saco"}),
         (["--baseline", "removal", "--metrics", "saco"], {"baseline": "removal", "metrics": "saco"}),
     ],
@@ -291,8 +294,12 @@ def test_options_reach_the_measurement(measure, album, tiny_scope, flags, option
         ),
         (["--method", "attention", "--head", "1"], {"method": "attention", "head": 1}),
         (["--method", "rollout", "-O", "head_fusion=max"], {"method": "rollout", "head_fusion": "max"}),
-        (["--method", "gradcam", "--target", "fox"], {"method": "gradcam", "target": "fox"}),
-        (["--method", "rollout", "--size", "96"], {"method": "rollout", "size": 96}),
+        pytest.param(
+            ["--method", "gradcam", "--target", "fox"], {"method": "gradcam", "target": "fox"}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            ["--method", "rollout", "--size", "96"], {"method": "rollout", "size": 96}, marks=pytest.mark.slow
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -341,7 +348,7 @@ def test_a_wrong_word_is_told_before_a_model_is_loaded(cli, album, flags):
     assert ran.code == 2
 
 
-@pytest.mark.parametrize("kind", ["missing", *(pytest.param(one, marks=pytest.mark.slow) for one in DAMAGED)])
+@pytest.mark.parametrize("kind", ["missing", *(pytest.param(one, **SLOW) for one in DAMAGED)])
 def test_a_bad_photo_among_good_ones(measure, cli, album, tiny_folder, tmp_path, kind):
     bad = tmp_path / "bad.jpg"
     damaged(bad, kind)

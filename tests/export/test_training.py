@@ -114,7 +114,7 @@ TRAINERS = {
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:lightning.*", "ignore:.isinstance.treespec:FutureWarning")
-@pytest.mark.parametrize("name", TRAINERS)
+@pytest.mark.parametrize("name", [pytest.param("transformers", marks=pytest.mark.slow), "lightning"])
 def test_photos_are_watched_and_training_is_not_changed(name, tiny_folder, photo, tmp_path):
     train, maps = TRAINERS[name]
     seen = RecordedCall()

@@ -141,23 +141,27 @@ def _mean_logit(scope: Any, photo: np.ndarray, number: int) -> float:
         return float(scope.model(pixel_values=scope.prepare(photo).pixels[None]).logits[0, number].mean())
 
 
-def test_the_whole_pipeline_takes_places(segmenter: Any, detector: Any) -> None:
-    for scope, target in (
-        (segmenter, vitscope.region("cat", box=(0, 0, 48, 32))),
-        (detector, vitscope.query(2, "dog")),
-    ):
-        assert scope.validate(method="relevance", target=target)
-        found = scope.explain(PHOTO, method="input-x-gradient", target=target)
-        assert found.predictions == []
-        by_text, given = (scope.measure(found, target=t, n_random_maps=2).to_dict() for t in (None, target))
-        assert by_text["score"] == given["score"] == found.target
-        assert by_text["whole"] == pytest.approx(found.score, abs=1e-5)
-        assert scope.predict_without(PHOTO, [0], target=target).whole == pytest.approx(found.score, abs=1e-5)
-        assert scope.statistics(PHOTO, importance=True, target=target)
-        assert scope.view(PHOTO, target=target, max_mb=1)
-        pixels = scope.prepare(PHOTO).pixels[None]
-        attributed = scope.attribute(pixels, method="input-x-gradient", target=target)
-        assert attributed.maps.shape[1:] == found.map.shape
+@pytest.mark.parametrize(
+    ("fixture", "target"),
+    [
+        pytest.param("segmenter", vitscope.region("cat", box=(0, 0, 48, 32)), marks=pytest.mark.slow),
+        ("detector", vitscope.query(2, "dog")),
+    ],
+)
+def test_the_whole_pipeline_takes_places(request: Any, fixture: str, target: Any) -> None:
+    scope = request.getfixturevalue(fixture)
+    assert scope.validate(method="relevance", target=target)
+    found = scope.explain(PHOTO, method="input-x-gradient", target=target)
+    assert found.predictions == []
+    by_text, given = (scope.measure(found, target=t, n_random_maps=2).to_dict() for t in (None, target))
+    assert by_text["score"] == given["score"] == found.target
+    assert by_text["whole"] == pytest.approx(found.score, abs=1e-5)
+    assert scope.predict_without(PHOTO, [0], target=target).whole == pytest.approx(found.score, abs=1e-5)
+    assert scope.statistics(PHOTO, importance=True, target=target)
+    assert scope.view(PHOTO, target=target, max_mb=1)
+    pixels = scope.prepare(PHOTO).pixels[None]
+    attributed = scope.attribute(pixels, method="input-x-gradient", target=target)
+    assert attributed.maps.shape[1:] == found.map.shape
 
 
 def test_a_query_reads_from_its_own_token(detector: Any) -> None:

@@ -49,6 +49,7 @@ def test_two_threads_with_two_models_do_not_see_each_other():
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-7)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("kind", [Fused, ScaledAfter])
 @pytest.mark.parametrize("way", ["wrapped", "in place"])
 def test_a_compiled_model_is_seen(kind, way):

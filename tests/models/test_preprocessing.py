@@ -128,11 +128,12 @@ def _timm(name, **options):
     [
         ("vit_tiny_patch16_224", {"dynamic_img_size": True}, (4, 6), (64, 96)),
         ("pvt_v2_b0", {}, (16, 24), (64, 96)),
-        (
+        pytest.param(
             "swin_tiny_patch4_window7_224",
             {"strict_img_size": False, "embed_dim": 24, "depths": (1,) * 4},
             (16, 24),
             None,
+            marks=pytest.mark.slow,
         ),
     ],
 )

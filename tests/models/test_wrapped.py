@@ -138,7 +138,10 @@ def compiled_in_place(model):
     return model
 
 
-@pytest.mark.parametrize("change", [compiled_part, compiled_layer, compiled_in_place])
+@pytest.mark.parametrize(
+    "change",
+    [compiled_part, *(pytest.param(one, marks=pytest.mark.slow) for one in (compiled_layer, compiled_in_place))],
+)
 def test_compiled_parts(change):
     model = change(known())
     with torch.no_grad():
