@@ -2,7 +2,7 @@
 
     python examples/viewers.py [--out out/viewers] [--size 336]
 
-The photos are scikit-image's. Each viewer is a separate file of some 6 MB, and needs no network.
+The photos are scikit-image's. Each viewer is a separate file of some 7 MB, and needs no network.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from PIL import Image
 from skimage import data
 
 import vitscope
-from vitscope.viewer.page import page_bytes
+from vitscope.viewer.page import page
 
 PHOTOS = {"cat": data.chelsea(), "coffee": data.coffee(), "mirrored": data.chelsea()[20:280, 360:90:-1]}
 VIEWERS: dict[str, tuple[str, str, dict[str, Any], str]] = {  # title, photo, options, state
@@ -61,8 +61,8 @@ def build(scope: vitscope.Scope, out: Path, size: int | None = None) -> Path:
     frames = []
     for name, (title, photo, options, state) in VIEWERS.items():
         chosen = options | ({"other": paths[options["other"]]} if "other" in options else {})
-        made = page_bytes(scope.view(paths[photo], size=size, max_mb=6, **chosen).document())
-        (out / f"{name}.html").write_bytes(made)
+        made = page(scope.view(paths[photo], size=size, **chosen).document())
+        (out / f"{name}.html").write_text(made, "ascii")
         print(f"{out / name}.html: {len(made) / 1e6:.1f} MB", flush=True)
         frames.append(FRAME.format(title=title, file=f"{name}.html", size=len(made) / 1e6, state=state))
     index = out / "index.html"

@@ -429,11 +429,12 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
             ("an interrupt exits with 0", "_INTERRUPTED = 130", "_INTERRUPTED = 0"),
         ],
     ),
-    "viewer/attention_quantisation.py": (
-        ["viewer/test_view.py"],
+    "viewer/attention_payload.py": (
+        ["viewer/test_attention_payload.py"],
         [
             ("the page's scores lose the scale", "block.q[0].double() * block.scale", "block.q[0].double()"),
-            ("the page's weights lose the step", "(step**2 / s)", "(step / s)"),
+            ("the page's weights lose the step", "step**2 / s, 0", "step / s, 0"),
+            ("the page's error is that of one layer", "values = torch.cat(parts)", "values = parts[0]"),
         ],
     ),
     "_documents.py": (

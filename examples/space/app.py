@@ -27,7 +27,7 @@ def look(photo: Image.Image | None) -> str:
     if photo is None:
         raise gr.Error("Give me a photo first.")
     try:
-        view = scope().view(photo, size=SIZE, max_mb=6)
+        view = scope().view(photo, size=SIZE)
     except vitscope.VitscopeError as error:
         raise gr.Error(str(error)) from error
     return iframe(page(view.document()), height=1000)

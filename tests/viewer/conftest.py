@@ -5,13 +5,13 @@ import pytest
 from tests.helpers.browser import CAPTION as WAIT
 from tests.helpers.browser import VIEWER
 from tests.helpers.browser import shown as opened
-from vitscope.viewer.page import page_bytes
+from vitscope.viewer.page import page
 
 
 @pytest.fixture(scope="session")
 def tiny_file(tiny_view, tmp_path_factory):
     path = tmp_path_factory.mktemp("pages") / "tiny.html"
-    path.write_bytes(page_bytes(tiny_view.document(), "en"))
+    path.write_text(page(tiny_view.document(), "en"))
     return path
 
 

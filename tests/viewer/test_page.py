@@ -16,8 +16,7 @@ from tests.helpers.browser import SET, SHOWN, VIEWER, texts
 from tests.helpers.browser import shown as opened
 from tests.helpers.viewing import hover, near_at_the_top, shown
 from tests.models import toys as zoo
-from vitscope.viewer.packed import Packed
-from vitscope.viewer.page import page_bytes
+from vitscope.viewer.page import page
 
 
 @pytest.mark.covering
@@ -48,36 +47,6 @@ def test_who_attends_to_a_patch_is_a_column_of_all_queries(fresh, tiny_scope, ph
     near_at_the_top(drawn, tiny_scope.queries(photo, layer=1, head=head)[:, 10])
 
 
-def test_a_corrected_score_is_drawn_in_its_row_and_its_columns(browser, tiny_view, tmp_path):
-    document, tokens = tiny_view.document(), tiny_view.header["layout"]["grid"][0] ** 2 + 1
-    rows, keys, by = [10, 10, tokens + 10], [3, 12, 3], [0.5, -1.0, 0.25]
-    document["arrays"] |= {
-        "correction.row.1": Packed.of(np.diff(rows, prepend=0).astype(np.uint32)).document(),
-        "correction.key.1": Packed.of(np.array(keys, np.uint32)).document(),
-        "correction.by.1": Packed.of(np.array(by, np.float16)).document(),
-    }
-    plain, path = tmp_path / "plain.html", tmp_path / "corrected.html"
-    plain.write_bytes(page_bytes(tiny_view.document(), "en"))
-    path.write_bytes(page_bytes(document, "en"))
-    seen = []
-    for one in (plain, path):
-        with opened(browser, one.as_uri()) as made:
-            state = {"layer": 1, "query": 10}
-            row = [shown(made, "patch 2,1", state | {"source": "query", "head": head}) for head in (0, 1)]
-            column = [
-                shown(made, "Who looks", state | {"source": "received", "query": 3, "head": h}) for h in (0, 1, "mean")
-            ]
-            seen.append((row, column))
-    (rows_before, columns_before), (rows_after, columns_after) = seen
-    for head, change in enumerate([{3: 0.5, 12: -1.0}, {3: 0.25}]):
-        wanted = rows_before[head] * np.exp([change.get(key, 0) for key in range(tokens)])
-        assert np.allclose(rows_after[head], wanted / wanted.sum(), rtol=1e-4)
-        wanted = columns_before[head] * np.where(np.arange(tokens) == 10, np.exp(change[3]), 1)
-        assert np.allclose(columns_after[head], wanted, rtol=1e-4)
-    assert not np.allclose(columns_after[2][10], columns_before[2][10], rtol=1e-2)
-    assert np.allclose(np.delete(columns_after[2], 10), np.delete(columns_before[2], 10), rtol=1e-4)
-
-
 @pytest.mark.parametrize("start", [0, 1])
 def test_rolled_out_is_rollout_of_that_query(fresh, tiny_scope, photo, start):
     state = {"source": "query", "query": 7, "layer": start, "rolled": True}
@@ -104,7 +73,7 @@ def registers():
 def test_register_buttons_ask_registers(browser, registers, tmp_path):
     scope, pixels, view = registers
     path = tmp_path / "registers.html"
-    path.write_bytes(page_bytes(view.document(), "en"))
+    path.write_text(page(view.document(), "en"))
     with opened(browser, path.as_uri()) as made:
         assert [one for one in texts(made, "[role=radio]") if "register" in one] == [f"register {i}" for i in (1, 2, 3)]
         drawn = []
@@ -141,15 +110,15 @@ def pooled_scope():
 def test_the_pooling_button_asks_the_pooling_query(browser, pooled_scope, photo, tmp_path):
     made = pooled_scope.view(photo, methods=("rollout",), measure=False)
     path = tmp_path / "pooled.html"
-    path.write_bytes(page_bytes(made.document(), "en"))
-    with opened(browser, path.as_uri()) as page:
-        page.click("[role=radio]", "pooling query")
-        drawn = shown(page, "What the pooling query looks at · in the attention pooling")
+    path.write_text(page(made.document(), "en"))
+    with opened(browser, path.as_uri()) as it:
+        it.click("[role=radio]", "pooling query")
+        drawn = shown(it, "What the pooling query looks at · in the attention pooling")
         near_at_the_top(drawn, pooled_scope.attention(photo).readout_weights()[0].numpy())
-        assert page.evaluate(f"() => {VIEWER}.state.query") == -2
-        page.click("[role=radio]", "Readout")
-        shown(page, "What the readout looks at")
-        assert page.troubles == []
+        assert it.evaluate(f"() => {VIEWER}.state.query") == -2
+        it.click("[role=radio]", "Readout")
+        shown(it, "What the readout looks at")
+        assert it.troubles == []
 
 
 def test_layers_are_stepped_by_keys(fresh, tiny_scope):
@@ -246,21 +215,20 @@ def test_names_stay_text(fresh, tiny_view):
 
 @pytest.mark.slow
 @pytest.mark.weights
-@pytest.mark.timeout(900)  # a busy machine: twelve layers are fitted
-def test_the_default_photo_fits_and_hover_keeps_up(chromium, tmp_path):
-    """518 pixels, some 1,370 tokens, 12 layers, 6 heads: at most 10 MB, and a hovered patch within a frame.
+@pytest.mark.timeout(300)
+def test_the_default_photo_is_exact_and_hover_keeps_up(chromium, tmp_path):
+    """518 pixels, some 1,370 tokens, 12 layers, 6 heads: at most 20 MB, and a hovered patch within a frame.
 
     The page times itself. A busy machine only ever adds to that: of three walks over the photo the best one counts.
     """
     scope, cat = vitscope.load(), data.chelsea()
     made = scope.view(cat, methods=("auto",), measure=False)
-    text = page_bytes(made.document(), "en")
-    assert len(text) <= 10_000_000
+    text = page(made.document(), "en")
+    assert len(text) <= 20_000_000
     error = made.header["attention"]["error"]
-    assert max(error["head_max"], error["mean_max"]) < 0.01  # of the 20 largest weights of every row
-    assert error["uncorrected"] == 0
+    assert max(error["head_max"], error["mean_max"]) < 0.02  # of the 20 largest weights of every row
     path = tmp_path / "cat.html"
-    path.write_bytes(text)
+    path.write_text(text)
     rows, (gh, gw) = scope.queries(cat), made.header["layout"]["grid"]
     assert gh * gw > 1300
     assert made.header["layers"][-1]["heads"] == 6

@@ -9,7 +9,7 @@ from skimage import data
 
 import vitscope
 from tests.helpers.browser import AXE, CAPTION, RULES, SET, VIEWER, VIOLATIONS, browser_of, shown
-from vitscope.viewer.page import page_bytes
+from vitscope.viewer.page import page
 
 STATES = {
     "map": {},
@@ -57,7 +57,7 @@ MISSED = """(groups) => {
 @pytest.fixture(scope="module")
 def file(tiny_pair, tmp_path_factory):
     path = tmp_path_factory.mktemp("pages") / "pair.html"
-    path.write_bytes(page_bytes(tiny_pair.document(), "en"))
+    path.write_text(page(tiny_pair.document(), "en"))
     return path
 
 
@@ -221,7 +221,7 @@ def pictured(request, browser, tmp_path_factory):
         return
     view = request.getfixturevalue("real_pair")
     path = tmp_path_factory.mktemp("pages") / "cat.html"
-    path.write_bytes(page_bytes(view.document(), "en"))
+    path.write_text(page(view.document(), "en"))
     with shown(browser, path.as_uri()) as made:
         yield made, view
 

@@ -15,7 +15,7 @@ from vitscope._catalogues import page_messages
 from vitscope._messages import join_messages, msg
 from vitscope.errors import MissingDependencyError, UnknownNameError
 from vitscope.explanation import Explanation
-from vitscope.viewer.page import page_bytes
+from vitscope.viewer.page import page as page_of
 from vitscope.viewer.saved_map import document_of
 
 ENGLISH = re.compile(r"[A-Za-z]{2,} [a-z]{2,}|[a-z]{3,}: ")  # words that follow each other
@@ -53,7 +53,7 @@ def page(chromium, tiny_scope, tmp_path_factory):
     document = view.document()
     document["header"]["model"]["reference"] = "tiny-vit"
     path = folder / "page.html"
-    path.write_bytes(page_bytes(document, "zh"))
+    path.write_text(page_of(document, "zh"))
     with shown(chromium, path.as_uri()) as made:
         yield made
         assert made.troubles == []

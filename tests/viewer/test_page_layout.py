@@ -6,7 +6,7 @@ import pytest
 
 from tests.helpers.browser import CAPTION, SET, VIEWER
 from tests.helpers.browser import shown as opened
-from vitscope.viewer.page import page_bytes
+from vitscope.viewer.page import page
 
 IN_SIGHT = """() => {
     const { top, bottom, height } = document.querySelector('.vs-stage').getBoundingClientRect();
@@ -69,7 +69,7 @@ def cropped(browser, tiny_view, tmp_path_factory):
     width, height = region["size"]
     region["box"] = [width / 3, 0, 2 * width / 3, height]
     path = tmp_path_factory.mktemp("pages") / "cropped.html"
-    path.write_bytes(page_bytes(document, "en"))
+    path.write_text(page(document, "en"))
     with opened(browser, path.as_uri()) as made:
         yield made
         assert made.troubles == []

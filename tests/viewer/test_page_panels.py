@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 import vitscope
 from tests.helpers.browser import CAPTION, SET, SHOWN, VIEWER, shown, texts
 from vitscope.cli.main import main
-from vitscope.viewer.page import page, page_bytes
+from vitscope.viewer.page import page
 from vitscope.viewer.saved_map import document_of
 
 ENDS = ".vs-half-told:nth-of-type(%d) .vs-ends span"
@@ -25,7 +25,7 @@ ENDS = ".vs-half-told:nth-of-type(%d) .vs-ends span"
 @pytest.fixture(scope="session")
 def pair_file(tiny_pair, tmp_path_factory):
     path = tmp_path_factory.mktemp("pages") / "pair.html"
-    path.write_bytes(page_bytes(tiny_pair.document(), "en"))
+    path.write_text(page(tiny_pair.document(), "en"))
     return path
 
 
@@ -428,7 +428,7 @@ def test_the_tour_teaches_with_the_largest_patch_that_collects_and_with_no_class
     for one in maps:  # of an unlikely class, hiding anything leaves less than of the answer itself
         one["label"] = None if one["method"] == "relevance" else "an unlikely class"
     path = tmp_path / "sink.html"
-    path.write_bytes(page_bytes(document, "en"))
+    path.write_text(page(document, "en"))
     with shown(browser, path.as_uri()) as made:
         made.evaluate(SET, {"tour": 3})
         told = tour(made, 4)[1]

@@ -10,7 +10,7 @@ import pytest
 from tests.helpers.browser import CAPTION, SET, VIEWER
 from tests.helpers.browser import shown as opened
 from tests.helpers.viewing import hover, shown
-from vitscope.viewer.page import page_bytes
+from vitscope.viewer.page import page
 
 DRAWN = """() => {
     const canvas = document.querySelector('.vs-heat');
@@ -25,9 +25,9 @@ SAVERS = "() => [...document.querySelectorAll('.vs-tab .vs-row .vs-quiet')].slic
 def partial(browser, tiny_view, tmp_path_factory):
     """A page without the rows of its first layer, as where `--max-mb` leaves no room for them."""
     document = copy.deepcopy(tiny_view.document())
-    document["header"]["layers"][0] |= {"rank": None}
+    document["header"]["layers"][0] |= {"rows": False}
     path = tmp_path_factory.mktemp("pages") / "partial.html"
-    path.write_bytes(page_bytes(document, "en"))
+    path.write_text(page(document, "en"))
     with opened(browser, path.as_uri()) as made:
         yield made
         assert made.troubles == []

@@ -1,34 +1,28 @@
-"""Attention packed for a page within a budget of bytes.
+"""The attention of a page: queries and keys of each head as integers, from which the browser computes rows.
 
-Precision is given up first, then layers, the first ones before the later. In the room that is left, the largest weights
-are corrected one by one (`score_corrections`).
+A row of attention is a softmax of scores `S_ij = scale q_i . k_j`, and a softmax forgets what all scores of a row have
+in common: keys are centred. Then two QR decompositions and one D x D matrix give `S = U diag(s) V^T`, with memory
+linear in tokens. Both sides are kept as `U diag(s)` and `V diag(s)`, rounded to one step for all columns, and the page
+divides by s: each column then adds the same error to a score (reverse water-filling, Cover & Thomas 2006, section
+10.3.3), and columns that matter less are small or zero.
 """
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from vitscope._messages import msg
-from vitscope.attention import AttentionStore, Factored
+from vitscope.attention import AttentionStore, Block, Factored
+from vitscope.attention.blocks import slices
 from vitscope.errors import YES, Support
-from vitscope.viewer.attention_quantisation import (
-    FactorisedHead,
-    QuantisedHead,
-    factorise,
-    fit_queries,
-    is_factored,
-    quantise,
-)
 from vitscope.viewer.packed import Packed, zigzag
-from vitscope.viewer.score_corrections import ScoreCorrections, find_corrections, reconstruction_error
 
-_FINEST, _COARSEST = 0.002, 0.05  # root mean square error of a score, in nats
-_FOR_CORRECTIONS = 0.015  # of the budget, at least
-_CERTAIN = 0.998  # of the budget: fitting queries, which takes the time, changes sizes by a thousandth
-_HALVINGS = 7  # of the last step towards an error that fits
-Factors: TypeAlias = Sequence[Sequence[FactorisedHead]]  # by layer, then by head
+_ERRORS = (0.0015, 0.003, 0.006, 0.012, 0.024, 0.048)  # root mean square, of a score, in nats
+_TOP = 20  # largest weights of a row, whose error is measured
+_AT_ONCE = 2**21  # weights
 
 
 @dataclass(frozen=True)
@@ -36,11 +30,11 @@ class PackedAttention:
     """The attention that goes into a page.
 
     Attributes:
-        layers: one dict for each layer, for the header; `rank` is None where the layer is left out.
+        layers: one dict for each layer, for the header; `rows` is False where the layer is left out.
         arrays: its packed arrays.
-        error: `score_rms`, of a score before corrections, in nats; `head_rms`, `head_max` and `head_beyond` (the share
-            off by over 1 %), of the 20 largest weights of all rows, relative to themselves; the same for the mean over
-            heads; `corrected`, how many weights were corrected, and `uncorrected`, how many had no room.
+        error: `score`, the root mean square error of a score that was chosen, in nats; `head_max` and `head_rms`, the
+            largest relative error of the 20 largest weights of all rows and its root mean square, as measured;
+            `mean_max` and `mean_rms`, the same for the mean over heads.
         dropped: layers that did not fit.
     """
 
@@ -49,12 +43,57 @@ class PackedAttention:
     error: dict[str, float] = field(default_factory=dict)
     dropped: tuple[int, ...] = ()
 
+    @property
+    def whole(self) -> bool:
+        """Whether no room was lacking: all layers, as exact as rows ever are."""
+        return not self.dropped and self.error.get("score", _ERRORS[0]) == _ERRORS[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Characters of a page that the arrays take."""
+        return sum(one.nbytes for one in self.arrays.values())
+
+
+@dataclass(frozen=True, eq=False)
+class RoundedLayer:
+    """One layer's scores in integers: `S_hij = sum_d weight_hd q_hdi k_hdj`, up to a constant for each row.
+
+    Attributes:
+        q: `(H, D, N)`, and k `(H, D, M)`: integers, as float32.
+        weight: `(H, D)`.
+    """
+
+    q: Tensor
+    k: Tensor
+    weight: Tensor
+
+    @classmethod
+    def of(cls, block: Factored, error: float) -> "RoundedLayer":
+        """Round the scores of a layer so that they are off by `error` nats (root mean square)."""
+        q, k = block.q[0].double() * block.scale, block.k[0].double()
+        k = k - k.mean(-2, keepdim=True)
+        (q_basis, q_rest), (k_basis, k_rest) = torch.linalg.qr(q), torch.linalg.qr(k)
+        u, s, vh = torch.linalg.svd(q_rest @ k_rest.transpose(-1, -2), full_matrices=False)
+        step = error * (12 / (1 / q.shape[1] + 1 / k.shape[1]) / s.shape[-1]) ** 0.5
+        left, right = q_basis @ u, k_basis @ vh.transpose(-1, -2)
+        q, k = ((side * (s / step)[:, None]).round().transpose(-1, -2).float() for side in (left, right))
+        return cls(q, k, torch.where(s > step / 4, step**2 / s, 0).float())  # below that all is rounded to zero
+
+    def scores(self, queries: slice = slice(None)) -> Tensor:
+        """Return the scores of some queries, `(H, n, M)`, float32."""
+        return (self.q[:, :, queries] * self.weight[..., None]).transpose(1, 2) @ self.k
+
+    def arrays(self) -> dict[str, Packed]:
+        """Return what a page carries of it, but for the sums of rows."""
+        q, k, weight = (of.cpu().numpy() for of in (self.q, self.k, self.weight))
+        return {"q": Packed.of(zigzag(q)), "k": Packed.of(zigzag(k)), "weight": Packed.of(weight)}
+
 
 def supports_rows(store: AttentionStore) -> Support:
     """Answer whether a page can compute rows of this attention."""
     if store.chain is not None or not len(store):
         return Support.no(msg("viewer.layers-differ", "its layers do not all see the same tokens"))
-    if not all(is_factored(block) for block in store):
+    if not all(isinstance(block, Factored) and block.bias is None and block.shape[0] == 1 for block in store):
         return Support.no(
             msg(
                 "viewer.attention-not-plain",
@@ -64,138 +103,61 @@ def supports_rows(store: AttentionStore) -> Support:
     return YES
 
 
-def without_rows(store: AttentionStore) -> PackedAttention:
-    """Pack no rows of attention."""
-    return PackedAttention([_entry(block) for block in store], {})
-
-
 def pack_attention(store: AttentionStore, budget: float | int) -> PackedAttention:
-    """Pack as much of the attention as fits into `budget` characters.
+    """Pack as much of the attention as fits into `budget` characters, and measure how exact it is.
 
-    The error of scores starts at 0.002 nats and grows until the quantised factors fit; then queries are fitted, once.
-    At 0.05 nats the first layers are left out. Of each row's 20 largest weights, those that are still inaccurate are
-    corrected, the worst first, in the room that is left: at least 1.5 % of the budget.
+    Scores are rounded to an error of 0.0015 nats, or of up to 0.048 nats where that does not fit; then the first layers
+    are left out.
+
+    Cost: all rows of the kept layers, twice.
     """
     if not supports_rows(store):
-        return without_rows(store)
-    factors = [factorise(block) for block in store if isinstance(block, Factored)]
-    depth = len(factors)
-    whole, budget = budget, (1 - _FOR_CORRECTIONS) * budget
-    budget -= 2.04 * sum(block.shape[1] * block.shape[2] for block in store)  # their rows' sums, 16 bits each
-    for first in range(depth):
-        layers = range(first, depth)
-        error = _smallest_error(factors, layers, _CERTAIN * budget, _FINEST)
-        if error is None:
-            continue
-        packed, heads = _pack(factors, layers, error)
-        while (size := _size(packed)) > budget and error < _COARSEST:
-            error = _next_error(error, size, budget, factors, layers)
-            packed, heads = _pack(factors, layers, error)
-        if size <= budget:
-            return _with_corrections(store, heads, packed, first, error, budget - size + _FOR_CORRECTIONS * whole)
-    return PackedAttention([_entry(block) for block in store], {}, dropped=tuple(range(depth)))
+        return PackedAttention([_entry(block) for block in store], {})
+    blocks = [block for block in store if isinstance(block, Factored)]
+    for error in _ERRORS:
+        layers = [RoundedLayer.of(block, error) for block in blocks]
+        arrays = [layer.arrays() for layer in layers]
+        sizes = [sum(one.nbytes for one in of.values()) + _lse_bytes(b) for of, b in zip(arrays, blocks, strict=True)]
+        if sum(sizes) <= budget:
+            break
+    first = next((n for n in range(len(blocks)) if sum(sizes[n:]) <= budget), len(blocks))
+    packed: dict[str, Packed] = {}
+    entries, found = [_entry(block) for block in blocks], []
+    for number in range(first, len(blocks)):
+        lse, *errors = _compare(blocks[number], layers[number])
+        found.append(errors)
+        entries[number]["rows"] = True
+        packed |= {f"{name}.{number}": one for name, one in (arrays[number] | {"lse": Packed.of(lse)}).items()}
+    summary = {"score": error} if found else {}
+    for name, parts in zip(("head", "mean"), zip(*found, strict=True), strict=False):
+        values = torch.cat(parts)
+        summary |= {f"{name}_max": float(values.max()), f"{name}_rms": float(values.square().mean().sqrt())}
+    return PackedAttention(entries, packed, summary, tuple(range(first)))
 
 
-def _smallest_error(factors: Factors, layers: Sequence[int], budget: float | int, error: float) -> float | None:
-    """Return about the smallest error, from `error` on, at which these layers fit; None beyond the coarsest."""
-
-    def size_at(error: float) -> int:
-        return _size(_pack(factors, layers, error, quantise)[0])
-
-    low = error
-    while (size := size_at(error)) > budget:
-        if error >= _COARSEST:
-            return None
-        low, error = error, _next_error(error, size, budget, factors, layers)
-    for _ in range(_HALVINGS if low < error else 0):
-        middle = (low * error) ** 0.5
-        low, error = (low, middle) if size_at(middle) <= budget else (middle, error)
-    return error
+def _compare(block: Factored, rounded: RoundedLayer) -> tuple[np.ndarray, Tensor, Tensor]:
+    """Return the log of each row's sum of exponentiated scores, and the errors of largest weights, by head and mean."""
+    sums, heads, means = [], [], []
+    for queries in slices(block.shape[2], max(_AT_ONCE // (block.shape[1] * block.shape[3]), 1)):
+        true, scores = block.rows(queries)[0].float(), rounded.scores(queries)
+        sums.append(scores.logsumexp(-1))
+        made = (scores - sums[-1][..., None]).exp_()
+        heads.append(_relative_error(true, made))
+        means.append(_relative_error(true.mean(0), made.mean(0)))
+    return torch.cat(sums, 1).cpu().numpy(), torch.cat(heads), torch.cat(means)
 
 
-def _next_error(error: float, size: int, budget: float | int, factors: Factors, layers: Sequence[int]) -> float:
-    """Return an error that should fit: a number takes one bit less at twice the error."""
-    numbers = 2 * sum(head.left.numel() for layer in layers for head in factors[layer])
-    return min(error * max(2 ** ((size - budget) * 8 / numbers * 1.1), 1.02), _COARSEST)
+def _relative_error(true: Tensor, made: Tensor) -> Tensor:
+    """Return the relative errors of each row's largest weights, in one row."""
+    wanted, places = true.topk(min(_TOP, true.shape[-1]), -1)
+    least = torch.finfo(wanted.dtype).tiny
+    return ((made.gather(-1, places) - wanted).abs() / wanted.clamp_min(least)).flatten().cpu()
 
 
-def _quantise_best(head: FactorisedHead, error: float) -> QuantisedHead:
-    quantised = quantise(head, error)
-    return fit_queries(head, quantised) if error > _FINEST else quantised
+def _lse_bytes(block: Block) -> int:
+    """Return the characters, at most, of a layer's sums of rows."""
+    return 6 * block.shape[1] * block.shape[2]
 
 
-def _size(arrays: Mapping[str, Packed]) -> int:
-    return sum(one.nbytes for one in arrays.values())
-
-
-def _pack(
-    factors: Factors,
-    layers: Sequence[int],
-    error: float,
-    make: Callable[[FactorisedHead, float], QuantisedHead] = _quantise_best,
-) -> tuple[dict[str, Packed], dict[int, list[QuantisedHead]]]:
-    arrays, quantised = {}, {}
-    for number in layers:
-        heads = quantised[number] = [make(head, error) for head in factors[number]]
-        arrays[f"q.{number}"] = Packed.of(zigzag(np.concatenate([head.q.ravel() for head in heads])))
-        arrays[f"k.{number}"] = Packed.of(zigzag(np.concatenate([head.k.ravel() for head in heads])))
-        arrays[f"weight.{number}"] = Packed.of(np.concatenate([head.weight for head in heads]))
-    return arrays, quantised
-
-
-def _with_corrections(
-    store: AttentionStore,
-    quantised: dict[int, list[QuantisedHead]],
-    arrays: dict[str, Packed],
-    first: int,
-    error: float,
-    room: float | int,
-) -> PackedAttention:
-    """Add the corrections that have room, each row's sum and the errors that remain."""
-    blocks = [(n, block) for n, block in enumerate(store) if n in quantised and isinstance(block, Factored)]
-    needed = {number: find_corrections(block, quantised[number]) for number, block in blocks}
-    corrections, packed = _fit_corrections(needed, room)
-    entries, errors = [_entry(block) for block in store], []
-    for number, block in blocks:
-        heads = quantised[number]
-        found = reconstruction_error(block, heads, corrections[number])
-        low, step = float(found.lse.min()), max(float(np.ptp(found.lse)), 1e-6) / 65535
-        arrays[f"lse.{number}"] = Packed.of(((found.lse - low) / step).round().astype(np.uint16))
-        entries[number] |= {"rank": [len(head.weight) for head in heads], "lse": [low, step]}
-        errors.append((found.single.ravel(), found.mean.ravel()))
-    summary = {"score_rms": error}
-    for name, parts in zip(("head", "mean"), zip(*errors, strict=True), strict=True):
-        values = np.concatenate(parts)
-        summary |= {f"{name}_rms": float(np.sqrt(np.square(values, dtype=np.float64).mean()))}
-        summary |= {f"{name}_max": float(values.max()), f"{name}_beyond": float((values > 0.01).mean())}
-    summary["corrected"] = sum(map(len, corrections.values()))
-    summary["uncorrected"] = sum(map(len, needed.values())) - summary["corrected"]
-    return PackedAttention(entries, arrays | packed, summary, tuple(range(first)))
-
-
-def _fit_corrections(
-    needed: Mapping[int, ScoreCorrections], room: float | int
-) -> tuple[dict[int, ScoreCorrections], dict[str, Packed]]:
-    """Return as many corrections as there is room for, the largest first, and their arrays."""
-    corrections, arrays = dict(needed), _pack_corrections(needed)
-    while (size := _size(arrays)) > room and any(map(len, corrections.values())):
-        changes = np.sort(np.abs(np.concatenate([one.by for one in corrections.values()])))[::-1]
-        count = min(int(len(changes) * max(room, 0) / size), len(changes) - 1)
-        least = changes[count]
-        corrections = {n: one.largest(int((np.abs(one.by) > least).sum())) for n, one in corrections.items()}
-        arrays = _pack_corrections(corrections)
-    return corrections, arrays
-
-
-def _pack_corrections(corrections: Mapping[int, ScoreCorrections]) -> dict[str, Packed]:
-    arrays = {}
-    for number, one in corrections.items():
-        if len(one):
-            arrays[f"correction.row.{number}"] = Packed.of(np.diff(one.row, prepend=0).astype(np.uint32))
-            arrays[f"correction.key.{number}"] = Packed.of(one.key.astype(np.uint32))
-            arrays[f"correction.by.{number}"] = Packed.of(one.by.astype(np.float16))
-    return arrays
-
-
-def _entry(block: Any) -> dict[str, Any]:
-    return {"name": block.name, "heads": block.shape[1], "rank": None}
+def _entry(block: Block) -> dict[str, Any]:
+    return {"name": block.name, "heads": block.shape[1], "rows": False}

@@ -3,13 +3,12 @@
 The viewer is written as ES modules in `assets/`; `make bundle` joins those of each host (a page, a notebook, the web
 app) into one script in `bundles/`. Nothing that comes from an image or a model is ever written into markup or script:
 the document is a JSON island whose `<` are escaped, and the viewer sets it as text. A page that was damaged after it
-was written says so and shows nothing: document and arrays are checked by their CRC-32, the script by its hash.
+was written says so and shows nothing: the document is checked by its CRC-32, the script by its hash.
 """
 
 import base64
 import hashlib
 import json
-import re
 import zlib
 from collections.abc import Mapping
 from functools import cache
@@ -21,15 +20,11 @@ from markupsafe import Markup
 from vitscope._catalogues import page_texts
 from vitscope.render.html import render_template
 
-_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
-_ARRAYS = "<!-- arrays -->"
-_RAW = b'<script type="application/octet-stream" data-crc="%08x">%s</script>'
-_MARK = ord("=")
 _BODY = "html,body{margin:0}body>main{min-height:100vh}\n"
 
 
 def page(document: Mapping[str, Any], lang: str | None = None) -> str:
-    """Return one self-contained page, its arrays in base64.
+    """Return one self-contained page, all of it ASCII.
 
     Args:
         document: `View.document()`.
@@ -39,23 +34,6 @@ def page(document: Mapping[str, Any], lang: str | None = None) -> str:
         HTML whose content security policy allows its own script and style by their hashes, images of its own, and no
         connection.
     """
-    return _page(document, lang, "utf-8", "")
-
-
-def page_bytes(document: Mapping[str, Any], lang: str | None = None) -> bytes:
-    r"""Return the same page a quarter smaller, as the bytes of a file.
-
-    Base64 spends 4 characters on 3 bytes. Here the page is in windows-1252, where every byte is a character, and arrays
-    stand in it as they are, but for the four bytes that HTML does not leave alone (NUL, CR, `<`) or that mark them
-    (`=`): those are `=` and the byte with its seventh bit turned. All else on the page is ASCII.
-    """
-    blocks: list[bytes] = []
-    text = _page(_without_arrays(document, blocks), lang, "windows-1252", _ARRAYS)
-    arrays = b"".join(blocks)
-    return text.encode("ascii").replace(_ARRAYS.encode(), _RAW % (zlib.crc32(arrays), _escaped(arrays)), 1)
-
-
-def _page(document: Mapping[str, Any], lang: str | None, charset: str, arrays: str) -> str:
     code, style = script("page"), _BODY + styles()
     text = json.dumps(document, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     title = f"{document['header']['photo']['name']} · vitscope"
@@ -64,7 +42,6 @@ def _page(document: Mapping[str, Any], lang: str | None, charset: str, arrays: s
         "page.html",
         lang={"zh": "zh-Hans"}.get(lang or "en", "en"),
         language=lang,
-        charset=charset,
         policy=Markup(
             f"default-src 'none'; script-src '{content_hash(code)}'; style-src '{content_hash(style)}'; "
             "img-src data: blob:; worker-src blob:; base-uri 'none'; form-action 'none'"
@@ -73,25 +50,8 @@ def _page(document: Mapping[str, Any], lang: str | None, charset: str, arrays: s
         style=Markup(style),
         document=Markup(text),
         crc=f"{zlib.crc32(text.encode('ascii')):08x}",
-        arrays=Markup(arrays),
         script=Markup(code),
     )
-
-
-def _without_arrays(document: Mapping[str, Any], blocks: list[bytes]) -> dict[str, Any]:
-    """Return the document with the lengths of its arrays for their data, which go to `blocks` in the same order."""
-    arrays = {}
-    for name, one in document["arrays"].items():
-        blocks.append(base64.b64decode(one["data"]))
-        arrays[name] = {**one, "data": len(blocks[-1])}
-    more = {"other": _without_arrays(document["other"], blocks)} if "other" in document else {}
-    return {**document, "arrays": arrays, **more}
-
-
-def _escaped(block: bytes) -> bytes:
-    for byte in b"=\0\r<":  # the mark itself first
-        block = block.replace(bytes([byte]), bytes([_MARK, byte ^ 64]))
-    return block
 
 
 @cache

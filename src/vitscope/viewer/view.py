@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -15,25 +15,26 @@ from vitscope.attention import AttentionStore, vecmat, vecmat_heads
 from vitscope.engine.engine import Engine
 from vitscope.engine.inspection import compare, statistics
 from vitscope.engine.options import Options, Progress
-from vitscope.engine.runner import Prepared
 from vitscope.errors import MethodError, VitscopeError
 from vitscope.explanation import Explanation
 from vitscope.images import ImageLike, Picture, reusable
 from vitscope.methods.places import QueryTarget, RegionTarget
 from vitscope.methods.targets import Target, format_target
-from vitscope.viewer.attention_payload import pack_attention, supports_rows, without_rows
+from vitscope.metrics.measurement import Measurement
+from vitscope.viewer.attention_payload import PackedAttention, pack_attention, supports_rows
 from vitscope.viewer.document import SCHEMA, image_urls, json_safe
 from vitscope.viewer.live import LiveModel
 from vitscope.viewer.map_entries import full_entry
-from vitscope.viewer.map_metrics import measure_maps
+from vitscope.viewer.map_metrics import Steps, measure_maps
 from vitscope.viewer.packed import Packed, scaled
-from vitscope.viewer.page import page
+from vitscope.viewer.page import page, script, styles
 from vitscope.viewer.widget import iframe, widget
 
 DEFAULT_METHODS = ("auto", "attention", "rollout", "relevance", "random")
 CLASS_METHOD = "gradcam"  # the method that tells classes apart best, where it applies
-MAX_MB, _SURE = 10.0, 0.98  # what fits into this share of a size is not made coarser for it
-_ROOM = 190_000  # bytes of a page besides arrays, photos and what is said of maps: the viewer above all
+MAX_MB, _SURE = 20.0, 0.98  # for each photo; what fits into this share of a size is not made coarser for it
+_MAP, _ARRAY = 12_000, 100  # characters of a map besides its arrays, and of an array besides its data
+_MEASUREMENT = msg("viewer.measurement", "measurement")
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,9 @@ class View:
 
     @property
     def nbytes(self) -> int:
-        """Approximate bytes of a page that arrays and images take."""
-        photos = sum(len(url) for url in self.header["images"].values())
-        own = sum(one.nbytes for one in self.arrays.values()) + photos
+        """About how many characters of a page it takes, besides the viewer itself."""
+        own = len(json.dumps([self.header, page_messages(self.header)]))
+        own += sum(one.nbytes + _ARRAY for one in self.arrays.values())
         return own + (self.other.nbytes if self.other is not None else 0)
 
 
@@ -94,10 +95,11 @@ def view(
     top: int = 5,
     size: int | None = None,
     measure: bool = True,
-    max_mb: float | int = MAX_MB,
+    max_mb: float | int | None = None,
     seed: int = 0,
     seconds: float | int | None = None,
     progress: Progress | None = None,
+    show: Callable[[View], None] | None = None,
 ) -> View:
     """Make the view of an image; see `Scope.view`."""
     image = reusable(image, **engine.adapter.reading)
@@ -105,13 +107,15 @@ def view(
     picture = engine.adapter.load(image)
     second = None if other is None else engine.adapter.load(other)
     photos = (picture.source,) if second is None else (picture.source, second.source)
-    options = _ViewOptions(tuple(methods), target, top, size, measure, seed, seconds, progress, photos, max_mb)
+    most = max_mb or MAX_MB * len(photos)
+    options = _ViewOptions(tuple(methods), target, top, size, measure, seed, seconds, progress, photos, most)
     live = LiveModel(engine, picture, size, target)
+    shown = (lambda part: show(replace(part, live=live))) if show else None
     if other is None or second is None:
-        return replace(_view_one(engine, picture, options, [], max_mb), live=live)
+        return replace(_view_one(engine, picture, options, [], most, shown), live=live)
     own, others = compare(engine, image, other, Options("relevance", size=size, seed=seed), progress)
-    beside = _view_one(engine, second, options, [others], max_mb / 2)
-    made = _view_one(engine, picture, options, [own], max_mb - beside.nbytes / 1e6)
+    beside = _view_one(engine, second, options, [others], most / 2)
+    made = _view_one(engine, picture, options, [own], most - beside.nbytes / 1e6, shown)
     return View(made.header, made.arrays, beside, live)
 
 
@@ -129,6 +133,11 @@ class _ViewOptions:
     progress: Progress | None
     photos: tuple[str, ...]
     max_mb: float | int
+
+    @property
+    def usual(self) -> float:
+        """The size limit where the caller gives none."""
+        return MAX_MB * len(self.photos)
 
     def of(self, method: str) -> Options:
         """Return the options of one method."""
@@ -148,7 +157,7 @@ class _ViewOptions:
             "--target": (format_target(self.target), None),
             "--top": (self.top, 5),
             "--size": (self.size, None),
-            "--max-mb": (MAX_MB if small and self.max_mb > MAX_MB else self.max_mb, MAX_MB),
+            "--max-mb": (self.usual if small and self.max_mb > self.usual else self.max_mb, self.usual),
             "--seed": (self.seed, 0),
         }
         for option, (value, usual) in options.items():
@@ -158,150 +167,187 @@ class _ViewOptions:
 
 
 def _view_one(
-    engine: Engine, picture: Picture, options: _ViewOptions, more: Sequence[Explanation], max_mb: float | int
+    engine: Engine,
+    picture: Picture,
+    options: _ViewOptions,
+    more: Sequence[Explanation],
+    max_mb: float | int,
+    show: Callable[[View], None] | None = None,
 ) -> View:
-    """Make the view of one image; with `max_mb` of 0 without rows of attention."""
-    ready = engine.prepare(picture, size=options.size)
-    region, store = ready.region, engine.forward(ready.pixels[None]).store
-    assert store.layout is not None
-    assert store.answer is not None
-    region = region.covered(store.layout)
-    predictions = engine.predictions(store.answer)[: options.top]
-    missing: list[dict[str, str]] = []
-    maps, arrays = _maps(engine, ready, [label for label, _ in predictions], options, more, missing)
-    images = image_urls(picture, region)
-    rows = supports_rows(store)
-    scales, readouts = _readouts(store) if store.chain is None else ([], {})
-    arrays |= readouts
-    numbers = json_safe(_statistics(engine, picture, options))
-    used = sum(one.nbytes for one in arrays.values()) + sum(map(len, images.values()))
-    used += len(json.dumps([json_safe(maps), numbers])) + _ROOM
-    sent = pack_attention(store, max_mb * 1e6 - used) if max_mb else without_rows(store)
-    arrays |= sent.arrays
-    used += sum(one.nbytes for one in sent.arrays.values())
-    if not rows:
-        missing.append({"what": msg("viewer.queries", "queries"), "why": rows.reason})
-    elif sent.dropped:
+    """Make the view of one image, and show what there is of it on the way."""
+    parts = _Parts(engine, picture, options, more, max_mb)
+    for name in options.methods:
+        parts.explain(name)
+        if show and name == options.methods[0]:
+            show(parts.view(msg("viewer.further-maps", "further maps and numbers")))
+    parts.explain_classes()
+    parts.measure_attention()
+    if options.measure:
+        if show:
+            show(parts.view(_MEASUREMENT))
+        parts.measure()
+    else:
+        parts.leave_out(_MEASUREMENT, msg("viewer.not-measured", "measuring was switched off"))
+    return parts.view()
+
+
+class _Parts:
+    """What there is of one image's view so far."""
+
+    def __init__(
+        self, engine: Engine, picture: Picture, options: _ViewOptions, more: Sequence[Explanation], max_mb: float | int
+    ) -> None:
+        self.engine, self.picture, self.options, self.more, self.max_mb = engine, picture, options, more, max_mb
+        self.ready = engine.prepare(picture, size=options.size)
+        self.store = engine.forward(self.ready.pixels[None]).store
+        assert self.store.layout is not None
+        assert self.store.answer is not None
+        self.layout = self.store.layout
+        self.region = self.ready.region.covered(self.layout)
+        self.predictions = engine.predictions(self.store.answer)[: options.top]
+        self.activation = engine.activation(self.store.answer)
+        self.images = image_urls(picture, self.region)
+        self.scales, self.readouts = _readouts(self.store) if self.store.chain is None else ([], {})
+        self.rows: PackedAttention | None = None
+        self.statistics: dict[str, Any] = {"layers": [], "sinks": []}
+        self.maps: list[tuple[Explanation, str | None]] = []
+        self.measured: dict[int, tuple[Measurement, Steps]] = {}
+        self.missing: list[dict[str, str]] = []
+
+    def leave_out(self, what: str, why: str) -> None:
+        """Say on the page what is not in it."""
+        self.missing.append({"what": what, "why": why})
+
+    def explain(self, name: str) -> None:
+        """Make a map with one method; leave out a default one that does not apply, refuse one named by the caller."""
+        try:
+            (found,) = self.engine.explain(self.ready, self.options.of(name), self.options.progress)
+        except MethodError as error:
+            if self.options.methods != DEFAULT_METHODS:
+                raise
+            self.leave_out(name, error.message)
+            return
+        if not any(_same(found, other) for other, _ in self.maps):
+            self.maps.append((found, None))
+
+    def explain_classes(self) -> None:
+        """Make a map of each predicted class."""
+        labels = [label for label, _ in self.predictions]
+        for name in (CLASS_METHOD, "relevance") if labels else ():
+            options = replace(self.options.of(name), target=None, targets=labels)
+            try:
+                made = self.engine.explain(self.ready, options, self.options.progress)
+            except VitscopeError as error:
+                self.leave_out(msg("viewer.by-class", "{method} by class", method=name), error.message)
+                continue
+            self.maps += zip(made, labels, strict=True)
+            return
+
+    def measure_attention(self) -> None:
+        """Measure attention by layer and head, without the numbers of each token."""
+        options = Options("attention", size=self.options.size)
+        self.statistics = statistics(self.engine, self.picture, options).to_dict()
+        for layer in self.statistics["layers"]:
+            layer.pop("received"), layer.pop("norms")
+
+    def measure(self) -> None:
+        """Measure the maps."""
+        options, maps = self.options, [one for one, _ in self.maps]
+        place = options.target if isinstance(options.target, (QueryTarget, RegionTarget)) else None
+        self.measured = measure_maps(self.engine, maps, options.seed, options.progress, options.seconds, place)
+        if len(self.measured) < len(maps):
+            why = msg(
+                "viewer.measured-some",
+                "{seconds} seconds were enough for {done} of {total} maps",
+                seconds=f"{options.seconds or 0:g}",
+                done=len(self.measured),
+                total=len(maps),
+            )
+            self.leave_out(_MEASUREMENT, why)
+
+    def view(self, unfinished: str = "") -> View:
+        """Return the view; `unfinished` names what is still to come."""
+        maps, arrays = self._entries()
+        engine, options = self.engine, self.options
+        header = {
+            "schema": SCHEMA,
+            "kind": "view",
+            "vitscope": __version__,
+            "model": {
+                "reference": engine.adapter.reference,
+                "adapter": engine.adapter.name,
+                "weights": engine.adapter.weights,
+            },
+            "photo": {"name": self.picture.name, "source": self.picture.source, "notes": list(self.picture.notes)},
+            "images": self.images,
+            "region": asdict(self.region),
+            "layout": asdict(self.layout),
+            "maps": maps,
+            "predictions": [[label, p] for label, p in self.predictions],
+            "activation": self.activation,
+            "statistics": self.statistics,
+            "seed": options.seed,
+            "size": options.size,
+        }
+        used = View(json_safe(header), arrays | self.readouts).nbytes + len(script("page")) + len(styles())
+        rows = self._rows(used, len(options.methods) + len(self.predictions) if unfinished else 0)
+        missing = [*self.missing, *self._missing_rows(rows)]
+        if unfinished:
+            missing.append({"what": unfinished, "why": msg("viewer.unfinished", "not made yet when this was written")})
+        usual = used + rows.nbytes <= _SURE * (options.usual - options.max_mb + self.max_mb) * 1e6
+        header |= {
+            "layers": rows.layers,
+            "attention": {
+                "why": supports_rows(self.store).reason,
+                "error": rows.error,
+                "heads_scale": self.scales,
+                "max_mb": self.max_mb,
+            },
+            "missing": missing,
+            "command": options.command(engine.adapter.reference, usual, engine.adapter.options.flags()),
+        }
+        return View(json_safe(header), arrays | self.readouts | rows.arrays)
+
+    def _entries(self) -> tuple[list[dict[str, Any]], dict[str, Packed]]:
+        """Return the maps as the page carries them, and their arrays."""
+        maps: list[dict[str, Any]] = []
+        arrays: dict[str, Packed] = {}
+        for number, (explanation, label) in enumerate([*self.maps, *((one, None) for one in self.more)]):
+            measurement, steps = self.measured.get(number, (None, []))
+            name = f"{number}-{explanation.method}"
+            entry, packed = full_entry(self.engine, explanation, measurement, name=name, label=label)
+            maps.append(entry | {"steps": steps, "alike": number >= len(self.maps)})
+            arrays |= packed
+        return maps, arrays
+
+    def _rows(self, used: int, coming: int) -> PackedAttention:
+        """Return the attention in the room that is left; once packed, it stays as it is while nothing of it is lacking.
+
+        Args:
+            used: characters of everything else.
+            coming: maps that are still to be made or measured.
+        """
+        room = self.max_mb * 1e6 - used
+        if self.rows is None or not self.rows.whole or self.rows.nbytes > room:
+            self.rows = pack_attention(self.store, room - coming * (_MAP + 6 * self.layout.tokens))
+        return self.rows
+
+    def _missing_rows(self, rows: PackedAttention) -> list[dict[str, str]]:
+        if not (support := supports_rows(self.store)):
+            return [{"what": msg("viewer.queries", "queries"), "why": support.reason}]
+        if not rows.dropped:
+            return []
         why = msg(
             "viewer.layers-left-out",
             "layers {span} do not fit into {most} MB",
-            span=_span(sent.dropped),
-            most=f"{max_mb:.3g}",
+            span=_span(rows.dropped),
+            most=f"{self.max_mb:.3g}",
         )
-        missing.append({"what": msg("viewer.layers", "layers"), "why": why})
-    header = {
-        "schema": SCHEMA,
-        "kind": "view",
-        "vitscope": __version__,
-        "model": {
-            "reference": engine.adapter.reference,
-            "adapter": engine.adapter.name,
-            "weights": engine.adapter.weights,
-        },
-        "photo": {"name": picture.name, "source": picture.source, "notes": list(picture.notes)},
-        "images": images,
-        "region": asdict(region),
-        "layout": asdict(store.layout),
-        "layers": sent.layers,
-        "attention": {"why": rows.reason, "error": sent.error, "heads_scale": scales, "max_mb": max_mb},
-        "maps": maps,
-        "predictions": [[label, p] for label, p in predictions],
-        "activation": engine.activation(store.answer),
-        "statistics": numbers,
-        "missing": missing,
-        "seed": options.seed,
-        "size": options.size,
-        "command": options.command(
-            engine.adapter.reference,
-            used <= _SURE * (MAX_MB - options.max_mb + max_mb) * 1e6,
-            engine.adapter.options.flags(),
-        ),
-    }
-    return View(json_safe(header), arrays)
-
-
-def _maps(
-    engine: Engine,
-    image: Prepared,
-    labels: list[str],
-    options: _ViewOptions,
-    more: Sequence[Explanation],
-    missing: list[dict[str, str]],
-) -> tuple[list[dict[str, Any]], dict[str, Packed]]:
-    """Make all maps: of the methods, of predicted classes, and `more`; measure them if wanted."""
-    explained = _explained(engine, image, options, missing)
-    explained += _classes(engine, image, labels, options, missing)
-    measuring = msg("viewer.measurement", "measurement")
-    measured: dict[int, Any] = {}
-    place = options.target if isinstance(options.target, (QueryTarget, RegionTarget)) else None
-    if options.measure:
-        measured = measure_maps(
-            engine, [e for e, _ in explained], options.seed, options.progress, options.seconds, place
-        )
-    if not options.measure:
-        missing.append({"what": measuring, "why": msg("viewer.not-measured", "measuring was switched off")})
-    elif len(measured) < len(explained):
-        why = msg(
-            "viewer.measured-some",
-            "{seconds} seconds were enough for {done} of {total} maps",
-            seconds=f"{options.seconds or 0:g}",
-            done=len(measured),
-            total=len(explained),
-        )
-        missing.append({"what": measuring, "why": why})
-    explained += [(one, None) for one in more]
-    maps: list[dict[str, Any]] = []
-    arrays: dict[str, Packed] = {}
-    for number, (explanation, label) in enumerate(explained):
-        name = f"{number}-{explanation.method}"
-        measurement, steps = measured.get(number, (None, []))
-        entry, packed = full_entry(engine, explanation, measurement, name=name, label=label)
-        maps.append(entry | {"steps": steps, "alike": any(explanation is one for one in more)})
-        arrays |= packed
-    return maps, arrays
-
-
-def _statistics(engine: Engine, picture: Picture, options: _ViewOptions) -> dict[str, Any]:
-    """Return attention statistics without those of each token."""
-    numbers = statistics(engine, picture, Options("attention", size=options.size)).to_dict()
-    for layer in numbers["layers"]:
-        layer.pop("received"), layer.pop("norms")
-    return numbers
-
-
-def _explained(
-    engine: Engine, image: Prepared, options: _ViewOptions, missing: list[dict[str, str]]
-) -> list[tuple[Explanation, str | None]]:
-    """Make one map with each method; skip a default one that does not apply, refuse one options for by name."""
-    made: list[tuple[Explanation, str | None]] = []
-    for name in options.methods:
-        try:
-            (found,) = engine.explain(image, options.of(name), options.progress)
-        except MethodError as error:
-            if options.methods != DEFAULT_METHODS:
-                raise
-            missing.append({"what": name, "why": error.message})
-            continue
-        if not any(_same(found, other) for other, _ in made):
-            made.append((found, None))
-    return made
+        return [{"what": msg("viewer.layers", "layers"), "why": why}]
 
 
 def _same(one: Explanation, other: Explanation) -> bool:
     return one.method == other.method and one.provenance["options"] == other.provenance["options"]
-
-
-def _classes(
-    engine: Engine, image: Prepared, labels: list[str], options: _ViewOptions, missing: list[dict[str, str]]
-) -> list[tuple[Explanation, str | None]]:
-    """Make a map of each predicted class."""
-    for name in (CLASS_METHOD, "relevance") if labels else ():
-        try:
-            made = engine.explain(image, replace(options.of(name), target=None, targets=labels), options.progress)
-            return list(zip(made, labels, strict=True))
-        except VitscopeError as error:
-            missing.append({"what": msg("viewer.by-class", "{method} by class", method=name), "why": error.message})
-    return []
 
 
 def _readouts(store: AttentionStore) -> tuple[list[float], dict[str, Packed]]:

@@ -19,7 +19,6 @@ from vitscope.web.jobs import Job
 
 _LARGEST_FACTOR, _LARGEST = 10, 64  # an option may be so many times its default, or this
 _MEASURING_SHARE = 0.6  # of a job's time
-_VIEW_MB = 24.0  # a view stays on this machine, and fitting it into fewer megabytes takes most of the time
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +74,7 @@ def make_view(scope: Scope, picture: Picture, request: Mapping[str, Any], job: J
     options = {name: value for name, value in request.items() if value is not None}
     scope.engine.on_forward = job.check
     measuring = _MEASURING_SHARE * job.seconds  # a view with some measurements is better than none at the time limit
-    view = scope.view(picture, progress=job.report, seconds=measuring, max_mb=_VIEW_MB, **options)
+    view = scope.view(picture, progress=job.report, seconds=measuring, **options)
     assert view.live is not None
     live = view.live
     live.masking  # noqa: B018  computed now, so that the first mask costs one forward only

@@ -1,7 +1,7 @@
 """`vitscope view`: one self-contained interactive page."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,9 @@ from vitscope._messages import msg
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
 from vitscope.errors import UnknownNameError, UsageError
+
+if TYPE_CHECKING:
+    from vitscope.viewer.view import View
 
 
 def view(
@@ -26,11 +29,13 @@ def view(
     size: opt.Size = None,
     measure: Annotated[bool, typer.Option(help="Measure each map by deletion and insertion.")] = True,
     max_mb: Annotated[
-        float,
+        float | None,
         typer.Option(
-            "--max-mb", metavar="MB", help="Size limit of the page; attention rows lose precision first, then layers."
+            "--max-mb",
+            metavar="MB",
+            help="Size limit of the page, by default 20 for each photo; attention rows lose precision first, then layers.",
         ),
-    ] = 10.0,
+    ] = None,
     lang: Annotated[
         str | None, typer.Option(metavar="en|zh", help="Language of the page; by default the reader's.")
     ] = None,
@@ -41,11 +46,11 @@ def view(
     as_json: opt.AsJson = False,
 ) -> None:
     """Write one interactive page: maps, every head, what each patch attends to, and numbers. It needs no network."""
-    from vitscope.viewer.page import page_bytes
+    from vitscope.viewer.page import page
 
     if lang not in (None, "en", "zh"):
         raise UnknownNameError("language", lang or "", ["en", "zh"])
-    if not 0.5 <= max_mb <= 500:
+    if max_mb is not None and not 0.5 <= max_mb <= 500:
         raise UsageError(
             msg("cli.max-mb-range", "--max-mb must be between 0.5 and 500, not {size}", size=format(max_mb, "g"))
         )
@@ -57,24 +62,36 @@ def view(
     if methods:
         options["methods"] = opt.split_names(methods)
     scope = model.load()
+    written: list[Any] = []
+
+    def write(made: "View") -> None:
+        with atomic_write(path) as part:
+            part.write_text(page(made.document(), lang), "ascii")
+        if not written:
+            console.print_note(f"{path} can be opened; what is still being made will be added to it")
+        written.append(made)
+
     with console.image_progress(1) as progress:
         made = scope.view(
-            image, other=other, measure=measure, max_mb=max_mb, progress=progress.update_forwards, **options
+            image,
+            other=other,
+            measure=measure,
+            max_mb=max_mb,
+            progress=progress.update_forwards,
+            show=write,
+            **options,
         )
-    text = page_bytes(made.document(), lang)
-    error = made.header["attention"]["error"]
-    summary = f"{len(text) / 1e6:.1f} MB"
+        write(made)
+    size, error = path.stat().st_size, made.header["attention"]["error"]
+    summary = f"{size / 1e6:.1f} MB"
     if error:
-        which = "each" if error["head_beyond"] + error["mean_beyond"] == 0 else f"all but {error['head_beyond']:.1%}"
         summary += (
-            f"; attention rows differ by {error['mean_rms']:.1%} (one head: {error['head_rms']:.1%}) in their 20 "
-            f"largest weights, {which} by less than 1 %"
+            f"; of each row of attention the 20 largest weights are right to {error['head_max']:.1%}, those of the "
+            f"mean over heads to {error['mean_max']:.1%}"
         )
     console.print_note(summary)
     for one in made.header["missing"]:
         console.print_note(f"not in the page: {one['what']}: {console.in_flags(one['why'])}")
-    with atomic_write(path) as part:
-        part.write_bytes(text)
-    opt.print_result(path, as_json, {"bytes": len(text), "error": error, "missing": made.header["missing"]})
+    opt.print_result(path, as_json, {"bytes": size, "error": error, "missing": made.header["missing"]})
     if open_:
         typer.launch(path.resolve().as_uri())

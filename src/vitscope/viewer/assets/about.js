@@ -12,7 +12,7 @@ export function panel(root, ctx) {
     `${data.prefix.length} + ${rows} × ${columns} · ${data.layers.length} × ${data.heads}`, `vitscope ${header.vitscope}`, ...header.photo.notes.map(t.message),
   ]));
   const { error } = header.attention;
-  if (error?.mean_rms !== undefined) root.append(el("p", { class: "vs-note", text: t("precision", { mean: percent(error.mean_rms), head: percent(error.head_rms), beyond: percent(error.head_beyond) }) }));
+  if (error?.head_max !== undefined) root.append(el("p", { class: "vs-note", text: t("precision", { mean: percent(error.mean_max), head: percent(error.head_max) }) }));
   if (header.missing.length) root.append(el("h3", { text: t("missing") }), list(header.missing.map(({ what, why }) => t("missing_one", { what: t.message(what), why: t.message(why) }))));
   const notes = el("div", {});
   root.append(notes);

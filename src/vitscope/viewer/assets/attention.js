@@ -1,42 +1,24 @@
 // Rows, columns and rollout, from queries and keys. Pure; `kernel` stands alone so that a worker can be made of its text.
 
 export function kernel() {
-  // scores of one query against all keys, into `out`
-  function scores(head, i, out) {
-    const { rank, q, k } = head, at = i * rank, n = out.length;
-    for (let j = 0, b = 0; j < n; j++) {
-      let sum = 0;
-      for (let d = 0; d < rank; d++) sum += q[at + d] * k[b++];
-      out[j] = sum;
-    }
-  }
-
+  // What query i attends to: a softmax of its scores, by the log of its sum of exponentiated ones.
   function headRow(layer, head, i, out = new Float32Array(layer.tokens)) {
-    scores(layer.heads[head], i, out);
-    if (layer.corrections) {
-      const { start, key, by } = layer.corrections, row = head * layer.tokens + i;
-      for (let at = start[row]; at < start[row + 1]; at++) out[key[at]] += by[at];
+    const { width, q, k, lse, tokens } = layer, first = head * tokens, from = (first + i) * width, shift = lse[first + i];
+    for (let j = 0, b = first * width; j < tokens; j++) {
+      let sum = 0;
+      for (let d = 0; d < width; d++) sum += q[from + d] * k[b++];
+      out[j] = Math.exp(sum - shift);
     }
-    let peak = -Infinity, total = 0;
-    for (let j = 0; j < out.length; j++) if (out[j] > peak) peak = out[j];
-    for (let j = 0; j < out.length; j++) total += out[j] = Math.exp(out[j] - peak);
-    for (let j = 0; j < out.length; j++) out[j] /= total;
     return out;
   }
 
-  // who attends to token j: one column of the same matrix, from the logs of its rows' sums
+  // who attends to token j: one column of the same matrix
   function headColumn(layer, head, j, out = new Float32Array(layer.tokens)) {
-    const { rank, q, k } = layer.heads[head], b = j * rank, shift = head * layer.tokens;
-    for (let i = 0, a = 0; i < out.length; i++) {
+    const { width, q, k, lse, tokens } = layer, first = head * tokens, from = (first + j) * width;
+    for (let i = 0, a = first * width; i < tokens; i++) {
       let sum = 0;
-      for (let d = 0; d < rank; d++) sum += q[a++] * k[b + d];
-      out[i] = Math.exp(sum - layer.lse[shift + i]);
-    }
-    if (layer.corrections) {
-      const { start, key, by } = layer.corrections;
-      for (let i = 0; i < out.length; i++) {
-        for (let at = start[shift + i]; at < start[shift + i + 1]; at++) if (key[at] === j) out[i] *= Math.exp(by[at]);
-      }
+      for (let d = 0; d < width; d++) sum += q[a++] * k[from + d];
+      out[i] = Math.exp(sum - lse[first + i]);
     }
     return out;
   }
@@ -57,9 +39,9 @@ export function kernel() {
     return out;
   }
 
-  const row = (layer, fusion, i) => fuse(layer.heads.length, fusion, (h, out) => headRow(layer, h, i, out), layer.tokens);
+  const row = (layer, fusion, i) => fuse(layer.heads, fusion, (h, out) => headRow(layer, h, i, out), layer.tokens);
   const column = (layer, fusion, j) =>
-    fuse(layer.heads.length, fusion, (h, out) => headColumn(layer, h, j, out), layer.tokens, false);
+    fuse(layer.heads, fusion, (h, out) => headColumn(layer, h, j, out), layer.tokens, false);
 
   // all rows of a layer, 16 bits each with a scale for every row
   function matrix(layer, fusion) {

@@ -28,24 +28,6 @@ export async function unpack(packed) {
   return packed.dtype === "float16" ? halves(values) : values;
 }
 
-// Arrays that stand in a page as its own characters (`page_bytes`): each gets its bytes back; all bytes are returned.
-export function unwrap(document, text) {
-  const places = new Uint8Array(65536);
-  const characters = new TextDecoder("windows-1252").decode(Uint8Array.from({ length: 256 }, (_, i) => i));
-  for (let byte = 0; byte < 256; byte++) places[characters.charCodeAt(byte)] = byte;
-  const bytes = new Uint8Array(text.length);
-  let count = 0;
-  for (let i = 0; i < text.length; i++) {
-    const byte = places[text.charCodeAt(i)];
-    bytes[count++] = byte === 61 ? places[text.charCodeAt(++i)] ^ 64 : byte;
-  }
-  let at = 0;
-  for (let one = document; one; one = one.other) {
-    for (const array of Object.values(one.arrays)) array.data = bytes.subarray(at, (at += array.data));
-  }
-  return bytes.subarray(0, count);
-}
-
 const signed = (value) => (value >>> 1) ^ -(value & 1);
 
 export function openDocument(document) {
@@ -73,42 +55,24 @@ export function openDocument(document) {
 
   // Queries and keys of one layer, token by token, the queries already weighed: a score is their plain product.
   async function layer(number) {
-    const entry = header.layers[number];
-    if (!entry.rank) return null;
+    const { rows, heads } = header.layers[number];
+    if (!rows) return null;
     const [q, k, weight, lse] = await Promise.all(["q", "k", "weight", "lse"].map((name) => array(`${name}.${number}`)));
-    const heads = [];
-    let at = 0, column = 0;
-    for (const rank of entry.rank) {
-      const left = new Float32Array(tokens * rank), right = new Float32Array(tokens * rank);
-      for (let d = 0; d < rank; d++) {
-        for (let i = 0; i < tokens; i++) {
-          left[i * rank + d] = signed(q[at + d * tokens + i]) * weight[column + d];
-          right[i * rank + d] = signed(k[at + d * tokens + i]);
-        }
+    const width = weight.length / heads, left = new Float32Array(q.length), right = new Float32Array(k.length);
+    for (let column = 0, at = 0; column < weight.length; column++) {
+      for (let i = 0, to = (column - column % width) * tokens + column % width; i < tokens; i++, at++, to += width) {
+        left[to] = signed(q[at]) * weight[column];
+        right[to] = signed(k[at]);
       }
-      at += rank * tokens;
-      column += rank;
-      heads.push({ rank, q: left, k: right });
     }
-    const [low, step] = entry.lse;
-    return { tokens, heads, lse: Float32Array.from(lse, (value) => low + value * step), corrections: await corrections(number) };
-  }
-
-  // Single scores that the factors get wrong: where each row's changes start, their keys, and by how much.
-  async function corrections(number) {
-    if (!(`correction.row.${number}` in arrays)) return null;
-    const [gaps, key, by] = await Promise.all(["row", "key", "by"].map((name) => array(`correction.${name}.${number}`)));
-    const start = new Uint32Array(header.layers[number].heads * tokens + 1);
-    for (let i = 0, row = 0; i < gaps.length; i++) start[(row += gaps[i]) + 1]++;
-    for (let row = 1; row < start.length; row++) start[row] += start[row - 1];
-    return { start, key, by };
+    return { tokens, heads, width, q: left, k: right, lse };
   }
 
   const data = {
     header, arrays, tokens, prefix, rows, columns,
     region: header.region, layers: header.layers, maps: [...header.maps],
     heads: Math.max(0, ...header.layers.map((one) => one.heads)),
-    queries: header.layers.map((one) => Boolean(one.rank)),
+    queries: header.layers.map((one) => one.rows),
     pooled: header.layout.pooling === "map" && "readout" in arrays,
     readable: Boolean(header.attention.heads_scale.length),
     array, map: (id) => once(`map ${id}`, () => map(id)),

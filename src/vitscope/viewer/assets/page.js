@@ -1,6 +1,5 @@
-// The script of a page that is a file: the document stands in it as JSON, its arrays perhaps as raw characters.
+// The script of a page that is a file: the document stands in it as JSON.
 
-import { unwrap } from "./data.js";
 import { el } from "./dom.js";
 import { fileHost, mount } from "./main.js";
 import { crc32 } from "./npz.js";
@@ -11,16 +10,13 @@ export { fileHost, mount };
 
 const root = document.querySelector("main");
 const island = document.querySelector('script[type="application/json"]');
-const raw = document.querySelector('script[type="application/octet-stream"]');
-// The document with its arrays, or null where the file was damaged after it was written.
+// The document, or null where the file was damaged after it was written.
 function read() {
-  const intact = ({ dataset }, bytes) => dataset.crc === crc32(bytes).toString(16).padStart(8, "0");
-  if (!intact(island, new TextEncoder().encode(island.textContent))) return null;
-  const found = JSON.parse(island.textContent);
-  return !raw || intact(raw, unwrap(found, raw.textContent)) ? found : null;
+  const { textContent, dataset } = island;
+  const intact = dataset.crc === crc32(new TextEncoder().encode(textContent)).toString(16).padStart(8, "0");
+  return intact ? JSON.parse(textContent) : null;
 }
 const given = read();
-raw?.remove();
 if (given) {
   const viewer = mount(root, given, fileHost, { lang: root.dataset.lang, fragment: location.hash });
   root.viewer = viewer;
