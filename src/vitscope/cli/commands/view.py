@@ -33,7 +33,7 @@ def view(
         typer.Option(
             "--max-mb",
             metavar="MB",
-            help="Size limit of the page, by default 20 for each photo; attention rows lose precision first, then layers.",
+            help="Size limit, by default 20 for each photo; attention rows lose precision first, then layers.",
         ),
     ] = None,
     lang: Annotated[
