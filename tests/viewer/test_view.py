@@ -68,6 +68,7 @@ def test_the_document_has_the_form_that_hosts_rely_on(tiny_view):
             "measurement",
             "steps",
             "alike",
+            "uses_target",
         ]
     )
     assert sorted(header["layers"][0]) == ["heads", "name", "rows"]
@@ -122,7 +123,7 @@ def test_two_photos_are_one_page(tiny_scope, photo, tmp_path):
     assert made.other is not None
     assert [one["alike"] for one in made.header["maps"]] == [False, True]
     assert [one["target"] for one in made.other.header["maps"]] == [None, f"similar to {photo}"]
-    assert not [name for name in made.other.arrays if name.startswith("q.")]
+    assert [name for name in made.other.arrays if name.startswith("q.")] == ["q.0", "q.1", "q.2"]
 
 
 def run(*words, command="view"):
