@@ -117,8 +117,8 @@ def compare(
 
 CASES: dict[str, Callable[[int], dict[str, Any]]] = {
     "rollout-large": lambda blocks: compare("ViT-L/32@384, random", vit_large(), "rollout", 28, blocks, None),
-    "rollout-small": lambda blocks: compare("embedded DINOv2-S@224", load(), "rollout", 64, blocks, 224),
-    "relevance-small": lambda blocks: compare("embedded DINOv2-S@224", load(), "relevance", 32, blocks, 224),
+    "rollout-small": lambda blocks: compare("embedded ViT-S/14@224", load(), "rollout", 64, blocks, 224),
+    "relevance-small": lambda blocks: compare("embedded ViT-S/14@224", load(), "relevance", 32, blocks, 224),
     "relevance-large": lambda blocks: compare("ViT-L/32@384, random", vit_large(), "relevance", 28, blocks, None),
 }
 

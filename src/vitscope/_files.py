@@ -14,6 +14,7 @@ from vitscope._messages import join_messages, msg
 from vitscope.errors import ResultError
 
 PART_PREFIX = ".part-"
+FILE_KINDS = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".npz")
 _WHERE = msg("files.not-written.hint", "check that the folder can be written to and that the disk is not full")
 
 
@@ -23,6 +24,11 @@ def path_exists(path: Path) -> bool:
         return path.exists()
     except OSError:
         return False
+
+
+def is_file_name(path: Path) -> bool:
+    """Return whether a name is that of one file of a result, such as `map.png`; an existing folder is a folder."""
+    return path.suffix.lower() in FILE_KINDS and not path.is_dir()
 
 
 def not_written(path: Path, error: OSError, hint: str = _WHERE) -> ResultError:

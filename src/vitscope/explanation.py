@@ -12,7 +12,7 @@ from jaxtyping import Float32
 from PIL import Image
 
 from vitscope._documents import DamagedFileError, as_schema, document_bytes, read_arrays
-from vitscope._files import staged_folder
+from vitscope._files import already_there, atomic_write, is_file_name, path_exists, staged_folder
 from vitscope._messages import Message, message_table, msg, restore_messages
 from vitscope._saved import MANIFEST, SCHEMA, Provenance, SavedManifest, listed_files, read_manifest
 from vitscope.errors import (
@@ -28,6 +28,7 @@ from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture, load_image
 from vitscope.render import raster
 from vitscope.render.html import Card
+from vitscope.render.image_files import write_image
 from vitscope.render.raster import Style, StyleOptions
 
 E = TypeVar("E", bound="Explanation")
@@ -238,7 +239,8 @@ class Explanation:
         """Write `manifest.json`, `arrays.npz`, `overlay.png`, `heat.png`, `map.png` and `photo.jpg` into a new folder.
 
         The folder appears whole or not at all. The photo is kept as JPEG (quality 95) for drawing, so that a loaded
-        explanation needs no other file; map and prefix are exact.
+        explanation needs no other file; map and prefix are exact. A name such as `map.png` becomes that one file: the
+        overlay (`.png`, `.jpg`, `.pdf`, `.svg`), or the arrays (`.npz`).
 
         Args:
             folder: where; its parents are made.
@@ -250,11 +252,23 @@ class Explanation:
         """
         manifest = self.manifest() | {"render": self.style(**style).to_dict()}
         as_schema(manifest["provenance"], Provenance, "provenance")  # what is written can be read
+        if is_file_name(path := Path(folder)):
+            return self._save_file(path, force, **style)
         with staged_folder(Path(folder), force=force) as stage:
             np.savez(stage / "arrays.npz", map=self.map, prefix=self.prefix)
             self._draw(stage, **style)
             (stage / MANIFEST).write_bytes(document_bytes(manifest | {"files": listed_files(stage)}))
         return Path(folder)
+
+    def _save_file(self, path: Path, force: bool, **style: Unpack[StyleOptions]) -> Path:
+        if path_exists(path) and not force:
+            raise already_there(path)
+        with atomic_write(path) as part:
+            if path.suffix.lower() == ".npz":
+                np.savez(part, map=self.map, prefix=self.prefix)
+            else:
+                write_image(self.overlay(**style), part)
+        return path
 
     def _draw(self, folder: Path, **style: Unpack[StyleOptions]) -> None:
         """Write the photo and every drawing into the folder."""

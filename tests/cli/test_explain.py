@@ -86,18 +86,33 @@ def test_a_bad_picture_among_good_ones(explain, album, tmp_path):
 
 def test_an_existing_result_is_kept_without_force_and_replaced_with_it(explain, album, tmp_path):
     explain(album[0])
-    ran = explain(*album[:2], "--method", "attention")
+    ran = explain(*album[:2])
     assert ran.code == 1
     folder = tmp_path / "out" / "cat"
     assert one_line(ran.err) == (
         f"vitscope: {album[0]}: {folder} is already there (--force replaces it, or choose another path)"
     )
-    assert manifest(folder)["method"] == "gradcam"
-    assert manifest(tmp_path / "out" / "cup")["method"] == "attention"
-    ran = explain(album[0], "--method", "attention", "--force")
+    assert "target" in manifest(folder)["provenance"]
+    before = manifest(folder)["score"]
+    ran = explain(album[0], "--target", "1", "--force")
     assert (ran.code, ran.err) == (0, "")
-    assert manifest(folder)["method"] == "attention"
+    assert manifest(folder)["score"] != before
     assert names(tmp_path / "out") == {"cat", "cup"}
+
+
+def test_another_method_of_the_same_image_has_a_folder_of_its_own(explain, album, tmp_path):
+    assert explain(album[0]).code == 0
+    ran = explain(album[0], "--method", "attention,rollout", "--layers", "1")
+    assert (ran.code, ran.err) == (0, "")
+    made = {name: manifest(tmp_path / "out" / name) for name in names(tmp_path / "out")}
+    assert {name: one["method"] for name, one in made.items()} == {
+        "cat": "gradcam",
+        "cat-attention": "attention",
+        "cat-rollout": "rollout",
+    }
+    assert made["cat-rollout"]["provenance"]["options"]["layers"] == "1"
+    assert "layers" not in made["cat-attention"]["provenance"]["options"]
+    assert str(tmp_path / "out" / "cat-rollout" / "overlay.png") in ran.out
 
 
 @pytest.mark.parametrize("name", ["diary.txt", "manifest.json"])
@@ -176,7 +191,8 @@ def test_photos_of_one_name_get_folders_of_their_own(explain, album, tmp_path):
 def test_options_reach_the_method(explain, album, tiny_scope, tmp_path, flags, options):
     ran = explain(album[0], *flags)
     assert (ran.code, ran.err) == (0, "")
-    loaded, expected = Explanation.load(tmp_path / "out" / "cat"), tiny_scope.explain(album[0], **options)
+    folder = f"cat-{flags[1]}" if flags[0] == "--method" else "cat"
+    loaded, expected = Explanation.load(tmp_path / "out" / folder), tiny_scope.explain(album[0], **options)
     assert loaded.map.shape == expected.map.shape
     assert np.abs(loaded.map - expected.map).max() < 1e-6
     assert loaded.provenance["options"] == expected.provenance["options"]
@@ -189,12 +205,12 @@ def test_the_notebook_recipe_is_labelled(explain, album, tmp_path, tiny_scope):
     ran = explain(album[0], "--method", "notebook-recipe", "--style", "notebook")
     assert ran.code == 0
     assert "cat: not rollout: the layers are multiplied in the wrong order" in ran.out
-    told = manifest(tmp_path / "out" / "cat")
+    told = manifest(tmp_path / "out" / "cat-notebook-recipe")
     assert told["method"] == "notebook-recipe"
     assert told["render"]["style"] == "notebook"
     assert told["provenance"]["caveat"].startswith("not rollout")
     expected = tiny_scope.explain(album[0], method="notebook-recipe").overlay(style="notebook")
-    assert np.array_equal(pixels(tmp_path / "out" / "cat" / "overlay.png"), np.asarray(expected))
+    assert np.array_equal(pixels(tmp_path / "out" / "cat-notebook-recipe" / "overlay.png"), np.asarray(expected))
 
 
 @pytest.mark.parametrize(

@@ -122,3 +122,43 @@ def test_ctrl_c_while_a_sheet_is_written_leaves_no_file(cli, album, tiny_folder,
     assert ran.code == 130
     assert one_line(ran.err).startswith("vitscope: interrupted")
     assert names(tmp_path / "out") == set()
+
+
+# --- where results go ------------------------------------------------------------------------------------------------
+
+
+def test_one_file_instead_of_a_folder(cli, album, tiny_folder, tiny_scope, tmp_path):
+    expected = tiny_scope.explain(album[0])
+    for name in ("map.png", "map.npz", "map.svg", "map.pdf"):
+        ran = cli("explain", album[0], "--model", tiny_folder, "-o", tmp_path / name)
+        assert (ran.code, ran.err) == (0, "")
+        assert str(tmp_path / name) in ran.out
+    assert names(tmp_path) == {"map.png", "map.npz", "map.svg", "map.pdf"}
+    assert np.array_equal(pixels(tmp_path / "map.png"), np.asarray(expected.overlay()))
+    with np.load(tmp_path / "map.npz") as arrays:
+        assert np.array_equal(arrays["map"], expected.map)
+    ran = cli("explain", album[0], "--model", tiny_folder, "-o", tmp_path / "map.png")
+    assert ran.code == 1
+    assert "is already there" in one_line(ran.err)
+    assert cli("explain", album[0], "--model", tiny_folder, "-o", tmp_path / "map.png", "--force").code == 0
+
+
+def test_what_all_images_have_in_common_is_said_once(explain, album):
+    ran = explain(*album)
+    assert ran.out.count("chosen by vitscope for this model") == 1
+    assert "all: chosen by vitscope for this model: gradcam" in ran.out
+    assert all(f"{path.stem}: top 5: " in ran.out for path in album)
+
+
+def test_images_of_one_stem_are_told_apart(explain, album, tmp_path):
+    from PIL import Image
+
+    for name in ("x.bmp", "x.gif"):
+        Image.open(album[0]).convert("RGB").save(tmp_path / name)
+    (tmp_path / "x.jpg").write_text("Dear diary")
+    ran = explain(tmp_path / "x.jpg", tmp_path / "x.bmp", tmp_path / "x.gif")
+    assert ran.code == 1
+    assert "x.jpg is not an image" in one_line(ran.err)
+    assert names(tmp_path / "out") == {"x", "x-2"}  # the one that cannot be read takes no name
+    assert [line.split()[0] for line in ran.out.splitlines()[1:3]] == ["x.bmp", "x.gif"]
+    assert str(tmp_path / "out" / "x-2" / "overlay.png") in ran.out

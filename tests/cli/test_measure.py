@@ -344,7 +344,7 @@ def test_wrong_usage(cli, album, tiny_folder, tmp_path, flags):
 @pytest.mark.parametrize("flags", ["--metrics delete", "--baseline white", "--score loss"])
 @pytest.mark.usefixtures("as_shipped")
 def test_a_wrong_word_is_told_before_a_model_is_loaded(cli, album, flags):
-    ran = cli("measure", album[0], "--model", "./nowhere", *flags.split())
+    ran = cli("measure", album[0], "--model", "nobody/nothing", *flags.split())
     assert ran.code == 2
 
 

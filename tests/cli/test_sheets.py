@@ -106,7 +106,7 @@ def test_compare(cli, album, tiny_folder, tmp_path):
         tiny_folder,
         "--out",
         tmp_path / "out",
-        "--methods",
+        "--method",
         "rollout:layers=last2:residual_weight=.3,attention",
     ]
     ran = cli("compare", album[1], *arguments)
@@ -131,7 +131,7 @@ def test_compare_with_measured_numbers(cli, album, tiny_folder, tiny_scope, tmp_
 
     shown = []
     monkeypatch.setattr(sheets, "sheet", lambda cells, title, **_: shown.extend(cells) or Image.new("L", (2, 2)))
-    arguments = ["compare", album[0], "--model", tiny_folder, "--methods", "rollout,attention,random"]
+    arguments = ["compare", album[0], "--model", tiny_folder, "--method", "rollout,attention,random"]
     ran = cli(*arguments, "--out", tmp_path / "a", "--measure", "--baseline", "black", "--json")
     assert (ran.code, ran.err) == (0, "")
     documents = json.loads(ran.out)["methods"]

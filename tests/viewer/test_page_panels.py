@@ -358,7 +358,7 @@ def test_the_page_names_the_command_that_makes_it(fresh, tiny_pair):
     words = shlex.split(field_of_page(fresh))
     assert words[:2] == ["vitscope", "view"]
     assert [one.rsplit("/", 1)[-1] for one in words[2:4]] == ["chelsea.png", "coffee.png"]
-    assert words[words.index("--methods") + 1] == "rollout,attention,relevance,random"
+    assert words[words.index("--method") + 1] == "rollout,attention,relevance,random"
     assert words[words.index("--top") + 1] == "2"
     assert "--size" not in words
     assert "--no-measure" not in words

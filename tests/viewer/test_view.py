@@ -192,7 +192,7 @@ def test_the_command_names_a_size_only_where_it_changes_the_page(tiny_scope, pho
 
 def test_the_command_writes_a_page_and_says_what_is_in_it(tiny_folder, photo, tmp_path):
     out = tmp_path / "view.html"
-    done = run(photo, "--model", tiny_folder, "-o", out, "--no-measure", "--methods", "attention,rollout", "--json")
+    done = run(photo, "--model", tiny_folder, "-o", out, "--no-measure", "--method", "attention,rollout", "--json")
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
     assert told["bytes"] == out.stat().st_size
@@ -209,7 +209,7 @@ def test_the_command_writes_a_page_and_says_what_is_in_it(tiny_folder, photo, tm
     [
         (["--lang", "xx"], "language"),
         (["--max-mb", "0"], "max-mb"),
-        (["--methods", "rolout"], "did you mean 'rollout'"),
+        (["--method", "rolout"], "did you mean 'rollout'"),
     ],
 )
 def test_wrong_words_are_one_line(tiny_folder, photo, tmp_path, words, said):

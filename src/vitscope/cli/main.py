@@ -61,6 +61,7 @@ _WrongUsage: Any = next(base for base in typer.BadParameter.__mro__ if base.__na
 def main() -> None:
     """Run the command line; exit codes are 0 done, 1 some inputs failed, 2 wrong usage, 130 interrupted."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -10,6 +10,7 @@ from torch import Tensor
 from vitscope._messages import msg
 from vitscope.attention import LayerSpec
 from vitscope.attention.gradient_rules import GRADIENT_RULES, GradientRuleName
+from vitscope.engine.ranges import check_batch_size, check_size, is_integer
 from vitscope.errors import UnknownNameError, UsageError, VitscopeError
 from vitscope.methods.places import QueryTarget, RegionTarget
 from vitscope.methods.targets import SimilarTo, Target, Text
@@ -96,19 +97,9 @@ class Options:
     targets: Any = None
 
     def __post_init__(self) -> None:
-        if self.size is not None and not (_is_integer(self.size) and 16 <= self.size <= 8192):
-            raise UsageError(
-                msg("engine.size", "{@size} is an integer between 16 and 8192 pixels, not {size}", size=repr(self.size))
-            )
-        if not (_is_integer(self.batch_size) and self.batch_size >= 1):
-            raise UsageError(
-                msg(
-                    "engine.batch-size",
-                    "{@batch_size} is an integer of at least 1, not {batch_size}",
-                    batch_size=repr(self.batch_size),
-                )
-            )
-        if not _is_integer(self.seed):
+        check_size(self.size)
+        check_batch_size(self.batch_size)
+        if not is_integer(self.seed):
             raise UsageError(msg("engine.seed", "{@seed} is an integer, not {seed}", seed=repr(self.seed)))
         if self.gradient_rule not in GRADIENT_RULES:
             raise UnknownNameError(msg("engine.gradient-rule", "gradient rule"), self.gradient_rule, GRADIENT_RULES)
@@ -189,10 +180,6 @@ def options_of(given: Mapping[str, Any], targets: Any = None) -> Options:
 def target_of(target: "Target | list[Target]", image: int) -> Target:
     """Return the target of one image of a batch."""
     return target[image] if isinstance(target, list) else target
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _checked(target: Any) -> Any:

@@ -15,6 +15,7 @@ from vitscope.geometry import TokenLayout
 if TYPE_CHECKING:
     import torch
 
+
 T = TypeVar("T")
 Requirement: TypeAlias = Literal[
     "target", "gradient", "own-gradient", "same-tokens", "hidden-states", "token-grids", "order-free", "values"
@@ -154,13 +155,21 @@ class Method:
         Raises:
             UsageError: an option that this method does not have, or a value of another kind or not one of its choices.
         """
-        given = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
-        for name, value in given.items():
-            if name not in self.options:
-                kind = msg("methods.option-of", "option of the method '{method}'", method=self.name)
-                raise UnknownNameError(kind, name, self.options, also)
-            self.options[name].check(value)
-        return {name: option.default for name, option in self.options.items()} | given
+        return check_options(self.name, self.options, options, also)
+
+
+def check_options(
+    method: str, known: Mapping[str, Option], options: Mapping[str, Any], also: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return the full set of a method's options; see `Method.check`."""
+    given = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
+    for name, value in given.items():
+        if name not in known:
+            raise UnknownNameError(
+                msg("methods.option-of", "option of the method '{method}'", method=method), name, known, also
+            )
+        known[name].check(value)
+    return {name: option.default for name, option in known.items()} | given
 
 
 METHODS: Registry[Method] = Registry(

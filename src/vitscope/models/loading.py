@@ -16,9 +16,12 @@ from vitscope.errors import UnknownNameError, UsageError, first_line
 from vitscope.geometry import TokenLayout
 from vitscope.models.answers.labels import read_labels
 from vitscope.models.base import ADAPTERS, ModelAdapter, libraries_of
+from vitscope.models.bundled.catalogue import naming_variable
+from vitscope.models.bundled.dinov2 import Dinov2Model
 from vitscope.models.generic import GenericAdapter
 from vitscope.models.options import Labels, LoadOptions, ModelOptions, Output, Region, said_of
 from vitscope.models.references.references import LoadRequest, open_reference
+from vitscope.models.transformers.adapter import TransformersAdapter
 from vitscope.models.transformers.processor_loading import load_processor
 from vitscope.models.weights.weights import require_numbers
 from vitscope.models.wrapped import adapter_inside, without_wrappers
@@ -119,7 +122,8 @@ def open_model(
     if dtype not in DTYPES:
         raise UnknownNameError(msg("models.dtype", "dtype"), dtype, DTYPES)
     request = LoadRequest(processor, pick_device(device), DTYPES[dtype], given, revision, weights, progress)
-    return open_reference(str(model), request)
+    with naming_variable(str(model)):
+        return open_reference(str(model), request)
 
 
 def pick_device(device: str | torch.device) -> torch.device:
@@ -145,6 +149,8 @@ def pick_device(device: str | torch.device) -> torch.device:
 
 def adapter_of(model: nn.Module) -> type[ModelAdapter]:
     """Return the adapter of the library that defines the model's class, or the nearest of its bases."""
+    if isinstance(model, Dinov2Model):
+        return TransformersAdapter
     adapters = [adapter for _, adapter in ADAPTERS]
     for library in libraries_of(model):
         for adapter in adapters:

@@ -153,7 +153,7 @@ class _ViewOptions:
         """
         words = ["vitscope", "view", *self.photos, "--model", model, *flags]
         options: dict[str, tuple[Any, Any]] = {
-            "--methods": (",".join(self.methods), ",".join(DEFAULT_METHODS)),
+            "--method": (",".join(self.methods), ",".join(DEFAULT_METHODS)),
             "--target": (format_target(self.target), None),
             "--top": (self.top, 5),
             "--size": (self.size, None),

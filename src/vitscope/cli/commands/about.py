@@ -4,8 +4,16 @@ from typing import Annotated, Any
 
 import typer
 
+from vitscope._messages import msg
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
+from vitscope.errors import UsageError
+from vitscope.models.bundled.catalogue import default_model
+
+_Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", metavar="MODEL", callback=opt.check_model, help="The same as MODEL, as elsewhere."),
+]
 
 
 def models(as_json: opt.AsJson = False) -> None:
@@ -43,13 +51,18 @@ def models(as_json: opt.AsJson = False) -> None:
 def methods(
     flags: opt.LoadFlags,
     reference: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="Also report which methods apply to this model.")
+        str | None,
+        typer.Argument(
+            metavar="MODEL", callback=opt.check_model, help="Also report which methods apply to this model."
+        ),
     ] = None,
+    model: _Model = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """List the methods: what each needs, costs and computes, and its source."""
     from vitscope.methods.base import METHODS
 
+    reference = _one(reference, model)
     loaded = opt.load(reference, **flags.keywords()).methods() if reference else []
     reasons = {support.name: support.reason for support in loaded}
     found = [method for _, method in METHODS]
@@ -85,10 +98,15 @@ def methods(
 
 def inspect(
     flags: opt.LoadFlags,
-    reference: Annotated[str, typer.Argument(metavar="MODEL", help="Model reference.")] = opt.DEFAULT_MODEL,
+    reference: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", callback=opt.check_model, help=f"{opt.MODEL_HELP} {opt.DEFAULT_HELP}"),
+    ] = None,
+    model: _Model = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Describe a model: tokens, grid, pooling, input, the recommended method, and which methods apply."""
+    reference = _one(reference, model) or opt.check_model(default_model())
     scope = opt.load(reference, **flags.keywords())
     layout, facts, best = scope.layout, dict(scope.adapter.describe()), scope.recommend()
     facts |= {
@@ -112,6 +130,15 @@ def inspect(
         (f"method {name}", f"no: {console.in_flags(reason)}" if reason else "works") for name, reason in reasons.items()
     ]
     console.print_table(["", ""], rows, wrap=True)
+
+
+def _one(argument: str | None, option: str | None) -> str | None:
+    """Return the model that was named in one of two ways."""
+    if argument is not None and option is not None:
+        raise UsageError(
+            msg("cli.two-models", "the model is named twice: {one} and {other}", one=argument, other=option)
+        )
+    return argument if option is None else option
 
 
 def _yes_or_no(value: bool) -> str:

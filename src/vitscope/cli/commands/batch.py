@@ -29,12 +29,10 @@ def batch(
     model: opt.ModelChoice,
     out: opt.Out,
     engine: Annotated[
-        str, typer.Option(metavar="local|ray", help="Where the work is done: in this process or on a Ray cluster.")
+        str, opt.one_of("local|ray", "Where the work is done: in this process or on a Ray cluster.")
     ] = "local",
     resume: Annotated[bool, typer.Option("--resume", help="Continue what an earlier run wrote to the folder.")] = False,
-    method: Annotated[
-        str, typer.Option(metavar="NAME,NAME", help="One method or several, for a row of each; auto chooses one.")
-    ] = "auto",
+    method: opt.Methods = "auto",
     target: Annotated[
         list[str] | None, typer.Option(metavar="CLASS", help=f"{opt.TARGET_HELP}; may be repeated, for a row of each.")
     ] = None,
@@ -61,7 +59,8 @@ def batch(
         int, typer.Option(metavar="COUNT", help="Images in one output file: the most that a crash can cost.")
     ] = 512,
     batch_size: Annotated[
-        int | None, typer.Option(metavar="COUNT", help="Images in one forward pass; see --batch-tokens.")
+        int | None,
+        typer.Option(metavar="COUNT", callback=opt.in_range, help="Images in one forward pass; see --batch-tokens."),
     ] = None,
     batch_tokens: Annotated[
         int, typer.Option(metavar="COUNT", help="Tokens in one forward pass, where --batch-size is not given.")
@@ -78,6 +77,7 @@ def batch(
     from vitscope.batch.run import require_engine, run
 
     require_engine(engine)
+    options.check(*opt.split_names(method))
     from vitscope.batch.output import check_output
     from vitscope.batch.overlays import overlay_paths, write_video
     from vitscope.batch.sources import ImageSource
@@ -149,6 +149,9 @@ def _print(summary: "BatchSummary", as_json: bool) -> None:
         console.print_note(f"{name} was made again: {reason}")
     for name, error in summary.errors.items():
         console.print_note(f"{name}: {error}")
+    if summary.ignored:
+        endings = ", ".join(f"{count} {ending or 'without one'}" for ending, count in summary.ignored.items())
+        console.print_note(f"{sum(summary.ignored.values())} files skipped, by their ending: {endings}")
     if summary.failed:
         kinds = ", ".join(f"{count} with {kind}" for kind, count in summary.failures.items())
         console.print_note(f"{summary.failed} failed ({kinds}); the column 'error' has all reasons")

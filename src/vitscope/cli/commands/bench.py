@@ -8,6 +8,19 @@ import typer
 from vitscope._version import __version__
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
+from vitscope.errors import UnknownNameError
+from vitscope.models.bundled.catalogue import default_model
+
+_MODEL_OF_DIGITS = "embedded:digit-scenes"
+
+
+def _check_methods(value: str) -> str:
+    """Check methods and their own options; `all`, the priors and options of the call are the benchmark's."""
+    for name, *options in (text.split(":") for text in opt.split_names(value)):
+        if name not in ("all", "centre", "centre prior"):
+            own = [one for one in options if one.partition("=")[0] not in ("gradient_rule", "refine")]
+            opt.check_methods(":".join([name, *own]))
+    return value
 
 
 def bench(
@@ -15,12 +28,19 @@ def bench(
     flags: opt.LoadFlags,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", metavar="MODEL", help="Model reference; digits has a model of its own."),
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            callback=opt.check_model,
+            help=f"{opt.MODEL_HELP} {opt.DEFAULT_HELP} digits has a model of its own.",
+        ),
     ] = None,
-    methods: Annotated[
+    method: Annotated[
         str,
         typer.Option(
             metavar="NAME[:OPTION=VALUE],...",
+            callback=_check_methods,
             help="Methods and their options; all: every quick one. The others are compared with the first.",
         ),
     ] = "",
@@ -31,9 +51,7 @@ def bench(
     size: Annotated[
         int | None, typer.Option(metavar="PIXELS", help="Side of the scenes and input size of the model.")
     ] = None,
-    split: Annotated[
-        str, typer.Option(metavar="report|tune", help="Which half of the objects and backgrounds to use.")
-    ] = "report",
+    split: Annotated[str, opt.one_of("report|tune", "Which half of the objects and backgrounds to use.")] = "report",
     cutouts: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Objects with transparency (planted).")] = None,
     backgrounds: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Backgrounds (planted).")] = None,
     images: Annotated[
@@ -53,16 +71,17 @@ def bench(
 
     An interrupted benchmark continues where it stopped.
     """
-    from vitscope.bench.benchmark import make_benchmark, run_benchmark
     from vitscope.bench.cases import KINDS
-    from vitscope.bench.digits import MODEL
-    from vitscope.bench.runner import method_specs
-    from vitscope.errors import UnknownNameError
 
     if kind not in KINDS:
         raise UnknownNameError("benchmark", kind, KINDS)
-    scope = opt.load(model or (MODEL if kind == "digits" else opt.DEFAULT_MODEL), **flags.keywords())
-    specs = method_specs(scope, methods.split(","), opt.split_option)
+    if model is None and kind != "digits":
+        model = opt.check_model(default_model())
+    scope = opt.load(model or _MODEL_OF_DIGITS, **flags.keywords())
+    from vitscope.bench.benchmark import make_benchmark, run_benchmark
+    from vitscope.bench.runner import method_specs
+
+    specs = method_specs(scope, method.split(","), opt.split_option)
     benchmark = make_benchmark(
         scope,
         kind,

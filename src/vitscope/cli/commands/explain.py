@@ -1,17 +1,18 @@
 """`vitscope explain`: overlay, heat map, arrays and manifest of each image."""
 
-import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from vitscope._files import already_there, is_file_name, path_exists
+from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
-from vitscope.errors import VitscopeError
+from vitscope.errors import UsageError, VitscopeError
 
 if TYPE_CHECKING:
     from vitscope.engine.options import Failure
@@ -51,54 +52,114 @@ def explain(
     options: opt.MethodOptions,
     drawing: OverlayStyle,
     model: opt.ModelChoice,
-    method: opt.Method = "auto",
+    method: opt.Methods = "auto",
     target: Annotated[
         list[str] | None, typer.Option(metavar="CLASS", help=f"{opt.TARGET_HELP}; may be repeated, for a map of each.")
     ] = None,
     size: opt.Size = None,
     batch_size: opt.BatchSize = 8,
     seed: opt.Seed = 0,
-    out: opt.Out = Path("out"),
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FOLDER|FILE",
+            callback=opt.folder_or_file,
+            help="Folder for the results; or one file: .png, .jpg, .pdf, .svg (the overlay) or .npz (the arrays).",
+        ),
+    ] = Path("out"),
     force: opt.Force = False,
     as_json: opt.AsJson = False,
 ) -> int:
-    """Explain images: write the overlay, heat map, arrays and manifest of each to OUT/NAME/."""
-    from vitscope._files import already_there, path_exists
+    """Explain images: write the overlay, heat map, arrays and manifest of each to OUT/NAME/.
 
-    style = drawing.style()
-    keywords = {"method": method, "size": size, "batch_size": batch_size, "seed": seed, **options.keywords()}
-    targets = [opt.parse_target(text) for text in target or []]
-    keywords |= {"targets": targets} if len(targets) > 1 else {"target": next(iter(targets), None)}
-    scope = model.load()
-    work = list(zip(images, opt.result_folders(images, out), strict=True))
-    documents: list[dict[str, Any]] = []
-    failures: list[tuple[str, VitscopeError]] = []
-    free = [(image, folder) for image, folder in work if force or not path_exists(folder)]
-    failures += [(image, already_there(folder)) for image, folder in work if (image, folder) not in free]
-    with console.image_progress(len(free)) as progress:
-        outcomes = scope.explain_many([image for image, _ in free], progress=progress.update_forwards, **keywords)
-        for (image, folder), outcome in zip(free, outcomes, strict=True):
-            try:
-                for one, place in _each(outcome, folder):
-                    documents.append(_save(one, place, force, style))
-            except VitscopeError as error:
-                failures.append((image, error))
-            progress.advance()
-    for image, failure in failures:
+    With --method, results lie in OUT/NAME-METHOD/; with several targets, in a folder of each below it.
+    """
+    names = opt.split_names(method)
+    options.check(*names)
+    keywords = {"size": size, "batch_size": batch_size, "seed": seed, **options.keywords()}
+    found = _Found(force)
+    usable = [image for image in images if found.accepts(image, opt.unusable(image))]
+    several = len(names) * len(images) > 1 or len(target or []) > 1
+    work = [
+        (name, image, place)
+        for name in names
+        for image, place in zip(usable, _places(usable, out, name, several=several), strict=True)
+        if found.accepts(image, already_there(place) if path_exists(place) and not force else None)
+    ]
+    if work:
+        found.style = drawing.style()
+        targets = [opt.parse_target(text) for text in target or []]
+        keywords |= {"targets": targets} if len(targets) > 1 else {"target": next(iter(targets), None)}
+        scope = model.load()
+        with console.image_progress(len(work)) as progress:
+            for name in dict.fromkeys(one for one, _, _ in work):
+                part = [(image, place) for one, image, place in work if one == name]
+                keywords |= {"method": name, "method_options": options.of(name, alone=len(names) == 1)}
+                pictures = [image for image, _ in part]
+                outcomes = scope.explain_many(pictures, progress=progress.update_forwards, **keywords)
+                for (image, place), outcome in zip(part, outcomes, strict=True):
+                    found.save(image, outcome, place)
+                    progress.advance()
+    for image, failure in found.failures:
         console.print_error(failure, image)
     if as_json:
-        failed = [console.failure_document(image, failure) for image, failure in failures]
-        console.print_json({"vitscope": __version__, "results": documents, "failures": failed})
-    elif documents:
-        headings = ["image", "method", "effective patches", "largest share", "prefix share", "out"]
-        console.print_table(headings, [_row(document) for document in documents])
-        lines = [line for document in documents for line in _remarks(document, drawing.norm)]
-        for line in dict.fromkeys(lines):  # several targets of an image have most of them in common
-            console.print_line(line)
-    return 1 if failures else 0
+        failed = [console.failure_document(image, failure) for image, failure in found.failures]
+        console.print_json({"vitscope": __version__, "results": found.documents, "failures": failed})
+    elif found.documents:
+        _print(found.documents, drawing.norm)
+    return 1 if found.failures else 0
 
 
-def _each(outcome: Any, folder: Path) -> list[tuple[Any, Path]]:
+@dataclass
+class _Found:
+    """What became of each image: the documents of its results, or what went wrong."""
+
+    force: bool
+    style: "StyleOptions" = field(default_factory=lambda: {})
+    documents: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[tuple[str, VitscopeError]] = field(default_factory=list)
+
+    def accepts(self, image: str, problem: VitscopeError | None) -> bool:
+        """Note a problem of an image; return whether there is none."""
+        if problem is not None:
+            self.failures.append((image, problem))
+        return problem is None
+
+    def save(self, image: str, outcome: "Explanation | list[Explanation] | Failure", place: Path) -> None:
+        """Save the results of one image."""
+        from vitscope.engine.options import Failure
+        from vitscope.metrics.concentration import concentration
+
+        try:
+            if isinstance(outcome, Failure):
+                raise outcome.error
+            for one, to in _each(outcome, place):
+                one.save(to, force=self.force, **self.style)
+                document = one.manifest() | {"image": image, "out": str(to), "statistics": concentration(one)}
+                self.documents.append(document)
+        except VitscopeError as error:
+            self.failures.append((image, error))
+
+
+def _places(images: list[str], out: Path, method: str, *, several: bool) -> list[Path]:
+    """Return where the results of each image go: a folder of its own, or the one file that `--out` names."""
+    if not is_file_name(out):
+        return opt.result_folders(images, out, "" if method == "auto" else f"-{method}")
+    if several:
+        raise _several(out)
+    return [out for _ in images]
+
+
+def _several(out: Path) -> UsageError:
+    return UsageError(
+        msg("cli.out-one-file", "{path} is one file, and there are several results", path=out),
+        msg("cli.out-one-file.hint", "name a folder, such as -o {stem}", stem=out.stem),
+    )
+
+
+def _each(outcome: "Explanation | list[Explanation]", folder: Path) -> "list[tuple[Explanation, Path]]":
     """Return the results and their folders: FOLDER, or FOLDER/TARGET for each of several targets."""
     if not isinstance(outcome, list):
         return [(outcome, folder)]
@@ -109,27 +170,35 @@ def _each(outcome: Any, folder: Path) -> list[tuple[Any, Path]]:
     ]
 
 
-def _save(outcome: "Explanation | Failure", folder: Path, force: bool, style: "StyleOptions") -> dict[str, Any]:
-    """Save one result and return its document."""
-    from vitscope.engine.options import Failure
-    from vitscope.metrics.concentration import concentration
+def _print(documents: list[dict[str, Any]], norm: str) -> None:
+    """Print the table, and below it the remarks: those common to all results once, without a name."""
+    headings = ["image", "method", "effective patches", "largest share", "prefix share", "out"]
+    files = {document["image"]: document["name"] for document in documents}
+    if len(set(files.values())) < len(files):  # cat.gif and cat.webp
+        files = {image: Path(image).name for image in files}
+    console.print_table(headings, [_row(document, files[document["image"]]) for document in documents])
+    remarks = [_remarks(document, norm) for document in documents]
+    common = [line for line in remarks[0] if len(documents) > 1 and all(line in one for one in remarks)]
+    lines = [
+        f"{files[d['image']]}: {line}"
+        for d, one in zip(documents, remarks, strict=True)
+        for line in one
+        if line not in common
+    ]
+    for line in dict.fromkeys([*lines, *(f"all: {line}" for line in common)]):
+        console.print_line(line)
 
-    if isinstance(outcome, Failure):
-        raise outcome.error
-    outcome.save(folder, force=force, **style)
-    return outcome.manifest() | {"out": str(folder), "statistics": concentration(outcome)}
 
-
-def _row(document: dict[str, Any]) -> list[str]:
+def _row(document: dict[str, Any], name: str) -> list[str]:
     """Return one row of the table."""
     numbers, (rows, columns) = document["statistics"], document["layout"]["grid"]
     return [
-        document["name"],
+        name,
         opt.describe_map(document["method"], document["target"], document["provenance"]["options"]),
         f"{numbers['effective_patches']:.0f} of {rows * columns}",
         f"{numbers['largest_share']:.1%}",
         f"{numbers['prefix_share']:.1%}",
-        f"{document['out']}{os.sep}",
+        _shown_file(Path(document["out"])),
     ]
 
 
@@ -149,4 +218,10 @@ def _remarks(document: dict[str, Any], norm: str) -> list[str]:
     times = document["statistics"]["largest_share"] * rows * columns
     if times > _DARKENING and norm != "robust" and "drawing" not in document["provenance"]:
         remarks.append(f"the hottest patch is {times:.0f} times the mean and darkens the rest: try --norm robust")
-    return [f"{document['name']}: {console.in_flags(remark)}" for remark in remarks]
+    return [console.in_flags(remark) for remark in remarks]
+
+
+def _shown_file(place: Path) -> str:
+    """Return the file to look at: the overlay in a folder; of another medium the folder, which holds several."""
+    overlay = place / "overlay.png"
+    return str(overlay if overlay.exists() else place)

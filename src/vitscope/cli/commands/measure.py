@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vitscope._files import already_there, path_exists
 from vitscope._version import __version__
 from vitscope.cli import console, report_text
 from vitscope.cli.commands import _options as opt
@@ -59,7 +60,7 @@ def measure(
         ),
     ] = "default",
     baseline: opt.Baseline = "mean",
-    score: Annotated[str, typer.Option(metavar="probability|logit", help="Score of a class.")] = "probability",
+    score: Annotated[str, opt.one_of("probability|logit", "Score of a class.")] = "probability",
     n_random_maps: Annotated[int, typer.Option(metavar="COUNT", help="Random maps to compare with.")] = 5,
     steps: Annotated[int, typer.Option(metavar="COUNT", help="Steps of the deletion and insertion curves.")] = 20,
     seed: opt.Seed = 0,
@@ -79,9 +80,10 @@ def measure(
 
     The model runs some 400 times on images with patches replaced; --size 224 takes a fifth of the time.
     """
-    from vitscope.evaluation.evaluate import metric_names
-
-    names = metric_names(metrics if "," not in metrics else list(opt.split_names(metrics)), baseline, score)
+    options.check(method)
+    folders = opt.result_folders(images, out) if out else [None] * len(images)
+    problems = [_problem(image, folder, force) for image, folder in zip(images, folders, strict=True)]
+    names = () if all(problems) else _metric_names(metrics, baseline, score)
     common = {"seed": seed, "batch_size": batch_size}
     request = _Request(
         {"method": method, "size": size, **common, **options.keywords()},
@@ -93,19 +95,18 @@ def measure(
             "steps": steps,
             **common,
         },
-        opt.parse_target(target),
+        None if all(problems) else opt.parse_target(target),
         MaskFolder(masks) if masks else None,
     )
-    scope = model.load()
-    folders = opt.result_folders(images, out) if out else [None] * len(images)
+    scope = None if all(problems) else model.load()
     documents: dict[str, Any] = {"results": [], "failures": []}
     measured: list[list[Number]] = []
     with console.image_progress(len(images), "measuring") as progress:
-        for image, folder in zip(images, folders, strict=True):
+        for image, folder, problem in zip(images, folders, problems, strict=True):
             try:
-                if folder is not None:
-                    for name in _FILES:
-                        opt.require_free(folder / name, force)
+                if problem:
+                    raise problem
+                assert scope is not None
                 result = _measured(scope, image, request, progress.update_forwards)
                 if folder is not None:
                     _write(result, folder, force)
@@ -128,6 +129,19 @@ def measure(
         console.out.print()
         report_text.print_text(_summary(measured))
     return 1 if documents["failures"] else 0
+
+
+def _metric_names(metrics: str, baseline: str, score: str) -> tuple[str, ...]:
+    console.announce(opt.LOADING)
+    from vitscope.evaluation.evaluate import metric_names
+
+    return metric_names(metrics if "," not in metrics else list(opt.split_names(metrics)), baseline, score)
+
+
+def _problem(image: str, folder: Path | None, force: bool) -> VitscopeError | None:
+    """Return what keeps an image from being measured, as far as it shows before the model is loaded."""
+    taken = [folder / name for name in _FILES if folder is not None and not force and path_exists(folder / name)]
+    return opt.unusable(image) or (already_there(taken[0]) if taken else None)
 
 
 def _measured(scope: "Scope", image: str, request: _Request, progress: Any) -> _Result:

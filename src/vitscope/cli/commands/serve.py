@@ -8,12 +8,14 @@ from vitscope._messages import msg
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
 from vitscope.errors import UsageError, VitscopeError, require_package
+from vitscope.models.bundled.catalogue import default_model
 
 
 def serve(
     flags: opt.LoadFlags,
     model: Annotated[
-        list[str] | None, typer.Option("--model", "-m", metavar="MODEL", help=f"{opt.MODEL_HELP} May be repeated.")
+        list[str] | None,
+        typer.Option("--model", "-m", metavar="MODEL", help=f"{opt.MODEL_HELP} May be repeated. {opt.DEFAULT_HELP}"),
     ] = None,
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Address to listen on; beyond loopback a token is required.")
@@ -43,6 +45,7 @@ def serve(
     keep_mb: Annotated[float, typer.Option(metavar="MB", help="Memory for uploaded images and finished views.")] = 500,
 ) -> None:
     """Serve the viewer as a local web app: upload an image, hide patches, explain any class. Ctrl-C stops it."""
+    references = list(dict.fromkeys(map(opt.check_model, model or [default_model()])))
     for package in ("fastapi", "starlette", "uvicorn"):
         require_package(package, extra="serve")
     from vitscope.web import access, limits, server
@@ -56,7 +59,6 @@ def serve(
         queue=queue,
         memory_bytes=int(keep_mb * 1e6),
     )
-    references = list(dict.fromkeys(model or [opt.DEFAULT_MODEL]))
     if len(references) > 1 and (given := flags.changed()):
         raise UsageError(
             msg("cli.option-several-models", "{option} is for a single model", option=given[0]),

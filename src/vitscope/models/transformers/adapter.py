@@ -24,6 +24,7 @@ from vitscope.images import Picture
 from vitscope.models.answers.answers import answer_of
 from vitscope.models.answers.class_scores import ClassScores
 from vitscope.models.base import ADAPTERS, ModelAdapter, image_size, text_too_long
+from vitscope.models.bundled.dinov2 import Dinov2Model
 from vitscope.models.transformers.base import TransformersBase
 from vitscope.models.transformers.processor import ProcessorRunner, as_pair, cut_patches, takes_patches
 from vitscope.models.transformers.types import AUDIO_TYPES, CLASSIFIER, VIDEO_TYPES, find_type
@@ -258,7 +259,8 @@ class TransformersAdapter(TransformersBase):
 
 def _library_class(model: nn.Module) -> type | None:
     """Return the architecture of the library that a model's class is, or is derived from; None for one outside it."""
-    return next((cls for cls in type(model).__mro__ if cls.__module__.startswith("transformers.models.")), None)
+    own = ("transformers.models.", Dinov2Model.__module__)  # the same architecture, without the library
+    return next((cls for cls in type(model).__mro__ if cls.__module__.startswith(own)), None)
 
 
 ADAPTERS.add(TransformersAdapter.name, TransformersAdapter)

