@@ -265,17 +265,20 @@ class MethodOptions:
 
     def of(self, method: str, *, alone: bool) -> dict[str, Any]:
         """Return the own options of a method; where it is one of several, those that it has."""
+        given: dict[str, Any] = self.keywords()["method_options"]
+        if alone or not given:
+            return given
         from vitscope.methods.declared import declared_options
 
-        given: dict[str, Any] = self.keywords()["method_options"]
-        known = declared_options().get(method)
-        return given if alone or known is None else {name: given[name] for name in given if name in known}
+        known = declared_options().get(method, given)
+        return {name: given[name] for name in given if name in known}
 
     def check(self, *methods: str) -> None:
         """Check the options of some methods before torch is imported."""
-        from vitscope.methods.declared import check_declared
+        if given := self.keywords()["method_options"]:
+            from vitscope.methods.declared import check_declared
 
-        check_declared(methods, self.keywords()["method_options"])
+            check_declared(methods, given)
 
 
 @dataclass(frozen=True)

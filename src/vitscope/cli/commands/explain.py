@@ -117,7 +117,7 @@ class _Found:
     """What became of each image: the documents of its results, or what went wrong."""
 
     force: bool
-    style: "StyleOptions" = field(default_factory=lambda: {})
+    style: "StyleOptions | None" = None
     documents: list[dict[str, Any]] = field(default_factory=list)
     failures: list[tuple[str, VitscopeError]] = field(default_factory=list)
 
@@ -136,7 +136,7 @@ class _Found:
             if isinstance(outcome, Failure):
                 raise outcome.error
             for one, to in _each(outcome, place):
-                one.save(to, force=self.force, **self.style)
+                one.save(to, force=self.force, **(self.style or {}))
                 document = one.manifest() | {"image": image, "out": str(to), "statistics": concentration(one)}
                 self.documents.append(document)
         except VitscopeError as error:

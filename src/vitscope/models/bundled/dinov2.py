@@ -61,9 +61,9 @@ class _Embeddings(nn.Module):
         super().__init__()
         width, patch = config.hidden_size, config.patch_size
         self.grid = config.image_size // patch
-        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
-        self.mask_token = nn.Parameter(torch.empty(1, width))  # used in pretraining only
-        self.position_embeddings = nn.Parameter(torch.empty(1, 1 + self.grid**2, width))
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.mask_token = nn.Parameter(torch.zeros(1, width))  # used in pretraining only
+        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + self.grid**2, width))
         self.patch_embeddings = nn.Module()
         self.patch_embeddings.projection = nn.Conv2d(config.num_channels, width, patch, patch)
 
@@ -71,7 +71,7 @@ class _Embeddings(nn.Module):
         patches = self.patch_embeddings.projection(pixels)  # type: ignore[operator]
         grid = patches.shape[2:]
         tokens = torch.cat((self.cls_token.expand(len(pixels), -1, -1), patches.flatten(2).transpose(1, 2)), dim=1)
-        return tokens + self._positions(grid)  # type: ignore[no-any-return]
+        return tokens + self._positions(grid)
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         """Return the positions of CLS and of a grid of patches, resized in float32."""
@@ -118,7 +118,7 @@ class _Attention(nn.Module):
 class _LayerScale(nn.Module):
     def __init__(self, config: Any) -> None:
         super().__init__()
-        self.lambda1 = nn.Parameter(torch.empty(config.hidden_size))
+        self.lambda1 = nn.Parameter(torch.zeros(config.hidden_size))
 
     def forward(self, tokens: Tensor) -> Tensor:
         return tokens * self.lambda1
