@@ -10,11 +10,15 @@ from vitscope._version import __version__
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
 from vitscope.errors import UsageError
+from vitscope.models.bundled.catalogue import DEFAULT_MODEL, MODEL_VARIABLE
 
 
 def calibrate(
     flags: opt.LoadFlags,
-    reference: Annotated[str, typer.Argument(metavar="MODEL", help=opt.MODEL_HELP)] = opt.DEFAULT_MODEL,
+    reference: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", envvar=MODEL_VARIABLE, callback=opt.check_model, help=opt.MODEL_HELP),
+    ] = DEFAULT_MODEL,
     images: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Photos of what a classifier knows; by default bundled ones."),
