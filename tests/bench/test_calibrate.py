@@ -189,7 +189,9 @@ def test_a_classifier_is_asked_for_evidence(squares):
     found = toy(classes=True).calibrate(quick=True, images=squares)
     answer = found.answers["evidence"]
     assert answer.cases == "images"
-    assert {row.label for row in answer.rows} >= {"gradcam", "random", "centre prior"}
+    rows = {row.label: row for row in answer.rows}
+    assert {*rows} >= {"gradcam", "random", "centre prior"}
+    assert rows["the right answer"].numbers["faithful"].low > 0  # without its cell the class falls
     headings, rows = table(answer)
     assert headings[:4] == ["method", "score", "share", "pointing"]
     assert len(rows) == len(answer.rows)

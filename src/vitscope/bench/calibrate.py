@@ -41,11 +41,12 @@ from vitscope.engine.options import Options
 from vitscope.errors import MethodError, ResultError, UnsupportedError, UsageError
 from vitscope.explanation import Explanation
 from vitscope.methods.base import METHODS
-from vitscope.metrics.resampling import Difference, Estimate, paired
+from vitscope.metrics.resampling import Difference, Estimate, bootstrap, paired
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 _Run: TypeAlias = Callable[[Sequence[Case], Sequence[Setting], str], list[CaseResult]]
 LEVEL = 0.05
+RIGHT = "the right answer"  # the object's or cell's own mask: how far the model rests on it
 FULL = ((4, 12, 24), 48, 12)  # cases of each rung of the search, of the report, and of faithfulness
 QUICK = ((4, 12), 24, 8)
 _FINALISTS = 3
@@ -230,6 +231,8 @@ def _rows(results: Sequence[CaseResult], default: str, seed: int) -> dict[str, R
             ours, theirs = (np.array([faith[name, case] for case in shared]) for name in (score.method, default))
             compared = paired(ours, theirs, seed=seed) if shared and score.method != default else None
             rows[score.method] = Row(score.method, dict(score.numbers), score.difference, score.p, compared)
+        if right := {row.case: row.numbers["right"] for row in kept if "right" in row.numbers}:
+            rows[RIGHT] = Row(RIGHT, {"faithful": bootstrap(np.array(list(right.values())), seed=seed)})
         return rows
     return {}
 

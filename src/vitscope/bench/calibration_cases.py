@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 
 from vitscope._messages import msg
@@ -134,24 +134,41 @@ def _evidence_judge(judge: Callable[..., Mapping[str, Any]]) -> Callable[[Explan
 def _with_faithfulness(scope: Explainer, cases: list[Case], count: int) -> list[Case]:
     """Return the cases; the first `count` also measure how far the score follows the map, by deletion.
 
-    The number is the area under the deletion curve of random maps less that of the map: higher is better.
+    The number `faithful` is the area under the deletion curve of random maps less that of the map: higher is better.
+    `right` is that of the right answer itself: how far the model rests on it.
     """
     baseline: Any = "removal" if scope.engine.supports("patch-dropping") else "mean"
+    options: Any = {"metrics": "deletion", "baseline": baseline, "steps": 10, "n_random_maps": 3}
 
     def judged(case: Case) -> Case:
         scores: ScoreCache = {}
+        right: list[float] = []
+
+        def margin(explanation: Explanation) -> float:
+            (deletion,) = measure(scope.engine, explanation, **options, score_cache=scores).numbers
+            return deletion.random - deletion.value
 
         def judge(explanation: Explanation, mask: np.ndarray) -> Mapping[str, Any]:
             numbers = dict(case.judge(explanation, mask))
             if explanation.method not in PRIORS:
-                options: Any = {"metrics": "deletion", "baseline": baseline, "steps": 10, "n_random_maps": 3}
-                (deletion,) = measure(scope.engine, explanation, **options, score_cache=scores).numbers
-                numbers["faithful"] = deletion.random - deletion.value
+                right.extend([] if right else [margin(replace(explanation, map=_covered(explanation, mask)))])
+                numbers |= {"faithful": margin(explanation), "right": right[0]}
             return numbers
 
         return replace(case, judge=judge)
 
     return [judged(case) for case in cases[:count]] + cases[count:]
+
+
+def _covered(explanation: Explanation, mask: np.ndarray) -> Float[np.ndarray, "gh gw"]:
+    """Return the share of each patch that a mask covers."""
+    grid = explanation.layout.grid
+    numbers = explanation.region.upsample(np.arange(grid[0] * grid[1], dtype=np.float32).reshape(grid), smooth=False)
+    seen = np.isfinite(numbers)
+    patch = numbers[seen].astype(int)
+    pixels = np.bincount(patch, minlength=grid[0] * grid[1])
+    covered = np.bincount(patch, mask[seen], grid[0] * grid[1]) / np.maximum(pixels, 1)
+    return covered.reshape(grid).astype(np.float32)
 
 
 def _mixed(cases: list[Case]) -> list[Case]:
