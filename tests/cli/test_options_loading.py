@@ -6,6 +6,7 @@ from inspect import signature
 import pyarrow.parquet as pq
 import pytest
 
+import vitscope
 from tests.helpers.console import manifest, one_line
 from tests.helpers.errors import raises
 from vitscope.batch.run import run
@@ -16,12 +17,14 @@ from vitscope.errors import ResultError
 from vitscope.models.options import LoadOptions
 
 FLAGS = {"weights", "processor", "output", "labels", "multi_label", "trust_remote_code", "display", "window"}
-FLAGS |= {"revision", "device", "dtype"}
+FLAGS |= {"revision", "device", "dtype", "calibration"}
 PYTHON_ONLY = {"layout", "region", "progress"}  # no text says these
 
 
 def test_the_flags_are_the_keywords_of_load():
-    assert set(opt.LoadFlags().keywords()) == FLAGS == set(LoadOptions.__annotations__) - PYTHON_ONLY
+    of_adapters = set(LoadOptions.__annotations__) - PYTHON_ONLY
+    assert set(opt.LoadFlags().keywords()) == FLAGS == of_adapters | {"calibration"}
+    assert "calibration" in signature(vitscope.load).parameters
 
 
 def test_every_command_with_a_model_has_all_of_them():
