@@ -10,6 +10,7 @@ then asked for each of their objects in turn, where the model has the two above 
 """
 
 import argparse
+import copy
 import time
 from collections.abc import Sequence
 
@@ -80,16 +81,20 @@ def probed(count: int, rng: np.random.Generator) -> vitscope.Scope:
     labels = np.arange(count) % len(CLASSES)
     images = [scene([CLASSES[label]], places[rng.integers(len(places))], rng)[0] for label in labels]
     fitted = LogisticRegression(C=1.0, max_iter=1000).fit(features(backbone, images), labels)
-    config = backbone.model.config
-    config.num_labels = len(CLASSES)
-    config.id2label, config.label2id = dict(enumerate(CLASSES)), {name: i for i, name in enumerate(CLASSES)}
+    return classifier(backbone, fitted.coef_, fitted.intercept_, CLASSES)
+
+
+def classifier(backbone: vitscope.Scope, weight: np.ndarray, bias: np.ndarray, names: Sequence[str]) -> vitscope.Scope:
+    """Return a classifier: the backbone, and a linear layer `(classes, D)` that reads its CLS feature and no other."""
+    config = copy.deepcopy(backbone.model.config)
+    config.num_labels = len(names)
+    config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
     model = Dinov2ForImageClassification(config)
     model.dinov2 = backbone.model
-    width = config.hidden_size
     with torch.no_grad():  # its second half reads the mean of the patches
         model.classifier.weight.zero_()
-        model.classifier.weight[:, :width] = torch.from_numpy(fitted.coef_).float()
-        model.classifier.bias.copy_(torch.from_numpy(fitted.intercept_))
+        model.classifier.weight[:, : weight.shape[1]] = torch.from_numpy(weight).float()
+        model.classifier.bias.copy_(torch.from_numpy(bias))
     return vitscope.load(model.eval(), processor=backbone.adapter.processor)
 
 

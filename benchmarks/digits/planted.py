@@ -17,9 +17,9 @@ import argparse
 import time
 
 import numpy as np
-from scenes import scenes, split_digits
 
 import vitscope
+from vitscope.bench.digit_scenes import scenes, split_digits
 
 SEED = 2_000_003
 

@@ -2,8 +2,8 @@
 
     python benchmarks/digits/train.py --out digit-scenes [--minutes 60] [--steps 5000] [--seed 0]
 
-The scenes are those of `scenes.py`, made while training goes on; no scene is seen twice. The result is a plain
-`ViTForImageClassification` with ten logits, one sigmoid each, and its image processor, in a folder that
+The scenes are those of `vitscope.bench.digit_scenes`, made while training goes on; no scene is seen twice. The result
+is a plain `ViTForImageClassification` with ten logits, one sigmoid each, and its image processor, in a folder that
 `AutoModelForImageClassification.from_pretrained` reads.
 
 What helps a small transformer along in so little time:
@@ -36,9 +36,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from scenes import CLASSES, SIZE, Digits, Scenes, scenes, split_digits
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+from vitscope.bench.digit_scenes import CLASSES, SIZE, Digits, Scenes, scenes, split_digits
 
 PATCH = 6
 HINTED_LAYER = 4

@@ -18,7 +18,7 @@ def scope():
 
 
 def test_it_names_digits_that_it_never_saw(scope):
-    from scenes import scenes, split_digits
+    from vitscope.bench.digit_scenes import scenes, split_digits
 
     _, unseen = split_digits()
     made = scenes(unseen.images, unseen.labels, 100, 77)
@@ -32,7 +32,7 @@ def test_it_names_digits_that_it_never_saw(scope):
 
 
 def test_several_digits_are_likely_at_once(scope):
-    from scenes import scenes, split_digits
+    from vitscope.bench.digit_scenes import scenes, split_digits
 
     _, unseen = split_digits()
     made = scenes(unseen.images, unseen.labels, 40, 5, shares=(0.0, 1.0, 0.0))

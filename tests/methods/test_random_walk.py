@@ -54,8 +54,9 @@ def test_it_is_the_slow_walk(name, entries, monkeypatch):
         ({"layer": 0}, {"layer": 0}),
         ({"layers": "last1"}, {"last": 1}),
         ({"restart": 0.4, "temperature": 0.5}, {"restart": 0.4, "temperature": 0.5}),
-        ({"detail": 0.0}, {"detail": 0.0}),
         ({"detail": 2.0}, {"detail": 2.0}),
+        ({"linear": 0.0}, {"linear": 0.0}),
+        ({"linear": 3.0, "detail": 0.5}, {"linear": 3.0, "detail": 0.5}),
     ],
     ids=str,
 )
@@ -100,9 +101,8 @@ def test_what_holds_of_any_walk(seed):
 def test_a_walk_that_seldom_stops_is_solved_as_well(dtype):
     s, z = made(1)
     x = smoothed(s.astype(dtype), z.astype(dtype), restart=0.001, temperature=0.05)
-    np.testing.assert_allclose(
-        x - x.mean(), slow.walked(s, z, 0.001, 0.05, detail=0), atol=(1e-4 if dtype == np.float32 else 1e-6)
-    )
+    wanted = slow.walked(s, z, 0.001, 0.05, linear=0)
+    np.testing.assert_allclose(x - x.mean(), wanted - wanted.mean(), atol=(1e-4 if dtype == np.float32 else 1e-6))
     assert np.isfinite(x).all()
 
 
@@ -124,9 +124,41 @@ def test_alike_patches_everywhere_change_nothing_but_the_mean():
     np.testing.assert_allclose(smoothed(s, np.ones((30, 6))), 0.05 * s + 0.95 * s.mean(), rtol=1e-6)
 
 
+def mapped(s, z, linear=1.0):
+    return module._map(torch.as_tensor(s), torch.as_tensor(z), 0.05, 0.1, 0.0, linear).numpy()
+
+
+def test_above_zero_is_what_stands_out():
+    """Two kinds of patches, of which one is attended to: just its patches are above 0, however few they are."""
+    rng = np.random.default_rng(0)
+    z = np.repeat(np.eye(2), [3, 37], axis=0) + 0.01 * rng.normal(size=(40, 2))
+    s = np.r_[np.full(3, 0.1), np.full(37, 0.02)] * (1 + 0.1 * rng.random(40))
+    for linear in (0.0, 1.0):
+        np.testing.assert_array_equal(mapped(s, z, linear) > 0, np.arange(40) < 3)
+
+
+def test_the_component_finds_a_part_that_no_walk_reaches():
+    """A part between object and ground, to which nothing attends: alone in its corner, and yet along the way."""
+    z = np.r_[np.tile([1.0, 0, 0], (4, 1)), np.tile([0.1, 0, 0.995], (2, 1)), np.tile([0.0, 1, 0], (10, 1))]
+    s = np.r_[np.full(4, 0.2), np.full(12, 0.01)]
+    plain, both = mapped(s, z, 0.0), mapped(s, z, 1.0)
+    assert plain[4:6].max() - plain[6:].min() < 0.03 * np.ptp(plain)
+    assert both[4:6].min() > both[6:].max() + 0.15 * np.ptp(both)
+
+
+@pytest.mark.parametrize("flat", [(np.full(30, 1 / 30), None), (None, np.ones((30, 6)))])
+def test_nothing_that_stands_out_is_zero_and_no_noise(flat):
+    s, z = (own if given is None else given for own, given in zip(made(4), flat, strict=True))
+    values = mapped(s.astype(np.float32), z.astype(np.float32))
+    if flat[1] is None:
+        np.testing.assert_array_equal(values, 0)
+    else:  # tokens that are all alike have no direction: c s remains
+        np.testing.assert_allclose(np.ptp(values), 0.05 * np.ptp(s), rtol=1e-3)
+
+
 def test_what_stands_in_the_way_is_said():
     scope = scope_of()
-    for bad in ({"restart": 0.0}, {"restart": 1.5}, {"temperature": 0.0}, {"detail": -1.0}):
+    for bad in ({"restart": 0.0}, {"restart": 1.5}, {"temperature": 0.0}, {"detail": -1.0}, {"linear": 5.0}):
         with raises(UsageError, "methods.bad-walk"):
             scope.explain(PHOTOS[0], method="random-walk", **bad)
     with raises(UsageError, "attention.no-such-layer"):

@@ -1,6 +1,7 @@
 """The random walk written slowly: every step's matrix, summed until nobody is left walking; in float64."""
 
 import numpy as np
+from sklearn.cross_decomposition import PLSRegression
 
 
 def steps(z, temperature):
@@ -12,11 +13,27 @@ def steps(z, temperature):
     return alike / alike.sum(1, keepdims=True)
 
 
-def walked(s, z, restart=0.05, temperature=0.1, detail=0.5):
-    """`x_j (P s_j)^detail` less its mean, `x = sum_t c (1 - c)^t T^t s`, c the chance to stop."""
+def walked(s, z, restart=0.05, temperature=0.1, detail=0.0, linear=1.0):
+    """`q_j = x_j (P s_j)^detail`, `x = sum_t c (1 - c)^t T^t s`, with `linear` of its component, cut in two."""
     t, arrived, still, x = steps(z, temperature), np.asarray(s, np.float64), 1.0, np.zeros(len(z))
     while still > 1e-14:
         x += restart * still * arrived
         arrived, still = t @ arrived, still * (1 - restart)
-    p = np.array([a * (len(z) * b) ** detail for a, b in zip(x, s, strict=True)])
-    return p - p.mean()
+    q = np.array([a * (len(z) * b) ** detail for a, b in zip(x, s, strict=True)])
+    p = q + linear * np.std(q) * component(q, z)
+    return p - cut(p)
+
+
+def component(q, z):
+    """The first component of partial least squares of q on the tokens' directions, with variance 1, by scikit-learn."""
+    unit = z / np.sqrt((z * z).sum(1, keepdims=True))
+    scores = PLSRegression(1, scale=False).fit(unit, q).transform(unit)[:, 0]
+    return scores / np.std(scores) * np.sign(scores @ (q - q.mean()))
+
+
+def cut(p):
+    """The middle of the two neighbouring values between which p is cut so that both parts vary least within."""
+    ordered = sorted(p)
+    within = [n * np.var(ordered[:n]) + (len(p) - n) * np.var(ordered[n:]) for n in range(1, len(p))]
+    at = int(np.argmin(within))
+    return (ordered[at] + ordered[at + 1]) / 2

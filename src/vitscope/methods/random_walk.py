@@ -15,12 +15,14 @@ from vitscope.methods.rollout import rollout
 
 _ENTRIES = 2**21  # of the affinity at a time: up to 1,448 patches all of it, computed once
 _ACCURACY = 1e-7  # of the solution: norm of the residual, by that of the right side
+_FLAT = 1e-5  # differences of the solution, by its largest value, that may be its error
 
 
 @method(
     "random-walk",
     passes="1 forward",
-    source="random walk with restart, Pan et al. 2004, section 3.2, of rollout (Abnar & Zuidema 2020) on tokens",
+    source="random walk with restart, Pan et al. 2004, section 3.2, of rollout (Abnar & Zuidema 2020) on tokens; first "
+    "component of partial least squares, Wold 1966; threshold of Otsu 1979",
     requires={"hidden-states"},
 )
 def random_walk(
@@ -30,17 +32,20 @@ def random_walk(
     layers: LayerSpec = "last3",
     restart: float = 0.05,
     temperature: float = 0.1,
-    detail: float = 0.5,
+    detail: float = 0.0,
+    linear: float = 1.0,
 ) -> Float[Tensor, "B N"]:
     """Smooth rollout by a random walk with restart on the patch-similarity graph.
 
-    Formula: `m = p - mean(p)`, `p_j = x_j (P s_j)^detail`, `x = c s + (1 - c) T x`, so
-    `x = c sum_t (1 - c)^t T^t s`: s the rollout of the P patches over `layers`, c = `restart` the probability to stop
-    at a step, `T_ij = W_ij / sum_k W_ik` the probability of a step from patch i to j,
-    `W_ij = exp((cos(z_i, z_j) - 1) / temperature)`, z the patch tokens after block `layer`. For tokens u of length 1
-    `cos - 1 = -norm(u_i - u_j)^2 / 2`: W is a Gaussian affinity. x_j, the mean rollout of the patches where walks from
-    j stop, lies between the smallest and the largest s: high on a whole object of which parts are attended to, low on
-    sinks among patches that are not. The factor with s keeps some of the differences within an object.
+    Formula: `m = p - t`, `p = q / sd(q) + linear y / sd(y)`, in units of sd(q); `q_j = x_j (P s_j)^detail`,
+    `x = c s + (1 - c) T x`, so `x = c sum_t (1 - c)^t T^t s`: s the rollout of the P patches over `layers`,
+    c = `restart` the probability to stop at a step, `T_ij = W_ij / sum_k W_ik` the probability of a step from patch i
+    to j, `W_ij = exp((cos(z_i, z_j) - 1) / temperature)`, z the patch tokens after block `layer`. For tokens u of
+    length 1 `cos - 1 = -norm(u_i - u_j)^2 / 2`: W is a Gaussian affinity. x_j, the mean rollout of the patches where
+    walks from j stop, lies between the smallest and the largest s: high on a whole object of which parts are attended
+    to, low on sinks among patches that are not. `y_j = u_j sum_i u_i (q_i - mean(q))`, the u less their mean: the
+    direction of the tokens along which q increases, which finds parts that no walk reaches. t cuts the values of p in
+    two where the variance between both parts is largest: above 0 is what the map sets apart from the rest.
 
     Args:
         context: the images, the model and the target.
@@ -49,40 +54,67 @@ def random_walk(
         restart: probability to stop at each step, in [0.001, 1].
         temperature: the scale of 1 - cosine over which steps become unlikely; above 0.001.
         detail: how much of rollout's own differences between patches is kept, in [0, 4]; 0 is x alone: whole objects.
+        linear: the weight of y beside q, in [0, 4]; 0 is q alone.
 
     Returns:
-        `(B, N)`, signed, with mean 0 over the patches; the prefix gets 0. Compare values within a map.
+        `(B, N)`, signed; the prefix gets 0. Zero at every patch where q is flat to the accuracy of its solution.
+        Compare values within a map.
 
     Raises:
-        UsageError: restart, temperature or detail out of range, or no such layer.
+        UsageError: an option out of range, or no such layer.
 
     Cost: one forward, rollout over `layers`, and a linear system of P unknowns by conjugate gradients: at most about 40
         products with W (condition 1 / c). Memory is linear in tokens: W is computed by rows, and above 1,448 patches
         again for each product, O(P^2 D) each.
-    Limits: class-agnostic. Similar patches share the attention of each, whether it mattered or not. Where the last
-        layers attend to the background, so does the map; thin objects may blend with what is behind them. It was tuned
-        on one model (docs/which-method.md).
+    Limits: class-agnostic. Similar patches share the attention of each, whether it mattered or not. Where two things
+        are attended to, the map shows both. Where the last layers attend to the background, so does the map; thin
+        objects may blend with what is behind them. docs/which-method.md says on which models it was tuned.
     """
-    if not (0.001 <= restart <= 1 and temperature > 0.001 and 0 <= detail <= 4):
+    if not (0.001 <= restart <= 1 and temperature > 0.001 and 0 <= detail <= 4 and 0 <= linear <= 4):
         problem = msg(
             "methods.bad-walk",
-            "{@O:restart} must be in [0.001, 1], {@O:temperature} above 0.001 and {@O:detail} in [0, 4], not "
-            "{restart}, {temperature} and {detail}",
+            "{@O:restart} must be in [0.001, 1], {@O:temperature} above 0.001, {@O:detail} and {@O:linear} in [0, 4], "
+            "not {restart}, {temperature}, {detail} and {linear}",
             restart=restart,
             temperature=temperature,
             detail=detail,
+            linear=linear,
         )
-        raise UsageError(problem, msg("methods.bad-walk.hint", "the defaults are 0.05, 0.1 and 0.5"))
+        raise UsageError(problem, msg("methods.bad-walk.hint", "the defaults are 0.05, 0.1, 0 and 1"))
     (number,) = context.store.select(layer)
     prefix = len(context.layout.prefix)
     tokens = context.hidden_states.at(number + 1).detach()[:, prefix:]
     tokens = tokens if tokens.dtype == torch.float64 else tokens.float()
     with torch.no_grad():
         rolled = rollout(context.store, layers=layers)[:, prefix:].to(tokens.dtype)
-        smooth = torch.stack([_smoothed(s, z, restart, temperature) for s, z in zip(rolled, tokens, strict=True)])
-    values = smooth * (rolled * rolled.shape[1]) ** detail
-    values = values - values.mean(1, keepdim=True)
+        pairs = zip(rolled, tokens, strict=True)
+        values = torch.stack([_map(s, z, restart, temperature, detail, linear) for s, z in pairs])
     return context.to_tokens(values.reshape(len(values), *context.layout.grid))
+
+
+def _map(
+    s: Float[Tensor, " P"], z: Float[Tensor, "P D"], restart: float, temperature: float, detail: float, linear: float
+) -> Float[Tensor, " P"]:
+    """Return m of one image."""
+    q = _smoothed(s, z, restart, temperature) * (s * len(s)) ** detail
+    if q.max() - q.min() <= _FLAT * q.max():
+        return torch.zeros_like(q)
+    unit = torch.nn.functional.normalize(z, dim=-1)
+    unit = unit - unit.mean(0)
+    y = unit @ ((q - q.mean()) @ unit)
+    y, spread = y - y.mean(), y.std()
+    p = q + linear * y * q.std() / spread if spread > _FLAT**2 * len(s) * q.std() else q  # else tokens are all alike
+    return p - _cut(p)
+
+
+def _cut(p: Float[Tensor, " P"]) -> Float[Tensor, ""]:
+    """Return the middle between the two values where the variance between those below and above is largest."""
+    ordered = p.double().sort().values
+    below = torch.arange(1, len(p), device=p.device, dtype=torch.float64)
+    above, total = len(p) - below, ordered.cumsum(0)
+    apart = total[:-1] / below - (total[-1] - total[:-1]) / above
+    at = (below * above * apart**2).argmax()
+    return ((ordered[at] + ordered[at + 1]) / 2).to(p.dtype)
 
 
 def _smoothed(
