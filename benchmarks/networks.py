@@ -1,12 +1,12 @@
-"""Do maps that suit one network suit others? Methods on four networks that name the digits of a scene.
+"""Do maps that suit one network suit others? Methods on three networks that name the digits of a scene.
 
-    python benchmarks/digits/train_networks.py      # trains three of them; the fourth is embedded
+    python benchmarks/digits/train_networks.py      # trains two of them; the third is embedded
     python benchmarks/networks.py [--count 40] [--seed 0] [--methods ...] [--evidence ...]
 
-Networks: `digit-scenes` (the embedded ViT, read at CLS), `registers` (a ViT with four registers), `mean` (a ViT read as
-the mean of its patches) and `swin` (windows and two stages). Objects: where are the two digits of a held-out scene? The
-numbers are those of `vitscope bench planted`, of both digits together. Classes: `vitscope bench digits`. Scenes of
-which a network does not name the digits are left out, methods that do not apply to a network are named.
+Networks: `digit-scenes` (the embedded ViT, read at CLS), `registers` (a ViT with four registers) and `mean` (a ViT
+read as the mean of its patches). Objects: where are the two digits of a held-out scene? The numbers are those of
+`vitscope bench planted`, of both digits together. Classes: `vitscope bench digits`. Scenes of which a network does
+not name the digits are left out, methods that do not apply to a network are named.
 """
 
 import argparse
@@ -22,14 +22,16 @@ from vitscope.bench.cases import Case, mask_judge
 from vitscope.bench.digits import digit_cases
 
 sys.path.append(str(Path(__file__).parent / "digits"))
-from train_networks import STEPS, load
+from train_networks import NAMES, load
 
-METHODS = "random-walk,random-walk:detail=0,rollout:layers=last3,rollout,attention,pca,ncut"
-EVIDENCE = "gradcam,layercam,attnlrp,input-x-gradient:gradient_rule=libra,relevance:gradient_rule=libra"
+METHODS = (
+    "random-walk,random-walk:linear=0,random-walk:linear=0:detail=0.5,rollout:layers=last3,rollout,attention,pca,ncut"
+)
+EVIDENCE = "evidence-walk,gradcam,layercam,attnlrp,input-x-gradient:gradient_rule=libra,relevance:gradient_rule=libra"
 
 
 def scope_of(name: str) -> vitscope.Scope:
-    """Return one of the four networks."""
+    """Return one of the three networks."""
     if name == "digit-scenes":
         return vitscope.load("embedded:digit-scenes")
     return vitscope.load(load(name), labels=[str(digit) for digit in range(10)], multi_label=True)
@@ -56,7 +58,7 @@ def applicable(scope: vitscope.Scope, methods: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", default=",".join(["digit-scenes", *STEPS]))
+    parser.add_argument("--networks", default=",".join(["digit-scenes", *NAMES]))
     parser.add_argument("--count", type=int, default=40, help="scenes of two digits, and as many grids of four")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--methods", default=METHODS, help="for objects; empty for none")

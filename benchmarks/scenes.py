@@ -39,8 +39,11 @@ from vitscope.cli.commands._options import split_option
 from vitscope.images import load_image
 from vitscope.metrics.resampling import bootstrap, paired
 
-METHODS = "random-walk,random-walk:detail=0,rollout:layers=last3,attention,pca,ncut"
-EVIDENCE = "gradcam,layercam,attnlrp,input-x-gradient:gradient_rule=libra,relevance:gradient_rule=libra,random-walk"
+METHODS = "random-walk,random-walk:linear=0,random-walk:linear=0:detail=0.5,rollout:layers=last3,attention,pca,ncut"
+EVIDENCE = (
+    "evidence-walk,gradcam,layercam,attnlrp,input-x-gradient:gradient_rule=libra,relevance:gradient_rule=libra,"
+    "random-walk"
+)
 OBJECTS = {"auc": "AUC", "ap": "AP", "pointing": "pointing", "inside": "inside"}
 LABELS = ("animal", "food", "vehicle")
 HALVES = {"all": slice(None), "even": slice(0, None, 2), "odd": slice(1, None, 2)}

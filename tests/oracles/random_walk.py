@@ -13,7 +13,7 @@ def steps(z, temperature):
     return alike / alike.sum(1, keepdims=True)
 
 
-def walked(s, z, restart=0.05, temperature=0.1, detail=0.0, linear=1.0):
+def walked(s, z, restart=0.05, temperature=0.1, detail=0.0, linear=0.75):
     """`q_j = x_j (P s_j)^detail`, `x = sum_t c (1 - c)^t T^t s`, with `linear` of its component, cut in two."""
     t, arrived, still, x = steps(z, temperature), np.asarray(s, np.float64), 1.0, np.zeros(len(z))
     while still > 1e-14:
@@ -37,3 +37,11 @@ def cut(p):
     within = [n * np.var(ordered[:n]) + (len(p) - n) * np.var(ordered[n:]) for n in range(1, len(p))]
     at = int(np.argmin(within))
     return (ordered[at] + ordered[at + 1]) / 2
+
+
+def evidence(z, gradient, restart=0.05, temperature=0.1):
+    """`x` less its mean, `x = c (I - (1 - c) T)^-1 e`, e the clipped products of tokens and gradients."""
+    e = (z * gradient).sum(-1)
+    most = np.quantile(np.abs(e), 0.99)
+    x = np.linalg.solve(np.eye(len(z)) - (1 - restart) * steps(z, temperature), restart * np.clip(e, -most, most))
+    return x - x.mean()

@@ -22,7 +22,7 @@ _TINY = 1e-7
 _of_gradients = partial(method, passes="1 forward, 1 backward", requires={"gradient", "token-grids"})
 
 
-def _patches(
+def patch_gradients(
     context: MethodContext, layer: int, at: HookPoint
 ) -> tuple[TokenActivations, Float[Tensor, "B gh gw D"], Float[Tensor, "B gh gw D"]]:
     """Return the activations of the patches and the score's gradient there; raise a UsageError where it is 0."""
@@ -40,7 +40,7 @@ def _patches(
     return activations, activations.patches(), gradient
 
 
-def _noted(context: MethodContext, patches: Tensor, activations: TokenActivations) -> NotedMap:
+def noted(context: MethodContext, patches: Tensor, activations: TokenActivations) -> NotedMap:
     """Return the map of all tokens, and for each image a note that names the layer."""
     note = msg("methods.activations-at", "activations taken at the {location}", location=activations.location)
     notes = [note, context.grid_note(activations.grid)]
@@ -68,8 +68,8 @@ def gradcam(context: MethodContext, *, layer: int = -1, at: HookPoint = "norm") 
     Cost: one forward and one backward, and their memory; no backward below the chosen layer.
     Limits: a channel has one weight at all places; that is exact for the pooled convolutions it was made for.
     """
-    activations, z, grad = _patches(context, layer, at)
-    return _noted(context, (z * grad.mean((1, 2), keepdim=True)).sum(-1).clamp_min(0), activations)
+    activations, z, grad = patch_gradients(context, layer, at)
+    return noted(context, (z * grad.mean((1, 2), keepdim=True)).sum(-1).clamp_min(0), activations)
 
 
 @_of_gradients("gradcam++", source="Chattopadhay et al. 2018, equations 5, 6 and 19, on patch tokens")
@@ -94,11 +94,11 @@ def gradcam_plus_plus(context: MethodContext, *, layer: int = -1, at: HookPoint 
     Limits: its weights assume activations that are not negative, which tokens are not: a changes its sign, and is
         cut off where its denominator is 0.
     """
-    activations, z, g = _patches(context, layer, at)
+    activations, z, g = patch_gradients(context, layer, at)
     below = 2 + z.sum((1, 2), keepdim=True) * g  # both sides of a divided by g^2, which may be too small to square
     share = torch.where((g != 0) & (below.abs() > _TINY), 1 / below, torch.zeros_like(g))
     weights = (share * g.clamp_min(0)).sum((1, 2), keepdim=True)
-    return _noted(context, (z * weights).sum(-1).clamp_min(0), activations)
+    return noted(context, (z * weights).sum(-1).clamp_min(0), activations)
 
 
 @_of_gradients("hirescam", source="Draelos & Carin 2020, equation 5, on patch tokens")
@@ -121,8 +121,8 @@ def hirescam(context: MethodContext, *, layer: int = -1, at: HookPoint = "norm")
     Cost: one forward and one backward, and their memory; no backward below the chosen layer.
     Limits: negative evidence is cut off, as in Grad-CAM.
     """
-    activations, z, grad = _patches(context, layer, at)
-    return _noted(context, (z * grad).sum(-1).clamp_min(0), activations)
+    activations, z, grad = patch_gradients(context, layer, at)
+    return noted(context, (z * grad).sum(-1).clamp_min(0), activations)
 
 
 @_of_gradients("layercam", source="Jiang et al. 2021, equations 6 to 8, on patch tokens")
@@ -145,8 +145,8 @@ def layercam(context: MethodContext, *, layer: int = -1, at: HookPoint = "norm")
     Cost: one forward and one backward, and their memory; no backward below the chosen layer.
     Limits: a negative channel whose gradient is negative is ignored, though it raises the score.
     """
-    activations, z, grad = _patches(context, layer, at)
-    return _noted(context, (z * grad.clamp_min(0)).sum(-1).clamp_min(0), activations)
+    activations, z, grad = patch_gradients(context, layer, at)
+    return noted(context, (z * grad.clamp_min(0)).sum(-1).clamp_min(0), activations)
 
 
 @method(
@@ -178,4 +178,4 @@ def eigencam(context: MethodContext, *, layer: int = -1, at: HookPoint = "norm")
     direction = torch.linalg.eigh(flat.transpose(1, 2) @ flat).eigenvectors[..., -1]
     projected = (z * direction[:, None, None]).sum(-1)
     sign = torch.where(projected.mean((1, 2), keepdim=True) < 0, -1.0, 1.0)
-    return _noted(context, projected * sign.to(projected.dtype), activations)
+    return noted(context, projected * sign.to(projected.dtype), activations)

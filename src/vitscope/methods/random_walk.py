@@ -1,4 +1,4 @@
-"""Rollout smoothed over patches that are similar, by a random walk between them."""
+"""Rollout, or evidence for a target, smoothed over patches that are similar by a random walk between them."""
 
 from collections.abc import Callable
 
@@ -8,13 +8,17 @@ from torch import Tensor
 
 from vitscope._messages import msg
 from vitscope.attention import LayerSpec
+from vitscope.attention.transformer_blocks import HookPoint
 from vitscope.errors import UsageError
 from vitscope.methods.base import method
+from vitscope.methods.cam import NotedMap, noted, patch_gradients
 from vitscope.methods.context import MethodContext
 from vitscope.methods.rollout import rollout
 
 _ENTRIES = 2**21  # of the affinity at a time: up to 1,448 patches all of it, computed once
 _ACCURACY = 1e-7  # of the solution: norm of the residual, by that of the right side
+_LINEAR = 0.75
+_USUAL = 0.99  # of the magnitudes of evidence; what is beyond is cut off
 _FLAT = 1e-5  # differences of the solution, by its largest value, that may be its error
 
 
@@ -33,7 +37,7 @@ def random_walk(
     restart: float = 0.05,
     temperature: float = 0.1,
     detail: float = 0.0,
-    linear: float = 1.0,
+    linear: float = _LINEAR,
 ) -> Float[Tensor, "B N"]:
     """Smooth rollout by a random walk with restart on the patch-similarity graph.
 
@@ -70,17 +74,15 @@ def random_walk(
         are attended to, the map shows both. Where the last layers attend to the background, so does the map; thin
         objects may blend with what is behind them. docs/which-method.md says on which models it was tuned.
     """
-    if not (0.001 <= restart <= 1 and temperature > 0.001 and 0 <= detail <= 4 and 0 <= linear <= 4):
+    _check(restart, temperature)
+    if not (0 <= detail <= 4 and 0 <= linear <= 4):
         problem = msg(
-            "methods.bad-walk",
-            "{@O:restart} must be in [0.001, 1], {@O:temperature} above 0.001, {@O:detail} and {@O:linear} in [0, 4], "
-            "not {restart}, {temperature}, {detail} and {linear}",
-            restart=restart,
-            temperature=temperature,
+            "methods.bad-detail",
+            "{@O:detail} and {@O:linear} must be in [0, 4], not {detail} and {linear}",
             detail=detail,
             linear=linear,
         )
-        raise UsageError(problem, msg("methods.bad-walk.hint", "the defaults are 0.05, 0.1, 0 and 1"))
+        raise UsageError(problem, msg("methods.bad-detail.hint", "the defaults are 0 and {linear}", linear=_LINEAR))
     (number,) = context.store.select(layer)
     prefix = len(context.layout.prefix)
     tokens = context.hidden_states.at(number + 1).detach()[:, prefix:]
@@ -90,6 +92,64 @@ def random_walk(
         pairs = zip(rolled, tokens, strict=True)
         values = torch.stack([_map(s, z, restart, temperature, detail, linear) for s, z in pairs])
     return context.to_tokens(values.reshape(len(values), *context.layout.grid))
+
+
+@method(
+    "evidence-walk",
+    passes="1 forward, 1 backward",
+    source="random walk with restart, Pan et al. 2004, section 3.2, of HiResCAM (Draelos & Carin 2020, equation 5)",
+    requires={"gradient", "token-grids"},
+)
+def evidence_walk(
+    context: MethodContext, *, layer: int = -1, at: HookPoint = "norm", restart: float = 0.05, temperature: float = 0.1
+) -> NotedMap:
+    """Smooth the evidence of each patch by a random walk with restart on the patch-similarity graph.
+
+    Formula: `m = x - mean(x)`, `x = c e + (1 - c) T x`: `e_j = sum_d z_jd dy/dz_jd`, z the patch tokens at the chosen
+    place, both signs kept, and cut off at the 99th percentile of its magnitudes; c = `restart` and T, of the same z, as
+    for `random-walk`. A patch gets the evidence of all patches that are like it: for and against cancel within an
+    object, and a token that carries much of the score for others loses it.
+
+    Args:
+        context: the images, the model and the target.
+        layer: block, from 0, or from the end with negative numbers.
+        at: `norm`, `input` or `output` of it, as for `gradcam`.
+        restart: probability to stop at each step, in [0.001, 1].
+        temperature: the scale of 1 - cosine over which steps become unlikely; above 0.001.
+
+    Returns:
+        `(B, N)`, signed, in units of the score, with mean 0 over the patches; the prefix gets 0. Positive where there
+        is more evidence than elsewhere. Zero at every patch where x is flat to the accuracy of its solution.
+
+    Raises:
+        UsageError: an option out of range, or no patch has a gradient there.
+
+    Cost: one forward and one backward, no backward below the chosen layer, and a linear system as for `random-walk`.
+    Limits: similar patches share the evidence of each, whether it mattered or not: two objects that are alike to the
+        model get the same value.
+    """
+    _check(restart, temperature)
+    activations, z, gradient = patch_gradients(context, layer, at)
+    z, evidence = z.flatten(1, 2), (z * gradient).sum(-1).flatten(1)
+    with torch.no_grad():
+        most = evidence.abs().quantile(_USUAL, dim=1, keepdim=True)
+        pairs = zip(evidence.clamp(-most, most), z, strict=True)
+        values = torch.stack([_smoothed(e, tokens, restart, temperature) for e, tokens in pairs])
+        differing = values.amax(1) - values.amin(1) > _FLAT * values.abs().amax(1)
+        values = (values - values.mean(1, keepdim=True)) * differing[:, None]
+    return noted(context, values.reshape(len(values), *activations.grid), activations)
+
+
+def _check(restart: float, temperature: float) -> None:
+    """Raise a UsageError for a walk that has no solution, or none that can be found."""
+    if not (0.001 <= restart <= 1 and temperature > 0.001):
+        problem = msg(
+            "methods.bad-walk",
+            "{@O:restart} must be in [0.001, 1] and {@O:temperature} above 0.001, not {restart} and {temperature}",
+            restart=restart,
+            temperature=temperature,
+        )
+        raise UsageError(problem, msg("methods.bad-walk.hint", "the defaults are 0.05 and 0.1"))
 
 
 def _map(
