@@ -147,7 +147,7 @@ def run(
     options = {"model": model, "size": size, "code": code.hexdigest()[:12]}
     log = RunLog(out / f"{model}-{size or 'own'}-{options['code']}", options)
     specs = method_specs(scope, methods.split(","), split_option)
-    say = lambda done, total: print(f"\r{done}/{total}", end="", file=sys.stderr)  # noqa: E731
+    say = lambda done, total: print(f"\r{done}/{total}", end="", file=sys.stderr, flush=True)  # noqa: E731
     rows = run_cases(scope, cases, specs, log, size=size, on_progress=say)
     order = {spec.label: place for place, spec in enumerate(specs)}
     return sorted(rows, key=lambda row: order[row.method])

@@ -47,7 +47,8 @@ VARIANTS: list[tuple[str, dict[str, object]]] = [
     ("pca", {}),
     ("similarity", {}),
     ("ncut", {}),
-    ("random-walk", {"detail": 0.0}),
+    ("random-walk", {}),
+    ("evidence-walk", {}),
     ("logit-lens", {}),
     ("random", {}),
 ]

@@ -61,8 +61,8 @@ def random_walk(
         linear: the weight of y beside q, in [0, 4]; 0 is q alone.
 
     Returns:
-        `(B, N)`, signed; the prefix gets 0. Zero at every patch where q is flat to the accuracy of its solution.
-        Compare values within a map.
+        `(B, N)`, signed; its sum has no meaning; the prefix gets 0. Zero at every patch where q is flat to the accuracy
+        of its solution. Compare values within a map.
 
     Raises:
         UsageError: an option out of range, or no such layer.
@@ -124,7 +124,8 @@ def evidence_walk(
     Raises:
         UsageError: an option out of range, or no patch has a gradient there.
 
-    Cost: one forward and one backward, no backward below the chosen layer, and a linear system as for `random-walk`.
+    Cost: one forward and one backward, and their memory, no backward below the chosen layer; and the linear system of
+        `random-walk`.
     Limits: similar patches share the evidence of each, whether it mattered or not: two objects that are alike to the
         model get the same value.
     """
