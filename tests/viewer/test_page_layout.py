@@ -111,3 +111,18 @@ def test_each_method_says_what_it_answers_among_its_like(sized):
     told = "() => [...document.querySelectorAll('.vs-methods > *')].map((one) => one.firstChild.textContent)"
     assert sized.evaluate(told) == ["Where it looks", "rollout", "attention", "Why this answer", "relevance"]
     assert "what reaches the answer through all layers" in sized.text(".vs-methods")
+
+
+def test_a_finger_that_scrolls_asks_nothing_and_one_that_is_lifted_does(sized):
+    touch = """([kind, x, y]) => {
+        const stage = document.querySelector('.vs-stage'), { left, top, width, height } = stage.getBoundingClientRect();
+        const where = { clientX: left + x * width, clientY: top + y * height, pointerType: 'touch', bubbles: true };
+        stage.dispatchEvent(new PointerEvent(kind, where));
+    }"""
+    query = f"() => {VIEWER}.state.query"
+    for kind in ("pointerdown", "pointercancel"):
+        sized.evaluate(touch, [kind, 0.6, 0.4])
+    assert sized.evaluate(query) == -1
+    for kind in ("pointerdown", "pointerup"):
+        sized.evaluate(touch, [kind, 0.6, 0.4])
+    assert sized.evaluate(query) == 7

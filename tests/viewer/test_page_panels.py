@@ -245,6 +245,10 @@ def test_arrays_are_saved_as_numpy_reads_them(fresh, tiny_pair, tiny_scope, phot
 
 def test_the_picture_has_photo_map_and_legend(fresh):
     _, raw = save(fresh, "Picture", {"opacity": 1})
+    inside = Image.open(io.BytesIO(raw)).text
+    assert inside["Title"] == "rollout"
+    assert inside["Comment"].startswith("vitscope explain ")
+    assert "random maps" in inside["Description"]  # how far it can be believed
     picture = np.asarray(Image.open(io.BytesIO(raw)).convert("RGB")).astype(int)
     height, width, _ = picture.shape
     photo_height = round(width * 300 / 451)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers.browser import CAPTION, SET, VIEWER
 from tests.helpers.browser import shown as opened
-from tests.helpers.viewing import hover, shown
+from tests.helpers.viewing import hover, near_at_the_top, shown
 from vitscope.viewer.page import page
 
 DRAWN = """() => {
@@ -103,3 +103,23 @@ def test_what_is_saved_is_what_the_title_says_under_the_pointer_too(fresh, tiny_
     assert "query=1,2" in record["command"]
     e = tiny_scope.explain(photo, method="attention", layer=1, query="1,2")
     assert np.allclose(record["values"], e.map.ravel(), atol=2e-2 * e.map.max())
+
+
+def test_both_of_two_photos_have_everything_and_a_link_opens_either(browser, tiny_pair, tiny_scope, tmp_path):
+    path = tmp_path / "pair.html"
+    path.write_text(page(tiny_pair.document(), "en"))
+    with opened(browser, path.as_uri()) as made:
+        made.click(".vs-switches [role=radio]", "coffee")
+        made.wait("() => document.querySelector('h1').textContent === 'coffee'")
+        made.evaluate(SET, {"source": "query", "query": 7, "layer": 1, "panel": "save"})
+        drawn = shown(made, "What patch 1,2 looks at · layer 1")
+        near_at_the_top(drawn, tiny_scope.queries(tiny_pair.other.header["photo"]["source"], layer=1)[7])
+        assert "coffee.png" in made.evaluate(COMMAND)
+        link = made.evaluate("() => document.querySelector('textarea[aria-label*=link]').value")
+        assert made.troubles == []
+    with opened(browser, link) as again:
+        assert again.text("h1") == "coffee"
+        shown(again, "What patch 1,2 looks at · layer 1")
+        again.click(".vs-switches [role=radio]", "chelsea")
+        again.wait("() => document.querySelector('h1').textContent === 'chelsea'")
+        again.wait(CAPTION, "rollout")

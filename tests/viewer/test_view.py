@@ -63,6 +63,7 @@ def test_the_document_has_the_form_that_hosts_rely_on(tiny_view):
             "source",
             "passes",
             "sums_to_one",
+            "uses_target",
             "statistics",
             "command",
             "measurement",

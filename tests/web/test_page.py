@@ -97,8 +97,9 @@ def test_patches_are_painted_away_and_the_answer_stands_beside_the_promise(viewe
     promise = f"The map put {100 * values[:2].sum() / values.sum():.0f}"
     said = viewed.evaluate("() => document.querySelector('main').textContent")
     assert promise in said
-    rows = texts(viewed, ".vs-predictions")[-1]
-    assert true.predictions[0][0] in rows
+    label, p = true.predictions[0]
+    after = f"→ {100 * p:.{1 if p < 0.1 else 0}f} %"
+    assert any(label in one and after in one for one in texts(viewed, ".vs-predictions li"))
     viewed.click(".vs-toggle", "Paint")
 
 

@@ -9,7 +9,7 @@ export function panel(root, ctx) {
   const list = (texts) => el("ul", { class: "vs-facts" }, ...texts.map((text) => el("li", { text })));
   root.append(list([
     header.model.reference, `${header.photo.name} · ${header.region.size.join(" × ")}`,
-    `${data.prefix.length} + ${rows} × ${columns} · ${data.layers.length} × ${data.heads}`, `vitscope ${header.vitscope}`, ...header.photo.notes.map(t.message),
+    t("shape", { rows, columns, prefix: data.prefix.map(t.token).join(", ") || "–", layers: data.layers.length, heads: data.heads }), `vitscope ${header.vitscope}`, ...header.photo.notes.map(t.message),
   ]));
   const { error } = header.attention;
   if (error?.head_max !== undefined) root.append(el("p", { class: "vs-note", text: t("precision", { mean: percent(error.mean_max), head: percent(error.head_max) }) }));

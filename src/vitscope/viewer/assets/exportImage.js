@@ -1,7 +1,10 @@
 // What is shown as a picture with its legend: what it is, its colour scale and unit, and what it was made by.
 
+import { commandOf } from "./command.js";
+import { figure } from "./dom.js";
 import { drawRamp, shapeOf } from "./heat.js";
-import { colourOf, scaleOf, stateOf } from "./scene.js";
+import { withTexts } from "./png.js";
+import { colourOf, scaleOf, stateOf, verdictOf } from "./scene.js";
 
 const SMALLEST = 960, LARGEST = 1600; // pixels: a legend needs some, a talk no more
 
@@ -13,6 +16,12 @@ function wrapped(context, text, width) {
     else lines.push(word);
   }
   return lines;
+}
+
+// How far the map can be believed, where that was measured.
+function verdictsOn({ scene, t }) {
+  return (scene.entry?.measurement?.numbers ?? []).map((one) =>
+    `${t("verdict", { name: t.named(one.name), value: figure(one.value), random: figure(one.random) })}: ${t(`verdict_${verdictOf(one)}`)}`).join(" · ");
 }
 
 // What the marks on the photo mean.
@@ -34,7 +43,7 @@ export async function pictureOf(ctx) {
   const font = (size, weight = 400) => { context.font = `${weight} ${size * unit}px ${family}`; };
   canvas.width = wide;
   font(0.8);
-  const small = [words.note, ...markedOn(ctx, state), `${header.model.reference} · ${header.photo.name} · vitscope ${header.vitscope}`].filter(Boolean)
+  const small = [words.note, verdictsOn(ctx), ...markedOn(ctx, state), `${header.model.reference} · ${header.photo.name} · vitscope ${header.vitscope}`].filter(Boolean)
     .flatMap((text) => wrapped(context, text, wide - 2 * pad));
   font(1.15, 600);
   const title = wrapped(context, words.caption, wide - 2 * pad);
@@ -73,5 +82,10 @@ export async function pictureOf(ctx) {
   wrapped(context, words.unit, wide - beside - pad).forEach((line, i) => context.fillText(line, beside, y + unit * 1.05 * i));
   y += 3.1 * unit;
   small.forEach((line, i) => context.fillText(line, pad, y + 1.15 * unit * i));
-  return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+  const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+  const texts = {
+    Title: words.caption, Description: [words.unit, ...small].join("\n"), Source: header.photo.name,
+    Software: `vitscope ${header.vitscope}`, Comment: commandOf(state, data),
+  };
+  return new Blob([withTexts(new Uint8Array(await blob.arrayBuffer()), texts)], { type: "image/png" });
 }

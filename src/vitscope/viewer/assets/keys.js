@@ -17,7 +17,7 @@ export function listenToKeys(ctx) {
   };
   const actions = {
     p: () => ctx.stage.pointed() !== null && (ctx.pin(ctx.stage.pointed()), true),
-    escape: () => (ctx.stage.release(), store.set({ source: "map" }), true),
+    escape: () => (ctx.stage.release(), store.set(store.get().tour === null ? { source: "map" } : { tour: null }), true),
   };
   page.addEventListener("keydown", (event) => {
     if (!ours(event)) return;

@@ -15,9 +15,9 @@ export function panel(root, ctx) {
   });
   const mode = choices(t("masking"), [["fill", t("fill")], ["drop", t("drop")]], store.get().mode, (value) => store.set({ mode: value }));
   const clear = el("button", { type: "button", class: "vs-quiet", text: t("clear"), onclick: () => store.set({ hidden: [] }) });
-  const status = el("p", { class: "vs-note vs-masked", "aria-live": "polite" });
+  const status = el("p", { class: "vs-masked", "aria-live": "polite" });
   root.append(el("div", { class: "vs-row" }, brush, mode, clear), el("p", { class: "vs-note", text: t("masking_hint") }));
-  ctx.below.append(status);
+  ctx.below.prepend(status);
 
   async function predict(state) {
     running?.abort();
