@@ -1,5 +1,6 @@
-// Keys that serve the whole viewer wherever the focus is: P pins, Escape goes back to the map, [ and ] (or - and +) step
-// layers, Space held shows the bare photo. Where the page is not the viewer's alone, only for the one that the pointer
+// Keys that serve the whole viewer, wherever the focus is.
+//
+// P pins, Escape goes back to the map, [ and ] (or - and +) step layers, Space held shows the bare photo. Where the page is not the viewer's alone, only for the one that the pointer
 // or the focus is on. Arrow keys are the page's own, but on the photo.
 
 const STEPS = { "]": 1, "+": 1, "[": -1, "-": -1 };

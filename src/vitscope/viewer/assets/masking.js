@@ -1,4 +1,4 @@
-// Hosts that can run the model: paint patches away; its new answer goes to the predictions, one line about it below the photo.
+// Hosts that can run the model: paint patches away; its answer goes to the predictions and a line below the photo.
 
 import { choices, el, figure, percent, toggle } from "./dom.js";
 

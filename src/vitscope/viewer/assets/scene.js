@@ -1,5 +1,6 @@
-// What is drawn: numbers of the patches, with the state that they were made of. Title, colours, command and saved data
-// all come from this one object, so that no map stands under the words of another.
+// What is drawn: numbers of the patches, with the state that they were made of.
+//
+// Title, colours, command and saved data all come from this one object: no map stands under the words of another.
 
 import { kernel } from "./attention.js";
 import { limits } from "./colours.js";
