@@ -19,7 +19,7 @@ def test_brackets_step_layers_and_rollout_grows(fresh, tiny_scope, photo):
         e = tiny_scope.explain(photo, method="rollout", start_layer=start)
         assert np.allclose(drawn, [*e.prefix, *e.map.ravel()], rtol=1e-2, atol=2**-16)  # what 16 bits a weight keep
     fresh.evaluate(SET, {"rolled": False})
-    fresh.press("+")
+    fresh.press("]")
     shown(fresh, "layer 2, mean of heads")
 
 
