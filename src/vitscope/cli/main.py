@@ -27,6 +27,19 @@ from vitscope.cli.malloc import keep_freed_memory
 from vitscope.errors import OutOfMemoryError, VitscopeError, is_out_of_memory
 
 _SUMMARY = "Show where a Vision Transformer looks, and measure how far the map can be believed."
+_EXAMPLES = {  # for the end of a command's help
+    "explain": """Examples:
+
+vitscope explain photo.jpg --model google/vit-large-patch32-384
+
+vitscope explain *.jpg --method attention,rollout --layers last3 -o maps
+
+vitscope explain photo.jpg --model timm:vit_base_patch16_224 --target tabby -o tabby.png""",
+    "compare": "Example: vitscope compare photo.jpg --method auto,attention,rollout:layers=last3",
+    "batch": "Example: vitscope batch photos/ -o out --method rollout,relevance --resume",
+    "measure": "Example: vitscope measure photo.jpg --size 224 --metrics deletion,insertion",
+    "view": "Example: vitscope view photo.jpg --size 336 -o view.html --open",
+}
 app = typer.Typer(
     help=_SUMMARY,
     no_args_is_help=True,
@@ -51,7 +64,7 @@ for function in (
     methods,
     inspect,
 ):
-    app.command()(command(function))
+    app.command(epilog=_EXAMPLES.get(function.__name__))(command(function))
 
 _INTERRUPTED = 130
 # Typer carries its own copy of click, or uses the installed one, by its version: the root is found, not imported

@@ -139,7 +139,7 @@ def pick_device(device: str | torch.device) -> torch.device:
             "models.no-such-device",
             "device '{device}' is not available: {reason}",
             device=device,
-            reason=first_line(error),
+            reason=first_line(error).partition(". ")[0],  # torch goes on about its own build
         )
         raise UsageError(problem, hint) from None
     if found.type == "meta":

@@ -11,8 +11,14 @@ import typer
 
 from vitscope.cli.console import show_log
 
+_NO_TYPE = " "  # as the type of a flag, which takes no value
 _VERBOSE = typer.Option(
-    "--verbose", "-v", count=True, show_default=False, help="Show the debug log on stderr; -vv: that of all libraries."
+    "--verbose",
+    "-v",
+    count=True,
+    show_default=False,
+    metavar=_NO_TYPE,
+    help="Show the debug log on stderr; -vv: that of all libraries.",
 )
 
 
@@ -40,6 +46,10 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
         else:
             expanded.append(one.replace(kind=Parameter.KEYWORD_ONLY))
     expanded.append(Parameter("verbose", Parameter.KEYWORD_ONLY, default=0, annotation=Annotated[int, _VERBOSE]))
+    for one in expanded:
+        kind, option = get_args(one.annotation) or (None, None)
+        if kind is bool or kind == bool | None:
+            option.metavar = _NO_TYPE
     run.__signature__ = signature(function).replace(parameters=expanded)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in expanded}
     return run
