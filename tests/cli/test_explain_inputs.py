@@ -59,7 +59,7 @@ def test_odd_pictures_are_explained_and_what_was_done_is_said(explain, tmp_path)
         "print": ["CMYK converted to RGB"],
         "scan": ["16-bit grey divided by 257"],
     }
-    assert pixels(tmp_path / "out" / "panorama" / "overlay.png").shape == (30, 20_000, 3)
+    assert pixels(tmp_path / "out" / "panorama-rollout" / "overlay.png").shape == (30, 20_000, 3)
     ran = explain(tmp_path / "moving.gif", "--force")
     assert "moving: first of 2 frames" in ran.out
 

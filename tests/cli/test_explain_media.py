@@ -28,7 +28,7 @@ def test_a_clip_gives_a_map_for_each_frame_and_a_film(cli, video_folder, tmp_pat
     assert ran.code == 0
     assert "of 64" in ran.out
     assert "8 of 20 frames, evenly spaced: 0, 2, 5, 7, 10, 12, 15, 17" in " ".join(ran.out.split())
-    folder = tmp_path / "out" / "clip"
+    folder = tmp_path / "out" / "clip-rollout"
     assert len(list((folder / "overlays").iterdir())) == 8
     with av.open(str(folder / "film.mp4")) as film:
         assert sum(1 for _ in film.decode(film.streams.video[0])) == 8
@@ -78,4 +78,4 @@ def test_a_sound_gives_its_spectrogram_under_the_map(cli, tmp_path):
     )
     assert ran.code == 0
     assert "0.60 s, then padding to 0.96 s" in " ".join(ran.out.split())
-    assert (tmp_path / "out" / "tone" / "overlay.png").exists()
+    assert (tmp_path / "out" / "tone-rollout" / "overlay.png").exists()
