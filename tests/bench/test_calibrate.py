@@ -13,10 +13,13 @@ from tests.helpers.errors import raises
 from vitscope.bench import calibrate as calibrate_module
 from vitscope.bench import calibration_cases
 from vitscope.bench.calibrate import calibrate, table
+from vitscope.bench.cases import Case
+from vitscope.bench.run_log import CaseResult
 from vitscope.engine import calibration as kept
-from vitscope.engine.calibration import calibration_path
+from vitscope.engine.calibration import Row, Setting, calibration_path
 from vitscope.errors import UnsupportedError, UsageError
 from vitscope.methods.base import METHODS
+from vitscope.metrics.resampling import Difference, Estimate
 
 TRIED = {"random-walk", "rollout", "pca", "gradcam", "input-x-gradient"}
 
@@ -150,6 +153,71 @@ def test_it_can_be_shared_but_not_with_another_model(measured, tmp_path):
         vitscope.load(other, processor=pixels_of, labels=[], calibration=file)
     assert measured.weights in str(caught.value)
     assert vitscope.load(other, processor=pixels_of, labels=[]).adapter.weights in str(caught.value)
+
+
+# --- the search and the decision, without a model ---------------------------------------------------------------------
+
+
+def test_halving_finds_the_best_and_its_neighbours_join():
+    truth = {"pca": 0.2, "rollout": 0.5, "attention": 0.4, "ncut": 0.3, "rollout, layers last2": 0.9}
+    asked = []
+
+    def run(cases, pool, stage):
+        if any(setting.method == "gradcam" for setting in pool):
+            raise UsageError("no such layer here")
+        pairs = [(str(setting), case.name) for setting in pool for case in cases]
+        asked.extend(pairs)
+        return [
+            CaseResult(label, case, "", error="does not apply")
+            if label == "ncut"
+            else CaseResult(label, case, "", {"score": truth[label]})
+            for label, case in pairs
+        ]
+
+    def more(best):
+        yield Setting(best.method, {"layers": "last2"})
+
+    cases = calibration_cases.CaseSet("planted", [Case(name, "", lambda: None, dict) for name in "abcdef"], [])
+    pool = [Setting(name) for name in ("pca", "rollout", "attention", "gradcam", "ncut")]
+    ranked, tried = calibrate_module._search(pool, cases, (2, 6), run, more)
+    assert [str(setting) for setting in ranked] == ["rollout, layers last2", "rollout", "attention", "pca"]
+    assert tried == 6
+    assert ("rollout", "f") in asked
+    assert ("ncut", "f") not in asked  # it failed at the first rung
+
+
+BETTER = Difference(0.1, 0.05, 0.2, 0.001, False)
+LESS = {"faithfulness": Difference(-0.2, -0.3, -0.1, 0.001, False)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "alone"),
+    [
+        ({}, "better"),
+        ({"faithfulness": Difference(-0.2, -0.3, 0.1, 0.2, False)}, "better"),
+        (LESS, "unfaithful"),
+        ({"difference": Difference(0.1, -0.01, 0.2, 0.04, False)}, "kept"),
+        ({"p": 0.06}, "kept"),
+        ({"numbers": {"score": Estimate(0.9, 0.8, 1.0, 19)}}, "kept"),  # it lacks one of the cases
+    ],
+)
+def test_the_first_of_the_search_that_is_better_and_no_less_faithful(changes, alone):
+    first, second, default = (Setting(name) for name in ("rollout", "attention", "pca"))
+    good = {"numbers": {"score": Estimate(0.9, 0.8, 1.0, 20)}, "difference": BETTER, "p": 0.01}
+    rows = {"rollout": Row("rollout", **good | changes), "attention": Row("attention", **good)}
+    rows["pca"] = Row("pca", good["numbers"])
+    taken = first if alone == "better" else default
+    assert calibrate_module._decide(rows, default, [first]) == (alone, taken)
+    assert calibrate_module._decide(rows, default, [first, second]) == ("better", first if taken == first else second)
+
+
+def test_what_a_mask_covers_of_each_patch():
+    e = toy(calibration="none").explain(scenes(1)[0].image, method="rollout")
+    mask = np.zeros((SIDE, SIDE), bool)
+    mask[4:8, :16] = True
+    covered = calibration_cases._covered(e, mask)
+    assert covered.sum() == 1.0
+    assert (covered[0, :2] == 0.5).all()
 
 
 # --- why this class --------------------------------------------------------------------------------------------------

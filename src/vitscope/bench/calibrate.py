@@ -7,7 +7,7 @@ other half. It replaces the default only where it is demonstrably better, and no
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +30,7 @@ from vitscope.engine.calibration import (
     SCHEMA,
     Answer,
     Calibration,
+    Outcome,
     Row,
     Setting,
     calibration_path,
@@ -38,7 +39,7 @@ from vitscope.engine.calibration import (
     write_calibration,
 )
 from vitscope.engine.options import Options
-from vitscope.errors import MethodError, ResultError, UnsupportedError, UsageError
+from vitscope.errors import ResultError, UnsupportedError, UsageError
 from vitscope.explanation import Explanation
 from vitscope.methods.base import METHODS
 from vitscope.metrics.resampling import Difference, Estimate, bootstrap, paired
@@ -206,35 +207,44 @@ def _answer(
     if not any(row.method == str(default) and not row.error for row in results):
         return asked
     rows = _rows(results, str(default), seed)
-    better = [s for s in finalists if (row := rows.get(str(s))) and _is_better(row)]
-    faithful_ones = [s for s in better if (d := rows[str(s)].faithfulness) is None or d.high >= 0]
-    outcome: Any = "better" if faithful_ones else "unfaithful" if better else "kept"
-    chosen = (faithful_ones or [default])[0]
+    outcome, chosen = _decide(rows, default, finalists)
     return structs.replace(asked, outcome=outcome, default=default, choice=chosen, rows=list(rows.values()))
 
 
-def _is_better(row: Row) -> bool:
-    """Return whether a score is above the default's by more than chance, corrected for the number of methods."""
-    return row.difference is not None and row.difference.low > 0 and row.p is not None and row.p < LEVEL
+def _decide(rows: Mapping[str, Row], default: Setting, finalists: Sequence[Setting]) -> tuple[Outcome, Setting]:
+    """Return the first finalist that is better than the default by more than chance and no less faithful.
+
+    The order is that of the search: of several that are better, the report does not choose. One without numbers on some
+    of the default's cases is not taken.
+    """
+    count = rows[str(default)].numbers["score"].count
+    better = [
+        setting
+        for setting in finalists
+        if (row := rows[str(setting)]).difference is not None
+        and row.difference.low > 0
+        and (row.p or 0.0) < LEVEL
+        and row.numbers["score"].count == count
+    ]
+    faithful = [s for s in better if (less := rows[str(s)].faithfulness) is None or less.high >= 0]
+    return ("better", faithful[0]) if faithful else ("unfaithful" if better else "kept", default)
 
 
 def _rows(results: Sequence[CaseResult], default: str, seed: int) -> dict[str, Row]:
-    """Return the row of each method; a case without a number for one of them counts for none."""
+    """Return the row of each method over the cases for which the default has numbers."""
     failed = {row.case for row in results if row.error and row.method == default}
     kept = [row for row in results if row.case not in failed]
-    with suppress(MethodError):
-        summary = summarise("calibrate", BenchmarkInfo("", _METRICS, "score"), kept, {}, seed=seed)
-        faith = {(row.method, row.case): row.numbers["faithful"] for row in kept if "faithful" in row.numbers}
-        rows = {}
-        for score in summary.scores:
-            shared = [case for method, case in faith if method == score.method and (default, case) in faith]
-            ours, theirs = (np.array([faith[name, case] for case in shared]) for name in (score.method, default))
-            compared = paired(ours, theirs, seed=seed) if shared and score.method != default else None
-            rows[score.method] = Row(score.method, dict(score.numbers), score.difference, score.p, compared)
-        if right := {row.case: row.numbers["right"] for row in kept if "right" in row.numbers}:
-            rows[RIGHT] = Row(RIGHT, {"faithful": bootstrap(np.array(list(right.values())), seed=seed)})
-        return rows
-    return {}
+    summary = summarise("calibrate", BenchmarkInfo("", _METRICS, "score"), kept, {}, seed=seed)
+    faith = {(row.method, row.case): row.numbers["faithful"] for row in kept if "faithful" in row.numbers}
+    rows = {}
+    for score in summary.scores:
+        shared = [case for method, case in faith if method == score.method and (default, case) in faith]
+        ours, theirs = (np.array([faith[name, case] for case in shared]) for name in (score.method, default))
+        compared = paired(ours, theirs, seed=seed) if shared and score.method != default else None
+        rows[score.method] = Row(score.method, dict(score.numbers), score.difference, score.p, compared)
+    if right := {row.case: row.numbers["right"] for row in kept if "right" in row.numbers}:
+        rows[RIGHT] = Row(RIGHT, {"faithful": bootstrap(np.array(list(right.values())), seed=seed)})
+    return rows
 
 
 # --- the search ------------------------------------------------------------------------------------------------------

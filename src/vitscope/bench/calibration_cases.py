@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -19,7 +20,7 @@ from vitscope.bench.digits import digit_cases, names_digits
 from vitscope.bench.planted import Split, image_files
 from vitscope.bench.runner import PRIORS
 from vitscope.engine.calibration import Cases, Outcome
-from vitscope.errors import ImageError
+from vitscope.errors import ImageError, UsageError
 from vitscope.evaluation.evaluate import ScoreCache, measure
 from vitscope.explanation import Explanation
 from vitscope.images import load_image
@@ -77,12 +78,14 @@ def evidence_cases(
     if scope.adapter.dense:
         return CaseSet("photos", [], [], problem="dense")
     if images is None and names_digits(scope):
-        halves = [digit_cases(scope, -(-count // 2), seed + number)[0] for number, count in enumerate((tune, report))]
-        cut = [
-            [replace(case, name=f"{split} {case.name}", judge=_evidence_judge(case.judge)) for case in _mixed(half)]
-            for split, half in zip(get_args(Split), halves, strict=True)
-        ]
-        return CaseSet("digits", cut[0][:tune], _with_faithfulness(scope, cut[1][:report], faithful))
+        with suppress(UsageError):  # it recognises none of them
+            halves = {}
+            for number, (split, count) in enumerate({"tune": tune, "report": report}.items()):
+                made = _mixed(digit_cases(scope, -(-count // 2), seed + number)[0])[:count]
+                halves[split] = [
+                    replace(case, name=f"{split} {case.name}", judge=_evidence_judge(case.judge)) for case in made
+                ]
+            return CaseSet("digits", halves["tune"], _with_faithfulness(scope, halves["report"], faithful))
     sources: dict[Cases, Callable[[], Mapping[str, np.ndarray]]] = {
         **({} if images is None else {"images": lambda: _own_images(images, on_note)}),
         "photos": photos.sample_photos,
