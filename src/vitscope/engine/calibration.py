@@ -162,7 +162,6 @@ class Calibration(_Struct):
         version: of vitscope.
         model: the model's reference, for people.
         weights: what identifies its weights, as in the provenance of a map.
-        output: which part of the model's output was explained.
         load: what the caller of `load` said that a map depends on.
         options: all else that the numbers depend on.
         seconds: how long it took.
@@ -174,7 +173,6 @@ class Calibration(_Struct):
     version: Text
     model: Text
     weights: Text
-    output: Text
     load: dict[Text, Plain]
     options: dict[Text, Plain]
     seconds: Seconds
@@ -187,9 +185,10 @@ class Calibration(_Struct):
 
 
 def identity(adapter: ModelAdapter) -> dict[str, Any]:
-    """Return what a calibration belongs to: the weights, and what is read of the model's output."""
+    """Return what a calibration belongs to: the weights, and what a caller said of the model's output and pixels."""
     said = {name: adapter.options.said[name] for name in _IDENTIFYING if name in adapter.options.said}
-    return {"weights": adapter.weights, "output": str(adapter.reads()), "load": said}
+    no_classes = {"labels": "none"} if adapter.options.labels == {} else {}
+    return {"weights": adapter.weights, "load": {**said, **no_classes}}
 
 
 def calibration_path(adapter: ModelAdapter) -> Path:
