@@ -39,7 +39,8 @@ class Scope:
 
     Many threads may use it: calls on one model, from any Scope, wrapper or `capture` of it, wait for each other. A
     forward of your own in another thread does not wait, and sees the model in evaluation mode while a call is at work.
-    A model may change between two calls; each call takes it as it is then.
+    A model may change between two calls; each call takes it as it is then. A Scope can be pickled where its model and
+    the caller's functions (processor, output, region) can: those are functions that a module defines, not lambdas.
 
     Attributes:
         engine: does the work, for code that needs single stages of it.
@@ -50,6 +51,9 @@ class Scope:
     def __init__(self, adapter: ModelAdapter, device: torch.device, dtype: torch.dtype) -> None:
         self.engine = Engine(adapter, device, dtype)
         self.adapter, self.model = adapter, adapter.model
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.adapter, self.device, self.dtype)
 
     def __repr__(self) -> str:
         return f"<Scope of {self.adapter.reference}: {self.layout}>"

@@ -14,11 +14,12 @@ from vitscope.batch.types import BatchPlan
 from vitscope.cli.commands import _options as opt
 from vitscope.cli.main import app
 from vitscope.errors import ResultError
+from vitscope.images import load_image
 from vitscope.models.options import LoadOptions
 
 FLAGS = {"weights", "processor", "output", "labels", "multi_label", "trust_remote_code", "display", "window"}
-FLAGS |= {"revision", "device", "dtype", "calibration"}
-PYTHON_ONLY = {"layout", "region", "progress"}  # no text says these
+FLAGS |= {"revision", "device", "dtype", "calibration", "region"}
+PYTHON_ONLY = {"layout", "progress"}  # no text says these
 
 
 def test_the_flags_are_the_keywords_of_load():
@@ -51,6 +52,26 @@ def test_only_flags_that_were_given_are_named():
     ]
 
 
+@pytest.mark.parametrize("region", ["4,0,28,16.5", "whole"])
+def test_a_region_is_that_of_every_image(cli, photo, tiny_folder, tmp_path, region):
+    ran = cli("explain", photo, "-m", tiny_folder, "--region", region, "-o", tmp_path / "o")
+    assert ran.code == 0, ran.err
+    found = manifest(tmp_path / "o" / photo.stem)
+    whole = [0, 0, *load_image(photo).size]
+    assert found["region"]["box"] == ([4, 0, 28, 16.5] if region != "whole" else whole)
+    assert found["provenance"]["load"] == {"region": region}
+    run(str(photo), tmp_path / "run", BatchPlan(str(tiny_folder), methods=("rollout",), region=region))
+    (row,) = pq.read_table(tmp_path / "run" / "data").to_pylist()
+    assert list(row["box"]) == found["region"]["box"]
+
+
+@pytest.mark.parametrize("region", ["1,2,3", "5,0,5,9", "all", "0,0,9,nan"])
+def test_what_is_no_region_is_refused(cli, photo, tiny_folder, region):
+    ran = cli("explain", photo, "-m", tiny_folder, "--region", region)
+    assert ran.code == 2
+    assert "--region" in one_line(ran.err)
+
+
 def test_what_was_said_is_in_the_provenance(cli, photo, tiny_folder, tmp_path):
     options = ["--output", "logits", "--single-label", "--processor", tiny_folder]
     assert cli("explain", photo, "--model", tiny_folder, *options, "-o", tmp_path / "o").code == 0
@@ -64,8 +85,8 @@ def test_commands_that_are_shown_load_the_same_model(tiny_folder, photo, tmp_pat
     names = tmp_path / "names.txt"
     names.write_text("\n".join("abcdefg"))
     weights = tiny_folder / "model.safetensors"
-    options = {"weights": weights, "labels": names, "multi_label": True, "output": "logits"}
-    flags = f"--weights {weights} --labels {names} --output logits --multi-label"
+    options = {"weights": weights, "labels": names, "multi_label": True, "output": "logits", "region": (0, 0, 20, 16)}
+    flags = f"--weights {weights} --labels {names} --region 0,0,20,16 --output logits --multi-label"
     header = vitscope.load(tiny_folder, **options).view(photo, methods=("rollout",), measure=False).header
     assert f"--model {tiny_folder} {flags}" in header["command"]
     assert all(f"--model {tiny_folder} {flags}" in one["command"] for one in header["maps"])

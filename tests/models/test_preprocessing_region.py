@@ -149,7 +149,8 @@ def test_a_crop_that_follows_the_content_is_refused(process):
         (lambda image: image.transpose(Image.Transpose.TRANSPOSE), "turns"),
         (lambda image: image.transpose(Image.Transpose.ROTATE_90), "turns"),
         (lambda image: image.rotate(10), "edges"),
-        (lambda image: ImageOps.solarize(image, 128), "edges"),
+        (lambda image: image.filter(ImageFilter.FIND_EDGES), "same pixels"),
+        (lambda image: image.filter(ImageFilter.GaussianBlur(40)), "blurs"),
     ],
 )
 def test_what_no_region_expresses_is_refused_with_its_reason(turn, reason):
@@ -177,9 +178,13 @@ def test_the_caller_says_the_region():
         return tensor(ImageOps.mirror(image).resize((32, 32)))
 
     stated = ImageRegion((120, 80), (10, 0, 110, 80), (32, 32))
-    for region in (stated, lambda picture: ImageRegion(picture.size, (10, 0, 110, 80), (32, 32))):
+    for region in (stated, lambda picture: ImageRegion(picture.size, (10, 0, 110, 80), (32, 32)), "10,0,110,80"):
         scope = vitscope.load(made(Fused), processor=process, region=region)
         assert scope.explain(photo(120, 80), method="rollout").region == stated
+    with raises(UsageError, "models.region-given"):
+        vitscope.load(made(Fused), processor=process, region=(130, 0, 150, 80)).explain(photo(120, 80))
+    with raises(UsageError, "models.region", hint="models.region.hint"):
+        vitscope.load(made(Fused), processor=process, region=(0, 0, 80))
     with raises(UsageError, "models.region-given", hint="models.region-given.hint"):
         vitscope.load(made(Fused), processor=process, region=stated).explain(photo(90, 80), method="rollout")
     wrong = ImageRegion((120, 80), (0, 0, 120, 80), (24, 32))

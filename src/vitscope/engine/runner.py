@@ -127,6 +127,10 @@ class ModelRunner:
         self.adapter, self.device, self.dtype, self.at_work = adapter, device, dtype, False
         self.on_forward: Callable[[], None] = lambda: None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the adapter; what was found out about the model is found out again where it is unpickled."""
+        return type(self), (self.adapter, self.device, self.dtype)
+
     @property
     def model(self) -> nn.Module:
         """The model itself."""

@@ -1,9 +1,10 @@
 """ModelAdapter: what vitscope must know of one library's models, the contract of every adapter."""
 
+import copyreg
 import logging
 import types
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, partial
 from inspect import isabstract
 from pathlib import PurePath
@@ -83,15 +84,29 @@ class ModelAdapter(ABC):
     _seen: Fingerprint | None = None
 
     @classmethod
-    def bound(cls, model: "torch.nn.Module", processor: Any, options: ModelOptions, **extra: Any) -> Self:
-        """Make an adapter whose constructor can read the caller's options."""
-        adapter = cls.__new__(cls)
+    def bound(
+        cls,
+        model: "torch.nn.Module",
+        processor: Any,
+        options: ModelOptions,
+        notes: Iterable[Message] = (),
+        **extra: Any,
+    ) -> Self:
+        """Make an adapter whose constructor can read the caller's options; `notes` come after its own."""
+        adapter, notes = cls.__new__(cls), tuple(notes)
         adapter.options = options
         adapter.__init__(model, processor, **extra)  # type: ignore[misc]
+        adapter.notes = (*adapter.notes, *notes)
         adapter._settle_labels()
-        adapter._remake = partial(cls.bound, model, processor, options, **extra)
+        adapter._remake = partial(cls.bound, model, processor, options, notes, **extra)
         adapter._seen = fingerprint(model)
         return adapter
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what the adapter was made of; another process finds out about the model anew."""
+        if self._remake is None:  # not made by `bound`
+            return copyreg.__newobj__, (type(self),), self.__dict__  # type: ignore[attr-defined]
+        return _call, (self._remake,), {"weights_changed": self.weights_changed}
 
     def refresh(self) -> bool:
         """Look at the model again; what was found out is found out anew where its structure changed since.
@@ -305,6 +320,10 @@ class ModelAdapter(ABC):
     @abstractmethod
     def describe(self) -> Mapping[str, str]:
         """Return what `vitscope inspect` prints of the model beside the layout."""
+
+
+def _call(make: Callable[[], ModelAdapter]) -> ModelAdapter:
+    return make()
 
 
 _MEDIA = {

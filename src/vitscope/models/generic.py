@@ -47,7 +47,6 @@ class GenericAdapter(TracedAdapter):
         reference: how the model was named.
         layout: which token is which, where it cannot or should not be traced.
         labels: class names by index.
-        notes: what the provenance says of the model.
 
     Raises:
         CaptureError: no attention was recorded.
@@ -65,14 +64,12 @@ class GenericAdapter(TracedAdapter):
         reference: str = "",
         layout: TokenLayout | None = None,
         labels: Mapping[int, str] | None = None,
-        notes: tuple[Message, ...] = (),
     ) -> None:
         self.model = model
         self.reference = reference or type(model).__name__
         self.given_layout = layout
         self.labels = labels or {}
         self.channels = self.bands = convolution_channels(model)
-        self.notes: tuple[str, ...] = notes
         if processor is not None:
             form, self.bands = accepting(processor, self.channels)
             self._preprocess, self.by_caller = Preprocessing(form, self.options.region), True

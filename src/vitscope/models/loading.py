@@ -19,7 +19,7 @@ from vitscope.models.base import ADAPTERS, ModelAdapter, libraries_of
 from vitscope.models.bundled.catalogue import naming_variable
 from vitscope.models.bundled.dinov2 import Dinov2Model
 from vitscope.models.generic import GenericAdapter
-from vitscope.models.options import Labels, LoadOptions, ModelOptions, Output, Region, said_of
+from vitscope.models.options import Labels, LoadOptions, ModelOptions, Output, Region, read_region, said_of
 from vitscope.models.references.references import LoadRequest, open_reference
 from vitscope.models.transformers.adapter import TransformersAdapter
 from vitscope.models.transformers.processor_loading import load_processor
@@ -66,7 +66,8 @@ def open_model(
         labels: class names: a list in the order of the outputs, a mapping from index to name, or a file
             (`models.labels.read_labels`); an empty list says that the numbers are features, not classes.
         multi_label: each class has a probability of its own, or not; by default what the model states.
-        region: the region of the image that the processor's pixels show, where it cannot be measured.
+        region: the region of the image that the processor's pixels show, where it cannot be measured: an ImageRegion,
+            a function from a Picture to one, the box of every image in its pixels, or `whole`.
         display: bands of an image, counted from 0, that people see: one, or three as red, green and blue.
         window: the numbers of an image that become 0 and 1, for images of other than 8 bits.
         progress: called with (stage, done, total) while weights are fetched.
@@ -91,7 +92,14 @@ def open_model(
     )
     read = Reading(display=display, window=window)
     given = ModelOptions(
-        output, read_labels(labels), multi_label, region, trust_remote_code, read.display, read.window, said
+        output,
+        read_labels(labels),
+        multi_label,
+        read_region(region),
+        trust_remote_code,
+        read.display,
+        read.window,
+        said,
     )
     if isinstance(processor, (str, os.PathLike)):
         processor = load_processor(str(processor), trust_remote_code=trust_remote_code)

@@ -7,12 +7,15 @@ from typing import Any, TypeAlias, TypedDict
 
 import torch
 
+from vitscope._messages import msg
+from vitscope._numbers import number
+from vitscope.errors import UsageError
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture
 
 Labels: TypeAlias = Mapping[int, str] | Mapping[str, str] | Sequence[str] | str | Path
 Output: TypeAlias = str | int | Callable[[Any], torch.Tensor]
-Region: TypeAlias = ImageRegion | Callable[[Picture], ImageRegion]
+Region: TypeAlias = ImageRegion | Callable[[Picture], ImageRegion] | Sequence[float] | str
 
 
 class LoadOptions(TypedDict, total=False):
@@ -42,7 +45,8 @@ class ModelOptions:
         output: which part of the model's output is explained: a name, an index, or a function of the output.
         labels: class names by index; empty where the numbers are no classes.
         multi_label: each class has a probability of its own.
-        region: the region of the image that the processor's pixels show, or a function from a Picture to it.
+        region: the region of the image that the processor's pixels show, or a function from a Picture to it; or the
+            box of every image, `(left, top, right, bottom)` in its pixels, or `whole`.
         trust_remote_code: run the code that a repository or folder brings.
         display: bands of an image, counted from 0, that people see: one, or three as red, green and blue.
         window: the numbers of an image that become 0 and 1.
@@ -64,6 +68,8 @@ class ModelOptions:
         for name in ("weights", "processor", "labels"):
             if name in self.said and Path(str(self.said[name])).expanduser().exists():
                 words += [f"--{name}", str(self.said[name])]
+        if "region" in self.said and not isinstance(self.region, ImageRegion) and not callable(self.region):
+            words += ["--region", str(self.said["region"])]
         if isinstance(self.output, (str, int)):
             words += ["--output", str(self.output)]
         if self.multi_label is not None:
@@ -73,6 +79,30 @@ class ModelOptions:
     def and_said(self, **more: str) -> "ModelOptions":
         """Return these options with more for the provenance."""
         return replace(self, said={**self.said, **more})
+
+
+def read_region(region: Region | None) -> Region | None:
+    """Return a region as adapters take it: a box is four numbers.
+
+    Raises:
+        UsageError: neither an ImageRegion, a function, `whole`, nor a box.
+    """
+    if region is None or region == "whole" or isinstance(region, ImageRegion) or callable(region):
+        return region
+    parts = region.split(",") if isinstance(region, str) else region
+    ends = [number(str(part)) for part in parts] if isinstance(parts, Sequence) else []
+    if len(ends) == 4 and None not in ends:
+        left, top, right, bottom = (float(end) for end in ends if end is not None)
+        if left < right and top < bottom:
+            return left, top, right, bottom
+    raise UsageError(
+        msg("models.region", "{@region} is not {given}", given=repr(region)),
+        msg(
+            "models.region.hint",
+            "write the part of each image that the processor's pixels show, in pixels, left and top first, as in "
+            "{@region=0,0,640,480}, or {@region=whole}",
+        ),
+    )
 
 
 def said_of(options: LoadOptions) -> dict[str, str | int | bool]:

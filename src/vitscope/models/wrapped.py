@@ -4,10 +4,12 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from vitscope._messages import Message, msg
@@ -87,7 +89,7 @@ def adapter_inside(
                 "pass the model inside, or {@processor=...}: a function from a Pillow image to the wrapper's pixels",
             ),
         )
-    own = processor or (lambda image: known.prepare(Picture(np.asarray(image.convert("RGB"))))[0])
+    own = processor or partial(_prepared_by, known)
     notes: tuple[Message, ...] = ()
     if processor is None and not whole:
         note = msg(
@@ -112,7 +114,11 @@ def adapter_inside(
     if labels and known.multi_label and options.multi_label is None:
         options = replace(options, multi_label=True)
     log.debug("%s is explained, with the preprocessing of %s", type(model).__name__, name)
-    return GenericAdapter.bound(model, own, options, labels=labels, notes=notes)
+    return GenericAdapter.bound(model, own, options, notes, labels=labels)
+
+
+def _prepared_by(known: ModelAdapter, image: Image.Image) -> Tensor:
+    return known.prepare(Picture(np.asarray(image.convert("RGB"))))[0]
 
 
 def _takes_colours(model: nn.Module, pixels: Tensor) -> bool:

@@ -181,6 +181,13 @@ class LoadFlags:
             metavar="FILE|none", help="Calibration for the method auto; by default the model's own in the cache."
         ),
     ] = None
+    region: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LEFT,TOP,RIGHT,BOTTOM|whole",
+            help="Part of each image that the processor's pixels show, in pixels, where it cannot be measured.",
+        ),
+    ] = None
     revision: Revision = None
     device: Device = "auto"
     dtype: Dtype = "float32"

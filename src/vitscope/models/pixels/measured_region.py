@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 Run = Callable[[UInt8[np.ndarray, "H W 3"]], Float[np.ndarray, "C Hi Wi"]]
 Box = tuple[float, float, float, float]
 
+_LEVELS = ((0, 255), (30, 110), (140, 220))  # of the stripes: what folds or clips the ends may keep the middle
 _TRIES = 16  # pairs of probes
 _SHORT = 16  # pixels; along shorter sides there are too few stripes
 _MOST = 40_000_000  # pixels of a probe
@@ -39,6 +40,10 @@ class Lost(Exception):
     def __init__(self, message: Message) -> None:
         super().__init__(message)
         self.message = message
+
+
+class _UnseenError(Lost):
+    """A probe and its negative become the same pixels."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,19 @@ def find_box(run: Run, size: tuple[int, int], made: tuple[int, int], repeats: in
 
     Cost: two runs for each measurement, more where much is cropped or padded, and for images of few pixels.
     """
+    for dark, bright in _LEVELS[:-1]:
+        try:
+            return _box(_between(run, dark, bright), size, made, repeats)
+        except _UnseenError:
+            log.debug("stripes of %d and %d are not told apart", dark, bright)
+    return _box(_between(run, *_LEVELS[-1]), size, made, repeats)
+
+
+def _between(run: Run, dark: int, bright: int) -> Run:
+    return lambda image: run(np.where(image > 0, np.uint8(bright), np.uint8(dark)))
+
+
+def _box(run: Run, size: tuple[int, int], made: tuple[int, int], repeats: int) -> Box:
     if min(size) >= _SHORT:
         return _repeated(run, size, made, repeats)
     factor = -(-_SHORT // min(size))
@@ -131,15 +149,17 @@ def _lines(run: Run, size: tuple[int, int], made: tuple[int, int], seed: int) ->
         _Count(int(np.clip(n // _PIXELS_PER_STRIPE, 4, 40)), min(length // 2, _MOST_STRIPES))
         for n, length in zip(made[::-1], size, strict=True)
     ]
-    turns = 0
+    turns, unseen = 0, True
     for _ in range(_TRIES):
         edges = [_edges(length, count.now, rng) for length, count in zip(size, counts, strict=True)]
         profiles = _profiles(run, size, edges)
         if isinstance(profiles, int):
+            unseen &= not profiles
             for count in counts:
                 if not count.found or all(c.found for c in counts):
-                    count.change(profiles)
+                    count.change(profiles or -1)
             continue
+        unseen = False
         straight = [_match(profiles[i], edges[i], size[i]) for i in range(2)]
         turned = [_match(profiles[i], edges[1 - i], size[1 - i])[0] for i in range(2)]
         for count, (line, change) in zip(counts, straight, strict=True):
@@ -151,10 +171,18 @@ def _lines(run: Run, size: tuple[int, int], made: tuple[int, int], seed: int) ->
         turns += not (across and down) and None not in turned
         if turns > 1:
             raise Lost(msg("models.processor-region.turned", "it turns the image: rows become columns"))
+    if unseen:
+        raise _UnseenError(
+            msg(
+                "models.processor-region.unseen",
+                "of test stripes and their negative it makes the same pixels, as filters for edges do",
+            )
+        )
     raise Lost(
         msg(
             "models.processor-region.lost",
-            "the edges of test stripes are not where resizing, cropping and padding would move them",
+            "the edges of test stripes are not found in them as after resizing, cropping and padding: it blurs, "
+            "distorts or turns what it shows",
         )
     )
 
@@ -188,7 +216,10 @@ def _edges(length: int, count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _profiles(run: Run, size: tuple[int, int], edges: list[np.ndarray]) -> list[np.ndarray] | int:
-    """Return what is seen of stripes along x and y, largest value 1; where nothing is, 1 for finer, -1 for coarser."""
+    """Return what is seen of stripes along x and y, largest value 1.
+
+    Where they are not told apart, 1 for finer ones, -1 for coarser, 0 where nothing is seen at all.
+    """
     sides = [np.where(np.searchsorted(e, np.arange(n), "right") % 2, -1, 1) for e, n in zip(edges, size, strict=True)]
     probe = np.where(sides[0] * sides[1][:, None] > 0, 255, 0).astype(np.uint8)[..., None].repeat(3, 2)
     white, black = run(probe), run(255 - probe)
@@ -201,7 +232,7 @@ def _profiles(run: Run, size: tuple[int, int], edges: list[np.ndarray]) -> list[
     reach = np.abs(white).max() + np.abs(black).max()
     seen = seen - (seen.max() + seen.min()) / 2  # each image may be normalised by its own mean
     if not seen.max() > 0.02 * reach:
-        return -1
+        return 0
     left, strength, right = np.linalg.svd(seen, full_matrices=False)
     if strength[0] ** 2 < 0.85 * (strength**2).sum():
         return -1

@@ -29,8 +29,7 @@ log = logging.getLogger(__name__)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 REGION_HINT = msg(
     "models.processor-region.hint",
-    "say which part of the image its pixels show: load(model, processor=..., region=...) takes an ImageRegion, or a "
-    "function from a Picture to one",
+    "say which part of each image its pixels show, in pixels, as in {@region=0,0,640,480}, or {@region=whole}",
 )
 _TRIES = 16  # runs of a processor that draws random numbers
 _SAME = 1e-4  # of the largest pixel: two runs of a processor that is not random
@@ -109,11 +108,15 @@ class Preprocessing:
         Raises:
             UsageError: it is of another image, or of pixels of another size.
         """
-        region: Any = (
-            self.region if isinstance(self.region, ImageRegion) or self.region is None else self.region(picture)
-        )
+        region: Any = self.region
+        if callable(region):
+            region = region(picture)
+        elif not isinstance(region, ImageRegion):
+            region = ImageRegion(picture.size, (0, 0, *picture.size) if region == "whole" else region, made)
         if isinstance(region, ImageRegion) and (region.size, region.input) == (picture.size, made):
-            return region
+            left, top, right, bottom = region.box
+            if max(left, 0) < min(right, region.size[0]) and max(top, 0) < min(bottom, region.size[1]):
+                return region
         problem = msg(
             "models.region-given",
             "the region given for an image of {size} (W x H) that becomes {made} (H x W) pixels does not fit: {given}",
@@ -152,8 +155,8 @@ class Preprocessing:
             raise LayoutError(
                 msg(
                     "models.processor-content",
-                    "which part of an image the processor's pixels show depends on what the image shows: of this one "
-                    "it is not the part ({box}) that it is of test images",
+                    "small marks put on this image are not found in the processor's pixels where the part that test "
+                    "images show, ({box}), has them: it follows what the image shows, or its colours hide the marks",
                     box=", ".join(f"{end:g}" for end in region.box),
                 ),
                 REGION_HINT,

@@ -1,7 +1,7 @@
 """Checks of a processor: is its region the same on a photo as on test images, and does it change each colour alone?"""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from vitscope._messages import msg
 from vitscope.geometry import ImageRegion
 from vitscope.models.pixels.measured_region import Lost, Run, find_box
 
+Mark: TypeAlias = tuple[int, int, float]  # first and last pixel of the photo, and the middle in pixels of the input
+
 _KNOWN = frozenset(
     (
         *("Compose", "Sequential", "Resize", "CenterCrop", "Pad", "Grayscale", "ToTensor", "PILToTensor", "ToImage"),
@@ -20,9 +22,14 @@ _KNOWN = frozenset(
     )
 )
 _LIBRARIES = ("torchvision.", "timm.", "torch.")
-_MARKS = 4  # along each side
+_UNEVEN = (0.2, -0.2, 0.15, -0.1)  # of the distance between two marks
+_MARKS = len(_UNEVEN)  # along each side
 _APART = 8  # pixels of the input between two marks, at least
 _FLAT = 24  # grey values: a photo with less between its darkest and brightest holds nothing to mark
+_FAINT = 12  # grey values
+_SEEN = 0.6  # of the marks
+_NEAR = 1.25  # pixels of the input between a mark and where it is found
+_MOVED = {False: 2.0, True: 0.25}  # of what marks change: opposite faint ones, and those alone
 _COLOURS = 24  # that are followed, at least
 _TRIAL = 256  # pixels: side of the image whose colours are followed
 
@@ -61,7 +68,9 @@ def shows_region(
 ) -> bool:
     """Return whether the pixels of a photo show the region: small marks on the photo must change them where it says.
 
-    A photo without contrast passes: it holds nothing to mark, and nothing that a processor could follow.
+    Marks are faint first, lighter and darker in turns, so that what follows the photo follows it as without them. Where
+    few of them change anything, as above and below a threshold, they are as dark and as bright as the photo, then black
+    and white. A photo without contrast passes: it holds nothing to mark, and nothing that a processor could follow.
 
     Args:
         run: the processor.
@@ -69,35 +78,76 @@ def shows_region(
         pixels: what the processor made of it.
         region: the region to check.
     """
-    grey = photo.mean(2)
+    grey, sides = photo.mean(2), _sides(region)
     if grey.max() - grey.min() < _FLAT:
         return True
-    own = [photo.reshape(-1, photo.shape[2])[place] for place in (grey.argmin(), grey.argmax())]
-    rng = np.random.default_rng(0)  # uneven places: an image and its mirror image differ
-    rows, columns = (_marks(*side, rng) for side in _sides(region))
-    for ends in (own, [0, 255]):  # a threshold may see neither end of a dark photo
-        marked, spots = photo.copy(), []
-        for (top, bottom, y), (left, right, x) in ((row, column) for row in rows for column in columns):
-            block = grey[top:bottom, left:right].mean()
-            marked[top:bottom, left:right] = ends[int(block < (grey.min() + grey.max()) / 2)]
-            spots.append((y, x))
-        changed = run(marked)
-        if changed.shape != pixels.shape:
-            return False
-        change = np.nan_to_num(np.abs(changed - pixels).sum(0))
-        if change.any():
-            break
-    change = _smoothed(np.clip(change - np.median(change), 0, None), [_mark_size(side) for side in _sides(region)])
+    rows, columns = (_marks(*side) for side in sides)
+    spots = np.array([(y, x) for *_, y in rows for *_, x in columns])
+    sizes = np.array([_mark_size(side) for side in sides])
     reach = [
         max(1.5, 0.5 * min((abs(a - b) for a in places for b in places if a != b), default=2 * _APART))
         for places in ([y for *_, y in rows], [x for *_, x in columns])
     ]
-    found = [_strength_and_miss(change, spot, reach) for spot in spots]
-    visible = [miss for strength, miss in found if strength > 0.25 * np.median([s for s, _ in found])]
-    return bool(visible) and float(np.mean([miss <= 1.25 for miss in visible])) >= 0.7
+    for one, other in _marked(photo, grey, rows, columns):
+        made = run(one), pixels if other is photo else run(other)
+        if {part.shape for part in made} != {pixels.shape}:
+            return False
+        change = np.nan_to_num(np.abs(made[0] - made[1]).sum(0))
+        moved = np.nan_to_num(np.abs(made[0] + made[1] - 2 * pixels).sum(0))
+        if _beside(moved, spots, sizes) > _MOVED[other is photo] * change.sum():  # without marks it shows another part
+            return False
+        change = _smoothed(np.clip(change - np.median(change), 0, None), sizes)
+        found = np.array([_strength_and_miss(change, spot, reach) for spot in spots])
+        visible = found[:, 0] > 0.25 * np.quantile(found[:, 0], 1 - _SEEN / 2)
+        if visible.mean() >= _SEEN:
+            clear, near = visible & np.isfinite(found[:, 1]), np.hypot(*found[:, 1:].T) <= _NEAR
+            enough = (visible & near).sum() >= 0.7 * visible.sum()
+            return bool(enough and _miss(spots[clear], found[clear, 1:].clip(-2, 2), pixels.shape) <= 1)
+    return False
 
 
-def _smoothed(change: np.ndarray, sizes: list[float]) -> np.ndarray:
+def _marked(
+    photo: UInt8[np.ndarray, "H W 3"], grey: np.ndarray, rows: list[Mark], columns: list[Mark]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Iterate over pairs of the photo with marks and without, or with opposite ones."""
+    sheet, bright = np.zeros(grey.shape, np.int16), np.zeros(grey.shape, bool)
+    for i, (top, bottom, _) in enumerate(rows):
+        for j, (left, right, _) in enumerate(columns):
+            sheet[top:bottom, left:right] = (-1) ** (i + j)
+            bright[top:bottom, left:right] = grey[top:bottom, left:right].mean() >= (grey.min() + grey.max()) / 2
+    up, down = np.minimum(photo.max() - photo.max(2), _FAINT), np.minimum(photo.min(2) - photo.min(), _FAINT)
+    yield tuple(
+        (photo + np.where(sign * sheet > 0, up, 0)[..., None] - np.where(sign * sheet < 0, down, 0)[..., None]).astype(
+            np.uint8
+        )
+        for sign in (1, -1)
+    )
+    own = [photo.reshape(-1, photo.shape[2])[place] for place in (grey.argmin(), grey.argmax())]
+    for dark, light in (own, (0, 255)):
+        marked = np.where(bright[..., None], dark, light)
+        yield np.where(sheet[..., None] != 0, marked, photo).astype(np.uint8), photo
+
+
+def _miss(spots: np.ndarray, offsets: np.ndarray, shape: tuple[int, ...]) -> float:
+    """Return how far the edges of the pixels are from where the marks say, in pixels of the input."""
+    worst = 0.0
+    for axis in range(2):
+        places, off = spots[:, axis], offsets[:, axis]
+        line = np.polyfit(places, off, 1 if np.ptp(places) > 0 else 0)
+        worst = max(worst, *np.abs(np.polyval(line, [0, shape[1 + axis]])))
+    return worst
+
+
+def _beside(change: np.ndarray, spots: np.ndarray, sizes: np.ndarray) -> float:
+    """Return how much changes further than two pixels from every mark."""
+    far = np.ones(change.shape, bool)
+    for place in spots:
+        (top, left), (bottom, right) = ((place + sign * (sizes / 2 + 2)).round().astype(int) for sign in (-1, 1))
+        far[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = False
+    return float(change[far].sum())
+
+
+def _smoothed(change: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Return the mean over blocks as large as a mark: single pixels on the edge of a threshold count for less."""
     reach = [int(np.clip(size // 2, 1, 8)) for size in sizes]
     kernel, padding = tuple(2 * n + 1 for n in reach), tuple(reach)
@@ -119,29 +169,29 @@ def _sides(region: ImageRegion) -> list[tuple[float, float, int, int]]:
     return [(top, bottom, height, region.input[0]), (left, right, width, region.input[1])]
 
 
-def _marks(low: float, high: float, length: int, made: int, rng: np.random.Generator) -> list[tuple[int, int, float]]:
-    """Place marks along one side: first and last pixel of the photo, and the middle in pixels of the input."""
+def _marks(low: float, high: float, length: int, made: int) -> list[Mark]:
+    """Place marks along one side, unevenly: an image and its mirror image differ, and so does one moved by a mark."""
     per_pixel = (high - low) / made
     start, stop = max(low, 0.0), min(high, float(length))
     count = int(np.clip((stop - start) / per_pixel / _APART, 1, _MARKS))
     size = max(1, round(3 * per_pixel))
     marks = []
     for i in range(count):
-        middle = start + (i + 0.5 + rng.uniform(-0.2, 0.2)) / count * (stop - start)
+        middle = start + (i + 0.5 + _UNEVEN[i]) / count * (stop - start)
         first = int(np.clip(round(middle - size / 2), 0, max(length - size, 0)))
         last = min(first + size, length)
         marks.append((first, last, ((first + last) / 2 - low) / per_pixel))
     return marks
 
 
-def _strength_and_miss(change: np.ndarray, spot: tuple[float, float], reach: list[float]) -> tuple[float, float]:
-    """Return how strong the change is near a spot, and how far from the spot it lies; infinite where it is spread."""
+def _strength_and_miss(change: np.ndarray, spot: np.ndarray, reach: list[float]) -> tuple[float, float, float]:
+    """Return how strong the change is near a spot, and how far down and right of it; infinite where it is spread."""
     (y, x), (height, width) = spot, change.shape
     top, bottom = max(0, int(y - reach[0])), min(height, int(np.ceil(y + reach[0])))
     left, right = max(0, int(x - reach[1])), min(width, int(np.ceil(x + reach[1])))
     window = change[top:bottom, left:right]
     if window.size == 0 or window.max() <= 0:
-        return 0.0, np.inf
+        return 0.0, np.inf, np.inf
     weight = np.clip(window - 0.3 * window.max(), 0, None)
     ys, xs = np.arange(top, bottom) + 0.5, np.arange(left, right) + 0.5
     total = weight.sum()
@@ -149,8 +199,8 @@ def _strength_and_miss(change: np.ndarray, spot: tuple[float, float], reach: lis
     far = [max(4.0, length / 2) for length in reach]  # of a blurred or enlarged mark
     near = np.hypot((ys[:, None] - at[0]) / far[0], (xs - at[1]) / far[1]) <= 1
     if weight[near].sum() < 0.8 * total or ((weight > 0).mean() > 0.5 and weight.size > 64):
-        return float(window.max()), np.inf
-    return float(window.max()), float(np.hypot(at[0] - y, at[1] - x))
+        return float(window.max()), np.inf, np.inf
+    return float(window.max()), float(at[0] - y), float(at[1] - x)
 
 
 def fit_colours(run: Run, known: bool) -> tuple[Float[Tensor, "3 C"], Float[Tensor, " C"]]:

@@ -175,9 +175,7 @@ def _bound(
 ) -> ModelAdapter:
     extra |= {"processor": request.processor} if request.processor else {}
     made = made.to(request.device, request.dtype).eval()
-    found = adapter.bound(made, extra.pop("processor", None), request.options, **extra)
-    found.notes = (*found.notes, *notes)
-    return found
+    return adapter.bound(made, extra.pop("processor", None), request.options, notes, **extra)
 
 
 def _adapter_folder(weights: str | Path | None) -> Path | None:

@@ -132,9 +132,7 @@ def adapted(
         )
     revision = cached_revision(source.reference, source.revision) if own_weights else ""
     keywords = {"reference": source.reference, "weights": revision} | (extra or {})
-    adapter: Adapter = kind.bound(model.to(device).eval(), processor, options, **keywords)
-    adapter.notes = (*adapter.notes, *notes)
-    return adapter
+    return kind.bound(model.to(device).eval(), processor, options, notes, **keywords)
 
 
 def load_module(
