@@ -53,7 +53,7 @@ class Scope:
         self.adapter, self.model = adapter, adapter.model
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.adapter, self.device, self.dtype)
+        return type(self), (self.adapter, self.device, self.dtype), {"engine": self.engine}
 
     def __repr__(self) -> str:
         return f"<Scope of {self.adapter.reference}: {self.layout}>"

@@ -14,7 +14,7 @@ from torch import Tensor
 import vitscope
 from tests.helpers.errors import raises
 from tests.oracles.attention import rollout
-from vitscope.errors import LayoutError, UsageError
+from vitscope.errors import UsageError
 
 PHOTO = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
 SMALL = {
@@ -124,13 +124,6 @@ def test_paligemma_reads_all_patches_after_the_last_layer() -> None:
     assert _difference(scope, _eager(model.model.vision_tower, scope), torch.ones(16) / 16) < 1e-5
 
 
-def test_a_model_that_needs_more_than_pixels_is_refused_with_its_own_reason() -> None:
-    model = _llava("LlavaNext", image_grid_pinpoints=[[32, 32], [32, 64]])
-    with raises(LayoutError, "models.needs-more-than-pixels") as caught:
-        vitscope.load(model)
-    assert "image_sizes" in str(caught.value)
-
-
 @pytest.mark.parametrize(
     ("model", "layers", "readout"),
     [
@@ -219,12 +212,3 @@ def test_a_decoder_that_adds_layers_up_reads_all_of_them() -> None:
     assert scope.adapter.depth == sum(grad is not None for grad in grads)
     assert not scope.adapter.isotropic
     assert f"up to layer {scope.adapter.depth} of 4" in scope.explain(PHOTO, method="rollout").provenance["output"]
-
-
-def test_a_detector_of_texts_needs_more_than_pixels() -> None:
-    """OWL-ViT scores the texts that it is given: the reason is that, not the input's size."""
-    words = {name: value for name, value in LANGUAGE.items() if name != "num_key_value_heads"}
-    config = transformers.OwlViTConfig(vision_config=SMALL, text_config=words, projection_dim=16)
-    with raises(LayoutError, "models.needs-more-than-pixels") as caught:
-        vitscope.load(transformers.OwlViTForObjectDetection(config))
-    assert "required positional argument" in str(caught.value)

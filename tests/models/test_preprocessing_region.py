@@ -149,7 +149,7 @@ def test_a_crop_that_follows_the_content_is_refused(process):
         (lambda image: image.transpose(Image.Transpose.TRANSPOSE), "turns"),
         (lambda image: image.transpose(Image.Transpose.ROTATE_90), "turns"),
         (lambda image: image.rotate(10), "edges"),
-        (lambda image: image.filter(ImageFilter.FIND_EDGES), "same pixels"),
+        (lambda image: Image.fromarray(np.hypot(*np.gradient(np.asarray(image.convert("L"), float)))), "same pixels"),
         (lambda image: image.filter(ImageFilter.GaussianBlur(40)), "blurs"),
     ],
 )

@@ -68,7 +68,13 @@ def check_pixels(pixels: object, size: int | None, channels: int) -> None:
         channels=channels,
         given=given,
     )
-    raise UsageError(problem, msg("engine.pixels.hint", "pixels[None] makes a batch of one; explain takes images"))
+    frames = isinstance(pixels, Tensor) and pixels.ndim == 5
+    raise UsageError(
+        problem,
+        msg("engine.pixels.frames-hint", "pixels.flatten(0, 1) makes one batch of frames or views")
+        if frames
+        else msg("engine.pixels.hint", "pixels[None] makes a batch of one; explain takes images"),
+    )
 
 
 def attribution_of(

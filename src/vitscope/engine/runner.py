@@ -128,8 +128,9 @@ class ModelRunner:
         self.on_forward: Callable[[], None] = lambda: None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the adapter; what was found out about the model is found out again where it is unpickled."""
-        return type(self), (self.adapter, self.device, self.dtype)
+        """Pickle the adapter and a calibration; all else is found out again where it is unpickled."""
+        kept = {"calibration": self.calibration} if hasattr(self, "calibration") else {}
+        return type(self), (self.adapter, self.device, self.dtype), kept
 
     @property
     def model(self) -> nn.Module:

@@ -21,12 +21,14 @@ from vitscope.models.pixels.bands import (
     as_numbers,
     as_photo,
     convolution_channels,
+    first_convolution,
     fitted,
     normalisation,
 )
-from vitscope.models.pixels.preprocessing import IMAGENET, Preprocessing, needs_more, squash
+from vitscope.models.pixels.preprocessing import IMAGENET, NeedsMoreError, Preprocessing, squash
 from vitscope.models.traced import TracedAdapter
 from vitscope.tracing.placement import placement
+from vitscope.tracing.records import CAPTURE_HINT
 
 log = logging.getLogger(__name__)
 
@@ -172,8 +174,21 @@ class GenericAdapter(TracedAdapter):
                     self.channels, self.bands = count, self.bands if channels else count
                     log.debug("input size of %s: %s x %s, the first that it accepts", name, *size)
                     return size
-        if isinstance(failure, TypeError) and "required positional argument" in str(failure):
-            raise needs_more(self.model, failure)
+        if isinstance(failure, (TypeError, LookupError, AttributeError)) or "to unpack" in str(failure):
+            raise NeedsMoreError(self.model, failure)
+        if isinstance(first_convolution(self.model), nn.Conv3d):
+            raise LayoutError(
+                msg(
+                    "models.takes-volumes",
+                    "{model} takes clips or volumes (B, C, D, H, W), not images: its first convolution is a Conv3d",
+                    model=name,
+                ),
+                msg(
+                    "models.takes-volumes.hint",
+                    "video models of transformers and the ViT of MONAI are known; {capture}",
+                    capture=CAPTURE_HINT,
+                ),
+            )
         raise LayoutError(
             msg(
                 "models.no-input-size",

@@ -2,7 +2,9 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch import nn
 from vitscope._bands import Reading
 from vitscope._messages import msg
 from vitscope.attention.model_modes import own_state
-from vitscope.errors import UnknownNameError, UsageError, first_line
+from vitscope.errors import LayoutError, UnknownNameError, UsageError, first_line
 from vitscope.geometry import TokenLayout
 from vitscope.models.answers.labels import read_labels
 from vitscope.models.base import ADAPTERS, ModelAdapter, libraries_of
@@ -20,11 +22,12 @@ from vitscope.models.bundled.catalogue import naming_variable
 from vitscope.models.bundled.dinov2 import Dinov2Model
 from vitscope.models.generic import GenericAdapter
 from vitscope.models.options import Labels, LoadOptions, ModelOptions, Output, Region, read_region, said_of
+from vitscope.models.pixels.preprocessing import NeedsMoreError
 from vitscope.models.references.references import LoadRequest, open_reference
 from vitscope.models.transformers.adapter import TransformersAdapter
 from vitscope.models.transformers.processor_loading import load_processor
 from vitscope.models.weights.weights import require_numbers
-from vitscope.models.wrapped import adapter_inside, without_wrappers
+from vitscope.models.wrapped import adapter_inside, without_wrappers, working_part
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +118,8 @@ def open_model(
             inside = adapter_inside(model, processor, given, adapter_of)
             if inside is not None:
                 return inside
-        return adapter_of(model).bound(model, processor, given, **({} if layout is None else {"layout": layout}))
+        with _naming_a_part(given):
+            return adapter_of(model).bound(model, processor, given, **({} if layout is None else {"layout": layout}))
     if not isinstance(model, (str, os.PathLike)):
         raise UsageError(
             msg("models.not-a-model", "{type} is not a model", type=type(model).__name__),
@@ -130,8 +134,19 @@ def open_model(
     if dtype not in DTYPES:
         raise UnknownNameError(msg("models.dtype", "dtype"), dtype, DTYPES)
     request = LoadRequest(processor, pick_device(device), DTYPES[dtype], given, revision, weights, progress)
-    with naming_variable(str(model)):
+    with naming_variable(str(model)), _naming_a_part(given):
         return open_reference(str(model), request)
+
+
+@contextmanager
+def _naming_a_part(options: ModelOptions) -> Iterator[None]:
+    """Name the part that can be explained of a model that does not run on pixels alone."""
+    try:
+        yield
+    except NeedsMoreError as error:
+        part = working_part(error.model, replace(options, output=None), adapter_of)
+        told = NeedsMoreError(error.model, error.error, part)
+        raise LayoutError(told.message, told.hint) from error.error
 
 
 def pick_device(device: str | torch.device) -> torch.device:

@@ -21,7 +21,7 @@ from vitscope.geometry import TokenLayout
 from vitscope.models.answers.answers import AnswerReader, tokens_read
 from vitscope.models.answers.class_scores import ClassScores
 from vitscope.models.base import image_size
-from vitscope.models.pixels.preprocessing import needs_more, pixels_refused, size_refused
+from vitscope.models.pixels.preprocessing import NeedsMoreError, pixels_refused, size_refused
 from vitscope.models.weights.weights import hash_of
 from vitscope.tracing.block_finder import find_block_map
 from vitscope.tracing.block_io import BlockMap
@@ -158,12 +158,15 @@ class TracedAdapter(ClassScores):
                     raise pixels_refused(size, error) from error
                 if isinstance(error, RuntimeError):  # the model's own failure, not a missing argument
                     raise
-                raise needs_more(self.model, error) from error
+                raise NeedsMoreError(self.model, error) from error
         answer = self.reader(output)  # raises where it is not known what is explained
         recorder.check()
         _ = recorder.blocks or recorder.store()  # raises where nothing was recorded
-        with eval_mode(self.model), torch.no_grad():
-            check_repeats(self.model, answer, self.reader(self.run(self.example(size, torch.randn))))
+        with eval_mode(self.model), torch.no_grad(), capture(self.model) as again:
+            answers = answer, self.reader(self.run(self.example(size, torch.randn)))
+        rows = ([block.rows(slice(0, 1)) for block in one.blocks] for one in (recorder, again))
+        for one, other in zip(*([made, *of] for made, of in zip(answers, rows, strict=True)), strict=True):
+            check_repeats(self.model, one, other)
         return recorder
 
     def _answers_with_tokens(self, found: Trace) -> bool:

@@ -22,12 +22,14 @@ from vitscope.models.answers.answers import AnswerReader
 from vitscope.models.base import ModelAdapter
 from vitscope.models.generic import GenericAdapter
 from vitscope.models.options import ModelOptions
+from vitscope.models.pixels.bands import first_convolution
 from vitscope.tracing.token_tensor import tensors_in
 
 log = logging.getLogger(__name__)
 
 _SHARE = 0.2  # of the parameters, a model inside has at least
 _MOST = 2
+_TRIED = 8  # modules inside
 _COLOURS = 3
 _NO_FORWARD = 'is missing the required "forward" function'  # as torch says it; any other is the forward's own
 
@@ -115,6 +117,18 @@ def adapter_inside(
         options = replace(options, multi_label=True)
     log.debug("%s is explained, with the preprocessing of %s", type(model).__name__, name)
     return GenericAdapter.bound(model, own, options, notes, labels=labels)
+
+
+def working_part(model: nn.Module, options: ModelOptions, adapter_of: Callable[[nn.Module], type[ModelAdapter]]) -> str:
+    """Return the name of the outermost module inside that can be explained, of the first that are tried; or none.
+
+    Cost: a trace of each that is tried.
+    """
+    inside = [(name, part) for name, part in model.named_modules() if name and first_convolution(part) is not None]
+    for name, part in sorted(inside, key=lambda one: one[0].count("."))[:_TRIED]:
+        if any(True for _ in part.children()) and _bound(part, None, options, adapter_of) is not None:
+            return name
+    return ""
 
 
 def _prepared_by(known: ModelAdapter, image: Image.Image) -> Tensor:

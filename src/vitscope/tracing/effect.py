@@ -133,20 +133,21 @@ def check_effect(  # noqa: C901 - what hooks see is put together here
 
 
 def check_repeats(model: nn.Module, first: Tensor, second: Tensor) -> None:
-    """Raise a LayoutError where two answers of a model to the same pixels differ."""
+    """Raise a LayoutError where a part of two forwards on the same pixels differs: the answer, or attention."""
     one, other = (answer.float().nan_to_num() for answer in (first, second))
     if one.shape == other.shape and float((one - other).abs().max()) <= _REPEATS * float(one.abs().max()):
         return
     raise LayoutError(
         msg(
             "tracing.random-model",
-            "{model} in evaluation mode answered the same pixels in two ways: the map of one forward is not that of "
-            "the next",
+            "{model} in evaluation mode ran on the same pixels in two ways: the map of one forward is not that of the "
+            "next",
             model=type(model).__name__,
         ),
         msg(
             "tracing.random-model.hint",
-            "switch off what draws random numbers in its forward, such as dropout without training=self.training",
+            "switch off what draws random numbers in its forward, such as a random mask, or dropout without "
+            "training=self.training",
         ),
     )
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,15 @@ _PROBED = (83, 61)  # pixels of the image that a processor is tried on
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 
+def first_convolution(model: nn.Module) -> nn.Conv2d | nn.Conv3d | None:
+    """Return a model's first convolution of pixels."""
+    return next((m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d)) and m.groups == 1), None)
+
+
 def convolution_channels(model: nn.Module) -> int:
     """Return the channels of a model's first convolution; 3 where it has none."""
-    kinds = (nn.Conv2d, nn.Conv3d)
-    return next((m.in_channels for m in model.modules() if isinstance(m, kinds) and m.groups == 1), _RGB)
+    first = first_convolution(model)
+    return _RGB if first is None else first.in_channels
 
 
 def fitted(picture: Picture, bands: int) -> Picture:
@@ -39,6 +44,12 @@ def fitted(picture: Picture, bands: int) -> Picture:
         ImageError: the image has other bands.
     """
     colours = _RGB if picture.data is None or picture.alpha else picture.bands
+    if picture.alpha and bands == picture.bands:
+        seen = msg(
+            "models.alpha-seen", "transparency is the last band that the model sees, and laid on white in pictures"
+        )
+        kept = (note for note in picture.notes if getattr(note, "code", "") != "images.transparency")
+        return replace(picture, notes=(seen, *kept))
     if bands == picture.bands or (bands == _RGB and colours in (1, _RGB)):
         return picture
     if bands == 1 and colours == _RGB:

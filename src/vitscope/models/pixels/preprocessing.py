@@ -3,6 +3,7 @@
 Where the region cannot be measured, it is the caller's to say: nothing is guessed.
 """
 
+import inspect
 import logging
 import random
 from collections.abc import Callable
@@ -249,15 +250,32 @@ def size_refused(size: tuple[int, int], error: Exception) -> UsageError:
     return UsageError(problem, msg("models.size-refused.hint", "leave {@size} out"))
 
 
-def needs_more(model: nn.Module, error: Exception) -> LayoutError:
-    """Make the error for a model whose forward takes more than pixels."""
-    problem = msg(
-        "models.needs-more-than-pixels",
-        "{model} cannot be run on pixels alone: {reason}",
-        model=type(model).__name__,
-        reason=first_line(error),
-    )
-    return LayoutError(problem, CAPTURE_HINT)
+class NeedsMoreError(LayoutError):
+    """A model's forward takes something else than pixels, or more."""
+
+    def __init__(self, model: nn.Module, error: Exception, part: str = "") -> None:
+        self.model, self.error = model, error
+        hint = msg(
+            "models.needs-more-than-pixels.hint",
+            "wrap it in a module whose forward takes pixels (B, C, H, W) and gives it all that it needs; {capture}",
+            capture=CAPTURE_HINT,
+        )
+        named = msg(
+            "models.needs-more-than-pixels.part-hint",
+            "explain the part of it that takes pixels, vitscope.load(model.{part}), or wrap it in a module whose "
+            "forward takes pixels (B, C, H, W) and gives it all that it needs",
+            part=part,
+        )
+        taken: Any = inspect.signature(getattr(model, "get_image_features", model.forward)).parameters
+        names = [n for n, p in taken.items() if p.kind != p.VAR_KEYWORD and not n.startswith(("output_", "return_"))]
+        problem = msg(
+            "models.needs-more-than-pixels",
+            "{model} does not run on pixels (B, C, H, W) alone: it takes {names}, and fails: {reason}",
+            model=type(model).__name__,
+            names=", ".join(names),
+            reason=first_line(error),
+        )
+        super().__init__(problem, named if part else hint)
 
 
 def pixels_refused(size: tuple[int, int], error: Exception) -> LayoutError:

@@ -22,12 +22,13 @@ _KNOWN = frozenset(
     )
 )
 _LIBRARIES = ("torchvision.", "timm.", "torch.")
-_UNEVEN = (0.2, -0.2, 0.15, -0.1)  # of the distance between two marks
-_MARKS = len(_UNEVEN)  # along each side
+# off even places, for so many marks along a side, in shares of their distance: mirrored or moved, few fall on others
+_UNEVEN = ((), (-0.25,), (-0.25, -0.25), (-0.25, 0.2, -0.15), (-0.25, 0.15, 0.2, -0.1))
+_MARKS = len(_UNEVEN) - 1  # along each side
 _APART = 8  # pixels of the input between two marks, at least
 _FLAT = 24  # grey values: a photo with less between its darkest and brightest holds nothing to mark
 _FAINT = 12  # grey values
-_SEEN = 0.6  # of the marks
+_SEEN = {False: 0.6, True: 0.3}  # of the marks, at least: opposite faint ones, and those alone
 _NEAR = 1.25  # pixels of the input between a mark and where it is found
 _MOVED = {False: 2.0, True: 0.25}  # of what marks change: opposite faint ones, and those alone
 _COLOURS = 24  # that are followed, at least
@@ -98,8 +99,9 @@ def shows_region(
             return False
         change = _smoothed(np.clip(change - np.median(change), 0, None), sizes)
         found = np.array([_strength_and_miss(change, spot, reach) for spot in spots])
-        visible = found[:, 0] > 0.25 * np.quantile(found[:, 0], 1 - _SEEN / 2)
-        if visible.mean() >= _SEEN:
+        seen = _SEEN[other is photo]
+        visible = found[:, 0] > 0.25 * np.quantile(found[:, 0], 1 - seen / 2)
+        if visible.mean() >= seen:
             clear, near = visible & np.isfinite(found[:, 1]), np.hypot(*found[:, 1:].T) <= _NEAR
             enough = (visible & near).sum() >= 0.7 * visible.sum()
             return bool(enough and _miss(spots[clear], found[clear, 1:].clip(-2, 2), pixels.shape) <= 1)
@@ -177,7 +179,7 @@ def _marks(low: float, high: float, length: int, made: int) -> list[Mark]:
     size = max(1, round(3 * per_pixel))
     marks = []
     for i in range(count):
-        middle = start + (i + 0.5 + _UNEVEN[i]) / count * (stop - start)
+        middle = start + (i + 0.5 + _UNEVEN[count][i]) / count * (stop - start)
         first = int(np.clip(round(middle - size / 2), 0, max(length - size, 0)))
         last = min(first + size, length)
         marks.append((first, last, ((first + last) / 2 - low) / per_pixel))

@@ -15,7 +15,7 @@ from vitscope.models.base import ADAPTERS
 from vitscope.models.generic import GenericAdapter
 from vitscope.models.pixels.bands import Resizing, convolution_channels, normalisation
 from vitscope.models.references.hub import reach_hub
-from vitscope.models.timm.classes import answers_with_clip_features, class_names, is_headless
+from vitscope.models.timm.classes import answers_with_clip_features, class_names, is_headless, pretrained_tag
 from vitscope.models.timm.files import fill_architecture
 from vitscope.models.weights.weights_file import WeightsFile
 
@@ -130,9 +130,8 @@ class TimmAdapter(GenericAdapter):
 
     @cached_property
     def weights(self) -> str:  # type: ignore[override]
-        """The SHA-256 of the parameters in memory, after timm's tag of the weights."""
-        tag = (getattr(self.model, "pretrained_cfg", None) or {}).get("tag") or ""
-        return " ".join(part for part in (tag, super().weights) if part)
+        """The SHA-256 of the parameters in memory, after timm's tag where they are its pretrained weights."""
+        return " ".join(part for part in (pretrained_tag(self.model), super().weights) if part)
 
     def preprocessing(self) -> Message:
         """Describe what happens to an image."""

@@ -61,14 +61,26 @@ def _config(model: Any) -> dict[str, Any]:
 
 def _has_pretrained_head(model: Any, config: Mapping[str, Any]) -> bool:
     """Return whether the classifier's weights are those of the pretrained file in the local cache."""
-    layers, own = config.get("classifier") or (), model.state_dict()
-    layers = (layers,) if isinstance(layers, str) else tuple(layers)
-    keys = [f"{layer}.weight" for layer in layers]
-    if not keys or any(key not in own for key in keys) or config.get("label_offset"):
-        return False
-    stored = _cached_weights(config, keys)
+    layers = config.get("classifier") or ()
+    keys = [f"{layer}.weight" for layer in ((layers,) if isinstance(layers, str) else layers)]
+    return bool(keys) and not config.get("label_offset") and _are_cached(model, config, keys)
+
+
+def pretrained_tag(model: Any) -> str:
+    """Return timm's tag of the pretrained weights where all layers have those of its file in the local cache."""
+    config = _config(model)
+    layers = [key for key in model.state_dict() if key.endswith("weight")]
+    return str(config.get("tag") or "") if _are_cached(model, config, layers) else ""
+
+
+def _are_cached(model: Any, config: Mapping[str, Any], keys: list[str]) -> bool:
+    """Return whether a model has these weights, and they are those of the pretrained file in the local cache."""
+    own, stored = model.state_dict(), _cached_weights(config, keys)
     return all(
-        key in stored and stored[key].shape == own[key].shape and torch.equal(stored[key].to(own[key]), own[key])
+        key in own
+        and key in stored
+        and stored[key].shape == own[key].shape
+        and torch.equal(stored[key].to(own[key]), own[key])
         for key in keys
     )
 
