@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 _LOAD = (
     *("revision", "device", "dtype", "weights", "processor"),
-<<<<<<< HEAD
-    *("output", "labels", "multi_label", "trust_remote_code", "display", "window", "calibration"),
-=======
-    *("output", "labels", "multi_label", "trust_remote_code", "display", "window", "region"),
->>>>>>> a99ae96 (models: marks that faintly lighten and darken a photo tell a crop that follows it; stripes of middle values; --region; scopes can be pickled)
+    *("output", "labels", "multi_label", "trust_remote_code", "display", "window", "region", "calibration"),
 )
 RefKind: TypeAlias = Literal["file", "parquet", "tar", "video", "broken"]
 
@@ -114,11 +110,7 @@ class BatchPlan:
         trust_remote_code: as in `vitscope.load`.
         display: as in `vitscope.load`, as text, such as `3,2,1`.
         window: as in `vitscope.load`, as text, such as `0,4095`.
-<<<<<<< HEAD
         calibration: as in `vitscope.load`.
-=======
-        region: as in `vitscope.load`, as text, such as `0,0,640,480`.
->>>>>>> a99ae96 (models: marks that faintly lighten and darken a photo tell a crop that follows it; stripes of middle values; --region; scopes can be pickled)
         methods: one or more; each image has a row for each.
         targets: as the command line writes them; empty means the model's own answer. Each image has a row for each
             target of a method that uses targets.
@@ -151,11 +143,7 @@ class BatchPlan:
     trust_remote_code: bool = False
     display: str | None = None
     window: str | None = None
-<<<<<<< HEAD
     calibration: "Calibrated" = None
-=======
-    region: str | None = None
->>>>>>> a99ae96 (models: marks that faintly lighten and darken a photo tell a crop that follows it; stripes of middle values; --region; scopes can be pickled)
     methods: tuple[str, ...] = ("auto",)
     targets: tuple[str, ...] = ()
     method_options: Mapping[str, Any] = field(default_factory=dict)

@@ -61,6 +61,10 @@ class Engine(ModelRunner):
         self.capabilities = Capabilities(self)
         self.calibration = CalibrationOfModel(adapter)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle adapter and calibration; all else is found out again where it is unpickled."""
+        return type(self), (self.adapter, self.device, self.dtype), {"calibration": self.calibration}
+
     def refresh(self) -> bool:
         """Look at the model again; return whether what was known of it had to be found out anew."""
         if renewed := super().refresh():

@@ -127,11 +127,6 @@ class ModelRunner:
         self.adapter, self.device, self.dtype, self.at_work = adapter, device, dtype, False
         self.on_forward: Callable[[], None] = lambda: None
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the adapter and a calibration; all else is found out again where it is unpickled."""
-        kept = {"calibration": self.calibration} if hasattr(self, "calibration") else {}
-        return type(self), (self.adapter, self.device, self.dtype), kept
-
     @property
     def model(self) -> nn.Module:
         """The model itself."""
