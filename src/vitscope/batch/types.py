@@ -110,6 +110,7 @@ class BatchPlan:
         trust_remote_code: as in `vitscope.load`.
         display: as in `vitscope.load`, as text, such as `3,2,1`.
         window: as in `vitscope.load`, as text, such as `0,4095`.
+        region: as in `vitscope.load`, as text, such as `0,0,640,480`.
         calibration: as in `vitscope.load`.
         methods: one or more; each image has a row for each.
         targets: as the command line writes them; empty means the model's own answer. Each image has a row for each
@@ -143,6 +144,7 @@ class BatchPlan:
     trust_remote_code: bool = False
     display: str | None = None
     window: str | None = None
+    region: str | None = None
     calibration: "Calibrated" = None
     methods: tuple[str, ...] = ("auto",)
     targets: tuple[str, ...] = ()

@@ -174,7 +174,8 @@ class GenericAdapter(TracedAdapter):
                     self.channels, self.bands = count, self.bands if channels else count
                     log.debug("input size of %s: %s x %s, the first that it accepts", name, *size)
                     return size
-        if isinstance(failure, (TypeError, LookupError, AttributeError)) or "to unpack" in str(failure):
+        kinds = (TypeError, LookupError, AttributeError, *([ValueError] if "to unpack" in str(failure) else []))
+        if isinstance(failure, kinds):
             raise NeedsMoreError(self.model, failure)
         if isinstance(first_convolution(self.model), nn.Conv3d):
             raise LayoutError(

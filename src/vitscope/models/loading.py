@@ -118,8 +118,9 @@ def open_model(
             inside = adapter_inside(model, processor, given, adapter_of)
             if inside is not None:
                 return inside
+        extra: dict[str, Any] = {} if layout is None else {"layout": layout}
         with _naming_a_part(given):
-            return adapter_of(model).bound(model, processor, given, **({} if layout is None else {"layout": layout}))
+            return adapter_of(model).bound(model, processor, given, **extra)
     if not isinstance(model, (str, os.PathLike)):
         raise UsageError(
             msg("models.not-a-model", "{type} is not a model", type=type(model).__name__),

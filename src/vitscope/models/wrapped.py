@@ -124,11 +124,9 @@ def working_part(model: nn.Module, options: ModelOptions, adapter_of: Callable[[
 
     Cost: a trace of each that is tried.
     """
-    inside = [(name, part) for name, part in model.named_modules() if name and first_convolution(part) is not None]
-    for name, part in sorted(inside, key=lambda one: one[0].count("."))[:_TRIED]:
-        if any(True for _ in part.children()) and _bound(part, None, options, adapter_of) is not None:
-            return name
-    return ""
+    names = [name for name, part in model.named_modules() if name and [*part.children()] and first_convolution(part)]
+    tried = sorted(names, key=lambda name: name.count("."))[:_TRIED]
+    return next((name for name in tried if _bound(model.get_submodule(name), None, options, adapter_of)), "")
 
 
 def _prepared_by(known: ModelAdapter, image: Image.Image) -> Tensor:

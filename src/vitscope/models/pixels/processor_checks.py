@@ -118,12 +118,11 @@ def _marked(
             sheet[top:bottom, left:right] = (-1) ** (i + j)
             bright[top:bottom, left:right] = grey[top:bottom, left:right].mean() >= (grey.min() + grey.max()) / 2
     up, down = np.minimum(photo.max() - photo.max(2), _FAINT), np.minimum(photo.min(2) - photo.min(), _FAINT)
-    yield tuple(
-        (photo + np.where(sign * sheet > 0, up, 0)[..., None] - np.where(sign * sheet < 0, down, 0)[..., None]).astype(
-            np.uint8
-        )
+    lighter, darker = (
+        photo + np.where(sign * sheet > 0, up, 0)[..., None] - np.where(sign * sheet < 0, down, 0)[..., None]
         for sign in (1, -1)
     )
+    yield lighter.astype(np.uint8), darker.astype(np.uint8)
     own = [photo.reshape(-1, photo.shape[2])[place] for place in (grey.argmin(), grey.argmax())]
     for dark, light in (own, (0, 255)):
         marked = np.where(bright[..., None], dark, light)
