@@ -21,7 +21,7 @@ from vitscope.errors import UnsupportedError, UsageError
 from vitscope.methods.base import METHODS
 from vitscope.metrics.resampling import Difference, Estimate
 
-TRIED = {"random-walk", "rollout", "pca", "gradcam", "input-x-gradient"}
+TRIED = {"random-walk", "rollout", "pca", "evidence-walk", "input-x-gradient"}
 
 
 def pixels_of(image):
@@ -107,7 +107,7 @@ def test_auto_follows_it_and_says_so(measured):
 def test_a_target_is_a_question_of_its_own(measured):
     scope = toy()
     like = vitscope.similar_to(scenes(2)[1].image)
-    assert scope.recommend(target=like).method == "gradcam"
+    assert scope.recommend(target=like).method == "evidence-walk"
     assert scope.recommend(target=like).note.code == "engine.calibration.not-used"
 
 
@@ -258,7 +258,7 @@ def test_a_classifier_is_asked_for_evidence(squares):
     answer = found.answers["evidence"]
     assert answer.cases == "images"
     rows = {row.label: row for row in answer.rows}
-    assert {*rows} >= {"gradcam", "random", "centre prior"}
+    assert {*rows} >= {"evidence-walk", "random", "centre prior"}
     assert rows["the right answer"].numbers["faithful"].low > 0  # without its cell the class falls
     headings, rows = table(answer)
     assert headings[:4] == ["method", "score", "share", "pointing"]
@@ -273,7 +273,7 @@ def test_what_cannot_be_asked_is_said(monkeypatch, squares):
     answer = scope.calibrate(quick=True, images=squares).answers["evidence"]
     assert (answer.outcome, answer.choice, answer.rows) == ("unnamed", None, [])
     assert scope.recommend().note.code == "engine.calibration.not-used"
-    assert scope.recommend().method == "gradcam"
+    assert scope.recommend().method == "evidence-walk"
 
 
 def test_a_cell_that_the_model_ignores_is_no_case(squares, monkeypatch):

@@ -18,7 +18,7 @@ from vitscope.methods.base import METHODS
 def small(monkeypatch, tmp_path):
     monkeypatch.setattr(kept, "folder", lambda: tmp_path / "calibrations")
     monkeypatch.setattr(calibrate_module, "QUICK", ((1,), 2, 0))
-    monkeypatch.setattr(calibrate_module, "_LEFT_OUT", {name for name, _ in METHODS} - {"gradcam", "layercam"})
+    monkeypatch.setattr(calibrate_module, "_LEFT_OUT", {name for name, _ in METHODS} - {"evidence-walk", "layercam"})
     monkeypatch.setattr(calibration_cases, "_patterns", dict)
 
 
@@ -44,7 +44,7 @@ def test_a_table_is_printed(cli, tiny_folder, monkeypatch):
     ran = cli("calibrate", tiny_folder, "--quick")
     assert ran.code == 0
     assert ran.out.splitlines()[0].split("  ")[0] == "method"
-    assert "gradcam" in ran.out
+    assert "evidence-walk" in ran.out
 
 
 def test_a_file_is_followed_and_that_of_another_model_refused(cli, tiny_folder, tmp_path, photo):
@@ -56,7 +56,7 @@ def test_a_file_is_followed_and_that_of_another_model_refused(cli, tiny_folder, 
     ran = cli(*asked, tmp_path / "out", "--calibration", mine)
     assert json.loads(ran.out)["results"][0]["method"] == "rollout"
     ran = cli(*asked, tmp_path / "none", "--calibration", "none")
-    assert json.loads(ran.out)["results"][0]["method"] == "gradcam"
+    assert json.loads(ran.out)["results"][0]["method"] == "evidence-walk"
     ran = cli(*asked, tmp_path / "refused", "--calibration", other)
     assert (ran.code, ran.out) == (2, "")
     assert "sha256:other" in one_line(ran.err)

@@ -34,14 +34,14 @@ def test_explain_one(explain, photo, tiny_folder, tiny_scope, tmp_path):
         "out",
     ]
     told = concentration(expected)
-    assert re.split(r" {2,}", row.strip())[:2] == ["chelsea", f"gradcam of {expected.target}"]
+    assert re.split(r" {2,}", row.strip())[:2] == ["chelsea", f"evidence-walk of {expected.target}"]
     assert f"{told['effective_patches']:.0f} of 16" in row
     assert f"{told['largest_share']:.1%}  " in row
     assert f"{told['prefix_share']:.1%}  " in row
     label, probability = expected.predictions[0]
     assert top.startswith(f"chelsea: top 5: {label} {probability:.1%}, ")
     assert set(re.findall(r"(?:: |, )(\S+) [\d.]+%", top)) <= LABELS
-    assert chosen == "chelsea: chosen by vitscope for this model: gradcam (evidence for the class)"
+    assert chosen == "chelsea: chosen by vitscope for this model: evidence-walk (evidence for the class)"
     assert calibrated == "chelsea: not calibrated for this model"
     assert path_exists.startswith("chelsea: activations taken at the first norm of ")
 
@@ -106,7 +106,7 @@ def test_another_method_of_the_same_image_has_a_folder_of_its_own(explain, album
     assert (ran.code, ran.err) == (0, "")
     made = {name: manifest(tmp_path / "out" / name) for name in names(tmp_path / "out")}
     assert {name: one["method"] for name, one in made.items()} == {
-        "cat": "gradcam",
+        "cat": "evidence-walk",
         "cat-attention": "attention",
         "cat-rollout": "rollout",
     }

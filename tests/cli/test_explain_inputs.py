@@ -146,7 +146,7 @@ def test_one_file_instead_of_a_folder(cli, album, tiny_folder, tiny_scope, tmp_p
 def test_what_all_images_have_in_common_is_said_once(explain, album):
     ran = explain(*album)
     assert ran.out.count("chosen by vitscope for this model") == 1
-    assert "all: chosen by vitscope for this model: gradcam" in ran.out
+    assert "all: chosen by vitscope for this model: evidence-walk" in ran.out
     assert all(f"{path.stem}: top 5: " in ran.out for path in album)
 
 

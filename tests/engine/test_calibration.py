@@ -26,7 +26,7 @@ def cache(monkeypatch, tmp_path):
 
 @pytest.fixture
 def load(tiny_folder, cache):
-    """The tiny classifier, whose shipped `auto` is gradcam."""
+    """The tiny classifier, whose shipped `auto` is evidence-walk."""
     return lambda **options: vitscope.load(tiny_folder, **options)
 
 
@@ -88,7 +88,7 @@ def test_nothing_is_hashed_without_calibrations(load, monkeypatch, cache):
 
 def test_options_that_the_choice_lacks_lead_back_to_the_default(load, path):
     choice = load().recommend(at="input")
-    assert choice.method == "gradcam"
+    assert choice.method == "evidence-walk"
     assert choice.note.code == "engine.calibration.not-used"
     assert "at" in choice.note
 
@@ -96,8 +96,8 @@ def test_options_that_the_choice_lacks_lead_back_to_the_default(load, path):
 def test_a_default_that_nothing_beat_stays(load):
     scope = load(calibration="none")
     for outcome, words in (("kept", "none of 9"), ("unfaithful", "less faithful")):
-        choice = load(calibration=evidence_of(scope, Setting("gradcam"), outcome=outcome)).recommend()
-        assert (choice.method, choice.note.code) == ("gradcam", "engine.calibration.note")
+        choice = load(calibration=evidence_of(scope, Setting("evidence-walk"), outcome=outcome)).recommend()
+        assert (choice.method, choice.note.code) == ("evidence-walk", "engine.calibration.note")
         assert words in choice.note
         assert choice.calibration["outcome"] == outcome
 
@@ -108,7 +108,7 @@ def test_a_question_without_an_answer_is_said(load, outcome):
     found = evidence_of(scope, outcome=outcome)
     answer = msgspec.structs.replace(found.answers["evidence"], choice=None, default=None)
     choice = load(calibration=msgspec.structs.replace(found, answers={"evidence": answer})).recommend()
-    assert (choice.method, choice.note.code) == ("gradcam", "engine.calibration.not-used")
+    assert (choice.method, choice.note.code) == ("evidence-walk", "engine.calibration.not-used")
     assert answer.reason in choice.note
 
 
@@ -116,14 +116,14 @@ def test_what_another_default_was_compared_with_says_nothing(load):
     scope = load(calibration="none")
     found = calibration_of(scope, "evidence", Setting("pca"), Setting("rollout"), version="0.0.1")
     choice = load(calibration=found).recommend()
-    assert choice.method == "gradcam"
+    assert choice.method == "evidence-walk"
     assert all(word in choice.note for word in ("0.0.1", "pca"))
 
 
 def test_another_question_is_not_answered(load):
     scope = load(calibration="none")
     choice = load(calibration=calibration_of(scope, "objects", Setting("random-walk"), Setting("pca"))).recommend()
-    assert choice.method == "gradcam"
+    assert choice.method == "evidence-walk"
     assert choice.note.code == "engine.calibration.not-used"
 
 
@@ -138,7 +138,7 @@ def test_that_of_another_model_is_refused_with_both(load, path):
     assert load().adapter.weights in str(caught.value)
     path.write_bytes(document_bytes(msgspec.to_builtins(other)))  # a file that was copied over
     choice = load().recommend()
-    assert (choice.method, choice.note.code) == ("gradcam", "engine.calibration.damaged")
+    assert (choice.method, choice.note.code) == ("evidence-walk", "engine.calibration.damaged")
 
 
 def test_another_output_is_another_model(load, path):
@@ -153,7 +153,7 @@ def test_changed_weights_are_another_model(load, path):
     with torch.no_grad():
         next(scope.model.parameters()).add_(1)
     choice = scope.recommend()
-    assert (choice.method, choice.note.code) == ("gradcam", "engine.calibration.changed")
+    assert (choice.method, choice.note.code) == ("evidence-walk", "engine.calibration.changed")
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ def test_damaged_files_are_refused_and_in_the_cache_left_out(load, path, damage,
     with pytest.raises(DamagedFileError, match=told):
         read_calibration(path)
     choice = load().recommend()
-    assert (choice.method, choice.note.code) == ("gradcam", "engine.calibration.damaged")
+    assert (choice.method, choice.note.code) == ("evidence-walk", "engine.calibration.damaged")
 
 
 def test_other_files_are_told(load, path, tmp_path):

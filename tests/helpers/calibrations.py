@@ -19,5 +19,5 @@ ROLLOUT = Setting("rollout", {"layers": "last2"})
 
 
 def evidence_of(scope, choice=ROLLOUT, **fields):
-    """Return one of a classifier whose default is `gradcam`."""
-    return calibration_of(scope, "evidence", Setting("gradcam"), choice, **fields)
+    """Return one of a classifier whose default is `evidence-walk`."""
+    return calibration_of(scope, "evidence", Setting("evidence-walk"), choice, **fields)

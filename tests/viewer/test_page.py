@@ -151,8 +151,8 @@ def test_a_thumbnail_is_its_head_and_a_click_enlarges_it(fresh, tiny_scope, phot
 def test_a_class_shows_its_map(fresh, tiny_scope, photo):
     label, _ = tiny_scope.explain(photo, method="attention").predictions[1]
     fresh.click(".vs-predictions button", label)
-    e = tiny_scope.explain(photo, method="gradcam", target=label)
-    drawn = shown(fresh, "gradcam")
+    e = tiny_scope.explain(photo, method="evidence-walk", target=label)
+    drawn = shown(fresh, "evidence-walk")
     assert np.allclose(drawn[1:], e.map.ravel(), rtol=2e-3, atol=2e-3 * np.abs(e.map).max())
 
 

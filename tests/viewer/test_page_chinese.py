@@ -21,7 +21,8 @@ from vitscope.viewer.saved_map import document_of
 ENGLISH = re.compile(r"[A-Za-z]{2,} [a-z]{2,}|[a-z]{3,}: ")  # words that follow each other
 NAMES = {
     "vitscope", "tiny", "vit", "cat", "coffee", "softmax", "auto", "notebook-recipe", "gradcam", "sink", "rollout",
-    "attention", "random", "cls", "CLS", "tabby", "hound", "teapot", "kite", "red", "robin", "fox", "ant", "English",
+    "attention", "evidence-walk",
+    "random", "cls", "CLS", "tabby", "hound", "teapot", "kite", "red", "robin", "fox", "ant", "English",
     "Spearman", "inferno", "viridis", "cividis", "grey", "balance", "PNG", "npz", "JSON", "PageUp", "PageDown", "Esc",
     "Shift", "P", "relevance", "dev", "MB", "png", "notebook", "recipe",
 }  # fmt: skip
@@ -75,7 +76,7 @@ def test_a_chinese_page_has_no_english(page):
     assert words - NAMES == set(), [text for text in found if set(re.findall(r"[A-Za-z]{2,}", text)) - NAMES]
     assert {"透明处已铺白底", "测量：测量已关闭", "层：第 0–3 层放不进 10 MB"} <= set(found)
     assert any("并非展开" in text for text in found)
-    assert any("vitscope 为此模型所选：gradcam（类别的依据）" in text for text in found)
+    assert any("vitscope 为此模型所选：evidence-walk（类别的依据）" in text for text in found)
 
 
 @pytest.mark.slow

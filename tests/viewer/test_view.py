@@ -170,7 +170,7 @@ def test_versions_have_more_and_more_and_say_what_they_lack(tiny_scope, photo):
     assert [one.live is not None for one in versions] == [True, True]
     first, unmeasured = versions
     assert [entry["method"] for entry in first.header["maps"]] == [made.header["maps"][0]["method"]]
-    assert {"heads.0", "q.0", "k.0", "map.0-gradcam"} <= set(first.arrays)
+    assert {"heads.0", "q.0", "k.0", "map.0-evidence-walk"} <= set(first.arrays)
     assert unmeasured.header["maps"] == [entry | {"measurement": None, "steps": []} for entry in made.header["maps"]]
     assert [one.header["missing"][-1]["what"] for one in versions] == ["further maps and numbers", "measurement"]
     assert all("not made yet" in one.header["missing"][-1]["why"] for one in versions)

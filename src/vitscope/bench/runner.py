@@ -20,7 +20,18 @@ from vitscope.methods.base import METHODS
 
 RANDOM, CENTRE = "random", "centre prior"
 PRIORS = (RANDOM, CENTRE)
-DEFAULT_METHODS = ("auto", "rollout", "attention", "relevance", "grad-sam", "attnlrp", "gradcam", "pca", "ncut")
+DEFAULT_METHODS = (
+    "auto",
+    "rollout",
+    "attention",
+    "relevance",
+    "grad-sam",
+    "attnlrp",
+    "gradcam",
+    "evidence-walk",
+    "pca",
+    "ncut",
+)
 TIMING_ROUNDS = 3  # how often each map is timed where cost is measured
 _SIGMA = 0.25  # of the centre prior, in sides of the input
 _CALL_OPTIONS = ("gradient_rule", "refine")  # options of the call, not of the method

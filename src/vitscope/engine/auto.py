@@ -47,7 +47,7 @@ class MethodChoice:
 
 # for a class or another target: a method and its gradient rule, the best first
 EVIDENCE: tuple[tuple[str, GradientRuleName], ...] = (
-    ("gradcam", "plain"),
+    ("evidence-walk", "plain"),
     ("input-x-gradient", "libra"),
     ("relevance", "libra"),
 )

@@ -31,7 +31,7 @@ from vitscope.viewer.page import page, script, styles
 from vitscope.viewer.widget import iframe, widget
 
 DEFAULT_METHODS = ("auto", "attention", "rollout", "relevance", "random")
-CLASS_METHOD = "gradcam"  # the method that tells classes apart best, where it applies
+CLASS_METHOD = "evidence-walk"  # the method that tells classes apart best, where it applies
 MAX_MB, _SURE = 20.0, 0.98  # for each photo; what fits into this share of a size is not made coarser for it
 _MAP, _ARRAY = 12_000, 100  # characters of a map besides its arrays, and of an array besides its data
 _MEASUREMENT = msg("viewer.measurement", "measurement")
