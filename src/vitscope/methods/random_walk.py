@@ -17,7 +17,6 @@ from vitscope.methods.rollout import rollout
 
 _ENTRIES = 2**21  # of the affinity at a time: up to 1,448 patches all of it, computed once
 _ACCURACY = 1e-7  # of the solution: norm of the residual, by that of the right side
-_LINEAR = 0.75
 _USUAL = 0.99  # of the magnitudes of evidence; what is beyond is cut off
 _FLAT = 1e-5  # differences of the solution, by its largest value, that may be its error
 
@@ -37,7 +36,7 @@ def random_walk(
     restart: float = 0.05,
     temperature: float = 0.1,
     detail: float = 0.0,
-    linear: float = _LINEAR,
+    linear: float = 0.75,
 ) -> Float[Tensor, "B N"]:
     """Smooth rollout by a random walk with restart on the patch-similarity graph.
 
@@ -82,7 +81,7 @@ def random_walk(
             detail=detail,
             linear=linear,
         )
-        raise UsageError(problem, msg("methods.bad-detail.hint", "the defaults are 0 and {linear}", linear=_LINEAR))
+        raise UsageError(problem, msg("methods.bad-detail.hint", "the defaults are 0 and 0.75"))
     (number,) = context.store.select(layer)
     prefix = len(context.layout.prefix)
     tokens = context.hidden_states.at(number + 1).detach()[:, prefix:]
