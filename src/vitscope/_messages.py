@@ -55,7 +55,7 @@ def msg(code: str, template: str, /, **params: object) -> Message:
     return Message(code, " ".join(template.split()), params)
 
 
-def join_messages(separator: Literal["; ", ", "], messages: Iterable[str]) -> str:
+def join_messages(separator: Literal["; ", ", ", " "], messages: Iterable[str]) -> str:
     """Join sentences; the result is a Message whose parts keep their codes, or the one sentence that there is."""
     parts = list(messages)
     if len(parts) < 2:

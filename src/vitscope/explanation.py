@@ -13,7 +13,7 @@ from PIL import Image
 
 from vitscope._documents import DamagedFileError, as_schema, document_bytes, read_arrays
 from vitscope._files import already_there, atomic_write, is_file_name, path_exists, staged_folder
-from vitscope._messages import Message, message_table, msg, restore_messages
+from vitscope._messages import Message, join_messages, message_table, msg, restore_messages
 from vitscope._saved import MANIFEST, SCHEMA, Provenance, SavedManifest, listed_files, read_manifest
 from vitscope.errors import (
     LayoutError,
@@ -30,6 +30,7 @@ from vitscope.render import raster
 from vitscope.render.html import Card
 from vitscope.render.image_files import write_image
 from vitscope.render.raster import Style, StyleOptions
+from vitscope.render.remarks import map_remarks
 
 E = TypeVar("E", bound="Explanation")
 Activation: TypeAlias = Literal["softmax", "sigmoid", "given", "value"]
@@ -120,6 +121,11 @@ class Explanation:
         caveat: str = self.provenance.get("caveat", "")
         return caveat
 
+    @property
+    def remarks(self) -> list[str]:
+        """What must be said before the map's colours are believed, such as that it is flat; mostly empty."""
+        return map_remarks(self.map)
+
     def heat(self, smooth: bool = True, blur: float = 0.0) -> Float32[np.ndarray, "..."]:
         """Return the map in the photo's size, unnormalised; NaN where the model saw nothing.
 
@@ -182,7 +188,7 @@ class Explanation:
                 f"{self.provenance.get('model', '')} · {self.layout}",
                 *self.prediction_texts(),
             ],
-            note=self.caveat,
+            note=join_messages("; ", [part for part in (self.caveat, *self.remarks) if part]),
         )
 
     def __repr__(self) -> str:

@@ -60,7 +60,7 @@ def test_the_screen_of_masks(measure, album, masks, narrow, letters):
     )
     assert len(rows) == 4
     for row, number in zip(rows, result["localisation"]["numbers"], strict=True):
-        told = [number["value"], number["random"], *number["shown"], number["detail"]["centre"]]
+        told = [number["value"], number["random"], number["low"], number["high"], number["detail"]["centre"]]
         assert [float(cell) for cell in row[1:6]] == pytest.approx(told, abs=6e-4)
         assert row[6] == MARKS[number["verdict"]]
     assert " ".join(ran.out.split()).endswith(result["localisation"]["sentence"])

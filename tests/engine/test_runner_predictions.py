@@ -77,7 +77,7 @@ class TestOneLogit:
 
     def test_measuring_follows_a_score_that_changes(self, model):
         scope = vitscope.load(model, processor=PROCESSOR)
-        m = scope.measure(scope.explain(PHOTO), metrics="deletion", n_random_maps=2, steps=4)
+        m = scope.measure(scope.explain(PHOTO), metrics="deletion", n_random_maps=2, steps=4, baseline="mean")
         assert m.whole == pytest.approx(sigmoid(logits_of(model)[0]), rel=1e-5)
         empty = sigmoid(logits_of(model, [(row, column) for row in range(4) for column in range(4)])[0])
         assert m.empty == pytest.approx(empty, rel=1e-5)

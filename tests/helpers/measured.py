@@ -4,13 +4,13 @@ import re
 
 import pytest
 
-from vitscope.metrics.faithfulness import MEASURES
+from vitscope.metrics.faithfulness import DEFAULT
 
-NAMES = [measure.name for measure in MEASURES]
+NAMES = list(DEFAULT)
 FILES = {"measure.json", "measure.parquet", "curves.png", "statistics.json", "by-depth.png"}
 FEW = ("--n-random-maps", "2", "--steps", "4")
-MARKS = {"better than random": "+ better", "no better than random": "= no better"}
-MARKS |= {"worse than random": "- worse", "undecided": "? undecided"}
+MARKS = {"better than random": "▲ better", "no better than random": "= no better"}
+MARKS |= {"worse than random": "▼ worse", "undecided": "? undecided"}
 
 
 def measured(scope, photo, method="rollout", **options):

@@ -1,7 +1,6 @@
 """Measures of faithfulness: known answers, slow twins, properties."""
 
 import contextlib
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,10 +13,9 @@ from hypothesis.extra.numpy import arrays
 from tests.helpers.faithfulness import additive, numbers_of, photo, scope_of
 from tests.oracles import faithfulness as oracles
 from vitscope.images import load_image
-from vitscope.metrics.faithfulness import MEASURES, MeasureResult, MeasureSettings
-from vitscope.metrics.measurement import compare_with_random, prediction_interval, student_quantile
+from vitscope.metrics.faithfulness import MEASURES, MeasureSettings
 from vitscope.metrics.perturb import BASELINES, Probe
-from vitscope.metrics.ranking import rank_map, shuffled_maps, spearman, ssim, step_counts
+from vitscope.metrics.ranking import rank_map, spearman, ssim, step_counts
 
 
 class TestKnownAnswers:
@@ -254,61 +252,3 @@ class TestProperties:
         wanted = structural_similarity(*unit, win_size=3, data_range=1)
         assert ssim(a, b) == pytest.approx(wanted, abs=1e-9)
         assert ssim(np.stack([a, b]), np.stack([b, a])) == pytest.approx([wanted, wanted], abs=1e-9)
-
-
-class TestRandomBand:
-    @pytest.mark.parametrize("freedom", [1, 2, 4, 9, 30, 200])
-    def test_students_quantile(self, freedom):
-        for probability in (0.6, 0.9, 0.975, 0.995):
-            wanted = scipy.stats.t.ppf(probability, freedom)
-            assert student_quantile(probability, freedom) == pytest.approx(wanted, rel=1e-5)
-
-    def test_the_interval(self):
-        values = [1.0, 2.0, 4.0, 4.5]
-        mean, low, high = prediction_interval(values)
-        assert mean == 2.875
-        assert (low, high) == pytest.approx(oracles.t_interval(values, scipy.stats.t.ppf(0.975, 3)), rel=1e-5)
-        assert prediction_interval([float(i) for i in range(101)], "percentiles") == (50, 2.5, 97.5)
-
-    @pytest.mark.parametrize("better", ["lower", "higher"])
-    def test_the_verdict_is_where_the_value_lies(self, better):
-        randoms = [0.4, 0.5, 0.6]
-        _, low, high = prediction_interval(randoms)
-        for value, above in ((high + 0.01, True), (low - 0.01, False), (high - 0.01, None), (low + 0.01, None)):
-            verdict = compare_with_random("deletion", "faithfulness", better, MeasureResult(value), randoms).verdict
-            good = {None: "no better", True: "better", False: "worse"}[
-                None if above is None else above == (better == "higher")
-            ]
-            assert verdict == f"{good} than random"
-            alike = compare_with_random("sanity", "sanity", "lower", MeasureResult(value), randoms).verdict
-            words = {None: "as unlike as chance", True: "more alike than chance", False: "more opposite than chance"}
-            assert alike == words[above]
-
-    def test_rounding_is_no_verdict(self):
-        randoms = [0.3, 0.1 + 0.2, 0.3]
-        assert (
-            compare_with_random("saco", "faithfulness", "higher", MeasureResult(0.1 + 0.2), randoms).verdict
-            == "no better than random"
-        )
-
-    @pytest.mark.slow
-    def test_random_maps_are_no_better_than_random_at_the_nominal_rate(self):
-        """An additive score, 400 maps of independent normal numbers: one in twenty lies outside, within four sigma."""
-        rng = np.random.default_rng(0)
-        parts = rng.exponential(size=36)
-        plan = MeasureSettings((6, 6), n_subsets=6)
-        for name in ("deletion", "saco", "sensitivity-n"):
-            measure = next(m for m in MEASURES if m.name == name)
-            outside = []
-            for number in range(400):
-                one = rank_map(rng.normal(size=(6, 6)).astype(np.float32), number)
-                plan = replace(plan, seed=number)
-                values = [
-                    measure.value(m, parts.sum() - measure.masks(m, plan) @ parts, plan).value
-                    for m in (one, *shuffled_maps(one, 5, number))
-                ]
-                verdict = compare_with_random(
-                    name, "faithfulness", measure.better, MeasureResult(values[0]), values[1:]
-                ).verdict
-                outside.append(verdict != "no better than random")
-            assert np.mean(outside) == pytest.approx(0.05, abs=4 * (0.05 * 0.95 / 400) ** 0.5), name

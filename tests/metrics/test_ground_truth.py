@@ -20,7 +20,8 @@ class TestKnown:
         assert got["pixel-auc"].value > 0.99
         assert got["pixel-auc"].verdict == "better than random"
         assert got["pixel-auc"].random == pytest.approx(0.5, abs=0.1)
-        assert got["pointing"].verdict == "undecided"  # a random map may point at it, and no map does more
+        half = compare_with_mask(e, np.indices((64, 64))[1] >= 32)["pointing"]
+        assert (half.value, half.verdict) == (1, "undecided")  # many a random map points at it as well
         assert got["mass-inside"].value > 0.7
         assert "above a blob in the middle in 4" in got.sentence()
         off = np.zeros((64, 64), bool)
@@ -28,7 +29,6 @@ class TestKnown:
         worse = compare_with_mask(e, off)
         assert worse["mass-inside"].value < 0.01
         assert "better than random" not in worse.sentence()
-        assert "mass-inside" not in worse.sentence()
 
     def test_beside_what(self, explained):
         from vitscope.metrics.ground_truth import compare_with_mask
@@ -57,7 +57,7 @@ class TestKnown:
             number = got[name]
             assert number.value == getattr(own, field)
             assert number.detail["centre"] == pytest.approx(getattr(middle, field), rel=1e-5)
-            assert (number.low, number.high, number.draws) == (min(values), max(values), 39)
+            assert (number.low, number.high, number.draws) == (sorted(values)[1], sorted(values)[-2], 39)
             assert number.random == pytest.approx(np.mean(values))
         before = e.map.tobytes()
         assert compare_with_mask(e, mask, seed=2) == got

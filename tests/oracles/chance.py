@@ -1,14 +1,17 @@
-"""Slow twins of chance, in plain Python: intervals and random maps. Nothing here imports vitscope."""
+"""Slow twins of chance, in plain Python: verdicts and random maps. Nothing here imports vitscope."""
 
 import math
 from itertools import permutations
 
 
-def ranks_interval(values):
-    """From the k-th least to the k-th largest: outside on one side lie k of n + 1 places where the next can come."""
-    ordered, n = sorted(values), len(values)
-    k = max(k for k in range(1, n) if k / (n + 1) <= 0.025 + 1e-12)
-    return ordered[k - 1], ordered[-k]
+def place(value, values, better, level=0.05):
+    """Where one value stands among itself and all the others, by the share of places that are as good or as bad."""
+    good = (lambda v: v >= value) if better == "higher" else (lambda v: v <= value)
+    bad = (lambda v: v <= value) if better == "higher" else (lambda v: v >= value)
+    n = len(values) + 1
+    if (1 + sum(map(good, values))) / n <= level + 1e-12:
+        return "better than random"
+    return "worse than random" if (1 + sum(map(bad, values))) / n <= level + 1e-12 else "no better than random"
 
 
 def saco_of_every_order(m, costs):

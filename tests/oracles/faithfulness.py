@@ -99,11 +99,3 @@ def blurred(pixels, grid):
             wx = np.exp(-((np.arange(width) - c) ** 2) / (2 * sx**2))
             out[:, r, c] = (pixels @ wx) @ wy / (wy.sum() * wx.sum())
     return out
-
-
-def t_interval(values, quantile):
-    """Where the next of these values lies."""
-    n = len(values)
-    mean = sum(values) / n
-    s = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
-    return mean - quantile * s * math.sqrt(1 + 1 / n), mean + quantile * s * math.sqrt(1 + 1 / n)

@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import re
 import shlex
 import sys
 import zipfile
@@ -19,6 +20,11 @@ from vitscope.cli.main import main
 from vitscope.viewer.page import page
 from vitscope.viewer.saved_map import document_of
 
+MARKED = {
+    "better than random": "▲ better than random",
+    "worse than random": "▼ worse than random",
+    "no better than random": "= no better than random",
+}
 ENDS = ".vs-half-told:nth-of-type(%d) .vs-ends span"
 
 
@@ -128,10 +134,15 @@ def test_curves_are_the_measured_ones_within_their_band(fresh, tiny_pair, name):
     band = numbers_of(attribute(fresh, ".vs-band", "d")[at].removesuffix("Z"))
     inside = (around[:, 2] < around[:, 0].max()) & (around[:, 1] > around[:, 0].min())
     assert np.allclose(band[: len(places), 1][inside], (slope * around[:, 2] + start)[inside], atol=0.1)
-    assert number["verdict"] in texts(fresh, "figcaption strong")[at] or number["verdict"] not in (
-        "better than random",
-        "worse than random",
-        "no better than random",
+    said = MARKED.get(number["verdict"], "? cannot tell")
+    assert texts(fresh, "figcaption strong")[at] == said
+    label = attribute(fresh, ".vs-charts svg", "aria-label")[at]
+    assert said in label
+    assert number["sentence"] in label
+    assert number["sentence"] in texts(fresh, ".vs-figure-box > p")
+    best = {"lower": "low is better", "higher": "high is better"}[number["better"]]
+    assert re.search(
+        rf"{re.escape(said)} · {name} [\d.e-]+, random maps [\d.e-]+ \({best}\)", texts(fresh, ".vs-methods")[0]
     )
 
 

@@ -14,6 +14,7 @@ from vitscope._version import __version__
 from vitscope.batch.report import SHORT_ID, SINK_FACTOR, Overview, SinkCounts
 from vitscope.batch.results import explanation_from_row
 from vitscope.explanation import Explanation
+from vitscope.metrics.verdict_text import MARKS
 from vitscope.render import raster
 from vitscope.render.html import data_url, render_template
 from vitscope.render.raster import StyleOptions, limits
@@ -148,22 +149,33 @@ def _card(rows: Sequence[Mapping[str, Any]], views: Mapping[str, str]) -> dict[s
         "id": short,
         "link": views.get(short, ""),
         "many": len(rows),
-        "maps": [
-            {
-                "alt": f"{row['method']} over {name}",
-                "image": data_url(_image(row), longest=400, quality=80),
-                "title": " · ".join([row["method"], *([str(row["target"])] if row["target"] else [])]),
-                "about": f"{row['effective_patches']:.0f} of {row['grid_rows'] * row['grid_columns']} patches, "
-                f"the largest holds {row['largest_share']:.1%}",
-            }
-            for row in rows
-        ],
+        "maps": [_map(row, name) for row in rows],
     }
 
 
-def _image(row: Mapping[str, Any]) -> Image.Image:
+def _map(row: Mapping[str, Any], name: str) -> dict[str, str]:
+    e, patches = explanation_from_row(row), row["grid_rows"] * row["grid_columns"]
+    about = f"{row['effective_patches']:.0f} of {patches} patches, the largest holds {row['largest_share']:.1%}"
+    return {
+        "alt": f"{row['method']} over {name}",
+        "image": data_url(_image(e), longest=400, quality=80),
+        "title": " · ".join([row["method"], *([str(row["target"])] if row["target"] else [])]),
+        "about": "; ".join([about, *e.remarks, *_verdicts(row)]),
+    }
+
+
+def _verdicts(row: Mapping[str, Any]) -> list[str]:
+    """Say of each measured number how the map compares with random maps."""
+    names = [column.removesuffix("_verdict") for column in row if column.endswith("_verdict") and row[column]]
+    return [
+        f"{MARKS[verdict]} {verdict} ({name} {row[name]:.3g}, random maps {row[f'{name}_random']:.3g})"
+        for name in names
+        for verdict in [row[f"{name}_verdict"]]
+    ]
+
+
+def _image(e: Explanation) -> Image.Image:
     """Draw the map over the photo, or alone where the photo no longer exists."""
-    e = explanation_from_row(row)
     if e.picture is not None:
         return e.overlay(**_style(e))
     heat = raster.heat(e.map, e.region, e.style(**_style(e)))

@@ -55,8 +55,9 @@ _LEFT_OUT = ("source", "notes", "target", "score", "batch_size")
 
 
 def schema(metrics: Sequence[str] = ()) -> pa.Schema:
-    """Return the columns of the dataset. Each metric adds `NAME` and `NAME_random`, the mean of random maps."""
-    more = [(f"{name}{end}".replace("-", "_"), pa.float64()) for name in metrics for end in ("", "_random")]
+    """Return the columns. Each metric adds `NAME`, `NAME_random`, the mean of random maps, and `NAME_verdict`."""
+    ends = {"": pa.float64(), "_random": pa.float64(), "_verdict": pa.string()}
+    more = [(f"{name}{end}".replace("-", "_"), kind) for name in metrics for end, kind in ends.items()]
     return pa.schema([*_FIELDS, *more], metadata={"vitscope.batch": str(SCHEMA)})
 
 
@@ -98,6 +99,7 @@ def explanation_row(
         "cells": None if e.region.cells is None else list(e.region.cells),
         **{name: number.value for name, number in numbers.items()},
         **{f"{name}_random": number.random for name, number in numbers.items()},
+        **{f"{name}_verdict": number.verdict for name, number in numbers.items()},
     }
 
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vitscope.cli import console
+from vitscope.metrics.verdict_text import MARKS
 
 if TYPE_CHECKING:
     from vitscope.metrics.attention_statistics import Statistics
@@ -16,14 +17,14 @@ if TYPE_CHECKING:
     from vitscope.metrics.measurement import Measurement, Number
 
 _WIDEST, _LABEL = 100, 10
-_MARKS = {
-    "better than random": ("+ better", "green"),
-    "no better than random": ("= no better", ""),
-    "worse than random": ("- worse", "red"),
-    "undecided": ("? undecided", ""),
-    "as unlike as chance": ("= unlike", ""),
-    "more alike than chance": ("! alike", "red"),
-    "more opposite than chance": ("! opposite", "red"),
+_VERDICTS = {
+    "better than random": ("better", "green"),
+    "no better than random": ("no better", ""),
+    "worse than random": ("worse", "red"),
+    "undecided": ("undecided", ""),
+    "as unlike as chance": ("unlike", ""),
+    "more alike than chance": ("alike", "red"),
+    "more opposite than chance": ("opposite", "red"),
 }
 _SINKS = 2
 _QUESTIONS = (
@@ -84,16 +85,20 @@ def print_columns(headings: Sequence[str], rows: Sequence[Sequence[str | Text]],
 
 
 def print_measurement(measurement: "Measurement") -> None:
-    """Print each number of a measurement beside that of random maps, and the verdict in one sentence."""
+    """Print each number of a measurement beside that of random maps, and what it means in sentences."""
+    from vitscope.metrics.faithfulness import POWERFUL
+
     sanity = [n for n in measurement.numbers if n.group == "sanity"]
     others = [n for n in measurement.numbers if n.group != "sanity"]
     for title, reference, numbers in (("measure", "random", others), ("weights reset", "chance", sanity)):
         if numbers:
             console.out.print()
-            headings = [title, "best", "value", reference, "95 % of them", "verdict"]
+            headings = [title, "best", "value", reference, "their range", "verdict"]
             print_columns(headings, [_measurement_row(number) for number in numbers], left=(0, 1, 5))
     if questions := _questions([number.name for number in measurement.numbers]):
         print_field("questions", questions)
+    if weak := [f"{n.name} {n.power:.0%}" for n in measurement.numbers if n.power is not None and n.power < POWERFUL]:
+        print_field("weak", f"of right maps, where they are known, these find only: {', '.join(weak)}")
     console.out.print()
     print_text(measurement.sentence(brief=True))
 
@@ -112,7 +117,7 @@ def print_localisation(found: "MaskComparison") -> None:
         for number in found.numbers
     ]
     console.out.print()
-    print_columns(["localisation", "value", "random", "95 % of them", "centre", "verdict"], rows, left=(0, 5))
+    print_columns(["localisation", "value", "random", "their range", "centre", "verdict"], rows, left=(0, 5))
     console.out.print()
     print_text(found.sentence())
 
@@ -177,14 +182,13 @@ def _measurement_row(number: "Number") -> list[str | Text]:
 
 
 def _range(number: "Number") -> str:
-    low, high = number.shown
-    return f"{format_number(low)} .. {format_number(high)}"
+    return f"{format_number(number.low)} .. {format_number(number.high)}"
 
 
 def _mark(number: "Number") -> Text:
     """Return a short verdict; with one layer reset alone the rest of the model remains, and likeness is no fault."""
-    mark, colour = _MARKS[number.verdict]
-    return Text(f"  {mark[2:]}") if "independent" in number.name else Text(mark, colour)
+    word, colour = _VERDICTS[number.verdict]
+    return Text(f"  {word}") if "independent" in number.name else Text(f"{MARKS[number.verdict]} {word}", colour)
 
 
 def _questions(names: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,10 +20,12 @@ from vitscope.engine.auto import MethodChoice
 from vitscope.engine.finite import require_finite_score
 from vitscope.engine.options import Options
 from vitscope.engine.runner import Forward, ModelRunner
+from vitscope.geometry import TokenLayout
 from vitscope.methods.base import Method
 from vitscope.methods.context import MethodContext
 from vitscope.methods.refine import spread
 from vitscope.methods.targets import Scorer, Target
+from vitscope.render.remarks import map_remarks
 
 Tick = Callable[[int, int], None]
 
@@ -118,14 +121,13 @@ def relevances(
         if request.options.refine == "affinity":
             values = _refined(values, forward.tokens(), len(runner.layout.prefix))
             notes = [[*one, _REFINED] for one in notes]
-        beyond, level = _padding(store, request.method, values), _flat(values, len(runner.layout.prefix))
+        beyond, level = _padding(store, request.method, values), _remarks(values, store.layout or runner.layout)
         notes = [[*one, *other, *also] for one, other, also in zip(notes, beyond, level, strict=True)]
         made.append(Relevance(values, scorer.words if scorer else None, score.detach(), notes))
     return made
 
 
 _NOTED_SHARE = 0.01
-_LEVEL = 16 * torch.finfo(torch.float32).eps  # what sums of many numbers lose
 _REFINED = msg("engine.refined", "refined: the method's map is spread along what patches have in common")
 
 
@@ -147,27 +149,10 @@ def _padding(store: AttentionStore, method: Method, values: Float[Tensor, "B N"]
     ]
 
 
-def _flat(values: Float[Tensor, "B N"], prefix: int) -> list[list[str]]:
-    """Return a note for each image all of whose patches have one value, to the precision of floats."""
-    patches = values[:, prefix:].float()
-    notes: list[list[str]] = []
-    for low, high in zip(patches.amin(1).tolist(), patches.amax(1).tolist(), strict=True):
-        if low == high == 0:
-            notes.append([msg("engine.zero", "this map is zero at every patch: it says nothing about the image")])
-        elif high - low <= _LEVEL * max(abs(low), abs(high)):
-            notes.append(
-                [
-                    msg(
-                        "engine.flat",
-                        "this map is flat: its patches all have the value {value}, to the precision of floats, so its "
-                        "colours mean nothing",
-                        value=f"{high:.6g}",
-                    )
-                ]
-            )
-        else:
-            notes.append([])
-    return notes
+def _remarks(values: Float[Tensor, "B N"], layout: TokenLayout) -> list[list[str]]:
+    """Return what must be said of each image's patches before colours are believed."""
+    patches = values[:, len(layout.prefix) :].detach().float().cpu().numpy()
+    return [map_remarks(one.reshape(layout.shape if one.size == np.prod(layout.shape) else -1)) for one in patches]
 
 
 def _context(

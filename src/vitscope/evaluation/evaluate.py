@@ -1,33 +1,35 @@
 """Measure how far one map can be believed: `Scope.measure`."""
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from hashlib import sha256
-from typing import TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
-import numpy as np
 from torch import Tensor
 
 from vitscope._messages import msg
 from vitscope.engine.engine import Engine
 from vitscope.engine.runner import alone
 from vitscope.errors import UnknownNameError, UnsupportedError, UsageError
+from vitscope.evaluation.random_maps import compare_scores
 from vitscope.evaluation.remake import map_maker, photo_of, pixels_of, score_of_map, uniform_pixels
 from vitscope.explanation import Explanation, require_image
 from vitscope.images import ImageLike
 from vitscope.methods.targets import Target
-from vitscope.metrics.faithfulness import DRAWS, MEASURES, Measure, MeasureSettings
-from vitscope.metrics.measurement import Bounds, Measurement, Number, compare_with_random
+from vitscope.metrics.faithfulness import DEFAULT, MEASURES, Measure, MeasureSettings
+from vitscope.metrics.measurement import RANDOM_MAPS, Bounds, Measurement, Number
 from vitscope.metrics.perturb import BASELINES, Baseline, Probe, baseline_fill
-from vitscope.metrics.ranking import rank_map, shuffled_maps
 from vitscope.metrics.sanity import sanity, weight_groups
 from vitscope.metrics.stability import NOISE_SAMPLES, stability
 from vitscope.metrics.target_score import ScoreKind
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-ScoreCache: TypeAlias = dict[tuple[str, ...], dict[bytes, float]]
+ScoreCache: TypeAlias = dict[tuple[str, ...], dict[bytes, Tensor]]
 
 _FAITHFULNESS = tuple(one.name for one in MEASURES)
 _REMAKING = ("stability", "sanity")  # they make the map again
+_KEPT = 1 << 16  # numbers of one answer that are kept; of a longer one only its score is
 
 
 @alone
@@ -36,12 +38,13 @@ def measure(
     explanation: Explanation,
     *,
     metrics: str | Sequence[str] = "default",
-    baseline: Baseline = "mean",
+    baseline: Baseline | Literal["auto"] = "auto",
     score: ScoreKind = "probability",
-    steps: int = 20,
+    steps: int = 10,
     n_subsets: int = 24,
     n_squares: int = 40,
-    n_random_maps: int = 5,
+    n_random_maps: int = RANDOM_MAPS,
+    seconds: float | None = None,
     seed: int = 0,
     batch_size: int = 8,
     image: ImageLike | None = None,
@@ -57,25 +60,29 @@ def measure(
     Args:
         engine: the model that made the map.
         explanation: the map.
-        metrics: `default`: deletion, insertion, aopc, positive, negative, saco, sensitivity-n, infidelity. `all`: also
+        metrics: `default`: deletion, and those that find nine of ten right maps or more where the right map is known:
+            sensitivity-n and infidelity (`Measure.power`). `all`: also insertion, aopc, positive, negative, saco, and
             `stability` and `sanity`, which make the map 8 and 2 S - 1 times again, S the number of blocks plus two.
             Otherwise one name or several.
-        baseline: what replaces a patch: `mean`, `blur`, `black`, `zero` (`metrics.perturb.fill_of`), or
-            `removal`: its token is left out, where the model allows it.
+        baseline: what replaces a patch: `mean`, `blur`, `black`, `zero` (`metrics.perturb.baseline_fill`), or
+            `removal`: its token is left out, where the model allows it. `auto`: `removal`, else `mean`.
         score: of a class, its `probability` or its `logit`; models without classes have the cosine to the whole
             image's feature, other targets are their own score (`metrics.target_score.score_of`).
-        steps: intervals of the deletion and insertion curves; fewer where there are fewer patches. 20 steps are 40
+        steps: intervals of the deletion and insertion curves; fewer where there are fewer patches. 10 steps are 18
             forwards for both curves of one map.
         n_subsets: random sets for each of five n of sensitivity-n, the same for all maps.
         n_squares: random squares of infidelity, the same for all maps.
-        n_random_maps: how many random maps the model is run for; where a random map takes no forwards of its own (saco,
-            sensitivity-n, infidelity, stability) there are 199.
+        n_random_maps: how many random maps the model is run for at most; drawing stops when every verdict stands, which
+            takes 19 where a map is better or worse and two to six where it is neither. With fewer than 19 it may be
+            that nothing can be told. Where a random map takes no forwards of its own (saco, sensitivity-n, infidelity,
+            stability) there are 199.
+        seconds: draw no more random maps after so long; None waits for a verdict.
         seed: draws sets, random maps, noise and weights; everything repeats to the digit.
         batch_size: images that go through the model together.
         image: the photo, where the explanation does not keep it, or keeps it as JPEG.
         target: what is scored, where it is not the map's own target or cannot be made again from its words.
-        score_cache: one dict for several maps of one image, such as of several methods: sets that an earlier call
-            scored, all those of random maps among them, are not scored again.
+        score_cache: one dict for several maps of one image, such as of several methods or classes: sets that an earlier
+            call ran the model for, all those of random maps among them, take no forward again.
         progress: called with (`faithfulness`, `stability` or `sanity`, done, total).
 
     Raises:
@@ -84,10 +91,12 @@ def measure(
         MethodError: a score that is not finite, or `removal` where tokens cannot be left out (UnsupportedError).
         UnsupportedError: an explanation of a clip or of another medium than an image.
 
-    Cost: `Measurement.forwards`, about 430 by default; two curves with five random maps are 240 at most.
+    Cost: `Measurement.forwards`.
     """
     require_image(explanation)
     names = metric_names(metrics, baseline, score)
+    if baseline == "auto":
+        baseline = "removal" if engine.supports("patch-dropping") else "mean"
     weights = engine.adapter.weights  # hashed now if ever, and never while others stand in their place
     if n_random_maps < 2 or batch_size < 1:
         raise UsageError(
@@ -114,17 +123,24 @@ def measure(
     if any(name in _FAITHFULNESS for name in names):
         fill = baseline_fill(baseline, pixels, black, plan.grid)
         numbers_of_cells = engine.layout_at(region.input).cell_numbers(region.input)
-        memory = (
-            None
-            if score_cache is None
-            else score_cache.setdefault(_cache_key(pixels, baseline, goal.words, weights), {})
-        )
+        keeps = answer[0].numel() <= _KEPT
+        key = _cache_key(pixels, baseline, "" if keeps else goal.words, weights)
+        run = _masked_answers(engine, baseline)
         probe = Probe(
-            _scoring(engine, goal.from_answer, baseline), pixels, fill, plan.grid, batch_size, memory, numbers_of_cells
+            run if keeps else lambda pixels, kept: goal.from_answer(run(pixels, kept)),
+            pixels,
+            fill,
+            plan.grid,
+            batch_size,
+            goal.from_answer if keeps else lambda scores: scores,
+            {} if score_cache is None else score_cache.setdefault(key, {}),
+            numbers_of_cells,
         )
         ends = _ends(goal.possible, float(goal.from_answer(answer)[0]))
-        numbers, empty, forwards = _faithfulness(
-            probe, explanation, plan, names, n_random_maps, ends, tick("faithfulness")
+        until = math.inf if seconds is None else time.monotonic() + seconds
+        chosen = [one for one in MEASURES if one.name in names]
+        numbers, empty, forwards = compare_scores(
+            probe, explanation.map, chosen, plan, n_random_maps, until, ends, tick("faithfulness")
         )
     if any(name in _REMAKING for name in names):
         make_map = map_maker(engine, explanation, goal.target, picture, region)
@@ -134,7 +150,6 @@ def measure(
                 make_map,
                 pixels,
                 white - black,
-                n_random_maps=max(n_random_maps, DRAWS),
                 seed=seed,
                 tick=tick("stability"),
             )
@@ -179,12 +194,12 @@ def metric_names(metrics: str | Sequence[str], baseline: str, score: str) -> tup
         UnknownNameError: a metric, baseline or score that does not exist.
         UsageError: no metric.
     """
-    for word, given, choices in (("baseline", baseline, BASELINES), ("score", score, get_args(ScoreKind))):
+    for word, given, choices in (("baseline", baseline, (*BASELINES, "auto")), ("score", score, get_args(ScoreKind))):
         if given not in choices:
             raise UnknownNameError(word, given, choices)
     known = (*_FAITHFULNESS, *_REMAKING)
     if metrics in ("default", "all"):
-        return _FAITHFULNESS if metrics == "default" else known
+        return DEFAULT if metrics == "default" else known
     names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
     for name in names:
         if name not in known:
@@ -203,12 +218,10 @@ def _cache_key(pixels: Tensor, baseline: str, score: str, weights: str) -> tuple
     return picture, str(pixels.dtype), baseline, score, weights
 
 
-def _scoring(
-    engine: Engine, scored: Callable[[Tensor], Tensor], baseline: str
-) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """Return a function from pixels, and the patch tokens to keep, to their scores."""
+def _masked_answers(engine: Engine, baseline: str) -> Callable[[Tensor, Tensor | None], Tensor]:
+    """Return a function from pixels, and the patch tokens to keep, to the model's answers."""
     if baseline != "removal":
-        return lambda pixels, _kept: scored(engine.answer(pixels))
+        return lambda pixels, _kept: engine.answer(pixels)
     if not (support := engine.supports("patch-dropping")):
         others = ", ".join(name for name in BASELINES if name != "removal")
         raise UnsupportedError(
@@ -220,42 +233,9 @@ def _scoring(
     def run(pixels: Tensor, kept: Tensor | None) -> Tensor:
         assert kept is not None
         with blocks.keep_patches(kept):
-            return scored(engine.answer(pixels))
+            return engine.answer(pixels)
 
     return run
-
-
-def _faithfulness(
-    probe: Probe,
-    explanation: Explanation,
-    plan: MeasureSettings,
-    names: Sequence[str],
-    n_random_maps: int,
-    ends: Callable[[Measure], Bounds],
-    tick: Callable[..., None],
-) -> tuple[list[Number], float, int]:
-    """Return the numbers, the score with everything replaced, and how many forwards that took."""
-    one = rank_map(explanation.map, plan.seed)
-    maps = [one, *shuffled_maps(one, n_random_maps, plan.seed)]
-    chosen = [measure for measure in MEASURES if measure.name in names]
-    masks = [np.ones((1, plan.patches), bool), *(measure.masks(m, plan) for measure in chosen for m in maps)]
-    scores, forwards = probe.scores(masks, tick)
-    numbers = []
-    for number, measure in enumerate(chosen):
-        own = scores[1 + number * len(maps) : 1 + (number + 1) * len(maps)]
-        found = [measure.value(m, s, plan) for m, s in zip(maps, own, strict=True)]
-        randoms = (
-            [other.value for other in found[1:]]
-            if measure.random_values is None
-            else measure.random_values(maps, own, plan)
-        )
-        curves = [other.y for other in found[1:]] if measure.random_values is None else ()
-        numbers.append(
-            compare_with_random(
-                measure.name, "faithfulness", measure.better, found[0], randoms, possible=ends(measure), curves=curves
-            )
-        )
-    return numbers, float(scores[0][0]), forwards
 
 
 def _ends(possible: tuple[float, float] | None, whole: float) -> Callable[[Measure], Bounds]:

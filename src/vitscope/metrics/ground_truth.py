@@ -15,7 +15,7 @@ from vitscope.metrics.ranking import rank_map, shuffled_maps
 from vitscope.metrics.verdict_text import better_by, none_of, worse_by
 
 _NAMES = {"auc": "pixel-auc", "ap": "average-precision", "pointing": "pointing", "inside": "mass-inside"}
-_DRAWS = 39  # random maps, whose least and largest are the ends of a 95 % interval
+_DRAWS = 39  # random maps; the second least and the second largest are the ends of their range
 _SIGMA = 0.25  # of the blob in the middle, in sides of the image
 
 
@@ -65,8 +65,8 @@ class MaskComparison:
 def compare_with_mask(explanation: Explanation, mask: Bool[np.ndarray, "H W"], seed: int = 0) -> MaskComparison:
     """Compare a map, upsampled to its photo, with an object's mask.
 
-    The 39 random maps are this map's values at other patches, upsampled as the map is. Their least and largest value
-    are the ends of the interval. The blob is a Gaussian in the middle, its standard deviation a quarter of each side.
+    The 39 random maps are this map's values at other patches, upsampled as the map is. The blob is a Gaussian in the
+    middle, its standard deviation a quarter of each side.
 
     Raises:
         UsageError: a mask of another size, or without object or background in the region that the model saw.

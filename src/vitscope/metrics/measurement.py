@@ -3,17 +3,16 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from vitscope._messages import join_messages, msg
 from vitscope.errors import UnknownNameError
-from vitscope.metrics.faithfulness import Better, MeasureResult
+from vitscope.metrics.faithfulness import POWER, Better, MeasureResult
 from vitscope.metrics.table_files import write_table
-from vitscope.metrics.verdict_text import faithfulness_text, sanity_text
+from vitscope.metrics.verdict_text import leading, number_text, sanity_text
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,11 +26,15 @@ Verdict = Literal[
     "as unlike as chance",
     "more opposite than chance",
 ]
-IntervalKind: TypeAlias = Literal["t", "ranks", "percentiles"]
 Bounds: TypeAlias = tuple[float | None, float | None]
+_ALIKE: Mapping[int, Verdict] = {
+    1: "more alike than chance",
+    0: "as unlike as chance",
+    -1: "more opposite than chance",
+}
 Group = Literal["faithfulness", "stability", "sanity", "localisation"]
-_OUTSIDE = 0.025  # the share of random maps beyond one end of their interval
-_RANKS = 39  # with so many random maps, their least and largest are the ends of a 95 % interval
+LEVEL = 0.05  # how often a random map may be called better than random, and how often worse
+RANDOM_MAPS = 19  # the fewest of which one in twenty can be told: the map is the best of 20
 
 
 @dataclass(frozen=True)
@@ -45,15 +48,17 @@ class Number:
         value: the map's number.
         better: the direction that is better.
         random: the mean over the random maps.
-        low: lower end of the 95 % interval of one random map.
-        high: its upper end.
+        low: the `rank`-th least random map, the lower end of the range that a verdict goes by.
+        high: the `rank`-th largest.
         draws: the number of random maps.
-        interval: how it was made (`prediction_interval`): `t` from a mean and a standard deviation, `ranks` from the
-            k-th least and the k-th largest random map, `percentiles` from the 2.5th and the 97.5th.
+        planned: the number that settles any verdict; fewer are drawn where a verdict is settled sooner.
+        rank: a map is beyond one end of the random maps where fewer than so many of `planned` are as far out.
+        above: how many random maps have a number as large as the map's or larger.
+        below: how many have one as small or smaller.
         possible: the least and the largest possible number; None where there is no bound.
         x: the points of the curve, as fractions; empty for a number without a curve.
         y: the curve.
-        around: mean, low and high of the random maps' curves at each x, where they have any.
+        around: mean, least and largest of the random maps' curves at each x, where they have any.
         detail: other numbers by name.
     """
 
@@ -65,7 +70,10 @@ class Number:
     low: float
     high: float
     draws: int
-    interval: IntervalKind = "t"
+    planned: int
+    rank: int
+    above: int
+    below: int
     possible: Bounds = (None, None)
     x: tuple[float, ...] = ()
     y: tuple[float, ...] = ()
@@ -73,48 +81,77 @@ class Number:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def shown(self) -> tuple[float, float]:
-        """The interval cut to the possible numbers, for display; verdicts use all of it."""
-        least, most = self.possible
-        cut = [max(end, least) if least is not None else end for end in (self.low, self.high)]
-        low, high = (min(end, most) if most is not None else end for end in cut)
-        return low, high
+    def beaten(self) -> int:
+        """How many random maps the map is better than."""
+        return self.draws - (self.above if self.better == "higher" else self.below)
+
+    @property
+    def lost(self) -> int:
+        """How many random maps the map is worse than."""
+        return self.draws - (self.below if self.better == "higher" else self.above)
+
+    @property
+    def far(self) -> bool:
+        """Whether the map is farther from the random maps' range than the range is wide."""
+        return max(self.value - self.high, self.low - self.value) > self.high - self.low
 
     @property
     def beatable(self) -> bool:
-        """Whether any map could be better than these random ones: their interval lacks the best possible number."""
+        """Whether any map could be better than these random ones: too few have the best possible number."""
         best = self.possible[self.better == "higher"]
         if best is None:
             return True
-        return self.high < best - self._slack if self.better == "higher" else self.low > best + self._slack
+        slack = _slack(self.low, self.high)
+        return self.high < best - slack if self.better == "higher" else self.low > best + slack
 
     @property
-    def _slack(self) -> float:
-        return 1e-9 * max(abs(self.low), abs(self.high))  # rounding is no verdict
+    def power(self) -> float | None:
+        """How many right maps the measure called better than random, on scenes of two networks; None if not known."""
+        return POWER.get(self.name)
+
+    @property
+    def sentence(self) -> str:
+        """What the number means, in one sentence; empty where it is not of faithfulness."""
+        return number_text(self)
+
+    @property
+    def needed(self) -> int:
+        """How many more random maps, at most, it takes to tell; 0 where the verdict stands."""
+        return self.planned - self.draws if self._end is None else 0
+
+    @property
+    def _end(self) -> int | None:
+        """1 where the map is above the random maps, -1 below, 0 within, None where more random maps have to tell.
+
+        The number of random maps as far out can grow by those that are not drawn yet: a verdict stands where all of
+        `planned` would give the same. So drawing stops early without changing any verdict.
+        """
+        left = self.planned - self.draws
+        if self.above + left < self.rank or self.below + left < self.rank:
+            return 1 if self.above + left < self.rank else -1
+        return 0 if min(self.above, self.below) >= self.rank else None
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the value lies outside the random maps' interval, on the better or the worse side, or inside.
+        """Whether the map is among the best or the worst of itself and the random maps, or neither.
 
-        Inside an interval that contains the best possible number it is `undecided`: no map could have been better.
-        Sanity compares the map of changed weights with maps about something else: above their interval it is more
-        alike than by chance, below it more opposite.
+        `undecided`: there are not enough random maps to tell (`needed`), or those that there are have the best possible
+        number, so that no map could be better. Sanity compares the map of changed weights with maps about something
+        else: above them it is more alike than by chance, below them more opposite.
         """
-        above, below = self.value > self.high + self._slack, self.value < self.low - self._slack
         if self.group == "sanity":
-            return (
-                "more alike than chance" if above else "more opposite than chance" if below else "as unlike as chance"
-            )
-        if not above and not below:
-            return "no better than random" if self.beatable else "undecided"
-        return "better than random" if above == (self.better == "higher") else "worse than random"
+            return _ALIKE[self._end or 0]
+        if not self._end:
+            return "no better than random" if self._end == 0 and self.beatable else "undecided"
+        return "better than random" if (self._end > 0) == (self.better == "higher") else "worse than random"
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         listed = {"x": list(self.x), "y": list(self.y), "around": [list(at) for at in self.around]}
-        listed |= {"possible": list(self.possible), "shown": list(self.shown)}
-        return fields | listed | {"detail": dict(self.detail), "verdict": self.verdict}
+        listed |= {"possible": list(self.possible), "detail": dict(self.detail)}
+        derived = ("beaten", "needed", "power", "verdict", "sentence")
+        return fields | listed | {name: getattr(self, name) for name in derived}
 
 
 @dataclass(frozen=True)
@@ -200,7 +237,7 @@ class Measurement:
         return write_table(Path(path), self.to_dict(), self.rows(), without=("numbers",), force=force)
 
     def plot(self) -> "Image.Image":
-        """Plot the curves of deletion and insertion over the random maps' mean and 95 % interval at each step.
+        """Plot the curves of deletion and insertion over the random maps' mean, least and largest at each step.
 
         Raises:
             UsageError: neither was measured.
@@ -213,74 +250,54 @@ class Measurement:
                 f"{number.name}: area {number.value:.3f}, random maps {number.random:.3f} ({number.better} is better)"
             )
             words = "patches replaced, highest first" if number.name == "deletion" else "patches shown, highest first"
-            around = (
-                np.clip(np.array(number.around), *number.possible) if None not in number.possible else number.around
-            )
-            plotted.append(Curve(best, words, number.x, number.y, np.asarray(around)))
+            plotted.append(Curve(best, words, number.x, number.y, np.asarray(number.around)))
         return curves(plotted, self.score, f"{self.method} of {Path(self.picture).name}; replaced by: {self.baseline}")
 
     def sentence(self, brief: bool = False) -> str:
-        """Sum up the verdicts of the numbers in one sentence.
+        """Say what the numbers mean, in a sentence for each question: hiding, showing alone, foretelling, and so on.
 
         Args:
-            brief: leave out the two best known numbers, the baseline and the score.
-
-        Of m measures of faithfulness, a random map lies beyond the better end of `0.025 m` on average, so at most
-        `0.025 m / k` of random maps do so by k or more (Markov's inequality, however the measures depend on each
-        other). Where that is above 5 %, the sentence says so.
+            brief: leave out values, baseline and score.
         """
-        findings = [part for part in (self._faithfulness(brief), self._stability(), self._sanity()) if part]
-        if not findings:
+        numbers = leading(self.numbers)
+        findings = [*(number.sentence for number in numbers), self._stability(), self._sanity()]
+        if not any(findings):
             return msg("metrics.nothing-measured", "{method}: nothing was measured.", method=self.method)
+        details = "" if brief or not numbers else self._details(numbers)
+        findings = [part for part in (*findings, details) if part]
         return msg(
-            "metrics.sentence", "{method}: {findings}.", method=self.method, findings=join_messages("; ", findings)
+            "metrics.sentence", "{method}: {findings}", method=self.method, findings=join_messages(" ", findings)
         )
 
-    def _faithfulness(self, brief: bool) -> str:
-        numbers = [number for number in self.numbers if number.group == "faithfulness"]
-        if not numbers:
-            return ""
-        names: dict[str, list[str]] = {verdict: [] for verdict in get_args(Verdict)}
-        for number in numbers:
-            names[number.verdict].append(number.name)
-        return faithfulness_text(names, [] if brief else self._details(numbers), 2 * _OUTSIDE)
-
-    def _details(self, numbers: Sequence[Number]) -> list[str]:
-        """Return the two best known numbers, the baseline, the score and the number of random maps."""
-        draws = sorted({number.draws for number in numbers})
-        maps = msg("metrics.random-maps", "{number} random maps", number=draws[0])
-        if draws[0] != draws[-1]:
-            maps = msg("metrics.random-maps-range", "{least} to {most} random maps", least=draws[0], most=draws[-1])
-        return [
-            *(
-                msg(
-                    "metrics.against",
-                    "{name} {value} against {random}",
-                    name=n.name,
-                    value=f"{n.value:.3g}",
-                    random=f"{n.random:.3g}",
-                )
-                for n in numbers
-                if n.name in ("deletion", "insertion")
-            ),
-            msg("metrics.replaced-by", "replaced patches: {baseline}", baseline=self.baseline),
-            msg("metrics.score", "score: {score}", score=self.score),
-            maps,
+    def _details(self, numbers: Sequence[Number]) -> str:
+        values = [
+            msg(
+                "metrics.against",
+                "{name} {value} against {random}",
+                name=n.name,
+                value=f"{n.value:.3g}",
+                random=f"{n.random:.3g}",
+            )
+            for n in numbers
         ]
+        return msg(
+            "metrics.details",
+            "In numbers: {values} (score: {score}; replaced patches: {baseline}).",
+            values=join_messages(", ", values),
+            score=self.score,
+            baseline=self.baseline,
+        )
 
     def _stability(self) -> str:
         number = next((n for n in self.numbers if n.name == "stability"), None)
         if number is None:
             return ""
-        return msg(
-            "metrics.under-noise", "rank correlation of its maps under small noise {value}", value=f"{number.value:.2f}"
-        )
+        value = f"{number.value:.2f}"
+        return msg("metrics.under-noise", "Its maps under small noise have a rank correlation of {value}.", value=value)
 
     def _sanity(self) -> str:
         number = next((n for n in self.numbers if n.name == "sanity-cascading"), None)
-        if number is None:
-            return ""
-        return sanity_text(number.verdict, number.value)
+        return "" if number is None else sanity_text(number.verdict, number.value)
 
 
 def compare_with_random(
@@ -289,59 +306,42 @@ def compare_with_random(
     better: Better,
     result: MeasureResult,
     randoms: Sequence[float],
-    interval: IntervalKind | None = None,
     *,
+    planned: int = 0,
+    level: float = LEVEL,
     possible: Bounds = (None, None),
     curves: Sequence[Sequence[float]] = (),
 ) -> Number:
-    """Compare a number with those of random maps, two at least.
+    """Compare a number with those of random maps.
+
+    If the map were itself a random one, each of the `planned + 1` places among them would be as likely: it is among the
+    `level` best, or worst, as often as that, whatever the distribution (a permutation test).
 
     Args:
         name: the measure.
         group: its question, as in `Number`.
         better: the direction that is better.
         result: the map's number and curve.
-        randoms: the number of each random map.
-        interval: how their interval is made; by default `ranks` from 39 maps on, else `t`.
+        randoms: the number of each random map that is drawn.
+        planned: how many random maps can be drawn; at least 19 and as many as are drawn.
+        level: how often chance alone may put a map beyond one end.
         possible: the least and the largest possible number.
         curves: the random maps' curves, over the same x.
     """
-    kind: IntervalKind = interval or ("ranks" if len(randoms) >= _RANKS else "t")
-    mean, low, high = prediction_interval(randoms, kind)
-    around = tuple(prediction_interval(at) for at in zip(*curves, strict=True)) if curves and result.x else ()
-    curve = result.x, result.y, around
-    return Number(
-        name, group, result.value, better, mean, low, high, len(randoms), kind, possible, *curve, dict(result.detail)
-    )
+    planned, slack = max(planned, len(randoms), RANDOM_MAPS), _slack(result.value, *randoms)
+    rank = int(level * (planned + 1) + 1e-9)
+    mean, low, high = random_range(randoms, min(rank, (len(randoms) + 1) // 2))
+    above, below = (sum(sign * (r - result.value) >= -slack for r in randoms) for sign in (1, -1))
+    around = tuple(random_range(at) for at in zip(*curves, strict=True)) if curves and result.x else ()
+    place = mean, low, high, len(randoms), planned, rank, above, below, possible
+    return Number(name, group, result.value, better, *place, result.x, result.y, around, dict(result.detail))
 
 
-def prediction_interval(values: Sequence[float], interval: IntervalKind = "t") -> tuple[float, float, float]:
-    """Return the mean of n values and the interval in which one more lies with 95 % probability.
-
-    `t`: mean ± t(.975, n - 1) s sqrt(1 + 1/n), if values are normally distributed; it can exceed the possible numbers.
-    `ranks`: from the k-th least to the k-th largest, k = .025 (n + 1) rounded down: 95 % or more for any distribution
-    (Wilks 1941), from 39 values on. `percentiles`: the 2.5th to the 97.5th of the values.
-    """
-    x = np.asarray(values, np.float64)
-    mean, n = float(x.mean()), x.size
-    if interval == "percentiles":
-        low, high = np.percentile(x, [2.5, 97.5])
-        return mean, float(low), float(high)
-    if interval == "ranks":
-        k = int(_OUTSIDE * (n + 1) + 1e-9)
-        ordered = np.sort(x)
-        return mean, float(ordered[k - 1]), float(ordered[n - k])
-    half = student_quantile(1 - _OUTSIDE, n - 1) * float(x.std(ddof=1)) * (1 + 1 / n) ** 0.5
-    return mean, mean - half, mean + half
+def random_range(values: Sequence[float], rank: int = 1) -> tuple[float, float, float]:
+    """Return the mean of values, the `rank`-th least and the `rank`-th largest."""
+    ordered = np.sort(np.asarray(values, np.float64))
+    return float(ordered.mean()), float(ordered[rank - 1]), float(ordered[-rank])
 
 
-@lru_cache
-def student_quantile(probability: float, freedom: int) -> float:
-    """Return the quantile of Student's t, for probabilities in [0.5, 1), exact to about 1e-6.
-
-    With `t = sqrt(f) tan(a)` the density is proportional to `cos(a) ** (f - 1)`, summed up on a fine grid of angles.
-    """
-    angle = np.linspace(0, np.pi / 2, 200_001)
-    density = np.cos(angle) ** (freedom - 1)
-    mass = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return float(freedom**0.5 * np.tan(np.interp(2 * probability - 1, mass / mass[-1], angle)))
+def _slack(*values: float) -> float:
+    return 1e-9 * max(map(abs, values))  # rounding is no verdict

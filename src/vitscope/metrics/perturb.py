@@ -29,12 +29,13 @@ class Probe:
 
     Attributes:
         run: from pixels `(n, C, Hi, Wi)` and a mask `(n, P)` of the patch tokens that go through the model, equally
-            many in each row (None for all), to scores `(n,)`.
+            many in each row (None for all), to the model's answers `(n, ...)`.
         pixels: the image as the model gets it.
         fill: the pixels that replace a patch; None leaves its token out.
         grid: rows and columns of patches.
         batch: images that go through the model together.
-        known: a cache of scores by the bits of their sets, for this image, fill and score; new scores are added.
+        score: from answers to scores `(n,)`; by default they are scores themselves.
+        known: a cache of answers by the bits of their sets (`set_key`), for this image and fill; new ones are added.
         numbers: the patch that each row and column of pixels belongs to (`TokenLayout.cell_numbers`); None where the
             patches tile the input.
     """
@@ -44,7 +45,8 @@ class Probe:
     fill: Float[Tensor, "C Hi Wi"] | None
     grid: tuple[int, int]
     batch: int = 8
-    known: dict[bytes, float] | None = None
+    score: Callable[[Tensor], Tensor] = lambda answers: answers
+    known: dict[bytes, Tensor] | None = None
     numbers: CellNumbers | None = None
 
     def scores(
@@ -58,16 +60,17 @@ class Probe:
         together = np.concatenate(masks)
         sets, first, inverse = np.unique(np.packbits(together, 1), axis=0, return_index=True, return_inverse=True)
         known = {} if self.known is None else self.known
-        found = np.array([known.get(one.tobytes(), np.nan) for one in sets])
         new = np.array([one.tobytes() not in known for one in sets], bool)
         counts, done = together[first].sum(1), 0
         for count in np.unique(counts[new]) if self.fill is None else [None]:  # left out: equally many in each batch
             rows = np.flatnonzero(new & (counts == count) if count is not None else new)
             for start in range(0, len(rows), self.batch):
                 part = rows[start : start + self.batch]
-                found[part] = self._run(together[first[part]])
+                answers = self._run(together[first[part]])
+                known.update((sets[row].tobytes(), one) for row, one in zip(part, answers, strict=True))
                 done += len(part)
                 tick(done, int(new.sum()))
+        found = self.score(torch.stack([known[one.tobytes()] for one in sets])).double().cpu().numpy()
         if not np.isfinite(found).all():
             raise MethodError(
                 msg("metrics.score-not-finite", "the score is not finite where patches are replaced"),
@@ -76,19 +79,21 @@ class Probe:
                     "use another {@baseline}, as some models have no answer without any patch token",
                 ),
             )
-        known.update((sets[row].tobytes(), float(found[row])) for row in np.flatnonzero(new))
         ends = np.cumsum([len(one) for one in masks])[:-1]
         return np.split(found[inverse.ravel()], ends), int(new.sum())
 
-    def _run(self, masks: Bool[np.ndarray, "n P"]) -> Float64[np.ndarray, " n"]:
+    def _run(self, masks: Bool[np.ndarray, "n P"]) -> Float[Tensor, "n ..."]:
         covered = torch.from_numpy(masks).to(self.pixels.device)
         pixels = self.pixels.expand(len(masks), -1, -1, -1)
         with torch.no_grad():
             if self.fill is None:
-                scores = self.run(pixels, ~covered)
-            else:
-                scores = self.run(fill_patches(self.fill, pixels, covered, self.grid, self.numbers), None)
-        return scores.double().cpu().numpy()
+                return self.run(pixels, ~covered)
+            return self.run(fill_patches(self.fill, pixels, covered, self.grid, self.numbers), None)
+
+
+def set_key(mask: Bool[np.ndarray, " P"]) -> bytes:
+    """Return the key of a set of patches in a cache of answers."""
+    return np.packbits(mask).tobytes()
 
 
 def baseline_fill(

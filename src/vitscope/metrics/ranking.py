@@ -23,10 +23,10 @@ def rank_map(values: Float[np.ndarray, "gh gw"], seed: int) -> RankedMap:
     return RankedMap(flat, np.lexsort((chance, -flat)))
 
 
-def shuffled_maps(one: RankedMap, count: int, seed: int) -> list[RankedMap]:
-    """Return random maps: the map's values in `count` random orders, which depend on `seed` and P alone."""
+def shuffled_maps(one: RankedMap, count: int, seed: int, start: int = 0) -> list[RankedMap]:
+    """Return random maps `start` to `count`: the map's values in random orders, which depend on `seed` and P alone."""
     made = []
-    for number in range(count):
+    for number in range(start, count):
         order = np.random.default_rng([seed, number]).permutation(one.values.size)
         values = np.empty_like(one.values)
         values[order] = one.values[one.order]

@@ -20,7 +20,7 @@ from vitscope.metrics.faithfulness import MeasureResult
 from vitscope.metrics.measurement import Number, compare_with_random
 from vitscope.metrics.ranking import moved_copies, spearman, ssim
 
-_DRAWS = 99
+_DRAWS, _LEVEL = 99, 0.025  # the second least and the second largest of 99 copies
 _PARTS = 8  # groups of a model whose blocks are not known
 
 
@@ -111,8 +111,8 @@ def sanity(
     Formula: `spearman(m, m')` and `ssim(m, m')`, m' the map afterwards; for a map of both signs, also of `|m|` and
     `|m'|`. Cascading: the groups from the last to each earlier one are random; the number is that of the last map, all
     weights random, and the curve has all of them. Independent: one group is random; the number is the mean over groups.
-    Chance: 99 copies of the map, shifted around the edges and mirrored, as smooth but unrelated; the interval is the
-    2.5th to the 97.5th percentile.
+    Chance: 99 copies of the map, shifted around the edges and mirrored, as smooth but unrelated; their range is from
+    the second least to the second largest, beyond which lies one in fifty on each side.
 
     Args:
         values: the map.
@@ -164,7 +164,7 @@ def _number(
     chance = np.mean([alike(others, np.broadcast_to(one, others.shape)) for one in counted], 0)
     x = tuple((i + 1) / len(names) for i in range(len(names)))
     result = MeasureResult(float(value), x, tuple(curve.tolist()), {"stages": names})
-    return compare_with_random(name, "sanity", "lower", result, chance.tolist(), "percentiles")
+    return compare_with_random(name, "sanity", "lower", result, chance.tolist(), level=_LEVEL)
 
 
 def _random_like(parameter: nn.Parameter, seed: int) -> nn.Parameter:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitscope.metrics.faithfulness import MeasureResult
+from vitscope.metrics.faithfulness import DRAWS, MeasureResult
 from vitscope.metrics.measurement import Number, compare_with_random
 from vitscope.metrics.ranking import rank_map, shuffled_maps, spearman
 
@@ -21,7 +21,7 @@ def stability(
     pixels: Float[Tensor, "C Hi Wi"],
     span: Float[Tensor, "C Hi Wi"],
     *,
-    n_random_maps: int = 5,
+    n_random_maps: int = DRAWS,
     seed: int = 0,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Number]:

@@ -1,55 +1,146 @@
-"""Verdicts as sentences: how a map compares with random maps, by which measures, and how often chance does as well."""
+"""Verdicts as sentences for readers without statistics: they say what the numbers say, and no more."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
-from vitscope._messages import join_messages, msg
+from vitscope._messages import msg
 
+Number: TypeAlias = Any  # of `metrics.measurement`, which imports this file
+
+MARKS: Mapping[str, str] = {
+    "better than random": "▲",
+    "worse than random": "▼",
+    "no better than random": "=",
+    "undecided": "?",
+    "as unlike as chance": "=",
+    "more alike than chance": "!",
+    "more opposite than chance": "!",
+}
 _SANITY: Mapping[str, str] = {
     "more alike than chance": msg("metrics.more-alike", "more alike than chance"),
     "as unlike as chance": msg("metrics.as-unlike", "as unlike as chance"),
     "more opposite than chance": msg("metrics.more-opposite", "more opposite than chance"),
 }
+_KINDS = (("deletion", "aopc", "positive"), ("insertion", "negative"), ("infidelity", "sensitivity-n", "saco"))
+_HIDE, _SHOW, _FORETELL = range(3)
+_SENTENCES: Mapping[tuple[int, str], Callable[[str, str], str]] = {
+    (_HIDE, "better than random"): lambda how, count: msg(
+        "metrics.hide-better",
+        "Hiding what this map marks changes the model's answer {how} than hiding random patches ({count}).",
+        how=how,
+        count=count,
+    ),
+    (_HIDE, "worse than random"): lambda how, count: msg(
+        "metrics.hide-worse",
+        "Hiding what this map marks changes the model's answer {how} than hiding random patches ({count}).",
+        how=how,
+        count=count,
+    ),
+    (_HIDE, "no better than random"): lambda _how, count: msg(
+        "metrics.hide-same",
+        "Hiding what this map marks does not clearly change the model's answer more than hiding random patches "
+        "({count}).",
+        count=count,
+    ),
+    (_HIDE, "undecided"): lambda _how, count: msg(
+        "metrics.hide-undecided",
+        "Whether hiding what this map marks changes the model's answer more than hiding random patches: {count}.",
+        count=count,
+    ),
+    (_SHOW, "better than random"): lambda how, count: msg(
+        "metrics.show-better",
+        "Shown alone, what it marks keeps {how} of the model's answer than random patches ({count}).",
+        how=how,
+        count=count,
+    ),
+    (_SHOW, "worse than random"): lambda how, count: msg(
+        "metrics.show-worse",
+        "Shown alone, it does not suffice: what it marks keeps {how} of the model's answer than random patches "
+        "({count}).",
+        how=how,
+        count=count,
+    ),
+    (_SHOW, "no better than random"): lambda _how, count: msg(
+        "metrics.show-same",
+        "Shown alone, it does not suffice: what it marks does not clearly keep more of the model's answer than random "
+        "patches ({count}).",
+        count=count,
+    ),
+    (_SHOW, "undecided"): lambda _how, count: msg(
+        "metrics.show-undecided",
+        "Whether what it marks, shown alone, keeps more of the model's answer than random patches: {count}.",
+        count=count,
+    ),
+    (_FORETELL, "better than random"): lambda how, count: msg(
+        "metrics.foretell-better",
+        "Hiding patches changes the model's answer where this map says so, {how} than for random maps ({count}).",
+        how=how,
+        count=count,
+    ),
+    (_FORETELL, "worse than random"): lambda how, count: msg(
+        "metrics.foretell-worse",
+        "Hiding patches changes the model's answer where this map says so, {how} than for random maps ({count}).",
+        how=how,
+        count=count,
+    ),
+    (_FORETELL, "no better than random"): lambda _how, count: msg(
+        "metrics.foretell-same",
+        "Hiding patches does not clearly change the model's answer more where this map says so than for random maps "
+        "({count}).",
+        count=count,
+    ),
+    (_FORETELL, "undecided"): lambda _how, count: msg(
+        "metrics.foretell-undecided",
+        "Whether hiding patches changes the model's answer where this map says so, more than for random maps: {count}.",
+        count=count,
+    ),
+}
 
 
-def faithfulness_text(names: Mapping[str, Sequence[str]], details: Sequence[str], outside: float) -> str:
-    """Sum up the verdicts of all measures of faithfulness.
+def leading(numbers: Sequence[Number]) -> list[Number]:
+    """Return the best number of each kind: what hiding does, what showing alone does, what the values foretell."""
+    by_name = {number.name: number for number in numbers}
+    found = [[by_name[name] for name in names if name in by_name] for names in _KINDS]
+    return [those[0] for those in found if those]
 
-    Args:
-        names: the measures with each verdict.
-        details: added in brackets.
-        outside: the share of random maps outside their interval, of which half lie beyond one end.
-    """
-    better, worse, same = (names[f"{how} than random"] for how in ("better", "worse", "no better"))
-    undecided, count = names["undecided"], sum(map(len, names.values()))
-    if not better and not worse:
-        reached = [_reached(undecided)] if undecided else []
-        return _with_details(none_of(count), [*details, *reached])
-    parts = [
-        _with_chance(say(found, count), outside / 2 * count / len(found), outside)
-        for say, found in ((better_by, better), (worse_by, worse))
-        if found
-    ]
-    if better and same:
-        parts.append(
-            msg("metrics.no-better-by", "no better by {number} ({names})", number=len(same), names=", ".join(same))
+
+def number_text(number: Number) -> str:
+    """Say in one sentence what a number of faithfulness means; empty for numbers of another group."""
+    kind = next((kind for kind, names in enumerate(_KINDS) if number.name in names), None)
+    if kind is None:
+        return ""
+    if number.verdict == "worse than random":
+        how = msg("metrics.far-less", "far less") if number.far else msg("metrics.less", "less")
+    else:
+        how = msg("metrics.far-more", "far more") if number.far else msg("metrics.more", "more")
+    return _SENTENCES[kind, number.verdict](how, _count(number))
+
+
+def _count(number: Number) -> str:
+    """Say how many random maps the map is better or worse than, and what keeps a verdict from being given."""
+    of = {"name": number.name, "draws": number.draws}
+    if number.verdict == "worse than random":
+        return msg("metrics.loses", "{name}: worse than {lost} of {draws} random maps", lost=number.lost, **of)
+    if number.verdict != "undecided":
+        return msg("metrics.beats", "{name}: better than {beaten} of {draws} random maps", beaten=number.beaten, **of)
+    if not number.needed:
+        return msg(
+            "metrics.reached", "{name} cannot tell, as random maps reach the best possible value", name=number.name
         )
-    if undecided:
-        parts.append(
-            msg(
-                "metrics.undecided-by",
-                "undecided by {number} ({names}: random maps reach the best possible value)",
-                number=len(undecided),
-                names=", ".join(undecided),
-            )
-        )
-    return _with_details(join_messages(", ", parts), details)
+    return msg(
+        "metrics.too-few-maps",
+        "not enough random maps to tell ({name}: better than {beaten} of {draws}; it takes {needed} more at most)",
+        beaten=number.beaten,
+        needed=number.needed,
+        **of,
+    )
 
 
 def sanity_text(verdict: str, correlation: float) -> str:
     """Say how the map changes when all weights are randomised."""
     return msg(
         "metrics.randomised",
-        "with all weights drawn anew its map is {verdict} (rank correlation {value})",
+        "With all weights drawn anew its map is {verdict} (rank correlation {value}).",
         verdict=_SANITY[verdict],
         value=f"{correlation:.2f}",
     )
@@ -80,27 +171,3 @@ def worse_by(names: Sequence[str], count: int) -> str:
 def none_of(count: int) -> str:
     """Say that no measure tells a map from random maps."""
     return msg("metrics.none-of", "no measure of {count} tells the map from random maps", count=count)
-
-
-def _reached(names: Sequence[str]) -> str:
-    return msg(
-        "metrics.reached-by-random", "for {names} random maps reach the best possible value", names=", ".join(names)
-    )
-
-
-def _with_chance(finding: str, chance: float, outside: float) -> str:
-    """Add how often chance alone finds as much, where that is more than the share of random maps outside."""
-    if chance <= outside:
-        return finding
-    return msg(
-        "metrics.by-chance",
-        "{finding}, which chance alone gives to up to {share} of random maps",
-        finding=finding,
-        share=f"{min(1.0, chance):.0%}",
-    )
-
-
-def _with_details(finding: str, details: Sequence[str]) -> str:
-    if not details:
-        return finding
-    return msg("metrics.details", "{finding} ({details})", finding=finding, details=join_messages("; ", details))

@@ -66,7 +66,7 @@ def curves(panels: Sequence[Curve], unit: str, title: str = "") -> Image.Image:
     figure = new_figure((len(panels) * _SIDE, _TALL + (0.3 if title else 0)))
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False, sharey=True).flat, panels, strict=True):
         mean, low, high = panel.around.T
-        axes.fill_between(panel.x, low, high, color="0.87", linewidth=0, label="random maps, 95 %")
+        axes.fill_between(panel.x, low, high, color="0.87", linewidth=0, label="range of random maps")
         axes.plot(panel.x, mean, color="0.45", linewidth=1, label="random maps, mean")
         axes.plot(panel.x, panel.y, color="tab:red", linewidth=1.6, marker="o", markersize=2.5, label="this map")
         axes.set_title(panel.title, fontsize=9, parse_math=False)

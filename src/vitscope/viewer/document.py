@@ -45,6 +45,7 @@ def map_entry(explanation: Explanation, name: str) -> tuple[dict[str, Any], dict
         "norm": provenance.get("drawing", {}).get("norm"),
         "notes": list(provenance.get("notes", [])),
         "caveat": explanation.caveat,
+        "remarks": explanation.remarks,
         "source": "",
         "passes": "",
         "sums_to_one": False,

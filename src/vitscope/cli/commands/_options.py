@@ -134,7 +134,9 @@ Size = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option(metavar="COUNT", callback=in_range, help="Images in one forward pass.")]
 Seed = Annotated[int, typer.Option(metavar="NUMBER", help="Seed of all random numbers.")]
-Baseline = Annotated[str, one_of("mean|blur|black|zero|removal", "What replaces the patches that are taken away.")]
+Baseline = Annotated[
+    str, one_of("auto|mean|blur|black|zero|removal", "What replaces patches; auto leaves them out where it can.")
+]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", callback=_folder, help="Folder for the results.")]
 OptionalOut = Annotated[
     Path | None,

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from vitscope.scope import Scope
 
 _FILES = ("measure.json", "measure.parquet", "curves.png", "statistics.json", "by-depth.png", "localisation.json")
-_SHARE_OF_CHANCE = 0.025
 _WORTH_SAYING = 0.0005  # else it reads 0.0%
 
 
@@ -56,13 +55,18 @@ def measure(
         str,
         typer.Option(
             metavar="default|all|NAMES",
-            help="Names with commas; all adds stability and sanity, which make the map again and again.",
+            help="Names with commas; all adds weaker ones, and stability and sanity, which make the map again.",
         ),
     ] = "default",
-    baseline: opt.Baseline = "mean",
+    baseline: opt.Baseline = "auto",
     score: Annotated[str, opt.one_of("probability|logit", "Score of a class.")] = "probability",
-    n_random_maps: Annotated[int, typer.Option(metavar="COUNT", help="Random maps to compare with.")] = 5,
-    steps: Annotated[int, typer.Option(metavar="COUNT", help="Steps of the deletion and insertion curves.")] = 20,
+    n_random_maps: Annotated[
+        int, typer.Option(metavar="COUNT", help="Most random maps to compare with; fewer where they settle it.")
+    ] = 19,
+    seconds: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Draw no more random maps of an image after so long.")
+    ] = None,
+    steps: Annotated[int, typer.Option(metavar="COUNT", help="Steps of the deletion and insertion curves.")] = 10,
     seed: opt.Seed = 0,
     masks: Annotated[
         Path | None,
@@ -78,7 +82,7 @@ def measure(
 ) -> int:
     """Measure how far the map of each image can be believed: numbers beside those of random maps, and a verdict.
 
-    The model runs some 400 times on images with patches replaced; --size 224 takes a fifth of the time.
+    The model runs some 200 to 400 times with patches left out or replaced; --size 224 takes a fifth of the time.
     """
     options.check(method)
     folders = opt.result_folders(images, out) if out else [None] * len(images)
@@ -92,6 +96,7 @@ def measure(
             "baseline": baseline,
             "score": score,
             "n_random_maps": n_random_maps,
+            "seconds": seconds,
             "steps": steps,
             **common,
         },
@@ -211,14 +216,14 @@ def _print(result: _Result, first: bool) -> None:
     report_text.print_field("score", f"{m.score}: {report_text.format_number(m.whole)}{empty}")
     draws = sorted({n.draws for n in m.numbers if n.group == "faithfulness"})
     if draws:
-        counts = " or ".join(map(str, dict.fromkeys((draws[0], draws[-1]))))
+        counts = " to ".join(map(str, dict.fromkeys((draws[0], draws[-1]))))
         report_text.print_field(
             "random", f"{counts} maps with the same values in other places (seed {m.options['seed']})"
         )
     report_text.print_measurement(m)
     if result.localisation is not None:
         report_text.print_localisation(result.localisation)
-    for note in [e.caveat, *m.notes]:
+    for note in [e.caveat, *e.remarks, *m.notes]:
         if note:
             report_text.print_field("note", console.in_flags(note))
     if result.files:
@@ -250,6 +255,8 @@ def _counts(measured: "list[list[Number]]") -> dict[str, Any]:
 
 def _summary(measured: "list[list[Number]]") -> str:
     """Return how many images are better than random, by each number."""
+    from vitscope.metrics.measurement import LEVEL
+
     images, counts = len(measured), _counts(measured)["verdicts"]
     compared = {n.name for numbers in measured for n in numbers if n.group != "sanity"}
     parts = []
@@ -257,5 +264,5 @@ def _summary(measured: "list[list[Number]]") -> str:
         listed = [f"{name} {c[verdict]}" for name, c in counts.items() if verdict in c and name in compared]
         parts += [f"{verdict}: {', '.join(listed)}"] if listed else []
     found = "; ".join(parts) or "no number tells a map from random maps"
-    chance = f"{_SHARE_OF_CHANCE * images:.2g}"
-    return f"Of {images} images {found}. By chance each number would be better for {chance} of {images}."
+    chance = f"{LEVEL * images:.2g}"
+    return f"Of {images} images {found}. By chance each number would be better for {chance} of {images} at most."

@@ -1,5 +1,6 @@
 """`vitscope heads`, `logit-lens`, `similarity` and `compare`: many maps on one sheet."""
 
+import textwrap
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,10 +9,12 @@ import typer
 
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
+from vitscope.metrics.verdict_text import MARKS
 
 if TYPE_CHECKING:
     from vitscope.metrics.measurement import Number
 
+_REMARK = 40  # characters in a line below a map
 _CURVES = ("deletion", "insertion")
 
 
@@ -134,7 +137,7 @@ def compare(
     measure: Annotated[
         bool, typer.Option("--measure", help="Also deletion and insertion, beside random maps: some 40 forwards a map.")
     ] = False,
-    baseline: opt.Baseline = "mean",
+    baseline: opt.Baseline = "auto",
     out: opt.Out = Path("out"),
     force: opt.Force = False,
     as_json: opt.AsJson = False,
@@ -160,6 +163,7 @@ def compare(
         numbers = concentration(e)
         below = f"{numbers['effective_patches']:.0f} of {e.map.size} patches, largest {numbers['largest_share']:.1%}"
         below += f"\nprefix {numbers['prefix_share']:.0%}, {seconds:.2f} s" + ("\nnot rollout" if e.caveat else "")
+        below += "".join(f"\n{textwrap.fill(remark, _REMARK)}" for remark in e.remarks)
         document = {"method": name, "options": e.provenance["options"], "seconds": seconds} | numbers
         if measure:
             with console.image_progress(1) as progress:
@@ -171,14 +175,15 @@ def compare(
         cells.append(Cell(e.overlay(**style), text, below))
         documents.append(document)
     columns = len(cells) if len(cells) <= 4 else None
-    title = f"{picture.name} · {scope.adapter.reference}" + (" · in brackets: 95 % of random maps" if measure else "")
+    title = f"{picture.name} · {scope.adapter.reference}" + (
+        " · in brackets: the range of random maps" if measure else ""
+    )
     opt.write_png(sheet(cells, title, columns=columns, cmap=drawing.cmap), path)
     opt.print_result(path, as_json, {"methods": documents})
 
 
 def _verdict(number: "Number") -> str:
     """Return a number, the range of random maps and the verdict, for a line below a map."""
-    low, high = number.shown
-    short = {"better than random": "better", "worse than random": "worse", "undecided": "undecided"}
-    verdict = short.get(number.verdict, "no better")
-    return f"{number.name} {number.value:.3f} ({low:.2f} to {high:.2f}) {verdict}"
+    verdict = f"{MARKS[number.verdict]} {number.verdict.removesuffix(' than random')}"
+    best = f"{number.better} is better"
+    return f"{verdict}: {number.name} {number.value:.3f} ({number.low:.2f} to {number.high:.2f}; {best})"

@@ -40,7 +40,7 @@ export function createBar(root, ctx) {
       const below = scale.kind === "positive" ? scene.values.reduce((sum, one) => sum + (one < 0), 0) / scene.values.length : 0;
       const cold = below ? t("below_zero", { share: percent(below) }) : "";
       const beyond = state.as_seen ? 0 : unseenShare(data.region), unseen = beyond > 0.002 ? t("unseen_share", { share: percent(beyond) }) : "";
-      note.textContent = [share, cold, unseen, t.message(scene.entry?.caveat)].filter(Boolean).join(t("stop"));
+      note.textContent = [share, cold, unseen, t.message(scene.entry?.caveat), ...(scene.entry?.remarks ?? []).map(t.message)].filter(Boolean).join(t("stop"));
     },
   };
 }

@@ -3,7 +3,7 @@
 import { limits } from "./colours.js";
 import { choices, el, figure, toggle } from "./dom.js";
 import { drawHeat, drawRamp, shapeOf } from "./heat.js";
-import { colourOf, mapScene, nameOfMap, scaleOf } from "./scene.js";
+import { colourOf, mapScene, nameOfMap, numberText, scaleOf } from "./scene.js";
 
 const FINEST = 560; // pixels of a map's longer side
 const STEPS = { ArrowLeft: -2, ArrowDown: -2, ArrowRight: 2, ArrowUp: 2, PageDown: -10, PageUp: 10 };
@@ -113,7 +113,7 @@ export function panel(root, ctx) {
     high.textContent = figure(scale.high);
     ramp.setAttribute("aria-label", t("scale_label", { low: figure(scale.low), high: figure(scale.high) }));
     unit.textContent = [`${scene.unit} · ${t(`norm_${scale.kind}`)}`, state.shared && t("norm_shared"), ...(entry.measurement?.numbers ?? [])
-      .map((number) => t("verdict", { name: t.named(number.name), value: figure(number.value), random: figure(number.random) }))].filter(Boolean).join(" · ");
+      .map((number) => numberText(number, t))].filter(Boolean).join(" · ");
   }
 
   let run = 0;

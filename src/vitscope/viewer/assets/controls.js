@@ -1,8 +1,8 @@
 // The few controls beside the photo: what is shown, of which layer and head, from which token; drawing is folded away.
 
 import { COLOURS } from "./colours.js";
-import { choices, el, figure, percent, toggle } from "./dom.js";
-import { POOLING, nameOfMap, verdictOf } from "./scene.js";
+import { choices, el, percent, toggle } from "./dom.js";
+import { POOLING, nameOfMap, numberText, verdictOf } from "./scene.js";
 
 function select(label, options, take) {
   const list = el("select", { onchange: () => take(list.value) });
@@ -61,11 +61,11 @@ export function methods(root, ctx) {
   store.subscribe(fill, signal);
 }
 
-// Each number in the colour of its own verdict: a map may be better by one and worse by the other.
+// Each number with its own verdict: a map may be better by one and worse by the other.
 function verdicts(entry, t) {
   if (entry.method === "random") return [];
   return (entry.measurement?.numbers ?? []).map((one) => el("small", {
-    class: `vs-${verdictOf(one)}`, text: t("verdict", { name: t.named(one.name), value: figure(one.value), random: figure(one.random) }),
+    class: `vs-${verdictOf(one)}`, text: numberText(one, t), title: t.message(one.sentence),
   }));
 }
 

@@ -1,10 +1,9 @@
 // What is shown as a picture with its legend: what it is, its colour scale and unit, and what it was made by.
 
 import { commandOf } from "./command.js";
-import { figure } from "./dom.js";
 import { drawRamp, shapeOf } from "./heat.js";
 import { withTexts } from "./png.js";
-import { colourOf, scaleOf, stateOf, verdictOf } from "./scene.js";
+import { colourOf, meaningOf, numberText, scaleOf, stateOf } from "./scene.js";
 
 const SMALLEST = 960, LARGEST = 1600; // pixels: a legend needs some, a talk no more
 
@@ -20,8 +19,7 @@ function wrapped(context, text, width) {
 
 // How far the map can be believed, where that was measured.
 function verdictsOn({ scene, t }) {
-  return (scene.entry?.measurement?.numbers ?? []).map((one) =>
-    `${t("verdict", { name: t.named(one.name), value: figure(one.value), random: figure(one.random) })}: ${t(`verdict_${verdictOf(one)}`)}`).join(" · ");
+  return (scene.entry?.measurement?.numbers ?? []).map((one) => numberText(one, t)).join(" · ");
 }
 
 // What the marks on the photo mean.
@@ -43,7 +41,7 @@ export async function pictureOf(ctx) {
   const font = (size, weight = 400) => { context.font = `${weight} ${size * unit}px ${family}`; };
   canvas.width = wide;
   font(0.8);
-  const small = [words.note, verdictsOn(ctx), ...markedOn(ctx, state), `${header.model.reference} · ${header.photo.name} · vitscope ${header.vitscope}`].filter(Boolean)
+  const small = [meaningOf(scene.entry, ctx.t), words.note, verdictsOn(ctx), ...markedOn(ctx, state), `${header.model.reference} · ${header.photo.name} · vitscope ${header.vitscope}`].filter(Boolean)
     .flatMap((text) => wrapped(context, text, wide - 2 * pad));
   font(1.15, 600);
   const title = wrapped(context, words.caption, wide - 2 * pad);

@@ -1,8 +1,8 @@
 // The numbers behind the pictures: every head by depth, what hiding patches does to the score, and where sinks are.
 
 import { chart, lineOf, svg } from "./chart.js";
-import { el, figure, toggle } from "./dom.js";
-import { entryOf, nameOfMap, verdictOf } from "./scene.js";
+import { el, figure, percent, toggle } from "./dom.js";
+import { entryOf, nameOfMap, verdictOf, verdictText } from "./scene.js";
 
 const NEAR = 26; // how far from a dot, in the chart's units, a pointer still means it
 
@@ -139,9 +139,10 @@ function curve(number, measurement, state, ctx) {
     value: figure(number.value), random: figure(number.random) + range, better: t(number.better === "lower" ? "lower" : "higher"),
   });
   plot.root.setAttribute("role", "img");
-  plot.root.setAttribute("aria-label", `${label}. ${words} ${t(`verdict_${kind}`)}.`);
-  return el("figure", { class: "vs-figure-box" }, el("figcaption", {}, el("span", { text: label }), el("strong", { class: `vs-${kind}`, text: t(`verdict_${kind}`) })), plot.root,
-    el("p", { class: "vs-note", text: words }));
+  const meaning = t.message(number.sentence), weak = number.power !== null && number.power < 0.9 ? ` ${t("power", { share: percent(number.power) })}` : "";
+  plot.root.setAttribute("aria-label", [label, verdictText(number, t), words, meaning].join(". "));
+  return el("figure", { class: "vs-figure-box" }, el("figcaption", {}, el("span", { text: label }), el("strong", { class: `vs-${kind}`, text: verdictText(number, t) })), plot.root,
+    el("p", { text: meaning }), el("p", { class: "vs-note", text: words + weak }));
 }
 
 // Tokens that collect attention; each leads to who looks at it.

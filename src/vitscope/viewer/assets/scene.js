@@ -4,6 +4,7 @@
 
 import { kernel } from "./attention.js";
 import { limits } from "./colours.js";
+import { figure } from "./dom.js";
 
 const made = kernel();
 // The part of the state that says which numbers are drawn; the rest says how.
@@ -37,7 +38,21 @@ export function nameOfMap(entry, t) {
 
 const VERDICTS = { "better than random": "better", "worse than random": "worse", "no better than random": "same" };
 
+const MARKS = { better: "▲", worse: "▼", same: "=", open: "?" };
+
 export const verdictOf = (number) => VERDICTS[number.verdict] ?? "open";
+
+// A verdict in a shape and words, so that it needs no colour.
+export const verdictText = (number, t) => `${MARKS[verdictOf(number)]} ${t(`verdict_${verdictOf(number)}`)}`;
+
+// What a number says, with what it is: its verdict, value, and which direction is better.
+export const numberText = (number, t) => t("verdict", {
+  verdict: verdictText(number, t), name: t.named(number.name), value: figure(number.value), random: figure(number.random),
+  best: t(number.better === "lower" ? "low_best" : "high_best"),
+});
+
+// What the measurement of a map means, in sentences.
+export const meaningOf = (entry, t) => (entry?.measurement?.numbers ?? []).map((one) => t.message(one.sentence)).filter(Boolean).join(" ");
 
 function fusedReadout(values, head, tokens) {
   const count = values.length / tokens;

@@ -8,7 +8,7 @@ import vitscope
 from tests.models.sabotaged import Tiny
 from tests.models.traced_row import as_it_is
 
-CODES = {"engine.flat", "engine.zero"}
+CODES = {"render.flat", "render.zero"}
 
 
 def made(query: float) -> Tiny:
@@ -25,7 +25,7 @@ def notes(explanation: vitscope.Explanation) -> set[str]:
     return {note.code for note in explanation.provenance["notes"]} & CODES
 
 
-@pytest.mark.parametrize(("query", "said"), [(0.0, {"engine.flat"}), (1.0, set())])
+@pytest.mark.parametrize(("query", "said"), [(0.0, {"render.flat"}), (1.0, set())])
 def test_a_map_that_is_even_to_the_last_bits_is_said_to_be_flat(query, said):
     model = made(query)
     scope = vitscope.load(model, processor=as_it_is(model.size))
@@ -47,5 +47,5 @@ def test_a_map_of_zeros_is_said_to_be():
         model.head.weight.zero_()
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     e = scope.explain(image, method="input-x-gradient", target=0)
-    assert notes(e) == {"engine.zero"}
+    assert notes(e) == {"render.zero"}
     assert not e.map.any()

@@ -1,0 +1,65 @@
+"""Maps whose colours would mislead are called so, and ordinary ones are not."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+import vitscope
+from vitscope.render.remarks import map_remarks
+
+ROOT = Path(__file__).parents[2]
+
+
+def codes(values):
+    return [remark.code for remark in map_remarks(np.asarray(values, np.float32))]
+
+
+def smooth(seed, shape=(12, 12), width=1.0):
+    return gaussian_filter(np.random.default_rng(seed).exponential(size=shape), width)
+
+
+def test_zero_flat_and_nearly_flat():
+    assert codes(np.zeros((8, 8))) == ["render.zero"]
+    assert codes(np.full((8, 8), 0.3)) == ["render.flat"]
+    assert codes(np.full((2, 3, 4), -2.0)) == ["render.flat"]
+    level = 1 + 0.019 * smooth(0) / smooth(0).max()
+    assert codes(level) == ["render.nearly-flat"]
+    assert "1." in map_remarks(level.astype(np.float32))[0]
+    assert codes(1 + 0.3 * smooth(0) / smooth(0).max()) == []
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (7, 9), (16, 16), (37, 37)])
+def test_shuffled_maps_are_called_nearly_random(shape):
+    """By Moran's I one in a hundred is not, whatever the values; within four sigma of 100."""
+    rng = np.random.default_rng(1)
+    found = [codes(rng.permutation(smooth(seed, shape).ravel()).reshape(shape)) for seed in range(100)]
+    said = sum(one == ["render.nearly-random"] for one in found)
+    assert said >= 95 - 4 * 4.75**0.5
+
+
+def test_what_is_isolated_is_told_from_what_is_small():
+    """A sink is one patch alone; an object of one patch shines on its neighbours, as maps of any model do."""
+    sink = smooth(2) / smooth(2).sum()
+    sink[3, 4], sink[9, 9] = 0.9, 0.6
+    assert codes(sink) == ["render.isolated"]
+    assert map_remarks(sink)[0].params["count"] == 2
+    small = np.zeros((12, 12))
+    small[4, 7] = 1
+    assert codes(gaussian_filter(small, 0.8) + 1e-3 * smooth(3)) == []
+
+
+def test_smooth_maps_small_maps_and_maps_of_clips_say_nothing():
+    assert [codes(smooth(seed)) for seed in range(30)] == [[]] * 30
+    assert codes(np.random.default_rng(0).random((4, 4))) == []
+    assert codes(np.random.default_rng(0).random((3, 8, 8))) == []
+
+
+@pytest.mark.parametrize("method", ["attention", "rollout", "gradcam", "relevance", "pca"])
+def test_ordinary_maps_of_the_embedded_classifier_say_nothing(method):
+    scope = vitscope.load("embedded:digit-scenes")
+    image = ROOT / "src/vitscope/web/samples/digits.png"
+    e = scope.explain(image, method=method)
+    assert e.remarks == []
+    assert scope.explain(image, method="random").remarks[0].code == "render.nearly-random"
