@@ -1,6 +1,6 @@
 """How much does a backbone know of classes, layer by layer? Nearest neighbours and a linear probe of its tokens.
 
-    python benchmarks/class_information.py [FOLDER] [--model REFERENCE] [--size 224] [--most 50] [--layers 2,5,8,11]
+    python benchmarks/class_information.py [FOLDER] [--model REFERENCE] [--size 224] [--most 12] [--layers 9,10,11]
 
 FOLDER holds a folder of images for each class, as ImageNet's validation set does. After each block the CLS token and
 the mean patch token are taken, after the last one behind the last norm. `neighbour`: how often the most similar other
@@ -10,9 +10,8 @@ brackets 95 % bootstrap intervals over images.
 DINOv2 ViT-S/14 as Meta published it names 79.0 % of ImageNet's validation images by their neighbours and 81.1 % by a
 linear probe (Oquab et al. 2023, table 4), among 1,000 classes and with all of the training set. Run on some images of
 ImageNet, this script shows whether a network can be that one: class information that falls in the last layers is not
-DINOv2's. Without FOLDER there are two small sets of images, which rest on what scikit-image and scikit-learn bring:
-`objects`, the 11 cut-outs of `vitscope bench planted` on 12 backgrounds, which asks for one object among others and not
-for a class of objects; and `textures`, crops of four photos of surfaces.
+DINOv2's. Without FOLDER the images are scenes with the 11 cut-outs of `vitscope bench planted` on its 12 backgrounds:
+they ask for one object among others, not for a class of objects.
 """
 
 import argparse
@@ -21,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from skimage import data
 
 import vitscope
 from vitscope.bench import photos
@@ -49,20 +47,6 @@ def objects(most: int) -> tuple[list[np.ndarray | Path], np.ndarray]:
     names = sorted([*photos.CUTOUTS["tune"], *photos.CUTOUTS["report"]])
     made = [scene for split in ("tune", "report") for scene in scenes(most * 6, seed=3, size=224, split=split)]
     return [scene.image for scene in made], np.array([names.index(scene.cutout) for scene in made])
-
-
-def textures(most: int) -> tuple[list[np.ndarray | Path], np.ndarray]:
-    """Return crops of four surfaces, of other sizes, places and brightness each."""
-    rng, images, labels = np.random.default_rng(3), [], []
-    for label, surface in enumerate((data.brick(), data.grass(), data.gravel(), data.coins())):
-        for _ in range(most):
-            side = int(rng.integers(90, min(surface.shape)))
-            top, left = (int(rng.integers(0, n - side + 1)) for n in surface.shape)
-            crop = surface[top : top + side, left : left + side].astype(float)
-            crop = np.clip((crop - crop.mean()) * rng.uniform(0.6, 1.2) + rng.uniform(90, 160), 0, 255)
-            images.append(np.repeat(np.rot90(crop, rng.integers(4))[..., None], 3, 2).astype(np.uint8))
-            labels.append(label)
-    return list(images), np.array(labels)
 
 
 def tokens(
@@ -120,25 +104,20 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--model", default=None)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--most", type=int, default=20, help="images of a class, at most")
+    parser.add_argument("--most", type=int, default=12, help="images of a class, at most")
     parser.add_argument("--layers", default="2,5,8,9,10,11")
     given = parser.parse_args()
     scope = vitscope.load(given.model)
     layers = [int(text) for text in given.layers.split(",")]
-    sets = {given.folder.name: classes_of(given.folder, given.most)} if given.folder else None
-    sets = sets or {"objects": objects(given.most), "textures": textures(given.most)}
-    print(f"{scope.adapter.reference}, {scope.adapter.weights}, about {given.size} x {given.size} pixels\n")
-    for name, (images, labels) in sets.items():
-        found = tokens(scope, images, given.size, layers)
-        count = len(set(labels.tolist()))
-        print(f"\n{name}: {len(images)} images of {count} classes; by chance {1 / count:.2f}\n")
-        print("| features | neighbour | probe |\n|---|---|---|")
-        for kind, features in found.items():
-            cells = [
-                f"{e.value:.3f} [{e.low:.3f} {e.high:.3f}]"
-                for e in (bootstrap(one(features, labels)) for one in (neighbour, probe))
-            ]
-            print(f"| {kind} | {' | '.join(cells)} |")
+    images, labels = classes_of(given.folder, given.most) if given.folder else objects(given.most)
+    count = len(set(labels.tolist()))
+    print(f"{scope.adapter.reference}, {scope.adapter.weights}, about {given.size} x {given.size} pixels")
+    print(f"{len(images)} images of {count} classes; by chance {1 / count:.2f}\n")
+    found = tokens(scope, images, given.size, layers)
+    print("\n| features | neighbour | probe |\n|---|---|---|")
+    for kind, features in found.items():
+        estimates = [bootstrap(one(features, labels)) for one in (neighbour, probe)]
+        print(f"| {kind} | {' | '.join(f'{e.value:.3f} [{e.low:.3f} {e.high:.3f}]' for e in estimates)} |")
 
 
 if __name__ == "__main__":
