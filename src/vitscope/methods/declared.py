@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -40,14 +41,33 @@ def check_declared(methods: Sequence[str], options: Mapping[str, Any]) -> None:
 @cache
 def declared_options() -> dict[str, dict[str, Option]]:
     """Return the options of each method by name, as the registry has them; empty where the sources are not at hand."""
-    nodes = [node for path in sorted(Path(__file__).parent.glob("*.py")) for node in ast.parse(path.read_bytes()).body]
-    aliases = {ast.unparse(node.targets[0]): _choices(node.value, {}) for node in nodes if isinstance(node, ast.Assign)}
+    files = [ast.parse(path.read_bytes()).body for path in sorted(Path(__file__).parent.glob("*.py"))]
+    aliases = {
+        ast.unparse(node.targets[0]): _choices(node.value, {})
+        for nodes in files
+        for node in nodes
+        if isinstance(node, ast.Assign)
+    }
     return {
-        name: {option.name: option for option in _options(node.args, aliases)}
+        name: {option.name: option for option in _options(node.args, aliases, _constants(nodes))}
+        for nodes in files
         for node in nodes
         if isinstance(node, ast.FunctionDef)
         for name in _names(node)
     }
+
+
+def _constants(nodes: list[ast.stmt]) -> dict[str, Any]:
+    """Return the constants of one file, by their names; without those that are computed."""
+    found: dict[str, Any] = {}
+    for node in nodes:
+        if isinstance(node, ast.Assign):
+            with suppress(ValueError):
+                value = ast.literal_eval(node.value)
+                names = node.targets[0].elts if isinstance(node.targets[0], ast.Tuple) else node.targets
+                values = value if isinstance(node.targets[0], ast.Tuple) else [value]
+                found |= zip(map(ast.unparse, names), values, strict=True)
+    return found
 
 
 def _names(function: ast.FunctionDef) -> Iterator[str]:
@@ -60,11 +80,16 @@ def _names(function: ast.FunctionDef) -> Iterator[str]:
             yield name
 
 
-def _options(arguments: ast.arguments, aliases: Mapping[str, tuple[str, ...]]) -> Iterator[Option]:
+def _options(
+    arguments: ast.arguments, aliases: Mapping[str, tuple[str, ...]], constants: Mapping[str, Any]
+) -> Iterator[Option]:
+    """Yield the keywords of a function; a default that is computed is None, for which any value fits."""
     for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
         if default is not None and argument.annotation is not None:
-            choices = _choices(argument.annotation, aliases)
-            yield Option(argument.arg, ast.unparse(argument.annotation), ast.literal_eval(default), choices)
+            value = constants.get(ast.unparse(default))
+            with suppress(ValueError):
+                value = ast.literal_eval(default)
+            yield Option(argument.arg, ast.unparse(argument.annotation), value, _choices(argument.annotation, aliases))
 
 
 def _choices(annotation: ast.expr, aliases: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
