@@ -103,10 +103,16 @@ def test_no_color_is_honoured(what):
         assert all(words in said for words in expected)
 
 
-def test_no_bars_without_a_terminal(capsys):
+def test_without_a_terminal_progress_is_a_line_every_ten_seconds_and_no_bar(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
     with console.image_progress(3) as progress:
         progress.advance()
-    assert tuple(capsys.readouterr()) == ("", "")
+        for done, now[0] in enumerate([0, 4, 10, 11, 19, 21]):
+            progress.update_forwards("faithfulness", done, 60)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == ["vitscope: faithfulness: 2 of 60", "vitscope: faithfulness: 5 of 60"]
 
 
 def test_python_dash_m():

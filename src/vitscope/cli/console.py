@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -34,6 +35,7 @@ err = Console(stderr=True, highlight=False)
 _STAGES = {"fetch": "downloading the weights", "verify": "verifying the weights", "convert": "converting the weights"}
 # control and format characters, such as those that turn the direction of writing; and ends of lines and paragraphs
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
+_SECONDS_BETWEEN_LINES = 10  # of progress, without a terminal
 _NO_TERMINAL_WIDTH = 200  # of tables in files and pipes
 
 
@@ -173,9 +175,13 @@ def download_progress() -> Iterator[Callable[[str, int, int], None]]:
 
 
 class ImageProgress:
-    """Bars over images, and over the forwards of a method that needs many; none before there is something to count."""
+    """Bars over images, and over the forwards of a method that needs many; none before there is something to count.
+
+    Without a terminal the forwards are told in a line every ten seconds.
+    """
 
     def __init__(self, images: int, description: str) -> None:
+        self._told = time.monotonic()
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         self._bars = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
         self._images = self._bars.add_task(description, total=images) if images > 1 else None
@@ -195,6 +201,11 @@ class ImageProgress:
 
     def update_forwards(self, name: str, done: int, total: int) -> None:
         """Set how many forwards of a method or metric are done for the images in progress."""
+        if not err.is_terminal:
+            if time.monotonic() - self._told >= _SECONDS_BETWEEN_LINES:
+                print_note(f"{name}: {done} of {total}")
+                self._told = time.monotonic()
+            return
         self._bars.start()
         if self._forwards is None:
             self._forwards = self._bars.add_task(name, total=total)
@@ -219,7 +230,7 @@ class ImageProgress:
 
 @contextmanager
 def image_progress(images: int, description: str = "explaining") -> Iterator[ImageProgress]:
-    """Show progress bars while images are explained or measured; nothing without a terminal."""
+    """Show progress bars while images are explained or measured; without a terminal, a line now and then."""
     progress = ImageProgress(images, description)
     try:
         yield progress

@@ -176,9 +176,11 @@ def _view_one(
 ) -> View:
     """Make the view of one image, and show what there is of it on the way."""
     parts = _Parts(engine, picture, options, more, max_mb)
-    for name in options.methods:
+    for number, name in enumerate(options.methods):
+        if options.progress:
+            options.progress(name, number, len(options.methods))
         parts.explain(name)
-        if show and name == options.methods[0]:
+        if show and not number:
             show(parts.view(msg("viewer.further-maps", "further maps and numbers")))
     parts.explain_classes()
     parts.measure_attention()
