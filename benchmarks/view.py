@@ -78,6 +78,11 @@ def array(document: dict[str, Any], name: str) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(planes.T).view(dtype).astype(np.float64).reshape(one["shape"]))
 
 
+def unfolded(values: Tensor) -> Tensor:
+    """Return signed integers of those whose sign is folded in: 0, 1, 2, 3 are 0, -1, 1, -2."""
+    return torch.where(values % 2 == 0, values / 2, -(values + 1) / 2)
+
+
 def worst(made: Tensor, true: Tensor) -> float:
     top = true.topk(min(TOP, true.shape[-1]), -1)
     return float((made.gather(-1, top.indices) / top.values - 1).abs().max())
@@ -90,11 +95,10 @@ def errors(document: dict[str, Any], model: str, photo: Path) -> tuple[float, fl
     store = vitscope.load(model, dtype="float64").attention(photo)
     head = mean = 0.0
     for number, block in enumerate(store):
-        steps = document["header"]["layers"][number]["steps"]
-        if steps is None:
+        if not document["header"]["layers"][number]["rows"]:
             continue
-        q, k, lse = (array(document, f"{name}.{number}") for name in ("q", "k", "lse"))
-        scores = torch.einsum("h,hid,hjd->hij", torch.tensor(steps, dtype=torch.float64), q, k)
+        q, k, weight, lse = (array(document, f"{name}.{number}") for name in ("q", "k", "weight", "lse"))
+        scores = torch.einsum("hd,hdi,hdj->hij", weight, unfolded(q), unfolded(k))
         made, true = (scores - lse[..., None]).exp(), block.rows()[0].double()
         head, mean = max(head, worst(made, true)), max(mean, worst(made.mean(0), true.mean(0)))
     return head, mean

@@ -353,9 +353,10 @@ class Scope:
 
         Args:
             image: as for `explain`.
-            options: `other` (a second image, to compare), `methods` (names), `target`, `top` (classes with own maps),
-                `size`, `measure` (deletion and insertion of each map), `max_mb` (of the page), `seed`, `progress`,
-                `seconds` (for measuring: maps that are left after so long stay unmeasured).
+            options: `other` (a second image, to compare), `methods` (names), `target`, `top` (classes with a map of
+                their own), `size`, `measure` (deletion and insertion of each map), `max_mb` (of the page), `seed`,
+                `seconds` (for measuring: maps that are left after so long stay unmeasured), `progress`, `show` (called
+                with the view as soon as it has a map and all attention, and again before it is measured).
 
         Raises:
             UsageError: a method, option or target that does not exist or does not fit.
