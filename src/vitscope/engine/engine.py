@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -32,7 +33,7 @@ from vitscope.engine.options import (
 )
 from vitscope.engine.provenance import notes_of, provenance
 from vitscope.engine.request import Request, Tick, relevances
-from vitscope.engine.runner import ModelRunner, Prepared, alone, device_and_dtype
+from vitscope.engine.runner import Forward, ModelRunner, Prepared, alone, device_and_dtype
 from vitscope.errors import LayoutError, MethodError, Support, UnsupportedError, UsageError, VitscopeError
 from vitscope.explanation import Explanation
 from vitscope.geometry import ImageRegion, TokenLayout
@@ -60,6 +61,8 @@ class Engine(ModelRunner):
         super().__init__(adapter, device, dtype)
         self.capabilities = Capabilities(self)
         self.calibration = CalibrationOfModel(adapter)
+        self._sharing = False
+        self._shared: Forward | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle adapter and calibration; all else is found out again where it is unpickled."""
@@ -70,6 +73,29 @@ class Engine(ModelRunner):
         if renewed := super().refresh():
             self.capabilities = Capabilities(self)
         return renewed
+
+    @contextmanager
+    def shared_forwards(self) -> Iterator[None]:
+        """Run the model once within the `with` for all that needs no gradient of the same pixels."""
+        self._sharing = True
+        try:
+            yield
+        finally:
+            self._sharing, self._shared = False, None
+
+    def forward(self, pixels: Float[Tensor, "B C Hi Wi"], **kept: Any) -> Forward:
+        """Run the model once and capture its attention, or give what `shared_forwards` keeps; see `ModelRunner`."""
+        if not self._sharing or kept.get("gradients") or kept.get("values"):
+            return super().forward(pixels, **kept)
+        shared, given = self._shared, pixels.to(self.device, self.dtype)
+        if (
+            shared is None
+            or (kept.get("tokens") and shared.states is None)
+            or shared.pixels.shape != given.shape
+            or not torch.equal(shared.pixels, given)
+        ):
+            shared = self._shared = super().forward(pixels, **kept)
+        return shared
 
     @alone
     def supports(self, name: str) -> Support:

@@ -175,15 +175,16 @@ def _view_one(
     show: Callable[[View], None] | None = None,
 ) -> View:
     """Make the view of one image, and show what there is of it on the way."""
-    parts = _Parts(engine, picture, options, more, max_mb)
-    for number, name in enumerate(options.methods):
-        if options.progress:
-            options.progress(name, number, len(options.methods))
-        parts.explain(name)
-        if show and not number:
-            show(parts.view(msg("viewer.further-maps", "further maps and numbers")))
-    parts.explain_classes()
-    parts.measure_attention()
+    with engine.shared_forwards():
+        parts = _Parts(engine, picture, options, more, max_mb)
+        for number, name in enumerate(options.methods):
+            if options.progress:
+                options.progress(name, number, len(options.methods))
+            parts.explain(name)
+            if show and not number:
+                show(parts.view(msg("viewer.further-maps", "further maps and numbers")))
+        parts.explain_classes()
+        parts.measure_attention()
     if options.measure:
         if show:
             show(parts.view(_MEASUREMENT))
@@ -201,7 +202,7 @@ class _Parts:
     ) -> None:
         self.engine, self.picture, self.options, self.more, self.max_mb = engine, picture, options, more, max_mb
         self.ready = engine.prepare(picture, size=options.size)
-        self.store = engine.forward(self.ready.pixels[None]).store
+        self.store = engine.forward(self.ready.pixels[None], tokens=True).store  # as `shared_forwards` gives it to all
         assert self.store.layout is not None
         assert self.store.answer is not None
         self.layout = self.store.layout
