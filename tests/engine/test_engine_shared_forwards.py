@@ -12,10 +12,12 @@ METHODS = ("attention", "rollout")
 def test_maps_of_a_shared_forward_are_those_of_their_own(tiny_scope, photo):
     engine, ready = tiny_scope.engine, tiny_scope.prepare(photo)
     other = tiny_scope.prepare(np.zeros((64, 64, 3), np.uint8))
-    own = [engine.explain(ready, Options(name))[0].map for name in METHODS]
-    statistics(engine, photo, Options("attention"))
     runs = []
     handle = engine.model.register_forward_hook(lambda *_: runs.append(torch.is_grad_enabled()))
+    own = [engine.explain(ready, Options(name))[0].map for name in METHODS]
+    statistics(engine, photo, Options("attention"))
+    engine.explain(ready, Options("relevance"))
+    runs.clear()
     try:
         with engine.shared_forwards():
             shared = [engine.explain(ready, Options(name))[0].map for name in METHODS]

@@ -71,6 +71,7 @@ class Engine(ModelRunner):
     def refresh(self) -> bool:
         """Look at the model again; return whether what was known of it had to be found out anew."""
         if renewed := super().refresh():
+            self._shared = None
             self.capabilities = Capabilities(self)
         return renewed
 
