@@ -51,7 +51,7 @@ HALVES = {"all": slice(None), "even": slice(0, None, 2), "odd": slice(1, None, 2
 
 def pixels_of(path: Path) -> np.ndarray:
     """Return a picture as it is."""
-    return np.asarray(Image.open(path))
+    return np.array(Image.open(path))
 
 
 def object_cases(folder: Path, half: slice) -> list[Case]:
