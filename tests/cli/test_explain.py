@@ -234,8 +234,9 @@ def test_drawing_options_draw_and_are_in_the_manifest(explain, album, tiny_scope
     assert not np.array_equal(drawn, np.asarray(e.overlay()))
     told = manifest(tmp_path / "out" / "cat")["render"]
     assert {name: told[name] for name in style} == style
-    words = {"robust": "1st to 99th percentile of the patches, clipped", "minmax": "smallest to largest value"}
-    assert told["normalisation"] == words[style.get("norm", "minmax")]
+    words = {"robust": "1st to 99th percentile of the patches, clipped"}
+    signed = "0 to the 99th percentile of the patches, clipped"
+    assert told["normalisation"] == words.get(style.get("norm"), signed)
 
 
 def test_a_target_that_changes_nothing_is_said(explain, album):

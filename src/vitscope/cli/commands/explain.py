@@ -34,7 +34,7 @@ class OverlayStyle(opt.SheetStyle):
             help="Kind of overlay; notebook: that of the widely copied recipe.",
         ),
     ] = "color"
-    opacity: Annotated[float, typer.Option(metavar="0..1", help="Opacity of the hottest colour over the image.")] = 0.9
+    opacity: Annotated[float, typer.Option(metavar="0..1", help="Opacity of the hottest colour over the image.")] = 0.65
     blur: Annotated[
         float, typer.Option(metavar="PIXELS", help="Standard deviation of a Gaussian blur, in pixels of the image.")
     ] = 0.0
