@@ -127,3 +127,18 @@ def test_a_finger_that_scrolls_asks_nothing_and_one_that_is_lifted_does(sized):
     for kind in ("pointerdown", "pointerup"):
         sized.evaluate(touch, [kind, 0.6, 0.4])
     assert sized.evaluate(query) == 7
+
+
+def test_contours_are_lines_and_leave_the_photo_between_them(sized):
+    opaque = """() => {
+        const canvas = document.querySelector('.vs-heat');
+        const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+        const alpha = data.filter((_, i) => i % 4 === 3), some = alpha.filter((one) => one > 0);
+        return [some.length / alpha.length, some.every((one) => one === 255)];
+    }"""
+    assert sized.evaluate(opaque)[0] > 0.99
+    sized.evaluate(SET, {"contours": True})
+    share, full = sized.evaluate(opaque)
+    assert 0.01 < share < 0.3
+    assert full
+    sized.evaluate(SET, {"contours": False})
