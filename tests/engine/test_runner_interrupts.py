@@ -3,6 +3,7 @@
 import pytest
 
 from tests.helpers.interrupts import WORKS, check
+from vitscope.attention.changes import Changes, restoring
 
 pytestmark = [
     pytest.mark.usefixtures("as_shipped"),
@@ -32,3 +33,21 @@ def test_an_interrupt_at_many_places_leaves_everything_as_it_was(family, work):
 def test_an_interrupt_in_torch_and_python_itself_leaves_everything_as_it_was(work):
     # torch takes a mode off its stack in a Python generator, and an interrupt in there brings it back much later
     assert check("generic", work, SOME, "", ["function modes"])[1] == {}
+
+
+def test_an_interrupt_while_changes_are_undone_leaves_them_to_the_next_try():
+    asked, left = [], {"hook"}
+
+    def undo():
+        asked.append(len(asked))
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        left.discard("hook")
+
+    @restoring
+    def run():
+        Changes().__enter__().on_exit(undo)  # whose `with` an interrupt kept from ending
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert (asked, left) == ([0, 1], set())

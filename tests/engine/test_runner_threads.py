@@ -86,12 +86,15 @@ def test_two_models_run_side_by_side():
     assert found.shape == (4, 4)
 
 
-@pytest.mark.parametrize("of", ["the model", "a part", "a parent", "a shared parameter", "a compiled part"])
+@pytest.mark.parametrize(
+    "of", ["the model", "a part", "a part without parameters", "a parent", "a shared parameter", "a compiled part"]
+)
 def test_what_shares_a_part_waits(of):
     model = make("transformers")
     other = {
         "the model": lambda: model,
         "a part": lambda: model.vit.embeddings,
+        "a part without parameters": lambda: next(one for one in model.modules() if not [*one.parameters()]),
         "a parent": lambda: nn.Sequential(nn.Identity(), nn.ModuleDict({"inner": model})),
         "a shared parameter": lambda: nn.ParameterList([model.classifier.weight]),
         "a compiled part": lambda: torch.compile(model.vit, backend="eager"),
