@@ -90,7 +90,7 @@ def test_open_clip_with_weights_of_ones_own_takes_texts_from_the_command_line(tm
     asked = [str(photo), "--model", reference, "--method", "gradcam", "--target", "text:a cat", "-o", str(out)]
     told = CliRunner().invoke(app, ["explain", *asked])
     assert told.exit_code == 0, told.output
-    e = vitscope.Explanation.load(out / "photo")
+    e = vitscope.Explanation.load(out / "photo-gradcam")
     same = vitscope.load(model).explain(PHOTO, method="gradcam", target=vitscope.text("a cat"))
     assert e.score == pytest.approx(same.score, abs=1e-5)
     assert np.allclose(e.map, same.map, atol=1e-5 * np.abs(same.map).max())
@@ -185,11 +185,11 @@ class TestCommandLine:
         assert code == 0, said.err
         results = json.loads(said.out)["results"]
         assert [r["target"] for r in results] == ["tabby", "fox", "tabby - fox"]
-        assert {p.name for p in (out / "photo").iterdir()} == {"tabby", "fox", "tabby-fox"}
+        assert {p.name for p in (out / "photo-relevance").iterdir()} == {"tabby", "fox", "tabby-fox"}
         code, plain = run(*arguments[:-1], "--force", "--target", "tabby", "--target", "fox")
         assert code == 0, plain.err
         assert plain.out.count("photo: top 5: ") == 1
-        assert vitscope.Explanation.load(out / "photo" / "fox").target == "fox"
+        assert vitscope.Explanation.load(out / "photo-relevance" / "fox").target == "fox"
         scores = [r["score"] for r in results]
         assert scores[2] == pytest.approx(scores[0] - scores[1], abs=1e-5)
 

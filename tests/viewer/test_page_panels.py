@@ -322,7 +322,8 @@ def test_the_command_line_makes_the_same_map(fresh, tmp_path, monkeypatch, state
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 0
-    e = vitscope.Explanation.load(tmp_path / "out" / "chelsea")
+    [made] = (tmp_path / "out").iterdir()
+    e = vitscope.Explanation.load(made)
     assert np.allclose(fresh.evaluate(SHOWN), [*e.prefix, *e.map.ravel()], rtol=1e-2, atol=1e-4)
 
 

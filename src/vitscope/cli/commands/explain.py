@@ -178,7 +178,7 @@ def _print(documents: list[dict[str, Any]], norm: str) -> None:
         files = {image: Path(image).name for image in files}
     console.print_table(headings, [_row(document, files[document["image"]]) for document in documents])
     remarks = [_remarks(document, norm) for document in documents]
-    common = [line for line in remarks[0] if len(documents) > 1 and all(line in one for one in remarks)]
+    common = [line for line in remarks[0] if len(files) > 1 and all(line in one for one in remarks)]
     lines = [
         f"{files[d['image']]}: {line}"
         for d, one in zip(documents, remarks, strict=True)
