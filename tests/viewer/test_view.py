@@ -60,6 +60,7 @@ def test_the_document_has_the_form_that_hosts_rely_on(tiny_view):
             "norm",
             "notes",
             "caveat",
+            "remarks",
             "source",
             "passes",
             "sums_to_one",
@@ -69,7 +70,6 @@ def test_the_document_has_the_form_that_hosts_rely_on(tiny_view):
             "measurement",
             "steps",
             "alike",
-            "uses_target",
         ]
     )
     assert sorted(header["layers"][0]) == ["heads", "name", "rows"]
