@@ -12,6 +12,8 @@ from tools import bundle
 
 import vitscope
 from tests.helpers.browser import texts
+from vitscope._catalogues import page_texts
+from vitscope.methods.base import METHODS
 from vitscope.render.raster import limits
 from vitscope.viewer.page import page, script, styles
 
@@ -121,3 +123,10 @@ def test_a_damaged_page_says_so_and_shows_nothing(browser, tiny_view, tmp_path, 
     with browser.opened(path.as_uri()) as made:
         made.wait("() => document.querySelector('main').textContent")
         assert texts(made, "main > *") == ["This page was damaged after it was written: make it again."]
+
+
+def test_each_method_of_ours_has_its_plain_line():
+    told = page_texts("viewer-page")["en"]
+    ours = [name for name, method in METHODS if method.run.__module__.startswith("vitscope.")]
+    assert len(ours) > 20
+    assert [name for name in ours if f"about_{name.replace('-', '_')}" not in told] == []
