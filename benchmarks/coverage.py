@@ -412,7 +412,8 @@ def check(scope: Any, layout: Any) -> dict[str, Any]:
         layers = list(range(len(store)))
         with torch.no_grad():
             plain = store.rollout_from_readout(layers, vecmat, 0.5, 0.5)
-        chain = operator_chain(adapter.answer, adapter.model, (1, *size), trace, captured.recorded_calls)
+        shape = (1, adapter.channels, *size)
+        chain = operator_chain(adapter.answer, adapter.model, shape, trace, captured.recorded_calls)
         found["difference"] = float((plain - chain.vecmat(layers, vecmat, 0.5, 0.5)).abs().max())
         found["traced_isotropic"] = trace.isotropic
         if trace.layout != adapter.layout(size):

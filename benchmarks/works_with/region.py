@@ -174,6 +174,38 @@ def _brightest() -> float | str:
     return _refused(lambda: _explained(process), *codes)
 
 
+@row(_SOURCE, "a crop around the brightest pixel of a gradient in a black border", libraries=_VISION,
+     against="faint marks on the photo lie elsewhere")  # fmt: skip
+def _brightest_pixel() -> float | str:
+    def process(image: Image.Image) -> Tensor:
+        grey = np.asarray(image.convert("L"))
+        y, x = (int(n) for n in np.unravel_index(grey.argmax(), grey.shape))
+        left, top = min(max(0, x - 60), image.width - 120), min(max(0, y - 40), image.height - 80)
+        return _tensor(image.crop((left, top, left + 120, top + 80)).resize((32, 32)))
+
+    photo = np.zeros((160, 240, 3), np.uint8)
+    photo[12:-12, 12:-12] = np.linspace(40, 220, 216)[None, :, None]
+    return _refused(lambda: _explained(process, Image.fromarray(photo)), "models.processor-content")
+
+
+@row(_SOURCE, "resize, centre crop, then solarised colours", libraries=_VISION, against=_BY_HAND, tolerance=0.5)
+def _solarised() -> float:
+    return _with_colours(lambda image: _tensor(ImageOps.solarize(image, 128)))()
+
+
+@row(
+    _SOURCE, "a filter for edges, and `region='whole'`", libraries=_VISION, against="the size of the photo", tolerance=0
+)
+def _edges() -> float | str:
+    def process(image: Image.Image) -> Tensor:
+        grey = np.asarray(image.convert("L").resize((32, 32)), np.float32)
+        return torch.from_numpy(np.hypot(*np.gradient(grey))).expand(3, -1, -1) / 255
+
+    if _refused(lambda: _explained(process), "models.processor-region") != REFUSED:
+        return "not refused"
+    return float(_explained(process, region="whole").region.box != (0, 0, 400, 200))
+
+
 @row(_SOURCE, "a region from the caller", libraries=_VISION, against="the region that was given", tolerance=0)
 def _given() -> float:
     stated = ImageRegion((400, 200), (0, 0, 400, 200), (32, 32))

@@ -1,5 +1,6 @@
 """Wrapped, compiled and changed models, threads and surroundings: each against the plain model run by hand."""
 
+import pickle
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -279,6 +280,48 @@ class _Parts(nn.Module):
 @row(KIND, "a head of one's own behind its backbone", libraries=("torch", "transformers"), against=BY_HAND)
 def _own_head() -> float:
     found = vitscope.load(_Parts().eval()).explain(_PHOTO, method="rollout").map
+    return float(np.abs(found - _by_hand(_model())).max())
+
+
+@row(KIND, "averaged over the photo and its mirror image", libraries=("torch", "transformers"), against=BY_HAND)
+def _mirrored_too() -> float:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = _model()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            one, other = (self.model(given).logits for given in (x, x.flip(-1)))
+            return (one + other) / 2
+
+    scope = vitscope.load(Twice().eval())
+    pixels = scope.prepare(_PHOTO).pixels[None]
+    plain = vitscope.load(_model())
+    one, other = (plain.attribute(given, method="rollout").maps[0] for given in (pixels, pixels.flip(-1)))
+    found = scope.attribute(pixels, method="rollout").maps[0]
+    return float((found - (one + other.flip(-1)) / 2).abs().max())
+
+
+@row(KIND, "shifted by a random number of pixels", libraries=("torch", "transformers"), against="two runs differ")
+def _shifted() -> float | str:
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = _model()
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.model(x.roll(int(torch.randint(0, 4, ())), -1))
+
+    try:
+        vitscope.load(Shifted().eval(), processor=lambda image: torch.ones(3, 32, 32), region="whole")
+    except vitscope.errors.LayoutError as error:
+        return REFUSED if error.code == "tracing.random-model" else error.code
+    return "accepted"
+
+
+@row(AROUND, "a scope from a pickle", libraries=("torch", "transformers"), against=BY_HAND)
+def _pickled() -> float:
+    found = pickle.loads(pickle.dumps(vitscope.load(_model()))).explain(_PHOTO, method="rollout").map
     return float(np.abs(found - _by_hand(_model())).max())
 
 

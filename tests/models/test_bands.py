@@ -111,6 +111,8 @@ def test_transparency_is_a_band_only_for_a_model_of_four():
     white = Image.alpha_composite(Image.new("RGBA", (32, 32), "white"), rgba).convert("RGB")
     three, four = vitscope.load(timm_model(3)), vitscope.load(timm_model(4))
     assert torch.equal(three.prepare(rgba).pixels, three.prepare(white).pixels)
+    said = [[getattr(note, "code", "") for note in scope.prepare(rgba).picture.notes] for scope in (three, four)]
+    assert said == [["images.transparency"], ["models.alpha-seen"]]
     resized = four.prepare(rgba, size=32).pixels
     assert torch.allclose(resized, torch.from_numpy(np.asarray(rgba) / 127.5 - 1).permute(2, 0, 1).float(), atol=1e-5)
 

@@ -150,6 +150,21 @@ def test_a_random_mask_and_a_random_order_are_refused():
         vitscope.load(model)
 
 
+def test_numbers_that_are_drawn_alike_by_chance_are_seen():
+    class Moved(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model, self.drawn = make("timm"), 0
+
+        def forward(self, x):
+            self.drawn = int(torch.rand(()) < 0.25)
+            return self.model(x.roll(self.drawn * 8, -1))
+
+    torch.manual_seed(0)  # its first two numbers are above
+    with raises(LayoutError, "tracing.random-model"):
+        vitscope.load(Moved().eval(), processor=lambda image: torch.ones(3, 32, 32), region="whole")
+
+
 def test_a_masked_autoencoder_of_the_library_is_explained_unmasked_and_in_order():
     config = transformers.ViTMAEConfig(**VISION, attn_implementation="eager")
     model = transformers.ViTMAEModel(config).eval()

@@ -23,6 +23,7 @@ from vitscope.models.base import ModelAdapter
 from vitscope.models.generic import GenericAdapter
 from vitscope.models.options import ModelOptions
 from vitscope.models.pixels.bands import first_convolution
+from vitscope.models.pixels.preprocessing import random_state
 from vitscope.tracing.token_tensor import tensors_in
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def adapter_inside(
     and with its class names where the answer still orders the classes as the model does.
 
     Returns:
-        None where there is no such model inside, or the wrapper does not run on pixels alone.
+        None where there is no such model inside, or the wrapper does not run on pixels alone, or draws random numbers.
 
     Raises:
         ModelError: the wrapper changes the pixels in another way, and there is no processor for it.
@@ -221,7 +222,10 @@ def _run(model: nn.Module, known: ModelAdapter, options: ModelOptions) -> _Run |
                 for part in inner.modules():
                     if part is not inner:
                         changes.hook(part, watch_part, with_kwargs=True)
+                before = random_state()
                 output = model(pixels)
+            if random_state() != before:  # another run may hand on other pixels
+                return None
             result, single = _answer(output), False
             with suppress(VitscopeError):  # several tensors of which any can be meant, or none
                 result, single = AnswerReader(options.output)(output), True

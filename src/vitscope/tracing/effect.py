@@ -132,10 +132,13 @@ def check_effect(  # noqa: C901 - what hooks see is put together here
     )
 
 
-def check_repeats(model: nn.Module, first: Tensor, second: Tensor) -> None:
-    """Raise a LayoutError where a part of two forwards on the same pixels differs: the answer, or attention."""
-    one, other = (answer.float().nan_to_num() for answer in (first, second))
-    if one.shape == other.shape and float((one - other).abs().max()) <= _REPEATS * float(one.abs().max()):
+def check_repeats(model: nn.Module, first: list[Tensor], second: list[Tensor]) -> None:
+    """Raise a LayoutError where answers or attention of two forwards on the same pixels differ."""
+    pairs = zip(*([made.float().nan_to_num() for made in of] for of in (first, second)), strict=False)
+    if len(first) == len(second) and all(
+        one.shape == other.shape and float((one - other).abs().max()) <= _REPEATS * float(one.abs().max())
+        for one, other in pairs
+    ):
         return
     raise LayoutError(
         msg(

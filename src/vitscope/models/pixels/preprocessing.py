@@ -189,12 +189,12 @@ class Preprocessing:
             raise LayoutError(
                 msg("models.processor-random-part", "the processor is random: {part}", part=part), _random().hint
             )
-        before = _generators()
+        before = random_state()
         for number in range(_TRIES):
             again = self.run(picture.pixels)
             if again.shape != pixels.shape or not _alike(again, pixels):
                 raise _random()
-            if number == 0 and _generators() == before:
+            if number == 0 and random_state() == before:
                 return
 
     def _affine(self) -> tuple[Tensor, Tensor]:
@@ -222,7 +222,7 @@ def _alike(first: Tensor, second: Tensor) -> bool:
     return torch.allclose(first, second, rtol=0, atol=_SAME * scale, equal_nan=True)
 
 
-def _generators() -> int:
+def random_state() -> int:
     """Return a number that changes when a global generator of random numbers is drawn from."""
     state = np.random.get_state(legacy=False)  # noqa: NPY002 - that of processors
     return hash((random.getstate(), str(state), torch.random.get_rng_state().numpy().tobytes()))
