@@ -31,6 +31,7 @@ def test_it_names_digits_that_it_never_saw(scope):
     assert found / total >= 0.97
 
 
+@pytest.mark.slow
 def test_several_digits_are_likely_at_once(scope):
     from vitscope.bench.digit_scenes import scenes, split_digits
 

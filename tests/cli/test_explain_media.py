@@ -34,6 +34,7 @@ def test_a_clip_gives_a_map_for_each_frame_and_a_film(cli, video_folder, tmp_pat
         assert sum(1 for _ in film.decode(film.streams.video[0])) == 8
 
 
+@pytest.mark.slow
 def test_several_targets_of_a_clip_as_json(cli, video_folder, tmp_path):
     clip = write_video(tmp_path / "clip.mp4", toys_video.frames(20))
     options = ("--target", "0", "--target", "2", "--method", "gradcam", "--json")

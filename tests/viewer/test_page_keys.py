@@ -112,6 +112,7 @@ def test_patches_are_walked_by_keys_and_spoken(fresh):
     assert fresh.evaluate(f"() => {VIEWER}.state.pinned") == [1 + 4 + 3]
 
 
+@pytest.mark.slow
 def test_several_viewers_do_not_disturb_each_other(browser, tiny_view, tmp_path):
     text = re.sub("<meta http-equiv[^>]*>", "", page(tiny_view.document(), "en"))
     mount, host = (re.search(rf"([\w$]+) as {name}\b", text)[1] for name in ("mount", "fileHost"))

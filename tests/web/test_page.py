@@ -103,6 +103,7 @@ def test_patches_are_painted_away_and_the_answer_stands_beside_the_promise(viewe
     viewed.click(".vs-toggle", "Paint")
 
 
+@pytest.mark.slow
 def test_measuring_is_asked_for_beside_the_viewer(viewed):
     viewed.click(".vw-above button", "Measure")
     viewed.wait("() => document.querySelector('main').viewer?.ctx.data.maps.some((one) => one.measurement)")
@@ -141,7 +142,8 @@ LATE = """(seconds) => {
 }"""
 
 
-@pytest.mark.parametrize("late", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("late", [0, 2])
 def test_a_running_question_is_cancelled_and_nothing_stays(start, tiny_scope, monkeypatch, late):
     """Held by a model that waits to be cancelled; also where the question's name comes after the wish to cancel it."""
     import threading
