@@ -23,9 +23,11 @@ NAMES = {  # test files that are not about one module of their folder, and why
     "test_works_with": "benchmarks/works_with",
     "test_viewers_example": "an example",
     "batch/test_kills": "benchmarks/kills.py",
+    "cli/test_early_mistakes": "what is told before torch is imported",
     "export/test_export": "several small modules",
     "export/test_training": "several small modules",
     "methods/test_every_method": "what holds for each method",
+    "viewer/test_modules": "several small modules of JavaScript",
 }
 FILES = sorted(TESTS.rglob("*.py"))
 PLACES = {path: path.relative_to(TESTS).with_suffix("").as_posix() for path in FILES}
