@@ -141,6 +141,26 @@ def test_a_crop_that_follows_the_content_is_refused(process):
     assert caught.value.hint.code.startswith("models.processor-")
 
 
+def test_a_crop_that_follows_marks_as_bright_as_the_photo_is_refused():
+    """Around the brightest pixel of a gradient in a black border: it follows bright marks, not faint ones."""
+
+    def around(image):
+        grey = np.asarray(image.convert("L"))
+        y, x = (int(n) for n in np.unravel_index(grey.argmax(), grey.shape))
+        left, top = min(max(0, x - 60), image.width - 120), min(max(0, y - 40), image.height - 80)
+        return tensor(image.crop((left, top, left + 120, top + 80)).resize((32, 32)))
+
+    image = np.zeros((160, 240, 3), np.uint8)
+    image[12:-12, 12:-12] = np.linspace(40, 220, 216)[None, :, None]
+    with raises(LayoutError, "models.processor-content", hint="models.processor-region.hint"):
+        region_of(around, Image.fromarray(image))
+
+
+def test_colours_that_are_folded_keep_their_place():
+    found = region_of(lambda image: tensor(ImageOps.solarize(centred(image), 128)), photo(120, 60))
+    np.testing.assert_allclose(found.box, GEOMETRIES["centre"][1](120, 60), atol=1)
+
+
 @pytest.mark.parametrize(
     ("turn", "reason"),
     [
