@@ -11,6 +11,7 @@ import vitscope
 TESTS, SOURCE = Path(__file__).parent, Path(vitscope.__file__).parent
 FOLDERS = {"helpers", "oracles"}  # of the tests' own; toy models stand in `models`
 NAMES = {  # test files that are not about one module of their folder, and why
+    "test_coverage": "benchmarks/coverage.py",
     "test_docs": "what the documents say and run",
     "test_architecture": "docs/architecture.md",
     "test_layout": "this file",

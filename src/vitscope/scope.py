@@ -312,12 +312,7 @@ class Scope:
         return measure(self.engine, explanation, **options)
 
     def calibrate(self, **options: Any) -> Calibration:
-        """Measure in minutes which method tells the truth about this model, and make it the model's `auto`.
-
-        Args:
-            options: `images`, `quick`, `size`, `seed`, `force`, `export`, `progress`, `on_note`: those of
-                `vitscope.bench.calibrate.calibrate`.
-        """
+        """Measure which method tells the truth about this model, and make it its `auto`; see `bench.calibrate`."""
         from vitscope.bench.calibrate import calibrate
 
         return calibrate(self, **options)

@@ -52,7 +52,7 @@ def test_what_is_not_a_list_of_images_is_refused_as_such(tiny_scope):
 
 @pytest.mark.usefixtures("as_shipped")
 def test_what_is_not_a_model_is_refused_as_such(tiny_scope):
-    for other in (None, 3, tiny_scope):
+    for other in (3, tiny_scope):
         with raises(UsageError, "models.not-a-model"):
             vitscope.load(other)
         with raises(UsageError, "attention.not-a-module"), vitscope.capture(other):

@@ -192,7 +192,7 @@ class TestPossible:
     def test_the_ends_of_each_number(self):
         vit, dino = scope_of("vit"), scope_of("dinov2")
         e = vit.explain(photo(), method="rollout")
-        got = vit.measure(e, steps=3, n_random_maps=2)
+        got = vit.measure(e, steps=3, n_random_maps=2, metrics=NAMES)
         share = (0.0, 1.0)
         assert {n.name: n.possible for n in got.numbers} == dict.fromkeys(NAMES, share) | {
             "aopc": (got.whole - 1, got.whole),

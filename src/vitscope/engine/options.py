@@ -49,6 +49,7 @@ class ExplainOptions(TypedDict, total=False):
     keep: float
     layer: int
     layers: LayerSpec
+    linear: float
     masks: int
     noise: float
     normalise: bool

@@ -96,7 +96,8 @@ def random_walk(
 @method(
     "evidence-walk",
     passes="1 forward, 1 backward",
-    source="random walk with restart, Pan et al. 2004, section 3.2, of HiResCAM (Draelos & Carin 2020, equation 5)",
+    source="random walk with restart, Pan et al. 2004, section 3.2, of HiResCAM (Draelos & Carin 2020, equation 5) "
+    "without what all patches share",
     requires={"gradient", "token-grids"},
 )
 def evidence_walk(
@@ -104,10 +105,11 @@ def evidence_walk(
 ) -> NotedMap:
     """Smooth the evidence of each patch by a random walk with restart on the patch-similarity graph.
 
-    Formula: `m = x - mean(x)`, `x = c e + (1 - c) T x`: `e_j = sum_d z_jd dy/dz_jd`, z the patch tokens at the chosen
-    place, both signs kept, and cut off at the 99th percentile of its magnitudes; c = `restart` and T, of the same z, as
-    for `random-walk`. A patch gets the evidence of all patches that are like it: for and against cancel within an
-    object, and a token that carries much of the score for others loses it.
+    Formula: `m = x - mean(x)`, `x = c e + (1 - c) T x`: `e_j = sum_d (z_jd - mean_i z_id) dy/dz_jd`, z the patch tokens
+    at the chosen place, both signs kept, and cut off at the 99th percentile of its magnitudes; c = `restart` and T, of
+    the same z, as for `random-walk`. What all tokens share says nothing of a patch, and is left out: HiResCAM, without
+    the mean, can be negative wherever an answer is nearly certain. A patch gets the evidence of all patches that are
+    like it: for and against cancel within an object, and a token that carries much of the score for others loses it.
 
     Args:
         context: the images, the model and the target.
@@ -130,7 +132,8 @@ def evidence_walk(
     """
     _check(restart, temperature)
     activations, z, gradient = patch_gradients(context, layer, at)
-    z, evidence = z.flatten(1, 2), (z * gradient).sum(-1).flatten(1)
+    z, gradient = z.flatten(1, 2), gradient.flatten(1, 2)
+    evidence = ((z - z.mean(1, keepdim=True)) * gradient).sum(-1)
     with torch.no_grad():
         most = evidence.abs().quantile(_USUAL, dim=1, keepdim=True)
         pairs = zip(evidence.clamp(-most, most), z, strict=True)

@@ -3,22 +3,18 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, overload
 
 import typer
 
-from vitscope._files import FILE_KINDS, already_there, atomic_write, is_file_name, path_exists
+from vitscope._files import FILE_KINDS, is_file_name
 from vitscope._messages import msg
 from vitscope._numbers import number, whole_number
-from vitscope._version import __version__
-from vitscope.errors import ImageError, UnknownNameError, UsageError
+from vitscope.errors import UnknownNameError, UsageError
 from vitscope.models.bundled.catalogue import DEFAULT_MODEL, MODEL_VARIABLE, naming_variable
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from vitscope.render.raster import StyleOptions
     from vitscope.scope import Scope
 
@@ -375,50 +371,3 @@ def describe_map(method: str, target: str | None, options: Mapping[str, Any]) ->
     defaults = {name: option.default for name, option in METHODS.get(method).options.items()}
     changed = ", ".join(f"{k} {v}" for k, v in options.items() if v is not None and v != defaults.get(k))
     return method + (f" of {target}" if target else "") + (f" ({changed})" if changed else "")
-
-
-def unusable(image: str) -> ImageError | None:
-    """Return what is wrong with an image file, as far as its first bytes tell; other media are only looked for."""
-    from vitscope.batch.sources import IMAGE_SUFFIXES
-    from vitscope.images import check_image_file
-
-    path = Path(image)
-    try:
-        if not path_exists(path) or (path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()):
-            check_image_file(path)
-    except ImageError as error:
-        return error
-    return None
-
-
-def result_folders(images: list[str], out: Path, ending: str = "") -> list[Path]:
-    """Return OUT/NAME for each image; a further image of the same name gets NAME-2, or the next free number."""
-    stems = [Path(image).stem for image in images]
-    names: list[str] = []
-    for stem in stems:
-        numbered = (f"{stem}-{number}" for number in count(2))
-        names.append(stem if stem not in names else next(n for n in numbered if n not in names and n not in stems))
-    return [out / f"{name}{ending}" for name in names]
-
-
-def require_free(path: Path, force: bool) -> Path:
-    """Return the path; raise a ResultError where something is there that may not be replaced."""
-    if path_exists(path) and not force:
-        raise already_there(path)
-    return path
-
-
-def write_png(picture: "Image.Image", path: Path) -> None:
-    """Write an image file, whole or not at all."""
-    with atomic_write(path) as part:
-        picture.save(part, "PNG")
-
-
-def print_result(path: Path, as_json: bool, document: dict[str, Any]) -> None:
-    """Print where the result is, or a JSON document about it."""
-    from vitscope.cli import console
-
-    if as_json:
-        console.print_json({"vitscope": __version__, "out": str(path)} | document)
-    else:
-        console.print_line(str(path))

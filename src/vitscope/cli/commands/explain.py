@@ -12,6 +12,7 @@ from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
+from vitscope.cli.commands import _results as results
 from vitscope.errors import UsageError, VitscopeError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def explain(
     options.check(*names)
     keywords = {"size": size, "batch_size": batch_size, "seed": seed, **options.keywords()}
     found = _Found(force)
-    usable = [image for image in images if found.accepts(image, opt.unusable(image))]
+    usable = [image for image in images if found.accepts(image, results.unusable(image))]
     several = len(names) * len(images) > 1 or len(target or []) > 1
     work = [
         (name, image, place)
@@ -146,7 +147,7 @@ class _Found:
 def _places(images: list[str], out: Path, method: str, *, several: bool) -> list[Path]:
     """Return where the results of each image go: a folder of its own, or the one file that `--out` names."""
     if not is_file_name(out):
-        return opt.result_folders(images, out, "" if method == "auto" else f"-{method}")
+        return results.result_folders(images, out, "" if method == "auto" else f"-{method}")
     if several:
         raise _several(out)
     return [out for _ in images]

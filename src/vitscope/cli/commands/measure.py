@@ -10,6 +10,7 @@ from vitscope._files import already_there, path_exists
 from vitscope._version import __version__
 from vitscope.cli import console, report_text
 from vitscope.cli.commands import _options as opt
+from vitscope.cli.commands import _results as results
 from vitscope.cli.commands._masks import MaskFolder
 from vitscope.errors import ImageError, MissingDependencyError, UsageError, VitscopeError
 
@@ -85,7 +86,7 @@ def measure(
     The model runs some 200 to 400 times with patches left out or replaced; --size 224 takes a fifth of the time.
     """
     options.check(method)
-    folders = opt.result_folders(images, out) if out else [None] * len(images)
+    folders = results.result_folders(images, out) if out else [None] * len(images)
     problems = [_problem(image, folder, force) for image, folder in zip(images, folders, strict=True)]
     names = () if all(problems) else _metric_names(metrics, baseline, score)
     common = {"seed": seed, "batch_size": batch_size}
@@ -146,7 +147,7 @@ def _metric_names(metrics: str, baseline: str, score: str) -> tuple[str, ...]:
 def _problem(image: str, folder: Path | None, force: bool) -> VitscopeError | None:
     """Return what keeps an image from being measured, as far as it shows before the model is loaded."""
     taken = [folder / name for name in _FILES if folder is not None and not force and path_exists(folder / name)]
-    return opt.unusable(image) or (already_there(taken[0]) if taken else None)
+    return results.unusable(image) or (already_there(taken[0]) if taken else None)
 
 
 def _measured(scope: "Scope", image: str, request: _Request, progress: Any) -> _Result:
@@ -192,7 +193,7 @@ def _write(result: _Result, folder: Path, force: bool) -> None:
     if {number.name for number in result.measurement.numbers} & {"deletion", "insertion"}:
         plots["curves.png"] = result.measurement.plot
     for name, plot in plots.items():
-        opt.write_png(plot(), folder / name)
+        results.write_png(plot(), folder / name)
         result.files.append(folder / name)
 
 

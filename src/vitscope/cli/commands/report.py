@@ -10,6 +10,7 @@ from vitscope._files import atomic_write
 from vitscope._messages import msg
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
+from vitscope.cli.commands import _results as results
 from vitscope.errors import UsageError, require_package
 
 if TYPE_CHECKING:
@@ -52,12 +53,12 @@ def report(
     if view:
         _view(folder, view, model, flags, out, force, as_json)
         return
-    path = opt.require_free(out or folder / "report.html", force)
+    path = results.require_free(out or folder / "report.html", force)
     found = overview(folder)
     _write(path, render_report(found, folder.resolve().name, path.resolve().parent))
     numbers = {"images": found.images, "failed": found.failed, "rows": found.rows}
     numbers["maps"] = sum(values["largest_share"].size for values in found.numbers.values())
-    opt.print_result(path, as_json, numbers)
+    results.print_result(path, as_json, numbers)
 
 
 def _write(path: Path, text: str) -> None:
@@ -76,7 +77,7 @@ def _view(
     from vitscope.viewer.page import page
 
     row = find_row(folder, name)
-    path = opt.require_free(out or folder / "views" / f"{row['id'][:SHORT_ID]}.html", force)
+    path = results.require_free(out or folder / "views" / f"{row['id'][:SHORT_ID]}.html", force)
     if row["map"] is None:
         raise not_explained(row)
     made = row_made(row)
@@ -87,7 +88,7 @@ def _view(
     if options := _other_options(row["method"], made):
         console.print_note(f"the row was made with {options}; the page shows {row['method']} with its defaults")
     _write(path, page(view.document()))
-    opt.print_result(path, as_json, {"id": row["id"], "source": row["source"]})
+    results.print_result(path, as_json, {"id": row["id"], "source": row["source"]})
 
 
 def _load(made: "RowMade", model: str | None, flags: opt.LoadFlags) -> "Scope":

@@ -9,6 +9,7 @@ import typer
 
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
+from vitscope.cli.commands import _results as results
 from vitscope.metrics.verdict_text import MARKS
 
 if TYPE_CHECKING:
@@ -58,9 +59,9 @@ def heads(
         title = f"attention {tokens} x {tokens}: query tokens down, key tokens across; colour by square root"
         title += f"; the first of {windows} windows" if windows > 1 else ""
         title += f"; means of {k} x {k}" if k > 1 else ""
-    path = opt.require_free(out / f"{picture.name}-layer{number}-{kind}.png", force)
-    opt.write_png(sheet(cells, f"{picture.name} · {scope.adapter.reference} · {title}", cmap=drawing.cmap), path)
-    opt.print_result(path, as_json, {"layer": number, "heads": len(cells), "kind": kind})
+    path = results.require_free(out / f"{picture.name}-layer{number}-{kind}.png", force)
+    results.write_png(sheet(cells, f"{picture.name} · {scope.adapter.reference} · {title}", cmap=drawing.cmap), path)
+    results.print_result(path, as_json, {"layer": number, "heads": len(cells), "kind": kind})
 
 
 def logit_lens(
@@ -78,7 +79,7 @@ def logit_lens(
     The target is what the model predicts, unless --target names another.
     """
     model.check_image(image)
-    opt.require_free(path := out / f"{Path(image).stem}-logit-lens.png", force)
+    results.require_free(path := out / f"{Path(image).stem}-logit-lens.png", force)
     style, scope = drawing.style(), model.load()
     from vitscope.render.sheets import Cell, sheet
 
@@ -92,9 +93,9 @@ def logit_lens(
         predictions = "\n".join(e.prediction_texts(digits=0)[:2])
         cells.append(Cell(e.overlay(**style), f"after layer {number}: {e.score:.3g}", predictions))
     title = f"{layers[-1].target} after each layer; each map on its own scale"
-    opt.write_png(sheet(cells, f"{picture.name} · {scope.adapter.reference} · {title}", cmap=drawing.cmap), path)
+    results.write_png(sheet(cells, f"{picture.name} · {scope.adapter.reference} · {title}", cmap=drawing.cmap), path)
     documents = [{"layer": n, "score": e.score, "predictions": e.predictions} for n, e in enumerate(layers)]
-    opt.print_result(path, as_json, {"target": layers[-1].target, "layers": documents})
+    results.print_result(path, as_json, {"target": layers[-1].target, "layers": documents})
 
 
 def similarity(
@@ -115,7 +116,7 @@ def similarity(
 
     for one in (image, other):
         model.check_image(one)
-    opt.require_free(path := out / f"{Path(image).stem}-{Path(other).stem}-similarity.png", force)
+    results.require_free(path := out / f"{Path(image).stem}-{Path(other).stem}-similarity.png", force)
     style, scope = drawing.style(), model.load()
     pictures = (scope.adapter.load(image), scope.adapter.load(other))
     maps = scope.compare(*pictures, method=method, size=size)
@@ -124,8 +125,8 @@ def similarity(
         for e, p, q in zip(maps, pictures, reversed(pictures), strict=True)
     ]
     title = f"{method} · cosine of the features {maps[0].score:.3f} · {scope.adapter.reference}"
-    opt.write_png(sheet(cells, title, cmap=drawing.cmap), path)
-    opt.print_result(path, as_json, {"method": method, "cosine": maps[0].score})
+    results.write_png(sheet(cells, title, cmap=drawing.cmap), path)
+    results.print_result(path, as_json, {"method": method, "cosine": maps[0].score})
 
 
 def compare(
@@ -148,7 +149,7 @@ def compare(
     from vitscope.render.sheets import Cell, sheet
 
     model.check_image(image)
-    opt.require_free(path := out / f"{Path(image).stem}-compare.png", force)
+    results.require_free(path := out / f"{Path(image).stem}-compare.png", force)
     style, scope = drawing.style(), model.load()
     picture = scope.adapter.load(image)
     score_cache: dict[Any, Any] = {}
@@ -178,8 +179,8 @@ def compare(
     title = f"{picture.name} · {scope.adapter.reference}" + (
         " · in brackets: the range of random maps" if measure else ""
     )
-    opt.write_png(sheet(cells, title, columns=columns, cmap=drawing.cmap), path)
-    opt.print_result(path, as_json, {"methods": documents})
+    results.write_png(sheet(cells, title, columns=columns, cmap=drawing.cmap), path)
+    results.print_result(path, as_json, {"methods": documents})
 
 
 def _verdict(number: "Number") -> str:

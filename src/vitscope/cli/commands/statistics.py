@@ -8,6 +8,7 @@ import typer
 from vitscope._version import __version__
 from vitscope.cli import console, report_text
 from vitscope.cli.commands import _options as opt
+from vitscope.cli.commands import _results as results
 from vitscope.errors import MissingDependencyError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def statistics(
     goal, folder = opt.parse_target(target), out / Path(image).stem if out else None
     if folder is not None:
         for name in _FILES:
-            opt.require_free(folder / name, force)
+            results.require_free(folder / name, force)
     scope = model.load()
     picture = scope.adapter.load(image)
     with console.image_progress(1) as progress:
@@ -75,7 +76,7 @@ def _write(found: "Statistics", folder: Path, force: bool) -> list[Path]:
         files.append(found.save(folder / "statistics.parquet", force=force))
     except MissingDependencyError as error:
         console.print_error(error, str(folder / "statistics.parquet"))
-    opt.write_png(found.plot(), folder / "by-depth.png")
+    results.write_png(found.plot(), folder / "by-depth.png")
     return [*files, folder / "by-depth.png"]
 
 

@@ -9,6 +9,7 @@ from vitscope._files import atomic_write
 from vitscope._messages import msg
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
+from vitscope.cli.commands import _results as results
 from vitscope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def view(
         raise UsageError(
             msg("cli.max-mb-range", "--max-mb must be between 0.5 and 500, not {size}", size=format(max_mb, "g"))
         )
-    path = opt.require_free(out, force)
+    path = results.require_free(out, force)
     for one in (image, other):
         if one is not None:
             model.check_image(one)
@@ -95,6 +96,6 @@ def view(
     console.print_note(summary)
     for one in made.header["missing"]:
         console.print_note(f"not in the page: {one['what']}: {console.in_flags(one['why'])}")
-    opt.print_result(path, as_json, {"bytes": size, "error": error, "missing": made.header["missing"]})
+    results.print_result(path, as_json, {"bytes": size, "error": error, "missing": made.header["missing"]})
     if open_:
         typer.launch(path.resolve().as_uri())

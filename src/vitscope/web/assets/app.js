@@ -79,7 +79,8 @@ async function addAsked(document, host, fragment) {
 async function show(id, asked = null, fragment = "") {
   const document = await request(`/api/views/${id}`);
   if (!document.header) return false;
-  const model = state.models.find((one) => one.reference === document.header.model.reference);
+  const names = [asked?.model, document.header.model.reference];
+  const model = state.models.length === 1 ? state.models[0] : state.models.find((one) => names.includes(one.reference));
   const more = viewer && asked === null ? viewer.ctx.data : { maps: [] };
   for (const entry of more.maps.filter((one) => one.more)) {
     document.header.maps.push(entry);
