@@ -40,8 +40,10 @@ def cut(p):
 
 
 def evidence(z, gradient, restart=0.05, temperature=0.1):
-    """`x` less its mean, `x = c (I - (1 - c) T)^-1 e`, e clipped: gradients times tokens less their mean."""
-    e = ((z - z.mean(0)) * gradient).sum(-1)
+    """`x` less its mean, `x = c (I - (1 - c) T)^-1 e`, e clipped: CAMs by own and mean gradients."""
+    own = z - z.mean(0)
+    parts = [np.einsum("jd,jd->j", own, gradient), own @ gradient.mean(0)]
+    e = sum(part / np.linalg.norm(part, 1) for part in parts)
     most = np.quantile(np.abs(e), 0.99)
     x = np.linalg.solve(np.eye(len(z)) - (1 - restart) * steps(z, temperature), restart * np.clip(e, -most, most))
     return x - x.mean()

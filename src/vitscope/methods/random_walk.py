@@ -97,7 +97,7 @@ def random_walk(
     "evidence-walk",
     passes="1 forward, 1 backward",
     source="random walk with restart, Pan et al. 2004, section 3.2, of HiResCAM (Draelos & Carin 2020, equation 5) "
-    "without what all patches share",
+    "and Grad-CAM (Selvaraju et al. 2017, equations 1 and 2), less what all patches share",
     requires={"gradient", "token-grids"},
 )
 def evidence_walk(
@@ -105,11 +105,13 @@ def evidence_walk(
 ) -> NotedMap:
     """Smooth the evidence of each patch by a random walk with restart on the patch-similarity graph.
 
-    Formula: `m = x - mean(x)`, `x = c e + (1 - c) T x`: `e_j = sum_d (z_jd - mean_i z_id) dy/dz_jd`, z the patch tokens
-    at the chosen place, both signs kept, and cut off at the 99th percentile of its magnitudes; c = `restart` and T, of
-    the same z, as for `random-walk`. What all tokens share says nothing of a patch, and is left out: HiResCAM, without
-    the mean, can be negative wherever an answer is nearly certain. A patch gets the evidence of all patches that are
-    like it: for and against cancel within an object, and a token that carries much of the score for others loses it.
+    Formula: `m = x - mean(x)`, `x = c e + (1 - c) T x`: `e = a / sum |a| + b / sum |b|`, `a_j = v_j . g_j`,
+    `b_j = v_j . mean_i g_i`, `v_j = z_j - mean_i z_i`, z the patch tokens at the chosen place and g the score's
+    gradient: HiResCAM and Grad-CAM of what a patch does not share with all others, both signs kept, cut off at the
+    99th percentile of their magnitudes; c = `restart` and T, of the same z, as for `random-walk`. A gradient of its own
+    says most of a patch, but reverses where an answer is nearly certain; the mean gradient is steadier. A patch gets
+    the evidence of all patches that are like it: for and against cancel within an object, and a token that carries much
+    of the score for others loses it.
 
     Args:
         context: the images, the model and the target.
@@ -119,8 +121,8 @@ def evidence_walk(
         temperature: the scale of 1 - cosine over which steps become unlikely; above 0.001.
 
     Returns:
-        `(B, N)`, signed, in units of the score, with mean 0 over the patches; the prefix gets 0. Positive where there
-        is more evidence than elsewhere. Zero at every patch where x is flat to the accuracy of its solution.
+        `(B, N)`, signed, without a unit, with mean 0 over the patches; the prefix gets 0. Positive where there is more
+        evidence than elsewhere. Zero at every patch where x is flat to the accuracy of its solution.
 
     Raises:
         UsageError: an option out of range, or no patch has a gradient there.
@@ -133,7 +135,10 @@ def evidence_walk(
     _check(restart, temperature)
     activations, z, gradient = patch_gradients(context, layer, at)
     z, gradient = z.flatten(1, 2), gradient.flatten(1, 2)
-    evidence = ((z - z.mean(1, keepdim=True)) * gradient).sum(-1)
+    own = z - z.mean(1, keepdim=True)
+    parts = [(own * each).sum(-1) for each in (gradient, gradient.mean(1, keepdim=True))]
+    least = torch.finfo(z.dtype).tiny
+    evidence = torch.stack([part / part.abs().sum(1, keepdim=True).clamp_min(least) for part in parts]).sum(0)
     with torch.no_grad():
         most = evidence.abs().quantile(_USUAL, dim=1, keepdim=True)
         pairs = zip(evidence.clamp(-most, most), z, strict=True)
