@@ -102,7 +102,7 @@ def _() -> float:
 def _() -> float:
     model = _vit("pneumonia")
     scope = vitscope.load(model, processor=_PROCESSOR)
-    m = scope.measure(scope.explain(_PHOTO, method="rollout"), metrics="saco", n_random_maps=2)
+    m = scope.measure(scope.explain(_PHOTO, method="rollout"), metrics="saco", n_random_maps=2, baseline="mean")
     pixels = _PROCESSOR(_PHOTO, return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         flat = model(pixels.mean((2, 3), keepdim=True).expand_as(pixels)).logits[0].double().numpy()

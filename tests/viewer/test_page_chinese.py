@@ -21,7 +21,7 @@ from vitscope.viewer.saved_map import document_of
 ENGLISH = re.compile(r"[A-Za-z]{2,} [a-z]{2,}|[a-z]{3,}: ")  # words that follow each other
 NAMES = {
     "vitscope", "tiny", "vit", "cat", "coffee", "softmax", "auto", "notebook-recipe", "gradcam", "sink", "rollout",
-    "attention", "evidence-walk",
+    "attention", "evidence", "walk",
     "random", "cls", "CLS", "tabby", "hound", "teapot", "kite", "red", "robin", "fox", "ant", "English",
     "Spearman", "inferno", "viridis", "cividis", "grey", "balance", "PNG", "npz", "JSON", "PageUp", "PageDown", "Esc",
     "Shift", "P", "relevance", "dev", "MB", "png", "notebook", "recipe",

@@ -26,7 +26,7 @@ def app(chromium, address):
         wrong = []
         made.page.on("response", lambda one: wrong.append((one.status, one.url)) if one.status >= 400 else None)
         yield made
-        assert [status for status, _ in wrong] == [422], wrong  # the bad file
+        assert [status for status, _ in wrong] in ([], [422]), wrong  # the bad file, where its test runs
         assert [one for one in made.troubles if "status of 422" not in one] == []
 
 
