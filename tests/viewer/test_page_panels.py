@@ -192,6 +192,8 @@ def of(tiny_pair, left=0, right=1):
 
 def test_one_scale_for_both_is_that_of_all_values(fresh, tiny_pair):
     fresh.evaluate(SET, {"panel": "compare", "compare": of(tiny_pair, 0, 2), "norm": "range"})
+    second = tiny_pair.header["maps"][2]["method"]  # what is drawn first has other lines, and the toggle another place
+    fresh.wait("(name) => document.querySelectorAll('.vs-half-told strong')[1]?.textContent.includes(name)", second)
     fresh.click(".vs-tab .vs-toggle input")
     fresh.wait("() => document.querySelector('.vs-half-told .vs-note')?.textContent.includes('shared')")
     entries = [tiny_pair.header["maps"][i] for i in (0, 2)]
