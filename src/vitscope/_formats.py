@@ -15,7 +15,7 @@ from vitscope import _pillow
 from vitscope._bands import Reading, check_array
 from vitscope._messages import msg
 from vitscope._pillow import FORMATS, Decoded, decoding, too_large, upright
-from vitscope.errors import ImageError, require_package
+from vitscope.errors import ImageError, first_line, require_package
 
 HEAD = 132  # bytes that tell the formats apart
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -227,7 +227,7 @@ def _dicom(data: bytes, source: str, reading: Reading, most: int) -> Decoded:
             "{source} is DICOM compressed as {syntax}, which pydicom cannot read here: {reason}",
             source=source,
             syntax=getattr(syntax, "name", syntax),
-            reason=str(error).splitlines()[0],
+            reason=first_line(error),
         )
         raise ImageError(
             problem, msg("images.dicom-syntax.hint", "pip install 'pylibjpeg[all]', or decompress the file")
