@@ -30,3 +30,26 @@ def fresh(tiny):
     tiny.move(1, 1)
     tiny.wait(WAIT, "rollout")
     return tiny
+
+
+@pytest.fixture(scope="session")
+def pair_file(tiny_pair, tmp_path_factory):
+    path = tmp_path_factory.mktemp("pages") / "pair.html"
+    path.write_text(page(tiny_pair.document(), "en"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def pair(browser, pair_file):
+    """One page for many tests; each sets the state that it needs."""
+    with opened(browser, pair_file.as_uri()) as made:
+        yield made
+        assert made.troubles == []
+
+
+@pytest.fixture
+def clean(pair):
+    pair.evaluate(f"() => {{ const {{ store, ctx }} = {VIEWER}; store.set({{ ...ctx.initial }}); }}")
+    pair.move(1, 1)
+    pair.wait(WAIT, "rollout")
+    return pair

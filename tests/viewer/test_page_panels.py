@@ -1,6 +1,5 @@
 """The viewer's panels in both browsers: what they draw, compare, save and tell is what Python says."""
 
-import copy
 import io
 import json
 import re
@@ -17,8 +16,6 @@ from scipy.stats import spearmanr
 import vitscope
 from tests.helpers.browser import CAPTION, SET, SHOWN, VIEWER, shown, texts
 from vitscope.cli.main import main
-from vitscope.viewer.page import page
-from vitscope.viewer.saved_map import document_of
 
 MARKED = {
     "better than random": "▲ better than random",
@@ -26,29 +23,6 @@ MARKED = {
     "no better than random": "= no better than random",
 }
 ENDS = ".vs-half-told:nth-of-type(%d) .vs-ends span"
-
-
-@pytest.fixture(scope="session")
-def pair_file(tiny_pair, tmp_path_factory):
-    path = tmp_path_factory.mktemp("pages") / "pair.html"
-    path.write_text(page(tiny_pair.document(), "en"))
-    return path
-
-
-@pytest.fixture(scope="module")
-def pair(browser, pair_file):
-    """One page for many tests; each sets the state that it needs."""
-    with shown(browser, pair_file.as_uri()) as made:
-        yield made
-        assert made.troubles == []
-
-
-@pytest.fixture
-def fresh(pair):
-    pair.evaluate(f"() => {{ const {{ store, ctx }} = {VIEWER}; store.set({{ ...ctx.initial }}); }}")
-    pair.move(1, 1)
-    pair.wait(CAPTION, "rollout")
-    return pair
 
 
 @pytest.fixture(scope="module")
@@ -78,105 +52,105 @@ def numbers_of(path):
 
 
 @pytest.mark.parametrize(("number", "name"), [(1, "distance"), (2, "entropy_normalised")])
-def test_every_head_is_a_dot_at_its_number(fresh, layers, number, name):
-    fresh.evaluate(SET, {"panel": "numbers"})
+def test_every_head_is_a_dot_at_its_number(clean, layers, number, name):
+    clean.evaluate(SET, {"panel": "numbers"})
     chart = f".vs-charts:has(.vs-dot) .vs-figure-box:nth-child({number}) .vs-dot"
     true = [value for layer in layers for value in getattr(layer, name)]
-    assert straight([float(y) for y in attribute(fresh, chart, "cy")], true)
+    assert straight([float(y) for y in attribute(clean, chart, "cy")], true)
     depth = [layer for layer, one in enumerate(layers) for _ in getattr(one, name)]
-    assert straight([float(x) for x in attribute(fresh, chart, "cx")], depth)
+    assert straight([float(x) for x in attribute(clean, chart, "cx")], depth)
 
 
-def test_a_dot_under_the_pointer_is_that_head_on_the_photo(fresh, tiny_scope, photo):
-    fresh.evaluate(SET, {"panel": "numbers"})
-    box = fresh.box(".vs-dot", "layer 0, head 1")
-    fresh.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    fresh.wait(CAPTION, "layer 0, head 1")
+def test_a_dot_under_the_pointer_is_that_head_on_the_photo(clean, tiny_scope, photo):
+    clean.evaluate(SET, {"panel": "numbers"})
+    box = clean.box(".vs-dot", "layer 0, head 1")
+    clean.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    clean.wait(CAPTION, "layer 0, head 1")
     e = tiny_scope.explain(photo, method="attention", layer=0, head=1)
-    assert np.allclose(fresh.evaluate(SHOWN), [*e.prefix, *e.map.ravel()], rtol=2e-3)
-    assert state_of(fresh)["source"] == "map"
-    fresh.move(1, 1)
-    fresh.wait(CAPTION, "rollout")
-    fresh.click(".vs-dot", "layer 0, head 1")
-    fresh.move(1, 1)
-    fresh.wait(CAPTION, "layer 0, head 1")
-    assert (state_of(fresh)["layer"], state_of(fresh)["head"]) == (0, 1)
+    assert np.allclose(clean.evaluate(SHOWN), [*e.prefix, *e.map.ravel()], rtol=2e-3)
+    assert state_of(clean)["source"] == "map"
+    clean.move(1, 1)
+    clean.wait(CAPTION, "rollout")
+    clean.click(".vs-dot", "layer 0, head 1")
+    clean.move(1, 1)
+    clean.wait(CAPTION, "layer 0, head 1")
+    assert (state_of(clean)["layer"], state_of(clean)["head"]) == (0, 1)
 
 
-def test_dots_are_walked_by_keys(fresh, layers):
-    fresh.evaluate(SET, {"panel": "numbers", "source": "query", "layer": 2, "head": 0})
-    fresh.focus(".vs-dot[tabindex='0']")
-    fresh.press("ArrowLeft")
-    fresh.wait(CAPTION, "layer 1")
-    assert state_of(fresh)["layer"] == 2
+def test_dots_are_walked_by_keys(clean, layers):
+    clean.evaluate(SET, {"panel": "numbers", "source": "query", "layer": 2, "head": 0})
+    clean.focus(".vs-dot[tabindex='0']")
+    clean.press("ArrowLeft")
+    clean.wait(CAPTION, "layer 1")
+    assert state_of(clean)["layer"] == 2
     low, high = np.argsort(layers[1].distance)
-    fresh.press("ArrowDown", "ArrowUp")
-    fresh.wait(CAPTION, f"layer 1, head {high}")
-    fresh.press("ArrowDown")
-    fresh.wait(CAPTION, f"layer 1, head {low}")
-    fresh.press("Enter")
-    assert (state_of(fresh)["layer"], state_of(fresh)["head"]) == (1, int(low))
+    clean.press("ArrowDown", "ArrowUp")
+    clean.wait(CAPTION, f"layer 1, head {high}")
+    clean.press("ArrowDown")
+    clean.wait(CAPTION, f"layer 1, head {low}")
+    clean.press("Enter")
+    assert (state_of(clean)["layer"], state_of(clean)["head"]) == (1, int(low))
 
 
 @pytest.mark.parametrize("name", ["deletion", "insertion"])
-def test_curves_are_the_measured_ones_within_their_band(fresh, tiny_pair, name):
+def test_curves_are_the_measured_ones_within_their_band(clean, tiny_pair, name):
     entry = tiny_pair.header["maps"][1]
-    fresh.evaluate(SET, {"panel": "numbers", "map": entry["id"]})
+    clean.evaluate(SET, {"panel": "numbers", "map": entry["id"]})
     names = [one["name"] for one in entry["measurement"]["numbers"]]
     number, at = entry["measurement"]["numbers"][names.index(name)], names.index(name)
-    places = numbers_of(attribute(fresh, ".vs-curve", "d")[at])
+    places = numbers_of(attribute(clean, ".vs-curve", "d")[at])
     assert straight(places[:, 0], number["x"])
     assert straight(places[:, 1], number["y"])
-    middle = numbers_of(attribute(fresh, ".vs-random", "d")[at])
+    middle = numbers_of(attribute(clean, ".vs-random", "d")[at])
     slope, start = np.polyfit(number["y"], places[:, 1], 1)
     around = np.array(number["around"])
     assert np.allclose(middle[:, 1], slope * around[:, 0] + start, atol=0.1)
-    band = numbers_of(attribute(fresh, ".vs-band", "d")[at].removesuffix("Z"))
+    band = numbers_of(attribute(clean, ".vs-band", "d")[at].removesuffix("Z"))
     inside = (around[:, 2] < around[:, 0].max()) & (around[:, 1] > around[:, 0].min())
     assert np.allclose(band[: len(places), 1][inside], (slope * around[:, 2] + start)[inside], atol=0.1)
     said = MARKED.get(number["verdict"], "? cannot tell")
-    assert texts(fresh, "figcaption strong")[at] == said
-    label = attribute(fresh, ".vs-charts svg", "aria-label")[at]
+    assert texts(clean, "figcaption strong")[at] == said
+    label = attribute(clean, ".vs-charts svg", "aria-label")[at]
     assert said in label
     assert number["sentence"] in label
-    assert number["sentence"] in texts(fresh, ".vs-figure-box > p")
+    assert number["sentence"] in texts(clean, ".vs-figure-box > p")
     best = {"lower": "low is better", "higher": "high is better"}[number["better"]]
     assert re.search(
-        rf"{re.escape(said)} · {name} [\d.e-]+, random maps [\d.e-]+ \({best}\)", texts(fresh, ".vs-methods")[0]
+        rf"{re.escape(said)} · {name} [\d.e-]+, random maps [\d.e-]+ \({best}\)", texts(clean, ".vs-methods")[0]
     )
 
 
-def test_the_step_of_the_slider_is_a_dot_on_the_curve(fresh, tiny_pair):
-    fresh.evaluate(SET, {"panel": "numbers", "deletion_step": 4})
-    places = numbers_of(attribute(fresh, ".vs-curve", "d")[0])
-    dot = [float(attribute(fresh, ".vs-at", name)[0]) for name in ("cx", "cy")]
+def test_the_step_of_the_slider_is_a_dot_on_the_curve(clean, tiny_pair):
+    clean.evaluate(SET, {"panel": "numbers", "deletion_step": 4})
+    places = numbers_of(attribute(clean, ".vs-curve", "d")[0])
+    dot = [float(attribute(clean, ".vs-at", name)[0]) for name in ("cx", "cy")]
     assert np.allclose(dot, places[4], atol=0.1)
 
 
-def test_sinks_are_marked_and_lead_to_who_looks_at_them(fresh, tiny_scope, photo):
-    fresh.evaluate(SET, {"panel": "numbers"})
+def test_sinks_are_marked_and_lead_to_who_looks_at_them(clean, tiny_scope, photo):
+    clean.evaluate(SET, {"panel": "numbers"})
     marked = """() => {
         const context = document.querySelector('.vs-marks').getContext('2d');
         return context.getImageData(0, 0, 2000, 2000).data.some(Boolean);
     }"""
-    assert not fresh.evaluate(marked)
-    fresh.click(".vs-tab .vs-toggle input")
-    assert fresh.evaluate(marked)
+    assert not clean.evaluate(marked)
+    clean.click(".vs-tab .vs-toggle input")
+    assert clean.evaluate(marked)
     sink = tiny_scope.statistics(photo).sinks[0]
-    fresh.click(".vs-tab .vs-quiet")
-    fresh.wait(CAPTION, "Who looks at patch " + sink.name)
-    assert np.allclose(fresh.evaluate(SHOWN), tiny_scope.queries(photo, layer=2)[:, sink.token], rtol=2e-2, atol=1e-4)
+    clean.click(".vs-tab .vs-quiet")
+    clean.wait(CAPTION, "Who looks at patch " + sink.name)
+    assert np.allclose(clean.evaluate(SHOWN), tiny_scope.queries(photo, layer=2)[:, sink.token], rtol=2e-2, atol=1e-4)
 
 
-def test_two_photos_stand_beside_each_other_with_what_makes_them_alike(fresh, tiny_pair):
-    fresh.evaluate(SET, {"panel": "compare", "norm": "range"})
-    fresh.wait("() => document.querySelectorAll('.vs-half-told strong')[1].textContent.includes('coffee')")
+def test_two_photos_stand_beside_each_other_with_what_makes_them_alike(clean, tiny_pair):
+    clean.evaluate(SET, {"panel": "compare", "norm": "range"})
+    clean.wait("() => document.querySelectorAll('.vs-half-told strong')[1].textContent.includes('coffee')")
     for number, view in ((1, tiny_pair), (2, tiny_pair.other)):
         entry = next(one for one in view.header["maps"] if one["alike"])
         values = values_of(view, entry)
-        ends = [float(one) for one in texts(fresh, ENDS % number)]
+        ends = [float(one) for one in texts(clean, ENDS % number)]
         assert np.allclose(ends, [values.min(), values.max()], rtol=1e-2)
-    assert attribute(fresh, ".vs-half img", "src") == [
+    assert attribute(clean, ".vs-half img", "src") == [
         view.header["images"]["photo"] for view in (tiny_pair, tiny_pair.other)
     ]
 
@@ -190,50 +164,50 @@ def of(tiny_pair, left=0, right=1):
     return {"left": f"own:{ids[left]}", "right": f"own:{ids[right]}", "at": 50, "beside": False}
 
 
-def test_one_scale_for_both_is_that_of_all_values(fresh, tiny_pair):
-    fresh.evaluate(SET, {"panel": "compare", "compare": of(tiny_pair, 0, 2), "norm": "range"})
+def test_one_scale_for_both_is_that_of_all_values(clean, tiny_pair):
+    clean.evaluate(SET, {"panel": "compare", "compare": of(tiny_pair, 0, 2), "norm": "range"})
     second = tiny_pair.header["maps"][2]["method"]  # what is drawn first has other lines, and the toggle another place
-    fresh.wait("(name) => document.querySelectorAll('.vs-half-told strong')[1]?.textContent.includes(name)", second)
-    fresh.click(".vs-tab .vs-toggle input")
-    fresh.wait("() => document.querySelector('.vs-half-told .vs-note')?.textContent.includes('shared')")
+    clean.wait("(name) => document.querySelectorAll('.vs-half-told strong')[1]?.textContent.includes(name)", second)
+    clean.click(".vs-tab .vs-toggle input")
+    clean.wait("() => document.querySelector('.vs-half-told .vs-note')?.textContent.includes('shared')")
     entries = [tiny_pair.header["maps"][i] for i in (0, 2)]
     values = [values_of(tiny_pair, one) for one in entries]
-    ends = [[float(one) for one in texts(fresh, ENDS % number)] for number in (1, 2)]
+    ends = [[float(one) for one in texts(clean, ENDS % number)] for number in (1, 2)]
     assert ends[0] == ends[1]
     assert np.allclose(ends[0], [min(map(np.min, values)), max(map(np.max, values))], rtol=1e-2)
 
 
-def test_two_maps_are_wiped_by_the_pointer(fresh, tiny_pair):
-    fresh.evaluate(SET, {"panel": "compare", "compare": of(tiny_pair)})
-    box = fresh.box(".vs-pair")
-    fresh.move(box["x"] + box["width"] / 2, box["y"] + 20)
-    fresh.down()
-    fresh.move(box["x"] + box["width"] * 0.25, box["y"] + 30)
-    fresh.up()
-    fresh.move(box["x"] + box["width"] * 0.9, box["y"] + 30)
-    now = int(attribute(fresh, ".vs-handle", "aria-valuenow")[0])
+def test_two_maps_are_wiped_by_the_pointer(clean, tiny_pair):
+    clean.evaluate(SET, {"panel": "compare", "compare": of(tiny_pair)})
+    box = clean.box(".vs-pair")
+    clean.move(box["x"] + box["width"] / 2, box["y"] + 20)
+    clean.down()
+    clean.move(box["x"] + box["width"] * 0.25, box["y"] + 30)
+    clean.up()
+    clean.move(box["x"] + box["width"] * 0.9, box["y"] + 30)
+    now = int(attribute(clean, ".vs-handle", "aria-valuenow")[0])
     assert abs(now - 25) <= 1
-    clipped = fresh.evaluate("() => getComputedStyle(document.querySelector('.vs-half-left')).clipPath")
+    clipped = clean.evaluate("() => getComputedStyle(document.querySelector('.vs-half-left')).clipPath")
     assert clipped in (f"inset(0px {100 - now}% 0px 0px)", f"inset(0px {100 - now}% 0px 0px)")
 
 
-def test_two_maps_are_wiped_by_keys(fresh, tiny_pair):
-    fresh.evaluate(SET, {"panel": "compare", "compare": of(tiny_pair)})
-    fresh.focus(".vs-handle")
+def test_two_maps_are_wiped_by_keys(clean, tiny_pair):
+    clean.evaluate(SET, {"panel": "compare", "compare": of(tiny_pair)})
+    clean.focus(".vs-handle")
     at = []
     for key in ("ArrowRight", "PageUp", "ArrowLeft", "Home", "End", "ArrowRight"):
-        fresh.press(key)
-        at.append(int(attribute(fresh, ".vs-handle", "aria-valuenow")[0]))
+        clean.press(key)
+        at.append(int(attribute(clean, ".vs-handle", "aria-valuenow")[0]))
     assert at == [52, 62, 60, 0, 100, 100]
 
 
 @pytest.mark.parametrize("right", [1, 3])
-def test_how_alike_two_maps_rank_is_spearmans(fresh, tiny_pair, right):
-    fresh.evaluate(SET, {"panel": "compare", "compare": of(tiny_pair, 0, right)})
+def test_how_alike_two_maps_rank_is_spearmans(clean, tiny_pair, right):
+    clean.evaluate(SET, {"panel": "compare", "compare": of(tiny_pair, 0, right)})
     entries = [tiny_pair.header["maps"][i] for i in (0, right)]
     true = spearmanr(*(tiny_pair.arrays[f"map.{one['id']}"].array().ravel() for one in entries)).statistic
     words = f"over all patches: {true:.2f}"
-    fresh.wait("(words) => document.querySelector('.vs-tab [role=status]').textContent.includes(words)", words)
+    clean.wait("(words) => document.querySelector('.vs-tab [role=status]').textContent.includes(words)", words)
 
 
 def save(made, label, state):
@@ -242,11 +216,11 @@ def save(made, label, state):
     return made.saved(lambda: made.click(".vs-tab button", label))
 
 
-def test_arrays_are_saved_as_numpy_reads_them(fresh, tiny_pair, tiny_scope, photo):
-    name, raw = save(fresh, "Arrays", {"source": "query", "query": 6, "layer": 1, "head": 0})
+def test_arrays_are_saved_as_numpy_reads_them(clean, tiny_pair, tiny_scope, photo):
+    name, raw = save(clean, "Arrays", {"source": "query", "query": 6, "layer": 1, "head": 0})
     assert name == "chelsea-attention-layer1-head-0-1-1.npz"
     assert zipfile.ZipFile(io.BytesIO(raw)).testzip() is None
-    arrays, drawn = np.load(io.BytesIO(raw)), np.array(fresh.evaluate(SHOWN), np.float32)
+    arrays, drawn = np.load(io.BytesIO(raw)), np.array(clean.evaluate(SHOWN), np.float32)
     assert np.array_equal(arrays["shown"], drawn[1:].reshape(4, 4))
     assert np.array_equal(arrays["shown_prefix"], drawn[:1])
     assert arrays["heads"].shape == (3, 2, 17)
@@ -256,8 +230,8 @@ def test_arrays_are_saved_as_numpy_reads_them(fresh, tiny_pair, tiny_scope, phot
         assert np.allclose(arrays[f"map.{entry['id']}"], values.reshape(4, 4), rtol=1e-6)
 
 
-def test_the_picture_has_photo_map_and_legend(fresh):
-    _, raw = save(fresh, "Picture", {"opacity": 1})
+def test_the_picture_has_photo_map_and_legend(clean):
+    _, raw = save(clean, "Picture", {"opacity": 1})
     inside = Image.open(io.BytesIO(raw)).text
     assert inside["Title"] == "rollout"
     assert inside["Comment"].startswith("vitscope explain ")
@@ -277,10 +251,10 @@ def test_the_picture_has_photo_map_and_legend(fresh):
     assert ((legend < 120).all(2)).mean() > 0.005  # letters
 
 
-def test_values_are_saved_with_scale_state_and_command(fresh):
-    name, raw = save(fresh, "Values", {"norm": "range"})
+def test_values_are_saved_with_scale_state_and_command(clean):
+    name, raw = save(clean, "Values", {"norm": "range"})
     told = json.loads(raw)
-    drawn = fresh.evaluate(SHOWN)
+    drawn = clean.evaluate(SHOWN)
     assert name == "chelsea-rollout.json"
     assert told["values"] == drawn[1:]
     assert told["prefix"] == {"cls": drawn[0]}
@@ -294,16 +268,16 @@ def field(made, label):
     return made.evaluate("(one) => document.querySelector(`textarea[aria-label*='${one}']`).value", label)
 
 
-def test_the_link_opens_the_exact_state(browser, fresh, tiny_pair):
+def test_the_link_opens_the_exact_state(browser, clean, tiny_pair):
     state = {
         "source": "query", "query": 9, "layer": 0, "head": 1, "pinned": [3, 9], "cmap": "viridis", "opacity": 0.5,
         "norm": "share", "smooth": False, "compare": of(tiny_pair, 1, 2), "panel": "save",
     }  # fmt: skip
-    fresh.evaluate(SET, state)
-    with shown(browser, field(fresh, "link")) as other:
+    clean.evaluate(SET, state)
+    with shown(browser, field(clean, "link")) as other:
         other.wait(CAPTION, "What patch 2,0 looks at · layer 0, head 1")
-        assert state_of(other) == state_of(fresh)
-        assert np.allclose(other.evaluate(SHOWN), fresh.evaluate(SHOWN))
+        assert state_of(other) == state_of(clean)
+        assert np.allclose(other.evaluate(SHOWN), clean.evaluate(SHOWN))
 
 
 @pytest.mark.parametrize(
@@ -314,11 +288,11 @@ def test_the_link_opens_the_exact_state(browser, fresh, tiny_pair):
         {"source": "query", "query": 0, "layer": 1, "head": "max", "rolled": True, "opacity": 0.5},
     ],
 )
-def test_the_command_line_makes_the_same_map(fresh, tmp_path, monkeypatch, state):
-    fresh.evaluate(SET, {**state, "panel": "save"})
-    fresh.wait(CAPTION, {"map": "rollout", "query": "What"}[state["source"]])
-    fresh.wait(CAPTION, "rolled out" if state.get("rolled") else "")
-    words = shlex.split(field(fresh, "Command for this image"))
+def test_the_command_line_makes_the_same_map(clean, tmp_path, monkeypatch, state):
+    clean.evaluate(SET, {**state, "panel": "save"})
+    clean.wait(CAPTION, {"map": "rollout", "query": "What"}[state["source"]])
+    clean.wait(CAPTION, "rolled out" if state.get("rolled") else "")
+    words = shlex.split(field(clean, "Command for this image"))
     assert words[:2] == ["vitscope", "explain"]
     monkeypatch.setattr(sys, "argv", [*words, "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit) as ended:
@@ -326,7 +300,7 @@ def test_the_command_line_makes_the_same_map(fresh, tmp_path, monkeypatch, state
     assert ended.value.code == 0
     [made] = (tmp_path / "out").iterdir()
     e = vitscope.Explanation.load(made)
-    assert np.allclose(fresh.evaluate(SHOWN), [*e.prefix, *e.map.ravel()], rtol=1e-2, atol=1e-4)
+    assert np.allclose(clean.evaluate(SHOWN), [*e.prefix, *e.map.ravel()], rtol=1e-2, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -339,9 +313,9 @@ def test_the_command_line_makes_the_same_map(fresh, tmp_path, monkeypatch, state
         ({"norm": "balance"}, []),
     ],
 )
-def test_the_command_draws_as_the_page_does_where_it_can(fresh, state, words):
-    fresh.evaluate(SET, {**state, "panel": "save"})
-    given = shlex.split(field(fresh, "Command for this image"))
+def test_the_command_draws_as_the_page_does_where_it_can(clean, state, words):
+    clean.evaluate(SET, {**state, "panel": "save"})
+    given = shlex.split(field(clean, "Command for this image"))
     drawing = [i for i, word in enumerate(given) if word in ("--norm", "--cmap", "--opacity", "--blocks")]
     assert [word for i in drawing for word in given[i : i + 2]] == words
 
@@ -358,22 +332,22 @@ def test_the_command_draws_as_the_page_does_where_it_can(fresh, state, words):
         ({"source": "received", "query": 5, "norm": "share"}, "Drawing"),
     ],
 )
-def test_the_command_says_what_it_leaves_out(fresh, state, lost):
-    fresh.evaluate(SET, {**state, "panel": "save"})
-    told = fresh.text(".vs-copy:has([aria-label*='for this image']) + .vs-note")
+def test_the_command_says_what_it_leaves_out(clean, state, lost):
+    clean.evaluate(SET, {**state, "panel": "save"})
+    told = clean.text(".vs-copy:has([aria-label*='for this image']) + .vs-note")
     assert told == (f"Not included, because no command draws it: {lost}." if lost else "")
 
 
-def test_where_no_command_does_it_python_is_said(fresh, tiny_scope, photo):
-    fresh.evaluate(SET, {"source": "received", "query": 5, "layer": 1, "head": 0, "panel": "save"})
-    fresh.wait(CAPTION, "Who looks at")
-    words = field(fresh, "Command for this image")
+def test_where_no_command_does_it_python_is_said(clean, tiny_scope, photo):
+    clean.evaluate(SET, {"source": "received", "query": 5, "layer": 1, "head": 0, "panel": "save"})
+    clean.wait(CAPTION, "Who looks at")
+    words = field(clean, "Command for this image")
     made = eval(words, {"vitscope": vitscope})
-    assert np.allclose(fresh.evaluate(SHOWN), made, rtol=1e-2, atol=1e-4)
+    assert np.allclose(clean.evaluate(SHOWN), made, rtol=1e-2, atol=1e-4)
 
 
-def test_the_page_names_the_command_that_makes_it(fresh, tiny_pair):
-    words = shlex.split(field_of_page(fresh))
+def test_the_page_names_the_command_that_makes_it(clean, tiny_pair):
+    words = shlex.split(field_of_page(clean))
     assert words[:2] == ["vitscope", "view"]
     assert [one.rsplit("/", 1)[-1] for one in words[2:4]] == ["chelsea.png", "coffee.png"]
     assert words[words.index("--method") + 1] == "rollout,attention,relevance,random"
@@ -385,117 +359,3 @@ def test_the_page_names_the_command_that_makes_it(fresh, tiny_pair):
 def field_of_page(made):
     made.evaluate(SET, {"panel": "save"})
     return field(made, "Command for this page")
-
-
-def tour(made, step):
-    made.wait("(words) => document.querySelector('.vs-tour .vs-note').textContent === words", f"{step} of 6")
-    return made.text(".vs-tour h2"), made.text(".vs-tour > p")
-
-
-def test_the_tour_tells_six_things_on_this_photo(fresh, tiny_pair, tiny_scope, photo):
-    before = state_of(fresh)
-    fresh.click(".vs-switches .vs-quiet", "Tour")
-    seen = []
-    for step in range(1, 7):
-        title, told = tour(fresh, step)
-        fresh.wait("() => document.activeElement === document.querySelector('.vs-tour h2')")
-        assert "{" not in told
-        seen.append(title)
-        if step == 1:
-            fresh.wait(CAPTION, "What patch")
-            assert "4 × 4 patches" in told
-            assert "there are 17" in told
-        if step == 2:
-            head = int(np.argmin(tiny_scope.statistics(photo).layers[2].readout_entropy))
-            fresh.wait(CAPTION, f"layer 2, head {head}")
-            assert "3 × 2 small maps" in told
-        if step == 3:
-            fresh.wait(CAPTION, "layers 0 to 2, rolled out")
-        if step == 4:
-            assert max(sink.factor for sink in tiny_scope.statistics(photo).sinks) < 5
-            assert "No patch here gets 5 times its share" in told
-        if step == 5:
-            fresh.wait(CAPTION, "random")
-            assert "This map is random" in told
-        if step == 6:
-            entry = next(one for one in tiny_pair.header["maps"] if one["id"] == state_of(fresh)["map"])
-            curve = next(one for one in entry["measurement"]["numbers"] if one["name"] == "deletion")
-            margins = [
-                one["random"] - one["value"]
-                for other in tiny_pair.header["maps"]
-                if other["measurement"] and other["method"] != "random" and not other["label"]
-                for one in other["measurement"]["numbers"]
-                if one["name"] == "deletion"
-            ]
-            assert curve["random"] - curve["value"] == max(margins)
-            score = curve["y"][state_of(fresh)["deletion_step"]]
-            assert f"to {float(f'{score:.3g}'):g}." in told
-        fresh.click(".vs-tour button", "Finish" if step == 6 else "Next")
-    assert len(set(seen)) == 6
-    fresh.wait("() => document.querySelector('.vs-tour').hidden")
-    assert state_of(fresh) == before
-    assert fresh.evaluate("() => document.activeElement.textContent") == "Tour"
-
-
-def test_the_tour_teaches_with_the_largest_patch_that_collects_and_with_no_class(browser, tiny_pair, tmp_path):
-    document = copy.deepcopy(tiny_pair.document())
-    del document["other"]
-    sinks = [{"token": 0, "name": "cls", "factor": 33.0}, {"token": 7, "name": "1,2", "factor": 8.0}]
-    document["header"]["statistics"]["sinks"] = sinks
-    maps = [one for one in document["header"]["maps"] if one["measurement"]]
-    for one in maps:  # of an unlikely class, hiding anything leaves less than of the answer itself
-        one["label"] = None if one["method"] == "relevance" else "an unlikely class"
-    path = tmp_path / "sink.html"
-    path.write_text(page(document, "en"))
-    with shown(browser, path.as_uri()) as made:
-        made.evaluate(SET, {"tour": 3})
-        told = tour(made, 4)[1]
-        made.wait(CAPTION, "Who looks at patch 1,2")
-        assert "share of attention (1)" in told
-        assert "patch 1,2 gets 8 times its share" in told
-        made.evaluate(SET, {"tour": 5})
-        assert "relevance" in tour(made, 6)[1]
-        made.wait(CAPTION, "relevance")
-        in_sight = """() => {
-            const { top, bottom } = document.querySelector('.vs-spot').getBoundingClientRect();
-            return top >= 0 && bottom <= innerHeight;
-        }"""
-        made.wait(in_sight)
-
-
-def test_the_tour_can_be_left_and_taken_back_by_keys(fresh):
-    fresh.evaluate(SET, {"layer": 1, "source": "query", "query": 4})
-    fresh.focus(".vs-switches .vs-quiet", "Tour")
-    fresh.press("Enter")
-    tour(fresh, 1)
-    fresh.press("Tab", "Enter")  # Back cannot be taken yet, so Next is first
-    tour(fresh, 2)
-    fresh.press("Tab", "Enter")
-    tour(fresh, 1)
-    fresh.press("Escape")
-    fresh.wait(CAPTION, "What patch 0,3 looks at · layer 1")
-    assert fresh.evaluate("() => document.activeElement.textContent") == "Tour"
-
-
-def test_the_tour_keeps_its_step_in_another_language(fresh):
-    fresh.evaluate(SET, {"tour": 2})
-    title, _ = tour(fresh, 3)
-    fresh.evaluate(SET, {"lang": "zh"})
-    fresh.wait("() => document.querySelector('.vs-tour .vs-note').textContent === '3/6'")
-    assert not set(title.split()) & set(fresh.text(".vs-tour h2").split())
-    fresh.evaluate(SET, {"tour": None, "lang": "en"})
-
-
-def test_a_saved_map_has_only_the_tabs_that_have_something(browser, tiny_scope, photo, tmp_path):
-    path = tmp_path / "one.html"
-    path.write_text(page(document_of(tiny_scope.explain(photo, method="attention")), "en"), "utf-8")
-    with shown(browser, path.as_uri()) as made:
-        assert texts(made, ".vs-tabs button") == ["Save", "About"]
-        made.click(".vs-tabs button", "About")
-        made.wait("() => document.querySelector('.vs-tab').textContent.includes('a saved map has no model behind it')")
-        made.click(".vs-switches .vs-quiet", "Tour")
-        for step in range(1, 7):
-            assert "{" not in tour(made, step)[1]
-            made.press("Tab", *(["Tab"] if step > 1 else []), "Enter")
-        made.wait("() => document.querySelector('.vs-tour').hidden")
-        assert made.troubles == []
