@@ -1,7 +1,7 @@
 # make demo   a virtual environment, install, and three sample photos explained into out/
 # make test   the tests that find most faults for their time, those with the pretrained weights included
 # make test-all  all tests: after those of `make test`, the slow ones
-# make check  format, lint, types
+# make check  format, lint, types; of the pages' scripts as well, where Node is there
 # make bench  speed and memory beside the plain forward
 # make soak   long runs that must leave nothing wrong, lost, hung or changed: hours; writes docs/reliability.md
 # make test-lowest, test-newest  a part of the tests with the lowest, and the newest, dependencies that are admitted
@@ -20,7 +20,7 @@ PYTEST := $(KEPT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocess
 EXTRAS := timm,torchvision,open_clip,peft,flow,batch,notebook,serve,ray,tensorboard,lightning,tiff,dicom,heic,video,audio,volume,bench
 BOUNDS := tests/test_*.py tests/attention tests/engine tests/methods tests/models tests/media tests/batch tests/export
 
-.PHONY: demo test test-all check bench soak test-lowest test-newest audit messages bundle clean
+.PHONY: demo test test-all check bench soak test-lowest test-newest audit messages bundle check-pages clean
 
 demo: .venv/demo
 	$(BIN)/python examples/demo.py
@@ -38,6 +38,14 @@ check: .venv/check
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	@if node -e '$(RECENT)' 2>/dev/null; then $(MAKE) --no-print-directory check-pages; \
+	else echo "no Node of 20.19 or newer: format, lint and types of the pages' scripts are not checked"; fi
+
+# what eslint needs
+RECENT := const [major, minor] = process.versions.node.split(".").map(Number); process.exit(major > 20 || (major === 20 && minor > 18) ? 0 : 1)
+
+check-pages: node_modules/.package-lock.json
+	npm run --silent check
 
 bench: .venv/demo
 	$(BIN)/python benchmarks/extraction.py
@@ -62,7 +70,7 @@ bundle:
 	$(PYTHON) tools/bundle.py
 
 clean:
-	rm -rf .venv .cache out
+	rm -rf .venv .cache out node_modules
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -73,6 +81,10 @@ clean:
 	$(PYTHON) tools/bounds.py $* > $(@D)/constraints.txt
 	$(@D)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(@D)/bin/python -m pip install --quiet --upgrade --constraint $(@D)/constraints.txt --group test --editable '.[$(EXTRAS)]'
+	@touch $@
+
+node_modules/.package-lock.json: package.json package-lock.json
+	npm ci --silent --no-audit --no-fund
 	@touch $@
 
 .venv/demo .venv/test .venv/check: .venv/%: pyproject.toml | .venv/bin/python

@@ -13,7 +13,7 @@ def files():
     """Return the modules and scripts of the package, each folder's `__init__.py` first."""
     found = (
         path.relative_to(SOURCE)
-        for kind in ("py", "js")
+        for kind in ("py", "js", "ts")
         for path in SOURCE.rglob(f"*.{kind}")
         if path.parent.name != "bundles"
     )

@@ -10,17 +10,40 @@ const { checked, createStore, fromFragment, START, toFragment } = await at("stor
 const { absentScene, DRAWN, sceneOf, stateOf } = await at("scene");
 const { commandOf } = await at("command");
 
-const near = (found, wanted) => found.flat().forEach((one, i) => assert.ok(Math.abs(one - wanted.flat()[i]) < 1e-12, `${found} is not ${wanted}`));
+const near = (found, wanted) =>
+  found.flat().forEach((one, i) => assert.ok(Math.abs(one - wanted.flat()[i]) < 1e-12, `${found} is not ${wanted}`));
 
 test("what the model did not see is what lies outside its crop", () => {
-  near(unseenStrips({ size: [400, 200], box: [100, 0, 300, 200] }), [[0, 0, 0.25, 1], [0.75, 0, 1, 1]]);
-  near(unseenStrips({ size: [100, 400], box: [0, 150, 100, 250] }), [[0, 0, 1, 0.375], [0, 0.625, 1, 1]]);
+  near(unseenStrips({ size: [400, 200], box: [100, 0, 300, 200] }), [
+    [0, 0, 0.25, 1],
+    [0.75, 0, 1, 1],
+  ]);
+  near(unseenStrips({ size: [100, 400], box: [0, 150, 100, 250] }), [
+    [0, 0, 1, 0.375],
+    [0, 0.625, 1, 1],
+  ]);
   assert.equal(unseenShare({ size: [400, 200], box: [100, 0, 300, 200] }), 0.5);
   assert.deepEqual(unseenStrips({ size: [400, 200], box: [-20, 0.1, 430, 199.8] }), [], "padding, and rounding");
 });
 
 test("classes before and after stand in the order of before, newcomers last", () => {
-  assert.deepEqual(beforeAndAfter([["cat", 0.8], ["dog", 0.1]], [["fox", 0.5], ["cat", 0.2]]), [["cat", 0.8, 0.2], ["dog", 0.1, null], ["fox", null, 0.5]]);
+  assert.deepEqual(
+    beforeAndAfter(
+      [
+        ["cat", 0.8],
+        ["dog", 0.1],
+      ],
+      [
+        ["fox", 0.5],
+        ["cat", 0.2],
+      ],
+    ),
+    [
+      ["cat", 0.8, 0.2],
+      ["dog", 0.1, null],
+      ["fox", null, 0.5],
+    ],
+  );
 });
 
 test("a state comes through its fragment; what does not fit falls back", () => {
@@ -33,7 +56,8 @@ test("a state comes through its fragment; what does not fit falls back", () => {
 });
 
 test("a store tells each listener once, and only of changes", () => {
-  const store = createStore({ a: 1 }), seen = [];
+  const store = createStore({ a: 1 }),
+    seen = [];
   store.subscribe(({ a }, before) => seen.push([before.a, a]));
   store.set({ a: 1 });
   store.set(({ a }) => ({ a: a + 1 }));
@@ -44,14 +68,23 @@ test("title and command are of the scene, whatever the state asks for by now", (
   const t = (key, values = {}) => `${key} ${Object.values(values).join(" ")}`;
   t.token = (name) => name;
   const data = {
-    prefix: ["cls"], rows: 2, columns: 2, layers: [0, 1, 2], maps: [], nameOf: (token) => `token ${token}`,
+    prefix: ["cls"],
+    rows: 2,
+    columns: 2,
+    layers: [0, 1, 2],
+    maps: [],
+    nameOf: (token) => `token ${token}`,
     header: { model: { reference: "m" }, photo: { source: "cat.png" } },
   };
-  const state = { ...START, source: "query", query: 3, layer: 1 }, later = { ...state, layer: 0, cmap: "viridis" };
+  const state = { ...START, source: "query", query: 3, layer: 1 },
+    later = { ...state, layer: 0, cmap: "viridis" };
   for (const scene of [sceneOf(new Float32Array(5), state, data, t), absentScene(state, data, t, "why")]) {
     assert.equal(scene.caption, "caption_query token 3 where_mean 1");
     const told = stateOf(scene, later);
-    assert.deepEqual(DRAWN.map((key) => told[key]), DRAWN.map((key) => state[key]));
+    assert.deepEqual(
+      DRAWN.map((key) => told[key]),
+      DRAWN.map((key) => state[key]),
+    );
     assert.match(commandOf(told, data), /--layer 1 -O query=1,0 --cmap viridis/);
   }
 });

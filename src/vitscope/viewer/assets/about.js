@@ -4,16 +4,38 @@ import { el, percent } from "./dom.js";
 import { entryOf } from "./scene.js";
 
 export function panel(root, ctx) {
-  const { data, store, t, signal } = ctx, { header } = data;
+  const { data, store, t, signal } = ctx,
+    { header } = data;
   const [rows, columns] = header.layout.grid;
   const list = (texts) => el("ul", { class: "vs-facts" }, ...texts.map((text) => el("li", { text })));
-  root.append(list([
-    header.model.reference, `${header.photo.name} · ${header.region.size.join(" × ")}`,
-    t("shape", { rows, columns, prefix: data.prefix.map(t.token).join(", ") || "–", layers: data.layers.length, heads: data.heads }), `vitscope ${header.vitscope}`, ...header.photo.notes.map(t.message),
-  ]));
+  root.append(
+    list([
+      header.model.reference,
+      `${header.photo.name} · ${header.region.size.join(" × ")}`,
+      t("shape", {
+        rows,
+        columns,
+        prefix: data.prefix.map(t.token).join(", ") || "–",
+        layers: data.layers.length,
+        heads: data.heads,
+      }),
+      `vitscope ${header.vitscope}`,
+      ...header.photo.notes.map(t.message),
+    ]),
+  );
   const { error } = header.attention;
-  if (error?.head_max !== undefined) root.append(el("p", { class: "vs-note", text: t("precision", { mean: percent(error.mean_max), head: percent(error.head_max) }) }));
-  if (header.missing.length) root.append(el("h3", { text: t("missing") }), list(header.missing.map(({ what, why }) => t("missing_one", { what: t.message(what), why: t.message(why) }))));
+  if (error?.head_max !== undefined)
+    root.append(
+      el("p", {
+        class: "vs-note",
+        text: t("precision", { mean: percent(error.mean_max), head: percent(error.head_max) }),
+      }),
+    );
+  if (header.missing.length)
+    root.append(
+      el("h3", { text: t("missing") }),
+      list(header.missing.map(({ what, why }) => t("missing_one", { what: t.message(what), why: t.message(why) }))),
+    );
   const notes = el("div", {});
   root.append(notes);
   const show = (state) => {

@@ -6,20 +6,41 @@ import { nameOfMap } from "./scene.js";
 export function panel(root, ctx) {
   const { data, store, t, host, signal } = ctx;
   if (!host.explain) return;
-  const known = host.methods ?? [...new Set(data.maps.map((one) => one.method))].map((name) => ({ name, uses_target: true }));
+  const known =
+    host.methods ?? [...new Set(data.maps.map((one) => one.method))].map((name) => ({ name, uses_target: true }));
   const classes = host.labels ?? data.header.predictions.map(([label]) => label);
   const status = el("p", { class: "vs-note", "aria-live": "polite" });
-  const method = el("select", {}, ...known.map(({ name, summary }) => el("option", { value: name, text: name, title: store.get().lang === "zh" ? null : summary })));
+  const method = el(
+    "select",
+    {},
+    ...known.map(({ name, summary }) =>
+      el("option", { value: name, text: name, title: store.get().lang === "zh" ? null : summary }),
+    ),
+  );
   const target = el("input", { type: "text", maxlength: "200", autocomplete: "off", placeholder: t("more_predicted") });
-  const choices = el("select", {}, el("option", { value: "", text: t("more_predicted") }), ...classes.map((label) => el("option", { value: label, text: label })));
-  const few = classes.length > 0 && classes.length <= 100, field = few ? choices : target;
+  const choices = el(
+    "select",
+    {},
+    el("option", { value: "", text: t("more_predicted") }),
+    ...classes.map((label) => el("option", { value: label, text: label })),
+  );
+  const few = classes.length > 0 && classes.length <= 100,
+    field = few ? choices : target;
   const of = el("label", { class: "vs-field" }, el("span", { text: t("more_target") }), field);
   const go = el("button", { type: "submit", class: "vs-quiet", text: t("more_submit") });
-  const form = el("form", { class: "vs-more" }, el("label", { class: "vs-field" }, el("span", { text: t("method") }), method), of, go);
+  const form = el(
+    "form",
+    { class: "vs-more" },
+    el("label", { class: "vs-field" }, el("span", { text: t("method") }), method),
+    of,
+    go,
+  );
   root.append(form, status);
 
   const aims = () => known.find(({ name }) => name === method.value)?.uses_target ?? true;
-  const fit = () => { of.hidden = !aims(); };
+  const fit = () => {
+    of.hidden = !aims();
+  };
   method.addEventListener("change", fit);
   method.value = (known.find(({ name }) => name === "gradcam" || name === "relevance") ?? known[0]).name;
   fit();

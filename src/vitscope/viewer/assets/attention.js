@@ -3,7 +3,10 @@
 export function kernel() {
   // What query i attends to: a softmax of its scores, by the log of its sum of exponentiated ones.
   function headRow(layer, head, i, out = new Float32Array(layer.tokens)) {
-    const { width, q, k, lse, tokens } = layer, first = head * tokens, from = (first + i) * width, shift = lse[first + i];
+    const { width, q, k, lse, tokens } = layer,
+      first = head * tokens,
+      from = (first + i) * width,
+      shift = lse[first + i];
     for (let j = 0, b = first * width; j < tokens; j++) {
       let sum = 0;
       for (let d = 0; d < width; d++) sum += q[from + d] * k[b++];
@@ -14,7 +17,9 @@ export function kernel() {
 
   // who attends to token j: one column of the same matrix
   function headColumn(layer, head, j, out = new Float32Array(layer.tokens)) {
-    const { width, q, k, lse, tokens } = layer, first = head * tokens, from = (first + j) * width;
+    const { width, q, k, lse, tokens } = layer,
+      first = head * tokens,
+      from = (first + j) * width;
     for (let i = 0, a = first * width; i < tokens; i++) {
       let sum = 0;
       for (let d = 0; d < width; d++) sum += q[a++] * k[from + d];
@@ -26,7 +31,8 @@ export function kernel() {
   // `heads` rows into one: their mean, their largest entry made a distribution again, or one of them
   function fuse(count, fusion, rowOf, size, normalise = true) {
     if (typeof fusion === "number") return rowOf(fusion, new Float32Array(size));
-    const out = new Float32Array(size), one = new Float32Array(size);
+    const out = new Float32Array(size),
+      one = new Float32Array(size);
     for (let h = 0; h < count; h++) {
       rowOf(h, one);
       for (let j = 0; j < size; j++) out[j] = fusion === "max" ? Math.max(out[j], one[j]) : out[j] + one[j] / count;
@@ -45,7 +51,9 @@ export function kernel() {
 
   // all rows of a layer, 16 bits each with a scale for every row
   function matrix(layer, fusion) {
-    const n = layer.tokens, weights = new Uint16Array(n * n), scale = new Float32Array(n);
+    const n = layer.tokens,
+      weights = new Uint16Array(n * n),
+      scale = new Float32Array(n);
     for (let i = 0; i < n; i++) {
       const one = row(layer, fusion, i);
       let peak = 0;
@@ -58,7 +66,8 @@ export function kernel() {
 
   // r <- alpha r + (1 - alpha) r A, with A from `matrix`
   function step(r, { weights, scale }, alpha) {
-    const n = r.length, out = r.map((value) => alpha * value);
+    const n = r.length,
+      out = r.map((value) => alpha * value);
     for (let i = 0; i < n; i++) {
       const weight = (1 - alpha) * r[i] * scale[i];
       if (weight === 0) continue;
@@ -71,7 +80,8 @@ export function kernel() {
 }
 
 export function rolloutWorker(made, scope) {
-  const layers = new Map(), matrices = new Map();
+  const layers = new Map(),
+    matrices = new Map();
   const newest = new Map();
   let fusion = null;
   scope.onmessage = ({ data }) => {
@@ -80,7 +90,8 @@ export function rolloutWorker(made, scope) {
     fusion = data.fusion;
     newest.set(data.slot, data.ticket);
     const { start, last, alpha } = data;
-    let r = data.r, number = last;
+    let r = data.r,
+      number = last;
     const next = () => {
       if (newest.get(data.slot) !== data.ticket) return;
       if (number < start) return void scope.postMessage({ ticket: data.ticket, r });
@@ -99,8 +110,11 @@ const MOST_TOKENS = 2600; // twelve matrices of 16 bits are then 160 MB
 
 // Rolled-out queries, in a worker: the fused matrices are made when first needed and stay there.
 export function createRollout(data, signal) {
-  const ready = new Set(), waiting = new Map(), latest = new Map();
-  let worker = null, ticket = 0;
+  const ready = new Set(),
+    waiting = new Map(),
+    latest = new Map();
+  let worker = null,
+    ticket = 0;
   const start = () => {
     const text = `(${rolloutWorker})((${kernel})(), self)`;
     const url = URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
@@ -118,7 +132,8 @@ export function createRollout(data, signal) {
     possible: data.tokens <= MOST_TOKENS && data.queries.length > 0,
     // A later request of one slot takes the place of an earlier, which then gives null.
     async from(r, first, fusion, onProgress, slot = "shown") {
-      const mine = ++ticket, last = data.layers.length - 1;
+      const mine = ++ticket,
+        last = data.layers.length - 1;
       latest.set(slot, mine);
       if (!worker) start();
       for (let number = last; number >= first; number--) {

@@ -1,7 +1,12 @@
 // A small chart: two axes with a few round ticks, and the shapes that stand in it.
 
 const SPACE = "http://www.w3.org/2000/svg";
-const WIDE = 340, HIGH = 210, LEFT = 44, RIGHT = 10, TOP = 12, BOTTOM = 36;
+const WIDE = 340,
+  HIGH = 210,
+  LEFT = 44,
+  RIGHT = 10,
+  TOP = 12,
+  BOTTOM = 36;
 
 export function svg(tag, attributes = {}, ...children) {
   const made = document.createElementNS(SPACE, tag);
@@ -12,9 +17,11 @@ export function svg(tag, attributes = {}, ...children) {
 
 // About `count` round numbers from low to high.
 export function ticksOf(low, high, count) {
-  const rough = (high - low || 1) / count, power = 10 ** Math.floor(Math.log10(rough));
+  const rough = (high - low || 1) / count,
+    power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((one) => one * power).find((one) => one >= rough * 0.999);
-  const first = Math.ceil(low / step - 1e-9), last = Math.floor(high / step + 1e-9);
+  const first = Math.ceil(low / step - 1e-9),
+    last = Math.floor(high / step + 1e-9);
   return Array.from({ length: last - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(12)));
 }
 

@@ -7,16 +7,29 @@ import { unseenShare } from "./unseen.js";
 
 export function createBar(root, ctx) {
   const { data, store, t } = ctx;
-  const caption = el("h2", { class: "vs-caption" }), note = el("p", { class: "vs-note" });
+  const caption = el("h2", { class: "vs-caption" }),
+    note = el("p", { class: "vs-note" });
   const ramp = el("canvas", { class: "vs-ramp", width: "256", height: "1", role: "img" });
-  const low = el("span"), middle = el("span"), high = el("span"), unit = el("span", { class: "vs-unit" });
+  const low = el("span"),
+    middle = el("span"),
+    high = el("span"),
+    unit = el("span", { class: "vs-unit" });
   const value = el("output", { class: "vs-value" });
-  const legend = el("div", { class: "vs-scale" }, el("div", {}, ramp, el("div", { class: "vs-ends" }, low, middle, high)), unit);
+  const legend = el(
+    "div",
+    { class: "vs-scale" },
+    el("div", {}, ramp, el("div", { class: "vs-ends" }, low, middle, high)),
+    unit,
+  );
   root.append(el("div", { class: "vs-said" }, caption, value), legend, note);
   return {
     texts: () => ({
-      caption: caption.textContent, low: low.textContent, middle: middle.textContent, high: high.textContent,
-      unit: unit.textContent, note: note.textContent,
+      caption: caption.textContent,
+      low: low.textContent,
+      middle: middle.textContent,
+      high: high.textContent,
+      unit: unit.textContent,
+      note: note.textContent,
     }),
     value: () => [caption.textContent, value.textContent].filter(Boolean).join(". "),
     draw(scene, token) {
@@ -24,23 +37,38 @@ export function createBar(root, ctx) {
       legend.hidden = !scene.values;
       value.textContent = note.textContent = "";
       if (!scene.values) return;
-      const state = store.get(), scale = scaleOf(scene, state);
+      const state = store.get(),
+        scale = scaleOf(scene, state);
       drawRamp(ramp, colourOf(scale, state));
       low.textContent = figure(scale.low);
       middle.textContent = figure((scale.low + scale.high) / 2);
       high.textContent = figure(scale.high);
       unit.textContent = `${scene.unit} · ${t(`norm_${scale.kind}`)}`;
       ramp.setAttribute("aria-label", t("scale_label", { low: figure(scale.low), high: figure(scale.high) }));
-      value.textContent = token === null || token < data.prefix.length ? "" : t("value_at", {
-        token: data.nameOf(token, t), value: figure(scene.values[token - data.prefix.length]),
-      });
+      value.textContent =
+        token === null || token < data.prefix.length
+          ? ""
+          : t("value_at", { token: data.nameOf(token, t), value: figure(scene.values[token - data.prefix.length]) });
       const total = [...scene.prefix, ...scene.values].reduce((sum, one) => sum + Math.max(one, 0), 0);
       const prefix = scene.prefix.reduce((sum, one) => sum + Math.max(one, 0), 0);
-      const share = prefix > 0.0005 * total && !scene.signed ? t("prefix_share", { share: percent(prefix / total), names: data.prefix.map(t.token).join(", ") }) : "";
-      const below = scale.kind === "positive" ? scene.values.reduce((sum, one) => sum + (one < 0), 0) / scene.values.length : 0;
+      const share =
+        prefix > 0.0005 * total && !scene.signed
+          ? t("prefix_share", { share: percent(prefix / total), names: data.prefix.map(t.token).join(", ") })
+          : "";
+      const below =
+        scale.kind === "positive" ? scene.values.reduce((sum, one) => sum + (one < 0), 0) / scene.values.length : 0;
       const cold = below ? t("below_zero", { share: percent(below) }) : "";
-      const beyond = state.as_seen ? 0 : unseenShare(data.region), unseen = beyond > 0.002 ? t("unseen_share", { share: percent(beyond) }) : "";
-      note.textContent = [share, cold, unseen, t.message(scene.entry?.caveat), ...(scene.entry?.remarks ?? []).map(t.message)].filter(Boolean).join(t("stop"));
+      const beyond = state.as_seen ? 0 : unseenShare(data.region),
+        unseen = beyond > 0.002 ? t("unseen_share", { share: percent(beyond) }) : "";
+      note.textContent = [
+        share,
+        cold,
+        unseen,
+        t.message(scene.entry?.caveat),
+        ...(scene.entry?.remarks ?? []).map(t.message),
+      ]
+        .filter(Boolean)
+        .join(t("stop"));
     },
   };
 }

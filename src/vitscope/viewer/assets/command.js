@@ -26,18 +26,36 @@ function drawn(state, usual) {
 
 // A command line; Python where no command gives it.
 export function commandOf(state, data) {
-  const { header } = data, source = header.photo.source || header.photo.name, model = header.model.reference;
-  const size = header.size ?? null, entry = entryOf(state, data);
+  const { header } = data,
+    source = header.photo.source || header.photo.name,
+    model = header.model.reference;
+  const size = header.size ?? null,
+    entry = entryOf(state, data);
   if (state.source === "map") return [entry.command, ...drawn(state, entry.norm)].join(" ");
-  const scope = `vitscope.load(${python(model)})`, sized = size ? `, size=${size}` : "";
+  const scope = `vitscope.load(${python(model)})`,
+    sized = size ? `, size=${size}` : "";
   if (state.query === -2) return `${scope}.attention(${python(source)}${sized}).readout_weights()`;
   if (state.source === "received") {
     const head = typeof state.head === "number" ? state.head : python(state.head);
     return `${scope}.queries(${python(source)}, layer=${state.layer}, head=${head}${sized})[:, ${Math.max(state.query, 0)}]`;
   }
   const words = ["vitscope", "explain", source, "--model", model];
-  if (state.rolled) words.push("--method", "rollout", "--start-layer", String(state.layer), ...(state.head === "mean" ? [] : ["--head-fusion", String(state.head)]));
-  else words.push("--method", "attention", "--layer", String(state.layer), ...(state.head === "mean" ? [] : ["--head", String(state.head)]));
+  if (state.rolled)
+    words.push(
+      "--method",
+      "rollout",
+      "--start-layer",
+      String(state.layer),
+      ...(state.head === "mean" ? [] : ["--head-fusion", String(state.head)]),
+    );
+  else
+    words.push(
+      "--method",
+      "attention",
+      "--layer",
+      String(state.layer),
+      ...(state.head === "mean" ? [] : ["--head", String(state.head)]),
+    );
   if (state.query >= 0) words.push("-O", `query=${tokenOf(state.query, data)}`);
   if (size) words.push("--size", String(size));
   return [...words, ...drawn(state, "robust")].map(quoted).join(" ");
@@ -47,7 +65,16 @@ export function commandOf(state, data) {
 export function lostBy(state) {
   const numbers = state.source === "received" || (state.source === "query" && state.query === -2);
   return [
-    ["drawing", numbers], [`norm_${state.norm}`, !numbers && ["share", "balance"].includes(state.norm)], ["contours", state.contours], ["as_seen", state.as_seen], ["shared", state.shared],
-    ["sinks", state.sinks], ["pinned", state.pinned.length], ["deletion", state.deletion_step && state.source === "map"], ["masking", state.hidden.length],
-  ].filter(([, lost]) => lost).map(([key]) => key);
+    ["drawing", numbers],
+    [`norm_${state.norm}`, !numbers && ["share", "balance"].includes(state.norm)],
+    ["contours", state.contours],
+    ["as_seen", state.as_seen],
+    ["shared", state.shared],
+    ["sinks", state.sinks],
+    ["pinned", state.pinned.length],
+    ["deletion", state.deletion_step && state.source === "map"],
+    ["masking", state.hidden.length],
+  ]
+    .filter(([, lost]) => lost)
+    .map(([key]) => key);
 }

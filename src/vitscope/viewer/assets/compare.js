@@ -16,14 +16,21 @@ export function startOf({ data, other, store }) {
     const of = (one) => (one.maps.find(({ alike }) => alike) ?? one.maps[0]).id;
     return { left: `own:${of(data)}`, right: `other:${of(other)}`, at: 50, beside: true };
   }
-  const left = store.get().map, rest = data.maps.filter(({ id }) => id !== left);
-  return { left: `own:${left}`, right: `own:${(rest.find(({ label }) => !label) ?? rest[0]).id}`, at: 50, beside: false };
+  const left = store.get().map,
+    rest = data.maps.filter(({ id }) => id !== left);
+  return {
+    left: `own:${left}`,
+    right: `own:${(rest.find(({ label }) => !label) ?? rest[0]).id}`,
+    at: 50,
+    beside: false,
+  };
 }
 
 // Spearman's: how alike two maps of the same patches rank them.
 export function agreement(a, b) {
   const ranks = (values) => {
-    const order = Array.from(values.keys()).sort((i, j) => values[i] - values[j]), out = new Float32Array(values.length);
+    const order = Array.from(values.keys()).sort((i, j) => values[i] - values[j]),
+      out = new Float32Array(values.length);
     for (let from = 0; from < order.length;) {
       let to = from;
       while (to + 1 < order.length && values[order[to + 1]] === values[order[from]]) to++;
@@ -32,8 +39,12 @@ export function agreement(a, b) {
     }
     return out;
   };
-  const x = ranks(a), y = ranks(b), middle = (x.length - 1) / 2;
-  let xy = 0, xx = 0, yy = 0;
+  const x = ranks(a),
+    y = ranks(b),
+    middle = (x.length - 1) / 2;
+  let xy = 0,
+    xx = 0,
+    yy = 0;
   for (let i = 0; i < x.length; i++) {
     xy += (x[i] - middle) * (y[i] - middle);
     xx += (x[i] - middle) ** 2;
@@ -43,10 +54,21 @@ export function agreement(a, b) {
 }
 
 function half(side) {
-  const image = el("img", { alt: "", draggable: "false" }), heat = el("canvas", {}), ramp = el("canvas", { class: "vs-ramp", width: "256", height: "1", role: "img" });
-  const name = el("strong"), low = el("span"), high = el("span"), unit = el("span", { class: "vs-note" });
+  const image = el("img", { alt: "", draggable: "false" }),
+    heat = el("canvas", {}),
+    ramp = el("canvas", { class: "vs-ramp", width: "256", height: "1", role: "img" });
+  const name = el("strong"),
+    low = el("span"),
+    high = el("span"),
+    unit = el("span", { class: "vs-note" });
   return {
-    image, heat, ramp, name, low, high, unit,
+    image,
+    heat,
+    ramp,
+    name,
+    low,
+    high,
+    unit,
     picture: el("div", { class: `vs-half vs-half-${side}`, role: "img" }, image, heat),
     legend: el("div", { class: "vs-half-told" }, name, ramp, el("div", { class: "vs-ends" }, low, high), unit),
   };
@@ -62,23 +84,49 @@ function select(label, groups, take) {
 }
 
 export function panel(root, ctx) {
-  const { data, other, store, t, signal } = ctx, start = startOf(ctx);
+  const { data, other, store, t, signal } = ctx,
+    start = startOf(ctx);
   const now = () => ({ ...start, ...store.get().compare });
   const set = (change) => store.set({ compare: { ...now(), ...change } });
   const partOf = (key) => {
-    const at = key.indexOf(":"), from = key.startsWith("other:") && other ? other : data;
+    const at = key.indexOf(":"),
+      from = key.startsWith("other:") && other ? other : data;
     return { from, entry: from.maps.find(({ id }) => id === key.slice(at + 1)) ?? from.maps[0] };
   };
   const listed = (from, prefix) => from.maps.map((entry) => [`${prefix}:${entry.id}`, nameOfMap(entry, t)]);
-  const groups = [[data.header.photo.name, listed(data, "own")], ...(other ? [[other.header.photo.name, listed(other, "other")]] : [])];
-  const left = select(t("left"), groups, (value) => set({ left: value })), right = select(t("right"), groups, (value) => set({ right: value }));
-  const way = choices(t("layout"), [[false, t("swipe")], [true, t("beside")]], false, (value) => set({ beside: value }));
+  const groups = [
+    [data.header.photo.name, listed(data, "own")],
+    ...(other ? [[other.header.photo.name, listed(other, "other")]] : []),
+  ];
+  const left = select(t("left"), groups, (value) => set({ left: value })),
+    right = select(t("right"), groups, (value) => set({ right: value }));
+  const way = choices(
+    t("layout"),
+    [
+      [false, t("swipe")],
+      [true, t("beside")],
+    ],
+    false,
+    (value) => set({ beside: value }),
+  );
   const one = toggle(t("one_scale"), false, (value) => store.set({ shared: value }));
   const halves = { left: half("left"), right: half("right") };
-  const handle = el("div", { class: "vs-handle", role: "slider", tabindex: "0", "aria-label": t("handle"), "aria-valuemin": "0", "aria-valuemax": "100" });
+  const handle = el("div", {
+    class: "vs-handle",
+    role: "slider",
+    tabindex: "0",
+    "aria-label": t("handle"),
+    "aria-valuemin": "0",
+    "aria-valuemax": "100",
+  });
   const pair = el("div", { class: "vs-pair" }, halves.left.picture, halves.right.picture, handle);
   const status = el("p", { class: "vs-note", role: "status" });
-  root.append(el("div", { class: "vs-row vs-wide" }, left, right, way, one), pair, el("div", { class: "vs-told-pair" }, halves.left.legend, halves.right.legend), status);
+  root.append(
+    el("div", { class: "vs-row vs-wide" }, left, right, way, one),
+    pair,
+    el("div", { class: "vs-told-pair" }, halves.left.legend, halves.right.legend),
+    status,
+  );
 
   const move = (at) => set({ at: Math.round(Math.max(0, Math.min(100, at))) });
   const drag = (event) => {
@@ -93,15 +141,19 @@ export function panel(root, ctx) {
   });
   pair.addEventListener("pointermove", (event) => pair.hasPointerCapture(event.pointerId) && drag(event));
   handle.addEventListener("keydown", (event) => {
-    const { at } = now(), to = { Home: 0, End: 100 }[event.key] ?? (event.key in STEPS ? at + STEPS[event.key] : null);
+    const { at } = now(),
+      to = { Home: 0, End: 100 }[event.key] ?? (event.key in STEPS ? at + STEPS[event.key] : null);
     if (to === null) return;
     event.preventDefault();
     move(to);
   });
 
   function paint(side, { from, entry }, scene, scale, state) {
-    const { image, heat, ramp, name, low, high, unit, picture } = halves[side], [w, h] = shapeOf(from, state.as_seen), colours = colourOf(scale, state);
-    const url = from.header.images[state.as_seen ? "input" : "photo"], small = Math.min(1, FINEST / Math.max(w, h));
+    const { image, heat, ramp, name, low, high, unit, picture } = halves[side],
+      [w, h] = shapeOf(from, state.as_seen),
+      colours = colourOf(scale, state);
+    const url = from.header.images[state.as_seen ? "input" : "photo"],
+      small = Math.min(1, FINEST / Math.max(w, h));
     if (image.getAttribute("src") !== url) image.src = url;
     heat.width = Math.round(w * small);
     heat.height = Math.round(h * small);
@@ -112,23 +164,35 @@ export function panel(root, ctx) {
     low.textContent = figure(scale.low);
     high.textContent = figure(scale.high);
     ramp.setAttribute("aria-label", t("scale_label", { low: figure(scale.low), high: figure(scale.high) }));
-    unit.textContent = [`${scene.unit} · ${t(`norm_${scale.kind}`)}`, state.shared && t("norm_shared"), ...(entry.measurement?.numbers ?? [])
-      .map((number) => numberText(number, t))].filter(Boolean).join(" · ");
+    unit.textContent = [
+      `${scene.unit} · ${t(`norm_${scale.kind}`)}`,
+      state.shared && t("norm_shared"),
+      ...(entry.measurement?.numbers ?? []).map((number) => numberText(number, t)),
+    ]
+      .filter(Boolean)
+      .join(" · ");
   }
 
   let run = 0;
   async function draw(state) {
-    const mine = ++run, { left: a, right: b } = now(), parts = [partOf(a), partOf(b)];
+    const mine = ++run,
+      { left: a, right: b } = now(),
+      parts = [partOf(a), partOf(b)];
     const scenes = await Promise.all(parts.map(({ from, entry }) => mapScene({ map: entry.id }, from, t)));
     if (mine !== run || signal.aborted) return;
     const scales = scenes.map((scene) => scaleOf(scene, state));
     if (state.shared) {
-      const together = Float32Array.from([...scenes[0].values, ...scenes[1].values]), signed = scenes.some((scene) => scene.signed);
-      scales.fill(limits(together, scales[0].kind === scales[1].kind ? scales[0].kind : signed ? "positive" : "range", signed));
+      const together = Float32Array.from([...scenes[0].values, ...scenes[1].values]),
+        signed = scenes.some((scene) => scene.signed);
+      scales.fill(
+        limits(together, scales[0].kind === scales[1].kind ? scales[0].kind : signed ? "positive" : "range", signed),
+      );
     }
     ["left", "right"].forEach((side, i) => paint(side, parts[i], scenes[i], scales[i], state));
     const same = parts[0].from === parts[1].from;
-    status.textContent = same ? t("agreement", { value: agreement(scenes[0].values, scenes[1].values).toFixed(2) }) : t("two_photos");
+    status.textContent = same
+      ? t("agreement", { value: agreement(scenes[0].values, scenes[1].values).toFixed(2) })
+      : t("two_photos");
   }
   const place = () => {
     const { at, beside, left: a, right: b } = now();
@@ -139,7 +203,10 @@ export function panel(root, ctx) {
     handle.hidden = beside;
     pair.classList.toggle("vs-swipe", !beside);
     halves.left.picture.style.clipPath = beside ? "" : `inset(0 ${100 - at}% 0 0)`;
-    for (const [side, key] of [["left", a], ["right", b]]) {
+    for (const [side, key] of [
+      ["left", a],
+      ["right", b],
+    ]) {
       const [w, h] = shapeOf(partOf(key).from, store.get().as_seen);
       halves[side].picture.style.aspectRatio = `${w} / ${h}`;
       if (side === "left") pair.style.setProperty("--shape", w / h);
@@ -152,7 +219,12 @@ export function panel(root, ctx) {
   place();
   const DRAWN = ["cmap", "opacity", "norm", "smooth", "contours", "as_seen", "shared"];
   store.subscribe((state, before) => {
-    if (DRAWN.some((key) => state[key] !== before[key]) || state.compare?.left !== before.compare?.left || state.compare?.right !== before.compare?.right) draw(state);
+    if (
+      DRAWN.some((key) => state[key] !== before[key]) ||
+      state.compare?.left !== before.compare?.left ||
+      state.compare?.right !== before.compare?.right
+    )
+      draw(state);
     place();
   }, signal);
 }

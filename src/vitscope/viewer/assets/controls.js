@@ -11,7 +11,8 @@ function select(label, options, take) {
 }
 
 function slider(label, attributes, take) {
-  const shown = el("span", { class: "vs-figure" }), input = el("input", { type: "range", ...attributes, oninput: () => take(Number(input.value)) });
+  const shown = el("span", { class: "vs-figure" }),
+    input = el("input", { type: "range", ...attributes, oninput: () => take(Number(input.value)) });
   const made = el("label", { class: "vs-field vs-slider" }, el("span", {}, label, shown), input);
   made.show = (value, text) => {
     input.value = value;
@@ -22,7 +23,8 @@ function slider(label, attributes, take) {
 }
 
 const GROUPS = ["group_where", "group_why", "group_control"];
-const groupOf = (entry) => (entry.method === "random" ? "group_control" : entry.label || entry.uses_target ? "group_why" : "group_where");
+const groupOf = (entry) =>
+  entry.method === "random" ? "group_control" : entry.label || entry.uses_target ? "group_why" : "group_where";
 const aboutOf = ({ method }) => `about_${method.replaceAll("-", "_")}`;
 
 // The maps of all methods by what they answer, each in one plain line, with what its measurement says.
@@ -31,17 +33,35 @@ export function methods(root, ctx) {
   const list = el("div", { class: "vs-methods", role: "radiogroup", "aria-label": t("method") });
   root.append(list);
   let of = null;
-  const item = (entry) => el("button", {
-    type: "button", role: "radio", class: "vs-method", "data-map": entry.id,
-    onclick: () => store.set({ map: entry.id, source: "map", deletion_step: null }),
-  }, el("span", { text: nameOfMap(entry, t) }), t.has(aboutOf(entry)) ? el("small", { text: t(aboutOf(entry)) }) : null, ...verdicts(entry, t));
+  const item = (entry) =>
+    el(
+      "button",
+      {
+        type: "button",
+        role: "radio",
+        class: "vs-method",
+        "data-map": entry.id,
+        onclick: () => store.set({ map: entry.id, source: "map", deletion_step: null }),
+      },
+      el("span", { text: nameOfMap(entry, t) }),
+      t.has(aboutOf(entry)) ? el("small", { text: t(aboutOf(entry)) }) : null,
+      ...verdicts(entry, t),
+    );
   const all = () => [...list.querySelectorAll("button")];
   const fill = () => {
-    const state = store.get(), shown = data.maps.filter((one) => !one.label || one.id === state.map), key = shown.map(({ id }) => id).join();
+    const state = store.get(),
+      shown = data.maps.filter((one) => !one.label || one.id === state.map),
+      key = shown.map(({ id }) => id).join();
     if (of !== key) {
       of = key;
-      const groups = GROUPS.map((group) => [group, shown.filter((one) => groupOf(one) === group)]).filter(([, found]) => found.length);
-      list.replaceChildren(...groups.flatMap(([group, found]) => [groups.length > 1 ? el("h3", { text: t(group) }) : null, ...found.map(item)]).filter(Boolean));
+      const groups = GROUPS.map((group) => [group, shown.filter((one) => groupOf(one) === group)]).filter(
+        ([, found]) => found.length,
+      );
+      list.replaceChildren(
+        ...groups
+          .flatMap(([group, found]) => [groups.length > 1 ? el("h3", { text: t(group) }) : null, ...found.map(item)])
+          .filter(Boolean),
+      );
     }
     for (const button of all()) {
       const on = state.source === "map" && button.dataset.map === state.map;
@@ -50,7 +70,8 @@ export function methods(root, ctx) {
     }
   };
   list.addEventListener("keydown", (event) => {
-    const by = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[event.key], buttons = all();
+    const by = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[event.key],
+      buttons = all();
     if (!by) return;
     event.preventDefault();
     const next = buttons[(buttons.indexOf(event.target) + by + buttons.length) % buttons.length];
@@ -64,32 +85,52 @@ export function methods(root, ctx) {
 // Each number with its own verdict: a map may be better by one and worse by the other.
 function verdicts(entry, t) {
   if (entry.method === "random") return [];
-  return (entry.measurement?.numbers ?? []).map((one) => el("small", {
-    class: `vs-${verdictOf(one)}`, text: numberText(one, t), title: t.message(one.sentence),
-  }));
+  return (entry.measurement?.numbers ?? []).map((one) =>
+    el("small", { class: `vs-${verdictOf(one)}`, text: numberText(one, t), title: t.message(one.sentence) }),
+  );
 }
 
 // Layer, head, what is shown of attention, and from which token.
 export function attention(root, ctx) {
-  const { data, store, t, signal } = ctx, last = data.layers.length - 1;
+  const { data, store, t, signal } = ctx,
+    last = data.layers.length - 1;
   if (!data.readable) {
     root.append(el("p", { class: "vs-note", text: t.message(data.header.attention.why) }));
     return;
   }
-  const shows = [["map", t("source_map")], ["query", t("source_query")]];
+  const shows = [
+    ["map", t("source_map")],
+    ["query", t("source_query")],
+  ];
   if (data.queries.some(Boolean)) shows.push(["received", t("source_received")]);
-  const source = choices(t("show"), shows, "map", (value) => store.set({ source: value, ...(value === "received" && store.get().query < 0 ? { query: 0 } : {}) }));
+  const source = choices(t("show"), shows, "map", (value) =>
+    store.set({ source: value, ...(value === "received" && store.get().query < 0 ? { query: 0 } : {}) }),
+  );
   const layer = slider(t("layer"), { min: "0", max: String(last), step: "1" }, (value) => ctx.layer(value));
-  const heads = [["mean", t("mean")], ["max", t("max")], ...Array.from({ length: data.heads }, (_, h) => [h, String(h)])];
+  const heads = [
+    ["mean", t("mean")],
+    ["max", t("max")],
+    ...Array.from({ length: data.heads }, (_, h) => [h, String(h)]),
+  ];
   const head = choices(t("head"), heads, "mean", (value) => ctx.head(value));
-  const tokens = [[-1, t("readout")], ...(data.pooled ? [[POOLING, t("pooling")]] : []), ...(data.queries.some(Boolean) ? data.prefix.map((name, i) => [i, t.token(name)]) : [])];
+  const tokens = [
+    [-1, t("readout")],
+    ...(data.pooled ? [[POOLING, t("pooling")]] : []),
+    ...(data.queries.some(Boolean) ? data.prefix.map((name, i) => [i, t.token(name)]) : []),
+  ];
   const token = choices(t("query"), tokens, -1, (value) => ctx.query(value));
   const rolled = toggle(t("rolled"), false, (value) => store.set({ rolled: value, source: "query" }));
-  const row = (label, control) => el("div", { class: "vs-row" }, el("span", { class: "vs-label", text: label }), control);
+  const row = (label, control) =>
+    el("div", { class: "vs-row" }, el("span", { class: "vs-label", text: label }), control);
   root.append(row(t("show"), source), layer, row(t("head"), head), row(t("query"), token));
   if (data.queries[last] && ctx.rollout.possible) root.append(rolled);
   const [rows, columns] = data.header.layout.grid;
-  root.append(el("p", { class: "vs-note", text: t(`explained_${data.pooled ? "map" : data.header.layout.pooling}`, { rows, columns }) }));
+  root.append(
+    el("p", {
+      class: "vs-note",
+      text: t(`explained_${data.pooled ? "map" : data.header.layout.pooling}`, { rows, columns }),
+    }),
+  );
   const pins = el("div", { class: "vs-pins" });
   root.append(pins);
   let shown = null;
@@ -109,16 +150,37 @@ export function attention(root, ctx) {
 
 function showPins(root, state, ctx) {
   const { data, store, t } = ctx;
-  root.replaceChildren(...state.pinned.map((token, i) => el("span", { class: `vs-pin vs-pin-${i}` },
-    el("button", { type: "button", text: data.nameOf(token, t), onclick: () => ctx.query(token) }),
-    el("button", { type: "button", text: "×", "aria-label": t("unpin"), onclick: () => store.set({ pinned: state.pinned.filter((one) => one !== token) }) }))));
+  root.replaceChildren(
+    ...state.pinned.map((token, i) =>
+      el(
+        "span",
+        { class: `vs-pin vs-pin-${i}` },
+        el("button", { type: "button", text: data.nameOf(token, t), onclick: () => ctx.query(token) }),
+        el("button", {
+          type: "button",
+          text: "×",
+          "aria-label": t("unpin"),
+          onclick: () => store.set({ pinned: state.pinned.filter((one) => one !== token) }),
+        }),
+      ),
+    ),
+  );
   if (state.source !== "map" && state.query >= data.prefix.length && !state.pinned.includes(state.query)) {
-    root.append(el("button", { type: "button", class: "vs-quiet", text: `${t("pin")} ${data.nameOf(state.query, t)}`, onclick: () => ctx.pin(state.query) }));
+    root.append(
+      el("button", {
+        type: "button",
+        class: "vs-quiet",
+        text: `${t("pin")} ${data.nameOf(state.query, t)}`,
+        onclick: () => ctx.pin(state.query),
+      }),
+    );
   }
   if (state.pinned.length === 2) {
     const note = el("p", { class: "vs-note" });
     root.append(note);
-    ctx.overlap(...state.pinned).then((share) => { note.textContent = share === null ? "" : t("overlap", { share: percent(share) }); });
+    ctx.overlap(...state.pinned).then((share) => {
+      note.textContent = share === null ? "" : t("overlap", { share: percent(share) });
+    });
   }
 }
 
@@ -126,12 +188,31 @@ function showPins(root, state, ctx) {
 export function drawing(root, ctx) {
   const { store, t, signal } = ctx;
   const opacity = slider(t("opacity"), { min: "0", max: "1", step: "0.05" }, (value) => store.set({ opacity: value }));
-  const cmap = select(t("colours"), [["auto", t("norm_auto")], ...COLOURS.map((name) => [name, name])], (value) => store.set({ cmap: value }));
+  const cmap = select(t("colours"), [["auto", t("norm_auto")], ...COLOURS.map((name) => [name, name])], (value) =>
+    store.set({ cmap: value }),
+  );
   const norms = ["auto", "range", "robust", "positive", "share", "balance"].map((name) => [name, t(`norm_${name}`)]);
   const norm = select(t("norm"), norms, (value) => store.set({ norm: value }));
-  const hover = choices(t("hover"), [["attend", t("hover_attend")], ["value", t("hover_value")]], "attend", (value) => store.set({ hover: value }));
-  const flags = ["smooth", "contours", "as_seen", "shared", "sinks", "keys"].map((name) => [name, toggle(t(name === "sinks" ? "sinks_mark" : name), false, (value) => store.set({ [name]: value }))]);
-  root.append(opacity, norm, cmap, el("div", { class: "vs-row" }, el("span", { class: "vs-label", text: t("hover") }), hover), ...flags.map(([, one]) => one));
+  const hover = choices(
+    t("hover"),
+    [
+      ["attend", t("hover_attend")],
+      ["value", t("hover_value")],
+    ],
+    "attend",
+    (value) => store.set({ hover: value }),
+  );
+  const flags = ["smooth", "contours", "as_seen", "shared", "sinks", "keys"].map((name) => [
+    name,
+    toggle(t(name === "sinks" ? "sinks_mark" : name), false, (value) => store.set({ [name]: value })),
+  ]);
+  root.append(
+    opacity,
+    norm,
+    cmap,
+    el("div", { class: "vs-row" }, el("span", { class: "vs-label", text: t("hover") }), hover),
+    ...flags.map(([, one]) => one),
+  );
   const show = (state) => {
     opacity.show(state.opacity, ` ${Math.round(state.opacity * 100)} %`);
     cmap.lastChild.value = state.cmap;

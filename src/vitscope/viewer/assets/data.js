@@ -1,6 +1,12 @@
 // The document decoded: arrays by name, unpacked on first use, and what is often needed of the header.
 
-const TYPES = { uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array, float16: Uint16Array, float32: Float32Array };
+const TYPES = {
+  uint8: Uint8Array,
+  uint16: Uint16Array,
+  uint32: Uint32Array,
+  float16: Uint16Array,
+  float32: Float32Array,
+};
 
 async function bytesOf(data) {
   const packed = typeof data === "string" ? Uint8Array.from(atob(data), (c) => c.charCodeAt(0)) : data;
@@ -11,7 +17,10 @@ async function bytesOf(data) {
 function halves(raw) {
   const out = new Float32Array(raw.length);
   for (let i = 0; i < raw.length; i++) {
-    const bits = raw[i], exponent = (bits >> 10) & 31, fraction = bits & 1023, sign = bits & 32768 ? -1 : 1;
+    const bits = raw[i],
+      exponent = (bits >> 10) & 31,
+      fraction = bits & 1023,
+      sign = bits & 32768 ? -1 : 1;
     out[i] = sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -14 * (fraction / 1024));
   }
   return out;
@@ -19,7 +28,9 @@ function halves(raw) {
 
 export async function unpack(packed) {
   const planes = await bytesOf(packed.data);
-  const Type = TYPES[packed.dtype], width = Type.BYTES_PER_ELEMENT, count = planes.length / width;
+  const Type = TYPES[packed.dtype],
+    width = Type.BYTES_PER_ELEMENT,
+    count = planes.length / width;
   const bytes = new Uint8Array(planes.length);
   for (let plane = 0; plane < width; plane++) {
     for (let i = 0, from = plane * count; i < count; i++) bytes[i * width + plane] = planes[from + i];
@@ -32,7 +43,9 @@ const signed = (value) => (value >>> 1) ^ -(value & 1);
 
 export function openDocument(document) {
   const { header, arrays } = document;
-  const [rows, columns] = header.layout.grid, prefix = header.layout.prefix, tokens = prefix.length + rows * columns;
+  const [rows, columns] = header.layout.grid,
+    prefix = header.layout.prefix,
+    tokens = prefix.length + rows * columns;
   const cache = new Map();
   const once = (key, make) => {
     if (!cache.has(key)) cache.set(key, make());
@@ -57,10 +70,18 @@ export function openDocument(document) {
   async function layer(number) {
     const { rows, heads } = header.layers[number];
     if (!rows) return null;
-    const [q, k, weight, lse] = await Promise.all(["q", "k", "weight", "lse"].map((name) => array(`${name}.${number}`)));
-    const width = weight.length / heads, left = new Float32Array(q.length), right = new Float32Array(k.length);
+    const [q, k, weight, lse] = await Promise.all(
+      ["q", "k", "weight", "lse"].map((name) => array(`${name}.${number}`)),
+    );
+    const width = weight.length / heads,
+      left = new Float32Array(q.length),
+      right = new Float32Array(k.length);
     for (let column = 0, at = 0; column < weight.length; column++) {
-      for (let i = 0, to = (column - column % width) * tokens + column % width; i < tokens; i++, at++, to += width) {
+      for (
+        let i = 0, to = (column - (column % width)) * tokens + (column % width);
+        i < tokens;
+        i++, at++, to += width
+      ) {
         left[to] = signed(q[at]) * weight[column];
         right[to] = signed(k[at]);
       }
@@ -69,13 +90,21 @@ export function openDocument(document) {
   }
 
   const data = {
-    header, arrays, tokens, prefix, rows, columns,
-    region: header.region, layers: header.layers, maps: [...header.maps],
+    header,
+    arrays,
+    tokens,
+    prefix,
+    rows,
+    columns,
+    region: header.region,
+    layers: header.layers,
+    maps: [...header.maps],
     heads: Math.max(0, ...header.layers.map((one) => one.heads)),
     queries: header.layers.map((one) => one.rows),
     pooled: header.layout.pooling === "map" && "readout" in arrays,
     readable: Boolean(header.attention.heads_scale.length),
-    array, map: (id) => once(`map ${id}`, () => map(id)),
+    array,
+    map: (id) => once(`map ${id}`, () => map(id)),
     readouts: (number) => once(`readouts ${number}`, () => readouts(number)),
     layer: (number) => once(`layer ${number}`, () => layer(number)),
     // One more map, in the form that it has in a document.

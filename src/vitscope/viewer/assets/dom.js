@@ -17,7 +17,8 @@ export function el(tag, attributes = {}, ...children) {
 export function choices(label, options, taken, take) {
   const group = el("div", { class: "vs-choices", role: "radiogroup", "aria-label": label });
   const buttons = options.map(([value, text, title]) =>
-    el("button", { type: "button", role: "radio", text, title, onclick: () => take(value) }));
+    el("button", { type: "button", role: "radio", text, title, onclick: () => take(value) }),
+  );
   group.append(...buttons);
   group.addEventListener("keydown", (event) => {
     const by = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
@@ -43,7 +44,9 @@ export function toggle(label, on, flip) {
   const box = el("input", { type: "checkbox", onchange: () => flip(box.checked) });
   box.checked = on;
   const made = el("label", { class: "vs-toggle" }, box, el("span", { text: label }));
-  made.show = (value) => { box.checked = value; };
+  made.show = (value) => {
+    box.checked = value;
+  };
   return made;
 }
 
@@ -56,4 +59,4 @@ export function figure(value) {
 
 export const percent = (value) => `${(100 * value).toFixed(value < 0.1 ? 1 : 0)} %`;
 // A prediction: a probability in percent, or the value of a regression as it is.
-export const predicted = (value, activation) => activation === "value" ? figure(value) : percent(value);
+export const predicted = (value, activation) => (activation === "value" ? figure(value) : percent(value));

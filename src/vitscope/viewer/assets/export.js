@@ -9,7 +9,11 @@ import { toFragment } from "./store.js";
 
 // `shown` and `shown_prefix`; every map by its name; what the readout attends to, `heads` (L, H, N).
 export async function arraysOf({ data, scene }) {
-  const grid = [data.rows, data.columns], files = [["shown.npy", npy(scene.values, grid)], ["shown_prefix.npy", npy(scene.prefix, [data.prefix.length])]];
+  const grid = [data.rows, data.columns],
+    files = [
+      ["shown.npy", npy(scene.values, grid)],
+      ["shown_prefix.npy", npy(scene.prefix, [data.prefix.length])],
+    ];
   for (const { id } of data.maps) {
     const { values } = await data.map(id);
     files.push([`map.${id.replace(/[^\w.-]+/g, "_")}.npy`, npy(values, grid)]);
@@ -25,12 +29,24 @@ export async function arraysOf({ data, scene }) {
 }
 
 export function recordOf({ data, store, scene, bar }) {
-  const { header } = data, state = stateOf(scene, store.get()), scale = scaleOf(scene, state), { caption, unit } = bar.texts();
+  const { header } = data,
+    state = stateOf(scene, store.get()),
+    scale = scaleOf(scene, state),
+    { caption, unit } = bar.texts();
   const { images, statistics, maps, layers, ...rest } = header;
   return {
-    ...rest, kind: "shown", state, caption, unit, scale, command: commandOf(state, data), grid: [data.rows, data.columns],
-    values: Array.from(scene.values), prefix: Object.fromEntries(data.prefix.map((name, i) => [name, scene.prefix[i]])),
-    map: scene.entry ? { ...scene.entry } : null, page: header.command,
+    ...rest,
+    kind: "shown",
+    state,
+    caption,
+    unit,
+    scale,
+    command: commandOf(state, data),
+    grid: [data.rows, data.columns],
+    values: Array.from(scene.values),
+    prefix: Object.fromEntries(data.prefix.map((name, i) => [name, scene.prefix[i]])),
+    map: scene.entry ? { ...scene.entry } : null,
+    page: header.command,
   };
 }
 
@@ -42,8 +58,15 @@ export function linkOf({ scene, store, initial, host }) {
 // A file's name says what is in it.
 export function stemOf({ data, scene }) {
   const { source, layer, head, query, rolled } = scene.of;
-  const of = source === "map" ? [scene.entry.method, scene.entry.label]
-    : [source === "received" ? "seen-by" : rolled ? "rollout" : "attention", `layer${layer}`, `head-${head}`, tokenOf(query, data).replace(",", "-")];
+  const of =
+    source === "map"
+      ? [scene.entry.method, scene.entry.label]
+      : [
+          source === "received" ? "seen-by" : rolled ? "rollout" : "attention",
+          `layer${layer}`,
+          `head-${head}`,
+          tokenOf(query, data).replace(",", "-"),
+        ];
   return [data.header.photo.name, ...of.filter(Boolean)].join("-").replace(/[^\p{L}\p{N}._-]+/gu, "_");
 }
 
@@ -65,36 +88,55 @@ async function copy(field) {
 export function panel(root, ctx) {
   const { data, store, t, host, signal } = ctx;
   const status = el("p", { class: "vs-note", role: "status" });
-  const button = (label, ending, make) => el("button", { type: "button", class: "vs-quiet", text: t(label), onclick: async () => {
-    const name = `${stemOf(ctx)}.${ending}`;
-    download(await make(), name);
-    status.textContent = t("saved", { name });
-  } });
+  const button = (label, ending, make) =>
+    el("button", {
+      type: "button",
+      class: "vs-quiet",
+      text: t(label),
+      onclick: async () => {
+        const name = `${stemOf(ctx)}.${ending}`;
+        download(await make(), name);
+        status.textContent = t("saved", { name });
+      },
+    });
   const buttons = [
-    button("save_png", "png", () => pictureOf(ctx)), button("save_npz", "npz", () => arraysOf(ctx)),
+    button("save_png", "png", () => pictureOf(ctx)),
+    button("save_npz", "npz", () => arraysOf(ctx)),
     button("save_json", "json", () => new Blob([JSON.stringify(recordOf(ctx), null, 1)], { type: "application/json" })),
   ];
   root.append(el("div", { class: "vs-row" }, ...buttons), status);
 
   const field = (label, text, ...below) => {
     const box = el("textarea", { readonly: true, rows: "2", spellcheck: "false", "aria-label": t(label) });
-    const take = el("button", { type: "button", class: "vs-quiet", text: t("copy"), "aria-label": `${t("copy")}: ${t(label)}`, onclick: async () => {
-      await copy(box);
-      status.textContent = t("copied");
-    } });
+    const take = el("button", {
+      type: "button",
+      class: "vs-quiet",
+      text: t("copy"),
+      "aria-label": `${t("copy")}: ${t(label)}`,
+      onclick: async () => {
+        await copy(box);
+        status.textContent = t("copied");
+      },
+    });
     root.append(el("div", { class: "vs-copy" }, el("span", { class: "vs-note", text: t(label) }), box, take), ...below);
-    return () => { box.value = text(); };
+    return () => {
+      box.value = text();
+    };
   };
-  const lost = el("p", { class: "vs-note" }), now = () => stateOf(ctx.scene, store.get());
+  const lost = el("p", { class: "vs-note" }),
+    now = () => stateOf(ctx.scene, store.get());
   const fields = [
-    host.kind !== "notebook" && field("as_link", () => linkOf(ctx)), field("as_command", () => commandOf(now(), data), lost),
+    host.kind !== "notebook" && field("as_link", () => linkOf(ctx)),
+    field("as_command", () => commandOf(now(), data), lost),
     data.header.command && field("as_page", () => data.header.command),
   ].filter(Boolean);
   const show = () => {
     if (!ctx.scene) return;
     for (const one of buttons) one.disabled = !ctx.scene.values;
     fields.forEach((fill) => fill());
-    const what = lostBy(now()).map((key) => t(key)).join(" · ");
+    const what = lostBy(now())
+      .map((key) => t(key))
+      .join(" · ");
     lost.textContent = what && t("not_in_command", { what });
   };
   show();

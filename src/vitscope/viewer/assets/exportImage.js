@@ -5,7 +5,8 @@ import { drawRamp, shapeOf } from "./heat.js";
 import { withTexts } from "./png.js";
 import { colourOf, meaningOf, numberText, scaleOf, stateOf } from "./scene.js";
 
-const SMALLEST = 960, LARGEST = 1600; // pixels: a legend needs some, a talk no more
+const SMALLEST = 960,
+  LARGEST = 1600; // pixels: a legend needs some, a talk no more
 
 function wrapped(context, text, width) {
   const lines = [];
@@ -26,22 +27,41 @@ function verdictsOn({ scene, t }) {
 function markedOn({ data, t }, state) {
   const pins = state.pinned.map((token, i) => t(i ? "legend_pin_2" : "legend_pin_1", { token: data.nameOf(token, t) }));
   const sinks = state.sinks && data.header.statistics?.sinks.length ? [t("legend_sinks")] : [];
-  const query = state.source !== "map" && state.query >= data.prefix.length ? [t("legend_query", { token: data.nameOf(state.query, t) })] : [];
+  const query =
+    state.source !== "map" && state.query >= data.prefix.length
+      ? [t("legend_query", { token: data.nameOf(state.query, t) })]
+      : [];
   return [[...query, ...pins, ...sinks].join(" · ")].filter(Boolean);
 }
 
 export async function pictureOf(ctx) {
   const { data, store, stage } = ctx;
   await stage.image.decode().catch(() => null);
-  const { scene } = ctx, state = stateOf(scene, store.get()), words = ctx.bar.texts(); // from here on nothing waits
-  const [w, h] = shapeOf(data, state.as_seen), wide = Math.round(Math.min(LARGEST, Math.max(SMALLEST, w, (w / h) * 480)));
-  const high = Math.round((wide * h) / w), unit = wide / 50, pad = unit * 1.2;
-  const canvas = document.createElement("canvas"), context = canvas.getContext("2d");
-  const family = getComputedStyle(ctx.root).fontFamily, { header } = data;
-  const font = (size, weight = 400) => { context.font = `${weight} ${size * unit}px ${family}`; };
+  const { scene } = ctx,
+    state = stateOf(scene, store.get()),
+    words = ctx.bar.texts(); // from here on nothing waits
+  const [w, h] = shapeOf(data, state.as_seen),
+    wide = Math.round(Math.min(LARGEST, Math.max(SMALLEST, w, (w / h) * 480)));
+  const high = Math.round((wide * h) / w),
+    unit = wide / 50,
+    pad = unit * 1.2;
+  const canvas = document.createElement("canvas"),
+    context = canvas.getContext("2d");
+  const family = getComputedStyle(ctx.root).fontFamily,
+    { header } = data;
+  const font = (size, weight = 400) => {
+    context.font = `${weight} ${size * unit}px ${family}`;
+  };
   canvas.width = wide;
   font(0.8);
-  const small = [meaningOf(scene.entry, ctx.t), words.note, verdictsOn(ctx), ...markedOn(ctx, state), `${header.model.reference} · ${header.photo.name} · vitscope ${header.vitscope}`].filter(Boolean)
+  const small = [
+    meaningOf(scene.entry, ctx.t),
+    words.note,
+    verdictsOn(ctx),
+    ...markedOn(ctx, state),
+    `${header.model.reference} · ${header.photo.name} · vitscope ${header.vitscope}`,
+  ]
+    .filter(Boolean)
     .flatMap((text) => wrapped(context, text, wide - 2 * pad));
   font(1.15, 600);
   const title = wrapped(context, words.caption, wide - 2 * pad);
@@ -62,7 +82,8 @@ export async function pictureOf(ctx) {
     context.fillText(line, pad, y);
     y += 1.5 * unit;
   }
-  const ramp = document.createElement("canvas"), bar = Math.min(22 * unit, wide - 2 * pad);
+  const ramp = document.createElement("canvas"),
+    bar = Math.min(22 * unit, wide - 2 * pad);
   ramp.width = 256;
   ramp.height = 1;
   drawRamp(ramp, colourOf(scaleOf(scene, state), state));
@@ -70,20 +91,29 @@ export async function pictureOf(ctx) {
   context.drawImage(ramp, pad, y, bar, unit * 0.8);
   font(0.8);
   context.fillStyle = "#43464b";
-  const ends = [[words.low, "left", pad], [words.middle, "center", pad + bar / 2], [words.high, "right", pad + bar]];
+  const ends = [
+    [words.low, "left", pad],
+    [words.middle, "center", pad + bar / 2],
+    [words.high, "right", pad + bar],
+  ];
   for (const [text, align, x] of ends) {
     context.textAlign = align;
     context.fillText(text, x, y + unit * 1.1);
   }
   context.textAlign = "left";
   const beside = pad + bar + unit;
-  wrapped(context, words.unit, wide - beside - pad).forEach((line, i) => context.fillText(line, beside, y + unit * 1.05 * i));
+  wrapped(context, words.unit, wide - beside - pad).forEach((line, i) =>
+    context.fillText(line, beside, y + unit * 1.05 * i),
+  );
   y += 3.1 * unit;
   small.forEach((line, i) => context.fillText(line, pad, y + 1.15 * unit * i));
   const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
   const texts = {
-    Title: words.caption, Description: [words.unit, ...small].join("\n"), Source: header.photo.name,
-    Software: `vitscope ${header.vitscope}`, Comment: commandOf(state, data),
+    Title: words.caption,
+    Description: [words.unit, ...small].join("\n"),
+    Source: header.photo.name,
+    Software: `vitscope ${header.vitscope}`,
+    Comment: commandOf(state, data),
   };
   return new Blob([withTexts(new Uint8Array(await blob.arrayBuffer()), texts)], { type: "image/png" });
 }

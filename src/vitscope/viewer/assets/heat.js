@@ -7,7 +7,8 @@ const BANDS = 6; // of the scale, with a contour between each two
 
 // Where the patches' cells lie on the picture, in shares of its width and height.
 export function boxOf(data, asSeen) {
-  const { size, box, cells } = data.region, [x, y, right, bottom] = asSeen ? box : [0, 0, ...size];
+  const { size, box, cells } = data.region,
+    [x, y, right, bottom] = asSeen ? box : [0, 0, ...size];
   return (cells ?? box).map((end, i) => (i % 2 ? (end - y) / (bottom - y) : (end - x) / (right - x)));
 }
 
@@ -17,11 +18,24 @@ export function shapeOf(data, asSeen) {
 }
 
 export function drawHeat(canvas, values, data, scale, colours, { smooth, opacity, as_seen, contours }) {
-  const context = canvas.getContext("2d"), { width, height } = canvas, [l, top, r, b] = boxOf(data, as_seen);
+  const context = canvas.getContext("2d"),
+    { width, height } = canvas,
+    [l, top, r, b] = boxOf(data, as_seen);
   context.clearRect(0, 0, width, height);
-  const laid = place(values, data.rows, data.columns, width, height, [l * width, top * height, r * width, b * height], smooth);
-  const table = coloursOf(colours), pixels = context.createImageData(laid.width, laid.height), out = pixels.data;
-  const signed = scale.kind === "balance", factor = 255 / (scale.high - scale.low || 1);
+  const laid = place(
+    values,
+    data.rows,
+    data.columns,
+    width,
+    height,
+    [l * width, top * height, r * width, b * height],
+    smooth,
+  );
+  const table = coloursOf(colours),
+    pixels = context.createImageData(laid.width, laid.height),
+    out = pixels.data;
+  const signed = scale.kind === "balance",
+    factor = 255 / (scale.high - scale.low || 1);
   for (let i = 0, at = 0; i < laid.values.length; i++, at += 4) {
     let level = ((laid.values[i] - scale.low) * factor + 0.5) | 0;
     level = level < 0 || scale.high <= scale.low ? 0 : level > 255 ? 255 : level;
@@ -42,8 +56,15 @@ function drawContours(out, { values, width, height }, { low, high }) {
   const thick = Math.max(1, Math.round(Math.max(width, height) / 360));
   for (let y = thick; y < height - thick; y++) {
     for (let x = thick; x < width - thick; x++) {
-      const i = y * width + x, here = band(i);
-      if (here !== band(i + thick) || here !== band(i + thick * width) || here !== band(i - thick) || here !== band(i - thick * width)) out[4 * i + 3] = 255;
+      const i = y * width + x,
+        here = band(i);
+      if (
+        here !== band(i + thick) ||
+        here !== band(i + thick * width) ||
+        here !== band(i - thick) ||
+        here !== band(i - thick * width)
+      )
+        out[4 * i + 3] = 255;
     }
   }
 }
@@ -60,7 +81,9 @@ function clearBeyond(context, { size, box }, width, height) {
 
 // A colour table as a strip of 256 pixels.
 export function drawRamp(canvas, colours) {
-  const table = coloursOf(colours), context = canvas.getContext("2d"), pixels = context.createImageData(256, 1);
+  const table = coloursOf(colours),
+    context = canvas.getContext("2d"),
+    pixels = context.createImageData(256, 1);
   for (let i = 0; i < 256; i++) pixels.data.set([table[3 * i], table[3 * i + 1], table[3 * i + 2], 255], 4 * i);
   context.putImageData(pixels, 0, 0);
 }

@@ -3,13 +3,28 @@
 import { el } from "./dom.js";
 import { boxOf } from "./heat.js";
 
-const PLACES = [[0.3, 0.36], [0.62, 0.5], [0.44, 0.72]]; // of the ring, in shares of what the model saw
+const PLACES = [
+  [0.3, 0.36],
+  [0.62, 0.5],
+  [0.44, 0.72],
+]; // of the ring, in shares of what the model saw
 
 export function createHint(stage, ctx) {
-  const { data, store, t, signal } = ctx, ending = new AbortController(), until = { signal: AbortSignal.any([signal, ending.signal]) };
+  const { data, store, t, signal } = ctx,
+    ending = new AbortController(),
+    until = { signal: AbortSignal.any([signal, ending.signal]) };
   if (ctx.met) return;
-  const [l, top, r, b] = boxOf(data, store.get().as_seen), ring = el("i", { class: "vs-ring", "aria-hidden": "true" });
-  const words = el("p", { class: "vs-hint" }, el("span", { text: t(!data.queries.some(Boolean) ? "hint_value" : matchMedia("(pointer: coarse)").matches ? "hint_touch" : "hint") }));
+  const [l, top, r, b] = boxOf(data, store.get().as_seen),
+    ring = el("i", { class: "vs-ring", "aria-hidden": "true" });
+  const words = el(
+    "p",
+    { class: "vs-hint" },
+    el("span", {
+      text: t(
+        !data.queries.some(Boolean) ? "hint_value" : matchMedia("(pointer: coarse)").matches ? "hint_touch" : "hint",
+      ),
+    }),
+  );
   ring.style.inlineSize = `${(100 * (r - l)) / data.columns}%`;
   ring.style.blockSize = `${(100 * (b - top)) / data.rows}%`;
   PLACES.forEach(([x, y], i) => {

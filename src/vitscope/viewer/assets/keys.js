@@ -7,27 +7,37 @@ const STEPS = { "]": 1, "+": 1, "[": -1, "-": -1 };
 const TYPED = "textarea, select, input:not([type=range], [type=checkbox])"; // elements that want letters themselves
 
 export function listenToKeys(ctx) {
-  const { root, data, host, store, signal } = ctx, page = root.ownerDocument;
+  const { root, data, host, store, signal } = ctx,
+    page = root.ownerDocument;
   const inside = ({ target }) => root.contains(target);
   const free = ({ target }) => target === page.body || ctx.stage.element.contains(target);
   const ours = (event) => {
-    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.target.matches(TYPED)) return false;
+    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.target.matches(TYPED))
+      return false;
     if (!store.get().keys && event.key !== "Escape" && !ctx.stage.element.contains(event.target)) return false;
     const alone = host.kind !== "notebook" && page.querySelectorAll(".vs").length === 1;
     return inside(event) || (event.target === page.body && (alone || root.matches(":hover")));
   };
   const actions = {
     p: () => ctx.stage.pointed() !== null && (ctx.pin(ctx.stage.pointed()), true),
-    escape: () => (ctx.stage.release(), store.set(store.get().tour === null ? { source: "map" } : { tour: null }), true),
+    escape: () => (
+      ctx.stage.release(),
+      store.set(store.get().tour === null ? { source: "map" } : { tour: null }),
+      true
+    ),
   };
-  page.addEventListener("keydown", (event) => {
-    if (!ours(event)) return;
-    const { key } = event;
-    if (key in STEPS && data.readable) ctx.step(STEPS[key]);
-    else if (key === " " && free(event) && ctx.stage.inView()) ctx.stage.bare(true);
-    else if (!actions[key.toLowerCase()]?.()) return;
-    event.preventDefault();
-  }, { signal });
+  page.addEventListener(
+    "keydown",
+    (event) => {
+      if (!ours(event)) return;
+      const { key } = event;
+      if (key in STEPS && data.readable) ctx.step(STEPS[key]);
+      else if (key === " " && free(event) && ctx.stage.inView()) ctx.stage.bare(true);
+      else if (!actions[key.toLowerCase()]?.()) return;
+      event.preventDefault();
+    },
+    { signal },
+  );
   page.addEventListener("keyup", ({ key }) => key === " " && ctx.stage.bare(false), { signal });
   page.defaultView.addEventListener("blur", () => ctx.stage.bare(false), { signal });
 }

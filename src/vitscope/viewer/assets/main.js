@@ -30,23 +30,46 @@ export const fileHost = { kind: "file" };
 // Panels of the tab row, `[name, panel, whether there is something to show]`; one at a time is open.
 const always = () => true;
 export const TABS = [
-  ["grid", grid, ({ data }) => data.readable], ["numbers", numbers, numbered], ["compare", compare, comparable],
-  ["save", save, always], ["about", about, always],
+  ["grid", grid, ({ data }) => data.readable],
+  ["numbers", numbers, numbered],
+  ["compare", compare, comparable],
+  ["save", save, always],
+  ["about", about, always],
 ];
 
-const KEPT = ["photo", "lang", "theme", "panel", "cmap", "opacity", "norm", "smooth", "contours", "as_seen", "shared", "keys"];
+const KEPT = [
+  "photo",
+  "lang",
+  "theme",
+  "panel",
+  "cmap",
+  "opacity",
+  "norm",
+  "smooth",
+  "contours",
+  "as_seen",
+  "shared",
+  "keys",
+];
 
 // A document of two photos can be seen from either: the other one is then what it is compared with.
 export function mount(element, document, host = fileHost, options = {}) {
-  const { other, ...own } = document, watchers = new Set();
+  const { other, ...own } = document,
+    watchers = new Set();
   const photos = other && [document.header.photo.name, other.header.photo.name];
   const turned = other && { ...other, messages: { ...own.messages, ...other.messages }, other: own };
-  let viewer = null, ending = null;
+  let viewer = null,
+    ending = null;
   const open = (photo, fragment) => {
     const second = photo === 1;
     ending = new AbortController();
     // The model behind the page has the first photo: of the other it is not asked.
-    viewer = mountOne(element, second ? turned : document, second ? { kind: host.kind, fragment: host.fragment } : host, { ...options, photos, fragment });
+    viewer = mountOne(
+      element,
+      second ? turned : document,
+      second ? { kind: host.kind, fragment: host.fragment } : host,
+      { ...options, photos, fragment },
+    );
     viewer.store.subscribe((state, before) => {
       if (state.photo !== before.photo) {
         close();
@@ -63,21 +86,33 @@ export function mount(element, document, host = fileHost, options = {}) {
   return {
     destroy: () => close(),
     watch: (listener) => watchers.add(listener),
-    get state() { return viewer.state; },
-    get store() { return viewer.store; },
-    get ctx() { return viewer.ctx; },
+    get state() {
+      return viewer.state;
+    },
+    get store() {
+      return viewer.store;
+    },
+    get ctx() {
+      return viewer.ctx;
+    },
   };
 }
 
 function mountOne(element, document, host, options) {
-  const ending = new AbortController(), { signal } = ending, data = openDocument(document);
+  const ending = new AbortController(),
+    { signal } = ending,
+    data = openDocument(document);
   const initial = {
-    ...START, map: data.maps[0]?.id ?? null, layer: Math.max(data.layers.length - 1, 0),
-    lang: options.lang ?? (navigator.language.startsWith("zh") ? "zh" : "en"), ...options.state,
+    ...START,
+    map: data.maps[0]?.id ?? null,
+    layer: Math.max(data.layers.length - 1, 0),
+    lang: options.lang ?? (navigator.language.startsWith("zh") ? "zh" : "en"),
+    ...options.state,
   };
   const photo = options.photos && { photo: fromFragment(options.fragment).photo === 1 ? 1 : 0 };
   const store = createStore(checked(fromFragment(options.fragment), { ...initial, ...photo }, data));
-  const t = translator(() => store.get().lang), layers = new Map();
+  const t = translator(() => store.get().lang),
+    layers = new Map();
   t.learn(document.messages);
   t.learn(document.other?.messages);
   const ctx = { data, store, t, host, signal, initial, rollout: createRollout(data, signal), root: element };
@@ -89,10 +124,12 @@ function mountOne(element, document, host, options) {
   const toQuery = () => (store.get().source === "map" ? { source: "query", query: -1 } : {});
   // One layer up or down: of what the pointed patch looks at; from rollout's map one sees rollout itself grow and shrink.
   ctx.step = async (by) => {
-    const { source, map, layer, rolled, hover } = store.get(), grown = source === "map" && data.maps.some((one) => one.id === map && one.method === "rollout");
+    const { source, map, layer, rolled, hover } = store.get(),
+      grown = source === "map" && data.maps.some((one) => one.id === map && one.method === "rollout");
     if (ctx.stage.pointed() !== null && hover === "attend") store.set({ layer: within(layer + by) });
     else {
-      if (grown && ctx.rollout.possible && data.queries.slice(Math.max(layer + by, 0)).every(Boolean) && !rolled) store.set({ rolled: true, ...toQuery() });
+      if (grown && ctx.rollout.possible && data.queries.slice(Math.max(layer + by, 0)).every(Boolean) && !rolled)
+        store.set({ rolled: true, ...toQuery() });
       ctx.layer(layer + by);
     }
     await painted;
@@ -110,7 +147,9 @@ function mountOne(element, document, host, options) {
   };
   ctx.pin = (token) => {
     const { pinned } = store.get();
-    store.set({ pinned: pinned.includes(token) ? pinned.filter((one) => one !== token) : [...pinned, token].slice(-2) });
+    store.set({
+      pinned: pinned.includes(token) ? pinned.filter((one) => one !== token) : [...pinned, token].slice(-2),
+    });
   };
   const tokensOf = (query, state, slot) => {
     if (!state.rolled || state.source !== "query" || !ctx.rollout.possible) return queried(state, data, query, layers);
@@ -120,7 +159,15 @@ function mountOne(element, document, host, options) {
   async function rolled(query, state, slot) {
     const r = query < 0 ? await data.array("readout") : new Float32Array(data.tokens);
     if (query >= 0) r[query] = 1;
-    return ctx.rollout.from(r, state.layer, state.head, (done, total) => { status.textContent = t("rolling", { done, total }); }, slot);
+    return ctx.rollout.from(
+      r,
+      state.layer,
+      state.head,
+      (done, total) => {
+        status.textContent = t("rolling", { done, total });
+      },
+      slot,
+    );
   }
   ctx.overlap = async (one, other) => {
     const state = { ...store.get(), source: "query" };
@@ -137,12 +184,24 @@ function mountOne(element, document, host, options) {
     ctx.shown.set({ scene });
     return true;
   }
-  let run = 0, painted = null;
-  const absent = (state, token) =>
-    (run++, paint(absentScene(state, data, t, t(state.rolled && !ctx.rollout.possible ? "too_many" : "rows_missing", { layer: state.layer })), token));
+  let run = 0,
+    painted = null;
+  const absent = (state, token) => (
+    run++,
+    paint(
+      absentScene(
+        state,
+        data,
+        t,
+        t(state.rolled && !ctx.rollout.possible ? "too_many" : "rows_missing", { layer: state.layer }),
+      ),
+      token,
+    )
+  );
   // `found`: tokens, a scene, or a promise of either; what takes long is announced under its own title.
   function arrive(state, found, token) {
-    const ticket = ++run, current = () => ticket === run && !signal.aborted;
+    const ticket = ++run,
+      current = () => ticket === run && !signal.aborted;
     const done = (one) => current() && one !== null && paint(one.of ? one : sceneOf(one, state, data, t), token);
     if (found instanceof Float32Array) return done(found);
     const late = setTimeout(() => current() && paint(absentScene(state, data, t, t("busy")), token), PATIENCE);
@@ -154,7 +213,8 @@ function mountOne(element, document, host, options) {
     if (token === null) return refresh();
     const value = () => (ctx.scene && bar.draw(ctx.scene, token), false);
     if (state.hover === "value") return value();
-    const asked = { ...state, query: token, ...(state.source === "map" ? { source: "query", rolled: false } : {}) }, found = tokensOf(token, asked);
+    const asked = { ...state, query: token, ...(state.source === "map" ? { source: "query", rolled: false } : {}) },
+      found = tokensOf(token, asked);
     if (found) return arrive(asked, found, token);
     return data.queries.some(Boolean) ? absent(asked, token) : value();
   };
@@ -178,8 +238,11 @@ function mountOne(element, document, host, options) {
     element.classList.add("vs");
     element.classList.toggle("vs-page", host.kind !== "notebook");
     element.lang = state.lang === "zh" ? "zh-Hans" : "en";
-    const stageRoot = el("div", { class: "vs-main" }), side = el("aside", { class: "vs-side" }), tabbed = el("div", { class: "vs-tabbed" });
-    const opener = el("button", { type: "button", class: "vs-quiet", "aria-expanded": "false" }), card = el("div", { class: "vs-guide" });
+    const stageRoot = el("div", { class: "vs-main" }),
+      side = el("aside", { class: "vs-side" }),
+      tabbed = el("div", { class: "vs-tabbed" });
+    const opener = el("button", { type: "button", class: "vs-quiet", "aria-expanded": "false" }),
+      card = el("div", { class: "vs-guide" });
     const rest = el("div", { class: "vs-rest" }, grab(), card, side, tabbed);
     status = el("p", { class: "vs-status", role: "status" });
     // The element is the container whose width decides the layout, so that what it decides lies in an element within.
@@ -188,18 +251,36 @@ function mountOne(element, document, host, options) {
     ctx.stage = createStage(stageRoot, ctx);
     ctx.stage.label();
     createHint(ctx.stage.element, ctx);
-    const below = ctx.below = el("div", { class: "vs-below" }), steps = el("div", { class: "vs-steps" });
+    const below = (ctx.below = el("div", { class: "vs-below" })),
+      steps = el("div", { class: "vs-steps" });
     stageRoot.append(below);
     bar = ctx.bar = createBar(below, ctx);
     below.append(status, steps);
     deletion(steps, ctx);
-    const column = (...sections) => side.append(el("div", { class: "vs-sections" }, ...sections.map(([title, fill, open = true]) => {
-      const body = el("div", {});
-      fill(body, ctx);
-      return el("details", { class: "vs-section", open, hidden: !body.childElementCount }, el("summary", { text: title }), body);
-    })));
+    const column = (...sections) =>
+      side.append(
+        el(
+          "div",
+          { class: "vs-sections" },
+          ...sections.map(([title, fill, open = true]) => {
+            const body = el("div", {});
+            fill(body, ctx);
+            return el(
+              "details",
+              { class: "vs-section", open, hidden: !body.childElementCount },
+              el("summary", { text: title }),
+              body,
+            );
+          }),
+        ),
+      );
     column([t("method"), methods], [t("more"), more]);
-    column([t("predictions"), predictions], [t("attention"), attention], [t("masking"), masking], [t("drawing"), drawing, false]);
+    column(
+      [t("predictions"), predictions],
+      [t("attention"), attention],
+      [t("masking"), masking],
+      [t("drawing"), drawing, false],
+    );
     createTabs(tabbed, ctx, TABS);
     theme(store.get());
     refresh();
@@ -208,22 +289,47 @@ function mountOne(element, document, host, options) {
 
   // On a phone the controls are a sheet at the lower edge: its handle makes room for the photo.
   function grab() {
-    const made = el("button", { type: "button", class: "vs-grab", text: t("controls"), "aria-expanded": "true", onclick: () => {
-      made.setAttribute("aria-expanded", element.classList.toggle("vs-low") ? "false" : "true");
-    } });
+    const made = el("button", {
+      type: "button",
+      class: "vs-grab",
+      text: t("controls"),
+      "aria-expanded": "true",
+      onclick: () => {
+        made.setAttribute("aria-expanded", element.classList.toggle("vs-low") ? "false" : "true");
+      },
+    });
     return made;
   }
 
   function head(opener) {
-    const state = store.get(), { header } = data;
+    const state = store.get(),
+      { header } = data;
     const lang = choices(t("language"), LANGUAGES, state.lang, (value) => store.set({ lang: value }));
-    const look = choices(t("theme"), ["auto", "light", "dark"].map((name) => [name, t(`theme_${name}`)]), state.theme, (value) => store.set({ theme: value }));
-    const which = options.photos && choices(t("photo"), options.photos.map((name, i) => [i, name]), state.photo, (value) => store.set({ photo: value }));
+    const look = choices(
+      t("theme"),
+      ["auto", "light", "dark"].map((name) => [name, t(`theme_${name}`)]),
+      state.theme,
+      (value) => store.set({ theme: value }),
+    );
+    const which =
+      options.photos &&
+      choices(
+        t("photo"),
+        options.photos.map((name, i) => [i, name]),
+        state.photo,
+        (value) => store.set({ photo: value }),
+      );
     store.subscribe(({ theme: now }) => look.show(now), ctx.signal);
-    return el("header", { class: "vs-head" },
-      el("div", {}, el("h1", { text: header.photo.name }), el("p", { text: header.model.reference })), el("div", { class: "vs-switches" }, which, opener, lang, look));
+    return el(
+      "header",
+      { class: "vs-head" },
+      el("div", {}, el("h1", { text: header.photo.name }), el("p", { text: header.model.reference })),
+      el("div", { class: "vs-switches" }, which, opener, lang, look),
+    );
   }
-  const theme = (state) => { element.dataset.theme = state.theme; };
+  const theme = (state) => {
+    element.dataset.theme = state.theme;
+  };
 
   const STYLE = ["cmap", "opacity", "norm", "smooth", "contours", "as_seen", "pinned", "sinks"];
   store.subscribe((state, before) => {
@@ -243,7 +349,10 @@ function mountOne(element, document, host, options) {
       ending.abort();
       element.replaceChildren();
     },
-    get state() { return store.get(); },
-    store, ctx,
+    get state() {
+      return store.get();
+    },
+    store,
+    ctx,
   };
 }

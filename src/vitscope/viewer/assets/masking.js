@@ -7,16 +7,34 @@ const PAUSE = 60; // milliseconds without a stroke before the model runs
 export function panel(root, ctx) {
   const { data, store, t, host, signal } = ctx;
   if (!host.mask) return;
-  let painting = false, running = null, timer = 0;
+  let painting = false,
+    running = null,
+    timer = 0;
   ctx.paints = () => painting;
   const brush = toggle(t("paint"), false, (value) => {
     painting = value;
     ctx.stage.element.classList.toggle("vs-painting", value);
   });
-  const mode = choices(t("masking"), [["fill", t("fill")], ["drop", t("drop")]], store.get().mode, (value) => store.set({ mode: value }));
-  const clear = el("button", { type: "button", class: "vs-quiet", text: t("clear"), onclick: () => store.set({ hidden: [] }) });
+  const mode = choices(
+    t("masking"),
+    [
+      ["fill", t("fill")],
+      ["drop", t("drop")],
+    ],
+    store.get().mode,
+    (value) => store.set({ mode: value }),
+  );
+  const clear = el("button", {
+    type: "button",
+    class: "vs-quiet",
+    text: t("clear"),
+    onclick: () => store.set({ hidden: [] }),
+  });
   const status = el("p", { class: "vs-masked", "aria-live": "polite" });
-  root.append(el("div", { class: "vs-row" }, brush, mode, clear), el("p", { class: "vs-note", text: t("masking_hint") }));
+  root.append(
+    el("div", { class: "vs-row" }, brush, mode, clear),
+    el("p", { class: "vs-note", text: t("masking_hint") }),
+  );
   ctx.below.prepend(status);
 
   async function predict(state) {
@@ -35,11 +53,22 @@ export function panel(root, ctx) {
       const found = await host.mask(patches, state.mode, AbortSignal.any([mine.signal, signal]));
       if (mine.signal.aborted) return;
       status.dataset.beyond = performance.now() - began - found.forward_ms; // what a request costs besides the model itself
-      const words = [t("masked", { count: patches.length, score: figure(found.score), whole: figure(found.whole), ms: Math.round(found.total_ms) })];
+      const words = [
+        t("masked", {
+          count: patches.length,
+          score: figure(found.score),
+          whole: figure(found.whole),
+          ms: Math.round(found.total_ms),
+        }),
+      ];
       const { values } = ctx.scene;
       if (values) {
         const total = values.reduce((sum, value) => sum + Math.max(value, 0), 0) || 1;
-        words.push(t("masked_share", { share: percent(patches.reduce((sum, patch) => sum + Math.max(values[patch], 0), 0) / total) }));
+        words.push(
+          t("masked_share", {
+            share: percent(patches.reduce((sum, patch) => sum + Math.max(values[patch], 0), 0) / total),
+          }),
+        );
       }
       status.textContent = words.join(" ");
       ctx.masked.set({ answer: found });

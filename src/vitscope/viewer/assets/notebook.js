@@ -11,7 +11,8 @@ function kernelHost(model, signal) {
     const request = waiting.get(message.id);
     if (!request) return;
     waiting.delete(message.id);
-    if (message.error) request.reject(Object.assign(new Error(message.error), { hint: message.hint, messages: message.messages }));
+    if (message.error)
+      request.reject(Object.assign(new Error(message.error), { hint: message.hint, messages: message.messages }));
     else request.resolve(withArrays(message.result, buffers));
   };
   model.on("msg:custom", answered);

@@ -16,7 +16,8 @@ export function crc32(bytes) {
 export function npy(values, shape) {
   const header = `{'descr': '<f4', 'fortran_order': False, 'shape': (${shape.join(", ")}${shape.length === 1 ? "," : ""}), }`;
   const head = header.padEnd(Math.ceil((header.length + 11) / 64) * 64 - 11) + "\n";
-  const out = new Uint8Array(10 + head.length + 4 * values.length), view = new DataView(out.buffer);
+  const out = new Uint8Array(10 + head.length + 4 * values.length),
+    view = new DataView(out.buffer);
   out.set([0x93, 78, 85, 77, 80, 89, 1, 0]);
   view.setUint16(8, head.length, true);
   out.set(new TextEncoder().encode(head), 10);
@@ -26,12 +27,16 @@ export function npy(values, shape) {
 
 // `files`: `[name, bytes]`. Without compression, names in UTF-8, dated 1980.
 export function zip(files) {
-  const parts = [], listed = [];
+  const parts = [],
+    listed = [];
   let at = 0;
   for (const [name, bytes] of files) {
-    const written = new TextEncoder().encode(name), crc = crc32(bytes), size = bytes.length;
+    const written = new TextEncoder().encode(name),
+      crc = crc32(bytes),
+      size = bytes.length;
     const shared = [20, 0x800, 0, 0, 33]; // version, flags, stored, time, date
-    const local = new DataView(new ArrayBuffer(30)), central = new DataView(new ArrayBuffer(46));
+    const local = new DataView(new ArrayBuffer(30)),
+      central = new DataView(new ArrayBuffer(46));
     local.setUint32(0, 0x04034b50, true);
     shared.forEach((value, i) => local.setUint16(4 + 2 * i, value, true));
     central.setUint32(0, 0x02014b50, true);
@@ -48,7 +53,8 @@ export function zip(files) {
     listed.push(central, written);
     at += 30 + written.length + size;
   }
-  const end = new DataView(new ArrayBuffer(22)), length = listed.reduce((sum, one) => sum + one.byteLength, 0);
+  const end = new DataView(new ArrayBuffer(22)),
+    length = listed.reduce((sum, one) => sum + one.byteLength, 0);
   end.setUint32(0, 0x06054b50, true);
   end.setUint16(8, files.length, true);
   end.setUint16(10, files.length, true);

@@ -10,7 +10,8 @@ export const numbered = ({ data }) =>
   Boolean(data.header.statistics?.layers?.length) || data.maps.some((one) => one.measurement?.numbers.length);
 
 export function panel(root, ctx) {
-  const { data, t } = ctx, layers = data.header.statistics?.layers ?? [];
+  const { data, t } = ctx,
+    layers = data.header.statistics?.layers ?? [];
   const curves = el("div", {});
   root.append(curves);
   curvesOf(curves, ctx);
@@ -20,26 +21,64 @@ export function panel(root, ctx) {
 
 // Two charts with a dot for each head; one dot at a time can be reached by Tab, arrow keys move among them.
 function depth(ctx, layers) {
-  const { data, store, t, signal } = ctx, both = [];
-  const status = el("p", { class: "vs-note", "aria-live": "polite" }), hint = t(data.readable ? "depth_hint" : "depth_plain");
-  const charts = [["distance", t("distance"), t("distance_unit")], ["entropy_normalised", t("entropy"), t("entropy_unit")]]
-    .filter(([name]) => layers.some((one) => one[name]?.some(Number.isFinite)));
+  const { data, store, t, signal } = ctx,
+    both = [];
+  const status = el("p", { class: "vs-note", "aria-live": "polite" }),
+    hint = t(data.readable ? "depth_hint" : "depth_plain");
+  const charts = [
+    ["distance", t("distance"), t("distance_unit")],
+    ["entropy_normalised", t("entropy"), t("entropy_unit")],
+  ].filter(([name]) => layers.some((one) => one[name]?.some(Number.isFinite)));
   const point = (layer, head) => {
-    for (const dots of both) for (const one of dots) one.circle.classList.toggle("vs-near", one.layer === layer && one.head === head);
-    status.textContent = layer === null ? hint : `${t("where_head", { layer, head })}: ${charts.map(([name, label]) => `${label} ${figure(layers[layer][name]?.[head])}`).join(", ")}`;
+    for (const dots of both)
+      for (const one of dots) one.circle.classList.toggle("vs-near", one.layer === layer && one.head === head);
+    status.textContent =
+      layer === null
+        ? hint
+        : `${t("where_head", { layer, head })}: ${charts.map(([name, label]) => `${label} ${figure(layers[layer][name]?.[head])}`).join(", ")}`;
     if (data.readable) ctx.peek(layer === null ? null : { layer, head });
   };
   const made = charts.map(([name, label, unit]) => {
-    const found = layers.flatMap((one, layer) => (one[name] ?? []).map((value, head) => ({ layer, head, value })).filter(({ value }) => Number.isFinite(value)));
+    const found = layers.flatMap((one, layer) =>
+      (one[name] ?? []).map((value, head) => ({ layer, head, value })).filter(({ value }) => Number.isFinite(value)),
+    );
     const most = Math.max(...found.map(({ value }) => value)) * 1.08;
-    const plot = chart({ label, across: t("layer"), up: unit, xs: [-0.5, layers.length - 0.5], ys: [0, most], whole: true });
-    const means = layers.map((_, layer) => found.filter((one) => one.layer === layer)).filter((one) => one.length)
+    const plot = chart({
+      label,
+      across: t("layer"),
+      up: unit,
+      xs: [-0.5, layers.length - 0.5],
+      ys: [0, most],
+      whole: true,
+    });
+    const means = layers
+      .map((_, layer) => found.filter((one) => one.layer === layer))
+      .filter((one) => one.length)
       .map((one) => [one[0].layer, one.reduce((sum, { value }) => sum + value / one.length, 0)]);
-    plot.root.append(svg("path", { d: lineOf(means.map(([layer]) => plot.x(layer)), means.map(([, value]) => plot.y(value))), class: "vs-mean", "aria-hidden": "true" }));
-    const dots = found.map((one) => ({ ...one, x: plot.x(one.layer), y: plot.y(one.value), circle: svg("circle", {
-      cx: plot.x(one.layer), cy: plot.y(one.value), r: 4.2, class: "vs-dot", role: "button", tabindex: "-1",
-      "aria-label": `${t("where_head", one)}: ${figure(one.value)}`,
-    }) }));
+    plot.root.append(
+      svg("path", {
+        d: lineOf(
+          means.map(([layer]) => plot.x(layer)),
+          means.map(([, value]) => plot.y(value)),
+        ),
+        class: "vs-mean",
+        "aria-hidden": "true",
+      }),
+    );
+    const dots = found.map((one) => ({
+      ...one,
+      x: plot.x(one.layer),
+      y: plot.y(one.value),
+      circle: svg("circle", {
+        cx: plot.x(one.layer),
+        cy: plot.y(one.value),
+        r: 4.2,
+        class: "vs-dot",
+        role: "button",
+        tabindex: "-1",
+        "aria-label": `${t("where_head", one)}: ${figure(one.value)}`,
+      }),
+    }));
     plot.root.append(...dots.map(({ circle }) => circle));
     both.push(dots);
     listen(plot, dots, ctx, point);
@@ -64,11 +103,15 @@ function listen({ root, wide, high }, dots, ctx, point) {
   let now = null;
   const at = (event) => {
     const bounds = root.getBoundingClientRect();
-    const x = ((event.clientX - bounds.left) / bounds.width) * wide, y = ((event.clientY - bounds.top) / bounds.height) * high;
-    const [near, far] = dots.reduce(([best, least], one) => {
-      const off = Math.hypot(one.x - x, one.y - y);
-      return off < least ? [one, off] : [best, least];
-    }, [null, Infinity]);
+    const x = ((event.clientX - bounds.left) / bounds.width) * wide,
+      y = ((event.clientY - bounds.top) / bounds.height) * high;
+    const [near, far] = dots.reduce(
+      ([best, least], one) => {
+        const off = Math.hypot(one.x - x, one.y - y);
+        return off < least ? [one, off] : [best, least];
+      },
+      [null, Infinity],
+    );
     return far < NEAR ? near : null;
   };
   const go = (one) => {
@@ -85,9 +128,18 @@ function listen({ root, wide, high }, dots, ctx, point) {
   root.addEventListener("keydown", (event) => {
     const one = dots.find(({ circle }) => circle === event.target);
     if (!one) return;
-    const beside = dots.filter(({ layer }) => layer === one.layer).sort((a, b) => a.value - b.value), rank = beside.indexOf(one);
-    const other = (by) => dots.filter(({ layer }) => layer === one.layer + by).sort((a, b) => Math.abs(a.value - one.value) - Math.abs(b.value - one.value))[0];
-    const next = { ArrowUp: () => beside[rank + 1], ArrowDown: () => beside[rank - 1], ArrowLeft: () => other(-1), ArrowRight: () => other(1) }[event.key];
+    const beside = dots.filter(({ layer }) => layer === one.layer).sort((a, b) => a.value - b.value),
+      rank = beside.indexOf(one);
+    const other = (by) =>
+      dots
+        .filter(({ layer }) => layer === one.layer + by)
+        .sort((a, b) => Math.abs(a.value - one.value) - Math.abs(b.value - one.value))[0];
+    const next = {
+      ArrowUp: () => beside[rank + 1],
+      ArrowDown: () => beside[rank - 1],
+      ArrowLeft: () => other(-1),
+      ArrowRight: () => other(1),
+    }[event.key];
     if (next) next()?.circle.focus();
     else if (event.key === "Enter" || event.key === " ") keep(one);
     else return;
@@ -103,30 +155,51 @@ function curvesOf(root, ctx) {
     const key = [state.map, state.deletion_step].join();
     if (key === of) return;
     of = key;
-    const entry = entryOf(state, data), numbers = entry?.measurement?.numbers.filter((one) => one.x?.length) ?? [];
+    const entry = entryOf(state, data),
+      numbers = entry?.measurement?.numbers.filter((one) => one.x?.length) ?? [];
     root.replaceChildren();
     if (!entry) return;
     root.append(el("h3", { text: t("curves", { map: nameOfMap(entry, t) }) }));
     if (!numbers.length) return void root.append(el("p", { class: "vs-note", text: t("not_measured") }));
-    const legend = el("p", { class: "vs-legend" }, el("span", { class: "vs-key vs-key-map", text: t("curve_map") }), el("span", { class: "vs-key vs-key-random", text: t("curve_random") }));
-    root.append(el("div", { class: "vs-charts" }, ...numbers.map((one) => curve(one, entry.measurement, state, ctx))), legend);
+    const legend = el(
+      "p",
+      { class: "vs-legend" },
+      el("span", { class: "vs-key vs-key-map", text: t("curve_map") }),
+      el("span", { class: "vs-key vs-key-random", text: t("curve_random") }),
+    );
+    root.append(
+      el("div", { class: "vs-charts" }, ...numbers.map((one) => curve(one, entry.measurement, state, ctx))),
+      legend,
+    );
   };
   show(store.get());
   store.subscribe(show, signal);
 }
 
 function curve(number, measurement, state, ctx) {
-  const { t } = ctx, { x: xs, y: ys, around } = number, kind = verdictOf(number);
+  const { t } = ctx,
+    { x: xs, y: ys, around } = number,
+    kind = verdictOf(number);
   const known = [...ys, ...around.map(([mean]) => mean), measurement.whole, measurement.empty].filter(Number.isFinite);
-  const [low, high] = [Math.min(...known), Math.max(...known)], room = (high - low || 1) * 0.08;
-  const label = t(number.name === "insertion" ? "insertion" : number.name === "deletion" ? "deletion_curve" : number.name);
+  const [low, high] = [Math.min(...known), Math.max(...known)],
+    room = (high - low || 1) * 0.08;
+  const label = t(
+    number.name === "insertion" ? "insertion" : number.name === "deletion" ? "deletion_curve" : number.name,
+  );
   const across = t(number.name === "insertion" ? "share_shown" : "share_hidden");
   const plot = chart({ label, across, up: t("score"), xs: [0, 1], ys: [low - room, high + room] });
   const within = (value) => plot.y(Math.max(low - room, Math.min(high + room, value ?? 0)));
-  const places = xs.map(plot.x), middle = around.map(([mean]) => within(mean));
+  const places = xs.map(plot.x),
+    middle = around.map(([mean]) => within(mean));
   if (around.length) {
-    const up = around.map(([, , top]) => within(top)), down = around.map(([, bottom]) => within(bottom));
-    plot.root.append(svg("path", { d: `${lineOf(places, up)}L${lineOf([...places].reverse(), [...down].reverse()).slice(1)}Z`, class: "vs-band" }));
+    const up = around.map(([, , top]) => within(top)),
+      down = around.map(([, bottom]) => within(bottom));
+    plot.root.append(
+      svg("path", {
+        d: `${lineOf(places, up)}L${lineOf([...places].reverse(), [...down].reverse()).slice(1)}Z`,
+        class: "vs-band",
+      }),
+    );
     plot.root.append(svg("path", { d: lineOf(places, middle), class: "vs-random" }));
   }
   plot.root.append(svg("path", { d: lineOf(places, ys.map(within)), class: "vs-curve" }));
@@ -136,24 +209,53 @@ function curve(number, measurement, state, ctx) {
   }
   const range = Number.isFinite(number.low) ? ` (${figure(number.low)} – ${figure(number.high)})` : "";
   const words = t("verdict_area", {
-    value: figure(number.value), random: figure(number.random) + range, better: t(number.better === "lower" ? "lower" : "higher"),
+    value: figure(number.value),
+    random: figure(number.random) + range,
+    better: t(number.better === "lower" ? "lower" : "higher"),
   });
   plot.root.setAttribute("role", "img");
-  const meaning = t.message(number.sentence), weak = number.power !== null && number.power < 0.9 ? ` ${t("power", { share: percent(number.power) })}` : "";
+  const meaning = t.message(number.sentence),
+    weak = number.power !== null && number.power < 0.9 ? ` ${t("power", { share: percent(number.power) })}` : "";
   plot.root.setAttribute("aria-label", [label, verdictText(number, t), words, meaning].join(". "));
-  return el("figure", { class: "vs-figure-box" }, el("figcaption", {}, el("span", { text: label }), el("strong", { class: `vs-${kind}`, text: verdictText(number, t) })), plot.root,
-    el("p", { text: meaning }), el("p", { class: "vs-note", text: words + weak }));
+  return el(
+    "figure",
+    { class: "vs-figure-box" },
+    el(
+      "figcaption",
+      {},
+      el("span", { text: label }),
+      el("strong", { class: `vs-${kind}`, text: verdictText(number, t) }),
+    ),
+    plot.root,
+    el("p", { text: meaning }),
+    el("p", { class: "vs-note", text: words + weak }),
+  );
 }
 
 // Tokens that collect attention; each leads to who looks at it.
 function sinks(ctx) {
-  const { data, store, t, signal } = ctx, found = data.header.statistics.sinks;
+  const { data, store, t, signal } = ctx,
+    found = data.header.statistics.sinks;
   if (!found.length) return el("p", { class: "vs-note", text: t("no_sinks") });
   const mark = toggle(t("sinks"), store.get().sinks, (value) => store.set({ sinks: value }));
-  const list = el("div", { class: "vs-row" }, ...found.slice(0, 12).map((sink) => el("button", {
-    type: "button", class: "vs-quiet", text: `${data.nameOf(sink.token, t)} · ${figure(sink.factor)} ×`,
-    onclick: () => store.set({ sinks: true, ...(data.queries[store.get().layer] ? { source: "received", query: sink.token, rolled: false } : {}) }),
-  })));
+  const list = el(
+    "div",
+    { class: "vs-row" },
+    ...found
+      .slice(0, 12)
+      .map((sink) =>
+        el("button", {
+          type: "button",
+          class: "vs-quiet",
+          text: `${data.nameOf(sink.token, t)} · ${figure(sink.factor)} ×`,
+          onclick: () =>
+            store.set({
+              sinks: true,
+              ...(data.queries[store.get().layer] ? { source: "received", query: sink.token, rolled: false } : {}),
+            }),
+        }),
+      ),
+  );
   store.subscribe((state) => mark.show(state.sinks), signal);
   return el("div", {}, el("p", { class: "vs-note", text: t("sinks_hint") }), mark, list);
 }

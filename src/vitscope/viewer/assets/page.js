@@ -9,6 +9,7 @@ import { translator } from "./strings.js";
 export { fileHost, mount };
 
 const root = document.querySelector("main");
+/** @type {HTMLElement} */
 const island = document.querySelector('script[type="application/json"]');
 // The document, or null where the file was damaged after it was written.
 function read() {

@@ -19,7 +19,9 @@ export function withTexts(bytes, texts) {
 
 // Length, name and content, CRC-32 of the two.
 function chunk(content) {
-  const body = new TextEncoder().encode(content), out = new Uint8Array(body.length + 8), view = new DataView(out.buffer);
+  const body = new TextEncoder().encode(content),
+    out = new Uint8Array(body.length + 8),
+    view = new DataView(out.buffer);
   view.setUint32(0, body.length - 4);
   out.set(body, 4);
   view.setUint32(body.length + 4, crc32(body));

@@ -4,14 +4,17 @@ import { el, figure, predicted } from "./dom.js";
 
 // Rows `[label, before, after]` of both answers, in the order of the first; null where a class is not among the likeliest.
 export function beforeAndAfter(before, after) {
-  const later = new Map(after), rows = before.map(([label, p]) => [label, p, later.get(label) ?? null]);
+  const later = new Map(after),
+    rows = before.map(([label, p]) => [label, p, later.get(label) ?? null]);
   const known = new Set(before.map(([label]) => label));
   return [...rows, ...after.filter(([label]) => !known.has(label)).map(([label, p]) => [label, null, p])];
 }
 
 export function panel(root, ctx) {
-  const { data, store, t, signal } = ctx, { predictions, activation } = data.header;
-  const list = el("ul", { class: "vs-predictions" }), note = el("p", { class: "vs-note" });
+  const { data, store, t, signal } = ctx,
+    { predictions, activation } = data.header;
+  const list = el("ul", { class: "vs-predictions" }),
+    note = el("p", { class: "vs-note" });
   root.append(note, list);
   const said = (value) => (value === null ? "–" : predicted(value, activation));
   const bar = (value, kind) => {
@@ -22,14 +25,47 @@ export function panel(root, ctx) {
   function fill({ answer }) {
     note.textContent = answer && predictions.length ? t("before_after") : predictions.length ? "" : t("no_predictions");
     const rows = answer ? beforeAndAfter(predictions, answer.predictions) : predictions.map(([label, p]) => [label, p]);
-    list.replaceChildren(...rows.map(([label, before, after]) => {
-      const entry = data.maps.find((one) => one.label === label), numbers = answer ? `${said(before)} → ${said(after)}` : said(before);
-      const inside = [el("span", { text: label }), el("span", { class: "vs-number", text: numbers }), bar(before, answer ? "vs-bar-before" : ""), answer && bar(after, "vs-bar-after")];
-      return el("li", { class: answer ? "vs-both" : null }, entry
-        ? el("button", { type: "button", "data-map": entry.id, title: t("class_map", { label }), onclick: () => store.set({ map: entry.id, source: "map", deletion_step: null }) }, ...inside)
-        : el("div", {}, ...inside));
-    }));
-    if (answer && !predictions.length) list.replaceChildren(el("li", {}, el("div", {}, el("span", { text: t("score") }), el("span", { class: "vs-number", text: `${figure(answer.whole)} → ${figure(answer.score)}` }))));
+    list.replaceChildren(
+      ...rows.map(([label, before, after]) => {
+        const entry = data.maps.find((one) => one.label === label),
+          numbers = answer ? `${said(before)} → ${said(after)}` : said(before);
+        const inside = [
+          el("span", { text: label }),
+          el("span", { class: "vs-number", text: numbers }),
+          bar(before, answer ? "vs-bar-before" : ""),
+          answer && bar(after, "vs-bar-after"),
+        ];
+        return el(
+          "li",
+          { class: answer ? "vs-both" : null },
+          entry
+            ? el(
+                "button",
+                {
+                  type: "button",
+                  "data-map": entry.id,
+                  title: t("class_map", { label }),
+                  onclick: () => store.set({ map: entry.id, source: "map", deletion_step: null }),
+                },
+                ...inside,
+              )
+            : el("div", {}, ...inside),
+        );
+      }),
+    );
+    if (answer && !predictions.length)
+      list.replaceChildren(
+        el(
+          "li",
+          {},
+          el(
+            "div",
+            {},
+            el("span", { text: t("score") }),
+            el("span", { class: "vs-number", text: `${figure(answer.whole)} → ${figure(answer.score)}` }),
+          ),
+        ),
+      );
     show(store.get());
   }
   const show = (state) => {

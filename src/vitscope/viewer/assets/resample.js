@@ -6,7 +6,9 @@ function inside(length, low, high) {
 }
 
 function weights(length, low, high, cells, smooth) {
-  const [start, stop] = inside(length, low, high), per = cells / (high - low), wide = Math.max(per, 1);
+  const [start, stop] = inside(length, low, high),
+    per = cells / (high - low),
+    wide = Math.max(per, 1);
   const rows = [];
   for (let pixel = start; pixel < stop; pixel++) {
     const centre = Math.min(Math.max((pixel + 0.5 - low) * per, 0), cells);
@@ -14,7 +16,8 @@ function weights(length, low, high, cells, smooth) {
       rows.push([Math.min(Math.floor(centre), cells - 1), [1]]);
       continue;
     }
-    const first = Math.max(Math.ceil(centre - 0.5 - 2 * wide), 0), last = Math.min(Math.floor(centre - 0.5 + 2 * wide), cells - 1);
+    const first = Math.max(Math.ceil(centre - 0.5 - 2 * wide), 0),
+      last = Math.min(Math.floor(centre - 0.5 + 2 * wide), cells - 1);
     const taps = [];
     let total = 0;
     for (let cell = first; cell <= last; cell++) {
@@ -42,9 +45,14 @@ function weightsOf(...of) {
 // Values `(rows, columns)` on `width` x `height` pixels, inside `box`; `{left, top, width, height, values}`.
 export function place(values, rows, columns, width, height, box, smooth) {
   const [left, top, right, bottom] = box;
-  const across = weightsOf(width, left, right, columns, smooth), down = weightsOf(height, top, bottom, rows, smooth);
-  const w = across.rows.length, h = down.rows.length, wide = new Float32Array(rows * w), out = new Float32Array(h * w);
-  let low = Infinity, high = -Infinity;
+  const across = weightsOf(width, left, right, columns, smooth),
+    down = weightsOf(height, top, bottom, rows, smooth);
+  const w = across.rows.length,
+    h = down.rows.length,
+    wide = new Float32Array(rows * w),
+    out = new Float32Array(h * w);
+  let low = Infinity,
+    high = -Infinity;
   for (const value of values) {
     if (value < low) low = value;
     if (value > high) high = value;
@@ -58,9 +66,11 @@ export function place(values, rows, columns, width, height, box, smooth) {
     }
   }
   for (let y = 0; y < h; y++) {
-    const [first, taps] = down.rows[y], to = y * w;
+    const [first, taps] = down.rows[y],
+      to = y * w;
     for (let tap = 0; tap < taps.length; tap++) {
-      const weight = taps[tap], from = (first + tap) * w;
+      const weight = taps[tap],
+        from = (first + tap) * w;
       for (let x = 0; x < w; x++) out[to + x] += weight * wide[from + x];
     }
   }

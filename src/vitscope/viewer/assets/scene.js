@@ -30,7 +30,9 @@ function targetName(target, t) {
 }
 
 export function nameOfMap(entry, t) {
-  const given = Object.entries(entry.options).filter(([name, value]) => value !== null && ["layers", "start_layer"].includes(name));
+  const given = Object.entries(entry.options).filter(
+    ([name, value]) => value !== null && ["layers", "start_layer"].includes(name),
+  );
   const options = given.map(([, value]) => value).join(", ");
   const of = entry.label ?? (entry.alike || entry.more ? targetName(entry.target, t) : null);
   return [entry.method, options && `(${options})`, of && `· ${of}`].filter(Boolean).join(" ");
@@ -46,13 +48,21 @@ export const verdictOf = (number) => VERDICTS[number.verdict] ?? "open";
 export const verdictText = (number, t) => `${MARKS[verdictOf(number)]} ${t(`verdict_${verdictOf(number)}`)}`;
 
 // What a number says, with what it is: its verdict, value, and which direction is better.
-export const numberText = (number, t) => t("verdict", {
-  verdict: verdictText(number, t), name: t.named(number.name), value: figure(number.value), random: figure(number.random),
-  best: t(number.better === "lower" ? "low_best" : "high_best"),
-});
+export const numberText = (number, t) =>
+  t("verdict", {
+    verdict: verdictText(number, t),
+    name: t.named(number.name),
+    value: figure(number.value),
+    random: figure(number.random),
+    best: t(number.better === "lower" ? "low_best" : "high_best"),
+  });
 
 // What the measurement of a map means, in sentences.
-export const meaningOf = (entry, t) => (entry?.measurement?.numbers ?? []).map((one) => t.message(one.sentence)).filter(Boolean).join(" ");
+export const meaningOf = (entry, t) =>
+  (entry?.measurement?.numbers ?? [])
+    .map((one) => t.message(one.sentence))
+    .filter(Boolean)
+    .join(" ");
 
 function fusedReadout(values, head, tokens) {
   const count = values.length / tokens;
@@ -89,34 +99,55 @@ function captionOf(state, data, t) {
   if (state.source === "map") return nameOfMap(entryOf(state, data), t);
   const rolled = state.rolled && state.source === "query";
   const place = rolled ? t("rolled_from", { first: state.layer, last: data.layers.length - 1 }) : where(state, t);
-  return t(state.source === "received" ? "caption_received" : "caption_query", { token: data.nameOf(state.query, t), where: place });
+  return t(state.source === "received" ? "caption_received" : "caption_query", {
+    token: data.nameOf(state.query, t),
+    where: place,
+  });
 }
 
 // A scene: `{of, values, prefix, kind, caption, unit, signed, norm}` of all tokens' numbers.
 export function sceneOf(tokens, state, data, t) {
   const count = data.prefix.length;
   return {
-    of: drawnOf(state), values: tokens.subarray(count), prefix: tokens.subarray(0, count), kind: state.source,
-    caption: captionOf(state, data, t), unit: t("unit_share"), signed: false, norm: null,
+    of: drawnOf(state),
+    values: tokens.subarray(count),
+    prefix: tokens.subarray(0, count),
+    kind: state.source,
+    caption: captionOf(state, data, t),
+    unit: t("unit_share"),
+    signed: false,
+    norm: null,
   };
 }
 
 // What is asked for and not there: not in this page, or not yet. Nothing is drawn, and nothing can be saved.
 export const absentScene = (state, data, t, why) => ({
-  of: drawnOf(state), values: null, kind: state.source, caption: captionOf(state, data, t), why,
+  of: drawnOf(state),
+  values: null,
+  kind: state.source,
+  caption: captionOf(state, data, t),
+  why,
 });
 
 export async function mapScene(state, data, t) {
-  const entry = entryOf(state, data), { values, prefix } = await data.map(entry.id);
+  const entry = entryOf(state, data),
+    { values, prefix } = await data.map(entry.id);
   return {
-    of: drawnOf({ ...state, map: entry.id, source: "map" }), values, prefix, kind: "map", caption: nameOfMap(entry, t), signed: entry.signed,
-    norm: entry.norm, entry, unit: t(entry.sums_to_one ? "unit_share" : "unit_map", { method: entry.method }),
+    of: drawnOf({ ...state, map: entry.id, source: "map" }),
+    values,
+    prefix,
+    kind: "map",
+    caption: nameOfMap(entry, t),
+    signed: entry.signed,
+    norm: entry.norm,
+    entry,
+    unit: t(entry.sums_to_one ? "unit_share" : "unit_map", { method: entry.method }),
   };
 }
 
 // The two ends of the colour scale, as the state asks for.
 export function scaleOf(scene, state) {
-  const norm = state.norm === "auto" ? scene.norm ?? (scene.kind === "map" ? "auto" : "robust") : state.norm;
+  const norm = state.norm === "auto" ? (scene.norm ?? (scene.kind === "map" ? "auto" : "robust")) : state.norm;
   return limits(scene.values, norm, scene.signed);
 }
 

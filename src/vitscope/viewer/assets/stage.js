@@ -11,17 +11,22 @@ const FINEST = 720; // pixels of the map's longer side: finer is invisible
 export function createStage(root, ctx) {
   const { data, store, t, signal } = ctx;
   const image = el("img", { class: "vs-photo", alt: "", draggable: "false" });
-  const heat = el("canvas", { class: "vs-heat" }), marks = el("canvas", { class: "vs-marks" });
+  const heat = el("canvas", { class: "vs-heat" }),
+    marks = el("canvas", { class: "vs-marks" });
   const stage = el("div", { class: "vs-stage", tabindex: "0", role: "application" }, image, heat, marks);
   const read = el("p", { class: "vs-sr", "aria-live": "polite" });
   root.append(stage, read);
   const timings = [];
-  let scene = null, hovered = null, cursor = null, painting = false;
+  let scene = null,
+    hovered = null,
+    cursor = null,
+    painting = false;
 
   const box = () => boxOf(data, store.get().as_seen);
 
   function fit() {
-    const state = store.get(), [w, h] = shapeOf(data, state.as_seen);
+    const state = store.get(),
+      [w, h] = shapeOf(data, state.as_seen);
     ctx.body.style.setProperty("--shape", w / h);
     const url = data.header.images[state.as_seen ? "input" : "photo"];
     if (image.getAttribute("src") !== url) image.src = url;
@@ -44,8 +49,11 @@ export function createStage(root, ctx) {
   function cellBox(token) {
     const patch = token - data.prefix.length;
     if (patch < 0) return null;
-    const [l, top, r, b] = box(), w = marks.width, h = marks.height;
-    const cw = ((r - l) * w) / data.columns, ch = ((b - top) * h) / data.rows;
+    const [l, top, r, b] = box(),
+      w = marks.width,
+      h = marks.height;
+    const cw = ((r - l) * w) / data.columns,
+      ch = ((b - top) * h) / data.rows;
     return [l * w + (patch % data.columns) * cw, top * h + Math.floor(patch / data.columns) * ch, cw, ch];
   }
 
@@ -62,7 +70,9 @@ export function createStage(root, ctx) {
   }
 
   function drawMarks() {
-    const state = store.get(), context = marks.getContext("2d"), dense = Math.max(globalThis.devicePixelRatio || 1, marks.width / 1200);
+    const state = store.get(),
+      context = marks.getContext("2d"),
+      dense = Math.max(globalThis.devicePixelRatio || 1, marks.width / 1200);
     const { source, query } = scene?.of ?? state;
     context.clearRect(0, 0, marks.width, marks.height);
     if (!state.as_seen && state.opacity > 0) drawUnseen(context, data.region, marks, t("unseen"), dense);
@@ -75,7 +85,9 @@ export function createStage(root, ctx) {
     };
     if (source === "map") fill(ctx.deleted?.() ?? [], "rgb(118,118,118)");
     fill(state.hidden, "rgba(118,118,118,.92)");
-    if (state.sinks) for (const sink of data.header.statistics.sinks) outline(context, sink.token, "#ffd84d", 1.5 * dense, [3 * dense, 2 * dense]);
+    if (state.sinks)
+      for (const sink of data.header.statistics.sinks)
+        outline(context, sink.token, "#ffd84d", 1.5 * dense, [3 * dense, 2 * dense]);
     if (source !== "map" && hovered === null && cursor === null) outline(context, query, "#fff", 2 * dense);
     if (hovered !== null) outline(context, hovered, "#fff", 2 * dense);
     if (cursor !== null) outline(context, cursor, "#fff", 3 * dense);
@@ -83,13 +95,16 @@ export function createStage(root, ctx) {
   }
 
   function tokenAt(event) {
-    const bounds = stage.getBoundingClientRect(), [l, top, r, b] = box();
-    const x = ((event.clientX - bounds.left) / bounds.width - l) / (r - l), y = ((event.clientY - bounds.top) / bounds.height - top) / (b - top);
+    const bounds = stage.getBoundingClientRect(),
+      [l, top, r, b] = box();
+    const x = ((event.clientX - bounds.left) / bounds.width - l) / (r - l),
+      y = ((event.clientY - bounds.top) / bounds.height - top) / (b - top);
     if (x < 0 || y < 0 || x >= 1 || y >= 1) return null;
     return data.prefix.length + Math.floor(y * data.rows) * data.columns + Math.floor(x * data.columns);
   }
 
-  let frame = 0, newest = null;
+  let frame = 0,
+    newest = null;
   function hover(token, since) {
     newest = { token, since };
     frame ||= requestAnimationFrame(() => {
@@ -128,7 +143,9 @@ export function createStage(root, ctx) {
       ctx.query(token);
     }
   });
-  const stop = () => { painting = false; };
+  const stop = () => {
+    painting = false;
+  };
   // A finger may be scrolling: only where it is lifted again from the photo does it choose.
   stage.addEventListener("pointerup", (event) => {
     const token = tokenAt(event);
@@ -138,8 +155,10 @@ export function createStage(root, ctx) {
   stage.addEventListener("pointercancel", stop);
 
   function move(key) {
-    const patches = data.rows * data.columns, first = data.prefix.length;
-    const now = cursor === null ? Math.floor(data.rows / 2) * data.columns + Math.floor(data.columns / 2) : cursor - first;
+    const patches = data.rows * data.columns,
+      first = data.prefix.length;
+    const now =
+      cursor === null ? Math.floor(data.rows / 2) * data.columns + Math.floor(data.columns / 2) : cursor - first;
     const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -data.columns, ArrowDown: data.columns }[key];
     const next = cursor === null ? now : now + by;
     if (next < 0 || next >= patches) return;
@@ -176,7 +195,12 @@ export function createStage(root, ctx) {
   signal.addEventListener("abort", () => watching.disconnect(), { once: true });
 
   return {
-    element: stage, image, heat, over: marks, timings, redraw,
+    element: stage,
+    image,
+    heat,
+    over: marks,
+    timings,
+    redraw,
     // The token under the pointer or the cursor.
     pointed: () => hovered ?? cursor,
     release() {
@@ -188,7 +212,9 @@ export function createStage(root, ctx) {
       return bottom > 0 && top < innerHeight;
     },
     // The photo alone, for as long as one wants to see it.
-    bare(on) { stage.classList.toggle("vs-bare", on); },
+    bare(on) {
+      stage.classList.toggle("vs-bare", on);
+    },
     draw(next) {
       scene = next;
       if (!heat.dataset.fitted) {
@@ -202,10 +228,14 @@ export function createStage(root, ctx) {
     label() {
       stage.setAttribute("aria-label", t("stage"));
     },
-    say(words) { read.textContent = words; },
+    say(words) {
+      read.textContent = words;
+    },
     // The map as it is drawn, without the photo: for a thumbnail or a picture of one's own.
     paint(canvas, values, scale, colours) {
-      const context = canvas.getContext("2d"), pixels = context.createImageData(data.columns, data.rows), table = coloursOf(colours);
+      const context = canvas.getContext("2d"),
+        pixels = context.createImageData(data.columns, data.rows),
+        table = coloursOf(colours);
       canvas.width = data.columns;
       canvas.height = data.rows;
       for (let i = 0; i < values.length; i++) {

@@ -1,9 +1,32 @@
 // One immutable state, who wants to hear of its changes, and its form as a URL fragment.
 
 export const START = {
-  map: null, layer: 0, head: "mean", source: "map", query: -1, pinned: [], rolled: false, hover: "attend",
-  cmap: "auto", opacity: 0.65, norm: "auto", smooth: true, as_seen: false, shared: false, panel: "grid",
-  lang: "en", theme: "auto", tour: null, compare: null, deletion_step: null, hidden: [], mode: "fill", sinks: false, keys: true, contours: false, photo: 0,
+  map: null,
+  layer: 0,
+  head: "mean",
+  source: "map",
+  query: -1,
+  pinned: [],
+  rolled: false,
+  hover: "attend",
+  cmap: "auto",
+  opacity: 0.65,
+  norm: "auto",
+  smooth: true,
+  as_seen: false,
+  shared: false,
+  panel: "grid",
+  lang: "en",
+  theme: "auto",
+  tour: null,
+  compare: null,
+  deletion_step: null,
+  hidden: [],
+  mode: "fill",
+  sinks: false,
+  keys: true,
+  contours: false,
+  photo: 0,
 };
 
 export function createStore(initial) {
@@ -38,7 +61,9 @@ export function fromFragment(text) {
     if (at < 0 || !Object.hasOwn(START, key)) continue;
     try {
       found[key] = JSON.parse(decodeURIComponent(part.slice(at + 1)));
-    } catch { /* not one of ours */ }
+    } catch {
+      /* not one of ours */
+    }
   }
   return found;
 }
@@ -47,19 +72,43 @@ export function fromFragment(text) {
 export function checked(given, initial, data) {
   const { layers, maps, tokens, prefix } = data;
   const whole = (value, low, high) => Number.isInteger(value) && value >= low && value < high;
-  const among = (...choices) => (value) => choices.includes(value);
-  const list = (low, most) => (value) => Array.isArray(value) && value.length <= most && value.every((one) => whole(one, low, tokens));
+  const among =
+    (...choices) =>
+    (value) =>
+      choices.includes(value);
+  const list = (low, most) => (value) =>
+    Array.isArray(value) && value.length <= most && value.every((one) => whole(one, low, tokens));
   const flag = (value) => typeof value === "boolean";
   const tests = {
-    map: (value) => maps.some((one) => one.id === value), layer: (value) => whole(value, 0, layers.length),
-    head: (value) => value === "mean" || value === "max" || whole(value, 0, data.heads), source: among("map", "query", "received"),
-    query: (value) => whole(value, data.pooled ? -2 : -1, tokens), pinned: list(0, 2), rolled: flag, hover: among("attend", "value"),
-    cmap: (value) => typeof value === "string" && value.length < 20, opacity: (value) => value >= 0 && value <= 1,
-    norm: among("auto", "range", "robust", "positive", "share", "balance"), smooth: flag, as_seen: flag, shared: flag,
-    panel: (value) => typeof value === "string" && /^[a-z]{1,20}$/.test(value), lang: among("en", "zh"),
-    theme: among("auto", "light", "dark"), hidden: list(prefix.length, tokens), mode: among("fill", "drop"), sinks: flag, keys: flag, contours: flag,
-    photo: among(0, 1), tour: (value) => value === null || whole(value, 0, 6),
-    compare: (value) => value === null || (typeof value === "object" && [value.left, value.right].every((one) => typeof one === "string") && whole(value.at, 0, 101)),
+    map: (value) => maps.some((one) => one.id === value),
+    layer: (value) => whole(value, 0, layers.length),
+    head: (value) => value === "mean" || value === "max" || whole(value, 0, data.heads),
+    source: among("map", "query", "received"),
+    query: (value) => whole(value, data.pooled ? -2 : -1, tokens),
+    pinned: list(0, 2),
+    rolled: flag,
+    hover: among("attend", "value"),
+    cmap: (value) => typeof value === "string" && value.length < 20,
+    opacity: (value) => value >= 0 && value <= 1,
+    norm: among("auto", "range", "robust", "positive", "share", "balance"),
+    smooth: flag,
+    as_seen: flag,
+    shared: flag,
+    panel: (value) => typeof value === "string" && /^[a-z]{1,20}$/.test(value),
+    lang: among("en", "zh"),
+    theme: among("auto", "light", "dark"),
+    hidden: list(prefix.length, tokens),
+    mode: among("fill", "drop"),
+    sinks: flag,
+    keys: flag,
+    contours: flag,
+    photo: among(0, 1),
+    tour: (value) => value === null || whole(value, 0, 6),
+    compare: (value) =>
+      value === null ||
+      (typeof value === "object" &&
+        [value.left, value.right].every((one) => typeof one === "string") &&
+        whole(value.at, 0, 101)),
     deletion_step: (value) => value === null || whole(value, 0, 1000),
   };
   const kept = Object.entries(given).filter(([key, value]) => (tests[key] ?? (() => true))(value));

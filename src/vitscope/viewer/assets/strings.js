@@ -1,9 +1,13 @@
 // The viewer's texts, and the sentences of Python, in the reader's language. `{name}` is replaced by a value.
 
-/* global TEXTS: the catalogues, `{language: {key: text}}`, which stand before the bundle */
+/* global TEXTS */ // the catalogues, `{language: {key: text}}`, which stand before the bundle
 
-export const LANGUAGES = [["en", "English"], ["zh", "中文"]];
+export const LANGUAGES = [
+  ["en", "English"],
+  ["zh", "中文"],
+];
 
+/** @param {(value: any) => string} written */
 const filled = (text, values, written = String) =>
   text.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? written(values[name]) : whole));
 
@@ -17,7 +21,8 @@ export function translator(languageOf) {
   };
   // A sentence of Python; its parameters may be sentences. What is in no table stays as it is.
   t.message = (text) => {
-    const entry = messages.get(text), template = entry?.[languageOf()];
+    const entry = messages.get(text),
+      template = entry?.[languageOf()];
     return template ? filled(template, entry.params, (value) => t.message(String(value))) : text;
   };
   // An error of a host: what was wrong and, where it says so, what to do about it.

@@ -4,12 +4,24 @@ import { el } from "./dom.js";
 
 // `all`: `[name, panel, whether there is something to show]`.
 export function createTabs(root, ctx, all) {
-  const { store, t, signal } = ctx, listed = all.filter(([, , has]) => has(ctx)), names = listed.map(([name]) => name);
+  const { store, t, signal } = ctx,
+    listed = all.filter(([, , has]) => has(ctx)),
+    names = listed.map(([name]) => name);
   const body = el("div", { class: "vs-tab", role: "tabpanel" });
-  let open = null, shown = null;
-  const row = el("div", { class: "vs-tabs", role: "tablist" }, ...names.map((name) => el("button", {
-    type: "button", role: "tab", text: t(`panel_${name}`), onclick: () => store.set({ panel: name }),
-  })));
+  let open = null,
+    shown = null;
+  const row = el(
+    "div",
+    { class: "vs-tabs", role: "tablist" },
+    ...names.map((name) =>
+      el("button", {
+        type: "button",
+        role: "tab",
+        text: t(`panel_${name}`),
+        onclick: () => store.set({ panel: name }),
+      }),
+    ),
+  );
   row.addEventListener("keydown", (event) => {
     const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!by) return;
@@ -31,7 +43,10 @@ export function createTabs(root, ctx, all) {
     open?.abort();
     open = new AbortController();
     body.replaceChildren();
-    listed[names.indexOf(name)][1](body, Object.create(ctx, { signal: { value: AbortSignal.any([signal, open.signal]) } }));
+    listed[names.indexOf(name)][1](
+      body,
+      Object.create(ctx, { signal: { value: AbortSignal.any([signal, open.signal]) } }),
+    );
   };
   show(store.get());
   store.subscribe(show, signal);

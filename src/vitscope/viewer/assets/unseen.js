@@ -3,8 +3,14 @@
 // The strips of the photo outside the crop, in shares of its width and height.
 export function unseenStrips({ size, box }) {
   const inside = (value) => Math.max(0, Math.min(1, value));
-  const [left, right] = [box[0], box[2]].map((x) => inside(x / size[0])), [top, bottom] = [box[1], box[3]].map((y) => inside(y / size[1]));
-  const strips = [[0, 0, 1, top], [0, bottom, 1, 1], [0, top, left, bottom], [right, top, 1, bottom]];
+  const [left, right] = [box[0], box[2]].map((x) => inside(x / size[0])),
+    [top, bottom] = [box[1], box[3]].map((y) => inside(y / size[1]));
+  const strips = [
+    [0, 0, 1, top],
+    [0, bottom, 1, 1],
+    [0, top, left, bottom],
+    [right, top, 1, bottom],
+  ];
   return strips.filter(([l, t, r, b]) => r - l > 0.002 && b - t > 0.002);
 }
 
@@ -14,7 +20,10 @@ export const unseenShare = (region) => unseenStrips(region).reduce((sum, [l, t, 
 // `dense`: pixels of the canvas to one of the screen.
 export function drawUnseen(context, region, { width, height }, words, dense) {
   for (const [l, t, r, b] of unseenStrips(region)) {
-    const x = l * width, y = t * height, w = (r - l) * width, h = (b - t) * height;
+    const x = l * width,
+      y = t * height,
+      w = (r - l) * width,
+      h = (b - t) * height;
     context.save();
     context.beginPath();
     context.rect(x, y, w, h);
@@ -37,7 +46,8 @@ export function drawUnseen(context, region, { width, height }, words, dense) {
 // In the middle of its strip, along it, where there is room.
 function label(context, [x, y], w, h, words, dense) {
   context.font = `600 ${12 * dense}px system-ui, sans-serif`;
-  const along = context.measureText(words).width + 12 * dense, upright = h > w;
+  const along = context.measureText(words).width + 12 * dense,
+    upright = h > w;
   if (Math.max(w, h) < along || Math.min(w, h) < 17 * dense) return;
   context.translate(x, y);
   if (upright && w < along) context.rotate(-Math.PI / 2);

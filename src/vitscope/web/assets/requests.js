@@ -1,0 +1,39 @@
+// Requests of the server: an answer that is JSON, or an error that says what was wrong and what to do.
+
+export class RequestError extends Error {
+  /** @param {{detail: string, hint?: string, messages?: object}} answer */
+  constructor({ detail, hint, messages }) {
+    super(hint ? `${detail} (${hint})` : detail);
+    Object.assign(this, { detail, hint, messages });
+  }
+}
+
+// `t`: the translator, which learns the sentences of each answer.
+export function requests(t) {
+  const lost = () => new RequestError({ detail: t("app_lost"), hint: t("app_lost_hint") });
+
+  async function request(path, options = {}) {
+    let answer;
+    try {
+      answer = await fetch(path, options);
+    } catch (error) {
+      if (options.signal?.aborted) throw error;
+      throw lost();
+    }
+    if (answer.status === 204) return null;
+    const found = await answer.json();
+    for (const one of [found].flat()) t.learn(one?.messages);
+    if (!answer.ok) throw new RequestError(found);
+    return found;
+  }
+
+  const post = (path, body, signal) =>
+    request(path, {
+      method: "POST",
+      body: JSON.stringify(body),
+      headers: { "content-type": "application/json" },
+      signal,
+    });
+
+  return { request, post, lost };
+}
