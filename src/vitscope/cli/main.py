@@ -17,6 +17,7 @@ from vitscope.cli.commands.bench import bench
 from vitscope.cli.commands.calibrate import calibrate
 from vitscope.cli.commands.explain import explain
 from vitscope.cli.commands.measure import measure
+from vitscope.cli.commands.recipe import recipe
 from vitscope.cli.commands.report import report
 from vitscope.cli.commands.serve import serve
 from vitscope.cli.commands.sheets import compare, heads, logit_lens, similarity
@@ -35,6 +36,7 @@ vitscope explain photo.jpg --model google/vit-large-patch32-384
 vitscope explain *.jpg --method attention,rollout --layers last3 -o maps
 
 vitscope explain photo.jpg --model timm:vit_base_patch16_224 --target tabby -o tabby.png""",
+    "recipe": "Example: vitscope recipe photo.jpg --model google/vit-large-patch32-384",
     "compare": "Example: vitscope compare photo.jpg --method auto,attention,rollout:layers=last3",
     "batch": "Example: vitscope batch photos/ -o out --method rollout,relevance --resume",
     "measure": "Example: vitscope measure photo.jpg --size 224 --metrics deletion,insertion",
@@ -48,6 +50,7 @@ app = typer.Typer(
 )
 for function in (
     explain,
+    recipe,
     view,
     serve,
     measure,

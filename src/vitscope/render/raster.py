@@ -26,7 +26,8 @@ _NORMALISATION = {
     "positive": "0 to the 99th percentile of the patches, clipped",
 }
 _ROBUST = (1.0, 99.0)
-_NOTEBOOK_ALPHA, _NOTEBOOK_BLUR = 100, 2
+NOTEBOOK_BLUR = 2  # pixels of the model's input
+_NOTEBOOK_ALPHA = 100
 _MAX_BLUR = 1000  # beyond it everything is one colour, and the kernel only costs
 _GREY, _LUMA = np.float32(0.7), np.array([0.299, 0.587, 0.114], np.float32)  # how grey; ITU-R BT.601
 _STRIP = 512  # rows of the photo that are mixed at a time
@@ -152,7 +153,7 @@ def overlay(
         scale: the values of the coldest and the hottest colour, where several maps share them; by default this map's.
     """
     if style.style == "notebook":
-        return _notebook(values, region, photo)
+        return notebook_steps(values, region, photo)[-1]
     style = style.resolved(values)
     placed = region.upsample(values, style.smooth, style.blur)
     return overlay_placed(placed, hatch_unseen(photo, region), style, scale or limits(values, style.norm))
@@ -196,19 +197,27 @@ def heat(values: Float[np.ndarray, "gh gw"], region: ImageRegion, style: Style) 
 def grid(values: Float[np.ndarray, "gh gw"], style: Style, scale: tuple[float, float] | None = None) -> Image.Image:
     """Draw a map on its own patch grid, each patch a square, without interpolation; `scale` as for `overlay`."""
     style = style.resolved(values)
-    pixels = _colours(style.cmap)[_levels(values, *(scale or limits(values, style.norm)))]
-    side = max(1, 512 // max(values.shape))
+    return _enlarged(_colours(style.cmap)[_levels(values, *(scale or limits(values, style.norm)))])
+
+
+def _enlarged(pixels: UInt8[np.ndarray, "gh gw ..."]) -> Image.Image:
+    side = max(1, 512 // max(pixels.shape[:2]))
     return Image.fromarray(pixels.repeat(side, 0).repeat(side, 1))
 
 
-def _notebook(
+def notebook_steps(
     values: Float[np.ndarray, "gh gw"], region: ImageRegion, photo: UInt8[np.ndarray, "H W 3"]
-) -> Image.Image:
-    """Draw as the published recipe does, on the part of the photo that the model saw."""
+) -> list[Image.Image]:
+    """Draw as the published recipe does, on the part of the photo that the model saw.
+
+    Returns:
+        The map in 8 bits on its grid, each patch a square; resized to the input; blurred; and laid over the photo.
+    """
     height, width = region.input
     scaled = (values - values.min()) / max(float(values.max() - values.min()), np.finfo(np.float32).tiny)
-    grey = Image.fromarray((scaled * 255).astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
-    grey = grey.filter(ImageFilter.GaussianBlur(radius=_NOTEBOOK_BLUR))
+    small = Image.fromarray((scaled * 255).astype(np.uint8))
+    resized = small.resize((width, height), Image.Resampling.BICUBIC)
+    grey = resized.filter(ImageFilter.GaussianBlur(radius=NOTEBOOK_BLUR))
     layer = Image.merge("RGBA", (grey, grey, grey, Image.new("L", grey.size, _NOTEBOOK_ALPHA)))
     left, top, right, bottom = region.window()
     image = Image.fromarray(photo).convert("RGBA")
@@ -226,7 +235,7 @@ def _notebook(
     image.alpha_composite(
         layer.resize(size, Image.Resampling.BICUBIC, (part[0], part[1], part[2], part[3])), (left, top)
     )
-    return image.convert("RGB")
+    return [_enlarged(np.asarray(small)), resized, grey, image.convert("RGB")]
 
 
 def _levels(values: Float[np.ndarray, "..."], low: float, high: float) -> UInt8[np.ndarray, "..."]:

@@ -101,7 +101,23 @@ def view(
     progress: Progress | None = None,
     show: Callable[[View], None] | None = None,
 ) -> View:
-    """Make the view of an image; see `Scope.view`."""
+    """Make the view of an image; see `Scope.view`.
+
+    Args:
+        engine: the model.
+        image: an image.
+        other: a second one, to show what makes the two similar.
+        methods: names of the methods to show.
+        target: what is explained; None is the prediction.
+        top: how many predicted classes have a map of their own.
+        size: input size, as in `Options`.
+        measure: also deletion and insertion of each map.
+        max_mb: of the page; by default 20 for each image.
+        seed: of the random maps.
+        seconds: for measuring; maps that are left after so long stay unmeasured.
+        progress: called with (name, done, total).
+        show: called with the view as soon as it has a map and all attention, and again before it is measured.
+    """
     image = reusable(image, **engine.adapter.reading)
     other = None if other is None else reusable(other, **engine.adapter.reading)
     picture = engine.adapter.load(image)

@@ -129,6 +129,10 @@ Size = Annotated[
     ),
 ]
 BatchSize = Annotated[int, typer.Option(metavar="COUNT", callback=in_range, help="Images in one forward pass.")]
+Layer = Annotated[int, typer.Option(metavar="LAYER", help="Layer, from 0; negative numbers count from the end.")]
+Seconds = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="Draw no more random maps of an image after so long.")
+]
 Seed = Annotated[int, typer.Option(metavar="NUMBER", help="Seed of all random numbers.")]
 Baseline = Annotated[
     str, one_of("auto|mean|blur|black|zero|removal", "What replaces patches; auto leaves them out where it can.")

@@ -64,9 +64,7 @@ def measure(
     n_random_maps: Annotated[
         int, typer.Option(metavar="COUNT", help="Most random maps to compare with; fewer where they settle it.")
     ] = 19,
-    seconds: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Draw no more random maps of an image after so long.")
-    ] = None,
+    seconds: opt.Seconds = None,
     steps: Annotated[int, typer.Option(metavar="COUNT", help="Steps of the deletion and insertion curves.")] = 10,
     seed: opt.Seed = 0,
     masks: Annotated[

@@ -23,9 +23,7 @@ def heads(
     image: opt.SingleImage,
     drawing: opt.SheetStyle,
     model: opt.ModelChoice,
-    layer: Annotated[
-        int, typer.Option(metavar="LAYER", help="Layer, from 0; negative numbers count from the end.")
-    ] = -1,
+    layer: opt.Layer = -1,
     kind: Annotated[str, opt.one_of("map|matrix", "map: over the image; matrix: N x N attention of tokens.")] = "map",
     size: opt.Size = None,
     out: opt.Out = Path("out"),
