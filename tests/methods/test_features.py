@@ -58,6 +58,18 @@ class TestFeatures:
         with raises(UsageError, "geometry.no-such-patch"):
             scope.explain(PHOTOS[0], method="similarity", query="4,0")
 
+    def test_similarity_after_the_last_norm(self, name):
+        scope = scope_of(name)
+        with torch.no_grad():
+            z = scope.model.base_model(pixel_values=pixels_of(scope, PHOTOS[0])).last_hidden_state[0].numpy()
+        assert not np.allclose(z, hidden_of(scope, PHOTOS[0])[-1])
+        asked = z[len(scope.layout.prefix) + 9]
+        wanted = z @ asked / np.linalg.norm(z, axis=1) / np.linalg.norm(asked)
+        e = scope.explain(PHOTOS[0], method="similarity", query="2,1", final_norm=True)
+        np.testing.assert_allclose(all_values(e), wanted, rtol=1e-5, atol=1e-6)
+        with raises(UsageError, "methods.norm-after-last"):
+            scope.explain(PHOTOS[0], method="similarity", layer=0, final_norm=True)
+
     def test_ncut(self, name):
         scope = scope_of(name)
         z = hidden_of(scope, PHOTOS[0])[-1][len(scope.layout.prefix) :]
@@ -245,6 +257,14 @@ class TestPerturbation:
             one, again, other = (scope.explain(PHOTOS[0], method=method, seed=s, **options).map for s in (0, 0, 1))
             np.testing.assert_array_equal(one, again)
             assert not np.allclose(one, other)
+
+
+def test_tokens_without_a_norm_of_all_are_refused():
+    """BEiT norms the mean of its patches, not each of them."""
+    scope = scope_of("beit")
+    assert scope.engine.require_blocks().final_norm is None
+    with raises(MethodError, "methods.no-final-norm"):
+        scope.explain(PHOTOS[0], method="similarity", final_norm=True, query="0,0")
 
 
 @pytest.mark.parametrize(

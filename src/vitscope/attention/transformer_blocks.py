@@ -61,12 +61,14 @@ class HiddenStates:
     Attributes:
         tokens: the input of each block, then the output of the last: L + 1 tensors.
         normed: the output of each block's first norm, or None where it has none.
+        final: the output of the model's own norm of all tokens after the last block, or None where it has none.
         arrange: from a tensor as the model has it to `(B, N, D)` in the layout's order.
     """
 
     arrange: Callable[[Tensor], Float[Tensor, "B N D"]]
     tokens: list[Tensor] = field(default_factory=list)
     normed: list[Tensor | None] = field(default_factory=list)
+    final: Tensor | None = None
 
     def at(self, layer: int) -> Float[Tensor, "B N D"]:
         """Return the input tokens of block `layer`; for layer L, the output of the last block."""
@@ -83,6 +85,7 @@ class TransformerBlocks:
         batch_axis: 0, or 1 where tokens come first.
         order: the positions of the layout's tokens in the model's, or None where both have the same order.
         prefix: the number of prefix tokens.
+        final_norm: the module that norms all tokens after the last block; None where there is none, or not one.
     """
 
     blocks: tuple[nn.Module, ...]
@@ -90,6 +93,7 @@ class TransformerBlocks:
     batch_axis: int
     order: Int[Tensor, " N"] | None
     prefix: int
+    final_norm: nn.Module | None = None
 
     def arrange(self, x: Tensor) -> Tensor:
         """Bring tokens as the model has them to `(B, N, D)` in the layout's order."""
@@ -122,6 +126,10 @@ class TransformerBlocks:
         def leave(_module: nn.Module, _args: Any, out: Any) -> None:
             states.tokens.append(_first(out))
 
+        def final(_module: nn.Module, args: Any, out: Any) -> None:
+            if len(states.tokens) > len(self.blocks) and _norms(args, out, states.tokens[-1]):
+                states.final = out
+
         with Changes() as changes:
             for block in self.blocks:
                 changes.hook(block, enter, before=True, with_kwargs=True)
@@ -129,6 +137,8 @@ class TransformerBlocks:
                     if "norm" in type(module).__name__.lower():
                         changes.hook(module, norm)
             changes.hook(self.blocks[-1], leave)
+            if self.final_norm is not None:
+                changes.hook(self.final_norm, final)
             yield states
 
     @contextmanager
@@ -196,9 +206,19 @@ def find_blocks(
     def leave(_module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
         runs.append((_tokens(args, kwargs), _first(out), len(out) - 1 if isinstance(out, tuple) else None))
 
+    after: list[nn.Module] = []  # norms of all that came out of the last block
+
+    def norm(module: nn.Module, args: Any, out: Any) -> None:
+        if len(runs) == len(blocks) and _norms(args, out, runs[-1][1]):
+            after.append(module)
+
+    within = {id(module) for block in blocks for module in block.modules()}
     with Changes() as changes:
         for block in blocks:
             changes.hook(block, leave, with_kwargs=True)
+        for module in model.modules():
+            if "norm" in type(module).__name__.lower() and id(module) not in within:
+                changes.hook(module, norm)
         run()
     ends = [x for given, got, _ in runs for x in (given, got)]
     if len(runs) == len(blocks) and all(isinstance(x, Tensor) and x.ndim == 3 for x in ends):
@@ -208,7 +228,8 @@ def find_blocks(
         if batch is not None:
             if any(not torch.equal(a[1], b[0]) for a, b in pairwise(runs)):
                 raise UnsupportedError(msg("attention.tokens-change", "its tokens change between its blocks"))
-            return TransformerBlocks(blocks, tuple(extra for _, _, extra in runs), batch, order, prefix)
+            extras = tuple(extra for _, _, extra in runs)
+            return TransformerBlocks(blocks, extras, batch, order, prefix, after[0] if len(after) == 1 else None)
     problem = msg(
         "attention.not-token-blocks", "not every block takes and returns tokens of shape (B, {count}, D)", count=count
     )
@@ -218,6 +239,14 @@ def find_blocks(
 def _tokens(args: Any, kwargs: Any) -> Any:
     """Return the first tensor among a block's arguments."""
     return next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
+
+
+def _norms(args: Any, out: Any, tokens: Any) -> bool:
+    """Return whether a module was given these tokens, as they are, and returned as many."""
+    given = args[0] if args else None
+    if not (isinstance(given, Tensor) and isinstance(out, Tensor) and isinstance(tokens, Tensor)):
+        return False
+    return given.data_ptr() == tokens.data_ptr() and given.shape == tokens.shape == out.shape
 
 
 def _first(out: Any) -> Any:

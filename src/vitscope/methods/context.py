@@ -110,7 +110,7 @@ class MethodContext:
         states = self.hidden_states
         normed = states.normed[number] if at == "norm" else None
         raw = states.tokens[number + (at == "output")] if normed is None else normed
-        row = torch.from_numpy(self.layout.readout()).to(raw) if at == "output" else None
+        row = self._readout(raw) if at == "output" else None
         location = _location(number, at, normed is not None)
         return TokenActivations(raw, states.arrange, len(self.layout.prefix), self.layout.grid, location, row)
 
@@ -120,6 +120,25 @@ class MethodContext:
         if isinstance(self.states, StagedHiddenStates):
             return self.states.after(number)
         return self.activations(layer, "output")
+
+    def final_tokens(self) -> TokenActivations:
+        """Return the tokens after the model's own last norm, as its readout has them.
+
+        Raises:
+            MethodError: the model norms no tokens after its last block, or only those that it reads out.
+        """
+        if (final := self.hidden_states.final) is None:
+            raise MethodError(
+                msg("methods.no-final-norm", "the model does not norm all its tokens after its last block"),
+                msg("methods.no-final-norm.hint", "leave {@O:final_norm=true} out: the last block's output is used"),
+            )
+        arrange, location = self.hidden_states.arrange, msg("methods.final-norm", "last norm")
+        prefix, grid = len(self.layout.prefix), self.layout.grid
+        return TokenActivations(final, arrange, prefix, grid, location, self._readout(final))
+
+    def _readout(self, like: Tensor) -> Float[Tensor, " n"] | None:
+        """Return each token's weight in the answer; None where a query of the model's own decides it (`map`)."""
+        return None if self.layout.pooling == "map" else torch.from_numpy(self.layout.readout()).to(like)
 
     def to_tokens(self, patches: Float[Tensor, "B gh gw"]) -> Float[Tensor, "B N"]:
         """Return values of all tokens from values of the patches, on any grid; the prefix gets 0.

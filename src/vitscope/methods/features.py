@@ -77,15 +77,16 @@ def pca_rgb(tokens: Float[np.ndarray, "P D"], grid: tuple[int, int]) -> Float[np
     Each is stretched between its own 1st and 99th percentile: colours tell patches apart, and mean nothing more.
     """
     z = tokens.astype(np.float64) - tokens.mean(0)
-    u, s, _ = np.linalg.svd(z, full_matrices=False)
-    first = u[:, :3] * s[:3]
+    first = z @ np.linalg.eigh(z.T @ z).eigenvectors[:, :-4:-1]
     low, high = np.percentile(first, (1, 99), axis=0)
     colours: np.ndarray = np.clip((first - low) / np.maximum(high - low, 1e-12), 0, 1)
     return colours.reshape(*grid, 3).astype(np.float32)
 
 
 @_of_tokens("similarity", source="cosine of token features, as in Amir et al. 2022, section 4")
-def similarity(context: MethodContext, *, layer: int = -1, query: str = "readout") -> NotedMap:
+def similarity(
+    context: MethodContext, *, layer: int = -1, query: str = "readout", final_norm: bool = False
+) -> NotedMap:
     """Compare each patch token with the readout token, or with one patch.
 
     Formula: `m_j = cos(z_j, z_q)`, z_q the mean of tokens by the readout row (CLS, or the mean patch), or one patch. In
@@ -95,18 +96,24 @@ def similarity(context: MethodContext, *, layer: int = -1, query: str = "readout
         context: the images, the model and the target.
         layer: the block whose output is used, from 0, or from the end with negative numbers.
         query: `readout`, or `row,column` of a patch (`plane,row,column` of a clip or a volume), from 0.
+        final_norm: compare the tokens after the model's own last norm, which follows the last block.
 
     Returns:
         `(B, N)`, each in [-1, 1]; their sum has no meaning; prefix tokens have values too, where all layers see them.
 
     Raises:
-        UsageError: no such patch, or a readout token that is not among this layer's tokens.
+        UsageError: no such patch, a readout token that is not among this layer's tokens, or `final_norm` of a layer
+            that is not the last.
+        MethodError: `final_norm` of a model that does not norm all its tokens after its last block.
 
     Cost: one forward; memory linear in tokens.
     Limits: class-agnostic. Features of some models have a large part in common: compare differences, not values.
     """
-    activations, (gh, gw) = context.tokens_after(layer), context.layout.grid
-    z = activations.tokens()
+    if final_norm and context.store.select(layer)[0] != len(context.store) - 1:
+        problem = msg("methods.norm-after-last", "the last norm follows the last block, not block {layer}", layer=layer)
+        raise UsageError(problem, msg("methods.norm-after-last.hint", "leave {@O:layer} out"))
+    activations = context.final_tokens() if final_norm else context.tokens_after(layer)
+    z, (gh, gw) = activations.tokens(), context.layout.grid
     if query == "readout":
         activations, row = _with_readout(context, activations, layer)
         z, row = activations.tokens(), row.to(z)

@@ -23,6 +23,8 @@ from vitscope.methods.targets import Target, format_target
 from vitscope.metrics.measurement import Measurement
 from vitscope.viewer.attention_payload import PackedAttention, pack_attention, supports_rows
 from vitscope.viewer.document import SCHEMA, image_urls, json_safe
+from vitscope.viewer.likeness import WHAT as LIKENESS
+from vitscope.viewer.likeness import colours, pack_features
 from vitscope.viewer.live import LiveModel
 from vitscope.viewer.map_entries import full_entry
 from vitscope.viewer.map_metrics import Steps, measure_maps
@@ -132,7 +134,16 @@ def view(
     own, others = compare(engine, image, other, Options("relevance", size=size, seed=seed), progress)
     beside = _view_one(engine, second, options, [others], most / 2)
     made = _view_one(engine, picture, options, [own], most - beside.nbytes / 1e6, shown)
-    return View(made.header, made.arrays, beside, live)
+    return View(*_in_the_same_colours(made, beside), live)
+
+
+def _in_the_same_colours(one: View, other: View) -> tuple[Mapping[str, Any], Mapping[str, Packed], View]:
+    """Return the parts of a view of two photos: patches that are alike get the same colour in both."""
+    if "features" not in one.arrays or "features" not in other.arrays:
+        return one.header, one.arrays, other
+    both = colours([one.arrays["features"], other.arrays["features"]], len(one.header["layout"]["prefix"]))
+    first, second = ({**part.arrays, "pca": Packed.of(rgb)} for part, rgb in zip((one, other), both, strict=True))
+    return one.header, first, replace(other, arrays=second)
 
 
 @dataclass(frozen=True)
@@ -218,7 +229,8 @@ class _Parts:
     ) -> None:
         self.engine, self.picture, self.options, self.more, self.max_mb = engine, picture, options, more, max_mb
         self.ready = engine.prepare(picture, size=options.size)
-        self.store = engine.forward(self.ready.pixels[None], tokens=True).store  # as `shared_forwards` gives it to all
+        self.forward = engine.forward(self.ready.pixels[None], tokens=True)  # as `shared_forwards` gives it to all
+        self.store = self.forward.store
         assert self.store.layout is not None
         assert self.store.answer is not None
         self.layout = self.store.layout
@@ -227,11 +239,14 @@ class _Parts:
         self.activation = engine.activation(self.store.answer)
         self.images = image_urls(picture, self.region)
         self.scales, self.readouts = _readouts(self.store) if self.store.chain is None else ([], {})
+        self.likeness, self.features = pack_features(engine, self.forward, max_mb)
         self.rows: PackedAttention | None = None
         self.statistics: dict[str, Any] = {"layers": [], "sinks": []}
         self.maps: list[tuple[Explanation, str | None]] = []
         self.measured: dict[int, tuple[Measurement, Steps]] = {}
         self.missing: list[dict[str, str]] = []
+        if self.likeness["why"]:
+            self.leave_out(LIKENESS, self.likeness["why"])
 
     def leave_out(self, what: str, why: str) -> None:
         """Say on the page what is not in it."""
@@ -305,10 +320,12 @@ class _Parts:
             "predictions": [[label, p] for label, p in self.predictions],
             "activation": self.activation,
             "statistics": self.statistics,
+            "likeness": self.likeness,
             "seed": options.seed,
             "size": options.size,
         }
-        used = View(json_safe(header), arrays | self.readouts).nbytes + len(script("page")) + len(styles())
+        arrays |= self.readouts | self.features
+        used = View(json_safe(header), arrays).nbytes + len(script("page")) + len(styles())
         rows = self._rows(used, len(options.methods) + len(self.predictions) if unfinished else 0)
         missing = [*self.missing, *self._missing_rows(rows)]
         if unfinished:
@@ -325,7 +342,7 @@ class _Parts:
             "missing": missing,
             "command": options.command(engine.adapter.reference, usual, engine.adapter.options.flags()),
         }
-        return View(json_safe(header), arrays | self.readouts | rows.arrays)
+        return View(json_safe(header), arrays | rows.arrays)
 
     def _entries(self) -> tuple[list[dict[str, Any]], dict[str, Packed]]:
         """Return the maps as the page carries them, and their arrays."""
