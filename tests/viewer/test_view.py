@@ -39,6 +39,7 @@ def test_the_document_has_the_form_that_hosts_rely_on(tiny_view):
             "predictions",
             "activation",
             "statistics",
+            "likeness",
             "missing",
             "seed",
             "size",
@@ -73,7 +74,9 @@ def test_the_document_has_the_form_that_hosts_rely_on(tiny_view):
         ]
     )
     assert sorted(header["layers"][0]) == ["heads", "name", "rows"]
-    names = {"readout"} | {f"{kind}.{layer}" for kind in ("heads", "q", "k", "weight", "lse") for layer in range(3)}
+    names = {"readout", "features", "pca"} | {
+        f"{kind}.{layer}" for kind in ("heads", "q", "k", "weight", "lse") for layer in range(3)
+    }
     names |= {f"{kind}.{one['id']}" for kind in ("map", "order") for one in header["maps"]}
     assert set(document["arrays"]) == names
     assert sorted(document["arrays"]["readout"]) == ["data", "dtype", "encoding", "shape"]

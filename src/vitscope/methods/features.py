@@ -77,7 +77,8 @@ def pca_rgb(tokens: Float[np.ndarray, "P D"], grid: tuple[int, int]) -> Float[np
     Each is stretched between its own 1st and 99th percentile: colours tell patches apart, and mean nothing more.
     """
     z = tokens.astype(np.float64) - tokens.mean(0)
-    first = z @ np.linalg.eigh(z.T @ z).eigenvectors[:, :-4:-1]
+    directions = np.linalg.eigh(z.T @ z).eigenvectors[:, :-4:-1]
+    first = z @ np.where(directions.sum(0) < 0, -directions, directions)
     low, high = np.percentile(first, (1, 99), axis=0)
     colours: np.ndarray = np.clip((first - low) / np.maximum(high - low, 1e-12), 0, 1)
     return colours.reshape(*grid, 3).astype(np.float32)

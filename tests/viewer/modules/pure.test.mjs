@@ -9,6 +9,7 @@ const { beforeAndAfter } = await at("predictions");
 const { checked, createStore, fromFragment, START, toFragment } = await at("store");
 const { absentScene, DRAWN, sceneOf, stateOf } = await at("scene");
 const { commandOf } = await at("command");
+const { bestMatch, cosines, unitRows } = await at("likeness");
 
 const near = (found, wanted) =>
   found.flat().forEach((one, i) => assert.ok(Math.abs(one - wanted.flat()[i]) < 1e-12, `${found} is not ${wanted}`));
@@ -87,4 +88,24 @@ test("title and command are of the scene, whatever the state asks for by now", (
     );
     assert.match(commandOf(told, data), /--layer 1 -O query=1,0 --cmap viridis/);
   }
+});
+
+test("cosines of features in 8 bits, and the best match that does not touch", () => {
+  const bytes = Uint8Array.from(
+    [
+      [131, 132],
+      [124, 131],
+      [134, 136],
+      [128, 255],
+    ].flat(),
+  ); // (3,4), (-4,3), (6,8), (0,127)
+  const unit = unitRows(bytes, 4);
+  near(
+    [...cosines(unit, unit, 0)].map((one) => Math.round(one * 1e6) / 1e6),
+    [1, 0, 1, 0.8],
+  );
+  const values = [9, 8, 1, 7, 6, 2, 3, 4, 5]; // 3 x 3
+  assert.equal(bestMatch(values, 3), 0);
+  assert.equal(bestMatch(values, 3, 0), 8, "what touches the upper left corner is 0, 1, 3, 4");
+  assert.equal(bestMatch(values, 3, 4), -1, "all touch the middle");
 });

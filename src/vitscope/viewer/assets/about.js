@@ -1,6 +1,6 @@
 // What this page shows, how exact it is, the notes on the shown map, and what is missing.
 
-import { el, percent } from "./dom.js";
+import { el, figure, percent } from "./dom.js";
 import { entryOf } from "./scene.js";
 
 export function panel(root, ctx) {
@@ -29,6 +29,16 @@ export function panel(root, ctx) {
       el("p", {
         class: "vs-note",
         text: t("precision", { mean: percent(error.mean_max), head: percent(error.head_max) }),
+      }),
+    );
+  if (data.likeness)
+    root.append(
+      el("p", {
+        class: "vs-note",
+        text: t("likeness_precision", {
+          where: t.message(header.likeness.where),
+          error: figure(header.likeness.error),
+        }),
       }),
     );
   if (header.missing.length)

@@ -36,6 +36,7 @@ export function createBar(root, ctx) {
       caption.textContent = scene.caption;
       legend.hidden = !scene.values;
       value.textContent = note.textContent = "";
+      if (scene.rgb) note.textContent = t("pca_note");
       if (!scene.values) return;
       const state = store.get(),
         scale = scaleOf(scene, state);
@@ -46,13 +47,13 @@ export function createBar(root, ctx) {
       unit.textContent = `${scene.unit} · ${t(`norm_${scale.kind}`)}`;
       ramp.setAttribute("aria-label", t("scale_label", { low: figure(scale.low), high: figure(scale.high) }));
       value.textContent =
-        token === null || token < data.prefix.length
+        token === null || token < data.prefix.length || scene.best
           ? ""
           : t("value_at", { token: data.nameOf(token, t), value: figure(scene.values[token - data.prefix.length]) });
       const total = [...scene.prefix, ...scene.values].reduce((sum, one) => sum + Math.max(one, 0), 0);
       const prefix = scene.prefix.reduce((sum, one) => sum + Math.max(one, 0), 0);
       const share =
-        prefix > 0.0005 * total && !scene.signed
+        prefix > 0.0005 * total && !scene.signed && scene.kind !== "like"
           ? t("prefix_share", { share: percent(prefix / total), names: data.prefix.map(t.token).join(", ") })
           : "";
       const below =
@@ -60,7 +61,11 @@ export function createBar(root, ctx) {
       const cold = below ? t("below_zero", { share: percent(below) }) : "";
       const beyond = state.as_seen ? 0 : unseenShare(data.region),
         unseen = beyond > 0.002 ? t("unseen_share", { share: percent(beyond) }) : "";
+      const match = (best, key, of) =>
+        best && t(key, { token: of.nameOf(best.token, t), value: figure(best.value), photo: of.header.photo.name });
       note.textContent = [
+        match(scene.best, "best_match", data),
+        match(scene.other?.best, "best_match_in", ctx.other),
         share,
         cold,
         unseen,

@@ -25,7 +25,7 @@ function drawn(state, usual) {
 }
 
 // A command line; Python where no command gives it.
-export function commandOf(state, data) {
+export function commandOf(state, data, other = null) {
   const { header } = data,
     source = header.photo.source || header.photo.name,
     model = header.model.reference;
@@ -34,13 +34,19 @@ export function commandOf(state, data) {
   if (state.source === "map") return [entry.command, ...drawn(state, entry.norm)].join(" ");
   const scope = `vitscope.load(${python(model)})`,
     sized = size ? `, size=${size}` : "";
+  if (state.source === "pca") {
+    const beside = other ? `, other=${python(other.header.photo.source || other.header.photo.name)}` : "";
+    return `${scope}.view(${python(source)}${beside}${sized}).arrays["pca"].array()`;
+  }
   if (state.query === -2) return `${scope}.attention(${python(source)}${sized}).readout_weights()`;
   if (state.source === "received") {
     const head = typeof state.head === "number" ? state.head : python(state.head);
     return `${scope}.queries(${python(source)}, layer=${state.layer}, head=${head}${sized})[:, ${Math.max(state.query, 0)}]`;
   }
   const words = ["vitscope", "explain", source, "--model", model];
-  if (state.rolled)
+  if (state.source === "like")
+    words.push("--method", "similarity", ...(header.likeness.normed ? ["-O", "final_norm=true"] : []));
+  else if (state.rolled)
     words.push(
       "--method",
       "rollout",
@@ -63,10 +69,11 @@ export function commandOf(state, data) {
 
 // What of the drawing the command does not make, as keys of texts.
 export function lostBy(state) {
-  const numbers = state.source === "received" || (state.source === "query" && state.query === -2);
+  const numbers = ["received", "pca"].includes(state.source) || (state.source === "query" && state.query === -2);
   return [
     ["drawing", numbers],
     [`norm_${state.norm}`, !numbers && ["share", "balance"].includes(state.norm)],
+    ["best", state.source === "like"],
     ["contours", state.contours],
     ["as_seen", state.as_seen],
     ["shared", state.shared],

@@ -103,9 +103,13 @@ export function attention(root, ctx) {
     ["query", t("source_query")],
   ];
   if (data.queries.some(Boolean)) shows.push(["received", t("source_received")]);
-  const source = choices(t("show"), shows, "map", (value) =>
-    store.set({ source: value, ...(value === "received" && store.get().query < 0 ? { query: 0 } : {}) }),
-  );
+  if (data.likeness) shows.push(["like", t("source_like")], ["pca", t("source_pca")]);
+  const middle = data.prefix.length + Math.floor(data.rows / 2) * data.columns + Math.floor(data.columns / 2);
+  const least = { received: [0, 0], like: [data.prefix.length, middle] }; // the first token that can be asked of, else
+  const source = choices(t("show"), shows, "map", (value) => {
+    const [first, instead] = least[value] ?? [-Infinity];
+    store.set({ source: value, ...(store.get().query < first ? { query: instead } : {}) });
+  });
   const layer = slider(t("layer"), { min: "0", max: String(last), step: "1" }, (value) => ctx.layer(value));
   const heads = [
     ["mean", t("mean")],
@@ -138,7 +142,7 @@ export function attention(root, ctx) {
     source.show(state.source);
     layer.show(state.layer, ` ${state.layer}`);
     head.show(state.head);
-    token.show(state.source === "map" ? null : state.query);
+    token.show(["map", "pca"].includes(state.source) ? null : state.query);
     rolled.show(state.rolled);
     const key = JSON.stringify([state.pinned, state.query, state.source, state.layer, state.head, state.rolled]);
     if (key !== shown) showPins(pins, state, ctx);
@@ -165,7 +169,11 @@ function showPins(root, state, ctx) {
       ),
     ),
   );
-  if (state.source !== "map" && state.query >= data.prefix.length && !state.pinned.includes(state.query)) {
+  if (
+    !["map", "pca"].includes(state.source) &&
+    state.query >= data.prefix.length &&
+    !state.pinned.includes(state.query)
+  ) {
     root.append(
       el("button", {
         type: "button",

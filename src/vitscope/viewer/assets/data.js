@@ -1,5 +1,7 @@
 // The document decoded: arrays by name, unpacked on first use, and what is often needed of the header.
 
+import { unitRows } from "./likeness.js";
+
 const TYPES = {
   uint8: Uint8Array,
   uint16: Uint16Array,
@@ -102,6 +104,9 @@ export function openDocument(document) {
     heads: Math.max(0, ...header.layers.map((one) => one.heads)),
     queries: header.layers.map((one) => one.rows),
     pooled: header.layout.pooling === "map" && "readout" in arrays,
+    likeness: "features" in arrays,
+    unit: null, // the features, once they are unpacked
+    features: () => once("features", async () => (data.unit = unitRows(await array("features"), tokens))),
     readable: Boolean(header.attention.heads_scale.length),
     array,
     map: (id) => once(`map ${id}`, () => map(id)),

@@ -7,13 +7,21 @@ import { pictureOf } from "./exportImage.js";
 import { scaleOf, stateOf } from "./scene.js";
 import { toFragment } from "./store.js";
 
-// `shown` and `shown_prefix`; every map by its name; what the readout attends to, `heads` (L, H, N).
-export async function arraysOf({ data, scene }) {
+// `shown` and `shown_prefix`, of the other photo `other`; every map by its name; what the readout attends to, `heads` (L, H, N).
+export async function arraysOf({ data, other, scene }) {
   const grid = [data.rows, data.columns],
+    shown = ({ values, rgb }, rows, columns) =>
+      rgb
+        ? npy(
+            Float32Array.from(rgb, (one) => one / 255),
+            [rows, columns, 3],
+          )
+        : npy(values, [rows, columns]),
     files = [
-      ["shown.npy", npy(scene.values, grid)],
-      ["shown_prefix.npy", npy(scene.prefix, [data.prefix.length])],
+      ["shown.npy", shown(scene, ...grid)],
+      ["shown_prefix.npy", npy(scene.prefix, [scene.prefix.length])],
     ];
+  if (scene.other) files.push(["other.npy", shown(scene.other, other.rows, other.columns)]);
   for (const { id } of data.maps) {
     const { values } = await data.map(id);
     files.push([`map.${id.replace(/[^\w.-]+/g, "_")}.npy`, npy(values, grid)]);
@@ -28,10 +36,10 @@ export async function arraysOf({ data, scene }) {
   return zip(files);
 }
 
-export function recordOf({ data, store, scene, bar }) {
+export function recordOf({ data, other, store, scene, bar }) {
   const { header } = data,
     state = stateOf(scene, store.get()),
-    scale = scaleOf(scene, state),
+    scale = scene.values && scaleOf(scene, state),
     { caption, unit } = bar.texts();
   const { images, statistics, maps, layers, ...rest } = header;
   return {
@@ -41,10 +49,12 @@ export function recordOf({ data, store, scene, bar }) {
     caption,
     unit,
     scale,
-    command: commandOf(state, data),
+    command: commandOf(state, data, other),
     grid: [data.rows, data.columns],
-    values: Array.from(scene.values),
-    prefix: Object.fromEntries(data.prefix.map((name, i) => [name, scene.prefix[i]])),
+    values: scene.values && Array.from(scene.values),
+    ...(scene.rgb ? { rgb: Array.from(scene.rgb) } : {}),
+    prefix: Object.fromEntries(scene.values ? data.prefix.map((name, i) => [name, scene.prefix[i]]) : []),
+    ...(scene.best ? { best: scene.best, best_in_other: scene.other?.best ?? null } : {}),
     map: scene.entry ? { ...scene.entry } : null,
     page: header.command,
   };
@@ -61,12 +71,14 @@ export function stemOf({ data, scene }) {
   const of =
     source === "map"
       ? [scene.entry.method, scene.entry.label]
-      : [
-          source === "received" ? "seen-by" : rolled ? "rollout" : "attention",
-          `layer${layer}`,
-          `head-${head}`,
-          tokenOf(query, data).replace(",", "-"),
-        ];
+      : source === "like" || source === "pca"
+        ? [source, source === "like" && tokenOf(query, data).replace(",", "-")]
+        : [
+            source === "received" ? "seen-by" : rolled ? "rollout" : "attention",
+            `layer${layer}`,
+            `head-${head}`,
+            tokenOf(query, data).replace(",", "-"),
+          ];
   return [data.header.photo.name, ...of.filter(Boolean)].join("-").replace(/[^\p{L}\p{N}._-]+/gu, "_");
 }
 
@@ -127,12 +139,12 @@ export function panel(root, ctx) {
     now = () => stateOf(ctx.scene, store.get());
   const fields = [
     host.kind !== "notebook" && field("as_link", () => linkOf(ctx)),
-    field("as_command", () => commandOf(now(), data), lost),
+    field("as_command", () => commandOf(now(), data, ctx.other), lost),
     data.header.command && field("as_page", () => data.header.command),
   ].filter(Boolean);
   const show = () => {
     if (!ctx.scene) return;
-    for (const one of buttons) one.disabled = !ctx.scene.values;
+    for (const one of buttons) one.disabled = !(ctx.scene.values ?? ctx.scene.rgb);
     fields.forEach((fill) => fill());
     const what = lostBy(now())
       .map((key) => t(key))

@@ -24,24 +24,33 @@ function verdictsOn({ scene, t }) {
 }
 
 // What the marks on the photo mean.
-function markedOn({ data, t }, state) {
+function markedOn({ data, scene, t }, state) {
   const pins = state.pinned.map((token, i) => t(i ? "legend_pin_2" : "legend_pin_1", { token: data.nameOf(token, t) }));
   const sinks = state.sinks && data.header.statistics?.sinks.length ? [t("legend_sinks")] : [];
   const query =
-    state.source !== "map" && state.query >= data.prefix.length
+    !["map", "pca"].includes(state.source) && state.query >= data.prefix.length
       ? [t("legend_query", { token: data.nameOf(state.query, t) })]
       : [];
-  return [[...query, ...pins, ...sinks].join(" · ")].filter(Boolean);
+  const best = scene.best ? [t("legend_best")] : [];
+  return [[...query, ...best, ...pins, ...sinks].join(" · ")].filter(Boolean);
 }
 
 export async function pictureOf(ctx) {
   const { data, store, stage } = ctx;
   await stage.image.decode().catch(() => null);
+  if (ctx.second && ctx.scene.other) await ctx.second.image.decode().catch(() => null);
   const { scene } = ctx,
     state = stateOf(scene, store.get()),
     words = ctx.bar.texts(); // from here on nothing waits
-  const [w, h] = shapeOf(data, state.as_seen),
-    wide = Math.round(Math.min(LARGEST, Math.max(SMALLEST, w, (w / h) * 480)));
+  // A second photo stands to the right of the first, as high as it is.
+  const photos = [
+      { ...stage, shape: shapeOf(data, state.as_seen) },
+      ...(scene.other ? [{ ...ctx.second, shape: ctx.second.shape() }] : []),
+    ],
+    [w, h] = [photos.reduce((sum, { shape }) => sum + shape[0] / shape[1], 0), 1],
+    wide = Math.round(
+      Math.min(LARGEST * photos.length, Math.max(SMALLEST, photos[0].shape[0] * photos.length, (w / h) * 480)),
+    );
   const high = Math.round((wide * h) / w),
     unit = wide / 50,
     pad = unit * 1.2;
@@ -59,7 +68,7 @@ export async function pictureOf(ctx) {
     words.note,
     verdictsOn(ctx),
     ...markedOn(ctx, state),
-    `${header.model.reference} · ${header.photo.name} · vitscope ${header.vitscope}`,
+    `${header.model.reference} · ${header.photo.name}${scene.other ? ` · ${ctx.other.header.photo.name}` : ""} · vitscope ${header.vitscope}`,
   ]
     .filter(Boolean)
     .flatMap((text) => wrapped(context, text, wide - 2 * pad));
@@ -68,11 +77,16 @@ export async function pictureOf(ctx) {
   canvas.height = Math.round(high + pad * 1.6 + unit * (1.5 * title.length + 4.4 + 1.15 * small.length));
   context.fillStyle = "#fff";
   context.fillRect(0, 0, canvas.width, canvas.height);
-  context.filter = state.opacity > 0 ? "grayscale(.7)" : "none";
-  context.drawImage(stage.image, 0, 0, wide, high);
-  context.filter = "none";
-  context.drawImage(stage.heat, 0, 0, wide, high);
-  context.drawImage(stage.over, 0, 0, wide, high);
+  let x = 0;
+  for (const { image, heat, over, shape } of photos) {
+    const part = (high * shape[0]) / shape[1];
+    context.filter = state.opacity > 0 ? "grayscale(.7)" : "none";
+    context.drawImage(image, x, 0, part, high);
+    context.filter = "none";
+    context.drawImage(heat, x, 0, part, high);
+    context.drawImage(over, x, 0, part, high);
+    x += part;
+  }
 
   let y = high + pad;
   context.textBaseline = "top";
@@ -83,25 +97,29 @@ export async function pictureOf(ctx) {
     y += 1.5 * unit;
   }
   const ramp = document.createElement("canvas"),
-    bar = Math.min(22 * unit, wide - 2 * pad);
+    bar = scene.values ? Math.min(22 * unit, wide - 2 * pad) : 0;
   ramp.width = 256;
   ramp.height = 1;
-  drawRamp(ramp, colourOf(scaleOf(scene, state), state));
   y += 0.3 * unit;
-  context.drawImage(ramp, pad, y, bar, unit * 0.8);
+  if (scene.values) {
+    drawRamp(ramp, colourOf(scaleOf(scene, state), state));
+    context.drawImage(ramp, pad, y, bar, unit * 0.8);
+  }
   font(0.8);
   context.fillStyle = "#43464b";
-  const ends = [
-    [words.low, "left", pad],
-    [words.middle, "center", pad + bar / 2],
-    [words.high, "right", pad + bar],
-  ];
-  for (const [text, align, x] of ends) {
+  const ends = !scene.values
+    ? []
+    : [
+        [words.low, "left", pad],
+        [words.middle, "center", pad + bar / 2],
+        [words.high, "right", pad + bar],
+      ];
+  for (const [text, align, at] of ends) {
     context.textAlign = align;
-    context.fillText(text, x, y + unit * 1.1);
+    context.fillText(text, at, y + unit * 1.1);
   }
   context.textAlign = "left";
-  const beside = pad + bar + unit;
+  const beside = pad + bar + (bar ? unit : 0);
   wrapped(context, words.unit, wide - beside - pad).forEach((line, i) =>
     context.fillText(line, beside, y + unit * 1.05 * i),
   );
@@ -113,7 +131,7 @@ export async function pictureOf(ctx) {
     Description: [words.unit, ...small].join("\n"),
     Source: header.photo.name,
     Software: `vitscope ${header.vitscope}`,
-    Comment: commandOf(state, data),
+    Comment: commandOf(state, data, ctx.other),
   };
   return new Blob([withTexts(new Uint8Array(await blob.arrayBuffer()), texts)], { type: "image/png" });
 }

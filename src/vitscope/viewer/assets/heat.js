@@ -50,6 +50,32 @@ export function drawHeat(canvas, values, data, scale, colours, { smooth, opacity
   if (data.region.cells && !as_seen) clearBeyond(context, data.region, width, height);
 }
 
+// A colour for each patch, `(P, 3)`, laid over a photo.
+export function drawColours(canvas, rgb, data, { smooth, opacity, as_seen }) {
+  const context = canvas.getContext("2d"),
+    { width, height } = canvas,
+    [l, top, r, b] = boxOf(data, as_seen);
+  context.clearRect(0, 0, width, height);
+  const laid = [0, 1, 2].map((channel) =>
+    place(
+      Float32Array.from({ length: rgb.length / 3 }, (_, i) => rgb[3 * i + channel]),
+      data.rows,
+      data.columns,
+      width,
+      height,
+      [l * width, top * height, r * width, b * height],
+      smooth,
+    ),
+  );
+  const pixels = context.createImageData(laid[0].width, laid[0].height);
+  for (let i = 0; i < laid[0].values.length; i++) {
+    for (let channel = 0; channel < 3; channel++) pixels.data[4 * i + channel] = laid[channel].values[i];
+    pixels.data[4 * i + 3] = 255 * opacity;
+  }
+  context.putImageData(pixels, laid[0].left, laid[0].top);
+  if (data.region.cells && !as_seen) clearBeyond(context, data.region, width, height);
+}
+
 // Lines between equal steps of the scale, in the colour of their value.
 function drawContours(out, { values, width, height }, { low, high }) {
   const band = (i) => Math.max(0, Math.min(BANDS - 1, Math.floor(((values[i] - low) / (high - low || 1)) * BANDS)));

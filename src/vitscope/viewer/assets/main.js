@@ -7,7 +7,8 @@ import { openDocument } from "./data.js";
 import { choices, el } from "./dom.js";
 import { listenToKeys } from "./keys.js";
 import { createStage } from "./stage.js";
-import { absentScene, DRAWN, mapScene, queried, sceneOf } from "./scene.js";
+import { absentScene, colourScene, DRAWN, likeScene, mapScene, queried, sceneOf } from "./scene.js";
+import { besideOf, createSecond } from "./secondPhoto.js";
 import { LANGUAGES, translator } from "./strings.js";
 import { checked, createStore, fromFragment, START, toFragment } from "./store.js";
 import { panel as about } from "./about.js";
@@ -121,12 +122,18 @@ function mountOne(element, document, host, options) {
   ctx.masked = createStore({ answer: null }); // what the model says without the painted patches
   Object.defineProperty(ctx, "scene", { get: () => ctx.shown.get().scene });
 
-  const toQuery = () => (store.get().source === "map" ? { source: "query", query: -1 } : {});
+  // What has no layers and heads gives way to attention, of the patch that was asked of.
+  const toQuery = () => {
+    const { source, query } = store.get();
+    if (source === "query" || source === "received") return {};
+    return { source: "query", query: source === "like" ? query : -1 };
+  };
   // One layer up or down: of what the pointed patch looks at; from rollout's map one sees rollout itself grow and shrink.
   ctx.step = async (by) => {
     const { source, map, layer, rolled, hover } = store.get(),
       grown = source === "map" && data.maps.some((one) => one.id === map && one.method === "rollout");
-    if (ctx.stage.pointed() !== null && hover === "attend") store.set({ layer: within(layer + by) });
+    if (ctx.stage.pointed() !== null && hover === "attend")
+      store.set({ layer: within(layer + by), ...(source === "like" || source === "pca" ? toQuery() : {}) });
     else {
       if (grown && ctx.rollout.possible && data.queries.slice(Math.max(layer + by, 0)).every(Boolean) && !rolled)
         store.set({ rolled: true, ...toQuery() });
@@ -143,13 +150,20 @@ function mountOne(element, document, host, options) {
   ctx.peek = (change) => refresh(change ? { ...store.get(), ...toQuery(), rolled: false, ...change } : store.get());
   ctx.query = (token) => {
     const { source } = store.get();
-    store.set({ query: token, source: source === "received" && token >= 0 ? "received" : "query" });
+    const kept = source === "received" ? token >= 0 : besideOf({ source }) && token >= data.prefix.length;
+    store.set({ query: token, source: !kept ? "query" : source === "pca" ? "like" : source });
   };
   ctx.pin = (token) => {
     const { pinned } = store.get();
     store.set({
       pinned: pinned.includes(token) ? pinned.filter((one) => one !== token) : [...pinned, token].slice(-2),
     });
+  };
+  // What is drawn of a state: tokens, a scene, or a promise of either; null where it is not in this page.
+  const foundOf = (state) => {
+    if (state.source === "map") return mapScene(state, data, t);
+    if (state.source === "like") return likeScene(state, data, ctx.other, t);
+    return state.source === "pca" ? colourScene(state, data, ctx.other, t) : tokensOf(state.query, state);
   };
   const tokensOf = (query, state, slot) => {
     if (!state.rolled || state.source !== "query" || !ctx.rollout.possible) return queried(state, data, query, layers);
@@ -203,7 +217,7 @@ function mountOne(element, document, host, options) {
     const ticket = ++run,
       current = () => ticket === run && !signal.aborted;
     const done = (one) => current() && one !== null && paint(one.of ? one : sceneOf(one, state, data, t), token);
-    if (found instanceof Float32Array) return done(found);
+    if (!(found instanceof Promise)) return done(found);
     const late = setTimeout(() => current() && paint(absentScene(state, data, t, t("busy")), token), PATIENCE);
     return found.then(done).finally(() => clearTimeout(late));
   }
@@ -213,15 +227,16 @@ function mountOne(element, document, host, options) {
     if (token === null) return refresh();
     const value = () => (ctx.scene && bar.draw(ctx.scene, token), false);
     if (state.hover === "value") return value();
-    const asked = { ...state, query: token, ...(state.source === "map" ? { source: "query", rolled: false } : {}) },
-      found = tokensOf(token, asked);
+    const source = { map: "query", pca: "like" }[state.source] ?? state.source,
+      asked = { ...state, query: token, source, rolled: state.rolled && state.source === "query" },
+      found = foundOf(asked);
     if (found) return arrive(asked, found, token);
     return data.queries.some(Boolean) ? absent(asked, token) : value();
   };
   async function refresh(state = store.get()) {
-    if (state.source === "map") return arrive(state, mapScene(state, data, t), null);
-    const found = tokensOf(state.query, state);
-    return found ? arrive(state, found, state.query) : absent(state, state.query);
+    const found = foundOf(state),
+      token = state.source === "map" ? null : state.query;
+    return found ? arrive(state, found, token) : absent(state, token);
   }
   // After the state has changed: what is pointed at stays pointed at.
   const redraw = () => {
@@ -248,7 +263,9 @@ function mountOne(element, document, host, options) {
     // The element is the container whose width decides the layout, so that what it decides lies in an element within.
     ctx.body = el("div", { class: "vs-body" }, head(opener), stageRoot, rest);
     element.replaceChildren(ctx.body);
-    ctx.stage = createStage(stageRoot, ctx);
+    const photos = el("div", { class: "vs-photos" });
+    stageRoot.append(photos);
+    ctx.stage = createStage(photos, ctx);
     ctx.stage.label();
     createHint(ctx.stage.element, ctx);
     const below = (ctx.below = el("div", { class: "vs-below" })),
@@ -282,6 +299,7 @@ function mountOne(element, document, host, options) {
       [t("drawing"), drawing, false],
     );
     createTabs(tabbed, ctx, TABS);
+    createSecond(photos, ctx);
     theme(store.get());
     refresh();
     createTour(card, ctx, opener);

@@ -4,6 +4,7 @@
 
 import { kernel } from "./attention.js";
 import { limits } from "./colours.js";
+import { bestMatch, cosines } from "./likeness.js";
 import { figure } from "./dom.js";
 
 const made = kernel();
@@ -90,6 +91,44 @@ export function queried(state, data, query, layers) {
   return ready ? of(ready) : data.layer(layer).then((decoded) => (layers.set(layer, decoded), of(decoded)));
 }
 
+const allOf = (data, other) => (other?.likeness ? [data, other] : [data]);
+
+// What is like a patch, in both photos where there are two: at once where the features are unpacked, else a promise.
+export function likeScene(state, data, other, t) {
+  const all = allOf(data, other),
+    count = data.prefix.length,
+    matched = (one, values, apart) => {
+      const best = bestMatch(values, one.columns, apart);
+      return best < 0 ? null : { token: count + best, value: values[best] };
+    };
+  const make = () => {
+    const scene = sceneOf(cosines(data.unit, data.unit, state.query), state, data, t),
+      beside = other?.likeness && cosines(other.unit, data.unit, state.query).subarray(count);
+    return {
+      ...scene,
+      unit: t("unit_cosine"),
+      best: matched(data, scene.values, state.query - count),
+      other: beside ? { values: beside, best: matched(other, beside, null) } : null,
+    };
+  };
+  return all.every(({ unit }) => unit) ? make() : Promise.all(all.map((one) => one.features())).then(make);
+}
+
+// A colour for each patch, `rgb` (P, 3) from 0 to 255; there are no values.
+export async function colourScene(state, data, other, t) {
+  const [rgb, beside] = await Promise.all(allOf(data, other).map((one) => one.array("pca")));
+  return {
+    of: drawnOf(state),
+    values: null,
+    rgb,
+    prefix: new Float32Array(0),
+    kind: "pca",
+    caption: t("caption_pca"),
+    unit: t("unit_pca"),
+    other: beside ? { rgb: beside } : null,
+  };
+}
+
 const drawnOf = (state) => Object.fromEntries(DRAWN.map((key) => [key, state[key]]));
 
 // The state that a scene was made of, drawn as the viewer draws now.
@@ -97,6 +136,8 @@ export const stateOf = (scene, state) => ({ ...state, ...scene.of });
 
 function captionOf(state, data, t) {
   if (state.source === "map") return nameOfMap(entryOf(state, data), t);
+  if (state.source === "pca") return t("caption_pca");
+  if (state.source === "like") return t("caption_like", { token: data.nameOf(state.query, t) });
   const rolled = state.rolled && state.source === "query";
   const place = rolled ? t("rolled_from", { first: state.layer, last: data.layers.length - 1 }) : where(state, t);
   return t(state.source === "received" ? "caption_received" : "caption_query", {

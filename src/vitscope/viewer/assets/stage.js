@@ -2,7 +2,8 @@
 
 import { coloursOf, levelOf } from "./colours.js";
 import { el, figure } from "./dom.js";
-import { boxOf, drawHeat, shapeOf } from "./heat.js";
+import { boxOf, drawColours, drawHeat, shapeOf } from "./heat.js";
+import { BEST, cellOf, outline } from "./marks.js";
 import { colourOf, scaleOf } from "./scene.js";
 import { drawUnseen } from "./unseen.js";
 
@@ -40,33 +41,11 @@ export function createStage(root, ctx) {
 
   function drawMap() {
     const state = store.get();
-    stage.classList.toggle("vs-over", Boolean(scene?.values) && state.opacity > 0);
+    stage.classList.toggle("vs-over", Boolean(scene?.values ?? scene?.rgb) && state.opacity > 0);
+    if (scene?.rgb) return drawColours(heat, scene.rgb, data, state);
     if (!scene?.values) return heat.getContext("2d").clearRect(0, 0, heat.width, heat.height);
     const scale = scaleOf(scene, state);
     drawHeat(heat, scene.values, data, scale, colourOf(scale, state), state);
-  }
-
-  function cellBox(token) {
-    const patch = token - data.prefix.length;
-    if (patch < 0) return null;
-    const [l, top, r, b] = box(),
-      w = marks.width,
-      h = marks.height;
-    const cw = ((r - l) * w) / data.columns,
-      ch = ((b - top) * h) / data.rows;
-    return [l * w + (patch % data.columns) * cw, top * h + Math.floor(patch / data.columns) * ch, cw, ch];
-  }
-
-  function outline(context, token, colour, width, dash = []) {
-    const at = cellBox(token);
-    if (!at) return;
-    context.setLineDash(dash);
-    context.lineWidth = width + 2.5;
-    context.strokeStyle = "rgba(0,0,0,.75)";
-    context.strokeRect(...at);
-    context.lineWidth = width;
-    context.strokeStyle = colour;
-    context.strokeRect(...at);
   }
 
   function drawMarks() {
@@ -74,24 +53,26 @@ export function createStage(root, ctx) {
       context = marks.getContext("2d"),
       dense = Math.max(globalThis.devicePixelRatio || 1, marks.width / 1200);
     const { source, query } = scene?.of ?? state;
+    const mark = (token, colour, width, dash) =>
+      outline(context, cellOf(data, token, state.as_seen, marks), colour, width * dense, dash);
     context.clearRect(0, 0, marks.width, marks.height);
     if (!state.as_seen && state.opacity > 0) drawUnseen(context, data.region, marks, t("unseen"), dense);
     const fill = (tokens, colour) => {
       context.fillStyle = colour;
       for (const token of tokens) {
-        const at = cellBox(token);
+        const at = cellOf(data, token, state.as_seen, marks);
         if (at) context.fillRect(at[0], at[1], at[2] + 0.5, at[3] + 0.5);
       }
     };
     if (source === "map") fill(ctx.deleted?.() ?? [], "rgb(118,118,118)");
     fill(state.hidden, "rgba(118,118,118,.92)");
     if (state.sinks)
-      for (const sink of data.header.statistics.sinks)
-        outline(context, sink.token, "#ffd84d", 1.5 * dense, [3 * dense, 2 * dense]);
-    if (source !== "map" && hovered === null && cursor === null) outline(context, query, "#fff", 2 * dense);
-    if (hovered !== null) outline(context, hovered, "#fff", 2 * dense);
-    if (cursor !== null) outline(context, cursor, "#fff", 3 * dense);
-    state.pinned.forEach((token, i) => outline(context, token, i ? "#ff9de2" : "#7df0ff", 2 * dense));
+      for (const sink of data.header.statistics.sinks) mark(sink.token, "#ffd84d", 1.5, [3 * dense, 2 * dense]);
+    if (scene?.best) mark(scene.best.token, BEST, 2.5);
+    if (!["map", "pca"].includes(source) && hovered === null && cursor === null) mark(query, "#fff", 2);
+    if (hovered !== null) mark(hovered, "#fff", 2);
+    if (cursor !== null) mark(cursor, "#fff", 3);
+    state.pinned.forEach((token, i) => mark(token, i ? "#ff9de2" : "#7df0ff", 2));
   }
 
   function tokenAt(event) {

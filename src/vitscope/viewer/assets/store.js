@@ -70,7 +70,7 @@ export function fromFragment(text) {
 
 // A link may say anything: what does not fit the document falls back to what the page starts with.
 export function checked(given, initial, data) {
-  const { layers, maps, tokens, prefix } = data;
+  const { layers, maps, tokens, prefix, likeness } = data;
   const whole = (value, low, high) => Number.isInteger(value) && value >= low && value < high;
   const among =
     (...choices) =>
@@ -83,7 +83,7 @@ export function checked(given, initial, data) {
     map: (value) => maps.some((one) => one.id === value),
     layer: (value) => whole(value, 0, layers.length),
     head: (value) => value === "mean" || value === "max" || whole(value, 0, data.heads),
-    source: among("map", "query", "received"),
+    source: among("map", "query", "received", ...(likeness ? ["like", "pca"] : [])),
     query: (value) => whole(value, data.pooled ? -2 : -1, tokens),
     pinned: list(0, 2),
     rolled: flag,
@@ -112,5 +112,6 @@ export function checked(given, initial, data) {
     deletion_step: (value) => value === null || whole(value, 0, 1000),
   };
   const kept = Object.entries(given).filter(([key, value]) => (tests[key] ?? (() => true))(value));
-  return { ...initial, ...Object.fromEntries(kept) };
+  const state = { ...initial, ...Object.fromEntries(kept) };
+  return state.source === "like" && state.query < prefix.length ? { ...state, source: initial.source } : state;
 }
