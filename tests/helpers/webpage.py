@@ -5,7 +5,8 @@ from skimage import data
 from tests.helpers.uploads import encoded
 
 CAT = encoded(data.chelsea())
-READY = "() => Boolean(document.querySelector('main').viewer?.ctx.scene)"
+SEEN = "() => Boolean(document.querySelector('main').viewer?.ctx.scene)"  # with its first map
+READY = "() => { const { scene, host } = document.querySelector('main').viewer?.ctx ?? {}; return scene && host.mask; }"
 START = "() => Boolean(document.querySelector('.vw-samples button'))"
 TITLE = "(name) => document.querySelector('main h1')?.textContent === name"
 BYTES = "const file = new File([Uint8Array.from(bytes)], name, { type: kind }), moved = new DataTransfer();"

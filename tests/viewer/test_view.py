@@ -171,12 +171,24 @@ def test_no_version_of_a_page_is_larger_than_asked_for(tiny_scope, photo):
 def test_versions_have_more_and_more_and_say_what_they_lack(tiny_scope, photo):
     versions = []
     made = tiny_scope.view(photo, show=versions.append)
-    assert [one.live is not None for one in versions] == [True, True]
-    first, unmeasured = versions
+    assert all(one.live for one in versions)
+    maps = [len(one.header["maps"]) for one in versions]
+    assert maps == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        *[10] * 10,
+    ]  # each method, the five classes, and then the numbers of each but the last
+    first, unmeasured = versions[0], versions[5]
+    measured = [sum(entry["measurement"] is not None for entry in one.header["maps"]) for one in versions[5:]]
+    assert measured == list(range(10))
     assert [entry["method"] for entry in first.header["maps"]] == [made.header["maps"][0]["method"]]
     assert {"heads.0", "q.0", "k.0", "map.0-evidence-walk"} <= set(first.arrays)
     assert unmeasured.header["maps"] == [entry | {"measurement": None, "steps": []} for entry in made.header["maps"]]
-    assert [one.header["missing"][-1]["what"] for one in versions] == ["further maps and numbers", "measurement"]
+    missing = [one.header["missing"][-1]["what"] for one in versions]
+    assert missing == ["further maps and numbers"] * 5 + ["measurement"] * 10
     assert all("not made yet" in one.header["missing"][-1]["why"] for one in versions)
     assert all(entry["measurement"] for entry in made.header["maps"])
     assert not [one for one in made.header["missing"] if "not made yet" in one["why"]]

@@ -1,5 +1,6 @@
 """The viewer as a notebook widget: what goes over the wire, what is there without it, and an executed notebook."""
 
+import base64
 import html
 import os
 import re
@@ -14,7 +15,7 @@ from vitscope.errors import MissingDependencyError, UsageError
 from vitscope.explanation import Explanation
 from vitscope.viewer import widget as module
 from vitscope.viewer.packed import Packed
-from vitscope.viewer.page import page
+from vitscope.viewer.page import page, script, styles
 from vitscope.viewer.widget import widget_of
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -99,6 +100,85 @@ def test_without_widgets_there_is_a_picture(view):
     assert WIDGET in data
     assert '<img alt="rollout over chelsea"' in data["text/html"]
     assert "<script" not in data["text/html"]
+
+
+@pytest.fixture
+def growing(monkeypatch, tiny_scope, photo):
+    """What a cell shows while a view is made: its display, and each state of what came later, with the maps by then."""
+    from IPython import display
+
+    shown, grown = [], []
+    monkeypatch.setattr(display, "display", shown.append)
+    cell = module.InCell.show
+
+    def show(self, made):
+        cell(self, made)
+        grown.append((len(made.header["maps"]), dict(shown[0]._grown)))
+
+    monkeypatch.setattr(module.InCell, "show", show)
+    made = tiny_scope.view(photo, methods=("rollout", "attention"), top=2, in_cell=True)
+    return made, shown, grown
+
+
+def test_a_cell_shows_the_first_map_and_then_what_comes_later(growing):
+    made, (widget,), grown = growing
+    maps = [count for count, _ in grown]
+    assert maps[:3] == [1, 2, 4]  # a map, another, those of two classes
+    assert grown[0][1] == {}
+    assert len(widget._document["header"]["maps"]) == 1
+    measured = [sum(one["measurement"] is not None for one in each["header"]["maps"]) for _, each in grown[1:]]
+    assert measured == [0, 0, 1, 2, 3, 4]
+    final = grown[-1][1]
+    assert final["header"] == made.document()["header"]
+    together = {**widget._document["arrays"], **final["arrays"]}
+    assert {name: one["data"] for name, one in together.items()} == {
+        name: one.data for name, one in made.arrays.items()
+    }
+    assert {name.partition(".")[0] for name in final["arrays"]} == {"map", "order"}  # attention travels once
+
+
+RENDERED = """async ([url, styles, first, grown]) => {
+    document.head.append(Object.assign(document.createElement("style"), { textContent: styles }));
+    const bytes = (document) => {
+        const arrays = Object.entries(document.arrays).map(([name, array]) => {
+            const data = Uint8Array.from(atob(array.data), (one) => one.charCodeAt(0));
+            return [name, { ...array, data: new DataView(data.buffer) }];
+        });
+        return { ...document, arrays: Object.fromEntries(arrays) };
+    };
+    const heard = {}, values = { _document: bytes(first), _grown: {}, _answers: [] };
+    const model = {
+        get: (name) => values[name], on: (name, listener) => { heard[name] = listener; }, off() {}, send() {},
+    };
+    const { default: widget } = await import(url), el = document.body;
+    widget.render({ model, el });
+    window.grow = () => { values._grown = bytes(grown); heard["change:_grown"](); };
+}"""
+
+
+def test_what_comes_later_appears_in_the_cell_and_the_choice_stays(browser, growing):
+    made, (widget,), _ = growing
+    known = set(widget._document["arrays"])
+    whole = made.document()
+    first = {**whole, "header": widget._document["header"]}
+    first["arrays"] = {name: one for name, one in whole["arrays"].items() if name in known}
+    rest = {**whole, "arrays": {name: one for name, one in whole["arrays"].items() if name not in known}}
+    url = "data:text/javascript;base64," + base64.b64encode(script("notebook").encode()).decode()
+    with browser.opened("about:blank") as opened:
+        opened.evaluate(RENDERED, [url, styles(), first, rest])
+        opened.wait("() => document.querySelectorAll('.vs-methods button').length === 1")
+        opened.click("[role=radio]", "Looks at")
+        opened.click("[role=tab]", "About")
+        caption = opened.text(".vs-caption")
+        opened.evaluate("() => grow()")
+        opened.wait("() => document.querySelectorAll('.vs-methods button').length === 2")
+        assert opened.text(".vs-caption") == caption
+        assert opened.evaluate("() => document.querySelector('[role=tab][aria-selected=true]').textContent") == "About"
+        opened.click("[role=tab]", "Numbers")
+        assert "deletion" in opened.text(".vs-methods")
+        opened.click(".vs-methods button", "attention")
+        opened.wait("() => /^attention/.test(document.querySelector('.vs-caption').textContent)")
+        assert opened.evaluate("() => document.querySelectorAll('.vs-curve').length") == 2
 
 
 def test_a_view_shows_itself_in_a_closed_frame(view):

@@ -1,13 +1,14 @@
 """The web app's page in Chromium: a photo goes in by drop, paste or click, and the viewer has the model behind it."""
 
 import re
+import threading
 
 import numpy as np
 import pytest
 
 import vitscope
 from tests.helpers.browser import SHOWN, VIEWER, texts
-from tests.helpers.webpage import CAT, DROP, PASTE, READY, START, TITLE, moved
+from tests.helpers.webpage import CAT, DROP, PASTE, READY, SEEN, START, TITLE, moved
 from tests.helpers.webserver import TOKEN, serving
 from vitscope.images import decode_image
 from vitscope.web.samples import sample_picture
@@ -104,6 +105,78 @@ def test_patches_are_painted_away_and_the_answer_stands_beside_the_promise(viewe
     viewed.click(".vs-toggle", "Paint")
 
 
+@pytest.fixture
+def held(monkeypatch):
+    """Hold the model before the second map of a view, until the event is set."""
+    from vitscope.viewer import view
+
+    free, explain = threading.Event(), view._Parts.explain
+
+    def waiting(self, name):
+        if self.maps:
+            assert free.wait(60)
+        explain(self, name)
+
+    monkeypatch.setattr(view._Parts, "explain", waiting)
+    yield free
+    free.set()
+
+
+def test_the_first_map_is_there_before_the_last_is_made_and_what_one_does_meanwhile_stays(start, held, tiny_scope):
+    start.click("[data-sample=coffee]")
+    start.wait(SEEN)
+    assert start.text("main h1") == "coffee"
+    true = tiny_scope.explain(sample_picture("coffee"), method="auto")
+    assert start.evaluate(f"() => {VIEWER}.ctx.data.maps.map((one) => one.method)") == [true.method]
+    assert np.allclose(start.evaluate(SHOWN)[1:], true.map.ravel(), rtol=2e-3, atol=1e-3 * np.abs(true.map).max())
+    assert texts(start, ".vs-more button") == []  # the model is at work
+    chosen = {"source": "query", "query": 6, "layer": 1, "head": 1, "panel": "about", "opacity": 0.4}
+    start.evaluate(f"(chosen) => {VIEWER}.store.set(chosen)", chosen)
+    start.wait(f"() => {VIEWER}.ctx.scene.of.query === 6")
+    assert "further maps" in start.text(".vs-tab")
+    start.evaluate("() => { document.querySelector('.vs-stage').marked = true; }")
+    held.set()
+    start.wait(READY)
+    assert start.evaluate(f"(chosen) => Object.keys(chosen).map((key) => {VIEWER}.state[key])", chosen) == list(
+        chosen.values()
+    )
+    assert start.evaluate("() => document.querySelector('.vs-stage').marked")  # and not made anew
+    methods = start.evaluate(f"() => {VIEWER}.ctx.data.maps.filter((one) => !one.label).map((one) => one.method)")
+    assert methods == [true.method, "attention", "rollout", "relevance", "random"]
+    assert len(texts(start, ".vs-methods button")) == len(methods)
+    assert len(texts(start, ".vs-predictions button")) == 5  # each with its map by now
+    assert "further maps" not in start.text(".vs-tab")
+    assert len(texts(start, ".vs-more button")) == 1
+    start.evaluate(f"() => {VIEWER}.store.set({{ source: 'map' }})")
+    start.wait(f"() => {VIEWER}.ctx.scene.of.source === 'map'")
+    assert np.allclose(start.evaluate(SHOWN)[1:], true.map.ravel(), rtol=2e-3, atol=1e-3 * np.abs(true.map).max())
+
+
+def test_a_reload_goes_on_with_a_view_in_the_making(start, held):
+    start.click("[data-sample=rocket]")
+    start.wait(SEEN)
+    start.wait("() => location.hash.startsWith('#view=')")
+    start.page.reload()
+    start.wait(SEEN)
+    assert start.evaluate(f"() => {VIEWER}.ctx.data.maps.length") == 1
+    held.set()
+    start.wait(READY)
+    assert start.evaluate(f"() => {VIEWER}.ctx.data.maps.length") == 10
+
+
+def test_what_is_shown_stays_when_the_rest_is_cancelled(start, held):
+    start.click("[data-sample=digits]")
+    start.wait(SEEN)
+    start.click(".vw-above button", "Cancel")
+    held.set()
+    start.wait("() => !document.querySelector('.vw-above progress')")
+    assert start.evaluate(f"() => {VIEWER}.ctx.data.maps.length") == 1
+    assert texts(start, ".vw-error") == []
+    start.click(".vw-above button", "Measure")
+    start.wait(READY)
+    start.wait(f"() => {VIEWER}.ctx.data.maps.filter((one) => one.measurement).length === 10")
+
+
 @pytest.mark.slow
 def test_measuring_is_asked_for_beside_the_viewer(viewed):
     viewed.click(".vw-above button", "Measure")
@@ -147,8 +220,6 @@ LATE = """(seconds) => {
 @pytest.mark.parametrize("late", [0, 2])
 def test_a_running_question_is_cancelled_and_nothing_stays(start, tiny_scope, monkeypatch, late):
     """Held by a model that waits to be cancelled; also where the question's name comes after the wish to cancel it."""
-    import threading
-
     from vitscope.web import models
 
     entered = threading.Event()

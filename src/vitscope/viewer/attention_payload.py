@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from vitscope._messages import msg
-from vitscope.attention import AttentionStore, Block, Factored
+from vitscope.attention import AttentionStore, Block, Factored, vecmat, vecmat_heads
 from vitscope.attention.blocks import slices
 from vitscope.errors import YES, Support
-from vitscope.viewer.packed import Packed, zigzag
+from vitscope.viewer.packed import Packed, scaled, zigzag
 
 _ERRORS = (0.0015, 0.003, 0.006, 0.012, 0.024, 0.048)  # root mean square, of a score, in nats
 _TOP = 20  # largest weights of a row, whose error is measured
@@ -161,3 +161,17 @@ def _lse_bytes(block: Block) -> int:
 
 def _entry(block: Block) -> dict[str, Any]:
     return {"name": block.name, "heads": block.shape[1], "rows": False}
+
+
+def pack_readouts(store: AttentionStore) -> tuple[list[float], dict[str, Packed]]:
+    """Pack what the readout attends to by layer, `(H, N)` each, the readout itself and its pooling."""
+    scales, arrays = [], {"readout": Packed.of(store.readout_weights()[0].float().cpu().numpy())}
+    with torch.no_grad():
+        for number, block in enumerate(store):
+            values, scale = scaled(vecmat_heads(block, store.readout_weights())[0].float().cpu().numpy())
+            arrays[f"heads.{number}"] = Packed.of(values)
+            scales.append(scale)
+        if store.pool is not None:
+            queries = torch.eye(store.pool.shape[2], device=store.pool.device)
+            arrays["pool"] = Packed.of(vecmat(store.pool, queries).float().cpu().numpy())
+    return scales, arrays

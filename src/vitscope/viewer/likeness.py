@@ -1,6 +1,6 @@
 """Features of a page's tokens in 8 bits, from which the browser computes what is like a patch, and their colours."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,3 +92,13 @@ def _too_large(nbytes: int, max_mb: float | int) -> Message:
         size=f"{nbytes / 1e6:.2g}",
         most=f"{max_mb:.3g}",
     )
+
+
+def in_same_colours(
+    one: Mapping[str, Packed], other: Mapping[str, Packed], prefix: int
+) -> tuple[Mapping[str, Packed], Mapping[str, Packed]]:
+    """Return the arrays of two photos, in which patches that are alike have the same colour."""
+    if "features" not in one or "features" not in other:
+        return one, other
+    first, second = colours([one["features"], other["features"]], prefix)
+    return {**one, "pca": Packed.of(first)}, {**other, "pca": Packed.of(second)}

@@ -6,12 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import torch
-
 from vitscope._catalogues import page_messages
 from vitscope._messages import msg
 from vitscope._version import __version__
-from vitscope.attention import AttentionStore, vecmat, vecmat_heads
 from vitscope.engine.engine import Engine
 from vitscope.engine.inspection import compare, statistics
 from vitscope.engine.options import Options, Progress
@@ -21,16 +18,16 @@ from vitscope.images import ImageLike, Picture, reusable
 from vitscope.methods.places import QueryTarget, RegionTarget
 from vitscope.methods.targets import Target, format_target
 from vitscope.metrics.measurement import Measurement
-from vitscope.viewer.attention_payload import PackedAttention, pack_attention, supports_rows
+from vitscope.viewer.attention_payload import PackedAttention, pack_attention, pack_readouts, supports_rows
 from vitscope.viewer.document import SCHEMA, image_urls, json_safe
 from vitscope.viewer.likeness import WHAT as LIKENESS
-from vitscope.viewer.likeness import colours, pack_features
+from vitscope.viewer.likeness import in_same_colours, pack_features
 from vitscope.viewer.live import LiveModel
 from vitscope.viewer.map_entries import full_entry
 from vitscope.viewer.map_metrics import Steps, measure_maps
-from vitscope.viewer.packed import Packed, scaled
+from vitscope.viewer.packed import Packed
 from vitscope.viewer.page import page, script, styles
-from vitscope.viewer.widget import iframe, widget
+from vitscope.viewer.widget import InCell, iframe, widget
 
 DEFAULT_METHODS = ("auto", "attention", "rollout", "relevance", "random")
 CLASS_METHOD = "evidence-walk"  # the method that tells classes apart best, where it applies
@@ -59,10 +56,11 @@ class View:
         name, maps, layers = self.header["photo"]["name"], len(self.header["maps"]), len(self.header["layers"])
         return f"<View {name}: {maps} maps, {layers} layers, {self.nbytes / 1e6:.1f} MB>"
 
-    def document(self) -> dict[str, Any]:
-        """Return the whole document, ready for JSON."""
-        arrays = {name: one.document() for name, one in self.arrays.items()}
-        other = {} if self.other is None else {"other": self.other.document()}
+    def document(self, first: "View | None" = None) -> dict[str, Any]:
+        """Return the document, ready for JSON: the whole of it, or without the arrays that an earlier view has too."""
+        known = first.arrays if first else {}
+        arrays = {name: one.document() for name, one in self.arrays.items() if one != known.get(name)}
+        other = {} if self.other is None else {"other": self.other.document(first.other if first else None)}
         return {"header": dict(self.header), "messages": page_messages(self.header), "arrays": arrays, **other}
 
     def widget(self) -> Any:
@@ -102,6 +100,7 @@ def view(
     seconds: float | int | None = None,
     progress: Progress | None = None,
     show: Callable[[View], None] | None = None,
+    in_cell: bool = False,
 ) -> View:
     """Make the view of an image; see `Scope.view`.
 
@@ -118,7 +117,8 @@ def view(
         seed: of the random maps.
         seconds: for measuring; maps that are left after so long stay unmeasured.
         progress: called with (name, done, total).
-        show: called with the view as soon as it has a map and all attention, and again before it is measured.
+        show: called with the view as soon as it has a map and all attention, and whenever there is more of it.
+        in_cell: show all that in the running cell of a notebook.
     """
     image = reusable(image, **engine.adapter.reading)
     other = None if other is None else reusable(other, **engine.adapter.reading)
@@ -128,22 +128,24 @@ def view(
     most = max_mb or MAX_MB * len(photos)
     options = _ViewOptions(tuple(methods), target, top, size, measure, seed, seconds, progress, photos, most)
     live = LiveModel(engine, picture, size, target)
-    shown = (lambda part: show(replace(part, live=live))) if show else None
+    cell = InCell()
+    told = [*([show] if show else []), *([cell.show] if in_cell else [])]
+
+    def shown(part: View) -> None:
+        for one in told:
+            one(replace(part, live=live))
+
     if other is None or second is None:
-        return replace(_view_one(engine, picture, options, [], most, shown), live=live)
-    own, others = compare(engine, image, other, Options("relevance", size=size, seed=seed), progress)
-    beside = _view_one(engine, second, options, [others], most / 2)
-    made = _view_one(engine, picture, options, [own], most - beside.nbytes / 1e6, shown)
-    return View(*_in_the_same_colours(made, beside), live)
-
-
-def _in_the_same_colours(one: View, other: View) -> tuple[Mapping[str, Any], Mapping[str, Packed], View]:
-    """Return the parts of a view of two photos: patches that are alike get the same colour in both."""
-    if "features" not in one.arrays or "features" not in other.arrays:
-        return one.header, one.arrays, other
-    both = colours([one.arrays["features"], other.arrays["features"]], len(one.header["layout"]["prefix"]))
-    first, second = ({**part.arrays, "pca": Packed.of(rgb)} for part, rgb in zip((one, other), both, strict=True))
-    return one.header, first, replace(other, arrays=second)
+        made = replace(_view_one(engine, picture, options, [], most, shown if told else None), live=live)
+    else:
+        own, others = compare(engine, image, other, Options("relevance", size=size, seed=seed), progress)
+        beside = _view_one(engine, second, options, [others], most / 2)
+        one = _view_one(engine, picture, options, [own], most - beside.nbytes / 1e6, shown if told else None)
+        own_arrays, other_arrays = in_same_colours(one.arrays, beside.arrays, len(one.header["layout"]["prefix"]))
+        made = View(one.header, own_arrays, replace(beside, arrays=other_arrays), live)
+    if in_cell:
+        cell.show(made)
+    return made
 
 
 @dataclass(frozen=True)
@@ -208,14 +210,14 @@ def _view_one(
             if options.progress:
                 options.progress(name, number, len(options.methods))
             parts.explain(name)
-            if show and not number:
+            if show:
                 show(parts.view(msg("viewer.further-maps", "further maps and numbers")))
         parts.explain_classes()
         parts.measure_attention()
     if options.measure:
         if show:
             show(parts.view(_MEASUREMENT))
-        parts.measure()
+        parts.measure(show)
     else:
         parts.leave_out(_MEASUREMENT, msg("viewer.not-measured", "measuring was switched off"))
     return parts.view()
@@ -238,7 +240,7 @@ class _Parts:
         self.predictions = engine.predictions(self.store.answer)[: options.top]
         self.activation = engine.activation(self.store.answer)
         self.images = image_urls(picture, self.region)
-        self.scales, self.readouts = _readouts(self.store) if self.store.chain is None else ([], {})
+        self.scales, self.readouts = pack_readouts(self.store) if self.store.chain is None else ([], {})
         self.likeness, self.features = pack_features(engine, self.forward, max_mb)
         self.rows: PackedAttention | None = None
         self.statistics: dict[str, Any] = {"layers": [], "sinks": []}
@@ -284,11 +286,14 @@ class _Parts:
         for layer in self.statistics["layers"]:
             layer.pop("received"), layer.pop("norms")
 
-    def measure(self) -> None:
-        """Measure the maps."""
+    def measure(self, show: Callable[[View], None] | None) -> None:
+        """Measure the maps, and show each one's numbers when they are known."""
         options, maps = self.options, [one for one, _ in self.maps]
         place = options.target if isinstance(options.target, (QueryTarget, RegionTarget)) else None
-        self.measured = measure_maps(self.engine, maps, options.seed, options.progress, options.seconds, place)
+        for found in measure_maps(self.engine, maps, options.seed, options.progress, options.seconds, place):
+            self.measured[len(self.measured)] = found
+            if show and len(self.measured) < len(maps):
+                show(self.view(_MEASUREMENT))
         if len(self.measured) < len(maps):
             why = msg(
                 "viewer.measured-some",
@@ -350,21 +355,24 @@ class _Parts:
         arrays: dict[str, Packed] = {}
         for number, (explanation, label) in enumerate([*self.maps, *((one, None) for one in self.more)]):
             measurement, steps = self.measured.get(number, (None, []))
-            name = f"{number}-{explanation.method}"
+            alike = number >= len(self.maps)  # named alike however many maps there are by now
+            name = f"{'alike' if alike else number}-{explanation.method}"
             entry, packed = full_entry(self.engine, explanation, measurement, name=name, label=label)
-            maps.append(entry | {"steps": steps, "alike": number >= len(self.maps)})
+            maps.append(entry | {"steps": steps, "alike": alike})
             arrays |= packed
         return maps, arrays
 
     def _rows(self, used: int, coming: int) -> PackedAttention:
-        """Return the attention in the room that is left; once packed, it stays as it is while nothing of it is lacking.
+        """Return the attention in the room that is left.
+
+        Once packed, it stays as it is while it fits, and until all else is there where something of it is lacking.
 
         Args:
             used: characters of everything else.
             coming: maps that are still to be made or measured.
         """
         room = self.max_mb * 1e6 - used
-        if self.rows is None or not self.rows.whole or self.rows.nbytes > room:
+        if self.rows is None or self.rows.nbytes > room or not (self.rows.whole or coming):
             self.rows = pack_attention(self.store, room - coming * (_MAP + 6 * self.layout.tokens))
         return self.rows
 
@@ -384,20 +392,6 @@ class _Parts:
 
 def _same(one: Explanation, other: Explanation) -> bool:
     return one.method == other.method and one.provenance["options"] == other.provenance["options"]
-
-
-def _readouts(store: AttentionStore) -> tuple[list[float], dict[str, Packed]]:
-    """Pack what the readout attends to by layer, `(H, N)` each, the readout itself and its pooling."""
-    scales, arrays = [], {"readout": Packed.of(store.readout_weights()[0].float().cpu().numpy())}
-    with torch.no_grad():
-        for number, block in enumerate(store):
-            values, scale = scaled(vecmat_heads(block, store.readout_weights())[0].float().cpu().numpy())
-            arrays[f"heads.{number}"] = Packed.of(values)
-            scales.append(scale)
-        if store.pool is not None:
-            queries = torch.eye(store.pool.shape[2], device=store.pool.device)
-            arrays["pool"] = Packed.of(vecmat(store.pool, queries).float().cpu().numpy())
-    return scales, arrays
 
 
 def _span(numbers: Sequence[int]) -> str:

@@ -4,12 +4,15 @@ import base64
 import html
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vitscope._catalogues import page_messages
 from vitscope.errors import MissingDependencyError, VitscopeError
 from vitscope.explanation import Explanation
 from vitscope.viewer.saved_map import document_of
+
+if TYPE_CHECKING:
+    from vitscope.viewer.view import View
 
 Handler: TypeAlias = Callable[..., Mapping[str, Any]]
 _FRAME = (
@@ -42,6 +45,30 @@ def widget_of(explanation: Explanation) -> Any:
     return widget(document_of(explanation), fallback=explanation.card().html())
 
 
+class InCell:
+    """Shows a view in the running cell of a notebook as soon as there is one, and adds to it what comes later."""
+
+    def __init__(self) -> None:
+        self._first: View | None = None
+        self._widget: Any = None
+
+    def show(self, made: "View") -> None:
+        """Show the view, or what it has beyond the first one.
+
+        Raises:
+            MissingDependencyError: anywidget or IPython is not installed.
+        """
+        if self._first is None:
+            try:
+                from IPython.display import display
+            except ImportError:
+                raise MissingDependencyError("IPython", "notebook") from None
+            self._first, self._widget = made, made.widget()
+            display(self._widget)
+        else:
+            self._widget.grow(made.document(self._first))
+
+
 def iframe(page: str, height: int = 760) -> str:
     """Return a page inside another: it may run its own script, and reach nothing."""
     return _FRAME.format(height=height, page=html.escape(page, quote=True))
@@ -64,12 +91,17 @@ def _widget_class() -> Any:
         _esm = script("notebook")
         _css = styles()
         _document = Dict().tag(sync=True)
+        _grown = Dict().tag(sync=True)
         _answers = List().tag(sync=True)
 
         def __init__(self, document: Mapping[str, Any], handlers: Mapping[str, Handler], fallback: str) -> None:
             super().__init__(_document=_with_bytes(document), _answers=sorted(handlers))
             self._handlers, self._fallback = handlers, fallback
             self.on_msg(self._answer)
+
+        def grow(self, document: Mapping[str, Any]) -> None:
+            """Show what was made since: `View.document(first)`; the page keeps its state."""
+            self._grown = _with_bytes(document)
 
         def _answer(self, _: Any, request: dict[str, Any], __: list[Any]) -> None:
             fields = dict(request)

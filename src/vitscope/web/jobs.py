@@ -35,6 +35,8 @@ class Job:
         priority: runs before jobs without priority.
         state: of its life cycle.
         stage: what it is doing, at `done` of `total`.
+        parts: how often there was more of its result to be seen.
+        first: what there was of it at first, and `latest` now; None before, and where it failed.
         result: settled with the return value of `work`, or with an HTTPError.
     """
 
@@ -46,6 +48,9 @@ class Job:
     stage: str = ""
     done: int = 0
     total: int = 0
+    parts: int = 0
+    first: Any = field(default=None, repr=False)
+    latest: Any = field(default=None, repr=False)
     result: "Future[Any]" = field(default_factory=Future)
     _deadline: float = math.inf
     _stop_error: HTTPError | None = None
@@ -56,6 +61,11 @@ class Job:
         """Record the progress; raise JobCancelled where the job is cancelled or out of time."""
         self.stage, self.done, self.total = stage, done, total
         self.check()
+
+    def show(self, part: Any) -> None:
+        """Record what there is of the result so far, for those who wait for it."""
+        self.first, self.latest = self.first or part, part
+        self.parts += 1
 
     def check(self) -> None:
         """Raise JobCancelled where the job is cancelled or out of time."""
@@ -116,6 +126,7 @@ class Job:
         if not self._settle():
             return
         self.state = "cancelled" if error.status == 409 else "failed"
+        self.first = self.latest = None
         self.result.set_exception(error)
 
 

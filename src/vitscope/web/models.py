@@ -14,6 +14,7 @@ from vitscope.methods.targets import text
 from vitscope.scope import Scope
 from vitscope.viewer.document import json_safe
 from vitscope.viewer.live import LiveModel
+from vitscope.viewer.view import View
 from vitscope.web.http_errors import HTTPError
 from vitscope.web.jobs import Job
 
@@ -23,16 +24,16 @@ _MEASURING_SHARE = 0.6  # of a job's time
 
 @dataclass(frozen=True, eq=False)
 class FinishedView:
-    """A finished view: its document as JSON, and the model and the photo behind it."""
+    """A finished view, and the model and the photo behind it."""
 
-    document: bytes
+    view: View
     live: LiveModel
 
     @property
     def size(self) -> int:
         """Approximate bytes in memory."""
         pixels: int = self.live.masking.pixels.nbytes
-        return len(self.document) + self.live.picture.nbytes + 3 * pixels
+        return self.view.nbytes + self.live.picture.nbytes + 3 * pixels
 
 
 class Models:
@@ -74,11 +75,17 @@ def make_view(scope: Scope, picture: Picture, request: Mapping[str, Any], job: J
     options = {name: value for name, value in request.items() if value is not None}
     scope.engine.on_forward = job.check
     measuring = _MEASURING_SHARE * job.seconds  # a view with some measurements is better than none at the time limit
-    view = scope.view(picture, progress=job.report, seconds=measuring, **options)
+    view = scope.view(picture, progress=job.report, seconds=measuring, show=job.show, **options)
     assert view.live is not None
     live = view.live
     live.masking  # noqa: B018  computed now, so that the first mask costs one forward only
-    return FinishedView(json.dumps(view.document(), separators=(",", ":"), allow_nan=False).encode(), live)
+    job.show(view)
+    return FinishedView(view, live)
+
+
+def document_of(view: View, first: View | None = None) -> bytes:
+    """Return a view's document as JSON: the whole of it, or what it has beyond an earlier one."""
+    return json.dumps(view.document(first), separators=(",", ":"), allow_nan=False).encode()
 
 
 def predict_without(view: FinishedView, patches: Sequence[int], mode: str, job: Job) -> dict[str, Any]:

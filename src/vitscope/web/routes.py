@@ -5,7 +5,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import anyio.to_thread
 from fastapi import Body, FastAPI, Query, Request, Response
@@ -50,6 +50,10 @@ _DOCUMENT: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/json": {"schema": {"type": "object"}}}, "description": "the view document"},
     202: {"model": s.ViewStatus, "description": "the view is not finished"},
 }
+_PART = (
+    "`first`: the document with the first map and all attention, as soon as it is made; "
+    "`rest`: the document as far as it is made, without the arrays that are in `first`."
+)
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "one ViewStatus an event"}
 }
@@ -148,14 +152,23 @@ def _add_views(app: FastAPI, views: Views) -> None:
         return views.status(*views.start(_session(request), body))
 
     @app.get(
-        "/api/views/{view}", response_model=None, responses=_DOCUMENT, summary="Get the view document once it is done"
+        "/api/views/{view}",
+        response_model=None,
+        responses=_DOCUMENT,
+        summary="Get the view document once it is done, or the parts of it that are made",
     )
-    async def view(request: Request, view: str) -> Response:
+    async def view(
+        request: Request,
+        view: str,
+        part: Annotated[Literal["first", "rest"] | None, Query(description=_PART)] = None,
+    ) -> Response:
         job = views.jobs.get(_session(request), view)
-        if not job.result.done():
+        if job.result.done():
+            job.result.result()
+        elif part is None or job.latest is None:
             return JSONResponse(views.status(view, job).model_dump(), 202)
-        finished: models.FinishedView = job.result.result()
-        return Response(finished.document, media_type="application/json")
+        given = (job.first,) if part == "first" else (job.latest, job.first) if part == "rest" else (job.latest,)
+        return Response(await anyio.to_thread.run_sync(models.document_of, *given), media_type="application/json")
 
     @app.get(
         "/api/views/{view}/events", response_class=StreamingResponse, responses=_STREAM, summary="Follow the progress"

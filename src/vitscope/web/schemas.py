@@ -78,6 +78,7 @@ class ViewStatus(BaseModel):
     stage: str = Field("", description="What the model computes at the moment.")
     done: int = Field(0, description="Forwards of this stage that are done.")
     total: int = Field(0, description="Forwards of this stage; 0 where their number is not known.")
+    parts: int = Field(0, description="How often there was more of its document to be fetched.")
     detail: str = Field("", description="Why it failed.")
     hint: str = ""
     code: str = ""

@@ -60,7 +60,14 @@ class Views:
         problem = error.document() if isinstance(error, HTTPError) else {}
         ahead = self.worker.jobs_ahead(job)
         return s.ViewStatus(
-            id=key, state=job.state, ahead=ahead, stage=job.stage, done=job.done, total=job.total, **problem
+            id=key,
+            state=job.state,
+            ahead=ahead,
+            stage=job.stage,
+            done=job.done,
+            total=job.total,
+            parts=job.parts,
+            **problem,
         )
 
     async def wait(self, request: Request, job: Job) -> Any:

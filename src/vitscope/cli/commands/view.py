@@ -1,5 +1,6 @@
 """`vitscope view`: one self-contained interactive page."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,8 @@ from vitscope.errors import UsageError
 
 if TYPE_CHECKING:
     from vitscope.viewer.view import View
+
+_PAUSE = 20  # times what writing the page took, before it is written again
 
 
 def view(
@@ -66,14 +69,21 @@ def view(
     if method:
         options["methods"] = opt.split_names(method)
     scope = model.load()
-    written: list[Any] = []
+    due = 0.0
 
     def write(made: "View") -> None:
         with atomic_write(path) as part:
             part.write_text(page(made.document(), lang), "ascii")
-        if not written:
+
+    def show(made: "View") -> None:
+        nonlocal due
+        begun = time.monotonic()
+        if begun < due:
+            return
+        write(made)
+        if not due:
             console.print_note(f"{path} can be opened; what is still being made will be added to it")
-        written.append(made)
+        due = time.monotonic() + _PAUSE * (time.monotonic() - begun)
 
     with console.image_progress(1) as progress:
         made = scope.view(
@@ -82,7 +92,7 @@ def view(
             measure=measure,
             max_mb=max_mb,
             progress=progress.update_forwards,
-            show=write,
+            show=show,
             **options,
         )
         write(made)

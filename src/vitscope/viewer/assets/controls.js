@@ -51,7 +51,8 @@ export function methods(root, ctx) {
   const fill = () => {
     const state = store.get(),
       shown = data.maps.filter((one) => !one.label || one.id === state.map),
-      key = shown.map(({ id }) => id).join();
+      key = shown.map(({ id, measurement }) => id + Boolean(measurement)).join();
+    const focused = of !== key && list.contains(document.activeElement);
     if (of !== key) {
       of = key;
       const groups = GROUPS.map((group) => [group, shown.filter((one) => groupOf(one) === group)]).filter(
@@ -67,6 +68,7 @@ export function methods(root, ctx) {
       const on = state.source === "map" && button.dataset.map === state.map;
       button.setAttribute("aria-checked", on);
       button.tabIndex = button.dataset.map === state.map ? 0 : -1;
+      if (focused && button.tabIndex === 0) button.focus({ preventScroll: true });
     }
   };
   list.addEventListener("keydown", (event) => {
@@ -80,6 +82,7 @@ export function methods(root, ctx) {
   });
   fill();
   store.subscribe(fill, signal);
+  ctx.grown.subscribe(fill, signal);
 }
 
 // Each number with its own verdict: a map may be better by one and worse by the other.

@@ -112,6 +112,19 @@ export function openDocument(document) {
     map: (id) => once(`map ${id}`, () => map(id)),
     readouts: (number) => once(`readouts ${number}`, () => readouts(number)),
     layer: (number) => once(`layer ${number}`, () => layer(number)),
+    // What was made since: a header for the former one, and more arrays. False where it is not an addition.
+    grow({ header: next, arrays: more }) {
+      const attention = Object.keys(more).filter((name) => /^(heads|q|k|weight|lse)\./.test(name));
+      if (attention.length || JSON.stringify(next.layers) !== JSON.stringify(header.layers)) return false;
+      for (const name of Object.keys(more)) cache.delete(`array ${name}`);
+      for (const { id } of next.maps) cache.delete(`map ${id}`);
+      Object.assign(arrays, more);
+      const ids = new Set(next.maps.map(({ id }) => id)),
+        maps = [...next.maps, ...data.maps.filter(({ id }) => !ids.has(id))];
+      Object.assign(header, next, { maps });
+      data.maps = [...maps];
+      return true;
+    },
     // One more map, in the form that it has in a document.
     add(entry, more) {
       Object.assign(arrays, more);

@@ -55,6 +55,7 @@ export function panel(root, ctx) {
     ctx.stage.marks();
   };
   show(store.get());
+  ctx.grown.subscribe(() => show(store.get()), signal);
   store.subscribe((state, before) => {
     if (["map", "source", "deletion_step"].some((key) => state[key] !== before[key])) show(state);
   }, signal);

@@ -28,14 +28,15 @@ const PATIENCE = 150; // milliseconds that the former picture may stay, under it
 
 export const fileHost = { kind: "file" };
 
-// Panels of the tab row, `[name, panel, whether there is something to show]`; one at a time is open.
+// Panels of the tab row, `[name, panel, whether there is something to show, whether it changes as the document grows]`;
+// one at a time is open.
 const always = () => true;
 export const TABS = [
   ["grid", grid, ({ data }) => data.readable],
-  ["numbers", numbers, numbered],
-  ["compare", compare, comparable],
+  ["numbers", numbers, numbered, true],
+  ["compare", compare, comparable, true],
   ["save", save, always],
-  ["about", about, always],
+  ["about", about, always, true],
 ];
 
 const KEPT = [
@@ -55,14 +56,14 @@ const KEPT = [
 
 // A document of two photos can be seen from either: the other one is then what it is compared with.
 export function mount(element, document, host = fileHost, options = {}) {
-  const { other, ...own } = document,
-    watchers = new Set();
-  const photos = other && [document.header.photo.name, other.header.photo.name];
-  const turned = other && { ...other, messages: { ...own.messages, ...other.messages }, other: own };
+  const watchers = new Set();
   let viewer = null,
     ending = null;
   const open = (photo, fragment) => {
-    const second = photo === 1;
+    const { other, ...own } = document,
+      second = photo === 1;
+    const photos = other && [document.header.photo.name, other.header.photo.name];
+    const turned = other && { ...other, messages: { ...own.messages, ...other.messages }, other: own };
     ending = new AbortController();
     // The model behind the page has the first photo: of the other it is not asked.
     viewer = mountOne(
@@ -83,9 +84,18 @@ export function mount(element, document, host = fileHost, options = {}) {
     ending.abort();
     viewer.destroy();
   };
-  open(other && fromFragment(options.fragment ?? "").photo === 1 ? 1 : 0, options.fragment ?? "");
+  open(document.other && fromFragment(options.fragment ?? "").photo === 1 ? 1 : 0, options.fragment ?? "");
   return {
     destroy: () => close(),
+    // The document goes on: what was made since appears, and the state stays.
+    grow(more) {
+      const { header, arrays } = document;
+      if (!more.other && !document.other && viewer.grow(more)) return;
+      const state = viewer.state;
+      close();
+      document = { ...document, ...more, header: { ...header, ...more.header }, arrays: { ...arrays, ...more.arrays } };
+      open(state.photo, toFragment(state, {}));
+    },
     watch: (listener) => watchers.add(listener),
     get state() {
       return viewer.state;
@@ -119,6 +129,7 @@ function mountOne(element, document, host, options) {
   const ctx = { data, store, t, host, signal, initial, rollout: createRollout(data, signal), root: element };
   ctx.other = document.other ? openDocument(document.other) : null;
   ctx.shown = createStore({ scene: null }); // what is on the photo now
+  ctx.grown = createStore({ times: 0 }); // how often the document was added to
   ctx.masked = createStore({ answer: null }); // what the model says without the painted patches
   Object.defineProperty(ctx, "scene", { get: () => ctx.shown.get().scene });
 
@@ -280,14 +291,15 @@ function mountOne(element, document, host, options) {
           "div",
           { class: "vs-sections" },
           ...sections.map(([title, fill, open = true]) => {
-            const body = el("div", {});
-            fill(body, ctx);
-            return el(
-              "details",
-              { class: "vs-section", open, hidden: !body.childElementCount },
-              el("summary", { text: title }),
-              body,
-            );
+            const body = el("div", {}),
+              made = el("details", { class: "vs-section", open }, el("summary", { text: title }), body);
+            const show = () => {
+              if (!body.childElementCount) fill(body, ctx);
+              made.hidden = !body.childElementCount;
+            };
+            show();
+            ctx.grown.subscribe(show, ctx.signal); // the model may have come
+            return made;
           }),
         ),
       );
@@ -363,6 +375,13 @@ function mountOne(element, document, host, options) {
   listenToKeys(ctx);
   build();
   return {
+    grow(more) {
+      if (!data.grow(more)) return false;
+      t.learn(more.messages);
+      ctx.grown.set(({ times }) => ({ times: times + 1 }));
+      redraw();
+      return true;
+    },
     destroy() {
       ending.abort();
       element.replaceChildren();

@@ -82,15 +82,24 @@ function withArrays(result, buffers) {
 
 function withBytes({ header, arrays, messages, other }) {
   const named = Object.entries(arrays).map(([name, array]) => [name, { ...array, data: bytesOf(array.data) }]);
-  return { header, messages, arrays: Object.fromEntries(named), ...(other ? { other: withBytes(other) } : {}) };
+  return {
+    header: { ...header },
+    messages,
+    arrays: Object.fromEntries(named),
+    ...(other ? { other: withBytes(other) } : {}),
+  };
 }
 
 export default {
   render({ model, el }) {
     const ended = new AbortController();
     const made = mount(el, withBytes(model.get("_document")), kernelHost(model, ended.signal));
+    const grow = () => model.get("_grown")?.header && made.grow(withBytes(model.get("_grown")));
+    grow();
+    model.on("change:_grown", grow);
     return () => {
       ended.abort();
+      model.off("change:_grown", grow);
       made.destroy();
     };
   },

@@ -23,6 +23,7 @@ export function panel(root, ctx) {
     return made;
   };
   function fill({ answer }) {
+    const focused = list.contains(document.activeElement) && document.activeElement.getAttribute("data-map");
     note.textContent = answer && predictions.length ? t("before_after") : predictions.length ? "" : t("no_predictions");
     const rows = answer ? beforeAndAfter(predictions, answer.predictions) : predictions.map(([label, p]) => [label, p]);
     list.replaceChildren(
@@ -67,6 +68,7 @@ export function panel(root, ctx) {
         ),
       );
     show(store.get());
+    if (focused) list.querySelector(`[data-map="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
   }
   const show = (state) => {
     for (const button of list.querySelectorAll("button")) {
@@ -75,5 +77,6 @@ export function panel(root, ctx) {
   };
   fill(ctx.masked.get());
   ctx.masked.subscribe(fill, signal);
+  ctx.grown.subscribe(() => fill(ctx.masked.get()), signal);
   store.subscribe(show, signal);
 }

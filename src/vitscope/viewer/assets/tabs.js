@@ -2,52 +2,68 @@
 
 import { el } from "./dom.js";
 
-// `all`: `[name, panel, whether there is something to show]`.
+// `all`: `[name, panel, whether there is something to show, whether it changes as the document grows]`.
 export function createTabs(root, ctx, all) {
-  const { store, t, signal } = ctx,
-    listed = all.filter(([, , has]) => has(ctx)),
-    names = listed.map(([name]) => name);
-  const body = el("div", { class: "vs-tab", role: "tabpanel" });
+  const { store, t, signal } = ctx;
+  const body = el("div", { class: "vs-tab", role: "tabpanel" }),
+    row = el("div", { class: "vs-tabs", role: "tablist" });
   let open = null,
-    shown = null;
-  const row = el(
-    "div",
-    { class: "vs-tabs", role: "tablist" },
-    ...names.map((name) =>
-      el("button", {
-        type: "button",
-        role: "tab",
-        text: t(`panel_${name}`),
-        onclick: () => store.set({ panel: name }),
-      }),
-    ),
-  );
+    shown = null,
+    names = [];
   row.addEventListener("keydown", (event) => {
     const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!by) return;
     event.preventDefault();
     const next = names[(names.indexOf(shown) + by + names.length) % names.length];
     store.set({ panel: next });
-    row.children[names.indexOf(next)].focus();
+    /** @type {HTMLElement} */ (row.children[names.indexOf(next)]).focus();
   });
   root.append(row, body);
-  const show = ({ panel }) => {
-    const name = names.includes(panel) ? panel : names[0];
-    if (name === shown) return;
-    shown = name;
-    [...row.children].forEach((tab, i) => {
-      tab.setAttribute("aria-selected", names[i] === name);
-      tab.tabIndex = names[i] === name ? 0 : -1;
+  const list = () => {
+    names = all.filter(([, , has]) => has(ctx)).map(([name]) => name);
+    row.replaceChildren(
+      ...names.map((name) =>
+        el("button", {
+          type: "button",
+          role: "tab",
+          text: t(`panel_${name}`),
+          onclick: () => store.set({ panel: name }),
+        }),
+      ),
+    );
+  };
+  const mark = () =>
+    [...row.children].forEach((/** @type {HTMLElement} */ tab, i) => {
+      tab.setAttribute("aria-selected", String(names[i] === shown));
+      tab.tabIndex = names[i] === shown ? 0 : -1;
     });
-    body.setAttribute("aria-label", t(`panel_${name}`));
+  const fill = () => {
     open?.abort();
     open = new AbortController();
     body.replaceChildren();
-    listed[names.indexOf(name)][1](
-      body,
-      Object.create(ctx, { signal: { value: AbortSignal.any([signal, open.signal]) } }),
-    );
+    const [, panel] = all.find(([name]) => name === shown);
+    panel(body, Object.create(ctx, { signal: { value: AbortSignal.any([signal, open.signal]) } }));
   };
+  const show = ({ panel }) => {
+    const name = names.includes(panel) ? panel : (shown ?? names[0]);
+    if (name === shown) return;
+    shown = name;
+    mark();
+    body.setAttribute("aria-label", t(`panel_${name}`));
+    fill();
+  };
+  const grow = () => {
+    const focused = row.contains(document.activeElement);
+    list();
+    mark();
+    if (focused) /** @type {HTMLElement} */ (row.children[names.indexOf(shown)]).focus();
+    // A panel that is in use is made anew when it is left.
+    if (body.contains(document.activeElement)) body.addEventListener("focusout", grow, { once: true, signal });
+    else if (all.some(([name, , , grows]) => name === shown && grows)) fill();
+    show(store.get());
+  };
+  list();
   show(store.get());
   store.subscribe(show, signal);
+  ctx.grown.subscribe(grow, signal);
 }

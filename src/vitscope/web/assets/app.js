@@ -4,6 +4,7 @@ import { choices, el } from "../../viewer/assets/dom.js";
 import { mount } from "../../viewer/assets/main.js";
 import { toFragment } from "../../viewer/assets/store.js";
 import { LANGUAGES, translator } from "../../viewer/assets/strings.js";
+import { chooser, working } from "./chooser.js";
 import { RequestError, requests } from "./requests.js";
 
 /** @type {HTMLElement} */
@@ -20,14 +21,15 @@ const state = {
   work: null,
   error: null,
 };
-let viewer = null;
+let viewer = null,
+  host = null;
 
 const t = translator(() => state.lang);
 
 // The token has done its part once the cookie is there: it need not stand in the address, the history, or a screenshot.
 if (location.search) history.replaceState(null, "", location.pathname + location.hash);
 
-const { request, post, lost } = requests(t);
+const { request, post, followed } = requests(t);
 
 // What an address says besides the viewer's state: which view, and the maps that were asked for besides.
 const fragmentOf = (view, state) => {
@@ -36,18 +38,28 @@ const fragmentOf = (view, state) => {
 };
 const partOf = (fragment, name) => new URLSearchParams(fragment.replace(/^#/, "")).get(name);
 
-const hostOf = (view, model) => ({
-  kind: "web",
-  fragment: (state) => fragmentOf(view, state),
-  methods: model?.methods.filter((one) => !one.reason),
-  labels: model?.labels,
-  mask: (patches, mode, signal) => post(`/api/views/${view}/mask`, { patches, mode }, signal),
-  explain: ({ method, target = null, method_options = {} }, signal) =>
-    post(`/api/views/${view}/maps`, { method, target, method_options }, signal),
-});
+// What the viewer's host is: the view that it shows, and once that is finished, the model.
+function hostOf(view, { header }, asked) {
+  const names = [asked?.model, header.model.reference];
+  const model = state.models.length === 1 ? state.models[0] : state.models.find((one) => names.includes(one.reference));
+  return {
+    kind: "web",
+    view,
+    fragment: (now) => fragmentOf(host.view, now),
+    methods: model?.methods.filter((one) => !one.reason),
+    labels: model?.labels,
+  };
+}
+
+const enliven = () =>
+  Object.assign(host, {
+    mask: (patches, mode, signal) => post(`/api/views/${host.view}/mask`, { patches, mode }, signal),
+    explain: ({ method, target = null, method_options = {} }, signal) =>
+      post(`/api/views/${host.view}/maps`, { method, target, method_options }, signal),
+  });
 
 // Of a link: maps that were made besides, made again; what cannot be is left out.
-async function addAsked(document, host, fragment) {
+async function addAsked(document, fragment) {
   let listed = [];
   try {
     listed = JSON.parse(partOf(fragment, "more") ?? "[]");
@@ -55,7 +67,7 @@ async function addAsked(document, host, fragment) {
     /* a link that was cut off */
   }
   for (const asked of listed) {
-    const made = await host.explain(asked).catch(() => null);
+    const made = await host.explain(asked, null).catch(() => null);
     if (!made) continue;
     document.header.maps.push({ ...made.entry, asked });
     Object.assign(document.arrays, made.arrays);
@@ -63,35 +75,21 @@ async function addAsked(document, host, fragment) {
   }
 }
 
-// The viewer on a finished view; `asked` is what was asked for, where that is known: it can be asked for again, measured.
-// `fragment` is that of a link to it.
-async function show(id, asked = null, fragment = "") {
+// The viewer on a view, by a link to it; what is still being made of it comes as it did.
+async function show(id, fragment) {
   const document = await request(`/api/views/${id}`);
-  if (!document.header) return false;
-  const names = [asked?.model, document.header.model.reference];
-  const model = state.models.length === 1 ? state.models[0] : state.models.find((one) => names.includes(one.reference));
-  const more = viewer && asked === null ? viewer.ctx.data : { maps: [] };
-  for (const entry of more.maps.filter((one) => one.more)) {
-    document.header.maps.push(entry);
-    for (const name of [`map.${entry.id}`, `order.${entry.id}`]) document.arrays[name] = more.arrays[name];
-  }
-  const host = hostOf(id, model);
-  await addAsked(document, host, fragment);
-  keep("view", id);
-  state.work = state.error = null;
+  if (!document.header) return seen(workOf({ id, fragment }), null);
+  host = hostOf(id, document, null);
+  enliven();
+  await addAsked(document, fragment);
+  open(document, null, fragment);
+}
+
+// `asked` is what was asked for, where that is known: it can be asked for again, measured.
+function open(document, asked, fragment = "") {
   viewer?.destroy();
   main.hidden = false;
   viewer = main.viewer = mount(main, document, host, { lang: state.lang, fragment, state: { theme: state.theme } });
-  const top = () =>
-    above(asked && !asked.measure && !document.header.maps.some((one) => one.measurement) ? asked : null);
-  let waiting = 0;
-  const address = () => {
-    clearTimeout(waiting);
-    waiting = setTimeout(
-      () => viewer && history.replaceState(null, "", fragmentOf(id, toFragment(viewer.state, viewer.ctx.initial))),
-      250,
-    );
-  };
   address();
   viewer.watch(({ lang, theme }, before) => {
     address();
@@ -99,108 +97,175 @@ async function show(id, asked = null, fragment = "") {
     root.dataset.theme = theme;
     keep("lang", lang);
     keep("theme", theme);
-    if (lang !== before.lang && !state.work) top();
+    if (lang !== before.lang) above(asked);
   });
-  top();
-  return true;
+  above(asked);
 }
 
-// What stands above the viewer: another photo; and the maps measured, which takes long, while one looks at them.
-function above(asked) {
-  const again = el("button", {
-    type: "button",
-    class: "vw-plain",
-    text: t("app_again"),
-    onclick: () => (stop(), start()),
-  });
-  const measure =
-    asked &&
-    el("button", { type: "button", class: "vw-plain", text: t("app_measure"), onclick: () => measured(asked) });
-  root.replaceChildren(el("div", { class: "vw-above", lang: state.lang === "zh" ? "zh-Hans" : "en" }, again, measure));
+// The address of what is shown: of a view that is finished.
+let waiting = 0;
+function address() {
+  clearTimeout(waiting);
+  waiting = setTimeout(() => {
+    if (!viewer) return;
+    keep("view", host.view);
+    history.replaceState(null, "", host.fragment(toFragment(viewer.state, viewer.ctx.initial)));
+  }, 250);
 }
+
+// What stands above the viewer: another photo; what is still being made; and the maps measured, which takes long, while
+// one looks at them.
+function above(asked, ...more) {
+  const button = (text, onclick) => el("button", { type: "button", class: "vw-plain", text: t(text), onclick });
+  const bare = asked && !viewer.ctx.data.maps.some((one) => one.measurement);
+  const working = () => [
+    el("progress", { "aria-label": t(state.work.measuring ? "app_measure" : "app_running") }),
+    el("p", { class: "vw-said vw-soft", role: "status" }),
+    button("app_cancel", stop),
+  ];
+  const row = el(
+    "div",
+    { class: "vw-above", lang: state.lang === "zh" ? "zh-Hans" : "en" },
+    button("app_again", () => (stop(), start())),
+    ...(state.work ? working() : [bare && button("app_measure", () => measured(asked))]),
+    ...more,
+  );
+  root.replaceChildren(row);
+  if (state.work) progress(state.work.status);
+}
+
+// What was made since the last time comes into the viewer.
+async function arrive(work, asked, status) {
+  const done = status.state === "done",
+    fetched = async (part) => request(`/api/views/${work.id}?part=${part}`);
+  if (work.ending.signal.aborted || (status.parts === work.parts && !done)) return;
+  if (!work.shown) {
+    const first = await fetched("first");
+    if (work.ending.signal.aborted) return;
+    host = hostOf(work.id, first, asked);
+    work.shown = true;
+    open(first, asked, work.fragment);
+    scrollTo(0, 0);
+    /** @type {HTMLElement} */ (root.querySelector("button")).focus({ preventScroll: true });
+  }
+  work.parts = status.parts;
+  if (status.parts < 2) return;
+  const before = viewer,
+    rest = await fetched("rest");
+  if (viewer !== before || work.ending.signal.aborted) return;
+  if (done) {
+    host.view = work.id;
+    enliven();
+  }
+  if (done || !work.measuring || rest.header.maps.some((one) => one.measurement)) viewer.grow(rest);
+}
+
+// From a request to all that comes of it.
+async function made(work, asked) {
+  if (!work.id) await begin(work, asked);
+  const last = await followed(work.id, work.ending.signal, (status) => {
+    t.learn(status.messages);
+    progress(status);
+    if (status.parts) work.arrived = work.arrived.then(() => arrive(work, asked, status));
+    work.arrived.catch(() => {}); // waited for below
+  });
+  if (last.state !== "done") throw new RequestError(last);
+  progress({ ...last, state: "fetching" });
+  await work.arrived;
+  state.work = null;
+}
+
+const workOf = (more) => ({
+  ending: new AbortController(),
+  id: null,
+  status: null,
+  parts: 0,
+  arrived: Promise.resolve(),
+  ...more,
+});
 
 async function measured(asked) {
-  const work = (state.work = { ending: new AbortController(), id: null, status: null, measuring: true });
-  const bar = el("progress", { "aria-label": t("app_measure") }),
-    row = root.querySelector(".vw-above");
-  row.lastChild.replaceWith(
-    bar,
-    el("p", { class: "vw-said vw-soft", role: "status" }),
-    el("button", { type: "button", class: "vw-plain", text: t("app_cancel"), onclick: stop }),
-  );
-  progress(null);
-  const before = viewer;
+  const before = viewer,
+    work = (state.work = workOf({ measuring: true, shown: true }));
+  above(asked);
   try {
-    await begin(work, { ...asked, measure: true });
-    const last = await followed(work);
-    if (last.state !== "done") throw new RequestError(last);
+    await made(work, { ...asked, measure: true });
     if (viewer !== before) return;
-    await show(work.id, null, toFragment(before.state, before.ctx.initial));
-    const left = viewer.ctx.data.header.missing.find(({ what }) => what === "measurement");
-    if (left)
-      root
-        .querySelector(".vw-above")
-        .append(
-          el("p", {
-            class: "vw-said vw-soft",
-            role: "status",
-            text: t("app_measured_some", { why: t.message(left.why) }),
-          }),
-        );
+    const left = viewer.ctx.data.header.missing.find(({ what }) => what === "measurement"),
+      text = left && t("app_measured_some", { why: t.message(left.why) });
+    above(null, left && el("p", { class: "vw-said vw-soft", role: "status", text }));
   } catch (error) {
-    if (state.work === work) state.work = null;
-    if (viewer !== before) return;
-    above(asked);
-    if (!work.ending.signal.aborted)
-      root.querySelector(".vw-above").append(el("p", { class: "vw-error", role: "alert", text: t.error(error) }));
+    failed(work, asked, before, error);
   }
+}
+
+// What is shown stays, with a line that says why there is no more.
+function failed(work, asked, before, error) {
+  if (state.work === work) state.work = null;
+  if (viewer !== before) return;
+  if (host.view === work.id) forget();
+  const said = !work.ending.signal.aborted && el("p", { class: "vw-error", role: "alert", text: t.error(error) });
+  above(asked, said || null);
+}
+
+function forget() {
+  clearTimeout(waiting);
+  sessionStorage.removeItem("vitscope view");
+  history.replaceState(null, "", location.pathname);
 }
 
 function start() {
   viewer?.destroy();
-  viewer = main.viewer = null;
+  viewer = main.viewer = state.work = null;
   main.hidden = true;
-  sessionStorage.removeItem("vitscope view");
-  history.replaceState(null, "", location.pathname);
+  forget();
   draw();
   /** @type {HTMLElement} */ (root.querySelector(".vw-drop input"))?.focus({ preventScroll: true });
 }
 
 // From a photo or a sample to the viewer; `work` is what can be cancelled.
 async function look(file, sample) {
-  if (state.work?.measuring) stop();
+  if (state.work?.shown) stop();
   else if (state.work) return;
-  const ending = new AbortController(),
-    preview = file ? URL.createObjectURL(file) : `/api/samples/${sample}`;
-  const work = (state.work = { preview, ending, id: null, status: null });
-  state.error = null;
   if (viewer) start();
+  const preview = file ? URL.createObjectURL(file) : `/api/samples/${sample}`,
+    work = (state.work = workOf({ preview })),
+    { signal } = work.ending,
+    asked = { model: state.model };
+  state.error = null;
   draw();
   try {
-    const asked = { model: state.model };
     if (file) {
       asked.photo = (
         await request(`/api/photos?name=${encodeURIComponent(file.name || "photo").slice(0, 900)}`, {
           method: "POST",
           body: file,
-          signal: ending.signal,
+          signal,
           headers: { "content-type": "application/octet-stream" },
         })
       ).id;
     } else asked.sample = sample;
-    await begin(work, asked);
-    const last = await followed(work);
-    if (last.state !== "done") throw new RequestError(last);
-    progress({ ...last, state: "fetching" });
-    await show(work.id, asked);
-    scrollTo(0, 0);
-    root.querySelector("button").focus({ preventScroll: true });
+    await seen(work, asked);
   } catch (error) {
+    if (state.work !== work) return;
     state.work = null;
-    state.error = ending.signal.aborted ? null : error;
+    state.error = signal.aborted ? null : error;
     draw();
   } finally {
     if (file) URL.revokeObjectURL(preview);
+  }
+}
+
+// A view from its first map on; what is shown by then stays, whatever happens.
+async function seen(work, asked) {
+  state.work = work;
+  draw();
+  try {
+    await made(work, asked);
+    if (viewer) above(asked);
+  } catch (error) {
+    if (!work.shown || !viewer) throw error;
+    failed(work, asked, viewer, error);
   }
 }
 
@@ -210,29 +275,6 @@ async function begin(work, asked) {
   work.id = (await post("/api/views", asked)).id;
   if (work.ending.signal.aborted) cancelled(work);
   work.ending.signal.throwIfAborted();
-}
-
-function followed(work) {
-  return new Promise((resolve, reject) => {
-    const events = new EventSource(`/api/views/${work.id}/events`);
-    events.addEventListener("state", ({ data }) => {
-      const status = JSON.parse(data);
-      t.learn(status.messages);
-      progress(status);
-      if (!["waiting", "running"].includes(status.state)) {
-        events.close();
-        resolve(status);
-      }
-    });
-    events.onerror = () => {
-      events.close();
-      reject(lost());
-    };
-    work.ending.signal.addEventListener("abort", () => {
-      events.close();
-      reject(work.ending.signal.reason);
-    });
-  });
 }
 
 function stop() {
@@ -297,75 +339,16 @@ function draw() {
       el("p", { class: "vw-error" }, t.message(detail), hint ? el("small", { text: t.message(hint) }) : null),
     );
   }
-  root.replaceChildren(el("div", { class: "vw-start" }, top, error, ...(state.work ? [working()] : chooser())));
-  if (state.work) progress(state.work.status);
-}
-
-function working() {
-  const bar = el("progress", { "aria-label": t("app_running") });
-  return el(
-    "section",
-    { class: "vw-work" },
-    el("img", { src: state.work.preview, alt: "" }),
+  root.replaceChildren(
     el(
       "div",
-      {},
-      el("p", { class: "vw-said", role: "status" }),
-      bar,
-      el("button", { type: "button", class: "vw-plain", text: t("app_cancel"), onclick: stop }),
+      { class: "vw-start" },
+      top,
+      error,
+      ...(state.work ? [working(state.work.preview, t, stop)] : chooser(state, t, look)),
     ),
   );
-}
-
-function chooser() {
-  const file = el("input", { type: "file", accept: "image/*", onchange: () => file.files[0] && look(file.files[0]) });
-  const drop = el(
-    "label",
-    { class: "vw-drop" },
-    el("strong", { text: t("app_drop") }),
-    el("span", { class: "vw-soft", text: t("app_paste") }),
-    file,
-  );
-  const names = state.models.map((one) => one.reference);
-  const model = el(
-    "select",
-    {
-      onchange: () => {
-        state.model = model.value;
-      },
-    },
-    ...names.map((name) => el("option", { value: name, text: name, selected: name === state.model })),
-  );
-  const which =
-    names.length > 1
-      ? el("label", {}, el("span", { text: t("app_model") }), model)
-      : el("p", { class: "vw-soft", text: names.length ? `${t("app_model")}: ${names[0]}` : "" });
-  const row = el("div", { class: "vw-row" }, which);
-  const list = el(
-    "ul",
-    {},
-    ...state.samples.map(({ name, about, credit }) =>
-      el(
-        "li",
-        {},
-        el(
-          "button",
-          {
-            type: "button",
-            "data-sample": name,
-            title: `${t.message(about)} (${t.message(credit)})`,
-            onclick: () => look(null, name),
-          },
-          el("img", { src: `/api/samples/${name}`, alt: t.message(about) }),
-        ),
-      ),
-    ),
-  );
-  return [
-    drop,
-    row,
-    el("section", { class: "vw-samples" }, el("h2", { class: "vw-soft", text: t("app_samples") }), list),
-  ];
+  if (state.work) progress(state.work.status);
 }
 
 addEventListener("dragover", (event) => {
@@ -383,8 +366,8 @@ addEventListener("paste", (event) => {
   const file = event.clipboardData?.files[0];
   if (file) look(file);
 });
-addEventListener("keydown", (event) => event.key === "Escape" && state.work && stop());
-addEventListener("pagehide", stop);
+addEventListener("keydown", (event) => event.key === "Escape" && !state.work?.shown && stop());
+addEventListener("pagehide", () => state.work?.id !== host?.view && stop()); // a reload goes on with what is shown
 addEventListener("hashchange", () => location.reload()); // a link to another view or state
 
 draw();
@@ -393,9 +376,13 @@ try {
   state.model = state.models[0].reference;
   const linked = partOf(location.hash, "view"),
     id = linked ?? kept("view");
-  const found = id && (await show(id, null, location.hash).catch(() => false));
-  if (!found && linked) state.error = new RequestError({ detail: t("app_gone"), hint: t("app_gone_hint") });
-  if (!found) draw();
+  try {
+    if (id) await show(id, location.hash);
+  } catch {
+    state.work = null;
+    if (linked) state.error = new RequestError({ detail: t("app_gone"), hint: t("app_gone_hint") });
+  }
+  if (!viewer) draw();
 } catch (error) {
   state.error = error;
   draw();

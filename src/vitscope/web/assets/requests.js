@@ -35,5 +35,22 @@ export function requests(t) {
       signal,
     });
 
-  return { request, post, lost };
+  // The last status of a view that is being made; `told` hears each.
+  const followed = (id, signal, told) =>
+    new Promise((resolve, reject) => {
+      const events = new EventSource(`/api/views/${id}/events`);
+      const end = (settle, value) => {
+        events.close();
+        settle(value);
+      };
+      events.addEventListener("state", ({ data }) => {
+        const status = JSON.parse(data);
+        told(status);
+        if (!["waiting", "running"].includes(status.state)) end(resolve, status);
+      });
+      events.onerror = () => end(reject, lost());
+      signal.addEventListener("abort", () => end(reject, signal.reason));
+    });
+
+  return { request, post, followed };
 }
