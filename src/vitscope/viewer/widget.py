@@ -4,15 +4,12 @@ import base64
 import html
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from vitscope._catalogues import page_messages
 from vitscope.errors import MissingDependencyError, VitscopeError
 from vitscope.explanation import Explanation
 from vitscope.viewer.saved_map import document_of
-
-if TYPE_CHECKING:
-    from vitscope.viewer.view import View
 
 Handler: TypeAlias = Callable[..., Mapping[str, Any]]
 _FRAME = (
@@ -49,11 +46,11 @@ class InCell:
     """Shows a view in the running cell of a notebook as soon as there is one, and adds to it what comes later."""
 
     def __init__(self) -> None:
-        self._first: View | None = None
+        self._first: Any = None
         self._widget: Any = None
 
-    def show(self, made: "View") -> None:
-        """Show the view, or what it has beyond the first one.
+    def show(self, made: Any) -> None:
+        """Show a `View`, or what it has beyond the first one.
 
         Raises:
             MissingDependencyError: anywidget or IPython is not installed.
