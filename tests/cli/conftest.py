@@ -27,8 +27,13 @@ def cli(monkeypatch, capsys):
 
 @pytest.fixture
 def explain(cli, tiny_folder, tmp_path):
-    """`vitscope explain ARGUMENTS...` with the tiny model into `tmp_path / "out"`."""
-    return lambda *arguments: cli("explain", *arguments, "--model", tiny_folder, "--out", tmp_path / "out")
+    """`vitscope explain ARGUMENTS...` with the tiny model into `tmp_path / "out"`, one map of each image."""
+
+    def run(*arguments):
+        method = () if "--method" in arguments else ("--method", "auto")
+        return cli("explain", *arguments, *method, "--model", tiny_folder, "--out", tmp_path / "out")
+
+    return run
 
 
 @pytest.fixture

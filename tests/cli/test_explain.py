@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +38,43 @@ def test_explain_one(explain, photo, tiny_folder, tiny_scope, tmp_path):
     assert re.split(r" {2,}", row.strip())[:2] == ["chelsea", f"evidence-walk of {expected.target}"]
     assert f"{told['effective_patches']:.0f} of 16" in row
     assert f"{told['largest_share']:.1%}  " in row
-    assert f"{told['prefix_share']:.1%}  " in row
+    assert (told["prefix_share"], re.split(r" {2,}", row.strip())[4]) == (0, "-")
     label, probability = expected.predictions[0]
     assert top.startswith(f"chelsea: top 5: {label} {probability:.1%}, ")
     assert set(re.findall(r"(?:: |, )(\S+) [\d.]+%", top)) <= LABELS
-    assert chosen == "chelsea: chosen by vitscope for this model: evidence-walk (evidence for the class)"
+    assert (
+        chosen == "chelsea: chosen by vitscope for this model: evidence-walk (why this class; where it looks: "
+        "--method random-walk)"
+    )
     assert calibrated == "chelsea: not calibrated for this model"
     assert path_exists.startswith("chelsea: activations taken at the first norm of ")
+
+
+def test_a_classifier_gets_a_map_for_each_of_two_questions(cli, album, tiny_folder, tiny_scope, tmp_path):
+    run = partial(cli, "explain", *album[:2], "--model", tiny_folder, "--out", tmp_path / "out")
+    ran = run("--json")
+    assert (ran.code, ran.err) == (0, "")
+    assert names(tmp_path / "out") == {"cat", "cup"}
+    for path in album[:2]:
+        folder = tmp_path / "out" / path.stem
+        assert names(folder) == {"where-it-looks", "why-this-class"}
+        for name, method in (("why-this-class", "evidence-walk"), ("where-it-looks", "random-walk")):
+            e = Explanation.load(folder / name)
+            assert (e.method, names(folder / name)) == (method, FILES)
+            np.testing.assert_array_equal(e.map, tiny_scope.explain(path, method=method).map)
+    assert len(json.loads(ran.out)["results"]) == 4
+    assert [line.count("is already there") for line in run().err.splitlines()] == [1, 1]
+    assert run("--force").code == 0
+
+
+@pytest.mark.parametrize("flags", ["--method auto", "--target kite", "--layers last2"])
+def test_one_question_gets_one_map(cli, album, tiny_folder, tmp_path, flags):
+    ran = cli("explain", album[0], "--model", tiny_folder, "--out", tmp_path / "out", *flags.split())
+    assert ran.code == 0
+    assert names(tmp_path / "out" / "cat") == FILES
+    ran = cli("explain", album[0], "--model", tiny_folder, "--out", tmp_path / "map.png")
+    assert ran.code == 0
+    assert "where it looks: --method random-walk" in ran.out
 
 
 def test_explain_several_as_one_json_document(explain, album, tiny_scope, tmp_path):

@@ -38,7 +38,7 @@ def test_bands_of_a_tiff_are_shown_as_the_caller_says(cli, tmp_path):
     ran = cli("explain", tmp_path / "tile.tif", "-m", model, "--display", "3,2,1", "-o", tmp_path / "out")
     assert ran.code == 0, ran.err
     assert "shown: bands 3, 2, 1 of 4, counted from 0" in ran.out
-    found = vitscope.Explanation.load(tmp_path / "out" / "tile")
+    found = vitscope.Explanation.load(tmp_path / "out" / "tile" / "why-this-class")
     assert np.abs(found.picture.pixels.astype(int) - values[..., [3, 2, 1]]).mean() < 12  # a JPEG of noise
 
 

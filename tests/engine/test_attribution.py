@@ -244,6 +244,6 @@ def test_decisions_are_logged(caplog):
     scope.explain(PHOTOS[0])
     assert scope.supports("order-free")
     told = [record.getMessage() for record in caplog.records if record.name.startswith("vitscope.engine")]
-    assert any("evidence-walk (evidence for the class)" in line for line in told)
+    assert any("evidence-walk (why this class; where it looks: method=random-walk)" in line for line in told)
     assert any("3 blocks" in line for line in told)
     assert any("stays when tokens are shuffled" in line for line in told)

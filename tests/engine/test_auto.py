@@ -44,7 +44,7 @@ def test_evidence_follows_a_target_and_objects_need_none():
 
 def test_a_classifier_gets_evidence_for_its_class(tiny_scope, photo):
     e = tiny_scope.explain(photo)
-    assert chosen(e) == "evidence-walk (evidence for the class)"
+    assert chosen(e) == "evidence-walk (why this class; where it looks: method=random-walk)"
     assert e.target == e.predictions[0][0]
     same(e, tiny_scope.explain(photo, method="evidence-walk"))
     same(tiny_scope.explain(photo, target="fox"), tiny_scope.explain(photo, method="evidence-walk", target="fox"))
@@ -66,7 +66,8 @@ def test_a_target_of_a_model_without_classes_is_followed(features):
 def test_options_lead_to_a_method_that_has_them(tiny_scope, features, photo):
     layers = tiny_scope.explain(photo, layers="last2")
     assert chosen(layers).startswith(
-        "relevance, gradient_rule libra (evidence for the class; not evidence-walk: it has no option"
+        "relevance, gradient_rule libra (why this class; where it looks: method=random-walk; "
+        "not evidence-walk: it has no option"
     )
     assert layers.provenance["gradient_rule"] == "libra"
     same(layers, tiny_scope.explain(photo, method="relevance", gradient_rule="libra", layers="last2"))

@@ -61,6 +61,11 @@ def question_of(adapter: ModelAdapter, options: Options) -> Question:
     return "evidence" if classifies or any(target is not None for target in options.all_targets) else "objects"
 
 
+def looking_method(supports: Callable[[Method], Support]) -> str:
+    """Return the method that shows where a model looks, whether or not it has classes."""
+    return OBJECTS if supports(METHODS.get(OBJECTS)) else LAST
+
+
 def choose_method(adapter: ModelAdapter, options: Options, supports: Callable[[Method], Support]) -> MethodChoice:
     """Choose a method for a model and what is to be explained.
 
@@ -73,7 +78,8 @@ def choose_method(adapter: ModelAdapter, options: Options, supports: Callable[[M
         return MethodChoice(own.pop("method"), own, overlay_options=adapter.overlay_options)
     candidates: list[tuple[str, GradientRuleName, Message]] = []
     if question_of(adapter, replace(options, target=None, targets=None)) == "evidence":
-        reason = msg("engine.choice.class", "evidence for the class")
+        looks = looking_method(supports)
+        reason = msg("engine.choice.class", "why this class; where it looks: {@method={looks}}", looks=looks)
         candidates = [(name, rule, reason) for name, rule in EVIDENCE]
     elif question_of(adapter, options) == "evidence":
         reason = msg("engine.choice.target", "evidence for the target")

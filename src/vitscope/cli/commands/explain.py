@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vitscope.engine.options import Failure
     from vitscope.explanation import Activation, Explanation
     from vitscope.render.raster import StyleOptions
+    from vitscope.scope import Scope
 
 _DARKENING = 30  # a patch this many times the mean leaves the rest of an overlay nearly black
 
@@ -53,7 +54,15 @@ def explain(
     options: opt.MethodOptions,
     drawing: OverlayStyle,
     model: opt.ModelChoice,
-    method: opt.Methods = "auto",
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,NAME",
+            callback=opt.check_methods,
+            help="Methods, with commas (`vitscope methods` lists them). By default auto, which chooses one for the "
+            "model, and for a classifier also a map of where it looks.",
+        ),
+    ] = "",
     target: Annotated[
         list[str] | None, typer.Option(metavar="CLASS", help=f"{opt.TARGET_HELP}; may be repeated, for a map of each.")
     ] = None,
@@ -75,9 +84,11 @@ def explain(
 ) -> int:
     """Explain images: write the overlay, heat map, arrays and manifest of each to OUT/NAME/.
 
-    With --method, results lie in OUT/NAME-METHOD/; with several targets, in a folder of each below it.
+    Of a classifier there are two maps of each, in OUT/NAME/where-it-looks/ and OUT/NAME/why-this-class/, where neither
+    method nor target is given. With --method, results lie in OUT/NAME-METHOD/; with several targets, in a folder of
+    each below it.
     """
-    names = opt.split_names(method)
+    names = opt.split_names(method) or ("auto",)
     options.check(*names)
     keywords = {"size": size, "batch_size": batch_size, "seed": seed, **options.keywords()}
     found = _Found(force)
@@ -94,6 +105,8 @@ def explain(
         targets = [opt.parse_target(text) for text in target or []]
         keywords |= {"targets": targets} if len(targets) > 1 else {"target": next(iter(targets), None)}
         scope = model.load()
+        if not (method or target or options.keywords()["method_options"] or is_file_name(out)):
+            work = _both_questions(scope, work)
         with console.image_progress(len(work)) as progress:
             for name in dict.fromkeys(one for one, _, _ in work):
                 part = [(image, place) for one, image, place in work if one == name]
@@ -141,7 +154,19 @@ class _Found:
                 document = one.manifest() | {"image": image, "out": str(to), "statistics": concentration(one)}
                 self.documents.append(document)
         except VitscopeError as error:
-            self.failures.append((image, error))
+            if (image, error.code) not in [(of, known.code) for of, known in self.failures]:  # told once for both maps
+                self.failures.append((image, error))
+
+
+def _both_questions(scope: "Scope", work: list[tuple[str, str, Path]]) -> list[tuple[str, str, Path]]:
+    """Return the work on a classifier as two maps of each image: why this class, and where it looks."""
+    from vitscope.engine.auto import looking_method, question_of
+    from vitscope.engine.options import Options
+
+    if question_of(scope.adapter, Options()) == "objects" or scope.adapter.auto_options:
+        return work
+    questions = {"why-this-class": "auto", "where-it-looks": looking_method(scope.engine.capabilities.method)}
+    return [(method, image, place / name) for name, method in questions.items() for _, image, place in work]
 
 
 def _places(images: list[str], out: Path, method: str, *, several: bool) -> list[Path]:
@@ -198,7 +223,7 @@ def _row(document: dict[str, Any], name: str) -> list[str]:
         opt.describe_map(document["method"], document["target"], document["provenance"]["options"]),
         f"{numbers['effective_patches']:.0f} of {rows * columns}",
         f"{numbers['largest_share']:.1%}",
-        f"{numbers['prefix_share']:.1%}",
+        f"{numbers['prefix_share']:.1%}" if numbers["prefix_share"] else "-",  # a map of patches alone
         _shown_file(Path(document["out"])),
     ]
 
