@@ -2,6 +2,7 @@
 
 import { COLOURS } from "./colours.js";
 import { choices, el, percent, toggle } from "./dom.js";
+import { playButton } from "./player.js";
 import { POOLING, nameOfMap, numberText, verdictOf } from "./scene.js";
 
 function select(label, options, take) {
@@ -129,7 +130,13 @@ export function attention(root, ctx) {
   const rolled = toggle(t("rolled"), false, (value) => store.set({ rolled: value, source: "query" }));
   const row = (label, control) =>
     el("div", { class: "vs-row" }, el("span", { class: "vs-label", text: label }), control);
-  root.append(row(t("show"), source), layer, row(t("head"), head), row(t("query"), token));
+  const play = last > 0 && playButton(ctx);
+  root.append(
+    row(t("show"), source),
+    el("div", { class: "vs-row vs-layer" }, layer, play || null),
+    row(t("head"), head),
+    row(t("query"), token),
+  );
   if (data.queries[last] && ctx.rollout.possible) root.append(rolled);
   const [rows, columns] = data.header.layout.grid;
   root.append(

@@ -14,6 +14,7 @@ import { checked, createStore, fromFragment, START, toFragment } from "./store.j
 import { panel as about } from "./about.js";
 import { comparable, panel as compare } from "./compare.js";
 import { panel as deletion } from "./deletion.js";
+import { createFilmstrip } from "./filmstrip.js";
 import { createHint } from "./hint.js";
 import { panel as grid } from "./grid.js";
 import { panel as masking } from "./masking.js";
@@ -126,7 +127,7 @@ function mountOne(element, document, host, options) {
     layers = new Map();
   t.learn(document.messages);
   t.learn(document.other?.messages);
-  const ctx = { data, store, t, host, signal, initial, rollout: createRollout(data, signal), root: element };
+  const ctx = { data, store, t, host, signal, initial, layers, rollout: createRollout(data, signal), root: element };
   ctx.other = document.other ? openDocument(document.other) : null;
   ctx.shown = createStore({ scene: null }); // what is on the photo now
   ctx.grown = createStore({ times: 0 }); // how often the document was added to
@@ -282,6 +283,7 @@ function mountOne(element, document, host, options) {
     const below = (ctx.below = el("div", { class: "vs-below" })),
       steps = el("div", { class: "vs-steps" });
     stageRoot.append(below);
+    createFilmstrip(below, ctx);
     bar = ctx.bar = createBar(below, ctx);
     below.append(status, steps);
     deletion(steps, ctx);

@@ -1,0 +1,106 @@
+"""Layers in motion: the filmstrip of the pointed patch, and the button that plays the layers."""
+
+import matplotlib
+import numpy as np
+import pytest
+
+from tests.helpers.browser import CAPTION, SET, VIEWER
+from tests.helpers.viewing import hover, layer_of, shown
+from vitscope.render.raster import limits
+
+FILM = """() => [...document.querySelectorAll('.vs-film canvas')].map((canvas) => {
+    const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+    return [...data].filter((_, i) => i % 4 < 3);
+})"""
+NOTE = "(words) => document.querySelector('.vs-film-note').textContent.startsWith(words)"
+
+
+def coloured(values):
+    low, high = limits(values.astype(np.float32), "robust")
+    shares = np.clip((values - low) / (high - low), 0, 1)
+    return 255 * matplotlib.colormaps["inferno"](shares)[:, :3]
+
+
+def strip_of(made, wanted):
+    """The colours in the strip, once it is near what it should be; each layer on its own scale."""
+    made.wait(
+        f"""(wanted) => ({FILM})().every((cells, l) => {{
+            const off = cells.reduce((sum, one, i) => sum + Math.abs(one - wanted[l][i]), 0);
+            return off / cells.length < 4;
+        }})""",
+        [one.ravel().tolist() for one in wanted],
+    )
+
+
+def test_the_strip_follows_the_pointer_through_all_layers(fresh, tiny_scope, photo):
+    fresh.wait(NOTE, "What the readout looks at in each layer")
+    strip_of(
+        fresh, [coloured(sum(e.map.ravel() for e in tiny_scope.attention_heads(photo, layer))) for layer in range(3)]
+    )
+    for row, column in ((1, 2), (3, 0)):
+        hover(fresh, tiny_scope.layout, row, column)
+        fresh.wait(NOTE, f"What patch {row},{column} looks at in each layer")
+        token = 1 + row * tiny_scope.layout.grid[1] + column
+        strip_of(fresh, [coloured(tiny_scope.queries(photo, layer=layer)[token][1:]) for layer in range(3)])
+
+
+def test_the_strip_is_of_the_head_and_the_direction_that_are_shown(fresh, tiny_scope, photo):
+    fresh.evaluate(SET, {"source": "received", "query": 7, "head": 1, "layer": 0})
+    fresh.wait(NOTE, "Who looks at patch 1,2 in each layer")
+    strip_of(fresh, [coloured(tiny_scope.queries(photo, layer=layer, head=1)[1:, 7]) for layer in range(3)])
+
+
+def test_a_click_on_the_strip_shows_that_layer(fresh):
+    shown(fresh, "layer 2", {"source": "query", "query": 7, "layer": 2})
+    fresh.click(".vs-film button", "Layer 1")
+    fresh.wait(CAPTION, "What patch 1,2 looks at · layer 1")
+    fresh.focus(".vs-film button", "Layer 1")
+    fresh.press("ArrowLeft")
+    fresh.wait(CAPTION, "What patch 1,2 looks at · layer 0")
+    pressed = "() => [...document.querySelectorAll('.vs-film button')].map((one) => one.getAttribute('aria-pressed'))"
+    assert fresh.evaluate(pressed) == ["true", "false", "false"]
+
+
+@pytest.fixture
+def titles(fresh):
+    """Every title that the page has had, in their order."""
+    fresh.evaluate(f"""() => {{
+        window.titles = [];
+        {VIEWER}.ctx.shown.subscribe(({{ scene }}) => scene.values && window.titles.push(scene.caption));
+    }}""")
+    return lambda: list(dict.fromkeys(fresh.evaluate("() => window.titles")))
+
+
+def test_playing_goes_through_all_layers_and_stops(fresh, titles):
+    shown(fresh, "layer 2", {"source": "query", "query": 7, "layer": 2})
+    fresh.click(".vs-play")
+    assert fresh.evaluate("() => document.querySelector('.vs-play').getAttribute('aria-label')") == "Stop"
+    fresh.wait("() => document.querySelector('.vs-play').getAttribute('aria-label') === 'Play the layers'")
+    played = [title for title in titles() if title.endswith(", mean of heads")]
+    assert [title for title in played if "patch 1,2" in title][-3:] == [
+        f"What patch 1,2 looks at · layer {layer}, mean of heads" for layer in (2, 0, 1)
+    ]
+    assert layer_of(fresh) == 2
+
+
+def test_rollout_grows_from_the_last_layer_down(fresh, titles):
+    shown(fresh, "rollout", {"source": "map"})
+    fresh.click(".vs-play")
+    fresh.wait("() => document.querySelector('.vs-play').getAttribute('aria-label') === 'Play the layers'")
+    grown = [title for title in titles() if "rolled out" in title]
+    assert [title.split("layers ")[1][:6] for title in grown] == ["2 to 2", "1 to 2", "0 to 2"]
+
+
+def test_going_to_another_layer_or_pressing_again_stops_it(fresh):
+    shown(fresh, "layer 2", {"source": "query", "query": 7, "layer": 2})
+    fresh.click(".vs-play")
+    fresh.wait(CAPTION, "layer 0")
+    fresh.click(".vs-play")
+    assert fresh.evaluate("() => document.querySelector('.vs-play').getAttribute('aria-label')") == "Play the layers"
+    fresh.evaluate("() => new Promise((resolve) => setTimeout(resolve, 1500))")
+    assert layer_of(fresh) == 0
+    fresh.click(".vs-play")
+    fresh.wait(CAPTION, "layer 0")
+    fresh.evaluate(SET, {"layer": 2})
+    fresh.wait("() => document.querySelector('.vs-play').getAttribute('aria-label') === 'Play the layers'")
+    assert layer_of(fresh) == 2
