@@ -57,7 +57,7 @@ def test_a_click_on_the_strip_shows_that_layer(fresh):
     fresh.focus(".vs-film button", "Layer 1")
     fresh.press("ArrowLeft")
     fresh.wait(CAPTION, "What patch 1,2 looks at · layer 0")
-    pressed = "() => [...document.querySelectorAll('.vs-film button')].map((one) => one.getAttribute('aria-pressed'))"
+    pressed = "() => [...document.querySelectorAll('.vs-film button')].map((one) => one.getAttribute('aria-checked'))"
     assert fresh.evaluate(pressed) == ["true", "false", "false"]
 
 

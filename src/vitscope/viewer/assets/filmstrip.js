@@ -15,13 +15,14 @@ export function createFilmstrip(root, ctx) {
   const { data, store, t, signal } = ctx;
   if (!data.readable || data.layers.length < 2) return;
   const note = el("p", { class: "vs-film-note" }),
-    row = el("div", { class: "vs-film", role: "group", "aria-label": t("film") });
+    row = el("div", { class: "vs-film", role: "radiogroup", "aria-label": t("film") });
   const cells = data.layers.map((_, layer) => {
     const canvas = el("canvas", { width: String(data.columns), height: String(data.rows) }),
       button = el(
         "button",
         {
           type: "button",
+          role: "radio",
           tabindex: layer ? "-1" : "0",
           "aria-label": t("film_layer", { layer }),
           onclick: () => ctx.layer(layer),
@@ -71,7 +72,7 @@ export function createFilmstrip(root, ctx) {
   const show = (state) => {
     cells.forEach(({ button }, layer) => {
       const on = state.source !== "map" && layer === state.layer;
-      button.setAttribute("aria-pressed", String(on));
+      button.setAttribute("aria-checked", String(on));
       button.tabIndex = layer === state.layer ? 0 : -1;
     });
     draw({ scene: ctx.scene });
