@@ -156,7 +156,7 @@ class Support:
 
     Attributes:
         ok: whether it is supported; also the truth value.
-        reason: why not, in one line; empty where it is supported.
+        reason: why not, or under which condition, in one line; empty where it is supported without any.
         name: the name of the subject, such as a method's; may be empty.
     """
 

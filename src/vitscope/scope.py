@@ -94,7 +94,7 @@ class Scope:
         return self.engine.supports(name)
 
     def methods(self) -> list[Support]:
-        """Return every method by name: whether it applies to this model, and why not."""
+        """Return every method by name: whether it applies to this model, and why not, or up to which size only."""
         return self.engine.methods()
 
     def recommend(self, **options: Unpack[ExplainOptions]) -> MethodChoice:

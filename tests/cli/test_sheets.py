@@ -1,4 +1,4 @@
-"""`vitscope heads`, `logit-lens`, `similarity` and `compare` as users run them."""
+"""`vitscope heads`, `logit-lens` and `similarity` as users run them."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import vitscope
-from tests.helpers.console import QUICK, names, one_line, pixels
+from tests.helpers.console import names, one_line, pixels
 
 
 @pytest.mark.parametrize("kind", ["map", "matrix"])
@@ -87,68 +87,3 @@ def test_heads_shows_each_head_of_that_layer(cli, album, tiny_folder, tiny_scope
             e = tiny_scope.explain(album[0], method="attention", layer=1, head=head)
             assert np.abs(e.map - rows[head, 0, 1:].reshape(4, 4)).max() < 1e-6
             assert np.abs(np.asarray(cell.picture).astype(int) - np.asarray(e.overlay())).max() <= 2
-
-
-def test_compare(cli, album, tiny_folder, tmp_path):
-    ran = cli("compare", album[1], "--model", tiny_folder, "--out", tmp_path / "out", "--json")
-    assert (ran.code, ran.err) == (0, "")
-    document = json.loads(ran.out)
-    assert document["out"] == str(tmp_path / "out" / "cup-compare.png")
-    assert names(tmp_path / "out") == {"cup-compare.png"}
-    assert [told["method"] for told in document["methods"]] == QUICK
-    for told in document["methods"]:
-        assert 1 <= told["effective_patches"] <= 16
-        assert 0 < told["largest_share"] <= 1
-        assert told["seconds"] > 0
-    every = pixels(document["out"])
-    arguments = [
-        "--model",
-        tiny_folder,
-        "--out",
-        tmp_path / "out",
-        "--method",
-        "rollout:layers=last2:residual_weight=.3,attention",
-    ]
-    ran = cli("compare", album[1], *arguments)
-    assert ran.code == 1
-    assert "cup-compare.png is already there" in one_line(ran.err)
-    ran = cli("compare", album[1], *arguments, "--force", "--json")
-    first, second = json.loads(ran.out)["methods"]
-    assert (first["method"], first["options"]["layers"], first["options"]["residual_weight"]) == (
-        "rollout",
-        "last2",
-        0.3,
-    )
-    assert second["method"] == "attention"
-    assert pixels(document["out"]).size < every.size
-
-
-# --- compare ---------------------------------------------------------------------------------------------------------
-
-
-def test_compare_with_measured_numbers(cli, album, tiny_folder, tiny_scope, tmp_path, monkeypatch):
-    from vitscope.render import sheets
-
-    shown = []
-    monkeypatch.setattr(sheets, "sheet", lambda cells, title, **_: shown.extend(cells) or Image.new("L", (2, 2)))
-    arguments = ["compare", album[0], "--model", tiny_folder, "--method", "rollout,attention,random"]
-    ran = cli(*arguments, "--out", tmp_path / "a", "--measure", "--baseline", "black", "--json")
-    assert (ran.code, ran.err) == (0, "")
-    documents, alone = json.loads(ran.out)["methods"], []
-    for cell, document, method in zip(shown[1:], documents, ("rollout", "attention", "random"), strict=True):
-        e = tiny_scope.explain(album[0], method=method)
-        wanted = tiny_scope.measure(e, metrics=["deletion", "insertion"], baseline="black")
-        for got, number in zip(document["measurement"]["numbers"], wanted.numbers, strict=True):
-            for field in ("value", "random", "low", "high"):
-                assert got[field] == pytest.approx(getattr(number, field), abs=1e-6)
-            assert f": {number.name} {number.value:.3f} ({number.low:.2f} to {number.high:.2f}; " in cell.below
-        alone.append(wanted.forwards)
-    together = [document["measurement"]["forwards"] for document in documents]
-    assert together[0] == alone[0]
-    assert sum(together) < sum(alone)  # random maps are the same for all
-    shown.clear()
-    assert cli(*arguments, "--out", tmp_path / "b").code == 0
-    assert "deletion" not in shown[1].below
-    ran = cli(*arguments, "--out", tmp_path / "c", "--measure", "--baseline", "white")
-    assert (ran.code, ran.out) == (2, "")
-    assert "no baseline is called 'white'" in one_line(ran.err)

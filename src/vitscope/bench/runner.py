@@ -62,7 +62,7 @@ def method_specs(scope: Explainer, texts: Sequence[str], parse: Callable[[str], 
     Args:
         scope: the model.
         texts: such as `rollout:layers=last3:gradient_rule=libra`. Empty means `DEFAULT_METHODS` as far as they apply to
-            the model; `all` means every applicable method of one forward and at most one backward.
+            the model; `all` means every method of one forward and at most one backward that applies at its own size.
         parse: from `NAME=VALUE` to name and value.
 
     Raises:
@@ -72,7 +72,8 @@ def method_specs(scope: Explainer, texts: Sequence[str], parse: Callable[[str], 
     fits = {support.name: support for support in scope.methods()}
     names = [text.strip() for text in texts if text.strip()]
     if names == ["all"]:
-        names = ["auto", *(name for name, support in fits.items() if support and METHODS.get(name).quick)]
+        unlimited = [name for name, support in fits.items() if support and not support.reason]
+        names = ["auto", *(name for name in unlimited if METHODS.get(name).quick)]
     elif not names:
         names = [name for name in DEFAULT_METHODS if fits.get(name, YES)]
     found = []

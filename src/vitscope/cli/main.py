@@ -15,12 +15,13 @@ from vitscope.cli.commands.about import inspect, methods, models
 from vitscope.cli.commands.batch import batch
 from vitscope.cli.commands.bench import bench
 from vitscope.cli.commands.calibrate import calibrate
+from vitscope.cli.commands.compare import compare
 from vitscope.cli.commands.explain import explain
 from vitscope.cli.commands.measure import measure
 from vitscope.cli.commands.recipe import recipe
 from vitscope.cli.commands.report import report
 from vitscope.cli.commands.serve import serve
-from vitscope.cli.commands.sheets import compare, heads, logit_lens, similarity
+from vitscope.cli.commands.sheets import heads, logit_lens, similarity
 from vitscope.cli.commands.statistics import statistics
 from vitscope.cli.commands.view import view
 from vitscope.cli.console import exit_code, print_error
@@ -37,7 +38,11 @@ vitscope explain *.jpg --method attention,rollout --layers last3 -o maps
 
 vitscope explain photo.jpg --model timm:vit_base_patch16_224 --target tabby -o tabby.png""",
     "recipe": "Example: vitscope recipe photo.jpg --model google/vit-large-patch32-384",
-    "compare": "Example: vitscope compare photo.jpg --method auto,attention,rollout:layers=last3",
+    "compare": """Examples:
+
+vitscope compare photo.jpg --method auto,attention,rollout:layers=last3
+
+vitscope compare *.jpg --method rollout,relevance --target tabby -o figure.pdf""",
     "batch": "Example: vitscope batch photos/ -o out --method rollout,relevance --resume",
     "measure": "Example: vitscope measure photo.jpg --size 224 --metrics deletion,insertion",
     "view": "Example: vitscope view photo.jpg --size 336 -o view.html --open",

@@ -37,7 +37,7 @@ class Capabilities:
             if name not in methods:
                 kind = msg("engine.capability-or-method", "capability or method")
                 raise UnknownNameError(kind, name, (*CAPABILITIES, *methods))
-            answer = self.method(methods[name])
+            return self.at_own_size(methods[name])
         return replace(answer, name=name)
 
     @property
@@ -128,8 +128,21 @@ class Capabilities:
             )
         )
 
+    def at_own_size(self, method: Method) -> Support:
+        """Answer whether a method applies; yes with a reason where it does so at a smaller input only."""
+        answer, tokens, most = self.method(method), self._runner.layout.tokens, method.most_tokens
+        if answer and most is not None and tokens > most:
+            reason = msg(
+                "engine.smaller-size-only",
+                "only with a smaller {@size}: it takes up to {most} tokens, and this model has {tokens}",
+                most=most,
+                tokens=tokens,
+            )
+            answer = replace(answer, reason=reason)
+        return replace(answer, name=method.name)
+
     def method(self, method: Method) -> Support:
-        """Answer whether a method applies to this model."""
+        """Answer whether a method applies to this model, at some input size."""
         own = method.supports(self._runner.adapter)
         if not own:
             return own

@@ -105,8 +105,8 @@ class Engine(ModelRunner):
 
     @alone
     def methods(self) -> list[Support]:
-        """Return every method by name, with the reason where it does not apply."""
-        return [replace(self.capabilities.method(method), name=name) for name, method in METHODS]
+        """Return every method by name, with the reason where it does not apply, or not at the model's own size."""
+        return [self.capabilities.at_own_size(method) for _, method in METHODS]
 
     @alone
     def recommend(self, options: Options) -> MethodChoice:

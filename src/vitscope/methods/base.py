@@ -92,6 +92,7 @@ class Method:
         supports_layout: whether it applies to a token layout.
         sums_to_one: the weights of all tokens add up to one.
         gradient_rule: the rules that belong to the method; empty where the caller chooses.
+        most_tokens: how many tokens it takes; None where there is no limit.
         options: its own options by name.
     """
 
@@ -105,6 +106,7 @@ class Method:
     supports_layout: Callable[[TokenLayout], Support] = field(default=lambda layout: YES)
     sums_to_one: bool = False
     gradient_rule: str = ""
+    most_tokens: int | None = None
     options: Mapping[str, Option] = field(default_factory=dict)
 
     @property
@@ -187,6 +189,7 @@ def method(
     supports: Callable[[TokenLayout], Support] = lambda layout: YES,
     sums_to_one: bool = False,
     gradient_rule: str = "",
+    most_tokens: int | None = None,
 ) -> Callable[[T], T]:
     """Register a function `(store | context, *, option=default, ...) -> (B, N)`; its keywords are its options.
 
@@ -210,6 +213,7 @@ def method(
         supports: whether it applies to a token layout.
         sums_to_one: the weights of all tokens add up to one.
         gradient_rule: the rules that belong to the method, where the caller has no choice.
+        most_tokens: how many tokens it takes, where there is a limit; `run` raises a MethodError beyond it.
 
     Raises:
         UsageError: there is a method of that name, or the first parameter's annotation is neither of the two.
@@ -236,6 +240,7 @@ def method(
                 supports_layout=supports,
                 sums_to_one=sums_to_one,
                 gradient_rule=gradient_rule,
+                most_tokens=most_tokens,
                 options={p.name: Option(p.name, p.annotation, p.default, _choices(p.annotation)) for p in keywords},
             ),
         )

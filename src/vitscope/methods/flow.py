@@ -16,7 +16,11 @@ _SCALE = 2**24  # capacities become whole numbers
 
 
 @method(
-    "flow", passes="1 forward, up to 290 tokens", source="Abnar & Zuidema 2020, section 3.2", requires={"same-tokens"}
+    "flow",
+    passes="1 forward, up to 290 tokens",
+    source="Abnar & Zuidema 2020, section 3.2",
+    requires={"same-tokens"},
+    most_tokens=_MOST_TOKENS,
 )
 def flow(
     store: AttentionStore,

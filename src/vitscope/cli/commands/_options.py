@@ -116,10 +116,12 @@ MethodSpecs = Annotated[
         "--method",
         metavar="NAME[:OPTION=VALUE],...",
         callback=check_methods,
-        help="Methods, such as attention,rollout:layers=last3:residual_weight=.3; by default every quick one.",
+        help="Methods, such as attention,rollout:layers=last3:residual_weight=.3; by default six that answer "
+        "different questions.",
     ),
 ]
 Target = Annotated[str | None, typer.Option(metavar="CLASS", help=f"{TARGET_HELP}.")]
+GradientRule = Annotated[str, one_of("plain|libra|attnlrp", "Rule for the backward pass of gradient methods.")]
 Size = Annotated[
     int | None,
     typer.Option(
@@ -233,9 +235,7 @@ class MethodOptions:
     """The options of methods."""
 
     panel: ClassVar[str] = "Method options"
-    gradient_rule: Annotated[str, one_of("plain|libra|attnlrp", "Rule for the backward pass of gradient methods.")] = (
-        "plain"
-    )
+    gradient_rule: GradientRule = "plain"
     refine: Annotated[str, one_of("none|affinity", "affinity: spread the map to similar patches.", "refinement")] = (
         "none"
     )

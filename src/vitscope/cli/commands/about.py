@@ -7,7 +7,7 @@ import typer
 from vitscope._messages import msg
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
-from vitscope.errors import UsageError
+from vitscope.errors import Support, UsageError
 from vitscope.models.bundled.catalogue import default_model
 
 _Model = Annotated[
@@ -64,14 +64,14 @@ def methods(
 
     reference = _one(reference, model)
     loaded = opt.load(reference, **flags.keywords()).methods() if reference else []
-    reasons = {support.name: support.reason for support in loaded}
+    found_here = {support.name: support for support in loaded}
     found = [method for _, method in METHODS]
     if as_json:
         fields = ("name", "summary", "passes", "works_on", "source", "caveat")
         documents = [
             {field: getattr(m, field) for field in fields}
             | {"requires": sorted(m.requires), "options": {o.name: _default(o.default) for o in m.options.values()}}
-            | ({"works": not reasons[m.name], "reason": reasons[m.name]} if reference else {})
+            | ({"works": found_here[m.name].ok, "reason": found_here[m.name].reason} if reference else {})
             for m in found
         ]
         console.print_json({"methods": documents})
@@ -89,8 +89,7 @@ def methods(
             options,
             m.source,
         ]
-        applies = f"no: {console.in_flags(reasons[m.name])}" if reasons.get(m.name) else "yes"
-        rows.append([*row, applies if reference else m.works_on])
+        rows.append([*row, _applies(found_here[m.name], "yes") if reference else m.works_on])
     console.print_table(headings, rows, wrap=True)
     for m in found:
         console.out.print(f"\n{m.name}: {m.summary}{f' Caution: {m.caveat}.' if m.caveat else ''}", markup=False)
@@ -119,16 +118,16 @@ def inspect(
         "recommended": f"{best}{f': {best.reason}' if best.reason else ''}",
         **({"calibration": best.note} if best.note else {}),
     }
-    reasons = {support.name: support.reason for support in scope.methods()}
+    supports = scope.methods()
     if as_json:
         names = ("prefix", "grid", "pooling", "pool_prefix")
         document = {name: getattr(layout, name) for name in names}
-        console.print_json({"model": reference, "facts": facts, "layout": document, "methods": reasons})
+        console.print_json(
+            {"model": reference, "facts": facts, "layout": document, "methods": {s.name: s.reason for s in supports}}
+        )
         return
     rows = [("model", reference), *facts.items()]
-    rows += [
-        (f"method {name}", f"no: {console.in_flags(reason)}" if reason else "works") for name, reason in reasons.items()
-    ]
+    rows += [(f"method {support.name}", _applies(support, "works")) for support in supports]
     console.print_table(["", ""], rows, wrap=True)
 
 
@@ -139,6 +138,12 @@ def _one(argument: str | None, option: str | None) -> str | None:
             msg("cli.two-models", "the model is named twice: {one} and {other}", one=argument, other=option)
         )
     return argument if option is None else option
+
+
+def _applies(support: Support, yes: str) -> str:
+    """Say whether a method applies, or under which condition."""
+    reason = console.in_flags(support.reason)
+    return f"no: {reason}" if not support else reason or yes
 
 
 def _yes_or_no(value: bool) -> str:

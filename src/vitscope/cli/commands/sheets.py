@@ -1,22 +1,13 @@
-"""`vitscope heads`, `logit-lens`, `similarity` and `compare`: many maps on one sheet."""
+"""`vitscope heads`, `logit-lens` and `similarity`: many maps of one model on one sheet."""
 
-import textwrap
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
 from vitscope.cli.commands import _results as results
-from vitscope.metrics.verdict_text import MARKS
-
-if TYPE_CHECKING:
-    from vitscope.metrics.measurement import Number
-
-_REMARK = 40  # characters in a line below a map
-_CURVES = ("deletion", "insertion")
 
 
 def heads(
@@ -125,64 +116,3 @@ def similarity(
     title = f"{method} · cosine of the features {maps[0].score:.3f} · {scope.adapter.reference}"
     results.write_png(sheet(cells, title, cmap=drawing.cmap), path)
     results.print_result(path, as_json, {"method": method, "cosine": maps[0].score})
-
-
-def compare(
-    image: opt.SingleImage,
-    drawing: opt.SheetStyle,
-    model: opt.ModelChoice,
-    method: opt.MethodSpecs = "",
-    size: opt.Size = None,
-    measure: Annotated[
-        bool, typer.Option("--measure", help="Also deletion and insertion, beside random maps: some 40 forwards a map.")
-    ] = False,
-    baseline: opt.Baseline = "auto",
-    out: opt.Out = Path("out"),
-    force: opt.Force = False,
-    as_json: opt.AsJson = False,
-) -> None:
-    """Draw several methods' maps of one image side by side, with numbers below each."""
-    from vitscope.methods.base import METHODS
-    from vitscope.metrics.concentration import concentration
-    from vitscope.render.sheets import Cell, sheet
-
-    model.check_image(image)
-    results.require_free(path := out / f"{Path(image).stem}-compare.png", force)
-    style, scope = drawing.style(), model.load()
-    picture = scope.adapter.load(image)
-    score_cache: dict[Any, Any] = {}
-    chosen = opt.split_names(method)
-    chosen = chosen or tuple(s.name for s in scope.methods() if s and METHODS.get(s.name).quick)
-    cells, documents = [Cell(picture.pil(), "image")], []
-    for text in chosen:
-        name, *options = text.split(":")
-        start = time.perf_counter()
-        e = scope.explain(picture, method=name, size=size, method_options=dict(map(opt.split_option, options)))
-        seconds = time.perf_counter() - start
-        numbers = concentration(e)
-        below = f"{numbers['effective_patches']:.0f} of {e.map.size} patches, largest {numbers['largest_share']:.1%}"
-        below += f"\nprefix {numbers['prefix_share']:.0%}, {seconds:.2f} s" + ("\nnot rollout" if e.caveat else "")
-        below += "".join(f"\n{textwrap.fill(remark, _REMARK)}" for remark in e.remarks)
-        document = {"method": name, "options": e.provenance["options"], "seconds": seconds} | numbers
-        if measure:
-            with console.image_progress(1) as progress:
-                m = scope.measure(
-                    e, metrics=_CURVES, baseline=baseline, score_cache=score_cache, progress=progress.update_forwards
-                )
-            below += "".join(f"\n{_verdict(number)}" for number in m.numbers)
-            document["measurement"] = m.to_dict()
-        cells.append(Cell(e.overlay(**style), text, below))
-        documents.append(document)
-    columns = len(cells) if len(cells) <= 4 else None
-    title = f"{picture.name} · {scope.adapter.reference}" + (
-        " · in brackets: the range of random maps" if measure else ""
-    )
-    results.write_png(sheet(cells, title, columns=columns, cmap=drawing.cmap), path)
-    results.print_result(path, as_json, {"methods": documents})
-
-
-def _verdict(number: "Number") -> str:
-    """Return a number, the range of random maps and the verdict, for a line below a map."""
-    verdict = f"{MARKS[number.verdict]} {number.verdict.removesuffix(' than random')}"
-    best = f"{number.better} is better"
-    return f"{verdict}: {number.name} {number.value:.3f} ({number.low:.2f} to {number.high:.2f}; {best})"

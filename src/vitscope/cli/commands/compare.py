@@ -1,0 +1,180 @@
+"""`vitscope compare`: several methods' maps of one image or of several on one sheet, with numbers below each."""
+
+import textwrap
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vitscope._files import atomic_write, is_file_name
+from vitscope.cli import console
+from vitscope.cli.commands import _options as opt
+from vitscope.cli.commands import _results as results
+from vitscope.errors import MethodError
+from vitscope.metrics.verdict_text import MARKS
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vitscope.explanation import Explanation
+    from vitscope.images import Picture
+    from vitscope.metrics.measurement import Measurement, Number
+    from vitscope.render.raster import StyleOptions
+    from vitscope.render.sheets import Cell
+    from vitscope.scope import Scope
+
+DEFAULT_METHODS = ("auto", "attention", "rollout", "gradcam", "relevance", "random")  # each answers another question
+_REMARK = 40  # characters in a line below a map
+_CURVES = ("deletion", "insertion")
+
+
+def compare(
+    images: opt.Images,
+    drawing: opt.SheetStyle,
+    model: opt.ModelChoice,
+    method: opt.MethodSpecs = "",
+    target: opt.Target = None,
+    gradient_rule: opt.GradientRule = "plain",
+    size: opt.Size = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Also deletion and insertion, beside random maps: some 40 forwards a map.")
+    ] = False,
+    baseline: opt.Baseline = "auto",
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FOLDER|FILE",
+            callback=opt.folder_or_file,
+            help="Folder for the sheet; or the sheet itself: .png, .jpg, .pdf or .svg.",
+        ),
+    ] = Path("out"),
+    force: opt.Force = False,
+    as_json: opt.AsJson = False,
+) -> int:
+    """Draw several methods' maps of images side by side, with numbers below each; of several images a row each.
+
+    A method that does not apply has a cell with the reason; where it was named, the exit code is 1.
+    """
+    from vitscope.render.image_files import write_image
+    from vitscope.render.sheets import Cell, sheet
+
+    for image in images:
+        model.check_image(image)
+    name = f"{Path(images[0]).stem}-compare.png" if len(images) == 1 else "compare.png"
+    path = results.require_free(out if is_file_name(out) else out / name, force)
+    goal, style, scope = opt.parse_target(target), drawing.style(), model.load()
+    chosen = opt.split_names(method) or DEFAULT_METHODS
+    panel = _Panel(scope, style, {"target": goal, "gradient_rule": gradient_rule, "size": size}, measure, baseline)
+    cells = []
+    with console.image_progress(len(images) * len(chosen), "comparing") as progress:
+        for image in images:
+            picture = scope.adapter.load(image)
+            cells.append(Cell(picture.pil(), picture.name if len(images) > 1 else "image"))
+            for text in chosen:
+                cells.append(panel.cell(picture, text, progress))
+                progress.advance()
+    if len(images) > 1:
+        columns: int | None = len(chosen) + 1
+        title = scope.adapter.reference
+    else:
+        columns = min(len(cells), 4) if len(cells) <= 8 else None  # more are as square as they get
+        title = f"{picture.name} · {scope.adapter.reference}"
+    title += " · in brackets: the range of random maps" if measure else ""
+    with atomic_write(path) as part:
+        write_image(sheet(cells, title, columns=columns, cmap=drawing.cmap), part)
+    results.print_result(path, as_json, {"methods": panel.documents, "refused": panel.refused})
+    for one in panel.refused if not as_json else ():
+        console.print_note(f"{one['image']}: {one['method']}: {one['reason']}")
+    return 1 if panel.refused and method else 0
+
+
+@dataclass
+class _Panel:
+    """What makes the cells, and what is known of each."""
+
+    scope: "Scope"
+    style: "StyleOptions"
+    options: dict[str, Any]
+    measured: bool
+    baseline: Any
+    documents: list[dict[str, Any]] = field(default_factory=list)
+    refused: list[dict[str, str]] = field(default_factory=list)
+    score_cache: dict[Any, Any] = field(default_factory=dict)
+
+    def cell(self, picture: "Picture", text: str, progress: console.ImageProgress) -> "Cell":
+        """Return the map of one image by one method, or the reason why there is none."""
+        from vitscope.render.sheets import Cell
+
+        name, *options = text.split(":")
+        start = time.perf_counter()
+        try:
+            e = self.scope.explain(
+                picture,
+                method=name,
+                method_options=dict(map(opt.split_option, options)),
+                progress=progress.update_forwards,
+                **self.options,
+            )
+            seconds = time.perf_counter() - start
+            measurement = None
+            if self.measured:
+                measurement = self.scope.measure(
+                    e,
+                    target=self.options["target"],
+                    metrics=_CURVES,
+                    baseline=self.baseline,
+                    score_cache=self.score_cache,
+                    progress=progress.update_forwards,
+                )
+        except MethodError as error:
+            reason = ", ".join(part for part in error.spoken("cli") if part)
+            self.refused.append({"image": picture.name, "method": text, "reason": reason})
+            return Cell(_empty(picture), text, textwrap.fill(reason, _REMARK))
+        self.documents.append(_document(e, picture.name, name, seconds, measurement))
+        title = f"auto: {e.method}" if name == "auto" else text
+        title += f" of {e.target}" if e.target else ""
+        return Cell(e.overlay(**self.style), title, _below(e, seconds, measurement))
+
+
+def _document(
+    e: "Explanation", image: str, name: str, seconds: float, measurement: "Measurement | None"
+) -> dict[str, Any]:
+    from vitscope.metrics.concentration import concentration
+
+    options = e.provenance["options"]
+    document = {"image": image, "method": name, "made_by": e.method, "target": e.target, "options": options}
+    document |= {"seconds": seconds} | concentration(e)
+    return document | ({"measurement": measurement.to_dict()} if measurement else {})
+
+
+def _below(e: "Explanation", seconds: float, measurement: "Measurement | None") -> str:
+    """Return the lines below a map: its numbers, remarks and verdicts."""
+    from vitscope.metrics.concentration import concentration
+
+    numbers = concentration(e)
+    prefix = f"prefix {numbers['prefix_share']:.0%}, " if numbers["prefix_share"] else ""
+    lines = [
+        f"{numbers['effective_patches']:.0f} of {e.map.size} patches, largest {numbers['largest_share']:.1%}",
+        f"{prefix}{seconds:.2f} s",
+        *(["not rollout"] if e.caveat else []),
+        *(textwrap.fill(remark, _REMARK) for remark in e.remarks),
+        *(_verdict(number) for number in (measurement.numbers if measurement else ())),
+    ]
+    return "\n".join(lines)
+
+
+def _empty(picture: "Picture") -> "Image.Image":
+    from PIL import Image
+
+    return Image.new("L", picture.size, 230)
+
+
+def _verdict(number: "Number") -> str:
+    """Return a number, the range of random maps and the verdict, for a line below a map."""
+    verdict = f"{MARKS[number.verdict]} {number.verdict.removesuffix(' than random')}"
+    best = f"{number.better} is better"
+    return f"{verdict}: {number.name} {number.value:.3f} ({number.low:.2f} to {number.high:.2f}; {best})"
