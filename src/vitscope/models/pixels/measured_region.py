@@ -31,6 +31,7 @@ _CLEAR = 0.35  # of the largest difference: a stripe that is seen
 _STRAIGHT = 0.8  # pixels that an edge may lie off the line through all edges
 _AGREE = 0.75  # pixels that two measurements may lie apart
 _EXACT = 0.15  # pixels
+_STEP = 0.3  # of the larger side of an edge, the smaller one is at least
 _WHOLE = 0.75  # pixels: an end so near to the image's is the image's
 
 
@@ -132,6 +133,7 @@ def _repeated(run: Run, size: tuple[int, int], made: tuple[int, int], repeats: i
         if (scales < 0).any():
             raise Lost(msg("models.processor-region.mirrored", "it mirrors the image"))
         if (np.abs(ends - np.median(ends, axis=0)) * scales).max() <= allowed:
+            _require_steps(run, size, made, found[0])
             break
     else:
         raise Lost(msg("models.processor-region.unlike", "measured several times, it is another one each time"))
@@ -140,6 +142,31 @@ def _repeated(run: Run, size: tuple[int, int], made: tuple[int, int], repeats: i
         for i in range(2)
     )
     return left, top, right, bottom
+
+
+def _require_steps(run: Run, size: tuple[int, int], made: tuple[int, int], lines: tuple[_Line, _Line]) -> None:
+    """Raise Lost where one edge along each side is not a step from one sign to the other at its place.
+
+    A slope filter answers an edge with a bump, so that the sign changes between two edges, by half a stripe beside both.
+    """
+    for side, (line, n, length) in enumerate(zip(lines, made[::-1], size, strict=True)):
+        low, high = np.clip(line.ends(n), 0, length)
+        edges = [np.array([], int), np.array([], int)]
+        edges[side] = np.array([round((low + high) / 2)])
+        profiles = _profiles(run, size, edges)
+        if not isinstance(profiles, int):
+            clear = np.where(np.abs(profiles[side]) > _CLEAR, profiles[side], 0)
+            at, reach = line.start + line.scale * edges[side][0], line.scale * (high - low) / 4
+            places = [max(0, round(place)) for place in (at - reach, at, at + reach)]
+            before, after = (clear[a:b].sum() for a, b in pairwise(places))
+            if before * after < 0 and min(abs(before), abs(after)) > _STEP * max(abs(before), abs(after)):
+                continue
+        raise Lost(
+            msg(
+                "models.processor-region.bumps",
+                "it shows an edge as a bump or not at all, not as a step, as filters for slopes do",
+            )
+        )
 
 
 def _lines(run: Run, size: tuple[int, int], made: tuple[int, int], seed: int) -> tuple[_Line, _Line]:

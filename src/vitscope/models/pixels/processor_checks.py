@@ -12,6 +12,7 @@ from vitscope._messages import msg
 from vitscope.geometry import ImageRegion
 from vitscope.models.pixels.measured_region import Lost, Run, find_box
 
+Pair: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]  # a photo with marks, with others, and signs of the marks
 Mark: TypeAlias = tuple[int, int, float]  # first and last pixel of the photo, and the middle in pixels of the input
 
 _KNOWN = frozenset(
@@ -69,9 +70,11 @@ def shows_region(
 ) -> bool:
     """Return whether the pixels of a photo show the region: small marks on the photo must change them where it says.
 
-    Marks are faint first, lighter and darker in turns, so that what follows the photo follows it as without them. Where
-    few of them change anything, as above and below a threshold, they are as dark and as bright as the photo, then black
-    and white. A photo without contrast passes: it holds nothing to mark, and nothing that a processor could follow.
+    Marks are faint first, lighter and darker in turns, so that what follows the photo follows it as without them; where
+    they are not found, four such patterns together decide, and pixels of one value may change alike, as they do where
+    colours are equalised. Where few of them change anything, as above and below a threshold, they are as dark and as
+    bright as the photo, then black and white. A photo without contrast passes: it holds nothing to mark, and nothing
+    that a processor could follow.
 
     Args:
         run: the processor.
@@ -89,44 +92,88 @@ def shows_region(
         max(1.5, 0.5 * min((abs(a - b) for a in places for b in places if a != b), default=2 * _APART))
         for places in ([y for *_, y in rows], [x for *_, x in columns])
     ]
-    for one, other in _marked(photo, grey, rows, columns):
-        made = run(one), pixels if other is photo else run(other)
-        if {part.shape for part in made} != {pixels.shape}:
+
+    def verdict(pairs: list[Pair], seen: float, moved_most: float) -> bool | None:
+        """Return whether marks are where the region says; None where few of them are seen."""
+        made = [(run(one), pixels if other is photo else run(other), signs) for one, other, signs in pairs]
+        if {part.shape for one, other, _ in made for part in (one, other)} != {pixels.shape}:
             return False
-        change = np.nan_to_num(np.abs(made[0] - made[1]).sum(0))
-        moved = np.nan_to_num(np.abs(made[0] + made[1] - 2 * pixels).sum(0))
-        if _beside(moved, spots, sizes) > _MOVED[other is photo] * change.sum():  # without marks it shows another part
+        change = np.nan_to_num(np.abs(np.mean([signs * (one - other) for one, other, signs in made], 0)).sum(0))
+        moved = np.nan_to_num(np.mean([one + other - 2 * pixels for one, other, _ in made], 0))
+        moved = np.abs(moved if len(made) == 1 else _beyond_colours(moved, np.nan_to_num(pixels))).sum(0)
+        if _beside(moved, spots, sizes) > moved_most * change.sum():  # without marks it shows another part
             return False
         change = _smoothed(np.clip(change - np.median(change), 0, None), sizes)
         found = np.array([_strength_and_miss(change, spot, reach) for spot in spots])
-        seen = _SEEN[other is photo]
         visible = found[:, 0] > 0.25 * np.quantile(found[:, 0], 1 - seen / 2)
-        if visible.mean() >= seen:
-            clear, near = visible & np.isfinite(found[:, 1]), np.hypot(*found[:, 1:].T) <= _NEAR
-            enough = (visible & near).sum() >= 0.7 * visible.sum()
-            return bool(enough and _miss(spots[clear], found[clear, 1:].clip(-2, 2), pixels.shape) <= 1)
-    return False
+        if visible.mean() < seen:
+            return None
+        clear, near = visible & np.isfinite(found[:, 1]), np.hypot(*found[:, 1:].T) <= _NEAR
+        enough = (visible & near).sum() >= 0.7 * visible.sum()
+        return bool(enough and _miss(spots[clear], found[clear, 1:].clip(-2, 2), pixels.shape) <= 1)
+
+    faint = _faint_marks(photo, rows, columns, pixels.shape)
+    found = verdict([next(faint)], _SEEN[False], _MOVED[False])
+    if found is False:  # colours follow the photo's own, and marks change those: what differs by pattern averages out
+        return verdict([*_faint_marks(photo, rows, columns, pixels.shape)], _SEEN[False], _MOVED[False]) is True
+    bright = _bright_marks(photo, grey, rows, columns)
+    while found is None:
+        pair = next(bright, None)
+        found = False if pair is None else verdict([pair], _SEEN[True], _MOVED[True])
+    return found
 
 
-def _marked(
-    photo: UInt8[np.ndarray, "H W 3"], grey: np.ndarray, rows: list[Mark], columns: list[Mark]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Iterate over pairs of the photo with marks and without, or with opposite ones."""
-    sheet, bright = np.zeros(grey.shape, np.int16), np.zeros(grey.shape, bool)
-    for i, (top, bottom, _) in enumerate(rows):
-        for j, (left, right, _) in enumerate(columns):
-            sheet[top:bottom, left:right] = (-1) ** (i + j)
-            bright[top:bottom, left:right] = grey[top:bottom, left:right].mean() >= (grey.min() + grey.max()) / 2
+def _faint_marks(
+    photo: UInt8[np.ndarray, "H W 3"], rows: list[Mark], columns: list[Mark], shape: tuple[int, ...]
+) -> Iterator[Pair]:
+    """Iterate over pairs of the photo with opposite faint marks, whose signs are orthogonal patterns."""
     up, down = np.minimum(photo.max() - photo.max(2), _FAINT), np.minimum(photo.min(2) - photo.min(), _FAINT)
-    lighter, darker = (
-        photo + np.where(sign * sheet > 0, up, 0)[..., None] - np.where(sign * sheet < 0, down, 0)[..., None]
-        for sign in (1, -1)
-    )
-    yield lighter.astype(np.uint8), darker.astype(np.uint8)
+    nearest = [
+        np.abs(np.arange(n)[:, None] + 0.5 - [middle for *_, middle in marks]).argmin(1)
+        for n, marks in zip(shape[1:], (rows, columns), strict=True)
+    ]
+    for across, along in ((1, 1), (2, 1), (1, 2), (2, 2)):
+        signs = [(-1) ** (np.arange(len(marks)) // n) for n, marks in ((across, rows), (along, columns))]
+        sheet = np.zeros(photo.shape[:2], np.int16)
+        for (top, bottom, _), row in zip(rows, signs[0], strict=True):
+            for (left, right, _), column in zip(columns, signs[1], strict=True):
+                sheet[top:bottom, left:right] = row * column
+        lighter, darker = (
+            photo + np.where(sign * sheet > 0, up, 0)[..., None] - np.where(sign * sheet < 0, down, 0)[..., None]
+            for sign in (1, -1)
+        )
+        yield (
+            lighter.astype(np.uint8),
+            darker.astype(np.uint8),
+            np.outer(signs[0][nearest[0]], signs[1][nearest[1]]),
+        )
+
+
+def _bright_marks(
+    photo: UInt8[np.ndarray, "H W 3"], grey: np.ndarray, rows: list[Mark], columns: list[Mark]
+) -> Iterator[Pair]:
+    """Iterate over pairs of the photo with marks as dark and as bright as itself, then black and white, and without."""
+    sheet, bright = np.zeros(grey.shape, bool), np.zeros(grey.shape, bool)
+    for top, bottom, _ in rows:
+        for left, right, _ in columns:
+            sheet[top:bottom, left:right] = True
+            bright[top:bottom, left:right] = grey[top:bottom, left:right].mean() >= (grey.min() + grey.max()) / 2
     own = [photo.reshape(-1, photo.shape[2])[place] for place in (grey.argmin(), grey.argmax())]
     for dark, light in (own, (0, 255)):
         marked = np.where(bright[..., None], dark, light)
-        yield np.where(sheet[..., None] != 0, marked, photo).astype(np.uint8), photo
+        yield np.where(sheet[..., None], marked, photo).astype(np.uint8), photo, np.ones((1, 1), int)
+
+
+def _beyond_colours(
+    change: Float[np.ndarray, "C Hi Wi"], pixels: Float[np.ndarray, "C Hi Wi"]
+) -> Float[np.ndarray, "C Hi Wi"]:
+    """Return what is left of a change of pixels where pixels of one value, of 64 levels, change alike."""
+    left = np.empty_like(change)
+    for part, values, out in zip(change, pixels, left, strict=True):
+        levels = ((values - values.min()) / max(np.ptp(values), 1e-12) * 63).round().astype(int)
+        counts, sums = (np.bincount(levels.ravel(), weights, 64) for weights in (None, part.ravel()))
+        out[:] = part - (sums / np.maximum(counts, 1))[levels]
+    return left
 
 
 def _miss(spots: np.ndarray, offsets: np.ndarray, shape: tuple[int, ...]) -> float:
