@@ -206,7 +206,8 @@ def test_a_signed_slope_is_refused_on_a_flat_photo_too(side, axis):
     """Its sign changes half a stripe beside the edges; a flat photo takes no marks that would show it."""
 
     def slope(image):
-        return torch.from_numpy(np.gradient(np.asarray(image.convert("L").resize((side, side)), float), axis=axis))[None]
+        grey = np.asarray(image.convert("L").resize((side, side)), float)
+        return torch.from_numpy(np.gradient(grey, axis=axis))[None]
 
     for image in (Image.new("RGB", (120, 90), (90, 90, 90)), photo(120, 90)):
         with raises(LayoutError, "models.processor-region", hint="models.processor-region.hint") as caught:

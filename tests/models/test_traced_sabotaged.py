@@ -15,13 +15,17 @@ from tests.models import (
     sabotaged_loops,
     sabotaged_mixing,
     sabotaged_tokens,
+    sabotaged_views,
 )
 from tests.models.sabotaged import HEADS, SABOTAGED, Tiny, wanted
 from tests.models.traced_row import as_it_is
 from vitscope.errors import CaptureError, LayoutError, VitscopeError
 from vitscope.geometry import TokenLayout
 
-PARTS = (sabotaged_attention, sabotaged_flow, sabotaged_kernels, sabotaged_loops, sabotaged_mixing, sabotaged_tokens)
+PARTS = (
+    *(sabotaged_attention, sabotaged_flow, sabotaged_kernels, sabotaged_loops, sabotaged_mixing, sabotaged_tokens),
+    sabotaged_views,
+)
 EACH = pytest.mark.parametrize("case", SABOTAGED, ids=lambda case: case.twist)
 RIGHT = [case for case in SABOTAGED if callable(case.truth)]
 
@@ -120,8 +124,15 @@ def test_with_a_given_layout_loops_are_one_layer_too(twist):
 def test_images_in_a_loop_are_refused_in_a_batch_of_a_given_layout():
     looped = next(case for case in SABOTAGED if case.twist == "pictures in a loop").model()
     scope = vitscope.load(looped, processor=as_it_is(looped.size), layout=GIVEN)
-    with raises(CaptureError, "models.images-in-a-loop", "models.images-in-a-loop.hint"):
+    with raises(CaptureError, "tracing.images-in-a-loop", "tracing.images-in-a-loop.hint"):
         scope.attribute(pixels_of(looped, 2), method="rollout")
+
+
+def test_views_in_one_batch_are_refused_with_a_given_layout_too():
+    model = next(case for case in SABOTAGED if case.twist == "both views in one batch").model()
+    scope = vitscope.load(model, processor=as_it_is(model.size), layout=GIVEN)
+    with raises(CaptureError, "tracing.views-in-a-batch", "tracing.views-in-a-batch.hint"):
+        scope.attribute(pixels_of(model), method="rollout")
 
 
 def test_the_case_of_a_loop_over_pictures():

@@ -103,6 +103,39 @@ def test_the_program_of_the_issue(edge):
     assert beyond[:, int(right + 1) :].all()
 
 
+@pytest.mark.parametrize(("left", "top", "side"), [(4, 4, 24), (0, 8, 24), (6, 2, 20), (0, 0, 24)])
+def test_a_crop_that_the_model_enlarges_by_itself(left, top, side):
+    """Resizing spreads what each patch sees, so the cells come from the middles of patches, known by hand."""
+
+    class Cropping(Embedding):
+        def forward(self, x):
+            x = x[..., top : top + side, left : left + side]
+            return super().forward(nn.functional.interpolate(x, (32, 32), mode="bilinear"))
+
+    model = Cropping(kernel_size=8, stride=8).eval()
+    e = vitscope.load(model, processor=_resized(32, 32)).explain(photo(64, 64), method="rollout")
+    assert e.region.cells == pytest.approx((2 * left, 2 * top, 2 * (left + side), 2 * (top + side)), abs=0.2)
+    seen = ~np.isnan(e.heat())
+    assert not seen[: 2 * top - 1].any()
+    assert not seen[2 * (top + side) + 1 :].any()
+    assert not seen[:, : 2 * left - 1].any()
+    assert seen[2 * top + 1 : 2 * (top + side) - 1, 2 * left + 1 : 2 * (left + side) - 1].all()
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest"])
+def test_an_image_that_the_model_enlarges_whole_keeps_its_place(mode):
+    class Enlarging(Embedding):
+        def forward(self, x):
+            return super().forward(nn.functional.interpolate(x, (40, 48), mode=mode))
+
+    e = vitscope.load(Enlarging(kernel_size=8, stride=8).eval(), processor=_resized(32, 32)).explain(
+        photo(64, 64), method="rollout"
+    )
+    assert e.map.shape == (5, 6)
+    assert (e.region.cells, e.region.box) == (None, (0, 0, 64, 64))
+    assert not np.isnan(e.heat()).any()
+
+
 def test_swin_pads_and_the_map_stays_where_its_patches_are():
     torch.manual_seed(0)
     config = transformers.SwinConfig(

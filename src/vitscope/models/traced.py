@@ -26,7 +26,7 @@ from vitscope.models.weights.weights import hash_of
 from vitscope.tracing.block_finder import find_block_map
 from vitscope.tracing.block_io import BlockMap
 from vitscope.tracing.chain import OperatorChain, graph_outputs, layer_blocks, operator_chain
-from vitscope.tracing.effect import check_effect, check_repeats
+from vitscope.tracing.effect import check_effect, check_images, check_repeats
 from vitscope.tracing.loops import Loop, join_recorded
 from vitscope.tracing.trace import Trace
 from vitscope.tracing.trace import trace as trace_model
@@ -129,22 +129,6 @@ class TracedAdapter(ClassScores):
             log.debug("%s has a given layout and is not searched for loops: %s", type(self.model).__name__, error)
             return ()
         return traced.loops
-
-    def _check_images(self, recorder: AttentionRecorder, images: int) -> None:
-        """Raise a CaptureError where a forward of several images made attention calls for single ones."""
-        for block in recorder.blocks:
-            if images > 1 and block.shape[0] % images:
-                raise CaptureError(
-                    msg(
-                        "models.images-in-a-loop",
-                        "{module} makes attention calls of {found} images in a forward of {images}: it runs them one "
-                        "after another",
-                        module=block.name,
-                        found=block.shape[0],
-                        images=images,
-                    ),
-                    msg("models.images-in-a-loop.hint", "use {@batch_size=1}, or call attention once for the batch"),
-                )
 
     @torch.random.fork_rng(devices=())
     def _record_forward(self, size: tuple[int, int]) -> AttentionRecorder:
@@ -306,7 +290,7 @@ class TracedAdapter(ClassScores):
         logits = answer if self.classifies(answer) else None
         if self.given_layout is not None:
             recorder.recorded_calls = join_recorded(recorder.recorded_calls, self._given_loops)
-            self._check_images(recorder, len(answer))
+            check_images(recorder.blocks, len(answer), self.given_layout.tokens)
             return recorder.store(self.given_layout, logits=logits, answer=answer)
         found = self.trace(size)
         missing = set(found.layers) - set(recorder.recorded_calls)

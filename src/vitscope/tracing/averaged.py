@@ -18,7 +18,7 @@ from vitscope.attention.changes import Changes
 from vitscope.attention.model_modes import eval_mode, own_state
 from vitscope.errors import LayoutError, first_line
 from vitscope.tracing.attention_calls import einsum, fused_attention, matmul, multi_head_attention, softmax
-from vitscope.tracing.network import SUBTRACTIONS, AveragedNetwork
+from vitscope.tracing.network import SUBTRACTIONS, AveragedNetwork, apart, choice_refused
 from vitscope.tracing.records import CAPTURE_HINT, varies
 from vitscope.tracing.rules import (
     BINARY,
@@ -221,6 +221,8 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
             return self.binary(name, args, kwargs)
         if name in REDUCTIONS:
             return self._reduce(name, x, args, kwargs)
+        if name in ("sort", "topk") and "runs" in x.marks:
+            raise choice_refused(name)
         if name in ("sort", "topk") and self._same_along(name, x, args, kwargs):
             return token_tensors(func(*args, **kwargs), tokens)
         if name == "cumsum" and not x.product and not self._same_along(name, x, args, kwargs):
@@ -289,11 +291,15 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
         calls = [part.attended - part.joined if isinstance(part, TokenTensor) else frozenset() for part in parts]
         if len(parts) > 1 and all(calls) and len(frozenset().union(*calls)) == sum(map(len, calls)):
             self.side_by_side.append(tuple(calls))
+        if apart([part for part in parts if isinstance(part, TokenTensor) and part.attended]):
+            joined.marks |= {"runs"}
         return joined
 
     def _reduce(self, name: str, x: TokenTensor, args: Any, kwargs: Any) -> Any:
         """Return the mean over the axes that a reduction of that name reduces."""
         mean, dims = _mean_of_axes(name, x, args, kwargs)
+        if "runs" in x.marks and (name in _EXTREMES or name == "logsumexp"):
+            raise choice_refused(name)
         fresh = x.attended - x.joined
         if fresh and x.ndim - 1 not in dims:  # stacked to be added up, as parallel branches are: no heads of one layer
             self.side_by_side = [parts for parts in self.side_by_side if not frozenset().union(*parts) <= fresh]
@@ -337,6 +343,7 @@ def _mean_of_axes(name: str, x: TokenTensor, args: Any, kwargs: Any) -> tuple[An
         dim = tuple(range(x.ndim)) if not isinstance(dim, bool) else None
     axes = range(x.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
     mean = token_tensor(x.mean(dim, keepdim=keep), x, product=x.product)
+    mean.marks -= {"runs"}
     reduced = tuple(axis % x.ndim for axis in axes)
     if name in ("var_mean", "std_mean"):
         return (mean, mean), reduced

@@ -1,16 +1,18 @@
-"""Check on the real model that its answer depends on attention, and on the image through attention alone."""
+"""Check on the real model that its answer depends on attention, on the image through attention alone, and repeats."""
 
 import logging
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from vitscope._messages import Message, msg
+from vitscope.attention.blocks import Block
 from vitscope.attention.capture import capture
 from vitscope.attention.model_modes import eval_mode, frozen_parameters, own_state
 from vitscope.attention.recorder import RecordedCall
 from vitscope.attention.store import GraphOutput
-from vitscope.errors import LayoutError
+from vitscope.errors import CaptureError, LayoutError
 from vitscope.tracing.averaged import Run
 from vitscope.tracing.placement import quantised_modules
 from vitscope.tracing.records import CAPTURE_HINT
@@ -153,6 +155,35 @@ def check_repeats(model: nn.Module, first: list[Tensor], second: list[Tensor]) -
             "training=self.training",
         ),
     )
+
+
+def check_images(blocks: Sequence[Block], images: int, tokens: int) -> None:
+    """Raise a CaptureError where calls between that many tokens are not of the images of a forward, each once."""
+    for block in blocks:
+        if images > 1 and block.shape[0] % images:
+            raise CaptureError(
+                msg(
+                    "tracing.images-in-a-loop",
+                    "{module} makes attention calls of {found} images in a forward of {images}: it runs them one after "
+                    "another",
+                    module=block.name,
+                    found=block.shape[0],
+                    images=images,
+                ),
+                msg("tracing.images-in-a-loop.hint", "use {@batch_size=1}, or call attention once for the batch"),
+            )
+        if block.shape[0] > images and block.shape[2] == tokens:
+            raise CaptureError(
+                msg(
+                    "tracing.views-in-a-batch",
+                    "{module} makes attention calls of {found} images in a forward of {images}: which of them, such as "
+                    "views of one image, the answer is made of is not known",
+                    module=block.name,
+                    found=block.shape[0],
+                    images=images,
+                ),
+                msg("tracing.views-in-a-batch.hint", "explain the model on one view of each image"),
+            )
 
 
 def _untrained(model: nn.Module) -> bool:

@@ -1,5 +1,6 @@
 """State of one run of the averaged network: attention calls, residuals, merges and tokens from outside the image."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ from vitscope.tracing.records import (
 )
 from vitscope.tracing.token_tensor import (
     BackwardPlan,
+    ComparisonTensor,
     TokenTensor,
     average_tokens,
     residual,
@@ -29,8 +31,10 @@ from vitscope.tracing.token_tensor import (
     token_tensor,
 )
 
+CHOOSING = frozenset({"maximum", "minimum", "fmax", "fmin", "max", "min", "where"})
 SUBTRACTIONS = frozenset({"sub", "subtract"})
 _PRODUCTS = frozenset({"mul", "multiply", "div", "truediv", "divide", "true_divide"})
+_ONE_RUN = msg("tracing.one-run.hint", "explain one of them by itself, or their mean")
 _MOST_MERGED = 9  # tokens that merging makes one of, 3 x 3 at most
 _PREFIX_NAMES = ("cls", "class", "reg", "dist", "detection")
 
@@ -86,7 +90,7 @@ class AveragedNetwork:
         self._uses[event] = self._uses.get(event, -1) + 1
         if event in value.joined:  # a later layer uses the same weights again
             event = used_again(event, self._uses[event])
-        call = TracedCall(event, value.mean(-1), queries)
+        call = TracedCall(event, value.mean(-1), queries, before=value.attended)
         call.channels = event in self.channels or (self.probing and channels_mix(value))
         self.calls.append(call)
         if call.channels:
@@ -98,7 +102,7 @@ class AveragedNetwork:
 
     def merge(self, before: TokenTensor, after: TokenTensor, axis: int, always: bool = False) -> TokenTensor:
         """Note that a layer before any attention may have merged the positions of `before` into tokens."""
-        after.product = before.product
+        after.product, after.marks = before.product, after.marks - {"runs", "gated"}
         if not after.attended and not after.product and after.requires_grad:
             real = always or (self.probing and varies(before, axis))
             self.merges.append(TokenMerge(after, axis % after.ndim, real))
@@ -147,6 +151,8 @@ class AveragedNetwork:
         """Combine two tensors: a residual connection, a gate, or a mean."""
         values = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
         pair = [v for v in values if isinstance(v, TokenTensor)]
+        if name in CHOOSING and apart(pair) and (name != "where" or isinstance(values[0], ComparisonTensor)):
+            raise choice_refused(name)
         shape = broadcast_shape(*(v.shape for v in values))
         if any(p.product for p in pair):
             if not all(p.product for p in pair):
@@ -167,6 +173,7 @@ class AveragedNetwork:
                 self.check_same_places(content, gate)
             out = token_tensor(content.expand(shape), content)
             out.marks |= {"weighted"} if "shares" in gate.marks else frozenset()
+            out.marks |= {"gated"} if name in ("mul", "multiply") else frozenset()
             return out
         if name not in ("add", *SUBTRACTIONS):
             return _mean_of(a, b, shape)
@@ -216,11 +223,20 @@ class AveragedNetwork:
 
     def _sum(self, a: TokenTensor, b: TokenTensor, shape: tuple[int, ...]) -> Tensor:
         """Add tokens outside of residual connections: their mean, weighted by the numbers before them."""
+        if "gated" in a.marks | b.marks and apart([a, b]):
+            raise LayoutError(
+                msg(
+                    "tracing.weighted-runs",
+                    "several runs of attention layers, such as views of the image, or models, are weighted with numbers "
+                    "computed from the image before they are added: how much of each the answer reads is not known",
+                ),
+                _ONE_RUN,
+            )
         if "extreme" in a.marks | b.marks:
             return _mean_of(a, b, shape)
         if min(a.factor, b.factor) > 0:
             return _mean_of(a, b, shape, a.factor / (a.factor + b.factor))
-        if a.attended and b.attended and self.probing and not same_places(a, b):
+        if a.attended and b.attended and self.probing and (apart([a, b]) or not same_places(a, b)):
             raise LayoutError(
                 msg(
                     "tracing.subtracted",
@@ -242,6 +258,26 @@ class AveragedNetwork:
                 ),
                 CAPTURE_HINT,
             )
+
+
+def apart(parts: Sequence[TokenTensor]) -> bool:
+    """Return whether parts come from several runs of layers, as those of two views or of two models do."""
+    return len(parts) > 1 and all(
+        part.joined - frozenset().union(*(other.attended for other in parts if other is not part)) for part in parts
+    )
+
+
+def choice_refused(function: str) -> LayoutError:
+    """Return the error of a function that takes the larger of several runs' numbers."""
+    return LayoutError(
+        msg(
+            "tracing.chosen-run",
+            "'{function}' chooses by their values between several runs of attention layers, such as views of the "
+            "image, or models: which of them is read differs from class to class and from image to image",
+            function=function,
+        ),
+        _ONE_RUN,
+    )
 
 
 def broadcast_shape(*shapes: Any) -> tuple[int, ...]:

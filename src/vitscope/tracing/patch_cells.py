@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,14 +43,38 @@ def find_cells(
         _side({place[axis]: extent[axis] for place, extent in known}, count, size[axis])
         for axis, count in enumerate((rows, columns))
     )
-    if down is None or across is None:
+    if down is None or across is None:  # resized before the patches are cut: the edges of what they see are spread
         log.debug("patches of %s x %s pixels lie unevenly: %s", *size, found)
-        return None, None
+        cells = _by_centres(finest, tensors)
+        if cells is None or np.abs(np.array(cells) - (0, 0, size[1], size[0])).max() <= _OFF:
+            return None, None
+        ends = np.array([extent for _, extent in known], float)
+        (first, begin), (last, end) = ends[..., 0].min(0).tolist(), ends[..., 1].max(0).tolist()
+        return cells, (begin, first, end, last)
     ((top, bottom), (first, last)), ((left, right), (begin, end)) = down, across
     if (left, top, right, bottom) == (0, 0, size[1], size[0]):
         return None, None
     log.debug("the patches of %s x %s pixels tile %s", *size, (left, top, right, bottom))
     return (left, top, right, bottom), (begin, first, end, last)
+
+
+def _by_centres(finest: FinestTokens, tensors: list[tuple[Tensor, int]]) -> _Box | None:
+    """Return the box that evenly spaced centres of tokens tile; None where they are not, or there are too few."""
+    if len(tensors) != 1 or min(finest.grid) < 2:
+        return None
+    values, axis = tensors[0]
+    mass, *places = values.as_subclass(Tensor).detach().mean(axis).reshape(4, -1)[:3].double()
+    columns = finest.grid[1]
+    ranks = finest.order % columns, finest.order.div(columns, rounding_mode="floor")
+    ends: list[tuple[float, float]] = []
+    for place, rank, count in zip(places, ranks, finest.grid[::-1], strict=True):
+        centres = torch.stack([(place / mass)[rank == n].mean() for n in range(count)]).cpu().numpy()
+        stride, start = np.polyfit(np.arange(count) + 0.5, centres, 1)
+        if np.abs(start + stride * (np.arange(count) + 0.5) - centres).max() > _OFF:
+            return None
+        ends.append((float(start), float(start + stride * count)))
+    (left, right), (top, bottom) = ends
+    return left, top, right, bottom
 
 
 def leaves_out(cells: _Box, seen: _Box, grid: tuple[int, int], size: tuple[int, int]) -> bool:

@@ -38,6 +38,7 @@ class TracedCall:
         queries: the number of its queries, N.
         joined: a residual connection added its result.
         channels: it mixes channels, not tokens.
+        before: the calls whose results its values hold.
     """
 
     event: int
@@ -45,6 +46,7 @@ class TracedCall:
     queries: int
     joined: bool = False
     channels: bool = False
+    before: frozenset[int] = frozenset()
 
 
 @dataclass(eq=False)

@@ -20,7 +20,8 @@ class TokenTensor(Tensor):
         valid: right after padding, 0 where there is padding.
         marks: what else happened to it since the last attention: "weighted" where each token was multiplied with a
             number of its own, "shares" where a softmax that is no attention normalised it over tokens, "extreme" where
-            it is the largest or smallest of several.
+            it is the largest or smallest of several, "runs" where several runs of layers lie side by side in it,
+            "gated" where it was multiplied with fewer numbers that come from the image.
         factor: the number that it has just been multiplied with; 1 after any other function.
         just_joined: a residual connection has just added attention to it; pointwise functions may have followed.
     """

@@ -154,6 +154,17 @@ def trace(
         isotropic = is_plain_rollout(readout, token_weights(), matrices, pool is not None)
     isotropic = isotropic and not parallel
     if loops and not isotropic:
+        before = {call.event: call.before for call in network.calls}
+        if any(before[second] & {*loop.events} for loop in loops for second in loop.events):
+            raise LayoutError(
+                msg(
+                    "tracing.heads-in-turn",
+                    "{model} gives each head of a layer what the head before it made of the tokens: attention of "
+                    "heads that follow one another is no mean over heads",
+                    model=type(model).__name__,
+                ),
+                CAPTURE_HINT,
+            )
         raise LayoutError(
             msg(
                 "tracing.loops-in-parts",

@@ -147,7 +147,7 @@ def _repeated(run: Run, size: tuple[int, int], made: tuple[int, int], repeats: i
 def _require_steps(run: Run, size: tuple[int, int], made: tuple[int, int], lines: tuple[_Line, _Line]) -> None:
     """Raise Lost where one edge along each side is not a step from one sign to the other at its place.
 
-    A slope filter answers an edge with a bump, so that the sign changes between two edges, by half a stripe beside both.
+    A slope filter answers an edge with a bump, so that its sign changes between two edges, half a stripe beside each.
     """
     for side, (line, n, length) in enumerate(zip(lines, made[::-1], size, strict=True)):
         low, high = np.clip(line.ends(n), 0, length)

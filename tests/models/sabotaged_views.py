@@ -1,0 +1,86 @@
+"""Sabotaged models, part 7: several views of one image, and several models, in one answer."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tests.models.sabotaged import Matrices, Tiny, from_cls, grid, sabotaged
+
+
+class Views(Tiny):
+    """The answers to the image and to its mirror image, put together."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.together(super().forward(x), super().forward(x.flip(-1)))
+
+    def together(self, one: Tensor, other: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def both_views(share: float) -> object:
+    """Rollout of the first two matrices, and of the last two mirrored back, by their shares."""
+
+    def truth(model: Tiny, a: Matrices) -> np.ndarray:
+        return share * grid(from_cls(a[:2])) + (1 - share) * grid(from_cls(a[2:]))[:, ::-1]
+
+    return truth
+
+
+@sabotaged("the mean of two views", both_views(0.5), layers=4)
+class MeanOfViews(Views):
+    def together(self, one: Tensor, other: Tensor) -> Tensor:
+        return torch.stack([one, other]).mean(0)
+
+
+@sabotaged("four fifths of one view", both_views(0.8), layers=4)
+class MostlyOne(Views):
+    def together(self, one: Tensor, other: Tensor) -> Tensor:
+        return 0.8 * one + 0.2 * other
+
+
+@sabotaged("the larger of two views", "tracing.chosen-run")
+class LargerView(Views):
+    def together(self, one: Tensor, other: Tensor) -> Tensor:
+        return torch.maximum(one, other)
+
+
+@sabotaged("the largest of two stacked views", "tracing.chosen-run")
+class LargestView(Views):
+    def together(self, one: Tensor, other: Tensor) -> Tensor:
+        return torch.stack([one, other], 1).amax(1)
+
+
+@sabotaged("the first of two sorted views", "tracing.chosen-run")
+class SortedViews(Views):
+    def together(self, one: Tensor, other: Tensor) -> Tensor:
+        return torch.stack([one, other], 1).sort(1).values[:, 0]
+
+
+@sabotaged("the surer of two views", "tracing.chosen-run")
+class SurerView(Views):
+    def together(self, one: Tensor, other: Tensor) -> Tensor:
+        surer = one.softmax(-1).amax(-1, keepdim=True) > other.softmax(-1).amax(-1, keepdim=True)
+        return torch.where(surer, one, other)
+
+
+@sabotaged("the larger of two views by a rectifier", "tracing.subtracted")
+class RectifiedViews(Views):
+    def together(self, one: Tensor, other: Tensor) -> Tensor:
+        return other + (one - other).relu()
+
+
+@sabotaged("two views, each as much as it is sure", "tracing.weighted-runs")
+class SureViews(Views):
+    def together(self, one: Tensor, other: Tensor) -> Tensor:
+        one, other = one.softmax(-1), other.softmax(-1)
+        return one * one.amax(-1, keepdim=True) + other * other.amax(-1, keepdim=True)
+
+
+class Batched(Tiny):
+    """Both views in one batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(torch.cat([x, x.flip(-1)])).unflatten(0, (2, -1)).mean(0)
+
+
+sabotaged("both views in one batch", "tracing.no-grid")(Batched)
