@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 import vitscope
@@ -133,6 +134,12 @@ def test_views_in_one_batch_are_refused_with_a_given_layout_too():
     scope = vitscope.load(model, processor=as_it_is(model.size), layout=GIVEN)
     with raises(CaptureError, "tracing.views-in-a-batch", "tracing.views-in-a-batch.hint"):
         scope.attribute(pixels_of(model), method="rollout")
+
+
+def test_heads_that_follow_one_another_are_refused_as_such():
+    """EfficientViT-M adds what one head made to the tokens of the next: its source says so, and nothing of windows."""
+    with raises(LayoutError, "tracing.heads-in-turn"):
+        vitscope.load(timm.create_model("efficientvit_m0", num_classes=5).eval())
 
 
 def test_the_case_of_a_loop_over_pictures():

@@ -227,8 +227,9 @@ class AveragedNetwork:
             raise LayoutError(
                 msg(
                     "tracing.weighted-runs",
-                    "several runs of attention layers, such as views of the image, or models, are weighted with numbers "
-                    "computed from the image before they are added: how much of each the answer reads is not known",
+                    "several runs of attention layers, such as views of the image, or models, are weighted with "
+                    "numbers computed from the image before they are added: how much of each the answer reads is not "
+                    "known",
                 ),
                 _ONE_RUN,
             )

@@ -154,27 +154,7 @@ def trace(
         isotropic = is_plain_rollout(readout, token_weights(), matrices, pool is not None)
     isotropic = isotropic and not parallel
     if loops and not isotropic:
-        before = {call.event: call.before for call in network.calls}
-        if any(before[second] & {*loop.events} for loop in loops for second in loop.events):
-            raise LayoutError(
-                msg(
-                    "tracing.heads-in-turn",
-                    "{model} gives each head of a layer what the head before it made of the tokens: attention of "
-                    "heads that follow one another is no mean over heads",
-                    model=type(model).__name__,
-                ),
-                CAPTURE_HINT,
-            )
-        raise LayoutError(
-            msg(
-                "tracing.loops-in-parts",
-                "{model} makes {count} attention calls for one layer, of tokens that not all layers see: which call is "
-                "of which tokens is not known",
-                model=type(model).__name__,
-                count=len(loops[0].events),
-            ),
-            CAPTURE_HINT,
-        )
+        raise _loops_refused(model, network, loops)
     if pool is not None:  # the pooling may leave the prefix out
         isotropic = isotropic and keys[pool] == layout.tokens and order is None
     log.debug(
@@ -241,6 +221,27 @@ def _without_loops(
     loops = find_loops(network.side_by_side, calls)
     loops = tuple(loop for loop in loops if not counted.isdisjoint(loop.events))
     return join_traced(calls, loops), loops, counted | {loop.events[0] for loop in loops}
+
+
+def _loops_refused(model: nn.Module, network: AveragedNetwork, loops: Sequence[Loop]) -> LayoutError:
+    """Return the error of calls for one layer that cannot be joined."""
+    name, before = type(model).__name__, {call.event: call.before for call in network.calls}
+    if any(before[event] & {*loop.events} for loop in loops for event in loop.events):
+        in_turn = msg(
+            "tracing.heads-in-turn",
+            "{model} gives each head of a layer what the head before it made of the tokens: attention of heads that "
+            "follow one another is no mean over heads",
+            model=name,
+        )
+        return LayoutError(in_turn, CAPTURE_HINT)
+    problem = msg(
+        "tracing.loops-in-parts",
+        "{model} makes {count} attention calls for one layer, of tokens that not all layers see: which call is of "
+        "which tokens is not known",
+        model=name,
+        count=len(loops[0].events),
+    )
+    return LayoutError(problem, CAPTURE_HINT)
 
 
 def set_random_attention(
