@@ -16,11 +16,13 @@ export default [
       "no-unused-vars": ["error", { ignoreRestSiblings: true }],
       "object-shorthand": "error",
       "no-implied-eval": "error",
-      "no-restricted-properties": [
+      "no-restricted-syntax": [
         "error",
-        { property: "innerHTML", message: "texts are set as text, never as markup" },
-        { property: "outerHTML", message: "texts are set as text, never as markup" },
-        { property: "insertAdjacentHTML", message: "texts are set as text, never as markup" },
+        {
+          selector:
+            "AssignmentExpression[left.property.name=/^(inner|outer)HTML$/], CallExpression[callee.property.name='insertAdjacentHTML']",
+          message: "texts are set as text, never as markup",
+        },
       ],
     },
     linterOptions: { reportUnusedDisableDirectives: "error" },

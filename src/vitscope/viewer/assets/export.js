@@ -3,7 +3,7 @@
 import { commandOf, lostBy, tokenOf } from "./command.js";
 import { el } from "./dom.js";
 import { npy, zip } from "./npz.js";
-import { pictureOf } from "./exportImage.js";
+import { pdfOf, pictureOf, svgOf } from "./exportImage.js";
 import { scaleOf, stateOf } from "./scene.js";
 import { toFragment } from "./store.js";
 
@@ -65,6 +65,16 @@ export function linkOf({ scene, store, initial, host }) {
   return location.href.split("#")[0] + (host.fragment?.(fragment) ?? (fragment ? `#${fragment}` : ""));
 }
 
+// The line that puts what is shown into another page or a slide: the file lies beside it, or where it is served from.
+export function frameOf(ctx) {
+  const [path, fragment = ""] = linkOf(ctx).split("#"),
+    page = path.startsWith("file:") ? path.split("/").at(-1) : path;
+  const frame = el("iframe", { title: `${ctx.scene.caption} · ${ctx.data.header.photo.name}` });
+  const given = { src: `${page.split("?")[0]}?embed${fragment && `#${fragment}`}`, width: "960", height: "540" };
+  for (const [name, value] of Object.entries({ ...given, frameborder: "0" })) frame.setAttribute(name, value);
+  return frame.outerHTML;
+}
+
 // A file's name says what is in it.
 export function stemOf({ data, scene }) {
   const { source, layer, head, query, rolled } = scene.of;
@@ -111,8 +121,19 @@ export function panel(root, ctx) {
         status.textContent = t("saved", { name });
       },
     });
+  async function copyPicture() {
+    try {
+      await navigator.clipboard.write([new ClipboardItem({ "image/png": pictureOf(ctx) })]);
+      status.textContent = t("picture_copied");
+    } catch {
+      status.textContent = t("picture_not_copied");
+    }
+  }
   const buttons = [
     button("save_png", "png", () => pictureOf(ctx)),
+    button("save_svg", "svg", () => svgOf(ctx)),
+    button("save_pdf", "pdf", () => pdfOf(ctx)),
+    el("button", { type: "button", class: "vs-quiet", text: t("copy_picture"), onclick: copyPicture }),
     button("save_npz", "npz", () => arraysOf(ctx)),
     button("save_json", "json", () => new Blob([JSON.stringify(recordOf(ctx), null, 1)], { type: "application/json" })),
   ];
@@ -139,6 +160,7 @@ export function panel(root, ctx) {
     now = () => stateOf(ctx.scene, store.get());
   const fields = [
     host.kind !== "notebook" && field("as_link", () => linkOf(ctx)),
+    host.kind === "file" && field("as_frame", () => frameOf(ctx)),
     field("as_command", () => commandOf(now(), data, ctx.other), lost),
     data.header.command && field("as_page", () => data.header.command),
   ].filter(Boolean);

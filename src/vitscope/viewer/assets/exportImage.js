@@ -1,12 +1,15 @@
 // What is shown as a picture with its legend: what it is, its colour scale and unit, and what it was made by.
 
 import { commandOf } from "./command.js";
+import { svg } from "./chart.js";
 import { drawRamp, shapeOf } from "./heat.js";
+import { pdf } from "./pdf.js";
 import { withTexts } from "./png.js";
 import { colourOf, meaningOf, numberText, scaleOf, stateOf } from "./scene.js";
 
 const SMALLEST = 960,
-  LARGEST = 1600; // pixels: a legend needs some, a talk no more
+  LARGEST = 1600, // pixels: a legend needs some, a talk no more
+  GREY = "grayscale(.7)";
 
 function wrapped(context, text, width) {
   const lines = [];
@@ -35,7 +38,8 @@ function markedOn({ data, scene, t }, state) {
   return [[...query, ...best, ...pins, ...sinks].join(" · ")].filter(Boolean);
 }
 
-export async function pictureOf(ctx) {
+// The drawing: its size, images `[source, x, y, width, height, grey]` and lines of text, and what it says of itself.
+async function drawingOf(ctx) {
   const { data, store, stage } = ctx;
   await stage.image.decode().catch(() => null);
   if (ctx.second && ctx.scene.other) await ctx.second.image.decode().catch(() => null);
@@ -54,84 +58,132 @@ export async function pictureOf(ctx) {
   const high = Math.round((wide * h) / w),
     unit = wide / 50,
     pad = unit * 1.2;
-  const canvas = document.createElement("canvas"),
-    context = canvas.getContext("2d");
-  const family = getComputedStyle(ctx.root).fontFamily,
+  const context = document.createElement("canvas").getContext("2d"),
+    family = getComputedStyle(ctx.root).fontFamily,
     { header } = data;
-  const font = (size, weight = 400) => {
-    context.font = `${weight} ${size * unit}px ${family}`;
+  const styles = { title: [1.15 * unit, 600, "#1b1c1e"], small: [0.8 * unit, 400, "#43464b"] };
+  const broken = (text, style, width) => {
+    const [size, weight] = styles[style];
+    context.font = `${weight} ${size}px ${family}`;
+    return wrapped(context, text, width);
   };
-  canvas.width = wide;
-  font(0.8);
-  const small = [
+  const images = [],
+    texts = [];
+  const write = (text, style, x, top, align = "left") => {
+    const [size, weight, colour] = styles[style];
+    texts.push({ text, x, y: top + 0.9 * size, size, weight, colour, align });
+  };
+  let x = 0;
+  for (const { image, heat, over, shape } of photos) {
+    const part = (high * shape[0]) / shape[1];
+    images.push([image, x, 0, part, high, state.opacity > 0], [heat, x, 0, part, high], [over, x, 0, part, high]);
+    x += part;
+  }
+  let y = high + pad;
+  for (const line of broken(words.caption, "title", wide - 2 * pad)) {
+    write(line, "title", pad, y);
+    y += 1.5 * unit;
+  }
+  const bar = scene.values ? Math.min(22 * unit, wide - 2 * pad) : 0;
+  y += 0.3 * unit;
+  if (scene.values) {
+    const ramp = document.createElement("canvas");
+    ramp.width = 256;
+    ramp.height = 1;
+    drawRamp(ramp, colourOf(scaleOf(scene, state), state));
+    images.push([ramp, pad, y, bar, unit * 0.8]);
+    write(words.low, "small", pad, y + unit * 1.1);
+    write(words.middle, "small", pad + bar / 2, y + unit * 1.1, "center");
+    write(words.high, "small", pad + bar, y + unit * 1.1, "right");
+  }
+  const beside = pad + bar + (bar ? unit : 0);
+  broken(words.unit, "small", wide - beside - pad).forEach((line, i) =>
+    write(line, "small", beside, y + unit * 1.05 * i),
+  );
+  y += 3.1 * unit;
+  const told = [
     meaningOf(scene.entry, ctx.t),
     words.note,
     verdictsOn(ctx),
     ...markedOn(ctx, state),
     `${header.model.reference} · ${header.photo.name}${scene.other ? ` · ${ctx.other.header.photo.name}` : ""} · vitscope ${header.vitscope}`,
-  ]
-    .filter(Boolean)
-    .flatMap((text) => wrapped(context, text, wide - 2 * pad));
-  font(1.15, 600);
-  const title = wrapped(context, words.caption, wide - 2 * pad);
-  canvas.height = Math.round(high + pad * 1.6 + unit * (1.5 * title.length + 4.4 + 1.15 * small.length));
-  context.fillStyle = "#fff";
-  context.fillRect(0, 0, canvas.width, canvas.height);
-  let x = 0;
-  for (const { image, heat, over, shape } of photos) {
-    const part = (high * shape[0]) / shape[1];
-    context.filter = state.opacity > 0 ? "grayscale(.7)" : "none";
-    context.drawImage(image, x, 0, part, high);
-    context.filter = "none";
-    context.drawImage(heat, x, 0, part, high);
-    context.drawImage(over, x, 0, part, high);
-    x += part;
-  }
-
-  let y = high + pad;
-  context.textBaseline = "top";
-  context.fillStyle = "#1b1c1e";
-  font(1.15, 600);
-  for (const line of title) {
-    context.fillText(line, pad, y);
-    y += 1.5 * unit;
-  }
-  const ramp = document.createElement("canvas"),
-    bar = scene.values ? Math.min(22 * unit, wide - 2 * pad) : 0;
-  ramp.width = 256;
-  ramp.height = 1;
-  y += 0.3 * unit;
-  if (scene.values) {
-    drawRamp(ramp, colourOf(scaleOf(scene, state), state));
-    context.drawImage(ramp, pad, y, bar, unit * 0.8);
-  }
-  font(0.8);
-  context.fillStyle = "#43464b";
-  const ends = !scene.values
-    ? []
-    : [
-        [words.low, "left", pad],
-        [words.middle, "center", pad + bar / 2],
-        [words.high, "right", pad + bar],
-      ];
-  for (const [text, align, at] of ends) {
-    context.textAlign = align;
-    context.fillText(text, at, y + unit * 1.1);
-  }
-  context.textAlign = "left";
-  const beside = pad + bar + (bar ? unit : 0);
-  wrapped(context, words.unit, wide - beside - pad).forEach((line, i) =>
-    context.fillText(line, beside, y + unit * 1.05 * i),
-  );
-  y += 3.1 * unit;
-  small.forEach((line, i) => context.fillText(line, pad, y + 1.15 * unit * i));
-  const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
-  const texts = {
+  ].filter(Boolean);
+  const small = told.flatMap((text) => broken(text, "small", wide - 2 * pad));
+  small.forEach((line, i) => write(line, "small", pad, y + 1.15 * unit * i));
+  const about = {
     Title: words.caption,
-    Description: [words.unit, ...small].join("\n"),
+    Description: [words.unit, ...told].join("\n"),
     Source: header.photo.name,
     Software: `vitscope ${header.vitscope}`,
     Comment: commandOf(state, data, ctx.other),
   };
-  return new Blob([withTexts(new Uint8Array(await blob.arrayBuffer()), texts)], { type: "image/png" });
+  return { width: wide, height: Math.round(y + unit * (1.15 * small.length + 0.6)), family, images, texts, about };
+}
+
+function painted({ width, height, family, images, texts }) {
+  const canvas = document.createElement("canvas"),
+    context = canvas.getContext("2d");
+  Object.assign(canvas, { width, height });
+  context.fillStyle = "#fff";
+  context.fillRect(0, 0, width, height);
+  for (const [source, x, y, w, h, grey] of images) {
+    context.filter = grey ? GREY : "none";
+    context.drawImage(source, x, y, w, h);
+  }
+  context.filter = "none";
+  for (const { text, x, y, size, weight, colour, align } of texts) {
+    context.font = `${weight} ${size}px ${family}`;
+    context.fillStyle = colour;
+    context.textAlign = align;
+    context.fillText(text, x, y);
+  }
+  return canvas;
+}
+
+const bytesOf = async (canvas, ...format) => {
+  const blob = await new Promise((resolve) => canvas.toBlob(resolve, ...format));
+  return new Uint8Array(await blob.arrayBuffer());
+};
+
+export async function pictureOf(ctx) {
+  const drawing = await drawingOf(ctx);
+  return new Blob([withTexts(await bytesOf(painted(drawing), "image/png"), drawing.about)], { type: "image/png" });
+}
+
+// One page that holds the picture as JPEG.
+export async function pdfOf(ctx) {
+  const drawing = await drawingOf(ctx),
+    { width, height, about } = drawing,
+    jpeg = await bytesOf(painted(drawing), "image/jpeg", 0.95);
+  return new Blob([pdf(jpeg, width, height, about)], { type: "application/pdf" });
+}
+
+const ANCHORS = { left: "start", center: "middle", right: "end" };
+
+// Letters stay letters; photo, map and marks are images within.
+export async function svgOf(ctx) {
+  const { width, height, family, images, texts, about } = await drawingOf(ctx);
+  const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, "font-family": family });
+  for (const [tag, text] of [
+    ["title", about.Title],
+    ["desc", about.Description],
+    ["metadata", [about.Software, about.Source, about.Comment].join("\n")],
+  ])
+    root.append(svg(tag, {}, text));
+  root.append(svg("rect", { width, height, fill: "#fff" }));
+  for (const [source, x, y, w, h, grey] of images) {
+    const canvas = document.createElement("canvas"),
+      context = canvas.getContext("2d");
+    canvas.width = source.naturalWidth ?? source.width;
+    canvas.height = source.naturalHeight ?? source.height;
+    context.filter = grey ? GREY : "none";
+    context.drawImage(source, 0, 0);
+    const href = source.naturalWidth ? canvas.toDataURL("image/jpeg", 0.92) : canvas.toDataURL();
+    root.append(svg("image", { href, x, y, width: w, height: h, preserveAspectRatio: "none" }));
+  }
+  for (const { text, x, y, size, weight, colour, align } of texts) {
+    const place = { x, y, fill: colour, "text-anchor": ANCHORS[align] };
+    root.append(svg("text", { ...place, "font-size": size, "font-weight": weight }, text));
+  }
+  return new Blob([new XMLSerializer().serializeToString(root)], { type: "image/svg+xml" });
 }

@@ -263,7 +263,8 @@ function mountOne(element, document, host, options) {
     ctx.signal = AbortSignal.any([signal, inner.signal]);
     const state = store.get();
     element.classList.add("vs");
-    element.classList.toggle("vs-page", host.kind !== "notebook");
+    element.classList.toggle("vs-page", host.kind !== "notebook" && !options.embed);
+    element.classList.toggle("vs-embed", Boolean(options.embed));
     element.lang = state.lang === "zh" ? "zh-Hans" : "en";
     const stageRoot = el("div", { class: "vs-main" }),
       side = el("aside", { class: "vs-side" }),
@@ -312,7 +313,7 @@ function mountOne(element, document, host, options) {
       [t("masking"), masking],
       [t("drawing"), drawing, false],
     );
-    createTabs(tabbed, ctx, TABS);
+    if (!options.embed) createTabs(tabbed, ctx, TABS);
     createSecond(photos, ctx);
     theme(store.get());
     refresh();

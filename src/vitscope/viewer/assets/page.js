@@ -17,9 +17,10 @@ function read() {
   const intact = dataset.crc === crc32(new TextEncoder().encode(textContent)).toString(16).padStart(8, "0");
   return intact ? JSON.parse(textContent) : null;
 }
-const given = read();
+const given = read(),
+  embed = new URLSearchParams(location.search).has("embed"); // in a slide: the photo and its legend alone
 if (given) {
-  const viewer = mount(root, given, fileHost, { lang: root.dataset.lang, fragment: location.hash });
+  const viewer = mount(root, given, fileHost, { lang: root.dataset.lang, fragment: location.hash, embed });
   root.viewer = viewer;
   let waiting = 0;
   viewer.watch((state) => {
