@@ -12,6 +12,7 @@ from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.cli.commands._groups import command
 from vitscope.cli.commands.about import inspect, methods, models
+from vitscope.cli.commands.animate import animate
 from vitscope.cli.commands.batch import batch
 from vitscope.cli.commands.bench import bench
 from vitscope.cli.commands.calibrate import calibrate
@@ -43,6 +44,7 @@ vitscope explain photo.jpg --model timm:vit_base_patch16_224 --target tabby -o t
 vitscope compare photo.jpg --method auto,attention,rollout:layers=last3
 
 vitscope compare *.jpg --method rollout,relevance --target tabby -o figure.pdf""",
+    "animate": "Example: vitscope animate photo.jpg -o layers.gif",
     "batch": "Example: vitscope batch photos/ -o out --method rollout,relevance --resume",
     "measure": "Example: vitscope measure photo.jpg --size 224 --metrics deletion,insertion",
     "view": "Example: vitscope view photo.jpg --size 336 -o view.html --open",
@@ -63,6 +65,7 @@ for function in (
     heads,
     logit_lens,
     similarity,
+    animate,
     compare,
     bench,
     calibrate,

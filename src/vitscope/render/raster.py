@@ -178,7 +178,7 @@ def overlay_placed(
             alpha *= level[:, None] / np.float32(510) + np.float32(0.5)
         part[covered] = (below + alpha * (colours[level] - below) + 0.5).astype(np.uint8)
     image = Image.fromarray(pixels)
-    return _with_bar(image, style, low, high) if style.colorbar else image
+    return with_bar(image, style, low, high) if style.colorbar else image
 
 
 def heat(values: Float[np.ndarray, "gh gw"], region: ImageRegion, style: Style) -> Image.Image:
@@ -191,7 +191,7 @@ def heat(values: Float[np.ndarray, "gh gw"], region: ImageRegion, style: Style) 
     pixels[covered, :3] = _colours(style.cmap)[_levels(placed[covered], low, high)]
     pixels[covered, 3] = 255
     image = Image.fromarray(pixels)
-    return _with_bar(image, style, low, high) if style.colorbar else image
+    return with_bar(image, style, low, high) if style.colorbar else image
 
 
 def grid(values: Float[np.ndarray, "gh gw"], style: Style, scale: tuple[float, float] | None = None) -> Image.Image:
@@ -255,7 +255,7 @@ def _colours(name: str) -> UInt8[np.ndarray, "256 3"]:
     return (np.asarray(mpl.colormaps[name](np.linspace(0, 1, 256)))[:, :3] * 255 + 0.5).astype(np.uint8)
 
 
-def _with_bar(image: Image.Image, style: Style, low: float, high: float) -> Image.Image:
+def with_bar(image: Image.Image, style: Style, low: float, high: float) -> Image.Image:
     """Draw the colour scale at the right of an image, the map's values beside it."""
     text = min(max(image.height // 28, 9), 60)
     font = ImageFont.load_default(size=text)
