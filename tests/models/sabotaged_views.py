@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tests.models.sabotaged import Matrices, Tiny, from_cls, grid, sabotaged
+from tests.models.sabotaged import D, Matrices, Tiny, from_cls, grid, rollout, sabotaged
 
 
 class Views(Tiny):
@@ -84,3 +84,11 @@ class Batched(Tiny):
 
 
 sabotaged("both views in one batch", "tracing.no-grid")(Batched)
+
+
+@sabotaged("all numbers in one row and back, by views", rollout)
+class InOneRow(Tiny):
+    """Torch can view contiguous pixels so; the averaged network keeps one number for all channels."""
+
+    def embed(self, x: Tensor) -> Tensor:
+        return self.stem(x).view(len(x), -1).view(len(x), D, -1).mT + self.places

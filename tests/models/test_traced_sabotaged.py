@@ -136,6 +136,43 @@ def test_views_in_one_batch_are_refused_with_a_given_layout_too():
         scope.attribute(pixels_of(model), method="rollout")
 
 
+class Merging(Tiny):
+    """Its patches come in squares of 2 x 2, as those of Qwen2-VL's vision tower do."""
+
+    def embed(self, x):
+        return super().embed(x).unflatten(1, (2, 2, 2, 2)).transpose(2, 3).flatten(1, 4)
+
+
+class Last(Tiny):
+    """CLS comes after the patches."""
+
+    def tokens(self, x):
+        return super().tokens(x).roll(-1, 1)
+
+    def read(self, x):
+        return self.norm(x)[:, -1]
+
+
+class Columns(Tiny):
+    """Its patches run column by column."""
+
+    def embed(self, x):
+        return super().embed(x).unflatten(1, (4, 4)).transpose(1, 2).flatten(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "told", "found"), [(Merging, (0, 3), 4, 6), (Last, (0, 0), 1, 0), (Columns, (0, 3), 4, 13)]
+)
+def test_a_given_layout_of_tokens_in_another_order_is_refused(kind, place, told, found):
+    """Its tokens by hand; where no layout is given, the order is found."""
+    model = kind().eval()
+    with raises(LayoutError, "tracing.other-order", "tracing.other-order.hint") as caught:
+        vitscope.load(model, processor=as_it_is(model.size), layout=GIVEN).attribute(pixels_of(model), method="rollout")
+    params = caught.value.message.params
+    assert ((params["row"], params["column"]), params["told"], params["found"]) == (place, told, found)
+    assert rollout_of(model, pixels_of(model))[1].shape == (1, 4, 4)
+
+
 def test_heads_that_follow_one_another_are_refused_as_such():
     """EfficientViT-M adds what one head made to the tokens of the next: its source says so, and nothing of windows."""
     with raises(LayoutError, "tracing.heads-in-turn"):

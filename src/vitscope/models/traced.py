@@ -1,7 +1,7 @@
 """Base class for adapters whose token layout is inferred by tracing."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitscope._messages import Message, msg
-from vitscope.attention import AttentionStore, CallSite, Dense, Factored
+from vitscope.attention import AttentionStore, Block, CallSite, Dense, Factored
 from vitscope.attention.capture import capture
 from vitscope.attention.model_lock import exclusive
 from vitscope.attention.model_modes import eval_mode, own_state, precise_floats
@@ -26,7 +26,7 @@ from vitscope.models.weights.weights import hash_of
 from vitscope.tracing.block_finder import find_block_map
 from vitscope.tracing.block_io import BlockMap
 from vitscope.tracing.chain import OperatorChain, graph_outputs, layer_blocks, operator_chain
-from vitscope.tracing.effect import check_effect, check_images, check_repeats
+from vitscope.tracing.effect import check_effect, check_images, check_order, check_repeats
 from vitscope.tracing.loops import Loop, join_recorded
 from vitscope.tracing.trace import Trace
 from vitscope.tracing.trace import trace as trace_model
@@ -129,6 +129,20 @@ class TracedAdapter(ClassScores):
             log.debug("%s has a given layout and is not searched for loops: %s", type(self.model).__name__, error)
             return ()
         return traced.loops
+
+    @torch.random.fork_rng(devices=())
+    def _check_given(self, size: tuple[int, int], layout: TokenLayout) -> None:
+        """Raise a LayoutError where the tokens of an input of that size are not those of a given layout."""
+        checked: set[tuple[int, int]] = self.__dict__.setdefault("_checked_sizes", set())
+
+        def record(pixels: Tensor) -> Sequence[Block]:
+            with eval_mode(self.model), torch.no_grad(), capture(self.model) as recorder:
+                self.run(pixels)
+            return recorder.blocks
+
+        if size not in checked and layout.planes is None:
+            check_order(record, self.example(size, torch.randn), layout, self.model)
+        checked.add(size)
 
     @torch.random.fork_rng(devices=())
     def _record_forward(self, size: tuple[int, int]) -> AttentionRecorder:
@@ -291,6 +305,7 @@ class TracedAdapter(ClassScores):
         if self.given_layout is not None:
             recorder.recorded_calls = join_recorded(recorder.recorded_calls, self._given_loops)
             check_images(recorder.blocks, len(answer), self.given_layout.tokens)
+            self._check_given(size, self.given_layout)
             return recorder.store(self.given_layout, logits=logits, answer=answer)
         found = self.trace(size)
         missing = set(found.layers) - set(recorder.recorded_calls)

@@ -247,6 +247,7 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
             padded.valid = func(torch.ones_like(x[:1, :1]), around, mode)
             return padded
         if name in MOVING or name in ("get", "T", "mT"):
+            func = Tensor.reshape if name == "view" and not isinstance(args[1], torch.dtype) else func  # other strides
             return token_tensors(func(*args, **kwargs), tokens)
         if name in _PLACES:
             return func(*args, **kwargs).as_subclass(PlaceTensor)
