@@ -50,6 +50,7 @@ MISTAKES = {  # arguments: exit code, what the line mentions
     "bench plantd": (2, "'plantd'…'planted'"),
     "bench planted --method rolout:refine=affinity": (2, "'rolout'…'rollout'"),
     "bench planted --split rest": (2, "'rest'…report, tune"),
+    "reproduce nosuch": (2, "no results of vitscope in nosuch"),
     "batch nosuch -o new": (2, "nosuch does not exist"),
     "batch . -o new --method rolout": (2, "'rolout'…'rollout'"),
 }

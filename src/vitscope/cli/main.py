@@ -17,10 +17,12 @@ from vitscope.cli.commands.batch import batch
 from vitscope.cli.commands.bench import bench
 from vitscope.cli.commands.calibrate import calibrate
 from vitscope.cli.commands.compare import compare
+from vitscope.cli.commands.doctor import cache, doctor
 from vitscope.cli.commands.explain import explain
 from vitscope.cli.commands.measure import measure
 from vitscope.cli.commands.recipe import recipe
 from vitscope.cli.commands.report import report
+from vitscope.cli.commands.reproduce import reproduce
 from vitscope.cli.commands.serve import serve
 from vitscope.cli.commands.sheets import heads, logit_lens, similarity
 from vitscope.cli.commands.statistics import statistics
@@ -74,6 +76,9 @@ for function in (
     models,
     methods,
     inspect,
+    reproduce,
+    doctor,
+    cache,
 ):
     app.command(epilog=_EXAMPLES.get(function.__name__))(command(function))
 

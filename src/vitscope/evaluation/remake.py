@@ -13,7 +13,7 @@ from vitscope.engine.options import Failure, Options
 from vitscope.engine.request import Request
 from vitscope.engine.runner import Prepared
 from vitscope.errors import UsageError
-from vitscope.explanation import Explanation
+from vitscope.explanation import Explanation, require_image
 from vitscope.geometry import ImageRegion
 from vitscope.images import ImageLike, Picture
 from vitscope.methods.base import METHODS
@@ -154,6 +154,31 @@ def map_maker(
         return made[0].map
 
     return make
+
+
+def remade(engine: Engine, explanation: Explanation, image: ImageLike | None = None) -> tuple[np.ndarray, str]:
+    """Make the map of an explanation again.
+
+    Args:
+        engine: the model that made it.
+        explanation: what was saved.
+        image: the image; None takes what was kept of it.
+
+    Returns:
+        The map, and which versions differ from those that made it, in words.
+
+    Raises:
+        UsageError: another model or size, or a target that cannot be made again from its words.
+    """
+    require_image(explanation)
+    picture = photo_of(engine, explanation, image)
+    pixels, region = pixels_of(engine, explanation, picture, [])
+    target = target_from_text(explanation.target, engine.activation(engine.answer(pixels[None])) is not None)
+    made = map_maker(engine, explanation, target, picture, region)(pixels)
+    request = Request(Options(explanation.method), METHODS.get(explanation.method), {})
+    now = engine.provenance(request, picture)["versions"]
+    then = explanation.provenance.get("versions", {})
+    return made, ", ".join(f"{name} {then[name]} then" for name in then if then[name] != now.get(name))
 
 
 def _value(option: Any) -> Any:

@@ -29,7 +29,7 @@ from filelock import FileLock
 from vitscope._documents import FileRecord, as_schema, json_bytes, parse_json, read_bytes, require_contents
 from vitscope._messages import Message, msg
 from vitscope.errors import ModelError, ResultError
-from vitscope.models.bundled.catalogue import WheelWeights, about
+from vitscope.models.bundled.catalogue import NAMES, WheelWeights, about
 from vitscope.models.bundled.checkpoint import dinov2_config, dinov2_processor, dinov2_tensors
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,12 @@ FORMAT = "v1"  # of the cached folder: another number makes every cache convert 
 def cache_dir() -> Path:
     """Return the folder of the cache: `VITSCOPE_CACHE`, else the user's cache folder of this platform."""
     return Path(os.environ.get("VITSCOPE_CACHE") or platformdirs.user_cache_dir("vitscope")).expanduser().absolute()
+
+
+def cached_weights() -> list[Path]:
+    """Return the folders of weights in the cache, those of earlier versions included."""
+    found = (path for name in NAMES for path in cache_dir().glob(f"{name}-*-v*"))
+    return sorted(path for path in found if path.is_dir())
 
 
 def is_cached(name: str) -> bool:
