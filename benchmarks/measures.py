@@ -1,12 +1,14 @@
 """Can the measures themselves be believed? Maps of known worth on scenes whose right map is known.
 
-    python benchmarks/measures.py [--model embedded:digit-scenes] [--scenes 40] [--size 112] [--out measures.json]
+    python benchmarks/measures.py [--model embedded:digit-scenes] [--scenes 40] [--size 112] [--metrics infidelity]
+        [--out measures.json]
     python benchmarks/measures.py --table measures.json [more.json]
 
 `embedded:digit-scenes` has scenes of two digits, one of them the target; every other model has planted objects and the
 cosine to the whole image's feature. The right map is the object's mask under a Gaussian of one patch. Wrong maps are
 the right one shifted by half the grid, dilated by half the object's width, another object's, and inverted. Random maps
-have the right map's values in other places. All are measured by `Scope.measure`, with every measure of faithfulness.
+have the right map's values in other places. All are measured by `Scope.measure`, with the
+measures of `--metrics`, or every one of faithfulness.
 
 **power**: how often the right map is called better than random. **false alarms**: how often a random map is, which is
 held to 5 %. **before ...**: how often the right map's number is better than the wrong one's. **wrong better**:
@@ -73,7 +75,7 @@ def maps_of(mask: np.ndarray, other: np.ndarray, grid: tuple[int, int], seed: in
 
 
 def measured(
-    scope: vitscope.Scope, case: Case, baselines: Sequence[str], size: int | None, seed: int
+    scope: vitscope.Scope, case: Case, metrics: Sequence[str], baselines: Sequence[str], size: int | None, seed: int
 ) -> dict[str, dict[str, dict[str, tuple[float, str]]]]:
     """Return value and verdict by baseline, map and measure."""
     image, mask, other, target = case
@@ -84,7 +86,7 @@ def measured(
         for name, values in maps_of(mask, other, e.layout.grid, seed).items():
             m = scope.measure(
                 replace(e, map=values),
-                metrics=NAMES,
+                metrics=metrics,
                 baseline=baseline,
                 target=target,
                 steps=10,
@@ -113,7 +115,7 @@ def table(document: dict) -> str:
         f"| measure | baseline | power | false alarms | {' | '.join(f'before {w}' for w in WRONG)} | wrong better |",
     ]
     lines.append("|---|---|---|---|" + "---|" * len(WRONG) + "---|")
-    for measure in MEASURES:
+    for measure in (one for one in MEASURES if one.name in scenes[0][document["baselines"][0]]["right"]):
         sign = 1 if measure.better == "higher" else -1
         for baseline in document["baselines"]:
             of = [{name: one[measure.name] for name, one in scene[baseline].items()} for scene in scenes]
@@ -129,6 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=digits.MODEL)
     parser.add_argument("--scenes", type=int, default=40)
+    parser.add_argument("--metrics", default=",".join(NAMES))
     parser.add_argument("--baselines", default="mean,blur,black,zero,removal")
     parser.add_argument("--skip", type=int, default=0, help="of the scenes: for several processes, one after another")
     parser.add_argument("--size", type=int)
@@ -147,7 +150,9 @@ def main() -> None:
     scenes = []
     made = enumerate(cases(scope, given.model, given.scenes, given.seed))
     for number, case in islice(made, given.skip, None):
-        scenes.append(measured(scope, case, about["baselines"], given.size, given.seed + number))
+        scenes.append(
+            measured(scope, case, given.metrics.split(","), about["baselines"], given.size, given.seed + number)
+        )
         given.out.write_text(json.dumps({**about, "scenes": scenes}))
         print(f"{len(scenes)} scenes", flush=True)
     print(table({**about, "scenes": scenes}))

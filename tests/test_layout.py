@@ -15,6 +15,7 @@ NAMES = {  # test files that are not about one module of their folder, and why
     "test_docs": "what the documents say and run",
     "test_architecture": "docs/architecture.md",
     "test_layout": "this file",
+    "test_gpu": "benchmarks/gpu.py",
     "test_mutants": "benchmarks/mutants",
     "test_extras": "install hints of all extras",
     "test_imports": "all modules",
@@ -27,6 +28,7 @@ NAMES = {  # test files that are not about one module of their folder, and why
     "cli/test_early_mistakes": "what is told before torch is imported",
     "export/test_export": "several small modules",
     "export/test_training": "several small modules",
+    "methods/test_costs": "what each method may cost",
     "methods/test_every_method": "what holds for each method",
     "viewer/test_modules": "several small modules of JavaScript",
 }

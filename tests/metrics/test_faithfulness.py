@@ -15,7 +15,7 @@ from tests.oracles import faithfulness as oracles
 from vitscope.images import load_image
 from vitscope.metrics.faithfulness import MEASURES, MeasureSettings
 from vitscope.metrics.perturb import BASELINES, Probe
-from vitscope.metrics.ranking import rank_map, spearman, ssim, step_counts
+from vitscope.metrics.ranking import rank_map, shuffled_maps, spearman, ssim, step_counts
 
 
 class TestKnownAnswers:
@@ -252,3 +252,15 @@ class TestProperties:
         wanted = structural_similarity(*unit, win_size=3, data_range=1)
         assert ssim(a, b) == pytest.approx(wanted, abs=1e-9)
         assert ssim(np.stack([a, b]), np.stack([b, a])) == pytest.approx([wanted, wanted], abs=1e-9)
+
+
+def test_sensitivity_n_takes_no_forward_that_deletion_does_not():
+    """Its sets are the tops of the random maps of deletion, which stay random maps: none of its own is one of them."""
+    plan = MeasureSettings((6, 10), steps=10, n_subsets=19, seed=4)
+    by_name = {one.name: one for one in MEASURES}
+    one = rank_map(np.random.default_rng(5).normal(size=(6, 10)).astype(np.float32), plan.seed)
+    of_deletion = {m.tobytes() for r in shuffled_maps(one, 19, plan.seed) for m in by_name["deletion"].masks(r, plan)}
+    sets = by_name["sensitivity-n"].masks(one, plan)
+    assert {mask.tobytes() for mask in sets} <= of_deletion
+    assert sorted(set(sets.sum(1))) == [0, 6, 12, 18, 24, 30, 36, 42, 48]
+    assert len(np.unique(sets, axis=0)) == 1 + 8 * 19

@@ -142,7 +142,7 @@ def test_curves_and_correlations_of_quantus(tmp_path):
         pytest.skip("no Quantus on this machine: run tests/helpers/beside.sh")
     case = Interacting(5)
     sensitivity, sets = case.found("sensitivity-n", n_subsets=30)
-    middle = 2  # the third of five n
+    middle = 2  # the third n
     sets = case.pixels_of(sets[1 + 30 * middle : 31 + 30 * middle]).reshape(30, 64)
     chosen = np.stack([np.flatnonzero(one) for one in sets])
     np.savez(

@@ -112,7 +112,8 @@ class TestManyRandomMaps:
         one = rank_map(np.random.default_rng(3).normal(size=(6, 10)).astype(np.float32), 0)
         maps = [one, *shuffled_maps(one, 2, 0)]
         many = BY_NAME[name].random_values(maps, self.scored(name, maps, self.plan), self.plan)
-        randoms = shuffled_maps(one, DRAWS, 0)
+        first = self.plan.n_subsets  # maps before have the sets of sensitivity-n on top, and are no random maps to it
+        randoms = shuffled_maps(one, first + DRAWS, 0, first)
         scores = self.scored(name, randoms, self.plan)
         assert many == [BY_NAME[name].value(m, s, self.plan).value for m, s in zip(randoms, scores, strict=True)]
         assert len(set(many)) > 0.3 * DRAWS  # infidelity is 1 for each map that tells nothing

@@ -176,14 +176,14 @@ def test_the_colour_bar_says_the_ends_of_the_scale(fresh, tiny_view):
 def test_deletion_steps_hide_the_hottest_patches(fresh, tiny_view):
     entry = tiny_view.header["maps"][0]
     curve = next(one for one in entry["measurement"]["numbers"] if one["name"] == "deletion")
-    fresh.evaluate(SET, {"deletion_step": 5})
-    words = f"{round(curve['x'][5] * 16)} of 16 patches hidden"
+    fresh.evaluate(SET, {"deletion_step": 3})
+    words = f"{round(curve['x'][3] * 16)} of 16 patches hidden"
     fresh.wait("(words) => document.querySelector('.vs-steps').textContent.includes(words)", words)
-    label, likely = entry["steps"][5][0]
+    label, likely = entry["steps"][3][0]
     assert f"{label} {likely * 100:.0f}" in fresh.text(".vs-steps")
     order = tiny_view.arrays[f"order.{entry['id']}"].array()
     hidden = fresh.evaluate(f"() => {VIEWER}.ctx.deleted()")
-    assert sorted(token - 1 for token in hidden) == sorted(order[: round(curve["x"][5] * 16)])
+    assert sorted(token - 1 for token in hidden) == sorted(order[: round(curve["x"][3] * 16)])
 
 
 def test_the_link_brings_the_state_back_and_wrong_links_are_harmless(browser, tiny_file):

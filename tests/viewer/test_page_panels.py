@@ -92,39 +92,47 @@ def test_dots_are_walked_by_keys(clean, layers):
     assert (state_of(clean)["layer"], state_of(clean)["head"]) == (1, int(low))
 
 
-@pytest.mark.parametrize("name", ["deletion", "insertion"])
-def test_curves_are_the_measured_ones_within_their_band(clean, tiny_pair, name):
+def test_a_number_has_its_verdict_and_meaning_in_words(clean, tiny_pair):
     entry = tiny_pair.header["maps"][1]
     clean.evaluate(SET, {"panel": "numbers", "map": entry["id"]})
-    names = [one["name"] for one in entry["measurement"]["numbers"]]
-    number, at = entry["measurement"]["numbers"][names.index(name)], names.index(name)
-    places = numbers_of(attribute(clean, ".vs-curve", "d")[at])
+    numbers = entry["measurement"]["numbers"]
+    assert [one["name"] for one in numbers] == ["deletion", "infidelity"]
+    told = texts(clean, "figcaption strong")
+    for at, number in enumerate(numbers):
+        said = MARKED.get(number["verdict"], "? cannot tell")
+        assert told[at] == said
+        assert number["sentence"] in texts(clean, ".vs-figure-box > p")
+        best = {"lower": "low is better", "higher": "high is better"}[number["better"]]
+        words = rf"{re.escape(said)} · {number['name']} [\d.e-]+, random maps [\d.e-]+ \({best}\)"
+        assert re.search(words, texts(clean, ".vs-methods")[0])
+    assert f"Value {numbers[1]['value']:.3g}"[:9] in texts(clean, ".vs-figure-box > .vs-note")[1]
+
+
+def test_the_curve_is_the_measured_one_within_its_band(clean, tiny_pair):
+    entry = tiny_pair.header["maps"][1]
+    clean.evaluate(SET, {"panel": "numbers", "map": entry["id"]})
+    number = entry["measurement"]["numbers"][0]
+    (drawn,) = attribute(clean, ".vs-curve", "d")
+    places = numbers_of(drawn)
     assert straight(places[:, 0], number["x"])
     assert straight(places[:, 1], number["y"])
-    middle = numbers_of(attribute(clean, ".vs-random", "d")[at])
+    middle = numbers_of(attribute(clean, ".vs-random", "d")[0])
     slope, start = np.polyfit(number["y"], places[:, 1], 1)
     around = np.array(number["around"])
     assert np.allclose(middle[:, 1], slope * around[:, 0] + start, atol=0.1)
-    band = numbers_of(attribute(clean, ".vs-band", "d")[at].removesuffix("Z"))
+    band = numbers_of(attribute(clean, ".vs-band", "d")[0].removesuffix("Z"))
     inside = (around[:, 2] < around[:, 0].max()) & (around[:, 1] > around[:, 0].min())
     assert np.allclose(band[: len(places), 1][inside], (slope * around[:, 2] + start)[inside], atol=0.1)
-    said = MARKED.get(number["verdict"], "? cannot tell")
-    assert texts(clean, "figcaption strong")[at] == said
-    label = attribute(clean, ".vs-charts svg", "aria-label")[at]
-    assert said in label
+    label = attribute(clean, ".vs-charts svg", "aria-label")[0]
+    assert MARKED.get(number["verdict"], "? cannot tell") in label
     assert number["sentence"] in label
-    assert number["sentence"] in texts(clean, ".vs-figure-box > p")
-    best = {"lower": "low is better", "higher": "high is better"}[number["better"]]
-    assert re.search(
-        rf"{re.escape(said)} · {name} [\d.e-]+, random maps [\d.e-]+ \({best}\)", texts(clean, ".vs-methods")[0]
-    )
 
 
 def test_the_step_of_the_slider_is_a_dot_on_the_curve(clean, tiny_pair):
-    clean.evaluate(SET, {"panel": "numbers", "deletion_step": 4})
+    clean.evaluate(SET, {"panel": "numbers", "deletion_step": 3})
     places = numbers_of(attribute(clean, ".vs-curve", "d")[0])
     dot = [float(attribute(clean, ".vs-at", name)[0]) for name in ("cx", "cy")]
-    assert np.allclose(dot, places[4], atol=0.1)
+    assert np.allclose(dot, places[3], atol=0.1)
 
 
 def test_sinks_are_marked_and_lead_to_who_looks_at_them(clean, tiny_scope, photo):

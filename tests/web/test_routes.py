@@ -31,7 +31,7 @@ def test_the_view_is_what_python_says(view, tiny_scope):
 def test_a_measured_view_has_its_numbers(client):
     _, answer = explained(client, {"sample": "digits", "measure": True, "methods": ["rollout"], "top": 1})
     measured = [entry["measurement"] for entry in answer.json()["header"]["maps"]]
-    assert {number["name"] for number in measured[0]["numbers"]} == {"deletion", "insertion"}
+    assert {number["name"] for number in measured[0]["numbers"]} == {"deletion", "infidelity"}
 
 
 def test_a_mask_is_answered_as_python_answers(view, tiny_scope):

@@ -41,7 +41,7 @@ def measure(
     baseline: Baseline | Literal["auto"] = "auto",
     score: ScoreKind = "probability",
     steps: int = 10,
-    n_subsets: int = 24,
+    n_subsets: int = 19,
     n_squares: int = 40,
     n_random_maps: int = RANDOM_MAPS,
     seconds: float | None = None,
@@ -70,7 +70,8 @@ def measure(
             image's feature, other targets are their own score (`metrics.target_score.score_of`).
         steps: intervals of the deletion and insertion curves; fewer where there are fewer patches. 10 steps are 18
             forwards for both curves of one map.
-        n_subsets: random sets for each of five n of sensitivity-n, the same for all maps.
+        n_subsets: random sets for each n of sensitivity-n, the same for all maps; the n are the steps up to 80 % of the
+            patches, and the sets are those of deletion's first random maps, so that both take the same forwards.
         n_squares: random squares of infidelity, the same for all maps.
         n_random_maps: how many random maps the model is run for at most; drawing stops when every verdict stands, which
             takes 19 where a map is better or worse and two to six where it is neither. With fewer than 19 it may be
@@ -81,8 +82,8 @@ def measure(
         batch_size: images that go through the model together.
         image: the photo, where the explanation does not keep it, or keeps it as JPEG.
         target: what is scored, where it is not the map's own target or cannot be made again from its words.
-        score_cache: one dict for several maps of one image, such as of several methods or classes: sets that an earlier
-            call ran the model for, all those of random maps among them, take no forward again.
+        score_cache: one dict for several maps of one image, such as of several methods or classes: what an earlier call
+            ran the model for, the whole image and all sets of random maps among them, takes no forward again.
         progress: called with (`faithfulness`, `stability` or `sanity`, done, total).
 
     Raises:
@@ -111,7 +112,11 @@ def measure(
     notes: list[str] = []
     picture = photo_of(engine, explanation, image)
     pixels, region = pixels_of(engine, explanation, picture, notes)
-    answer = engine.answer(pixels[None])
+    cache = {} if score_cache is None else score_cache
+    answers = cache.setdefault(_cache_key(pixels, "", "", weights), {})
+    if b"" not in answers:
+        answers[b""] = engine.answer(pixels[None])
+    answer = answers[b""]
     goal = score_of_map(engine, explanation, target, score, answer, notes)
     black, white = (uniform_pixels(engine, explanation, picture, value) for value in (0, 255))
     numbers: list[Number] = []
@@ -133,7 +138,7 @@ def measure(
             plan.grid,
             batch_size,
             goal.from_answer if keeps else lambda scores: scores,
-            {} if score_cache is None else score_cache.setdefault(key, {}),
+            cache.setdefault(key, {}),
             numbers_of_cells,
         )
         ends = _ends(goal.possible, float(goal.from_answer(answer)[0]))

@@ -14,14 +14,14 @@ from jaxtyping import Bool, Float64, Int
 
 from vitscope._messages import msg
 from vitscope.errors import UsageError
-from vitscope.metrics.ranking import RankedMap, shuffled_maps, step_counts, top_masks
+from vitscope.metrics.ranking import RankedMap, rank_map, shuffled_maps, step_counts, top_masks
 
 Better = Literal["lower", "higher"]
 DRAWS = 199  # random maps where they need no forwards: a map is better than random where fewer than 10 are as good
 _SAMEK_SHARE = 0.16  # Samek et al.: 100 regions of 9 x 9 of 227 x 227 pixels
 POWERFUL = 0.9  # measures that find so many right maps are taken by default
 _GROUPS = 10  # Wu et al.
-_SIZES, _LARGEST = 5, 0.8  # sensitivity-n: how many n, and up to which share of the patches (Ancona et al.)
+_LARGEST = 0.8  # sensitivity-n: up to which share of the patches (Ancona et al.)
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class MeasureSettings:
     Attributes:
         grid: rows and columns of patches.
         steps: intervals of the deletion and insertion curves; P where there are fewer patches.
-        n_subsets: random sets for each n of sensitivity-n.
+        n_subsets: random sets for each n of sensitivity-n: the first n patches of as many random orders.
         n_squares: random squares of infidelity.
         seed: draws those sets.
     """
 
     grid: tuple[int, int]
     steps: int = 10
-    n_subsets: int = 24
+    n_subsets: int = 19
     n_squares: int = 40
     seed: int = 0
 
@@ -202,25 +202,26 @@ def _on_shared_sets(
     def random_values(
         maps: Sequence[RankedMap], scores: Sequence[Float64[np.ndarray, " _"]], settings: MeasureSettings
     ) -> list[float]:
-        others = shuffled_maps(maps[0], max(DRAWS, len(maps) - 1), settings.seed)
+        first = settings.n_subsets  # the sets of sensitivity-n are the tops of the maps before
+        others = shuffled_maps(maps[0], first + max(DRAWS, len(maps) - 1), settings.seed, first)
         return [value(other, scores[0], settings).value for other in others]
 
     return Measure(name, better, lambda _map, settings: sets(settings), value, source, power, possible, random_values)
 
 
 def _sizes(settings: MeasureSettings) -> list[int]:
-    """Return the n of sensitivity-n: from 1 to 80 % of the patches, evenly on a logarithmic scale."""
-    largest = max(int(_LARGEST * settings.patches), 1)
-    return sorted({int(n + 0.5) for n in np.geomspace(1, largest, _SIZES)})
+    """Return the n of sensitivity-n: the steps of deletion between none and 80 % of the patches."""
+    inner = [int(n) for n in settings.counts if 0 < n <= _LARGEST * settings.patches]
+    return inner or [max(settings.patches // 2, 1)]
 
 
 @lru_cache(maxsize=4)
 def _subsets(settings: MeasureSettings) -> np.ndarray:
-    masks = [np.zeros((1, settings.patches), bool)]
-    for n in _sizes(settings):
-        rng = np.random.default_rng([settings.seed, n])
-        masks += [top_masks(rng.permutation(settings.patches), np.array([n])) for _ in range(settings.n_subsets)]
-    drawn = np.concatenate(masks)
+    """Return the sets of sensitivity-n by n: the tops of the first random maps, as deletion has them."""
+    rows = rank_map(np.zeros(settings.grid, np.float32), settings.seed)
+    orders = [one.order for one in shuffled_maps(rows, settings.n_subsets, settings.seed)]
+    tops = np.stack([top_masks(order, np.array(_sizes(settings))) for order in orders], 1)
+    drawn = np.concatenate([np.zeros((1, settings.patches), bool), tops.reshape(-1, settings.patches)])
     drawn.setflags(write=False)
     return drawn
 

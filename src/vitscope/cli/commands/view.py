@@ -36,7 +36,7 @@ def view(
     target: opt.Target = None,
     top: Annotated[int, typer.Option(metavar="COUNT", help="Predicted classes that get a map of their own.")] = 5,
     size: opt.Size = None,
-    measure: Annotated[bool, typer.Option(help="Measure each map by deletion and insertion.")] = True,
+    measure: Annotated[bool, typer.Option(help="Measure each map by deletion and infidelity.")] = True,
     max_mb: Annotated[
         float | None,
         typer.Option(

@@ -147,7 +147,7 @@ function listen({ root, wide, high }, dots, ctx, point) {
   });
 }
 
-// Deletion and insertion of the map that is shown, with the band of random orders.
+// The measured numbers of the map that is shown: curves with the band of random maps, and what each number means.
 function curvesOf(root, ctx) {
   const { data, store, t, signal } = ctx;
   let of = null;
@@ -156,7 +156,7 @@ function curvesOf(root, ctx) {
     if (key === of) return;
     of = key;
     const entry = entryOf(state, data),
-      numbers = entry?.measurement?.numbers.filter((one) => one.x?.length) ?? [];
+      numbers = entry?.measurement?.numbers ?? [];
     root.replaceChildren();
     if (!entry) return;
     root.append(el("h3", { text: t("curves", { map: nameOfMap(entry, t) }) }));
@@ -167,56 +167,33 @@ function curvesOf(root, ctx) {
       el("span", { class: "vs-key vs-key-map", text: t("curve_map") }),
       el("span", { class: "vs-key vs-key-random", text: t("curve_random") }),
     );
-    root.append(
-      el("div", { class: "vs-charts" }, ...numbers.map((one) => curve(one, entry.measurement, state, ctx))),
-      legend,
-    );
+    const boxes = numbers.map((one) => numberBox(one, entry.measurement, state, ctx));
+    root.append(el("div", { class: "vs-charts" }, ...boxes), legend);
   };
   show(store.get());
   store.subscribe(show, signal);
 }
 
-function curve(number, measurement, state, ctx) {
+const TITLES = {
+  deletion: "deletion_curve",
+  insertion: "insertion",
+  infidelity: "infidelity",
+  "sensitivity-n": "sensitivity_n",
+};
+
+function numberBox(number, measurement, state, ctx) {
   const { t } = ctx,
-    { x: xs, y: ys, around } = number,
-    kind = verdictOf(number);
-  const known = [...ys, ...around.map(([mean]) => mean), measurement.whole, measurement.empty].filter(Number.isFinite);
-  const [low, high] = [Math.min(...known), Math.max(...known)],
-    room = (high - low || 1) * 0.08;
-  const label = t(
-    number.name === "insertion" ? "insertion" : number.name === "deletion" ? "deletion_curve" : number.name,
-  );
-  const across = t(number.name === "insertion" ? "share_shown" : "share_hidden");
-  const plot = chart({ label, across, up: t("score"), xs: [0, 1], ys: [low - room, high + room] });
-  const within = (value) => plot.y(Math.max(low - room, Math.min(high + room, value ?? 0)));
-  const places = xs.map(plot.x),
-    middle = around.map(([mean]) => within(mean));
-  if (around.length) {
-    const up = around.map(([, , top]) => within(top)),
-      down = around.map(([, bottom]) => within(bottom));
-    plot.root.append(
-      svg("path", {
-        d: `${lineOf(places, up)}L${lineOf([...places].reverse(), [...down].reverse()).slice(1)}Z`,
-        class: "vs-band",
-      }),
-    );
-    plot.root.append(svg("path", { d: lineOf(places, middle), class: "vs-random" }));
-  }
-  plot.root.append(svg("path", { d: lineOf(places, ys.map(within)), class: "vs-curve" }));
-  if (number.name === "deletion" && state.deletion_step) {
-    const step = Math.min(state.deletion_step, xs.length - 1);
-    plot.root.append(svg("circle", { cx: places[step], cy: within(ys[step]), r: 5, class: "vs-at" }));
-  }
+    drawn = number.around.length > 0,
+    label = t(TITLES[number.name] ?? number.name);
   const range = Number.isFinite(number.low) ? ` (${figure(number.low)} – ${figure(number.high)})` : "";
-  const words = t("verdict_area", {
+  const words = t(drawn ? "verdict_area" : "verdict_value", {
     value: figure(number.value),
     random: figure(number.random) + range,
     better: t(number.better === "lower" ? "lower" : "higher"),
   });
-  plot.root.setAttribute("role", "img");
   const meaning = t.message(number.sentence),
     weak = number.power !== null && number.power < 0.9 ? ` ${t("power", { share: percent(number.power) })}` : "";
-  plot.root.setAttribute("aria-label", [label, verdictText(number, t), words, meaning].join(". "));
+  const spoken = [label, verdictText(number, t), words, meaning].join(". ");
   return el(
     "figure",
     { class: "vs-figure-box" },
@@ -224,12 +201,41 @@ function curve(number, measurement, state, ctx) {
       "figcaption",
       {},
       el("span", { text: label }),
-      el("strong", { class: `vs-${kind}`, text: verdictText(number, t) }),
+      el("strong", { class: `vs-${verdictOf(number)}`, text: verdictText(number, t) }),
     ),
-    plot.root,
+    drawn ? curve(number, measurement, state, t, label, spoken) : null,
     el("p", { text: meaning }),
     el("p", { class: "vs-note", text: words + weak }),
   );
+}
+
+function curve(number, measurement, state, t, label, spoken) {
+  const { x: xs, y: ys, around } = number;
+  const known = [...ys, ...around.map(([mean]) => mean), measurement.whole, measurement.empty].filter(Number.isFinite);
+  const [low, high] = [Math.min(...known), Math.max(...known)],
+    room = (high - low || 1) * 0.08;
+  const across = t(number.name === "insertion" ? "share_shown" : "share_hidden");
+  const plot = chart({ label, across, up: t("score"), xs: [0, 1], ys: [low - room, high + room] });
+  const within = (value) => plot.y(Math.max(low - room, Math.min(high + room, value ?? 0)));
+  const places = xs.map(plot.x),
+    middle = around.map(([mean]) => within(mean));
+  const up = around.map(([, , top]) => within(top)),
+    down = around.map(([, bottom]) => within(bottom));
+  plot.root.append(
+    svg("path", {
+      d: `${lineOf(places, up)}L${lineOf([...places].reverse(), [...down].reverse()).slice(1)}Z`,
+      class: "vs-band",
+    }),
+    svg("path", { d: lineOf(places, middle), class: "vs-random" }),
+    svg("path", { d: lineOf(places, ys.map(within)), class: "vs-curve" }),
+  );
+  if (number.name === "deletion" && state.deletion_step) {
+    const step = Math.min(state.deletion_step, xs.length - 1);
+    plot.root.append(svg("circle", { cx: places[step], cy: within(ys[step]), r: 5, class: "vs-at" }));
+  }
+  plot.root.setAttribute("role", "img");
+  plot.root.setAttribute("aria-label", spoken);
+  return plot.root;
 }
 
 // Tokens that collect attention; each leads to who looks at it.
