@@ -58,17 +58,40 @@ def print_line(text: str) -> None:
     out.print(visible(text, "\n\t"), markup=False, soft_wrap=True)
 
 
+_quiet: set[bool] = set()
+
+
+@contextmanager
+def quietly(quiet: bool = True) -> Iterator[None]:
+    """Print no notes and no progress within the `with`: results and errors only."""
+    if quiet:
+        _quiet.add(quiet)
+    try:
+        yield
+    finally:
+        _quiet.clear()
+
+
 def print_note(text: str) -> None:
     """Print one line on stderr that is no error."""
+    if not _quiet:
+        _print_beside(text)
+
+
+def _print_beside(text: str) -> None:
     _end_announcement()
     err.print(visible(f"vitscope: {text}"), markup=False, soft_wrap=True)
+
+
+def _shows_bars() -> bool:
+    return err.is_terminal and not _quiet
 
 
 def print_error(error: VitscopeError, source: str = "") -> None:
     """Print one line on stderr: the source, such as an image, the error, and what to do."""
     message, hint = error.spoken("cli")
     text = f"{message} ({hint})" if hint else message
-    print_note(f"{source}: {text}" if source and source not in text else text)
+    _print_beside(f"{source}: {text}" if source and source not in text else text)
 
 
 def exit_code(error: VitscopeError) -> int:
@@ -139,7 +162,7 @@ _announced: set[str] = set()
 
 def announce(text: str) -> None:
     """Say on a terminal what goes on, until the model is loaded or something else is said."""
-    if err.is_terminal and not _announced:
+    if _shows_bars() and not _announced:
         _announced.add(text)
         err.print(visible(text), end="\r", markup=False, no_wrap=True, overflow="ellipsis", style="dim")
 
@@ -153,7 +176,7 @@ def _end_announcement() -> None:
 @contextmanager
 def download_progress() -> Iterator[Callable[[str, int, int], None]]:
     """Show the download of bundled weights: bars on a terminal, else a line a stage; nothing where they are cached."""
-    bars = err.is_terminal
+    bars = _shows_bars()
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn()
     progress = Progress(*columns, console=err, transient=True, disable=not bars)
     try:
@@ -183,7 +206,7 @@ class ImageProgress:
     def __init__(self, images: int, description: str) -> None:
         self._told = time.monotonic()
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        self._bars = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+        self._bars = Progress(*columns, console=err, transient=True, disable=not _shows_bars())
         self._images = self._bars.add_task(description, total=images) if images > 1 else None
         self._forwards: Any = None
         if images > 1:
@@ -201,7 +224,7 @@ class ImageProgress:
 
     def update_forwards(self, name: str, done: int, total: int) -> None:
         """Set how many forwards of a method or metric are done for the images in progress."""
-        if not err.is_terminal:
+        if not _shows_bars():
             if time.monotonic() - self._told >= _SECONDS_BETWEEN_LINES:
                 print_note(f"{name}: {done} of {total}")
                 self._told = time.monotonic()
@@ -275,5 +298,5 @@ def collection_progress() -> Iterator[CollectionProgress]:
     """Show progress over a collection; nothing without a terminal."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn()
     failed = TextColumn("{task.fields[failed]}", style="red")
-    with Progress(*columns, failed, console=err, transient=True, disable=not err.is_terminal) as bars:
+    with Progress(*columns, failed, console=err, transient=True, disable=not _shows_bars()) as bars:
         yield CollectionProgress(bars)

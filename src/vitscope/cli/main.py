@@ -27,7 +27,8 @@ from vitscope.cli.commands.serve import serve
 from vitscope.cli.commands.sheets import heads, logit_lens, similarity
 from vitscope.cli.commands.statistics import statistics
 from vitscope.cli.commands.view import view
-from vitscope.cli.console import exit_code, print_error
+from vitscope.cli.console import exit_code, print_error, print_note
+from vitscope.cli.defaults import FILE, read_defaults
 from vitscope.cli.malloc import keep_freed_memory
 from vitscope.errors import OutOfMemoryError, VitscopeError, is_out_of_memory
 
@@ -97,7 +98,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a file name may hold bytes that are not text
     try:
         with guarded():
-            code = app(prog_name="vitscope", standalone_mode=False)
+            code = _run()
     except VitscopeError as error:
         print_error(error)
         code = exit_code(error)
@@ -123,6 +124,18 @@ def main() -> None:
     if code == _INTERRUPTED:  # raised, or made into this code by Typer
         sys.stderr.write("vitscope: interrupted; finished results are complete, and nothing is half-written\n")
     sys.exit(code or 0)
+
+
+def _run() -> int | None:
+    """Run the command that the arguments name, with the defaults of the file; return its exit code."""
+    root: Any = typer.main.get_command(app)
+    defaults, arguments = read_defaults(root.commands), sys.argv[1:]
+    if any(name in defaults for name in arguments[:1]) and not {"-q", "--quiet"} & {*arguments}:
+        print_note(f"defaults of {FILE}: {', '.join(defaults[arguments[0]])}")
+    code: int | None = root(
+        prog_name="vitscope", standalone_mode=False, default_map=defaults, auto_envvar_prefix="VITSCOPE"
+    )
+    return code
 
 
 def _print_version(requested: bool) -> bool:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from vitscope.cli.console import show_log
+from vitscope.cli.console import quietly, show_log
 
 _NO_TYPE = " "  # as the type of a flag, which takes no value
 _VERBOSE = typer.Option(
@@ -20,10 +20,11 @@ _VERBOSE = typer.Option(
     metavar=_NO_TYPE,
     help="Show the debug log on stderr; -vv: that of all libraries.",
 )
+_QUIET = typer.Option("--quiet", "-q", metavar=_NO_TYPE, help="Print results and errors only.")
 
 
 def command(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Expand a function's groups of options, and add the option --verbose.
+    """Expand a function's groups of options, and add the options --verbose and --quiet.
 
     The class attribute `panel` of a group heads its options in the help.
     """
@@ -31,10 +32,10 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
     groups: dict[str, Any] = {name: one.annotation for name, one in parameters.items() if is_dataclass(one.annotation)}
 
     @wraps(function)
-    def run(*, verbose: int, **values: Any) -> Any:
+    def run(*, verbose: int, quiet: bool, **values: Any) -> Any:
         for name, group in groups.items():
             values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
-        with show_log(verbose):
+        with show_log(verbose), quietly(quiet):
             return function(**values)
 
     expanded: list[Parameter] = []
@@ -46,10 +47,13 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
         else:
             expanded.append(one.replace(kind=Parameter.KEYWORD_ONLY))
     expanded.append(Parameter("verbose", Parameter.KEYWORD_ONLY, default=0, annotation=Annotated[int, _VERBOSE]))
+    expanded.append(Parameter("quiet", Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, _QUIET]))
     for one in expanded:
         kind, option = get_args(one.annotation) or (None, None)
         if kind is bool or kind == bool | None:
             option.metavar = _NO_TYPE
+        if option is not None:
+            option.show_envvar = option.envvar is not None  # every option has one of its own; the help would be full
     run.__signature__ = signature(function).replace(parameters=expanded)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in expanded}
     return run

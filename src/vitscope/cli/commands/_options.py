@@ -83,11 +83,26 @@ def check_model(value: str | None) -> str | None:
     return value
 
 
+def expand_folders(images: list[str]) -> list[str]:
+    """Replace each folder by the images in it, in the order of their names; other folders stay as they are."""
+    from vitscope.batch.sources import IMAGE_SUFFIXES
+
+    found: list[str] = []
+    for image in images:
+        inside = sorted(Path(image).iterdir()) if Path(image).is_dir() else []
+        files = [str(path) for path in inside if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+        found += files or [image]
+    return found
+
+
 LOADING = "loading the model ..."
 MODEL_HELP = "Model reference; `vitscope models` lists the forms."
 DEFAULT_HELP = f"By default {MODEL_VARIABLE}, else {DEFAULT_MODEL}."
 TARGET_HELP = "Class number or name, a contrast 'A - B', text:WORDS or image:PATH"
-Images = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files.")]
+Images = Annotated[
+    list[str],
+    typer.Argument(metavar="IMAGE...", callback=expand_folders, help="Image files, or folders of them."),
+]
 SingleImage = Annotated[str, typer.Argument(metavar="IMAGE", help="An image file.")]
 Revision = Annotated[
     str | None, typer.Option(metavar="REVISION", help="Branch, tag or commit on the Hugging Face Hub.")

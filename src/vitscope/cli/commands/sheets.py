@@ -1,56 +1,94 @@
 """`vitscope heads`, `logit-lens` and `similarity`: many maps of one model on one sheet."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vitscope._messages import msg
+from vitscope._numbers import whole_number
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
 from vitscope.cli.commands import _results as results
+from vitscope.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from PIL import Image
+
+    from vitscope.render.sheets import Cell
 
 
 def heads(
     image: opt.SingleImage,
     drawing: opt.SheetStyle,
     model: opt.ModelChoice,
-    layer: opt.Layer = -1,
+    layer: Annotated[
+        str,
+        typer.Option(metavar="LAYER|all", help="Layer, from 0; negative numbers count from the end; all: a row each."),
+    ] = "-1",
     kind: Annotated[str, opt.one_of("map|matrix", "map: over the image; matrix: N x N attention of tokens.")] = "map",
     size: opt.Size = None,
     out: opt.Out = Path("out"),
     force: opt.Force = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Draw every head of one layer on one sheet."""
+    """Draw every head of one layer, or of all layers, on one sheet."""
+    number = None if layer == "all" else whole_number(layer)
+    if number is None and layer != "all":
+        raise UsageError(msg("cli.no-layer", "'{layer}' is no layer: write a number or all", layer=layer))
     model.check_image(image)
     style, scope = drawing.style(), model.load()
     from vitscope.attention import pooled_matrix
     from vitscope.render.sheets import Cell, sheet
 
     picture = scope.adapter.load(image)
-    if kind == "map":
-        maps = scope.attention_heads(picture, layer, size=size)
-        number = maps[0].provenance["options"]["layer"]
-        cells = [
-            Cell(e.overlay(**style), f"layer {number}, head {i}", f"largest patch {e.map.max():.2g}")
-            for i, e in enumerate(maps)
-        ]
-        title = "attention of the readout row; each head on its own scale"
-    else:
+    cells: list[Cell] = []
+    with scope.engine.shared_forwards():
         store = scope.attention(picture, size=size)
-        number = store.select(layer)[0]
-        weights, k = pooled_matrix(store[layer])
-        cells = [
-            Cell(w.float().cpu().numpy(), f"layer {number}, head {i}", f"at most {w.max():.2g}")
-            for i, w in enumerate(weights[0])
-        ]
-        windows, _, tokens = store[layer].shape[:3]
-        title = f"attention {tokens} x {tokens}: query tokens down, key tokens across; colour by square root"
-        title += f"; the first of {windows} windows" if windows > 1 else ""
-        title += f"; means of {k} x {k}" if k > 1 else ""
-    path = results.require_free(out / f"{picture.name}-layer{number}-{kind}.png", force)
-    results.write_png(sheet(cells, f"{picture.name} · {scope.adapter.reference} · {title}", cmap=drawing.cmap), path)
-    results.print_result(path, as_json, {"layer": number, "heads": len(cells), "kind": kind})
+        numbers = store.select(number)
+        if kind == "map":
+            for one in numbers:
+                for head, e in enumerate(scope.attention_heads(picture, one, size=size)):
+                    below = f"largest patch {e.map.max():.2g}"
+                    cells.append(Cell(_small(e.overlay(**style)), f"layer {one}, head {head}", below))
+            title = "attention of the readout row; each head on its own scale"
+        else:
+            for one in numbers:
+                weights, k = pooled_matrix(store[one])
+                matrices = weights[0].float().cpu().numpy()
+                cells += [Cell(w, f"layer {one}, head {i}", f"at most {w.max():.2g}") for i, w in enumerate(matrices)]
+            windows, _, tokens = store[numbers[0]].shape[:3]
+            title = f"attention {tokens} x {tokens}: query tokens down, key tokens across; colour by square root"
+            title += f"; the first of {windows} windows" if windows > 1 else ""
+            title += f"; means of {k} x {k}" if k > 1 else ""
+    of = "all-layers" if number is None else f"layer{numbers[0]}"
+    columns = max(store[one].shape[1] for one in numbers) if number is None else None
+    if columns:  # a row for each layer, also where they have different numbers of heads
+        cells = [cell for row in _rows(cells, [store[one].shape[1] for one in numbers], columns) for cell in row]
+    path = results.require_free(out / f"{picture.name}-{of}-{kind}.png", force)
+    drawn = sheet(cells, f"{picture.name} · {scope.adapter.reference} · {title}", columns=columns, cmap=drawing.cmap)
+    results.write_png(drawn, path)
+    heads_of_all = sum(store[one].shape[1] for one in numbers)
+    document = {"layer": "all" if number is None else numbers[0], "heads": heads_of_all, "kind": kind}
+    results.print_result(path, as_json, document)
+
+
+def _rows(cells: "list[Cell]", lengths: list[int], columns: int) -> "Iterator[list[Cell]]":
+    from PIL import Image
+
+    from vitscope.render.sheets import Cell
+
+    waiting = iter(cells)
+    for length in lengths:
+        row = [next(waiting) for _ in range(length)]
+        yield row + [Cell(Image.new("L", (1, 1), 255), "")] * (columns - length)
+
+
+def _small(image: "Image.Image") -> "Image.Image":
+    image.thumbnail((1024, 1024))
+    return image
 
 
 def logit_lens(
