@@ -92,3 +92,18 @@ class InOneRow(Tiny):
 
     def embed(self, x: Tensor) -> Tensor:
         return self.stem(x).view(len(x), -1).view(len(x), D, -1).mT + self.places
+
+
+@sabotaged("the three best answers alone", "tracing.ranked-answer")
+class Best(Tiny):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).topk(3).values
+
+
+@sabotaged("answers below the third best cut off", rollout)
+class Third(Tiny):
+    """The numbers that are sorted decide, but are not the answer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer = super().forward(x)
+        return answer.masked_fill(answer < answer.topk(3).values[:, -1:], -1e4)

@@ -182,3 +182,68 @@ def test_the_nearest_library_counts_and_why_is_logged(caplog):
         assert adapter_of(nn.Linear(2, 2)) is GenericAdapter
     assert "adapter 'timm', because timm defines its class" in caplog.text
     assert "adapter 'generic', because no adapter knows its class" in caplog.text
+
+
+# a class of the library's that somebody changed: its configuration no longer says what it does
+
+
+def _mirror(model):
+    model.vit.embeddings.patch_embeddings.register_forward_pre_hook(lambda _, args: (args[0].flip(-1), *args[1:]))
+
+
+def _reorder(model):
+    model.vit.embeddings.register_forward_hook(lambda _, args, x: torch.cat([x[:, :1], x[:, 1:].flip(1)], 1))
+
+
+def _replace_forward(model):
+    embed = model.vit.embeddings.forward
+
+    def reversed_patches(*args, **options):
+        x = embed(*args, **options)
+        return torch.cat([x[:, :1], x[:, 1:].flip(1)], 1)
+
+    model.vit.embeddings.forward = reversed_patches
+
+
+def _read_patches(model):
+    model.vit.layernorm.register_forward_hook(lambda _, args, x: x[:, 1:].mean(1, keepdim=True).expand_as(x))
+
+
+def _cut(model):
+    model.vit.layers = model.vit.layers[:2]
+
+
+def _watch(model):
+    model.vit.register_forward_hook(lambda *_: None)
+
+
+CLS, PATCHES = np.eye(17)[0], np.r_[0, np.full(16, 1 / 16)]
+CHANGED = {
+    "a hook mirrors the pixels": (_mirror, CLS, lambda grid: grid[:, ::-1]),
+    "a hook reorders the patches": (_reorder, CLS, lambda grid: grid[::-1, ::-1]),
+    "a forward is replaced": (_replace_forward, CLS, lambda grid: grid[::-1, ::-1]),
+    "a hook reads the patches": (_read_patches, PATCHES, lambda grid: grid),
+    "the last layer is cut off": (_cut, CLS, lambda grid: grid),
+    "a hook only watches": (_watch, CLS, lambda grid: grid),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_model_that_was_changed_is_explained_as_it_is(name):
+    """By rollout of the attentions that the changed model itself returns, eager and in float64."""
+    change, row, on_photo = CHANGED[name]
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
+    model = ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=8)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn_like(weight) / 4)
+    change(model)
+    pixels = torch.randn(1, 3, 32, 32)
+    found = vitscope.load(model).attribute(pixels, method="rollout").maps[0]
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        made = model.double()(pixels.double(), output_attentions=True).attentions
+    for attention in reversed(made):
+        row = 0.5 * row + 0.5 * row @ attention[0].mean(0).numpy()
+    np.testing.assert_allclose(found, on_photo(row[1:].reshape(4, 4)), rtol=0, atol=1e-6)

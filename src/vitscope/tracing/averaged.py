@@ -19,7 +19,7 @@ from vitscope.attention.model_modes import eval_mode, own_state
 from vitscope.errors import LayoutError, first_line
 from vitscope.tracing.attention_calls import einsum, fused_attention, matmul, multi_head_attention, softmax
 from vitscope.tracing.network import SUBTRACTIONS, AveragedNetwork, apart, choice_refused
-from vitscope.tracing.records import CAPTURE_HINT, varies
+from vitscope.tracing.records import CAPTURE_HINT, check_functions, ranked_answer, varies
 from vitscope.tracing.rules import (
     BINARY,
     METADATA,
@@ -44,6 +44,7 @@ from vitscope.tracing.token_tensor import (
     comparison,
     match_dtypes,
     parameter_names,
+    ranked,
     tensors_in,
     token_tensor,
     token_tensors,
@@ -112,7 +113,7 @@ def run_averaged(
                 reason=network.lost or first_line(error),
             )
             raise LayoutError(problem, CAPTURE_HINT) from error
-    _check_functions(out, model)
+    check_functions(out, model)
     if not isinstance(out, TokenTensor) or not out.requires_grad:
         log.debug("%s: no token reaches the answer: %s", type(model).__name__, network.lost or "no attention")
         raise LayoutError(
@@ -130,6 +131,8 @@ def run_averaged(
             ),
             CAPTURE_HINT,
         )
+    if "ranked" in out.marks:
+        raise ranked_answer()
     answer = out.as_subclass(Tensor)
     network.answer = answer.detach()
     return network, start, answer.flatten(1).mean(1)
@@ -224,7 +227,7 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
         if name in ("sort", "topk") and "runs" in x.marks:
             raise choice_refused(name)
         if name in ("sort", "topk") and self._same_along(name, x, args, kwargs):
-            return token_tensors(func(*args, **kwargs), tokens)
+            return ranked(token_tensors(func(*args, **kwargs), tokens))
         if name == "cumsum" and not x.product and not self._same_along(name, x, args, kwargs):
             raise LayoutError(
                 msg(
@@ -352,33 +355,6 @@ def _mean_of_axes(name: str, x: TokenTensor, args: Any, kwargs: Any) -> tuple[An
         places = comparison(torch.zeros(mean.shape, dtype=torch.long, device="cpu"))
         return torch.return_types.max((mean, places)), reduced
     return mean, reduced
-
-
-def _check_functions(out: Any, model: nn.Module) -> None:
-    """Raise a LayoutError where an autograd.Function of the model's own stands between the image and its answer."""
-    waiting = [out.grad_fn] if isinstance(out, Tensor) and out.grad_fn is not None else []
-    seen = set(waiting)
-    while waiting:
-        node = waiting.pop()
-        function = getattr(node, "_forward_cls", None)
-        if function is not None and not function.__module__.startswith("vitscope."):
-            raise LayoutError(
-                msg(
-                    "tracing.autograd-function",
-                    "{model} runs {function}, an autograd.Function with a backward pass of its own: where tokens go "
-                    "in it is not known",
-                    model=type(model).__name__,
-                    function=function.__name__,
-                ),
-                msg(
-                    "tracing.autograd-function.hint",
-                    "run the same computation with torch's own functions, such as scaled_dot_product_attention",
-                ),
-            )
-        for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
-                waiting.append(following)
 
 
 _DECIDED = msg(

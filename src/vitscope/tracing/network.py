@@ -102,7 +102,7 @@ class AveragedNetwork:
 
     def merge(self, before: TokenTensor, after: TokenTensor, axis: int, always: bool = False) -> TokenTensor:
         """Note that a layer before any attention may have merged the positions of `before` into tokens."""
-        after.product, after.marks = before.product, after.marks - {"runs", "gated"}
+        after.product, after.marks = before.product, after.marks - {"runs", "gated", "ranked"}
         if not after.attended and not after.product and after.requires_grad:
             real = always or (self.probing and varies(before, axis))
             self.merges.append(TokenMerge(after, axis % after.ndim, real))

@@ -1,9 +1,10 @@
-"""What one run of the averaged network records: attention calls and merges of positions into tokens."""
+"""What one run of the averaged network records: attention calls, merges of positions into tokens, and its answer."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitscope._messages import msg
 from vitscope.errors import LayoutError
@@ -105,3 +106,41 @@ def places_along(x: Tensor, axis: int) -> int:
     with torch.no_grad():
         rows = x.as_subclass(Tensor).movedim(axis, -1).reshape(4, -1, x.shape[axis])[:, 0]
         return len(torch.unique((rows * 100).round(), dim=1).T)
+
+
+def ranked_answer() -> LayoutError:
+    """Return the error of an answer whose numbers stand by their size."""
+    return LayoutError(
+        msg(
+            "tracing.ranked-answer",
+            "the model sorts the numbers of its answer by size: which class each one is differs from image to image",
+        ),
+        msg("tracing.ranked-answer.hint", "pass the model before that step, with one number for each class"),
+    )
+
+
+def check_functions(out: Any, model: nn.Module) -> None:
+    """Raise a LayoutError where an autograd.Function of the model's own stands between the image and its answer."""
+    waiting = [out.grad_fn] if isinstance(out, Tensor) and out.grad_fn is not None else []
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        function = getattr(node, "_forward_cls", None)
+        if function is not None and not function.__module__.startswith("vitscope."):
+            raise LayoutError(
+                msg(
+                    "tracing.autograd-function",
+                    "{model} runs {function}, an autograd.Function with a backward pass of its own: where tokens go "
+                    "in it is not known",
+                    model=type(model).__name__,
+                    function=function.__name__,
+                ),
+                msg(
+                    "tracing.autograd-function.hint",
+                    "run the same computation with torch's own functions, such as scaled_dot_product_attention",
+                ),
+            )
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                waiting.append(following)

@@ -21,7 +21,8 @@ class TokenTensor(Tensor):
         marks: what else happened to it since the last attention: "weighted" where each token was multiplied with a
             number of its own, "shares" where a softmax that is no attention normalised it over tokens, "extreme" where
             it is the largest or smallest of several, "runs" where several runs of layers lie side by side in it,
-            "gated" where it was multiplied with fewer numbers that come from the image.
+            "gated" where it was multiplied with fewer numbers that come from the image, "ranked" where its numbers were
+            sorted by size.
         factor: the number that it has just been multiplied with; 1 after any other function.
         just_joined: a residual connection has just added attention to it; pointwise functions may have followed.
     """
@@ -68,6 +69,12 @@ def token_tensors(value: Any, parents: list[TokenTensor]) -> Any:
     if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
         return type(value)(token_tensors(part, parents) for part in value)
     return comparison(value)
+
+
+def ranked(sorted_and_places: Any) -> Any:
+    """Return what sorting made of tokens, marked as such."""
+    sorted_and_places[0].marks |= {"ranked"}
+    return sorted_and_places
 
 
 def attention_tensor(value: Any, event: int) -> Any:

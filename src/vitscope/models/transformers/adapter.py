@@ -27,7 +27,7 @@ from vitscope.models.base import ADAPTERS, ModelAdapter, image_size, text_too_lo
 from vitscope.models.bundled.dinov2 import Dinov2Model
 from vitscope.models.transformers.base import TransformersBase
 from vitscope.models.transformers.processor import ProcessorRunner, as_pair, cut_patches, takes_patches
-from vitscope.models.transformers.types import AUDIO_TYPES, CLASSIFIER, VIDEO_TYPES, find_type
+from vitscope.models.transformers.types import AUDIO_TYPES, CLASSIFIER, VIDEO_TYPES, find_type, is_altered
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,8 @@ class TransformersAdapter(TransformersBase):
         self.size, library_class = size, _library_class(model)
         config = self._take(model, reference, weights, (library_class or type(model)).__name__)
         known = library_class is type(model) and self.options.output is None
-        self._type = find_type(config.model_type, self.architecture) if known else None
+        found = find_type(config.model_type, self.architecture) if known else None
+        self._type = None if found and is_altered(model, config.num_hidden_layers) else found
         vision = getattr(config, "vision_config", None)
         self.vision: Any = config if vision is None else vision
         self.input_size = as_pair(getattr(self.vision, "image_size", None) or self._usual_size())
@@ -250,7 +251,9 @@ class TransformersAdapter(TransformersBase):
     def _log_decisions(self) -> None:
         kind, name = self.config.model_type, self.architecture
         if self._type is None:
-            log.debug("layout of %s: traced, none is known for this class with the model type '%s'", name, kind)
+            log.debug(
+                "layout of %s: traced, none is known for this class as it is, with the model type '%s'", name, kind
+            )
         else:
             log.debug("layout of %s: %s, known for the model type '%s'", name, self.layout(), kind)
             log.debug("readout of %s: pooling '%s', known for the model type", name, self.layout().pooling)

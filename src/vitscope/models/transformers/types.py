@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from vitscope.geometry import Pooling
 
 CLASSIFIER = "ForImageClassification"
@@ -47,6 +49,7 @@ def _pool_mean_if_configured(config: Any, _architecture: str) -> tuple[Pooling, 
     return ("mean" if config.use_mean_pooling else "cls"), False
 
 
+_LIBRARIES = frozenset({"torch", "transformers", "accelerate", "peft", "torchao", "bitsandbytes", "vitscope"})
 _TYPES: Mapping[str, ModelType] = {
     "vit": ModelType(_cls, _pool_cls),
     "deit": ModelType(
@@ -72,3 +75,19 @@ def find_type(model_type: str, architecture: str) -> ModelType | None:
     if CLASSIFIER not in architecture and not architecture.endswith("Model"):
         return None
     return None if row is None or (row.features_only and CLASSIFIER in architecture) else row
+
+
+def is_altered(model: nn.Module, layers: int) -> bool:
+    """Return whether somebody hooked into a model of the library, cut its layers or put parts of their own into it.
+
+    Then its configuration no longer says what it does.
+    """
+    lists = [len(part) for part in model.modules() if isinstance(part, nn.ModuleList)]
+    return layers not in lists or any(_has_foreign_code(part) for part in model.modules())
+
+
+def _has_foreign_code(module: nn.Module) -> bool:
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    replaced = "forward" in vars(module) and not hasattr(module, "_hf_hook")  # that of accelerate moves weights
+    code = (type(module), *hooks)
+    return replaced or any(getattr(one, "__module__", "").partition(".")[0] not in _LIBRARIES for one in code)
