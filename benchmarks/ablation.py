@@ -23,6 +23,7 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
     ("random-walk", {}),
     *(("random-walk", {"detail": detail}) for detail in (0.5, 1.0, 2.0)),
     *(("random-walk", {"linear": linear}) for linear in (0.0, 0.5, 1.0, 2.0)),
+    *(("random-walk", {"near": near}) for near in (0.05, 0.2, 0.5, 10.0)),
     *(("random-walk", {"layer": layer}) for layer in (-1, -3, -4)),
     *(("random-walk", {"layers": layers}) for layers in ("last1", "last2", "last4", "all")),
     *(("random-walk", {"restart": restart}) for restart in (0.01, 0.1, 0.3, 1.0)),

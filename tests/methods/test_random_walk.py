@@ -30,7 +30,7 @@ def dense(scope, photo, layer=-2, last=3, size=None, **options):
     layers = list(range(max(count - last, 0), count))
     s = oracles.rollout(list(out.attentions), readout, layers)[0, ahead:].numpy()
     z = out.hidden_states[layer if layer < 0 else layer + 1][0, ahead:].numpy()
-    return slow.walked(s, z, **options)
+    return slow.walked(s, z, shape=scope.adapter.layout(region.input).grid, **options)
 
 
 def close(got, wanted):
@@ -57,6 +57,7 @@ def test_it_is_the_slow_walk(name, entries, monkeypatch):
         ({"detail": 2.0}, {"detail": 2.0}),
         ({"linear": 0.0}, {"linear": 0.0}),
         ({"linear": 3.0, "detail": 0.5}, {"linear": 3.0, "detail": 0.5}),
+        ({"near": 0.3}, {"near": 0.3}),
     ],
     ids=str,
 )
@@ -124,8 +125,9 @@ def test_alike_patches_everywhere_change_nothing_but_the_mean():
     np.testing.assert_allclose(smoothed(s, np.ones((30, 6))), 0.05 * s + 0.95 * s.mean(), rtol=1e-6)
 
 
-def mapped(s, z, linear=1.0):
-    return module._map(torch.as_tensor(s), torch.as_tensor(z), 0.05, 0.1, 0.0, linear).numpy()
+def mapped(s, z, linear=1.0, near=10.0, shape=None):
+    given = torch.as_tensor(s), torch.as_tensor(z), shape or (1, len(s))
+    return module._map(*given, 0.05, 0.1, 0.0, linear, near).numpy()
 
 
 def test_above_zero_is_what_stands_out():
@@ -146,6 +148,19 @@ def test_the_component_finds_a_part_that_no_walk_reaches():
     assert both[4:6].min() > both[6:].max() + 0.15 * np.ptp(both)
 
 
+def test_parts_count_near_what_the_walk_found_alone():
+    """Two patches alike, between object and ground: one beside the object, one far away. A clip has planes, too."""
+    z, s = np.tile([0.0, 1, 0], (40, 1)), np.full(40, 0.0001)
+    z[:4], z[[4, 35]], s[:4] = [1.0, 0, 0], [0.1, 0, 0.995], 0.2
+    everywhere, nearby = mapped(s, z), mapped(s, z, near=0.1)
+    assert everywhere[35] > everywhere[34] + 0.1 * np.ptp(everywhere)
+    assert nearby[4] > nearby[5] + 0.1 * np.ptp(nearby)
+    assert abs(nearby[35] - nearby[34]) < 0.01 * np.ptp(nearby)
+    s, z = made(6)
+    for shape in ((5, 6), (2, 3, 5)):
+        close(mapped(s, z, 0.75, 0.2, shape), slow.walked(s, z, near=0.2, shape=shape))
+
+
 @pytest.mark.parametrize("flat", [(np.full(30, 1 / 30), None), (None, np.ones((30, 6)))])
 def test_nothing_that_stands_out_is_zero_and_no_noise(flat):
     s, z = (own if given is None else given for own, given in zip(made(4), flat, strict=True))
@@ -158,9 +173,9 @@ def test_nothing_that_stands_out_is_zero_and_no_noise(flat):
 
 def test_what_stands_in_the_way_is_said():
     scope = scope_of()
-    walk, detail = "methods.bad-walk", "methods.bad-detail"
-    bad_ones = {"restart": 0.0}, {"restart": 1.5}, {"temperature": 0.0}, {"detail": -1.0}, {"linear": 5.0}
-    for bad, code in zip(bad_ones, [walk, walk, walk, detail, detail], strict=True):
+    walk, detail, near = "methods.bad-walk", "methods.bad-detail", "methods.bad-near"
+    bad_ones = {"restart": 0.0}, {"restart": 1.5}, {"temperature": 0.0}, {"detail": -1.0}, {"linear": 5.0}, {"near": 0.0}
+    for bad, code in zip(bad_ones, [walk, walk, walk, detail, detail, near], strict=True):
         with raises(UsageError, code):
             scope.explain(PHOTOS[0], method="random-walk", **bad)
     with raises(UsageError, "attention.no-such-layer"):

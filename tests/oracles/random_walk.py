@@ -13,15 +13,25 @@ def steps(z, temperature):
     return alike / alike.sum(1, keepdims=True)
 
 
-def walked(s, z, restart=0.05, temperature=0.1, detail=0.0, linear=0.75):
-    """`q_j = x_j (P s_j)^detail`, `x = sum_t c (1 - c)^t T^t s`, with `linear` of its component, cut in two."""
+def walked(s, z, restart=0.05, temperature=0.1, detail=0.0, linear=0.75, near=0.1, shape=None):
+    """`q_j = x_j (P s_j)^detail`, `x = sum_t c (1 - c)^t T^t s`, with `linear` of its component near it, cut in two."""
     t, arrived, still, x = steps(z, temperature), np.asarray(s, np.float64), 1.0, np.zeros(len(z))
     while still > 1e-14:
         x += restart * still * arrived
         arrived, still = t @ arrived, still * (1 - restart)
     q = np.array([a * (len(z) * b) ** detail for a, b in zip(x, s, strict=True)])
-    p = q + linear * np.std(q) * component(q, z)
-    return p - cut(p)
+    if linear:
+        y = component(q, z)
+        v = (y - y.min()) * found_nearby(q, shape, near)
+        q = q + linear * np.std(q) * (v - v.mean()) / np.std(v)
+    return q - cut(q)
+
+
+def found_nearby(q, shape, near):
+    """For each patch the sum of q over all patches, weighed by a Gaussian of their distance."""
+    places = np.array(list(np.ndindex(*shape)))
+    away = np.array([[np.linalg.norm(one - other) for other in places] for one in places])
+    return np.exp(-(away**2) / (2 * (near * max(shape)) ** 2)) @ q
 
 
 def component(q, z):

@@ -51,6 +51,7 @@ class ExplainOptions(TypedDict, total=False):
     layers: LayerSpec
     linear: float
     masks: int
+    near: float
     noise: float
     normalise: bool
     query: str | int

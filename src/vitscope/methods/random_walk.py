@@ -37,17 +37,20 @@ def random_walk(
     temperature: float = 0.1,
     detail: float = 0.0,
     linear: float = 0.75,
+    near: float = 0.1,
 ) -> Float[Tensor, "B N"]:
     """Smooth rollout by a random walk with restart on the patch-similarity graph.
 
-    Formula: `m = p - t`, `p = q / sd(q) + linear y / sd(y)`, in units of sd(q); `q_j = x_j (P s_j)^detail`,
+    Formula: `m = p - t`, `p = q / sd(q) + linear v / sd(v)`, in units of sd(q); `q_j = x_j (P s_j)^detail`,
     `x = c s + (1 - c) T x`, so `x = c sum_t (1 - c)^t T^t s`: s the rollout of the P patches over `layers`,
     c = `restart` the probability to stop at a step, `T_ij = W_ij / sum_k W_ik` the probability of a step from patch i
     to j, `W_ij = exp((cos(z_i, z_j) - 1) / temperature)`, z the patch tokens after block `layer`. For tokens u of
     length 1 `cos - 1 = -norm(u_i - u_j)^2 / 2`: W is a Gaussian affinity. x_j, the mean rollout of the patches where
     walks from j stop, lies between the smallest and the largest s: high on a whole object of which parts are attended
     to, low on sinks among patches that are not. `y_j = u_j sum_i u_i (q_i - mean(q))`, the u less their mean: the
-    direction of the tokens along which q increases, which finds parts that no walk reaches. t cuts the values of p in
+    direction of the tokens along which q increases, which finds parts that no walk reaches. `v_j = (y_j - min(y)) sum_i
+    G_ij q_i`, G a Gaussian of the distance between patches, its standard deviation `near` times the grid's longest
+    side: such parts count near what the walk found, and not what looks like them elsewhere. t cuts the values of p in
     two where the variance between both parts is largest: above 0 is what the map sets apart from the rest.
 
     Args:
@@ -57,7 +60,9 @@ def random_walk(
         restart: probability to stop at each step, in [0.001, 1].
         temperature: the scale of 1 - cosine over which steps become unlikely; above 0.001.
         detail: how much of rollout's own differences between patches is kept, in [0, 4]; 0 is x alone: whole objects.
-        linear: the weight of y beside q, in [0, 4]; 0 is q alone.
+        linear: the weight of v beside q, in [0, 4]; 0 is q alone.
+        near: how far from what the walk found parts count, as a share of the grid's longest side, in [0.01, 10]; at 10
+            they count everywhere alike.
 
     Returns:
         `(B, N)`, signed; its sum has no meaning; the prefix gets 0. Zero at every patch where q is flat to the accuracy
@@ -82,6 +87,9 @@ def random_walk(
             linear=linear,
         )
         raise UsageError(problem, msg("methods.bad-detail.hint", "the defaults are 0 and 0.75"))
+    if not 0.01 <= near <= 10:
+        problem = msg("methods.bad-near", "{@O:near} must be in [0.01, 10], not {near}", near=near)
+        raise UsageError(problem, msg("methods.bad-near.hint", "the default is 0.1; at 10 distance hardly counts"))
     (number,) = context.store.select(layer)
     prefix = len(context.layout.prefix)
     tokens = context.hidden_states.at(number + 1).detach()[:, prefix:]
@@ -89,7 +97,8 @@ def random_walk(
     with torch.no_grad():
         rolled = rollout(context.store, layers=layers)[:, prefix:].to(tokens.dtype)
         pairs = zip(rolled, tokens, strict=True)
-        values = torch.stack([_map(s, z, restart, temperature, detail, linear) for s, z in pairs])
+        shape = context.layout.shape
+        values = torch.stack([_map(s, z, shape, restart, temperature, detail, linear, near) for s, z in pairs])
     return context.to_tokens(values.reshape(len(values), *context.layout.grid))
 
 
@@ -161,7 +170,14 @@ def _check(restart: float, temperature: float) -> None:
 
 
 def _map(
-    s: Float[Tensor, " P"], z: Float[Tensor, "P D"], restart: float, temperature: float, detail: float, linear: float
+    s: Float[Tensor, " P"],
+    z: Float[Tensor, "P D"],
+    shape: tuple[int, ...],
+    restart: float,
+    temperature: float,
+    detail: float,
+    linear: float,
+    near: float,
 ) -> Float[Tensor, " P"]:
     """Return m of one image."""
     q = _smoothed(s, z, restart, temperature) * (s * len(s)) ** detail
@@ -170,9 +186,19 @@ def _map(
     unit = torch.nn.functional.normalize(z, dim=-1)
     unit = unit - unit.mean(0)
     y = unit @ ((q - q.mean()) @ unit)
-    y, spread = y - y.mean(), y.std()
-    p = q + linear * y * q.std() / spread if spread > _FLAT**2 * len(s) * q.std() else q  # else tokens are all alike
+    v = (y - y.min()) * _blurred(q.reshape(shape), near * max(shape)).flatten()
+    v, spread = v - v.mean(), v.std()
+    p = q + linear * v * q.std() / spread if spread > _FLAT**2 * len(s) * q.std() else q  # else tokens are all alike
     return p - _cut(p)
+
+
+def _blurred(values: Float[Tensor, "..."], deviation: float) -> Float[Tensor, "..."]:
+    """Return values blurred along all axes by a Gaussian, divided by the largest; outside of the grid is 0."""
+    for axis, size in enumerate(values.shape):
+        places = torch.arange(size, device=values.device, dtype=values.dtype)
+        kernel = torch.exp(-(((places[:, None] - places) / deviation) ** 2) / 2)
+        values = torch.tensordot(kernel, values, dims=([1], [axis])).movedim(0, axis)
+    return values / values.max()
 
 
 def _cut(p: Float[Tensor, " P"]) -> Float[Tensor, ""]:
