@@ -174,7 +174,14 @@ def test_nothing_that_stands_out_is_zero_and_no_noise(flat):
 def test_what_stands_in_the_way_is_said():
     scope = scope_of()
     walk, detail, near = "methods.bad-walk", "methods.bad-detail", "methods.bad-near"
-    bad_ones = {"restart": 0.0}, {"restart": 1.5}, {"temperature": 0.0}, {"detail": -1.0}, {"linear": 5.0}, {"near": 0.0}
+    bad_ones = (
+        {"restart": 0.0},
+        {"restart": 1.5},
+        {"temperature": 0.0},
+        {"detail": -1.0},
+        {"linear": 5.0},
+        {"near": 0.0},
+    )
     for bad, code in zip(bad_ones, [walk, walk, walk, detail, detail, near], strict=True):
         with raises(UsageError, code):
             scope.explain(PHOTOS[0], method="random-walk", **bad)
