@@ -1,8 +1,11 @@
 """Layers in motion: the filmstrip of the pointed patch, and the button that plays the layers."""
 
+import io
+
 import matplotlib
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.helpers.browser import CAPTION, SET, VIEWER
 from tests.helpers.viewing import hover, layer_of, shown
@@ -103,4 +106,40 @@ def test_going_to_another_layer_or_pressing_again_stops_it(fresh):
     fresh.wait(CAPTION, "layer 0")
     fresh.evaluate(SET, {"layer": 2})
     fresh.wait("() => document.querySelector('.vs-play').getAttribute('aria-label') === 'Play the layers'")
+    assert layer_of(fresh) == 2
+
+
+def test_the_film_shows_each_layer_with_its_legend(fresh):
+    av = pytest.importorskip("av")
+    shown(fresh, "layer 2", {"source": "query", "query": 7, "layer": 2, "panel": "save", "smooth": False})
+    pictures = []
+    for layer in range(3):
+        shown(fresh, f"layer {layer}", {"layer": layer})
+        _, raw = fresh.saved(lambda: fresh.click(".vs-tab .vs-quiet", "PNG"))
+        pictures.append(np.asarray(Image.open(io.BytesIO(raw)).convert("RGB"), float))
+    name, raw = fresh.saved(lambda: fresh.click(".vs-tab .vs-quiet", "WebM"))
+    assert name == "chelsea-attention-layer2-head-mean-1-2-layers.webm"
+    with av.open(io.BytesIO(raw)) as film:
+        seconds = film.duration / av.time_base
+        frames = [frame.to_ndarray(format="rgb24").astype(float) for frame in film.decode(video=0)]
+    high, wide = (min(sizes) for sizes in zip(*(one.shape[:2] for one in [*pictures, frames[0]]), strict=True))
+    off = np.array([[np.abs(frame[:high, :wide] - one[:high, :wide]).mean() for one in pictures] for frame in frames])
+    assert off.shape == (3, 3)
+    assert off.diagonal().max() < 3 < (off + 99 * np.eye(3)).min()
+    assert seconds == pytest.approx(1.8)
+    assert layer_of(fresh) == 2
+    assert "Saved" in fresh.text(".vs-tab [role=status]")
+
+
+def test_a_reader_who_goes_elsewhere_gets_no_part_of_a_film(fresh):
+    shown(fresh, "layer 2", {"source": "query", "query": 7, "layer": 2, "panel": "save"})
+    fresh.evaluate(f"""() => {{
+        const {{ ctx, store }} = {VIEWER};
+        let done = false;
+        ctx.shown.subscribe(({{ scene }}) => {{
+            if (!done && scene.of.layer === 1) setTimeout(() => store.set({{ layer: 2 }}), 0), (done = true);
+        }});
+    }}""")
+    fresh.click(".vs-tab .vs-quiet", "WebM")
+    fresh.wait("() => document.querySelector('.vs-tab [role=status]').textContent.startsWith('Not recorded')")
     assert layer_of(fresh) == 2

@@ -10,6 +10,7 @@ const { checked, createStore, fromFragment, START, toFragment } = await at("stor
 const { absentScene, DRAWN, sceneOf, stateOf } = await at("scene");
 const { commandOf } = await at("command");
 const { bestMatch, cosines, unitRows } = await at("likeness");
+const { i420, webm } = await at("webm");
 
 const near = (found, wanted) =>
   found.flat().forEach((one, i) => assert.ok(Math.abs(one - wanted.flat()[i]) < 1e-12, `${found} is not ${wanted}`));
@@ -108,4 +109,29 @@ test("cosines of features in 8 bits, and the best match that does not touch", ()
   assert.equal(bestMatch(values, 3), 0);
   assert.equal(bestMatch(values, 3, 0), 8, "what touches the upper left corner is 0, 1, 3, 4");
   assert.equal(bestMatch(values, 3, 4), -1, "all touch the middle");
+});
+
+test("a WebM file is nested elements, each with its size", () => {
+  const file = webm([Uint8Array.of(7, 8, 9), Uint8Array.of(5)], 640, 480, 600, "vitscope");
+  const sizes = [];
+  for (let at = 0; at < file.length;) {
+    const size = Number(new DataView(file.buffer, at + 4, 8).getBigUint64(0) & 0xffffffffffffffn);
+    sizes.push(size);
+    at += 12 + size;
+  }
+  assert.equal(
+    sizes.reduce((sum, one) => sum + one + 12, 0),
+    file.length,
+    "header and segment, and nothing after them",
+  );
+  assert.equal(sizes.length, 2);
+});
+
+test("luma and chroma of BT.601", () => {
+  const pixels = (r, g, b) => Uint8Array.from([r, g, b, 255, r, g, b, 255, r, g, b, 255, r, g, b, 255]);
+  const planes = (...rgb) => [...i420(pixels(...rgb), 2, 2)];
+  assert.deepEqual(planes(255, 255, 255), [235, 235, 235, 235, 128, 128]);
+  assert.deepEqual(planes(0, 0, 0), [16, 16, 16, 16, 128, 128]);
+  assert.deepEqual(planes(255, 0, 0), [81, 81, 81, 81, 90, 240]);
+  assert.deepEqual(planes(0, 0, 255), [41, 41, 41, 41, 240, 110]);
 });

@@ -2,6 +2,7 @@
 
 import { commandOf, lostBy, tokenOf } from "./command.js";
 import { el } from "./dom.js";
+import { canRecord, filmOf } from "./exportFilm.js";
 import { npy, zip } from "./npz.js";
 import { pdfOf, pictureOf, svgOf } from "./exportImage.js";
 import { scaleOf, stateOf } from "./scene.js";
@@ -92,6 +93,8 @@ export function stemOf({ data, scene }) {
   return [data.header.photo.name, ...of.filter(Boolean)].join("-").replace(/[^\p{L}\p{N}._-]+/gu, "_");
 }
 
+const filmStem = (ctx) => `${stemOf(ctx)}-layers`;
+
 function download(blob, name) {
   const url = URL.createObjectURL(blob);
   el("a", { href: url, download: name }).click();
@@ -110,15 +113,19 @@ async function copy(field) {
 export function panel(root, ctx) {
   const { data, store, t, host, signal } = ctx;
   const status = el("p", { class: "vs-note", role: "status" });
-  const button = (label, ending, make) =>
+  const tell = (key) => {
+    status.textContent = t(key);
+  };
+  const button = (label, ending, make, stem = stemOf) =>
     el("button", {
       type: "button",
       class: "vs-quiet",
       text: t(label),
       onclick: async () => {
-        const name = `${stemOf(ctx)}.${ending}`;
-        download(await make(), name);
-        status.textContent = t("saved", { name });
+        const name = `${stem(ctx)}.${ending}`;
+        const blob = await make();
+        if (blob) download(blob, name);
+        status.textContent = blob ? t("saved", { name }) : t("not_recorded");
       },
     });
   async function copyPicture() {
@@ -134,9 +141,10 @@ export function panel(root, ctx) {
     button("save_svg", "svg", () => svgOf(ctx)),
     button("save_pdf", "pdf", () => pdfOf(ctx)),
     el("button", { type: "button", class: "vs-quiet", text: t("copy_picture"), onclick: copyPicture }),
+    canRecord(ctx) && button("save_webm", "webm", () => (tell("recording"), filmOf(ctx, signal)), filmStem),
     button("save_npz", "npz", () => arraysOf(ctx)),
     button("save_json", "json", () => new Blob([JSON.stringify(recordOf(ctx), null, 1)], { type: "application/json" })),
-  ];
+  ].filter(Boolean);
   root.append(el("div", { class: "vs-row" }, ...buttons), status);
 
   const field = (label, text, ...below) => {

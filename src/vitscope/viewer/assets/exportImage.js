@@ -145,6 +145,9 @@ const bytesOf = async (canvas, ...format) => {
   return new Uint8Array(await blob.arrayBuffer());
 };
 
+// The picture as a canvas: a frame of a film.
+export const canvasOf = async (ctx) => painted(await drawingOf(ctx));
+
 export async function pictureOf(ctx) {
   const drawing = await drawingOf(ctx);
   return new Blob([withTexts(await bytesOf(painted(drawing), "image/png"), drawing.about)], { type: "image/png" });

@@ -2,7 +2,7 @@
 
 import { el } from "./dom.js";
 
-const PACE = 600; // milliseconds a layer
+export const PACE = 600; // milliseconds a layer
 
 // The layers in the order in which they play.
 export function orderOf(state, count) {
