@@ -18,6 +18,8 @@ ENTRIES = (
     "viewer/assets/viewer.css",
     "web/assets/app.js",
     "web/assets/app.css",
+    "batch/assets/explore.js",
+    "batch/assets/explore.css",
 )
 SUMS = Path(__file__).with_name("bundles.txt")
 
@@ -44,7 +46,7 @@ def main() -> None:
 
 
 def _files() -> Iterator[tuple[str, Path]]:
-    for folder in ("viewer", "web"):
+    for folder in ("viewer", "web", "batch"):
         for place in ("assets", "bundles"):
             for path in (ROOT / folder / place).iterdir():
                 if path.suffix in (".js", ".css"):

@@ -158,7 +158,7 @@ def _map(row: Mapping[str, Any], name: str) -> dict[str, str]:
     about = f"{row['effective_patches']:.0f} of {patches} patches, the largest holds {row['largest_share']:.1%}"
     return {
         "alt": f"{row['method']} over {name}",
-        "image": data_url(_image(e), longest=400, quality=80),
+        "image": data_url(overlay_or_heat(e), longest=400, quality=80),
         "title": " · ".join([row["method"], *([str(row["target"])] if row["target"] else [])]),
         "about": "; ".join([about, *e.remarks, *_verdicts(row)]),
     }
@@ -174,7 +174,7 @@ def _verdicts(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _image(e: Explanation) -> Image.Image:
+def overlay_or_heat(e: Explanation) -> Image.Image:
     """Draw the map over the photo, or alone where the photo no longer exists."""
     if e.picture is not None:
         return e.overlay(**_style(e))

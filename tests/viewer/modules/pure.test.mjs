@@ -135,3 +135,36 @@ test("luma and chroma of BT.601", () => {
   assert.deepEqual(planes(255, 0, 0), [81, 81, 81, 81, 90, 240]);
   assert.deepEqual(planes(0, 0, 255), [41, 41, 41, 41, 240, 110]);
 });
+
+test("each facet counts what the choices of the others leave, and every value is named", async () => {
+  const { counted, passing } = await import(new URL("../../../src/vitscope/batch/assets/filters.js", import.meta.url));
+  const rows = [
+    { method: "a", class: "x", breadth: 0.1, verdicts: { deletion_verdict: "better than random" } },
+    { method: "a", class: "y", breadth: 0.5, verdicts: { deletion_verdict: null } },
+    { method: "b", class: "x", breadth: 0.9, verdicts: { deletion_verdict: "better than random" } },
+  ];
+  const choice = {
+    range: [0, 0.6],
+    chosen: new Map([
+      ["class", new Set(["x"])],
+      ["method", new Set()],
+    ]),
+  };
+  assert.deepEqual(passing(rows, choice), [rows[0]]);
+  const counts = (name, of) => [...counted(rows, choice, name, of)];
+  assert.deepEqual(
+    counts("class", (one) => one.class),
+    [
+      ["x", 1],
+      ["y", 1],
+    ],
+  );
+  assert.deepEqual(
+    counts("method", (one) => one.method),
+    [
+      ["a", 1],
+      ["b", 0],
+    ],
+  );
+  assert.equal(passing(rows, { range: null, chosen: new Map([["deletion", new Set([""])]]) })[0], rows[1]);
+});

@@ -43,6 +43,9 @@ def report(
         ),
     ] = None,
     force: opt.Force = False,
+    explore: Annotated[
+        bool, typer.Option(help="Write a page of up to 2,000 maps instead, to be brushed: FOLDER/explore.html.")
+    ] = False,
     as_json: opt.AsJson = False,
 ) -> None:
     """Write one page about a batch: counts, failures, distributions, notable maps and where sinks are."""
@@ -53,12 +56,30 @@ def report(
     if view:
         _view(folder, view, model, flags, out, force, as_json)
         return
+    if explore:
+        _explore(folder, out, force, as_json)
+        return
     path = results.require_free(out or folder / "report.html", force)
     found = overview(folder)
     _write(path, render_report(found, folder.resolve().name, path.resolve().parent))
     numbers = {"images": found.images, "failed": found.failed, "rows": found.rows}
     numbers["maps"] = sum(values["largest_share"].size for values in found.numbers.values())
     results.print_result(path, as_json, numbers)
+
+
+def _explore(folder: Path, out: Path | None, force: bool, as_json: bool) -> None:
+    """Write the page on which a batch's maps are brushed."""
+    from vitscope.batch.explore_page import render_explorer
+
+    path = results.require_free(out or folder / "explore.html", force)
+    with console.image_progress(1) as progress:
+        text, shown, total = render_explorer(
+            folder, folder.resolve().name, path.resolve().parent, progress=progress.update_forwards
+        )
+    _write(path, text)
+    if shown < total:
+        console.print_note(f"the page shows {shown:,} of {total:,} maps; docs/report.md says how FiftyOne shows all")
+    results.print_result(path, as_json, {"shown": shown, "maps": total})
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,0 +1,177 @@
+"""The page on which a batch's maps are brushed: what it holds, and that pictures follow what is chosen."""
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from tests.helpers.browser import texts
+from tests.helpers.errors import raises
+from vitscope.batch import explore_page
+from vitscope.batch.explore_page import render_explorer
+from vitscope.batch.report_page import overlay_or_heat
+from vitscope.batch.results import explanation_from_row
+from vitscope.batch.run import run
+from vitscope.batch.types import BatchPlan
+from vitscope.cli.main import app
+from vitscope.errors import ResultError
+from vitscope.images import Picture
+
+PHOTOS = 8
+HOSTILE = "<img src=x onerror=alert(1)>.png"
+SHOWN = """() => {
+    const shown = [...document.querySelectorAll('figure')].filter((one) => !one.hidden);
+    return shown.map((one) => one.querySelector('img').alt);
+}"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_scope, tiny_folder):
+    """A measured run by two methods over photos of noise, and its rows with a map."""
+    photos, out = tmp_path_factory.mktemp("photos"), tmp_path_factory.mktemp("out") / "run"
+    noise = np.random.default_rng(5)
+    for number in range(PHOTOS):
+        coarse = Image.fromarray(noise.integers(0, 256, (5, 7, 3), dtype=np.uint8))
+        coarse.resize((140, 100)).save(photos / (f"{number}.png" if number else HOSTILE))
+    (photos / "bad.jpg").write_bytes(b"no photo")
+    plan = BatchPlan(str(tiny_folder), methods=("rollout", "attention"), metrics=("deletion",), shard_size=4)
+    run(str(photos), out, plan, scope=tiny_scope)
+    rows = [row for row in pq.read_table(out / "data").to_pylist() if row["error"] is None]
+    return out, rows
+
+
+def named(row):
+    return f"{row['method']} over {row['source'].rpartition('/')[2]}"
+
+
+def breadth(row):
+    return row["effective_patches"] / (row["grid_rows"] * row["grid_columns"])
+
+
+def label(row):
+    return row["target"] or row["top"][0]["label"]
+
+
+@pytest.fixture
+def explorer(chromium, finished, tmp_path):
+    out, rows = finished
+    text, shown, total = render_explorer(out, "run <b>")
+    assert shown == total == len(rows) == 2 * PHOTOS
+    (tmp_path / "explore.html").write_text(text)
+    with chromium.opened((tmp_path / "explore.html").as_uri()) as made:
+        made.wait("() => document.querySelector('[role=status]')?.textContent")
+        yield made, rows
+        assert made.troubles == []
+
+
+def test_a_brush_over_breadth_leaves_the_maps_within(explorer):
+    made, rows = explorer
+    rows = sorted(rows, key=breadth)
+    assert made.evaluate(SHOWN) == [named(row) for row in rows]  # the narrowest first
+    low, span = breadth(rows[0]), breadth(rows[-1]) - breadth(rows[0])
+    box = made.box(".hist")
+    made.move(box["x"] + 0.5 * box["width"], box["y"] + 9)
+    made.down()
+    made.move(box["x"] + box["width"] + 40, box["y"] + 9)
+    made.up()
+    ends = [
+        float(one)
+        for one in made.evaluate("() => [...document.querySelectorAll('[data-end]')].map((one) => one.value)")
+    ]
+    assert ends == pytest.approx([0.5, 1], abs=0.02)
+    inside, around = (  # what a slider says is rounded
+        [named(row) for row in rows if ends[0] + off <= (breadth(row) - low) / span] for off in (0.003, -0.003)
+    )
+    assert 0 < len(inside) <= len(around) < len(rows)
+    within = made.evaluate(SHOWN)
+    assert within in (inside, around) or set(inside) < set(within) < set(around)
+    assert made.text("[role=status]") == f"{len(within)} of {len(rows)} maps"
+    made.click("button", "Show all")
+    assert len(made.evaluate(SHOWN)) == len(rows)
+    made.evaluate("() => document.querySelector('[data-end=low]').focus()")
+    made.press("End")
+    assert made.evaluate(SHOWN) == [named(rows[-1])]
+
+
+def test_verdict_class_and_method_are_chosen_together_and_say_what_is_left(explorer):
+    made, rows = explorer
+    counts = {label(row): sum(label(one) == label(row) for one in rows) for row in rows}
+    chosen = max(counts, key=counts.get)
+    made.click("[data-facet=class] button", chosen)
+    assert sorted(made.evaluate(SHOWN)) == sorted(named(row) for row in rows if label(row) == chosen)
+    told = dict(re.fullmatch(r"(.*?)(\d+)", one).groups() for one in texts(made, "[data-facet=method] button"))
+    true = {m: str(sum(row["method"] == m and label(row) == chosen for row in rows)) for m in ("rollout", "attention")}
+    assert told == true
+    made.click("[data-facet=method] button", "attention")
+    both = [row for row in rows if label(row) == chosen and row["method"] == "attention"]
+    assert sorted(made.evaluate(SHOWN)) == sorted(map(named, both))
+    made.click("button", "Show all")
+    verdicts = {row["deletion_verdict"] for row in rows}
+    assert len(verdicts) > 1
+    for verdict in verdicts:
+        made.click(f"[data-facet=deletion] [data-value='{verdict}']")
+        assert sorted(made.evaluate(SHOWN)) == sorted(named(row) for row in rows if row["deletion_verdict"] == verdict)
+        made.click("button", "Show all")
+
+
+def test_names_of_files_are_text_and_nothing_is_fetched(finished):
+    out, rows = finished
+    text, _, _ = render_explorer(out, "run <b>")
+    assert "<h1>run &lt;b&gt;</h1>" in text
+    assert "<img src=x" not in text
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    island = json.loads(re.search(r'<script type="application/json">(.*?)</script>', text, re.S)[1])
+    assert sorted(one["breadth"] for one in island["rows"]) == pytest.approx(sorted(map(breadth, rows)))
+    assert HOSTILE in {one["name"] for one in island["rows"]}
+
+
+def test_a_small_picture_is_the_large_one_made_smaller(finished):
+    """Drawn small, for speed; as the map drawn at the photo's size and then made small, but for edges of patches."""
+    _, rows = finished
+    row = {**rows[0], "width": 560, "height": 400, "box": [4 * one for one in rows[0]["box"]]}
+    row |= {"cells": row["cells"] and [4 * one for one in row["cells"]]}
+    e = explanation_from_row(row, photo=False)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8).repeat(80, 0).repeat(80, 1)
+    e = dataclasses.replace(e, picture=Picture(pixels))
+    large, small = overlay_or_heat(e), overlay_or_heat(explore_page._small(e))
+    assert small.size == (160, 114)
+    apart = np.asarray(large.resize(small.size, Image.Resampling.LANCZOS), float) - np.asarray(small, float)
+    assert np.abs(apart).mean() < 3
+
+
+def test_of_many_maps_whole_images_are_taken_and_the_export_of_all_is_named(finished):
+    out, rows = finished
+    text, shown, total = render_explorer(out, "run", most=5)
+    island = json.loads(re.search(r'<script type="application/json">(.*?)</script>', text, re.S)[1])
+    first = sorted({row["id"] for row in rows})[:2]
+    assert (shown, total) == (4, len(rows))
+    assert sorted(one["id"] for one in island["rows"]) == sorted(2 * [one[:12] for one in first])
+    assert f"4 of {len(rows)} maps" in text
+    assert "vitscope.export.fiftyone.add" in text
+
+
+def test_the_command_writes_it_and_pictures_open_their_viewers(finished, tmp_path):
+    out, rows = finished
+    name = rows[0]["id"][:12]
+    (out / "views").mkdir()
+    (out / "views" / f"{name}.html").touch()
+    done = CliRunner().invoke(app, ["report", str(out), "--explore", "--json"])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert (told["shown"], told["maps"]) == (len(rows), len(rows))
+    assert (out / "explore.html").read_text().count(f"views/{name}.html") == 2
+
+
+def test_a_run_without_maps_says_so(tmp_path, tiny_scope, tiny_folder):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "bad.jpg").write_bytes(b"no photo")
+    run(str(tmp_path / "photos"), tmp_path / "run", BatchPlan(str(tiny_folder)), scope=tiny_scope)
+    with raises(ResultError, "batch.no-maps", "batch.nothing-finished.hint"):
+        render_explorer(tmp_path / "run", "run")
