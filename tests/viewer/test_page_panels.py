@@ -102,9 +102,11 @@ def test_a_number_has_its_verdict_and_meaning_in_words(clean, tiny_pair):
         said = MARKED.get(number["verdict"], "? cannot tell")
         assert told[at] == said
         assert number["sentence"] in texts(clean, ".vs-figure-box > p")
+        line = rf"{re.escape(said)} by (deletion, )?{number['name']}"
+        assert re.search(line, texts(clean, ".vs-methods")[0])
         best = {"lower": "low is better", "higher": "high is better"}[number["better"]]
-        words = rf"{re.escape(said)} · {number['name']} [\d.e-]+, random maps [\d.e-]+ \({best}\)"
-        assert re.search(words, texts(clean, ".vs-methods")[0])
+        words = rf"{re.escape(said)} · {number['name']} [\d.e-]+, random maps [\d.e-]+ \({best}\). "
+        assert any(re.search(words, one) for one in attribute(clean, ".vs-methods small[title]", "title"))
     assert f"Value {numbers[1]['value']:.3g}"[:9] in texts(clean, ".vs-figure-box > .vs-note")[1]
 
 

@@ -181,7 +181,7 @@ def test_what_is_shown_stays_when_the_rest_is_cancelled(start, held):
 def test_measuring_is_asked_for_beside_the_viewer(viewed):
     viewed.click(".vw-above button", "Measure")
     viewed.wait("() => document.querySelector('main').viewer?.ctx.data.maps.some((one) => one.measurement)")
-    assert re.search(r"deletion [\d.e-]+, random maps", viewed.text(".vs-methods"))
+    assert re.search(r"random by (infidelity, )?deletion", viewed.text(".vs-methods"))
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import { COLOURS } from "./colours.js";
 import { choices, el, percent, toggle } from "./dom.js";
 import { playButton } from "./player.js";
-import { POOLING, nameOfMap, numberText, verdictOf } from "./scene.js";
+import { POOLING, nameOfMap, numberText, verdictOf, verdictText } from "./scene.js";
 
 function select(label, options, take) {
   const list = el("select", { onchange: () => take(list.value) });
@@ -86,11 +86,20 @@ export function methods(root, ctx) {
   ctx.grown.subscribe(fill, signal);
 }
 
-// Each number with its own verdict: a map may be better by one and worse by the other.
+// Each verdict with the numbers it is of: a map may be better by one and worse by the other.
 function verdicts(entry, t) {
   if (entry.method === "random") return [];
-  return (entry.measurement?.numbers ?? []).map((one) =>
-    el("small", { class: `vs-${verdictOf(one)}`, text: numberText(one, t), title: t.message(one.sentence) }),
+  const by = new Map();
+  for (const one of entry.measurement?.numbers ?? []) by.set(verdictOf(one), [...(by.get(verdictOf(one)) ?? []), one]);
+  return [...by].map(([kind, those]) =>
+    el("small", {
+      class: `vs-${kind}`,
+      text: t("verdict_by", {
+        verdict: verdictText(those[0], t),
+        names: those.map((one) => t.named(one.name)).join(", "),
+      }),
+      title: those.map((one) => `${numberText(one, t)}. ${t.message(one.sentence)}`).join("\n"),
+    }),
   );
 }
 
