@@ -23,27 +23,33 @@ def test_the_readmes_python_runs(photo, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in ("photo.jpg", "other.jpg"):
         Image.open(photo).convert("RGB").save(name)
-    code, _ = blocks("README.md", "python")
+    [short] = blocks("README.md", "python")
+    exec(compile(short, "README.md", "exec"), {})
+    for made in ("overlay.png", "result"):
+        assert (tmp_path / made).exists()
+        (tmp_path / made).rename(tmp_path / f"first-{made}")
+    assert "rollout: Hiding what this map marks" in capsys.readouterr().out
+    code, _ = blocks("docs/python.md", "python")
     names = {}
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(code, "python.md", "exec"), names)
     assert (tmp_path / "overlay.png").exists()
     assert (tmp_path / "result" / "manifest.json").exists()
     assert names["rows"].shape == (1, 6, 1, 1 + 30 * 45)
     assert "(1, 6, 1351, 1351)" in capsys.readouterr().out
 
 
-def test_the_readmes_loop_runs(capsys):
+def test_the_loop_runs(capsys):
     from torch.utils.data import DataLoader, TensorDataset
 
     row = next(row for row in zoo.ROWS if row.name == "vit")
     pixels, labels = torch.randn(4, 3, *row.size), torch.tensor([1, 0, 3, 2])
-    _, code = blocks("README.md", "python")
+    _, code = blocks("docs/python.md", "python")
     names = {
         "vitscope": vitscope,
         "model": row.model(),
         "loader": DataLoader(TensorDataset(pixels, labels), batch_size=2),
     }
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(code, "python.md", "exec"), names)
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("['LABEL_1', 'LABEL_0']")
     assert second.startswith("['LABEL_3', 'LABEL_2']")
@@ -57,6 +63,13 @@ def test_every_command_is_in_the_readme_and_the_other_way_round():
     readme = (ROOT / "README.md").read_text("utf-8")
     assert set(re.findall(r"`vitscope ([\w-]+)", readme)) - {"methods"} <= commands
     assert {name for name in commands if f"`vitscope {name}" in readme} == commands
+
+
+def test_the_readme_is_short_and_leads_to_every_page():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert readme.count("\n") <= 150
+    pages = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md")}
+    assert pages - {*re.findall(r"\]\(([^)#]+)", readme)} == set()
 
 
 def test_every_method_is_in_the_table():

@@ -319,3 +319,23 @@ def test_wrong_usage_of_explain(cli, album, tiny_folder, tmp_path, flags):
     assert (ran.code, ran.out) == (2, "")
     assert mentions(ran.err, WRONG[flags])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--method rollout", True),
+        ("--method rollout --norm robust", False),
+        ("--method gradcam --norm positive", False),
+        ("--method random-walk", False),  # signed: drawn from 0 to its 99th percentile
+    ],
+)
+def test_a_patch_that_hides_the_others_is_said_where_the_scale_does_not_clip_it(
+    explain, album, monkeypatch, flags, said
+):
+    from vitscope.cli.commands import explain as command
+
+    monkeypatch.setattr(command, "_HIDING", 0.1)
+    ran = explain(album[0], *flags.split())
+    assert ran.code == 0
+    assert ("times the average and hides the others: try --norm robust" in ran.out) == said

@@ -51,8 +51,8 @@ def test_one_screen(once, album, tiny_scope):
     assert len(lines) <= 30
     assert max(map(len, lines)) <= 80
     told = concentration(e)
-    assert f"as broad as {told['effective_patches']:.0f} equal patches of 16" in ran.out
-    assert f"the largest holds {told['largest_share']:.1%}" in ran.out
+    assert f"spread like {told['effective_patches']:.0f} of 16 patches" in ran.out
+    assert f"the largest has {told['largest_share']:.1%} of the total" in ran.out
     words = " ".join(ran.out.split())
     assert f"score {m.score}: {m.whole:.3f}; all patches replaced (removal): {m.empty:.3f}" in words
     assert "random 2 to 199 maps with the same values in other places (seed 0)" in words
@@ -81,7 +81,7 @@ def test_what_is_said_of_attention(measure, album, tiny_scope):
     assert said.startswith("cat: rollout, 64 x 64 pixels, ")
     if found.sinks:
         assert f"{len(found.sinks)} of the tokens" in said
-        assert f"({found.sinks[0].factor:.1f} x its share" in said
+        assert f"({found.sinks[0].factor:.1f} x the even share" in said
     else:
         assert "sinks none: no token receives far more" in said
 

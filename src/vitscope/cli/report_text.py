@@ -203,5 +203,5 @@ def _sinks(sinks: Sequence[dict[str, Any]]) -> str:
     parts = []
     for number, sink in enumerate(sinks[:_SINKS]):
         name = sink["name"] if "," not in sink["name"] else f"patch {sink['name']}"
-        parts.append(f"{name} ({sink['factor']:.1f} x{'' if number else ' its share'})")
+        parts.append(f"{name} ({sink['factor']:.1f} x{'' if number else ' the even share'})")
     return f"{len(sinks)} of the tokens: {', '.join(parts)}{', ...' if len(sinks) > _SINKS else ''}"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vitscope.render.raster import StyleOptions
     from vitscope.scope import Scope
 
-_DARKENING = 30  # a patch this many times the mean leaves the rest of an overlay nearly black
+_HIDING = 30  # a patch this many times the mean hides the others of an overlay
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def explain(
         failed = [console.failure_document(image, failure) for image, failure in found.failures]
         console.print_json({"vitscope": __version__, "results": found.documents, "failures": failed})
     elif found.documents:
-        _print(found.documents, drawing.norm)
+        _print(found.documents)
     return 1 if found.failures else 0
 
 
@@ -152,6 +152,7 @@ class _Found:
             for one, to in _each(outcome, place):
                 one.save(to, force=self.force, **(self.style or {}))
                 document = one.manifest() | {"image": image, "out": str(to), "statistics": concentration(one)}
+                document["norm"] = one.style(**(self.style or {})).norm
                 self.documents.append(document)
         except VitscopeError as error:
             if (image, error.code) not in [(of, known.code) for of, known in self.failures]:  # told once for both maps
@@ -196,14 +197,14 @@ def _each(outcome: "Explanation | list[Explanation]", folder: Path) -> "list[tup
     ]
 
 
-def _print(documents: list[dict[str, Any]], norm: str) -> None:
+def _print(documents: list[dict[str, Any]]) -> None:
     """Print the table, and below it the remarks: those common to all results once, without a name."""
     headings = ["image", "method", "effective patches", "largest share", "prefix share", "out"]
     files = {document["image"]: document["name"] for document in documents}
     if len(set(files.values())) < len(files):  # cat.gif and cat.webp
         files = {image: Path(image).name for image in files}
     console.print_table(headings, [_row(document, files[document["image"]]) for document in documents])
-    remarks = [_remarks(document, norm) for document in documents]
+    remarks = [_remarks(document) for document in documents]
     common = [line for line in remarks[0] if len(files) > 1 and all(line in one for one in remarks)]
     lines = [
         f"{files[d['image']]}: {line}"
@@ -228,7 +229,7 @@ def _row(document: dict[str, Any], name: str) -> list[str]:
     ]
 
 
-def _remarks(document: dict[str, Any], norm: str) -> list[str]:
+def _remarks(document: dict[str, Any]) -> list[str]:
     """Return the predictions, notes and caveat of one result, for below the table."""
     from vitscope.explanation import prediction_text
 
@@ -245,8 +246,8 @@ def _remarks(document: dict[str, Any], norm: str) -> list[str]:
         remarks.append(caveat)
     rows, columns = document["layout"]["grid"]
     times = document["statistics"]["largest_share"] * rows * columns
-    if times > _DARKENING and norm != "robust" and "drawing" not in document["provenance"]:
-        remarks.append(f"the hottest patch is {times:.0f} times the mean and darkens the rest: try --norm robust")
+    if times > _HIDING and document["norm"] == "minmax":  # the other scales clip it
+        remarks.append(f"one patch holds {times:.0f} times the average and hides the others: try --norm robust")
     return [console.in_flags(remark) for remark in remarks]
 
 

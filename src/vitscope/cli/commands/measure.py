@@ -207,9 +207,9 @@ def _print(result: _Result, first: bool) -> None:
     what = opt.describe_map(e.method, e.target, e.provenance["options"])
     assert e.picture is not None
     report_text.print_heading(f"{e.picture.name}: {what}, {size} pixels, {m.model}")
-    spread = f"as broad as {numbers['effective_patches']:.0f} equal patches of {rows * columns}"
+    spread = f"spread like {numbers['effective_patches']:.0f} of {rows * columns} patches"
     prefix = f", prefix tokens {numbers['prefix_share']:.1%}" if numbers["prefix_share"] >= _WORTH_SAYING else ""
-    report_text.print_field("map", f"{spread}; the largest holds {numbers['largest_share']:.1%}{prefix}")
+    report_text.print_field("map", f"{spread}; the largest has {numbers['largest_share']:.1%} of the total{prefix}")
     report_text.print_attention(result.attention)
     empty = "" if m.empty is None else f"; all patches replaced ({m.baseline}): {report_text.format_number(m.empty)}"
     report_text.print_field("score", f"{m.score}: {report_text.format_number(m.whole)}{empty}")

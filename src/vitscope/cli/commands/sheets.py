@@ -53,7 +53,8 @@ def heads(
                 for head, e in enumerate(scope.attention_heads(picture, one, size=size)):
                     below = f"largest patch {e.map.max():.2g}"
                     cells.append(Cell(_small(e.overlay(**style)), f"layer {one}, head {head}", below))
-            title = "attention of the readout row; each head on its own scale"
+            readout = "CLS" if scope.layout.pooling == "cls" else "the tokens that the answer is read from"
+            title = f"attention from {readout} to each patch; each head on its own scale"
         else:
             for one in numbers:
                 weights, k = pooled_matrix(store[one])

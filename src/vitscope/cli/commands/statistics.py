@@ -65,7 +65,8 @@ def statistics(
         report_text.print_field("not given", f"{', '.join(names)}: {console.in_flags(reason)}")
     if found.target:
         score = report_text.format_number(found.score or 0.0)
-        report_text.print_field("importance", f"{found.target}: {score} for the whole model; range over heads")
+        what = f"drop in the score of {found.target} ({score}) when a head is silenced: smallest .. largest head"
+        report_text.print_field("importance", what)
     if files:
         report_text.print_files(files)
 
