@@ -38,9 +38,11 @@ check: .venv/check
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	@if node -e '$(RECENT)' 2>/dev/null; then $(MAKE) --no-print-directory check-pages; \
-	else echo "no Node of 20.19 or newer: format, lint and types of the pages' scripts are not checked"; fi
+	@if ! node -e '$(RECENT)' 2>/dev/null; then echo "no Node of 20.19 or newer: $(UNCHECKED)"; \
+	elif ! $(MAKE) --no-print-directory node_modules/.package-lock.json; then echo "npm cannot fetch them: $(UNCHECKED)"; \
+	else $(MAKE) --no-print-directory check-pages; fi
 
+UNCHECKED := format, lint and types of the pages' scripts are not checked
 # what eslint needs
 RECENT := const [major, minor] = process.versions.node.split(".").map(Number); process.exit(major > 20 || (major === 20 && minor > 18) ? 0 : 1)
 
