@@ -15,7 +15,7 @@ from tests.helpers.errors import raises
 from tests.models.toys_files import timm_model
 from vitscope.errors import ModelError
 from vitscope.models.weights.weights_file import read_weights
-from vitscope.models.weights.weights_match import match
+from vitscope.models.weights.weights_match import fill, match
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
 
@@ -198,3 +198,36 @@ def test_what_was_chosen_in_a_file_is_in_the_provenance(tmp_path):
     assert torch.equal(scope.model.head.weight, model.head.weight)
     codes = [note.code for note in scope.adapter.notes]
     assert {"models.weights-chosen", "models.weights-nested", "models.weights-unwrapped"} <= set(codes)
+
+
+@pytest.mark.parametrize("place", [0.3, 0.5, 0.9])
+def test_one_byte_that_differs_is_found(tmp_path, place):
+    """torch.load reads another number there, and says nothing."""
+    path = tmp_path / "best.pth"
+    torch.save(timm_model().state_dict(), path)
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * place)] ^= 0x40
+    path.write_bytes(content)
+    with raises(ModelError, "models.weights-damaged", "models.weights-damaged.hint"):
+        read_weights(path)
+
+
+KINDS = {
+    "int8": lambda weight: (weight * 100).to(torch.int8),
+    "complex": lambda weight: weight.to(torch.complex64) * 1j,
+    "sparse": lambda weight: weight.to_sparse(),
+    "meta": lambda weight: weight.to("meta"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_that_are_no_weights_are_refused(tmp_path, kind):
+    """load_state_dict would cast them: another model with the same names."""
+    model = timm_model()
+    state = dict(model.state_dict())
+    state["head.weight"] = KINDS[kind](state["head.weight"])
+    torch.save(state, tmp_path / "best.pth")
+    weights = read_weights(tmp_path / "best.pth")
+    with raises(ModelError, "models.weights-kind", "models.weights-kind.hint"):
+        fill(model, weights.tensors, weights, "timm:tiny")

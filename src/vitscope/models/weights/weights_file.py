@@ -3,6 +3,8 @@
 import hashlib
 import logging
 import re
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -100,6 +102,7 @@ def _read_safetensors(path: Path) -> Any:
 def _read_torch(path: Path) -> Any:
     from torch.serialization import safe_globals
 
+    _check_sums(path)
     stand_ins: dict[str, type] = {}
     while True:
         try:
@@ -117,6 +120,20 @@ def _read_torch(path: Path) -> Any:
     if isinstance(content, _Inert):
         raise _pickled(path, type(content).__name__)
     return content
+
+
+def _check_sums(path: Path) -> None:
+    """Raise a ModelError where a part of an archive is not what was written; torch reads past that."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            part = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, zlib.error, NotImplementedError):  # the older format; torch says why
+        return
+    if part is not None:
+        raise ModelError(
+            msg("models.weights-damaged", "{file} is damaged: {part} is not what was written", file=path, part=part),
+            msg("models.weights-damaged.hint", "get the file again: its checksums differ from its contents"),
+        )
 
 
 class _Inert:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from vitscope._messages import Message, msg
@@ -93,7 +94,8 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], weights: WeightsFile, 
         name: how the model was named.
 
     Raises:
-        ModelError: parameters that the file lacks, tensors that the model has no place for, or other shapes.
+        ModelError: parameters that the file lacks, tensors that the model has no place for, other shapes, or numbers
+            that are none, such as those of quantised weights.
     """
     own = model.state_dict()
     shapes = [key for key in own if key in tensors and own[key].shape != tensors[key].shape]
@@ -113,6 +115,23 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], weights: WeightsFile, 
             ),
             _OTHER_ARCHITECTURE,
         )
+    for key, tensor in tensors.items():
+        if key in own and own[key].is_floating_point() and not _holds_numbers(tensor):
+            kind = "meta" if tensor.is_meta else tensor.dtype if tensor.layout == torch.strided else tensor.layout
+            raise ModelError(
+                msg(
+                    "models.weights-kind",
+                    "{key} in {file} is no plain tensor of floating-point numbers, as {model} has it: {kind}",
+                    key=key,
+                    file=weights.path,
+                    model=name,
+                    kind=str(kind),
+                ),
+                msg(
+                    "models.weights-kind.hint",
+                    "write the state dict of the model in float32; quantised weights need the library that made them",
+                ),
+            )
     missing = [key for key in own if key not in tensors and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in tensors if key not in own]
     if missing or unexpected:
@@ -124,6 +143,10 @@ _OTHER_ARCHITECTURE = msg(
     "models.weights-differ.hint",
     "name the architecture that the weights are of; a model of your own is built in Python and passed to vitscope.load",
 )
+
+
+def _holds_numbers(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_quantized)
 
 
 def _prefixes(name: str) -> list[str]:
