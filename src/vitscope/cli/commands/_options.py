@@ -36,7 +36,7 @@ def folder_or_file(path: Path) -> Path:
     return path if is_file_name(path) else _folder(path) or path
 
 
-def one_of(metavar: str, help_text: str, kind: str = "") -> Any:
+def one_of(metavar: str, help_text: str, kind: str = "", *flags: str) -> Any:
     """Make an option whose values are those of its metavariable; another one costs no import."""
 
     def check(value: str | None, parameter: typer.CallbackParam) -> str | None:
@@ -44,7 +44,7 @@ def one_of(metavar: str, help_text: str, kind: str = "") -> Any:
             raise UnknownNameError(kind or str(parameter.name).replace("_", " "), value, choices)
         return value
 
-    return typer.Option(metavar=metavar, help=help_text, callback=check)
+    return typer.Option(*flags, metavar=metavar, help=help_text, callback=check)
 
 
 def in_range(value: int | None, parameter: typer.CallbackParam) -> int | None:

@@ -13,6 +13,7 @@ from vitscope._version import __version__
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
 from vitscope.cli.commands import _results as results
+from vitscope.cli.tables import TableFormat, print_table_as
 from vitscope.errors import UsageError, VitscopeError
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def explain(
         ),
     ] = Path("out"),
     force: opt.Force = False,
+    format_: TableFormat = "text",
     as_json: opt.AsJson = False,
 ) -> int:
     """Explain images: write the overlay, heat map, arrays and manifest of each to OUT/NAME/.
@@ -121,6 +123,10 @@ def explain(
     if as_json:
         failed = [console.failure_document(image, failure) for image, failure in found.failures]
         console.print_json({"vitscope": __version__, "results": found.documents, "failures": failed})
+    elif format_ != "text":
+        names_of = ("image", "method", "target", "score", "out")
+        rows = [[one[name] for name in names_of] + [*one["statistics"].values()] for one in found.documents]
+        print_table_as(format_, [*names_of, *(found.documents[0]["statistics"] if found.documents else ())], rows)
     elif found.documents:
         _print(found.documents)
     return 1 if found.failures else 0

@@ -12,6 +12,7 @@ from vitscope.cli import console, report_text
 from vitscope.cli.commands import _options as opt
 from vitscope.cli.commands import _results as results
 from vitscope.cli.commands._masks import MaskFolder
+from vitscope.cli.tables import TableFormat, print_table_as
 from vitscope.errors import ImageError, MissingDependencyError, UsageError, VitscopeError
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def measure(
     batch_size: opt.BatchSize = 8,
     out: opt.OptionalOut = None,
     force: opt.Force = False,
+    format_: TableFormat = "text",
     as_json: opt.AsJson = False,
 ) -> int:
     """Measure how far the map of each image can be believed: numbers beside those of random maps, and a verdict.
@@ -121,7 +123,7 @@ def measure(
                 documents["failures"].append(console.failure_document(image, error))
             else:
                 measured.append(_numbers(result))
-                if as_json:
+                if as_json or format_ != "text":
                     documents["results"].append(_document(result))
                 else:
                     with progress.paused():
@@ -129,6 +131,14 @@ def measure(
             progress.advance()
     if as_json:
         console.print_json({"vitscope": __version__, **documents, "summary": _counts(measured)})
+    elif format_ != "text":
+        names_of = ("name", "value", "random", "low", "high", "verdict")
+        rows = [
+            [e["name"], e["method"], *(number[name] for name in names_of)]
+            for e in documents["results"]
+            for number in e["measurement"]["numbers"] + (e["localisation"] or {"numbers": []})["numbers"]
+        ]
+        print_table_as(format_, ["image", "method", "measure", *names_of[1:]], rows)
     elif len(measured) > 1:
         console.out.print()
         report_text.print_text(_summary(measured))
