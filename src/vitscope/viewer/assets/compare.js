@@ -53,6 +53,14 @@ export function agreement(a, b) {
   return xy / Math.sqrt(xx * yy);
 }
 
+// Two maps of one method and photo for two classes: what one of them has more of than the other can be drawn.
+export const contrasted = (one, other) =>
+  one.from === other.from &&
+  one.entry.id !== other.entry.id &&
+  one.entry.method === other.entry.method &&
+  JSON.stringify(one.entry.options) === JSON.stringify(other.entry.options) &&
+  [one, other].every(({ entry }) => entry.label);
+
 function half(side) {
   const image = el("img", { alt: "", draggable: "false" }),
     heat = el("canvas", {}),
@@ -70,7 +78,14 @@ function half(side) {
     high,
     unit,
     picture: el("div", { class: `vs-half vs-half-${side}`, role: "img" }, image, heat),
-    legend: el("div", { class: "vs-half-told" }, name, ramp, el("div", { class: "vs-ends" }, low, high), unit),
+    legend: el(
+      "div",
+      { class: side === "difference" ? "vs-difference-told" : "vs-half-told" },
+      name,
+      ramp,
+      el("div", { class: "vs-ends" }, low, high),
+      unit,
+    ),
   };
 }
 
@@ -110,7 +125,9 @@ export function panel(root, ctx) {
     (value) => set({ beside: value }),
   );
   const one = toggle(t("one_scale"), false, (value) => store.set({ shared: value }));
-  const halves = { left: half("left"), right: half("right") };
+  const halves = { left: half("left"), right: half("right"), difference: half("difference") };
+  const { difference } = halves,
+    contrast = el("div", { class: "vs-contrast", hidden: true });
   const handle = el("div", {
     class: "vs-handle",
     role: "slider",
@@ -126,6 +143,7 @@ export function panel(root, ctx) {
     pair,
     el("div", { class: "vs-told-pair" }, halves.left.legend, halves.right.legend),
     status,
+    contrast,
   );
 
   const move = (at) => set({ at: Math.round(Math.max(0, Math.min(100, at))) });
@@ -173,6 +191,23 @@ export function panel(root, ctx) {
       .join(" · ");
   }
 
+  // The one map minus the other, on a scale of its own with zero in the middle.
+  function paintDifference({ from, entry }, other, one, two, state) {
+    const values = one.values.map((value, i) => value - two.values[i]),
+      scale = limits(values, "balance", true),
+      names = { a: entry.label, b: other.entry.label };
+    paint("difference", { from, entry }, { values, unit: one.unit }, scale, {
+      ...state,
+      cmap: "balance",
+      shared: false,
+    });
+    difference.name.textContent = t("difference", { method: entry.method, ...names });
+    difference.picture.setAttribute("aria-label", difference.name.textContent);
+    const [w, h] = shapeOf(from, state.as_seen);
+    difference.picture.style.aspectRatio = `${w} / ${h}`;
+    difference.unit.textContent = t("difference_note", names);
+  }
+
   let run = 0;
   async function draw(state) {
     const mine = ++run,
@@ -189,6 +224,9 @@ export function panel(root, ctx) {
       );
     }
     ["left", "right"].forEach((side, i) => paint(side, parts[i], scenes[i], scales[i], state));
+    contrast.hidden = !contrasted(parts[0], parts[1]);
+    contrast.replaceChildren(...(contrast.hidden ? [] : [difference.picture, difference.legend]));
+    if (!contrast.hidden) paintDifference(parts[0], parts[1], scenes[0], scenes[1], state);
     const same = parts[0].from === parts[1].from;
     status.textContent = same
       ? t("agreement", { value: agreement(scenes[0].values, scenes[1].values).toFixed(2) })

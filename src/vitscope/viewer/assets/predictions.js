@@ -15,7 +15,24 @@ export function panel(root, ctx) {
     { predictions, activation } = data.header;
   const list = el("ul", { class: "vs-predictions" }),
     note = el("p", { class: "vs-note" });
-  root.append(note, list);
+  const why = el("button", { type: "button", class: "vs-quiet", hidden: true });
+  root.append(note, list, why);
+  // The class that is shown, else the first, beside the first of the others.
+  const offer = (state) => {
+    const classes = data.maps.filter(
+        ({ label, method }) => label && method === data.maps.find((one) => one.label)?.method,
+      ),
+      shown = classes.find(({ id }) => state.source === "map" && id === state.map) ?? classes[0],
+      rest = classes.find((one) => one !== shown);
+    why.hidden = !rest;
+    if (!rest) return;
+    why.textContent = t("why_not", { a: shown.label, b: rest.label });
+    why.onclick = () =>
+      store.set({
+        panel: "compare",
+        compare: { left: `own:${shown.id}`, right: `own:${rest.id}`, at: 50, beside: true },
+      });
+  };
   const said = (value) => (value === null ? "–" : predicted(value, activation));
   const bar = (value, kind) => {
     const made = el("span", { class: `vs-bar ${kind}` });
@@ -71,6 +88,7 @@ export function panel(root, ctx) {
     if (focused) list.querySelector(`[data-map="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
   }
   const show = (state) => {
+    offer(state);
     for (const button of list.querySelectorAll("button")) {
       button.setAttribute("aria-pressed", state.source === "map" && button.dataset.map === state.map);
     }
