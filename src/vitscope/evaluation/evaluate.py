@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from torch import Tensor
 
@@ -26,6 +26,9 @@ from vitscope.metrics.target_score import ScoreKind
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 ScoreCache: TypeAlias = dict[tuple[str, ...], dict[bytes, Tensor]]
+
+# what a page measures: the curve that people read, in few steps, and what finds nearly every right map, on few squares
+QUICK: Mapping[str, Any] = {"metrics": ("deletion", "infidelity"), "steps": 4, "n_squares": 24}
 
 _FAITHFULNESS = tuple(one.name for one in MEASURES)
 _REMAKING = ("stability", "sanity")  # they make the map again

@@ -9,7 +9,7 @@ from vitscope.attention import AttentionStore, pooled_matrix
 from vitscope.engine.engine import Engine
 from vitscope.engine.options import Options, Progress
 from vitscope.engine.runner import alone
-from vitscope.evaluation.evaluate import ScoreCache, measure
+from vitscope.evaluation.evaluate import QUICK, ScoreCache, measure
 from vitscope.evaluation.recipe_page import Recipe, Walk
 from vitscope.images import ImageLike
 from vitscope.methods.notebook_recipe import notebook_recipe
@@ -37,7 +37,7 @@ def recipe(
         layer: the layer whose heads are shown.
         size: input size, as in `Options`.
         as_published: the copied recipe alone.
-        measured: also measure both maps by the default metrics of `measure`.
+        measured: also measure both maps by deletion and infidelity, as a page of the viewer does.
         seconds: draw no more random maps of a map after so long.
         seed: of the measurements.
         progress: called with (name, done, total).
@@ -46,7 +46,7 @@ def recipe(
         UnsupportedError: a model without a CLS token, or whose layers do not all see the same tokens.
         UsageError: no such layer.
 
-    Cost: one forward and, for L layers, `L (L + 1)` products with attention; measuring takes some hundred forwards.
+    Cost: one forward and, for L layers, `L (L + 1)` products with attention; measuring takes up to 90 forwards.
     """
     methods = ("notebook-recipe",) if as_published else ("rollout", "notebook-recipe")
     with engine.shared_forwards(), torch.no_grad():
@@ -71,7 +71,7 @@ def recipe(
             replace(
                 walk,
                 measurement=measure(
-                    engine, walk.result, seconds=seconds, seed=seed, score_cache=cache, progress=progress
+                    engine, walk.result, seconds=seconds, seed=seed, score_cache=cache, progress=progress, **QUICK
                 ),
             )
             for walk in walks

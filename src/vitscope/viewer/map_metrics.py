@@ -8,15 +8,15 @@ from typing import Any
 
 from vitscope.engine.engine import Engine
 from vitscope.engine.options import Progress
-from vitscope.evaluation.evaluate import ScoreCache, measure
+from vitscope.evaluation.evaluate import QUICK, ScoreCache, measure
 from vitscope.explanation import Explanation
 from vitscope.methods.places import QueryTarget, RegionTarget
 from vitscope.metrics.measurement import Measurement
 from vitscope.metrics.perturb import set_key
 from vitscope.metrics.ranking import rank_map, step_counts, top_masks
 
-_METRICS, _SQUARES, _TOP = ("deletion", "infidelity"), 24, 3
-_FEW, _FINE, _COARSE = 100, 10, 4  # up to so many patches, whose forwards are cheap, deletion has fine steps
+_TOP = 3
+_FEW, _FINE = 100, 10  # up to so many patches, whose forwards are cheap, deletion has so many steps
 
 Steps = list[list[list[Any]]]
 
@@ -68,9 +68,7 @@ def measure_maps(
                 engine,
                 explanation,
                 target=place,
-                metrics=_METRICS,
-                steps=_steps_of(explanation),
-                n_squares=_SQUARES,
+                **{**QUICK, "steps": _steps_of(explanation)},
                 seconds=max(until - time.monotonic(), 0),
                 seed=seed,
                 score_cache=cache,
@@ -80,7 +78,7 @@ def measure_maps(
 
 
 def _steps_of(explanation: Explanation) -> int:
-    return _FINE if explanation.map.size <= _FEW else _COARSE
+    return _FINE if explanation.map.size <= _FEW else int(QUICK["steps"])
 
 
 def _steps(engine: Engine, explanation: Explanation, cache: ScoreCache, seed: int) -> Steps:

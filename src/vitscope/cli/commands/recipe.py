@@ -16,9 +16,7 @@ def recipe(
     layer: opt.Layer = -1,
     as_published: Annotated[bool, typer.Option("--as-published", help="The copied recipe alone.")] = False,
     size: opt.Size = None,
-    measure: Annotated[
-        bool, typer.Option(help="Measure how far both maps can be believed: some hundred forwards.")
-    ] = True,
+    measure: Annotated[bool, typer.Option(help="Measure how far both maps can be believed: up to 90 forwards.")] = True,
     seconds: opt.Seconds = None,
     seed: opt.Seed = 0,
     lang: Annotated[str, opt.one_of("en|zh", "Language of the page.", "language")] = "en",
