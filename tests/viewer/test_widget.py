@@ -178,7 +178,9 @@ def test_what_comes_later_appears_in_the_cell_and_the_choice_stays(browser, grow
         assert "deletion" in opened.text(".vs-methods")
         opened.click(".vs-methods button", "attention")
         opened.wait("() => /^attention/.test(document.querySelector('.vs-caption').textContent)")
-        assert opened.evaluate("() => document.querySelectorAll('.vs-curve').length") == 2
+        numbers = made.header["maps"][1]["measurement"]["numbers"]
+        curves = sum(bool(one["x"]) for one in numbers)  # of some measures there is none
+        assert opened.evaluate("() => document.querySelectorAll('.vs-curve').length") == curves > 0
 
 
 def test_a_view_shows_itself_in_a_closed_frame(view):
