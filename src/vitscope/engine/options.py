@@ -44,6 +44,7 @@ class ExplainOptions(TypedDict, total=False):
     detail: float
     discard_ratio: float
     fill: float
+    final_norm: bool
     head: Literal["mean", "max", "min"] | int
     head_fusion: Literal["mean", "max", "min"] | int
     keep: float

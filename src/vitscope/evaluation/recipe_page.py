@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from vitscope.render.html import data_url, render_template
 from vitscope.render.raster import Style
 from vitscope.render.sheets import Cell, sheet
 
-_GREY = Style.of(style="grey", norm="minmax")
 _LONGEST, _SMALL = 900, 110  # pixels of images and of the maps of single layers
 
 
@@ -63,8 +63,8 @@ class Walk:
         left, _, right, _ = e.region.window()
         blurred = Style.of(style="grey", norm="minmax", blur=raster.NOTEBOOK_BLUR * (right - left) / e.region.input[1])
         return [
-            raster.grid(e.map, _GREY),
-            raster.heat(e.map, e.region, _GREY),
+            raster.grid(e.map, _grey()),
+            raster.heat(e.map, e.region, _grey()),
             raster.heat(e.map, e.region, blurred),
             raster.overlay(e.map, e.region, e.photo.pixels, blurred),
         ]
@@ -185,8 +185,13 @@ def _numbers(values: Float[np.ndarray, "gh gw"]) -> Sequence[Sequence[tuple[str,
     return [[(f"{v:.3g}", level := round(255 * (v - low) / span), level < 128) for v in row] for row in rows]
 
 
+@cache
+def _grey() -> Style:
+    return Style.of(style="grey", norm="minmax")  # asks matplotlib for its colours
+
+
 def _small(values: Float[np.ndarray, "gh gw"]) -> Image.Image:
-    image = raster.grid(values, _GREY).convert("L")
+    image = raster.grid(values, _grey()).convert("L")
     image.thumbnail((_SMALL, _SMALL), Image.Resampling.NEAREST)
     return image
 

@@ -1,15 +1,21 @@
 """Where results of commands go: usable images, free folders, image files, and what is printed of them."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitscope._files import already_there, atomic_write, path_exists
+from vitscope._messages import msg
 from vitscope._version import __version__
-from vitscope.errors import ImageError
+from vitscope.cli.commands import _options as opt
+from vitscope.errors import ImageError, UsageError
 
 if TYPE_CHECKING:
     from PIL import Image
+
+_HARMLESS = ("output", "display", "window", "region")  # how an answer or image is read: no file and no code
 
 
 def unusable(image: str) -> ImageError | None:
@@ -57,3 +63,41 @@ def print_result(path: Path, as_json: bool, document: dict[str, Any]) -> None:
         console.print_json({"vitscope": __version__, "out": str(path)} | document)
     else:
         console.print_line(str(path))
+
+
+def recorded_model(
+    recorded: str, said: Mapping[str, Any], model: str | None, flags: opt.LoadFlags
+) -> tuple[str, dict[str, Any]]:
+    """Return the model that results name, and how it is loaded.
+
+    A bundled one is loaded as the results say. Code, weights and files that they name are taken only from the user: the
+    results may be a stranger's.
+
+    Raises:
+        UsageError: the results were made with more than the user names.
+    """
+    from vitscope.models.bundled.catalogue import NAMES, SHIPPED
+
+    plain = {name: said[name] for name in _HARMLESS if getattr(flags, name) is None and isinstance(said.get(name), str)}
+    options = replace(flags, **plain).keywords()
+    for name in ("output", "multi_label"):
+        if options.get(name) is None and isinstance(said.get(name), int):
+            options[name] = said[name]
+    missing = (
+        [] if model or recorded in {f"embedded:{name}" for name in (*NAMES, *SHIPPED)} else [f"--model {recorded}"]
+    )
+    missing += [
+        f"--{name.replace('_', '-')}" + ("" if said[name] is True else f" {said[name]}")
+        for name in ("weights", "processor", "labels", "trust_remote_code")
+        if said.get(name) and not options.get(name)
+    ]
+    if missing:
+        raise UsageError(
+            msg(
+                "cli.view-loads",
+                "this was made with {options}: what a file of results names is loaded only when you say so",
+                options=" ".join(missing),
+            ),
+            msg("cli.view-loads.hint", "if you trust them, add {options}", options=" ".join(missing)),
+        )
+    return model or recorded, options

@@ -114,40 +114,18 @@ def _view(
 
 def _load(made: "RowMade", model: str | None, flags: opt.LoadFlags) -> "Scope":
     """Load the model of a row: a bundled one as the row says, any other one only as the user says."""
-    from vitscope.models.bundled.catalogue import NAMES, SHIPPED
-
-    recorded, said = made.model, made.load
-    bundled = {f"embedded:{name}" for name in (*NAMES, *SHIPPED)}
-    options = flags.keywords()
-    for name in ("output", "multi_label"):
-        if options.get(name) is None and isinstance(said.get(name), (str, int)):
-            options[name] = said[name]
-    missing = [] if model or recorded in bundled else [f"--model {recorded}"]
-    missing += [
-        f"--{name.replace('_', '-')}" + ("" if said[name] is True else f" {said[name]}")
-        for name in ("weights", "processor", "labels", "trust_remote_code")
-        if said.get(name) and not options.get(name)
-    ]
-    if missing:
-        raise UsageError(
-            msg(
-                "cli.view-loads",
-                "the row was made with {options}: what a file of results names is loaded only when you say so",
-                options=" ".join(missing),
-            ),
-            msg("cli.view-loads.hint", "if you trust them, add {options}", options=" ".join(missing)),
-        )
+    chosen, options = results.recorded_model(made.model, made.load, model, flags)
     kind, _, commit = made.weights.partition(":")
     if kind == "revision" and options.get("revision") is None:
         options["revision"] = commit
-    scope = opt.load(model or recorded, **{**options, "dtype": made.dtype})
+    scope = opt.load(chosen, **{**options, "dtype": made.dtype})
     if scope.adapter.weights != made.weights:
         raise UsageError(
             msg(
                 "cli.view-other-weights",
                 "the row was made with the weights {recorded}, {model} has {found}",
                 recorded=made.weights,
-                model=model or recorded,
+                model=chosen,
                 found=scope.adapter.weights,
             ),
             msg("cli.view-other-weights.hint", "name the model that the batch used"),

@@ -10,6 +10,7 @@ from vitscope._messages import msg
 from vitscope._saved import MANIFEST
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
+from vitscope.cli.commands import _results as results
 from vitscope.errors import UsageError, VitscopeError
 
 if TYPE_CHECKING:
@@ -21,21 +22,28 @@ _ROUNDING = 1e-4  # of the largest value: other sums of the same numbers
 
 def reproduce(
     folders: Annotated[list[str], typer.Argument(metavar="OUT...", help="Folders of results of `vitscope explain`.")],
+    flags: opt.LoadFlags,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", metavar="MODEL", help="The model to load; needed unless the results name a bundled one."
+        ),
+    ] = None,
     image: Annotated[
         str | None, typer.Option(metavar="IMAGE", help="The image, where it is no longer where it was.")
     ] = None,
-    device: opt.Device = "auto",
     as_json: opt.AsJson = False,
 ) -> int:
     """Make saved maps again, with the model and options that made them, and compare.
 
-    The exit code is 1 where a map differs by more than rounding.
+    What the results name is loaded only when you say so, but for a bundled model. The exit code is 1 where a map
+    differs by more than rounding.
     """
     scopes: dict[str, Scope] = {}
     documents, failures = [], []
     for folder in _results(folders):
         try:
-            documents.append(_again(folder, image, device, scopes) | {"out": str(folder)})
+            documents.append(_again(folder, image, model, flags, scopes) | {"out": str(folder)})
         except VitscopeError as error:
             failures.append(console.failure_document(str(folder), error))
             console.print_error(error, str(folder))
@@ -64,7 +72,9 @@ def _results(folders: list[str]) -> list[Path]:
     return found
 
 
-def _again(folder: Path, image: str | None, device: str, scopes: "dict[str, Scope]") -> dict[str, Any]:
+def _again(
+    folder: Path, image: str | None, model: str | None, flags: opt.LoadFlags, scopes: "dict[str, Scope]"
+) -> dict[str, Any]:
     """Return how a saved map compares with the same map made now."""
     from vitscope.explanation import Explanation
 
@@ -74,10 +84,11 @@ def _again(folder: Path, image: str | None, device: str, scopes: "dict[str, Scop
     if source is None or not path_exists(Path(source)):
         note = "the image is not where it was: the map is made of the JPEG that was saved (--image names the image)"
         source = None
-    said = {**record.get("load", {}), "dtype": record["dtype"], "device": device}
-    key = f"{record['model']} {said}"
+    chosen, options = results.recorded_model(record["model"], record.get("load", {}), model, flags)
+    options["dtype"] = record["dtype"]
+    key = f"{chosen} {options}"
     if key not in scopes:
-        scopes[key] = opt.load(record["model"], **said)
+        scopes[key] = opt.load(chosen, **options)
     return _compared(scopes[key], saved, source) | {"note": note}
 
 
