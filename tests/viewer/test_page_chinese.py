@@ -24,7 +24,7 @@ NAMES = {
     "attention", "evidence", "walk",
     "random", "cls", "CLS", "tabby", "hound", "teapot", "kite", "red", "robin", "fox", "ant", "English",
     "Spearman", "inferno", "viridis", "cividis", "grey", "balance", "PNG", "npz", "JSON", "PageUp", "PageDown", "Esc",
-    "Shift", "P", "relevance", "dev", "MB", "png", "notebook", "recipe",
+    "Shift", "P", "relevance", "dev", "MB", "png", "notebook", "recipe", "PCA", "PDF", "SVG", "WebM", "method",
 }  # fmt: skip
 WORDS = """() => {
     const found = [], skipped = 'textarea, script, style, .vs-predictions';
@@ -76,7 +76,10 @@ def test_a_chinese_page_has_no_english(page):
     assert words - NAMES == set(), [text for text in found if set(re.findall(r"[A-Za-z]{2,}", text)) - NAMES]
     assert {"透明处已铺白底", "测量：测量已关闭", "层：第 0–3 层放不进 10 MB"} <= set(found)
     assert any("并非展开" in text for text in found)
-    assert any("vitscope 为此模型所选：evidence-walk（类别的依据）" in text for text in found)
+    assert any(
+        "vitscope 为此模型所选：evidence-walk（为何是此类别；模型看向哪里：method=random-walk）" in text
+        for text in found
+    )
 
 
 @pytest.mark.slow
