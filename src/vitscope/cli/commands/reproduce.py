@@ -7,7 +7,6 @@ import typer
 
 from vitscope._files import path_exists
 from vitscope._messages import msg
-from vitscope._saved import MANIFEST
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
 from vitscope.cli.commands import _results as results
@@ -63,6 +62,8 @@ def reproduce(
 
 def _results(folders: list[str]) -> list[Path]:
     """Return the folders of results, those below each folder included."""
+    from vitscope._saved import MANIFEST
+
     found = [path.parent for folder in folders for path in sorted(Path(folder).rglob(MANIFEST))]
     if not found:
         raise UsageError(
