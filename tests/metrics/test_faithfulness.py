@@ -43,7 +43,6 @@ class TestKnownAnswers:
         "negative": 43,
         "saco": -1,
         "sensitivity-n": -1,
-        "infidelity": 1,
     }
 
     def test_the_right_map(self):
@@ -51,13 +50,18 @@ class TestKnownAnswers:
         assert got == pytest.approx(self.right, abs=1e-9)
 
     def test_the_reversed_map(self):
-        got = numbers_of(-self.parts, additive(self.parts, (4, 4)), steps=16)
-        assert got == pytest.approx(self.reversed, abs=1e-9)
+        probe = additive(self.parts, (4, 4))
+        even = numbers_of(np.ones(16), probe, steps=16)["infidelity"]  # what the area of a square says
+        assert even > 0.01
+        assert numbers_of(-self.parts, probe, steps=16) == pytest.approx(
+            {**self.reversed, "infidelity": even}, abs=1e-9
+        )
 
-    def test_what_is_no_matter_of_scale(self):
+    @pytest.mark.parametrize("other", [lambda m: 3 * m, lambda m: m - 40, lambda m: m / 7 + 2])
+    def test_scale_and_zero_are_no_matter(self, other):
         probe = additive(self.parts, (2, 8))
-        got, scaled = (numbers_of(m, probe, steps=16) for m in (self.parts, 3 * self.parts))
-        assert got == pytest.approx(scaled, abs=1e-9)
+        got, changed = (numbers_of(m, probe, steps=16) for m in (self.parts, other(self.parts)))
+        assert got == pytest.approx(changed, abs=1e-9)
 
     def test_a_flat_map_says_nothing(self):
         got = numbers_of(np.ones(16), additive(self.parts, (4, 4)))

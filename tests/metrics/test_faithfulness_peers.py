@@ -89,14 +89,15 @@ def test_deletion_and_insertion_of_torchcam(baseline):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_infidelity_of_captum(seed):
-    """captum's, with the best scale, for the same squares: I is what the map's patches are summed over."""
+    """captum's, with the best scale, for the same squares, with its best zero."""
     from captum.metrics import infidelity
 
     case = Interacting(seed)
     got, masks = case.found("infidelity")
     gone = torch.from_numpy(case.pixels_of(masks[1:]))[:, None]
     x = torch.from_numpy(case.x)
-    told = torch.from_numpy(case.pixels_of(case.map.ravel().astype(float)))[None, None] / 4  # a patch has four pixels
+    moved = case.map.ravel().astype(float) + got.detail["offset"]
+    told = torch.from_numpy(case.pixels_of(moved))[None, None] / 4  # a patch has four pixels
 
     def perturbed(repeated):
         assert len(repeated) == len(gone)

@@ -8,6 +8,7 @@ import math
 from itertools import pairwise
 
 import numpy as np
+import scipy.optimize
 
 
 def area(points):
@@ -70,11 +71,11 @@ def sensitivity_n(y, m, sets):
 
 
 def infidelity(y, m, sets):
-    """Yeh et al. 2019, definition 2.1 with the best scale of the map, over the mean square of the drops."""
-    told = [sum(m[j] for j in one) for one in sets]
-    drop = [y(set()) - y(set(one)) for one in sets]
-    beta = max(sum(t * d for t, d in zip(told, drop, strict=True)) / sum(t * t for t in told), 0)
-    return sum((beta * t - d) ** 2 for t, d in zip(told, drop, strict=True)) / sum(d * d for d in drop)
+    """Yeh et al. 2019, definition 2.1 with the best scale and zero of the map, over the mean square of the drops."""
+    columns = np.array([[sum(m[j] for j in one), len(one)] for one in sets], float)
+    drop = np.array([y(set()) - y(set(one)) for one in sets])
+    _, rest = scipy.optimize.nnls(np.c_[columns, -columns[:, 1]], drop)  # b >= 0, and b c of either sign
+    return float(rest**2 / (drop @ drop))
 
 
 def covered(pixels, fill, patches, grid):
