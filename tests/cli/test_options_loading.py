@@ -66,8 +66,8 @@ def test_a_region_is_that_of_every_image(cli, photo, tiny_folder, tmp_path, regi
 
 
 @pytest.mark.parametrize("region", ["1,2,3", "5,0,5,9", "all", "0,0,9,nan"])
-def test_what_is_no_region_is_refused(cli, photo, tiny_folder, region):
-    ran = cli("explain", photo, "-m", tiny_folder, "--region", region)
+def test_what_is_no_region_is_refused(cli, photo, tiny_folder, tmp_path, region):
+    ran = cli("explain", photo, "-m", tiny_folder, "--region", region, "-o", tmp_path / "o")
     assert ran.code == 2
     assert "--region" in one_line(ran.err)
 
