@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 DEFAULT_METHODS = ("auto", "attention", "rollout", "gradcam", "relevance", "random")  # each answers another question
 _REMARK = 40  # characters in a line below a map
-_CURVES = ("deletion", "insertion")
 
 
 def compare(
@@ -39,7 +38,8 @@ def compare(
     gradient_rule: opt.GradientRule = "plain",
     size: opt.Size = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Also deletion and insertion, beside random maps: some 40 forwards a map.")
+        bool,
+        typer.Option("--measure", help="Also deletion and infidelity, beside random maps: some 100 forwards an image."),
     ] = False,
     baseline: opt.Baseline = "auto",
     out: Annotated[
@@ -122,10 +122,12 @@ class _Panel:
             seconds = time.perf_counter() - start
             measurement = None
             if self.measured:
+                from vitscope.evaluation.evaluate import QUICK
+
                 measurement = self.scope.measure(
                     e,
                     target=self.options["target"],
-                    metrics=_CURVES,
+                    **QUICK,
                     baseline=self.baseline,
                     score_cache=self.score_cache,
                     progress=progress.update_forwards,
