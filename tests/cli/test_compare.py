@@ -75,7 +75,8 @@ def test_compare_with_measured_numbers(cli, album, tiny_folder, tiny_scope, tmp_
         for got, number in zip(document["measurement"]["numbers"], wanted.numbers, strict=True):
             for field in ("value", "random", "low", "high"):
                 assert got[field] == pytest.approx(getattr(number, field), abs=1e-6)
-            assert f": {number.name} {number.value:.3f} ({number.low:.2f} to {number.high:.2f}; " in cell.below
+            assert f": {number.name} {number.value:.3f}\n({number.low:.2f} to {number.high:.2f}; " in cell.below
+        assert max(map(len, cell.below.splitlines())) <= 40  # what fits below a map of the sheet
         alone.append(wanted.forwards)
     together = [document["measurement"]["forwards"] for document in documents]
     assert together[0] == alone[0]

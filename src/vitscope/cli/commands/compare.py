@@ -176,7 +176,7 @@ def _empty(picture: "Picture") -> "Image.Image":
 
 
 def _verdict(number: "Number") -> str:
-    """Return a number, the range of random maps and the verdict, for a line below a map."""
+    """Return a number, the range of random maps and the verdict, for two lines below a map."""
     verdict = f"{MARKS[number.verdict]} {number.verdict.removesuffix(' than random')}"
     best = f"{number.better} is better"
-    return f"{verdict}: {number.name} {number.value:.3f} ({number.low:.2f} to {number.high:.2f}; {best})"
+    return f"{verdict}: {number.name} {number.value:.3f}\n({number.low:.2f} to {number.high:.2f}; {best})"
