@@ -1,6 +1,7 @@
 """One model at work: options settled, images explained in batches, one result for each image and target."""
 
 import logging
+import threading
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from vitscope._messages import msg
 from vitscope.attention import AttentionStore
+from vitscope.attention.changes import Changes
 from vitscope.engine.attribution import Attribution, attribution_of, check_pixels
 from vitscope.engine.auto import MethodChoice, choose_method
 from vitscope.engine.calibrated import CalibrationOfModel
@@ -43,10 +45,18 @@ from vitscope.methods.places import RegionTarget
 from vitscope.methods.targets import Target
 from vitscope.models.base import ModelAdapter
 from vitscope.models.loading import open_model
+from vitscope.models.weights.fingerprint import Fingerprint, fingerprint
 
 Model: TypeAlias = str | Path | nn.Module
 
 log = logging.getLogger(__name__)
+
+
+class _Sharing(threading.local):
+    """Whether a thread shares forwards, and the last one with what the model was then."""
+
+    on = False
+    kept: tuple[Fingerprint, Forward] | None = None
 
 
 class Engine(ModelRunner):
@@ -61,8 +71,7 @@ class Engine(ModelRunner):
         super().__init__(adapter, device, dtype)
         self.capabilities = Capabilities(self)
         self.calibration = CalibrationOfModel(adapter)
-        self._sharing = False
-        self._shared: Forward | None = None
+        self._sharing = _Sharing()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle adapter and calibration; all else is found out again where it is unpickled."""
@@ -71,31 +80,36 @@ class Engine(ModelRunner):
     def refresh(self) -> bool:
         """Look at the model again; return whether what was known of it had to be found out anew."""
         if renewed := super().refresh():
-            self._shared = None
             self.capabilities = Capabilities(self)
         return renewed
 
     @contextmanager
     def shared_forwards(self) -> Iterator[None]:
-        """Run the model once within the `with` for all that needs no gradient of the same pixels."""
-        self._sharing = True
-        try:
+        """Run the model once within the `with` for all that needs no gradient of the same pixels, on this thread.
+
+        What runs while weights or hooks are others (callbacks may measure, the sanity check replaces weights) has
+        forwards of its own.
+        """
+        with Changes() as changes:
+            changes.set(self._sharing, "on", True)
+            changes.set(self._sharing, "kept", None)
             yield
-        finally:
-            self._sharing, self._shared = False, None
 
     def forward(self, pixels: Float[Tensor, "B C Hi Wi"], **kept: Any) -> Forward:
         """Run the model once and capture its attention, or give what `shared_forwards` keeps; see `ModelRunner`."""
-        if not self._sharing or kept.get("gradients") or kept.get("values"):
+        if not self._sharing.on or kept.get("gradients") or kept.get("values"):
             return super().forward(pixels, **kept)
-        shared, given = self._shared, pixels.to(self.device, self.dtype)
+        model, given = fingerprint(self.model), pixels.to(self.device, self.dtype)
+        made_of, shared = self._sharing.kept or (None, None)
         if (
             shared is None
+            or made_of != model
             or (kept.get("tokens") and shared.states is None)
             or shared.pixels.shape != given.shape
             or not torch.equal(shared.pixels, given)
         ):
-            shared = self._shared = super().forward(pixels, **kept)
+            shared = super().forward(pixels, **kept)
+            self._sharing.kept = model, shared
         return shared
 
     @alone
