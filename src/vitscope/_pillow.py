@@ -66,14 +66,14 @@ class _Quiet:
                 self._filters.__exit__(None, None, None)
 
 
-_QUIET = _Quiet()
+quiet = _Quiet()
 
 
 @contextmanager
 def decoding(source: str) -> Iterator[None]:
     """Turn whatever Pillow raises on a broken file into one line; suppress its warnings, which change no pixel."""
     try:
-        with _QUIET:
+        with quiet:
             yield
     except (ImageError, MissingDependencyError, OutOfMemoryError):
         raise

@@ -2,7 +2,8 @@
 
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,13 +12,14 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from vitscope._header_scan import check_regular
 from vitscope._messages import msg
 from vitscope._pillow import MAX_PIXELS, too_large
 from vitscope.errors import ImageError, UsageError, first_line, require_package
 from vitscope.images import Picture, load_image
+from vitscope.media.files import media_file, reading
 
 _ANIMATIONS = ("GIF", "WEBP", "PNG", "AVIF", "JPEG", "BMP", "TIFF")  # by Pillow; those that cannot move are refused
+_ANIMATED = 20_000_000_000  # pixels of all frames: a minute or two of drawing
 _SHOWN = 32  # numbers written into a note
 
 
@@ -136,10 +138,7 @@ def load_clip(source: Any, count: int) -> Clip:
     if isinstance(source, np.ndarray) and source.ndim == 4:
         return Clip(source).sampled(count)
     if isinstance(source, (str, Path)):
-        path = Path(source)
-        if not path.exists():
-            raise ImageError(msg("media.no-such-file", "{path} does not exist", path=path))
-        check_regular(path, str(path))
+        path = media_file(source)
         return _read(str(path), path.stem, str(path), count)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _read(io.BytesIO(bytes(source)), "clip", "the bytes", count)
@@ -152,13 +151,10 @@ def load_clip(source: Any, count: int) -> Clip:
 
 def _read(file: str | io.BytesIO, name: str, source: str, count: int) -> Clip:
     """Read an animated image by Pillow, anything else as a video by PyAV."""
-    try:
-        with Image.open(file, formats=_ANIMATIONS) as image:
+    with reading(source, partial(_broken, source)):
+        with suppress(UnidentifiedImageError), Image.open(file, formats=_ANIMATIONS) as image:
             return _animation(image, name, source, count)
-    except UnidentifiedImageError:
         return _video(file, name, source, count)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise _broken(source, error) from error
 
 
 def _animation(image: Image.Image, name: str, source: str, count: int) -> Clip:
@@ -169,8 +165,11 @@ def _animation(image: Image.Image, name: str, source: str, count: int) -> Clip:
             problem, msg("media.still.hint", "pass a video or an animated image, or use a model of images")
         )
     _check_size(*image.size, count, source)
+    if total * image.width * image.height > _ANIMATED:  # each frame is drawn on those before it
+        raise too_large(f"{source} ({total} x {image.width} x {image.height})", _ANIMATED)
     chosen, clock, starts, frames = frame_numbers(total, count), 0.0, [], []
     for number, frame in enumerate(ImageSequence.Iterator(image)):
+        _check_size(*frame.size, count, source)
         starts.append(clock)
         frames += [frame.convert("RGB")] * chosen.count(number)
         clock += frame.info.get("duration", 0) / 1000
@@ -217,18 +216,19 @@ def _check_size(width: int, height: int, count: int, source: str) -> None:
 
 @contextmanager
 def _opened(file: str | io.BytesIO, source: str) -> Iterator[Any]:
-    """Open a video; raise an ImageError for whatever PyAV finds wrong with it, now or while it is read."""
+    """Open a file that holds a video.
+
+    Raises:
+        ImageError: it holds none, or one of a kind that is not known.
+    """
     import av
 
     if isinstance(file, io.BytesIO):
         file.seek(0)
-    try:
-        with av.open(file, "r") as video:
-            if not video.streams.video:
-                raise ImageError(msg("media.no-video", "{source} holds no video", source=source))
-            yield video
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise _broken(source, error) from error
+    with av.open(file, "r") as video:
+        if not video.streams.video or not getattr(video.streams.video[0], "width", 0):
+            raise ImageError(msg("media.no-video", "{source} holds no video", source=source))
+        yield video
 
 
 def _upright(frame: Any) -> UInt8[np.ndarray, "H W 3"]:

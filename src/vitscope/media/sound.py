@@ -3,16 +3,17 @@
 import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float32
 
-from vitscope._header_scan import check_regular
 from vitscope._messages import msg
 from vitscope.errors import ImageError, UsageError, first_line, require_package
 from vitscope.images import Medium, Picture
+from vitscope.media.files import check_count, media_file, reading
 
 _WIDTHS = {1: ("u1", 128, 128), 2: ("<i2", 0, 1 << 15), 4: ("<i4", 0, 1 << 31)}  # bytes: dtype, zero, largest
 
@@ -72,6 +73,7 @@ class Sound(Medium):
                 notes.append(msg("media.mono", "the mean of {channels} channels", channels=samples.shape[1]))
             samples = samples.mean(1)
         if rate != self.rate:
+            check_count(round(len(samples) * rate / self.rate), self.source)  # a file may say that it has 1 Hz
             samples = _resampled(samples, round(len(samples) * rate / self.rate))
             notes.append(msg("media.resampled", "resampled from {old} to {new} Hz", old=self.rate, new=rate))
         return Sound(samples, rate, self.name, self.source, tuple(notes))
@@ -128,20 +130,26 @@ def load_sound(source: Any) -> Sound:
     if not isinstance(source, (str, Path)):
         problem = msg("media.not-a-sound", "this model takes sounds, not one {kind}", kind=type(source).__name__)
         raise ImageError(problem, msg("media.not-a-sound.hint", "pass a sound file, or vitscope.Sound(samples, rate)"))
-    path = Path(source)
-    if not path.exists():
-        raise ImageError(msg("media.no-such-file", "{path} does not exist", path=path))
-    check_regular(path, str(path))
-    try:
-        samples, rate = _read_wave(path)
-    except (wave.Error, EOFError, KeyError):
-        samples, rate = _read_any(path)
-    return Sound(samples, rate, path.stem, str(path))
+    path = media_file(source)
+    with reading(str(path), partial(_broken, path)):
+        try:
+            samples, rate = _read_wave(path)
+        except (wave.Error, EOFError, KeyError):
+            samples, rate = _read_any(path)
+        return Sound(samples, rate, path.stem, str(path))
+
+
+def _broken(path: Path, error: Exception) -> ImageError:
+    problem = msg(
+        "media.broken-sound", "{path} cannot be read as a sound: {reason}", path=path, reason=first_line(error)
+    )
+    return ImageError(problem, msg("media.broken-sound.hint", "pass a sound such as .wav or .flac"))
 
 
 def _read_wave(path: Path) -> tuple[np.ndarray, int]:
     with wave.open(str(path), "rb") as file:
         dtype, zero, most = _WIDTHS[file.getsampwidth()]
+        check_count(path.stat().st_size // file.getsampwidth(), str(path))
         data = np.frombuffer(file.readframes(file.getnframes()), dtype)
         samples = (data.astype(np.float64) - zero) / most
         return samples.reshape(-1, file.getnchannels()).astype(np.float32), file.getframerate()
@@ -151,13 +159,9 @@ def _read_any(path: Path) -> tuple[np.ndarray, int]:
     require_package("soundfile", extra="audio")
     import soundfile
 
-    try:
-        samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        problem = msg(
-            "media.broken-sound", "{path} cannot be read as a sound: {reason}", path=path, reason=first_line(error)
-        )
-        raise ImageError(problem, msg("media.broken-sound.hint", "pass a sound such as .wav or .flac")) from error
+    about = soundfile.info(str(path))
+    check_count(about.frames * about.channels, str(path))
+    samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
     return samples, int(rate)
 
 

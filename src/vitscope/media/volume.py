@@ -1,17 +1,19 @@
 """Read volumes: a file or an array becomes voxels with their spacing; and bring them to a model's size."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float32
 
-from vitscope._header_scan import check_regular
 from vitscope._messages import msg
 from vitscope.errors import ImageError, UsageError, first_line, require_package
 from vitscope.images import Picture
+from vitscope.media.files import check_count, media_file, reading
 
 _AXES = ("axis 0", "axis 1", "axis 2")
 
@@ -130,32 +132,30 @@ def load_volume(source: Any) -> Volume:
             "pass a .npy or NIfTI file, an array (D, H, W), or vitscope.Volume(voxels, spacing=...)",
         )
         raise ImageError(problem, hint)
-    path = Path(source)
-    if not path.exists():
-        raise ImageError(msg("media.no-such-file", "{path} does not exist", path=path))
-    check_regular(path, str(path))
-    try:
+    path = media_file(source)
+    with reading(str(path), partial(_broken, path)):
         if path.suffix == ".npy":
-            return Volume(np.load(path, allow_pickle=False), name=path.stem, source=str(path))
+            voxels = np.load(path, "r", allow_pickle=False)  # of another size than the file: nothing is made of it
+            check_count(voxels.size, str(path))
+            return Volume(voxels, name=path.stem, source=str(path))
         return _nifti(path)
-    except (OSError, ValueError, EOFError) as error:
-        problem = msg(
-            "media.broken-volume", "{path} cannot be read as a volume: {reason}", path=path, reason=first_line(error)
-        )
-        raise ImageError(problem, msg("media.broken-volume.hint", "pass .npy, .nii or .nii.gz")) from error
+
+
+def _broken(path: Path, error: Exception) -> ImageError:
+    problem = msg(
+        "media.broken-volume", "{path} cannot be read as a volume: {reason}", path=path, reason=first_line(error)
+    )
+    return ImageError(problem, msg("media.broken-volume.hint", "pass .npy, .nii or .nii.gz"))
 
 
 def _nifti(path: Path) -> Volume:
     """Read a NIfTI file in its own order of axes, which the notes name."""
     require_package("nibabel", extra="volume")
     import nibabel as nib
-    from nibabel.filebasedimages import ImageFileError
 
-    try:
-        image: Any = nib.load(path)
-        voxels = np.asarray(image.dataobj, np.float32)
-    except ImageFileError as error:
-        raise ValueError(first_line(error)) from error
+    image: Any = nib.load(path)
+    check_count(math.prod(image.dataobj.shape), str(path))
+    voxels = np.asarray(image.dataobj, np.float32)
     if voxels.ndim == 4:  # several values for each voxel come last
         voxels = voxels[..., 0] if voxels.shape[3] == 1 else np.moveaxis(voxels, 3, 0)
     opposite = {"L": "R-L", "R": "L-R", "A": "P-A", "P": "A-P", "S": "I-S", "I": "S-I"}

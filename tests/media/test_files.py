@@ -1,0 +1,136 @@
+"""Damaged and costly files of clips, volumes and sounds: each is read, or one line says what is wrong."""
+
+import gzip
+import io
+import struct
+import warnings
+import wave
+from functools import partial
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.helpers.errors import raises
+from vitscope.errors import ImageError, VitscopeError
+from vitscope.media.clip import load_clip
+from vitscope.media.sound import Sound, load_sound
+from vitscope.media.volume import load_volume
+
+DRAWN = np.random.default_rng(0)
+FRAMES = [Image.fromarray(DRAWN.integers(0, 256, (24, 32, 3), np.uint8)) for _ in range(6)]
+TRIES = 24
+
+
+def animation(kind):
+    file = io.BytesIO()
+    FRAMES[0].save(file, kind, save_all=True, append_images=FRAMES[1:], duration=40)
+    return file.getvalue()
+
+
+def video():
+    av, file = pytest.importorskip("av"), io.BytesIO()
+    with av.open(file, "w", format="mp4") as made:
+        stream = made.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 24, "yuv420p"
+        for frame in (*FRAMES, None):
+            made.mux(stream.encode(None if frame is None else av.VideoFrame.from_image(frame)))
+    return file.getvalue()
+
+
+def sound():
+    file = io.BytesIO()
+    with wave.open(file, "wb") as made:
+        made.setparams((1, 2, 16000, 0, "NONE", ""))
+        made.writeframes(DRAWN.integers(-9999, 9999, 4000, np.int16).tobytes())
+    return file.getvalue()
+
+
+def flac():
+    file = io.BytesIO()
+    pytest.importorskip("soundfile").write(file, np.zeros(4000), 16000, format="FLAC")
+    return file.getvalue()
+
+
+def array():
+    file = io.BytesIO()
+    np.save(file, DRAWN.random((8, 9, 10)).astype(np.float32))
+    return file.getvalue()
+
+
+def nifti():
+    nib = pytest.importorskip("nibabel")
+    return nib.Nifti1Image(DRAWN.random((8, 9, 10)).astype(np.float32), np.eye(4)).to_bytes()
+
+
+KINDS = {
+    **{kind.lower(): partial(animation, kind) for kind in ("GIF", "WEBP", "PNG", "TIFF")},
+    **{"mp4": video, "wav": sound, "flac": flac, "npy": array, "nii": nifti},
+    "nii.gz": lambda: gzip.compress(nifti()),
+}
+READERS = {"wav": load_sound, "flac": load_sound, "npy": load_volume, "nii": load_volume, "nii.gz": load_volume}
+
+
+def read(kind, path):
+    return READERS.get(kind, lambda path: load_clip(path, 4))(path)
+
+
+def damaged(data, number):
+    """Flip a few bytes, anywhere or near the beginning, cut the end off, or write a large number somewhere."""
+    draw, data = np.random.default_rng(number), bytearray(data)
+    how, within = number % 4, len(data) if number % 8 < 4 else min(len(data), 120)
+    if how == 1:
+        return data[: draw.integers(len(data))]
+    if how == 3:
+        at = draw.integers(len(data) - 4)
+        data[at : at + 4] = struct.pack("<I", (0xFFFFFFFF, 0x7FFFFFFF, 0, 65536)[number // 4 % 4])
+        return data
+    for _ in range(draw.integers(1, 6)):
+        data[draw.integers(within)] = draw.integers(256)
+    return data
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_file_is_read_or_one_line_says_what_is_wrong(kind, tmp_path):
+    whole, path, refused = KINDS[kind](), tmp_path / f"x.{kind}", 0
+    path.write_bytes(whole)
+    read(kind, path)
+    for number in range(TRIES):
+        path.write_bytes(damaged(whole, number))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            try:
+                read(kind, path)
+            except VitscopeError as error:
+                refused += 1
+                assert "\n" not in error.message
+    assert refused
+
+
+def test_a_volume_that_says_it_is_larger_than_its_file_is_refused_before_there_is_room_for_it(tmp_path):
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (900, 1000, 10)})
+    (tmp_path / "x.npy").write_bytes(file.getvalue() + bytes(400))
+    with raises(ImageError, "media.broken-volume"):
+        load_volume(tmp_path / "x.npy")
+
+
+def test_a_compressed_volume_of_more_numbers_than_are_read_is_refused(tmp_path):
+    header = bytearray(nifti()[:352])
+    header[40:56] = struct.pack("<8h", 3, 2000, 2000, 2000, 1, 1, 1, 1)
+    (tmp_path / "x.nii.gz").write_bytes(gzip.compress(bytes(header)))
+    with raises(ImageError, "media.too-many-numbers"):
+        load_volume(tmp_path / "x.nii.gz")
+
+
+def test_an_animation_of_thousands_of_large_frames_is_refused_before_they_are_drawn(tmp_path):
+    head = b"GIF89a" + struct.pack("<HH", 9000, 9000) + bytes([0x80, 0, 0, 0, 0, 0, 255, 255, 255])
+    frame = b"," + struct.pack("<4HB", 0, 0, 1, 1, 0) + bytes([2, 2, 0x4C, 1, 0])
+    (tmp_path / "x.gif").write_bytes(head + frame * 2000 + b";")
+    with raises(ImageError, "images.too-large"):
+        load_clip(tmp_path / "x.gif", 4)
+
+
+def test_a_sound_of_one_hertz_does_not_become_hours_of_samples():
+    with raises(ImageError, "media.too-many-numbers"):
+        Sound(np.zeros(100_000, np.float32), 1).at_rate(16_000)
