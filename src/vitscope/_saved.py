@@ -55,7 +55,10 @@ class Provenance(msgspec.Struct):
     drawing: dict[str, str | float | bool] | UnsetType = UNSET
     notes: list[str] | UnsetType = UNSET
     activation: Literal["softmax", "sigmoid", "given", "value"] | UnsetType | None = UNSET
-    size: int | list[int] | UnsetType | None = UNSET
+    size: int | UnsetType | None = UNSET
+    dtype: str | UnsetType = UNSET
+    load: dict[str, Any] | UnsetType = UNSET
+    versions: dict[str, str] | UnsetType = UNSET
     seed: Annotated[int, Meta(ge=-(1 << 62), le=1 << 62)] | UnsetType = UNSET
     batch_size: Annotated[int, Meta(ge=1, le=1 << 32)] | UnsetType | None = UNSET
 

@@ -137,7 +137,7 @@ class TokenLayout:
             UsageError: no such patch.
         """
         names = ("plane", "row", "column")[-len(self.shape) :]
-        form = r"\s*\d+\s*" + r",\s*\d+\s*" * (len(names) - 1)
+        form = r"\s*[0-9]{1,9}\s*" + r",\s*[0-9]{1,9}\s*" * (len(names) - 1)
         place = [int(n) for n in text.split(",")] if re.fullmatch(form, text) else []
         if place and all(n < size for n, size in zip(place, self.shape, strict=True)):
             return int(np.ravel_multi_index(place, self.shape))

@@ -187,7 +187,7 @@ class AttentionStore:
         if query == "readout":
             return self
         named = self.layout is not None and query in self.layout.prefix
-        if self.layout is None or not (named or re.fullmatch(r"[\d\s,]+", query)):
+        if self.layout is None or not (named or re.fullmatch(r"[0-9\s,]+", query)):
             names = ", ".join(("readout", *(self.layout.prefix if self.layout else ())))
             hint = msg(
                 "attention.not-a-query.hint", "write {names}, or row,column of a patch, counted from 0", names=names
@@ -321,11 +321,11 @@ def _uneven() -> str:
 
 def _numbers(part: str | int, depth: int) -> list[int]:
     text = str(part).strip()
-    if match := re.fullmatch(r"last(\d+)", text):
+    if match := re.fullmatch(r"last([0-9]{1,9})", text):
         ends = max(depth - int(match[1]), 0), depth - 1
-    elif match := re.fullmatch(r"(-?\d+)-(-?\d+)", text):
+    elif match := re.fullmatch(r"(-?[0-9]{1,9})-(-?[0-9]{1,9})", text):
         ends = int(match[1]), int(match[2])
-    elif re.fullmatch(r"-?\d+", text):
+    elif re.fullmatch(r"-?[0-9]{1,9}", text):
         ends = int(text), int(text)
     else:
         raise UsageError(

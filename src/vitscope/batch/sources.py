@@ -30,7 +30,7 @@ _CONTAINER_SUFFIXES: dict[FileKind, frozenset[str]] = {
 }
 _LIST_SUFFIXES = frozenset({".txt", ".lst", ".list"})
 _MAGIC = re.compile(r"[*?\[]")
-_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_BRACES = re.compile(r"\{([0-9]{1,18})\.\.([0-9]{1,18})\}")
 
 
 @dataclass(frozen=True)

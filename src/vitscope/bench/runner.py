@@ -162,7 +162,7 @@ def explain_case(
         options = {"method": spec.method, "size": size, "target": case.target, "seed": seed, **spec.options}
         found: Explanation = scope.explain(picture, method_options=dict(spec.method_options), **options)
         return found
-    pixels, region = scope.adapter.prepare(picture, size)
+    pixels, region = scope.engine.prepare_pixels(picture, size)
     layout = scope.adapter.layout((pixels.shape[1], pixels.shape[2]))
     if spec.method == RANDOM:
         values = np.random.default_rng([seed, zlib.crc32(case.name.encode())]).random(layout.grid)
@@ -225,7 +225,7 @@ def _try_explain(
 def _forward(scope: Explainer, picture: Picture, size: int | None) -> float:
     """Return the seconds of preprocessing and one plain forward without recording."""
     start = time.perf_counter()
-    pixels, _ = scope.adapter.prepare(picture, size)
+    pixels, _ = scope.engine.prepare_pixels(picture, size)
     scope.engine.answer(pixels[None]).cpu()  # waits for the device
     return time.perf_counter() - start
 

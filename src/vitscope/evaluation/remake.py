@@ -10,6 +10,7 @@ from torch import Tensor
 from vitscope._messages import msg
 from vitscope.engine.engine import Engine
 from vitscope.engine.options import Failure, Options
+from vitscope.engine.ranges import check_size
 from vitscope.engine.request import Request
 from vitscope.engine.runner import Prepared
 from vitscope.errors import UsageError
@@ -74,7 +75,7 @@ def pixels_of(
             weights=adapter.weights,
         )
         raise UsageError(problem, hint)
-    pixels, region = adapter.prepare(picture, record.get("size"))
+    pixels, region = engine.prepare_pixels(picture, _size(explanation))
     layout = adapter.layout(region.input)
     made, shown = explanation.region, region.covered(layout)
     same = (shown.size, shown.input, layout.grid) == (made.size, made.input, explanation.layout.grid)
@@ -94,7 +95,7 @@ def pixels_of(
 
 def uniform_pixels(engine: Engine, explanation: Explanation, picture: Picture, value: int) -> Tensor:
     """Return the pixels that the model gets of an image of the same size and bands that holds one value of 0..255."""
-    pixels, _ = engine.adapter.prepare(picture.flat(value), explanation.provenance.get("size"))
+    pixels, _ = engine.prepare_pixels(picture.flat(value), _size(explanation))
     return pixels.to(engine.device, engine.dtype)
 
 
@@ -181,8 +182,18 @@ def remade(engine: Engine, explanation: Explanation, image: ImageLike | None = N
     return made, ", ".join(f"{name} {then[name]} then" for name in then if then[name] != now.get(name))
 
 
+def _size(explanation: Explanation) -> int | None:
+    """Return the input size that an explanation records; raise a UsageError where it is none, as in a forged file."""
+    size: int | None = explanation.provenance.get("size")
+    check_size(size)
+    return size
+
+
 def _value(option: Any) -> Any:
     """Return an option as it was given: the provenance keeps lists as text."""
     if isinstance(option, str) and option[:1] in ("[", "("):
-        return ast.literal_eval(option)
+        try:
+            return ast.literal_eval(option)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return option  # which the method refuses
     return option

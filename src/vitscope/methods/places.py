@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vitscope._messages import Message, msg
+from vitscope._numbers import number, whole_number
 from vitscope.errors import MethodError, UsageError
 from vitscope.geometry import ImageRegion
 
@@ -188,7 +189,7 @@ def region(which: Any, place: Any = None, *, box: Any = None, mask: Any = None) 
     if mask is not None:
         return RegionTarget(_class(which), None, _mask(mask))
     try:
-        left, top, right, bottom = (float(edge) for edge in box or ())
+        left, top, right, bottom = map(_edge, box or ())
     except (TypeError, ValueError):
         raise _no_box(box) from None
     if not (left < right and top < bottom and np.isfinite([left, top, right, bottom]).all()):
@@ -218,15 +219,15 @@ def parse_place(kind: str, rest: str) -> "RegionTarget | QueryTarget":
     """Parse what follows `region:` or `query:` in a flag."""
     if kind == "query":
         index, _, which = rest.partition(":")
-        number = index.strip()
-        return query(int(number) if number.removeprefix("-").isdigit() else number, which.strip())
+        found = whole_number(index)
+        return query(index.strip() if found is None else found, which.strip())
     which, _, numbers = rest.rpartition(":")
     return region(which.strip(), box=numbers.split(","))
 
 
 def place_of_text(words: str) -> RegionTarget | QueryTarget | None:
     """Return the target that these words describe; None for a mask, or anything else."""
-    if found := re.fullmatch(r"(.+) at query (\d+)", words, re.DOTALL):
+    if found := re.fullmatch(r"(.+) at query ([0-9]{1,18})", words, re.DOTALL):
         return query(int(found[2]), found[1])
     if found := re.fullmatch(r"(.+) in the box \(([^()]+)\)", words, re.DOTALL):
         return region(found[1], box=found[2].split(","))
@@ -240,6 +241,13 @@ def placed(target: Any, regions: Sequence[ImageRegion], grid: tuple[int, int]) -
     if isinstance(target, RegionTarget) and target.regions is None:
         return replace(target, regions=tuple(regions), grid=grid)
     return target
+
+
+def _edge(value: Any) -> float:
+    found = number(value) if isinstance(value, str) else value
+    if found is None:
+        raise ValueError(value)
+    return float(found)
 
 
 def _class(which: Any) -> int | str:

@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Words = Annotated[str, Field(min_length=1, max_length=200)]
-ClassNumber = Annotated[int, Field(ge=0, le=1_000_000)]
-Scalar: TypeAlias = bool | Annotated[int, Field(ge=-(10**6), le=10**6)] | float | Words | None
+Whole = Annotated[int, Field(strict=True)]  # a number of JSON: pydantic would read the text "5_0", too
+ClassNumber = Annotated[Whole, Field(ge=0, le=1_000_000)]
+Scalar: TypeAlias = bool | Annotated[Whole, Field(ge=-(10**6), le=10**6)] | float | Words | None
 Messages = Annotated[
     dict[str, dict[str, Any]], Field(description="Code and parameters of each sentence, by its English text.")
 ]
@@ -57,10 +58,10 @@ class ViewRequest(_Request):
         None, description="Names of methods; by default those that suit the model."
     )
     target: ClassNumber | Words | None = Field(None, description="A class by number or name.")
-    top: int = Field(5, ge=1, le=10, description="How many predicted classes get a map of their own.")
-    size: int | None = Field(None, ge=16, le=8192, description="The input size in pixels.")
+    top: Whole = Field(5, ge=1, le=10, description="How many predicted classes get a map of their own.")
+    size: Whole | None = Field(None, ge=16, le=8192, description="The input size in pixels.")
     measure: bool = Field(False, description="Deletion and infidelity of each map: some 100 to 300 forwards in all.")
-    seed: int = Field(0, ge=0, le=2**31, description="Of random numbers.")
+    seed: Whole = Field(0, ge=0, le=2**31, description="Of random numbers.")
 
     @model_validator(mode="after")
     def _one_photo(self) -> "ViewRequest":
@@ -111,7 +112,7 @@ class MapResponse(BaseModel):
 class MaskRequest(_Request):
     """Patches to leave out, numbered row by row from 0."""
 
-    patches: Annotated[list[Annotated[int, Field(ge=0, le=10**6)]], Field(max_length=20_000)]
+    patches: Annotated[list[ClassNumber], Field(max_length=20_000)]
     mode: Literal["fill", "drop"] = "fill"
 
 

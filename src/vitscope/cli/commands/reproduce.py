@@ -81,6 +81,11 @@ def _again(
 
     saved = Explanation.load(folder)
     record, note = saved.provenance, ""
+    if missing := [name for name in ("model", "dtype") if name not in record]:
+        raise UsageError(
+            msg("cli.not-recorded", "the result does not record the {names} that made it", names=", ".join(missing)),
+            msg("cli.not-recorded.hint", "explain the image anew"),
+        )
     source = image or record.get("source")
     if source is None or not path_exists(Path(source)):
         note = "the image is not where it was: the map is made of the JPEG that was saved (--image names the image)"

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 _NAMED = ("logits", "image_embeds", "pooler_output", "last_hidden_state", "image_features", "x_norm_clstoken")
 _SIDE = re.compile(r"(^|\.)(\w*_)?(loss|losses|loss_dict|hidden_states|attentions|past_key_values)($|[.\[])")
-_STEP = re.compile(r"\.?([^.\[\]]+)|\[(-?\d+)\]")
+_STEP = re.compile(r"\.?([^.\[\]]+)|\[(-?[0-9]{1,9})\]")
 _DEEP = 4
 _LISTED = 12
 _SHOWN = 8
@@ -219,7 +219,7 @@ def _follow(output: Any, path: str) -> Any:
     if step is None:
         raise KeyError(path)
     name, index = step.groups()
-    if name is not None and name not in parts and re.fullmatch(r"-?\d+", name):
+    if name is not None and name not in parts and re.fullmatch(r"-?[0-9]{1,9}", name):
         name, index = None, name
     if name is None:
         key = int(index)
@@ -255,5 +255,5 @@ def _with_images(answer: Tensor, images: int) -> Tensor:
 
 def _written(path: str) -> str:
     """Write a path as a value of `output=` that Python and a shell understand."""
-    found = re.fullmatch(r"\[(-?\d+)\]", path)
+    found = re.fullmatch(r"\[(-?[0-9]{1,9})\]", path)
     return found[1] if found else repr(path)
