@@ -2,7 +2,7 @@
 # make test   the tests that find most faults for their time, those with the pretrained weights included
 # make test-all  all tests: after those of `make test`, the slow ones
 # make check  format, lint, types; of the pages' scripts as well, where Node is there
-# make bench  speed and memory beside the plain forward
+# make bench  speed and memory beside the plain forward and beside other packages; writes docs/performance.md
 # make soak   long runs that must leave nothing wrong, lost, hung or changed: hours; writes docs/reliability.md
 # make test-lowest, test-newest  a part of the tests with the lowest, and the newest, dependencies that are admitted
 # make audit  the installed dependencies among the known advisories
@@ -49,8 +49,8 @@ RECENT := const [major, minor] = process.versions.node.split(".").map(Number); p
 check-pages: node_modules/.package-lock.json
 	npm run --silent check
 
-bench: .venv/demo
-	$(BIN)/python benchmarks/extraction.py
+bench: .venv/test
+	$(BIN)/python -m benchmarks.speed
 
 soak: .venv/test
 	$(KEPT) OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak

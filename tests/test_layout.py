@@ -20,6 +20,7 @@ NAMES = {  # test files that are not about one module of their folder, and why
     "test_extras": "install hints of all extras",
     "test_imports": "all modules",
     "test_soak": "benchmarks/soak",
+    "test_speed": "benchmarks/speed",
     "test_space": "the example app for a Space",
     "test_mutations": "damaged files of all kinds",
     "test_works_with": "benchmarks/works_with",
