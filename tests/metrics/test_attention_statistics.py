@@ -22,6 +22,7 @@ from vitscope.images import load_image
 from vitscope.metrics import effective_rank as rank_module
 from vitscope.metrics.attention_statistics import SHARES, Statistics
 from vitscope.metrics.effective_rank import effective_rank
+from vitscope.metrics.head_kinds import NUMBERS
 from vitscope.models.transformers.adapter import TransformersAdapter
 
 
@@ -331,6 +332,7 @@ def test_layers_in_their_own_tokens(name):
         unknown = (layer.distance, layer.distance_photo, layer.readout_entropy, layer.received, layer.norms)
         assert (*unknown, layer.effective_rank) == (None,) * 6
     refused = {"distance", "shares", "received", "sinks", "norms", "readout_entropy", "effective_rank", "importance"}
+    refused |= {"kinds", *NUMBERS}
     assert set(found.unavailable) == refused
     assert found.unavailable["distance"].code == "metrics.layers-differ"
     with raises(UsageError, "metrics.unavailable"):

@@ -29,7 +29,8 @@ def test_the_record_is_frozen_and_says_where_it_is_from(one, photo):
     assert set(one.provenance["versions"]) == {"vitscope", "python", "torch", "transformers", "numpy"}
     assert not {"target", "caveat", "gradient", "options"} & set(one.provenance)
     assert one.region.size == (451, 300)
-    assert one.unavailable == {}
+    assert {why.code for why in one.unavailable.values()} == {"metrics.no-object-apart"}
+    assert set(one.unavailable) == {"object_ratio", "own_ratio"}
 
 
 def test_every_figure_is_repeatable_to_the_digit(tiny_scope, photo, one):

@@ -58,7 +58,7 @@ def test_a_layer_that_is_not_in_the_page_shows_nothing_under_its_own_title(parti
 
 def test_heads_of_a_layer_that_is_not_in_the_page_are_empty(partial):
     """They would keep the thumbnails of another token, under the name of this one."""
-    partial.evaluate(SET, {"panel": "grid", "source": "query", "query": -1, "layer": 2})
+    partial.evaluate(SET, {"panel": "grid", "heads": "layers", "source": "query", "query": -1, "layer": 2})
     seen = "() => [...document.querySelectorAll('.vs-grid button')].map((one) => one.classList.contains('vs-gone'))"
     partial.wait(f"() => !({seen})().some(Boolean)")
     partial.evaluate(SET, {"query": 7})

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from vitscope._messages import msg
 from vitscope.errors import UsageError
 from vitscope.geometry import ImageRegion, TokenLayout
+from vitscope.metrics.head_kinds import NUMBERS
 from vitscope.metrics.table_files import write_table
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ _PER_HEAD = (
     "distance_photo",
     "agreement",
     "importance",
+    *NUMBERS,
 )
 
 
@@ -72,6 +74,12 @@ class LayerStatistics:
         shares: of the attention of patch queries, by destination (`SHARES`): each in [0, 1], together one.
         agreement: mean cosine between the head's rows and the other heads' rows, in [0, 1]; None with one head.
         importance: the score's drop when the head is silenced, where requested.
+        kinds: what each head does on this image (`HeadKinds`, which has the numbers as well).
+        sink_share: of all attention of patches, on the prefix and three patches.
+        near_share: of a patch's attention on patches, in its neighbourhood.
+        position_share: of the variance of those weights, what the offset alone foretells.
+        object_ratio: attention to an object's patch over that to its background's; None without an object.
+        own_ratio: attention to the asking patch's own side over that to the other; None without an object.
         effective_rank: of rollout up to this layer, in [1, N].
         received: each token's share of all attention, `(N,)`, summing to one.
         norms: each token's length at the input of the block, `(N,)`.
@@ -90,6 +98,12 @@ class LayerStatistics:
     shares: Mapping[str, PerHead] = field(default_factory=dict)
     agreement: PerHead | None = None
     importance: PerHead | None = None
+    kinds: tuple[str, ...] | None = None
+    sink_share: PerHead | None = None
+    near_share: PerHead | None = None
+    position_share: PerHead | None = None
+    object_ratio: PerHead | None = None
+    own_ratio: PerHead | None = None
     effective_rank: float | None = None
     received: Float[np.ndarray, " N"] | None = None
     norms: Float[np.ndarray, " N"] | None = None
@@ -113,6 +127,7 @@ class LayerStatistics:
             "queries": self.queries,
             "keys": self.keys,
             **{name: _listed(getattr(self, name)) for name in _PER_HEAD},
+            "kinds": None if self.kinds is None else list(self.kinds),
             "shares": {name: _listed(values) for name, values in self.shares.items()},
             "head_agreement": self.head_agreement,
             "effective_rank": self.effective_rank,
@@ -204,6 +219,7 @@ class Statistics:
                 row |= {"queries": layer.queries, "keys": layer.keys}
                 row |= {name: _one(getattr(layer, name), head) for name in _PER_HEAD}
                 row |= {f"share_{name.replace(' ', '_')}": _one(layer.shares.get(name), head) for name in SHARES}
+                row["kind"] = None if layer.kinds is None else layer.kinds[head]
                 table.append(row | {"effective_rank": layer.effective_rank})
         return table
 

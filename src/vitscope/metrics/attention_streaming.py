@@ -22,11 +22,23 @@ from vitscope.methods.rollout_variants import outlier_threshold
 from vitscope.metrics.attention_statistics import SHARES, LayerStatistics, Sink, Statistics
 from vitscope.metrics.effective_rank import effective_ranks
 from vitscope.metrics.head_importance import HeadImportance
+from vitscope.metrics.head_kinds import NUMBERS, head_kinds, split_object
 
 _LAYERS_DIFFER = msg(
     "metrics.layers-differ", "its layers do not all have the same tokens (windows, merging or reduced keys)"
 )
-_IN_TOKENS = ("readout_entropy", "distance", "shares", "received", "sinks", "norms", "effective_rank")
+_NO_OBJECT = msg("metrics.no-object-apart", "the features do not part an object from its background on this image")
+_IN_TOKENS = (
+    "readout_entropy",
+    "distance",
+    "shares",
+    "received",
+    "sinks",
+    "norms",
+    "effective_rank",
+    "kinds",
+    *NUMBERS,
+)
 
 
 def compute_statistics(
@@ -68,6 +80,12 @@ def compute_statistics(
         layers = [_token_statistics(block, readout, positions) for block in store]
         norms = None if isinstance(states, str) else [_norms(states, number) for number in range(len(layers))]
         layers, sinks = _with_sinks(layers, norms, layout)
+        parted = None if isinstance(states, str) else split_object(_features(states, layout), layout.grid)
+        if parted is None:
+            why = states if isinstance(states, str) else _NO_OBJECT
+            unavailable |= dict.fromkeys(("object_ratio", "own_ratio"), why)
+        told = [vars(head_kinds(block, layout, parted)) for block in store]
+        layers = [replace(layer, **one) for layer, one in zip(layers, told, strict=True)]
         try:
             ranks = effective_ranks(store)
             layers = [replace(layer, effective_rank=rank) for layer, rank in zip(layers, ranks, strict=True)]
@@ -191,6 +209,12 @@ def _alike(rows: Float[Tensor, "B H n M"]) -> Float[Tensor, " H"]:
     with_all = _total(unit * unit.sum(1, keepdim=True), (0, 2, 3))
     h = rows.shape[1]
     return (with_all - rows.shape[0] * rows.shape[2]) / max(h - 1, 1)
+
+
+def _features(states: HiddenStates, layout: TokenLayout) -> Float[np.ndarray, "P D"]:
+    """Return the patches as the readout sees them."""
+    last = states.at(len(states.tokens) - 1) if states.final is None else states.arrange(states.final)
+    return _numpy(last[0, len(layout.prefix) :])
 
 
 def _norms(states: HiddenStates, number: int) -> Float[Tensor, " N"]:

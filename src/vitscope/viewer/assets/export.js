@@ -174,7 +174,7 @@ export function panel(root, ctx) {
   ].filter(Boolean);
   const show = () => {
     if (!ctx.scene) return;
-    for (const one of buttons) one.disabled = !(ctx.scene.values ?? ctx.scene.rgb);
+    for (const one of buttons) one.disabled = ctx.scene.passing || !(ctx.scene.values ?? ctx.scene.rgb);
     fields.forEach((fill) => fill());
     const what = lostBy(now())
       .map((key) => t(key))

@@ -1,78 +1,198 @@
-// Every layer and head at a glance: small maps of what one token attends to; a click enlarges one.
+// Every layer and head at a glance: small maps of what one token attends to, by what heads do or by layer.
+// A click enlarges one, and pointing at it shows it on the photo for as long.
 
-import { el } from "./dom.js";
 import { limits } from "./colours.js";
-import { row } from "./scene.js";
+import { choices, el } from "./dom.js";
+import { askedOf } from "./filmstrip.js";
+import { kindsOf } from "./headKinds.js";
+import { column, row, sceneOf } from "./scene.js";
 
 export function panel(root, ctx) {
   const { data, store, t, signal } = ctx;
   if (!data.readable) return;
+  const order = choices(
+    t("heads_order"),
+    [
+      ["kinds", t("heads_by_kind")],
+      ["layers", t("heads_by_layer")],
+    ],
+    "kinds",
+    (value) => store.set({ heads: value }),
+  );
   const note = el("p", { class: "vs-note" }),
-    table = el("div", { class: "vs-grid", role: "grid", "aria-label": t("heads") });
-  root.append(note, table);
+    table = el("div", { class: "vs-grid", role: "grid", "aria-label": t("heads") }),
+    choice = el("div", { class: "vs-row" }, el("span", { class: "vs-label", text: t("heads_order") }), order);
+  root.append(choice, note, table);
   const [left, top, right, bottom] = data.region.cells ?? data.region.box;
   table.style.setProperty("--heads", data.heads);
   table.style.setProperty("--shape", (right - left) / (bottom - top));
-  const cells = data.layers.map((layer, l) => {
-    const line = el("div", { role: "row", class: "vs-line" }, el("span", { role: "rowheader", text: String(l) }));
-    const made = Array.from({ length: layer.heads }, (_, h) => {
+  // While it is pointed at, a map is on the photo.
+  const shown = (element, make) => {
+    element.addEventListener("pointerenter", make);
+    element.addEventListener("pointerleave", () => ctx.peek(null));
+    return element;
+  };
+  const words = (layer, head) => t("where_head", { layer, head });
+  let cells = [],
+    means = [],
+    laid = null;
+
+  function cellOf(layer, head, kind) {
+    const canvas = el("canvas", { width: String(data.columns), height: String(data.rows) });
+    const cell = el(
+      "button",
+      {
+        type: "button",
+        tabindex: "-1",
+        "aria-label": kind ? `${words(layer, head)}, ${t(`kind_${kind}`)}` : words(layer, head),
+        title: kind ? words(layer, head) : null,
+        onclick: () => ctx.keep(layer, head),
+      },
+      canvas,
+      kind ? el("span", { text: `${layer}·${head}`, "aria-hidden": "true" }) : null,
+    );
+    shown(cell, () => ctx.peek({ ...asked(store.get()), layer, head }));
+    cells.push({ cell, canvas, layer, head });
+    return el("span", { role: "gridcell" }, cell);
+  }
+
+  function byLayer() {
+    return data.layers.map((layer, l) =>
+      el(
+        "div",
+        { role: "row", class: "vs-line" },
+        el("span", { role: "rowheader", text: String(l) }),
+        ...Array.from({ length: layer.heads }, (_, h) => cellOf(l, h)),
+      ),
+    );
+  }
+
+  function byKind(groups) {
+    return groups.map(([kind, heads]) => {
       const canvas = el("canvas", { width: String(data.columns), height: String(data.rows) });
-      const cell = el(
-        "button",
-        {
-          type: "button",
-          tabindex: "-1",
-          "aria-label": t("where_head", { layer: l, head: h }),
-          onclick: () => ctx.keep(l, h),
-        },
+      const group = { kind, heads, canvas, scene: null };
+      const label = t("kind_mean", { count: heads.length, kind: t(`kind_${kind}`) });
+      const show = () => group.scene && ctx.peek(null, group.scene);
+      const mean = el(
+        "span",
+        { role: "gridcell", class: "vs-kind-mean", tabindex: "0", "aria-label": label, title: label },
         canvas,
       );
-      line.append(el("span", { role: "gridcell" }, cell));
-      return { cell, canvas };
+      mean.addEventListener("focus", show);
+      mean.addEventListener("blur", () => ctx.peek(null));
+      means.push(group);
+      return el(
+        "div",
+        { role: "row", class: "vs-kind" },
+        el(
+          "div",
+          { role: "rowheader" },
+          el("span", {}, el("strong", { text: t(`kind_${kind}`) }), ` ${t("kind_count", { count: heads.length })}`),
+          el("small", { class: "vs-note", text: t(`kind_${kind}_note`) }),
+        ),
+        shown(mean, show),
+        el("div", { role: "presentation" }, ...heads.map(({ layer, head }) => cellOf(layer, head, kind))),
+      );
     });
-    table.append(line);
-    return made;
-  });
+  }
+
+  function lay() {
+    const groups = kindsOf(data.header.statistics?.layers ?? []),
+      way = groups.length ? store.get().heads : "layers";
+    choice.hidden = !groups.length;
+    order.show(way);
+    if (way === laid) return;
+    laid = way;
+    cells = [];
+    means = [];
+    drawn = null;
+    ctx.unpeek();
+    table.replaceChildren(...(way === "kinds" ? byKind(groups) : byLayer()));
+  }
+
+  // The one above or below, or the next.
+  function beside(at, key) {
+    if (key === "ArrowLeft" || key === "ArrowRight") return cells[at + (key === "ArrowLeft" ? -1 : 1)];
+    const place = ({ cell }) => cell.getBoundingClientRect(),
+      own = place(cells[at]),
+      down = key === "ArrowDown" ? 1 : -1;
+    const off = (one) => {
+      const { top: y, left: x } = place(one);
+      return [down * (y - own.top), Math.abs(x - own.left)];
+    };
+    const [found] = cells
+      .map((one) => ({ one, off: off(one) }))
+      .filter(({ off: [far] }) => far > own.height / 2)
+      .sort((a, b) => Math.round(a.off[0] - b.off[0]) || a.off[1] - b.off[1]);
+    return found?.one;
+  }
   table.addEventListener("keydown", (event) => {
-    const by = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
-    if (!by) return;
+    const at = cells.findIndex(({ cell }) => cell === event.target);
+    if (at < 0 || !event.key.startsWith("Arrow")) return;
     event.preventDefault();
-    const l = cells.findIndex((line) => line.some(({ cell }) => cell === event.target)),
-      h = cells[l].findIndex(({ cell }) => cell === event.target);
-    const next = cells[l + by[0]]?.[h + by[1]]?.cell;
+    const next = beside(at, event.key)?.cell;
     next?.focus();
     next?.click();
   });
 
+  const asked = (state) => {
+    const { source, query } = askedOf({ of: state });
+    return { source, query };
+  };
   let drawn = null,
     run = 0;
   async function draw(state) {
-    const query = state.source === "query" ? state.query : -1;
-    const key = [query, state.shared, state.cmap].join();
+    const { source, query } = asked(state),
+      key = [source, query, state.shared, state.cmap].join();
     if (key === drawn) return;
     drawn = key;
     const mine = ++run,
       colours = state.cmap === "auto" ? "inferno" : state.cmap,
       count = data.prefix.length;
-    note.textContent = t("heads_of", { token: data.nameOf(query, t) });
-    for (const { cell } of cells.flat()) cell.classList.add("vs-gone"); // until it is drawn for this token
+    const { unavailable } = data.header.statistics ?? {};
+    note.textContent = [
+      t(source === "received" ? "heads_seen_by" : "heads_of", { token: data.nameOf(query, t) }),
+      laid === "kinds" && unavailable?.object_ratio
+        ? t("kinds_without", { why: t.message(unavailable.object_ratio) })
+        : "",
+    ]
+      .filter(Boolean)
+      .join(" ");
+    for (const { cell } of cells) cell.classList.add("vs-gone"); // until it is drawn for this token
     const all = [],
       place = (cell, canvas, values, scale) => {
         ctx.stage.paint(canvas, values, scale, colours);
-        cell.classList.remove("vs-gone");
+        cell?.classList.remove("vs-gone");
       };
-    for (let l = 0; l < cells.length; l++) {
-      const readouts = query < 0 ? await data.readouts(l) : null,
-        layer = query < 0 ? null : await data.layer(l);
+    const sums = means.map(() => new Float32Array(data.tokens));
+    for (let l = 0; l < data.layers.length; l++) {
+      const plain = query < 0 && source === "query",
+        readouts = plain ? await data.readouts(l) : null,
+        layer = plain ? null : await data.layer(l);
       if (mine !== run || signal.aborted) return;
-      cells[l].forEach(({ canvas, cell }, h) => {
-        if (!readouts && !layer) return;
-        const tokens = readouts ? readouts.subarray(h * data.tokens, (h + 1) * data.tokens) : row(layer, h, query);
+      if (!readouts && !layer) continue;
+      for (const { canvas, cell, head } of cells.filter((one) => one.layer === l)) {
+        const tokens = readouts
+          ? readouts.subarray(head * data.tokens, (head + 1) * data.tokens)
+          : (source === "received" ? column : row)(layer, head, Math.max(query, 0));
+        const group = means.findIndex(({ heads }) => heads.some((one) => one.layer === l && one.head === head));
+        if (group >= 0) tokens.forEach((value, i) => (sums[group][i] += value / means[group].heads.length));
         const values = tokens.subarray(count);
         if (state.shared) all.push({ canvas, cell, values });
         else place(cell, canvas, values, limits(values, "robust"));
-      });
+      }
     }
+    means.forEach((group, i) => {
+      const of = { ...state, source, query, rolled: false, head: "mean" },
+        label = t("kind_mean", { count: group.heads.length, kind: t(`kind_${group.kind}`) }),
+        scene = sceneOf(sums[i], of, data, t);
+      group.scene = {
+        ...scene,
+        caption: t("kind_caption", { mean: label, token: data.nameOf(query, t) }),
+        passing: true,
+      };
+      place(null, group.canvas, scene.values, limits(scene.values, "robust"));
+    });
     if (!state.shared) return;
     const together = new Float32Array(all.length * data.rows * data.columns);
     all.forEach(({ values }, i) => together.set(values, i * values.length));
@@ -80,15 +200,19 @@ export function panel(root, ctx) {
     for (const { canvas, cell, values } of all) place(cell, canvas, values, scale);
   }
   const show = (state) => {
+    lay();
     draw(state);
-    cells.forEach((line, l) =>
-      line.forEach(({ cell }, h) => {
-        const on = state.source !== "map" && state.layer === l && (state.head === h || typeof state.head !== "number");
-        cell.classList.toggle("vs-on", on);
-        cell.tabIndex = state.layer === l && (state.head === h || (typeof state.head !== "number" && h === 0)) ? 0 : -1;
-      }),
-    );
+    const on = ({ layer, head }) =>
+      state.source !== "map" && state.layer === layer && (state.head === head || typeof state.head !== "number");
+    const reached =
+      cells.find(({ layer, head }) => state.layer === layer && state.head === head) ??
+      cells.find(({ layer }) => state.layer === layer);
+    for (const one of cells) {
+      one.cell.classList.toggle("vs-on", on(one));
+      one.cell.tabIndex = one === reached ? 0 : -1;
+    }
   };
   show(store.get());
   store.subscribe(show, signal);
+  ctx.grown.subscribe(() => show(store.get()), signal);
 }

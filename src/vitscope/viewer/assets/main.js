@@ -45,6 +45,7 @@ const KEPT = [
   "lang",
   "theme",
   "panel",
+  "heads",
   "cmap",
   "opacity",
   "norm",
@@ -158,8 +159,15 @@ function mountOne(element, document, host, options) {
   ctx.layer = (value) => store.set({ layer: within(value), ...toQuery() });
   ctx.head = (value) => store.set({ head: value, ...toQuery() });
   ctx.keep = (layer, head) => store.set({ layer, head, rolled: false, ...toQuery() });
-  // One head on the photo for as long as it is pointed at; null goes back to what was kept.
-  ctx.peek = (change) => refresh(change ? { ...store.get(), ...toQuery(), rolled: false, ...change } : store.get());
+  // One head, or a scene, on the photo for as long as it is pointed at; null goes back to what was kept.
+  let peeking = false;
+  ctx.peek = (change, scene = null) => {
+    peeking = Boolean(change ?? scene);
+    if (scene) return arrive(store.get(), scene, null);
+    return refresh(change ? { ...store.get(), ...toQuery(), rolled: false, ...change } : store.get());
+  };
+  // What was pointed at is gone, and nothing else will say that the pointer left it.
+  ctx.unpeek = () => peeking && ctx.peek(null);
   ctx.query = (token) => {
     const { source } = store.get();
     const kept = source === "received" ? token >= 0 : besideOf({ source }) && token >= data.prefix.length;

@@ -41,6 +41,7 @@ export function createTabs(root, ctx, all) {
     open?.abort();
     open = new AbortController();
     body.replaceChildren();
+    ctx.unpeek();
     const [, panel] = all.find(([name]) => name === shown);
     panel(body, Object.create(ctx, { signal: { value: AbortSignal.any([signal, open.signal]) } }));
   };

@@ -1,0 +1,131 @@
+"""What attention heads do on one image: sink, local, position, object, background, alike, or mixed."""
+
+from dataclasses import dataclass
+from math import gcd
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+
+from vitscope.attention import Block
+from vitscope.geometry import TokenLayout
+
+KINDS = ("object", "background", "alike", "local", "position", "sink", "mixed")
+NUMBERS = ("sink_share", "near_share", "position_share", "object_ratio", "own_ratio")
+_ASKED = 128  # patches whose rows are looked at, spread evenly
+_MOST, _TIMES = 0.5, 2.0  # what a kind needs: half of the attention, or twice the density
+_NEAR = 0.1  # of the grid's longer side
+_WELLS = 3  # patches that a sink head may pour its attention into, beside the prefix
+
+
+@dataclass(frozen=True, eq=False)
+class HeadKinds:
+    """What the heads of one layer do on one image, and the numbers that say so.
+
+    Patches ask; their weights on patches are made shares of one, but for `sink_share`.
+
+    Attributes:
+        kinds: for each head the first that holds. `sink`: `sink_share` is half or more; `local`: `near_share` is;
+            `position`: `position_share` is; `object`: `object_ratio` is 2 or more; `background`: it is 1/2 or less;
+            `alike`: `own_ratio` is 2 or more; else `mixed`.
+        sink_share: of all attention, what lies on the prefix and on the three patches that get most of it, in [0, 1].
+        near_share: what lies within a tenth of the grid's longer side, at least on the eight neighbours and the patch
+            itself, in [0, 1].
+        position_share: how much of the variance of the weights is foretold by the mean of the other asking patches at
+            the same offset in rows and columns, at most 1; negative where that mean misleads.
+        object_ratio: mean weight of an object's patch over that of a background's; None without an object.
+        own_ratio: mean weight of a patch on the asking patch's own side of the two over one on the other side: the
+            smaller of the two sides' ratios; None without an object.
+    """
+
+    kinds: tuple[str, ...]
+    sink_share: Float[np.ndarray, " H"]
+    near_share: Float[np.ndarray, " H"]
+    position_share: Float[np.ndarray, " H"]
+    object_ratio: Float[np.ndarray, " H"] | None
+    own_ratio: Float[np.ndarray, " H"] | None
+
+
+def split_object(features: Float[np.ndarray, "P D"], grid: tuple[int, int]) -> Bool[np.ndarray, " P"] | None:
+    """Tell an object's patches from its background's by features; None where they do not part.
+
+    The sign of the first principal component of the directions parts the patches into two (Oquab et al. 2023, section
+    7.5); the object is the side of which a smaller share lies on the image's border. Where that share is more than half
+    of the other side's, neither is an object.
+    """
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    unit = features / np.maximum(length, np.finfo(np.float64).tiny)
+    unit = unit - unit.mean(0)
+    side = unit @ np.linalg.eigh(unit.T @ unit)[1][:, -1] > 0
+    if side.all() or not side.any():
+        return None
+    border = np.ones(grid, dtype=bool)
+    border[1:-1, 1:-1] = False
+    shares = [border.ravel()[side == one].mean() for one in (False, True)]
+    found: np.ndarray = side if shares[1] < shares[0] else ~side
+    return found if min(shares) <= max(shares) / _TIMES else None
+
+
+def head_kinds(block: Block, layout: TokenLayout, object_: Bool[np.ndarray, " P"] | None) -> HeadKinds:
+    """Say what each head of a layer does on an image, by the rows of 128 patches or a few more.
+
+    Args:
+        block: the layer's attention, between the tokens of `layout`.
+        layout: which token is which.
+        object_: the object's patches, by `split_object`; None where there is none.
+
+    Cost: the rows of those patches, once.
+    """
+    first, (high, wide) = len(layout.prefix), layout.grid
+    patches = high * wide
+    step = max(patches // _ASKED, 1)
+    while gcd(step, wide) > 1 and step > 1:  # else only some columns would ask
+        step += 1
+    asked = np.arange(0, patches, step)
+    with torch.no_grad():
+        rows = block.rows(slice(first, None, step))[0].double().cpu().numpy()
+    weights = rows[:, :, first:]
+    prefix, poured = rows[:, :, :first].sum(2).mean(1), np.sort(weights.mean(1))[:, -_WELLS:].sum(1)
+    sink = prefix + poured if patches > _WELLS else prefix
+    weights = weights / np.maximum(weights.sum(2, keepdims=True), np.finfo(np.float64).tiny)
+    down, right = (of[None, :] - of[asked][:, None] for of in np.divmod(np.arange(patches), wide))
+    near = down**2 + right**2 <= max(_NEAR * max(high, wide), 1.5) ** 2
+    local = (weights * near).sum(2).mean(1)
+    offsets = (down + high) * (2 * wide + 1) + right + wide
+    position = np.array([_foretold(one, offsets) for one in weights])
+    ratio = own = None
+    if object_ is not None:
+        ratio = _density(weights.mean(1), object_)
+        sides = [_density(weights[:, object_[asked] == one].mean(1), object_ == one) for one in (True, False)]
+        own = np.minimum(*sides)
+    kinds = tuple(
+        _kind(*(None if of is None else of[h] for of in (sink, local, position, ratio, own))) for h in range(len(rows))
+    )
+    return HeadKinds(kinds, sink, local, position, ratio, own)
+
+
+def _kind(sink: float, near: float, position: float, ratio: float | None, own: float | None) -> str:
+    for name, share in (("sink", sink), ("local", near), ("position", position)):
+        if share >= _MOST:
+            return name
+    if ratio is None or own is None:
+        return "mixed"
+    if not 1 / _TIMES < ratio < _TIMES:
+        return "object" if ratio >= _TIMES else "background"
+    return "alike" if own >= _TIMES else "mixed"
+
+
+def _density(weights: Float[np.ndarray, "H P"], there: Bool[np.ndarray, " P"]) -> Float[np.ndarray, " H"]:
+    """Return the mean weight there over the mean weight elsewhere."""
+    elsewhere = np.maximum(weights[:, ~there].mean(1), np.finfo(np.float64).tiny)
+    found: np.ndarray = weights[:, there].mean(1) / elsewhere
+    return found
+
+
+def _foretold(weights: Float[np.ndarray, "n P"], offsets: Int[np.ndarray, "n P"]) -> float:
+    """Return how much of the variance the mean of the others at the same offset foretells; 0 for even weights."""
+    count, total = np.bincount(offsets.ravel()), np.bincount(offsets.ravel(), weights.ravel())
+    others = count[offsets] - 1
+    guess = np.where(others > 0, (total[offsets] - weights) / np.maximum(others, 1), 1 / weights.shape[1])
+    spread = ((weights - weights.mean()) ** 2).sum()
+    return float(1 - ((weights - guess) ** 2).sum() / spread) if spread > 1e-12 * (weights**2).sum() else 0.0

@@ -1,0 +1,120 @@
+"""What heads do: heads built for one thing each are told so, by numbers that follow from how they were built."""
+
+import numpy as np
+import pytest
+import torch
+
+from vitscope.attention import Dense
+from vitscope.geometry import TokenLayout
+from vitscope.metrics.head_kinds import head_kinds, split_object
+
+HIGH, WIDE = 12, 15
+LAYOUT = TokenLayout(("cls",), (HIGH, WIDE))
+P = HIGH * WIDE
+Y, X = np.divmod(np.arange(P), WIDE)
+OBJECT = (Y >= 4) & (Y < 9) & (X >= 5) & (X < 11)
+NOISE = np.random.default_rng(0).random((P, P))
+NEAR = (np.abs(Y[:, None] - Y) <= 1) & (np.abs(X[:, None] - X) <= 1)
+LEFT = (Y[:, None] == Y) & (X[:, None] - 4 == X)
+
+
+def even(there):
+    """Weights `(P, P)` spread over the patches that are true, in each row."""
+    there = np.broadcast_to(there, (P, P)).astype(float)
+    return there / np.maximum(there.sum(1, keepdims=True), 1)
+
+
+def kind_of(weights, cls_share=0.0, there=OBJECT):
+    """The one head's record: `weights` of patches on patches, beside a share for CLS."""
+    rows = np.zeros((1, 1, P + 1, P + 1))
+    rows[..., 0] = 1
+    rows[0, 0, 1:, 1:] = (1 - cls_share) * weights / weights.sum(1, keepdims=True)
+    rows[0, 0, 1:, 0] = cls_share
+    return head_kinds(Dense("one", torch.from_numpy(rows)), LAYOUT, there)
+
+
+BUILT = {
+    "sink": (NOISE, 0.55),
+    "local": (0.6 * even(NEAR) + 0.4 * even(True), 0.2),
+    "position": (0.7 * even(LEFT) + 0.3 * even(True), 0),
+    "object": (even(OBJECT) * 0.5 + even(True) * 0.5, 0),
+    "background": (even(~OBJECT) * 0.8 + even(True) * 0.2, 0),
+    "alike": (even(OBJECT[:, None] == OBJECT) * 0.8 + even(True) * 0.2, 0),
+    "mixed": (NOISE, 0),
+}
+
+
+@pytest.mark.parametrize("kind", BUILT)
+def test_a_head_built_for_one_thing_is_told_so(kind):
+    assert kind_of(*BUILT[kind]).kinds == (kind,)
+
+
+def test_numbers_are_those_that_the_head_was_built_with():
+    found = kind_of(*BUILT["local"])
+    inner = 0.6 + 0.4 * NEAR.sum(1) / P
+    assert found.near_share[0] == pytest.approx(inner.mean(), abs=0.005)  # not all patches ask
+    w, b = OBJECT.sum(), (~OBJECT).sum()
+    assert kind_of(*BUILT["object"]).object_ratio[0] == pytest.approx((0.5 / w + 0.5 / P) / (0.5 / P))
+    assert kind_of(*BUILT["alike"]).own_ratio[0] == pytest.approx(
+        min((0.8 / w + 0.2 / P) / (0.2 / P), (0.8 / b + 0.2 / P) / (0.2 / P))
+    )
+    sink = kind_of(*BUILT["sink"]).sink_share[0]
+    assert 0.55 < sink < 0.55 + 0.45 * 3 * 2 / P
+
+
+def test_an_offset_foretells_all_of_a_rigid_pattern_and_nothing_of_chance():
+    assert kind_of(even(LEFT) + 1e-9).position_share[0] == pytest.approx(1, abs=0.15)  # at the edge nothing lies left
+    assert kind_of(NOISE).position_share[0] < 0.05
+    assert kind_of(even(True)).position_share[0] == 0
+
+
+def test_two_patches_that_all_look_at_are_a_sink():
+    wells = np.zeros(P, dtype=bool)
+    wells[[3, 70]] = True
+    assert kind_of(0.6 * even(wells) + 0.4 * even(True)).kinds == ("sink",)
+
+
+def test_without_an_object_nothing_is_said_of_one():
+    found = kind_of(*BUILT["object"], there=None)
+    assert found.kinds == ("mixed",)
+    assert found.object_ratio is None
+
+
+def test_an_object_is_what_the_border_has_less_of():
+    random = np.random.default_rng(1)
+    directions = random.normal(size=(2, 8))
+    features = directions[OBJECT.astype(int)] + 0.1 * random.normal(size=(P, 8))
+    assert (split_object(features, (HIGH, WIDE)) == OBJECT).all()
+    assert (split_object(-features, (HIGH, WIDE)) == OBJECT).all()
+
+
+def test_halves_of_an_image_are_no_object():
+    random = np.random.default_rng(2)
+    features = random.normal(size=(2, 8))[(X < WIDE // 2).astype(int)] + 0.1 * random.normal(size=(P, 8))
+    assert split_object(features, (HIGH, WIDE)) is None
+    assert split_object(np.ones((P, 4)), (HIGH, WIDE)) is None
+
+
+@pytest.mark.parametrize("wide", [8, 14, 16, 24, 37])
+def test_all_columns_ask(wide):
+    """A head that is local in half of the columns alone is half local, whatever the grid."""
+    layout, patches = TokenLayout((), (wide, wide), "mean"), wide * wide
+    y, x = np.divmod(np.arange(patches), wide)
+    near = np.hypot(y[:, None] - y, x[:, None] - x) <= max(0.1 * wide, 1.5)
+    rows = np.where((x % 2 == 0)[:, None], near / near.sum(1, keepdims=True), 1 / patches)
+    found = head_kinds(Dense("one", torch.from_numpy(rows[None, None])), layout, None)
+    assert found.near_share[0] == pytest.approx(0.5 * (1 + near.sum(1).mean() / patches), abs=0.04)
+
+
+@pytest.mark.weights
+def test_real_heads_on_a_real_photo():
+    """Early heads of DINOv2 are local, a few of its late ones look at the object; sorting says both."""
+    from skimage import data
+
+    import vitscope
+
+    found = vitscope.load().statistics(data.astronaut(), size=224)
+    early, late = ([kind for layer in part for kind in layer.kinds] for part in (found.layers[:4], found.layers[7:]))
+    assert early.count("local") >= 8 > 2 > late.count("local")
+    assert late.count("object") >= 3
+    assert found.rows()[0]["kind"] == found.layers[0].kinds[0]
