@@ -99,7 +99,8 @@ def head_kinds(block: Block, layout: TokenLayout, object_: Bool[np.ndarray, " P"
         sides = [_density(weights[:, object_[asked] == one].mean(1), object_ == one) for one in (True, False)]
         own = np.minimum(*sides)
     kinds = tuple(
-        _kind(*(None if of is None else of[h] for of in (sink, local, position, ratio, own))) for h in range(len(rows))
+        _kind(sink[h], local[h], position[h], *((None, None) if ratio is None or own is None else (ratio[h], own[h])))
+        for h in range(len(rows))
     )
     return HeadKinds(kinds, sink, local, position, ratio, own)
 
