@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from tools import reference
+from tools.each_method import expand
 
 import vitscope
 from tests.helpers.distributions import blocks
@@ -12,7 +14,9 @@ from tests.models import toys as zoo
 from vitscope.methods.base import METHODS
 
 ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+PROJECT = {f"project/{name}.md" for name in ("changelog", "contributing", "readme-zh", "security")}
 
 
 @pytest.mark.slow
@@ -65,11 +69,38 @@ def test_every_command_is_in_the_readme_and_the_other_way_round():
     assert {name for name in commands if f"`vitscope {name}" in readme} == commands
 
 
-def test_the_readme_is_short_and_leads_to_every_page():
+def test_the_readme_is_short_and_leads_to_the_overview():
     readme = (ROOT / "README.md").read_text("utf-8")
     assert readme.count("\n") <= 150
-    pages = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md")}
-    assert pages - {*re.findall(r"\]\(([^)#]+)", readme)} == set()
+    assert "](docs/index.md)" in readme
+
+
+def test_the_overview_and_the_site_lead_to_every_page():
+    pages = {path.relative_to(DOCS).as_posix() for path in DOCS.glob("**/*.md")} - {"index.md"}
+    overview = (DOCS / "index.md").read_text("utf-8")
+    assert pages - {*re.findall(r"\]\(([^)#]+)", overview)} == set()
+    nav = re.findall(r"^ +- .+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
+    assert len(nav) == len(set(nav))
+    assert {*nav} - set(reference.PAGES) - set(PROJECT) == pages | {"index.md"}
+    assert {*nav} >= {*reference.PAGES, *PROJECT}
+
+
+def test_each_method_has_its_prose_and_its_facts():
+    page = (DOCS / "background" / "each-method.md").read_text("utf-8")
+    assert sorted(re.findall(r"^### (\S+)$", page, re.MULTILINE)) == sorted(name for name, _ in METHODS)
+    assert re.findall(r"^### (\S+)$", page, re.MULTILINE) == re.findall(r"<!-- method: (\S+) -->", page)
+    shown = expand(page)
+    assert "<!-- method" not in shown
+    assert shown.count("| formula |") == len(list(METHODS))
+
+
+def test_chinese_pages_stand_beside_english_ones():
+    pages = sorted(path.name.removesuffix(".zh-CN.md") for path in DOCS.glob("tutorials/*.zh-CN.md"))
+    assert pages == sorted(path.stem for path in DOCS.glob("tutorials/*.md") if "zh-CN" not in path.name)
+    for path in [*DOCS.glob("tutorials/*.zh-CN.md"), ROOT / "README.zh-CN.md"]:
+        text, other = path.read_text("utf-8"), path.with_name(path.name.replace(".zh-CN", "")).read_text("utf-8")
+        commands = {line for line in other.splitlines() if line.startswith("$ vitscope")}
+        assert commands - {*text.splitlines()} == set(), "the commands are the same"
 
 
 def test_every_method_is_in_the_table():

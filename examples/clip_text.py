@@ -1,0 +1,33 @@
+"""Which patches fit which sentence: a map for each text, and one for the difference of the first two.
+
+python examples/clip_text.py photo.jpg "a cat" "a sofa" --model openai/clip-vit-base-patch32
+"""
+
+import argparse
+from pathlib import Path
+
+import vitscope
+from vitscope.render.sheets import Cell, sheet
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("image")
+    parser.add_argument("texts", nargs="+")
+    parser.add_argument("--model", default="openai/clip-vit-base-patch32")
+    parser.add_argument("--out", type=Path, default=Path("out"))
+    given = parser.parse_args(arguments)
+
+    scope = vitscope.load(given.model)
+    found = scope.explain(given.image, targets=[vitscope.text(text) for text in given.texts])
+    cells = [Cell(e.overlay(), text, f"cosine {e.score:.3f}") for text, e in zip(given.texts, found, strict=True)]
+    if len(given.texts) > 1:
+        one, other = given.texts[:2]
+        e = scope.explain(given.image, target=f"text:{one} - text:{other}")
+        cells.append(Cell(e.overlay(), f"{one}, not {other}"))
+    given.out.mkdir(parents=True, exist_ok=True)
+    sheet(cells, Path(given.image).name, columns=len(cells)).save(given.out / "clip-text.png")
+
+
+if __name__ == "__main__":
+    main()
