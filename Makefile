@@ -7,6 +7,7 @@
 # make test-lowest, test-newest  a part of the tests with the lowest, and the newest, dependencies that are admitted
 # make audit  the installed dependencies among the known advisories
 # make docs   the site into out/site: every page, the reference made from the code, links checked
+# make release  wheel and sdist in out/dist, checked, and the wheel used in an environment of its own
 # make messages  the message catalogues, from the sources
 # make bundle    the viewer's scripts, from their modules (needs Node)
 
@@ -21,7 +22,7 @@ PYTEST := $(KEPT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocess
 EXTRAS := timm,torchvision,open_clip,peft,flow,batch,notebook,serve,ray,tensorboard,lightning,tiff,dicom,heic,video,audio,volume,bench
 BOUNDS := tests/test_*.py tests/attention tests/engine tests/methods tests/models tests/media tests/batch tests/export
 
-.PHONY: demo test test-all check docs bench soak test-lowest test-newest audit messages bundle check-pages clean
+.PHONY: demo test test-all check docs release bench soak test-lowest test-newest audit messages bundle check-pages clean
 
 demo: .venv/demo
 	$(BIN)/python examples/demo.py
@@ -53,6 +54,9 @@ check-pages: node_modules/.package-lock.json
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "open out/site/index.html"
+
+release: .venv/release .venv/test
+	$(BIN)/python tools/release.py
 
 bench: .venv/test
 	$(BIN)/python -m benchmarks.speed
@@ -94,6 +98,6 @@ node_modules/.package-lock.json: package.json package-lock.json
 	npm ci --silent --no-audit --no-fund
 	@touch $@
 
-.venv/demo .venv/test .venv/check .venv/docs: .venv/%: pyproject.toml | .venv/bin/python
+.venv/demo .venv/test .venv/check .venv/docs .venv/release: .venv/%: pyproject.toml | .venv/bin/python
 	$(PIP) install --quiet --editable . --group $*
 	@touch $@

@@ -24,6 +24,14 @@ def test_the_changelog_begins_with_the_version():
     assert newest == ("Unreleased" if "dev" in vitscope.__version__ else vitscope.__version__)
 
 
+def test_the_changelog_keeps_its_form():
+    text = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    for release in text.split("\n## ")[1:]:
+        kinds = re.findall(r"^### (.+)$", release, re.MULTILINE)
+        order = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
+        assert kinds == [kind for kind in order if kind in kinds], "each once, in this order; themes are headed by ####"
+
+
 def test_the_distribution_has_the_version():
     assert version("vitscope") == vitscope.__version__
 

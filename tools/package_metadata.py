@@ -1,7 +1,8 @@
 """What the package says of itself and pyproject.toml cannot: the long description and the project's addresses.
 
-The address of the repository stands in one place, `[tool.hatch.metadata.hooks.custom]` of pyproject.toml. While it is empty, the package
-names no address, and the long description says in words what its pictures show, since a relative picture leads nowhere there.
+The address of the repository stands in one place: `repository` of `[tool.hatch.metadata.hooks.custom]`. While it is
+empty, the package names no address, and the long description says in words what its pictures show, since a relative
+picture leads nowhere there.
 """
 
 import re

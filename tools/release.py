@@ -24,7 +24,16 @@ ROOT = Path(__file__).parent.parent
 DIST, PLACE = ROOT / "out" / "dist", ROOT / "out" / "installed"
 MOST_MB = 6  # of a wheel: the weights of digit-scenes are 3.3 of them
 IN_WHEEL = ("vitscope/py.typed", "vitscope/locales/zh/cli.po", "vitscope/viewer/assets/", "vitscope/web/assets/")
-IN_SDIST = ("README.md", "LICENSE", "NOTICE", "CHANGELOG.md", "mkdocs.yml", "docs/index.md", "tests/", "tools/release.py")
+IN_SDIST = (
+    "README.md",
+    "LICENSE",
+    "NOTICE",
+    "CHANGELOG.md",
+    "mkdocs.yml",
+    "docs/index.md",
+    "tests/",
+    "tools/release.py",
+)
 SMOKE = """
 import sys, vitscope
 from pathlib import Path
@@ -37,6 +46,7 @@ e.save("python")
 
 
 def main() -> None:
+    """Do what the arguments ask; exit with 1 and a line on what is wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--whole", action="store_true")
     parser.add_argument("--tag")
@@ -50,7 +60,9 @@ def main() -> None:
         sys.exit(1)
     python = install(wheel, whole=given.whole)
     use(python)
-    print(f"release: {wheel.name} ({wheel.stat().st_size / 1e6:.1f} MB) and {sdist.name} are whole, and the wheel works")
+    print(
+        f"release: {wheel.name} ({wheel.stat().st_size / 1e6:.1f} MB) and {sdist.name} are whole, and the wheel works"
+    )
 
 
 def refusal(tag: str) -> str | None:
@@ -69,7 +81,9 @@ def refusal(tag: str) -> str | None:
 def build() -> tuple[Path, Path]:
     """Build both from the working tree, the wheel from the sdist as installers do, and return their paths."""
     shutil.rmtree(DIST, ignore_errors=True)
-    subprocess.run([sys.executable, "-m", "build", "--no-isolation", "--outdir", DIST, ROOT], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", DIST, ROOT], check=True, stdout=subprocess.DEVNULL
+    )
     [wheel], [sdist] = DIST.glob("*.whl"), DIST.glob("*.tar.gz")
     return wheel, sdist
 
@@ -84,7 +98,9 @@ def wheel_problems(wheel: Path) -> list[str]:
     ours = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
     ours = {name for name in ours if "__pycache__" not in name and ".egg-info" not in name}
     found = [f"{name} is not in the wheel" for name in sorted(ours - {*names})]
-    found += [f"{name} does not belong into the wheel" for name in names if name not in ours and ".dist-info/" not in name]
+    found += [
+        f"{name} does not belong into the wheel" for name in names if name not in ours and ".dist-info/" not in name
+    ]
     found += [f"nothing of {part} is in the wheel" for part in IN_WHEEL if not any(n.startswith(part) for n in names)]
     if wheel.stat().st_size > MOST_MB * 1e6:
         found.append(f"the wheel has {wheel.stat().st_size / 1e6:.1f} MB, more than {MOST_MB}")
