@@ -3,14 +3,16 @@
 import io
 import warnings
 
+import imagecodecs
 import numpy as np
 import pillow_heif
 import pydicom
 import pytest
 import tifffile
 from PIL import Image
-from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.pixels import apply_modality_lut, apply_windowing
+from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
 from tests.helpers.errors import raises
@@ -172,6 +174,59 @@ def test_16_bits_a_colour_are_said():
     assert np.allclose(load_image(data, window=(0, 10_000)).unit(), BANDS[..., :3] / 10_000, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["png", "ppm"])
+def test_a_window_is_in_the_numbers_of_the_file(kind):
+    """Pillow reads the upper 8 bits of colours, and spreads greys of 12 bits over 16."""
+    colours = RNG.integers(0, 4096, (20, 24, 3), dtype=np.uint16)
+    ppm = b"P6 24 20 4095\n" + colours.astype(">u2").tobytes()
+    data = imagecodecs.png_encode(colours) if kind == "png" else ppm
+    step = 0 if kind == "png" else 0.5 / 255
+    assert np.allclose(load_image(data, window=(0, 4095)).unit(), colours / 4095, atol=step + 1e-6)
+    assert codes(load_image(data)) == ["high-bytes"]
+    grey = b"P5 24 20 4095\n" + colours[..., 0].astype(">u2").tobytes()
+    for window in ({}, {"window": (0, 4095)}):
+        assert np.allclose(load_image(grey, **window).unit()[..., 0], colours[..., 0] / 4095, atol=1e-6)
+
+
+def test_a_window_on_ten_bits_of_heic_is_in_the_numbers_of_the_file():
+    ramp = np.linspace(0, 65535, 64 * 48).reshape(48, 64).astype(np.uint16)
+    buffer = io.BytesIO()
+    made = pillow_heif.from_bytes(mode="RGB;16", size=(64, 48), data=ramp[..., None].repeat(3, 2).tobytes())
+    made.save(buffer, quality=-1)
+    picture = load_image(buffer.getvalue(), window=(0, 1023))
+    assert codes(picture) == ["high-bytes", "windowed"]
+    assert picture.notes[0].params["bits"] == 10
+    assert np.abs(picture.unit() - ramp[..., None] / 65535).max() < 1.5 / 255
+
+
+def test_the_bits_of_avif_are_those_of_its_box():
+    data = encoded(Image.new("RGB", (16, 16)), format="AVIF")
+    assert _pillow._avif_bits(data) == 8
+    ten = data.replace(b"\x03\x08\x08\x08", b"\x03\x0a\x0a\x0a")
+    assert _pillow._avif_bits(ten) == 10
+    assert _pillow._avif_bits(b"") == _pillow._avif_bits(b"pixi") == 0
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", ["int8", "int16", "uint16", "uint32", "int64", "float32"])
+@pytest.mark.parametrize("white", ["minisblack", "miniswhite"])
+def test_numbers_of_any_format_are_those_that_were_written(kind, order, white):
+    """Pillow takes signed bytes for unsigned, wraps 32 unsigned bits, and knows no white zero of more than 8 bits."""
+    low, high = (0, 2.0**32 - 1) if kind == "uint32" else (-120, 120) if kind[0] in "if" else (0, 60_000)
+    numbers = np.linspace(low, high, 20 * 24).reshape(20, 24).astype(kind)
+    picture = load_image(tiff(numbers, photometric=white, byteorder=order), window=(low, high))
+    expected = (numbers.astype(float) - low) / (high - low)
+    assert np.allclose(picture.unit()[..., 0], expected if white == "minisblack" else 1 - expected, atol=1e-6)
+    assert ("inverted" in codes(picture)) is (white == "miniswhite")
+
+
+def test_a_white_zero_of_16_bits_without_a_window_is_turned_within_all_16():
+    numbers = np.linspace(1000, 60_000, 20 * 24).reshape(20, 24).astype(np.uint16)
+    picture = load_image(tiff(numbers, photometric="miniswhite"))
+    assert codes(picture) == ["inverted", "16-bit"]
+    assert np.allclose(picture.unit()[..., 0], 1 - numbers / 65535, atol=1e-6)
+
+
 def test_an_array_of_numpy_is_an_image(tmp_path):
     np.save(tmp_path / "bands.npy", BANDS)
     assert np.array_equal(load_image(tmp_path / "bands.npy").data, BANDS)
@@ -215,6 +270,41 @@ def test_dicom_is_seen_through_its_own_window(tmp_path, function, photometric):
 def test_the_callers_window_is_in_the_units_of_the_file(tmp_path):
     picture = load_image(dicom(tmp_path, WindowCenter=40, WindowWidth=400), window=(-1000, 1000))
     assert np.allclose(picture.unit()[..., 0], ((SCAN - 1024.0 + 1000) / 2000).clip(0, 1), atol=1e-6)
+
+
+def items(**values):
+    made = Dataset()
+    for name, value in values.items():
+        setattr(made, name, value)
+    return Sequence([made])
+
+
+@pytest.mark.parametrize("place", ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"])
+def test_an_enhanced_file_says_slope_and_window_for_its_frames(tmp_path, place):
+    groups = items(
+        PixelValueTransformationSequence=items(RescaleSlope=2, RescaleIntercept=-1000, RescaleType="HU"),
+        FrameVOILUTSequence=items(WindowCenter=40, WindowWidth=400),
+    )
+    none = {"RescaleSlope": None, "RescaleIntercept": None, "NumberOfFrames": 2, "PixelData": SCAN.tobytes() * 2}
+    path = dicom(tmp_path, **none, **{place: groups})
+    units = SCAN * 2.0 - 1000
+    assert np.allclose(load_image(path).unit()[..., 0], ((units - 39.5) / 399 + 0.5).clip(0, 1), atol=1e-6)
+    assert np.allclose(
+        load_image(path, window=(-1000, 1000)).unit()[..., 0], ((units + 1000) / 2000).clip(0, 1), atol=1e-6
+    )
+
+
+def test_a_curve_of_a_dicom_file_is_over_its_whole_range(tmp_path):
+    """Not over what the image happens to hold, which would stretch an image of little contrast."""
+    window = {"WindowCenter": 400, "WindowWidth": 3000, "VOILUTFunction": "SIGMOID"}
+    expected = 1 / (1 + np.exp(-4 * (SCAN - 1024.0 - 400) / 3000))
+    assert np.allclose(load_image(dicom(tmp_path, **window)).unit()[..., 0], expected, atol=1e-6)
+    table = (np.linspace(0.2, 0.6, 4096) ** 2 * 65535).astype(np.uint16)
+    lut = Dataset()
+    lut.add_new("LUTDescriptor", "US", [4096, 0, 16])
+    lut.add_new("LUTData", "OW", table.tobytes())
+    path = dicom(tmp_path, RescaleSlope=None, RescaleIntercept=None, VOILUTSequence=Sequence([lut]))
+    assert np.allclose(load_image(path).unit()[..., 0], table[SCAN] / 65535, atol=1e-6)
 
 
 def test_dicom_of_several_frames_colours_and_none(tmp_path):

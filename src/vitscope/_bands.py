@@ -117,17 +117,15 @@ def bands_of(data: Shaped[np.ndarray, "H W C"], reading: Reading, source: str, w
 
 def _own_window(data: Shaped[np.ndarray, "H W C"], reading: Reading, source: str, notes: list[str]) -> Window | None:
     """Return the window of numbers whose range nobody has said; None for bands that are no colours."""
-    if data.dtype == np.uint8:
-        return 0.0, 255.0
-    low, high = float(data.min(initial=0)), float(data.max(initial=0))
-    if np.issubdtype(data.dtype, np.floating):
-        if low >= 0 and high <= 1:
-            return 0.0, 1.0
+    whole, low, high = whole_range(data), float(data.min(initial=0)), float(data.max(initial=0))
+    if data.dtype == np.uint8 or np.issubdtype(data.dtype, np.floating):
+        if whole:
+            return whole
     elif data.shape[2] not in (_GREY, _RGB):
         return None
-    elif low >= 0 and _FULL // 2 < high <= _FULL:
+    elif whole:
         notes.append(msg("images.16-bit", "16-bit grey divided by 257"))
-        return 0.0, float(_FULL)
+        return whole
     elif low >= -_FULL // 2 and high <= _FULL:
         ends = _percentiles(data, _GREY_WINDOW)
         notes.append(
@@ -147,6 +145,19 @@ def _own_window(data: Shaped[np.ndarray, "H W C"], reading: Reading, source: str
     if data.shape[2] in (_GREY, _RGB):
         raise unknown_range(data, source)
     return None
+
+
+def whole_range(data: Shaped[np.ndarray, "*shape"]) -> Window | None:
+    """Return the numbers that are black and white by their format, or None.
+
+    These are 0 and 255 of 8 bits, 0 and 65535 of integers whose upper half is in use, 0 and 1 of floats between them.
+    """
+    low, high = float(data.min(initial=0)), float(data.max(initial=0))
+    if data.dtype == np.uint8:
+        return 0.0, 255.0
+    if np.issubdtype(data.dtype, np.floating):
+        return (0.0, 1.0) if low >= 0 and high <= 1 else None
+    return (0.0, float(_FULL)) if low >= 0 and _FULL // 2 < high <= _FULL else None
 
 
 def unknown_range(data: Shaped[np.ndarray, "H W C"], source: str) -> ImageError:

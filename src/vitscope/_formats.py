@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from vitscope import _pillow
-from vitscope._bands import Reading, check_array
+from vitscope._bands import Reading, Window, check_array, whole_range
 from vitscope._messages import msg
 from vitscope._pillow import FORMATS, Decoded, decoding, too_large, upright
 from vitscope.errors import ImageError, first_line, require_package
@@ -24,6 +24,7 @@ _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _LENGTHS = (279, 325)  # tags of a TIFF with the lengths of its strips, and of its tiles
 _DECIDING = {*range(256, 260), 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, *range(322, 326), 338, 339, 347, 530}
 _ASSOCIATED, _UNASSOCIATED = 1, 2  # extra samples of a TIFF that are transparency
+_UNSIGNED, _SIGNED = 1, 2  # integers of a TIFF
 
 
 def is_known(head: bytes) -> bool:
@@ -55,7 +56,7 @@ def decode(data: bytes, source: str, reading: Reading, max_pixels: int | None) -
         decoded = decode_special(format_of(data[:HEAD]), data, source, reading, max_pixels)
         if decoded is None:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                decoded = upright(image, source, max_pixels, reading.channels)
+                decoded = upright(image, source, max_pixels, reading.channels, whole=reading.window is not None)
     return decoded
 
 
@@ -88,6 +89,8 @@ def _needs_tifffile(data: bytes, reading: Reading) -> bool:
             samples, bits = tags.get(277, 1), max(tags.get(258, (1,)))
             alpha = bool(extra) and set(extra) <= {_ASSOCIATED, _UNASSOCIATED}
             lost = samples != len(image.getbands()) and image.mode not in ("P", "1") and not alpha
+            kinds, white_first = set(tags.get(339, (_UNSIGNED,))), bits > 8 and tags.get(262) == 0
+            lost |= (bits == 8 and _SIGNED in kinds) or (bits == 32 and _UNSIGNED in kinds) or white_first
             return lost or (bits > 8 and samples > 1 and (reading.window is not None or image.mode != "RGB"))
     except Exception:  # whatever Pillow raises at a TIFF that it does not know
         return True
@@ -125,7 +128,6 @@ def _tiff(data: bytes, source: str, reading: Reading, most: int) -> Decoded:
                 if banded
                 else msg("images.first-frame", "first of {count} frames", count=pages)
             )
-        orientation = first.tags.get(274)
         made = made[..., None] if made.ndim == 2 else made
         if made.ndim == 3 and (banded or first.axes.startswith("S")):
             made = np.moveaxis(made, 0, -1)
@@ -133,10 +135,25 @@ def _tiff(data: bytes, source: str, reading: Reading, most: int) -> Decoded:
             made = made.astype(np.uint8) * 255
         if made.shape[:2] != (height, width):
             raise ValueError(f"it has {height} x {width} pixels, and numbers of the shape {made.shape}")
-        if orientation is not None and int(orientation.value) in _TURNS:
-            made = _TURNS[int(orientation.value)](made)
-            notes.append(msg("images.turned", "turned upright by its EXIF orientation"))
+        made = _upright_and_bright(made, first, reading.window, notes)
     return Decoded(notes, data=np.ascontiguousarray(made))
+
+
+def _upright_and_bright(made: np.ndarray, page: Any, window: Window | None, notes: list[str]) -> np.ndarray:
+    """Turn a TIFF's numbers upright by its orientation, and round where its 0 is white."""
+    orientation = page.tags.get(274)
+    if orientation is not None and int(orientation.value) in _TURNS:
+        made = _TURNS[int(orientation.value)](made)
+        notes.append(msg("images.turned", "turned upright by its EXIF orientation"))
+    return _inverted(made, window, notes) if page.photometric == 0 else made
+
+
+def _inverted(values: np.ndarray, window: Window | None, notes: list[str]) -> np.ndarray:
+    """Turn numbers whose low ones are white round, within their window or else within what they will be read as."""
+    notes.append(msg("images.inverted", "inverted: its low numbers are white"))
+    low, high = window or whole_range(values) or (float(values.min()), float(values.max()))
+    turned: np.ndarray = low + high - values.astype(np.float64)
+    return turned.astype(np.int64) if window is None and values.dtype.kind in "ui" else turned
 
 
 class _Complaints(logging.Handler):
@@ -203,7 +220,7 @@ def _npy(data: bytes, source: str, reading: Reading, most: int) -> Decoded:
 def _dicom(data: bytes, source: str, reading: Reading, most: int) -> Decoded:
     require_package("pydicom", extra="dicom")
     import pydicom
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
+    from pydicom.pixels import apply_modality_lut, pixel_array
 
     found = pydicom.dcmread(io.BytesIO(data))
     kinds = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
@@ -243,11 +260,11 @@ def _dicom(data: bytes, source: str, reading: Reading, most: int) -> Decoded:
         if kind != "RGB":
             notes.append(msg("images.mode", "{mode} converted to RGB", mode=kind))
         return Decoded(notes, data=raw, window=(0.0, float(2 ** int(found.BitsStored) - 1)))
+    _take_frame_groups(found)
     values = np.asarray(apply_modality_lut(raw, found), np.float64)
     window = _dicom_window(found)
     if reading.window is None and window is None and ("VOILUTSequence" in found or "WindowWidth" in found):
-        values = np.asarray(apply_voi_lut(apply_modality_lut(raw, found), found), np.float64)
-        window = (float(values.min()), max(float(values.max()), float(values.min()) + 1))
+        values, window = _dicom_curve(values, found)
     window = reading.window or window
     if window is None:
         if int(found.BitsStored) <= 8 and "RescaleSlope" not in found:
@@ -255,20 +272,45 @@ def _dicom(data: bytes, source: str, reading: Reading, most: int) -> Decoded:
         else:
             values = values.astype(np.int32) if np.array_equal(values, values.round()) else values
     if kind == "MONOCHROME1" or str(found.get("PresentationLUTShape", "")) == "INVERSE":
-        notes.append(msg("images.inverted", "inverted: its low numbers are white"))
-        low, high = window or (values.min(), values.max())
-        values = low + high - values
+        values = _inverted(values, window, notes)
     return Decoded(notes, data=values[..., None], window=window)
+
+
+def _take_frame_groups(found: Any) -> None:
+    """Put what an enhanced multi-frame file says of its first frame, or of all, where one-frame files say it."""
+    for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
+        groups = (found.get("PerFrameFunctionalGroupsSequence"), found.get("SharedFunctionalGroupsSequence"))
+        for group in groups:
+            if group and group[0].get(name):
+                found.update(group[0][name][0])
+                break
+
+
+def _dicom_curve(values: np.ndarray, found: Any) -> tuple[np.ndarray, Window]:
+    """Return numbers after a DICOM file's own curve, a table or a sigmoid, and which of them are black and white."""
+    from pydicom.pixels import apply_voi_lut
+
+    if "VOILUTSequence" in found:
+        bits = int(found.VOILUTSequence[0].LUTDescriptor[2])
+        return np.asarray(apply_voi_lut(values.astype(np.int64), found), np.float64), (0.0, float(2**bits - 1))
+    centre, width = _centre_and_width(found)
+    return 1 / (1 + np.exp(-4 * (values - centre) / width)), (0.0, 1.0)
+
+
+def _centre_and_width(found: Any) -> tuple[float, float]:
+    """Return the first window of a DICOM file."""
+    centre, width = (
+        float(value[0] if hasattr(value, "__len__") and not isinstance(value, str) else value)
+        for value in (found.WindowCenter, found.WindowWidth)
+    )
+    return centre, max(width, 1e-6)
 
 
 def _dicom_window(found: Any) -> tuple[float, float] | None:
     """Return the numbers that a linear window of a DICOM file makes black and white."""
     if "VOILUTSequence" in found or "WindowWidth" not in found or "WindowCenter" not in found:
         return None
-    centre, width = (
-        float(value[0] if hasattr(value, "__len__") and not isinstance(value, str) else value)
-        for value in (found.WindowCenter, found.WindowWidth)
-    )
+    centre, width = _centre_and_width(found)
     function = str(found.get("VOILUTFunction", "LINEAR")).upper()
     if function == "LINEAR":
         centre, width = centre - 0.5, width - 1

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
@@ -28,6 +29,7 @@ FORMATS = (
     *(("AVIF",) if features.check("avif") else ()),
 )
 MAX_PIXELS = 100_000_000
+_BYTE, _FULL = 255, 65535
 _MAX_COUNTED_FRAMES = 100
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -148,6 +150,7 @@ class Decoded:
         data: its numbers, where they are more than 8 bits or other bands than red, green and blue.
         window: the numbers that are black and white, where the file says so.
         alpha: the last band of `data` is transparency, which `pixels` has laid on white.
+        full: the file's number that became 255, where it was not read whole.
     """
 
     notes: list[str]
@@ -155,9 +158,17 @@ class Decoded:
     data: Shaped[np.ndarray, "H W C"] | None = None
     window: tuple[float, float] | None = None
     alpha: bool = False
+    full: int = _BYTE
 
 
-def upright(image: Image.Image, source: str, max_pixels: int | None = None, channels: int | None = None) -> Decoded:
+def upright(
+    image: Image.Image,
+    source: str,
+    max_pixels: int | None = None,
+    channels: int | None = None,
+    *,
+    whole: bool = False,
+) -> Decoded:
     """Decode one frame and turn it upright; note each step.
 
     Args:
@@ -165,6 +176,7 @@ def upright(image: Image.Image, source: str, max_pixels: int | None = None, chan
         source: for messages.
         max_pixels: refuse larger images before they are decoded.
         channels: bands that the model takes: so many pages of grey are the bands of one image.
+        whole: read all 16 bits of colours where that is possible, not the upper 8.
     """
     notes: list[str] = []
     frames = _frames(image)
@@ -183,15 +195,21 @@ def upright(image: Image.Image, source: str, max_pixels: int | None = None, chan
             else msg("images.first-frame", "first of {count} frames", count=frames)
         )
     turn = getattr(image, "tag_v2", {}).get(ExifTags.Base.Orientation)  # TIFF turns itself while it loads
-    deep = _loses_bits(image)
+    full = _full(image)
+    low = _low_bytes(image) if whole else None
     image.load()
     if (left := _orientation(image)) in _TRANSPOSES:
         turn, image = left, image.transpose(_TRANSPOSES[left])
+        low = None if low is None else low.transpose(_TRANSPOSES[left])
     if turn in _TRANSPOSES:
         notes.append(msg("images.turned", "turned upright by its EXIF orientation"))
-    if deep:
-        notes.append(msg("images.high-bytes", "16 bits a colour: only the upper 8 are read"))
-    return _converted(image, notes)
+    if low is not None:
+        return Decoded(notes, data=np.asarray(image).astype(np.uint16) << 8 | np.asarray(low))
+    if full > _BYTE and not image.mode.startswith("I"):
+        notes.append(
+            msg("images.high-bytes", "{bits} bits a colour: only the upper 8 are read", bits=full.bit_length())
+        )
+    return _converted(image, notes, full)
 
 
 def _is_tiff(image: Image.Image) -> bool:
@@ -212,13 +230,34 @@ def _pages(image: Image.Image, count: int) -> Shaped[np.ndarray, "H W C"] | None
     return np.stack(found, 2)
 
 
-def _loses_bits(image: Image.Image) -> bool:
-    """Return whether an image has 16 bits a colour, of which Pillow reads the upper 8."""
-    if image.mode not in ("RGB", "RGBA", "LA"):
-        return False
-    bits = getattr(image, "tag_v2", {}).get(258, ())
-    modes = [str(tile[3]) for tile in getattr(image, "tile", ())]
-    return max(bits, default=0) > 8 if bits else any(";16" in mode for mode in modes)
+def _full(image: Image.Image) -> int:
+    """Return the number that is white in a file, of which Pillow makes 255, or 65535 of greys; 255 where it is that."""
+    bits = [*getattr(image, "tag_v2", {}).get(258, ()), image.info.get("bit_depth", 0)]  # of a TIFF, and HEIC
+    for tile in getattr(image, "tile", ()):
+        if image.format == "PPM" and isinstance(tile[3], tuple) and isinstance(tile[3][-1], int):
+            return tile[3][-1]
+        bits.append(16 if ";16" in str(tile[3]) else 0)
+    if image.format == "AVIF" and isinstance(file := getattr(image, "fp", None), BytesIO):
+        bits.append(_avif_bits(file.getvalue()))
+    return 2 ** max(bits) - 1 if max(bits) > 8 and image.mode in ("RGB", "RGBA", "LA", "L") else _BYTE
+
+
+def _avif_bits(data: bytes) -> int:
+    """Return the bits of a colour, which the box `pixi` says (ISO/IEC 23008-12, 6.5.6)."""
+    at = data.find(b"pixi")
+    return data[at + 9] if 0 <= at < len(data) - 9 else 0
+
+
+def _low_bytes(image: Any) -> Image.Image | None:
+    """Return the lower 8 bits of a PNG of 16 bits a colour, decoded once more; None for any other image."""
+    file = getattr(image, "fp", None)
+    if image.mode != "RGB" or not isinstance(file, BytesIO) or [t[3] for t in image.tile] != ["RGB;16B"]:
+        return None
+    again: Any = Image.open(BytesIO(file.getvalue()), formats=["PNG"])
+    again.tile = [tile._replace(args="RGB;16L") for tile in again.tile]  # of two bytes the second instead of the first
+    again.load()
+    low: Image.Image = again
+    return low
 
 
 def _frames(image: Image.Image) -> str:
@@ -250,9 +289,12 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _converted(image: Image.Image, notes: list[str]) -> Decoded:
+def _converted(image: Image.Image, notes: list[str], full: int) -> Decoded:
     """Return an image's numbers as RGB; those of more than 8 bits as they are."""
     mode = image.mode
+    if mode == "I" and image.format == "PPM" and full != _FULL:  # Pillow has spread them over 16 bits
+        numbers = (np.asarray(image)[..., None] * (full / _FULL)).round()
+        return Decoded(notes, data=numbers.astype(np.uint16), window=(0.0, float(full)))
     if mode.startswith("I") or mode == "F":  # 16-bit greys; plain 'I' is how some of them are opened
         values = np.asarray(image)[..., None]
         narrow = mode != "F" and values.min(initial=0) >= 0 and values.max(initial=0) <= 65535
@@ -262,7 +304,7 @@ def _converted(image: Image.Image, notes: list[str]) -> Decoded:
         data = np.array(image) if mode in ("RGBA", "LA") else None
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return Decoded(notes, np.asarray(image.convert("RGB")), data, alpha=data is not None)
+        return Decoded(notes, np.asarray(image.convert("RGB")), data, alpha=data is not None, full=full)
     if mode == "P":
         notes.append(msg("images.palette", "palette converted to RGB"))
     elif mode == "RGBX":
@@ -270,7 +312,7 @@ def _converted(image: Image.Image, notes: list[str]) -> Decoded:
         return Decoded(notes, np.asarray(image.convert("RGB")), np.array(image), alpha=True)
     elif mode not in ("RGB", "L", "1"):
         notes.append(msg("images.mode", "{mode} converted to RGB", mode=mode))
-    return Decoded(notes, np.asarray(image.convert("RGB")))
+    return Decoded(notes, np.asarray(image.convert("RGB")), full=full)
 
 
 def too_large(source: str, max_pixels: int | None = None) -> ImageError:

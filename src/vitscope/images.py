@@ -36,7 +36,7 @@ from vitscope._messages import msg
 from vitscope._pillow import Decoded, decoding, empty, opened, upright
 from vitscope.errors import ImageError
 
-_GREY, _RGB = 1, 3
+_GREY, _RGB, _BYTE = 1, 3, 255
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def load_image(source: ImageLike, **options: Unpack[ReadOptions]) -> Picture:
         with decoding("the image"):
             if isinstance(file := getattr(source, "fp", None), BufferedIOBase):
                 _check_open(file)
-            decoded = upright(source, "the image", None, reading.channels)
+            decoded = upright(source, "the image", None, reading.channels, whole=reading.window is not None)
         return _finish(decoded, reading, "image", "PIL image", "the image")
     if isinstance(source, (bytes, bytearray, memoryview)):
         return decode_image(bytes(source), "the image", name="image", kind="bytes", reading=reading)
@@ -376,6 +376,8 @@ def _finish(decoded: Decoded, reading: Reading, name: str, kind: str, source: st
     alpha = decoded.alpha and reading.plain
     if pixels is not None and not reading.plain and (data is None or data.shape[2] != reading.channels):
         data = pixels  # transparency is on white, and the caller's words are of the colours
+    if reading.window and data is not None and data.dtype == np.uint8 and decoded.full != _BYTE:
+        data = data * np.float32(decoded.full / _BYTE)  # the window is in the numbers of the file
     if pixels is None or not reading.plain:
         assert data is not None
         check_finite(data)

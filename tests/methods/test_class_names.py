@@ -75,6 +75,11 @@ def test_numbers_that_are_none_are_refused(target):
         assert "0 to 7" in caught.value.hint
 
 
+def test_a_name_of_no_output_is_no_class():
+    with raises(UsageError, "methods.no-such-class"):
+        class_number("kite", {0: "ant", 10: "kite"}, 3)
+
+
 def test_without_names_only_numbers_are_taken():
     assert class_number("2", {}, 3) == 2
     with raises(UsageError, "methods.no-class-names") as caught:

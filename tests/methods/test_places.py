@@ -307,6 +307,18 @@ def test_what_is_no_place(make: Any, code: str) -> None:
         make()
 
 
+@pytest.mark.parametrize("kind", [tuple, list, np.array, torch.tensor])
+def test_a_box_may_be_of_any_numbers(kind: Any) -> None:
+    """An array of four numbers is a box, not a mask."""
+    edges = [1.0, 2.0, 30.0, 40.0]
+    for found in (vitscope.region(3, kind(edges)), vitscope.region(3, box=kind(edges))):
+        assert found.box == tuple(edges)
+        assert found.mask is None
+    assert vitscope.region(3, np.ones((4, 5))).box is None
+    with raises(UsageError, "methods.bad-box"):
+        vitscope.region(3, box=torch.tensor([edges]))
+
+
 @pytest.mark.parametrize(
     "words", ["region:cat:1,2.5,30,40", "query:7:cat", "region:3:0,0,5,5", "query:0:tabby, tabby cat"]
 )

@@ -100,6 +100,20 @@ class Best(Tiny):
         return super().forward(x).topk(3).values
 
 
+@sabotaged("the best answer alone", "tracing.ranked-answer")
+class Largest(Tiny):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).max(-1).values
+
+
+@sabotaged("a softmax written out, after the largest answer is subtracted", rollout)
+class Softmax(Tiny):
+    def forward(self, x: Tensor) -> Tensor:
+        answer = super().forward(x)
+        exponents = (answer - answer.amax(-1, keepdim=True)).exp()
+        return exponents / exponents.sum(-1, keepdim=True)
+
+
 @sabotaged("answers below the third best cut off", rollout)
 class Third(Tiny):
     """The numbers that are sorted decide, but are not the answer."""

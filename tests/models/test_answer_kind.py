@@ -108,6 +108,32 @@ def test_the_users_own_head_is_not_given_names_of_other_classes(own):
     assert scope.adapter.labels == {}
 
 
+@pytest.mark.parametrize("numbers", [(0, 1, 10), (1, 2, 3), (0, 1)])
+def test_names_of_other_numbers_than_the_outputs_are_left_out(numbers):
+    from transformers import ViTConfig, ViTForImageClassification
+
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+    model = ViTForImageClassification(ViTConfig(**small, image_size=32, patch_size=8, num_labels=3)).eval()
+    model.config.id2label = {number: f"name {number}" for number in numbers}
+    scope = vitscope.load(model)
+    assert scope.adapter.labels == {}
+    assert [note.code for note in scope.adapter.notes] == ["models.labels-of-other-classes"]
+
+
+def test_what_is_done_to_the_answer_behind_a_known_model_is_seen():
+    """A ReLU changes nothing on noise whose number is positive, and a clamp only what is far out."""
+    model = backbone(num_classes=1)
+    for last in (torch.nn.ReLU(), torch.nn.Hardtanh(0.0, 100.0)):
+        with torch.no_grad():
+            model.head.bias.fill_(5)
+        scope = vitscope.load(torch.nn.Sequential(model, last).eval())
+        with torch.no_grad():
+            model.head.bias.fill_(-5)
+        e = scope.explain(PHOTO, method="rollout")
+        assert (e.activation, e.predictions) == ("value", [("class 0", 0.0)])
+
+
 class TestTimm:
     """timm gives every model the configuration of pretrained weights: it proves nothing about the classes."""
 

@@ -124,6 +124,12 @@ def test_choices_that_are_not_there() -> None:
         answer_of({"boxes": torch.ones(1, 2, dtype=torch.long)})
 
 
+@pytest.mark.parametrize("output", [torch.tensor([3]), torch.ones(1, 4, 4, dtype=torch.bool)])
+def test_numbers_of_classes_are_no_scores(output: Tensor) -> None:
+    with raises(UsageError, "models.whole-numbers", "models.whole-numbers.hint"):
+        answer_of(output)
+
+
 def test_one_number_for_each_image() -> None:
     assert answer_of(torch.rand(3), 3).shape == (3, 1)
     assert answer_of(torch.rand(3, 1), 3).shape == (3, 1)

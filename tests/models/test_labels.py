@@ -64,6 +64,7 @@ def test_files(tmp_path, file, text):
         ("names.csv", b"0,ant\n-1,bee\n", "models.labels.index"),
         ("names.txt", b"{0: 'tench, Tinca tinca',\n 1: 'goldfish',\n", "models.labels.numbered"),
         ("names.txt", b"1 ant\n2 bee\n", "models.labels.numbered"),
+        ("data.yaml", b"names:\n  0: ant\n  1: bee\n", "models.labels.format"),
         ("missing.txt", None, "models.labels.no-file"),
     ],
 )
@@ -78,6 +79,15 @@ def test_files_that_are_none(tmp_path, file, content, code):
 def test_arguments_that_are_none(labels):
     with pytest.raises(UsageError):
         read_labels(labels)
+
+
+def test_class_to_idx_of_folders_that_are_numbers():
+    """In torchvision's order, of texts: 0, 1, 10, 2 and so on; read from index to name, it would be another order."""
+    folders = sorted(str(n) for n in range(11))
+    found = read_labels({name: number for number, name in enumerate(folders)})
+    assert found == dict(enumerate(folders))
+    assert found[2] == "10"
+    assert read_labels({0: 5, 1: 7}) == {0: "5", 1: "7"}
 
 
 def test_nothing_given_and_no_classes_are_two_things():

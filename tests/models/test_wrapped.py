@@ -287,6 +287,22 @@ def test_a_head_on_features_keeps_the_preprocessing_and_says_so():
     np.testing.assert_allclose(e.map, expected, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("family", ["transformers", "timm"])
+def test_names_of_the_wrappers_classes_do_not_change_its_pixels(family):
+    """They do not fit the model inside, which has other classes, or none."""
+    model, head = known(family), nn.Linear(5, 3)
+    head = Calling(model, lambda m, x: m.head(getattr(m.vit(x), "logits", m.vit(x))), head).eval()
+    plain, named = (vitscope.load(head, **options) for options in ({}, {"labels": ["a", "b", "c"]}))
+    for scope in (plain, named):
+        assert "models.preprocessing-inside" in [note.code for note in scope.adapter.notes]
+    one, other = (scope.prepare(PHOTO).pixels for scope in (plain, named))
+    assert torch.equal(one, other)
+    assert torch.equal(other, vitscope.load(model).prepare(PHOTO).pixels)
+    assert named.explain(PHOTO, method="relevance", target="b").target == "b"
+    with raises(UsageError, "models.labels.count", "models.labels.count.hint"):
+        vitscope.load(nn.Sequential(model), labels=["a", "b", "c"])
+
+
 def test_one_of_two_models_that_is_called_is_the_model():
     class Student(Passing):
         def __init__(self, model, teacher):

@@ -101,6 +101,11 @@ HEADS: dict[str, tuple[Callable[[], nn.Module], str, int]] = {
         "scores",
         3,
     ),
+    "one energy": (
+        lambda: Around(lambda own, f: own.head(f).logsumexp(-1), head=nn.Linear(32, 3)),
+        "values",
+        1,
+    ),
     "as wide as its tokens": (lambda: Around(lambda own, f: own.head(f), head=nn.Linear(32, 32)), "scores", 32),
     "frozen linear": (
         lambda: _no_gradients(Around(lambda own, f: own.head(f), head=nn.Linear(32, 3))),

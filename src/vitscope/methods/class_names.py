@@ -30,7 +30,7 @@ def class_number(target: int | str, labels: Mapping[int, str], classes: int) -> 
     if not isinstance(target, str):
         return _in_range(int(target), classes)
     if found := _named(target, labels):
-        return _only(target, found, labels)
+        return _in_range(_only(target, found, labels), classes)
     if (shared := _SHARED.fullmatch(target)) and class_name(int(shared[1]), labels) == target:
         return int(shared[1])
     unnamed = _UNNAMED.fullmatch(target)

@@ -179,7 +179,7 @@ def region(which: Any, place: Any = None, *, box: Any = None, mask: Any = None) 
         UsageError: neither a box nor a mask or both, an empty one, or one of another shape.
     """
     if place is not None:
-        is_box = isinstance(place, (tuple, list)) and len(place) == 4 and not hasattr(place[0], "__len__")
+        is_box = hasattr(place, "__len__") and len(place) == 4 and not np.ndim(place[0])
         box, mask = (place if is_box else box), (mask if is_box else place)
     if (box is None) == (mask is None):
         raise UsageError(
@@ -189,7 +189,7 @@ def region(which: Any, place: Any = None, *, box: Any = None, mask: Any = None) 
     if mask is not None:
         return RegionTarget(_class(which), None, _mask(mask))
     try:
-        left, top, right, bottom = map(_edge, box or ())
+        left, top, right, bottom = map(_edge, box)
     except (TypeError, ValueError):
         raise _no_box(box) from None
     if not (left < right and top < bottom and np.isfinite([left, top, right, bottom]).all()):

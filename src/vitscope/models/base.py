@@ -300,12 +300,16 @@ class ModelAdapter(ABC):
             if given and (count := self.class_count()) is not None:
                 check_count(given, count)
             self.labels = given
-        elif self.labels and (count := self.class_count()) not in (None, len(self.labels)):
+        elif (count := self.class_count() if self.labels else None) is not None and sorted(self.labels) != [
+            *range(count)
+        ]:
             note = msg(
                 "models.labels-of-other-classes",
-                "the model's {names} class names are not those of its {count} outputs, and are left out: {@labels} "
-                "names them",
+                "the model's {names} class names, of the numbers {low} to {high}, are not those of its {count} "
+                "outputs, and are left out: {@labels} names them",
                 names=len(self.labels),
+                low=min(self.labels),
+                high=max(self.labels),
                 count=count,
             )
             self.labels, self.notes = {}, (*self.notes, note)

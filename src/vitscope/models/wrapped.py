@@ -1,7 +1,8 @@
 """Known models inside wrappers: what hands pixels on to one model, and its answer back, is that model."""
 
+import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -75,7 +76,9 @@ def adapter_inside(
     if not seen.runs:  # a LightningModule without a forward
         return known if whole else None
     as_given = _near(seen.given, seen.pixels)
-    same_answer = seen.once and known.options.output == options.output and _near(seen.answer, seen.result)
+    as_asked = (known.options.output, known.options.labels) == (options.output, options.labels)
+    same_answer = seen.once and as_asked and _near(seen.answer, seen.result)
+    same_answer = same_answer and _hands_back(model, known.model, seen.pixels, options)
     if same_answer and (as_given or (processor is None and _near(seen.given, _normalised(known, seen.pixels)))):
         log.debug("%s hands pixels on to %s, which is explained", type(model).__name__, name)
         return known
@@ -167,10 +170,17 @@ def _has_all(part: nn.Module, model: nn.Module) -> bool:
 def _bound(
     part: nn.Module, processor: Any, options: ModelOptions, adapter_of: Callable[[nn.Module], type[ModelAdapter]]
 ) -> ModelAdapter | None:
-    """Return the adapter of a model inside; where it has no such output as the caller chose, that of its own answer."""
-    for chosen in dict.fromkeys((options.output, None)):
+    """Return the adapter of a model inside.
+
+    What the caller says of the wrapper's answer, its part and its classes, is left out where it does not fit.
+    """
+    fewer = [options, replace(options, output=None), replace(options, labels=None, multi_label=None)]
+    fewer.append(replace(fewer[-1], output=None))
+    for number, tried in enumerate(fewer):
+        if tried in fewer[:number]:
+            continue
         try:
-            return adapter_of(part).bound(part, processor, replace(options, output=chosen))
+            return adapter_of(part).bound(part, processor, tried)
         except Exception as error:  # a layer of a library is no model, and raises anything when it is run on pixels
             log.debug("%s inside a wrapper: %s", type(part).__name__, error)
     return None
@@ -240,6 +250,43 @@ def _run(model: nn.Module, known: ModelAdapter, options: ModelOptions) -> _Run |
     alike = len({answer.shape for answer in answers}) == 1
     mean = torch.stack(answers).mean(0) if alike else None
     return _Run(pixels, calls[0][0] if calls else None, mean, result, single and len(calls) == 1)
+
+
+def _hands_back(model: nn.Module, inner: nn.Module, pixels: Tensor, options: ModelOptions) -> bool:
+    """Return whether a wrapper returns whatever the model inside answers, tried with an answer of other signs.
+
+    A ReLU or a clamp behind the model changes only some numbers.
+    """
+    given: list[Tensor | None] = []
+
+    def negate(_module: nn.Module, _args: Any, out: Any) -> Any:
+        changed = _negated(out)
+        given.append(_answer(changed))
+        return changed
+
+    try:
+        with eval_mode(model), torch.no_grad(), Changes() as changes:
+            changes.hook(inner, negate)
+            result = AnswerReader(options.output)(model(pixels))
+    except Exception as error:  # numbers that it takes for something else
+        log.debug("%s does not run with another answer: %s", type(model).__name__, error)
+        return False
+    return not given or _near(given[0], result)  # a part of the model was called, not the model
+
+
+def _negated(out: Any) -> Any:
+    """Return an answer with all its numbers negated and moved, in the containers that it came in."""
+    if isinstance(out, Tensor):
+        return -out - 1 if out.is_floating_point() else out
+    if isinstance(out, Mapping):
+        made: Any = copy.copy(out)
+        for name, part in out.items():
+            made[name] = _negated(part)
+        return made
+    if isinstance(out, (tuple, list)):
+        parts = [_negated(part) for part in out]
+        return type(out)(*parts) if hasattr(out, "_fields") else type(out)(parts)
+    return out
 
 
 def _same_order(answer: Tensor | None, result: Tensor | None) -> bool:

@@ -60,7 +60,8 @@ _CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _CONV_TRANSPOSE = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
 _COMPARISONS = frozenset({"eq", "ne", "gt", "lt", "ge", "le", "any", "all", "logical_not", "logical_and", "logical_or"})
 _PLACES = frozenset({"argmax", "argmin", "argsort"})
-_EXTREMES = frozenset({"max", "min", "amax", "amin", "median", "prod"})
+_LARGEST = frozenset({"max", "min", "amax", "amin", "median"})
+_EXTREMES = _LARGEST | {"prod"}
 _INDEXED = frozenset({"getitem", "gather", "index_select", "take_along_dim", "scatter", "scatter_add", "index_add"})
 _NUMBERS = frozenset(
     {Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.item, Tensor.tolist, torch.is_nonzero}
@@ -308,6 +309,10 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
         if fresh and x.ndim - 1 not in dims:  # stacked to be added up, as parallel branches are: no heads of one layer
             self.side_by_side = [parts for parts in self.side_by_side if not frozenset().union(*parts) <= fresh]
         if self.probing and x.attended and not x.product:
+            if name in _LARGEST and not any(varies(x, axis) for axis in dims):
+                for part in tensors_in(mean):
+                    if isinstance(part, TokenTensor):
+                        ranked([part])
             for axis in (axis for axis in dims if axis):
                 if "weighted" in x.marks and name in ("mean", "sum") and varies(x, axis):
                     raise LayoutError(_WEIGHTED, CAPTURE_HINT)

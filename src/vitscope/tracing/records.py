@@ -109,11 +109,12 @@ def places_along(x: Tensor, axis: int) -> int:
 
 
 def ranked_answer() -> LayoutError:
-    """Return the error of an answer whose numbers stand by their size."""
+    """Return the error of an answer whose numbers stand by their size, or are the largest of several."""
     return LayoutError(
         msg(
             "tracing.ranked-answer",
-            "the model sorts the numbers of its answer by size: which class each one is differs from image to image",
+            "the model sorts the numbers of its answer by size, or keeps the largest: which class each one is differs "
+            "from image to image",
         ),
         msg("tracing.ranked-answer.hint", "pass the model before that step, with one number for each class"),
     )

@@ -90,9 +90,12 @@ def _read(answer: Tensor, pixels: Tensor, model: nn.Module) -> AnswerKind:
     if (step := _probabilities(answer, ends)) is not None:
         reason = msg("models.answer.probabilities", "its last step is a {step}", step=step)
         return AnswerKind("probabilities", width, reason, step == "softmax")
-    if _squashed(ends) or (width == 1 and ends == {"activation"}):
-        return AnswerKind("values", width, msg("models.answer.values", "its last step limits the range of its numbers"))
     computed = sorted(end for end in ends if not end.startswith("linear"))
+    limited = _squashed(ends) or (width == 1 and ends == {"activation"})
+    if limited or (width == 1 and "unknown" in computed and answer.grad_fn is not None):
+        reason = msg("models.answer.values", "its last step limits the range of its numbers")
+        other = msg("models.answer.no-logit", "its one number comes out of no linear layer")
+        return AnswerKind("values", width, reason if limited else other)
     if not computed:
         names = [_weight_name(end.removeprefix("linear "), width, model) for end in ends]
         if any(_PROJECTION.search(name) and not _CLASSIFIER.search(name) for name in names):

@@ -50,7 +50,7 @@ class AnswerReader:
         """Return the answer `(B, ...)`: at least one number for each of `images` images.
 
         Raises:
-            UsageError: several tensors can be meant, or the caller's choice is no tensor.
+            UsageError: several tensors can be meant, or the caller's choice is no tensor of floats.
             UnknownNameError: the caller's choice is not in the output.
             LayoutError: the output holds no tensor.
         """
@@ -68,6 +68,15 @@ class AnswerReader:
                 self.path = _find(output, self.chosen, images)
                 log.debug("answer: %s of a %s", self.path or "the output itself", type(output).__name__)
             answer = _tensor(_follow(output, self.path), images)
+        if not answer.is_floating_point():
+            raise UsageError(
+                msg("models.whole-numbers", "the model answers with {dtype}, not with scores", dtype=answer.dtype),
+                msg(
+                    "models.whole-numbers.hint",
+                    "pass the model before it chooses a class by {function}",
+                    function="argmax",
+                ),
+            )
         answer = _with_images(answer, images)
         self.shape = tuple(answer.shape)
         return answer

@@ -79,6 +79,10 @@ def _read_file(path: Path) -> dict[int, str]:
             msg("models.labels.unreadable", "{where} cannot be read: {reason}", where=where, reason=first_line(error))
         ) from None
     kind = path.suffix.lower()
+    if kind in (".yaml", ".yml", ".toml", ".xml", ".html"):  # whose lines are more than names
+        raise UsageError(
+            msg("models.labels.format", "{where} is {kind}, which is not read", where=where, kind=kind), _FORMS
+        )
     if kind == ".json":
         return _checked(_from_json(text, where), where)
     if kind in (".csv", ".tsv"):
@@ -154,10 +158,10 @@ def _checked(labels: Any, where: Message) -> dict[int, str]:
                 _FORMS,
             )
         pairs = list(enumerate(labels))
-    if pairs and all(
-        isinstance(key, str) and not _INDEX.fullmatch(key.strip()) and type(value) is int for key, value in pairs
-    ):
-        pairs = [(value, key) for key, value in pairs]  # class_to_idx of torchvision's ImageFolder
+    if isinstance(labels, (Mapping, _Pairs)) and all(isinstance(k, str) and type(v) is int for k, v in pairs):
+        pairs = [
+            (value, key) for key, value in pairs
+        ]  # class_to_idx of torchvision's ImageFolder, folders 1 and 10 too
     found: dict[int, str] = {}
     for key, given in pairs:
         number = _index(key, where)
