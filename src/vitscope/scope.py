@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vitscope.attention import AttentionStore
-from vitscope.engine import inspection
+from vitscope.engine import inspection, two_models
 from vitscope.engine.attribution import Attribution
 from vitscope.engine.auto import MethodChoice
 from vitscope.engine.calibrated import Calibrated, CalibrationOfModel
@@ -27,6 +27,7 @@ from vitscope.geometry import TokenLayout
 from vitscope.images import ImageLike, is_several
 from vitscope.methods.targets import Target
 from vitscope.metrics.attention_statistics import Statistics
+from vitscope.metrics.layer_distance import LayerDistances
 from vitscope.metrics.measurement import Measurement
 from vitscope.models.base import ModelAdapter
 from vitscope.models.bundled.catalogue import default_model
@@ -263,6 +264,10 @@ class Scope:
         chosen = options_of({"method": "relevance", **options})
         return inspection.compare(self.engine, one, other, chosen, options.get("progress"))
 
+    def compare_layers(self, other: "Scope", image: ImageLike, **options: Any) -> LayerDistances:
+        """Measure how far this model is from another on an image, block by block; see `two_models.compare_layers`."""
+        return two_models.compare_layers(self.engine, other.engine, image, **options)
+
     def statistics(
         self,
         image: ImageLike,
@@ -341,12 +346,7 @@ class Scope:
         return patch_masker(self.engine, image, size=size, target=target).without(patches, mode)
 
     def recipe(self, image: ImageLike, **options: Any) -> Recipe:
-        """Walk through the widely copied recipe, each step beside rollout's: heads, layers, maps, drawings, verdicts.
-
-        Args:
-            image: as for `explain`.
-            options: those of `vitscope.evaluation.recipe.recipe`: `layer`, `as_published`, `measured`, `size`, ...
-        """
+        """Walk through the widely copied recipe, each step beside rollout's; see `evaluation.recipe.recipe`."""
         return recipe(self.engine, image, **options)
 
     def view(self, image: ImageLike, **options: Any) -> View:
@@ -354,7 +354,7 @@ class Scope:
 
         Args:
             image: as for `explain`.
-            options: those of `vitscope.viewer.view.view`: `other`, `methods`, `target`, `measure`, `size` and others.
+            options: those of `vitscope.viewer.view.view`: `other`, `beside`, `methods`, `target`, `measure` and others.
 
         Raises:
             UsageError, UnsupportedError: a method, option or target that does not exist or does not fit.

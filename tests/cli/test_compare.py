@@ -135,3 +135,28 @@ def test_the_sheet_can_be_one_file_of_another_kind(cli, album, tiny_folder, tmp_
     assert names(path.parent) == {path.name}
     assert path.read_bytes()[:4] in (b"%PDF", b"<svg", b"\xff\xd8\xff\xe0")
     assert "already there" in one_line(cli("compare", *album[:2], "-m", tiny_folder, "-o", path).err)
+
+
+def test_two_models_have_a_row_each_and_one_of_differences(cli, album, tiny_folder, tmp_path, shown):
+    twice = ["--model", tiny_folder, "--model", tiny_folder, "--method", "attention,rollout"]
+    ran = cli("compare", album[1], *twice, "--out", tmp_path / "two", "--json")
+    assert (ran.code, ran.err) == (0, "")
+    ((cells, columns),) = shown
+    assert columns == 3
+    told = [cell.title for cell in cells]
+    assert told[6:] == ["1 - linear CKA by layer", "difference: attention", "difference: rollout"]
+    assert told[0] == told[3] == str(tiny_folder)
+    (pair,) = json.loads(ran.out)["layers"]
+    assert [layer["relative"] for layer in pair["layers"]] == [0, 0, 0]
+    grey = np.asarray(cells[-1].picture)  # no difference: neither red nor blue
+    assert np.ptp(grey.astype(int), axis=2).max() <= 4
+
+
+def test_what_two_models_cannot_do_is_said(cli, album, tiny_folder, tmp_path):
+    model = ["--model", tiny_folder]
+    ran = cli("compare", album[1], *model, *model, *model, "--out", tmp_path)
+    assert ran.code != 0
+    assert "3 models are named" in one_line(ran.err)
+    ran = cli("compare", album[1], *model, *model, "--weights", "x.pth", "--out", tmp_path)
+    assert ran.code != 0
+    assert "--weights would be those of both models" in one_line(ran.err)

@@ -203,7 +203,7 @@ def test_the_command_names_a_size_only_where_it_changes_the_page(tiny_scope, pho
 
     assert "--max-mb" not in command(max_mb=24.0)
     assert "--max-mb 2" in command(max_mb=2)
-    monkeypatch.setattr(importlib.import_module("vitscope.viewer.view"), "MAX_MB", 0.1)
+    monkeypatch.setattr(importlib.import_module("vitscope.viewer.view_options"), "MAX_MB", 0.1)
     assert "--max-mb 24" in command(max_mb=24.0)
 
 

@@ -1,7 +1,6 @@
 """The viewer's document of one image: maps, attention and numbers, by `Scope.view`."""
 
 import json
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -12,11 +11,11 @@ from vitscope._version import __version__
 from vitscope.engine.engine import Engine
 from vitscope.engine.inspection import compare, statistics
 from vitscope.engine.options import Options, Progress
-from vitscope.errors import MethodError, VitscopeError
+from vitscope.errors import MethodError, UsageError, VitscopeError
 from vitscope.explanation import Explanation
 from vitscope.images import ImageLike, Picture, reusable
 from vitscope.methods.places import QueryTarget, RegionTarget
-from vitscope.methods.targets import Target, format_target
+from vitscope.methods.targets import Target
 from vitscope.metrics.measurement import Measurement
 from vitscope.viewer.attention_payload import PackedAttention, pack_attention, pack_readouts, supports_rows
 from vitscope.viewer.document import SCHEMA, image_urls, json_safe
@@ -27,11 +26,12 @@ from vitscope.viewer.map_entries import full_entry
 from vitscope.viewer.map_metrics import Steps, measure_maps
 from vitscope.viewer.packed import Packed
 from vitscope.viewer.page import page, script, styles
+from vitscope.viewer.twin import Twin
+from vitscope.viewer.view_options import DEFAULT_METHODS, MAX_MB, ViewOptions
 from vitscope.viewer.widget import InCell, iframe, widget
 
-DEFAULT_METHODS = ("auto", "attention", "rollout", "relevance", "random")
 CLASS_METHOD = "evidence-walk"  # the method that tells classes apart best, where it applies
-MAX_MB, _SURE = 20.0, 0.98  # for each photo; what fits into this share of a size is not made coarser for it
+_SURE = 0.98  # what fits into this share of a size is not made coarser for it
 _MAP, _ARRAY = 12_000, 100  # characters of a map besides its arrays, and of an array besides its data
 _MEASUREMENT = msg("viewer.measurement", "measurement")
 
@@ -90,6 +90,7 @@ def view(
     image: ImageLike,
     *,
     other: ImageLike | None = None,
+    beside: Any = None,
     methods: Sequence[str] = DEFAULT_METHODS,
     target: Target = None,
     top: int = 5,
@@ -108,6 +109,7 @@ def view(
         engine: the model.
         image: an image.
         other: a second one, to show what makes the two similar.
+        beside: another model, as a `Scope`: its view of the same image, and how far apart the two are by layer.
         methods: names of the methods to show.
         target: what is explained; None is the prediction.
         top: how many predicted classes have a map of their own.
@@ -120,13 +122,31 @@ def view(
         show: called with the view as soon as it has a map and all attention, and whenever there is more of it.
         in_cell: show all that in the running cell of a notebook.
     """
+    if beside is not None and other is not None:
+        raise UsageError(
+            msg("viewer.two-and-two", "two models show one image: there is no room for a second image"),
+            msg("viewer.two-and-two.hint", "leave out {@other=} or {@beside=}"),
+        )
     image = reusable(image, **engine.adapter.reading)
     other = None if other is None else reusable(other, **engine.adapter.reading)
     picture = engine.adapter.load(image)
     second = None if other is None else engine.adapter.load(other)
     photos = (picture.source,) if second is None else (picture.source, second.source)
-    most = max_mb or MAX_MB * len(photos)
-    options = _ViewOptions(tuple(methods), target, top, size, measure, seed, seconds, progress, photos, most)
+    twin = None if beside is None else Twin(engine, beside.engine, picture, size)
+    most = max_mb or MAX_MB * (2 if twin else len(photos))
+    options = ViewOptions(
+        tuple(methods),
+        target,
+        top,
+        size,
+        measure,
+        seed,
+        seconds,
+        progress,
+        photos,
+        most,
+        twin.reference if twin else None,
+    )
     live = LiveModel(engine, picture, size, target)
     cell = InCell()
     told = [*([show] if show else []), *([cell.show] if in_cell else [])]
@@ -135,7 +155,11 @@ def view(
         for one in told:
             one(replace(part, live=live))
 
-    if other is None or second is None:
+    if twin is not None:
+        theirs = _view_one(twin.other, picture, options, [], most / 2)
+        one = _view_one(engine, picture, options, [], most - theirs.nbytes / 1e6, shown if told else None)
+        made = View(twin.header_of(one.header), one.arrays, theirs, live)
+    elif other is None or second is None:
         made = replace(_view_one(engine, picture, options, [], most, shown if told else None), live=live)
     else:
         own, others = compare(engine, image, other, Options("relevance", size=size, seed=seed), progress)
@@ -148,57 +172,10 @@ def view(
     return made
 
 
-@dataclass(frozen=True)
-class _ViewOptions:
-    """The options of a view, the same for each of its images."""
-
-    methods: tuple[str, ...]
-    target: Target
-    top: int
-    size: int | None
-    measure: bool
-    seed: int
-    seconds: float | int | None
-    progress: Progress | None
-    photos: tuple[str, ...]
-    max_mb: float | int
-
-    @property
-    def usual(self) -> float:
-        """The size limit where the caller gives none."""
-        return MAX_MB * len(self.photos)
-
-    def of(self, method: str) -> Options:
-        """Return the options of one method."""
-        return Options(method, self.target, size=self.size, seed=self.seed)
-
-    def command(self, model: str, small: bool, flags: Sequence[str] = ()) -> str:
-        """Return the command line that makes the page again, without options that change nothing.
-
-        Args:
-            model: its reference.
-            small: the page fits into the usual size with all its layers, as exact as rows ever are.
-            flags: that say how the model is loaded.
-        """
-        words = ["vitscope", "view", *self.photos, "--model", model, *flags]
-        options: dict[str, tuple[Any, Any]] = {
-            "--method": (",".join(self.methods), ",".join(DEFAULT_METHODS)),
-            "--target": (format_target(self.target), None),
-            "--top": (self.top, 5),
-            "--size": (self.size, None),
-            "--max-mb": (self.usual if small and self.max_mb > self.usual else self.max_mb, self.usual),
-            "--seed": (self.seed, 0),
-        }
-        for option, (value, usual) in options.items():
-            if value != usual:
-                words += [option, f"{value:g}" if isinstance(value, float) else str(value)]
-        return shlex.join(words if self.measure else [*words, "--no-measure"])
-
-
 def _view_one(
     engine: Engine,
     picture: Picture,
-    options: _ViewOptions,
+    options: ViewOptions,
     more: Sequence[Explanation],
     max_mb: float | int,
     show: Callable[[View], None] | None = None,
@@ -227,7 +204,7 @@ class _Parts:
     """What there is of one image's view so far."""
 
     def __init__(
-        self, engine: Engine, picture: Picture, options: _ViewOptions, more: Sequence[Explanation], max_mb: float | int
+        self, engine: Engine, picture: Picture, options: ViewOptions, more: Sequence[Explanation], max_mb: float | int
     ) -> None:
         self.engine, self.picture, self.options, self.more, self.max_mb = engine, picture, options, more, max_mb
         self.ready = engine.prepare(picture, size=options.size)

@@ -12,6 +12,7 @@ from vitscope._files import atomic_write, is_file_name
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
 from vitscope.cli.commands import _results as results
+from vitscope.cli.commands._two_models import TwoModels
 from vitscope.errors import MethodError
 from vitscope.metrics.verdict_text import MARKS
 
@@ -32,7 +33,7 @@ _REMARK = 40  # characters in a line below a map
 def compare(
     images: opt.Images,
     drawing: opt.SheetStyle,
-    model: opt.ModelChoice,
+    model: TwoModels,
     method: opt.MethodSpecs = "",
     target: opt.Target = None,
     gradient_rule: opt.GradientRule = "plain",
@@ -57,8 +58,10 @@ def compare(
 ) -> int:
     """Draw several methods' maps of images side by side, with numbers below each; of several images a row each.
 
-    A method that does not apply has a cell with the reason; where it was named, the exit code is 1.
+    A method that does not apply has a cell with the reason; where it was named, the exit code is 1. With --model given
+    twice, each image has a row for each model and one of differences, and the models' distance layer by layer.
     """
+    from vitscope.cli.commands._model_pair import ModelPair
     from vitscope.render.image_files import write_image
     from vitscope.render.sheets import Cell, sheet
 
@@ -66,30 +69,41 @@ def compare(
         model.check_image(image)
     name = f"{Path(images[0]).stem}-compare.png" if len(images) == 1 else "compare.png"
     path = results.require_free(out if is_file_name(out) else out / name, force)
-    goal, style, scope = opt.parse_target(target), drawing.style(), model.load()
+    goal, style, scopes = opt.parse_target(target), drawing.style(), model.load()
     chosen = opt.split_names(method) or DEFAULT_METHODS
-    panel = _Panel(scope, style, {"target": goal, "gradient_rule": gradient_rule, "size": size}, measure, baseline)
-    cells = []
-    with console.image_progress(len(images) * len(chosen), "comparing") as progress:
+    options = {"target": goal, "gradient_rule": gradient_rule, "size": size}
+    panels = [_Panel(scope, style, options, measure, baseline) for scope in scopes]
+    cells, pairs = [], []
+    with console.image_progress(len(images) * len(chosen) * len(panels), "comparing") as progress:
         for image in images:
-            picture = scope.adapter.load(image)
-            cells.append(Cell(picture.pil(), picture.name if len(images) > 1 else "image"))
-            for text in chosen:
-                cells.append(panel.cell(picture, text, progress))
-                progress.advance()
-    if len(images) > 1:
+            picture = scopes[0].adapter.load(image)
+            for panel in panels:
+                names = [picture.name] * (len(images) > 1) + [panel.scope.adapter.reference] * (len(panels) > 1)
+                cells.append(Cell(picture.pil(), " · ".join(names) or "image"))
+                for text in chosen:
+                    cells.append(panel.cell(picture, text, progress))
+                    progress.advance()
+            if len(panels) > 1:
+                pairs.append(ModelPair(panels[0].maps, panels[1].maps, scopes[0], scopes[1], picture, size))
+                cells += pairs[-1].cells(chosen, style)
+    references = " and ".join(scope.adapter.reference for scope in scopes)
+    if len(images) > 1 or len(panels) > 1:
         columns: int | None = len(chosen) + 1
-        title = scope.adapter.reference
+        title = references
     else:
         columns = min(len(cells), 4) if len(cells) <= 8 else None  # more are as square as they get
-        title = f"{picture.name} · {scope.adapter.reference}"
+        title = f"{picture.name} · {references}"
     title += " · in brackets: the range of random maps" if measure else ""
     with atomic_write(path) as part:
         write_image(sheet(cells, title, columns=columns, cmap=drawing.cmap), part)
-    results.print_result(path, as_json, {"methods": panel.documents, "refused": panel.refused})
-    for one in panel.refused if not as_json else ():
+    refused = [one for panel in panels for one in panel.refused]
+    told = {"methods": [one for panel in panels for one in panel.documents], "refused": refused}
+    results.print_result(path, as_json, told | ({"layers": [one.document() for one in pairs]} if pairs else {}))
+    for one in refused if not as_json else ():
         console.print_note(f"{one['image']}: {one['method']}: {one['reason']}")
-    return 1 if panel.refused and method else 0
+    for pair in pairs if not as_json else ():
+        console.print_note(pair.summary())
+    return 1 if refused and method else 0
 
 
 @dataclass
@@ -104,6 +118,7 @@ class _Panel:
     documents: list[dict[str, Any]] = field(default_factory=list)
     refused: list[dict[str, str]] = field(default_factory=list)
     score_cache: dict[Any, Any] = field(default_factory=dict)
+    maps: dict[str, "Explanation"] = field(default_factory=dict)
 
     def cell(self, picture: "Picture", text: str, progress: console.ImageProgress) -> "Cell":
         """Return the map of one image by one method, or the reason why there is none."""
@@ -136,7 +151,10 @@ class _Panel:
             reason = ", ".join(part for part in error.spoken("cli") if part)
             self.refused.append({"image": picture.name, "method": text, "reason": reason})
             return Cell(_empty(picture), text, textwrap.fill(reason, _REMARK))
-        self.documents.append(_document(e, picture.name, name, seconds, measurement))
+        self.maps[text] = e
+        self.documents.append(
+            _document(e, picture.name, name, seconds, measurement) | {"model": self.scope.adapter.reference}
+        )
         title = f"auto: {e.method}" if name == "auto" else text
         title += f" of {e.target}" if e.target else ""
         return Cell(e.overlay(**self.style), title, _below(e, seconds, measurement))

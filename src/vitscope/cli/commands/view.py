@@ -11,6 +11,7 @@ from vitscope._messages import msg
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
 from vitscope.cli.commands import _results as results
+from vitscope.cli.commands._two_models import TwoModels
 from vitscope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _PAUSE = 20  # times what writing the page took, before it is written again
 
 def view(
     image: opt.SingleImage,
-    model: opt.ModelChoice,
+    model: TwoModels,
     other: Annotated[
         str | None, typer.Argument(metavar="OTHER", help="A second image, to show what makes the two similar.")
     ] = None,
@@ -54,7 +55,10 @@ def view(
     force: opt.Force = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Write one interactive page: maps, every head, what each patch attends to, and numbers. It needs no network."""
+    """Write one interactive page: maps, every head, what each patch attends to, and numbers. It needs no network.
+
+    With --model given twice, both models' maps, their difference and how far apart they are in each layer.
+    """
     from vitscope.viewer.page import page
 
     if max_mb is not None and not 0.5 <= max_mb <= 500:
@@ -68,7 +72,7 @@ def view(
     options: dict[str, Any] = {"target": opt.parse_target(target), "top": top, "size": size, "seed": seed}
     if method:
         options["methods"] = opt.split_names(method)
-    scope = model.load()
+    scope, *beside = model.load()
     due = 0.0
 
     def write(made: "View") -> None:
@@ -89,6 +93,7 @@ def view(
         made = scope.view(
             image,
             other=other,
+            beside=beside[0] if beside else None,
             measure=measure,
             max_mb=max_mb,
             progress=progress.update_forwards,

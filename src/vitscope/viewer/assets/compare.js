@@ -61,7 +61,8 @@ export const contrasted = (one, other) =>
   JSON.stringify(one.entry.options) === JSON.stringify(other.entry.options) &&
   [one, other].every(({ entry }) => entry.label);
 
-function half(side) {
+// Photo, map and legend of one of several things beside each other.
+export function half(side) {
   const image = el("img", { alt: "", draggable: "false" }),
     heat = el("canvas", {}),
     ramp = el("canvas", { class: "vs-ramp", width: "256", height: "1", role: "img" });
@@ -87,6 +88,26 @@ function half(side) {
       unit,
     ),
   };
+}
+
+// A scene of a document `from`, drawn with its name, its scale and unit, and what else is said of it.
+export function drawHalf(made, from, scene, scale, state, t, name, more = []) {
+  const { image, heat, ramp, low, high, unit, picture } = made,
+    [w, h] = shapeOf(from, state.as_seen),
+    colours = colourOf(scale, state);
+  const url = from.header.images[state.as_seen ? "input" : "photo"],
+    small = Math.min(1, FINEST / Math.max(w, h));
+  if (image.getAttribute("src") !== url) image.src = url;
+  heat.width = Math.round(w * small);
+  heat.height = Math.round(h * small);
+  drawHeat(heat, scene.values, from, scale, colours, state);
+  drawRamp(ramp, colours);
+  made.name.textContent = name;
+  picture.setAttribute("aria-label", name);
+  low.textContent = figure(scale.low);
+  high.textContent = figure(scale.high);
+  ramp.setAttribute("aria-label", t("scale_label", { low: figure(scale.low), high: figure(scale.high) }));
+  unit.textContent = [`${scene.unit} · ${t(`norm_${scale.kind}`)}`, ...more].filter(Boolean).join(" · ");
 }
 
 function select(label, groups, take) {
@@ -167,28 +188,12 @@ export function panel(root, ctx) {
   });
 
   function paint(side, { from, entry }, scene, scale, state) {
-    const { image, heat, ramp, name, low, high, unit, picture } = halves[side],
-      [w, h] = shapeOf(from, state.as_seen),
-      colours = colourOf(scale, state);
-    const url = from.header.images[state.as_seen ? "input" : "photo"],
-      small = Math.min(1, FINEST / Math.max(w, h));
-    if (image.getAttribute("src") !== url) image.src = url;
-    heat.width = Math.round(w * small);
-    heat.height = Math.round(h * small);
-    drawHeat(heat, scene.values, from, scale, colours, state);
-    drawRamp(ramp, colours);
-    name.textContent = other ? `${from.header.photo.name} · ${nameOfMap(entry, t)}` : nameOfMap(entry, t);
-    picture.setAttribute("aria-label", name.textContent);
-    low.textContent = figure(scale.low);
-    high.textContent = figure(scale.high);
-    ramp.setAttribute("aria-label", t("scale_label", { low: figure(scale.low), high: figure(scale.high) }));
-    unit.textContent = [
-      `${scene.unit} · ${t(`norm_${scale.kind}`)}`,
+    const name = other ? `${from.header.photo.name} · ${nameOfMap(entry, t)}` : nameOfMap(entry, t);
+    const numbers = entry.measurement?.numbers ?? [];
+    drawHalf(halves[side], from, scene, scale, state, t, name, [
       state.shared && t("norm_shared"),
-      ...(entry.measurement?.numbers ?? []).map((number) => numberText(number, t)),
-    ]
-      .filter(Boolean)
-      .join(" · ");
+      ...numbers.map((number) => numberText(number, t)),
+    ]);
   }
 
   // The one map minus the other, on a scale of its own with zero in the middle.

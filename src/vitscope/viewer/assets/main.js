@@ -18,6 +18,7 @@ import { createFilmstrip } from "./filmstrip.js";
 import { createHint } from "./hint.js";
 import { panel as grid } from "./grid.js";
 import { panel as masking } from "./masking.js";
+import { panel as models } from "./models.js";
 import { numbered, panel as numbers } from "./numbers.js";
 import { panel as more } from "./addMap.js";
 import { panel as predictions } from "./predictions.js";
@@ -35,6 +36,7 @@ const always = () => true;
 export const TABS = [
   ["grid", grid, ({ data }) => data.readable],
   ["numbers", numbers, numbered, true],
+  ["models", models, ({ twin }) => Boolean(twin)],
   ["compare", compare, comparable, true],
   ["save", save, always],
   ["about", about, always, true],
@@ -61,10 +63,12 @@ export function mount(element, document, host = fileHost, options = {}) {
   const watchers = new Set();
   let viewer = null,
     ending = null;
+  const twins = Boolean(document.header.twin); // two models of one photo: what is looked at stays, whichever is shown
   const open = (photo, fragment) => {
     const { other, ...own } = document,
       second = photo === 1;
-    const photos = other && [document.header.photo.name, other.header.photo.name];
+    const named = ({ header }) => (twins ? header.model.reference : header.photo.name),
+      photos = other && [document, other].map(named);
     const turned = other && { ...other, messages: { ...own.messages, ...other.messages }, other: own };
     ending = new AbortController();
     // The model behind the page has the first photo: of the other it is not asked.
@@ -77,7 +81,7 @@ export function mount(element, document, host = fileHost, options = {}) {
     viewer.store.subscribe((state, before) => {
       if (state.photo !== before.photo) {
         close();
-        open(state.photo, toFragment(Object.fromEntries(KEPT.map((key) => [key, state[key]])), {}));
+        open(state.photo, toFragment(twins ? state : Object.fromEntries(KEPT.map((key) => [key, state[key]])), {}));
       }
       for (const watcher of watchers) watcher(viewer.state, before);
     }, ending.signal);
@@ -114,9 +118,12 @@ export function mount(element, document, host = fileHost, options = {}) {
 function mountOne(element, document, host, options) {
   const ending = new AbortController(),
     { signal } = ending,
-    data = openDocument(document);
+    data = openDocument(document),
+    paired = document.other ? openDocument(document.other) : null,
+    twins = Boolean(data.header.twin ?? paired?.header.twin);
   const initial = {
     ...START,
+    panel: twins ? "models" : START.panel,
     map: data.maps[0]?.id ?? null,
     layer: Math.max(data.layers.length - 1, 0),
     lang: options.lang ?? (navigator.language.startsWith("zh") ? "zh" : "en"),
@@ -129,7 +136,8 @@ function mountOne(element, document, host, options) {
   t.learn(document.messages);
   t.learn(document.other?.messages);
   const ctx = { data, store, t, host, signal, initial, layers, rollout: createRollout(data, signal), root: element };
-  ctx.other = document.other ? openDocument(document.other) : null;
+  ctx.other = twins ? null : paired; // another photo by this model
+  ctx.twin = twins ? paired : null; // this photo by another model
   ctx.shown = createStore({ scene: null }); // what is on the photo now
   ctx.grown = createStore({ times: 0 }); // how often the document was added to
   ctx.masked = createStore({ answer: null }); // what the model says without the painted patches
@@ -279,7 +287,7 @@ function mountOne(element, document, host, options) {
       tabbed = el("div", { class: "vs-tabbed" });
     const opener = el("button", { type: "button", class: "vs-quiet", "aria-expanded": "false" }),
       card = el("div", { class: "vs-guide" });
-    const rest = el("div", { class: "vs-rest" }, grab(), card, side, tabbed);
+    const rest = el("div", { class: "vs-rest" }, grab(), card, ...(twins ? [tabbed, side] : [side, tabbed]));
     status = el("p", { class: "vs-status", role: "status" });
     // The element is the container whose width decides the layout, so that what it decides lies in an element within.
     ctx.body = el("div", { class: "vs-body" }, head(opener), stageRoot, rest);
@@ -355,7 +363,7 @@ function mountOne(element, document, host, options) {
     const which =
       options.photos &&
       choices(
-        t("photo"),
+        t(twins ? "model" : "photo"),
         options.photos.map((name, i) => [i, name]),
         state.photo,
         (value) => store.set({ photo: value }),

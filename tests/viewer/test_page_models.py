@@ -1,0 +1,122 @@
+"""Two models of one photo on one page: both maps, the one minus the other, and what stays when one switches."""
+
+import json
+
+import numpy as np
+import pytest
+
+import vitscope
+from tests.helpers.browser import CAPTION, SET, VIEWER, texts
+from tests.helpers.browser import shown as opened
+from tests.helpers.viewing import hover
+from vitscope.errors import UsageError
+from vitscope.viewer.page import page
+
+HEADS = "() => [...document.querySelectorAll('.vs-half-told strong')].map((one) => one.textContent)"
+
+
+@pytest.fixture(scope="module")
+def twin_view(tiny_folder, photo, tmp_path_factory):
+    """The tiny model and a copy of it whose last block's weights moved."""
+    import torch
+    from transformers import ViTForImageClassification
+
+    model = ViTForImageClassification.from_pretrained(tiny_folder)
+    with torch.no_grad():
+        for weights in model.vit.layers[-1].parameters():
+            weights += 0.2 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(0))
+    folder = tmp_path_factory.mktemp("models") / "tuned"
+    model.save_pretrained(folder)
+    methods = ("rollout", "attention")
+    base, tuned = (vitscope.load(str(one)) for one in (tiny_folder, folder))
+    return base.view(photo, beside=tuned, methods=methods, top=1, measure=False)
+
+
+@pytest.fixture(scope="module")
+def twins(browser, twin_view, tmp_path_factory):
+    path = tmp_path_factory.mktemp("pages") / "twins.html"
+    path.write_text(page(twin_view.document(), "en"))
+    with opened(browser, path.as_uri()) as made:
+        yield made
+        assert made.troubles == []
+
+
+def arrays(view, layer, query):
+    """A row of the mean over heads as the page has it: close to the model's own."""
+    q, k = (view.arrays[f"{name}.{layer}"].array() for name in ("q", "k"))
+    signs = [(one >> 1).astype(np.int64) ^ -(one & 1).astype(np.int64) for one in (q, k)]
+    heads = view.header["layers"][layer]["heads"]
+    weight = view.arrays[f"weight.{layer}"].array().reshape(heads, -1)
+    tokens = q.size // weight.size
+    left, right = (one.reshape(heads, -1, tokens) for one in signs)
+    scores = np.einsum("hd,hd,hdj->hj", weight, left[:, :, query], right)
+    rows = np.exp(scores - scores.max(1, keepdims=True))
+    return (rows / rows.sum(1, keepdims=True)).mean(0)
+
+
+def test_what_is_pointed_at_is_shown_by_both(twins, twin_view):
+    twins.evaluate(SET, {"norm": "range"})
+    hover(twins, twin_view_layout(twin_view), 1, 2)
+    twins.wait(f"() => ({HEADS})().every((one) => one.includes('What patch 1,2 looks at'))")
+    told = twins.evaluate(HEADS)
+    assert told[1].startswith(twin_view.other.header["model"]["reference"])
+    high = [float(one) for one in texts(twins, ".vs-half-told .vs-ends span:last-child")]
+    for view, shown in zip((twin_view, twin_view.other), high, strict=True):
+        row = arrays(view, 2, 1 + 6)[1:]
+        assert shown == pytest.approx(row.max(), rel=0.02)
+    one, other = (arrays(view, 2, 1 + 6)[1:] for view in (twin_view, twin_view.other))
+    difference = np.abs(other / other.sum() - one / one.sum()).max()
+    end = float(texts(twins, ".vs-difference-told .vs-ends span:last-child")[0])
+    assert end == pytest.approx(difference, rel=0.03)
+
+
+def test_the_distance_is_told_layer_by_layer(twins, twin_view):
+    layers = twin_view.header["twin"]["layers"]
+    assert [one["relative"] > 0.01 for one in layers] == [False, False, True], layers
+    (label,) = [
+        one
+        for one in twins.evaluate(
+            "() => [...document.querySelectorAll('.vs-tab svg')].map((one) => one.getAttribute('aria-label'))"
+        )
+        if "CKA" in one
+    ]
+    assert f"Layer 2: {layers[2]['cka']:.3g}"[:14] in label
+
+
+def test_what_is_looked_at_stays_when_the_other_model_is_shown(twins, twin_view):
+    twins.move(1, 1)
+    twins.evaluate(SET, {"source": "query", "query": 4, "layer": 1, "head": 0})
+    twins.evaluate(SET, {"photo": 1})
+    twins.wait(CAPTION, "layer 1, head 0")
+    state = twins.evaluate(f"() => {VIEWER}.state")
+    assert (state["query"], state["layer"], state["head"], state["panel"]) == (4, 1, 0, "models")
+    assert texts(twins, ".vs-head p") == [twin_view.other.header["model"]["reference"]]
+    assert twins.evaluate(HEADS)[0].startswith(twin_view.other.header["model"]["reference"])
+    twins.evaluate(SET, {"photo": 0})
+
+
+def test_without_a_common_grid_there_is_no_difference(browser, twin_view, tmp_path):
+    document = json.loads(json.dumps(twin_view.document()))
+    box = document["other"]["header"]["region"]["box"]
+    document["other"]["header"]["region"] |= {"box": [box[0] + 90, *box[1:]], "cells": None}
+    path = tmp_path / "apart.html"
+    path.write_text(page(document, "en"))
+    with opened(browser, path.as_uri()) as made:
+        made.wait("() => document.querySelector('.vs-tab [role=status]').textContent.includes('no difference map')")
+        assert not made.evaluate("() => document.querySelector('.vs-contrast').checkVisibility()")
+
+
+def test_two_models_leave_no_room_for_a_second_photo(tiny_scope, photo):
+    with pytest.raises(UsageError):
+        tiny_scope.view(photo, other=photo, beside=tiny_scope)
+
+
+def test_the_command_names_both(twin_view):
+    models = [twin_view.header["model"]["reference"], twin_view.other.header["model"]["reference"]]
+    assert [word for word in models if f"--model {word}" in twin_view.header["command"]] == models
+
+
+def twin_view_layout(view):
+    from vitscope.geometry import TokenLayout
+
+    return TokenLayout(tuple(view.header["layout"]["prefix"]), tuple(view.header["layout"]["grid"]))
