@@ -239,6 +239,13 @@ def test_options_are_checked_by_name():
         rollout_method.check({"residual_wieght": 1})
     with raises(UnknownNameError, "errors.unknown-name"):
         rollout_method.check({"head_fusion": "median"})
+    with raises(UnknownNameError, "errors.unknown-name"):
+        rollout_method.check({"head_fusion": True})
+    with raises(UnknownNameError, "errors.unknown-name"):
+        METHODS.get("gradcam").check({"at": 1})
+    for number in (float("nan"), float("inf")):
+        with raises(UsageError, "methods.not-a-number"):
+            rollout_method.check({"discard_ratio": number})
     with raises(UnknownNameError, "errors.unknown-name", "errors.unknown-name.meant"):
         METHODS.get("rolout")
 

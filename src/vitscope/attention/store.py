@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -125,7 +125,8 @@ class AttentionStore:
         elif isinstance(layers, slice):
             numbers = list(range(depth))[layers]
         else:
-            parts = layers.split(",") if isinstance(layers, str) else [layers] if isinstance(layers, int) else layers
+            listed = layers.split(",") if isinstance(layers, str) else layers
+            parts: Iterable[str | int] = listed if isinstance(listed, Iterable) else [listed]
             numbers = [number for part in parts for number in _numbers(part, depth)]
         if not numbers and depth:
             raise UsageError(

@@ -1,6 +1,7 @@
 """What a method is, what it may require of a model, and the decorator that registers one."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, get_args
@@ -63,14 +64,16 @@ class Option:
             UnknownNameError: a string that is not one of the choices.
             UsageError: a value of another type than the default.
         """
-        if self.choices and value not in self.choices and not isinstance(value, int):
+        numbers = isinstance(self.annotation, str) or int in get_args(self.annotation)
+        numbered = numbers and isinstance(value, int) and not isinstance(value, bool)
+        if self.choices and not numbered and not (isinstance(value, str) and value in self.choices):
             raise UnknownNameError(self.name, str(value), self.choices)
         kind, given = type(self.default), {"option": self.name, "value": repr(value)}
         if self.annotation in (str, "str") and not self.choices and not isinstance(value, str):
             raise UsageError(msg("methods.not-a-text", "{option} is a text, not {value}", **given))
         if kind is bool and not isinstance(value, bool):
             raise UsageError(msg("methods.not-a-boolean", "{option} is true or false, not {value}", **given))
-        if kind is float and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        if kind is float and not (type(value) in (int, float) and math.isfinite(value)):
             raise UsageError(msg("methods.not-a-number", "{option} is a number, not {value}", **given))
         if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
             raise UsageError(msg("methods.not-a-whole-number", "{option} is a whole number, not {value}", **given))
