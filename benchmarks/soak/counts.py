@@ -97,7 +97,7 @@ PARTS = {
     ),
     "interrupts": Part(
         10_000, 42, "interrupts between two lines",
-        "three families of models, fourteen kinds of work: weights, modes, hooks, attributes and torch's settings are "
+        "three families of models, twenty kinds of work: weights, modes, hooks, attributes and torch's settings are "
         "as they were",
     ),
     "threads": Part(

@@ -1,6 +1,7 @@
 """Defaults from `vitscope.toml` and from the environment; quiet runs; folders as arguments."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -39,6 +40,12 @@ def test_the_file_gives_defaults_and_options_go_before_them(cli, album, tiny_fol
         ("[heads]\ntarget = 'kite'", "'target'"),
         ("size = ", "vitscope.toml cannot be read"),
         ("size = 3", "16…8192…3"),
+        ("size = 5_0.5", "--size…50.5"),
+        ("size = [64]", "--size…[64]"),
+        ("target = 3", "target"),
+        ("a = " + "[" * 5000, "vitscope.toml cannot be read"),
+        ("size = " + "9" * 5000, "vitscope.toml cannot be read"),
+        ("\0", "vitscope.toml cannot be read"),
         ("trust-remote-code = true", "cannot set trust-remote-code"),
         ("[explain]\ntrust_remote_code = true", "cannot set trust-remote-code"),
     ],
@@ -48,6 +55,20 @@ def test_a_wrong_file_is_one_line(cli, album, place, text, said):
     ran = cli("explain", album[0], "-q")
     assert (ran.code, ran.out) == (2, "")
     assert mentions(ran.err, said)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "too large"])
+def test_what_is_no_file_is_not_waited_for(cli, place, kind):
+    path = place / "vitscope.toml"
+    {
+        "pipe": lambda: os.mkfifo(path),
+        "device": lambda: path.symlink_to("/dev/zero"),
+        "folder": path.mkdir,
+        "too large": lambda: path.write_bytes(b"\n" * 2_000_000),
+    }[kind]()
+    ran = cli("methods")
+    assert (ran.code, ran.out) == (2, "")
+    assert mentions(ran.err, "vitscope.toml")
 
 
 def test_every_option_has_a_variable(cli, album, tiny_folder, place, monkeypatch):

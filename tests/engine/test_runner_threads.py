@@ -20,7 +20,10 @@ from vitscope.methods.base import METHODS
 
 FEW = ("gradcam", "logit-lens", "token-removal")
 pytestmark = pytest.mark.usefixtures("as_shipped")
-OTHERS = ("measure", "lens", "heads", "queries", "statistics", "without", "attention")
+OTHERS = (
+    *("measure", "lens", "heads", "queries", "statistics", "without", "attention"),
+    *("sanity", "view", "recipe", "compare", "attribute"),
+)
 NAMES = [name for name, _ in METHODS]
 
 

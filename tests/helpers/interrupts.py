@@ -83,6 +83,14 @@ WORKS = {
     "statistics": lambda scope: scope.statistics(PHOTOS[0], importance=True),
     "without": lambda scope: scope.predict_without(PHOTOS[0], [3], "drop"),
     "all": lambda scope: scope.methods(),
+    "evidence-walk": by("evidence-walk"),
+    "random-walk": by("random-walk"),
+    "measures": lambda scope: scope.measure(
+        scope.explain(PHOTOS[0], method="rollout"), metrics=["deletion", "infidelity"], n_random_maps=2, steps=4
+    ),
+    "view": lambda scope: scope.view(PHOTOS[0], methods=["rollout", "gradcam"], measure=False, top=2),
+    "recipe": lambda scope: scope.recipe(PHOTOS[0], measured=False),
+    "attribute": lambda scope: scope.attribute(torch.zeros(1, 3, 32, 32), method="relevance"),
 }
 
 

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
+import torch
 
 from tests.engine.toys_families import PHOTOS
 
@@ -32,7 +33,17 @@ def everything(scope, names):
         "statistics": lambda: str(scope.statistics(PHOTOS[0], importance=True).to_dict()),
         "without": lambda: scope.predict_without(PHOTOS[0], [1, 2], "drop").score,
         "attention": lambda: scope.attention(PHOTOS[0])[0].rows().numpy(),
+        "sanity": lambda: scope.measure(scope.explain(PHOTOS[0], method="rollout"),
+                                        metrics=["sanity"]).to_dict()["numbers"],
+        "view": lambda: arrays_of(scope.view(PHOTOS[0], methods=["rollout", "gradcam"], measure=False, top=2)),
+        "recipe": lambda: [a.tobytes() for a in scope.recipe(PHOTOS[0], measured=False).arrays().values()],
+        "compare": lambda: [e.map.tobytes() for e in scope.compare(*PHOTOS)],
+        "attribute": lambda: scope.attribute(torch.ones(1, 3, 32, 32), method="relevance").maps.numpy(),
     }  # fmt: skip
+
+
+def arrays_of(view):
+    return {name: array.array().tobytes() for name, array in view.arrays.items()}
 
 
 def same(one, other):

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vitscope._documents import DamagedFileError, read_bytes
 from vitscope._files import path_exists
 from vitscope._messages import msg
 from vitscope.errors import UnknownNameError, UsageError, first_line
 
 FILE = Path("vitscope.toml")
+_MOST = 1_000_000  # bytes
 _NEVER = "trust-remote-code"  # a file in a folder of somebody else's must not run code
 
 
@@ -27,8 +29,8 @@ def read_defaults(commands: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if not path_exists(FILE):
         return {}
     try:
-        document = tomllib.loads(FILE.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        document = tomllib.loads(read_bytes(FILE, most=_MOST).decode())
+    except (ValueError, RecursionError, DamagedFileError) as error:  # a pipe or a device is not waited for
         raise UsageError(
             msg("cli.bad-defaults", "{file} cannot be read: {reason}", file=FILE, reason=first_line(error)),
             msg("cli.bad-defaults.hint", "write lines such as size = 224, or delete the file"),
