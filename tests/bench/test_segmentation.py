@@ -108,3 +108,9 @@ def test_without_h5py_the_extra_is_named(monkeypatch):
     with raises(MissingDependencyError, "errors.missing-dependency") as caught:
         segmentation.imagenet_cases("gtsegs_ijcv.mat")
     assert (caught.value.message.params["package"], caught.value.hint.params["extra"]) == ("h5py", "bench")
+
+
+def test_a_mask_of_a_kind_that_masks_do_not_have_is_one_line(tmp_path):
+    np.save(tmp_path / "one.npy", np.eye(8, dtype=np.uint8))
+    with raises(ImageError, "images.not-an-image"):
+        segmentation.read_mask(tmp_path / "one.npy")

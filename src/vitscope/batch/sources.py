@@ -223,9 +223,16 @@ def _listing(folder: str) -> list[tuple[str, bool]]:
     """Return the names in a folder, sorted, each with whether it is a folder."""
     if not _is_url(folder):
         with os.scandir(folder) as entries:
-            return sorted((entry.name, entry.is_dir()) for entry in entries)
+            return sorted((entry.name, _is_folder(entry)) for entry in entries)
     import fsspec
 
     files, place = fsspec.core.url_to_fs(folder)
     found = files.ls(place, detail=True)
     return sorted((str(one["name"]).rstrip("/").rsplit("/", 1)[-1], one["type"] == "directory") for one in found)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: a file that cannot be read, and no reason to read no other
+        return False

@@ -15,7 +15,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from vitscope._messages import msg
-from vitscope._pillow import FORMATS
+from vitscope._pillow import FORMATS, decoding
 from vitscope.bench import photos
 from vitscope.errors import ImageError, UnknownNameError, UsageError
 from vitscope.images import load_image
@@ -169,7 +169,7 @@ def _loaders(
 def _cutout_file(path: Path) -> UInt8[np.ndarray, "H W 4"]:
     """Read an image with transparency as RGBA, cropped to its visible part."""
     pixels = load_image(path).pixels  # raises with the reason where the file is broken
-    with Image.open(path, formats=FORMATS) as image:
+    with decoding(str(path)), Image.open(path, formats=FORMATS) as image:
         alpha = np.asarray(image.convert("RGBA"))[..., 3]
         colours = np.asarray(image.convert("RGBA"))[..., :3]
     hint = msg("bench.cutout.hint", "a cut-out is one object on a transparent background")

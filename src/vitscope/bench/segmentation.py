@@ -9,7 +9,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from vitscope._messages import msg
-from vitscope._pillow import FORMATS
+from vitscope._pillow import FORMATS, decoding
 from vitscope.bench.cases import Case, mask_judge
 from vitscope.bench.planted import image_files
 from vitscope.errors import ImageError, UsageError, require_package
@@ -119,7 +119,7 @@ def imagenet_cases(path: str | Path, count: int | None = None, seed: int = 0) ->
 def read_mask(path: Path) -> Bool[np.ndarray, "H W"]:
     """Read a mask file as defined in `folder_cases`."""
     load_image(path)  # raises with the reason where the file is broken
-    with Image.open(path, formats=FORMATS) as image:
+    with decoding(str(path)), Image.open(path, formats=FORMATS) as image:
         if image.format in _LOSSY:
             raise ImageError(
                 msg("bench.mask-jpeg", "{path} is a JPEG, whose compression smears a mask's edges", path=path),
