@@ -234,6 +234,11 @@ def test_an_array_of_numpy_is_an_image(tmp_path):
     refused(tmp_path / "code.npy", "pickled")
     (tmp_path / "short.npy").write_bytes((tmp_path / "bands.npy").read_bytes()[:200])
     refused(tmp_path / "short.npy", "broken")
+    with (tmp_path / "huge.npy").open("wb") as file:
+        head = {"descr": "<f8", "fortran_order": False, "shape": (1000, 1000, 10**6)}
+        np.lib.format.write_array_header_1_0(file, head)
+        file.write(bytes(64))
+    refused(tmp_path / "huge.npy", "broken")  # and not for want of memory, after which it would be tried again
 
 
 def dicom(tmp_path, **changes):

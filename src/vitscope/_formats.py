@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 import re
 import threading
 from collections.abc import Iterator
@@ -214,6 +215,8 @@ def _npy(data: bytes, source: str, reading: Reading, most: int) -> Decoded:
         )
     if len(shape) in (2, 3) and shape[0] * shape[1] > most and min(shape) > 0:
         raise too_large(f"{source} {shape}", most)
+    if math.prod(shape) * dtype.itemsize > len(data) - file.tell():  # numpy would make room for it first
+        raise ValueError(f"it says that it has {shape} numbers")
     return Decoded([], data=check_array(np.load(io.BytesIO(data), allow_pickle=False), reading))
 
 

@@ -20,6 +20,8 @@ from typing import Any, Literal
 
 Language = Literal["python", "cli"]
 
+# control and format characters, such as those that turn the direction of writing; and ends of lines and paragraphs
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
 _OPTION = re.compile(r"(?<!\{)\{@(O:)?(\w+)(?:=((?:[^{}]|\{\w+\})*))?\}")
 
 
@@ -53,6 +55,15 @@ class Message(str):
 def msg(code: str, template: str, /, **params: object) -> Message:
     """Make the Message of a code: `template` in English, filled in with `params`."""
     return Message(code, " ".join(template.split()), params)
+
+
+def visible(text: str, kept: str = "") -> str:
+    """Return a text whose control characters, except those `kept`, are escapes: a name may hold any."""
+    return CONTROL.sub(lambda found: found[0] if found[0] in kept else _escaped(found[0]), text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 def join_messages(separator: Literal["; ", ", ", " "], messages: Iterable[str]) -> str:

@@ -7,8 +7,9 @@ import pytest
 
 from tests.helpers.console import one_line
 from vitscope._messages import msg
-from vitscope.cli import console
+from vitscope.cli import console, report_text
 from vitscope.cli.console import failure_document, in_flags, print_error
+from vitscope.cli.tables import print_table_as
 from vitscope.errors import UsageError
 
 
@@ -80,10 +81,18 @@ def test_control_characters_of_names_are_shown_and_not_obeyed(capsys):
     console.print_note(EVIL + "\n")
     console.print_error(UsageError(EVIL), EVIL)
     console.print_table(["name"], [[EVIL]])
+    report_text.print_text(EVIL)
+    report_text.print_heading(EVIL)
+    report_text.print_field("name", EVIL)
+    report_text.print_columns(["name"], [[EVIL]])
+    for form in ("csv", "md"):
+        print_table_as(form, ["name"], [[EVIL]])
+    console.print_line("one\ntwo")
     with console.show_log(1):
         logging.getLogger("vitscope.test").debug("%s", EVIL)
     told = capsys.readouterr()
-    assert told.out.count(SEEN) == 2
+    assert told.out.count(SEEN) == 8
+    assert r"one\ntwo" in told.out
     assert SEEN + r"\n" in told.err
     assert told.err.count(SEEN) == 3
     assert not set("\x1b\x07\u202e\x9b") & set(told.out + told.err)

@@ -477,6 +477,14 @@ def test_a_page_shows_cards_and_sheets_and_is_self_contained(explained):
     assert not re.search(r"https?:|url\(|@import|<link", text)
 
 
+def test_control_characters_of_names_are_shown_on_pages(explained):
+    e = explained(one_hot(2, 2, 0, 0), (64, 48), name="cat\x1b\u202egpj.exe")
+    text = page("a\u202eb", "", [e.card()], [])
+    assert r"cat\x1b\u202egpj.exe" in text
+    assert r"<title>a\u202eb</title>" in text
+    assert not {"\x1b", "\u202e"} & set(text)
+
+
 def test_the_notebook_style_has_no_colour_bar(explained):
     with raises(UsageError, "render.no-colorbar"):
         explained([[0.1, 0.2]], (32, 16)).overlay(style="notebook", colorbar=True)

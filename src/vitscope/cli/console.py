@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,14 +26,12 @@ from rich.segment import ControlType
 from rich.table import Table
 from rich.text import Text
 
-from vitscope._messages import Message
+from vitscope._messages import CONTROL, Message, visible
 from vitscope.errors import UsageError, VitscopeError
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 _STAGES = {"fetch": "downloading the weights", "verify": "verifying the weights", "convert": "converting the weights"}
-# control and format characters, such as those that turn the direction of writing; and ends of lines and paragraphs
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
 _SECONDS_BETWEEN_LINES = 10  # of progress, without a terminal
 _NO_TERMINAL_WIDTH = 200  # of tables in files and pipes
 
@@ -44,18 +41,14 @@ def in_flags(text: str) -> str:
     return text.spoken("cli") if isinstance(text, Message) else text
 
 
-def visible(text: str, kept: str = "") -> str:
-    """Return a text whose control characters, except those `kept`, are escapes: a name may hold any."""
-    return _CONTROL.sub(lambda found: found[0] if found[0] in kept else _escaped(found[0]), text)
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode()
+def shown(text: str, style: str = "") -> Text:
+    """Return a text of a page or table, its control characters visible."""
+    return Text(visible(text, "\n"), style)
 
 
 def print_line(text: str) -> None:
     """Print one line of a result, never wrapped."""
-    out.print(visible(text, "\n\t"), markup=False, soft_wrap=True)
+    out.print(visible(text, "\t"), markup=False, soft_wrap=True)
 
 
 _quiet: set[bool] = set()
@@ -108,7 +101,7 @@ def failure_document(source: str, error: VitscopeError) -> dict[str, str]:
 def print_json(document: Mapping[str, Any]) -> None:
     """Print one JSON document on stdout."""
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    sys.stdout.write(_CONTROL.sub(lambda found: found[0] if found[0] == "\n" else _in_json(found[0]), text) + "\n")
+    sys.stdout.write(CONTROL.sub(lambda found: found[0] if found[0] == "\n" else _in_json(found[0]), text) + "\n")
 
 
 def _in_json(character: str) -> str:
@@ -121,7 +114,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, wr
     for heading in headings:
         table.add_column(Text(heading), overflow="fold", no_wrap=not wrap)
     for row in rows:
-        table.add_row(*(Text(visible(str(cell), "\n")) for cell in row))
+        table.add_row(*(shown(str(cell)) for cell in row))
     (out if out.is_terminal else Console(width=_NO_TERMINAL_WIDTH, highlight=False)).print(table)
 
 
@@ -177,7 +170,7 @@ def _end_announcement() -> None:
 def download_progress() -> Iterator[Callable[[str, int, int], None]]:
     """Show the download of bundled weights: bars on a terminal, else a line a stage; nothing where they are cached."""
     bars = _shows_bars()
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn()
+    columns = _name(), BarColumn(), DownloadColumn()
     progress = Progress(*columns, console=err, transient=True, disable=not bars)
     try:
         tasks: dict[str, Any] = {}
@@ -197,6 +190,10 @@ def download_progress() -> Iterator[Callable[[str, int, int], None]]:
         _end_announcement()
 
 
+def _name() -> TextColumn:
+    return TextColumn("{task.description}", markup=False)
+
+
 class ImageProgress:
     """Bars over images, and over the forwards of a method that needs many; none before there is something to count.
 
@@ -205,7 +202,12 @@ class ImageProgress:
 
     def __init__(self, images: int, description: str) -> None:
         self._told = time.monotonic()
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        columns = (
+            _name(),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         self._bars = Progress(*columns, console=err, transient=True, disable=not _shows_bars())
         self._images = self._bars.add_task(description, total=images) if images > 1 else None
         self._forwards: Any = None
@@ -230,9 +232,9 @@ class ImageProgress:
                 self._told = time.monotonic()
             return
         self._bars.start()
+        name = visible(name)
         if self._forwards is None:
             self._forwards = self._bars.add_task(name, total=total)
-        name = visible(name)
         self._bars.update(self._forwards, description=name, completed=done, total=total)
 
     @contextmanager
@@ -296,7 +298,13 @@ class CollectionProgress:
 @contextmanager
 def collection_progress() -> Iterator[CollectionProgress]:
     """Show progress over a collection; nothing without a terminal."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn()
+    columns = (
+        _name(),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Speed(),
+        TimeRemainingColumn(),
+    )
     failed = TextColumn("{task.fields[failed]}", style="red")
     with Progress(*columns, failed, console=err, transient=True, disable=not _shows_bars()) as bars:
         yield CollectionProgress(bars)

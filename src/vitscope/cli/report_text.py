@@ -43,12 +43,12 @@ def format_number(value: float) -> str:
 
 def print_heading(text: str) -> None:
     """Print a bold line, cut where it does not fit."""
-    console.out.print(Text(text, "bold"), width=_width(), no_wrap=True, overflow="ellipsis")
+    console.out.print(console.shown(text, "bold"), width=_width(), no_wrap=True, overflow="ellipsis")
 
 
 def print_text(text: str) -> None:
     """Print a paragraph."""
-    console.out.print(Text(text), width=_width())
+    console.out.print(console.shown(text), width=_width())
 
 
 def print_field(label: str, text: str) -> None:
@@ -56,7 +56,7 @@ def print_field(label: str, text: str) -> None:
     grid = Table.grid(padding=(0, 1, 0, 0))
     grid.add_column(width=_LABEL)
     grid.add_column(overflow="fold")
-    grid.add_row(label, Text(text))
+    grid.add_row(label, console.shown(text))
     console.out.print(grid, width=_width())
 
 
@@ -78,7 +78,7 @@ def print_columns(headings: Sequence[str], rows: Sequence[Sequence[str | Text]],
         for number, heading in enumerate(headings):
             table.add_column(heading, justify="left" if number in left else "right", no_wrap=True)
         for row in rows:
-            table.add_row(*(c if isinstance(c, Text) else Text(c.replace(" .. ", separator)) for c in row))
+            table.add_row(*(c if isinstance(c, Text) else console.shown(c.replace(" .. ", separator)) for c in row))
         if console.out.measure(table, options=options).maximum <= _width():
             break
     console.out.print(table, width=_width())

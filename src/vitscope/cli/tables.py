@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated
 
+from vitscope._messages import visible
 from vitscope.cli.commands._options import one_of
 
 _FORMS = "text|csv|md|latex"
@@ -37,7 +38,7 @@ def print_table_as(form: str, headings: Sequence[str], rows: Sequence[Sequence[o
 
 def _text(cell: object) -> str:
     text = "" if cell is None else f"{cell:.7g}" if isinstance(cell, float) else str(cell)
-    return " ".join(text.split())
+    return visible(" ".join(text.split()))
 
 
 def _escaped(text: str) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 from PIL import Image
 
+from vitscope._messages import visible
+
 
 @dataclass(frozen=True, eq=False)
 class Card:
@@ -88,8 +90,19 @@ def render_template(package: str, name: str, **values: Any) -> str:
 def _templates(package: str) -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    loader = PackageLoader(package)
-    return Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    return Environment(
+        loader=PackageLoader(package),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+    )
+
+
+def _shown(value: object) -> object:
+    """Return a value with its control characters visible, unless it is `Markup` or no text."""
+    return visible(value, "\n\t") if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def data_url(image: Image.Image, kind: str = "JPEG", *, longest: int | None = None, **options: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vitscope._messages import visible
 from vitscope.explanation import Explanation
 from vitscope.geometry import ImageRegion
 from vitscope.images import Picture
@@ -17,6 +18,11 @@ from vitscope.viewer.packed import Packed, scaled
 
 SCHEMA = 1
 _PHOTO, _INPUT = (1600, 86), (1024, 84)  # longest side in pixels, JPEG quality
+
+
+def photo_entry(picture: Picture) -> dict[str, Any]:
+    """Return what the header says of the photo; control characters of its name are visible, its path is as it is."""
+    return {"name": visible(picture.name), "source": picture.source, "notes": list(picture.notes)}
 
 
 def map_entry(explanation: Explanation, name: str) -> tuple[dict[str, Any], dict[str, Packed]]:

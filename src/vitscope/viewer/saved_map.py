@@ -7,7 +7,7 @@ from vitscope._catalogues import page_messages
 from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.explanation import Explanation
-from vitscope.viewer.document import SCHEMA, image_urls, map_entry
+from vitscope.viewer.document import SCHEMA, image_urls, map_entry, photo_entry
 
 _WHY = msg("viewer.no-model", "a saved map has no model behind it")
 _MISSING = (msg("viewer.queries", "queries"), msg("viewer.measurement", "measurement"))
@@ -26,7 +26,7 @@ def document_of(explanation: Explanation) -> dict[str, Any]:
             "adapter": str(provenance.get("adapter", "")),
             "weights": str(provenance.get("weights", "")),
         },
-        "photo": {"name": photo.name, "source": photo.source, "notes": list(photo.notes)},
+        "photo": photo_entry(photo),
         "images": image_urls(photo, explanation.region),
         "region": asdict(explanation.region),
         "layout": asdict(explanation.layout),

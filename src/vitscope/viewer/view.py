@@ -18,7 +18,7 @@ from vitscope.methods.places import QueryTarget, RegionTarget
 from vitscope.methods.targets import Target
 from vitscope.metrics.measurement import Measurement
 from vitscope.viewer.attention_payload import PackedAttention, pack_attention, pack_readouts, supports_rows
-from vitscope.viewer.document import SCHEMA, image_urls, json_safe
+from vitscope.viewer.document import SCHEMA, image_urls, json_safe, photo_entry
 from vitscope.viewer.likeness import WHAT as LIKENESS
 from vitscope.viewer.likeness import in_same_colours, pack_features
 from vitscope.viewer.live import LiveModel
@@ -294,7 +294,7 @@ class _Parts:
                 "adapter": engine.adapter.name,
                 "weights": engine.adapter.weights,
             },
-            "photo": {"name": self.picture.name, "source": self.picture.source, "notes": list(self.picture.notes)},
+            "photo": photo_entry(self.picture),
             "images": self.images,
             "region": asdict(self.region),
             "layout": asdict(self.layout),

@@ -92,7 +92,8 @@ def methods(
         rows.append([*row, _applies(found_here[m.name], "yes") if reference else m.works_on])
     console.print_table(headings, rows, wrap=True)
     for m in found:
-        console.out.print(f"\n{m.name}: {m.summary}{f' Caution: {m.caveat}.' if m.caveat else ''}", markup=False)
+        caution = f" Caution: {m.caveat}." if m.caveat else ""
+        console.out.print(console.shown(f"\n{m.name}: {m.summary}{caution}"))
 
 
 def inspect(

@@ -105,8 +105,9 @@ def bench(
         return int(failed)
     console.print_table(summary.headings(), summary.table(intervals=False))
     groups = ", ".join(f"{number} {group}" for group, number in summary.groups.items())
+    console.print_line("")
     console.print_line(
-        f"\n{sum(summary.groups.values())} cases ({groups}). In brackets: 95 % intervals; p is corrected for the "
+        f"{sum(summary.groups.values())} cases ({groups}). In brackets: 95 % intervals; p is corrected for the "
         f"number of methods. A map that knows nothing scores {summary.info.chance}."
     )
     for note in summary.notes:

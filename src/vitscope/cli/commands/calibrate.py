@@ -68,8 +68,9 @@ def calibrate(
     for answer in found.answers.values():
         if answer.rows:
             console.print_table(*table(answer))
+            console.print_line("")
             console.print_line(
-                f"\n{answer.cases_text}; {answer.searched} settings were tried on {answer.tune} others. In brackets: "
+                f"{answer.cases_text}; {answer.searched} settings were tried on {answer.tune} others. In brackets: "
                 "95 % intervals over these cases; they say nothing about other objects or images."
             )
         console.print_line(f"auto: {answer.choice or 'as without a calibration'}: {console.in_flags(answer.reason)}")
