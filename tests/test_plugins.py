@@ -144,3 +144,22 @@ def test_the_method_of_the_page(tmp_path, tiny_folder, tiny_scope, photo):
     assert saved["provenance"]["options"] == {"layer": 1}
     wanted = tiny_scope.attention(photo)[1].rows().mean((1, 2))[0, 1:].reshape(4, 4).numpy()
     np.testing.assert_allclose(np.load(tmp_path / "map.npy"), wanted, rtol=1e-5)
+
+
+def test_an_import_that_was_interrupted_can_be_repeated(tmp_path, monkeypatch):
+    (tmp_path / "interrupted_parts").mkdir()
+    (tmp_path / "interrupted_parts/__init__.py").write_text(
+        "from vitscope._plugins import Registry\nPARTS = Registry('part', 'interrupted_parts')\nSTOP = [True]\n"
+    )
+    (tmp_path / "interrupted_parts/one.py").write_text(
+        "from interrupted_parts import PARTS, STOP\n\nclass Part:\n    pass\n\nPARTS.add('part', Part)\n"
+        "if STOP.pop():\n    STOP.append(False)\n    raise KeyboardInterrupt\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    from interrupted_parts import PARTS
+
+    with pytest.raises(KeyboardInterrupt):
+        PARTS.get("part")
+    assert PARTS.get("part").__name__ == "Part"
+    with raises(UsageError, "plugins.name-taken"):
+        PARTS.add("part", TimmAdapter)

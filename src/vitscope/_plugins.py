@@ -36,12 +36,12 @@ class Registry(Generic[T]):
         self._complete = False
 
     def add(self, name: str, part: T) -> T:
-        """Register `part` under `name`.
+        """Register `part` under `name`; the same definition run again, as after an interrupted import, replaces it.
 
         Raises:
-            UsageError: a part of that name exists, or the part is none of this kind.
+            UsageError: another part of that name exists, or the part is none of this kind.
         """
-        if name in self._parts:
+        if name in self._parts and not _defined_again(self._parts[name], part):
             raise UsageError(msg("plugins.name-taken", "the {kind} '{name}' exists already", kind=self.kind, name=name))
         if not self._accepts(part):
             raise UsageError(
@@ -100,3 +100,12 @@ class Registry(Generic[T]):
             )
             log.warning("%s", self._broken[entry.name])
             log.debug("the plug-in '%s' failed here", entry.name, exc_info=True)
+
+
+def _defined_again(one: object, other: object) -> bool:
+    """Return whether two parts are of the same definition: a class or function of one name in one module."""
+    places = []
+    for part in (one, other):
+        function = getattr(part, "run", part)
+        places.append((getattr(function, "__module__", None), getattr(function, "__qualname__", None)))
+    return None not in places[0] and places[0] == places[1]

@@ -65,6 +65,7 @@ def test_nobody_is_asked_and_no_code_runs(tmp_path, photo, what, monkeypatch, ca
             json.dumps({"image_processor_type": "Mine", "auto_map": {"AutoImageProcessor": "modeling_mine.Mine"}})
         )
     command = ["vitscope", "explain", photo, "--model", folder, "-o", tmp_path / "out"]
+    capsys.readouterr()  # what transformers tells while it saves
     monkeypatch.setattr(sys, "argv", [*map(str, command)])
     monkeypatch.setattr("builtins.input", lambda *_: "y")  # to whom transformers would put its question
     with pytest.raises(SystemExit, match="1"):

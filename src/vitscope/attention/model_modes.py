@@ -138,6 +138,17 @@ _CHECKPOINTS = _Switch(
 _FLOATS = _Switch(torch.get_default_dtype, lambda _: torch.set_default_dtype(torch.float32), torch.set_default_dtype)
 
 
+_RANDOM = _Switch(torch.get_rng_state, lambda _: None, torch.set_rng_state)
+
+
+@contextmanager
+def kept_random_numbers() -> Iterator[None]:
+    """Leave torch's random numbers on the CPU as they were, once the last of several threads is done."""
+    with Changes() as changes:
+        _RANDOM.switch(changes)
+        yield
+
+
 @contextmanager
 def precise_floats() -> Iterator[None]:
     """Have new tensors of float32 where the default is a type of 16 bits, too coarse to compare places with."""

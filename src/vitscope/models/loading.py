@@ -13,7 +13,8 @@ from torch import nn
 
 from vitscope._bands import Reading
 from vitscope._messages import msg
-from vitscope.attention.model_modes import own_state
+from vitscope.attention.model_lock import exclusive
+from vitscope.attention.model_modes import kept_random_numbers, own_state
 from vitscope.errors import LayoutError, UnknownNameError, UsageError, first_line
 from vitscope.geometry import TokenLayout
 from vitscope.models.answers.labels import read_labels
@@ -33,9 +34,13 @@ log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+# held while a library loads: transformers, imported in several threads at once, lacks names, and its loading switches
+# torch's defaults
+_LOADER = nn.Module()
+
 
 @own_state  # weights loaded in inference mode could not be differentiated through
-@torch.random.fork_rng(devices=())  # a model may draw in its forward
+@kept_random_numbers()  # a model may draw in its forward
 def open_model(
     model: str | Path | nn.Module,
     *,
@@ -105,7 +110,8 @@ def open_model(
         said,
     )
     if isinstance(processor, (str, os.PathLike)):
-        processor = load_processor(str(processor), trust_remote_code=trust_remote_code)
+        with exclusive(_LOADER):
+            processor = load_processor(str(processor), trust_remote_code=trust_remote_code)
     if isinstance(model, nn.Module):
         if weights is not None:
             raise UsageError(
@@ -135,7 +141,7 @@ def open_model(
     if dtype not in DTYPES:
         raise UnknownNameError(msg("models.dtype", "dtype"), dtype, DTYPES)
     request = LoadRequest(processor, pick_device(device), DTYPES[dtype], given, revision, weights, progress)
-    with naming_variable(str(model)), _naming_a_part(given):
+    with exclusive(_LOADER), naming_variable(str(model)), _naming_a_part(given):
         return open_reference(str(model), request)
 
 
