@@ -328,7 +328,7 @@ WRONG = {
     "--method rollout -O residual_weight": "'residual_weight' is not a valid option",
     "--method attention --residual-weight .3": "'attention'…'residual_weight'",
     "--size 3": "--size…16…8192…3",
-    "--n-random-maps many": "Invalid value for '--n-random-maps'",
+    "--n-random-maps many": "--n-random-maps is a whole number…'many'",
 }
 
 
