@@ -306,7 +306,7 @@ WRONG = {  # what the line mentions: the sentences themselves belong to others
     "--method rollout -O residual_weight": "'residual_weight' is not a valid option (write NAME=VALUE",
     "--size 3": "--size…16…8192…3",
     "--batch-size 0": "--batch-size…1…0",
-    "--residual-weight much": "Invalid value for '--residual-weight'",
+    "--residual-weight much": "--residual-weight is a number…'much'",
     "--opactiy 1": "No such option: --opactiy",
 }
 
