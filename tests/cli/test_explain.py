@@ -284,7 +284,7 @@ WRONG = {  # what the line mentions: the sentences themselves belong to others
     "--style gray": "'gray'…'grey'",
     "--cmap infernal": "'infernal'…'inferno'",
     "--opacity 2": "opacity…[0, 1]",
-    "--blur nan": "blur…[0, 1000]",
+    "--blur nan": "--blur is a number…'nan'",
     "--blur 1e9": "blur…[0, 1000]",
     "--dtype flaot32": "'flaot32'…'float32'…float64",
     "--device gpu9": "'gpu9'…--device cpu",
