@@ -185,6 +185,7 @@ def test_a_tensor_is_pointed_to_attribute(monkeypatch):
     text = refused(torch.zeros(1, 3, 8, 8), "tensor")
     assert "scope.attribute(pixels)" in text
     assert "permute(1, 2, 0)" in text
+    assert "permute" not in refused(torch.zeros(8, 9, 3), "tensor")
 
 
 @pytest.mark.parametrize("url", ["https://example.org/dog.jpg", "http://example.org/dog.jpg"])

@@ -308,10 +308,11 @@ def _load_row(row: Mapping[str, Any], options: ReadOptions) -> Picture:
 def _unknown_type(source: object) -> ImageError:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(source, torch.Tensor):
+        last = source.ndim == 3 and source.shape[2] <= 4 < source.shape[0]
         hint = msg(
             "images.tensor.hint",
-            """scope.attribute(pixels) takes normalised tensors (B, C, H, W); for an image in 0..1 pass
-                tensor.permute(1, 2, 0).cpu().numpy()""",
+            "scope.attribute(pixels) takes normalised tensors (B, C, H, W); for an image in 0..1 pass {array}",
+            array="tensor.cpu().numpy()" if last else "tensor.permute(1, 2, 0).cpu().numpy()",
         )
         return ImageError(msg("images.tensor", "a tensor is not an image to preprocess"), hint)
     hint = msg(

@@ -223,6 +223,14 @@ def test_what_is_no_batch_of_pixels_or_no_target_is_refused(pixels, options, cod
         same_scope().attribute(pixels, method="gradcam", **options)
 
 
+@pytest.mark.usefixtures("as_shipped")
+def test_channels_last_are_told_how_to_come_first():
+    pixels = torch.rand(2, 32, 32, 3)
+    with raises(UsageError, "engine.pixels", "engine.pixels.last-hint"):
+        same_scope().attribute(pixels, method="gradcam")
+    assert same_scope().attribute(pixels.permute(0, 3, 1, 2), method="gradcam").maps.shape[0] == 2
+
+
 def test_as_many_targets_as_images():
     scope = same_scope()
     for photos, target in ((PHOTOS, [0, 1]), (PHOTOS[0], [0, 1]), (iter(PHOTOS), [0, 1]), (iter(PHOTOS), [0, 1, 2, 3])):

@@ -148,6 +148,13 @@ def test_a_class_against_itself_and_a_text_without_words_are_refused(tiny_scope)
         vitscope.text(" ")
 
 
+@pytest.mark.usefixtures("as_shipped")
+@pytest.mark.parametrize("words", [3, None, ["a cat", "a dog"]])
+def test_what_is_no_text_is_refused(words):
+    with raises(UsageError, "methods.text-kind", "methods.text-kind.hint"):
+        vitscope.text(words)
+
+
 def test_features_that_do_not_fit_are_refused(clip_folder):
     scope = vitscope.load(clip_folder)
     wrong = vitscope.text("a cat").with_features(torch.ones(1, 5))

@@ -186,6 +186,25 @@ def test_what_no_region_expresses_is_refused_with_its_reason(turn, reason):
     assert caught.value.hint.code == "models.processor-region.hint"
 
 
+@pytest.mark.parametrize("bent", [0.03, 0.1])
+@pytest.mark.parametrize("how", ["keystone", "askew", "barrel"])
+def test_a_distortion_of_a_few_pixels_is_no_box(how, bent):
+    """Stripes along one side, averaged over the other, would lie where those of a box do."""
+    across, down = np.meshgrid(np.linspace(-1, 1, 224), np.linspace(-1, 1, 224))
+    widths = {"keystone": 1 - bent * (1 - down) / 2, "askew": 1, "barrel": 1 + bent * down**2}[how]
+    shift = bent * down if how == "askew" else 0
+
+    def process(image):
+        width, height = image.size
+        columns, rows = ((across * widths + shift + 1) / 2 * (width - 1), (down + 1) / 2 * (height - 1))
+        found = np.asarray(image)[rows.round().astype(int), columns.round().astype(int).clip(0, width - 1)]
+        return torch.from_numpy(found / 255.0).permute(2, 0, 1).float()
+
+    with raises(LayoutError, "models.processor-region", "models.processor-region.hint") as caught:
+        region_of(process, photo(400, 300))
+    assert "distorts" in caught.value.message
+
+
 @pytest.mark.parametrize(
     ("process", "image"),
     [

@@ -294,6 +294,7 @@ def test_names_of_the_wrappers_classes_do_not_change_its_pixels(family):
     head = Calling(model, lambda m, x: m.head(getattr(m.vit(x), "logits", m.vit(x))), head).eval()
     plain, named = (vitscope.load(head, **options) for options in ({}, {"labels": ["a", "b", "c"]}))
     for scope in (plain, named):
+        assert scope.adapter.describe()["input"] == vitscope.load(model).adapter.describe()["input"]
         assert "models.preprocessing-inside" in [note.code for note in scope.adapter.notes]
     one, other = (scope.prepare(PHOTO).pixels for scope in (plain, named))
     assert torch.equal(one, other)

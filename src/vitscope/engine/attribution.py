@@ -68,13 +68,12 @@ def check_pixels(pixels: object, size: int | None, channels: int) -> None:
         channels=channels,
         given=given,
     )
-    frames = isinstance(pixels, Tensor) and pixels.ndim == 5
-    raise UsageError(
-        problem,
-        msg("engine.pixels.frames-hint", "pixels.flatten(0, 1) makes one batch of frames or views")
-        if frames
-        else msg("engine.pixels.hint", "pixels[None] makes a batch of one; explain takes images"),
-    )
+    hint = msg("engine.pixels.hint", "pixels[None] makes a batch of one; explain takes images")
+    if isinstance(pixels, Tensor) and pixels.ndim == 5:
+        hint = msg("engine.pixels.frames-hint", "pixels.flatten(0, 1) makes one batch of frames or views")
+    elif isinstance(pixels, Tensor) and pixels.ndim == 4 and pixels.shape[-1] == channels:
+        hint = msg("engine.pixels.last-hint", "their channels are last: pixels.permute(0, 3, 1, 2) brings them forward")
+    raise UsageError(problem, hint)
 
 
 def attribution_of(

@@ -80,8 +80,13 @@ def text(words: str) -> Text:
         words: such as "a cat on a sofa".
 
     Raises:
-        UsageError: the text is empty.
+        UsageError: the text is empty, or is none.
     """
+    if not isinstance(words, str):
+        raise UsageError(
+            msg("methods.text-kind", "a target text is one text, not {kind}", kind=type(words).__name__),
+            msg("methods.text-kind.hint", "give several as {@targets}, each of its own: vitscope.text('a cat')"),
+        )
     if not words.strip():
         raise UsageError(
             msg("methods.empty-text", "the target text is empty"),

@@ -4,7 +4,9 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from vitscope._messages import Message, msg
@@ -12,7 +14,7 @@ from vitscope.attention.model_modes import eval_mode
 from vitscope.errors import LayoutError, first_line
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture, grey_picture
-from vitscope.models.base import ADAPTERS
+from vitscope.models.base import ADAPTERS, ModelAdapter
 from vitscope.models.pixels.bands import (
     BandPreprocessing,
     Normalisation,
@@ -36,6 +38,23 @@ _SIZE_NAMES = ("img_size", "image_size", "input_size", "input_resolution", "reso
 # after 224 the largest that works: position embeddings longer than the input are often cut without a warning
 _COMMON_SIZES = (224, 518, 512, 448, 384, 336, 256, 192, 160, 144, 128, 112, 96, 64, 56, 48, 32, 28)
 _TRIED, _OTHER = (256, 256), (83, 61)
+
+
+class PreprocessingInside:
+    """The preprocessing of a model inside a wrapper, as a function from a Pillow image to pixels."""
+
+    def __init__(self, known: ModelAdapter) -> None:
+        self.known = known
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Return pixels `(C, Hi, Wi)` as the model inside gets them."""
+        return self.known.prepare(Picture(np.asarray(image.convert("RGB"))))[0]
+
+    def describe(self) -> Message:
+        """Describe what happens to an image."""
+        made: Any = self.known.describe()["input"]
+        found: Message = made
+        return found
 
 
 class GenericAdapter(TracedAdapter):
@@ -67,7 +86,7 @@ class GenericAdapter(TracedAdapter):
         layout: TokenLayout | None = None,
         labels: Mapping[int, str] | None = None,
     ) -> None:
-        self.model = model
+        self.model, self.processor = model, processor
         self.reference = reference or type(model).__name__
         self.given_layout = layout
         self.labels = labels or {}
@@ -113,6 +132,15 @@ class GenericAdapter(TracedAdapter):
 
     def preprocessing(self) -> Message:
         """Describe what happens to an image."""
+        if isinstance(self.processor, PreprocessingInside):
+            return self.processor.describe()
+        if self.processor is not None:
+            name = getattr(self.processor, "__name__", type(self.processor).__name__)
+            return msg(
+                "models.preprocessing.measured",
+                "{processor}; the region that its pixels show is measured",
+                processor=name,
+            )
         height, width = self.input_size
         if self.channels not in (1, 3):
             return msg(

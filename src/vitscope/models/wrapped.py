@@ -5,12 +5,10 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from vitscope._messages import Message, msg
@@ -21,7 +19,7 @@ from vitscope.errors import ModelError, VitscopeError
 from vitscope.images import Picture
 from vitscope.models.answers.answers import AnswerReader
 from vitscope.models.base import ModelAdapter
-from vitscope.models.generic import GenericAdapter
+from vitscope.models.generic import GenericAdapter, PreprocessingInside
 from vitscope.models.options import ModelOptions
 from vitscope.models.pixels.bands import first_convolution
 from vitscope.models.pixels.preprocessing import random_state
@@ -95,7 +93,7 @@ def adapter_inside(
                 "pass the model inside, or {@processor=...}: a function from a Pillow image to the wrapper's pixels",
             ),
         )
-    own = processor or partial(_prepared_by, known)
+    own = processor or PreprocessingInside(known)
     notes: tuple[Message, ...] = ()
     if processor is None and not whole:
         note = msg(
@@ -131,10 +129,6 @@ def working_part(model: nn.Module, options: ModelOptions, adapter_of: Callable[[
     names = [name for name, part in model.named_modules() if name and [*part.children()] and first_convolution(part)]
     tried = sorted(names, key=lambda name: name.count("."))[:_TRIED]
     return next((name for name in tried if _bound(model.get_submodule(name), None, options, adapter_of)), "")
-
-
-def _prepared_by(known: ModelAdapter, image: Image.Image) -> Tensor:
-    return known.prepare(Picture(np.asarray(image.convert("RGB"))))[0]
 
 
 def _takes_colours(model: nn.Module, pixels: Tensor) -> bool:

@@ -30,6 +30,8 @@ _MOST_STRIPES = 20_000
 _CLEAR = 0.35  # of the largest difference: a stripe that is seen
 _STRAIGHT = 0.8  # pixels that an edge may lie off the line through all edges
 _AGREE = 0.75  # pixels that two measurements may lie apart
+_BENT = 1.0  # pixels that an edge may lie elsewhere in one third of the pixels than in another
+_LEAST = 3  # pixels of a third
 _EXACT = 0.15  # pixels
 _STEP = 0.3  # of the larger side of an edge, the smaller one is at least
 _WHOLE = 0.75  # pixels: an end so near to the image's is the image's
@@ -127,13 +129,16 @@ def _repeated(run: Run, size: tuple[int, int], made: tuple[int, int], repeats: i
     """Measure several times with other stripes, and twice as often where values between black and white are lost."""
     found: list[tuple[_Line, _Line]] = []
     for allowed in (_AGREE, 2 * _AGREE):
-        found += [_lines(run, size, made, len(found) + i) for i in range(repeats)]
+        measured = [_lines(run, size, made, len(found) + i) for i in range(repeats)]
+        found += [two for two, _ in measured]
         ends = np.array([[e for line, n in zip(two, made[::-1], strict=True) for e in line.ends(n)] for two in found])
         scales = np.repeat([line.scale for line in found[0]], 2)
         if (scales < 0).any():
             raise Lost(msg("models.processor-region.mirrored", "it mirrors the image"))
         if (np.abs(ends - np.median(ends, axis=0)) * scales).max() <= allowed:
             _require_steps(run, size, made, found[0])
+            if any(bent for _, bent in measured):
+                raise _lost()
             break
     else:
         raise Lost(msg("models.processor-region.unlike", "measured several times, it is another one each time"))
@@ -153,7 +158,8 @@ def _require_steps(run: Run, size: tuple[int, int], made: tuple[int, int], lines
         low, high = np.clip(line.ends(n), 0, length)
         edges = [np.array([], int), np.array([], int)]
         edges[side] = np.array([round((low + high) / 2)])
-        profiles = _profiles(run, size, edges)
+        seen = _difference(run, size, edges)
+        profiles = seen if isinstance(seen, int) else _profiles(seen)
         if not isinstance(profiles, int):
             clear = np.where(np.abs(profiles[side]) > _CLEAR, profiles[side], 0)
             at, reach = line.start + line.scale * edges[side][0], line.scale * (high - low) / 4
@@ -169,8 +175,12 @@ def _require_steps(run: Run, size: tuple[int, int], made: tuple[int, int], lines
         )
 
 
-def _lines(run: Run, size: tuple[int, int], made: tuple[int, int], seed: int) -> tuple[_Line, _Line]:
-    """Measure both sides of the image, with coarser or finer stripes until their edges are seen."""
+def _lines(run: Run, size: tuple[int, int], made: tuple[int, int], seed: int) -> tuple[tuple[_Line, _Line], bool]:
+    """Measure both sides of the image, with coarser or finer stripes until their edges are seen.
+
+    Returns:
+        A line for each side, and whether an edge runs askew or bent.
+    """
     rng = np.random.default_rng(seed)
     counts = [
         _Count(int(np.clip(n // _PIXELS_PER_STRIPE, 4, 40)), min(length // 2, _MOST_STRIPES))
@@ -179,7 +189,8 @@ def _lines(run: Run, size: tuple[int, int], made: tuple[int, int], seed: int) ->
     turns, unseen = 0, True
     for _ in range(_TRIES):
         edges = [_edges(length, count.now, rng) for length, count in zip(size, counts, strict=True)]
-        profiles = _profiles(run, size, edges)
+        seen = _difference(run, size, edges)
+        profiles = seen if isinstance(seen, int) else _profiles(seen)
         if isinstance(profiles, int):
             unseen &= not profiles
             for count in counts:
@@ -194,7 +205,8 @@ def _lines(run: Run, size: tuple[int, int], made: tuple[int, int], seed: int) ->
             count.change(change)
         (across, _), (down, _) = straight
         if across and down and None in turned:
-            return across, down
+            assert not isinstance(seen, int)
+            return (across, down), _bent(seen, size, (across, down))
         turns += not (across and down) and None not in turned
         if turns > 1:
             raise Lost(msg("models.processor-region.turned", "it turns the image: rows become columns"))
@@ -205,13 +217,35 @@ def _lines(run: Run, size: tuple[int, int], made: tuple[int, int], seed: int) ->
                 "of test stripes and their negative it makes the same pixels, as filters for edges do",
             )
         )
-    raise Lost(
+    raise _lost()
+
+
+def _lost() -> Lost:
+    return Lost(
         msg(
             "models.processor-region.lost",
             "the edges of test stripes are not found in them as after resizing, cropping and padding: it blurs, "
             "distorts or turns what it shows",
         )
     )
+
+
+def _bent(seen: Float[np.ndarray, "Hi Wi"], size: tuple[int, int], lines: tuple[_Line, _Line]) -> bool:
+    """Return whether an edge runs askew or bent: elsewhere in the first third of what is shown than in another."""
+    for picture, line, length in ((seen, lines[1], size[1]), (seen.T, lines[0], size[0])):
+        first, last = np.clip([line.start, line.start + line.scale * length], 0, len(picture)).round().astype(int)
+        if (third := (last - first) // 3) < _LEAST:
+            continue
+        start, *others = (
+            _crossings(right / np.abs(right).max())[0]
+            for at in (first, first + third, last - third)
+            for right in (np.linalg.svd(picture[at : at + third], full_matrices=False)[2][0],)
+        )
+        for other in others:
+            few, many = sorted((start, other), key=len)
+            if len(few) and np.abs(few[:, None] - many).min(1).max() > _BENT:
+                return True
+    return False
 
 
 class _Count:
@@ -242,10 +276,10 @@ def _edges(length: int, count: int, rng: np.random.Generator) -> np.ndarray:
     return places[(places > 0) & (places < length)]
 
 
-def _profiles(run: Run, size: tuple[int, int], edges: list[np.ndarray]) -> list[np.ndarray] | int:
-    """Return what is seen of stripes along x and y, largest value 1.
+def _difference(run: Run, size: tuple[int, int], edges: list[np.ndarray]) -> Float[np.ndarray, "Hi Wi"] | int:
+    """Return the difference of stripes along x and y and their negative, as they are seen.
 
-    Where they are not told apart, 1 for finer ones, -1 for coarser, 0 where nothing is seen at all.
+    Where they are not told apart, 1 for finer ones, 0 where nothing is seen at all.
     """
     sides = [np.where(np.searchsorted(e, np.arange(n), "right") % 2, -1, 1) for e, n in zip(edges, size, strict=True)]
     probe = np.where(sides[0] * sides[1][:, None] > 0, 255, 0).astype(np.uint8)[..., None].repeat(3, 2)
@@ -258,8 +292,11 @@ def _profiles(run: Run, size: tuple[int, int], edges: list[np.ndarray]) -> list[
         return 1
     reach = np.abs(white).max() + np.abs(black).max()
     seen = seen - (seen.max() + seen.min()) / 2  # each image may be normalised by its own mean
-    if not seen.max() > 0.02 * reach:
-        return 0
+    return seen if seen.max() > 0.02 * reach else 0
+
+
+def _profiles(seen: Float[np.ndarray, "Hi Wi"]) -> list[np.ndarray] | int:
+    """Return what is seen of stripes along x and y, largest value 1; -1 where coarser ones are needed."""
     left, strength, right = np.linalg.svd(seen, full_matrices=False)
     if strength[0] ** 2 < 0.85 * (strength**2).sum():
         return -1

@@ -67,7 +67,8 @@ class TransformersAdapter(TransformersBase):
         self._type = None if found and is_altered(model, config.num_hidden_layers) else found
         vision = getattr(config, "vision_config", None)
         self.vision: Any = config if vision is None else vision
-        self.input_size = as_pair(getattr(self.vision, "image_size", None) or self._usual_size())
+        stated = (getattr(one, "image_size", None) for one in (self.vision, getattr(config, "backbone_config", None)))
+        self.input_size = as_pair(next(filter(None, stated), None) or self._usual_size())
         self._tokenizer = getattr(processor, "tokenizer", None)
         self._runner = ProcessorRunner(processor, self.vision, self.input_size, self.options.region)
         self.channels, self.bands = self._runner.channels, self._runner.bands
