@@ -221,6 +221,19 @@ def test_the_notebook_style_agrees_with_an_independent_transcription():
     assert (difference != 0).mean() < 0.02
 
 
+def test_the_input_size_may_be_that_of_a_backbone_config():
+    """ViTPose takes no other size than its own, and states it for its backbone alone."""
+    from transformers import VitPoseBackboneConfig, VitPoseConfig, VitPoseForPoseEstimation
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": [64, 48]}
+    backbone = VitPoseBackboneConfig(**sizes, patch_size=[16, 16], out_indices=[1])
+    model = VitPoseForPoseEstimation(VitPoseConfig(backbone_config=backbone, num_labels=5)).eval()
+    scope = vitscope.load(model, processor=lambda image: torch.ones(3, 64, 48) * image.getpixel((0, 0))[0] / 255)
+    assert scope.adapter.input_size == (64, 48)
+    assert scope.layout.grid == (4, 3)
+
+
 def test_the_model_is_left_as_it_was():
     row = next(row for row in zoo.ROWS if row.name == "vit")
     model = row.model()

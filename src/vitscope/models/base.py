@@ -300,9 +300,7 @@ class ModelAdapter(ABC):
             if given and (count := self.class_count()) is not None:
                 check_count(given, count)
             self.labels = given
-        elif (count := self.class_count() if self.labels else None) is not None and sorted(self.labels) != [
-            *range(count)
-        ]:
+        elif self.labels and (count := self.class_count()) is not None and set(self.labels) != set(range(count)):
             note = msg(
                 "models.labels-of-other-classes",
                 "the model's {names} class names, of the numbers {low} to {high}, are not those of its {count} "
