@@ -17,8 +17,8 @@ from skimage import data
 
 from tests.helpers.errors import raises
 from vitscope import _pillow
-from vitscope._documents import document_bytes
-from vitscope._saved import SCHEMA, listed_files
+from vitscope._documents import DamagedFileError, as_schema, document_bytes
+from vitscope._saved import SCHEMA, Provenance, listed_files
 from vitscope.errors import LayoutError, MethodError, ResultError
 from vitscope.explanation import Explanation
 from vitscope.render import raster
@@ -443,3 +443,19 @@ def test_what_does_not_fit_together_is_refused(some, explained):
 def test_a_map_with_nan_is_refused(explained):
     with raises(MethodError, "explanation.not-finite"):
         explained([[0.1, float("nan")]], (32, 16))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"drawing": {"norm": "../../etc/passwd"}},
+        {"size": [64]},
+        {"versions": {"torch": 2}},
+        {"load": "--trust-remote-code"},
+        {"dtype": 16},
+    ],
+)
+def test_a_record_of_other_types_is_refused_where_it_is_read(record):
+    with raises(DamagedFileError, "documents.damaged"):
+        as_schema(record, Provenance, "here")
+    as_schema({"drawing": {"norm": "robust", "blur": 1.0}, "size": 64, "load": {}}, Provenance, "here")

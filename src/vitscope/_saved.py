@@ -41,6 +41,12 @@ class _Message(_Struct):
     template: str | UnsetType = UNSET
 
 
+class _Drawing(msgspec.Struct):
+    """What vitscope reads of a recommended drawing."""
+
+    norm: Literal["auto", "minmax", "robust", "positive"] | UnsetType = UNSET
+
+
 class Provenance(msgspec.Struct):
     """What vitscope reads of a provenance; its other fields are for people."""
 
@@ -52,7 +58,7 @@ class Provenance(msgspec.Struct):
     gradient_rule: str | UnsetType = UNSET
     refine: str | UnsetType = UNSET
     options: dict[str, Any] | UnsetType = UNSET
-    drawing: dict[str, str | float | bool] | UnsetType = UNSET
+    drawing: _Drawing | UnsetType = UNSET
     notes: list[str] | UnsetType = UNSET
     activation: Literal["softmax", "sigmoid", "given", "value"] | UnsetType | None = UNSET
     size: int | UnsetType | None = UNSET
