@@ -283,6 +283,19 @@ def test_attention_inside_vmap_is_refused(attend):
         seen._model(torch.rand(2, 2, 5, 4))
 
 
+def test_a_capture_that_another_thread_ends_leaves_nothing_once_the_next_one_begins():
+    model = Encoder()
+    one = vitscope.capture(model)
+    one.__enter__()
+    thread = threading.Thread(target=one.__exit__, args=(None, None, None))
+    thread.start()
+    thread.join()
+    with vitscope.capture(model):
+        pass
+    assert torch._C._len_torch_function_stack() == 0
+    assert not any(module._forward_hooks for module in model.modules())
+
+
 class SelfAttention(nn.Module):
     """`nn.MultiheadAttention` of a sequence with itself."""
 

@@ -20,7 +20,7 @@ from torch.nn.functional import linear, multi_head_attention_forward, scaled_dot
 from torch.overrides import TorchFunctionMode
 
 from vitscope._messages import msg
-from vitscope.attention._torch_private import flash_attention_with_lse, outer_modes, traceable
+from vitscope.attention._torch_private import flash_attention_with_lse, outer_modes, remove_mode, traceable
 from vitscope.attention.blocks import Dense, Factored
 from vitscope.attention.changes import Changes
 from vitscope.attention.gradient_rules import GradientRule
@@ -94,6 +94,9 @@ class _Capture(Changes):
     def _begin(self) -> None:
         self.on_exit(self._hold.release)
         self.on_exit(self._recorder._modules.clear)  # a mode that an interrupt in torch left does nothing
+        self.on_exit(partial(setattr, self._capture_mode, "ended", True))
+        while (modes := outer_modes()) and getattr(modes[-1], "ended", False):  # another thread ended that capture
+            remove_mode(modes[-1])
         for name, module in self._model.named_modules():
             if name and next(module.children(), None) is None:
                 continue  # a linear layer or a norm; where such a module does call the kernel, its parent is named
@@ -122,6 +125,8 @@ class _Capture(Changes):
 
 class _CaptureMode(TorchFunctionMode):
     """Passes every torch function on, and records the inputs of attention calls."""
+
+    ended = False
 
     def __init__(self, recorder: AttentionRecorder, gradient_rule: GradientRule) -> None:
         super().__init__()
