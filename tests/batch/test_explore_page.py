@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from tests.helpers.browser import texts
+from tests.helpers.browser import axe_of, texts
 from tests.helpers.errors import raises
 from vitscope.batch import explore_page
 from vitscope.batch.explore_page import render_explorer
@@ -67,6 +67,13 @@ def explorer(chromium, finished, tmp_path):
         made.wait("() => document.querySelector('[role=status]')?.textContent")
         yield made, rows
         assert made.troubles == []
+
+
+def test_axe_finds_nothing_in_light_and_dark(explorer):
+    made, _ = explorer
+    for theme in ("light", "dark"):
+        made.page.emulate_media(color_scheme=theme)
+        assert axe_of(made)["violations"] == []
 
 
 def test_a_brush_over_breadth_leaves_the_maps_within(explorer):

@@ -207,3 +207,12 @@ def _is_trouble(said: Any) -> bool:
 def texts(page: Page, selector: str) -> list[str]:
     """The text of each element of that selector."""
     return page.evaluate("(one) => [...document.querySelectorAll(one)].map((found) => found.textContent)", selector)
+
+
+def axe_of(page: Page) -> dict[str, Any]:
+    """What axe-core finds of WCAG 2.2 AA on the page as it is; skipped only where it is missing, outside CI."""
+    if not AXE.exists() and not os.environ.get("CI"):
+        pytest.skip("axe-core is not here: tests/helpers/browsers.sh fetches it where there is npm")
+    if not page.evaluate("() => Boolean(window.axe)"):
+        page.evaluate(f"() => {{ {AXE.read_text('utf-8')} }}")
+    return page.evaluate(VIOLATIONS, RULES)

@@ -4,6 +4,7 @@ import numpy as np
 
 from tests.helpers.browser import CAPTION as WAIT
 from tests.helpers.browser import SET, SHOWN, VIEWER
+from vitscope.geometry import TokenLayout
 
 
 def shown(made, words, change=None):
@@ -18,6 +19,11 @@ def hover(made, layout, row, column):
     made.move(
         bounds["x"] + bounds["width"] * (column + 0.5) / columns, bounds["y"] + bounds["height"] * (row + 0.5) / rows
     )
+
+
+def layout_of(view):
+    layout = view.header["layout"]
+    return TokenLayout(tuple(layout["prefix"]), tuple(layout["grid"]))
 
 
 def near_at_the_top(drawn, true):

@@ -8,13 +8,15 @@ from PIL import Image
 from skimage import data
 
 import vitscope
-from tests.helpers.browser import AXE, CAPTION, RULES, SET, VIEWER, VIOLATIONS, browser_of, shown
+from tests.helpers.browser import CAPTION, SET, VIEWER, axe_of, browser_of, shown
 from vitscope.viewer.page import page
 
 STATES = {
     "map": {},
     "dark map": {"theme": "dark"},
     "heads of a patch": {"panel": "grid", "source": "query", "query": 6, "head": 0, "pinned": [3, 9]},
+    "heads by layer, dark": {"panel": "grid", "heads": "layers", "theme": "dark"},
+    "flow": {"source": "query", "query": 6, "flow": True},
     "numbers": {"panel": "numbers", "deletion_step": 3, "sinks": True},
     "numbers, dark": {"panel": "numbers", "source": "received", "query": 1, "theme": "dark"},
     "two photos": {"panel": "compare", "shared": True},
@@ -90,23 +92,16 @@ def go(made, state, view):
 
 @pytest.mark.parametrize("name", STATES)
 def test_axe_finds_no_violation_of_wcag_2_2_aa(made, tiny_pair, name):
-    if not AXE.exists() and not os.environ.get("CI"):
-        pytest.skip("axe-core is not here: tests/helpers/browsers.sh fetches it where there is npm")
     go(made, STATES[name], tiny_pair)
     for section in range(made.evaluate("() => document.querySelectorAll('main details').length")):
         made.evaluate("(i) => { document.querySelectorAll('main details')[i].open = true; }", section)
-    if not made.evaluate("() => Boolean(window.axe)"):
-        made.evaluate(f"() => {{ {AXE.read_text('utf-8')} }}")
-    found = made.evaluate(VIOLATIONS, RULES)
+    found = axe_of(made)
     assert found["violations"] == []
     assert found["passes"] > 15
 
 
 def test_axe_would_find_one(made):
-    if not AXE.exists() and not os.environ.get("CI"):
-        pytest.skip("axe-core is not here: tests/helpers/browsers.sh fetches it where there is npm")
-    if not made.evaluate("() => Boolean(window.axe)"):
-        made.evaluate(f"() => {{ {AXE.read_text('utf-8')} }}")
+    axe_of(made)
     names = """async () => {
         const bad = document.querySelector('main').appendChild(document.createElement('button'));
         const { violations } = await window.axe.run(document, { runOnly: { type: 'tag', values: ['wcag2a'] } });
@@ -206,6 +201,8 @@ def test_less_motion_is_honoured(browser, file, made):
 PICTURES = {
     "map": {"opacity": 0.9},
     "one-patch": {"source": "query", "panel": "grid"},
+    "heads by layer, dark": {"panel": "grid", "heads": "layers", "theme": "dark"},
+    "flow": {"source": "query", "query": 6, "flow": True},
     "numbers": {"panel": "numbers", "deletion_step": 2},
     "compare-dark": {"panel": "compare", "theme": "dark", "swipe": True},
     "tour": {"tour": 3},

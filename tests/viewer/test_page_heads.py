@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from tests.helpers.browser import CAPTION, SET, SHOWN, VIEWER, texts
+from tests.helpers.browser import CAPTION, SET, SHOWN, VIEWER, axe_of, texts
 from tests.helpers.browser import shown as opened
 from vitscope.viewer.page import page
 
 GROUPS = """() => [...document.querySelectorAll('.vs-kind')].map((one) => [
     one.querySelector('strong').textContent.toLowerCase(),
-    [...one.querySelectorAll('button')].map((cell) => cell.getAttribute('aria-label').match(/\\d+/g).map(Number)),
+    [...one.querySelectorAll('button')].map((cell) => cell.getAttribute('aria-label').match(/\\d+/g).slice(2).map(Number)),
 ])"""
 
 
@@ -74,7 +74,7 @@ def test_the_mean_of_a_group_is_the_mean_of_its_heads(heads, tiny_scope, photo):
     maps = [tiny_scope.attention_heads(photo, layer)[head] for layer, head in cells]
     heads.wait("() => !document.querySelector('.vs-kind button.vs-gone')")
     point(heads, ".vs-kind-mean")
-    heads.wait(CAPTION, f"mean of {len(cells)} heads")
+    heads.wait(CAPTION, f"mean of its heads ({len(cells)})")
     mean = np.mean([[*one.prefix, *one.map.ravel()] for one in maps], 0)
     assert np.allclose(heads.evaluate(SHOWN), mean, rtol=2e-3)
     heads.evaluate(SET, {"panel": "save"})  # by a key: nothing says that the pointer left what is gone
@@ -99,3 +99,10 @@ def test_each_group_says_its_rule_and_layers_are_a_choice_away(heads):
     heads.click(".vs-tab [role=radio]", "by layer")
     heads.wait("() => document.querySelectorAll('.vs-line').length === 3")
     assert heads.evaluate("() => document.querySelector('.vs-kind')") is None
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_on_groups(heads, theme):
+    heads.evaluate(SET, {"theme": theme, "source": "query", "query": 6})
+    heads.wait("() => !document.querySelector('.vs-kind button.vs-gone')")
+    assert axe_of(heads)["violations"] == []

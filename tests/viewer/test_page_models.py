@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import vitscope
-from tests.helpers.browser import CAPTION, SET, VIEWER, texts
+from tests.helpers.browser import CAPTION, SET, VIEWER, axe_of, texts
 from tests.helpers.browser import shown as opened
-from tests.helpers.viewing import hover
+from tests.helpers.viewing import hover, layout_of
 from vitscope.errors import UsageError
 from vitscope.viewer.page import page
 
@@ -56,7 +56,7 @@ def arrays(view, layer, query):
 
 def test_what_is_pointed_at_is_shown_by_both(twins, twin_view):
     twins.evaluate(SET, {"norm": "range"})
-    hover(twins, twin_view_layout(twin_view), 1, 2)
+    hover(twins, layout_of(twin_view), 1, 2)
     twins.wait(f"() => ({HEADS})().every((one) => one.includes('What patch 1,2 looks at'))")
     told = twins.evaluate(HEADS)
     assert told[1].startswith(twin_view.other.header["model"]["reference"])
@@ -116,7 +116,9 @@ def test_the_command_names_both(twin_view):
     assert [word for word in models if f"--model {word}" in twin_view.header["command"]] == models
 
 
-def twin_view_layout(view):
-    from vitscope.geometry import TokenLayout
-
-    return TokenLayout(tuple(view.header["layout"]["prefix"]), tuple(view.header["layout"]["grid"]))
+@pytest.mark.parametrize("state", [{"theme": "light"}, {"theme": "dark", "lang": "zh", "source": "query", "query": 4}])
+def test_axe_finds_nothing_on_two_models(twins, state):
+    twins.evaluate(SET, {"panel": "models", **state})
+    twins.wait("() => document.querySelector('.vs-difference-told strong').textContent")
+    assert axe_of(twins)["violations"] == []
+    twins.evaluate(SET, {"theme": "auto", "lang": "en"})

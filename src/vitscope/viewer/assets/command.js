@@ -78,6 +78,7 @@ export function lostBy(state) {
     ["as_seen", state.as_seen],
     ["shared", state.shared],
     ["sinks", state.sinks],
+    ["flow", state.flow && state.source === "query"],
     ["pinned", state.pinned.length],
     ["deletion", state.deletion_step && state.source === "map"],
     ["masking", state.hidden.length],

@@ -137,6 +137,11 @@ export function attention(root, ctx) {
   ];
   const token = choices(t("query"), tokens, -1, (value) => ctx.query(value));
   const rolled = toggle(t("rolled"), false, (value) => store.set({ rolled: value, source: "query" }));
+  const flow = toggle(t("flow"), false, (value) =>
+    store.set({ flow: value, ...(value && store.get().source !== "query" ? ask(store.get()) : {}) }),
+  );
+  // Arcs need a patch that looks: the one that is asked of, else the middle one.
+  const ask = ({ query }) => ({ source: "query", rolled: false, query: query < data.prefix.length ? middle : query });
   const row = (label, control) =>
     el("div", { class: "vs-row" }, el("span", { class: "vs-label", text: label }), control);
   const play = last > 0 && playButton(ctx);
@@ -146,7 +151,7 @@ export function attention(root, ctx) {
     row(t("head"), head),
     row(t("query"), token),
   );
-  if (data.queries[last] && ctx.rollout.possible) root.append(rolled);
+  if (data.queries[last] && ctx.rollout.possible) root.append(rolled, flow);
   const [rows, columns] = data.header.layout.grid;
   root.append(
     el("p", {
@@ -163,6 +168,7 @@ export function attention(root, ctx) {
     head.show(state.head);
     token.show(["map", "pca"].includes(state.source) ? null : state.query);
     rolled.show(state.rolled);
+    flow.show(state.flow);
     const key = JSON.stringify([state.pinned, state.query, state.source, state.layer, state.head, state.rolled]);
     if (key !== shown) showPins(pins, state, ctx);
     shown = key;

@@ -27,15 +27,16 @@ function verdictsOn({ scene, t }) {
 }
 
 // What the marks on the photo mean.
-function markedOn({ data, scene, t }, state) {
+function markedOn({ data, scene, flow: arcs, t }, state) {
   const pins = state.pinned.map((token, i) => t(i ? "legend_pin_2" : "legend_pin_1", { token: data.nameOf(token, t) }));
   const sinks = state.sinks && data.header.statistics?.sinks.length ? [t("legend_sinks")] : [];
   const query =
     !["map", "pca"].includes(state.source) && state.query >= data.prefix.length
       ? [t("legend_query", { token: data.nameOf(state.query, t) })]
       : [];
+  const flow = arcs?.get().sources.length ? [t("legend_flow")] : [];
   const best = scene.best ? [t("legend_best")] : [];
-  return [[...query, ...best, ...pins, ...sinks].join(" · ")].filter(Boolean);
+  return [[...query, ...flow, ...best, ...pins, ...sinks].join(" · ")].filter(Boolean);
 }
 
 // The drawing: its size, images `[source, x, y, width, height, grey]` and lines of text, and what it says of itself.

@@ -44,7 +44,7 @@ export function panel(root, ctx) {
       {
         type: "button",
         tabindex: "-1",
-        "aria-label": kind ? `${words(layer, head)}, ${t(`kind_${kind}`)}` : words(layer, head),
+        "aria-label": kind ? `${layer}·${head}: ${words(layer, head)}, ${t(`kind_${kind}`)}` : words(layer, head),
         title: kind ? words(layer, head) : null,
         onclick: () => ctx.keep(layer, head),
       },

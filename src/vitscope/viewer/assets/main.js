@@ -15,6 +15,7 @@ import { panel as about } from "./about.js";
 import { comparable, panel as compare } from "./compare.js";
 import { panel as deletion } from "./deletion.js";
 import { createFilmstrip } from "./filmstrip.js";
+import { createFlow } from "./flow.js";
 import { createHint } from "./hint.js";
 import { panel as grid } from "./grid.js";
 import { panel as masking } from "./masking.js";
@@ -48,6 +49,7 @@ const KEPT = [
   "theme",
   "panel",
   "heads",
+  "flow",
   "cmap",
   "opacity",
   "norm",
@@ -302,6 +304,7 @@ function mountOne(element, document, host, options) {
     stageRoot.append(below);
     createFilmstrip(below, ctx);
     bar = ctx.bar = createBar(below, ctx);
+    createFlow(below, ctx);
     below.append(status, steps);
     deletion(steps, ctx);
     const column = (...sections) =>

@@ -2,6 +2,7 @@
 
 import { coloursOf, levelOf } from "./colours.js";
 import { el, figure } from "./dom.js";
+import { drawArc } from "./flow.js";
 import { boxOf, drawColours, drawHeat, shapeOf } from "./heat.js";
 import { BEST, cellOf, outline } from "./marks.js";
 import { colourOf, scaleOf } from "./scene.js";
@@ -68,6 +69,11 @@ export function createStage(root, ctx) {
     fill(state.hidden, "rgba(118,118,118,.92)");
     if (state.sinks)
       for (const sink of data.header.statistics.sinks) mark(sink.token, "#ffd84d", 1.5, [3 * dense, 2 * dense]);
+    const { asked, sources } = ctx.flow?.get() ?? { sources: [] };
+    for (const { token, share } of sources) {
+      const [from, to] = [token, asked].map((one) => cellOf(data, one, state.as_seen, marks));
+      drawArc(context, from, to, share / sources[0].share, dense);
+    }
     if (scene?.best) mark(scene.best.token, BEST, 2.5);
     if (!["map", "pca"].includes(source) && hovered === null && cursor === null) mark(query, "#fff", 2);
     if (hovered !== null) mark(hovered, "#fff", 2);
