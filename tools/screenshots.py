@@ -17,8 +17,8 @@ WIDTHS = {"1440": (1440, 900), "400": (400, 860), "3840": (3840, 2160)}
 TILES = {"1440": (480, 3), "400": (200, 6), "3840": (640, 3)}  # width of a picture on its sheet, pictures in a row
 STATES = (
     {},
-    {"source": "query", "query": 90},
-    {"source": "query", "query": 90, "layer": 8, "head": 2},
+    {"source": "query", "query": 90, "flow": True},
+    {"source": "query", "query": 90, "layer": 8, "head": 2, "heads": "layers"},
     {"source": "query", "query": -1, "layer": 4, "rolled": True},
     {"source": "received", "query": 90},
     {"source": "like", "query": 90},
@@ -46,7 +46,7 @@ def main(page: Path) -> None:
                 tab.goto(f"{page.resolve().as_uri()}{'?embed' if 'embed' in state else ''}#{_fragment(state)}")
                 while not tab.evaluate(DRAWN):  # the page's policy lets no function wait in it
                     tab.wait_for_timeout(100)
-                tab.wait_for_timeout(900)  # thumbnails
+                tab.wait_for_timeout(2500)  # thumbnails
                 taken.append(Image.open(io.BytesIO(tab.screenshot())).convert("RGB"))
                 tab.close()
             _sheet(taken, *TILES[name]).save(OUT / f"viewer-states-{name}.webp", quality=72, method=6)

@@ -11,7 +11,8 @@ from vitscope.viewer.page import page
 
 GROUPS = """() => [...document.querySelectorAll('.vs-kind')].map((one) => [
     one.querySelector('strong').textContent.toLowerCase(),
-    [...one.querySelectorAll('button')].map((cell) => cell.getAttribute('aria-label').match(/\\d+/g).slice(2).map(Number)),
+    [...one.querySelectorAll('button')].map((cell) => cell.getAttribute('aria-label'))
+        .map((name) => name.match(/\\d+/g).slice(2).map(Number)),
 ])"""
 
 

@@ -95,6 +95,18 @@ def test_what_is_looked_at_stays_when_the_other_model_is_shown(twins, twin_view)
     twins.evaluate(SET, {"photo": 0})
 
 
+def test_maps_of_two_classes_say_which(browser, twin_view, tmp_path):
+    """Each model explains what it predicts itself: under one name that would be a comparison of two questions."""
+    document = json.loads(json.dumps(twin_view.document()))
+    for part, target in ((document, "first"), (document["other"], "second")):
+        part["header"]["maps"][0]["target"] = target
+    path = tmp_path / "targets.html"
+    path.write_text(page(document, "en"))
+    with opened(browser, path.as_uri()) as made:
+        made.wait(f"() => ({HEADS})()[1]")
+        assert [one.rpartition(" · ")[2] for one in made.evaluate(HEADS)] == ["first", "second"]
+
+
 def test_without_a_common_grid_there_is_no_difference(browser, twin_view, tmp_path):
     document = json.loads(json.dumps(twin_view.document()))
     box = document["other"]["header"]["region"]["box"]

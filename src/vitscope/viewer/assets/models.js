@@ -83,11 +83,16 @@ export function panel(root, ctx) {
     [halves.left, halves.right, halves.difference].forEach(({ picture }, i) => {
       picture.style.aspectRatio = (shapes[i] ?? shapes[0]).join(" / ");
     });
-    drawHalf(halves.left, data, scene, scaleOf(scene, state), state, t, `${names[0]} · ${scene.caption}`);
+    const targets = [scene, found].map((one) => one?.entry?.target),
+      told = (one, i) =>
+        [names[i], one.caption, targets[0] !== targets[1] && targets[i] && t.message(targets[i])]
+          .filter(Boolean)
+          .join(" · ");
+    drawHalf(halves.left, data, scene, scaleOf(scene, state), state, t, told(scene, 0));
     for (const one of [halves.right.picture, halves.right.legend]) one.hidden = !found;
     contrast.hidden = !found || !same;
     if (!found) return void (status.textContent = t("twin_without", { model: names[1], what: scene.caption }));
-    drawHalf(halves.right, twin, found, scaleOf(found, state), state, t, `${names[1]} · ${found.caption}`);
+    drawHalf(halves.right, twin, found, scaleOf(found, state), state, t, told(found, 1));
     if (!same) {
       const [one, other] = [data, twin].map(({ rows, columns }) => `${rows} × ${columns}`);
       return void (status.textContent = t("twin_grids", { one, other }));
