@@ -1,6 +1,8 @@
 """What several test modules start from: a tiny model on disk, a real photo, an explanation made by hand."""
 
-import jaxtyping
+import asyncio
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from skimage import data
 
 import vitscope
 from tests.helpers.browser import browser_of
+from tests.helpers.checked_shapes import UNCHECKED, leave_repeats_unchecked, unchecked
 from tests.helpers.tiers import mark_slow
 from tests.helpers.tiny_folder import save_tiny
 from vitscope.explanation import Explanation
@@ -32,13 +35,22 @@ LONG = {
 def pytest_collection_modifyitems(items):
     """Files that take long come first (the workers take files in this order), or a core waits for one at the end."""
     mark_slow(items)  # before `-m` chooses
+    leave_repeats_unchecked(items)
     items.sort(key=lambda item: item.path.stem not in LONG)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Execute written shapes only where that finds more than other tests do."""
+    with unchecked() if item.stash.get(UNCHECKED, False) else nullcontext():
+        return (yield)
+
+
 @pytest.fixture
-def as_shipped(monkeypatch):
+def as_shipped():
     """Annotations are not executed, as for users: wrong values reach vitscope's own checks."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with unchecked():
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -163,11 +175,23 @@ def explained():
     return make
 
 
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    """Chromium, started once for a file: while Playwright is there, nothing else may run an event loop."""
+@pytest.fixture(scope="session")
+def started_chromium(tmp_path_factory):
+    """Chromium, started once, and the event loop that Playwright leaves running in this thread."""
     with browser_of("chromium", tmp_path_factory.mktemp("chromium")) as made:
-        yield made
+        loop = asyncio._get_running_loop()
+        asyncio._set_running_loop(None)
+        yield made, loop
+        asyncio._set_running_loop(loop)
+
+
+@pytest.fixture(scope="module")
+def chromium(started_chromium):
+    """Chromium: this thread has Playwright's event loop only during a file that asks for it, and others run theirs."""
+    made, loop = started_chromium
+    asyncio._set_running_loop(loop)
+    yield made
+    asyncio._set_running_loop(None)
 
 
 @pytest.fixture(scope="session")

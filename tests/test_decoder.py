@@ -6,6 +6,7 @@ import threading
 import time
 
 import numpy as np
+import pytest
 
 from tests.helpers.errors import raises
 from tests.helpers.odd_pictures import bad, encoded, good
@@ -43,6 +44,7 @@ def test_a_deadline_ends_the_decoder_and_the_next_picture_is_read():
         assert load_image(TIFF).size == (4, 4)
 
 
+@pytest.mark.slow
 def test_other_threads_go_on_while_one_picture_is_slow():
     with guarded(seconds=3):
         load_image(TIFF)
@@ -64,6 +66,7 @@ def test_processes_end_with_the_guard():
     assert _decoder._GUARD.idle == []
 
 
+@pytest.mark.slow
 def test_a_decoder_that_was_killed_while_it_waited_is_replaced():
     with guarded():
         load_image(TIFF)

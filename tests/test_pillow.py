@@ -74,7 +74,8 @@ def test_a_truncated_jpeg_is_called_truncated(tmp_path):
     assert "image file is truncated" in text
 
 
-def test_nothing_but_one_line_comes_out_of_damaged_files(tmp_path):
+@pytest.mark.parametrize("rounds", [40, pytest.param(120, marks=pytest.mark.slow)])
+def test_nothing_but_one_line_comes_out_of_damaged_files(tmp_path, rounds):
     """Bytes overwritten and ends cut off at random, every format: a picture or an ImageError, no third thing."""
     image, exif = Image.fromarray(NOISE), Image.Exif()
     exif[ExifTags.Base.Orientation], exif[ExifTags.Base.ImageDescription] = 6, "a photo"
@@ -93,7 +94,7 @@ def test_nothing_but_one_line_comes_out_of_damaged_files(tmp_path):
     ]
     rnd, path, outcomes = random.Random(1), tmp_path / "damaged", {"read": 0, "refused": 0}
     for whole in samples:
-        for _ in range(120):
+        for _ in range(rounds):
             damaged = bytearray(whole)
             for _ in range(rnd.choice([0, 1, 2, 5])):
                 damaged[rnd.randrange(min(len(damaged), rnd.choice([100, 400, 10**6])))] = rnd.randrange(256)
@@ -108,7 +109,7 @@ def test_nothing_but_one_line_comes_out_of_damaged_files(tmp_path):
                 outcomes["read"] += 1
                 assert picture.pixels.dtype == np.uint8
                 assert picture.pixels.shape[2] == 3
-    assert min(outcomes.values()) > 100
+    assert min(outcomes.values()) > len(samples) * rounds / 12
 
 
 # --- too large, too small --------------------------------------------------------------------------------------------

@@ -61,6 +61,7 @@ def test_a_query_that_is_not_there_is_named(bad):
         factored()[0].rows(bad)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("chunk", [None, 1, 7, 700])
 @pytest.mark.parametrize("lse", [True, False])
 @pytest.mark.parametrize(("n", "m"), [(700, 700), (300, 65), (70, 600)])
@@ -75,6 +76,7 @@ def test_pull_is_a_vector_matrix_product(n, m, lse, chunk):
     torch.testing.assert_close(vecmat(Dense("block", dense, chunk), r), wanted.mean(1))
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("chunk", [None, 7])
 @pytest.mark.parametrize("lse", [True, False])
 @pytest.mark.parametrize(("n", "m"), [(700, 700), (300, 65), (40, 600)])

@@ -22,7 +22,7 @@ from vitscope.cli.main import app
 from vitscope.errors import ResultError
 from vitscope.images import Picture
 
-PHOTOS = 8
+PHOTOS = 5
 HOSTILE = "<img src=x onerror=alert(1)>.png"
 SHOWN = """() => {
     const shown = [...document.querySelectorAll('figure')].filter((one) => !one.hidden);

@@ -245,6 +245,7 @@ def test_another_model_does_not_draw_the_row(finished, tmp_path):
     assert refused.exception.code == "cli.view-other-weights"
 
 
+@pytest.mark.slow
 def test_options_that_the_viewer_leaves_out_are_told(photo, tiny_folder, tmp_path, capsys):
     asked = BatchPlan(str(tiny_folder), methods=("rollout",), method_options={"residual_weight": 0.3})
     run(str(photo), tmp_path / "run", asked)

@@ -111,6 +111,7 @@ def test_a_target_is_a_question_of_its_own(measured):
     assert scope.recommend(target=like).note.code == "engine.calibration.not-used"
 
 
+@pytest.mark.slow
 def test_the_same_twice_and_after_an_interruption(measured, tmp_path):
     shutil.rmtree(tmp_path / "calibrations")
     seen = []
@@ -253,6 +254,7 @@ def test_a_grid_asks_for_the_image_that_the_model_names(squares):
         assert case.judge(e, mask)["share"] > 0.9
 
 
+@pytest.mark.slow
 def test_a_classifier_is_asked_for_evidence(squares):
     found = toy(classes=True).calibrate(quick=True, images=squares)
     answer = found.answers["evidence"]

@@ -17,6 +17,7 @@ def scope():
     return vitscope.load("embedded:digit-scenes")
 
 
+@pytest.mark.slow
 def test_it_names_digits_that_it_never_saw(scope):
     from vitscope.bench.digit_scenes import scenes, split_digits
 

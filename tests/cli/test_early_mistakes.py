@@ -96,6 +96,7 @@ def test_a_mistake_costs_no_import_of_torch(told, line):
     assert mentions(err, MISTAKES[line][1])
 
 
+@pytest.mark.slow
 def test_loading_is_announced_on_a_terminal_and_nowhere_else(album, tiny_folder, tmp_path):
     command = [sys.executable, "-m", "vitscope", "explain", str(album[0]), "-m", str(tiny_folder)]
     said = on_a_terminal(*command, "-o", str(tmp_path / "a"))

@@ -18,6 +18,7 @@ from vitscope.cli import console, report_text
 from vitscope.metrics.concentration import concentration
 from vitscope.metrics.measurement import Measurement
 
+pytestmark = pytest.mark.usefixtures("as_shipped")  # the metrics' own tests execute their annotations
 RAN = {}
 SLOW = {"marks": pytest.mark.slow}
 DAMAGED = ("text", "truncated", "one pixel")
@@ -131,7 +132,10 @@ def test_signs_stand_for_verdicts_without_colour(capsys, monkeypatch):
     assert "\x1b" not in said
 
 
-@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {}], ids=["no colour", "colour"])
+@pytest.mark.parametrize(
+    "environment",
+    [pytest.param({"NO_COLOR": "1"}, id="no colour"), pytest.param({}, id="colour", marks=pytest.mark.slow)],
+)
 def test_no_color_is_honoured_and_progress_is_drawn_on_a_terminal(measure, album, monkeypatch, environment):
     written = io.StringIO()
     options = {"file": written, "force_terminal": True, "width": 60, "height": 40, "highlight": False}
@@ -248,6 +252,7 @@ def test_a_place_that_cannot_be_written(cli, measure, album, tiny_folder, tmp_pa
     assert names(tmp_path) == {"file"}
 
 
+@pytest.mark.slow
 def test_without_pyarrow_the_rest_is_written_and_it_is_said(measure, cli, album, tiny_folder, tmp_path, monkeypatch):
     from vitscope import errors
 
@@ -365,6 +370,7 @@ def test_a_bad_photo_among_good_ones(measure, cli, album, tiny_folder, tmp_path,
     assert str(bad) in one_line(ran.err)
 
 
+@pytest.mark.slow
 def test_a_baseline_that_does_not_fit_the_model(cli, album, tmp_path):
     from transformers import IJepaConfig, IJepaModel, ViTImageProcessorPil
 
@@ -380,6 +386,7 @@ def test_a_baseline_that_does_not_fit_the_model(cli, album, tmp_path):
     assert "prefix" not in ran.out
 
 
+@pytest.mark.slow
 def test_windows_have_no_sinks_and_it_is_said(cli, album, tmp_path):
     from transformers import SwinConfig, SwinForImageClassification, ViTImageProcessorPil
 

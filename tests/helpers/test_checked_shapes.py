@@ -18,6 +18,16 @@ def test_every_module_that_states_shapes_is_wrapped():
         assert not own or any(hasattr(value, "__wrapped__") for value in own), name
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_of_several_parameters_the_first_has_annotations_executed(number):
+    assert jaxtyping.config.jaxtyping_disable == (number > 0)
+
+
+@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_what_is_slow_has_annotations_executed(number):
+    assert not jaxtyping.config.jaxtyping_disable
+
+
 def test_a_wrong_shape_is_refused():
     with pytest.raises(jaxtyping.TypeCheckError):
         pointing(np.zeros((2, 3), np.float32), np.zeros((3, 2), bool))

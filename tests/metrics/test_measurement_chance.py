@@ -61,6 +61,7 @@ class TestVerdict:
     def test_rounding_is_no_verdict(self):
         assert made(0.1 + 0.2, [0.3] * 19).verdict == "no better than random"
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("as_shipped")
     @pytest.mark.parametrize("n_random_maps", [19, 39])
     def test_drawing_until_it_stands_calls_one_random_map_in_twenty_better(self, n_random_maps):

@@ -75,6 +75,7 @@ def test_the_model_itself_can_be_loaded_again(fake, photo):
     assert np.array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_neither_transformers_nor_torchvision_is_imported(photo):
     script = f"""
 import sys, vitscope

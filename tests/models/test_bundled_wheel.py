@@ -177,6 +177,7 @@ def test_last_hidden_state_is_that_of_onnx_runtime(onnx_file, real_folder):
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.weights
 def test_real_weights_are_named_by_their_hash(onnx_file, real_folder):
     assert catalogue.weights_id(NAME) == f"sha256:{sha256(onnx_file.read_bytes())}"

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from monai.networks.nets import ViT
 
 import vitscope
 from tests.helpers.errors import raises
@@ -18,6 +17,8 @@ PROCESSOR = VolumeProcessor(SIZE)
 
 
 def vit(classification=True, size=SIZE, patch=PATCH, channels=1, **changes):
+    from monai.networks.nets import ViT
+
     torch.manual_seed(0)
     model = ViT(
         in_channels=channels,

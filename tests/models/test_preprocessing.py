@@ -117,6 +117,9 @@ def test_what_a_forward_notes_in_the_model_is_put_back():
     assert model.smallest == 64
 
 
+SMALL = {"depth": 2, "embed_dim": 48, "num_heads": 3}
+
+
 def _timm(name, **options):
     import timm
 
@@ -126,8 +129,8 @@ def _timm(name, **options):
 @pytest.mark.parametrize(
     ("name", "options", "grid", "seen"),
     [
-        ("vit_tiny_patch16_224", {"dynamic_img_size": True}, (4, 6), (64, 96)),
-        ("pvt_v2_b0", {}, (16, 24), (64, 96)),
+        ("vit_tiny_patch16_224", {"dynamic_img_size": True, **SMALL}, (4, 6), (64, 96)),
+        ("pvt_v2_b0", {"depths": (1,) * 4, "embed_dims": (8, 16, 40, 64)}, (16, 24), (64, 96)),
         pytest.param(
             "swin_tiny_patch4_window7_224",
             {"strict_img_size": False, "embed_dim": 24, "depths": (1,) * 4},

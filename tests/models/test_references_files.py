@@ -42,7 +42,7 @@ def checkpoint(tmp_path_factory):
 
 
 class TestWeightsOfTimm:
-    @pytest.mark.parametrize("prefix", ["", "model.", "module.backbone."])
+    @pytest.mark.parametrize("prefix", ["", pytest.param("model.", marks=pytest.mark.slow), "module.backbone."])
     def test_the_module_computes_what_the_one_that_wrote_it_does(self, written, tmp_path, prefix):
         model, _ = written
         state = {prefix + name: tensor for name, tensor in model.state_dict().items()}
@@ -213,7 +213,10 @@ class TestAFileAlone:
 
 
 class TestFolders:
-    @pytest.mark.parametrize(("name", "side"), [("vit_tiny_patch16_224", 224), ("vit_tiny_patch16_384", 384)])
+    @pytest.mark.parametrize(
+        ("name", "side"),
+        [("vit_tiny_patch16_224", 224), pytest.param("vit_tiny_patch16_384", 384, marks=pytest.mark.slow)],
+    )
     def test_a_timm_folder_is_the_classifier_with_its_names_at_its_own_size(self, tmp_path, photo, name, side):
         model = toys.timm_folder(tmp_path, name)
         scope = vitscope.load(tmp_path)

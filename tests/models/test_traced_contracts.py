@@ -154,6 +154,7 @@ def map_of_touched(store, score):
     return store.layout.patches(store.chain.vecmat([0], attend, 0.0, 1.0))[0].detach().numpy()
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("row", rows(lambda row: row.stem != "none"))
 @pytest.mark.parametrize("where", [(-1, 1), (1, -2)])
 @quick
@@ -240,6 +241,7 @@ def test_a_model_is_left_as_it_was(row):
     np.testing.assert_allclose(e.map, again.map, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.covering
 @each_row
 @pytest.mark.parametrize("when", ["real", "averaged"])
 @quick
@@ -270,6 +272,7 @@ HALVES = ["hf-clip-vision", "hf-dinov3", "hf-swin", "timm-vit", "timm-vit-unfuse
 HALVES += ["timm-cait", "timm-pvt-v2", "openclip-vit"]
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 @pytest.mark.parametrize("name", HALVES)
 def test_half_precision_shows_the_same_map(name, dtype):

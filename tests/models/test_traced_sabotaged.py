@@ -1,6 +1,7 @@
 """Sabotaged models: of each the map is right, by a twin in float64, or it is refused with a reason."""
 
 import copy
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -27,7 +28,20 @@ PARTS = (
     *(sabotaged_attention, sabotaged_flow, sabotaged_kernels, sabotaged_loops, sabotaged_mixing, sabotaged_tokens),
     sabotaged_views,
 )
-EACH = pytest.mark.parametrize("case", SABOTAGED, ids=lambda case: case.twist)
+LIKE = 2  # refusals of one code that `make test` tries
+
+
+def each_case():
+    """All models that have a map, and of those that are refused with one code the first of each."""
+    seen = Counter()
+    for case in SABOTAGED:
+        refusal = "" if callable(case.truth) else case.truth
+        seen[refusal] += 1
+        marks = [pytest.mark.slow] if refusal and seen[refusal] > LIKE else []
+        yield pytest.param(case, id=case.twist, marks=marks)
+
+
+EACH = pytest.mark.parametrize("case", list(each_case()))
 RIGHT = [case for case in SABOTAGED if callable(case.truth)]
 
 

@@ -75,11 +75,13 @@ def ordinary_maps():
     return [scope.explain(image, size=224) for image in [*photos, *made]]
 
 
+@pytest.mark.slow
 def test_ordinary_maps_of_a_feature_model_say_nothing(ordinary_maps):
     assert len(ordinary_maps) == 13
     assert [e.remarks for e in ordinary_maps] == [[]] * 13
 
 
+@pytest.mark.slow
 def test_the_same_maps_shuffled_are_not_called_ordinary(ordinary_maps):
     """Of a small object a few lonely patches are left. By chance one map in a hundred passes: of 13 at most one."""
     rng = np.random.default_rng(0)

@@ -107,6 +107,7 @@ def pooled_scope():
     return vitscope.load(SiglipVisionModel(config).eval(), processor=lambda image: to_tensor(image.resize((64, 64))))
 
 
+@pytest.mark.slow
 def test_the_pooling_button_asks_the_pooling_query(browser, pooled_scope, photo, tmp_path):
     made = pooled_scope.view(photo, methods=("rollout",), measure=False)
     path = tmp_path / "pooled.html"
@@ -186,6 +187,7 @@ def test_deletion_steps_hide_the_hottest_patches(fresh, tiny_view):
     assert sorted(token - 1 for token in hidden) == sorted(order[: round(curve["x"][3] * 16)])
 
 
+@pytest.mark.slow
 def test_the_link_brings_the_state_back_and_wrong_links_are_harmless(browser, tiny_file):
     link = f"{tiny_file.as_uri()}#source=%22query%22&query=7&layer=1&head=0"
     with opened(browser, link) as made:

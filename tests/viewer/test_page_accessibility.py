@@ -25,7 +25,9 @@ STATES = {
     "tour in Chinese": {"tour": 3, "panel": "about", "lang": "zh"},
     "tour, dark": {"tour": 5, "theme": "dark"},
 }
+FEWER = ("map", "dark map", "numbers", "swipe, dark", "tour, dark")  # each part, and each theme, is in another state
 ARTEFACTS = Path(os.environ["VITSCOPE_ARTEFACTS"]) if "VITSCOPE_ARTEFACTS" in os.environ else None
+QUIETER = ("grid", "numbers", "save")
 GROUPS = "[role=radiogroup], [role=tablist], .vs-grid, .vs-chart"  # within these, arrow keys move
 WALKED = """() => {
     const one = document.activeElement;
@@ -90,7 +92,7 @@ def go(made, state, view):
         made.wait("() => document.querySelector('.vs-half-told strong')?.textContent")
 
 
-@pytest.mark.parametrize("name", STATES)
+@pytest.mark.parametrize("name", [pytest.param(one, marks=[pytest.mark.slow] * (one in FEWER)) for one in STATES])
 def test_axe_finds_no_violation_of_wcag_2_2_aa(made, tiny_pair, name):
     go(made, STATES[name], tiny_pair)
     for section in range(made.evaluate("() => document.querySelectorAll('main details').length")):
@@ -111,7 +113,7 @@ def test_axe_would_find_one(made):
     assert "button-name" in made.evaluate(names)
 
 
-@pytest.mark.parametrize("panel", ["grid", "numbers", "compare", "save", "about"])
+@pytest.mark.parametrize("panel", ["compare", "about", *(pytest.param(one, marks=pytest.mark.slow) for one in QUIETER)])
 def test_tab_reaches_everything_and_the_focus_is_seen(made, tiny_pair, panel):
     go(made, {"panel": panel, "swipe": True, "tour": 1 if panel == "about" else None}, tiny_pair)
     made.front()
@@ -168,6 +170,7 @@ def test_dark_and_light_turn_paper_and_ink(made):
 PAPER = "() => getComputedStyle(document.querySelector('main')).backgroundColor"
 
 
+@pytest.mark.slow
 def test_the_systems_own_darkness_is_followed(chromium, file):
     with shown(chromium, file.as_uri(), color_scheme="dark") as made:
         assert sum(int(part) for part in made.evaluate(PAPER)[4:-1].split(",")) < 150

@@ -84,6 +84,7 @@ def test_an_svg_has_letters_and_looks_like_the_png(marked, chromium, tmp_path):
     assert apart(seen, whole) < 4
 
 
+@pytest.mark.slow
 def test_the_unseen_part_of_a_photo_is_hatched_in_what_is_saved(chromium, tmp_path, tiny_scope):
     """Of a light grey photo the model saw the middle half: what is beside it is dark, with stripes, and said."""
     from vitscope.viewer.page import page
@@ -104,6 +105,7 @@ def test_the_unseen_part_of_a_photo_is_hatched_in_what_is_saved(chromium, tmp_pa
     assert side.std() > 10
 
 
+@pytest.mark.slow
 def test_a_picture_is_copied(marked):
     marked.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     marked.click(".vs-tab .vs-quiet", "Copy picture")
@@ -125,6 +127,7 @@ class Frame(HTMLParser):
         self.attributes = dict(attributes)
 
 
+@pytest.mark.slow
 def test_the_page_stands_in_a_frame_with_its_state_and_nothing_else(marked, chromium, tiny_file, tmp_path):
     line = marked.evaluate("() => document.querySelector('textarea[aria-label*=frame]').value")
     (parser := Frame()).feed(line)

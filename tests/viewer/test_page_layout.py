@@ -26,7 +26,13 @@ def sized(tiny):
 
 
 @pytest.mark.parametrize(
-    ("size", "least"), [((1440, 700), 0.9), ((900, 700), 0.9), ((400, 800), 0.95), ((3840, 2160), 0.9)]
+    ("size", "least"),
+    [
+        ((1440, 700), 0.9),
+        pytest.param((900, 700), 0.9, marks=pytest.mark.slow),
+        ((400, 800), 0.95),
+        pytest.param((3840, 2160), 0.9, marks=pytest.mark.slow),
+    ],
 )
 def test_a_clicked_head_and_the_photo_are_in_sight_together(sized, size, least):
     sized.resize(*size)
@@ -93,6 +99,7 @@ def test_what_the_model_did_not_see_is_hatched_and_told(cropped):
     cropped.evaluate(SET, {"as_seen": False})
 
 
+@pytest.mark.slow
 def test_a_hint_stands_on_the_photo_until_one_points_at_it(browser, tiny_file):
     with opened(browser, tiny_file.as_uri()) as made:
         assert made.text(".vs-hint") == "Point at any patch to see what it looks at"

@@ -146,6 +146,7 @@ def test_the_picture_has_both_photos_and_names_the_best_match(clean):
     assert all(half.std() > 20 for half in halves)
 
 
+@pytest.mark.slow
 def test_a_link_to_likeness_of_no_patch_opens_what_the_page_begins_with(browser, pair_file):
     link = f"{pair_file.as_uri()}#source=%22like%22&query=-1"
     with opened(browser, link) as made:
@@ -155,6 +156,7 @@ def test_a_link_to_likeness_of_no_patch_opens_what_the_page_begins_with(browser,
         assert made.troubles == []
 
 
+@pytest.mark.slow
 def test_a_page_without_features_does_not_offer_them(browser, tiny_view, tmp_path):
     document = json.loads(json.dumps(tiny_view.document()))
     for name in ("features", "pca"):

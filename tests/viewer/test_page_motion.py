@@ -86,6 +86,7 @@ def test_playing_goes_through_all_layers_and_stops(fresh, titles):
     assert layer_of(fresh) == 2
 
 
+@pytest.mark.slow
 def test_rollout_grows_from_the_last_layer_down(fresh, titles):
     shown(fresh, "rollout", {"source": "map"})
     fresh.click(".vs-play")
@@ -94,6 +95,7 @@ def test_rollout_grows_from_the_last_layer_down(fresh, titles):
     assert [title.split("layers ")[1][:6] for title in grown] == ["2 to 2", "1 to 2", "0 to 2"]
 
 
+@pytest.mark.slow
 def test_going_to_another_layer_or_pressing_again_stops_it(fresh):
     shown(fresh, "layer 2", {"source": "query", "query": 7, "layer": 2})
     fresh.click(".vs-play")
@@ -109,6 +111,7 @@ def test_going_to_another_layer_or_pressing_again_stops_it(fresh):
     assert layer_of(fresh) == 2
 
 
+@pytest.mark.slow
 def test_the_film_shows_each_layer_with_its_legend(fresh):
     av = pytest.importorskip("av")
     shown(fresh, "layer 2", {"source": "query", "query": 7, "layer": 2, "panel": "save", "smooth": False})

@@ -105,6 +105,7 @@ def test_what_is_saved_is_what_the_title_says_under_the_pointer_too(fresh, tiny_
     assert np.allclose(record["values"], e.map.ravel(), atol=2e-2 * e.map.max())
 
 
+@pytest.mark.slow
 def test_both_of_two_photos_have_everything_and_a_link_opens_either(browser, tiny_pair, tiny_scope, tmp_path):
     path = tmp_path / "pair.html"
     path.write_text(page(tiny_pair.document(), "en"))

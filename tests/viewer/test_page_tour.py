@@ -3,6 +3,7 @@
 import copy
 
 import numpy as np
+import pytest
 
 from tests.helpers.browser import CAPTION, SET, VIEWER, shown, texts
 from vitscope.viewer.page import page
@@ -63,6 +64,7 @@ def test_the_tour_tells_six_things_on_this_photo(clean, tiny_pair, tiny_scope, p
     assert clean.evaluate("() => document.activeElement.textContent") == "Tour"
 
 
+@pytest.mark.slow
 def test_the_tour_teaches_with_the_largest_patch_that_collects_and_with_no_class(browser, tiny_pair, tmp_path):
     document = copy.deepcopy(tiny_pair.document())
     del document["other"]
@@ -112,6 +114,7 @@ def test_the_tour_keeps_its_step_in_another_language(clean):
     clean.evaluate(SET, {"tour": None, "lang": "en"})
 
 
+@pytest.mark.slow
 def test_a_saved_map_has_only_the_tabs_that_have_something(browser, tiny_scope, photo, tmp_path):
     path = tmp_path / "one.html"
     path.write_text(page(document_of(tiny_scope.explain(photo, method="attention")), "en"), "utf-8")

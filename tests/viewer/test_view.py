@@ -157,6 +157,7 @@ def test_the_command_of_a_map_makes_it_again(tiny_scope, photo, tmp_path, asked)
     assert again.target == e.target
 
 
+@pytest.mark.slow
 def test_no_version_of_a_page_is_larger_than_asked_for(tiny_scope, photo):
     viewer = len(script("page")) + len(styles())
     whole = tiny_scope.view(photo)

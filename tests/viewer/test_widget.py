@@ -102,21 +102,22 @@ def test_without_widgets_there_is_a_picture(view):
     assert "<script" not in data["text/html"]
 
 
-@pytest.fixture
-def growing(monkeypatch, tiny_scope, photo):
+@pytest.fixture(scope="module")
+def growing(tiny_scope, photo):
     """What a cell shows while a view is made: its display, and each state of what came later, with the maps by then."""
     from IPython import display
 
     shown, grown = [], []
-    monkeypatch.setattr(display, "display", shown.append)
     cell = module.InCell.show
 
     def show(self, made):
         cell(self, made)
         grown.append((len(made.header["maps"]), dict(shown[0]._grown)))
 
-    monkeypatch.setattr(module.InCell, "show", show)
-    made = tiny_scope.view(photo, methods=("rollout", "attention"), top=2, in_cell=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(display, "display", shown.append)
+        patch.setattr(module.InCell, "show", show)
+        made = tiny_scope.view(photo, methods=("rollout", "attention"), top=2, in_cell=True)
     return made, shown, grown
 
 

@@ -152,6 +152,7 @@ def test_the_first_map_is_there_before_the_last_is_made_and_what_one_does_meanwh
     assert np.allclose(start.evaluate(SHOWN)[1:], true.map.ravel(), rtol=2e-3, atol=1e-3 * np.abs(true.map).max())
 
 
+@pytest.mark.slow
 def test_a_reload_goes_on_with_a_view_in_the_making(start, held):
     start.click("[data-sample=rocket]")
     start.wait(SEEN)
@@ -164,6 +165,7 @@ def test_a_reload_goes_on_with_a_view_in_the_making(start, held):
     assert start.evaluate(f"() => {VIEWER}.ctx.data.maps.length") == 10
 
 
+@pytest.mark.slow
 def test_what_is_shown_stays_when_the_rest_is_cancelled(start, held):
     start.click("[data-sample=digits]")
     start.wait(SEEN)
@@ -191,6 +193,7 @@ def test_a_photo_is_pasted(start):
     start.wait(READY)
 
 
+@pytest.mark.slow
 def test_a_sample_is_taken_and_a_reload_keeps_it(start, tiny_scope):
     start.click("[data-sample=coffee]")
     start.wait(TITLE, "coffee")

@@ -66,6 +66,7 @@ def test_a_link_to_a_view_that_is_gone_says_so(app, address):
     other.close()
 
 
+@pytest.mark.slow
 def test_an_address_without_its_token_is_a_page_that_says_what_to_do(chromium, address):
     with chromium.opened(f"{address}/", own=address) as made:
         assert "This address needs its token" in made.text("main")

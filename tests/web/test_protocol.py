@@ -30,7 +30,7 @@ def wait_until(condition, seconds=10):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("words", ["no header", "no token"])
+@pytest.mark.parametrize("words", ["no header", pytest.param("no token", marks=pytest.mark.slow)])
 def test_strangers_with_slow_bodies_keep_nobody_out(tiny_scope, words):
     """250 of them, ever again; each request of somebody with the token is answered at once."""
     with serving(tiny_scope, strangers=64) as (address, server), ExitStack() as stack, entered(address) as client:
