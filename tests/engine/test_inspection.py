@@ -70,3 +70,10 @@ def test_alike_is_each_pictures_map_with_the_other_as_its_target(options):
         scope.compare(*PHOTOS, target=1)
     with raises(UsageError, "engine.compare-method"):
         scope.compare(*PHOTOS, method="rollout")
+
+
+@pytest.mark.usefixtures("as_shipped")
+@pytest.mark.parametrize("chunk", [0, -3, 2.5])
+def test_queries_are_computed_at_least_one_at_a_time(chunk):
+    with raises(UsageError, "engine.chunk"):
+        scope_of().queries(PHOTOS[0], chunk=chunk)

@@ -83,6 +83,13 @@ def test_patches_that_are_not_there(hidden):
         scope_of().predict_without(PHOTOS[0], hidden)
 
 
+@pytest.mark.usefixtures("as_shipped")
+@pytest.mark.parametrize("hidden", [[float("nan")], ["x"], [1.5]])
+def test_patches_that_are_no_numbers(hidden):
+    with raises(UsageError, "evaluation.patch-numbers"):
+        scope_of().predict_without(PHOTOS[0], hidden)
+
+
 def test_what_cannot_be_asked_says_so():
     with pytest.raises(UnknownNameError, match="no mode"):
         scope_of().predict_without(PHOTOS[0], [0], "remove")

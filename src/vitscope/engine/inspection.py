@@ -16,6 +16,7 @@ from vitscope.attention import AttentionStore, vecmat_heads
 from vitscope.attention.transformer_blocks import HiddenStates
 from vitscope.engine.engine import Engine
 from vitscope.engine.options import Options, Progress
+from vitscope.engine.ranges import is_integer
 from vitscope.engine.request import Request
 from vitscope.engine.runner import alone
 from vitscope.errors import UnsupportedError, UsageError
@@ -75,6 +76,8 @@ def queries(
             msg("engine.no-queries.hint", "use attention or rollout"),
         )
     given = chosen.check({**params, "query": "readout"})
+    if not is_integer(chunk) or chunk < 1:
+        raise UsageError(msg("engine.chunk", "{@chunk} is an integer of at least 1, not {chunk}", chunk=repr(chunk)))
     store = attention_store(engine, [image], size)
     count = store.layout.tokens if store.layout else 0
     with torch.no_grad():

@@ -102,8 +102,10 @@ class Options:
     def __post_init__(self) -> None:
         check_size(self.size)
         check_batch_size(self.batch_size)
-        if not is_integer(self.seed):
-            raise UsageError(msg("engine.seed", "{@seed} is an integer, not {seed}", seed=repr(self.seed)))
+        if not is_integer(self.seed) or abs(self.seed) > _LARGEST_SEED:
+            raise UsageError(
+                msg("engine.seed", "{@seed} is an integer of at most 62 bits, not {seed}", seed=repr(self.seed))
+            )
         if self.gradient_rule not in GRADIENT_RULES:
             raise UnknownNameError(msg("engine.gradient-rule", "gradient rule"), self.gradient_rule, GRADIENT_RULES)
         if self.refine not in ("none", "affinity"):
@@ -161,6 +163,7 @@ class Options:
             )
 
 
+_LARGEST_SEED = 1 << 62
 _TARGETS = (int, str, SimilarTo, Text, RegionTarget, QueryTarget)
 OPTION_NAMES = tuple(Options.__dataclass_fields__)
 

@@ -1,5 +1,6 @@
 """Predict with some patches painted over or left out, once (`Scope.predict_without`) or often (`PatchMasker`)."""
 
+import operator
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -76,7 +77,10 @@ class PatchMasker:
         if mode not in _MODES:
             raise UnknownNameError(msg("evaluation.mode", "mode"), mode, _MODES)
         count = self.layout.tokens - len(self.layout.prefix)
-        numbers = sorted({int(patch) for patch in patches})
+        try:
+            numbers = sorted({operator.index(patch) for patch in patches})
+        except TypeError:
+            raise UsageError(msg("evaluation.patch-numbers", "patches are whole numbers, counted from 0")) from None
         if numbers and not 0 <= numbers[0] <= numbers[-1] < count:
             raise UsageError(
                 msg(
