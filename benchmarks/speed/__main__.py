@@ -53,6 +53,8 @@ def child(measure: Callable[["Settings"], dict[str, Any]], settings: "Settings")
 
     os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
     keep_freed_memory()
+    if os.access("/proc/self/oom_score_adj", os.W_OK):
+        Path("/proc/self/oom_score_adj").write_text("1000")  # where memory ends, this process goes and no other
     print(json.dumps(measure(settings)))
 
 

@@ -64,7 +64,7 @@ class Settings:
         """Return the pixels a side that are used for so many."""
         return 6 * PATCH if self.quick else side
 
-    def run(self, ways: dict[str, Run], rounds: int = 9, seconds: float = 25) -> Found:
+    def run(self, ways: dict[str, Run], rounds: int = 9, seconds: float = 18) -> Found:
         """Measure ways in turn, once only if quick."""
         return {"ways": measured(ways, 1 if self.quick else rounds, seconds)}
 
@@ -121,7 +121,7 @@ def gradients_at(side: int, settings: Settings) -> Found:
     ways: dict[str, Run] = {"plain": floor(scope, x, backward=True)}
     for name in ("relevance", "grad-rollout", "grad-sam"):
         ways[name] = attribute(scope, x, name, target=first_number)
-    return settings.run(ways, seconds=40) | {"tokens": tokens(side)}
+    return settings.run(ways, seconds=30) | {"tokens": tokens(side)}
 
 
 def each_gradient_at(side: int, settings: Settings) -> Found:
@@ -132,7 +132,7 @@ def each_gradient_at(side: int, settings: Settings) -> Found:
     ways: dict[str, Run] = {"plain": floor(scope, x, backward=True)}
     for name in ("attnlrp", "input-x-gradient", "attention-gradcam", "legrad", "gradcam", "evidence-walk"):
         ways[name] = attribute(scope, x, name, target=first_number)
-    return settings.run(ways, rounds=5, seconds=60) | {"tokens": tokens(side)}
+    return settings.run(ways, rounds=5, seconds=40) | {"tokens": tokens(side)}
 
 
 def default_at(side: int, settings: Settings) -> Found:
@@ -298,7 +298,7 @@ def ours_and(peer: peers.Peer, side: int, settings: Settings, theirs: tuple[nn.M
     ways["vitscope"] = keep("vitscope", lambda: scope.attribute(x, method=method, **target, **options).maps)
     if theirs:
         ways["peer"] = keep("peer", theirs[2])  # type: ignore[arg-type]
-    return settings.run(ways, rounds=5, seconds=12) | {"maps": maps}
+    return settings.run(ways, rounds=5, seconds=10) | {"maps": maps}
 
 
 def in_a_process(name: str, side: int, settings: Settings, folder: str) -> Found:
@@ -320,7 +320,7 @@ def alone(name: str, side: int, settings: Settings) -> Found:
     model, x = peers.made(peer, settings.shape, side)
     call = peer.prepare(model, x, side)
     ways: dict[str, Run] = {"plain": peers.floor(model, x, peer.backward), "peer": lambda: maps.append(call())}
-    found = settings.run(ways, rounds=5, seconds=12)
+    found = settings.run(ways, rounds=5, seconds=10)
     return found | {"versions": peers.versions(peer), "map": maps[-1].tolist()}
 
 
