@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -91,3 +92,15 @@ def test_a_block_keeps_queries_and_keys_and_no_more(scope):
     for block in scope.attention(PHOTO):
         kept = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in (block.q, block.k)}
         assert sum(kept.values()) == 2 * TOKENS * WIDTH * 4
+
+
+def test_queries_and_keys_of_one_projection_keep_no_values(monkeypatch):
+    """Of a fused projection, whose result holds values too; only large tensors are copied out of it."""
+    timm = pytest.importorskip("timm")
+    monkeypatch.setattr("vitscope.attention.recorder._LARGE", 1024)
+    model = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=2)
+    store = vitscope.load(model).attention(PHOTO)
+    parts = [part for block in store for part in (block.q, block.k)]
+    starts = sorted(part.data_ptr() for part in parts)
+    assert all(part.is_contiguous() for part in parts)
+    assert [b - a for a, b in pairwise(starts)] == [17 * 192 * 4] * 3  # one after the other

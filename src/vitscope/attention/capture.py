@@ -227,8 +227,8 @@ class _CaptureMode(TorchFunctionMode):
             bias = bias.expand(*lead, *bias.shape[-2:])
         block = Factored(
             name=name,
-            q=as_4d(query.detach()),
-            k=as_4d(key.expand(*lead, *key.shape[-2:]).detach()),
+            q=self._recorder.keep(as_4d(query.detach())),
+            k=self._recorder.keep(as_4d(key.expand(*lead, *key.shape[-2:]).detach())),
             scale=query.shape[-1] ** -0.5 if scale is None else scale,
             bias=None if bias is None else as_4d(bias),
             lse=None if lse is None else lse.detach(),

@@ -18,6 +18,31 @@ from vitscope.geometry import TokenLayout
 OutputEdit: TypeAlias = Callable[[frozenset[int], tuple[int, ...], GraphOutput | None], None]
 
 
+_LARGE, _RESERVED = 2**20, 256 * 2**20  # bytes
+
+
+class KeptTensors:
+    """Memory for large tensors that a forward leaves behind, apart from what it allocates and frees meanwhile.
+
+    Left among the forward's own, they would cut its free memory into pieces too small for the next layer; and queries
+    and keys that are views would hold what they are views of, such as the values. A copy costs about a hundredth of
+    the attention of so many tokens. Memory is reserved for many at once, and taken as it is written to.
+    """
+
+    def __init__(self) -> None:
+        self._rest: dict[torch.dtype, Tensor] = {}
+
+    def keep(self, x: Tensor) -> Tensor:
+        """Return a copy of a large tensor on the CPU, and any other as it is."""
+        if x.device.type != "cpu" or x.nbytes < _LARGE:
+            return x
+        rest = self._rest.get(x.dtype)
+        if rest is None or len(rest) < x.numel():
+            rest = torch.empty(max(_RESERVED // x.element_size(), x.numel()), dtype=x.dtype)
+        self._rest[x.dtype] = rest[x.numel() :]
+        return rest[: x.numel()].view(x.shape).copy_(x)
+
+
 @dataclass(frozen=True, eq=False)
 class RecordedCall:
     """One attention call of the forward.
@@ -52,6 +77,7 @@ class AttentionRecorder:
     ) -> None:
         self._model, self._layout, self._values, self.gradients = model, layout, values, gradients
         self._edit = edit
+        self._kept_tensors = KeptTensors()
         self._unprojected: tuple[tuple[int, ...], Tensor] | None = None  # the last call's events and result
         self.recorded_calls: dict[int, RecordedCall] = {}
         self._event = -1
@@ -189,6 +215,10 @@ class AttentionRecorder:
     def _module(self) -> str:
         """The name of the module whose forward is running."""
         return self._modules[-1] or type(self._model).__name__
+
+    def keep(self, x: Tensor) -> Tensor:
+        """Return queries or keys in a form that may outlive the forward; a graph holds them in any case."""
+        return x if self.gradients or self._edit is not None else self._kept_tensors.keep(x)
 
     def _refuse(self, module: str) -> None:
         self._refused.append(module)
