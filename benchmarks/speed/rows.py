@@ -222,18 +222,19 @@ def whole_process(settings: Settings) -> Found:
     with tempfile.TemporaryDirectory() as folder:
         photo = Path(folder) / "photo.jpg"
         Image.fromarray(data.chelsea()).save(photo, quality=92)
-        explain = [sys.executable, "-m", "vitscope", "explain", str(photo), "--out", str(Path(folder) / "out")]
+        explain = [sys.executable, "-m", "vitscope", "explain", str(photo), "--out"]
         commands = {
             "imports": [sys.executable, "-c", "import torch, transformers"],
             "torch": [sys.executable, "-c", "import torch"],
-            "explain": [*explain, "--overwrite"],
+            "explain": explain,
         }
         if settings.quick:
             commands["explain"] = [sys.executable, "-m", "vitscope", "--version"]
         found: Found = {name: {"seconds": [], "cpu": [], "mb": 0.0} for name in commands}
         for number in range(2 if settings.quick else 6):
             for name, command in commands.items():
-                wall, cpu, mb = child(command)
+                out = [str(Path(folder) / f"out{number}")] if command is explain else []
+                wall, cpu, mb = child(command + out)
                 if number:  # the first makes files and folders warm
                     found[name]["seconds"].append(round(wall, 3))
                     found[name]["cpu"].append(round(cpu, 3))
