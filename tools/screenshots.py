@@ -30,6 +30,7 @@ STATES = (
     {"embed": True},
 )
 DRAWN = "(({ values, rgb } = {}) => Boolean(values ?? rgb))(document.querySelector('main').viewer?.ctx.scene ?? {})"
+ADDRESS = "https://example.org/view.html"  # which the pictures show, not where the file lies
 OUT = Path(__file__).parents[1] / "docs" / "images"
 
 
@@ -43,10 +44,11 @@ def main(page: Path) -> None:
             taken = []
             for state in STATES:
                 tab = chromium.new_page(viewport={"width": width, "height": height})
-                tab.goto(f"{page.resolve().as_uri()}{'?embed' if 'embed' in state else ''}#{_fragment(state)}")
+                tab.route(f"{ADDRESS}*", lambda route: route.fulfill(path=page))
+                tab.goto(f"{ADDRESS}{'?embed' if 'embed' in state else ''}#{_fragment(state)}")
                 while not tab.evaluate(DRAWN):  # the page's policy lets no function wait in it
                     tab.wait_for_timeout(100)
-                tab.wait_for_timeout(2500)  # thumbnails
+                tab.wait_for_timeout(1800)  # thumbnails
                 taken.append(Image.open(io.BytesIO(tab.screenshot())).convert("RGB"))
                 tab.close()
             _sheet(taken, *TILES[name]).save(OUT / f"viewer-states-{name}.webp", quality=72, method=6)
