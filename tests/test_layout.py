@@ -24,6 +24,7 @@ NAMES = {  # test files that are not about one module of their folder, and why
     "test_speed": "benchmarks/speed",
     "test_space": "the example app for a Space",
     "test_mutations": "damaged files of all kinds",
+    "test_tutorial_notebook": "examples/tutorial.ipynb",
     "test_works_with": "benchmarks/works_with",
     "test_package_metadata": "tools/package_metadata.py",
     "test_reference": "tools/reference.py",

@@ -76,3 +76,11 @@ def test_version_and_help(cli):
     without = cli()
     assert (without.code, without.err) == (2, "")
     assert without.out.strip() == ran.out.strip()
+
+
+def test_methods_as_a_table(cli):
+    head, rule, *rows = cli("methods", "--format", "md").out.splitlines()
+    assert head.startswith("| method | gradient | target | passes |")
+    assert head.endswith("| summary | caution |")
+    assert [row.split(" | ")[0].strip("| ") for row in rows] == METHOD_NAMES
+    assert {row.replace("\\|", "").count("|") for row in (head, rule, *rows)} == {head.count("|")}

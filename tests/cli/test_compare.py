@@ -160,3 +160,13 @@ def test_what_two_models_cannot_do_is_said(cli, album, tiny_folder, tmp_path):
     ran = cli("compare", album[1], *model, *model, "--weights", "x.pth", "--out", tmp_path)
     assert ran.code != 0
     assert "--weights would be those of both models" in one_line(ran.err)
+
+
+def test_the_numbers_as_a_table(cli, album, tiny_folder, tmp_path):
+    arguments = ["compare", album[1], "--model", tiny_folder, "--method", "rollout,attention", "--out", tmp_path]
+    ran = cli(*arguments, "--format", "csv")
+    assert (ran.code, ran.err) == (0, "")
+    head, *rows = [line.split(",") for line in ran.out.splitlines()]
+    assert head[:4] == ["model", "image", "method", "made_by"]
+    assert [row[1:4] for row in rows] == [["cup", "rollout", "rollout"], ["cup", "attention", "attention"]]
+    assert all(1 <= float(row[head.index("effective_patches")]) <= 16 for row in rows)

@@ -48,6 +48,26 @@ def test_statistics(cli, album, tiny_folder, tiny_scope, tmp_path, narrow):
     assert told[0] == told[1]
 
 
+def test_statistics_of_a_folder(cli, album, tiny_folder, tiny_scope, tmp_path):
+    whole = [tiny_scope.statistics(path) for path in album]
+    (tmp_path / "broken.jpg").write_text("Dear diary")
+    ran = cli("statistics", *album, tmp_path / "broken.jpg", "--model", tiny_folder, "--out", tmp_path / "o")
+    assert ran.code == 1
+    assert "broken.jpg" in one_line(ran.err)
+    assert f"means over {len(album)} images" in ran.out
+    last = [line.split() for line in ran.out.split("\n\n")[1].splitlines()][-1]
+    mean = sum(float(one.layers[-1].entropy_normalised.mean()) for one in whole) / len(whole)
+    assert last[:2] == [str(len(whole[0].layers) - 1), f"{mean:.2f}"]
+    assert names(tmp_path / "o") == {"cat", "cup", "rocket"}
+    table = cli("statistics", album[0].parent, "--model", tiny_folder, "--format", "csv").out.splitlines()
+    assert table[0].startswith("image,layer,head,module")
+    assert len(table) == 1 + sum(len(one.rows()) for one in whole)
+    assert float(table[1].split(",")[6]) == pytest.approx(whole[0].rows()[0]["entropy"], rel=1e-5)
+    document = json.loads(cli("statistics", *album, "--model", tiny_folder, "--json").out)
+    assert [one["name"] for one in document["results"]] == ["cat", "cup", "rocket"]
+    assert document["failures"] == []
+
+
 @pytest.mark.usefixtures("as_shipped")
 def test_wrong_usage_of_statistics(cli, album, tiny_folder):
     for flags, told in {
@@ -60,7 +80,7 @@ def test_wrong_usage_of_statistics(cli, album, tiny_folder):
         assert told in one_line(ran.err)
     ran = cli("statistics")
     assert (ran.code, ran.out) == (2, "")
-    assert "Missing argument 'IMAGE'" in one_line(ran.err)
+    assert "Missing argument 'IMAGE...'" in one_line(ran.err)
 
 
 def test_a_saved_picture_of_nothing_is_refused():

@@ -7,6 +7,7 @@ import typer
 from vitscope._messages import msg
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
+from vitscope.cli.tables import TableFormat, print_table_as
 from vitscope.errors import Support, UsageError
 from vitscope.models.bundled.catalogue import default_model
 
@@ -57,6 +58,7 @@ def methods(
         ),
     ] = None,
     model: _Model = None,
+    format_: TableFormat = "text",
     as_json: opt.AsJson = False,
 ) -> None:
     """List the methods: what each needs, costs and computes, and its source."""
@@ -90,6 +92,11 @@ def methods(
             m.source,
         ]
         rows.append([*row, _applies(found_here[m.name], "yes") if reference else m.works_on])
+    if format_ != "text":
+        words = [[m.summary, m.caveat] for m in found]
+        rows = [[*row, *more] for row, more in zip(rows, words, strict=True)]
+        print_table_as(format_, [*headings, "summary", "caution"], rows)
+        return
     console.print_table(headings, rows, wrap=True)
     for m in found:
         caution = f" Caution: {m.caveat}." if m.caveat else ""

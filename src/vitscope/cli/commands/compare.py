@@ -13,6 +13,7 @@ from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
 from vitscope.cli.commands import _results as results
 from vitscope.cli.commands._two_models import TwoModels
+from vitscope.cli.tables import TableFormat, print_table_as
 from vitscope.errors import MethodError
 from vitscope.metrics.verdict_text import MARKS
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from vitscope.scope import Scope
 
 DEFAULT_METHODS = ("auto", "attention", "rollout", "gradcam", "relevance", "random")  # each answers another question
+_NUMBERS = ("effective_patches", "largest_share", "prefix_share")
 _REMARK = 40  # characters in a line below a map
 
 
@@ -54,6 +56,7 @@ def compare(
         ),
     ] = Path("out"),
     force: opt.Force = False,
+    format_: TableFormat = "text",
     as_json: opt.AsJson = False,
 ) -> int:
     """Draw several methods' maps of images side by side, with numbers below each; of several images a row each.
@@ -98,7 +101,12 @@ def compare(
         write_image(sheet(cells, title, columns=columns, cmap=drawing.cmap), part)
     refused = [one for panel in panels for one in panel.refused]
     told = {"methods": [one for panel in panels for one in panel.documents], "refused": refused}
-    results.print_result(path, as_json, told | ({"layers": [one.document() for one in pairs]} if pairs else {}))
+    if format_ != "text" and not as_json:
+        columns_of = ("model", "image", "method", "made_by", "target", "seconds", *_NUMBERS, "reason")
+        rows = [[one.get(name) for name in columns_of] for one in [*told["methods"], *refused]]
+        print_table_as(format_, columns_of, rows)
+    else:
+        results.print_result(path, as_json, told | ({"layers": [one.document() for one in pairs]} if pairs else {}))
     for one in refused if not as_json else ():
         console.print_note(f"{one['image']}: {one['method']}: {one['reason']}")
     for pair in pairs if not as_json else ():

@@ -1,4 +1,4 @@
-"""`vitscope statistics`: the attention of one image in numbers, layer by layer."""
+"""`vitscope statistics`: the attention of images in numbers, layer by layer."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +9,8 @@ from vitscope._version import __version__
 from vitscope.cli import console, report_text
 from vitscope.cli.commands import _options as opt
 from vitscope.cli.commands import _results as results
-from vitscope.errors import MissingDependencyError
+from vitscope.cli.tables import TableFormat, print_table_as
+from vitscope.errors import MissingDependencyError, UsageError, VitscopeError
 
 if TYPE_CHECKING:
     from vitscope.metrics.attention_statistics import LayerStatistics, Statistics
@@ -18,7 +19,7 @@ _FILES = ("statistics.json", "statistics.parquet", "by-depth.png")
 
 
 def statistics(
-    image: opt.SingleImage,
+    images: opt.Images,
     model: opt.ModelChoice,
     importance: Annotated[
         bool, typer.Option("--importance", help="Also measure what silencing each head costs: one forward a head.")
@@ -28,47 +29,68 @@ def statistics(
     batch_size: Annotated[int, typer.Option(metavar="COUNT", help="Heads silenced in one forward pass.")] = 8,
     out: opt.OptionalOut = None,
     force: opt.Force = False,
+    format_: TableFormat = "text",
     as_json: opt.AsJson = False,
-) -> None:
+) -> int:
     """Print attention statistics by layer: entropy, distance, shares, agreement of heads, rank and sinks.
 
-    --target names the score that --importance measures.
+    Of several images, or of a folder, it prints the means over the images; --format has a row for each image, layer and
+    head. --target names the score that --importance measures.
     """
-    model.check_image(image)
-    goal, folder = opt.parse_target(target), out / Path(image).stem if out else None
-    if folder is not None:
-        for name in _FILES:
-            results.require_free(folder / name, force)
-    scope = model.load()
-    picture = scope.adapter.load(image)
-    with console.image_progress(1) as progress:
-        found = scope.statistics(
-            picture,
-            size=size,
-            importance=importance,
-            target=goal,
-            batch_size=batch_size,
-            progress=progress.update_forwards,
-        )
-    files = _write(found, folder, force) if folder is not None else []
+    goal = opt.parse_target(target)
+    folders = results.result_folders(images, out) if out else [None] * len(images)
+    problems = [_problem(image, folder, model, force) for image, folder in zip(images, folders, strict=True)]
+    if len(images) == 1 and problems[0]:
+        raise problems[0]
+    scope = None if all(problems) else model.load()
+    found: list[Statistics] = []
+    named: list[dict[str, Any]] = []
+    failures: list[dict[str, Any]] = []
+    keywords = {"size": size, "importance": importance, "target": goal, "batch_size": batch_size}
+    with console.image_progress(len(images)) as progress:
+        for image, folder, problem in zip(images, folders, problems, strict=True):
+            try:
+                if problem:
+                    raise problem
+                assert scope is not None
+                picture = scope.adapter.load(image)
+                one = scope.statistics(picture, progress=progress.update_forwards, **keywords)
+                files = _write(one, folder, force) if folder is not None else []
+            except VitscopeError as error:
+                if len(images) == 1 or isinstance(error, UsageError):
+                    raise
+                console.print_error(error, image)
+                failures.append(console.failure_document(image, error))
+            else:
+                found.append(one)
+                named.append({"name": picture.name, "files": [str(path) for path in files]})
+            progress.advance()
     if as_json:
-        about = {"name": picture.name, "files": [str(path) for path in files]}
-        console.print_json({"vitscope": __version__, **about, **found.to_dict()})
-        return
-    pixels = " x ".join(map(str, found.region.input[::-1]))
-    report_text.print_heading(f"{picture.name}: {scope.adapter.reference}, {found.layout}, input {pixels}")
-    console.out.print()
-    _print_table(found)
-    console.out.print()
-    report_text.print_attention(found)
-    for reason, names in _unavailable(found, importance).items():
-        report_text.print_field("not given", f"{', '.join(names)}: {console.in_flags(reason)}")
-    if found.target:
-        score = report_text.format_number(found.score or 0.0)
-        what = f"drop in the score of {found.target} ({score}) when a head is silenced: smallest .. largest head"
-        report_text.print_field("importance", what)
-    if files:
-        report_text.print_files(files)
+        documents = [{**about, **one.to_dict()} for about, one in zip(named, found, strict=True)]
+        several = {"results": documents, "failures": failures}
+        console.print_json({"vitscope": __version__, **(several if len(images) > 1 else documents[0])})
+    elif format_ != "text":
+        _print_rows(format_, found, named)
+    elif found:
+        assert scope is not None
+        _print(found, [about["name"] for about in named], scope.adapter.reference, importance)
+        if files := [Path(path) for about in named for path in about["files"]]:
+            report_text.print_files(files)
+    return 1 if failures else 0
+
+
+def _problem(image: str, folder: Path | None, model: opt.ModelChoice, force: bool) -> VitscopeError | None:
+    """Return what is wrong with an image, or with where its results go, before the model is loaded."""
+    try:
+        model.check_image(image)
+        for name in _FILES if folder is not None else ():
+            assert folder is not None
+            results.require_free(folder / name, force)
+    except UsageError:
+        raise
+    except VitscopeError as error:
+        return error
+    return None
 
 
 def _write(found: "Statistics", folder: Path, force: bool) -> list[Path]:
@@ -81,40 +103,74 @@ def _write(found: "Statistics", folder: Path, force: bool) -> list[Path]:
     return [*files, folder / "by-depth.png"]
 
 
-def _print_table(found: "Statistics") -> None:
-    """Print a row for each layer, means over heads; a dash is unknown, a column without known numbers is left out."""
+def _print_rows(form: str, found: "list[Statistics]", named: list[dict[str, Any]]) -> None:
+    rows = [{"image": about["name"], **row} for about, one in zip(named, found, strict=True) for row in one.rows()]
+    print_table_as(form, list(rows[0]) if rows else ["image"], [list(row.values()) for row in rows])
+
+
+def _print(found: "list[Statistics]", names: list[str], reference: str, importance: bool) -> None:
+    """Print one image's numbers, or the means over several."""
+    first = found[0]
+    pixels = " x ".join(map(str, first.region.input[::-1]))
+    what = names[0] if len(found) == 1 else f"means over {len(found)} images"
+    report_text.print_heading(f"{what}: {reference}, {first.layout}, input {pixels}")
+    console.out.print()
+    _print_table(found)
+    console.out.print()
+    if len(found) == 1:
+        report_text.print_attention(first)
+    for reason, unknown in _unavailable(first, importance).items():
+        report_text.print_field("not given", f"{', '.join(unknown)}: {console.in_flags(reason)}")
+    if first.target:
+        score = report_text.format_number(first.score or 0.0)
+        of = f"{first.target} ({score})" if len(found) == 1 else "the target"
+        what = f"drop in the score of {of} when a head is silenced: smallest .. largest head"
+        report_text.print_field("importance", what)
+
+
+def _print_table(found: "list[Statistics]") -> None:
+    """Print a row for each layer, means over heads and images; a dash is unknown.
+
+    A column without known numbers is left out.
+    """
+    depth = min(len(one.layers) for one in found)
+    layers = [[one.layers[number] for one in found] for number in range(depth)]
+    several = len(found) > 1
     columns: dict[str, list[str]] = {
-        "layer": [str(number) for number in range(len(found.layers))],
-        "entr.": [_mean(layer.entropy_normalised, ".2f") for layer in found.layers],
-        "dist.": [_mean(layer.distance, ".0f") for layer in found.layers],
-        "CLS": [_share(layer, "cls") for layer in found.layers],
-        "reg.": [_share(layer, "registers") for layer in found.layers],
-        "self": [_share(layer, "self") for layer in found.layers],
-        "agree": [_mean(layer.agreement, ".2f") for layer in found.layers],
-        "rank": [_mean(layer.effective_rank, ".0f") for layer in found.layers],
-        "sinks": [str(len(layer.sinks)) for layer in found.layers],
-        "importance": [_range(layer.importance) for layer in found.layers],
+        "layer": [str(number) for number in range(depth)],
+        "entr.": [_mean([layer.entropy_normalised for layer in row], ".2f") for row in layers],
+        "dist.": [_mean([layer.distance for layer in row], ".0f") for row in layers],
+        "CLS": [_share(row, "cls") for row in layers],
+        "reg.": [_share(row, "registers") for row in layers],
+        "self": [_share(row, "self") for row in layers],
+        "agree": [_mean([layer.agreement for layer in row], ".2f") for row in layers],
+        "rank": [_mean([layer.effective_rank for layer in row], ".0f") for row in layers],
+        "sinks": [_mean([len(layer.sinks) for layer in row], ".1f" if several else ".0f") for row in layers],
+        "importance": [_range([layer.importance for layer in row]) for row in layers],
     }
-    present = {"CLS": "cls" in found.layout.prefix, "reg.": any("register" in name for name in found.layout.prefix)}
-    present["sinks"] = "sinks" not in found.unavailable
+    first = found[0]
+    present = {"CLS": "cls" in first.layout.prefix, "reg.": any("register" in name for name in first.layout.prefix)}
+    present["sinks"] = "sinks" not in first.unavailable
     shown = {n: cells for n, cells in columns.items() if present.get(n, True) and any(cell != "-" for cell in cells)}
     report_text.print_columns(list(shown), list(zip(*shown.values(), strict=True)), left=())
 
 
-def _mean(values: Any, form: str) -> str:
+def _mean(values: "list[Any]", form: str) -> str:
     import numpy as np
 
-    return "-" if values is None else format(float(np.mean(values)), form)
+    known = [float(np.mean(value)) for value in values if value is not None]
+    return format(float(np.mean(known)), form) if known else "-"
 
 
-def _share(layer: "LayerStatistics", name: str) -> str:
-    return _mean(layer.shares.get(name), ".1%")
+def _share(layers: "list[LayerStatistics]", name: str) -> str:
+    return _mean([layer.shares.get(name) for layer in layers], ".1%")
 
 
-def _range(values: Any) -> str:
-    if values is None:
+def _range(values: "list[Any]") -> str:
+    known = [float(value) for one in values if one is not None for value in one]
+    if not known:
         return "-"
-    return f"{report_text.format_number(float(min(values)))} .. {report_text.format_number(float(max(values)))}"
+    return f"{report_text.format_number(min(known))} .. {report_text.format_number(max(known))}"
 
 
 def _unavailable(found: "Statistics", importance: bool) -> dict[str, list[str]]:

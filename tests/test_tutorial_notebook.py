@@ -1,0 +1,35 @@
+"""The tutorial notebook runs from top to bottom, and installs only from an address that the project has."""
+
+import tomllib
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from tests.helpers.pages import ROOT
+
+PATH = ROOT / "examples" / "tutorial.ipynb"
+
+
+def test_it_holds_no_results_and_invents_no_address():
+    book = nbformat.read(PATH, as_version=4)
+    nbformat.validate(book)
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    repository = settings["tool"]["hatch"]["metadata"]["hooks"]["custom"]["repository"]
+    installs = [cell.source for cell in code if "pip install" in cell.source]
+    assert installs == ([f'%pip install --quiet "vitscope @ git+{repository}"'] if repository else [])
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+def test_it_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    book = nbformat.read(PATH, as_version=4)
+    NotebookClient(book, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    told = ["".join(out.get("text", "") for out in cell.outputs) for cell in book.cells if cell.cell_type == "code"]
+    shown = [any("image/png" in out.get("data", {}) for out in cell.outputs) for cell in book.cells]
+    assert sum(shown) >= 3, "sheets are shown"
+    assert any("each row sums to 1.0" in text for text in told)
+    assert (tmp_path / "view.html").stat().st_size > 100_000
