@@ -1,4 +1,4 @@
-"""Which patches fit which sentence: a map for each text, and one for the difference of the first two.
+"""Which patches fit which sentence: a map for each text, and where the first two differ.
 
 python examples/clip_text.py photo.jpg "a cat" "a sofa" --model openai/clip-vit-base-patch32
 """
@@ -22,9 +22,9 @@ def main(arguments: list[str] | None = None) -> None:
     found = scope.explain(given.image, targets=[vitscope.text(text) for text in given.texts])
     cells = [Cell(e.overlay(), text, f"cosine {e.score:.3f}") for text, e in zip(given.texts, found, strict=True)]
     if len(given.texts) > 1:
-        one, other = given.texts[:2]
-        e = scope.explain(given.image, target=f"text:{one} - text:{other}")
-        cells.append(Cell(e.overlay(), f"{one}, not {other}"))
+        one, other = (e.map / abs(e.map).max() for e in found[:2])
+        row, column = divmod(int((one - other).argmax()), one.shape[1])
+        print(f"{given.texts[0]}, not {given.texts[1]}: most at patch {row},{column}")
     given.out.mkdir(parents=True, exist_ok=True)
     sheet(cells, Path(given.image).name, columns=len(cells)).save(given.out / "clip-text.png")
 

@@ -66,6 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
         save_strategy="no",
         logging_strategy="no",
         disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
         seed=0,
     )
     Trainer(model=model, args=settings, train_dataset=examples, callbacks=[maps]).train()

@@ -12,7 +12,7 @@ import vitscope
 from tests.helpers.errors import raises
 from vitscope.cli.main import app
 from vitscope.errors import ModelError, UnknownNameError, UnsupportedError, UsageError
-from vitscope.methods.targets import class_number
+from vitscope.methods.targets import class_number, parse_target
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
 
@@ -277,3 +277,9 @@ def test_options_take_numbers_of_numpy(tiny_scope):
     np.testing.assert_array_equal(tiny_scope.explain(PHOTO, method="attention", method_options=given).map, plain.map)
     with raises(UsageError, "methods.not-a-text"):
         tiny_scope.explain(PHOTO, method="attention", method_options={"query": 3})
+
+
+def test_two_texts_are_not_taken_for_one():
+    with raises(UsageError, "methods.text-contrast", "methods.text-contrast.hint"):
+        parse_target("text:a cat - text:a dog")
+    assert parse_target("text:a cat - and a dog").words == "a cat - and a dog"

@@ -488,3 +488,13 @@ def test_control_characters_of_names_are_shown_on_pages(explained):
 def test_the_notebook_style_has_no_colour_bar(explained):
     with raises(UsageError, "render.no-colorbar"):
         explained([[0.1, 0.2]], (32, 16)).overlay(style="notebook", colorbar=True)
+
+
+@pytest.mark.parametrize(
+    "option", [{"blur": 3.0}, {"opacity": 0.2}, {"cmap": "viridis"}, {"smooth": False}, {"norm": "robust"}], ids=str
+)
+def test_the_published_drawing_takes_no_options(explained, option):
+    e = explained([[0.1, 0.2]], (32, 16))
+    with raises(UsageError, "render.notebook-is-fixed", "render.notebook-is-fixed.hint"):
+        e.overlay(style="notebook", **option)
+    assert e.style(style="notebook").to_dict()["blur"] == 2

@@ -134,8 +134,9 @@ class AttentionRecorder:
                 ),
                 msg(
                     "attention.no-call.hint",
-                    """run the forward inside the `with`, and compute attention in one of these ways; a transformers
-                    model needs model.set_attn_implementation('sdpa')""",
+                    """vitscope explains Vision Transformers that compute attention in one of these ways, in the forward
+                    that runs inside the `with` of a capture; a transformers model needs
+                    model.set_attn_implementation('sdpa')""",
                 ),
             )
         if depth is not None and len(blocks) != depth:

@@ -99,10 +99,18 @@ def parse_target(words: str) -> Target:
     """Parse a target as flags write it: a class by number, name or contrast, or one of the forms with a colon.
 
     These are `text:WORDS`, `image:PATH`, `region:CLASS:LEFT,TOP,RIGHT,BOTTOM` and `query:INDEX:CLASS`.
+
+    Raises:
+        UsageError: an empty text, the contrast of two texts, or a place that is none.
     """
     kind, colon, rest = words.partition(":")
     if colon and kind in ("region", "query"):
         return parse_place(kind, rest)
+    if colon and kind == "text" and f"{CONTRAST}text:" in rest:
+        raise UsageError(
+            msg("methods.text-contrast", "'{words}' is one text, not the contrast of two", words=words),
+            msg("methods.text-contrast.hint", "contrasts are of classes; name two targets, and compare their maps"),
+        )
     if colon and kind in ("text", "image"):
         return text(rest.strip()) if kind == "text" else similar_to(rest.strip())
     return words

@@ -103,12 +103,24 @@ class Style:
 
         Raises:
             UnknownNameError: a keyword that is no drawing option, with its nearest spelling.
+            UsageError: an option that the style `notebook` does not follow.
         """
         names = [f.name for f in fields(cls)]
         for name in options:
             if name not in names:
                 raise UnknownNameError(msg("render.drawing-option", "drawing option"), name, names)
         chosen = cls(**options)
+        plain = {f.name: f.default for f in fields(cls)}
+        fixed = [name for name in ("opacity", "smooth", "blur", "cmap", "norm") if getattr(chosen, name) != plain[name]]
+        if chosen.style == "notebook" and fixed:
+            raise UsageError(
+                msg(
+                    "render.notebook-is-fixed",
+                    "the style 'notebook' draws as the recipe was published, and takes no {options}",
+                    options=", ".join("blocks" if name == "smooth" else name for name in fixed),
+                ),
+                msg("render.notebook-is-fixed.hint", "leave it out, or take the style 'grey'"),
+            )
         return replace(chosen, cmap="gray", opacity=100 / 255) if chosen.style == "grey" else chosen
 
     def resolved(self, values: Float[np.ndarray, "..."], recommended: Norm | None = None) -> "Style":
@@ -120,7 +132,8 @@ class Style:
 
     def to_dict(self) -> dict[str, object]:
         """Return the style as a manifest keeps it, the normalisation in words."""
-        return asdict(self) | {"normalisation": _NORMALISATION.get(self.norm, self.norm)}
+        told = asdict(self) | {"normalisation": _NORMALISATION.get(self.norm, self.norm)}
+        return told | ({"opacity": _NOTEBOOK_ALPHA / 255, "blur": NOTEBOOK_BLUR} if self.style == "notebook" else {})
 
 
 def limits(values: Float[np.ndarray, "..."], norm: Norm) -> tuple[float, float]:
