@@ -53,7 +53,7 @@ check-pages: node_modules/.package-lock.json
 
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
-	@echo "open out/site/index.html"
+	@echo "open out/site/index.html; its search wants a server: python3 -m http.server -d out/site"
 
 release: .venv/release .venv/test
 	$(BIN)/python tools/release.py

@@ -20,6 +20,7 @@ NAMES = {  # test files that are not about one module of their folder, and why
     "test_examples": "the scripts of examples/",
     "test_extras": "install hints of all extras",
     "test_imports": "all modules",
+    "test_site_hooks": "tools/site_hooks.py",
     "test_soak": "benchmarks/soak",
     "test_speed": "benchmarks/speed",
     "test_space": "the example app for a Space",

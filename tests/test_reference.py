@@ -75,6 +75,6 @@ def test_a_change_of_the_public_names_is_seen(change, monkeypatch):
 
 
 def test_what_stands_in_a_cell_stays_in_it():
-    assert reference.table(("a",), [("x|y <b> `<c>` *d*\n[e]",)]).splitlines()[-1] == (
-        "| x\\|y &lt;b> `<c>` \\*d\\* \\[e] |"
+    assert reference.table(("a",), [("x|y <b> `<c|d>` *d*\n[e]",)]).splitlines()[-1] == (
+        "| x\\|y &lt;b> `<c|d>` \\*d\\* \\[e] |"
     )

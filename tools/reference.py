@@ -255,13 +255,13 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _cell(value: object) -> str:
-    parts = " ".join(str(value).split()).replace("|", "\\|").split("`")
+    parts = " ".join(str(value).split()).split("`")
     parts[::2] = [_escaped(part) for part in parts[::2]]  # what is between back quotes stays
     return "`".join(parts)
 
 
 def _escaped(text: str) -> str:
-    return text.replace("<", "&lt;").replace("*", "\\*").replace("[", "\\[")
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*").replace("[", "\\[")
 
 
 def _prose(text: str | None) -> str:

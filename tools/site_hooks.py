@@ -1,14 +1,10 @@
 """Hooks of mkdocs: the generated reference and the project's own files become pages, and links to files stay true."""
 
-import os
 import posixpath
 import re
 import sys
 from pathlib import Path
 from typing import Any
-
-from mkdocs.exceptions import PluginError
-from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
@@ -27,49 +23,50 @@ _LINK = re.compile(r"(!?\[[^\]]*\])\(([^)\s#]+)(#[^)\s]*)?\)")
 _FETCHED = re.compile(r"""<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//[^"'>]*""")
 
 
-def on_config(config: Any) -> Any:
-    """Take the address of the project from pyproject.toml, where it has one."""
-    os.environ.setdefault("NO_MKDOCS_2_WARNING", "1")
-    return config
-
-
-def on_files(files: Files, config: Any) -> Files:
+def on_files(files: Any, config: Any) -> Any:
     """Add the pages that no file of the folder holds."""
+    from mkdocs.structure.files import File
+
     for name, page in reference.PAGES.items():
         files.append(File.generated(config, name, content=page()))
     for source, name in PROJECT.items():
         if name != "index.md":
             text = (ROOT / source).read_text("utf-8")
-            files.append(File.generated(config, name, content=_from_root(text, name)))
+            files.append(File.generated(config, name, content=from_root(text, name)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Lead links beyond docs/ to the page of that file; where it has none, its name stays as text."""
-    place = page.file.src_uri
-
-    def led(match: re.Match[str]) -> str:
-        text, target, anchor = match[1], match[2], match[3] or ""
-        if not target.startswith("../") and "/../" not in target:
-            return match[0]
-        path = posixpath.normpath(posixpath.join("docs", posixpath.dirname(place), target))
-        if path.startswith("docs/"):
-            return match[0]
-        if path in PROJECT:
-            return f"{text}({posixpath.relpath(PROJECT[path], posixpath.dirname(place) or '.')}{anchor})"
-        return f"{text[1:-1]} (`{path}`)"
-
-    return expand(_LINK.sub(led, markdown)) if place == "background/each-method.md" else _LINK.sub(led, markdown)
+    """Lead links beyond docs/ somewhere, and say what the code knows of each method."""
+    text = from_docs(markdown, page.file.src_uri)
+    return expand(text) if page.file.src_uri == "background/each-method.md" else text
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:
     """Refuse a page that fetches something from the network to be read."""
+    from mkdocs.exceptions import PluginError
+
     if found := _FETCHED.search(output):
         raise PluginError(f"{page.file.src_uri} would fetch {found[0]}")
     return output
 
 
-def _from_root(text: str, name: str) -> str:
+def from_docs(text: str, name: str) -> str:
+    """Return a page with its links beyond docs/ led to the page of that file; where it has none, its name stays."""
+
+    def led(match: re.Match[str]) -> str:
+        words, target, anchor = match[1], match[2], match[3] or ""
+        path = posixpath.normpath(posixpath.join("docs", posixpath.dirname(name), target))
+        if "../" not in target or path.startswith("docs/"):
+            return match[0]
+        if path in PROJECT:
+            return f"{words}({posixpath.relpath(PROJECT[path], posixpath.dirname(name) or '.')}{anchor})"
+        return f"{words[1:-1]} (`{path}`)"
+
+    return _LINK.sub(led, text)
+
+
+def from_root(text: str, name: str) -> str:
     """Return a page of the root as if it stood in docs/project/."""
 
     def led(match: re.Match[str]) -> str:
