@@ -223,6 +223,7 @@ def test_files_and_the_maps_are_never_touched(cli, measure, album, tiny_folder, 
     assert pixels(folder / "by-depth.png").ndim == 3
 
 
+@pytest.mark.slow
 def test_what_is_there_is_kept_without_force(measure, album, tmp_path):
     out = tmp_path / "out"
     mine = out / "cat" / "curves.png"
@@ -299,7 +300,9 @@ def test_options_reach_the_measurement(measure, album, tiny_scope, flags, option
             {"method": "rollout", "residual_weight": 0.3, "layers": "1-2"},
         ),
         (["--method", "attention", "--head", "1"], {"method": "attention", "head": 1}),
-        (["--method", "rollout", "-O", "head_fusion=max"], {"method": "rollout", "head_fusion": "max"}),
+        pytest.param(
+            ["--method", "rollout", "-O", "head_fusion=max"], {"method": "rollout", "head_fusion": "max"}, **SLOW
+        ),
         pytest.param(
             ["--method", "gradcam", "--target", "fox"], {"method": "gradcam", "target": "fox"}, marks=pytest.mark.slow
         ),

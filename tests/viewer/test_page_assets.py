@@ -114,7 +114,7 @@ def _in_arrays(whole):
     return whole.index(b'"data":"') + 100
 
 
-@pytest.mark.parametrize("place", [_in_json, _in_arrays])
+@pytest.mark.parametrize("place", [_in_json, pytest.param(_in_arrays, marks=pytest.mark.slow)])
 def test_a_damaged_page_says_so_and_shows_nothing(browser, tiny_view, tmp_path, place):
     whole = bytearray(page(tiny_view.document(), "en").encode())
     whole[place(whole)] ^= 1

@@ -63,6 +63,7 @@ def test_a_pdf_holds_the_picture_and_says_how_it_was_made(marked):
     assert remade(file.metadata["/Keywords"]) == {"query=1,2"} | {"1"}
 
 
+@pytest.mark.slow
 def test_an_svg_has_letters_and_looks_like_the_png(marked, chromium, tmp_path):
     whole, raw = as_image(saved(marked, "PNG")), saved(marked, "SVG")
     root = ElementTree.fromstring(raw)

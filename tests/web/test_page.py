@@ -262,6 +262,7 @@ def test_a_bad_file_is_one_line_and_the_next_one_works(start):
     start.wait(READY)
 
 
+@pytest.mark.slow
 def test_measuring_says_how_far_it_came_when_time_is_over(start, monkeypatch):
     monkeypatch.setattr("vitscope.web.models._MEASURING_SHARE", 0.0)
     start.click("[data-sample=rocket]")
