@@ -118,3 +118,12 @@ def test_real_heads_on_a_real_photo():
     assert early.count("local") >= 8 > 2 > late.count("local")
     assert late.count("object") >= 3
     assert found.rows()[0]["kind"] == found.layers[0].kinds[0]
+
+
+@pytest.mark.parametrize("chunk", [1, 7, P + 1])
+def test_rows_are_taken_chunk_by_chunk(chunk):
+    rows = torch.rand(1, 3, P + 1, P + 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    whole, parts = (head_kinds(Dense("one", rows, chunk=c), LAYOUT, OBJECT) for c in (None, chunk))
+    assert parts.kinds == whole.kinds
+    for name in ("sink_share", "near_share", "position_share", "object_ratio", "own_ratio"):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))

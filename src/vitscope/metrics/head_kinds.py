@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from vitscope.attention import Block
+from vitscope.attention import Block, budget
 from vitscope.geometry import TokenLayout
 
 KINDS = ("object", "background", "alike", "local", "position", "sink", "mixed")
@@ -74,7 +74,7 @@ def head_kinds(block: Block, layout: TokenLayout, object_: Bool[np.ndarray, " P"
         layout: which token is which.
         object_: the object's patches, by `split_object`; None where there is none.
 
-    Cost: the rows of those patches, once.
+    Cost: the rows of those patches, once, chunk by chunk; memory linear in tokens.
     """
     first, (high, wide) = len(layout.prefix), layout.grid
     patches = high * wide
@@ -82,8 +82,10 @@ def head_kinds(block: Block, layout: TokenLayout, object_: Bool[np.ndarray, " P"
     while gcd(step, wide) > 1 and step > 1:  # else only some columns would ask
         step += 1
     asked = np.arange(0, patches, step)
+    most = block.chunk or max(1, budget(block.device) // (block.shape[1] * block.shape[3]))
     with torch.no_grad():
-        rows = block.rows(slice(first, None, step))[0].double().cpu().numpy()
+        parts = torch.split(torch.from_numpy(first + asked).to(block.device), most)
+        rows = np.concatenate([block.rows(part)[0].double().cpu().numpy() for part in parts], 1)
     weights = rows[:, :, first:]
     prefix, poured = rows[:, :, :first].sum(2).mean(1), np.sort(weights.mean(1))[:, -_WELLS:].sum(1)
     sink = prefix + poured if patches > _WELLS else prefix
