@@ -95,6 +95,7 @@ def test_plotted_points_are_those_that_ran():
     assert report.points(TOLD["rows"], "gradients", "plain", memory=False) == []
 
 
+@pytest.mark.slow
 def test_ways_take_turns_and_a_failing_one_keeps_its_message():
     order = []
 
@@ -110,6 +111,7 @@ def test_ways_take_turns_and_a_failing_one_keeps_its_message():
     assert min(found["ours"]["seconds"]) >= 0.02
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_one_call():
     def takes():
         return bytearray(b"x") * (60 * 2**20)

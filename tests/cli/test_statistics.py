@@ -48,6 +48,7 @@ def test_statistics(cli, album, tiny_folder, tiny_scope, tmp_path, narrow):
     assert told[0] == told[1]
 
 
+@pytest.mark.slow
 def test_statistics_of_a_folder(cli, album, tiny_folder, tiny_scope, tmp_path):
     whole = [tiny_scope.statistics(path) for path in album]
     (tmp_path / "broken.jpg").write_text("Dear diary")

@@ -10,7 +10,8 @@ the `with` waits until no other thread of vitscope is at work on the model.
 
 import inspect
 import threading
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -71,7 +72,23 @@ def capture(
             msg("attention.not-a-module.hint", "pass the nn.Module itself: of a Scope its `model`"),
         )
     recorder = AttentionRecorder(model, layout, gradients, values, edit)
-    return _Capture(model, recorder, _CaptureMode(recorder, gradient_rule or GradientRule("plain")))
+    return _captured(_Capture(model, recorder, _CaptureMode(recorder, gradient_rule or GradientRule("plain"))))
+
+
+@contextmanager
+def _captured(capture: "_Capture") -> Iterator[AttentionRecorder]:
+    """Undo a capture in a generator: an interrupt where a `with` calls its `__exit__` only delays that."""
+    enabled = torch.is_grad_enabled()
+    try:
+        try:
+            yield capture.__enter__()
+        except BaseException:
+            capture.on_exit(partial(torch.set_grad_enabled, enabled))
+            raise
+        finally:
+            capture.undo()
+    finally:
+        capture.undo()
 
 
 class _Capture(Changes):

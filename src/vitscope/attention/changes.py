@@ -13,6 +13,7 @@ from functools import partial, wraps
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
+import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -113,7 +114,10 @@ class Changes:
 
 
 def restoring(function: Callable[P, R]) -> Callable[P, R]:
-    """Undo, when a function ends, every change made during it that an interrupt left behind."""
+    """Undo, when a function ends, every change made during it that an interrupt left behind.
+
+    Torch's own `no_grad` is among them: its end passes through the modes of this thread, whose code can be interrupted.
+    """
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -121,6 +125,7 @@ def restoring(function: Callable[P, R]) -> Callable[P, R]:
         try:
             try:
                 changes.__enter__()
+                changes.on_exit(partial(torch.set_grad_enabled, torch.is_grad_enabled()))
                 return function(*args, **kwargs)
             finally:
                 changes.undo()
