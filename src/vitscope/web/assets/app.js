@@ -102,13 +102,13 @@ function open(document, asked, fragment = "") {
   above(asked);
 }
 
-// The address of what is shown: of a view that is finished.
+// The view that is shown is kept at once, for a reload; its address follows, as browsers limit how often that may change.
 let waiting = 0;
 function address() {
+  keep("view", host.view);
   clearTimeout(waiting);
   waiting = setTimeout(() => {
     if (!viewer) return;
-    keep("view", host.view);
     history.replaceState(null, "", host.fragment(toFragment(viewer.state, viewer.ctx.initial)));
   }, 250);
 }
