@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vitscope._messages import msg
 from vitscope.engine.runner import ONE_AT_A_TIME, ModelRunner
-from vitscope.errors import YES, LayoutError, Support, UnknownNameError, UnsupportedError
+from vitscope.errors import YES, LayoutError, MethodError, Support, UnknownNameError, UnsupportedError
 from vitscope.methods.base import METHODS, Method
 from vitscope.methods.rollout_variants import knows_values
 from vitscope.methods.targets import feature_of
@@ -84,9 +84,20 @@ class Capabilities:
     @cached_property
     def patch_dropping(self) -> Support:
         """Can patch tokens be left out, all of them too?"""
-        if self.order_free and not self._runner.layout.prefix:
+        if not self.order_free:
+            return self.order_free
+        runner = self._runner
+        if not runner.layout.prefix:
             return Support.no(_NO_PREFIX)
-        return self.order_free
+        pixels = runner.trial_pixels()
+        layout = runner.adapter.layout((pixels.shape[2], pixels.shape[3]))
+        none = torch.zeros(len(pixels), layout.tokens - len(layout.prefix), dtype=torch.bool, device=runner.device)
+        try:
+            with runner.require_blocks().keep_patches(none):
+                runner.answer(pixels)
+        except (RuntimeError, ValueError, IndexError, MethodError):  # of no patches there is no mean
+            return Support.no(_NEEDS_PATCHES)
+        return YES
 
     @cached_property
     def values(self) -> Support:
@@ -165,6 +176,7 @@ _NO_GRAPH = msg(
     "no gradient goes from its answer back to the pixels: a part of it runs under torch.no_grad, or detaches its "
     "result",
 )
+_NEEDS_PATCHES = msg("engine.needs-patches", "without any patch token the model has no answer")
 _NO_PREFIX = msg("engine.no-token-left", "without its patch tokens the model has no token left")
 
 

@@ -105,7 +105,7 @@ class PatchMasker:
         return self.engine.answer(fill_patches(self.fill, self.pixels[None], gone, self.layout.grid, numbers))
 
     def _dropped(self, gone: Tensor) -> Tensor:
-        if not (support := self.engine.supports("patch-dropping")):
+        if not (support := self.engine.supports("patch-dropping" if bool(gone.all()) else "order-free")):
             raise UnsupportedError(
                 msg("evaluation.no-drop", "patches cannot be dropped: {reason}", reason=support.reason),
                 msg("evaluation.no-drop.hint", "{@mode=fill} paints over them"),
