@@ -1,6 +1,7 @@
 """Images of numbers: windows, bands for people, and the formats of files that hold them."""
 
 import io
+import struct
 import warnings
 
 import imagecodecs
@@ -218,6 +219,16 @@ def test_numbers_of_any_format_are_those_that_were_written(kind, order, white):
     expected = (numbers.astype(float) - low) / (high - low)
     assert np.allclose(picture.unit()[..., 0], expected if white == "minisblack" else 1 - expected, atol=1e-6)
     assert ("inverted" in codes(picture)) is (white == "miniswhite")
+
+
+def test_without_a_word_of_which_number_is_white_none_is_turned():
+    numbers = np.arange(30 * 20, dtype=np.uint16).reshape(30, 20)
+    written = tiff(numbers, photometric="minisblack")
+    unnamed = written.replace(struct.pack("<HHI", 262, 3, 1), struct.pack("<HHI", 774, 3, 1))
+    assert unnamed != written
+    picture = load_image(unnamed, window=(0, 600))
+    assert np.allclose(picture.unit()[..., 0], numbers / 600, atol=1e-6)
+    assert "inverted" not in codes(picture)
 
 
 def test_a_white_zero_of_16_bits_without_a_window_is_turned_within_all_16():

@@ -146,7 +146,8 @@ def _upright_and_bright(made: np.ndarray, page: Any, window: Window | None, note
     if orientation is not None and int(orientation.value) in _TURNS:
         made = _TURNS[int(orientation.value)](made)
         notes.append(msg("images.turned", "turned upright by its EXIF orientation"))
-    return _inverted(made, window, notes) if page.photometric == 0 else made
+    photometric = page.tags.get(262)  # tifffile takes a missing one for 0
+    return made if photometric is None or int(photometric.value) != 0 else _inverted(made, window, notes)
 
 
 def _inverted(values: np.ndarray, window: Window | None, notes: list[str]) -> np.ndarray:
