@@ -149,6 +149,7 @@ def test_rows_of_another_machine_are_measured_again(monkeypatch, tmp_path):
     assert run(monkeypatch, tmp_path)[1] == ["rollout-168", "rollout-224"]
 
 
+@pytest.mark.slow
 def test_a_row_that_dies_says_how():
     assert speed.run_row("no-such-row", True, 200)["crashed"] == "KeyError: 'no-such-row'"
 
