@@ -73,7 +73,7 @@ def _draw(axes: "Axes", cell: Cell, cmap: str, inches: float) -> None:
     else:
         small = cell.picture.copy()
         small.thumbnail((int(inches * 300), int(inches * 300)))
-        axes.imshow(np.asarray(small))
+        axes.imshow(np.asarray(small.convert("RGBA")))  # of one band matplotlib would make colours
     axes.set_title(cell.title, fontsize=9, pad=3, parse_math=False)
     axes.set_xticks([])
     axes.set_yticks([])
