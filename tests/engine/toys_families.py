@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
+from tests.helpers.sizes import sizes
+
 PHOTOS = [np.random.default_rng(seed).integers(0, 256, (36, 32, 3), dtype=np.uint8) for seed in range(2)]
 
 
@@ -44,12 +46,7 @@ class Own(nn.Module):
 
 def transformers_model():
     config = ViTConfig(
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        image_size=32,
-        patch_size=8,
+        **sizes(width=16, heads=2, inner=32),
         num_labels=5,
         hidden_dropout_prob=0.3,
         attention_probs_dropout_prob=0.3,

@@ -2,6 +2,8 @@
 
 import torch
 
+from tests.helpers.sizes import sizes
+
 LABELS = ("tabby", "<b>hound</b>", "teapot", "kite", "[red]robin[/]", "fox", "ant")
 
 
@@ -14,12 +16,7 @@ def save_tiny(folder):
     logging.disable_progress_bar()
     torch.manual_seed(0)
     config = ViTConfig(
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=64,
-        image_size=64,
-        patch_size=16,
+        **sizes(layers=3, heads=2, inner=64, side=64, patch=16),
         initializer_range=0.5,
         id2label=dict(enumerate(LABELS)),
         label2id={label: number for number, label in enumerate(LABELS)},

@@ -12,6 +12,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from transformers.models.vit.modeling_vit import ViTModel
 
 import vitscope
+from tests.helpers.sizes import sizes
 from vitscope.models.generic import GenericAdapter
 from vitscope.models.loading import adapter_of
 from vitscope.models.timm.adapter import TimmAdapter
@@ -20,12 +21,7 @@ from vitscope.models.transformers.adapter import TransformersAdapter
 
 NAMES = ["crane", "heron", "stork", "ibis", "egret"]
 CONFIG = ViTConfig(
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=48,
-    image_size=32,
-    patch_size=8,
+    **sizes(),
     id2label=dict(enumerate(NAMES)),
 )
 

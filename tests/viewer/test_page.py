@@ -14,6 +14,7 @@ import vitscope
 from tests.helpers.browser import CAPTION as WAIT
 from tests.helpers.browser import SET, SHOWN, VIEWER, texts
 from tests.helpers.browser import shown as opened
+from tests.helpers.sizes import sizes
 from tests.helpers.viewing import hover, near_at_the_top, shown
 from tests.models import toys as zoo
 from vitscope.viewer.page import page
@@ -97,12 +98,7 @@ def pooled_scope():
 
     torch.manual_seed(0)
     config = SiglipVisionConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=48,
-        image_size=64,
-        patch_size=16,
+        **sizes(side=64, patch=16),
     )
     return vitscope.load(SiglipVisionModel(config).eval(), processor=lambda image: to_tensor(image.resize((64, 64))))
 

@@ -59,15 +59,8 @@ MISSED = """(groups) => {
 
 
 @pytest.fixture(scope="module")
-def file(tiny_pair, tmp_path_factory):
-    path = tmp_path_factory.mktemp("pages") / "pair.html"
-    path.write_text(page(tiny_pair.document(), "en"))
-    return path
-
-
-@pytest.fixture(scope="module")
-def open_page(browser, file):
-    with shown(browser, file.as_uri()) as made:
+def open_page(browser, pair_file):
+    with shown(browser, pair_file.as_uri()) as made:
         yield made
         assert made.troubles == []
 
@@ -171,17 +164,17 @@ PAPER = "() => getComputedStyle(document.querySelector('main')).backgroundColor"
 
 
 @pytest.mark.slow
-def test_the_systems_own_darkness_is_followed(chromium, file):
-    with shown(chromium, file.as_uri(), color_scheme="dark") as made:
+def test_the_systems_own_darkness_is_followed(chromium, pair_file):
+    with shown(chromium, pair_file.as_uri(), color_scheme="dark") as made:
         assert sum(int(part) for part in made.evaluate(PAPER)[4:-1].split(",")) < 150
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dark", [True, False])
-def test_the_systems_own_darkness_is_followed_in_firefox(file, tmp_path, dark):
+def test_the_systems_own_darkness_is_followed_in_firefox(pair_file, tmp_path, dark):
     """Its BiDi cannot say which colours the system prefers; a profile of its own can."""
     chosen = {"layout.css.prefers-color-scheme.content-override": 0 if dark else 1}
-    with browser_of("firefox", tmp_path / "browser", **chosen) as other, shown(other, file.as_uri()) as made:
+    with browser_of("firefox", tmp_path / "browser", **chosen) as other, shown(other, pair_file.as_uri()) as made:
         assert (sum(int(part) for part in made.evaluate(PAPER)[4:-1].split(",")) < 150) == dark
 
 
@@ -191,13 +184,13 @@ MOVES = """() => [...document.querySelectorAll('main, main *')].filter((one) => 
 }).length"""
 
 
-def test_less_motion_is_honoured(browser, file, made):
+def test_less_motion_is_honoured(browser, pair_file, made):
     if browser.name == "firefox":  # started with that preference
         assert made.evaluate("() => matchMedia('(prefers-reduced-motion: reduce)').matches")
         assert made.evaluate(MOVES) == 0
         return
     assert made.evaluate(MOVES) > 0
-    with shown(browser, file.as_uri(), reduced_motion="reduce") as still:
+    with shown(browser, pair_file.as_uri(), reduced_motion="reduce") as still:
         assert still.evaluate(MOVES) == 0
 
 
