@@ -9,6 +9,8 @@ import torch
 import vitscope
 from tests.helpers.errors import raises
 from tests.models.toys_heads import Around, backbone
+from vitscope.attention import AttentionStore, Dense, Factored
+from vitscope.engine.finite import require_finite_attention
 from vitscope.errors import MethodError, UsageError
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
@@ -101,3 +103,33 @@ def test_a_class_that_is_left_out_has_no_probability():
     assert shares["class 2"] == 0
     assert sum(shares.values()) == pytest.approx(1)
     json.dumps(e.manifest(), allow_nan=False)
+
+
+def of_layer(dtype, **changes):
+    """Return a store of two layers, one number of which is another in the second."""
+    q, k, lse = torch.zeros(3, 1, 2, 40, 8, dtype=dtype)
+    parts = {"q": q, "k": k, "lse": lse[..., 0].float(), "probs": q.softmax(-1)}
+    for name, value in changes.items():
+        parts[name] = parts[name].clone()
+        parts[name][0, 1, 7] = value
+    made = Factored("second", parts["q"], parts["k"], 1.0, lse=parts["lse"])
+    dense = Dense("second", parts["probs"])
+    return AttentionStore((Factored("first", q, k, 1.0), dense if "probs" in changes else made))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("part", ["q", "k", "probs", "lse"])
+def test_one_number_that_is_none_is_found_in_every_part(part, number, dtype):
+    if (part, number) == ("lse", -float("inf")):  # a mask hides every key
+        require_finite_attention(torch.nn.Identity(), of_layer(dtype, lse=number))
+        return
+    with raises(MethodError, "engine.attention-not-finite") as caught:
+        require_finite_attention(torch.nn.Identity(), of_layer(dtype, **{part: number}))
+    assert "second" in caught.value.message
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_numbers_whose_sum_is_infinite_are_numbers(dtype):
+    q = torch.full((1, 2, 40, 8), torch.finfo(dtype).max, dtype=dtype)
+    require_finite_attention(torch.nn.Identity(), AttentionStore((Factored("", q, q, 1.0),)))

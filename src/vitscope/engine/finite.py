@@ -50,9 +50,15 @@ def require_finite_answer(model: nn.Module, answer: Tensor, pixels: Tensor, run:
 
 
 def require_finite_attention(model: nn.Module, store: AttentionStore) -> None:
-    """Raise a MethodError where queries, keys or attention hold NaN or infinity, with the layer where it began."""
-    flags = [_block_is_finite(block) for block in store.blocks]
-    if not flags or bool(torch.stack([flag.to(flags[0].device) for flag in flags]).all()):
+    """Raise a MethodError where queries, keys or attention hold NaN or infinity, with the layer where it began.
+
+    Sums decide first, each in one pass: a sum of numbers of which one is NaN or infinite is not finite.
+    """
+    sums = [total for block in store.blocks for total in _sums(block)]
+    if not sums or bool(torch.stack([total.to(sums[0]) for total in sums]).isfinite().all()):
+        return
+    flags = [_block_is_finite(block) for block in store.blocks]  # a sum may also be too large for its type
+    if bool(torch.stack([flag.to(flags[0].device) for flag in flags]).all()):
         return
     name = next(block.name for block, flag in zip(store.blocks, flags, strict=True) if not bool(flag))
     raise MethodError(
@@ -70,6 +76,17 @@ def require_finite_score(score: Tensor, words: list[str]) -> None:
             msg("engine.score-not-finite", "the score of the target '{target}' is NaN or infinite", target=word),
             msg("engine.score-not-finite.hint", "the model's answer is finite: look at the target"),
         )
+
+
+def _sums(block: Any) -> Iterator[Tensor]:
+    """Yield sums that are finite only where the block is."""
+    if not isinstance(block, Factored):
+        yield block.probs.detach().sum()
+        return
+    yield block.q.detach().sum()
+    yield block.k.detach().sum()
+    if block.lse is not None:
+        yield block.lse.amax().clamp_min(0)  # -inf where a mask hides every key
 
 
 def _block_is_finite(block: Any) -> Tensor:
