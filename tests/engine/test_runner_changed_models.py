@@ -143,6 +143,21 @@ def test_a_model_that_stays_is_not_looked_at_twice():
     assert scope.engine.blocks is blocks
 
 
+def test_weights_are_compared_only_when_somebody_asks_for_their_name(monkeypatch):
+    model = make("timm")
+    scope = vitscope.load(model)
+    assert scope.explain(PHOTOS[0], method="rollout").provenance["weights"] == digest(model)
+    behind_torchs_back(model)
+    with monkeypatch.context() as patch:
+        patch.setattr("vitscope.models.base.weights_of", lambda model: pytest.fail("weights were read"))
+        scope.attribute(torch.zeros(1, 3, 32, 32), method="rollout")
+    hashed = []
+    monkeypatch.setattr("vitscope.models.timm.adapter.hash_of", lambda model: hashed.append(1) or digest(model))
+    for _ in range(2):
+        assert scope.explain(PHOTOS[0], method="rollout").provenance["weights"] == digest(model)
+    assert len(hashed) == 1
+
+
 def test_equal_fingerprints_are_equal_and_those_of_copies_are_not():
     model = make("generic")
     assert fingerprint(model) == fingerprint(model)

@@ -5,6 +5,7 @@ import logging
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 from inspect import isabstract
 from pathlib import PurePath
@@ -19,7 +20,7 @@ from vitscope.images import Picture, ReadOptions, grey_picture, load_image
 from vitscope.models.answers.labels import check_count
 from vitscope.models.options import ModelOptions
 from vitscope.models.pixels.bands import fitted
-from vitscope.models.weights.fingerprint import Fingerprint, fingerprint
+from vitscope.models.weights.fingerprint import Fingerprint, fingerprint, structure_of, weights_of
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +57,6 @@ class ModelAdapter(ABC):
         channels: of the pixels that the model takes.
         bands: of the images that become those pixels: as many, unless a processor makes others of them.
         options: what the caller said of the model; bound before the constructor runs.
-        weights_changed: they are no longer those that were loaded, and `weights` is their hash.
         dense: an answer has scores at many places, such as pixels or the queries of a detector: a target names one.
         result: the kind of explanation that is made of its inputs.
     """
@@ -78,10 +78,12 @@ class ModelAdapter(ABC):
     bands: int = 3
     options: ModelOptions = ModelOptions()
     dense: bool = False
-    weights_changed: bool = False
     result: type[Explanation] = Explanation
     _remake: Callable[[], Self] | None = None
     _seen: Fingerprint | None = None
+    _weights_may_differ: bool = False
+    _weights_changed: bool = False
+    _weights_name: str | None = None
 
     @classmethod
     def bound(
@@ -106,7 +108,7 @@ class ModelAdapter(ABC):
         """Pickle what the adapter was made of; another process finds out about the model anew."""
         if self._remake is None:  # not made by `bound`
             return copyreg.__newobj__, (type(self),), self.__dict__  # type: ignore[attr-defined]
-        return _call, (self._remake,), {"weights_changed": self.weights_changed}
+        return _call, (self._remake,), {"_weights_changed": self.weights_changed}
 
     def refresh(self) -> bool:
         """Look at the model again; what was found out is found out anew where its structure changed since.
@@ -117,19 +119,44 @@ class ModelAdapter(ABC):
         Raises:
             LayoutError: the tokens of the model as it is now cannot be traced.
         """
-        now, before = fingerprint(self.model), self._seen
-        if before is None or now == before:
-            self._seen = now
+        before = self._seen
+        if before is None:
+            self._seen = fingerprint(self.model)
             return False
-        changed = self.weights_changed or now.weights != before.weights
-        renewed = now.structure != before.structure and self._remake is not None
+        now, self._weights_may_differ = structure_of(self.model), True
+        renewed = now != before.structure and self._remake is not None
         if renewed and self._remake is not None:
             log.debug("%s: its structure changed since it was loaded", self.reference)
+            changed = self.weights_changed
             self.__dict__ = self._remake().__dict__
-        self._seen, self.weights_changed = now, changed
+            self._weights_changed = changed
+        assert self._seen is not None
+        self._seen = seen = replace(self._seen, structure=now)
         if isinstance(getattr(type(self), "weights", None), cached_property):
-            self.__dict__.pop("weights", None)
+            self.weights_changed  # noqa: B018 - looks, and replaces `_seen` where they did
+            if self._seen is not seen:
+                self.__dict__.pop("weights", None)
         return renewed
+
+    @property
+    def weights_changed(self) -> bool:
+        """Whether the weights are no longer those that were loaded; `weights` is then their hash.
+
+        Weights are compared, once after each `refresh`, only when somebody asks: that reads numbers from all of them.
+        """
+        if self._weights_may_differ and self._seen is not None:
+            self._weights_may_differ, now = False, weights_of(self.model)
+            if now != self._seen.weights:
+                self._seen = replace(self._seen, weights=now)
+                self._weights_changed, self._weights_name = True, None
+        return self._weights_changed
+
+    def name_weights(self, name: Callable[[], str]) -> str:
+        """Return what `name` returns, called once for as long as the weights stay as they are."""
+        self.weights_changed  # noqa: B018 - forgets the name of others
+        if self._weights_name is None:
+            self._weights_name = name()
+        return self._weights_name
 
     @classmethod
     def claims(cls, model: "torch.nn.Module") -> bool:

@@ -230,10 +230,10 @@ class TracedAdapter(ClassScores):
         """The number of attention layers with a residual; 0 with a layout from the caller."""
         return 0 if self.given_layout else len(self.trace().layers)
 
-    @cached_property
+    @property
     def weights(self) -> str:  # type: ignore[override]
         """The SHA-256 of the parameters in memory."""
-        return hash_of(self.model)
+        return self.name_weights(lambda: hash_of(self.model))
 
     def token_order(self) -> Tensor | None:
         """Return the places of the layout's tokens among the model's, or None where they are in order."""

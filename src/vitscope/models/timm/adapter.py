@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -17,6 +16,7 @@ from vitscope.models.pixels.bands import Resizing, convolution_channels, normali
 from vitscope.models.references.hub import reach_hub
 from vitscope.models.timm.classes import answers_with_clip_features, class_names, is_headless, pretrained_tag
 from vitscope.models.timm.files import fill_architecture
+from vitscope.models.weights.weights import hash_of
 from vitscope.models.weights.weights_file import WeightsFile
 
 
@@ -128,10 +128,14 @@ class TimmAdapter(GenericAdapter):
         model, notes = fill_architecture(name, weights)
         return model, {}, notes
 
-    @cached_property
+    @property
     def weights(self) -> str:  # type: ignore[override]
         """The SHA-256 of the parameters in memory, after timm's tag where they are its pretrained weights."""
-        return " ".join(part for part in (pretrained_tag(self.model), super().weights) if part)
+
+        def tag_and_hash() -> str:
+            return " ".join(part for part in (pretrained_tag(self.model), hash_of(self.model)) if part)
+
+        return self.name_weights(tag_and_hash)
 
     def preprocessing(self) -> Message:
         """Describe what happens to an image."""

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Collection, Mapping
-from functools import cached_property
 from typing import Any, ClassVar
 
 from torch import nn
@@ -52,11 +51,11 @@ class TransformersBase(TracedAdapter):
         """Return how many class scores the model answers with; None for a feature model."""
         return int(self.config.num_labels) if self.classes else None
 
-    @cached_property
+    @property
     def weights(self) -> str:  # type: ignore[override]
         """The Hub's revision, a given hash, or the SHA-256 of the parameters in memory."""
         loaded = "" if self.weights_changed else self._weights
-        return loaded or hash_of(self.model)
+        return loaded or self.name_weights(lambda: hash_of(self.model))
 
     def describe(self) -> Mapping[str, str]:
         """Return adapter, architecture and sizes."""

@@ -32,12 +32,23 @@ def fingerprint(model: nn.Module) -> Fingerprint:
 
     Cost: some 20 microseconds for each parameter; no copy of the weights.
     """
+    return Fingerprint(structure_of(model), weights_of(model))
+
+
+def structure_of(model: nn.Module) -> tuple[Any, ...]:
+    """Return a fingerprint's `structure`, which takes a fifth of its time or less."""
+    return tuple(_structure(model))
+
+
+def weights_of(model: nn.Module) -> tuple[Any, ...]:
+    """Return a fingerprint's `weights`."""
     tensors = list(chain(model.parameters(), model.buffers()))
     places = tuple((_place(tensor), _version(tensor), tensor.dtype, tensor.device) for tensor in tensors)
-    return Fingerprint(tuple(_structure(model)), (places, _sums(tensors)))
+    return places, _sums(tensors)
 
 
 def _structure(model: nn.Module) -> Iterator[Any]:
+    labels: dict[int, Any] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         own = vars(module)
         yield name, weakref.ref(module), type(module)
@@ -47,7 +58,9 @@ def _structure(model: nn.Module) -> Iterator[Any]:
         )
         yield tuple((key, tuple(value.shape)) for key, value in module._parameters.items() if value is not None)
         yield id(own.get("forward"))
-        yield tuple((getattr(own.get("config"), "id2label", None) or {}).items())
+        config = own.get("config")
+        labels[id(config)] = getattr(config, "id2label", None) or {}
+    yield tuple((config, *names.items()) for config, names in labels.items())  # once, whoever shares it
 
 
 def _sums(tensors: list[Tensor]) -> tuple[bytes, ...]:
