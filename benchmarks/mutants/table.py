@@ -84,17 +84,24 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
                 "if self.bias is not None:\n            scores",
                 "if self.bias is None:\n            scores",
             ),
-            ("tiles forget the log-sum-exp's base", "* -_LOG2_E", "* -1.0"),
             (
                 "a mean over heads in the exponent is a sum",
-                "self._shift(lse) - math.log2(h)",
-                "self._shift(lse) - 0 * math.log2(h)",
+                "lse[image] + math.log(h)",
+                "lse[image] + 0 * math.log(h)",
             ),
             (
                 "the gradient of attention reads keys for values",
                 "_precise(block.v).transpose",
                 "_precise(block.k).transpose",
             ),
+        ],
+    ),
+    "attention/tiles.py": (
+        ["attention/test_tiles.py", "attention/test_store.py"],
+        [
+            ("tiles forget the log-sum-exp's base", "(lse * -_LOG2_E)", "(lse * -1.0)"),
+            ("the additional component is not scaled", "lse[..., None] / -scale", "-lse[..., None]"),
+            ("weights become denormal numbers", "if heads.start <= head < heads.stop:", "if False:"),
         ],
     ),
     "attention/operators.py": (
@@ -275,8 +282,9 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
         [("NaFlex patches are cut by columns", "permute(0, 2, 4, 3, 5, 1)", "permute(0, 4, 2, 3, 5, 1)")],
     ),
     "models/base.py": (
-        ["engine/test_runner_predictions.py"],
+        ["engine/test_runner_predictions.py", "engine/test_runner_changed_models.py"],
         [
+            ("weights are those that were loaded", "if now != self._seen.weights:", "if False:"),
             ("one logit has a softmax", "if classes == 1 or (self", "if (self"),
             ("what the caller says of classes is not heard", "if given is None else given)", ")"),
             ("a regression has probabilities", 'self.scores == "values" and given is None', "False"),
@@ -314,7 +322,7 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
         ["engine/test_finite.py"],
         [
             ("NaN is an answer", "    if bool(answer.detach().isfinite().all()):", "    if True:"),
-            ("NaN is attention", "    if not flags or bool(", "    if not flags or True or bool("),
+            ("NaN is attention", "    if not sums or bool(", "    if not sums or True or bool("),
         ],
     ),
     "metrics/target_score.py": (

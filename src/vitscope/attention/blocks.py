@@ -14,15 +14,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitscope._messages import msg
+from vitscope.attention.tiles import TILE_KEYS, TILE_QUERIES, attention_tiles
 from vitscope.errors import MethodError, UsageError
 
 Selection: TypeAlias = slice | int | Sequence[int] | Int[Tensor, " n"]
 
 RelevanceTile: TypeAlias = tuple[slice, slice, Float[Tensor, "b n M"]]  # images, queries, and their rows
 
-# a tile of attention that stays in one core's second-level cache while it is made, exponentiated and summed
-TILE_QUERIES, _TILE_KEYS = 256, 512
-_LOG2_E = math.log2(math.e)
 _CHUNK_ELEMENTS = {"cpu": 2**20, "other": 2**25}
 
 
@@ -121,24 +119,20 @@ class Factored:
         return _grad_rows(self, sel)
 
     def mean_vecmat(self, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"] | None:
-        """Return `sum_i r_i mean_h A_hij`, tile by tile from `A_ij = exp(scale q_i.k_j - lse_i)`, without a softmax.
-
-        Powers of two instead of e cost half as much on a CPU. Weights below 2^-80 count as 2^-80: that is far below the
-        resolution of the sum, and avoids denormal numbers, which are slow.
-        """
+        """Return `sum_i r_i mean_h A_hij`, tile by tile from the log-sum-exp of each row, without a softmax."""
         if self.lse is None or self.bias is not None:
             return None
         b, h, n, m = self.shape
-        q, k = _precise(self.q).flatten(0, 1), _precise(self.k).flatten(0, 1).transpose(1, 2)
-        shift = self._shift(self.lse).reshape(b * h, n, 1)
+        q, k = _precise(self.q).flatten(0, 1), _precise(self.k).flatten(0, 1)
+        tiles = attention_tiles(q, k, self._lse(self.lse).flatten(0, 1), self.scale)
         weight = r.to(q.dtype)[:, None].expand(b, h, n).reshape(b * h, 1, n)
-        out = weight.new_zeros(b * h, 1, m)
+        out = q.new_zeros(b * h, 1, m)
         tall, wide, group = self._tile()
-        tiles = q.new_empty(min(group, b * h) * tall * wide)
+        into = q.new_empty(min(group, b * h) * tall * wide)
         for heads in slices(b * h, group):
             for keys in slices(m, wide):
                 for queries in slices(n, tall):
-                    tile = self._exp(shift[heads, queries], q[heads, queries], k[heads, :, keys], tiles)
+                    tile = tiles.tile(heads, queries, keys, into)
                     out[heads, :, keys].baddbmm_(weight[heads, :, queries], tile)
         return out.view(b, h, m).mean(1)
 
@@ -151,42 +145,35 @@ class Factored:
 
     def _positive_relevance_tiles(self, lse: Tensor) -> Iterator[RelevanceTile]:
         b, h, n, m = self.shape
-        q, k = _precise(self.q), _precise(self.k).transpose(2, 3)
+        q, k, lse = _precise(self.q), _precise(self.k), self._lse(lse)
         grad, v = _gradient(self)
-        shift = (self._shift(lse) - math.log2(h))[..., None]  # the mean over heads is in the exponent
         tall, wide, group = self._tile()
-        group = min(max(1, group // 2), b)
-        tiles, rows = q.new_empty(2, group * tall * wide), q.new_empty(group * tall * m)
-        for images in slices(b, group):
+        group = min(max(1, group // 2), h)
+        into, rows = q.new_empty(2, group * tall * wide), q.new_empty(tall * m)
+        for image in range(b):
+            tiles = attention_tiles(q[image], k[image], lse[image] + math.log(h), self.scale)  # the mean over heads
             for queries in slices(n, tall):
-                count, height = images.stop - images.start, queries.stop - queries.start
-                total = rows[: count * height * m].view(count, height, m).zero_()
-                for head, keys in itertools.product(range(h), slices(m, wide)):
-                    at = images, head, queries
-                    a = self._exp(shift[at], q[at], k[images, head, :, keys], tiles[0])
-                    rise = torch.bmm(grad[at], v[images, head, :, keys], out=tiles[1, : a.numel()].view(a.shape))
-                    total[:, :, keys].addcmul_(a, rise.clamp_(min=0))
-                yield images, queries, total
+                total = rows[: (queries.stop - queries.start) * m].view(1, -1, m).zero_()
+                for heads, keys in itertools.product(slices(h, group), slices(m, wide)):
+                    a = tiles.tile(heads, queries, keys, into[0])
+                    rise = into[1, : a.numel()].view(a.shape)
+                    torch.bmm(grad[image, heads, queries], v[image, heads, :, keys], out=rise).clamp_(min=0)
+                    for one, other in zip(a, rise, strict=True):
+                        total[0, :, keys].addcmul_(one, other)
+                yield slice(image, image + 1), queries, total
+
+    def _lse(self, lse: Tensor) -> Float[Tensor, "B H N"]:
+        return _precise(lse).to(_precise(self.q).dtype)
 
     def __repr__(self) -> str:
         return _repr(self, self.q.dtype)
 
     def _tile(self) -> tuple[int, int, int]:
-        """Return a tile's queries (no tile much smaller than the others), its keys, and the tiles at a time."""
+        """Return a tile's queries and keys (no tile much smaller than the others), and the tiles at a time."""
         _, _, n, m = self.shape
-        wide = min(_TILE_KEYS, m) if self.device.type == "cpu" else m
+        wide = -(-m // -(-m // TILE_KEYS)) if self.device.type == "cpu" else m
         tall = -(-n // -(-n // (self.chunk or TILE_QUERIES)))
         return tall, wide, max(1, budget(self.device) // (tall * wide))
-
-    def _shift(self, lse: Tensor) -> Float[Tensor, "B H N"]:
-        return _precise(lse).to(_precise(self.q).dtype) * -_LOG2_E
-
-    def _exp(self, shift: Tensor, q: Tensor, k: Tensor, into: Tensor) -> Tensor:
-        """Compute one tile of attention in the memory of `into`."""
-        shape = (*q.shape[:2], k.shape[2])
-        a = into[: math.prod(shape)].view(shape)
-        torch.baddbmm(shift, q, k, alpha=self.scale * _LOG2_E, out=a)
-        return a.clamp_(min=-80).exp2_()
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vitscope.attention.blocks import TILE_QUERIES, Block, RelevanceTile, budget, slices
+from vitscope.attention.blocks import Block, RelevanceTile, budget, slices
+from vitscope.attention.tiles import TILE_QUERIES
 
 FuseHeads: TypeAlias = Callable[[Float[Tensor, "B H n M"]], Float[Tensor, "B n M"]]
 FuseWithGradient: TypeAlias = Callable[[Float[Tensor, "B H n M"], Float[Tensor, "B H n M"]], Float[Tensor, "B n M"]]
