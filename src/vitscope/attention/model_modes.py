@@ -31,7 +31,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _PLAIN = (bool, int, float, str, tuple)
-_CHECKPOINTING = ("grad_checkpointing", "gradient_checkpointing", "use_checkpoint", "use_checkpointing", "with_cp")
+_NEVER_PLAIN = {name for name, value in vars(nn.Module()).items() if not isinstance(value, _PLAIN)}
+_CHECKPOINTING = {"grad_checkpointing", "gradient_checkpointing", "use_checkpoint", "use_checkpointing", "with_cp"}
 
 
 @contextmanager
@@ -43,17 +44,16 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     size of the last image in them (transformers' Swin shrinks its windows for good when it gets a small image).
     """
     with exclusive(model) as changes:
-        modules = list(model.modules())
-        for module in modules:
-            plain = {name: value for name, value in vars(module).items() if isinstance(value, _PLAIN)}
-            changes.on_exit(partial(vars(module).update, plain))
-        for module in modules:
+        for module in list(model.modules()):
+            own = vars(module)
+            plain = {name: own[name] for name in own.keys() - _NEVER_PLAIN if isinstance(own[name], _PLAIN)}
+            changes.on_exit(partial(own.update, plain))
             if module.training:
                 changes.on_exit(partial(setattr, module, "training", True))
                 module.training = False
-            for name in _CHECKPOINTING:
-                if vars(module).get(name) is True:
-                    vars(module)[name] = False
+            for name in plain.keys() & _CHECKPOINTING:
+                if own[name] is True:
+                    own[name] = False
         suspend_compiling(changes)
         suspend_checkpointing(changes)
         yield

@@ -38,6 +38,7 @@ _NEUTRAL = _functions(
     "dropout", "to", "type_as", "contiguous", "clone", "float", "half", "bfloat16", "double", "detach"
 )
 _AFTER_SCORES = _TIMES | _OVER | _PLUS
+_BEGINNINGS = _SOFTMAX | _PRODUCT | _BADDBMM | _EINSUM
 _MOST_PENDING = 4
 _USES = 10**6  # more than the events of any forward
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
@@ -126,6 +127,8 @@ class SoftmaxTracker:
 
     def __call__(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Run one torch function and follow its result."""
+        if func not in _BEGINNINGS and not self._pending and (self._scores is None or func not in _AFTER_SCORES):
+            return self._run(func, args, kwargs)
         if self._pending:
             for value in _operands(func, args):
                 for pending in self._pending:

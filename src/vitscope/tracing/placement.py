@@ -13,14 +13,18 @@ def placement(model: nn.Module) -> tuple[torch.device, torch.dtype] | None:
     Quantised parameters are integers, and the input has the format of the others, float32 where there are none.
     Offloaded parameters are nowhere until they are needed; the input goes to the device that they are moved to.
     """
-    held = [*model.parameters(), *model.buffers()]
-    if not held and not any(hasattr(module, "_packed_params") for module in model.modules()):
+    if next(_held(model), None) is None and not any(hasattr(module, "_packed_params") for module in model.modules()):
         return None
-    floats = (tensor.dtype for tensor in held if tensor.is_floating_point())
-    here = next((tensor.device for tensor in held if not tensor.is_meta), None)
-    hooks = (getattr(module, "_hf_hook", None) for module in model.modules())
+    floats = (tensor.dtype for tensor in _held(model) if tensor.is_floating_point())
+    here = next((tensor.device for tensor in _held(model) if not tensor.is_meta), None)
+    hooks = (vars(module).get("_hf_hook") for module in model.modules())
     moved = next((place for hook in hooks for place in _executed_on(hook)), None)
     return moved or here or torch.device("cpu"), next(floats, torch.float32)
+
+
+def _held(model: nn.Module) -> Iterator[torch.Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
 
 
 def quantised_modules(model: nn.Module) -> list[nn.Module]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 _PLAIN = (bool, int, float, str, tuple, type(None))
+_NEVER_PLAIN = {key for key, value in vars(nn.Module()).items() if not isinstance(value, _PLAIN)} | {"training"}
 _SAMPLES = 4096  # numbers of a tensor that are summed
 
 
@@ -51,13 +52,12 @@ def _structure(model: nn.Module) -> Iterator[Any]:
     labels: dict[int, Any] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         own = vars(module)
-        yield name, weakref.ref(module), type(module)
-        yield tuple((key, value) for key, value in own.items() if key != "training" and isinstance(value, _PLAIN))
-        yield tuple(
-            (key, tuple(map(id, value.values()))) for key, value in own.items() if key.endswith("forward_hooks")
-        )
-        yield tuple((key, tuple(value.shape)) for key, value in module._parameters.items() if value is not None)
-        yield id(own.get("forward"))
+        yield name, weakref.ref(module), type(module), id(own.get("forward"))
+        yield {key: own[key] for key in own.keys() - _NEVER_PLAIN if isinstance(own[key], _PLAIN)}
+        if hooks := own.get("_forward_hooks"):
+            yield [*map(id, hooks.values())]
+        if held := module._parameters:
+            yield [(key, *value.shape) for key, value in held.items() if value is not None]
         config = own.get("config")
         labels[id(config)] = getattr(config, "id2label", None) or {}
     yield tuple((config, *names.items()) for config, names in labels.items())  # once, whoever shares it
