@@ -34,3 +34,13 @@ def test_a_tile_is_the_softmax(n, m, sharpness, dtype):
     assert tile.data_ptr() == into.data_ptr()
     assert tile.min() >= 2.0**-81
     assert (wanted.min() < 2.0**-126) == (sharpness > 1)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-30, -0.3])
+def test_any_scale_will_do(scale):
+    draw = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(2, 600, 8, generator=draw) for _ in range(2))
+    scores = q.double() @ k.double().mT * scale
+    tiles = attention_tiles(q, k, scores.logsumexp(-1).float(), scale)
+    tile = tiles.tile(slice(0, 2), slice(0, 256), slice(0, 600), torch.empty(2 * 256 * 600))
+    torch.testing.assert_close(tile.double(), scores.softmax(-1)[:, :256], rtol=2e-5, atol=1e-7)

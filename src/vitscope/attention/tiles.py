@@ -17,6 +17,7 @@ TILE_QUERIES, TILE_KEYS = 256, 1024
 _LOG2_E = math.log2(math.e)
 _LOWEST = -80.0  # a weight below 2^-80 counts as that, far below the resolution of sums; denormal numbers are slow
 _DENORMAL = -126.0
+_TINY = 1e-9  # a scale by which no shift can be divided: of a model that weighs all keys alike
 _MANY = 2**18  # numbers of a head's attention, from which a copy of queries and keys costs less than a pass over them
 
 
@@ -55,7 +56,7 @@ def attention_tiles(
     q: Float[Tensor, "G N D"], k: Float[Tensor, "G M D"], lse: Float[Tensor, "G N"], scale: float
 ) -> AttentionTiles:
     """Prepare queries, keys and the log-sum-exp of each query's scores."""
-    if q.shape[1] * k.shape[1] < _MANY:
+    if q.shape[1] * k.shape[1] < _MANY or abs(scale) < _TINY:
         return AttentionTiles(q, k.transpose(1, 2), scale * _LOG2_E, (lse * -_LOG2_E)[..., None], [])
     longest = [torch.linalg.vector_norm(x, dim=-1).amax(-1) for x in (q, k)]
     lowest = -_LOG2_E * (longest[0] * longest[1] * abs(scale) + lse.amax(-1))  # no score exceeds the lengths' product
