@@ -2,12 +2,13 @@
 
 import re
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
-from tools import release
+from tools import citation, release
 
 ROOT = Path(__file__).parent.parent
 GITHUB = ROOT / ".github"
@@ -69,16 +70,27 @@ def test_each_fault_of_an_sdist_is_named(tmp_path):
     ("version", "repository", "tag", "said"),
     [
         ("1.0", "https://e.org/v", "v1.0", None),
-        ("1.0", "https://e.org/v", "v1.1", "the tag is v1.1"),
+        ("1.0", "https://e.org/v", "v1.1", "the tag is v1.1, and the version 1.0"),
         ("1.0.dev0", "https://e.org/v", "v1.0.dev0", "no version to publish"),
         ("1.0", "", "v1.0", "does not say where the repository is"),
+        ("1.1", "https://e.org/v", "v1.1", "CITATION.cff is old"),
     ],
 )
 def test_what_may_not_be_published_is_refused(version, repository, tag, said, tmp_path, monkeypatch):
     monkeypatch.setattr(release, "ROOT", tmp_path)
-    (tmp_path / "src/vitscope").mkdir(parents=True)
-    (tmp_path / "src/vitscope/_version.py").write_text(f'__version__ = "{version}"\n')
-    (tmp_path / "pyproject.toml").write_text(f'[tool.hatch.metadata.hooks.custom]\nrepository = "{repository}"\n')
+    written = {
+        "src/vitscope/_version.py": f'"""The version, in "one" place."""\n\n__version__ = "{version}"\n',
+        "pyproject.toml": (ROOT / "pyproject.toml")
+        .read_text("utf-8")
+        .replace('repository = ""', f'repository = "{repository}"'),
+        "CHANGELOG.md": "# Changelog\n\n## 1.1 - 2027-02-01\n\n## 1.0 - 2027-01-02\n",
+    }
+    for name, text in written.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, "utf-8")
+    (tmp_path / "CITATION.cff").write_text(
+        citation.citation("1.0", written["CHANGELOG.md"], tomllib.loads(written["pyproject.toml"])), "utf-8"
+    )
     found = release.refusal(tag)
     assert found is None if said is None else said in found
 

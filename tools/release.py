@@ -21,6 +21,10 @@ from email.parser import Parser
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tools.citation import current, package_version  # noqa: E402  # the path is set above
+
 DIST, PLACE = ROOT / "out" / "dist", ROOT / "out" / "installed"
 MOST_MB = 6  # of a wheel: the weights of digit-scenes are 3.3 of them
 IN_WHEEL = ("vitscope/py.typed", "vitscope/locales/zh/cli.po", "vitscope/viewer/assets/", "vitscope/web/assets/")
@@ -67,7 +71,7 @@ def main() -> None:
 
 def refusal(tag: str) -> str | None:
     """Return why a tag may not be released, or None."""
-    version = re.findall(r'"(.+)"', (ROOT / "src/vitscope/_version.py").read_text("utf-8"))[0]
+    version = package_version(ROOT)
     if tag != f"v{version}":
         return f"release: the tag is {tag}, and the version {version}"
     if "dev" in version:
@@ -75,6 +79,8 @@ def refusal(tag: str) -> str | None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     if not settings["tool"]["hatch"]["metadata"]["hooks"]["custom"]["repository"]:
         return "release: pyproject.toml does not say where the repository is"
+    if (ROOT / "CITATION.cff").read_text("utf-8") != current(ROOT):
+        return "release: CITATION.cff is old: run python tools/citation.py"
     return None
 
 
