@@ -61,3 +61,40 @@ def test_a_layout_from_the_caller(logged):
 def test_nothing_is_logged_unless_asked(caplog):
     vitscope.load(made_generic(Fused))
     assert not caplog.records
+
+
+@pytest.fixture
+def drawing_bars():
+    """Transformers draws its bars, as it does where nobody has said otherwise."""
+    from transformers.utils import logging as bars
+
+    before = bars.is_progress_bar_enabled()
+    bars.enable_progress_bar()
+    yield bars
+    (bars.enable_progress_bar if before else bars.disable_progress_bar)()
+
+
+def test_no_bar_is_drawn_and_what_the_caller_set_stays(tiny_folder, tmp_path, drawing_bars, capfd):
+    transformers.AutoModel.from_pretrained(tiny_folder)
+    assert "Loading weights" in capfd.readouterr().err  # so the bar would be seen
+    drawn = []
+
+    def hook(factory, args, keywords):
+        drawn.append(keywords)
+        return factory(*args, **keywords)
+
+    drawing_bars.set_tqdm_hook(hook)
+    try:
+        vitscope.load(tiny_folder)
+        assert capfd.readouterr().err == ""
+        assert drawn
+        assert all(keywords["disable"] for keywords in drawn)
+        (tmp_path / "config.json").write_bytes((tiny_folder / "config.json").read_bytes())
+        (tmp_path / "model.safetensors").write_bytes(b"no weights")
+        with pytest.raises(vitscope.ModelError):
+            vitscope.load(tmp_path)
+    finally:
+        assert drawing_bars.set_tqdm_hook(None) is hook
+    assert drawing_bars.is_progress_bar_enabled()
+    transformers.AutoModel.from_pretrained(tiny_folder)
+    assert "Loading weights" in capfd.readouterr().err

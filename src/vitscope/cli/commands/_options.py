@@ -1,6 +1,5 @@
 """Options that several commands share, and how their values are read."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -340,10 +339,6 @@ def load(model: str, **options: Any) -> "Scope":
     console.announce(LOADING)
     from vitscope import scope
 
-    if "transformers" in sys.modules:  # imported before `main` said so by the environment
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of weights read from disk
     with console.download_progress() as progress:
         return scope.load(model, **options, progress=progress)
 

@@ -2,10 +2,12 @@
 
 import json
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import get_ident
 from typing import Any, TypeAlias
 
 import torch
@@ -172,10 +174,11 @@ def load_module(
         named = [class_name] if class_name else [*(config.architectures or [])]
         loader = _class_of(source, config, named)
         notes: tuple[Message, ...] = ()
-        if weights is None:
-            model, report = _from_pretrained(loader, source, config, dtype)
-        else:
-            model, report, notes = _from_file(loader, config, dtype, weights)
+        with _no_bar():
+            if weights is None:
+                model, report = _from_pretrained(loader, source, config, dtype)
+            else:
+                model, report, notes = _from_file(loader, config, dtype, weights)
     except ModelError:
         raise
     except Exception as error:  # broken files make the loaders raise anything
@@ -232,6 +235,25 @@ def _class_of(source: Source, config: Any, named: list[str]) -> Any:
         ),
         msg("models.unknown-class.hint", "build the model in Python, load its weights and pass it to vitscope.load"),
     )
+
+
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    """Keep transformers from drawing its bar of weights in this thread; its settings are left as they were found."""
+    from transformers.utils.logging import set_tqdm_hook
+
+    thread = get_ident()
+
+    def without(factory: Any, args: Any, keywords: dict[str, Any]) -> Any:
+        keywords = {**keywords, "disable": True} if get_ident() == thread else keywords
+        return found(factory, args, keywords) if found else factory(*args, **keywords)
+
+    found = set_tqdm_hook(without)
+    try:
+        yield
+    finally:
+        if (now := set_tqdm_hook(found)) is not without:
+            set_tqdm_hook(now)  # that of another thread
 
 
 def _from_pretrained(loader: Any, source: Source, config: Any, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
