@@ -170,3 +170,17 @@ def test_the_numbers_as_a_table(cli, album, tiny_folder, tmp_path):
     assert head[:4] == ["model", "image", "method", "made_by"]
     assert [row[1:4] for row in rows] == [["cup", "rollout", "rollout"], ["cup", "attention", "attention"]]
     assert all(1 <= float(row[head.index("effective_patches")]) <= 16 for row in rows)
+
+
+def test_what_was_converted_and_a_size_that_patches_do_not_fill_are_said(cli, album, tiny_folder, tmp_path):
+    Image.open(album[2]).convert("P").save(tmp_path / "palette.png")
+    arguments = ["--model", tiny_folder, "--out", tmp_path / "out", "--method", "attention,rollout", "--size", "50"]
+    ran = cli("compare", tmp_path / "palette.png", *arguments)
+    assert ran.code == 0
+    said = [line for line in ran.err.splitlines() if line.startswith("vitscope: palette: ")]
+    assert len(said) == 2
+    assert "palette" in said[0].removeprefix("vitscope: palette: ")
+    assert "--size 50" in said[1]
+    assert "48 x 48 pixels" in said[1]
+    ran = cli("compare", album[2], *arguments, "--force", "--json")
+    assert [told["input"] for told in json.loads(ran.out)["methods"]] == [[48, 48], [48, 48]]

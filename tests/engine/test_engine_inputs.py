@@ -91,3 +91,22 @@ def test_an_image_made_ready_ahead_stands_for_itself(tiny_scope, kinds):
     assert tiny_scope.statistics(ready).rows() == expected.rows()
     with raises(UsageError, "engine.prepared-size"):
         tiny_scope.explain(tiny_scope.prepare(kinds[0], size=64), method="rollout")
+
+
+@pytest.mark.parametrize(("size", "side"), [(None, 64), (48, 48), (50, 48), (100, 96), (57, 64)])
+def test_a_size_that_whole_patches_do_not_fill_is_said(tiny_scope, size, side):
+    square = np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8)
+    e = tiny_scope.explain(square, method="attention", size=size)
+    assert e.region.input == (side, side) == (e.map.shape[0] * 16, e.map.shape[1] * 16)
+    said = [note for note in e.provenance["notes"] if str(side) in note]
+    assert bool(said) == (size not in (None, side))
+    assert not said or said == [f"size={size} is not filled by whole patches: the input has {side} x {side} pixels"]
+
+
+def test_a_size_of_an_image_that_is_not_square_is_said_only_where_patches_change_it(tiny_scope):
+    wide = np.zeros((60, 90, 3), np.uint8)
+    assert tiny_scope.prepare(wide, size=64).picture.notes == ()
+    ready = tiny_scope.prepare(wide, size=70)
+    [note] = ready.picture.notes
+    assert " x ".join(map(str, ready.region.input)) in note
+    assert tiny_scope.prepare(ready.picture, size=70).picture.notes == (note,)

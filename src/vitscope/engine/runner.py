@@ -21,6 +21,7 @@ from vitscope.attention.model_lock import exclusive
 from vitscope.attention.model_modes import eval_mode, frozen_parameters, own_state
 from vitscope.attention.transformer_blocks import HiddenStates, TransformerBlocks, find_blocks
 from vitscope.engine.finite import require_finite_answer, require_finite_attention
+from vitscope.engine.ranges import rounded_size
 from vitscope.errors import LayoutError, Support, UnsupportedError, UsageError
 from vitscope.explanation import Activation
 from vitscope.geometry import ImageRegion, TokenLayout
@@ -218,7 +219,11 @@ class ModelRunner:
             )
             raise UsageError(problem)
         picture = self.adapter.load(image)
-        return Prepared(picture, *self.prepare_pixels(picture, size), size)
+        pixels, region = self.prepare_pixels(picture, size)
+        if size is not None and picture.medium == "image":
+            note = rounded_size(size, region, self.layout_at(region.input).grid)
+            picture = replace(picture, notes=tuple(dict.fromkeys((*picture.notes, note)))) if note else picture
+        return Prepared(picture, pixels, region, size)
 
     def prepare_pixels(self, picture: Picture, size: int | None = None) -> tuple[Tensor, ImageRegion]:
         """Return the pixels `(C, Hi, Wi)` that the model gets of an image, and their region of it.

@@ -15,6 +15,9 @@ from vitscope.errors import ImageError, UsageError
 if TYPE_CHECKING:
     from PIL import Image
 
+    from vitscope.images import Picture
+    from vitscope.scope import Scope
+
 _HARMLESS = ("output", "display", "window", "region")  # how an answer or image is read: no file and no code
 
 
@@ -53,6 +56,14 @@ def write_png(picture: "Image.Image", path: Path) -> None:
     """Write an image file, whole or not at all."""
     with atomic_write(path) as part:
         picture.save(part, "PNG")
+
+
+def print_notes(scope: "Scope", picture: "Picture", size: int | None) -> None:
+    """Print on stderr what was converted in an image, and whether its input size is another than `size`."""
+    from vitscope.cli import console
+
+    for note in scope.prepare(picture, size=size).picture.notes:
+        console.print_note(f"{picture.name}: {console.in_flags(note)}")
 
 
 def print_result(path: Path, as_json: bool, document: dict[str, Any]) -> None:

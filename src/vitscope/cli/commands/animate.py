@@ -59,6 +59,7 @@ def animate(
     from vitscope.render.film import write_film
 
     picture = scope.adapter.load(image)
+    results.print_notes(scope, picture, size)
     chosen = cast("Sequence", sequence)
     with console.image_progress(1) as progress:
         tell = progress.update_forwards

@@ -80,6 +80,8 @@ def compare(
     with console.image_progress(len(images) * len(chosen) * len(panels), "comparing") as progress:
         for image in images:
             picture = scopes[0].adapter.load(image)
+            with progress.paused():
+                results.print_notes(scopes[0], picture, size)
             for panel in panels:
                 names = [picture.name] * (len(images) > 1) + [panel.scope.adapter.reference] * (len(panels) > 1)
                 cells.append(Cell(picture.pil(), " · ".join(names) or "image"))
@@ -175,6 +177,7 @@ def _document(
 
     options = e.provenance["options"]
     document = {"image": image, "method": name, "made_by": e.method, "target": e.target, "options": options}
+    document["input"] = list(e.region.input)
     document |= {"seconds": seconds} | concentration(e)
     return document | ({"measurement": measurement.to_dict()} if measurement else {})
 

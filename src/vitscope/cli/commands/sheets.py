@@ -44,6 +44,7 @@ def heads(
     from vitscope.render.sheets import Cell, sheet
 
     picture = scope.adapter.load(image)
+    results.print_notes(scope, picture, size)
     cells: list[Cell] = []
     with scope.engine.shared_forwards():
         store = scope.attention(picture, size=size)
@@ -112,6 +113,7 @@ def logit_lens(
     from vitscope.render.sheets import Cell, sheet
 
     picture = scope.adapter.load(image)
+    results.print_notes(scope, picture, size)
     with console.image_progress(1) as progress:
         layers = scope.logit_lens(
             picture, target=opt.parse_target(target), size=size, progress=progress.update_forwards
@@ -147,6 +149,8 @@ def similarity(
     results.require_free(path := out / f"{Path(image).stem}-{Path(other).stem}-similarity.png", force)
     style, scope = drawing.style(), model.load()
     pictures = (scope.adapter.load(image), scope.adapter.load(other))
+    for picture in pictures:
+        results.print_notes(scope, picture, size)
     maps = scope.compare(*pictures, method=method, size=size)
     cells = [
         Cell(e.overlay(**style), p.name, f"similar to {q.name}")
