@@ -76,6 +76,21 @@ def test_pull_is_a_vector_matrix_product(n, m, lse, chunk):
     torch.testing.assert_close(vecmat(Dense("block", dense, chunk), r), wanted.mean(1))
 
 
+@pytest.mark.parametrize("chunk", [None, 7])
+@pytest.mark.parametrize("lse", [True, False])
+@pytest.mark.parametrize(("n", "m"), [(700, 700), (300, 65), (40, 600)])
+def test_several_rows_of_one_image_are_pulled_alike_by_tiles_and_by_rows(n, m, lse, chunk):
+    block, dense = factored(n=n, m=m, lse=lse, chunk=chunk)
+    one, mean = replace(block, q=block.q[1:], k=block.k[1:], lse=block.lse[1:] if lse else None), dense.mean(1)
+    r = torch.randn(5, n, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(vecmat(one, r), r @ mean[1])
+    torch.testing.assert_close(vecmat(one, r.float()), r.float().double() @ mean[1])
+    torch.testing.assert_close(vecmat(Dense("block", dense[1:], chunk), r), r @ mean[1])
+    assert (block.mean_rows() is not None) == lse
+    for images, queries, rows in block.mean_rows() or ():
+        torch.testing.assert_close(rows, mean[images, queries])
+
+
 @pytest.mark.covering
 @pytest.mark.parametrize("chunk", [None, 7])
 @pytest.mark.parametrize("lse", [True, False])

@@ -19,7 +19,7 @@ from vitscope.errors import MethodError, UsageError
 
 Selection: TypeAlias = slice | int | Sequence[int] | Int[Tensor, " n"]
 
-RelevanceTile: TypeAlias = tuple[slice, slice, Float[Tensor, "b n M"]]  # images, queries, and their rows
+RowTile: TypeAlias = tuple[slice, slice, Float[Tensor, "b n M"]]  # images, queries, and their rows
 
 _CHUNK_ELEMENTS = {"cpu": 2**20, "other": 2**25}
 
@@ -60,7 +60,11 @@ class Block(Protocol):
         """Return `r` times the mean over heads of A; None where that needs all rows."""
         ...
 
-    def positive_relevance(self) -> Iterator[RelevanceTile] | None:
+    def mean_rows(self) -> Iterator[RowTile] | None:
+        """Yield all rows of the mean over heads of A, tile by tile; None where tiles need all rows."""
+        ...
+
+    def positive_relevance(self) -> Iterator[RowTile] | None:
         """Yield all rows of `mean_h relu(A * dy/dA)`, tile by tile; None where tiles need all rows."""
         ...
 
@@ -136,17 +140,20 @@ class Factored:
                     out[heads, :, keys].baddbmm_(weight[heads, :, queries], tile)
         return out.view(b, h, m).mean(1)
 
-    def positive_relevance(self) -> Iterator[RelevanceTile] | None:
+    def mean_rows(self) -> Iterator[RowTile] | None:
+        """Yield all rows of the mean over heads of A. Each tile overwrites the last one's memory."""
+        return None if self.lse is None or self.bias is not None else self._row_tiles(self.lse)
+
+    def positive_relevance(self) -> Iterator[RowTile] | None:
         """Yield all rows of `mean_h relu(A * dy/dA) = mean_h A * relu(dy/dA)`, in a differentiated store.
 
         Rows are made as in `mean_vecmat`, heads added up tile by tile. Each tile overwrites the last one's memory.
         """
-        return None if self.lse is None or self.bias is not None else self._positive_relevance_tiles(self.lse)
+        return None if self.lse is None or self.bias is not None else self._row_tiles(self.lse, _gradient(self))
 
-    def _positive_relevance_tiles(self, lse: Tensor) -> Iterator[RelevanceTile]:
+    def _row_tiles(self, lse: Tensor, gradient: tuple[Tensor, Tensor] | None = None) -> Iterator[RowTile]:
         b, h, n, m = self.shape
         q, k, lse = _precise(self.q), _precise(self.k), self._lse(lse)
-        grad, v = _gradient(self)
         tall, wide, group = self._tile()
         group = min(max(1, group // 2), h)
         into, rows = q.new_empty(2, group * tall * wide), q.new_empty(tall * m)
@@ -156,10 +163,13 @@ class Factored:
                 total = rows[: (queries.stop - queries.start) * m].view(1, -1, m).zero_()
                 for heads, keys in itertools.product(slices(h, group), slices(m, wide)):
                     a = tiles.tile(heads, queries, keys, into[0])
-                    rise = into[1, : a.numel()].view(a.shape)
-                    torch.bmm(grad[image, heads, queries], v[image, heads, :, keys], out=rise).clamp_(min=0)
-                    for one, other in zip(a, rise, strict=True):
-                        total[0, :, keys].addcmul_(one, other)
+                    if gradient is not None:
+                        grad, v = gradient
+                        rise = into[1, : a.numel()].view(a.shape)
+                        torch.bmm(grad[image, heads, queries], v[image, heads, :, keys], out=rise)
+                        a.mul_(rise.clamp_(min=0))
+                    for one in a:
+                        total[0, :, keys].add_(one)
                 yield slice(image, image + 1), queries, total
 
     def _lse(self, lse: Tensor) -> Float[Tensor, "B H N"]:
@@ -209,6 +219,9 @@ class Dense:
     def mean_vecmat(self, r: Float[Tensor, "B N"]) -> None:
         """Return None: a matrix has nothing cheaper than its rows."""
         return
+
+    def mean_rows(self) -> None:
+        """Return None: a matrix has nothing cheaper than its rows."""
 
     def positive_relevance(self) -> None:
         """Return None: a matrix has nothing cheaper than its rows."""

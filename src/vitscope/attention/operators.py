@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vitscope.attention.blocks import Block, RelevanceTile, budget, slices
+from vitscope.attention.blocks import Block, RowTile, budget, slices
 from vitscope.attention.tiles import TILE_QUERIES
 
 FuseHeads: TypeAlias = Callable[[Float[Tensor, "B H n M"]], Float[Tensor, "B n M"]]
@@ -33,11 +33,13 @@ def vecmat(
     Cost: at most one attention without its value product; O(chunk M) memory beyond the block.
     """
     active = _active(r)
-    if block.shape[0] == 1 < len(r):
-        fuse = fuse or (lambda rows: rows.mean(1))
+    several_rows, many = block.shape[0] == 1 < len(r), len(active) > TILE_QUERIES // 2
     if fuse is None and fuse_with_gradient is None:
-        folded = block.mean_vecmat(r) if len(active) > TILE_QUERIES // 2 else None
-        return vecmat_heads(block, r).mean(1) if folded is None else folded
+        if not several_rows:
+            folded = block.mean_vecmat(r) if many else None
+            return vecmat_heads(block, r).mean(1) if folded is None else folded
+        if many and (tiles := block.mean_rows()) is not None:
+            return _sum_of_products(r, tiles, block.shape[3])
     out = r.new_zeros(r.shape[0], block.shape[3])
     for chunk in torch.split(active, _chunk(block)):
         rows = block.rows(chunk)
@@ -47,6 +49,17 @@ def vecmat(
             fused = fuse(rows) if fuse else rows.mean(1)
         part = r[:, chunk].to(fused.dtype)
         out = out + (part @ fused[0] if len(fused) == 1 else torch.bmm(part[:, None], fused).squeeze(1))
+    return out
+
+
+def _sum_of_products(r: Float[Tensor, "Q N"], tiles: Iterator[RowTile], keys: int) -> Float[Tensor, "Q M"]:
+    """Return `r` times rows of one image."""
+    out = None
+    for _, queries, rows in tiles:
+        r = r.to(rows.dtype)
+        out = rows.new_zeros(len(r), keys) if out is None else out
+        out.addmm_(r[:, queries], rows[0])
+    assert out is not None
     return out
 
 
@@ -97,7 +110,7 @@ def positive_relevance_sums(block: Block) -> Float[Tensor, "B N"]:
     return sums
 
 
-def _positive_relevance_tiles(block: Block) -> Iterator[RelevanceTile]:
+def _positive_relevance_tiles(block: Block) -> Iterator[RowTile]:
     """Yield all rows of `mean_h relu(A * dy/dA)`, in tiles where the block has them, else in chunks of rows."""
     tiles = block.positive_relevance()
     if tiles is not None:
@@ -160,7 +173,7 @@ def _chunk(block: Block) -> int:
 
 
 def _active(r: Float[Tensor, "B N"]) -> Int[Tensor, " n"]:
-    return (r != 0).any(0).nonzero().squeeze(1)
+    return r.any(0).nonzero().squeeze(1)
 
 
 def _columns_pooled(rows: Float[Tensor, "B H M"], k: int) -> Float[Tensor, "B H m"]:
