@@ -4,7 +4,7 @@ Letters: B images (or windows of one image), H heads, n queries of a chunk, N to
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitscope._messages import msg
-from vitscope.attention import AttentionStore, Block, query_chunks, vecmat_heads
+from vitscope.attention import AttentionStore, Block, budget, vecmat_heads
+from vitscope.attention.blocks import slices
 from vitscope.attention.transformer_blocks import HiddenStates
 from vitscope.errors import MethodError
 from vitscope.geometry import ImageRegion, TokenLayout
@@ -138,9 +139,9 @@ def _own_statistics(block: Block) -> LayerStatistics:
     """Compute entropy and agreement, which every layer has, over its own queries and keys."""
     b, h, n, _ = block.shape
     entropy, alike = _zeros(h), _zeros(h)
-    for queries in query_chunks(block):
+    for queries in _chunks(block):
         rows = block.rows(queries)
-        entropy += _total(torch.special.entr(rows), (0, 2, 3))
+        entropy += _entropy(rows)
         alike += _alike(rows)
     return _layer(block, entropy / (b * n), alike / (b * n))
 
@@ -151,9 +152,12 @@ def _token_statistics(block: Block, seed: Float[Tensor, "1 N"], positions: _Toke
     p = positions.prefix
     entropy, alike, far = _zeros(h), _zeros(h), _zeros(2, h)
     shares, received = _zeros(len(SHARES), h), _zeros(n)
-    for queries in query_chunks(block):
+    stretched = not torch.isclose(
+        positions.scale[0], positions.scale[1], rtol=1e-9
+    )  # distances on the photo are others, not only longer
+    for queries in _chunks(block):
         rows = block.rows(queries)
-        entropy += _total(torch.special.entr(rows), (0, 2, 3))
+        entropy += _entropy(rows)
         alike += _alike(rows)
         received += _total(rows, (0, 1, 2))
         first, last = max(queries.start, p), queries.stop
@@ -167,9 +171,11 @@ def _token_statistics(block: Block, seed: Float[Tensor, "1 N"], positions: _Toke
         shares[3] += own
         shares[4] += _total(to_patches, (1,)) - own
         mass = to_patches.clamp_min(torch.finfo(rows.dtype).tiny)
-        for photo in (False, True):
+        for photo in (False, True) if stretched else (False,):
             apart = positions.distances(first - p, last - p, photo).to(rows)
             far[int(photo)] += _total(torch.einsum("hnm,nm->hn", rows[:, :, p:], apart) / mass, (1,))
+    if not stretched:
+        far[1] = far[0] * positions.scale[0]
     patches = n - p
     read = vecmat_heads(block, seed)[0]
     read_entropy = _total(torch.special.entr(read), (1,))
@@ -203,12 +209,26 @@ def _max_entropy(block: Block) -> float:
     return math.log(block.shape[3]) or 1.0
 
 
+def _chunks(block: Block) -> Iterator[slice]:
+    """Yield slices of all queries, half as many at a time as fit the cache: what is computed of them fits as well."""
+    b, h, n, m = block.shape
+    return slices(n, block.chunk or max(1, budget(block.device) // (2 * b * h * m)))
+
+
+def _entropy(rows: Float[Tensor, "B H n M"]) -> Float[Tensor, " H"]:
+    """Return the entropy of each head's rows, summed over queries, in a third of the time of `torch.special.entr`."""
+    logarithms = rows.clamp_min(torch.finfo(rows.dtype).tiny).log_()
+    return -_total(logarithms.mul_(rows), (0, 2, 3))
+
+
 def _alike(rows: Float[Tensor, "B H n M"]) -> Float[Tensor, " H"]:
-    """Return each head's mean cosine with the others, summed over queries, from the sum of all unit rows."""
-    unit = rows / rows.norm(dim=-1, keepdim=True)
-    with_all = _total(unit * unit.sum(1, keepdim=True), (0, 2, 3))
+    """Return each head's mean cosine with the others, summed over queries, from the heads' products of each query."""
+    by_query = rows.transpose(1, 2).flatten(0, 1)
+    products = torch.bmm(by_query, by_query.transpose(1, 2))
+    length = products.diagonal(dim1=1, dim2=2).sqrt()
+    cosines = products / (length[:, :, None] * length[:, None])
     h = rows.shape[1]
-    return (with_all - rows.shape[0] * rows.shape[2]) / max(h - 1, 1)
+    return (_total(cosines, (0, 1)) - len(by_query)) / max(h - 1, 1)
 
 
 def _features(states: HiddenStates, layout: TokenLayout) -> Float[np.ndarray, "P D"]:

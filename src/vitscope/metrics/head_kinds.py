@@ -56,7 +56,7 @@ def split_object(features: Float[np.ndarray, "P D"], grid: tuple[int, int]) -> B
     length = np.linalg.norm(features, axis=1, keepdims=True)
     unit = features / np.maximum(length, np.finfo(np.float64).tiny)
     unit = unit - unit.mean(0)
-    side = unit @ np.linalg.eigh(unit.T @ unit)[1][:, -1] > 0
+    side = unit @ torch.linalg.eigh(torch.from_numpy(unit.T @ unit))[1][:, -1].numpy() > 0
     if side.all() or not side.any():
         return None
     border = np.ones(grid, dtype=bool)
@@ -92,9 +92,8 @@ def head_kinds(block: Block, layout: TokenLayout, object_: Bool[np.ndarray, " P"
     weights = weights / np.maximum(weights.sum(2, keepdims=True), np.finfo(np.float64).tiny)
     down, right = (of[None, :] - of[asked][:, None] for of in np.divmod(np.arange(patches), wide))
     near = down**2 + right**2 <= max(_NEAR * max(high, wide), 1.5) ** 2
-    local = (weights * near).sum(2).mean(1)
-    offsets = (down + high) * (2 * wide + 1) + right + wide
-    position = np.array([_foretold(one, offsets) for one in weights])
+    local = np.einsum("hnp,np->h", weights, near) / len(asked)
+    position = _foretold(weights, asked, layout.grid)
     ratio = own = None
     if object_ is not None:
         ratio = _density(weights.mean(1), object_)
@@ -125,10 +124,25 @@ def _density(weights: Float[np.ndarray, "H P"], there: Bool[np.ndarray, " P"]) -
     return found
 
 
-def _foretold(weights: Float[np.ndarray, "n P"], offsets: Int[np.ndarray, "n P"]) -> float:
+def _foretold(
+    weights: Float[np.ndarray, "H n P"], asked: Int[np.ndarray, " n"], grid: tuple[int, int]
+) -> Float[np.ndarray, " H"]:
     """Return how much of the variance the mean of the others at the same offset foretells; 0 for even weights."""
-    count, total = np.bincount(offsets.ravel()), np.bincount(offsets.ravel(), weights.ravel())
-    others = count[offsets] - 1
-    guess = np.where(others > 0, (total[offsets] - weights) / np.maximum(others, 1), 1 / weights.shape[1])
-    spread = ((weights - weights.mean()) ** 2).sum()
-    return float(1 - ((weights - guess) ** 2).sum() / spread) if spread > 1e-12 * (weights**2).sum() else 0.0
+    (high, wide), heads, patches = grid, len(weights), weights.shape[2]
+    maps = np.ascontiguousarray(weights.transpose(1, 2, 0)).reshape(-1, high, wide, heads)
+    count = np.zeros((2 * high - 1, 2 * wide - 1, 1))  # of each offset in rows and columns
+    total, squares = np.zeros((2, *count.shape[:2], heads))
+    for one, square, row, column in zip(maps, maps**2, *np.divmod(asked, wide), strict=True):
+        window = slice(high - 1 - row, 2 * high - 1 - row), slice(wide - 1 - column, 2 * wide - 1 - column)
+        count[window] += 1
+        total[window] += one
+        squares[window] += square
+    # of c weights x at one offset the sum of (x - (total - x) / (c - 1))^2; of a single one that of (x - 1 / P)^2
+    several = count * (count * squares - total**2) / np.maximum(count - 1, 1) ** 2
+    single = squares - 2 * total / patches + 1 / patches**2
+    missed = np.where(count > 1, several, np.where(count == 1, single, 0)).sum((0, 1))
+    squared = squares.sum((0, 1))
+    spread = squared - total.sum((0, 1)) ** 2 / weights[0].size
+    told = spread > 1e-12 * squared
+    found: np.ndarray = np.where(told, 1 - missed / np.where(told, spread, 1), 0.0)
+    return found
