@@ -14,35 +14,15 @@ from PIL import Image
 
 from vitscope import _pillow
 from vitscope._bands import Reading, Window, check_array, whole_range
+from vitscope._image_file import HEAD, format_of
 from vitscope._messages import msg
 from vitscope._pillow import FORMATS, Decoded, decoding, too_large, upright
 from vitscope.errors import ImageError, first_line, require_package
 
-HEAD = 132  # bytes that tell the formats apart
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_SIGNS = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
-_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _LENGTHS = (279, 325)  # tags of a TIFF with the lengths of its strips, and of its tiles
 _DECIDING = {*range(256, 260), 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, *range(322, 326), 338, 339, 347, 530}
 _ASSOCIATED, _UNASSOCIATED = 1, 2  # extra samples of a TIFF that are transparency
 _UNSIGNED, _SIGNED = 1, 2  # integers of a TIFF
-
-
-def is_known(head: bytes) -> bool:
-    """Return whether a file begins as one that can be decoded does."""
-    netpbm = head[:1] == b"P" and head[1:2] in b"0123456fy"
-    return head.startswith(_SIGNS) or netpbm or bool(format_of(head))
-
-
-def format_of(head: bytes) -> str:
-    """Return the kind of a file by its first bytes: `tiff`, `dicom`, `heic`, `avif`, `npy`, or nothing."""
-    if head[:4] in _TIFF:
-        return "tiff"
-    if head[128:132] == b"DICM":
-        return "dicom"
-    if head[4:8] == b"ftyp":
-        return "heic" if head[8:12] in _HEIC else "avif" if head[8:12] in (b"avif", b"avis") else ""
-    return "npy" if head[:6] == b"\x93NUMPY" else ""
 
 
 def decode(data: bytes, source: str, reading: Reading, max_pixels: int | None) -> Decoded:

@@ -5,15 +5,15 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BufferedReader, BytesIO
-from pathlib import Path
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin, features
 
-from vitscope._header_scan import GIF_COUNTED, check_regular, gif_frames
+from vitscope._header_scan import GIF_COUNTED, gif_frames
+from vitscope._image_file import CHECK_PATH
 from vitscope._messages import msg
 from vitscope.errors import ImageError, MissingDependencyError, OutOfMemoryError
 
@@ -90,7 +90,7 @@ def decoding(source: str) -> Iterator[None]:
         if error.errno is not None:
             raise ImageError(
                 msg("images.unreadable", "{source} cannot be read: {reason}", source=source, reason=error.strerror),
-                _check_path(),
+                CHECK_PATH,
             ) from None
         raise _broken(source, error) from None
     except MemoryError as error:
@@ -105,39 +105,6 @@ def _broken(source: str, error: Exception) -> ImageError:
         msg("images.broken", "{source} is truncated or broken: {reason}", source=source, reason=reason),
         msg("images.broken.hint", "copy or download it again"),
     )
-
-
-def empty(source: str) -> ImageError:
-    return ImageError(
-        msg("images.empty", "{source} is empty", source=source),
-        msg("images.empty.hint", "there are no bytes to read: copy or download it again, or rewind the file"),
-    )
-
-
-def _check_path() -> str:
-    return msg("images.check-path.hint", "check the path")
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[BufferedReader]:
-    """Open a file for reading; raise an ImageError for what is none, or is empty, before any byte is read."""
-    if path.is_dir():
-        raise ImageError(
-            msg("images.folder", "{path} is a folder, not an image", path=path),
-            msg("images.folder.hint", "name the files in it, such as FOLDER/*.jpg"),
-        )
-    if not path.exists():
-        if path.parts[:1] in (("http:",), ("https:",)):
-            raise ImageError(
-                msg("images.url", "{url} is a URL, not a file", url=path.as_posix().replace(":/", "://", 1)),
-                msg("images.url.hint", "download it first"),
-            )
-        raise ImageError(msg("images.not-found", "{path} does not exist", path=path), _check_path())
-    check_regular(path, str(path))
-    if path.stat().st_size == 0:
-        raise empty(str(path))
-    with path.open("rb") as file:
-        yield file
 
 
 @dataclass(frozen=True, eq=False)

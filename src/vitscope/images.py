@@ -30,10 +30,11 @@ from vitscope._bands import (
     unknown_range,
 )
 from vitscope._decoder import decode_guarded, is_guarded
-from vitscope._formats import HEAD, decode, is_known
+from vitscope._formats import decode
 from vitscope._header_scan import check_cost
+from vitscope._image_file import HEAD, empty, first_bytes, is_known, opened
 from vitscope._messages import msg
-from vitscope._pillow import Decoded, decoding, empty, opened, upright
+from vitscope._pillow import Decoded, decoding, upright
 from vitscope.errors import ImageError
 
 _GREY, _RGB, _BYTE = 1, 3, 255
@@ -264,8 +265,8 @@ def read_image_file(path: Path) -> bytes:
 
 def check_image_file(path: Path) -> None:
     """Raise the error of `load_image` where it shows before anything is decoded: no such file, or no image."""
-    with decoding(str(path)), opened(path) as file:
-        head = file.peek(HEAD)[:HEAD]
+    with decoding(str(path)):
+        head = first_bytes(path)
     if not is_known(head):
         decode_image(head, _printable(path))
 

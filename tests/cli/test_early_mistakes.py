@@ -55,10 +55,20 @@ MISTAKES = {  # arguments: exit code, what the line mentions
     "batch . -o new --method rolout": (2, "'rolout'…'rollout'"),
 }
 
+WITHOUT_NUMPY = (  # the usual ones cost half of a start with numpy
+    "explain nosuch.jpg",
+    "explain PHOTO",
+    "explain PHOTO --method rolout",
+    "explain PHOTO --method rollout -O layrs=1",
+    "explain PHOTO --size 3",
+    "heads nosuch.jpg",
+    "compare nosuch.jpg",
+    "measure nosuch.jpg",
+)
 RUN = """
 import contextlib, io, json, sys
 from vitscope.cli.main import main
-told = []
+told, packages = [], {"torch", "transformers", "matplotlib", *sys.argv[2:]}
 for arguments in json.loads(sys.argv[1]):
     sys.argv, out, err = ["vitscope", *arguments], io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -66,15 +76,15 @@ for arguments in json.loads(sys.argv[1]):
             main()
         except SystemExit as end:
             code = end.code
-    large = sorted({"torch", "transformers", "matplotlib"} & {*sys.modules})
+    large = sorted(packages & {*sys.modules})
     told.append([code, out.getvalue(), err.getvalue(), large])
 print(json.dumps(told))
 """
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
-    """What each mistake printed, and what large packages were imported until then: all in one new process."""
+def answers(tmp_path_factory):
+    """What each of some mistakes prints, and which packages are imported until then: all in one new process."""
     from PIL import Image
 
     place = tmp_path_factory.mktemp("mistakes")
@@ -83,10 +93,19 @@ def told(tmp_path_factory):
     for taken in ("out/cat/manifest.json", "taken/cat-compare.png", "taken/cat-recipe.html", "taken/cat/measure.json"):
         (place / taken).parent.mkdir(parents=True, exist_ok=True)
         (place / taken).touch()
-    lines = [["cat.png" if word == "PHOTO" else word for word in line.split()] for line in MISTAKES]
-    command = [sys.executable, "-c", RUN, json.dumps(lines)]
-    ran = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True)
-    return dict(zip(MISTAKES, json.loads(ran.stdout), strict=True))
+
+    def run(mistakes, *packages):
+        lines = [["cat.png" if word == "PHOTO" else word for word in line.split()] for line in mistakes]
+        command = [sys.executable, "-c", RUN, json.dumps(lines), *packages]
+        ran = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True)
+        return dict(zip(mistakes, json.loads(ran.stdout), strict=True))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def told(answers):
+    return answers(MISTAKES)
 
 
 @pytest.mark.parametrize("line", MISTAKES)
@@ -94,6 +113,12 @@ def test_a_mistake_costs_no_import_of_torch(told, line):
     code, out, err, imported = told[line]
     assert (code, out, imported) == (MISTAKES[line][0], "", [])
     assert mentions(err, MISTAKES[line][1])
+
+
+def test_the_usual_mistakes_cost_no_import_of_numpy(answers):
+    for line, (code, _, _, imported) in answers(WITHOUT_NUMPY, "numpy", "PIL", "jaxtyping").items():
+        assert imported == [], line
+        assert code in (1, 2)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ ORDER = (
     ("_messages", "_numbers", "_version"),
     ("errors", "_catalogues"),
     ("_header_scan", "_documents"),
+    ("_image_file",),
     ("_pillow", "_bands", "_formats", "_decoder", "images", "geometry", "_files", "_plugins"),
     ("_saved",),
     ("render", "attention"),

@@ -1,17 +1,15 @@
 """What a method is, what it may require of a model, and the decorator that registers one."""
 
 import inspect
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, get_args
-
-import numpy as np
 
 from vitscope._messages import msg
 from vitscope._plugins import Registry
 from vitscope.errors import YES, Support, UnknownNameError, UsageError
 from vitscope.geometry import TokenLayout
+from vitscope.methods.method_options import KIND, PACKAGE, Option, check_options
 
 if TYPE_CHECKING:
     import torch
@@ -39,44 +37,6 @@ class ModelTraits(Protocol):
 
     def layout(self) -> TokenLayout:
         """Return the token layout at the input size that the model was made for."""
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option of a method, as the signature of its function has it.
-
-    Attributes:
-        name: its name.
-        annotation: its type.
-        default: its value where none is given.
-        choices: the strings that it takes; empty where it takes any value of its type.
-    """
-
-    name: str
-    annotation: Any
-    default: Any
-    choices: tuple[str, ...] = ()
-
-    def check(self, value: Any) -> None:
-        """Check that a value fits.
-
-        Raises:
-            UnknownNameError: a string that is not one of the choices.
-            UsageError: a value of another type than the default.
-        """
-        numbers = isinstance(self.annotation, str) or int in get_args(self.annotation)
-        numbered = numbers and isinstance(value, int) and not isinstance(value, bool)
-        if self.choices and not numbered and not (isinstance(value, str) and value in self.choices):
-            raise UnknownNameError(self.name, str(value), self.choices)
-        kind, given = type(self.default), {"option": self.name, "value": repr(value)}
-        if self.annotation in (str, "str") and not self.choices and not isinstance(value, str):
-            raise UsageError(msg("methods.not-a-text", "{option} is a text, not {value}", **given))
-        if kind is bool and not isinstance(value, bool):
-            raise UsageError(msg("methods.not-a-boolean", "{option} is true or false, not {value}", **given))
-        if kind is float and not (type(value) in (int, float) and math.isfinite(value)):
-            raise UsageError(msg("methods.not-a-number", "{option} is a number, not {value}", **given))
-        if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
-            raise UsageError(msg("methods.not-a-whole-number", "{option} is a whole number, not {value}", **given))
 
 
 @dataclass(frozen=True)
@@ -163,23 +123,7 @@ class Method:
         return check_options(self.name, self.options, options, also)
 
 
-def check_options(
-    method: str, known: Mapping[str, Option], options: Mapping[str, Any], also: Iterable[str] = ()
-) -> dict[str, Any]:
-    """Return the full set of a method's options; see `Method.check`."""
-    given = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
-    for name, value in given.items():
-        if name not in known:
-            raise UnknownNameError(
-                msg("methods.option-of", "option of the method '{method}'", method=method), name, known, also
-            )
-        known[name].check(value)
-    return {name: option.default for name, option in known.items()} | given
-
-
-METHODS: Registry[Method] = Registry(
-    msg("methods.method", "method"), "vitscope.methods", lambda part: isinstance(part, Method)
-)
+METHODS: Registry[Method] = Registry(KIND, PACKAGE, lambda part: isinstance(part, Method))
 
 
 def method(

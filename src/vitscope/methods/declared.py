@@ -10,7 +10,7 @@ from typing import Any
 
 from vitscope._messages import msg
 from vitscope.errors import UnknownNameError
-from vitscope.methods.base import METHODS, Option, check_options
+from vitscope.methods.method_options import KIND, PACKAGE, Option, check_options
 
 
 def check_declared(methods: Sequence[str], options: Mapping[str, Any]) -> None:
@@ -25,16 +25,16 @@ def check_declared(methods: Sequence[str], options: Mapping[str, Any]) -> None:
     """
     known = declared_options()
     unknown = [name for name in methods if name not in known and name != "auto"]
-    if not known or (unknown and entry_points(group=METHODS.package)):
+    if not known or (unknown and entry_points(group=PACKAGE)):
         return
     if unknown:
-        raise UnknownNameError(METHODS.kind, unknown[0], sorted(known))
+        raise UnknownNameError(KIND, unknown[0], sorted(known))
     if len(methods) == 1 and methods[0] in known:
         check_options(methods[0], known[methods[0]], options)
         return
     names = sorted({name for method in (known if "auto" in methods else methods) for name in known[method]})
     for name in options:
-        if name not in names and not entry_points(group=METHODS.package):
+        if name not in names and not entry_points(group=PACKAGE):
             raise UnknownNameError(msg("methods.option", "option of these methods"), name, names)
 
 

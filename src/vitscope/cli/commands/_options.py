@@ -1,6 +1,7 @@
 """Options that several commands share, and how their values are read."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, overload
@@ -212,6 +213,10 @@ class LoadFlags:
 
     def check_image(self, image: str) -> None:
         """Read an image before the model is loaded, and raise what is wrong with it."""
+        from vitscope._image_file import first_bytes
+
+        with suppress(OSError):  # told below; what is missing is told before numpy is imported
+            first_bytes(Path(image))
         from vitscope.images import load_image
 
         load_image(image, display=self.display, window=self.window)

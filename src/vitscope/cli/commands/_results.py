@@ -1,6 +1,7 @@
 """Where results of commands go: usable images, free folders, image files, and what is printed of them."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -23,13 +24,19 @@ _HARMLESS = ("output", "display", "window", "region")  # how an answer or image 
 
 def unusable(image: str) -> ImageError | None:
     """Return what is wrong with an image file, as far as its first bytes tell; other media are only looked for."""
+    from vitscope._image_file import first_bytes, is_known
     from vitscope.batch.sources import IMAGE_SUFFIXES
-    from vitscope.images import check_image_file
 
     path = Path(image)
+    if path_exists(path) and not (path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()):
+        return None
     try:
-        if not path_exists(path) or (path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()):
-            check_image_file(path)
+        with suppress(OSError):  # told below
+            if is_known(first_bytes(path)):
+                return None
+        from vitscope.images import check_image_file  # numpy and Pillow: only where something is wrong
+
+        check_image_file(path)
     except ImageError as error:
         return error
     return None

@@ -64,12 +64,12 @@ def compare(
     A method that does not apply has a cell with the reason; where it was named, the exit code is 1. With --model given
     twice, each image has a row for each model and one of differences, and the models' distance layer by layer.
     """
+    for image in images:
+        model.check_image(image)
     from vitscope.cli.commands._model_pair import ModelPair
     from vitscope.render.image_files import write_image
     from vitscope.render.sheets import Cell, sheet
 
-    for image in images:
-        model.check_image(image)
     name = f"{Path(images[0]).stem}-compare.png" if len(images) == 1 else "compare.png"
     path = results.require_free(out if is_file_name(out) else out / name, force)
     goal, style, scopes = opt.parse_target(target), drawing.style(), model.load()

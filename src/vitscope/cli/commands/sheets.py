@@ -142,10 +142,10 @@ def similarity(
     as_json: opt.AsJson = False,
 ) -> None:
     """Draw, on two images, the regions that make them similar to the model."""
-    from vitscope.render.sheets import Cell, sheet
-
     for one in (image, other):
         model.check_image(one)
+    from vitscope.render.sheets import Cell, sheet
+
     results.require_free(path := out / f"{Path(image).stem}-{Path(other).stem}-similarity.png", force)
     style, scope = drawing.style(), model.load()
     pictures = (scope.adapter.load(image), scope.adapter.load(other))
