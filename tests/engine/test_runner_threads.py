@@ -14,6 +14,7 @@ import vitscope
 from tests.engine.toys_families import MAKERS, PHOTOS, make
 from tests.helpers.model_state import differences, model_state, surroundings
 from tests.helpers.threads import everything, explain, in_threads
+from vitscope.attention import model_lock
 from vitscope.attention.model_lock import ModelHold, exclusive
 from vitscope.errors import CaptureError
 from vitscope.methods.base import METHODS
@@ -199,6 +200,121 @@ def test_a_progress_callback_may_use_the_same_model():
     assert np.array_equal(found.map, explain(scope, "occlusion", 0))
     assert maps
     assert all(np.array_equal(plain, each) for each in maps)
+
+
+def test_a_progress_callback_may_wait_for_threads_that_use_the_same_model():
+    model = make("timm")
+    scope, other = vitscope.load(model), vitscope.load(nn.DataParallel(model))
+    expected, plain = explain(scope, "occlusion", 0), explain(scope, "gradcam", 1)
+    before, around = model_state(model), surroundings()
+    with ThreadPoolExecutor(3) as callers, ThreadPoolExecutor(1) as helper:
+
+        def wait(*_progress):
+            found = helper.submit(explain, other, "gradcam", 1).result(timeout=60)
+            assert np.array_equal(found, plain)
+
+        def work(_number):
+            return scope.explain(PHOTOS[0], method="occlusion", window=4, stride=4, progress=wait).map
+
+        alone = scope.explain(PHOTOS[0], method="occlusion", window=4, stride=4).map
+        assert all(np.array_equal(found, alone) for found in callers.map(work, range(3), timeout=100))
+        numbers = [
+            scope.measure(scope.explain(PHOTOS[0], method="rollout"), metrics="stability", progress=progress).to_dict()
+            for progress in (None, wait)
+        ]
+    assert numbers[0] == numbers[1]
+    assert np.array_equal(explain(scope, "occlusion", 0), expected)
+    assert differences(before, model_state(model)) == []
+    assert differences(around, surroundings()) == []
+
+
+def test_a_callback_that_fails_while_another_thread_has_the_model_ends_its_call_alone():
+    scope, expected = vitscope.load(make("timm")), explain(vitscope.load(make("timm")), "rollout", 1)
+    with ThreadPoolExecutor(1) as helper:
+
+        def fail(*_progress):
+            found.append(helper.submit(explain, scope, "rollout", 1).result(timeout=60))
+            raise KeyError("cancelled")
+
+        found = []
+        with pytest.raises(KeyError):
+            scope.explain(PHOTOS[0], method="occlusion", progress=fail)
+    assert np.array_equal(found[0], expected)
+    assert model_lock._TABLE.held == []
+    assert not model_lock._TABLE.waiting
+
+
+@pytest.mark.parametrize("lent", [True, False])
+def test_a_model_is_lent_by_a_callback_only_where_it_is_as_it_was(lent):
+    model, taken = make("generic"), threading.Event()
+
+    def take():
+        with exclusive(model):
+            taken.set()
+
+    thread = threading.Thread(target=take)
+    with exclusive(model, pristine=True), exclusive(model, pristine=lent):
+        model_lock.lending(lambda: (thread.start(), taken.wait(1)))()
+        assert taken.is_set() is lent
+        if lent:
+            assert len(model_lock._TABLE.held) == 2, "taken back"
+    thread.join(10)
+    assert taken.is_set()
+
+
+def captured(model, pixels):
+    with torch.no_grad(), vitscope.capture(model) as found:
+        model(pixels)
+    return maps(found)
+
+
+def maps(found):
+    return [block.rows().numpy().tobytes() for block in found.attention]
+
+
+def test_captures_of_tasks_that_take_turns_each_see_their_own_forward():
+    model, pixels = make("generic").eval(), torch.rand(4, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    alone, untouched = [captured(model, each) for each in pixels], model_state(model)
+
+    async def one(number, before, after):
+        with vitscope.capture(model) as found:
+            await asyncio.sleep(before)
+            await asyncio.create_task(forward(pixels[number]))  # a task that begins inside belongs to it
+            await asyncio.sleep(after)
+        return maps(found)
+
+    async def forward(each):
+        with torch.no_grad():
+            model(each)
+
+    async def all_of_them(times):
+        return await asyncio.gather(*(one(number, *pair) for number, pair in enumerate(times)))
+
+    for times in ([(0.02, 0), (0.04, 0)], [(0.02, 0.06), (0.04, 0)], [(0.03, 0.03), (0.02, 0), (0, 0.1), (0.01, 0.02)]):
+        assert asyncio.run(all_of_them(times)) == alone[: len(times)]
+    assert differences(untouched, model_state(model)) == []
+
+
+@pytest.mark.parametrize("turns", ["g h g h", "g h g g h h"])
+def test_a_capture_that_another_one_ends_is_an_error_and_no_other_forward(turns):
+    model = make("generic").eval()
+    pixels = torch.rand(2, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def steps(number):
+        with vitscope.capture(model) as found:
+            yield
+            with torch.no_grad():
+                model(pixels[number])
+            if turns.count("g") > 2:
+                yield
+        yield found
+
+    both = {"g": steps(0), "h": steps(1)}
+    results = {name: found for name in turns.split() if (found := next(both[name])) is not None}
+    with pytest.raises(CaptureError) as error:
+        maps(results["h"])
+    assert error.value.code == "attention.cut-short"
+    assert maps(results["g"]) == captured(model, pixels[0])
 
 
 def test_asyncio():

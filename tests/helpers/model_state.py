@@ -43,7 +43,7 @@ def surroundings() -> dict[str, Any]:
         "default dtype": torch.get_default_dtype(),
         "models held": list(model_lock._TABLE.held),
         "models waited for": list(model_lock._TABLE.waiting),
-        "open changes": len(changes._OPEN.stack),
+        "open changes": len(changes._OPEN.get()),
         "locks": (model_lock._TABLE.guard._lock._is_owned(), model_modes._EAGER._guard._lock._is_owned()),
         "switches": [dict(switch.users) for switch in (model_modes._EAGER, model_modes._CHECKPOINTS)],
         "checkpointing": _torch_private.checkpoint_functions(),

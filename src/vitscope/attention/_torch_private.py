@@ -14,7 +14,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 from torch.nn.functional import multi_head_attention_forward
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
 # Part 1: the CPU kernel behind scaled_dot_product_attention, and the function that chooses it.
 
@@ -139,9 +139,16 @@ def outer_modes() -> list[TorchFunctionMode]:
 
 
 def remove_mode(mode: TorchFunctionMode) -> None:
-    """Take a mode from this thread's stack, with those entered after it that were left there; it may be gone."""
-    while mode in _get_current_function_mode_stack():  # type: ignore[no-untyped-call]
-        _pop_mode()  # type: ignore[no-untyped-call]
+    """Take a mode from this thread's stack, with those entered after it that were left there; it may be gone.
+
+    Those whose `ended` is false stay: another task of the thread will end them.
+    """
+    while mode in (stack := outer_modes()):
+        above = [one for one in stack[stack.index(mode) + 1 :] if getattr(one, "ended", True) is False]
+        for _ in stack[stack.index(mode) :]:
+            _pop_mode()  # type: ignore[no-untyped-call]
+        for one in above:
+            _push_mode(one)  # type: ignore[no-untyped-call]
 
 
 # Part 8: inference mode as a context manager in C, which no interrupt can leave between two of its lines.

@@ -4,8 +4,8 @@ A `TorchFunctionMode` is active during the `with`, on the calling thread only. I
 `scaled_dot_product_attention` and of `nn.MultiheadAttention`, and each softmax whose result is multiplied with values,
 however the model imported them. It records queries and keys (or the matrix, where there are none) and passes the call
 on to the same kernel, so the model's output is the same to the last bit. Forward hooks find out which module called;
-they are removed at the end, also after an interrupt. Two threads never see each other's attention, and a forward inside
-the `with` waits until no other thread of vitscope is at work on the model.
+they are removed at the end, also after an interrupt. Two threads, or two tasks of asyncio, never see each other's
+attention, and a forward inside the `with` waits until no other thread of vitscope is at work on the model.
 """
 
 import inspect
@@ -82,7 +82,9 @@ def _captured(capture: "_Capture") -> Iterator[AttentionRecorder]:
     try:
         try:
             yield capture.__enter__()
+            capture.ending = True
         except BaseException:
+            capture.ending = True
             capture.on_exit(partial(torch.set_grad_enabled, enabled))
             raise
         finally:
@@ -97,7 +99,13 @@ class _Capture(Changes):
     def __init__(self, model: nn.Module, recorder: AttentionRecorder, mode: "_CaptureMode") -> None:
         super().__init__()
         self._model, self._recorder, self._capture_mode, self._thread = model, recorder, mode, threading.get_ident()
-        self._hold = ModelHold(model)
+        self._hold, self.ending = ModelHold(model), False
+
+    def undo(self) -> None:
+        """End it; the recorder is told where that is not at the end of its own `with`."""
+        if not self.ending and self.is_open:
+            self._recorder.cut_short = True
+        super().undo()
 
     def __enter__(self) -> AttentionRecorder:  # type: ignore[override]
         try:
@@ -126,7 +134,7 @@ class _Capture(Changes):
 
     def _enter(self, name: str, _module: nn.Module, _args: Any) -> None:
         """Note, as a forward pre-hook, that this module's forward begins."""
-        if threading.get_ident() == self._thread:
+        if threading.get_ident() == self._thread and self.is_open:
             if not self._recorder._modules:
                 self._hold.acquire()
             self._recorder._forwards += not name
@@ -134,7 +142,7 @@ class _Capture(Changes):
 
     def _leave(self, _module: nn.Module, _args: Any, _output: Any) -> None:
         """Note, as a forward hook, that this module's forward ends."""
-        if threading.get_ident() == self._thread:
+        if threading.get_ident() == self._thread and self.is_open:
             self._recorder._modules.pop()
             if not self._recorder._modules:
                 self._hold.release()

@@ -5,10 +5,13 @@ An interrupt (Ctrl-C) can arrive between any two lines, also while changes are u
 - A change is recorded before it is made, as an `undo` that can be called twice, and also where nothing has changed.
 - It stays recorded until its `undo` has returned. What an interrupt left undone, the next enclosing `Changes` of the
   thread undoes; each `Changes` tries twice.
+
+Tasks of asyncio that take turns on one thread have each their own open `Changes`, and those around where they began.
 """
 
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import partial, wraps
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
@@ -44,14 +47,8 @@ class Guard:
             pass
 
 
-class _Open(threading.local):
-    """The `Changes` of a thread that are open, outermost first."""
-
-    def __init__(self) -> None:
-        self.stack: list[Changes] = []
-
-
-_OPEN = _Open()
+# the `Changes` of a thread, or of a task on it, that are open, outermost first
+_OPEN: "ContextVar[tuple[Changes, ...]]" = ContextVar("open changes", default=())
 
 
 class Changes:
@@ -61,8 +58,13 @@ class Changes:
         self._undo: list[Callable[[], object]] = []
 
     def __enter__(self) -> Self:
-        _OPEN.stack.append(self)
+        _OPEN.set((*_OPEN.get(), self))
         return self
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the caller's code runs inside its `with`, in the same task."""
+        return self in _OPEN.get()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         # on one line with its body, so that no interrupt comes between the two
@@ -97,9 +99,8 @@ class Changes:
 
     def undo(self) -> None:
         """Undo what is recorded, and whatever is left of `Changes` opened later that an interrupt kept from it."""
-        stack = _OPEN.stack
-        while self in stack and stack[-1] is not self:
-            stack[-1].undo()
+        while self.is_open and (last := _OPEN.get()[-1]) is not self:
+            last.undo()
         failure: Exception | None = None
         while self._undo:
             try:
@@ -107,8 +108,7 @@ class Changes:
             except Exception as error:  # the others are undone all the same
                 failure = failure or error
             del self._undo[-1]
-        if self in stack:
-            stack.remove(self)
+        _OPEN.set(tuple(one for one in _OPEN.get() if one is not self))
         if failure is not None:
             raise failure
 

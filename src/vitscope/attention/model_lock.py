@@ -2,14 +2,17 @@
 
 A model is its modules, parameters and configurations. Two models that share one of these (a wrapper and the model in
 it, a part, a tied embedding) wait for each other; any others run side by side. Threads get a model in the order in
-which they asked for it.
+which they asked for it. While a thread runs a function of the caller's, such as a progress callback, others that have
+waited a moment may have its models: the function may wait for them.
 """
 
 import os
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Self
+from functools import partial, wraps
+from typing import ParamSpec, Self, TypeVar
 
 from torch import nn
 
@@ -17,7 +20,10 @@ from vitscope._messages import msg
 from vitscope.attention.changes import Changes, Guard
 from vitscope.errors import CaptureError
 
-_SECONDS = 0.1  # how soon a waiting thread looks again, should nobody wake it
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_SECONDS = 0.1  # how soon a waiting thread looks again, should nobody wake it; how long a callback keeps its models
 
 
 class _Table:
@@ -27,6 +33,7 @@ class _Table:
         self.guard = Guard()
         self.held: list[ModelHold] = []
         self.waiting: dict[ModelHold, threading.Lock] = {}
+        self.resuming: set[ModelHold] = set()  # of `waiting`, those that were lent: they come first
 
 
 _TABLE = _Table()
@@ -39,10 +46,12 @@ class ModelHold:
 
     Args:
         model: the module; whatever it is a part of, or has a part of, is held as well.
+        pristine: the model is as it was while only this right is held, so that it can be lent; see `lending`.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model, self.thread, self._parts = model, 0, frozenset[int]()
+    def __init__(self, model: nn.Module, *, pristine: bool = False) -> None:
+        self.model, self.pristine, self.thread, self._parts = model, pristine, 0, frozenset[int]()
+        self.idle_since: float | None = None
 
     def acquire(self) -> None:
         """Wait until no other thread holds a part of the model. Record `release` before.
@@ -61,11 +70,10 @@ class ModelHold:
     def release(self) -> None:
         """Let other threads have the model; may be called where it is not held."""
         _TABLE.waiting.pop(self, None)
+        _TABLE.resuming.discard(self)
         while self in _TABLE.held:
             _TABLE.held.remove(self)
-        for gate in tuple(_TABLE.waiting.values()):
-            if gate.locked():
-                _open(gate)
+        _wake()
         _TABLE.guard.free()
 
     def _taken(self, gate: threading.Lock, holds_others: bool) -> bool:
@@ -73,10 +81,9 @@ class ModelHold:
         with _TABLE.guard:
             ahead = list(_TABLE.waiting)
             if self in ahead:
-                ahead = ahead[: ahead.index(self)]
+                ahead = [*ahead[: ahead.index(self)], *_TABLE.resuming]
             # who holds a model already goes first: those ahead may wait for that one
-            if not self._blocking(tuple(_TABLE.held)) and (holds_others or not self._blocking(ahead)):
-                _TABLE.held.append(self)
+            if (holds_others or not self._blocking(ahead)) and _take([self]):
                 _TABLE.waiting.pop(self, None)
                 return True
             _TABLE.waiting.setdefault(self, gate)
@@ -87,31 +94,101 @@ class ModelHold:
                 )
             return False
 
-    def _blocking(self, holds: "Sequence[ModelHold]") -> "list[ModelHold]":
+    @property
+    def _is_lent(self) -> bool:
+        """Whether another thread may take it: its own has been in a callback for a while."""
+        return self.idle_since is not None and time.monotonic() - self.idle_since > _SECONDS
+
+    def _blocking(self, holds: "Iterable[ModelHold]") -> "list[ModelHold]":
         """Return those of other threads that have a part in common with this one."""
         return [hold for hold in holds if hold.thread != self.thread and not self._parts.isdisjoint(hold._parts)]
 
     def _waits_for_itself(self) -> bool:
         """Return whether a thread that this one waits for waits, maybe through others, for this one."""
-        seen, threads = set[int](), [hold.thread for hold in self._blocking(tuple(_TABLE.held))]
+        held = [hold for hold in tuple(_TABLE.held) if hold.idle_since is None]
+        seen, threads = set[int](), [hold.thread for hold in self._blocking(held)]
         while threads:
             thread = threads.pop()
             if thread not in seen:
                 seen.add(thread)
                 wanted = [hold for hold in list(_TABLE.waiting) if hold.thread == thread]
-                threads += [other.thread for hold in wanted for other in hold._blocking(tuple(_TABLE.held))]
+                threads += [other.thread for hold in wanted for other in hold._blocking(held)]
         return self.thread in seen
 
 
-def exclusive(model: nn.Module) -> Changes:
-    """Hold a model during a `with`, in which changes to it can be recorded."""
-    return _ChangesOfHeldModel(model)
+def _take(holds: "list[ModelHold]") -> bool:
+    """Take all of these models, or none where a thread has one of them that it does not lend."""
+    in_the_way = {other for hold in holds for other in hold._blocking(_TABLE.held)}
+    if not all(hold._is_lent for hold in in_the_way):
+        return False
+    for hold in in_the_way:  # their threads take them back when their callbacks have ended
+        _TABLE.held.remove(hold)
+    _TABLE.held += holds
+    return True
+
+
+def lending(callback: Callable[P, R]) -> Callable[P, R]:
+    """Return a caller's function during which other threads may have the models that this thread holds.
+
+    It may wait for a thread that uses the same model. Others take a model only from a function that runs for more than
+    a moment, and only where the model is as it was: never while weights, modes or hooks of it are others. When the
+    function ends, this thread waits until it has the models again.
+    """
+
+    @wraps(callback)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        own = [hold for hold in tuple(_TABLE.held) if hold.thread == threading.get_ident()]
+        if not all(hold.pristine for hold in own):
+            return callback(*args, **kwargs)
+        own = [hold for hold in own if hold.idle_since is None]
+        with Changes() as changes:
+            changes.on_exit(partial(_keep, own))
+            for hold in own:
+                hold.idle_since = time.monotonic()
+            try:
+                result = callback(*args, **kwargs)
+            except Exception:  # which a caller on the way may catch; after Ctrl-C nothing is waited for
+                _take_back(own)
+                raise
+            _take_back(own)
+            return result
+
+    return run
+
+
+def _keep(own: "list[ModelHold]") -> None:
+    """Lend models no longer, without those that others have now."""
+    for hold in own:
+        _TABLE.waiting.pop(hold, None)
+        _TABLE.resuming.discard(hold)
+        hold.idle_since = None
+    _TABLE.guard.free()
+
+
+def _take_back(own: "list[ModelHold]") -> None:
+    """Wait until no other thread has any of these models; they go on being lent meanwhile."""
+    gate = threading.Lock()
+    while True:
+        with _TABLE.guard:
+            lent = [hold for hold in own if hold not in _TABLE.held]
+            if _take(lent):
+                _keep(own)
+                return
+            for hold in lent:
+                _TABLE.waiting.setdefault(hold, gate)
+                _TABLE.resuming.add(hold)
+        gate.acquire(timeout=_SECONDS)
+
+
+def exclusive(model: nn.Module, *, pristine: bool = False) -> Changes:
+    """Hold a model during a `with`, in which changes to it can be recorded; `pristine` where there will be none."""
+    return _ChangesOfHeldModel(model, pristine)
 
 
 class _ChangesOfHeldModel(Changes):
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, pristine: bool) -> None:
         super().__init__()
-        self._hold = ModelHold(model)
+        self._hold = ModelHold(model, pristine=pristine)
 
     def __enter__(self) -> Self:
         super().__enter__()
@@ -136,7 +213,9 @@ def _parts(model: nn.Module) -> frozenset[int]:
     return frozenset(found)
 
 
-def _open(gate: threading.Lock) -> None:
-    """Wake the thread that waits at a gate, if another did not do so just now."""
-    with suppress(RuntimeError):
-        gate.release()
+def _wake() -> None:
+    """Let all threads that wait look again."""
+    for gate in tuple(_TABLE.waiting.values()):
+        if gate.locked():
+            with suppress(RuntimeError):  # another thread did so just now
+                gate.release()

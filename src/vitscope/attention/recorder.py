@@ -83,6 +83,7 @@ class AttentionRecorder:
         self._event = -1
         self._modules: list[str] = []  # the modules whose forward is running, outermost first
         self._forwards = 0
+        self.cut_short = False  # it was ended before its own `with`
         self._refused: list[str] = []  # modules whose attention was seen, but is not what a layer attends to
 
     @property
@@ -168,7 +169,18 @@ class AttentionRecorder:
         )
 
     def check(self) -> None:
-        """Raise a CaptureError where attention was seen that cannot be recorded."""
+        """Raise a CaptureError where attention was seen that cannot be recorded, or was not seen to the end."""
+        if self.cut_short:
+            raise CaptureError(
+                msg(
+                    "attention.cut-short",
+                    "a capture that began earlier ended inside the `with` of this one, and ended it too",
+                ),
+                msg(
+                    "attention.cut-short.hint",
+                    "end captures in the reverse order of their beginnings, or run each in a task or thread of its own",
+                ),
+            )
         if self._refused:
             raise CaptureError(
                 msg(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from vitscope._messages import msg
 from vitscope.attention import AttentionStore
 from vitscope.attention.changes import Changes
+from vitscope.attention.model_lock import lending
 from vitscope.engine.attribution import Attribution, attribution_of, check_pixels
 from vitscope.engine.auto import MethodChoice, choose_method
 from vitscope.engine.calibrated import CalibrationOfModel
@@ -202,7 +203,7 @@ class Engine(ModelRunner):
             )
             raise UsageError(problem, msg("engine.one-image.hint", "pass a list, or one image to explain"))
         request, count = self.resolve(options), 0
-        tick = partial(progress, request.method.name) if progress else _silent
+        tick = partial(lending(progress), request.method.name) if progress else _silent
         if isinstance(images, Sized):
             options.check_count(len(images))
         waiting = iter(images)
@@ -293,7 +294,7 @@ class Engine(ModelRunner):
         layout = self._layout_of(pixels)
         options.check_count(len(pixels))
         request = self.resolve(options)
-        tick = partial(progress, request.method.name) if progress else _silent
+        tick = partial(lending(progress), request.method.name) if progress else _silent
         step = len(pixels) if self.adapter.supports_batches else 1
         numbers = range(len(pixels))
         height, width = pixels.shape[2:]

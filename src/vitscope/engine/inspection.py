@@ -13,6 +13,7 @@ import torch
 
 from vitscope._messages import msg
 from vitscope.attention import AttentionStore, vecmat_heads
+from vitscope.attention.model_lock import lending
 from vitscope.attention.transformer_blocks import HiddenStates
 from vitscope.engine.engine import Engine
 from vitscope.engine.options import Options, Progress
@@ -161,7 +162,7 @@ def statistics(
         own = target is None and not engine.adapter.classifies(forward.answer) and not engine.adapter.dense
         followed = SimilarTo("the whole model's feature", feature_of(forward.answer)) if own else target
         scorer = engine.scorer(followed, forward.answer, [ready.region])
-        tick = partial(progress, "importance") if progress else lambda done, total: None
+        tick = partial(lending(progress), "importance") if progress else lambda done, total: None
         drops = head_importance(
             forward.store, engine.model, forward.pixels, scorer, engine.answer, options.batch_size, tick
         )

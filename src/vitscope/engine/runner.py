@@ -1,6 +1,7 @@
 """One model as the engine runs it: images made ready, forwards with and without attention, targets settled."""
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -104,14 +105,20 @@ def alone(function: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[An
     @wraps(function)
     @own_state
     def run(owner: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with exclusive(owner.model) as changes:
+        with exclusive(owner.model, pristine=True) as changes:
             runner: ModelRunner = getattr(owner, "engine", owner)
-            if not runner.at_work:  # a model changes between calls, not during one
+            if not runner.thread.at_work:  # a model changes between calls, not during one
                 runner.refresh()
-                changes.set(runner, "at_work", True)
+                changes.set(runner.thread, "at_work", True)
             return function(owner, *args, **kwargs)
 
     return run
+
+
+class _OfThread(threading.local):
+    """Whether a call of this thread is running, during which the model is taken to be as it was at its beginning."""
+
+    at_work = False
 
 
 class ModelRunner:
@@ -120,12 +127,12 @@ class ModelRunner:
     Attributes:
         adapter: what vitscope knows of the model.
         device, dtype: of the model's parameters.
-        at_work: a call is running, during which the model is taken to be as it was at its beginning.
+        thread: what is known of the thread that asks.
         on_forward: called before each run of the model; what it raises ends the call, so that hosts can cancel.
     """
 
     def __init__(self, adapter: ModelAdapter, device: torch.device, dtype: torch.dtype) -> None:
-        self.adapter, self.device, self.dtype, self.at_work = adapter, device, dtype, False
+        self.adapter, self.device, self.dtype, self.thread = adapter, device, dtype, _OfThread()
         self.on_forward: Callable[[], None] = lambda: None
 
     @property

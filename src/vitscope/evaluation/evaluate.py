@@ -3,12 +3,14 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from typing import Any, Literal, TypeAlias, get_args
 
 from torch import Tensor
 
 from vitscope._messages import msg
+from vitscope.attention.model_lock import lending
 from vitscope.engine.engine import Engine
 from vitscope.engine.runner import alone
 from vitscope.errors import UnknownNameError, UnsupportedError, UsageError
@@ -126,7 +128,7 @@ def measure(
     empty, forwards, explanations = None, 0, 0
 
     def tick(name: str) -> Callable[[int, int], None]:
-        return (lambda done, total: progress(name, done, total)) if progress else lambda done, total: None
+        return partial(lending(progress), name) if progress else lambda done, total: None
 
     if any(name in _FAITHFULNESS for name in names):
         fill = baseline_fill(baseline, pixels, black, plan.grid)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from vitscope.attention import AttentionStore, pooled_matrix
+from vitscope.attention.model_lock import lending
 from vitscope.engine.engine import Engine
 from vitscope.engine.options import Options, Progress
 from vitscope.engine.runner import alone
@@ -63,7 +64,7 @@ def recipe(
                 row = _after(store, depth, copied=result.method == "notebook-recipe")
                 maps.append(store.layout.patches(row.float().cpu().numpy()))
                 if progress:
-                    progress("recipe", count * len(store) + depth, len(results) * len(store))
+                    lending(progress)("recipe", count * len(store) + depth, len(results) * len(store))
             walks.append(Walk(result, np.stack(maps)))
     if measured:
         cache: ScoreCache = {}
