@@ -1,6 +1,7 @@
 """Numbers that people write: one reading of them for targets, options, layers and flags."""
 
 import re
+from numbers import Integral, Real
 
 _WHOLE = re.compile(r"[+-]?[0-9]+")  # not what str.isdigit takes for one: "²", "٣" and "--5" are no numbers
 _MOST_DIGITS = 18
@@ -21,3 +22,15 @@ def number(text: str) -> int | float | None:
     except ValueError:
         return None
     return found if found is not None and abs(found) < float("inf") else None
+
+
+def is_whole(value: object, low: float = -(10**18), high: float = 10**18) -> bool:
+    """Return whether a value is an integer of Python or numpy in a range, and no boolean."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and low <= int(value) <= high
+
+
+def is_real(value: object, low: float = -1e300, high: float = 1e300) -> bool:
+    """Return whether a value is a number of Python or numpy in a range, and no boolean; NaN is in none."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    return low <= (int(value) if isinstance(value, Integral) else float(value)) <= high

@@ -58,9 +58,9 @@ class Registry(Generic[T]):
             UsageError: the plug-in of that name cannot be loaded.
         """
         self._find()
-        if name in self._parts:
+        if isinstance(name, str) and name in self._parts:
             return self._parts[name]
-        self.require_intact(name)
+        self.require_intact(name := str(name))
         error = UnknownNameError(self.kind, name, sorted(self._parts))
         error.hint = join_messages("; ", [error.hint, *self._broken.values()])
         raise error

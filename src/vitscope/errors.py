@@ -94,6 +94,12 @@ class UnknownNameError(UsageError):
 
     default_code = "unknown-name"
 
+    @classmethod
+    def check(cls, kind: str, name: Any, choices: Iterable[str]) -> None:
+        """Raise this error where a value is none of the choices, whatever it is."""
+        if not (isinstance(name, str) and name in choices):
+            raise cls(kind, str(name), choices)
+
     def __init__(self, kind: str, name: str, choices: Iterable[str], spellings: Iterable[str] = ()) -> None:
         self.choices = tuple(choices)
         known = {spelling.lower(): spelling for spelling in (*spellings, *self.choices)}

@@ -342,7 +342,11 @@ def prediction_text(label: str, number: float, activation: Activation | None, di
 
 
 def require_image(explanation: Explanation) -> None:
-    """Raise an UnsupportedError for an explanation of another medium than an image."""
+    """Raise an UnsupportedError for an explanation of another medium than an image, a UsageError for anything else."""
+    if not isinstance(explanation, Explanation):
+        raise UsageError(
+            msg("explanation.no-explanation", "expected an Explanation, got {type}", type=type(explanation).__name__)
+        )
     if explanation.medium != "image":
         raise UnsupportedError(
             msg(

@@ -58,7 +58,7 @@ class Hiding(torch.nn.Module):
         self.vit = backbone(num_classes=3)
 
     def forward(self, x):
-        return 2 * torch.nan_to_num(self.vit(x))
+        return 2 * torch.nan_to_num(self.vit(x), posinf=0, neginf=0)  # the sums of some kernels overflow before
 
 
 def test_attention_of_nan_behind_a_finite_answer():

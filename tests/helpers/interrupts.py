@@ -2,16 +2,24 @@
 
 import gc
 import sys
+import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 
 import vitscope
+from tests.bench.toys_calibration import scenes
 from tests.engine.toys_families import PHOTOS, make
 from tests.helpers.model_state import differences, model_state, surroundings
+from vitscope.bench import calibrate, calibration_cases
+from vitscope.engine import calibration
+from vitscope.engine.animation import map_sequence
+from vitscope.methods.base import METHODS
 
 OURS = str(Path(__file__).parents[2] / "src" / "vitscope")
 
@@ -68,6 +76,20 @@ def by(method, **options):
     return lambda scope: scope.explain(PHOTOS[0], method=method, **options)
 
 
+def calibrate_few(scope):
+    """Calibrate by the two methods and few cases that show every stage."""
+    left_out = {name for name, _ in METHODS} - {"rollout", "input-x-gradient"}
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        for owner, name, value in (
+            (calibration_cases.planted, "scenes", scenes),
+            (calibrate, "QUICK", ((1,), 2, 1)),
+            (calibrate, "_LEFT_OUT", left_out),
+            (calibration, "folder", lambda: Path(folder)),
+        ):
+            stack.enter_context(mock.patch.object(owner, name, value))
+        scope.calibrate(quick=True)
+
+
 WORKS = {
     "rollout": by("rollout"),
     "gradcam": by("gradcam"),
@@ -90,6 +112,13 @@ WORKS = {
     ),
     "view": lambda scope: scope.view(PHOTOS[0], methods=["rollout", "gradcam"], measure=False, top=2),
     "recipe": lambda scope: scope.recipe(PHOTOS[0], measured=False),
+    "view-two": lambda scope: scope.view(PHOTOS[0], other=PHOTOS[1], methods=["rollout"], top=0, measure=True),
+    "view-beside": lambda scope: scope.view(PHOTOS[0], beside=scope, methods=["attention"], top=0, measure=False),
+    "compare": lambda scope: scope.compare(*PHOTOS),
+    "compare-layers": lambda scope: scope.compare_layers(scope, PHOTOS[0]),
+    "animate": lambda scope: map_sequence(scope.engine, PHOTOS[0], "rollout", progress=lambda *_: None),
+    "calibrate": calibrate_few,
+    "recipe-measured": lambda scope: scope.recipe(PHOTOS[0], seconds=0.01, progress=lambda *_: None),
     "attribute": lambda scope: scope.attribute(torch.zeros(1, 3, 32, 32), method="relevance"),
 }
 

@@ -7,6 +7,7 @@ import socket
 import time
 from contextlib import ExitStack, suppress
 
+import httpx
 import pytest
 
 from tests.helpers.webserver import TOKEN, entered, explained, process, serving
@@ -122,6 +123,21 @@ def stuck(scope, picture, request, job):
 
 models.make_view = stuck
 """
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_within_five_seconds_while_a_thread_keeps_pythons_lock(tiny_folder, number):
+    keeps = STUCK.replace("time.sleep(60)", "print('begun', flush=True), sum(range(10**10))")
+    with process("-m", tiny_folder, "--port", 0, "--token", TOKEN, first=keeps) as (server, printed):
+        address = printed.partition("/?token=")[0]
+        with entered(address) as client, suppress(OSError, httpx.HTTPError):
+            client.post("/api/views", json={"sample": "cat"}, timeout=0.5)
+        assert server.stdout.readline() == "begun\n"
+        begun = time.monotonic()
+        server.send_signal(number)
+        assert server.wait(15) == -signal.SIGKILL
+        assert time.monotonic() - begun < 6  # 5, and a second for a busy machine
 
 
 @pytest.mark.slow

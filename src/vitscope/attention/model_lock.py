@@ -18,7 +18,7 @@ from torch import nn
 
 from vitscope._messages import msg
 from vitscope.attention.changes import Changes, Guard
-from vitscope.errors import CaptureError
+from vitscope.errors import CaptureError, UsageError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -133,7 +133,14 @@ def lending(callback: Callable[P, R]) -> Callable[P, R]:
     It may wait for a thread that uses the same model. Others take a model only from a function that runs for more than
     a moment, and only where the model is as it was: never while weights, modes or hooks of it are others. When the
     function ends, this thread waits until it has the models again.
+
+    Raises:
+        UsageError: it is no function.
     """
+    if not callable(callback):
+        raise UsageError(
+            msg("attention.progress", "{@progress} is a function of (name, done, total), not {value}", value=callback)
+        )
 
     @wraps(callback)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -120,6 +121,7 @@ class AttentionStore:
             UsageError: the model has no such layer, or the text has none of these forms.
         """
         depth = len(self.blocks)
+        layers = layers.tolist() if isinstance(layers, (np.ndarray, np.generic, Tensor)) else layers
         if layers is None or layers == "all":
             numbers = list(range(depth))
         elif isinstance(layers, slice):

@@ -14,7 +14,7 @@ from typing import Any
 from unittest import mock
 
 from vitscope._messages import msg
-from vitscope._numbers import whole_number
+from vitscope._numbers import is_real, is_whole, whole_number
 from vitscope.errors import MissingDependencyError, ResultError, UsageError, first_line
 
 _LOOPBACK = "127.0.0.1"
@@ -42,7 +42,8 @@ class Cluster:
     stall_timeout: float | int = 600
 
     def __post_init__(self) -> None:
-        if (self.workers is not None and self.workers < 1) or self.cpus < 1 or self.stall_timeout <= 0:
+        workers = 1 if self.workers is None else self.workers
+        if not (is_whole(workers, 1) and is_whole(self.cpus, 1) and is_real(self.stall_timeout, 1e-3, 1e9)):
             raise UsageError(
                 msg(
                     "batch.cluster-numbers",

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from vitscope._messages import msg
+from vitscope._numbers import is_whole
 from vitscope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ class BatchPlan:
         minima = {"shard_size": 1, "batch_tokens": 1, "max_pending_bytes": 1, "batch_size": 1, "workers": 0}
         for name, least in minima.items():
             value = getattr(self, name)
-            if value is not None and value < least:
+            if value is not None and not is_whole(value, least):
                 raise UsageError(
                     msg(
                         "batch.too-small",
@@ -175,6 +176,7 @@ class BatchPlan:
                         value=value,
                     )
                 )
+            object.__setattr__(self, name, None if value is None else int(value))
         if not self.methods:
             raise UsageError(msg("batch.no-method", "a batch needs at least one method"))
         for values in (self.methods, self.targets):

@@ -39,6 +39,7 @@ from vitscope.engine.calibration import (
     write_calibration,
 )
 from vitscope.engine.options import Options
+from vitscope.engine.ranges import checked
 from vitscope.errors import ResultError, UnsupportedError, UsageError
 from vitscope.explanation import Explanation
 from vitscope.methods.base import METHODS
@@ -71,6 +72,7 @@ _METRICS = {
 }
 
 
+@checked(seed=(0, 2**62))
 def calibrate(
     scope: Explainer,
     *,

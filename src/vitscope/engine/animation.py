@@ -4,12 +4,14 @@ from typing import Any, Literal
 
 from vitscope.engine.engine import Engine
 from vitscope.engine.options import Options, Progress
+from vitscope.engine.ranges import checked
 from vitscope.explanation import Explanation
 from vitscope.images import ImageLike
 
 Sequence = Literal["layers", "heads", "rollout"]
 
 
+@checked()
 def map_sequence(
     engine: Engine,
     image: ImageLike,

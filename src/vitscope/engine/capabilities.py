@@ -30,6 +30,7 @@ class Capabilities:
 
     def supports(self, name: str) -> Support:
         """Answer for a capability or a method; see `Scope.supports`."""
+        name = str(name)
         if name in CAPABILITIES:
             answer: Support = getattr(self, name.replace("-", "_"))
         else:

@@ -203,7 +203,7 @@ class Engine(ModelRunner):
             )
             raise UsageError(problem, msg("engine.one-image.hint", "pass a list, or one image to explain"))
         request, count = self.resolve(options), 0
-        tick = partial(lending(progress), request.method.name) if progress else _silent
+        tick = partial(lending(progress), request.method.name) if progress is not None else _silent
         if isinstance(images, Sized):
             options.check_count(len(images))
         waiting = iter(images)
@@ -294,7 +294,7 @@ class Engine(ModelRunner):
         layout = self._layout_of(pixels)
         options.check_count(len(pixels))
         request = self.resolve(options)
-        tick = partial(lending(progress), request.method.name) if progress else _silent
+        tick = partial(lending(progress), request.method.name) if progress is not None else _silent
         step = len(pixels) if self.adapter.supports_batches else 1
         numbers = range(len(pixels))
         height, width = pixels.shape[2:]

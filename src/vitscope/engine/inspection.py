@@ -12,12 +12,13 @@ import numpy as np
 import torch
 
 from vitscope._messages import msg
+from vitscope._numbers import is_whole
 from vitscope.attention import AttentionStore, vecmat_heads
 from vitscope.attention.model_lock import lending
 from vitscope.attention.transformer_blocks import HiddenStates
 from vitscope.engine.engine import Engine
-from vitscope.engine.options import Options, Progress
-from vitscope.engine.ranges import is_integer
+from vitscope.engine.options import Options, Progress, one_target
+from vitscope.engine.ranges import checked
 from vitscope.engine.request import Request
 from vitscope.engine.runner import alone
 from vitscope.errors import UnsupportedError, UsageError
@@ -33,6 +34,7 @@ from vitscope.metrics.head_importance import head_importance
 _OF_METHODS = ("options", "gradient_rule", "refine", "target", "caveat")
 
 
+@checked()
 @alone
 def attention_heads(engine: Engine, image: ImageLike, layer: int, size: int | None) -> list[Explanation]:
     """Explain with each head of a layer; see `Scope.attention_heads`."""
@@ -77,7 +79,7 @@ def queries(
             msg("engine.no-queries.hint", "use attention or rollout"),
         )
     given = chosen.check({**params, "query": "readout"})
-    if not is_integer(chunk) or chunk < 1:
+    if not is_whole(chunk, 1):
         raise UsageError(msg("engine.chunk", "{@chunk} is an integer of at least 1, not {chunk}", chunk=repr(chunk)))
     store = attention_store(engine, [image], size)
     count = store.layout.tokens if store.layout else 0
@@ -89,13 +91,13 @@ def queries(
     return np.concatenate([part.float().cpu().numpy() for part in parts])  # type: ignore[union-attr]
 
 
+@checked()
 @alone
 def logit_lens(
     engine: Engine, image: ImageLike, target: Target, size: int | None, progress: Progress | None
 ) -> list[Explanation]:
     """Explain with the logit lens of every layer; see `Scope.logit_lens`."""
-    if isinstance(target, (list, tuple)):
-        raise UsageError(msg("engine.one-target", "only one target can be followed"))
+    target = one_target(target)
     if not (support := engine.supports("logit-lens")):
         raise UnsupportedError(
             msg("engine.logit-lens", "the logit lens does not apply: {reason}", reason=support.reason)
@@ -136,14 +138,13 @@ def compare(
     return first, second
 
 
+@checked()
 @alone
 def statistics(
     engine: Engine, image: ImageLike, options: Options, importance: bool = False, progress: Progress | None = None
 ) -> Statistics:
     """Measure attention by layer and head; see `Scope.statistics`."""
-    target = options.target
-    if isinstance(target, list):
-        raise UsageError(msg("engine.one-target", "only one target can be followed"))
+    target = one_target(options.target)
     if not importance and target is not None:
         raise UsageError(
             msg("engine.target-without-importance", "a target changes nothing but importance"),
@@ -162,7 +163,7 @@ def statistics(
         own = target is None and not engine.adapter.classifies(forward.answer) and not engine.adapter.dense
         followed = SimilarTo("the whole model's feature", feature_of(forward.answer)) if own else target
         scorer = engine.scorer(followed, forward.answer, [ready.region])
-        tick = partial(lending(progress), "importance") if progress else lambda done, total: None
+        tick = partial(lending(progress), "importance") if progress is not None else lambda done, total: None
         drops = head_importance(
             forward.store, engine.model, forward.pixels, scorer, engine.answer, options.batch_size, tick
         )

@@ -8,9 +8,10 @@ import numpy as np
 from torch import Tensor
 
 from vitscope._messages import msg
+from vitscope._numbers import is_whole
 from vitscope.attention import LayerSpec
 from vitscope.attention.gradient_rules import GRADIENT_RULES, GradientRuleName
-from vitscope.engine.ranges import check_batch_size, check_size, is_integer
+from vitscope.engine.ranges import check_batch_size, check_size
 from vitscope.errors import UnknownNameError, UsageError, VitscopeError
 from vitscope.methods.places import QueryTarget, RegionTarget
 from vitscope.methods.targets import SimilarTo, Target, Text
@@ -100,16 +101,19 @@ class Options:
     targets: Any = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.method, str):  # which no method is called
+            object.__setattr__(self, "method", str(self.method))
         check_size(self.size)
         check_batch_size(self.batch_size)
-        if not is_integer(self.seed) or abs(self.seed) > _LARGEST_SEED:
+        if not is_whole(self.seed, -_LARGEST_SEED, _LARGEST_SEED):
             raise UsageError(
                 msg("engine.seed", "{@seed} is an integer of at most 62 bits, not {seed}", seed=repr(self.seed))
             )
-        if self.gradient_rule not in GRADIENT_RULES:
-            raise UnknownNameError(msg("engine.gradient-rule", "gradient rule"), self.gradient_rule, GRADIENT_RULES)
-        if self.refine not in ("none", "affinity"):
-            raise UnknownNameError(msg("engine.refinement", "refinement"), self.refine, ["none", "affinity"])
+        for name in ("size", "batch_size", "seed"):  # numbers of numpy are none of JSON
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, int(value))
+        UnknownNameError.check(msg("engine.gradient-rule", "gradient rule"), self.gradient_rule, GRADIENT_RULES)
+        UnknownNameError.check(msg("engine.refinement", "refinement"), self.refine, ["none", "affinity"])
         object.__setattr__(self, "target", _checked(self.target))
         if self.targets is not None:
             object.__setattr__(self, "targets", _checked(self.targets))
@@ -180,12 +184,26 @@ def options_of(given: Mapping[str, Any], targets: Any = None) -> Options:
     """Make options from the keywords of `explain`: those that are none of the fields are the method's own."""
     known = {name: given[name] for name in OPTION_NAMES if name in given and name != "method_options"}
     own = {name: given[name] for name in given if name not in (*OPTION_NAMES, "progress")}
-    return Options(**{"targets": targets, **known}, method_options=own | dict(given.get("method_options", {})))
+    others = given.get("method_options", {})
+    if not isinstance(others, Mapping):
+        problem = msg(
+            "engine.method-options", "{@method_options} is a dict of options, not {value}", value=repr(others)
+        )
+        raise UsageError(problem)
+    return Options(**{"targets": targets, **known}, method_options=own | dict(others))
 
 
 def target_of(target: "Target | list[Target]", image: int) -> Target:
     """Return the target of one image of a batch."""
     return target[image] if isinstance(target, list) else target
+
+
+def one_target(target: Any) -> Target:
+    """Return the one target that can be followed, as `Options` has it; raise a UsageError for several."""
+    if isinstance(found := _checked(target), list):
+        raise UsageError(msg("engine.one-target", "only one target can be followed"))
+    chosen: Target = found
+    return chosen
 
 
 def _checked(target: Any) -> Any:

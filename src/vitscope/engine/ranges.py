@@ -1,38 +1,43 @@
-"""The ranges of options that can be checked without torch and numpy, and what becomes of an input size."""
+"""The kinds and ranges of options that can be checked without torch and numpy, and what becomes of an input size."""
 
-from numbers import Integral
-from typing import TYPE_CHECKING, Any
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args, get_origin
 
 from vitscope._messages import Message, msg
-from vitscope.errors import UsageError
+from vitscope._numbers import is_real, is_whole
+from vitscope.errors import UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from vitscope.geometry import ImageRegion
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MOST = 1_000_000  # of images, maps, samples: a number beyond it is a slip
+
 
 def check_size(size: Any) -> None:
     """Raise a UsageError for an input size that is neither None nor an integer between 16 and 8192."""
-    if size is not None and not (is_integer(size) and 16 <= size <= 8192):
+    if size is not None and not is_whole(size, 16, 8192):
         raise UsageError(
             msg("engine.size", "{@size} is an integer between 16 and 8192 pixels, not {size}", size=repr(size))
         )
 
 
 def check_batch_size(images: Any) -> None:
-    """Raise a UsageError for a number of images in one forward that is no integer of at least 1."""
-    if not (is_integer(images) and images >= 1):
+    """Raise a UsageError for a number of images in one forward that is no integer between 1 and a million."""
+    if not is_whole(images, 1, MOST):
         raise UsageError(
             msg(
                 "engine.batch-size",
-                "{@batch_size} is an integer of at least 1, not {batch_size}",
+                "{@batch_size} is an integer between 1 and {most}, not {batch_size}",
+                most=f"{MOST:,}",
                 batch_size=repr(images),
             )
         )
-
-
-def is_integer(value: object) -> bool:
-    """Return whether a value is an integer, numpy's too, and no boolean."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def rounded_size(size: int, region: "ImageRegion", grid: tuple[int, int]) -> Message | None:
@@ -58,3 +63,81 @@ def rounded_size(size: int, region: "ImageRegion", grid: tuple[int, int]) -> Mes
         height=region.input[0],
         width=region.input[1],
     )
+
+
+def names_of(names: Any) -> tuple[Any, ...]:
+    """Return several names, or a single one, whatever it is, as a tuple."""
+    try:
+        return (names,) if isinstance(names, str) else tuple(names)
+    except TypeError:
+        return (names,)
+
+
+def checked(**ranges: tuple[float, float]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Check arguments by their annotations before a function runs: numbers, truth values and choices of strings.
+
+    `int`, `float`, `bool`, a Literal, and any of these or None are checked; other annotations are not. Numbers of numpy
+    become those of Python.
+
+    Args:
+        ranges: the least and the largest value of a parameter, by its name.
+
+    Raises:
+        UsageError, UnknownNameError: by the function that is returned.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+        kinds = {name: _parts(parameter.annotation) for name, parameter in signature.parameters.items()}
+
+        @wraps(function)
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            bound = signature.bind(*args, **kwargs)
+            for name, value in bound.arguments.items():
+                if not (value is None and NoneType in kinds[name]):
+                    bound.arguments[name] = _checked(name, value, kinds[name] - {NoneType}, ranges.get(name))
+            return function(*bound.args, **bound.kwargs)
+
+        return run
+
+    return decorate
+
+
+def _parts(annotation: Any) -> set[Any]:
+    """Return the types that an annotation admits, a Literal as its values; of what is written as a string, nothing."""
+    if isinstance(annotation, UnionType):
+        return set().union(*map(_parts, get_args(annotation)))
+    if get_origin(annotation) is Literal:
+        return set(get_args(annotation))
+    return {object if isinstance(annotation, str) else annotation}
+
+
+def _checked(name: str, value: Any, kinds: set[Any], ends: tuple[float, float] | None) -> Any:
+    """Return an argument as Python has it, or raise an error where it is of another kind."""
+    given = {"option": name, "value": repr(value)}
+    if name == "size":
+        check_size(value)
+    elif name == "batch_size":
+        check_batch_size(value)
+    elif kinds and all(isinstance(kind, str) for kind in kinds):
+        if not (isinstance(value, str) and value in kinds):
+            raise UnknownNameError(name, str(value), sorted(kinds))
+    elif kinds == {bool}:
+        if type(value).__name__ not in ("bool", "bool_"):  # numpy's, too
+            raise UsageError(msg("engine.not-a-boolean", "{option} is true or false, not {value}", **given))
+        return bool(value)
+    elif kinds and kinds <= {int, float}:
+        fits, low, high = is_whole if kinds == {int} else is_real, *(ends or (-1e300, 1e300))
+        if not fits(value):
+            raise UsageError(
+                msg("engine.not-a-whole-number", "{option} is a whole number, not {value}", **given)
+                if kinds == {int}
+                else msg("engine.not-a-number", "{option} is a finite number, not {value}", **given)
+            )
+        value = int(value) if is_whole(value) else float(value)
+        if not low <= value <= high:
+            span = {"low": f"{low:,}", "high": f"{high:,}"}
+            raise UsageError(
+                msg("engine.out-of-range", "{option} lies between {low} and {high}, not {value}", **given, **span)
+            )
+    return value

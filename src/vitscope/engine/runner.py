@@ -22,7 +22,7 @@ from vitscope.attention.model_lock import exclusive
 from vitscope.attention.model_modes import eval_mode, frozen_parameters, own_state
 from vitscope.attention.transformer_blocks import HiddenStates, TransformerBlocks, find_blocks
 from vitscope.engine.finite import require_finite_answer, require_finite_attention
-from vitscope.engine.ranges import rounded_size
+from vitscope.engine.ranges import check_size, rounded_size
 from vitscope.errors import LayoutError, Support, UnsupportedError, UsageError
 from vitscope.explanation import Activation
 from vitscope.geometry import ImageRegion, TokenLayout
@@ -107,18 +107,12 @@ def alone(function: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[An
     def run(owner: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with exclusive(owner.model, pristine=True) as changes:
             runner: ModelRunner = getattr(owner, "engine", owner)
-            if not runner.thread.at_work:  # a model changes between calls, not during one
+            if not getattr(runner.thread, "at_work", False):  # a model changes between calls, not during one
                 runner.refresh()
                 changes.set(runner.thread, "at_work", True)
             return function(owner, *args, **kwargs)
 
     return run
-
-
-class _OfThread(threading.local):
-    """Whether a call of this thread is running, during which the model is taken to be as it was at its beginning."""
-
-    at_work = False
 
 
 class ModelRunner:
@@ -127,12 +121,12 @@ class ModelRunner:
     Attributes:
         adapter: what vitscope knows of the model.
         device, dtype: of the model's parameters.
-        thread: what is known of the thread that asks.
+        thread: of the thread that asks: whether it is `at_work`, during which the model is taken to be as it was.
         on_forward: called before each run of the model; what it raises ends the call, so that hosts can cancel.
     """
 
     def __init__(self, adapter: ModelAdapter, device: torch.device, dtype: torch.dtype) -> None:
-        self.adapter, self.device, self.dtype, self.thread = adapter, device, dtype, _OfThread()
+        self.adapter, self.device, self.dtype, self.thread = adapter, device, dtype, threading.local()
         self.on_forward: Callable[[], None] = lambda: None
 
     @property
@@ -225,6 +219,7 @@ class ModelRunner:
                 size=size,
             )
             raise UsageError(problem)
+        check_size(size)
         picture = self.adapter.load(image)
         pixels, region = self.prepare_pixels(picture, size)
         if size is not None and picture.medium == "image":

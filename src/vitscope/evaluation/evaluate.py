@@ -12,6 +12,8 @@ from torch import Tensor
 from vitscope._messages import msg
 from vitscope.attention.model_lock import lending
 from vitscope.engine.engine import Engine
+from vitscope.engine.options import one_target
+from vitscope.engine.ranges import MOST, checked, names_of
 from vitscope.engine.runner import alone
 from vitscope.errors import UnknownNameError, UnsupportedError, UsageError
 from vitscope.evaluation.random_maps import compare_scores
@@ -37,6 +39,14 @@ _REMAKING = ("stability", "sanity")  # they make the map again
 _KEPT = 1 << 16  # numbers of one answer that are kept; of a longer one only its score is
 
 
+@checked(
+    seed=(0, 2**62),
+    steps=(1, 10_000),
+    n_subsets=(3, 10_000),
+    n_squares=(3, MOST),
+    n_random_maps=(2, MOST),
+    seconds=(0, 1e9),
+)
 @alone
 def measure(
     engine: Engine,
@@ -100,19 +110,11 @@ def measure(
     Cost: `Measurement.forwards`.
     """
     require_image(explanation)
+    target = one_target(target)
     names = metric_names(metrics, baseline, score)
     if baseline == "auto":
         baseline = "removal" if engine.supports("patch-dropping") else "mean"
     weights = engine.adapter.weights  # hashed now if ever, and never while others stand in their place
-    if n_random_maps < 2 or batch_size < 1:
-        raise UsageError(
-            msg(
-                "evaluation.too-few",
-                "{@n_random_maps} is at least 2 and {@batch_size} at least 1, not {maps} and {batch}",
-                maps=n_random_maps,
-                batch=batch_size,
-            )
-        )
     plan = MeasureSettings(explanation.layout.grid, steps, n_subsets, n_squares, seed)
     notes: list[str] = []
     picture = photo_of(engine, explanation, image)
@@ -128,7 +130,7 @@ def measure(
     empty, forwards, explanations = None, 0, 0
 
     def tick(name: str) -> Callable[[int, int], None]:
-        return partial(lending(progress), name) if progress else lambda done, total: None
+        return partial(lending(progress), name) if progress is not None else lambda done, total: None
 
     if any(name in _FAITHFULNESS for name in names):
         fill = baseline_fill(baseline, pixels, black, plan.grid)
@@ -205,15 +207,14 @@ def metric_names(metrics: str | Sequence[str], baseline: str, score: str) -> tup
         UsageError: no metric.
     """
     for word, given, choices in (("baseline", baseline, (*BASELINES, "auto")), ("score", score, get_args(ScoreKind))):
-        if given not in choices:
-            raise UnknownNameError(word, given, choices)
+        UnknownNameError.check(word, given, choices)
     known = (*_FAITHFULNESS, *_REMAKING)
-    if metrics in ("default", "all"):
-        return DEFAULT if metrics == "default" else known
-    names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    names = names_of(metrics)
+    if names in (("default",), ("all",)):
+        return DEFAULT if names == ("default",) else known
     for name in names:
-        if name not in known:
-            raise UnknownNameError(msg("evaluation.metric", "metric"), name, ("default", "all", *known))
+        if not (isinstance(name, str) and name in known):
+            raise UnknownNameError(msg("evaluation.metric", "metric"), str(name), ("default", "all", *known))
     if not names:
         raise UsageError(
             msg("evaluation.no-metric", "no metric is given"),

@@ -1,6 +1,5 @@
 """Predict with some patches painted over or left out, once (`Scope.predict_without`) or often (`PatchMasker`)."""
 
-import operator
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitscope._messages import msg
+from vitscope._numbers import is_whole
 from vitscope.engine.engine import Engine
+from vitscope.engine.options import one_target
 from vitscope.engine.runner import alone
 from vitscope.errors import UnknownNameError, UnsupportedError, UsageError
 from vitscope.geometry import TokenLayout
@@ -74,13 +75,9 @@ class PatchMasker:
     @alone
     def without(self, patches: Iterable[int], mode: str = "fill") -> MaskedPrediction:
         """Predict without these patches; see `Scope.predict_without`."""
-        if mode not in _MODES:
-            raise UnknownNameError(msg("evaluation.mode", "mode"), mode, _MODES)
+        UnknownNameError.check(msg("evaluation.mode", "mode"), mode, _MODES)
         count = self.layout.tokens - len(self.layout.prefix)
-        try:
-            numbers = sorted({operator.index(patch) for patch in patches})
-        except TypeError:
-            raise UsageError(msg("evaluation.patch-numbers", "patches are whole numbers, counted from 0")) from None
+        numbers = _patch_numbers(patches)
         if numbers and not 0 <= numbers[0] <= numbers[-1] < count:
             raise UsageError(
                 msg(
@@ -114,11 +111,21 @@ class PatchMasker:
             return self.engine.answer(self.pixels[None])
 
 
+def _patch_numbers(patches: Any) -> list[int]:
+    """Return the numbers of patches, ascending; raise a UsageError where they are not whole numbers."""
+    try:
+        given = [patch.item() if getattr(patch, "ndim", 1) == 0 else patch for patch in patches]
+    except (TypeError, ValueError, RuntimeError):  # not several, or no numbers but rows of them
+        given = [None]
+    if isinstance(patches, (str, bytes)) or not all(is_whole(patch) for patch in given):
+        raise UsageError(msg("evaluation.patch-numbers", "patches are whole numbers, counted from 0"))
+    return sorted(set(given))
+
+
 @alone
 def patch_masker(engine: Engine, image: ImageLike, *, size: int | None = None, target: Any = None) -> PatchMasker:
     """Make an image ready for predictions without some of its patches."""
-    if isinstance(target, (list, tuple)):
-        raise UsageError(msg("engine.one-target", "only one target can be followed"))
+    target = one_target(target)
     ready = engine.prepare(image, size=size)
     if ready.picture.medium == "sound":
         raise UnsupportedError(

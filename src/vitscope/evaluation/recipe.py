@@ -9,6 +9,7 @@ from vitscope.attention import AttentionStore, pooled_matrix
 from vitscope.attention.model_lock import lending
 from vitscope.engine.engine import Engine
 from vitscope.engine.options import Options, Progress
+from vitscope.engine.ranges import checked
 from vitscope.engine.runner import alone
 from vitscope.evaluation.evaluate import QUICK, ScoreCache, measure
 from vitscope.evaluation.recipe_page import Recipe, Walk
@@ -17,6 +18,7 @@ from vitscope.methods.notebook_recipe import notebook_recipe
 from vitscope.methods.rollout import rollout
 
 
+@checked(seed=(0, 2**62), seconds=(0, 1e9))
 @alone
 def recipe(
     engine: Engine,

@@ -10,6 +10,7 @@ from vitscope.attention import AttentionStore, LayerSpec
 from vitscope.errors import MethodError, require_package
 from vitscope.methods.base import method
 from vitscope.methods.head_fusion import HeadFusion, fuse_heads
+from vitscope.methods.rollout import check_residual_weight
 
 _MOST_TOKENS = 290
 _SCALE = 2**24  # capacities become whole numbers
@@ -37,13 +38,14 @@ def flow(
     Args:
         store: the attention of one forward.
         layers: the layers that count; all by default.
-        residual_weight: w, the weight of the residual path; 0.5 in the paper.
+        residual_weight: w, the weight of the residual path, in [0, 1]; 0.5 in the paper.
         head_fusion: `mean`, `max` or `min` over heads, or one head's number.
 
     Returns:
         `(B, N)`, each in [0, 1]; no distribution: flows of different tokens share edges. Exact up to 2^-24 an edge.
 
     Raises:
+        UsageError: `residual_weight` out of range, or no such layer.
         MethodError: more than 290 tokens: the graph needs all weights of all layers, and a maximum flow for each token.
         MissingDependencyError: scipy is not installed.
 
@@ -52,6 +54,7 @@ def flow(
     """
     require_package("scipy", extra="flow")
     readout = store.readout_weights()
+    check_residual_weight(residual_weight)
     tokens = readout.shape[1]
     if tokens > _MOST_TOKENS:
         raise MethodError(

@@ -1,15 +1,16 @@
 """The options of a method: their names, types, defaults and choices, checked without numpy and torch."""
 
-import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
 from vitscope._messages import msg
+from vitscope._numbers import is_real, is_whole
 from vitscope.errors import UnknownNameError, UsageError
 
 KIND, PACKAGE = msg("methods.method", "method"), "vitscope.methods"  # of the registry of methods
+_MOST, _EXACT = 1_000_000, 2**53
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Option:
             UsageError: a value of another type than the default.
         """
         numbers = isinstance(self.annotation, str) or int in get_args(self.annotation)
-        numbered = numbers and isinstance(value, int) and not isinstance(value, bool)
+        numbered = numbers and is_whole(value)
         if self.choices and not numbered and not (isinstance(value, str) and value in self.choices):
             raise UnknownNameError(self.name, str(value), self.choices)
         kind, given = type(self.default), {"option": self.name, "value": repr(value)}
@@ -44,10 +45,13 @@ class Option:
             raise UsageError(msg("methods.not-a-text", "{option} is a text, not {value}", **given))
         if kind is bool and not isinstance(value, bool):
             raise UsageError(msg("methods.not-a-boolean", "{option} is true or false, not {value}", **given))
-        if kind is float and not (type(value) in (int, float) and math.isfinite(value)):
+        if kind is float and not is_real(value):
             raise UsageError(msg("methods.not-a-number", "{option} is a number, not {value}", **given))
-        if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
+        if kind is int and not is_whole(value):
             raise UsageError(msg("methods.not-a-whole-number", "{option} is a whole number, not {value}", **given))
+        if kind is int and not is_whole(value, -_MOST, _MOST):
+            most = f"{_MOST:,}"
+            raise UsageError(msg("methods.too-large", "{option} is at most {most}, not {value}", most=most, **given))
 
 
 def check_options(
@@ -61,7 +65,9 @@ def check_options(
     for name, value in given.items():
         if name not in known:
             raise UnknownNameError(
-                msg("methods.option-of", "option of the method '{method}'", method=method), name, known, also
+                msg("methods.option-of", "option of the method '{method}'", method=method), str(name), known, also
             )
         known[name].check(value)
+        if type(known[name].default) is float and abs(value) > _EXACT:  # tensors take no such integers
+            given[name] = float(value)
     return {name: option.default for name, option in known.items()} | given

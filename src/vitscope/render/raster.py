@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from vitscope._messages import msg
+from vitscope._numbers import is_real
 from vitscope.errors import UnknownNameError, UsageError
 from vitscope.geometry import ImageRegion
 from vitscope.render.unseen import hatch_unseen
@@ -78,9 +79,8 @@ class Style:
             (msg("render.style", "style"), self.style, STYLES),
             (msg("render.normalisation", "normalisation"), self.norm, NORMS),
         ):
-            if value not in choices:
-                raise UnknownNameError(kind, value, choices)
-        if not (0 <= self.opacity <= 1 and 0 <= self.blur <= _MAX_BLUR):
+            UnknownNameError.check(kind, value, choices)
+        if not (is_real(self.opacity, 0, 1) and is_real(self.blur, 0, _MAX_BLUR)):
             raise UsageError(
                 msg(
                     "render.out-of-range",

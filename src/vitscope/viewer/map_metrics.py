@@ -69,7 +69,7 @@ def measure_maps(
                 explanation,
                 target=place,
                 **{**QUICK, "steps": _steps_of(explanation)},
-                seconds=max(until - time.monotonic(), 0),
+                seconds=None if seconds is None else max(until - time.monotonic(), 0),
                 seed=seed,
                 score_cache=cache,
                 progress=report,

@@ -11,6 +11,7 @@ from vitscope._version import __version__
 from vitscope.engine.engine import Engine
 from vitscope.engine.inspection import compare, statistics
 from vitscope.engine.options import Options, Progress
+from vitscope.engine.ranges import checked, names_of
 from vitscope.errors import MethodError, UsageError, VitscopeError
 from vitscope.explanation import Explanation
 from vitscope.images import ImageLike, Picture, reusable
@@ -85,6 +86,7 @@ class View:
         return own + (self.other.nbytes if self.other is not None else 0)
 
 
+@checked(seed=(0, 2**62), top=(0, 1000), max_mb=(0.01, 1e6), seconds=(0, 1e9))
 def view(
     engine: Engine,
     image: ImageLike,
@@ -135,7 +137,7 @@ def view(
     twin = None if beside is None else Twin(engine, beside.engine, picture, size)
     most = max_mb or MAX_MB * (2 if twin else len(photos))
     options = ViewOptions(
-        tuple(methods),
+        names_of(methods),
         target,
         top,
         size,

@@ -5,6 +5,7 @@ import faulthandler
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -141,7 +142,8 @@ def serve(
     """
     server = make_server(scopes, policy, limits, ready)
     server.on_signal = partial(_exit_after, 0.8 * limits.shutdown_seconds)
-    asyncio.run(server.serve([listener]))
+    with _killed_after(0.88 * limits.shutdown_seconds):
+        asyncio.run(server.serve([listener]))
     if server.ended_in_time and not _threads_that_stay():  # all that is left is to take the interpreter down
         faulthandler.cancel_dump_traceback_later()
     return server.ended_in_time
@@ -153,6 +155,45 @@ def _threads_that_stay(seconds: float = 0.5) -> list[threading.Thread]:
     for thread in others:
         thread.join(seconds)
     return [thread for thread in others if thread.is_alive()]
+
+
+# reads the numbers of signals until one of those that end the server, and kills it if it then lives for too long
+_KILLER = """
+import os, select, sys, time
+server, seconds, signals = int(sys.argv[1]), float(sys.argv[2]), {int(one) for one in sys.argv[3:]}
+while (told := os.read(0, 1)) and told[0] not in signals:
+    pass
+until = time.monotonic() + seconds
+while told and select.select([0], [], [], max(0, until - time.monotonic()))[0]:
+    told = os.read(0, 1)
+if told:
+    os.kill(server, 9)
+"""
+
+
+@contextmanager
+def _killed_after(seconds: float) -> Iterator[None]:
+    """Have this process killed so many seconds after a signal, also where a thread keeps Python's lock.
+
+    While the lock is kept, no handler of Python's runs; the number of the signal is written to a pipe all the same, at
+    whose other end a process of its own waits.
+    """
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    code = [sys.executable, "-I", "-S", "-c", _KILLER, str(os.getpid()), str(seconds)]
+    signals = [str(int(one)) for one in (signal.SIGINT, signal.SIGTERM)]
+    nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(
+        [*code, *signals], bufsize=0, stdin=subprocess.PIPE, start_new_session=True, **nowhere
+    ) as killer:
+        assert killer.stdin is not None
+        os.set_blocking(killer.stdin.fileno(), False)
+        before = signal.set_wakeup_fd(killer.stdin.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
 
 
 def _exit_after(seconds: float) -> None:
