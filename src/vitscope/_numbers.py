@@ -26,11 +26,11 @@ def number(text: str) -> int | float | None:
 
 def is_whole(value: object, low: float = -(10**18), high: float = 10**18) -> bool:
     """Return whether a value is an integer of Python or numpy in a range, and no boolean."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and low <= int(value) <= high
+    return not isinstance(value, bool) and isinstance(value, Integral) and low <= int(value) <= high
 
 
 def is_real(value: object, low: float = -1e300, high: float = 1e300) -> bool:
     """Return whether a value is a number of Python or numpy in a range, and no boolean; NaN is in none."""
-    if not isinstance(value, Real) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, Real):
         return False
     return low <= (int(value) if isinstance(value, Integral) else float(value)) <= high

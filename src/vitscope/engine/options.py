@@ -101,8 +101,7 @@ class Options:
     targets: Any = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.method, str):  # which no method is called
-            object.__setattr__(self, "method", str(self.method))
+        object.__setattr__(self, "method", str(self.method))  # no method is called what is no text
         check_size(self.size)
         check_batch_size(self.batch_size)
         if not is_whole(self.seed, -_LARGEST_SEED, _LARGEST_SEED):

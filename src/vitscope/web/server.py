@@ -183,9 +183,9 @@ def _killed_after(seconds: float) -> Iterator[None]:
         return
     code = [sys.executable, "-I", "-S", "-c", _KILLER, str(os.getpid()), str(seconds)]
     signals = [str(int(one)) for one in (signal.SIGINT, signal.SIGTERM)]
-    nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    nowhere = subprocess.DEVNULL
     with subprocess.Popen(
-        [*code, *signals], bufsize=0, stdin=subprocess.PIPE, start_new_session=True, **nowhere
+        [*code, *signals], bufsize=0, stdin=subprocess.PIPE, stdout=nowhere, stderr=nowhere, start_new_session=True
     ) as killer:
         assert killer.stdin is not None
         os.set_blocking(killer.stdin.fileno(), False)
