@@ -143,6 +143,24 @@ def test_a_model_that_stays_is_not_looked_at_twice():
     assert scope.engine.blocks is blocks
 
 
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_another_kernel_of_the_same_attention_is_no_other_structure(name):
+    sizes = {"patch_size": 8, "depth": 2, "num_heads": 2}
+    if name.startswith("swin"):
+        sizes = {"patch_size": 2, "window_size": 4, "depths": (2, 2), "num_heads": (2, 2)}
+    torch.manual_seed(0)
+    model = timm.create_model(name, img_size=32, embed_dim=16, num_classes=3, **sizes).eval()
+    scope = vitscope.load(model)
+    traces, pixels = scope.adapter._traces, torch.randn(1, 3, 32, 32)
+    for fused in (False, True):
+        for module in model.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = fused
+        found = scope.attribute(pixels, method="rollout").maps
+        assert scope.adapter._traces is traces
+        assert torch.equal(found, vitscope.load(model).attribute(pixels, method="rollout").maps)
+
+
 def test_weights_are_compared_only_when_somebody_asks_for_their_name(monkeypatch):
     model = make("timm")
     scope = vitscope.load(model)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 _PLAIN = (bool, int, float, str, tuple, type(None))
 _NEVER_PLAIN = {key for key, value in vars(nn.Module()).items() if not isinstance(value, _PLAIN)} | {"training"}
+_KERNEL_CHOICES = {"timm": frozenset({"fused_attn"})}  # the same attention, fused or written out: nothing to find anew
 _SAMPLES = 4096  # numbers of a tensor that are summed
 
 
@@ -53,7 +54,8 @@ def _structure(model: nn.Module) -> Iterator[Any]:
     for name, module in model.named_modules(remove_duplicate=False):
         own = vars(module)
         yield name, weakref.ref(module), type(module), id(own.get("forward"))
-        yield {key: own[key] for key in own.keys() - _NEVER_PLAIN if isinstance(own[key], _PLAIN)}
+        kernel = _KERNEL_CHOICES.get(type(module).__module__.partition(".")[0], frozenset())
+        yield {key: own[key] for key in own.keys() - _NEVER_PLAIN - kernel if isinstance(own[key], _PLAIN)}
         if hooks := own.get("_forward_hooks"):
             yield [*map(id, hooks.values())]
         if held := module._parameters:
