@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tools import citation, release
+from tools import citation, extras, release
 
 ROOT = Path(__file__).parent.parent
 GITHUB = ROOT / ".github"
@@ -107,3 +107,9 @@ def test_workflows_call_targets_that_exist_and_keep_no_secret():
         assert set(re.findall(r"run: make (\S+)", text)) <= targets, path
         assert "secrets." not in text
         assert "permissions:\n  contents: read" in text
+
+
+def test_every_extra_is_tried_alone():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    assert set(extras.PARTS) == set(settings["project"]["optional-dependencies"])
+    assert [name for name, (asked, _) in extras.PARTS.items() if not asked] == ["tensorboard"]  # the caller brings it
