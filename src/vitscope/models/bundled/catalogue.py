@@ -86,7 +86,7 @@ def naming_variable(reference: str) -> Iterator[None]:
     try:
         yield
     except VitscopeError as error:
-        if reference == os.environ.get(MODEL_VARIABLE, "").strip():
+        if reference and reference == os.environ.get(MODEL_VARIABLE, "").strip():
             named = msg("models.variable.hint", "the variable {name} names this model", name=MODEL_VARIABLE)
             error.hint = join_messages("; ", [*filter(None, [error.hint]), named])
         raise
