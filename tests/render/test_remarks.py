@@ -29,6 +29,9 @@ def test_zero_flat_and_nearly_flat():
     assert codes(level) == ["render.nearly-flat"]
     assert "1." in map_remarks(level.astype(np.float32))[0]
     assert codes(1 + 0.3 * smooth(0) / smooth(0).max()) == []
+    barely = np.full((8, 8), 1.0)
+    barely[0, 0] += 4e-6
+    assert "0.0004%" in map_remarks(barely)[0]
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (7, 9), (16, 16), (37, 37)])

@@ -126,7 +126,7 @@ class Answer(_Struct):
         if self.outcome == "kept":
             return msg(
                 "engine.calibration.kept",
-                "none of {count} settings was demonstrably better than {default} on {cases}",
+                "the best of {count} settings were not demonstrably better than {default} on {cases}",
                 count=self.searched,
                 default=str(self.default),
                 cases=self.cases_text,

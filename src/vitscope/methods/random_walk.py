@@ -181,7 +181,7 @@ def _map(
 ) -> Float[Tensor, " P"]:
     """Return m of one image."""
     q = _smoothed(s, z, restart, temperature) * (s * len(s)) ** detail
-    if q.max() - q.min() <= _FLAT * q.max():
+    if any(values.max() - values.min() <= _FLAT * values.max() for values in (s, q)):  # x lies within the range of s
         return torch.zeros_like(q)
     unit = torch.nn.functional.normalize(z, dim=-1)
     unit = unit - unit.mean(0)

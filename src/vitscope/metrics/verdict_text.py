@@ -49,49 +49,51 @@ _SENTENCES: Mapping[tuple[int, str], Callable[[str, str], str]] = {
     ),
     (_SHOW, "better than random"): lambda how, count: msg(
         "metrics.show-better",
-        "Shown alone, what it marks keeps {how} of the model's answer than random patches ({count}).",
+        "Shown alone, what this map marks keeps {how} of the model's answer than random patches ({count}).",
         how=how,
         count=count,
     ),
     (_SHOW, "worse than random"): lambda how, count: msg(
         "metrics.show-worse",
-        "Shown alone, it does not suffice: what it marks keeps {how} of the model's answer than random patches "
-        "({count}).",
+        "Shown alone, what this map marks keeps {how} of the model's answer than random patches ({count}).",
         how=how,
         count=count,
     ),
     (_SHOW, "no better than random"): lambda _how, count: msg(
         "metrics.show-same",
-        "Shown alone, it does not suffice: what it marks does not clearly keep more of the model's answer than random "
-        "patches ({count}).",
+        "Shown alone, what this map marks does not clearly keep more of the model's answer than random patches "
+        "({count}).",
         count=count,
     ),
     (_SHOW, "undecided"): lambda _how, count: msg(
         "metrics.show-undecided",
-        "Whether what it marks, shown alone, keeps more of the model's answer than random patches: {count}.",
+        "Whether what this map marks, shown alone, keeps more of the model's answer than random patches: {count}.",
         count=count,
     ),
     (_FORETELL, "better than random"): lambda how, count: msg(
         "metrics.foretell-better",
-        "Hiding patches changes the model's answer where this map says so, {how} than for random maps ({count}).",
+        "This map's values foretell {how} than those of random maps how much hiding parts of the image changes the "
+        "model's answer ({count}).",
         how=how,
         count=count,
     ),
     (_FORETELL, "worse than random"): lambda how, count: msg(
         "metrics.foretell-worse",
-        "Hiding patches changes the model's answer where this map says so, {how} than for random maps ({count}).",
+        "This map's values foretell {how} than those of random maps how much hiding parts of the image changes the "
+        "model's answer ({count}).",
         how=how,
         count=count,
     ),
     (_FORETELL, "no better than random"): lambda _how, count: msg(
         "metrics.foretell-same",
-        "Hiding patches does not clearly change the model's answer more where this map says so than for random maps "
-        "({count}).",
+        "This map's values do not clearly foretell better than those of random maps how much hiding parts of the image "
+        "changes the model's answer ({count}).",
         count=count,
     ),
     (_FORETELL, "undecided"): lambda _how, count: msg(
         "metrics.foretell-undecided",
-        "Whether hiding patches changes the model's answer where this map says so, more than for random maps: {count}.",
+        "Whether this map's values foretell better than those of random maps how much hiding parts of the image "
+        "changes the model's answer: {count}.",
         count=count,
     ),
 }
@@ -109,7 +111,12 @@ def number_text(number: Number) -> str:
     kind = next((kind for kind, names in enumerate(_KINDS) if number.name in names), None)
     if kind is None:
         return ""
-    if number.verdict == "worse than random":
+    worse = number.verdict == "worse than random"
+    if kind == _FORETELL and worse:
+        how = msg("metrics.far-worse", "far worse") if number.far else msg("metrics.worse", "worse")
+    elif kind == _FORETELL:
+        how = msg("metrics.far-better", "far better") if number.far else msg("metrics.better", "better")
+    elif worse:
         how = msg("metrics.far-less", "far less") if number.far else msg("metrics.less", "less")
     else:
         how = msg("metrics.far-more", "far more") if number.far else msg("metrics.more", "more")

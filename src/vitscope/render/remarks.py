@@ -41,7 +41,7 @@ def map_remarks(values: Float[np.ndarray, "..."]) -> list[str]:
             msg(
                 "render.nearly-flat",
                 "this map is nearly flat: all its colours stand for a difference of {share} between patches",
-                share=f"{(high - low) / size:.1%}",
+                share=f"{100 * (high - low) / size:.2g}%",
             )
         ]
     return _of_neighbours(values) if values.ndim == 2 and min(values.shape) >= _SIDE else []
@@ -53,8 +53,8 @@ def _of_neighbours(values: Float[np.ndarray, "gh gw"]) -> list[str]:
         return [
             msg(
                 "render.isolated",
-                "{count} isolated patches hold {share} of this map: look what lies there, as sinks of attention look "
-                "the same",
+                "{share} of this map lies on isolated patches ({count}): look what is there, as sinks of attention "
+                "look the same",
                 count=count,
                 share=f"{share:.0%}",
             )
