@@ -40,6 +40,41 @@ def test_a_pool_hands_them_on():
     _same(near.value, far.value)
 
 
+def test_an_error_is_one_line_without_control_characters():
+    inner = msg("c", "no {what}", what="\x1b[31mthing\n")
+    for one in (
+        UsageError(msg("a", "{source} is broken: {reason}", source="a\nb\u202e.png", reason=inner), "a\n  hint\x07"),
+        UsageError("a\x1b b\n c", msg("d", "see {count} of {where}", count=3, where="x\r\ny")),
+    ):
+        assert str(one).isprintable()
+        assert pickle.loads(pickle.dumps(one)).spoken("cli") == one.spoken("cli")
+    assert UsageError(msg("a", "{source}", source="a\nb\u202e.png")).message == r"a\nb\u202e.png"
+    plain = msg("a", "{source}", source="ein Maß 　猫.png")
+    assert UsageError(plain).message is plain
+
+
+@pytest.mark.parametrize(
+    ("error", "memory"),
+    [
+        (MemoryError(), True),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+            True,
+        ),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), True),
+        (ImportError("libx.so: cannot allocate memory in static TLS block"), True),
+        (OSError(12, "Cannot allocate memory"), True),
+        (OSError(28, "No space left on device"), False),
+        (ImportError("No module named 'x'"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_errors_of_memory_are_known(error, memory):
+    assert errors.is_out_of_memory(error) is memory
+    if memory:
+        assert errors.OutOfMemoryError.of(error, "x").message.startswith("x needs more memory")
+
+
 def ask(name):
     return METHODS.get(name)
 

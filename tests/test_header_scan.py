@@ -1,5 +1,6 @@
 """What costs more than it weighs is refused by its header; what is no file, before a byte is read."""
 
+import io
 import os
 import socket
 import time
@@ -36,16 +37,29 @@ def test_others_are_one_line_within_a_second(name, data):
     assert "\n" not in str(caught.value)
 
 
+def exif(pieces):
+    """A JPEG whose Exif is in pieces, which Pillow joins one by one."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "JPEG")
+    return file.getvalue()[:2] + (b"\xff\xe1\x00\x40Exif\0\0" + bytes(56)) * pieces + file.getvalue()[2:]
+
+
+def test_exif_in_a_few_pieces_is_read_where_it_can_be_stopped():
+    assert [check_cost(exif(pieces), "x") for pieces in (0, 1, 20, 21, 200)] == [True, True, True, False, False]
+    assert load_image(exif(200)).size == (8, 8)
+
+
 @pytest.mark.parametrize(
     "data",
     [
         odd_pictures.scans(4000),
         odd_pictures.scans(80, (6000, 5000)),
         odd_pictures.png_with(odd_pictures.chunk(b"tEXt", b"a\0b") * 3000),
+        exif(300),
         odd_pictures.gif_with(b"\x21\xfe" + (b"\xff" + b"a" * 255) * 10_000 + b"\0"),
         odd_pictures.tiff_with(279, 4, 50_000_000, 8),
     ],
-    ids=["scans", "scans of many pixels", "texts", "comment", "tags"],
+    ids=["scans", "scans of many pixels", "texts", "pieces of Exif", "comment", "tags"],
 )
 def test_what_asks_for_too_much_work_is_called_costly(tmp_path, data):
     refused(data, "costly")

@@ -1,6 +1,7 @@
 """Decoding image files: broken ones are refused in one line, odd ones become the right pixels with a note."""
 
 import io
+import logging
 import os
 import random
 import struct
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, PngImagePlugin
 
+from tests.helpers import odd_pictures
 from tests.helpers.images import NOISE, codes, encoded, refused, written
 from vitscope import _pillow
 from vitscope.errors import ImageError
@@ -395,3 +397,12 @@ def test_threads_that_decode_at_once_leave_the_warnings_as_they_were():
     assert warnings.filters == before
     with pytest.warns(UserWarning, match="heard again"):
         warnings.warn("heard again", UserWarning, stacklevel=1)
+
+
+def test_what_pillow_logs_goes_to_handlers_of_the_caller_only(monkeypatch, capsys):
+    data = odd_pictures.tiff_with(277, 3, 1, 65_535)  # samples in a pixel
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # of pytest: without any, logs go to stderr
+    with pytest.raises(ImageError):
+        load_image(data)
+    assert capsys.readouterr() == ("", "")
+    assert logging.getLogger("PIL").handlers == []

@@ -18,7 +18,8 @@ GIF_COUNTED = 100
 _GIF_IMAGE, _GIF_EXTENSION, _GIF_COMMENT, _GIF_END = 0x2C, 0x21, 0xFE, 0x3B
 _SCANS = 100  # of a JPEG with previews: progressive ones of usual encoders have about 10
 _SCANNED, _QUICK = 2_000_000_000, 400_000_000  # pixels, each counted once a scan: at all, and within a second
-_TEXTS, _FEW_TEXTS = 200, 20  # chunks of text or profiles in a PNG, each of which may be compressed
+# chunks of text or profiles in a PNG, each of which may be compressed; pieces of Exif in a JPEG, joined one by one
+_TEXTS, _FEW_TEXTS = 200, 20
 _COMMENTS = 1_000_000  # bytes in the comments of a GIF
 _PIECES = 10_000, 1 / 64  # blocks, chunks or segments: so many, and so many for each byte
 _TAG_BYTES = 64_000_000  # that the tags of a TIFF say they have
@@ -102,10 +103,15 @@ def _check_pieces(count: int, size: int, source: str) -> None:
         raise _costly(source, msg("images.many-pieces", "more than {count} pieces", count=count - 1))
 
 
+def _check_texts(count: int, source: str) -> None:
+    if count > _TEXTS:
+        raise _costly(source, msg("images.many-texts", "more than {count} texts and profiles", count=_TEXTS))
+
+
 def _jpeg(data: bytes, source: str) -> bool:
     """Check a JPEG: the marker of a scan stands nowhere in the data of another one, so that counting bytes is safe."""
     scans, pixels, size = data.count(b"\xff\xda"), 0, len(data)
-    at, segments = 2, 0
+    at, segments, texts = 2, 0, 0
     while at + 9 < size and data[at] == 0xFF:
         marker = data[at + 1]
         if marker == 0xDA:
@@ -116,11 +122,13 @@ def _jpeg(data: bytes, source: str) -> bool:
             if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
                 height, width = struct.unpack(">HH", data[at + 5 : at + 9])
                 pixels = max(pixels, height * width)
+            texts += marker == 0xE1 and data[at + 4 : at + 8] == b"Exif"
             at += 2 + max(int.from_bytes(data[at + 2 : at + 4], "big"), 2)
         _check_pieces(segments := segments + 1, size, source)
+        _check_texts(texts, source)
     if scans > _SCANS or scans * pixels > _SCANNED:
         raise _costly(source, msg("images.many-scans", "{count} scans over the whole image", count=scans))
-    return scans * pixels <= _QUICK
+    return scans * pixels <= _QUICK and texts <= _FEW_TEXTS
 
 
 def _png(data: bytes, source: str) -> bool:
@@ -129,8 +137,7 @@ def _png(data: bytes, source: str) -> bool:
         kind = data[at + 4 : at + 8]
         texts += kind in (b"iCCP", b"zTXt", b"iTXt", b"tEXt", b"eXIf")
         _check_pieces(chunks := chunks + 1, size, source)
-        if texts > _TEXTS:
-            raise _costly(source, msg("images.many-texts", "more than {count} texts and profiles", count=_TEXTS))
+        _check_texts(texts, source)
         at += 12 + int.from_bytes(data[at : at + 4], "big")
     return texts <= _FEW_TEXTS
 

@@ -1,5 +1,6 @@
 """Decode image files with Pillow: one upright frame, a note for each conversion, one clear error."""
 
+import logging
 import threading
 import warnings
 from collections.abc import Iterator
@@ -45,13 +46,15 @@ _TRANSPOSES = {
 class _Quiet:
     """Suppresses warnings while any thread decodes; those about large images, too: our limit is lower and an error.
 
+    What Pillow logs of a broken file goes to handlers of the caller's only, and not to stderr for want of any.
+
     Filters belong to the process. If each thread saved and restored its own, the last one to leave would restore
     another's silence for good; so the first one in saves them, and the last one out restores them.
     """
 
     def __init__(self) -> None:
         self._lock, self._inside = threading.Lock(), 0
-        self._filters = warnings.catch_warnings()
+        self._filters, self._nowhere = warnings.catch_warnings(), logging.NullHandler()
 
     def __enter__(self) -> None:
         with self._lock:
@@ -59,6 +62,7 @@ class _Quiet:
                 self._filters = warnings.catch_warnings()
                 self._filters.__enter__()
                 warnings.simplefilter("ignore")
+                logging.getLogger("PIL").addHandler(self._nowhere)
             self._inside += 1
 
     def __exit__(self, *raised: object) -> None:
@@ -66,6 +70,7 @@ class _Quiet:
             self._inside -= 1
             if self._inside == 0:
                 self._filters.__exit__(None, None, None)
+                logging.getLogger("PIL").removeHandler(self._nowhere)
 
 
 quiet = _Quiet()

@@ -18,16 +18,18 @@ and never changes with the words. Errors can be pickled, so they cross process p
 """
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
-from vitscope._messages import Language, Message, msg
+from vitscope._messages import CONTROL, Language, Message, msg, visible
 
 # as numpy, torch on processors and torch on accelerators write it
 _NEEDED = re.compile(r"(?i)(?:allocate (?P<number>[\d.]+) (?P<unit>[KMGTPE]iB)|allocate (?P<bytes>\d+) bytes)")
+_NOT_LOADED = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")  # a library, by the loader
 _LISTED, _SHOWN = 60, 8  # up to 60 choices are all listed; of more, the first 8
 
 
@@ -66,7 +68,16 @@ class VitscopeError(Exception):
 
 
 def _one_line(text: str) -> str:
-    return text if isinstance(text, Message) else " ".join(text.split())
+    """Return a sentence in one line, the control characters of names and of libraries' reasons as escapes."""
+    if not isinstance(text, Message):
+        return visible(" ".join(text.split()))
+    if not CONTROL.search(text):
+        return text
+    params = {
+        name: _one_line(one) if isinstance(one, Message) else visible(one.rstrip()) if isinstance(one, str) else one
+        for name, one in text.params.items()
+    }
+    return Message(text.code, text.template, params)
 
 
 def _restored(kind: type[VitscopeError], args: tuple[Any, ...], state: Mapping[str, Any]) -> VitscopeError:
@@ -216,10 +227,13 @@ class OutOfMemoryError(VitscopeError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error of Python, numpy or torch says that memory ran out."""
+    """Return whether an error of Python, numpy, torch or the system's loader says that memory ran out."""
     text = str(error)
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text))
+        or (isinstance(error, ImportError) and any(words in text for words in _NOT_LOADED))
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
     )
 
 

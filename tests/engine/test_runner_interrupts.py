@@ -25,7 +25,7 @@ def test_an_interrupt_at_some_places_leaves_everything_as_it_was(work):
 @pytest.mark.parametrize("work", WORKS)
 @pytest.mark.parametrize("family", ["generic", "timm", "transformers"])
 def test_an_interrupt_at_many_places_leaves_everything_as_it_was(family, work):
-    assert check(family, work, MANY)[1] == {}
+    assert check(family, work, FEW if work == "calibrate" else MANY)[1] == {}  # which takes seconds each time
 
 
 @pytest.mark.slow

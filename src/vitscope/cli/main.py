@@ -107,19 +107,19 @@ def main() -> None:
         if problem := error.format_message():  # empty where the help was printed for want of arguments
             print_error(VitscopeError(problem, f"{context.command_path if context else 'vitscope'} --help"))
         code = 2
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        print_error(OutOfMemoryError.of(error, "vitscope"))
-        code = 1
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    except OSError as error:  # a full disk, a path that is too long
-        path, reason = error.filename or "the system", error.strerror or error
-        print_error(VitscopeError(msg("cli.system-error", "{path}: {reason}", path=path, reason=reason)))
+    except (MemoryError, RuntimeError, ImportError, OSError) as error:
+        if is_out_of_memory(error):
+            print_error(OutOfMemoryError.of(error, "vitscope"))
+        elif isinstance(error, OSError):  # a full disk, a path that is too long
+            path, reason = error.filename or "the system", error.strerror or error
+            print_error(VitscopeError(msg("cli.system-error", "{path}: {reason}", path=path, reason=reason)))
+        else:
+            raise
         code = 1
     if code == _INTERRUPTED:  # raised, or made into this code by Typer
         sys.stderr.write("vitscope: interrupted; finished results are complete, and nothing is half-written\n")
