@@ -1,9 +1,15 @@
 """The record of attention calls: what is kept of large tensors."""
 
+from pathlib import Path
+
+import pytest
 import torch
 from torch import nn
 
 from vitscope.attention.recorder import AttentionRecorder
+
+SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")  # "always [madvise] never" by default
+HAS_LARGE_PAGES = SETTING.exists() and "[never]" not in SETTING.read_text()
 
 
 class TestKeptTensors:
@@ -18,6 +24,16 @@ class TestKeptTensors:
         joined.zero_()
         assert float(q.max()) == 39
         assert k.data_ptr() == q.data_ptr() + q.nbytes
+
+    @pytest.mark.skipif(not HAS_LARGE_PAGES, reason="needs a Linux that gives large pages")
+    def test_memory_comes_in_large_pages(self):
+        import resource
+
+        given, recorder = torch.zeros(1, 4, 2**10, 2**10), AttentionRecorder(nn.Identity())  # 16 MB
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        kept = [recorder.keep(given) for _ in range(4)]
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 4 * given.nbytes // 4096 / 2
+        assert all(torch.equal(one, given) for one in kept)
 
     def test_more_than_was_reserved_is_kept_too(self, monkeypatch):
         monkeypatch.setattr("vitscope.attention.recorder._LARGE", 4)
