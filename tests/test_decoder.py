@@ -81,6 +81,14 @@ def test_a_decoder_that_does_not_start_is_no_broken_picture(monkeypatch):
         load_image(TIFF)
 
 
+def test_a_decoder_that_starts_too_slowly_is_not_said_to_lack_memory(monkeypatch):
+    monkeypatch.setattr(_decoder, "_COMMAND", "import time; time.sleep(60)")
+    monkeypatch.setattr(_decoder, "_START_SECONDS", 0.5)
+    with guarded(), raises(OutOfMemoryError, "images.slow-decoder") as caught:
+        load_image(TIFF)
+    assert "within 0.5 seconds" in str(caught.value)
+
+
 def test_memory_is_limited():
     command = "from vitscope import _decoder; _decoder._limit(5, 1); bytearray(4_000_000_000)"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=False)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vitscope._pillow import Decoded
 
 _SECONDS = 20.0
-_START_SECONDS = 60.0  # for a process to start, on a busy machine
+_START_SECONDS = 180.0  # for a process to start, on a busy machine
 _KEPT = 2  # processes that wait for the next image
 _BASE_BYTES, _PIXEL_BYTES = 2_000_000_000, 64  # of address space, and so many more for each pixel that is allowed
 _READY = b"r"
@@ -49,6 +49,7 @@ class _Process:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._jobs, self._reply = self._process.stdin, self._process.stdout
+        begun = time.monotonic()
         try:
             with self._ended_after(_START_SECONDS):
                 started = self._reply.read(1) == _READY
@@ -57,7 +58,7 @@ class _Process:
             raise
         if not started:
             self.end()
-            raise OSError
+            raise TimeoutError if time.monotonic() - begun >= _START_SECONDS else OSError
 
     def decode(self, job: tuple[Any, ...], seconds: float) -> "Decoded | VitscopeError | None":
         """Return the decoded image, or the error; None where the process died or was ended after so many seconds."""
@@ -109,6 +110,15 @@ class _Guard:
                 process.end()
         try:
             return _Process()
+        except TimeoutError:
+            raise OutOfMemoryError(
+                msg(
+                    "images.slow-decoder",
+                    "the process that decodes images did not start within {seconds} seconds",
+                    seconds=f"{_START_SECONDS:g}",
+                ),
+                msg("images.slow-decoder.hint", "the machine is busy: run it again when it is less so"),
+            ) from None
         except OSError:
             raise OutOfMemoryError(
                 msg("images.no-decoder", "the process that decodes images did not start"),

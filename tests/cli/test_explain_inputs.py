@@ -162,3 +162,12 @@ def test_images_of_one_stem_are_told_apart(explain, album, tmp_path):
     assert names(tmp_path / "out") == {"x", "x-2"}  # the one that cannot be read takes no name
     assert [line.split()[0] for line in ran.out.splitlines()[1:3]] == ["x.bmp", "x.gif"]
     assert str(tmp_path / "out" / "x-2" / "overlay.png") in ran.out
+
+
+def test_what_is_said_of_one_of_several_maps_names_its_method(cli, album, tiny_folder, tmp_path):
+    arguments = ["--model", tiny_folder, "--size", "160", "--seed", "1", "--out"]
+    ran = cli("explain", album[2], *arguments, tmp_path / "two", "--method", "random,rollout")
+    [line] = [line for line in ran.out.splitlines() if "nearly random" in line]
+    assert line.startswith("rocket: random: this map is nearly random")
+    ran = cli("explain", album[2], *arguments, tmp_path / "one", "--method", "random")
+    assert "rocket: this map is nearly random" in ran.out

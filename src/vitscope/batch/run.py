@@ -35,7 +35,7 @@ class BatchSummary:
         images: images processed in this run, with the failed ones.
         failed: those of them with an error in their rows.
         failures: their number by kind of error.
-        errors: id and error of the first of them, 20 at most.
+        errors: source and error of the first of them, 20 at most.
         skipped: images that earlier runs finished.
         failed_before: those of them with an error in their rows.
         damaged: shards of earlier runs that were not as they were written, by file with the reason; made again.
@@ -120,8 +120,8 @@ def run(
             summary.shards += 1
             kinds.update(outcome.stats["failures"])
             if outcome.stats["failed"]:
-                rows = outcome.table.select(["id", "error"]).to_pylist()
-                named = {row["id"]: row["error"] for row in rows if row["error"]}
+                rows = outcome.table.select(["source", "error"]).to_pylist()
+                named = {row["source"]: row["error"] for row in rows if row["error"]}
                 summary.errors.update(islice(named.items(), _NAMED - len(summary.errors)))
 
         try:

@@ -148,7 +148,7 @@ def _print(summary: "BatchSummary", as_json: bool) -> None:
     for name, reason in summary.damaged.items():
         console.print_note(f"{name} was made again: {reason}")
     for name, error in summary.errors.items():
-        console.print_note(f"{name}: {error}")
+        console.print_note(error if name in error else f"{name}: {error}")
     if summary.ignored:
         endings = ", ".join(f"{count} {ending or 'without one'}" for ending, count in summary.ignored.items())
         console.print_note(f"{sum(summary.ignored.values())} files skipped, by their ending: {endings}")

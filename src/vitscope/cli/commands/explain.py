@@ -1,6 +1,7 @@
 """`vitscope explain`: overlay, heat map, arrays and manifest of each image."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -210,7 +211,8 @@ def _print(documents: list[dict[str, Any]]) -> None:
     if len(set(files.values())) < len(files):  # cat.gif and cat.webp
         files = {image: Path(image).name for image in files}
     console.print_table(headings, [_row(document, files[document["image"]]) for document in documents])
-    remarks = [_remarks(document) for document in documents]
+    maps = Counter(document["image"] for document in documents)
+    remarks = [_remarks(document, maps[document["image"]] > 1) for document in documents]
     common = [line for line in remarks[0] if len(files) > 1 and all(line in one for one in remarks)]
     lines = [
         f"{files[d['image']]}: {line}"
@@ -235,8 +237,11 @@ def _row(document: dict[str, Any], name: str) -> list[str]:
     ]
 
 
-def _remarks(document: dict[str, Any]) -> list[str]:
-    """Return the predictions, notes and caveat of one result, for below the table."""
+def _remarks(document: dict[str, Any], several: bool) -> list[str]:
+    """Return the predictions, notes and caveat of one result, for below the table.
+
+    Where it is one of several of an image, what is said of the map itself begins with its method.
+    """
     from vitscope.explanation import prediction_text
 
     activation = cast("Activation | None", document["provenance"].get("activation"))
@@ -247,13 +252,15 @@ def _remarks(document: dict[str, Any]) -> list[str]:
     kind = "values" if activation == "value" else f"top {len(predictions)}"
     kind += ", each by itself" if activation == "sigmoid" else ""
     remarks = [f"{kind}: {', '.join(predictions)}"] if predictions else []
-    remarks += document["provenance"]["notes"]
+    of = f"{document['method']}: " if several else ""
+    notes = document["provenance"]["notes"]
+    remarks += [f"{of}{note}" if getattr(note, "code", "").startswith("render.") else note for note in notes]
     if caveat := document["provenance"].get("caveat"):
         remarks.append(caveat)
     rows, columns = document["layout"]["grid"]
     times = document["statistics"]["largest_share"] * rows * columns
     if times > _HIDING and document["norm"] == "minmax":  # the other scales clip it
-        remarks.append(f"one patch holds {times:.0f} times the average and hides the others: try --norm robust")
+        remarks.append(f"{of}one patch holds {times:.0f} times the average and hides the others: try --norm robust")
     return [console.in_flags(remark) for remark in remarks]
 
 

@@ -123,7 +123,7 @@ def _print(found: "list[Statistics]", names: list[str], reference: str, importan
         report_text.print_field("not given", f"{', '.join(unknown)}: {console.in_flags(reason)}")
     if first.target:
         score = report_text.format_number(first.score or 0.0)
-        of = f"{first.target} ({score})" if len(found) == 1 else "the target"
+        of = f"'{first.target}' ({score})" if len(found) == 1 else "the target"
         what = f"drop in the score of {of} when a head is silenced: smallest .. largest head"
         report_text.print_field("importance", what)
 
