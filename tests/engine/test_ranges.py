@@ -14,6 +14,8 @@ from vitscope.batch.types import BatchPlan
 from vitscope.engine.ranges import checked
 from vitscope.engine.two_models import compare_layers
 from vitscope.errors import UsageError, VitscopeError
+from vitscope.media.clip import Clip
+from vitscope.media.sound import Sound
 from vitscope.methods.base import METHODS
 
 pytestmark = pytest.mark.usefixtures("as_shipped")
@@ -135,6 +137,7 @@ def test_what_is_no_name_is_refused_as_a_name(scope, explained, value):
         lambda name: scope.view(PHOTOS[0], methods=name, measure=False),
         lambda name: explained.overlay(style=name),
         lambda name: explained.overlay(norm=name),
+        lambda name: explained.overlay(cmap=name),
         lambda name: scope.supports(name),
     ):
         refused(run, value)
@@ -167,6 +170,14 @@ def test_plans_and_clusters_take_whole_numbers_only():
         for name in ("workers", "cpus", "stall_timeout"):
             if not (name == "stall_timeout" and isinstance(value, float) and value == 2.5):
                 refused(lambda value, name=name: Cluster(**{name: value}), value)
+
+
+def test_clips_and_sounds_take_numbers_only():
+    frames, samples = np.zeros((4, 8, 8, 3), np.uint8), np.zeros(100, np.float32)
+    for value in (*NONE, -1, 0):
+        refused(lambda value: Clip(frames, value), value)
+        refused(Clip(frames).sampled, value)
+        refused(lambda value: Sound(samples, value), value)
 
 
 def test_other_models_are_compared_at_a_size():

@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from vitscope._messages import msg
+from vitscope._numbers import is_real, is_whole
 from vitscope._pillow import MAX_PIXELS, too_large
 from vitscope.errors import ImageError, UsageError, first_line, require_package
 from vitscope.images import Picture, load_image
@@ -57,8 +58,10 @@ class Clip(Picture):
         numbers: Sequence[int] | None = None,
         seconds: Sequence[float] | None = None,
     ) -> None:
-        if fps is not None and not fps > 0:
-            raise UsageError(msg("media.fps", "{@fps} is a positive number of frames per second, not {fps}", fps=fps))
+        if fps is not None and not is_real(fps, 1e-6, 1e6):
+            raise UsageError(
+                msg("media.fps", "{@fps} is a positive number of frames per second, not {fps}", fps=repr(fps))
+            )
         pictures = [load_image(frame) for frame in frames] if len(frames) else []
         if not pictures:
             raise ImageError(msg("media.no-frames", "a clip without frames"))
@@ -115,7 +118,18 @@ def frame_numbers(total: int, count: int) -> list[int]:
     """Return `count` frame numbers of `total`, evenly spaced: `i * total // count`, as transformers' processors do.
 
     Frames of a video shorter than `count` are repeated.
+
+    Raises:
+        UsageError: a count that is no integer between 1 and 10,000.
     """
+    if not is_whole(count, 1, 10_000):
+        raise UsageError(
+            msg(
+                "media.frame-count",
+                "a number of frames is an integer between 1 and 10,000, not {count}",
+                count=repr(count),
+            )
+        )
     return [i * total // count for i in range(count)]
 
 

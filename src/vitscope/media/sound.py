@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from vitscope._messages import msg
+from vitscope._numbers import is_real
 from vitscope.errors import ImageError, UsageError, first_line, require_package
 from vitscope.images import Medium, Picture
 from vitscope.media.files import check_count, media_file, reading
@@ -41,9 +42,11 @@ class Sound(Medium):
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.rate > 0:
+        if not is_real(self.rate, 1e-6, 1e9):
             raise UsageError(
-                msg("media.rate", "{@rate} is a positive number of samples per second, not {rate}", rate=self.rate)
+                msg(
+                    "media.rate", "{@rate} is a positive number of samples per second, not {rate}", rate=repr(self.rate)
+                )
             )
         samples = np.asarray(self.samples)
         if (
