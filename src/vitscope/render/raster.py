@@ -95,7 +95,7 @@ class Style:
                 msg("render.no-colorbar", "the style 'notebook' has no colour scale to draw"),
                 msg("render.no-colorbar.hint", "leave out {@colorbar}"),
             )
-        _colours(self.cmap)
+        _colours(str(self.cmap))  # what is no text is no name
 
     @classmethod
     def of(cls, **options: Unpack[StyleOptions]) -> "Style":
@@ -261,9 +261,9 @@ def _levels(values: Float[np.ndarray, "..."], low: float, high: float) -> UInt8[
 def _colours(name: str) -> UInt8[np.ndarray, "256 3"]:
     import matplotlib as mpl
 
-    if not (isinstance(name, str) and name in mpl.colormaps):
+    if name not in mpl.colormaps:
         raise UnknownNameError(
-            msg("render.colour-map", "colour map"), str(name), [n for n in mpl.colormaps if not n.endswith("_r")]
+            msg("render.colour-map", "colour map"), name, [n for n in mpl.colormaps if not n.endswith("_r")]
         )
     return (np.asarray(mpl.colormaps[name](np.linspace(0, 1, 256)))[:, :3] * 255 + 0.5).astype(np.uint8)
 
