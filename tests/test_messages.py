@@ -12,7 +12,7 @@ from vitscope._messages import join_messages, message_table, msg, restore_messag
 
 TEMPLATES = messages.templates()
 AREAS = messages.areas(TEMPLATES)
-PAGES = ("recipe-page", "viewer-page", "web-page")
+PAGES = ("explore-page", "recipe-page", "viewer-page", "web-page")
 
 
 def test_codes_name_their_area():

@@ -126,6 +126,27 @@ def test_verdict_class_and_method_are_chosen_together_and_say_what_is_left(explo
         made.click("button", "Show all")
 
 
+def test_the_page_is_in_chinese_too_and_keeps_what_is_chosen(explorer):
+    """No English word is left but names; what was chosen stays."""
+    made, rows = explorer
+    made.click("[data-facet=method] button", "attention")
+    chosen = [row for row in rows if row["method"] == "attention"]
+    made.click("header button", "中文")
+    assert made.evaluate("() => document.documentElement.lang") == "zh-Hans"
+    assert made.text("[role=status]") == f"{len(rows)} 幅热图中的 {len(chosen)} 幅"
+    assert len(made.evaluate(SHOWN)) == len(chosen)
+    assert made.evaluate("() => document.activeElement.textContent") == "中文"
+    names = {"attention", "rollout", "vitscope", "English", *re.findall(r"\w+", " ".join(map(label, rows)))}
+    files = {word for row in rows for word in re.findall(r"\w+", row["source"])}
+    said = made.evaluate("""() => [document.body.innerText, ...[...document.querySelectorAll('main [aria-label],
+        main [placeholder]')].map((one) => one.getAttribute('aria-label') ?? one.placeholder)].join(' ')""")
+    header = {word for word in re.findall(r"\w+", made.text("header")) if word.isascii()}
+    words = set(re.findall(r"[A-Za-z]{2,}", said)) - names - files - header
+    assert words == set()
+    made.click("header button", "English")
+    assert made.text("[role=status]") == f"{len(chosen)} of {len(rows)} maps"
+
+
 def test_names_of_files_are_text_and_nothing_is_fetched(finished):
     out, rows = finished
     text, _, _ = render_explorer(out, "run <b>")

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from tests.helpers.browser import SET, VIEWER, texts
+from tests.helpers.browser import CAPTION, SET, SHOWN, VIEWER, texts
 from tests.helpers.browser import shown as opened
 from tests.helpers.viewing import KEY, free, hover, layer_of, near_at_the_top, shown
 from vitscope.viewer.page import page
@@ -32,6 +32,35 @@ def test_stepping_keeps_the_patch_under_the_pointer_and_says_it(fresh, tiny_scop
     fresh.wait("() => document.querySelector('.vs-sr').textContent.startsWith('What patch 1,2 looks at · layer 1')")
     fresh.move(1, 1)
     shown(fresh, "rollout")  # what was shown before one pointed
+
+
+def test_space_shows_the_photo_after_a_click_and_presses_what_keys_have_reached(fresh, tiny_scope):
+    fresh.evaluate("""() => {
+        window.bared = 0;
+        const stage = document.querySelector('.vs-stage');
+        new MutationObserver(() => { window.bared += stage.classList.contains('vs-bare'); })
+            .observe(stage, { attributeFilter: ['class'] });
+    }""")
+    flow = f"() => {VIEWER}.state.flow"
+    fresh.click(".vs-toggle", "Flow")
+    assert fresh.evaluate(flow)
+    hover(fresh, tiny_scope.layout, 1, 2)
+    fresh.press("Space")
+    fresh.wait("() => window.bared")
+    assert fresh.evaluate(flow)
+    fresh.press("Tab")
+    fresh.focus(".vs-toggle:has(+ .vs-note) input")
+    fresh.press("Space")
+    fresh.wait(f"() => !({flow})()")
+
+
+def test_rolling_out_from_the_last_layer_is_of_all_layers(fresh, tiny_scope, photo):
+    fresh.click(".vs-toggle", "Rolled out")
+    fresh.wait(CAPTION, "layers 0 to 2, rolled out")
+    fresh.wait(f"() => {VIEWER}.ctx.scene.values")
+    e = tiny_scope.explain(photo, method="rollout")
+    assert np.allclose(fresh.evaluate(SHOWN), [*e.prefix, *e.map.ravel()], rtol=1e-2, atol=2**-16)
+    fresh.evaluate(SET, {"rolled": False})
 
 
 def test_stepping_keeps_the_patch_under_the_cursor_and_says_it(fresh):

@@ -43,6 +43,17 @@ def test_a_clicked_head_and_the_photo_are_in_sight_together(sized, size, least):
     assert sized.evaluate(IN_SIGHT) >= least
 
 
+@pytest.mark.parametrize("size", [(1440, 900), (1280, 720), pytest.param((3840, 2160), marks=pytest.mark.slow)])
+def test_what_stands_below_the_photo_is_in_sight_with_it(sized, size):
+    """The photo does not scroll away, so that what is below the window's edge could not be reached either."""
+    sized.resize(*size)
+    edges = """() => ['.vs-film', '.vs-caption', '.vs-scale', '.vs-steps'].map(
+        (part) => Math.round(document.querySelector(part).getBoundingClientRect().bottom)
+    )"""
+    film, caption, scale, steps = sized.evaluate(edges)
+    assert 0 < film < caption < scale < steps <= size[1]
+
+
 def test_the_layout_follows_its_container_and_not_the_window(sized):
     sized.resize(1440, 900)
     widths = []

@@ -80,7 +80,7 @@ def test_the_tour_teaches_with_the_largest_patch_that_collects_and_with_no_class
         told = tour(made, 4)[1]
         made.wait(CAPTION, "Who looks at patch 1,2")
         assert "share of attention (1)" in told
-        assert "patch 1,2 gets 8 times its share" in told
+        assert "Of these, patch 1,2 collects most, 8 times its share" in told
         made.evaluate(SET, {"tour": 5})
         assert "relevance" in tour(made, 6)[1]
         made.wait(CAPTION, "relevance")

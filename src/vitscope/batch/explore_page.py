@@ -27,14 +27,20 @@ from vitscope.geometry import Box, ImageRegion
 from vitscope.images import Picture
 from vitscope.metrics.verdict_text import MARKS
 from vitscope.render.html import data_url, render_template
-from vitscope.viewer.page import bundle, content_hash
+from vitscope.viewer.page import bundle, content_hash, script
 
 MOST = 2000  # maps in one page: 5 kB each
 _SIDE, _QUALITY = 160, 70
 
 
 def render_explorer(
-    out: Path, name: str, folder: Path | None = None, *, most: int = MOST, progress: Progress | None = None
+    out: Path,
+    name: str,
+    folder: Path | None = None,
+    *,
+    most: int = MOST,
+    lang: str | None = None,
+    progress: Progress | None = None,
 ) -> tuple[str, int, int]:
     """Return a page of a run's maps, and how many of how many maps are in it.
 
@@ -44,6 +50,7 @@ def render_explorer(
         folder: where the page will lie; pages of the viewer are linked from there. None links none.
         most: maps in the page. Of more, whole images are taken, those with the smallest ids: hashes, so a random
             choice, equal each time.
+        lang: `en` or `zh`; None is the reader's own.
         progress: called with (name, done, total).
 
     Raises:
@@ -75,17 +82,15 @@ def render_explorer(
             link = links.get(row["id"][:SHORT_ID])
             rows.append(_entry(row, quote(Path(os.path.relpath(link, folder)).as_posix()) if link and folder else ""))
     metrics = [key.removesuffix("_verdict") for key in rows[0]["verdicts"]]
-    document = {"rows": rows, "metrics": metrics, "marks": MARKS}
-    code, style = bundle("explore.js", "vitscope.batch"), bundle("explore.css", "vitscope.batch")
+    about = {"title": name, "model": plan.get("model", ""), "version": __version__, "total": maps.total()}
+    document = {"rows": rows, "metrics": metrics, "marks": MARKS, "about": about}
+    code = script("explore", "vitscope.batch", ("explore-page",))
+    style = bundle("explore.css", "vitscope.batch")
     page = render_template(
         "vitscope.batch",
         "explore.html",
         title=name,
-        plan={"model": "", **plan},
-        shown=f"{len(rows):,}",
-        total=f"{maps.total():,}",
-        rest=maps.total() - len(rows),
-        version=__version__,
+        lang=lang,
         policy=Markup(
             f"default-src 'none'; script-src '{content_hash(code)}'; style-src '{content_hash(style)}'; img-src data:; "
             "base-uri 'none'; form-action 'none'"

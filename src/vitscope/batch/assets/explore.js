@@ -1,7 +1,8 @@
 // The page of a batch's maps: what is brushed of breadth, verdict, class and method decides which pictures are shown.
 
 import { svg } from "../../viewer/assets/chart.js";
-import { el, figure } from "../../viewer/assets/dom.js";
+import { choices, el, figure } from "../../viewer/assets/dom.js";
+import { LANGUAGES, translator } from "../../viewer/assets/strings.js";
 import { FACETS, counted, passing } from "./filters.js";
 
 const BARS = 40,
@@ -9,9 +10,24 @@ const BARS = 40,
   HIGH = 90,
   CLASSES = 30; // listed at once; a word finds the others
 
-const { rows, metrics, marks } = JSON.parse(document.querySelector('script[type="application/json"]').textContent);
-const main = document.querySelector("main"),
-  state = { low: 0, high: 1, chosen: new Map(), word: "", sort: "narrow" };
+const VERDICTS = {
+  "better than random": "better",
+  "worse than random": "worse",
+  "no better than random": "same",
+  undecided: "open",
+};
+
+const { rows, metrics, marks, about } = JSON.parse(
+  document.querySelector('script[type="application/json"]').textContent,
+);
+const root = document.documentElement,
+  main = document.querySelector("main"),
+  state = { low: 0, high: 1, chosen: new Map(), word: "", sort: "narrow", lang: root.dataset.lang };
+state.lang ||= navigator.language.startsWith("zh") ? "zh" : "en";
+const t = translator(() => state.lang);
+const marked = (verdict) =>
+  [marks[verdict], VERDICTS[verdict] ? t(`verdict_${VERDICTS[verdict]}`) : verdict].filter(Boolean).join(" ");
+const number = (value) => value.toLocaleString(state.lang);
 const [least, most] = [Math.min(...rows.map((one) => one.breadth)), Math.max(...rows.map((one) => one.breadth))];
 const span = most - least || 1;
 const range = () => [least + state.low * span, least + state.high * span];
@@ -36,7 +52,7 @@ function histogram() {
         oninput: (event) => brush(key, Number(event.target.value)),
       }),
     );
-  const ends = [slider("low", "from"), slider("high", "to")],
+  const ends = [slider("low", t("from")), slider("high", t("to"))],
     said = el("p", { class: "soft" });
   const brush = (key, value) => {
     state[key] = key === "low" ? Math.min(value, state.high) : Math.max(value, state.low);
@@ -88,21 +104,24 @@ function histogram() {
       input.value = String(value);
       input.setAttribute("aria-valuetext", figure(range()[i]));
     });
-    said.textContent = `${figure(range()[0])} to ${figure(range()[1])} of all patches; the highest bar is ${peak}`;
-    root.setAttribute("aria-label", `breadth, ${said.textContent}`);
+    said.textContent = t("range", { low: figure(range()[0]), high: figure(range()[1]), peak });
+    root.setAttribute("aria-label", `${t("breadth")}: ${said.textContent}`);
   };
-  return [el("section", {}, el("h2", { text: "breadth" }), root, el("div", { class: "ends" }, ...ends), said), fill];
+  return [el("section", {}, el("h2", { text: t("breadth") }), root, el("div", { class: "ends" }, ...ends), said), fill];
 }
 
 // The values of one facet, each with the number of maps that the other choices leave of it.
-function facet([name, of, title]) {
+function facet([name, of]) {
+  const title =
+    name === "method" || name === "class" ? t(name) : t("by", { metric: t.named(name).replaceAll("_", " ") });
   const list = el("div", { class: "list" }),
     search =
       name === "class" &&
       el("input", {
         type: "search",
-        placeholder: "find a class",
-        "aria-label": "find a class",
+        placeholder: t("find_class"),
+        "aria-label": t("find_class"),
+        value: state.word,
         oninput: (event) => {
           state.word = event.target.value;
           show();
@@ -118,8 +137,7 @@ function facet([name, of, title]) {
     listed.sort(([a, n], [b, m]) => Number(chosen.has(b)) - Number(chosen.has(a)) || m - n || a.localeCompare(b));
     list.replaceChildren(
       ...listed.slice(0, CLASSES).map(([value, count]) => {
-        const words = `${marks[value] ? `${marks[value]} ` : ""}${value || "none"}`;
-        const made = el(
+        return el(
           "button",
           {
             type: "button",
@@ -127,13 +145,13 @@ function facet([name, of, title]) {
             "data-value": value,
             onclick: () => flip(name, value),
           },
-          el("span", { text: words }),
+          el("span", { text: marked(value) || t("none") }),
           el("b", { text: String(count) }),
         );
-        return made;
       }),
     );
-    if (listed.length > CLASSES) list.append(el("p", { class: "soft", text: `and ${listed.length - CLASSES} more` }));
+    if (listed.length > CLASSES)
+      list.append(el("p", { class: "soft", text: t("and_more", { count: listed.length - CLASSES }) }));
     if (focused !== null)
       /** @type {HTMLElement} */ ([...list.children].find((one) => one.getAttribute("data-value") === focused))?.focus({
         preventScroll: true,
@@ -149,40 +167,39 @@ function flip(name, value) {
   show();
 }
 
-const facets = FACETS(rows, metrics);
-const [brushed, fillBrush] = histogram(),
-  made = facets.map(facet);
-const status = el("p", { role: "status" }),
-  sort = el(
-    "select",
-    {
-      onchange: () => {
-        state.sort = sort.value;
-        order();
-      },
-    },
-    el("option", { value: "narrow", text: "narrowest first" }),
-    el("option", { value: "broad", text: "broadest first" }),
-    el("option", { value: "name", text: "by name" }),
-  );
-const clear = el("button", {
-  type: "button",
-  text: "Show all",
-  onclick: () => {
-    Object.assign(state, { low: 0, high: 1, chosen: new Map(), word: "" });
-    for (const field of main.querySelectorAll("input[type=search]")) /** @type {HTMLInputElement} */ (field).value = "";
-    show();
-  },
-});
-const cards = rows.map((one) => {
-  const image = el("img", { src: one.image, alt: `${one.method} over ${one.name}`, loading: "lazy" }),
+// What says what the page shows, in the reader's language.
+function header() {
+  const { title, model, version, total } = about,
+    shown = number(rows.length),
+    rest = total > rows.length;
+  const lang = choices(t("language"), LANGUAGES, state.lang, (value) => {
+    state.lang = value;
+    build();
+    /** @type {HTMLElement} */ (document.querySelector('header [aria-checked="true"]')).focus();
+  });
+  lang.className = "lang";
+  return [
+    el("div", { class: "top" }, el("h1", { text: title }), lang),
+    el("p", { text: t(rest ? "maps_some" : "maps", { shown, total: number(total), model, version }) }),
+    ...(rest
+      ? [
+          el(
+            "p",
+            { text: `${t("rest")} ` },
+            el("code", { text: 'vitscope.export.fiftyone.add(dataset, explanations("FOLDER"), "heatmaps")' }),
+          ),
+        ]
+      : []),
+  ];
+}
+
+function card(one) {
+  const image = el("img", { src: one.image, alt: t("over", { method: one.method, name: one.name }), loading: "lazy" }),
     said = [
       one.method,
       one.class,
-      `breadth ${figure(one.breadth)}`,
-      ...Object.values(one.verdicts)
-        .filter(Boolean)
-        .map((verdict) => `${marks[verdict] ?? ""} ${verdict}`),
+      t("breadth_of", { value: figure(one.breadth) }),
+      ...Object.values(one.verdicts).filter(Boolean).map(marked),
     ];
   return el(
     "figure",
@@ -190,34 +207,70 @@ const cards = rows.map((one) => {
     one.link ? el("a", { href: one.link }, image) : image,
     el("figcaption", {}, el("b", { text: one.name }), el("span", { text: said.filter(Boolean).join(" · ") })),
   );
-});
-const grid = el("div", { class: "grid" });
+}
 
-function order() {
-  const keys = {
-    narrow: (a, b) => a.breadth - b.breadth,
-    broad: (a, b) => b.breadth - a.breadth,
-    name: (a, b) => a.name.localeCompare(b.name),
+const ORDERS = {
+  narrow: (a, b) => a.breadth - b.breadth,
+  broad: (a, b) => b.breadth - a.breadth,
+  name: (a, b) => a.name.localeCompare(b.name),
+};
+const facets = FACETS(rows, metrics);
+let show = () => {};
+
+function build() {
+  root.lang = state.lang === "zh" ? "zh-Hans" : "en";
+  const [brushed, fillBrush] = histogram(),
+    made = facets.map(facet),
+    status = el("p", { role: "status" }),
+    cards = rows.map(card),
+    grid = el("div", { class: "grid" });
+  const order = () => {
+    const sorted = rows.map((one, i) => ({ one, i })).sort((a, b) => ORDERS[state.sort](a.one, b.one) || a.i - b.i);
+    grid.append(...sorted.map(({ i }) => cards[i]));
   };
-  const sorted = rows.map((one, i) => ({ one, i })).sort((a, b) => keys[state.sort](a.one, b.one) || a.i - b.i);
-  grid.append(...sorted.map(({ i }) => cards[i]));
-}
-
-function show() {
-  const begun = performance.now(),
-    kept = new Set(passing(rows, { ...state, range: range() }));
-  rows.forEach((one, i) => {
-    cards[i].hidden = !kept.has(one);
+  const sort = el(
+    "select",
+    {
+      onchange: () => {
+        state.sort = sort.value;
+        order();
+      },
+    },
+    ...Object.keys(ORDERS).map((value) => el("option", { value, text: t(`order_${value}`) })),
+  );
+  sort.value = state.sort;
+  const clear = el("button", {
+    type: "button",
+    text: t("show_all"),
+    onclick: () => {
+      Object.assign(state, { low: 0, high: 1, chosen: new Map(), word: "" });
+      for (const field of main.querySelectorAll("input[type=search]"))
+        /** @type {HTMLInputElement} */ (field).value = "";
+      show();
+    },
   });
-  fillBrush();
-  for (const [, fill] of made) fill();
-  status.textContent = `${kept.size.toLocaleString("en")} of ${rows.length.toLocaleString("en")} maps`;
-  main.dataset.ms = (performance.now() - begun).toFixed(1);
+  show = () => {
+    const begun = performance.now(),
+      kept = new Set(passing(rows, { ...state, range: range() }));
+    rows.forEach((one, i) => {
+      cards[i].hidden = !kept.has(one);
+    });
+    fillBrush();
+    for (const [, fill] of made) fill();
+    status.textContent = t("of_maps", { shown: number(kept.size), total: number(rows.length) });
+    main.dataset.ms = (performance.now() - begun).toFixed(1);
+  };
+  document.querySelector("header").replaceChildren(...header());
+  main.replaceChildren(
+    el("aside", {}, brushed, ...made.map(([section]) => section)),
+    el(
+      "div",
+      {},
+      el("div", { class: "bar" }, status, el("label", {}, el("span", { text: t("order") }), sort), clear),
+      grid,
+    ),
+  );
+  order();
+  show();
 }
-
-main.append(
-  el("aside", {}, brushed, ...made.map(([section]) => section)),
-  el("div", {}, el("div", { class: "bar" }, status, el("label", {}, el("span", { text: "order" }), sort), clear), grid),
-);
-order();
-show();
+build();

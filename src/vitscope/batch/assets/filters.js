@@ -1,15 +1,11 @@
 // Which maps pass what is chosen. Pure.
 
-// `[name, value of a map, title]` of each facet that has more than one value.
+// `[name, value of a map]` of each facet that has more than one value.
 export const FACETS = (rows, metrics) =>
   [
-    ["method", (one) => one.method, "method"],
-    ...metrics.map((metric) => [
-      metric,
-      (one) => one.verdicts[`${metric}_verdict`] ?? "",
-      `by ${metric.replaceAll("_", " ")}`,
-    ]),
-    ["class", (one) => one.class, "class"],
+    ["method", (one) => one.method],
+    ...metrics.map((metric) => [metric, (one) => one.verdicts[`${metric}_verdict`] ?? ""]),
+    ["class", (one) => one.class],
   ].filter(([, of]) => new Set(rows.map(of)).size > 1);
 
 const valueOf = (one, name) =>

@@ -46,6 +46,9 @@ def report(
     explore: Annotated[
         bool, typer.Option(help="Write a page of up to 2,000 maps instead, to be brushed: FOLDER/explore.html.")
     ] = False,
+    lang: Annotated[
+        str | None, opt.one_of("en|zh", "Language of --explore's page; by default the reader's.", "language")
+    ] = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Write one page about a batch: counts, failures, distributions, notable maps and where sinks are."""
@@ -57,7 +60,7 @@ def report(
         _view(folder, view, model, flags, out, force, as_json)
         return
     if explore:
-        _explore(folder, out, force, as_json)
+        _explore(folder, out, lang, force, as_json)
         return
     path = results.require_free(out or folder / "report.html", force)
     found = overview(folder)
@@ -67,14 +70,14 @@ def report(
     results.print_result(path, as_json, numbers)
 
 
-def _explore(folder: Path, out: Path | None, force: bool, as_json: bool) -> None:
+def _explore(folder: Path, out: Path | None, lang: str | None, force: bool, as_json: bool) -> None:
     """Write the page on which a batch's maps are brushed."""
     from vitscope.batch.explore_page import render_explorer
 
     path = results.require_free(out or folder / "explore.html", force)
     with console.image_progress(1) as progress:
         text, shown, total = render_explorer(
-            folder, folder.resolve().name, path.resolve().parent, progress=progress.update_forwards
+            folder, folder.resolve().name, path.resolve().parent, lang=lang, progress=progress.update_forwards
         )
     _write(path, text)
     if shown < total:

@@ -15,7 +15,7 @@ export function panel(root, ctx) {
       t("shape", {
         rows,
         columns,
-        prefix: data.prefix.map(t.token).join(", ") || "–",
+        prefix: t.list(data.prefix.map(t.token)) || "–",
         layers: data.layers.length,
         heads: data.heads,
       }),

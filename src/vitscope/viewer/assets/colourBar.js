@@ -23,6 +23,7 @@ export function createBar(root, ctx) {
   );
   root.append(el("div", { class: "vs-said" }, caption, value), legend, note);
   return {
+    legend,
     texts: () => ({
       caption: caption.textContent,
       low: low.textContent,
@@ -54,7 +55,7 @@ export function createBar(root, ctx) {
       const prefix = scene.prefix.reduce((sum, one) => sum + Math.max(one, 0), 0);
       const share =
         prefix > 0.0005 * total && !scene.signed && scene.kind !== "like"
-          ? t("prefix_share", { share: percent(prefix / total), names: data.prefix.map(t.token).join(", ") })
+          ? t("prefix_share", { share: percent(prefix / total), names: t.list(data.prefix.map(t.token)) })
           : "";
       const below =
         scale.kind === "positive" ? scene.values.reduce((sum, one) => sum + (one < 0), 0) / scene.values.length : 0;

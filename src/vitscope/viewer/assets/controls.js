@@ -96,7 +96,7 @@ function verdicts(entry, t) {
       class: `vs-${kind}`,
       text: t("verdict_by", {
         verdict: verdictText(those[0], t),
-        names: those.map((one) => t.named(one.name)).join(", "),
+        names: t.list(those.map((one) => t.named(one.name))),
       }),
       title: those.map((one) => `${numberText(one, t)}. ${t.message(one.sentence)}`).join("\n"),
     }),
@@ -136,7 +136,15 @@ export function attention(root, ctx) {
     ...(data.queries.some(Boolean) ? data.prefix.map((name, i) => [i, t.token(name)]) : []),
   ];
   const token = choices(t("query"), tokens, -1, (value) => ctx.query(value));
-  const rolled = toggle(t("rolled"), false, (value) => store.set({ rolled: value, source: "query" }));
+  // From the last layer there is nothing to roll out: then it is all layers that are here.
+  const rolled = toggle(t("rolled"), false, (value) => {
+    const { layer: first } = store.get();
+    store.set({
+      rolled: value,
+      source: "query",
+      layer: value && first === last ? data.queries.lastIndexOf(false) + 1 : first,
+    });
+  });
   const flow = toggle(t("flow"), false, (value) =>
     store.set({ flow: value, ...(value && store.get().source !== "query" ? ask(store.get()) : {}) }),
   );

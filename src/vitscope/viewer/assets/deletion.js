@@ -50,7 +50,7 @@ export function panel(root, ctx) {
       : t.message(m.score);
     const likely = step ? (entry.steps?.[step] ?? []) : [];
     if (likely.length)
-      status.textContent += ` ${likely.map(([label, p]) => `${label} ${predicted(p, data.header.activation)}`).join(", ")}.`;
+      status.textContent += ` ${t.list(likely.map(([label, p]) => `${label} ${predicted(p, data.header.activation)}`))}.`;
     input.setAttribute("aria-valuetext", status.textContent);
     ctx.stage.marks();
   };

@@ -31,7 +31,7 @@ function markedOn({ data, scene, flow: arcs, t }, state) {
   const pins = state.pinned.map((token, i) => t(i ? "legend_pin_2" : "legend_pin_1", { token: data.nameOf(token, t) }));
   const sinks = state.sinks && data.header.statistics?.sinks.length ? [t("legend_sinks")] : [];
   const query =
-    !["map", "pca"].includes(state.source) && state.query >= data.prefix.length
+    !["map", "pca"].includes(state.source) && state.query >= data.prefix.length && !state.pinned.includes(state.query)
       ? [t("legend_query", { token: data.nameOf(state.query, t) })]
       : [];
   const flow = arcs?.get().sources.length ? [t("legend_flow")] : [];

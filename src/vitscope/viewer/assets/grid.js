@@ -68,6 +68,7 @@ export function panel(root, ctx) {
   }
 
   function byKind(groups) {
+    const all = groups.reduce((sum, [, heads]) => sum + heads.length, 0);
     return groups.map(([kind, heads]) => {
       const canvas = el("canvas", { width: String(data.columns), height: String(data.rows) });
       const group = { kind, heads, canvas, scene: null };
@@ -87,7 +88,8 @@ export function panel(root, ctx) {
         el(
           "div",
           { role: "rowheader" },
-          el("span", {}, el("strong", { text: t(`kind_${kind}`) }), ` ${t("kind_count", { count: heads.length })}`),
+          el("strong", { text: t(`kind_${kind}`) }),
+          el("span", { text: t("kind_count", { count: heads.length, all }) }),
           el("small", { class: "vs-note", text: t(`kind_${kind}_note`) }),
         ),
         shown(mean, show),
@@ -188,7 +190,7 @@ export function panel(root, ctx) {
         scene = sceneOf(sums[i], of, data, t);
       group.scene = {
         ...scene,
-        caption: t("kind_caption", { mean: label, token: data.nameOf(query, t) }),
+        caption: t(`caption_${source}`, { token: data.nameOf(query, t), where: label }),
         passing: true,
       };
       place(null, group.canvas, scene.values, limits(scene.values, "robust"));

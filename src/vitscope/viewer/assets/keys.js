@@ -10,7 +10,11 @@ export function listenToKeys(ctx) {
   const { root, data, host, store, signal } = ctx,
     page = root.ownerDocument;
   const inside = ({ target }) => root.contains(target);
-  const free = ({ target }) => target === page.body || ctx.stage.element.contains(target);
+  // Space presses a button that was reached by keys; one that was clicked only happens to have the focus.
+  let walked = false;
+  page.addEventListener("pointerdown", () => (walked = false), { signal, capture: true });
+  const free = ({ target }) =>
+    target === page.body || ctx.stage.element.contains(target) || (!walked && ctx.stage.element.matches(":hover"));
   const ours = (event) => {
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.target.matches(TYPED))
       return false;
@@ -29,6 +33,7 @@ export function listenToKeys(ctx) {
   page.addEventListener(
     "keydown",
     (event) => {
+      if (event.key === "Tab" || event.key.startsWith("Arrow")) walked = true;
       if (!ours(event)) return;
       const { key } = event;
       if (key in STEPS && data.readable) ctx.step(STEPS[key]);
@@ -38,6 +43,13 @@ export function listenToKeys(ctx) {
     },
     { signal },
   );
-  page.addEventListener("keyup", ({ key }) => key === " " && ctx.stage.bare(false), { signal });
+  page.addEventListener(
+    "keyup",
+    (event) => {
+      if (event.key !== " ") return;
+      if (ctx.stage.bare(false)) event.preventDefault(); // else it would press the button that has the focus
+    },
+    { signal },
+  );
   page.defaultView.addEventListener("blur", () => ctx.stage.bare(false), { signal });
 }

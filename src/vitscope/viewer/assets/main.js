@@ -304,8 +304,9 @@ function mountOne(element, document, host, options) {
     stageRoot.append(below);
     createFilmstrip(below, ctx);
     bar = ctx.bar = createBar(below, ctx);
+    bar.legend.after(steps);
     createFlow(below, ctx);
-    below.append(status, steps);
+    below.append(status);
     deletion(steps, ctx);
     const column = (...sections) =>
       side.append(

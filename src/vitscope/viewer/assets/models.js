@@ -148,7 +148,7 @@ function distances({ layers, why }, t) {
       ...places.map(([cx, cy]) => svg("circle", { cx, cy, r: 4, class: "vs-at" })),
     );
     plot.root.setAttribute("role", "img");
-    const told = values.map((value, layer) => `${t("layer")} ${layer}: ${figure(value)}`).join(", ");
+    const told = t.list(values.map((value, layer) => `${t("layer")} ${layer}: ${figure(value)}`));
     plot.root.setAttribute("aria-label", `${label}. ${told}`);
     return el(
       "figure",

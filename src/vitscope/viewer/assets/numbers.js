@@ -35,7 +35,7 @@ function depth(ctx, layers) {
     status.textContent =
       layer === null
         ? hint
-        : `${t("where_head", { layer, head })}: ${charts.map(([name, label]) => `${label} ${figure(layers[layer][name]?.[head])}`).join(", ")}`;
+        : `${t("where_head", { layer, head })}: ${t.list(charts.map(([name, label]) => `${label} ${figure(layers[layer][name]?.[head])}`))}`;
     if (data.readable) ctx.peek(layer === null ? null : { layer, head });
   };
   const made = charts.map(([name, label, unit]) => {

@@ -34,7 +34,7 @@ export function playButton(ctx) {
   let ending = null;
   const button = el("button", { type: "button", class: "vs-quiet vs-play" });
   const show = () => {
-    button.textContent = ending ? "❚❚" : "▶";
+    button.textContent = ending ? `❚❚ ${t("play_stop")}` : `▶ ${t("play_short")}`;
     button.setAttribute("aria-label", t(ending ? "play_stop" : "play"));
     button.title = t(ending ? "play_stop" : "play");
   };

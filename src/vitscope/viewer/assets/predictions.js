@@ -41,7 +41,14 @@ export function panel(root, ctx) {
   };
   function fill({ answer }) {
     const focused = list.contains(document.activeElement) && document.activeElement.getAttribute("data-map");
-    note.textContent = answer && predictions.length ? t("before_after") : predictions.length ? "" : t("no_predictions");
+    const classes = data.maps.some((one) => predictions.some(([label]) => one.label === label));
+    note.textContent = predictions.length
+      ? answer
+        ? t("before_after")
+        : classes
+          ? t("classes_hint")
+          : ""
+      : t("no_predictions");
     const rows = answer ? beforeAndAfter(predictions, answer.predictions) : predictions.map(([label, p]) => [label, p]);
     list.replaceChildren(
       ...rows.map(([label, before, after]) => {
@@ -55,7 +62,7 @@ export function panel(root, ctx) {
         ];
         return el(
           "li",
-          { class: answer ? "vs-both" : null },
+          { class: answer ? "vs-both" : activation === "value" ? null : "vs-share" },
           entry
             ? el(
                 "button",

@@ -198,9 +198,11 @@ export function createStage(root, ctx) {
       const { top, bottom } = stage.getBoundingClientRect();
       return bottom > 0 && top < innerHeight;
     },
-    // The photo alone, for as long as one wants to see it.
+    // The photo alone, for as long as one wants to see it; returns whether it was.
     bare(on) {
+      const before = stage.classList.contains("vs-bare");
       stage.classList.toggle("vs-bare", on);
+      return before;
     },
     draw(next) {
       scene = next;

@@ -37,5 +37,6 @@ export function translator(languageOf) {
   };
   // A metric's name in the reader's language, where there is one.
   t.named = (name) => (`name_${name}` in TEXTS.en ? t(`name_${name}`) : name);
+  t.list = (parts) => parts.join(t("comma"));
   return t;
 }

@@ -48,7 +48,7 @@ const STEPS = [
         columns: data.columns,
         count: data.tokens,
         token: data.nameOf(query, t),
-        prefix: data.prefix.map(t.token).join(", ") || "–",
+        prefix: t.list(data.prefix.map(t.token)) || "–",
       },
       at: ".vs-stage",
     };
