@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.errors import raises
+from vitscope.batch.run import require_engine
+from vitscope.errors import MissingDependencyError
+
 ROOT = Path(__file__).parent.parent
 NOTHING_TO_IMPORT = {"tensorboard"}  # the caller brings the writer
 
@@ -26,3 +30,12 @@ def test_each_absent_package_is_named_with_its_extra(tiny_folder, photo, tmp_pat
         assert "\n" not in answer["text"], answer
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
     assert {answer["extra"] for answer in answers} == extras.keys() - NOTHING_TO_IMPORT
+
+
+@pytest.mark.parametrize(("engine", "extra"), [("local", "batch"), ("ray", "ray")])
+def test_an_engine_names_the_extra_that_brings_all_it_needs(monkeypatch, engine, extra):
+    for name in ("pyarrow", "ray"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with raises(MissingDependencyError, "errors.missing-dependency") as caught:
+        require_engine(engine)
+    assert f"vitscope[{extra}]" in str(caught.value)

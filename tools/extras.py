@@ -58,7 +58,7 @@ PARTS: dict[str, tuple[str, str]] = {
     "batch": (
         f"batch photos -o out -m {TINY}",
         EXPLANATION + "from vitscope.batch.run import run; from vitscope.batch.types import BatchPlan\n"
-        f"assert run('photos', 'with-batch', BatchPlan({TINY!r}, methods=('rollout',)), scope=scope).failures == 0",
+        f"assert run('photos', 'with-batch', BatchPlan({TINY!r}, methods=('rollout',)), scope=scope).failed == 0",
     ),
     "notebook": (EXPLANATION + "vitscope.widget_of(e)",) * 2,
     "serve": (f"serve -m {TINY} --port 0", "import vitscope.web.server"),
@@ -85,9 +85,11 @@ PARTS: dict[str, tuple[str, str]] = {
         "assert load_image('b.heic').size == (90, 60)",
     ),
     "video": (
-        f"batch a.mp4 -o frames -m {TINY}",
-        "import numpy as np; from vitscope.batch.overlays import encode_video; from pathlib import Path\n"
-        "encode_video(iter(np.zeros((3, 64, 64, 3), np.uint8)), Path('b.mp4'), 3)",
+        "from vitscope.media.clip import load_clip; load_clip('a.mp4', 2)",
+        "from pathlib import Path; from PIL import Image; from vitscope.media.clip import load_clip\n"
+        "from vitscope.render.film import encode_video; import torchvision\n"
+        "encode_video([Image.new('RGB', (64, 48), (80 * i, 0, 0)) for i in range(3)], Path('b.mp4'), 3)\n"
+        "assert load_clip('b.mp4', 2).pixels.shape",
     ),
     "audio": (
         "from vitscope.media.sound import load_sound; load_sound('a.flac')",

@@ -15,6 +15,7 @@ from tests.engine.toys_families import PHOTOS, make
 from tests.helpers.errors import raises
 from vitscope.engine.attribution import check_pixels
 from vitscope.errors import LayoutError, UsageError
+from vitscope.models.loading import pick_device
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 VISION = SMALL | {"image_size": 32, "patch_size": 8}
@@ -181,3 +182,16 @@ def test_a_masked_autoencoder_of_the_library_is_explained_unmasked_and_in_order(
     for one in weights:
         rolled = (one + torch.eye(17)) / 2 @ rolled
     assert np.abs(found.map.ravel() - rolled[0, 1:].numpy()).max() < 1e-6
+
+
+def test_a_device_that_this_build_lacks_is_said_without_the_operator(monkeypatch):
+    def empty(*_args, **_keywords):
+        raise NotImplementedError(
+            "Could not run 'aten::empty.memory_format' with arguments from the 'MPS' backend. This could be because"
+        )
+
+    monkeypatch.setattr(torch, "empty", empty)
+    with raises(UsageError, "models.no-such-device") as caught:
+        pick_device("mps")
+    assert "device 'mps' is not available: this build of torch does not have it" in str(caught.value)
+    assert "aten" not in str(caught.value)

@@ -141,9 +141,9 @@ def require_engine(engine: str) -> None:
     """
     if engine not in ENGINES:
         raise UnknownNameError("engine", engine, ENGINES)
-    require_package("pyarrow", extra="batch")
-    if engine == "ray":
+    if engine == "ray":  # first: its extra brings the other's packages
         require_package("ray", "Ray", extra="ray")
+    require_package("pyarrow", extra="batch")
 
 
 @contextmanager

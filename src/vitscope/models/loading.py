@@ -165,11 +165,11 @@ def pick_device(device: str | torch.device) -> torch.device:
     try:
         found = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
+        reason = first_line(error).partition(". ")[0]  # torch goes on about its own build
+        if reason.startswith("Could not run"):  # an operator of its own, which nobody asked for
+            reason = msg("models.no-backend", "this build of torch does not have it")
         problem = msg(
-            "models.no-such-device",
-            "device '{device}' is not available: {reason}",
-            device=device,
-            reason=first_line(error).partition(". ")[0],  # torch goes on about its own build
+            "models.no-such-device", "device '{device}' is not available: {reason}", device=device, reason=reason
         )
         raise UsageError(problem, hint) from None
     if found.type == "meta":
