@@ -212,13 +212,22 @@ class TestIsLoud:
             captured.store()
         assert "layers.0 has 5 tokens" in str(caught.value)
 
-    @pytest.mark.parametrize(
-        ("options", "code"), [({"causal": True}, "attention.causal"), ({"dropout": 0.1}, "attention.dropout")]
-    )
-    def test_when_it_is_not_an_encoder_being_evaluated(self, options, code):
-        model = Encoder(**options).train()
-        with raises(CaptureError, code), vitscope.capture(model):
+    def test_when_weights_are_dropped(self):
+        model = Encoder(dropout=0.1).train()
+        with raises(CaptureError, "attention.dropout"), vitscope.capture(model):
             model(torch.randn(1, 5, 8))
+
+
+def test_causal_attention_is_recorded_with_its_mask():
+    torch.manual_seed(0)
+    model, x = Encoder(causal=True).eval(), torch.randn(1, 5, 8)
+    expected = model(x)
+    with vitscope.capture(model) as captured:
+        found = model(x)
+    torch.testing.assert_close(found, expected)
+    rows = captured.attention[0].rows()
+    assert torch.equal(rows.triu(1), torch.zeros_like(rows))
+    torch.testing.assert_close(rows.sum(-1), torch.ones_like(rows[..., 0]))
 
 
 def test_two_threads_do_not_see_each_others_attention():

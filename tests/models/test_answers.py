@@ -49,12 +49,19 @@ class Several:
         (Several(A, torch.tensor(0.0)), A),
         ({"scores": A, "logit_scale": torch.rand(())}, A),
         ({"scores": A, "anchors": torch.rand(100, 4)}, A),
+        ((A, [torch.rand(1, 2, 5, 5).softmax(-1), torch.rand(1, 2, 5, 5).softmax(-1)]), A),  # (logits, attention)
+        ((A, torch.rand(1, 3, 2, 5, 5).softmax(-1)), A),
+        ((torch.rand(1, 2, 1, 5).softmax(-1), A), A),
+        ((A, A.softmax(1), A.argmax(1)), A),
+        ({"p": A.sigmoid(), "z": A}, A),
+        (torch.rand(1, 5, 5).softmax(-1), None),
         (torch.rand(1), None),
     ],
 )
 def test_what_is_read_where_one_answer_is_sensible(output: Any, expected: Tensor | None) -> None:
     read = answer_of(output)
-    torch.testing.assert_close(read, output[:, None] if expected is None else expected)
+    alone = output if isinstance(output, Tensor) and output.ndim > 1 else None
+    torch.testing.assert_close(read, alone if alone is not None else output[:, None] if expected is None else expected)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +69,8 @@ def test_what_is_read_where_one_answer_is_sensible(output: Any, expected: Tensor
     [
         ((A, B), "0"),
         ([C, C, C], "0"),
+        ((A, torch.rand(1, 5, 5)), "0"),
+        ((A.softmax(1), torch.rand(1, 7)), "0"),
         ({"out": C, "aux": C}, "'out'"),
         ({"pred_logits": A, "pred_boxes": B}, "'pred_logits'"),
         (Pair(A, B), "'features'"),

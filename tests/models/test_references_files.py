@@ -88,6 +88,14 @@ class TestWeightsOfTimm:
                 "timm:vit_tiny_patch16_224", weights=saved(change(written[0].state_dict()), tmp_path / "b.pth")
             )
 
+    def test_a_backbone_and_a_head_of_ones_own_are_told_apart(self, written, tmp_path):
+        """As of a class with `self.backbone` and `self.fc`, whose head may be anything."""
+        state = {f"backbone.{n}": t for n, t in written[0].state_dict().items() if not n.startswith("head.")}
+        state |= {"fc.0.weight": torch.ones(8, 192), "fc.2.weight": torch.ones(3, 8)}
+        with raises(ModelError, "models.weights-beyond", "models.weights-own-head.hint") as caught:
+            vitscope.load("timm:vit_tiny_patch16_224", weights=saved(state, tmp_path / "own.pth"))
+        assert "fc belongs to a class of your own" in caught.value.hint
+
     def test_pooling_and_channels_are_read_off_the_weights(self, tmp_path):
         model = toys.timm_model(global_pool="avg")
         scope = vitscope.load("timm:vit_tiny_patch16_224", weights=saved(model.state_dict(), tmp_path / "m.pth"))

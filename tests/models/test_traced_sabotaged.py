@@ -12,6 +12,7 @@ import vitscope
 from tests.helpers.errors import raises
 from tests.models import (
     sabotaged_attention,
+    sabotaged_axes,
     sabotaged_flow,
     sabotaged_kernels,
     sabotaged_loops,
@@ -26,7 +27,7 @@ from vitscope.geometry import TokenLayout
 
 PARTS = (
     *(sabotaged_attention, sabotaged_flow, sabotaged_kernels, sabotaged_loops, sabotaged_mixing, sabotaged_tokens),
-    sabotaged_views,
+    *(sabotaged_views, sabotaged_axes),
 )
 LIKE = 2  # refusals of one code that `make test` tries
 

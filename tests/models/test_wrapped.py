@@ -369,3 +369,25 @@ def test_a_forward_that_is_not_written_to_its_end_is_no_missing_forward():
 
     with pytest.raises(vitscope.VitscopeError):
         vitscope.load(Unfinished().eval())
+
+
+def test_a_pipeline_and_a_trainer_are_their_model_with_their_processor(tmp_path):
+    from transformers import Trainer, TrainingArguments, ViTImageProcessor, pipeline
+
+    model = known()
+    side = model.config.image_size
+    processor = ViTImageProcessor(size={"height": side, "width": side}, image_mean=[0.2] * 3, image_std=[0.3] * 3)
+    expected = processor(PHOTO, return_tensors="pt")["pixel_values"][0]
+    trainer = Trainer(model, TrainingArguments(str(tmp_path), report_to=[]), processing_class=processor)
+    for holder in (pipeline("image-classification", model=model, image_processor=processor), trainer):
+        scope = vitscope.load(holder)
+        assert scope.model is model
+        torch.testing.assert_close(scope.prepare(PHOTO).pixels, expected)
+
+
+def test_an_average_of_weights_is_a_model_of_its_library():
+    from timm.utils import ModelEmaV3
+
+    plain = known("timm")
+    check(ModelEmaV3(plain), plain)
+    check(torch.optim.swa_utils.AveragedModel(plain), plain)

@@ -85,6 +85,10 @@ def _no_gradients(model):
     return model.requires_grad_(False)
 
 
+def _zeros(count):
+    return nn.Parameter(torch.zeros(count))
+
+
 def _zero_shot(own, features):
     return own.scale.exp() * nn.functional.normalize(features) @ own.texts.T
 
@@ -121,6 +125,36 @@ HEADS: dict[str, tuple[Callable[[], nn.Module], str, int]] = {
         ),
         "scores",
         3,
+    ),
+    "one weighted sum": (
+        lambda: Around(lambda own, f: (f * own.w).sum(-1) + own.b, w=nn.Parameter(torch.randn(32)), b=_zeros(1)),
+        "scores",
+        1,
+    ),
+    "one weighted sum, frozen": (
+        lambda: _no_gradients(Around(lambda own, f: (own.w * f).sum(-1), w=nn.Parameter(torch.randn(32)))),
+        "scores",
+        1,
+    ),
+    "a weighted sum for each class": (
+        lambda: Around(lambda own, f: (f[:, None] * own.w).mean(2), w=nn.Parameter(torch.randn(5, 32))),
+        "scores",
+        5,
+    ),
+    "einsum with a vector": (
+        lambda: Around(lambda own, f: torch.einsum("bd,d->b", f, own.w), w=nn.Parameter(torch.randn(32))),
+        "scores",
+        1,
+    ),
+    "matrix times vector": (
+        lambda: Around(lambda own, f: f @ own.w + own.b, w=nn.Parameter(torch.randn(32)), b=_zeros(1)),
+        "scores",
+        1,
+    ),
+    "scaled channels, averaged": (
+        lambda: Around(lambda own, f: (f[:, None] * own.w).mean(1), w=nn.Parameter(torch.randn(32))),
+        "features",
+        32,
     ),
     "zero-shot logits": (
         lambda: Around(_zero_shot, texts=nn.Parameter(torch.eye(5, 32)), scale=nn.Parameter(torch.ones(()))),
@@ -171,6 +205,21 @@ HEADS: dict[str, tuple[Callable[[], nn.Module], str, int]] = {
         lambda: Around(
             lambda own, f: (own.a(f).softmax(-1) + own.b(f).softmax(-1)) / 2, a=nn.Linear(32, 3), b=nn.Linear(32, 3)
         ),
+        "probabilities",
+        3,
+    ),
+    "p and 1 - p": (
+        lambda: Around(lambda own, f: torch.cat([1 - (p := own.head(f).sigmoid()), p], 1), head=nn.Linear(32, 1)),
+        "probabilities",
+        2,
+    ),
+    "a product of two sigmoids": (
+        lambda: Around(lambda own, f: own.a(f).sigmoid() * own.b(f).sigmoid(), a=nn.Linear(32, 1), b=nn.Linear(32, 3)),
+        "probabilities",
+        3,
+    ),
+    "products of sigmoids, one after the other": (
+        lambda: Around(lambda own, f: own.head(f).sigmoid().cumprod(1), head=nn.Linear(32, 3)),
         "probabilities",
         3,
     ),

@@ -233,11 +233,8 @@ class _CaptureMode(TorchFunctionMode):
                 probability=f"{dropout_p:g}",
             )
             raise CaptureError(problem, msg("attention.dropout.hint", "call model.eval() first"))
-        if is_causal:
-            raise CaptureError(
-                msg("attention.causal", "{module} uses causal attention, as no Vision Transformer does", module=name),
-                msg("attention.causal.hint", "capture the image tower alone"),
-            )
+        if is_causal and attn_mask is None:  # as in AIM and iGPT; torch takes no other mask beside it
+            attn_mask, is_causal = query.new_ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril(), False
         q, k, v = self._gradient_rule.attention_inputs(query, key, value)
         plain = attn_mask is None and not enable_gqa and not torch.is_autocast_enabled(query.device.type)
         plain = plain and not _outer_recorders()  # which see the function, and not the kernel

@@ -122,6 +122,7 @@ class SoftmaxTracker:
         self._next_event, self._module, self._record, self._run = next_event, module, record, run
         self._refuse = refuse
         self._scores: _Scores | None = None
+        self._product: Tensor | None = None
         self._pending: list[_Pending] = []
         self._used: list[_Used] = []
 
@@ -146,8 +147,11 @@ class SoftmaxTracker:
             self._on_softmax(args, kwargs, out)
         elif func in _PRODUCT or func in _BADDBMM or func in _EINSUM:
             self._on_product(func, args, out)
-        elif self._scores is not None and func in _AFTER_SCORES:
-            self._on_scaled_scores(func, args, out)
+        elif func in _AFTER_SCORES and self._product is not None:
+            if any(a is self._product for a in args) and isinstance(out, Tensor) and out.shape == self._product.shape:
+                self._product = out
+            if self._scores is not None:
+                self._on_scaled_scores(func, args, out)
         return out
 
     def _used_in(self, args: Any) -> "_Used | None":
@@ -159,7 +163,7 @@ class SoftmaxTracker:
     def _on_product(self, func: Any, args: Any, out: Tensor) -> None:
         a, b = args[-2:] if len(args) > 1 and func not in _EINSUM else (None, None)
         bias = args[0] if func in _BADDBMM else None
-        self._scores = None
+        self._scores, self._product = None, out
         if not isinstance(a, Tensor) or not isinstance(b, Tensor) or not a.ndim == b.ndim == out.ndim:
             return
         if out.ndim in (3, 4) and a.shape[:-2] == b.shape[:-2]:
@@ -189,11 +193,19 @@ class SoftmaxTracker:
         event = self._next_event()
         x = args[0] if args else kwargs["input"]
         dim = args[1] if len(args) > 1 else kwargs.get("dim")
-        if out.ndim < 3 or dim not in (-1, out.ndim - 1):
-            return
         scores = self._scores if self._scores is not None and self._scores.product is x else None
-        self._scores = None
-        self._pending = [*self._pending[1 - _MOST_PENDING :], _Pending(frozenset({event}), (out,), out, scores)]
+        product = self._product is x
+        self._scores = self._product = None
+        if out.ndim < 3 or dim is None:
+            return
+        axis = dim - out.ndim if dim >= 0 else dim
+        if axis == -1:
+            found = _Pending(frozenset({event}), (out,), out, scores)
+        elif axis == -2 and (product or out.shape[-1] == 1):  # keys before queries, or the weights of one query
+            found = _Pending(frozenset({event}), (out.transpose(-1, -2),), out, None, transposed=True)
+        else:
+            return
+        self._pending = [*self._pending[1 - _MOST_PENDING :], found]
 
     def _follow(self, pending: _Pending, func: Any, args: Any, kwargs: Any) -> Any:
         out = self._run(func, args, kwargs)
@@ -242,10 +254,15 @@ class SoftmaxTracker:
         probs, value = terms[which], terms[1 - which]
         key = [c for c in probs if c in value and c not in out]
         query = [c for c in probs if c not in value and c in out]
-        if len(key) == len(query) == 1:
+        if out[-2:] == probs[-2:] and not set(out[-2:]) & set(value):  # heads are mixed
+            self._pending.remove(pending)
+            self._pending.append(replace(pending, current=result, unchanged=False))
+        elif len(key) == len(query) == 1:
             lead = [c for c in probs if c not in (*key, *query)]
             width = [c for c in value if c not in probs]
             matrix = pending.current.permute([probs.index(c) for c in (*lead, *query, *key)])
+            if pending.unchanged and not _stochastic(matrix):  # summed over its queries: no attention
+                return
             plain = len(width) == 1 and set(lead) <= set(value) and set(out) == {*lead, *query, *width}
             if not plain:
                 self._record_attention(pending, matrix, None, None)
@@ -325,7 +342,8 @@ def _is_transposed(out: Tensor, before: Tensor) -> bool:
     if out.ndim != before.ndim or out.ndim < 2 or out.data_ptr() != before.data_ptr():
         return False
     swapped = before.transpose(-1, -2)
-    return out.shape == swapped.shape and out.stride() == swapped.stride() and out.stride() != before.stride()
+    moved = out.stride() != before.stride() or out.shape != before.shape
+    return out.shape == swapped.shape and out.stride() == swapped.stride() and moved
 
 
 def _same_in_row(func: Any, args: Any, matrix: Tensor) -> bool:

@@ -274,10 +274,18 @@ class AttentionStore:
             last: free the graph; no other score can be differentiated afterwards.
 
         Raises:
-            MethodError: the forward was captured without its graph.
+            MethodError: the forward was captured without its graph, or no layer has a residual connection.
 
         Cost: one backward pass; beyond it, the memory of the results, O(L N D).
         """
+        if not self.blocks:
+            raise MethodError(
+                msg(
+                    "attention.no-layers",
+                    "no attention of this model is added to its own input, by a residual connection: it has no layers",
+                ),
+                msg("attention.no-layers.hint", "use rollout, or a method of the input such as input-x-gradient"),
+            )
         if not self.outputs or score.grad_fn is None:
             raise MethodError(
                 msg("attention.no-graph", "this attention was captured without its graph"),

@@ -62,7 +62,8 @@ def open_model(
     """Find and load a model, and choose its adapter.
 
     Args:
-        model: a reference (see `models.references`) or a module, which is used as it is.
+        model: a reference (see `models.references`), a module, which is used as it is, or a pipeline or Trainer of
+            transformers, whose model and image processor are taken.
         processor: the image processor; by default the model's own.
         device: `auto`, `cpu`, `cuda`, `cuda:0`, `mps`; a module stays where it is.
         dtype: `float32`, `float64`, `bfloat16`, `float16`; a module keeps its own.
@@ -112,6 +113,8 @@ def open_model(
     if isinstance(processor, (str, os.PathLike)):
         with exclusive(_LOADER):
             processor = load_processor(str(processor), trust_remote_code=trust_remote_code)
+    if not isinstance(model, (nn.Module, str, os.PathLike)):
+        model, processor = _held(model, processor)
     if isinstance(model, nn.Module):
         if weights is not None:
             raise UsageError(
@@ -130,7 +133,10 @@ def open_model(
     if not isinstance(model, (str, os.PathLike)):
         raise UsageError(
             msg("models.not-a-model", "{type} is not a model", type=type(model).__name__),
-            msg("models.not-a-model.hint", "pass an nn.Module, a model reference such as timm:NAME, or a folder"),
+            msg(
+                "models.not-a-model.hint",
+                "pass an nn.Module, a pipeline of transformers, a model reference such as timm:NAME, or a folder",
+            ),
         )
     if layout is not None:
         raise UsageError(
@@ -143,6 +149,17 @@ def open_model(
     request = LoadRequest(processor, pick_device(device), DTYPES[dtype], given, revision, weights, progress)
     with exclusive(_LOADER), naming_variable(str(model)), _naming_a_part(given):
         return open_reference(str(model), request)
+
+
+def _held(holder: Any, processor: Any) -> tuple[Any, Any]:
+    """Return the module that a pipeline or Trainer of transformers holds, and its image processor if none is given."""
+    model = getattr(holder, "model", None)
+    known = any(kind.__module__.startswith("transformers.") for kind in type(holder).__mro__)
+    if not known or not isinstance(model, nn.Module):
+        return holder, processor
+    kept = (getattr(holder, name, None) for name in ("image_processor", "processing_class"))
+    of_images = (one for one in kept if hasattr(one, "preprocess") or hasattr(one, "image_processor"))
+    return model, processor or next(of_images, None)
 
 
 @contextmanager

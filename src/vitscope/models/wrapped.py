@@ -35,10 +35,12 @@ _NO_FORWARD = 'is missing the required "forward" function'  # as torch says it; 
 
 
 def without_wrappers(model: nn.Module) -> nn.Module:
-    """Return the module inside those that compile it, spread it over devices, or put adapters of peft into it."""
+    """Return the module inside those that compile it, spread it, average its weights, or put adapters into it."""
     inner = unwrap_compiled(model)
     if isinstance(inner, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         inner = inner.module
+    elif type(inner).__module__.startswith("timm.utils.") and isinstance(getattr(inner, "module", None), nn.Module):
+        inner = cast(nn.Module, inner.module)  # an average of weights over the training
     elif type(inner).__module__.startswith("peft.") and hasattr(inner, "get_base_model"):
         inner = cast(Any, inner).get_base_model()
     return inner if inner is model else without_wrappers(inner)

@@ -11,7 +11,7 @@ from vitscope.errors import LayoutError
 from vitscope.tracing.network import AveragedNetwork, broadcast_shape
 from vitscope.tracing.records import CAPTURE_HINT, varies
 from vitscope.tracing.rules import argument
-from vitscope.tracing.token_tensor import AttentionTensor, TokenTensor, token_tensor, token_tensors
+from vitscope.tracing.token_tensor import AttentionTensor, TokenTensor, attention_tensor, token_tensor, token_tensors
 
 
 def fused_attention(
@@ -84,6 +84,9 @@ def matmul(network: AveragedNetwork, a: Any, b: Any, *_: Any) -> Tensor:
     if isinstance(a, TokenTensor) and b.ndim > 1:
         out = a.mean(-1, keepdim=True).expand(*lead, a.shape[-2], b.shape[-1]) if a.ndim > 1 else a
         return network.mix(a, token_tensor(out, a, product=a.product), -1)
+    if isinstance(a, TokenTensor) and a.ndim > 1:  # times a vector: one number of all channels
+        one = network.mix(a, token_tensor(a.mean(-1, keepdim=True), a, product=a.product), -1)
+        return token_tensor(one.squeeze(-1), one, product=one.product)
     # queries from outside with keys from the image; were it no attention, all that follows would mean nothing
     network.lost = network.lost or msg(
         "tracing.lost-left-product", "tokens are multiplied from the left with something that is not attention"
@@ -126,6 +129,9 @@ def _einsum_of_attention(
     key = [c for c in probs if c in value and c not in out]
     query = [c for c in probs if c not in value and c in out]
     channel = [c for c in value if c not in probs]
+    if out[-2:] == probs[-2:] and not set(out[-2:]) & set(value) and not isinstance(tokens, TokenTensor):
+        mixed = torch.zeros((), dtype=operands[which].dtype).expand([sizes[c] for c in out])  # heads, by fixed weights
+        return attention_tensor(mixed, operands[which].event)
     if len(key) != 1 or len(query) != 1:
         raise LayoutError(
             msg(

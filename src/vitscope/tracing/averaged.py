@@ -19,6 +19,7 @@ from vitscope.attention.model_modes import eval_mode, own_state
 from vitscope.errors import LayoutError, first_line
 from vitscope.tracing.attention_calls import einsum, fused_attention, matmul, multi_head_attention, softmax
 from vitscope.tracing.network import SUBTRACTIONS, AveragedNetwork, apart, choice_refused
+from vitscope.tracing.one_token import of_one_token
 from vitscope.tracing.records import CAPTURE_HINT, check_functions, ranked_answer, varies
 from vitscope.tracing.rules import (
     BINARY,
@@ -54,7 +55,8 @@ log = logging.getLogger(__name__)
 
 Run: TypeAlias = Callable[[Tensor], Tensor]
 _JOINS = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack"})
-_PRODUCTS = frozenset({"matmul", "bmm", "baddbmm", "mm"})
+_PRODUCTS = frozenset({"matmul", "bmm", "baddbmm", "mm", "mv", "addmm", "addmv"})
+_ADDED = frozenset({"baddbmm", "addmm", "addmv"})  # whose first argument is added to the product of the others
 _LIKE = frozenset({"to", "type_as", "view_as", "expand_as", "reshape_as"})
 _CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _CONV_TRANSPOSE = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
@@ -116,6 +118,8 @@ def run_averaged(
             raise LayoutError(problem, CAPTURE_HINT) from error
     check_functions(out, model)
     if not isinstance(out, TokenTensor) or not out.requires_grad:
+        if isinstance(out, TokenTensor) and out.product:
+            network.lost = network.lost or _PRODUCT
         log.debug("%s: no token reaches the answer: %s", type(model).__name__, network.lost or "no attention")
         raise LayoutError(
             msg(
@@ -196,7 +200,7 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
         if name == "softmax":
             return softmax(self, x, argument(args, kwargs, 1, "dim", -1))
         if name in _PRODUCTS:
-            return matmul(self, *(args[-2:] if name == "baddbmm" else args[:2]), *kwargs.values())
+            return matmul(self, *(args[1:3] if name in _ADDED else args[:2]), *kwargs.values())
         if name == "einsum":
             operands = args[1] if len(args) == 2 and isinstance(args[1], (list, tuple)) else args[1:]
             return einsum(self, args[0], *operands)
@@ -259,6 +263,8 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
             return comparison(func(*args, **kwargs)) if name in _COMPARISONS else func(*args, **kwargs)
         if name == "setitem" and isinstance(args[0], TokenTensor) and self._writes_itself(*args):
             return None
+        if (made := of_one_token(func, args, kwargs, tokens, self.probing)) is not None:
+            return made
         raise self._unsupported(name, x)
 
     def _unsupported(self, name: str, x: Tensor) -> LayoutError:
@@ -362,6 +368,11 @@ def _mean_of_axes(name: str, x: TokenTensor, args: Any, kwargs: Any) -> tuple[An
     return mean, reduced
 
 
+_PRODUCT = msg(
+    "tracing.lost-product",
+    "tokens are multiplied with numbers computed from tokens, as masks or weights of their own are: how much of each "
+    "the answer reads is not known",
+)
 _DECIDED = msg(
     "tracing.decided-by-values",
     "the model decides by the values of tokens (such as an early exit): its path differs from image to image",

@@ -157,7 +157,7 @@ def operator_chain(
                 )
             )
         leaves = tuple(leaf for (_, leaf), count in zip(network.leaves, found.leaf_sizes, strict=True) if count)
-        return AveragedRun(out, found.finest.tensors(network.merges, start), leaves)
+        return AveragedRun(out / found.kept, found.finest.tensors(network.merges, start), leaves)
 
     blocks = tuple(_heads_second(recorded[event], found.heads[event]) for event in found.layers)
     plan = BackwardPlan()

@@ -175,7 +175,7 @@ class AveragedNetwork:
             out.marks |= {"weighted"} if "shares" in gate.marks else frozenset()
             out.marks |= {"gated"} if name in ("mul", "multiply") else frozenset()
             return out
-        if name not in ("add", *SUBTRACTIONS):
+        if name not in ("add", *SUBTRACTIONS) and (name != "lerp" or len(pair) > 2):
             return _mean_of(a, b, shape)
         if name in SUBTRACTIONS:
             a.factor, b.factor = abs(a.factor), -abs(b.factor)

@@ -30,6 +30,8 @@ from vitscope.tracing.token_tensor import BackwardPlan
 log = logging.getLogger(__name__)
 
 NO_HEADS = -1
+_KEPT = 0.999  # of a constant's weight passes attention by, where it is no token
+_BESIDE = 0.01  # of the answer passes attention by, without a note
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +53,7 @@ class Trace:
         isotropic: every layer sees all tokens of the layout.
         order: places of the layout's tokens among the model's, prefix first; None where they are in order.
         readout: how much of each token of the layout the answer reads along the residual path.
+        kept: the share of the answer that is made of these tokens; the rest are constants joined to its channels.
         queries: how much of each pooling query the answer reads, or None.
         differential: the model subtracts one attention from another.
         per_image: each image of a batch has its own answer; else their tokens lie in one row, as Pixtral's do.
@@ -74,6 +77,7 @@ class Trace:
     isotropic: bool
     order: Tensor | None
     readout: np.ndarray
+    kept: float
     queries: np.ndarray | None
     differential: bool
     per_image: bool
@@ -119,8 +123,9 @@ def trace(
     finest = find_finest_tokens(network.merges, start, out)
     leaves = [leaf for _, leaf in network.leaves]
     reached = torch.autograd.grad(out.sum(), leaves, allow_unused=True, retain_graph=True) if leaves else ()
-    counts = [0 if g is None else leaf.numel() // leaf.shape[-1] // 4 for g, leaf in zip(reached, leaves, strict=True)]
     tensors = finest.tensors(network.merges, start)
+    counts, kept, beside = _leaves_read(plan, network, out, reached, [values for values, _ in tensors])
+    _note_beside(network, beside / kept)
 
     def token_weights() -> np.ndarray:
         """Return the weights of the tokens, prefix first, that one backward pass gives the answer's mean."""
@@ -129,7 +134,7 @@ def trace(
         of_leaves = zip(grads[len(tensors) :], leaves, counts, strict=True)
         prefix = [prefix_weights(g, leaf, 4)[0] for g, leaf, count in of_leaves if count]
         weights: np.ndarray = torch.cat([*prefix, finest.weights(grads[: len(tensors)], tensors, 4)[0]]).cpu().numpy()
-        return weights
+        return weights / kept
 
     token_weights()
     counted = {event for event, r in read.items() if bool((r != 0).any())}
@@ -185,6 +190,7 @@ def trace(
         isotropic=isotropic,
         order=order,
         readout=readout,
+        kept=kept,
         queries=None if pool is None else _query_shares(read[pool]),
         differential=network.differential,
         per_image=len(out) == len(images),
@@ -194,6 +200,54 @@ def trace(
         channel_axis=_channel_axis(network.answer),
         notes=tuple(network.notes.values()),
     )
+
+
+def _leaves_read(
+    plan: BackwardPlan,
+    network: AveragedNetwork,
+    out: Tensor,
+    reached: Sequence[Tensor | None],
+    patches: Sequence[Tensor],
+) -> tuple[list[int], float, float]:
+    """Return how many tokens each leaf brings, the answer's share of tokens, and that of patches beside attention.
+
+    A leaf that reaches the answer along no attention call and no residual of one is no token, but constants that were
+    joined to the answer's channels.
+
+    Args:
+        plan: weights of the backward pass; left as they were.
+        network: after its run.
+        out: its answer for each image.
+        reached: gradients of the answer with respect to the leaves.
+        patches: the finest tokens.
+    """
+    before = plan.skip, plan.branch, plan.attend
+    keys = {call.event: call.keys.shape[-1] for call in network.calls if not call.channels}
+    plan.skip = plan.branch = 0.0
+    plan.attend = lambda event, r: r.new_zeros(*r.shape[:-1], keys[event])
+    leaves = [leaf for _, leaf in network.leaves]
+    grads = torch.autograd.grad(out.sum(), [*patches, *leaves], allow_unused=True, retain_graph=True)
+    plan.skip, plan.branch, plan.attend = before
+    beside, whole = ([0.0 if g is None else float(g[0].sum()) for g in some] for some in (grads, reached))
+    constant = [part > _KEPT * weight > 0 for part, weight in zip(beside[len(patches) :], whole, strict=True)]
+    counts = [
+        0 if g is None or no_token else leaf.numel() // leaf.shape[-1] // 4
+        for g, no_token, leaf in zip(reached, constant, leaves, strict=True)
+    ]
+    kept = 1 - sum(weight for weight, no_token in zip(whole, constant, strict=True) if no_token)
+    return counts, kept, sum(beside[: len(patches)])
+
+
+def _note_beside(network: AveragedNetwork, share: float) -> None:
+    """Note that the answer reads the image beside attention, as convolutions of a second branch do."""
+    if share > _BESIDE:
+        note = msg(
+            "tracing.note-beside",
+            "{share} of the answer reads the image beside attention, as by a branch of convolutions: the map counts "
+            "that part by what its averages read",
+            share=f"{share:.0%}",
+        )
+        network.notes[note.code] = note
 
 
 def set_uniform_attention(plan: BackwardPlan, network: AveragedNetwork) -> dict[int, Tensor]:

@@ -24,7 +24,8 @@ _SEEN = 5000  # operations that are looked at, at most
 _OPERATIONS = {
     "layout": "View UnsafeView ReshapeAlias Squeeze Unsqueeze Select Slice Clone ToCopy T Transpose Permute Expand Cat "
     "Stack Index IndexSelect Gather Alias AsStrided Split SplitWithSizes Unbind Narrow",
-    "average": "Mean Sum Neg NativeDropout AdaptiveAvgPool2D AvgPool2D Add Sub Mul Div Clamp ClampMin ClampMax",
+    "average": "Mean Sum Neg NativeDropout AdaptiveAvgPool2D AvgPool2D Add Sub Rsub Mul Div Clamp ClampMin ClampMax "
+    "Cumsum Cumprod",
     "linear": "Addmm Mm Bmm Baddbmm Addbmm Mv Addmv Linear Convolution",
     "norm": "NativeLayerNorm NativeBatchNorm CudnnBatchNorm NativeGroupNorm FusedRmsNorm RmsNorm",
     "length": "Rsqrt Norm LinalgVectorNorm Sqrt",
@@ -71,7 +72,7 @@ def find_answer_kind(answer_of: Callable[[Tensor], Tensor], model: nn.Module, no
     pixels = noise.requires_grad_()
     with eval_mode(model):
         try:
-            with torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, lambda kept: kept):
+            with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor.shape, _of_shape):
                 answer = answer_of(pixels.clone())  # some models write into their input
         except Exception as error:  # weights of inference mode, or operations without a gradient
             log.debug("%s: no graph behind its answer: %s", type(model).__name__, error)
@@ -87,9 +88,9 @@ def find_answer_kind(answer_of: Callable[[Tensor], Tensor], model: nn.Module, no
 def _read(answer: Tensor, pixels: Tensor, model: nn.Module) -> AnswerKind:
     width = answer.shape[1]
     ends = set(_ends(answer.grad_fn, pixels, width)) if answer.grad_fn is not None else {"unknown"}
-    if (step := _probabilities(answer, ends)) is not None:
-        reason = msg("models.answer.probabilities", "its last step is a {step}", step=step)
-        return AnswerKind("probabilities", width, reason, step == "softmax")
+    if (found := _probabilities(answer, ends)) is not None:
+        reason = msg("models.answer.probabilities", "its last step is a {step}", step=found[0])
+        return AnswerKind("probabilities", width, reason, found[1])
     computed = sorted(end for end in ends if not end.startswith("linear"))
     limited = _squashed(ends) or (width == 1 and ends == {"activation"})
     if limited or (width == 1 and "unknown" in computed and answer.grad_fn is not None):
@@ -114,20 +115,23 @@ def _read(answer: Tensor, pixels: Tensor, model: nn.Module) -> AnswerKind:
     return AnswerKind("features", width, steps[computed[0]])
 
 
-def _probabilities(answer: Tensor, ends: set[str]) -> str | None:
-    """Return which function made probabilities of the answer, checked by the numbers; None for none.
+def _probabilities(answer: Tensor, ends: set[str]) -> tuple[str, bool] | None:
+    """Return which function made probabilities of the answer and whether they share one; None for none.
 
-    Where the operations cannot be seen, numbers of [0, 1] that sum to one are those of a softmax.
+    The numbers are checked. Where the operations cannot be seen, numbers of [0, 1] that sum to one are a softmax's.
     """
     values = answer.detach().double()
     sums = values.sum(1)
-    sums_to_one = answer.shape[1] > 1 and torch.allclose(sums, torch.ones_like(sums), atol=1e-2)
     if not bool(((values >= 0) & (values <= 1)).all()):
         return None
-    if ends == {"probability Sigmoid"}:
-        return "sigmoid"
+    rounding = 8 * answer.shape[1] * torch.finfo(answer.dtype).eps
+    sum_to_one = answer.shape[1] > 1 and bool(((sums - 1).abs() <= max(rounding, 1e-5)).all())
+    known = {end for end in ends if end.startswith("probability")}
+    if "probability Sigmoid" in known and ends <= known | {"unknown"}:
+        return "sigmoid", sum_to_one  # two columns, p and 1 - p, share one
+    near = answer.shape[1] > 1 and torch.allclose(sums, torch.ones_like(sums), atol=1e-2)
     part = ends == {"probability Softmax"} and bool((sums <= 1.01).all())  # p[:, 1] alone, too
-    return "softmax" if part or (sums_to_one and ends <= {"probability Softmax", "unknown"}) else None
+    return ("softmax", True) if part or (near and ends <= {"probability Softmax", "unknown"}) else None
 
 
 def _squashed(ends: set[str]) -> bool:
@@ -147,28 +151,65 @@ def _ends(start: Any, pixels: Tensor, width: int) -> Iterator[str]:
             yield "unknown"
             return
         name, inputs = _operation(node), [child for child, _ in node.next_functions if child is not None]
-        role, computed = _ROLE.get(name), [child for child in inputs if not _only_parameters(child, pixels)]
-        role = "activation" if _cuts_scores(node, name, computed) else role
+        computed = [child for child in inputs if not _only_parameters(child, pixels)]
+        role = _role(node, name, computed)
         if name == "AccumulateGrad" or (role == "layout" and not computed):
             yield "blocks"  # pixels, or a token that was learned: the stream that starts there
+        elif (weights := _weights_of_sum(node, name, computed, pixels)) is not None:
+            yield f"linear {weights}"
         elif role == "linear":
-            weight = next((w for child in inputs if (w := _variable(child)) is not None and w.ndim > 1), None)
+            weights = [w for child in inputs if (w := _variable(child)) is not None and (w.ndim > 1 or width == 1)]
+            weight = max(weights, key=lambda w: w.ndim, default=None)
             if weight is not None and all(size % width for size in weight.shape):
                 stack += computed  # it weighs scales or places, and has no row for each number
                 continue
             yield "blocks" if _reads_pixels(computed, pixels) else f"linear {0 if weight is None else id(weight)}"
-        elif role in ("norm", "activation"):
-            yield role
         elif role == "probability":
             yield f"probability {name}"
-        elif name.startswith("ScaledDotProduct"):
-            yield "blocks"
-        elif name in ("Mul", "Div") and len(computed) > 1:
-            yield "norm" if any(_normalises(child) for child in computed) else "unknown"
         elif role in ("layout", "average"):
             stack += computed
         else:
-            yield "unknown"
+            yield role
+
+
+def _role(node: Any, name: str, computed: list[Any]) -> str:
+    """Return what an operation does, by its name and its operands that are computed from the image."""
+    if name.startswith("ScaledDotProduct"):
+        return "blocks"
+    if _cuts_scores(node, name, computed):
+        return "activation"
+    if name in ("Mul", "Div") and len(computed) > 1:
+        chances = name == "Mul" and all(_ROLE.get(_operation(child)) == "probability" for child in computed)
+        return "average" if chances else "norm" if any(_normalises(child) for child in computed) else "unknown"
+    return _ROLE.get(name, "unknown")
+
+
+def _of_shape(shape: torch.Size) -> Tensor:
+    """Return a tensor of a shape that takes no memory."""
+    return torch.empty(shape, device="meta")
+
+
+def _weights_of_sum(node: Any, name: str, inputs: list[Any], pixels: Tensor) -> int | None:
+    """Return the identity of the weights of a weighted sum of features, `(f * w).sum(-1)`: it is a linear layer.
+
+    Returns:
+        None for any other operation, such as a mean over tokens whose channels were scaled; 0 for weights that no graph
+        mentions.
+    """
+    if name not in ("Sum", "Mean") or len(inputs) != 1 or _operation(inputs[0]) != "Mul":
+        return None
+    factors = [child for child, _ in inputs[0].next_functions]
+    computed = [child for child in factors if child is not None and not _only_parameters(child, pixels)]
+    sizes, axes = (getattr(node, f"_saved_{part}", ()) for part in ("self_sym_sizes", "dim"))
+    if len(computed) != 1 or not axes:
+        return None
+    first = factors[0] is computed[0]
+    weights = inputs[0]._saved_other if first else inputs[0]._saved_self
+    from_end = [len(sizes) - (axis % 2**64 + len(sizes)) % 2**64 % len(sizes) for axis in axes]
+    if not all(axis <= weights.ndim and weights.shape[-axis] > 1 for axis in from_end):
+        return None
+    weight = _variable(factors[1] if first else factors[0])
+    return 0 if weight is None else id(weight)
 
 
 def _cuts_scores(node: Any, name: str, inputs: list[Any]) -> bool:
@@ -236,9 +277,8 @@ def _weight_name(identity: str, width: int, model: nn.Module) -> str:
     """Return the name of the last weights; of frozen ones, which no graph mentions, the last that fit the answer."""
     named = dict(model.named_parameters())
     known = [name for name, weight in named.items() if str(id(weight)) == identity]
-    fitting = [
-        name for name, weight in named.items() if weight.ndim > 1 and width in (*weight.shape[:1], weight.shape[-1])
-    ]
+    matrices = {name: weight for name, weight in named.items() if weight.ndim == 2 or weight.ndim > 3}
+    fitting = [name for name, weight in matrices.items() if width in (*weight.shape[:1], weight.shape[-1])]
     return (known or fitting[-1:] or [""])[0]
 
 

@@ -158,6 +158,7 @@ def _find(output: Any, chosen: Any, images: int) -> str:
     found = {path: t for path, t in found.items() if t.is_floating_point()}
     main = {path: t for path, t in found.items() if not _SIDE.search(path[len(start) :])} or found
     main = {path: t for path, t in main.items() if t.ndim and len(t) == images} or main
+    main = _without_derived(main)
     if not main:
         raise LayoutError(
             msg(
@@ -169,6 +170,31 @@ def _find(output: Any, chosen: Any, images: int) -> str:
     if len(main) > 1:
         raise _several(main)
     return next(iter(main))
+
+
+def _without_derived(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors without attention weights, and without what is a softmax or sigmoid of another one of them."""
+    kept = {path: t for path, t in found.items() if not _is_attention(t)} or found
+    derived = {
+        path
+        for path, t in kept.items()
+        for other in kept.values()
+        if other is not t and t.ndim > 1 and t.shape == other.shape and _is_chances_of(t, other)
+    }
+    return {path: t for path, t in kept.items() if path not in derived}
+
+
+def _is_attention(t: Tensor) -> bool:
+    """Return whether a tensor `(..., N, N)` or `(B, H, N, M)` has rows that sum to one, as attention weights do."""
+    if t.ndim < 3 or t.shape[-1] < 2 or (t.ndim == 3 and t.shape[-1] != t.shape[-2]):
+        return False
+    rows = t.detach().float()
+    return bool((rows >= 0).all()) and torch.allclose(rows.sum(-1), rows.new_ones(()), atol=1e-2)
+
+
+def _is_chances_of(t: Tensor, scores: Tensor) -> bool:
+    numbers, scores = t.detach().float(), scores.detach().float()
+    return any(torch.allclose(numbers, made, atol=1e-3) for made in (scores.softmax(1), scores.sigmoid()))
 
 
 def _several(found: Mapping[str, Tensor]) -> UsageError:

@@ -170,7 +170,8 @@ def _require_steps(run: Run, size: tuple[int, int], made: tuple[int, int], lines
         raise Lost(
             msg(
                 "models.processor-region.bumps",
-                "it shows an edge as a bump or not at all, not as a step, as filters for slopes do",
+                "it shows an edge as a bump or not at all, not as a step, as filters for slopes do, or a crop by what "
+                "an image holds",
             )
         )
 
@@ -225,7 +226,7 @@ def _lost() -> Lost:
         msg(
             "models.processor-region.lost",
             "the edges of test stripes are not found in them as after resizing, cropping and padding: it blurs, "
-            "distorts or turns what it shows",
+            "distorts or turns what it shows, repeats parts of it, or cuts by what an image holds",
         )
     )
 

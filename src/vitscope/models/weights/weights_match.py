@@ -135,7 +135,8 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], weights: WeightsFile, 
     missing = [key for key in own if key not in tensors and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in tensors if key not in own]
     if missing or unexpected:
-        raise ModelError(_difference(weights.path, name, missing, unexpected), _OTHER_ARCHITECTURE)
+        hint = _own_head(own, missing, unexpected, name) or _OTHER_ARCHITECTURE
+        raise ModelError(_difference(weights.path, name, missing, unexpected), hint)
     model.load_state_dict(dict(tensors), strict=False)
 
 
@@ -143,6 +144,27 @@ _OTHER_ARCHITECTURE = msg(
     "models.weights-differ.hint",
     "name the architecture that the weights are of; a model of your own is built in Python and passed to vitscope.load",
 )
+
+
+def _own_head(own: Mapping[str, Tensor], missing: list[str], unexpected: list[str], name: str) -> Message | None:
+    """Return the hint for a file of a class of one's own: all of this model but its head, and a head beside it."""
+    lacking, beyond = ({key.partition(".")[0] for key in keys} for keys in (missing, unexpected))
+    last = list(own)[-1].partition(".")[0]
+    headless = not missing or any(own[key].ndim == 2 for key in missing)
+    if (
+        not beyond
+        or not headless
+        or not lacking <= {last}
+        or beyond & {key.partition(".")[0] for key in own if key not in missing}
+    ):
+        return None
+    return msg(
+        "models.weights-own-head.hint",
+        "the rest is of {model}: {parts} belongs to a class of your own that has {model} inside; build that class in "
+        "Python, load the file into it and pass it to vitscope.load, which uses the preprocessing of {model}",
+        model=name,
+        parts=", ".join(sorted(beyond)),
+    )
 
 
 def _holds_numbers(tensor: Tensor) -> bool:
