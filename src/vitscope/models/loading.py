@@ -113,8 +113,7 @@ def open_model(
     if isinstance(processor, (str, os.PathLike)):
         with exclusive(_LOADER):
             processor = load_processor(str(processor), trust_remote_code=trust_remote_code)
-    if not isinstance(model, (nn.Module, str, os.PathLike)):
-        model, processor = _held(model, processor)
+    model, processor = _held(model, processor)
     if isinstance(model, nn.Module):
         if weights is not None:
             raise UsageError(
@@ -155,7 +154,7 @@ def _held(holder: Any, processor: Any) -> tuple[Any, Any]:
     """Return the module that a pipeline or Trainer of transformers holds, and its image processor if none is given."""
     model = getattr(holder, "model", None)
     known = any(kind.__module__.startswith("transformers.") for kind in type(holder).__mro__)
-    if not known or not isinstance(model, nn.Module):
+    if isinstance(holder, nn.Module) or not known or not isinstance(model, nn.Module):
         return holder, processor
     kept = (getattr(holder, name, None) for name in ("image_processor", "processing_class"))
     of_images = (one for one in kept if hasattr(one, "preprocess") or hasattr(one, "image_processor"))

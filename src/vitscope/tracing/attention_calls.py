@@ -131,7 +131,8 @@ def _einsum_of_attention(
     channel = [c for c in value if c not in probs]
     if out[-2:] == probs[-2:] and not set(out[-2:]) & set(value) and not isinstance(tokens, TokenTensor):
         mixed = torch.zeros((), dtype=operands[which].dtype).expand([sizes[c] for c in out])  # heads, by fixed weights
-        return attention_tensor(mixed, operands[which].event)
+        weights: Tensor = attention_tensor(mixed, operands[which].event)
+        return weights
     if len(key) != 1 or len(query) != 1:
         raise LayoutError(
             msg(

@@ -155,8 +155,8 @@ def _ends(start: Any, pixels: Tensor, width: int) -> Iterator[str]:
         role = _role(node, name, computed)
         if name == "AccumulateGrad" or (role == "layout" and not computed):
             yield "blocks"  # pixels, or a token that was learned: the stream that starts there
-        elif (weights := _weights_of_sum(node, name, computed, pixels)) is not None:
-            yield f"linear {weights}"
+        elif (summed := _weights_of_sum(node, name, computed, pixels)) is not None:
+            yield f"linear {summed}"
         elif role == "linear":
             weights = [w for child in inputs if (w := _variable(child)) is not None and (w.ndim > 1 or width == 1)]
             weight = max(weights, key=lambda w: w.ndim, default=None)
