@@ -3,7 +3,14 @@
 import numpy as np
 import torch
 from benchmarks.works_with.table import REFUSED, row
-from tests.models import sabotaged_attention, sabotaged_flow, sabotaged_kernels, sabotaged_loops, sabotaged_mixing
+from tests.models import (
+    sabotaged_attention,
+    sabotaged_axes,
+    sabotaged_flow,
+    sabotaged_kernels,
+    sabotaged_loops,
+    sabotaged_mixing,
+)
 from tests.models.sabotaged import SABOTAGED, wanted
 from tests.models.traced_row import as_it_is
 
@@ -13,7 +20,7 @@ from vitscope.errors import VitscopeError
 KIND = "Attention seen in part"
 TWIN = "rollout of a float64 twin whose attention is a plain formula"
 REASON = "the reason by its code"
-assert all((sabotaged_attention, sabotaged_flow, sabotaged_kernels, sabotaged_loops, sabotaged_mixing))
+assert all((sabotaged_attention, sabotaged_axes, sabotaged_flow, sabotaged_kernels, sabotaged_loops, sabotaged_mixing))
 
 TRIED = {
     "heads in a loop, side by side at last": "heads in a loop, torch.cat",
@@ -34,6 +41,12 @@ TRIED = {
     "keys and values shared by the heads": "multi-query attention",
     "windows with a cyclic shift": "shifted windows",
     "class attention: CLS alone attends in the last layer": "class attention",
+    "keys before queries: a softmax over the last axis but one": "a softmax over the last axis but one",
+    "heads after the keys, in einsums": "einsum 'bqhd,bkhd->bqkh'",
+    "heads mixed by einsums before and after the softmax": "talking heads by einsum, as in vit-pytorch's CaiT",
+    "causal attention by the kernel": "is_causal=True",
+    "residuals by lerp between vectors of unit length, as in nGPT": "residuals by torch.lerp, as in vit-pytorch's nViT",
+    "tokens pooled by a softmax over them, as in compact transformers": "sequence pooling, as in CCT",
 }
 REFUSALS = {
     "pictures in a loop": "images in a loop",
@@ -48,6 +61,7 @@ REFUSALS = {
     "attention's result times zero": "attention multiplied with zero",
     "an MLP over tokens beside attention": "an MLP over tokens beside attention",
     "a script in one layer": "TorchScript in one layer",
+    "weights summed over the queries by an einsum": "weights summed over their queries by an einsum",
 }
 
 

@@ -128,7 +128,7 @@ class SoftmaxTracker:
 
     def __call__(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Run one torch function and follow its result."""
-        if func not in _BEGINNINGS and not self._pending and (self._scores is None or func not in _AFTER_SCORES):
+        if func not in _BEGINNINGS and not self._pending and (self._product is None or func not in _AFTER_SCORES):
             return self._run(func, args, kwargs)
         if self._pending:
             for value in _operands(func, args):
