@@ -14,8 +14,9 @@ PHOTO = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
 
 
 def dense(scope, layer=-1, at="norm", **options):
-    z, gradient = (x.reshape(-1, x.shape[-1]) for x in activations(scope, PHOTO, 2, layer, at))
-    return slow.evidence(z, gradient, **options)
+    z, gradient = activations(scope, PHOTO, 2, layer, at)
+    flat = (x.reshape(-1, x.shape[-1]) for x in (z, gradient))
+    return slow.evidence(*flat, scope.explain(PHOTO, method="rollout").layout.grid, **options)
 
 
 def explained(scope, **options):
@@ -36,7 +37,9 @@ def test_it_is_the_dense_solution(row, entries, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "given", [{"layer": 0}, {"layer": 1, "at": "input"}, {"restart": 0.4, "temperature": 0.5}], ids=str
+    "given",
+    [{"layer": 0}, {"layer": 1, "at": "input"}, {"restart": 0.4, "temperature": 0.5}, {"blur": 0.0}, {"blur": 0.4}],
+    ids=str,
 )
 def test_its_options(given):
     scope = scope_of()
@@ -61,5 +64,8 @@ def test_what_stands_in_the_way_is_said():
     for bad in ({"restart": 0.0}, {"temperature": 0.0}):
         with raises(UsageError, "methods.bad-walk"):
             explained(scope, **bad)
+    for blur in (-0.01, 1.5):
+        with raises(UsageError, "methods.bad-blur"):
+            explained(scope, blur=blur)
     with raises(UsageError, "methods.no-patch-gradient"):
         explained(scope, at="output")

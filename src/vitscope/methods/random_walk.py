@@ -110,17 +110,24 @@ def random_walk(
     requires={"gradient", "token-grids"},
 )
 def evidence_walk(
-    context: MethodContext, *, layer: int = -1, at: HookPoint = "norm", restart: float = 0.05, temperature: float = 0.1
+    context: MethodContext,
+    *,
+    layer: int = -1,
+    at: HookPoint = "norm",
+    restart: float = 0.05,
+    temperature: float = 0.1,
+    blur: float = 0.03,
 ) -> NotedMap:
     """Smooth the evidence of each patch by a random walk with restart on the patch-similarity graph.
 
-    Formula: `m = x - mean(x)`, `x = c e + (1 - c) T x`: `e = a / sum |a| + b / sum |b|`, `a_j = v_j . g_j`,
+    Formula: `m = y - mean(y)`, `y_j = sum_i K_ji x_i / sum_i K_ji`, K a Gaussian of the distance of patches,
+    `x = c e + (1 - c) T x`: `e = a / sum |a| + b / sum |b|`, `a_j = v_j . g_j`,
     `b_j = v_j . mean_i g_i`, `v_j = z_j - mean_i z_i`, z the patch tokens at the chosen place and g the score's
     gradient: HiResCAM and Grad-CAM of what a patch does not share with all others, both signs kept, cut off at the
     99th percentile of their magnitudes; c = `restart` and T, of the same z, as for `random-walk`. A gradient of its own
     says most of a patch, but reverses where an answer is nearly certain; the mean gradient is steadier. A patch gets
     the evidence of all patches that are like it: for and against cancel within an object, and a token that carries much
-    of the score for others loses it.
+    of the score for others loses it. The blur takes the peak from a single patch at an object's rim.
 
     Args:
         context: the images, the model and the target.
@@ -128,10 +135,11 @@ def evidence_walk(
         at: `norm`, `input` or `output` of it, as for `gradcam`.
         restart: probability to stop at each step, in [0.001, 1].
         temperature: the scale of 1 - cosine over which steps become unlikely; above 0.001.
+        blur: standard deviation of K, as a share of the grid's longest side, in [0, 1]; 0 blurs nothing.
 
     Returns:
         `(B, N)`, signed, without a unit, with mean 0 over the patches; the prefix gets 0. Positive where there is more
-        evidence than elsewhere. Zero at every patch where x is flat to the accuracy of its solution.
+        evidence than elsewhere. Zero at every patch where y is flat to the accuracy of its solution.
 
     Raises:
         UsageError: an option out of range, or no patch has a gradient there.
@@ -142,6 +150,9 @@ def evidence_walk(
         model get the same value.
     """
     _check(restart, temperature)
+    if not 0 <= blur <= 1:
+        problem = msg("methods.bad-blur", "{@O:blur} must be in [0, 1], not {blur}", blur=blur)
+        raise UsageError(problem, msg("methods.bad-blur.hint", "the default is 0.03; 0 blurs nothing"))
     activations, z, gradient = patch_gradients(context, layer, at)
     z, gradient = z.flatten(1, 2), gradient.flatten(1, 2)
     own = z - z.mean(1, keepdim=True)
@@ -152,6 +163,7 @@ def evidence_walk(
         most = evidence.abs().quantile(_USUAL, dim=1, keepdim=True)
         pairs = zip(evidence.clamp(-most, most), z, strict=True)
         values = torch.stack([_smoothed(e, tokens, restart, temperature) for e, tokens in pairs])
+        values = _blurred(values.unflatten(1, activations.grid), blur * max(activations.grid)).flatten(1)
         differing = values.amax(1) - values.amin(1) > _FLAT * values.abs().amax(1)
         values = (values - values.mean(1, keepdim=True)) * differing[:, None]
     return noted(context, values.reshape(len(values), *activations.grid), activations)
@@ -186,19 +198,28 @@ def _map(
     unit = torch.nn.functional.normalize(z, dim=-1)
     unit = unit - unit.mean(0)
     y = unit @ ((q - q.mean()) @ unit)
-    v = (y - y.min()) * _blurred(q.reshape(shape), near * max(shape)).flatten()
+    around = _gathered(q.reshape(shape), near * max(shape)).flatten()
+    v = (y - y.min()) * around / around.max()
     v, spread = v - v.mean(), v.std()
     p = q + linear * v * q.std() / spread if spread > _FLAT**2 * len(s) * q.std() else q  # else tokens are all alike
     return p - _cut(p)
 
 
-def _blurred(values: Float[Tensor, "..."], deviation: float) -> Float[Tensor, "..."]:
-    """Return values blurred along all axes by a Gaussian, divided by the largest; outside of the grid is 0."""
+def _blurred(values: Float[Tensor, "B gh gw"], deviation: float) -> Float[Tensor, "B gh gw"]:
+    """Return each map's mean around each patch, weighed by a Gaussian, over the patches that there are."""
+    if deviation == 0:
+        return values
+    weights = _gathered(torch.ones_like(values[0]), deviation)
+    return torch.stack([_gathered(one, deviation) / weights for one in values])
+
+
+def _gathered(values: Float[Tensor, "..."], deviation: float) -> Float[Tensor, "..."]:
+    """Return the sum around each place along all axes, weighed by a Gaussian; outside of the grid is 0."""
     for axis, size in enumerate(values.shape):
         places = torch.arange(size, device=values.device, dtype=values.dtype)
         kernel = torch.exp(-(((places[:, None] - places) / deviation) ** 2) / 2)
         values = torch.tensordot(kernel, values, dims=([1], [axis])).movedim(0, axis)
-    return values / values.max()
+    return values
 
 
 def _cut(p: Float[Tensor, " P"]) -> Float[Tensor, ""]:
