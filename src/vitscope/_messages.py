@@ -10,8 +10,9 @@ is its area: `make messages` collects the codes of an area into `locales/en/AREA
 (`message_table`); the page looks the code up in its language.
 
 In a template, `{name}` is a parameter and `{@size=224}` an option in the caller's language: `size=224` in Python,
-`--size 224` on the command line. `{@size}` names the option alone; `{@O:layer=3}` is an option of a method, which the
-command line writes `-O layer=3`. A parameter may be a Message; numbers are formatted by the caller.
+`--size 224` on the command line. `{@size}` names the option alone, `{@*name}` the one that the parameter `name` names;
+`{@O:layer=3}` is an option of a method, which the command line writes `-O layer=3`. A parameter may be a Message;
+numbers are formatted by the caller.
 """
 
 import re
@@ -22,7 +23,7 @@ Language = Literal["python", "cli"]
 
 # control and format characters, such as those that turn the direction of writing; and ends of lines and paragraphs
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
-_OPTION = re.compile(r"(?<!\{)\{@(O:)?(\w+)(?:=((?:[^{}]|\{\w+\})*))?\}")
+_OPTION = re.compile(r"(?<!\{)\{@(O:)?(\*?\w+)(?:=((?:[^{}]|\{\w+\})*))?\}")
 
 
 class Message(str):
@@ -110,7 +111,7 @@ def restore_messages(document: Any, table: Mapping[str, Mapping[str, Any]]) -> A
 
 def python_options(template: str) -> str:
     """Write the options of a template as Python has them; parameters stay."""
-    return _OPTION.sub(lambda found: _option(found, "python"), template)
+    return _OPTION.sub(lambda found: _option(found, "python", {}), template)
 
 
 def _messages(document: object) -> Iterator[Message]:
@@ -130,15 +131,17 @@ def _plain(value: object) -> object:
 
 
 def _filled(template: str, params: Mapping[str, Any], language: Language) -> str:
-    text = _OPTION.sub(lambda found: _option(found, language), template)
+    text = _OPTION.sub(lambda found: _option(found, language, params), template)
     return text.format_map(
         {name: value.spoken(language) if isinstance(value, Message) else value for name, value in params.items()}
     )
 
 
-def _option(found: re.Match[str], language: Language) -> str:
+def _option(found: re.Match[str], language: Language, params: Mapping[str, Any]) -> str:
     """Write one option in a language."""
     of_method, name, value = found.groups()
+    if name.startswith("*"):
+        name = str(params.get(name[1:], f"{{{name[1:]}}}"))
     if language == "python" or of_method:
         text = f"{name}={'' if value is None else value}"
         return f"-O {text}" if of_method and language == "cli" else text

@@ -95,7 +95,7 @@ def test_options_that_the_choice_lacks_lead_back_to_the_default(load, path):
 
 def test_a_default_that_nothing_beat_stays(load):
     scope = load(calibration="none")
-    for outcome, words in (("kept", "none of 9"), ("unfaithful", "less faithful")):
+    for outcome, words in (("kept", "the best of 9"), ("unfaithful", "less faithful")):
         choice = load(calibration=evidence_of(scope, Setting("evidence-walk"), outcome=outcome)).recommend()
         assert (choice.method, choice.note.code) == ("evidence-walk", "engine.calibration.note")
         assert words in choice.note

@@ -193,5 +193,6 @@ def test_the_range_is_said():
 
     assert run(np.int8(5), share=None) == (5, None)
     assert [type(one) for one in run(np.int8(5), np.float32(0.5))] == [int, float]
-    with pytest.raises(UsageError, match=re.escape("count lies between 1 and 5, not 6")):
+    with pytest.raises(UsageError, match=re.escape("count= lies between 1 and 5, not 6")) as caught:
         run(6)
+    assert caught.value.spoken("cli")[0] == "--count lies between 1 and 5, not 6"

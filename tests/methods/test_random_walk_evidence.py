@@ -38,7 +38,7 @@ def test_it_is_the_dense_solution(row, entries, monkeypatch):
 
 @pytest.mark.parametrize(
     "given",
-    [{"layer": 0}, {"layer": 1, "at": "input"}, {"restart": 0.4, "temperature": 0.5}, {"blur": 0.0}, {"blur": 0.4}],
+    [{"layer": 0}, {"layer": 1, "at": "input"}, {"restart": 0.4, "temperature": 0.5}, {"sigma": 0.0}, {"sigma": 0.4}],
     ids=str,
 )
 def test_its_options(given):
@@ -64,8 +64,8 @@ def test_what_stands_in_the_way_is_said():
     for bad in ({"restart": 0.0}, {"temperature": 0.0}):
         with raises(UsageError, "methods.bad-walk"):
             explained(scope, **bad)
-    for blur in (-0.01, 1.5):
-        with raises(UsageError, "methods.bad-blur"):
-            explained(scope, blur=blur)
+    for sigma in (-0.01, 1.5):
+        with raises(UsageError, "methods.bad-sigma"):
+            explained(scope, sigma=sigma)
     with raises(UsageError, "methods.no-patch-gradient"):
         explained(scope, at="output")

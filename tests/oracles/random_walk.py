@@ -49,12 +49,12 @@ def cut(p):
     return (ordered[at] + ordered[at + 1]) / 2
 
 
-def evidence(z, gradient, shape, restart=0.05, temperature=0.1, blur=0.03):
+def evidence(z, gradient, shape, restart=0.05, temperature=0.1, sigma=0.03):
     """`y` less its mean, y the blurred `x = c (I - (1 - c) T)^-1 e`, e clipped: CAMs by own and mean gradients."""
     own = z - z.mean(0)
     parts = [np.einsum("jd,jd->j", own, gradient), own @ gradient.mean(0)]
     e = sum(part / np.linalg.norm(part, 1) for part in parts)
     most = np.quantile(np.abs(e), 0.99)
     x = np.linalg.solve(np.eye(len(z)) - (1 - restart) * steps(z, temperature), restart * np.clip(e, -most, most))
-    y = found_nearby(x, shape, blur) / found_nearby(np.ones(len(x)), shape, blur) if blur else x
+    y = found_nearby(x, shape, sigma) / found_nearby(np.ones(len(x)), shape, sigma) if sigma else x
     return y - y.mean()

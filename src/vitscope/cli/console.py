@@ -84,7 +84,7 @@ def print_error(error: VitscopeError, source: str = "") -> None:
     """Print one line on stderr: the source, such as an image, the error, and what to do."""
     message, hint = error.spoken("cli")
     text = f"{message} ({hint})" if hint else message
-    _print_beside(f"{source}: {text}" if source and source not in text else text)
+    _print_beside(f"{source}: {text}" if source and visible(source) not in visible(text) else text)
 
 
 def exit_code(error: VitscopeError) -> int:

@@ -62,6 +62,7 @@ class ExplainOptions(TypedDict, total=False):
     restart: float
     samples: int
     share: float
+    sigma: float
     start_layer: int | None
     steps: int
     stride: int

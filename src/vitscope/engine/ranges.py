@@ -124,20 +124,20 @@ def _checked(name: str, value: Any, kinds: set[Any], ends: tuple[float, float] |
             raise UnknownNameError(name, str(value), sorted(kinds))
     elif kinds == {bool}:
         if type(value).__name__ not in ("bool", "bool_"):  # numpy's, too
-            raise UsageError(msg("engine.not-a-boolean", "{option} is true or false, not {value}", **given))
+            raise UsageError(msg("engine.not-a-boolean", "{@*option} is true or false, not {value}", **given))
         return bool(value)
     elif kinds and kinds <= {int, float}:
         fits, low, high = is_whole if kinds == {int} else is_real, *(ends or (-1e300, 1e300))
         if not fits(value):
             raise UsageError(
-                msg("engine.not-a-whole-number", "{option} is a whole number, not {value}", **given)
+                msg("engine.not-a-whole-number", "{@*option} is a whole number, not {value}", **given)
                 if kinds == {int}
-                else msg("engine.not-a-number", "{option} is a finite number, not {value}", **given)
+                else msg("engine.not-a-number", "{@*option} is a finite number, not {value}", **given)
             )
         value = int(value) if is_whole(value) else float(value)
         if not low <= value <= high:
             span = {"low": f"{low:,}", "high": f"{high:,}"}
             raise UsageError(
-                msg("engine.out-of-range", "{option} lies between {low} and {high}, not {value}", **given, **span)
+                msg("engine.out-of-range", "{@*option} lies between {low} and {high}, not {value}", **given, **span)
             )
     return value

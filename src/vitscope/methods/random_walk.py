@@ -116,7 +116,7 @@ def evidence_walk(
     at: HookPoint = "norm",
     restart: float = 0.05,
     temperature: float = 0.1,
-    blur: float = 0.03,
+    sigma: float = 0.03,
 ) -> NotedMap:
     """Smooth the evidence of each patch by a random walk with restart on the patch-similarity graph.
 
@@ -135,7 +135,7 @@ def evidence_walk(
         at: `norm`, `input` or `output` of it, as for `gradcam`.
         restart: probability to stop at each step, in [0.001, 1].
         temperature: the scale of 1 - cosine over which steps become unlikely; above 0.001.
-        blur: standard deviation of K, as a share of the grid's longest side, in [0, 1]; 0 blurs nothing.
+        sigma: standard deviation of K, as a share of the grid's longest side, in [0, 1]; 0 blurs nothing.
 
     Returns:
         `(B, N)`, signed, without a unit, with mean 0 over the patches; the prefix gets 0. Positive where there is more
@@ -150,9 +150,9 @@ def evidence_walk(
         model get the same value.
     """
     _check(restart, temperature)
-    if not 0 <= blur <= 1:
-        problem = msg("methods.bad-blur", "{@O:blur} must be in [0, 1], not {blur}", blur=blur)
-        raise UsageError(problem, msg("methods.bad-blur.hint", "the default is 0.03; 0 blurs nothing"))
+    if not 0 <= sigma <= 1:
+        problem = msg("methods.bad-sigma", "{@O:sigma} must be in [0, 1], not {sigma}", sigma=sigma)
+        raise UsageError(problem, msg("methods.bad-sigma.hint", "the default is 0.03; 0 blurs nothing"))
     activations, z, gradient = patch_gradients(context, layer, at)
     z, gradient = z.flatten(1, 2), gradient.flatten(1, 2)
     own = z - z.mean(1, keepdim=True)
@@ -163,7 +163,7 @@ def evidence_walk(
         most = evidence.abs().quantile(_USUAL, dim=1, keepdim=True)
         pairs = zip(evidence.clamp(-most, most), z, strict=True)
         values = torch.stack([_smoothed(e, tokens, restart, temperature) for e, tokens in pairs])
-        values = _blurred(values.unflatten(1, activations.grid), blur * max(activations.grid)).flatten(1)
+        values = _blurred(values.unflatten(1, activations.grid), sigma * max(activations.grid)).flatten(1)
         differing = values.amax(1) - values.amin(1) > _FLAT * values.abs().amax(1)
         values = (values - values.mean(1, keepdim=True)) * differing[:, None]
     return noted(context, values.reshape(len(values), *activations.grid), activations)
