@@ -181,6 +181,8 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
         self.differential |= name in SUBTRACTIONS and len(probs) > 1
         if name in BINARY:
             self.inherit_name(tensors, result)
+        elif name in POINTWISE and tensors:
+            self.follow(tensors[0], result)
         if probs and name not in METADATA:
             return attention_tensor(result, probs[0].event)
         return comparison(result) if compared or (probs and name in _COMPARISONS) else result

@@ -79,6 +79,7 @@ class AveragedNetwork:
     def __post_init__(self) -> None:
         super().__init__()
         self._known_leaves: dict[Any, Tensor] = {}
+        self._same: dict[Any, Any] = {}
         self._alive: list[Tensor] = []
         self._uses: dict[int, int] = {}
 
@@ -126,7 +127,8 @@ class AveragedNetwork:
 
     def leaf(self, outside: Tensor) -> Tensor:
         """Return tokens for a tensor that does not come from the image, once for each parameter."""
-        key = (outside.data_ptr(), tuple(outside.shape))
+        key = _place(outside)
+        key = self._same.get(key, key)
         if key not in self._known_leaves:
             if self.probing and (not outside.ndim or outside.shape[0] % 4):
                 raise calls_by_image("")
@@ -138,6 +140,13 @@ class AveragedNetwork:
             self._known_leaves[key] = leaf
             self._alive.append(outside)  # or another tensor may get its address
         return self._known_leaves[key]
+
+    def follow(self, before: Tensor, after: Any) -> None:
+        """Note that tokens from outside the image stay the same tokens, such as CLS after a norm."""
+        if isinstance(after, Tensor) and after.shape == before.shape and after.data_ptr() != before.data_ptr():
+            self._alive += [before, after]
+            self._same[_place(after)] = self._same.get(_place(before), _place(before))
+            self.names[after.untyped_storage().data_ptr()] = self.names.get(before.untyped_storage().data_ptr(), "")
 
     def inherit_name(self, operands: list[Tensor], result: Any) -> None:
         """Name a sum after its parameter, such as CLS with its position embedding added."""
@@ -259,6 +268,10 @@ class AveragedNetwork:
                 ),
                 CAPTURE_HINT,
             )
+
+
+def _place(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
+    return tensor.data_ptr(), tuple(tensor.shape)
 
 
 def apart(parts: Sequence[TokenTensor]) -> bool:
