@@ -11,6 +11,7 @@ def shown(made, words, change=None):
     if change is not None:
         made.evaluate(SET, change)
     made.wait(WAIT, words)
+    made.wait(f"() => Boolean({VIEWER}.ctx.scene.prefix)")  # until then, its title stands over "busy"
     return np.array(made.evaluate(SHOWN))
 
 

@@ -64,7 +64,7 @@ def test_the_second_photo_shows_its_own_and_the_best_match_is_outlined(clean, ti
     clean.wait(f"() => Number.isFinite(({GREEN})('.vs-second .vs-marks')[0])")
     x, y = clean.evaluate(GREEN, ".vs-second .vs-marks")
     assert (int(y * rows), int(x * columns)) == divmod(best, columns)
-    assert f"Best match in coffee: patch {best // columns},{best % columns}" in clean.text(".vs-below p.vs-note")
+    assert f"Best match in coffee: patch {best // columns},{best % columns}" in clean.text(".vs-said ~ .vs-note")
     one, two = clean.box(".vs-stage"), clean.box(".vs-second")
     assert two["x"] >= one["x"] + one["width"]
     assert two["y"] == one["y"]
