@@ -163,7 +163,8 @@ def evidence_walk(
         most = evidence.abs().quantile(_USUAL, dim=1, keepdim=True)
         pairs = zip(evidence.clamp(-most, most), z, strict=True)
         values = torch.stack([_smoothed(e, tokens, restart, temperature) for e, tokens in pairs])
-        values = _blurred(values.unflatten(1, activations.grid), sigma * max(activations.grid)).flatten(1)
+        maps = values.reshape(len(values), *activations.grid)
+        values = _blurred(maps, sigma * max(activations.grid)).flatten(1)
         differing = values.amax(1) - values.amin(1) > _FLAT * values.abs().amax(1)
         values = (values - values.mean(1, keepdim=True)) * differing[:, None]
     return noted(context, values.reshape(len(values), *activations.grid), activations)
