@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from inspect import isabstract
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from vitscope._messages import Message, msg
 from vitscope._plugins import Registry
-from vitscope.errors import YES, ImageError, Support, UnsupportedError, UsageError
+from vitscope.errors import YES, Support, UnsupportedError, UsageError
 from vitscope.explanation import Activation, Explanation
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture, ReadOptions, grey_picture, load_image
 from vitscope.models.answers.labels import check_count
+from vitscope.models.file_medium import require_image_file
 from vitscope.models.options import ModelOptions
 from vitscope.models.pixels.bands import fitted
 from vitscope.models.weights.fingerprint import Fingerprint, fingerprint, structure_of, weights_of
@@ -217,7 +217,7 @@ class ModelAdapter(ABC):
         Raises:
             ImageError: it cannot be used, or has other bands than the model takes.
         """
-        _require_no_other_medium(source, self.reference)
+        require_image_file(source, self.reference)
         return fitted(load_image(source, **self.reading), self.bands)
 
     def blank(self) -> Picture:
@@ -353,30 +353,6 @@ class ModelAdapter(ABC):
 
 def _call(make: Callable[[], ModelAdapter]) -> ModelAdapter:
     return make()
-
-
-_MEDIA = {
-    **dict.fromkeys((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"), "video"),
-    **dict.fromkeys((".wav", ".flac", ".mp3", ".ogg", ".m4a"), "sound"),
-    **dict.fromkeys((".nii", ".nii.gz", ".mgz", ".nrrd"), "volume"),
-}
-
-
-def _require_no_other_medium(source: Any, model: str) -> None:
-    """Raise an ImageError for a file whose name says that it is no image."""
-    name = str(source).lower() if isinstance(source, (str, PurePath)) else ""
-    medium = next((medium for suffix, medium in _MEDIA.items() if name.endswith(suffix)), None)
-    if medium is not None:
-        raise ImageError(
-            msg(
-                "models.other-medium",
-                "{source} is a {medium}, and {model} takes images",
-                source=source,
-                medium=medium,
-                model=model,
-            ),
-            msg("models.other-medium.hint", "use a {medium} model, or save an image of it", medium=medium),
-        )
 
 
 def libraries_of(model: object) -> tuple[str, ...]:
