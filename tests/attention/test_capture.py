@@ -1,5 +1,6 @@
 """Capture sees all attention, changes nothing, and leaves nothing behind."""
 
+import gc
 import threading
 
 import pytest
@@ -10,6 +11,8 @@ from torch.nn import functional
 import vitscope
 from tests.helpers.errors import raises
 from tests.models import toys as zoo
+from vitscope.attention import CallSite
+from vitscope.attention.head_scaling import scale_heads
 from vitscope.attention.model_modes import eval_mode
 from vitscope.errors import CaptureError, LayoutError
 from vitscope.geometry import TokenLayout
@@ -303,6 +306,21 @@ def test_a_capture_that_another_thread_ends_leaves_nothing_once_the_next_one_beg
         pass
     assert torch._C._len_torch_function_stack() == 0
     assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    "watch", [vitscope.capture, lambda model: scale_heads(model, CallSite(0, 1), torch.ones(1, 2))]
+)
+def test_a_capture_that_is_collected_leaves_the_gradient_mode_of_that_time(watch):
+    # where an interrupt kept a `with` from ending, what it held is collected later, in the midst of other code
+    with torch.no_grad():
+        one = watch(Encoder())
+        one.__enter__()
+    assert torch.is_grad_enabled()
+    del one
+    gc.collect()
+    assert torch.is_grad_enabled()
+    assert torch._C._len_torch_function_stack() == 0
 
 
 class SelfAttention(nn.Module):

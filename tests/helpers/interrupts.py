@@ -135,19 +135,33 @@ def check(family, work, count, inside=OURS, aside=(), first=1):
     before, around = model_state(model), surroundings()
     total = interrupted(lambda: run(scope), -1, inside)
     interrupts, left = 0, {}
-    for place in sorted({int(n) for n in np.linspace(first, total, min(count, total))}):
-        try:
-            interrupted(lambda: run(scope), place, inside)
-        except Interrupted as error:
-            interrupts += 1
-            changed = differences(before, model_state(model)) + differences(around, surroundings())
-            changed = [name for name in changed if name not in aside]
-            if changed:
-                frames, at = [], error.__traceback__
-                while at is not None:
-                    frames.append(f"{at.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{at.tb_lineno}")
-                    at = at.tb_next
-                left[place] = frames[-3:], changed[:4]
+
+    def changed() -> list[str]:
+        now = differences(before, model_state(model)) + differences(around, surroundings())
+        return [name for name in now if name not in aside][:4]
+
     gc.collect()
-    assert differences(before, model_state(model)) == []
+    gc.freeze()  # so that the collections below are quick
+    try:
+        for place in sorted({int(n) for n in np.linspace(first, total, min(count, total))}):
+            try:
+                interrupted(lambda: run(scope), place, inside)
+            except Interrupted as error:
+                interrupts += 1
+                if names := changed():
+                    left[place] = _frames(error), names
+            gc.collect()  # what an interrupt kept from ending ends now, and must not bring back the state of its time
+            if place not in left and (names := changed()):
+                left[place] = ["when collected"], names
+    finally:
+        gc.unfreeze()
     return interrupts, left
+
+
+def _frames(error: BaseException) -> list[str]:
+    """Return where an error was raised, innermost last."""
+    frames, at = [], error.__traceback__
+    while at is not None:
+        frames.append(f"{at.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{at.tb_lineno}")
+        at = at.tb_next
+    return frames[-3:]

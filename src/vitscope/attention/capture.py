@@ -83,6 +83,9 @@ def _captured(capture: "_Capture") -> Iterator[AttentionRecorder]:
         try:
             yield capture.__enter__()
             capture.ending = True
+        except GeneratorExit:  # collected, at any time later: the gradient mode of that time is not its own
+            capture.ending = True
+            raise
         except BaseException:
             capture.ending = True
             capture.on_exit(partial(torch.set_grad_enabled, enabled))

@@ -44,7 +44,7 @@ def scale_heads(model: nn.Module, call: CallSite, weights: Float[Tensor, "B H"])
                 )
             _scale(output, _expand_weights(weights, lead, call.axis))
 
-    with torch.no_grad(), capture(model, edit=edit):
+    with capture(model, edit=edit):
         yield
     if not edited:
         raise MethodError(

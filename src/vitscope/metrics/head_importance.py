@@ -79,7 +79,7 @@ def head_importance(
         for heads in torch.split(torch.arange(block.shape[1], device="cpu"), 1 if store.chain is not None else batch):
             weights = torch.ones(len(heads), block.shape[1], dtype=torch.float64, device="cpu")
             weights[torch.arange(len(heads), device="cpu"), heads] = 0
-            with scale_heads(model, call, weights):
+            with torch.no_grad(), scale_heads(model, call, weights):
                 drops += [whole - score for score in scores(len(heads))]
             done += len(heads)
             tick(done, total)
