@@ -30,7 +30,7 @@ from vitscope.render import raster
 from vitscope.render.html import Card
 from vitscope.render.image_files import write_image
 from vitscope.render.raster import Style, StyleOptions
-from vitscope.render.remarks import map_remarks
+from vitscope.render.remarks import map_labels, map_remarks
 
 E = TypeVar("E", bound="Explanation")
 Activation: TypeAlias = Literal["softmax", "sigmoid", "given", "value"]
@@ -171,9 +171,10 @@ class Explanation:
             image.show(self.method)
 
     def caption(self) -> str:
-        """Return method, target and name of what was explained, in one line."""
+        """Return method, target, name of what was explained, and where colours mislead why, in one line."""
         name = None if self.picture is None else self.picture.name
-        return " · ".join(part for part in (self.method, self.target, name) if part is not None)
+        parts = (self.method, self.target, name, *map_labels(self.map))
+        return " · ".join(part for part in parts if part is not None)
 
     def card(self) -> Card:
         """Return the overlay with its caption: method, model, predictions and caveat."""

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import ImageFont
 from scipy.ndimage import gaussian_filter
 
 import vitscope
 from vitscope.bench import planted
+from vitscope.render import raster
+from vitscope.render.raster import limits
 from vitscope.render.remarks import map_remarks
 
 ROOT = Path(__file__).parents[2]
@@ -91,3 +94,36 @@ def test_the_same_maps_shuffled_are_not_called_ordinary(ordinary_maps):
     found = [codes(rng.permutation(e.map.ravel()).reshape(e.map.shape)) for e in ordinary_maps]
     assert sum(one in (["render.nearly-random"], ["render.isolated"]) for one in found) >= 12
     assert ["render.nearly-random"] in found
+
+
+SINK = np.where(np.arange(144).reshape(12, 12) == 40, 1.0, 1e-3 * smooth(3)).astype(np.float32)
+SHOWN = {
+    "zero everywhere": np.zeros((8, 8)),
+    "flat map: colours mean nothing": np.full((8, 8), 0.3),
+    "nearly flat map: 1% between patches": np.where(np.arange(64).reshape(8, 8) < 32, 0.99, 1.0),
+    "nearly random map": np.random.default_rng(0).random((12, 12)),
+    f"{SINK[3, 4] / SINK.sum():.0%} on isolated patches": SINK,
+}
+
+
+@pytest.mark.parametrize("words", SHOWN)
+@pytest.mark.parametrize("colorbar", [False, True])
+def test_what_must_be_said_stands_in_the_picture(explained, words, colorbar):
+    e = explained(np.asarray(SHOWN[words], np.float32), (300, 200))
+    drawn = np.asarray(e.overlay(colorbar=colorbar))
+    bare = raster.overlay(e.map, e.region, e.photo.pixels, e.style(colorbar=colorbar), limits(e.map, e.style().norm))
+    below = np.flatnonzero((drawn != np.asarray(bare)).any((1, 2)))
+    assert (below.min(), below.max()) == (200 - len(below), 199)  # along the lower edge, and nothing else
+    letters = ImageFont.load_default(size=9)
+    assert len(below) < 20
+    columns = np.flatnonzero((drawn[below] != np.asarray(bare)[below]).any((0, 2)))
+    assert abs(len(columns) - letters.getlength(words)) <= 8
+    assert (drawn[below][:, columns] > 110).all(2).sum() > 3 * len(words)  # light letters
+
+
+def test_nothing_stands_in_the_picture_of_an_ordinary_map(explained):
+    e = explained(smooth(1).astype(np.float32), (300, 200))
+    bare = raster.overlay(e.map, e.region, e.photo.pixels, e.style(), limits(e.map, e.style().norm))
+    assert np.array_equal(np.asarray(e.overlay()), np.asarray(bare))
+    assert e.caption().count("·") == 1
+    assert explained(np.zeros((8, 8), np.float32), (300, 200)).caption().endswith(" · zero everywhere")

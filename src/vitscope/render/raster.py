@@ -4,6 +4,7 @@
 numbers of the map (its extremes, or two percentiles under `norm="robust"`).
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from typing import Literal, TypedDict, Unpack, get_args
@@ -16,6 +17,8 @@ from vitscope._messages import msg
 from vitscope._numbers import is_real
 from vitscope.errors import UnknownNameError, UsageError
 from vitscope.geometry import ImageRegion
+from vitscope.render.labels import draw_label
+from vitscope.render.remarks import map_labels
 from vitscope.render.unseen import hatch_unseen
 
 StyleName = Literal["color", "grey", "notebook"]
@@ -156,7 +159,7 @@ def overlay(
     style: Style,
     scale: tuple[float, float] | None = None,
 ) -> Image.Image:
-    """Draw a map over its photo, in the photo's size.
+    """Draw a map over its photo, in the photo's size; what must be said of it (`map_remarks`) stands in the picture.
 
     Args:
         values: relevance of each patch.
@@ -169,13 +172,21 @@ def overlay(
         return notebook_steps(values, region, photo)[-1]
     style = style.resolved(values)
     placed = region.upsample(values, style.smooth, style.blur)
-    return overlay_placed(placed, hatch_unseen(photo, region), style, scale or limits(values, style.norm))
+    words = map_labels(values) if scale is None else []
+    return overlay_placed(placed, hatch_unseen(photo, region), style, scale or limits(values, style.norm), words)
 
 
 def overlay_placed(
-    placed: Float[np.ndarray, "H W"], photo: UInt8[np.ndarray, "H W 3"], style: Style, scale: tuple[float, float]
+    placed: Float[np.ndarray, "H W"],
+    photo: UInt8[np.ndarray, "H W 3"],
+    style: Style,
+    scale: tuple[float, float],
+    words: Sequence[str] = (),
 ) -> Image.Image:
-    """Draw a map that lies on its photo already, NaN where it does not; as `overlay` draws one of patches."""
+    """Draw a map that lies on its photo already, NaN where it does not; as `overlay` draws one of patches.
+
+    The `words` stand along the lower edge, where there is room.
+    """
     low, high = scale
     pixels = photo.copy()
     colours = _colours(style.cmap).astype(np.float32)
@@ -190,6 +201,8 @@ def overlay_placed(
             below += _GREY * ((below @ _LUMA)[:, None] - below)
             alpha *= level[:, None] / np.float32(510) + np.float32(0.5)
         part[covered] = (below + alpha * (colours[level] - below) + 0.5).astype(np.uint8)
+    if words:
+        draw_label(pixels, "; ".join(words), max(pixels.shape), below=True)
     image = Image.fromarray(pixels)
     return with_bar(image, style, low, high) if style.colorbar else image
 

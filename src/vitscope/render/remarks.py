@@ -47,6 +47,20 @@ def map_remarks(values: Float[np.ndarray, "..."]) -> list[str]:
     return _of_neighbours(values) if values.ndim == 2 and min(values.shape) >= _SIDE else []
 
 
+_LABELS = {
+    "render.zero": "zero everywhere",
+    "render.flat": "flat map: colours mean nothing",
+    "render.nearly-flat": "nearly flat map: {share} between patches",
+    "render.isolated": "{share} on isolated patches",
+    "render.nearly-random": "nearly random map",
+}
+
+
+def map_labels(values: Float[np.ndarray, "..."]) -> list[str]:
+    """Say in a few words what `map_remarks` says, to be drawn into the picture."""
+    return [_LABELS[one.code].format(**one.params) for one in map_remarks(values)]
+
+
 def _of_neighbours(values: Float[np.ndarray, "gh gw"]) -> list[str]:
     count, share = _isolated(values.astype(np.float64))
     if share >= _MOST:

@@ -2,9 +2,9 @@
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont
 
 from vitscope.geometry import ImageRegion
+from vitscope.render.labels import draw_label
 
 _WORDS = "not seen by the model"
 _THINNEST = 0.002  # of a side: thinner strips come from rounding
@@ -36,23 +36,5 @@ def hatch_unseen(photo: UInt8[np.ndarray, "H W 3"], region: ImageRegion) -> UInt
         diagonal = (np.arange(y, bottom)[:, None] + np.arange(x, right)) % period < max(period // 9, 1)
         part[:] = part * _DIMMED
         part[diagonal] = part[diagonal] * (1 - _LINE) + 255 * _LINE
-        _label(part, max(wide, high))
+        draw_label(part, _WORDS, max(wide, high))
     return pixels
-
-
-def _label(part: UInt8[np.ndarray, "h w 3"], longest: int) -> None:
-    """Write the label along the middle of a strip, where there is room."""
-    high, wide = part.shape[:2]
-    letters = min(max(longest // 50, 9), 60)
-    font = ImageFont.load_default(size=letters)
-    left, top, right, bottom = font.getbbox(_WORDS)
-    gap = max(letters // 3, 2)
-    size = int(right - left) + 2 * gap, int(bottom - top) + 2 * gap
-    upright = size[0] > wide
-    label = Image.new("RGB", size, (24, 25, 28))
-    ImageDraw.Draw(label).text((gap - left, gap - top), _WORDS, fill="white", font=font)
-    label = label.rotate(90, expand=True) if upright else label
-    if label.width > wide or label.height > high:
-        return
-    x, y = (wide - label.width) // 2, (high - label.height) // 2
-    part[y : y + label.height, x : x + label.width] = np.asarray(label)
