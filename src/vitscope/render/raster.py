@@ -185,7 +185,7 @@ def overlay_placed(
 ) -> Image.Image:
     """Draw a map that lies on its photo already, NaN where it does not; as `overlay` draws one of patches.
 
-    The `words` stand along the lower edge, where there is room.
+    The `words` stand along the map's lower edge, where there is room.
     """
     low, high = scale
     pixels = photo.copy()
@@ -202,7 +202,9 @@ def overlay_placed(
             alpha *= level[:, None] / np.float32(510) + np.float32(0.5)
         part[covered] = (below + alpha * (colours[level] - below) + 0.5).astype(np.uint8)
     if words:
-        draw_label(pixels, "; ".join(words), max(pixels.shape), below=True)
+        down, across = (np.flatnonzero((~np.isnan(placed)).any(axis)) for axis in (1, 0))
+        seen = pixels[down[0] : down[-1] + 1, across[0] : across[-1] + 1]
+        draw_label(seen, "; ".join(words), max(pixels.shape), below=True)
     image = Image.fromarray(pixels)
     return with_bar(image, style, low, high) if style.colorbar else image
 
