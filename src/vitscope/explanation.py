@@ -124,7 +124,7 @@ class Explanation:
     @property
     def remarks(self) -> list[str]:
         """What must be said before the map's colours are believed, such as that it is flat; mostly empty."""
-        return map_remarks(self.map)
+        return [*map_remarks(self.map)]
 
     def heat(self, smooth: bool = True, blur: float = 0.0) -> Float32[np.ndarray, "..."]:
         """Return the map in the photo's size, unnormalised; NaN where the model saw nothing.

@@ -152,7 +152,7 @@ def _padding(store: AttentionStore, method: Method, values: Float[Tensor, "B N"]
 def _remarks(values: Float[Tensor, "B N"], layout: TokenLayout) -> list[list[str]]:
     """Return what must be said of each image's patches before colours are believed."""
     patches = values[:, len(layout.prefix) :].detach().float().cpu().numpy()
-    return [map_remarks(one.reshape(layout.shape if one.size == np.prod(layout.shape) else -1)) for one in patches]
+    return [[*map_remarks(one.reshape(layout.shape if one.size == np.prod(layout.shape) else -1))] for one in patches]
 
 
 def _context(

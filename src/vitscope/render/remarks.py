@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from vitscope._messages import msg
+from vitscope._messages import Message, msg
 
 _LEVEL = 16 * float(np.finfo(np.float32).eps)  # what sums of many numbers lose
 _NEARLY_FLAT = 0.02  # of the largest value: the whole scale of colours is a fiftieth of it
@@ -12,7 +12,7 @@ _CHANCE = 2.33  # standard deviations of a shuffled map's likeness of neighbours
 _LONELY, _TALL, _MOST = 4.0, 10.0, 0.5  # times the neighbours; times the mean; share of the map
 
 
-def map_remarks(values: Float[np.ndarray, "..."]) -> list[str]:
+def map_remarks(values: Float[np.ndarray, "..."]) -> list[Message]:
     """Say what a map's values are where its colours would mislead; empty for an ordinary map.
 
     **flat**: all patches have one value, to the precision of floats, or nearly: the largest and the least differ by a
@@ -61,7 +61,7 @@ def map_labels(values: Float[np.ndarray, "..."]) -> list[str]:
     return [_LABELS[one.code].format(**one.params) for one in map_remarks(values)]
 
 
-def _of_neighbours(values: Float[np.ndarray, "gh gw"]) -> list[str]:
+def _of_neighbours(values: Float[np.ndarray, "gh gw"]) -> list[Message]:
     count, share = _isolated(values.astype(np.float64))
     if share >= _MOST:
         return [
