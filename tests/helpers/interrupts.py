@@ -142,19 +142,16 @@ def check(family, work, count, inside=OURS, aside=(), first=1):
 
     gc.collect()
     gc.freeze()  # so that the collections below are quick
-    try:
-        for place in sorted({int(n) for n in np.linspace(first, total, min(count, total))}):
-            try:
-                interrupted(lambda: run(scope), place, inside)
-            except Interrupted as error:
-                interrupts += 1
-                if names := changed():
-                    left[place] = _frames(error), names
-            gc.collect()  # what an interrupt kept from ending ends now, and must not bring back the state of its time
-            if place not in left and (names := changed()):
-                left[place] = ["when collected"], names
-    finally:
-        gc.unfreeze()
+    for place in sorted({int(n) for n in np.linspace(first, total, min(count, total))}):
+        try:
+            interrupted(lambda: run(scope), place, inside)
+        except Interrupted as error:
+            interrupts += 1
+            if names := changed():
+                left[place] = _frames(error), names
+        gc.collect()  # what an interrupt kept from ending ends now, and must not bring back the state of its time
+        if place not in left and (names := changed()):
+            left[place] = ["when collected"], names
     return interrupts, left
 
 
