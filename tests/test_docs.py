@@ -27,7 +27,7 @@ def test_the_readmes_python_runs(photo, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in ("photo.jpg", "other.jpg"):
         Image.open(photo).convert("RGB").save(name)
-    [short] = blocks("README.md", "python")
+    short, _ = blocks("README.md", "python")
     exec(compile(short, "README.md", "exec"), {})
     for made in ("overlay.png", "result"):
         assert (tmp_path / made).exists()
@@ -42,18 +42,19 @@ def test_the_readmes_python_runs(photo, tmp_path, monkeypatch, capsys):
     assert "(1, 6, 1351, 1351)" in capsys.readouterr().out
 
 
-def test_the_loop_runs(capsys):
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_the_loop_runs(page, capsys):
     from torch.utils.data import DataLoader, TensorDataset
 
     row = next(row for row in zoo.ROWS if row.name == "vit")
     pixels, labels = torch.randn(4, 3, *row.size), torch.tensor([1, 0, 3, 2])
-    _, code = blocks("docs/python.md", "python")
+    _, code = blocks(page, "python")
     names = {
         "vitscope": vitscope,
         "model": row.model(),
         "loader": DataLoader(TensorDataset(pixels, labels), batch_size=2),
     }
-    exec(compile(code, "python.md", "exec"), names)
+    exec(compile(code, page, "exec"), names)
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("['LABEL_1', 'LABEL_0']")
     assert second.startswith("['LABEL_3', 'LABEL_2']")
