@@ -177,4 +177,4 @@ def worse_by(names: Sequence[str], count: int) -> str:
 
 def none_of(count: int) -> str:
     """Say that no measure tells a map from random maps."""
-    return msg("metrics.none-of", "no measure of {count} tells the map from random maps", count=count)
+    return msg("metrics.none-of", "told from random maps by none of {count} measures", count=count)
