@@ -140,6 +140,7 @@ def test_a_finished_row_is_not_run_again(monkeypatch, tmp_path):
     assert run(monkeypatch, tmp_path, "--again") == (0, ["rollout-168", "rollout-224"])
 
 
+@pytest.mark.slow
 def test_rows_of_another_machine_are_measured_again(monkeypatch, tmp_path):
     assert run(monkeypatch, tmp_path)[1] == ["rollout-168", "rollout-224"]
     file = tmp_path / "performance.json"

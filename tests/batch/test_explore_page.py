@@ -74,6 +74,7 @@ def explorer(chromium, finished, tmp_path):
         assert made.troubles == []
 
 
+@pytest.mark.slow
 def test_axe_finds_nothing_in_light_and_dark(explorer):
     made, _ = explorer
     for theme in ("light", "dark"):

@@ -63,6 +63,7 @@ def notes(scope, **options):
     return scope.explain(scenes(1)[0].image, **options).provenance["notes"]
 
 
+@pytest.mark.slow
 def test_the_gradient_is_chosen_where_only_the_gradient_tells(measured):
     answer = measured.answers["objects"]
     assert str(answer.default) == "random-walk"
@@ -237,6 +238,7 @@ def squares(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_a_grid_asks_for_the_image_that_the_model_names(squares):
     scope, told = toy(classes=True), []
     found = calibration_cases.evidence_cases(scope, 8, 8, 0, 0, squares, told.append)

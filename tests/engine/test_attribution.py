@@ -165,6 +165,7 @@ def test_the_callers_gradient_mode_changes_nothing(mode, method):
 
 
 @pytest.mark.parametrize("mode", [pytest.param(torch.no_grad, marks=pytest.mark.slow), torch.inference_mode])
+@pytest.mark.slow
 def test_the_callers_gradient_mode_changes_no_measurement(mode):
     scope = scope_of()
     explanation, options = scope.explain(PHOTOS[0], method="gradcam"), {"metrics": "all", "n_random_maps": 3}

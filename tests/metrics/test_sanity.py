@@ -389,6 +389,7 @@ def test_the_models_hash_is_not_that_of_other_weights():
     assert hash_of(model) in fresh.adapter.weights
 
 
+@pytest.mark.slow
 def test_half_precision_and_every_baseline():
     scope = scope_of("vit", torch.bfloat16)
     e = scope.explain(photo(), method="rollout")

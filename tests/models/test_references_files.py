@@ -102,6 +102,7 @@ class TestWeightsOfTimm:
         assert torch.equal(scope.model(PIXELS), model(PIXELS))
         assert "models.weights-pooled" in codes(scope)
 
+    @pytest.mark.slow
     def test_names_of_the_original_release_are_converted(self, tmp_path):
         model = toys.timm_model(img_size=224)
         state = model.state_dict()

@@ -29,7 +29,7 @@ PARTS = (
     *(sabotaged_attention, sabotaged_flow, sabotaged_kernels, sabotaged_loops, sabotaged_mixing, sabotaged_tokens),
     *(sabotaged_views, sabotaged_axes),
 )
-LIKE = 2  # refusals of one code that `make test` tries
+LIKE = 1  # refusals of one code that `make test` tries
 
 
 def each_case():

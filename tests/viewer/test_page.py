@@ -21,7 +21,7 @@ from vitscope.viewer.page import page
 
 
 @pytest.mark.covering
-@pytest.mark.parametrize("head", ["mean", "max", 0, 1])
+@pytest.mark.parametrize("head", ["mean", *(pytest.param(one, marks=pytest.mark.slow) for one in ("max", 0)), 1])
 @pytest.mark.parametrize("layer", [0, 2])
 def test_a_hovered_patch_shows_what_python_says_it_attends_to(fresh, tiny_scope, photo, layer, head):
     fresh.evaluate(SET, {"layer": layer, "head": head})

@@ -25,7 +25,8 @@ STATES = {
     "tour in Chinese": {"tour": 3, "panel": "about", "lang": "zh"},
     "tour, dark": {"tour": 5, "theme": "dark"},
 }
-FEWER = ("map", "dark map", "numbers", "swipe, dark", "tour, dark")  # each part, and each theme, is in another state
+# each part, and each theme, is in another state
+FEWER = ("map", "dark map", "heads by layer, dark", "numbers", "swipe, dark", "tour, dark")
 ARTEFACTS = Path(os.environ["VITSCOPE_ARTEFACTS"]) if "VITSCOPE_ARTEFACTS" in os.environ else None
 QUIETER = ("grid", "numbers", "save")
 GROUPS = "[role=radiogroup], [role=tablist], .vs-grid, .vs-chart"  # within these, arrow keys move

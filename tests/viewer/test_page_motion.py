@@ -134,6 +134,7 @@ def test_the_film_shows_each_layer_with_its_legend(fresh):
     assert "Saved" in fresh.text(".vs-tab [role=status]")
 
 
+@pytest.mark.slow
 def test_a_reader_who_goes_elsewhere_gets_no_part_of_a_film(fresh):
     shown(fresh, "layer 2", {"source": "query", "query": 7, "layer": 2, "panel": "save"})
     fresh.evaluate(f"""() => {{

@@ -51,7 +51,9 @@ def numbers_of(path):
     return np.array([float(one) for one in path.replace("M", " ").replace("L", " ").split()]).reshape(-1, 2)
 
 
-@pytest.mark.parametrize(("number", "name"), [(1, "distance"), (2, "entropy_normalised")])
+@pytest.mark.parametrize(
+    ("number", "name"), [(1, "distance"), pytest.param(2, "entropy_normalised", marks=pytest.mark.slow)]
+)
 def test_every_head_is_a_dot_at_its_number(clean, layers, number, name):
     clean.evaluate(SET, {"panel": "numbers"})
     chart = f".vs-charts:has(.vs-dot) .vs-figure-box:nth-child({number}) .vs-dot"

@@ -246,6 +246,7 @@ def test_a_running_question_is_cancelled_and_nothing_stays(start, tiny_scope, mo
     start.wait(TITLE, "digits")
 
 
+@pytest.mark.slow
 def test_a_bad_file_is_one_line_and_the_next_one_works(start):
     start.evaluate(DROP, moved(b"hello, I am no picture" * 50, "notes.png"))
     said = start.wait("() => document.querySelector('.vw-error')?.textContent")
