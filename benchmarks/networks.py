@@ -1,10 +1,10 @@
-"""Do maps that suit one network suit others? Methods on three networks that name the digits of a scene.
+"""Do maps that suit one network suit others? Methods on four networks that name the digits of a scene.
 
-    python benchmarks/digits/train_networks.py      # trains two of them; the third is embedded
+    python benchmarks/digits/train_networks.py      # trains three of them; the fourth is embedded
     python benchmarks/networks.py [--count 40] [--seed 0] [--methods ...] [--evidence ...]
 
-Networks: `digit-scenes` (the embedded ViT, read at CLS), `registers` (a ViT with four registers) and `mean` (a ViT
-read as the mean of its patches). Objects: where are the two digits of a held-out scene? The numbers are those of
+Networks: `digit-scenes` (the embedded ViT, read at CLS), `registers` (a ViT with four registers), `mean` (a ViT
+read as the mean of its patches) and `swin` (windows). Objects: where are the two digits of a held-out scene? As
 `vitscope bench planted`, of both digits together. Classes: `vitscope bench digits`. Scenes of which a network does
 not name the digits are left out, methods that do not apply to a network are named.
 """
@@ -31,7 +31,7 @@ EVIDENCE = "evidence-walk,gradcam,layercam,attnlrp,input-x-gradient:gradient_rul
 
 
 def scope_of(name: str) -> vitscope.Scope:
-    """Return one of the three networks."""
+    """Return one of the four networks."""
     if name == "digit-scenes":
         return vitscope.load("embedded:digit-scenes")
     return vitscope.load(load(name), labels=[str(digit) for digit in range(10)], multi_label=True)

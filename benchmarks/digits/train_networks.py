@@ -1,14 +1,16 @@
-"""Train two more small networks on digit scenes: what suits one network need not suit another.
+"""Train three more small networks on digit scenes: what suits one network need not suit another.
 
-    python benchmarks/digits/train_networks.py [--names registers,mean] [--seed 0] [--out FOLDER]
+    python benchmarks/digits/train_networks.py [--names registers,mean,swin] [--seed 0] [--out FOLDER]
 
 - `registers`: a ViT with four registers, read at CLS
 - `mean`: a ViT without a CLS token, read as the mean of its patches
+- `swin`: a Swin of two stages, 20 x 20 and 10 x 10 patches in windows of 5 x 5, read as the mean of its patches
 
-Both name the one to three digits of a scene (`vitscope.bench.digit_scenes`), and start from the weights of the
-embedded `digit-scenes`, whose new readout they learn in two minutes: they are its relatives. Equal arguments give
-equal weights on one machine. `benchmarks/networks.py` measures maps of them; `load(name)` returns one. A small Swin
-that started from nothing had learnt nothing after 400 steps of 32 scenes.
+All name the one to three digits of a scene (`vitscope.bench.digit_scenes`). The first two start from the weights of the
+embedded `digit-scenes`, whose new readout they learn in two minutes: they are its relatives. The Swin starts from
+nothing, and learns as `digit-scenes` did (`train.py`): clutter grows, and in the first 60 % of the steps each of its
+last patches is told which digits it lies on. Equal arguments give equal weights on one machine.
+`benchmarks/networks.py` measures maps of them; `load(name)` returns one.
 """
 
 import argparse
@@ -22,20 +24,24 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from safetensors.torch import load_file
 from torch import nn
-from train import HELD_OUT_SEED, PATCH, pixels
+from train import CLUTTERED_FROM, HELD_OUT_SEED, HINTED_SHARE, PATCH, pixels, token_targets
 
-from vitscope.bench.digit_scenes import CLASSES, SIZE, Scenes, scenes, split_digits
+from vitscope.bench.digit_scenes import CLASSES, SIZE, Digits, Scenes, scenes, split_digits
 from vitscope.models.bundled.catalogue import shipped_folder
 
-NAMES = ("registers", "mean")
+STEPS = {"registers": 250, "mean": 250, "swin": 5000}
+NAMES = tuple(STEPS)
 FOLDER = Path(".cache/networks")
-STEPS, BATCH, POOL, WIDTH, DEPTH = 250, 32, 512, 128, 6
+BATCH, POOL, WIDTH, DEPTH = 32, 512, 128, 6
 WARMUP, AVERAGE = 0.05, 0.99
 
 
 def architecture(name: str) -> nn.Module:
     """Return a network with random weights."""
     given = {"img_size": SIZE, "num_classes": CLASSES, "mlp_ratio": 2}
+    if name == "swin":
+        sizes = {"patch_size": PATCH // 2, "embed_dim": 48, "depths": (2, 4), "num_heads": (3, 6), "window_size": 5}
+        return timm.models.SwinTransformer(**given, **sizes, drop_path_rate=0.0)
     registers = name == "registers"
     own = {"patch_size": PATCH, "embed_dim": WIDTH, "depth": DEPTH, "num_heads": 4, "fc_norm": False}
     read = {"class_token": registers, "reg_tokens": 4 * registers, "global_pool": "token" if registers else "avg"}
@@ -90,39 +96,69 @@ def accuracy(model: nn.Module, made: Scenes) -> float:
     return float(((ranks < targets.sum(1)[:, None]) & targets).sum() / targets.sum())
 
 
+def optimizers(name: str, model: nn.Module, hints: nn.Module) -> list[torch.optim.Optimizer]:
+    """AdamW for a relative; for the Swin Muon for the matrices of its blocks and AdamW for everything else."""
+    if name != "swin":
+        return [torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98))]
+    matrices = [p for path, p in model.named_parameters() if p.ndim == 2 and "layers" in path and "bias" not in path]
+    taken = {id(p) for p in matrices}
+    others = [p for p in (*model.parameters(), *hints.parameters()) if id(p) not in taken]
+    return [
+        torch.optim.Muon(matrices, lr=3e-3, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01),
+    ]
+
+
+def made_for(name: str, digits: Digits, seed: int, progress: float) -> Scenes:
+    """Return scenes to train on: of the Swin with little clutter at first, and mostly with three digits."""
+    if name != "swin":
+        return scenes(digits.images, digits.labels, POOL, seed, warp=1.0)
+    shares = (0.1, 0.2, 0.7) if progress < HINTED_SHARE else (1 / 3, 1 / 3, 1 / 3)
+    clutter = min(1.0, progress / CLUTTERED_FROM)
+    return scenes(digits.images, digits.labels, POOL, seed, warp=1.0, clutter=clutter, shares=shares)
+
+
 def train(name: str, seed: int, folder: Path) -> dict[str, object]:
     """Train one network and save the moving average of its weights."""
     torch.manual_seed(seed)
     digits, unseen = split_digits()
     held_out = scenes(unseen.images, unseen.labels, 500, HELD_OUT_SEED)
     model, average = architecture(name), architecture(name)
-    start_from_digit_scenes(model)
+    hints = nn.Linear(model.num_features, CLASSES)
+    if name != "swin":
+        start_from_digit_scenes(model)
     average.load_state_dict(model.state_dict())
-    optim = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98))
-    begun = time.process_time()
-    for step in range(STEPS):
+    optims = optimizers(name, model, hints)
+    rates = [optim.param_groups[0]["lr"] for optim in optims]
+    begun, steps = time.process_time(), STEPS[name]
+    for step in range(steps):
+        progress = step / steps
         if step % (POOL // BATCH) == 0:
-            made = scenes(digits.images, digits.labels, POOL, seed * 100_003 + step, warp=1.0)
-            images, targets = torch.from_numpy(made.images), torch.from_numpy(made.targets)
+            made = made_for(name, digits, seed * 100_003 + step, progress)
+            images, targets, places = torch.from_numpy(made.images), torch.from_numpy(made.targets), token_targets(made)
         part = slice(step * BATCH % POOL, step * BATCH % POOL + BATCH)
-        loss = F.binary_cross_entropy_with_logits(model(pixels(images[part])), targets[part]) * CLASSES
+        patches = model.forward_features(pixels(images[part]))
+        loss = F.binary_cross_entropy_with_logits(model.forward_head(patches), targets[part]) * CLASSES
+        shown = loss.item()
+        if name == "swin" and progress < HINTED_SHARE:
+            hinted = F.binary_cross_entropy_with_logits(hints(patches).flatten(1, 2), places[part]) * CLASSES
+            loss = loss + (1 - progress / HINTED_SHARE) * hinted
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        progress = step / STEPS
-        optim.param_groups[0]["lr"] = (
-            1e-3 * min(1.0, progress / WARMUP, 0.5 + 0.5 * math.cos(math.pi * progress)) + 1e-6
-        )
-        optim.step()
-        optim.zero_grad()
+        rate = min(1.0, progress / WARMUP, 0.5 + 0.5 * math.cos(math.pi * progress)) + 1e-3
+        for optim, highest in zip(optims, rates, strict=True):
+            optim.param_groups[0]["lr"] = highest * rate
+            optim.step()
+            optim.zero_grad()
         with torch.no_grad():
             for mean, now in zip(average.parameters(), model.parameters(), strict=True):
                 mean.lerp_(now, 1 - min(AVERAGE, step / (step + 10)))
-        if step % 50 == 49:
-            print(f"{name} {time.process_time() - begun:5.0f} s  step {step + 1}  loss {loss.item():.3f}", flush=True)
+        if step % (steps // 5) == steps // 5 - 1:
+            print(f"{name} {time.process_time() - begun:5.0f} s  step {step + 1}  loss {shown:.3f}", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(average.state_dict(), folder / f"{name}.pt")
     seconds = round(time.process_time() - begun)
-    return {"name": name, "steps": STEPS, "accuracy": accuracy(average.eval(), held_out), "cpu_seconds": seconds}
+    return {"name": name, "steps": steps, "accuracy": accuracy(average.eval(), held_out), "cpu_seconds": seconds}
 
 
 def main() -> None:
