@@ -83,6 +83,44 @@ def _photo() -> str:
     return "explained"
 
 
+@row(CLIPS, "TimeSformer, space and time joined, rollout", libraries=_VIDEO, against="its own attentions, in float64")
+def _joint() -> float:
+    model = toys_video.classifier("timesformer", attention_type="joint_space_time").double()
+    scope, sampled = vitscope.load(model), np.stack([_CLIP.frames[n * 20 // 8] for n in range(8)])
+    pixels = scope.adapter.processor(videos=[sampled], return_tensors="pt")["pixel_values"].double()
+    with torch.no_grad():
+        attentions = [a[0].mean(0).numpy() for a in model(pixels, output_attentions=True).attentions]
+    weights = np.eye(len(attentions[0]))[0]
+    for a in reversed(attentions):
+        weights = 0.5 * weights + 0.5 * weights @ a
+    by_frame = weights[1:].reshape(16, 8).T.ravel()  # its tokens go through the frames of a place first
+    return _off(_flat(scope.explain(_CLIP, method="rollout")), np.concatenate([weights[:1], by_frame]))
+
+
+@row(CLIPS, "TimeSformer, space alone: a row for each frame", libraries=_VIDEO, against="a refusal")
+def _space_only() -> str:
+    return _refusal("models.answer-rows", toys_video.classifier("timesformer", attention_type="space_only"))
+
+
+@row(CLIPS, "frames as a tensor (T, 3, H, W)", libraries=_VIDEO, against="the same frames as an array")
+def _tensor_of_frames() -> float:
+    scope, frames = _video("videomae")[0], torch.from_numpy(toys_video.frames()).permute(0, 3, 1, 2)
+    return _off(scope.explain(vitscope.Clip(frames), method="rollout").map, scope.explain(_CLIP, method="rollout").map)
+
+
+@row(CLIPS, "`window=` for a video model", libraries=_VIDEO, against="a refusal")
+def _window_of_clips() -> str:
+    return _refusal("models.options-of-images", toys_video.classifier("videomae"), window=(0, 100))
+
+
+def _refusal(code: str, model: Any, **options: Any) -> str:
+    try:
+        vitscope.load(model, **options)
+    except VitscopeError as error:
+        return REFUSED if error.code == code else str(error)
+    return "loaded"
+
+
 def _monai(classification: bool) -> float:
     torch.manual_seed(0)
     sizes = {
@@ -157,3 +195,42 @@ def _ast_prediction() -> float:
         expected = model(values).logits.softmax(-1)[0].numpy()
     found = dict(scope.explain(sound, method="rollout").predictions)
     return max(abs(found[f"LABEL_{n}"] - p) for n, p in enumerate(expected))
+
+
+@row(
+    SOUNDS,
+    "a pipeline with a feature extractor of its own",
+    libraries=("torch", "transformers"),
+    against="the pipeline",
+)
+def _pipeline() -> float:
+    _, model, sound, _ = _sound()
+    own = transformers.ASTFeatureExtractor(num_mel_bins=48, max_length=96, mean=-2.0, std=3.0)
+    pipeline = transformers.pipeline("audio-classification", model=model, feature_extractor=own)
+    found = dict(vitscope.load(pipeline).explain(sound, method="rollout").predictions)
+    said = pipeline({"raw": sound.samples, "sampling_rate": 16000})
+    return max(abs(found[one["label"]] - one["score"]) for one in said)
+
+
+@row(SOUNDS, "samples of 32-bit integers", libraries=("torch", "transformers"), against="the same samples as floats")
+def _integers() -> float:
+    scope, _, sound, _ = _sound()
+    whole = vitscope.Sound((sound.samples.astype(np.float64) * (2**31 - 1)).astype(np.int32), 16000)
+    return _off(_flat(scope.explain(whole, method="rollout")), _flat(scope.explain(sound, method="rollout")))
+
+
+@row(SOUNDS, "16-bit numbers as floats", libraries=("torch", "transformers"), against="a refusal")
+def _unknown_scale() -> str:
+    try:
+        vitscope.Sound(_sound()[2].samples * 32767, 16000)
+    except VitscopeError as error:
+        return REFUSED if error.code == "media.samples-scale" else str(error)
+    return "taken"
+
+
+@row(SOUNDS, "wav2vec 2.0", libraries=("torch", "transformers"), against="a refusal that says what it takes")
+def _other_sounds() -> str:
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    shape = {"conv_dim": (16,), "conv_stride": (5,), "conv_kernel": (10,), "num_conv_pos_embedding_groups": 2}
+    config = transformers.Wav2Vec2Config(**small, **shape, num_conv_pos_embeddings=4)
+    return _refusal("models.takes-sounds", transformers.Wav2Vec2ForSequenceClassification(config).eval())

@@ -5,6 +5,7 @@ import json
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.helpers.absent_extras import absent
@@ -142,6 +143,18 @@ def test_clips_that_are_none():
         Clip([Image.new("RGB", (8, 8)), Image.new("RGB", (9, 8))])
     with raises(UsageError, "media.fps"):
         Clip(numbered(2), fps=0.0)
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("kind", [torch.from_numpy, np.asarray, iter])
+def test_frames_come_in_any_sequence_with_their_channels_first_or_last(kind, first):
+    frames = np.random.default_rng(0).integers(0, 255, (4, 24, 32, 3), dtype=np.uint8)
+    if kind is iter:
+        assert np.array_equal(Clip(frame for frame in frames).frames, frames)
+        return
+    given = kind(np.ascontiguousarray(frames.transpose(0, 3, 1, 2)) if first else frames)
+    assert np.array_equal(Clip(given).frames, frames)
+    assert np.array_equal(load_clip(given, 2).frames, frames[[0, 2]])
 
 
 def test_without_pyav_one_line_names_the_extra(tmp_path):

@@ -87,6 +87,26 @@ def test_channels_are_averaged_and_whole_numbers_scaled():
     assert Sound((TONE * 32768).astype(np.int16), 8000).samples.max() == pytest.approx(0.5, abs=1e-3)
 
 
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_samples_are_scaled_by_their_numbers_as_those_of_a_file_are(tmp_path, width):
+    from scipy.io import wavfile
+
+    whole = {1: np.round(TONE * 127 + 128).astype(np.uint8), 2: (TONE * 32767).astype(np.int16)}
+    samples = whole.get(width, (TONE.astype(np.float64) * (2**31 - 1)).astype(np.int32))
+    wavfile.write(tmp_path / "tone.wav", 8000, samples)
+    rate, read = wavfile.read(tmp_path / "tone.wav")
+    np.testing.assert_array_equal(read, samples)
+    np.testing.assert_allclose(Sound(read, rate).samples, TONE, atol=1 / 127)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+def test_whole_numbers_of_an_unknown_scale_are_refused(dtype):
+    with pytest.raises(ImageError) as refused:
+        Sound((TONE * 32767).astype(dtype), 8000)
+    assert refused.value.code == "media.samples-scale"
+    assert "/ 32768" in str(refused.value.hint)
+
+
 def test_the_middles_of_the_mel_bands_are_those_of_the_filters():
     from transformers.audio_utils import mel_filter_bank
 

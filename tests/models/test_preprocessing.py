@@ -16,6 +16,14 @@ from vitscope.geometry import TokenLayout
 from vitscope.images import Picture
 from vitscope.models.pixels.preprocessing import Preprocessing, squash
 
+SMALL = {"depth": 2, "embed_dim": 48, "num_heads": 3}
+
+
+def _timm(name, **options):
+    import timm
+
+    return timm.create_model(name, num_classes=5, **options)
+
 
 def test_another_size_is_normalised_as_the_processor_does():
     image = Picture(picture((40, 60)))
@@ -90,6 +98,39 @@ class WantsAMask(ViT):
         return super().forward(x * mask)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "size"),
+    [
+        ("vit_tiny_patch16_224", {"img_size": 96, "dynamic_img_size": True, **SMALL}, 96),
+        ("hiera_tiny_224", {"img_size": 96, "stages": (1, 1, 1, 1)}, 96),
+        pytest.param("coatnet_pico_rw_224", {"img_size": 96}, 96, marks=pytest.mark.slow),
+    ],
+)
+def test_a_timm_model_is_explained_at_the_size_that_it_was_built_for(name, options, size):
+    from timm.data import create_transform, resolve_model_data_config
+
+    model, photo = _timm(name, **options).eval(), picture((200, 150))
+    transform = create_transform(**resolve_model_data_config(model) | {"input_size": (3, size, size)})
+    with torch.no_grad():
+        expected = model(transform(Image.fromarray(photo))[None]).softmax(-1)[0]
+    e = vitscope.load(model).explain(photo, method="rollout")
+    assert e.region.input == (size, size)
+    assert sorted(share for _, share in e.predictions) == pytest.approx(sorted(expected.tolist()), abs=1e-6)
+
+
+@pytest.mark.parametrize("made_for", [48, 64])
+def test_pixels_of_a_size_that_a_model_does_not_take_are_told_as_that(made_for):
+    """The words of timm, and those of torch where a model does not check."""
+    transform = as_it_is((32, 32))
+    if made_for == 48:
+        model = _timm("vit_tiny_patch16_224", img_size=48, patch_size=8, **SMALL)
+    else:
+        model = ViT(Fused, size=(64, 64))
+    with raises(LayoutError, "models.pixels-refused", "models.pixels-refused.hint") as caught:
+        vitscope.load(model.eval(), processor=transform)
+    assert "32 x 32" in str(caught.value)
+
+
 def test_a_model_that_wants_more_than_pixels_is_refused_in_one_line():
     with pytest.raises((LayoutError, CaptureError)) as caught:
         vitscope.load(WantsAMask().eval())
@@ -115,15 +156,6 @@ def test_what_a_forward_notes_in_the_model_is_put_back():
     model = Shrinking().eval()
     loaded(model).explain(picture(model.size), method="rollout")
     assert model.smallest == 64
-
-
-SMALL = {"depth": 2, "embed_dim": 48, "num_heads": 3}
-
-
-def _timm(name, **options):
-    import timm
-
-    return timm.create_model(name, num_classes=5, **options)
 
 
 @pytest.mark.parametrize(

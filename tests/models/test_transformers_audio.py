@@ -210,6 +210,16 @@ def test_what_is_no_sound_is_refused(scope, tmp_path):
         scope.explain(tone(), size=64)
 
 
+def test_a_pipeline_brings_its_feature_extractor():
+    model = classifier().float()
+    own = transformers.ASTFeatureExtractor(num_mel_bins=BANDS, max_length=COLUMNS, mean=-2.0, std=3.0)
+    pipeline = transformers.pipeline("audio-classification", model=model, feature_extractor=own)
+    said = {one["label"]: one["score"] for one in pipeline({"raw": tone().samples, "sampling_rate": RATE})}
+    for holder in (pipeline, transformers.Trainer(model=model, processing_class=own)):
+        found = dict(vitscope.load(holder).explain(tone(), method="rollout").predictions)
+        assert found == pytest.approx(said, abs=1e-6)
+
+
 def test_a_feature_extractor_that_does_not_fit_is_refused():
     scope = vitscope.load(classifier(), processor=transformers.ASTFeatureExtractor(num_mel_bins=32, max_length=96))
     with raises(LayoutError, "models.spectrogram-shape"):

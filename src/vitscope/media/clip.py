@@ -28,7 +28,8 @@ class Clip(Picture):
     """A video clip: upright 8-bit RGB frames of one size; as a Picture it is its middle frame.
 
     Args:
-        frames: `(T, H, W, 3)` of uint8 or of floats in [0, 1], or a list of T images of one size.
+        frames: an array or tensor `(T, H, W, 3)` or `(T, 3, H, W)` of uint8 or of floats in [0, 1], or T images of one
+            size.
         fps: frames per second, where it is known.
         name: of the clip.
         source: the path, or the kind of object.
@@ -62,7 +63,7 @@ class Clip(Picture):
             raise UsageError(
                 msg("media.fps", "{@fps} is a positive number of frames per second, not {fps}", fps=repr(fps))
             )
-        pictures = [load_image(frame) for frame in frames] if len(frames) else []
+        pictures = [load_image(frame) for frame in _each(frames)]
         if not pictures:
             raise ImageError(msg("media.no-frames", "a clip without frames"))
         sizes = sorted({picture.size for picture in pictures})
@@ -114,6 +115,14 @@ class Clip(Picture):
         return None if self.seconds is None else [self.seconds[n] for n in chosen]
 
 
+def _each(frames: Any) -> Any:
+    """Return frames one after another, as images that `load_image` takes."""
+    array = frames.numpy(force=True) if hasattr(frames, "numpy") and hasattr(frames, "ndim") else frames
+    if isinstance(array, np.ndarray) and array.ndim == 4 and array.shape[1] == 3 != array.shape[3]:
+        return array.transpose(0, 2, 3, 1)
+    return array
+
+
 def frame_numbers(total: int, count: int) -> list[int]:
     """Return `count` frame numbers of `total`, evenly spaced: `i * total // count`, as transformers' processors do.
 
@@ -137,7 +146,7 @@ def load_clip(source: Any, count: int) -> Clip:
     """Load `count` frames of a video, evenly spaced; only those stay in memory.
 
     Args:
-        source: a path or the bytes of a video, or of an animated GIF, WebP or PNG; a Clip; an array `(T, H, W, 3)`.
+        source: a path or the bytes of a video, or of an animated GIF, WebP or PNG; a Clip; an array or a tensor.
         count: how many frames.
 
     Raises:
@@ -149,7 +158,7 @@ def load_clip(source: Any, count: int) -> Clip:
     """
     if isinstance(source, Clip):
         return source.sampled(count)
-    if isinstance(source, np.ndarray) and source.ndim == 4:
+    if getattr(source, "ndim", 0) == 4:
         return Clip(source).sampled(count)
     if isinstance(source, (str, Path)):
         path = media_file(source)

@@ -16,6 +16,7 @@ from vitscope.errors import ImageError, UsageError, first_line, require_package
 from vitscope.images import Medium, Picture
 from vitscope.media.files import check_count, media_file, reading
 
+_LOUDEST = 10  # a mix of floats can go beyond 1; whole numbers as floats go far beyond
 _WIDTHS = {1: ("u1", 128, 128), 2: ("<i2", 0, 1 << 15), 4: ("<i4", 0, 1 << 31)}  # bytes: dtype, zero, largest
 
 
@@ -24,14 +25,15 @@ class Sound(Medium):
     """Samples of a sound.
 
     Attributes:
-        samples: `(n,)`, or `(n, channels)`, floats in [-1, 1] or integers of 16 bits.
+        samples: `(n,)`, or `(n, channels)`, floats in [-1, 1], or integers as WAV files have them: of 16 or 32 bits, or
+            of 8 bits without a sign.
         rate: samples per second.
         name: of the sound.
         source: the path, or the kind of object.
         notes: what was done to the original, one phrase each.
 
     Raises:
-        ImageError: no samples, samples that are not finite, or of another shape.
+        ImageError: no samples, samples that are not finite, of another shape, or on a scale that is not known.
         UsageError: a rate that is not positive.
     """
 
@@ -53,15 +55,11 @@ class Sound(Medium):
             samples.ndim not in (1, 2)
             or not samples.size
             or (samples.ndim == 2 and samples.shape[1] > samples.shape[0])
+            or samples.dtype.kind not in "fiu"
         ):
             problem = msg("media.samples", "an array of shape {shape} is no sound", shape=samples.shape)
             raise ImageError(problem, msg("media.samples.hint", "pass samples of shape (n,) or (n, channels)"))
-        if np.issubdtype(samples.dtype, np.integer):
-            samples = samples.astype(np.float32) / (1 << 15)
-        samples = samples.astype(np.float32)
-        if not np.isfinite(samples).all():
-            raise ImageError(msg("media.samples-not-finite", "the sound holds NaN or infinity"))
-        object.__setattr__(self, "samples", samples)
+        object.__setattr__(self, "samples", _unit(samples))
 
     @property
     def seconds(self) -> float:
@@ -140,6 +138,32 @@ def load_sound(source: Any) -> Sound:
         except (wave.Error, EOFError, KeyError):
             samples, rate = _read_any(path)
         return Sound(samples, rate, path.stem, str(path))
+
+
+def _unit(samples: np.ndarray) -> Float32[np.ndarray, "*shape"]:
+    """Return samples as floats whose full scale is 1.
+
+    Raises:
+        ImageError: samples that are not finite, or whose full scale is not known.
+    """
+    for dtype, zero, most in _WIDTHS.values():
+        if samples.dtype == np.dtype(dtype):
+            return ((samples.astype(np.float64) - zero) / most).astype(np.float32)
+    unit = samples.astype(np.float32)
+    if not np.isfinite(unit).all():
+        raise ImageError(msg("media.samples-not-finite", "the sound holds NaN or infinity"))
+    loudest = float(np.abs(unit).max())
+    if loudest > (_LOUDEST if samples.dtype.kind == "f" else 0):
+        problem = msg(
+            "media.samples-scale",
+            "samples of {dtype} up to {most}: which number is full scale is not known",
+            dtype=samples.dtype,
+            most=f"{loudest:.6g}",
+        )
+        raise ImageError(
+            problem, msg("media.samples-scale.hint", "pass floats in -1..1: of 16-bit numbers, samples / 32768")
+        )
+    return unit
 
 
 def _broken(path: Path, error: Exception) -> ImageError:

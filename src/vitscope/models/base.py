@@ -95,6 +95,7 @@ class ModelAdapter(ABC):
         **extra: Any,
     ) -> Self:
         """Make an adapter whose constructor can read the caller's options; `notes` come after its own."""
+        options.require_medium(cls.result.medium)
         adapter, notes = cls.__new__(cls), tuple(notes)
         adapter.options = options
         adapter.__init__(model, processor, **extra)  # type: ignore[misc]

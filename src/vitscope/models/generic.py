@@ -14,7 +14,9 @@ from vitscope.attention.model_modes import eval_mode
 from vitscope.errors import LayoutError, first_line
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture, grey_picture
+from vitscope.media.volume import VolumeProcessor
 from vitscope.models.base import ADAPTERS, ModelAdapter
+from vitscope.models.other_media import other_medium, takes_sounds, takes_volumes
 from vitscope.models.pixels.bands import (
     BandPreprocessing,
     Normalisation,
@@ -23,14 +25,12 @@ from vitscope.models.pixels.bands import (
     as_numbers,
     as_photo,
     convolution_channels,
-    first_convolution,
     fitted,
     normalisation,
 )
 from vitscope.models.pixels.preprocessing import IMAGENET, NeedsMoreError, Preprocessing, squash
 from vitscope.models.traced import TracedAdapter
 from vitscope.tracing.placement import placement
-from vitscope.tracing.records import CAPTURE_HINT
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +91,10 @@ class GenericAdapter(TracedAdapter):
         self.given_layout = layout
         self.labels = labels or {}
         self.channels = self.bands = convolution_channels(model)
+        if isinstance(processor, VolumeProcessor):
+            raise takes_volumes(model, msg("models.takes-volumes.processor", "its processor is a VolumeProcessor"))
+        if hasattr(processor, "sampling_rate"):
+            raise takes_sounds(model)
         if processor is not None:
             form, self.bands = accepting(processor, self.channels)
             self._preprocess, self.by_caller = Preprocessing(form, self.options.region), True
@@ -202,22 +206,11 @@ class GenericAdapter(TracedAdapter):
                     self.channels, self.bands = count, self.bands if channels else count
                     log.debug("input size of %s: %s x %s, the first that it accepts", name, *size)
                     return size
+        if (other := other_medium(self.model, failure)) is not None:
+            raise other
         kinds = (TypeError, LookupError, AttributeError, *([ValueError] if "to unpack" in str(failure) else []))
         if isinstance(failure, kinds):
             raise NeedsMoreError(self.model, failure)
-        if isinstance(first_convolution(self.model), nn.Conv3d):
-            raise LayoutError(
-                msg(
-                    "models.takes-volumes",
-                    "{model} takes clips or volumes (B, C, D, H, W), not images: its first convolution is a Conv3d",
-                    model=name,
-                ),
-                msg(
-                    "models.takes-volumes.hint",
-                    "video models of transformers and the ViT of MONAI are known; {capture}",
-                    capture=CAPTURE_HINT,
-                ),
-            )
         raise LayoutError(
             msg(
                 "models.no-input-size",

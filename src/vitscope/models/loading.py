@@ -151,14 +151,16 @@ def open_model(
 
 
 def _held(holder: Any, processor: Any) -> tuple[Any, Any]:
-    """Return the module that a pipeline or Trainer of transformers holds, and its image processor if none is given."""
+    """Return the module that a pipeline or Trainer of transformers holds, and its processor if none is given."""
     model = getattr(holder, "model", None)
     known = any(kind.__module__.startswith("transformers.") for kind in type(holder).__mro__)
     if isinstance(holder, nn.Module) or not known or not isinstance(model, nn.Module):
         return holder, processor
-    kept = (getattr(holder, name, None) for name in ("image_processor", "processing_class"))
-    of_images = (one for one in kept if hasattr(one, "preprocess") or hasattr(one, "image_processor"))
-    return model, processor or next(of_images, None)
+    names = ("image_processor", "video_processor", "feature_extractor", "processing_class")
+    kept = (getattr(holder, name, None) for name in names)
+    makers = ("preprocess", "image_processor", "sampling_rate")  # of images, of both, of sounds
+    fitting = (one for one in kept if any(hasattr(one, maker) for maker in makers))
+    return model, processor or next(fitting, None)
 
 
 @contextmanager

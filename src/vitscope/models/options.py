@@ -76,6 +76,22 @@ class ModelOptions:
             words.append("--multi-label" if self.multi_label else "--single-label")
         return words + (["--trust-remote-code"] if self.trust_remote_code else [])
 
+    def require_medium(self, medium: str) -> None:
+        """Raise a UsageError where the caller said how images are read, of a model that takes another medium."""
+        if medium != "image" and (self.display, self.window, self.region) != (None, None, None):
+            raise UsageError(
+                msg(
+                    "models.options-of-images",
+                    "{@window}, {@display} and {@region} are about images, and this model takes a {medium}",
+                    medium=medium,
+                ),
+                msg(
+                    "models.options-of-images.hint",
+                    "leave them out; a processor says what the model gets, such as "
+                    "processor=vitscope.VolumeProcessor((96, 96, 96), window=(-100, 300)) of a volume",
+                ),
+            )
+
     def and_said(self, **more: str) -> "ModelOptions":
         """Return these options with more for the provenance."""
         return replace(self, said={**self.said, **more})

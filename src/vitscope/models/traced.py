@@ -21,7 +21,8 @@ from vitscope.geometry import TokenLayout
 from vitscope.models.answers.answers import AnswerReader, tokens_read
 from vitscope.models.answers.class_scores import ClassScores
 from vitscope.models.base import image_size
-from vitscope.models.pixels.preprocessing import NeedsMoreError, pixels_refused, random_state, size_refused
+from vitscope.models.other_media import failure_on_pixels
+from vitscope.models.pixels.preprocessing import random_state, size_refused
 from vitscope.models.weights.weights import hash_of
 from vitscope.tracing.block_finder import find_block_map
 from vitscope.tracing.block_io import BlockMap
@@ -154,11 +155,9 @@ class TracedAdapter(ClassScores):
             except (RuntimeError, AssertionError, ValueError, TypeError, AttributeError) as error:
                 if size != self.input_size:
                     raise size_refused(size, error) from error
-                if isinstance(error, AssertionError):  # timm's, of a size that is no multiple of the patch
-                    raise pixels_refused(size, error) from error
-                if isinstance(error, RuntimeError):  # the model's own failure, not a missing argument
+                if (problem := failure_on_pixels(self.model, size, error)) is None:
                     raise
-                raise NeedsMoreError(self.model, error) from error
+                raise problem from error
         answer = self.reader(output)  # raises where it is not known what is explained
         recorder.check()
         _ = recorder.blocks or recorder.store()  # raises where nothing was recorded

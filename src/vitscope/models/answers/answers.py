@@ -78,6 +78,17 @@ class AnswerReader:
                 ),
             )
         answer = _with_images(answer, images)
+        if len(answer) != images:
+            raise UsageError(
+                msg(
+                    "models.answer-rows",
+                    "the model answers with {rows} rows ({shape}) for {images} images",
+                    rows=len(answer),
+                    shape=" x ".join(map(str, answer.shape)),
+                    images=images,
+                ),
+                msg("models.one-number.hint", "an answer has one row for each image"),
+            )
         self.shape = tuple(answer.shape)
         return answer
 

@@ -6,6 +6,7 @@ Where the region cannot be measured, it is the caller's to say: nothing is guess
 import inspect
 import logging
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,7 @@ REGION_HINT = msg(
     "models.processor-region.hint",
     "say which part of each image its pixels show, in pixels, as in {@region=0,0,640,480}, or {@region=whole}",
 )
+_OF_SIZE = re.compile(r"doesn't match model|size of tensor a \(\d+\) must match the size of tensor b")
 _TRIES = 16  # runs of a processor that draws random numbers
 _SAME = 1e-4  # of the largest pixel: two runs of a processor that is not random
 
@@ -276,6 +278,11 @@ class NeedsMoreError(LayoutError):
             reason=first_line(error),
         )
         super().__init__(problem, named if part else hint)
+
+
+def refuses_size(error: Exception) -> bool:
+    """Return whether what a model raised is about the size of its pixels."""
+    return isinstance(error, AssertionError) or bool(_OF_SIZE.search(str(error)))  # timm's, of no whole patches
 
 
 def pixels_refused(size: tuple[int, int], error: Exception) -> LayoutError:

@@ -59,8 +59,11 @@ class TimmAdapter(GenericAdapter):
             notes = [note] if note else []
         inside = getattr(model, "model", model)  # features_only puts the model into a module of its own
         made_for = getattr(getattr(inside, "patch_embed", None), "img_size", None)
-        if isinstance(made_for, (tuple, list)) and len(made_for) == 2 and not getattr(model, "dynamic_img_size", False):
+        if isinstance(made_for, (tuple, list)) and len(made_for) == 2:
             self._config["input_size"] = (self._config["input_size"][0], *made_for)
+        elif processor is None:
+            self.model, self.channels = model, channels
+            self._config["input_size"] = (self._config["input_size"][0], *self._working_size((channels,)))
         if processor is None and channels in (1, 3):
             processor = plain_defaults(create_transform)(**self._config, is_training=False)
         self.classes = not (is_headless(model) or answers_with_clip_features(model))
@@ -71,8 +74,9 @@ class TimmAdapter(GenericAdapter):
             self._bands, self.by_caller, self.notes = self.resizing(), False, (*self.notes, *notes)
 
     def sizes(self) -> Iterator[tuple[int, int]]:
-        """Return the size of the model's own configuration."""
+        """Return the size of the model's own configuration, then others: some take only the size they were made for."""
         yield self._config["input_size"][1:]
+        yield from super().sizes()
 
     def resizing(self) -> Resizing:
         """Return timm's own preprocessing for images of other bands than colours."""
