@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 from contextlib import ExitStack, suppress
+from threading import Event
 
 import httpx
 import pytest
@@ -114,6 +115,26 @@ def test_a_client_that_hangs_up_is_one_line_for_debugging(tiny_scope, caplog, mo
     ]
 
 
+def test_a_request_that_comes_as_the_connection_is_to_be_closed_is_answered(tiny_scope):
+    """The time of an idle connection is over, and the request has come, but the loop was too busy to read it."""
+    with serving(tiny_scope) as (address, server), connected(address) as line:
+        asked = head(address, "/api/models", "GET", TOKEN, 0)
+        line.sendall(asked)
+        wait_until(lambda: server.server_state.total_requests == 1)
+        first = line.recv(100_000)
+        (connection,) = server.server_state.connections
+        asking = Event()
+
+        def busy():  # the request comes meanwhile, and the next callback, of the same round, is the time limit's
+            line.sendall(asked)
+            connection.timeout_keep_alive_handler()
+            asking.set()
+
+        connection.loop.call_soon_threadsafe(busy)
+        assert asking.wait(20)
+        assert line.recv(100_000)[:15] == first[:15] == b"HTTP/1.1 200 OK"
+
+
 STUCK = """
 import time
 from vitscope.web import models
@@ -138,6 +159,33 @@ def test_it_ends_within_five_seconds_while_a_thread_keeps_pythons_lock(tiny_fold
         server.send_signal(number)
         assert server.wait(15) == -signal.SIGKILL
         assert time.monotonic() - begun < 6  # 5, and a second for a busy machine
+
+
+TEARDOWN = """
+import atexit, time
+
+class Large:
+    def __del__(self, sleep=time.sleep):
+        sleep(20)
+
+large = Large()
+models = __import__("vitscope.web.server").web.server.make_server
+
+def late(*given):
+    atexit.register(print, "registered later", flush=True)
+    return models(*given)
+
+__import__("vitscope.web.server").web.server.make_server = late
+"""
+
+
+def test_it_does_not_wait_for_python_to_destroy_its_modules(tiny_folder):
+    with process("-m", tiny_folder, "--port", 0, "--token", TOKEN, first=TEARDOWN) as (server, _):
+        begun = time.monotonic()
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) == 0
+        assert time.monotonic() - begun < 15
+        assert server.stdout.read() == "registered later\n"
 
 
 @pytest.mark.slow

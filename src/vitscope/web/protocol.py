@@ -5,6 +5,7 @@ have too many of them open, the oldest is closed. Connections with a session are
 """
 
 import asyncio
+import selectors
 from collections import Counter
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -42,6 +43,13 @@ class HttpProtocol(H11Protocol):
             self._timer.cancel()
         _OPEN[self.server_state].pop(self, None)
         super().connection_lost(exc)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection, unless bytes of a request wait in its socket: closing would reset it."""
+        with selectors.DefaultSelector() as arrived:
+            arrived.register(self.transport.get_extra_info("socket"), selectors.EVENT_READ)
+            if not arrived.select(0):
+                super().timeout_keep_alive_handler()
 
     def _close_strangers(self) -> None:
         """Close the oldest strangers of this one's peer, or of the peer with most of them, where there are too many."""
