@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.helpers.interrupts import WORKS, check
+from tests.helpers.interrupts import IN_PLACE, WORKS, check, check_forked
 from vitscope.attention.changes import Changes, restoring
 
 pytestmark = [
@@ -25,7 +25,10 @@ def test_an_interrupt_at_some_places_leaves_everything_as_it_was(work):
 @pytest.mark.parametrize("work", WORKS)
 @pytest.mark.parametrize("family", ["generic", "timm", "transformers"])
 def test_an_interrupt_at_many_places_leaves_everything_as_it_was(family, work):
-    assert check(family, work, FEW if work == "calibrate" else MANY)[1] == {}  # which takes seconds each time
+    if work in IN_PLACE:
+        assert check(family, work, FEW)[1] == {}  # which takes seconds each time
+    else:
+        assert check_forked(family, work, MANY)[1] == {}
 
 
 @pytest.mark.slow
@@ -33,6 +36,20 @@ def test_an_interrupt_at_many_places_leaves_everything_as_it_was(family, work):
 def test_an_interrupt_in_torch_and_python_itself_leaves_everything_as_it_was(work):
     # torch takes a mode off its stack in a Python generator, and an interrupt in there brings it back much later
     assert check("generic", work, SOME, "", ["function modes"])[1] == {}
+
+
+@pytest.mark.parametrize("attempt", [check, check_forked])
+def test_a_change_that_an_interrupt_leaves_is_found(attempt, monkeypatch):
+    def careless(scope):
+        scope.model.eval()
+        assert scope
+        scope.model.train()
+
+    monkeypatch.setitem(WORKS, "careless", careless)
+    interrupts, left = attempt("generic", "careless", 100, inside=__file__)
+    assert interrupts == 4  # the call and three lines
+    assert [*left] == [3, 4]
+    assert all(name.startswith(("mode ", "attributes ")) for _, names in left.values() for name in names)
 
 
 def test_an_interrupt_while_changes_are_undone_leaves_them_to_the_next_try():

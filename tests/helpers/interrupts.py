@@ -1,6 +1,10 @@
 """Interrupts between two lines: a trace function that raises where Python could deliver Ctrl-C."""
 
 import gc
+import json
+import os
+import select
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -36,15 +40,24 @@ def interrupted(work: Callable[[], object], at: int, inside: str = OURS) -> int:
     Raises:
         Interrupted: the place was reached.
     """
+
+    def reached(place: int) -> None:
+        if place == at:
+            sys.settrace(None)
+            raise Interrupted
+
+    return _traced(work, reached, inside)
+
+
+def _traced(work: Callable[[], object], reached: Callable[[int], object], inside: str) -> int:
+    """Run a function, and call another one with the number of each place; return how many there were."""
     passed = 0
 
     def local(_frame: Any, event: str, _value: Any) -> Any:
         nonlocal passed
         if event == "line":
             passed += 1
-            if passed == at:
-                sys.settrace(None)
-                raise Interrupted
+            reached(passed)
         return local
 
     def trace(frame: Any, event: str, _value: Any) -> Any:
@@ -52,9 +65,7 @@ def interrupted(work: Callable[[], object], at: int, inside: str = OURS) -> int:
         if not frame.f_code.co_filename.startswith(inside):
             return None
         passed += 1
-        if passed == at:
-            sys.settrace(None)
-            raise Interrupted
+        reached(passed)
         return local
 
     before = sys.gettrace()
@@ -121,6 +132,7 @@ WORKS = {
     "recipe-measured": lambda scope: scope.recipe(PHOTOS[0], seconds=0.01, progress=lambda *_: None),
     "attribute": lambda scope: scope.attribute(torch.zeros(1, 3, 32, 32), method="relevance"),
 }
+IN_PLACE = ("calibrate",)  # which removes files at its end, as a child must not
 
 
 def check(family, work, count, inside=OURS, aside=(), first=1):
@@ -128,31 +140,95 @@ def check(family, work, count, inside=OURS, aside=(), first=1):
 
     Returns how many there were, and those after which something had changed, with where and what.
     """
+    run, changed = _prepared(family, work, aside)
+    interrupts, left = 0, {}
+    for place in _spread(first, interrupted(run, -1, inside), count):
+        raised, found = _tried(lambda place=place: interrupted(run, place, inside), changed)
+        interrupts += raised
+        if found:
+            left[place] = found
+    return interrupts, left
+
+
+def check_forked(family, work, count, inside=OURS, aside=(), first=1, patience=120):
+    """Do as `check` within one run: at each place a child of this process is interrupted, and this one goes on.
+
+    A place costs its own unwinding and not the run before it, so that all places of a work can be tried. Places are
+    those of this run: a few more or less than in the one that they were counted in.
+    """
+    run, changed = _prepared(family, work, aside)
+    places = set(_spread(first, interrupted(run, -1, inside), count))
+    interrupts, left, pipe = 0, {}, None
+
+    def reached(place):
+        nonlocal interrupts, pipe
+        if place not in places:
+            return
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            pipe = writing
+            sys.settrace(None)
+            raise Interrupted
+        os.close(writing)
+        raised, found = _said(child, reading, patience)
+        interrupts += raised
+        if found:
+            left[place] = found
+
+    try:
+        found = _tried(lambda: _traced(run, reached, inside), changed)
+        if pipe is not None:
+            os.write(pipe, json.dumps(found).encode())
+    finally:
+        if pipe is not None:
+            os._exit(0)
+    return interrupts, left
+
+
+def _prepared(family, work, aside):
+    """Return a work as a function, and a function that returns what has changed since."""
     model = make(family).train(work != "capture")
     scope = vitscope.load(model)
-    run = WORKS[work]
-    run(scope)
+    WORKS[work](scope)
     before, around = model_state(model), surroundings()
-    total = interrupted(lambda: run(scope), -1, inside)
-    interrupts, left = 0, {}
 
     def changed() -> list[str]:
         now = differences(before, model_state(model)) + differences(around, surroundings())
         return [name for name in now if name not in aside][:4]
 
     gc.collect()
-    gc.freeze()  # so that the collections below are quick
-    for place in sorted({int(n) for n in np.linspace(first, total, min(count, total))}):
-        try:
-            interrupted(lambda: run(scope), place, inside)
-        except Interrupted as error:
-            interrupts += 1
-            if names := changed():
-                left[place] = _frames(error), names
-        gc.collect()  # what an interrupt kept from ending ends now, and must not bring back the state of its time
-        if place not in left and (names := changed()):
-            left[place] = ["when collected"], names
-    return interrupts, left
+    gc.freeze()  # so that the collections after each place are quick
+    return lambda: WORKS[work](scope), changed
+
+
+def _spread(first, total, count):
+    return sorted({int(n) for n in np.linspace(first, total, min(count, total))})
+
+
+def _tried(run, changed):
+    """Return whether a run was interrupted, and where and what had changed then; None for nothing."""
+    raised = False
+    try:
+        run()
+    except Interrupted as error:
+        raised = True
+        if names := changed():
+            return raised, (_frames(error), names)
+    gc.collect()  # what an interrupt kept from ending ends now, and must not bring back the state of its time
+    names = changed()
+    return raised, (["when collected"], names) if names else None
+
+
+def _said(child, reading, patience):
+    """Return what a child found, and wait for its end."""
+    said = b""
+    while select.select([reading], [], [], patience)[0] and (more := os.read(reading, 1 << 16)):
+        said += more
+    os.close(reading)
+    os.kill(child, signal.SIGKILL)  # which it has most often done without
+    os.waitpid(child, 0)
+    return json.loads(said) if said else (True, ([], ["hung, or ended by itself"]))
 
 
 def _frames(error: BaseException) -> list[str]:
