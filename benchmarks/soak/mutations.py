@@ -1,4 +1,7 @@
-"""Damage every kind of file that vitscope reads back, and read it."""
+"""Damage every kind of file that vitscope reads back, and read it.
+
+In memory where the system has a folder for that: on a disk, most of the time goes into making and removing files.
+"""
 
 import tempfile
 from pathlib import Path
@@ -9,11 +12,13 @@ from tests.helpers.result_files import KINDS
 
 __all__ = ["run"]
 
+_MEMORY = Path("/dev/shm")
+
 
 def run(count: int, seed: int) -> Counts:
     """Try `count` mutations, kind after kind in turn; of a kind that has seals, every fourth is sealed anew."""
     counts, names = Counts(), list(KINDS)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder:
         mutations = Mutations(Path(folder))
         for number in range(count):
             name, nth = names[number % len(names)], number // len(names)

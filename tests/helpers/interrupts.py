@@ -180,6 +180,8 @@ def check_forked(family, work, count, inside=OURS, aside=(), first=1, patience=1
         found = _tried(lambda: _traced(run, reached, inside), changed)
         if pipe is not None:
             os.write(pipe, json.dumps(found).encode())
+        elif found[1]:
+            left[0] = found[1]  # by the run that nobody interrupted
     finally:
         if pipe is not None:
             os._exit(0)
