@@ -1,7 +1,10 @@
 """Numbers that people write: one reading of them for targets, options, layers and flags."""
 
 import re
+from collections.abc import Callable, Mapping, Set
+from contextlib import suppress
 from numbers import Integral, Real
+from typing import Any
 
 _WHOLE = re.compile(r"[+-]?[0-9]+")  # not what str.isdigit takes for one: "²", "٣" and "--5" are no numbers
 _MOST_DIGITS = 18
@@ -34,3 +37,17 @@ def is_real(value: object, low: float = -1e300, high: float = 1e300) -> bool:
     if isinstance(value, bool) or not isinstance(value, Real):
         return False
     return low <= (int(value) if isinstance(value, Integral) else float(value)) <= high
+
+
+def items_of(value: Any, fits: Callable[[Any], bool], count: int | None = None) -> tuple[Any, ...] | None:
+    """Return the items of a sequence that each fit, so many of them where a count is given; else None."""
+    with suppress(TypeError):  # a number, or an array of no axes
+        items = () if isinstance(value, (str, bytes, Mapping, Set)) else tuple(value)
+        if all(map(fits, items)) and len(items) == (len(value) if count is None else count):
+            return items
+    return None
+
+
+def is_text(value: object) -> bool:
+    """Return whether a value is a text."""
+    return isinstance(value, str)

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from tests.helpers.errors import raises
-from vitscope.errors import ImageError, VitscopeError
-from vitscope.media.clip import load_clip
+from vitscope.errors import ImageError, UsageError, VitscopeError
+from vitscope.media.clip import Clip, load_clip
 from vitscope.media.sound import Sound, load_sound
-from vitscope.media.volume import load_volume
+from vitscope.media.volume import Volume, load_volume
 
 DRAWN = np.random.default_rng(0)
 FRAMES = [Image.fromarray(DRAWN.integers(0, 256, (24, 32, 3), np.uint8)) for _ in range(6)]
@@ -134,3 +134,31 @@ def test_an_animation_of_thousands_of_large_frames_is_refused_before_they_are_dr
 def test_a_sound_of_one_hertz_does_not_become_hours_of_samples():
     with raises(ImageError, "media.too-many-numbers"):
         Sound(np.zeros(100_000, np.float32), 1).at_rate(16_000)
+
+
+NO_LISTS = (5, True, float("nan"), object(), "abc", b"abc", {"a": 1}, (one for one in "abc"), [[1], 2, 3], [None] * 3)
+BLACK, VOXELS = np.zeros((3, 4, 4, 3), np.uint8), np.zeros((3, 4, 4), np.float32)
+
+
+@pytest.mark.usefixtures("as_shipped")
+@pytest.mark.parametrize("given", NO_LISTS, ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize(
+    ("make", "option"),
+    [
+        *((partial(Clip, BLACK), option) for option in ("notes", "numbers", "seconds")),
+        *((partial(Volume, VOXELS), option) for option in ("notes", "spacing", "axes")),
+        (partial(Sound, np.zeros(9, np.float32), 100), "notes"),
+    ],
+)
+def test_what_is_no_list_of_the_kind_is_one_line(make, option, given):
+    with raises(UsageError, f"media.{option}") as caught:
+        make(**{option: given})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("as_shipped")
+@pytest.mark.parametrize("option", ["numbers", "seconds"])
+@pytest.mark.parametrize("given", [[1, 2], [1, 2, 3, 4], [float("nan")] * 3, [10**400] * 3, ["1", "2", "3"]])
+def test_frames_have_a_number_and_a_time_each(option, given):
+    with raises(UsageError, f"media.{option}"):
+        Clip(BLACK, **{option: given})

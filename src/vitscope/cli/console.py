@@ -171,7 +171,7 @@ def download_progress() -> Iterator[Callable[[str, int, int], None]]:
     """Show the download of bundled weights: bars on a terminal, else a line a stage; nothing where they are cached."""
     bars = _shows_bars()
     columns = _name(), BarColumn(), DownloadColumn()
-    progress = Progress(*columns, console=err, transient=True, disable=not bars)
+    progress = _Bars(*columns, console=err, transient=True, disable=not bars)
     try:
         tasks: dict[str, Any] = {}
 
@@ -188,6 +188,15 @@ def download_progress() -> Iterator[Callable[[str, int, int], None]]:
     finally:
         progress.stop()
         _end_announcement()
+
+
+class _Bars(Progress):
+    """Bars that leave no empty line where they are disabled, as those of rich before 14.3 do."""
+
+    def stop(self) -> None:
+        """Remove the bars."""
+        if not self.disable:
+            super().stop()
 
 
 def _name() -> TextColumn:
@@ -208,7 +217,7 @@ class ImageProgress:
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
-        self._bars = Progress(*columns, console=err, transient=True, disable=not _shows_bars())
+        self._bars = _Bars(*columns, console=err, transient=True, disable=not _shows_bars())
         self._images = self._bars.add_task(description, total=images) if images > 1 else None
         self._forwards: Any = None
         if images > 1:
@@ -306,5 +315,5 @@ def collection_progress() -> Iterator[CollectionProgress]:
         TimeRemainingColumn(),
     )
     failed = TextColumn("{task.fields[failed]}", style="red")
-    with Progress(*columns, failed, console=err, transient=True, disable=not _shows_bars()) as bars:
+    with _Bars(*columns, failed, console=err, transient=True, disable=not _shows_bars()) as bars:
         yield CollectionProgress(bars)

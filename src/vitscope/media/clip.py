@@ -13,11 +13,11 @@ from jaxtyping import UInt8
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from vitscope._messages import msg
-from vitscope._numbers import is_real, is_whole
+from vitscope._numbers import is_real, is_whole, items_of
 from vitscope._pillow import MAX_PIXELS, too_large
 from vitscope.errors import ImageError, UsageError, first_line, require_package
 from vitscope.images import Picture, load_image
-from vitscope.media.files import media_file, reading
+from vitscope.media.files import checked_notes, media_file, reading
 
 _ANIMATIONS = ("GIF", "WEBP", "PNG", "AVIF", "JPEG", "BMP", "TIFF")  # by Pillow; those that cannot move are refused
 _ANIMATED = 20_000_000_000  # pixels of all frames: a minute or two of drawing
@@ -39,7 +39,8 @@ class Clip(Picture):
 
     Raises:
         ImageError: no frames, frames of different sizes, or frames that are no images.
-        UsageError: a rate that is not positive.
+        UsageError: a rate that is not positive, notes that are no texts, numbers or times that are not one for each
+            frame.
     """
 
     medium: ClassVar[str] = "clip"
@@ -63,6 +64,7 @@ class Clip(Picture):
             raise UsageError(
                 msg("media.fps", "{@fps} is a positive number of frames per second, not {fps}", fps=repr(fps))
             )
+        told = checked_notes(notes)
         pictures = [load_image(frame) for frame in _each(frames)]
         if not pictures:
             raise ImageError(msg("media.no-frames", "a clip without frames"))
@@ -77,12 +79,19 @@ class Clip(Picture):
             raise ImageError(problem)
         made = np.stack([picture.pixels for picture in pictures])
         made.setflags(write=False)
-        own = dict.fromkeys([*notes, *(note for picture in pictures for note in picture.notes)])
+        own = dict.fromkeys([*told, *(note for picture in pictures for note in picture.notes)])
         super().__init__(made[len(made) // 2], name, source, tuple(own))
-        order = tuple(range(len(made))) if numbers is None else tuple(map(int, numbers))
+        order = items_of(range(len(made)) if numbers is None else numbers, is_whole, len(made))
+        if order is None:
+            raise UsageError(
+                msg("media.numbers", "{@numbers} is a whole number for each of {count} frames", count=len(made))
+            )
         if seconds is None and fps:
             seconds = [n / fps for n in order]
-        times = None if seconds is None else tuple(map(float, seconds))
+        times = None if seconds is None else items_of(seconds, is_real, len(made))
+        if times is None is not seconds:
+            raise UsageError(msg("media.seconds", "{@seconds} is a number for each of {count} frames", count=len(made)))
+        order, times = tuple(map(int, order)), times and tuple(map(float, times))
         for field, value in {"frames": made, "fps": fps, "numbers": order, "seconds": times}.items():
             object.__setattr__(self, field, value)
 

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from vitscope._header_scan import check_regular
 from vitscope._messages import msg
+from vitscope._numbers import is_text, items_of
 from vitscope._pillow import MAX_PIXELS, quiet
-from vitscope.errors import ImageError, OutOfMemoryError, VitscopeError, is_out_of_memory
+from vitscope.errors import ImageError, OutOfMemoryError, UsageError, VitscopeError, is_out_of_memory
 
 MOST_NUMBERS = 4 * MAX_PIXELS  # of a volume or a sound
 
@@ -57,6 +59,18 @@ def check_count(count: int, source: str) -> None:
             ),
             msg("media.too-many-numbers.hint", "cut a part out of it, or resample it first"),
         )
+
+
+def checked_notes(notes: Any) -> tuple[str, ...]:
+    """Return notes as a tuple.
+
+    Raises:
+        UsageError: not a sequence of texts.
+    """
+    texts = items_of(notes, is_text)
+    if texts is None:
+        raise UsageError(msg("media.notes", "{@notes} is a list of texts, not {notes}", notes=repr(notes)))
+    return texts
 
 
 def _not_found(path: Path) -> ImageError:

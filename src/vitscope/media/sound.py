@@ -14,7 +14,7 @@ from vitscope._messages import msg
 from vitscope._numbers import is_real
 from vitscope.errors import ImageError, UsageError, first_line, require_package
 from vitscope.images import Medium, Picture
-from vitscope.media.files import check_count, media_file, reading
+from vitscope.media.files import check_count, checked_notes, media_file, reading
 
 _LOUDEST = 10  # a mix of floats can go beyond 1; whole numbers as floats go far beyond
 _WIDTHS = {1: ("u1", 128, 128), 2: ("<i2", 0, 1 << 15), 4: ("<i4", 0, 1 << 31)}  # bytes: dtype, zero, largest
@@ -34,7 +34,7 @@ class Sound(Medium):
 
     Raises:
         ImageError: no samples, samples that are not finite, of another shape, or on a scale that is not known.
-        UsageError: a rate that is not positive.
+        UsageError: a rate that is not positive, or notes that are no texts.
     """
 
     samples: np.ndarray
@@ -59,6 +59,7 @@ class Sound(Medium):
         ):
             problem = msg("media.samples", "an array of shape {shape} is no sound", shape=samples.shape)
             raise ImageError(problem, msg("media.samples.hint", "pass samples of shape (n,) or (n, channels)"))
+        object.__setattr__(self, "notes", checked_notes(self.notes))
         object.__setattr__(self, "samples", _unit(samples))
 
     @property
@@ -109,7 +110,7 @@ class Spectrogram(Picture):
     ) -> None:
         low, high = float(values.min()), float(values.max())
         grey = ((values - low) / max(high - low, 1e-12) * 255).round().astype(np.uint8)
-        super().__init__(grey[..., None].repeat(3, -1), name, source, tuple(notes))
+        super().__init__(grey[..., None].repeat(3, -1), name, source, checked_notes(notes))
         values = np.array(values)
         values.setflags(write=False)
         for field, value in {"values": values, "step": step, "hertz": tuple(hertz), "seconds": seconds}.items():

@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from vitscope._messages import msg
+from vitscope._numbers import is_real, is_text, items_of
 from vitscope.errors import ImageError, UsageError, first_line, require_package
 from vitscope.images import Picture
-from vitscope.media.files import check_count, media_file, reading
+from vitscope.media.files import check_count, checked_notes, media_file, reading
 
 _AXES = ("axis 0", "axis 1", "axis 2")
 
@@ -56,14 +57,18 @@ class Volume(Picture):
         array = (array[None] if array.ndim == 3 else array).astype(np.float32)
         if not np.isfinite(array).all():
             raise ImageError(msg("media.volume-not-finite", "the volume holds NaN or infinity"))
-        if spacing is not None and (len(spacing) != 3 or not min(spacing) > 0):
+        known = None if spacing is None else items_of(spacing, partial(is_real, low=1e-300), 3)
+        if known is None is not spacing:
             raise UsageError(
-                msg("media.spacing", "{@spacing} is three positive numbers, not {spacing}", spacing=tuple(spacing))
+                msg("media.spacing", "{@spacing} is three positive numbers, not {spacing}", spacing=repr(spacing))
             )
+        names = items_of(axes, is_text, 3)
+        if names is None:
+            raise UsageError(msg("media.axes", "{@axes} is three texts, not {axes}", axes=repr(axes)))
         array.setflags(write=False)
-        super().__init__(_grey(array[0], array.shape[1] // 2), name, source, tuple(notes))
-        known = None if spacing is None else tuple(map(float, spacing))
-        for field, value in {"voxels": array, "spacing": known, "axes": tuple(axes)}.items():
+        super().__init__(_grey(array[0], array.shape[1] // 2), name, source, checked_notes(notes))
+        known = known and tuple(map(float, known))
+        for field, value in {"voxels": array, "spacing": known, "axes": names}.items():
             object.__setattr__(self, field, value)
 
     def __repr__(self) -> str:
