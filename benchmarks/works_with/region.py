@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 import vitscope
+from vitscope.errors import VitscopeError
 from vitscope.geometry import ImageRegion
 
 _SOURCE = "Where pixels come from"
@@ -302,6 +303,31 @@ def _padded() -> float:
     options = {"dynamic_img_size": True, "dynamic_img_pad": True, "embed_dim": 32, "depth": 1, "num_heads": 2}
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, num_classes=3, **options)
     return _places(model, model.patch_embed, 37, 47)
+
+
+@row(_PATCHES, "a border of mirrored patches inside the model", libraries=("torch", "timm"),
+     against="the outer patches see what others see")  # fmt: skip
+def _mirrored_border() -> str:
+    import timm
+
+    class Mirrored(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            small = {"patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2, "num_classes": 3}
+            self.vit = timm.create_model("vit_tiny_patch16_224", img_size=48, **small)
+
+        def forward(self, x: Any) -> Any:
+            return self.vit(nn.functional.pad(x, (8, 8, 8, 8), mode="reflect"))
+
+    try:
+        vitscope.load(Mirrored().eval(), processor=_squashed)
+    except VitscopeError as error:
+        return REFUSED if error.code == "tracing.uneven" else str(error)
+    return "explained"
+
+
+def _squashed(image: Any) -> Any:
+    return torch.from_numpy(np.array(image.resize((32, 32)), np.float32)).permute(2, 0, 1) / 255
 
 
 @row(_PATCHES, "DINOv2 without its crop, 341 x 256 pixels", libraries=("torch", "transformers"),

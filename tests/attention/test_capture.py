@@ -295,6 +295,18 @@ def test_attention_inside_vmap_is_refused(attend):
         seen._model(torch.rand(2, 2, 5, 4))
 
 
+def test_attention_of_nested_tensors_is_refused():
+    class Ragged(nn.Module):
+        def forward(self, x):
+            nested = torch.nested.nested_tensor(list(x.transpose(1, 2)), layout=torch.jagged).transpose(1, 2)
+            return nn.functional.scaled_dot_product_attention(nested, nested, nested)
+
+    x = torch.rand(2, 2, 5, 4)
+    assert Ragged()(x).is_nested
+    with raises(CaptureError, "attention.nested", "attention.nested.hint"), vitscope.capture(Ragged()) as seen:
+        seen._model(x)
+
+
 def test_a_capture_that_another_thread_ends_leaves_nothing_once_the_next_one_begins():
     model = Encoder()
     one = vitscope.capture(model)

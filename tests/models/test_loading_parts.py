@@ -22,6 +22,11 @@ VISION = SMALL | {"image_size": 32, "patch_size": 8}
 WORDS = SMALL | {"num_key_value_heads": 2, "vocab_size": 300}
 
 
+def git():
+    words = SMALL | {"vocab_size": 300, "bos_token_id": 0, "eos_token_id": 1}
+    return transformers.GitForCausalLM(transformers.GitConfig(vision_config=VISION, **words))
+
+
 class DictBatch(nn.Module):
     """As LightningModules that are given batches of a dataset."""
 
@@ -73,6 +78,7 @@ NEED_MORE = {
     "views": (Views, "x", "vit"),
     "LLaVA-NeXT": (llava_next, "image_sizes", "model.vision_tower"),
     "Idefics3": (idefics, "pixel_attention_mask", "model.vision_model"),
+    "GIT, whose words come first": (git, "input_ids", "git.image_encoder"),
     "OWL-ViT": (owl, "input_ids", "owlvit"),
 }
 

@@ -328,6 +328,19 @@ def test_a_function_that_fails_says_why():
         region_of(broken, photo(60, 60))
 
 
+def test_the_reason_is_that_of_the_way_to_call_it_that_fits():
+    """As albumentations, which takes `image=` alone, with a crop that is larger than the image."""
+
+    def crop(*args, image=None):
+        if args:
+            raise KeyError("You have to pass data to augmentations as named arguments")
+        raise ValueError("Values for crop should be equal or smaller than image sizes")
+
+    with raises(LayoutError, "models.processor-failed") as caught:
+        region_of(crop, photo(60, 60))
+    assert "smaller than image sizes" in str(caught.value)
+
+
 # size=
 
 

@@ -180,6 +180,11 @@ HEADS: dict[str, tuple[Callable[[], nn.Module], str, int]] = {
         "probabilities",
         1,
     ),
+    "log-sigmoid": (
+        lambda: Around(lambda own, f: nn.functional.logsigmoid(own.head(f)), head=nn.Linear(32, 3)),
+        "values",
+        3,
+    ),
     "a sigmoid times a hundred": (
         lambda: Around(lambda own, f: 100 * own.head(f).sigmoid(), head=nn.Linear(32, 1)),
         "values",

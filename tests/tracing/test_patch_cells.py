@@ -9,7 +9,9 @@ from PIL import Image
 from torch import nn
 
 import vitscope
+from tests.helpers.errors import raises
 from tests.models.toys_processors import photo, tensor
+from vitscope.errors import LayoutError
 from vitscope.geometry import ImageRegion, TokenLayout
 
 
@@ -83,6 +85,37 @@ def test_timm_that_pads_any_size():
     options = {"dynamic_img_size": True, "dynamic_img_pad": True, "embed_dim": 32, "depth": 2, "num_heads": 2}
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, num_classes=3, **options)
     assert checked(model, model.patch_embed, (37, 47)).map.shape == (5, 6)
+
+
+class Bordered(Embedding):
+    """Widens the image by itself before it cuts patches of 8 x 8."""
+
+    def __init__(self, mode, pixels):
+        super().__init__(kernel_size=8, stride=8)
+        self.mode, self.pixels = mode, pixels
+
+    def forward(self, x):
+        return super().forward(nn.functional.pad(x, (self.pixels,) * 4, mode=self.mode))
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate"])
+def test_a_border_of_patches_that_the_model_repeats_is_refused(mode):
+    """The outer patches show pixels of the inner ones: six patches would share the width of four."""
+    model = Bordered(mode, 8)
+    places = [
+        seen_by(lambda x: model.embed(nn.functional.pad(x, (8,) * 4, mode=mode)), (32, 32), (6, 6), (n, n))
+        for n in (0, 1)
+    ]
+    assert places[0][0] <= places[1][1]  # row 0 sees what row 1 sees
+    with raises(LayoutError, "tracing.uneven", "tracing.uneven.hint"):
+        vitscope.load(model.eval(), processor=_resized(32, 32))
+
+
+def test_a_border_of_one_repeated_pixel_moves_nothing_by_half_a_patch():
+    e = vitscope.load(Bordered("reflect", 1).eval(), processor=_resized(46, 46)).explain(
+        photo(46, 46), method="rollout"
+    )
+    assert e.map.shape == (6, 6)
 
 
 @pytest.mark.parametrize("edge", [256, 100, 64])

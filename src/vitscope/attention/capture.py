@@ -228,6 +228,11 @@ class _CaptureMode(TorchFunctionMode):
     ) -> Tensor:
         self._recorder.require_numbers()
         name = self._recorder._module
+        if query.is_nested:
+            raise CaptureError(
+                msg("attention.nested", "{module} computes attention of nested tensors", module=name),
+                msg("attention.nested.hint", "give it images of one size in a plain tensor"),
+            )
         if dropout_p:
             problem = msg(
                 "attention.dropout",

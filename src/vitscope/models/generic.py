@@ -208,8 +208,9 @@ class GenericAdapter(TracedAdapter):
                     return size
         if (other := other_medium(self.model, failure)) is not None:
             raise other
-        kinds = (TypeError, LookupError, AttributeError, *([ValueError] if "to unpack" in str(failure) else []))
-        if isinstance(failure, kinds):
+        words = any(part in str(failure) for part in ("to unpack", "scalar types: Long"))  # ids of words come first
+        if words or isinstance(failure, (TypeError, LookupError, AttributeError)):
+            assert failure is not None
             raise NeedsMoreError(self.model, failure)
         raise LayoutError(
             msg(

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from vitscope.errors import LayoutError
 from vitscope.tracing.records import TokenMerge
 
 _TOLERANCE = 1e-3  # of the weight that passes through the tokens
+_UNEVEN = 0.5  # of a patch
 
 
 def position_images(size: tuple[int, int], device: torch.device, channels: int = 3) -> Tensor:
@@ -95,7 +97,7 @@ class FinestTokens:
 
 
 def check_cover(finest: FinestTokens, merges: list[TokenMerge], size: tuple[int, int]) -> None:
-    """Raise a LayoutError where the tokens leave out a border of the image that is as wide as one of them.
+    """Raise a LayoutError where the tokens leave out a border as wide as one of them, or lie off an even grid.
 
     Args:
         finest: the finest tokens.
@@ -111,9 +113,25 @@ def check_cover(finest: FinestTokens, merges: list[TokenMerge], size: tuple[int,
     for place, rank, count, length in zip(places, ranks, (columns, rows), reversed(size), strict=True):
         if count < 2:
             continue
-        centres = [float((place / mass)[rank == i].mean()) for i in (0, count - 1)]
+        middles = [float((place / mass)[rank == i].mean()) for i in range(count)]
+        even = (np.arange(count) + 0.5) * length / count
+        centres = middles[0], middles[-1]
         step = (centres[1] - centres[0]) / (count - 1)
-        if max(centres[0], length - centres[1]) > 1.495 * step:
+        if max(centres[0], length - centres[1]) <= 1.495 * step:
+            if (off := np.abs(middles - even).max() * count / length) > _UNEVEN:
+                raise LayoutError(
+                    msg(
+                        "tracing.uneven",
+                        "the patches lie up to {off} of a patch off an even grid, as where the model repeats or "
+                        "mirrors the border of the image",
+                        off=f"{off:.2f}",
+                    ),
+                    msg(
+                        "tracing.uneven.hint",
+                        "pad the image in its preprocessing instead of inside the model, with a flat colour",
+                    ),
+                )
+        else:
             raise LayoutError(
                 msg(
                     "tracing.cropped",

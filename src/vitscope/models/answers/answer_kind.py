@@ -30,7 +30,7 @@ _OPERATIONS = {
     "norm": "NativeLayerNorm NativeBatchNorm CudnnBatchNorm NativeGroupNorm FusedRmsNorm RmsNorm",
     "length": "Rsqrt Norm LinalgVectorNorm Sqrt",
     "activation": "Tanh Relu Gelu Silu Elu LeakyRelu Hardswish Hardtanh Mish Softplus Selu",
-    "probability": "Softmax Sigmoid",
+    "probability": "Softmax Sigmoid LogSigmoid",
 }
 _ROLE = {name: role for role, names in _OPERATIONS.items() for name in names.split()}
 _PROJECTION = re.compile(r"(^|[._])(visual|text|image)?_?(proj|projection|projector|embed|embeddings?)([._]|$)")

@@ -78,14 +78,13 @@ class AnswerReader:
                 ),
             )
         answer = _with_images(answer, images)
-        if len(answer) != images:
+        if images == 1 < len(answer):
             raise UsageError(
                 msg(
                     "models.answer-rows",
-                    "the model answers with {rows} rows ({shape}) for {images} images",
+                    "the model answers with {rows} rows ({shape}) for one image",
                     rows=len(answer),
                     shape=" x ".join(map(str, answer.shape)),
-                    images=images,
                 ),
                 msg("models.one-number.hint", "an answer has one row for each image"),
             )

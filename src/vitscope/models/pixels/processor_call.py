@@ -49,7 +49,7 @@ class ProcessorCall:
 
     def _find(self, image: UInt8[np.ndarray, "H W 3"]) -> Callable[[UInt8[np.ndarray, "H W 3"]], Any]:
         """Return the first way to call the processor that works."""
-        failure: Exception | None = None
+        failures: list[Exception] = []
         ways: dict[str, Callable[[UInt8[np.ndarray, "H W 3"]], Any]] = {
             "a Pillow image": lambda a: self.process(Image.fromarray(a)),
             "an array": lambda a: self.process(a.copy()),
@@ -62,16 +62,18 @@ class ProcessorCall:
             except ImageError:  # an image that is refused
                 raise
             except Exception as error:  # whatever a function raises for an argument of another kind
-                failure = failure or error
+                failures.append(error)
             else:
                 log.debug("the processor is called with %s", name)
                 return call
+        kinds = (TypeError, LookupError, AttributeError)  # of arguments that it does not take in this way
+        failure = next((error for error in failures if not isinstance(error, kinds)), failures[0])
         if isinstance(failure, LayoutError):
             raise failure
         problem = msg(
             "models.processor-failed",
             "the processor takes neither a Pillow image nor an array nor a tensor: {reason}",
-            reason=first_line(failure or ValueError()),
+            reason=first_line(failure),
         )
         raise LayoutError(problem, _HINT) from failure
 
