@@ -4,8 +4,8 @@
     python benchmarks/networks.py [--count 40] [--seed 0] [--methods ...] [--evidence ...]
 
 Networks: `digit-scenes` (the embedded ViT, read at CLS), `registers` (a ViT with four registers), `mean` (a ViT
-read as the mean of its patches) and `swin` (windows). Objects: where are the two digits of a held-out scene? As
-`vitscope bench planted`, of both digits together. Classes: `vitscope bench digits`. Scenes of which a network does
+read as the mean of its patches) and `swin` (windows). Objects: where are the two digits of a held-out scene? Judged
+as in `vitscope bench planted`, by both digits together. Classes: `vitscope bench digits`. Scenes of which a network does
 not name the digits are left out, methods that do not apply to a network are named.
 """
 

@@ -190,6 +190,12 @@ class TestIsLoud:
         with raises(CaptureError, "attention.no-call", "attention.no-call.hint"):
             captured.store()
 
+    def test_when_no_forward_ran(self):
+        with vitscope.capture(Encoder()) as captured:
+            pass
+        with raises(CaptureError, "attention.no-forward", "attention.no-forward.hint"):
+            captured.store()
+
     def test_when_another_number_of_blocks_was_seen(self):
         model = Encoder()
         with vitscope.capture(model) as captured:

@@ -63,6 +63,8 @@ def test_a_misspelt_keyword_is_suggested(tiny_scope, photo, word, near):
         with raises(UnknownNameError, "errors.unknown-name", "errors.unknown-name.meant") as caught:
             tiny_scope.explain(photo, **{"method": method, word: "rollout"})
         assert caught.value.hint.params["near"] == near
+        of = "methods.option-of" if near == "layers" else "methods.any-option"
+        assert caught.value.message.params["kind"].code == of
 
 
 def test_plain_integers_stand_for_those_of_numpy_and_torch():

@@ -138,6 +138,11 @@ class AttentionRecorder:
                 msg("attention.several-forwards", "{count} forwards ran inside one capture", count=self._forwards),
                 msg("attention.several-forwards.hint", "use one `with` for each forward"),
             )
+        if not blocks and not self._forwards:
+            raise CaptureError(
+                msg("attention.no-forward", "no forward of {model} ran inside the capture", model=model),
+                msg("attention.no-forward.hint", "call the model inside the `with`"),
+            )
         if not blocks:
             raise CaptureError(
                 msg(
@@ -149,9 +154,8 @@ class AttentionRecorder:
                 ),
                 msg(
                     "attention.no-call.hint",
-                    """vitscope explains Vision Transformers that compute attention in one of these ways, in the forward
-                    that runs inside the `with` of a capture; a transformers model needs
-                    model.set_attn_implementation('sdpa')""",
+                    """vitscope explains models that compute attention in one of these ways, as Vision Transformers do and
+                    convolutional networks do not; a transformers model needs model.set_attn_implementation('sdpa')""",
                 ),
             )
         if depth is not None and len(blocks) != depth:

@@ -1,5 +1,6 @@
 """The options of a method: their names, types, defaults and choices, checked without numpy and torch."""
 
+import difflib
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -64,9 +65,11 @@ def check_options(
     }
     for name, value in given.items():
         if name not in known:
-            raise UnknownNameError(
-                msg("methods.option-of", "option of the method '{method}'", method=method), str(name), known, also
-            )
+            general = tuple(also)
+            if set(difflib.get_close_matches(str(name).lower(), [*general, *known], n=1)) & set(general):
+                raise UnknownNameError(msg("methods.any-option", "option"), str(name), general)
+            of_method = msg("methods.option-of", "option of the method '{method}'", method=method)
+            raise UnknownNameError(of_method, str(name), known)
         known[name].check(value)
         if type(known[name].default) is float and abs(value) > _EXACT:  # tensors take no such integers
             given[name] = float(value)
