@@ -29,6 +29,14 @@ def test_one_page_and_its_arrays(cli, album, tiny_folder, tmp_path):
         assert set(arrays) == {"heads", "copied_map", "copied_layers"}
 
 
+def test_out_names_the_page_itself(cli, album, tiny_folder, tmp_path):
+    page = tmp_path / "out" / "mine.html"
+    arguments = ["recipe", album[0], "--model", tiny_folder, "--out", page, "--no-measure"]
+    assert cli(*arguments) == (0, f"{page}\n", "")
+    assert names(page.parent) == {"mine.html", "mine.npz"}
+    assert "mine.html is already there" in one_line(cli(*arguments).err)
+
+
 def test_both_maps_are_measured_and_said(cli, album, tiny_folder, tmp_path):
     ran = cli("recipe", album[0], "--model", tiny_folder, "--out", tmp_path / "out", "--seconds", 0)
     assert ran.code == 0

@@ -35,6 +35,24 @@ def test_heads(cli, album, tiny_folder, tmp_path, kind):
     assert not np.array_equal(pixels(path), first)
 
 
+@pytest.mark.parametrize(
+    ("command", "start"),
+    [("heads", b"%PDF"), ("logit-lens", b"\xff\xd8"), pytest.param("similarity", b"<svg", marks=pytest.mark.slow)],
+)
+def test_out_names_the_sheet_itself(cli, album, tiny_folder, tmp_path, command, start):
+    ending = {b"%PDF": ".pdf", b"\xff\xd8": ".jpg", b"<svg": ".svg"}[start]
+    images = album[:2] if command == "similarity" else album[:1]
+    path = tmp_path / "figures" / f"mine{ending}"
+    arguments = [command, *images, "--model", tiny_folder, "-o", path]
+    assert cli(*arguments) == (0, f"{path}\n", "")
+    assert names(path.parent) == {path.name}
+    assert path.read_bytes().startswith(start)
+    assert "is already there" in one_line(cli(*arguments).err)
+    ran = cli(command, *images, "--model", tiny_folder, "-o", "sheet.npz")
+    assert (ran.code, ran.out) == (2, "")
+    assert "--out expects a folder, got 'sheet.npz'" in one_line(ran.err)
+
+
 def test_logit_lens(cli, album, tiny_folder, tmp_path):
     ran = cli("logit-lens", album[0], "--target", "kite", "--model", tiny_folder, "--out", tmp_path / "out", "--json")
     assert ran.code == 0

@@ -154,8 +154,9 @@ class AttentionRecorder:
                 ),
                 msg(
                     "attention.no-call.hint",
-                    """vitscope explains models that compute attention in one of these ways, as Vision Transformers do and
-                    convolutional networks do not; a transformers model needs model.set_attn_implementation('sdpa')""",
+                    """vitscope explains models that compute attention in one of these ways, as Vision Transformers do
+                    and convolutional networks do not; a transformers model needs
+                    model.set_attn_implementation('sdpa')""",
                 ),
             )
         if depth is not None and len(blocks) != depth:

@@ -1,6 +1,6 @@
 """Options that several commands share, and how their values are read."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, overload
 
 import typer
 
-from vitscope._files import FILE_KINDS, is_file_name
+from vitscope._files import FILE_KINDS
 from vitscope._messages import msg
 from vitscope._numbers import number, whole_number
 from vitscope.errors import UnknownNameError, UsageError
@@ -31,9 +31,9 @@ def _folder(path: Path | None) -> Path | None:
     return path
 
 
-def folder_or_file(path: Path) -> Path:
-    """Return a folder, or the file of a kind that a result can be; reject other files."""
-    return path if is_file_name(path) else _folder(path) or path
+def folder_or(*endings: str) -> Callable[[Path], Path]:
+    """Make a check that takes a folder, or a file of one of these endings, and rejects other files."""
+    return lambda path: path if path.suffix.lower() in endings and not path.is_dir() else _folder(path) or path
 
 
 def one_of(metavar: str, help_text: str, kind: str = "", *flags: str) -> Any:

@@ -7,7 +7,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitscope._files import already_there, atomic_write, path_exists
+from vitscope._files import already_there, atomic_write, is_file_name, path_exists
 from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.cli.commands import _options as opt
@@ -59,10 +59,17 @@ def require_free(path: Path, force: bool) -> Path:
     return path
 
 
-def write_png(picture: "Image.Image", path: Path) -> None:
-    """Write an image file, whole or not at all."""
+def sheet_path(out: Path, name: str, force: bool) -> Path:
+    """Return where a sheet goes, which is not there yet: the file that `out` names, or one of that name in it."""
+    return require_free(out if is_file_name(out) else out / name, force)
+
+
+def write_sheet(picture: "Image.Image", path: Path) -> None:
+    """Write a drawing as the kind of file that its name says, whole or not at all."""
+    from vitscope.render.image_files import write_image
+
     with atomic_write(path) as part:
-        picture.save(part, "PNG")
+        write_image(picture, part)
 
 
 def print_notes(scope: "Scope", picture: "Picture", size: int | None) -> None:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitscope._files import atomic_write, is_file_name
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
 from vitscope.cli.commands import _results as results
 from vitscope.cli.commands._two_models import TwoModels
+from vitscope.cli.commands.sheets import SheetOut
 from vitscope.cli.tables import TableFormat, print_table_as
 from vitscope.errors import MethodError
 from vitscope.metrics.verdict_text import MARKS
@@ -45,16 +45,7 @@ def compare(
         typer.Option("--measure", help="Also deletion and infidelity, beside random maps: some 100 forwards an image."),
     ] = False,
     baseline: opt.Baseline = "auto",
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="FOLDER|FILE",
-            callback=opt.folder_or_file,
-            help="Folder for the sheet; or the sheet itself: .png, .jpg, .pdf or .svg.",
-        ),
-    ] = Path("out"),
+    out: SheetOut = Path("out"),
     force: opt.Force = False,
     format_: TableFormat = "text",
     as_json: opt.AsJson = False,
@@ -67,11 +58,10 @@ def compare(
     for image in images:
         model.check_image(image)
     from vitscope.cli.commands._model_pair import ModelPair
-    from vitscope.render.image_files import write_image
     from vitscope.render.sheets import Cell, sheet
 
     name = f"{Path(images[0]).stem}-compare.png" if len(images) == 1 else "compare.png"
-    path = results.require_free(out if is_file_name(out) else out / name, force)
+    path = results.sheet_path(out, name, force)
     goal, style, scopes = opt.parse_target(target), drawing.style(), model.load()
     chosen = opt.split_names(method) or DEFAULT_METHODS
     options = {"target": goal, "gradient_rule": gradient_rule, "size": size}
@@ -99,8 +89,7 @@ def compare(
         columns = min(len(cells), 4) if len(cells) <= 8 else None  # more are as square as they get
         title = f"{picture.name} · {references}"
     title += " · in brackets: the range of random maps" if measure else ""
-    with atomic_write(path) as part:
-        write_image(sheet(cells, title, columns=columns, cmap=drawing.cmap), part)
+    results.write_sheet(sheet(cells, title, columns=columns, cmap=drawing.cmap), path)
     refused = [one for panel in panels for one in panel.refused]
     told = {"methods": [one for panel in panels for one in panel.documents], "refused": refused}
     if format_ != "text" and not as_json:

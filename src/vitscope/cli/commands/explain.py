@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from vitscope._files import already_there, is_file_name, path_exists
+from vitscope._files import FILE_KINDS, already_there, is_file_name, path_exists
 from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.cli import console
@@ -77,7 +77,7 @@ def explain(
             "--out",
             "-o",
             metavar="FOLDER|FILE",
-            callback=opt.folder_or_file,
+            callback=opt.folder_or(*FILE_KINDS),
             help="Folder for the results; or one file: .png, .jpg, .pdf, .svg (the overlay) or .npz (the arrays).",
         ),
     ] = Path("out"),

@@ -201,7 +201,7 @@ def _write(result: _Result, folder: Path, force: bool) -> None:
     if {number.name for number in result.measurement.numbers} & {"deletion", "insertion"}:
         plots["curves.png"] = result.measurement.plot
     for name, plot in plots.items():
-        results.write_png(plot(), folder / name)
+        results.write_sheet(plot(), folder / name)
         result.files.append(folder / name)
 
 

@@ -20,17 +20,27 @@ def recipe(
     seconds: opt.Seconds = None,
     seed: opt.Seed = 0,
     lang: Annotated[str, opt.one_of("en|zh", "Language of the page.", "language")] = "en",
-    out: opt.Out = Path("out"),
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FOLDER|FILE",
+            callback=opt.folder_or(".html"),
+            help="Folder for the page and its arrays; or the page itself: .html.",
+        ),
+    ] = Path("out"),
     force: opt.Force = False,
     as_json: opt.AsJson = False,
 ) -> None:
     """Walk through the widely copied recipe on one page, each step beside attention rollout.
 
     It shows every head of a layer, the layers multiplied one by one, the numbers on the grid and how they become a
-    picture, says where the copied recipe differs and why, and measures both maps. OUT/NAME-recipe.npz has the arrays.
+    picture, says where the copied recipe differs and why, and measures both maps. The arrays are in an .npz beside it.
     """
     model.check_image(image)
-    page = results.require_free(out / f"{Path(image).stem}-recipe.html", force)
+    named = out.suffix.lower() == ".html" and not out.is_dir()
+    page = results.require_free(out if named else out / f"{Path(image).stem}-recipe.html", force)
     arrays = results.require_free(page.with_suffix(".npz"), force)
     scope = model.load()
     with console.image_progress(1) as progress:

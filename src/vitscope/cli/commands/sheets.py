@@ -19,6 +19,17 @@ if TYPE_CHECKING:
 
     from vitscope.render.sheets import Cell
 
+SheetOut = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="FOLDER|FILE",
+        callback=opt.folder_or(".png", ".jpg", ".jpeg", ".pdf", ".svg"),
+        help="Folder for the sheet; or the sheet itself: .png, .jpg, .pdf or .svg.",
+    ),
+]
+
 
 def heads(
     image: opt.SingleImage,
@@ -30,7 +41,7 @@ def heads(
     ] = "-1",
     kind: Annotated[str, opt.one_of("map|matrix", "map: over the image; matrix: N x N attention of tokens.")] = "map",
     size: opt.Size = None,
-    out: opt.Out = Path("out"),
+    out: SheetOut = Path("out"),
     force: opt.Force = False,
     as_json: opt.AsJson = False,
 ) -> None:
@@ -69,9 +80,9 @@ def heads(
     columns = max(store[one].shape[1] for one in numbers) if number is None else None
     if columns:  # a row for each layer, also where they have different numbers of heads
         cells = [cell for row in _rows(cells, [store[one].shape[1] for one in numbers], columns) for cell in row]
-    path = results.require_free(out / f"{picture.name}-{of}-{kind}.png", force)
+    path = results.sheet_path(out, f"{picture.name}-{of}-{kind}.png", force)
     drawn = sheet(cells, f"{picture.name} · {scope.adapter.reference} · {title}", columns=columns, cmap=drawing.cmap)
-    results.write_png(drawn, path)
+    results.write_sheet(drawn, path)
     heads_of_all = sum(store[one].shape[1] for one in numbers)
     document = {"layer": "all" if number is None else numbers[0], "heads": heads_of_all, "kind": kind}
     results.print_result(path, as_json, document)
@@ -99,7 +110,7 @@ def logit_lens(
     model: opt.ModelChoice,
     target: opt.Target = None,
     size: opt.Size = None,
-    out: opt.Out = Path("out"),
+    out: SheetOut = Path("out"),
     force: opt.Force = False,
     as_json: opt.AsJson = False,
 ) -> None:
@@ -108,7 +119,7 @@ def logit_lens(
     The target is what the model predicts, unless --target names another.
     """
     model.check_image(image)
-    results.require_free(path := out / f"{Path(image).stem}-logit-lens.png", force)
+    path = results.sheet_path(out, f"{Path(image).stem}-logit-lens.png", force)
     style, scope = drawing.style(), model.load()
     from vitscope.render.sheets import Cell, sheet
 
@@ -123,7 +134,7 @@ def logit_lens(
         predictions = "\n".join(e.prediction_texts(digits=0)[:2])
         cells.append(Cell(e.overlay(**style), f"after layer {number}: {e.score:.3g}", predictions))
     title = f"{layers[-1].target} after each layer; each map on its own scale"
-    results.write_png(sheet(cells, f"{picture.name} · {scope.adapter.reference} · {title}", cmap=drawing.cmap), path)
+    results.write_sheet(sheet(cells, f"{picture.name} · {scope.adapter.reference} · {title}", cmap=drawing.cmap), path)
     documents = [{"layer": n, "score": e.score, "predictions": e.predictions} for n, e in enumerate(layers)]
     results.print_result(path, as_json, {"target": layers[-1].target, "layers": documents})
 
@@ -137,7 +148,7 @@ def similarity(
         str, typer.Option(metavar="NAME", callback=opt.check_methods, help="A method that explains a target.")
     ] = "relevance",
     size: opt.Size = None,
-    out: opt.Out = Path("out"),
+    out: SheetOut = Path("out"),
     force: opt.Force = False,
     as_json: opt.AsJson = False,
 ) -> None:
@@ -146,7 +157,7 @@ def similarity(
         model.check_image(one)
     from vitscope.render.sheets import Cell, sheet
 
-    results.require_free(path := out / f"{Path(image).stem}-{Path(other).stem}-similarity.png", force)
+    path = results.sheet_path(out, f"{Path(image).stem}-{Path(other).stem}-similarity.png", force)
     style, scope = drawing.style(), model.load()
     pictures = (scope.adapter.load(image), scope.adapter.load(other))
     for picture in pictures:
@@ -157,5 +168,5 @@ def similarity(
         for e, p, q in zip(maps, pictures, reversed(pictures), strict=True)
     ]
     title = f"{method} · cosine of the features {maps[0].score:.3f} · {scope.adapter.reference}"
-    results.write_png(sheet(cells, title, cmap=drawing.cmap), path)
+    results.write_sheet(sheet(cells, title, cmap=drawing.cmap), path)
     results.print_result(path, as_json, {"method": method, "cosine": maps[0].score})

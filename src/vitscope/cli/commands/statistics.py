@@ -99,7 +99,7 @@ def _write(found: "Statistics", folder: Path, force: bool) -> list[Path]:
         files.append(found.save(folder / "statistics.parquet", force=force))
     except MissingDependencyError as error:
         console.print_error(error, str(folder / "statistics.parquet"))
-    results.write_png(found.plot(), folder / "by-depth.png")
+    results.write_sheet(found.plot(), folder / "by-depth.png")
     return [*files, folder / "by-depth.png"]
 
 
