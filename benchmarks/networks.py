@@ -5,8 +5,8 @@
 
 Networks: `digit-scenes` (the embedded ViT, read at CLS), `registers` (a ViT with four registers), `mean` (a ViT
 read as the mean of its patches) and `swin` (windows). Objects: where are the two digits of a held-out scene? Judged
-as in `vitscope bench planted`, by both digits together. Classes: `vitscope bench digits`. Scenes of which a network does
-not name the digits are left out, methods that do not apply to a network are named.
+as in `vitscope bench planted`, by both digits together. Classes: `vitscope bench digits`. Scenes of which a network
+does not name the digits are left out, methods that do not apply to a network are named.
 """
 
 import argparse
