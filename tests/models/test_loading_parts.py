@@ -180,6 +180,7 @@ def test_a_masked_autoencoder_of_the_library_is_explained_unmasked_and_in_order(
             parameter.mul_(4)
     scope = vitscope.load(model)
     found = scope.explain(PHOTOS[0], method="rollout")
+    assert "models.unmasked" in {getattr(note, "code", "") for note in found.provenance["notes"]}
     config.mask_ratio, weights = 0.0, []
     with torch.no_grad():
         given = {"pixel_values": scope.prepare(PHOTOS[0]).pixels[None], "noise": torch.arange(16.0)[None]}

@@ -304,6 +304,22 @@ class TestFolders:
         with raises(ModelError, "models.peft-base"):
             vitscope.load(tmp_path / "lora")
 
+    @pytest.mark.filterwarnings("ignore")  # of torch.distributed, for want of other processes
+    def test_a_checkpoint_in_shards_is_joined_as_the_hint_says(self, tmp_path):
+        from torch.distributed import checkpoint
+        from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+        model = toys.vit()
+        model.save_pretrained(tmp_path / "base")
+        changed = {name: tensor + 0.1 for name, tensor in model.state_dict().items()}
+        checkpoint.save({"model": changed}, checkpoint_id=tmp_path / "shards")
+        with raises(ModelError, "models.foreign-folder") as caught:
+            vitscope.load(tmp_path / "shards")
+        assert "dcp_to_torch" in str(caught.value.hint)
+        dcp_to_torch_save(tmp_path / "shards", tmp_path / "whole.pth")
+        loaded = vitscope.load(tmp_path / "base", weights=tmp_path / "whole.pth").model.state_dict()
+        assert all(torch.equal(loaded[name], tensor) for name, tensor in changed.items())
+
     def test_folders_without_a_config_say_what_is_in_them(self, written, checkpoint, tmp_path):
         with raises(ModelError, "models.folder-empty"):
             vitscope.load(tmp_path)

@@ -160,6 +160,17 @@ def test_programs_of_torchscript_are_named(tmp_path):
     assert caught.value.message.params["kind"].code == "models.foreign-torchscript"
 
 
+def test_programs_of_torch_export_are_named_and_their_weights_can_be_taken_out(tmp_path):
+    model = timm_model()
+    exported = torch.export.export(model, (torch.rand(1, 3, 64, 64),))
+    torch.export.save(exported, tmp_path / "m.pt2")
+    with raises(ModelError, "models.foreign-file") as caught:
+        read_weights(tmp_path / "m.pt2")
+    assert caught.value.message.params["kind"].code == "models.foreign-export"
+    weights = torch.export.load(tmp_path / "m.pt2").state_dict  # as the hint says
+    assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("content", "code"),
     [(b"hello, world", "models.weights-unknown"), (b"PK\3\4 and no more", "models.weights-broken")],

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 _USUAL_SIZE = 224
 _DENSE = ("ForSemanticSegmentation", "ForObjectDetection")
+_MAE = "vit_mae"
 
 
 class TransformersAdapter(TransformersBase):
@@ -73,6 +74,11 @@ class TransformersAdapter(TransformersBase):
         self._runner = ProcessorRunner(processor, self.vision, self.input_size, self.options.region)
         self.channels, self.bands = self._runner.channels, self._runner.bands
         self._log_decisions()
+        if config.model_type == _MAE and config.mask_ratio > 0:
+            self.notes = (
+                *self.notes,
+                msg("models.unmasked", "the model's random mask is left out: it sees all patches"),
+            )
         if self._type is None:
             self.trace()
         elif self.layout().prefix[:1] == ("cls",) and self.layout().pooling == "cls":
@@ -110,7 +116,7 @@ class TransformersAdapter(TransformersBase):
         output, takes_any = self.options.output, any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         if "hidden_states" in str(output) or (callable(output) and (takes_any or "output_hidden_states" in parameters)):
             options["output_hidden_states"] = True
-        if self.config.model_type == "vit_mae":  # no token is masked, and none is shuffled
+        if self.config.model_type == _MAE:  # no token is masked, and none is shuffled
             tokens = (pixels.shape[2] // self._patch[0]) * (pixels.shape[3] // self._patch[1])
             options["noise"] = torch.arange(tokens, device=pixels.device, dtype=torch.float32).expand(len(pixels), -1)
             return self._unmasked(pixels, options)

@@ -154,6 +154,14 @@ _KINDS: tuple[tuple[Callable[[bytes, Path], bool], Message, Message], ...] = (
         ),
     ),
     (
+        _archive_with("/archive_format"),
+        msg("models.foreign-export", "a program of torch.export, whose attention cannot be captured"),
+        msg(
+            "models.foreign-export.hint",
+            "use the Python model that it was made from; torch.export.load(file).state_dict has its weights",
+        ),
+    ),
+    (
         _starts(b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!"),
         msg("models.foreign-packed", "a packed archive"),
         msg("models.foreign-packed.hint", "unpack it and use the file of weights in it"),
@@ -166,6 +174,15 @@ _KINDS: tuple[tuple[Callable[[bytes, Path], bool], Message, Message], ...] = (
 )
 _FOLDERS: tuple[tuple[str, Message, Message], ...] = (
     ("saved_model.pb", msg("models.foreign-saved-model", "a SavedModel of TensorFlow"), _TO_PYTORCH),
+    (
+        "*.distcp",
+        msg("models.foreign-sharded", "a checkpoint in shards of torch.distributed"),
+        msg(
+            "models.foreign-sharded.hint",
+            "join them (python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER whole.pth), and "
+            "name the architecture: {@model=timm:NAME} (or a folder with its config), {@weights=whole.pth}",
+        ),
+    ),
     ("*.h5", _KERAS, _TO_PYTORCH),
     ("*.msgpack", _FLAX, _TO_PYTORCH),
     ("*.onnx", _ONNX, _ONNX_HINT),
