@@ -1,5 +1,5 @@
 """`python -m vitscope` is the command `vitscope`."""
 
-from vitscope.cli.main import main
+from vitscope.cli.main import run
 
-main()
+run()

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -153,3 +154,33 @@ def test_a_closed_pipe_is_no_traceback():
     ran = subprocess.run([SCRIPT, "--version"], stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (ran.returncode, ran.stderr) == (1, "")
+
+
+ENDING = """
+import atexit, sys, time
+from vitscope.cli import main
+
+class Large:
+    def __del__(self, sleep=time.sleep):
+        sleep(30)
+
+main.large = Large()  # destroyed with its module
+plain = main.main
+
+def late():
+    atexit.register(print, "registered later")
+    plain()
+
+main.main = late
+main.run()
+"""
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["cache"], 0), (["explan"], 2)])
+def test_the_process_ends_before_python_destroys_its_modules(arguments, code):
+    begun = time.monotonic()
+    ran = process(sys.executable, "-c", ENDING, *arguments)
+    assert time.monotonic() - begun < 25
+    assert ran.returncode == code
+    assert ran.stdout.splitlines()[-1] == "registered later"
+    assert bool(ran.stderr) == bool(code)

@@ -71,8 +71,8 @@ class Hasty(limits.Limits):
 
 limits.Limits = Hasty
 {first}
-from vitscope.cli.main import main
-main()
+from vitscope.cli.main import run
+run()
 """
     command = [sys.executable, "-c", code, "serve", *map(str, arguments)]
     server = subprocess.Popen(command, env=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -1,8 +1,10 @@
 """The `vitscope` command: its subcommands, and one line on stderr for every error of a user."""
 
+import atexit
 import io
 import os
 import sys
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -86,6 +88,29 @@ for function in (
 _INTERRUPTED = 130
 # Typer carries its own copy of click, or uses the installed one, by its version: the root is found, not imported
 _WrongUsage: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+
+def run() -> None:
+    """Be the process of the command line, which ends before Python destroys its modules.
+
+    With models and their libraries that takes a second of a processor, and half a minute on a busy machine. Threads are
+    waited for, and what is registered with `atexit` runs, as always.
+    """
+    codes = list[Any]()
+
+    def end() -> None:
+        if codes:
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError, ValueError, AttributeError):
+                    stream.flush()
+            os._exit(codes[0])
+
+    atexit.register(end)  # before all others, so that it comes after them
+    try:
+        main()
+    except SystemExit as error:
+        codes.append(error.code)
+        raise
 
 
 def main() -> None:

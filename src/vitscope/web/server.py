@@ -1,7 +1,6 @@
 """The server process: its socket, start and shutdown."""
 
 import asyncio
-import atexit
 import faulthandler
 import os
 import signal
@@ -148,25 +147,6 @@ def serve(
     if server.ended_in_time and not _threads_that_stay():  # all that is left is to take the interpreter down
         faulthandler.cancel_dump_traceback_later()
     return server.ended_in_time
-
-
-def skipping_teardown() -> Callable[[], None]:
-    """Return a function; once it was called, this process ends with 0 before Python destroys its modules.
-
-    With models and their libraries that takes a second of a processor, and half a minute on a busy machine. What is
-    registered with `atexit` after this call still runs, so call it before large packages are imported.
-    """
-    called = list[bool]()
-
-    def end() -> None:
-        if called:
-            for stream in (sys.stdout, sys.stderr):
-                with suppress(OSError, ValueError):
-                    stream.flush()
-            os._exit(0)
-
-    atexit.register(end)
-    return partial(called.append, True)
 
 
 def _threads_that_stay(seconds: float = 0.5) -> list[threading.Thread]:

@@ -69,7 +69,6 @@ def serve(
         return access.make_access_policy(host, port, token, use_token=not no_token, host_names=allow_host or [])
 
     policy_for(port)  # rejects wrong usage before any model is loaded
-    skip_teardown = server.skipping_teardown()
     with server.listen(host, port) as listener:
         bound: int = listener.getsockname()[1]
         policy = policy_for(bound)
@@ -85,4 +84,3 @@ def serve(
 
         if not server.serve(scopes, policy, most, listener, ready):
             raise VitscopeError(msg("cli.shutdown-timeout", "a running request did not end in time and was cut off"))
-    skip_teardown()
