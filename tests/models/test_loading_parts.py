@@ -97,6 +97,20 @@ def test_the_part_that_is_named_can_be_explained(name):
     assert found.map.sum() + found.prefix.sum() == pytest.approx(1, abs=1e-5)
 
 
+def test_a_key_that_is_missing_is_told_as_one():
+    class Keyed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vit = make("timm")
+
+        def forward(self, batch):
+            return self.vit({"pixels": batch}[4])
+
+    with raises(LayoutError, "models.needs-more-than-pixels") as caught:
+        vitscope.load(Keyed().eval())
+    assert "KeyError: 4" in str(caught.value)
+
+
 def test_qwen_needs_the_grid_of_its_patches():
     words = {**WORDS, "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4}}
     vision = {"depth": 1, "embed_dim": 32, "num_heads": 2, "hidden_size": 32, "patch_size": 4, "mlp_ratio": 2}

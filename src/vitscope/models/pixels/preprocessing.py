@@ -275,7 +275,9 @@ class NeedsMoreError(LayoutError):
             "{model} does not run on pixels (B, C, H, W) alone: it takes {names}, and fails: {reason}",
             model=type(model).__name__,
             names=", ".join(names),
-            reason=first_line(error),
+            reason=f"{type(error).__name__}: {first_line(error)}"
+            if isinstance(error, LookupError)
+            else first_line(error),
         )
         super().__init__(problem, named if part else hint)
 
