@@ -6,6 +6,7 @@ import pytest
 
 from tests.helpers.browser import CAPTION, SET, VIEWER
 from tests.helpers.browser import shown as opened
+from tests.helpers.viewing import hover
 from vitscope.viewer.page import page
 
 IN_SIGHT = """() => {
@@ -52,6 +53,29 @@ def test_what_stands_below_the_photo_is_in_sight_with_it(sized, size):
     )"""
     film, caption, scale, steps = sized.evaluate(edges)
     assert 0 < film < caption < scale < steps <= size[1]
+
+
+def test_a_phone_shows_title_colours_and_slider_of_a_patch_above_the_sheet(sized, tiny_scope):
+    sized.resize(400, 800)
+    hover(sized, tiny_scope.layout, 1, 2)
+    sized.wait(CAPTION, "What patch 1,2 looks at · layer 2, mean of heads")
+    below = "() => document.querySelector('.vs-steps').getBoundingClientRect().bottom"
+    assert sized.evaluate(below) <= sized.evaluate("() => document.querySelector('.vs-rest').offsetTop")
+
+
+@pytest.mark.parametrize("size", [(1440, 900), (400, 800)])
+def test_why_one_class_and_not_another_is_answered_in_sight(sized, size):
+    sized.resize(*size)
+    sized.click(".vs-predictions + .vs-quiet")
+    sized.wait("() => document.querySelector('.vs-pair')?.offsetHeight > 0")
+    top, bottom = "'.vs-pair').getBoundingClientRect().top", "'.vs-grab').getBoundingClientRect().bottom"
+    at, handle = (f"document.querySelector({one}" for one in (top, bottom))
+    sized.wait(f"() => {handle} <= {at} && {at} <= innerHeight - 200")
+
+
+def test_a_class_has_a_track_below_its_bar_with_a_map_of_its_own_too(sized):
+    track = "() => getComputedStyle(document.querySelector('.vs-share > button')).backgroundImage"
+    assert "gradient" in sized.evaluate(track)
 
 
 def test_the_layout_follows_its_container_and_not_the_window(sized):

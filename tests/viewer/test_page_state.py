@@ -87,6 +87,25 @@ def test_while_rolling_out_the_photo_is_empty_under_the_new_title(partial):
     partial.evaluate(SET, {"rolled": False, "source": "map"})
 
 
+def test_a_rollout_that_nobody_waits_for_says_nothing(partial):
+    partial.evaluate(f"""() => {{
+        const {{ rollout }} = {VIEWER}.ctx, real = rollout.from;
+        rollout.from = (r, first, head, progress) => new Promise(() => {{ window.told = progress; }});
+        window.put = () => {{ rollout.from = real; }};
+    }}""")
+    said = "() => document.querySelector('.vs-status').textContent"
+    partial.evaluate(SET, {"source": "query", "query": 7, "layer": 1, "rolled": True})
+    partial.wait(CAPTION, "rolled out")
+    partial.evaluate("() => window.told(1, 2)")
+    assert partial.evaluate(said) == "rolling out 1 of 2 layers …"
+    partial.evaluate(SET, {"source": "map"})
+    shown(partial, "rollout")
+    partial.evaluate("() => window.told(2, 2)")
+    assert partial.evaluate(said) == ""
+    partial.evaluate("() => window.put()")
+    partial.evaluate(SET, {"rolled": False})
+
+
 def test_what_is_saved_is_what_the_title_says_under_the_pointer_too(fresh, tiny_scope, photo):
     fresh.evaluate(SET, {"panel": "save", "layer": 1})
     hover(fresh, tiny_scope.layout, 1, 2)

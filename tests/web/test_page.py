@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import vitscope
-from tests.helpers.browser import SHOWN, VIEWER, texts
+from tests.helpers.browser import SET, SHOWN, VIEWER, texts
 from tests.helpers.webpage import CAT, DROP, PASTE, READY, SEEN, START, TITLE, moved
 from tests.helpers.webserver import TOKEN, serving
 from vitscope.images import decode_image
@@ -95,6 +95,7 @@ def test_patches_are_painted_away_and_the_answer_stands_beside_the_promise(viewe
     score, before = (float(one) for one in re.search(r"hidden: ([\d.e-]+), was ([\d.e-]+)", told).groups())
     assert score == pytest.approx(true.score, rel=1e-2)
     assert before == pytest.approx(true.whole, rel=1e-2)
+    assert f"({true.words}; " in told
     values = np.clip(viewed.evaluate(SHOWN)[1:], 0, None)
     promise = f"The map put {100 * values[:2].sum() / values.sum():.0f}"
     said = viewed.evaluate("() => document.querySelector('main').textContent")
@@ -103,6 +104,17 @@ def test_patches_are_painted_away_and_the_answer_stands_beside_the_promise(viewe
     after = f"→ {100 * p:.{1 if p < 0.1 else 0}f} %"
     assert any(label in one and after in one for one in texts(viewed, ".vs-predictions li"))
     viewed.click(".vs-toggle", "Paint")
+
+
+def test_paint_its_answer_and_the_photo_are_in_sight_together(viewed):
+    viewed.resize(1440, 900)
+    viewed.evaluate(SET, {"hidden": [viewed.evaluate(f"() => {VIEWER}.ctx.data.prefix.length")]})
+    viewed.wait("() => document.querySelector('.vs-both')")
+    viewed.evaluate("() => scrollTo(0, 0)")
+    bottom = "(part) => document.querySelector(part).getBoundingClientRect().bottom"
+    paint = ".vs-row > .vs-toggle"
+    assert all(0 < viewed.evaluate(bottom, part) <= 900 for part in (".vs-stage", ".vs-masked", ".vs-both", paint))
+    viewed.resize(1280, 900)
 
 
 @pytest.fixture
@@ -247,7 +259,7 @@ def test_a_running_question_is_cancelled_and_nothing_stays(start, tiny_scope, mo
 
 
 @pytest.mark.slow
-def test_a_bad_file_is_one_line_and_the_next_one_works(start):
+def test_a_bad_file_is_one_line_and_the_next_one_works(start, tiny_scope):
     start.evaluate(DROP, moved(b"hello, I am no picture" * 50, "notes.png"))
     said = start.wait("() => document.querySelector('.vw-error')?.textContent")
     assert "notes" in said
@@ -257,7 +269,9 @@ def test_a_bad_file_is_one_line_and_the_next_one_works(start):
     start.wait(
         "() => document.querySelector('.vw-error').textContent.startsWith('notes.png 不是可读取的图像可读取的有 ')"
     )
-    assert "一杯咖啡" in start.evaluate("() => [...document.querySelectorAll('.vw-samples img')].map((one) => one.alt)")
+    assert any("一杯咖啡" in one for one in texts(start, ".vw-samples button"))  # and as letters that all see
+    rows, columns = tiny_scope.layout.grid
+    assert f"个类别，{rows} × {columns} 个图块" in start.text(".vw-row")
     start.click(".vw-group [role=radio]", "English")
     start.evaluate(DROP, moved(CAT))
     start.wait(READY)

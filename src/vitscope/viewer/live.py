@@ -60,13 +60,15 @@ class LiveModel:
         return first.card().html()
 
     def mask(self, patches: Sequence[int], mode: str) -> dict[str, Any]:
-        """Return the model's answer without these patches: `predictions`, `score`, `whole`, milliseconds."""
+        """Return the model's answer without these patches: scores, which score that is, milliseconds."""
         begun = time.perf_counter()
         found = self.masking.without(patches, mode)
         return {
             "predictions": [[label, p] for label, p in found.predictions],
             "score": found.score,
             "whole": found.whole,
+            "words": found.words,
+            "messages": page_messages(found.words),
             "forward_ms": found.forward_ms,
             "total_ms": (time.perf_counter() - begun) * 1000,
         }

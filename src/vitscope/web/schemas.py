@@ -122,5 +122,7 @@ class MaskResponse(BaseModel):
     predictions: list[list[str | float]] = Field(description="Label and probability, most probable first.")
     score: float | None = Field(description="The target's score without these patches.")
     whole: float | None = Field(description="The target's score on the whole image.")
+    words: str = Field(description="Which score that is.")
+    messages: Messages = {}
     forward_ms: float
     total_ms: float

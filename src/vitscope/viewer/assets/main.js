@@ -7,7 +7,7 @@ import { openDocument } from "./data.js";
 import { choices, el } from "./dom.js";
 import { listenToKeys } from "./keys.js";
 import { createStage } from "./stage.js";
-import { absentScene, colourScene, DRAWN, likeScene, mapScene, queried, sceneOf } from "./scene.js";
+import { absentScene, colourScene, DRAWN, likeScene, mapScene, queried, sameScene, sceneOf } from "./scene.js";
 import { besideOf, createSecond } from "./secondPhoto.js";
 import { LANGUAGES, translator } from "./strings.js";
 import { checked, createStore, fromFragment, START, toFragment } from "./store.js";
@@ -208,7 +208,8 @@ function mountOne(element, document, host, options) {
       state.layer,
       state.head,
       (done, total) => {
-        status.textContent = t("rolling", { done, total });
+        if (ctx.scene && !ctx.scene.values && sameScene(ctx.scene, state))
+          status.textContent = t("rolling", { done, total });
       },
       slot,
     );
@@ -326,13 +327,8 @@ function mountOne(element, document, host, options) {
           }),
         ),
       );
-    column([t("method"), methods], [t("more"), more]);
-    column(
-      [t("predictions"), predictions],
-      [t("attention"), attention],
-      [t("masking"), masking],
-      [t("drawing"), drawing, false],
-    );
+    column([t("method"), methods], [t("more"), more], [t("masking"), masking]);
+    column([t("predictions"), predictions], [t("attention"), attention], [t("drawing"), drawing, false]);
     if (!options.embed) createTabs(tabbed, ctx, TABS);
     createSecond(photos, ctx);
     theme(store.get());

@@ -52,12 +52,14 @@ export function panel(root, ctx) {
       const patches = state.hidden.map((token) => token - data.prefix.length);
       const found = await host.mask(patches, state.mode, AbortSignal.any([mine.signal, signal]));
       if (mine.signal.aborted) return;
+      t.learn(found.messages);
       status.dataset.beyond = performance.now() - began - found.forward_ms; // what a request costs besides the model itself
       const words = [
         t("masked", {
           count: patches.length,
           score: figure(found.score),
           whole: figure(found.whole),
+          what: t.message(found.words),
           ms: Math.round(found.total_ms),
         }),
       ];

@@ -27,11 +27,13 @@ export function panel(root, ctx) {
     why.hidden = !rest;
     if (!rest) return;
     why.textContent = t("why_not", { a: shown.label, b: rest.label });
-    why.onclick = () =>
+    why.onclick = () => {
       store.set({
         panel: "compare",
         compare: { left: `own:${shown.id}`, right: `own:${rest.id}`, at: 50, beside: true },
       });
+      requestAnimationFrame(() => ctx.root.querySelector(".vs-pair")?.scrollIntoView({ block: "nearest" }));
+    };
   };
   const said = (value) => (value === null ? "–" : predicted(value, activation));
   const bar = (value, kind) => {

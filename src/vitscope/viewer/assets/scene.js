@@ -131,6 +131,9 @@ export async function colourScene(state, data, other, t) {
 
 const drawnOf = (state) => Object.fromEntries(DRAWN.map((key) => [key, state[key]]));
 
+// Whether a scene is what a state asks for.
+export const sameScene = ({ of }, state) => DRAWN.every((key) => of[key] === state[key]);
+
 // The state that a scene was made of, drawn as the viewer draws now.
 export const stateOf = (scene, state) => ({ ...state, ...scene.of });
 

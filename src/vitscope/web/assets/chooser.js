@@ -28,6 +28,9 @@ export function chooser(state, t, take) {
     file,
   );
   const names = state.models.map((one) => one.reference);
+  // What a model answers, in a few words: its reference alone says that to nobody.
+  const told = ({ reference, labels, grid: [rows, columns] }) =>
+    `${reference} · ${t(labels.length ? "app_classes" : "app_features", { count: labels.length, rows, columns })}`;
   const model = el(
     "select",
     {
@@ -35,12 +38,14 @@ export function chooser(state, t, take) {
         state.model = model.value;
       },
     },
-    ...names.map((name) => el("option", { value: name, text: name, selected: name === state.model })),
+    ...names.map((name, i) =>
+      el("option", { value: name, text: told(state.models[i]), selected: name === state.model }),
+    ),
   );
   const which =
     names.length > 1
       ? el("label", {}, el("span", { text: t("app_model") }), model)
-      : el("p", { class: "vw-soft", text: names.length ? `${t("app_model")}: ${names[0]}` : "" });
+      : el("p", { class: "vw-soft", text: names.length ? `${t("app_model")}: ${told(state.models[0])}` : "" });
   const samples = state.samples.map(({ name, about, credit }) =>
     el(
       "li",
@@ -53,7 +58,8 @@ export function chooser(state, t, take) {
           title: `${t.message(about)} (${t.message(credit)})`,
           onclick: () => take(null, name),
         },
-        el("img", { src: `/api/samples/${name}`, alt: t.message(about) }),
+        el("img", { src: `/api/samples/${name}`, alt: "" }),
+        el("span", { text: t.message(about) }),
       ),
     ),
   );
