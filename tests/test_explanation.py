@@ -337,6 +337,16 @@ def test_a_photo_that_is_a_bomb(saved, monkeypatch):
 # --- without torch ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("size", [[32, 1 << 31], [10**30, 48], [1 << 20, 1 << 20]])
+def test_a_forged_input_takes_no_memory(saved, size):
+    region = json.loads((saved / "manifest.json").read_text("utf-8"))["region"] | {"input": size}
+    assert "region.input" in refused(changed(saved, region=region))
+
+
+def test_a_forged_seed_reaches_no_drawing(some, saved):
+    assert "seed" in refused(changed(saved, provenance=some.provenance | {"seed": -1}))
+
+
 def test_a_saved_result_opens_and_draws_without_torch(some, saved):
     code = """
 import sys

@@ -65,7 +65,7 @@ class Provenance(msgspec.Struct):
     dtype: str | UnsetType = UNSET
     load: dict[str, Any] | UnsetType = UNSET
     versions: dict[str, str] | UnsetType = UNSET
-    seed: Annotated[int, Meta(ge=-(1 << 62), le=1 << 62)] | UnsetType = UNSET
+    seed: Annotated[int, Meta(ge=0, le=1 << 62)] | UnsetType = UNSET
     batch_size: Annotated[int, Meta(ge=1, le=1 << 32)] | UnsetType | None = UNSET
 
 
@@ -119,7 +119,7 @@ class SavedManifest(_Struct):
     volume: VolumeFields | None = None
 
     def check(self, folder: Path) -> None:
-        """Check the provenance, and that grid and image are not larger than any that vitscope makes.
+        """Check the provenance, and that grid, image and input are not larger than any that vitscope makes.
 
         Raises:
             DamagedFileError: with the field that is not as it should be.
@@ -127,6 +127,7 @@ class SavedManifest(_Struct):
         for name, sizes, most in (
             ("layout.grid", self.layout.shape, _MOST_PATCHES),
             ("region.size", self.region.size, MAX_PIXELS),
+            ("region.input", self.region.input, MAX_PIXELS),
         ):
             if math.prod(sizes) > most:
                 raise self._damaged(

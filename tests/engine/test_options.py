@@ -86,6 +86,7 @@ def test_plain_integers_stand_for_those_of_numpy_and_torch():
         ({"batch_size": 2.5}, "engine.batch-size"),
         ({"seed": None}, "engine.seed"),
         ({"seed": 2**70}, "engine.seed"),
+        ({"seed": -1}, "engine.seed"),
         ({"targets": []}, "engine.no-targets"),
         ({"targets": 3}, "engine.targets-not-several"),
         ({"target": 1.5}, "engine.target-kind"),

@@ -105,9 +105,9 @@ class Options:
         object.__setattr__(self, "method", str(self.method))  # no method is called what is no text
         check_size(self.size)
         check_batch_size(self.batch_size)
-        if not is_whole(self.seed, -_LARGEST_SEED, _LARGEST_SEED):
+        if not is_whole(self.seed, 0, _LARGEST_SEED):
             raise UsageError(
-                msg("engine.seed", "{@seed} is an integer of at most 62 bits, not {seed}", seed=repr(self.seed))
+                msg("engine.seed", "{@seed} is an integer from 0 to 2^62, not {seed}", seed=repr(self.seed))
             )
         for name in ("size", "batch_size", "seed"):  # numbers of numpy are none of JSON
             if (value := getattr(self, name)) is not None:
