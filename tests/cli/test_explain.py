@@ -165,9 +165,11 @@ def test_a_foreign_folder_is_never_replaced(explain, album, tmp_path, name):
 def test_a_place_that_cannot_be_written(cli, album, tiny_folder, tmp_path, command, place):
     (tmp_path / "file").write_text("mine")
     ran = cli(command, album[0], "--model", tiny_folder, "--out", tmp_path / place)
-    assert (ran.code, ran.out) == (1, "")
-    why = "Not a directory" if "/" in place else "File name too long"
-    assert f"cannot be written: {why}" in one_line(ran.err)
+    assert (ran.code, ran.out) == (2 if "/" in place else 1, "")
+    why = (
+        f"--out expects a folder, and {tmp_path / 'file'} is a file" if "/" in place else "written: File name too long"
+    )
+    assert why in one_line(ran.err)
     assert names(tmp_path) == {"file"}
 
 

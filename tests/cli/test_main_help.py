@@ -24,6 +24,14 @@ def test_every_command_has_a_headline(name):
     assert len(headline) <= 112
 
 
+def test_no_flag_seems_to_take_a_value(cli):
+    for arguments in (["--help"], *([name, "--help"] for name in COMMANDS)):
+        ran = cli(*arguments)
+        assert ran.code == 0
+        assert "<bool>" not in ran.out
+        assert "[env var: VITSCOPE_INSTALL" not in ran.out
+
+
 def test_options_of_a_group_stand_under_its_heading():
     panels = {one.name: one.rich_help_panel for one in COMMANDS["explain"].params}
     assert panels["gradient_rule"] == panels["option"] == "Method options"

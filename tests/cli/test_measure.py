@@ -248,8 +248,8 @@ def test_a_place_that_cannot_be_written(cli, measure, album, tiny_folder, tmp_pa
         measure(album[0], "--out", tmp_path / "file" / "out", "--metrics", "saco"),
         cli("statistics", album[0], "--model", tiny_folder, "--out", tmp_path / "file" / "out"),
     ):
-        assert ran.code == 1
-        assert "cannot be written: Not a directory" in one_line(ran.err)
+        assert ran.code == 2
+        assert f"--out expects a folder, and {tmp_path / 'file'} is a file" in one_line(ran.err)
     assert names(tmp_path) == {"file"}
 
 

@@ -30,7 +30,7 @@ def test_masks(measure, album, masks, tiny_scope, tmp_path):
     assert ran.code == 1
     assert one_line(ran.err) == (
         f"vitscope: {album[2]}: {masks} has no mask named rocket "
-        "(put one mask there for each image, with its name and any image format)"
+        "(put one mask there for each image, under its name, in a format without loss such as PNG)"
     )
     document = json.loads(ran.out)
     assert [result["name"] for result in document["results"]] == ["cat", "cup"]

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 
 import pytest
 
@@ -18,7 +19,8 @@ from vitscope.cli.tables import print_table_as
         ("md", "| a | b |\n| --- | --- |\n| x,\\\\| _ | 1 |\n|  | 0.3333333 |\n"),
         (
             "latex",
-            "\\begin{tabular}{ll}\na & b \\\\\nx,\\textbackslash{}|\\_ & 1 \\\\\n & 0.3333333 \\\\\n\\end{tabular}\n",
+            "\\begin{tabular}{ll}\na & b \\\\\n"
+            "x,\\textbackslash{}\\textbar{}\\_ & 1 \\\\\n & 0.3333333 \\\\\n\\end{tabular}\n",
         ),
     ],
 )
@@ -26,6 +28,15 @@ def test_each_form(capsys, form, wanted):
     text = "x,\\|_" if form != "md" else "x,\\| _"
     print_table_as(form, ["a", "b"], [[text, 1], [None, 1 / 3]])
     assert capsys.readouterr().out == wanted
+
+
+@pytest.mark.parametrize("name", ["[1]", "*", "[2mm]"])
+def test_a_row_of_latex_does_not_begin_as_an_option_of_the_row_before(capsys, name):
+    print_table_as("latex", ["image", "method"], [[name, "a < b > c"]])
+    row = capsys.readouterr().out.splitlines()[2]
+    assert row.startswith("{")
+    assert row.endswith(r"a \textless{} b \textgreater{} c \\")
+    assert re.sub(r"[{}]", "", row).startswith(name)
 
 
 def test_measures_of_several_images_are_one_table(cli, album, tiny_folder):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from rich.segment import ControlType
 from rich.table import Table
 from rich.text import Text
 
-from vitscope._messages import CONTROL, Message, visible
+from vitscope._messages import CONTROL, Message, msg, visible
 from vitscope.errors import UsageError, VitscopeError
 
 out = Console(highlight=False)
@@ -82,9 +83,26 @@ def _shows_bars() -> bool:
 
 def print_error(error: VitscopeError, source: str = "") -> None:
     """Print one line on stderr: the source, such as an image, the error, and what to do."""
-    message, hint = error.spoken("cli")
+    message, hint = _spoken(error)
     text = f"{message} ({hint})" if hint else message
     _print_beside(f"{source}: {text}" if source and visible(source) not in visible(text) else text)
+
+
+def _spoken(error: VitscopeError) -> tuple[str, str]:
+    """Return message and hint of an error; a method or a model in the place of an image is told where it belongs."""
+    message, hint = error.spoken("cli")
+    if error.code == "images.not-found" and isinstance(error.message, Message):
+        name = str(error.message.params["path"])
+        if re.fullmatch(r"[a-z_]{2,}:\S+", name):
+            hint = msg("cli.image-is-a-model.hint", "a model is named with --model, as in --model {name}", name=name)
+        elif re.fullmatch("[a-z-]+[+]{0,2}", name):
+            from vitscope.methods.declared import declared_options
+
+            if name in {"auto", *declared_options()}:
+                hint = msg(
+                    "cli.image-is-a-method.hint", "a method is named with --method, as in --method {name}", name=name
+                )
+    return message, hint
 
 
 def exit_code(error: VitscopeError) -> int:
@@ -94,7 +112,7 @@ def exit_code(error: VitscopeError) -> int:
 
 def failure_document(source: str, error: VitscopeError) -> dict[str, str]:
     """Return what `--json` reports of an input that failed."""
-    message, hint = error.spoken("cli")
+    message, hint = _spoken(error)
     return {"source": source, "code": error.code, "error": message, "hint": hint}
 
 

@@ -12,7 +12,7 @@ import typer
 from vitscope._decoder import guarded
 from vitscope._messages import msg
 from vitscope._version import __version__
-from vitscope.cli.commands._groups import command
+from vitscope.cli.commands._groups import Command, Group, command
 from vitscope.cli.commands.about import inspect, methods, models
 from vitscope.cli.commands.animate import animate
 from vitscope.cli.commands.batch import batch
@@ -55,6 +55,7 @@ vitscope compare *.jpg --method rollout,relevance --target tabby -o figure.pdf""
     "view": "Example: vitscope view photo.jpg --size 336 -o view.html --open",
 }
 app = typer.Typer(
+    cls=Group,
     help=_SUMMARY,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -83,7 +84,7 @@ for function in (
     doctor,
     cache,
 ):
-    app.command(epilog=_EXAMPLES.get(function.__name__))(command(function))
+    app.command(cls=Command, epilog=_EXAMPLES.get(function.__name__))(command(function))
 
 _INTERRUPTED = 130
 # Typer carries its own copy of click, or uses the installed one, by its version: the root is found, not imported

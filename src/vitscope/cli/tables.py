@@ -16,7 +16,11 @@ TableFormat = Annotated[
 ]
 _LATEX = {
     **{one: f"\\{one}" for one in "&%$#_{}"},
+    **{
+        one: f"{{{one}}}" for one in "[*"
+    },  # at the start of a row LaTeX takes them for an option of the break before it
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},  # other signs in LaTeX's own fonts
 }
 
 

@@ -8,6 +8,7 @@ from inspect import Parameter, signature
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from vitscope._messages import msg
 from vitscope._numbers import number, whole_number
@@ -25,6 +26,41 @@ _VERBOSE = typer.Option(
     help="Show the debug log on stderr; -vv: that of all libraries.",
 )
 _QUIET = typer.Option("--quiet", "-q", metavar=_NO_TYPE, help="Print results and errors only.")
+
+
+class _Stated:
+    """What vitscope adds to Typer's commands: no option of one value is given twice, and no flag seems to take one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; refuse an option of one value that is given twice: the first would be lost unsaid."""
+        _, _, given = super().make_parser(ctx).parse_args(args=[*args])  # type: ignore[misc]
+        for one in given:
+            once = one.param_type_name == "option" and not (one.multiple or one.is_flag or one.count)
+            if once and given.count(one) > 1:
+                raise UsageError(
+                    msg("cli.given-twice", "{option} is given twice", option=max(one.opts, key=len)),
+                    msg("cli.given-twice.commas-hint", "several go in one, with commas between them")
+                    if "," in (one.metavar or "")
+                    else msg("cli.given-twice.hint", "give it once"),
+                )
+        parsed: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
+        return parsed
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options, those for help and completion too."""
+        found: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for one in found:
+            if getattr(one, "is_flag", False):
+                one.metavar, one.show_envvar = _NO_TYPE, one.envvar is not None
+        return found
+
+
+class Command(_Stated, TyperCommand):
+    """A command of vitscope."""
+
+
+class Group(_Stated, TyperGroup):
+    """The command `vitscope` itself."""
 
 
 def command(function: Callable[..., Any]) -> Callable[..., Any]:

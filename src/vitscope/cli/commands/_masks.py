@@ -49,7 +49,10 @@ class MaskFolder:
                     count=len(found),
                     stem=stem,
                 ),
-                msg("cli.no-mask.hint", "put one mask there for each image, with its name and any image format"),
+                msg(
+                    "cli.no-mask.hint",
+                    "put one mask there for each image, under its name, in a format without loss such as PNG",
+                ),
             )
         mask = read_mask(found[0])
         if mask.shape != size[::-1]:

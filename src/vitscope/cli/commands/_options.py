@@ -1,6 +1,6 @@
 """Options that several commands share, and how their values are read."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -8,32 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, overload
 
 import typer
 
-from vitscope._files import FILE_KINDS
 from vitscope._messages import msg
 from vitscope._numbers import number, whole_number
+from vitscope.cli.commands._places import folder_or
 from vitscope.errors import UnknownNameError, UsageError
 from vitscope.models.bundled.catalogue import DEFAULT_MODEL, MODEL_VARIABLE, naming_variable
 
 if TYPE_CHECKING:
     from vitscope.render.raster import StyleOptions
     from vitscope.scope import Scope
-
-_FILES = {*FILE_KINDS, ".html", ".json"}
-
-
-def _folder(path: Path | None) -> Path | None:
-    """Return the folder; reject a name that only files have."""
-    if path is not None and path.suffix.lower() in _FILES and not path.is_dir():
-        raise UsageError(
-            msg("cli.out-is-a-file", "--out expects a folder, got '{path}'", path=path),
-            msg("cli.out-is-a-file.hint", "name a folder, such as -o {stem}", stem=path.stem),
-        )
-    return path
-
-
-def folder_or(*endings: str) -> Callable[[Path], Path]:
-    """Make a check that takes a folder, or a file of one of these endings, and rejects other files."""
-    return lambda path: path if path.suffix.lower() in endings and not path.is_dir() else _folder(path) or path
 
 
 def one_of(metavar: str, help_text: str, kind: str = "", *flags: str) -> Any:
@@ -98,7 +81,7 @@ def expand_folders(images: list[str]) -> list[str]:
 LOADING = "loading the model ..."
 MODEL_HELP = "Model reference; `vitscope models` lists the forms."
 DEFAULT_HELP = f"By default {MODEL_VARIABLE}, else {DEFAULT_MODEL}."
-TARGET_HELP = "Class number or name, a contrast 'A - B', text:WORDS or image:PATH"
+TARGET_HELP = "Class number or name, a contrast 'A - B', text:WORDS, image:PATH, region:CLASS:BOX or query:INDEX:CLASS"
 Images = Annotated[
     list[str],
     typer.Argument(metavar="IMAGE...", callback=expand_folders, help="Image files, or folders of them."),
@@ -154,11 +137,13 @@ Seed = Annotated[int, typer.Option(metavar="NUMBER", help="Seed of all random nu
 Baseline = Annotated[
     str, one_of("auto|mean|blur|black|zero|removal", "What replaces patches; auto leaves them out where it can.")
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", callback=_folder, help="Folder for the results.")]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", metavar="FOLDER", callback=folder_or(), help="Folder for the results.")
+]
 OptionalOut = Annotated[
     Path | None,
     typer.Option(
-        "--out", "-o", metavar="FOLDER", callback=_folder, help="Also write numbers and plots to this folder."
+        "--out", "-o", metavar="FOLDER", callback=folder_or(), help="Also write numbers and plots to this folder."
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace existing results.")]

@@ -1,6 +1,7 @@
 """Where results of commands go: usable images, free folders, image files, and what is printed of them."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
@@ -28,6 +29,11 @@ def unusable(image: str) -> ImageError | None:
     from vitscope.batch.sources import IMAGE_SUFFIXES
 
     path = Path(image)
+    if path_exists(path) and path.is_dir():
+        return ImageError(
+            msg("cli.no-images", "{path} is a folder, not an image, and there are none in it", path=image),
+            msg("cli.no-images.hint", "its subfolders are not searched: name the one with the images"),
+        )
     if path_exists(path) and not (path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()):
         return None
     try:
@@ -52,16 +58,30 @@ def result_folders(images: list[str], out: Path, ending: str = "") -> list[Path]
     return [out / f"{name}{ending}" for name in names]
 
 
-def require_free(path: Path, force: bool) -> Path:
-    """Return the path; raise a ResultError where something is there that may not be replaced."""
+def swallows(path: Path, images: Iterable[str]) -> UsageError | None:
+    """Return what is wrong with a result that would take the place of an image which it is made of, or its folder's."""
+    place = Path(os.path.realpath(path))
+    for image in images:
+        if place in ((own := Path(os.path.realpath(image))), *own.parents):
+            return UsageError(
+                msg("cli.replaces-image", "{path} would take the place of the image {image}", path=path, image=image),
+                msg("cli.replaces-image.hint", "choose another path with -o"),
+            )
+    return None
+
+
+def require_free(path: Path, force: bool, *images: str) -> Path:
+    """Return the path; raise an error where something is there that may not be replaced, such as the images."""
+    if problem := swallows(path, images):
+        raise problem
     if path_exists(path) and not force:
         raise already_there(path)
     return path
 
 
-def sheet_path(out: Path, name: str, force: bool) -> Path:
+def sheet_path(out: Path, name: str, force: bool, *images: str) -> Path:
     """Return where a sheet goes, which is not there yet: the file that `out` names, or one of that name in it."""
-    return require_free(out if is_file_name(out) else out / name, force)
+    return require_free(out if is_file_name(out) else out / name, force, *images)
 
 
 def write_sheet(picture: "Image.Image", path: Path) -> None:

@@ -52,7 +52,7 @@ def animate(
         )
         raise UsageError(problem)
     model.check_image(image)
-    path = results.require_free(out, force)
+    path = results.require_free(out, force, image)
     style, scope = drawing.style(), model.load()
     from vitscope.engine.animation import map_sequence
     from vitscope.render.animation import frames

@@ -61,7 +61,7 @@ def compare(
     from vitscope.render.sheets import Cell, sheet
 
     name = f"{Path(images[0]).stem}-compare.png" if len(images) == 1 else "compare.png"
-    path = results.sheet_path(out, name, force)
+    path = results.sheet_path(out, name, force, *images)
     goal, style, scopes = opt.parse_target(target), drawing.style(), model.load()
     chosen = opt.split_names(method) or DEFAULT_METHODS
     options = {"target": goal, "gradient_rule": gradient_rule, "size": size}

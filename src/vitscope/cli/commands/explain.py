@@ -14,6 +14,7 @@ from vitscope._version import __version__
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
 from vitscope.cli.commands import _results as results
+from vitscope.cli.commands._places import folder_or
 from vitscope.cli.tables import TableFormat, print_table_as
 from vitscope.errors import UsageError, VitscopeError
 
@@ -77,7 +78,7 @@ def explain(
             "--out",
             "-o",
             metavar="FOLDER|FILE",
-            callback=opt.folder_or(*FILE_KINDS),
+            callback=folder_or(*FILE_KINDS),
             help="Folder for the results; or one file: .png, .jpg, .pdf, .svg (the overlay) or .npz (the arrays).",
         ),
     ] = Path("out"),
@@ -101,7 +102,10 @@ def explain(
         (name, image, place)
         for name in names
         for image, place in zip(usable, _places(usable, out, name, several=several), strict=True)
-        if found.accepts(image, already_there(place) if path_exists(place) and not force else None)
+        if found.accepts(
+            image,
+            results.swallows(place, usable) or (already_there(place) if path_exists(place) and not force else None),
+        )
     ]
     if work:
         found.style = drawing.style()

@@ -8,6 +8,7 @@ import typer
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
 from vitscope.cli.commands import _results as results
+from vitscope.cli.commands._places import folder_or
 
 
 def recipe(
@@ -26,7 +27,7 @@ def recipe(
             "--out",
             "-o",
             metavar="FOLDER|FILE",
-            callback=opt.folder_or(".html"),
+            callback=folder_or(".html"),
             help="Folder for the page and its arrays; or the page itself: .html.",
         ),
     ] = Path("out"),

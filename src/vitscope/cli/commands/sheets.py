@@ -10,6 +10,7 @@ from vitscope._numbers import whole_number
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
 from vitscope.cli.commands import _results as results
+from vitscope.cli.commands._places import folder_or
 from vitscope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ SheetOut = Annotated[
         "--out",
         "-o",
         metavar="FOLDER|FILE",
-        callback=opt.folder_or(".png", ".jpg", ".jpeg", ".pdf", ".svg"),
+        callback=folder_or(".png", ".jpg", ".jpeg", ".pdf", ".svg"),
         help="Folder for the sheet; or the sheet itself: .png, .jpg, .pdf or .svg.",
     ),
 ]
@@ -80,7 +81,7 @@ def heads(
     columns = max(store[one].shape[1] for one in numbers) if number is None else None
     if columns:  # a row for each layer, also where they have different numbers of heads
         cells = [cell for row in _rows(cells, [store[one].shape[1] for one in numbers], columns) for cell in row]
-    path = results.sheet_path(out, f"{picture.name}-{of}-{kind}.png", force)
+    path = results.sheet_path(out, f"{picture.name}-{of}-{kind}.png", force, image)
     drawn = sheet(cells, f"{picture.name} · {scope.adapter.reference} · {title}", columns=columns, cmap=drawing.cmap)
     results.write_sheet(drawn, path)
     heads_of_all = sum(store[one].shape[1] for one in numbers)
@@ -119,7 +120,7 @@ def logit_lens(
     The target is what the model predicts, unless --target names another.
     """
     model.check_image(image)
-    path = results.sheet_path(out, f"{Path(image).stem}-logit-lens.png", force)
+    path = results.sheet_path(out, f"{Path(image).stem}-logit-lens.png", force, image)
     style, scope = drawing.style(), model.load()
     from vitscope.render.sheets import Cell, sheet
 
@@ -157,7 +158,7 @@ def similarity(
         model.check_image(one)
     from vitscope.render.sheets import Cell, sheet
 
-    path = results.sheet_path(out, f"{Path(image).stem}-{Path(other).stem}-similarity.png", force)
+    path = results.sheet_path(out, f"{Path(image).stem}-{Path(other).stem}-similarity.png", force, image, other)
     style, scope = drawing.style(), model.load()
     pictures = (scope.adapter.load(image), scope.adapter.load(other))
     for picture in pictures:

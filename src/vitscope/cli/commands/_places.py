@@ -1,0 +1,41 @@
+"""Where --out may lead: a folder, or a file of a kind that can be written."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from vitscope._files import FILE_KINDS, path_exists
+from vitscope._messages import msg
+from vitscope.errors import UsageError
+
+_KINDS = {*FILE_KINDS, ".bmp", ".csv", ".eps", ".gif", ".html", ".json", ".npy", ".tif", ".tiff", ".txt", ".webp"}
+
+
+def out_folder(path: Path | None, *endings: str) -> Path | None:
+    """Return the folder, or the file of one of these endings; reject other files, and a folder below a file."""
+    if path is None:
+        return None
+    ending = path.suffix.lower()
+    if ending in _KINDS and ending not in endings and not path.is_dir():
+        folder = msg("cli.out-is-a-file.hint", "name a folder, such as -o {stem}", stem=path.stem)
+        raise UsageError(
+            msg("cli.out-is-a-file", "--out expects a folder, got '{path}'", path=path),
+            msg("cli.out-kind.hint", "{folder}, or a file ending in {kinds}", folder=folder, kinds=", ".join(endings))
+            if endings
+            else folder,
+        )
+    for one in path.parents if ending in endings else (path, *path.parents):
+        if path_exists(one) and not one.is_dir():
+            raise UsageError(
+                msg("cli.out-below-a-file", "--out expects a folder, and {path} is a file", path=one),
+                msg("cli.out-below-a-file.hint", "choose another path"),
+            )
+    return path
+
+
+def folder_or(*endings: str) -> Callable[[Path | None], Path | None]:
+    """Make a check that takes a folder, or a file of one of these endings."""
+
+    def check(path: Path | None) -> Path | None:
+        return out_folder(path, *endings)
+
+    return check
