@@ -43,13 +43,17 @@ def main(page: Path) -> None:
         for name, (width, height) in WIDTHS.items():
             taken = []
             for state in STATES:
-                tab = chromium.new_page(viewport={"width": width, "height": height})
+                tab = chromium.new_page(viewport={"width": width, "height": height}, reduced_motion="reduce")
+                tab.set_default_timeout(180_000)  # of a busy machine
                 tab.route(f"{ADDRESS}*", lambda route: route.fulfill(path=page))
                 tab.goto(f"{ADDRESS}{'?embed' if 'embed' in state else ''}#{_fragment(state)}")
                 while not tab.evaluate(DRAWN):  # the page's policy lets no function wait in it
                     tab.wait_for_timeout(100)
-                tab.wait_for_timeout(1800)  # thumbnails
-                taken.append(Image.open(io.BytesIO(tab.screenshot())).convert("RGB"))
+                before = b""
+                while (shot := tab.screenshot()) != before:  # thumbnails, arcs and likenesses come one after another
+                    before = shot
+                    tab.wait_for_timeout(2500)
+                taken.append(Image.open(io.BytesIO(shot)).convert("RGB"))
                 tab.close()
             _sheet(taken, *TILES[name]).save(OUT / f"viewer-states-{name}.webp", quality=72, method=6)
         chromium.close()
