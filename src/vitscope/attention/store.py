@@ -353,4 +353,11 @@ def _numbers(part: str | int, depth: int) -> list[int]:
             )
             raise UsageError(msg("attention.no-such-layer", "there is no layer {layer}", layer=end), hint)
     first, last = (end % depth for end in ends)
+    if first > last:
+        raise UsageError(
+            msg("attention.layers-backwards", "layers {text} run backwards", text=text),
+            msg(
+                "attention.layers-backwards.hint", "write the smaller one first: {last}-{first}", first=first, last=last
+            ),
+        )
     return list(range(first, last + 1))

@@ -60,7 +60,7 @@ def pixels_of(
         UsageError: another model made the map, or this one at another size.
     """
     record, adapter = explanation.provenance, engine.adapter
-    hint = msg("evaluation.other-model.hint", "measure it with the model that made it, at the size it was made at")
+    hint = msg("evaluation.other-model.hint", "use the model that made it, at the size it was made at")
     if "weights" not in record:
         notes.append(
             msg("evaluation.unrecorded-model", "the explanation does not record which model made it: not checked")

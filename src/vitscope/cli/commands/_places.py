@@ -32,6 +32,16 @@ def out_folder(path: Path | None, *endings: str) -> Path | None:
     return path
 
 
+def page_file(path: Path | None) -> Path | None:
+    """Return the name of a page; reject a folder, and a name that files of another kind have."""
+    if path is not None and (path.is_dir() or path.suffix.lower() in _KINDS - {".html"}):
+        raise UsageError(
+            msg("cli.not-a-page", "--out expects an .html file, not {path}", path=path),
+            msg("cli.not-a-page.hint", "for example -o {stem}.html", stem=path.stem),
+        )
+    return path
+
+
 def folder_or(*endings: str) -> Callable[[Path | None], Path | None]:
     """Make a check that takes a folder, or a file of one of these endings."""
 

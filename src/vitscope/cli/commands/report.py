@@ -11,6 +11,7 @@ from vitscope._messages import msg
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
 from vitscope.cli.commands import _results as results
+from vitscope.cli.commands._places import page_file
 from vitscope.errors import UsageError, require_package
 
 if TYPE_CHECKING:
@@ -24,7 +25,11 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", metavar="FILE", help="The page; by default report.html or views/ID.html in FOLDER."
+            "--out",
+            "-o",
+            metavar="FILE",
+            callback=page_file,
+            help="The page; by default report.html or views/ID.html in FOLDER.",
         ),
     ] = None,
     view: Annotated[

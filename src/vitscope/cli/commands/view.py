@@ -11,6 +11,7 @@ from vitscope._messages import msg
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
 from vitscope.cli.commands import _results as results
+from vitscope.cli.commands._places import page_file
 from vitscope.cli.commands._two_models import TwoModels
 from vitscope.errors import UsageError
 
@@ -50,7 +51,9 @@ def view(
         str | None, opt.one_of("en|zh", "Language of the page; by default the reader's.", "language")
     ] = None,
     seed: opt.Seed = 0,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The page.")] = Path("view.html"),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", callback=page_file, help="The page, an .html file.")
+    ] = Path("view.html"),
     open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     force: opt.Force = False,
     as_json: opt.AsJson = False,
