@@ -301,6 +301,7 @@ def test_attention_inside_vmap_is_refused(attend):
         seen._model(torch.rand(2, 2, 5, 4))
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype")
 def test_attention_of_nested_tensors_is_refused():
     class Ragged(nn.Module):
         def forward(self, x):

@@ -113,7 +113,7 @@ def test_ctrl_c_keeps_what_is_finished_and_nothing_else(explain, album, tmp_path
 
 
 def test_ctrl_c_while_a_sheet_is_written_leaves_no_file(cli, album, tiny_folder, tmp_path, monkeypatch):
-    def interrupted(_image, path, *_):
+    def interrupted(_image, path, *_, **_options):
         Path(path).write_bytes(b"half")
         raise KeyboardInterrupt
 
