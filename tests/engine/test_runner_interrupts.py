@@ -1,9 +1,15 @@
 """Ctrl-C between any two lines: the model, this thread's torch and the process are left as they were."""
 
+import contextlib
+from functools import partial
+
 import pytest
 
-from tests.helpers.interrupts import IN_PLACE, WORKS, check, check_forked
-from vitscope.attention.changes import Changes, restoring
+import vitscope
+from tests.engine.toys_families import PHOTOS, make
+from tests.helpers.interrupts import IN_PLACE, WORKS, Interrupted, check, check_forked, interrupted
+from tests.helpers.model_state import differences, surroundings
+from vitscope.attention.changes import _OPEN, Changes, restoring
 
 pytestmark = [
     pytest.mark.usefixtures("as_shipped"),
@@ -50,6 +56,26 @@ def test_a_change_that_an_interrupt_leaves_is_found(attempt, monkeypatch):
     assert interrupts == 4  # the call and three lines
     assert [*left] == [3, 4]
     assert all(name.startswith(("mode ", "attributes ")) for _, names in left.values() for name in names)
+
+
+def test_an_interrupt_at_any_place_of_a_mere_forward_leaves_torch_as_it_was():
+    scope = vitscope.load(make("generic"))
+    pixels = scope.prepare(PHOTOS[0]).pixels[None]
+    run = partial(scope.engine.answer, pixels)
+    run()
+    before = surroundings()
+    for place in range(1, interrupted(run, -1) + 1):
+        with contextlib.suppress(Interrupted):
+            interrupted(run, place)
+        assert differences(before, surroundings()) == [], place
+
+
+def test_an_interrupt_as_changes_are_entered_leaves_none_open():
+    for place in (1, 2, 3, 4):
+        with contextlib.suppress(Interrupted):
+            interrupted(Changes().__enter__, place)
+            _OPEN.set(())  # it was entered
+        assert _OPEN.get() == ()
 
 
 def test_an_interrupt_while_changes_are_undone_leaves_them_to_the_next_try():

@@ -58,8 +58,12 @@ class Changes:
         self._undo: list[Callable[[], object]] = []
 
     def __enter__(self) -> Self:
-        _OPEN.set((*_OPEN.get(), self))
-        return self
+        try:
+            _OPEN.set((*_OPEN.get(), self))
+            return self  # noqa: TRY300 - an interrupt before it leaves them open
+        except BaseException:
+            self.undo()
+            raise
 
     @property
     def is_open(self) -> bool:

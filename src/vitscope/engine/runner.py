@@ -256,6 +256,7 @@ class ModelRunner:
             require_finite_answer(self.model, answer, given, lambda: self.adapter.answer(given))
         return answer
 
+    @restoring
     def answer(self, pixels: Float[Tensor, "B C Hi Wi"]) -> Tensor:
         """Return the model's answer without a graph and without its attention."""
         with torch.no_grad():

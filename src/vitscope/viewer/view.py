@@ -8,6 +8,7 @@ from typing import Any
 from vitscope._catalogues import page_messages
 from vitscope._messages import msg
 from vitscope._version import __version__
+from vitscope.attention.changes import restoring
 from vitscope.engine.engine import Engine
 from vitscope.engine.inspection import compare, statistics
 from vitscope.engine.options import Options, Progress
@@ -87,6 +88,7 @@ class View:
 
 
 @checked(seed=(0, 2**62), top=(0, 1000), max_mb=(0.01, 1e6), seconds=(0, 1e9))
+@restoring
 def view(
     engine: Engine,
     image: ImageLike,
