@@ -79,7 +79,10 @@ class AttentionRecorder:
         recorded_calls: each attention call by its event number: its number among the forward's softmaxes and attention
             calls. A call with several softmaxes is listed under each of them.
         gradients: whether values and results are kept for `AttentionStore.differentiate`.
+        on_values: called with the values `(B, H, M, E)` of each attention call as it is recorded, with their graph.
     """
+
+    on_values: Callable[[Tensor], None] | None = None
 
     def __init__(
         self,
@@ -292,6 +295,8 @@ class AttentionRecorder:
             softmax: the softmax that the block holds, where no value belongs to one head, as in a model that mixes
                 heads after the softmax: the gradient is then that of the softmax itself.
         """
+        if self.on_values is not None and value is not None:
+            self.on_values(value)
         if self._edit is not None:
             self._edit(frozenset(events), tuple(lead), output)
             return

@@ -119,6 +119,8 @@ class GenericAdapter(TracedAdapter):
         log.debug("layout of %s: %s", type(model).__name__, f"given, {layout}" if layout else "traced")
         if layout is None:
             self.trace()
+        else:
+            self.layout()
         self._settle_scores()
 
     def default_processor(self) -> Callable[..., Any]:

@@ -1,7 +1,7 @@
 """Base class for adapters whose token layout is inferred by tracing."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitscope._messages import Message, msg
-from vitscope.attention import AttentionStore, Block, CallSite, Dense, Factored
+from vitscope.attention import AttentionStore, CallSite, Dense, Factored
 from vitscope.attention.capture import capture
 from vitscope.attention.model_lock import exclusive
 from vitscope.attention.model_modes import eval_mode, own_state, precise_floats
@@ -27,7 +27,8 @@ from vitscope.models.weights.weights import hash_of
 from vitscope.tracing.block_finder import find_block_map
 from vitscope.tracing.block_io import BlockMap
 from vitscope.tracing.chain import OperatorChain, graph_outputs, layer_blocks, operator_chain
-from vitscope.tracing.effect import check_effect, check_images, check_order, check_repeats
+from vitscope.tracing.effect import check_effect, check_images, check_repeats
+from vitscope.tracing.given_layout import place_given
 from vitscope.tracing.loops import Loop, join_recorded
 from vitscope.tracing.trace import Trace
 from vitscope.tracing.trace import trace as trace_model
@@ -131,19 +132,24 @@ class TracedAdapter(ClassScores):
             return ()
         return traced.loops
 
+    @own_state
     @torch.random.fork_rng(devices=())
-    def _check_given(self, size: tuple[int, int], layout: TokenLayout) -> None:
-        """Raise a LayoutError where the tokens of an input of that size are not those of a given layout."""
-        checked: set[tuple[int, int]] = self.__dict__.setdefault("_checked_sizes", set())
+    def _placed(self, size: tuple[int, int], layout: TokenLayout) -> TokenLayout:
+        """Return a given layout with the cells of its patches at that size; found the first time.
 
-        def record(pixels: Tensor) -> Sequence[Block]:
-            with eval_mode(self.model), torch.no_grad(), capture(self.model) as recorder:
-                self.run(pixels)
-            return recorder.blocks
+        Raises:
+            LayoutError: the tokens of an input of that size are not those of the layout.
+        """
+        known: dict[tuple[int, int], TokenLayout] = self.__dict__.setdefault("_placed_layouts", {})
+        if size in known or layout.planes is not None:
+            return known.get(size, layout)
 
-        if size not in checked and layout.planes is None:
-            check_order(record, self.example(size, torch.randn), layout, self.model)
-        checked.add(size)
+        with exclusive(self.model):
+            noise = [self.example(size, torch.randn) for _ in range(2)]
+            placed, notes = place_given(self.run, self.model, noise, layout)
+        self.notes = (*self.notes, *(note for note in notes if note not in self.notes))
+        known[size] = placed
+        return placed
 
     @torch.random.fork_rng(devices=())
     def _record_forward(self, size: tuple[int, int]) -> AttentionRecorder:
@@ -240,7 +246,9 @@ class TracedAdapter(ClassScores):
 
     def layout(self, size: tuple[int, int] | None = None) -> TokenLayout:
         """Return the token layout at an input of `(Hi, Wi)` pixels."""
-        return self.given_layout or self.trace(size).layout
+        if self.given_layout is not None:
+            return self._placed(size or self.input_size, self.given_layout)
+        return self.trace(size).layout
 
     def answer(self, pixels: Float[Tensor, "B C Hi Wi"]) -> Tensor:
         """Return class logits, pooled features, or tokens; the CLS token of a model that answers with all tokens."""
@@ -304,8 +312,7 @@ class TracedAdapter(ClassScores):
         if self.given_layout is not None:
             recorder.recorded_calls = join_recorded(recorder.recorded_calls, self._given_loops)
             check_images(recorder.blocks, len(answer), self.given_layout.tokens)
-            self._check_given(size, self.given_layout)
-            return recorder.store(self.given_layout, logits=logits, answer=answer)
+            return recorder.store(self.layout(size), logits=logits, answer=answer)
         found = self.trace(size)
         missing = set(found.layers) - set(recorder.recorded_calls)
         if missing:

@@ -1,19 +1,18 @@
 """Check on the real model that its answer depends on attention, on the image through attention alone, and repeats."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from vitscope._messages import Message, msg
-from vitscope.attention.blocks import Block, Factored
+from vitscope.attention.blocks import Block
 from vitscope.attention.capture import capture
 from vitscope.attention.model_modes import eval_mode, frozen_parameters, own_state
 from vitscope.attention.recorder import RecordedCall
 from vitscope.attention.store import GraphOutput
 from vitscope.errors import CaptureError, LayoutError
-from vitscope.geometry import TokenLayout
 from vitscope.tracing.averaged import Run
 from vitscope.tracing.placement import quantised_modules
 from vitscope.tracing.records import CAPTURE_HINT
@@ -23,7 +22,6 @@ log = logging.getLogger(__name__)
 
 _MOST_NUMBERS = 2**23  # queries of all layers; a forward with a graph keeps about forty times as many numbers
 _LEAK = 1e-5
-_OWN = 0.25  # of the largest change of any token, what a patch's own changes at least when its pixels do
 _REPEATS = 1e-2  # of the largest number of an answer: kernels may add up in another order
 _OTHERS = (3.0, -3.0, 0.1)  # times the pixels: a clamp or an activation at the end may be closed for some images
 
@@ -186,65 +184,6 @@ def check_images(blocks: Sequence[Block], images: int, tokens: int) -> None:
                 ),
                 msg("tracing.views-in-a-batch.hint", "explain the model on one view of each image"),
             )
-
-
-def check_order(
-    record: Callable[[Tensor], Sequence[Block]], pixels: Tensor, layout: TokenLayout, model: nn.Module
-) -> None:
-    """Raise a LayoutError where a stated layout has tokens elsewhere than pixels reach them first.
-
-    The pixels of a few patches are changed, one patch at a time: what the first layer makes of the patch's own token
-    must change most.
-
-    Args:
-        record: from pixels to the attention calls of a forward.
-        pixels: one image `(1, C, Hi, Wi)`.
-        layout: the stated layout.
-        model: whose name the error says.
-
-    Cost: six forwards.
-    """
-    rows, columns = (torch.from_numpy(numbers) for numbers in layout.cell_numbers((pixels.shape[2], pixels.shape[3])))
-    height, width = layout.grid
-    before = _first_made(record(pixels), layout.tokens)
-    for row, column in dict.fromkeys(
-        ((0, 0), (0, width - 1), (height - 1, 0), (min(1, height - 1), 0), (height // 2, width // 3))
-    ):
-        inside = ((rows == row)[:, None] & (columns == column)).to(pixels.device)
-        after = _first_made(record(torch.where(inside, -3 * pixels, pixels)), layout.tokens)
-        if before is None or after is None:
-            return
-        change = (after - before).abs().flatten(1).sum(1)
-        told, found = len(layout.prefix) + row * width + column, int(change.argmax())
-        if not float(change[told]) >= _OWN * float(change[found]):
-            raise LayoutError(
-                msg(
-                    "tracing.other-order",
-                    "the layout {layout} puts row {row}, column {column} at token {told} of {model}, but the pixels "
-                    "there change token {found}: the model has its tokens in another order or on another grid",
-                    layout=layout,
-                    row=row,
-                    column=column,
-                    told=told,
-                    model=type(model).__name__,
-                    found=found,
-                ),
-                msg(
-                    "tracing.other-order.hint",
-                    "tokens are the prefix first, then the patches row by row: state prefix and grid as the model has "
-                    "them, or put the tokens into that order",
-                ),
-            )
-
-
-def _first_made(blocks: Sequence[Block], tokens: int) -> Tensor | None:
-    """Return what the first layer of so many tokens makes of each, `(tokens, ...)`: keys, or rows of attention."""
-    for block in blocks:
-        if isinstance(block, Factored) and block.k.shape[2] == tokens:
-            return block.k[0].movedim(1, 0).float()
-        if block.shape[2] == block.shape[3] == tokens:
-            return block.rows()[0].movedim(1, 0).float()
-    return None
 
 
 def _untrained(model: nn.Module) -> bool:

@@ -118,7 +118,8 @@ def check_cover(finest: FinestTokens, merges: list[TokenMerge], size: tuple[int,
         centres = middles[0], middles[-1]
         step = (centres[1] - centres[0]) / (count - 1)
         if max(centres[0], length - centres[1]) <= 1.495 * step:
-            if (off := np.abs(middles - even).max() * count / length) > _UNEVEN:
+            off = np.abs(middles - even).max() * count / length
+            if off > _UNEVEN or np.diff(middles).min() < _UNEVEN * length / count:
                 raise LayoutError(
                     msg(
                         "tracing.uneven",
@@ -128,7 +129,9 @@ def check_cover(finest: FinestTokens, merges: list[TokenMerge], size: tuple[int,
                     ),
                     msg(
                         "tracing.uneven.hint",
-                        "pad the image in its preprocessing instead of inside the model, with a flat colour",
+                        "pad the image in its preprocessing instead of inside the model, with a flat colour; or, where "
+                        "whole patches lie beside the image, pass the layout of all of them: "
+                        "layout=vitscope.TokenLayout(prefix=..., grid=(rows, columns))",
                     ),
                 )
         else:
@@ -205,7 +208,11 @@ def find_finest_tokens(merges: list[TokenMerge], start: Tensor, out: Tensor) -> 
         return FinestTokens((), finest.order, finest.grid)
     raise LayoutError(
         msg("tracing.no-grid", "no grid of patch tokens was found that everything the answer reads passes through"),
-        msg("tracing.no-grid.hint", "pass the layout: layout=vitscope.TokenLayout(prefix=..., grid=(rows, columns))"),
+        msg(
+            "tracing.no-grid.hint",
+            "pass the layout: layout=vitscope.TokenLayout(prefix=..., grid=(rows, columns)), of all tokens, those that "
+            "the model itself puts around the image too",
+        ),
     )
 
 

@@ -21,7 +21,7 @@ from vitscope.tracing.averaged import Run, run_averaged
 from vitscope.tracing.inferred_layout import infer_layout, is_plain_rollout, prefix_names, shared_order
 from vitscope.tracing.loops import Loop, find_loops, join_traced
 from vitscope.tracing.network import AveragedNetwork
-from vitscope.tracing.patch_cells import Found, find_cells, leaves_out
+from vitscope.tracing.patch_cells import PatchCells, border_note, find_cells, leaves_out
 from vitscope.tracing.placement import input_device
 from vitscope.tracing.records import CAPTURE_HINT, TracedCall, calls_by_image, varies
 from vitscope.tracing.token_grid import FinestTokens, check_cover, find_finest_tokens, position_images, prefix_weights
@@ -321,11 +321,14 @@ def set_random_attention(
 
 
 def _with_cells(
-    layout: TokenLayout, finest: FinestTokens, found: Found, network: AveragedNetwork, size: tuple[int, int]
+    layout: TokenLayout, finest: FinestTokens, found: PatchCells, network: AveragedNetwork, size: tuple[int, int]
 ) -> TokenLayout:
-    cells, seen = found
+    cells, seen = found.cells, found.seen
     if cells is None or seen is None or leaves_out(cells, seen, finest.grid, size):
         check_cover(finest, network.merges, size)
+    if found.elsewhere:
+        note = border_note(found.elsewhere)
+        network.notes[note.code] = note
     return replace(layout, cells=cells, seen=seen)
 
 
