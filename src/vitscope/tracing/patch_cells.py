@@ -54,8 +54,9 @@ class PatchCells:
     def of(cls, down: Side, across: Side, size: tuple[int, int]) -> "PatchCells":
         """Return the cells that lie so along both sides of an input of `(Hi, Wi)` pixels."""
         elsewhere = max(down.elsewhere, across.elsewhere)
-        cells = across.cells[0], down.cells[0], across.cells[1], down.cells[1]
-        if cells == (0, 0, size[1], size[0]):
+        cells: Box = across.cells[0], down.cells[0], across.cells[1], down.cells[1]
+        whole: Box = 0.0, 0.0, float(size[1]), float(size[0])
+        if cells == whole:
             return cls(elsewhere=elsewhere)
         log.debug("the patches of %s x %s pixels tile %s", *size, cells)
         return cls(cells, (across.seen[0], down.seen[0], across.seen[1], down.seen[1]), elsewhere)
