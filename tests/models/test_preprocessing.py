@@ -104,6 +104,10 @@ class WantsAMask(ViT):
         ("vit_tiny_patch16_224", {"img_size": 96, "dynamic_img_size": True, **SMALL}, 96),
         ("hiera_tiny_224", {"img_size": 96, "stages": (1, 1, 1, 1)}, 96),
         pytest.param("coatnet_pico_rw_224", {"img_size": 96}, 96, marks=pytest.mark.slow),
+        ("twins_svt_small", {"img_size": 128, "depths": (1, 1, 1, 1), "embed_dims": (16, 16, 32, 32)}, 128),
+        ("test_maxvit", {"img_size": 128}, 128),
+        pytest.param("mvitv2_tiny", {"img_size": 256}, 256, marks=pytest.mark.slow),
+        pytest.param("mvitv2_small_cls", {"img_size": 256}, 256, marks=pytest.mark.slow),
     ],
 )
 def test_a_timm_model_is_explained_at_the_size_that_it_was_built_for(name, options, size):

@@ -275,7 +275,7 @@ class Engine(ModelRunner):
         for target, found in zip(targets, relevances(self, request, forward, targets, tick), strict=True):
             values, scores = found.values.float().cpu().numpy(), found.score.float().tolist()
             for row, image in enumerate(batch):
-                record = self.provenance(request, image.picture, target_of(target, row))
+                record = self.provenance(request, image.picture, target_of(target, row), image.region.input)
                 if found.target is not None:
                     record["target"], record["score"] = found.target[row], scores[row]
                 record["notes"] += found.notes[row]
@@ -310,7 +310,8 @@ class Engine(ModelRunner):
         results = []
         for target, parts in zip(options.runs(numbers), zip(*batches, strict=True), strict=True):
             own = [found for part in parts for found in part.notes]
-            notes = [[*notes_of(self.adapter, request, target_of(target, n)), *own[n]] for n in numbers]
+            told = [notes_of(self.adapter, request, target_of(target, n), (height, width)) for n in numbers]
+            notes = [[*told[n], *own[n]] for n in numbers]
             results.append(attribution_of(request, layout, parts, notes, pixels))
         return results
 
@@ -344,9 +345,11 @@ class Engine(ModelRunner):
             picture=image.picture,
         )
 
-    def provenance(self, request: Request, picture: Picture, target: Target = None) -> dict[str, Any]:
-        """Return what made a map, in plain values."""
-        return provenance(self.adapter, self.device, self.dtype, request, picture, target)
+    def provenance(
+        self, request: Request, picture: Picture, target: Target = None, size: tuple[int, int] | None = None
+    ) -> dict[str, Any]:
+        """Return what made a map of an input of `(Hi, Wi)` pixels, in plain values."""
+        return provenance(self.adapter, self.device, self.dtype, request, picture, target, size)
 
     def _layout_of(self, pixels: Float[Tensor, "B C Hi Wi"]) -> TokenLayout:
         """Return the layout at the size of these pixels; raise a UsageError where the model does not take it."""

@@ -48,7 +48,7 @@ def attention_heads(engine: Engine, image: ImageLike, layer: int, size: int | No
     for head, row in enumerate(rows.float().cpu().numpy()):
         params = {"layer": store.select(layer)[0], "head": head}
         request = Request(Options("attention", size=size), method, params)
-        record = engine.provenance(request, ready.picture)
+        record = engine.provenance(request, ready.picture, size=ready.region.input)
         results.append(engine.explanation(request, store, row, 0, ready, record))
     return results
 
@@ -167,7 +167,7 @@ def statistics(
         drops = head_importance(
             forward.store, engine.model, forward.pixels, scorer, engine.answer, options.batch_size, tick
         )
-    record = engine.provenance(Request(options, METHODS.get("attention"), {}), ready.picture)
+    record = engine.provenance(Request(options, METHODS.get("attention"), {}), ready.picture, size=ready.region.input)
     record = {name: value for name, value in record.items() if name not in _OF_METHODS}
     states = forward.states if isinstance(forward.states, HiddenStates) else engine.supports("hidden-states").reason
     return compute_statistics(forward.store, ready.region, states, importance=drops, provenance=record)

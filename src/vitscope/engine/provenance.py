@@ -30,8 +30,9 @@ def provenance(
     request: Request,
     picture: Picture,
     target: Target = None,
+    size: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
-    """Return what made one map, in plain values."""
+    """Return what made one map, in plain values; with `size`, that of the model's input, also what holds there."""
     options, method, choice = request.options, request.method, request.choice
     record = {
         "source": picture.source,
@@ -50,17 +51,19 @@ def provenance(
             "python": platform.python_version(),
             **{name: found for name in ("torch", *_library(adapter), "numpy") if (found := _version(name))},
         },
-        "notes": [*picture.notes, *notes_of(adapter, request, target)],
+        "notes": [*picture.notes, *notes_of(adapter, request, target, size)],
         **({"calibration": dict(choice.calibration)} if choice and choice.calibration else {}),
         **({"drawing": dict(choice.overlay_options)} if choice and choice.overlay_options else {}),
     }
     return record | ({"caveat": method.caveat} if method.caveat else {})
 
 
-def notes_of(adapter: ModelAdapter, request: Request, target: Target = None) -> list[str]:
-    """Return what a reader must know of every map that a request makes."""
+def notes_of(
+    adapter: ModelAdapter, request: Request, target: Target = None, size: tuple[int, int] | None = None
+) -> list[str]:
+    """Return what a reader must know of every map that a request makes of inputs of that size."""
     options, method, choice = request.options, request.method, request.choice
-    notes = [*adapter.notes]
+    notes = [*adapter.notes, *(adapter.notes_at(size) if size is not None else ())]
     if choice is not None and choice.reason:
         notes.append(
             msg(

@@ -256,6 +256,10 @@ class ModelAdapter(ABC):
             msg("models.blocks-unknown", "where the tokens of its blocks lie on the image is not known")
         )
 
+    def notes_at(self, size: tuple[int, int]) -> tuple[str, ...]:
+        """Return what must be said of maps at an input of `(Hi, Wi)` pixels, and not of those at others."""
+        return ()
+
     def token_order(self) -> "torch.Tensor | None":
         """Return the places of the layout's tokens among the model's, or None where they are in order."""
         return None

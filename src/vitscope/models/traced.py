@@ -134,22 +134,19 @@ class TracedAdapter(ClassScores):
 
     @own_state
     @torch.random.fork_rng(devices=())
-    def _placed(self, size: tuple[int, int], layout: TokenLayout) -> TokenLayout:
-        """Return a given layout with the cells of its patches at that size; found the first time.
+    def _placed(self, size: tuple[int, int], layout: TokenLayout) -> tuple[TokenLayout, tuple[Message, ...]]:
+        """Return a given layout with the cells of its patches at that size, and notes; found the first time.
 
         Raises:
             LayoutError: the tokens of an input of that size are not those of the layout.
         """
-        known: dict[tuple[int, int], TokenLayout] = self.__dict__.setdefault("_placed_layouts", {})
-        if size in known or layout.planes is not None:
-            return known.get(size, layout)
-
-        with exclusive(self.model):
-            noise = [self.example(size, torch.randn) for _ in range(2)]
-            placed, notes = place_given(self.run, self.model, noise, layout)
-        self.notes = (*self.notes, *(note for note in notes if note not in self.notes))
-        known[size] = placed
-        return placed
+        known: dict[tuple[int, int], tuple[TokenLayout, tuple[Message, ...]]]
+        known = self.__dict__.setdefault("_placed_layouts", {})
+        if size not in known:
+            with exclusive(self.model):
+                noise = [self.example(size, torch.randn) for _ in range(2)]
+                known[size] = (layout, ()) if layout.planes else place_given(self.run, self.model, noise, layout)
+        return known[size]
 
     @torch.random.fork_rng(devices=())
     def _record_forward(self, size: tuple[int, int]) -> AttentionRecorder:
@@ -240,6 +237,10 @@ class TracedAdapter(ClassScores):
         """The SHA-256 of the parameters in memory."""
         return self.name_weights(lambda: hash_of(self.model))
 
+    def notes_at(self, size: tuple[int, int]) -> tuple[str, ...]:
+        """Return what must be said of maps at that size, such as position embeddings that are fitted to it."""
+        return self.trace(size).size_notes if self.given_layout is None else self._placed(size, self.given_layout)[1]
+
     def token_order(self) -> Tensor | None:
         """Return the places of the layout's tokens among the model's, or None where they are in order."""
         return None if self.given_layout else self.trace().order
@@ -247,7 +248,7 @@ class TracedAdapter(ClassScores):
     def layout(self, size: tuple[int, int] | None = None) -> TokenLayout:
         """Return the token layout at an input of `(Hi, Wi)` pixels."""
         if self.given_layout is not None:
-            return self._placed(size or self.input_size, self.given_layout)
+            return self._placed(size or self.input_size, self.given_layout)[0]
         return self.trace(size).layout
 
     def answer(self, pixels: Float[Tensor, "B C Hi Wi"]) -> Tensor:

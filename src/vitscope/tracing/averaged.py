@@ -178,6 +178,7 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
         probs = [t for t in tensors if isinstance(t, AttentionTensor)]
         with torch.no_grad():
             result = func(*match_dtypes(args, tensors), **kwargs) if probs else func(*args, **kwargs)
+        self.positions.see(name, args, result, self.names)
         self.differential |= name in SUBTRACTIONS and len(probs) > 1
         if name in BINARY:
             self.inherit_name(tensors, result)

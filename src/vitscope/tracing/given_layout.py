@@ -15,6 +15,7 @@ from vitscope.attention.model_modes import eval_mode, frozen_parameters
 from vitscope.errors import CaptureError, LayoutError
 from vitscope.geometry import TokenLayout
 from vitscope.tracing.patch_cells import PatchCells, Side, border_note, fit_side
+from vitscope.tracing.positions import PositionMode, PositionWatch
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ Run = Callable[[Tensor], object]
 def place_given(
     run: Run, model: nn.Module, pixels: Sequence[Tensor], layout: TokenLayout
 ) -> tuple[TokenLayout, tuple[Message, ...]]:
-    """Return a stated layout with the cells of its patches, and notes on patches at the border.
+    """Return a stated layout with the cells of its patches, and notes on its border and on the input's size.
 
     What reaches the values of the first layer's tokens says where their patches lie. That is not measured where the
     model has no gradients, or reads so widely that cells cannot be told; the order of tokens is checked in any case.
@@ -47,13 +48,19 @@ def place_given(
     Raises:
         LayoutError: the patches lie elsewhere than the layout says, or on no even grid.
     """
+    watch = PositionWatch()
+
+    def watched(image: Tensor) -> None:
+        with PositionMode(watch, model):
+            run(image)
+
     try:
-        layout, notes = _with_cells(run, model, pixels, layout)
+        layout, notes = _with_cells(watched, model, pixels, layout)
     except (RuntimeError, CaptureError) as error:
         log.debug("where the patches of %s lie was not measured: %s", type(model).__name__, error)
         notes = ()
     check_order(run, model, pixels[0], layout)
-    return layout, notes
+    return layout, (*notes, *watch.notes())
 
 
 def _values(run: Run, model: nn.Module, pixels: Tensor) -> Sequence[Tensor]:

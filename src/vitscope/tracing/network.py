@@ -10,6 +10,7 @@ from torch import Tensor
 from vitscope._messages import Message, msg
 from vitscope.attention.softmax_tracking import used_again
 from vitscope.errors import LayoutError
+from vitscope.tracing.positions import PositionWatch
 from vitscope.tracing.records import (
     CAPTURE_HINT,
     TokenMerge,
@@ -56,6 +57,7 @@ class AveragedNetwork:
         side_by_side: the calls in each part of tensors that were put side by side, as heads or queries in a loop are.
         differential: attention was subtracted from attention; the averages count both alike.
         notes: what the averages leave out, by code.
+        positions: whether position embeddings are fitted to the input's size.
         lost: where tokens may have been lost; explains why none reach the output.
         answer: the answer's tokens, in its own shape; None before the run.
     """
@@ -73,6 +75,7 @@ class AveragedNetwork:
     side_by_side: list[tuple[frozenset[int], ...]] = field(default_factory=list)
     differential: bool = False
     notes: dict[str, Message] = field(default_factory=dict)
+    positions: PositionWatch = field(default_factory=PositionWatch)
     lost: str = ""
     answer: Tensor | None = None
 

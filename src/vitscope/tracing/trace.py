@@ -62,6 +62,7 @@ class Trace:
         unread: how many more layers there are, of which the answer reads nothing.
         channel_axis: the axis of the answer along which positions are the same; 0 where a map has no such axis.
         notes: what the averages leave out, such as convolutions between tokens.
+        size_notes: what holds at this input size alone.
     """
 
     layers: tuple[int, ...]
@@ -86,6 +87,7 @@ class Trace:
     unread: int
     channel_axis: int
     notes: tuple[str, ...]
+    size_notes: tuple[str, ...]
 
 
 @own_state
@@ -199,6 +201,7 @@ def trace(
         unread=len(joined) - len(layers),
         channel_axis=_channel_axis(network.answer),
         notes=tuple(network.notes.values()),
+        size_notes=network.positions.notes(),
     )
 
 

@@ -58,8 +58,7 @@ class TimmAdapter(GenericAdapter):
             self._config |= {"input_size": size, "mean": mean, "std": std}
             notes = [note] if note else []
         inside = getattr(model, "model", model)  # features_only puts the model into a module of its own
-        made_for = getattr(getattr(inside, "patch_embed", None), "img_size", None)
-        if isinstance(made_for, (tuple, list)) and len(made_for) == 2:
+        if (made_for := _made_for(inside)) is not None:
             self._config["input_size"] = (self._config["input_size"][0], *made_for)
         elif processor is None:
             self.model, self.channels = model, channels
@@ -159,6 +158,23 @@ class TimmAdapter(GenericAdapter):
         """Return architecture and sizes."""
         pool = getattr(self.model, "global_pool", None)
         return {**super().describe(), **({"global_pool": str(pool)} if isinstance(pool, str) else {})}
+
+
+def _made_for(model: nn.Module) -> tuple[int, int] | None:
+    """Return the input size that a model was built for, which need not be that of its configuration; None if unstated.
+
+    It is that of the model or its first patch embedding; MViT keeps the grids of its stages instead.
+    """
+    for module in model.modules():
+        size = getattr(module, "img_size", None)
+        if isinstance(size, (tuple, list)) and len(size) == 2 and all(isinstance(n, int) for n in size):
+            return size[0], size[1]
+    stages, facts = getattr(model, "stages", None), getattr(model, "feature_info", None)
+    grid = getattr(stages[-1], "feat_size", None) if isinstance(stages, nn.ModuleList) and len(stages) else None
+    if isinstance(grid, (tuple, list)) and len(grid) == 2 and isinstance(facts, list) and facts:
+        reduction = facts[-1]["reduction"]
+        return grid[0] * reduction, grid[1] * reduction
+    return None
 
 
 def _require_name(name: str) -> None:

@@ -28,12 +28,14 @@ from vitscope.models.bundled.dinov2 import Dinov2Model
 from vitscope.models.transformers.base import TransformersBase
 from vitscope.models.transformers.processor import ProcessorRunner, as_pair, cut_patches, takes_patches
 from vitscope.models.transformers.types import AUDIO_TYPES, CLASSIFIER, VIDEO_TYPES, find_type, is_altered
+from vitscope.tracing.positions import interpolated
 
 log = logging.getLogger(__name__)
 
 _USUAL_SIZE = 224
 _DENSE = ("ForSemanticSegmentation", "ForObjectDetection")
 _MAE = "vit_mae"
+_POSITIONS = ("use_absolute_position_embeddings", "use_relative_position_bias", "use_shared_relative_position_bias")
 
 
 class TransformersAdapter(TransformersBase):
@@ -194,6 +196,16 @@ class TransformersAdapter(TransformersBase):
         if self._type is None:
             return super().attention(recorder, size, answer)
         return ModelAdapter.attention(self, recorder, size, answer)
+
+    def notes_at(self, size: tuple[int, int]) -> tuple[str, ...]:
+        """Return whether position embeddings are fitted to that size."""
+        if self._type is None:
+            return super().notes_at(size)
+        if not any(getattr(self.config, name, True) for name in _POSITIONS):  # a BEiT without any
+            return ()
+        patch, built = as_pair(self.config.patch_size), as_pair(self.config.image_size)
+        own, used = ((high // patch[0], wide // patch[1]) for high, wide in (built, size))
+        return () if own == used else (interpolated(own, used),)
 
     def token_order(self) -> Tensor | None:
         """Return the places of the layout's tokens among the model's, or None where they are in order."""

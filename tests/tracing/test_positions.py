@@ -1,0 +1,111 @@
+"""Notes on position embeddings that a model fits to an input of another size."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+import transformers
+from torch import nn
+
+import vitscope
+from tests.models.sabotaged import D, Tiny
+from tests.models.traced_row import as_it_is
+from vitscope.geometry import TokenLayout
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+BUILT = {"image_size": 32, "patch_size": 8}
+NOTES = {"tracing.note-interpolated", "tracing.note-cut"}
+
+
+def told(scope, size):
+    """What the notes of a map and of an attribution say of positions: the same."""
+    e = scope.explain(np.zeros((*size, 3), np.uint8), method="rollout")
+    found = scope.attribute(torch.zeros(1, 3, *e.region.input), method="rollout")
+    notes = [[note for note in some if note.code in NOTES] for some in (e.provenance["notes"], found.notes[0])]
+    assert notes[0] == notes[1]
+    return [(note.code, note.params) for note in notes[0]]
+
+
+def interpolated(own, used):
+    return [("tracing.note-interpolated", {"own": own, "used": used})]
+
+
+def processor(size):
+    return transformers.ViTImageProcessor(size={"height": size[0], "width": size[1]})
+
+
+TRANSFORMERS = {
+    "ViT": lambda: transformers.ViTModel(transformers.ViTConfig(**SMALL, **BUILT)),
+    "DINOv2": lambda: transformers.Dinov2Model(transformers.Dinov2Config(**SMALL, **BUILT)),
+    "a classifier, traced": lambda: transformers.Dinov2ForImageClassification(
+        transformers.Dinov2Config(**SMALL, **BUILT)
+    ),
+    "CLIP, traced": lambda: transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**SMALL, **BUILT)),
+    "BEiT": lambda: transformers.BeitModel(
+        transformers.BeitConfig(**SMALL, **BUILT, use_absolute_position_embeddings=True)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_a_processor_of_another_size(name):
+    """4 x 4 patches of 8 pixels were configured."""
+    model = TRANSFORMERS[name]().eval()
+    assert told(vitscope.load(model, processor=processor((32, 32))), (32, 32)) == []
+    assert told(vitscope.load(model, processor=processor((48, 40))), (48, 40)) == interpolated("4 x 4", "6 x 5")
+
+
+def test_no_positions_are_interpolated_where_there_are_none():
+    model = transformers.BeitModel(transformers.BeitConfig(**SMALL, **BUILT)).eval()
+    assert told(vitscope.load(model, processor=processor((48, 48))), (48, 48)) == []
+
+
+def test_a_size_that_is_asked_for_and_not_the_next_one():
+    """timm's dynamic_img_size: the note is of the map that it is true of."""
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, dynamic_img_size=True
+    )
+    scope = vitscope.load(model.eval())
+    photo = np.zeros((32, 32, 3), np.uint8)
+    codes = [
+        [note.code for note in scope.explain(photo, method="rollout", **size).provenance["notes"] if note.code in NOTES]
+        for size in ({}, {"size": 48}, {})
+    ]
+    assert codes == [[], ["tracing.note-interpolated"], []]
+
+
+class Cut(Tiny):
+    """Takes as many position embeddings as there are patches, as vit-pytorch's ViT does."""
+
+    def __init__(self, built=(48, 48)):
+        super().__init__()
+        del self.places
+        self.pos_embedding = nn.Parameter(torch.randn(1, built[0] * built[1] // 64, D))
+
+    def embed(self, x):
+        x = self.stem(x).flatten(2).mT
+        return x + self.pos_embedding[:, : x.shape[1]]
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_position_embeddings_that_are_cut(given):
+    layout = {"layout": TokenLayout(("cls",), (4, 4))} if given else {}
+    scope = vitscope.load(Cut().eval(), processor=as_it_is((32, 32)), **layout)
+    assert told(scope, (32, 32)) == [("tracing.note-cut", {"used": 16, "rows": 36})]
+    scope = vitscope.load(Cut((32, 32)).eval(), processor=as_it_is((32, 32)), **layout)
+    assert told(scope, (32, 32)) == []
+
+
+def test_a_layout_from_the_caller_is_no_reason_to_say_less():
+    class Resized(Tiny):
+        def embed(self, x):
+            x = self.stem(x)
+            grid = self.places.mT.unflatten(2, (4, 4))
+            return (x + nn.functional.interpolate(grid, x.shape[2:], mode="bicubic")).flatten(2).mT
+
+    model = Resized().eval()
+    for size, grid in (((32, 32), "4 x 4"), ((40, 48), "5 x 6")):
+        layout = TokenLayout(("cls",), (size[0] // 8, size[1] // 8))
+        wanted = [] if grid == "4 x 4" else interpolated("4 x 4", grid)
+        for options in ({}, {"layout": layout}):
+            assert told(vitscope.load(model, processor=as_it_is(size), **options), size) == wanted
