@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFilter, ImageOps
+from skimage import data
 from torchvision import transforms
 from torchvision.transforms import v2
 
@@ -183,7 +184,8 @@ def test_colours_that_are_folded_keep_their_place():
 def test_what_no_region_expresses_is_refused_with_its_reason(turn, reason):
     with pytest.raises(LayoutError, match=reason) as caught:
         region_of(lambda image: tensor(turn(image).resize((64, 64))), photo(120, 90))
-    assert caught.value.hint.code == "models.processor-region.hint"
+    turned = "turned-" if reason in ("mirrors", "turns") else ""  # what is turned, no region puts right
+    assert caught.value.hint.code == f"models.processor-region.{turned}hint"
 
 
 @pytest.mark.parametrize("bent", [0.03, 0.1])
@@ -235,8 +237,8 @@ def test_a_signed_slope_is_refused_on_a_flat_photo_too(side, axis):
 
 
 def test_the_caller_says_the_region():
-    def process(image):
-        return tensor(ImageOps.mirror(image).resize((32, 32)))
+    def process(image):  # slopes alone: no region is measured
+        return tensor(image.resize((32, 32))).diff(dim=1, append=torch.zeros(3, 1, 32)).abs()
 
     stated = ImageRegion((120, 80), (10, 0, 110, 80), (32, 32))
     for region in (stated, lambda picture: ImageRegion(picture.size, (10, 0, 110, 80), (32, 32)), "10,0,110,80"):
@@ -251,6 +253,103 @@ def test_the_caller_says_the_region():
     wrong = ImageRegion((120, 80), (0, 0, 120, 80), (24, 32))
     with raises(UsageError, "models.region-given"):
         vitscope.load(made(Fused), processor=process, region=wrong).explain(photo(120, 80), method="rollout")
+
+
+def jittered(image):
+    return tensor(image.resize((32, 32))) * (0.8 + 0.2 * random.random())
+
+
+CONTRADICTED = {
+    "a crop": (lambda image: tensor(centred(image)), "models.region-contradicted"),
+    "a crop by torchvision": (
+        transforms.Compose([transforms.Resize(32), transforms.CenterCrop(32), transforms.ToTensor()]),
+        "models.region-contradicted",
+    ),
+    "mirrored": (lambda image: tensor(ImageOps.mirror(image).resize((32, 32))), "models.processor-region"),
+    "turned": (lambda image: tensor(image.rotate(90, expand=True).resize((32, 32))), "models.processor-region"),
+    "transposed": (lambda image: tensor(image.resize((32, 32))).transpose(1, 2), "models.processor-region"),
+    "a random crop": (transforms.Compose([transforms.RandomResizedCrop(32), transforms.ToTensor()]), None),
+    "mirrored at random": (
+        transforms.Compose([transforms.Resize((32, 32)), transforms.RandomHorizontalFlip(), transforms.ToTensor()]),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTED)
+def test_a_region_from_the_caller_that_is_seen_to_be_wrong_is_refused(name):
+    process, code = CONTRADICTED[name]
+    with raises((UsageError, LayoutError), code or "models.processor-random"):
+        for _ in range(4):  # what is random may be right for once
+            region_of(process, photo(120, 60), region="whole")
+
+
+@pytest.mark.parametrize(
+    ("process", "region"),
+    [
+        (jittered, "whole"),
+        (lambda image: tensor(centred(image)), (33, 3, 87, 57)),
+        (lambda image: tensor(centred(image)), (34, 4, 88, 58)),
+        (lambda image: tensor(image.filter(ImageFilter.GaussianBlur(30)).resize((32, 32))), "whole"),
+    ],
+    ids=["of random brightness", "a crop, said rightly", "said half a pixel beside it", "blurred beyond measure"],
+)
+def test_a_region_from_the_caller_that_is_right_or_not_understood_stands(process, region):
+    assert region_of(process, photo(120, 60), region=region).box == ((0, 0, 120, 60) if region == "whole" else region)
+
+
+def test_a_region_that_follows_each_image_stands_where_test_images_show_another():
+    """Half of the image around its brightest place: of stripes some fixed part is shown, of this photo another."""
+    image = np.full((60, 120, 3), 40, np.uint8)
+    image[::7, ::5] = 90
+    image[20:30, 80:100] = 255
+
+    def box(pixels):
+        left = int(np.clip(np.asarray(pixels, float).mean(2)[:60].mean(0).argmax() - 30, 0, 60))
+        return (left, 0, left + 60, 60)
+
+    def process(photo):
+        return tensor(photo.crop(box(photo)).resize((32, 32)))
+
+    def said(picture):
+        return ImageRegion(picture.size, box(picture.pixels), (32, 32))
+
+    assert region_of(process, Image.fromarray(image), region=said).box == box(image) == (50, 0, 110, 60)
+    with raises(LayoutError, "models.processor-content"):
+        region_of(process, Image.fromarray(image))
+
+
+@pytest.mark.parametrize("name", ["rocket", "moon", "page", "coins", "cell"])
+@pytest.mark.parametrize("place", ["brightest column", "brightest pixel", "darkest pixel"])
+def test_a_crop_that_strong_marks_alone_move_is_refused(name, place):
+    """On a dull photo, marks are so much stronger than what it holds that where it lay without them was not seen."""
+    image = Image.fromarray(getattr(data, name)()).convert("RGB").resize((240, 120))
+
+    def crop(photo):
+        grey = np.asarray(photo, float).mean(2)
+        if place == "brightest column":
+            y, x = 60, int(grey.mean(0).argmax())
+        else:
+            y, x = divmod(int((grey if place == "brightest pixel" else -grey).argmax()), 240)
+        left, top = int(np.clip(x - 80, 0, 80)), int(np.clip(y - 40, 0, 40))
+        return left, top, left + 160, top + 80
+
+    try:
+        found = region_of(lambda photo: tensor(photo.crop(crop(photo)).resize((32, 32))), image).box
+    except LayoutError as error:
+        assert error.message.code in ("models.processor-content", "models.processor-region")
+    else:
+        np.testing.assert_allclose(found, crop(image), atol=2 * 160 / 32)  # by chance where stripes have it
+
+
+def test_what_is_mirrored_is_explained_as_the_hint_says():
+    """The processor without its mirroring, on a mirrored image: the same pixels, and the region lies on that image."""
+    image = photo(120, 60)
+    with raises(LayoutError, "models.processor-region", hint="models.processor-region.turned-hint"):
+        region_of(lambda one: tensor(ImageOps.mirror(one).resize((32, 32))), image)
+    pixels, region = Preprocessing(lambda one: tensor(one.resize((32, 32))))(load_image(ImageOps.mirror(image)))
+    assert region.box == (0, 0, 120, 60)
+    assert torch.equal(pixels, tensor(ImageOps.mirror(image).resize((32, 32))))
 
 
 # what processors take and return

@@ -45,6 +45,10 @@ class Lost(Exception):
         self.message = message
 
 
+class TurnedError(Lost):
+    """The pixels show the image mirrored or turned: no region says so."""
+
+
 class _UnseenError(Lost):
     """A probe and its negative become the same pixels."""
 
@@ -134,7 +138,7 @@ def _repeated(run: Run, size: tuple[int, int], made: tuple[int, int], repeats: i
         ends = np.array([[e for line, n in zip(two, made[::-1], strict=True) for e in line.ends(n)] for two in found])
         scales = np.repeat([line.scale for line in found[0]], 2)
         if (scales < 0).any():
-            raise Lost(msg("models.processor-region.mirrored", "it mirrors the image"))
+            raise TurnedError(msg("models.processor-region.mirrored", "it mirrors the image"))
         if (np.abs(ends - np.median(ends, axis=0)) * scales).max() <= allowed:
             _require_steps(run, size, made, found[0])
             if any(bent for _, bent in measured):
@@ -210,7 +214,7 @@ def _lines(run: Run, size: tuple[int, int], made: tuple[int, int], seed: int) ->
             return (across, down), _bent(seen, size, (across, down))
         turns += not (across and down) and None not in turned
         if turns > 1:
-            raise Lost(msg("models.processor-region.turned", "it turns the image: rows become columns"))
+            raise TurnedError(msg("models.processor-region.turned", "it turns the image: rows become columns"))
     if unseen:
         raise _UnseenError(
             msg(

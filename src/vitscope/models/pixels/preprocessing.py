@@ -16,12 +16,12 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from vitscope._messages import Message, msg
+from vitscope._messages import msg
 from vitscope.errors import LayoutError, UsageError, first_line
 from vitscope.geometry import ImageRegion
 from vitscope.images import Picture
 from vitscope.models.options import Region
-from vitscope.models.pixels.measured_region import Lost, find_box
+from vitscope.models.pixels.measured_region import Box, Lost, TurnedError, find_box
 from vitscope.models.pixels.processor_call import ProcessorCall
 from vitscope.models.pixels.processor_checks import fit_colours, is_known, random_part, shows_region
 from vitscope.tracing.records import CAPTURE_HINT
@@ -33,6 +33,12 @@ REGION_HINT = msg(
     "models.processor-region.hint",
     "say which part of each image its pixels show, in pixels, as in {@region=0,0,640,480}, or {@region=whole}",
 )
+_TURNED_HINT = msg(
+    "models.processor-region.turned-hint",
+    "leave the mirroring or turning out of {@processor=...}, and pass images that are mirrored or turned already: the "
+    "map then lies on what the model sees",
+)
+_OFF = 2.0  # pixels of the input that a region from the caller may lie beside the one that is measured
 _OF_SIZE = re.compile(r"size of tensor a \(\d+\) must match the size of tensor b")
 _TRIES = 16  # runs of a processor that draws random numbers
 _SAME = 1e-4  # of the largest pixel: two runs of a processor that is not random
@@ -74,7 +80,7 @@ class Preprocessing:
     def __init__(self, process: Callable[..., Any], region: Region | None = None, known: bool = False) -> None:
         self.run, self.region = ProcessorCall(process), region
         self.known = known or is_known(process)
-        self._boxes: dict[tuple[tuple[int, int], tuple[int, int]], tuple[float, float, float, float]] = {}
+        self._boxes: dict[tuple[tuple[int, int], tuple[int, int]], Box | None] = {}
         self._colours: tuple[Tensor, Tensor] | None = None
 
     def __call__(
@@ -98,7 +104,11 @@ class Preprocessing:
         if size is None:
             pixels = self.run(picture.pixels)
             made = (pixels.shape[1], pixels.shape[2])
-            return pixels, self._measured(picture, pixels, made) if self.region is None else self._given(picture, made)
+            if self.region is None:
+                return pixels, self._measured(picture, pixels, made)
+            region = self._given(picture, made)
+            self._check_given(picture, pixels, region)
+            return pixels, region
         made = covering_size(picture, size, multiple)
         resized = Image.fromarray(picture.pixels).resize((made[1], made[0]), Image.Resampling.BICUBIC)
         part = torch.from_numpy(np.array(resized, np.float32) / 255)
@@ -136,6 +146,45 @@ class Preprocessing:
             ),
         )
 
+    def _check_given(self, picture: Picture, pixels: Tensor, given: ImageRegion) -> None:
+        """Check the caller's region where the processor's own is understood; elsewhere the caller's word stands.
+
+        Raises:
+            LayoutError: the pixels show the image mirrored or turned, or are another part of it in each run.
+            UsageError: they show another part of this image.
+        """
+        key = picture.size, given.input
+        if key not in self._boxes:
+            fixed = self.known or self._repeats(picture, pixels)
+            try:
+                self._boxes[key] = find_box(self._on_arrays, *key, repeats=1 if self.known else 2 if fixed else 4)
+            except TurnedError as lost:
+                raise self._refused(picture.size, lost) from None
+            except Lost as lost:
+                if not fixed:
+                    raise _random() from None
+                log.debug("the caller's region is not checked: %s", lost)
+                self._boxes[key] = None
+        if (box := self._boxes[key]) is None or given.cells is not None:
+            return
+        per_pixel = (box[2] - box[0]) / given.input[1], (box[3] - box[1]) / given.input[0]
+        off = np.abs((np.array(box) - given.box) / np.tile(per_pixel, 2)).max()
+        region = ImageRegion(picture.size, box, given.input)
+        if off > _OFF and (
+            self.known or shows_region(self._on_arrays, picture.pixels, pixels.double().numpy(), region)
+        ):
+            raise UsageError(
+                msg(
+                    "models.region-contradicted",
+                    "the region given for an image of {size} (W x H) is ({given}), and the processor's pixels show "
+                    "({measured}) of it",
+                    size=" x ".join(map(str, picture.size)),
+                    given=", ".join(f"{end:g}" for end in given.box),
+                    measured=", ".join(f"{end:g}" for end in box),
+                ),
+                msg("models.region-contradicted.hint", "leave {@region} out: the region is measured"),
+            )
+
     def _measured(self, picture: Picture, pixels: Tensor, made: tuple[int, int]) -> ImageRegion:
         """Return the region, measured once for each size of image and checked on each photo.
 
@@ -145,15 +194,13 @@ class Preprocessing:
         if not self.known:
             self._check_repeats(picture, pixels)
         key = picture.size, made
-        if key not in self._boxes:
+        if (box := self._boxes.get(key)) is None:
             try:
-                self._boxes[key] = find_box(self._on_arrays, *key, repeats=1 if self.known else 2)
+                box = self._boxes[key] = find_box(self._on_arrays, *key, repeats=1 if self.known else 2)
             except Lost as lost:
-                raise self._refused(picture.size, lost.message) from None
-            log.debug(
-                "preprocessing of %s x %s images: box %s becomes %s x %s pixels", *picture.size, self._boxes[key], *made
-            )
-        region = ImageRegion(picture.size, self._boxes[key], made)
+                raise self._refused(picture.size, lost) from None
+            log.debug("preprocessing of %s x %s images: box %s becomes %s x %s pixels", *picture.size, box, *made)
+        region = ImageRegion(picture.size, box, made)
         if not self.known and not shows_region(self._on_arrays, picture.pixels, pixels.double().numpy(), region):
             raise LayoutError(
                 msg(
@@ -169,7 +216,7 @@ class Preprocessing:
     def _on_arrays(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "C Hi Wi"]:
         return self.run(image).double().numpy()
 
-    def _refused(self, size: tuple[int, int], reason: Message) -> LayoutError:
+    def _refused(self, size: tuple[int, int], lost: Lost) -> LayoutError:
         """Return the error for a region that cannot be measured: is the processor random?"""
         noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
         first = self.run(noise)
@@ -178,26 +225,29 @@ class Preprocessing:
         problem = msg(
             "models.processor-region",
             "which part of the image the processor's pixels show cannot be measured: {reason}",
-            reason=reason,
+            reason=lost.message,
         )
-        return LayoutError(problem, REGION_HINT)
+        return LayoutError(problem, _TURNED_HINT if isinstance(lost, TurnedError) else REGION_HINT)
 
     def _check_repeats(self, picture: Picture, pixels: Tensor) -> None:
-        """Raise a LayoutError where the function makes other pixels of the same photo, or may.
-
-        It runs once more, or many times where the first run drew numbers from a global generator.
-        """
+        """Raise a LayoutError where the function makes other pixels of the same photo, or may."""
         if part := random_part(self.run.process):
             raise LayoutError(
                 msg("models.processor-random-part", "the processor is random: {part}", part=part), _random().hint
             )
+        if not self._repeats(picture, pixels):
+            raise _random()
+
+    def _repeats(self, picture: Picture, pixels: Tensor) -> bool:
+        """Return whether more runs make the same pixels: one, or many where it drew from a global generator."""
         before = random_state()
         for number in range(_TRIES):
             again = self.run(picture.pixels)
             if again.shape != pixels.shape or not _alike(again, pixels):
-                raise _random()
+                return False
             if number == 0 and random_state() == before:
-                return
+                break
+        return True
 
     def _affine(self) -> tuple[Tensor, Tensor]:
         """Return how the function changes colours: RGB in [0, 1] times `(3, C)`, plus `(C,)`.

@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from vitscope._messages import msg
@@ -32,6 +32,8 @@ _FAINT = 12  # grey values
 _SEEN = {False: 0.6, True: 0.3}  # of the marks, at least: opposite faint ones, and those alone
 _NEAR = 1.25  # pixels of the input between a mark and where it is found
 _MOVED = {False: 2.0, True: 0.25}  # of what marks change: opposite faint ones, and those alone
+_COMPARED = 64  # pixels far from marks, at least
+_ALIKE = 0.8  # correlation of what lies far from marks, with and without them
 _COLOURS = 24  # that are followed, at least
 _TRIAL = 256  # pixels: side of the image whose colours are followed
 
@@ -101,7 +103,11 @@ def shows_region(
         change = np.nan_to_num(np.abs(np.mean([signs * (one - other) for one, other, signs in made], 0)).sum(0))
         moved = np.nan_to_num(np.mean([one + other - 2 * pixels for one, other, _ in made], 0))
         moved = np.abs(moved if len(made) == 1 else _beyond_colours(moved, np.nan_to_num(pixels))).sum(0)
-        if _beside(moved, spots, sizes) > moved_most * change.sum():  # without marks it shows another part
+        far = _far(moved.shape, spots, sizes)
+        if moved[far].sum() > moved_most * change.sum():  # without marks it shows another part
+            return False
+        runs = [part for one, other, _ in made for part in (one, other) if part is not pixels]
+        if any(_unlike(np.nan_to_num(part), np.nan_to_num(pixels), far) for part in runs):
             return False
         change = _smoothed(np.clip(change - np.median(change), 0, None), sizes)
         found = np.array([_strength_and_miss(change, spot, reach) for spot in spots])
@@ -186,13 +192,28 @@ def _miss(spots: np.ndarray, offsets: np.ndarray, shape: tuple[int, ...]) -> flo
     return worst
 
 
-def _beside(change: np.ndarray, spots: np.ndarray, sizes: np.ndarray) -> float:
-    """Return how much changes further than two pixels from every mark."""
-    far = np.ones(change.shape, bool)
+def _unlike(
+    marked: Float[np.ndarray, "C Hi Wi"], plain: Float[np.ndarray, "C Hi Wi"], far: Bool[np.ndarray, "Hi Wi"]
+) -> bool:
+    """Return whether far from all marks another picture is seen than without marks, whatever became of its colours.
+
+    Strong marks on a dull photo outweigh all that such a photo holds: here what it holds is compared with itself.
+    """
+    agree = []
+    for one, other in zip(marked, plain, strict=True):
+        a, b = one[far] - np.median(one[far]), other[far] - np.median(other[far])
+        agree.append((a @ b, (a @ a * (b @ b)) ** 0.5))
+    same, most = np.sum(agree, 0)
+    return bool(far.sum() >= _COMPARED and most > 0 and abs(same) < _ALIKE * most)
+
+
+def _far(shape: tuple[int, ...], spots: np.ndarray, sizes: np.ndarray) -> Bool[np.ndarray, "Hi Wi"]:
+    """Return which pixels lie further than two pixels from every mark."""
+    far = np.ones(shape, bool)
     for place in spots:
         (top, left), (bottom, right) = ((place + sign * (sizes / 2 + 2)).round().astype(int) for sign in (-1, 1))
         far[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = False
-    return float(change[far].sum())
+    return far
 
 
 def _smoothed(change: np.ndarray, sizes: np.ndarray) -> np.ndarray:
