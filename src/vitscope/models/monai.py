@@ -16,15 +16,15 @@ from vitscope.geometry import ImageRegion
 from vitscope.images import Picture
 from vitscope.media.volume import Volume, VolumeProcessor, load_volume
 from vitscope.media.volume_explanation import VolumeExplanation
+from vitscope.models.around import Around, MediumAdapter
 from vitscope.models.base import ADAPTERS
 from vitscope.models.stacked import Stack
-from vitscope.models.traced import TracedAdapter
 from vitscope.tracing.trace import Trace
 
 log = logging.getLogger(__name__)
 
 
-class MonaiAdapter(TracedAdapter):
+class MonaiAdapter(MediumAdapter):
     """MONAI's `ViT` of three spatial dimensions; of its outputs the first is explained: class scores, or the tokens.
 
     Args:
@@ -32,19 +32,30 @@ class MonaiAdapter(TracedAdapter):
         processor: a `VolumeProcessor`, which resamples any volume; without one, volumes have the model's size. The
             model does not state it: then its patches are taken for a cube, which the volume's size must agree with.
         reference: how the model was named.
+        around: where the model is a module of one's own around such a ViT.
 
     Raises:
         LayoutError: a number of patches that is no cube, without a processor; or tokens that cannot be traced.
     """
 
     name = "monai"
+    orders = ((0, 1, 2, 3, 4),)
     result = VolumeExplanation
 
-    def __init__(self, model: nn.Module, processor: VolumeProcessor | None = None, *, reference: str = "") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        processor: VolumeProcessor | None = None,
+        *,
+        reference: str = "",
+        around: Around | None = None,
+    ) -> None:
         self.model: Any = model
+        self.around = around
         self.reference = reference or type(model).__name__
         self.processor = processor
-        embedding: Any = model.patch_embedding
+        inside: Any = model if around is None else around.inside
+        embedding = inside.patch_embedding
         patch, self.channels = _patch_of(embedding)
         self.bands = self.channels
         patches = int(embedding.n_patches)
@@ -60,12 +71,17 @@ class MonaiAdapter(TracedAdapter):
                 expected=patches,
             )
             raise LayoutError(problem, _SIZE_HINT)
+        log.debug("preprocessing of %s: %s", self.reference, self.preprocessing())
+        self.labels: dict[int, str] = {}
+        if around is not None:
+            self.labels = dict(around.labels)
+            self.trace()
+            self._settle_scores()
+            return
         head = getattr(model, "classification_head", None)
         self.classes = head is not None and self.options.labels != {}
         squashed = isinstance(head, nn.Sequential) and not isinstance(head[-1], nn.Linear)
         self.scores = "values" if squashed else "logits"  # by default each score goes through tanh
-        self.labels: dict[int, str] = {}
-        log.debug("preprocessing of %s: %s", self.reference, self.preprocessing())
         self.trace()
 
     @classmethod
@@ -114,9 +130,15 @@ class MonaiAdapter(TracedAdapter):
         region = ImageRegion((width, height), (0, 0, width, height), self.input_size)
         return self.stack.image(torch.from_numpy(np.array(made, np.float32))), region
 
+    def laid_out(self, pixels: Float[Tensor, "B C TH W"]) -> Float[Tensor, "B C T H W"]:
+        """Return tall images laid out as volumes again."""
+        return self.stack.planes(pixels)
+
     def run(self, pixels: Float[Tensor, "B C TH W"]) -> Any:
         """Call the model on tall images, laid out as volumes again; its other output is the tokens of each block."""
-        return self.model(self.stack.planes(pixels))[0]
+        if self.around is not None:
+            return self.around.run(self.model, self.laid_out(pixels))
+        return self.model(self.laid_out(pixels))[0]
 
     def trace(self, size: tuple[int, int] | None = None) -> Trace:
         """Return what the model does with the tokens of a volume; traced the first time."""

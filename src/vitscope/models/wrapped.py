@@ -18,6 +18,7 @@ from vitscope.attention.model_modes import eval_mode
 from vitscope.errors import ModelError, VitscopeError
 from vitscope.images import Picture
 from vitscope.models.answers.answers import AnswerReader
+from vitscope.models.around import Around, MediumAdapter
 from vitscope.models.base import ModelAdapter
 from vitscope.models.generic import GenericAdapter, PreprocessingInside
 from vitscope.models.options import ModelOptions
@@ -62,24 +63,29 @@ def adapter_inside(
     Raises:
         ModelError: the wrapper changes the pixels in another way, and there is no processor for it.
     """
-    found = [
-        known for part in _known_parts(model, adapter_of) if (known := _bound(part, processor, options, adapter_of))
-    ]
+    parts = _known_parts(model, adapter_of)
+    found = [known for part in parts if (known := _bound(part, processor, options, adapter_of))]
+    for part in parts if not found else ():
+        if adapter_of(part).result.medium != "image":
+            adapter_of(part).bound(part, processor, options)  # raises what is missing
     ran = [(known, seen) for known in found if (seen := _run(model, known, options)) is not None]
     used = [(known, seen) for known, seen in ran if seen.given is not None or not seen.runs]
     if len(used) != 1:
         return None
     known, seen = used[0]
     whole, name = _has_all(known.model, model), type(known.model).__name__
-    if known.channels != _COLOURS and _takes_colours(model, seen.pixels):  # it may mix them before the model
+    image = known.result.medium == "image"
+    if image and known.channels != _COLOURS and _takes_colours(model, seen.pixels):  # it may mix them before the model
         return None
     if not seen.runs:  # a LightningModule without a forward
         return known if whole else None
     as_given = _near(seen.given, seen.pixels)
     as_asked = (known.options.output, known.options.labels) == (options.output, options.labels)
     same_answer = seen.once and as_asked and _near(seen.answer, seen.result)
-    same_answer = same_answer and _hands_back(model, known.model, seen.pixels, options)
-    if same_answer and (as_given or (processor is None and _near(seen.given, _normalised(known, seen.pixels)))):
+    same_answer = same_answer and _hands_back(model, known.model, seen.pixels.permute(seen.order), options)
+    if same_answer and (
+        as_given or (processor is None and image and _near(seen.given, _normalised(known, seen.pixels)))
+    ):
         log.debug("%s hands pixels on to %s, which is explained", type(model).__name__, name)
         return known
     if processor is None and not as_given:
@@ -95,7 +101,6 @@ def adapter_inside(
                 "pass the model inside, or {@processor=...}: a function from a Pillow image to the wrapper's pixels",
             ),
         )
-    own = processor or PreprocessingInside(known)
     notes: tuple[Message, ...] = ()
     if processor is None and not whole:
         note = msg(
@@ -120,6 +125,10 @@ def adapter_inside(
     if labels and known.multi_label and options.multi_label is None:
         options = replace(options, multi_label=True)
     log.debug("%s is explained, with the preprocessing of %s", type(model).__name__, name)
+    if not image:
+        around = Around(known.model, seen.order, labels)
+        return type(known).bound(model, processor, options, notes, around=around)
+    own = processor or PreprocessingInside(known)
     return GenericAdapter.bound(model, own, options, notes, labels=labels)
 
 
@@ -187,7 +196,8 @@ class _Run:
     """What a run of a wrapper showed; None for what was not seen.
 
     Attributes:
-        pixels: that the wrapper was given.
+        pixels: that the wrapper was given, in the order of axes that the model inside takes.
+        order: in which the wrapper takes them.
         given: pixels that the model inside was given, by a call of it or of a part of it.
         answer: of the model inside to them, the mean of all its calls.
         result: answer of the wrapper; None where it has several, or none.
@@ -201,15 +211,25 @@ class _Run:
     result: Tensor | None = None
     once: bool = True
     runs: bool = True
+    order: tuple[int, ...] = (0, 1, 2, 3)
 
 
 def _run(model: nn.Module, known: ModelAdapter, options: ModelOptions) -> _Run | None:
-    """Run the wrapper on noise; return None where it does not run on pixels."""
+    """Run the wrapper on noise, in the first order of axes that suits; return None where it does not run on pixels."""
+    for order in known.orders if isinstance(known, MediumAdapter) else (tuple(range(4)),):
+        seen = _run_in_order(model, known, options, order)
+        if seen is not None and (known.result.medium == "image" or not seen.runs or _alike(seen.given, seen.pixels)):
+            return seen
+    return None
+
+
+def _run_in_order(model: nn.Module, known: ModelAdapter, options: ModelOptions, order: tuple[int, ...]) -> _Run | None:
     inner = known.model
     size = getattr(known, "input_size", None) or (224, 224)
     shape = (1, known.channels, *size)
     noise = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu")
     pixels = noise.to(next(inner.parameters()))
+    pixels = known.laid_out(pixels) if isinstance(known, MediumAdapter) else pixels
     calls: list[tuple[Tensor | None, Tensor | None]] = []
     inside: list[Tensor] = []
 
@@ -229,14 +249,15 @@ def _run(model: nn.Module, known: ModelAdapter, options: ModelOptions) -> _Run |
                     if part is not inner:
                         changes.hook(part, watch_part, with_kwargs=True)
                 before = random_state()
-                output = model(pixels)
+                output = model(pixels.permute(order))
             if random_state() != before:  # another run may hand on other pixels
                 return None
             result, single = _answer(output), False
             with suppress(VitscopeError):  # several tensors of which any can be meant, or none
                 result, single = AnswerReader(options.output)(output), True
             if not calls and inside:  # a part of it was called, as `forward_features` does
-                return _Run(pixels, inside[0], _answer(cast(Any, known).run(inside[0])), result, single)
+                own = cast(Any, known).run(inside[0]) if known.result.medium == "image" else None
+                return _Run(pixels, inside[0], _answer(own), result, single, order=order)
     except Exception as error:  # it takes something else than pixels
         if isinstance(error, NotImplementedError) and _NO_FORWARD in str(error):
             return _Run(pixels, runs=False)
@@ -245,7 +266,7 @@ def _run(model: nn.Module, known: ModelAdapter, options: ModelOptions) -> _Run |
     answers = [answer for _, answer in calls if answer is not None]
     alike = len({answer.shape for answer in answers}) == 1
     mean = torch.stack(answers).mean(0) if alike else None
-    return _Run(pixels, calls[0][0] if calls else None, mean, result, single and len(calls) == 1)
+    return _Run(pixels, calls[0][0] if calls else None, mean, result, single and len(calls) == 1, order=order)
 
 
 def _hands_back(model: nn.Module, inner: nn.Module, pixels: Tensor, options: ModelOptions) -> bool:
@@ -304,6 +325,10 @@ def _normalised(known: ModelAdapter, pixels: Tensor) -> Tensor:
         return pixels
     black, white = (made.to(pixels).mean((1, 2))[None, :, None, None] for made in (low, high))
     return black + pixels * (white - black)
+
+
+def _alike(one: Tensor | None, other: Tensor) -> bool:
+    return one is not None and one.shape == other.shape
 
 
 def _near(one: Tensor | None, other: Tensor | None) -> bool:

@@ -14,6 +14,7 @@ from vitscope.geometry import ImageRegion
 from vitscope.images import Picture
 from vitscope.media.sound import Sound, Spectrogram, load_sound, mel_centres
 from vitscope.media.sound_explanation import SoundExplanation
+from vitscope.models.around import Around
 from vitscope.models.base import ADAPTERS
 from vitscope.models.transformers.base import TransformersBase
 from vitscope.models.transformers.types import AUDIO_TYPES
@@ -29,6 +30,7 @@ class AudioAdapter(TransformersBase):
         processor: its feature extractor; by default the library's, at the model's size and AudioSet's normalisation.
         reference: how the model was named.
         weights: a revision or hash; without one, the SHA-256 of the parameters in memory, computed when needed.
+        around: where the model is a module of one's own around such a model.
 
     Raises:
         LayoutError: a model whose tokens cannot be traced, or patches with gaps between them.
@@ -39,8 +41,18 @@ class AudioAdapter(TransformersBase):
     head = "ForAudioClassification"
     result = SoundExplanation
     channels = 1
+    orders = ((0, 1, 2), (0, 2, 1))
 
-    def __init__(self, model: nn.Module, processor: Any = None, *, reference: str = "", weights: str = "") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        processor: Any = None,
+        *,
+        reference: str = "",
+        weights: str = "",
+        around: Around | None = None,
+    ) -> None:
+        self.around = around
         config = self._take(model, reference, weights)
         self.input_size = int(config.num_mel_bins), int(config.max_length)
         self.patch, self.strides = int(config.patch_size), (int(config.frequency_stride), int(config.time_stride))
@@ -111,9 +123,15 @@ class AudioAdapter(TransformersBase):
         region = ImageRegion((width, height), (0, 0, width, height), self.input_size)
         return torch.from_numpy(picture.values.copy())[None], region
 
+    def laid_out(self, pixels: Float[Tensor, "B C F T"]) -> Float[Tensor, "B T F"]:
+        """Return the first channel of images as spectrograms."""
+        return pixels[:, 0].transpose(1, 2)
+
     def run(self, pixels: Float[Tensor, "B C F T"]) -> Any:
         """Call the model on images of one channel; of noise with more, on the first."""
-        return self.model(input_values=pixels[:, 0].transpose(1, 2))
+        if self.around is not None:
+            return self.around.run(self.model, self.laid_out(pixels))
+        return self.model(input_values=self.laid_out(pixels))
 
     def describe(self) -> Mapping[str, str]:
         """Return adapter, architecture and sizes."""

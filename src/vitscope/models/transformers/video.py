@@ -25,6 +25,7 @@ from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture
 from vitscope.media.clip import Clip, load_clip
 from vitscope.media.clip_explanation import ClipExplanation
+from vitscope.models.around import Around
 from vitscope.models.base import ADAPTERS
 from vitscope.models.pixels.preprocessing import Preprocessing
 from vitscope.models.stacked import Stack
@@ -43,17 +44,28 @@ class VideoAdapter(TransformersBase):
             default the library's for the model type, at the model's size.
         reference: how the model was named.
         weights: a revision or hash; without one, the SHA-256 of the parameters in memory, computed when needed.
+        around: where the model is a module of one's own around such a model.
 
     Raises:
         LayoutError: a model whose tokens cannot be traced.
     """
 
     name = "transformers-video"
+    orders = ((0, 1, 2, 3, 4), (0, 2, 1, 3, 4))
     types = VIDEO_TYPES
     head = "ForVideoClassification"
     result = ClipExplanation
 
-    def __init__(self, model: nn.Module, processor: Any = None, *, reference: str = "", weights: str = "") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        processor: Any = None,
+        *,
+        reference: str = "",
+        weights: str = "",
+        around: Around | None = None,
+    ) -> None:
+        self.around = around
         config = self._take(model, reference, weights)
         size = as_pair(getattr(config, "crop_size", None) or config.image_size)
         frames = getattr(config, "frames_per_clip", None) or config.num_frames
@@ -91,11 +103,17 @@ class VideoAdapter(TransformersBase):
         _, region = self._regions(Picture(picture.frames[0]))
         return self.stack.image(made.transpose(0, 1)), replace(region, input=self.input_size)
 
+    def laid_out(self, pixels: Float[Tensor, "B 3 TH W"]) -> Float[Tensor, "B T 3 H W"]:
+        """Return tall images laid out as clips again."""
+        return self.stack.planes(pixels).transpose(1, 2)
+
     def run(self, pixels: Float[Tensor, "B 3 TH W"]) -> Any:
         """Call the model on tall images, laid out as clips again."""
+        if self.around is not None:
+            return self.around.run(self.model, self.laid_out(pixels))
         name = self.model.main_input_name
         options = {"skip_predictor": True} if "skip_predictor" in self._parameters else {}
-        return self.model(**{str(name): self.stack.planes(pixels).transpose(1, 2)}, **options)
+        return self.model(**{str(name): self.laid_out(pixels)}, **options)
 
     def trace(self, size: tuple[int, int] | None = None) -> Trace:
         """Return what the model does with the tokens of a clip; traced the first time.
@@ -114,7 +132,8 @@ class VideoAdapter(TransformersBase):
                 expected=" x ".join(map(str, self.stack.grid)),
             )
             raise LayoutError(problem)
-        prefix = ("query",) if self.config.model_type == "vjepa2" and found.layout.prefix else found.layout.prefix
+        pooled = self.config.model_type == "vjepa2" and self.around is None
+        prefix = ("query",) if pooled and found.layout.prefix else found.layout.prefix
         return replace(found, layout=replace(found.layout, prefix=prefix, planes=self.stack.steps))
 
     def layout(self, size: tuple[int, int] | None = None) -> TokenLayout:
