@@ -68,11 +68,15 @@ def check_pixels(pixels: object, size: int | None, channels: int) -> None:
         channels=channels,
         given=given,
     )
-    hint = msg("engine.pixels.hint", "pixels[None] makes a batch of one; explain takes images")
+    hint = msg("engine.pixels.hint", "explain takes images, and prepares them for the model")
     if isinstance(pixels, Tensor) and pixels.ndim == 5:
         hint = msg("engine.pixels.frames-hint", "pixels.flatten(0, 1) makes one batch of frames or views")
-    elif isinstance(pixels, Tensor) and pixels.ndim == 4 and pixels.shape[-1] == channels:
+    elif isinstance(pixels, Tensor) and pixels.ndim == 4 and pixels.shape[-1] == channels != pixels.shape[1]:
         hint = msg("engine.pixels.last-hint", "their channels are last: pixels.permute(0, 3, 1, 2) brings them forward")
+    elif isinstance(pixels, Tensor) and pixels.ndim == 3 and pixels.is_floating_point():
+        hint = msg("engine.pixels.one-hint", "pixels[None] makes a batch of one")
+    elif isinstance(pixels, Tensor) and not pixels.numel():
+        hint = msg("engine.pixels.empty-hint", "the batch holds no image")
     raise UsageError(problem, hint)
 
 

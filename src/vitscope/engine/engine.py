@@ -34,6 +34,7 @@ from vitscope.engine.options import (
     options_of,
     target_of,
 )
+from vitscope.engine.pixel_range import range_notes
 from vitscope.engine.provenance import notes_of, provenance
 from vitscope.engine.request import Request, Tick, relevances
 from vitscope.engine.runner import Forward, ModelRunner, Prepared, alone, device_and_dtype
@@ -311,7 +312,7 @@ class Engine(ModelRunner):
         for target, parts in zip(options.runs(numbers), zip(*batches, strict=True), strict=True):
             own = [found for part in parts for found in part.notes]
             told = [notes_of(self.adapter, request, target_of(target, n), (height, width)) for n in numbers]
-            notes = [[*told[n], *own[n]] for n in numbers]
+            notes = [[*told[n], *range_notes(self.adapter, pixels[n]), *own[n]] for n in numbers]
             results.append(attribution_of(request, layout, parts, notes, pixels))
         return results
 
