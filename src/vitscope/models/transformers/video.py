@@ -238,7 +238,7 @@ def _run_processor(processor: Any, frames: list[Image.Image]) -> Tensor:
     """Return what a processor makes of frames: one of transformers, or a function."""
     if not hasattr(processor, "model_input_names"):
         return torch.as_tensor(processor(frames))
-    arrays = [np.asarray(frame) for frame in frames]
+    arrays = [np.array(frame) for frame in frames]  # writable, as torch wants them
     if hasattr(processor, "sample_frames"):  # a video processor; the frames are chosen already
         made = processor(videos=[np.stack(arrays)], do_sample_frames=False, return_tensors="pt")
     else:
