@@ -258,7 +258,7 @@ def _nested() -> str:
     from vit_pytorch.na_vit_nested_tensor import NaViT
 
     return _refusal(
-        "attention.nested",
+        "tracing.nested",
         NaViT(image_size=32, patch_size=8, num_classes=3, dim=32, depth=1, heads=2, mlp_dim=32).eval(),
     )
 

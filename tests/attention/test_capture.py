@@ -302,16 +302,25 @@ def test_attention_inside_vmap_is_refused(attend):
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype")
-def test_attention_of_nested_tensors_is_refused():
+def test_attention_of_nested_tensors_is_recorded_where_all_are_of_one_length():
     class Ragged(nn.Module):
-        def forward(self, x):
-            nested = torch.nested.nested_tensor(list(x.transpose(1, 2)), layout=torch.jagged).transpose(1, 2)
+        def forward(self, *images):
+            nested = torch.nested.nested_tensor([x.transpose(0, 1) for x in images], layout=torch.jagged).transpose(
+                1, 2
+            )
             return nn.functional.scaled_dot_product_attention(nested, nested, nested)
 
     x = torch.rand(2, 2, 5, 4)
-    assert Ragged()(x).is_nested
-    with raises(CaptureError, "attention.nested", "attention.nested.hint"), vitscope.capture(Ragged()) as seen:
-        seen._model(x)
+    assert Ragged()(*x).is_nested
+    with vitscope.capture(Ragged()) as seen:
+        seen._model(*x)
+    torch.testing.assert_close(seen.attention[0].rows(), (x @ x.mT / 2).softmax(-1))
+    for images, options in (((x[0], x[1, :, :3]), {}), (x, {"gradients": True})):
+        with (
+            raises(CaptureError, "attention.nested", "attention.nested.hint"),
+            vitscope.capture(Ragged(), **options) as seen,
+        ):
+            seen._model(*images)
 
 
 def test_a_capture_that_another_thread_ends_leaves_nothing_once_the_next_one_begins():

@@ -81,6 +81,52 @@ class SequencePooling(Formula):
         return (weights @ x).squeeze(1)
 
 
+@sabotaged("tokens pooled by a softmax over them in an einsum, as in vit-pytorch's CCT", _pooled)
+class EinsumPooling(SequencePooling):
+    def read(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        weights = self.weigh(x)[..., 0].softmax(dim=1)
+        if self.seen is not None:
+            self.seen.append(weights[:, None])
+        return torch.einsum("bn,bnd->bd", weights, x)
+
+
+class Gated(Formula):
+    """A gate's softmax over experts, which is no attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.experts = nn.Linear(D, 4), nn.Parameter(torch.randn(4, D, D) / 4)
+
+    def block(self, layer: int, x: Tensor) -> Tensor:
+        return self.mix(super().block(layer, x))
+
+
+@sabotaged("experts mixed for each token by an einsum of a gate's softmax", "tracing.tokens-lost")
+class Experts(Gated):
+    def mix(self, x: Tensor) -> Tensor:
+        made = torch.stack([x @ expert for expert in self.experts], 2)
+        return x + torch.einsum("bne,bned->bnd", self.gate(x).softmax(-1), made)
+
+
+@sabotaged("experts mixed for all tokens in one row by an einsum of a gate's softmax", rollout)
+class ExpertsInOneRow(Gated):
+    def mix(self, x: Tensor) -> Tensor:
+        row = x.flatten(0, 1)
+        made = torch.stack([row @ expert for expert in self.experts], 1)
+        return x + torch.einsum("ne,ned->nd", self.gate(row).softmax(-1), made).view_as(x)
+
+
+@sabotaged("class probabilities times the classes' vectors", rollout)
+class ClassVectors(Formula):
+    def __init__(self) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(torch.randn(5, 7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).softmax(-1) @ self.vectors
+
+
 @sabotaged("residuals by lerp between vectors of unit length, as in nGPT", rollout)
 class Spheres(Tiny):
     """The residual counts as one half, whatever number weighs it, as in any other model."""

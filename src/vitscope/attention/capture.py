@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -215,6 +215,28 @@ class _CaptureMode(TorchFunctionMode):
         self._recorder._record((self._recorder._next_event(),), block, block.shape[:2], None, None)
         return out, (weights.mean(-3) if mean else weights) if need_weights else None
 
+    def _nested(self, query: Tensor, key: Tensor, value: Tensor, *options: Any, **more: Any) -> Tensor:
+        """Run the kernel on nested tensors, as NaViT does, and record plain ones of the same numbers.
+
+        Raises:
+            CaptureError: images of several sizes, or gradients, whose graph would be that of other tensors.
+        """
+        recorder = self._recorder
+        plain = [_one_length(x.detach()) for x in (query, key, value)]
+        if any(x is None for x in plain) or options[0] is not None or recorder.gradients or recorder._edit is not None:
+            raise CaptureError(
+                msg(
+                    "attention.nested",
+                    "{module} computes attention of nested tensors, which is known of images of one size, without "
+                    "gradients",
+                    module=recorder._module,
+                ),
+                msg("attention.nested.hint", "give it images of one size, and record attention without gradients"),
+            )
+        recorder.nested = recorder._module
+        self._fused(*cast(Any, plain), *options, **more)
+        return scaled_dot_product_attention(query, key, value, *options, **more)
+
     def _fused(
         self,
         query: Tensor,
@@ -229,10 +251,7 @@ class _CaptureMode(TorchFunctionMode):
         self._recorder.require_numbers()
         name = self._recorder._module
         if query.is_nested:
-            raise CaptureError(
-                msg("attention.nested", "{module} computes attention of nested tensors", module=name),
-                msg("attention.nested.hint", "give it images of one size in a plain tensor"),
-            )
+            return self._nested(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
         if dropout_p:
             problem = msg(
                 "attention.dropout",
@@ -267,6 +286,12 @@ class _CaptureMode(TorchFunctionMode):
         value = as_4d(value.expand(*lead, *value.shape[-2:]))
         self._recorder._record((self._recorder._next_event(),), block, lead, value, GraphOutput((out,), as_4d))
         return out
+
+
+def _one_length(nested: Tensor) -> Tensor | None:
+    """Return a nested tensor as a plain one; None where its parts are not of one length."""
+    parts = nested.unbind()
+    return torch.stack(parts) if len({part.shape for part in parts}) == 1 else None
 
 
 def _outer_recorders() -> list[AttentionRecorder]:

@@ -79,9 +79,11 @@ class AttentionRecorder:
         recorded_calls: each attention call by its event number: its number among the forward's softmaxes and attention
             calls. A call with several softmaxes is listed under each of them.
         gradients: whether values and results are kept for `AttentionStore.differentiate`.
+        nested: the module that computed attention of nested tensors last; empty for none.
         on_values: called with the values `(B, H, M, E)` of each attention call as it is recorded, with their graph.
     """
 
+    nested: str = ""
     on_values: Callable[[Tensor], None] | None = None
 
     def __init__(

@@ -196,9 +196,11 @@ class SoftmaxTracker:
         scores = self._scores if self._scores is not None and self._scores.product is x else None
         product = self._product is x
         self._scores = self._product = None
-        if out.ndim < 3 or dim is None:
+        if out.ndim < 2 or dim is None:
             return
         axis = dim - out.ndim if dim >= 0 else dim
+        if out.ndim == 2 and axis != -1:
+            return
         if axis == -1:
             found = _Pending(frozenset({event}), (out,), out, scores)
         elif axis == -2 and (product or out.shape[-1] == 1):  # keys before queries, or the weights of one query
@@ -216,7 +218,9 @@ class SoftmaxTracker:
             self._on_einsum(pending, args[0], operands, out)
             return out
         if func in _PRODUCT:
-            if operands[0] is pending.current and not pending.transposed:
+            if pending.current.ndim == 2:  # of classes, say: weights of tokens have an axis of images that values share
+                self._pending.remove(pending)
+            elif operands[0] is pending.current and not pending.transposed:
                 self._record_attention(pending, pending.current, operands[1], GraphOutput((out,), as_4d))
             elif operands[1] is pending.current and pending.transposed:
                 output = GraphOutput((out,), lambda x: as_4d(x.transpose(-1, -2)))
@@ -257,19 +261,26 @@ class SoftmaxTracker:
         if out[-2:] == probs[-2:] and not set(out[-2:]) & set(value):  # heads are mixed
             self._pending.remove(pending)
             self._pending.append(replace(pending, current=result, unchanged=False))
-        elif len(key) == len(query) == 1:
+        elif len(key) == 1 and (len(query) == 1 or (not query and len(probs) == 2)):
             lead = [c for c in probs if c not in (*key, *query)]
             width = [c for c in value if c not in probs]
             matrix = pending.current.permute([probs.index(c) for c in (*lead, *query, *key)])
+            matrix = matrix if query else matrix.unsqueeze(-2)  # the weights of one query, which has no letter
             if pending.unchanged and not _stochastic(matrix):  # summed over its queries: no attention
                 return
             plain = len(width) == 1 and set(lead) <= set(value) and set(out) == {*lead, *query, *width}
+            if not plain and not query:
+                return
             if not plain:
                 self._record_attention(pending, matrix, None, None)
                 return
             values = operands[1 - which].permute([value.index(c) for c in (*lead, *key, *width)])
             back = [out.index(c) for c in (*lead, *query, *width)]
-            self._record_attention(pending, matrix, values, GraphOutput((result,), lambda x: as_4d(x.permute(back))))
+
+            def arranged(x: Tensor) -> Tensor:
+                return as_4d(x.permute(back) if query else x.permute(back).unsqueeze(-2))
+
+            self._record_attention(pending, matrix, values, GraphOutput((result,), arranged))
 
     def _record_attention(
         self, pending: _Pending, matrix: Tensor, value: Tensor | None, output: GraphOutput | None

@@ -27,7 +27,7 @@ from vitscope.models.weights.weights import hash_of
 from vitscope.tracing.block_finder import find_block_map
 from vitscope.tracing.block_io import BlockMap
 from vitscope.tracing.chain import OperatorChain, graph_outputs, layer_blocks, operator_chain
-from vitscope.tracing.effect import check_effect, check_images, check_repeats
+from vitscope.tracing.effect import check_effect, check_images, check_recorded, check_repeats
 from vitscope.tracing.given_layout import place_given
 from vitscope.tracing.loops import Loop, join_recorded
 from vitscope.tracing.trace import Trace
@@ -162,7 +162,7 @@ class TracedAdapter(ClassScores):
                     raise
                 raise problem from error
         answer = self.reader(output)  # raises where it is not known what is explained
-        recorder.check()
+        check_recorded(recorder)
         _ = recorder.blocks or recorder.store()  # raises where nothing was recorded
         for _ in range(_RUNS_OF_RANDOM if random_state() != before else 1):
             with eval_mode(self.model), torch.no_grad(), capture(self.model) as again:

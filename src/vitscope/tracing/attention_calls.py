@@ -133,7 +133,8 @@ def _einsum_of_attention(
         mixed = torch.zeros((), dtype=operands[which].dtype).expand([sizes[c] for c in out])  # heads, by fixed weights
         weights: Tensor = attention_tensor(mixed, operands[which].event)
         return weights
-    if len(key) != 1 or len(query) != 1:
+    lead = [c for c in probs if c not in (*key, *query)]
+    if len(key) != 1 or len(query) > 1 or not (query or {*lead} <= {*value}):
         raise LayoutError(
             msg(
                 "tracing.einsum-of-attention",
@@ -141,11 +142,13 @@ def _einsum_of_attention(
                 equation=equation,
             )
         )
-    lead = [c for c in probs if c not in (*key, *query)]
     moved = tokens.permute([value.index(c) for c in [*lead, *key, *channel]]).flatten(len(lead) + 1)
     moved = moved if channel else moved[..., None]
     parents = [x for x in operands if isinstance(x, TokenTensor)]
-    mixed = network.attend(token_tensor(moved, *parents), sizes[query[0]], operands[which].event)
+    within = not query and not varies(moved, len(lead))  # several numbers of a token, as those of experts
+    queries = sizes[query[0]] if query else 1
+    mixed = network.attend(token_tensor(moved, *parents), queries, operands[which].event, within)
     result = mixed.reshape(*mixed.shape[:-1], *(sizes[c] for c in channel)) if channel else mixed[..., 0]
+    result = result if query else result.squeeze(len(lead))
     axes = [*lead, *query, *channel]
     return token_tensor(result.permute([axes.index(c) for c in out]), mixed)

@@ -10,7 +10,7 @@ from vitscope._messages import Message, msg
 from vitscope.attention.blocks import Block
 from vitscope.attention.capture import capture
 from vitscope.attention.model_modes import eval_mode, frozen_parameters, own_state
-from vitscope.attention.recorder import RecordedCall
+from vitscope.attention.recorder import AttentionRecorder, RecordedCall
 from vitscope.attention.store import GraphOutput
 from vitscope.errors import CaptureError, LayoutError
 from vitscope.tracing.averaged import Run
@@ -132,6 +132,20 @@ def check_effect(  # noqa: C901 - what hooks see is put together here
             layers=", ".join(map(str, idle)),
         ),
     )
+
+
+def check_recorded(recorder: AttentionRecorder) -> None:
+    """Raise an error where a captured forward has attention that cannot be recorded, or whose tokens are not traced."""
+    recorder.check()
+    if recorder.nested:
+        raise LayoutError(
+            msg(
+                "tracing.nested",
+                "{module} computes attention of nested tensors: where their tokens lie on the image cannot be followed",
+                module=recorder.nested,
+            ),
+            CAPTURE_HINT,
+        )
 
 
 def check_repeats(model: nn.Module, first: list[Tensor], second: list[Tensor]) -> None:

@@ -86,8 +86,8 @@ class AveragedNetwork:
         self._alive: list[Tensor] = []
         self._uses: dict[int, int] = {}
 
-    def attend(self, value: TokenTensor, queries: int, event: int) -> TokenTensor:
-        """Average values `(..., M, D)` for each of the queries of an attention call."""
+    def attend(self, value: TokenTensor, queries: int, event: int, within: bool = False) -> TokenTensor:
+        """Average values `(..., M, D)` for each of the queries of an attention call; `within` says: of one token."""
         if value.product:
             shape = (*value.shape[:-2], queries, -1)
             return token_tensor(value.mean(-2, keepdim=True).expand(shape), value, product=True)
@@ -95,7 +95,7 @@ class AveragedNetwork:
         if event in value.joined:  # a later layer uses the same weights again
             event = used_again(event, self._uses[event])
         call = TracedCall(event, value.mean(-1), queries, before=value.attended)
-        call.channels = event in self.channels or (self.probing and channels_mix(value))
+        call.channels = event in self.channels or (self.probing and (within or channels_mix(value)))
         self.calls.append(call)
         if call.channels:
             out = value.mean(-2, keepdim=True).expand(*value.shape[:-2], queries, value.shape[-1])

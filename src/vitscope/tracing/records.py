@@ -9,7 +9,10 @@ from torch import Tensor, nn
 from vitscope._messages import msg
 from vitscope.errors import LayoutError
 
-CAPTURE_HINT = msg("tracing.use-capture.hint", "vitscope.capture(model) records the raw attention of any model")
+CAPTURE_HINT = msg(
+    "tracing.use-capture.hint",
+    "`with vitscope.capture(model) as captured: model(...)` records the raw attention of any model, captured.attention",
+)
 
 
 def calls_by_image(model: str) -> LayoutError:
