@@ -82,13 +82,18 @@ def test_it_is_reached_from_this_machine_with_a_token_only_and_a_signal_ends_it(
 
 
 @pytest.mark.slow
-def test_a_raylet_that_dies_is_one_line(batch):
+@pytest.mark.parametrize("name", ["raylet", "ray::DashboardAgent"])
+def test_a_process_of_ray_that_dies_is_one_line(batch, name):
+    """The raylet follows its agent, and then Ray's own thread ends this process, from one moment to the next."""
     process, out, printed = batch
     family = psutil.Process(process.pid).children(recursive=True)
-    next(one for one in family if one.name() == "raylet").kill()
+    next(one for one in family if name in (one.name(), *one.cmdline())).kill()
     assert process.wait(60) == 1
-    said = printed.read_text()
-    assert "raylet" in said.splitlines()[-1]
+    until = time.monotonic() + 10  # the line may come from a process that outlives this one
+    while "a process of Ray" not in (said := printed.read_text()) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert "a process of Ray on this machine ended" in said.splitlines()[-1]
+    assert "--resume" in said.splitlines()[-1]
     assert "Traceback" not in said
     assert "state-dump" not in said
     assert finished_rows(out)

@@ -15,9 +15,15 @@ from unittest import mock
 
 from vitscope._messages import msg
 from vitscope._numbers import is_real, is_whole, whole_number
+from vitscope.batch.last_words import last_words
 from vitscope.errors import MissingDependencyError, ResultError, UsageError, first_line
 
 _LOOPBACK = "127.0.0.1"
+_ENDED = msg(
+    "batch.ray-ended-this",
+    "a process of Ray on this machine ended, and Ray ended this one: memory may have run out; finished shards are "
+    "kept, continue with {@resume=True}",
+)
 _ADDRESS_SPACE = 20e9  # bytes: 8 GB were too few, and 20 enough, for one worker with a small model
 
 
@@ -73,6 +79,7 @@ def connected(cluster: Cluster) -> Iterator[tuple[int, bool]]:
     started_here = not ray.is_initialized()
     with ExitStack() as until:
         if started_here:
+            until.enter_context(last_words(_ENDED))
             folder = until.enter_context(TemporaryDirectory(prefix="vitscope-ray-"))
             start_ray(cluster, Path(folder))
             until.callback(ray.shutdown)

@@ -24,6 +24,7 @@ MAX_WORKER_DEATHS = 3  # workers that a task may cost before it is given up
 _IN_FLIGHT = 2  # tasks an actor holds: one in progress, one waiting
 _READER_CPUS = 0.5  # of the task that reads the board; unlike the actors' CPUs, or Ray fuses it into them
 _QUEUED_PER_WORKER = 4  # tasks on the board
+_BURIAL = 20  # tenths of a second until a process that has ended is seen to
 _POLL = 0.25  # seconds
 _START_TIMEOUT = 180  # seconds until the first task starts, whatever the stall timeout
 _DRAIN_TIMEOUT = 10  # seconds for a cluster that keeps running to end abandoned tasks
@@ -267,7 +268,9 @@ def _collect(results: _Results, board: Any, stall_timeout: float | int) -> Itera
         if isinstance(value, VitscopeError):
             raise value
         if kind == "broken":
-            require_alive()
+            for _ in range(_BURIAL):  # what Ray reports first may be an effect
+                require_alive()
+                time.sleep(0.1)
             raise ResultError(msg("batch.ray-failed", "Ray failed: {reason}", reason=first_line(value))) from value
         yield pickle.loads(value)
 
