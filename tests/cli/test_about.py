@@ -38,6 +38,32 @@ def test_methods(cli, tiny_folder):
     assert all(told["works"] for told in json.loads(cli("methods", tiny_folder, "--json").out)["methods"])
 
 
+def test_one_method(cli, tiny_folder, tmp_path, monkeypatch):
+    documents = json.loads(cli("methods", "--json").out)["methods"]
+    ran = cli("methods", "gradcam++", "--json")
+    assert (ran.code, ran.err) == (0, "")
+    assert json.loads(ran.out)["methods"] == [told for told in documents if told["name"] == "gradcam++"]
+    (told,) = json.loads(cli("methods", "rollout", "--model", tiny_folder, "--json").out)["methods"]
+    assert (told["name"], told["works"]) == ("rollout", True)
+    ran = cli("methods", "rolout")
+    assert (ran.code, ran.out) == (2, "")
+    assert "did you mean 'rollout'?" in ran.err
+    monkeypatch.chdir(tiny_folder.parent)
+    tiny_folder.rename(tmp_path / "rollout")  # a model of that name is there
+    monkeypatch.chdir(tmp_path)
+    try:
+        assert len(json.loads(cli("methods", "rollout", "--json").out)["methods"]) == len(documents)
+    finally:
+        (tmp_path / "rollout").rename(tiny_folder)
+
+
+def test_two_forms_of_one_output_are_refused_before_anything_is_loaded(cli, photo):
+    for command in (("methods",), ("statistics", photo), ("explain", photo), ("compare", photo)):
+        ran = cli(*command, "--json", "--format", "csv")
+        assert (ran.code, ran.out) == (2, ""), command
+        assert "--json and --format" in ran.err
+
+
 def test_methods_says_why_one_does_not_work(cli, tmp_path):
     from transformers import IJepaConfig, IJepaModel, ViTImageProcessorPil
 

@@ -43,6 +43,11 @@ class _Stated:
                     if "," in (one.metavar or "")
                     else msg("cli.given-twice.hint", "give it once"),
                 )
+        if {"as_json", "format_"} <= {one.name for one in given}:
+            raise UsageError(
+                msg("cli.two-forms", "--json and --format say two forms of what is printed"),
+                msg("cli.two-forms.hint", "give one of them"),
+            )
         parsed: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
         return parsed
 

@@ -1,6 +1,8 @@
 """`vitscope models`, `methods` and `inspect`: the available models and methods, and what a model is."""
 
-from typing import Annotated, Any
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -8,8 +10,11 @@ from vitscope._messages import msg
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
 from vitscope.cli.tables import TableFormat, print_table_as
-from vitscope.errors import Support, UsageError
+from vitscope.errors import Support, UnknownNameError, UsageError
 from vitscope.models.bundled.catalogue import default_model
+
+if TYPE_CHECKING:
+    from vitscope.methods.base import Method
 
 _Model = Annotated[
     str | None,
@@ -54,7 +59,9 @@ def methods(
     reference: Annotated[
         str | None,
         typer.Argument(
-            metavar="MODEL", callback=opt.check_model, help="Also report which methods apply to this model."
+            metavar="MODEL|METHOD",
+            callback=opt.check_model,
+            help="Also report which methods apply to this model; or one method alone.",
         ),
     ] = None,
     model: _Model = None,
@@ -64,10 +71,12 @@ def methods(
     """List the methods: what each needs, costs and computes, and its source."""
     from vitscope.methods.base import METHODS
 
+    found = [method for _, method in METHODS]
+    if reference is not None and re.fullmatch("[a-z-]+[+]{0,2}", reference) and not Path(reference).exists():
+        found, reference = _called(found, reference), None
     reference = _one(reference, model)
     loaded = opt.load(reference, **flags.keywords()).methods() if reference else []
     found_here = {support.name: support for support in loaded}
-    found = [method for _, method in METHODS]
     if as_json:
         fields = ("name", "summary", "passes", "works_on", "source", "caveat")
         documents = [
@@ -146,6 +155,12 @@ def _one(argument: str | None, option: str | None) -> str | None:
             msg("cli.two-models", "the model is named twice: {one} and {other}", one=argument, other=option)
         )
     return argument if option is None else option
+
+
+def _called(methods: "list[Method]", name: str) -> "list[Method]":
+    """Return the method of that name."""
+    UnknownNameError.check("method or local model", name, [one.name for one in methods])
+    return [one for one in methods if one.name == name]
 
 
 def _applies(support: Support, yes: str) -> str:
