@@ -70,6 +70,30 @@ def test_what_is_no_window_is_refused(window):
         load_image(SCAN, window=window)
 
 
+@pytest.mark.parametrize("window", [(-2000, -1000), (5000, 9000), (-1, 0), (0, 1e-3)])
+def test_a_window_beside_the_numbers_is_refused(window):
+    """Black or white all over, the image would be explained without a word."""
+    data = np.random.default_rng(0).integers(1, 4096, (32, 32), np.uint16)
+    with raises(ImageError, "images.window-beside", "images.window-beside.hint") as caught:
+        load_image(data, window=window)
+    low, high = int(data.min()), int(data.max())  # as the hint says
+    assert f"window={low},{high}" in caught.value.hint
+    assert 0.4 < load_image(data, window=(low, high)).unit().mean() < 0.6
+
+
+def test_how_a_window_fits_is_said():
+    data = np.arange(1, 4097, dtype=np.uint16).reshape(64, 64)
+    assert codes(load_image(data, window=(0, 4095))) == ["windowed"]
+    picture = load_image(data, window=(1025, 1536))
+    assert codes(picture) == ["windowed", "window-clips"]
+    assert picture.notes[1].params == {"below": 25, "above": 62}  # 1,024 and 2,560 of 4,096
+    assert codes(load_image(data, window=(0, 65535))) == ["windowed", "window-wide"]
+    assert codes(load_image(data, window=(-1000, 3000))) == ["windowed"]
+    black = np.zeros((64, 64), np.uint16)
+    black[0, 0] = 4095  # nearly all of it is black by its own numbers
+    assert codes(load_image(black, window=(0, 4095))) == ["windowed"]
+
+
 def test_a_picture_may_be_read_again_under_another_window():
     first = load_image(SCAN)
     again = load_image(first, window=(0, 4095))

@@ -14,11 +14,17 @@ from vitscope.errors import ImageError, UsageError
 Window: TypeAlias = tuple[float, float]
 
 # notes of what is chosen for numbers, which another window or other bands replace
-CHOSEN = {f"images.{slug}" for slug in ("windowed", "16-bit", "percentile-window", "shown", "shown-stretched")}
+CHOSEN = {
+    f"images.{slug}"
+    for slug in ("windowed", "window-clips", "window-wide", "16-bit", "percentile-window", "shown", "shown-stretched")
+}
 _GREY, _RGB = 1, 3
 _SHOWN = (2.0, 98.0)  # percentiles that are black and white where several bands are shown
 _GREY_WINDOW = (0.5, 99.5)  # percentiles that are 0 and 1 for one band of integers
 _FULL = 65535
+_BESIDE = 0.999  # of the numbers on one side of a window leave nothing to see
+_CLIPPED = 0.5  # of the numbers beside a window are said
+_NARROW = 0.1  # of a window, from the least number to the greatest, is said
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,38 @@ def bands_of(data: Shaped[np.ndarray, "H W C"], reading: Reading, source: str, w
     if given:
         low, high = (_number(v) for v in chosen or ())
         notes.append(msg("images.windowed", "numbers from {low} to {high} become 0 to 1", low=low, high=high))
+    if reading.window and chosen:
+        notes += window_notes(data, chosen, source)
     return Bands(_shown(data, reading, chosen, notes), data, chosen, notes)
+
+
+def window_notes(data: Shaped[np.ndarray, "*shape"], window: Window, source: str) -> list[str]:
+    """Say how a window from the caller fits the numbers.
+
+    Raises:
+        ImageError: nearly all of them lie on one side of it, so that the image would be of one colour.
+    """
+    if not data.size or np.isnan(low := float(data.min())) or np.isnan(high := float(data.max())):
+        return []
+    below, above = float((data < window[0]).mean()), float((data > window[1]).mean())
+    said = {"low": _number(low), "high": _number(high), "first": _number(window[0]), "last": _number(window[1])}
+    if max(below, above) > _BESIDE:
+        raise ImageError(
+            msg(
+                "images.window-beside",
+                "{source} holds numbers from {low} to {high}, nearly all of them beside the window from {first} to "
+                "{last}: the image would be of one colour",
+                source=source,
+                **said,
+            ),
+            msg("images.window-beside.hint", "name numbers that the image has, as in {@window={low},{high}}", **said),
+        )
+    if below + above > _CLIPPED:
+        shares = {"below": round(100 * below), "above": round(100 * above)}
+        return [msg("images.window-clips", "{below}% of the numbers lie below the window, {above}% above", **shares)]
+    if high - low < _NARROW * (window[1] - window[0]):
+        return [msg("images.window-wide", "the numbers go from {low} to {high}, a small part of the window", **said)]
+    return []
 
 
 def _own_window(data: Shaped[np.ndarray, "H W C"], reading: Reading, source: str, notes: list[str]) -> Window | None:

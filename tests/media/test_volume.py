@@ -94,6 +94,14 @@ def test_resampling_agrees_with_torch_and_windows_are_applied():
     np.testing.assert_allclose(windowed, ((array + 1) / 2).clip(0, 1), atol=1e-6)
 
 
+def test_a_window_beside_the_voxels_is_refused():
+    scan = np.random.default_rng(0).integers(-1000, 2000, (6, 10, 7)).astype(np.int16)
+    with raises(ImageError, "images.window-beside", "images.window-beside.hint"):
+        VolumeProcessor((6, 10, 7), window=(0.0, 1e-9))(Volume(scan - 4000))
+    made = VolumeProcessor((6, 10, 7), window=(-1000.0, 2000.0))(Volume(scan))
+    assert np.allclose(made[0], (scan + 1000) / 3000, atol=1e-6)
+
+
 @pytest.fixture
 def explained():
     """A map of 2 x 3 x 4 patches on 8 x 12 x 20 voxels, the hottest in the last slice's middle."""

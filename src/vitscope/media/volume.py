@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float32
 
+from vitscope._bands import window_notes
 from vitscope._messages import msg
 from vitscope._numbers import is_real, is_text, items_of
 from vitscope.errors import ImageError, UsageError, first_line, require_package
@@ -106,7 +107,13 @@ class VolumeProcessor:
             )
 
     def __call__(self, volume: Volume) -> Float32[np.ndarray, "C d h w"]:
-        """Return the values that the model gets."""
+        """Return the values that the model gets.
+
+        Raises:
+            ImageError: nearly all voxels lie on one side of the window.
+        """
+        if self.window is not None:
+            window_notes(volume.voxels, self.window, volume.source)
         made: np.ndarray = volume.voxels.astype(np.float64)
         for axis, count in enumerate(self.size, 1):
             made = np.moveaxis(_linear(np.moveaxis(made, axis, -1), count), -1, axis)
