@@ -214,3 +214,28 @@ class Recurrent(Tiny):
     def block(self, layer: int, x: Tensor) -> Tensor:
         x = super().block(layer, x)
         return x + self.gru(x)[0]
+
+
+class GatedResult(Tiny):
+    """A gate multiplies each token's result with numbers of the same token: it moves none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(D, D)
+
+    def opened(self, x: Tensor) -> Tensor:
+        return self.gate(x).sigmoid()
+
+    def mixed(self, layer: int, x: Tensor) -> Tensor:
+        return super().mixed(layer, x) * self.opened(x)
+
+
+@sabotaged("attention's result times a sigmoid of the tokens", rollout)
+class Sigmoid(GatedResult):
+    pass
+
+
+@sabotaged("attention's result times a swish of the tokens, as in RetNet", rollout)
+class Swish(GatedResult):
+    def opened(self, x: Tensor) -> Tensor:
+        return nn.functional.silu(self.gate(x))

@@ -248,6 +248,7 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
         if name in POINTWISE or (name == "log_softmax" and self._same_along(name, x, args, kwargs)):
             same = token_tensor(x.clone() if name == "clone" else x.view_as(x), x, product=x.product)
             same.just_joined = x.just_joined
+            same.marks |= {"bounded"} if name in ("sigmoid", "hardsigmoid", "tanh") else frozenset()
             return same
         if name == "fold":
             ones = func(torch.ones_like(args[0]), *args[1:], **kwargs)

@@ -187,6 +187,8 @@ class AveragedNetwork:
             out.marks |= {"weighted"} if "shares" in gate.marks else frozenset()
             out.marks |= {"gated"} if name in ("mul", "multiply") else frozenset()
             return out
+        if name in ("mul", "multiply") and (content := _gated(a, b)) is not None:
+            return token_tensor(content.expand(shape), content)
         if name not in ("add", *SUBTRACTIONS) and (name != "lerp" or len(pair) > 2):
             return _mean_of(a, b, shape)
         if name in SUBTRACTIONS:
@@ -301,6 +303,15 @@ def broadcast_shape(*shapes: Any) -> tuple[int, ...]:
     """Return the shape that tensors of these shapes broadcast to."""
     shape: tuple[int, ...] = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
     return shape
+
+
+def _gated(a: TokenTensor, b: TokenTensor) -> TokenTensor | None:
+    """Return that of two tensors which is an attention's result, and is multiplied with a gate made without it."""
+    of_a, of_b = a.attended - a.joined - b.attended, b.attended - b.joined - a.attended
+    if bool(of_a) == bool(of_b):
+        return None
+    content = a if of_a else b
+    return None if "bounded" in content.marks else content
 
 
 def _mean_of(a: TokenTensor, b: TokenTensor, shape: tuple[int, ...], share: float = 0.5) -> TokenTensor:
