@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.models.sabotaged import D, Matrices, Tiny, from_cls, grid, rollout, sabotaged
 
@@ -121,3 +121,23 @@ class Third(Tiny):
     def forward(self, x: Tensor) -> Tensor:
         answer = super().forward(x)
         return answer.masked_fill(answer < answer.topk(3).values[:, -1:], -1e4)
+
+
+def _spread(length: int, start: int, end: int) -> np.ndarray:
+    """How much of each of four patches of an enlarged crop lies in each quarter of the whole, `(4, 4)`."""
+    pixels = nn.functional.interpolate(torch.eye(end - start)[None, None], (length, end - start), mode="bilinear")
+    shares = pixels[0, 0].reshape(4, length // 4, -1).mean(1).numpy()
+    quarters = np.eye(4)[np.arange(start, end) * 4 // length]
+    return np.asarray(shares @ quarters)
+
+
+def _view_and_crop(model: Tiny, a: Matrices) -> np.ndarray:
+    spread = _spread(32, 4, 28)
+    return 0.5 * grid(from_cls(a[:2])) + 0.5 * spread.T @ grid(from_cls(a[2:])) @ spread
+
+
+@sabotaged("the mean of the image and of an enlarged crop of it", _view_and_crop, layers=4)
+class ViewAndCrop(Tiny):
+    def forward(self, x: Tensor) -> Tensor:
+        crop = nn.functional.interpolate(x[..., 4:28, 4:28], (32, 32), mode="bilinear")
+        return (super().forward(x) + super().forward(crop)) / 2

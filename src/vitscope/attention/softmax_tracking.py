@@ -25,7 +25,6 @@ def _functions(*names: str) -> frozenset[Any]:
 _SOFTMAX = _functions("softmax")
 _PRODUCT = _functions("matmul", "__matmul__", "bmm")
 _EINSUM = _functions("einsum")
-_COPIES = _functions("detach", "clone")
 _BADDBMM = _functions("baddbmm")
 _TIMES = _functions("mul", "mul_", "__mul__", "__imul__", "__rmul__", "multiply")
 _OVER = _functions("div", "div_", "__truediv__", "__itruediv__", "divide")
@@ -241,7 +240,7 @@ class SoftmaxTracker:
             for other in others:
                 events, softmaxes = step.events | other.events, step.softmaxes + other.softmaxes
                 step = replace(step, events=events, softmaxes=softmaxes)
-            aside = func in _COPIES  # the weights themselves go on, beside a copy that may be kept for later
+            aside = out is not pending.current  # the weights themselves may go on, beside what a hook keeps of them
             self._pending = [p for p in self._pending if (p is not pending or aside) and p not in others]
             self._pending.append(step)
         return out
@@ -285,7 +284,7 @@ class SoftmaxTracker:
     def _record_attention(
         self, pending: _Pending, matrix: Tensor, value: Tensor | None, output: GraphOutput | None
     ) -> None:
-        self._pending.remove(pending)
+        self._pending = [other for other in self._pending if not other.events & pending.events]
         scores, matrix = pending.scores, matrix.detach()
         lead = matrix.shape[:-2]
         value = None if value is None else as_4d(value.expand(*lead, *value.shape[-2:]))

@@ -187,8 +187,8 @@ class AveragedNetwork:
             out.marks |= {"weighted"} if "shares" in gate.marks else frozenset()
             out.marks |= {"gated"} if name in ("mul", "multiply") else frozenset()
             return out
-        if name in ("mul", "multiply") and (content := _gated(a, b)) is not None:
-            return token_tensor(content.expand(shape), content)
+        if name in ("mul", "multiply") and (kept := _gated(a, b)) is not None:
+            return token_tensor(kept.expand(shape), kept)
         if name not in ("add", *SUBTRACTIONS) and (name != "lerp" or len(pair) > 2):
             return _mean_of(a, b, shape)
         if name in SUBTRACTIONS:

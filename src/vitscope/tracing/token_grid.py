@@ -13,6 +13,7 @@ from vitscope.tracing.records import TokenMerge
 
 _TOLERANCE = 1e-3  # of the weight that passes through the tokens
 _UNEVEN = 0.5  # of a patch
+_APART = 0.25  # of a patch, between tokens of two branches that are one
 
 
 def position_images(size: tuple[int, int], device: torch.device, channels: int = 3) -> Tensor:
@@ -156,6 +157,14 @@ class _Group:
     weight: float
     order: Tensor
     grid: tuple[int, int]
+    centres: Tensor  # x and y of each token, in pixels
+
+    def covers(self, order: Tensor, centres: Tensor) -> bool:
+        """Return whether other tokens, in that order, lie where these do, as those of a crop of the image do not."""
+        spread = self.centres.amax(1) - self.centres.amin(1)
+        step = torch.stack([extent / max(n - 1, 1) for extent, n in zip(spread, reversed(self.grid), strict=True)])
+        off = (self.centres - centres).abs().amax(1)
+        return torch.equal(self.order, order) and bool((off <= _APART * step.clamp_min(1)).all())
 
 
 def find_finest_tokens(merges: list[TokenMerge], start: Tensor, out: Tensor) -> FinestTokens:
@@ -185,18 +194,20 @@ def find_finest_tokens(merges: list[TokenMerge], start: Tensor, out: Tensor) -> 
         weight = 0.0 if grad is None else float(_token_weights(grad, merge.values, merge.axis, batch)[0].sum())
         if weight < _TOLERANCE * total:
             continue
-        found = grid_of(merge.values.as_subclass(Tensor).detach().mean(merge.axis).reshape(batch, -1))
+        placed = merge.values.as_subclass(Tensor).detach().mean(merge.axis).reshape(batch, -1)
+        found = grid_of(placed)
         if found is None:
             continue
         order, grid = found
+        centres = placed[1:3] / placed[0]
         if weight > (1 - _TOLERANCE) * total:  # more than all, where a later part of the model pads
             return FinestTokens((i,), order, grid)
         if not merge.real:
             continue
-        same = next((g for g in groups if g.grid == grid and torch.equal(g.order, order)), None)
-        group = _Group([i], weight, order, grid)
+        same = next((g for g in groups if g.grid == grid and g.covers(order, centres)), None)
+        group = _Group([i], weight, order, grid, centres)
         if same is not None:
-            group = _Group([i, *same.merges], weight + same.weight, order, grid)
+            group = _Group([i, *same.merges], weight + same.weight, order, grid, centres)
         if abs(group.weight - total) < _TOLERANCE * total:
             return FinestTokens(tuple(group.merges), order, grid)
         if group.weight < total:  # two merges side by side, such as a shortcut's and a branch's, may add up
