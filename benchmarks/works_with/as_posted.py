@@ -238,6 +238,19 @@ def _hiera() -> float:
     return _at_its_size(timm.create_model("hiera_tiny_224", img_size=96, stages=(1, 1, 1, 1), num_classes=3).eval(), 96)
 
 
+@row(_SIZES, "timm's Twins made for 128 pixels", libraries=("torch", "timm"), against="timm's transform at 128")
+def _twins() -> float:
+    torch.manual_seed(0)
+    small = {"depths": (1, 1, 1, 1), "embed_dims": (16, 16, 32, 32)}
+    return _at_its_size(timm.create_model("twins_svt_small", img_size=128, num_classes=3, **small).eval(), 128)
+
+
+@row(_SIZES, "timm's MViTv2 made for 256 pixels", libraries=("torch", "timm"), against="timm's transform at 256")
+def _mvit() -> float:
+    torch.manual_seed(0)
+    return _at_its_size(timm.create_model("mvitv2_tiny", img_size=256, num_classes=3).eval(), 256)
+
+
 def _at_its_size(model: Any, size: int) -> float:
     from timm.data import create_transform, resolve_model_data_config
 

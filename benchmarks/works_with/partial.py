@@ -10,6 +10,7 @@ from tests.models import (
     sabotaged_kernels,
     sabotaged_loops,
     sabotaged_mixing,
+    sabotaged_views,
 )
 from tests.models.sabotaged import SABOTAGED, wanted
 from tests.models.traced_row import as_it_is
@@ -20,7 +21,17 @@ from vitscope.errors import VitscopeError
 KIND = "Attention seen in part"
 TWIN = "rollout of a float64 twin whose attention is a plain formula"
 REASON = "the reason by its code"
-assert all((sabotaged_attention, sabotaged_axes, sabotaged_flow, sabotaged_kernels, sabotaged_loops, sabotaged_mixing))
+assert all(
+    (
+        sabotaged_attention,
+        sabotaged_axes,
+        sabotaged_flow,
+        sabotaged_kernels,
+        sabotaged_loops,
+        sabotaged_mixing,
+        sabotaged_views,
+    )
+)
 
 TRIED = {
     "heads in a loop, side by side at last": "heads in a loop, torch.cat",
@@ -47,6 +58,10 @@ TRIED = {
     "causal attention by the kernel": "is_causal=True",
     "residuals by lerp between vectors of unit length, as in nGPT": "residuals by torch.lerp, as in vit-pytorch's nViT",
     "tokens pooled by a softmax over them, as in compact transformers": "sequence pooling, as in CCT",
+    "tokens pooled by a softmax over them in an einsum, as in vit-pytorch's CCT": "sequence pooling by an einsum",
+    "attention's result times a sigmoid of the tokens": "gated attention",
+    "attention's result times a swish of the tokens, as in RetNet": "attention's result times a swish",
+    "the mean of the image and of an enlarged crop of it": "the mean over the image and an enlarged crop of it",
 }
 REFUSALS = {
     "pictures in a loop": "images in a loop",

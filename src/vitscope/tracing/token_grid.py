@@ -13,7 +13,7 @@ from vitscope.tracing.records import TokenMerge
 
 _TOLERANCE = 1e-3  # of the weight that passes through the tokens
 _UNEVEN = 0.5  # of a patch
-_APART = 0.25  # of a patch, between tokens of two branches that are one
+_APART = 0.05  # of a patch, between tokens of two branches that are one
 
 
 def position_images(size: tuple[int, int], device: torch.device, channels: int = 3) -> Tensor:
@@ -160,11 +160,18 @@ class _Group:
     centres: Tensor  # x and y of each token, in pixels
 
     def covers(self, order: Tensor, centres: Tensor) -> bool:
-        """Return whether other tokens, in that order, lie where these do, as those of a crop of the image do not."""
+        """Return whether other tokens, in that order, lie where these do, as those of a crop of the image do not.
+
+        The paddings of two branches may move one of them as a whole, and the border.
+        """
+        if not torch.equal(self.order, order):
+            return False
         spread = self.centres.amax(1) - self.centres.amin(1)
         step = torch.stack([extent / max(n - 1, 1) for extent, n in zip(spread, reversed(self.grid), strict=True)])
-        off = (self.centres - centres).abs().amax(1)
-        return torch.equal(self.order, order) and bool((off <= _APART * step.clamp_min(1)).all())
+        off, step = self.centres - centres, step.clamp_min(1)
+        moved = off.median(1).values
+        scaled = (off - moved[:, None]).abs().mean(1)
+        return bool((moved.abs() <= _UNEVEN * step).all() and (scaled <= _APART * step).all())
 
 
 def find_finest_tokens(merges: list[TokenMerge], start: Tensor, out: Tensor) -> FinestTokens:

@@ -151,7 +151,8 @@ def trace(
     loose = [call for call in calls if not call.joined and call.event in read]
     pool = loose[-1].event if loose and loose[-1].event > max((c.event for c in layers), default=-1) else None
     layout, exact = infer_layout(names, finest.grid, readout, pool is not None)
-    layout = _with_cells(layout, finest, find_cells(finest, tensors, start), network, size)
+    cells = find_cells(finest, tensors, start)
+    layout = _with_cells(layout, finest, cells, network, size)
     order, isotropic = shared_order(layers, layout, counts)
     parallel = any(sum(call.event in joined for call in layers) > 1 for joined in network.joins)
     if isotropic and not parallel:
@@ -201,7 +202,7 @@ def trace(
         unread=len(joined) - len(layers),
         channel_axis=_channel_axis(network.answer),
         notes=tuple(network.notes.values()),
-        size_notes=network.positions.notes(),
+        size_notes=(*([border_note(cells.elsewhere)] if cells.elsewhere else []), *network.positions.notes()),
     )
 
 
@@ -329,9 +330,6 @@ def _with_cells(
     cells, seen = found.cells, found.seen
     if cells is None or seen is None or leaves_out(cells, seen, finest.grid, size):
         check_cover(finest, network.merges, size)
-    if found.elsewhere:
-        note = border_note(found.elsewhere)
-        network.notes[note.code] = note
     return replace(layout, cells=cells, seen=seen)
 
 
