@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from torch import nn
 from torchvision.transforms import Normalize
@@ -11,7 +12,7 @@ import vitscope
 from tests.engine.toys_families import PHOTOS, make
 from tests.helpers.errors import raises
 from tests.helpers.model_state import differences, model_state
-from vitscope.errors import ModelError, UsageError
+from vitscope.errors import CaptureError, ModelError, UsageError
 
 pytestmark = pytest.mark.usefixtures("as_shipped")
 METHODS = ("rollout", "relevance", "gradcam", "logit-lens")
@@ -391,3 +392,20 @@ def test_an_average_of_weights_is_a_model_of_its_library():
     plain = known("timm")
     check(ModelEmaV3(plain), plain)
     check(torch.optim.swa_utils.AveragedModel(plain), plain)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_a_wrapper_that_maps_its_model_over_images_is_refused_as_such():
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+
+    class Mapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            config = transformers.ViTConfig(**small, image_size=32, patch_size=8)
+            self.model = transformers.ViTForImageClassification(config)
+
+        def forward(self, x):
+            return torch.vmap(lambda image: self.model(pixel_values=image[None]).logits[0])(x)
+
+    with raises(CaptureError, "attention.in-torch-func", "attention.in-torch-func.hint"):
+        vitscope.load(Mapped().eval())

@@ -186,3 +186,33 @@ def test_a_model_without_gradients_keeps_its_given_layout():
     model = Frozen().eval()
     model.grid = 4, 4
     assert loaded(model).layout.cells is None
+
+
+@pytest.mark.parametrize(("size", "crop", "cells"), [((50, 40), None, None), ((50, 50), (10, 40), (10, 10, 40, 40))])
+def test_a_model_that_resizes_the_image_by_itself(size, crop, cells):
+    """What a patch reads is spread; its middle is where it is."""
+
+    class Resizing(Tiny):
+        def embed(self, x):
+            x = x if crop is None else x[..., slice(*crop), slice(*crop)]
+            return super().embed(functional.interpolate(x, (32, 32), mode="bilinear"))
+
+    torch.manual_seed(0)
+    model = Resizing().eval()
+    layout = TokenLayout(("cls",), (4, 4))
+    found = vitscope.load(model, processor=as_it_is(size), layout=layout).layout.cells
+    assert found is None if cells is None else found == pytest.approx(cells, abs=0.5)
+
+
+def test_what_reads_the_whole_image_keeps_its_given_layout():
+    """A z-score of the image makes every patch depend on every pixel a little."""
+
+    class Scored(Tiny):
+        def embed(self, x):
+            return super().embed(functional.group_norm(x, 1))
+
+    torch.manual_seed(0)
+    model = Scored().eval()
+    layout = TokenLayout(("cls",), (4, 4))
+    scope = vitscope.load(model, processor=as_it_is((32, 32)), layout=layout)
+    assert scope.layout.cells is None

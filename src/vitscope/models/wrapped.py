@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vitscope._messages import Message, msg
-from vitscope.attention._torch_private import unwrap_compiled
+from vitscope.attention._torch_private import in_torch_func, unwrap_compiled
 from vitscope.attention.changes import Changes
 from vitscope.attention.model_modes import eval_mode
 from vitscope.errors import ModelError, VitscopeError
@@ -233,7 +233,11 @@ def _run_in_order(model: nn.Module, known: ModelAdapter, options: ModelOptions, 
     calls: list[tuple[Tensor | None, Tensor | None]] = []
     inside: list[Tensor] = []
 
+    hidden = False
+
     def watch(_module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+        nonlocal hidden
+        hidden |= in_torch_func()  # whose tensors hold no numbers afterwards
         calls.append((next(tensors_in((args, kwargs)), None), _answer(out)))
 
     def watch_part(_module: nn.Module, args: Any, kwargs: Any, _out: Any) -> None:
@@ -250,7 +254,7 @@ def _run_in_order(model: nn.Module, known: ModelAdapter, options: ModelOptions, 
                         changes.hook(part, watch_part, with_kwargs=True)
                 before = random_state()
                 output = model(pixels.permute(order))
-            if random_state() != before:  # another run may hand on other pixels
+            if hidden or random_state() != before:  # another run may hand on other pixels
                 return None
             result, single = _answer(output), False
             with suppress(VitscopeError):  # several tensors of which any can be meant, or none

@@ -20,8 +20,8 @@ from vitscope.tracing.positions import PositionMode, PositionWatch
 log = logging.getLogger(__name__)
 
 _OWN = 0.25  # of the largest change of any token, what a patch's own changes at least when its pixels do
-_FAINT = (0.0, 0.01)  # of the most that any row of pixels does to a token: less counts as nothing
-_SURE = 3  # patches that read as many pixels as any, in one piece: then uneven ones are no effect of wide stems
+_FAINT = 0.01  # of the most that any row of pixels does to a token: less counts as nothing
+_BENT = 0.25  # of a patch, that patches may lie off a line where the image is resized before they are cut
 _SAME_PLACE = 1.0  # pixels, or as much of a patch as this tenth: that cells as the caller states them may be off
 _PROBED = 4  # rows of patches at each border
 
@@ -81,19 +81,20 @@ def _with_cells(
     height, width = pixels[0].shape[2:]
     sides: list[Side] = []
     for axis, count in enumerate(layout.grid):
-        for faint in _FAINT:
-            lines = _joined(read, axis, faint)
-            side = None if lines is None else fit_side(lines, count)
-            if side is not None:
-                sides.append(side)
-                break
-        else:
-            if lines is None:
-                check_order(run, model, pixels[0], layout)
-            if lines is None or _sure(lines):
-                raise _uneven(layout, model)
-            log.debug("where the patches of %s lie cannot be told", type(model).__name__)
-            return layout, ()
+        lines = _joined(read, axis, 0.0)
+        if lines is None:
+            check_order(run, model, pixels[0], layout)
+            raise _uneven(layout, model)
+        side = fit_side(lines, count) or _by_middles(lines, count)
+        if side is None and all(line[0] and line[-1] for line in lines.values()):  # a norm over the image, say
+            faint = _joined(read, axis, _FAINT)
+            side = None if faint is None else fit_side(faint, count)
+            if side is None or side.elsewhere:
+                log.debug("where the patches of %s lie cannot be told", type(model).__name__)
+                return layout, ()
+        if side is None or side.misplaced:
+            raise _uneven(layout, model)
+        sides.append(side)
     found = PatchCells.of(sides[0], sides[1], (height, width))
     whole = (0.0, 0.0, float(width), float(height))
     told, measured = layout.cells or whole, found.cells or whole
@@ -128,7 +129,7 @@ def _read(run: Run, model: nn.Module, pixels: Sequence[Tensor], layout: TokenLay
         if values is None:
             return {}
         for row, column in places:
-            token = values[:, :, len(layout.prefix) + row * layout.grid[1] + column]
+            token = values[:1, :, len(layout.prefix) + row * layout.grid[1] + column]
             weights = torch.randn(token.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
             (grad,) = torch.autograd.grad((token * weights.to(token)).sum(), [start], retain_graph=True)
             found[row, column] = found.get((row, column), 0) + grad[0].abs().sum(0).float()
@@ -160,10 +161,20 @@ def _joined(read: dict[tuple[int, int], Tensor], axis: int, faint: float) -> dic
     return lines
 
 
-def _sure(lines: dict[int, np.ndarray]) -> bool:
-    """Return whether several patches read as many pixels as any, in one piece and not from end to end."""
-    widths = [int(mask.sum()) for mask in lines.values() if np.ptp(np.flatnonzero(mask)) + 1 == mask.sum()]
-    return bool(widths) and widths.count(max(widths)) >= _SURE and max(widths) < len(next(iter(lines.values())))
+def _by_middles(lines: dict[int, np.ndarray], count: int) -> Side | None:
+    """Return cells around the middles of what patches read, of those that do not reach the border; None for no line."""
+    ends = {n: np.flatnonzero(line)[[0, -1]] for n, line in lines.items() if not (line[0] or line[-1])}
+    if len(ends) < 2:
+        return None
+    numbers, middles = np.array([*ends]), np.array([(first + last + 1) / 2 for first, last in ends.values()])
+    stride, start = np.polyfit(numbers + 0.5, middles, 1)
+    if stride <= 0 or np.abs(start + stride * (numbers + 0.5) - middles).max() > _BENT * stride:
+        return None
+    length, all_read = len(next(iter(lines.values()))), np.flatnonzero(np.any([*lines.values()], 0))
+    cells = float(start), float(start + stride * count)
+    if np.abs(np.array(cells) - (0, length)).max() <= max(_SAME_PLACE, _BENT * stride):
+        cells = 0.0, float(length)
+    return Side(cells, (float(all_read[0]), float(all_read[-1] + 1)))
 
 
 def _beside(cells: tuple[float, ...], grid: tuple[int, int], size: tuple[int, int]) -> set[tuple[int, int]]:

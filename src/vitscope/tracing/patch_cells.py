@@ -34,6 +34,11 @@ class Side:
     elsewhere: float = 0.0
     outside: bool = False
 
+    @property
+    def misplaced(self) -> bool:
+        """Whether some patch that lies on the input shows mostly other pixels."""
+        return self.elsewhere > _MOST_ELSEWHERE and not self.outside
+
 
 @dataclass(frozen=True)
 class PatchCells:
@@ -87,7 +92,7 @@ def find_cells(finest: FinestTokens, tensors: list[tuple[Tensor, int]], start: T
         fit_side({place[axis]: read[axis] for place, read in known}, count)
         for axis, count in enumerate((rows, columns))
     )
-    if down is None or across is None or down.outside or across.outside:
+    if down is None or across is None or any(side.outside or side.misplaced for side in (down, across)):
         # resized before the patches are cut: the edges of what they see are spread
         log.debug("patches of %s x %s pixels lie unevenly", *size)
         cells = _by_centres(finest, tensors)
@@ -192,8 +197,6 @@ def fit_side(read: Mapping[int, np.ndarray], count: int) -> Side | None:
         elif len(own) == width or not own <= {*place.tolist()}:
             return None
         elsewhere = max(elsewhere, 1 - len(own) / len(place))
-    if elsewhere > _MOST_ELSEWHERE and not outside:
-        return None
     seen = min(begin for begin, _ in ends.values()), max(end for _, end in ends.values())
     if elsewhere:  # what patches read beside their cells is not where they are seen
         seen = max(seen[0], start), min(seen[1], start + (count - 1) * stride + width)
