@@ -77,7 +77,7 @@ audit: .venv/test
 messages: .venv/check
 	$(BIN)/python tools/messages.py
 
-bundle:
+bundle: node_modules/.package-lock.json
 	$(PYTHON) tools/bundle.py
 
 clean:

@@ -1,10 +1,11 @@
 """Join the front end's modules into one script for each host, and minify its style sheets: `make bundle`.
 
-The bundles are part of the repository, so that a clone installs without Node. `SUMS` records what they were made from;
-a test compares it with the files.
+The bundles are part of the repository, so that a clone installs without Node. `SUMS` records what they were made from,
+the libraries in `package.json` included; a test compares it with the files.
 """
 
 import hashlib
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,10 +31,11 @@ def bundle_of(entry: str) -> Path:
 
 
 def sums() -> str:
-    """Return the digests of esbuild's version and options, of each source and of each bundle, one a line."""
-    return (
-        "\n".join([ESBUILD, " ".join(OPTIONS), *(f"{_digest(path)}  {name}" for name, path in sorted(_files()))]) + "\n"
-    )
+    """Return the versions of esbuild and each library, the options, and the digests of the files, one a line."""
+    used = json.loads((ROOT.parents[1] / "package.json").read_text("utf-8"))["dependencies"]
+    libraries = [f"{name}@{version}" for name, version in used.items()]
+    digests = [f"{_digest(path)}  {name}" for name, path in sorted(_files())]
+    return "\n".join([ESBUILD, *libraries, " ".join(OPTIONS), *digests]) + "\n"
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ NAMES = {
     "attention", "evidence", "walk",
     "random", "cls", "CLS", "tabby", "hound", "teapot", "kite", "red", "robin", "fox", "ant", "English",
     "Spearman", "inferno", "viridis", "cividis", "grey", "balance", "PNG", "npz", "JSON", "PageUp", "PageDown", "Esc",
-    "Shift", "P", "relevance", "dev", "MB", "png", "notebook", "recipe", "PCA", "PDF", "SVG", "WebM", "method",
+    "Shift", "P", "relevance", "dev", "MB", "png", "notebook", "recipe", "PCA", "PDF", "SVG", "WebM", "GIF", "method",
 }  # fmt: skip
 WORDS = """() => {
     const found = [], skipped = 'textarea, script, style, .vs-predictions';

@@ -11,6 +11,7 @@ const { absentScene, DRAWN, sceneOf, stateOf } = await at("scene");
 const { commandOf } = await at("command");
 const { bestMatch, cosines, unitRows } = await at("likeness");
 const { i420, webm } = await at("webm");
+const { fewColours } = await at("palette");
 
 const near = (found, wanted) =>
   found.flat().forEach((one, i) => assert.ok(Math.abs(one - wanted.flat()[i]) < 1e-12, `${found} is not ${wanted}`));
@@ -167,4 +168,34 @@ test("each facet counts what the choices of the others leave, and every value is
     ],
   );
   assert.equal(passing(rows, { range: null, chosen: new Map([["deletion", new Set([""])]]) })[0], rows[1]);
+});
+
+test("few colours are exact where they suffice, and cut where they lie far apart where they do not", () => {
+  const told = [
+      [255, 255, 255],
+      [0, 0, 0],
+      [3, 200, 7],
+      [255, 255, 255],
+    ],
+    rgba = Uint8ClampedArray.from(told.flatMap((one) => [...one, 255]));
+  const exact = fewColours(rgba);
+  assert.equal(exact.palette.length, 3);
+  assert.deepEqual(
+    Array.from(exact.index, (place) => exact.palette[place]),
+    told,
+  );
+  const two = fewColours(rgba, 2);
+  assert.deepEqual(
+    Array.from(two.index, (place) => two.palette[place]),
+    [
+      [255, 255, 255],
+      [2, 100, 4],
+      [2, 100, 4],
+      [255, 255, 255],
+    ],
+  );
+  const grey = Uint8ClampedArray.from({ length: 4 * 256 }, (_, i) => (i % 4 < 3 ? i >> 2 : 255)),
+    { palette, index } = fewColours(grey, 16);
+  assert.equal(palette.length, 16);
+  index.forEach((place, i) => assert.ok(Math.abs(palette[place][0] - i) <= 12));
 });

@@ -2,7 +2,7 @@
 
 import { commandOf, lostBy, tokenOf } from "./command.js";
 import { el } from "./dom.js";
-import { canRecord, filmOf } from "./exportFilm.js";
+import { canEncode, canPlay, filmOf, gifOf } from "./exportFilm.js";
 import { npy, zip } from "./npz.js";
 import { pdfOf, pictureOf, svgOf } from "./exportImage.js";
 import { scaleOf, stateOf } from "./scene.js";
@@ -141,7 +141,8 @@ export function panel(root, ctx) {
     button("save_svg", "svg", () => svgOf(ctx)),
     button("save_pdf", "pdf", () => pdfOf(ctx)),
     el("button", { type: "button", class: "vs-quiet", text: t("copy_picture"), onclick: copyPicture }),
-    canRecord(ctx) && button("save_webm", "webm", () => (tell("recording"), filmOf(ctx, signal)), filmStem),
+    canPlay(ctx) && button("save_gif", "gif", () => (tell("recording"), gifOf(ctx, signal)), filmStem),
+    canEncode(ctx) && button("save_webm", "webm", () => (tell("recording"), filmOf(ctx, signal)), filmStem),
     button("save_npz", "npz", () => arraysOf(ctx)),
     button("save_json", "json", () => new Blob([JSON.stringify(recordOf(ctx), null, 1)], { type: "application/json" })),
   ].filter(Boolean);

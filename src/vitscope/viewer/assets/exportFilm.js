@@ -1,54 +1,89 @@
-// The layers as a film (WebM), each with its legend: what the page plays, encoded frame by frame.
+// The layers as a film, WebM or GIF, each with its legend: what the page plays, frame by frame.
 
+/*! gifenc, Copyright (c) 2017 Matt DesLauriers, MIT License (see NOTICE of vitscope) */
+import { GIFEncoder } from "gifenc/src/index.js"; // of its sources esbuild takes what is used, of its bundle all
 import { canvasOf } from "./exportImage.js";
+import { fewColours } from "./palette.js";
 import { PACE, playLayers } from "./player.js";
 import { i420, webm } from "./webm.js";
 
-// Encoders are given to pages of a secure origin alone, as files and the local server are.
-export const canRecord = ({ data }) => data.readable && data.layers.length > 1 && typeof VideoEncoder === "function";
+export const canPlay = ({ data }) => data.readable && data.layers.length > 1;
 
-// Where the reader goes to another layer, there is no film.
-export async function filmOf(ctx, signal) {
+// Encoders are given to pages of a secure origin alone, as files and the local server are.
+export const canEncode = (ctx) => canPlay(ctx) && typeof VideoEncoder === "function";
+
+// The layers as pictures on white, all as large as the largest, both sides multiples of `even`: their size, and each
+// one's pixels in turn. Nothing where the reader goes to another layer. Until the largest is known they wait as PNG.
+async function framesOf(ctx, signal, even) {
   const { data, store } = ctx,
     { layer, source, query, rolled } = store.get(),
-    frames = [];
-  let encoder = null,
-    failed = null,
-    size = null;
+    size = [0, 0],
+    blobs = [];
   await playLayers(ctx, signal, async () => {
     const picture = await canvasOf(ctx);
-    if (!encoder) {
-      size = [picture.width, picture.height].map((side) => side + (side % 2));
-      encoder = new VideoEncoder({
-        output: (chunk) => {
-          const bytes = new Uint8Array(chunk.byteLength);
-          chunk.copyTo(bytes);
-          frames.push(bytes);
-        },
-        error: (error) => {
-          failed = error;
-        },
-      });
-      encoder.configure({ codec: "vp8", width: size[0], height: size[1], bitrate: 2e7, latencyMode: "quality" });
+    [picture.width, picture.height].forEach((side, i) => {
+      size[i] = Math.max(size[i], Math.ceil(side / even) * even);
+    });
+    blobs.push(await new Promise((resolve) => picture.toBlob(resolve)));
+  });
+  if (signal.aborted || blobs.length < data.layers.length) return null;
+  store.set({ layer, source, query, rolled });
+  const canvas = new OffscreenCanvas(size[0], size[1]),
+    context = canvas.getContext("2d", { willReadFrequently: true });
+  context.fillStyle = "#fff";
+  async function* pixels() {
+    for (const blob of blobs) {
+      const picture = await createImageBitmap(blob);
+      context.fillRect(0, 0, size[0], size[1]);
+      context.drawImage(picture, 0, 0);
+      picture.close();
+      yield context.getImageData(0, 0, size[0], size[1]).data;
     }
-    const canvas = document.createElement("canvas"),
-      context = canvas.getContext("2d");
-    [canvas.width, canvas.height] = size;
-    context.fillStyle = "#fff";
-    context.fillRect(0, 0, canvas.width, canvas.height);
-    context.drawImage(picture, 0, 0);
+  }
+  return { size, pixels };
+}
+
+export async function filmOf(ctx, signal) {
+  const made = await framesOf(ctx, signal, 2); // chroma is of two by two pixels
+  if (!made) return null;
+  const [codedWidth, codedHeight] = made.size,
+    frames = [];
+  let failed = null;
+  const encoder = new VideoEncoder({
+    output: (chunk) => {
+      const bytes = new Uint8Array(chunk.byteLength);
+      chunk.copyTo(bytes);
+      frames.push(bytes);
+    },
+    error: (error) => {
+      failed = error;
+    },
+  });
+  encoder.configure({ codec: "vp8", width: codedWidth, height: codedHeight, bitrate: 2e7, latencyMode: "quality" });
+  for await (const rgba of made.pixels()) {
     // Browsers convert colours in ways of their own, so that the planes are made here.
-    const [codedWidth, codedHeight] = size,
-      planes = i420(context.getImageData(0, 0, codedWidth, codedHeight).data, codedWidth, codedHeight),
+    const planes = i420(rgba, codedWidth, codedHeight),
       timestamp = 1000 * PACE * frames.length,
       frame = new VideoFrame(planes, { format: "I420", codedWidth, codedHeight, timestamp });
     encoder.encode(frame, { keyFrame: true });
     frame.close();
     await encoder.flush();
-  });
-  encoder?.close();
+  }
+  encoder.close();
   if (failed) throw failed;
-  if (!signal.aborted && frames.length === data.layers.length) store.set({ layer, source, query, rolled });
-  else return null;
-  return new Blob([webm(frames, size[0], size[1], PACE, `vitscope ${data.header.vitscope}`)], { type: "video/webm" });
+  const program = `vitscope ${ctx.data.header.vitscope}`;
+  return new Blob([webm(frames, codedWidth, codedHeight, PACE, program)], { type: "video/webm" });
+}
+
+// Each frame has 256 colours of its own; the film begins again when it ends.
+export async function gifOf(ctx, signal) {
+  const made = await framesOf(ctx, signal, 1);
+  if (!made) return null;
+  const encoder = GIFEncoder();
+  for await (const rgba of made.pixels()) {
+    const { palette, index } = fewColours(rgba);
+    encoder.writeFrame(index, made.size[0], made.size[1], { palette, delay: PACE });
+  }
+  encoder.finish();
+  return new Blob([encoder.bytesView()], { type: "image/gif" });
 }
