@@ -98,8 +98,13 @@ def refreshed(source: polib.POFile, old: polib.POFile) -> polib.POFile:
 
 def areas(texts: dict[str, str]) -> list[str]:
     """Return the areas of messages and of pages."""
-    pages = {path.stem for path in (ROOT / "locales" / "en").glob("*-page.po")}
+    pages = {area for area in catalogues() if area.endswith("-page")}
     return sorted({code.partition(".")[0] for code in texts} | pages)
+
+
+def catalogues(language: str = "en") -> list[str]:
+    """Return the areas that have a catalogue."""
+    return sorted(path.stem for path in (ROOT / "locales" / language).glob("*.po"))
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 from functools import cache
 from typing import Any
 
-import monai.networks.nets
 import numpy as np
 import torch
 import transformers
@@ -121,6 +120,12 @@ def _refusal(code: str, model: Any, **options: Any) -> str:
     return "loaded"
 
 
+def _vit(**options: Any) -> torch.nn.Module:
+    from monai.networks.nets import ViT  # 2 s to import
+
+    return ViT(1, **options).eval()
+
+
 def _monai(classification: bool) -> float:
     torch.manual_seed(0)
     sizes = {
@@ -131,7 +136,7 @@ def _monai(classification: bool) -> float:
         "num_layers": 2,
         "num_heads": 2,
     }
-    model = monai.networks.nets.ViT(1, **sizes, classification=classification, save_attn=True).double().eval()
+    model = _vit(**sizes, classification=classification, save_attn=True).double()
     model(torch.from_numpy(_VOXELS[None, None]).double())
     attentions = [block.attn.att_mat[0].mean(0).numpy() for block in model.blocks]
     count = len(attentions[0])
@@ -156,7 +161,7 @@ def _monai_features() -> float:
 def _other_size() -> str:
     sizes = {"img_size": 16, "patch_size": 8, "hidden_size": 32, "mlp_dim": 64, "num_layers": 1, "num_heads": 2}
     try:
-        vitscope.load(monai.networks.nets.ViT(1, **sizes).eval()).explain(_VOXELS)
+        vitscope.load(_vit(**sizes)).explain(_VOXELS)
     except VitscopeError as error:
         return REFUSED if error.code == "models.volume-size" else str(error)
     return "explained"

@@ -32,8 +32,9 @@ def bomb(width, height, mode=6):
 
 PROBLEM = {"detail", "hint", "code", "messages"}
 CAT = data.chelsea()
+WHOLE = encoded(CAT)
 GOOD = [
-    encoded(CAT),
+    WHOLE,
     encoded(CAT[:200, :180], "JPEG"),
     encoded(CAT[50:, 100:], "WEBP"),
     encoded(CAT[:120, :160, :1].repeat(3, 2), "GIF"),
@@ -44,11 +45,11 @@ HOSTILE = {
     "text": b"hello, I am no picture" * 50,
     "page": b"<html><script>alert(1)</script></html>",
     "drawing": b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
-    "half": encoded(CAT)[:40_000],
+    "half": WHOLE[:40_000],
     "head": encoded(CAT, "JPEG")[:300],
     "bomb": bomb(60_000, 60_000),
     "wide": bomb(2**31 - 1, 1),
-    "too many pixels": encoded(np.zeros((5001, 5000, 3), np.uint8)),
+    "too many pixels": encoded(np.zeros((5001, 5000, 3), np.uint8), compress_level=1),
     "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n",
     "photoshop": b"8BPS" + bytes(200),
     "archive": b"PK\x03\x04" + bytes(500),

@@ -10,7 +10,6 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import nbformat
 import pytest
 from PIL import Image
 from skimage import data
@@ -25,6 +24,8 @@ DRAWN = "root => root.querySelector('.vs-heat').toDataURL()"
 @pytest.fixture(scope="module")
 def jupyter(tmp_path_factory, tiny_folder):
     """JupyterLab on loopback with a token, and a notebook of two views and a saved map; its address."""
+    import nbformat  # 3 s of CPU: it compiles a grammar of addresses
+
     root = tmp_path_factory.mktemp("jupyter")
     for name in ("chelsea", "coffee"):
         Image.fromarray(getattr(data, name)()).resize((240, 160)).save(root / f"{name}.png")
