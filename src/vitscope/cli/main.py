@@ -1,6 +1,7 @@
 """The `vitscope` command: its subcommands, and one line on stderr for every error of a user."""
 
 import atexit
+import functools
 import io
 import os
 import sys
@@ -154,7 +155,7 @@ def main() -> None:
 
 def _run() -> int | None:
     """Run the command that the arguments name, with the defaults of the file; return its exit code."""
-    root: Any = typer.main.get_command(app)
+    root = _root_command()
     defaults, arguments = read_defaults(root.commands), sys.argv[1:]
     if any(name in defaults for name in arguments[:1]) and not {"-q", "--quiet"} & {*arguments}:
         print_note(f"defaults of {FILE}: {', '.join(defaults[arguments[0]])}")
@@ -162,6 +163,12 @@ def _run() -> int | None:
         prog_name="vitscope", standalone_mode=False, default_map=defaults, auto_envvar_prefix="VITSCOPE"
     )
     return code
+
+
+@functools.cache
+def _root_command() -> Any:
+    """Return the command of all commands: to make it takes longer than to parse a line."""
+    return typer.main.get_command(app)
 
 
 def _print_version(requested: bool) -> bool:

@@ -5,6 +5,7 @@ Where the region cannot be measured, it is the caller's to say: nothing is guess
 
 import inspect
 import logging
+import pickle
 import random
 import re
 from collections.abc import Callable
@@ -277,7 +278,7 @@ def _alike(first: Tensor, second: Tensor) -> bool:
 def random_state() -> int:
     """Return a number that changes when a global generator of random numbers is drawn from."""
     state = np.random.get_state(legacy=False)  # noqa: NPY002 - that of processors
-    return hash((random.getstate(), str(state), torch.random.get_rng_state().numpy().tobytes()))
+    return hash((random.getstate(), pickle.dumps(state), torch.random.get_rng_state().numpy().tobytes()))
 
 
 def _random() -> LayoutError:
