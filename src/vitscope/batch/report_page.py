@@ -107,14 +107,14 @@ def _histograms(values: Mapping[str, Float[np.ndarray, " n"]], title: str) -> li
 def _sinks(grid: tuple[int, int], found: SinkCounts) -> tuple[str, str]:
     """Draw how often each patch is a sink; return the image and its caption."""
     share, even = found.border
-    per_map = found.counts.sum() / max(found.maps, 1)
+    per_map, most = found.counts.sum() / max(found.maps, 1), int(found.counts.max())
     caption = (
         f"How often a patch holds more than {SINK_FACTOR} times its even share, in {found.maps:,} maps of {grid[0]} x "
-        f"{grid[1]} patches; white is {int(found.counts.max()):,} times. {per_map:.2g} such patches per map; "
+        f"{grid[1]} patches; white is {most:,} {'time' if most == 1 else 'times'}. Such patches a map: {per_map:.2g}; "
         f"{share:.0%} of them are on the border, which has {even:.0%} of the patches."
     )
     side = max(1, 360 // max(grid))
-    level = (found.counts / max(int(found.counts.max()), 1)).astype(np.float32)
+    level = (found.counts / max(most, 1)).astype(np.float32)
     image = Image.fromarray((level * 255).astype(np.uint8).repeat(side, 0).repeat(side, 1))
     return data_url(image, "PNG"), caption
 

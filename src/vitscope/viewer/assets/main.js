@@ -364,10 +364,11 @@ function mountOne(element, document, host, options) {
       options.photos &&
       choices(
         t(twins ? "model" : "photo"),
-        options.photos.map((name, i) => [i, name]),
+        options.photos.map((name, i) => [i, name, name]),
         state.photo,
         (value) => store.set({ photo: value }),
       );
+    which?.classList.add("vs-which");
     store.subscribe(({ theme: now }) => look.show(now), ctx.signal);
     return el(
       "header",
