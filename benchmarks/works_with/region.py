@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from benchmarks.works_with.table import REFUSED, row
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor, nn
 
 import vitscope
@@ -210,8 +210,19 @@ def _edges() -> float | str:
 @row(_SOURCE, "a region from the caller", libraries=_VISION, against="the region that was given", tolerance=0)
 def _given() -> float:
     stated = ImageRegion((400, 200), (0, 0, 400, 200), (32, 32))
-    process = lambda image: _tensor(ImageOps.mirror(image).resize((32, 32)))  # noqa: E731
+    process = lambda image: _tensor(image.filter(ImageFilter.FIND_EDGES).resize((32, 32)))  # noqa: E731
     return float(_explained(process, region=lambda picture: stated).region != stated)
+
+
+@row(_SOURCE, "a region from the caller for a mirrored photo", libraries=_VISION, against="no region can express it")
+def _given_mirrored() -> str:
+    stated = ImageRegion((400, 200), (0, 0, 400, 200), (32, 32))
+    process = lambda image: _tensor(ImageOps.mirror(image).resize((32, 32)))  # noqa: E731
+    try:
+        _explained(process, region=lambda picture: stated)
+    except VitscopeError as error:
+        return REFUSED if error.code == "models.processor-region" else error.code
+    return "explained"
 
 
 @row(
