@@ -125,13 +125,13 @@ def check_cover(finest: FinestTokens, merges: list[TokenMerge], size: tuple[int,
                     msg(
                         "tracing.uneven",
                         "the patches lie up to {off} of a patch off an even grid, as where the model repeats or "
-                        "mirrors the border of the image",
+                        "mirrors the border of the image, or convolutions and pooling reach far beyond a patch",
                         off=f"{off:.2f}",
                     ),
                     msg(
                         "tracing.uneven.hint",
-                        "pad the image in its preprocessing instead of inside the model, with a flat colour; or, where "
-                        "whole patches lie beside the image, pass the layout of all of them: "
+                        "pad the image in its preprocessing instead of inside the model, with a flat colour; or pass "
+                        "the layout of all patches, also of those beside the image, which is checked: "
                         "layout=vitscope.TokenLayout(prefix=..., grid=(rows, columns))",
                     ),
                 )

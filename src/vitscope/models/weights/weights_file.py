@@ -199,6 +199,8 @@ def _parts(content: Any) -> Iterator[str]:
         for name, value in list(content.items())[:8]:
             kind = type(value).__name__
             yield f"{name} ({'object of ' + kind if isinstance(value, _Inert) else kind})"
+    elif isinstance(content, (list, tuple)):
+        yield from sorted({type(value).__name__ for value in content[:8]})
 
 
 def _no_weights(path: Path, content: Any) -> ModelError:
@@ -212,7 +214,7 @@ def _no_weights(path: Path, content: Any) -> ModelError:
             "{file} holds no state dict: it is a {kind} of {parts}",
             file=path,
             kind=type(content).__name__,
-            parts=", ".join(_parts(content)) or "no tensors",
+            parts=", ".join(_parts(content)) or "nothing",
         ),
         msg("models.weights-none.hint", "write one with torch.save(model.state_dict(), file)"),
     )
