@@ -72,6 +72,7 @@ def test_an_interrupt_at_any_place_of_a_mere_forward_leaves_torch_as_it_was():
 
 def test_an_interrupt_as_changes_are_entered_leaves_none_open():
     for place in (1, 2, 3, 4):
+        _OPEN.set(())  # a capture that another thread ended is among them until the next one begins
         with contextlib.suppress(Interrupted):
             interrupted(Changes().__enter__, place)
             _OPEN.set(())  # it was entered
