@@ -52,13 +52,13 @@ def test_only_flags_that_were_given_are_named():
     ]
 
 
-@pytest.mark.parametrize("region", ["4,0,28,16.5", "whole"])
+@pytest.mark.parametrize("region", ["4,0,445,298.5", "whole"])  # within a pixel of the input
 def test_a_region_is_that_of_every_image(cli, photo, tiny_folder, tmp_path, region):
     ran = cli("explain", photo, "-m", tiny_folder, "--region", region, "-o", tmp_path / "o")
     assert ran.code == 0, ran.err
     found = manifest(tmp_path / "o" / photo.stem / "why-this-class")
     whole = [0, 0, *load_image(photo).size]
-    assert found["region"]["box"] == ([4, 0, 28, 16.5] if region != "whole" else whole)
+    assert found["region"]["box"] == ([4, 0, 445, 298.5] if region != "whole" else whole)
     assert found["provenance"]["load"] == {"region": region}
     run(str(photo), tmp_path / "run", BatchPlan(str(tiny_folder), methods=("rollout",), region=region))
     (row,) = pq.read_table(tmp_path / "run" / "data").to_pylist()
@@ -70,6 +70,13 @@ def test_what_is_no_region_is_refused(cli, photo, tiny_folder, tmp_path, region)
     ran = cli("explain", photo, "-m", tiny_folder, "--region", region, "-o", tmp_path / "o")
     assert ran.code == 2
     assert "--region" in one_line(ran.err)
+
+
+def test_a_region_that_the_processor_contradicts_is_refused(cli, photo, tiny_folder, tmp_path):
+    ran = cli("explain", photo, "-m", tiny_folder, "--region", "0,0,28,16", "-o", tmp_path / "o")
+    assert ran.code == 1
+    assert "(0, 0, 451, 300)" in one_line(ran.err)
+    assert "leave --region out" in ran.err
 
 
 def test_what_was_said_is_in_the_provenance(cli, photo, tiny_folder, tmp_path):
@@ -85,8 +92,8 @@ def test_commands_that_are_shown_load_the_same_model(tiny_folder, photo, tmp_pat
     names = tmp_path / "names.txt"
     names.write_text("\n".join("abcdefg"))
     weights = tiny_folder / "model.safetensors"
-    options = {"weights": weights, "labels": names, "multi_label": True, "output": "logits", "region": (0, 0, 20, 16)}
-    flags = f"--weights {weights} --labels {names} --region 0,0,20,16 --output logits --multi-label"
+    options = {"weights": weights, "labels": names, "multi_label": True, "output": "logits", "region": (0, 0, 445, 298)}
+    flags = f"--weights {weights} --labels {names} --region 0,0,445,298 --output logits --multi-label"
     header = vitscope.load(tiny_folder, **options).view(photo, methods=("rollout",), measure=False).header
     assert f"--model {tiny_folder} {flags}" in header["command"]
     assert all(f"--model {tiny_folder} {flags}" in one["command"] for one in header["maps"])

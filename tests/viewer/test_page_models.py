@@ -137,21 +137,23 @@ def test_axe_finds_nothing_on_two_models(twins, state):
 
 
 @pytest.mark.slow
-def test_on_a_phone_long_names_of_two_models_take_no_row_of_their_own(chromium, twin_view, tmp_path):
+def test_on_a_phone_long_names_of_two_models_take_one_row_and_hide_no_switch(chromium, twin_view, tmp_path):
     document = json.loads(json.dumps(twin_view.document()))
     names = [f"timm:vit_base_patch16_clip_224.{one}" for one in ("openai", "openai_ft_in1k")]
     for one, name in zip((document, document["other"]), names, strict=True):
         one["header"]["model"]["reference"] = name
     (tmp_path / "twins.html").write_text(page(document, "en"))
     with opened(chromium, (tmp_path / "twins.html").as_uri(), size=(400, 800)) as made:
-        assert made.evaluate("() => document.querySelector('.vs-head').getBoundingClientRect().height") < 60
+        assert made.evaluate("() => document.querySelector('.vs-head').getBoundingClientRect().height") < 76
+        outside = "() => [...document.querySelectorAll('.vs-head *')].map((o) => o.getBoundingClientRect().right)"
+        assert max(made.evaluate(outside)) <= 400
         assert made.evaluate("() => document.documentElement.scrollWidth") <= 400
         assert [
             made.evaluate(f"() => document.querySelectorAll('.vs-which button')[{i}].title") for i in (0, 1)
         ] == names
         made.click(".vs-which button", names[1])
         made.wait(f"() => {VIEWER}.state.photo === 1")
-        made.click(".vs-switches button", "Dark")  # scrolled into sight
+        made.click(".vs-switches button", "Dark")
         made.wait("() => document.querySelector('main').dataset.theme === 'dark'")
         made.picture(tmp_path / "phone.png")
         assert made.troubles == []
