@@ -9,6 +9,7 @@ from torch import nn
 
 import vitscope
 from tests.models.sabotaged import D, Tiny
+from tests.models.toys_traced import ROWS
 from tests.models.traced_row import as_it_is
 from vitscope.geometry import TokenLayout
 
@@ -19,8 +20,8 @@ NOTES = {"tracing.note-interpolated", "tracing.note-cut"}
 
 def told(scope, size):
     """What the notes of a map and of an attribution say of positions: the same."""
-    e = scope.explain(np.zeros((*size, 3), np.uint8), method="rollout")
-    found = scope.attribute(torch.zeros(1, 3, *e.region.input), method="rollout")
+    e = scope.explain(np.zeros((*size, 3), np.uint8), method="random")
+    found = scope.attribute(torch.zeros(1, 3, *e.region.input), method="random")
     notes = [[note for note in some if note.code in NOTES] for some in (e.provenance["notes"], found.notes[0])]
     assert notes[0] == notes[1]
     return [(note.code, note.params) for note in notes[0]]
@@ -94,6 +95,32 @@ def test_position_embeddings_that_are_cut(given):
     assert told(scope, (32, 32)) == [("tracing.note-cut", {"used": 16, "rows": 36})]
     scope = vitscope.load(Cut((32, 32)).eval(), processor=as_it_is((32, 32)), **layout)
     assert told(scope, (32, 32)) == []
+
+
+@pytest.mark.parametrize(
+    "embed",
+    [
+        lambda self, x: torch.cat([self.places[:, 0][:, None], self.places[:, 1:12], self.places[:, -4:]], 1),
+        lambda self, x: torch.cat([self.places[:, :8], self.places[:, 8:]], 1),
+        lambda self, x: torch.cat([self.places[:, :6], self.places.narrow(1, 6, 10)], 1),
+        lambda self, x: torch.cat(self.places.split(4, 1), 1),
+        lambda self, x: self.places[:, torch.arange(16)],
+    ],
+    ids=["a number", "two halves", "narrow", "split", "indices"],
+)
+def test_all_of_them_in_parts_are_not_cut(embed):
+    class Parts(Tiny):
+        def embed(self, x):
+            return self.stem(x).flatten(2).mT + embed(self, x)
+
+    assert told(vitscope.load(Parts().eval(), processor=as_it_is((32, 32))), (32, 32)) == []
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.name != "timm-naflexvit"], ids=lambda row: row.name)
+def test_at_its_own_size_no_model_of_the_zoo_has_a_note(row):
+    """ViTDet leaves out the place of CLS, MViT has tables of relative places, YOLOS takes its own in three parts."""
+    scope = vitscope.load(row.make().eval())
+    assert told(scope, scope.adapter.input_size) == []
 
 
 def test_a_layout_from_the_caller_is_no_reason_to_say_less():

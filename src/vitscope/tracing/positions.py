@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -11,6 +12,8 @@ from vitscope._messages import Message, msg
 from vitscope.tracing.rules import plain_name
 from vitscope.tracing.token_tensor import parameter_names, tensors_in
 
+_TAKING = frozenset({"getitem", "narrow", "split", "split_with_sizes", "chunk", "select", "index_select", "unbind"})
+_CUT = 0.9  # of a row of patches: fewer unused embeddings are those of tokens that the model leaves out, such as CLS
 _RESIZING = frozenset({"interpolate", "upsample", "upsample_bilinear", "upsample_nearest", "grid_sample"})
 
 
@@ -18,8 +21,8 @@ def interpolated(own: tuple[int, ...], used: tuple[int, ...]) -> Message:
     """Say that position embeddings of one grid were interpolated to another."""
     return msg(
         "tracing.note-interpolated",
-        "the input is not of the size that the model was built for: its position embeddings are interpolated from "
-        "{own} to {used}",
+        "the input is not of the size that the model's position embeddings are for: they are interpolated from {own} "
+        "to {used}",
         own=" x ".join(map(str, own)),
         used=" x ".join(map(str, used)),
     )
@@ -31,7 +34,7 @@ class PositionWatch:
 
     Attributes:
         resized: the grids before and after the first table that is interpolated.
-        parts: for each parameter that is named after positions, its rows and the lengths of the parts that were taken.
+        parts: for each parameter that is named after positions, how many rows it has, and those that were taken.
     """
 
     resized: tuple[tuple[int, ...], tuple[int, ...]] | None = None
@@ -47,27 +50,34 @@ class PositionWatch:
             names: parameter names by storage.
         """
         table = args[0] if args else None
-        if not isinstance(table, Tensor) or not isinstance(result, Tensor) or not table.is_floating_point():
+        if not isinstance(table, Tensor) or not table.is_floating_point():
             return
-        if name in _RESIZING and table.ndim > 2 and table.shape[2:] != result.shape[2:] and self.resized is None:
+        if (
+            name in _RESIZING
+            and isinstance(result, Tensor)
+            and table.ndim > 2
+            and table.shape[2:] != result.shape[2:]
+            and self.resized is None
+        ):
             self.resized = tuple(table.shape[2:]), tuple(result.shape[2:])
-        if name == "getitem" and result.ndim == table.ndim and table.ndim in (2, 3):
-            known, rows, taken = names.get(table.untyped_storage().data_ptr(), ""), table.shape[-2], result.shape[-2]
-            if "pos" in known.rpartition(".")[2].lower() and table.shape[-1] == result.shape[-1]:
-                self.parts.setdefault(table.data_ptr(), (rows, set()))[1].add(taken)
+        known = names.get(table.untyped_storage().data_ptr(), "").rpartition(".")[2].lower()
+        if name in _TAKING and table.ndim in (2, 3) and "pos" in known and "rel" not in known:
+            rows = torch.arange(table.shape[-2])
+            taken = rows[:, None].expand(table.shape)[args[1]] if name == "getitem" else rows  # else all, to be sure
+            self.parts.setdefault(table.data_ptr(), (len(rows), set()))[1].update(taken.flatten().tolist())
 
     def notes(self) -> tuple[Message, ...]:
         """Return what a reader must know; empty for a model at the size that it was built for."""
         if self.resized is not None:
             return (interpolated(*self.resized),)
         for rows, taken in self.parts.values():
-            if sum(taken) < rows:
+            if rows - len(taken) > _CUT * rows**0.5:
                 return (
                     msg(
                         "tracing.note-cut",
-                        "the input is not of the size that the model was built for: it uses {used} of its {rows} "
-                        "position embeddings, those of other places among them",
-                        used=sum(taken),
+                        "the input is not of the size that the model's position embeddings are for: it uses {used} of "
+                        "{rows}, those of other places among them",
+                        used=len(taken),
                         rows=rows,
                     ),
                 )
