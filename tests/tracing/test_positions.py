@@ -12,6 +12,7 @@ from tests.models.sabotaged import D, Tiny
 from tests.models.toys_traced import ROWS
 from tests.models.traced_row import as_it_is
 from vitscope.geometry import TokenLayout
+from vitscope.models.bundled.dinov2 import Dinov2Processor
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 BUILT = {"image_size": 32, "patch_size": 8}
@@ -54,6 +55,15 @@ def test_a_processor_of_another_size(name):
     model = TRANSFORMERS[name]().eval()
     assert told(vitscope.load(model, processor=processor((32, 32))), (32, 32)) == []
     assert told(vitscope.load(model, processor=processor((48, 40))), (48, 40)) == interpolated("4 x 4", "6 x 5")
+
+
+def test_as_many_patches_in_another_shape_are_as_the_bundled_model_was_measured():
+    model = transformers.Dinov2Model(transformers.Dinov2Config(**SMALL, image_size=112, patch_size=14)).eval()
+    edge = {"height": 112, "width": 112}
+    bundled = vitscope.load(model, processor=Dinov2Processor(edge, edge, [0.5] * 3, [0.5] * 3, 1 / 255))
+    other = vitscope.load(model, processor=processor((112, 112)))
+    for size, notes in (((112, 112), (0, 0)), ((98, 126), (0, 1)), ((56, 56), (1, 1)), ((112, 224), (1, 1))):
+        assert tuple(len(scope.adapter.notes_at(size)) for scope in (bundled, other)) == notes
 
 
 def test_no_positions_are_interpolated_where_there_are_none():

@@ -24,7 +24,7 @@ from vitscope.images import Picture
 from vitscope.models.answers.answers import answer_of
 from vitscope.models.answers.class_scores import ClassScores
 from vitscope.models.base import ADAPTERS, ModelAdapter, image_size, text_too_long
-from vitscope.models.bundled.dinov2 import Dinov2Model
+from vitscope.models.bundled.dinov2 import Dinov2Model, Dinov2Processor
 from vitscope.models.transformers.base import TransformersBase
 from vitscope.models.transformers.processor import ProcessorRunner, as_pair, cut_patches, takes_patches
 from vitscope.models.transformers.types import AUDIO_TYPES, CLASSIFIER, VIDEO_TYPES, find_type, is_altered
@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 _USUAL_SIZE = 224
 _DENSE = ("ForSemanticSegmentation", "ForObjectDetection")
 _MAE = "vit_mae"
+_NEAR = (
+    0.1  # of the number of patches: by default, images keep their shape for the bundled model, which was measured so
+)
 _POSITIONS = ("use_absolute_position_embeddings", "use_relative_position_bias", "use_shared_relative_position_bias")
 
 
@@ -205,7 +208,10 @@ class TransformersAdapter(TransformersBase):
             return ()
         patch, built = as_pair(self.config.patch_size), as_pair(self.config.image_size)
         own, used = ((high // patch[0], wide // patch[1]) for high, wide in (built, size))
-        return () if own == used else (interpolated(own, used),)
+        near = abs(used[0] * used[1] / (own[0] * own[1]) - 1) < _NEAR
+        if own == used or (near and isinstance(self._runner.processor, Dinov2Processor)):
+            return ()
+        return (interpolated(own, used),)
 
     def token_order(self) -> Tensor | None:
         """Return the places of the layout's tokens among the model's, or None where they are in order."""
