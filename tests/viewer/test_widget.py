@@ -169,6 +169,7 @@ def test_what_comes_later_appears_in_the_cell_and_the_choice_stays(browser, grow
         opened.evaluate(RENDERED, [url, styles(), first, rest])
         opened.wait("() => document.querySelectorAll('.vs-methods button').length === 1")
         opened.click("[role=radio]", "Looks at")
+        opened.wait("() => /looks at/.test(document.querySelector('.vs-caption').textContent)")  # in a later frame
         opened.click("[role=tab]", "About")
         caption = opened.text(".vs-caption")
         opened.evaluate("() => grow()")
