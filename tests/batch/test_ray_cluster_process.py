@@ -73,8 +73,9 @@ def test_it_is_reached_from_this_machine_with_a_token_only_and_a_signal_ends_it(
     assert len(environment["RAY_AUTH_TOKEN"]) == 64
     assert not (tmp_path / ".ray").exists()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 130
+    ended = process.wait(60)
     said = printed.read_text()
+    assert ended == 130, said
     assert said.splitlines()[-1].startswith("vitscope: interrupted")
     assert not {"SIGTERM", "Traceback", "Fatal"} & set(said.split())
     assert not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
@@ -88,7 +89,7 @@ def test_a_process_of_ray_that_dies_is_one_line(batch, name):
     process, out, printed = batch
     family = psutil.Process(process.pid).children(recursive=True)
     next(one for one in family if name in (one.name(), *one.cmdline())).kill()
-    assert process.wait(60) == 1
+    assert process.wait(60) == 1, printed.read_text()
     until = time.monotonic() + 10  # the line may come from a process that outlives this one
     while "a process of Ray" not in (said := printed.read_text()) and time.monotonic() < until:
         time.sleep(0.1)
