@@ -3,16 +3,8 @@
 import numpy as np
 import torch
 from benchmarks.works_with.table import REFUSED, row
-from tests.models import (
-    sabotaged_attention,
-    sabotaged_axes,
-    sabotaged_flow,
-    sabotaged_kernels,
-    sabotaged_loops,
-    sabotaged_mixing,
-    sabotaged_views,
-)
-from tests.models.sabotaged import SABOTAGED, wanted
+from tests.models.all_sabotaged import SABOTAGED
+from tests.models.sabotaged import wanted
 from tests.models.traced_row import as_it_is
 
 import vitscope
@@ -21,17 +13,6 @@ from vitscope.errors import VitscopeError
 KIND = "Attention seen in part"
 TWIN = "rollout of a float64 twin whose attention is a plain formula"
 REASON = "the reason by its code"
-assert all(
-    (
-        sabotaged_attention,
-        sabotaged_axes,
-        sabotaged_flow,
-        sabotaged_kernels,
-        sabotaged_loops,
-        sabotaged_mixing,
-        sabotaged_views,
-    )
-)
 
 TRIED = {
     "heads in a loop, side by side at last": "heads in a loop, torch.cat",

@@ -10,25 +10,12 @@ import torch
 
 import vitscope
 from tests.helpers.errors import raises
-from tests.models import (
-    sabotaged_attention,
-    sabotaged_axes,
-    sabotaged_flow,
-    sabotaged_kernels,
-    sabotaged_loops,
-    sabotaged_mixing,
-    sabotaged_tokens,
-    sabotaged_views,
-)
-from tests.models.sabotaged import HEADS, SABOTAGED, Tiny, wanted
+from tests.models.all_sabotaged import PARTS, SABOTAGED
+from tests.models.sabotaged import HEADS, Tiny, wanted
 from tests.models.traced_row import as_it_is
 from vitscope.errors import CaptureError, LayoutError, VitscopeError
 from vitscope.geometry import TokenLayout
 
-PARTS = (
-    *(sabotaged_attention, sabotaged_flow, sabotaged_kernels, sabotaged_loops, sabotaged_mixing, sabotaged_tokens),
-    *(sabotaged_views, sabotaged_axes),
-)
 LIKE = 1  # refusals of one code that `make test` tries
 
 
