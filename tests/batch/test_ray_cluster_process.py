@@ -8,6 +8,7 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.errors import raises
+from vitscope.batch import ray_cluster
 from vitscope.batch.ray_cluster import Cluster, start_ray
 from vitscope.errors import ResultError
 
@@ -98,6 +100,24 @@ def test_a_process_of_ray_that_dies_is_one_line(batch, name):
     assert "Traceback" not in said
     assert "state-dump" not in said
     assert finished_rows(out)
+
+
+def test_what_outlives_ray_is_ended(monkeypatch):
+    """Of the processes that Ray started and of theirs; a worker that had just begun was seen to outlive the raylet."""
+    import ray
+
+    outliving = "import subprocess, sys; subprocess.Popen(['sleep', '60']); print(flush=True); sys.stdin.read()"
+    started = subprocess.Popen([sys.executable, "-c", outliving], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    started.stdout.readline()
+    family = [psutil.Process(started.pid), *psutil.Process(started.pid).children()]
+    node = SimpleNamespace(head=True, all_processes={"raylet": [SimpleNamespace(process=started)]})
+    monkeypatch.setattr("ray._private.worker._global_node", node)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray_cluster, "_ENDING", 0.2)
+    ray_cluster.shut_down()
+    started.communicate()
+    assert len(family) == 2
+    assert not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
 def connections(process):

@@ -6,8 +6,9 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +25,7 @@ _ENDED = msg(
     "a process of Ray on this machine ended, and Ray ended this one: memory may have run out; finished shards are "
     "kept, continue with {@resume=True}",
 )
+_ENDING = 10.0  # seconds that a process of Ray has to end by itself
 _ADDRESS_SPACE = 20e9  # bytes: 8 GB were too few, and 20 enough, for one worker with a small model
 
 
@@ -82,7 +84,7 @@ def connected(cluster: Cluster) -> Iterator[tuple[int, bool]]:
             until.enter_context(last_words(_ENDED))
             folder = until.enter_context(TemporaryDirectory(prefix="vitscope-ray-"))
             start_ray(cluster, Path(folder))
-            until.callback(ray.shutdown)
+            until.callback(shut_down)
             # errors are raised; Ray would print dumps of its own processes, too
             until.enter_context(mock.patch.object(ray._private.worker, "print_to_stdstream", return_value=None))
         yield _workers(cluster), started_here
@@ -118,6 +120,25 @@ def start_ray(cluster: Cluster, folder: Path) -> None:
             reason=first_line(error),
         )
         raise UsageError(problem, msg("batch.no-cluster.hint", "start one with: ray start --head")) from None
+
+
+def shut_down() -> None:
+    """End Ray, and each process of its cluster on this machine: a worker may outlive the others by a while."""
+    import psutil  # Ray brings one
+    import ray
+    import ray._private.worker
+
+    node = ray._private.worker._global_node
+    family = list[psutil.Process]()
+    for started in chain.from_iterable(node.all_processes.values()) if node is not None and node.head else ():
+        with suppress(psutil.Error):
+            process = psutil.Process(started.process.pid)
+            family += [process, *process.children(recursive=True)]
+    ray.shutdown()
+    for process in psutil.wait_procs(family, timeout=_ENDING)[1]:
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(family, timeout=_ENDING)
 
 
 def require_alive() -> None:

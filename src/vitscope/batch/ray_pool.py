@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from vitscope._messages import join_messages, msg
@@ -183,7 +184,8 @@ def run(
                     raise result
                 yield result
         finally:  # without the board, what is left of the pipeline ends and returns its CPUs
-            ray.kill(board)
+            with suppress(Exception):  # a cluster that is gone must not hide why the run ends
+                ray.kill(board)
             if not started_here:
                 reader.join(_DRAIN_TIMEOUT)
 
