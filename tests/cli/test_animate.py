@@ -5,7 +5,7 @@ import json
 import matplotlib
 import numpy as np
 import pytest
-from PIL import Image, ImageSequence
+from PIL import Image, ImageFont, ImageSequence
 
 import vitscope
 from tests.helpers.console import one_line
@@ -31,6 +31,13 @@ def off(frame, e):
     return np.abs(np.array(shown) - wanted).mean()
 
 
+def check_letters(captions):
+    """The font of a frame has every letter of its caption: none is drawn as the box of a missing one."""
+    font = ImageFont.load_default(size=20)
+    box = bytes(font.getmask("\uffff"))
+    assert [letter for letter in set("".join(captions)) if bytes(font.getmask(letter)) == box] == []
+
+
 def check_each_is_its_own(shown, maps):
     """Each frame shows its map, and none of the others."""
     table = np.array([[off(frame, e) for e in maps] for frame in shown])
@@ -54,8 +61,9 @@ def test_each_frame_is_the_map_of_its_layer(cli, grey, tiny_folder, tmp_path, en
     told, scope = json.loads(ran.out), vitscope.load(tiny_folder)
     assert told["out"] == str(path)
     assert [caption[:39] for caption in told["frames"]] == [
-        f"attention of patch 1,2 · layer {n} (0–2) ·"[:39] for n in range(3)
+        f"attention of patch 1,2 · layer {n} (0 to 2) ·"[:39] for n in range(3)
     ]
+    check_letters(told["frames"])
     shown = frames_of(path)
     assert [frame.shape[1::-1] for frame in shown] == [tuple(told["size"])] * 3
     maps = [scope.explain(grey, method="attention", layer=layer, query="1,2") for layer in range(3)]
@@ -89,6 +97,7 @@ def test_heads_and_rollout_have_a_frame_each_in_their_order(cli, grey, tiny_fold
         assert ran.code == 0, ran.err
         told = json.loads(ran.out)["frames"]
         assert all(place in caption for place, caption in zip(places[sequence], told, strict=True))
+        check_letters(told)
         shown = frames_of(path)
         check_each_is_its_own(shown, maps)
         with Image.open(path) as film:

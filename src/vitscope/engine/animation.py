@@ -45,11 +45,11 @@ def map_sequence(
         last, (chosen,) = len(store) - 1, store.select(layer)
         options: list[tuple[dict[str, Any], str]]
         if sequence == "layers":
-            options = [({"layer": number}, f"layer {number} (0–{last})") for number in range(last + 1)]
+            options = [({"layer": number}, f"layer {number} (0 to {last})") for number in range(last + 1)]
         elif sequence == "heads":
             heads = store[chosen].shape[1]
             options = [
-                ({"layer": chosen, "head": head}, f"layer {chosen}, head {head} (0–{heads - 1})")
+                ({"layer": chosen, "head": head}, f"layer {chosen}, head {head} (0 to {heads - 1})")
                 for head in range(heads)
             ]
         else:
