@@ -255,7 +255,11 @@ def _class(which: Any) -> int | str:
     found = which if isinstance(which, str) and which else _integer(which)
     if found is None:
         problem = msg("methods.place-class", "a class is a number or a name, not {which}", which=repr(which))
-        raise UsageError(problem, msg("methods.place-class.hint", "write the class, such as 3 or 'cat'"))
+        hint = msg(
+            "methods.place-class.hint",
+            "write the class, such as 3 or 'cat'; as a flag query:INDEX:CLASS or region:CLASS:LEFT,TOP,RIGHT,BOTTOM",
+        )
+        raise UsageError(problem, hint)
     return found
 
 
