@@ -2,7 +2,7 @@
 
     python examples/measured.py [--docs docs]
 
-Some 440 forwards: a minute on a CPU. The block after "On the command line" and one image are replaced.
+Some 220 forwards: 20 seconds of a processor. The block after "On the command line" and one image are replaced.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     python examples/viewers.py [--out out/viewers] [--size 336]
 
-The photos are scikit-image's. Each viewer is a separate file of some 7 MB, and needs no network.
+The photos are scikit-image's. Each viewer is a separate file, of some 8 MB for each photo, and needs no network.
 """
 
 import argparse

@@ -21,8 +21,7 @@ def interpolated(own: tuple[int, ...], used: tuple[int, ...]) -> Message:
     """Say that position embeddings of one grid were interpolated to another."""
     return msg(
         "tracing.note-interpolated",
-        "the input is not of the size that the model's position embeddings are for: they are interpolated from {own} "
-        "to {used}",
+        "the model's position embeddings are for another input size: they are interpolated from {own} to {used}",
         own=" x ".join(map(str, own)),
         used=" x ".join(map(str, used)),
     )
@@ -75,8 +74,8 @@ class PositionWatch:
                 return (
                     msg(
                         "tracing.note-cut",
-                        "the input is not of the size that the model's position embeddings are for: it uses {used} of "
-                        "{rows}, those of other places among them",
+                        "the model's position embeddings are for another input size: {used} of {rows} are used, some "
+                        "of them at other places",
                         used=len(taken),
                         rows=rows,
                     ),
