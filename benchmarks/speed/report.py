@@ -21,8 +21,8 @@ Each row is a process of its own, in which the floor (the plain forward of the s
 forward and backward) and what stands beside it take turns; a ratio is the median of the ratios of neighbours, in
 brackets the smallest and the largest. Memory is the peak of the process's resident memory during one call, less what
 was resident before the first: the model is not counted. The photo is scikit-image's astronaut; float32, one photo at
-a time, the embedded ViT-S/14 (DINOv2 trained on for saliency), unless a row says otherwise. What is compared runs on
-pixels in memory.
+a time, the embedded ViT-S/14 (DINOv2 trained further for saliency), unless a row says otherwise. What is compared runs
+on pixels in memory.
 
 The machine: {machine}.
 """
