@@ -1,5 +1,6 @@
 """The page of the recipe, its drawings and its files."""
 
+import html
 import re
 from dataclasses import replace
 
@@ -93,11 +94,27 @@ def test_verdicts_and_remarks_are_in_the_page(tiny_scope, found, album):
     changed = (replace(found.walks[0], measurement=measurement), replace(found.walks[1], result=flat))
     page = replace(found, walks=changed).page()
     assert measurement.sentence().partition("(")[0].replace("'", "&#39;") in page
-    assert flat.remarks[0] in page
+    words = flat.remarks[0][1:]
+    assert f" T{words}.<" in page, "a sentence"
     chinese = replace(found, walks=changed).page("zh")
     assert "deletion" in chinese
-    assert flat.remarks[0] not in chinese
+    assert words not in chinese
+    assert "。</figcaption>" in chinese
     assert "0.5" in chinese
+
+
+def test_the_code_on_the_page_makes_the_page(tiny_scope, found, album):
+    """Its lines have the options of the page: the pieces are of the shapes that stand beside them."""
+    calls = {
+        (): ('scope.recipe("photo.jpg")', 'scope.explain("photo.jpg", method="rollout")'),
+        (("size", 48),): ('recipe("photo.jpg", size=48)', 'explain("photo.jpg", method="rollout", size=48)'),
+        (("layer", 0), ("as_published", True)): ('recipe("photo.jpg", layer=0, as_published=True)',),
+    }
+    for options, wanted in calls.items():
+        made = tiny_scope.recipe(album[0], measured=False, **dict(options)) if options else found
+        page = html.unescape(made.page())
+        assert [line for line in wanted if line not in page] == []
+        assert str(made.heads.shape) in page
 
 
 def test_files(found, tmp_path):

@@ -136,9 +136,17 @@ class Recipe:
             walks=[_walk(walk, lang) for walk in self.walks],
             grid=result.layout.grid,
             input=result.region.input,
+            options=self._options(),
             correlation=None if self.rank_correlation is None else f"{self.rank_correlation:.2f}",
             version=__version__,
         )
+
+    def _options(self) -> dict[str, Any]:
+        """Return the keywords of `Scope.recipe` that make these pieces, without defaults."""
+        last, size = len(self.walks[-1].layers) - 1, self.walks[-1].result.provenance["size"]
+        given = {"layer": self.layer if self.layer != last else None, "size": size}
+        given["as_published"] = True if len(self.walks) == 1 else None
+        return {name: value for name, value in given.items() if value is not None}
 
     def save(self, path: str | Path, *, lang: str = "en", force: bool = False) -> Path:
         """Write one file: `.html`, the page; or `.npz`, the arrays.
