@@ -2,10 +2,13 @@
 
 import importlib
 import inspect
+import random
 
 import jaxtyping
 import numpy as np
 import pytest
+from beartype import beartype
+from beartype.roar import BeartypeCallHintParamViolation
 
 from tests.helpers.checked_shapes import modules_with_shapes
 from vitscope.metrics.localisation import pointing
@@ -31,3 +34,17 @@ def test_what_is_slow_has_annotations_executed(number):
 def test_a_wrong_shape_is_refused():
     with pytest.raises(jaxtyping.TypeCheckError):
         pointing(np.zeros((2, 3), np.float32), np.zeros((3, 2), bool))
+
+
+def test_checks_draw_no_random_numbers():
+    """A model that seems to draw some is run eight times as often when it is loaded."""
+
+    @beartype
+    def first(numbers: list[int]) -> int:
+        return numbers[0]
+
+    before = random.getstate()
+    assert first([3, 4, 5]) == 3
+    assert random.getstate() == before
+    with pytest.raises(BeartypeCallHintParamViolation):
+        first(["3"])
