@@ -88,6 +88,8 @@ def find_box(run: Run, size: tuple[int, int], made: tuple[int, int], repeats: in
 
 
 def _between(run: Run, dark: int, bright: int) -> Run:
+    if (dark, bright) == (0, 255):  # as probes are
+        return run
     return lambda image: run(np.where(image > 0, np.uint8(bright), np.uint8(dark)))
 
 
@@ -286,8 +288,8 @@ def _difference(run: Run, size: tuple[int, int], edges: list[np.ndarray]) -> Flo
 
     Where they are not told apart, 1 for finer ones, 0 where nothing is seen at all.
     """
-    sides = [np.where(np.searchsorted(e, np.arange(n), "right") % 2, -1, 1) for e, n in zip(edges, size, strict=True)]
-    probe = np.where(sides[0] * sides[1][:, None] > 0, 255, 0).astype(np.uint8)[..., None].repeat(3, 2)
+    odd = [np.searchsorted(e, np.arange(n), "right") % 2 for e, n in zip(edges, size, strict=True)]
+    probe = ((odd[0] == odd[1][:, None]) * np.uint8(255))[..., None].repeat(3, 2)
     white, black = run(probe), run(255 - probe)
     if white.shape != black.shape:
         raise Lost(msg("models.processor-region.sizes", "it makes pixels of different sizes of images of one size"))
