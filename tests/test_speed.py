@@ -72,6 +72,7 @@ def test_what_is_not_measured_is_not_there():
     assert "| `rollout`" not in page
 
 
+@pytest.mark.slow
 def test_the_page_changes_with_its_figures_alone(tmp_path):
     told = copy.deepcopy(TOLD)
     report.write(told, tmp_path)
@@ -133,6 +134,7 @@ def run(monkeypatch, tmp_path, *flags, found=None):
     return speed.main(), ran
 
 
+@pytest.mark.slow
 def test_a_finished_row_is_not_run_again(monkeypatch, tmp_path):
     assert run(monkeypatch, tmp_path, found={"crashed": "ended by signal 9"}) == (2, ["rollout-168", "rollout-224"])
     assert run(monkeypatch, tmp_path) == (0, ["rollout-168", "rollout-224"])

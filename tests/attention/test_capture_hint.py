@@ -148,6 +148,7 @@ class Listed(nn.Module):
 NAVIT = {"image_size": 64, "patch_size": 16, "num_classes": 3, "dim": 32, "depth": 2, "heads": 2, "mlp_dim": 32}
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("nested", [False, True])
 def test_navit(nested, monkeypatch):
     """The plain formula of what reaches the kernel, image by image."""

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not ins
 PATIENCE = 150.0  # seconds until the workers of a busy machine have begun
 
 
+@pytest.mark.slow
 def test_an_address_space_that_is_too_small_is_refused_at_once(monkeypatch, tmp_path):
     """Ray itself aborts at 8 GB, with a dump."""
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (8_000_000_000, resource.RLIM_INFINITY))

@@ -179,6 +179,7 @@ def test_the_command_writes_the_page_once(finished, tmp_path):
     assert isinstance(again.exception, ResultError)
 
 
+@pytest.mark.slow
 def test_one_row_opens_in_the_viewer(finished, tiny_folder, tmp_path):
     out, _ = finished
     row, place = find_row(out, "3.png"), tmp_path / "view.html"

@@ -57,6 +57,7 @@ def test_rows_are_what_explain_gives_for_each_photo_alone(whole, collection, tin
         assert (told["model"], told["weights"]) == (tiny_scope.adapter.reference, tiny_scope.adapter.weights)
 
 
+@pytest.mark.spread
 @pytest.mark.covering
 @pytest.mark.parametrize(
     "how",

@@ -254,6 +254,7 @@ def test_a_list_of_urls_wherever_it_lies_where_a_bad_one_costs_its_own_row(web, 
         assert "onnect call failed" in found[2].message.params["reason"]
 
 
+@pytest.mark.spread
 def test_parquet_and_tars_of_the_web(web, tmp_path):
     archive(tmp_path / "s-00.tar", [1, 2])
     archive(tmp_path / "s-02.tar", [3])

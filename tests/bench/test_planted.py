@@ -36,6 +36,7 @@ def test_every_object_comes_once_before_any_comes_again():
         assert sorted(names[first : first + 6]) == sorted(photos.CUTOUTS["report"])
 
 
+@pytest.mark.slow
 def test_areas_are_log_uniform_and_classes_are_thirds():
     found = planted.scenes(180, size=64, seed=1)
     shares = np.array([s.mask.mean() for s in found])

@@ -53,6 +53,7 @@ def grey(tmp_path):
     return path
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("ending", ["gif", "webp"])
 def test_each_frame_is_the_map_of_its_layer(cli, grey, tiny_folder, tmp_path, ending):
     path = tmp_path / f"layers.{ending}"

@@ -55,6 +55,7 @@ def test_a_full_disk_is_one_line_of_the_command(collection, tiny_folder, tmp_pat
     assert "Traceback" not in told.err
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_documentation_run(collection, tiny_scope, tmp_path, monkeypatch):
     """Each block of docs/batch.md, in a folder where `out` is a run over `collection`."""
     monkeypatch.chdir(tmp_path)

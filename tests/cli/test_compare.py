@@ -59,6 +59,7 @@ def test_compare(cli, album, tiny_folder, tmp_path):
     assert pixels(document["out"]).size < every.size
 
 
+@pytest.mark.slow
 def test_compare_with_measured_numbers(cli, album, tiny_folder, tiny_scope, tmp_path, monkeypatch):
     from vitscope.render import sheets
 
@@ -127,6 +128,7 @@ def test_images_are_rows_and_methods_columns(cli, album, tiny_folder, tiny_scope
             assert np.abs(got - np.asarray(e.overlay())).max() <= 2
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("ending", ["pdf", "svg", "jpg"])
 def test_the_sheet_can_be_one_file_of_another_kind(cli, album, tiny_folder, tmp_path, ending):
     path = tmp_path / "new" / f"figure.{ending}"

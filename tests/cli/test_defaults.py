@@ -100,6 +100,7 @@ def test_a_folder_stands_for_its_images(cli, album, tiny_folder, place):
     assert "empty" in one_line(ran.err)
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("kind", ["map", "matrix"])
 def test_heads_of_all_layers_are_rows(cli, album, tiny_folder, place, monkeypatch, kind):
     from vitscope.render import sheets

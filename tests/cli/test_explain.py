@@ -67,6 +67,7 @@ def test_a_classifier_gets_a_map_for_each_of_two_questions(cli, album, tiny_fold
     assert run("--force").code == 0
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("flags", ["--method auto", "--target kite", "--layers last2"])
 def test_one_question_gets_one_map(cli, album, tiny_folder, tmp_path, flags):
     ran = cli("explain", album[0], "--model", tiny_folder, "--out", tmp_path / "out", *flags.split())
@@ -191,6 +192,7 @@ def test_photos_of_one_name_get_folders_of_their_own(explain, album, tmp_path):
 # --- explain: options ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(
     ("flags", "options"),
     [
@@ -246,6 +248,7 @@ def test_the_notebook_recipe_is_labelled(explain, album, tmp_path, tiny_scope):
     assert np.array_equal(pixels(tmp_path / "out" / "cat-notebook-recipe" / "overlay.png"), np.asarray(expected))
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(
     ("flags", "style"),
     [

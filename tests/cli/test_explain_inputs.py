@@ -40,6 +40,7 @@ def test_bad_input_is_one_line_and_exit_code_1(cli, tiny_folder, tmp_path, kind,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_odd_pictures_are_explained_and_what_was_done_is_said(explain, tmp_path):
     cat = Image.fromarray(data.chelsea()[:100, :150])
     flip = cat.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -176,6 +176,7 @@ main.run()
 """
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(("arguments", "code"), [(["cache"], 0), (["explan"], 2)])
 def test_the_process_ends_before_python_destroys_its_modules(arguments, code):
     begun = time.monotonic()

@@ -87,6 +87,7 @@ def test_what_is_said_of_attention(measure, album, tiny_scope):
         assert "sinks none: no token receives far more" in said
 
 
+@pytest.mark.slow
 def test_nothing_wraps_or_is_cut(measure, album, narrow, monkeypatch):
     command = import_module("vitscope.cli.commands.measure")
     made, kept = command._measured, []
@@ -132,6 +133,7 @@ def test_signs_stand_for_verdicts_without_colour(capsys, monkeypatch):
     assert "\x1b" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "environment",
     [pytest.param({"NO_COLOR": "1"}, id="no colour"), pytest.param({}, id="colour", marks=pytest.mark.slow)],
@@ -195,6 +197,7 @@ def test_several_photos_end_in_a_count(once, album):
     assert "By chance" not in once(album[0]).out
 
 
+@pytest.mark.slow
 def test_files_and_the_maps_are_never_touched(cli, measure, album, tiny_folder, tiny_scope, tmp_path):
     out = tmp_path / "out"
     assert cli("explain", album[0], "--model", tiny_folder, "--out", out).code == 0
@@ -272,6 +275,7 @@ def test_without_pyarrow_the_rest_is_written_and_it_is_said(measure, cli, album,
 # --- what is asked ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(
     ("flags", "options"),
     [
@@ -292,6 +296,7 @@ def test_options_reach_the_measurement(measure, album, tiny_scope, flags, option
     assert not any("changes nothing" in note for note in result["provenance"]["notes"])
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(
     ("flags", "options"),
     [

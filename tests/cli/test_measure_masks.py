@@ -44,6 +44,7 @@ def test_masks(measure, album, masks, tiny_scope, tmp_path):
     assert sum(document["summary"]["verdicts"]["pixel-auc"].values()) == 2
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("letters", [60, 80])
 def test_the_screen_of_masks(measure, album, masks, narrow, letters):
     narrow(letters)

@@ -52,6 +52,7 @@ def test_only_flags_that_were_given_are_named():
     ]
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("region", ["4,0,445,298.5", "whole"])  # within a pixel of the input
 def test_a_region_is_that_of_every_image(cli, photo, tiny_folder, tmp_path, region):
     ran = cli("explain", photo, "-m", tiny_folder, "--region", region, "-o", tmp_path / "o")

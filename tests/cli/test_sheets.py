@@ -11,6 +11,7 @@ import vitscope
 from tests.helpers.console import names, one_line, pixels
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("kind", ["map", "matrix"])
 def test_heads(cli, album, tiny_folder, tmp_path, kind):
     arguments = ["heads", album[0], "--kind", kind, "--layer", -2, "--model", tiny_folder, "--out", tmp_path / "out"]
@@ -35,6 +36,7 @@ def test_heads(cli, album, tiny_folder, tmp_path, kind):
     assert not np.array_equal(pixels(path), first)
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(
     ("command", "start"),
     [("heads", b"%PDF"), ("logit-lens", b"\xff\xd8"), pytest.param("similarity", b"<svg", marks=pytest.mark.slow)],

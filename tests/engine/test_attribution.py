@@ -37,6 +37,7 @@ def pixels_of(scope):
     return torch.stack([scope.prepare(photo).pixels for photo in PHOTOS])
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("name", ["auto", *(name for name, _ in METHODS)])
 def test_it_is_explain_to_the_bit(name):
     scope = same_scope("vit")
@@ -59,6 +60,7 @@ def test_it_is_explain_to_the_bit(name):
         assert [*found.notes[row]] == e.provenance["notes"]
 
 
+@pytest.mark.spread
 @pytest.mark.covering
 @pytest.mark.parametrize("method", ["relevance", "gradcam", "input-x-gradient", "integrated-gradients", "occlusion"])
 @pytest.mark.parametrize(
@@ -148,6 +150,7 @@ def test_in_one_call_with_any_module():
     assert len(vitscope.attribute(model, pixels, method="gradcam", targets=[0, 1])) == 2
 
 
+@pytest.mark.spread
 @pytest.mark.covering
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("method", ["gradcam", "relevance", "attnlrp", "integrated-gradients", "smoothgrad", "legrad"])

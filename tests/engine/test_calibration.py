@@ -167,6 +167,7 @@ def changed(text, setting=None, **fields):
     return document_bytes(document | fields)
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(
     ("damage", "told"),
     [

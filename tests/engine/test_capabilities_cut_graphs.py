@@ -25,6 +25,7 @@ class Frozen(nn.Module):
         return self.head(features.detach() if self.how == "detach" else features)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["no_grad", pytest.param("detach", marks=pytest.mark.slow)])
 def test_a_frozen_part(how):
     scope, whole = vitscope.load(Frozen(how).eval()), vitscope.load(Frozen("").eval())

@@ -52,6 +52,7 @@ def loaded(model):
     model.load_state_dict({name: torch.rand_like(tensor) for name, tensor in model.state_dict().items()})
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("change", [multiplied, behind_torchs_back, another_tensor, a_training_step, loaded])
 def test_the_provenance_has_the_weights_that_made_the_map(change):
     model = make("generic")
@@ -143,6 +144,7 @@ def test_a_model_that_stays_is_not_looked_at_twice():
     assert scope.engine.blocks is blocks
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
 def test_another_kernel_of_the_same_attention_is_no_other_structure(name):
     sizes = {"patch_size": 8, "depth": 2, "num_heads": 2}

@@ -20,6 +20,7 @@ FEW, SOME, MANY = 6, 40, 100  # `make soak` goes on to many more
 FAST = ("gradcam", "attnlrp", "capture", "without")
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("work", FAST)
 def test_an_interrupt_at_some_places_leaves_everything_as_it_was(work):
     interrupts, left = check("transformers", work, FEW)
@@ -58,6 +59,7 @@ def test_a_change_that_an_interrupt_leaves_is_found(attempt, monkeypatch):
     assert all(name.startswith(("mode ", "attributes ")) for _, names in left.values() for name in names)
 
 
+@pytest.mark.slow
 def test_an_interrupt_at_any_place_of_a_mere_forward_leaves_torch_as_it_was():
     scope = vitscope.load(make("generic"))
     pixels = scope.prepare(PHOTOS[0]).pixels[None]

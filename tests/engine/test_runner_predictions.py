@@ -150,6 +150,7 @@ def test_several_values_stay_in_order():
     np.testing.assert_allclose([value for _, value in e.predictions], logits_of(model), rtol=1e-5)
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("how", ["config", "multi_label", "neither"])
 def test_independent_classes(how):
     names = ("cat", "dog", "fox")

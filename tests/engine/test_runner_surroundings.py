@@ -127,6 +127,7 @@ def test_attribute_and_capture_in_inference_mode():
     assert rows.shape == (2, 2, 17, 17)
 
 
+@pytest.mark.spread
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("family", ["timm", "transformers"])
 def test_checkpointing_of_the_library(family):
@@ -153,6 +154,7 @@ class Checkpointed(Own):
         return self.head(self.norm(x)[:, 0])
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_checkpointing_in_a_forward_of_ones_own(reentrant):
     torch.manual_seed(0)

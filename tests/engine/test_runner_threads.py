@@ -327,6 +327,7 @@ def test_asyncio():
     assert all(np.array_equal(found, expected[n % 2]) for n, found in enumerate(asyncio.run(all_of_them())))
 
 
+@pytest.mark.slow
 def test_a_web_app_whose_handlers_run_in_a_pool_of_threads():
     fastapi, client = pytest.importorskip("fastapi"), pytest.importorskip("starlette.testclient")
     scope, app = vitscope.load(make("transformers")), fastapi.FastAPI()

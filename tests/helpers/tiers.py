@@ -30,6 +30,7 @@ COVERING = {  # of the zoo of traced models, one for each thing that a model may
     "openclip-coca": "pooling by several queries",
 }
 TRACED = {row.name for row in ROWS}
+SHARE = 3  # of the parametrisations of a test marked `spread`, each third is fast
 
 
 def mark_slow(items):
@@ -57,6 +58,23 @@ def mark_slow(items):
     for product in products.values():
         for item in beyond_a_cover(product):
             item.add_marker(pytest.mark.slow)
+    files = {}
+    for item in items:
+        if item.get_closest_marker("spread") and not item.get_closest_marker("slow"):
+            files.setdefault(item.path, {}).setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for tests in files.values():
+        for item in beyond_a_share(tests.values()):
+            item.add_marker(pytest.mark.slow)
+
+
+def beyond_a_share(tests):
+    """Of some tests, each a list of its parametrisations, those left when each keeps a third, and the next another."""
+    return [
+        item
+        for number, members in enumerate(tests)
+        for place, item in enumerate(members)
+        if (place + number) % min(SHARE, len(members))
+    ]
 
 
 def beyond_a_cover(product):

@@ -103,6 +103,7 @@ PAIRS = [
 ]
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair[0].__name__)
 @pytest.mark.parametrize("name", NAMES)
 def test_each_method_is_its_dense_twin(name, pair):

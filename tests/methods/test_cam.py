@@ -161,6 +161,7 @@ def test_eigencam_is_the_first_singular_vector():
     np.testing.assert_array_equal(other.map, scope.explain(PHOTOS[0], method="eigencam").map)
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("name", [*NAMES, "eigencam"])
 def test_a_batch_is_its_singles(name):
     scope = scope_of()

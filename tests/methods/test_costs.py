@@ -66,6 +66,7 @@ def small_budget(monkeypatch):
     monkeypatch.setattr("vitscope.methods.random_walk._ENTRIES", ROWS * TOKENS)
 
 
+@pytest.mark.spread
 @pytest.mark.usefixtures("as_shipped")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_map_takes_its_forwards_and_memory_linear_in_tokens(name, scope, small_budget):

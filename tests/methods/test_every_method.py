@@ -15,6 +15,7 @@ from vitscope.methods.base import METHODS
 from vitscope.models.transformers.adapter import TransformersAdapter
 from vitscope.scope import Scope
 
+pytestmark = pytest.mark.spread
 PHOTOS = [np.random.default_rng(seed).integers(0, 256, (44, 36, 3), dtype=np.uint8) for seed in range(2)]
 QUICKER = {
     "rise": {"masks": 40},

@@ -203,6 +203,7 @@ class TestPerturbation:
         e = scope.explain(PHOTOS[0], method="token-removal", samples=0, target=2)
         np.testing.assert_allclose(e.map.ravel(), wanted, rtol=1e-4, atol=1e-7)
 
+    @pytest.mark.slow
     def test_random_halves_agree_with_a_regression_on_presence(self):
         """A score that adds up over tokens gives each token's part: mean with minus mean without."""
         scope = scope_of("ijepa")  # the mean of all patches is read
@@ -267,6 +268,7 @@ def test_tokens_without_a_norm_of_all_are_refused():
         scope.explain(PHOTOS[0], method="similarity", final_norm=True, query="0,0")
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(
     ("name", "options"),
     [

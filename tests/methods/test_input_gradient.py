@@ -71,11 +71,13 @@ class TestCaptum:
     [("input-x-gradient", {}), ("integrated-gradients", {"steps": 5}), ("smoothgrad", {"samples": 5})],
 )
 class TestEach:
+    @pytest.mark.spread
     def test_a_batch_is_its_singles(self, name, options):
         scope = scope_of()
         for photo, e in zip(PHOTOS, scope.explain(PHOTOS, method=name, batch_size=2, **options), strict=True):
             np.testing.assert_allclose(e.map, scope.explain(photo, method=name, **options).map, rtol=1e-5, atol=1e-9)
 
+    @pytest.mark.spread
     def test_it_works_on_windows(self, name, options):
         from transformers import SwinConfig, SwinForImageClassification
 

@@ -184,6 +184,7 @@ def test_a_query_reads_from_its_own_token(detector: Any) -> None:
         assert f"it reads from query {index}" in " ".join(e.provenance["notes"])
 
 
+@pytest.mark.slow
 def test_a_query_of_a_decoder_reads_from_its_own_token() -> None:
     """DETR: weights of the other queries come through the decoder's self-attention alone."""
     torch.manual_seed(0)

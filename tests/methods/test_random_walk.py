@@ -37,6 +37,7 @@ def close(got, wanted):
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6 * np.abs(wanted).max())
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("name", ["vit", "dinov2-registers", "ijepa"])
 @pytest.mark.parametrize("entries", [1, 7 * 16, 2**21])
 def test_it_is_the_slow_walk(name, entries, monkeypatch):
@@ -47,6 +48,7 @@ def test_it_is_the_slow_walk(name, entries, monkeypatch):
     close(scope.explain(PHOTOS[0], method="random-walk").map.ravel(), dense(scope, PHOTOS[0]))
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(
     ("given", "wanted"),
     [

@@ -23,6 +23,7 @@ def explained(scope, **options):
     return scope.explain(PHOTO, method="evidence-walk", target=2, **options)
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("entries", [1, 7 * 16, 2**21])
 @pytest.mark.parametrize("row", ["vit", "deit-teacher"])
 def test_it_is_the_dense_solution(row, entries, monkeypatch):
@@ -36,6 +37,7 @@ def test_it_is_the_dense_solution(row, entries, monkeypatch):
     assert "activations taken at the first norm of block 2" in e.provenance["notes"]
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(
     "given",
     [{"layer": 0}, {"layer": 1, "at": "input"}, {"restart": 0.4, "temperature": 0.5}, {"sigma": 0.0}, {"sigma": 0.4}],

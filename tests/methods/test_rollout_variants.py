@@ -299,6 +299,7 @@ class TestRefine:
             scope.explain(PHOTOS[0], refine="afinity")
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("name", ["legrad", "attnlrp", "value-rollout", "sink-rollout", "flow", "attention-received"])
 def test_a_batch_is_its_singles(name):
     scope = scope_of()

@@ -73,6 +73,7 @@ def test_open_clip_texts():
     assert e.score == pytest.approx((image @ text.T).item(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_open_clip_with_weights_of_ones_own_takes_texts_from_the_command_line(tmp_path, monkeypatch):
     import open_clip
 
@@ -234,6 +235,7 @@ def test_a_text_longer_than_the_model_reads_is_an_error(clip_folder):
         scope.validate(method="relevance", target=long)
 
 
+@pytest.mark.slow
 def test_a_text_longer_than_open_clip_reads_is_an_error():
     open_clip = pytest.importorskip("open_clip")
     tower = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
@@ -248,6 +250,7 @@ def test_a_text_longer_than_open_clip_reads_is_an_error():
         scope.explain(PHOTO, method="relevance", target=vitscope.text("cat " * 400))
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("one", [np.int64(1), np.array(1), np.uint8(1), torch.tensor(1), torch.tensor(1).int(), "1"])
 def test_numbers_of_numpy_and_torch_are_classes(tiny_scope, one):
     plain = tiny_scope.explain(PHOTO, method="relevance", target=1)

@@ -49,6 +49,7 @@ def seen(request):
 # the twins
 
 
+@pytest.mark.spread
 @each_chunk
 class TestTwins:
     def test_entropy(self, seen, chunk):

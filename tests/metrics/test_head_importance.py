@@ -63,6 +63,7 @@ def likeness(answer, whole):
     return (a * b).sum() / (a.norm() * b.norm())
 
 
+@pytest.mark.spread
 @pytest.mark.covering
 @pytest.mark.parametrize("name", PROJECTIONS)
 @pytest.mark.parametrize("batch_size", [3, 64])

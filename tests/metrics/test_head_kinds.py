@@ -121,6 +121,7 @@ def test_all_columns_ask(wide):
     assert found.near_share[0] == pytest.approx(0.5 * (1 + near.sum(1).mean() / patches), abs=0.04)
 
 
+@pytest.mark.slow
 @pytest.mark.weights
 def test_real_heads_on_a_real_photo():
     """Early heads of DINOv2 are local, a few of its late ones look at the object; sorting says both."""

@@ -37,6 +37,7 @@ def test_known_scores_belong_to_one_picture_and_one_question(tiny_scope, album, 
 
 
 class TestMeasurement:
+    @pytest.mark.slow
     def test_it_repeats_to_the_digit_and_follows_its_seed(self, vit):
         e = vit.explain(photo(), method="rollout")
         first, again = (vit.measure(e, metrics="all", steps=3, n_random_maps=5, seed=0) for _ in range(2))

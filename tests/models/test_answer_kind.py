@@ -29,6 +29,7 @@ def test_the_operations_before_an_answer_say_what_it_is(name):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_predictions_say_what_the_model_says(name):
     make, kind, _ = HEADS[name]

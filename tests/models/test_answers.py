@@ -180,6 +180,7 @@ def _gradient_by_hand(model: Wrapped, scope: Any, score: Callable[[Any], Tensor]
     return found
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(
     ("wrap", "output", "score"),
     [
@@ -214,6 +215,7 @@ def test_a_model_that_answers_with_features_and_logits_is_refused() -> None:
         vitscope.load(timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, features_only=True).eval())
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(
     "shape", [lambda m, x: m.one(x[:, 0])[:, 0], lambda m, x: m.one(x[:, 0]), lambda m, x: m.one(x[:, 0]).squeeze()]
 )

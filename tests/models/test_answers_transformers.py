@@ -70,6 +70,7 @@ def _difference(scope: Any, attentions: list[Tensor], readout: Tensor) -> float:
     return float(np.abs(np.concatenate([found.prefix, found.map.ravel()]) - expected).max())
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(
     ("options", "layers", "readout"),
     [
@@ -124,6 +125,7 @@ def test_paligemma_reads_all_patches_after_the_last_layer() -> None:
     assert _difference(scope, _eager(model.model.vision_tower, scope), torch.ones(16) / 16) < 1e-5
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(
     ("model", "layers", "readout"),
     [
@@ -144,6 +146,7 @@ def test_heads_read_their_own_tokens(model: Any, layers: int, readout: Tensor) -
     assert _difference(scope, list(out.attentions)[:layers], readout) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_backbone_with_stages_is_refused_and_each_stage_can_be_chosen() -> None:
     model = _dinov2("Dinov2Backbone", out_indices=[2, 4])
     with raises(UsageError, "models.several-answers") as caught:

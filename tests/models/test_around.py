@@ -116,6 +116,7 @@ def clip_pixels(scope, clip):
     return next(iter(made.values())).double()
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(
     ("kind", "around", "first"),
     [
@@ -146,6 +147,7 @@ def test_a_head_on_a_video_model(kind, around, first):
     assert "models.preprocessing-inside" in [note.code for note in e.provenance["notes"]]
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("kind", ["timesformer", "vjepa2"])
 def test_heads_on_the_other_video_models_run(kind):
     e = vitscope.load(Headed(video(kind)).double().eval()).explain(toys.frames(), method="rollout")
@@ -169,6 +171,7 @@ def test_a_head_on_a_model_of_sounds(around):
     assert [shares[name] for name in "abc"] == pytest.approx(logits, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False])
 def test_a_head_on_a_model_of_volumes(first):
     voxels = np.random.default_rng(0).normal(size=SIZE).astype(np.float32)
@@ -213,6 +216,7 @@ def test_what_changes_a_clip_needs_a_processor():
     np.testing.assert_allclose(flat(e), rolled(attentions, False), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_it_is_pickled_with_what_is_inside():
     scope = vitscope.load(TimeSecond(video()).double().eval())
     again = pickle.loads(pickle.dumps(scope.adapter))

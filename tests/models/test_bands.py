@@ -53,6 +53,7 @@ def test_a_map_of_any_number_of_bands_is_that_of_a_tensor_prepared_by_hand(chann
     assert np.abs(found.map - gradient_map(timm_model(channels), by_hand)).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_every_kind_of_method_and_measure_takes_four_bands():
     scope, data = vitscope.load(timm_model(4)), RNG.random((32, 40, 4))
     for method in ("rollout", "occlusion", "gradcam", "integrated-gradients"):

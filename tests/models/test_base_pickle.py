@@ -43,6 +43,7 @@ LOADED = {
 }
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("name", LOADED)
 def test_a_scope_from_a_pickle_explains_alike(name):
     scope = LOADED[name]()

@@ -33,6 +33,7 @@ def test_every_parameter_has_the_name_and_numbers_of_transformers(ours, theirs):
     assert all(one.requires_grad for one in ours[0].parameters())
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("size", [(8, 8), (12, 20), (4, 4), (10, 11)], ids=str)
 def test_every_token_is_the_same_to_the_last_bit(ours, theirs, size, dtype):
@@ -43,6 +44,7 @@ def test_every_token_is_the_same_to_the_last_bit(ours, theirs, size, dtype):
     assert torch.equal(found["pooler_output"], expected.pooler_output)
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("photo", [(30, 45), (97, 16), (8, 8), (7, 200), (61, 83)], ids=str)
 @pytest.mark.parametrize("options", [{}, {"size": {"height": 12, "width": 20}, "do_center_crop": False}], ids=str)
 def test_every_pixel_is_the_same_to_the_last_bit(ours, theirs, photo, options):
@@ -52,6 +54,7 @@ def test_every_pixel_is_the_same_to_the_last_bit(ours, theirs, photo, options):
     assert torch.equal(ours[1](image, **options)["pixel_values"], expected["pixel_values"])
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("method", ["rollout", "random-walk", "gradcam", "relevance", "attnlrp"])
 def test_maps_are_those_of_transformers_own_class(fake, theirs, method, photo):
     ours = vitscope.load(REFERENCE)

@@ -174,6 +174,7 @@ def start_child(fake):
     return POPEN(command, env=env, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_processes_convert_once_and_load_no_torch(fake):
     children = [start_child(fake) for _ in range(3)]
     told = [json.loads(child.communicate(timeout=120)[0]) for child in children]

@@ -27,6 +27,7 @@ from vitscope.errors import CaptureError, LayoutError
 from vitscope.geometry import TokenLayout
 
 
+@pytest.mark.spread
 @pytest.mark.covering
 @pytest.mark.parametrize("options", [{}, {"size": (32, 56), "registers": 2}, {"pool": "mean", "registers": 1}])
 @pytest.mark.parametrize("kind", KINDS)
@@ -83,6 +84,7 @@ def test_one_head_in_windows_is_not_averaged_over_windows(heads_axis):
     np.testing.assert_allclose(e.map.ravel(), wanted, rtol=0, atol=1e-6)
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(
     ("module", "name", "options", "prefix", "pooling", "layers"),
     [

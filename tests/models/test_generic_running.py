@@ -24,6 +24,7 @@ def test_loading_and_explaining_where_the_caller_wants_no_gradients(without):
     np.testing.assert_allclose(e.map, wanted.map, rtol=0, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_two_threads_with_two_models_do_not_see_each_other():
     """Each explains several pictures at the same time as the other, and gets what it gets alone."""
     models = [made(Fused, seed=1), made(ScaledAfter, seed=2, size=(32, 56), registers=2)]

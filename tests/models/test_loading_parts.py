@@ -83,6 +83,7 @@ NEED_MORE = {
 }
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("name", NEED_MORE)
 def test_the_part_that_is_named_can_be_explained(name):
     made, argument, part = NEED_MORE[name]

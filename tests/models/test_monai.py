@@ -123,6 +123,7 @@ def test_each_cell_of_the_map_is_the_token_of_its_voxels(model, scope, place):
     assert (e.heat(smooth=False)[d, h, w] == e.map[place]).all()
 
 
+@pytest.mark.spread
 def test_every_method_that_applies_gives_a_map(scope):
     for support in scope.methods():
         if not support:

@@ -98,6 +98,7 @@ class WantsAMask(ViT):
         return super().forward(x * mask)
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(
     ("name", "options", "size"),
     [
@@ -187,6 +188,7 @@ def test_another_size_keeps_the_shape_of_the_photo(name, options, grid, seen):
     assert turned.layout.grid == grid[::-1]
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("ask", ["explain", "attention", "attention_heads"])
 def test_a_size_that_a_model_does_not_take_is_a_line(ask):
     scope = vitscope.load(_timm("vit_tiny_patch16_224", depth=1).eval())

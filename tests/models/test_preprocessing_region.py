@@ -188,6 +188,7 @@ def test_what_no_region_expresses_is_refused_with_its_reason(turn, reason):
     assert caught.value.hint.code == f"models.processor-region.{turned}hint"
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("bent", [0.03, 0.1])
 @pytest.mark.parametrize("how", ["keystone", "askew", "barrel"])
 def test_a_distortion_of_a_few_pixels_is_no_box(how, bent):
@@ -319,6 +320,7 @@ def test_a_region_that_follows_each_image_stands_where_test_images_show_another(
         region_of(process, Image.fromarray(image))
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("name", ["rocket", "moon", "page", "coins", "cell"])
 @pytest.mark.parametrize("place", ["brightest column", "brightest pixel", "darkest pixel"])
 def test_a_crop_that_strong_marks_alone_move_is_refused(name, place):

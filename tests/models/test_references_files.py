@@ -63,6 +63,7 @@ class TestWeightsOfTimm:
         assert len(said["weights_sha256"]) == 64
         assert "augreg" not in ours.provenance["weights"]  # the tag of weights that these are not
 
+    @pytest.mark.slow
     def test_a_file_without_a_classifier_gives_features_and_says_so(self, written, tmp_path):
         model, _ = written
         state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("head.")}
@@ -71,6 +72,7 @@ class TestWeightsOfTimm:
         assert torch.allclose(scope.model(PIXELS), model.forward_head(model.forward_features(PIXELS), pre_logits=True))
         assert not scope.adapter.labels
 
+    @pytest.mark.spread
     @pytest.mark.parametrize(
         ("change", "code"),
         [
@@ -96,6 +98,7 @@ class TestWeightsOfTimm:
             vitscope.load("timm:vit_tiny_patch16_224", weights=saved(state, tmp_path / "own.pth"))
         assert "fc belongs to a class of your own" in caught.value.hint
 
+    @pytest.mark.slow
     def test_pooling_and_channels_are_read_off_the_weights(self, tmp_path):
         model = toys.timm_model(global_pool="avg")
         scope = vitscope.load("timm:vit_tiny_patch16_224", weights=saved(model.state_dict(), tmp_path / "m.pth"))

@@ -108,6 +108,7 @@ def test_too_thin_to_be_measured_is_said(model):
     assert "larger images" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_crop_of_a_thin_picture_is_given_up_within_seconds(model):
     """The stripes of its probes are so many that each place where they may lie cannot be fitted by itself."""
     scope = load(model, processor=lambda image: tensor(image.crop((0, 0, 2, 2)).resize((SIDE, SIDE))))

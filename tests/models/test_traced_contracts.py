@@ -31,6 +31,8 @@ from tests.models.traced_zoo import (
 from vitscope.attention import vecmat
 from vitscope.tracing.token_tensor import TokenTensor
 
+pytestmark = pytest.mark.spread
+
 
 @each_row
 def test_the_layout_is_as_written_in_the_zoo(row):
@@ -272,6 +274,7 @@ HALVES = ["hf-clip-vision", "hf-dinov3", "hf-swin", "timm-vit", "timm-vit-unfuse
 HALVES += ["timm-cait", "timm-pvt-v2", "openclip-vit"]
 
 
+@pytest.mark.spread
 @pytest.mark.covering
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 @pytest.mark.parametrize("name", HALVES)

@@ -90,6 +90,7 @@ LOOPS = ["heads in a loop, side by side at last", "heads in a loop, stacked", "q
 METHODS = ["attention", "grad-rollout", "attention-gradcam", "relevance", "rollout"]
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("twist", LOOPS)
 def test_a_loop_gives_the_maps_of_one_call(twist):
     """Also in a batch, and by methods that need gradients or values."""
@@ -111,6 +112,7 @@ def test_a_loop_gives_the_maps_of_one_call(twist):
 GIVEN = TokenLayout(("cls",), (4, 4))
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("twist", ["heads in a loop, stacked", "queries in chunks", "pictures in a loop"])
 def test_with_a_given_layout_loops_are_one_layer_too(twist):
     looped = next(case for case in SABOTAGED if case.twist == twist).model()

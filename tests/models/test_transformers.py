@@ -122,6 +122,7 @@ def test_size_keeps_the_photos_shape_and_crops_nothing():
         scope.explain(picture(30, 20).pixels, size=3)
 
 
+@pytest.mark.slow
 def test_a_processor_of_another_kind_is_measured():
     """YOLOS' processor would pad a batch, and resizes a single photo by a rule of its own: the whole photo is seen."""
     import transformers
@@ -145,6 +146,7 @@ def test_a_batch_is_its_singles():
             assert [label for label, _ in e.predictions] == [label for label, _ in alone.predictions]
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
 def test_mixed_sizes_keep_their_order(batch_size):
     scope = scope_of("dinov2")
@@ -417,6 +419,7 @@ class TestEmbedded:
         np.testing.assert_allclose(e.map, wanted, rtol=1e-3, atol=1e-6)
         torch.testing.assert_close(store[-1].rows(), attentions[-1], rtol=1e-3, atol=1e-5)
 
+    @pytest.mark.slow
     def test_the_map_finds_the_rocket(self, scope):
         """On a photo with one obvious object the recommended map is hottest on it, the textbook one need not be."""
         from skimage import data

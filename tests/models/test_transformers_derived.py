@@ -88,6 +88,7 @@ def assert_predictions(explanation, names, expected):
     np.testing.assert_allclose([p for _, p in explanation.predictions], expected[order], atol=1e-5)
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("module", ["__main__", "notebook", "transformers_modules.somebody.modeling"])
 @pytest.mark.parametrize("kind", [ViTForImageClassification, MyViT, MeanViT])
 def test_labels_preprocessing_and_probabilities_are_the_librarys(kind, module, image, monkeypatch):
@@ -224,6 +225,7 @@ CHANGED = {
 }
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("name", CHANGED)
 def test_a_model_that_was_changed_is_explained_as_it_is(name):
     """By rollout of the attentions that the changed model itself returns, eager and in float64."""

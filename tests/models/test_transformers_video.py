@@ -15,6 +15,7 @@ from vitscope.media.clip_explanation import ClipExplanation
 from vitscope.models.stacked import Stack
 
 KINDS = toys.KINDS
+pytestmark = pytest.mark.spread
 
 
 @pytest.fixture(scope="module", params=KINDS)

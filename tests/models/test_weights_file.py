@@ -160,6 +160,7 @@ def test_programs_of_torchscript_are_named(tmp_path):
     assert caught.value.message.params["kind"].code == "models.foreign-torchscript"
 
 
+@pytest.mark.slow
 def test_programs_of_torch_export_are_named_and_their_weights_can_be_taken_out(tmp_path):
     model = timm_model()
     exported = torch.export.export(model, (torch.rand(1, 3, 64, 64),))
@@ -197,9 +198,7 @@ def test_a_truncated_file_and_one_without_tensors(tmp_path):
 
 
 def test_what_was_chosen_in_a_file_is_in_the_provenance(tmp_path):
-    import timm
-
-    model = timm.create_model("vit_tiny_patch16_224", num_classes=3)
+    model = timm_model()
     state = model.state_dict()
     zeros = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
     torch.save(

@@ -139,6 +139,7 @@ def compiled_in_place(model):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [compiled_part, *(pytest.param(one, marks=pytest.mark.slow) for one in (compiled_layer, compiled_in_place))],
@@ -288,6 +289,7 @@ def test_a_head_on_features_keeps_the_preprocessing_and_says_so():
     np.testing.assert_allclose(e.map, expected, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("family", ["transformers", "timm"])
 def test_names_of_the_wrappers_classes_do_not_change_its_pixels(family):
     """They do not fit the model inside, which has other classes, or none."""
@@ -314,6 +316,7 @@ def test_one_of_two_models_that_is_called_is_the_model():
     check(Student(known("timm"), known("timm")), known("timm"))
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(
     ("change", "kept"),
     [
@@ -386,6 +389,7 @@ def test_a_pipeline_and_a_trainer_are_their_model_with_their_processor(tmp_path)
         torch.testing.assert_close(scope.prepare(PHOTO).pixels, expected)
 
 
+@pytest.mark.slow
 def test_an_average_of_weights_is_a_model_of_its_library():
     from timm.utils import ModelEmaV3
 

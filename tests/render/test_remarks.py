@@ -63,6 +63,7 @@ def test_smooth_maps_small_maps_and_maps_of_clips_say_nothing():
     assert codes(np.random.default_rng(0).random((3, 8, 8))) == []
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("method", ["attention", "rollout", "gradcam", "relevance", "pca"])
 def test_ordinary_maps_of_the_embedded_classifier_say_nothing(method):
     scope = vitscope.load("embedded:digit-scenes")

@@ -233,6 +233,7 @@ TWINS = {
 }
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("method", TWINS)
 @pytest.mark.parametrize("name", TWINNED)
 def test_each_method_through_windows_and_merges_is_its_dense_twin(name, method, monkeypatch):
@@ -255,6 +256,7 @@ def test_each_method_through_windows_and_merges_is_its_dense_twin(name, method, 
             close(values(e), wanted)
 
 
+@pytest.mark.slow
 def test_what_gradients_say_is_more_than_where_the_answer_starts():
     """The twins above would agree on maps that are flat but for rounding: these are not."""
     for name in TWINNED:
@@ -264,6 +266,7 @@ def test_what_gradients_say_is_more_than_where_the_answer_starts():
         assert readout.sum() == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_what_goes_around_a_layer_is_not_what_it_received():
     """VOLO's head also reads patches that its last layer, a class attention, passes by; CrossViT has two branches."""
     for name in ("timm-volo", "timm-crossvit"):
@@ -468,6 +471,7 @@ def test_just_those_are_refused_that_need_the_same_tokens_everywhere(name):
             explained(name, method)
 
 
+@pytest.mark.spread
 @pytest.mark.covering
 @pytest.mark.parametrize("method", WORKING)
 @every_model

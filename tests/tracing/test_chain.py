@@ -11,6 +11,7 @@ from vitscope.attention import vecmat
 from vitscope.tracing.chain import operator_chain
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("row", rows(lambda row: row.isotropic))
 def test_the_chain_of_operators_is_the_plain_product_where_both_exist(row):
     scope, seeds = scope_of(row.name), (0, 1)

@@ -79,6 +79,7 @@ NARROW = [(1, 1, 1, 1), (4, 4, 4, 4), (3, 5, 3, 5), (0, 2, 3, 3)]
 WIDE = [(12, 12, 12, 12), (8, 8, 8, 8), (0, 8, 0, 8), (8, 0, 8, 0), (16, 16, 16, 16), (20, 4, 20, 4)]
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("pads", NARROW, ids=str)
 @pytest.mark.parametrize("mode", ["constant", "reflect", "replicate"])
 def test_a_border_narrower_than_a_patch_moves_the_cells(mode, pads):
@@ -98,6 +99,7 @@ def test_a_border_narrower_than_a_patch_moves_the_cells(mode, pads):
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("pads", WIDE, ids=str)
 def test_patches_of_padding_alone_lie_beside_the_image(pads):
     """The hint of the refusal without a layout can be followed."""
@@ -115,6 +117,7 @@ def test_patches_of_padding_alone_lie_beside_the_image(pads):
         assert heat[y, x] == e.map[row, column]
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("pads", WIDE, ids=str)
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
 def test_whole_patches_of_a_repeated_border_are_refused_and_the_hint_can_be_followed(mode, pads):

@@ -25,6 +25,7 @@ HEADS = {
 }
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("name", HEADS)
 def test_rollout_is_that_of_the_readout_and_the_gradient_that_of_the_answer(name):
     after, weights = HEADS[name]

@@ -74,6 +74,7 @@ CONVOLUTIONS = {
 }
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("size", [(32, 32), (37, 47), (39, 33)], ids=str)
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_cells_of_a_traced_embedding(name, size):

@@ -49,6 +49,7 @@ TRANSFORMERS = {
 }
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_a_processor_of_another_size(name):
     """4 x 4 patches of 8 pixels were configured."""
@@ -126,6 +127,7 @@ def test_all_of_them_in_parts_are_not_cut(embed):
     assert told(vitscope.load(Parts().eval(), processor=as_it_is((32, 32))), (32, 32)) == []
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("row", [row for row in ROWS if row.name != "timm-naflexvit"], ids=lambda row: row.name)
 def test_at_its_own_size_no_model_of_the_zoo_has_a_note(row):
     """ViTDet leaves out the place of CLS, MViT has tables of relative places, YOLOS takes its own in three parts."""

@@ -292,6 +292,7 @@ def test_the_link_opens_the_exact_state(browser, clean, tiny_pair):
         assert np.allclose(other.evaluate(SHOWN), clean.evaluate(SHOWN))
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(
     "state",
     [

@@ -179,6 +179,7 @@ __import__("vitscope.web.server").web.server.make_server = late
 """
 
 
+@pytest.mark.slow
 def test_it_does_not_wait_for_python_to_destroy_its_modules(tiny_folder):
     with process("-m", tiny_folder, "--port", 0, "--token", TOKEN, first=TEARDOWN) as (server, _):
         begun = time.monotonic()
