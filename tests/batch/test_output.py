@@ -112,6 +112,7 @@ def test_a_second_writer_is_refused(collection, tiny_scope, tmp_path):
         run(str(collection / "1"), tmp_path, plan(), scope=tiny_scope, resume=True)
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(
     ("point", "error"),
     [
@@ -147,6 +148,7 @@ def test_broken_manifests_are_told(collection, tiny_scope, tmp_path):
         run(str(collection / "1"), tmp_path, plan(), scope=tiny_scope, resume=True)
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(
     "damage", ["missing", "flipped", *(pytest.param(one, marks=pytest.mark.slow) for one in ("emptied", "swapped"))]
 )

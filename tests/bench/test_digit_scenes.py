@@ -42,6 +42,7 @@ def test_several_digits_are_likely_at_once(scope):
     assert np.mean(likely) > 1.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "options", "least"),
     [

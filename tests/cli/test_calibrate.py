@@ -22,6 +22,7 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(calibration_cases, "_patterns", dict)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_asked_is_said_and_kept(cli, tiny_folder, tmp_path, photo, monkeypatch):
     monkeypatch.setattr(calibration_cases, "CONFIDENT", 1.1)
     file = tmp_path / "mine.json"

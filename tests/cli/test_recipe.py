@@ -37,6 +37,7 @@ def test_out_names_the_page_itself(cli, album, tiny_folder, tmp_path):
     assert "mine.html is already there" in one_line(cli(*arguments).err)
 
 
+@pytest.mark.slow
 def test_both_maps_are_measured_and_said(cli, album, tiny_folder, tmp_path):
     ran = cli("recipe", album[0], "--model", tiny_folder, "--out", tmp_path / "out", "--seconds", 0)
     assert ran.code == 0

@@ -49,6 +49,7 @@ def test_the_same_maps_come_out(cli, saved, flags):
     assert "the same" in cli("reproduce", saved, *flags).out
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("method", ["rise", "gradcam"])
 def test_options_and_targets_are_those_that_were_saved(cli, album, tiny_folder, tmp_path, method):
     how = ["--method", method, "--target", "kite", "--seed", "3", *(["-O", "masks=16"] if method == "rise" else [])]

@@ -37,6 +37,7 @@ def test_infinite_weights_are_named(method, layer):
     assert not any(module._forward_hooks for module in model.modules())
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_overflow_is_named(dtype):
     model = classifier(dtype)

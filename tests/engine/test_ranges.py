@@ -55,6 +55,7 @@ CALLS = {
 }
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("call", CALLS)
 def test_what_is_no_number_is_refused_before_the_model_runs(scope, explained, call):
     name, option = call.split()

@@ -65,6 +65,7 @@ def test_the_provenance_has_the_weights_that_made_the_map(change):
     assert np.array_equal(second.map, vitscope.load(model).explain(PHOTOS[0], method="rollout").map)
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("family", ["timm", "transformers", "generic"])
 def test_a_new_scope_says_the_same_of_weights_that_changed(family):
     model = make(family)

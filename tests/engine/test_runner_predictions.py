@@ -167,6 +167,7 @@ def test_independent_classes(how):
     assert forced.predictions[0][1] == pytest.approx(np.exp(logits).max() / np.exp(logits).sum(), rel=1e-5)
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("after", ["softmax", "sigmoid"])
 def test_probabilities_of_the_models_own_stay_what_they_are(after):
     torch.manual_seed(0)

@@ -90,6 +90,7 @@ def damaged(data, number):
     return data
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_file_is_read_or_one_line_says_what_is_wrong(kind, tmp_path):
     whole, path, refused = KINDS[kind](), tmp_path / f"x.{kind}", 0

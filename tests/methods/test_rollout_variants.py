@@ -108,6 +108,7 @@ class TestRolloutVariants:
         with raises(UsageError, "attention.not-a-query"):
             scope.explain(PHOTOS[0], method="attention", query="register 9")
 
+    @pytest.mark.spread
     @pytest.mark.covering
     @pytest.mark.parametrize("chunk", [1, 7, 256])
     def test_all_queries_at_once(self, name, chunk):

@@ -212,6 +212,7 @@ class TestRefusals:
             assert caught.value.message.params["reason"].code == why
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("options", [{"metrics": "all"}, {"baseline": "removal"}])
 def test_neither_model_nor_map_is_changed(options):
     scope = scope_of("vit")

@@ -324,6 +324,7 @@ class TestLinear:
         assert found["sanity-cascading"].value == pytest.approx(1)
         assert found["sanity-cascading"].verdict == "more alike than chance"
 
+    @pytest.mark.slow
     def test_noise_goes_through_as_it_is(self):
         """m(x + e) - m(x) = w e: for equal weights and a picture of ones that is the noise's own size."""
         with torch.no_grad():
@@ -339,6 +340,7 @@ class TestLinear:
         assert worst.verdict == mean.verdict == "better than random"
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(
     "options", [{"layers": [0, 2]}, {"layers": "last2", "residual_weight": 0.25, "head_fusion": "max"}]
 )

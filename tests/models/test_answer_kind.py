@@ -66,6 +66,7 @@ class TestLabels:
         e = vitscope.load(HEADS["linear"][0](), labels=[]).explain(PHOTO, method="rollout")
         assert (e.predictions, e.provenance["activation"]) == ([], None)
 
+    @pytest.mark.spread
     @pytest.mark.parametrize("count", [2, 4])
     def test_as_many_as_outputs(self, count):
         with raises(UsageError, "models.labels.count") as caught:

@@ -154,6 +154,7 @@ def test_heads_on_the_other_video_models_run(kind):
     assert e.map.shape == (8 // toys.TUBELET[kind], 4, 4)
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("around", [Headed, BandsSecond])
 def test_a_head_on_a_model_of_sounds(around):
     time = np.arange(round(0.6 * RATE)) / RATE

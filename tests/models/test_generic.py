@@ -228,6 +228,7 @@ def test_no_usual_size_is_refused_with_what_to_do():
         vitscope.load(model)
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(("module", "name"), [("deepvit", "DeepViT"), ("cait", "CaiT")])
 def test_heads_mixed_by_einsum_are_understood_or_refused_in_one_line(module, name):
     model = vit_pytorch(module, name, **_P | ({"cls_depth": 2} if name == "CaiT" else {}))

@@ -15,6 +15,7 @@ from vitscope.errors import LayoutError
 # threads, compilers and gradients
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
 def test_loading_and_explaining_where_the_caller_wants_no_gradients(without):
     model = made(OneHeadInWindows, pool="mean")
@@ -50,6 +51,7 @@ def test_two_threads_with_two_models_do_not_see_each_other():
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-7)
 
 
+@pytest.mark.spread
 @pytest.mark.covering
 @pytest.mark.parametrize("kind", [Fused, ScaledAfter])
 @pytest.mark.parametrize("way", ["wrapped", "in place"])

@@ -125,6 +125,7 @@ def test_attention_subtracted_from_attention_is_said(kind):
     assert e.map.sum() + e.prefix.sum() == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("kind", [Fused, ScaledAfter, MultiHead])
 def test_of_a_plain_model_nothing_of_the_kind_is_said(kind):
     scope = loaded(made(kind))

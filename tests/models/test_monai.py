@@ -60,6 +60,7 @@ def scope(model):
     return vitscope.load(model, processor=PROCESSOR)
 
 
+@pytest.mark.spread
 def test_the_layout_has_three_axes(scope):
     assert scope.layout.shape == GRID
     assert scope.layout.prefix == ("cls",)

@@ -231,6 +231,7 @@ def test_a_function_can_be_the_processor_of_a_transformers_model():
     assert "function" in scope.adapter.describe()["input"]
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("size", [(40, 72), (83, 61)])
 def test_siglip_2_sees_the_patches_that_its_own_processor_cuts(size):
     """NaFlex: the photo's own shape, as many patches as fit; the processor fills up with zeros behind a mask."""

@@ -71,6 +71,7 @@ def test_the_program_of_the_issue():
     assert not np.isnan(e.heat()).any()
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("size", [(28, 28), (40, 30), (3000, 100), (50, 700), (17, 16)], ids=str)
 def test_small_and_extreme_photos(size):
     whole = transforms.Compose([transforms.Resize((28, 28)), transforms.ToTensor()])
@@ -208,6 +209,7 @@ def test_a_distortion_of_a_few_pixels_is_no_box(how, bent):
     assert "distorts" in caught.value.message
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(
     ("process", "image"),
     [
@@ -222,6 +224,7 @@ def test_marks_that_spread_or_vanish_are_no_content(process, image):
     assert region_of(process, image).box == (0, 0, *image.size)
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("side", [32, 96, 224])
 def test_a_signed_slope_is_refused_on_a_flat_photo_too(side, axis):

@@ -126,6 +126,7 @@ def test_a_checkpoint_is_the_class_that_was_saved(tmp_path, kind, config):
     )
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("kind", ["ViTForMaskedImageModeling", "ViTMAEForPreTraining"])
 def test_a_head_of_pretraining_is_left_out_and_said(tmp_path, kind):
     config = getattr(transformers, "ViTMAEConfig" if "MAE" in kind else "ViTConfig")(**toys.small())

@@ -42,6 +42,7 @@ def checkpoint(tmp_path_factory):
 
 
 class TestWeightsOfTimm:
+    @pytest.mark.spread
     @pytest.mark.parametrize("prefix", ["", pytest.param("model.", marks=pytest.mark.slow), "module.backbone."])
     def test_the_module_computes_what_the_one_that_wrote_it_does(self, written, tmp_path, prefix):
         model, _ = written
@@ -225,6 +226,7 @@ class TestAFileAlone:
 
 
 class TestFolders:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("name", "side"),
         [("vit_tiny_patch16_224", 224), pytest.param("vit_tiny_patch16_384", 384, marks=pytest.mark.slow)],
@@ -278,6 +280,7 @@ class TestFolders:
         assert torch.equal(base.engine.prepare(photo).pixels, other.engine.prepare(photo).pixels)
         assert torch.allclose(base.model(SMALL).logits, model(SMALL).logits, atol=1e-6)
 
+    @pytest.mark.spread
     @pytest.mark.parametrize("given", ["adapter", "base and adapter"])
     def test_an_adapter_of_peft_is_merged_into_its_base(self, checkpoint, tmp_path, photo, given):
         torch.manual_seed(5)

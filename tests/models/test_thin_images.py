@@ -66,6 +66,7 @@ PROCESSORS = {
 }
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_it_is_refused_before_anything_is_made(model, name, turned):

@@ -42,6 +42,7 @@ def rollout_of(model, pixels):
     return scope, np.stack([np.asarray(one) for one in scope.attribute(pixels, method="rollout").maps])
 
 
+@pytest.mark.spread
 @pytest.mark.filterwarnings("ignore:flex_attention called without")
 @EACH
 def test_each_is_right_or_refused(case):
@@ -164,6 +165,7 @@ class Columns(Tiny):
         return super().embed(x).unflatten(1, (4, 4)).transpose(1, 2).flatten(1, 2)
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(
     ("kind", "place", "told", "found"), [(Merging, (0, 3), 4, 6), (Last, (0, 0), 1, 0), (Columns, (0, 3), 4, 13)]
 )

@@ -79,6 +79,7 @@ PROCESSORS = {
 }
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("size", [(300, 200), (201, 303), (250, 250)])
 @pytest.mark.parametrize("kind", PROCESSORS)
 def test_the_frame_is_where_the_pixels_come_from(kind, size):
@@ -318,6 +319,7 @@ class TestFolders:
             next(third.model.parameters()).view(-1)[0] += 1
         assert third.adapter.weights != first.adapter.weights
 
+    @pytest.mark.spread
     @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-5), ("bfloat16", 0.05), ("float16", 0.01)])
     def test_precision(self, tiny_folder, dtype, tolerance):
         image = picture(64, 64).pixels

@@ -92,6 +92,7 @@ WRAPPERS = {
 }
 
 
+@pytest.mark.spread
 @pytest.mark.covering
 @pytest.mark.parametrize("family", ["transformers", "timm"])
 @pytest.mark.parametrize("name", WRAPPERS)
@@ -111,6 +112,7 @@ def test_distributed_data_parallel(tmp_path):
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.spread
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize(("family", "layers"), [("transformers", ["q_proj", "v_proj"]), ("timm", ["qkv"])])
 def test_a_peft_model_is_the_model_with_its_adapters(family, layers):
@@ -176,6 +178,7 @@ def normalised(model, mean=0.5, std=0.5):
     return nn.Sequential(Normalize([mean] * 3, [std] * 3), model)
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("family", ["transformers", "timm"])
 def test_a_normalisation_that_is_the_models_own_is_done_once(family):
     check(normalised(known(family)), known(family))
@@ -241,6 +244,7 @@ def traced(model):
     return torch.jit.trace(model, (torch.rand(1, 3, 32, 32),), check_trace=False)
 
 
+@pytest.mark.spread
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("freeze", [traced, torch.fx.symbolic_trace])
 def test_exported_models_are_right_or_refused(freeze):

@@ -99,6 +99,7 @@ class Cut(Tiny):
         return x + self.pos_embedding[:, : x.shape[1]]
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("given", [False, True])
 def test_position_embeddings_that_are_cut(given):
     layout = {"layout": TokenLayout(("cls",), (4, 4))} if given else {}
@@ -108,6 +109,7 @@ def test_position_embeddings_that_are_cut(given):
     assert told(scope, (32, 32)) == []
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(
     "embed",
     [

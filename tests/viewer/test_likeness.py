@@ -71,6 +71,7 @@ def test_a_token_without_a_direction_is_told(tiny_scope, photo):
     assert arrays == {}
 
 
+@pytest.mark.slow
 def test_layers_on_other_grids_have_none_and_the_page_says_why(photo):
     import timm
 

@@ -136,6 +136,7 @@ def run(*words, command="view"):
     return CliRunner().invoke(app, [command, *map(str, words)])
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(
     "asked",
     [

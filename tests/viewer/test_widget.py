@@ -212,6 +212,7 @@ def test_an_explanation_without_its_photo_has_nothing_to_show(explained):
         widget_of(explained([[1.0, 2.0], [3.0, 4.0]], (32, 32), pixels=None))
 
 
+@pytest.mark.slow
 def test_a_saved_map_is_shown_without_torch(tiny_scope, photo, tmp_path):
     made = tiny_scope.explain(photo, method="rollout")
     made.save(tmp_path / "cat")
