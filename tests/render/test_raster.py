@@ -151,7 +151,6 @@ def test_blur_spreads_the_heat_inside_the_crop_only(explained):
 # --- values and colours ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.spread
 @pytest.mark.covering
 @pytest.mark.parametrize("value", [0.0, 7.0, -3.0])
 @pytest.mark.parametrize("norm", NORMS)
