@@ -18,10 +18,10 @@ COUNTS = {
     "zh": re.compile(r"：(优|劣)于 (\d+) 张(?:随机热图)?中的 (\d+) 张"),
 }
 MORE = {
-    "en": re.compile("(keeps|changes).* (far )?more (of|than)|values foretell (far )?better"),
+    "en": re.compile("(keeps|changes).* (far )?more (of|than)|values are (far )?better"),
     "zh": re.compile("(?<!并不明显)(?<!是否)(大|高)于"),
 }
-LESS = {"en": re.compile("(far )?less|foretell (far )?worse"), "zh": re.compile("小于|低于")}
+LESS = {"en": re.compile("(far )?less|values are (far )?worse"), "zh": re.compile("小于|低于")}
 
 
 def made(name, value, randoms, planned=0, **options):
@@ -73,7 +73,7 @@ def test_words_never_contradict_numbers(name, value, randoms, planned):
             assert {"en": "not enough random maps to tell", "zh": "随机热图不够"}[language] in said
             assert str(number.needed) in said
         else:
-            assert re.search({"en": "(does|do) not clearly", "zh": "并不明显"}[language], said)
+            assert re.search({"en": "(does|are) not clearly", "zh": "并不明显"}[language], said)
             assert True in as_good
             assert True in as_bad
         far = "far " in said or "远" in said
@@ -90,9 +90,9 @@ def test_a_map_that_is_clearly_right():
     assert m.sentence(brief=True) == (
         "pca: Hiding what this map marks changes the model's answer far more than hiding random patches (deletion: "
         "better than 20 of 20 random maps). Shown alone, what this map marks does not clearly keep more of the model's "
-        "answer than random patches (insertion: better than 1 of 2 random maps). This map's values foretell far better "
-        "than those of random maps how much hiding parts of the image changes the model's answer (saco: better than "
-        "199 of 199 random maps)."
+        "answer than random patches (insertion: better than 1 of 2 random maps). This map's values are far better "
+        "than those of random maps at predicting how much hiding parts of the image changes the model's answer (saco: "
+        "better than 199 of 199 random maps)."
     )
     assert m.sentence().endswith(
         "In numbers: deletion 0.1 against 0.55, insertion 0.5 against 0.5, saco 1 against 0 (score: s; replaced "

@@ -254,7 +254,7 @@ class Measurement:
         return curves(plotted, self.score, f"{self.method} of {Path(self.picture).name}; replaced by: {self.baseline}")
 
     def sentence(self, brief: bool = False) -> str:
-        """Say what the numbers mean, in a sentence for each question: hiding, showing alone, foretelling, and so on.
+        """Say what the numbers mean, in a sentence for each question: hiding, showing alone, predicting, and so on.
 
         Args:
             brief: leave out values, baseline and score.

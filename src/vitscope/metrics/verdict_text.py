@@ -22,7 +22,7 @@ _SANITY: Mapping[str, str] = {
     "more opposite than chance": msg("metrics.more-opposite", "more opposite than chance"),
 }
 _KINDS = (("deletion", "aopc", "positive"), ("insertion", "negative"), ("infidelity", "sensitivity-n", "saco"))
-_HIDE, _SHOW, _FORETELL = range(3)
+_HIDE, _SHOW, _PREDICT = range(3)
 _SENTENCES: Mapping[tuple[int, str], Callable[[str, str], str]] = {
     (_HIDE, "better than random"): lambda how, count: msg(
         "metrics.hide-better",
@@ -70,37 +70,37 @@ _SENTENCES: Mapping[tuple[int, str], Callable[[str, str], str]] = {
         "Whether what this map marks, shown alone, keeps more of the model's answer than random patches: {count}.",
         count=count,
     ),
-    (_FORETELL, "better than random"): lambda how, count: msg(
-        "metrics.foretell-better",
-        "This map's values foretell {how} than those of random maps how much hiding parts of the image changes the "
-        "model's answer ({count}).",
-        how=how,
-        count=count,
-    ),
-    (_FORETELL, "worse than random"): lambda how, count: msg(
-        "metrics.foretell-worse",
-        "This map's values foretell {how} than those of random maps how much hiding parts of the image changes the "
-        "model's answer ({count}).",
-        how=how,
-        count=count,
-    ),
-    (_FORETELL, "no better than random"): lambda _how, count: msg(
-        "metrics.foretell-same",
-        "This map's values do not clearly foretell better than those of random maps how much hiding parts of the image "
+    (_PREDICT, "better than random"): lambda how, count: msg(
+        "metrics.predict-better",
+        "This map's values are {how} than those of random maps at predicting how much hiding parts of the image "
         "changes the model's answer ({count}).",
+        how=how,
         count=count,
     ),
-    (_FORETELL, "undecided"): lambda _how, count: msg(
-        "metrics.foretell-undecided",
-        "Whether this map's values foretell better than those of random maps how much hiding parts of the image "
-        "changes the model's answer: {count}.",
+    (_PREDICT, "worse than random"): lambda how, count: msg(
+        "metrics.predict-worse",
+        "This map's values are {how} than those of random maps at predicting how much hiding parts of the image "
+        "changes the model's answer ({count}).",
+        how=how,
+        count=count,
+    ),
+    (_PREDICT, "no better than random"): lambda _how, count: msg(
+        "metrics.predict-same",
+        "This map's values are not clearly better than those of random maps at predicting how much hiding parts of the "
+        "image changes the model's answer ({count}).",
+        count=count,
+    ),
+    (_PREDICT, "undecided"): lambda _how, count: msg(
+        "metrics.predict-undecided",
+        "Whether this map's values are better than those of random maps at predicting how much hiding parts of the "
+        "image changes the model's answer: {count}.",
         count=count,
     ),
 }
 
 
 def leading(numbers: Sequence[Number]) -> list[Number]:
-    """Return the best number of each kind: what hiding does, what showing alone does, what the values foretell."""
+    """Return the best number of each kind: what hiding does, what showing alone does, what the values predict."""
     by_name = {number.name: number for number in numbers}
     found = [[by_name[name] for name in names if name in by_name] for names in _KINDS]
     return [those[0] for those in found if those]
@@ -112,9 +112,9 @@ def number_text(number: Number) -> str:
     if kind is None:
         return ""
     worse = number.verdict == "worse than random"
-    if kind == _FORETELL and worse:
+    if kind == _PREDICT and worse:
         how = msg("metrics.far-worse", "far worse") if number.far else msg("metrics.worse", "worse")
-    elif kind == _FORETELL:
+    elif kind == _PREDICT:
         how = msg("metrics.far-better", "far better") if number.far else msg("metrics.better", "better")
     elif worse:
         how = msg("metrics.far-less", "far less") if number.far else msg("metrics.less", "less")
