@@ -52,7 +52,7 @@ vitscope compare photo.jpg --method auto,attention,rollout:layers=last3
 vitscope compare *.jpg --method rollout,relevance --target tabby -o figure.pdf""",
     "animate": "Example: vitscope animate photo.jpg -o layers.gif",
     "batch": "Example: vitscope batch photos/ -o out --method rollout,relevance --resume",
-    "measure": "Example: vitscope measure photo.jpg --size 224 --metrics deletion,insertion",
+    "measure": "Example: vitscope measure photo.jpg --size 224 --metrics deletion,infidelity",
     "view": "Example: vitscope view photo.jpg --size 336 -o view.html --open",
 }
 app = typer.Typer(
