@@ -121,6 +121,19 @@ def test_histograms_of_one_number_share_their_axes(finished):
     assert "9 maps; median" in charts[0]
 
 
+def test_what_no_map_has_is_not_drawn(finished):
+    """A method that gives the prefix nothing has no chart of it, and places without a sink have no picture."""
+    found = overview(finished[0])
+    found.sinks[4, 4].counts[:] = 0
+    for number, (method, charts) in enumerate({"attention": 1, "rollout": 0}.items()):
+        found.numbers[method]["prefix_share"][:] = 0
+        text = render_report(found, "run")
+        assert text.count("<svg") == 2 * 2 + charts
+        assert (">prefix tokens</h2>" in text) == (number == 0)
+        assert 'alt="sinks by position"' not in text
+        assert f"<figcaption>No patch in {2 * GOOD} maps of 4 x 4 patches holds more than 10 times" in text
+
+
 def test_sinks_are_those_of_attention_alone(photo, tiny_folder, tmp_path, tiny_scope):
     asked = BatchPlan(str(tiny_folder), methods=("rollout", "random", "relevance"))
     run(str(photo), tmp_path / "run", asked, scope=tiny_scope)

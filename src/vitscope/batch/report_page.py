@@ -51,12 +51,7 @@ def render_report(overview: Overview, name: str, folder: Path | None = None) -> 
             ("images/s per worker", f"{overview.images / overview.seconds:.3g}" if overview.seconds else "–"),
         ],
         failures=overview.failures,
-        charts=[
-            (title, about, _histograms({m: numbers[key] for m, numbers in overview.numbers.items()}, title))
-            for key, (title, about) in _TITLES.items()
-        ]
-        if overview.numbers
-        else [],
+        charts=_charts(overview.numbers),
         sinks=[_sinks(*one) for one in grids],
         sections=_sections(overview, views),
         version=__version__,
@@ -68,6 +63,16 @@ def _links(overview: Overview, folder: Path | None) -> dict[str, str]:
     if folder is None:
         return {}
     return {name: quote(Path(os.path.relpath(path, folder)).as_posix()) for name, path in overview.views.items()}
+
+
+def _charts(numbers: Mapping[str, Mapping[str, Float[np.ndarray, " n"]]]) -> list[tuple[str, str, Any]]:
+    """Return title, explanation and histograms of each number; of prefix tokens those methods that give them any."""
+    charts = []
+    for key, (title, about) in _TITLES.items():
+        values = {m: one[key] for m, one in numbers.items() if key != "prefix_share" or one[key].any()}
+        if values:
+            charts.append((title, about, _histograms(values, title)))
+    return charts
 
 
 def _histograms(values: Mapping[str, Float[np.ndarray, " n"]], title: str) -> list[dict[str, Any]]:
@@ -105,12 +110,15 @@ def _histograms(values: Mapping[str, Float[np.ndarray, " n"]], title: str) -> li
 
 
 def _sinks(grid: tuple[int, int], found: SinkCounts) -> tuple[str, str]:
-    """Draw how often each patch is a sink; return the image and its caption."""
+    """Draw how often each patch is a sink; return the image, empty where none is, and its caption."""
     share, even = found.border
     per_map, most = found.counts.sum() / max(found.maps, 1), int(found.counts.max())
+    maps = f"{found.maps:,} {'map' if found.maps == 1 else 'maps'} of {grid[0]} x {grid[1]} patches"
+    if not most:
+        return "", f"No patch in {maps} holds more than {SINK_FACTOR} times its even share."
     caption = (
-        f"How often a patch holds more than {SINK_FACTOR} times its even share, in {found.maps:,} maps of {grid[0]} x "
-        f"{grid[1]} patches; white is {most:,} {'time' if most == 1 else 'times'}. Such patches a map: {per_map:.2g}; "
+        f"How often a patch holds more than {SINK_FACTOR} times its even share, in {maps}; white is {most:,} "
+        f"{'time' if most == 1 else 'times'}. Such patches a map: {per_map:.2g}; "
         f"{share:.0%} of them are on the border, which has {even:.0%} of the patches."
     )
     side = max(1, 360 // max(grid))

@@ -151,7 +151,8 @@ def _print(summary: "BatchSummary", as_json: bool) -> None:
         console.print_note(error if name in error else f"{name}: {error}")
     if summary.ignored:
         endings = ", ".join(f"{count} {ending or 'without one'}" for ending, count in summary.ignored.items())
-        console.print_note(f"{sum(summary.ignored.values())} files skipped, by their ending: {endings}")
+        total = sum(summary.ignored.values())
+        console.print_note(f"{total} {'file' if total == 1 else 'files'} skipped, by their ending: {endings}")
     if summary.failed:
         kinds = ", ".join(f"{count} with {kind}" for kind, count in summary.failures.items())
         console.print_note(f"{summary.failed} failed ({kinds}); the column 'error' has all reasons")
