@@ -24,7 +24,8 @@ was resident before the first: the model is not counted. The photo is scikit-ima
 a time, the embedded ViT-S/14 (DINOv2 trained further for saliency), unless a row says otherwise. What is compared runs
 on pixels in memory.
 
-The machine: {machine}.
+The machine: {machine}. The figures are of the code at that date; the
+[changelog](../CHANGELOG.md) says what has become faster since.
 """
 CURVE = """## By the number of tokens
 
