@@ -72,13 +72,14 @@ def test_devices_and_dtypes_of_torch(tiny_folder):
 
 
 def test_file_objects_are_read_once_where_an_image_is_needed_twice(tiny_scope, kinds):
-    def file():
-        return io.BytesIO(kinds[2])
+    def file(array=ARRAY):
+        Image.fromarray(array).save(buffer := io.BytesIO(), "PNG")
+        return io.BytesIO(buffer.getvalue())
 
-    expected = tiny_scope.compare(kinds[0], kinds[0])
-    for found, other in zip(tiny_scope.compare(file(), file()), expected, strict=True):
+    expected = tiny_scope.compare(ARRAY, mirrored := np.ascontiguousarray(ARRAY[:, ::-1]))
+    for found, other in zip(tiny_scope.compare(file(), file(mirrored)), expected, strict=True):
         np.testing.assert_allclose(found.map, other.map, atol=1e-6)
-    target = vitscope.similar_to(file())
+    target = vitscope.similar_to(file(mirrored))
     assert [e.target for e in tiny_scope.explain(kinds[:2], target=target, batch_size=1)] == [
         "similar to file object"
     ] * 2

@@ -56,6 +56,7 @@ def test_eight_threads_use_everything_else():
 
 def test_two_scopes_on_a_model_and_its_part_and_wrappers_wait_for_each_other():
     model = make("transformers")
+    nn.init.uniform_(model.vit.layernorm.weight, 0.5, 1.5)  # or the norm of the part's feature would have no gradient
     whole, part = vitscope.load(model), vitscope.load(model.vit)
     wrapped = vitscope.load(nn.DataParallel(model))
     works = {

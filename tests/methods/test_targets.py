@@ -203,7 +203,7 @@ class TestCommandLine:
 
     def test_a_text_and_a_picture(self, run, clip_folder, tmp_path, photo):
         out = tmp_path / "out"
-        arguments = ["explain", photo, "--model", clip_folder, "--method", "relevance", "--out", out, "--json"]
+        arguments = ["explain", photo, "--model", clip_folder, "--method", "token-removal", "--out", out, "--json"]
         code, said = run(*arguments, "--target", "text:a cat", "--target", f"image:{photo}")
         assert code == 0, said.err
         first, second = json.loads(said.out)["results"]

@@ -36,6 +36,10 @@ class Row:
                     parameter.mul_(12)
                 if "register" in name or "position_embed" in name or "cls_token" in name:
                     parameter.normal_()
+                if (
+                    name == "layernorm.weight"
+                ):  # the last of a feature model: as training leaves it, or all norms are equal
+                    parameter.uniform_(0.5, 1.5)
         return model
 
 

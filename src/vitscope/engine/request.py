@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from vitscope.engine.auto import MethodChoice
 from vitscope.engine.finite import require_finite_score
 from vitscope.engine.options import Options
 from vitscope.engine.runner import Forward, ModelRunner
+from vitscope.engine.vanishing import require_norm_gradient, require_other_image
 from vitscope.geometry import TokenLayout
 from vitscope.methods.base import Method
 from vitscope.methods.context import MethodContext
@@ -108,13 +109,16 @@ def relevances(
                 score = scorer(forward.answer)
                 require_finite_score(score, scorer.words)
         last = number == len(targets) - 1
+        check = partial(_require_gradient, runner, target, score, forward)
         if request.method.runs_model:
-            context = _context(runner, request, forward, scorer, store, score, last, tick)
+            context = _context(runner, request, forward, scorer, store, score, check, last, tick)
             found = request.method.run(context, **request.method_options)
         else:
-            differentiated = store.differentiate(score, last=last) if "gradient" in request.method.requires else store
+            if "gradient" in request.method.requires:
+                check()
+                store = store.differentiate(score, last=last)
             with torch.no_grad():
-                found = request.method.run(differentiated, **request.method_options)
+                found = request.method.run(store, **request.method_options)
         values, own = found if isinstance(found, tuple) else (found, [])
         notes = [[note] for note in own] or [[] for _ in forward.pixels]
         values = values.detach()
@@ -125,6 +129,17 @@ def relevances(
         notes = [[*one, *other, *also] for one, other, also in zip(notes, beyond, level, strict=True)]
         made.append(Relevance(values, scorer.words if scorer else None, score.detach(), notes))
     return made
+
+
+def _require_gradient(
+    runner: ModelRunner, target: "Target | list[Target]", score: Float[Tensor, " B"], forward: Forward
+) -> None:
+    """Raise a MethodError where the gradient of a score, which has its graph, vanishes at the images themselves."""
+    targets = target if isinstance(target, list) else [target] * len(score)
+    require_other_image(targets, forward.answer, score, forward.store)
+    if None in targets and not runner.adapter.classifies(forward.answer):
+        own = [number for number, one in enumerate(targets) if one is None]
+        require_norm_gradient(runner.model, forward.answer[own], score[own], forward.store)
 
 
 _NOTED_SHARE = 0.01
@@ -162,6 +177,7 @@ def _context(
     scorer: Scorer | None,
     store: AttentionStore,
     score: Tensor,
+    check: Callable[[], None],
     last: bool,
     tick: Tick,
 ) -> MethodContext:
@@ -190,6 +206,7 @@ def _context(
         last,
         tick,
         runner.adapter.pixel_cells((forward.pixels.shape[2], forward.pixels.shape[3])),
+        check,
     )
 
 

@@ -36,6 +36,7 @@ class MethodContext:
         progress: called with (done, total) while a method runs many forwards.
         cells: the row of patches that each row of pixels belongs to, and the column of each column; -1 for pixels that
             no patch sees. None where the patches divide the image evenly.
+        require_gradient: raises where the score has no gradient at the images themselves.
     """
 
     store: AttentionStore
@@ -50,6 +51,7 @@ class MethodContext:
     last_target: bool = True
     progress: Callable[[int, int], None] = lambda done, total: None
     cells: tuple[Tensor, Tensor] | None = None
+    require_gradient: Callable[[], None] = lambda: None
 
     @property
     def layout(self) -> TokenLayout:
@@ -72,7 +74,12 @@ class MethodContext:
         return self.states
 
     def gradients(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Differentiate the scores with respect to tensors of the plain forward; zero where they do not depend."""
+        """Differentiate the scores with respect to tensors of the plain forward; zero where they do not depend.
+
+        Raises:
+            MethodError: the gradient vanishes at the images themselves.
+        """
+        self.require_gradient()
         keep = not self.last_target
         grads = torch.autograd.grad(self.score.sum(), list(tensors), retain_graph=keep, allow_unused=True)
         return tuple(torch.zeros_like(x) if g is None else g for g, x in zip(grads, tensors, strict=True))

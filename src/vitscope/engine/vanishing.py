@@ -1,0 +1,87 @@
+"""Scores whose gradient vanishes at the image itself: what is left of it is rounding, and no map is made of that."""
+
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from vitscope._messages import msg
+from vitscope.attention import AttentionStore
+from vitscope.errors import MethodError
+from vitscope.methods.targets import SimilarTo, Target, feature_of
+
+_STEEP = 1e-4  # of another gradient of the same feature: rounding leaves 1e-7 or, after a norm, its epsilon 1e-5
+_NEAR = 1e-4  # cosines that are further from 1 have a gradient
+_VARYING = WeakKeyDictionary[nn.Module, bool]()  # models of which the norm of the feature was seen to vary
+
+
+def require_norm_gradient(model: nn.Module, answer: Tensor, score: Tensor, store: AttentionStore) -> None:
+    """Raise a MethodError where the norm of a model's feature has no gradient, as where the model normalises it.
+
+    Args:
+        model: the module; one that was seen to pass is not looked at again.
+        answer: its answer, with its graph, which is kept.
+        score: the product of each feature with itself.
+        store: the attention of the same forward.
+
+    Cost: twice backwards through what follows the last attention, once for each model.
+    """
+    if model in _VARYING:
+        return
+    if _is_flat(score / score.detach(), answer, store):
+        raise MethodError(
+            msg(
+                "engine.constant-norm",
+                "this model normalises its feature: the norm is the same for all images, and its gradient is rounding",
+            ),
+            msg(
+                "engine.constant-norm.hint",
+                "choose a target, such as image:PATH (in Python vitscope.similar_to(image)), or a method without "
+                "gradients, such as random-walk or token-removal",
+            ),
+        )
+    _VARYING[model] = True
+
+
+def require_other_image(targets: "Sequence[Target]", answer: Tensor, score: Tensor, store: AttentionStore) -> None:
+    """Raise a MethodError where an image is compared with itself: the likeness is at its greatest, its gradient 0.
+
+    Args:
+        targets: of each image.
+        answer: the model's answer, with its graph, which is kept.
+        score: of each image, with its graph.
+        store: the attention of the same forward.
+
+    Cost: twice backwards through what follows the last attention for each image that is very like its target.
+    """
+    for number, (target, likeness) in enumerate(zip(targets, score.detach().tolist(), strict=True)):
+        if not isinstance(target, SimilarTo) or likeness < 1 - _NEAR:
+            continue
+        if _is_flat(score[number], answer[number : number + 1], store):
+            raise MethodError(
+                msg(
+                    "engine.same-image",
+                    "the target has the same feature as the image: their likeness is 1, and its gradient is rounding",
+                ),
+                msg(
+                    "engine.same-image.hint",
+                    "choose another image as the target, or a method without gradients, such as token-removal",
+                ),
+            )
+
+
+def _is_flat(score: Tensor, answer: Tensor, store: AttentionStore) -> bool:
+    """Return whether scores in the units of a cosine have far less of a gradient than another one.
+
+    The other is each feature's cosine with itself, moved on by one number.
+    """
+    tensors = store.outputs[-1].tensors if store.outputs else ()
+    feature = feature_of(answer)
+    own = feature.detach()
+    other = (feature * own.roll(1, -1)).sum(-1) / own.square().sum(-1)
+    grads = [
+        torch.autograd.grad(one.sum(), tensors, retain_graph=True, materialize_grads=True) for one in (score, other)
+    ]
+    slope, usual = (max((float(grad.double().norm()) for grad in each), default=0.0) for each in grads)
+    return slope < _STEEP * usual

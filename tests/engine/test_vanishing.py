@@ -1,0 +1,78 @@
+"""Scores without a gradient at the image itself: maps of rounding are refused, by the gradient of another score."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import vitscope
+from tests.helpers.errors import raises
+from tests.models.toys import scope_of
+from vitscope.errors import MethodError
+
+PHOTO, OTHER = (np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8) for seed in range(2))
+DIFFERENTIATED = ["gradcam", "relevance", "input-x-gradient", "evidence-walk", "attention-gradcam", "grad-rollout"]
+WITHOUT = ["random-walk", "token-removal", "rollout", "legrad", "integrated-gradients"]
+
+
+class Embedder(nn.Module):
+    """A ViT whose feature is taken to a fixed length."""
+
+    def __init__(self, last):
+        super().__init__()
+        torch.manual_seed(3)
+        self.vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=64, depth=3)
+        self.last = last
+
+    def forward(self, x):
+        return self.last(self.vit(x))
+
+
+class Normalised(nn.Module):
+    def forward(self, x):
+        return 64 * F.normalize(x, dim=-1)
+
+
+def loaded(last):
+    return vitscope.load(Embedder(last).double().eval(), labels={})
+
+
+@pytest.fixture(scope="module")
+def normalised():
+    return loaded(Normalised())
+
+
+@pytest.mark.parametrize("method", DIFFERENTIATED)
+@pytest.mark.parametrize("last", [Normalised(), nn.LayerNorm(192, elementwise_affine=False)])
+def test_the_norm_of_a_normalised_feature_is_no_target_of_gradients(last, method):
+    with raises(MethodError, "engine.constant-norm"):
+        loaded(last).explain(PHOTO, method=method)
+
+
+@pytest.mark.parametrize("method", WITHOUT)
+def test_methods_that_do_not_differentiate_it_there_go_on(normalised, method):
+    assert np.ptp(normalised.explain(PHOTO, method=method).map) > 0
+
+
+@pytest.mark.parametrize("method", ["relevance", "gradcam"])
+def test_the_likeness_to_another_image_is_that_of_the_feature_before(normalised, method):
+    """Cosines do not depend on lengths, so that neither do their gradients."""
+    target = vitscope.similar_to(OTHER)
+    maps = [scope.explain(PHOTO, method=method, target=target).map for scope in (normalised, loaded(nn.Identity()))]
+    np.testing.assert_allclose(maps[0], maps[1], rtol=0, atol=1e-6 * np.abs(maps[1]).max())
+
+
+def test_the_likeness_to_itself_is_no_target_of_gradients():
+    scope = loaded(nn.Identity())
+    with raises(MethodError, "engine.same-image"):
+        scope.explain(PHOTO, method="gradcam", target=vitscope.similar_to(PHOTO))
+    assert np.ptp(scope.explain(PHOTO, method="token-removal", target=vitscope.similar_to(PHOTO)).map) > 0
+    with raises(MethodError, "engine.same-image"):  # the second of two
+        scope.explain([OTHER, PHOTO], method="gradcam", target=vitscope.similar_to(PHOTO), batch_size=2)
+
+
+def test_a_norm_with_weights_leaves_the_length_a_gradient():
+    for name in ("dinov2", "dinov2-registers", "ijepa"):
+        assert np.ptp(scope_of(name).explain(PHOTO, method="gradcam").map) > 0
