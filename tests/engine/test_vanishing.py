@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import timm
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 import vitscope
 from tests.helpers.errors import raises
@@ -32,7 +32,7 @@ class Embedder(nn.Module):
 
 class Normalised(nn.Module):
     def forward(self, x):
-        return 64 * F.normalize(x, dim=-1)
+        return 64 * functional.normalize(x, dim=-1)
 
 
 def loaded(last):
