@@ -77,6 +77,25 @@ def _() -> float:
     return abs(found[1] - float(scope.model(_pixels(scope))))
 
 
+def _unit_length(own: nn.Module, feature: torch.Tensor) -> torch.Tensor:
+    return nn.functional.normalize(feature, dim=-1)
+
+
+@row(KIND, "`F.normalize(feature)`, gradients of its norm, which is 1", libraries=("timm",), against="refused")
+def _() -> str:
+    scope = vitscope.load(_Around(_backbone(), _unit_length))
+    return _refused(lambda: scope.explain(_PHOTO, method="gradcam"), "engine.constant-norm")
+
+
+@row(
+    KIND, "`F.normalize(feature)`, the likeness to another photo", libraries=("timm",), against="the feature before it"
+)
+def _() -> float:
+    models, target = (_Around(_backbone(), _unit_length), _backbone()), vitscope.similar_to(_PHOTO.rotate(90))
+    maps = [vitscope.load(model).explain(_PHOTO, method="relevance", target=target).map for model in models]
+    return float(np.abs(maps[0] - maps[1]).max() / np.abs(maps[1]).max())
+
+
 @row(KIND, "`nn.Sequential(model, nn.ReLU())`, a number below zero", libraries=("timm",), against=ITS_OWN)
 def _() -> float:
     model = _backbone(1)
