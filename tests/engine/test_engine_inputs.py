@@ -83,7 +83,7 @@ def test_file_objects_are_read_once_where_an_image_is_needed_twice(tiny_scope, k
     assert [e.target for e in tiny_scope.explain(kinds[:2], target=target, batch_size=1)] == [
         "similar to file object"
     ] * 2
-    assert tiny_scope.view(file(), other=file(), methods=("rollout",), measure=False).arrays
+    assert tiny_scope.view(file(), other=file(mirrored), methods=("rollout",), measure=False).arrays
 
 
 def test_an_image_made_ready_ahead_stands_for_itself(tiny_scope, kinds):

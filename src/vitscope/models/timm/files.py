@@ -126,6 +126,10 @@ def _create(name: str, arguments: Mapping[str, Any], *, meta: bool = False) -> A
             return timm.create_model(name, pretrained=False, dynamic_img_size=True, **arguments)
         except TypeError:  # not one of those that take other input sizes
             return timm.create_model(name, pretrained=False, **arguments)
+        except RuntimeError:  # timm before 1.0.21 computes numbers as it builds, which the meta device has not
+            if not meta:
+                raise
+    return _create(name, arguments)
 
 
 def _arguments(model: Any, tensors: Mapping[str, Tensor], weights: WeightsFile) -> tuple[dict[str, Any], list[Message]]:
