@@ -81,7 +81,7 @@ def _difference(scope: vitscope.Scope, expected: np.ndarray) -> float:
 
 def _none(scope: vitscope.Scope) -> float:
     """Return 0 where features are given no class, and a class is refused as a target."""
-    e = scope.explain(_PHOTO, method="relevance")
+    e = scope.explain(_PHOTO, method="rollout")
     try:
         scope.explain(_PHOTO, method="relevance", target=1)
     except UsageError:

@@ -76,3 +76,39 @@ def test_the_likeness_to_itself_is_no_target_of_gradients():
 def test_a_norm_with_weights_leaves_the_length_a_gradient():
     for name in ("dinov2", "dinov2-registers", "ijepa"):
         assert np.ptp(scope_of(name).explain(PHOTO, method="gradcam").map) > 0
+
+
+def classifier(last, margin, classes, dtype=torch.float32):
+    """A model whose best logit for the photo is above the next one, or above 0, by a margin."""
+    torch.manual_seed(3)
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=classes, img_size=64, depth=3)
+    model = nn.Sequential(vit, last).double().eval()
+    with torch.no_grad():
+        best, *others = vit(vitscope.load(model).prepare(PHOTO).pixels[None].double())[0].sort(descending=True).values
+        for parameter in vit.head.parameters():
+            parameter *= margin / (best - others[0] if others else best)
+    return vitscope.load(model.to(dtype))
+
+
+@pytest.mark.parametrize(
+    ("last", "classes"), [(nn.Softmax(-1), 5), (nn.LogSoftmax(-1), 5), (nn.Sigmoid(), 1)], ids=["p", "log p", "sigmoid"]
+)
+def test_a_probability_of_one_is_no_target_of_gradients(last, classes):
+    """In float64 the distance from 1 still has its digits."""
+    sure = classifier(last, 18, classes)
+    for method in ("gradcam", "relevance"):
+        with raises(MethodError, "engine.saturated"):
+            sure.explain(PHOTO, method=method)
+    assert np.ptp(sure.explain(PHOTO, method="rollout").map) > 0
+    assert np.ptp(classifier(last, 18, classes, torch.float64).explain(PHOTO, method="gradcam").map) > 0
+    assert np.ptp(classifier(last, 3, classes).explain(PHOTO, method="gradcam").map) > 0
+
+
+def test_a_class_whose_probability_is_not_full_keeps_its_gradient():
+    """Beside one that is sure: `dp_c = p_c (dz_c - dz_max)`, as the differences of the logits say."""
+    sure = classifier(nn.Softmax(-1), 18, 5)
+    best, other = [int(name.split()[-1]) for name, _ in sure.explain(PHOTO, method="rollout").predictions[:2]]
+    found = sure.explain(PHOTO, method="input-x-gradient", target=other)
+    logits = classifier(nn.Identity(), 18, 5, torch.float64)
+    wanted = found.score * logits.explain(PHOTO, method="input-x-gradient", target=f"{other} - {best}").map
+    np.testing.assert_allclose(found.map, wanted, rtol=0, atol=1e-3 * np.abs(wanted).max())

@@ -20,7 +20,7 @@ from vitscope.engine.auto import MethodChoice
 from vitscope.engine.finite import require_finite_score
 from vitscope.engine.options import Options
 from vitscope.engine.runner import Forward, ModelRunner
-from vitscope.engine.vanishing import require_norm_gradient, require_other_image
+from vitscope.engine.vanishing import require_norm_gradient, require_other_image, require_unsaturated
 from vitscope.geometry import TokenLayout
 from vitscope.methods.base import Method
 from vitscope.methods.context import MethodContext
@@ -109,7 +109,7 @@ def relevances(
                 score = scorer(forward.answer)
                 require_finite_score(score, scorer.words)
         last = number == len(targets) - 1
-        check = partial(_require_gradient, runner, target, score, forward)
+        check = partial(_require_gradient, runner, target, scorer.words if scorer else [], score, forward)
         if request.method.runs_model:
             context = _context(runner, request, forward, scorer, store, score, check, last, tick)
             found = request.method.run(context, **request.method_options)
@@ -132,12 +132,18 @@ def relevances(
 
 
 def _require_gradient(
-    runner: ModelRunner, target: "Target | list[Target]", score: Float[Tensor, " B"], forward: Forward
+    runner: ModelRunner,
+    target: "Target | list[Target]",
+    words: Sequence[str],
+    score: Float[Tensor, " B"],
+    forward: Forward,
 ) -> None:
     """Raise a MethodError where the gradient of a score, which has its graph, vanishes at the images themselves."""
     targets = target if isinstance(target, list) else [target] * len(score)
     require_other_image(targets, forward.answer, score, forward.store)
-    if None in targets and not runner.adapter.classifies(forward.answer):
+    if runner.adapter.classifies(forward.answer):
+        require_unsaturated(score, words, forward.answer, probabilities=runner.adapter.scores == "probabilities")
+    elif None in targets:
         own = [number for number, one in enumerate(targets) if one is None]
         require_norm_gradient(runner.model, forward.answer[own], score[own], forward.store)
 

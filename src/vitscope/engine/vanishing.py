@@ -13,6 +13,7 @@ from vitscope.methods.targets import SimilarTo, Target, feature_of
 
 _STEEP = 1e-4  # of another gradient of the same feature: rounding leaves 1e-7 or, after a norm, its epsilon 1e-5
 _NEAR = 1e-4  # cosines that are further from 1 have a gradient
+_FULL = 8  # epsilons: of a distance from 1 that is less, rounding is more than a twentieth
 _VARYING = WeakKeyDictionary[nn.Module, bool]()  # models of which the norm of the feature was seen to vary
 
 
@@ -67,6 +68,42 @@ def require_other_image(targets: "Sequence[Target]", answer: Tensor, score: Tens
                 msg(
                     "engine.same-image.hint",
                     "choose another image as the target, or a method without gradients, such as token-removal",
+                ),
+            )
+
+
+def require_unsaturated(score: Tensor, words: Sequence[str], answer: Tensor, *, probabilities: bool) -> None:
+    """Raise a MethodError where a model answers with a probability that is 1 or 0 to the precision of its numbers.
+
+    `dp / dz = p (1 - p)`: where `p` is nearly 1, `1 - p` is mostly rounding.
+
+    Args:
+        score: of each image.
+        words: its target.
+        answer: the model's answer.
+        probabilities: these are the numbers of the answer. Logits are looked at, too: they may be logarithms of such.
+    """
+    logarithms = (
+        not probabilities and answer.shape[-1] > 1 and bool((answer.detach().logsumexp(-1).abs() < _NEAR).all())
+    )
+    if not probabilities and not logarithms:
+        return
+    nearest = 1 - _FULL * torch.finfo(answer.dtype).eps
+    for one, name in zip(score.detach(), words, strict=True):
+        chance = one.exp() if logarithms else one
+        if chance >= nearest or (chance == 0 and not logarithms):
+            raise MethodError(
+                msg(
+                    "engine.saturated",
+                    "the model's last step makes probabilities, and that of '{target}' is {chance} to the last digit: "
+                    "its gradient is rounding",
+                    target=name,
+                    chance=f"{float(chance):.0f}",
+                ),
+                msg(
+                    "engine.saturated.hint",
+                    "load the model without its last softmax or sigmoid, choose another target, or a method without "
+                    "gradients, such as token-removal",
                 ),
             )
 
