@@ -248,6 +248,7 @@ def test_the_notebook_recipe_is_labelled(explain, album, tmp_path, tiny_scope):
     assert np.array_equal(pixels(tmp_path / "out" / "cat-notebook-recipe" / "overlay.png"), np.asarray(expected))
 
 
+@pytest.mark.usefixtures("as_shipped")  # 3 is a float, too
 @pytest.mark.spread
 @pytest.mark.parametrize(
     ("flags", "style"),
