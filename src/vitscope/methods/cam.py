@@ -32,10 +32,14 @@ def patch_gradients(
         raise UsageError(
             msg(
                 "methods.no-patch-gradient",
-                "no patch has a gradient at the {location}: nothing reads the patches there",
+                "no patch has a gradient at the {location}: nothing reads the patches there, or the score is at a limit "
+                "where it does not change, such as 0 after a ReLU",
                 location=activations.location,
             ),
-            msg("methods.no-patch-gradient.hint", "use {@O:at=norm} or {@O:at=input}, or an earlier {@O:layer}"),
+            msg(
+                "methods.no-patch-gradient.hint",
+                "use {@O:at=norm} or {@O:at=input}, an earlier {@O:layer}, or another target",
+            ),
         )
     return activations, activations.patches(), gradient
 
