@@ -32,8 +32,8 @@ def patch_gradients(
         raise UsageError(
             msg(
                 "methods.no-patch-gradient",
-                "no patch has a gradient at the {location}: nothing reads the patches there, or the score is at a limit "
-                "where it does not change, such as 0 after a ReLU",
+                "no patch has a gradient at the {location}: nothing reads the patches there, or the score is at a "
+                "limit where it does not change, such as 0 after a ReLU",
                 location=activations.location,
             ),
             msg(
