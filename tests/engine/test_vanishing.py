@@ -104,6 +104,14 @@ def test_a_probability_of_one_is_no_target_of_gradients(last, classes):
     assert np.ptp(classifier(last, 3, classes).explain(PHOTO, method="gradcam").map) > 0
 
 
+def test_an_image_without_a_gradient_costs_no_other_of_its_batch():
+    sure = classifier(nn.Softmax(-1), 18, 5)
+    less = [name for name, _ in sure.explain(PHOTO, method="rollout").predictions][1]
+    found = list(sure.explain_many([PHOTO, PHOTO], method="gradcam", target=[None, less], batch_size=2))
+    assert found[0].error.code == "engine.saturated"
+    np.testing.assert_allclose(found[1].map, sure.explain(PHOTO, method="gradcam", target=less).map, rtol=1e-4)
+
+
 def test_a_class_whose_probability_is_not_full_keeps_its_gradient():
     """Beside one that is sure: `dp_c = p_c (dz_c - dz_max)`, as the differences of the logits say."""
     sure = classifier(nn.Softmax(-1), 18, 5)

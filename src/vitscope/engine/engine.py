@@ -38,6 +38,7 @@ from vitscope.engine.pixel_range import range_notes
 from vitscope.engine.provenance import notes_of, provenance
 from vitscope.engine.request import Request, Tick, relevances
 from vitscope.engine.runner import Forward, ModelRunner, Prepared, alone, device_and_dtype
+from vitscope.engine.vanishing import VANISHING
 from vitscope.errors import LayoutError, MethodError, Support, UnsupportedError, UsageError, VitscopeError
 from vitscope.explanation import Explanation
 from vitscope.geometry import ImageRegion, TokenLayout
@@ -237,7 +238,7 @@ class Engine(ModelRunner):
         targets: "Sequence[Target | list[Target]]",
         tick: Tick = lambda done, total: None,
     ) -> list[list[Explanation] | Failure]:
-        """Explain images of one input size in one forward; each by itself where numbers of one are NaN or infinite.
+        """Explain images of one input size in one forward; each by itself where one has no number or no gradient.
 
         Args:
             batch: the images.
@@ -251,7 +252,7 @@ class Engine(ModelRunner):
         try:
             return self._explain_together(batch, request, targets, tick)
         except MethodError as error:
-            if error.code not in NOT_FINITE:
+            if error.code not in (*NOT_FINITE, *VANISHING):
                 raise
             if len(batch) == 1:
                 return [Failure(batch[0].picture.source, error)]

@@ -11,6 +11,7 @@ from vitscope.attention import AttentionStore
 from vitscope.errors import MethodError
 from vitscope.methods.targets import SimilarTo, Target, feature_of
 
+VANISHING = ("engine.same-image", "engine.saturated")  # codes of what one image of a batch may have
 _STEEP = 1e-4  # of another gradient of the same feature: rounding leaves 1e-7 or, after a norm, its epsilon 1e-5
 _NEAR = 1e-4  # cosines that are further from 1 have a gradient
 _FULL = 8  # epsilons: of a distance from 1 that is less, rounding is more than a twentieth
