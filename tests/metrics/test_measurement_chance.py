@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.faithfulness import NAMES, additive, photo, scope_of
@@ -29,6 +29,7 @@ def made(value, randoms, *, better="higher", possible=(None, None), name="saco",
 class TestVerdict:
     places = st.integers(0, 12).map(float)  # few values, so that many are equal
 
+    @settings(deadline=None)  # of a busy machine
     @given(places, st.lists(places, min_size=19, max_size=60), st.sampled_from(["higher", "lower"]))
     def test_with_all_random_maps_it_is_the_place_among_them(self, value, randoms, better):
         number = made(value, randoms, better=better)
@@ -39,6 +40,7 @@ class TestVerdict:
         beyond = {"higher": value > number.high, "lower": value < number.low}[better]
         assert (number.verdict == "better than random") == beyond  # what is shown is what is said
 
+    @settings(deadline=None)  # of a busy machine
     @given(places, st.lists(places, min_size=19, max_size=60), st.sampled_from(["higher", "lower"]), st.data())
     def test_a_verdict_that_stands_early_is_that_of_all(self, value, randoms, better, data):
         """So looking after each random map, and stopping, makes no false alarm likelier."""

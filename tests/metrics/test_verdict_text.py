@@ -48,7 +48,7 @@ def measured(*numbers):
     return Measurement("pca", "x", "m", "s", 1.0, 0.0, "blur", numbers, 9)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(
     st.sampled_from(NAMES), st.integers(0, 9), st.lists(st.integers(0, 9), min_size=2, max_size=40), st.integers(0, 60)
 )

@@ -117,7 +117,6 @@ def test_each_cell_of_the_map_is_the_token_of_its_pixels(kind, scope, pixels):
     handle.remove()
 
 
-@pytest.mark.slow
 def test_clips_of_a_batch_have_the_maps_that_they_have_alone(scope):
     clips = [Clip(toys.frames(seed=seed), fps=5.0) for seed in range(3)]
     for method in ("rollout", "relevance", "gradcam"):

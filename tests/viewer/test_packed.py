@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitscope.viewer.packed import Packed, scaled, zigzag
 
 
+@settings(deadline=None)  # of a busy machine
 @given(st.sampled_from(["uint8", "uint16", "uint32", "float16", "float32"]), st.integers(0, 300), st.integers(0, 9))
 def test_packed_arrays_come_back_to_the_bit(dtype, count, seed):
     raw = np.random.default_rng(seed).integers(0, 256, count * np.dtype(dtype).itemsize).astype(np.uint8)
