@@ -25,8 +25,8 @@ def test_the_readmes_python_runs(photo, tmp_path, monkeypatch, capsys):
     from PIL import Image
 
     monkeypatch.chdir(tmp_path)
-    for name in ("photo.jpg", "other.jpg"):
-        Image.open(photo).convert("RGB").save(name)
+    for name, turned in (("photo.jpg", 0), ("other.jpg", 180)):
+        Image.open(photo).convert("RGB").rotate(turned).save(name)
     short, _ = blocks("README.md", "python")
     exec(compile(short, "README.md", "exec"), {})
     for made in ("overlay.png", "result"):
