@@ -13,9 +13,8 @@ INTRO = """# Speed and memory
 <!-- written by python -m benchmarks.speed from performance.json: change the one or the other -->
 
 `make bench` measures everything here and writes this page from its figures, [performance.json](performance.json),
-alone. It has more rows than were run on this machine; those without figures are left out: inputs up to 21,317 tokens,
-other gradient methods, other packages (fast-vit-rollout, torchxai-explain, vit-xray, daam-timm-vit, LXT, captum's
-integrated gradients).
+alone. It has more rows than were run on this machine; those without figures are left out: inputs of more than
+5,330 tokens, and the other packages at 5,330.
 
 Each row is a process of its own, in which the floor (the plain forward of the same model on the same pixels, or
 forward and backward) and what stands beside it take turns; a ratio is the median of the ratios of neighbours, in
