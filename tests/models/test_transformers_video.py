@@ -118,6 +118,16 @@ def test_each_cell_of_the_map_is_the_token_of_its_pixels(kind, scope, pixels):
 
 
 def test_clips_of_a_batch_have_the_maps_that_they_have_alone(scope):
+    check_alone(scope)
+
+
+def test_the_cls_of_a_clip_is_its_own():
+    """The one model whose CLS goes through its layers once for each frame is always among the fast tests."""
+    check_alone(vitscope.load(toys.classifier("timesformer").double()))
+
+
+def check_alone(scope):
+    """Clips of a batch have the maps that they have by themselves."""
     clips = [Clip(toys.frames(seed=seed), fps=5.0) for seed in range(3)]
     for method in ("rollout", "relevance", "gradcam"):
         together = scope.explain(clips, method=method, target=[0, 1, 2])
