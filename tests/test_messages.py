@@ -105,6 +105,9 @@ def test_a_page_gets_parameters_and_templates():
 def test_options_are_written_as_in_python_in_every_language():
     text = msg("files.already-there.hint", "{@force=True} replaces it, or choose another path")
     assert "force=True" in page_messages([text])[text]["zh"]
+    window = msg("images.window.hint", "write the numbers that become black and white, as in {@window=0,4095}")
+    assert "window=(0,4095)" in window
+    assert window.spoken("cli").endswith("--window 0,4095")
 
 
 def test_messages_survive_json():

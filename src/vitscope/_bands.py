@@ -169,7 +169,7 @@ def _own_window(data: Shaped[np.ndarray, "H W C"], reading: Reading, source: str
             msg(
                 "images.percentile-window",
                 "numbers from {low} to {high}: {first} to {last}, their percentiles {lowest} and {highest}, became "
-                "black to white; {@window} says which",
+                "black to white; {@window} sets others",
                 low=_number(data.min()),
                 high=_number(data.max()),
                 first=_number(ends[0]),

@@ -143,7 +143,7 @@ def _option(found: re.Match[str], language: Language, params: Mapping[str, Any])
     if name.startswith("*"):
         name = str(params.get(name[1:], f"{{{name[1:]}}}"))
     if language == "python" or of_method:
-        text = f"{name}={'' if value is None else value}"
+        text = f"{name}=({value})" if value and "," in value else f"{name}={value or ''}"
         return f"-O {text}" if of_method and language == "cli" else text
     flag = f"--{name.replace('_', '-')}"
     if value is None or value == "True":

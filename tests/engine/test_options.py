@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from tests.helpers.errors import raises
 from vitscope.engine.options import OPTION_NAMES, ExplainOptions, Options
@@ -52,6 +53,29 @@ def test_a_type_checker_knows_every_keyword_and_what_comes_back(tmp_path):
     assert wrong == set(range(first, first + 5)), "\n".join(told)
 
 
+@pytest.mark.parametrize("name", ["window", "display", "labels", "layout", "region", "device", "calibration"])
+@pytest.mark.parametrize("call", ["explain", "attribute", "compare", "measure", "view", "recipe", "queries", "calibrate"])
+def test_an_option_of_load_is_told_to_be_one(tiny_scope, photo, call, name):
+    given = {
+        "attribute": [torch.zeros(1, 3, 64, 64)],
+        "compare": [photo, photo],
+        "measure": [tiny_scope.explain(photo, method="attention")],
+        "calibrate": [],
+    }
+    with raises(UsageError, "models.option-of-load", "models.option-of-load.hint") as caught:
+        getattr(tiny_scope, call)(*given.get(call, [photo]), **{name: 1})
+    assert caught.value.message.params["option"] == name
+
+
+def test_a_method_may_have_an_option_of_such_a_name(tiny_scope):
+    assert tiny_scope.validate(method="occlusion", window=3).method_options["window"] == 3
+
+
+def test_a_keyword_that_a_call_has_not_names_the_call(tiny_scope, photo):
+    with pytest.raises(TypeError, match=r"view\(\).*'nothing'"):
+        tiny_scope.view(photo, nothing=1)
+
+
 def test_every_option_of_every_method_is_a_keyword():
     own = {name for _, method in METHODS for name in method.options}
     assert set(ExplainOptions.__annotations__) == own | {*OPTION_NAMES, "progress"} - {"targets"}
@@ -68,8 +92,6 @@ def test_a_misspelt_keyword_is_suggested(tiny_scope, photo, word, near):
 
 
 def test_plain_integers_stand_for_those_of_numpy_and_torch():
-    import torch
-
     for given in (np.int64(3), torch.tensor(3), np.array(3)):
         assert type(Options(target=given).target) is int
     assert Options(target=np.array([1, 2])).target == Options(target=(1, 2)).target == [1, 2]

@@ -48,6 +48,7 @@ from vitscope.methods.places import RegionTarget
 from vitscope.methods.targets import Target
 from vitscope.models.base import ModelAdapter
 from vitscope.models.loading import open_model
+from vitscope.models.options import refuse_load_options
 from vitscope.models.weights.fingerprint import Fingerprint, fingerprint
 
 Model: TypeAlias = str | Path | nn.Module
@@ -165,6 +166,7 @@ class Engine(ModelRunner):
             options = replace(options, gradient_rule=choice.gradient_rule)
         if choice and options.refine == "none":
             options = replace(options, refine=choice.refine)
+        refuse_load_options(options.method_options.keys() - method.options.keys())
         return Request(options, method, method.check(chosen | dict(options.method_options), OPTION_NAMES), choice)
 
     @alone

@@ -30,6 +30,7 @@ from vitscope.methods.targets import SimilarTo, Target, feature_of, similar_to
 from vitscope.metrics.attention_statistics import Statistics
 from vitscope.metrics.attention_streaming import compute_statistics
 from vitscope.metrics.head_importance import head_importance
+from vitscope.models.options import refuse_load_options
 
 _OF_METHODS = ("options", "gradient_rule", "refine", "target", "caveat")
 
@@ -78,6 +79,7 @@ def queries(
             msg("engine.no-queries", "the method '{method}' does not read attention alone", method=method),
             msg("engine.no-queries.hint", "use attention or rollout"),
         )
+    refuse_load_options(params.keys() - chosen.options.keys())
     given = chosen.check({**params, "query": "readout"})
     if not is_whole(chunk, 1):
         raise UsageError(msg("engine.chunk", "{@chunk} is an integer of at least 1, not {chunk}", chunk=repr(chunk)))

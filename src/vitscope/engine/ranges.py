@@ -92,7 +92,13 @@ def checked(**ranges: tuple[float, float]) -> Callable[[Callable[P, R]], Callabl
 
         @wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
-            bound = signature.bind(*args, **kwargs)
+            try:
+                bound = signature.bind(*args, **kwargs)
+            except TypeError as error:
+                from vitscope.models.options import refuse_load_options
+
+                refuse_load_options(kwargs.keys() - signature.parameters.keys())
+                raise TypeError(f"{function.__name__}() {error}") from None
             for name, value in bound.arguments.items():
                 if not (value is None and NoneType in kinds[name]):
                     bound.arguments[name] = _checked(name, value, kinds[name] - {NoneType}, ranges.get(name))

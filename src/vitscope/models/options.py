@@ -1,6 +1,6 @@
 """What a caller says of a model: the keywords of `load`, and the part of them that adapters read."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict
@@ -119,6 +119,24 @@ def read_region(region: Region | None) -> Region | None:
             "{@region=0,0,640,480}, or {@region=whole}",
         ),
     )
+
+
+def refuse_load_options(names: Iterable[str]) -> None:
+    """Raise a UsageError where a name is an option of `load`, given to a call that has no such option."""
+    for name in sorted(names):
+        if name in LoadOptions.__annotations__ or name == "calibration":
+            raise UsageError(
+                msg(
+                    "models.option-of-load",
+                    "'{option}' says how a model is loaded and its images are read; it is not an option here",
+                    option=name,
+                ),
+                msg(
+                    "models.option-of-load.hint",
+                    "give it where the model is loaded: vitscope.load(MODEL, {option}=...)",
+                    option=name,
+                ),
+            )
 
 
 def said_of(options: LoadOptions) -> dict[str, str | int | bool]:
