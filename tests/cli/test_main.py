@@ -90,6 +90,22 @@ console.print_table(["photo", "[red]out[/]"], [["cat", "out/cat/"]])
 """
 
 
+TABLES = """
+from vitscope.cli.console import print_table
+for wrap in (False, True):
+    print_table(["method", "out", "largest share"], [["integrated-gradients", "out/name/overlay.png", "1%"]], wrap=wrap)
+"""
+
+
+@pytest.mark.parametrize("columns", [40, 52, 80])
+def test_a_narrow_terminal_cuts_nothing_off_a_table(columns):
+    said = re.sub(r"\x1b\[\d+m", "", on_a_terminal(sys.executable, "-c", TABLES, COLUMNS=str(columns)))
+    whole, wrapped = said.split("method")[1:]
+    assert "integrated-gradients  out/name/overlay.png  1%" in whole
+    assert "integrated-gradients  " in wrapped
+    assert max(map(len, (said if columns >= 52 else wrapped).splitlines())) <= columns
+
+
 @pytest.mark.parametrize("what", ["help", "progress"])
 def test_no_color_is_honoured(what):
     command = [str(SCRIPT), "-h"] if what == "help" else [sys.executable, "-c", PROGRESS]

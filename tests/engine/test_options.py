@@ -54,7 +54,9 @@ def test_a_type_checker_knows_every_keyword_and_what_comes_back(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["window", "display", "labels", "layout", "region", "device", "calibration"])
-@pytest.mark.parametrize("call", ["explain", "attribute", "compare", "measure", "view", "recipe", "queries", "calibrate"])
+@pytest.mark.parametrize(
+    "call", ["explain", "attribute", "compare", "measure", "view", "recipe", "queries", "calibrate"]
+)
 def test_an_option_of_load_is_told_to_be_one(tiny_scope, photo, call, name):
     given = {
         "attribute": [torch.zeros(1, 3, 64, 64)],

@@ -127,13 +127,33 @@ def _in_json(character: str) -> str:
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, wrap: bool = False) -> None:
-    """Print a table on stdout; without a terminal nothing is cut off."""
+    """Print a table on stdout, nothing of it cut off.
+
+    Args:
+        headings: of the columns; they have several lines where the terminal is too narrow.
+        rows: a value for each column.
+        wrap: cells have several lines as well; else a row that the terminal cannot hold goes on in the next line.
+    """
+    width = out.width if out.is_terminal else _NO_TERMINAL_WIDTH
+    table = _table(headings, rows, wrap)
+    if not wrap and _width(table) > width:
+        table = _table([heading.replace(" ", "\n") for heading in headings], rows, wrap)
+        width = max(width, _width(table))
+    Console(width=width, highlight=False).print(table)
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[object]], wrap: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for heading in headings:
-        table.add_column(Text(heading), overflow="fold", no_wrap=not wrap)
+    for column, heading in enumerate(headings):
+        table.add_column(Text(heading), overflow="fold", no_wrap=not (wrap and column))  # a row's name stays whole
     for row in rows:
         table.add_row(*(shown(str(cell)) for cell in row))
-    (out if out.is_terminal else Console(width=_NO_TERMINAL_WIDTH, highlight=False)).print(table)
+    return table
+
+
+def _width(table: Table) -> int:
+    """Return the columns of the terminal that a table wants."""
+    return Console(width=10_000).measure(table).maximum
 
 
 class _VisibleFormatter(logging.Formatter):

@@ -87,29 +87,33 @@ def methods(
         ]
         console.print_json({"methods": documents})
         return
-    headings = ["method", "gradient", "target", "passes", "options", "source"]
-    headings += ["works here"] if reference else ["works on"]
-    rows = []
-    for m in found:
-        options = " ".join(f"{o.name}={_default(o.default)}" for o in m.options.values())
-        row = [
+    headings = ["method", "gradient", "target", "passes", "works here" if reference else "works on"]
+    rows = [
+        [
             m.name,
             _yes_or_no("gradient" in m.requires),
             _yes_or_no("target" in m.requires),
             m.passes,
-            options,
-            m.source,
+            _applies(found_here[m.name], "yes") if reference else m.works_on,
         ]
-        rows.append([*row, _applies(found_here[m.name], "yes") if reference else m.works_on])
+        for m in found
+    ]
+    words = [[_options(m), m.source, m.summary, m.caveat] for m in found]
     if format_ != "text":
-        words = [[m.summary, m.caveat] for m in found]
         rows = [[*row, *more] for row, more in zip(rows, words, strict=True)]
-        print_table_as(format_, [*headings, "summary", "caution"], rows)
+        print_table_as(format_, [*headings, "options", "source", "summary", "caution"], rows)
         return
     console.print_table(headings, rows, wrap=True)
-    for m in found:
-        caution = f" Caution: {m.caveat}." if m.caveat else ""
-        console.out.print(console.shown(f"\n{m.name}: {m.summary}{caution}"))
+    for m, (options, source, summary, caveat) in zip(found, words, strict=True):
+        caution = f" Caution: {caveat}." if caveat else ""
+        console.out.print(console.shown(f"\n{m.name}: {summary}{caution}"))
+        for name, text in (("options", options), ("source", source)):
+            if text:
+                console.out.print(console.shown(f"  {name}: {text}", "dim"))
+
+
+def _options(method: "Method") -> str:
+    return " ".join(f"{option.name}={_default(option.default)}" for option in method.options.values())
 
 
 def inspect(
