@@ -96,6 +96,18 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
             ),
         ],
     ),
+    "metrics/attention_streaming.py": (
+        ["metrics/test_attention_statistics.py"],
+        [
+            ("entropy is in bits", "(0, 2, 3)) * -math.log(2)", "(0, 2, 3)) * -1.0"),
+            ("prefix queries count as patches", "every[first - queries.start :]", "every[: last - first]"),
+            (
+                "distances on the photo are those of its height",
+                "else [(1.0, 1.0), (y, x)]",
+                "else [(1.0, 1.0), (y, y)]",
+            ),
+        ],
+    ),
     "attention/tiles.py": (
         ["attention/test_tiles.py", "attention/test_store.py"],
         [

@@ -55,6 +55,23 @@ def test_a_bias_is_added_to_the_scores(shape):
     torch.testing.assert_close(vecmat(block, r), torch.einsum("bn,bhnm->bm", r, dense) / 3)
 
 
+@pytest.mark.parametrize("step", [1, 7, 700])
+@pytest.mark.parametrize(("n", "m"), [(700, 700), (40, 65)])
+@pytest.mark.parametrize("kind", ["lse", "no lse", "bias", "matrix"])
+def test_logarithms_of_all_rows_a_few_queries_at_a_time(kind, n, m, step):
+    bias = torch.zeros(1, 1, 1, m, dtype=torch.float64)
+    bias[..., 3] = float("-inf")
+    block, dense = factored(n=n, m=m, bias=bias if kind == "bias" else None, lse=kind == "lse")
+    block = Dense("block", dense) if kind == "matrix" else block
+    seen = 0
+    for queries, logarithms in block.log2_rows(step):
+        assert queries == slice(seen, min(seen + step, n))
+        seen = queries.stop
+        assert logarithms.min() >= -126
+        torch.testing.assert_close(logarithms.exp2(), dense[:, :, queries], rtol=1e-9, atol=2.0**-80)
+    assert seen == n
+
+
 @pytest.mark.parametrize("bad", [40, -41, [0, 99]])
 def test_a_query_that_is_not_there_is_named(bad):
     with raises(UsageError, "attention.no-such-query"):

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitscope._messages import msg
-from vitscope.attention.tiles import TILE_KEYS, TILE_QUERIES, attention_tiles
+from vitscope.attention.tiles import LOWEST, TILE_KEYS, TILE_QUERIES, attention_tiles
 from vitscope.errors import MethodError, UsageError
 
 Selection: TypeAlias = slice | int | Sequence[int] | Int[Tensor, " n"]
@@ -50,6 +50,13 @@ class Block(Protocol):
 
     def rows(self, sel: Selection = ...) -> Float[Tensor, "B H n M"]:
         """Return the attention of the selected queries; each row sums to one."""
+        ...
+
+    def log2_rows(self, step: int) -> Iterator[tuple[slice, Float[Tensor, "B H n M"]]]:
+        """Yield the base-2 logarithms of all rows, `step` queries at a time; each may overwrite the last one's memory.
+
+        None is below -126: powers of less are denormal numbers.
+        """
         ...
 
     def grad_rows(self, sel: Selection = ...) -> Float[Tensor, "B H n M"]:
@@ -112,11 +119,29 @@ class Factored:
 
     def rows(self, sel: Selection = slice(None)) -> Float[Tensor, "B H n M"]:
         """Return the attention of the queries `sel` (a slice, an index, or several), in float32 or better."""
-        sel = query_index(sel, self.shape[2])
+        return torch.softmax(self._scores(query_index(sel, self.shape[2])), -1)
+
+    def _scores(self, sel: slice | Tensor) -> Float[Tensor, "B H n M"]:
         scores = torch.matmul(_precise(self.q[:, :, sel]) * self.scale, _precise(self.k).transpose(-1, -2))
         if self.bias is not None:
             scores = scores + (self.bias if self.bias.shape[2] == 1 else self.bias[:, :, sel])
-        return torch.softmax(scores, -1)
+        return scores
+
+    def log2_rows(self, step: int) -> Iterator[tuple[slice, Float[Tensor, "B H n M"]]]:
+        """Yield the base-2 logarithms of all rows, `step` queries at a time, none below -126.
+
+        With the log-sum-exp of each row known, each overwrites the last one's memory.
+        """
+        b, h, n, m = self.shape
+        if self.lse is None or self.bias is not None:
+            for queries in slices(n, step):
+                yield queries, torch.log_softmax(self._scores(queries), -1).div_(math.log(2)).clamp_(min=LOWEST)
+            return
+        q, k = _precise(self.q).flatten(0, 1), _precise(self.k).flatten(0, 1)
+        tiles = attention_tiles(q, k, self._lse(self.lse).flatten(0, 1), self.scale)
+        into = q.new_empty(b * h * min(step, n) * m)
+        for queries in slices(n, step):
+            yield queries, tiles.exponents(slice(0, b * h), queries, slice(0, m), into).view(b, h, -1, m)
 
     def grad_rows(self, sel: Selection = slice(None)) -> Float[Tensor, "B H n M"]:
         """Return the gradient of the score with respect to the selected rows: `dy/dA = (dy/dO) v^T`, exactly."""
@@ -211,6 +236,11 @@ class Dense:
     def rows(self, sel: Selection = slice(None)) -> Float[Tensor, "B H n M"]:
         """Return the attention of the queries `sel`, in float32 or better."""
         return _precise(self.probs[:, :, query_index(sel, self.shape[2])])
+
+    def log2_rows(self, step: int) -> Iterator[tuple[slice, Float[Tensor, "B H n M"]]]:
+        """Yield the base-2 logarithms of all rows, `step` queries at a time, none below -126."""
+        for queries in slices(self.shape[2], step):
+            yield queries, self.rows(queries).log2().clamp_(min=LOWEST)
 
     def grad_rows(self, sel: Selection = slice(None)) -> Float[Tensor, "B H n M"]:
         """Return the gradient of the score with respect to the selected rows: `dy/dA = (dy/dO) v^T`, exactly."""

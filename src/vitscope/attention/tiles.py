@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 TILE_QUERIES, TILE_KEYS = 256, 1024
+LOWEST = -126.0  # powers of two of less are denormal numbers
 _LOG2_E = math.log2(math.e)
-_LOWEST = -80.0  # a weight below 2^-80 counts as that, far below the resolution of sums; denormal numbers are slow
-_DENORMAL = -126.0
+_COUNTED = -80.0  # a weight below 2^-80 counts as that, far below the resolution of sums; denormal numbers are slow
 _TINY = 1e-9  # a scale by which no shift can be divided: of a model that weighs all keys alike
 _MANY = 2**18  # numbers of a head's attention, from which a copy of queries and keys costs less than a pass over them
 
@@ -41,15 +41,19 @@ class AttentionTiles:
 
     def tile(self, heads: slice, queries: slice, keys: slice, into: Tensor) -> Float[Tensor, "g n m"]:
         """Compute one tile of attention in the memory of `into`."""
+        return self.exponents(heads, queries, keys, into).exp2_()
+
+    def exponents(self, heads: slice, queries: slice, keys: slice, into: Tensor) -> Float[Tensor, "g n m"]:
+        """Compute the base-2 logarithms of one tile in the memory of `into`, none so low that its power is denormal."""
         q, k = self.q[heads, queries], self.k[heads, :, keys]
         a = into[: len(q) * q.shape[1] * k.shape[2]].view(*q.shape[:2], k.shape[2])
         if self.shift is not None:
-            return torch.baddbmm(self.shift[heads, queries], q, k, alpha=self.scale, out=a).clamp_(min=_LOWEST).exp2_()
+            return torch.baddbmm(self.shift[heads, queries], q, k, alpha=self.scale, out=a).clamp_(min=_COUNTED)
         a.baddbmm_(q, k, beta=0, alpha=self.scale)
         for head in self.low:
             if heads.start <= head < heads.stop:
-                a[head - heads.start].clamp_(min=_LOWEST)
-        return a.exp2_()
+                a[head - heads.start].clamp_(min=_COUNTED)
+        return a
 
 
 def attention_tiles(
@@ -62,5 +66,5 @@ def attention_tiles(
     lowest = -_LOG2_E * (longest[0] * longest[1] * abs(scale) + lse.amax(-1))  # no score exceeds the lengths' product
     q = torch.cat((q, lse[..., None] / -scale), -1)
     k = torch.cat((k, k.new_ones(*k.shape[:2], 1)), -1)
-    low = (lowest < _DENORMAL).nonzero()[:, 0].tolist()
+    low = (lowest < LOWEST).nonzero()[:, 0].tolist()
     return AttentionTiles(q, k.transpose(1, 2), scale * _LOG2_E, None, low)

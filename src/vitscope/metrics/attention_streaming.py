@@ -15,7 +15,6 @@ from torch import Tensor
 
 from vitscope._messages import msg
 from vitscope.attention import AttentionStore, Block, budget, vecmat_heads
-from vitscope.attention.blocks import slices
 from vitscope.attention.transformer_blocks import HiddenStates
 from vitscope.errors import MethodError
 from vitscope.geometry import ImageRegion, TokenLayout
@@ -105,14 +104,15 @@ class _TokenPositions:
     Attributes:
         kinds: numbers of the prefix tokens for each of the first three of `SHARES`.
         prefix: P.
-        centres: y and x of each patch's centre, in pixels of the input.
+        rows, columns: y of each row's and x of each column's centre, in pixels of the input.
         scale: pixels of the photo for one pixel of the input, along y and x.
     """
 
     kinds: tuple[list[int], list[int], list[int]]
     prefix: int
-    centres: Float[Tensor, "P 2"]
-    scale: Float[Tensor, " 2"]
+    rows: Float[Tensor, " gh"]
+    columns: Float[Tensor, " gw"]
+    scale: tuple[float, float]
 
     @classmethod
     def of(cls, layout: TokenLayout, region: ImageRegion) -> "_TokenPositions":
@@ -124,58 +124,60 @@ class _TokenPositions:
             for count, low, high in ((layout.grid[0], cells[1], cells[3]), (layout.grid[1], cells[0], cells[2]))
         )
         left, top, right, bottom = region.box
-        scale = torch.tensor(
-            [(bottom - top) / region.input[0], (right - left) / region.input[1]], dtype=torch.float64, device="cpu"
-        )
-        return cls((cls_tokens, registers, others), len(layout.prefix), torch.cartesian_prod(rows, columns), scale)
+        scale = (bottom - top) / region.input[0], (right - left) / region.input[1]
+        return cls((cls_tokens, registers, others), len(layout.prefix), rows, columns, scale)
 
-    def distances(self, first: int, last: int, photo: bool) -> Float[Tensor, "n P"]:
-        """Return the distances of the patches `first` to `last - 1` to all patches."""
-        centres = self.centres * self.scale if photo else self.centres
-        return torch.cdist(centres[first:last], centres, compute_mode="donot_use_mm_for_euclid_dist")
+    def distances(self, patches: slice, scale: tuple[float, float], into: Float[Tensor, "n P"]) -> None:
+        """Write the distances of some patches to all patches."""
+        at = torch.arange(patches.start, patches.stop, device="cpu")
+        down, right = (
+            (factor * (of[one][:, None] - of)).square_().to(into)
+            for factor, of, one in zip(
+                scale,
+                (self.rows, self.columns),
+                (at // len(self.columns), at % len(self.columns)),
+                strict=True,
+            )
+        )
+        torch.add(down[:, :, None], right[:, None], out=into.view(*down.shape, right.shape[1])).sqrt_()
 
 
 def _own_statistics(block: Block) -> LayerStatistics:
     """Compute entropy and agreement, which every layer has, over its own queries and keys."""
     b, h, n, _ = block.shape
     entropy, alike = _zeros(h), _zeros(h)
-    for queries in _chunks(block):
-        rows = block.rows(queries)
-        entropy += _entropy(rows)
-        alike += _alike(rows)
+    for _, rows, some in _chunks(block):
+        entropy += some
+        alike += _alike(rows.flatten(0, 1))
     return _layer(block, entropy / (b * n), alike / (b * n))
 
 
 def _token_statistics(block: Block, seed: Float[Tensor, "1 N"], positions: _TokenPositions) -> LayerStatistics:
     """Compute all statistics of a layer whose tokens are those of the layout."""
     _, h, n, _ = block.shape
-    p = positions.prefix
-    entropy, alike, far = _zeros(h), _zeros(h), _zeros(2, h)
+    p, (y, x) = positions.prefix, positions.scale
+    scales = [(1.0, 1.0)] if math.isclose(y, x, rel_tol=1e-9) else [(1.0, 1.0), (y, x)]  # only longer, or others
+    entropy, alike, far = _zeros(h), _zeros(h), _zeros(len(scales), h)
     shares, received = _zeros(len(SHARES), h), _zeros(n)
-    stretched = not torch.isclose(
-        positions.scale[0], positions.scale[1], rtol=1e-9
-    )  # distances on the photo are others, not only longer
-    for queries in _chunks(block):
-        rows = block.rows(queries)
-        entropy += _entropy(rows)
-        alike += _alike(rows)
-        received += _total(rows, (0, 1, 2))
+    for queries, (every,), some in _chunks(block):
+        entropy += some
+        alike += _alike(every)
+        received += _total(every.new_ones(1, len(every) * h) @ every.flatten(0, 1), (0,))
         first, last = max(queries.start, p), queries.stop
         if first >= last:
             continue
-        rows = rows[0, :, first - queries.start :]
-        own = rows[:, :, first:last].diagonal(dim1=1, dim2=2).sum(1).cpu().double()
-        to_patches = rows[:, :, p:].sum(-1)
+        rows = every[first - queries.start :]
+        sums = rows.new_ones(last - first, 1 + len(scales), n - p)  # of the weights of patches, and times distances
+        for number, scale in enumerate(scales, 1):
+            positions.distances(slice(first - p, last - p), scale, sums[:, number])
+        to_patches, *apart = torch.bmm(rows[:, :, p:], sums.transpose(1, 2)).unbind(-1)
+        own = _total(rows.diagonal(first, 0, 2), (1,))
         for kind, tokens in enumerate(positions.kinds):
-            shares[kind] += _total(rows[:, :, tokens], (1, 2))
+            shares[kind] += _total(rows[:, :, tokens], (0, 2))
         shares[3] += own
-        shares[4] += _total(to_patches, (1,)) - own
+        shares[4] += _total(to_patches, (0,)) - own
         mass = to_patches.clamp_min(torch.finfo(rows.dtype).tiny)
-        for photo in (False, True) if stretched else (False,):
-            apart = positions.distances(first - p, last - p, photo).to(rows)
-            far[int(photo)] += _total(torch.einsum("hnm,nm->hn", rows[:, :, p:], apart) / mass, (1,))
-    if not stretched:
-        far[1] = far[0] * positions.scale[0]
+        far += torch.stack([_total(one / mass, (0,)) for one in apart])
     patches = n - p
     read = vecmat_heads(block, seed)[0]
     read_entropy = _total(torch.special.entr(read), (1,))
@@ -185,7 +187,7 @@ def _token_statistics(block: Block, seed: Float[Tensor, "1 N"], positions: _Toke
         readout_entropy=_numpy(read_entropy),
         readout_entropy_normalised=_numpy(read_entropy / _max_entropy(block)),
         distance=_numpy(far[0] / patches),
-        distance_photo=_numpy(far[1] / patches),
+        distance_photo=_numpy(far[-1] / patches * (y if len(scales) == 1 else 1)),
         shares={name: _numpy(share) for name, share in zip(SHARES, shares, strict=True)},
         received=_numpy(received / (h * n)),
     )
@@ -209,26 +211,27 @@ def _max_entropy(block: Block) -> float:
     return math.log(block.shape[3]) or 1.0
 
 
-def _chunks(block: Block) -> Iterator[slice]:
-    """Yield slices of all queries, half as many at a time as fit the cache: what is computed of them fits as well."""
-    b, h, n, m = block.shape
-    return slices(n, block.chunk or max(1, budget(block.device) // (2 * b * h * m)))
+def _chunks(block: Block) -> Iterator[tuple[slice, Float[Tensor, "B n H M"], Float[Tensor, " H"]]]:
+    """Yield, for some queries at a time, the heads' rows of each query, and each head's entropy summed over them.
+
+    As many queries as half fit the cache: what is computed of them fits as well. Each overwrites the last one's memory.
+    """
+    b, h, _, m = block.shape
+    memory: Tensor | None = None
+    for queries, logarithms in block.log2_rows(block.chunk or max(1, budget(block.device) // (2 * b * h * m))):
+        if memory is None:
+            memory = torch.empty_like(logarithms.transpose(1, 2), memory_format=torch.contiguous_format)
+        rows = memory[:, : logarithms.shape[2]]
+        torch.exp2(logarithms, out=rows.transpose(1, 2))
+        yield queries, rows, _total(logarithms.mul_(rows.transpose(1, 2)), (0, 2, 3)) * -math.log(2)
 
 
-def _entropy(rows: Float[Tensor, "B H n M"]) -> Float[Tensor, " H"]:
-    """Return the entropy of each head's rows, summed over queries, in a third of the time of `torch.special.entr`."""
-    logarithms = rows.clamp_min(torch.finfo(rows.dtype).tiny).log_()
-    return -_total(logarithms.mul_(rows), (0, 2, 3))
-
-
-def _alike(rows: Float[Tensor, "B H n M"]) -> Float[Tensor, " H"]:
+def _alike(rows: Float[Tensor, "n H M"]) -> Float[Tensor, " H"]:
     """Return each head's mean cosine with the others, summed over queries, from the heads' products of each query."""
-    by_query = rows.transpose(1, 2).flatten(0, 1)
-    products = torch.bmm(by_query, by_query.transpose(1, 2))
+    products = torch.bmm(rows, rows.transpose(1, 2))
     length = products.diagonal(dim1=1, dim2=2).sqrt()
     cosines = products / (length[:, :, None] * length[:, None])
-    h = rows.shape[1]
-    return (_total(cosines, (0, 1)) - len(by_query)) / max(h - 1, 1)
+    return (_total(cosines, (0, 1)) - len(rows)) / max(rows.shape[1] - 1, 1)
 
 
 def _features(states: HiddenStates, layout: TokenLayout) -> Float[np.ndarray, "P D"]:

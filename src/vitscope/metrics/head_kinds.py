@@ -85,14 +85,14 @@ def head_kinds(block: Block, layout: TokenLayout, object_: Bool[np.ndarray, " P"
     most = block.chunk or max(1, budget(block.device) // (block.shape[1] * block.shape[3]))
     with torch.no_grad():
         parts = torch.split(torch.from_numpy(first + asked).to(block.device), most)
-        rows = np.concatenate([block.rows(part)[0].double().cpu().numpy() for part in parts], 1)
+        rows = np.concatenate([block.rows(part)[0].cpu().numpy() for part in parts], 1)
     weights = rows[:, :, first:]
-    prefix, poured = rows[:, :, :first].sum(2).mean(1), np.sort(weights.mean(1))[:, -_WELLS:].sum(1)
+    prefix, poured = rows[:, :, :first].sum(2).mean(1), np.sort(weights.mean(1, dtype=np.float64))[:, -_WELLS:].sum(1)
     sink = prefix + poured if patches > _WELLS else prefix
-    weights = weights / np.maximum(weights.sum(2, keepdims=True), np.finfo(np.float64).tiny)
+    weights = weights / np.maximum(weights.sum(2, keepdims=True), np.finfo(weights.dtype).tiny)
     down, right = (of[None, :] - of[asked][:, None] for of in np.divmod(np.arange(patches), wide))
     near = down**2 + right**2 <= max(_NEAR * max(high, wide), 1.5) ** 2
-    local = np.einsum("hnp,np->h", weights, near) / len(asked)
+    local = (weights.reshape(len(weights), -1) @ near.ravel().astype(weights.dtype)).astype(np.float64) / len(asked)
     position = _foretold(weights, asked, layout.grid)
     ratio = own = None
     if object_ is not None:
@@ -119,8 +119,8 @@ def _kind(sink: float, near: float, position: float, ratio: float | None, own: f
 
 def _density(weights: Float[np.ndarray, "H P"], there: Bool[np.ndarray, " P"]) -> Float[np.ndarray, " H"]:
     """Return the mean weight there over the mean weight elsewhere."""
-    elsewhere = np.maximum(weights[:, ~there].mean(1), np.finfo(np.float64).tiny)
-    found: np.ndarray = weights[:, there].mean(1) / elsewhere
+    elsewhere = np.maximum(weights[:, ~there].mean(1, dtype=np.float64), np.finfo(np.float64).tiny)
+    found: np.ndarray = weights[:, there].mean(1, dtype=np.float64) / elsewhere
     return found
 
 
@@ -129,14 +129,14 @@ def _foretold(
 ) -> Float[np.ndarray, " H"]:
     """Return how much of the variance the mean of the others at the same offset foretells; 0 for even weights."""
     (high, wide), heads, patches = grid, len(weights), weights.shape[2]
-    maps = np.ascontiguousarray(weights.transpose(1, 2, 0)).reshape(-1, high, wide, heads)
+    maps = weights.transpose(1, 2, 0).astype(np.float64, order="C").reshape(-1, high, wide, heads)
     count = np.zeros((2 * high - 1, 2 * wide - 1, 1))  # of each offset in rows and columns
     total, squares = np.zeros((2, *count.shape[:2], heads))
-    for one, square, row, column in zip(maps, maps**2, *np.divmod(asked, wide), strict=True):
+    for one, row, column in zip(maps, *np.divmod(asked, wide), strict=True):
         window = slice(high - 1 - row, 2 * high - 1 - row), slice(wide - 1 - column, 2 * wide - 1 - column)
         count[window] += 1
         total[window] += one
-        squares[window] += square
+        squares[window] += one**2
     # of c weights x at one offset the sum of (x - (total - x) / (c - 1))^2; of a single one that of (x - 1 / P)^2
     several = count * (count * squares - total**2) / np.maximum(count - 1, 1) ** 2
     single = squares - 2 * total / patches + 1 / patches**2
