@@ -281,18 +281,18 @@ def _pearson(a: np.ndarray, b: np.ndarray) -> float:
 
 _CURVES, _CHEFER = "Petsiuk, Das, Saenko 2018", "Chefer, Gur, Wolf 2021, section 4"
 MEASURES = (
-    Measure("deletion", "lower", lambda m, p: top_masks(m.order, p.counts), _curve, _CURVES, (0.87, 1.0)),
-    Measure("insertion", "higher", lambda m, p: ~top_masks(m.order, p.counts), _curve, _CURVES, (0.65, 1.0)),
-    Measure("aopc", "higher", lambda m, p: top_masks(m.order, _aopc_counts(p)), _aopc, "Samek et al. 2017", (0.7, 1.0)),
-    Measure("positive", "lower", lambda m, p: top_masks(m.order, _tenths(p)), _perturbation, _CHEFER, (0.83, 1.0)),
+    Measure("deletion", "lower", lambda m, p: top_masks(m.order, p.counts), _curve, _CURVES, (0.82, 1.0)),
+    Measure("insertion", "higher", lambda m, p: ~top_masks(m.order, p.counts), _curve, _CURVES, (0.6, 1.0)),
+    Measure("aopc", "higher", lambda m, p: top_masks(m.order, _aopc_counts(p)), _aopc, "Samek et al. 2017", (0.8, 1.0)),
+    Measure("positive", "lower", lambda m, p: top_masks(m.order, _tenths(p)), _perturbation, _CHEFER, (0.8, 1.0)),
     Measure(
-        "negative", "higher", lambda m, p: top_masks(m.order[::-1], _tenths(p)), _perturbation, _CHEFER, (0.7, 1.0)
+        "negative", "higher", lambda m, p: top_masks(m.order[::-1], _tenths(p)), _perturbation, _CHEFER, (0.65, 1.0)
     ),
     Measure(
-        "saco", "higher", _saco_masks, _saco, "Wu et al. 2024, algorithm 1", (0.87, 0.82), (-1.0, 1.0), _saco_of_many
+        "saco", "higher", _saco_masks, _saco, "Wu et al. 2024, algorithm 1", (0.88, 0.82), (-1.0, 1.0), _saco_of_many
     ),
     _on_shared_sets(
-        "sensitivity-n", "higher", _subsets, _sensitivity_n, "Ancona et al. 2018, section 4", (0.97, 1.0), (-1.0, 1.0)
+        "sensitivity-n", "higher", _subsets, _sensitivity_n, "Ancona et al. 2018, section 4", (0.95, 1.0), (-1.0, 1.0)
     ),
     _on_shared_sets(
         "infidelity", "lower", _squares, _infidelity, "Yeh et al. 2019, definition 2.1", (0.97, 1.0), (0.0, 1.0)
