@@ -32,7 +32,7 @@ from vitscope.metrics.measurement import Measurement
 from vitscope.models.base import ModelAdapter
 from vitscope.models.bundled.catalogue import default_model
 from vitscope.models.loading import open_model
-from vitscope.models.options import LoadOptions
+from vitscope.models.options import LoadOptions, require_load_options
 from vitscope.render.html import numbers_html
 from vitscope.viewer.view import View, view
 
@@ -305,8 +305,7 @@ class Scope:
 
         Args:
             explanation: made by this model.
-            options: those of `vitscope.evaluation.evaluate.measure`: `metrics` ("default", "all", a name or several),
-                `baseline`, `score`, `steps`, `n_random_maps`, `seed`, `batch_size`, `image`, `target` and others.
+            options: `metrics`, `baseline`, `steps` and others of `vitscope.evaluation.evaluate.measure`.
 
         Raises:
             UsageError, MethodError: made by another model or size, without its photo, or an option that does not fit.
@@ -392,8 +391,9 @@ def load(model: Model | None = None, *, calibration: Calibrated = None, **option
     Raises:
         ModelError: not found, out of reach or broken.
         LayoutError: a model whose tokens are not understood.
-        UsageError: a calibration of another model.
+        UsageError: a calibration of another model, or a keyword that is no option of loading.
     """
+    require_load_options(options, ExplainOptions.__annotations__)
     adapter = open_model(default_model() if model is None else model, **options)
     scope = Scope(adapter, *device_and_dtype(adapter.model, options.get("device", "auto")))
     scope.engine.calibration = CalibrationOfModel(adapter, calibration)

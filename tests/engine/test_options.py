@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import vitscope
 from tests.helpers.errors import raises
 from vitscope.engine.options import OPTION_NAMES, ExplainOptions, Options
 from vitscope.errors import UnknownNameError, UsageError
@@ -73,9 +74,30 @@ def test_a_method_may_have_an_option_of_such_a_name(tiny_scope):
     assert tiny_scope.validate(method="occlusion", window=3).method_options["window"] == 3
 
 
-def test_a_keyword_that_a_call_has_not_names_the_call(tiny_scope, photo):
-    with pytest.raises(TypeError, match=r"view\(\).*'nothing'"):
-        tiny_scope.view(photo, nothing=1)
+@pytest.mark.parametrize(
+    ("call", "word", "near"),
+    [
+        ("view", "metods", "methods"),
+        ("recipe", "laier", "layer"),
+        ("measure", "basline", "baseline"),
+        ("calibrate", "quik", "quick"),
+    ],
+)
+def test_a_misspelt_keyword_of_another_call_is_suggested(tiny_scope, photo, call, word, near):
+    given = {"measure": [tiny_scope.explain(photo, method="attention")], "calibrate": []}
+    with raises(UnknownNameError, "errors.unknown-name", "errors.unknown-name.meant") as caught:
+        getattr(tiny_scope, call)(*given.get(call, [photo]), **{word: 1})
+    assert caught.value.hint.params["near"] == near
+    assert caught.value.message.params["kind"].params["call"] == call
+
+
+def test_a_keyword_that_load_has_not_is_suggested_or_told_where_it_belongs():
+    with raises(UnknownNameError, "errors.unknown-name", "errors.unknown-name.meant") as caught:
+        vitscope.load("embedded:digit-scenes", labls=["a"])
+    assert caught.value.hint.params["near"] == "labels"
+    for name in ("size", "method", "target", "layers"):
+        with raises(UsageError, "models.option-of-explain", "models.option-of-explain.hint"):
+            vitscope.load("embedded:digit-scenes", **{name: 1})
 
 
 def test_every_option_of_every_method_is_a_keyword():

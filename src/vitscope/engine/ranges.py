@@ -89,16 +89,18 @@ def checked(**ranges: tuple[float, float]) -> Callable[[Callable[P, R]], Callabl
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         signature = inspect.signature(function)
         kinds = {name: _parts(parameter.annotation) for name, parameter in signature.parameters.items()}
+        keywords = [name for name, one in signature.parameters.items() if one.default is not one.empty]
+        open_ended = any(one.kind is one.VAR_KEYWORD for one in signature.parameters.values())
 
         @wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
-            try:
-                bound = signature.bind(*args, **kwargs)
-            except TypeError as error:
+            if foreign := [name for name in kwargs if name not in kinds and not open_ended]:
                 from vitscope.models.options import refuse_load_options
 
-                refuse_load_options(kwargs.keys() - signature.parameters.keys())
-                raise TypeError(f"{function.__name__}() {error}") from None
+                refuse_load_options(foreign)
+                kind = msg("engine.option-of-call", "option of {call}", call=function.__name__)
+                raise UnknownNameError(kind, foreign[0], keywords)
+            bound = signature.bind(*args, **kwargs)
             for name, value in bound.arguments.items():
                 if not (value is None and NoneType in kinds[name]):
                     bound.arguments[name] = _checked(name, value, kinds[name] - {NoneType}, ranges.get(name))

@@ -102,11 +102,6 @@ def class_name(number: int, labels: Mapping[int, str]) -> str:
     return msg("methods.shared-name", "{label} (class {number})", label=label, number=number)
 
 
-def has_label(target: object, labels: Mapping[int, str]) -> bool:
-    """Return whether text is the name of a class, or of several."""
-    return isinstance(target, str) and bool(_named(target, labels))
-
-
 def _named(text: str, labels: Mapping[int, str]) -> list[int]:
     """Return the classes of that name: those that have it in the same case, else those that have it in any."""
     for fold in (str, str.casefold):

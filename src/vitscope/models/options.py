@@ -9,7 +9,7 @@ import torch
 
 from vitscope._messages import msg
 from vitscope._numbers import number
-from vitscope.errors import UsageError
+from vitscope.errors import UnknownNameError, UsageError
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import Picture
 
@@ -137,6 +137,31 @@ def refuse_load_options(names: Iterable[str]) -> None:
                     option=name,
                 ),
             )
+
+
+def require_load_options(given: Iterable[str], explained: Iterable[str]) -> None:
+    """Raise a UsageError where a keyword is no option of `load`: it says what is near, or that it is one of `explain`.
+
+    Args:
+        given: the keywords.
+        explained: the options of `explain`.
+    """
+    for name in given:
+        if name in explained and name not in LoadOptions.__annotations__:
+            raise UsageError(
+                msg(
+                    "models.option-of-explain",
+                    "'{option}' says how an image is explained, not how a model is loaded",
+                    option=name,
+                ),
+                msg(
+                    "models.option-of-explain.hint",
+                    "give it where an image is explained: scope.explain(image, {option}=...)",
+                    option=name,
+                ),
+            )
+        known = (*LoadOptions.__annotations__, "calibration")
+        UnknownNameError.check(msg("engine.option-of-call", "option of {call}", call="load"), name, known)
 
 
 def said_of(options: LoadOptions) -> dict[str, str | int | bool]:
