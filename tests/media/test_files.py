@@ -2,10 +2,12 @@
 
 import gzip
 import io
+import os
 import struct
 import warnings
 import wave
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,6 +124,45 @@ def test_a_compressed_volume_of_more_numbers_than_are_read_is_refused(tmp_path):
     (tmp_path / "x.nii.gz").write_bytes(gzip.compress(bytes(header)))
     with raises(ImageError, "media.too-many-numbers"):
         load_volume(tmp_path / "x.nii.gz")
+
+
+@pytest.mark.parametrize("second", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("offset", [1e9, 3e18, -352])
+def test_a_volume_that_begins_far_within_its_file_is_refused_before_that_is_unpacked(tmp_path, offset, order, second):
+    nib = pytest.importorskip("nibabel")
+    kind = nib.Nifti2Image if second else nib.Nifti1Image
+    header = kind(DRAWN.random((2, 3, 4)).astype(np.float32), np.eye(4)).header.as_byteswapped(order)
+    header["vox_offset"] = int(offset)
+    (tmp_path / "x.nii.gz").write_bytes(gzip.compress(header.binaryblock + bytes(600)))
+    with raises(ImageError, "media.broken-volume") as raised:
+        load_volume(tmp_path / "x.nii.gz")
+    assert "byte" in raised.value.message
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, [("R", "u1"), ("G", "u1"), ("B", "u1")]], ids=["complex", "colours"])
+def test_a_volume_of_other_numbers_is_refused(tmp_path, dtype):
+    nib = pytest.importorskip("nibabel")
+    nib.Nifti1Image(np.zeros((2, 3, 4), dtype), np.eye(4)).to_filename(tmp_path / "x.nii")
+    with raises(ImageError, "media.broken-volume"):
+        load_volume(tmp_path / "x.nii")
+
+
+@pytest.mark.parametrize("name", ["x.hdr", "x.img"])
+def test_a_header_whose_voxels_are_another_file_is_refused_though_that_is_a_pipe(tmp_path, name):
+    nib = pytest.importorskip("nibabel")
+    nib.save(nib.Nifti1Pair(np.zeros((2, 3, 4), np.float32), np.eye(4)), tmp_path / "x.hdr")
+    other = tmp_path / ("x.img" if name == "x.hdr" else "x.hdr")
+    other.unlink()
+    os.mkfifo(other)
+    with raises(ImageError, "media.broken-volume"):
+        load_volume(tmp_path / name)
+
+
+def test_a_sound_whose_name_is_a_dash_is_not_the_standard_input(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("-").write_bytes(flac())
+    assert load_sound("-").rate == 16000
 
 
 def test_an_animation_of_thousands_of_large_frames_is_refused_before_they_are_drawn(tmp_path):

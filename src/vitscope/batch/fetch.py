@@ -16,6 +16,7 @@ from vitscope.batch.archives import failure_reason, open_file
 from vitscope.batch.types import Ref
 from vitscope.errors import ImageError, OutOfMemoryError, is_out_of_memory
 from vitscope.images import Picture, ReadOptions, decode_image, load_image, read_image_file
+from vitscope.media.video import opened_video
 
 # from a ref to its image and the SHA-256 of its bytes, or of the pixels for a frame of a video
 ImageReader: TypeAlias = Callable[[Ref], tuple[Picture, str]]
@@ -192,12 +193,10 @@ class _Video:
         )
 
     def _open(self, path: str) -> None:
-        import av
-
         self._stack.close()
         self._ahead = {}
         file = self._stack.enter_context(open_file(path))
-        self._container = self._stack.enter_context(av.open(file))
+        self._container = self._stack.enter_context(opened_video(file, path))
         stream = self._container.streams.video[0]
         stream.thread_type = "AUTO"
         self._frames = self._container.decode(stream)

@@ -1,8 +1,8 @@
 """Read video clips: a file, its bytes or frames in memory become the frames that a model asks for."""
 
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -15,9 +15,10 @@ from PIL import Image, ImageSequence, UnidentifiedImageError
 from vitscope._messages import msg
 from vitscope._numbers import is_real, is_whole, items_of
 from vitscope._pillow import MAX_PIXELS, too_large
-from vitscope.errors import ImageError, UsageError, first_line, require_package
+from vitscope.errors import ImageError, UsageError, first_line
 from vitscope.images import Picture, load_image
 from vitscope.media.files import checked_notes, media_file, reading
+from vitscope.media.video import opened_video
 
 _ANIMATIONS = ("GIF", "WEBP", "PNG", "AVIF", "JPEG", "BMP", "TIFF")  # by Pillow; those that cannot move are refused
 _ANIMATED = 20_000_000_000  # pixels of all frames: a minute or two of drawing
@@ -171,7 +172,8 @@ def load_clip(source: Any, count: int) -> Clip:
         return Clip(source).sampled(count)
     if isinstance(source, (str, Path)):
         path = media_file(source)
-        return _read(str(path), path.stem, str(path), count)
+        with reading(str(path), partial(_broken, str(path))), path.open("rb") as file:
+            return _read(file, path.stem, str(path), count)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _read(io.BytesIO(bytes(source)), "clip", "the bytes", count)
     kind = type(source).__name__
@@ -181,7 +183,7 @@ def load_clip(source: Any, count: int) -> Clip:
     )
 
 
-def _read(file: str | io.BytesIO, name: str, source: str, count: int) -> Clip:
+def _read(file: io.BufferedReader | io.BytesIO, name: str, source: str, count: int) -> Clip:
     """Read an animated image by Pillow, anything else as a video by PyAV."""
     with reading(source, partial(_broken, source)):
         with suppress(UnidentifiedImageError), Image.open(file, formats=_ANIMATIONS) as image:
@@ -211,18 +213,21 @@ def _animation(image: Image.Image, name: str, source: str, count: int) -> Clip:
     return Clip(frames, fps, name=name, source=source, notes=notes, numbers=chosen, seconds=seconds)
 
 
-def _video(file: str | io.BytesIO, name: str, source: str, count: int) -> Clip:
-    require_package("av", "PyAV", extra="video")
-    with _opened(file, source) as video:
+def _video(file: io.BufferedReader | io.BytesIO, name: str, source: str, count: int) -> Clip:
+    file.seek(0)
+    with opened_video(file, source) as video:
         stamps = sorted(p.pts for p in video.demux(video.streams.video[0]) if p.pts is not None and not p.is_discard)
         base = float(video.streams.video[0].time_base)
         _check_size(video.streams.video[0].width, video.streams.video[0].height, count, source)
     if not stamps:
         raise ImageError(msg("media.no-frames-in", "{source} holds a video without frames", source=source))
     chosen = frame_numbers(len(stamps), count)
-    with _opened(file, source) as video:
-        decoded = enumerate(islice(video.decode(video.streams.video[0]), chosen[-1] + 1))
-        frames = [_upright(frame) for number, frame in decoded for _ in range(chosen.count(number))]
+    file.seek(0)
+    with opened_video(file, source) as video:
+        frames = []
+        for number, frame in enumerate(islice(video.decode(video.streams.video[0]), chosen[-1] + 1)):
+            _check_size(frame.width, frame.height, count, source)
+            frames += [_upright(frame) for _ in range(chosen.count(number))]
     if len(frames) != count:
         problem = msg(
             "media.frames-missing",
@@ -244,23 +249,6 @@ def _check_size(width: int, height: int, count: int, source: str) -> None:
         raise too_large(f"{source} ({width} x {height})")
     if width * height * count > 4 * MAX_PIXELS:
         raise too_large(f"{source} ({count} x {width} x {height})", 4 * MAX_PIXELS)
-
-
-@contextmanager
-def _opened(file: str | io.BytesIO, source: str) -> Iterator[Any]:
-    """Open a file that holds a video.
-
-    Raises:
-        ImageError: it holds none, or one of a kind that is not known.
-    """
-    import av
-
-    if isinstance(file, io.BytesIO):
-        file.seek(0)
-    with av.open(file, "r") as video:
-        if not video.streams.video or not getattr(video.streams.video[0], "width", 0):
-            raise ImageError(msg("media.no-video", "{source} holds no video", source=source))
-        yield video
 
 
 def _upright(frame: Any) -> UInt8[np.ndarray, "H W 3"]:

@@ -187,10 +187,9 @@ def _read_any(path: Path) -> tuple[np.ndarray, int]:
     require_package("soundfile", extra="audio")
     import soundfile
 
-    about = soundfile.info(str(path))
-    check_count(about.frames * about.channels, str(path))
-    samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
-    return samples, int(rate)
+    with path.open("rb") as file, soundfile.SoundFile(file) as sound:  # by its name, "-" would be the standard input
+        check_count(sound.frames * sound.channels, str(path))
+        return sound.read(dtype="float32", always_2d=True), int(sound.samplerate)
 
 
 def _resampled(samples: Float32[np.ndarray, " n"], count: int) -> Float32[np.ndarray, " m"]:

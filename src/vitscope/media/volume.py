@@ -1,6 +1,8 @@
 """Read volumes: a file or an array becomes voxels with their spacing; and bring them to a model's size."""
 
+import gzip
 import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +19,7 @@ from vitscope.errors import ImageError, UsageError, first_line, require_package
 from vitscope.images import Picture
 from vitscope.media.files import check_count, checked_notes, media_file, reading
 
+_HEADER_2, _MOST_BEFORE = 540, 64_000_000  # bytes: a header of NIfTI-2; what may stand before the voxels
 _AXES = ("axis 0", "axis 1", "axis 2")
 
 
@@ -165,7 +168,12 @@ def _nifti(path: Path) -> Volume:
     require_package("nibabel", extra="volume")
     import nibabel as nib
 
+    if not path.name.lower().endswith((".nii", ".nii.gz")):  # nibabel would open the other file of a pair unchecked
+        raise ValueError("its name ends neither in .npy nor in .nii or .nii.gz")
+    _check_offset(path)
     image: Any = nib.load(path)
+    if image.get_data_dtype().kind not in "fiu":
+        raise ValueError(f"its numbers are {image.get_data_dtype()}")
     check_count(math.prod(image.dataobj.shape), str(path))
     voxels = np.asarray(image.dataobj, np.float32)
     if voxels.ndim == 4:  # several values for each voxel come last
@@ -182,6 +190,17 @@ def _nifti(path: Path) -> Volume:
     )
     name = path.name.removesuffix(".gz").removesuffix(".nii")
     return Volume(voxels, spacing, axes=axes, name=name, source=str(path), notes=[note])
+
+
+def _check_offset(path: Path) -> None:
+    """Raise where a NIfTI's voxels begin beyond what headers and their extensions need, before that is unpacked."""
+    with (gzip.open if path.name.lower().endswith(".gz") else Path.open)(path, "rb") as file:
+        head = file.read(_HEADER_2)
+    order = "<" if head[:1] in (b"\x5c", b"\x1c") else ">"  # of 348 or 540, the length of a header
+    second = _HEADER_2 in struct.unpack(f"{order}I", head[:4])
+    (offset,) = struct.unpack_from(f"{order}q" if second else f"{order}f", head, 168 if second else 108)
+    if not 0 <= offset <= _MOST_BEFORE:
+        raise ValueError(f"its voxels begin at byte {offset:.0f}")
 
 
 def _grey(planes: np.ndarray, index: int) -> np.ndarray:
