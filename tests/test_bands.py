@@ -294,6 +294,12 @@ def dicom(tmp_path, **changes):
     return tmp_path / "scan.dcm"
 
 
+@pytest.mark.parametrize(("centre", "width"), [("1e308", "-1e308"), ("1e17", "2"), ("-1e308", "1.7e308")])
+def test_a_dicom_window_without_numbers_in_it_is_refused(tmp_path, centre, width):
+    with raises(ImageError, "images.broken"):
+        load_image(dicom(tmp_path, WindowCenter=centre, WindowWidth=width))
+
+
 @pytest.mark.parametrize("function", [None, "LINEAR", "LINEAR_EXACT"])
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 def test_dicom_is_seen_through_its_own_window(tmp_path, function, photometric):

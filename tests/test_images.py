@@ -1,5 +1,6 @@
 """Loading images from memory: arrays, bytes, open files and rows of datasets."""
 
+import functools
 import io
 
 import jaxtyping
@@ -167,6 +168,15 @@ def test_a_row_of_a_dataset(tmp_path):
 @pytest.mark.parametrize("row", [{}, {"label": 3}, {"image": None}, {"bytes": None, "path": None}], ids=str)
 def test_a_row_without_an_image_is_refused_by_its_keys(row):
     assert all(key in refused(row, "no-image-key") for key in row)
+
+
+def test_a_row_of_rows_is_no_image():
+    own: dict[str, object] = {}
+    own["image"] = own
+    deep = functools.reduce(lambda row, _: {"image": row}, range(5000), {"bytes": b""})
+    for row in (own, deep):
+        with raises(ImageError, "images.unknown-type"):
+            load_image(row)
 
 
 @pytest.mark.parametrize(

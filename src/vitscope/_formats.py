@@ -301,4 +301,7 @@ def _dicom_window(found: Any) -> tuple[float, float] | None:
     elif function != "LINEAR_EXACT":
         return None
     width = max(width, 1e-6)
-    return centre - width / 2, centre + width / 2
+    low, high = centre - width / 2, centre + width / 2
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"its window is {width:g} wide around {centre:g}")
+    return low, high

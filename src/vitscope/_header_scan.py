@@ -133,8 +133,7 @@ def _jpeg(data: bytes, source: str) -> bool:
 
 def _png(data: bytes, source: str) -> bool:
     at, chunks, texts, size = 8, 0, 0, len(data)
-    while at + 12 <= size:
-        kind = data[at + 4 : at + 8]
+    while at + 12 <= size and (kind := data[at + 4 : at + 8]) != b"IEND":
         texts += kind in (b"iCCP", b"zTXt", b"iTXt", b"tEXt", b"eXIf")
         _check_pieces(chunks := chunks + 1, size, source)
         _check_texts(texts, source)

@@ -1,5 +1,6 @@
 """Decode image files with Pillow: one upright frame, a note for each conversion, one clear error."""
 
+import ctypes
 import logging
 import threading
 import warnings
@@ -46,7 +47,8 @@ _TRANSPOSES = {
 class _Quiet:
     """Suppresses warnings while any thread decodes; those about large images, too: our limit is lower and an error.
 
-    What Pillow logs of a broken file goes to handlers of the caller's only, and not to stderr for want of any.
+    What Pillow logs of a broken file goes to handlers of the caller's only, and not to stderr for want of any; what
+    libtiff writes there goes nowhere.
 
     Filters belong to the process. If each thread saved and restored its own, the last one to leave would restore
     another's silence for good; so the first one in saves them, and the last one out restores them.
@@ -55,6 +57,7 @@ class _Quiet:
     def __init__(self) -> None:
         self._lock, self._inside = threading.Lock(), 0
         self._filters, self._nowhere = warnings.catch_warnings(), logging.NullHandler()
+        self._tiff_handler: int | None = None
 
     def __enter__(self) -> None:
         with self._lock:
@@ -63,6 +66,7 @@ class _Quiet:
                 self._filters.__enter__()
                 warnings.simplefilter("ignore")
                 logging.getLogger("PIL").addHandler(self._nowhere)
+                self._tiff_handler = _libtiff_handler(None)
             self._inside += 1
 
     def __exit__(self, *raised: object) -> None:
@@ -71,6 +75,18 @@ class _Quiet:
             if self._inside == 0:
                 self._filters.__exit__(None, None, None)
                 logging.getLogger("PIL").removeHandler(self._nowhere)
+                _libtiff_handler(self._tiff_handler)
+
+
+def _libtiff_handler(handler: int | None) -> int | None:
+    """Set the function that gets the errors of the libtiff in Pillow; return the one that was set, if there is one."""
+    try:
+        setter = ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler  # looked up in what Pillow is linked with
+    except (AttributeError, OSError):  # built in, or there is none
+        return None
+    setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
+    before: int | None = setter(handler)
+    return before
 
 
 quiet = _Quiet()

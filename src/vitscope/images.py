@@ -289,8 +289,10 @@ def _load_file(file: object, reading: Reading) -> Picture:
 
 def _load_row(row: Mapping[str, Any], options: ReadOptions) -> Picture:
     """Load the image of a row of a dataset."""
-    if row.get("image") is not None:
-        return load_image(row["image"], **options)
+    if (image := row.get("image")) is not None:
+        if isinstance(image, Mapping) and image.get("image") is not None:  # which may be the row itself
+            raise _unknown_type(image)
+        return load_image(image, **options)
     data, path = row.get("bytes"), row.get("path")
     if data is not None:
         if not isinstance(data, (bytes, bytearray, memoryview)):

@@ -86,6 +86,7 @@ def good():
     yield "GIF with a comment", gif_with(b"\x21\xfe\x05hello\0"), grey
     yield "PNG with texts", png_with(chunk(b"tEXt", b"a\0b") * 100), COLOURS
     yield "PNG with bytes after its end", encoded(COLOURS, "PNG") + bytes(1000), COLOURS
+    yield "PNG with a million bytes after its end", encoded(COLOURS, "PNG") + bytes(1_000_000), COLOURS
     yield "JPEG of one colour", encoded(np.full((24, 32, 3), 90, np.uint8), "JPEG"), np.full((24, 32, 3), 90)
     yield "JPEG of 60 scans", scans(50), np.full((24, 32, 3), 90)
     palette = Image.fromarray(COLOURS).quantize(64)
