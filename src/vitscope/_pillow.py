@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
-from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin, features
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin, _imaging, features
 
 from vitscope._header_scan import GIF_COUNTED, gif_frames
 from vitscope._image_file import CHECK_PATH
@@ -81,7 +81,7 @@ class _Quiet:
 def _libtiff_handler(handler: int | None) -> int | None:
     """Set the function that gets the errors of the libtiff in Pillow; return the one that was set, if there is one."""
     try:
-        setter = ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler  # looked up in what Pillow is linked with
+        setter = ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler  # looked up in what Pillow is linked with
     except (AttributeError, OSError):  # built in, or there is none
         return None
     setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
