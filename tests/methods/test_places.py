@@ -320,6 +320,13 @@ def test_a_box_may_be_of_any_numbers(kind: Any) -> None:
         vitscope.region(3, box=torch.tensor([edges]))
 
 
+@pytest.mark.parametrize("box", ["1,2", "1,2,x,4", "5", ""])
+def test_a_box_that_is_none_is_told_as_it_was_written(box: str) -> None:
+    with raises(UsageError, "methods.bad-box") as caught:
+        parse_target(f"region:cat:{box}")
+    assert caught.value.message.params["box"] == box
+
+
 @pytest.mark.parametrize(
     "words", ["region:cat:1,2.5,30,40", "query:7:cat", "region:3:0,0,5,5", "query:0:tabby, tabby cat"]
 )

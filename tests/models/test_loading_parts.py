@@ -14,7 +14,7 @@ import vitscope
 from tests.engine.toys_families import PHOTOS, make
 from tests.helpers.errors import raises
 from vitscope.engine.attribution import check_pixels
-from vitscope.errors import LayoutError, UsageError
+from vitscope.errors import LayoutError, UnknownNameError, UsageError
 from vitscope.models.loading import pick_device
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -204,6 +204,13 @@ def test_a_masked_autoencoder_of_the_library_is_explained_unmasked_and_in_order(
     for one in weights:
         rolled = (one + torch.eye(17)) / 2 @ rolled
     assert np.abs(found.map.ravel() - rolled[0, 1:].numpy()).max() < 1e-6
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:first"])
+def test_what_is_no_device_is_said_to_be_none(device):
+    with raises(UnknownNameError, "errors.unknown-name") as caught:
+        pick_device(device)
+    assert caught.value.choices[:3] == ("auto", "cpu", "cuda")
 
 
 def test_a_device_that_this_build_lacks_is_said_without_the_operator(monkeypatch):

@@ -130,9 +130,9 @@ def main() -> None:
         print_error(error)
         code = exit_code(error)
     except _WrongUsage as error:
-        context = getattr(error, "ctx", None)
+        path = context.command_path if (context := getattr(error, "ctx", None)) else _command_path()
         if problem := error.format_message():  # empty where the help was printed for want of arguments
-            print_error(VitscopeError(problem, f"{context.command_path if context else 'vitscope'} --help"))
+            print_error(VitscopeError(problem, f"{path} --help"))
         code = 2
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
@@ -151,6 +151,11 @@ def main() -> None:
     if code == _INTERRUPTED:  # raised, or made into this code by Typer
         sys.stderr.write("vitscope: interrupted; finished results are complete, and nothing is half-written\n")
     sys.exit(code or 0)
+
+
+def _command_path() -> str:
+    """Return the command that the arguments name: a wrong use of an option itself does not say it."""
+    return " ".join(["vitscope", *(name for name in sys.argv[1:2] if name in _root_command().commands)])
 
 
 def _run() -> int | None:

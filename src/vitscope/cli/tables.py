@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from vitscope._messages import visible
-from vitscope.cli.commands._options import one_of
+from vitscope.cli.commands._checks import one_of
 
 _FORMS = "text|csv|md|latex"
 TableFormat = Annotated[

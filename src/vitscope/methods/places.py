@@ -298,7 +298,7 @@ def _no_box(box: object) -> UsageError:
         msg(
             "methods.bad-box",
             "a box is left, top, right, bottom with left < right and top < bottom, not {box}",
-            box=repr(box),
+            box=",".join(map(str, box)) if isinstance(box, list) else repr(box),
         ),
         msg("methods.bad-box.hint", "write region:CLASS:LEFT,TOP,RIGHT,BOTTOM, in pixels of the photo"),
     )

@@ -181,6 +181,10 @@ def pick_device(device: str | torch.device) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         log.debug("device auto: %s", device)
     try:
+        torch.device(device)
+    except RuntimeError:
+        raise UnknownNameError(msg("models.device", "device"), str(device), ("auto", "cpu", "cuda", "mps")) from None
+    try:
         found = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         reason = first_line(error).partition(". ")[0]  # torch goes on about its own build

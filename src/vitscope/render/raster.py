@@ -83,16 +83,10 @@ class Style:
             (msg("render.normalisation", "normalisation"), self.norm, NORMS),
         ):
             UnknownNameError.check(kind, value, choices)
-        if not (is_real(self.opacity, 0, 1) and is_real(self.blur, 0, _MAX_BLUR)):
-            raise UsageError(
-                msg(
-                    "render.out-of-range",
-                    "opacity must lie in [0, 1] and blur in [0, {most}], not {opacity} and {blur}",
-                    most=_MAX_BLUR,
-                    opacity=self.opacity,
-                    blur=self.blur,
-                )
-            )
+        for name, value, most in (("opacity", self.opacity, 1), ("blur", self.blur, _MAX_BLUR)):
+            if not is_real(value, 0, most):
+                given = {"name": name, "most": most, "value": repr(value)}
+                raise UsageError(msg("render.out-of-range", "{@*name} lies between 0 and {most}, not {value}", **given))
         if self.style == "notebook" and self.colorbar:
             raise UsageError(
                 msg("render.no-colorbar", "the style 'notebook' has no colour scale to draw"),

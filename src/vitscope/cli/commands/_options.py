@@ -1,81 +1,21 @@
-"""Options that several commands share, and how their values are read."""
+"""Options that several commands share."""
 
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, overload
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from vitscope._messages import msg
-from vitscope._numbers import number, whole_number
+from vitscope._numbers import whole_number
+from vitscope.cli.commands import _checks as checks
 from vitscope.cli.commands._places import folder_or
-from vitscope.errors import UnknownNameError, UsageError
-from vitscope.models.bundled.catalogue import DEFAULT_MODEL, MODEL_VARIABLE, naming_variable
+from vitscope.models.bundled.catalogue import DEFAULT_MODEL, MODEL_VARIABLE
 
 if TYPE_CHECKING:
     from vitscope.render.raster import StyleOptions
     from vitscope.scope import Scope
-
-
-def one_of(metavar: str, help_text: str, kind: str = "", *flags: str) -> Any:
-    """Make an option whose values are those of its metavariable; another one costs no import."""
-
-    def check(value: str | None, parameter: typer.CallbackParam) -> str | None:
-        if value is not None and value not in (choices := metavar.split("|")):
-            raise UnknownNameError(kind or str(parameter.name).replace("_", " "), value, choices)
-        return value
-
-    return typer.Option(*flags, metavar=metavar, help=help_text, callback=check)
-
-
-def in_range(value: int | None, parameter: typer.CallbackParam) -> int | None:
-    """Check a size or a number of images as the options of an explanation do."""
-    from vitscope.engine.ranges import check_batch_size, check_size
-
-    if value is not None:
-        (check_size if parameter.name == "size" else check_batch_size)(value)
-    return value
-
-
-def check_methods(value: str) -> str:
-    """Check methods and their options, written NAME:OPTION=VALUE with commas between them."""
-    if value and value != "auto":
-        from vitscope.methods.declared import check_declared
-
-        for text in split_names(value):
-            name, *options = text.split(":")
-            check_declared([name], dict(map(split_option, options)))
-    return value
-
-
-@overload
-def check_model(value: str) -> str: ...
-@overload
-def check_model(value: str | None) -> str | None: ...
-
-
-def check_model(value: str | None) -> str | None:
-    """Check a model reference as far as that needs no model."""
-    from vitscope.models.references.early_check import check_reference
-
-    if value is not None:
-        with naming_variable(value := value.strip()):
-            check_reference(value)
-    return value
-
-
-def expand_folders(images: list[str]) -> list[str]:
-    """Replace each folder by the images in it, in the order of their names; other folders stay as they are."""
-    from vitscope.batch.sources import IMAGE_SUFFIXES
-
-    found: list[str] = []
-    for image in images:
-        inside = sorted(Path(image).iterdir()) if Path(image).is_dir() else []
-        files = [str(path) for path in inside if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
-        found += files or [image]
-    return found
 
 
 LOADING = "loading the model ..."
@@ -84,19 +24,21 @@ DEFAULT_HELP = f"By default {MODEL_VARIABLE}, else {DEFAULT_MODEL}."
 TARGET_HELP = "Class number or name, a contrast 'A - B', text:WORDS, image:PATH, region:CLASS:BOX or query:INDEX:CLASS"
 Images = Annotated[
     list[str],
-    typer.Argument(metavar="IMAGE...", callback=expand_folders, help="Image files, or folders of them."),
+    typer.Argument(
+        metavar="IMAGE...", callback=checks.expand_folders, help="Image files, folders of them, or patterns."
+    ),
 ]
 SingleImage = Annotated[str, typer.Argument(metavar="IMAGE", help="An image file.")]
 Revision = Annotated[
     str | None, typer.Option(metavar="REVISION", help="Branch, tag or commit on the Hugging Face Hub.")
 ]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:0|mps", help="Device that runs the model.")]
-Dtype = Annotated[str, one_of("float32|float64|bfloat16|float16", "Number format of the model's weights.")]
+Dtype = Annotated[str, checks.one_of("float32|float64|bfloat16|float16", "Number format of the model's weights.")]
 Method = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        callback=check_methods,
+        callback=checks.check_methods,
         help="Method (`vitscope methods` lists them); auto chooses one for the model.",
     ),
 ]
@@ -104,7 +46,7 @@ Methods = Annotated[
     str,
     typer.Option(
         metavar="NAME,NAME",
-        callback=check_methods,
+        callback=checks.check_methods,
         help="One method or several, with commas (`vitscope methods` lists them); auto chooses one for the model.",
     ),
 ]
@@ -113,29 +55,29 @@ MethodSpecs = Annotated[
     typer.Option(
         "--method",
         metavar="NAME[:OPTION=VALUE],...",
-        callback=check_methods,
+        callback=checks.check_methods,
         help="Methods, such as attention,rollout:layers=last3:residual_weight=.3; by default six that answer "
         "different questions.",
     ),
 ]
-Target = Annotated[str | None, typer.Option(metavar="CLASS", help=f"{TARGET_HELP}.")]
-GradientRule = Annotated[str, one_of("plain|libra|attnlrp", "Rule for the backward pass of gradient methods.")]
+Target = Annotated[str | None, typer.Option(metavar="CLASS", callback=checks.check_target, help=f"{TARGET_HELP}.")]
+GradientRule = Annotated[str, checks.one_of("plain|libra|attnlrp", "Rule for the backward pass of gradient methods.")]
 Size = Annotated[
     int | None,
     typer.Option(
         metavar="PIXELS",
-        callback=in_range,
+        callback=checks.in_range,
         help="Input size of the model; the image keeps its aspect ratio, uncropped.",
     ),
 ]
-BatchSize = Annotated[int, typer.Option(metavar="COUNT", callback=in_range, help="Images in one forward pass.")]
+BatchSize = Annotated[int, typer.Option(metavar="COUNT", callback=checks.in_range, help="Images in one forward pass.")]
 Layer = Annotated[int, typer.Option(metavar="LAYER", help="Layer, from 0; negative numbers count from the end.")]
 Seconds = Annotated[
     float | None, typer.Option(metavar="SECONDS", help="Draw no more random maps of an image after so long.")
 ]
 Seed = Annotated[int, typer.Option(metavar="NUMBER", help="Seed of all random numbers.")]
 Baseline = Annotated[
-    str, one_of("auto|mean|blur|black|zero|removal", "What replaces patches; auto leaves them out where it can.")
+    str, checks.one_of("auto|mean|blur|black|zero|removal", "What replaces patches; auto leaves them out where it can.")
 ]
 Out = Annotated[
     Path, typer.Option("--out", "-o", metavar="FOLDER", callback=folder_or(), help="Folder for the results.")
@@ -156,7 +98,8 @@ class LoadFlags:
 
     panel: ClassVar[str] = "Model"
     weights: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Weights for the architecture that MODEL names.")
+        str | None,
+        typer.Option(metavar="FILE", callback=checks.check_file, help="Weights for the architecture that MODEL names."),
     ] = None
     processor: Annotated[
         str | None, typer.Option(metavar="FOLDER|HUB/ID", help="Image processor, where it is not the model's own.")
@@ -164,7 +107,10 @@ class LoadFlags:
     output: Annotated[
         str | None, typer.Option(metavar="NAME|INDEX", help="Part of the model's output that is explained.")
     ] = None
-    labels: Annotated[str | None, typer.Option(metavar="FILE", help="Class names, one on each line, or JSON.")] = None
+    labels: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", callback=checks.check_file, help="Class names, one on each line, or JSON."),
+    ] = None
     multi_label: Annotated[
         bool | None,
         typer.Option("--multi-label/--single-label", help="Whether each class has a probability of its own."),
@@ -182,7 +128,9 @@ class LoadFlags:
     calibration: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE|none", help="Calibration for the method auto; by default the model's own in the cache."
+            metavar="FILE|none",
+            callback=checks.check_file,
+            help="Calibration for the method auto; by default the model's own in the cache.",
         ),
     ] = None
     region: Annotated[
@@ -226,7 +174,9 @@ class ModelChoice(LoadFlags):
 
     model: Annotated[
         str,
-        typer.Option("--model", "-m", metavar="MODEL", envvar=MODEL_VARIABLE, callback=check_model, help=MODEL_HELP),
+        typer.Option(
+            "--model", "-m", metavar="MODEL", envvar=MODEL_VARIABLE, callback=checks.check_model, help=MODEL_HELP
+        ),
     ] = DEFAULT_MODEL
 
     def load(self) -> "Scope":
@@ -240,9 +190,9 @@ class MethodOptions:
 
     panel: ClassVar[str] = "Method options"
     gradient_rule: GradientRule = "plain"
-    refine: Annotated[str, one_of("none|affinity", "affinity: spread the map to similar patches.", "refinement")] = (
-        "none"
-    )
+    refine: Annotated[
+        str, checks.one_of("none|affinity", "affinity: spread the map to similar patches.", "refinement")
+    ] = "none"
     layers: Annotated[
         str | None,
         typer.Option(metavar="0-11|4,7,9|last3|all", help="Layers to use; negative ones count from the end."),
@@ -264,16 +214,22 @@ class MethodOptions:
     ] = None
     option: Annotated[
         list[str] | None,
-        typer.Option("--option", "-O", metavar="NAME=VALUE", help="Any option of the method; may be repeated."),
+        typer.Option(
+            "--option",
+            "-O",
+            metavar="NAME=VALUE",
+            callback=checks.refuse_flags,
+            help="Any option of the method; may be repeated.",
+        ),
     ] = None
 
     def keywords(self) -> dict[str, Any]:
         """Return these options as keywords of `Scope.explain`."""
         named = vars(self).copy()
         common = {name: named.pop(name) for name in ("gradient_rule", "refine")}
-        others = [split_option(text) for text in named.pop("option") or []]
+        others = [checks.split_option(text) for text in named.pop("option") or []]
         given = {name: value for name, value in named.items() if value is not None}
-        given |= {name: parse_value(given[name]) for name in ("head", "head_fusion") if name in given}
+        given |= {name: checks.parse_value(given[name]) for name in ("head", "head_fusion") if name in given}
         return {**common, "method_options": given | dict(others)}
 
     def of(self, method: str, *, alone: bool) -> dict[str, Any]:
@@ -331,29 +287,6 @@ def load(model: str, **options: Any) -> "Scope":
 
     with console.download_progress() as progress:
         return scope.load(model, **options, progress=progress)
-
-
-def split_option(text: str) -> tuple[str, Any]:
-    """Return the name and the value of `NAME=VALUE`."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UsageError(
-            msg("cli.bad-option", "'{text}' is not a valid option", text=text),
-            msg("cli.bad-option.hint", "write NAME=VALUE, such as residual_weight=0.3"),
-        )
-    return name.strip(), parse_value(value.strip())
-
-
-def parse_value(text: str) -> Any:
-    """Return the number, boolean or None that a text stands for, else the text."""
-    if (found := number(text)) is not None:
-        return found
-    return {"true": True, "false": False, "none": None}.get(text.lower(), text)
-
-
-def split_names(text: str | None) -> tuple[str, ...]:
-    """Return the names in a list with commas."""
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
 def parse_target(text: str | None) -> Any:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitscope._messages import msg
+from vitscope.cli.commands import _checks as checks
 from vitscope.cli.commands import _options as opt
 from vitscope.errors import UsageError
 from vitscope.models.bundled.catalogue import default_model
@@ -20,7 +21,7 @@ def check_two_models(value: list[str] | None) -> list[str] | None:
         raise UsageError(
             msg("cli.too-many-models", "{count} models are named, and two at most stand side by side", count=len(value))
         )
-    return [opt.check_model(one) for one in value or ()] or None
+    return [checks.check_model(one) for one in value or ()] or None
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class TwoModels(opt.LoadFlags):
 
     def load(self) -> "list[Scope]":
         """Load the models; show the progress of a download."""
-        named = self.model or [opt.check_model(default_model())]
+        named = self.model or [checks.check_model(default_model())]
         if len(named) > 1 and self.weights:
             raise UsageError(
                 msg("cli.weights-of-two", "--weights would be those of both models"),

@@ -8,6 +8,7 @@ import typer
 
 from vitscope._messages import msg
 from vitscope.cli import console
+from vitscope.cli.commands import _checks as checks
 from vitscope.cli.commands import _options as opt
 from vitscope.cli.tables import TableFormat, print_table_as
 from vitscope.errors import Support, UnknownNameError, UsageError
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 _Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", metavar="MODEL", callback=opt.check_model, help="The same as MODEL, as elsewhere."),
+    typer.Option(
+        "--model", "-m", metavar="MODEL", callback=checks.check_model, help="The same as MODEL, as elsewhere."
+    ),
 ]
 
 
@@ -60,7 +63,7 @@ def methods(
         str | None,
         typer.Argument(
             metavar="MODEL|METHOD",
-            callback=opt.check_model,
+            callback=checks.check_model,
             help="Also report which methods apply to this model; or one method alone.",
         ),
     ] = None,
@@ -120,13 +123,13 @@ def inspect(
     flags: opt.LoadFlags,
     reference: Annotated[
         str | None,
-        typer.Argument(metavar="MODEL", callback=opt.check_model, help=f"{opt.MODEL_HELP} {opt.DEFAULT_HELP}"),
+        typer.Argument(metavar="MODEL", callback=checks.check_model, help=f"{opt.MODEL_HELP} {opt.DEFAULT_HELP}"),
     ] = None,
     model: _Model = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Describe a model: tokens, grid, pooling, input, the recommended method, and which methods apply."""
-    reference = _one(reference, model) or opt.check_model(default_model())
+    reference = _one(reference, model) or checks.check_model(default_model())
     scope = opt.load(reference, **flags.keywords())
     layout, facts, best = scope.layout, dict(scope.adapter.describe()), scope.recommend()
     facts |= {

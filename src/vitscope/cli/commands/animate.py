@@ -8,6 +8,7 @@ import typer
 from vitscope._files import atomic_write
 from vitscope._messages import msg
 from vitscope.cli import console
+from vitscope.cli.commands import _checks as checks
 from vitscope.cli.commands import _options as opt
 from vitscope.cli.commands import _results as results
 from vitscope.errors import UsageError
@@ -23,7 +24,8 @@ def animate(
     drawing: opt.SheetStyle,
     model: opt.ModelChoice,
     sequence: Annotated[
-        str, opt.one_of("layers|heads|rollout", "Attention by layer, or by head of one layer; or rollout that grows.")
+        str,
+        checks.one_of("layers|heads|rollout", "Attention by layer, or by head of one layer; or rollout that grows."),
     ] = "layers",
     layer: Annotated[int, typer.Option(metavar="LAYER", help="Layer of the heads; negative: from the end.")] = -1,
     query: Annotated[

@@ -9,6 +9,7 @@ import typer
 from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.cli import console
+from vitscope.cli.commands import _checks as checks
 from vitscope.cli.commands import _options as opt
 from vitscope.errors import UsageError
 
@@ -29,7 +30,7 @@ def batch(
     model: opt.ModelChoice,
     out: opt.Out,
     engine: Annotated[
-        str, opt.one_of("local|ray", "Where the work is done: in this process or on a Ray cluster.")
+        str, checks.one_of("local|ray", "Where the work is done: in this process or on a Ray cluster.")
     ] = "local",
     resume: Annotated[bool, typer.Option("--resume", help="Continue what an earlier run wrote to the folder.")] = False,
     method: opt.Methods = "auto",
@@ -60,7 +61,7 @@ def batch(
     ] = 512,
     batch_size: Annotated[
         int | None,
-        typer.Option(metavar="COUNT", callback=opt.in_range, help="Images in one forward pass; see --batch-tokens."),
+        typer.Option(metavar="COUNT", callback=checks.in_range, help="Images in one forward pass; see --batch-tokens."),
     ] = None,
     batch_tokens: Annotated[
         int, typer.Option(metavar="COUNT", help="Tokens in one forward pass, where --batch-size is not given.")
@@ -77,7 +78,7 @@ def batch(
     from vitscope.batch.run import require_engine, run
 
     require_engine(engine)
-    options.check(*opt.split_names(method))
+    options.check(*checks.split_names(method))
     from vitscope.batch.output import check_output
     from vitscope.batch.overlays import overlay_paths, write_video
     from vitscope.batch.sources import ImageSource
@@ -87,11 +88,11 @@ def batch(
         model.model,
         **model.keywords(),
         **options.keywords(),
-        methods=opt.split_names(method),
+        methods=checks.split_names(method),
         targets=tuple(target or ()),
         size=size,
         seed=seed,
-        metrics=opt.split_names(metrics),
+        metrics=checks.split_names(metrics),
         overlays=overlays,
         shard_size=shard_size,
         batch_size=batch_size,

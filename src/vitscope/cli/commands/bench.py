@@ -7,6 +7,7 @@ import typer
 
 from vitscope._version import __version__
 from vitscope.cli import console
+from vitscope.cli.commands import _checks as checks
 from vitscope.cli.commands import _options as opt
 from vitscope.errors import UnknownNameError
 from vitscope.models.bundled.catalogue import default_model
@@ -16,10 +17,10 @@ _MODEL_OF_DIGITS = "embedded:digit-scenes"
 
 def _check_methods(value: str) -> str:
     """Check methods and their own options; `all`, the priors and options of the call are the benchmark's."""
-    for name, *options in (text.split(":") for text in opt.split_names(value)):
+    for name, *options in (text.split(":") for text in checks.split_names(value)):
         if name not in ("all", "centre", "centre prior"):
             own = [one for one in options if one.partition("=")[0] not in ("gradient_rule", "refine")]
-            opt.check_methods(":".join([name, *own]))
+            checks.check_methods(":".join([name, *own]))
     return value
 
 
@@ -32,7 +33,7 @@ def bench(
             "--model",
             "-m",
             metavar="MODEL",
-            callback=opt.check_model,
+            callback=checks.check_model,
             help=f"{opt.MODEL_HELP} {opt.DEFAULT_HELP} digits has a model of its own.",
         ),
     ] = None,
@@ -51,7 +52,7 @@ def bench(
     size: Annotated[
         int | None, typer.Option(metavar="PIXELS", help="Side of the scenes and input size of the model.")
     ] = None,
-    split: Annotated[str, opt.one_of("report|tune", "Which half of the objects and backgrounds to use.")] = "report",
+    split: Annotated[str, checks.one_of("report|tune", "Which half of the objects and backgrounds to use.")] = "report",
     cutouts: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Objects with transparency (planted).")] = None,
     backgrounds: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Backgrounds (planted).")] = None,
     images: Annotated[
@@ -76,12 +77,12 @@ def bench(
     if kind not in KINDS:
         raise UnknownNameError("benchmark", kind, KINDS)
     if model is None and kind != "digits":
-        model = opt.check_model(default_model())
+        model = checks.check_model(default_model())
     scope = opt.load(model or _MODEL_OF_DIGITS, **flags.keywords())
     from vitscope.bench.benchmark import make_benchmark, run_benchmark
     from vitscope.bench.runner import method_specs
 
-    specs = method_specs(scope, method.split(","), opt.split_option)
+    specs = method_specs(scope, method.split(","), checks.split_option)
     benchmark = make_benchmark(
         scope,
         kind,

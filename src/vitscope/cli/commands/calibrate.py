@@ -8,6 +8,7 @@ import typer
 from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.cli import console
+from vitscope.cli.commands import _checks as checks
 from vitscope.cli.commands import _options as opt
 from vitscope.errors import UsageError
 from vitscope.models.bundled.catalogue import DEFAULT_MODEL, MODEL_VARIABLE
@@ -17,7 +18,7 @@ def calibrate(
     flags: opt.LoadFlags,
     reference: Annotated[
         str,
-        typer.Argument(metavar="MODEL", envvar=MODEL_VARIABLE, callback=opt.check_model, help=opt.MODEL_HELP),
+        typer.Argument(metavar="MODEL", envvar=MODEL_VARIABLE, callback=checks.check_model, help=opt.MODEL_HELP),
     ] = DEFAULT_MODEL,
     images: Annotated[
         Path | None,

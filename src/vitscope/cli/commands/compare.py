@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vitscope.cli import console
+from vitscope.cli.commands import _checks as checks
 from vitscope.cli.commands import _options as opt
 from vitscope.cli.commands import _results as results
 from vitscope.cli.commands._two_models import TwoModels
@@ -63,7 +64,7 @@ def compare(
     name = f"{Path(images[0]).stem}-compare.png" if len(images) == 1 else "compare.png"
     path = results.sheet_path(out, name, force, *images)
     goal, style, scopes = opt.parse_target(target), drawing.style(), model.load()
-    chosen = opt.split_names(method) or DEFAULT_METHODS
+    chosen = checks.split_names(method) or DEFAULT_METHODS
     options = {"target": goal, "gradient_rule": gradient_rule, "size": size}
     panels = [_Panel(scope, style, options, measure, baseline) for scope in scopes]
     cells, pairs = [], []
@@ -129,7 +130,7 @@ class _Panel:
             e = self.scope.explain(
                 picture,
                 method=name,
-                method_options=dict(map(opt.split_option, options)),
+                method_options=dict(map(checks.split_option, options)),
                 progress=progress.update_forwards,
                 **self.options,
             )

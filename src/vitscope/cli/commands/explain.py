@@ -12,6 +12,7 @@ from vitscope._files import FILE_KINDS, already_there, is_file_name, path_exists
 from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.cli import console
+from vitscope.cli.commands import _checks as checks
 from vitscope.cli.commands import _options as opt
 from vitscope.cli.commands import _results as results
 from vitscope.cli.commands._places import folder_or
@@ -61,13 +62,18 @@ def explain(
         str,
         typer.Option(
             metavar="NAME,NAME",
-            callback=opt.check_methods,
+            callback=checks.check_methods,
             help="Methods, with commas (`vitscope methods` lists them). By default auto, which chooses one for the "
             "model, and for a classifier also a map of where it looks.",
         ),
     ] = "",
     target: Annotated[
-        list[str] | None, typer.Option(metavar="CLASS", help=f"{opt.TARGET_HELP}; may be repeated, for a map of each.")
+        list[str] | None,
+        typer.Option(
+            metavar="CLASS",
+            callback=checks.check_target,
+            help=f"{opt.TARGET_HELP}; may be repeated, for a map of each.",
+        ),
     ] = None,
     size: opt.Size = None,
     batch_size: opt.BatchSize = 8,
@@ -92,10 +98,10 @@ def explain(
     method nor target is given. With --method, results lie in OUT/NAME-METHOD/; with several targets, in a folder of
     each below it.
     """
-    names = opt.split_names(method) or ("auto",)
+    names = checks.split_names(method) or ("auto",)
     options.check(*names)
     keywords = {"size": size, "batch_size": batch_size, "seed": seed, **options.keywords()}
-    found = _Found(force)
+    found = _Found(force, None if drawing == OverlayStyle() else drawing.style())
     usable = [image for image in images if found.accepts(image, results.unusable(image))]
     several = len(names) * len(images) > 1 or len(target or []) > 1
     work = [
@@ -108,7 +114,6 @@ def explain(
         )
     ]
     if work:
-        found.style = drawing.style()
         targets = [opt.parse_target(text) for text in target or []]
         keywords |= {"targets": targets} if len(targets) > 1 else {"target": next(iter(targets), None)}
         scope = model.load()

@@ -9,6 +9,7 @@ import typer
 from vitscope._files import already_there, path_exists
 from vitscope._version import __version__
 from vitscope.cli import console, report_text
+from vitscope.cli.commands import _checks as checks
 from vitscope.cli.commands import _options as opt
 from vitscope.cli.commands import _results as results
 from vitscope.cli.commands._masks import MaskFolder
@@ -61,7 +62,7 @@ def measure(
         ),
     ] = "default",
     baseline: opt.Baseline = "auto",
-    score: Annotated[str, opt.one_of("probability|logit", "Score of a class.")] = "probability",
+    score: Annotated[str, checks.one_of("probability|logit", "Score of a class.")] = "probability",
     n_random_maps: Annotated[
         int, typer.Option(metavar="COUNT", help="Most random maps to compare with; fewer where they settle it.")
     ] = 19,
@@ -149,7 +150,7 @@ def _metric_names(metrics: str, baseline: str, score: str) -> tuple[str, ...]:
     console.announce(opt.LOADING)
     from vitscope.evaluation.evaluate import metric_names
 
-    return metric_names(metrics if "," not in metrics else list(opt.split_names(metrics)), baseline, score)
+    return metric_names(metrics if "," not in metrics else list(checks.split_names(metrics)), baseline, score)
 
 
 def _problem(image: str, folder: Path | None, force: bool) -> VitscopeError | None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from vitscope.cli import console
+from vitscope.cli.commands import _checks as checks
 from vitscope.cli.commands import _options as opt
 from vitscope.cli.commands import _results as results
 from vitscope.cli.commands._places import folder_or
@@ -20,7 +21,7 @@ def recipe(
     measure: Annotated[bool, typer.Option(help="Measure how far both maps can be believed: up to 90 forwards.")] = True,
     seconds: opt.Seconds = None,
     seed: opt.Seed = 0,
-    lang: Annotated[str, opt.one_of("en|zh", "Language of the page.", "language")] = "en",
+    lang: Annotated[str, checks.one_of("en|zh", "Language of the page.", "language")] = "en",
     out: Annotated[
         Path,
         typer.Option(

@@ -9,6 +9,7 @@ import typer
 from vitscope._files import atomic_write
 from vitscope._messages import msg
 from vitscope.cli import console
+from vitscope.cli.commands import _checks as checks
 from vitscope.cli.commands import _options as opt
 from vitscope.cli.commands import _results as results
 from vitscope.cli.commands._places import page_file
@@ -52,7 +53,7 @@ def report(
         bool, typer.Option(help="Write a page of up to 2,000 maps instead, to be brushed: FOLDER/explore.html.")
     ] = False,
     lang: Annotated[
-        str | None, opt.one_of("en|zh", "Language of --explore's page; by default the reader's.", "language")
+        str | None, checks.one_of("en|zh", "Language of --explore's page; by default the reader's.", "language")
     ] = None,
     as_json: opt.AsJson = False,
 ) -> None:

@@ -6,6 +6,7 @@ import typer
 
 from vitscope._messages import msg
 from vitscope.cli import console
+from vitscope.cli.commands import _checks as checks
 from vitscope.cli.commands import _options as opt
 from vitscope.errors import UsageError, VitscopeError, require_package
 from vitscope.models.bundled.catalogue import default_model
@@ -45,7 +46,7 @@ def serve(
     keep_mb: Annotated[float, typer.Option(metavar="MB", help="Memory for uploaded images and finished views.")] = 500,
 ) -> None:
     """Serve the viewer as a local web app: upload an image, hide patches, explain any class. Ctrl-C stops it."""
-    references = list(dict.fromkeys(map(opt.check_model, model or [default_model()])))
+    references = list(dict.fromkeys(map(checks.check_model, model or [default_model()])))
     for package in ("fastapi", "starlette", "uvicorn"):
         require_package(package, extra="serve")
     from vitscope.web import access, limits, server

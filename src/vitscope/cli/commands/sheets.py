@@ -8,6 +8,7 @@ import typer
 from vitscope._messages import msg
 from vitscope._numbers import whole_number
 from vitscope.cli import console
+from vitscope.cli.commands import _checks as checks
 from vitscope.cli.commands import _options as opt
 from vitscope.cli.commands import _results as results
 from vitscope.cli.commands._places import folder_or
@@ -40,7 +41,9 @@ def heads(
         str,
         typer.Option(metavar="LAYER|all", help="Layer, from 0; negative numbers count from the end; all: a row each."),
     ] = "-1",
-    kind: Annotated[str, opt.one_of("map|matrix", "map: over the image; matrix: N x N attention of tokens.")] = "map",
+    kind: Annotated[
+        str, checks.one_of("map|matrix", "map: over the image; matrix: N x N attention of tokens.")
+    ] = "map",
     size: opt.Size = None,
     out: SheetOut = Path("out"),
     force: opt.Force = False,
@@ -146,7 +149,7 @@ def similarity(
     drawing: opt.SheetStyle,
     model: opt.ModelChoice,
     method: Annotated[
-        str, typer.Option(metavar="NAME", callback=opt.check_methods, help="A method that explains a target.")
+        str, typer.Option(metavar="NAME", callback=checks.check_methods, help="A method that explains a target.")
     ] = "relevance",
     size: opt.Size = None,
     out: SheetOut = Path("out"),

@@ -9,6 +9,7 @@ import typer
 from vitscope._files import atomic_write
 from vitscope._messages import msg
 from vitscope.cli import console
+from vitscope.cli.commands import _checks as checks
 from vitscope.cli.commands import _options as opt
 from vitscope.cli.commands import _results as results
 from vitscope.cli.commands._places import page_file
@@ -31,7 +32,7 @@ def view(
         str,
         typer.Option(
             metavar="NAME,NAME",
-            callback=opt.check_methods,
+            callback=checks.check_methods,
             help="Methods to show, with commas; by default five that fit most models.",
         ),
     ] = "",
@@ -48,7 +49,7 @@ def view(
         ),
     ] = None,
     lang: Annotated[
-        str | None, opt.one_of("en|zh", "Language of the page; by default the reader's.", "language")
+        str | None, checks.one_of("en|zh", "Language of the page; by default the reader's.", "language")
     ] = None,
     seed: opt.Seed = 0,
     out: Annotated[
@@ -74,7 +75,7 @@ def view(
             model.check_image(one)
     options: dict[str, Any] = {"target": opt.parse_target(target), "top": top, "size": size, "seed": seed}
     if method:
-        options["methods"] = opt.split_names(method)
+        options["methods"] = checks.split_names(method)
     scope, *beside = model.load()
     due = 0.0
 

@@ -23,7 +23,14 @@ def load_processor(reference: str, *, trust_remote_code: bool = False) -> Any:
     from transformers import AutoImageProcessor
 
     path = Path(reference).expanduser()
-    local = path.is_dir() or not reach_hub(reference, None, _FILES[0])
+    hint = msg(
+        "models.processor-not-loaded.hint",
+        "{@processor} expects a folder or a Hub id with a preprocessor_config.json",
+    )
+    try:
+        local = path.is_dir() or not reach_hub(reference, None, _FILES[0])
+    except ModelError as error:  # whose hint is about the model
+        raise ModelError(error.message, hint) from error
     source = str(path) if path.is_dir() else reference
     try:
         return AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
@@ -37,10 +44,6 @@ def load_processor(reference: str, *, trust_remote_code: bool = False) -> Any:
             "no image processor can be loaded from {reference}: {reason}",
             reference=reference,
             reason=first_line(error),
-        )
-        hint = msg(
-            "models.processor-not-loaded.hint",
-            "{@processor} expects a folder or a Hub id with a preprocessor_config.json",
         )
         raise ModelError(problem, hint) from error
 
