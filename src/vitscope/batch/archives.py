@@ -15,7 +15,6 @@ from vitscope._header_scan import check_regular
 from vitscope._messages import msg
 from vitscope.batch.types import Ref
 from vitscope.errors import ImageError, UnknownNameError, UsageError, VitscopeError
-from vitscope.media.video import opened_video
 
 IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "png", "path", "image_path", "file_name", "filename", "url")
 _TAR_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".ppm", ".pgm", ".gif", ".bmp", ".tif", ".tiff"})
@@ -115,6 +114,8 @@ def _list_tar(path: str, key: str, _stride: int) -> Iterator[Ref]:
 
 
 def _list_video(path: str, key: str, stride: int) -> Iterator[Ref]:
+    from vitscope.media.video import opened_video  # with numpy, which a mistake in a command does without
+
     with open_file(path) as file, opened_video(file, path) as video:
         stream: Any = video.streams.video[0]
         stamps = sorted(packet.pts for packet in video.demux(stream) if packet.pts is not None)

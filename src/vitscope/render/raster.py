@@ -83,9 +83,9 @@ class Style:
             (msg("render.normalisation", "normalisation"), self.norm, NORMS),
         ):
             UnknownNameError.check(kind, value, choices)
-        for name, value, most in (("opacity", self.opacity, 1), ("blur", self.blur, _MAX_BLUR)):
-            if not is_real(value, 0, most):
-                given = {"name": name, "most": most, "value": repr(value)}
+        for name, number, most in (("opacity", self.opacity, 1), ("blur", self.blur, _MAX_BLUR)):
+            if not is_real(number, 0, most):
+                given = {"name": name, "most": most, "value": repr(number)}
                 raise UsageError(msg("render.out-of-range", "{@*name} lies between 0 and {most}, not {value}", **given))
         if self.style == "notebook" and self.colorbar:
             raise UsageError(
