@@ -1,6 +1,7 @@
 """`vitscope animate`: the frames of the file, read back, against the maps that they show."""
 
 import json
+import shlex
 
 import matplotlib
 import numpy as np
@@ -103,6 +104,23 @@ def test_heads_and_rollout_have_a_frame_each_in_their_order(cli, grey, tiny_fold
         check_each_is_its_own(shown, maps)
         with Image.open(path) as film:
             assert (film.n_frames, film.info["duration"], film.info["loop"]) == (len(maps), 250, 0)
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp", "GIF"])
+def test_the_file_says_what_it_shows_and_the_command_in_it_makes_it_again(cli, grey, tiny_folder, tmp_path, ending):
+    made, again = (tmp_path / f"{name}.{ending}" for name in ("made", "again"))
+    style = ("--cmap", "viridis", "--norm", "minmax", "--rate", 4, "--width", 200, "--query", "1,2", "--size", 96)
+    ran = cli("animate", grey, "--model", tiny_folder, "-o", made, "--one-scale", "--json", *style)
+    assert ran.code == 0, ran.err
+    with Image.open(made) as film:
+        said = film.info["comment"] if film.format == "GIF" else film.getexif()[0x010E].encode("latin-1")
+    *told, program, command = said.decode().splitlines()
+    assert told == json.loads(ran.out)["frames"]
+    assert program == f"vitscope {vitscope.__version__}"
+    name, *words = shlex.split(command)
+    ran = cli(*words, "-o", again)
+    assert (name, ran.code) == ("vitscope", 0), ran.err
+    assert again.read_bytes() == made.read_bytes()
 
 
 def test_the_legend_has_the_colours_of_the_scale_and_one_scale_is_one(cli, grey, tiny_folder, tmp_path):

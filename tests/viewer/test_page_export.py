@@ -1,6 +1,7 @@
 """What the page gives away: pictures that other readers read, the clipboard, the page in a frame."""
 
 import base64
+import copy
 import io
 import shlex
 from html.parser import HTMLParser
@@ -13,6 +14,7 @@ from PIL import Image
 
 from tests.helpers.browser import CAPTION, SET, VIEWER, texts
 from tests.helpers.browser import shown as opened
+from vitscope.viewer.page import page
 
 SVG = "{http://www.w3.org/2000/svg}"
 MARKED = ("white outline: patch 1,2", "blue outline: patch 0,3", "pink outline: patch 1,0")
@@ -88,8 +90,6 @@ def test_an_svg_has_letters_and_looks_like_the_png(marked, chromium, tmp_path):
 @pytest.mark.slow
 def test_the_unseen_part_of_a_photo_is_hatched_in_what_is_saved(chromium, tmp_path, tiny_scope):
     """Of a light grey photo the model saw the middle half: what is beside it is dark, with stripes, and said."""
-    from vitscope.viewer.page import page
-
     Image.new("L", (160, 120), 200).convert("RGB").save(tmp_path / "grey.png")
     document = tiny_scope.view(tmp_path / "grey.png", methods=("rollout",), measure=False, top=1).document()
     width, height = document["header"]["region"]["size"]
@@ -118,6 +118,24 @@ def test_a_picture_is_copied(marked):
         return [...new Uint8Array(await blob.arrayBuffer())];
     }""")
     assert apart(as_image(bytes(copied)), as_image(saved(marked, "PNG"))) < 1
+
+
+@pytest.mark.slow
+def test_a_link_made_during_the_tour_shows_what_is_shown(marked, chromium):
+    """The tour sets a state of its own at each step: a link that told of it would lead to that."""
+    link = "() => document.querySelector('textarea[aria-label*=link]').value"
+    before = marked.evaluate(link)
+    try:
+        marked.evaluate(SET, {"tour": 0})
+        marked.wait(CAPTION, "layer 2")
+        marked.evaluate(SET, {"panel": "save", "source": "query", "query": 9, "layer": 0})
+        marked.wait(CAPTION, "What patch 2,0 looks at · layer 0")
+        with opened(chromium, marked.evaluate(link)) as made:
+            made.wait(CAPTION, "What patch 2,0 looks at · layer 0")
+    finally:
+        marked.evaluate(SET, {"tour": None})
+        marked.wait(CAPTION, "What patch 1,2 looks at · layer 1")
+    assert marked.evaluate(link) == before
 
 
 class Frame(HTMLParser):
@@ -153,3 +171,15 @@ def test_the_page_stands_in_a_frame_with_its_state_and_nothing_else(marked, chro
         assert made.evaluate("() => document.documentElement.scrollHeight <= innerHeight")
         assert texts(made, ".vs-hint") != []
         assert made.troubles == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(960, 540), (700, 400), (500, 540), (1920, 1080)])
+def test_a_square_photo_fits_its_frame(chromium, tiny_view, tmp_path, size):
+    document = copy.deepcopy(tiny_view.document())
+    document["header"]["region"] |= {"size": [400, 400], "box": [0, 0, 400, 400]}
+    (tmp_path / "square.html").write_text(page(document, "en"))
+    with opened(chromium, f"{(tmp_path / 'square.html').as_uri()}?embed", size=size) as made:
+        assert made.evaluate("() => document.documentElement.scrollHeight <= innerHeight")
+        assert made.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+        assert made.evaluate("() => document.querySelector('.vs-stage').clientHeight >= 0.5 * innerHeight")

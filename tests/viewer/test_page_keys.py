@@ -87,6 +87,14 @@ def test_pin_and_escape_work_wherever_the_focus_is(fresh, tiny_scope):
         fresh.move(1, 1)
 
 
+def test_escape_leaves_a_patch_that_is_only_pointed_at(fresh, tiny_scope):
+    hover(fresh, tiny_scope.layout, 1, 2)
+    shown(fresh, "What patch 1,2")
+    fresh.press("Escape")
+    shown(fresh, "rollout")
+    assert fresh.evaluate(f"() => {VIEWER}.ctx.stage.pointed()") is None
+
+
 @pytest.mark.parametrize("one", [".vs-side select", ".vs-tab textarea"])
 def test_letters_are_left_to_what_takes_letters(fresh, tiny_scope, one):
     fresh.evaluate("() => { for (const one of document.querySelectorAll('main details')) one.open = true; }")

@@ -55,6 +55,22 @@ def test_what_stands_below_the_photo_is_in_sight_with_it(sized, size):
     assert 0 < film < caption < scale < steps <= size[1]
 
 
+def test_below_a_narrow_photo_the_legend_has_room(browser, tiny_view, tmp_path):
+    document = copy.deepcopy(tiny_view.document())
+    width, _ = document["header"]["region"]["size"]
+    document["header"]["region"] |= {"size": [width, 4 * width], "box": [0, 0, width, 4 * width]}
+    (tmp_path / "tall.html").write_text(page(document, "en"))
+    with opened(browser, (tmp_path / "tall.html").as_uri(), size=(1440, 900)) as made:
+        apart = """() => [...document.querySelectorAll('.vs-scale .vs-ends span, .vs-unit')].map((one) => {
+            const range = document.createRange();
+            range.selectNodeContents(one);
+            const { left, right } = range.getBoundingClientRect();
+            return [left, right];
+        })"""
+        (_, low), (start, middle), (last, high), (unit, _) = made.evaluate(apart)
+        assert low < start < middle < last < high < unit
+
+
 def test_a_phone_shows_title_colours_and_slider_of_a_patch_above_the_sheet(sized, tiny_scope):
     sized.resize(400, 800)
     hover(sized, tiny_scope.layout, 1, 2)

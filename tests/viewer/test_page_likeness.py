@@ -106,7 +106,7 @@ def test_keys_and_clicks_keep_to_likeness_and_layers_leave_it(clean, tiny_scope)
 
 def test_colours_are_drawn_in_both_and_a_pointed_patch_shows_its_likes(clean, tiny_pair, tiny_scope):
     clean.evaluate(SET, {"source": "pca", "panel": "save", "opacity": 1, "smooth": False})
-    clean.wait(CAPTION, "Alike patches in alike colours")
+    clean.wait(f"() => {VIEWER}.ctx.scene.rgb")  # until then, its title stands over "busy"
     for selector, view in ((".vs-heat", tiny_pair), (".vs-second .vs-heat", tiny_pair.other)):
         rows, columns = tiny_scope.layout.grid
         drawn = clean.evaluate(
@@ -128,7 +128,9 @@ def test_colours_are_drawn_in_both_and_a_pointed_patch_shows_its_likes(clean, ti
     np.testing.assert_allclose(255 * arrays["shown"].reshape(-1, 3), tiny_pair.arrays["pca"].array(), atol=1e-4)
     np.testing.assert_allclose(255 * arrays["other"].reshape(-1, 3), tiny_pair.other.arrays["pca"].array(), atol=1e-4)
     _, raw = clean.saved(lambda: clean.click(".vs-tab .vs-quiet", "JSON"))
-    assert np.shape(json.loads(raw)["rgb"]) == (3 * rows * columns,)
+    record = json.loads(raw)
+    assert np.shape(record["rgb"]) == (3 * rows * columns,)
+    assert record["unit"].startswith("first three principal components")  # not that of the map before it
     hover(clean, tiny_scope.layout, 1, 1)
     np.testing.assert_allclose(shown(clean, "What is like patch 1,1"), cosines(tiny_pair, 6), atol=1e-6)
 

@@ -95,6 +95,18 @@ def test_what_is_looked_at_stays_when_the_other_model_is_shown(twins, twin_view)
     twins.evaluate(SET, {"photo": 0})
 
 
+def test_what_the_other_model_has_not_leaves_no_earlier_maps(twins):
+    """Colours of features are of one model alone; what was compared before them is gone, and comes again."""
+    told = "() => document.querySelector('.vs-tab [role=status]').textContent"
+    seen = "() => [...document.querySelectorAll('.vs-tab .vs-half')].filter((one) => one.checkVisibility()).length"
+    twins.evaluate(SET, {"panel": "models", "source": "query", "query": 4})
+    twins.wait(f"() => ({seen})() === 3")
+    twins.evaluate(SET, {"source": "pca"})
+    twins.wait(f"() => ({told})().includes('Alike patches in alike colours') && ({seen})() === 0")
+    twins.evaluate(SET, {"source": "query"})
+    twins.wait(f"() => ({seen})() === 3")
+
+
 def test_maps_of_two_classes_say_which(browser, twin_view, tmp_path):
     """Each model explains what it predicts itself: under one name that would be a comparison of two questions."""
     document = json.loads(json.dumps(twin_view.document()))

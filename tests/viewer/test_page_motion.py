@@ -1,6 +1,8 @@
 """Layers in motion: the filmstrip of the pointed patch, and the button that plays the layers."""
 
 import io
+import json
+import shlex
 
 import matplotlib
 import numpy as np
@@ -132,14 +134,28 @@ def apart(frames, pictures):
     return np.array([[np.abs(frame - whole).mean() for whole in wanted] for frame in frames])
 
 
+def check_says_how(comment):
+    """A line on model and photo, then for each layer its title, and the command that makes its map."""
+    about, *layers = comment.splitlines()
+    assert "chelsea · vitscope " in about
+    for layer, line in enumerate(layers):
+        title, command = line.split(": ", 1)
+        assert title == f"What patch 1,2 looks at · layer {layer}, mean of heads"
+        words = shlex.split(command)
+        assert words[:2] == ["vitscope", "explain"]
+        assert (words[words.index("--layer") + 1], words[words.index("-O") + 1]) == (str(layer), "query=1,2")
+    assert len(layers) == 3
+
+
 @pytest.mark.slow
 def test_the_film_shows_each_layer_with_its_legend(fresh, pictures):
     av = pytest.importorskip("av")
     name, raw = fresh.saved(lambda: fresh.click(".vs-tab .vs-quiet", "WebM"))
-    assert name == "chelsea-attention-layer2-head-mean-1-2-layers.webm"
+    assert name == "chelsea-attention-layers-head-mean-1-2.webm"
     with av.open(io.BytesIO(raw)) as film:
         seconds = film.duration / av.time_base
         frames = [frame.to_ndarray(format="rgb24").astype(float) for frame in film.decode(video=0)]
+        check_says_how(film.metadata["COMMENT"])
     off = apart(frames, pictures)
     assert off.shape == (3, 3)
     assert off.diagonal().max() < 3 < (off + 99 * np.eye(3)).min()
@@ -153,9 +169,10 @@ def test_a_gif_shows_each_layer_with_its_legend_for_ever(fresh, pictures):
     """Its 256 colours a frame are nearer to the page's own than those that Pillow finds; asked for by keys."""
     fresh.focus(".vs-tab .vs-quiet", "GIF")
     name, raw = fresh.saved(lambda: fresh.press("Enter"))
-    assert name == "chelsea-attention-layer2-head-mean-1-2-layers.gif"
+    assert name == "chelsea-attention-layers-head-mean-1-2.gif"
     film = Image.open(io.BytesIO(raw))
     assert (film.format, film.n_frames, film.info["loop"]) == ("GIF", 3, 0)
+    check_says_how(film.info["comment"].decode())
     assert film.size == max((one.size for one in pictures), key=lambda one: one[1])
     frames, durations = [], []
     for one in ImageSequence.Iterator(film):
@@ -170,17 +187,41 @@ def test_a_gif_shows_each_layer_with_its_legend_for_ever(fresh, pictures):
     assert name in fresh.text(".vs-tab [role=status]")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["WebM", "GIF"])
-def test_a_reader_who_goes_elsewhere_gets_no_part_of_a_film(fresh, kind):
-    shown(fresh, "layer 2", {"source": "query", "query": 7, "layer": 2, "panel": "save"})
-    fresh.evaluate(f"""() => {{
-        const {{ ctx, store }} = {VIEWER};
+def at_layer_1(made, action):
+    """Call a function of JavaScript once the first layer has been followed by the second."""
+    made.evaluate(f"""() => {{
         let done = false;
-        ctx.shown.subscribe(({{ scene }}) => {{
-            if (!done && scene.of.layer === 1) setTimeout(() => store.set({{ layer: 2 }}), 0), (done = true);
+        {VIEWER}.ctx.shown.subscribe(({{ scene }}) => {{
+            if (!done && scene.of.layer === 1) setTimeout({action}, 0), (done = true);
         }});
     }}""")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["WebM", "GIF"])
+@pytest.mark.parametrize("change", [{"layer": 2}, {"head": 1}, {"opacity": 0.3}])
+def test_a_reader_who_goes_elsewhere_gets_no_part_of_a_film(fresh, kind, change):
+    shown(fresh, "layer 2", {"source": "query", "query": 7, "layer": 2, "panel": "save"})
+    at_layer_1(fresh, f"() => {VIEWER}.store.set({json.dumps(change)})")
     fresh.click(".vs-tab .vs-quiet", kind)
     fresh.wait("() => document.querySelector('.vs-tab [role=status]').textContent.startsWith('Not recorded')")
-    assert layer_of(fresh) == 2
+    assert change.items() <= fresh.evaluate(f"() => {VIEWER}.state").items()
+
+
+@pytest.mark.slow
+def test_a_film_is_of_what_was_shown_wherever_the_pointer_goes_and_so_is_its_name(fresh):
+    """Asked for while the map of attention is shown; meanwhile the pointer goes over the photo."""
+    shown(fresh, "attention", {"map": fresh.evaluate(f"() => {VIEWER}.ctx.data.maps[1].id"), "panel": "save"})
+    at_layer_1(
+        fresh,
+        """() => {
+            const stage = document.querySelector(".vs-stage"), { x, y } = stage.getBoundingClientRect();
+            stage.dispatchEvent(new PointerEvent("pointermove", { clientX: x + 30, clientY: y + 30 }));
+        }""",
+    )
+    name, raw = fresh.saved(lambda: fresh.click(".vs-tab .vs-quiet", "GIF"))
+    assert name == "chelsea-attention-layers-head-mean-readout.gif"
+    _, *layers = Image.open(io.BytesIO(raw)).info["comment"].decode().splitlines()
+    assert [line.split(": ")[0] for line in layers] == [
+        f"What the readout looks at · layer {layer}, mean of heads" for layer in range(3)
+    ]

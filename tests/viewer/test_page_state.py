@@ -39,6 +39,25 @@ def layers_told(made):
     return int(re.search(r"layers? (\d+)", title)[1]), int(re.search(r"--(?:start-)?layer (\d+)", command)[1])
 
 
+def test_a_change_of_drawing_leaves_the_value_of_the_kept_patch(fresh):
+    shown(fresh, "What patch 1,2 looks at", {"source": "query", "query": 7})
+    before = fresh.text(".vs-value")
+    assert before.startswith("patch 1,2: ")
+    fresh.evaluate(SET, {"opacity": 0.3})
+    assert fresh.text(".vs-value") == before
+
+
+def test_the_maps_that_are_compared_begin_with_the_shown_one(fresh, tiny_view):
+    """Until somebody chooses others; a link to a page says no more of it."""
+    names = "() => [...document.querySelectorAll('.vs-half-told strong')].map((one) => one.textContent)"
+    fresh.evaluate(SET, {"panel": "compare"})
+    for entry in tiny_view.header["maps"][1:3]:
+        fresh.evaluate(SET, {"map": entry["id"]})
+        fresh.wait(f"(name) => ({names})()[0] === name", entry["method"])
+    fresh.evaluate(SET, {"compare": {"left": f"own:{tiny_view.header['maps'][0]['id']}"}})
+    fresh.wait(f"(name) => ({names})()[0] === name", tiny_view.header["maps"][0]["method"])
+
+
 def test_a_layer_that_is_not_in_the_page_shows_nothing_under_its_own_title(partial):
     partial.evaluate(SET, {"panel": "save"})
     shown(partial, "What patch 1,2 looks at · layer 2", {"source": "query", "query": 7, "layer": 2})

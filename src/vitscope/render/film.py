@@ -15,19 +15,28 @@ def film_suffix() -> str:
     return ".mp4" if find_spec("av") else ".webp"
 
 
-def write_film(images: Iterable[Image.Image], path: Path, rate: float) -> None:
+_DESCRIPTION = 0x010E  # the tag of Exif
+
+
+def write_film(images: Iterable[Image.Image], path: Path, rate: float, comment: str = "") -> None:
     """Write images as a film: a video by PyAV, or an animation by Pillow for `.webp` and `.gif`.
 
     Args:
         images: of one size.
         path: where; its suffix chooses the format.
         rate: images per second.
+        comment: what an animation says of itself: a GIF in its comment, a WebP in the description of its Exif.
     """
-    if path.suffix not in (".webp", ".gif"):
+    suffix = path.suffix.lower()
+    if suffix not in (".webp", ".gif"):
         encode_video(images, path, rate)
         return
     first, *others = images
-    first.save(path, save_all=True, append_images=others, duration=round(1000 / rate), loop=0, quality=90)
+    words, exif = comment.encode(), Image.Exif()
+    if words and suffix == ".webp":
+        exif[_DESCRIPTION] = words
+    about: dict[str, Any] = {"comment": words} if suffix == ".gif" else {"exif": exif}
+    first.save(path, save_all=True, append_images=others, duration=round(1000 / rate), loop=0, quality=90, **about)
 
 
 def encode_video(images: Iterable[Image.Image], path: Path, rate: float) -> int:

@@ -12,6 +12,7 @@ const { commandOf } = await at("command");
 const { bestMatch, cosines, unitRows } = await at("likeness");
 const { i420, webm } = await at("webm");
 const { fewColours } = await at("palette");
+const { withComment } = await at("gif");
 
 const near = (found, wanted) =>
   found.flat().forEach((one, i) => assert.ok(Math.abs(one - wanted.flat()[i]) < 1e-12, `${found} is not ${wanted}`));
@@ -113,7 +114,7 @@ test("cosines of features in 8 bits, and the best match that does not touch", ()
 });
 
 test("a WebM file is nested elements, each with its size", () => {
-  const file = webm([Uint8Array.of(7, 8, 9), Uint8Array.of(5)], 640, 480, 600, "vitscope");
+  const file = webm([Uint8Array.of(7, 8, 9), Uint8Array.of(5)], 640, 480, 600, "vitscope", "how it was made");
   const sizes = [];
   for (let at = 0; at < file.length;) {
     const size = Number(new DataView(file.buffer, at + 4, 8).getBigUint64(0) & 0xffffffffffffffn);
@@ -126,6 +127,39 @@ test("a WebM file is nested elements, each with its size", () => {
     "header and segment, and nothing after them",
   );
   assert.equal(sizes.length, 2);
+});
+
+test("the comment of a GIF stands before its first frame, in blocks of at most 255 bytes", () => {
+  const text = "ü".repeat(200), // 400 bytes
+    [table, none] = [
+      [0x80, 6],
+      [0, 0],
+    ].map(([flags, colours]) =>
+      Uint8Array.from([
+        ...[..."GIF89a"].map((one) => one.charCodeAt(0)),
+        1,
+        0,
+        1,
+        0,
+        flags,
+        0,
+        0,
+        ...Array(colours).fill(9),
+        59,
+      ]),
+    );
+  for (const [file, at] of [
+    [table, 19],
+    [none, 13],
+  ]) {
+    const said = [...withComment(file, text)];
+    assert.deepEqual(said.splice(at, 3), [0x21, 0xfe, 255]);
+    const [first] = [said.splice(at, 255)];
+    assert.deepEqual(said.splice(at, 1), [145]);
+    assert.equal(new TextDecoder().decode(Uint8Array.from([...first, ...said.splice(at, 145)])), text);
+    assert.deepEqual(said.splice(at, 1), [0]);
+    assert.deepEqual(said, [...file]);
+  }
 });
 
 test("luma and chroma of BT.601", () => {

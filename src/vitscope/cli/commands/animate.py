@@ -1,5 +1,6 @@
 """`vitscope animate`: layers, heads or a growing rollout as an animated image."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -7,6 +8,7 @@ import typer
 
 from vitscope._files import atomic_write
 from vitscope._messages import msg
+from vitscope._version import __version__
 from vitscope.cli import console
 from vitscope.cli.commands import _checks as checks
 from vitscope.cli.commands import _options as opt
@@ -73,7 +75,11 @@ def animate(
     first = made[0][0]
     maps = [(e.map, caption) for (e, _), caption in zip(made, captions, strict=True)]
     drawn = frames(maps, first.region, first.photo.pixels, first.style(**style), width=width, one_scale=one_scale)
+    flags = {"sequence": sequence, "layer": layer, "query": query, "size": size, "width": width, "rate": rate, **style}
+    command = ["vitscope", "animate", image, "--model", scope.adapter.reference, *scope.adapter.options.flags()]
+    command += [word for name, value in flags.items() if value is not None for word in (f"--{name}", str(value))]
+    command += ["--one-scale"] * one_scale
     with atomic_write(path) as part:
-        write_film(drawn, part, rate)
+        write_film(drawn, part, rate, "\n".join([*captions, f"vitscope {__version__}", shlex.join(command)]))
     document = {"sequence": sequence, "frames": captions, "size": list(drawn[0].size), "rate": rate}
     results.print_result(path, as_json, document)

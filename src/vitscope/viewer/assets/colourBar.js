@@ -36,7 +36,8 @@ export function createBar(root, ctx) {
     draw(scene, token) {
       caption.textContent = scene.caption;
       legend.hidden = !scene.values;
-      value.textContent = note.textContent = "";
+      for (const one of [value, note, low, middle, high]) one.textContent = "";
+      unit.textContent = scene.unit ?? "";
       if (scene.rgb) note.textContent = t("pca_note");
       if (!scene.values) return;
       const state = store.get(),

@@ -1,4 +1,4 @@
-// What one types to make again what is shown.
+// What one types to make again what is shown, and what a file of it is called.
 
 import { entryOf } from "./scene.js";
 
@@ -85,4 +85,21 @@ export function lostBy(state) {
   ]
     .filter(([, lost]) => lost)
     .map(([key]) => key);
+}
+
+// A file's name says what is in it; `layers` where it is more than the one of the scene.
+export function stemOf({ data, scene }, layers = `layer${scene.of.layer}`) {
+  const { source, head, query, rolled } = scene.of;
+  const of =
+    source === "map"
+      ? [scene.entry.method, scene.entry.label]
+      : source === "like" || source === "pca"
+        ? [source, source === "like" && tokenOf(query, data).replace(",", "-")]
+        : [
+            source === "received" ? "seen-by" : rolled ? "rollout" : "attention",
+            layers,
+            `head-${head}`,
+            tokenOf(query, data).replace(",", "-"),
+          ];
+  return [data.header.photo.name, ...of.filter(Boolean)].join("-").replace(/[^\p{L}\p{N}._-]+/gu, "_");
 }

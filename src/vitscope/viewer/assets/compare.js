@@ -11,13 +11,12 @@ const STEPS = { ArrowLeft: -2, ArrowDown: -2, ArrowRight: 2, ArrowUp: 2, PageDow
 export const comparable = ({ data, other }) => data.maps.length > 1 || Boolean(other);
 
 // What is compared by default: what makes the two photos alike, or the shown map beside chance.
-export function startOf({ data, other, store }) {
+export function startOf({ data, other }, { map: left }) {
   if (other) {
     const of = (one) => (one.maps.find(({ alike }) => alike) ?? one.maps[0]).id;
     return { left: `own:${of(data)}`, right: `other:${of(other)}`, at: 50, beside: true };
   }
-  const left = store.get().map,
-    rest = data.maps.filter(({ id }) => id !== left);
+  const rest = data.maps.filter(({ id }) => id !== left);
   return {
     left: `own:${left}`,
     right: `own:${(rest.find(({ label }) => !label) ?? rest[0]).id}`,
@@ -120,9 +119,8 @@ function select(label, groups, take) {
 }
 
 export function panel(root, ctx) {
-  const { data, other, store, t, signal } = ctx,
-    start = startOf(ctx);
-  const now = () => ({ ...start, ...store.get().compare });
+  const { data, other, store, t, signal } = ctx;
+  const now = () => ({ ...startOf(ctx, store.get()), ...store.get().compare });
   const set = (change) => store.set({ compare: { ...now(), ...change } });
   const partOf = (key) => {
     const at = key.indexOf(":"),
@@ -213,11 +211,13 @@ export function panel(root, ctx) {
     difference.unit.textContent = t("difference_note", names);
   }
 
-  let run = 0;
+  let run = 0,
+    drawn = null;
   async function draw(state) {
     const mine = ++run,
       { left: a, right: b } = now(),
       parts = [partOf(a), partOf(b)];
+    drawn = [a, b].join();
     const scenes = await Promise.all(parts.map(({ from, entry }) => mapScene({ map: entry.id }, from, t)));
     if (mine !== run || signal.aborted) return;
     const scales = scenes.map((scene) => scaleOf(scene, state));
@@ -262,12 +262,7 @@ export function panel(root, ctx) {
   place();
   const DRAWN = ["cmap", "opacity", "norm", "smooth", "contours", "as_seen", "shared"];
   store.subscribe((state, before) => {
-    if (
-      DRAWN.some((key) => state[key] !== before[key]) ||
-      state.compare?.left !== before.compare?.left ||
-      state.compare?.right !== before.compare?.right
-    )
-      draw(state);
+    if (DRAWN.some((key) => state[key] !== before[key]) || drawn !== [now().left, now().right].join()) draw(state);
     place();
   }, signal);
 }

@@ -1,6 +1,6 @@
 // What one takes away: the picture with its legend, the arrays, the state as a link, and the command that makes it.
 
-import { commandOf, lostBy, tokenOf } from "./command.js";
+import { commandOf, lostBy, stemOf } from "./command.js";
 import { el } from "./dom.js";
 import { canEncode, canPlay, filmOf, gifOf } from "./exportFilm.js";
 import { npy, zip } from "./npz.js";
@@ -10,7 +10,8 @@ import { toFragment } from "./store.js";
 
 // `shown` and `shown_prefix`, of the other photo `other`; every map by its name; what the readout attends to, `heads` (L, H, N).
 export async function arraysOf({ data, other, scene }) {
-  const grid = [data.rows, data.columns],
+  const name = `${stemOf({ data, scene })}.npz`,
+    grid = [data.rows, data.columns],
     shown = ({ values, rgb }, rows, columns) =>
       rgb
         ? npy(
@@ -34,7 +35,7 @@ export async function arraysOf({ data, other, scene }) {
     all.forEach((one, i) => together.set(one, i * one.length));
     files.push(["heads.npy", npy(together, [all.length, data.heads, data.tokens])]);
   }
-  return zip(files);
+  return new File([zip(files)], name, { type: "application/zip" });
 }
 
 export function recordOf({ data, other, store, scene, bar }) {
@@ -61,8 +62,9 @@ export function recordOf({ data, other, store, scene, bar }) {
   };
 }
 
+// A step of the tour would put its own state in the place of this one.
 export function linkOf({ scene, store, initial, host }) {
-  const fragment = toFragment(stateOf(scene, store.get()), initial);
+  const fragment = toFragment({ ...stateOf(scene, store.get()), tour: null }, initial);
   return location.href.split("#")[0] + (host.fragment?.(fragment) ?? (fragment ? `#${fragment}` : ""));
 }
 
@@ -76,28 +78,9 @@ export function frameOf(ctx) {
   return frame.outerHTML;
 }
 
-// A file's name says what is in it.
-export function stemOf({ data, scene }) {
-  const { source, layer, head, query, rolled } = scene.of;
-  const of =
-    source === "map"
-      ? [scene.entry.method, scene.entry.label]
-      : source === "like" || source === "pca"
-        ? [source, source === "like" && tokenOf(query, data).replace(",", "-")]
-        : [
-            source === "received" ? "seen-by" : rolled ? "rollout" : "attention",
-            `layer${layer}`,
-            `head-${head}`,
-            tokenOf(query, data).replace(",", "-"),
-          ];
-  return [data.header.photo.name, ...of.filter(Boolean)].join("-").replace(/[^\p{L}\p{N}._-]+/gu, "_");
-}
-
-const filmStem = (ctx) => `${stemOf(ctx)}-layers`;
-
-function download(blob, name) {
-  const url = URL.createObjectURL(blob);
-  el("a", { href: url, download: name }).click();
+function download(file) {
+  const url = URL.createObjectURL(file);
+  el("a", { href: url, download: file.name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 
@@ -116,16 +99,16 @@ export function panel(root, ctx) {
   const tell = (key) => {
     status.textContent = t(key);
   };
-  const button = (label, ending, make, stem = stemOf) =>
+  // `make` gives a file: whoever makes it names it, since what is shown may change while it is made.
+  const button = (label, make) =>
     el("button", {
       type: "button",
       class: "vs-quiet",
       text: t(label),
       onclick: async () => {
-        const name = `${stem(ctx)}.${ending}`;
-        const blob = await make();
-        if (blob) download(blob, name);
-        status.textContent = blob ? t("saved", { name }) : t("not_recorded");
+        const file = await make();
+        if (file) download(file);
+        status.textContent = file ? t("saved", { name: file.name }) : t("not_recorded");
       },
     });
   async function copyPicture() {
@@ -137,14 +120,17 @@ export function panel(root, ctx) {
     }
   }
   const buttons = [
-    button("save_png", "png", () => pictureOf(ctx)),
-    button("save_svg", "svg", () => svgOf(ctx)),
-    button("save_pdf", "pdf", () => pdfOf(ctx)),
+    button("save_png", () => pictureOf(ctx)),
+    button("save_svg", () => svgOf(ctx)),
+    button("save_pdf", () => pdfOf(ctx)),
     el("button", { type: "button", class: "vs-quiet", text: t("copy_picture"), onclick: copyPicture }),
-    canPlay(ctx) && button("save_gif", "gif", () => (tell("recording"), gifOf(ctx, signal)), filmStem),
-    canEncode(ctx) && button("save_webm", "webm", () => (tell("recording"), filmOf(ctx, signal)), filmStem),
-    button("save_npz", "npz", () => arraysOf(ctx)),
-    button("save_json", "json", () => new Blob([JSON.stringify(recordOf(ctx), null, 1)], { type: "application/json" })),
+    canPlay(ctx) && button("save_gif", () => (tell("recording"), gifOf(ctx, signal))),
+    canEncode(ctx) && button("save_webm", () => (tell("recording"), filmOf(ctx, signal))),
+    button("save_npz", () => arraysOf(ctx)),
+    button(
+      "save_json",
+      () => new File([JSON.stringify(recordOf(ctx), null, 1)], `${stemOf(ctx)}.json`, { type: "application/json" }),
+    ),
   ].filter(Boolean);
   root.append(el("div", { class: "vs-row" }, ...buttons), status);
 

@@ -2,9 +2,12 @@
 
 /*! gifenc, Copyright (c) 2017 Matt DesLauriers, MIT License (see NOTICE of vitscope) */
 import { GIFEncoder } from "gifenc/src/index.js"; // of its sources esbuild takes what is used, of its bundle all
-import { canvasOf } from "./exportImage.js";
+import { stemOf } from "./command.js";
+import { stillOf } from "./exportImage.js";
+import { withComment } from "./gif.js";
 import { fewColours } from "./palette.js";
 import { PACE, playLayers } from "./player.js";
+import { DRAWN, stateOf, STYLE } from "./scene.js";
 import { i420, webm } from "./webm.js";
 
 export const canPlay = ({ data }) => data.readable && data.layers.length > 1;
@@ -12,22 +15,34 @@ export const canPlay = ({ data }) => data.readable && data.layers.length > 1;
 // Encoders are given to pages of a secure origin alone, as files and the local server are.
 export const canEncode = (ctx) => canPlay(ctx) && typeof VideoEncoder === "function";
 
-// The layers as pictures on white, all as large as the largest, both sides multiples of `even`: their size, and each
-// one's pixels in turn. Nothing where the reader goes to another layer. Until the largest is known they wait as PNG.
+// The layers as pictures on white, all as large as the largest, both sides multiples of `even`: their size, each one's
+// pixels in turn, the name of a file of them, and what they say of themselves. Nothing where the reader chooses anything
+// else meanwhile; the pointer chooses nothing. Until the largest is known they wait as PNG.
 async function framesOf(ctx, signal, even) {
   const { data, store } = ctx,
     { layer, source, query, rolled } = store.get(),
     size = [0, 0],
-    blobs = [];
+    blobs = [],
+    told = [];
+  let first = null;
+  ctx.hold(true);
   await playLayers(ctx, signal, async () => {
-    const picture = await canvasOf(ctx);
+    const { picture, about } = await stillOf(ctx),
+      choice = JSON.stringify(
+        [...DRAWN, ...STYLE].map((key) => key !== "layer" && stateOf(ctx.scene, store.get())[key]),
+      );
+    first ??= { name: stemOf(ctx, "layers"), choice, about };
+    if (choice !== first.choice) return false;
     [picture.width, picture.height].forEach((side, i) => {
       size[i] = Math.max(size[i], Math.ceil(side / even) * even);
     });
+    told.push(`${about.Title}: ${about.Comment}`);
     blobs.push(await new Promise((resolve) => picture.toBlob(resolve)));
-  });
+  }).finally(() => ctx.hold(false));
   if (signal.aborted || blobs.length < data.layers.length) return null;
   store.set({ layer, source, query, rolled });
+  const { Source, Software } = first.about,
+    comment = [`${data.header.model.reference} · ${Source} · ${Software}`, ...told].join("\n");
   const canvas = new OffscreenCanvas(size[0], size[1]),
     context = canvas.getContext("2d", { willReadFrequently: true });
   context.fillStyle = "#fff";
@@ -40,7 +55,7 @@ async function framesOf(ctx, signal, even) {
       yield context.getImageData(0, 0, size[0], size[1]).data;
     }
   }
-  return { size, pixels };
+  return { size, pixels, comment, software: Software, name: first.name };
 }
 
 export async function filmOf(ctx, signal) {
@@ -71,8 +86,8 @@ export async function filmOf(ctx, signal) {
   }
   encoder.close();
   if (failed) throw failed;
-  const program = `vitscope ${ctx.data.header.vitscope}`;
-  return new Blob([webm(frames, codedWidth, codedHeight, PACE, program)], { type: "video/webm" });
+  const bytes = webm(frames, codedWidth, codedHeight, PACE, made.software, made.comment);
+  return new File([bytes], `${made.name}.webm`, { type: "video/webm" });
 }
 
 // Each frame has 256 colours of its own; the film begins again when it ends.
@@ -85,5 +100,6 @@ export async function gifOf(ctx, signal) {
     encoder.writeFrame(index, made.size[0], made.size[1], { palette, delay: PACE });
   }
   encoder.finish();
-  return new Blob([encoder.bytesView()], { type: "image/gif" });
+  const bytes = withComment(encoder.bytesView(), made.comment);
+  return new File([bytes], `${made.name}.gif`, { type: "image/gif" });
 }

@@ -1,6 +1,6 @@
 // What is shown as a picture with its legend: what it is, its colour scale and unit, and what it was made by.
 
-import { commandOf } from "./command.js";
+import { commandOf, stemOf } from "./command.js";
 import { svg } from "./chart.js";
 import { drawRamp, shapeOf } from "./heat.js";
 import { pdf } from "./pdf.js";
@@ -118,7 +118,8 @@ async function drawingOf(ctx) {
     Software: `vitscope ${header.vitscope}`,
     Comment: commandOf(state, data, ctx.other),
   };
-  return { width: wide, height: Math.round(y + unit * (1.15 * small.length + 0.6)), family, images, texts, about };
+  const height = Math.round(y + unit * (1.15 * small.length + 0.6));
+  return { width: wide, height, family, images, texts, about, stem: stemOf({ data, scene }) };
 }
 
 function painted({ width, height, family, images, texts }) {
@@ -146,27 +147,31 @@ const bytesOf = async (canvas, ...format) => {
   return new Uint8Array(await blob.arrayBuffer());
 };
 
-// The picture as a canvas: a frame of a film.
-export const canvasOf = async (ctx) => painted(await drawingOf(ctx));
+// A frame of a film: the picture as a canvas, and what it says of itself.
+export async function stillOf(ctx) {
+  const drawing = await drawingOf(ctx);
+  return { picture: painted(drawing), about: drawing.about };
+}
 
 export async function pictureOf(ctx) {
   const drawing = await drawingOf(ctx);
-  return new Blob([withTexts(await bytesOf(painted(drawing), "image/png"), drawing.about)], { type: "image/png" });
+  const bytes = withTexts(await bytesOf(painted(drawing), "image/png"), drawing.about);
+  return new File([bytes], `${drawing.stem}.png`, { type: "image/png" });
 }
 
 // One page that holds the picture as JPEG.
 export async function pdfOf(ctx) {
   const drawing = await drawingOf(ctx),
-    { width, height, about } = drawing,
+    { width, height, about, stem } = drawing,
     jpeg = await bytesOf(painted(drawing), "image/jpeg", 0.95);
-  return new Blob([pdf(jpeg, width, height, about)], { type: "application/pdf" });
+  return new File([pdf(jpeg, width, height, about)], `${stem}.pdf`, { type: "application/pdf" });
 }
 
 const ANCHORS = { left: "start", center: "middle", right: "end" };
 
 // Letters stay letters; photo, map and marks are images within.
 export async function svgOf(ctx) {
-  const { width, height, family, images, texts, about } = await drawingOf(ctx);
+  const { width, height, family, images, texts, about, stem } = await drawingOf(ctx);
   const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, "font-family": family });
   for (const [tag, text] of [
     ["title", about.Title],
@@ -189,5 +194,5 @@ export async function svgOf(ctx) {
     const place = { x, y, fill: colour, "text-anchor": ANCHORS[align] };
     root.append(svg("text", { ...place, "font-size": size, "font-weight": weight }, text));
   }
-  return new Blob([new XMLSerializer().serializeToString(root)], { type: "image/svg+xml" });
+  return new File([new XMLSerializer().serializeToString(root)], `${stem}.svg`, { type: "image/svg+xml" });
 }

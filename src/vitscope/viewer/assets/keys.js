@@ -27,6 +27,7 @@ export function listenToKeys(ctx) {
     escape: () => (
       ctx.stage.release(),
       store.set(store.get().tour === null ? { source: "map" } : { tour: null }),
+      ctx.preview(null), // of what was only pointed at no state tells
       true
     ),
   };

@@ -7,7 +7,7 @@ import { openDocument } from "./data.js";
 import { choices, el } from "./dom.js";
 import { listenToKeys } from "./keys.js";
 import { createStage } from "./stage.js";
-import { absentScene, colourScene, DRAWN, likeScene, mapScene, queried, sameScene, sceneOf } from "./scene.js";
+import { absentScene, colourScene, DRAWN, likeScene, mapScene, queried, sameScene, sceneOf, STYLE } from "./scene.js";
 import { besideOf, createSecond } from "./secondPhoto.js";
 import { LANGUAGES, translator } from "./strings.js";
 import { checked, createStore, fromFragment, START, toFragment } from "./store.js";
@@ -170,8 +170,13 @@ function mountOne(element, document, host, options) {
   ctx.head = (value) => store.set({ head: value, ...toQuery() });
   ctx.keep = (layer, head) => store.set({ layer, head, rolled: false, ...toQuery() });
   // One head, or a scene, on the photo for as long as it is pointed at; null goes back to what was kept.
-  let peeking = false;
+  let peeking = false,
+    held = false;
+  // While a film is recorded, nothing is pointed at.
+  ctx.hold = (on) => (held = on);
+  ctx.held = () => held;
   ctx.peek = (change, scene = null) => {
+    if (ctx.held()) return;
     peeking = Boolean(change ?? scene);
     if (scene) return arrive(store.get(), scene, null);
     return refresh(change ? { ...store.get(), ...toQuery(), rolled: false, ...change } : store.get());
@@ -264,9 +269,10 @@ function mountOne(element, document, host, options) {
     if (found) return arrive(asked, found, token);
     return data.queries.some(Boolean) ? absent(asked, token) : value();
   };
+  const askedBy = ({ source, query }) => (source === "map" ? null : query); // whose value is said
   async function refresh(state = store.get()) {
     const found = foundOf(state),
-      token = state.source === "map" ? null : state.query;
+      token = askedBy(state);
     return found ? arrive(state, found, token) : absent(state, token);
   }
   // After the state has changed: what is pointed at stays pointed at.
@@ -381,14 +387,13 @@ function mountOne(element, document, host, options) {
     element.dataset.theme = state.theme;
   };
 
-  const STYLE = ["cmap", "opacity", "norm", "smooth", "contours", "as_seen", "pinned", "sinks"];
   store.subscribe((state, before) => {
     const changed = (keys) => keys.some((key) => state[key] !== before[key]);
     if (state.lang !== before.lang) build();
     else if (changed(DRAWN)) redraw();
     else if (changed(STYLE) && ctx.scene) {
       ctx.stage.redraw();
-      bar.draw(ctx.scene, ctx.stage.pointed());
+      bar.draw(ctx.scene, ctx.stage.pointed() ?? askedBy(ctx.scene.of));
     }
     if (state.theme !== before.theme) theme(state);
   }, signal);

@@ -70,8 +70,8 @@ export function panel(root, ctx) {
     const { scene } = ctx,
       state = store.get(),
       mine = ++run;
-    if (!scene?.values || scene.passing) return;
-    const found = await counterpart(scene.of);
+    if (!scene || scene.passing || !(scene.values ?? scene.rgb)) return; // or on its way
+    const found = scene.values ? await counterpart(scene.of) : null;
     if (mine !== run || signal.aborted) return;
     const [names, shapes] = [data, twin].reduce(
       ([all, sizes], { header, region }) => [
@@ -88,8 +88,9 @@ export function panel(root, ctx) {
         [names[i], one.caption, targets[0] !== targets[1] && targets[i] && t.message(targets[i])]
           .filter(Boolean)
           .join(" · ");
-    drawHalf(halves.left, data, scene, scaleOf(scene, state), state, t, told(scene, 0));
+    for (const one of [halves.left.picture, halves.left.legend]) one.hidden = !scene.values;
     for (const one of [halves.right.picture, halves.right.legend]) one.hidden = !found;
+    if (scene.values) drawHalf(halves.left, data, scene, scaleOf(scene, state), state, t, told(scene, 0));
     contrast.hidden = !found || !same;
     if (!found) return void (status.textContent = t("twin_without", { model: names[1], what: scene.caption }));
     drawHalf(halves.right, twin, found, scaleOf(found, state), state, t, told(found, 1));

@@ -10,16 +10,15 @@ export function orderOf(state, count) {
   return state.rolled && state.source === "query" ? up.reverse() : up;
 }
 
-// Shows layer after layer; `each` is awaited with each one drawn. Ends early with its signal, or when the reader goes to
-// another layer.
+// Shows layer after layer; `each` is awaited with each one drawn. Ends early with its signal, when the reader goes to
+// another layer, or where `each` gives false.
 export async function playLayers(ctx, signal, each) {
   const { store, data } = ctx;
   await ctx.step(0); // of a map it becomes clear what is stepped through
   for (const layer of orderOf(store.get(), data.layers.length)) {
     await ctx.step(layer - store.get().layer);
     if (signal.aborted) return;
-    await each(layer);
-    if (signal.aborted || store.get().layer !== layer) return;
+    if ((await each(layer)) === false || signal.aborted || store.get().layer !== layer) return;
   }
 }
 

@@ -10,6 +10,7 @@ import { figure } from "./dom.js";
 const made = kernel();
 // The part of the state that says which numbers are drawn; the rest says how.
 export const DRAWN = ["map", "layer", "head", "source", "query", "rolled"];
+export const STYLE = ["cmap", "opacity", "norm", "smooth", "contours", "as_seen", "pinned", "sinks"];
 export const POOLING = -2; // the query that a model with attention pooling reads out with
 export const row = made.row;
 export const column = made.column;

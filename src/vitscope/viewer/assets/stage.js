@@ -93,6 +93,7 @@ export function createStage(root, ctx) {
   let frame = 0,
     newest = null;
   function hover(token, since) {
+    if (ctx.held()) return;
     newest = { token, since };
     frame ||= requestAnimationFrame(() => {
       frame = 0;
@@ -142,6 +143,7 @@ export function createStage(root, ctx) {
   stage.addEventListener("pointercancel", stop);
 
   function move(key) {
+    if (ctx.held()) return;
     const patches = data.rows * data.columns,
       first = data.prefix.length;
     const now =

@@ -52,8 +52,8 @@ const float = (value) => {
   return out;
 };
 
-// `frames`: bytes of key frames (VP8) of `duration` milliseconds each.
-export function webm(frames, width, height, duration, program) {
+// `frames`: bytes of key frames (VP8) of `duration` milliseconds each; `comment`: what the film says of itself.
+export function webm(frames, width, height, duration, program, comment) {
   const video = element(0xe0, [element(0xb0, width), element(0xba, height)]),
     track = [element(0xd7, 1), element(0x73c5, 1), element(0x83, 1), element(0x86, "V_VP8"), video],
     info = [
@@ -66,6 +66,10 @@ export function webm(frames, width, height, duration, program) {
   const clusters = frames.map((frame, i) =>
     element(0x1f43b675, [element(0xe7, i * duration), element(0xa3, joined([Uint8Array.of(0x81, 0, 0, 0x80), frame]))]),
   );
+  const tags = element(0x7373, [
+    element(0x63c0, []), // of the whole file
+    element(0x67c8, [element(0x45a3, "COMMENT"), element(0x4487, comment)]),
+  ]);
   const head = [
     [0x4286, 1],
     [0x42f7, 1],
@@ -80,6 +84,11 @@ export function webm(frames, width, height, duration, program) {
       0x1a45dfa3,
       head.map(([id, value]) => element(id, value)),
     ),
-    element(0x18538067, [element(0x1549a966, info), element(0x1654ae6b, [element(0xae, track)]), ...clusters]),
+    element(0x18538067, [
+      element(0x1549a966, info),
+      element(0x1654ae6b, [element(0xae, track)]),
+      element(0x1254c367, [tags]),
+      ...clusters,
+    ]),
   ]);
 }
