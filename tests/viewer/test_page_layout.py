@@ -69,6 +69,7 @@ def test_below_a_narrow_photo_the_legend_has_room(browser, tiny_view, tmp_path):
         })"""
         (_, low), (start, middle), (last, high), (unit, _) = made.evaluate(apart)
         assert low < start < middle < last < high < unit
+        assert made.evaluate("() => document.querySelector('.vs-scale').getBoundingClientRect().bottom") <= 900
 
 
 def test_a_phone_shows_title_colours_and_slider_of_a_patch_above_the_sheet(sized, tiny_scope):
