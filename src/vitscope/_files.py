@@ -15,6 +15,7 @@ from vitscope.errors import ResultError
 
 PART_PREFIX = ".part-"
 FILE_KINDS = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".npz")
+_OF_EXPLANATION = {"schema", "method", "layout", "region"}
 _WHERE = msg("files.not-written.hint", "check that the folder can be written to and that the disk is not full")
 
 
@@ -162,12 +163,25 @@ def require_same_options(path: Path, options: Mapping[str, Any], hint: str, *, i
         raise ResultError(problem, hint)
 
 
-def _replaceable(folder: Path) -> bool:
-    """Return whether `folder` is empty or a result; web pages, too, have a `manifest.json`, so its keys are read."""
+def holds_results(folder: Path) -> bool:
+    """Return whether vitscope wrote a folder: a saved explanation, or the output of a batch.
+
+    Web pages, too, have a `manifest.json`, so its keys are read.
+    """
+    keys = _manifest_keys(folder)
+    return keys >= _OF_EXPLANATION or keys >= {"schema", "plan", "shards"}
+
+
+def _manifest_keys(folder: Path) -> set[str]:
     try:
-        if not any(folder.iterdir()):
-            return True
-        manifest = parse_json((folder / "manifest.json").read_bytes())
-        return {"schema", "method", "layout", "region"} <= set(manifest)
+        return set(parse_json((folder / "manifest.json").read_bytes()))
     except (OSError, ValueError, TypeError):
+        return set()
+
+
+def _replaceable(folder: Path) -> bool:
+    """Return whether `folder` is empty or a saved explanation."""
+    try:
+        return not any(folder.iterdir()) or _manifest_keys(folder) >= _OF_EXPLANATION
+    except OSError:
         return False

@@ -181,6 +181,14 @@ class TestLeavesNothingBehind:
             assert not any(module.training for module in model.modules())
         assert [module.training for module in model.modules()] == modes
 
+    def test_what_a_forward_stores_in_the_model_is_as_before(self):
+        model = Encoder()
+        model.layers[0].window, model.layers[1].use_checkpoint = 7, True
+        with eval_mode(model):
+            assert model.layers[1].use_checkpoint is False
+            model.layers[0].window = 4  # as Swin does on a small image
+        assert (model.layers[0].window, model.layers[1].use_checkpoint) == (7, True)
+
 
 class TestIsLoud:
     def test_when_nothing_was_seen(self):

@@ -92,6 +92,25 @@ def test_the_output_and_links_that_lead_back_are_left_out(folder):
     assert len(keys(ImageSource(str(folder), exclude=(folder / "out").resolve()))) == 6
 
 
+def test_what_vitscope_wrote_is_left_out_and_named(folder, explained):
+    saved, page = folder / "b" / "saved", folder / "b" / "page"
+    explained(np.eye(3), (48, 48)).save(saved)
+    page.mkdir()
+    (page / "manifest.json").write_text('{"name": "a web page"}')
+    picture(7).save(page / "icon.png")
+    batch = folder / "batch"
+    (batch / "overlays").mkdir(parents=True)
+    (batch / "manifest.json").write_text('{"schema": 1, "plan": "x", "shards": []}')
+    picture(8).save(batch / "overlays" / "0.png")
+    assert "b/page/icon.png" in keys(ImageSource(str(folder)))
+    assert len(keys(ImageSource(str(folder)))) == 7
+    assert ImageSource(str(folder)).ignored() == ({".txt": 1, ".json": 1}, [str(saved), str(batch)])
+    assert keys(ImageSource(f"{saved}/*.jpg")) == ["photo.jpg"]  # a pattern takes what it names
+    for one in (saved, batch):
+        with raises(UsageError, "batch.results-as-source", "batch.results-as-source.hint"):
+            keys(ImageSource(str(one)))
+
+
 def test_a_pattern_takes_what_it_matches(folder, monkeypatch):
     assert keys(ImageSource(f"{folder}/*/*.png")) == ["b/10.png", "b/2.png"]
     assert keys(ImageSource(f"{folder}/**/*.png")) == ["a/deep/er/y.png", "b/10.png", "b/2.png", "b.png"]

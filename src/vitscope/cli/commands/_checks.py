@@ -6,7 +6,7 @@ from typing import Any, TypeVar, overload
 
 import typer
 
-from vitscope._files import path_exists
+from vitscope._files import holds_results, path_exists
 from vitscope._messages import msg
 from vitscope._numbers import number
 from vitscope.errors import UnknownNameError, UsageError
@@ -98,13 +98,26 @@ def check_target(value: Given | None) -> Given | None:
 
 
 def expand_folders(images: list[str]) -> list[str]:
-    """Replace each pattern by what it matches, and each folder by its images, in the order of names; keep the rest."""
+    """Replace each pattern by what it matches, and each folder by its images, in the order of names; keep the rest.
+
+    Raises:
+        UsageError: a folder that vitscope wrote: its pictures are no photos.
+    """
     from vitscope.batch.sources import IMAGE_SUFFIXES
 
     found: list[str] = []
     for image in images:
         known = path_exists(Path(image)) or not has_magic(image)
         for one in [image] if known else sorted(glob(image, recursive=True)) or [image]:  # noqa: PTH207 - no hidden files
+            if holds_results(Path(one)):
+                raise UsageError(
+                    msg("cli.results-as-images", "{path} holds results of vitscope, not photos", path=one),
+                    msg(
+                        "cli.results-as-images.hint",
+                        "give the photo; in Python, scope.measure(vitscope.Explanation.load(FOLDER)) measures a saved "
+                        "map",
+                    ),
+                )
             inside = sorted(Path(one).iterdir()) if Path(one).is_dir() else []
             files = [str(path) for path in inside if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
             found += files or [one]

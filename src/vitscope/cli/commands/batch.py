@@ -154,6 +154,8 @@ def _print(summary: "BatchSummary", as_json: bool) -> None:
         endings = ", ".join(f"{count} {ending or 'without one'}" for ending, count in summary.ignored.items())
         total = sum(summary.ignored.values())
         console.print_note(f"{total} {'file' if total == 1 else 'files'} skipped, by their ending: {endings}")
+    if summary.results:
+        console.print_note(f"skipped, as they hold results of vitscope: {', '.join(summary.results)}")
     if summary.failed:
         kinds = ", ".join(f"{count} with {kind}" for kind, count in summary.failures.items())
         console.print_note(f"{summary.failed} failed ({kinds}); the column 'error' has all reasons")
