@@ -2,6 +2,7 @@
 
 import json
 import logging
+from functools import partial
 
 import pytest
 
@@ -88,11 +89,15 @@ def test_control_characters_of_names_are_shown_and_not_obeyed(capsys):
     for form in ("csv", "md"):
         print_table_as(form, ["name"], [[EVIL]])
     console.print_line("one\ntwo")
+    console.print_table(["name"], [["one\ntwo"]])
+    for show in (report_text.print_text, report_text.print_heading, partial(report_text.print_field, "name")):
+        show("one\ntwo")
+    report_text.print_columns(["name"], [["one\ntwo"]])
     with console.show_log(1):
         logging.getLogger("vitscope.test").debug("%s", EVIL)
     told = capsys.readouterr()
     assert told.out.count(SEEN) == 8
-    assert r"one\ntwo" in told.out
+    assert told.out.count(r"one\ntwo") == 6
     assert SEEN + r"\n" in told.err
     assert told.err.count(SEEN) == 3
     assert not set("\x1b\x07\u202e\x9b") & set(told.out + told.err)

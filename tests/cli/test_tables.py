@@ -30,6 +30,13 @@ def test_each_form(capsys, form, wanted):
     assert capsys.readouterr().out == wanted
 
 
+@pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1+1", "-rf", "@SUM(1)", "\t=1"])
+def test_a_name_in_csv_is_no_formula(capsys, name):
+    print_table_as("csv", ["image", "score"], [[name, -0.5], ["-0.25", "-1e-05"]])
+    rows = list(csv.reader(capsys.readouterr().out.splitlines()))[1:]
+    assert rows == [["'" + name.strip(), "-0.5"], ["-0.25", "-1e-05"]]
+
+
 @pytest.mark.parametrize("name", ["[1]", "*", "[2mm]"])
 def test_a_row_of_latex_does_not_begin_as_an_option_of_the_row_before(capsys, name):
     print_table_as("latex", ["image", "method"], [[name, "a < b > c"]])

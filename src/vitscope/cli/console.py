@@ -43,8 +43,8 @@ def in_flags(text: str) -> str:
 
 
 def shown(text: str, style: str = "") -> Text:
-    """Return a text of a page or table, its control characters visible."""
-    return Text(visible(text, "\n"), style)
+    """Return a text of a page or table, its control characters visible: a name cannot begin a line of its own."""
+    return Text(visible(text), style)
 
 
 def print_line(text: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from vitscope._messages import visible
+from vitscope._numbers import number
 from vitscope.cli.commands._checks import one_of
 
 _FORMS = "text|csv|md|latex"
@@ -29,7 +30,7 @@ def print_table_as(form: str, headings: Sequence[str], rows: Sequence[Sequence[o
     cells = [[_text(cell) for cell in row] for row in rows]
     if form == "csv":
         buffer = io.StringIO()
-        csv.writer(buffer, lineterminator="\n").writerows([headings, *cells])
+        csv.writer(buffer, lineterminator="\n").writerows([headings, *([*map(_inert, row)] for row in cells)])
         text = buffer.getvalue()
     elif form == "md":
         lines = [headings, ["---"] * len(headings), *([cell.replace("|", "\\|") for cell in row] for row in cells)]
@@ -43,6 +44,11 @@ def print_table_as(form: str, headings: Sequence[str], rows: Sequence[Sequence[o
 def _text(cell: object) -> str:
     text = "" if cell is None else f"{cell:.7g}" if isinstance(cell, float) else str(cell)
     return visible(" ".join(text.split()))
+
+
+def _inert(text: str) -> str:
+    """Return a text that no spreadsheet computes: before a name that looks like a formula stands an apostrophe."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) and number(text) is None else text
 
 
 def _escaped(text: str) -> str:

@@ -109,7 +109,8 @@ def methods(
     console.print_table(headings, rows, wrap=True)
     for m, (options, source, summary, caveat) in zip(found, words, strict=True):
         caution = f" Caution: {caveat}." if caveat else ""
-        console.out.print(console.shown(f"\n{m.name}: {summary}{caution}"))
+        console.print_line("")
+        console.out.print(console.shown(f"{m.name}: {summary}{caution}"))
         for name, text in (("options", options), ("source", source)):
             if text:
                 console.out.print(console.shown(f"  {name}: {text}", "dim"))
