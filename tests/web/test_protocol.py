@@ -115,6 +115,16 @@ def test_a_client_that_hangs_up_is_one_line_for_debugging(tiny_scope, caplog, mo
     ]
 
 
+@pytest.mark.parametrize(
+    "words", [b"\x16\x03\x01 no HTTP\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\r\n"]
+)
+def test_a_stranger_writes_nothing_on_the_terminal(tiny_scope, capfd, words):
+    with serving(tiny_scope) as (address, _), connected(address) as line:
+        line.sendall(words)
+        assert line.recv(4096).startswith(b"HTTP/1.1 4")
+    assert capfd.readouterr().err == ""
+
+
 def test_a_request_that_comes_as_the_connection_is_to_be_closed_is_answered(tiny_scope):
     """The time of an idle connection is over, and the request has come, but the loop was too busy to read it."""
     with serving(tiny_scope) as (address, server), connected(address) as line:

@@ -118,7 +118,7 @@ def make_server(
         http=HttpProtocol,
         ws="none",
         lifespan="on",
-        log_level="warning",
+        log_level="error",  # it warns of each request that is none, and strangers send as many as they like
         access_log=False,
         server_header=False,
         date_header=False,
