@@ -66,7 +66,7 @@ def test_a_file_is_followed_and_that_of_another_model_refused(cli, tiny_folder, 
 
 def test_wrong_usage_is_told_before_the_model_is_loaded(cli, tmp_path):
     for arguments, told in (
-        (("nowhere", "--calibration", "x.json"), "--export writes it"),
+        (("nowhere", "--calibration", __file__), "--export writes it"),
         (("nowhere", "--export", tmp_path), "is a folder"),
     ):
         ran = cli("calibrate", *arguments)

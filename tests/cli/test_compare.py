@@ -159,7 +159,7 @@ def test_what_two_models_cannot_do_is_said(cli, album, tiny_folder, tmp_path):
     ran = cli("compare", album[1], *model, *model, *model, "--out", tmp_path)
     assert ran.code != 0
     assert "3 models are named" in one_line(ran.err)
-    ran = cli("compare", album[1], *model, *model, "--weights", "x.pth", "--out", tmp_path)
+    ran = cli("compare", album[1], *model, *model, "--weights", album[0], "--out", tmp_path)
     assert ran.code != 0
     assert "--weights would be those of both models" in one_line(ran.err)
 

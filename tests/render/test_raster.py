@@ -325,6 +325,12 @@ def test_the_style_is_stated_in_full(explained):
     }
     assert style(e)["normalisation"] == "smallest to largest value"
     assert (style(e, style="grey")["cmap"], style(e, style="grey")["opacity"]) == ("gray", 100 / 255)
+    assert (style(e, style="grey", opacity=0.8)["opacity"], style(e, style="grey", cmap="gray")["cmap"]) == (
+        0.8,
+        "gray",
+    )
+    with raises(UsageError, "render.grey-has-no-colours"):
+        style(e, style="grey", cmap="viridis")
 
 
 def test_the_recommended_normalisation_holds_where_none_is_asked_for(explained):
@@ -483,18 +489,3 @@ def test_control_characters_of_names_are_shown_on_pages(explained):
     assert r"cat\x1b\u202egpj.exe" in text
     assert r"<title>a\u202eb</title>" in text
     assert not {"\x1b", "\u202e"} & set(text)
-
-
-def test_the_notebook_style_has_no_colour_bar(explained):
-    with raises(UsageError, "render.no-colorbar"):
-        explained([[0.1, 0.2]], (32, 16)).overlay(style="notebook", colorbar=True)
-
-
-@pytest.mark.parametrize(
-    "option", [{"blur": 3.0}, {"opacity": 0.2}, {"cmap": "viridis"}, {"smooth": False}, {"norm": "robust"}], ids=str
-)
-def test_the_published_drawing_takes_no_options(explained, option):
-    e = explained([[0.1, 0.2]], (32, 16))
-    with raises(UsageError, "render.notebook-is-fixed", "render.notebook-is-fixed.hint"):
-        e.overlay(style="notebook", **option)
-    assert e.style(style="notebook").to_dict()["blur"] == 2

@@ -42,8 +42,8 @@ def format_number(value: float) -> str:
 
 
 def print_heading(text: str) -> None:
-    """Print a bold line, cut where it does not fit."""
-    console.out.print(console.shown(text, "bold"), width=_width(), no_wrap=True, overflow="ellipsis")
+    """Print a bold line, or several where it does not fit."""
+    console.out.print(console.shown(text, "bold"), width=_width())
 
 
 def print_text(text: str) -> None:

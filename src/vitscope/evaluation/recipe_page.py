@@ -190,7 +190,13 @@ def _numbers(values: Float[np.ndarray, "gh gw"]) -> Sequence[Sequence[tuple[str,
     low, high = float(values.min()), float(values.max())
     span = (high - low) or 1.0
     rows: Sequence[Sequence[float]] = values.tolist()
-    return [[(f"{v:.3g}", level := round(255 * (v - low) / span), level < 128) for v in row] for row in rows]
+    return [[(_digits(v), level := round(255 * (v - low) / span), level < 128) for v in row] for row in rows]
+
+
+def _digits(value: float) -> str:
+    """Return three digits of a number, without the zero before its point: the grid of a ViT-L/32 has twelve columns."""
+    text = f"{value:.3g}"
+    return text[1:] if text.startswith("0.") else text
 
 
 @cache

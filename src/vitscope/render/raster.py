@@ -54,8 +54,9 @@ class Style:
     """How a map is drawn.
 
     Attributes:
-        style: `color`: a colour map. `grey`: white on the photo at opacity 100/255. `notebook`: the grey overlay of the
-            published recipe, step by step (8 bits, bicubic to the input size, Gaussian blur of radius 2).
+        style: `color`: a colour map. `grey`: white on the photo, at opacity 100/255 unless another one is given.
+            `notebook`: the grey overlay of the published recipe, step by step (8 bits, bicubic to the input size,
+            Gaussian blur of radius 2).
         cmap: any colour map of matplotlib; perceptually uniform ones are inferno, magma, viridis, plasma, cividis.
         opacity: of the hottest colour over the photo, in [0, 1]; the coldest gets half of it, so that the photo stays
             readable where the map is cold. With `color` the photo itself is drawn nearly grey below the map.
@@ -100,7 +101,7 @@ class Style:
 
         Raises:
             UnknownNameError: a keyword that is no drawing option, with its nearest spelling.
-            UsageError: an option that the style `notebook` does not follow.
+            UsageError: an option that the style `notebook` or `grey` does not follow.
         """
         names = [f.name for f in fields(cls)]
         for name in options:
@@ -118,7 +119,15 @@ class Style:
                 ),
                 msg("render.notebook-is-fixed.hint", "leave it out, or take the style 'grey'"),
             )
-        return replace(chosen, cmap="gray", opacity=100 / 255) if chosen.style == "grey" else chosen
+        if chosen.style != "grey":
+            return chosen
+        if chosen.cmap not in (plain["cmap"], "gray"):
+            raise UsageError(
+                msg("render.grey-has-no-colours", "the style 'grey' draws in greys, and takes no cmap"),
+                msg("render.grey-has-no-colours.hint", "leave it out, or take the style 'color'"),
+            )
+        faint = chosen.opacity == plain["opacity"]
+        return replace(chosen, cmap="gray", opacity=100 / 255 if faint else chosen.opacity)
 
     def resolved(self, values: Float[np.ndarray, "..."], recommended: Norm | None = None) -> "Style":
         """Replace `norm="auto"`: by the recommendation, or else by what the signs of the map ask for."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _TITLE_LETTERS = 11  # an inch
+_SETTLING = 2  # layouts before the one of drawing: an image of fixed shape shrinks its axes, and its captions move
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,19 @@ def sheet(cells: Sequence[Cell], title: str, *, columns: int | None = None, cmap
     height, width = first.shape[:2] if isinstance(first, np.ndarray) else first.size[::-1]
     side = 3.4 if columns < 4 else 2.6
     tall = side * min(max(height / width, 0.3), 3.0)
-    under = 0.18 * (1 + max(cell.below.count("\n") for cell in cells)) if any(cell.below for cell in cells) else 0.0
+    in_rows = [cells[row * columns : (row + 1) * columns] for row in range(rows)]
+    under = sum(max(_height_below(cell) for cell in row) for row in in_rows)
     wide = columns * (side + 0.15) + 0.15
     lines = textwrap.wrap(title, int(wide * _TITLE_LETTERS))
-    figure = new_figure((wide, rows * (tall + 0.34 + under) + 0.25 + 0.2 * len(lines)))
+    figure = new_figure((wide, rows * (tall + 0.36) + under + 0.15 + 0.2 * len(lines)))
     for axes, cell in zip(new_panels(figure, rows, columns, len(cells)), cells, strict=True):
         _draw(axes, cell, cmap, side)
-    return figure_image(figure, "\n".join(lines), w_pad=0.03, h_pad=0.05)
+    return figure_image(figure, "\n".join(lines), w_pad=0.03, h_pad=0.08)
+
+
+def _height_below(cell: Cell) -> float:
+    """Return the inches that the lines below a cell take."""
+    return 0.05 + 0.13 * (1 + cell.below.count("\n")) if cell.below else 0.0
 
 
 def new_figure(size: tuple[float, float]) -> "Figure":
@@ -88,7 +95,10 @@ def figure_image(figure: "Figure", title: str = "", **padding: float) -> Image.I
         figure.suptitle(title, fontsize=11, parse_math=False)
     figure.set_layout_engine("constrained", **padding)
     canvas: Any = figure.canvas
+    engine: Any = figure.get_layout_engine()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # names in scripts that the font lacks show as boxes
+        for _ in range(_SETTLING):
+            engine.execute(figure)
         canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

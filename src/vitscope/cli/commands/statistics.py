@@ -111,9 +111,11 @@ def _print_rows(form: str, found: "list[Statistics]", named: list[dict[str, Any]
 def _print(found: "list[Statistics]", names: list[str], reference: str, importance: bool) -> None:
     """Print one image's numbers, or the means over several."""
     first = found[0]
+    sizes = {one.region.input for one in found}
     pixels = " x ".join(map(str, first.region.input[::-1]))
+    form = f"{first.layout}, input {pixels}" if len(sizes) == 1 else f"inputs of {len(sizes)} sizes"
     what = names[0] if len(found) == 1 else f"means over {len(found)} images"
-    report_text.print_heading(f"{what}: {reference}, {first.layout}, input {pixels}")
+    report_text.print_heading(f"{what}: {reference}, {form}")
     console.out.print()
     _print_table(found)
     console.out.print()
