@@ -306,3 +306,19 @@ def test_any_text_is_asked_of_a_model_that_reads(chromium, clip_folder):
         drawn = page.evaluate(SHOWN)[-true.map.size :]
         assert np.allclose(drawn, true.map.ravel(), rtol=2e-3, atol=2e-3 * np.abs(true.map).max())
         assert page.troubles == []
+
+
+def test_a_phone_has_the_start_page_without_scrolling_sideways(chromium, address):
+    """Also where the choice of a model is longer than a phone is wide."""
+
+    def two(route):
+        (one,) = (answer := route.fetch()).json()
+        route.fulfill(response=answer, json=[one, one | {"reference": "timm:vit_base_patch16_clip_224.openai_ft_in1k"}])
+
+    with chromium.opened(f"{address}/?token={TOKEN}", size=(400, 800), own=address) as made:
+        made.page.route("**/api/models", two)
+        made.page.reload()
+        made.wait("() => document.querySelectorAll('.vw-row option').length === 2")
+        assert made.evaluate("() => document.documentElement.scrollWidth") <= 400
+        right = "() => Math.max(...[...document.querySelectorAll('.vw *')].map((o) => o.getBoundingClientRect().right))"
+        assert made.evaluate(right) <= 400
