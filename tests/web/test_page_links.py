@@ -39,6 +39,28 @@ def test_a_link_opens_its_state_in_another_tab(app):
     other.close()
 
 
+def test_back_and_forward_lead_through_start_page_and_views(chromium, address):
+    with chromium.opened(f"{address}/?token={TOKEN}", own=address) as made:
+        seen, start = made.page.wait_for_selector, ".vw-samples button"
+        made.wait(START)
+        made.evaluate(DROP, moved(CAT))
+        made.wait(READY)
+        made.evaluate(SET, {"source": "query", "query": 7, "layer": 1})
+        made.wait("() => location.hash.includes('layer')")
+        made.page.go_back()
+        seen(start)
+        made.page.go_forward()
+        seen(".vs-caption >> text=What patch 1,2 looks at · layer 1")
+        made.click(".vw-above button", "Another photo")
+        seen(start)
+        made.page.go_back()
+        seen(".vs-caption >> text=What patch 1,2 looks at · layer 1")
+        made.page.go_forward()
+        seen(start)
+        assert made.evaluate("() => document.querySelector('main').hidden")
+        assert made.troubles == []
+
+
 def test_a_reload_keeps_layer_mask_and_a_further_map(app):
     app.evaluate("""() => {
         const [method, target] = document.querySelectorAll('.vs-more select');

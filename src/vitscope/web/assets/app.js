@@ -144,6 +144,7 @@ async function arrive(work, asked, status) {
     if (work.ending.signal.aborted) return;
     host = hostOf(work.id, first, asked);
     work.shown = true;
+    if (asked) history.pushState(null, "", `#view=${work.id}`); // so that one can go back to where it was asked for
     open(first, asked, work.fragment);
     scrollTo(0, 0);
     /** @type {HTMLElement} */ (root.querySelector("button")).focus({ preventScroll: true });
@@ -203,7 +204,10 @@ async function measured(asked) {
 function failed(work, asked, before, error) {
   if (state.work === work) state.work = null;
   if (viewer !== before) return;
-  if (host.view === work.id) forget();
+  if (host.view === work.id) {
+    forget();
+    history.replaceState(null, "", location.pathname);
+  }
   const said = !work.ending.signal.aborted && el("p", { class: "vw-error", role: "alert", text: t.error(error) });
   above(asked, said || null);
 }
@@ -211,7 +215,6 @@ function failed(work, asked, before, error) {
 function forget() {
   clearTimeout(waiting);
   sessionStorage.removeItem("vitscope view");
-  history.replaceState(null, "", location.pathname);
 }
 
 function start() {
@@ -219,6 +222,7 @@ function start() {
   viewer = main.viewer = state.work = null;
   main.hidden = true;
   forget();
+  if (location.hash) history.pushState(null, "", location.pathname);
   draw();
   /** @type {HTMLElement} */ (root.querySelector(".vw-drop input"))?.focus({ preventScroll: true });
 }
@@ -368,7 +372,11 @@ addEventListener("paste", (event) => {
 });
 addEventListener("keydown", (event) => event.key === "Escape" && !state.work?.shown && stop());
 addEventListener("pagehide", () => state.work?.id !== host?.view && stop()); // a reload goes on with what is shown
-addEventListener("hashchange", () => location.reload()); // a link to another view or state
+// A link to another view or state, or a step through the history, which may lead to the start page.
+addEventListener("hashchange", () => {
+  if (!partOf(location.hash, "view")) forget();
+  location.reload();
+});
 
 draw();
 try {
