@@ -8,8 +8,10 @@ from PIL import Image
 
 from tests.helpers.batching import plan, same
 from tests.helpers.odd_pictures import COLOURS, encoded, scans
+from vitscope.batch.fetch import image_reader
 from vitscope.batch.run import run
 from vitscope.batch.sources import ImageSource
+from vitscope.errors import ImageError
 
 
 @pytest.fixture
@@ -74,3 +76,29 @@ def test_a_thin_picture_costs_a_row(folder, tiny_scope, tmp_path):
     Image.new("1", (20_000, 2), 1).save(folder / "thin.png")
     summary = run(str(folder), tmp_path / "out", plan(), scope=tiny_scope)
     assert summary.images == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_url_of_a_local_file_is_that_file_and_no_device(folder, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    names = [
+        f"file://{folder}/a.png",
+        f"local://{folder}/a.png",
+        f"simplecache::file://{folder}/a.png",
+        "file:///dev/zero",
+        "local:///dev/zero",
+        f"file://{tmp_path}/pipe.png",
+        "simplecache::file:///dev/zero",
+        f"zip://a.png::file://{tmp_path}/pipe.png",
+    ]
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    read = []
+    with image_reader() as reader:
+        for ref in ImageSource(str(tmp_path / "list.txt")):
+            try:
+                read.append(reader(ref)[0].size)
+            except ImageError as error:
+                read.append(error.code)
+    assert read == [(32, 24)] * 3 + ["images.not-a-file"] * 5
+    (ref,) = ImageSource(f"file://{tmp_path}/pipe.png", file_kind="webdataset")
+    assert ref.kind == "broken"

@@ -310,6 +310,35 @@ class TestFolders:
         with raises(ModelError, "models.peft-base"):
             vitscope.load(tmp_path / "lora")
 
+    @pytest.mark.parametrize(
+        ("pattern", "costly"),
+        [
+            (r"(([a-z.0-9_]+)*)*Q", True),
+            (r"(a|a|[._a-z])*Q", True),
+            (r"(?:x(?:[a-z]{1,9}){2,}){2,}", True),
+            (".*" * 9 + "Q", True),
+            ("a" * 6000, True),
+            (r".*\.(q_proj|v_proj)$", False),
+            (r"(?:.*?(?:vision|image).*?(?:layer|block).*?(?:attn|mlp).*?(?:q_proj|v_proj).*?)", False),
+            (r".*\*\+[*+]+(q|v)?", False),
+        ],
+    )
+    def test_an_adapter_whose_pattern_can_take_for_ever_is_refused(self, checkpoint, tmp_path, pattern, costly):
+        base, config = tmp_path / "base", tmp_path / "lora" / "adapter_config.json"
+        toys.vit(num_labels=2).save_pretrained(base)
+        toys.lora_folder(tmp_path / "lora", base)
+        written = json.loads(config.read_text())
+        for forged in ({"target_modules": pattern}, {"rank_pattern": {pattern: 3}}):
+            config.write_text(json.dumps(written | forged))
+            if costly:
+                with raises(ModelError, "models.peft-pattern"):
+                    vitscope.load(tmp_path / "lora")
+            else:
+                try:
+                    vitscope.load(tmp_path / "lora")
+                except ModelError as error:
+                    assert error.code != "models.peft-pattern"
+
     @pytest.mark.filterwarnings("ignore")  # of torch.distributed, for want of other processes
     def test_a_checkpoint_in_shards_is_joined_as_the_hint_says(self, tmp_path):
         from torch.distributed import checkpoint

@@ -107,10 +107,12 @@ class Changes:
             last.undo()
         failure: Exception | None = None
         while self._undo:
-            try:
-                self._undo[-1]()
-            except Exception as error:  # the others are undone all the same
-                failure = failure or error
+            for _ in range(2):  # the error may be a signal handler's, such as that of a time limit, and not the undo's
+                try:
+                    self._undo[-1]()
+                    break
+                except Exception as error:  # the others are undone all the same
+                    failure = failure or error
             del self._undo[-1]
         _OPEN.set(tuple(one for one in _OPEN.get() if one is not self))
         if failure is not None:

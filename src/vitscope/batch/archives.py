@@ -52,9 +52,27 @@ def failure_reason(error: BaseException) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
+def local_path(path: str) -> str:
+    """Return the path that a URL of a local file names; any other URL or path as it is.
+
+    Raises:
+        ImageError: a chain of URLs whose last one is a local pipe or device.
+    """
+    if "://" not in path:
+        return path
+    last = path.rpartition("::")[2]
+    if last.startswith(("file://", "local://")) or "://" not in last:
+        name = last.rpartition("://")[2]
+        if last == path:
+            return name
+        check_regular(Path(name), path)
+    return path
+
+
 @contextmanager
 def open_file(path: str) -> Iterator[BinaryIO]:
     """Open a local file or a URL at any position; fetch it whole where a server supports no ranges."""
+    path = local_path(path)
     if "://" not in path:
         check_regular(Path(path), path)
         with open(path, "rb") as file:  # noqa: PTH123  # a name may hold bytes that are no text

@@ -12,7 +12,7 @@ import numpy as np
 from vitscope._bands import Reading
 from vitscope._decoder import guarded
 from vitscope._messages import msg
-from vitscope.batch.archives import failure_reason, open_file
+from vitscope.batch.archives import failure_reason, local_path, open_file
 from vitscope.batch.types import Ref
 from vitscope.errors import ImageError, OutOfMemoryError, is_out_of_memory
 from vitscope.images import Picture, ReadOptions, decode_image, load_image, read_image_file
@@ -68,6 +68,7 @@ def _read_image(ref: Ref, rows: "_RowGroup", tar: "_Tar", video: "_Video", readi
 
 
 def _whole(path: str) -> bytes:
+    path = local_path(path)
     if "://" in path:
         import fsspec
 

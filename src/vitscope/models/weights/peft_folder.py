@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,16 @@ log = logging.getLogger(__name__)
 _CONFIG = "adapter_config.json"
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _START = "base_model.model."
+# of an adapter's config: what peft takes for regular expressions, and how much of one it is given
+_PATTERNS = (
+    "target_modules",
+    "exclude_modules",
+    "target_parameters",
+    "layers_pattern",
+    "rank_pattern",
+    "alpha_pattern",
+)
+_LONGEST_PATTERN, _MOST_REPETITIONS = 5000, 6
 
 
 def is_peft_folder(folder: Path) -> bool:
@@ -67,6 +78,7 @@ def load_merged(folder: Path, base: Source, dtype: torch.dtype) -> tuple[Any, tu
             ),
             msg("models.peft-weights.hint", "get the whole folder that save_pretrained of peft wrote"),
         )
+    _check_patterns(folder, config)
     weights = read_weights(file)
     saved = config.get("auto_mapping")
     name = str(saved.get("base_model_class") or "") if isinstance(saved, Mapping) else ""
@@ -137,3 +149,32 @@ def _config(folder: Path) -> dict[str, Any]:
             )
         ) from error
     return found if isinstance(found, dict) else {}
+
+
+def _check_patterns(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise a ModelError where a regular expression that chooses modules can take for ever over a single name."""
+    for name in _PATTERNS:
+        value = config.get(name)
+        for pattern in [value] if isinstance(value, str) else value if isinstance(value, (list, Mapping)) else []:
+            if _is_costly(str(pattern)):
+                raise ModelError(
+                    msg(
+                        "models.peft-pattern",
+                        "the adapter {folder} chooses modules by a pattern that can take for ever: {pattern}",
+                        folder=folder,
+                        pattern=str(pattern)[:200],
+                    ),
+                    msg("models.peft-pattern.hint", "list the modules by their names in adapter_config.json"),
+                )
+
+
+def _is_costly(pattern: str) -> bool:
+    """Return whether a repeated group holds repetitions or alternatives, or there are many repetitions."""
+    text = re.sub(r"\\.|\[\^?\]?[^\]]*\]", "x", pattern)
+    many = len(pattern) > _LONGEST_PATTERN or len(re.findall(r"[*+{]", text)) > _MOST_REPETITIONS
+    while not many and (group := re.search(r"\(([^()]*)\)", text)):
+        inside, after = re.search(r"[*+{|]", group[1]), text[group.end() :]
+        if inside and after.startswith(("*", "+", "{")):
+            return True
+        text = text[: group.start()] + ("x|" if inside else "x") + after
+    return many
