@@ -1,12 +1,16 @@
 """Files that are no pictures, or cost more than they weigh, are rows with an error; a lack of memory is not kept."""
 
+import contextlib
+import http.server
 import os
+import threading
 import time
 
 import pytest
 from PIL import Image
 
 from tests.helpers.batching import plan, same
+from tests.helpers.errors import raises
 from tests.helpers.odd_pictures import COLOURS, encoded, scans
 from vitscope.batch.fetch import image_reader
 from vitscope.batch.run import run
@@ -102,3 +106,27 @@ def test_a_url_of_a_local_file_is_that_file_and_no_device(folder, tmp_path):
     assert read == [(32, 24)] * 3 + ["images.not-a-file"] * 5
     (ref,) = ImageSource(f"file://{tmp_path}/pipe.png", file_kind="webdataset")
     assert ref.kind == "broken"
+
+
+def test_a_server_that_sends_without_end_costs_a_row(tmp_path, monkeypatch):
+    class Endless(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(1000):
+                    self.wfile.write(bytes(1 << 20))
+                    asked.append(self.path)
+
+        def log_message(self, *_):
+            pass
+
+    asked = []
+    monkeypatch.setattr("vitscope.batch.fetch._MOST_FETCHED", 5_000_000)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server, image_reader() as read:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        (ref,) = ImageSource(f"http://127.0.0.1:{server.server_port}/x.png")
+        with raises(ImageError, "batch.endless-url"):
+            read(ref)
+        server.shutdown()
+    assert len(asked) < 100

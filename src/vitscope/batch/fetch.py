@@ -20,6 +20,7 @@ from vitscope.media.video import opened_video
 
 # from a ref to its image and the SHA-256 of its bytes, or of the pixels for a frame of a video
 ImageReader: TypeAlias = Callable[[Ref], tuple[Picture, str]]
+_CHUNK, _MOST_FETCHED = 1 << 20, 1_000_000_000  # bytes of a URL: at once, and in all
 _SEEK_BEYOND = 10.0  # seconds; shorter gaps are decoded
 
 
@@ -70,13 +71,37 @@ def _read_image(ref: Ref, rows: "_RowGroup", tar: "_Tar", video: "_Video", readi
 def _whole(path: str) -> bytes:
     path = local_path(path)
     if "://" in path:
-        import fsspec
-
-        files, place = fsspec.core.url_to_fs(path)
-        data: bytes = files.cat_file(place)  # one request, where opening it takes two
-        return data
+        return _fetched(path)
     with open_file(path) as file:
         return file.read()
+
+
+def _fetched(url: str) -> bytes:
+    """Return what a URL holds.
+
+    Raises:
+        ImageError: more bytes than an image has; a web server may send them without end.
+    """
+    import fsspec
+
+    files, place = fsspec.core.url_to_fs(url)
+    if not place.startswith(("http://", "https://")):
+        data: bytes = files.cat_file(place)  # one request, where opening it takes two
+        return data
+    parts, count = [], 0
+    with files.open(place, "rb", block_size=0, size=1) as file:  # with a size the server is not asked for it first
+        while part := file.read(_CHUNK):
+            parts.append(part)
+            count += len(part)
+            if count > _MOST_FETCHED:
+                problem = msg(
+                    "batch.endless-url",
+                    "{source} sends more than {limit} million bytes",
+                    source=url,
+                    limit=f"{_MOST_FETCHED / 1e6:g}",
+                )
+                raise ImageError(problem, msg("images.too-large.hint", "shrink or crop it first"))
+    return b"".join(parts)
 
 
 def _part(file: BinaryIO, ref: Ref) -> bytes:
