@@ -74,6 +74,7 @@ MISTAKES = {  # arguments: exit code, what the line mentions
     "report out -o page.pdf": (2, "--out expects an .html file, not page.pdf…-o page.html"),
     "view PHOTO --lang xx": (2, "'xx'…en, zh"),
     "measure nosuch.jpg": (1, "nosuch.jpg…does not exist"),
+    "measure PHOTO --masks nosuch": (2, "--masks expects a folder, got 'nosuch'"),
     "measure PHOTO --score loss": (2, "'loss'…probability, logit"),
     "measure PHOTO -o taken": (1, "taken/cat/measure.json is already there"),
     "statistics nosuch.jpg": (1, "nosuch.jpg…does not exist"),

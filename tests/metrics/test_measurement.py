@@ -9,6 +9,7 @@ import vitscope
 from tests.helpers.errors import raises
 from tests.helpers.faithfulness import BETTER, NAMES, photo, scope_of, state
 from vitscope.errors import UnknownNameError, UnsupportedError, UsageError
+from vitscope.evaluation.evaluate import metric_names
 from vitscope.images import load_image
 from vitscope.metrics.faithfulness import DEFAULT
 
@@ -225,3 +226,9 @@ def test_neither_model_nor_map_is_changed(options):
     assert state(scope.model) == before
     assert e.map.tobytes() == values
     assert scope.explain(photo(), method="relevance", target=2).map.tobytes() == values
+
+
+def test_default_and_all_may_stand_in_a_list():
+    assert metric_names(["default", "insertion", "deletion"], "auto", "logit") == (*DEFAULT, "insertion")
+    assert metric_names(["saco", "all"], "auto", "logit")[0] == "saco"
+    assert set(metric_names(["all"], "auto", "logit")) == set(metric_names(["saco", "all"], "auto", "logit"))

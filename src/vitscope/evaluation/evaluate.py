@@ -209,9 +209,10 @@ def metric_names(metrics: str | Sequence[str], baseline: str, score: str) -> tup
     for word, given, choices in (("baseline", baseline, (*BASELINES, "auto")), ("score", score, get_args(ScoreKind))):
         UnknownNameError.check(word, given, choices)
     known = (*_FAITHFULNESS, *_REMAKING)
-    names = names_of(metrics)
-    if names in (("default",), ("all",)):
-        return DEFAULT if names == ("default",) else known
+    several = {"default": DEFAULT, "all": known}
+    names = [
+        one for name in names_of(metrics) for one in (several.get(name) if isinstance(name, str) else None) or [name]
+    ]
     for name in names:
         if not (isinstance(name, str) and name in known):
             raise UnknownNameError(msg("evaluation.metric", "metric"), str(name), ("default", "all", *known))
@@ -220,7 +221,7 @@ def metric_names(metrics: str | Sequence[str], baseline: str, score: str) -> tup
             msg("evaluation.no-metric", "no metric is given"),
             msg("evaluation.no-metric.hint", "choices: {choices}", choices=", ".join(("default", "all", *known))),
         )
-    return names
+    return tuple(dict.fromkeys(names))
 
 
 def _cache_key(pixels: Tensor, baseline: str, score: str, weights: str) -> tuple[str, ...]:

@@ -87,6 +87,7 @@ def measure(
     The model runs 205 to 222 times by default, with patches left out or replaced; --size 224 takes a fifth of the time.
     """
     options.check(method)
+    objects = MaskFolder(masks) if masks else None
     folders = results.result_folders(images, out) if out else [None] * len(images)
     problems = [_problem(image, folder, force) for image, folder in zip(images, folders, strict=True)]
     names = () if all(problems) else _metric_names(metrics, baseline, score)
@@ -103,7 +104,7 @@ def measure(
             **common,
         },
         None if all(problems) else opt.parse_target(target),
-        MaskFolder(masks) if masks else None,
+        objects,
     )
     scope = None if all(problems) else model.load()
     documents: dict[str, Any] = {"results": [], "failures": []}
