@@ -95,6 +95,19 @@ def test_escape_leaves_a_patch_that_is_only_pointed_at(fresh, tiny_scope):
     assert fresh.evaluate(f"() => {VIEWER}.ctx.stage.pointed()") is None
 
 
+def test_pinning_and_leaving_are_said(fresh):
+    said = "(words) => document.querySelector('.vs-main .vs-sr').textContent === words"
+    fresh.focus(".vs-stage")
+    fresh.press("ArrowRight")
+    fresh.wait(CAPTION, "What patch 2,2")
+    fresh.press("p")
+    fresh.wait(said, "Pinned, to compare: patch 2,2")
+    fresh.press("p")
+    fresh.wait(said, "Pinned, to compare: –")
+    fresh.press("Escape")
+    fresh.wait(said, "rollout")
+
+
 @pytest.mark.parametrize("one", [".vs-side select", ".vs-tab textarea"])
 def test_letters_are_left_to_what_takes_letters(fresh, tiny_scope, one):
     fresh.evaluate("() => { for (const one of document.querySelectorAll('main details')) one.open = true; }")

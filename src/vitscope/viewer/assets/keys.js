@@ -7,7 +7,7 @@ const STEPS = { "]": 1, "+": 1, "[": -1, "-": -1 };
 const TYPED = "textarea, select, input:not([type=range], [type=checkbox])"; // elements that want letters themselves
 
 export function listenToKeys(ctx) {
-  const { root, data, host, store, signal } = ctx,
+  const { root, data, host, store, signal, t } = ctx,
     page = root.ownerDocument;
   const inside = ({ target }) => root.contains(target);
   // Space presses a button that was reached by keys; one that was clicked only happens to have the focus.
@@ -22,14 +22,22 @@ export function listenToKeys(ctx) {
     const alone = host.kind !== "notebook" && page.querySelectorAll(".vs").length === 1;
     return inside(event) || (event.target === page.body && (alone || root.matches(":hover")));
   };
+  // What a key has done is said to those who do not see it.
+  const pin = (token) => {
+    ctx.pin(token);
+    const { pinned } = store.get();
+    ctx.stage.say(`${t("pinned")}: ${t.list(pinned.map((one) => data.nameOf(one, t))) || "–"}`);
+  };
+  const leave = async () => {
+    ctx.stage.release();
+    if (store.get().tour !== null) return store.set({ tour: null });
+    store.set({ source: "map" });
+    await ctx.preview(null); // of what was only pointed at no state tells
+    ctx.stage.say(ctx.valueText());
+  };
   const actions = {
-    p: () => ctx.stage.pointed() !== null && (ctx.pin(ctx.stage.pointed()), true),
-    escape: () => (
-      ctx.stage.release(),
-      store.set(store.get().tour === null ? { source: "map" } : { tour: null }),
-      ctx.preview(null), // of what was only pointed at no state tells
-      true
-    ),
+    p: () => ctx.stage.pointed() !== null && (pin(ctx.stage.pointed()), true),
+    escape: () => (leave(), true),
   };
   page.addEventListener(
     "keydown",
