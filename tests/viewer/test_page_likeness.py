@@ -104,6 +104,15 @@ def test_keys_and_clicks_keep_to_likeness_and_layers_leave_it(clean, tiny_scope)
     clean.wait(CAPTION, "What the readout looks at")
 
 
+def test_no_layer_and_head_are_marked_while_features_are_shown(clean):
+    marked = "() => document.querySelectorAll('.vs-film [aria-checked=true], .vs-grid .vs-on').length"
+    clean.evaluate(SET, {"panel": "grid", "source": "query", "query": 7, "layer": 1})
+    clean.wait(f"() => ({marked})() > 1")
+    for source in ("like", "pca", "map"):
+        clean.evaluate(SET, {"source": source})
+        assert clean.evaluate(marked) == 0, source
+
+
 def test_colours_are_drawn_in_both_and_a_pointed_patch_shows_its_likes(clean, tiny_pair, tiny_scope):
     clean.evaluate(SET, {"source": "pca", "panel": "save", "opacity": 1, "smooth": False})
     clean.wait(f"() => {VIEWER}.ctx.scene.rgb")  # until then, its title stands over "busy"

@@ -2,7 +2,7 @@
 
 import { limits } from "./colours.js";
 import { el } from "./dom.js";
-import { queried } from "./scene.js";
+import { ofLayer, queried } from "./scene.js";
 
 // What the strip tells of while a scene is on the photo: of a map, or of features, the attention of the same token.
 export const askedOf = ({ of }) => {
@@ -71,7 +71,7 @@ export function createFilmstrip(root, ctx) {
   }
   const show = (state) => {
     cells.forEach(({ button }, layer) => {
-      const on = state.source !== "map" && layer === state.layer;
+      const on = ofLayer(state) && layer === state.layer;
       button.setAttribute("aria-checked", String(on));
       button.tabIndex = layer === state.layer ? 0 : -1;
     });

@@ -5,7 +5,7 @@ import { limits } from "./colours.js";
 import { choices, el } from "./dom.js";
 import { askedOf } from "./filmstrip.js";
 import { kindsOf } from "./headKinds.js";
-import { column, row, sceneOf } from "./scene.js";
+import { column, ofLayer, row, sceneOf } from "./scene.js";
 
 export function panel(root, ctx) {
   const { data, store, t, signal } = ctx;
@@ -205,7 +205,7 @@ export function panel(root, ctx) {
     lay();
     draw(state);
     const on = ({ layer, head }) =>
-      state.source !== "map" && state.layer === layer && (state.head === head || typeof state.head !== "number");
+      ofLayer(state) && state.layer === layer && (state.head === head || typeof state.head !== "number");
     const reached =
       cells.find(({ layer, head }) => state.layer === layer && state.head === head) ??
       cells.find(({ layer }) => state.layer === layer);

@@ -8,6 +8,9 @@ import { bestMatch, cosines } from "./likeness.js";
 import { figure } from "./dom.js";
 
 const made = kernel();
+// Whether a layer and head are shown, not a method's map or features.
+export const ofLayer = ({ source }) => source === "query" || source === "received";
+
 // The part of the state that says which numbers are drawn; the rest says how.
 export const DRAWN = ["map", "layer", "head", "source", "query", "rolled"];
 export const STYLE = ["cmap", "opacity", "norm", "smooth", "contours", "as_seen", "pinned", "sinks"];
