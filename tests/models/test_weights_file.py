@@ -140,6 +140,8 @@ FOREIGN = {
     "j.tflite": (b"\0\0\0\0TFL3", "tflite"),
     "k.pth.tar": (b"\x1f\x8b\x08", "packed"),
     "l.json": (b'{"weight_map": {}}', "json"),
+    "m.png": (b"\x89PNG\r\n\x1a\n", "image"),
+    "n.jpg": (b"\xff\xd8\xff\xe0\0\x10JFIF", "image"),
 }
 
 

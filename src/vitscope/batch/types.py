@@ -170,7 +170,7 @@ class BatchPlan:
                 raise UsageError(
                     msg(
                         "batch.too-small",
-                        "{name} must be at least {least}, got {value}",
+                        "{@*name} must be at least {least}, got {value}",
                         name=name,
                         least=least,
                         value=value,

@@ -129,6 +129,11 @@ _KINDS: tuple[tuple[Callable[[bytes, Path], bool], Message, Message], ...] = (
         msg("models.foreign-html", "a web page, not weights"),
         msg("models.foreign-html.hint", "download the file itself, not the page about it"),
     ),
+    (
+        _starts(b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF"),
+        msg("models.foreign-image", "an image, not a model"),
+        msg("models.foreign-image.hint", "name a model, and give the image to explain"),
+    ),
     (_starts(b"\x89HDF"), _KERAS, _TO_PYTORCH),
     (_archive_with("model.weights.h5", "saved_model.pb"), _KERAS, _TO_PYTORCH),
     (_named(".keras", ".h5", ".hdf5", ".pb", ".index", ".data-00000-of-00001"), _KERAS, _TO_PYTORCH),
