@@ -177,7 +177,7 @@ def test_deletion_steps_hide_the_hottest_patches(fresh, tiny_view):
     words = f"{round(curve['x'][3] * 16)} of 16 patches hidden"
     fresh.wait("(words) => document.querySelector('.vs-steps').textContent.includes(words)", words)
     label, likely = entry["steps"][3][0]
-    assert f"{label} {likely * 100:.0f}" in fresh.text(".vs-steps")
+    assert f"Then predicted: {label} ({likely * 100:.0f}" in fresh.text(".vs-steps")
     order = tiny_view.arrays[f"order.{entry['id']}"].array()
     hidden = fresh.evaluate(f"() => {VIEWER}.ctx.deleted()")
     assert sorted(token - 1 for token in hidden) == sorted(order[: round(curve["x"][3] * 16)])

@@ -31,9 +31,10 @@ export function panel(root, ctx) {
     root.hidden = !number || state.source !== "map";
     if (!number) return;
     if (of !== state.map) {
-      order = await data.array(`order.${entry.id}`);
+      const found = await data.array(`order.${entry.id}`);
+      if (signal.aborted || store.get().map !== state.map) return;
+      order = found;
       of = state.map;
-      if (signal.aborted) return;
     }
     const step = Math.min(state.deletion_step ?? 0, number.x.length - 1),
       m = entry.measurement;
@@ -50,7 +51,11 @@ export function panel(root, ctx) {
       : t.message(m.score);
     const likely = step ? (entry.steps?.[step] ?? []) : [];
     if (likely.length)
-      status.textContent += ` ${t.list(likely.map(([label, p]) => `${label} ${predicted(p, data.header.activation)}`))}.`;
+      status.textContent += t("deletion_then", {
+        list: t.list(
+          likely.map(([label, p]) => t("deletion_class", { label, p: predicted(p, data.header.activation) })),
+        ),
+      });
     input.setAttribute("aria-valuetext", status.textContent);
     ctx.stage.marks();
   };
