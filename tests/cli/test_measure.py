@@ -57,7 +57,7 @@ def test_one_screen(once, album, tiny_scope):
     words = " ".join(ran.out.split())
     assert f"score {m.score}: {m.whole:.3f}; all patches replaced (removal): {m.empty:.3f}" in words
     assert "random 2 to 199 maps with the same values in other places (seed 0)" in words
-    assert "questions does the score fall when the map's best patches go (deletion)? do sets" in words
+    assert "questions does the score fall when the map's best patches go (deletion)? does hiding" in words
     rows = table(ran.out)
     assert [row[0] for row in rows] == NAMES
     for (_, best, value, random, interval, mark), number in zip(rows, m.numbers, strict=True):

@@ -30,7 +30,7 @@ _SINKS = 2
 _QUESTIONS = (
     (("deletion", "aopc", "positive"), "does the score fall when the map's best patches go"),
     (("insertion", "negative"), "does it stay where only they are left"),
-    (("saco", "sensitivity-n", "infidelity"), "do sets of patches cost what the map says"),
+    (("saco", "sensitivity-n", "infidelity"), "does hiding a set of patches cost as much score as the map predicts"),
     (("max-sensitivity", "stability"), "does the map withstand a little noise"),
 )
 
@@ -98,7 +98,9 @@ def print_measurement(measurement: "Measurement") -> None:
     if questions := _questions([number.name for number in measurement.numbers]):
         print_field("questions", questions)
     if weak := [f"{n.name} {n.power:.0%}" for n in measurement.numbers if n.power is not None and n.power < POWERFUL]:
-        print_field("weak", f"of right maps, where they are known, these find only: {', '.join(weak)}")
+        print_field(
+            "weak", f"right maps that are found better than random, where the right map is known: {', '.join(weak)}"
+        )
     console.out.print()
     print_text(measurement.sentence(brief=True))
 
