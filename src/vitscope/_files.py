@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from vitscope._documents import DamagedFileError, parse_json, read_document
+from vitscope._documents import DamagedFileError, parse_json, read_bytes, read_document
 from vitscope._messages import join_messages, msg
 from vitscope.errors import ResultError
 
@@ -174,8 +174,8 @@ def holds_results(folder: Path) -> bool:
 
 def _manifest_keys(folder: Path) -> set[str]:
     try:
-        return set(parse_json((folder / "manifest.json").read_bytes()))
-    except (OSError, ValueError, TypeError):
+        return set(parse_json(read_bytes(folder / "manifest.json")))  # which is no pipe
+    except (DamagedFileError, OSError, ValueError, TypeError):
         return set()
 
 

@@ -32,6 +32,37 @@ def test_an_address_space_that_is_too_small_is_refused_at_once(monkeypatch, tmp_
         start_ray(Cluster(workers=1), tmp_path)
 
 
+def test_workers_import_from_a_working_directory_only_where_this_process_does(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["/nowhere/vitscope"])
+    config = ray_cluster._job_config()
+    assert config._py_driver_sys_path == []
+    assert config._runtime_env_has_working_dir()
+    monkeypatch.setattr(sys, "path", [*sys.path, ""])
+    assert ray_cluster._job_config()._py_driver_sys_path == [str(tmp_path)]
+
+
+@pytest.mark.slow
+def test_no_file_of_the_working_directory_is_run(tiny_folder, tmp_path):
+    run = f"open({str(tmp_path / 'ran')!r}, 'a').write(__name__)"
+    for name in ("numpy", "pyarrow", "torch", "vitscope"):
+        (tmp_path / f"{name}.py").write_text(run)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "a.png")
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        "import sys; sys.argv[0] = 'vitscope'; from vitscope.cli.main import run; run()",
+    ]
+    options = ["batch", "a.png", "-o", "out", "-m", tiny_folder, "--engine", "ray", "--method", "rollout"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [*command, *map(str, options)], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert not (tmp_path / "ran").exists()
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture
 def batch(tiny_folder, tmp_path):
     """A run that has begun: its process, its folder and the file of what it printed."""

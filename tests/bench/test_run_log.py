@@ -1,6 +1,7 @@
 """The log of a run: resuming, and what is never taken for it."""
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -107,3 +108,13 @@ def test_a_fingerprint_sees_contents_and_names(tmp_path):
     (tmp_path / "a").rename(tmp_path / "b")
     assert len({first, second, run_log.fingerprint(tmp_path)}) == 3
     assert run_log.fingerprint(None) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+@pytest.mark.parametrize("name", ["rows.jsonl", "bench.json"])
+def test_a_pipe_in_the_place_of_a_file_is_refused(tmp_path, name):
+    RunLog(tmp_path, {"seed": 0})
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ResultError):
+        RunLog(tmp_path, {"seed": 0})

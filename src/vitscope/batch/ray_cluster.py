@@ -4,6 +4,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -111,7 +112,7 @@ def start_ray(cluster: Cluster, folder: Path) -> None:
     try:
         _check_reachable(cluster.address)
         with _same_signal_handlers():
-            ray.init(address=cluster.address, **quiet)
+            ray.init(address=cluster.address, job_config=_job_config(), **quiet)
     except Exception as error:  # ConnectionError, ValueError, RuntimeError: by version and form of address
         problem = msg(
             "batch.no-cluster",
@@ -200,6 +201,24 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def _job_config() -> Any:
+    """Return a job whose workers import from where this process does; Ray adds the working directory.
+
+    The files of a working directory may be a stranger's, and one of them be called numpy.py.
+    """
+    from ray.job_config import JobConfig
+
+    class OwnPaths(JobConfig):  # type: ignore[misc]
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True  # so that Ray adds neither the working directory nor the script's
+
+    here = [os.path.realpath(path) for path in sys.path]
+    config = OwnPaths()
+    script = os.path.dirname(os.path.realpath(sys.argv[0]))  # noqa: PTH120
+    config._py_driver_sys_path.extend(path for path in dict.fromkeys([script, os.path.realpath(".")]) if path in here)
+    return config
+
+
 def _start_here(cpus: int, quiet: dict[str, Any]) -> None:
     """Start Ray for this run.
 
@@ -214,7 +233,14 @@ def _start_here(cpus: int, quiet: dict[str, Any]) -> None:
             # logical CPUs: one more than the workers take, or the reading task would wait for ever
             with _loopback_only():
                 ray._raylet.Config.initialize("")  # read the environment again
-                ray.init("local", num_cpus=cpus + 1, include_dashboard=False, _node_ip_address=_LOOPBACK, **quiet)
+                ray.init(
+                    "local",
+                    num_cpus=cpus + 1,
+                    include_dashboard=False,
+                    _node_ip_address=_LOOPBACK,
+                    job_config=_job_config(),
+                    **quiet,
+                )
         except Exception as error:
             ray.shutdown()
             if last:

@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vitscope._documents import DamagedFileError, Seconds, document_bytes, parse_document
+from vitscope._documents import DamagedFileError, Seconds, document_bytes, parse_document, read_bytes
 from vitscope._files import atomic_write, require_same_options, write_errors
 from vitscope._messages import msg
 from vitscope.errors import ResultError
 
 OPTIONS, ROWS = "bench.json", "rows.jsonl"
+_MOST_ROWS = 1_000_000_000  # bytes
 _OTHER_OUT = msg("bench.other-out.hint", "choose another {@out}")
 FILES = (OPTIONS, ROWS, "results.json", "results.parquet", "report.html")
 
@@ -95,7 +96,7 @@ class RunLog:
     def _read(self, path: Path) -> None:
         if not path.exists():
             return
-        text = path.read_bytes()
+        text = read_bytes(path, most=_MOST_ROWS)
         whole = text[: text.rfind(b"\n") + 1]
         if len(whole) < len(text):  # an interrupted run left part of a line
             with path.open("r+b") as file:
