@@ -1,9 +1,11 @@
 """Files and folders that appear whole or not at all."""
 
+import os
+
 import pytest
 
 from tests.helpers.errors import raises
-from vitscope._files import PART_PREFIX, atomic_write
+from vitscope._files import PART_PREFIX, atomic_write, holds_results
 from vitscope.errors import ResultError
 
 
@@ -48,3 +50,11 @@ def test_long_names_that_end_alike_have_parts_of_their_own(tmp_path):
     with atomic_write(tmp_path / names[2]) as part:
         part.write_bytes(b"x")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_folder_whose_manifest_is_a_pipe_or_a_device_holds_no_results(tmp_path):
+    for number, make in enumerate((os.mkfifo, lambda path: path.symlink_to("/dev/zero"))):
+        (tmp_path / str(number)).mkdir()
+        make(tmp_path / str(number) / "manifest.json")
+        assert not holds_results(tmp_path / str(number))
