@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 const at = (name) => import(new URL(`../../../src/vitscope/viewer/assets/${name}.js`, import.meta.url));
-const { unseenShare, unseenStrips } = await at("unseen");
+const { drawUnseen, unseenShare, unseenStrips } = await at("unseen");
 const { beforeAndAfter } = await at("predictions");
 const { checked, createStore, fromFragment, START, toFragment } = await at("store");
 const { absentScene, DRAWN, sceneOf, stateOf } = await at("scene");
@@ -160,6 +160,14 @@ test("the comment of a GIF stands before its first frame, in blocks of at most 2
     assert.deepEqual(said.splice(at, 1), [0]);
     assert.deepEqual(said, [...file]);
   }
+});
+
+test("the hatching has whole lines whatever was drawn before it", () => {
+  const dashes = [],
+    methods = { setLineDash: (dash) => dashes.push(dash), measureText: () => ({ width: 10 }) },
+    context = new Proxy({}, { get: (_, name) => methods[name] ?? (() => null), set: () => true });
+  drawUnseen(context, { size: [400, 200], box: [100, 0, 400, 200] }, { width: 400, height: 200 }, "not seen", 1);
+  assert.deepEqual(dashes, [[]]);
 });
 
 test("luma and chroma of BT.601", () => {

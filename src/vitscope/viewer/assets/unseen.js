@@ -32,6 +32,7 @@ export function drawUnseen(context, region, { width, height }, words, dense) {
     context.fillRect(x, y, w, h);
     context.strokeStyle = "rgba(255,255,255,.3)";
     context.lineWidth = dense;
+    context.setLineDash([]); // marks may have left theirs
     context.beginPath();
     for (let at = -h; at < w; at += 9 * dense) {
       context.moveTo(x + at, y + h);
