@@ -77,7 +77,7 @@ def test_a_window_beside_the_numbers_is_refused(window):
     with raises(ImageError, "images.window-beside", "images.window-beside.hint") as caught:
         load_image(data, window=window)
     low, high = int(data.min()), int(data.max())  # as the hint says
-    assert f"window={low},{high}" in caught.value.hint
+    assert f"window=({low},{high})" in caught.value.hint
     assert 0.4 < load_image(data, window=(low, high)).unit().mean() < 0.6
 
 
