@@ -366,7 +366,7 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
         ["attention/test_capture.py", "methods/test_attention_gradient.py"],
         [
             ("parameters stay frozen", "parameter.requires_grad_, True", "parameter.requires_grad_, False"),
-            ("modes and attributes stay changed", "partial(own.update, plain)", "partial(dict, plain)"),
+            ("modes and attributes stay changed", "partial(_put_back, own, plain)", "partial(dict, plain)"),
         ],
     ),
     "attention/recorder.py": (

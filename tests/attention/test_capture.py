@@ -14,7 +14,7 @@ from tests.models import toys as zoo
 from vitscope.attention import CallSite
 from vitscope.attention.head_scaling import scale_heads
 from vitscope.attention.model_modes import eval_mode
-from vitscope.errors import CaptureError, LayoutError
+from vitscope.errors import CaptureError, LayoutError, UsageError
 from vitscope.geometry import TokenLayout
 
 
@@ -180,6 +180,13 @@ class TestLeavesNothingBehind:
         with eval_mode(model):
             assert not any(module.training for module in model.modules())
         assert [module.training for module in model.modules()] == modes
+
+    def test_a_switch_to_training_mode_meanwhile_is_told_and_stays(self):
+        model = Encoder().eval()
+        told = raises(UsageError, "attention.switched-to-training", "attention.switched-to-training.hint")
+        with told, eval_mode(model):
+            model.train()  # as another thread may
+        assert all(module.training for module in model.modules())
 
     def test_what_a_forward_stores_in_the_model_is_as_before(self):
         model = Encoder()

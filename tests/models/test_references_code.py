@@ -55,6 +55,27 @@ def test_every_file_of_torch_is_read_as_tensors_alone():
         assert values.get("weights_only") is True, f"{path}:{node.lineno}"
 
 
+class Touch:
+    """Pickled, it makes a file when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_objects_among_pickled_weights_are_not_read_and_nobody_is_advised_to(tmp_path):
+    toys.vit().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({"weight": Touch(tmp_path / "ran")}, tmp_path / "pytorch_model.bin")
+    with raises(ModelError, "models.not-loaded") as caught:
+        vitscope.load(str(tmp_path))
+    assert caught.value.message.params["reason"].code == "models.objects-in-weights"
+    assert "load failed" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("what", ["model", "processor"])
 def test_nobody_is_asked_and_no_code_runs(tmp_path, photo, what, monkeypatch, capsys):
     folder, marker = tmp_path / "code", tmp_path / "ran"

@@ -42,12 +42,17 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     Gradient checkpointing is off as well: the second forward that it runs in the backward pass is not observed.
     Afterwards each submodule has its own mode again. Its other plain attributes are restored too: some models store the
     size of the last image in them (transformers' Swin shrinks its windows for good when it gets a small image).
+
+    Raises:
+        UsageError: at the end, where another thread has switched the model to training mode, and it stays so: what was
+            computed may hold dropout.
     """
     with exclusive(model) as changes:
-        for module in list(model.modules()):
+        modules = list(model.modules())
+        for module in modules:
             own = vars(module)
             plain = {name: own[name] for name in own.keys() - _NEVER_PLAIN if isinstance(own[name], _PLAIN)}
-            changes.on_exit(partial(own.update, plain))
+            changes.on_exit(partial(_put_back, own, plain))
             if module.training:
                 changes.on_exit(partial(setattr, module, "training", True))
                 module.training = False
@@ -57,6 +62,22 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
         suspend_compiling(changes)
         suspend_checkpointing(changes)
         yield
+        if any(vars(module).get("training") is True for module in modules):
+            raise UsageError(
+                msg(
+                    "attention.switched-to-training",
+                    "the model was switched to training mode while it was explained, so that dropout may be in the map",
+                ),
+                msg(
+                    "attention.switched-to-training.hint",
+                    "explain a copy of the model, or wait until its training pauses",
+                ),
+            )
+
+
+def _put_back(own: dict[str, Any], plain: dict[str, Any]) -> None:
+    """Put a module's plain attributes back, but not a training mode that another thread has switched on."""
+    own.update(plain if own.get("training") is not True else {**plain, "training": True})
 
 
 @contextmanager

@@ -79,6 +79,11 @@ def not_loaded(reference: str, error: Exception) -> ModelError:
     if "trust_remote_code" in str(error):
         return remote_code(reference)
     reason = first_line(error)
+    if "Weights only load failed" in str(error):  # torch's words advise to run whatever the file holds
+        reason = msg(
+            "models.objects-in-weights",
+            "its weights are pickled with objects that are no tensors, and to read these would run code of the file's",
+        )
     problem = msg(
         "models.not-loaded", "the model {reference} cannot be loaded: {reason}", reference=reference, reason=reason
     )
