@@ -411,4 +411,4 @@ def test_windows_have_no_sinks_and_it_is_said(cli, album, tmp_path):
     assert result["attention"]["sinks"] is result["attention"]["shares"] is result["attention"]["distance_last"] is None
     ran = cli("statistics", album[0], "--model", tmp_path)
     assert ran.code == 0
-    assert ran.out.splitlines()[2].split() == ["layer", "entr.", "agree"]
+    assert ["layer", "entr.", "agree"] in [line.split() for line in ran.out.splitlines()]

@@ -73,6 +73,7 @@ def connected(cluster: Cluster) -> Iterator[tuple[int, bool]]:
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # or a thread that still waits when Ray ends would start it again
+    os.environ["RAY_DATA_METADATA_PREFETCH_ON_THREAD"] = "0"  # or that thread reports what it misses when Ray ends
     try:
         import ray
         import ray._private.worker
