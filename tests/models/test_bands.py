@@ -154,7 +154,7 @@ def test_a_processor_of_arrays_gets_numbers_as_they_were_read():
 def test_numbers_of_unknown_range_need_a_window():
     with raises(ImageError, "images.unknown-range") as caught:
         vitscope.load(timm_model(13)).explain(BANDS)
-    assert f"window={BANDS.min()},{BANDS.max()}" in str(caught.value)
+    assert f"window=({BANDS.min()},{BANDS.max()})" in str(caught.value)
 
 
 def test_a_saved_map_of_bands_is_measured_with_its_image(tmp_path):
