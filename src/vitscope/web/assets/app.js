@@ -104,11 +104,12 @@ function open(document, asked, fragment = "") {
 
 // The view that is shown is kept at once, for a reload; its address follows, as browsers limit how often that may change.
 let waiting = 0;
+let leaving = false; // once a step through the history has begun, nothing is written where it leads
 function address() {
   keep("view", host.view);
   clearTimeout(waiting);
   waiting = setTimeout(() => {
-    if (!viewer) return;
+    if (!viewer || leaving) return;
     history.replaceState(null, "", host.fragment(toFragment(viewer.state, viewer.ctx.initial)));
   }, 250);
 }
@@ -373,6 +374,7 @@ addEventListener("paste", (event) => {
 addEventListener("keydown", (event) => event.key === "Escape" && !state.work?.shown && stop());
 addEventListener("pagehide", () => state.work?.id !== host?.view && stop()); // a reload goes on with what is shown
 // A link to another view or state, or a step through the history, which may lead to the start page.
+addEventListener("popstate", () => (leaving = true)); // before hashchange, which may come later than a timer
 addEventListener("hashchange", () => {
   if (!partOf(location.hash, "view")) forget();
   location.reload();
