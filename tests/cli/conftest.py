@@ -14,6 +14,7 @@ from vitscope.cli.main import main
 def cli(monkeypatch, capsys):
     """Run `vitscope ARGUMENTS...` in this process: its exit code, stdout and stderr."""
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["vitscope", *map(str, arguments)])

@@ -141,6 +141,16 @@ def test_python_dash_m():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the turns that a thread waits are a setting of GNU's OpenMP")
+@pytest.mark.parametrize(("given", "sleeps"), [({}, True), ({"OMP_WAIT_POLICY": "ACTIVE"}, False)])
+def test_threads_that_wait_sleep_unless_the_caller_says_otherwise(tiny_folder, given, sleeps):
+    """As the OpenMP library itself reports when torch loads it."""
+    ran = process(SCRIPT, "inspect", tiny_folder, OMP_DISPLAY_ENV="VERBOSE", **given)
+    assert ran.returncode == 0
+    assert ("GOMP_SPINCOUNT = '0'" in ran.stderr) == sleeps
+
+
+@pytest.mark.slow
 def test_the_installed_command_offline_with_a_model_in_the_hubs_cache(album, tiny_folder, tiny_scope, tmp_path):
     """HF_HOME and HF_HUB_OFFLINE are honoured: the model comes from the local cache, no network is asked."""
     revision, missing = "0123456789abcdef0123456789abcdef01234567", tmp_path / "missing.jpg"

@@ -119,6 +119,8 @@ def main() -> None:
     """Run the command line; exit codes are 0 done, 1 some inputs failed, 2 wrong usage, 130 interrupted."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # threads that wait sleep: where another process has a core, those that spin would hold up the one that works
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -19,8 +19,8 @@ from vitscope.errors import VitscopeError, first_line
 
 _REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(?:\[(?P<of>[\w,-]+)\])?.*extra == ['\"](?P<extra>[\w-]+)['\"]")
 _LIBRARIES = ("torch", "transformers", "timm", "torchvision", "open_clip_torch", "numpy", "Pillow")
-_VARIABLES = ("VITSCOPE_", "HF_", "TRANSFORMERS_", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
-_OWN = ("HF_HUB_DISABLE_PROGRESS_BARS", "TRANSFORMERS_VERBOSITY")  # the command line sets them
+_VARIABLES = ("VITSCOPE_", "HF_", "TRANSFORMERS_", "CUDA_VISIBLE_DEVICES", "OMP_")
+_OWN = ("HF_HUB_DISABLE_PROGRESS_BARS", "OMP_WAIT_POLICY", "TRANSFORMERS_VERBOSITY")  # the command line sets them
 _SECRET = re.compile("TOKEN|KEY|SECRET|PASSWORD")
 # Row 6 of the map of `rollout` for the sample `digits.png` and `embedded:digit-scenes`, from whole matrices in float64
 _STORED = (
