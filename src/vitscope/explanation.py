@@ -338,7 +338,8 @@ class Explanation:
 
 
 def prediction_text(label: str, number: float, activation: Activation | None, digits: int = 1) -> str:
-    """Write one prediction: a probability in percent, a value as it is."""
+    """Write one prediction: a probability in percent, a value as it is; after a label that ends in a digit, a colon."""
+    label = f"{label}:" if label[-1:].isdigit() else label
     return f"{label} {number:.4g}" if activation == "value" else f"{label} {number:.{digits}%}"
 
 

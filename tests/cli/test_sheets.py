@@ -69,6 +69,21 @@ def test_logit_lens(cli, album, tiny_folder, tmp_path):
     assert "already there" in one_line(again.err)
 
 
+def test_logit_lens_of_a_model_without_classes_says_what_is_followed(cli, album, tiny_folder, tmp_path, monkeypatch):
+    from transformers import AutoConfig, AutoImageProcessor, ViTModel
+
+    from vitscope.render import sheets
+
+    folder, titles = tmp_path / "features", []
+    ViTModel(AutoConfig.from_pretrained(tiny_folder), add_pooling_layer=False).eval().save_pretrained(folder)
+    AutoImageProcessor.from_pretrained(tiny_folder).save_pretrained(folder)
+    monkeypatch.setattr(sheets, "sheet", lambda _, title, **__: titles.append(title) or Image.new("L", (1, 1)))
+    ran = cli("logit-lens", album[0], "--model", folder, "--out", tmp_path / "out")
+    assert ran.code == 0
+    assert "this model has no classes: the number is the dot product" in one_line(ran.err)
+    assert "product with the model's final feature, after each layer" in titles[0]
+
+
 def test_similarity(cli, album, tiny_folder, tmp_path):
     ran = cli("similarity", album[0], album[1], "--model", tiny_folder, "--out", tmp_path / "out", "--json")
     assert ran.code == 0

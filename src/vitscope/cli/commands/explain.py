@@ -255,9 +255,7 @@ def _remarks(document: dict[str, Any], several: bool) -> list[str]:
 
     activation = cast("Activation | None", document["provenance"].get("activation"))
     shown = [(p["label"], p.get("probability", p.get("value"))) for p in document["predictions"]]
-    predictions = [  # "7: 56.4%": a class that is named by a number is told from its probability
-        prediction_text(f"{label}:" if label[-1:].isdigit() else label, number, activation) for label, number in shown
-    ]
+    predictions = [prediction_text(label, number, activation) for label, number in shown]
     kind = "values" if activation == "value" else f"top {len(predictions)}"
     kind += ", each by itself" if activation == "sigmoid" else ""
     remarks = [f"{kind}: {', '.join(predictions)}"] if predictions else []

@@ -108,6 +108,12 @@ def _small(image: "Image.Image") -> "Image.Image":
     return image
 
 
+_NO_CLASSES = (
+    "this model has no classes: the number is the dot product of its feature after a layer with its final feature, "
+    "and a map shows the same product for the token of each patch (--target image:OTHER.jpg follows another image)"
+)
+
+
 def logit_lens(
     image: opt.SingleImage,
     drawing: opt.SheetStyle,
@@ -136,8 +142,13 @@ def logit_lens(
     cells = []
     for number, e in enumerate(layers):
         predictions = "\n".join(e.prediction_texts(digits=0)[:2])
-        cells.append(Cell(e.overlay(**style), f"after layer {number}: {e.score:.3g}", predictions))
-    title = f"{layers[-1].target} after each layer; each map on its own scale"
+        score = f"{e.score:,.0f}" if abs(e.score) >= 100 else f"{e.score:.3g}"
+        cells.append(Cell(e.overlay(**style), f"after layer {number}: {score}", predictions))
+    followed = layers[-1].target
+    if target is None and not layers[-1].predictions:
+        followed = "product with the model's final feature,"
+        console.print_note(_NO_CLASSES)
+    title = f"{followed} after each layer; each map on its own scale"
     results.write_sheet(sheet(cells, f"{picture.name} · {scope.adapter.reference} · {title}", cmap=drawing.cmap), path)
     documents = [{"layer": n, "score": e.score, "predictions": e.predictions} for n, e in enumerate(layers)]
     results.print_result(path, as_json, {"target": layers[-1].target, "layers": documents})
