@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 
 from tests.helpers.errors import raises
 from vitscope.batch.report import SINK_FACTOR, overview
-from vitscope.batch.report_page import render_report
+from vitscope.batch.report_page import overlay_or_heat, render_report
 from vitscope.batch.results import explanation_from_row, explanations, find_row, photo_from_row
 from vitscope.batch.rows import map_from_row
 from vitscope.batch.run import run
@@ -105,6 +106,15 @@ def test_each_map_stands_once_and_names_its_method(finished):
         assert all(alt.startswith(method) for alt, method in pictures)
     assert "Most concentrated by rollout" in text
     assert "Least concentrated by attention" in text
+
+
+@pytest.mark.parametrize(("shift", "norm"), [(-0.5, "positive"), (1.0, "robust")])
+def test_a_signed_map_has_the_colours_that_explain_gives_it(tiny_scope, photo, shift, norm):
+    """Of a map over its whole range the ends are clipped instead, so that one sink does not hide the rest."""
+    values = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4) + shift
+    e = replace(tiny_scope.explain(photo), map=values)
+    assert np.array_equal(overlay_or_heat(e), e.overlay(norm=norm))
+    assert not np.array_equal(overlay_or_heat(e), e.overlay(norm="minmax"))
 
 
 def test_histograms_of_one_number_share_their_axes(finished):

@@ -192,4 +192,6 @@ def overlay_or_heat(e: Explanation) -> Image.Image:
 
 
 def _style(e: Explanation) -> StyleOptions:
-    return {"norm": "robust"} if limits(e.map, "robust")[0] < limits(e.map, "robust")[1] else {}
+    """Clip the ends of a map that is drawn over its whole range, where one sink would hide the rest."""
+    low, high = limits(e.map, "robust")
+    return {"norm": "robust"} if e.style().norm == "minmax" and low < high else {}
