@@ -4,9 +4,12 @@
 fallback.
 """
 
+import copy
 import itertools
 import types
+from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -59,9 +62,9 @@ def traceable(function: Callable[..., Any] = multi_head_attention_forward) -> Ca
         return None
     function = cast(types.FunctionType, function)
     names = {**function.__globals__, "has_torch_function": lambda _tensors: False}
-    copy = types.FunctionType(code, names, function.__name__, function.__defaults__)
-    copy.__kwdefaults__ = function.__kwdefaults__
-    return copy
+    made = types.FunctionType(code, names, function.__name__, function.__defaults__)
+    made.__kwdefaults__ = function.__kwdefaults__
+    return made
 
 
 # Part 3: the attribute by which a compiled module is recognised, without which it counts as a module of its own around
@@ -98,6 +101,10 @@ DisableTensorSubclass: Any = getattr(torch._C, "DisableTorchFunctionSubclass", N
 # an AttributeError.
 
 hook_numbers = itertools.count(-1, -1)  # torch counts up
+_HOOKS = (
+    *("_forward_pre_hooks", "_forward_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs"),
+    "_forward_hooks_always_called",
+)
 
 
 def add_hook(
@@ -114,19 +121,26 @@ def add_hook(
         (module._forward_pre_hooks_with_kwargs if before else module._forward_hooks_with_kwargs)[number] = True
     if always_call:
         module._forward_hooks_always_called[number] = True
-    (module._forward_pre_hooks if before else module._forward_hooks)[number] = hook
+    (module._forward_pre_hooks if before else module._forward_hooks)[number] = _Hook(hook)
+
+
+class _Hook:
+    """A hook whose copies do nothing: a module whose class copies itself copies its hooks with it."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def __call__(self, *args: Any) -> Any:
+        return self._call(*args)
+
+    def __reduce__(self) -> Any:
+        return getattr, (nullcontext(), "__exit__")  # a method that takes anything, and returns None
 
 
 def remove_hook(module: nn.Module, number: int) -> None:
     """Remove a forward hook or pre-hook, if it is registered; the hook itself first."""
-    for hooks in (
-        module._forward_pre_hooks,
-        module._forward_hooks,
-        module._forward_pre_hooks_with_kwargs,
-        module._forward_hooks_with_kwargs,
-        module._forward_hooks_always_called,
-    ):
-        hooks.pop(number, None)
+    for name in _HOOKS:
+        getattr(module, name).pop(number, None)
 
 
 # Part 7: the stack of function modes of a thread. `with mode:` would leave it there where an interrupt comes before its
@@ -209,3 +223,36 @@ def transformed() -> bool:
     """Return whether the caller runs under `torch.func` (vmap, grad) or with fake tensors, which hold no numbers."""
     key = getattr(getattr(torch._C, "_TorchDispatchModeKey", None), "FAKE", None)
     return in_torch_func() or (key is not None and torch._C._get_dispatch_mode(key) is not None)
+
+
+# Part 11: how `copy` and `pickle` take a module apart, and the function by which `copy` puts it together. Without that
+# function, copies of modules end with an AttributeError, and where torch gives `nn.Module` a `__deepcopy__` of its own,
+# that one is passed by.
+
+
+def reduce_module(module: nn.Module, protocol: Any) -> Any:
+    """Return what a module's own `__reduce_ex__` returns, without the hooks of `add_hook`."""
+    reduced = super(nn.Module, module).__reduce_ex__(protocol)
+    if not isinstance(reduced, tuple) or len(reduced) < 3 or not isinstance(reduced[2], dict):
+        return reduced
+    kept = {
+        name: OrderedDict((number, hook) for number, hook in list(hooks.items()) if number >= 0)
+        for name, hooks in reduced[2].items()
+        if name in _HOOKS and any(number < 0 for number in list(hooks))
+    }
+    return (*reduced[:2], reduced[2] | kept, *reduced[3:]) if kept else reduced
+
+
+def copy_module(module: nn.Module, memo: dict[int, Any]) -> Any:
+    """Return what `copy.deepcopy` would make of a module if `nn.Module` had no `__deepcopy__`."""
+    own = getattr(super(nn.Module, module), "__deepcopy__", None)
+    if own is not None:
+        return own(memo)
+    reduced = module.__reduce_ex__(4)
+    return module if isinstance(reduced, str) else copy._reconstruct(module, memo, *reduced)  # type: ignore[attr-defined]
+
+
+def set_copying(deepcopy: Callable[[nn.Module, Any], Any], reduce: Callable[[nn.Module, Any], Any]) -> None:
+    """Have modules copied and pickled by these functions, unless their classes say how."""
+    nn.Module.__reduce_ex__ = reduce  # type: ignore[method-assign, assignment]
+    nn.Module.__deepcopy__ = deepcopy  # type: ignore[attr-defined]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vitscope._messages import msg
+from vitscope.attention.model_lock import exclusive
 from vitscope.engine.runner import ONE_AT_A_TIME, ModelRunner
 from vitscope.errors import YES, LayoutError, MethodError, Support, UnknownNameError, UnsupportedError
 from vitscope.methods.base import METHODS, Method
@@ -118,15 +119,13 @@ class Capabilities:
 
         modules = quantised_modules(runner.model)
         packed = {_class_of(module) for module in modules if hasattr(module, "_packed_params")}  # torch has no backward
-        handles = [module.register_forward_hook(watch) for module in modules]
         reached = True
-        try:
+        with exclusive(runner.model) as changes:
+            for module in modules:
+                changes.hook(module, watch)
             if not packed:
                 answer = runner.forward(runner.trial_pixels()[:1], gradients=True).answer
                 reached = answer.requires_grad
-        finally:
-            for handle in handles:
-                handle.remove()
         blocked = packed | {name for name, (given, made) in called.items() if not _differentiable(given, made)}
         if not blocked and not reached:
             return Support.no(_NO_GRAPH)
