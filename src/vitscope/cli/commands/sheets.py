@@ -142,6 +142,7 @@ def logit_lens(
     cells = []
     for number, e in enumerate(layers):
         predictions = "\n".join(e.prediction_texts(digits=0)[:2])
+        assert e.score is not None
         score = f"{e.score:,.0f}" if abs(e.score) >= 100 else f"{e.score:.3g}"
         cells.append(Cell(e.overlay(**style), f"after layer {number}: {score}", predictions))
     followed = layers[-1].target
