@@ -5,15 +5,17 @@ import logging
 import math
 import re
 import threading
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from vitscope import _pillow
 from vitscope._bands import Reading, Window, check_array, whole_range
+from vitscope._header_scan import check_cost
 from vitscope._image_file import HEAD, format_of
 from vitscope._messages import msg
 from vitscope._pillow import FORMATS, Decoded, decoding, too_large, upright
@@ -23,6 +25,9 @@ _LENGTHS = (279, 325)  # tags of a TIFF with the lengths of its strips, and of i
 _DECIDING = {*range(256, 260), 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, *range(322, 326), 338, 339, 347, 530}
 _ASSOCIATED, _UNASSOCIATED = 1, 2  # extra samples of a TIFF that are transparency
 _UNSIGNED, _SIGNED = 1, 2  # integers of a TIFF
+_DEFLATED, _RUN_LENGTHS = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.5"  # how a DICOM file is packed
+_DICOM_START, _DICOM_HEADER = 132, 64_000_000  # bytes: where its elements begin; what they may have beside the pixels
+_PIECE = 1_000_000  # bytes that are unpacked at once
 
 
 def decode(data: bytes, source: str, reading: Reading, max_pixels: int | None) -> Decoded:
@@ -206,6 +211,7 @@ def _dicom(data: bytes, source: str, reading: Reading, most: int) -> Decoded:
     import pydicom
     from pydicom.pixels import apply_modality_lut, pixel_array
 
+    _check_deflated(data, source, 8 * most + _DICOM_HEADER)
     found = pydicom.dcmread(io.BytesIO(data))
     kinds = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
     if "Rows" not in found or "Columns" not in found or not any(kind in found for kind in kinds):
@@ -219,6 +225,7 @@ def _dicom(data: bytes, source: str, reading: Reading, most: int) -> Decoded:
     frames, kind = int(found.get("NumberOfFrames") or 1), str(found.PhotometricInterpretation)
     if frames > 1:
         notes.append(msg("images.first-frame", "first of {count} frames", count=frames))
+    _check_frame(found, source, frames)
     try:
         raw = pixel_array(found, index=0)
     except (RuntimeError, NotImplementedError, AttributeError) as error:
@@ -258,6 +265,64 @@ def _dicom(data: bytes, source: str, reading: Reading, most: int) -> Decoded:
     if kind == "MONOCHROME1" or str(found.get("PresentationLUTShape", "")) == "INVERSE":
         values = _inverted(values, window, notes)
     return Decoded(notes, data=values[..., None], window=window)
+
+
+def _check_deflated(data: bytes, source: str, most: int) -> None:
+    """Raise where a DICOM file is deflated and has more than `most` bytes unpacked: pydicom would unpack any number."""
+    from pydicom.filereader import read_dataset
+
+    file = io.BytesIO(data)
+    file.seek(_DICOM_START)
+    # the first elements, those of group 2, say how the others are packed
+    meta = read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, *_: tag >> 16 != 2)
+    if str(meta.get("TransferSyntaxUID")) != _DEFLATED:
+        return
+    unpacker, rest, size = zlib.decompressobj(-zlib.MAX_WBITS), data[file.tell() :], 0
+    while rest and not unpacker.eof:
+        size += len(unpacker.decompress(rest, _PIECE))
+        rest = unpacker.unconsumed_tail
+        if size > most:
+            raise ImageError(
+                msg(
+                    "images.deflated",
+                    "{source} has more than {limit} million bytes when it is unpacked",
+                    source=source,
+                    limit=f"{most / 1e6:,.0f}",
+                ),
+                msg("images.too-large.hint", "shrink or crop it first"),
+            )
+
+
+def _check_frame(found: Any, source: str, frames: int) -> None:
+    """Raise where the first frame of a DICOM file is compressed and larger, or asks for more work, than it says."""
+    from pydicom.encaps import get_frame
+
+    syntax = found.file_meta.get("TransferSyntaxUID")
+    if syntax is None or not syntax.is_encapsulated or "PixelData" not in found:
+        return
+    tables = (found.get("ExtendedOffsetTable"), found.get("ExtendedOffsetTableLengths"))
+    frame = get_frame(found.PixelData, 0, number_of_frames=frames, extended_offsets=tables if all(tables) else None)
+    pixels = found.Rows * found.Columns
+    if str(syntax) == _RUN_LENGTHS:
+        expected = pixels * found.SamplesPerPixel * (found.BitsAllocated // 8)
+        larger = 64 * len(frame) > 2 * expected + _DICOM_HEADER and _unpacks_to_more(frame[64:], 2 * expected)
+    else:
+        check_cost(frame, source)
+        larger = False
+        with suppress(UnidentifiedImageError), Image.open(io.BytesIO(frame), formats=("JPEG", "JPEG2000")) as image:
+            larger = image.width * image.height > pixels
+    if larger:
+        raise ValueError("its frame is larger than it says")
+
+
+def _unpacks_to_more(data: bytes, most: int) -> bool:
+    """Return whether run lengths, a byte that counts and then one byte or as many as it says, make more bytes."""
+    at = size = 0
+    while at < len(data) and size <= most:
+        count = data[at]
+        size += count + 1 if count < 128 else 257 - count
+        at += count + 2 if count < 128 else 2
+    return size > most
 
 
 def _take_frame_groups(found: Any) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -44,6 +45,24 @@ def test_a_nifti_file_keeps_its_order_and_says_its_orientation(tmp_path, suffix)
     assert volume.spacing == (2.0, 3.0, 4.0)
     assert volume.axes == ("L-R", "P-A", "I-S")
     assert volume.notes[0].code == "media.orientation"
+
+
+def test_a_packed_nifti_file_stands_in_memory_as_its_numbers_alone(tmp_path):
+    import nibabel as nib
+
+    array = np.zeros((200, 200, 200), np.int16)
+    array[3, 5, 7] = 11
+    image = nib.Nifti1Image(array, np.eye(4))
+    image.header.set_slope_inter(2, 1)
+    nib.save(image, tmp_path / "scan.nii.gz")
+    tracemalloc.start()
+    try:
+        volume = load_volume(tmp_path / "scan.nii.gz")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (volume.voxels[0, 3, 5, 7], volume.voxels[0, 0, 0, 0]) == (2 * 11 + 1, 1)
+    assert peak < 3.5 * volume.voxels.nbytes, "as it is read, as it is kept, and sorted: not also as integers"
 
 
 def test_a_turned_nifti_file_names_its_axes_as_they_run(tmp_path):

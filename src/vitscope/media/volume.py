@@ -171,11 +171,13 @@ def _nifti(path: Path) -> Volume:
     if not path.name.lower().endswith((".nii", ".nii.gz")):  # nibabel would open the other file of a pair unchecked
         raise ValueError("its name ends neither in .npy nor in .nii or .nii.gz")
     _check_offset(path)
-    image: Any = nib.load(path)
+    image: Any = nib.load(path, keep_file_open=True)  # or each slice would unpack all those before it
     if image.get_data_dtype().kind not in "fiu":
         raise ValueError(f"its numbers are {image.get_data_dtype()}")
     check_count(math.prod(image.dataobj.shape), str(path))
-    voxels = np.asarray(image.dataobj, np.float32)
+    voxels = np.empty(image.dataobj.shape, np.float32, "F")
+    for last in range(voxels.shape[-1]):  # at once, they would also stand in memory as integers
+        voxels[..., last] = image.dataobj[..., last]
     if voxels.ndim == 4:  # several values for each voxel come last
         voxels = voxels[..., 0] if voxels.shape[3] == 1 else np.moveaxis(voxels, 3, 0)
     opposite = {"L": "R-L", "R": "L-R", "A": "P-A", "P": "A-P", "S": "I-S", "I": "S-I"}
