@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, ImageColor, ImageFilter
 
 from tests.helpers.errors import raises
+from tests.oracles.nearly_grey import dense_nearly_grey
 from vitscope.errors import UnknownNameError, UsageError
 from vitscope.render import raster, sheets
 from vitscope.render.html import page
@@ -51,11 +52,6 @@ def mixed(photo, tint, alpha):
     return photo * (1 - alpha) + tint * alpha
 
 
-def dimmed(photo):
-    """The photo as it lies below a coloured map: seven tenths of the way to its grey (ITU-R BT.601)."""
-    return photo * 0.3 + 0.7 * (np.asarray(photo, float) @ (0.299, 0.587, 0.114))[..., None]
-
-
 def luminance(pixels):
     return np.asarray(pixels, float)[..., :3] @ (0.2126, 0.7152, 0.0722)
 
@@ -89,8 +85,8 @@ def test_a_hot_patch_is_drawn_on_its_own_pixels(explained, case):
     (width, height), (rows, columns), hot, resized, crop, seen, patch = CASES[case]
     e = explained(one_hot(rows, columns, *hot), (width, height), resized=resized, crop=crop)
     photo = e.picture.pixels.astype(float)
-    cold_mix = mixed(dimmed(photo), colour("inferno", 0.0), COLD)
-    hot_mix = mixed(dimmed(photo), colour("inferno", 1.0), HOT)
+    cold_mix = mixed(dense_nearly_grey(e.picture.pixels), colour("inferno", 0.0), COLD)
+    hot_mix = mixed(dense_nearly_grey(e.picture.pixels), colour("inferno", 1.0), HOT)
     expected = np.where(filled(photo.shape, seen, 1, 0), cold_mix, hatch_unseen(e.picture.pixels, e.region))
     expected = np.where(filled(photo.shape, patch, 1, 0), hot_mix, expected)
     drawn = np.asarray(overlay(e, smooth=False))
@@ -134,7 +130,7 @@ def test_a_smooth_map_peaks_at_the_middle_of_its_patch(explained, size, shape, h
 
 def test_opacity_is_the_hottest_colours_share(explained):
     e = explained(one_hot(2, 2, 0, 0), (32, 32))
-    assert np.abs(np.asarray(overlay(e, opacity=0.0)) - dimmed(e.picture.pixels)).max() <= 1
+    assert np.abs(np.asarray(overlay(e, opacity=0.0)) - dense_nearly_grey(e.picture.pixels)).max() <= 1
     opaque = np.asarray(overlay(e, opacity=1.0, smooth=False)).astype(float)
     assert np.abs(opaque[:16, :16] - colour("inferno", 1.0)).max() <= 1
 
@@ -158,7 +154,7 @@ def test_a_flat_map_is_all_coldest(explained, value, norm):
     e = explained(np.full((2, 3), value), (48, 32))
     assert np.abs(np.asarray(heat(e, norm=norm))[..., :3] - colour("inferno", 0.0)).max() <= 0.51
     assert len(np.unique(np.asarray(grid(e, norm=norm)).reshape(-1, 3), axis=0)) == 1
-    expected = mixed(dimmed(e.picture.pixels), colour("inferno", 0.0), COLD)
+    expected = mixed(dense_nearly_grey(e.picture.pixels), colour("inferno", 0.0), COLD)
     assert np.abs(np.asarray(overlay(e, norm=norm)) - expected).max() <= 1
 
 

@@ -1,5 +1,6 @@
 """The viewer in a browser: what it shows of attention is what Python says."""
 
+import io
 import re
 import statistics as numbers
 from types import SimpleNamespace
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from skimage import data
 from torchvision.transforms.functional import to_tensor
 
@@ -209,6 +211,25 @@ def test_names_stay_text(fresh, tiny_view):
     names = [label for label, _ in tiny_view.header["predictions"]]
     assert [one for one in names if "<b>" in one or "[red]" in one]
     assert set(names) <= set(texts(fresh, ".vs-predictions span"))
+
+
+def test_a_map_lies_on_its_photo_as_in_the_image_that_python_draws(chromium, tiny_scope, tmp_path):
+    """On a photo that shows its object by hue alone, so that it matters how grey is made."""
+    y, x = np.mgrid[:300, :400]
+    inside = np.abs(np.hypot(x - 200, y - 150) - 80) < 25
+    photo = np.where(inside[..., None], (230, 60, 60), (60, 132, 118)).astype(np.uint8)
+    view = tiny_scope.view(photo, methods=("rollout",), measure=False)
+    (tmp_path / "ring.html").write_text(page(view.document(), "en"))
+    drawn = np.asarray(tiny_scope.explain(photo, method="rollout").overlay(), float)
+    with opened(chromium, (tmp_path / "ring.html").as_uri()) as made:
+        made.move(*(made.box(".vs-stage")[at] + 50 for at in "xy"))
+        made.move(1, 1)
+        made.wait(WAIT, "rollout")
+        made.page.wait_for_timeout(300)  # of the fading
+        shot = Image.open(io.BytesIO(made.page.locator(".vs-stage").screenshot())).convert("RGB").resize((400, 300))
+    apart = np.abs(np.asarray(shot, float) - drawn)[8:-8, 8:-8]
+    assert apart.mean() < 2.5
+    assert np.percentile(apart, 95) < 8
 
 
 @pytest.mark.slow

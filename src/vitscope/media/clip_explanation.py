@@ -1,6 +1,7 @@
 """The map of a video clip: drawn frame by frame, as a contact sheet and as a film."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Unpack
 
@@ -16,6 +17,7 @@ from vitscope.images import load_image
 from vitscope.media.clip import Clip
 from vitscope.render import raster
 from vitscope.render.film import film_suffix, write_film
+from vitscope.render.nearly_grey import colour_weights
 from vitscope.render.raster import Style, StyleOptions
 from vitscope.render.sheets import Cell, sheet
 
@@ -152,7 +154,11 @@ class ClipExplanation(Explanation):
 
     def _drawn(self, frame: int, style: Style) -> Image.Image:
         values, scale = self.map[self.step_of(frame)], raster.limits(self.map, style.norm)
-        return raster.overlay(values, self.region, self.clip.frames[frame], style, scale)
+        return raster.overlay(values, self.region, self.clip.frames[frame], style, scale, self._weights)
+
+    @cached_property
+    def _weights(self) -> Float32[np.ndarray, "3"]:
+        return colour_weights(*self.clip.frames)  # one for all, so that the film does not flicker
 
     def _rate(self) -> float:
         times = self.clip.seconds

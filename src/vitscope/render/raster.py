@@ -4,7 +4,7 @@
 numbers of the map (its extremes, or two percentiles under `norm="robust"`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from typing import Literal, TypedDict, Unpack, get_args
@@ -18,6 +18,7 @@ from vitscope._numbers import is_real
 from vitscope.errors import UnknownNameError, UsageError
 from vitscope.geometry import ImageRegion
 from vitscope.render.labels import draw_label
+from vitscope.render.nearly_grey import greys_of
 from vitscope.render.remarks import map_labels
 from vitscope.render.unseen import hatch_unseen
 
@@ -33,7 +34,6 @@ _ROBUST = (1.0, 99.0)
 NOTEBOOK_BLUR = 2  # pixels of the model's input
 _NOTEBOOK_ALPHA = 100
 _MAX_BLUR = 1000  # beyond it everything is one colour, and the kernel only costs
-_GREY, _LUMA = np.float32(0.7), np.array([0.299, 0.587, 0.114], np.float32)  # how grey; ITU-R BT.601
 _STRIP = 512  # rows of the photo that are mixed at a time
 
 
@@ -59,7 +59,8 @@ class Style:
             Gaussian blur of radius 2).
         cmap: any colour map of matplotlib; perceptually uniform ones are inferno, magma, viridis, plasma, cividis.
         opacity: of the hottest colour over the photo, in [0, 1]; the coldest gets half of it, so that the photo stays
-            readable where the map is cold. With `color` the photo itself is drawn nearly grey below the map.
+            readable where the map is cold. With `color` the photo itself is drawn nearly grey below the map, and
+            what its colours show and its lightness does not (`vitscope.render.nearly_grey`) lighter or darker.
         norm: `minmax`: from the map's smallest to its largest value. `robust`: from its 1st to its 99th percentile,
             for maps where a few tokens would leave the rest black. `positive`: from 0 to its 99th percentile, for
             signed maps: what speaks against the target is as cold as what says nothing; a map without positive values
@@ -161,6 +162,7 @@ def overlay(
     photo: UInt8[np.ndarray, "H W 3"],
     style: Style,
     scale: tuple[float, float] | None = None,
+    weights: Float[np.ndarray, "3"] | None = None,
 ) -> Image.Image:
     """Draw a map over its photo, in the photo's size; what must be said of it (`map_remarks`) stands in the picture.
 
@@ -170,13 +172,16 @@ def overlay(
         photo: RGB pixels.
         style: how to draw.
         scale: the values of the coldest and the hottest colour, where several maps share them; by default this map's.
+        weights: of the colours in the greys below the map, where several photos share them; by default this photo's.
     """
     if style.style == "notebook":
         return notebook_steps(values, region, photo)[-1]
     style = style.resolved(values)
     placed = region.upsample(values, style.smooth, style.blur)
     words = map_labels(values) if scale is None else []
-    return overlay_placed(placed, hatch_unseen(photo, region), style, scale or limits(values, style.norm), words)
+    scale = scale or limits(values, style.norm)
+    greys = greys_of(photo, weights) if style.style == "color" else None
+    return overlay_placed(placed, hatch_unseen(photo, region), style, scale, words, greys)
 
 
 def overlay_placed(
@@ -185,23 +190,28 @@ def overlay_placed(
     style: Style,
     scale: tuple[float, float],
     words: Sequence[str] = (),
+    greys: Callable[[int, int], Float[np.ndarray, "h W 3"]] | None = None,
 ) -> Image.Image:
     """Draw a map that lies on its photo already, NaN where it does not; as `overlay` draws one of patches.
 
-    The `words` stand along the map's lower edge, where there is room.
+    The `words` stand along the map's lower edge, where there is room. `greys` draws the photo below the map where the
+    style is `color`, by default `greys_of(photo)`.
     """
     low, high = scale
     pixels = photo.copy()
     colours = _colours(style.cmap).astype(np.float32)
+    if style.style != "color":
+        greys = None
+    elif greys is None:
+        greys = greys_of(photo)
     for top in range(0, len(pixels), _STRIP):
         strip = placed[top : top + _STRIP]
         covered = ~np.isnan(strip)
         level = _levels(strip[covered], low, high)
         part = pixels[top : top + _STRIP]
-        below = part[covered].astype(np.float32)
+        below = (greys(top, top + _STRIP) if greys else part.astype(np.float32))[covered]
         alpha = np.full((len(level), 1), style.opacity, np.float32)
-        if style.style == "color":
-            below += _GREY * ((below @ _LUMA)[:, None] - below)
+        if greys:
             alpha *= level[:, None] / np.float32(510) + np.float32(0.5)
         part[covered] = (below + alpha * (colours[level] - below) + 0.5).astype(np.uint8)
     if words:

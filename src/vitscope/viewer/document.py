@@ -14,6 +14,7 @@ from vitscope.images import Picture
 from vitscope.metrics.concentration import concentration
 from vitscope.metrics.ranking import rank_map
 from vitscope.render.html import data_url
+from vitscope.render.nearly_grey import colour_weights, nearly_grey
 from vitscope.viewer.packed import Packed, scaled
 
 SCHEMA = 1
@@ -63,14 +64,26 @@ def map_entry(explanation: Explanation, name: str) -> tuple[dict[str, Any], dict
 
 
 def image_urls(picture: Picture, region: ImageRegion) -> dict[str, str]:
-    """Return the photo and the model's input as `data:` URLs.
+    """Return the photo and the model's input as `data:` URLs, and both as they lie below a map (`..._below`).
 
-    The input is the region at the size of the model's input, black where the model was given padding.
+    The input is the region at the size of the model's input, black where the model was given padding. Beyond the region
+    the photo is the same below a map.
     """
     (height, width), (left, top, right, bottom) = region.input, region.box
     corners = (left, top, right, bottom)
     seen = picture.pil().transform((width, height), Image.Transform.EXTENT, corners, Image.Resampling.BICUBIC)
-    images = {"photo": (picture.pil(), *_PHOTO), "input": (seen, *_INPUT)}
+    photo, weights = picture.pil(), colour_weights(picture.pixels)
+    photo.thumbnail((_PHOTO[0], _PHOTO[0]), Image.Resampling.LANCZOS)
+    below = photo.copy()
+    scales = photo.width / picture.size[0], photo.height / picture.size[1]
+    x, y, far_x, far_y = (round(end * scales[i % 2]) for i, end in enumerate(region.window()))
+    below.paste(Image.fromarray(nearly_grey(np.asarray(photo), weights)).crop((x, y, far_x, far_y)), (x, y))
+    images = {
+        "photo": (photo, *_PHOTO),
+        "photo_below": (below, *_PHOTO),
+        "input": (seen, *_INPUT),
+        "input_below": (Image.fromarray(nearly_grey(np.asarray(seen), weights)), *_INPUT),
+    }
     return {
         name: data_url(image, longest=longest, quality=quality, optimize=True)
         for name, (image, longest, quality) in images.items()

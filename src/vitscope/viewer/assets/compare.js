@@ -2,7 +2,7 @@
 
 import { limits } from "./colours.js";
 import { choices, el, figure, toggle } from "./dom.js";
-import { drawHeat, drawRamp, shapeOf } from "./heat.js";
+import { drawHeat, drawRamp, setPhoto, shapeOf } from "./heat.js";
 import { colourOf, mapScene, nameOfMap, numberText, scaleOf } from "./scene.js";
 
 const FINEST = 560; // pixels of a map's longer side
@@ -63,6 +63,7 @@ export const contrasted = (one, other) =>
 // Photo, map and legend of one of several things beside each other.
 export function half(side) {
   const image = el("img", { alt: "", draggable: "false" }),
+    below = el("img", { class: "vs-photo-below", alt: "", draggable: "false" }),
     heat = el("canvas", {}),
     ramp = el("canvas", { class: "vs-ramp", width: "256", height: "1", role: "img" });
   const name = el("strong"),
@@ -71,13 +72,14 @@ export function half(side) {
     unit = el("span", { class: "vs-note" });
   return {
     image,
+    below,
     heat,
     ramp,
     name,
     low,
     high,
     unit,
-    picture: el("div", { class: `vs-half vs-half-${side}`, role: "img" }, image, heat),
+    picture: el("div", { class: `vs-half vs-half-${side}`, role: "img" }, image, below, heat),
     legend: el(
       "div",
       { class: side === "difference" ? "vs-difference-told" : "vs-half-told" },
@@ -91,12 +93,12 @@ export function half(side) {
 
 // A scene of a document `from`, drawn with its name, its scale and unit, and what else is said of it.
 export function drawHalf(made, from, scene, scale, state, t, name, more = []) {
-  const { image, heat, ramp, low, high, unit, picture } = made,
+  const { image, below, heat, ramp, low, high, unit, picture } = made,
     [w, h] = shapeOf(from, state.as_seen),
     colours = colourOf(scale, state);
-  const url = from.header.images[state.as_seen ? "input" : "photo"],
-    small = Math.min(1, FINEST / Math.max(w, h));
-  if (image.getAttribute("src") !== url) image.src = url;
+  const small = Math.min(1, FINEST / Math.max(w, h));
+  setPhoto(from, state.as_seen, image, below);
+  picture.classList.toggle("vs-over", state.opacity > 0);
   heat.width = Math.round(w * small);
   heat.height = Math.round(h * small);
   drawHeat(heat, scene.values, from, scale, colours, state);

@@ -8,8 +8,7 @@ import { withTexts } from "./png.js";
 import { colourOf, meaningOf, numberText, scaleOf, stateOf } from "./scene.js";
 
 const SMALLEST = 960,
-  LARGEST = 1600, // pixels: a legend needs some, a talk no more
-  GREY = "grayscale(.7)";
+  LARGEST = 1600; // pixels: a legend needs some, a talk no more
 
 function wrapped(context, text, width) {
   const lines = [];
@@ -39,11 +38,11 @@ function markedOn({ data, scene, flow: arcs, t }, state) {
   return [[...query, ...flow, ...best, ...pins, ...sinks].join(" · ")].filter(Boolean);
 }
 
-// The drawing: its size, images `[source, x, y, width, height, grey]` and lines of text, and what it says of itself.
+// The drawing: its size, images `[source, x, y, width, height]` and lines of text, and what it says of itself.
 async function drawingOf(ctx) {
   const { data, store, stage } = ctx;
-  await stage.image.decode().catch(() => null);
-  if (ctx.second && ctx.scene.other) await ctx.second.image.decode().catch(() => null);
+  for (const { image, below } of ctx.second && ctx.scene.other ? [stage, ctx.second] : [stage])
+    await Promise.all([image, below].map((one) => one.decode().catch(() => null)));
   const { scene } = ctx,
     state = stateOf(scene, store.get()),
     words = ctx.bar.texts(); // from here on nothing waits
@@ -75,9 +74,13 @@ async function drawingOf(ctx) {
     texts.push({ text, x, y: top + 0.9 * size, size, weight, colour, align });
   };
   let x = 0;
-  for (const { image, heat, over, shape } of photos) {
+  for (const { image, below, heat, over, shape } of photos) {
     const part = (high * shape[0]) / shape[1];
-    images.push([image, x, 0, part, high, state.opacity > 0], [heat, x, 0, part, high], [over, x, 0, part, high]);
+    images.push(
+      [state.opacity > 0 ? below : image, x, 0, part, high],
+      [heat, x, 0, part, high],
+      [over, x, 0, part, high],
+    );
     x += part;
   }
   let y = high + pad;
@@ -128,11 +131,7 @@ function painted({ width, height, family, images, texts }) {
   Object.assign(canvas, { width, height });
   context.fillStyle = "#fff";
   context.fillRect(0, 0, width, height);
-  for (const [source, x, y, w, h, grey] of images) {
-    context.filter = grey ? GREY : "none";
-    context.drawImage(source, x, y, w, h);
-  }
-  context.filter = "none";
+  for (const [source, x, y, w, h] of images) context.drawImage(source, x, y, w, h);
   for (const { text, x, y, size, weight, colour, align } of texts) {
     context.font = `${weight} ${size}px ${family}`;
     context.fillStyle = colour;
@@ -180,13 +179,11 @@ export async function svgOf(ctx) {
   ])
     root.append(svg(tag, {}, text));
   root.append(svg("rect", { width, height, fill: "#fff" }));
-  for (const [source, x, y, w, h, grey] of images) {
-    const canvas = document.createElement("canvas"),
-      context = canvas.getContext("2d");
+  for (const [source, x, y, w, h] of images) {
+    const canvas = document.createElement("canvas");
     canvas.width = source.naturalWidth ?? source.width;
     canvas.height = source.naturalHeight ?? source.height;
-    context.filter = grey ? GREY : "none";
-    context.drawImage(source, 0, 0);
+    canvas.getContext("2d").drawImage(source, 0, 0);
     const href = source.naturalWidth ? canvas.toDataURL("image/jpeg", 0.92) : canvas.toDataURL();
     root.append(svg("image", { href, x, y, width: w, height: h, preserveAspectRatio: "none" }));
   }

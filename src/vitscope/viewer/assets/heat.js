@@ -12,6 +12,16 @@ export function boxOf(data, asSeen) {
   return (cells ?? box).map((end, i) => (i % 2 ? (end - y) / (bottom - y) : (end - x) / (right - x)));
 }
 
+// The picture on which a map lies, and how it looks below the map: nearly grey, as in the images of `vitscope explain`.
+export function setPhoto(data, asSeen, image, below) {
+  const name = asSeen ? "input" : "photo";
+  for (const [shown, url] of [
+    [image, data.header.images[name]],
+    [below, data.header.images[`${name}_below`]],
+  ])
+    if (shown.getAttribute("src") !== url) shown.src = url;
+}
+
 // The picture's width and height in pixels.
 export function shapeOf(data, asSeen) {
   return asSeen ? [data.region.input[1], data.region.input[0]] : data.region.size;

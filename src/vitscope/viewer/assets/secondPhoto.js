@@ -1,7 +1,7 @@
 // The other of two photos, beside the first: what in it is like the pointed patch, or its colours.
 
 import { el } from "./dom.js";
-import { drawColours, drawHeat, shapeOf } from "./heat.js";
+import { drawColours, drawHeat, setPhoto, shapeOf } from "./heat.js";
 import { BEST, cellOf, outline } from "./marks.js";
 import { colourOf, scaleOf } from "./scene.js";
 
@@ -13,19 +13,19 @@ export function createSecond(root, ctx) {
   const { other, store, signal } = ctx;
   if (!other?.likeness || !ctx.data.likeness) return;
   const image = el("img", { class: "vs-photo", alt: other.header.photo.name, draggable: "false" }),
+    below = el("img", { class: "vs-photo-below", alt: "", draggable: "false" }),
     heat = el("canvas", { class: "vs-heat" }),
     over = el("canvas", { class: "vs-marks" });
-  const picture = el("div", { class: "vs-stage vs-second" }, image, heat, over);
+  const picture = el("div", { class: "vs-stage vs-second" }, image, below, heat, over);
   root.append(picture);
   const place = (state) => {
     const [w, h] = shapeOf(other, state.as_seen),
-      small = Math.min(1, FINEST / Math.max(w, h)),
-      url = other.header.images[state.as_seen ? "input" : "photo"];
+      small = Math.min(1, FINEST / Math.max(w, h));
     ctx.body.classList.toggle("vs-two", besideOf(state));
     picture.hidden = !besideOf(state);
     if (picture.hidden) return;
     picture.style.setProperty("--shape", String(w / h));
-    if (image.getAttribute("src") !== url) image.src = url;
+    setPhoto(other, state.as_seen, image, below);
     heat.width = Math.round(w * small);
     heat.height = Math.round(h * small);
     const dense = globalThis.devicePixelRatio || 1;
@@ -61,6 +61,6 @@ export function createSecond(root, ctx) {
       redraw();
   }, signal);
   ctx.shown.subscribe(draw, signal);
-  ctx.second = { image, heat, over, shape: () => shapeOf(other, store.get().as_seen) };
+  ctx.second = { image, below, heat, over, shape: () => shapeOf(other, store.get().as_seen) };
   redraw();
 }

@@ -3,7 +3,7 @@
 import { coloursOf, levelOf } from "./colours.js";
 import { el, figure } from "./dom.js";
 import { drawArc } from "./flow.js";
-import { boxOf, drawColours, drawHeat, shapeOf } from "./heat.js";
+import { boxOf, drawColours, drawHeat, setPhoto, shapeOf } from "./heat.js";
 import { BEST, cellOf, outline } from "./marks.js";
 import { colourOf, scaleOf } from "./scene.js";
 import { drawUnseen } from "./unseen.js";
@@ -12,10 +12,11 @@ const FINEST = 720; // pixels of the map's longer side: finer is invisible
 
 export function createStage(root, ctx) {
   const { data, store, t, signal } = ctx;
-  const image = el("img", { class: "vs-photo", alt: "", draggable: "false" });
+  const image = el("img", { class: "vs-photo", alt: "", draggable: "false" }),
+    below = el("img", { class: "vs-photo-below", alt: "", draggable: "false" });
   const heat = el("canvas", { class: "vs-heat" }),
     marks = el("canvas", { class: "vs-marks" });
-  const stage = el("div", { class: "vs-stage", tabindex: "0", role: "application" }, image, heat, marks);
+  const stage = el("div", { class: "vs-stage", tabindex: "0", role: "application" }, image, below, heat, marks);
   const read = el("p", { class: "vs-sr", "aria-live": "polite" });
   root.append(stage, read);
   const timings = [];
@@ -30,8 +31,7 @@ export function createStage(root, ctx) {
     const state = store.get(),
       [w, h] = shapeOf(data, state.as_seen);
     ctx.body.style.setProperty("--shape", w / h);
-    const url = data.header.images[state.as_seen ? "input" : "photo"];
-    if (image.getAttribute("src") !== url) image.src = url;
+    setPhoto(data, state.as_seen, image, below);
     const scale = Math.min(1, FINEST / Math.max(w, h));
     heat.width = Math.round(w * scale);
     heat.height = Math.round(h * scale);
@@ -186,6 +186,7 @@ export function createStage(root, ctx) {
   return {
     element: stage,
     image,
+    below,
     heat,
     over: marks,
     timings,
