@@ -132,6 +132,37 @@ def test_verdict_class_and_method_are_chosen_together_and_say_what_is_left(explo
         made.click("button", "Show all")
 
 
+def test_the_address_keeps_what_is_brushed_and_no_step_of_the_history_is_made(explorer):
+    made, rows = explorer
+    steps, plain = "() => history.length", made.evaluate("() => location.href")
+    before = made.evaluate(steps)
+    box = made.box(".hist")
+    made.move(box["x"] + 0.02 * box["width"], box["y"] + 9)
+    made.down()
+    for part in (0.4, 0.6, 0.8, 1.2):
+        made.move(box["x"] + part * box["width"], box["y"] + 9)
+    made.up()
+    made.click("[data-facet=method] button", "attention")
+    made.evaluate(
+        "() => Object.assign(document.querySelector('select'), {value: 'broad'}).dispatchEvent(new Event('change'))"
+    )
+    kept = made.evaluate(SHOWN)
+    assert 0 < len(kept) < len(rows) - 1
+    made.wait("() => /low=.*sort=broad.*in.method=attention/.test(location.hash)")
+    made.page.reload()
+    made.wait("() => document.querySelector('[role=status]')?.textContent")
+    assert made.evaluate(SHOWN) == kept
+    assert made.evaluate(steps) == before
+    made.click("button", "Show all")
+    made.evaluate(
+        "() => Object.assign(document.querySelector('select'), {value: 'narrow'}).dispatchEvent(new Event('change'))"
+    )
+    made.wait("(plain) => location.href === plain", plain)
+    made.evaluate("() => { location.hash = '#in.method=rollout&low=odd'; }")
+    made.wait("() => document.querySelector('[data-facet=method] [data-value=rollout]').ariaPressed === 'true'")
+    assert sorted(made.evaluate(SHOWN)) == sorted(named(row) for row in rows if row["method"] == "rollout")
+
+
 def test_the_page_is_in_chinese_too_and_keeps_what_is_chosen(explorer, tiny_folder):
     """No English word is left but names; what was chosen stays."""
     made, rows = explorer

@@ -3,12 +3,13 @@
 import { svg } from "../../viewer/assets/chart.js";
 import { choices, el, figure } from "../../viewer/assets/dom.js";
 import { LANGUAGES, translator } from "../../viewer/assets/strings.js";
-import { FACETS, counted, passing } from "./filters.js";
+import { choiceOf, FACETS, counted, fragmentOf, passing } from "./filters.js";
 
 const BARS = 40,
   WIDE = 400,
   HIGH = 90,
-  CLASSES = 30; // listed at once; a word finds the others
+  CLASSES = 30, // listed at once; a word finds the others
+  PAUSE = 250; // milliseconds without a change before the address is written
 
 const VERDICTS = {
   "better than random": "better",
@@ -22,8 +23,9 @@ const { rows, metrics, marks, about } = JSON.parse(
 );
 const root = document.documentElement,
   main = document.querySelector("main"),
-  state = { low: 0, high: 1, chosen: new Map(), word: "", sort: "narrow", lang: root.dataset.lang };
-state.lang ||= navigator.language.startsWith("zh") ? "zh" : "en";
+  START = { low: 0, high: 1, chosen: new Map(), word: "", sort: "narrow" },
+  own = root.dataset.lang ?? (navigator.language.startsWith("zh") ? "zh" : "en"),
+  state = { ...START, lang: own };
 const t = translator(() => state.lang);
 const marked = (verdict) =>
   [marks[verdict], VERDICTS[verdict] ? t(`verdict_${VERDICTS[verdict]}`) : verdict].filter(Boolean).join(" ");
@@ -61,7 +63,7 @@ function histogram() {
   let from = null;
   const at = (event) => {
     const { left, width } = root.getBoundingClientRect();
-    return Math.max(0, Math.min(1, (event.clientX - left) / width));
+    return Math.round(1000 * Math.max(0, Math.min(1, (event.clientX - left) / width))) / 1000; // as the address has it
   };
   root.addEventListener("pointerdown", (event) => {
     from = at(event);
@@ -163,7 +165,7 @@ function facet([name, of]) {
 function flip(name, value) {
   const chosen = new Set(state.chosen.get(name));
   if (!chosen.delete(value)) chosen.add(value);
-  state.chosen.set(name, chosen);
+  state.chosen = new Map(state.chosen).set(name, chosen);
   show();
 }
 
@@ -215,7 +217,21 @@ const ORDERS = {
   name: (a, b) => a.name.localeCompare(b.name),
 };
 const facets = FACETS(rows, metrics);
-let show = () => {};
+let show = () => {},
+  waiting = 0;
+
+// The address keeps what is chosen, for a reload, a bookmark or a link; it adds nothing to the history.
+function keep() {
+  clearTimeout(waiting);
+  waiting = setTimeout(() => {
+    const text = fragmentOf(state, { ...START, lang: own });
+    history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
+  }, PAUSE);
+}
+
+function choose() {
+  Object.assign(state, START, { lang: own }, choiceOf(location.hash, facets, rows, Object.keys(ORDERS), LANGUAGES));
+}
 
 function build() {
   root.lang = state.lang === "zh" ? "zh-Hans" : "en";
@@ -234,6 +250,7 @@ function build() {
       onchange: () => {
         state.sort = sort.value;
         order();
+        keep();
       },
     },
     ...Object.keys(ORDERS).map((value) => el("option", { value, text: t(`order_${value}`) })),
@@ -243,7 +260,7 @@ function build() {
     type: "button",
     text: t("show_all"),
     onclick: () => {
-      Object.assign(state, { low: 0, high: 1, chosen: new Map(), word: "" });
+      Object.assign(state, START, { sort: state.sort });
       for (const field of main.querySelectorAll("input[type=search]"))
         /** @type {HTMLInputElement} */ (field).value = "";
       show();
@@ -259,6 +276,7 @@ function build() {
     for (const [, fill] of made) fill();
     status.textContent = t("of_maps", { shown: number(kept.size), total: number(rows.length) });
     main.dataset.ms = (performance.now() - begun).toFixed(1);
+    keep();
   };
   document.querySelector("header").replaceChildren(...header());
   main.replaceChildren(
@@ -273,4 +291,9 @@ function build() {
   order();
   show();
 }
+choose();
 build();
+addEventListener("hashchange", () => {
+  choose();
+  build();
+});

@@ -27,3 +27,33 @@ export function counted(rows, choice, name, of) {
   for (const one of passing(rows, choice, name)) counts.set(of(one), counts.get(of(one)) + 1);
   return counts;
 }
+
+const share = (text) => {
+  const value = Number(text);
+  return text && value >= 0 && value <= 1 ? value : null;
+};
+
+// What is chosen as a fragment of the address: what differs from `start` alone.
+export function fragmentOf(state, start) {
+  const parts = new URLSearchParams();
+  for (const key of ["low", "high", "word", "sort", "lang"])
+    if (state[key] !== start[key]) parts.set(key, String(state[key]));
+  for (const [name, values] of state.chosen) for (const value of values) parts.append(`in.${name}`, value);
+  return String(parts);
+}
+
+// What a fragment chooses of these maps; what is not one of their values, orders or languages is passed over.
+export function choiceOf(fragment, facets, rows, orders, languages) {
+  const parts = new URLSearchParams(fragment.replace(/^#/, "")),
+    found = {};
+  const [low, high] = [share(parts.get("low")), share(parts.get("high"))];
+  if ((low ?? 0) <= (high ?? 1)) Object.assign(found, low !== null && { low }, high !== null && { high });
+  if (parts.has("word")) found.word = parts.get("word");
+  if (orders.includes(parts.get("sort"))) found.sort = parts.get("sort");
+  if (languages.some(([name]) => name === parts.get("lang"))) found.lang = parts.get("lang");
+  const chosen = facets.map(([name, of]) => {
+    const values = new Set(rows.map(of));
+    return [name, new Set(parts.getAll(`in.${name}`).filter((value) => values.has(value)))];
+  });
+  return { ...found, chosen: new Map(chosen.filter(([, values]) => values.size)) };
+}
