@@ -167,6 +167,22 @@ def test_a_hint_stands_on_the_photo_until_one_points_at_it(browser, tiny_file):
         made.wait("() => document.querySelector('.vs-switches > .vs-quiet').textContent === 'Tour'")
 
 
+@pytest.mark.slow
+def test_the_hint_says_what_pointing_shows_in_each_view(browser, tiny_file):
+    with opened(browser, tiny_file.as_uri()) as made:
+        for state, said in (
+            ({"source": "received"}, "Point at any patch to see which patches look at it"),
+            (
+                {"source": "like", "query": 4},
+                "Point at any patch to see what is like it: the cosine of its features with those of each other patch",
+            ),
+            ({"source": "query", "hover": "value"}, "Point at any patch to read its value"),
+            ({"hover": "attend"}, "Point at any patch to see what it looks at"),
+        ):
+            made.evaluate(SET, state)
+            assert made.text(".vs-hint") == said
+
+
 def test_each_method_says_what_it_answers_among_its_like(sized):
     told = "() => [...document.querySelectorAll('.vs-methods > *')].map((one) => one.firstChild.textContent)"
     assert sized.evaluate(told) == ["Where it looks", "rollout", "attention", "Why this answer", "relevance"]

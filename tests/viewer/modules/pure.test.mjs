@@ -212,6 +212,29 @@ test("each facet counts what the choices of the others leave, and every value is
   assert.equal(passing(rows, { range: null, chosen: new Map([["deletion", new Set([""])]]) })[0], rows[1]);
 });
 
+test("what is brushed is in the address, and what the maps do not have is passed over", async () => {
+  const { choiceOf, fragmentOf } = await import(
+    new URL("../../../src/vitscope/batch/assets/filters.js", import.meta.url)
+  );
+  const rows = [
+      { method: "a", class: "x & y=1" },
+      { method: "b", class: "" },
+    ],
+    facets = [
+      ["method", (one) => one.method],
+      ["class", (one) => one.class],
+    ],
+    start = { low: 0, high: 1, chosen: new Map(), word: "", sort: "narrow", lang: "en" },
+    read = (text) => choiceOf(text, facets, rows, ["narrow", "broad"], [["en"], ["zh"]]);
+  assert.equal(fragmentOf(start, start), "");
+  const chosen = new Map([["class", new Set(["x & y=1", ""])]]);
+  const state = { low: 0.25, high: 0.8, chosen, word: "ä#", sort: "broad", lang: "zh" };
+  assert.deepEqual(read(`#${fragmentOf(state, start)}`), state);
+  const nothing = { chosen: new Map() };
+  assert.deepEqual(read("#low=0.9&high=0.1"), nothing, "ends that cross");
+  assert.deepEqual(read("#low=&high=2&sort=odd&lang=xx&in.method=c&in.other=a&%%%=1"), nothing);
+});
+
 test("few colours are exact where they suffice, and cut where they lie far apart where they do not", () => {
   const told = [
       [255, 255, 255],

@@ -16,15 +16,17 @@ export function createHint(stage, ctx) {
   if (ctx.met) return;
   const [l, top, r, b] = boxOf(data, store.get().as_seen),
     ring = el("i", { class: "vs-ring", "aria-hidden": "true" });
-  const words = el(
-    "p",
-    { class: "vs-hint" },
-    el("span", {
-      text: t(
-        !data.queries.some(Boolean) ? "hint_value" : matchMedia("(pointer: coarse)").matches ? "hint_touch" : "hint",
-      ),
-    }),
-  );
+  // What pointing shows follows what is shown: what a patch looks at, what looks at it, what is like it, or its value.
+  const said = () => {
+    const { source, hover } = store.get(),
+      like = source === "like" || source === "pca";
+    if (hover === "value" || !(like || data.queries.some(Boolean))) return t("hint_value");
+    return t(matchMedia("(pointer: coarse)").matches ? "hint_touch" : "hint", {
+      what: t(like ? "hint_like" : source === "received" ? "hint_received" : "hint_query"),
+    });
+  };
+  const text = el("span", { text: said() }),
+    words = el("p", { class: "vs-hint" }, text);
   ring.style.inlineSize = `${(100 * (r - l)) / data.columns}%`;
   ring.style.blockSize = `${(100 * (b - top)) / data.rows}%`;
   PLACES.forEach(([x, y], i) => {
@@ -39,5 +41,5 @@ export function createHint(stage, ctx) {
     words.remove();
   };
   for (const event of ["pointermove", "pointerdown", "keydown"]) stage.addEventListener(event, end, until);
-  store.subscribe(({ tour }) => tour !== null && end(), until.signal);
+  store.subscribe(({ tour }) => (tour === null ? (text.textContent = said()) : end()), until.signal);
 }
