@@ -347,7 +347,8 @@ def require_image(explanation: Explanation) -> None:
     """Raise an UnsupportedError for an explanation of another medium than an image, a UsageError for anything else."""
     if not isinstance(explanation, Explanation):
         raise UsageError(
-            msg("explanation.no-explanation", "expected an Explanation, got {type}", type=type(explanation).__name__)
+            msg("explanation.no-explanation", "expected an Explanation, got {type}", type=type(explanation).__name__),
+            msg("explanation.no-explanation.hint", "pass what scope.explain(image) returns"),
         )
     if explanation.medium != "image":
         raise UnsupportedError(
