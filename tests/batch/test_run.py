@@ -116,6 +116,22 @@ def test_metrics_and_overlays(collection, tiny_scope, tmp_path):
             assert image.size == e.region.size
 
 
+@pytest.mark.parametrize(("words", "absent"), [("default", {"saco"}), ("all", set())])
+def test_words_for_several_metrics_become_their_columns(collection, tiny_scope, tmp_path, words, absent):
+    """Not a column of that name which stays empty."""
+    one = tmp_path / "one.txt"
+    one.write_text(str(min((collection / "1").iterdir())))
+    run(str(one), tmp_path / "out", plan(metrics=(words,), size=64), scope=tiny_scope)
+    (row,) = table(tmp_path / "out").to_dict("records")
+    e = tiny_scope.explain(row["source"], method="rollout", size=64)
+    numbers = {n.name.replace("-", "_"): n for n in tiny_scope.measure(e, metrics=words).numbers}
+    assert {"deletion", "saco", "sensitivity_n", "infidelity"} - absent <= numbers.keys() <= row.keys()
+    assert not {words, *absent} & row.keys()
+    for name, number in numbers.items():
+        assert row[name] == pytest.approx(number.value, abs=1e-3)
+        assert row[f"{name}_verdict"] == number.verdict
+
+
 def test_wrong_questions_are_refused_before_anything_is_written(collection, tiny_scope, tmp_path):
     for wrong, kind in (
         ({"methods": ("rolout",)}, UnknownNameError),

@@ -13,7 +13,7 @@ from tests.helpers.faithfulness import NAMES, additive, photo, scope_of
 from tests.oracles import chance as oracles
 from vitscope.evaluation.random_maps import compare_scores
 from vitscope.metrics.faithfulness import DRAWS, MEASURES, MeasureResult, MeasureSettings
-from vitscope.metrics.measurement import compare_with_random
+from vitscope.metrics.measurement import compare_with_random, random_range
 from vitscope.metrics.ranking import rank_map, shuffled_maps
 
 BY_NAME = {measure.name: measure for measure in MEASURES}
@@ -215,6 +215,10 @@ class TestPossible:
 
 
 class TestAroundTheCurve:
+    def test_the_mean_of_equal_numbers_is_that_number(self):
+        assert sum([0.1] * 3) / 3 > 0.1
+        assert random_range([0.1] * 3) == (0.1, 0.1, 0.1)
+
     def test_it_is_the_band_of_the_random_maps_at_each_step(self):
         scope = scope_of("vit")
         e = scope.explain(photo(), method="rollout")

@@ -19,7 +19,6 @@ from vitscope.errors import (
     first_line,
     is_out_of_memory,
 )
-from vitscope.evaluation.evaluate import metric_names
 from vitscope.methods.base import METHODS
 from vitscope.methods.targets import parse_target
 
@@ -52,13 +51,11 @@ def method_requests(scope: "Scope", plan: BatchPlan, *, validate: bool = True) -
     """Return the requests of a plan; `validate` checks each against the model.
 
     Raises:
-        UsageError: a method, option, metric or target that does not exist or does not fit the model.
+        UsageError: a method, option or target that does not exist or does not fit the model.
         MethodError: a method that does not apply to this model.
 
     Cost: with `validate`, one forward for each target.
     """
-    if plan.metrics:
-        metric_names(plan.metrics, "mean", "probability")
     requests, used = [], set()
     for name in plan.methods:
         target = plan.targets[0] if plan.targets else None

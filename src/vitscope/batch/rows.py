@@ -54,10 +54,10 @@ _FIELDS: tuple[tuple[str, pa.DataType], ...] = (
 _LEFT_OUT = ("source", "notes", "target", "score", "batch_size")
 
 
-def schema(metrics: Sequence[str] = ()) -> pa.Schema:
-    """Return the columns. Each metric adds `NAME`, `NAME_random`, the mean of random maps, and `NAME_verdict`."""
+def schema(numbers: Sequence[str] = ()) -> pa.Schema:
+    """Return the columns. A measured number adds `NAME`, `NAME_random`, the mean of random maps, and `NAME_verdict`."""
     ends = {"": pa.float64(), "_random": pa.float64(), "_verdict": pa.string()}
-    more = [(f"{name}{end}".replace("-", "_"), kind) for name in metrics for end, kind in ends.items()]
+    more = [(f"{name}{end}".replace("-", "_"), kind) for name in numbers for end, kind in ends.items()]
     return pa.schema([*_FIELDS, *more], metadata={"vitscope.batch": str(SCHEMA)})
 
 
@@ -115,9 +115,9 @@ def error_row(ref: Ref, sha256: str, requested_target: str | None, method: str, 
     }
 
 
-def to_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = ()) -> pa.Table:
-    """Return rows as a table. Absent values are null, and text that is not UTF-8 is escaped."""
-    columns = schema(metrics)
+def to_table(rows: Sequence[Mapping[str, Any]], numbers: Sequence[str] = ()) -> pa.Table:
+    """Return rows as a table with columns for these numbers. Absent values are null, text that is not UTF-8 escaped."""
+    columns = schema(numbers)
     arrays = []
     for field in columns:
         values = [row.get(field.name) for row in rows]

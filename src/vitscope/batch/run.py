@@ -92,10 +92,13 @@ def run(
     from vitscope.batch.output import open_output
     from vitscope.batch.requests import fingerprint, method_requests
     from vitscope.engine.calibrated import NONE
+    from vitscope.evaluation.evaluate import metric_names
 
     folder = Path(out)
     images = replace(ImageSource(source) if isinstance(source, str) else source, exclude=folder.resolve())
     run_engine = importlib.import_module(ENGINES[engine]).run
+    if plan.metrics:  # "all" and "default" become the names of columns
+        plan = replace(plan, metrics=metric_names(plan.metrics, "mean", "probability"))
     scope = scope or plan.load()
     if "auto" in plan.methods:  # workers on other machines take the same as this one
         plan = replace(plan, calibration=scope.engine.calibration.of(scope.adapter) or NONE)

@@ -121,7 +121,7 @@ class BatchPlan:
         refine: see `gradient_rule`.
         size: see `gradient_rule`.
         seed: see `gradient_rule`.
-        metrics: names as in `Scope.measure`; each costs many forwards.
+        metrics: names as in `Scope.measure`, `default` and `all` among them; each costs many forwards.
         overlays: also draw each map over its photo.
         shard_size: images in a shard.
         batch_size: images in one forward, at most; None leaves it to `batch_tokens`.

@@ -21,6 +21,7 @@ from vitscope.batch.requests import MethodRequest, explain_batch, method_request
 from vitscope.batch.rows import error_row, explanation_row, to_table
 from vitscope.batch.types import BatchPlan, Outcome, ProgressCallback, Ref, Task
 from vitscope.errors import OutOfMemoryError, VitscopeError, is_out_of_memory
+from vitscope.evaluation.evaluate import number_names
 
 if TYPE_CHECKING:
     from vitscope.batch.crash_log import CrashLog
@@ -69,7 +70,7 @@ class _ShardRows:
             "seconds": round(time.perf_counter() - self.started, 3),
             "means": {name: sum(row[name] for row in fine) / len(fine) for name in names} if fine else {},
         }
-        return Outcome(self.task.number, self.task.digest, to_table(rows, plan.metrics), stats)
+        return Outcome(self.task.number, self.task.digest, to_table(rows, number_names(plan.metrics)), stats)
 
 
 def outcomes(

@@ -24,8 +24,8 @@ from vitscope.methods.targets import Target
 from vitscope.metrics.faithfulness import DEFAULT, MEASURES, Measure, MeasureSettings
 from vitscope.metrics.measurement import RANDOM_MAPS, Bounds, Measurement, Number
 from vitscope.metrics.perturb import BASELINES, Baseline, Probe, baseline_fill
-from vitscope.metrics.sanity import sanity, weight_groups
-from vitscope.metrics.stability import NOISE_SAMPLES, stability
+from vitscope.metrics.sanity import SANITY_NUMBERS, sanity, weight_groups
+from vitscope.metrics.stability import NOISE_SAMPLES, STABILITY_NUMBERS, stability
 from vitscope.metrics.target_score import ScoreKind
 
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -35,7 +35,7 @@ ScoreCache: TypeAlias = dict[tuple[str, ...], dict[bytes, Tensor]]
 QUICK: Mapping[str, Any] = {"metrics": ("deletion", "infidelity"), "steps": 4, "n_squares": 24}
 
 _FAITHFULNESS = tuple(one.name for one in MEASURES)
-_REMAKING = ("stability", "sanity")  # they make the map again
+_REMAKING = {"stability": STABILITY_NUMBERS, "sanity": SANITY_NUMBERS}  # they make the map again, for these numbers
 _KEPT = 1 << 16  # numbers of one answer that are kept; of a longer one only its score is
 
 
@@ -222,6 +222,11 @@ def metric_names(metrics: str | Sequence[str], baseline: str, score: str) -> tup
             msg("evaluation.no-metric.hint", "choices: {choices}", choices=", ".join(("default", "all", *known))),
         )
     return tuple(dict.fromkeys(names))
+
+
+def number_names(metrics: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of all numbers that metrics can have: most have one, of their own name."""
+    return tuple(number for name in metrics for number in _REMAKING.get(name, (name,)))
 
 
 def _cache_key(pixels: Tensor, baseline: str, score: str, weights: str) -> tuple[str, ...]:

@@ -340,7 +340,8 @@ def compare_with_random(
 def random_range(values: Sequence[float], rank: int = 1) -> tuple[float, float, float]:
     """Return the mean of values, the `rank`-th least and the `rank`-th largest."""
     ordered = np.sort(np.asarray(values, np.float64))
-    return float(ordered.mean()), float(ordered[rank - 1]), float(ordered[-rank])
+    mean = np.clip(ordered.mean(), ordered[0], ordered[-1])  # the mean of equal numbers is rounded
+    return float(mean), float(ordered[rank - 1]), float(ordered[-rank])
 
 
 def _slack(*values: float) -> float:

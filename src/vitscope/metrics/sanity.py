@@ -21,6 +21,9 @@ from vitscope.metrics.measurement import Number, compare_with_random
 from vitscope.metrics.ranking import moved_copies, spearman, ssim
 
 _DRAWS, _LEVEL = 99, 0.025  # the second least and the second largest of 99 copies
+# the parts of its numbers' names
+_KINDS, _ALIKE, _SIGNS = ("cascading", "independent"), ("", "-ssim"), ("", "-without-sign")
+SANITY_NUMBERS = tuple(f"sanity-{kind}{alike}{sign}" for kind in _KINDS for alike in _ALIKE for sign in _SIGNS)
 _PARTS = 8  # groups of a model whose blocks are not known
 
 
@@ -141,11 +144,12 @@ def sanity(
     cascade, single = np.stack(maps[: len(down)]), np.stack(maps[len(down) :])
     signed = bool(values.min() < 0)
     numbers = []
-    for kind, found in (("cascading", cascade), ("independent", single)):
-        for measure, alike in (("", spearman), ("-ssim", ssim)):
-            for sign, of in (("", lambda x: x), ("-without-sign", np.abs)) if signed else (("", lambda x: x),):
+    for kind, found in zip(_KINDS, (cascade, single), strict=True):
+        for measure, alike in zip(_ALIKE, (spearman, ssim), strict=True):
+            for sign in _SIGNS if signed else _SIGNS[:1]:
                 name = f"sanity-{kind}{measure}{sign}"
-                numbers.append(_number(name, of(values), of(found), alike, [s.name for s in down], seed))
+                one, others = (np.abs(values), np.abs(found)) if sign else (values, found)
+                numbers.append(_number(name, one, others, alike, [s.name for s in down], seed))
     return numbers
 
 

@@ -13,6 +13,7 @@ from vitscope.metrics.ranking import rank_map, shuffled_maps, spearman
 
 RADIUS = 0.02  # of the range from black to white
 NOISE_SAMPLES = 8
+STABILITY_NUMBERS = ("max-sensitivity", "stability")
 
 
 def stability(

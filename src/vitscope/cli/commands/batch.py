@@ -92,7 +92,7 @@ def batch(
         targets=tuple(target or ()),
         size=size,
         seed=seed,
-        metrics=checks.split_names(metrics),
+        metrics=_metric_names(metrics),
         overlays=overlays,
         shard_size=shard_size,
         batch_size=batch_size,
@@ -130,6 +130,14 @@ def batch(
         write_video(overlay_paths(out), film, rate)
     _print(summary, as_json)
     return 1 if summary.failed or summary.failed_before else 0
+
+
+def _metric_names(text: str | None) -> tuple[str, ...]:
+    if not (names := checks.split_names(text)):
+        return ()
+    from vitscope.evaluation.evaluate import metric_names  # imports torch
+
+    return metric_names(names, "mean", "probability")
 
 
 def _count(images: "ImageSource", progress: console.CollectionProgress) -> None:
