@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from io import SEEK_END
 from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Any, BinaryIO, TypeAlias
@@ -21,6 +22,8 @@ from vitscope.media.video import opened_video
 # from a ref to its image and the SHA-256 of its bytes, or of the pixels for a frame of a video
 ImageReader: TypeAlias = Callable[[Ref], tuple[Picture, str]]
 _CHUNK, _MOST_FETCHED = 1 << 20, 1_000_000_000  # bytes of a URL: at once, and in all
+_BUFFER, _KEPT = 1 << 23, 1 << 26  # bytes of a row group: read at once, and of rows that wait for other threads
+_MOST_PACKED, _SIZES = 100, ("compressed", "uncompressed")  # rows of images do not become smaller by more
 _SEEK_BEYOND = 10.0  # seconds; shorter gaps are decoded
 
 
@@ -105,6 +108,8 @@ def _fetched(url: str) -> bytes:
 
 
 def _part(file: BinaryIO, ref: Ref) -> bytes:
+    if ref.at + ref.size > file.seek(0, SEEK_END):  # Python would make room for as many bytes as the tar says
+        raise ValueError("the archive ends before it does")
     file.seek(ref.at)
     return file.read(ref.size)
 
@@ -136,31 +141,26 @@ class _Tar:
 
 
 class _RowGroup:
-    """The last row group read: neighbouring refs use its rows one after another."""
+    """The last row group read, row by row: neighbouring refs use its rows nearly one after another.
+
+    Rows that others will ask for are kept as long as they are few bytes: a row group can unpack to any number.
+    """
 
     def __init__(self) -> None:
-        self._lock, self._of = Lock(), ("", -1, "")
-        self._values: Any = None
+        self._lock, self._stack = Lock(), ExitStack()
+        self._of, self._next, self._ahead = ("", -1, ""), 0, dict[int, Any]()
+        self._rows: Iterator[Any] = iter(())
 
     def __enter__(self) -> "_RowGroup":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._values = None
+        self._forget()
 
     def value(self, ref: Ref) -> bytes:
         """Return the bytes that a row holds or points to."""
-        import pyarrow.parquet as pq
-
         with self._lock:
-            if self._of != (ref.path, ref.group, ref.column):
-                with open_file(ref.path) as file, pq.ParquetFile(file) as table:
-                    self._values = table.read_row_group(ref.group, columns=[ref.column]).column(0)
-                self._of = (ref.path, ref.group, ref.column)
-            assert self._values is not None
-            value: Any = self._values[ref.at].as_py()
-        if isinstance(value, dict):  # as in datasets on the Hub
-            value = value.get("bytes") or value.get("path")
+            value = self._row(ref)
         if isinstance(value, bytes):
             return value
         if not isinstance(value, str) or not value:
@@ -170,6 +170,57 @@ class _RowGroup:
             raise ImageError(problem, msg("batch.empty-row.hint", "the row may be empty, or choose another {@column}"))
         beside = ref.path.rpartition("/")[0]
         return _whole(value if "://" in value or value.startswith("/") or not beside else f"{beside}/{value}")
+
+    def _forget(self) -> None:
+        self._of, self._rows, self._next, self._ahead = ("", -1, ""), iter(()), 0, {}
+        self._stack.close()
+
+    def _row(self, ref: Ref) -> Any:
+        """Return the value of a row, without the rows before it."""
+        passed = ref.at < self._next and ref.at not in self._ahead
+        if passed or self._of != (ref.path, ref.group, ref.column):
+            self._open(ref)
+        while self._next <= ref.at:
+            try:
+                value = next(self._rows).column(0)[0].as_py()
+            except Exception:
+                self._forget()
+                raise
+            if isinstance(value, dict):  # as in datasets on the Hub
+                value = value.get("bytes") or value.get("path")
+            self._ahead[self._next] = value if isinstance(value, (bytes, str)) else None
+            self._next += 1
+            while len(self._ahead) > 1 and sum(len(one or "") for one in self._ahead.values()) > _KEPT:
+                del self._ahead[min(self._ahead)]
+        return self._ahead.pop(ref.at)
+
+    def _open(self, ref: Ref) -> None:
+        """Open a row group at its first row.
+
+        Raises:
+            ImageError: it unpacks to far more than images do.
+        """
+        import pyarrow.parquet as pq
+
+        self._forget()
+        file = self._stack.enter_context(open_file(ref.path))
+        table = self._stack.enter_context(pq.ParquetFile(file, buffer_size=_BUFFER))
+        group = table.metadata.row_group(ref.group)
+        columns = [group.column(number) for number in range(group.num_columns)]
+        columns = [one for one in columns if one.path_in_schema.split(".")[0] == ref.column]
+        packed, unpacked = (sum(getattr(one, f"total_{kind}_size") for one in columns) for kind in _SIZES)
+        if unpacked > max(_MOST_FETCHED, _MOST_PACKED * packed):
+            problem = msg(
+                "batch.packed-rows",
+                "{source}: its row group unpacks {packed} million bytes to {unpacked} million",
+                source=ref.source,
+                packed=f"{packed / 1e6:.3g}",
+                unpacked=f"{unpacked / 1e6:,.0f}",
+            )
+            raise ImageError(problem, msg("batch.packed-rows.hint", "write the file again with smaller row groups"))
+        # a value that stands once in a dictionary can be that of every row, so that several rows at once are no less
+        self._rows = table.iter_batches(1, row_groups=[ref.group], columns=[ref.column], use_threads=False)
+        self._of = (ref.path, ref.group, ref.column)
 
 
 class _Video:
