@@ -132,6 +132,16 @@ def test_verdict_class_and_method_are_chosen_together_and_say_what_is_left(explo
         made.click("button", "Show all")
 
 
+def test_each_map_has_its_verdict_as_a_sentence_in_both_languages(explorer):
+    made, rows = explorer
+    for language, column in (("中文", "sentence_zh"), ("English", "sentence")):
+        made.click("header button", language)
+        said = dict(zip(made.evaluate(SHOWN), texts(made, "figcaption p"), strict=True))
+        names = [" 上的 ".join(named(row).split(" over ")[::-1]) if language == "中文" else named(row) for row in rows]
+        assert said == {name: row[column] for name, row in zip(names, rows, strict=True)}
+        assert all("deletion" in text for text in said.values())
+
+
 def test_the_address_keeps_what_is_brushed_and_no_step_of_the_history_is_made(explorer):
     made, rows = explorer
     steps, plain = "() => history.length", made.evaluate("() => location.href")
@@ -176,7 +186,7 @@ def test_the_page_is_in_chinese_too_and_keeps_what_is_chosen(explorer, tiny_fold
     said = made.evaluate("""() => [document.body.innerText, ...[...document.querySelectorAll(
         'main [aria-label], main [placeholder]'
     )].map((one) => one.getAttribute('aria-label') ?? one.placeholder)].join(' ')""")
-    given = [tiny_folder, __version__, "run English vitscope attention rollout", *map(label, rows)]
+    given = [tiny_folder, __version__, "run English vitscope attention rollout deletion", *map(label, rows)]
     given += [row["source"] for row in rows]
     assert latin(said) - latin(" ".join(map(str, given))) == set()
     made.click("header button", "English")

@@ -1,5 +1,6 @@
 """The report on a batch: its numbers against the rows, its page, its command."""
 
+import html
 import json
 import re
 import shutil
@@ -148,6 +149,14 @@ def test_sinks_are_those_of_attention_alone(photo, tiny_folder, tmp_path, tiny_s
     asked = BatchPlan(str(tiny_folder), methods=("rollout", "random", "relevance"))
     run(str(photo), tmp_path / "run", asked, scope=tiny_scope)
     assert overview(tmp_path / "run").sinks[4, 4].maps == 1
+
+
+def test_a_measured_map_has_its_verdict_in_words(photo, tiny_folder, tiny_scope, tmp_path):
+    plan = BatchPlan(str(tiny_folder), methods=("rollout",), metrics=("deletion",))
+    run(str(photo), tmp_path / "out", plan, scope=tiny_scope)
+    measured = tiny_scope.measure(tiny_scope.explain(photo, method="rollout"), metrics="deletion")
+    text = html.unescape(render_report(overview(tmp_path / "out"), "run"))
+    assert f"<em>{measured.sentence(brief=True)}</em>" in text
 
 
 def test_pictures_open_the_viewers_that_are_there(finished, tmp_path):

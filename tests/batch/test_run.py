@@ -124,7 +124,10 @@ def test_words_for_several_metrics_become_their_columns(collection, tiny_scope, 
     run(str(one), tmp_path / "out", plan(metrics=(words,), size=64), scope=tiny_scope)
     (row,) = table(tmp_path / "out").to_dict("records")
     e = tiny_scope.explain(row["source"], method="rollout", size=64)
-    numbers = {n.name.replace("-", "_"): n for n in tiny_scope.measure(e, metrics=words).numbers}
+    measurement = tiny_scope.measure(e, metrics=words)
+    numbers = {n.name.replace("-", "_"): n for n in measurement.numbers}
+    assert row["sentence"] == measurement.sentence(brief=True)
+    assert "随机" in row["sentence_zh"]
     assert {"deletion", "saco", "sensitivity_n", "infidelity"} - absent <= numbers.keys() <= row.keys()
     assert not {words, *absent} & row.keys()
     for name, number in numbers.items():

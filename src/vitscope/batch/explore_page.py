@@ -20,6 +20,7 @@ from vitscope._version import __version__
 from vitscope.batch.report import SHORT_ID
 from vitscope.batch.report_page import overlay_or_heat
 from vitscope.batch.results import explanation_from_row, read_plan, row_batches
+from vitscope.batch.rows import SENTENCES
 from vitscope.engine.options import Progress
 from vitscope.errors import ResultError
 from vitscope.explanation import Explanation
@@ -112,6 +113,7 @@ def _entry(row: Mapping[str, Any], link: str) -> dict[str, Any]:
         "class": row["target"] or top["label"] or "",
         "breadth": row["effective_patches"] / (row["grid_rows"] * row["grid_columns"]),
         "verdicts": {key: value for key, value in row.items() if key.endswith("_verdict")},
+        "said": {language: row.get(name) or "" for language, name in SENTENCES.items()},
         "link": link,
         "image": data_url(overlay_or_heat(_small(explanation_from_row(row))), quality=_QUALITY),
     }

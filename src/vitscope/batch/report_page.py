@@ -13,6 +13,7 @@ from PIL import Image
 from vitscope._version import __version__
 from vitscope.batch.report import SHORT_ID, SINK_FACTOR, Overview, SinkCounts
 from vitscope.batch.results import explanation_from_row
+from vitscope.batch.rows import SENTENCES
 from vitscope.explanation import Explanation
 from vitscope.metrics.verdict_text import MARKS
 from vitscope.render import raster
@@ -21,7 +22,10 @@ from vitscope.render.raster import StyleOptions, limits
 
 _BARS, _FEWEST_BARS = 40, 5
 _TITLES = {
-    "effective_share": ("breadth", "exp of the map's entropy, as a share of all patches"),
+    "effective_share": (
+        "breadth",
+        "the share of the patches that the map is spread over: exp of its entropy over their number",
+    ),
     "largest_share": ("largest patch", "the largest patch's share of the weight of all patches"),
     "prefix_share": ("prefix tokens", "share of all weight on CLS and registers"),
 }
@@ -169,6 +173,7 @@ def _map(row: Mapping[str, Any], name: str) -> dict[str, str]:
         "image": data_url(overlay_or_heat(e), longest=400, quality=80),
         "title": " · ".join([row["method"], *([str(row["target"])] if row["target"] else [])]),
         "about": "; ".join([about, *e.remarks, *_verdicts(row)]),
+        "sentence": row.get(SENTENCES["en"]) or "",
     }
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from vitscope._catalogues import translated
 from vitscope.batch.types import SCHEMA, Ref
 from vitscope.errors import VitscopeError
 from vitscope.explanation import Explanation
@@ -50,14 +51,19 @@ _FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("prefix_names", pa.list_(pa.string())),
     ("cells", pa.list_(pa.float32())),
 )
+SENTENCES = {"en": "sentence", "zh": "sentence_zh"}
 # entries of the provenance that have columns of their own, or that rows do not depend on
 _LEFT_OUT = ("source", "notes", "target", "score", "batch_size")
 
 
 def schema(numbers: Sequence[str] = ()) -> pa.Schema:
-    """Return the columns. A measured number adds `NAME`, `NAME_random`, the mean of random maps, and `NAME_verdict`."""
+    """Return the columns; measured numbers add their own, and what they mean in words.
+
+    A number adds `NAME`, `NAME_random`, the mean of random maps, and `NAME_verdict`.
+    """
     ends = {"": pa.float64(), "_random": pa.float64(), "_verdict": pa.string()}
     more = [(f"{name}{end}".replace("-", "_"), kind) for name in numbers for end, kind in ends.items()]
+    more += [(name, pa.string()) for name in SENTENCES.values() if numbers]
     return pa.schema([*_FIELDS, *more], metadata={"vitscope.batch": str(SCHEMA)})
 
 
@@ -100,6 +106,11 @@ def explanation_row(
         **{name: number.value for name, number in numbers.items()},
         **{f"{name}_random": number.random for name, number in numbers.items()},
         **{f"{name}_verdict": number.verdict for name, number in numbers.items()},
+        **{
+            name: translated(measurement.sentence(brief=True), language)
+            for language, name in SENTENCES.items()
+            if measurement
+        },
     }
 
 

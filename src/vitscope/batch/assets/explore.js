@@ -202,12 +202,15 @@ function card(one) {
       one.class,
       t("breadth_of", { value: figure(one.breadth) }),
       ...Object.values(one.verdicts).filter(Boolean).map(marked),
-    ];
+    ],
+    sentence = one.said[state.lang]
+      ? el("details", {}, el("summary", { text: t("in_words") }), el("p", { text: one.said[state.lang] }))
+      : "";
   return el(
     "figure",
     {},
     one.link ? el("a", { href: one.link }, image) : image,
-    el("figcaption", {}, el("b", { text: one.name }), el("span", { text: said.filter(Boolean).join(" · ") })),
+    el("figcaption", {}, el("b", { text: one.name }), el("span", { text: said.filter(Boolean).join(" · ") }), sentence),
   );
 }
 
