@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, Unpack
 
@@ -147,7 +147,14 @@ class Explanation:
                 msg("explanation.notebook-style", "the style 'notebook' draws images only"),
                 msg("explanation.notebook-style.hint", "leave {@style} out, or use 'grey'"),
             )
-        return chosen
+        return replace(chosen, label=self._scale_label()) if chosen.colorbar else chosen
+
+    def _scale_label(self) -> str:
+        """Say what the values of the map are: shares where they and those of prefix tokens add up to one."""
+        whole = float(self.map.sum()) + float(self.prefix.sum())
+        shares = self.map.min() >= 0 and abs(whole - 1) < 1e-3
+        target = f" of {self.target}" if self.target and max(self.target) < "\u0250" else ""  # the letters of the font
+        return f"{self.method}{target}: {'shares of all tokens' if shares else 'its own values'}"
 
     def overlay(self, **style: Unpack[StyleOptions]) -> Image.Image:
         """Draw the map over the photo, in the photo's size.

@@ -69,6 +69,7 @@ class Style:
         smooth: bicubic between patch centres; otherwise one flat block per patch.
         blur: standard deviation of a Gaussian blur in pixels of the photo; 0 for none.
         colorbar: draw the scale beside the picture, with the map's own values.
+        label: what these values are, beside the scale; an explanation says so itself.
     """
 
     style: StyleName = "color"
@@ -78,6 +79,7 @@ class Style:
     smooth: bool = True
     blur: float = 0.0
     colorbar: bool = False
+    label: str = ""
 
     def __post_init__(self) -> None:
         for kind, value, choices in (
@@ -104,7 +106,7 @@ class Style:
             UnknownNameError: a keyword that is no drawing option, with its nearest spelling.
             UsageError: an option that the style `notebook` or `grey` does not follow.
         """
-        names = [f.name for f in fields(cls)]
+        names = [*StyleOptions.__annotations__]
         for name in options:
             if name not in names:
                 raise UnknownNameError(msg("render.drawing-option", "drawing option"), name, names)
@@ -139,7 +141,8 @@ class Style:
 
     def to_dict(self) -> dict[str, object]:
         """Return the style as a manifest keeps it, the normalisation in words."""
-        told = asdict(self) | {"normalisation": _NORMALISATION.get(self.norm, self.norm)}
+        told = {name: value for name, value in asdict(self).items() if name != "label"}
+        told |= {"normalisation": _NORMALISATION.get(self.norm, self.norm)}
         return told | ({"opacity": _NOTEBOOK_ALPHA / 255, "blur": NOTEBOOK_BLUR} if self.style == "notebook" else {})
 
 
@@ -296,20 +299,37 @@ def _colours(name: str) -> UInt8[np.ndarray, "256 3"]:
     return (np.asarray(mpl.colormaps[name](np.linspace(0, 1, 256)))[:, :3] * 255 + 0.5).astype(np.uint8)
 
 
+def _upright(words: str, text: int, height: int) -> Image.Image | None:
+    """Draw words from below to above, no longer than the height; None where there are none to draw, or no room."""
+    font = ImageFont.load_default(size=text)
+    while text > 7 and font.getlength(words) > height:
+        text -= 1
+        font = ImageFont.load_default(size=text)
+    if not words or font.getlength(words) > height:
+        return None
+    line = Image.new("RGB", (int(font.getlength(words)) + 1, round(text * 1.3)), "white")
+    ImageDraw.Draw(line).text((0, line.height // 2), words, fill="black", font=font, anchor="lm")
+    return line.transpose(Image.Transpose.ROTATE_90)
+
+
 def with_bar(image: Image.Image, style: Style, low: float, high: float) -> Image.Image:
-    """Draw the colour scale at the right of an image, the map's values beside it."""
+    """Draw the colour scale at the right of an image, the map's values beside it and what they are along it."""
     text = min(max(image.height // 28, 9), 60)
     font = ImageFont.load_default(size=text)
     ticks = [(part, f"{low + part * (high - low):.3g}") for part in (1.0, 0.5, 0.0)]
     wide = max(int(font.getlength(label)) for _, label in ticks)
     bar, gap = max(image.height // 24, 8), max(text // 2, 4)
-    out = Image.new(image.mode, (image.width + bar + wide + 3 * gap, image.height), "white")
+    label = _upright(style.label, text, image.height)
+    size = (image.width + bar + wide + 3 * gap + (label.width + gap if label else 0), image.height)
+    out = Image.new(image.mode, size, "white")
     out.paste(image, (0, 0))
     length = max(image.height - text, 2)
     ramp = _colours(style.cmap)[np.linspace(255, 0, length).round().astype(int)]
     out.paste(Image.fromarray(ramp[:, None].repeat(bar, 1)), (image.width + gap, text // 2))
     draw = ImageDraw.Draw(out)
-    for part, label in ticks:
+    for part, number in ticks:
         y = text // 2 + round((1 - part) * (length - 1))
-        draw.text((image.width + 2 * gap + bar, y), label, fill="black", font=font, anchor="lm")
+        draw.text((image.width + 2 * gap + bar, y), number, fill="black", font=font, anchor="lm")
+    if label:
+        out.paste(label, (size[0] - label.width - gap, (image.height - label.height) // 2))
     return out
