@@ -3,6 +3,8 @@
 import json
 import sys
 from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from vitscope.images import load_image
 from vitscope.media.sound import load_sound
 from vitscope.media.volume import load_volume
 
+BATCH = ("results", "report", "report_page", "explore_page", "rows", "output")
 LAZY = ("vitscope.batch", "vitscope.bench", "vitscope.export", "vitscope.viewer.widget", "vitscope.web")
 
 
@@ -161,6 +164,7 @@ def attempts(model, photo, folder):
         ("batch", "pyarrow", "pyarrow", _batch),
         ("batch", "pyarrow", "pyarrow", lambda: table.save(folder / "table.parquet")),
         ("batch", "pyarrow", "pyarrow", lambda: _report(folder)),
+        *(("batch", "pyarrow", "pyarrow", partial(import_module, f"vitscope.batch.{name}")) for name in BATCH),
         ("notebook", "anywidget", "anywidget", lambda: scope.view(photo, methods=("rollout",)).widget()),
         ("serve", "fastapi", "fastapi", _serve),
         ("serve", "starlette", "starlette", _serve),

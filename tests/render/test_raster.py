@@ -3,7 +3,7 @@
 import base64
 import io
 import re
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import matplotlib as mpl
 import numpy as np
@@ -366,39 +366,6 @@ def test_the_colour_bar_stands_beside_the_picture(explained, draw):
     assert (np.diff(luminance(ramp)) < 0).mean() > 0.95
     labels = beside[:, bar[-1] + 1 :].min(-1) < 128
     assert all(labels[part].sum() > 4 for part in (slice(0, 15), slice(38, 52), slice(75, 90)))
-
-
-def test_along_the_colour_bar_stands_what_its_values_are(explained):
-    e = explained(one_hot(4, 4, 1, 1), (120, 300))
-    style = e.style(colorbar=True)
-    barred, named = (
-        np.asarray(raster.overlay(e.map, e.region, e.photo.pixels, replace(style, label=label)))
-        for label in ("", "rollout: shares of all tokens")
-    )
-    new = named[:, barred.shape[1] :].min(-1) < 128
-    assert np.array_equal(named[:, : barred.shape[1] - 5], barred[:, :-5])
-    rows, columns = (np.flatnonzero(new.any(axis)) for axis in (1, 0))
-    assert 4 < np.ptp(columns) < 16
-    assert 60 < np.ptp(rows) <= 300
-    assert abs(rows.mean() - 150) < 8
-    endless = raster.overlay(e.map, e.region, e.photo.pixels, replace(style, label="x" * 400))
-    assert np.array_equal(np.asarray(endless), barred)
-
-
-@pytest.mark.parametrize(
-    ("values", "target", "label"),
-    [
-        (np.full((2, 2), 0.2), None, "rollout: shares of all tokens"),
-        (np.full((2, 2), 0.2), "cat", "rollout of cat: shares of all tokens"),
-        (np.full((2, 2), 0.3), "猫", "rollout: its own values"),
-        (np.array([[-0.2, 0.4], [0.4, 0.2]]), None, "rollout: its own values"),
-    ],
-)
-def test_an_explanation_says_what_its_values_are(explained, values, target, label):
-    e = replace(explained(values, (20, 20)), method="rollout", target=target, prefix=np.array([0.2], np.float32))
-    assert e.style(colorbar=True).label == label
-    assert e.style().label == ""
-    assert "label" not in e.style(colorbar=True).to_dict()
 
 
 # --- sheets ----------------------------------------------------------------------------------------------------------

@@ -10,13 +10,12 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from markupsafe import Markup
 from PIL import Image
 
 from vitscope._messages import msg
 from vitscope._version import __version__
+from vitscope.batch._arrow import pa, pc
 from vitscope.batch.report import SHORT_ID
 from vitscope.batch.report_page import overlay_or_heat
 from vitscope.batch.results import explanation_from_row, read_plan, row_batches

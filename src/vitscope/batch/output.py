@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from msgspec import to_builtins
 
@@ -25,6 +23,7 @@ from vitscope._documents import (
 )
 from vitscope._files import PART_PREFIX, atomic_write, require_same_options, write_errors
 from vitscope._messages import msg
+from vitscope.batch._arrow import pa, pq
 from vitscope.batch.schemas import Manifest, ShardRecord
 from vitscope.batch.types import SCHEMA, Outcome, Task
 from vitscope.errors import OutOfMemoryError, ResultError, UsageError

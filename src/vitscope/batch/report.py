@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from jaxtyping import Float, Int
 
 from vitscope._messages import msg
+from vitscope.batch._arrow import pa, pc
 from vitscope.batch.results import finished_shards, read_plan, row_batches
 from vitscope.errors import ResultError
 from vitscope.methods.base import METHODS

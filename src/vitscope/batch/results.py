@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from vitscope._documents import as_schema, file_record, read_document
 from vitscope._messages import msg
+from vitscope.batch._arrow import pa, pc, pq
 from vitscope.batch.archives import list_refs
 from vitscope.batch.fetch import image_reader
 from vitscope.batch.output import PLAN, read_manifest, require_intact

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from vitscope._catalogues import translated
+from vitscope.batch._arrow import pa
 from vitscope.batch.types import SCHEMA, Ref
 from vitscope.errors import VitscopeError
 from vitscope.explanation import Explanation

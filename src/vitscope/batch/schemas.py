@@ -6,13 +6,12 @@ from typing import Annotated, Any
 
 import msgspec
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from msgspec import Meta
 
 from vitscope._documents import Count, FileRecord, Seconds, Sha256, as_schema, damaged, parse_json
 from vitscope._messages import msg
 from vitscope._saved import Provenance
+from vitscope.batch._arrow import pa, pc
 from vitscope.batch.rows import schema
 from vitscope.errors import first_line
 
