@@ -174,7 +174,7 @@ def test_the_hint_says_what_pointing_shows_in_each_view(browser, tiny_file):
             ({"source": "received"}, "Point at any patch to see which patches look at it"),
             (
                 {"source": "like", "query": 4},
-                "Point at any patch to see what is like it: the cosine of its features with those of each other patch",
+                "Point at any patch to see what is like it: the cosine of their features",
             ),
             ({"source": "query", "hover": "value"}, "Point at any patch to read its value"),
             ({"hover": "attend"}, "Point at any patch to see what it looks at"),
