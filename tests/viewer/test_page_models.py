@@ -91,7 +91,7 @@ def test_what_is_looked_at_stays_when_the_other_model_is_shown(twins, twin_view)
     state = twins.evaluate(f"() => {VIEWER}.state")
     assert (state["query"], state["layer"], state["head"], state["panel"]) == (4, 1, 0, "models")
     assert texts(twins, ".vs-head p") == [twin_view.other.header["model"]["reference"]]
-    assert twins.evaluate(HEADS)[0].startswith(twin_view.other.header["model"]["reference"])
+    twins.wait(f"(word) => ({HEADS})()[0].startsWith(word)", twin_view.other.header["model"]["reference"])
     twins.evaluate(SET, {"photo": 0})
 
 

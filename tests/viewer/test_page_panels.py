@@ -163,7 +163,7 @@ def test_two_photos_stand_beside_each_other_with_what_makes_them_alike(clean, ti
         ends = [float(one) for one in texts(clean, ENDS % number)]
         assert np.allclose(ends, [values.min(), values.max()], rtol=1e-2)
     assert attribute(clean, ".vs-half img", "src") == [
-        view.header["images"]["photo"] for view in (tiny_pair, tiny_pair.other)
+        view.header["images"][name] for view in (tiny_pair, tiny_pair.other) for name in ("photo", "photo_below")
     ]
 
 
