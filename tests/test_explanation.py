@@ -206,7 +206,7 @@ def test_a_file_is_never_replaced_and_an_empty_folder_may_be(some, tmp_path):
 
 def test_a_place_that_cannot_be_written(some, tmp_path):
     (tmp_path / "file").write_text("mine")
-    with raises(ResultError, "files.not-written"):
+    with raises(ResultError, "files.file-in-the-way"):
         some.save(tmp_path / "file" / "dog")
     with raises(ResultError, "files.not-written"):
         some.save(tmp_path / "long" / ("a" * 300))

@@ -34,8 +34,12 @@ def test_an_error_leaves_the_old_file_and_no_part(tmp_path):
 
 def test_an_error_of_the_system_is_a_result_error_with_the_callers_hint(tmp_path):
     (tmp_path / "file").write_text("")
-    with raises(ResultError, "files.not-written", "files.not-written.hint"), atomic_write(tmp_path / "file" / "a"):
+    with raises(ResultError, "files.file-in-the-way", "files.in-the-way.hint"), atomic_write(tmp_path / "file" / "a"):
         pass
+    (tmp_path / "folder").mkdir()
+    with raises(ResultError, "files.folder-in-the-way") as caught, atomic_write(tmp_path / "folder") as part:
+        part.touch()
+    assert str(caught.value).startswith(f"{tmp_path / 'folder'} is a folder")
     with raises(ResultError, "files.not-written") as caught, atomic_write(tmp_path / "a", "buy a disk"):
         raise OSError(28, "No space left on device")
     assert str(caught.value) == f"{tmp_path / 'a'} cannot be written: No space left on device (buy a disk)"

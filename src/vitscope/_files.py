@@ -34,8 +34,33 @@ def is_file_name(path: Path) -> bool:
 
 def not_written(path: Path, error: OSError, hint: str = _WHERE) -> ResultError:
     """Make the error for a file or folder that the system did not write."""
+    if isinstance(error, (IsADirectoryError, FileExistsError)):
+        return in_the_way(Path(error.filename2 or error.filename or path))
     reason = error.strerror or str(error)
     return ResultError(msg("files.not-written", "{path} cannot be written: {reason}", path=path, reason=reason), hint)
+
+
+def in_the_way(path: Path) -> ResultError:
+    """Make the error for a folder in the place of a file, or the reverse."""
+    problem = (
+        msg("files.folder-in-the-way", "{path} is a folder, where a file is to be written", path=path)
+        if path.is_dir()
+        else msg("files.file-in-the-way", "{path} is a file, where a folder is to be made", path=path)
+    )
+    return ResultError(problem, msg("files.in-the-way.hint", "move it away, or choose another path"))
+
+
+def make_room(path: Path) -> None:
+    """Remove an empty folder in the place of a file.
+
+    Raises:
+        ResultError: a folder with something in it, which may be somebody's.
+    """
+    if path.is_dir() and not path.is_symlink():
+        try:
+            path.rmdir()
+        except OSError as error:
+            raise in_the_way(path) from error
 
 
 @contextmanager

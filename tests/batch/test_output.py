@@ -172,3 +172,41 @@ def test_a_damaged_shard_is_named_and_made_again(collection, tiny_scope, tmp_pat
     assert (summary.skipped, summary.images, summary.shards) == (7, 4, 1)
     assert [shard.read_bytes() for shard in shards] == whole
     assert overview(out).images == 11
+
+
+SHARD = "data/part-000001.parquet"
+
+
+@pytest.mark.spread
+@pytest.mark.parametrize(
+    "place", [SHARD, ".lock", *(pytest.param(one, marks=pytest.mark.slow) for one in
+                                ("stats/part-000001.json", "data/.part-x", ".in-progress", ".suspects.json"))]
+)  # fmt: skip
+def test_an_empty_folder_in_the_place_of_a_file_makes_room_and_a_full_one_is_named(
+    collection, tiny_scope, tmp_path, place
+):
+    out = tmp_path / "out"
+    run(str(collection), out, plan(), scope=tiny_scope)
+    whole = [shard.read_bytes() for shard in sorted((out / "data").iterdir())]
+    (out / SHARD).unlink()  # so that it and its statistics are written again
+    taken = out / place
+    taken.unlink(missing_ok=True)
+    taken.mkdir()
+    (taken / "mine.txt").touch()
+    with raises(ResultError, "files.folder-in-the-way") as caught:
+        run(str(collection), out, plan(), scope=tiny_scope, resume=True)
+    assert str(taken) in str(caught.value)
+    assert (taken / "mine.txt").exists()
+    (taken / "mine.txt").unlink()
+    summary = run(str(collection), out, plan(), scope=tiny_scope, resume=True)
+    assert ([*summary.damaged], summary.images) == ([SHARD], 4)
+    assert [shard.read_bytes() for shard in sorted((out / "data").iterdir())] == whole
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(collection, tiny_scope, tmp_path):
+    run(str(collection / "1"), tmp_path, plan(), scope=tiny_scope)
+    (tmp_path / "stats").rename(tmp_path / "away")
+    (tmp_path / "stats").touch()
+    with raises(ResultError, "files.file-in-the-way") as caught:
+        run(str(collection / "1"), tmp_path, plan(), scope=tiny_scope, resume=True)
+    assert str(tmp_path / "stats") in str(caught.value)

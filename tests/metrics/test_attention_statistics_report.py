@@ -73,7 +73,7 @@ def test_a_file_that_is_there_is_not_replaced(one, tmp_path):
     (tmp_path / "folder.json").mkdir()
     with raises(ResultError, "files.already-there"):
         one.save(tmp_path / "folder.json", force=True)
-    with raises(ResultError, "files.not-written"):
+    with raises(ResultError, "files.file-in-the-way"):
         one.save(path / "below.json")
 
 

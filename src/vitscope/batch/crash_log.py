@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 
 from vitscope._documents import DamagedFileError, document_bytes, read_bytes, read_document
-from vitscope._files import atomic_write, write_errors
+from vitscope._files import atomic_write, make_room, write_errors
 from vitscope._messages import msg
 from vitscope.batch.schemas import Suspects
 from vitscope.batch.types import Ref, Task
@@ -40,6 +40,8 @@ class CrashLog:
         self._try_images = try_images
         self._in_progress, self._suspects = folder / _IN_PROGRESS, folder / _SUSPECTS
         earlier = Suspects()
+        for path in (self._in_progress, self._suspects):
+            make_room(path)
         try:
             earlier = read_document(self._suspects, Suspects) if self._suspects.exists() else earlier
             last = (

@@ -21,7 +21,7 @@ from vitscope._documents import (
     read_document,
     require_contents,
 )
-from vitscope._files import PART_PREFIX, atomic_write, require_same_options, write_errors
+from vitscope._files import PART_PREFIX, atomic_write, make_room, require_same_options, write_errors
 from vitscope._messages import msg
 from vitscope.batch._arrow import pa, pq
 from vitscope.batch.schemas import Manifest, ShardRecord
@@ -42,6 +42,9 @@ class OutputFolder:
 
     Shards with images over which memory ran out are not finished: they are made again.
 
+    Raises:
+        ResultError: a folder with something in it is in the place of a shard.
+
     Attributes:
         folder: where.
         damaged: listed shards that are not as they were written, by file with the reason; they are made again.
@@ -60,6 +63,8 @@ class OutputFolder:
             except ResultError as error:
                 self.damaged[shard.file] = error.message
                 log.warning("%s; it is made again", error.message)
+                for path in (folder / shard.file, folder / _stats_file(shard.number)):
+                    make_room(path)
 
     @property
     def shards(self) -> tuple[ShardRecord, ...]:
@@ -117,6 +122,7 @@ def open_output(folder: Path, plan: Mapping[str, Any], *, resume: bool) -> Itera
     with write_errors(folder, _OTHER_OUT):
         resuming = _holds_run(folder, resume)
         folder.mkdir(parents=True, exist_ok=True)
+        make_room(folder / LOCK)
         lock = FileLock(folder / LOCK, timeout=0)
         try:
             lock.acquire()
@@ -135,7 +141,8 @@ def open_output(folder: Path, plan: Mapping[str, Any], *, resume: bool) -> Itera
             for name in (DATA, STATS):
                 (folder / name).mkdir(exist_ok=True)
                 for part in (folder / name).glob(f"{PART_PREFIX}*"):
-                    part.unlink()
+                    make_room(part)
+                    part.unlink(missing_ok=True)
         yield OutputFolder(folder, read_manifest(folder))
     finally:
         lock.release()
@@ -207,6 +214,10 @@ def _shard_file(number: int) -> str:
     return f"{DATA}/part-{number:06d}.parquet"
 
 
+def _stats_file(number: int) -> str:
+    return f"{STATS}/part-{number:06d}.json"
+
+
 def _write_shard(folder: Path, outcome: Outcome) -> ShardRecord:
     """Write a shard and its statistics, each whole or not at all. What an earlier try left is replaced."""
     buffer = pa.BufferOutputStream()
@@ -225,7 +236,7 @@ def _write_shard(folder: Path, outcome: Outcome) -> ShardRecord:
         seconds=stats["seconds"],
     )
     _write(folder / shard.file, data)
-    _write(folder / STATS / f"part-{shard.number:06d}.json", json_bytes({**to_builtins(shard), **stats}, indent=1))
+    _write(folder / _stats_file(shard.number), json_bytes({**to_builtins(shard), **stats}, indent=1))
     return shard
 
 
