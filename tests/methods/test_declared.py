@@ -30,6 +30,8 @@ def test_names_options_and_defaults_are_those_of_the_registry():
         (["rollout"], {"residual_weight": "much"}, UsageError, "methods.not-a-number"),
         (["auto"], {"layrs": 1}, UnknownNameError, "errors.unknown-name"),
         (["attention", "rollout"], {"stride": 1}, UnknownNameError, "errors.unknown-name"),
+        (["attention", "rollout"], {"residual_weight": "much"}, UsageError, "methods.not-a-number"),
+        (["auto"], {"head_fusion": "men"}, UnknownNameError, "errors.unknown-name"),
     ],
 )
 def test_mistakes_are_refused(methods, options, error, code):
@@ -41,6 +43,8 @@ def test_what_exists_passes():
     declared.check_declared(["auto"], {"stride": 1})
     declared.check_declared(["attention", "rollout"], {"head": 1, "residual_weight": 0.3})
     declared.check_declared(["gradcam"], {"at": "input"})
+    for method, options in declared.declared_options().items():  # what fits one method fits any that is chosen
+        declared.check_declared([method, "auto"], {name: one.default for name, one in options.items()})
 
 
 def test_nothing_is_refused_that_a_plug_in_may_bring(monkeypatch):

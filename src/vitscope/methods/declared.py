@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vitscope._messages import msg
-from vitscope.errors import UnknownNameError
+from vitscope.errors import UnknownNameError, UsageError
 from vitscope.methods.method_options import KIND, PACKAGE, Option, check_options
 
 
@@ -32,10 +32,25 @@ def check_declared(methods: Sequence[str], options: Mapping[str, Any]) -> None:
     if len(methods) == 1 and methods[0] in known:
         check_options(methods[0], known[methods[0]], options)
         return
-    names = sorted({name for method in (known if "auto" in methods else methods) for name in known[method]})
-    for name in options:
-        if name not in names and not entry_points(group=PACKAGE):
+    taken = [known[method] for method in (known if "auto" in methods else methods)]
+    names = sorted({name for those in taken for name in those})
+    for name, value in options.items():
+        if name in names:
+            _check_any([those[name] for those in taken if name in those], value)
+        elif not entry_points(group=PACKAGE):
             raise UnknownNameError(msg("methods.option", "option of these methods"), name, names)
+
+
+def _check_any(options: Sequence[Option], value: Any) -> None:
+    """Check that a value fits the option of one method at least; raise what the last one says of it."""
+    for option in options:
+        try:
+            option.check(value)
+        except UsageError as error:
+            problem = error
+        else:
+            return
+    raise problem
 
 
 @cache
