@@ -97,7 +97,7 @@ def test_a_method_that_does_not_apply_has_a_cell_with_the_reason(cli, album, tin
     told = json.loads(ran.out)
     assert [one["method"] for one in told["methods"]] == ["rollout"]
     [refused] = told["refused"]
-    assert (refused["image"], refused["method"]) == ("cat", "flow")
+    assert (refused["model"], refused["image"], refused["method"]) == (str(tiny_folder), "cat", "flow")
     assert "tokens are more than 290" in refused["reason"]
     assert "--size" in refused["reason"]
     [(cells, _)] = shown
@@ -162,6 +162,9 @@ def test_what_two_models_cannot_do_is_said(cli, album, tiny_folder, tmp_path):
     ran = cli("compare", album[1], *model, *model, "--weights", album[0], "--out", tmp_path)
     assert ran.code != 0
     assert "--weights would be those of both models" in one_line(ran.err)
+    ran = cli("compare", album[1], *model, *model, "--target", "tapir", "--out", tmp_path / "out")
+    assert (ran.code, (tmp_path / "out").exists()) == (2, False)
+    assert one_line(ran.err).startswith(f"vitscope: {tiny_folder}: no class is called 'tapir'")
 
 
 def test_the_numbers_as_a_table(cli, album, tiny_folder, tmp_path):

@@ -2,12 +2,15 @@
 
 import textwrap
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vitscope._messages import msg
 from vitscope.cli import console
 from vitscope.cli.commands import _checks as checks
 from vitscope.cli.commands import _options as opt
@@ -15,7 +18,7 @@ from vitscope.cli.commands import _results as results
 from vitscope.cli.commands._two_models import TwoModels
 from vitscope.cli.commands.sheets import SheetOut
 from vitscope.cli.tables import TableFormat, print_table_as
-from vitscope.errors import MethodError
+from vitscope.errors import MethodError, UsageError
 from vitscope.metrics.verdict_text import MARKS
 
 if TYPE_CHECKING:
@@ -77,7 +80,8 @@ def compare(
                 names = [picture.name] * (len(images) > 1) + [panel.scope.adapter.reference] * (len(panels) > 1)
                 cells.append(Cell(picture.pil(), " · ".join(names) or "image"))
                 for text in chosen:
-                    cells.append(panel.cell(picture, text, progress))
+                    with _naming_model(panel.scope if len(panels) > 1 else None):
+                        cells.append(panel.cell(picture, text, progress))
                     progress.advance()
             if len(panels) > 1:
                 pairs.append(ModelPair(panels[0].maps, panels[1].maps, scopes[0], scopes[1], picture, size))
@@ -100,10 +104,23 @@ def compare(
     else:
         results.print_result(path, as_json, told | ({"layers": [one.document() for one in pairs]} if pairs else {}))
     for one in refused if not as_json else ():
-        console.print_note(f"{one['image']}: {one['method']}: {one['reason']}")
+        of = f"{one['model']}: " if len(panels) > 1 else ""
+        console.print_note(f"{one['image']}: {of}{one['method']}: {one['reason']}")
     for pair in pairs if not as_json else ():
         console.print_note(pair.summary())
     return 1 if refused and method else 0
+
+
+@contextmanager
+def _naming_model(scope: "Scope | None") -> Iterator[None]:
+    """Name the model of which an error is, where there are two."""
+    try:
+        yield
+    except UsageError as error:
+        if scope is None:
+            raise
+        words = {"model": scope.adapter.reference, "problem": error.message}
+        raise UsageError(msg("cli.of-model", "{model}: {problem}", **words), error.hint) from error
 
 
 @dataclass
@@ -149,7 +166,9 @@ class _Panel:
                 )
         except MethodError as error:
             reason = ", ".join(part for part in error.spoken("cli") if part)
-            self.refused.append({"image": picture.name, "method": text, "reason": reason})
+            self.refused.append(
+                {"model": self.scope.adapter.reference, "image": picture.name, "method": text, "reason": reason}
+            )
             return Cell(_empty(picture), text, textwrap.fill(reason, _REMARK))
         self.maps[text] = e
         self.documents.append(
