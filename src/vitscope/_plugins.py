@@ -4,7 +4,7 @@ import importlib
 import logging
 import pkgutil
 from collections.abc import Callable, Iterator
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions, entry_points
 from typing import Generic, TypeVar
 
 from vitscope._messages import Message, join_messages, msg
@@ -82,15 +82,20 @@ class Registry(Generic[T]):
         package = importlib.import_module(self.package)
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self.package}.{module.name}")
-        for entry in entry_points(group=self.package):
+        for entry in _entries(self.package):
             self._load(entry)
         self._complete = True
 
     def _load(self, entry: EntryPoint) -> None:
         """Load one entry point, whatever its code does."""
+        before = len(self._parts)
         try:
             entry.load()
-        except (Exception, SystemExit) as error:
+            if len(self._parts) == before:
+                self._require_part_of(entry.module)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit, and what test runners skip with
             self._broken[entry.name] = msg(
                 "plugins.broken",
                 "the plug-in '{name}' of {package} cannot be loaded: {error}",
@@ -101,11 +106,36 @@ class Registry(Generic[T]):
             log.warning("%s", self._broken[entry.name])
             log.debug("the plug-in '%s' failed here", entry.name, exc_info=True)
 
+    def _require_part_of(self, module: str) -> None:
+        """Raise where no part is of a module's package, which may have been imported earlier."""
+        if module.partition(".")[0] not in map(_package, self._parts.values()):
+            raise LookupError(f"it registers no {self.kind}")
+
+
+def _entries(group: str) -> Iterator[EntryPoint]:
+    """Yield the entry points of a group; a distribution whose own cannot be read costs nobody else's."""
+    try:
+        yield from entry_points(group=group)
+    except Exception:  # the fault of one of them, wherever it came from
+        for found in distributions():
+            try:
+                yield from found.entry_points.select(group=group)
+            except Exception as error:
+                where = getattr(found, "_path", found)
+                log.warning("the entry points of %s cannot be read: %s", where, first_line(error))
+
+
+def _definition(part: object) -> tuple[str | None, str | None]:
+    """Return the module and the name of a part's class or function."""
+    function = getattr(part, "run", part)
+    return getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+
+
+def _package(part: object) -> str:
+    return (_definition(part)[0] or "").partition(".")[0]
+
 
 def _defined_again(one: object, other: object) -> bool:
     """Return whether two parts are of the same definition: a class or function of one name in one module."""
-    places = []
-    for part in (one, other):
-        function = getattr(part, "run", part)
-        places.append((getattr(function, "__module__", None), getattr(function, "__qualname__", None)))
+    places = [_definition(part) for part in (one, other)]
     return None not in places[0] and places[0] == places[1]
