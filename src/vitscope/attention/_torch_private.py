@@ -4,10 +4,8 @@
 fallback.
 """
 
-import copy
 import itertools
 import types
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, cast
@@ -125,7 +123,7 @@ def add_hook(
 
 
 class _Hook:
-    """A hook whose copies do nothing: a module whose class copies itself copies its hooks with it."""
+    """A hook whose copies do nothing: another thread may copy or pickle the module while the hook is there."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self._call = call
@@ -223,36 +221,3 @@ def transformed() -> bool:
     """Return whether the caller runs under `torch.func` (vmap, grad) or with fake tensors, which hold no numbers."""
     key = getattr(getattr(torch._C, "_TorchDispatchModeKey", None), "FAKE", None)
     return in_torch_func() or (key is not None and torch._C._get_dispatch_mode(key) is not None)
-
-
-# Part 11: how `copy` and `pickle` take a module apart, and the function by which `copy` puts it together. Without that
-# function, copies of modules end with an AttributeError, and where torch gives `nn.Module` a `__deepcopy__` of its own,
-# that one is passed by.
-
-
-def reduce_module(module: nn.Module, protocol: Any) -> Any:
-    """Return what a module's own `__reduce_ex__` returns, without the hooks of `add_hook`."""
-    reduced = super(nn.Module, module).__reduce_ex__(protocol)
-    if not isinstance(reduced, tuple) or len(reduced) < 3 or not isinstance(reduced[2], dict):
-        return reduced
-    kept = {
-        name: OrderedDict((number, hook) for number, hook in list(hooks.items()) if number >= 0)
-        for name, hooks in reduced[2].items()
-        if name in _HOOKS and any(number < 0 for number in list(hooks))
-    }
-    return (*reduced[:2], reduced[2] | kept, *reduced[3:]) if kept else reduced
-
-
-def copy_module(module: nn.Module, memo: dict[int, Any]) -> Any:
-    """Return what `copy.deepcopy` would make of a module if `nn.Module` had no `__deepcopy__`."""
-    own = getattr(super(nn.Module, module), "__deepcopy__", None)
-    if own is not None:
-        return own(memo)
-    reduced = module.__reduce_ex__(4)
-    return module if isinstance(reduced, str) else copy._reconstruct(module, memo, *reduced)  # type: ignore[attr-defined]
-
-
-def set_copying(deepcopy: Callable[[nn.Module, Any], Any], reduce: Callable[[nn.Module, Any], Any]) -> None:
-    """Have modules copied and pickled by these functions, unless their classes say how."""
-    nn.Module.__reduce_ex__ = reduce  # type: ignore[method-assign, assignment]
-    nn.Module.__deepcopy__ = deepcopy  # type: ignore[attr-defined]

@@ -25,7 +25,7 @@ from vitscope.attention._torch_private import flash_attention_with_lse, outer_mo
 from vitscope.attention.blocks import Dense, Factored
 from vitscope.attention.changes import Changes
 from vitscope.attention.gradient_rules import GradientRule
-from vitscope.attention.model_lock import ModelHold, let_pickles_finish
+from vitscope.attention.model_lock import ModelHold
 from vitscope.attention.model_modes import suspend_checkpointing, suspend_compiling
 from vitscope.attention.recorder import AttentionRecorder, OutputEdit
 from vitscope.attention.softmax_tracking import SoftmaxTracker, as_4d, split_heads
@@ -140,7 +140,6 @@ class _Capture(Changes):
         if threading.get_ident() == self._thread and self.is_open:
             if not self._recorder._modules:
                 self._hold.acquire()
-                let_pickles_finish()
             self._recorder._forwards += not name
             self._recorder._modules.append(name)
 

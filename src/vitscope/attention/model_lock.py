@@ -4,23 +4,19 @@ A model is its modules, parameters and configurations. Two models that share one
 it, a part, a tied embedding) wait for each other; any others run side by side. Threads get a model in the order in
 which they asked for it. While a thread runs a function of the caller's, such as a progress callback, others that have
 waited a moment may have its models: the function may wait for them.
-
-From the first model on, `copy.deepcopy` of a module holds it as well, and pickle waits for it: a copy that another
-thread makes of a model at work is the model as it was before.
 """
 
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial, wraps
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import ParamSpec, Self, TypeVar
 
 from torch import nn
 
 from vitscope._messages import msg
-from vitscope.attention._torch_private import copy_module, reduce_module, set_copying
 from vitscope.attention.changes import Changes, Guard
 from vitscope.errors import CaptureError, UsageError
 
@@ -28,7 +24,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _SECONDS = 0.1  # how soon a waiting thread looks again, should nobody wake it; how long a callback keeps its models
-_PICKLING = 0.5  # seconds in which a thread pickles one module's own parts, even on a busy machine
 
 
 class _Table:
@@ -39,7 +34,6 @@ class _Table:
         self.held: list[ModelHold] = []
         self.waiting: dict[ModelHold, threading.Lock] = {}
         self.resuming: set[ModelHold] = set()  # of `waiting`, those that were lent: they come first
-        self.pickling: dict[int, float] = {}  # when each thread last took a module apart to pickle it
 
 
 _TABLE = _Table()
@@ -56,7 +50,6 @@ class ModelHold:
     """
 
     def __init__(self, model: nn.Module, *, pristine: bool = False) -> None:
-        set_copying(_deepcopy, _reduce)
         self.model, self.pristine, self.thread, self._parts = model, pristine, 0, frozenset[int]()
         self.idle_since: float | None = None
 
@@ -209,50 +202,10 @@ class _ChangesOfHeldModel(Changes):
         try:
             self.on_exit(self._hold.release)
             self._hold.acquire()
-            let_pickles_finish()
         except BaseException:
             self.undo()
             raise
         return self
-
-
-def let_pickles_finish() -> None:
-    """Wait until other threads have pickled the modules that they took apart; for the next ones they need a model."""
-    for thread, began in tuple(_TABLE.pickling.items()):
-        if thread != threading.get_ident():
-            while time.monotonic() < began + _PICKLING and all(hold.thread != thread for hold in tuple(_TABLE.waiting)):
-                time.sleep(_PICKLING / 100)
-            _TABLE.pickling.pop(thread, None)
-
-
-def _deepcopy(module: nn.Module, memo: dict[int, Any]) -> Any:
-    """Copy a module while no other thread holds it."""
-    with _unchanged(module):
-        return copy_module(module, memo)
-
-
-def _reduce(module: nn.Module, protocol: Any) -> Any:
-    """Take a module apart, to pickle it, while no other thread holds it."""
-    with _unchanged(module):
-        _TABLE.pickling[threading.get_ident()] = time.monotonic()
-        return reduce_module(module, protocol)
-
-
-@contextmanager
-def _unchanged(module: nn.Module) -> Iterator[None]:
-    """Hold a module, unless this thread holds it already."""
-    with Changes() as changes:
-        if not _is_held_here(module):
-            hold = ModelHold(module, pristine=True)
-            changes.on_exit(hold.release)
-            hold.acquire()
-        yield
-
-
-def _is_held_here(module: nn.Module) -> bool:
-    """Return whether this thread holds a module."""
-    thread = threading.get_ident()
-    return any(hold.thread == thread and id(module) in hold._parts for hold in tuple(_TABLE.held))
 
 
 def _parts(model: nn.Module) -> frozenset[int]:
