@@ -1,5 +1,6 @@
 """Clips: frames chosen, times, formats, broken files; results drawn, saved and read again."""
 
+import dataclasses
 import json
 
 import av
@@ -17,6 +18,7 @@ from vitscope.explanation import Explanation
 from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.media.clip import Clip, frame_numbers, load_clip
 from vitscope.media.clip_explanation import ClipExplanation
+from vitscope.render.nearly_grey import colour_weights, nearly_grey
 
 
 @pytest.mark.parametrize(("total", "count"), [(20, 8), (8, 8), (3, 8), (300, 16), (17, 16), (1, 4)])
@@ -193,6 +195,17 @@ def test_all_frames_are_drawn_on_one_scale(explained):
         explained.overlay(8)
     with raises(UsageError, "explanation.notebook-style"):
         explained.overlay(0, style="notebook")
+
+
+def test_all_frames_have_greys_of_one_kind_so_that_a_film_does_not_flicker(explained):
+    shown = np.random.default_rng(0).integers(0, 256, (8, 48, 64, 3), dtype=np.uint8)
+    shown[1:] = shown[1:].mean(-1, keepdims=True)
+    e = dataclasses.replace(explained, picture=Clip(list(shown), 10.0))
+    shared = colour_weights(*shown)
+    assert np.abs(shared - colour_weights(shown[0])).max() > 0.05
+    for frame, pixels in enumerate(shown):
+        drawn = np.asarray(e.overlay(frame, opacity=0.0))[:, 8:56]
+        assert np.abs(drawn - nearly_grey(pixels, shared)[:, 8:56].astype(int)).max() <= 1
 
 
 def test_saved_and_read_again(tmp_path, explained):
