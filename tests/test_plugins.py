@@ -93,16 +93,6 @@ def test_a_broken_plug_in_is_named_and_costs_nobody_else(parts, caplog, name):
     assert f"the plug-in '{name}' of part-{name} cannot be loaded" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", [b"[tests_parts]\nno equals sign\n", b"[tests_parts]\nf\xe9 = part_own\n"])
-def test_entry_points_that_cannot_be_read_cost_nobody_else(parts, caplog, tmp_path, text):
-    found: Registry = parts(other=OWN.format(name="other"), damaged="")
-    (tmp_path / "part_damaged-1.dist-info" / "entry_points.txt").write_bytes(text)
-    with caplog.at_level(logging.WARNING, "vitscope"):
-        assert [part for part, _ in found] == ["other", "own"]
-    (warning,) = caplog.records
-    assert "part_damaged-1.dist-info cannot be read" in warning.getMessage()
-
-
 def test_a_plug_in_that_was_imported_before_is_not_said_to_register_nothing(parts, caplog):
     code = "from tests_parts import PARTS\nclass Text(str): pass\nPARTS.add('another', Text('x'))\n"
     found: Registry = parts(early=code)

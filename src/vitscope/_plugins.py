@@ -4,7 +4,7 @@ import importlib
 import logging
 import pkgutil
 from collections.abc import Callable, Iterator
-from importlib.metadata import EntryPoint, distributions, entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
 from vitscope._messages import Message, join_messages, msg
@@ -82,7 +82,7 @@ class Registry(Generic[T]):
         package = importlib.import_module(self.package)
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self.package}.{module.name}")
-        for entry in _entries(self.package):
+        for entry in entry_points(group=self.package):
             self._load(entry)
         self._complete = True
 
@@ -110,19 +110,6 @@ class Registry(Generic[T]):
         """Raise where no part is of a module's package, which may have been imported earlier."""
         if module.partition(".")[0] not in map(_package, self._parts.values()):
             raise LookupError(f"it registers no {self.kind}")
-
-
-def _entries(group: str) -> Iterator[EntryPoint]:
-    """Yield the entry points of a group; a distribution whose own cannot be read costs nobody else's."""
-    try:
-        yield from entry_points(group=group)
-    except Exception:  # the fault of one of them, wherever it came from
-        for found in distributions():
-            try:
-                yield from found.entry_points.select(group=group)
-            except Exception as error:
-                where = getattr(found, "_path", found)
-                log.warning("the entry points of %s cannot be read: %s", where, first_line(error))
 
 
 def _definition(part: object) -> tuple[str | None, str | None]:
