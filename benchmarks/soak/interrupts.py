@@ -1,13 +1,14 @@
 """Interrupt each kind of work at places all over it.
 
-Each place costs a fork. `GLIBC_TUNABLES=glibc.malloc.hugetlb=1 PYTHONMALLOC=malloc` halves what that takes.
+A place costs a run, or a fork where a run takes longer. `GLIBC_TUNABLES=glibc.malloc.hugetlb=1 PYTHONMALLOC=malloc`
+halves what a fork takes.
 """
 
 from itertools import product
 
 from benchmarks.soak.counts import Counts
 from tests.engine.toys_families import MAKERS
-from tests.helpers.interrupts import IN_PLACE, WORKS, check, check_forked
+from tests.helpers.interrupts import WORKS, check_quickly
 
 __all__ = ["run"]
 
@@ -20,8 +21,7 @@ def run(count: int, seed: int) -> Counts:
         share = count // len(works) + (number < count % len(works))
         if not share:
             continue
-        attempt = check if work in IN_PLACE else check_forked
-        interrupts, left = attempt(family, work, share, first=1 + seed)
+        interrupts, left = check_quickly(family, work, share, first=1 + seed)
         counts.tried += interrupts
         counts.right += interrupts - len(left)
         for place, (frames, changed) in left.items():

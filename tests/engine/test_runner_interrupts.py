@@ -7,7 +7,7 @@ import pytest
 
 import vitscope
 from tests.engine.toys_families import PHOTOS, make
-from tests.helpers.interrupts import IN_PLACE, WORKS, Interrupted, check, check_forked, interrupted
+from tests.helpers.interrupts import IN_PLACE, WORKS, Interrupted, check, check_forked, check_quickly, interrupted
 from tests.helpers.model_state import differences, surroundings
 from vitscope.attention.changes import _OPEN, Changes, restoring
 
@@ -32,10 +32,8 @@ def test_an_interrupt_at_some_places_leaves_everything_as_it_was(work):
 @pytest.mark.parametrize("work", WORKS)
 @pytest.mark.parametrize("family", ["generic", "timm", "transformers"])
 def test_an_interrupt_at_many_places_leaves_everything_as_it_was(family, work):
-    if work in IN_PLACE:
-        assert check(family, work, FEW)[1] == {}  # which takes seconds each time
-    else:
-        assert check_forked(family, work, MANY)[1] == {}
+    count = FEW if work in IN_PLACE else MANY  # which takes seconds each time
+    assert check_quickly(family, work, count)[1] == {}
 
 
 @pytest.mark.slow

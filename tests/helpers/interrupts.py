@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -133,6 +133,7 @@ WORKS = {
     "attribute": lambda scope: scope.attribute(torch.zeros(1, 3, 32, 32), method="relevance"),
 }
 IN_PLACE = ("calibrate",)  # which removes files at its end, as a child must not
+SHORT = 40_000  # places: a run of so few is over before a fork is
 
 
 def check(family, work, count, inside=OURS, aside=(), first=1):
@@ -140,14 +141,8 @@ def check(family, work, count, inside=OURS, aside=(), first=1):
 
     Returns how many there were, and those after which something had changed, with where and what.
     """
-    run, changed = _prepared(family, work, aside)
-    interrupts, left = 0, {}
-    for place in _spread(first, interrupted(run, -1, inside), count):
-        raised, found = _tried(lambda place=place: interrupted(run, place, inside), changed)
-        interrupts += raised
-        if found:
-            left[place] = found
-    return interrupts, left
+    with _prepared(family, work, aside) as (run, changed):
+        return _again(run, changed, _spread(first, interrupted(run, -1, inside), count), inside)
 
 
 def check_forked(family, work, count, inside=OURS, aside=(), first=1, patience=120):
@@ -156,9 +151,32 @@ def check_forked(family, work, count, inside=OURS, aside=(), first=1, patience=1
     A place costs its own unwinding and not the run before it, so that all places of a work can be tried. Places are
     those of this run: a few more or less than in the one that they were counted in.
     """
-    run, changed = _prepared(family, work, aside)
-    places = set(_spread(first, interrupted(run, -1, inside), count))
-    interrupts, left, pipe = 0, {}, None
+    with _prepared(family, work, aside) as (run, changed):
+        return _within(run, changed, _spread(first, interrupted(run, -1, inside), count), inside, patience)
+
+
+def check_quickly(family, work, count, first=1):
+    """Do as `check` or `check_forked`, whichever costs less."""
+    with _prepared(family, work, ()) as (run, changed):
+        total = interrupted(run, -1)
+        again = work in IN_PLACE or total <= SHORT
+        return (_again if again else _within)(run, changed, _spread(first, total, count))
+
+
+def _again(run, changed, places, inside=OURS):
+    """Run once for each place, and look after each."""
+    interrupts, left = 0, {}
+    for place in places:
+        raised, found = _tried(lambda place=place: interrupted(run, place, inside), changed)
+        interrupts += raised
+        if found:
+            left[place] = found
+    return interrupts, left
+
+
+def _within(run, changed, places, inside=OURS, patience=120):
+    """Run once, and at each place fork a child that is interrupted there and looks."""
+    interrupts, left, pipe, places = 0, {}, None, set(places)
 
     def reached(place):
         nonlocal interrupts, pipe
@@ -188,8 +206,9 @@ def check_forked(family, work, count, inside=OURS, aside=(), first=1, patience=1
     return interrupts, left
 
 
+@contextmanager
 def _prepared(family, work, aside):
-    """Return a work as a function, and a function that returns what has changed since."""
+    """Give a work as a function, and a function that returns what has changed since."""
     model = make(family).train(work != "capture")
     scope = vitscope.load(model)
     WORKS[work](scope)
@@ -201,7 +220,10 @@ def _prepared(family, work, aside):
 
     gc.collect()
     gc.freeze()  # so that the collections after each place are quick
-    return lambda: WORKS[work](scope), changed
+    try:
+        yield lambda: WORKS[work](scope), changed
+    finally:
+        gc.unfreeze()
 
 
 def _spread(first, total, count):
