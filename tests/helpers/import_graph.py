@@ -8,7 +8,7 @@ from pathlib import Path
 ORDER = (
     ("_messages", "_numbers", "_version"),
     ("errors", "_catalogues"),
-    ("_header_scan", "_documents"),
+    ("_header_scan", "_documents", "_layers"),
     ("_image_file",),
     ("_pillow", "_bands", "_formats", "_decoder", "images", "geometry", "_files", "_plugins"),
     ("_saved",),

@@ -11,7 +11,7 @@ import transformers
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 import vitscope
-import vitscope.models.references.references
+import vitscope.models.references.hub
 from tests.helpers.errors import raises
 from tests.models import toys_files as toys
 from vitscope.cli.main import main
@@ -182,7 +182,7 @@ def hub(monkeypatch, tmp_path):
         return str(path)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    monkeypatch.setattr(vitscope.models.references.references, "reach_hub", lambda *_, **__: True)
+    monkeypatch.setattr(vitscope.models.references.hub, "reach_hub", lambda *_, **__: True)
     return tmp_path
 
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitscope._layers import layer_span
 from vitscope._messages import msg
 from vitscope.attention.blocks import Block, query_index
 from vitscope.attention.operators import vecmat
@@ -332,17 +333,9 @@ def _uneven() -> str:
 
 def _numbers(part: str | int, depth: int) -> list[int]:
     text = str(part).strip()
-    if match := re.fullmatch(r"last([0-9]{1,9})", text):
-        ends = max(depth - int(match[1]), 0), depth - 1
-    elif match := re.fullmatch(r"(-?[0-9]{1,9})-(-?[0-9]{1,9})", text):
-        ends = int(match[1]), int(match[2])
-    elif re.fullmatch(r"-?[0-9]{1,9}", text):
-        ends = int(text), int(text)
-    else:
-        raise UsageError(
-            msg("attention.not-a-layer", "'{text}' is not a valid choice of layers", text=text),
-            msg("attention.not-a-layer.hint", "write 3, -1, 0-11, -3--1, 4,7,9, last3 or all"),
-        )
+    ends = layer_span(text)
+    if text.startswith("last"):  # as many as there are
+        ends = max(ends[0], -depth), -1
     for end in ends:
         if not -depth <= end < depth:
             hint = msg(

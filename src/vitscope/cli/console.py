@@ -28,6 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vitscope._messages import CONTROL, Message, msg, visible
+from vitscope.cli.origins import locate
 from vitscope.errors import UsageError, VitscopeError
 
 out = Console(highlight=False)
@@ -102,7 +103,7 @@ def _spoken(error: VitscopeError) -> tuple[str, str]:
                 hint = msg(
                     "cli.image-is-a-method.hint", "a method is named with --method, as in --method {name}", name=name
                 )
-    return message, hint
+    return locate(error, message, hint)
 
 
 def exit_code(error: VitscopeError) -> int:

@@ -1,7 +1,9 @@
 """Defaults of the command line, from the file `vitscope.toml` in the current folder."""
 
+import difflib
+import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ from vitscope.errors import UnknownNameError, UsageError, first_line
 FILE = Path("vitscope.toml")
 _MOST = 1_000_000  # bytes
 _NEVER = "trust-remote-code"  # a file in a folder of somebody else's must not run code
+_PREFIX = "VITSCOPE_"
+_VARIABLES = tuple(f"{_PREFIX}{name}" for name in ("MODEL", "CACHE", "OFFLINE", "WHEEL", "TOKEN"))
+_NEAR = 0.85  # of a slip: other programs may have variables of this prefix, which concern nobody here
 
 
 def read_defaults(commands: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -43,7 +48,7 @@ def read_defaults(commands: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         _check(key, every)
         for name, options in known.items():
             if (option := _dashed(key)) in options:
-                found[name][options[option]] = value
+                found[name][options[option].name] = _checked(key, value, options[option])
     for name, table in document.items():
         if not isinstance(table, dict):
             continue
@@ -51,14 +56,48 @@ def read_defaults(commands: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             raise UnknownNameError(msg("cli.command", "command in {file}", file=FILE), name, known)
         for key, value in table.items():
             _check(key, known[name])
-            found[name][known[name][_dashed(key)]] = value
+            parameter = known[name][_dashed(key)]
+            found[name][parameter.name] = _checked(key, value, parameter)
     return {name: values for name, values in found.items() if values}
 
 
-def _options(command: Any) -> dict[str, str]:
+def unknown_variables(commands: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield each variable of the environment that looks like one of vitscope's and is none, and what was meant.
+
+    Args:
+        commands: click's commands by name.
+    """
+    given = [name for name in os.environ if name.startswith(_PREFIX) and name not in _VARIABLES]
+    if not given:
+        return
+    known = {
+        f"{_PREFIX}{command}_{parameter.name}".replace("-", "_").upper()
+        for command, of in commands.items()
+        for parameter in of.params
+    } | {*_VARIABLES}
+    for name in sorted({*given} - known):
+        if near := difflib.get_close_matches(name, sorted(known), n=1, cutoff=_NEAR):
+            yield name, near[0]
+
+
+def _checked(key: str, value: Any, parameter: Any) -> Any:
+    """Return the value of an option as click takes it: a list where the option may be repeated, else none."""
+    if getattr(parameter, "multiple", False):
+        return value if isinstance(value, list) else [value]
+    if isinstance(value, list):
+        raise UsageError(
+            msg("cli.list-in-defaults", "{key} in {file} is one value, not a list", key=key, file=FILE),
+            msg("cli.list-in-defaults.commas-hint", "several go in one text, with commas between them")
+            if "," in (parameter.metavar or "")
+            else msg("cli.list-in-defaults.hint", "write it without brackets"),
+        )
+    return value
+
+
+def _options(command: Any) -> dict[str, Any]:
     """Return the parameters of a command by option, without dashes."""
     return {
-        text.removeprefix("--"): parameter.name
+        text.removeprefix("--"): parameter
         for parameter in command.params
         for text in parameter.opts
         if text.startswith("--")
@@ -69,7 +108,7 @@ def _dashed(key: str) -> str:
     return key.replace("_", "-")
 
 
-def _check(key: str, options: Mapping[str, str] | set[str]) -> None:
+def _check(key: str, options: Mapping[str, Any] | set[str]) -> None:
     if _dashed(key) == _NEVER:
         raise UsageError(
             msg("cli.never-a-default", "{file} cannot set {option}", file=FILE, option=_NEVER),

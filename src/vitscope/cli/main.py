@@ -31,7 +31,7 @@ from vitscope.cli.commands.sheets import heads, logit_lens, similarity
 from vitscope.cli.commands.statistics import statistics
 from vitscope.cli.commands.view import view
 from vitscope.cli.console import exit_code, print_error, print_note
-from vitscope.cli.defaults import FILE, read_defaults
+from vitscope.cli.defaults import FILE, read_defaults, unknown_variables
 from vitscope.cli.malloc import keep_freed_memory
 from vitscope.errors import OutOfMemoryError, VitscopeError, is_out_of_memory
 
@@ -164,8 +164,11 @@ def _run() -> int | None:
     """Run the command that the arguments name, with the defaults of the file; return its exit code."""
     root = _root_command()
     defaults, arguments = read_defaults(root.commands), sys.argv[1:]
-    if any(name in defaults for name in arguments[:1]) and not {"-q", "--quiet"} & {*arguments}:
-        print_note(f"defaults of {FILE}: {', '.join(defaults[arguments[0]])}")
+    if not {"-q", "--quiet"} & {*arguments}:
+        if any(name in defaults for name in arguments[:1]):
+            print_note(f"defaults of {FILE}: {', '.join(defaults[arguments[0]])}")
+        for name, near in unknown_variables(root.commands):
+            print_note(f"the variable {name} has no effect: did you mean {near}?")
     code: int | None = root(
         prog_name="vitscope", standalone_mode=False, default_map=defaults, auto_envvar_prefix="VITSCOPE"
     )

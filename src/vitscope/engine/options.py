@@ -8,10 +8,9 @@ import numpy as np
 from torch import Tensor
 
 from vitscope._messages import msg
-from vitscope._numbers import is_whole
 from vitscope.attention import LayerSpec
 from vitscope.attention.gradient_rules import GRADIENT_RULES, GradientRuleName
-from vitscope.engine.ranges import check_batch_size, check_size
+from vitscope.engine.ranges import check_batch_size, check_seed, check_size
 from vitscope.errors import UnknownNameError, UsageError, VitscopeError
 from vitscope.methods.places import QueryTarget, RegionTarget
 from vitscope.methods.targets import SimilarTo, Target, Text
@@ -105,10 +104,7 @@ class Options:
         object.__setattr__(self, "method", str(self.method))  # no method is called what is no text
         check_size(self.size)
         check_batch_size(self.batch_size)
-        if not is_whole(self.seed, 0, _LARGEST_SEED):
-            raise UsageError(
-                msg("engine.seed", "{@seed} is an integer from 0 to 2^62, not {seed}", seed=repr(self.seed))
-            )
+        check_seed(self.seed)
         for name in ("size", "batch_size", "seed"):  # numbers of numpy are none of JSON
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, int(value))
@@ -167,7 +163,6 @@ class Options:
             )
 
 
-_LARGEST_SEED = 1 << 62
 _TARGETS = (int, str, SimilarTo, Text, RegionTarget, QueryTarget)
 OPTION_NAMES = tuple(Options.__dataclass_fields__)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_LARGEST_SEED = 1 << 62
 MOST = 1_000_000  # of images, maps, samples: a number beyond it is a slip
 
 
@@ -38,6 +39,12 @@ def check_batch_size(images: Any) -> None:
                 batch_size=repr(images),
             )
         )
+
+
+def check_seed(seed: Any) -> None:
+    """Raise a UsageError for a seed that is no integer between 0 and 2^62."""
+    if not is_whole(seed, 0, _LARGEST_SEED):
+        raise UsageError(msg("engine.seed", "{@seed} is an integer from 0 to 2^62, not {seed}", seed=repr(seed)))
 
 
 def rounded_size(size: int, region: "ImageRegion", grid: tuple[int, int]) -> Message | None:

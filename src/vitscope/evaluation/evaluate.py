@@ -15,7 +15,7 @@ from vitscope.engine.engine import Engine
 from vitscope.engine.options import one_target
 from vitscope.engine.ranges import MOST, checked, names_of
 from vitscope.engine.runner import alone
-from vitscope.errors import UnknownNameError, UnsupportedError, UsageError
+from vitscope.errors import UnknownNameError, UnsupportedError
 from vitscope.evaluation.random_maps import compare_scores
 from vitscope.evaluation.remake import map_maker, photo_of, pixels_of, score_of_map, uniform_pixels
 from vitscope.explanation import Explanation, require_image
@@ -23,6 +23,7 @@ from vitscope.images import ImageLike
 from vitscope.methods.targets import Target
 from vitscope.metrics.faithfulness import DEFAULT, MEASURES, Measure, MeasureSettings
 from vitscope.metrics.measurement import RANDOM_MAPS, Bounds, Measurement, Number
+from vitscope.metrics.metric_names import FAITHFULNESS, check_metric_names
 from vitscope.metrics.perturb import BASELINES, Baseline, Probe, baseline_fill
 from vitscope.metrics.sanity import SANITY_NUMBERS, sanity, weight_groups
 from vitscope.metrics.stability import NOISE_SAMPLES, STABILITY_NUMBERS, stability
@@ -34,7 +35,6 @@ ScoreCache: TypeAlias = dict[tuple[str, ...], dict[bytes, Tensor]]
 # what a page measures: the curve that people read, in few steps, and what finds nearly every right map, on few squares
 QUICK: Mapping[str, Any] = {"metrics": ("deletion", "infidelity"), "steps": 4, "n_squares": 24}
 
-_FAITHFULNESS = tuple(one.name for one in MEASURES)
 _REMAKING = {"stability": STABILITY_NUMBERS, "sanity": SANITY_NUMBERS}  # they make the map again, for these numbers
 _KEPT = 1 << 16  # numbers of one answer that are kept; of a longer one only its score is
 
@@ -132,7 +132,7 @@ def measure(
     def tick(name: str) -> Callable[[int, int], None]:
         return partial(lending(progress), name) if progress is not None else lambda done, total: None
 
-    if any(name in _FAITHFULNESS for name in names):
+    if any(name in FAITHFULNESS for name in names):
         fill = baseline_fill(baseline, pixels, black, plan.grid)
         numbers_of_cells = engine.layout_at(region.input).cell_numbers(region.input)
         keeps = answer[0].numel() <= _KEPT
@@ -208,20 +208,11 @@ def metric_names(metrics: str | Sequence[str], baseline: str, score: str) -> tup
     """
     for word, given, choices in (("baseline", baseline, (*BASELINES, "auto")), ("score", score, get_args(ScoreKind))):
         UnknownNameError.check(word, given, choices)
-    known = (*_FAITHFULNESS, *_REMAKING)
+    known = (*FAITHFULNESS, *_REMAKING)
     several = {"default": DEFAULT, "all": known}
-    names = [
-        one for name in names_of(metrics) for one in (several.get(name) if isinstance(name, str) else None) or [name]
-    ]
-    for name in names:
-        if not (isinstance(name, str) and name in known):
-            raise UnknownNameError(msg("evaluation.metric", "metric"), str(name), ("default", "all", *known))
-    if not names:
-        raise UsageError(
-            msg("evaluation.no-metric", "no metric is given"),
-            msg("evaluation.no-metric.hint", "choices: {choices}", choices=", ".join(("default", "all", *known))),
-        )
-    return tuple(dict.fromkeys(names))
+    named = names_of(metrics)
+    check_metric_names(named)
+    return tuple(dict.fromkeys(one for name in named for one in several.get(name, (name,))))
 
 
 def number_names(metrics: Sequence[str]) -> tuple[str, ...]:

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from vitscope._layers import check_layers
 from vitscope._messages import msg
 from vitscope._numbers import is_real, is_whole
 from vitscope.errors import UnknownNameError, UsageError
 
 KIND, PACKAGE = msg("methods.method", "method"), "vitscope.methods"  # of the registry of methods
+_LAYERS = "LayerSpec"  # as signatures write it; a real one is checked where the layers are known
 _MOST, _EXACT = 1_000_000, 2**53
 
 
@@ -41,6 +43,8 @@ class Option:
         numbered = numbers and is_whole(value)
         if self.choices and not numbered and not (isinstance(value, str) and value in self.choices):
             raise UnknownNameError(self.name, str(value), self.choices)
+        if self.annotation == _LAYERS and isinstance(value, str):
+            check_layers(value)
         kind, given = type(self.default), {"option": self.name, "value": repr(value)}
         if self.annotation in (str, "str") and not self.choices and not isinstance(value, str):
             raise UsageError(msg("methods.not-a-text", "{option} is a text, not {value}", **given))

@@ -1,5 +1,6 @@
 """How the values of options are read and checked, before numpy and torch are imported."""
 
+from collections.abc import Mapping
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -12,26 +13,40 @@ from vitscope._numbers import number
 from vitscope.errors import UnknownNameError, UsageError
 from vitscope.models.bundled.catalogue import naming_variable
 
+_DEVICES = {"gpu": "cuda", "nvidia": "cuda", "metal": "mps", **{name: name for name in ("auto", "cpu", "cuda", "mps")}}
+DTYPES_ELSEWHERE = {  # as other libraries call them
+    **{"fp16": "float16", "half": "float16", "f16": "float16", "fp32": "float32", "float": "float32", "f32": "float32"},
+    **{"bf16": "bfloat16", "bfloat": "bfloat16", "fp64": "float64", "double": "float64", "f64": "float64"},
+}
 Given = TypeVar("Given", str, list[str])
+Place = TypeVar("Place", bound=str | Path | None)
 
 
-def one_of(metavar: str, help_text: str, kind: str = "", *flags: str) -> Any:
-    """Make an option whose values are those of its metavariable; another one costs no import."""
+def one_of(metavar: str, help_text: str, kind: str = "", *flags: str, meant: Mapping[str, str] | None = None) -> Any:
+    """Make an option whose values are those of its metavariable; another one costs no import.
+
+    Args:
+        metavar: the values, with bars between them.
+        help_text: for the help.
+        kind: what messages call a value; by default the option's name.
+        flags: of the option, where its name does not say them.
+        meant: values that others may write, and which of these are meant.
+    """
 
     def check(value: str | None, parameter: typer.CallbackParam) -> str | None:
         if value is not None and value not in (choices := metavar.split("|")):
-            raise UnknownNameError(kind or str(parameter.name).replace("_", " "), value, choices)
+            raise UnknownNameError(kind or str(parameter.name).replace("_", " "), value, choices, meant)
         return value
 
     return typer.Option(*flags, metavar=metavar, help=help_text, callback=check)
 
 
 def in_range(value: int | None, parameter: typer.CallbackParam) -> int | None:
-    """Check a size or a number of images as the options of an explanation do."""
-    from vitscope.engine.ranges import check_batch_size, check_size
+    """Check a size, a number of images or a seed as the options of an explanation do."""
+    from vitscope.engine.ranges import check_batch_size, check_seed, check_size
 
     if value is not None:
-        (check_size if parameter.name == "size" else check_batch_size)(value)
+        {"size": check_size, "batch_size": check_batch_size, "seed": check_seed}[str(parameter.name)](value)
     return value
 
 
@@ -46,22 +61,58 @@ def check_methods(value: str) -> str:
     return value
 
 
+def check_metrics(value: str | None) -> str | None:
+    """Check the names of metrics, written with commas between them."""
+    if value is not None:
+        from vitscope.metrics.metric_names import check_metric_names
+
+        check_metric_names(split_names(value))
+    return value
+
+
+def check_device(value: str) -> str:
+    """Check the name of a device as far as it is known not to be one of torch's."""
+    name, colon, number_of = value.partition(":")
+    if (meant := _DEVICES.get(name.lower())) and meant != name:
+        raise UnknownNameError(
+            msg("models.device", "device"), value, ("auto", "cpu", "cuda", "mps"), {value: f"{meant}{colon}{number_of}"}
+        )
+    return value
+
+
 @overload
 def check_model(value: str) -> str: ...
 @overload
 def check_model(value: str | None) -> str | None: ...
 def check_model(value: str | None) -> str | None:
     """Check a model reference as far as that needs no model."""
-    from vitscope.models.references.early_check import check_reference
+    from vitscope.models.references.early_check import check_reference, check_scheme
 
     if value is not None:
         with naming_variable(value := value.strip()):
             check_reference(value)
+            check_scheme(value)
     return value
 
 
-def check_file(value: str | None, parameter: typer.CallbackParam) -> str | None:
-    """Check that the file which an option names is there."""
+def check_reading(value: str | None, parameter: typer.CallbackParam) -> str | None:
+    """Check which bands of an image are shown, or which numbers become black and white."""
+    if value is not None:
+        from vitscope._bands import Reading
+
+        Reading(display=value) if parameter.name == "display" else Reading(window=value)
+    return value
+
+
+def check_processor(value: str | None, parameter: typer.CallbackParam) -> str | None:
+    """Check that the folder which a path names is there; another name may be an id on the Hub."""
+    if value is not None and (value.startswith((".", "/", "~")) or value.endswith("/")):
+        return check_file(value, parameter)
+    return value
+
+
+def check_file(value: Place, parameter: typer.CallbackParam) -> Place:
+    """Check that the file or folder which an option names is there."""
     if value is not None and value != "none" and not path_exists(Path(value).expanduser()):
         raise UsageError(
             msg("cli.no-such-file", "{option}: {path} does not exist", option=max(parameter.opts, key=len), path=value),

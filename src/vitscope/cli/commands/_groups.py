@@ -5,15 +5,18 @@ from copy import copy
 from dataclasses import Field, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, signature
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from vitscope._files import path_exists
 from vitscope._messages import msg
 from vitscope._numbers import number, whole_number
 from vitscope.cli.console import quietly, show_log
-from vitscope.errors import UsageError
+from vitscope.cli.origins import remember_origins
+from vitscope.errors import UnknownNameError, UsageError
 
 _NUMBERS: dict[Any, str] = {int: "int", int | None: "int", float: "float", float | None: "float"}
 _NO_TYPE = " "  # as the type of a flag, which takes no value
@@ -48,7 +51,10 @@ class _Stated:
                 msg("cli.two-forms", "--json and --format say two forms of what is printed"),
                 msg("cli.two-forms.hint", "give one of them"),
             )
-        parsed: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
+        try:
+            parsed: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
+        finally:
+            remember_origins(ctx, self.get_params(ctx))
         return parsed
 
     def get_params(self, ctx: Any) -> list[Any]:
@@ -66,6 +72,50 @@ class Command(_Stated, TyperCommand):
 
 class Group(_Stated, TyperGroup):
     """The command `vitscope` itself."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; refuse a command's option before the command."""
+        flag = args[0].partition("=")[0] if args and args[0].startswith("-") else ""
+        own = {text for one in self.get_params(ctx) for text in one.opts}
+        if flag not in own and any(flag in one.opts for command in self.commands.values() for one in command.params):
+            raise UsageError(
+                msg(
+                    "cli.option-first",
+                    "{option} is an option of commands, and no command stands before it",
+                    option=flag,
+                ),
+                msg("cli.option-first.hint", "write vitscope COMMAND ... {option}", option=flag),
+            )
+        return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that the arguments name; for another name say what was probably meant."""
+        if (name := args[0]) not in self.commands and not name.startswith("-"):
+            parts = {part: command for command in self.commands for part in command.split("-")}
+            raise _no_command(name, list(self.commands), {**_COMMANDS_ELSEWHERE, **parts})
+        return super().resolve_command(ctx, args)
+
+
+# what others call it
+_COMMANDS_ELSEWHERE = {
+    **{"heatmap": "explain", "visualize": "explain", "visualise": "explain", "show": "view", "evaluate": "measure"},
+    **{"ui": "serve", "app": "serve", "web": "serve", "gif": "animate", "list": "models", "info": "inspect"},
+}
+
+
+def _no_command(name: str, commands: list[str], meant: dict[str, str]) -> UsageError:
+    """Make the error for a name that is no command; it may be that of a method or an image."""
+    from vitscope.methods.declared import declared_options
+
+    problem = msg("cli.no-command", "no command is called '{name}'", name=name)
+    if name in declared_options() or name == "auto":
+        method = msg("cli.command-is-a-method.hint", "a method: vitscope explain IMAGE --method {name}", name=name)
+        return UsageError(problem, method)
+    if Path(name).suffix or path_exists(Path(name)):
+        return UsageError(problem, msg("cli.command-is-an-image.hint", "vitscope explain {name}", name=name))
+    if name in ("help", "version"):
+        return UsageError(problem, f"vitscope --{name}")
+    return UnknownNameError(msg("cli.a-command", "command"), name, commands, meant)
 
 
 def command(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -113,7 +163,7 @@ def _parser(name: str, kind: str, least: float | None, most: float | None) -> Ca
         text = str(given)
         found = whole_number(text) if kind == "int" else number(text)
         if found is None or found < (found if least is None else least) or found > (found if most is None else most):
-            bounds = "" if least is None or most is None else f" {least:g}..{most:g}"
+            bounds = "" if least is None else f" from {least:g}" if most is None else f" {least:g}..{most:,}"
             wanted = (
                 msg("cli.whole-number", "a whole number{bounds}", bounds=bounds)
                 if kind == "int"

@@ -32,8 +32,16 @@ SingleImage = Annotated[str, typer.Argument(metavar="IMAGE", help="An image file
 Revision = Annotated[
     str | None, typer.Option(metavar="REVISION", help="Branch, tag or commit on the Hugging Face Hub.")
 ]
-Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:0|mps", help="Device that runs the model.")]
-Dtype = Annotated[str, checks.one_of("float32|float64|bfloat16|float16", "Number format of the model's weights.")]
+Device = Annotated[
+    str,
+    typer.Option(metavar="auto|cpu|cuda|cuda:0|mps", callback=checks.check_device, help="Device that runs the model."),
+]
+Dtype = Annotated[
+    str,
+    checks.one_of(
+        "float32|float64|bfloat16|float16", "Number format of the model's weights.", meant=checks.DTYPES_ELSEWHERE
+    ),
+]
 Method = Annotated[
     str,
     typer.Option(
@@ -73,9 +81,10 @@ Size = Annotated[
 BatchSize = Annotated[int, typer.Option(metavar="COUNT", callback=checks.in_range, help="Images in one forward pass.")]
 Layer = Annotated[int, typer.Option(metavar="LAYER", help="Layer, from 0; negative numbers count from the end.")]
 Seconds = Annotated[
-    float | None, typer.Option(metavar="SECONDS", help="Draw no more random maps of an image after so long.")
+    float | None,
+    typer.Option(metavar="SECONDS", min=0, help="Draw no more random maps of an image after so long."),
 ]
-Seed = Annotated[int, typer.Option(metavar="NUMBER", help="Seed of all random numbers.")]
+Seed = Annotated[int, typer.Option(metavar="NUMBER", callback=checks.in_range, help="Seed of all random numbers.")]
 Baseline = Annotated[
     str, checks.one_of("auto|mean|blur|black|zero|removal", "What replaces patches; auto leaves them out where it can.")
 ]
@@ -102,7 +111,12 @@ class LoadFlags:
         typer.Option(metavar="FILE", callback=checks.check_file, help="Weights for the architecture that MODEL names."),
     ] = None
     processor: Annotated[
-        str | None, typer.Option(metavar="FOLDER|HUB/ID", help="Image processor, where it is not the model's own.")
+        str | None,
+        typer.Option(
+            metavar="FOLDER|HUB/ID",
+            callback=checks.check_processor,
+            help="Image processor, where it is not the model's own.",
+        ),
     ] = None
     output: Annotated[
         str | None, typer.Option(metavar="NAME|INDEX", help="Part of the model's output that is explained.")
@@ -120,10 +134,19 @@ class LoadFlags:
     ] = False
     display: Annotated[
         str | None,
-        typer.Option(metavar="BAND|R,G,B", help="Bands of an image that are shown, counted from 0, such as 3,2,1."),
+        typer.Option(
+            metavar="BAND|R,G,B",
+            callback=checks.check_reading,
+            help="Bands of an image that are shown, counted from 0, such as 3,2,1.",
+        ),
     ] = None
     window: Annotated[
-        str | None, typer.Option(metavar="LOW,HIGH", help="Numbers of an image that become black and white.")
+        str | None,
+        typer.Option(
+            metavar="LOW,HIGH",
+            callback=checks.check_reading,
+            help="Numbers of an image that become black and white.",
+        ),
     ] = None
     calibration: Annotated[
         str | None,
@@ -204,13 +227,14 @@ class MethodOptions:
         typer.Option(metavar="mean|max|min|HEAD", help="Head to show, or how heads are combined (method attention)."),
     ] = None
     residual_weight: Annotated[
-        float | None, typer.Option(metavar="0..1", help="Weight of the residual connection (rollout).")
+        float | None, typer.Option(metavar="0..1", min=0, max=1, help="Weight of the residual connection (rollout).")
     ] = None
     head_fusion: Annotated[
         str | None, typer.Option(metavar="mean|max|min|HEAD", help="How heads are combined (rollout).")
     ] = None
     discard_ratio: Annotated[
-        float | None, typer.Option(metavar="0..1", help="Share of each row's smallest weights to discard (rollout).")
+        float | None,
+        typer.Option(metavar="0..1", min=0, max=1, help="Share of each row's smallest weights to discard (rollout)."),
     ] = None
     option: Annotated[
         list[str] | None,
@@ -283,6 +307,9 @@ def load(model: str, **options: Any) -> "Scope":
     from vitscope.cli import console
 
     console.announce(LOADING)
+    from vitscope.models.references.early_check import ask_hub_early
+
+    ask_hub_early(model, options.get("revision"))
     from vitscope import scope
 
     with console.download_progress() as progress:

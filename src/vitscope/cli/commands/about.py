@@ -1,6 +1,7 @@
 """`vitscope models`, `methods` and `inspect`: the available models and methods, and what a model is."""
 
 import re
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,11 +13,14 @@ from vitscope.cli.commands import _checks as checks
 from vitscope.cli.commands import _options as opt
 from vitscope.cli.tables import TableFormat, print_table_as
 from vitscope.errors import Support, UnknownNameError, UsageError
+from vitscope.methods.declared import declared_options
+from vitscope.methods.method_options import PACKAGE
 from vitscope.models.bundled.catalogue import default_model
 
 if TYPE_CHECKING:
     from vitscope.methods.base import Method
 
+_METHOD_OR_MODEL = "method or local model"
 _Model = Annotated[
     str | None,
     typer.Option(
@@ -72,10 +76,13 @@ def methods(
     as_json: opt.AsJson = False,
 ) -> None:
     """List the methods: what each needs, costs and computes, and its source."""
+    named = reference is not None and re.fullmatch("[a-z-]+[+]{0,2}", reference) and not Path(reference).exists()
+    if reference is not None and named and not entry_points(group=PACKAGE):
+        UnknownNameError.check(_METHOD_OR_MODEL, reference, sorted(declared_options()) or [reference])
     from vitscope.methods.base import METHODS
 
     found = [method for _, method in METHODS]
-    if reference is not None and re.fullmatch("[a-z-]+[+]{0,2}", reference) and not Path(reference).exists():
+    if reference is not None and named:
         found, reference = _called(found, reference), None
     reference = _one(reference, model)
     loaded = opt.load(reference, **flags.keywords()).methods() if reference else []
@@ -167,7 +174,7 @@ def _one(argument: str | None, option: str | None) -> str | None:
 
 def _called(methods: "list[Method]", name: str) -> "list[Method]":
     """Return the method of that name."""
-    UnknownNameError.check("method or local model", name, [one.name for one in methods])
+    UnknownNameError.check(_METHOD_OR_MODEL, name, [one.name for one in methods])
     return [one for one in methods if one.name == name]
 
 

@@ -41,7 +41,11 @@ def batch(
     seed: opt.Seed = 0,
     metrics: Annotated[
         str | None,
-        typer.Option(metavar="NAME,NAME", help="Metrics of `vitscope measure`; each runs the model many times."),
+        typer.Option(
+            metavar="NAME,NAME",
+            callback=lambda value: checks.check_metrics(value or None),
+            help="Metrics of `vitscope measure`; each runs the model many times.",
+        ),
     ] = None,
     overlays: Annotated[bool, typer.Option("--overlays", help="Also draw every map over its image.")] = False,
     film: Annotated[
@@ -92,7 +96,7 @@ def batch(
         targets=tuple(target or ()),
         size=size,
         seed=seed,
-        metrics=_metric_names(metrics),
+        metrics=checks.split_names(metrics),
         overlays=overlays,
         shard_size=shard_size,
         batch_size=batch_size,
@@ -130,14 +134,6 @@ def batch(
         write_video(overlay_paths(out), film, rate)
     _print(summary, as_json)
     return 1 if summary.failed or summary.failed_before else 0
-
-
-def _metric_names(text: str | None) -> tuple[str, ...]:
-    if not (names := checks.split_names(text)):
-        return ()
-    from vitscope.evaluation.evaluate import metric_names  # imports torch
-
-    return metric_names(names, "mean", "probability")
 
 
 def _count(images: "ImageSource", progress: console.CollectionProgress) -> None:

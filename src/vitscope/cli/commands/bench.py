@@ -46,20 +46,33 @@ def bench(
         ),
     ] = "",
     count: Annotated[
-        int | None, typer.Option(metavar="COUNT", help="Cases; by default 60, for speed 12, for segmentation all.")
+        int | None,
+        typer.Option(metavar="COUNT", min=1, help="Cases; by default 60, for speed 12, for segmentation all."),
     ] = None,
     seed: opt.Seed = 0,
     size: Annotated[
-        int | None, typer.Option(metavar="PIXELS", help="Side of the scenes and input size of the model.")
+        int | None,
+        typer.Option(
+            metavar="PIXELS", callback=checks.in_range, help="Side of the scenes and input size of the model."
+        ),
     ] = None,
     split: Annotated[str, checks.one_of("report|tune", "Which half of the objects and backgrounds to use.")] = "report",
-    cutouts: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Objects with transparency (planted).")] = None,
-    backgrounds: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Backgrounds (planted).")] = None,
+    cutouts: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", callback=checks.check_file, help="Objects with transparency (planted)."),
+    ] = None,
+    backgrounds: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", callback=checks.check_file, help="Backgrounds (planted).")
+    ] = None,
     images: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Images, or the file gtsegs_ijcv.mat (segmentation).")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", callback=checks.check_file, help="Images, or the file gtsegs_ijcv.mat (segmentation)."
+        ),
     ] = None,
     masks: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Masks named like the images (segmentation).")
+        Path | None,
+        typer.Option(metavar="FOLDER", callback=checks.check_file, help="Masks named like the images (segmentation)."),
     ] = None,
     out: Annotated[
         Path | None,

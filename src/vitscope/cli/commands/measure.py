@@ -14,6 +14,7 @@ from vitscope.cli.commands import _options as opt
 from vitscope.cli.commands import _results as results
 from vitscope.cli.commands._masks import MaskFolder
 from vitscope.cli.tables import TableFormat, print_table_as
+from vitscope.engine.ranges import MOST
 from vitscope.errors import ImageError, MissingDependencyError, UsageError, VitscopeError
 
 if TYPE_CHECKING:
@@ -58,16 +59,22 @@ def measure(
         str,
         typer.Option(
             metavar="default|all|NAMES",
+            callback=checks.check_metrics,
             help="Names with commas; all adds weaker ones, and stability and sanity, which make the map again.",
         ),
     ] = "default",
     baseline: opt.Baseline = "auto",
     score: Annotated[str, checks.one_of("probability|logit", "Score of a class.")] = "probability",
     n_random_maps: Annotated[
-        int, typer.Option(metavar="COUNT", help="Most random maps to compare with; fewer where they settle it.")
+        int,
+        typer.Option(
+            metavar="COUNT", min=2, max=MOST, help="Most random maps to compare with; fewer where they settle it."
+        ),
     ] = 19,
     seconds: opt.Seconds = None,
-    steps: Annotated[int, typer.Option(metavar="COUNT", help="Steps of the deletion and insertion curves.")] = 10,
+    steps: Annotated[
+        int, typer.Option(metavar="COUNT", min=1, max=10_000, help="Steps of the deletion and insertion curves.")
+    ] = 10,
     seed: opt.Seed = 0,
     masks: Annotated[
         Path | None,
@@ -90,12 +97,11 @@ def measure(
     objects = MaskFolder(masks) if masks else None
     folders = results.result_folders(images, out) if out else [None] * len(images)
     problems = [_problem(image, folder, force) for image, folder in zip(images, folders, strict=True)]
-    names = () if all(problems) else _metric_names(metrics, baseline, score)
     common = {"seed": seed, "batch_size": batch_size}
     request = _Request(
         {"method": method, "size": size, **common, **options.keywords()},
         {
-            "metrics": names,
+            "metrics": checks.split_names(metrics),
             "baseline": baseline,
             "score": score,
             "n_random_maps": n_random_maps,
@@ -145,13 +151,6 @@ def measure(
         console.out.print()
         report_text.print_text(_summary(measured))
     return 1 if documents["failures"] else 0
-
-
-def _metric_names(metrics: str, baseline: str, score: str) -> tuple[str, ...]:
-    console.announce(opt.LOADING)
-    from vitscope.evaluation.evaluate import metric_names
-
-    return metric_names(metrics if "," not in metrics else list(checks.split_names(metrics)), baseline, score)
 
 
 def _problem(image: str, folder: Path | None, force: bool) -> VitscopeError | None:

@@ -38,12 +38,20 @@ def serve(
         typer.Option(metavar="NAME", help="Another host name of this server, such as a proxy's; may be repeated."),
     ] = None,
     open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = False,
-    max_mb: Annotated[float, typer.Option(metavar="MB", help="Largest image file.")] = 20,
-    max_pixels: Annotated[float, typer.Option(metavar="MILLIONS", help="Largest image, in millions of pixels.")] = 25,
-    max_size: Annotated[int, typer.Option(metavar="PIXELS", help="Largest input size of the model.")] = 1036,
-    seconds: Annotated[float, typer.Option(metavar="SECONDS", help="Time limit of one request to the model.")] = 300,
-    queue: Annotated[int, typer.Option(metavar="COUNT", help="Requests that may wait for the model.")] = 16,
-    keep_mb: Annotated[float, typer.Option(metavar="MB", help="Memory for uploaded images and finished views.")] = 500,
+    max_mb: Annotated[float, typer.Option(metavar="MB", min=0.001, help="Largest image file.")] = 20,
+    max_pixels: Annotated[
+        float, typer.Option(metavar="MILLIONS", min=0.001, help="Largest image, in millions of pixels.")
+    ] = 25,
+    max_size: Annotated[
+        int, typer.Option(metavar="PIXELS", min=16, max=8192, help="Largest input size of the model.")
+    ] = 1036,
+    seconds: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, help="Time limit of one request to the model.")
+    ] = 300,
+    queue: Annotated[int, typer.Option(metavar="COUNT", min=1, help="Requests that may wait for the model.")] = 16,
+    keep_mb: Annotated[
+        float, typer.Option(metavar="MB", min=0.001, help="Memory for uploaded images and finished views.")
+    ] = 500,
 ) -> None:
     """Serve the viewer as a local web app: upload an image, hide patches, explain any class. Ctrl-C stops it."""
     references = list(dict.fromkeys(map(checks.check_model, model or [default_model()])))

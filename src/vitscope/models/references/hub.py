@@ -1,5 +1,6 @@
 """The Hugging Face Hub within a deadline: whether a model can be reached, and which revision is in the cache."""
 
+import difflib
 import logging
 import re
 import threading
@@ -7,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vitscope._messages import msg
+from vitscope._messages import Message, msg
 from vitscope.errors import ModelError, first_line
 from vitscope.models.bundled.catalogue import DEFAULT_MODEL
 
@@ -21,6 +22,7 @@ OTHER_SOURCES = msg(
 )
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 T = TypeVar("T")
+_answers: dict[tuple[str, str | None], bool] = {}  # of the Hub, asked before torch was imported; each is used once
 
 
 def reach_hub(reference: str, revision: str | None, file: str = "config.json") -> bool:
@@ -51,7 +53,7 @@ def reach_hub(reference: str, revision: str | None, file: str = "config.json") -
     except RepositoryNotFoundError:
         raise ModelError(
             msg("models.not-on-hub", "the Hub has no model {reference}, or it is private", reference=reference),
-            OTHER_SOURCES,
+            _near_or_other(reference),
         ) from None
     except Exception as error:  # whatever a broken connection raises, the cache may still have the model
         if isinstance(try_to_load_from_cache(reference, file, revision=revision), str):
@@ -70,8 +72,29 @@ def reach_hub(reference: str, revision: str | None, file: str = "config.json") -
             "the Hub is unreachable and {reference} is not in its local cache",
             reference=reference,
         )
-        raise ModelError(problem, OTHER_SOURCES) from None
+        raise ModelError(problem, _near_or_other(reference)) from None
     return True
+
+
+def _near_or_other(reference: str) -> Message:
+    """Return a hint: the model of nearly the same name that is in the local cache, else where others come from."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    cached = [path.name.removeprefix("models--").replace("--", "/", 1) for path in Path(HF_HUB_CACHE).glob("models--*")]
+    if near := difflib.get_close_matches(reference, cached, n=1, cutoff=0.8):
+        return msg("models.near-in-cache.hint", "did you mean {@model={name}}? it is in the local cache", name=near[0])
+    return OTHER_SOURCES
+
+
+def ask_early(reference: str, revision: str | None) -> None:
+    """Ask the Hub for a model, and keep the answer for `reached`; see `reach_hub`."""
+    _answers[reference, revision] = reach_hub(reference, revision)
+
+
+def reached(reference: str, revision: str | None) -> bool:
+    """Return whether the Hub answers for a model, asked now unless `ask_early` did; see `reach_hub`."""
+    known = _answers.pop((reference, revision), None)
+    return reach_hub(reference, revision) if known is None else known
 
 
 def not_loaded(reference: str, error: Exception) -> ModelError:

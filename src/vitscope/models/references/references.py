@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitscope._messages import Message, msg
-from vitscope.errors import UnknownNameError, VitscopeError
+from vitscope._messages import Message
+from vitscope.errors import VitscopeError
 from vitscope.models.base import ADAPTERS, ModelAdapter
 from vitscope.models.bundled import catalogue, wheel
 from vitscope.models.bundled.dinov2 import load_dinov2
 from vitscope.models.options import ModelOptions
-from vitscope.models.references.early_check import check_reference, no_such_folder
-from vitscope.models.references.hub import fetch_folder, not_loaded, reach_hub
+from vitscope.models.references.early_check import check_reference, no_such_folder, no_such_scheme
+from vitscope.models.references.hub import fetch_folder, not_loaded, reached
 from vitscope.models.references.suggestions import file_alone, require_scheme
 from vitscope.models.timm.adapter import TimmAdapter
 from vitscope.models.timm.classes import class_names
@@ -28,9 +28,9 @@ from vitscope.models.timm.files import WEIGHT_FILES, is_timm_config, load_folder
 from vitscope.models.transformers.adapter import TransformersAdapter
 from vitscope.models.transformers.loading import Source, adapted, load_transformers
 from vitscope.models.transformers.processor_loading import processor_of
-from vitscope.models.weights.foreign_files import foreign_folder
+from vitscope.models.weights.foreign_files import WEIGHT_SUFFIXES, foreign_folder
 from vitscope.models.weights.peft_folder import base_of, is_peft_folder, load_merged
-from vitscope.models.weights.weights_file import WEIGHT_SUFFIXES, WeightsFile, read_weights
+from vitscope.models.weights.weights_file import WeightsFile, read_weights
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +93,7 @@ def open_reference(reference: str, request: LoadRequest) -> ModelAdapter:
     if colon and len(scheme) > 1 and not path.exists():
         ADAPTERS.require_intact(scheme)
         schemes = [f"{adapter_name}:" for adapter_name, adapter in ADAPTERS if adapter.references]
-        kind = msg("models.reference-kind", "kind of model reference")
-        raise UnknownNameError(kind, f"{scheme}:", ["embedded:", *schemes, "HUB/ID", "FOLDER"])
+        raise no_such_scheme(scheme, schemes)
     if path.is_file() or (path.suffix.lower() in WEIGHT_SUFFIXES and not path.is_dir()):
         raise file_alone(path)
     source = _source(reference, path, request)
@@ -115,7 +114,7 @@ def _source(reference: str, path: Path, request: LoadRequest) -> Source:
         return Source(str(path), reference, local=True, trust_remote_code=trust)
     no_such_folder(reference)
     require_scheme(reference)
-    local = not reach_hub(reference, request.revision)
+    local = not reached(reference, request.revision)
     return Source(reference, reference, local, request.revision, trust)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vitscope._messages import msg
 from vitscope.errors import ModelError, UsageError, VitscopeError
-from vitscope.models.bundled import catalogue
+from vitscope.models.references.early_check import bare_name
 from vitscope.models.weights.foreign_files import refuse_foreign
 from vitscope.models.weights.weights_file import read_weights
 
@@ -30,14 +30,7 @@ def require_scheme(reference: str) -> None:
     """
     found = _libraries_of(reference)
     if found:
-        raise UsageError(
-            msg(
-                "models.bare-name",
-                "there is no folder {name}, and a name without a library before it is an id on the Hub",
-                name=reference,
-            ),
-            msg("models.bare-name.hint", "did you mean {@model={reference}}?", reference=" / ".join(found)),
-        )
+        raise bare_name(reference, *found)
 
 
 def file_alone(path: Path) -> VitscopeError:
@@ -71,8 +64,6 @@ def file_alone(path: Path) -> VitscopeError:
 
 def _libraries_of(name: str) -> list[str]:
     found = []
-    if name in (*catalogue.NAMES, *catalogue.SHIPPED):
-        found.append(f"embedded:{name}")
     if find_spec("timm"):
         import timm
 

@@ -7,6 +7,7 @@ from zipfile import BadZipFile, ZipFile
 from vitscope._messages import Message, msg
 from vitscope.errors import ModelError
 
+WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".tar", ".pkl", ".pickle", ".th")
 _START = 64
 
 

@@ -20,7 +20,6 @@ from vitscope.models.weights.foreign_files import refuse_foreign
 
 log = logging.getLogger(__name__)
 
-WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".tar", ".pkl", ".pickle", ".th")
 # where training scripts keep weights in a checkpoint; an average of the weights comes before the weights of the moment
 _NESTS = (
     *("state_dict_ema", "model_ema", "ema_state_dict", "ema", "teacher"),
