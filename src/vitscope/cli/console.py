@@ -133,14 +133,28 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, wr
     Args:
         headings: of the columns; they have several lines where the terminal is too narrow.
         rows: a value for each column.
-        wrap: cells have several lines as well; else a row that the terminal cannot hold goes on in the next line.
+        wrap: cells have several lines as well; else columns that the terminal cannot hold follow in a further table,
+            whose rows have the same names.
     """
     width = out.width if out.is_terminal else _NO_TERMINAL_WIDTH
     table = _table(headings, rows, wrap)
-    if not wrap and _width(table) > width:
-        table = _table([heading.replace(" ", "\n") for heading in headings], rows, wrap)
-        width = max(width, _width(table))
-    Console(width=width, highlight=False).print(table)
+    if wrap or _width(table) <= width:
+        Console(width=width, highlight=False).print(table)
+        return
+    headings = [heading.replace(" ", "\n") for heading in headings]
+    part = _some_columns(headings, rows, [0])
+    columns = [0]
+    for column in range(1, len(headings)):
+        wider = _some_columns(headings, rows, [*columns, column])
+        if len(columns) > 1 and _width(wider) > width:
+            Console(width=max(width, _width(part)), highlight=False).print(part, "")
+            columns, wider = [0], _some_columns(headings, rows, [0, column])
+        columns, part = [*columns, column], wider
+    Console(width=max(width, _width(part)), highlight=False).print(part)
+
+
+def _some_columns(headings: Sequence[str], rows: Sequence[Sequence[object]], columns: Sequence[int]) -> Table:
+    return _table([headings[column] for column in columns], [[row[c] for c in columns] for row in rows], False)
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[object]], wrap: bool) -> Table:
