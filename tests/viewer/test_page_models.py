@@ -169,3 +169,33 @@ def test_on_a_phone_long_names_of_two_models_take_one_row_and_hide_no_switch(chr
         made.wait("() => document.querySelector('main').dataset.theme === 'dark'")
         made.picture(tmp_path / "phone.png")
         assert made.troubles == []
+
+
+def test_a_model_given_twice_has_two_names(browser, tiny_folder, photo, tmp_path):
+    scope = vitscope.load(str(tiny_folder))
+    view = scope.view(photo, beside=scope, methods=("rollout",), top=1, measure=False)
+    path, name = tmp_path / "same.html", view.header["model"]["reference"]
+    path.write_text(page(view.document(), "en"))
+    with opened(browser, path.as_uri()) as made:
+        made.wait(f"() => ({HEADS})()[1]")
+        assert [one.split(" · ")[0] for one in made.evaluate(HEADS)][:2] == [f"{name} (1)", f"{name} (2)"]
+        assert texts(made, ".vs-which button") == [f"{name} (1)", f"{name} (2)"]
+        assert texts(made, ".vs-head p") == [f"{name} (1)"]
+        made.evaluate(SET, {"photo": 1})
+        made.wait("(words) => document.querySelector('.vs-head p').textContent === words", f"{name} (2)")
+        made.wait(f"(name) => ({HEADS})()[0]?.startsWith(name)", f"{name} (2)")
+        assert texts(made, ".vs-which button") == [f"{name} (1)", f"{name} (2)"]
+        assert made.troubles == []
+
+
+def test_the_second_model_may_come_later(twin_view, browser, tmp_path):
+    """A page that grows, as in a notebook, has one model first: its switch then names models, not the photo twice."""
+    document = twin_view.document()
+    path = tmp_path / "grown.html"
+    own = {**{key: value for key, value in document.items() if key != "other"}}
+    own["header"] = {key: value for key, value in document["header"].items() if key != "twin"}
+    path.write_text(page(own, "en"))
+    with opened(browser, path.as_uri()) as made:
+        made.evaluate(f"(more) => {VIEWER}.grow(more)", document)
+        names = [one.header["model"]["reference"] for one in (twin_view, twin_view.other)]
+        assert texts(made, ".vs-which button") == names

@@ -225,3 +225,60 @@ def test_a_film_is_of_what_was_shown_wherever_the_pointer_goes_and_so_is_its_nam
     assert [line.split(": ")[0] for line in layers] == [
         f"What the readout looks at · layer {layer}, mean of heads" for layer in range(3)
     ]
+
+
+@pytest.fixture
+def films(fresh):
+    """What is saved of the page, by name: each file's text; nothing is downloaded."""
+    shown(fresh, "layer 2", {"source": "query", "query": 7, "layer": 2, "panel": "save"})
+    fresh.evaluate("""() => {
+        const { click } = HTMLAnchorElement.prototype, { createObjectURL } = URL;
+        window.files = {};
+        window.undo = () => {
+            Object.assign(HTMLAnchorElement.prototype, { click });
+            Object.assign(URL, { createObjectURL });
+        };
+        HTMLAnchorElement.prototype.click = function () {
+            if (!this.download) click.call(this);
+        };
+        URL.createObjectURL = (file) => {
+            file.text().then((text) => { window.files[file.name] = text; });
+            return createObjectURL(file);
+        };
+    }""")
+    yield fresh
+    fresh.evaluate("() => { window.undo(); }")
+
+
+FILMS = [f"chelsea-attention-layers-head-mean-1-2.{kind}" for kind in ("gif", "webm")]
+
+
+@pytest.mark.slow
+def test_films_asked_for_at_once_are_recorded_in_turn(films):
+    """One is asked for again while it waits, too: of what is being made nothing is made twice."""
+    for kind in ("GIF", "WebM", "WebM", "GIF"):
+        films.click(".vs-tab .vs-quiet", kind)
+    films.wait("() => Object.keys(window.files).length === 2")
+    for name, text in films.evaluate("() => window.files").items():
+        assert name in FILMS
+        for layer in range(3):
+            assert text.count(f"What patch 1,2 looks at · layer {layer}, mean of heads: vitscope explain") == 1, name
+    films.wait(
+        "(all) => all.some((name) => document.querySelector('.vs-tab [role=status]').textContent === `Saved ${name}`)",
+        FILMS,
+    )
+    assert films.evaluate("() => Object.keys(window.files).length") == 2
+    assert layer_of(films) == 2
+
+
+@pytest.mark.slow
+def test_a_film_that_waited_is_not_of_what_was_chosen_meanwhile(films):
+    buttons = "[...document.querySelectorAll('.vs-tab .vs-quiet')]"
+    ask = f"{buttons}.find((one) => one.textContent.includes('WebM')).click()"
+    at_layer_1(films, f"() => {{ {ask}; {VIEWER}.store.set({{ head: 1 }}); }}")
+    films.click(".vs-tab .vs-quiet", "GIF")
+    films.wait("() => document.querySelector('.vs-tab [role=status]').textContent.startsWith('Not recorded')")
+    films.wait("() => !document.querySelector('.vs-tab [role=status]').textContent.includes('Recording')")
+    assert films.text(".vs-tab [role=status]") == "Not recorded: something else was chosen meanwhile."
+    assert films.evaluate("() => window.files") == {}
+    assert films.evaluate(f"() => {VIEWER}.state")["head"] == 1

@@ -9,6 +9,7 @@ const { beforeAndAfter } = await at("predictions");
 const { checked, createStore, fromFragment, START, toFragment } = await at("store");
 const { absentScene, DRAWN, sceneOf, stateOf } = await at("scene");
 const { commandOf } = await at("command");
+const { toldApart } = await at("data");
 const { bestMatch, cosines, unitRows } = await at("likeness");
 const { i420, webm } = await at("webm");
 const { fewColours } = await at("palette");
@@ -263,4 +264,10 @@ test("few colours are exact where they suffice, and cut where they lie far apart
     { palette, index } = fewColours(grey, 16);
   assert.equal(palette.length, 16);
   index.forEach((place, i) => assert.ok(Math.abs(palette[place][0] - i) <= 12));
+});
+
+test("equal names are told apart, others stay", () => {
+  assert.deepEqual(toldApart(["cat", "cat"]), ["cat (1)", "cat (2)"]);
+  assert.deepEqual(toldApart(["cat", "dog"]), ["cat", "dog"]);
+  assert.deepEqual(toldApart(["cat"]), ["cat"]);
 });

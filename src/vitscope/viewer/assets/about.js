@@ -10,8 +10,8 @@ export function panel(root, ctx) {
   const list = (texts) => el("ul", { class: "vs-facts" }, ...texts.map((text) => el("li", { text })));
   root.append(
     list([
-      header.model.reference,
-      `${header.photo.name} · ${header.region.size.join(" × ")}`,
+      data.model,
+      `${data.photo} · ${header.region.size.join(" × ")}`,
       t("shape", {
         rows,
         columns,

@@ -64,7 +64,7 @@ export function createBar(root, ctx) {
       const beyond = state.as_seen ? 0 : unseenShare(data.region),
         unseen = beyond > 0.002 ? t("unseen_share", { share: percent(beyond) }) : "";
       const match = (best, key, of) =>
-        best && t(key, { token: of.nameOf(best.token, t), value: figure(best.value), photo: of.header.photo.name });
+        best && t(key, { token: of.nameOf(best.token, t), value: figure(best.value), photo: of.photo });
       note.textContent = [
         match(scene.best, "best_match", data),
         match(scene.other?.best, "best_match_in", ctx.other),

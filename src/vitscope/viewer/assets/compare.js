@@ -130,10 +130,7 @@ export function panel(root, ctx) {
     return { from, entry: from.maps.find(({ id }) => id === key.slice(at + 1)) ?? from.maps[0] };
   };
   const listed = (from, prefix) => from.maps.map((entry) => [`${prefix}:${entry.id}`, nameOfMap(entry, t)]);
-  const groups = [
-    [data.header.photo.name, listed(data, "own")],
-    ...(other ? [[other.header.photo.name, listed(other, "other")]] : []),
-  ];
+  const groups = [[data.photo, listed(data, "own")], ...(other ? [[other.photo, listed(other, "other")]] : [])];
   const left = select(t("left"), groups, (value) => set({ left: value })),
     right = select(t("right"), groups, (value) => set({ right: value }));
   const way = choices(
@@ -188,7 +185,7 @@ export function panel(root, ctx) {
   });
 
   function paint(side, { from, entry }, scene, scale, state) {
-    const name = other ? `${from.header.photo.name} · ${nameOfMap(entry, t)}` : nameOfMap(entry, t);
+    const name = other ? `${from.photo} · ${nameOfMap(entry, t)}` : nameOfMap(entry, t);
     const numbers = entry.measurement?.numbers ?? [];
     drawHalf(halves[side], from, scene, scale, state, t, name, [
       state.shared && t("norm_shared"),

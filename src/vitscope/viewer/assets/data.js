@@ -43,7 +43,12 @@ export async function unpack(packed) {
 
 const signed = (value) => (value >>> 1) ^ -(value & 1);
 
-export function openDocument(document) {
+// Names of two of one kind as a page tells them apart: equal ones are numbered.
+export const toldApart = (names) =>
+  names.map((name, i) => (names.filter((one) => one === name).length > 1 ? `${name} (${i + 1})` : name));
+
+// `names`: what the page calls its model and its photo, where their own names do not tell them apart.
+export function openDocument(document, names = {}) {
   const { header, arrays } = document;
   const [rows, columns] = header.layout.grid,
     prefix = header.layout.prefix,
@@ -93,6 +98,8 @@ export function openDocument(document) {
 
   const data = {
     header,
+    model: names.model ?? header.model.reference,
+    photo: names.photo ?? header.photo.name,
     arrays,
     tokens,
     prefix,

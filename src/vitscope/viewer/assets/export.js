@@ -72,7 +72,7 @@ export function linkOf({ scene, store, initial, host }) {
 export function frameOf(ctx) {
   const [path, fragment = ""] = linkOf(ctx).split("#"),
     page = path.startsWith("file:") ? path.split("/").at(-1) : path;
-  const frame = el("iframe", { title: `${ctx.scene.caption} · ${ctx.data.header.photo.name}` });
+  const frame = el("iframe", { title: `${ctx.scene.caption} · ${ctx.data.photo}` });
   const given = { src: `${page.split("?")[0]}?embed${fragment && `#${fragment}`}`, width: "960", height: "540" };
   for (const [name, value] of Object.entries({ ...given, frameborder: "0" })) frame.setAttribute(name, value);
   return frame.outerHTML;
@@ -96,20 +96,25 @@ async function copy(field) {
 export function panel(root, ctx) {
   const { data, store, t, host, signal } = ctx;
   const status = el("p", { class: "vs-note", role: "status" });
-  const tell = (key) => {
-    status.textContent = t(key);
+  const films = new Set(); // those that are being made
+  const tell = (text) => {
+    status.textContent = [text, films.size && t("recording")].filter(Boolean).join(" · ");
   };
   // `make` gives a file: whoever makes it names it, since what is shown may change while it is made.
-  const button = (label, make) =>
-    el("button", {
-      type: "button",
-      class: "vs-quiet",
-      text: t(label),
-      onclick: async () => {
-        const file = await make();
-        if (file) download(file);
-        status.textContent = file ? t("saved", { name: file.name }) : t("not_recorded");
-      },
+  const save = async (make) => {
+    const file = await make(ctx, signal);
+    if (file) download(file);
+    return file ? t("saved", { name: file.name }) : t("not_recorded");
+  };
+  const button = (label, onclick) => el("button", { type: "button", class: "vs-quiet", text: t(label), onclick });
+  const saving = (label, make) => button(label, async () => tell(await save(make)));
+  const film = (label, make) =>
+    button(label, async () => {
+      if (films.has(label)) return; // it is being made
+      films.add(label);
+      tell("");
+      const said = await save(make).finally(() => films.delete(label));
+      tell(said);
     });
   async function copyPicture() {
     try {
@@ -120,14 +125,14 @@ export function panel(root, ctx) {
     }
   }
   const buttons = [
-    button("save_png", () => pictureOf(ctx)),
-    button("save_svg", () => svgOf(ctx)),
-    button("save_pdf", () => pdfOf(ctx)),
-    el("button", { type: "button", class: "vs-quiet", text: t("copy_picture"), onclick: copyPicture }),
-    canPlay(ctx) && button("save_gif", () => (tell("recording"), gifOf(ctx, signal))),
-    canEncode(ctx) && button("save_webm", () => (tell("recording"), filmOf(ctx, signal))),
-    button("save_npz", () => arraysOf(ctx)),
-    button(
+    saving("save_png", pictureOf),
+    saving("save_svg", svgOf),
+    saving("save_pdf", pdfOf),
+    button("copy_picture", copyPicture),
+    canPlay(ctx) && film("save_gif", gifOf),
+    canEncode(ctx) && film("save_webm", filmOf),
+    saving("save_npz", arraysOf),
+    saving(
       "save_json",
       () => new File([JSON.stringify(recordOf(ctx), null, 1)], `${stemOf(ctx)}.json`, { type: "application/json" }),
     ),

@@ -15,6 +15,20 @@ export const canPlay = ({ data }) => data.readable && data.layers.length > 1;
 // Encoders are given to pages of a secure origin alone, as files and the local server are.
 export const canEncode = (ctx) => canPlay(ctx) && typeof VideoEncoder === "function";
 
+// Films are recorded in turn, since they play on one page. Where the reader went elsewhere during one, those that waited
+// are of something else than was asked for, too.
+function inTurn(ctx, record) {
+  const before = ctx.recording;
+  const mine = (async () => {
+    const earlier = await before?.catch(() => undefined);
+    return earlier === null ? null : record();
+  })();
+  ctx.recording = mine;
+  const done = () => ctx.recording === mine && (ctx.recording = null);
+  mine.then(done, done);
+  return mine;
+}
+
 // The layers as pictures on white, all as large as the largest, both sides multiples of `even`: their size, each one's
 // pixels in turn, the name of a file of them, and what they say of themselves. Nothing where the reader chooses anything
 // else meanwhile; the pointer chooses nothing. Until the largest is known they wait as PNG.
@@ -42,7 +56,7 @@ async function framesOf(ctx, signal, even) {
   if (signal.aborted || blobs.length < data.layers.length) return null;
   store.set({ layer, source, query, rolled });
   const { Source, Software } = first.about,
-    comment = [`${data.header.model.reference} · ${Source} · ${Software}`, ...told].join("\n");
+    comment = [`${data.model} · ${Source} · ${Software}`, ...told].join("\n");
   const canvas = new OffscreenCanvas(size[0], size[1]),
     context = canvas.getContext("2d", { willReadFrequently: true });
   context.fillStyle = "#fff";
@@ -59,7 +73,7 @@ async function framesOf(ctx, signal, even) {
 }
 
 export async function filmOf(ctx, signal) {
-  const made = await framesOf(ctx, signal, 2); // chroma is of two by two pixels
+  const made = await inTurn(ctx, () => framesOf(ctx, signal, 2)); // chroma is of two by two pixels
   if (!made) return null;
   const [codedWidth, codedHeight] = made.size,
     frames = [];
@@ -92,7 +106,7 @@ export async function filmOf(ctx, signal) {
 
 // Each frame has 256 colours of its own; the film begins again when it ends.
 export async function gifOf(ctx, signal) {
-  const made = await framesOf(ctx, signal, 1);
+  const made = await inTurn(ctx, () => framesOf(ctx, signal, 1));
   if (!made) return null;
   const encoder = GIFEncoder();
   for await (const rgba of made.pixels()) {

@@ -110,14 +110,14 @@ async function drawingOf(ctx) {
     words.note,
     verdictsOn(ctx),
     ...markedOn(ctx, state),
-    `${header.model.reference} · ${header.photo.name}${scene.other ? ` · ${ctx.other.header.photo.name}` : ""} · vitscope ${header.vitscope}`,
+    `${data.model} · ${data.photo}${scene.other ? ` · ${ctx.other.photo}` : ""} · vitscope ${header.vitscope}`,
   ].filter(Boolean);
   const small = told.flatMap((text) => broken(text, "small", wide - 2 * pad));
   small.forEach((line, i) => write(line, "small", pad, y + 1.15 * unit * i));
   const about = {
     Title: words.caption,
     Description: [words.unit, ...told].join("\n"),
-    Source: header.photo.name,
+    Source: data.photo,
     Software: `vitscope ${header.vitscope}`,
     Comment: commandOf(state, data, ctx.other),
   };

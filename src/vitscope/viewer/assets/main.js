@@ -3,7 +3,7 @@
 import { createRollout } from "./attention.js";
 import { createBar } from "./colourBar.js";
 import { attention, drawing, methods } from "./controls.js";
-import { openDocument } from "./data.js";
+import { openDocument, toldApart } from "./data.js";
 import { choices, el } from "./dom.js";
 import { listenToKeys } from "./keys.js";
 import { createStage } from "./stage.js";
@@ -65,12 +65,14 @@ export function mount(element, document, host = fileHost, options = {}) {
   const watchers = new Set();
   let viewer = null,
     ending = null;
-  const twins = Boolean(document.header.twin); // two models of one photo: what is looked at stays, whichever is shown
   const open = (photo, fragment) => {
     const { other, ...own } = document,
       second = photo === 1;
-    const named = ({ header }) => (twins ? header.model.reference : header.photo.name),
-      photos = other && [document, other].map(named);
+    const twins = Boolean(document.header.twin); // two models of one photo: what is looked at stays, whichever is shown
+    const both = other ? [document, other] : [document],
+      models = twins ? toldApart(both.map(({ header }) => header.model.reference)) : [], // two photos have one model
+      photos = twins ? [] : toldApart(both.map(({ header }) => header.photo.name));
+    const names = both.map((_, i) => ({ model: models[i], photo: photos[i] }));
     const turned = other && { ...other, messages: { ...own.messages, ...other.messages }, other: own };
     ending = new AbortController();
     // The model behind the page has the first photo: of the other it is not asked.
@@ -78,7 +80,7 @@ export function mount(element, document, host = fileHost, options = {}) {
       element,
       second ? turned : document,
       second ? { kind: host.kind, fragment: host.fragment } : host,
-      { ...options, photos, fragment },
+      { ...options, names: second ? names.toReversed() : names, photos: other && (twins ? models : photos), fragment },
     );
     viewer.store.subscribe((state, before) => {
       if (state.photo !== before.photo) {
@@ -120,8 +122,9 @@ export function mount(element, document, host = fileHost, options = {}) {
 function mountOne(element, document, host, options) {
   const ending = new AbortController(),
     { signal } = ending,
-    data = openDocument(document),
-    paired = document.other ? openDocument(document.other) : null,
+    [own, others] = options.names,
+    data = openDocument(document, own),
+    paired = document.other ? openDocument(document.other, others) : null,
     twins = Boolean(data.header.twin ?? paired?.header.twin);
   const initial = {
     ...START,
@@ -357,8 +360,7 @@ function mountOne(element, document, host, options) {
   }
 
   function head(opener) {
-    const state = store.get(),
-      { header } = data;
+    const state = store.get();
     const lang = choices(t("language"), LANGUAGES, state.lang, (value) => store.set({ lang: value }));
     const look = choices(
       t("theme"),
@@ -379,7 +381,7 @@ function mountOne(element, document, host, options) {
     return el(
       "header",
       { class: "vs-head" },
-      el("div", {}, el("h1", { text: header.photo.name }), el("p", { text: header.model.reference })),
+      el("div", {}, el("h1", { text: data.photo }), el("p", { text: data.model })),
       el("div", { class: "vs-switches" }, which, opener, lang, look),
     );
   }

@@ -73,13 +73,8 @@ export function panel(root, ctx) {
     if (!scene || scene.passing || !(scene.values ?? scene.rgb)) return; // or on its way
     const found = scene.values ? await counterpart(scene.of) : null;
     if (mine !== run || signal.aborted) return;
-    const [names, shapes] = [data, twin].reduce(
-      ([all, sizes], { header, region }) => [
-        [...all, header.model.reference],
-        [...sizes, region.size],
-      ],
-      [[], []],
-    );
+    const names = [data.model, twin.model],
+      shapes = [data.region.size, twin.region.size];
     [halves.left, halves.right, halves.difference].forEach(({ picture }, i) => {
       picture.style.aspectRatio = (shapes[i] ?? shapes[0]).join(" / ");
     });

@@ -12,7 +12,7 @@ export const besideOf = ({ source }) => source === "like" || source === "pca";
 export function createSecond(root, ctx) {
   const { other, store, signal } = ctx;
   if (!other?.likeness || !ctx.data.likeness) return;
-  const image = el("img", { class: "vs-photo", alt: other.header.photo.name, draggable: "false" }),
+  const image = el("img", { class: "vs-photo", alt: other.photo, draggable: "false" }),
     below = el("img", { class: "vs-photo-below", alt: "", draggable: "false" }),
     heat = el("canvas", { class: "vs-heat" }),
     over = el("canvas", { class: "vs-marks" });
