@@ -1,5 +1,6 @@
 """The web app's page in Chromium: a photo goes in by drop, paste or click, and the viewer has the model behind it."""
 
+import contextlib
 import re
 import threading
 
@@ -189,6 +190,26 @@ def test_what_is_shown_stays_when_the_rest_is_cancelled(start, held):
     start.click(".vw-above button", "Measure")
     start.wait(READY)
     start.wait(f"() => {VIEWER}.ctx.data.maps.filter((one) => one.measurement).length === 10")
+
+
+@pytest.mark.slow
+def test_what_is_under_way_when_a_view_is_left_is_broken_off(start):
+    """The view is gone by then, and the answer would be a 404."""
+    from playwright.sync_api import Error
+
+    held, refused = [], []
+    start.page.route("**/*part=rest", lambda route: held.append(route), times=1)
+    start.page.on("response", lambda one: refused.append(one.url) if one.status >= 400 else None)
+    start.click("[data-sample=coffee]")
+    start.wait(SEEN)
+    while not held:
+        start.page.wait_for_timeout(20)
+    start.click(".vw-above button", "Another photo")
+    start.wait(START)
+    with contextlib.suppress(Error):  # there is nothing to go on with
+        held[0].continue_()
+    start.page.wait_for_timeout(500)
+    assert refused == []
 
 
 @pytest.mark.slow

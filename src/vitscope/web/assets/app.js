@@ -138,11 +138,12 @@ function above(asked, ...more) {
 // What was made since the last time comes into the viewer.
 async function arrive(work, asked, status) {
   const done = status.state === "done",
-    fetched = async (part) => request(`/api/views/${work.id}?part=${part}`);
-  if (work.ending.signal.aborted || (status.parts === work.parts && !done)) return;
+    { signal } = work.ending,
+    fetched = async (part) => request(`/api/views/${work.id}?part=${part}`, { signal }); // gone, once it is cancelled
+  if (signal.aborted || (status.parts === work.parts && !done)) return;
   if (!work.shown) {
     const first = await fetched("first");
-    if (work.ending.signal.aborted) return;
+    if (signal.aborted) return;
     host = hostOf(work.id, first, asked);
     work.shown = true;
     if (asked) history.pushState(null, "", `#view=${work.id}`); // so that one can go back to where it was asked for
@@ -154,7 +155,7 @@ async function arrive(work, asked, status) {
   if (status.parts < 2) return;
   const before = viewer,
     rest = await fetched("rest");
-  if (viewer !== before || work.ending.signal.aborted) return;
+  if (viewer !== before || signal.aborted) return;
   if (done) {
     host.view = work.id;
     enliven();
