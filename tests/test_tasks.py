@@ -1,5 +1,6 @@
 """What a new user wants to do, done by what the pages say: each block of docs/how-to and docs/tutorials runs."""
 
+import ast
 import re
 
 import pytest
@@ -16,7 +17,7 @@ OTHERS = [
     for path in sorted((ROOT / "docs" / folder).glob("*.md"))
     if path.name != "tasks.md"
 ]
-pytestmark = pytest.mark.slow
+CHINESE = [page for page in OTHERS if page.endswith(".zh-CN.md")]
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,20 @@ def test_there_are_forty():
     assert [int(number) for number, _, _ in TASKS] == list(range(1, 41))
 
 
+@pytest.mark.parametrize("page", [*CHINESE, "README.zh-CN.md"])
+def test_a_chinese_page_runs_what_its_english_one_does(page):
+    """So that to run the English one is enough."""
+
+    def steps(page):
+        for language, block in blocks_of(page):
+            yield ast.dump(ast.parse(block)) if language == "python" else commands_of(block)
+
+    english = [*steps(page.replace(".zh-CN", ""))]
+    assert english
+    assert [*steps(page)] == english
+
+
+@pytest.mark.slow
 @pytest.mark.weights
 @pytest.mark.parametrize(("number", "title", "text"), TASKS, ids=[number for number, _, _ in TASKS])
 def test_a_task_is_done_by_its_command(number, title, text, workplace, names, tmp_path, monkeypatch, capsys):
@@ -58,8 +73,9 @@ def test_a_task_is_done_by_its_command(number, title, text, workplace, names, tm
         assert (tmp_path / name).exists(), (title, name, sorted(p.name for p in tmp_path.rglob("*")))
 
 
+@pytest.mark.slow
 @pytest.mark.weights
-@pytest.mark.parametrize("page", OTHERS)
+@pytest.mark.parametrize("page", [page for page in OTHERS if page not in CHINESE])
 def test_what_a_page_shows_runs(page, workplace, names, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(workplace.fresh(tmp_path))
     torch.save(workplace.own, "model.pt")

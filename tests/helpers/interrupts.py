@@ -224,6 +224,8 @@ def _prepared(family, work, aside):
         yield lambda: WORKS[work](scope), changed
     finally:
         gc.unfreeze()
+        gc.collect()
+        gc.freeze()  # as `tests/conftest.py` has it
 
 
 def _spread(first, total, count):
