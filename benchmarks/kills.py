@@ -168,6 +168,7 @@ def kill_and_resume(arguments: argparse.Namespace, work: Path, report: Callable[
         def go() -> None:
             if fault:
                 faults.install(fault)
+            if "decode" in fault:  # which processes apart do, and they import for seconds what they are to be struck in
                 os.environ.update(faults.environment(fault, work / "faults"))
             run(str(source), folder, plan, scope=scope, resume=folder.exists())
 
