@@ -79,6 +79,14 @@ def test_the_hub_is_asked(monkeypatch, answer, said):
     assert doctor._hub().startswith(said)
 
 
+def test_a_cache_that_is_a_file_is_refused(cli, tmp_path, monkeypatch):
+    (tmp_path / "notes.txt").touch()
+    monkeypatch.setenv("VITSCOPE_CACHE", str(tmp_path / "notes.txt"))
+    ran = cli("cache")
+    assert (ran.code, ran.out) == (2, "")
+    assert "notes.txt is not a folder (set VITSCOPE_CACHE to a folder)" in ran.err
+
+
 def test_the_cache_is_shown_and_its_weights_are_removed(cli, tmp_path, monkeypatch):
     monkeypatch.setenv("VITSCOPE_CACHE", str(tmp_path))
     assert cli("cache").out == f"{tmp_path} (0 MB)\n"

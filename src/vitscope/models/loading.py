@@ -22,9 +22,10 @@ from vitscope.models.base import ADAPTERS, ModelAdapter, libraries_of
 from vitscope.models.bundled.catalogue import naming_variable
 from vitscope.models.bundled.dinov2 import Dinov2Model
 from vitscope.models.generic import GenericAdapter
-from vitscope.models.options import Labels, LoadOptions, ModelOptions, Output, Region, read_region, said_of
+from vitscope.models.options import Labels, LoadOptions, ModelOptions, Output, said_of
 from vitscope.models.pixels.preprocessing import NeedsMoreError
 from vitscope.models.references.references import LoadRequest, open_reference
+from vitscope.models.region import Region, read_region
 from vitscope.models.transformers.adapter import TransformersAdapter
 from vitscope.models.transformers.processor_loading import load_processor
 from vitscope.models.weights.weights import require_numbers

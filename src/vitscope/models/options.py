@@ -8,14 +8,12 @@ from typing import Any, TypeAlias, TypedDict
 import torch
 
 from vitscope._messages import msg
-from vitscope._numbers import number
 from vitscope.errors import UnknownNameError, UsageError
 from vitscope.geometry import ImageRegion, TokenLayout
-from vitscope.images import Picture
+from vitscope.models.region import Region
 
 Labels: TypeAlias = Mapping[int, str] | Mapping[str, str] | Sequence[str] | str | Path
 Output: TypeAlias = str | int | Callable[[Any], torch.Tensor]
-Region: TypeAlias = ImageRegion | Callable[[Picture], ImageRegion] | Sequence[float] | str
 
 
 class LoadOptions(TypedDict, total=False):
@@ -95,30 +93,6 @@ class ModelOptions:
     def and_said(self, **more: str) -> "ModelOptions":
         """Return these options with more for the provenance."""
         return replace(self, said={**self.said, **more})
-
-
-def read_region(region: Region | None) -> Region | None:
-    """Return a region as adapters take it: a box is four numbers.
-
-    Raises:
-        UsageError: neither an ImageRegion, a function, `whole`, nor a box.
-    """
-    if region is None or region == "whole" or isinstance(region, ImageRegion) or callable(region):
-        return region
-    parts = region.split(",") if isinstance(region, str) else region
-    ends = [number(str(part)) for part in parts] if isinstance(parts, Sequence) else []
-    if len(ends) == 4 and None not in ends:
-        left, top, right, bottom = (float(end) for end in ends if end is not None)
-        if left < right and top < bottom:
-            return left, top, right, bottom
-    raise UsageError(
-        msg("models.region", "{@region} is not {given}", given=repr(region)),
-        msg(
-            "models.region.hint",
-            "write the part of each image that the processor's pixels show, in pixels, left and top first, as in "
-            "{@region=0,0,640,480}, or {@region=whole}",
-        ),
-    )
 
 
 def refuse_load_options(names: Iterable[str]) -> None:

@@ -104,6 +104,15 @@ def check_reading(value: str | None, parameter: typer.CallbackParam) -> str | No
     return value
 
 
+def check_region(value: str | None) -> str | None:
+    """Check which part of each image a processor's pixels show."""
+    if value is not None:
+        from vitscope.models.region import read_region
+
+        read_region(value)
+    return value
+
+
 def check_processor(value: str | None, parameter: typer.CallbackParam) -> str | None:
     """Check that the folder which a path names is there; another name may be an id on the Hub."""
     if value is not None and (value.startswith((".", "/", "~")) or value.endswith("/")):

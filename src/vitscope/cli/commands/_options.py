@@ -160,6 +160,7 @@ class LoadFlags:
         str | None,
         typer.Option(
             metavar="LEFT,TOP,RIGHT,BOTTOM|whole",
+            callback=checks.check_region,
             help="Part of each image that the processor's pixels show, in pixels, where it cannot be measured.",
         ),
     ] = None

@@ -79,13 +79,13 @@ def methods(
     named = reference is not None and re.fullmatch("[a-z-]+[+]{0,2}", reference) and not Path(reference).exists()
     if reference is not None and named and not entry_points(group=PACKAGE):
         UnknownNameError.check(_METHOD_OR_MODEL, reference, sorted(declared_options()) or [reference])
+    name, reference = (reference, _one(None, model)) if named else (None, _one(reference, model))
+    loaded = opt.load(reference, **flags.keywords()).methods() if reference else []  # asks the Hub before torch comes
     from vitscope.methods.base import METHODS
 
     found = [method for _, method in METHODS]
-    if reference is not None and named:
-        found, reference = _called(found, reference), None
-    reference = _one(reference, model)
-    loaded = opt.load(reference, **flags.keywords()).methods() if reference else []
+    if name is not None:
+        found = _called(found, name)
     found_here = {support.name: support for support in loaded}
     if as_json:
         fields = ("name", "summary", "passes", "works_on", "source", "caveat")

@@ -58,20 +58,21 @@ def batch(
     column: Annotated[
         str | None, typer.Option(metavar="NAME", help="Column with the images: bytes, paths or URLs (Parquet).")
     ] = None,
-    stride: Annotated[int, typer.Option(metavar="COUNT", help="Take one of so many frames (video).")] = 30,
-    limit: Annotated[int | None, typer.Option(metavar="COUNT", help="Stop after so many images.")] = None,
+    stride: Annotated[int, typer.Option(metavar="COUNT", min=1, help="Take one of so many frames (video).")] = 30,
+    limit: Annotated[int | None, typer.Option(metavar="COUNT", min=1, help="Stop after so many images.")] = None,
     shard_size: Annotated[
-        int, typer.Option(metavar="COUNT", help="Images in one output file: the most that a crash can cost.")
+        int, typer.Option(metavar="COUNT", min=1, help="Images in one output file: the most that a crash can cost.")
     ] = 512,
     batch_size: Annotated[
         int | None,
         typer.Option(metavar="COUNT", callback=checks.in_range, help="Images in one forward pass; see --batch-tokens."),
     ] = None,
     batch_tokens: Annotated[
-        int, typer.Option(metavar="COUNT", help="Tokens in one forward pass, where --batch-size is not given.")
+        int, typer.Option(metavar="COUNT", min=1, help="Tokens in one forward pass, where --batch-size is not given.")
     ] = 4096,
     workers: Annotated[
-        int, typer.Option(metavar="COUNT", help="Decoding threads; with Ray, model processes. 0 chooses the number.")
+        int,
+        typer.Option(metavar="COUNT", min=0, help="Decoding threads; with Ray, model processes. 0 chooses the number."),
     ] = 0,
     ray_address: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="A running Ray cluster, such as auto or ray://HOST:10001.")

@@ -12,10 +12,12 @@ from typing import Annotated, Any
 
 import typer
 
+from vitscope._files import path_exists
+from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
-from vitscope.errors import VitscopeError, first_line
+from vitscope.errors import UsageError, VitscopeError, first_line
 
 _REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(?:\[(?P<of>[\w,-]+)\])?.*extra == ['\"](?P<extra>[\w-]+)['\"]")
 _LIBRARIES = ("torch", "transformers", "timm", "torchvision", "open_clip_torch", "numpy", "Pillow")
@@ -77,6 +79,11 @@ def cache(
     from vitscope.models.bundled.wheel import cache_dir, cached_weights
 
     folder = cache_dir()
+    if path_exists(folder) and not folder.is_dir():
+        raise UsageError(
+            msg("cli.cache-is-a-file", "the cache {path} is not a folder", path=folder),
+            msg("cli.cache-is-a-file.hint", "set VITSCOPE_CACHE to a folder"),
+        )
     weights = {path: _bytes(path) for path in cached_weights()}
     if clear:
         for path in weights:

@@ -7,6 +7,7 @@ import typer
 
 from vitscope._version import __version__
 from vitscope.cli import console, report_text
+from vitscope.cli.commands import _checks as checks
 from vitscope.cli.commands import _options as opt
 from vitscope.cli.commands import _results as results
 from vitscope.cli.tables import TableFormat, print_table_as
@@ -26,7 +27,9 @@ def statistics(
     ] = False,
     target: opt.Target = None,
     size: opt.Size = None,
-    batch_size: Annotated[int, typer.Option(metavar="COUNT", help="Heads silenced in one forward pass.")] = 8,
+    batch_size: Annotated[
+        int, typer.Option(metavar="COUNT", callback=checks.in_range, help="Heads silenced in one forward pass.")
+    ] = 8,
     out: opt.OptionalOut = None,
     force: opt.Force = False,
     format_: TableFormat = "text",

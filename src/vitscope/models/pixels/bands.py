@@ -16,8 +16,8 @@ from vitscope.attention.model_modes import plain_defaults
 from vitscope.errors import ImageError, LayoutError, UsageError
 from vitscope.geometry import ImageRegion
 from vitscope.images import Picture
-from vitscope.models.options import Region
 from vitscope.models.pixels.preprocessing import Preprocessing, covering_size
+from vitscope.models.region import Region
 
 log = logging.getLogger(__name__)
 

@@ -21,10 +21,10 @@ from vitscope._messages import msg
 from vitscope.errors import LayoutError, UsageError, first_line
 from vitscope.geometry import ImageRegion
 from vitscope.images import Picture
-from vitscope.models.options import Region
 from vitscope.models.pixels.measured_region import Box, Lost, TurnedError, find_box
 from vitscope.models.pixels.processor_call import ProcessorCall
 from vitscope.models.pixels.processor_checks import fit_colours, is_known, random_part, shows_region
+from vitscope.models.region import Region
 from vitscope.tracing.records import CAPTURE_HINT
 
 log = logging.getLogger(__name__)

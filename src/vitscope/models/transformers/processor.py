@@ -16,7 +16,6 @@ from vitscope.errors import LayoutError
 from vitscope.geometry import ImageRegion
 from vitscope.images import Picture
 from vitscope.models.bundled.dinov2 import Dinov2Processor
-from vitscope.models.options import Region
 from vitscope.models.pixels.bands import (
     BandPreprocessing,
     Resizing,
@@ -29,6 +28,7 @@ from vitscope.models.pixels.bands import (
 )
 from vitscope.models.pixels.measured_region import Lost, find_box
 from vitscope.models.pixels.preprocessing import Preprocessing, covering_size
+from vitscope.models.region import Region
 
 log = logging.getLogger(__name__)
 
