@@ -1,7 +1,4 @@
-"""The keywords of `explain`: known to type checkers, suggested where misspelt, the same list in both."""
-
-import subprocess
-import sys
+"""The keywords of `explain`: suggested where misspelt, the list that type checkers know (`typed_calls.py`)."""
 
 import numpy as np
 import pytest
@@ -12,46 +9,6 @@ from tests.helpers.errors import raises
 from vitscope.engine.options import OPTION_NAMES, ExplainOptions, Options
 from vitscope.errors import UnknownNameError, UsageError
 from vitscope.methods.base import METHODS
-
-SNIPPET = """
-from collections.abc import Iterator
-from typing import assert_type
-
-import torch
-from torch import nn
-
-import vitscope
-from vitscope import Attribution, Explanation, Failure
-
-scope = vitscope.load()
-assert_type(scope.explain("a.png"), Explanation)
-assert_type(scope.explain("a.png", method="rollout", layers="last3", target=[1]), Explanation)
-assert_type(scope.explain("a.png", targets=[1, "cat"]), list[Explanation])
-assert_type(scope.explain(["a.png", "b.png"], target=torch.tensor([1, 2])), list[Explanation])
-assert_type(scope.explain(["a.png", "b.png"], targets=[1, 2], size=224), list[list[Explanation]])
-assert_type(scope.explain_many(iter(["a.png"])), Iterator[Explanation | Failure])
-assert_type(scope.explain_many(["a.png"], targets=[1]), Iterator[list[Explanation] | Failure])
-assert_type(scope.attribute(torch.zeros(1, 3, 8, 8), target=vitscope.text("a cat")), Attribution)
-assert_type(scope.attribute(torch.zeros(1, 3, 8, 8), targets=[1]), list[Attribution])
-assert_type(vitscope.attribute(nn.Identity(), torch.zeros(1, 3, 8, 8)), Attribution)
-scope.explain("a.png", metod="rollout")
-scope.explain("a.png", gradient_rule="libre")
-scope.attribute(torch.zeros(1, 3, 8, 8), layer="last")
-scope.validate(targts=[1])
-scope.recommend(sise=224)
-"""
-
-
-@pytest.mark.slow
-def test_a_type_checker_knows_every_keyword_and_what_comes_back(tmp_path):
-    pytest.importorskip("mypy", reason="the checker is installed with the group `check`")
-    path = tmp_path / "snippet.py"
-    path.write_text(SNIPPET)
-    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--cache-dir", str(tmp_path / "cache")]
-    told = subprocess.run([*command, str(path)], capture_output=True, text=True, check=False).stdout.splitlines()
-    wrong = {int(line.split(":")[1]) for line in told if "snippet.py" in line and ": error:" in line}
-    first = SNIPPET.splitlines().index('scope.explain("a.png", metod="rollout")') + 1
-    assert wrong == set(range(first, first + 5)), "\n".join(told)
 
 
 @pytest.mark.parametrize("name", ["window", "display", "labels", "layout", "region", "device", "calibration"])
