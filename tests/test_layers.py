@@ -14,6 +14,7 @@ from vitscope.errors import UsageError
         (" 0-11 ", (0, 11)),
         ("-3--1", (-3, -1)),
         ("2--1", (2, -1)),
+        ("-1-3", (-1, 3)),
         ("last3", (-3, -1)),
         ("last012", (-12, -1)),
     ],
@@ -28,6 +29,12 @@ def test_another_form_is_refused(text):
         check_layers(text)
     with pytest.raises(UsageError, match="not a valid choice of layers"):
         check_layers(f"1,{text}")
+
+
+@pytest.mark.parametrize("text", ["11-0", "-1--3"])
+def test_backwards_in_every_model(text):
+    with pytest.raises(UsageError, match="backwards"):
+        check_layers(text)
 
 
 def test_several_and_all_are_choices():

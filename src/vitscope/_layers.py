@@ -12,7 +12,7 @@ def layer_span(text: str) -> tuple[int, int]:
     """Return the first and the last layer that one part of a choice names; of `last3` these are -3 and -1.
 
     Raises:
-        UsageError: the text has none of the forms.
+        UsageError: the text has none of the forms, or runs backwards in every model.
     """
     found = _PART.fullmatch(text.strip())
     if found is None:
@@ -23,7 +23,18 @@ def layer_span(text: str) -> tuple[int, int]:
     count, first, last = found.groups()
     if count is not None:
         return -int(count), -1
-    return int(first), int(last or first)
+    ends = int(first), int(last or first)
+    if ends[0] > ends[1] and (ends[0] < 0) == (ends[1] < 0):  # else the number of layers decides
+        raise backwards(text.strip(), *ends)
+    return ends
+
+
+def backwards(text: str, first: int, last: int) -> UsageError:
+    """Make the error for a choice whose first layer comes after its last."""
+    return UsageError(
+        msg("attention.layers-backwards", "layers {text} run backwards", text=text),
+        msg("attention.layers-backwards.hint", "write the smaller one first: {last}-{first}", first=first, last=last),
+    )
 
 
 def check_layers(text: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitscope._layers import layer_span
+from vitscope._layers import backwards, layer_span
 from vitscope._messages import msg
 from vitscope.attention.blocks import Block, query_index
 from vitscope.attention.operators import vecmat
@@ -347,10 +347,5 @@ def _numbers(part: str | int, depth: int) -> list[int]:
             raise UsageError(msg("attention.no-such-layer", "there is no layer {layer}", layer=end), hint)
     first, last = (end % depth for end in ends)
     if first > last:
-        raise UsageError(
-            msg("attention.layers-backwards", "layers {text} run backwards", text=text),
-            msg(
-                "attention.layers-backwards.hint", "write the smaller one first: {last}-{first}", first=first, last=last
-            ),
-        )
+        raise backwards(text, first, last)
     return list(range(first, last + 1))

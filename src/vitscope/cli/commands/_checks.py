@@ -61,6 +61,24 @@ def check_methods(value: str) -> str:
     return value
 
 
+def check_plain_methods(context: typer.Context, value: str) -> str:
+    """Check methods of a command that has flags for their options, or takes none."""
+    for text in split_names(value):
+        name, colon, options = text.partition(":")
+        if colon:
+            check_methods(name)
+            flags = " ".join(f"-O {option}" for option in options.split(":"))
+            raise UsageError(
+                msg("cli.options-in-method", "'{text}' is a method with options in it", text=text),
+                msg("cli.options-in-method.hint", "write --method {name} {flags}", name=name, flags=flags)
+                if any("-O" in one.opts for one in context.command.params)
+                else msg(
+                    "cli.no-options-of-methods.hint", "write --method {name}: options are not taken here", name=name
+                ),
+            )
+    return check_methods(value)
+
+
 def check_metrics(value: str | None) -> str | None:
     """Check the names of metrics, written with commas between them."""
     if value is not None:

@@ -36,6 +36,14 @@ class _Stated:
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments; refuse an option of one value that is given twice: the first would be lost unsaid."""
+        flags = {flag for one in self.get_params(ctx) for flag in one.opts}
+        for word in args[: args.index("--")] if "--" in args else args:
+            name = word.partition("=")[0]
+            if len(name) > 2 and name[1] != "-" and f"-{name}" in flags:  # -method is read as -m ethod
+                raise UsageError(
+                    msg("cli.one-dash", "{word} has one dash", word=name),
+                    msg("cli.one-dash.hint", "write -{word}", word=name),
+                )
         _, _, given = super().make_parser(ctx).parse_args(args=[*args])  # type: ignore[misc]
         for one in given:
             once = one.param_type_name == "option" and not (one.multiple or one.is_flag or one.count)

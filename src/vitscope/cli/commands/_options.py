@@ -46,7 +46,7 @@ Method = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        callback=checks.check_methods,
+        callback=checks.check_plain_methods,
         help="Method (`vitscope methods` lists them); auto chooses one for the model.",
     ),
 ]
@@ -54,7 +54,7 @@ Methods = Annotated[
     str,
     typer.Option(
         metavar="NAME,NAME",
-        callback=checks.check_methods,
+        callback=checks.check_plain_methods,
         help="One method or several, with commas (`vitscope methods` lists them); auto chooses one for the model.",
     ),
 ]

@@ -1,6 +1,6 @@
 """Where --out may lead: a folder, or a file of a kind that can be written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from vitscope._files import FILE_KINDS, path_exists
@@ -15,6 +15,7 @@ def out_folder(path: Path | None, *endings: str) -> Path | None:
     if path is None:
         return None
     ending = path.suffix.lower()
+    _refuse_slip(path, endings)
     if ending in _KINDS and ending not in endings and not path.is_dir():
         folder = msg("cli.out-is-a-file.hint", "name a folder, such as -o {stem}", stem=path.stem)
         raise UsageError(
@@ -34,12 +35,25 @@ def out_folder(path: Path | None, *endings: str) -> Path | None:
 
 def page_file(path: Path | None) -> Path | None:
     """Return the name of a page; reject a folder, and a name that files of another kind have."""
+    if path is not None:
+        _refuse_slip(path, (".html",))
     if path is not None and (path.is_dir() or path.suffix.lower() in _KINDS - {".html"}):
         raise UsageError(
             msg("cli.not-a-page", "--out expects an .html file, not {path}", path=path),
             msg("cli.not-a-page.hint", "for example -o {stem}.html", stem=path.stem),
         )
     return path
+
+
+def _refuse_slip(path: Path, endings: Iterable[str]) -> None:
+    """Raise a UsageError for an ending with the letters of one that can be written in another order, such as .pgn."""
+    ending = path.suffix.lower()
+    meant = [one for one in endings if one != ending and sorted(one) == sorted(ending)]
+    if meant and not path_exists(path):
+        raise UsageError(
+            msg("cli.out-slip", "--out: {ending} is no kind of file, in '{path}'", ending=ending, path=path),
+            msg("cli.out-slip.hint", "did you mean -o {name}?", name=path.with_suffix(meant[0])),
+        )
 
 
 def folder_or(*endings: str) -> Callable[[Path | None], Path | None]:

@@ -62,7 +62,7 @@ def explain(
         str,
         typer.Option(
             metavar="NAME,NAME",
-            callback=checks.check_methods,
+            callback=checks.check_plain_methods,
             help="Methods, with commas (`vitscope methods` lists them). By default auto, which chooses one for the "
             "model, and for a classifier also a map of where it looks.",
         ),

@@ -161,7 +161,7 @@ def similarity(
     drawing: opt.SheetStyle,
     model: opt.ModelChoice,
     method: Annotated[
-        str, typer.Option(metavar="NAME", callback=checks.check_methods, help="A method that explains a target.")
+        str, typer.Option(metavar="NAME", callback=checks.check_plain_methods, help="A method that explains a target.")
     ] = "relevance",
     size: opt.Size = None,
     out: SheetOut = Path("out"),

@@ -32,7 +32,7 @@ def view(
         str,
         typer.Option(
             metavar="NAME,NAME",
-            callback=checks.check_methods,
+            callback=checks.check_plain_methods,
             help="Methods to show, with commas; by default five that fit most models.",
         ),
     ] = "",
