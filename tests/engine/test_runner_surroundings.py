@@ -216,3 +216,12 @@ def test_transformations_are_refused(around):
     with raises(UsageError, "attention.transformed", "attention.transformed.hint"):
         around(lambda: scope.explain(PHOTOS[0], method="rollout"))
     assert scope.explain(PHOTOS[0], method="rollout").map.shape == (4, 4)
+
+
+def test_the_trial_that_finds_the_blocks_is_of_three_images(monkeypatch):
+    """Which modules attend takes one; which axis is the batch's takes two: of large models they take seconds."""
+    engine = vitscope.load(make("timm").eval()).engine
+    run, sizes = engine.run, []
+    monkeypatch.setattr(engine, "run", lambda pixels: sizes.append(len(pixels)) or run(pixels))
+    assert engine.blocks is not None
+    assert sizes == [1, 2]

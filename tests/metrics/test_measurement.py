@@ -37,6 +37,20 @@ def test_known_scores_belong_to_one_picture_and_one_question(tiny_scope, album, 
     assert len(known) == 3 + 2  # the sets of each, and two whole pictures
 
 
+def test_on_the_processor_few_large_images_go_through_together(tiny_scope, album, monkeypatch):
+    """16 patches each: of 100 tokens in all six, and with the same numbers as one by one."""
+    e, sizes, answer = tiny_scope.explain(album[0]), [], tiny_scope.engine.answer
+    monkeypatch.setattr(tiny_scope.engine, "answer", lambda pixels: sizes.append(len(pixels)) or answer(pixels))
+    options = {"metrics": ["infidelity"], "baseline": "mean", "n_squares": 30}
+    numbers = []
+    for most, largest in ((4096, 8), (100, 6), (10, 1)):
+        sizes.clear()
+        monkeypatch.setattr("vitscope.evaluation.evaluate._TOKENS", most)
+        numbers.append(tiny_scope.measure(e, **options)["infidelity"].value)
+        assert max(sizes) == largest
+    assert numbers[1:] == [pytest.approx(numbers[0], rel=1e-4)] * 2
+
+
 class TestMeasurement:
     @pytest.mark.slow
     def test_it_repeats_to_the_digit_and_follows_its_seed(self, vit):

@@ -1,6 +1,7 @@
 """The order of patches and the probe that replaces them."""
 
 import numpy as np
+import pytest
 import torch
 
 from tests.helpers.errors import raises
@@ -54,6 +55,25 @@ class TestProbe:
         assert forwards == sum(rows) == 3
         assert max(rows) == 2
         assert told == [(2, 3), (3, 3)]
+
+    @pytest.mark.parametrize(("removed", "most"), [(False, 2), (True, 4)])
+    def test_many_tokens_go_through_in_small_batches(self, removed, most):
+        rows = []
+
+        def run(pixels, kept):
+            rows.append(len(pixels))
+            return pixels.mean((1, 2, 3)) if kept is None else kept.double() @ torch.arange(1600).double()
+
+        masks = np.zeros((8, 1600), bool)
+        for number, mask in enumerate(masks):
+            mask[number : number + 600] = True
+        pixels = torch.ones(3, 40, 40)
+        probe = Probe(run, pixels, None if removed else torch.zeros_like(pixels), (40, 40), batch=8, most_tokens=4096)
+        (scores,), forwards = probe.scores([masks])
+        assert rows == [most] * (8 // most)
+        assert forwards == 8
+        if removed:
+            assert scores.tolist() == [(~mask @ np.arange(1600)) for mask in masks]
 
     def test_tokens_left_out_go_in_batches_of_equal_length(self):
         seen = []

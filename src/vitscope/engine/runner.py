@@ -156,7 +156,7 @@ class ModelRunner:
         if not self.adapter.isotropic:
             return self.adapter.isotropic
         pixels = self.trial_pixels()
-        names = [block.name for block in self.forward(pixels).store.blocks]
+        names = [block.name for block in self.forward(pixels[:1]).store.blocks]
         layout = self.adapter.layout((pixels.shape[2], pixels.shape[3]))
         order, prefix = self.adapter.token_order(), len(layout.prefix)
         try:

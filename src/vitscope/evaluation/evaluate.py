@@ -36,6 +36,7 @@ ScoreCache: TypeAlias = dict[tuple[str, ...], dict[bytes, Tensor]]
 QUICK: Mapping[str, Any] = {"metrics": ("deletion", "infidelity"), "steps": 4, "n_squares": 24}
 
 _REMAKING = {"stability": STABILITY_NUMBERS, "sanity": SANITY_NUMBERS}  # they make the map again, for these numbers
+_TOKENS = 4096  # of all images that go through a model together on the CPU: of more, its caches hold too few
 _KEPT = 1 << 16  # numbers of one answer that are kept; of a longer one only its score is
 
 
@@ -94,7 +95,7 @@ def measure(
             stability) there are 199.
         seconds: draw no more random maps after so long; None waits for a verdict.
         seed: draws sets, random maps, noise and weights; everything repeats to the digit.
-        batch_size: images that go through the model together.
+        batch_size: images that go through the model together, at most; on the CPU at most 4,096 patch tokens, too.
         image: the photo, where the explanation does not keep it, or keeps it as JPEG.
         target: what is scored, where it is not the map's own target or cannot be made again from its words.
         score_cache: one dict for several maps of one image, such as of several methods or classes: what an earlier call
@@ -147,6 +148,7 @@ def measure(
             goal.from_answer if keeps else lambda scores: scores,
             cache.setdefault(key, {}),
             numbers_of_cells,
+            _TOKENS if engine.device.type == "cpu" else None,
         )
         ends = _ends(goal.possible, float(goal.from_answer(answer)[0]))
         until = math.inf if seconds is None else time.monotonic() + seconds

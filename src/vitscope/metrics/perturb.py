@@ -33,11 +33,13 @@ class Probe:
         pixels: the image as the model gets it.
         fill: the pixels that replace a patch; None leaves its token out.
         grid: rows and columns of patches.
-        batch: images that go through the model together.
+        batch: images that go through the model together, at most.
         score: from answers to scores `(n,)`; by default they are scores themselves.
         known: a cache of answers by the bits of their sets (`set_key`), for this image and fill; new ones are added.
         numbers: the patch that each row and column of pixels belongs to (`TokenLayout.cell_numbers`); None where the
             patches tile the input.
+        most_tokens: patch tokens of all images that go through the model together, at most (at least one image does);
+            None for any number.
     """
 
     run: Callable[[Tensor, Tensor | None], Tensor]
@@ -48,6 +50,7 @@ class Probe:
     score: Callable[[Tensor], Tensor] = lambda answers: answers
     known: dict[bytes, Tensor] | None = None
     numbers: CellNumbers | None = None
+    most_tokens: int | None = None
 
     def scores(
         self, masks: Sequence[Bool[np.ndarray, "_ P"]], tick: Callable[[int, int], None] = lambda done, total: None
@@ -64,8 +67,9 @@ class Probe:
         counts, done = together[first].sum(1), 0
         for count in np.unique(counts[new]) if self.fill is None else [None]:  # left out: equally many in each batch
             rows = np.flatnonzero(new & (counts == count) if count is not None else new)
-            for start in range(0, len(rows), self.batch):
-                part = rows[start : start + self.batch]
+            size = self._together(0 if count is None else int(count))
+            for start in range(0, len(rows), size):
+                part = rows[start : start + size]
                 answers = self._run(together[first[part]])
                 known.update((sets[row].tobytes(), one) for row, one in zip(part, answers, strict=True))
                 done += len(part)
@@ -81,6 +85,12 @@ class Probe:
             )
         ends = np.cumsum([len(one) for one in masks])[:-1]
         return np.split(found[inverse.ravel()], ends), int(new.sum())
+
+    def _together(self, gone: int) -> int:
+        """Return how many images without so many tokens go through the model together."""
+        if self.most_tokens is None:
+            return self.batch
+        return max(min(self.batch, self.most_tokens // max(math.prod(self.grid) - gone, 1)), 1)
 
     def _run(self, masks: Bool[np.ndarray, "n P"]) -> Float[Tensor, "n ..."]:
         covered = torch.from_numpy(masks).to(self.pixels.device)
