@@ -139,6 +139,7 @@ MISTAKES = {  # arguments: exit code, what the line mentions
     "bench planted --split rest": (2, "'rest'…report, tune"),
     "reproduce nosuch": (2, "no results of vitscope in nosuch"),
     "batch nosuch -o new": (2, "nosuch does not exist"),
+    "report nosuch": (1, "nosuch holds no run of vitscope batch"),
     "batch . -o new --method rolout": (2, "'rolout'…'rollout'"),
 }
 
@@ -151,6 +152,8 @@ WITHOUT_NUMPY = (  # the usual ones cost half of a start with numpy
     "heads nosuch.jpg",
     "compare nosuch.jpg",
     "measure nosuch.jpg",
+    "batch nosuch -o new",
+    "report nosuch",
 )
 RUN = """
 import contextlib, io, json, sys

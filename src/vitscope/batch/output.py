@@ -25,12 +25,12 @@ from vitscope._files import PART_PREFIX, atomic_write, make_room, require_same_o
 from vitscope._messages import msg
 from vitscope.batch._arrow import pa, pq
 from vitscope.batch.schemas import Manifest, ShardRecord
-from vitscope.batch.types import SCHEMA, Outcome, Task
+from vitscope.batch.types import PLAN, SCHEMA, Outcome, Task
 from vitscope.errors import OutOfMemoryError, ResultError, UsageError
 
 log = logging.getLogger(__name__)
 
-PLAN, MANIFEST, LOCK = "batch.json", "manifest.json", ".lock"
+MANIFEST, LOCK = "manifest.json", ".lock"
 DATA, STATS = "data", "stats"
 RESUME = msg("batch.resume.hint", "run again with {@resume=True} to continue: finished shards are readable and kept")
 _OTHER_OUT = msg("batch.other-out.hint", "choose another {@out}")

@@ -13,10 +13,10 @@ from vitscope._messages import msg
 from vitscope.batch._arrow import pa, pc, pq
 from vitscope.batch.archives import list_refs
 from vitscope.batch.fetch import image_reader
-from vitscope.batch.output import PLAN, read_manifest, require_intact
+from vitscope.batch.output import read_manifest, require_intact
 from vitscope.batch.rows import map_from_row
 from vitscope.batch.schemas import Plan, ShardRecord, check_columns, check_rows, row_provenance
-from vitscope.batch.types import SCHEMA, Ref
+from vitscope.batch.types import SCHEMA, Ref, plan_file
 from vitscope.errors import ImageError, ResultError, VitscopeError, first_line
 from vitscope.explanation import Explanation
 from vitscope.geometry import ImageRegion, TokenLayout
@@ -32,13 +32,8 @@ def read_plan(out: Path) -> dict[str, Any]:
     Raises:
         ResultError: the folder holds no run.
     """
-    if not (out / PLAN).exists():
-        raise ResultError(
-            msg("batch.no-run", "{path} holds no run of vitscope batch", path=out),
-            msg("batch.no-run.hint", "choose the output folder of a batch"),
-        )
-    plan: dict[str, Any] = read_document(out / PLAN, dict[str, Any], SCHEMA)
-    as_schema(plan, Plan, out / PLAN)
+    plan: dict[str, Any] = read_document(path := plan_file(out), dict[str, Any], SCHEMA)
+    as_schema(plan, Plan, path)
     return plan
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from vitscope._messages import msg
 from vitscope._numbers import is_whole
-from vitscope.errors import UsageError
+from vitscope.errors import ResultError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vitscope.engine.calibrated import Calibrated
     from vitscope.scope import Scope
 
-SCHEMA = 1
+SCHEMA, PLAN = 1, "batch.json"
 _LOAD = (
     *("revision", "device", "dtype", "weights", "processor"),
     *("output", "labels", "multi_label", "trust_remote_code", "display", "window", "region", "calibration"),
@@ -207,3 +207,17 @@ def split_tasks(refs: Iterable[Ref], size: int) -> Iterator[Task]:
     while part := tuple(islice(waiting, size)):
         yield Task(number, part)
         number += 1
+
+
+def plan_file(out: "Path") -> "Path":
+    """Return the file that says what a run's rows depend on.
+
+    Raises:
+        ResultError: the folder holds no run.
+    """
+    if not (path := out / PLAN).exists():
+        raise ResultError(
+            msg("batch.no-run", "{path} holds no run of vitscope batch", path=out),
+            msg("batch.no-run.hint", "choose the output folder of a batch"),
+        )
+    return path

@@ -84,9 +84,11 @@ def batch(
 
     require_engine(engine)
     options.check(*checks.split_names(method))
+    from vitscope.batch.sources import ImageSource
+
+    images = ImageSource(source, file_kind, column, stride, limit)  # type: ignore[arg-type]  # which it checks
     from vitscope.batch.output import check_output
     from vitscope.batch.overlays import overlay_paths, write_video
-    from vitscope.batch.sources import ImageSource
     from vitscope.batch.types import BatchPlan
 
     plan = BatchPlan(
@@ -104,7 +106,6 @@ def batch(
         batch_tokens=batch_tokens,
         workers=workers,
     )
-    images = ImageSource(source, file_kind, column, stride, limit)  # type: ignore[arg-type]  # which it checks
     check_output(out, resume=resume)
     if film is not None and not overlays:
         raise UsageError(

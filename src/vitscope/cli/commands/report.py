@@ -59,6 +59,9 @@ def report(
 ) -> None:
     """Write one page about a batch: counts, failures, distributions, notable maps and where sinks are."""
     require_package("pyarrow", extra="batch")
+    from vitscope.batch.types import plan_file
+
+    plan_file(folder)
     from vitscope.batch.report import overview
     from vitscope.batch.report_page import render_report
 
