@@ -1,5 +1,7 @@
 """`Scope.recipe`: every step against the notebook's own lines and the paper's formula on whole matrices in float64."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -19,11 +21,10 @@ def found(tiny_scope, album):
 def attentions(tiny_scope, album):
     """The library's own eager attention of that photo, (1, H, N, N) for each layer."""
     pixels, _ = tiny_scope.adapter.prepare(tiny_scope.adapter.load(album[0]))
-    tiny_scope.model.set_attn_implementation("eager")
+    model = copy.deepcopy(tiny_scope.model)  # the library's recording of outputs leaves hooks for ever
+    model.set_attn_implementation("eager")
     with torch.no_grad():
-        attentions = tiny_scope.model(pixel_values=pixels[None], output_attentions=True).attentions
-    tiny_scope.model.set_attn_implementation("sdpa")
-    return list(attentions)
+        return list(model(pixel_values=pixels[None], output_attentions=True).attentions)
 
 
 def test_heads_are_those_of_the_last_layer(found, attentions):
