@@ -13,7 +13,7 @@ from tests.helpers import import_graph
 SOURCE = Path(vitscope.__file__).parent
 NO_TORCH = (  # whole folders, and single modules of others
     *("errors", "geometry", "images", "explanation", "media", "render"),
-    *("_documents", "_saved", "_files", "_messages", "_plugins", "_version"),
+    *("_documents", "_saved", "_files", "_messages", "_plugins", "_version", "_cached"),
     *("models/bundled/wheel", "models/bundled/onnx"),
     *("metrics/concentration", "metrics/attention_statistics", "metrics/ranking", "metrics/faithfulness"),
     *("metrics/measurement", "metrics/localisation", "metrics/resampling", "bench/planted", "bench/photos"),

@@ -41,9 +41,9 @@ class Scope:
     """A model, ready to be explained. Made by `vitscope.load`; each call leaves the model as it was.
 
     Many threads may use it: calls on one model, from any Scope, wrapper or `capture` of it, wait for each other. A
-    forward of your own in another thread does not wait, and sees the model in evaluation mode while a call is at work.
-    A model may change between two calls; each call takes it as it is then. A Scope can be pickled where its model and
-    the caller's functions (processor, output, region) can: those are functions that a module defines, not lambdas.
+    forward of your own in another thread does not wait; its model is in evaluation mode while a call is at work, maybe
+    with frozen parameters, and in a sanity check with random weights. Each call takes a model as it is then. A Scope
+    can be pickled where its model and the caller's functions can: those that a module defines, not lambdas.
 
     Attributes:
         engine: does the work, for code that needs single stages of it.

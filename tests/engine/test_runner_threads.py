@@ -341,3 +341,36 @@ def test_a_web_app_whose_handlers_run_in_a_pool_of_threads():
     with client.TestClient(app) as web, ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda n: web.get(f"/{n % 2}").json(), range(16)))
     assert found == [expected[n % 2] for n in range(16)]
+
+
+def test_forwards_of_the_callers_own_in_another_thread_change_no_map_and_are_not_changed():
+    model = make("generic").eval()
+    quiet = vitscope.load(model)
+    works = {name: partial(explain, quiet, name, 0) for name in ("gradcam", "token-removal", "logit-lens", "attnlrp")}
+    works = {name: work for name, work in works.items() if quiet.supports(name)}
+    works |= {"drop": lambda: quiet.predict_without(PHOTOS[0], [1, 2], "drop").score}
+    works |= {"lens": lambda: [e.map for e in quiet.logit_lens(PHOTOS[0])]}
+    alone = {name: work() for name, work in works.items()}
+    assert len(works) > 4
+    pixels, wrong, main = torch.rand(3, 3, 32, 32), [], threading.get_ident()
+    with torch.no_grad():
+        expected = model(pixels)
+
+    def forward():
+        with torch.no_grad():
+            return model(pixels)
+
+    def beside(*_):
+        """Run a forward of another batch in the middle of each of vitscope's."""
+        if threading.get_ident() == main and not torch.allclose(helper.submit(forward).result(60), expected, atol=1e-5):
+            wrong.append("another answer")
+
+    with ThreadPoolExecutor(1) as helper:
+        handle = model.blocks[0].norm2.register_forward_hook(beside)
+        fresh = vitscope.load(model)  # it finds out beside the others what the model supports
+        assert [one.ok for one in fresh.methods()] == [one.ok for one in quiet.methods()]
+        quiet.engine = fresh.engine
+        for name, work in works.items():
+            assert np.allclose(work(), alone[name], atol=1e-6), name
+        handle.remove()
+    assert wrong == []

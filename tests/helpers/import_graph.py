@@ -6,7 +6,7 @@ from pathlib import Path
 
 # Left never imports right. A stage is one part, or several side by side that do not import each other.
 ORDER = (
-    ("_messages", "_numbers", "_version"),
+    ("_messages", "_numbers", "_version", "_cached"),
     ("errors", "_catalogues"),
     ("_header_scan", "_documents", "_layers"),
     ("_image_file",),

@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -62,3 +64,19 @@ def test_random_numbers_are_left_as_they_were_by_loads_that_overlap():
         done.set()
         second.result(timeout=60)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_one_module_is_loaded_and_explained_by_eight_threads():
+    model, photo = make("generic"), np.random.default_rng(0).integers(0, 256, (36, 32, 3), np.uint8)
+
+    def work(_):
+        return vitscope.load(model).explain(photo, method="relevance").map.tobytes()
+
+    expected, found = work(0), []
+    threads = [threading.Thread(target=lambda: found.append(work(0)), daemon=True) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + 60
+    for thread in threads:
+        thread.join(max(0, end - time.monotonic()))
+    assert found == [expected] * 8

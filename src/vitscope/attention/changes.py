@@ -91,10 +91,17 @@ class Changes:
         values[name] = value
 
     def hook(self, module: nn.Module, hook: Callable[..., Any], *, before: bool = False, **options: bool) -> None:
-        """Register a forward hook, or with `before` a pre-hook; the options are those of torch's function."""
+        """Register a forward hook, or with `before` a pre-hook; the options are those of torch's function.
+
+        It is called on this thread alone: a forward of the caller's own in another thread is not observed or changed.
+        """
         number = next(hook_numbers)
         self.on_exit(partial(remove_hook, module, number))
-        add_hook(module, number, hook, before=before, **options)
+        add_hook(module, number, _on_this_thread(hook, lambda *_: None), before=before, **options)
+
+    def replace_forward(self, module: nn.Module, forward: Callable[..., Any]) -> None:
+        """Run a function in place of a module's forward, on this thread alone."""
+        self.set(module, "forward", _on_this_thread(forward, module.forward))
 
     def mode(self, mode: TorchFunctionMode) -> None:
         """Enter a mode on this thread."""
@@ -137,6 +144,16 @@ def restoring(function: Callable[P, R]) -> Callable[P, R]:
                 changes.undo()
         finally:
             changes.undo()
+
+    return run
+
+
+def _on_this_thread(function: Callable[..., Any], elsewhere: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that calls `function` on the thread of now, and `elsewhere` on any other."""
+    thread = threading.get_ident()
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return (function if threading.get_ident() == thread else elsewhere)(*args, **kwargs)
 
     return run
 

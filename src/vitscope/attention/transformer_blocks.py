@@ -175,7 +175,7 @@ class TransformerBlocks:
         with Changes() as changes:
             for block, extra in zip(self.blocks, self.extra_outputs, strict=True):
                 output = given if extra is None else (given, *(None,) * extra)
-                changes.set(block, "forward", lambda *_, output=output, **__: output)
+                changes.replace_forward(block, lambda *_, output=output, **__: output)
             yield
 
 

@@ -3,12 +3,12 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vitscope._cached import cached_property
 from vitscope._messages import msg
 from vitscope.attention.model_lock import exclusive
 from vitscope.engine.runner import ONE_AT_A_TIME, ModelRunner

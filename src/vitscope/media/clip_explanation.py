@@ -1,7 +1,6 @@
 """The map of a video clip: drawn frame by frame, as a contact sheet and as a film."""
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Unpack
 
@@ -9,6 +8,7 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 
+from vitscope._cached import cached_property
 from vitscope._messages import msg
 from vitscope._saved import SavedManifest
 from vitscope.errors import LayoutError, UsageError

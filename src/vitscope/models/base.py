@@ -6,10 +6,11 @@ import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from inspect import isabstract
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from vitscope._cached import cached_property
 from vitscope._messages import Message, msg
 from vitscope._plugins import Registry
 from vitscope.errors import YES, Support, UnsupportedError, UsageError

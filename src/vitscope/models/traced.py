@@ -3,13 +3,14 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitscope._cached import cached_property
 from vitscope._messages import Message, msg
 from vitscope.attention import AttentionStore, CallSite, Dense, Factored
 from vitscope.attention.capture import capture
@@ -123,10 +124,8 @@ class TracedAdapter(ClassScores):
     def _given_loops(self) -> tuple[Loop, ...]:
         """Loops over heads or queries in a model whose layout is given; none where it cannot be traced."""
         try:
-            recorder = self._record_forward(self.input_size)
-            traced = trace_model(
-                self._answer_together, self.model, self.input_size, recorder.recorded_calls, self.channels
-            )
+            calls = self._record_forward(self.input_size).recorded_calls
+            traced = trace_model(self._answer_together, self.model, self.input_size, calls, self.channels)
         except LayoutError as error:
             log.debug("%s has a given layout and is not searched for loops: %s", type(self.model).__name__, error)
             return ()

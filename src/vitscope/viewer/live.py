@@ -3,12 +3,12 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from vitscope._cached import cached_property
 from vitscope._catalogues import page_messages
 from vitscope.engine.engine import Engine
 from vitscope.engine.options import Options, Progress

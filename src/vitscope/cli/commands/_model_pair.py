@@ -3,11 +3,11 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vitscope._cached import cached_property
 from vitscope._messages import msg
 from vitscope.errors import UnsupportedError
 

@@ -2,11 +2,11 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from vitscope._cached import cached_property
 from vitscope._messages import msg
 from vitscope.attention.model_modes import eval_mode
 from vitscope.models.answers.answer_kind import AnswerKind, find_answer_kind

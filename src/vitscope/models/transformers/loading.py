@@ -5,13 +5,13 @@ import logging
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from threading import get_ident
 from typing import Any, TypeAlias
 
 import torch
 
+from vitscope._cached import cached_property
 from vitscope._messages import Message, msg
 from vitscope.errors import ModelError
 from vitscope.models.options import ModelOptions

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from vitscope._cached import cached_property
 from vitscope._messages import Message, msg
 from vitscope.attention.model_modes import plain_defaults
 from vitscope.errors import LayoutError

@@ -7,7 +7,6 @@ frames is found in its own code, whether its attention joins space and time or t
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from vitscope._cached import cached_property
 from vitscope._messages import Message, msg
 from vitscope.attention import AttentionStore, Block
 from vitscope.attention.recorder import AttentionRecorder

@@ -7,13 +7,13 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vitscope._cached import cached_property
 from vitscope._messages import Message, msg
 from vitscope.errors import ModelError, first_line
 from vitscope.models.weights.foreign_files import refuse_foreign
