@@ -144,6 +144,7 @@ def test_an_array_comes_back(tmp_path, order):
     [
         b"",
         b"\x93NUMPY",
+        b"\x93NUMPY\x01\x00" + (4000).to_bytes(2, "little") + b"(" * 4000,
         npy() + bytes(20),
         npy() + bytes(28),
         npy(shape=(10**9, 10**9)) + bytes(24),

@@ -121,3 +121,34 @@ def test_messages_survive_json():
     assert made == document
     assert message_table(made) == table
     assert pickle.loads(pickle.dumps(made["notes"])) == document["notes"]
+
+
+def test_a_message_that_is_all_of_a_parameter_comes_back():
+    one = msg("viewer.by-class", "{name}", name="foo")
+    assert message_table(restore_messages("foo", message_table(one))) == message_table(one)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"x": ("{a:999999999}", {"a": "x"})},
+        {"x": ("{a!r}", {"a": "x"})},
+        {"x": ("{a.__class__}", {"a": "x"})},
+        {"x": ("{b}", {"a": "x"})},
+        {"x": ("{}", {"a": "x"})},
+        {"x": ("{a}{a}", {"a": "x"})},
+        {"x": ("{a", {"a": "x"})},
+        {"x": ("{a}" * 10, {"a": "m0"})} | {f"m{i}": ("{a}" * 10, {"a": f"m{i + 1}"}) for i in range(12)},
+        {"x": (None, {"a": "m0"})} | {f"m{i}": (None, {"a": f"m{i + 1}", "b": f"m{i + 1}"}) for i in range(40)},
+        {"x": (None, {"a": "0"})} | {f"{i}": (None, {"a": f"{i + 1}"}) for i in range(2000)},
+        {"x": (None, {f"p{i}": "y" for i in range(400)})}
+        | {"y": (None, {f"p{i}": "z" for i in range(400)}), "z": (None, {})},
+    ],
+)
+def test_a_forged_table_is_refused_before_it_costs_anything(table):
+    entries = {
+        text: {"code": "viewer.layers", "params": params} | ({} if template is None else {"template": template})
+        for text, (template, params) in table.items()
+    }
+    with pytest.raises(ValueError, match="table of sentences"):
+        restore_messages("x", entries)

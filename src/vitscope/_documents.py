@@ -10,6 +10,7 @@ import json
 import math
 import re
 import stat
+import tokenize
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -312,7 +313,7 @@ def _array(data: bytes, where: object, dims: int) -> "np.ndarray":
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(file)
-    except (ValueError, SyntaxError, EOFError, RecursionError) as error:
+    except (ValueError, SyntaxError, EOFError, RecursionError, MemoryError, tokenize.TokenError) as error:
         problem = msg("documents.no-header", "it is no array: {reason}", reason=first_line(error))
         raise damaged(where, problem) from error
     begin, count = file.tell(), math.prod(shape)

@@ -23,6 +23,8 @@ Language = Literal["python", "cli"]
 
 # control and format characters, such as those that turn the direction of writing; and ends of lines and paragraphs
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
+_FIELD = re.compile(r"\{(\w+)\}")
+_MOST_MESSAGES, _DEEPEST_MESSAGE = 100_000, 16  # in one document; one within another
 _OPTION = re.compile(r"(?<!\{)\{@(O:)?(\*?\w+)(?:=((?:[^{}]|\{\w+\})*))?\}")
 
 
@@ -98,15 +100,43 @@ def restore_messages(document: Any, table: Mapping[str, Mapping[str, Any]]) -> A
     Args:
         document: mappings, sequences and values, nested at will.
         table: what `message_table` gave for it.
+
+    Raises:
+        ValueError: a table of another origin, whose parts do not make up the texts or have too many parts.
     """
-    if isinstance(document, str) and document in table:
-        entry = table[document]
-        whole = document.replace("{", "{{").replace("}", "}}")  # the English as it was written, whatever it is today
-        params = {name: restore_messages(value, table) for name, value in entry["params"].items()}
-        return Message(entry["code"], entry.get("template", whole), params)
-    if isinstance(document, Mapping):
-        return {name: restore_messages(value, table) for name, value in document.items()}
-    return [restore_messages(value, table) for value in document] if isinstance(document, list) else document
+    return _Restorer(table).restored(document, ())
+
+
+class _Restorer:
+    """Makes the Messages of one document; what a forged table asks for is refused before it costs anything."""
+
+    def __init__(self, table: Mapping[str, Mapping[str, Any]]) -> None:
+        self._table, self._left = table, _MOST_MESSAGES
+
+    def restored(self, document: Any, around: tuple[str, ...]) -> Any:
+        """Restore a part of the document, which is a parameter of the texts `around`."""
+        if isinstance(document, str) and document in self._table and document not in around:
+            entry, around = self._table[document], (*around, document)
+            self._left -= 1
+            if self._left < 0 or len(around) > _DEEPEST_MESSAGE:
+                raise ValueError(msg("documents.messages", "its table of sentences is not one that was written"))
+            params = {name: self.restored(value, around) for name, value in entry["params"].items()}
+            whole = document.replace("{", "{{").replace("}", "}}")  # the English as it was written, whatever it is now
+            return Message(entry["code"], _template_of(document, entry.get("template"), params) or whole, params)
+        if isinstance(document, Mapping):
+            return {name: self.restored(value, around) for name, value in document.items()}
+        return [self.restored(value, around) for value in document] if isinstance(document, list) else document
+
+
+def _template_of(text: str, template: str | None, params: Mapping[str, Any]) -> str | None:
+    """Return a template that makes this text of these parameters; raise a ValueError for any other."""
+    if template is None:
+        return None
+    names, rest = _FIELD.findall(template), _FIELD.sub("", template)
+    fits = names and "{" not in rest and "}" not in rest and set(names) <= set(params)
+    if not fits or len(rest) + sum(len(str(params[name])) for name in names) != len(text):
+        raise ValueError(msg("documents.messages", "its table of sentences is not one that was written"))
+    return template
 
 
 def python_options(template: str) -> str:
