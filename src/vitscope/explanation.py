@@ -95,7 +95,10 @@ class Explanation:
                     "the map of '{method}', its score or its predictions hold NaN or infinity",
                     method=self.method,
                 ),
-                msg("explanation.not-finite.hint", "use dtype float32"),
+                msg(
+                    "explanation.not-finite.hint",
+                    "a wider dtype may help: float32, or float64 where it is float32 already",
+                ),
             )
         self.map.setflags(write=False)
         self.prefix.setflags(write=False)

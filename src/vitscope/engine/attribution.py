@@ -102,7 +102,9 @@ def attribution_of(
             )
         raise MethodError(
             msg("engine.not-finite", "the map of '{method}' holds NaN or infinity", method=method.name),
-            msg("engine.not-finite.hint", "use dtype float32"),
+            msg(
+                "engine.map-not-finite.hint", "a wider dtype may help: float32, or float64 where it is float32 already"
+            ),
         )
     words = [one for part in parts for one in part.target or ()]
     return Attribution(
