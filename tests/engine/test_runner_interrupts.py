@@ -1,6 +1,7 @@
 """Ctrl-C between any two lines: the model, this thread's torch and the process are left as they were."""
 
 import contextlib
+import gc
 from functools import partial
 
 import pytest
@@ -18,6 +19,15 @@ pytestmark = [
 ]
 FEW, SOME, MANY = 6, 40, 100  # `make soak` goes on to many more
 FAST = ("gradcam", "attnlrp", "capture", "without")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def thawed():
+    """What the works froze is collected, or a worker of the tests would keep it all."""
+    yield
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()  # as `tests/conftest.py` has it
 
 
 @pytest.mark.spread

@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -141,8 +141,8 @@ def check(family, work, count, inside=OURS, aside=(), first=1):
 
     Returns how many there were, and those after which something had changed, with where and what.
     """
-    with _prepared(family, work, aside) as (run, changed):
-        return _again(run, changed, _spread(first, interrupted(run, -1, inside), count), inside)
+    run, changed = _prepared(family, work, aside)
+    return _again(run, changed, _spread(first, interrupted(run, -1, inside), count), inside)
 
 
 def check_forked(family, work, count, inside=OURS, aside=(), first=1, patience=120):
@@ -151,16 +151,16 @@ def check_forked(family, work, count, inside=OURS, aside=(), first=1, patience=1
     A place costs its own unwinding and not the run before it, so that all places of a work can be tried. Places are
     those of this run: a few more or less than in the one that they were counted in.
     """
-    with _prepared(family, work, aside) as (run, changed):
-        return _within(run, changed, _spread(first, interrupted(run, -1, inside), count), inside, patience)
+    run, changed = _prepared(family, work, aside)
+    return _within(run, changed, _spread(first, interrupted(run, -1, inside), count), inside, patience)
 
 
 def check_quickly(family, work, count, first=1):
     """Do as `check` or `check_forked`, whichever costs less."""
-    with _prepared(family, work, ()) as (run, changed):
-        total = interrupted(run, -1)
-        again = work in IN_PLACE or total <= SHORT
-        return (_again if again else _within)(run, changed, _spread(first, total, count))
+    run, changed = _prepared(family, work, ())
+    total = interrupted(run, -1)
+    again = work in IN_PLACE or total <= SHORT
+    return (_again if again else _within)(run, changed, _spread(first, total, count))
 
 
 def _again(run, changed, places, inside=OURS):
@@ -206,9 +206,8 @@ def _within(run, changed, places, inside=OURS, patience=120):
     return interrupts, left
 
 
-@contextmanager
 def _prepared(family, work, aside):
-    """Give a work as a function, and a function that returns what has changed since."""
+    """Return a work as a function, and a function that returns what has changed since."""
     model = make(family).train(work != "capture")
     scope = vitscope.load(model)
     WORKS[work](scope)
@@ -220,12 +219,7 @@ def _prepared(family, work, aside):
 
     gc.collect()
     gc.freeze()  # so that the collections after each place are quick
-    try:
-        yield lambda: WORKS[work](scope), changed
-    finally:
-        gc.unfreeze()
-        gc.collect()
-        gc.freeze()  # as `tests/conftest.py` has it
+    return lambda: WORKS[work](scope), changed
 
 
 def _spread(first, total, count):
