@@ -147,11 +147,22 @@ def test_two_models_have_a_row_each_and_one_of_differences(cli, album, tiny_fold
     assert columns == 3
     told = [cell.title for cell in cells]
     assert told[6:] == ["1 - linear CKA by layer", "difference: attention", "difference: rollout"]
-    assert told[0] == told[3] == str(tiny_folder)
+    assert [told[0], told[3]] == [f"{tiny_folder} ({place})" for place in (1, 2)]
     (pair,) = json.loads(ran.out)["layers"]
     assert [layer["relative"] for layer in pair["layers"]] == [0, 0, 0]
     grey = np.asarray(cells[-1].picture)  # no difference: neither red nor blue
     assert np.ptp(grey.astype(int), axis=2).max() <= 4
+
+
+def test_equal_names_of_models_and_images_are_numbered(cli, album, tiny_folder, tmp_path, shown):
+    other = tmp_path / "other" / album[1].name
+    other.parent.mkdir()
+    other.write_bytes(album[1].read_bytes())
+    both = ("--model", tiny_folder, "--model", tiny_folder)
+    ran = cli("compare", album[1], other, *both, "--method", "attention", "-o", tmp_path / "sheet.png")
+    assert ran.code == 0, ran.err
+    rows = [cell.title for cell in shown[0][0] if " · " in cell.title]
+    assert rows == [f"cup ({photo}) · {tiny_folder} ({model})" for photo in (1, 2) for model in (1, 2)]
 
 
 def test_what_two_models_cannot_do_is_said(cli, album, tiny_folder, tmp_path):

@@ -69,15 +69,16 @@ def compare(
     goal, style, scopes = opt.parse_target(target), drawing.style(), model.load()
     chosen = checks.split_names(method) or DEFAULT_METHODS
     options = {"target": goal, "gradient_rule": gradient_rule, "size": size}
+    models = _told_apart([scope.adapter.reference for scope in scopes])
     panels = [_Panel(scope, style, options, measure, baseline) for scope in scopes]
     cells, pairs = [], []
     with console.image_progress(len(images) * len(chosen) * len(panels), "comparing") as progress:
-        for image in images:
+        for image, photo in zip(images, _told_apart([Path(image).stem for image in images]), strict=True):
             picture = scopes[0].adapter.load(image)
             with progress.paused():
                 results.print_notes(scopes[0], picture, size)
-            for panel in panels:
-                names = [picture.name] * (len(images) > 1) + [panel.scope.adapter.reference] * (len(panels) > 1)
+            for panel, called in zip(panels, models, strict=True):
+                names = [photo] * (len(images) > 1) + [called] * (len(panels) > 1)
                 cells.append(Cell(picture.pil(), " · ".join(names) or "image"))
                 for text in chosen:
                     with _naming_model(panel.scope if len(panels) > 1 else None):
@@ -86,7 +87,7 @@ def compare(
             if len(panels) > 1:
                 pairs.append(ModelPair(panels[0].maps, panels[1].maps, scopes[0], scopes[1], picture, size))
                 cells += pairs[-1].cells(chosen, style)
-    references = " and ".join(scope.adapter.reference for scope in scopes)
+    references = " and ".join(models)
     if len(images) > 1 or len(panels) > 1:
         columns: int | None = len(chosen) + 1
         title = references
@@ -109,6 +110,11 @@ def compare(
     for pair in pairs if not as_json else ():
         console.print_note(pair.summary())
     return 1 if refused and method else 0
+
+
+def _told_apart(names: list[str]) -> list[str]:
+    """Return the names, equal ones with their place, as the viewer's page has them."""
+    return [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names, 1)]
 
 
 @contextmanager
