@@ -142,6 +142,7 @@ def test_each_map_has_its_verdict_as_a_sentence_in_both_languages(explorer):
         assert all("deletion" in text for text in said.values())
 
 
+@pytest.mark.slow
 def test_the_address_keeps_what_is_brushed_and_no_step_of_the_history_is_made(explorer):
     made, rows = explorer
     steps, plain = "() => history.length", made.evaluate("() => location.href")
@@ -173,6 +174,7 @@ def test_the_address_keeps_what_is_brushed_and_no_step_of_the_history_is_made(ex
     assert sorted(made.evaluate(SHOWN)) == sorted(named(row) for row in rows if row["method"] == "rollout")
 
 
+@pytest.mark.slow
 def test_the_page_is_in_chinese_too_and_keeps_what_is_chosen(explorer, tiny_folder):
     """No English word is left but names; what was chosen stays."""
     made, rows = explorer
@@ -220,6 +222,7 @@ def test_a_small_picture_is_the_large_one_made_smaller(finished):
     assert np.abs(apart).mean() < 3
 
 
+@pytest.mark.slow
 def test_of_many_maps_whole_images_are_taken_and_the_export_of_all_is_named(chromium, finished, tmp_path):
     out, rows = finished
     text, shown, total = render_explorer(out, "run", most=5)

@@ -226,6 +226,7 @@ def test_one_row_opens_in_the_viewer(finished, tiny_folder, tmp_path):
     assert bad.exception.code == "batch.not-explained"
 
 
+@pytest.mark.slow
 def test_a_photo_is_found_wherever_it_lies(finished, tiny_scope, tmp_path):
     """In a tar, in Parquet, in a video, behind a URL; and not where another one lies now."""
     _, photos = finished

@@ -92,6 +92,7 @@ def test_the_gradient_is_chosen_where_only_the_gradient_tells(measured):
         assert np.mean(own) == pytest.approx(chosen.numbers[name].value, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_auto_follows_it_and_says_so(measured):
     scope, choice = toy(), measured.answers["objects"].choice
     e = scope.explain(scenes(1)[0].image)

@@ -48,6 +48,7 @@ def test_a_table_is_printed(cli, tiny_folder, monkeypatch):
     assert "evidence-walk" in ran.out
 
 
+@pytest.mark.slow
 def test_a_file_is_followed_and_that_of_another_model_refused(cli, tiny_folder, tmp_path, photo):
     scope = vitscope.load(tiny_folder)
     mine, other = tmp_path / "mine.json", tmp_path / "other.json"

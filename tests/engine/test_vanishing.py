@@ -90,6 +90,7 @@ def classifier(last, margin, classes, dtype=torch.float32):
     return vitscope.load(model.to(dtype))
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(
     ("last", "classes"), [(nn.Softmax(-1), 5), (nn.LogSoftmax(-1), 5), (nn.Sigmoid(), 1)], ids=["p", "log p", "sigmoid"]
 )

@@ -266,6 +266,7 @@ class TestStability:
         )
         assert [number.verdict for number in found] == ["no better than random"] * 2
 
+    @pytest.mark.slow
     def test_the_whole_way(self):
         """The noisy pixels are explained as the picture was: the same class, the same options."""
         scope = scope_of("vit", torch.float32)

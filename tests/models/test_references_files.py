@@ -53,6 +53,7 @@ class TestWeightsOfTimm:
         assert scope.layout.grid == (4, 4)
         assert scope.adapter.labels == {}
 
+    @pytest.mark.slow
     def test_the_map_is_that_of_the_module(self, written, photo):
         model, folder = written
         scope = vitscope.load("timm:vit_tiny_patch16_224", weights=folder / "best.pth")

@@ -185,6 +185,7 @@ MOVES = """() => [...document.querySelectorAll('main, main *')].filter((one) => 
 }).length"""
 
 
+@pytest.mark.slow
 def test_less_motion_is_honoured(browser, pair_file, made):
     if browser.name == "firefox":  # started with that preference
         assert made.evaluate("() => matchMedia('(prefers-reduced-motion: reduce)').matches")

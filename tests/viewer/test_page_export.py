@@ -53,6 +53,7 @@ def remade(words):
     return {found[i + 1] for i, word in enumerate(found) if word in ("-O", "--layer")}
 
 
+@pytest.mark.slow
 def test_a_pdf_holds_the_picture_and_says_how_it_was_made(marked):
     whole = as_image(saved(marked, "PNG"))
     (page,) = (file := pypdf.PdfReader(io.BytesIO(saved(marked, "PDF")), strict=True)).pages

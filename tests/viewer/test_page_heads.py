@@ -83,6 +83,7 @@ def test_the_mean_of_a_group_is_the_mean_of_its_heads(heads, tiny_scope, photo):
     assert not heads.evaluate("() => document.querySelector('.vs-tab .vs-quiet').disabled")
 
 
+@pytest.mark.slow
 def test_arrow_keys_walk_through_all_groups(heads):
     heads.focus(".vs-kind button[tabindex='0']")
     heads.press(*["ArrowLeft"] * 6, *["ArrowRight"] * 5)
@@ -102,6 +103,7 @@ def test_each_group_says_its_rule_and_layers_are_a_choice_away(heads):
     assert heads.evaluate("() => document.querySelector('.vs-kind')") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing_on_groups(heads, theme):
     heads.evaluate(SET, {"theme": theme, "source": "query", "query": 6})

@@ -55,6 +55,7 @@ def test_what_stands_below_the_photo_is_in_sight_with_it(sized, size):
     assert 0 < film < caption < scale < steps <= size[1]
 
 
+@pytest.mark.slow
 def test_below_a_narrow_photo_the_legend_has_room(browser, tiny_view, tmp_path):
     document = copy.deepcopy(tiny_view.document())
     width, _ = document["header"]["region"]["size"]
@@ -72,6 +73,7 @@ def test_below_a_narrow_photo_the_legend_has_room(browser, tiny_view, tmp_path):
         assert made.evaluate("() => document.querySelector('.vs-scale').getBoundingClientRect().bottom") <= 900
 
 
+@pytest.mark.slow
 def test_a_phone_shows_title_colours_and_slider_of_a_patch_above_the_sheet(sized, tiny_scope):
     sized.resize(400, 800)
     hover(sized, tiny_scope.layout, 1, 2)

@@ -87,6 +87,7 @@ def test_the_command_of_a_likeness_makes_it_again(clean, tiny_pair, tmp_path):
     np.testing.assert_allclose(again.map.ravel(), cosines(tiny_pair, 7)[1:], atol=1.01 * error)
 
 
+@pytest.mark.slow
 def test_keys_and_clicks_keep_to_likeness_and_layers_leave_it(clean, tiny_scope):
     shown(clean, "What is like patch 1,2", LIKE)
     clean.focus(".vs-stage")
@@ -104,6 +105,7 @@ def test_keys_and_clicks_keep_to_likeness_and_layers_leave_it(clean, tiny_scope)
     clean.wait(CAPTION, "What the readout looks at")
 
 
+@pytest.mark.slow
 def test_no_layer_and_head_are_marked_while_features_are_shown(clean):
     marked = "() => document.querySelectorAll('.vs-film [aria-checked=true], .vs-grid .vs-on').length"
     clean.evaluate(SET, {"panel": "grid", "source": "query", "query": 7, "layer": 1})

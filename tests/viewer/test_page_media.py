@@ -11,6 +11,7 @@ from tests.helpers.browser import CAPTION, SET
 from tests.helpers.browser import shown as opened
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_where_the_system_has_its_own_colours_what_is_chosen_is_seen(chromium, tiny_file, tmp_path, scheme):
     """Backgrounds and borders of a page are dropped there: the chosen one of each group is its system's selection."""
@@ -36,6 +37,7 @@ def test_where_the_system_has_its_own_colours_what_is_chosen_is_seen(chromium, t
     assert min(one.max() for one in apart) > 60
 
 
+@pytest.mark.slow
 def test_on_paper_the_panels_are_whole(chromium, tiny_file):
     """A window as narrow as a page has a sheet that scrolls; paper does not."""
     with opened(chromium, tiny_file.as_uri()) as made:

@@ -107,6 +107,7 @@ def test_what_the_other_model_has_not_leaves_no_earlier_maps(twins):
     twins.wait(f"() => ({seen})() === 3")
 
 
+@pytest.mark.slow
 def test_maps_of_two_classes_say_which(browser, twin_view, tmp_path):
     """Each model explains what it predicts itself: under one name that would be a comparison of two questions."""
     document = json.loads(json.dumps(twin_view.document()))
@@ -140,6 +141,7 @@ def test_the_command_names_both(twin_view):
     assert [word for word in models if f"--model {word}" in twin_view.header["command"]] == models
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", [{"theme": "light"}, {"theme": "dark", "lang": "zh", "source": "query", "query": 4}])
 def test_axe_finds_nothing_on_two_models(twins, state):
     twins.evaluate(SET, {"panel": "models", **state})
@@ -171,6 +173,7 @@ def test_on_a_phone_long_names_of_two_models_take_one_row_and_hide_no_switch(chr
         assert made.troubles == []
 
 
+@pytest.mark.slow
 def test_a_model_given_twice_has_two_names(browser, tiny_folder, photo, tmp_path):
     scope = vitscope.load(str(tiny_folder))
     view = scope.view(photo, beside=scope, methods=("rollout",), top=1, measure=False)
@@ -188,6 +191,7 @@ def test_a_model_given_twice_has_two_names(browser, tiny_folder, photo, tmp_path
         assert made.troubles == []
 
 
+@pytest.mark.slow
 def test_the_second_model_may_come_later(twin_view, browser, tmp_path):
     """A page that grows, as in a notebook, has one model first: its switch then names models, not the photo twice."""
     document = twin_view.document()

@@ -37,6 +37,7 @@ def strip_of(made, wanted):
     )
 
 
+@pytest.mark.slow
 def test_the_strip_follows_the_pointer_through_all_layers(fresh, tiny_scope, photo):
     fresh.wait(NOTE, "What the readout looks at in each layer")
     strip_of(

@@ -280,6 +280,7 @@ def field(made, label):
     return made.evaluate("(one) => document.querySelector(`textarea[aria-label*='${one}']`).value", label)
 
 
+@pytest.mark.slow
 def test_the_link_opens_the_exact_state(browser, clean, tiny_pair):
     state = {
         "source": "query", "query": 9, "layer": 0, "head": 1, "pinned": [3, 9], "cmap": "viridis", "opacity": 0.5,

@@ -39,6 +39,7 @@ def layers_told(made):
     return int(re.search(r"layers? (\d+)", title)[1]), int(re.search(r"--(?:start-)?layer (\d+)", command)[1])
 
 
+@pytest.mark.slow
 def test_a_change_of_drawing_leaves_the_value_of_the_kept_patch(fresh):
     shown(fresh, "What patch 1,2 looks at", {"source": "query", "query": 7})
     before = fresh.text(".vs-value")

@@ -91,6 +91,7 @@ def test_the_tour_teaches_with_the_largest_patch_that_collects_and_with_no_class
         made.wait(in_sight)
 
 
+@pytest.mark.slow
 def test_the_tour_can_be_left_and_taken_back_by_keys(clean):
     clean.evaluate(SET, {"layer": 1, "source": "query", "query": 4})
     clean.focus(".vs-switches .vs-quiet", "Tour")
@@ -105,6 +106,7 @@ def test_the_tour_can_be_left_and_taken_back_by_keys(clean):
     assert clean.evaluate("() => document.activeElement.textContent") == "Tour"
 
 
+@pytest.mark.slow
 def test_the_tour_keeps_its_step_in_another_language(clean):
     clean.evaluate(SET, {"tour": 2})
     title, _ = tour(clean, 3)

@@ -121,6 +121,7 @@ def growing(tiny_scope, photo):
     return made, shown, grown
 
 
+@pytest.mark.slow
 def test_a_cell_shows_the_first_map_and_then_what_comes_later(growing):
     made, (widget,), grown = growing
     maps = [count for count, _ in grown]

@@ -329,6 +329,7 @@ def test_any_text_is_asked_of_a_model_that_reads(chromium, clip_folder):
         assert page.troubles == []
 
 
+@pytest.mark.slow
 def test_a_phone_has_the_start_page_without_scrolling_sideways(chromium, address):
     """Also where the choice of a model is longer than a phone is wide."""
 

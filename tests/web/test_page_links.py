@@ -39,6 +39,7 @@ def test_a_link_opens_its_state_in_another_tab(app):
     other.close()
 
 
+@pytest.mark.slow
 def test_back_and_forward_lead_through_start_page_and_views(chromium, address):
     with chromium.opened(f"{address}/?token={TOKEN}", own=address) as made:
         seen, start = made.page.wait_for_selector, ".vw-samples button"
