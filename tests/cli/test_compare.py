@@ -178,6 +178,7 @@ def test_what_two_models_cannot_do_is_said(cli, album, tiny_folder, tmp_path):
     assert one_line(ran.err).startswith(f"vitscope: {tiny_folder}: no class is called 'tapir'")
 
 
+@pytest.mark.slow
 def test_the_numbers_as_a_table(cli, album, tiny_folder, tmp_path):
     arguments = ["compare", album[1], "--model", tiny_folder, "--method", "rollout,attention", "--out", tmp_path]
     ran = cli(*arguments, "--format", "csv")

@@ -57,6 +57,7 @@ def test_a_pattern_stands_for_what_it_matches(cli, album, tiny_folder, tmp_path)
     assert [told["image"] for told in json.loads(ran.out)["results"]] == sorted(map(str, album))
 
 
+@pytest.mark.slow
 def test_a_classifier_gets_a_map_for_each_of_two_questions(cli, album, tiny_folder, tiny_scope, tmp_path):
     run = partial(cli, "explain", *album[:2], "--model", tiny_folder, "--out", tmp_path / "out")
     ran = run("--json")

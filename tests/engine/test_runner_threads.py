@@ -203,6 +203,7 @@ def test_a_progress_callback_may_use_the_same_model():
     assert all(np.array_equal(plain, each) for each in maps)
 
 
+@pytest.mark.slow
 def test_a_progress_callback_may_wait_for_threads_that_use_the_same_model():
     model = make("timm")
     scope, other = vitscope.load(model), vitscope.load(nn.DataParallel(model))

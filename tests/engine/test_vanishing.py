@@ -44,6 +44,7 @@ def normalised():
     return loaded(Normalised())
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("method", DIFFERENTIATED)
 @pytest.mark.parametrize("last", [Normalised(), nn.LayerNorm(192, elementwise_affine=False)])
 def test_the_norm_of_a_normalised_feature_is_no_target_of_gradients(last, method):
@@ -113,6 +114,7 @@ def test_an_image_without_a_gradient_costs_no_other_of_its_batch():
     np.testing.assert_allclose(found[1].map, sure.explain(PHOTO, method="gradcam", target=less).map, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_class_whose_probability_is_not_full_keeps_its_gradient():
     """Beside one that is sure: `dp_c = p_c (dz_c - dz_max)`, as the differences of the logits say."""
     sure = classifier(nn.Softmax(-1), 18, 5)

@@ -109,6 +109,7 @@ def test_open_clip_texts_of_another_vocabulary_are_refused():
         scope.explain(PHOTO, method="relevance", target=vitscope.text("a cat"))
 
 
+@pytest.mark.slow
 def test_siglip_texts_are_padded_and_not_masked(clip_folder, tmp_path):
     """As SigLIP was trained: every text as long as its tower reads, its padding seen."""
     from transformers import AutoTokenizer, SiglipConfig, SiglipImageProcessor, SiglipModel

@@ -248,6 +248,7 @@ def test_effective_rank_counts_equal_values():
     assert effective_rank(torch.tensor([2.0, 2.0, 2.0, 0.0])) == pytest.approx(3)
 
 
+@pytest.mark.slow
 def test_effective_rank_is_refused_for_many_tokens_and_only_it():
     n = 651
     found = measured(dense(torch.full((1, n, n), 1 / n), prefix=("cls",), grid=(26, 25)))

@@ -190,6 +190,7 @@ def test_the_size_of_a_volume_that_is_no_cube_is_asked_for():
         vitscope.load(Headed(monai()).double().eval())
 
 
+@pytest.mark.slow
 def test_a_module_that_hands_a_clip_on_is_the_model_inside():
     """Its labels and its adapter stay; so does a softmax's order of classes."""
     classifier = toys.classifier("videomae").double()

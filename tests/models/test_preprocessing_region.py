@@ -240,6 +240,7 @@ def test_a_signed_slope_is_refused_on_a_flat_photo_too(side, axis):
         assert caught.value.message.params["reason"].code == "models.processor-region.bumps"
 
 
+@pytest.mark.slow
 def test_the_caller_says_the_region():
     def process(image):  # slopes alone: no region is measured
         return tensor(image.resize((32, 32))).diff(dim=1, append=torch.zeros(3, 1, 32)).abs()

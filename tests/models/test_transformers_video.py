@@ -117,6 +117,7 @@ def test_each_cell_of_the_map_is_the_token_of_its_pixels(kind, scope, pixels):
     handle.remove()
 
 
+@pytest.mark.spread
 def test_clips_of_a_batch_have_the_maps_that_they_have_alone(scope):
     check_alone(scope)
 
@@ -257,6 +258,7 @@ def test_a_stack_lays_each_tubelet_out_as_one_rectangle():
     assert image[0, 6:12, 4:8].sort().values.flatten().tolist() == planes[0, 0:2, 3:6, 4:8].flatten().tolist()
 
 
+@pytest.mark.spread
 def test_a_folder_is_loaded_with_its_own_processor(tmp_path, kind):
     from vitscope.models.transformers.video import video_processor
 

@@ -189,6 +189,7 @@ def test_another_normalisation_is_refused_without_a_processor():
         vitscope.load(normalised(known(), 0.4, 0.3))
 
 
+@pytest.mark.slow
 def test_another_normalisation_with_a_processor():
     def pixels(image):
         return torch.from_numpy(np.array(image.resize((32, 32)))).permute(2, 0, 1) / 255
@@ -311,6 +312,7 @@ def test_names_of_the_wrappers_classes_do_not_change_its_pixels(family):
         vitscope.load(nn.Sequential(model), labels=["a", "b", "c"])
 
 
+@pytest.mark.slow
 def test_one_of_two_models_that_is_called_is_the_model():
     class Student(Passing):
         def __init__(self, model, teacher):

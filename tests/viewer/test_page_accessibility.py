@@ -26,7 +26,7 @@ STATES = {
     "tour, dark": {"tour": 5, "theme": "dark"},
 }
 # each part, and each theme, is in another state
-FEWER = ("map", "dark map", "heads by layer, dark", "numbers", "swipe, dark", "tour, dark")
+FEWER = ("map", "dark map", "heads by layer, dark", "flow", "numbers", "numbers, dark", "swipe, dark", "tour, dark")
 ARTEFACTS = Path(os.environ["VITSCOPE_ARTEFACTS"]) if "VITSCOPE_ARTEFACTS" in os.environ else None
 QUIETER = ("grid", "numbers", "save")
 GROUPS = "[role=radiogroup], [role=tablist], .vs-grid, .vs-chart"  # within these, arrow keys move
@@ -127,6 +127,7 @@ def test_tab_reaches_everything_and_the_focus_is_seen(made, tiny_pair, panel):
     assert len({one["number"] for one in walked}) == len(walked) > 12
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("panel", ["grid", "numbers", "compare", "save", "about"])
 def test_nothing_sticks_out_at_400_pixels(made, tiny_pair, panel):
     made.resize(400, 800)
