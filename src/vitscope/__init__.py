@@ -31,12 +31,11 @@ from vitscope.errors import (
 if TYPE_CHECKING:
     from vitscope.attention import AttentionStore
     from vitscope.attention.capture import capture
-    from vitscope.engine.attribution import Attribution
+    from vitscope.engine.attribution import Attribution, attribute
     from vitscope.engine.auto import MethodChoice
-    from vitscope.engine.engine import attribute
     from vitscope.engine.options import ExplainOptions, Failure, Options
+    from vitscope.engine.prepared import Prepared
     from vitscope.engine.request import Request
-    from vitscope.engine.runner import Prepared
     from vitscope.evaluation.masked import MaskedPrediction
     from vitscope.explanation import Explanation
     from vitscope.geometry import ImageRegion, TokenLayout
@@ -69,7 +68,7 @@ _HOMES = {
     "MethodChoice": "engine.auto",
     "Options": "engine.options",
     "Picture": "images",
-    "Prepared": "engine.runner",
+    "Prepared": "engine.prepared",
     "Request": "engine.request",
     "Scope": "scope",
     "Sound": "media.sound",
@@ -80,7 +79,7 @@ _HOMES = {
     "Volume": "media.volume",
     "VolumeExplanation": "media.volume_explanation",
     "VolumeProcessor": "media.volume",
-    "attribute": "engine.engine",
+    "attribute": "engine.attribution",
     "capture": "attention.capture",
     "load": "scope",
     "query": "methods.places",

@@ -9,14 +9,15 @@ from torch import Tensor
 
 from vitscope.attention import AttentionStore
 from vitscope.engine import inspection, two_models
-from vitscope.engine.attribution import Attribution
+from vitscope.engine.attribution import Attribution, attribute_pixels
 from vitscope.engine.auto import MethodChoice
 from vitscope.engine.calibrated import Calibrated, CalibrationOfModel
 from vitscope.engine.calibration import Calibration
 from vitscope.engine.engine import Engine, Model
-from vitscope.engine.options import ExplainOptions, Failure, Options, Progress, Targets, options_of
+from vitscope.engine.options import ExplainOptions, Failure, Options, Progress, Targets, explained, options_of
+from vitscope.engine.prepared import Prepared
 from vitscope.engine.request import Request
-from vitscope.engine.runner import Prepared, device_and_dtype
+from vitscope.engine.runner import device_and_dtype
 from vitscope.errors import Support
 from vitscope.evaluation.evaluate import measure
 from vitscope.evaluation.masked import MaskedPrediction, patch_masker
@@ -140,12 +141,9 @@ class Scope:
             UnsupportedError: a method that does not apply to this model.
         """
         several = is_several(image)
-        results = []
-        for outcome in self.explain_many(image if several else [image], targets=targets, **options):
-            if isinstance(outcome, Failure):
-                raise outcome.error
-            results.append(outcome)
-        return results if several else results[0]
+        outcomes = self.explain_many(image if several else [image], targets=targets, **options)
+        found = [explained(outcome) for outcome in outcomes]
+        return found if several else found[0]
 
     @overload
     def explain_many(
@@ -189,7 +187,7 @@ class Scope:
             UnsupportedError: a method that does not apply to this model.
             MethodError: a map that is not finite.
         """
-        found = self.engine.attribute(pixels, options_of(options, targets), options.get("progress"))
+        found = attribute_pixels(self.engine, pixels, options_of(options, targets), options.get("progress"))
         return found[0] if targets is None else found
 
     def prepare(self, image: ImageLike, *, size: int | None = None) -> Prepared:

@@ -23,7 +23,7 @@ from vitscope.methods.base import METHODS
 from vitscope.methods.targets import parse_target
 
 if TYPE_CHECKING:
-    from vitscope.engine.runner import Prepared
+    from vitscope.engine.prepared import Prepared
     from vitscope.explanation import Explanation
     from vitscope.scope import Scope
 

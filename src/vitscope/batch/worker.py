@@ -25,7 +25,7 @@ from vitscope.evaluation.evaluate import number_names
 
 if TYPE_CHECKING:
     from vitscope.batch.crash_log import CrashLog
-    from vitscope.engine.runner import Prepared
+    from vitscope.engine.prepared import Prepared
     from vitscope.explanation import Explanation
     from vitscope.scope import Scope
 

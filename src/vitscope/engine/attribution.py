@@ -2,15 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Unpack, overload
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vitscope._messages import msg
-from vitscope.engine.request import Relevance, Request
-from vitscope.errors import MethodError, UsageError
-from vitscope.geometry import TokenLayout
+from vitscope.engine.engine import Engine, Model
+from vitscope.engine.options import ExplainOptions, Options, Progress, Targets, options_of, target_of
+from vitscope.engine.pixel_range import range_notes
+from vitscope.engine.provenance import notes_of
+from vitscope.engine.request import Relevance, Request, relevances, ticks_of
+from vitscope.engine.runner import alone, device_and_dtype
+from vitscope.errors import LayoutError, MethodError, UsageError
+from vitscope.geometry import ImageRegion, TokenLayout
+from vitscope.methods.targets import Target
+from vitscope.models.loading import open_model
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -42,7 +50,67 @@ class Attribution:
         return f"<Attribution of {count} image{'s' * (count != 1)} by {self.method}: {self.layout}>"
 
 
-def check_pixels(pixels: object, size: int | None, channels: int) -> None:
+@overload
+def attribute(model: Model, pixels: Tensor, **options: Unpack[ExplainOptions]) -> Attribution: ...
+@overload
+def attribute(
+    model: Model, pixels: Tensor, *, targets: Targets, **options: Unpack[ExplainOptions]
+) -> list[Attribution]: ...
+
+
+def attribute(model: Model, pixels: Tensor, *, targets: Any = None, **options: Unpack[ExplainOptions]) -> Any:
+    """Load a model and make maps of pixels that are ready for it, in one call; see `load` and `Scope.attribute`.
+
+    In a loop, call `load` once and `Scope.attribute` for each batch: loading may run the model to find its tokens.
+    """
+    adapter = open_model(model)
+    engine = Engine(adapter, *device_and_dtype(adapter.model))
+    found = attribute_pixels(engine, pixels, options_of(options, targets), options.get("progress"))
+    return found[0] if targets is None else found
+
+
+@alone
+def attribute_pixels(
+    engine: Engine, pixels: Float[Tensor, "B C Hi Wi"], options: Options, progress: Progress | None = None
+) -> list[Attribution]:
+    """Make maps of pixels that are ready for the model, once for each target; see `Scope.attribute`."""
+    _check_pixels(pixels, options.size, engine.adapter.channels)
+    layout = _layout_of(engine, pixels)
+    options.check_count(len(pixels))
+    request = engine.resolve(options)
+    tick = ticks_of(request, progress)
+    step = len(pixels) if engine.adapter.supports_batches else 1
+    numbers = range(len(pixels))
+    height, width = pixels.shape[2:]
+    whole = [ImageRegion((width, height), (0, 0, width, height), (height, width))] * step
+
+    def runs(part: slice) -> "list[Target | list[Target]]":
+        return [engine.placed(target, whole) for target in options.runs(numbers[part])]
+
+    batches = [
+        relevances(engine, request, request.forward(engine, pixels[part]), runs(part), tick)
+        for part in (slice(start, start + step) for start in numbers[::step])
+    ]
+    results = []
+    for target, parts in zip(options.runs(numbers), zip(*batches, strict=True), strict=True):
+        own = [found for part in parts for found in part.notes]
+        told = [notes_of(engine.adapter, request, target_of(target, n), (height, width)) for n in numbers]
+        notes = [[*told[n], *range_notes(engine.adapter, pixels[n]), *own[n]] for n in numbers]
+        results.append(_attribution_of(request, layout, parts, notes, pixels))
+    return results
+
+
+def _layout_of(engine: Engine, pixels: Float[Tensor, "B C Hi Wi"]) -> TokenLayout:
+    """Return the layout at the size of these pixels; raise a UsageError where the model does not take it."""
+    try:
+        return engine.layout_at((pixels.shape[2], pixels.shape[3]))
+    except (UsageError, LayoutError) as error:
+        raise UsageError(
+            error.message, msg("engine.pixels-size.hint", "resize the pixels to a size that the model takes")
+        ) from None
+
+
+def _check_pixels(pixels: object, size: int | None, channels: int) -> None:
     """Raise a UsageError for pixels that are no batch of normalised images of so many channels, or for a size."""
     if size is not None:
         raise UsageError(
@@ -80,7 +148,7 @@ def check_pixels(pixels: object, size: int | None, channels: int) -> None:
     raise UsageError(problem, hint)
 
 
-def attribution_of(
+def _attribution_of(
     request: Request,
     layout: TokenLayout,
     parts: Sequence[Relevance],

@@ -5,10 +5,9 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias, Unpack, overload
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -18,36 +17,23 @@ from torch import Tensor, nn
 from vitscope._messages import msg
 from vitscope.attention import AttentionStore
 from vitscope.attention.changes import Changes
-from vitscope.attention.model_lock import lending
-from vitscope.engine.attribution import Attribution, attribution_of, check_pixels
 from vitscope.engine.auto import MethodChoice, choose_method
 from vitscope.engine.calibrated import CalibrationOfModel
 from vitscope.engine.capabilities import Capabilities
 from vitscope.engine.finite import NOT_FINITE
-from vitscope.engine.options import (
-    OPTION_NAMES,
-    ExplainOptions,
-    Failure,
-    Options,
-    Progress,
-    Targets,
-    options_of,
-    target_of,
-)
-from vitscope.engine.pixel_range import range_notes
-from vitscope.engine.provenance import notes_of, provenance
-from vitscope.engine.request import Request, Tick, relevances
-from vitscope.engine.runner import Forward, ModelRunner, Prepared, alone, device_and_dtype
+from vitscope.engine.options import OPTION_NAMES, Failure, Options, Progress, explained, target_of
+from vitscope.engine.prepared import Prepared
+from vitscope.engine.provenance import provenance
+from vitscope.engine.request import Request, Tick, relevances, ticks_of
+from vitscope.engine.runner import Forward, ModelRunner, alone
 from vitscope.engine.vanishing import VANISHING
-from vitscope.errors import LayoutError, MethodError, Support, UnsupportedError, UsageError, VitscopeError
+from vitscope.errors import MethodError, Support, UnsupportedError, UsageError, VitscopeError
 from vitscope.explanation import Explanation
-from vitscope.geometry import ImageRegion, TokenLayout
 from vitscope.images import ImageLike, Picture
 from vitscope.methods.base import METHODS
 from vitscope.methods.places import RegionTarget
 from vitscope.methods.targets import Target
 from vitscope.models.base import ModelAdapter
-from vitscope.models.loading import open_model
 from vitscope.models.options import refuse_load_options
 from vitscope.models.weights.fingerprint import Fingerprint, fingerprint
 
@@ -189,9 +175,7 @@ class Engine(ModelRunner):
             VitscopeError: what would be a Failure among several images.
         """
         (found,) = self.explain_many([image], options, progress)
-        if isinstance(found, Failure):
-            raise found.error
-        return found
+        return explained(found)
 
     def explain_many(
         self, images: Iterable[ImageLike | Prepared], options: Options, progress: Progress | None = None
@@ -207,7 +191,7 @@ class Engine(ModelRunner):
             )
             raise UsageError(problem, msg("engine.one-image.hint", "pass a list, or one image to explain"))
         request, count = self.resolve(options), 0
-        tick = partial(lending(progress), request.method.name) if progress is not None else _silent
+        tick = ticks_of(request, progress)
         if isinstance(images, Sized):
             options.check_count(len(images))
         waiting = iter(images)
@@ -289,36 +273,6 @@ class Engine(ModelRunner):
                     failed.setdefault(row, Failure(image.picture.source, error))
         return [failed.get(row, made) for row, made in enumerate(explained)]
 
-    @alone
-    def attribute(
-        self, pixels: Float[Tensor, "B C Hi Wi"], options: Options, progress: Progress | None = None
-    ) -> list[Attribution]:
-        """Make maps of pixels that are ready for the model, once for each target; see `Scope.attribute`."""
-        check_pixels(pixels, options.size, self.adapter.channels)
-        layout = self._layout_of(pixels)
-        options.check_count(len(pixels))
-        request = self.resolve(options)
-        tick = partial(lending(progress), request.method.name) if progress is not None else _silent
-        step = len(pixels) if self.adapter.supports_batches else 1
-        numbers = range(len(pixels))
-        height, width = pixels.shape[2:]
-        whole = [ImageRegion((width, height), (0, 0, width, height), (height, width))] * step
-
-        def runs(part: slice) -> "list[Target | list[Target]]":
-            return [self.placed(target, whole) for target in options.runs(numbers[part])]
-
-        batches = [
-            relevances(self, request, request.forward(self, pixels[part]), runs(part), tick)
-            for part in (slice(start, start + step) for start in numbers[::step])
-        ]
-        results = []
-        for target, parts in zip(options.runs(numbers), zip(*batches, strict=True), strict=True):
-            own = [found for part in parts for found in part.notes]
-            told = [notes_of(self.adapter, request, target_of(target, n), (height, width)) for n in numbers]
-            notes = [[*told[n], *range_notes(self.adapter, pixels[n]), *own[n]] for n in numbers]
-            results.append(attribution_of(request, layout, parts, notes, pixels))
-        return results
-
     def explanation(
         self,
         request: Request,
@@ -355,41 +309,9 @@ class Engine(ModelRunner):
         """Return what made a map of an input of `(Hi, Wi)` pixels, in plain values."""
         return provenance(self.adapter, self.device, self.dtype, request, picture, target, size)
 
-    def _layout_of(self, pixels: Float[Tensor, "B C Hi Wi"]) -> TokenLayout:
-        """Return the layout at the size of these pixels; raise a UsageError where the model does not take it."""
-        try:
-            return self.layout_at((pixels.shape[2], pixels.shape[3]))
-        except (UsageError, LayoutError) as error:
-            raise UsageError(
-                error.message, msg("engine.pixels-size.hint", "resize the pixels to a size that the model takes")
-            ) from None
-
-
-@overload
-def attribute(model: Model, pixels: Tensor, **options: Unpack[ExplainOptions]) -> Attribution: ...
-@overload
-def attribute(
-    model: Model, pixels: Tensor, *, targets: Targets, **options: Unpack[ExplainOptions]
-) -> list[Attribution]: ...
-
-
-def attribute(model: Model, pixels: Tensor, *, targets: Any = None, **options: Unpack[ExplainOptions]) -> Any:
-    """Load a model and make maps of pixels that are ready for it, in one call; see `load` and `Scope.attribute`.
-
-    In a loop, call `load` once and `Scope.attribute` for each batch: loading may run the model to find its tokens.
-    """
-    adapter = open_model(model)
-    engine = Engine(adapter, *device_and_dtype(adapter.model))
-    found = engine.attribute(pixels, options_of(options, targets), options.get("progress"))
-    return found[0] if targets is None else found
-
 
 def _name(image: ImageLike | Prepared) -> str:
     """Return what an image is called in messages."""
     if isinstance(image, Prepared):
         return image.picture.source
     return str(image) if isinstance(image, (str, Path)) else type(image).__name__
-
-
-def _silent(done: int, total: int) -> None:
-    """Report no progress."""

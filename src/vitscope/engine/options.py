@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -18,6 +18,7 @@ from vitscope.methods.targets import SimilarTo, Target, Text
 Progress: TypeAlias = Callable[[str, int, int], None]
 Refinement: TypeAlias = Literal["none", "affinity"]
 Targets: TypeAlias = "Sequence[Target] | Tensor | np.ndarray"
+Outcome = TypeVar("Outcome")
 
 
 class ExplainOptions(TypedDict, total=False):
@@ -173,6 +174,13 @@ class Failure:
 
     source: str
     error: VitscopeError
+
+
+def explained(outcome: Outcome | Failure) -> Outcome:
+    """Return what came of an image; raise the error of a Failure."""
+    if isinstance(outcome, Failure):
+        raise outcome.error
+    return outcome
 
 
 def options_of(given: Mapping[str, Any], targets: Any = None) -> Options:

@@ -16,10 +16,11 @@ from vitscope._messages import msg
 from vitscope.attention import AttentionStore
 from vitscope.attention.capture import capture
 from vitscope.attention.gradient_rules import GradientRule
+from vitscope.attention.model_lock import lending
 from vitscope.attention.model_modes import frozen_parameters
 from vitscope.engine.auto import MethodChoice
 from vitscope.engine.finite import require_finite_score
-from vitscope.engine.options import Options
+from vitscope.engine.options import Options, Progress
 from vitscope.engine.runner import Forward, ModelRunner
 from vitscope.engine.vanishing import require_norm_gradient, require_other_image, require_unsaturated
 from vitscope.geometry import TokenLayout
@@ -85,6 +86,15 @@ class Relevance:
     target: list[str] | None
     score: Float[Tensor, " B"]
     notes: list[list[str]]
+
+
+def ticks_of(request: "Request", progress: Progress | None) -> Tick:
+    """Return what a request calls while its method runs many forwards: the caller's function, or nothing."""
+    return _silent if progress is None else partial(lending(progress), request.method.name)
+
+
+def _silent(done: int, total: int) -> None:
+    """Report no progress."""
 
 
 def relevances(

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from vitscope.attention.model_lock import exclusive
 from vitscope.attention.model_modes import eval_mode, frozen_parameters, own_state
 from vitscope.attention.transformer_blocks import HiddenStates, TransformerBlocks, find_blocks
 from vitscope.engine.finite import require_finite_answer, require_finite_attention
+from vitscope.engine.prepared import Prepared
 from vitscope.engine.ranges import check_size, rounded_size
 from vitscope.errors import LayoutError, Support, UnsupportedError, UsageError
 from vitscope.explanation import Activation
@@ -67,34 +67,6 @@ class Forward:
         """Return the tokens after the last block."""
         assert isinstance(self.states, HiddenStates)
         return self.states.at(len(self.states.tokens) - 1).detach()
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """An image made ready for the model ahead of time, by `Scope.prepare`; `explain_many` takes it as an image.
-
-    Attributes:
-        picture: the photo.
-        pixels: `(C, Hi, Wi)`, as the model wants them.
-        region: which part of the photo they are.
-        size: the `size` they were prepared with.
-    """
-
-    picture: Picture
-    pixels: Tensor
-    region: ImageRegion
-    size: int | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that it takes while it waits, in bytes."""
-        return self.picture.nbytes + self.pixels.nbytes
-
-    def without_photo(self) -> "Prepared":
-        """Return the same for making the map only: the photo keeps its size and frees its memory."""
-        width, height = self.picture.size
-        blank = np.broadcast_to(np.uint8(0), (height, width, 3))
-        return replace(self, picture=replace(self.picture, pixels=blank, data=None))
 
 
 def alone(function: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:

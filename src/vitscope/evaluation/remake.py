@@ -9,10 +9,10 @@ from torch import Tensor
 
 from vitscope._messages import msg
 from vitscope.engine.engine import Engine
-from vitscope.engine.options import Failure, Options
+from vitscope.engine.options import Options, explained
+from vitscope.engine.prepared import Prepared
 from vitscope.engine.ranges import check_size
 from vitscope.engine.request import Request
-from vitscope.engine.runner import Prepared
 from vitscope.errors import UsageError
 from vitscope.explanation import Explanation, require_image
 from vitscope.geometry import ImageRegion
@@ -150,9 +150,7 @@ def map_maker(
 
     def make(pixels: Tensor) -> np.ndarray:
         (made,) = engine.explain_batch([Prepared(picture, pixels, region, options.size)], request, options.runs([0]))
-        if isinstance(made, Failure):
-            raise made.error
-        return made[0].map
+        return explained(made)[0].map
 
     return make
 
