@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vitscope._cached import cached_property
 from vitscope._messages import Message, msg
-from vitscope.attention import AttentionStore, CallSite, Dense, Factored
+from vitscope.attention import AttentionStore, CallSite
 from vitscope.attention.capture import capture
 from vitscope.attention.model_lock import exclusive
 from vitscope.attention.model_modes import eval_mode, own_state, precise_floats
@@ -24,6 +24,7 @@ from vitscope.models.answers.class_scores import ClassScores
 from vitscope.models.base import image_size
 from vitscope.models.other_media import failure_on_pixels
 from vitscope.models.pixels.preprocessing import random_state, size_refused
+from vitscope.models.traced_description import DIFFERENTIAL, describe_kernels, describe_trace
 from vitscope.models.weights.weights import hash_of
 from vitscope.tracing.block_finder import find_block_map
 from vitscope.tracing.block_io import BlockMap
@@ -38,10 +39,6 @@ log = logging.getLogger(__name__)
 
 _RUNS_OF_RANDOM = 8  # forwards of a model that draws numbers, which may be alike by chance
 
-_DIFFERENTIAL = msg(
-    "models.differential-attention",
-    "one attention is subtracted from another: averages over heads count both alike, as if they were added",
-)
 _READS_APART = msg(
     "models.reads-apart",
     "this model's answer is not made of the tokens after its last layer alone, or its layers are not one after another "
@@ -110,12 +107,12 @@ class TracedAdapter(ClassScores):
                 self.cls_index = cls if found.order is None else int(found.order[cls])
                 log.debug("readout of %s: the CLS token of its answer", type(self.model).__name__)
                 found = traced()
-            self.__dict__.setdefault("_kernels", _describe_kernels(found, recorder))
+            self.__dict__.setdefault("_kernels", describe_kernels(found, recorder))
             self.supports_batches = found.per_image
             effect = check_effect(
                 self._answer_together, self.model, self.example(size, torch.randn), found, recorder.recorded_calls
             )
-            notes = (*([_DIFFERENTIAL] if found.differential else []), *found.notes, *effect)
+            notes = (*([DIFFERENTIAL] if found.differential else []), *found.notes, *effect)
             self.notes = (*self.notes, *(note for note in notes if note not in self.notes))
             known[size] = found
         return known[size]
@@ -353,20 +350,7 @@ class TracedAdapter(ClassScores):
         if found is None:
             return facts
         kernels: dict[str, str] = self.__dict__.get("_kernels", {})
-        facts |= kernels
-        facts["layers"] = ", ".join(
-            [
-                str(len(found.layers)),
-                *([f"{len(found.loose)} without a residual connection"] if found.loose else []),
-                *(["then attention pooling"] if found.pool is not None else []),
-            ]
-        )
-        facts["tokens"] = "every layer sees all" if found.isotropic else "windows, merging or reduced keys: a chain"
-        if found.differential:
-            facts["differential attention"] = _DIFFERENTIAL
-        if found.channels:
-            facts["channel attention"] = f"{len(found.channels)} calls, left out: they mix channels, not tokens"
-        return facts
+        return facts | kernels | describe_trace(found)
 
     def preprocessing(self) -> Message:
         """Describe what happens to an image."""
@@ -380,20 +364,3 @@ def _channels_placed(answer: Tensor, axis: int) -> Tensor:
     if answer.ndim == 4:
         return answer.movedim(axis, 1)
     return answer if answer.ndim != 3 else answer[:, None] if axis == 0 else answer.movedim(axis, 2)
-
-
-def _describe_kernels(found: Trace, recorder: AttentionRecorder) -> dict[str, str]:
-    """Describe the heads, and how attention was recorded."""
-    recorded = join_recorded(recorder.recorded_calls, found.loops)
-    heads = {recorded[event].block.shape[1]: None for event in found.layers or sorted(recorded)}
-    blocks = recorder.blocks
-    fused = sum(isinstance(block, Factored) and block.lse is not None for block in blocks)
-    dense = sum(isinstance(block, Dense) for block in blocks)
-    kinds = (
-        (len(blocks) - dense, f"as queries and keys{f' ({fused} with the kernel sums)' if fused else ''}"),
-        (dense, "as the matrix that the model makes"),
-    )
-    return {
-        "heads": " ".join(map(str, heads)),
-        "attention": ", ".join(f"{n} calls recorded {how}" for n, how in kinds if n),
-    }
